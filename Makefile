@@ -1,0 +1,36 @@
+# Each target sets up what it needs: a virtual environment with pinned packages. Nothing outside this folder is changed,
+# except that TLC's jar is kept in the user's cache folder. PYTHON names another interpreter: make check PYTHON=python3.12
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help check check-deep test lint
+
+help: ## Say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+check: $(READY) ## Check the models, find every fault by name, replay the model on the reference
+	@$(VENV)/bin/unwedged check
+
+check-deep: $(READY) ## The same with every bound raised by one: at most half an hour on two cores
+	@$(VENV)/bin/unwedged check --deep
+
+test: $(READY) ## Run the tests
+	@$(VENV)/bin/python -m pytest
+
+lint: $(READY) ## Check format, style, types and layering
+	@$(VENV)/bin/ruff format --check --quiet .
+	@$(VENV)/bin/ruff check --quiet .
+	@$(VENV)/bin/mypy --no-error-summary
+	@$(VENV)/bin/lint-imports --no-cache >$(VENV)/lint-imports.log || { cat $(VENV)/lint-imports.log; exit 1; }
+
+$(READY): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "unwedged needs Python 3.11 or later, and '$(PYTHON)' is not here. Install it, or name yours: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "unwedged needs Python 3.11 or later; '$(PYTHON)' is $$($(PYTHON) --version). Name a newer one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "'$(PYTHON)' comes without its modules venv and ensurepip. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@echo "Setting up $(VENV) (once; some 300 MB of pinned packages, among them a Java runtime) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt hatchling editables
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[develop]'
+	@touch $@

@@ -1,0 +1,10 @@
+"""Share one Matrix end-to-end-encryption store between several processes without ever losing a session.
+
+The layers, each importing only those before it:
+
+* ``unwedged.protocol``: the rules as pure functions; no I/O, no clock, no asyncio.
+* ``unwedged.store``: the store that programs open: SQLite, sealing, the lock, the cache, transactions.
+* ``unwedged.check``: the command line that checks models and code against each other; never imported by the others.
+
+The rules are numbered in ``spec/protocol.md``; docstrings cite them as "rule 4".
+"""

@@ -1,0 +1,166 @@
+"""Show people what is going on: a live view on a terminal, plain lines in a pipe, and tables at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+from rich.text import Text
+
+from unwedged.check.manifest import Model
+from unwedged.check.report import FaultReport
+from unwedged.check.schedule import Observer, Outcome
+from unwedged.check.tlc import Progress, Result, Verdict
+from unwedged.check.values import State, render_value
+from unwedged.store.inspection import Inspection
+
+_PIPE_WIDTH = 120
+
+
+def make_console() -> Console:
+    """Return a console for standard output; lines in a pipe are not folded at the width of an imaginary terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
+
+
+@contextmanager
+def watching(console: Console, total: int) -> Iterator[Observer]:
+    """Show how far the check of ``total`` models has come, for as long as this lasts."""
+    if not console.is_terminal:
+        yield _Lines(console)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, TextColumn("{task.fields[said]}"), console=console, transient=True) as bars:
+        yield _Live(bars, total)
+
+
+class _Lines:
+    """One line for each model that is done, and one a minute for long ones, whenever TLC speaks up."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def started(self, model: Model) -> None:
+        pass
+
+    def progressed(self, model: Model, progress: Progress) -> None:
+        if progress.queued:
+            self._console.print(f"     {model.name}: {_so_far(progress)}")
+
+    def finished(self, outcome: Outcome) -> None:
+        self._console.print(outcome_line(outcome))
+
+
+class _Live:
+    """A bar for all models, and a line for each that runs."""
+
+    def __init__(self, bars: Bars, total: int) -> None:
+        self._bars = bars
+        self._all = bars.add_task("models", total=total, said="")
+        self._running: dict[str, TaskID] = {}
+
+    def started(self, model: Model) -> None:
+        # The expected number of states makes a bar, if not quite a promise.
+        self._running[model.name] = self._bars.add_task(model.name, total=model.distinct_states, said="")
+
+    def progressed(self, model: Model, progress: Progress) -> None:
+        self._bars.update(self._running[model.name], completed=progress.distinct_states, said=_so_far(progress))
+
+    def finished(self, outcome: Outcome) -> None:
+        self._bars.remove_task(self._running.pop(outcome.model.name))
+        self._bars.advance(self._all)
+        self._bars.console.print(outcome_line(outcome))
+
+
+def _so_far(progress: Progress) -> str:
+    return f"{progress.distinct_states:,} states, {progress.queued:,} queued, depth {progress.depth}"
+
+
+def outcome_line(outcome: Outcome) -> Text:
+    """Say in one line what came of a model."""
+    result = outcome.result
+    mark = Text("ok   ", "green") if outcome.passed else Text("WRONG", "bold red")
+    found = result.verdict.value + (f" of {result.property}" if result.property else "")
+    return Text.assemble(
+        mark, f" {outcome.model.name}: {found}, {result.distinct_states:,} states, ",
+        f"depth {result.depth}, {result.seconds:.1f} s",
+    )  # fmt: skip
+
+
+def show_tables(console: Console, outcomes: Sequence[Outcome], faults: Sequence[FaultReport]) -> None:
+    """Show the models and the faults, a row each."""
+    models = Table("model", "band", "expected", "found", title="Models", title_justify="left")
+    for heading in ("states", "depth", "seconds"):
+        models.add_column(heading, justify="right")
+    for outcome in outcomes:
+        model, result = outcome.model, outcome.result
+        models.add_row(
+            model.name,
+            model.band.value,
+            _finding(model.expected, model.property),
+            Text(_finding(result.verdict, result.property), "" if outcome.passed else "bold red"),
+            f"{result.distinct_states:,}",
+            str(result.depth),
+            f"{result.seconds:.1f}",
+        )
+    console.print(models)
+    if faults:
+        table = Table("fault", "layer", "property", "model", "replay", title="Faults", title_justify="left")
+        for fault in faults:
+            table.add_row(
+                fault.slug, fault.layer.value, fault.property, fault.model_verdict.value, fault.replay_verdict or "-"
+            )
+        console.print(table)
+
+
+def _finding(verdict: Verdict, violated: str | None) -> str:
+    return f"{verdict.value}: {violated}" if violated else verdict.value
+
+
+def show_failures(console: Console, outcomes: Sequence[Outcome]) -> None:
+    """Say for each model that is not as expected what was expected, and what TLC says."""
+    for outcome in outcomes:
+        for difference in outcome.differences:
+            console.print(Text(f"{outcome.model.name}: {difference}", "red"))
+        if not outcome.passed and outcome.result.detail:
+            console.print(Text(outcome.result.detail))
+
+
+def show_trace(console: Console, result: Result) -> None:
+    """Show a counterexample: the first state whole, then what each step changes."""
+    before: State = {}
+    for number, step in enumerate(result.trace, 1):
+        console.print(Text(f"{number}: {step.action or 'initially'}", "bold"))
+        for name in sorted(step.state):
+            if name not in before or before[name] != step.state[name]:
+                console.print(Text(f"     {name} = {render_value(step.state[name])}"))
+        before = step.state
+    if result.lasso is not None:
+        stands_still = result.lasso == len(result.trace) - 1
+        console.print("and then nothing, for ever" if stands_still else f"and back to {result.lasso + 1}, for ever")
+
+
+def show_inspection(console: Console, found: Inspection) -> None:
+    """Show what a store looks like from outside."""
+    lease = found.lease
+    expires = datetime.fromtimestamp(lease.expires / 1000, UTC).isoformat(timespec="milliseconds")
+    holder = "nobody" if lease.holder is None else f"{found.label!r} (instance {lease.holder}) until {expires}"
+    table = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("store", found.identity),
+        ("schema", str(found.schema)),
+        ("holder", holder),
+        ("epoch", str(lease.epoch)),
+        ("somebody waits", "yes" if lease.wanted else "no"),
+        ("version", str(found.version)),
+        ("change log", f"complete after version {found.floor}"),
+        *(("", f"version {version} changed a record of kind {kind}") for version, kind in found.changes),
+        *((f"records of {kind}", str(count)) for kind, count in sorted(found.records.items())),
+    ):
+        table.add_row(name, Text(value))
+    console.print(table)

@@ -1,0 +1,99 @@
+"""The cache: a partial copy of one snapshot, as an immutable value (rules 2, 3 and 5).
+
+Every function returns a new cache and leaves the old one as it was, so that whoever still holds the old one goes on
+seeing one unchanged version. A record that is known not to exist is cached as ``None``; a record that was never
+loaded is not in the map at all: those two must never be confused.
+
+Twins in ``tla/CryptoStoreCache.tla``: ``SyncedCache``, ``FilledCache``, ``InstalledCache``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+from rpds import HashTrieMap
+
+from unwedged.protocol.identifiers import Version
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Change(Generic[Key]):
+    """One line of the change log: the commit that made ``version`` wrote or deleted the record ``key``."""
+
+    version: Version
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeLog(Generic[Key]):
+    """What a process reads to catch up from the version it knows.
+
+    ``version`` is the store's own when the log was read; ``floor`` is the version after which the log is complete
+    (older lines may have been truncated); ``changes`` are the lines after the version asked for, in version order.
+    """
+
+    version: Version
+    floor: Version
+    changes: tuple[Change[Key], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cache(Generic[Key, Value]):
+    """Some of the records of the snapshot at ``version``."""
+
+    version: Version
+    records: HashTrieMap[Key, Value | None]
+
+
+def empty(version: Version) -> Cache[Key, Value]:
+    """A cache that has loaded nothing: true of every snapshot."""
+    return Cache(version, HashTrieMap())
+
+
+def reaches(floor: Version, since: Version) -> bool:
+    """Say whether a log that is complete after ``floor`` names everything that changed after ``since``."""
+    return floor <= since
+
+
+def sync(cache: Cache[Key, Value], log: ChangeLog[Key]) -> Cache[Key, Value]:
+    """Bring ``cache`` to the log's version, dropping exactly the records that changed since its own (rule 2).
+
+    Where the log no longer reaches back to the cache's version, nothing can be trusted and everything is dropped.
+    """
+    if not reaches(log.floor, cache.version):
+        return empty(log.version)
+    records = cache.records
+    for change in log.changes:
+        if change.version > cache.version:
+            records = records.discard(change.key)
+    return Cache(log.version, records)
+
+
+def fill(cache: Cache[Key, Value], version: Version, key: Key, value: Value | None) -> Cache[Key, Value]:
+    """Add a record that was loaded from the store at ``version``.
+
+    Only a value of the cache's own version may enter, and only where none is: a load that was under way while a
+    commit of this process landed must not bring an older value back, nor a newer one too early.
+    """
+    if version != cache.version or key in cache.records:
+        return cache
+    return replace(cache, records=cache.records.insert(key, value))
+
+
+def install(cache: Cache[Key, Value], version: Version, writes: Mapping[Key, Value | None]) -> Cache[Key, Value]:
+    """Take the new values of the commit that made ``version`` out of the cache's own version (rule 5).
+
+    The version is the one that *this* commit made. A later one read from the store could be another process's, and
+    would hide what that process changed. A commit that is not the cache's very next changes nothing.
+    """
+    if version != cache.version + 1:
+        return cache
+    records = cache.records
+    for key, value in writes.items():
+        records = records.insert(key, value)
+    return Cache(version, records)

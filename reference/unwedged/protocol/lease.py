@@ -1,0 +1,82 @@
+"""The lease row and everything that may happen to it (rules 1, 4, 7 and 8).
+
+The row is the only thing that processes share about who may use the store. Each function takes the row as it is and
+returns the row as it shall be, or ``None`` where the rule refuses and nothing may change.
+
+========== ================================= ===========================================
+function   allowed when                      effect on the row
+========== ================================= ===========================================
+acquire    the row is ``takeable``           next epoch, this instance, full time, nobody waits
+want       the row is not ``takeable``       somebody waits
+renew      the fence passes                  full time
+release    the fence passes                  nobody holds it; the epoch stays
+========== ================================= ===========================================
+
+Clocks decide only *when* a lease may be taken, never *who* may write: that is the fence's, and the fence reads no
+clock. Twins in ``tla/LeaseLock.tla``: the operators of the same names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds
+
+LONGEST_LEASE = Milliseconds(60_000)
+"""No lease may be longer than this. One that claims to be is a clock's mistake, and counts as expired (rule 7)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The lease row: ``epoch`` of the last acquisition, its ``holder`` (or none), when it ``expires``, who waits."""
+
+    epoch: Epoch
+    holder: InstanceId | None
+    expires: Milliseconds
+    wanted: bool
+
+
+def takeable(lease: Lease, instance: InstanceId, now: Milliseconds) -> bool:
+    """Say whether ``instance`` may take the lease at ``now``.
+
+    It may when nobody holds it, when it holds it itself (and lost the guard that went with it), when its time is
+    up, and when it claims more time than any lease can have, because then a clock has jumped (rule 7).
+    """
+    return (
+        lease.holder is None or lease.holder == instance or lease.expires <= now or lease.expires > now + LONGEST_LEASE
+    )
+
+
+def acquire(lease: Lease, instance: InstanceId, now: Milliseconds, duration: Milliseconds) -> Lease | None:
+    """Take the lease for ``duration`` milliseconds; ``None`` when it is not ``takeable`` (rule 1).
+
+    The epoch always grows, also when the same instance takes it again: whatever was done under an older epoch is
+    fenced off from here on.
+    """
+    if not takeable(lease, instance, now):
+        return None
+    return Lease(Epoch(lease.epoch + 1), instance, Milliseconds(now + duration), wanted=False)
+
+
+def want(lease: Lease) -> Lease:
+    """Leave word for the holder that somebody waits (rule 8)."""
+    return replace(lease, wanted=True)
+
+
+def fence(lease: Lease, epoch: Epoch) -> bool:
+    """Say whether a guard of ``epoch`` may still read or write (rule 4). No clock is asked."""
+    return lease.holder is not None and lease.epoch == epoch
+
+
+def renew(lease: Lease, epoch: Epoch, now: Milliseconds, duration: Milliseconds) -> Lease | None:
+    """Extend the lease of ``epoch`` to ``duration`` from ``now``; ``None`` when the fence stops it (rule 1)."""
+    if not fence(lease, epoch):
+        return None
+    return replace(lease, expires=Milliseconds(now + duration))
+
+
+def release(lease: Lease, epoch: Epoch) -> Lease | None:
+    """Give the lease of ``epoch`` up; ``None`` when the fence stops it, and then there is nothing to give up."""
+    if not fence(lease, epoch):
+        return None
+    return replace(lease, holder=None)

@@ -1,0 +1,33 @@
+"""What subscribers are told, and up to which version they have been told it (rule 9).
+
+A subscriber gets every committed change once, in version order, whichever process made it. Where the change log no
+longer reaches back to what it has heard, it is told so by ``Lagged`` instead, and goes on from there.
+
+Twin in ``tla/CryptoStoreCache.tla``: ``Told``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+from unwedged.protocol.cache import Change, ChangeLog, reaches
+from unwedged.protocol.identifiers import Version
+
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True, slots=True)
+class Lagged:
+    """Changes up to and including ``version`` may have been missed: look at the records themselves."""
+
+    version: Version
+
+
+def news(heard: Version, log: ChangeLog[Key]) -> tuple[Change[Key] | Lagged, ...]:
+    """What to tell a subscriber who has heard everything up to ``heard``: the changes after it, or that it lagged."""
+    if log.version <= heard:
+        return ()
+    if not reaches(log.floor, heard):
+        return (Lagged(log.version),)
+    return tuple(change for change in log.changes if change.version > heard)

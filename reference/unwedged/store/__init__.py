@@ -1,0 +1,87 @@
+"""An encrypted store of records that several processes share, each with its own cache, without losing an update.
+
+::
+
+    COUNTERS = RecordKind("counter", key=TEXT, value=JSON)
+
+    async def count(transaction: Transaction) -> int:
+        so_far = await transaction.get(COUNTERS, "visits")
+        visits = 1 + (so_far if isinstance(so_far, int) else 0)
+        transaction.put(COUNTERS, "visits", visits)
+        return visits
+
+    async with await CryptoStore.open("bot.db", passphrase="...", label="bot", kinds=[COUNTERS]) as store:
+        visits = await store.run(count)  # committed, and run again if another process was faster
+
+        async with store.view() as view:
+            again = await view.get(COUNTERS, "visits")
+        assert again == visits
+
+        async with store.subscribe(COUNTERS) as changes:
+            async for change in changes:  # whoever made them
+                ...
+
+Every exception that is raised on purpose is a ``StoreError``.
+"""
+
+from unwedged.protocol.stream import Lagged
+from unwedged.store.clock import Chance, Clock
+from unwedged.store.crypto_store import CryptoStore, Statistics
+from unwedged.store.errors import (
+    LeaseLost,
+    MalformedRecord,
+    NestedOperation,
+    NotAStore,
+    OperationEnded,
+    OperationInterrupted,
+    SnapshotMoved,
+    StorageFailed,
+    StoreBusy,
+    StoreClosed,
+    StoreError,
+    TamperedRecord,
+    UnknownKind,
+    UnsupportedSchema,
+    WrongPassphrase,
+)
+from unwedged.store.inspection import Inspection, inspect
+from unwedged.store.lock import LeaseTimes
+from unwedged.store.records import BYTES, JSON, TEXT, Codec, Json, RecordKind
+from unwedged.store.streams import Changed, Subscription
+from unwedged.store.transactions import Transaction, View
+
+__all__ = [
+    "BYTES",
+    "JSON",
+    "TEXT",
+    "Chance",
+    "Changed",
+    "Clock",
+    "Codec",
+    "CryptoStore",
+    "Inspection",
+    "Json",
+    "Lagged",
+    "LeaseLost",
+    "LeaseTimes",
+    "MalformedRecord",
+    "NestedOperation",
+    "NotAStore",
+    "OperationEnded",
+    "OperationInterrupted",
+    "RecordKind",
+    "SnapshotMoved",
+    "Statistics",
+    "StorageFailed",
+    "StoreBusy",
+    "StoreClosed",
+    "StoreError",
+    "Subscription",
+    "TamperedRecord",
+    "Transaction",
+    "UnknownKind",
+    "UnsupportedSchema",
+    "View",
+    "WrongPassphrase",
+    "inspect",
+]

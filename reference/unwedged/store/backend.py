@@ -1,0 +1,95 @@
+"""What the store asks of a database engine.
+
+Each method is one database transaction, and each that is made for a guard is fenced: in the same transaction it
+checks that the lease row still bears the guard's epoch, and raises ``LeaseLost`` and changes nothing where it does
+not (rule 4). A backend knows rows of bytes: no Matrix, no sealing, no cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from unwedged.protocol.cache import ChangeLog
+from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
+from unwedged.protocol.lease import Lease
+
+
+class RowName(NamedTuple):
+    """What identifies a row: the name of its kind, and its key as it is stored (hidden)."""
+
+    kind: str
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row to write: its sealed ``value``, or ``None`` to delete it."""
+
+    name: RowName
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A row as it is at ``version``; ``changed`` says whether it changed after the version asked about."""
+
+    version: Version
+    value: bytes | None
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """The keys of one kind as they are at ``version``; ``changed``: whether any changed after the version asked about."""
+
+    version: Version
+    keys: tuple[bytes, ...]
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a commit made: the store ``version``, and whether somebody waits for the lease."""
+
+    version: Version
+    wanted: bool
+
+
+class Backend(Protocol):
+    """A database that several processes share. Any method may raise ``StoreBusy``; nothing was changed then."""
+
+    async def acquire(self, instance: InstanceId, label: str, now: Milliseconds, duration: Milliseconds) -> Lease:
+        """Take the lease, or leave word that somebody waits; return the row. It is held if ``holder`` is ``instance``."""
+
+    async def renew(self, epoch: Epoch, now: Milliseconds, duration: Milliseconds) -> Lease:
+        """Extend the lease of ``epoch`` to ``duration`` from ``now`` and return the row. Fenced."""
+
+    async def release(self, epoch: Epoch) -> None:
+        """Give up the lease of ``epoch``; nothing happens if it is no longer held under that epoch."""
+
+    async def check(self, epoch: Epoch) -> Lease:
+        """Return the lease row. Fenced: that it returns is the answer (rule 6)."""
+
+    async def changes(self, since: Version, epoch: Epoch | None) -> ChangeLog[RowName]:
+        """Read the change log after ``since``. Fenced where an ``epoch`` is given; subscribers read without one."""
+
+    async def load(self, epoch: Epoch, name: RowName, since: Version) -> Loaded:
+        """Read one row, and whether it changed after ``since``. Fenced."""
+
+    async def keys(self, epoch: Epoch, kind: str, since: Version) -> Listed:
+        """Read the keys of all rows of one kind, and whether any of them changed after ``since``. Fenced."""
+
+    async def commit(self, epoch: Epoch, rows: Sequence[Row], now: Milliseconds, duration: Milliseconds) -> Committed:
+        """Write all ``rows``, the next version and the change log, and renew the lease, all or nothing. Fenced.
+
+        The transaction is durable when this returns. A caller that is cancelled while it runs is told only after
+        the outcome is settled: the transaction is then either rolled back or committed, never left open.
+        """
+
+    async def truncate(self, floor: Version) -> None:
+        """Forget the change log up to and including ``floor`` (at most the store's version)."""
+
+    async def close(self) -> None:
+        """Let go of the database. The lease is not touched."""

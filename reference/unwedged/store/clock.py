@@ -1,0 +1,58 @@
+"""Time and chance, behind one seam, so that tests and the replay can hold both still.
+
+No safety property depends on either (rule 7): the clock decides when to try, to renew and to give up; chance keeps
+waiting processes from trying in step, and names the instances.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from typing import Protocol
+
+from unwedged.protocol.identifiers import InstanceId, Milliseconds
+
+
+class Clock(Protocol):
+    """The wall clock, which all processes on one machine share, and waiting."""
+
+    def now(self) -> Milliseconds:
+        """Return the milliseconds since 1970."""
+
+    async def sleep(self, duration: Milliseconds) -> None:
+        """Wait for ``duration`` milliseconds."""
+
+
+class Chance(Protocol):
+    """Where random numbers come from."""
+
+    def instance(self) -> InstanceId:
+        """Return a number that no other process instance has or had."""
+
+    def between(self, low: Milliseconds, high: Milliseconds) -> Milliseconds:
+        """Return a length of time from ``low`` to ``high``, both included."""
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def now(self) -> Milliseconds:
+        """Return the milliseconds since 1970."""
+        return Milliseconds(time.time_ns() // 1_000_000)
+
+    async def sleep(self, duration: Milliseconds) -> None:
+        """Wait for ``duration`` milliseconds on the event loop."""
+        await asyncio.sleep(duration / 1000)
+
+
+class SystemChance:
+    """The operating system's random numbers."""
+
+    def instance(self) -> InstanceId:
+        """Return a random number that fits SQLite's signed integers: a chance, not a name, makes it unique."""
+        return InstanceId(secrets.randbelow(2**63 - 1) + 1)
+
+    def between(self, low: Milliseconds, high: Milliseconds) -> Milliseconds:
+        """Return a length of time from ``low`` to ``high``, both included."""
+        return Milliseconds(low + secrets.randbelow(high - low + 1))

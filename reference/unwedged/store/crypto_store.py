@@ -1,0 +1,390 @@
+"""The store as programs use it.
+
+An operation that loses the lease is run again on fresh state, out of sight of its caller: to a caller the cache is an
+async operation that may fail, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from unwedged.protocol.cache import empty
+from unwedged.protocol.guard import NO_GUARD
+from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
+from unwedged.store.backend import Backend
+from unwedged.store.clock import Chance, Clock, SystemChance, SystemClock
+from unwedged.store.errors import NestedOperation, OperationInterrupted, StoreClosed, StoreError, UnknownKind
+from unwedged.store.holding import Holding
+from unwedged.store.inspection import inspect
+from unwedged.store.lock import LeaseLock, LeaseTimes
+from unwedged.store.records import RecordKind
+from unwedged.store.sealed import SealedRecords
+from unwedged.store.sealing import Sealer
+from unwedged.store.sqlite import SqliteBackend
+from unwedged.store.streams import Streams, Subscription
+from unwedged.store.transactions import Counts, Kind, Operation, Parts, Transaction, View
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+Result = TypeVar("Result")
+Begun = TypeVar("Begun", Transaction, View)
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 5
+"""How often ``run`` tries. A process loses the lease only by standing still for longer than it lasts; whoever does that
+five times in a row had better be told."""
+
+LISTEN_EVERY = Milliseconds(250)
+"""How often a process that does not hold the lease looks for changes that others made, if it has subscribers. A person
+hardly notices so short a delay, and a look is one indexed read."""
+
+KEPT_CHANGES = 10_000
+"""How many versions the change log reaches back, at least. Who slept through more reloads what it needs."""
+
+TRUNCATE_EVERY = 1_000
+"""The log is truncated by whoever commits a version that is a multiple of this."""
+
+BUFFERED = 1_000
+"""How many changes wait for a subscriber before it is told that it lagged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a store object holds and did, at one moment."""
+
+    epoch: Epoch
+    """That of the guard; 0 where there is none."""
+    version: Version
+    """The version that the cache is a partial copy of."""
+    cached_records: int
+    live_objects: int
+    hits: int
+    """Reads answered from memory."""
+    misses: int
+    """Reads that had to load."""
+    commits: int
+    reruns: int
+    """Operations run again by ``run`` and ``query``, each time counted."""
+    leases_acquired: int
+    leases_lost: int
+    """Guards that died of something else than being given up."""
+    invalidations: int
+    """Syncs that found the cache out of date."""
+    records_dropped: int
+    """Cached records that those syncs dropped."""
+    subscriptions: int
+
+
+class CryptoStore:
+    """One process instance's view of a store that it may share with others. Made by ``open``."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        sealer: Sealer,
+        kinds: Iterable[Kind],
+        *,
+        label: str,
+        instance: InstanceId,
+        version: Version,
+        times: LeaseTimes,
+        clock: Clock,
+        chance: Chance,
+    ) -> None:
+        """For ``open``, and for harnesses that wrap the backend. ``version`` is one that the store had or has."""
+        records = SealedRecords(backend, sealer)
+        self.streams = Streams(version)
+        self.lock = LeaseLock(
+            backend,
+            instance,
+            label,
+            times=times,
+            clock=clock,
+            chance=chance,
+            holding=Holding(Epoch(0), empty(version), {}),
+            read_log=records.changes,
+            hear=self.streams.tell,
+        )
+        self._parts = Parts(backend, records, self.lock, self.streams, clock, _declared(kinds), Counts())
+        self._inside: set[asyncio.Task[object] | None] = set()
+        self._operations: set[Operation] = set()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        path: str | Path,
+        *,
+        passphrase: str,
+        label: str,
+        kinds: Iterable[Kind],
+        times: LeaseTimes | None = None,
+        clock: Clock | None = None,
+        chance: Chance | None = None,
+    ) -> CryptoStore:
+        """Open the store at ``path``, or make one. ``label`` names this program to people who inspect the store.
+
+        ``kinds`` are all kinds of records that the store may contain.
+        """
+        declared = _declared(kinds)
+        backend = await SqliteBackend.open(Path(path))
+        try:
+            sealer = await _unlock(backend, passphrase)
+            stored = await asyncio.to_thread(inspect, Path(path), 0)
+            if unknown := sorted(stored.records.keys() - declared.keys()):
+                raise UnknownKind(f"the store has records of kinds that were not declared: {', '.join(unknown)}")
+        except BaseException:
+            await backend.close()
+            raise
+        chance = chance or SystemChance()
+        store = cls(
+            backend,
+            sealer,
+            declared.values(),
+            label=label,
+            instance=chance.instance(),
+            version=stored.version,
+            times=times or LeaseTimes(),
+            clock=clock or SystemClock(),
+            chance=chance,
+        )
+        store.start()
+        return store
+
+    def start(self) -> None:
+        """Begin to renew, release and listen by the clock."""
+        self.lock.start()
+        self._start(self._keep_listening())
+
+    async def __aenter__(self) -> CryptoStore:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closing else self.lock.guard.stage.value
+        holding = self.lock.holding
+        return (
+            f"<CryptoStore {self.lock.label!r} {state} epoch={self.lock.guard.epoch} version={holding.cache.version} "
+            f"cached={len(holding.cache.records)} running={len(self._operations)}>"
+        )
+
+    # Operations
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """Read and write one snapshot. Commits when the block is left normally; an exception drops everything.
+
+        Only the end of the block says that it happened; until then let nothing out that was computed inside. Raises
+        ``LeaseLost`` where the lease went to another process: nothing was written, and ``run`` would run it again.
+        """
+        with self._alone_in_task():
+            holding = await self.lock.begin_transaction()
+            transaction = Transaction(self._parts, holding)
+            self._began(transaction)
+            try:
+                yield transaction
+                await transaction.commit()
+            finally:
+                transaction.end()
+                self.lock.end_transaction(holding)
+                self._ended(transaction)
+        version = transaction.committed
+        if version is not None and version > KEPT_CHANGES and version % TRUNCATE_EVERY == 0:
+            self._start(self._truncate(Version(version - KEPT_CHANGES)))
+
+    @asynccontextmanager
+    async def view(self) -> AsyncIterator[View]:
+        """Read one snapshot, beside other operations. Use what was read only after the block was left normally.
+
+        Raises ``OperationInterrupted`` where the lease was lost, or where a record was needed that a commit of this
+        process changed after the view began; ``query`` would run it again.
+        """
+        with self._alone_in_task():
+            holding = await self.lock.begin_view()
+            view = View(self._parts, holding)
+            self._began(view)
+            try:
+                yield view
+                view.end()
+                await view.validate()
+            finally:
+                view.end()
+                self.lock.end_view(holding)
+                self._ended(view)
+
+    async def run(self, operation: Callable[[Transaction], Awaitable[Result]], *, attempts: int = ATTEMPTS) -> Result:
+        """Run ``operation`` in a transaction and return its result once that is committed.
+
+        Where the transaction was interrupted, it is run again on fresh state, up to ``attempts`` times in all. So it
+        must do nothing that can't be done twice, except through its transaction.
+        """
+        return await self._attempt(self.transaction, operation, attempts)
+
+    async def query(self, operation: Callable[[View], Awaitable[Result]], *, attempts: int = ATTEMPTS) -> Result:
+        """Run ``operation`` in a view and return its result once that is validated, as ``run`` does."""
+        return await self._attempt(self.view, operation, attempts)
+
+    @asynccontextmanager
+    async def subscribe(
+        self, kind: RecordKind[Key, Value], *, buffered: int = BUFFERED
+    ) -> AsyncIterator[Subscription[Key]]:
+        """Iterate over every change of one kind from now on, whichever process made it, in version order.
+
+        Iteration yields ``Changed``, or ``Lagged`` where changes may have been missed. It outlives every
+        invalidation, and ends when the store is closed.
+        """
+        self._must_be_open()
+        if self._parts.kinds.get(kind.name) != kind:
+            raise UnknownKind(f"record kind {kind.name!r} was not declared when the store was opened")
+        await self.listen_now()  # so that it is not told what happened while nobody listened
+        subscription = Subscription(kind, buffered)
+        self.streams.add(subscription)
+        try:
+            yield subscription
+        finally:
+            self.streams.remove(subscription)
+
+    def statistics(self) -> Statistics:
+        """Return what this object holds and did until now."""
+        lock, counts = self.lock, self._parts.counts
+        return Statistics(
+            epoch=lock.guard.epoch,
+            version=lock.holding.cache.version,
+            cached_records=len(lock.holding.cache.records),
+            live_objects=len(lock.holding.live),
+            hits=counts.hits,
+            misses=counts.misses,
+            commits=counts.commits,
+            reruns=counts.reruns,
+            leases_acquired=lock.acquired,
+            leases_lost=lock.lost_leases,
+            invalidations=lock.invalidations,
+            records_dropped=lock.dropped_records,
+            subscriptions=len(self.streams),
+        )
+
+    async def close(self) -> None:
+        """Let nothing begin any more, wait for what runs, give the lease up, and let go of the file."""
+        if asyncio.current_task() in self._inside:
+            raise NestedOperation("a store can't be closed from inside one of its operations")
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    # Single steps; tasks make them when their time has come
+
+    async def listen_now(self) -> None:
+        """Tell subscribers what others committed. Who holds the lease knows already: nobody else can commit."""
+        if self.lock.guard == NO_GUARD:
+            self.streams.tell(await self._parts.records.changes(self.streams.heard, None))
+
+    # Inner workings
+
+    async def _attempt(
+        self,
+        begin: Callable[[], AbstractAsyncContextManager[Begun]],
+        operation: Callable[[Begun], Awaitable[Result]],
+        attempts: int,
+    ) -> Result:
+        for attempt in range(1, attempts + 1):
+            try:
+                async with begin() as begun:
+                    return await operation(begun)
+            except OperationInterrupted as interruption:
+                if attempt == attempts:
+                    raise
+                self._parts.counts.reruns += 1
+                logger.info("operation runs again label=%s attempt=%d: %s", self.lock.label, attempt + 1, interruption)
+        raise ValueError("an operation needs at least one attempt")
+
+    def _must_be_open(self) -> None:
+        if self._closing is not None:
+            raise StoreClosed("the store was closed")
+
+    @contextmanager
+    def _alone_in_task(self) -> Iterator[None]:
+        self._must_be_open()
+        task = asyncio.current_task()
+        if task in self._inside:
+            raise NestedOperation("this task is already inside a transaction or view of this store")
+        self._inside.add(task)
+        try:
+            yield
+        finally:
+            self._inside.discard(task)
+
+    def _began(self, operation: Operation) -> None:
+        self._operations.add(operation)
+        self._quiet.clear()
+
+    def _ended(self, operation: Operation) -> None:
+        self._operations.discard(operation)
+        if not self._operations:
+            self._quiet.set()
+
+    async def _close(self) -> None:
+        self.lock.stop_admitting()
+        await self._quiet.wait()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            await self.lock.close()
+        finally:
+            self.streams.close()
+            await self._parts.backend.close()
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _keep_listening(self) -> None:
+        while True:
+            await self.streams.followed.wait()
+            await self._parts.clock.sleep(LISTEN_EVERY)
+            try:
+                await self.listen_now()
+            except StoreError:
+                logger.warning("listening failed label=%s", self.lock.label, exc_info=True)
+
+    async def _truncate(self, floor: Version) -> None:
+        try:
+            await self._parts.backend.truncate(floor)
+        except StoreError:
+            logger.warning("truncating failed label=%s floor=%d", self.lock.label, floor, exc_info=True)
+
+
+async def _unlock(backend: SqliteBackend, passphrase: str) -> Sealer:
+    """Return the sealer of a store, after making its key if it has none yet. Two processes may be doing so at once."""
+    header = await backend.sealing()
+    if header is None:
+        sealer, fresh = await asyncio.to_thread(Sealer.create, passphrase, backend.identity)
+        header = await backend.sealing(fresh)
+        if header == fresh:
+            return sealer
+    assert header is not None
+    return await asyncio.to_thread(Sealer.unlock, passphrase, backend.identity, header)
+
+
+def _declared(kinds: Iterable[Kind]) -> dict[str, Kind]:
+    declared: dict[str, Kind] = {}
+    for kind in kinds:
+        if declared.setdefault(kind.name, kind) is not kind:
+            raise ValueError(f"record kind {kind.name!r} was declared twice")
+    return declared

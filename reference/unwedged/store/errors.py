@@ -1,0 +1,63 @@
+"""Every exception the store raises on purpose. None of them carries a secret, and each changes nothing."""
+
+from __future__ import annotations
+
+
+class StoreError(Exception):
+    """Something about the store is not as it must be."""
+
+
+class OperationInterrupted(StoreError):
+    """An operation could not go on with the snapshot it began on. Nothing was written: run it again."""
+
+
+class LeaseLost(OperationInterrupted):
+    """The lease went to another process instance while the operation ran (rule 4)."""
+
+
+class SnapshotMoved(OperationInterrupted):
+    """A view asked for a record that was not cached and that this process changed after the view began."""
+
+
+class StoreClosed(StoreError):
+    """The store object was closed; open the store again."""
+
+
+class StoreBusy(StoreError):
+    """SQLite could not get at the file in time: another program holds it locked."""
+
+
+class StorageFailed(StoreError):
+    """The operating system refused to read or write the file: the disk is full or failing, or access is denied."""
+
+
+class WrongPassphrase(StoreError):
+    """The passphrase does not open the store's key (or the key, as it is stored, was damaged: nobody can tell)."""
+
+
+class TamperedRecord(StoreError):
+    """A row does not authenticate: it was edited, truncated, or moved from another row or another store."""
+
+
+class UnknownKind(StoreError):
+    """A record kind was used, or is in the store, that was not declared when the store was opened."""
+
+
+class UnsupportedSchema(StoreError):
+    """The file was written by a newer version of this library, and an older one must not touch it."""
+
+
+class NotAStore(StoreError):
+    """The file is no crypto store, or is damaged beyond reading."""
+
+
+class MalformedRecord(StoreError):
+    """A record authenticates but its codec can't read it: another program declares the kind differently."""
+
+
+class OperationEnded(StoreError):
+    """A transaction or view was used after its block was left."""
+
+
+class NestedOperation(StoreError):
+    """A task that is inside a transaction or view of a store began another one of it: each would wait for the other."""

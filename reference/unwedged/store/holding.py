@@ -1,0 +1,105 @@
+"""What a guard holds: the cache it may use, the live objects beside it, and whose turn it is (rules 3 and 5).
+
+Each guard has a holding of its own, made when its sync is done. Nothing is ever changed in the holding of a dead
+guard, so an operation that still has one in hand can see nothing of the new guard's, and can spoil nothing there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from unwedged.protocol import cache as rules
+from unwedged.protocol.cache import Cache, ChangeLog
+from unwedged.protocol.identifiers import Epoch, Version
+
+
+class RecordName(NamedTuple):
+    """What identifies a record inside this process: the name of its kind, and its key in plain bytes."""
+
+    kind: str
+    key: bytes
+
+
+class Turn:
+    """A lock that opens for good once it is abandoned, so that nobody waits for the operation of a dead guard."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._abandoned = False
+
+    async def take(self) -> None:
+        """Wait for the turn; does not even switch tasks when nobody has it."""
+        if not self._abandoned:
+            await self._lock.acquire()
+            self._pass_on_if_abandoned()
+
+    def give(self) -> None:
+        """Let the next one have it."""
+        if not self._abandoned:
+            self._lock.release()
+
+    def abandon(self) -> None:
+        """Let go all who wait, now and later."""
+        self._abandoned = True
+        self._pass_on_if_abandoned()
+
+    def _pass_on_if_abandoned(self) -> None:
+        # Each who waited takes the lock once more, and lets the next one go.
+        if self._abandoned and self._lock.locked():
+            self._lock.release()
+
+
+class Holding:
+    """The cache of the guard of ``epoch``, as an immutable value that is swapped, and what goes with it.
+
+    ``live`` has the decoded, mutable objects of some of the cached records: at most one of each, and none of them
+    while a transaction works on it. ``running`` counts the operations that use this holding.
+    """
+
+    def __init__(self, epoch: Epoch, cache: Cache[RecordName, bytes], live: dict[RecordName, object]) -> None:
+        self.epoch = epoch
+        self.cache = cache
+        self.live = live
+        self.running = 0
+        self.writing = Turn()
+        """Held by the one transaction that may run."""
+        self.committing = Turn()
+        """Held from the first step of a commit until the cache has its values; no view begins in between."""
+
+    def successor(self, epoch: Epoch, log: ChangeLog[RecordName]) -> Holding:
+        """Make the next guard's holding out of what this one's cache still knows for certain (rules 2 and 3).
+
+        The live objects move along, so that what is taken over costs what changed and not what is cached, and so
+        that an operation of the dead guard finds none here any more.
+        """
+        cache = rules.sync(self.cache, log)
+        live, self.live = self.live, {}
+        if not cache.records:
+            live = {}
+        for change in log.changes:
+            live.pop(change.key, None)
+        return Holding(epoch, cache, live)
+
+    def fill(self, version: Version, name: RecordName, value: bytes | None) -> None:
+        """Remember a record that was loaded from the store at ``version``."""
+        self.cache = rules.fill(self.cache, version, name, value)
+
+    def install(
+        self, version: Version, writes: Mapping[RecordName, bytes | None], live: Mapping[RecordName, object]
+    ) -> None:
+        """Take the values of the commit that made ``version``, and its objects back (rule 5)."""
+        self.cache = rules.install(self.cache, version, writes)
+        for name in writes:
+            self.live.pop(name, None)
+        self.live.update(live)
+
+    def take(self, name: RecordName) -> object | None:
+        """Hand out the live object of a record, which from here on is the taker's alone."""
+        return self.live.pop(name, None)
+
+    def abandon(self) -> None:
+        """Let go all who wait for the operations of this guard: it is dead."""
+        self.writing.abandon()
+        self.committing.abandon()

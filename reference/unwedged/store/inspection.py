@@ -1,0 +1,89 @@
+"""Looking at a store from outside: needs no passphrase, takes no lease, and never writes."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
+from unwedged.protocol.lease import Lease
+from unwedged.store.errors import NotAStore
+from unwedged.store.schema import CENSUS, IDENTITY, SOUND, translated, version_of
+
+_STATE: Final = "SELECT version, floor, label, epoch, holder, expires, wanted FROM state"
+_COUNTS: Final = "SELECT kind, count(*) FROM record GROUP BY kind ORDER BY kind"
+_LINES: Final = "SELECT version, kind FROM change ORDER BY version DESC, kind DESC LIMIT ?"
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a store shows without its passphrase."""
+
+    schema: int
+    identity: str
+    version: Version
+    floor: Version
+    lease: Lease
+    label: str
+    """The label of who took the lease last."""
+    records: Mapping[str, int]
+    """How many records there are of each kind."""
+    changes: tuple[tuple[Version, str], ...]
+    """The last lines of the change log, oldest first: which commit wrote a record of which kind."""
+
+
+def inspect(path: Path, lines: int = 20) -> Inspection:
+    """Look at the store at ``path``, as it is after its last commit, with at most ``lines`` lines of the change log."""
+    path = path.resolve()
+    with translated():
+        while True:
+            before = _stamp(path)
+            # A write-ahead log is there while somebody has the store open, or died with it open. Without one, SQLite
+            # would make one to read the file, unless it may take for granted that nobody writes meanwhile ...
+            result = _read(path, "mode=ro" if before.wal else "mode=ro&immutable=1", lines)
+            # ... which is what this makes sure of.
+            if before.wal or before == _stamp(path):
+                return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    wal: bool
+    modified: int
+    size: int
+
+
+def _stamp(path: Path) -> _Stamp:
+    status = path.stat()
+    return _Stamp(path.with_name(path.name + "-wal").exists(), status.st_mtime_ns, status.st_size)
+
+
+def _read(path: Path, mode: str, lines: int) -> Inspection:
+    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?{mode}", uri=True, isolation_level=None)) as connection:
+        connection.execute("BEGIN")  # One snapshot for all that follows.
+        schema = version_of(*connection.execute(CENSUS).fetchone())
+        if schema == 0:
+            raise NotAStore("the file is empty")
+        reports = [report for statement in SOUND for (report,) in connection.execute(statement)]
+        identities = connection.execute(IDENTITY).fetchall()
+        if set(reports) != {"ok"} or len(identities) != 1:
+            raise NotAStore("the file is damaged: it does not say which store it is, or in what state")
+        version, floor, label, epoch, holder, expires, wanted = connection.execute(_STATE).fetchone()
+        return Inspection(
+            schema=schema,
+            identity=identities[0][0].hex(),
+            version=Version(version),
+            floor=Version(floor),
+            lease=Lease(
+                Epoch(epoch), None if holder is None else InstanceId(holder), Milliseconds(expires), bool(wanted)
+            ),
+            label=label,
+            records=dict(connection.execute(_COUNTS)),
+            changes=tuple(
+                (Version(line), kind) for line, kind in reversed(connection.execute(_LINES, (lines,)).fetchall())
+            ),
+        )

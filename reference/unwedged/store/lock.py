@@ -1,0 +1,359 @@
+"""The lease as one process instance uses it (rules 1, 2, 7 and 8).
+
+What the instance knows is a ``protocol.guard.Guard``, an immutable value. Every change of it is decided by a function
+of ``unwedged.protocol`` and takes place in ``LeaseLock._become``, which never awaits; the database is asked outside of
+it, and its answers count only for the epoch they were asked for. So an answer that comes late can do no harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from unwedged.protocol import guard as rules
+from unwedged.protocol.cache import ChangeLog
+from unwedged.protocol.guard import NO_GUARD, Guard, Stage
+from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
+from unwedged.protocol.lease import LONGEST_LEASE
+from unwedged.store.backend import Backend
+from unwedged.store.clock import Chance, Clock
+from unwedged.store.errors import LeaseLost, StoreClosed, StoreError
+from unwedged.store.holding import Holding, RecordName
+
+Answer = TypeVar("Answer")
+
+logger = logging.getLogger(__name__)
+
+SHORTEST_PAUSE = Milliseconds(1)
+LONGEST_PAUSE = Milliseconds(50)
+"""Who is refused asks again after a pause that doubles from the shortest to the longest: soon enough after a short
+operation of the holder, and seldom enough to cost it nothing. Who gave way waits for longer than the longest."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseTimes:
+    """How long a lease lasts and what its holder does in the meantime, in milliseconds.
+
+    ``duration``: for so long a process that was killed keeps the others waiting, and for so long a live one may stand
+    still without losing what it does. Two seconds is about the shortest that a busy phone keeps, and about the longest
+    that a person waits for a notification.
+
+    ``renew_every``: at most a third of it, so that one renewal may fail or come late without consequences.
+
+    ``idle_after``: a holder that began nothing for so long gives the lease up. Taking it again costs one write and
+    one read; so a holder keeps it between the operations of one burst, but not from one burst to the next.
+    """
+
+    duration: Milliseconds = field(default=Milliseconds(2000))
+    renew_every: Milliseconds = field(default=Milliseconds(500))
+    idle_after: Milliseconds = field(default=Milliseconds(100))
+
+    def __post_init__(self) -> None:
+        if not 0 < self.duration <= LONGEST_LEASE:
+            raise ValueError(f"a lease lasts from 1 to {LONGEST_LEASE} ms, not {self.duration}")
+        if not 0 < self.renew_every <= self.duration // 3:
+            raise ValueError(f"a lease of {self.duration} ms is renewed at least every {self.duration // 3} ms")
+        if self.idle_after <= 0:
+            raise ValueError("an idle holder waits for at least 1 ms")
+
+
+class LeaseLock:
+    """The guard of one process instance, and the only place that decides about it.
+
+    ``read_log`` reads the change log after a version, fenced by an epoch; ``hear`` is told each log that the cache was
+    synced by. ``instance`` must be a number that no other process instance has or had.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        instance: InstanceId,
+        label: str,
+        *,
+        times: LeaseTimes,
+        clock: Clock,
+        chance: Chance,
+        holding: Holding,
+        read_log: Callable[[Version, Epoch], Awaitable[ChangeLog[RecordName]]],
+        hear: Callable[[ChangeLog[RecordName]], None],
+    ) -> None:
+        self.instance = instance
+        self.label = label
+        self.times = times
+        self.guard = NO_GUARD
+        self.holding = holding
+        """That of the guard, or of the last one: the next is made out of it."""
+        self.acquired = 0
+        self.lost_leases = 0
+        self.invalidations = 0
+        self.dropped_records = 0
+        self._backend = backend
+        self._clock = clock
+        self._chance = chance
+        self._read_log = read_log
+        self._hear = hear
+        self._activity = 0
+        self._waiting = 0
+        self._gave_way = False
+        self._closed = False
+        self._acquiring: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._row = asyncio.Lock()
+        """Taking the lease and giving it up do not overlap: else the one could undo the other."""
+        self._bare = asyncio.Event()
+        self._bare.set()
+        self._guarded = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return (
+            f"<LeaseLock {self.label!r} instance={self.instance} {self.guard.stage.value} epoch={self.guard.epoch} "
+            f"version={self.holding.cache.version} running={self.holding.running}>"
+        )
+
+    # Operations
+
+    async def hold(self) -> None:
+        """Wait until operations may begin. Does not switch tasks where they may already."""
+        self._waiting += 1
+        try:
+            while not rules.admits(self.guard) or self._closed:
+                if self._closed:
+                    raise StoreClosed("the store was closed")
+                if self._acquiring is None or self._acquiring.done():
+                    self._acquiring = asyncio.create_task(self._acquire())
+                    self._track(self._acquiring)
+                acquiring = self._acquiring
+                await asyncio.wait((acquiring,))
+                if not acquiring.cancelled():
+                    acquiring.result()
+        finally:
+            self._waiting -= 1
+
+    async def begin_view(self) -> Holding:
+        """Let a view begin: beside everything else, but not while a commit of this process is in flight."""
+        while True:
+            await self.hold()
+            holding = self.holding
+            await holding.committing.take()
+            holding.committing.give()
+            if self._begins(holding):
+                return holding
+
+    async def begin_transaction(self) -> Holding:
+        """Let a transaction begin when no other one runs under this guard; it has the turn until it ends."""
+        while True:
+            await self.hold()
+            holding = self.holding
+            await holding.writing.take()
+            if self._begins(holding):
+                return holding
+            holding.writing.give()
+
+    def end_view(self, holding: Holding) -> None:
+        """Count a view out."""
+        self._ends(holding)
+
+    def end_transaction(self, holding: Holding) -> None:
+        """Count a transaction out, and let the next one have its turn."""
+        holding.writing.give()
+        self._ends(holding)
+
+    def _begins(self, holding: Holding) -> bool:
+        # A task that waited for its turn may find the guard closing, gone, or replaced.
+        if self._closed or holding is not self.holding or not rules.admits(self.guard):
+            return False
+        holding.running += 1
+        self._activity += 1
+        return True
+
+    def _ends(self, holding: Holding) -> None:
+        holding.running -= 1
+        self._activity += 1
+        self._give_way_if_asked()
+
+    # What happened to the guard
+
+    def stands(self, epoch: Epoch) -> bool:
+        """Say whether the guard of ``epoch`` still stands as far as this process knows."""
+        return rules.stands(self.guard, epoch)
+
+    def told(self, epoch: Epoch, wanted: bool) -> None:
+        """Note what the lease row said under ``epoch``: whether somebody waits."""
+        self._become(rules.told(self.guard, epoch, wanted))
+
+    def lost(self, epoch: Epoch) -> None:
+        """Note that the guard of ``epoch`` is dead."""
+        if self.guard.epoch == epoch and self.guard != NO_GUARD:
+            self.lost_leases += 1
+            logger.info("lease lost label=%s epoch=%d version=%d", self.label, epoch, self.holding.cache.version)
+        self._become(rules.lost(self.guard, epoch))
+
+    async def fenced(self, epoch: Epoch, access: Awaitable[Answer]) -> Answer:
+        """Await an access to the database made for ``epoch``; where the fence stops it, that guard is dead."""
+        try:
+            return await access
+        except LeaseLost:
+            self.lost(epoch)
+            raise
+
+    def _become(self, guard: Guard) -> None:
+        """Take over what the protocol decided, and tell those who wait for it."""
+        if guard == self.guard:
+            return
+        self.guard = guard
+        if guard == NO_GUARD:
+            self.holding.abandon()
+            self._guarded.clear()
+            self._bare.set()
+        else:
+            self._bare.clear()
+            self._guarded.set()
+        self._give_way_if_asked()
+
+    def _give_way_if_asked(self) -> None:
+        if self.guard.stage is Stage.CLOSING and rules.releasable(self.guard, self.holding.running):
+            self.give_way()
+
+    # Single steps; the tasks below make them when their time has come
+
+    async def acquire_now(self) -> bool:
+        """Try once to take the lease and to sync. Say whether operations may begin now; otherwise the holder knows."""
+        async with self._row:
+            if self.guard != NO_GUARD:
+                return rules.admits(self.guard)
+            lease = await self._backend.acquire(self.instance, self.label, self._clock.now(), self.times.duration)
+            if lease.holder != self.instance:
+                logger.debug("lease wanted label=%s epoch=%d", self.label, lease.epoch)
+                return False
+            self.acquired += 1
+            logger.info("lease acquired label=%s epoch=%d", self.label, lease.epoch)
+            self._become(rules.taken(lease.epoch))
+            try:
+                await self.sync_cache(lease.epoch)
+            except BaseException:
+                self.lost(lease.epoch)
+                raise
+            return rules.admits(self.guard)
+
+    async def sync_cache(self, epoch: Epoch) -> None:
+        """Bring the cache up to date under ``epoch``. Then, and not before, the guard exists (rule 2)."""
+        since = self.holding.cache
+        log = await self._read_log(since.version, epoch)
+        if self.guard != rules.taken(epoch):
+            raise LeaseLost(f"the lease of epoch {epoch} was lost before its sync was done")
+        self.holding = self.holding.successor(epoch, log)
+        self._become(rules.synced(self.guard, epoch))
+        self._activity += 1
+        dropped = len(since.records) - len(self.holding.cache.records)
+        if log.version != since.version:
+            self.invalidations += 1
+            self.dropped_records += dropped
+        logger.info(
+            "cache synced label=%s epoch=%d version=%d since=%d dropped=%d kept=%d",
+            *(self.label, epoch, log.version, since.version, dropped, len(self.holding.cache.records)),
+        )
+        self._hear(log)
+
+    async def renew_now(self) -> None:
+        """Renew the lease once, if there is a guard; learn that somebody waits, or that the guard is dead."""
+        epoch = self.guard.epoch
+        if self.guard == NO_GUARD:
+            return
+        try:
+            lease = await self.fenced(epoch, self._backend.renew(epoch, self._clock.now(), self.times.duration))
+        except LeaseLost:
+            return  # said in the log, and known to whoever used the guard
+        self.told(epoch, lease.wanted)
+
+    async def release_now(self) -> None:
+        """Give the lease up, if no operation runs. The guard dies before the row is free for others (rule 8)."""
+        async with self._row:
+            guard = self.guard
+            if not rules.releasable(guard, self.holding.running):
+                return
+            self._gave_way = guard.stage is Stage.CLOSING
+            self._become(rules.lost(guard, guard.epoch))
+            await self._backend.release(guard.epoch)
+            logger.info("lease released label=%s epoch=%d", self.label, guard.epoch)
+
+    # Tasks
+
+    def start(self) -> None:
+        """Begin to renew and to release by the clock."""
+        self._start(self._keep_renewing())
+        self._start(self._release_when_idle())
+
+    def give_way(self) -> None:
+        """Release in a task of its own."""
+        self._start(self._release())
+
+    async def close(self) -> None:
+        """Let nothing begin any more, give the lease up, and end the tasks. Nothing may be running."""
+        self.stop_admitting()
+        async with self._row:  # so that no task is cancelled between the row and the guard that it is about
+            for task in self._tasks:
+                task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._release()
+
+    def stop_admitting(self) -> None:
+        """Let nothing begin any more."""
+        self._closed = True
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        self._track(asyncio.create_task(work))
+
+    def _track(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._untrack)
+
+    def _untrack(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            logger.warning("a task of the lock failed label=%s", self.label, exc_info=failure)
+
+    async def _acquire(self) -> None:
+        """Ask for the lease until it is held or nobody waits for it any more.
+
+        In a task of its own that all who wait share: that one of them is cancelled doesn't matter to the others.
+        """
+        pause = SHORTEST_PAUSE
+        while self._waiting:
+            await self._bare.wait()
+            if self._gave_way:
+                self._gave_way = False
+                await self._clock.sleep(self._chance.between(LONGEST_PAUSE, Milliseconds(2 * LONGEST_PAUSE)))
+            try:
+                if await self.acquire_now():
+                    return
+            except LeaseLost:
+                continue  # it lapsed during the sync, and somebody took it
+            await self._clock.sleep(self._chance.between(SHORTEST_PAUSE, pause))
+            pause = min(Milliseconds(2 * pause), LONGEST_PAUSE)
+
+    async def _keep_renewing(self) -> None:
+        while True:
+            await self._guarded.wait()
+            await self._clock.sleep(self.times.renew_every)
+            try:
+                await self.renew_now()
+            except StoreError:
+                logger.warning("renewal failed label=%s epoch=%d", self.label, self.guard.epoch, exc_info=True)
+
+    async def _release_when_idle(self) -> None:
+        while True:
+            await self._guarded.wait()
+            before = self._activity
+            await self._clock.sleep(self.times.idle_after)
+            if before == self._activity:
+                await self._release()
+
+    async def _release(self) -> None:
+        try:
+            await self.release_now()
+        except StoreError:
+            # Nothing is lost but time: the lease lapses.
+            logger.warning("release failed label=%s", self.label, exc_info=True)

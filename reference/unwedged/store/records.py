@@ -1,0 +1,88 @@
+"""Record kinds: what a store keeps, declared once by whoever uses it.
+
+::
+
+    SESSIONS = RecordKind("olm_session", key=TEXT, value=Codec(Session.pickle, Session.from_pickle))
+    DEVICES = RecordKind("device", key=TEXT, value=JSON)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Generic, TypeAlias, TypeVar
+
+from unwedged.store.errors import MalformedRecord
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+Plain = TypeVar("Plain")
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
+
+
+# Both without slots: on Python 3.11, ``Codec[str](...)`` fails for a frozen dataclass that has them.
+@dataclass(frozen=True)
+class Codec(Generic[Plain]):
+    """How something becomes bytes and comes back. ``decode`` may raise anything on bytes that it can't read."""
+
+    encode: Callable[[Plain], bytes]
+    decode: Callable[[bytes], Plain]
+
+
+@dataclass(frozen=True)
+class RecordKind(Generic[Key, Value]):
+    """A kind of record: its name, how its keys and values become bytes, and whether values stay in memory."""
+
+    name: str
+    key: Codec[Key]
+    value: Codec[Value]
+    cached: bool = True
+    """False for values too large, or used too seldom, to be kept after the operation that loaded them."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(
+                f"{self.name!r} can't name a record kind: at most 40 of a to z, 0 to 9 and '_', a letter first"
+            )
+
+    def decode_key(self, encoded: bytes) -> Key:
+        """Return the key that was encoded so, or raise ``MalformedRecord``."""
+        return _decode(self.key, encoded, f"a key of kind {self.name!r}")
+
+    def decode_value(self, encoded: bytes) -> Value:
+        """Return the value that was encoded so, or raise ``MalformedRecord``."""
+        return _decode(self.value, encoded, f"a value of kind {self.name!r}")
+
+
+def _decode(codec: Codec[Plain], encoded: bytes, what: str) -> Plain:
+    try:
+        return codec.decode(encoded)
+    except Exception as error:  # noqa: BLE001 (a codec is anybody's)
+        reason = type(error).__name__
+    # Raised out here, where the codec's exception, which may quote the record, no longer hangs on it.
+    raise MalformedRecord(f"{what} can't be read by its codec ({reason})")
+
+
+def _from_json(encoded: bytes) -> Json:
+    # Annotated because json.loads promises nothing; these are the types it makes.
+    value: Json = json.loads(encoded.decode(), parse_constant=_no_number)
+    return value
+
+
+def _no_number(constant: str) -> Json:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+def _to_json(value: Json) -> bytes:
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+
+
+TEXT: Final = Codec[str](str.encode, bytes.decode)
+BYTES: Final = Codec[bytes](bytes, bytes)
+JSON: Final = Codec[Json](_to_json, _from_json)
+"""JSON values, always written the same way. Lone surrogates, NaN and infinities have no encoding."""

@@ -1,0 +1,121 @@
+"""Subscriptions: every committed change is told once, in version order, whichever process made it (rule 9).
+
+They belong to the process and not to the cache, so that no invalidation cuts a subscriber off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from unwedged.protocol import stream as rules
+from unwedged.protocol.cache import Change, ChangeLog
+from unwedged.protocol.identifiers import Version
+from unwedged.protocol.stream import Lagged
+from unwedged.store.holding import RecordName
+from unwedged.store.records import RecordKind
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Changed(Generic[Key]):
+    """The commit that made ``version`` wrote or deleted the record ``key``."""
+
+    version: Version
+    key: Key
+
+
+class Subscription(Generic[Key]):
+    """The changes of one kind, to be iterated over; it ends when the store is closed.
+
+    Who does not keep up is told ``Lagged`` in place of what did not fit into the buffer.
+    """
+
+    def __init__(self, kind: RecordKind[Key, Value], limit: int) -> None:
+        self._kind_name = kind.name
+        self._decode_key = kind.decode_key
+        self._limit = limit
+        self._news: deque[Change[RecordName] | Lagged] = deque()
+        self._awake = asyncio.Event()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Subscription {self._kind_name!r} waiting={len(self._news)}>"
+
+    def __aiter__(self) -> Subscription[Key]:
+        return self
+
+    async def __anext__(self) -> Changed[Key] | Lagged:
+        while not self._news:
+            if self._closed:
+                raise StopAsyncIteration
+            self._awake.clear()
+            await self._awake.wait()
+        news = self._news.popleft()
+        return news if isinstance(news, Lagged) else Changed(news.version, self._decode_key(news.key.key))
+
+    def tell(self, news: Change[RecordName] | Lagged) -> None:
+        """Put ``news`` into the buffer if it is about this kind."""
+        if isinstance(news, Change) and news.key.kind != self._kind_name:
+            return
+        if len(self._news) >= self._limit:
+            self._news.clear()
+            news = Lagged(news.version)
+        self._news.append(news)
+        self._awake.set()
+
+    def close(self) -> None:
+        """End the iteration once the buffer is empty."""
+        self._closed = True
+        self._awake.set()
+
+
+class Listener(Protocol):
+    """A subscription to any kind."""
+
+    def tell(self, news: Change[RecordName] | Lagged) -> None:
+        """Take the news, if they are about its kind."""
+
+    def close(self) -> None:
+        """Expect nothing more."""
+
+
+class Streams:
+    """All subscriptions of one process, and the version up to which they have heard everything."""
+
+    def __init__(self, heard: Version) -> None:
+        self.heard = heard
+        self.followed = asyncio.Event()
+        """Set while there is a subscription."""
+        self._subscriptions: list[Listener] = []
+
+    def __len__(self) -> int:
+        return len(self._subscriptions)
+
+    def tell(self, log: ChangeLog[RecordName]) -> None:
+        """Tell every subscriber what ``log`` has that they have not heard yet."""
+        news = rules.news(self.heard, log)
+        self.heard = max(self.heard, log.version)
+        for subscription in self._subscriptions:
+            for item in news:
+                subscription.tell(item)
+
+    def add(self, subscription: Listener) -> None:
+        """Begin to tell ``subscription``, from what happens next."""
+        self._subscriptions.append(subscription)
+        self.followed.set()
+
+    def remove(self, subscription: Listener) -> None:
+        """Tell ``subscription`` nothing more."""
+        self._subscriptions.remove(subscription)
+        if not self._subscriptions:
+            self.followed.clear()
+
+    def close(self) -> None:
+        """End all subscriptions."""
+        for subscription in self._subscriptions:
+            subscription.close()

@@ -1,0 +1,290 @@
+"""Operations: transactions and views, each on one snapshot under one epoch (rules 4, 5 and 6)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar, cast
+
+from unwedged.protocol import cache as rules
+from unwedged.protocol.cache import Change, ChangeLog
+from unwedged.protocol.identifiers import Version
+from unwedged.store.backend import Backend, Committed, Listed
+from unwedged.store.clock import Clock
+from unwedged.store.errors import OperationEnded, SnapshotMoved, StoreBusy, UnknownKind
+from unwedged.store.holding import Holding, RecordName
+from unwedged.store.lock import LeaseLock
+from unwedged.store.records import Codec, RecordKind
+from unwedged.store.sealed import SealedRecords
+from unwedged.store.streams import Streams
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+logger = logging.getLogger(__name__)
+
+
+class Kind(Protocol):
+    """What can be said of a record kind whose keys and values are of any type."""
+
+    @property
+    def name(self) -> str:
+        """The kind's name."""
+
+    @property
+    def cached(self) -> bool:
+        """Whether its records stay in memory."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened so far, for ``Statistics``."""
+
+    hits: int = 0
+    misses: int = 0
+    commits: int = 0
+    reruns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the operations of one store work with."""
+
+    backend: Backend
+    records: SealedRecords
+    lock: LeaseLock
+    streams: Streams
+    clock: Clock
+    kinds: Mapping[str, Kind]
+    counts: Counts
+
+
+class Operation:
+    """What transactions and views share: the snapshot they began on, and reading it.
+
+    The snapshot is an immutable value: what other operations do to the cache meanwhile can't be seen in it.
+    """
+
+    def __init__(self, parts: Parts, holding: Holding) -> None:
+        self.epoch = holding.epoch
+        self.snapshot = holding.cache
+        self._parts = parts
+        self._holding = holding
+        self._ended = False
+
+    def __repr__(self) -> str:
+        state = " ended" if self._ended else ""
+        return f"<{type(self).__name__} epoch={self.epoch} version={self.snapshot.version}{state}>"
+
+    def end(self) -> None:
+        """Refuse any further use."""
+        self._ended = True
+
+    async def validate(self) -> None:
+        """Make sure that the epoch still stands: without it no answer counts (rule 6)."""
+        lock = self._parts.lock
+        lease = await lock.fenced(self.epoch, self._parts.backend.check(self.epoch))
+        lock.told(self.epoch, lease.wanted)
+
+    def _must_go_on(self) -> None:
+        if self._ended:
+            raise OperationEnded(f"this {type(self).__name__.lower()} has ended; begin another")
+
+    def _name(self, kind: RecordKind[Key, Value], key: Key) -> RecordName:
+        self._must_know(kind)
+        return RecordName(kind.name, kind.key.encode(key))
+
+    def _must_know(self, kind: Kind) -> None:
+        if self._parts.kinds.get(kind.name) != kind:
+            raise UnknownKind(f"record kind {kind.name!r} was not declared, or otherwise, when the store was opened")
+
+    async def _read(self, name: RecordName) -> bytes | None:
+        """Return a record of the snapshot: from memory if it is there."""
+        if name in self.snapshot.records:
+            self._parts.counts.hits += 1
+        else:
+            self._parts.counts.misses += 1
+            await self._load(name)
+        return self.snapshot.records[name]
+
+    async def _load(self, name: RecordName) -> None:
+        """Bring a record from the database into the snapshot, and into the cache if that is still this guard's."""
+        load = self._parts.records.load(self.epoch, name, self.snapshot.version)
+        loaded = await self._parts.lock.fenced(self.epoch, load)
+        if loaded.changed:
+            raise SnapshotMoved(f"a {name.kind!r} record changed after version {self.snapshot.version}")
+        self.snapshot = rules.fill(self.snapshot, self.snapshot.version, name, loaded.value)
+        if self._parts.kinds[name.kind].cached and self._parts.lock.stands(self.epoch):
+            self._holding.fill(loaded.version, name, loaded.value)
+
+    async def _list(self, kind: str) -> set[bytes]:
+        """Return the keys of one kind in the snapshot. They always come from the database: a cache is partial."""
+        listing = self._parts.records.keys(self.epoch, kind, self.snapshot.version)
+        listed: Listed = await self._parts.lock.fenced(self.epoch, listing)
+        if listed.changed:
+            raise SnapshotMoved(f"{kind!r} records changed after version {self.snapshot.version}")
+        return set(listed.keys)
+
+
+class View(Operation):
+    """Reads of one snapshot.
+
+    What it returns is certain only once its block was left without an exception: until then the lease may turn out
+    to have been lost long ago. Each ``get`` returns an object of its own, which changes nothing if it is changed.
+    """
+
+    async def get(self, kind: RecordKind[Key, Value], key: Key) -> Value | None:
+        """Return the record, or ``None`` if there is none."""
+        self._must_go_on()
+        encoded = await self._read(self._name(kind, key))
+        return None if encoded is None else kind.decode_value(encoded)
+
+    async def keys(self, kind: RecordKind[Key, Value]) -> tuple[Key, ...]:
+        """Return the keys of all records of one kind."""
+        self._must_go_on()
+        self._must_know(kind)
+        return tuple(kind.decode_key(key) for key in sorted(await self._list(kind.name)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Put(Generic[Value]):
+    """An object to write. It becomes bytes only at the commit, since it may be changed until then."""
+
+    codec: Codec[Value]
+    value: Value
+
+    def encode(self) -> bytes:
+        return self.codec.encode(self.value)
+
+
+class _Encodable(Protocol):
+    """A ``_Put`` of any type."""
+
+    @property
+    def value(self) -> object: ...
+
+    def encode(self) -> bytes: ...
+
+
+class Transaction(Operation):
+    """Reads and writes of one snapshot, committed together when its block is left without an exception.
+
+    ``get`` hands out the one live object of a record: nobody else has it, and the same comes back each time. After
+    changing it, ``put`` it; what is not put counts as not changed, and the object is dropped. After the block don't
+    touch any of them: they are the cache's, or nobody's.
+    """
+
+    committed: Version | None = None
+    """The version that its commit made; ``None`` before it, and where there was nothing to write."""
+
+    def __init__(self, parts: Parts, holding: Holding) -> None:
+        super().__init__(parts, holding)
+        self._objects: dict[RecordName, object | None] = {}
+        self._writes: dict[RecordName, _Encodable | None] = {}
+
+    async def get(self, kind: RecordKind[Key, Value], key: Key) -> Value | None:
+        """Return the record's live object, or ``None`` if there is none."""
+        self._must_go_on()
+        name = self._name(kind, key)
+        if name not in self._objects:
+            encoded = await self._read(name)
+            self._must_go_on()  # as a task of its own, this may have waited for longer than the transaction lasts
+            if name not in self._objects:
+                self._objects[name] = None if encoded is None else self._object(kind, name, encoded)
+        # The name bears the kind, so that the only objects ever kept under it are of that kind's type.
+        return cast("Value | None", self._objects[name])
+
+    def put(self, kind: RecordKind[Key, Value], key: Key, value: Value) -> None:
+        """Write ``value`` as it will be when the block is left. From here on it belongs to the store."""
+        self._must_go_on()
+        name = self._name(kind, key)
+        self._objects[name] = value
+        write: _Put[Value] = _Put(kind.value, value)
+        self._writes[name] = write
+
+    def delete(self, kind: RecordKind[Key, Value], key: Key) -> None:
+        """Delete the record, if there is one. It counts as a change either way."""
+        self._must_go_on()
+        name = self._name(kind, key)
+        self._objects[name] = None
+        self._writes[name] = None
+
+    async def keys(self, kind: RecordKind[Key, Value]) -> tuple[Key, ...]:
+        """Return the keys of all records of one kind, with those put here and without those deleted here."""
+        self._must_go_on()
+        self._must_know(kind)
+        keys = await self._list(kind.name)
+        for name, write in self._writes.items():
+            if name.kind == kind.name:
+                (keys.discard if write is None else keys.add)(name.key)
+        return tuple(kind.decode_key(key) for key in sorted(keys))
+
+    async def commit(self) -> None:
+        """Write everything that was put or deleted, or, where that is nothing, validate what was read."""
+        self._ended = True
+        writes = {name: None if write is None else write.encode() for name, write in self._writes.items()}
+        if not writes:
+            return await self.validate()
+        # In a task of its own: a caller who is cancelled now waits until the outcome is settled in database and cache
+        # alike. To be told earlier would mean to be told that nothing happened, when it may yet happen.
+        outcome = asyncio.create_task(self._commit(writes))
+        cancelled: asyncio.CancelledError | None = None
+        while not outcome.done():
+            try:
+                await asyncio.wait((outcome,))
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is None:
+            return outcome.result()
+        if not outcome.cancelled() and (failure := outcome.exception()) is not None:
+            logger.debug("a cancelled commit failed epoch=%d: %r", self.epoch, failure)
+        raise cancelled
+
+    async def _commit(self, writes: Mapping[RecordName, bytes | None]) -> None:
+        await self._holding.committing.take()
+        try:
+            self._finish(await self._persist(writes), writes)
+        finally:
+            self._holding.committing.give()
+
+    async def _persist(self, writes: Mapping[RecordName, bytes | None]) -> Committed:
+        parts, lock = self._parts, self._parts.lock
+        try:
+            return await parts.records.commit(self.epoch, writes, parts.clock.now(), lock.times.duration)
+        except StoreBusy:
+            raise  # nothing was written, and the guard is as good as before
+        except BaseException:
+            # The fence stopped it, or nobody knows what was written: the next guard's sync finds out.
+            lock.lost(self.epoch)
+            raise
+
+    def _finish(self, committed: Committed, writes: Mapping[RecordName, bytes | None]) -> None:
+        """Let the cache take the values at the version of this commit, then tell everybody; all in one step (rule 5).
+
+        Where the guard died meanwhile the commit counts all the same, but the cache is no longer this operation's.
+        """
+        parts, version = self._parts, committed.version
+        self.committed = version
+        parts.counts.commits += 1
+        logger.debug(
+            "committed label=%s epoch=%d version=%d records=%d", parts.lock.label, self.epoch, version, len(writes)
+        )
+        if parts.lock.stands(self.epoch):
+            cached = {name: value for name, value in writes.items() if parts.kinds[name.kind].cached}
+            self._holding.install(version, cached, self._live(cached))
+        changes = tuple(Change(version, name) for name in writes)
+        parts.streams.tell(ChangeLog(version, Version(version - 1), changes))
+        parts.lock.told(self.epoch, committed.wanted)
+
+    def _live(self, cached: Mapping[RecordName, bytes | None]) -> dict[RecordName, object]:
+        """Return the objects that were put, but none that was put twice: it can't be the live object of two records."""
+        puts = {name: write.value for name in cached if (write := self._writes[name]) is not None}
+        times = Counter(id(value) for value in puts.values())
+        return {name: value for name, value in puts.items() if times[id(value)] == 1}
+
+    def _object(self, kind: RecordKind[Key, Value], name: RecordName, encoded: bytes) -> object:
+        live = self._holding.take(name)
+        return kind.decode_value(encoded) if live is None else live

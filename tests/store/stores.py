@@ -1,0 +1,316 @@
+"""What the tests of the store share: a clock that stands still, chance that repeats, gates, and cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import pytest
+
+from unwedged.protocol.cache import ChangeLog
+from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
+from unwedged.protocol.lease import Lease
+from unwedged.store.backend import Committed, Listed, Loaded, Row, RowName
+from unwedged.store.crypto_store import CryptoStore
+from unwedged.store.holding import RecordName
+from unwedged.store.lock import LeaseTimes
+from unwedged.store.records import BYTES, TEXT, Codec, RecordKind
+from unwedged.store.sealing import Sealer
+from unwedged.store.sqlite import SqliteBackend
+from unwedged.store.transactions import Kind, Transaction
+
+Result = TypeVar("Result")
+
+PATIENCE = 10
+"""Seconds after which a test that hangs fails instead. How long anything takes is no test's matter."""
+
+
+class Counter:
+    """A mutable object, like a ratchet: whoever has an old one is out of step."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+
+COUNTER = RecordKind("counter", TEXT, Codec[Counter](lambda c: b"%d" % c.count, lambda encoded: Counter(int(encoded))))
+DEVICE = RecordKind("device", TEXT, BYTES)
+PLAIN = RecordKind("plain", TEXT, BYTES, cached=False)
+KINDS: tuple[Kind, ...] = (COUNTER, DEVICE, PLAIN)
+
+
+class StillClock:
+    """A clock that stands still until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.time = 1_000_000
+        self.slept: list[int] = []
+        """How long everybody wanted to sleep, in order."""
+        self._sleepers: dict[asyncio.Future[None], int] = {}
+        self._somebody = asyncio.Condition()
+
+    def now(self) -> Milliseconds:
+        return Milliseconds(self.time)
+
+    async def sleep(self, duration: Milliseconds) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sleepers[future] = self.time + duration
+        self.slept.append(duration)
+        try:
+            async with self._somebody:
+                self._somebody.notify_all()
+            await future
+        finally:
+            del self._sleepers[future]
+
+    async def asleep(self, times: int) -> None:
+        """Wait until ``sleep`` was called so many times in all."""
+        async with asyncio.timeout(PATIENCE), self._somebody:
+            await self._somebody.wait_for(lambda: len(self.slept) >= times)
+
+    def advance(self, duration: int) -> None:
+        self.time += duration
+        for future, due in self._sleepers.items():
+            if due <= self.time and not future.done():
+                future.set_result(None)
+
+
+class SeededChance:
+    """Random numbers that are the same each time."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._random = random.Random(seed)
+
+    def instance(self) -> InstanceId:
+        return InstanceId(self._random.randrange(1, 2**63))
+
+    def between(self, low: Milliseconds, high: Milliseconds) -> Milliseconds:
+        return Milliseconds(self._random.randint(low, high))
+
+
+class Gate:
+    """Where a call waits until a test lets it go on."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+        self.opened = asyncio.Event()
+
+    async def pass_through(self) -> None:
+        self.reached.set()
+        await self.opened.wait()
+
+
+class GatedBackend:
+    """A backend whose calls can be held up before they run and before they return, or made to fail, by name."""
+
+    def __init__(self, backend: SqliteBackend) -> None:
+        self.inner = backend
+        self.calls: list[str] = []
+        self.before: dict[str, Gate] = {}
+        self.after: dict[str, Gate] = {}
+        self.failures: dict[str, BaseException] = {}
+        """Raised in place of the call, once."""
+        self.late_failures: dict[str, BaseException] = {}
+        """Raised after the call took effect, once."""
+
+    def hold_before(self, name: str) -> Gate:
+        return self.before.setdefault(name, Gate())
+
+    def hold_after(self, name: str) -> Gate:
+        return self.after.setdefault(name, Gate())
+
+    async def _call(self, name: str, call: Callable[[], Awaitable[Result]]) -> Result:
+        self.calls.append(name)
+        if gate := self.before.pop(name, None):
+            await gate.pass_through()
+        if name in self.failures:
+            raise self.failures.pop(name)
+        result = await call()
+        if gate := self.after.pop(name, None):
+            await gate.pass_through()
+        if name in self.late_failures:
+            raise self.late_failures.pop(name)
+        return result
+
+    async def acquire(self, instance: InstanceId, label: str, now: Milliseconds, duration: Milliseconds) -> Lease:
+        return await self._call("acquire", lambda: self.inner.acquire(instance, label, now, duration))
+
+    async def renew(self, epoch: Epoch, now: Milliseconds, duration: Milliseconds) -> Lease:
+        return await self._call("renew", lambda: self.inner.renew(epoch, now, duration))
+
+    async def release(self, epoch: Epoch) -> None:
+        await self._call("release", lambda: self.inner.release(epoch))
+
+    async def check(self, epoch: Epoch) -> Lease:
+        return await self._call("check", lambda: self.inner.check(epoch))
+
+    async def changes(self, since: Version, epoch: Epoch | None) -> ChangeLog[RowName]:
+        return await self._call("changes", lambda: self.inner.changes(since, epoch))
+
+    async def load(self, epoch: Epoch, name: RowName, since: Version) -> Loaded:
+        return await self._call("load", lambda: self.inner.load(epoch, name, since))
+
+    async def keys(self, epoch: Epoch, kind: str, since: Version) -> Listed:
+        return await self._call("keys", lambda: self.inner.keys(epoch, kind, since))
+
+    async def commit(self, epoch: Epoch, rows: Sequence[Row], now: Milliseconds, duration: Milliseconds) -> Committed:
+        return await self._call("commit", lambda: self.inner.commit(epoch, rows, now, duration))
+
+    async def truncate(self, floor: Version) -> None:
+        await self._call("truncate", lambda: self.inner.truncate(floor))
+
+    async def close(self) -> None:
+        await self._call("close", self.inner.close)
+
+
+class Instance(CryptoStore):
+    """A store object whose parts a test can reach. Its clock moves only when told to, and no task is started."""
+
+    gated: GatedBackend
+    clock: StillClock
+    sealer: Sealer
+    path: Path
+
+
+class Workbench:
+    """A store file, and process instances that share it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.clock = StillClock()
+        self.sealer: Sealer | None = None
+        self._chance = SeededChance()
+        self._opened: list[Instance] = []
+
+    async def instance(self, label: str, *, times: LeaseTimes | None = None) -> Instance:
+        backend = await SqliteBackend.open(self.path)
+        if self.sealer is None:
+            self.sealer = Sealer._of(backend.identity, bytes(32))  # no passphrase: scrypt is slow on purpose
+        gated = GatedBackend(backend)
+        store = Instance(
+            gated,
+            self.sealer,
+            KINDS,
+            label=label,
+            instance=self._chance.instance(),
+            version=Version(0),
+            times=times or LeaseTimes(),
+            clock=self.clock,
+            chance=self._chance,
+        )
+        store.gated, store.clock, store.sealer, store.path = gated, self.clock, self.sealer, self.path
+        self._opened.append(store)
+        return store
+
+    def lapse(self) -> None:
+        """Let more time pass than any lease lasts, without waking anybody who would renew."""
+        self.clock.time += 100_000
+
+    async def close(self) -> None:
+        async with AsyncExitStack() as closing:
+            for store in self._opened:
+                closing.push_async_callback(self._close, store)
+
+    async def _close(self, store: Instance) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE):  # for a failed test that left an operation running
+                await store.close()
+        finally:
+            await store.gated.inner.close()
+
+    def stored(self) -> dict[RecordName, bytes]:
+        """Read all records past every store object."""
+        assert self.sealer is not None
+        records = {}
+        with closing(sqlite3.connect(self.path)) as connection:
+            for kind, hidden, sealed in connection.execute("SELECT kind, key, value FROM record"):
+                key = self.sealer.reveal(kind, hidden)
+                records[RecordName(kind, key)] = self.sealer.open(kind, key, sealed)
+        return records
+
+    def version(self) -> int:
+        with closing(sqlite3.connect(self.path)) as connection:
+            [(version,)] = connection.execute("SELECT version FROM state")
+            assert isinstance(version, int)
+            return version
+
+    def assert_cache_is_snapshot(self, store: CryptoStore) -> None:
+        """Whatever a guard's cache holds is what is stored: values, known absences, and live objects."""
+        cache, stored = store.lock.holding.cache, self.stored()
+        assert store.lock.guard.epoch, "there is no guard, and so no cache that must be right"
+        assert cache.version == self.version()
+        for name, value in cache.records.items():
+            assert stored.get(name) == value
+        for name, live in store.lock.holding.live.items():
+            encoded = b"%d" % live.count if isinstance(live, Counter) else live
+            assert stored[name] == encoded
+
+
+@asynccontextmanager
+async def workbench(path: Path) -> AsyncIterator[Workbench]:
+    bench = Workbench(path)
+    try:
+        yield bench
+    finally:
+        await bench.close()
+
+
+@asynccontextmanager
+async def failing(error: type[BaseException], context: AbstractAsyncContextManager[Result]) -> AsyncIterator[Result]:
+    """Enter ``context`` and expect ``error`` from inside its block or from leaving it."""
+    with pytest.raises(error):
+        async with context as entered:
+            yield entered
+
+
+async def take_over(store: CryptoStore) -> None:
+    """Have ``store`` take a lease that is free or lapsed."""
+    assert await store.lock.acquire_now()
+
+
+async def count_up(transaction: Transaction, key: str = "n") -> int:
+    """Count one further: the operation that shows every lost update."""
+    counter = await transaction.get(COUNTER, key) or Counter(0)
+    counter.count += 1
+    transaction.put(COUNTER, key, counter)
+    return counter.count
+
+
+class CancelledAt(Generic[Result]):
+    """Await a coroutine, and cancel the task that does so when it is suspended for the ``at``-th time.
+
+    With ``late`` it is cancelled only when what it waited for has happened, and it is about to go on.
+    """
+
+    def __init__(self, work: Coroutine[object, None, Result], at: int, *, late: bool) -> None:
+        self._work = work
+        self._at = at
+        self._late = late
+        self.struck = False
+
+    def __await__(self) -> Generator[object, None, Result]:
+        inner = self._work.__await__()
+        suspensions = 0
+        failure: BaseException | None = None
+        while True:
+            try:
+                waited = inner.send(None) if failure is None else inner.throw(failure)
+            except StopIteration as stop:
+                result: Result = stop.value
+                return result
+            suspensions += 1
+            strikes = suspensions == self._at
+            self.struck = self.struck or strikes
+            if strikes and not self._late:
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+            failure = asyncio.CancelledError() if strikes and self._late else None
+            try:
+                yield waited
+            except BaseException as error:  # noqa: BLE001 (passed on to the coroutine)
+                failure = error

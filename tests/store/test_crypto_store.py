@@ -1,0 +1,704 @@
+"""The store as programs use it: stories, what goes wrong, and cancellation at every await."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+
+import pytest
+from tests.store.stores import (
+    COUNTER,
+    DEVICE,
+    KINDS,
+    PLAIN,
+    CancelledAt,
+    Counter,
+    Instance,
+    Workbench,
+    count_up,
+    failing,
+    take_over,
+    workbench,
+)
+
+from unwedged.protocol.guard import NO_GUARD, Stage
+from unwedged.protocol.identifiers import Version
+from unwedged.store import (
+    BYTES,
+    TEXT,
+    CryptoStore,
+    LeaseLost,
+    NestedOperation,
+    OperationEnded,
+    OperationInterrupted,
+    RecordKind,
+    SnapshotMoved,
+    StorageFailed,
+    StoreBusy,
+    StoreClosed,
+    Transaction,
+    UnknownKind,
+    View,
+    WrongPassphrase,
+    crypto_store,
+    sealing,
+)
+from unwedged.store.holding import RecordName
+from unwedged.store.sealing import Cost
+from unwedged.store.sqlite import SqliteBackend
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Workbench]:
+    async with workbench(tmp_path / "store.db") as made:
+        yield made
+
+
+@pytest.fixture
+async def phone(bench: Workbench) -> Instance:
+    return await bench.instance("phone")
+
+
+@pytest.fixture
+async def extension(bench: Workbench) -> Instance:
+    return await bench.instance("extension")
+
+
+async def count_of(view: View) -> int | None:
+    counter = await view.get(COUNTER, "n")
+    return None if counter is None else counter.count
+
+
+class BrokenCounter(Counter):
+    """Has a count that is no number."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        del self.count
+
+
+async def counter_of(transaction: Transaction) -> Counter | None:
+    return await transaction.get(COUNTER, "n")
+
+
+async def lose_lease(bench: Workbench, other: Instance) -> None:
+    """Have ``other`` take the lapsed lease, count up, and give it back."""
+    bench.lapse()
+    await other.run(count_up)
+    await other.lock.release_now()
+
+
+class TestOpening:
+    @pytest.fixture(autouse=True)
+    def cheap_scrypt(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sealing, "COST", Cost(n=2, r=1, p=1))
+
+    async def test_a_store_is_made_and_found_again(self, tmp_path: Path) -> None:
+        path = tmp_path / "store.db"
+        async with await CryptoStore.open(path, passphrase="p", label="one", kinds=KINDS) as store:
+            assert await store.run(count_up) == 1
+            async with store.view() as view:
+                counter = await view.get(COUNTER, "n")
+            assert counter is not None
+            assert counter.count == 1
+        async with await CryptoStore.open(str(path), passphrase="p", label="two", kinds=KINDS) as store:
+            assert store.statistics().version == 1
+            assert await store.run(count_up) == 2
+
+    async def test_two_may_make_its_key_at_once(self, tmp_path: Path) -> None:
+        backend = await SqliteBackend.open(tmp_path / "store.db")
+        await backend.close()
+
+        async def use(label: str) -> int:
+            async with await CryptoStore.open(tmp_path / "store.db", passphrase="p", label=label, kinds=KINDS) as store:
+                return await store.run(count_up)
+
+        assert sorted(await asyncio.gather(use("one"), use("two"), use("three"))) == [1, 2, 3]
+
+    async def test_what_does_not_fit_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "store.db"
+        async with await CryptoStore.open(path, passphrase="p", label="one", kinds=KINDS) as store:
+            await store.run(count_up)
+        with pytest.raises(WrongPassphrase):
+            await CryptoStore.open(path, passphrase="q", label="one", kinds=KINDS)
+        with pytest.raises(UnknownKind, match="counter"):
+            await CryptoStore.open(path, passphrase="p", label="one", kinds=[DEVICE])
+        with pytest.raises(ValueError, match="'device' was declared twice"):
+            await CryptoStore.open(path, passphrase="p", label="one", kinds=[DEVICE, RecordKind("device", TEXT, TEXT)])
+
+
+class TestTransactions:
+    async def test_everything_is_written_together(self, bench: Workbench, phone: Instance) -> None:
+        async with phone.transaction() as transaction:
+            assert await transaction.get(DEVICE, "a") is None
+            transaction.put(DEVICE, "a", b"1")
+            transaction.put(DEVICE, "b", b"2")
+            transaction.put(PLAIN, "c", b"3")
+            transaction.delete(DEVICE, "b")
+            assert await transaction.get(DEVICE, "a") == b"1"
+            assert await transaction.get(DEVICE, "b") is None
+            assert await transaction.keys(DEVICE) == ("a",)
+            assert bench.stored() == {}
+        assert transaction.committed == 1
+        assert bench.stored() == {RecordName("device", b"a"): b"1", RecordName("plain", b"c"): b"3"}
+        bench.assert_cache_is_snapshot(phone)
+        async with phone.transaction() as transaction:
+            transaction.delete(DEVICE, "a")
+            transaction.put(DEVICE, "z", b"4")
+            transaction.put(DEVICE, "y", b"5")
+            assert await transaction.keys(DEVICE) == ("y", "z")
+        bench.assert_cache_is_snapshot(phone)
+
+    async def test_an_exception_drops_everything(self, bench: Workbench, phone: Instance) -> None:
+        await phone.run(count_up)
+
+        async def fail(transaction: Transaction) -> None:
+            await count_up(transaction)
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await phone.run(fail)
+        assert phone.statistics().live_objects == 0
+        assert await phone.run(count_up) == 2
+        bench.assert_cache_is_snapshot(phone)
+
+    async def test_there_is_one_live_object_of_each_record(self, phone: Instance) -> None:
+        async with phone.transaction() as transaction:
+            made = Counter(1)
+            transaction.put(COUNTER, "n", made)
+        async with phone.transaction() as transaction:
+            gets = [asyncio.create_task(counter_of(transaction)) for _ in range(2)]
+            one, again = [await get for get in gets]
+            assert one is again is made
+            made.count = 5
+            transaction.put(COUNTER, "n", made)
+        async with phone.view() as view:
+            copy = await view.get(COUNTER, "n")
+        assert copy is not None
+        assert copy is not made
+        assert copy.count == 5
+
+    async def test_what_was_not_put_was_not_changed(self, phone: Instance) -> None:
+        await phone.run(count_up)
+        async with phone.transaction() as transaction:
+            counter = await transaction.get(COUNTER, "n")
+            assert counter is not None
+            counter.count = 100
+        assert await phone.run(count_up) == 2
+
+    async def test_an_object_put_twice_is_two_afterwards(self, bench: Workbench, phone: Instance) -> None:
+        async with phone.transaction() as transaction:
+            counter = Counter(1)
+            transaction.put(COUNTER, "n", counter)
+            transaction.put(COUNTER, "m", counter)
+        assert await phone.run(count_up) == 2
+        bench.assert_cache_is_snapshot(phone)
+
+    async def test_a_deleted_record_leaves_no_live_object(self, bench: Workbench, phone: Instance) -> None:
+        await phone.run(count_up)
+        async with phone.transaction() as transaction:
+            transaction.delete(COUNTER, "n")
+        bench.assert_cache_is_snapshot(phone)
+        assert await phone.run(count_up) == 1
+
+    async def test_they_run_one_at_a_time(self, phone: Instance) -> None:
+        assert sorted(await asyncio.gather(*(phone.run(count_up) for _ in range(20)))) == list(range(1, 21))
+
+    async def test_one_that_only_read_is_validated(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await phone.run(count_up)
+        async with failing(LeaseLost, phone.transaction()) as transaction:
+            await transaction.get(COUNTER, "n")
+            await lose_lease(bench, extension)
+        assert phone.lock.guard == NO_GUARD
+
+    async def test_uncached_kinds_stay_out_of_memory(self, phone: Instance) -> None:
+        async with phone.transaction() as transaction:
+            transaction.put(PLAIN, "p", b"1")
+        for _ in range(2):
+            async with phone.transaction() as transaction:
+                assert await transaction.get(PLAIN, "p") == b"1"
+                assert await transaction.get(PLAIN, "p") == b"1"
+        async with phone.view() as view:
+            assert await view.get(PLAIN, "p") == b"1"
+            assert await view.get(PLAIN, "p") == b"1"
+        assert phone.gated.calls.count("load") == 3, "each operation loads it once"
+        assert phone.statistics().cached_records == phone.statistics().live_objects == 0
+
+    async def test_a_value_that_has_no_encoding_spoils_nothing(self, bench: Workbench, phone: Instance) -> None:
+        await phone.run(count_up)
+        async with failing(AttributeError, phone.transaction()) as transaction:
+            await count_up(transaction)
+            transaction.put(COUNTER, "m", BrokenCounter(1))
+        assert await phone.run(count_up) == 2
+        bench.assert_cache_is_snapshot(phone)
+
+
+class TestViews:
+    async def test_they_see_one_version_while_others_commit(self, phone: Instance) -> None:
+        await phone.run(count_up)
+        async with phone.view() as view:
+            assert await count_of(view) == 1
+            await asyncio.create_task(phone.run(count_up))
+            assert await count_of(view) == 1
+        assert await phone.query(count_of) == 2
+
+    async def test_what_they_can_no_longer_load_is_said(self, bench: Workbench, phone: Instance) -> None:
+        async def write(transaction: Transaction) -> None:
+            transaction.put(DEVICE, "d", b"2")
+
+        async with failing(SnapshotMoved, phone.view()) as view:
+            await asyncio.create_task(phone.run(write))
+            await view.get(DEVICE, "d")
+        async with failing(SnapshotMoved, phone.view()) as view:
+            await asyncio.create_task(phone.run(write))
+            await view.keys(DEVICE)
+        async with phone.view() as view:
+            await asyncio.create_task(phone.run(write))
+            assert await view.get(DEVICE, "other") is None
+            assert await view.keys(COUNTER) == ()
+        bench.assert_cache_is_snapshot(phone)
+
+    async def test_a_load_that_comes_back_after_a_commit_does_not_enter_the_cache(
+        self, bench: Workbench, phone: Instance
+    ) -> None:
+        gate = phone.gated.hold_after("load")
+        looking = asyncio.create_task(phone.query(count_of))
+        await gate.reached.wait()
+        async with phone.transaction() as transaction:
+            transaction.put(COUNTER, "n", Counter(7))
+        gate.opened.set()
+        assert await looking is None
+        bench.assert_cache_is_snapshot(phone)
+
+    async def test_none_begins_while_a_commit_is_in_flight(self, phone: Instance) -> None:
+        await phone.run(count_up)
+        gate = phone.gated.hold_after("commit")
+        committing = asyncio.create_task(phone.run(count_up))
+        await gate.reached.wait()
+        looking = asyncio.create_task(phone.query(count_of))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert phone.lock.holding.running == 1
+        gate.opened.set()
+        assert await committing == 2
+        assert await looking == 2
+
+    async def test_without_the_lease_there_is_no_answer(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await phone.run(count_up)
+        async with failing(LeaseLost, phone.view()) as view:
+            assert await count_of(view) == 1
+            await lose_lease(bench, extension)
+        assert await phone.query(count_of) == 2
+
+    async def test_a_load_without_the_lease_is_stopped(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        async with failing(LeaseLost, phone.view()) as view:
+            await view.get(DEVICE, "d")
+            await lose_lease(bench, extension)
+            await view.get(COUNTER, "n")
+        assert phone.lock.guard == NO_GUARD
+
+
+class TestRerunning:
+    async def test_a_lost_lease_is_out_of_sight(self, bench: Workbench, phone: Instance, extension: Instance) -> None:
+        tries = 0
+
+        async def unlucky(transaction: Transaction) -> int:
+            nonlocal tries
+            tries += 1
+            count = await count_up(transaction)
+            if tries < 3:
+                await asyncio.create_task(lose_lease(bench, extension))
+            return count
+
+        assert await phone.run(unlucky) == 3
+        assert tries == 3
+        assert phone.statistics().reruns == 2
+        assert phone.statistics().leases_lost == 2
+        bench.assert_cache_is_snapshot(phone)
+
+    async def test_it_gives_up_after_the_stated_number(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        tries = 0
+
+        async def hopeless(_view: View) -> None:
+            nonlocal tries
+            tries += 1
+            await asyncio.create_task(lose_lease(bench, extension))
+
+        with pytest.raises(OperationInterrupted):
+            await phone.query(hopeless)
+        assert tries == crypto_store.ATTEMPTS
+        with pytest.raises(OperationInterrupted):
+            await phone.query(hopeless, attempts=1)
+        assert tries == crypto_store.ATTEMPTS + 1
+        with pytest.raises(ValueError, match="at least one attempt"):
+            await phone.query(hopeless, attempts=0)
+
+    async def test_other_failures_are_the_callers(self, phone: Instance) -> None:
+        async def wrong(_transaction: Transaction) -> None:
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await phone.run(wrong)
+
+    async def test_results_leave_only_after_the_commit(self, phone: Instance) -> None:
+        gate = phone.gated.hold_before("commit")
+        running = asyncio.create_task(phone.run(count_up))
+        await gate.reached.wait()
+        assert not running.done()
+        gate.opened.set()
+        assert await running == 1
+
+
+class TestFailingCommits:
+    async def test_a_busy_database_leaves_the_cache_as_it_was(self, bench: Workbench, phone: Instance) -> None:
+        await phone.run(count_up)
+        phone.gated.failures["commit"] = StoreBusy("busy")
+        with pytest.raises(StoreBusy):
+            await phone.run(count_up)
+        assert phone.lock.guard.epoch == 1
+        bench.assert_cache_is_snapshot(phone)
+        assert await phone.run(count_up) == 2
+
+    @pytest.mark.parametrize("landed", [False, True])
+    async def test_where_the_outcome_is_unknown_the_next_sync_finds_out(
+        self, bench: Workbench, phone: Instance, landed: bool
+    ) -> None:
+        await phone.run(count_up)
+        failures = phone.gated.late_failures if landed else phone.gated.failures
+        failures["commit"] = StorageFailed("the disk is gone")
+        async with phone.subscribe(COUNTER) as changes:
+            with pytest.raises(StorageFailed):
+                await phone.run(count_up)
+            assert phone.lock.guard == NO_GUARD
+            assert await phone.run(count_up) == 2 + landed
+            assert [(await anext(changes)).version for _ in range(1 + landed)] == list(range(2, 3 + landed))
+        bench.assert_cache_is_snapshot(phone)
+
+    async def test_a_commit_that_outlives_its_guard_counts_but_is_not_installed(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        gate = phone.gated.hold_after("commit")
+        committing = asyncio.create_task(phone.run(count_up))
+        await gate.reached.wait()
+        await lose_lease(bench, extension)
+        await phone.lock.renew_now()
+        await take_over(phone)
+        gate.opened.set()
+        assert await committing == 1
+        bench.assert_cache_is_snapshot(phone)
+        assert await phone.run(count_up) == 3
+
+    async def test_a_cancelled_caller_hears_of_it_when_the_outcome_is_settled(
+        self, bench: Workbench, phone: Instance
+    ) -> None:
+        await phone.run(count_up)
+        gate = phone.gated.hold_after("commit")
+        committing = asyncio.create_task(phone.run(count_up))
+        await gate.reached.wait()
+        for _ in range(3):
+            committing.cancel()
+            await asyncio.sleep(0)
+            assert not committing.done()
+        gate.opened.set()
+        with pytest.raises(asyncio.CancelledError):
+            await committing
+        bench.assert_cache_is_snapshot(phone)
+        assert await phone.run(count_up) == 3
+
+    async def test_a_cancelled_commit_that_fails_is_handled_too(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await phone.run(count_up)
+        gate = phone.gated.hold_before("commit")
+        committing = asyncio.create_task(phone.run(count_up))
+        await gate.reached.wait()
+        await lose_lease(bench, extension)
+        committing.cancel()
+        gate.opened.set()
+        with pytest.raises(asyncio.CancelledError):
+            await committing
+        assert phone.lock.guard == NO_GUARD
+        assert await phone.run(count_up) == 3
+        bench.assert_cache_is_snapshot(phone)
+
+
+class TestCancellation:
+    """Each operation is cancelled at its first await, at its second, and so on, until it gets through."""
+
+    @staticmethod
+    async def transaction(store: Instance) -> None:
+        async with store.transaction() as transaction:
+            await count_up(transaction)
+            await transaction.keys(COUNTER)
+
+    @staticmethod
+    async def reading(store: Instance) -> None:
+        async with store.transaction() as transaction:
+            await transaction.get(COUNTER, "n")
+
+    @staticmethod
+    async def view(store: Instance) -> None:
+        async with store.view() as view:
+            await count_of(view)
+            await view.keys(COUNTER)
+
+    @staticmethod
+    async def run(store: Instance) -> None:
+        await store.run(count_up)
+
+    @staticmethod
+    async def query(store: Instance) -> None:
+        await store.query(count_of)
+
+    @staticmethod
+    async def hold(store: Instance) -> None:
+        await store.lock.hold()
+
+    @staticmethod
+    async def acquire(store: Instance) -> None:
+        await store.lock.acquire_now()
+
+    @staticmethod
+    async def release(store: Instance) -> None:
+        await store.lock.release_now()
+
+    @staticmethod
+    async def subscribe(store: Instance) -> None:
+        async with store.subscribe(COUNTER):
+            pass
+
+    @pytest.mark.parametrize("late", [False, True])
+    @pytest.mark.parametrize("held", [False, True])
+    @pytest.mark.parametrize(
+        "work", ["transaction", "reading", "view", "run", "query", "hold", "acquire", "release", "subscribe"]
+    )
+    async def test_at_every_await(self, bench: Workbench, work: str, held: bool, late: bool) -> None:
+        operation: Callable[[Instance], Coroutine[object, None, None]] = getattr(self, work)
+        phone, other = await bench.instance("phone"), await bench.instance("other")
+        count = 0
+        for at in range(1, 100):
+            count = await other.run(count_up)
+            await other.lock.release_now()
+            if held:
+                await take_over(phone)
+            async with phone.subscribe(COUNTER) as changes:
+                heard = bench.version()
+                attempt = CancelledAt(operation(phone), at, late=late)
+                task = asyncio.create_task(self.attempt(attempt))
+                await asyncio.wait((task,))
+                assert task.cancelled() or not attempt.struck or work in ("run", "transaction"), "it was swallowed"
+
+                count = await self.assert_intact(bench, phone, count)
+                told = [(await anext(changes)).version for _ in range(bench.version() - heard)]
+                assert told == list(range(heard + 1, bench.version() + 1))
+            await phone.lock.release_now()
+            if not attempt.struck:
+                return
+        pytest.fail("it never got through")
+
+    @staticmethod
+    async def attempt(attempt: CancelledAt[None]) -> None:
+        await attempt
+
+    @staticmethod
+    async def assert_intact(bench: Workbench, phone: Instance, before: int) -> int:
+        """Nothing was lost, nothing was counted twice, cache and database agree, and the store can be used."""
+        async with phone.view() as view:
+            seen = await count_of(view)
+        assert seen in (before, before + 1)
+        bench.assert_cache_is_snapshot(phone)
+        after = await phone.run(count_up)
+        assert after == seen + 1
+        bench.assert_cache_is_snapshot(phone)
+        assert phone.lock.holding.running == 0
+        return after
+
+
+class TestMisuse:
+    async def test_nesting_is_refused(self, phone: Instance) -> None:
+        async with phone.transaction() as transaction:
+            await count_up(transaction)
+            with pytest.raises(NestedOperation):
+                await phone.run(count_up)
+            with pytest.raises(NestedOperation):
+                await phone.query(count_of)
+            with pytest.raises(NestedOperation):
+                await phone.close()
+        assert await phone.query(count_of) == 1
+        async with phone.view():
+            with pytest.raises(NestedOperation):
+                await phone.run(count_up)
+
+    async def test_what_has_ended_is_not_used(self, phone: Instance) -> None:
+        async with phone.transaction() as transaction:
+            pass
+        with pytest.raises(OperationEnded):
+            transaction.put(DEVICE, "d", b"")
+        with pytest.raises(OperationEnded):
+            transaction.delete(DEVICE, "d")
+        async with phone.view() as view:
+            pass
+        for ended in (transaction, view):
+            with pytest.raises(OperationEnded):
+                await ended.get(DEVICE, "d")
+            with pytest.raises(OperationEnded):
+                await ended.keys(DEVICE)
+
+    async def test_a_get_that_outlasts_its_transaction_takes_nothing(self, phone: Instance) -> None:
+        gate = phone.gated.hold_before("load")
+        async with phone.transaction() as transaction:
+            late = asyncio.create_task(counter_of(transaction))
+            await gate.reached.wait()
+        gate.opened.set()
+        with pytest.raises(OperationEnded):
+            await late
+
+    async def test_kinds_must_be_declared(self, phone: Instance) -> None:
+        other = RecordKind("device", TEXT, TEXT)
+        async with phone.transaction() as transaction:
+            with pytest.raises(UnknownKind):
+                transaction.put(RecordKind("other", TEXT, BYTES), "k", b"")
+            with pytest.raises(UnknownKind):
+                await transaction.get(other, "k")
+            with pytest.raises(UnknownKind):
+                await transaction.keys(other)
+
+    async def test_nothing_goes_on_after_close(self, phone: Instance) -> None:
+        began, go_on = asyncio.Event(), asyncio.Event()
+
+        async def lasting(transaction: Transaction) -> int:
+            began.set()
+            await go_on.wait()
+            return await count_up(transaction)
+
+        running = asyncio.create_task(phone.run(lasting))
+        await began.wait()
+        behind = asyncio.create_task(phone.run(count_up))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(phone.close())
+        await asyncio.sleep(0)
+        with pytest.raises(StoreClosed):
+            await phone.run(count_up)
+        assert not closing.done()
+        go_on.set()
+        assert await running == 1
+        await closing
+        with pytest.raises(StoreClosed):
+            await behind
+        assert repr(phone) == "<CryptoStore 'phone' closed epoch=0 version=1 cached=1 running=0>"
+
+
+class TestHandover:
+    async def test_what_changed_is_dropped_and_the_rest_is_kept(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        for key in ("a", "b", "c"):
+            await phone.run(lambda transaction, key=key: count_up(transaction, key))  # type: ignore[misc]
+        await phone.lock.release_now()
+        await extension.run(lambda transaction: count_up(transaction, "b"))
+        await extension.lock.release_now()
+        await take_over(phone)
+        statistics = phone.statistics()
+        assert (statistics.cached_records, statistics.live_objects) == (2, 2)
+        assert (statistics.invalidations, statistics.records_dropped) == (1, 1)
+        bench.assert_cache_is_snapshot(phone)
+        assert await phone.run(lambda transaction: count_up(transaction, "b")) == 3
+
+    async def test_an_operation_of_a_dead_guard_finds_no_live_object(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await phone.run(count_up)
+        await phone.run(lambda transaction: count_up(transaction, "kept"))
+        async with failing(LeaseLost, phone.transaction()) as zombie:
+            await lose_lease(bench, extension)
+            await phone.lock.renew_now()
+            assert await asyncio.create_task(phone.run(count_up)) == 3
+            assert phone.statistics().live_objects == 2
+            assert await count_up(zombie) == 2, "it goes on with its own snapshot"
+        bench.assert_cache_is_snapshot(phone)
+        assert await phone.run(count_up) == 4
+
+    async def test_a_truncated_log_drops_everything(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await phone.run(count_up)
+        await phone.lock.release_now()
+        await extension.run(lambda transaction: count_up(transaction, "b"))
+        await extension.lock.release_now()
+        await extension.gated.truncate(Version(2))
+        await take_over(phone)
+        assert (phone.statistics().cached_records, phone.statistics().live_objects) == (0, 0)
+        bench.assert_cache_is_snapshot(phone)
+
+    async def test_an_unchanged_store_drops_nothing(self, phone: Instance, extension: Instance) -> None:
+        await phone.run(count_up)
+        await phone.lock.release_now()
+        assert await extension.query(count_of) == 1
+        await extension.lock.release_now()
+        await take_over(phone)
+        assert phone.statistics().cached_records == 1
+        assert phone.statistics().invalidations == 0
+
+    async def test_the_log_says_where_a_record_was_lost(
+        self, bench: Workbench, phone: Instance, extension: Instance, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.DEBUG, logger="unwedged")
+        await phone.run(count_up)
+        await lose_lease(bench, extension)
+        await phone.lock.renew_now()
+        said = [record.getMessage() for record in caplog.records]
+        assert said == [
+            "lease acquired label=phone epoch=1",
+            "cache synced label=phone epoch=1 version=0 since=0 dropped=0 kept=0",
+            "committed label=phone epoch=1 version=1 records=1",
+            "lease acquired label=extension epoch=2",
+            "cache synced label=extension epoch=2 version=1 since=0 dropped=0 kept=0",
+            "committed label=extension epoch=2 version=2 records=1",
+            "lease released label=extension epoch=2",
+            "lease lost label=phone epoch=1 version=1",
+        ]
+
+
+async def test_the_change_log_is_truncated_now_and_then(phone: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crypto_store, "KEPT_CHANGES", 3)
+    monkeypatch.setattr(crypto_store, "TRUNCATE_EVERY", 2)
+    for _ in range(6):
+        await phone.run(count_up)
+    await asyncio.gather(*phone._tasks)
+    log = await phone.gated.changes(Version(0), None)
+    assert log.floor == 3
+    assert [change.version for change in log.changes] == [4, 5, 6]
+
+
+async def test_a_failed_truncation_costs_nothing(
+    phone: Instance, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(crypto_store, "KEPT_CHANGES", 0)
+    monkeypatch.setattr(crypto_store, "TRUNCATE_EVERY", 1)
+    phone.gated.failures["truncate"] = StoreBusy("busy")
+    await phone.run(count_up)
+    await asyncio.gather(*phone._tasks)
+    assert "truncating failed label=phone floor=1" in caplog.text
+
+
+async def test_representations_say_much_and_no_secret(phone: Instance) -> None:
+    async with phone.transaction() as transaction:
+        transaction.put(DEVICE, "secret key", b"secret value")
+        assert repr(transaction) == "<Transaction epoch=1 version=0>"
+    async with phone.view() as view:
+        await view.get(DEVICE, "secret key")
+        assert repr(phone) == "<CryptoStore 'phone' held epoch=1 version=1 cached=1 running=1>"
+    assert repr(view) == "<View epoch=1 version=1 ended>"
+    assert phone.lock.guard.stage is Stage.HELD
+    for shown in (repr(phone), repr(transaction), repr(view), repr(phone.statistics())):
+        assert "secret" not in shown

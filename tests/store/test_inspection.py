@@ -1,0 +1,154 @@
+"""Looking at a store from outside: what is seen, and that looking leaves no trace."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
+from unwedged.protocol.lease import Lease
+from unwedged.store import schema
+from unwedged.store.backend import Row, RowName
+from unwedged.store.errors import NotAStore, StorageFailed, UnsupportedSchema
+from unwedged.store.inspection import Inspection, inspect
+from unwedged.store.sqlite import SqliteBackend
+
+NOW, DURATION = Milliseconds(5_000), Milliseconds(2_000)
+A, B, C = RowName("device", b"a"), RowName("device", b"b"), RowName("session", b"a")
+
+
+async def fill(path: Path) -> SqliteBackend:
+    """Make a store with three commits, still open."""
+    backend = await SqliteBackend.open(path)
+    epoch = (await backend.acquire(InstanceId(7), "phone app", NOW, DURATION)).epoch
+    for rows in ([Row(A, b"1"), Row(C, b"1")], [Row(B, b"2")], [Row(C, b"3")]):
+        await backend.commit(epoch, rows, NOW, DURATION)
+    await backend.truncate(Version(1))
+    await backend.acquire(InstanceId(8), "extension", NOW, DURATION)
+    return backend
+
+
+def expected(identity: str) -> Inspection:
+    return Inspection(
+        schema=1,
+        identity=identity,
+        version=Version(3),
+        floor=Version(1),
+        lease=Lease(Epoch(1), InstanceId(7), Milliseconds(7_000), wanted=True),
+        label="phone app",
+        records={"device": 2, "session": 1},
+        changes=((Version(2), "device"), (Version(3), "session")),
+    )
+
+
+def folder(path: Path) -> dict[str, tuple[bytes, int]]:
+    """Read every file of a folder, but not the index of the write-ahead log, where SQLite keeps its readers' locks."""
+    return {
+        file.name: (file.read_bytes(), file.stat().st_mtime_ns)
+        for file in path.iterdir()
+        if not file.name.endswith("-shm")
+    }
+
+
+async def test_a_store_that_nobody_has_open(tmp_path: Path) -> None:
+    backend = await fill(tmp_path / "store")
+    await backend.close()
+    before = folder(tmp_path)
+    assert inspect(tmp_path / "store") == expected(backend.identity.hex())
+    assert folder(tmp_path) == before
+    assert not (tmp_path / "store-shm").exists()
+
+
+async def test_a_store_that_is_open_here(tmp_path: Path) -> None:
+    backend = await fill(tmp_path / "store")
+    before = folder(tmp_path)
+    assert inspect(tmp_path / "store") == expected(backend.identity.hex())
+    assert folder(tmp_path) == before
+    await backend.commit(Epoch(1), [Row(A, None)], NOW, DURATION)
+    assert inspect(tmp_path / "store").version == 4, "the last commit is seen"
+    assert inspect(tmp_path / "store").records == {"device": 1, "session": 1}
+    await backend.close()
+
+
+async def test_a_transaction_that_is_under_way_is_not_seen_and_not_waited_for(tmp_path: Path) -> None:
+    backend = await fill(tmp_path / "store")
+    with closing(sqlite3.connect(tmp_path / "store", isolation_level=None)) as raw:
+        raw.execute("BEGIN IMMEDIATE")
+        raw.execute("UPDATE state SET version = 9")
+        assert inspect(tmp_path / "store").version == 3
+        raw.execute("ROLLBACK")
+    await backend.close()
+
+
+CRASH = """
+import asyncio, os, pathlib, signal, sys
+sys.path.insert(0, sys.argv[2])
+import test_inspection
+
+async def main():
+    backend = await test_inspection.fill(pathlib.Path(sys.argv[1]))
+    print(backend.identity.hex(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("index", ["kept", "lost"])
+def test_a_store_whose_last_user_crashed(tmp_path: Path, index: str) -> None:
+    arguments = [sys.executable, "-c", CRASH, str(tmp_path / "store"), str(Path(__file__).parent)]
+    # The paths of this process are the child's, however the package came to be found here.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    child = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    before = folder(tmp_path)
+    assert sorted(before) == ["store", "store-wal"]
+    if index == "lost":
+        (tmp_path / "store-shm").unlink()
+    assert inspect(tmp_path / "store") == expected(child.stdout.strip())
+    assert folder(tmp_path) == before
+
+
+async def test_as_many_lines_as_asked_for(tmp_path: Path) -> None:
+    backend = await fill(tmp_path / "store")
+    assert inspect(tmp_path / "store", lines=1).changes == ((3, "session"),)
+    assert inspect(tmp_path / "store", lines=0).changes == ()
+    await backend.close()
+
+
+def test_what_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    (tmp_path / "notes").write_text("Some notes of mine.\n" * 200)
+    before = folder(tmp_path)
+    for name in ("empty", "notes"):
+        with pytest.raises(NotAStore):
+            inspect(tmp_path / name)
+    for name in ("missing", "."):
+        with pytest.raises(StorageFailed):
+            inspect(tmp_path / name)
+    assert folder(tmp_path) == before
+
+
+async def test_a_newer_schema(tmp_path: Path) -> None:
+    await (await fill(tmp_path / "store")).close()
+    with closing(sqlite3.connect(tmp_path / "store")) as connection:
+        connection.execute(f"PRAGMA user_version = {len(schema.MIGRATIONS) + 1}")
+    before = folder(tmp_path)
+    with pytest.raises(UnsupportedSchema):
+        inspect(tmp_path / "store")
+    assert folder(tmp_path) == before
+
+
+async def test_a_name_that_a_web_address_would_read_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "a?mode=rwc#b%20c"
+    backend = await fill(path)
+    assert inspect(path) == expected(backend.identity.hex())
+    await backend.close()
+    assert inspect(path) == expected(backend.identity.hex())

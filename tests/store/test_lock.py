@@ -1,0 +1,456 @@
+"""The lease as one process uses it: when operations may begin, and what ends a guard."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.store.stores import DEVICE, PATIENCE, Instance, Workbench, count_up, take_over, workbench
+
+from unwedged.protocol.guard import NO_GUARD, Stage
+from unwedged.protocol.identifiers import Epoch, Milliseconds
+from unwedged.store.errors import LeaseLost, StorageFailed, StoreBusy, StoreClosed
+from unwedged.store.holding import Turn
+from unwedged.store.lock import LONGEST_PAUSE, LeaseTimes
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Workbench]:
+    async with workbench(tmp_path / "store.db") as made:
+        yield made
+
+
+@pytest.fixture
+async def phone(bench: Workbench) -> Instance:
+    return await bench.instance("phone")
+
+
+@pytest.fixture
+async def extension(bench: Workbench) -> Instance:
+    return await bench.instance("extension")
+
+
+async def settle(store: Instance) -> None:
+    """Wait until the lock's own tasks (acquisitions and releases) have ended."""
+    async with asyncio.timeout(PATIENCE):
+        while store.lock._tasks:
+            await asyncio.wait(store.lock._tasks)
+
+
+class TestTimes:
+    def test_the_defaults_are_valid(self) -> None:
+        assert LeaseTimes() == LeaseTimes(Milliseconds(2000), Milliseconds(500), Milliseconds(100))
+
+    @pytest.mark.parametrize(
+        ("duration", "renew_every", "idle_after"),
+        [(0, 1, 1), (60_001, 500, 100), (2000, 667, 100), (2000, 0, 100), (2000, 500, 0)],
+    )
+    def test_others_are_refused(self, duration: int, renew_every: int, idle_after: int) -> None:
+        with pytest.raises(ValueError, match="ms"):
+            LeaseTimes(Milliseconds(duration), Milliseconds(renew_every), Milliseconds(idle_after))
+
+
+class TestAcquiring:
+    async def test_the_epoch_grows_each_time(self, phone: Instance) -> None:
+        for epoch in (1, 2, 3):
+            await take_over(phone)
+            assert phone.lock.guard.epoch == epoch
+            await phone.lock.release_now()
+            assert phone.lock.guard == NO_GUARD
+
+    async def test_who_is_refused_leaves_word(self, phone: Instance, extension: Instance) -> None:
+        await take_over(phone)
+        assert not await extension.lock.acquire_now()
+        assert extension.lock.guard == NO_GUARD
+        await phone.lock.renew_now()
+        assert phone.lock.guard.stage is Stage.CLOSING
+        await settle(phone)
+        assert phone.lock.guard == NO_GUARD
+        await take_over(extension)
+
+    async def test_a_lapsed_lease_is_taken_and_its_guard_dies_at_the_next_access(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await take_over(phone)
+        bench.lapse()
+        await take_over(extension)
+        assert phone.lock.guard.stage is Stage.HELD
+        await phone.lock.renew_now()
+        assert phone.lock.guard == NO_GUARD
+        assert phone.statistics().leases_lost == 1
+
+    async def test_a_clock_that_jumps_back_leaves_nobody_stuck(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await take_over(phone)
+        bench.clock.time -= 500_000
+        await take_over(extension)
+
+    async def test_all_who_wait_share_one_acquisition(self, phone: Instance) -> None:
+        await asyncio.gather(*(phone.lock.hold() for _ in range(10)))
+        assert phone.gated.calls == ["acquire", "changes"]
+
+    async def test_a_cancelled_caller_cancels_it_for_nobody(self, phone: Instance) -> None:
+        gate = phone.gated.hold_before("changes")
+        first, second = asyncio.create_task(phone.lock.hold()), asyncio.create_task(phone.lock.hold())
+        await gate.reached.wait()
+        first.cancel()
+        gate.opened.set()
+        await second
+        assert first.cancelled()
+        assert phone.gated.calls == ["acquire", "changes"]
+
+    async def test_nothing_begins_before_the_sync_is_done(self, phone: Instance) -> None:
+        gate = phone.gated.hold_after("changes")
+        early = asyncio.create_task(phone.lock.hold())
+        await gate.reached.wait()
+        late = asyncio.create_task(phone.lock.hold())
+        await all_that_can_run()
+        assert phone.lock.guard.stage is Stage.SYNCING
+        assert not early.done()
+        assert not late.done()
+        gate.opened.set()
+        await asyncio.gather(early, late)
+
+    @pytest.mark.parametrize("failure", [StoreBusy("busy"), StorageFailed("no disk"), RuntimeError("a bug")])
+    async def test_a_failed_sync_leaves_no_guard_and_is_told_to_all(
+        self, phone: Instance, extension: Instance, bench: Workbench, failure: Exception
+    ) -> None:
+        await extension.run(count_up)
+        await extension.lock.release_now()
+        phone.gated.failures["changes"] = failure
+        outcomes = await asyncio.gather(*(phone.lock.hold() for _ in range(3)), return_exceptions=True)
+        assert outcomes == [failure] * 3
+        assert phone.lock.guard == NO_GUARD
+        assert phone.lock.holding.cache.version == 0, "it must not count as synced"
+        assert await phone.run(count_up) == 2
+        bench.assert_cache_is_snapshot(phone)
+
+    async def test_a_lease_that_lapses_during_the_sync_is_asked_for_again(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        gate = phone.gated.hold_before("changes")
+        waiting = asyncio.create_task(phone.lock.hold())
+        await gate.reached.wait()
+        bench.lapse()
+        await take_over(extension)
+        await extension.lock.release_now()
+        gate.opened.set()
+        await waiting
+        assert phone.lock.guard.epoch == 3
+
+    async def test_a_renewal_may_find_out_during_the_sync(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        gate = phone.gated.hold_after("changes")
+        acquiring = asyncio.create_task(phone.lock.acquire_now())
+        await gate.reached.wait()
+        bench.lapse()
+        await take_over(extension)
+        await phone.lock.renew_now()
+        gate.opened.set()
+        with pytest.raises(LeaseLost):
+            await acquiring
+        assert phone.lock.guard == NO_GUARD
+
+    async def test_who_waits_asks_again_after_growing_pauses(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await take_over(phone)
+        waiting = asyncio.create_task(extension.lock.hold())
+        for refusal in range(1, 12):
+            await bench.clock.asleep(refusal)
+            bench.clock.advance(LONGEST_PAUSE)
+        await bench.clock.asleep(12)
+        assert all(1 <= pause <= min(2**n, LONGEST_PAUSE) for n, pause in enumerate(bench.clock.slept))
+        assert max(bench.clock.slept) > 16
+        await phone.lock.release_now()
+        bench.clock.advance(LONGEST_PAUSE)
+        await waiting
+
+    async def test_nobody_asks_when_nobody_waits_any_more(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await take_over(phone)
+        waiting = asyncio.create_task(extension.lock.hold())
+        await bench.clock.asleep(1)
+        waiting.cancel()
+        bench.clock.advance(LONGEST_PAUSE)
+        await settle(extension)
+        assert extension.gated.calls == ["acquire"]
+
+
+class TestGivingWay:
+    async def test_what_runs_may_finish_and_nothing_new_begins(self, phone: Instance, extension: Instance) -> None:
+        began, go_on = asyncio.Event(), asyncio.Event()
+
+        async def lasting() -> None:
+            async with phone.view():
+                began.set()
+                await go_on.wait()
+
+        running = asyncio.create_task(lasting())
+        await began.wait()
+        await extension.lock.acquire_now()
+        await phone.lock.renew_now()
+        assert phone.lock.guard.stage is Stage.CLOSING
+        new = asyncio.create_task(phone.run(count_up))
+        await all_that_can_run()
+        assert phone.lock.holding.running == 1
+        go_on.set()
+        await running
+        await take_over_soon(extension)
+        assert await extension.run(count_up) == 1
+        await extension.lock.release_now()
+        await phone.clock.asleep(1)
+        phone.clock.advance(1000)
+        assert await new == 2
+
+    async def test_who_waited_for_its_turn_does_not_begin_either(self, phone: Instance, extension: Instance) -> None:
+        async with phone.transaction():
+            behind = asyncio.create_task(phone.run(count_up))
+            await all_that_can_run()
+            await extension.lock.acquire_now()
+            await phone.lock.renew_now()
+        await take_over_soon(extension)
+        assert not behind.done()
+        await extension.lock.release_now()
+        await phone.clock.asleep(1)
+        phone.clock.advance(1000)
+        assert await behind == 1
+
+    async def test_who_gave_way_waits_for_longer_than_the_waiter(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await take_over(phone)
+        await extension.lock.acquire_now()
+        await phone.lock.renew_now()
+        await settle(phone)
+        waiting = asyncio.create_task(phone.lock.hold())
+        await bench.clock.asleep(1)
+        assert phone.gated.calls.count("acquire") == 1
+        assert bench.clock.slept[0] >= LONGEST_PAUSE
+        bench.clock.advance(1000)
+        await waiting
+
+    async def test_who_idled_does_not(self, phone: Instance) -> None:
+        await take_over(phone)
+        await phone.lock.release_now()
+        await phone.lock.hold()
+        assert phone.clock.slept == []
+
+    async def test_a_commit_and_a_view_bring_the_news_too(self, phone: Instance, extension: Instance) -> None:
+        for operation in (phone.run(count_up), phone.query(lambda view: view.get(DEVICE, "d"))):
+            await take_over_soon(phone)
+            await extension.lock.acquire_now()
+            await operation
+            await settle(phone)
+            assert phone.lock.guard == NO_GUARD
+
+    async def test_the_guard_dies_before_the_row_is_free(self, phone: Instance) -> None:
+        await take_over(phone)
+        gate = phone.gated.hold_before("release")
+        releasing = asyncio.create_task(phone.lock.release_now())
+        await gate.reached.wait()
+        assert phone.lock.guard == NO_GUARD
+        gate.opened.set()
+        await releasing
+
+    async def test_taking_it_again_waits_for_the_release(self, phone: Instance) -> None:
+        await take_over(phone)
+        gate = phone.gated.hold_before("release")
+        releasing = asyncio.create_task(phone.lock.release_now())
+        await gate.reached.wait()
+        holding = asyncio.create_task(phone.lock.hold())
+        await all_that_can_run()
+        assert phone.gated.calls.count("acquire") == 1
+        gate.opened.set()
+        await asyncio.gather(releasing, holding)
+        assert await phone.run(count_up) == 1
+
+    async def test_nothing_is_released_while_something_runs(self, phone: Instance) -> None:
+        async with phone.view():
+            await phone.lock.release_now()
+            assert phone.lock.guard.stage is Stage.HELD
+        await phone.lock.release_now()
+        assert phone.lock.guard == NO_GUARD
+
+    async def test_a_failed_release_costs_only_time(
+        self, bench: Workbench, phone: Instance, extension: Instance, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await take_over(phone)
+        await extension.lock.acquire_now()
+        phone.gated.failures["release"] = StoreBusy("busy")
+        with caplog.at_level(logging.WARNING):
+            await phone.lock.renew_now()
+            await settle(phone)
+        assert "release failed label=phone" in caplog.text
+        assert phone.lock.guard == NO_GUARD
+        bench.lapse()
+        await take_over(extension)
+
+
+class TestRenewing:
+    @pytest.mark.parametrize("late", [False, True])
+    async def test_an_answer_about_a_dead_guard_does_not_touch_the_next(
+        self, phone: Instance, extension: Instance, bench: Workbench, late: bool
+    ) -> None:
+        """The renewal of epoch 1 is under way, before or after the database, while epoch 3 comes about."""
+        await take_over(phone)
+        await extension.lock.acquire_now()
+        gate = phone.gated.hold_after("renew") if late else phone.gated.hold_before("renew")
+        renewing = asyncio.create_task(phone.lock.renew_now())
+        await gate.reached.wait()
+        bench.lapse()
+        await take_over(extension)
+        await phone.lock.renew_now()
+        await extension.lock.release_now()
+        await take_over(phone)
+        gate.opened.set()
+        await renewing
+        assert phone.lock.guard.stage is Stage.HELD
+        assert phone.lock.guard.epoch == 3
+
+    async def test_the_tasks_renew_and_release_by_the_clock(self, phone: Instance) -> None:
+        phone.lock.start()
+        await take_over(phone)
+        await phone.clock.asleep(2)
+        assert sorted(phone.clock.slept) == [100, 500]
+        async with phone.view():
+            phone.clock.advance(100)  # something began since, and is running
+            await phone.clock.asleep(3)
+            phone.clock.advance(100)
+            await phone.clock.asleep(4)
+            assert phone.lock.guard.stage is Stage.HELD
+        phone.clock.advance(100)  # something ended since
+        await phone.clock.asleep(5)
+        assert phone.lock.guard.stage is Stage.HELD
+        gate = phone.gated.hold_after("release")
+        phone.clock.advance(100)
+        await gate.reached.wait()
+        assert phone.lock.guard == NO_GUARD
+        gate.opened.set()
+
+    async def test_a_failed_renewal_is_tried_again(self, phone: Instance, caplog: pytest.LogCaptureFixture) -> None:
+        phone.lock.start()
+        await take_over(phone)
+        async with phone.view():
+            await phone.clock.asleep(2)
+            phone.gated.failures["renew"] = StoreBusy("busy")
+            phone.clock.advance(500)
+            await phone.clock.asleep(4)
+            gate = phone.gated.hold_after("renew")
+            phone.clock.advance(500)
+            await gate.reached.wait()
+            gate.opened.set()
+        assert "renewal failed label=phone epoch=1" in caplog.text
+        assert phone.lock.guard.stage is Stage.HELD
+
+
+class TestClosing:
+    async def test_the_lease_is_given_up(self, phone: Instance, extension: Instance) -> None:
+        await take_over(phone)
+        await phone.close()
+        await phone.close()
+        await take_over(extension)
+
+    async def test_who_waits_for_the_lease_is_told(self, phone: Instance, extension: Instance) -> None:
+        await take_over(phone)
+        waiting = asyncio.create_task(extension.lock.hold())
+        await extension.clock.asleep(1)
+        await extension.close()
+        with pytest.raises(StoreClosed):
+            await waiting
+
+    async def test_an_acquisition_under_way_is_finished_and_undone(self, phone: Instance, extension: Instance) -> None:
+        gate = phone.gated.hold_before("changes")
+        waiting = asyncio.create_task(phone.lock.hold())
+        await gate.reached.wait()
+        closing = asyncio.create_task(phone.close())
+        await asyncio.sleep(0)
+        gate.opened.set()
+        await closing
+        with pytest.raises(StoreClosed):
+            await waiting
+        await take_over(extension)
+
+
+class TestTurns:
+    async def test_one_after_the_other(self) -> None:
+        turn, order = Turn(), list[int]()
+
+        async def work(number: int) -> None:
+            await turn.take()
+            order.append(number)
+            await asyncio.sleep(0)
+            order.append(number)
+            turn.give()
+
+        await asyncio.gather(*map(work, range(3)))
+        assert order == [0, 0, 1, 1, 2, 2]
+
+    async def test_an_abandoned_turn_holds_nobody_up(self) -> None:
+        turn = Turn()
+        await turn.take()
+        waiting = [asyncio.create_task(turn.take()) for _ in range(3)]
+        await asyncio.sleep(0)
+        waiting[1].cancel()
+        turn.abandon()
+        await asyncio.wait(waiting)
+        await turn.take()
+        turn.give()  # by whoever had it: nothing happens
+
+    async def test_who_waits_behind_a_dead_guards_transaction_gets_the_next_guard(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        began, go_on = asyncio.Event(), asyncio.Event()
+
+        async def zombie() -> None:
+            async with phone.transaction() as transaction:
+                await count_up(transaction)
+                began.set()
+                await go_on.wait()
+
+        slow = asyncio.create_task(zombie())
+        await began.wait()
+        behind = asyncio.create_task(phone.run(count_up))
+        await asyncio.sleep(0)
+        bench.lapse()
+        assert await extension.run(count_up) == 1
+        await extension.lock.release_now()
+        await phone.lock.renew_now()
+        async with asyncio.timeout(PATIENCE):
+            assert await behind == 2, "while the zombie still runs"
+        assert phone.statistics().reruns == 0, "it did not begin under the dead guard"
+        go_on.set()
+        with pytest.raises(LeaseLost):
+            await slow
+        bench.assert_cache_is_snapshot(phone)
+
+
+async def test_it_says_what_it_is(phone: Instance) -> None:
+    assert repr(phone.lock).startswith("<LeaseLock 'phone' instance=")
+    await take_over(phone)
+    assert repr(phone.lock).endswith(" held epoch=1 version=0 running=0>")
+
+
+async def test_news_about_another_epoch_change_nothing(phone: Instance) -> None:
+    await take_over(phone)
+    phone.lock.lost(Epoch(7))
+    phone.lock.told(Epoch(7), wanted=True)
+    assert phone.lock.guard.stage is Stage.HELD
+
+
+async def all_that_can_run() -> None:
+    """Let every task go on until it waits for a thread, a gate or the clock: more switches than any needs."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def take_over_soon(store: Instance) -> None:
+    """Take the lease once the other has given it up; it is about to."""
+    while not await store.lock.acquire_now():
+        pass

@@ -1,0 +1,91 @@
+"""Record kinds: what is encoded comes back, and what can't be read is said by name."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unwedged.store.errors import MalformedRecord
+from unwedged.store.records import BYTES, JSON, TEXT, Codec, Json, RecordKind
+
+KIND = RecordKind("device", key=TEXT, value=JSON)
+
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+plain: st.SearchStrategy[Json] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner) | st.dictionaries(texts, inner),
+    max_leaves=20,
+)
+
+
+@given(texts, plain)
+def test_what_is_encoded_comes_back(key: str, value: Json) -> None:
+    assert KIND.decode_key(KIND.key.encode(key)) == key
+    decoded = KIND.decode_value(KIND.value.encode(value))
+    assert decoded == value
+    assert type(decoded) is type(value)
+
+
+@given(st.binary())
+def test_bytes_are_themselves(value: bytes) -> None:
+    kind = RecordKind("blob", key=BYTES, value=BYTES)
+    assert kind.value.encode(value) == value == kind.decode_value(value)
+
+
+@given(st.dictionaries(texts, plain))
+def test_equal_json_objects_have_equal_bytes(value: dict[str, Json]) -> None:
+    assert JSON.encode(dict(reversed(value.items()))) == JSON.encode(value)
+
+
+@given(st.binary())
+def test_any_bytes_decode_or_are_malformed(encoded: bytes) -> None:
+    for decode in (KIND.decode_key, KIND.decode_value):
+        with contextlib.suppress(MalformedRecord):
+            decode(encoded)
+
+
+@pytest.mark.parametrize("encoded", [b"", b"{", b"\xff", b"NaN", b"-Infinity", b"[" * 100_000])
+def test_bad_json_is_malformed(encoded: bytes) -> None:
+    with pytest.raises(MalformedRecord, match="a value of kind 'device'"):
+        KIND.decode_value(encoded)
+
+
+def test_a_malformed_record_is_not_quoted() -> None:
+    with pytest.raises(MalformedRecord) as caught:
+        KIND.decode_key(b"secret\xff")
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None, "the codec's exception holds the record"
+
+
+def test_whatever_a_codec_raises_becomes_a_malformed_record() -> None:
+    class PickleError(Exception):
+        pass
+
+    def decode(encoded: bytes) -> int:
+        raise PickleError(encoded)
+
+    kind = RecordKind("session", key=TEXT, value=Codec[int](lambda number: bytes([number]), decode))
+    with pytest.raises(MalformedRecord, match=r"a value of kind 'session' can't be read by its codec \(PickleError\)"):
+        kind.decode_value(b"x")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, "\ud800"])
+def test_values_without_an_encoding_are_refused(value: Json) -> None:
+    with pytest.raises(ValueError, match=r"JSON compliant|surrogates"):
+        JSON.encode(value)
+
+
+@pytest.mark.parametrize("name", ["a", "olm_session", "x2", "a" * 40])
+def test_names(name: str) -> None:
+    assert RecordKind(name, key=TEXT, value=JSON).name == name
+
+
+@pytest.mark.parametrize("name", ["", "A", "2x", "_a", "a b", "a-b", "a\n", "ä", "a" * 41, "a.b"])
+def test_bad_names(name: str) -> None:
+    with pytest.raises(ValueError, match="can't name a record kind"):
+        RecordKind(name, key=TEXT, value=JSON)

@@ -1,0 +1,776 @@
+"""The SQLite backend: equal to the pure rules, all or nothing, and in one piece whatever happens around it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager, nullcontext, suppress
+from functools import partial
+from pathlib import Path
+
+import aiosqlite
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from unwedged.protocol import cache, lease
+from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
+from unwedged.protocol.lease import LONGEST_LEASE, Lease
+from unwedged.store import schema, sqlite
+from unwedged.store.backend import Backend, Committed, Listed, Loaded, Row, RowName
+from unwedged.store.errors import LeaseLost, NotAStore, StorageFailed, StoreBusy, StoreClosed, UnsupportedSchema
+from unwedged.store.sqlite import SqliteBackend
+
+ME, OTHER = InstanceId(1), InstanceId(2)
+NOW, DURATION = Milliseconds(1_000_000), Milliseconds(2_000)
+A, B, C = RowName("device", b"a"), RowName("device", b"b"), RowName("session", b"a")
+
+Dump = list[str]
+on_a_file = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+
+
+class Store:
+    """A store in a file, with a second connection that looks and meddles behind the backend's back."""
+
+    def __init__(self, backend: SqliteBackend, path: Path) -> None:
+        self.backend = backend
+        self.path = path
+        self.raw = sqlite3.connect(path, isolation_level=None, timeout=0)
+        self.raw.execute("PRAGMA synchronous = OFF")
+
+    async def close(self) -> None:
+        self.raw.close()
+        await self.backend.close()
+
+    def dump(self) -> Dump:
+        return list(self.raw.iterdump())
+
+    def reset(self, row: Lease = Lease(Epoch(0), None, Milliseconds(0), wanted=False), label: str = "") -> None:  # noqa: B008 (immutable)
+        self.raw.execute("BEGIN")
+        self.raw.execute("DELETE FROM record")
+        self.raw.execute("DELETE FROM change")
+        self.raw.execute(
+            "UPDATE state SET version = 0, floor = 0, epoch = ?, holder = ?, expires = ?, wanted = ?, label = ?",
+            (row.epoch, row.holder, row.expires, row.wanted, label),
+        )
+        self.raw.execute("COMMIT")
+
+    def state(self) -> tuple[Lease, str]:
+        row = self.raw.execute("SELECT epoch, holder, expires, wanted, label FROM state").fetchone()
+        return Lease(row[0], row[1], row[2], bool(row[3])), row[4]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the write lock: possible at once, or the backend is still inside a transaction."""
+        self.raw.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            self.raw.execute("ROLLBACK")
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    backend = await SqliteBackend.open(tmp_path / "store")
+    store = Store(backend, tmp_path / "store")
+    yield store
+    await store.close()
+
+
+@asynccontextmanager
+async def opened(path: Path) -> AsyncIterator[SqliteBackend]:
+    """Open a backend, and close it whatever happens: an open driver would keep this process from ending."""
+    backend = await SqliteBackend.open(path)
+    try:
+        yield backend
+    finally:
+        await backend.close()
+
+
+async def open_and_close(path: Path) -> None:
+    async with opened(path):
+        pass
+
+
+class Run:
+    """A loop and a store for properties, which are functions and not coroutines."""
+
+    def __init__(self, runner: asyncio.Runner, store: Store) -> None:
+        self.runner = runner
+        self.store = store
+
+    @property
+    def backend(self) -> SqliteBackend:
+        return self.store.backend
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    with asyncio.Runner() as runner:
+        backend = runner.run(SqliteBackend.open(tmp_path / "store"))
+        store = Store(backend, tmp_path / "store")
+        # What is compared here is not durability, and waiting for the disk is what takes the time.
+        runner.run(wait(backend._connection.execute("PRAGMA synchronous = OFF")))
+        yield Run(runner, store)
+        runner.run(store.close())
+
+
+async def wait(awaitable: Awaitable[aiosqlite.Cursor]) -> None:
+    await awaitable
+
+
+@pytest.fixture
+def stopped_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "_clock", lambda: 0.0)
+
+
+def implements(backend: SqliteBackend) -> Backend:
+    """Show the type checker that the backend has every method of the interface, with its types."""
+    return backend
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The SQL is the rules
+
+instances = st.sampled_from([ME, OTHER])
+epochs = st.integers(0, 3).map(Epoch)
+clocks = st.integers(-(2**40), 2**40)
+durations = st.integers(0, LONGEST_LEASE).map(Milliseconds)
+deltas = st.sampled_from([-1, 0, 1, LONGEST_LEASE - 1, LONGEST_LEASE, LONGEST_LEASE + 1]) | clocks
+moments = st.tuples(clocks, deltas).map(lambda both: (Milliseconds(both[0]), Milliseconds(both[0] + both[1])))
+
+
+@st.composite
+def rows_and_clocks(draw: st.DrawFn) -> tuple[Lease, Milliseconds]:
+    """Draw a lease row in any state, and a clock anywhere around the end of the lease."""
+    now, expires = draw(moments)
+    return Lease(draw(epochs), draw(st.none() | instances), expires, draw(st.booleans())), now
+
+
+@pytest.mark.usefixtures("stopped_clock")
+class TestTheSqlIsTheRules:
+    @pytest.mark.parametrize("peek", [sqlite._REFUSE, "SELECT epoch FROM state WHERE false"], ids=["peek", "blind"])
+    @on_a_file
+    @given(rows_and_clocks(), instances, durations)
+    def test_acquire(
+        self, run: Run, peek: str, state: tuple[Lease, Milliseconds], instance: InstanceId, duration: Milliseconds
+    ) -> None:
+        # Blind: as if the row changed between the first look, which may refuse without writing, and the transaction.
+        row, now = state
+        run.store.reset(row, "before")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sqlite, "_REFUSE", peek)
+            result = run.runner.run(run.backend.acquire(instance, "after", now, duration))
+        taken = lease.acquire(row, instance, now, duration)
+        expected = lease.want(row) if taken is None else taken
+        assert result == expected
+        assert run.store.state() == (expected, "before" if taken is None else "after")
+
+    @on_a_file
+    @given(rows_and_clocks(), epochs, durations)
+    def test_renew(self, run: Run, state: tuple[Lease, Milliseconds], epoch: Epoch, duration: Milliseconds) -> None:
+        row, now = state
+        run.store.reset(row, "before")
+        expected = lease.renew(row, epoch, now, duration)
+        final = row if expected is None else expected
+        with refused(fence=expected is None):
+            assert run.runner.run(run.backend.renew(epoch, now, duration)) == expected
+        assert run.store.state() == (final, "before")
+
+    @on_a_file
+    @given(rows_and_clocks(), epochs)
+    def test_release(self, run: Run, state: tuple[Lease, Milliseconds], epoch: Epoch) -> None:
+        row, _ = state
+        run.store.reset(row, "before")
+        run.runner.run(run.backend.release(epoch))
+        assert run.store.state() == (lease.release(row, epoch) or row, "before")
+
+    @on_a_file
+    @given(rows_and_clocks(), epochs, durations)
+    def test_commit(self, run: Run, state: tuple[Lease, Milliseconds], epoch: Epoch, duration: Milliseconds) -> None:
+        row, now = state
+        run.store.reset(row, "before")
+        before = run.store.dump()
+        expected = lease.renew(row, epoch, now, duration)
+        final = row if expected is None else expected
+        with refused(fence=expected is None):
+            result = run.runner.run(run.backend.commit(epoch, [Row(A, b"value")], now, duration))
+            assert result == Committed(Version(1), row.wanted)
+        assert run.store.state() == (final, "before")
+        assert (run.store.dump() == before) == (expected is None)
+
+    @on_a_file
+    @given(rows_and_clocks(), epochs)
+    def test_reads(self, run: Run, state: tuple[Lease, Milliseconds], epoch: Epoch) -> None:
+        row, _ = state
+        run.store.reset(row)
+        before = run.store.dump()
+        passes, since = lease.fence(row, epoch), Version(0)
+        with refused(fence=not passes):
+            assert run.runner.run(run.backend.check(epoch)) == row
+        with refused(fence=not passes):
+            log: cache.ChangeLog[RowName] = cache.ChangeLog(Version(0), Version(0), ())
+            assert run.runner.run(run.backend.changes(since, epoch)) == log
+        with refused(fence=not passes):
+            assert run.runner.run(run.backend.load(epoch, A, since)) == Loaded(Version(0), None, changed=False)
+        with refused(fence=not passes):
+            assert run.runner.run(run.backend.keys(epoch, "device", since)) == Listed(Version(0), (), changed=False)
+        run.runner.run(run.backend.changes(since, None))
+        assert run.store.dump() == before
+
+
+def refused(*, fence: bool) -> AbstractContextManager[object]:
+    return pytest.raises(LeaseLost) if fence else nullcontext()
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Records and the change log
+
+names = st.sampled_from([A, B, C, RowName("session", b"")])
+commits = st.lists(st.builds(Row, names, st.none() | st.binary(max_size=3)), max_size=4)
+steps = st.lists(commits | st.integers(-1, 9).map(Version), max_size=8)
+
+
+@on_a_file
+@given(steps)
+def test_records_and_change_log(run: Run, steps: list[list[Row] | Version]) -> None:
+    """Against a dictionary and a list; a step is a commit, or a truncation."""
+    run.store.reset(Lease(Epoch(1), ME, Milliseconds(0), wanted=False))
+    go, backend, epoch = run.runner.run, run.backend, Epoch(1)
+    records: dict[RowName, bytes] = {}
+    log: set[tuple[Version, RowName]] = set()
+    version, floor = Version(0), Version(0)
+    for step in steps:
+        if isinstance(step, int):
+            go(backend.truncate(step))
+            floor = max(floor, min(step, version))
+            log = {line for line in log if line[0] > floor}
+            continue
+        version = Version(version + 1)
+        assert go(backend.commit(epoch, step, NOW, DURATION)) == Committed(version, wanted=False)
+        for row in step:
+            log.add((version, row.name))
+            records.pop(row.name, None)
+            if row.value is not None:
+                records[row.name] = row.value
+    for since in (Version(number) for number in range(version + 2)):
+        later = sorted(line for line in log if line[0] > since)
+        expected = cache.ChangeLog(version, floor, tuple(cache.Change(*line) for line in later))
+        assert go(backend.changes(since, epoch)) == go(backend.changes(since, None)) == expected
+        unsure = not cache.reaches(floor, since)
+        for name in (A, B, C):
+            changed = unsure or any(line[1] == name for line in later)
+            assert go(backend.load(epoch, name, since)) == Loaded(version, records.get(name), changed)
+        for kind in ("device", "session", "unheard of"):
+            keys = tuple(sorted(name.key for name in records if name.kind == kind))
+            changed = unsure or any(line[1].kind == kind for line in later)
+            assert go(backend.keys(epoch, kind, since)) == Listed(version, keys, changed)
+
+
+async def hold(store: Store) -> Epoch:
+    return (await store.backend.acquire(ME, "me", NOW, DURATION)).epoch
+
+
+async def test_two_backends_on_one_file(store: Store) -> None:
+    one = store.backend
+    async with opened(store.path) as two:
+        assert one.identity == two.identity
+        held = await one.acquire(ME, "one", NOW, DURATION)
+        assert (held.holder, held.epoch) == (ME, 1)
+        assert await two.acquire(OTHER, "two", NOW, DURATION) == lease.want(held)
+        assert await one.commit(Epoch(1), [Row(A, b"one")], NOW, DURATION) == Committed(Version(1), wanted=True)
+        await one.release(Epoch(1))
+        assert (await two.acquire(OTHER, "two", NOW, DURATION)).epoch == 2
+        assert (await two.changes(Version(0), Epoch(2))).changes == (cache.Change(Version(1), A),)
+        assert (await two.load(Epoch(2), A, Version(0))).value == b"one"
+        with pytest.raises(LeaseLost):
+            await one.commit(Epoch(1), [Row(A, b"stale")], NOW, DURATION)
+        await one.release(Epoch(1))
+        assert (await two.commit(Epoch(2), [Row(A, b"two")], NOW, DURATION)).version == 2
+        assert (await one.changes(Version(1), None)).changes == (cache.Change(Version(2), A),)
+
+
+async def test_many_open_a_new_store_at_once(tmp_path: Path) -> None:
+    backends = await asyncio.gather(*(SqliteBackend.open(tmp_path / "store") for _ in range(8)))
+    assert len({backend.identity for backend in backends}) == 1
+    headers = await asyncio.gather(*(backend.sealing(bytes([n])) for n, backend in enumerate(backends)))
+    assert len(set(headers)) == 1, "the first header stands"
+    for backend in backends:
+        await backend.close()
+
+
+async def test_readers_never_see_a_transaction_of_their_own_process(store: Store) -> None:
+    epoch = await hold(store)
+    seen: list[Version] = []
+
+    async def look() -> None:
+        seen.append((await store.backend.changes(Version(0), None)).version)
+
+    hops = Hops(store.backend)
+    looks: list[asyncio.Task[None]] = []
+    hops.before = lambda number: looks.append(asyncio.create_task(look())) if number == 2 else None
+    with pytest.raises(StorageFailed):
+        await store.backend.commit(epoch, [Row(RowName("x", b""), b""), bad_row()], NOW, DURATION)
+    hops.before = lambda _: None
+    await asyncio.gather(*looks)
+    assert seen == [0]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# All or nothing
+
+
+def bad_row() -> Row:
+    """Make a row that SQLite refuses: its tables are strict."""
+    return Row(RowName("device", "no bytes"), b"")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+async def test_a_commit_that_fails_changes_nothing(store: Store, position: int) -> None:
+    epoch = await hold(store)
+    await store.backend.commit(epoch, [Row(A, b"old"), Row(B, b"old")], NOW, DURATION)
+    before = store.dump()
+    rows = [Row(A, b"new"), Row(B, None)]
+    rows.insert(position, bad_row())
+    with pytest.raises(StorageFailed):
+        await store.backend.commit(epoch, rows, NOW, Milliseconds(9_999))
+    assert store.dump() == before
+    with store.locked():
+        pass
+    assert (await store.backend.commit(epoch, [Row(A, b"new")], NOW, DURATION)).version == 2
+
+
+async def test_a_full_disk(store: Store) -> None:
+    epoch = await hold(store)
+    [(pages,)] = await store.backend._fetch("PRAGMA page_count", {})
+    await store.backend._fetch(f"PRAGMA max_page_count = {pages + 2}", {})
+    before = store.dump()
+    with pytest.raises(StorageFailed, match="full"):
+        await store.backend.commit(epoch, [Row(A, b"small"), Row(B, bytes(100_000))], NOW, DURATION)
+    assert store.dump() == before
+    assert (await store.backend.commit(epoch, [Row(A, b"small")], NOW, DURATION)).version == 1
+
+
+async def test_a_busy_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    epoch = await hold(store)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.0)
+    async with opened(store.path) as impatient:
+        before = store.dump()
+        writes: list[Callable[[], Awaitable[object]]] = [
+            lambda: impatient.acquire(OTHER, "other", NOW, DURATION),
+            lambda: impatient.renew(epoch, NOW, DURATION),
+            lambda: impatient.release(epoch),
+            lambda: impatient.commit(epoch, [Row(A, b"value")], NOW, DURATION),
+            lambda: impatient.truncate(Version(0)),
+            lambda: impatient.sealing(b"header"),
+        ]
+        with store.locked():
+            for write in writes:
+                with pytest.raises(StoreBusy):
+                    await write()
+            assert (await impatient.check(epoch)).holder == ME, "reads don't wait"
+        assert store.dump() == before
+        for write in writes[:4]:
+            if write is not writes[2]:
+                await write()
+
+
+async def test_a_closed_backend(store: Store) -> None:
+    backend = store.backend
+    await backend.close()
+    await backend.close()
+    with pytest.raises(StoreClosed):
+        await backend.check(Epoch(1))
+    with pytest.raises(StoreClosed):
+        await backend.commit(Epoch(1), [], NOW, DURATION)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Time
+
+
+class Ticks:
+    """A clock that says what it is told to, call after call."""
+
+    def __init__(self, *seconds: float) -> None:
+        self.seconds = list(seconds)
+
+    def __call__(self) -> float:
+        return self.seconds.pop(0)
+
+
+@pytest.mark.parametrize(("took", "late"), [(0.0, 0), (1.0, 0), (1.5, 1500), (60.0, 60_000)])
+async def test_a_lease_counts_from_the_end_of_a_long_transaction(
+    store: Store, monkeypatch: pytest.MonkeyPatch, took: float, late: int
+) -> None:
+    monkeypatch.setattr(sqlite, "_clock", Ticks(0.0, took))
+    full = Milliseconds(NOW + DURATION + late)
+    row = await store.backend.acquire(ME, "me", NOW, DURATION)
+    assert row == store.state()[0] == Lease(Epoch(1), ME, full, wanted=False)
+    monkeypatch.setattr(sqlite, "_clock", Ticks(5.0, 5.0 + took))
+    assert await store.backend.renew(row.epoch, NOW, DURATION) == store.state()[0] == row
+    monkeypatch.setattr(sqlite, "_clock", Ticks(7.0, 7.0 + took))
+    await store.backend.commit(row.epoch, [Row(A, b"value")], NOW, DURATION)
+    assert store.state()[0] == row
+
+
+async def test_a_refused_acquisition_prolongs_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    await hold(store)
+    before, _ = store.state()
+    monkeypatch.setattr(sqlite, "_clock", Ticks(0.0, 60.0))
+    assert await store.backend.acquire(OTHER, "other", NOW, DURATION) == lease.want(before)
+    assert store.state() == (lease.want(before), "me")
+
+
+async def test_a_renewal_behind_a_long_commit_does_not_shorten_the_lease(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epoch = await hold(store)
+    time = Milliseconds(0)
+    monkeypatch.setattr(sqlite, "_clock", lambda: time / 1000)
+    hops = Hops(store.backend)
+
+    def pass_time(number: int) -> None:
+        nonlocal time
+        time = Milliseconds(30_000) if number == 2 else time
+
+    hops.before = pass_time
+    commit = asyncio.create_task(store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION))
+    renewal = asyncio.create_task(store.backend.renew(epoch, NOW, DURATION))
+    await asyncio.gather(commit, renewal)
+    assert store.state()[0].expires == NOW + 30_000 + DURATION
+    assert lease.acquire(store.state()[0], OTHER, Milliseconds(NOW + 30_001), DURATION) is None
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Cancellation
+
+
+class Hops:
+    """Counts the hops to the driver's thread, and does something before or after each."""
+
+    def __init__(self, backend: SqliteBackend) -> None:
+        self.number = 0
+        self.before: Callable[[int], object] = lambda _: None
+        self.after: Callable[[int], object] = lambda _: None
+        connection = backend._connection
+        self._original = connection._execute
+        connection._execute = self._hop  # type: ignore[method-assign]
+
+    async def _hop(self, *arguments: object, **keywords: object) -> object:
+        self.number += 1
+        number = self.number
+        self.before(number)
+        # The driver queues the call before it first waits: a cancelled hop takes place all the same.
+        try:
+            return await self._original(*arguments, **keywords)  # type: ignore[no-untyped-call]
+        finally:
+            self.after(number)
+
+
+Operation = Callable[[SqliteBackend], Awaitable[object]]
+ROWS = [Row(A, b"new"), Row(B, None), Row(C, b"new")]
+OPERATIONS: dict[str, Operation] = {
+    "acquire": lambda backend: backend.acquire(ME, "again", NOW, DURATION),
+    "acquire-refused": lambda backend: backend.acquire(OTHER, "other", NOW, DURATION),
+    "renew": lambda backend: backend.renew(Epoch(1), Milliseconds(NOW + 1), DURATION),
+    "release": lambda backend: backend.release(Epoch(1)),
+    "commit": lambda backend: backend.commit(Epoch(1), ROWS, Milliseconds(NOW + 1), DURATION),
+    "commit-fails": lambda backend: backend.commit(Epoch(1), [*ROWS, bad_row()], NOW, DURATION),
+    "commit-fenced": lambda backend: backend.commit(Epoch(9), ROWS, NOW, DURATION),
+    "truncate": lambda backend: backend.truncate(Version(9)),
+    "sealing": lambda backend: backend.sealing(b"header"),
+    "load": lambda backend: backend.load(Epoch(1), A, Version(0)),
+}
+
+
+async def prepared(path: Path) -> Store:
+    """Make a store with two records whose lease is held. Its user closes it."""
+    backend = await SqliteBackend.open(path)
+    await backend._fetch("PRAGMA synchronous = OFF", {})
+    store = Store(backend, path)
+    await backend.acquire(ME, "me", NOW, DURATION)
+    await backend.commit(Epoch(1), [Row(A, b"old"), Row(B, b"old")], NOW, DURATION)
+    return store
+
+
+@pytest.mark.usefixtures("stopped_clock")
+@pytest.mark.parametrize("who", ["caller", "caller-again-and-again", "everybody"])
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
+async def test_cancelled_at_every_hop(tmp_path: Path, operation: Operation, who: str) -> None:
+    """Whoever is cancelled, and wherever: the outcome is settled, all or nothing, and the backend goes on working.
+
+    *Caller* is the task that called the method; *everybody* adds the tasks inside it, as the end of the loop does.
+    """
+    control = await prepared(tmp_path / "control")
+    identity, before = f"X'{control.backend.identity.hex().upper()}'", control.dump()
+    hops = Hops(control.backend)
+    failed = isinstance((await asyncio.gather(operation(control.backend), return_exceptions=True))[0], Exception)
+    after, count = control.dump(), hops.number
+    assert count >= 1
+    assert not failed or after == before
+    await control.close()
+
+    for number in range(1, count + 1):
+        for moment in ("before", "after"):
+            store = await prepared(tmp_path / f"{number}-{moment}")
+            try:
+                caller = asyncio.create_task(running(operation(store.backend)))
+                hops = Hops(store.backend)
+                setattr(hops, moment, partial(cancel, caller, number, who))
+                with pytest.raises(asyncio.CancelledError):
+                    await caller
+                outcome = normal(store, identity)
+                with store.locked():
+                    pass  # Nobody is inside a transaction.
+                assert not store.backend._connection.in_transaction
+                assert outcome in (before, after), (number, moment)
+                if who != "everybody" and number > 1:
+                    assert outcome == after, "what has begun to write is carried out, and only then is the caller told"
+                await store.backend.changes(Version(0), None)
+                assert normal(store, identity) == outcome, "nothing comes after"
+                await store.backend.acquire(ME, "me", NOW, DURATION)
+                epoch = store.state()[0].epoch
+                assert (await store.backend.commit(epoch, [Row(A, b"next")], NOW, DURATION)).version >= 2
+            finally:
+                # An open driver would keep this process from ending.
+                await store.close()
+
+
+def cancel(caller: asyncio.Task[None], number: int, who: str, hop: int) -> None:
+    if hop == number or (who == "caller-again-and-again" and hop > number):
+        caller.cancel()
+        current = asyncio.current_task()
+        if who == "everybody" and current is not None and current is not caller:
+            current.cancel()
+
+
+async def running(operation: Awaitable[object]) -> None:
+    await operation
+
+
+def normal(store: Store, identity: str) -> Dump:
+    """Dump the store as if its identity were the one that it is compared with."""
+    return [line.replace(f"X'{store.backend.identity.hex().upper()}'", identity) for line in store.dump()]
+
+
+async def test_cancelled_while_it_waits_for_its_turn(store: Store) -> None:
+    epoch = await hold(store)
+    before = store.dump()
+    async with store.backend._turn:
+        tasks = [asyncio.create_task(running(operation(store.backend))) for operation in OPERATIONS.values()]
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(result, asyncio.CancelledError) for result in results)
+    assert store.dump() == before
+    assert (await store.backend.commit(epoch, [], NOW, DURATION)).version == 1
+
+
+async def test_opening_cancelled_at_every_step(tmp_path: Path) -> None:
+    """Cancelled later and later, until it gets through: the file is a store, or can still become one."""
+    turns = 0
+    while True:
+        path = tmp_path / f"{turns}"
+        task = asyncio.create_task(SqliteBackend.open(path))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if task.done():
+            await (await task).close()
+            break
+        task.cancel()
+        result = (await asyncio.gather(task, return_exceptions=True))[0]
+        if isinstance(result, SqliteBackend):
+            await result.close()
+        async with opened(path) as backend:
+            await backend.acquire(ME, "me", NOW, DURATION)
+        turns = turns * 2 + 1
+
+
+async def test_closing_is_not_interrupted(store: Store) -> None:
+    task = asyncio.create_task(store.backend.close())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with pytest.raises(StoreClosed):
+        await store.backend.check(Epoch(1))
+    assert store.backend._connection._connection is None
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The file
+
+
+async def test_the_durability_that_is_promised(store: Store) -> None:
+    for pragma, value in (("journal_mode", "wal"), ("synchronous", 2), ("secure_delete", 1)):
+        assert (await store.backend._fetch(f"PRAGMA {pragma}", {}))[0][0] == value
+
+
+async def test_old_values_leave_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    store = Store(await SqliteBackend.open(path), path)
+    epoch = await hold(store)
+    old = [Row(A, b"ratchet state of old" * 40), Row(B, b"deleted ratchet" * 400)]
+    await store.backend.commit(epoch, old, NOW, DURATION)
+    store.raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    assert "ratchet" in text(path)
+    await store.backend.commit(epoch, [Row(A, b"new"), Row(B, None)], NOW, DURATION)
+    await store.close()
+    assert names_in(tmp_path) == ["store"]
+    assert "ratchet" not in text(path)
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+def text(path: Path) -> str:
+    return path.read_bytes().decode("latin-1")
+
+
+@pytest.fixture
+def careless_umask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+@pytest.mark.usefixtures("careless_umask")
+@pytest.mark.parametrize("exists", [False, True])
+async def test_only_the_owner_can_read_a_new_store(tmp_path: Path, exists: bool) -> None:
+    path = tmp_path / "folder" / "store"
+    path.parent.mkdir(0o755)
+    if exists:
+        path.touch(0o666)
+    async with opened(path) as backend:
+        await backend.acquire(ME, "me", NOW, DURATION)
+        assert {file.name: mode(file) for file in path.parent.iterdir()} == {
+            "store": 0o600, "store-wal": 0o600, "store-shm": 0o600
+        }  # fmt: skip
+    assert mode(path.parent) == 0o755
+
+
+async def test_the_permissions_of_a_store_are_its_owners_choice(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    await open_and_close(path)
+    path.chmod(0o640)
+    await open_and_close(path)
+    assert mode(path) == 0o640
+
+
+async def unchanged(path: Path, error: type[Exception]) -> None:
+    """Check that opening ``path`` fails by this name, and leaves the folder as it was."""
+    before = {file: file.read_bytes() for file in path.parent.iterdir()}
+    with pytest.raises(error):
+        await open_and_close(path)
+    assert {file: file.read_bytes() for file in path.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize("content", [b"xy", b"Some notes of mine.\n" * 200, b"SQLite format 3\x00" + bytes(4080)])
+async def test_a_file_that_is_no_database(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "store").write_bytes(content)
+    await unchanged(tmp_path / "store", NotAStore)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "CREATE TABLE mine (x)",
+        "PRAGMA user_version = 1",
+        "PRAGMA application_id = 7",
+        f"PRAGMA application_id = {schema.APPLICATION_ID}",
+        f"PRAGMA application_id = {schema.APPLICATION_ID}; PRAGMA user_version = -1",
+    ],
+)
+async def test_a_database_of_somebody_else(tmp_path: Path, script: str) -> None:
+    with closing(sqlite3.connect(tmp_path / "store")) as connection:
+        connection.executescript(script)
+    await unchanged(tmp_path / "store", NotAStore)
+
+
+@pytest.mark.parametrize("damage", ["DELETE FROM state", "DELETE FROM header", "DROP TABLE state", "DROP TABLE header"])
+async def test_a_store_without_its_heart(tmp_path: Path, damage: str) -> None:
+    await open_and_close(tmp_path / "store")
+    with closing(sqlite3.connect(tmp_path / "store", isolation_level=None)) as connection:
+        connection.execute(damage)
+    await unchanged(tmp_path / "store", NotAStore)
+
+
+async def test_a_newer_schema(tmp_path: Path) -> None:
+    await open_and_close(tmp_path / "store")
+    with closing(sqlite3.connect(tmp_path / "store")) as connection:
+        connection.execute(f"PRAGMA user_version = {len(schema.MIGRATIONS) + 1}")
+    await unchanged(tmp_path / "store", UnsupportedSchema)
+
+
+async def test_an_older_schema_is_migrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "store"
+    store = await prepared(path)
+    await store.close()
+    monkeypatch.setattr(
+        schema, "MIGRATIONS", (*schema.MIGRATIONS, ("CREATE TABLE later (x)", "CREATE TABLE state (x)"))
+    )
+    await unchanged(path, NotAStore)  # It fails half way, and is undone.
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS[:1], ("ALTER TABLE state ADD COLUMN later INTEGER",)))
+    async with opened(path) as backend:
+        assert (await backend._fetch("PRAGMA user_version", {}))[0][0] == 2
+        assert (await backend._fetch("SELECT later FROM state", {}))[0][0] is None
+        assert (await backend.load(Epoch(1), A, Version(0))).value == b"old"
+    monkeypatch.undo()
+    await unchanged(path, UnsupportedSchema)
+
+
+async def test_places_where_no_store_can_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for place in (tmp_path, tmp_path / "nowhere" / "store", tmp_path / "file" / "store"):
+        with pytest.raises(StorageFailed):
+            await open_and_close(place)
+    assert names_in(tmp_path) == ["file"]
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    """Make a store that is not open."""
+
+    async def make() -> None:
+        store = await prepared(tmp_path / "whole")
+        await store.close()
+
+    asyncio.run(make())
+    return tmp_path / "whole"
+
+
+@settings(on_a_file, max_examples=150)
+@given(st.integers(0, 2**16), st.integers(1, 255))
+def test_a_damaged_file_is_never_believed(
+    whole: Path, tmp_path_factory: pytest.TempPathFactory, place: int, flip: int
+) -> None:
+    """Any byte of the file, structure included: what happens has a name."""
+    path = tmp_path_factory.mktemp("damaged") / "store"
+    content = bytearray(whole.read_bytes())
+    used = [position for position, byte in enumerate(content) if byte]
+    content[used[place % len(used)]] ^= flip
+    path.write_bytes(content)
+
+    async def use() -> None:
+        backend = await SqliteBackend.open(path)
+        try:
+            row = await backend.acquire(ME, "me", NOW, DURATION)
+            await backend.keys(row.epoch, "device", Version(0))
+            loaded = await backend.load(row.epoch, A, Version(0))
+            assert isinstance(loaded.value, bytes | None)
+            await backend.changes(Version(0), None)
+            await backend.commit(row.epoch, ROWS, NOW, DURATION)
+        finally:
+            await backend.close()
+
+    with suppress(NotAStore, StorageFailed, UnsupportedSchema, LeaseLost):
+        asyncio.run(use())

@@ -1,0 +1,76 @@
+----------------------------- MODULE AtomicStore -----------------------------
+(* What a user of the store may assume, and all they need to read: no lock, no *)
+(* cache, no process's memory. Operations are called, take effect at one       *)
+(* moment before they return, and may be given up by a crash or an error.      *)
+(*                                                                             *)
+(* A transaction's effect is one step. A view answers with records of one      *)
+(* snapshot that was the store's at some moment between its call and its       *)
+(* return. The value of a record counts the updates it has seen, so that an    *)
+(* update that got lost would show.                                            *)
+(*                                                                             *)
+(* CryptoStoreCache is checked to do nothing that this specification does not  *)
+(* allow (property RefinesAtomicStore): the store is linearizable.             *)
+EXTENDS Naturals, Sequences
+
+CONSTANTS Operations, Records,
+          Missing    \* in a result: a record that the operation did not ask for
+
+VARIABLES
+    history,   \* the snapshots the store has been, oldest first; the last is now
+    call       \* by operation: how far it is, and its result once it has one
+
+avars == <<history, call>>
+
+Nothing == [r \in Records |-> Missing]
+NoCall == [stage |-> "idle", kind |-> "none", since |-> 0, result |-> Nothing]
+
+Now == history[Len(history)]
+Part(snapshot, asked) == [r \in Records |-> IF r \in asked THEN snapshot[r] ELSE Missing]
+
+AInit ==
+    /\ history = <<[r \in Records |-> 0]>>
+    /\ call = [o \in Operations |-> NoCall]
+
+\* From here on, no older snapshot will do for a view.
+ACall(o, kind) ==
+    /\ call[o].stage = "idle"
+    /\ call' = [call EXCEPT ![o] =
+            [stage |-> "called", kind |-> kind, since |-> IF kind = "view" THEN Len(history) ELSE 0,
+             result |-> Nothing]]
+    /\ UNCHANGED history
+
+\* The one moment of a transaction: it reads what it asks for, and updates it.
+Update(o) ==
+    /\ call[o].stage = "called" /\ call[o].kind = "transaction"
+    /\ \E asked \in (SUBSET Records) \ {{}} :
+        /\ history' = Append(history, [r \in Records |-> IF r \in asked THEN Now[r] + 1 ELSE Now[r]])
+        /\ call' = [call EXCEPT ![o].stage = "done", ![o].result = Part(Now, asked)]
+
+Look(o) ==
+    /\ call[o].stage = "called" /\ call[o].kind = "view"
+    /\ \E i \in call[o].since..Len(history), asked \in (SUBSET Records) \ {{}} :
+        call' = [call EXCEPT ![o].stage = "done", ![o].since = 0,
+                                 ![o].result = Part(history[i], asked)]
+    /\ UNCHANGED history
+
+Return(o) ==
+    /\ call[o].stage = "done"
+    /\ call' = [call EXCEPT ![o] = NoCall]
+    /\ UNCHANGED history
+
+\* An error, a cancelled caller, or a crash, which takes several down at once.
+\* What had taken effect stays; what had not never will. (An operation that is
+\* run again, out of sight of its caller, is given up and called once more: that
+\* only shortens the time in which it must take effect.)
+GiveUp(gone) ==
+    /\ \A o \in gone : call[o].stage # "idle"
+    /\ call' = [o \in Operations |-> IF o \in gone THEN NoCall ELSE call[o]]
+    /\ UNCHANGED history
+
+ANext ==
+    \/ \E o \in Operations :
+        ACall(o, "transaction") \/ ACall(o, "view") \/ Update(o) \/ Look(o) \/ Return(o)
+    \/ \E gone \in (SUBSET Operations) \ {{}} : GiveUp(gone)
+
+AtomicSpec == AInit /\ [][ANext]_avars
+===============================================================================

@@ -1,0 +1,506 @@
+--------------------------- MODULE CryptoStoreCache ---------------------------
+(* Several processes share one store. Each keeps some of its records in memory, *)
+(* as a cache, because loading them for every operation is too slow; a lease    *)
+(* with a growing epoch says whose cache may be used. Promised to whoever calls *)
+(* an operation, whatever is suspended, killed or delayed, and whenever a lease *)
+(* expires:                                                                     *)
+(*                                                                              *)
+(*   RefinesAtomicStore      each operation takes effect once, at one moment    *)
+(*   NoLostUpdate            no record is written from an older state of it     *)
+(*   NoRatchetReuse          no two answers come from one state of a record     *)
+(*   CacheIsSnapshot         a cache in use is a copy of the store as it is     *)
+(*   Opaque                  nobody sees two versions mixed, doomed or not      *)
+(*   OneFencedHolder, GuardIsHonest, EpochNeverReused    (see LeaseLock)        *)
+(*   NoSpuriousInvalidation  what did not change stays cached                   *)
+(*   StreamComplete          subscribers hear every change, once and in order   *)
+(*                                                                              *)
+(* A process that is suspended is one that takes no step; so every behaviour    *)
+(* with suspended processes is among those below. Clocks do not appear: a lease *)
+(* may expire at any moment (Lapse).                                            *)
+EXTENDS Lease, Sequences, FiniteSets
+
+CONSTANTS
+    Operations, Records,
+    Missing,        \* in a cache: never loaded. In a result: not asked for
+    Home,           \* the process that an operation belongs to
+    Kinds,          \* by operation: what it may be, "transaction" or "view"
+    Subscribers,    \* the processes that somebody subscribes to changes in
+    MaxEpoch,       \* bound: acquisitions
+    MaxVersion      \* bound: commits
+
+ASSUME /\ Cardinality(Processes) >= 2
+       /\ MaxEpoch >= 2 /\ MaxVersion >= 1
+       /\ \E o1, o2 \in Operations : Home[o1] # Home[o2]
+
+VARIABLES
+    lease,      \* the lease row
+    history,    \* the store: its snapshots, one for each version, the last is now
+    commits,    \* the change log: for each version, the records that its commit wrote,
+                \* each with the value that the update was computed from
+    floor,      \* the change log is complete after this version
+    guard,      \* by process: its right to use the store
+    cache,      \* by process: some records of the snapshot at one version
+    heard,      \* by process: what its subscriber was told since it subscribed
+    op          \* by operation: how far it is
+
+vars == <<lease, history, commits, floor, guard, cache, heard, op>>
+
+-------------------------------------------------------------------------------
+(* The store. A record's value counts its updates, as a ratchet's index does.  *)
+
+Version == Len(commits)
+
+Snapshot(v) == history[v + 1]
+
+Value(r, v) == history[v + 1][r]
+
+\* What the change log says of a record after version v.
+ChangedAfter(r, v) == \E i \in (v + 1)..Version : r \in DOMAIN commits[i]
+
+Nothing == [r \in Records |-> Missing]
+
+Part(records, asked) == [r \in Records |-> IF r \in asked THEN records[r] ELSE Missing]
+
+\* The records of b that are known, over those of a.
+Over(a, b) == [r \in Records |-> IF b[r] # Missing THEN b[r] ELSE a[r]]
+
+-------------------------------------------------------------------------------
+(* The cache (twins: protocol/cache.py).                                        *)
+
+NewCache == [version |-> 0, records |-> Nothing]
+
+\* Rule 2. The faults are the ways this was got wrong.
+SyncedCache(old) ==
+    LET changed(r) == ChangedAfter(r, old.version)
+        kept == [r \in Records |-> IF changed(r) THEN Missing ELSE old.records[r]]
+    IN  CASE Broken("session-cache-survives") ->
+                \* a second cache, of one kind of record, that nobody told
+                [version |-> Version, records |-> [r \in Records |->
+                    IF r = CHOOSE s \in Records : TRUE THEN old.records[r] ELSE kept[r]]]
+          [] Broken("first-acquire-is-clean") /\ old.version = 0 ->
+                \* nothing was noted yet that could differ
+                [version |-> Version, records |-> old.records]
+          [] Broken("generation-in-machine") ->
+                \* the version is thrown away with what was invalidated
+                [version |-> 0, records |-> IF floor > old.version THEN Nothing ELSE kept]
+          [] OTHER ->
+                [version |-> Version, records |-> IF floor > old.version THEN Nothing ELSE kept]
+
+\* A value that was loaded at one version may only enter a cache of that version.
+FilledCache(old, r, value, version) ==
+    IF old.version = version /\ old.records[r] = Missing /\ ~Broken("partial-list")
+    THEN [old EXCEPT !.records[r] = value] ELSE old
+
+\* Rule 5: at the version that this commit made.
+InstalledCache(old, version, written) ==
+    LET news == [r \in Records |-> IF r \notin DOMAIN written THEN Missing
+                                   ELSE IF Broken("partial-list") /\ old.records[r] = Missing THEN 1
+                                   ELSE written[r] + 1]
+        records == Over(old.records, news)
+    IN  IF Broken("late-version") THEN [version |-> Version, records |-> records]
+        ELSE IF version = old.version + 1 THEN [version |-> version, records |-> records] ELSE old
+
+-------------------------------------------------------------------------------
+(* Subscribers (twin: protocol/stream.py). What was heard starts with the       *)
+(* version at which the subscription began.                                     *)
+
+Heard(version, lagged) == [version |-> version, lagged |-> lagged]
+
+LastHeard(told) == told[Len(told)].version
+
+\* Everything that the log names up to a version, or that it no longer reaches.
+ToldUpTo(told, version) ==
+    IF told = <<>> \/ version <= LastHeard(told) THEN told
+    ELSE IF floor > LastHeard(told) THEN Append(told, Heard(version, TRUE))
+    ELSE told \o [i \in 1..(version - LastHeard(told)) |-> Heard(LastHeard(told) + i, FALSE)]
+
+\* A commit of the process's own, unless its subscriber has heard of it already.
+ToldOwn(told, version) ==
+    IF told = <<>> \/ version <= LastHeard(told) THEN told
+    ELSE Append(told, Heard(version, FALSE))
+
+-------------------------------------------------------------------------------
+(* Operations.                                                                  *)
+
+Idle == [stage |-> "idle", kind |-> "none", under |-> 0, at |-> 0, begun |-> 0,
+         known |-> Nothing, loading |-> <<>>, word |-> FALSE]
+
+\* stage     "idle", which includes waiting for a guard; "running"; "loading" a record;
+\*           "committed": in the store, not yet in the cache; "validated": its
+\*           reads are confirmed, not yet answered
+\* under     the epoch of the guard it works with
+\* at        the version of its snapshot; once committed, the one it made
+\* begun     (only to state the refinement) the store's version when a view began
+\* known     what it can read in memory: the cache of its guard as it was when it
+\*           began, and what it loaded since. Nobody else can change that (rule 3),
+\*           so that when it reads is of no importance. Once committed: what its
+\*           updates were computed from
+\* loading   record, value and version of a load whose answer is on its way
+\* word      whether its last access brought word of a waiter
+
+Of(p) == {o \in Operations : Home[o] = p}
+
+WorkingUnder(p, epoch) ==
+    {o \in Of(p) : op[o].stage # "idle" /\ op[o].under = epoch}
+
+AnyRecord(function) == {r \in Records : function[r] # Missing}
+
+-------------------------------------------------------------------------------
+Init ==
+    /\ lease = NewRow
+    /\ history = <<[r \in Records |-> 0]>>
+    /\ commits = <<>>
+    /\ floor = 0
+    /\ guard = [p \in Processes |-> NoGuard]
+    /\ cache = [p \in Processes |->
+                    IF Broken("first-acquire-is-clean")
+                    THEN [version |-> 0, records |-> [r \in Records |-> 0]]  \* loaded before the lock
+                    ELSE NewCache]
+    /\ heard = [p \in Processes |-> <<>>]
+    /\ op = [o \in Operations |-> Idle]
+
+\* Rule 1. (Operations may be called at any time, so a process may want the lease
+\* at any time.)
+Acquire(p) ==
+    /\ guard[p].stage = "none"
+    /\ lease.epoch < MaxEpoch
+    /\ Takeable(lease, p)
+    /\ lease' = Acquired(lease, p, lease.epoch + 1)
+    /\ guard' = [guard EXCEPT ![p] = Taken(lease.epoch + 1)]
+    /\ cache' = IF Broken("reload-race")  \* the version is noted, the reload follows
+                THEN [cache EXCEPT ![p].version = Version] ELSE cache
+    /\ UNCHANGED <<history, commits, floor, heard, op>>
+
+\* A refused acquisition leaves word (rule 8).
+Want(p) ==
+    /\ guard[p].stage = "none"
+    /\ ~Takeable(lease, p) /\ ~lease.wanted
+    /\ lease' = Wanted(lease)
+    /\ UNCHANGED <<history, commits, floor, guard, cache, heard, op>>
+
+\* Rules 2, 3 and 9: one fenced read of the change log; then the cache is swapped
+\* and the guard exists, in one step of the process.
+Sync(p) ==
+    /\ guard[p].stage = "syncing"
+    /\ FencePasses(lease, guard[p].epoch)
+    /\ cache' = [cache EXCEPT ![p] = SyncedCache(cache[p])]
+    /\ guard' = [guard EXCEPT ![p] = Synced(@)]
+    /\ heard' = [heard EXCEPT ![p] =
+            IF p \notin Subscribers THEN <<>>
+            ELSE IF @ = <<>> THEN <<Heard(Version, FALSE)>>  \* subscribes here
+            ELSE IF Broken("foreign-writes-unseen") THEN @
+            ELSE IF Broken("streams-lost") /\ cache'[p].records # cache[p].records THEN @
+            ELSE ToldUpTo(@, Version)]
+    /\ UNCHANGED <<lease, history, commits, floor, op>>
+
+\* An error on the way: no guard, and the cache stays what and where it was.
+SyncFails(p) ==
+    /\ guard[p].stage = "syncing"
+    /\ guard' = [guard EXCEPT ![p] = NoGuard]
+    /\ cache' = IF Broken("reload-failure-swallowed")
+                THEN [cache EXCEPT ![p].version = Version] ELSE cache
+    /\ UNCHANGED <<lease, history, commits, floor, heard, op>>
+
+\* An operation begins under a guard: it has the guard's cache before it, as an
+\* immutable value. Transactions of one guard take turns. A view does not begin
+\* while a commit is under way: it could miss what others may have seen.
+MayBegin(o, kind) ==
+    LET p == Home[o]
+        working == WorkingUnder(p, guard[p].epoch)
+    IN  /\ \/ Admits(guard[p])
+           \/ guard[p].stage = "syncing" /\ Broken("dirty-hidden-from-reentrant")
+           \/ guard[p].stage = "syncing" /\ Broken("reload-race") /\ cache[p].version = Version
+        /\ kind = "transaction" =>
+              \/ \A other \in working : op[other].kind = "view"
+              \/ Broken("two-live-copies")
+        /\ kind = "view" => \A other \in working : op[other].stage # "committed"
+
+Begin(o, kind) ==
+    LET p == Home[o] IN
+    /\ op[o].stage = "idle" /\ kind \in Kinds[o]
+    /\ \/ MayBegin(o, kind)
+       \/ Broken("save-without-lock") /\ guard[p].stage = "none"
+    /\ op' = [op EXCEPT ![o] = [@ EXCEPT
+            !.stage = "running",
+            !.kind = kind,
+            !.under = guard[p].epoch,
+            !.at = cache[p].version,
+            !.begun = IF kind = "view" THEN Version ELSE 0,
+            !.known = Over(cache[p].records, op[o].known)]]
+    /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
+
+\* Rule 4 at the database.
+MayAccess(o) == FencePasses(lease, op[o].under)
+
+Unguarded(o) == Broken("save-without-lock") /\ op[o].under = 0
+
+\* A record that was not cached is loaded, if it is still what it was in the
+\* operation's snapshot.
+Load(o, r) ==
+    /\ op[o].stage = "running"
+    /\ op[o].known[r] = Missing
+    /\ MayAccess(o) \/ Broken("unfenced-load") \/ Unguarded(o)
+    /\ ~ChangedAfter(r, op[o].at) \/ Broken("unfenced-load") \/ Unguarded(o)
+    /\ op' = [op EXCEPT ![o].stage = "loading", ![o].loading = <<r, Value(r, Version), Version>>]
+    /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
+
+\* Its answer arrives: for the operation, and for the cache if that is still the
+\* guard's and has not moved on.
+Fill(o) ==
+    LET p == Home[o]
+        r == op[o].loading[1]
+        value == op[o].loading[2]
+        version == op[o].loading[3]
+    IN  /\ op[o].stage = "loading"
+        /\ op' = [op EXCEPT ![o].stage = "running", ![o].loading = <<>>, ![o].known[r] = value]
+        /\ cache' = IF Stands(guard[p], op[o].under)
+                    THEN [cache EXCEPT ![p] = FilledCache(@, r, value, version)] ELSE cache
+        /\ UNCHANGED <<lease, history, commits, floor, guard, heard>>
+
+\* Rules 4 and 5: all of an operation's records, the version and the change log,
+\* behind the fence, in one database transaction; it renews the lease as well.
+Commit(o, updated) ==
+    LET p == Home[o]
+        base == [r \in updated |-> op[o].known[r]]
+    IN  /\ op[o].stage = "running" /\ op[o].kind = "transaction"
+        /\ updated # {} /\ updated \subseteq AnyRecord(op[o].known)
+        /\ Version < MaxVersion
+        /\ \/ MayAccess(o)
+           \/ Broken("lease-lapses-unfenced")
+           \/ Broken("live-reference-survives") /\ FencePasses(lease, guard[p].epoch)
+           \/ Unguarded(o)
+        /\ commits' = Append(commits, base)
+        /\ history' = Append(history, [r \in Records |->
+                IF r \in updated THEN base[r] + 1 ELSE Value(r, Version)])
+        /\ op' = [op EXCEPT ![o].stage = "committed", ![o].at = Version + 1,
+                            ![o].known = Part(@, updated), ![o].word = lease.wanted]
+        /\ lease' = IF MayAccess(o) THEN Renewed(lease) ELSE lease
+        /\ UNCHANGED <<floor, guard, cache, heard>>
+
+\* Rule 6: a view asks whether its epoch still stands.
+Validate(o) ==
+    /\ op[o].stage = "running" /\ op[o].kind = "view"
+    /\ AnyRecord(op[o].known) # {}
+    /\ MayAccess(o) \/ Broken("unvalidated-view")
+    /\ op' = [op EXCEPT ![o].stage = "validated", ![o].at = 0, ![o].begun = 0, ![o].word = lease.wanted]
+    /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
+
+\* The cache takes the new values, subscribers are told, the caller is answered:
+\* one step of the process. If the guard died in between, the commit counts all
+\* the same, and the cache is no longer this operation's to touch.
+Finish(o) ==
+    LET p == Home[o]
+        version == op[o].at
+    IN  /\ op[o].stage \in {"committed", "validated"}
+        /\ op' = [op EXCEPT ![o] = Idle]
+        /\ guard' = IF op[o].under = guard[p].epoch
+                    THEN [guard EXCEPT ![p] = Told(@, op[o].word)] ELSE guard
+        /\ IF op[o].stage = "committed"
+           THEN /\ cache' = IF Stands(guard[p], op[o].under)
+                            THEN [cache EXCEPT ![p] = InstalledCache(@, version, commits[version])]
+                            ELSE cache
+                /\ heard' = IF Stands(guard[p], op[o].under)
+                            THEN [heard EXCEPT ![p] = ToldOwn(@, version)]
+                            ELSE heard
+           ELSE UNCHANGED <<cache, heard>>
+        /\ UNCHANGED <<lease, history, commits, floor>>
+
+\* An access that the fence stops: the guard dies; the operation begins again on
+\* fresh state, out of sight of its caller (rule 4).
+Lose(o) ==
+    LET p == Home[o] IN
+    /\ op[o].stage = "running" /\ ~MayAccess(o) /\ ~Unguarded(o)
+    /\ guard' = [guard EXCEPT ![p] = Lost(@, op[o].under)]
+    /\ op' = [op EXCEPT ![o] = IF Broken("stale-account-overwrite")
+                               THEN [Idle EXCEPT !.known = op[o].known] ELSE Idle]
+    /\ UNCHANGED <<lease, history, commits, floor, cache, heard>>
+
+\* A view needs a record that its own process changed since it began.
+Outdated(o, r) ==
+    /\ op[o].stage = "running"
+    /\ op[o].known[r] = Missing
+    /\ MayAccess(o) /\ ChangedAfter(r, op[o].at)
+    /\ op' = [op EXCEPT ![o] = Idle]
+    /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
+
+\* The caller vanishes, the operation's own code fails, or the commit does (the
+\* disk is full, the database busy). Nothing was written; what the operation held
+\* is dropped.
+Abort(o) ==
+    /\ op[o].stage \in {"running", "loading"}
+    /\ op' = [op EXCEPT ![o] = Idle]
+    /\ cache' = IF Broken("cache-before-commit") /\ op[o].kind = "transaction"
+                THEN [cache EXCEPT ![Home[o]].records = [r \in Records |->
+                        IF op[o].known[r] # Missing THEN op[o].known[r] + 1 ELSE @[r]]]
+                ELSE cache
+    /\ UNCHANGED <<lease, history, commits, floor, guard, heard>>
+
+\* The fault "cancelled-commit": the caller vanished while its commit was running,
+\* and the operation counts as failed.
+ForgetCommit(o) ==
+    /\ Broken("cancelled-commit") /\ op[o].stage = "committed"
+    /\ op' = [op EXCEPT ![o] = Idle]
+    /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
+
+\* A renewal that comes through, and brings word of a waiter.
+Renew(p) ==
+    /\ guard[p].stage # "none"
+    /\ FencePasses(lease, guard[p].epoch)
+    /\ lease' = Renewed(lease)
+    /\ guard' = [guard EXCEPT ![p] = Told(@, lease.wanted)]
+    /\ UNCHANGED <<history, commits, floor, cache, heard, op>>
+
+\* A renewal, or a sync, that the fence stops: the guard dies (rule 1).
+LoseGuard(p) ==
+    /\ guard[p].stage # "none"
+    /\ ~FencePasses(lease, guard[p].epoch)
+    /\ guard' = [guard EXCEPT ![p] = NoGuard]
+    /\ UNCHANGED <<lease, history, commits, floor, cache, heard, op>>
+
+\* Rule 8. The guard is dead before the row is free.
+Release(p) ==
+    /\ guard[p].stage \in {"held", "closing"}
+    /\ WorkingUnder(p, guard[p].epoch) = {}
+    /\ FencePasses(lease, guard[p].epoch)
+    /\ lease' = Released(lease)
+    /\ guard' = [guard EXCEPT ![p] = NoGuard]
+    /\ UNCHANGED <<history, commits, floor, cache, heard, op>>
+
+\* A lease expires, at any moment: its holder was suspended, or a clock jumped.
+Lapse ==
+    /\ lease.left > 0 /\ lease.holder # Nobody
+    /\ lease' = [lease EXCEPT !.left = 0]
+    /\ UNCHANGED <<history, commits, floor, guard, cache, heard, op>>
+
+\* Killed, and started again under the same label: a new instance.
+Crash(p) ==
+    /\ guard[p].stage # "none" \/ cache[p] # NewCache \/ \E o \in Of(p) : op[o].stage # "idle"
+    /\ guard' = [guard EXCEPT ![p] = NoGuard]
+    /\ cache' = [cache EXCEPT ![p] = NewCache]
+    /\ heard' = [heard EXCEPT ![p] = <<>>]
+    /\ op' = [o \in Operations |-> IF Home[o] = p THEN Idle ELSE op[o]]
+    /\ lease' = IF lease.holder = p THEN [lease EXCEPT !.holder = Departed] ELSE lease
+    /\ UNCHANGED <<history, commits, floor>>
+
+\* The change log is cut.
+Truncate ==
+    /\ floor < Version
+    /\ floor' = Version
+    /\ UNCHANGED <<lease, history, commits, guard, cache, heard, op>>
+
+\* A process that has subscribers and no guard looks at the change log (rule 9).
+Listen(p) ==
+    /\ guard[p].stage = "none"
+    /\ heard[p] # <<>> /\ p \in Subscribers /\ ~Broken("foreign-writes-unseen") /\ ~Broken("streams-lost")
+    /\ LastHeard(heard[p]) < Version
+    /\ heard' = [heard EXCEPT ![p] = ToldUpTo(@, Version)]
+    /\ UNCHANGED <<lease, history, commits, floor, guard, cache, op>>
+
+Next ==
+    \/ \E o \in Operations :
+        \/ \E kind \in Kinds[o] : Begin(o, kind)
+        \/ \E updated \in SUBSET Records : Commit(o, updated)
+        \/ Fill(o) \/ Validate(o) \/ Finish(o)
+        \/ Lose(o) \/ Abort(o) \/ ForgetCommit(o)
+        \/ \E r \in Records : Load(o, r) \/ Outdated(o, r)
+    \/ \E p \in Processes :
+        \/ Acquire(p) \/ Want(p) \/ Sync(p) \/ SyncFails(p) \/ Renew(p) \/ LoseGuard(p)
+        \/ Release(p) \/ Crash(p) \/ Listen(p)
+    \/ Lapse
+    \/ Truncate
+
+Spec == Init /\ [][Next]_vars
+
+-------------------------------------------------------------------------------
+(* Guarantees.                                                                  *)
+
+Values == 0..MaxVersion
+SomeRecords == [Records -> Values \cup {Missing}]
+
+TypeOK ==
+    /\ lease \in Rows /\ lease.epoch <= MaxEpoch
+    /\ Version <= MaxVersion /\ Len(history) = Version + 1 /\ floor \in 0..Version
+    /\ \A v \in 1..Version : DOMAIN commits[v] \subseteq Records
+    /\ guard \in [Processes -> Guards]
+    /\ \A p \in Processes : cache[p].version \in 0..Version /\ cache[p].records \in SomeRecords
+    /\ \A o \in Operations :
+        /\ op[o].stage \in {"idle", "running", "loading", "committed", "validated"}
+        /\ op[o].under \in 0..MaxEpoch /\ op[o].known \in SomeRecords
+
+InUse(p) ==
+    \/ guard[p].stage \in {"held", "closing"}
+    \/ \E o \in WorkingUnder(p, guard[p].epoch) : guard[p].stage # "none"
+
+\* While the fence lets the guard pass, the cache is of the version the store is
+\* at, or one behind while a commit of this very guard is on its way back.
+CacheIsSnapshot ==
+    /\ \A p \in Processes : InUse(p) =>
+        /\ \A r \in Records :
+            cache[p].records[r] \in {Missing, Value(r, cache[p].version)}
+        /\ FencePasses(lease, guard[p].epoch) =>
+            \/ cache[p].version = Version
+            \/ /\ cache[p].version + 1 = Version
+               /\ \E o \in WorkingUnder(p, guard[p].epoch) :
+                    op[o].stage = "committed" /\ op[o].at = Version
+    /\ \A o \in Operations : op[o].stage = "running" =>
+        \A r \in Records : op[o].known[r] \in {Missing, Value(r, op[o].at)}
+
+NoLostUpdate ==
+    \A v \in 1..Version : \A r \in DOMAIN commits[v] : commits[v][r] = Value(r, v - 1)
+
+\* The commits whose answer has left, or for all we know may have.
+Answered == {v \in 1..Version : \A o \in Operations : ~(op[o].stage = "committed" /\ op[o].at = v)}
+
+NoRatchetReuse ==
+    \A v, w \in Answered : v # w =>
+        \A r \in DOMAIN commits[v] \cap DOMAIN commits[w] : commits[v][r] # commits[w][r]
+
+Opaque ==
+    \A o \in Operations : \E v \in 0..Version : \A r \in Records :
+        op[o].known[r] \in {Missing, Value(r, v)}
+
+OneFencedHolder ==
+    \A p, q \in Processes :
+        (/\ guard[p].stage # "none" /\ FencePasses(lease, guard[p].epoch)
+         /\ guard[q].stage # "none" /\ FencePasses(lease, guard[q].epoch)) => p = q
+
+GuardIsHonest ==
+    \A p \in Processes : (guard[p].stage # "none" /\ lease.epoch = guard[p].epoch)
+        => lease.holder = p
+
+EpochNeverReused ==
+    [][\A p \in Processes : (guard[p].stage = "none" /\ guard'[p].stage # "none")
+                            => guard'[p].epoch > lease.epoch]_vars
+
+\* Invalidation drops no record that still has the store's value, as long as the
+\* log reaches back.
+NoSpuriousInvalidation ==
+    [][\A p \in Processes :
+        (guard[p].stage = "syncing" /\ guard'[p].stage = "held" /\ floor <= cache[p].version)
+            => \A r \in Records : (cache[p].records[r] = Value(r, Version))
+                                    => cache'[p].records[r] = cache[p].records[r]]_vars
+
+StreamComplete ==
+    \A p \in Subscribers : heard[p] # <<>> =>
+        /\ \A i \in 2..Len(heard[p]) :
+            \/ heard[p][i].version = heard[p][i - 1].version + 1
+            \/ heard[p][i].lagged /\ heard[p][i].version > heard[p][i - 1].version
+        /\ guard[p].stage \in {"held", "closing"} => LastHeard(heard[p]) >= cache[p].version
+
+-------------------------------------------------------------------------------
+(* What all this amounts to for the user: AtomicStore. What was committed or    *)
+(* validated is done, whether or not its caller is still there to hear of it.   *)
+
+Atomic == INSTANCE AtomicStore WITH
+    history <- history,
+    call <- [o \in Operations |->
+        CASE op[o].stage = "idle" ->
+                [stage |-> "idle", kind |-> "none", since |-> 0, result |-> Nothing]
+          [] op[o].stage \in {"running", "loading"} ->
+                [stage |-> "called", kind |-> op[o].kind,
+                 since |-> IF op[o].kind = "view" THEN op[o].begun + 1 ELSE 0, result |-> Nothing]
+          [] OTHER ->
+                [stage |-> "done", kind |-> op[o].kind, since |-> 0, result |-> op[o].known]]
+
+RefinesAtomicStore == Atomic!AtomicSpec
+===============================================================================

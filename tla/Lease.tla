@@ -1,0 +1,78 @@
+-------------------------------- MODULE Lease --------------------------------
+(* The words of the lock: what the lease row looks like, what a process knows  *)
+(* about its own right to use the store, and how each may change. No variables *)
+(* here, only functions from old values to new ones, so that both LeaseLock    *)
+(* (the lock alone, with its progress) and CryptoStoreCache (the lock with the *)
+(* store and its caches) speak of the same lock.                               *)
+(*                                                                             *)
+(* Twins: reference/unwedged/protocol/lease.py and guard.py.                   *)
+EXTENDS Naturals
+
+CONSTANTS
+    Processes,  \* the programs that share the store
+    Nobody,     \* in the holder's place: nobody holds the lease
+    Departed,   \* in the holder's place: an instance that crashed. Whoever runs
+                \* now under the same label is a new instance, and not it
+    LeaseTime,  \* how long a lease lasts, in ticks
+    Fault       \* "none", or the slug of the one rule that is broken
+
+Broken(slug) == Fault = slug
+
+-------------------------------------------------------------------------------
+(* The lease row. Time is kept as what is left of it, as a reader's clock says *)
+(* at this moment: 0 is "expired", and more than LeaseTime is a claim no lease *)
+(* can make, the trace of a clock that jumped back (rule 7).                   *)
+
+Absurd == LeaseTime + 1
+
+Rows == [epoch: Nat, holder: Processes \cup {Nobody, Departed},
+         left: 0..Absurd, wanted: BOOLEAN]
+
+NewRow == [epoch |-> 0, holder |-> Nobody, left |-> 0, wanted |-> FALSE]
+
+Takeable(row, p) ==
+    \/ row.holder = Nobody
+    \/ row.holder = p
+    \/ row.left = 0
+    \/ row.left > LeaseTime /\ ~Broken("clock-jump")
+
+\* Rule 1: the epoch always grows, also when the same program takes it again.
+Acquired(row, p, epoch) ==
+    [epoch |-> epoch, holder |-> p, left |-> LeaseTime, wanted |-> FALSE]
+
+Wanted(row) == [row EXCEPT !.wanted = TRUE]
+
+\* Rule 4. No clock is asked: an expired lease that nobody took still fences.
+FencePasses(row, epoch) == row.holder # Nobody /\ row.epoch = epoch
+
+Renewed(row) == [row EXCEPT !.left = LeaseTime]
+
+\* (What is left of a lease that nobody holds is of no interest: 0.)
+Released(row) == [row EXCEPT !.holder = Nobody, !.left = 0]
+
+-------------------------------------------------------------------------------
+(* The guard, as far as its process knows: bound to one epoch.                 *)
+
+Stages == {"none", "syncing", "held", "closing"}
+
+Guards == [stage: Stages, epoch: Nat]
+
+NoGuard == [stage |-> "none", epoch |-> 0]
+
+Taken(epoch) == [stage |-> "syncing", epoch |-> epoch]
+
+\* Rule 2: only after the sync does the guard exist.
+Synced(guarding) == [guarding EXCEPT !.stage = "held"]
+
+\* Rule 8: what a renewal or a commit brings back about waiting.
+Told(guarding, wanted) ==
+    IF wanted /\ guarding.stage = "held" /\ ~Broken("waiter-ignored")
+    THEN [guarding EXCEPT !.stage = "closing"] ELSE guarding
+
+Lost(guarding, epoch) == IF guarding.epoch = epoch THEN NoGuard ELSE guarding
+
+Admits(guarding) == guarding.stage = "held"
+
+Stands(guarding, epoch) ==
+    guarding.epoch = epoch /\ guarding.stage \in {"held", "closing"}
+===============================================================================

@@ -1,0 +1,257 @@
+------------------------------ MODULE LeaseLock ------------------------------
+(* The cross-process lock alone: one row that processes share, and what each   *)
+(* of them believes about it. Promised to every user of the lock, whatever the *)
+(* clocks do, whoever is suspended or killed:                                  *)
+(*                                                                             *)
+(*   OneFencedHolder   never do two processes pass the fence                   *)
+(*   GuardIsHonest     who believes it holds the lease has held it without a   *)
+(*                     break since it synced, or the fence stops it            *)
+(*   EpochNeverReused  each acquisition has an epoch of its own                *)
+(*   HolderNotAborted  who renews in time and whose clock runs evenly does not *)
+(*                     lose the lease                                          *)
+(*   LockNotStuck      a lock that somebody waits for is held again some day   *)
+(*   WaiterServed      and each that waits has its turn                        *)
+(*                                                                             *)
+(* What an operation does while it runs is CryptoStoreCache's matter. Here it  *)
+(* only keeps the lock busy, and may write for longer than a lease lasts.      *)
+EXTENDS Lease, FiniteSets
+
+CONSTANTS MaxEpoch,     \* bound: no more acquisitions than this
+          MaxJumps,     \* bound: how often the wall clock jumps
+          SharesLabel,  \* the processes that present one and the same label
+          LongWrites    \* whether a write may last longer than a lease. (Progress
+                        \* is checked without: how SQLite lets a second writer
+                        \* wait for a long first one is not modelled)
+
+ASSUME /\ LeaseTime \in Nat \ {0}
+       /\ MaxEpoch >= 2        \* with one epoch nothing is ever handed over
+       /\ Cardinality(Processes) >= 2
+
+VARIABLES
+    lease,    \* the row
+    guard,    \* by process: what it believes
+    synced,   \* by process: the epoch of its sync (what its cache bears)
+    op,       \* by process: "idle", "waiting" for the guard, "running", "writing"
+    prompt,   \* by process: whether it renews in time during this hold. Chosen at
+              \* its acquisition; one that is not may sleep as long as it likes
+    jumps     \* how often the clock has jumped
+
+vars == <<lease, guard, synced, op, prompt, jumps>>
+
+TypeOK ==
+    /\ lease \in Rows /\ lease.epoch <= MaxEpoch
+    /\ guard \in [Processes -> Guards]
+    /\ synced \in [Processes -> 0..MaxEpoch]
+    /\ op \in [Processes -> {"idle", "waiting", "running", "writing"}]
+    /\ prompt \in [Processes -> BOOLEAN]
+    /\ jumps \in 0..MaxJumps
+
+Init ==
+    /\ lease = NewRow
+    /\ guard = [p \in Processes |-> NoGuard]
+    /\ synced = [p \in Processes |-> 0]
+    /\ op = [p \in Processes |-> "idle"]
+    /\ prompt = [p \in Processes |-> TRUE]
+    /\ jumps = 0
+
+\* While a process writes, SQLite lets nobody else write: not the row either.
+DatabaseFree == \A p \in Processes : op[p] # "writing"
+
+\* The liveness model replaces this by the least number that nobody bears: epochs
+\* are only ever compared for equality by those who hold one.
+NextEpoch == lease.epoch + 1
+
+EpochsLeft == lease.epoch < MaxEpoch
+
+\* What is said of a hold ends with it.
+ForgetHold(p) ==
+    /\ synced' = [synced EXCEPT ![p] = 0]
+    /\ prompt' = [prompt EXCEPT ![p] = TRUE]
+
+-------------------------------------------------------------------------------
+\* An operation asks for the guard.
+Call(p) ==
+    /\ op[p] = "idle"
+    /\ op' = [op EXCEPT ![p] = "waiting"]
+    /\ UNCHANGED <<lease, guard, synced, prompt, jumps>>
+
+Acquire(p) ==
+    /\ op[p] = "waiting" /\ guard[p].stage = "none" /\ DatabaseFree
+    /\ EpochsLeft
+    /\ IF Broken("holder-name-reuse") /\ p \in SharesLabel /\ lease.holder \in SharesLabel
+       THEN \* the row bears "our" name, so it must be ours
+            /\ guard' = [guard EXCEPT ![p] = Taken(lease.epoch)]
+            /\ UNCHANGED lease
+       ELSE /\ Takeable(lease, p)
+            /\ LET epoch == IF Broken("reacquire-keeps-epoch") /\ lease.holder = p
+                            THEN lease.epoch ELSE NextEpoch
+               IN  /\ lease' = Acquired(lease, p, epoch)
+                   /\ guard' = [guard EXCEPT ![p] = Taken(epoch)]
+    /\ \E inTime \in BOOLEAN : prompt' = [prompt EXCEPT ![p] = inTime]
+    /\ UNCHANGED <<synced, op, jumps>>
+
+\* A refused acquisition leaves word.
+Want(p) ==
+    /\ op[p] = "waiting" /\ guard[p].stage = "none" /\ DatabaseFree
+    /\ ~Takeable(lease, p) /\ ~lease.wanted
+    /\ lease' = Wanted(lease)
+    /\ UNCHANGED <<guard, synced, op, prompt, jumps>>
+
+Sync(p) ==
+    /\ guard[p].stage = "syncing"
+    /\ FencePasses(lease, guard[p].epoch)
+    /\ guard' = [guard EXCEPT ![p] = Synced(@)]
+    /\ synced' = [synced EXCEPT ![p] = guard[p].epoch]
+    /\ UNCHANGED <<lease, op, prompt, jumps>>
+
+SyncFails(p) ==
+    /\ guard[p].stage = "syncing"
+    /\ guard' = [guard EXCEPT ![p] = NoGuard]
+    /\ ForgetHold(p)
+    /\ UNCHANGED <<lease, op, jumps>>
+
+Begin(p) ==
+    /\ op[p] = "waiting" /\ Admits(guard[p])
+    /\ op' = [op EXCEPT ![p] = "running"]
+    /\ UNCHANGED <<lease, guard, synced, prompt, jumps>>
+
+\* A write that takes its time: the fence passes at its start, in the same
+\* transaction, and until its end no other process can take the lease.
+WriteBegins(p) ==
+    /\ LongWrites /\ op[p] = "running" /\ DatabaseFree
+    /\ FencePasses(lease, guard[p].epoch)
+    /\ op' = [op EXCEPT ![p] = "writing"]
+    /\ UNCHANGED <<lease, guard, synced, prompt, jumps>>
+
+\* The renewal shares the connection and has had no turn: so the write itself
+\* renews the lease, as its last statement.
+WriteEnds(p) ==
+    /\ op[p] = "writing"
+    /\ op' = [op EXCEPT ![p] = "idle"]
+    /\ lease' = IF Broken("renewal-starved") THEN lease ELSE Renewed(lease)
+    /\ guard' = [guard EXCEPT ![p] = Told(@, lease.wanted)]
+    /\ UNCHANGED <<synced, prompt, jumps>>
+
+\* An operation ends, whatever came of it.
+End(p) ==
+    /\ op[p] = "running"
+    /\ op' = [op EXCEPT ![p] = "idle"]
+    /\ UNCHANGED <<lease, guard, synced, prompt, jumps>>
+
+\* A renewal that comes through, and brings news of a waiter.
+Renew(p) ==
+    /\ guard[p].stage # "none" /\ DatabaseFree
+    /\ FencePasses(lease, guard[p].epoch)
+    /\ lease' = Renewed(lease)
+    /\ guard' = [guard EXCEPT ![p] = Told(@, lease.wanted)]
+    /\ UNCHANGED <<synced, op, prompt, jumps>>
+
+\* An access under a guard whose lease is gone. The guard dies, and the operation
+\* waits for another.
+Lose(p) ==
+    /\ guard[p].stage # "none" /\ DatabaseFree
+    /\ ~FencePasses(lease, guard[p].epoch)
+    /\ IF Broken("renew-ignores-loss") /\ Takeable(lease, p) /\ EpochsLeft
+       THEN \* the renewal finds the row free, takes it again, and says nothing
+            /\ lease' = Acquired(lease, p, NextEpoch)
+            /\ guard' = [guard EXCEPT ![p].epoch = NextEpoch]
+            /\ UNCHANGED <<op, synced, prompt>>
+       ELSE /\ guard' = [guard EXCEPT ![p] = NoGuard]
+            /\ op' = [op EXCEPT ![p] = IF @ = "running" THEN "waiting" ELSE @]
+            /\ ForgetHold(p)
+            /\ UNCHANGED lease
+    /\ UNCHANGED jumps
+
+\* The holder gives the lease up: because it idles, or because somebody waits.
+Release(p) ==
+    /\ guard[p].stage \in {"held", "closing"} /\ DatabaseFree
+    /\ op[p] \in {"idle", "waiting"}
+    /\ FencePasses(lease, guard[p].epoch)
+    /\ lease' = Released(lease)
+    /\ IF Broken("guard-outlives-release")
+       THEN UNCHANGED <<guard, synced, prompt>>
+       ELSE guard' = [guard EXCEPT ![p] = NoGuard] /\ ForgetHold(p)
+    /\ UNCHANGED <<op, jumps>>
+
+\* Time passes the lease's end: of a process that is gone, that sleeps, or that
+\* has no turn to renew because it writes.
+Lapse ==
+    /\ lease.left \in 1..LeaseTime
+    /\ \/ lease.holder \in {Nobody, Departed}
+       \/ lease.holder \in Processes /\ (~prompt[lease.holder] \/ op[lease.holder] = "writing"
+                                         \/ guard[lease.holder].stage = "none")
+    /\ lease' = [lease EXCEPT !.left = 0]
+    /\ UNCHANGED <<guard, synced, op, prompt, jumps>>
+
+\* The wall clock jumps, forward past the lease's end or back by more than any
+\* lease lasts. Nobody can be called prompt by such a clock.
+ClockJump ==
+    /\ jumps < MaxJumps /\ lease.holder # Nobody
+    /\ \E left \in {0, Absurd} : lease' = [lease EXCEPT !.left = left]
+    /\ prompt' = [p \in Processes |-> FALSE]
+    /\ jumps' = jumps + 1
+    /\ UNCHANGED <<guard, synced, op>>
+
+\* Killed, and started again under the same label: a new instance with nothing in
+\* its memory. (Killed and not started again: it takes no step any more.)
+Crash(p) ==
+    /\ \/ guard[p].stage # "none" \/ op[p] # "idle"
+    /\ guard' = [guard EXCEPT ![p] = NoGuard]
+    /\ ForgetHold(p)
+    /\ op' = [op EXCEPT ![p] = "idle"]
+    /\ lease' = IF lease.holder = p THEN [lease EXCEPT !.holder = Departed] ELSE lease
+    /\ UNCHANGED jumps
+
+Next ==
+    \/ \E p \in Processes :
+        \/ Call(p) \/ Acquire(p) \/ Want(p) \/ Sync(p) \/ SyncFails(p) \/ Begin(p)
+        \/ WriteBegins(p) \/ WriteEnds(p) \/ End(p) \/ Renew(p) \/ Lose(p)
+        \/ Release(p) \/ Crash(p)
+    \/ Lapse
+    \/ ClockJump
+
+(* Fairness, in words: time passes; who waits keeps asking, and a process that *)
+(* gave the lease to a waiter stands back for longer than the waiter's pause   *)
+(* between two questions (hence strong fairness: an acquisition that is again  *)
+(* and again possible happens some day; likewise a sync that can succeed).     *)
+(* A process that is awake goes on with what it does: it ends operations,      *)
+(* renews, and gives the lease up when asked. One that is not prompt may be    *)
+(* suspended for ever, and owes nothing, unless it wants something itself.     *)
+Fairness ==
+    /\ WF_vars(Lapse)
+    /\ \A p \in Processes :
+        /\ WF_vars(Want(p)) /\ SF_vars(Acquire(p)) /\ SF_vars(Sync(p)) /\ SF_vars(Begin(p))
+        /\ WF_vars(Lose(p)) /\ WF_vars(WriteEnds(p))
+        /\ WF_vars(prompt[p] /\ End(p))
+        /\ WF_vars(prompt[p] /\ Renew(p))
+        /\ WF_vars((prompt[p] \/ op[p] = "waiting") /\ guard[p].stage = "closing" /\ Release(p))
+
+Spec == Init /\ [][Next]_vars
+FairSpec == Spec /\ Fairness
+
+-------------------------------------------------------------------------------
+OneFencedHolder ==
+    \A p, q \in Processes :
+        (/\ guard[p].stage # "none" /\ FencePasses(lease, guard[p].epoch)
+         /\ guard[q].stage # "none" /\ FencePasses(lease, guard[q].epoch)) => p = q
+
+GuardIsHonest ==
+    \A p \in Processes : guard[p].stage \in {"held", "closing"} =>
+        /\ guard[p].epoch = synced[p]
+        /\ lease.epoch = guard[p].epoch => lease.holder = p
+
+EpochNeverReused ==
+    [][\A p \in Processes : (guard[p].stage = "none" /\ guard'[p].stage # "none")
+                            => guard'[p].epoch > lease.epoch]_vars
+
+HolderNotAborted ==
+    \A p \in Processes : (prompt[p] /\ guard[p].stage # "none") =>
+        lease.epoch = guard[p].epoch /\ lease.holder = p
+
+LockNotStuck ==
+    (\E p \in Processes : op[p] = "waiting")
+        ~> (\E p \in Processes : guard[p].stage \in {"held", "closing"} \/ op[p] = "running"
+            \/ \A q \in Processes : op[q] # "waiting")
+
+WaiterServed == \A p \in Processes : (op[p] = "waiting") ~> (op[p] # "waiting")
+===============================================================================
