@@ -23,6 +23,100 @@ WithoutTheDoomed ==
       [o \in Operations |-> IF Doomed(o) THEN <<>> ELSE op[o]]>>
 
 -------------------------------------------------------------------------------
+(* The replay model. Every one of its transitions is driven through the        *)
+(* implementation, so it must be small; without symmetry, and with three epochs *)
+(* and two commits, the specification has millions. It tells one story instead, *)
+(* with all its byways: p1 works, loses the lease or gives it up; p2 works and  *)
+(* may change a record behind p1's back; p1 works again. Each step is one of the *)
+(* specification: what is left out is left out by a constraint on steps.        *)
+
+InFlight == Cardinality({o \in Of(p1) : op[o].stage # "idle"})
+
+Comes(o, stage) == op[o].stage # stage /\ op'[o].stage = stage
+Starts(o) == op[o].stage = "idle" /\ op'[o].stage # "idle"
+
+FirstRecord == CHOOSE r \in Records : TRUE
+
+\* The processes take turns, and only as long as epochs are left do they ask.
+TakeTurns ==
+    /\ lease'.epoch # lease.epoch => lease'.holder = IF lease.epoch % 2 = 0 THEN p1 ELSE p2
+    /\ lease'.wanted /\ ~lease.wanted => lease.epoch < MaxEpoch
+
+\* Records are loaded in one order: by a transaction of p1 all, by others the first.
+\* (A view gets the other one from the cache.)
+LoadInOrder ==
+    \A o \in Operations : Comes(o, "loading") =>
+        op'[o].loading[1] = FirstRecord \/ (o = o1 /\ op[o].known[FirstRecord] # Missing)
+
+\* There is at most one commit for each acquisition so far.
+CommitNowAndThen == Len(commits') <= lease'.epoch
+
+\* The lease is lost with at most one operation of p1 under way, so that at most one
+\* is doomed. Nobody starts an operation that is doomed from the start; and at the
+\* end p1's operations come one after the other.
+FewAreDoomed ==
+    /\ (lease.epoch = 1 /\ lease'.epoch = 2) => InFlight <= 1
+    /\ \A o \in Operations : Starts(o) => FencePasses(lease, op'[o].under)
+    /\ \A o \in Of(p1) : (Starts(o) /\ lease.epoch = MaxEpoch) => InFlight = 0
+
+\* A validated view is answered at once: nothing can happen to it any more.
+AnswerAtOnce == \A o \in Operations : op[o].stage = "validated" => op'[o].stage = "idle"
+
+\* Before p1 comes back, doomed operations have noticed, but for those whose commit
+\* came through; before it has synced, p2 has noticed everything.
+NoticeInTime ==
+    /\ (lease.epoch = 2 /\ lease'.epoch = 3) =>
+        \A o \in Operations : op[o].stage \in {"idle", "committed"}
+    /\ (lease.epoch = 3 /\ guard[p1].stage = "syncing" /\ guard'[p1].stage = "held") =>
+        guard[p2].stage = "none" /\ op[o3].stage = "idle"
+
+\* A lease expires where somebody waits for it and where that may hurt: while p1 works,
+\* while p2's commit is on its way back, or when its holder is gone.
+LapseWhereItHurts ==
+    (lease.left > 0 /\ lease'.left = 0 /\ lease'.holder # Nobody) =>
+        /\ lease.wanted
+        /\ \/ lease.holder = p1 /\ InFlight > 0
+           \/ op[o3].stage = "committed"
+           \/ lease.holder = Departed
+
+\* The log is cut when nobody holds a guard and p1 will miss what was cut.
+TruncateBetween ==
+    floor' # floor =>
+        /\ \A p \in Processes : guard[p].stage = "none"
+        /\ cache[p1].version < Version /\ cache[p1].records # Nothing
+
+\* A doomed operation that is not waiting for an answer finds out by its next access:
+\* neither a renewal nor an abort comes first.
+FindOutByAccess ==
+    \A o \in Operations :
+        (op[o].stage = "running" /\ Stands(guard[Home[o]], op[o].under) /\ ~MayAccess(o)) =>
+            (op'[o].stage = "idle" <=> guard'[Home[o]] # guard[Home[o]])
+
+\* Only p2 crashes: after a commit that it did not live to answer.
+CrashAfterCommit ==
+    /\ lease.holder = p1 => lease'.holder # Departed
+    /\ heard[p1] # <<>> => heard'[p1] # <<>>
+    /\ \/ lease.holder = p2 /\ lease'.holder = Departed
+       \/ cache[p2] # NewCache /\ cache'[p2] = NewCache
+       => op[o3].stage = "committed" /\ InFlight = 0
+
+\* A sync fails where it would have changed a cache that holds something.
+FailWhereItMatters ==
+    \A p \in Processes :
+        (guard[p].stage = "syncing" /\ guard'[p].stage = "none" /\ FencePasses(lease, guard[p].epoch)) =>
+            cache[p].records # Nothing /\ InFlight = 0
+
+\* p1's subscriber looks at the log while nobody works.
+ListenInPeace ==
+    (heard'[p1] # heard[p1] /\ guard[p1].stage = "none" /\ op' = op) =>
+        \A o \in Operations : op[o].stage = "idle"
+
+ReplayStep ==
+    /\ TakeTurns /\ LoadInOrder /\ CommitNowAndThen /\ FewAreDoomed /\ FindOutByAccess /\ AnswerAtOnce
+    /\ NoticeInTime /\ LapseWhereItHurts /\ CrashAfterCommit /\ FailWhereItMatters /\ TruncateBetween
+    /\ ListenInPeace
+
+-------------------------------------------------------------------------------
 (* Probes: each says that an action never happens, and must be found wrong, or *)
 (* the guarantees would hold for want of behaviour.                            *)
 
