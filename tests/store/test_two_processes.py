@@ -1,0 +1,277 @@
+"""Two real processes on one store, with a real Olm session that Bob has the other end of.
+
+They are really suspended and killed, at points that are chosen, and their leases lapse because the clock of their
+machine is moved. So every run with one seed makes the same steps.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import pytest
+from tests.store.olm import OlmMessage, place_of
+from tests.store.program import (
+    Decrypt,
+    Done,
+    Encrypt,
+    Failed,
+    GoOn,
+    Kept,
+    Meet,
+    Outcome,
+    Point,
+    Recall,
+    Stands,
+    Tick,
+    Waits,
+)
+from tests.store.short_cuts import ShortCut
+from tests.store.stage import Bob, Stage, Wedged, stage
+from tests.store.story import Story
+
+TURNS: Final = 60
+"""Of those that may be interrupted: each brings others with it, so that there are more than twice as many."""
+LABELS: Final = ("app", "extension")
+
+
+@pytest.fixture
+async def on(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with stage(tmp_path, ShortCut.NONE) as set_up:
+        yield set_up
+
+
+def ciphertext(outcome: Outcome) -> OlmMessage:
+    assert isinstance(outcome, Done)
+    assert outcome.message is not None
+    return outcome.message
+
+
+class TestInterruptions:
+    async def test_who_was_suspended_past_its_lease_starts_over_on_fresh_state(self, on: Stage) -> None:
+        bob, app, extension = Bob(), await on.enter("app"), await on.enter("extension")
+        assert await on.perform(app, Meet(bob.invitation)) == Done(epochs=(1,))
+        app.send(Encrypt(1, "slow", Point.READ))
+        assert await on.stands(app) == Stands(Point.READ)
+        await app.suspend()
+        on.lapse()
+
+        quick = await on.perform(extension, Encrypt(2, "quick"))
+        assert isinstance(quick, Done)
+        assert quick.epochs == (2,)
+        assert bob.decrypt(ciphertext(quick)) == "quick"
+
+        app.send(GoOn())
+        app.resume()
+        slow = await on.outcome(app)
+        assert isinstance(slow, Done)
+        assert slow.epochs == (1, 3)
+        assert bob.decrypt(ciphertext(slow)) == "slow"
+        assert [place_of(ciphertext(each)).index for each in (quick, slow)] == [0, 1]
+
+    async def test_a_renewal_does_not_bring_a_lost_lease_back(self, on: Stage) -> None:
+        bob, app, extension = Bob(), await on.enter("app"), await on.enter("extension")
+        await on.perform(app, Meet(bob.invitation))
+        await app.suspend()
+        on.lapse()
+        bob.decrypt(ciphertext(await on.perform(extension, Encrypt(1, "one"))))
+        app.send(Tick())
+        app.resume()
+        await app.said("lease lost label=app epoch=1 version=1")
+        two = await on.perform(app, Encrypt(2, "two"))
+        assert isinstance(two, Done)
+        assert two.epochs == (3,)
+        assert bob.decrypt(ciphertext(two)) == "two"
+
+    async def test_a_process_gives_way_after_its_operation_to_one_that_waits(self, on: Stage) -> None:
+        bob, app, extension = Bob(), await on.enter("app"), await on.enter("extension")
+        await on.perform(app, Meet(bob.invitation))
+        app.send(Encrypt(1, "one", Point.STEPPED))
+        await on.stands(app)
+        extension.send(Encrypt(2, "two"))
+        assert await extension.next() == Waits()
+        on.ask_again(extension)
+        assert await extension.next() == Waits()  # The operation is still running.
+
+        app.send(GoOn())
+        assert bob.decrypt(ciphertext(await on.outcome(app))) == "one"
+        await app.said("lease released label=app epoch=1")
+        on.ask_again(extension)
+        assert bob.decrypt(ciphertext(await on.outcome(extension))) == "two"
+
+    @pytest.mark.parametrize("point", Point)
+    async def test_what_a_killed_process_began_is_done_once(self, on: Stage, point: Point) -> None:
+        bob, app, extension = Bob(), await on.enter("app"), await on.enter("extension")
+        await on.perform(app, Meet(bob.invitation))
+        app.send(Encrypt(1, "one", point))
+        await on.stands(app)
+        await app.kill()
+        on.lapse()
+        one = ciphertext(await on.perform(extension, Encrypt(1, "one")))
+        two = ciphertext(await on.perform(extension, Encrypt(2, "two")))
+        assert [bob.decrypt(one), bob.decrypt(two)] == ["one", "two"]
+        assert [place_of(one).index, place_of(two).index] == [0, 1]
+
+
+class Conversation:
+    """Turns of one process or the other, in which a seeded random number says who does what, and what goes wrong."""
+
+    def __init__(self, on: Stage, seed: int) -> None:
+        self.happened: Counter[str] = Counter()
+        self.sent: dict[int, str] = {}
+        """What Bob read, by number."""
+        self.received: dict[int, str] = {}
+        """What Bob wrote, by number."""
+        self.unread: dict[int, OlmMessage] = {}
+        """What Bob wrote and nobody read yet."""
+        self._asleep: set[str] = set()
+        self._chains: list[bytes] = []
+        """Bob's, in order."""
+        self._on = on
+        self._random = random.Random(seed)
+        self._bob = Bob()
+        self._numbers = 0
+
+    async def run(self, turns: int) -> None:
+        for label in LABELS:
+            await self._on.enter(label)
+        await self._on.perform(self._on.actors[LABELS[0]], Meet(self._bob.invitation))
+        for _ in range(turns):
+            await self._turn(self._random.choice(LABELS), [None, *Point])
+        for number in tuple(self.unread):
+            await self._perform(LABELS[0], Decrypt(number, self.unread[number]))
+
+    async def check_store(self) -> None:
+        """Have a process that knows nothing yet look at what was kept."""
+        for actor in self._on.actors.values():
+            await actor.leave()
+        kept = await self._on.perform(await self._on.enter("newcomer"), Recall())
+        assert kept == Kept(tuple(sorted(self.sent)), self.received)
+        assert sorted(self._bob.read) == sorted(self.sent.values())
+
+    async def _turn(self, label: str, points: list[Point | None]) -> None:
+        if self._bob.met and len(self.unread) < 3 and self._random.random() < 0.5:
+            number = self._number()
+            self.received[number] = f"{number}, from Bob"
+            message = self.unread[number] = self._bob.encrypt(self.received[number])
+            if place_of(message).chain not in self._chains:
+                self._chains.append(place_of(message).chain)
+        point = self._random.choice(points)
+        late = [number for number, message in self.unread.items() if self._age(message) > 1]
+        if late or (self.unread and self._random.random() < 0.5):
+            number = self._random.choice(late or tuple(self.unread))  # Bob's messages need not arrive in order ...
+            await self._perform(label, Decrypt(number, self.unread[number], point))  # ... nor at one process only.
+        else:
+            number = self._number()
+            await self._perform(label, Encrypt(number, f"{number}, to Bob", point))
+
+    def _age(self, message: OlmMessage) -> int:
+        """Count the chains that Bob began after that of a message. A session forgets all but the last five."""
+        return len(self._chains) - 1 - self._chains.index(place_of(message).chain)
+
+    def _number(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+    async def _perform(self, label: str, operation: Encrypt | Decrypt) -> None:
+        self._on.actors[label].send(operation)
+        while not isinstance(event := await self._on.actors[label].next(), Outcome):
+            if isinstance(event, Waits):
+                await self._make_way(label)
+            elif isinstance(event, Stands):
+                await self._interrupt(label, operation)
+        match operation, event:
+            case Encrypt(number, text), Done(epochs, message) if message is not None:
+                assert self._bob.decrypt(message) == text
+                self.sent[number] = text
+            case Decrypt(number), Done(epochs, _, text):
+                assert text == self.received[number]
+                self.unread.pop(number, None)
+            case Decrypt(number), Failed(reason):
+                raise Wedged(f"message {number} from Bob", reason)
+            case _:
+                raise AssertionError(event)
+        self.happened["turns"] += 1
+        self.happened["reruns"] += len(epochs) - 1
+        self._wake_up()
+
+    async def _make_way(self, label: str) -> None:
+        """Somebody waits for the lease: its holder, if it is alive and awake, gives way. Perhaps it is neither."""
+        [other] = (each for each in LABELS if each != label)
+        if self._on.wanted() is not None:
+            match self._one_of(
+                {"asked to give way": 6, "suspended between operations": 3, "killed between operations": 1}
+            ):
+                case "suspended between operations":
+                    await self._on.actors[other].suspend()
+                    self._asleep.add(other)
+                    self._on.lapse()
+                case "killed between operations":
+                    await self._replace(other)
+        await self._on.make_way(self._on.actors[label])
+
+    async def _interrupt(self, label: str, operation: Encrypt | Decrypt) -> None:
+        """Something happens to a process in the middle of an operation, or before it can say that it is done."""
+        [other] = (each for each in LABELS if each != label)
+        self._wake_up()
+        match self._one_of({"suspended in an operation": 9, "killed in an operation": 1}):
+            case "suspended in an operation":
+                actor = self._on.actors[label]
+                await actor.suspend()
+                actor.send(GoOn())
+                self._on.lapse()
+                for _ in range(self._random.randint(1, 3)):
+                    await self._turn(other, [None])
+                actor.resume()
+            case "killed in an operation":
+                await self._replace(label)
+                self._on.actors[label].send(operation)
+
+    def _one_of(self, weights: Mapping[str, int]) -> str:
+        [what] = self._random.choices(tuple(weights), tuple(weights.values()))
+        self.happened[what] += 1
+        return what
+
+    async def _replace(self, label: str) -> None:
+        await self._on.actors[label].kill()
+        self._on.lapse()
+        await self._on.enter(label)
+
+    def _wake_up(self) -> None:
+        while self._asleep:
+            self._on.actors[self._asleep.pop()].resume()
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_nothing_is_lost(on: Stage, seed: int) -> None:
+    conversation = Conversation(on, seed)
+    await conversation.run(TURNS)
+    print(f"seed {seed}: {dict(conversation.happened)}")  # noqa: T201 (shown where the test fails)
+    await conversation.check_store()
+    assert not conversation.unread
+    assert len(conversation.happened) == 7, "something that should have happened did not"
+
+
+@pytest.mark.parametrize("short_cut", [ShortCut.NO_FENCE, ShortCut.KEPT_CACHE])
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_the_same_with_a_short_cut_wedges(tmp_path: Path, short_cut: ShortCut, seed: int) -> None:
+    async with stage(tmp_path, short_cut) as on:
+        conversation = Conversation(on, seed)
+        with pytest.raises(Wedged) as wedged:
+            await conversation.run(TURNS)
+    print(f"seed {seed}: {wedged.value} after {dict(conversation.happened)}")  # noqa: T201 (shown where the test fails)
+    assert "message key" in wedged.value.reason or "invalid MAC" in wedged.value.reason
+
+
+@pytest.mark.parametrize(
+    ("short_cut", "lost"),
+    [(ShortCut.NONE, []), (ShortCut.NO_FENCE, ["two", "six", "seven"]), (ShortCut.KEPT_CACHE, ["two", "six", "seven"])],
+)
+async def test_the_story(tmp_path: Path, short_cut: ShortCut, lost: list[str]) -> None:
+    async with stage(tmp_path, short_cut) as on:
+        story = Story(on)
+        await story.tell()
+    assert story.lost == lost
