@@ -140,4 +140,23 @@ NeverLapse     == [][~Lapse]_vars
 NeverCrash     == [][\A p \in Processes : ~Crash(p)]_vars
 NeverTruncate  == [][~Truncate]_vars
 NeverListen    == [][\A p \in Processes : ~Listen(p)]_vars
+
+\* Of the situations that much of the specification is there for:
+Keeps(p) == {r \in AnyRecord(cache[p].records) : cache'[p].records[r] # Missing}
+
+\* a sync drops one record and keeps another;
+NeverFlushesOne ==
+    [][\A p \in Processes : Sync(p) => Keeps(p) \in {{}, AnyRecord(cache[p].records)}]_vars
+
+\* a sync drops even what did not change, because the log was cut;
+NeverFlushesAll ==
+    [][\A p \in Processes : (Sync(p) /\ Keeps(p) = {}) =>
+        \A r \in AnyRecord(cache[p].records) : ChangedAfter(r, cache[p].version)]_vars
+
+\* a commit is answered after another process has committed in its turn;
+NeverAnswersLate ==
+    [][\A o \in Operations : (op[o].stage = "committed" /\ Finish(o)) => op[o].at = Version]_vars
+
+\* a subscriber is told that it lagged.
+NeverLags == \A p \in Processes : \A i \in DOMAIN heard[p] : ~heard[p][i].lagged
 ===============================================================================

@@ -11,4 +11,24 @@ FreshEpoch == CHOOSE e \in 1..(2 * Cardinality(Processes) + 2) :
     /\ \A f \in 1..(e - 1) : f \in Borne
 
 AlwaysMore == TRUE
+
+-------------------------------------------------------------------------------
+(* Probes: each says that an action never happens, and must be found wrong, or *)
+(* the promises would hold for want of behaviour.                              *)
+
+NeverCall        == [][\A p \in Processes : ~Call(p)]_vars
+NeverAcquire     == [][\A p \in Processes : ~Acquire(p)]_vars
+NeverWant        == [][\A p \in Processes : ~Want(p)]_vars
+NeverSync        == [][\A p \in Processes : ~Sync(p)]_vars
+NeverSyncFails   == [][\A p \in Processes : ~SyncFails(p)]_vars
+NeverBegin       == [][\A p \in Processes : ~Begin(p)]_vars
+NeverWriteBegins == [][\A p \in Processes : ~WriteBegins(p)]_vars
+NeverWriteEnds   == [][\A p \in Processes : ~WriteEnds(p)]_vars
+NeverEnd         == [][\A p \in Processes : ~End(p)]_vars
+NeverRenew       == [][\A p \in Processes : ~Renew(p)]_vars
+NeverLose        == [][\A p \in Processes : ~Lose(p)]_vars
+NeverRelease     == [][\A p \in Processes : ~Release(p)]_vars
+NeverCrash       == [][\A p \in Processes : ~Crash(p)]_vars
+NeverLapse       == [][~Lapse]_vars
+NeverClockJump   == [][~ClockJump]_vars
 ===============================================================================
