@@ -33,7 +33,7 @@ from tests.store.short_cuts import ShortCut
 from tests.store.stage import Bob, Stage, Wedged, stage
 from tests.store.story import Story
 
-TURNS: Final = 60
+TURNS: Final = 45
 """Of those that may be interrupted: each brings others with it, so that there are more than twice as many."""
 LABELS: Final = ("app", "extension")
 

@@ -1,0 +1,71 @@
+"""What the README says is so: its example, its story, and where it points to."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+REPOSITORY: Final = Path(__file__).parents[2]
+README: Final = (REPOSITORY / "README.md").read_text()
+BLOCKS: Final = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+PROSE: Final = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
+PATIENCE: Final = 60
+"""Seconds until a program that hangs counts as failed."""
+
+
+def output_of(folder: Path, *arguments: str) -> str:
+    result = subprocess.run(  # noqa: S603 (this project's own programs)
+        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert result.stderr == ""
+    assert result.returncode == 0
+    return result.stdout
+
+
+def test_the_example_prints_what_it_says(tmp_path: Path) -> None:
+    [program] = (text for language, text in BLOCKS if language == "python")
+    [printed] = (text for language, text in BLOCKS if language == "text")
+    (tmp_path / "example.py").write_text(program)
+    assert output_of(tmp_path, "-W", "error", "example.py") == printed
+
+
+def test_the_story_is_what_the_program_prints() -> None:
+    command = "$ .venv/bin/python -m tests.store.story\n"
+    [shown] = (text.removeprefix(command) for language, text in BLOCKS if text.startswith(command))
+    assert shown == output_of(REPOSITORY, "-m", "tests.store.story")
+
+
+def anchors(markdown: str) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", markdown, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)]+)\)", PROSE))))
+def test_a_link_leads_somewhere(link: str) -> None:
+    path, _, anchor = link.partition("#")
+    assert (REPOSITORY / path).exists()
+    assert not anchor or anchor in anchors((REPOSITORY / path).read_text())
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:tests|tla|spec|reference)/[\w/.]*)`", PROSE))))
+def test_what_is_named_is_there(path: str) -> None:
+    assert (REPOSITORY / path).exists()
+
+
+def test_the_models_named_are_listed() -> None:
+    manifest = tomllib.loads((REPOSITORY / "tla/models/manifest.toml").read_text())
+    listed = {model["name"] for model in manifest["model"]}
+    named = set(re.findall(r"\bfault-[\w-]+", README))
+    assert named
+    assert named <= listed
+
+
+def test_the_targets_named_are_made() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"^\$ make ([a-z-]+)$", README, re.MULTILINE)) <= targets
