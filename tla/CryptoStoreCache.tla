@@ -143,6 +143,13 @@ Of(p) == {o \in Operations : Home[o] = p}
 WorkingUnder(p, epoch) ==
     {o \in Of(p) : op[o].stage # "idle" /\ op[o].under = epoch}
 
+\* The cache that its process has now is still the one that it began with. (Where the
+\* guard may be used before the sync, that is so before the sync.)
+UsesCache(o) ==
+    \/ Stands(guard[Home[o]], op[o].under)
+    \/ /\ Broken("dirty-hidden-from-reentrant") \/ Broken("reload-race")
+       /\ guard[Home[o]].epoch = op[o].under
+
 AnyRecord(function) == {r \in Records : function[r] # Missing}
 
 -------------------------------------------------------------------------------
@@ -240,7 +247,8 @@ Load(o, r) ==
     /\ op[o].stage = "running"
     /\ op[o].known[r] = Missing
     /\ MayAccess(o) \/ Broken("unfenced-load") \/ Unguarded(o)
-    /\ ~ChangedAfter(r, op[o].at) \/ Broken("unfenced-load") \/ Unguarded(o)
+    /\ \/ ~ChangedAfter(r, op[o].at) /\ floor <= op[o].at
+       \/ Broken("unfenced-load") \/ Unguarded(o)
     /\ op' = [op EXCEPT ![o].stage = "loading", ![o].loading = <<r, Value(r, Version), Version>>]
     /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
 
@@ -253,7 +261,7 @@ Fill(o) ==
         version == op[o].loading[3]
     IN  /\ op[o].stage = "loading"
         /\ op' = [op EXCEPT ![o].stage = "running", ![o].loading = <<>>, ![o].known[r] = value]
-        /\ cache' = IF Stands(guard[p], op[o].under)
+        /\ cache' = IF UsesCache(o)
                     THEN [cache EXCEPT ![p] = FilledCache(@, r, value, version)] ELSE cache
         /\ UNCHANGED <<lease, history, commits, floor, guard, heard>>
 
@@ -296,12 +304,10 @@ Finish(o) ==
         /\ guard' = IF op[o].under = guard[p].epoch
                     THEN [guard EXCEPT ![p] = Told(@, op[o].word)] ELSE guard
         /\ IF op[o].stage = "committed"
-           THEN /\ cache' = IF Stands(guard[p], op[o].under)
+           THEN /\ cache' = IF UsesCache(o)
                             THEN [cache EXCEPT ![p] = InstalledCache(@, version, commits[version])]
                             ELSE cache
-                /\ heard' = IF Stands(guard[p], op[o].under)
-                            THEN [heard EXCEPT ![p] = ToldOwn(@, version)]
-                            ELSE heard
+                /\ heard' = [heard EXCEPT ![p] = ToldOwn(@, version)]
            ELSE UNCHANGED <<cache, heard>>
         /\ UNCHANGED <<lease, history, commits, floor>>
 
@@ -315,11 +321,12 @@ Lose(o) ==
                                THEN [Idle EXCEPT !.known = op[o].known] ELSE Idle]
     /\ UNCHANGED <<lease, history, commits, floor, cache, heard>>
 
-\* A view needs a record that its own process changed since it began.
+\* An operation needs a record that its own process changed since it began, or that
+\* it may have changed, for all that is left of the log.
 Outdated(o, r) ==
     /\ op[o].stage = "running"
     /\ op[o].known[r] = Missing
-    /\ MayAccess(o) /\ ChangedAfter(r, op[o].at)
+    /\ MayAccess(o) /\ (ChangedAfter(r, op[o].at) \/ floor > op[o].at)
     /\ op' = [op EXCEPT ![o] = Idle]
     /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
 

@@ -7,7 +7,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,15 @@ async def fill(path: Path) -> SqliteBackend:
     return backend
 
 
+@asynccontextmanager
+async def filled(path: Path) -> AsyncIterator[SqliteBackend]:
+    backend = await fill(path)
+    try:
+        yield backend
+    finally:
+        await backend.close()
+
+
 def expected(identity: str) -> Inspection:
     return Inspection(
         schema=1,
@@ -58,8 +68,8 @@ def folder(path: Path) -> dict[str, tuple[bytes, int]]:
 
 
 async def test_a_store_that_nobody_has_open(tmp_path: Path) -> None:
-    backend = await fill(tmp_path / "store")
-    await backend.close()
+    async with filled(tmp_path / "store") as backend:
+        pass
     before = folder(tmp_path)
     assert inspect(tmp_path / "store") == expected(backend.identity.hex())
     assert folder(tmp_path) == before
@@ -67,24 +77,22 @@ async def test_a_store_that_nobody_has_open(tmp_path: Path) -> None:
 
 
 async def test_a_store_that_is_open_here(tmp_path: Path) -> None:
-    backend = await fill(tmp_path / "store")
-    before = folder(tmp_path)
-    assert inspect(tmp_path / "store") == expected(backend.identity.hex())
-    assert folder(tmp_path) == before
-    await backend.commit(Epoch(1), [Row(A, None)], NOW, DURATION)
-    assert inspect(tmp_path / "store").version == 4, "the last commit is seen"
-    assert inspect(tmp_path / "store").records == {"device": 1, "session": 1}
-    await backend.close()
+    async with filled(tmp_path / "store") as backend:
+        before = folder(tmp_path)
+        assert inspect(tmp_path / "store") == expected(backend.identity.hex())
+        assert folder(tmp_path) == before
+        await backend.commit(Epoch(1), [Row(A, None)], NOW, DURATION)
+        assert inspect(tmp_path / "store").version == 4, "the last commit is seen"
+        assert inspect(tmp_path / "store").records == {"device": 1, "session": 1}
 
 
 async def test_a_transaction_that_is_under_way_is_not_seen_and_not_waited_for(tmp_path: Path) -> None:
-    backend = await fill(tmp_path / "store")
-    with closing(sqlite3.connect(tmp_path / "store", isolation_level=None)) as raw:
-        raw.execute("BEGIN IMMEDIATE")
-        raw.execute("UPDATE state SET version = 9")
-        assert inspect(tmp_path / "store").version == 3
-        raw.execute("ROLLBACK")
-    await backend.close()
+    async with filled(tmp_path / "store"):
+        with closing(sqlite3.connect(tmp_path / "store", isolation_level=None)) as raw:
+            raw.execute("BEGIN IMMEDIATE")
+            raw.execute("UPDATE state SET version = 9")
+            assert inspect(tmp_path / "store").version == 3
+            raw.execute("ROLLBACK")
 
 
 CRASH = """
@@ -117,10 +125,9 @@ def test_a_store_whose_last_user_crashed(tmp_path: Path, index: str) -> None:
 
 
 async def test_as_many_lines_as_asked_for(tmp_path: Path) -> None:
-    backend = await fill(tmp_path / "store")
-    assert inspect(tmp_path / "store", lines=1).changes == ((3, "session"),)
-    assert inspect(tmp_path / "store", lines=0).changes == ()
-    await backend.close()
+    async with filled(tmp_path / "store"):
+        assert inspect(tmp_path / "store", lines=1).changes == ((3, "session"),)
+        assert inspect(tmp_path / "store", lines=0).changes == ()
 
 
 def test_what_is_no_store(tmp_path: Path) -> None:
@@ -137,7 +144,8 @@ def test_what_is_no_store(tmp_path: Path) -> None:
 
 
 async def test_a_newer_schema(tmp_path: Path) -> None:
-    await (await fill(tmp_path / "store")).close()
+    async with filled(tmp_path / "store"):
+        pass
     with closing(sqlite3.connect(tmp_path / "store")) as connection:
         connection.execute(f"PRAGMA user_version = {len(schema.MIGRATIONS) + 1}")
     before = folder(tmp_path)
@@ -148,7 +156,6 @@ async def test_a_newer_schema(tmp_path: Path) -> None:
 
 async def test_a_name_that_a_web_address_would_read_otherwise(tmp_path: Path) -> None:
     path = tmp_path / "a?mode=rwc#b%20c"
-    backend = await fill(path)
-    assert inspect(path) == expected(backend.identity.hex())
-    await backend.close()
+    async with filled(path) as backend:
+        assert inspect(path) == expected(backend.identity.hex())
     assert inspect(path) == expected(backend.identity.hex())

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
@@ -20,6 +20,7 @@ from unwedged.store.sealing import Cost, Sealer
 from unwedged.store.sqlite import SqliteBackend
 
 PASSPHRASE = "correct horse"
+NEW_STORES = sealing.COST
 STORE = bytes(range(16))
 
 
@@ -71,10 +72,11 @@ class TestProperties:
             with pytest.raises(TamperedRecord):
                 sealer.open(other_kind, other_key, sealed)
 
-    @given(st.text("ab"), st.binary(max_size=4), st.text("ab"), st.binary(max_size=4))
-    def test_contexts_differ_as_their_parts_do(self, kind: str, key: bytes, other_kind: str, other_key: bytes) -> None:
-        same = (kind, key) == (other_kind, other_key)
-        assert (sealing._context(kind, key) == sealing._context(other_kind, other_key)) == same
+    @given(st.lists(st.binary(max_size=2)), st.lists(st.binary(max_size=2)))
+    @example([b"ab", b"c"], [b"a", b"bc"])
+    @example([b"a", b""], [b"a"])
+    def test_contexts_differ_as_their_parts_do(self, parts: list[bytes], others: list[bytes]) -> None:
+        assert (sealing._context(*parts) == sealing._context(*others)) == (parts == others)
 
     @given(keys)
     def test_the_length_of_a_key_shows_only_in_blocks(self, sealer: Sealer, key: bytes) -> None:
@@ -164,6 +166,7 @@ def test_stores_with_the_same_passphrase_share_nothing() -> None:
         {"n": True},
         {"n": "2"},
         {"p": None},
+        {"p": True},
     ],
 )
 def test_a_header_can_not_ask_for_any_price(
@@ -181,7 +184,7 @@ def test_a_header_can_not_ask_for_any_price(
 
 def test_the_price_of_new_stores_is_the_stated_one() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sealing, "COST", Cost(n=2**15, r=8, p=1))
+        patch.setattr(sealing, "COST", NEW_STORES)
         _, header = Sealer.create(PASSPHRASE, STORE)
     stored = json.loads(header)
     assert (stored["n"], stored["r"], stored["p"]) == (2**15, 8, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager, nullcontext, suppress
 from functools import partial
@@ -318,6 +319,14 @@ async def test_readers_never_see_a_transaction_of_their_own_process(store: Store
     assert seen == [0]
 
 
+async def test_a_row_without_a_value_is_not_an_absent_one(store: Store) -> None:
+    epoch = await hold(store)
+    await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION)
+    store.raw.execute("DROP TRIGGER record_updated")
+    store.raw.execute("UPDATE record SET value = NULL")
+    assert await store.backend.load(epoch, A, Version(1)) == Loaded(Version(1), b"", changed=False)
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # All or nothing
 
@@ -554,6 +563,35 @@ async def running(operation: Awaitable[object]) -> None:
 def normal(store: Store, identity: str) -> Dump:
     """Dump the store as if its identity were the one that it is compared with."""
     return [line.replace(f"X'{store.backend.identity.hex().upper()}'", identity) for line in store.dump()]
+
+
+async def test_even_then_the_caller_is_told_only_after_the_driver_is_done(store: Store) -> None:
+    """Everybody is cancelled while the transaction is undone, which takes the driver a while."""
+    epoch = await hold(store)
+    before = store.dump()
+    caller = asyncio.create_task(running(store.backend.commit(epoch, [bad_row()], NOW, DURATION)))
+    hops, gate = Hops(store.backend), threading.Event()
+
+    async def open_later() -> None:
+        for _ in range(100):
+            await asyncio.sleep(0)
+        gate.set()
+
+    opening: list[asyncio.Task[None]] = []
+
+    def at(number: int) -> None:
+        if number == 3:
+            opening.append(asyncio.create_task(open_later()))
+            store.backend._connection._tx.put_nowait((None, partial(gate.wait, 60)))
+            cancel(caller, 3, "everybody", 3)
+
+    hops.before = at
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert gate.is_set()
+    with store.locked():
+        assert store.dump() == before
+    await asyncio.gather(*opening)
 
 
 async def test_cancelled_while_it_waits_for_its_turn(store: Store) -> None:

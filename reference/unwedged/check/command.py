@@ -7,26 +7,31 @@ import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 from cyclopts import App, Parameter
+from rich.console import Console
 from rich.text import Text
 
 from unwedged.check import tlc
+from unwedged.check.counterexamples import replay_counterexample
 from unwedged.check.display import (
+    counting,
     make_console,
     show_failures,
     show_inspection,
+    show_replay,
     show_tables,
     show_trace,
     watching,
 )
 from unwedged.check.errors import CheckError
 from unwedged.check.manifest import Band, Manifest, find_manifest, read_manifest
-from unwedged.check.report import Report, fault_reports, model_report, write_report
-from unwedged.check.schedule import check_models
+from unwedged.check.replay import replay_graph
+from unwedged.check.report import ReplayReport, Report, fault_reports, model_report, write_report
+from unwedged.check.schedule import Outcome, check_models
 from unwedged.check.toolbox import find_toolbox
 from unwedged.store.errors import StoreError
 from unwedged.store.inspection import inspect as inspect_store
@@ -45,7 +50,7 @@ app = App(
 
 @app.command
 def check(*, report: Path | None = None, deep: bool = False) -> int:
-    """Check every model, find every fault by name, and compare all that is found with the manifest.
+    """Check every model, find every fault by name, and drive what was found through the implementation.
 
     Parameters
     ----------
@@ -59,23 +64,82 @@ def check(*, report: Path | None = None, deep: bool = False) -> int:
     manifest = _manifest()
     models = manifest.band(Band.DEEP) if deep else manifest.band(Band.SMOKE, Band.FAULT, Band.PROBE, Band.REPLAY)
     toolbox = find_toolbox()
-    with watching(console, len(models)) as observer:
-        outcomes = _until_done(check_models(toolbox, manifest, models, observer))
-    faults = fault_reports(outcomes, {})
-    passed = all(outcome.passed for outcome in outcomes)
+    with tempfile.TemporaryDirectory() as scratch:
+        dump = Path(scratch) / "replay.dot"
+        with watching(console, len(models)) as observer:
+            outcomes = _until_done(check_models(toolbox, manifest, models, observer, dump))
+        passed = all(outcome.passed for outcome in outcomes)
+        replayed = None if deep or not dump.exists() else _replay(console, dump)
+    verdicts, failures = _replay_faults(outcomes)
+    faults = fault_reports(outcomes, verdicts)
+    passed = passed and not failures and (deep or replayed is not None)
     show_tables(console, outcomes, faults)
     show_failures(console, outcomes)
+    for failure in failures:
+        console.print(Text(failure, "red"))
+    if replayed is not None:
+        show_replay(console, replayed)
     if report is not None:
-        write_report(
-            Report(passed=passed, models=tuple(map(model_report, outcomes)), faults=faults, replay=None), report
-        )
+        found = Report(passed=passed, models=tuple(map(model_report, outcomes)), faults=faults, replay=replayed)
+        write_report(found, report)
     wrong = sum(not outcome.passed for outcome in outcomes)
     console.print(
-        Text(f"All {len(outcomes)} models are as expected.", "green")
+        Text(f"All {len(outcomes)} models are as expected, and so is what was replayed of them.", "green")
         if passed
-        else Text(f"{wrong} of {len(outcomes)} models are not as expected.", "bold red")
+        else Text(
+            f"{wrong} of {len(outcomes)} models and {len(failures)} of {len(faults)} replayed faults "
+            f"are not as expected{'' if deep or replayed else '; nor is the replay'}.",
+            "bold red",
+        )
     )
     return OK if passed else FAILED
+
+
+@app.command
+def replay() -> int:
+    """Drive every transition of the replay model through the real store, and compare after each step."""
+    console = make_console()
+    manifest = _manifest()
+    toolbox = find_toolbox()
+    models = manifest.band(Band.REPLAY)
+    with tempfile.TemporaryDirectory() as scratch:
+        dump = Path(scratch) / "replay.dot"
+        with watching(console, len(models)) as observer:
+            outcomes = _until_done(check_models(toolbox, manifest, models, observer, dump))
+        show_failures(console, outcomes)
+        if not outcomes or not all(outcome.passed for outcome in outcomes):
+            return FAILED
+        replayed = _replay(console, dump)
+    if replayed is None:
+        return FAILED
+    show_replay(console, replayed)
+    return OK
+
+
+def _replay(console: Console, dump: Path) -> ReplayReport | None:
+    """Replay a graph, and say why if that failed."""
+    with counting(console, "replayed steps") as on_progress:
+        try:
+            return replay_graph(dump, on_progress)
+        except CheckError as error:
+            console.print(Text(f"replay: {error}", "red"))
+            return None
+
+
+def _replay_faults(outcomes: Sequence[Outcome]) -> tuple[dict[str, str], list[str]]:
+    """Replay the counterexample of each fault, with the fault and without; return what failed, and what was wrong."""
+    verdicts: dict[str, str] = {}
+    failures: list[str] = []
+    for outcome in outcomes:
+        model, result = outcome.model, outcome.result
+        if model.slug is None or model.property is None:
+            continue
+        try:
+            verdicts[model.name] = replay_counterexample(model.slug, model.property, result)
+        except CheckError as error:
+            verdicts[model.name] = "WRONG"
+            failures.append(f"{model.name}: {error}")
+    return verdicts, failures
 
 
 @app.command

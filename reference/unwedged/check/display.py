@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unwedged.check.manifest import Model
-from unwedged.check.report import FaultReport
+from unwedged.check.report import FaultReport, ReplayReport
 from unwedged.check.schedule import Observer, Outcome
 from unwedged.check.tlc import Progress, Result, Verdict
 from unwedged.check.values import State, render_value
@@ -37,6 +37,26 @@ def watching(console: Console, total: int) -> Iterator[Observer]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bars(*columns, TextColumn("{task.fields[said]}"), console=console, transient=True) as bars:
         yield _Live(bars, total)
+
+
+@contextmanager
+def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how far something has come: call what this gives with how many are done, and how many there are."""
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
+    with Bars(TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console) as bars:
+        task = bars.add_task(what)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def show_replay(console: Console, replayed: ReplayReport) -> None:
+    """Say how much of the replay model was driven through the implementation, and how fast."""
+    console.print(
+        f"Replay: {replayed.covered:,} of {replayed.transitions:,} transitions covered in {replayed.steps:,} steps and "
+        f"{replayed.seconds:.0f} s, {replayed.steps_per_second:,.0f} steps a second in each of "
+        f"{replayed.processes} processes."
+    )
 
 
 class _Lines:
@@ -137,7 +157,8 @@ def show_trace(console: Console, result: Result) -> None:
     for number, step in enumerate(result.trace, 1):
         console.print(Text(f"{number}: {step.action or 'initially'}", "bold"))
         for name in sorted(step.state):
-            if name not in before or before[name] != step.state[name]:
+            # Not "!=": between two of rpds's maps that is wrong as soon as one entry is the same.
+            if name not in before or not before[name] == step.state[name]:  # noqa: SIM201
                 console.print(Text(f"     {name} = {render_value(step.state[name])}"))
         before = step.state
     if result.lasso is not None:

@@ -49,8 +49,11 @@ class ReplayReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     covered: int
     steps: int
     """Transitions taken: some are taken several times to get to others."""
+    processes: int
+    """So many took a share of the steps each, at once."""
     seconds: float
     steps_per_second: float
+    """In each process."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

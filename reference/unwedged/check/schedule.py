@@ -7,9 +7,10 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-from unwedged.check.manifest import Manifest, Model, differences
+from unwedged.check.manifest import Band, Manifest, Model, differences
 from unwedged.check.tlc import Progress, Result, run
 from unwedged.check.toolbox import Toolbox
 
@@ -42,15 +43,19 @@ class Observer(Protocol):
 
 
 async def check_models(
-    toolbox: Toolbox, manifest: Manifest, models: Sequence[Model], observer: Observer
+    toolbox: Toolbox, manifest: Manifest, models: Sequence[Model], observer: Observer, dump: Path | None = None
 ) -> tuple[Outcome, ...]:
-    """Check ``models``; the outcomes are in their order. Cancelling this ends every TLC."""
+    """Check ``models``; the outcomes are in their order. Cancelling this ends every TLC.
+
+    The graph of the replay model, if it is among them, goes to ``dump``.
+    """
     cores = _Cores(os.cpu_count() or 1)
 
     async def check(model: Model) -> Outcome:
         async with cores.taken(model.workers):
             observer.started(model)
-            result = await run(toolbox, manifest.job(model), lambda progress: observer.progressed(model, progress))
+            job = manifest.job(model, dump if model.band is Band.REPLAY else None)
+            result = await run(toolbox, job, lambda progress: observer.progressed(model, progress))
         outcome = Outcome(model, result, differences(model, result))
         observer.finished(outcome)
         return outcome

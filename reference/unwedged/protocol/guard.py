@@ -8,7 +8,7 @@
       '-----------------'--------------'-------- lost, dropped ---'
 
 A guard is bound to one epoch. News about another epoch (a renewal that was under way while the lease changed hands)
-never touches it. Twins in ``tla/LeaseLock.tla``: the operators of the same names.
+never touches it. Twins in ``tla/Lease.tla``: ``Taken``, ``Synced``, ``Told``, ``Lost``, ``Admits``, ``Stands``.
 """
 
 from __future__ import annotations
@@ -44,26 +44,26 @@ NO_GUARD = Guard(Stage.NONE, Epoch(0))
 
 
 def taken(epoch: Epoch) -> Guard:
-    """The lease was acquired at ``epoch``: not yet a right to anything but syncing."""
+    """Note that the lease was acquired at ``epoch``: not yet a right to anything but syncing."""
     return Guard(Stage.SYNCING, epoch)
 
 
 def synced(guard: Guard, epoch: Epoch) -> Guard:
-    """The cache has been brought up to date under ``epoch``: now, and not before, the guard exists (rule 2)."""
+    """Note that the cache is up to date under ``epoch``: now, and not before, the guard exists (rule 2)."""
     if guard == Guard(Stage.SYNCING, epoch):
         return replace(guard, stage=Stage.HELD)
     return guard
 
 
 def told(guard: Guard, epoch: Epoch, wanted: bool) -> Guard:
-    """A renewal or a commit under ``epoch`` came back and says whether somebody waits (rule 8)."""
+    """Note what a renewal or a commit under ``epoch`` came back with: whether somebody waits (rule 8)."""
     if wanted and guard == Guard(Stage.HELD, epoch):
         return replace(guard, stage=Stage.CLOSING)
     return guard
 
 
 def lost(guard: Guard, epoch: Epoch) -> Guard:
-    """The fence stopped an access under ``epoch``, or its sync failed, or it was released: that guard is dead."""
+    """Note that the guard of ``epoch`` is dead: it was fenced off, or released, or its sync failed."""
     return NO_GUARD if guard.epoch == epoch else guard
 
 

@@ -13,7 +13,7 @@ release    the fence passes                  nobody holds it; the epoch stays
 ========== ================================= ===========================================
 
 Clocks decide only *when* a lease may be taken, never *who* may write: that is the fence's, and the fence reads no
-clock. Twins in ``tla/LeaseLock.tla``: the operators of the same names.
+clock. Twins in ``tla/Lease.tla``: ``Takeable``, ``Acquired``, ``Wanted``, ``FencePasses``, ``Renewed``, ``Released``.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A subscriber gets every committed change once, in version order, whichever process made it. Where the change log no
 longer reaches back to what it has heard, it is told so by ``Lagged`` instead, and goes on from there.
 
-Twin in ``tla/CryptoStoreCache.tla``: ``Told``.
+Twins in ``tla/CryptoStoreCache.tla``: ``ToldUpTo`` and ``ToldOwn``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Lagged:
 
 
 def news(heard: Version, log: ChangeLog[Key]) -> tuple[Change[Key] | Lagged, ...]:
-    """What to tell a subscriber who has heard everything up to ``heard``: the changes after it, or that it lagged."""
+    """Return what to tell who has heard everything up to ``heard``: the changes after it, or that it lagged."""
     if log.version <= heard:
         return ()
     if not reaches(log.floor, heard):

@@ -42,7 +42,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """The keys of one kind as they are at ``version``; ``changed``: whether any changed after the version asked about."""
+    """The keys of one kind at ``version``; ``changed``: whether any of them changed after the version asked about."""
 
     version: Version
     keys: tuple[bytes, ...]
@@ -61,7 +61,7 @@ class Backend(Protocol):
     """A database that several processes share. Any method may raise ``StoreBusy``; nothing was changed then."""
 
     async def acquire(self, instance: InstanceId, label: str, now: Milliseconds, duration: Milliseconds) -> Lease:
-        """Take the lease, or leave word that somebody waits; return the row. It is held if ``holder`` is ``instance``."""
+        """Take the lease, or leave word that somebody waits; return the row. Taken: ``holder`` is ``instance``."""
 
     async def renew(self, epoch: Epoch, now: Milliseconds, duration: Milliseconds) -> Lease:
         """Extend the lease of ``epoch`` to ``duration`` from ``now`` and return the row. Fenced."""

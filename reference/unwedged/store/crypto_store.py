@@ -16,7 +16,6 @@ from types import TracebackType
 from typing import TypeVar
 
 from unwedged.protocol.cache import empty
-from unwedged.protocol.guard import NO_GUARD
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.store.backend import Backend
 from unwedged.store.clock import Chance, Clock, SystemChance, SystemClock
@@ -289,8 +288,8 @@ class CryptoStore:
     # Single steps; tasks make them when their time has come
 
     async def listen_now(self) -> None:
-        """Tell subscribers what others committed. Who holds the lease knows already: nobody else can commit."""
-        if self.lock.guard == NO_GUARD:
+        """Tell subscribers what others committed. Who has synced knows already: nobody else can commit."""
+        if not self.lock.stands(self.lock.guard.epoch):
             self.streams.tell(await self._parts.records.changes(self.streams.heard, None))
 
     # Inner workings

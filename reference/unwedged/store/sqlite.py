@@ -255,9 +255,20 @@ async def _transaction(connection: aiosqlite.Connection, work: Callable[[], Awai
         result = await work()
         await connection.commit()
     except BaseException:
-        await _settled(connection.rollback())
+        await _undone(connection)
         raise
     return result
+
+
+async def _undone(connection: aiosqlite.Connection) -> None:
+    """Roll back, and come back only when that is done: also if this task itself is cancelled, as loops do at their end.
+
+    The driver's thread works in order, and rolling back twice does no harm: what is asked last is done last.
+    """
+    while True:
+        with contextlib.suppress(asyncio.CancelledError):
+            await connection.rollback()
+            return
 
 
 async def _settled(work: Coroutine[object, object, Result]) -> Result:

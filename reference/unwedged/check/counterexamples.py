@@ -1,0 +1,164 @@
+"""Counterexamples: what TLC found wrong with a broken specification must go wrong in the reference broken alike.
+
+Each is replayed twice on the reference. With the fault injected, the named property must be violated there too;
+without it, no property may be, and the way that led to the violation must be barred somewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from unittest.mock import patch
+
+from unwedged.check.errors import CheckError
+from unwedged.check.faults import injected
+from unwedged.check.properties import PROPERTIES, Moment
+from unwedged.check.tlc import Result
+from unwedged.check.tlc import Step as TraceStep
+from unwedged.check.transitions import (
+    Step,
+    cast_of,
+    lock_step_between,
+    prompt_in,
+    step_between,
+    take,
+    waiting_in,
+)
+from unwedged.check.world import World
+from unwedged.protocol.guard import Stage
+from unwedged.store import sqlite
+from unwedged.store.lock import LeaseTimes
+from unwedged.store.sqlite import SqliteBackend
+
+PROGRESS = ("LockNotStuck", "WaiterServed")
+"""The properties that say that something happens some day. They are judged at the end of a counterexample."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What came of replaying one counterexample once."""
+
+    violated: str | None
+    """The first property that was found violated."""
+    detail: str
+    refused: int
+    """How many of its steps were not possible."""
+
+
+def replay_counterexample(slug: str, named: str, result: Result) -> str:
+    """Replay a fault's counterexample with and without the fault; return the property that failed with it.
+
+    Raises ``CheckError`` unless exactly the named property fails with the fault, and none does without it.
+    """
+    broken = asyncio.run(_replay(result, slug, (named,)))
+    if broken.violated is None:
+        raise CheckError(f"{slug}: with the fault injected, {named} holds along the whole counterexample")
+    sound = asyncio.run(_replay(result, None, (*PROPERTIES, *(PROGRESS if named in PROGRESS else ()))))
+    if sound.violated is not None:
+        raise CheckError(f"{slug}: without the fault, {sound.violated} is violated all the same: {sound.detail}")
+    return broken.violated
+
+
+async def _replay(result: Result, slug: str | None, properties: Sequence[str]) -> Finding:
+    of_lock = "prompt" in result.trace[0].state
+    cast_ = cast_of([step.state for step in result.trace])
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        world = await World.open(Path(folder), *cast_)
+        world.strict = False
+        try:
+            stack.enter_context(patch.object(sqlite, "_clock", lambda: world.clock.time / 1000))
+            if slug is not None:
+                stack.enter_context(injected(slug, world))
+            _pause_at_last_statement(world, stack)
+            await world.reset()
+            judge = _Judge(world)
+            for before, after in pairwise(result.trace):
+                step = (lock_step_between if of_lock else step_between)(after.action or "", before.state, after.state)
+                judge.note(await take(world, step))
+                violation = judge.violation(step, properties, after)
+                if violation is not None:
+                    return Finding(*violation, judge.refused)
+            if set(properties) & set(PROGRESS):
+                served = await _fair_steps(world, result.trace[-1])
+                if served is not None:
+                    return Finding(next(name for name in properties if name in PROGRESS), served, judge.refused)
+            return Finding(None, "", judge.refused)
+        finally:
+            await world.close()
+
+
+class _Judge:
+    """Asks after each step which property is violated."""
+
+    def __init__(self, world: World) -> None:
+        self.refused = 0
+        self._world = world
+        self._observed = world.observe()
+
+    def note(self, possible: bool) -> None:
+        """Note whether a step was possible."""
+        self.refused += not possible
+
+    def violation(self, step: Step, properties: Sequence[str], after: TraceStep) -> tuple[str, str] | None:
+        """Return the first of ``properties`` that is violated now, and how."""
+        world = self._world
+        before, self._observed = self._observed, world.observe()
+        pending = {seen.at for seen in self._observed.operations.values() if seen.stage == "committed"}
+        moment = Moment(
+            action=step.action,
+            before=before,
+            after=self._observed,
+            home=world.home,
+            history=world.history,
+            bases=world.bases,
+            answered=frozenset(world.bases) - pending,
+            begun={name: actor.begun for process in world.processes.values() for name, actor in process.actors.items()},
+            synced={name: process.store.lock.holding.epoch for name, process in world.processes.items()},
+            prompt=prompt_in(after.state),
+        )
+        for name in properties:
+            if name in PROPERTIES and (wrong := PROPERTIES[name](moment)) is not None:
+                return name, wrong
+        return None
+
+
+def _pause_at_last_statement(world: World, stack: ExitStack) -> None:
+    """Let a commit that shall take long stand before its last statement until it is told to go on."""
+    late = SqliteBackend._late
+
+    async def pause(self: SqliteBackend, *arguments: object) -> object:
+        if world.writes_long:
+            world.writes_long = False
+            world.at_last_statement.set()
+            await world.last_statement.wait()
+        return await late(self, *arguments)  # type: ignore[arg-type]  # passed on as they came
+
+    stack.enter_context(patch.object(SqliteBackend, "_late", pause))
+
+
+async def _fair_steps(world: World, last: TraceStep) -> str | None:
+    """Let everybody who is awake do what fairness demands; return who waited in vain."""
+    waiting = waiting_in(last.state)
+    for name in [name for process in world.processes.values() for name in process.actors]:
+        await world.abort(name)
+    for _ in range(2 + len(waiting)):
+        guards = {name: process.store.lock.guard for name, process in world.processes.items()}
+        if world.observe().lease[1] not in guards or guards[world.observe().lease[1]].stage is Stage.NONE:
+            world.clock.time += LeaseTimes().duration  # nobody renews it
+        for name, process in world.processes.items():
+            if process.sync is not None:
+                await world.sync(name)
+            await world.renew(name)
+            if process.store.lock.guard.stage is Stage.CLOSING:
+                await world.release(name)
+        for name in sorted(waiting):
+            if world.processes[name].store.lock.guard.stage is Stage.NONE and await world.acquire(name):
+                await world.sync(name)
+            if world.processes[name].store.lock.guard.stage is not Stage.NONE:
+                waiting.discard(name)
+    return f"{', '.join(sorted(waiting))} waited in vain" if waiting else None

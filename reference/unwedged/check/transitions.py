@@ -1,0 +1,275 @@
+"""What a transition of a model is, step by step: TLC's labels name the action, the two states tell its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+from unwedged.check.errors import CheckError
+from unwedged.check.values import ModelValue, State, Value
+from unwedged.check.world import IDLE, Observation, Seen, World
+
+Function = Mapping[Value, Value]
+
+HOME = {"o1": "p1", "o2": "p1", "o3": "p2"}
+"""Which process each operation belongs to: ``TwoAndOne`` of the models' module MCCryptoStoreCache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An action with its parameters, as far as it has any."""
+
+    action: str
+    process: str = ""
+    operation: str = ""
+    kind: str = ""
+    records: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        parameters = [word for word in (self.process, self.operation, self.kind, *sorted(self.records)) if word]
+        return f"{self.action}({', '.join(parameters)})"
+
+
+_OF_OPERATIONS = {"Begin", "Load", "Fill", "Commit", "Validate", "Finish", "Lose", "Outdated", "Abort", "ForgetCommit"}
+_OF_NOBODY = {"Lapse", "Truncate"}
+
+
+def step_between(action: str, before: State, after: State) -> Step:
+    """Tell the parameters of an action of ``CryptoStoreCache`` from what it changed."""
+    if action in _OF_NOBODY:
+        return Step(action)
+    if action in _OF_OPERATIONS:
+        (operation,) = _changed(before["op"], after["op"])
+        was, now = _of(before["op"], operation), _of(after["op"], operation)
+        records: frozenset[str] = frozenset()
+        if action == "Load":
+            records = frozenset({_name(cast("tuple[Value, ...]", now["loading"])[0])})
+        elif action == "Commit":
+            records = _names(cast("tuple[Function, ...]", after["commits"])[-1])
+        elif action == "Outdated":
+            records = _outdated(before, was)
+        return Step(action, operation=_name(operation), kind=str(now["kind"]), records=records)
+    return Step(action, process=_process(action, before, after))
+
+
+def _process(action: str, before: State, after: State) -> str:
+    if action == "Want":
+        row = cast("Function", before["lease"])
+        asking = [
+            p for p, guard in _function(before["guard"]).items() if _stage(guard) == "none" and p != row["holder"]
+        ]
+        return min(map(_name, asking))
+    for variable in ("guard", "heard", "cache"):
+        if changed := _changed(before[variable], after[variable]):
+            return _name(min(changed, key=_name))
+    if action == "Crash":
+        return HOME[_name(_changed(before["op"], after["op"])[0])]
+    if action == "Renew":
+        epoch = _of(before, "lease")["epoch"]
+        guards = _function(before["guard"])
+        return next(_name(p) for p in guards if _of(guards, p)["epoch"] == epoch and _stage(guards[p]) != "none")
+    raise CheckError(f"whose step {action} is can't be told from its states")
+
+
+def _outdated(before: State, operation: Function) -> frozenset[str]:
+    """Choose a record that can no longer be loaded: one that changed, or any where the log was cut."""
+    at = cast("int", operation["at"])
+    commits = cast("tuple[Function, ...]", before["commits"])
+    later = _names(_function(operation["known"]))
+    if cast("int", before["floor"]) <= at:
+        later = frozenset[str]().union(*(_names(commit) for commit in commits[at:]))
+    known = _known(operation["known"])
+    return frozenset({min(record for record in later if record not in known)})
+
+
+class Cast(NamedTuple):
+    """Who plays: the operations and their processes, the records, and the processes with subscribers."""
+
+    home: dict[str, str]
+    records: tuple[str, ...]
+    subscribers: frozenset[str]
+
+
+def cast_of(states: Sequence[State]) -> Cast:
+    """Read from the states of a model who plays in it."""
+    if "history" not in states[0]:  # the lock alone: one operation for each process, and one record to write
+        return Cast({_WORKER[name]: name for name in _WORKER}, ("r1",), frozenset())
+    home = {_name(operation): HOME[_name(operation)] for operation in _function(states[0]["op"])}
+    records = tuple(sorted(map(_name, cast("tuple[Function, ...]", states[0]["history"])[0])))
+    subscribers = {_name(p) for state in states for p, told in _function(state["heard"]).items() if told}
+    return Cast(home, records, frozenset(subscribers))
+
+
+_WORKER = {"p1": "o1", "p2": "o3"}
+"""The operation that a process of ``LeaseLock`` is busy with."""
+
+
+def lock_step_between(action: str, before: State, after: State) -> Step:
+    """Tell the parameters of an action of ``LeaseLock`` from what it changed."""
+    if action == "ClockJump":
+        back = cast("int", _of(after, "lease")["left"]) > 0
+        return Step("JumpBack" if back else "Lapse")
+    if action in _OF_NOBODY:
+        return Step(action)
+    changed = [p for variable in ("guard", "op", "synced") for p in _changed(before[variable], after[variable])]
+    if action == "Want":
+        holder = _name(_of(before, "lease")["holder"])
+        return Step(action, process=min(waiting_in(before) - {holder}))
+    process = _name(changed[0]) if changed else _process(action, before, after)
+    return Step(_OF_LOCK.get(action, action), process=process, operation=_WORKER[process], kind="transaction")
+
+
+_OF_LOCK = {"End": "Abort", "Lose": "LoseAll"}
+
+
+def waiting_in(state: State) -> set[str]:
+    """Return the processes that wait for the lease, in a state of ``LeaseLock``."""
+    return {_name(p) for p, op in _function(state["op"]).items() if op == "waiting"}
+
+
+def prompt_in(state: State) -> frozenset[str]:
+    """Return the processes that renew in time, in a state of ``LeaseLock``; other models do not say."""
+    if "prompt" not in state:
+        return frozenset()
+    return frozenset(_name(p) for p, prompt in _function(state["prompt"]).items() if prompt)
+
+
+async def take(world: World, step: Step) -> bool:
+    """Let the implementation take a step. Returns whether it could."""
+    match step.action:
+        case "Acquire":
+            return await world.acquire(step.process)
+        case "Want":
+            return not await world.acquire(step.process)
+        case "Sync":
+            return await world.sync(step.process)
+        case "SyncFails":
+            return await world.sync_fails(step.process)
+        case "Renew":
+            return await world.renew(step.process)
+        case "LoseGuard":
+            return await world.lose_guard(step.process)
+        case "Release":
+            return await world.release(step.process)
+        case "Listen":
+            return await world.listen(step.process)
+        case "Crash":
+            await world.crash(step.process)
+        case "Lapse":
+            world.lapse()
+        case "Truncate":
+            await world.truncate()
+        case "Begin":
+            return await world.begin(step.operation, step.kind)
+        case "Load":
+            return await world.load(step.operation, min(step.records))
+        case "Fill":
+            return await world.fill(step.operation)
+        case "Commit":
+            return await world.commit(step.operation, step.records)
+        case "Validate":
+            return await world.validate(step.operation)
+        case "Finish":
+            return await world.finish(step.operation)
+        case "Lose":
+            return await world.lose(step.operation)
+        case "Outdated":
+            return await world.outdated(step.operation, min(step.records))
+        case "Call":
+            return True  # it is a step of its caller's, which waits from here on
+        case "JumpBack":
+            world.jump_back()
+        case "LoseAll":
+            lost = await world.lose_guard(step.process)
+            if step.operation in world.processes[step.process].actors:
+                await world.lose(step.operation)
+            return lost
+        case "WriteBegins":
+            return await world.write_begins(step.operation)
+        case "WriteEnds":
+            return await world.write_ends(step.operation)
+        case "Abort" | "ForgetCommit":
+            return await world.abort(step.operation)
+        case _:
+            raise CheckError(f"the replay has no twin for the action {step.action}")
+    return True
+
+
+def expected(state: State) -> Observation:
+    """Return what must be observed where the model is in ``state``."""
+    lease = _of(state, "lease")
+    history = cast("tuple[Function, ...]", state["history"])
+    floor = cast("int", state["floor"])
+    commits = cast("tuple[Function, ...]", state["commits"])
+    return Observation(
+        lease=(
+            cast("int", lease["epoch"]),
+            _name(lease["holder"]),
+            cast("int", lease["left"]) > 0,
+            bool(lease["wanted"]),
+        ),
+        version=len(commits),
+        floor=floor,
+        records=_known(history[-1]),
+        log={version: _names(commit) for version, commit in enumerate(commits, 1) if version > floor},
+        guards={
+            _name(p): (_stage(guard), cast("int", cast("Function", guard)["epoch"]))
+            for p, guard in _function(state["guard"]).items()
+        },
+        caches={
+            _name(p): (cast("int", cast("Function", cache)["version"]), _known(cast("Function", cache)["records"]))
+            for p, cache in _function(state["cache"]).items()
+        },
+        heard={_name(p): _heard(told) for p, told in _function(state["heard"]).items()},
+        operations={_name(o): _seen(cast("Function", op)) for o, op in _function(state["op"]).items()},
+    )
+
+
+def _seen(op: Function) -> Seen:
+    if op["stage"] == "idle":
+        return IDLE
+    loading = cast("tuple[Value, ...]", op["loading"])
+    return Seen(
+        stage=str(op["stage"]),
+        kind=str(op["kind"]),
+        under=cast("int", op["under"]),
+        at=cast("int", op["at"]),
+        known=_known(op["known"]),
+        loading=(_name(loading[0]), cast("int", loading[1]), cast("int", loading[2])) if loading else None,
+        word=bool(op["word"]),
+    )
+
+
+def _heard(told: Value) -> tuple[tuple[int, bool], ...]:
+    return tuple((cast("int", entry["version"]), bool(entry["lagged"])) for entry in cast("tuple[Function, ...]", told))
+
+
+def _function(value: Value) -> Function:
+    return cast("Function", value)
+
+
+def _of(functions: object, argument: Value) -> Function:
+    return cast("Function", cast("Function", functions)[argument])
+
+
+def _stage(guard: Value) -> str:
+    return str(cast("Function", guard)["stage"])
+
+
+def _changed(before: Value, after: Value) -> list[Value]:
+    was, now = _function(before), _function(after)
+    # Not "!=": between two of rpds's maps that is wrong as soon as one entry is the same.
+    return [argument for argument in was if not was[argument] == now[argument]]  # noqa: SIM201
+
+
+def _known(records: object) -> dict[str, int]:
+    return {_name(record): value for record, value in cast("Function", records).items() if isinstance(value, int)}
+
+
+def _names(function: Function) -> frozenset[str]:
+    return frozenset(map(_name, function))
+
+
+def _name(value: Value) -> str:
+    return value.name if isinstance(value, ModelValue) else str(value)

@@ -1,0 +1,824 @@
+"""The model's processes, for real: store objects on one SQLite file, made to take one step of the protocol at a time.
+
+Each model process is a ``CryptoStore`` with a backend of its own on the shared file; each model operation is a task
+that uses it. Every call to a backend stops at a gate, twice: before it runs, and before its answer is delivered. So
+the steps of the model can be taken one by one, in any order, and what was reached can be observed between them:
+memory in the store objects, and the database through a connection that takes no part.
+
+Nothing here stands in for the store. The clock stands still until it is moved, and no task of the store's own that
+goes by the clock is started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from unwedged.check.errors import CheckError
+from unwedged.protocol.cache import Change, ChangeLog
+from unwedged.protocol.guard import Stage
+from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
+from unwedged.protocol.lease import LONGEST_LEASE, Lease
+from unwedged.protocol.stream import Lagged
+from unwedged.store.backend import Backend, Committed, Listed, Loaded, Row, RowName
+from unwedged.store.crypto_store import CryptoStore
+from unwedged.store.errors import StoreBusy
+from unwedged.store.holding import RecordName
+from unwedged.store.lock import LeaseTimes
+from unwedged.store.records import TEXT, Codec, RecordKind
+from unwedged.store.sealing import Sealer
+from unwedged.store.sqlite import SqliteBackend
+from unwedged.store.transactions import Transaction, View
+
+Answer = TypeVar("Answer")
+
+NOBODY, DEPARTED = "Nobody", "Departed"
+
+PATIENCE = 400
+"""So many turns of the event loop a task gets to come to its next gate. None needs more than a few dozen."""
+
+
+class Stuck(CheckError):
+    """A task of the store neither ended nor came to a gate: the implementation does something the harness can't see."""
+
+
+@dataclass(slots=True)
+class Counter:
+    """A record's object. Like a ratchet it changes in place, and its value counts its updates."""
+
+    count: int
+
+
+COUNTER = RecordKind(
+    "counter",
+    key=TEXT,
+    value=Codec[Counter](lambda counter: b"%d" % counter.count, lambda encoded: Counter(int(encoded))),
+)
+
+
+class Abandoned(Exception):
+    """What an operation's own code raises in the step ``Abort``."""
+
+
+class StillClock:
+    """A clock that moves only when told to. Who sleeps by it sleeps for ever."""
+
+    def __init__(self) -> None:
+        self.time = 1_000_000_000
+
+    def now(self) -> Milliseconds:
+        """Return the time it was set to."""
+        return Milliseconds(self.time)
+
+    async def sleep(self, _duration: Milliseconds) -> None:
+        """Never return."""
+        await asyncio.get_running_loop().create_future()
+
+
+class NoChance:
+    """No step that is replayed asks for a random number."""
+
+    def instance(self) -> InstanceId:
+        """Refuse: the harness names the instances."""
+        raise NotImplementedError
+
+    def between(self, low: Milliseconds, high: Milliseconds) -> Milliseconds:
+        """Refuse."""
+        raise NotImplementedError
+
+
+class Ticket(Generic[Answer]):
+    """A call to a backend that stands at the gate."""
+
+    def __init__(self, name: str, call: Callable[[], Awaitable[Answer]]) -> None:
+        self.name = name
+        self.answer: Answer | None = None
+        self.failure: Exception | None = None
+        self._call = call
+        self._delivered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> None:
+        """Let the call run against the database. Its answer waits here."""
+        try:
+            self.answer = await self._call()
+        except Exception as failure:  # noqa: BLE001 (whatever it is, it belongs to the caller)
+            self.failure = failure
+
+    def fail(self, failure: Exception) -> None:
+        """Let the call fail without running it."""
+        self.failure = failure
+
+    def deliver(self) -> None:
+        """Let the caller have the answer."""
+        if self._delivered.done():
+            return
+        if self.failure is not None:
+            self._delivered.set_exception(self.failure)
+        else:
+            self._delivered.set_result(self.answer)  # type: ignore[arg-type]  # it ran, so this is its answer
+
+    def discard(self) -> None:
+        """The process that called is gone."""
+        self._delivered.cancel()
+
+    async def delivered(self) -> Answer:
+        """Wait at the gate."""
+        return await self._delivered
+
+
+class GatedBackend:
+    """A backend of which every call stops at a gate."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.arrived: list[Ticket[Lease] | Ticket[None] | Ticket[Loaded] | Ticket[Listed] | Ticket[Committed]
+                           | Ticket[ChangeLog[RowName]]] = []  # fmt: skip
+
+    async def acquire(self, instance: InstanceId, label: str, now: Milliseconds, duration: Milliseconds) -> Lease:
+        """Stop at the gate, as all do."""
+        ticket = Ticket("acquire", lambda: self.backend.acquire(instance, label, now, duration))
+        self.arrived.append(ticket)
+        return await ticket.delivered()
+
+    async def renew(self, epoch: Epoch, now: Milliseconds, duration: Milliseconds) -> Lease:
+        """Stop at the gate."""
+        ticket = Ticket("renew", lambda: self.backend.renew(epoch, now, duration))
+        self.arrived.append(ticket)
+        return await ticket.delivered()
+
+    async def release(self, epoch: Epoch) -> None:
+        """Stop at the gate."""
+        ticket = Ticket("release", lambda: self.backend.release(epoch))
+        self.arrived.append(ticket)
+        return await ticket.delivered()
+
+    async def check(self, epoch: Epoch) -> Lease:
+        """Stop at the gate."""
+        ticket = Ticket("check", lambda: self.backend.check(epoch))
+        self.arrived.append(ticket)
+        return await ticket.delivered()
+
+    async def changes(self, since: Version, epoch: Epoch | None) -> ChangeLog[RowName]:
+        """Stop at the gate."""
+        ticket = Ticket("changes", lambda: self.backend.changes(since, epoch))
+        self.arrived.append(ticket)
+        return await ticket.delivered()
+
+    async def load(self, epoch: Epoch, name: RowName, since: Version) -> Loaded:
+        """Stop at the gate."""
+        ticket = Ticket("load", lambda: self.backend.load(epoch, name, since))
+        self.arrived.append(ticket)
+        return await ticket.delivered()
+
+    async def keys(self, epoch: Epoch, kind: str, since: Version) -> Listed:
+        """Stop at the gate."""
+        ticket = Ticket("keys", lambda: self.backend.keys(epoch, kind, since))
+        self.arrived.append(ticket)
+        return await ticket.delivered()
+
+    async def commit(self, epoch: Epoch, rows: Sequence[Row], now: Milliseconds, duration: Milliseconds) -> Committed:
+        """Stop at the gate."""
+        ticket = Ticket("commit", lambda: self.backend.commit(epoch, rows, now, duration))
+        self.arrived.append(ticket)
+        return await ticket.delivered()
+
+    async def truncate(self, floor: Version) -> None:
+        """Stop at the gate."""
+        ticket = Ticket("truncate", lambda: self.backend.truncate(floor))
+        self.arrived.append(ticket)
+        return await ticket.delivered()
+
+    async def close(self) -> None:
+        """Leave the file open: it outlives every process of the model."""
+
+
+class Ear:
+    """A subscriber that writes down what it is told."""
+
+    def __init__(self, since: Version) -> None:
+        self.heard: list[tuple[Version, bool]] = [(since, False)]
+        """Versions, and whether by ``Lagged``; first the one at which it subscribed."""
+        self.named: dict[Version, set[str]] = {}
+
+    def tell(self, news: Change[RecordName] | Lagged) -> None:
+        """Note one piece of news."""
+        if isinstance(news, Lagged):
+            self.heard.append((news.version, True))
+            return
+        if self.heard[-1] != (news.version, False) or len(self.heard) == 1:
+            self.heard.append((news.version, False))
+        self.named.setdefault(news.version, set()).add(news.key.key.decode())
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+@dataclass(slots=True, eq=False)
+class Actor:
+    """An operation of the model: a task inside a transaction or view, that does what it is told."""
+
+    kind: str
+    begun: Version
+    """The store's version when it began."""
+    stage: str = "running"
+    task: asyncio.Task[None] | None = None
+    operation: Transaction | View | None = None
+    ticket: Ticket[Loaded] | Ticket[Committed] | Ticket[Lease] | None = None
+    writing: asyncio.Task[None] | None = None
+    """Its commit, while that takes long."""
+    record: str = ""
+    """The record that it is loading."""
+    base: dict[str, int] = field(default_factory=dict)
+    """What its updates were computed from."""
+    told: asyncio.Future[tuple[str, frozenset[str]]] | None = None
+    """Set while it waits for what to do next."""
+
+    def tell(self, command: str, records: Iterable[str] = ()) -> None:
+        """Say what to do next to an operation that waits for it."""
+        assert self.told is not None
+        told, self.told = self.told, None
+        told.set_result((command, frozenset(records)))
+
+    async def perform(
+        self, enter: AbstractAsyncContextManager[Transaction] | AbstractAsyncContextManager[View]
+    ) -> None:
+        """Be inside the operation until told to leave it."""
+        async with enter as self.operation:
+            while True:
+                self.told = asyncio.get_running_loop().create_future()
+                command, records = await self.told
+                if command == "load":
+                    (record,) = records
+                    await self.operation.get(COUNTER, record)
+                elif command == "abort":
+                    await self._update(self.known())
+                    raise Abandoned
+                else:
+                    await self._update(records)
+                    return
+
+    async def _update(self, records: Iterable[str]) -> None:
+        """Advance the objects of these records, as an encryption would."""
+        if isinstance(self.operation, Transaction):
+            for record in sorted(records):
+                counter = await self.operation.get(COUNTER, record) or Counter(0)
+                self.base[record] = counter.count
+                counter.count += 1
+                self.operation.put(COUNTER, record, counter)
+
+    def known(self) -> dict[str, int]:
+        """Return what it can read in memory."""
+        if self.operation is None:
+            return {}
+        return {name.key.decode(): _count(value) for name, value in self.operation.snapshot.records.items()}
+
+
+@dataclass(slots=True, eq=False)
+class Process:
+    """A process of the model, in its present instance."""
+
+    name: str
+    instance: InstanceId
+    gate: GatedBackend
+    store: CryptoStore
+    ear: Ear | None = None
+    acquiring: asyncio.Task[bool] | None = None
+    sync: Ticket[ChangeLog[RowName]] | None = None
+    """Its sync, at the gate."""
+    actors: dict[str, Actor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An operation as it is: the fields are the model's."""
+
+    stage: str
+    kind: str
+    under: int
+    at: int
+    known: Mapping[str, int]
+    loading: tuple[str, int, int] | None
+    word: bool
+
+
+IDLE = Seen("idle", "none", 0, 0, {}, None, word=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Everything the model speaks of, as it is in the implementation. By process and by operation."""
+
+    lease: tuple[int, str, bool, bool]
+    """Epoch, holder, whether any time is left, whether somebody waits."""
+    version: int
+    floor: int
+    records: Mapping[str, int]
+    log: Mapping[int, frozenset[str]]
+    """By version, the records that changed, as far as the change log reaches back."""
+    guards: Mapping[str, tuple[str, int]]
+    caches: Mapping[str, tuple[int, Mapping[str, int]]]
+    heard: Mapping[str, tuple[tuple[int, bool], ...]]
+    operations: Mapping[str, Seen]
+
+
+class World:
+    """All processes of a model on one file. ``home`` says which process an operation belongs to."""
+
+    def __init__(
+        self,
+        backends: Mapping[str, SqliteBackend],
+        sealer: Sealer,
+        observer: sqlite3.Connection,
+        home: Mapping[str, str],
+        records: Sequence[str],
+        subscribers: frozenset[str],
+    ) -> None:
+        """For ``open``."""
+        self.clock = StillClock()
+        self.home = home
+        self.records = tuple(records)
+        self.subscribers = subscribers
+        self.sealer = sealer
+        self.processes: dict[str, Process] = {}
+        self.bases: dict[int, dict[str, int]] = {}
+        """By version, what each update of that commit was computed from."""
+        self.history: list[dict[str, int]] = []
+        """The store's records at each version."""
+        self.strict = True
+        """Whether every step must be possible; otherwise one that is refused is passed over."""
+        self.same_instance = False
+        """Whether all processes present one and the same instance (for a fault)."""
+        self.on_reset: Callable[[World], None] = lambda world: None
+        self.writes_long = False
+        """Whether the next commit stands before its last statement, for ``write_begins``."""
+        self.at_last_statement = asyncio.Event()
+        self.last_statement = asyncio.Event()
+        self._backends = backends
+        self._observer = observer
+        self._instances = 0
+        self._hidden = {record: sealer.hide(COUNTER.name, record.encode()) for record in records}
+        self._shown = {hidden: record for record, hidden in self._hidden.items()}
+        self._opened: dict[bytes, int] = {}
+
+    @classmethod
+    async def open(
+        cls, folder: Path, home: Mapping[str, str], records: Sequence[str], subscribers: frozenset[str]
+    ) -> World:
+        """Make a store file in ``folder`` and the processes on it."""
+        path = folder / "replay.store"
+        names = sorted(set(home.values()))
+        backends = {name: await SqliteBackend.open(path) for name in names}
+        identity = backends[names[0]].identity
+        sealer, _ = await asyncio.to_thread(Sealer.create, "replay", identity)
+        observer = sqlite3.connect(path, isolation_level=None)
+        world = cls(backends, sealer, observer, home, records, subscribers)
+        await world.reset()
+        return world
+
+    async def close(self) -> None:
+        """End all processes and let go of the file."""
+        for process in self.processes.values():
+            await self._kill(process)
+        for backend in self._backends.values():
+            await backend.close()
+        self._observer.close()
+
+    async def reset(self) -> None:
+        """Begin anew: an empty store, and processes that have done nothing."""
+        for process in self.processes.values():
+            await self._kill(process)
+        self._observer.executescript(
+            "BEGIN IMMEDIATE; DELETE FROM record; DELETE FROM change;"
+            "UPDATE state SET version = 0, floor = 0, epoch = 0, holder = NULL, expires = 0, wanted = 0; COMMIT"
+        )
+        self.bases.clear()
+        self._opened.clear()
+        self.history = [dict.fromkeys(self.records, 0)]
+        for name in self._backends:
+            self._start(name)
+        self.on_reset(self)
+
+    # The steps of the model. Each returns whether it was possible.
+
+    async def acquire(self, name: str) -> bool:
+        """Ask for the lease. Where it is granted, the sync stands at the gate."""
+        process = self.processes[name]
+        lock = process.store.lock
+        if lock.guard.stage is not Stage.NONE:
+            return self._refused("Acquire", "there is a guard already")
+        process.acquiring = asyncio.create_task(lock.acquire_now())
+        await self._pass(process, process.acquiring)
+        if process.acquiring.done():
+            await _outcome(process.acquiring)
+            return False
+        process.sync = process.gate.arrived.pop()  # type: ignore[assignment]  # after acquire comes changes
+        return True
+
+    async def sync(self, name: str) -> bool:
+        """Let the sync run, and the guard exist."""
+        process = self.processes[name]
+        if process.sync is None or process.acquiring is None:
+            return self._refused("Sync", "no sync stands at the gate")
+        await process.sync.run()
+        return await self._end_sync(process)
+
+    async def sync_fails(self, name: str) -> bool:
+        """Let the sync fail."""
+        process = self.processes[name]
+        if process.sync is None:
+            return self._refused("SyncFails", "no sync stands at the gate")
+        process.sync.fail(StoreBusy("injected by the replay"))
+        return not await self._end_sync(process)
+
+    async def renew(self, name: str) -> bool:
+        """Renew the lease; where it is gone, the guard is found dead."""
+        return await self._complete(name, self.processes[name].store.lock.renew_now())
+
+    async def lose_guard(self, name: str) -> bool:
+        """Let a renewal or a sync find out that the lease is gone."""
+        if self.processes[name].sync is not None:
+            return not await self.sync(name)
+        return await self.renew(name)
+
+    async def release(self, name: str) -> bool:
+        """Give the lease up."""
+        return await self._complete(name, self.processes[name].store.lock.release_now())
+
+    async def begin(self, name: str, kind: str) -> bool:
+        """Begin an operation."""
+        process = self.processes[self.home[name]]
+        if name in process.actors:
+            return self._refused("Begin", "it has begun already")
+        actor = Actor(kind, Version(self.version()))
+        entered = process.store.transaction() if kind == "transaction" else process.store.view()
+        actor.task = asyncio.create_task(actor.perform(entered))
+        try:
+            await self._until(lambda: actor.told is not None or actor.task is None or actor.task.done())
+        except Stuck:
+            await self._forget([actor.task, *process.store.lock._tasks], process.gate)
+            return self._refused("Begin", "it has to wait")
+        process.actors[name] = actor
+        return True
+
+    async def load(self, name: str, record: str) -> bool:
+        """Read a record that is not in memory: it is read from the database, and its answer waits."""
+        actor = self._actor(name)
+        if actor is None or actor.told is None:
+            return self._refused("Load", "the operation is not running")
+        actor.tell("load", {record})
+        actor.record = record
+        if not await self._to_database(name, actor):
+            return actor.told is not None
+        actor.stage = "loading"
+        if actor.ticket is not None and (
+            actor.ticket.failure or (isinstance(actor.ticket.answer, Loaded) and actor.ticket.answer.changed)
+        ):
+            await self.finish(name)
+            return False
+        return True
+
+    async def fill(self, name: str) -> bool:
+        """Deliver what was loaded."""
+        actor = self._actor(name)
+        if actor is None or actor.ticket is None:
+            return self._refused("Fill", "nothing was loaded")
+        actor.ticket.deliver()
+        actor.ticket = None
+        actor.stage = "running"
+        await self._until(lambda: actor.told is not None or actor.task is None or actor.task.done())
+        return True
+
+    async def commit(self, name: str, updated: frozenset[str]) -> bool:
+        """Leave a transaction: its updates are in the database, and nobody knows yet."""
+        actor = self._actor(name)
+        if actor is None or actor.told is None:
+            return self._refused("Commit", "the operation is not running")
+        if not self.strict:
+            for record in sorted(updated - actor.known().keys()):
+                if not await self.load(name, record) or (actor.ticket and not await self.fill(name)):
+                    return False
+        actor.tell("finish", updated)
+        if not await self._to_database(name, actor):
+            return False
+        if actor.ticket is None or not isinstance(actor.ticket.answer, Committed):
+            await self.finish(name)
+            return False
+        actor.stage = "committed"
+        self.bases[actor.ticket.answer.version] = dict(actor.base)
+        self.history.append(self._records())
+        return True
+
+    async def validate(self, name: str) -> bool:
+        """Leave a view: its fence was passed, and nobody knows yet."""
+        actor = self._actor(name)
+        if actor is None or actor.told is None:
+            return self._refused("Validate", "the operation is not running")
+        actor.tell("finish")
+        if not await self._to_database(name, actor):
+            return False
+        if actor.ticket is None or actor.ticket.failure:
+            await self.finish(name)
+            return False
+        actor.stage = "validated"
+        return True
+
+    async def finish(self, name: str) -> bool:
+        """Deliver the answer of an operation's last access; it ends."""
+        actor = self._actor(name)
+        if actor is None or actor.ticket is None or actor.task is None:
+            return self._refused("Finish", "the operation has not left the database")
+        actor.ticket.deliver()
+        await self._end(name, actor)
+        return True
+
+    async def lose(self, name: str) -> bool:
+        """Let an operation find out that its lease is gone."""
+        actor = self._actor(name)
+        if actor is None or actor.told is None:
+            return self._refused("Lose", "the operation is not running")
+        if actor.kind == "view":
+            return not await self.validate(name)
+        return not await self.commit(name, frozenset(actor.known()))
+
+    async def outdated(self, name: str, record: str) -> bool:
+        """Let a view ask for a record that changed since it began."""
+        return not await self.load(name, record)
+
+    async def abort(self, name: str) -> bool:
+        """Let an operation's own code fail after it changed what it read, or its caller vanish while it waits."""
+        actor = self._actor(name)
+        if actor is None or actor.task is None:
+            return self._refused("Abort", "the operation is not there")
+        if actor.told is not None:
+            actor.tell("abort")
+        else:
+            actor.task.cancel()
+            if actor.ticket is not None:
+                actor.ticket.deliver()
+        await self._end(name, actor)
+        return True
+
+    async def write_begins(self, name: str) -> bool:
+        """Let a transaction's commit get as far as its last statement; the database is locked meanwhile."""
+        actor = self._actor(name)
+        if actor is None or actor.told is None:
+            return self._refused("WriteBegins", "the operation is not running")
+        record = self.records[0]
+        if record not in actor.known():
+            await self.load(name, record)
+            await self.fill(name)
+        process = self.processes[self.home[name]]
+        actor.tell("finish", {record})
+        await self._until(lambda: process.gate.arrived)
+        actor.ticket = process.gate.arrived.pop()  # type: ignore[assignment]  # a transaction leaves by its commit
+        self.writes_long = True
+        actor.writing = asyncio.create_task(actor.ticket.run())  # type: ignore[union-attr]  # just set
+        await self.at_last_statement.wait()
+        return True
+
+    async def write_ends(self, name: str) -> bool:
+        """Let that commit go through, and its answer be delivered."""
+        actor = self._actor(name)
+        if actor is None or actor.writing is None:
+            return self._refused("WriteEnds", "the operation is not writing")
+        self.last_statement.set()
+        await actor.writing
+        if isinstance(actor.ticket and actor.ticket.answer, Committed):
+            self.bases[self.version()] = dict(actor.base)
+            self.history.append(self._records())
+        return await self.finish(name)
+
+    def jump_back(self) -> None:
+        """Let the wall clock jump back, by more than any lease lasts."""
+        self.clock.time -= 10 * LONGEST_LEASE
+
+    def lapse(self) -> None:
+        """Let the lease's time run out."""
+        self.clock.time = max(self.clock.time, self.expires())
+
+    async def crash(self, name: str) -> None:
+        """Kill a process, and start it again under the same label."""
+        await self._kill(self.processes[name])
+        self._start(name)
+
+    async def truncate(self) -> None:
+        """Cut the change log."""
+        await next(iter(self._backends.values())).truncate(Version(self.version()))
+
+    async def listen(self, name: str) -> bool:
+        """Let a process without a guard look at the change log."""
+        return await self._complete(name, self.processes[name].store.listen_now())
+
+    # What can be observed
+
+    def version(self) -> int:
+        """Return the store version."""
+        return int(self._observer.execute("SELECT version FROM state").fetchone()[0])
+
+    def expires(self) -> int:
+        """Return the end of the lease."""
+        return int(self._observer.execute("SELECT expires FROM state").fetchone()[0])
+
+    @contextmanager
+    def as_holder(self, epoch: Epoch) -> Iterator[None]:
+        """Let the lease row say for a moment that ``epoch`` is held (for faults that do not ask)."""
+        row = self._observer.execute("SELECT epoch, holder, expires FROM state").fetchone()
+        self._observer.execute("UPDATE state SET epoch = ?, holder = 0", (epoch,))
+        yield
+        self._observer.execute("UPDATE state SET epoch = ?, holder = ?, expires = ?", row)
+
+    def observe(self) -> Observation:
+        """Return everything that the model speaks of."""
+        version, floor, epoch, holder, expires, wanted = self._observer.execute(
+            "SELECT version, floor, epoch, holder, expires, wanted FROM state"
+        ).fetchone()
+        log: dict[int, set[str]] = {}
+        for changed, key in self._observer.execute("SELECT version, key FROM change"):
+            log.setdefault(changed, set()).add(self._shown[key])
+        names = {process.instance: name for name, process in self.processes.items()}
+        return Observation(
+            lease=(
+                epoch,
+                NOBODY if holder is None else names.get(holder, DEPARTED),
+                holder is not None and expires > self.clock.time,
+                bool(wanted),
+            ),
+            version=version,
+            floor=floor,
+            records=self._records(),
+            log={changed: frozenset(records) for changed, records in log.items()},
+            guards={
+                name: (process.store.lock.guard.stage.value, process.store.lock.guard.epoch)
+                for name, process in self.processes.items()
+            },
+            caches={name: self._cache(process) for name, process in self.processes.items()},
+            heard={name: tuple(process.ear.heard) if process.ear else () for name, process in self.processes.items()},
+            operations={name: self._seen(name) for name in self.home},
+        )
+
+    def _records(self) -> dict[str, int]:
+        records = dict.fromkeys(self.records, 0)
+        for key, sealed in self._observer.execute("SELECT key, value FROM record"):
+            if sealed not in self._opened:
+                record = self._shown[key]
+                self._opened[sealed] = int(self.sealer.open(COUNTER.name, record.encode(), sealed))
+            records[self._shown[key]] = self._opened[sealed]
+        return records
+
+    def _cache(self, process: Process) -> tuple[int, dict[str, int]]:
+        holding = process.store.lock.holding
+        for name, live in holding.live.items():
+            if COUNTER.value.encode(live) != holding.cache.records.get(name):  # type: ignore[arg-type]  # counters only
+                raise CheckError(f"{process.name}: a live object is not what the cache has: {name.key!r}")
+        return holding.cache.version, {
+            name.key.decode(): _count(value) for name, value in holding.cache.records.items()
+        }
+
+    def _seen(self, name: str) -> Seen:
+        actor = self._actor(name)
+        if actor is None or actor.operation is None:
+            return IDLE
+        operation, ticket = actor.operation, actor.ticket
+        at, known, loading, word = int(operation.snapshot.version), actor.known(), None, False
+        if ticket is not None and isinstance(ticket.answer, Loaded):
+            sealed = ticket.answer.value
+            value = 0 if sealed is None else int(self.sealer.open(COUNTER.name, actor.record.encode(), sealed))
+            loading = (actor.record, value, int(ticket.answer.version))
+        if ticket is not None and isinstance(ticket.answer, Committed):
+            at, known, word = int(ticket.answer.version), dict(actor.base), ticket.answer.wanted
+        if ticket is not None and isinstance(ticket.answer, Lease):
+            at, word = 0, ticket.answer.wanted
+        return Seen(actor.stage, actor.kind, operation.epoch, at, known, loading, word)
+
+    # How it is done
+
+    def _start(self, name: str) -> None:
+        if not self.same_instance:
+            self._instances += 1
+        gate = GatedBackend(self._backends[name])
+        instance = InstanceId(self._instances + 1)
+        store = CryptoStore(
+            gate,
+            self.sealer,
+            (COUNTER,),
+            label=name,
+            instance=instance,
+            version=Version(0),
+            times=LeaseTimes(),
+            clock=self.clock,
+            chance=NoChance(),
+        )
+        # In the model, giving the lease up is a step of its own; here it is one the harness takes.
+        store.lock.give_way = lambda: None  # type: ignore[method-assign]
+        self.processes[name] = Process(name, instance, gate, store)
+
+    async def _kill(self, process: Process) -> None:
+        tasks: list[asyncio.Task[None] | asyncio.Task[bool]] = [
+            actor.task for actor in process.actors.values() if actor.task is not None
+        ]
+        for actor in process.actors.values():
+            if actor.ticket is not None:
+                actor.ticket.discard()
+        if process.acquiring is not None:
+            tasks.append(process.acquiring)
+        if process.sync is not None:
+            process.sync.discard()
+        await self._forget(tasks, process.gate)
+
+    async def _forget(self, tasks: Iterable[asyncio.Task[None] | asyncio.Task[bool]], gate: GatedBackend) -> None:
+        tasks = list(tasks)
+        for task in tasks:
+            task.cancel()
+
+        def gone() -> bool:
+            while gate.arrived:
+                gate.arrived.pop().discard()
+            return all(task.done() for task in tasks)
+
+        await self._until(gone)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _actor(self, name: str) -> Actor | None:
+        return self.processes[self.home[name]].actors.get(name)
+
+    async def _to_database(self, name: str, actor: Actor) -> bool:
+        """Let an operation come to its next gate, and run that call. False: it ended, or had no need to."""
+        process = self.processes[self.home[name]]
+        await self._until(lambda: process.gate.arrived or actor.told or actor.task is None or actor.task.done())
+        if not process.gate.arrived:
+            if actor.told is None:
+                await self._end(name, actor)
+            return self._refused("access", "the operation ended before it came to the database")
+        actor.ticket = process.gate.arrived.pop()  # type: ignore[assignment]  # an operation makes no other calls
+        await actor.ticket.run()  # type: ignore[union-attr]  # just set
+        return True
+
+    async def _end(self, name: str, actor: Actor) -> None:
+        process = self.processes[self.home[name]]
+        assert actor.task is not None
+        task = actor.task
+        await self._until(task.done)
+        await _outcome(task)
+        del process.actors[name]
+
+    async def _end_sync(self, process: Process) -> bool:
+        assert process.sync is not None
+        assert process.acquiring is not None
+        process.sync.deliver()
+        acquiring = process.acquiring
+        await self._until(acquiring.done)
+        held = await _outcome(acquiring) is None and acquiring.result()
+        process.sync = process.acquiring = None
+        if held and process.ear is None and process.name in self.subscribers:
+            process.ear = Ear(process.store.streams.heard)
+            process.store.streams.add(process.ear)
+        return held
+
+    async def _complete(self, name: str, step: Awaitable[None]) -> bool:
+        """Take a step that makes at most one call to the backend."""
+        process = self.processes[name]
+
+        async def take() -> None:
+            await step
+
+        task = asyncio.create_task(take())
+        await self._pass(process, task)
+        await self._until(task.done)
+        await _outcome(task)
+        return True
+
+    async def _pass(self, process: Process, task: asyncio.Task[bool] | asyncio.Task[None]) -> None:
+        """Let the next call of ``task`` pass the gate, and the task go on to its end or to another gate."""
+        await self._until(lambda: process.gate.arrived or task.done())
+        if process.gate.arrived:
+            ticket = process.gate.arrived.pop()
+            await ticket.run()
+            ticket.deliver()
+            await self._until(lambda: process.gate.arrived or task.done())
+
+    async def _until(self, reached: Callable[[], object]) -> None:
+        for _ in range(PATIENCE):
+            if reached():
+                return
+            await asyncio.sleep(0)
+        raise Stuck("a task of the store neither ended nor came to a gate")
+
+    def _refused(self, step: str, why: str) -> bool:
+        if self.strict:
+            raise CheckError(f"the model takes the step {step}, the implementation can't: {why}")
+        return False
+
+
+async def _outcome(task: asyncio.Task[None] | asyncio.Task[bool]) -> BaseException | None:
+    """Look at how a finished task ended."""
+    (outcome,) = await asyncio.gather(task, return_exceptions=True)
+    return outcome if isinstance(outcome, BaseException) else None
+
+
+def _count(value: bytes | None) -> int:
+    return 0 if value is None else int(value)
