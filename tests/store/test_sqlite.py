@@ -812,3 +812,24 @@ def test_a_damaged_file_is_never_believed(
 
     with suppress(NotAStore, StorageFailed, UnsupportedSchema, LeaseLost):
         asyncio.run(use())
+
+
+async def test_a_new_file_that_another_process_is_opening_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "new.store"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")  # as that process does, to make the tables
+    sleep = asyncio.sleep
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        other.rollback()
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", pause)
+    backend = await SqliteBackend.open(path)
+    assert pauses
+    await backend.close()
+    other.close()

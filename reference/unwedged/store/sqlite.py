@@ -301,7 +301,7 @@ async def _prepare(connection: aiosqlite.Connection) -> bytes:
             await connection.execute(statement)
 
     outdated = upgrade(version_of(*(await rows(CENSUS))[0]))
-    if (await rows("PRAGMA journal_mode = WAL"))[0][0] != "wal":
+    if (await _patiently(lambda: rows("PRAGMA journal_mode = WAL")))[0][0] != "wal":
         raise StorageFailed("this file system does not support SQLite's write-ahead log")
     for pragma in ("synchronous = FULL", "secure_delete = ON"):
         await rows(f"PRAGMA {pragma}")
@@ -312,6 +312,18 @@ async def _prepare(connection: aiosqlite.Connection) -> bytes:
     if set(reports) != {"ok"} or len(identities) != 1:
         raise NotAStore("the file is damaged: it does not say which store it is, or in what state")
     return bytes(identities[0][0])
+
+
+async def _patiently(work: Callable[[], Awaitable[Result]]) -> Result:
+    """Do what SQLite refuses at once, whatever its timeout, while another process is opening the same new file."""
+    deadline = _clock() + BUSY_TIMEOUT
+    while True:
+        try:
+            return await work()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or _clock() > deadline:
+                raise
+            await asyncio.sleep(0.01)
 
 
 def _ensure_file(path: Path) -> None:
