@@ -60,8 +60,10 @@ def _process(action: str, before: State, after: State) -> str:
             p for p, guard in _function(before["guard"]).items() if _stage(guard) == "none" and p != row["holder"]
         ]
         return min(map(_name, asking))
+    if action == "Release":
+        return _name(_of(before, "lease")["holder"])
     for variable in ("guard", "heard", "cache"):
-        if changed := _changed(before[variable], after[variable]):
+        if variable in before and (changed := _changed(before[variable], after[variable])):
             return _name(min(changed, key=_name))
     if action == "Crash":
         return HOME[_name(_changed(before["op"], after["op"])[0])]

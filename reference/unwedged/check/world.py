@@ -780,15 +780,15 @@ class World:
         return held
 
     async def _complete(self, name: str, step: Awaitable[None]) -> bool:
-        """Take a step that makes at most one call to the backend."""
+        """Take a step, and let its calls to the backend pass."""
         process = self.processes[name]
 
         async def take() -> None:
             await step
 
         task = asyncio.create_task(take())
-        await self._pass(process, task)
-        await self._until(task.done)
+        while not task.done():
+            await self._pass(process, task)
         await _outcome(task)
         return True
 
