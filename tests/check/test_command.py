@@ -47,14 +47,17 @@ def checkout(specifications: Specifications) -> Specifications:
     return specifications
 
 
-def test_a_check_that_finds_what_is_expected(checkout: Specifications, tmp_path: Path) -> None:
+def test_a_check_that_finds_all_models_right_and_nothing_to_replay_has_failed(
+    checkout: Specifications, tmp_path: Path
+) -> None:
     done = unwedged(checkout.folder, "check", "--report", str(tmp_path / "report.json"))
-    assert (done.returncode, done.stderr) == (OK, "")
+    assert (done.returncode, done.stderr) == (FAILED, "")
     assert "ok    Passing: pass, 10 states, depth 4" in done.stdout
-    assert "too-small" in done.stdout
-    assert done.stdout.endswith("All 2 models are as expected.\n")
+    assert "replay: there is no replay model" in done.stdout
+    assert "Failing: the reference has no injection for the fault 'too-small'" in done.stdout
+    assert done.stdout.endswith("0 of 2 models and 1 of 1 replayed faults are not as expected; nor is the replay.\n")
     report = msgspec.json.decode((tmp_path / "report.json").read_bytes(), type=Report)
-    assert report.passed
+    assert (report.passed, report.replay) == (False, None)
     assert [(model.name, model.verdict, model.distinct_states) for model in report.models] == [
         ("Passing", Verdict.PASS, 10),
         ("Failing", Verdict.SAFETY, 4),
@@ -68,7 +71,7 @@ def test_a_check_that_finds_something_else_says_which_and_what(checkout: Specifi
     done = unwedged(checkout.folder, "check", "--report", str(tmp_path / "report.json"))
     assert done.returncode == FAILED
     assert "Failing: property: expected Small, got Tiny\n" in done.stdout
-    assert done.stdout.endswith("1 of 2 models are not as expected.\n")
+    assert "1 of 2 models and " in done.stdout
     assert not msgspec.json.decode((tmp_path / "report.json").read_bytes(), type=Report).passed
 
 

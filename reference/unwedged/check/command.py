@@ -69,7 +69,7 @@ def check(*, report: Path | None = None, deep: bool = False) -> int:
         with watching(console, len(models)) as observer:
             outcomes = _until_done(check_models(toolbox, manifest, models, observer, dump))
         passed = all(outcome.passed for outcome in outcomes)
-        replayed = None if deep or not dump.exists() else _replay(console, dump)
+        replayed = None if deep else _replay(console, dump)
     verdicts, failures = _replay_faults(outcomes)
     faults = fault_reports(outcomes, verdicts)
     passed = passed and not failures and (deep or replayed is not None)
@@ -120,6 +120,8 @@ def _replay(console: Console, dump: Path) -> ReplayReport | None:
     """Replay a graph, and say why if that failed."""
     with counting(console, "replayed steps") as on_progress:
         try:
+            if not dump.exists():
+                raise CheckError("there is no replay model, or TLC did not dump its graph")
             return replay_graph(dump, on_progress)
         except CheckError as error:
             console.print(Text(f"replay: {error}", "red"))

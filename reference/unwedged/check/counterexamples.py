@@ -16,7 +16,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from unwedged.check.errors import CheckError
-from unwedged.check.faults import injected
+from unwedged.check.faults import FAULTS, injected
 from unwedged.check.properties import PROPERTIES, Moment
 from unwedged.check.tlc import Result
 from unwedged.check.tlc import Step as TraceStep
@@ -55,6 +55,10 @@ def replay_counterexample(slug: str, named: str, result: Result) -> str:
 
     Raises ``CheckError`` unless exactly the named property fails with the fault, and none does without it.
     """
+    if slug not in FAULTS:
+        raise CheckError(f"the reference has no injection for the fault {slug!r}")
+    if not result.trace:
+        raise CheckError(f"{slug}: there is no counterexample to replay")
     broken = asyncio.run(_replay(result, slug, (named,)))
     if broken.violated is None:
         raise CheckError(f"{slug}: with the fault injected, {named} holds along the whole counterexample")
