@@ -68,6 +68,7 @@ GiveUp(gone) ==
     /\ UNCHANGED history
 
 ANext ==
+    \/ UNCHANGED avars  \* nothing that a user sees (said first: that is what most steps are)
     \/ \E o \in Operations :
         ACall(o, "transaction") \/ ACall(o, "view") \/ Update(o) \/ Look(o) \/ Return(o)
     \/ \E gone \in (SUBSET Operations) \ {{}} : GiveUp(gone)
