@@ -90,9 +90,7 @@ class Holding:
         self, version: Version, writes: Mapping[RecordName, bytes | None], live: Mapping[RecordName, object]
     ) -> None:
         """Take the values of the commit that made ``version``, and its objects back (rule 5)."""
-        before, self.cache = self.cache, rules.install(self.cache, version, writes)
-        if self.cache is before:
-            return  # not this cache's next version: nothing of it may be used
+        self.cache = rules.install(self.cache, version, writes)
         for name in writes:
             self.live.pop(name, None)
         self.live.update(live)
