@@ -28,9 +28,13 @@ CONSTANTS
     MaxEpoch,       \* bound: acquisitions
     MaxVersion      \* bound: commits
 
-ASSUME /\ Cardinality(Processes) >= 2
+\* With less than this, guarantees would hold because nothing can happen.
+ASSUME /\ Cardinality(Processes) >= 2 /\ Subscribers \subseteq Processes
+       /\ Records # {} /\ LeaseTime \in Nat \ {0}
        /\ MaxEpoch >= 2 /\ MaxVersion >= 1
+       /\ \A o \in Operations : Home[o] \in Processes /\ Kinds[o] # {}
        /\ \E o1, o2 \in Operations : Home[o1] # Home[o2]
+       /\ \E o \in Operations : "transaction" \in Kinds[o]
 
 VARIABLES
     lease,      \* the lease row

@@ -25,7 +25,7 @@ CONSTANTS MaxEpoch,     \* bound: no more acquisitions than this
 
 ASSUME /\ LeaseTime \in Nat \ {0}
        /\ MaxEpoch >= 2        \* with one epoch nothing is ever handed over
-       /\ Cardinality(Processes) >= 2
+       /\ Cardinality(Processes) >= 2 /\ SharesLabel \subseteq Processes
 
 VARIABLES
     lease,    \* the row
