@@ -106,7 +106,9 @@ def definitions(module: str) -> dict[str, str]:
 
 def actions(module: str) -> set[str]:
     defined = definitions(module)
-    return set(re.findall(r"\w+", defined[NEXT[module]].split("\n\n")[0])) & defined.keys()
+    # A step that changes nothing is no action.
+    steps = re.sub(r"UNCHANGED \w+", "", defined[NEXT[module]].split("\n\n")[0])
+    return set(re.findall(r"\w+", steps)) & defined.keys()
 
 
 def module_of(model: Model) -> str:
