@@ -1,0 +1,19 @@
+"""How many examples Hypothesis tries, and that a failure can be repeated.
+
+``ci`` is what runs unless another profile is named. It tries the same examples each time.
+
+``long`` tries others each time, and many more where a test leaves the number to the profile: the walks through the
+replay model take more than two hundred thousand steps. Choose it with ``--hypothesis-profile=long``.
+
+With either, a failure prints its shrunk example and a line ``@reproduce_failure(...)`` that repeats it.
+"""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True, database=None)
+settings.register_profile(
+    "long", deadline=None, print_blob=True, derandomize=False, max_examples=1200, stateful_step_count=200
+)
+settings.load_profile("ci")
