@@ -110,6 +110,9 @@ def command(toolbox: Toolbox, job: Job, scratch: Path) -> list[str]:
         "-workers",
         str(job.workers),
         *(["-dump", "dot,actionlabels", str(job.dump)] if job.dump else []),
+        # Liveness is looked at once, when all states are known: else what is found depends on the machine's speed.
+        "-lncheck",
+        "final",
         "-metadir",
         str(scratch / "states"),
         "-config",
