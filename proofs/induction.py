@@ -1,0 +1,259 @@
+"""The proof: the obligations of an induction over all behaviours, and a counterexample for each broken rule.
+
+Run `python -m proofs.induction`. Each obligation is one question to z3: can what is known hold, and what is to be shown
+not? The answer must be "unsat"; "sat", "unknown" or a time-out fails, and the obligation is named.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+
+from proofs.invariant import GUARANTEES, INVARIANT, STEP_PROPERTIES, Conjunct, is_commit, spelled
+from proofs.model import IDLE, LOADING, NONE, NOT_SUBSCRIBED, VALIDATED, VIEW, Action, Model, State
+from proofs.terms import NUMBER, Answer, Of, Term, Universe, eq, implies, ne, no, number, satisfiable, small, unbounded
+
+MILLISECONDS = 30_000  # for one obligation; the slowest takes about one second
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Obligation:
+    """What has to be shown, as the formulas that must not hold all at once."""
+
+    group: str
+    name: str
+    action: Action | None
+    formulas: Callable[[], list[Term]]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An obligation that was not shown."""
+
+    name: str
+    verdict: str
+
+
+# For each fault, the obligation at which it is to be found.
+FAULTS: dict[str, str] = {
+    "stale-account-overwrite": "Lose preserves KnowledgeIsOfOneSnapshot",
+    "session-cache-survives": "Sync preserves CacheIsOfItsVersion",
+    "generation-in-machine": "Sync preserves FencedCacheIsCurrent",
+    "two-live-copies": "Begin preserves TransactionsTakeTurns",
+    "first-acquire-is-clean": "Sync preserves CacheIsOfItsVersion",
+    "dirty-hidden-from-reentrant": "Begin preserves NobodyWorksBeforeTheSync",
+    "lease-lapses-unfenced": "Commit preserves NoLostUpdate",
+    "renew-ignores-loss": "LoseGuard preserves FencedCacheIsCurrent",
+    "holder-name-reuse": "Acquire preserves GuardIsHonest",
+    "guard-outlives-release": "Release preserves GuardIsHonest",
+    "reacquire-keeps-epoch": "Acquire has EpochNeverReused",
+    "save-without-lock": "Begin preserves EpochsOnlyGrow",
+    "reload-failure-swallowed": "SyncFails preserves CacheIsOfItsVersion",
+    "reload-race": "Acquire preserves CacheIsOfItsVersion",
+    "late-version": "Finish preserves CacheIsOfItsVersion",
+    "unfenced-load": "Load preserves LoadFitsItsOperation",
+    "unvalidated-view": "Validate has RefinesAtomicStore",
+    "cache-before-commit": "Abort preserves CacheIsOfItsVersion",
+    "partial-list": "Finish preserves CacheIsOfItsVersion",
+    "live-reference-survives": "Commit preserves NoLostUpdate",
+    "cancelled-commit": "ForgetCommit preserves FencedCacheIsCurrent",
+}
+
+
+def obligations(model: Model, invariant: Sequence[Conjunct] = INVARIANT) -> Iterator[Obligation]:
+    """All that an induction needs, and what follows from it."""
+    state = model.state
+    known = [*model.assumptions, *(conjunct(model, state) for conjunct in invariant)]
+
+    def initially(goal: Conjunct) -> list[Term]:
+        return [*model.assumptions, no(goal(model, model.initial()))]
+
+    def implied(goal: Conjunct) -> list[Term]:
+        return [*known, no(goal(model, state))]
+
+    def preserved(goal: Conjunct, action: Action) -> list[Term]:
+        return [*known, action.enabled, no(goal(model, action.after))]
+
+    def had(goal: Callable[[Model, Action], Term], action: Action) -> list[Term]:
+        return [*known, action.enabled, no(goal(model, action))]
+
+    for goal in invariant:
+        yield Obligation("Init", f"Init has {spelled(goal)}", None, partial(initially, goal))
+    for action in model.actions():
+        for goal in invariant:
+            name = f"{action.name} preserves {spelled(goal)}"
+            yield Obligation(action.name, name, action, partial(preserved, goal, action))
+        for step in STEP_PROPERTIES:
+            name = f"{action.name} has {spelled(step)}"
+            yield Obligation(action.name, name, action, partial(had, step, action))
+    for goal in GUARANTEES:
+        name = f"the invariant implies {spelled(goal)}"
+        yield Obligation("guarantees", name, None, partial(implied, goal))
+
+
+def prove(todo: Iterator[Obligation], say: Say) -> list[Failure]:
+    """Ask z3 each of them; say how it goes, one line for each group."""
+    failures: list[Failure] = []
+    for group, members in groupby(todo, lambda obligation: obligation.group):
+        began, count, failed = time.monotonic(), 0, len(failures)
+        for obligation in members:
+            count += 1
+            verdict = satisfiable(obligation.formulas(), MILLISECONDS).verdict
+            if verdict != "unsat":
+                failures.append(Failure(obligation.name, verdict))
+        result = "proved" if len(failures) == failed else "FAILED"
+        say(f"{group:<12} {count:>3} {result}  {time.monotonic() - began:5.1f} s")
+        for failure in failures[failed:]:
+            say(f"    {failure.name}: {failure.verdict}")
+    return failures
+
+
+def impossible_actions(universe: Universe) -> list[Failure]:
+    """The actions that no state of the invariant allows: of these, all would be proved for want of behaviour."""
+    model = Model(universe)
+    known = [*model.assumptions, *(conjunct(model, model.state) for conjunct in INVARIANT)]
+    verdicts = ((action, satisfiable([*known, action.enabled], MILLISECONDS).verdict) for action in model.actions())
+    return [Failure(f"{action.name} is possible", verdict) for action, verdict in verdicts if verdict != "sat"]
+
+
+# Counterexamples to induction, in the small universe.
+
+
+def counterexample(fault: str, name: str, invariant: Sequence[Conjunct] = INVARIANT) -> list[str] | None:
+    """A state that satisfies the invariant and a step from it that breaks the obligation, as lines to read."""
+    model = Model(small(), fault)
+    obligation = next((each for each in obligations(model, invariant) if each.name == name), None)
+    if obligation is None:
+        return None
+    answer = satisfiable(obligation.formulas(), MILLISECONDS, _simplicity(model))
+    return _told(model, obligation.action, answer) if answer.verdict == "sat" else None
+
+
+def _simplicity(model: Model) -> Iterator[Term]:
+    """What makes a state easier to read, the most important first. Each is kept only where it can be had."""
+    universe, s = model.universe, model.state
+    processes, operations, records = (elements for _, elements in universe.elements[:3])
+    yield s.version <= 1
+    yield s.epoch <= 2
+    yield ne(s.holder, universe.departed)
+    yield universe.each(
+        NUMBER, lambda v: implies(is_commit(s, v), universe.some(universe.record, lambda r: s.wrote(v, r)))
+    )
+    yield universe.each(universe.process, lambda p: eq(s.told(p), NOT_SUBSCRIBED))
+    yield eq(model.lease_time, 1)
+    yield eq(s.left, 1)
+    yield from (eq(s.stage(o), IDLE) for o in reversed(operations))
+    yield from (eq(s.guard_stage(p), NONE) for p in reversed(processes))
+    yield from (no(s.cached(p, r)) for p in reversed(processes) for r in reversed(records))
+    yield from (no(s.knows(o, r)) for o in reversed(operations) for r in reversed(records))
+    yield from (eq(s.cache_version(p), 0) for p in reversed(processes))
+    yield eq(s.floor, 0)
+
+
+def _told(model: Model, action: Action | None, answer: Answer) -> list[str]:
+    """What differs, and whatever else there is that is not as it was at first."""
+    show = partial(_shown, answer.evaluate)
+    initial = _described(model, model.initial(), show)
+    if action is None:
+        return [f"{part}: {text}" for part, text in initial.items()]
+    before = _described(model, model.state, show)
+    after = _described(model, action.after, show)
+    lines = [f"{action.name}({', '.join(show(parameter) for parameter in action.parameters)})"]
+    for part, old in before.items():
+        if old != after[part]:
+            lines += [f"  {part}: {old}", f"    -> {after[part]}"]
+        elif old != initial[part]:
+            lines.append(f"  {part}: {old}")
+    return lines
+
+
+def _shown(evaluate: Of, term: Term) -> str:
+    return str(evaluate(term))
+
+
+def _described(model: Model, s: State, show: Callable[[Term], str]) -> dict[str, str]:
+    """The state, part by part, in words."""
+    everyone, operations, records = (elements for _, elements in model.universe.elements[:3])
+    processes = [p for p in everyone if show(p) not in {"Nobody", "Departed"}]
+
+    def holds(term: Term) -> bool:
+        return show(term) == "True"
+
+    def some(has: Of, value: Of) -> str:
+        return "{" + ", ".join(f"{show(r)} {show(value(r))}" for r in records if holds(has(r))) + "}"
+
+    def operation(o: Term) -> str:
+        known = some(partial(s.knows, o), partial(s.known, o))
+        knows = f"knows {known}"
+        if holds(eq(s.stage(o), IDLE)):
+            return "idle" if known == "{}" else f"idle, {knows}"
+        words = [f"{show(s.kind(o))} of {show(model.home(o))}", show(s.stage(o)), f"epoch {show(s.under(o))}"]
+        if holds(eq(s.stage(o), LOADING)):
+            words[1] += f" {show(s.load_record(o))} {show(s.load_value(o))} of version {show(s.load_version(o))}"
+        if not holds(eq(s.stage(o), VALIDATED)):
+            words.append(f"version {show(s.at(o))}")
+            if holds(eq(s.kind(o), VIEW)):
+                words.append(f"called at {show(s.begun(o))}")
+        return ", ".join([*words, knows])
+
+    versions = [number(version) for version in range(int(show(s.version)) + 1)]
+    values = "; ".join(" ".join([show(r), *(show(s.value(r, v)) for v in versions)]) for r in records)
+    parts = {
+        "lease": f"epoch {show(s.epoch)}, holder {show(s.holder)}{'' if holds(s.left > 0) else ', expired'}",
+        "store": f"version {show(s.version)}, values by version: {values}",
+        "log": f"complete after version {show(s.floor)}",
+    }
+    for p in processes:
+        known = some(partial(s.cached, p), partial(s.cache_value, p))
+        guard = f"guard {show(s.guard_stage(p))}, epoch {show(s.guard_epoch(p))}"
+        parts[show(p)] = f"{guard}; cache of version {show(s.cache_version(p))}, {known}"
+    return parts | {show(o): operation(o) for o in operations}
+
+
+def find_faults(say: Say) -> list[Failure]:
+    """Each broken rule must have a counterexample, at the obligation that is named for it."""
+    failures: list[Failure] = []
+    for fault, name in FAULTS.items():
+        began = time.monotonic()
+        lines = counterexample(fault, name)
+        took = time.monotonic() - began
+        if lines is None:
+            failures.append(Failure(f"{fault}: {name}", "no counterexample"))
+            say(f"{fault}: NOT FOUND at: {name}")
+            continue
+        say(f"{fault}: not so that {name}  {took:.1f} s")
+        for line in lines:
+            say(f"    {line}")
+    return failures
+
+
+def main() -> int:
+    """Prove everything; the exit code is 1 if anything is missing."""
+
+    def say(line: str) -> None:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    began = time.monotonic()
+    say("Any number of processes, operations, records and versions:")
+    failures = prove(obligations(Model(unbounded())), say)
+    for failure in failures:
+        for line in counterexample("none", failure.name) or ["(no counterexample in the small universe)"]:
+            say(f"    {line}")
+    impossible = impossible_actions(small())
+    say(f"Each action is possible where the invariant holds: {'NO' if impossible else 'yes'}")
+    say("One rule broken, and a counterexample to induction:")
+    failures += impossible + find_faults(say)
+    count = len(list(obligations(Model(unbounded()))))
+    say(f"{count} obligations, {len(FAULTS)} faults, {time.monotonic() - began:.0f} s")
+    for failure in failures:
+        say(f"FAILED: {failure.name}: {failure.verdict}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

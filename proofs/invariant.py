@@ -1,0 +1,590 @@
+"""What holds in every state: the conjuncts of the inductive invariant, and the guarantees that follow from them.
+
+Each is a function from a state to a formula, named as in TLA+, but for Python's spelling of names. Its docstring says
+why it holds, or what it promises.
+"""
+
+from collections.abc import Callable
+
+from proofs.model import (
+    CLOSING,
+    COMMITTED,
+    HELD,
+    IDLE,
+    LOADING,
+    NO_KIND,
+    NONE,
+    RUNNING,
+    SYNCING,
+    TRANSACTION,
+    VALIDATED,
+    VIEW,
+    ZERO,
+    Action,
+    Model,
+    State,
+)
+from proofs.terms import NUMBER, Term, among, between, choose, either, eq, every, implies, ne, no
+
+Conjunct = Callable[[Model, State], Term]
+StepProperty = Callable[[Model, Action], Term]
+
+
+def spelled(function: Conjunct | StepProperty) -> str:
+    """Its name as in TLA+."""
+    return "".join(word.capitalize() for word in function.__name__.split("_"))
+
+
+def is_version(s: State, v: Term) -> Term:
+    """The store was at it, or is."""
+    return between(0, v, s.version)
+
+
+def is_commit(s: State, v: Term) -> Term:
+    """A commit made it."""
+    return between(1, v, s.version)
+
+
+# The lock.
+
+
+def epochs_only_grow(m: Model, s: State) -> Term:
+    """Rule 1: an acquisition takes an epoch that nobody has had, so all that were given are at most the row's."""
+    u = m.universe
+    return every(
+        s.epoch >= 0,
+        implies(ne(s.holder, u.nobody), s.epoch >= 1),
+        u.each(
+            u.process,
+            lambda p: choose(
+                eq(s.guard_stage(p), NONE), eq(s.guard_epoch(p), 0), between(1, s.guard_epoch(p), s.epoch)
+            ),
+        ),
+        u.each(u.operation, lambda o: choose(eq(s.stage(o), IDLE), eq(s.under(o), 0), between(1, s.under(o), s.epoch))),
+    )
+
+
+def guard_is_honest(m: Model, s: State) -> Term:
+    """Only who holds the lease has a guard of its epoch, since a release ends the guard first."""
+    u = m.universe
+    return u.each(
+        u.process,
+        lambda p: implies(every(ne(s.guard_stage(p), NONE), eq(s.epoch, s.guard_epoch(p))), eq(s.holder, p)),
+    )
+
+
+def fenced_operation_has_its_guard(m: Model, s: State) -> Term:
+    """No guard ends under an operation that still passes the fence: only the fence, or a crash, ends it so early."""
+    u = m.universe
+    return u.each(
+        u.operation,
+        lambda o: implies(
+            every(ne(s.stage(o), IDLE), m.may_access(s, o)),
+            m.stands(s, m.home(o), s.under(o)),
+        ),
+    )
+
+
+def nobody_works_before_the_sync(m: Model, s: State) -> Term:
+    """Rule 2: a guard admits nobody before it has synced, and its epoch is new."""
+    u = m.universe
+    return u.each(
+        u.operation,
+        lambda o: implies(
+            every(ne(s.stage(o), IDLE), eq(s.guard_stage(m.home(o)), SYNCING)),
+            ne(s.under(o), s.guard_epoch(m.home(o))),
+        ),
+    )
+
+
+# The store and its change log.
+
+
+def log_is_within_history(m: Model, s: State) -> Term:
+    """Only commits enter the log, and it is cut at a version that is over."""
+    u = m.universe
+    return every(is_version(s, s.floor), u.each(u.record, lambda r: is_version(s, s.last(r))))
+
+
+def last_is_the_last_write(m: Model, s: State) -> Term:
+    """The added variable `last` is noted by the commit that writes the log."""
+    u = m.universe
+    return every(
+        u.each2(u.record, NUMBER, lambda r, v: implies(every(is_commit(s, v), s.wrote(v, r)), v <= s.last(r))),
+        u.each(u.record, lambda r: implies(s.last(r) > 0, s.wrote(s.last(r), r))),
+    )
+
+
+def unwritten_is_unchanged(m: Model, s: State) -> Term:
+    """A record has kept its value since the last commit that wrote it."""
+    u = m.universe
+    return u.each2(
+        u.record,
+        NUMBER,
+        lambda r, v: implies(between(s.last(r), v, s.version), eq(s.value(r, v), s.value(r, s.version))),
+    )
+
+
+def updates_count_by_one(m: Model, s: State) -> Term:
+    """Values start with zero; a commit adds one to what it read, and leaves the rest."""
+    u = m.universe
+
+    def counts(r: Term, v: Term) -> Term:
+        return eq(s.value(r, v), choose(s.wrote(v, r), s.base(v, r) + 1, s.value(r, v - 1)))
+
+    return every(
+        u.each(u.record, lambda r: eq(s.value(r, ZERO), 0)),
+        u.each2(u.record, NUMBER, lambda r, v: implies(is_commit(s, v), counts(r, v))),
+    )
+
+
+def values_never_go_back(m: Model, s: State) -> Term:
+    """No ratchet moves back: each commit starts from the newest value."""
+    u = m.universe
+    return u.each3(
+        u.record,
+        NUMBER,
+        NUMBER,
+        lambda r, v, w: implies(every(is_version(s, v), is_version(s, w), v <= w), s.value(r, v) <= s.value(r, w)),
+    )
+
+
+def no_lost_update(m: Model, s: State) -> Term:
+    """A commit is computed from the version before it, as a fenced transaction's snapshot is the newest."""
+    u = m.universe
+    return u.each2(
+        u.record,
+        NUMBER,
+        lambda r, v: implies(every(is_commit(s, v), s.wrote(v, r)), eq(s.base(v, r), s.value(r, v - 1))),
+    )
+
+
+# Caches.
+
+
+def cache_is_of_its_version(m: Model, s: State) -> Term:
+    """What is cached is what the store had at the cache's version, also where the guard is gone."""
+    u = m.universe
+    return every(
+        u.each(u.process, lambda p: is_version(s, s.cache_version(p))),
+        u.each2(
+            u.process,
+            u.record,
+            lambda p, r: implies(s.cached(p, r), eq(s.cache_value(p, r), s.value(r, s.cache_version(p)))),
+        ),
+    )
+
+
+def fenced_cache_is_current(m: Model, s: State) -> Term:
+    """Only its own commits move the store: a fenced guard's cache is current, or the last of them is on its way."""
+    u = m.universe
+
+    def current(p: Term) -> Term:
+        on_its_way = every(
+            eq(s.cache_version(p) + 1, s.version),
+            eq(s.stage(s.committer), COMMITTED),
+            eq(s.at(s.committer), s.version),
+            m.working_under(s, p, s.guard_epoch(p), s.committer),
+        )
+        in_use = every(among(s.guard_stage(p), HELD, CLOSING), m.fence_passes(s, s.guard_epoch(p)))
+        return implies(in_use, either(eq(s.cache_version(p), s.version), on_its_way))
+
+    return u.each(u.process, current)
+
+
+# Operations.
+
+
+def stages_have_kinds(m: Model, s: State) -> Term:
+    """Only transactions commit, only views are validated, and who idles is and knows nothing."""
+    u = m.universe
+
+    def fits(o: Term) -> Term:
+        return every(
+            eq(eq(s.stage(o), IDLE), eq(s.kind(o), NO_KIND)),
+            implies(eq(s.stage(o), COMMITTED), eq(s.kind(o), TRANSACTION)),
+            implies(eq(s.stage(o), VALIDATED), eq(s.kind(o), VIEW)),
+        )
+
+    return every(
+        u.each(u.operation, fits),
+        u.each2(u.operation, u.record, lambda o, r: implies(eq(s.stage(o), IDLE), no(s.knows(o, r)))),
+    )
+
+
+def transactions_take_turns(m: Model, s: State) -> Term:
+    """Of one guard's operations, at most one is a transaction: Begin waits for its end."""
+    u = m.universe
+
+    def alone(o: Term, other: Term) -> Term:
+        both = every(
+            eq(m.home(o), m.home(other)),
+            eq(s.under(o), s.under(other)),
+            eq(s.kind(o), TRANSACTION),
+            eq(s.kind(other), TRANSACTION),
+        )
+        return implies(both, eq(o, other))
+
+    return u.each2(u.operation, u.operation, alone)
+
+
+def knowledge_is_of_one_snapshot(m: Model, s: State) -> Term:
+    """What is loaded has not changed since the operation's snapshot, or it begins again."""
+    u = m.universe
+    return every(
+        u.each(u.operation, lambda o: is_version(s, s.snapshot(o))),
+        u.each2(
+            u.operation,
+            u.record,
+            lambda o, r: implies(s.knows(o, r), eq(s.known(o, r), s.value(r, s.snapshot(o)))),
+        ),
+    )
+
+
+def snapshot_is_where_it_is_said(m: Model, s: State) -> Term:
+    """The added variable `snapshot` is `at`, until a commit sets that to the version it made."""
+    u = m.universe
+    return u.each(
+        u.operation,
+        lambda o: every(
+            implies(among(s.stage(o), RUNNING, LOADING), eq(s.snapshot(o), s.at(o))),
+            implies(eq(s.stage(o), COMMITTED), every(eq(s.snapshot(o) + 1, s.at(o)), is_commit(s, s.at(o)))),
+        ),
+    )
+
+
+def commit_answers_what_it_wrote(m: Model, s: State) -> Term:
+    """A commit writes something; while its answer is on its way, that is what the log has of it."""
+    u = m.universe
+    return every(
+        u.each2(
+            u.operation,
+            u.record,
+            lambda o, r: implies(eq(s.stage(o), COMMITTED), eq(s.knows(o, r), s.wrote(s.at(o), r))),
+        ),
+        u.each(
+            u.operation,
+            lambda o: implies(eq(s.stage(o), COMMITTED), u.some(u.record, lambda r: s.knows(o, r))),
+        ),
+    )
+
+
+def load_fits_its_operation(m: Model, s: State) -> Term:
+    """An answer on its way has the value of its own version, and of its operation's snapshot."""
+    u = m.universe
+
+    def fits(o: Term) -> Term:
+        r, value = s.load_record(o), s.load_value(o)
+        return implies(
+            eq(s.stage(o), LOADING),
+            every(
+                is_version(s, s.load_version(o)),
+                eq(value, s.value(r, s.load_version(o))),
+                eq(value, s.value(r, s.snapshot(o))),
+            ),
+        )
+
+    return u.each(u.operation, fits)
+
+
+def fenced_transaction_is_current(m: Model, s: State) -> Term:
+    """It began on a current cache, and only it has committed under its epoch since: it has not."""
+    u = m.universe
+    return u.each(
+        u.operation,
+        lambda o: implies(
+            every(among(s.stage(o), RUNNING, LOADING), eq(s.kind(o), TRANSACTION), m.may_access(s, o)),
+            eq(s.at(o), s.version),
+        ),
+    )
+
+
+def fenced_view_is_fresh(m: Model, s: State) -> Term:
+    """It began when no commit of its guard was on its way, so on a cache no older than its call."""
+    u = m.universe
+    return u.each(
+        u.operation,
+        lambda o: implies(
+            every(among(s.stage(o), RUNNING, LOADING), eq(s.kind(o), VIEW), m.may_access(s, o)),
+            s.at(o) >= s.begun(o),
+        ),
+    )
+
+
+INVARIANT: tuple[Conjunct, ...] = (
+    epochs_only_grow,
+    guard_is_honest,
+    fenced_operation_has_its_guard,
+    nobody_works_before_the_sync,
+    log_is_within_history,
+    last_is_the_last_write,
+    unwritten_is_unchanged,
+    updates_count_by_one,
+    values_never_go_back,
+    no_lost_update,
+    cache_is_of_its_version,
+    fenced_cache_is_current,
+    stages_have_kinds,
+    transactions_take_turns,
+    knowledge_is_of_one_snapshot,
+    snapshot_is_where_it_is_said,
+    commit_answers_what_it_wrote,
+    load_fits_its_operation,
+    fenced_transaction_is_current,
+    fenced_view_is_fresh,
+)
+
+
+# The guarantees about states, as the specification words them. Two of them are conjuncts already.
+
+
+def cache_is_snapshot(m: Model, s: State) -> Term:
+    """A cache in use is a copy of the store as it is, or was one commit of this guard ago."""
+    u = m.universe
+
+    def in_use(p: Term) -> Term:
+        works = u.some(u.operation, lambda o: m.working_under(s, p, s.guard_epoch(p), o))
+        return either(among(s.guard_stage(p), HELD, CLOSING), every(works, ne(s.guard_stage(p), NONE)))
+
+    def is_copy(p: Term, r: Term) -> Term:
+        same = eq(s.cache_value(p, r), s.value(r, s.cache_version(p)))
+        return implies(every(in_use(p), s.cached(p, r)), same)
+
+    def on_its_way(p: Term, o: Term) -> Term:
+        working = m.working_under(s, p, s.guard_epoch(p), o)
+        return every(working, eq(s.stage(o), COMMITTED), eq(s.at(o), s.version))
+
+    def is_current(p: Term) -> Term:
+        behind = every(eq(s.cache_version(p) + 1, s.version), u.some(u.operation, lambda o: on_its_way(p, o)))
+        fenced = every(in_use(p), m.fence_passes(s, s.guard_epoch(p)))
+        return implies(fenced, either(eq(s.cache_version(p), s.version), behind))
+
+    def reads_copy(o: Term, r: Term) -> Term:
+        running = every(eq(s.stage(o), RUNNING), s.knows(o, r))
+        return implies(running, eq(s.known(o, r), s.value(r, s.at(o))))
+
+    return every(
+        u.each2(u.process, u.record, is_copy),
+        u.each(u.process, is_current),
+        u.each2(u.operation, u.record, reads_copy),
+    )
+
+
+def no_ratchet_reuse(m: Model, s: State) -> Term:
+    """No two commits are computed from one state of a record, also where one of them was never answered."""
+    u = m.universe
+
+    def reused(r: Term, v: Term, w: Term) -> Term:
+        both = every(is_commit(s, v), is_commit(s, w), s.wrote(v, r), s.wrote(w, r), ne(v, w))
+        return implies(both, ne(s.base(v, r), s.base(w, r)))
+
+    return u.each3(u.record, NUMBER, NUMBER, reused)
+
+
+def opaque(m: Model, s: State) -> Term:
+    """Nobody sees two versions mixed: all that an operation knows is of one version, which is `snapshot`'s."""
+    u = m.universe
+
+    def explained(o: Term, r: Term) -> Term:
+        return implies(s.knows(o, r), eq(s.known(o, r), s.value(r, s.snapshot(o))))
+
+    return every(u.each(u.operation, lambda o: is_version(s, s.snapshot(o))), u.each2(u.operation, u.record, explained))
+
+
+def one_fenced_holder(m: Model, s: State) -> Term:
+    """Never do two processes pass the fence."""
+    u = m.universe
+
+    def fenced(p: Term) -> Term:
+        return every(ne(s.guard_stage(p), NONE), m.fence_passes(s, s.guard_epoch(p)))
+
+    return u.each2(u.process, u.process, lambda p, q: implies(every(fenced(p), fenced(q)), eq(p, q)))
+
+
+def last_is_what_the_log_says(m: Model, s: State) -> Term:
+    """The added variable `last` answers as a search of the change log does."""
+    u = m.universe
+
+    def found(r: Term, v: Term) -> Term:
+        return u.some(NUMBER, lambda w: every(w > v, w <= s.version, s.wrote(w, r)))
+
+    return u.each2(u.record, NUMBER, lambda r, v: implies(v >= 0, eq(m.changed_after(s, r, v), found(r, v))))
+
+
+GUARANTEES: tuple[Conjunct, ...] = (
+    cache_is_snapshot,
+    no_lost_update,
+    no_ratchet_reuse,
+    opaque,
+    one_fenced_holder,
+    guard_is_honest,
+    last_is_what_the_log_says,
+)
+
+
+# The guarantees about steps.
+
+
+def epoch_never_reused(m: Model, action: Action) -> Term:
+    """A new guard's epoch is greater than any that the row has had."""
+    u, s, t = m.universe, m.state, action.after
+
+    def new(p: Term) -> Term:
+        return every(eq(s.guard_stage(p), NONE), ne(t.guard_stage(p), NONE))
+
+    return u.each(u.process, lambda p: implies(new(p), t.guard_epoch(p) > s.epoch))
+
+
+def no_spurious_invalidation(m: Model, action: Action) -> Term:
+    """A sync drops no record that still has the store's value, as long as the log reaches back."""
+    u, s, t = m.universe, m.state, action.after
+
+    def keeps(p: Term, r: Term) -> Term:
+        syncs = every(eq(s.guard_stage(p), SYNCING), eq(t.guard_stage(p), HELD), s.floor <= s.cache_version(p))
+        still = every(s.cached(p, r), eq(s.cache_value(p, r), s.value(r, s.version)))
+        kept = every(t.cached(p, r), eq(t.cache_value(p, r), s.cache_value(p, r)))
+        return implies(every(syncs, still), kept)
+
+    return u.each2(u.process, u.record, keeps)
+
+
+# The atomic store (AtomicStore.tla), and what a state is to it.
+
+
+def _called(s: State, o: Term) -> Term:
+    return among(s.stage(o), RUNNING, LOADING)
+
+
+def _done(s: State, o: Term) -> Term:
+    return among(s.stage(o), COMMITTED, VALIDATED)
+
+
+def _since(s: State, o: Term) -> Term:
+    """A snapshot's place in the history is its version plus one."""
+    return choose(every(_called(s, o), eq(s.kind(o), VIEW)), s.begun(o) + 1, 0)
+
+
+def _answers(s: State, o: Term, r: Term) -> Term:
+    return every(_done(s, o), s.knows(o, r))
+
+
+def _same_call(m: Model, s: State, t: State, o: Term) -> Term:
+    def same_answer(r: Term) -> Term:
+        both = eq(_answers(s, o, r), _answers(t, o, r))
+        return every(both, implies(_answers(s, o, r), eq(s.known(o, r), t.known(o, r))))
+
+    return every(
+        eq(eq(s.stage(o), IDLE), eq(t.stage(o), IDLE)),
+        eq(_called(s, o), _called(t, o)),
+        eq(s.kind(o), t.kind(o)),
+        eq(_since(s, o), _since(t, o)),
+        m.universe.each(m.universe.record, same_answer),
+    )
+
+
+def _same_calls(m: Model, s: State, t: State, besides: Term | None) -> Term:
+    def same(o: Term) -> Term:
+        return _same_call(m, s, t, o) if besides is None else either(eq(o, besides), _same_call(m, s, t, o))
+
+    return m.universe.each(m.universe.operation, same)
+
+
+def _same_past(m: Model, s: State, t: State) -> Term:
+    def same(r: Term, v: Term) -> Term:
+        return implies(is_version(s, v), eq(s.value(r, v), t.value(r, v)))
+
+    return m.universe.each2(m.universe.record, NUMBER, same)
+
+
+def _same_history(m: Model, s: State, t: State) -> Term:
+    return every(eq(s.version, t.version), _same_past(m, s, t))
+
+
+def _answer_is_part_of(m: Model, s: State, t: State, o: Term, version: Term) -> Term:
+    """The answer is what the snapshot at that version has of the records that were asked for, at least one."""
+    u = m.universe
+    agrees = u.each(u.record, lambda r: implies(t.knows(o, r), eq(t.known(o, r), s.value(r, version))))
+    return every(_done(t, o), eq(t.kind(o), s.kind(o)), agrees, u.some(u.record, lambda r: t.knows(o, r)))
+
+
+def a_call(m: Model, s: State, t: State) -> Term:
+    """ACall(o, kind)."""
+    since = choose(eq(m.kind, VIEW), s.version + 1, 0)
+    called = every(eq(s.stage(m.o), IDLE), _called(t, m.o), eq(t.kind(m.o), m.kind), eq(_since(t, m.o), since))
+    return every(called, _same_calls(m, s, t, m.o), _same_history(m, s, t))
+
+
+def update(m: Model, s: State, t: State) -> Term:
+    """Update(o): it answers with parts of the newest snapshot, and adds one to each."""
+
+    def counted(r: Term) -> Term:
+        now = s.value(r, s.version)
+        return eq(t.value(r, t.version), choose(t.knows(m.o, r), now + 1, now))
+
+    return every(
+        _called(s, m.o),
+        eq(s.kind(m.o), TRANSACTION),
+        eq(t.version, s.version + 1),
+        m.universe.each(m.universe.record, counted),
+        _same_past(m, s, t),
+        _answer_is_part_of(m, s, t, m.o, s.version),
+        _same_calls(m, s, t, m.o),
+    )
+
+
+def look(m: Model, s: State, t: State) -> Term:
+    """Look(o): it answers with parts of one snapshot that was the store's since the call."""
+    place = s.snapshot(m.o) + 1
+    return every(
+        _called(s, m.o),
+        eq(s.kind(m.o), VIEW),
+        between(_since(s, m.o), place, s.version + 1),
+        _answer_is_part_of(m, s, t, m.o, s.snapshot(m.o)),
+        _same_calls(m, s, t, m.o),
+        _same_history(m, s, t),
+    )
+
+
+def return_(m: Model, s: State, t: State) -> Term:
+    """Return(o)."""
+    return every(_done(s, m.o), eq(t.stage(m.o), IDLE), _same_calls(m, s, t, m.o), _same_history(m, s, t))
+
+
+def give_up(m: Model, s: State, t: State) -> Term:
+    """GiveUp({o})."""
+    return every(ne(s.stage(m.o), IDLE), eq(t.stage(m.o), IDLE), _same_calls(m, s, t, m.o), _same_history(m, s, t))
+
+
+def give_up_all(m: Model, s: State, t: State) -> Term:
+    """GiveUp of all of a process's calls; where it has none, that changes nothing."""
+
+    def gone(o: Term) -> Term:
+        return choose(eq(m.home(o), m.p), eq(t.stage(o), IDLE), _same_call(m, s, t, o))
+
+    return every(m.universe.each(m.universe.operation, gone), _same_history(m, s, t))
+
+
+def stutter(m: Model, s: State, t: State) -> Term:
+    """Nothing that a user sees."""
+    return every(_same_calls(m, s, t, None), _same_history(m, s, t))
+
+
+ATOMIC_STEPS: dict[str, Callable[[Model, State, State], Term]] = {
+    "Begin": a_call,
+    "Commit": update,
+    "Validate": look,
+    "Finish": return_,
+    "Lose": give_up,
+    "Outdated": give_up,
+    "Abort": give_up,
+    "ForgetCommit": return_,
+    "Crash": give_up_all,
+}
+
+
+def refines_atomic_store(m: Model, action: Action) -> Term:
+    """The step is one of the atomic store's: the one that is named for its action above, or none."""
+    return ATOMIC_STEPS.get(action.name, stutter)(m, m.state, action.after)
+
+
+STEP_PROPERTIES: tuple[StepProperty, ...] = (epoch_never_reused, no_spurious_invalidation, refines_atomic_store)

@@ -1,0 +1,633 @@
+"""Layer 2 as formulas: `tla/CryptoStoreCache.tla`, state and action by action, under the same names.
+
+A state is a record of terms, and of functions to terms. An action says when it is possible, and gives the state after
+it as an expression of the state before: so no action needs a quantifier to say what it leaves alone. A fault breaks
+the same line here as in TLA+.
+
+Three variables are added that no action looks at to decide what to do, except that `last` stands for a search of the
+change log; that it is the same thing is one of the obligations.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from proofs.terms import (
+    BOOLEAN,
+    FALSE,
+    NUMBER,
+    TRUE,
+    Of,
+    Of2,
+    Sort,
+    Term,
+    Universe,
+    among,
+    choice,
+    choose,
+    constant,
+    either,
+    eq,
+    every,
+    function,
+    function2,
+    implies,
+    ne,
+    no,
+    number,
+    put,
+    put_if,
+    put_row,
+)
+
+GUARD_STAGE, (NONE, SYNCING, HELD, CLOSING) = choice("GuardStage", "none", "syncing", "held", "closing")
+STAGE, (IDLE, RUNNING, LOADING, COMMITTED, VALIDATED) = choice(
+    "Stage", "idle", "running", "loading", "committed", "validated"
+)
+KIND, (NO_KIND, TRANSACTION, VIEW) = choice("Kind", "no-kind", "transaction", "view")
+
+NOT_SUBSCRIBED = number(-1)
+ZERO = number(0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """The variables of the specification."""
+
+    # The lease row.
+    epoch: Term
+    holder: Term
+    left: Term
+    wanted: Term
+    # The store: by record and version its value; by version and record what the commit that made the version wrote,
+    # and from which value it computed that.
+    version: Term
+    value: Of2
+    wrote: Of2
+    base: Of2
+    floor: Term
+    # By process.
+    guard_stage: Of
+    guard_epoch: Of
+    cache_version: Of
+    cached: Of2
+    cache_value: Of2
+    told: Of  # the last version its subscriber heard of
+    # By operation.
+    stage: Of
+    kind: Of
+    under: Of
+    at: Of
+    begun: Of
+    knows: Of2
+    known: Of2
+    load_record: Of
+    load_value: Of
+    load_version: Of
+    word: Of
+    # Added for the proof.
+    last: Of  # by record, the last version that wrote it
+    snapshot: Of  # by operation, the version that what it knows is of
+    committer: Term  # the operation that made the last commit
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Action:
+    """One action of the specification, with its parameters."""
+
+    name: str
+    parameters: tuple[Term, ...]
+    enabled: Term
+    after: State
+
+
+class Model:
+    """The specification over a universe, with one rule broken or none."""
+
+    def __init__(self, universe: Universe, fault: str = "none") -> None:
+        self.universe = universe
+        self.fault = fault
+        process, operation, record = universe.process, universe.operation, universe.record
+        self.home = function("home", operation, process)
+        self.subscribes = function("subscribes", process, BOOLEAN)
+        self.lease_time = constant("lease_time", NUMBER)
+        self.p = constant("p", process)
+        self.o = constant("o", operation)
+        self.r = constant("r", record)
+        self.kind = constant("kind", KIND)
+        self.updated = function("updated", record, BOOLEAN)
+        self.any_number = constant("any_number", NUMBER)
+        self.odd_record = constant("odd_record", record)  # the one that a second cache holds
+        self.state = self._any_state()
+
+    def broken(self, slug: str) -> bool:
+        """Whether this is the rule that is broken."""
+        return self.fault == slug
+
+    def real(self, process: Term) -> Term:
+        """A process, and not one of the two that stand in the holder's place for none."""
+        return every(ne(process, self.universe.nobody), ne(process, self.universe.departed))
+
+    @property
+    def assumptions(self) -> list[Term]:
+        """What is constant, and the parameters of an action."""
+        assumed = [
+            ne(self.universe.nobody, self.universe.departed),
+            self.universe.each(self.universe.operation, lambda o: self.real(self.home(o))),
+            self.lease_time > 0,
+            self.real(self.p),
+            ne(self.kind, NO_KIND),
+        ]
+        if self.universe.highest_version is not None:
+            assumed.append(self.state.version <= self.universe.highest_version)
+        return assumed
+
+    def _any_state(self) -> State:
+        process, operation, record = self.universe.process, self.universe.operation, self.universe.record
+
+        def of_process(name: str, result: Sort = NUMBER) -> Of:
+            return function(name, process, result)
+
+        def of_operation(name: str, result: Sort = NUMBER) -> Of:
+            return function(name, operation, result)
+
+        return State(
+            epoch=constant("epoch", NUMBER),
+            holder=constant("holder", process),
+            left=constant("left", NUMBER),
+            wanted=constant("wanted", BOOLEAN),
+            version=constant("version", NUMBER),
+            value=function2("value", record, NUMBER, NUMBER),
+            wrote=function2("wrote", NUMBER, record, BOOLEAN),
+            base=function2("base", NUMBER, record, NUMBER),
+            floor=constant("floor", NUMBER),
+            guard_stage=of_process("guard_stage", GUARD_STAGE),
+            guard_epoch=of_process("guard_epoch"),
+            cache_version=of_process("cache_version"),
+            cached=function2("cached", process, record, BOOLEAN),
+            cache_value=function2("cache_value", process, record, NUMBER),
+            told=of_process("told"),
+            stage=of_operation("stage", STAGE),
+            kind=of_operation("kind_of", KIND),
+            under=of_operation("under"),
+            at=of_operation("at"),
+            begun=of_operation("begun"),
+            knows=function2("knows", operation, record, BOOLEAN),
+            known=function2("known", operation, record, NUMBER),
+            load_record=of_operation("load_record", record),
+            load_value=of_operation("load_value"),
+            load_version=of_operation("load_version"),
+            word=of_operation("word", BOOLEAN),
+            last=function("last", record, NUMBER),
+            snapshot=of_operation("snapshot"),
+            committer=constant("committer", operation),
+        )
+
+    def initial(self) -> State:
+        """The initial state. What a loading that is not under way is of, is left open."""
+        return replace(
+            self.state,
+            epoch=ZERO,
+            holder=self.universe.nobody,
+            left=ZERO,
+            wanted=FALSE,
+            version=ZERO,
+            value=lambda _r, _v: ZERO,
+            wrote=lambda _v, _r: FALSE,
+            floor=ZERO,
+            guard_stage=lambda _p: NONE,
+            guard_epoch=lambda _p: ZERO,
+            cache_version=lambda _p: ZERO,
+            # The fault: loaded before the lock.
+            cached=lambda _p, _r: TRUE if self.broken("first-acquire-is-clean") else FALSE,
+            cache_value=lambda _p, _r: ZERO,
+            told=lambda _p: NOT_SUBSCRIBED,
+            stage=lambda _o: IDLE,
+            kind=lambda _o: NO_KIND,
+            under=lambda _o: ZERO,
+            at=lambda _o: ZERO,
+            begun=lambda _o: ZERO,
+            knows=lambda _o, _r: FALSE,
+            word=lambda _o: FALSE,
+            last=lambda _r: ZERO,
+            snapshot=lambda _o: ZERO,
+        )
+
+    # The words of the lock (Lease.tla).
+
+    def fence_passes(self, s: State, epoch: Term) -> Term:
+        """Somebody holds the lease, and under that epoch."""
+        return every(ne(s.holder, self.universe.nobody), eq(s.epoch, epoch))
+
+    def takeable(self, s: State, p: Term) -> Term:
+        """Free, one's own, expired or absurd."""
+        return either(eq(s.holder, self.universe.nobody), eq(s.holder, p), eq(s.left, 0), s.left > self.lease_time)
+
+    def stands(self, s: State, p: Term, epoch: Term) -> Term:
+        """The process's guard is of that epoch and past its sync."""
+        return every(eq(s.guard_epoch(p), epoch), among(s.guard_stage(p), HELD, CLOSING))
+
+    def told_of_waiter(self, s: State, p: Term, word: Term) -> Of:
+        """The stages of guards, where one hears whether somebody waits."""
+        return put(s.guard_stage, p, choose(every(word, eq(s.guard_stage(p), HELD)), CLOSING, s.guard_stage(p)))
+
+    # Operations.
+
+    def working_under(self, s: State, p: Term, epoch: Term, o: Term) -> Term:
+        """The operation is one of the process's, under way, and of that epoch."""
+        return every(eq(self.home(o), p), ne(s.stage(o), IDLE), eq(s.under(o), epoch))
+
+    def uses_cache(self, s: State, o: Term) -> Term:
+        """The cache its process has now is still the one that it began with."""
+        p = self.home(o)
+        if self.broken("dirty-hidden-from-reentrant") or self.broken("reload-race"):
+            return eq(s.guard_epoch(p), s.under(o))
+        return self.stands(s, p, s.under(o))
+
+    def may_access(self, s: State, o: Term) -> Term:
+        """Rule 4 at the database."""
+        return self.fence_passes(s, s.under(o))
+
+    def unguarded(self, s: State, o: Term) -> Term:
+        """The fault: it writes without the lock."""
+        return eq(s.under(o), 0) if self.broken("save-without-lock") else FALSE
+
+    def changed_after(self, s: State, r: Term, version: Term) -> Term:
+        """What the change log says of a record after a version."""
+        return s.last(r) > version
+
+    def _idle(self, s: State, o: Term) -> State:
+        return replace(
+            s,
+            stage=put(s.stage, o, IDLE),
+            kind=put(s.kind, o, NO_KIND),
+            under=put(s.under, o, 0),
+            at=put(s.at, o, 0),
+            begun=put(s.begun, o, 0),
+            knows=put_row(s.knows, o, lambda _r: FALSE),
+            word=put(s.word, o, FALSE),
+            snapshot=put(s.snapshot, o, 0),
+        )
+
+    def _without_guard(self, s: State, p: Term) -> State:
+        return replace(s, guard_stage=put(s.guard_stage, p, NONE), guard_epoch=put(s.guard_epoch, p, 0))
+
+    # The actions.
+
+    def acquire(self, s: State, p: Term) -> Action:
+        """Rule 1."""
+        if self.broken("holder-name-reuse"):  # the row bears "our" name, so it must be ours
+            after = replace(s, guard_stage=put(s.guard_stage, p, SYNCING), guard_epoch=put(s.guard_epoch, p, s.epoch))
+            return Action("Acquire", (p,), every(eq(s.guard_stage(p), NONE), self.real(s.holder)), after)
+        epoch = s.epoch + 1
+        if self.broken("reacquire-keeps-epoch"):
+            epoch = choose(eq(s.holder, p), s.epoch, epoch)
+        after = replace(
+            s,
+            epoch=epoch,
+            holder=p,
+            left=self.lease_time,
+            wanted=FALSE,
+            guard_stage=put(s.guard_stage, p, SYNCING),
+            guard_epoch=put(s.guard_epoch, p, epoch),
+        )
+        if self.broken("reload-race"):  # the version is noted, the reload follows
+            after = replace(after, cache_version=put(s.cache_version, p, s.version))
+        return Action("Acquire", (p,), every(eq(s.guard_stage(p), NONE), self.takeable(s, p)), after)
+
+    def want(self, s: State, p: Term) -> Action:
+        """A refused acquisition leaves word."""
+        enabled = every(eq(s.guard_stage(p), NONE), no(self.takeable(s, p)), no(s.wanted))
+        return Action("Want", (p,), enabled, replace(s, wanted=TRUE))
+
+    def sync(self, s: State, p: Term) -> Action:
+        """Rules 2 and 3: drop what changed since, then, and not before, the guard exists."""
+        old = s.cache_version(p)
+
+        def kept(r: Term) -> Term:
+            keep = every(s.cached(p, r), no(self.changed_after(s, r, old)), s.floor <= old)
+            if self.broken("session-cache-survives"):
+                return choose(eq(r, self.odd_record), s.cached(p, r), keep)
+            if self.broken("first-acquire-is-clean"):
+                return choose(eq(old, 0), s.cached(p, r), keep)
+            return keep
+
+        enabled = every(eq(s.guard_stage(p), SYNCING), self.fence_passes(s, s.guard_epoch(p)))
+        heard = choose(s.told(p) > s.version, s.told(p), s.version)
+        # The fault: the version is thrown away with what was invalidated.
+        version = ZERO if self.broken("generation-in-machine") else s.version
+        after = replace(
+            s,
+            cache_version=put(s.cache_version, p, version),
+            cached=put_row(s.cached, p, kept),
+            guard_stage=put(s.guard_stage, p, HELD),
+            told=put(s.told, p, choose(self.subscribes(p), heard, NOT_SUBSCRIBED)),
+        )
+        return Action("Sync", (p,), enabled, after)
+
+    def sync_fails(self, s: State, p: Term) -> Action:
+        """No guard, and the cache stays what and where it was."""
+        after = self._without_guard(s, p)
+        if self.broken("reload-failure-swallowed"):
+            after = replace(after, cache_version=put(s.cache_version, p, s.version))
+        return Action("SyncFails", (p,), eq(s.guard_stage(p), SYNCING), after)
+
+    def begin(self, s: State, o: Term, kind: Term) -> Action:
+        """An operation begins under a guard, with the cache as it is."""
+        p = self.home(o)
+        admits = eq(s.guard_stage(p), HELD)
+        if self.broken("dirty-hidden-from-reentrant"):
+            admits = either(admits, eq(s.guard_stage(p), SYNCING))
+        if self.broken("save-without-lock"):
+            admits = either(admits, eq(s.guard_stage(p), NONE))
+        if self.broken("reload-race"):
+            admits = either(admits, every(eq(s.guard_stage(p), SYNCING), eq(s.cache_version(p), s.version)))
+
+        def allows(other: Term) -> Term:
+            turns = TRUE if self.broken("two-live-copies") else implies(eq(kind, TRANSACTION), eq(s.kind(other), VIEW))
+            settled = implies(eq(kind, VIEW), ne(s.stage(other), COMMITTED))
+            return implies(self.working_under(s, p, s.guard_epoch(p), other), every(turns, settled))
+
+        enabled = every(eq(s.stage(o), IDLE), admits, self.universe.each(self.universe.operation, allows))
+        after = replace(
+            s,
+            stage=put(s.stage, o, RUNNING),
+            kind=put(s.kind, o, kind),
+            under=put(s.under, o, s.guard_epoch(p)),
+            at=put(s.at, o, s.cache_version(p)),
+            begun=put(s.begun, o, choose(eq(kind, VIEW), s.version, 0)),
+            knows=put_row(s.knows, o, lambda r: either(s.cached(p, r), s.knows(o, r))),
+            known=put_row(s.known, o, lambda r: choose(s.cached(p, r), s.cache_value(p, r), s.known(o, r))),
+            snapshot=put(s.snapshot, o, s.cache_version(p)),
+        )
+        return Action("Begin", (o, kind), enabled, after)
+
+    def load(self, s: State, o: Term, r: Term) -> Action:
+        """A record that was not cached is loaded, if it is still what it was in the snapshot."""
+        enabled = every(eq(s.stage(o), RUNNING), no(s.knows(o, r)))
+        if not self.broken("unfenced-load"):
+            unchanged = every(no(self.changed_after(s, r, s.at(o))), s.floor <= s.at(o))
+            enabled = every(enabled, either(every(self.may_access(s, o), unchanged), self.unguarded(s, o)))
+        after = replace(
+            s,
+            stage=put(s.stage, o, LOADING),
+            load_record=put(s.load_record, o, r),
+            load_value=put(s.load_value, o, s.value(r, s.version)),
+            load_version=put(s.load_version, o, s.version),
+        )
+        return Action("Load", (o, r), enabled, after)
+
+    def fill(self, s: State, o: Term) -> Action:
+        """The answer arrives: for the operation, and for the cache if that has not moved on."""
+        p, r, value = self.home(o), s.load_record(o), s.load_value(o)
+        fills = every(self.uses_cache(s, o), eq(s.cache_version(p), s.load_version(o)), no(s.cached(p, r)))
+        if self.broken("partial-list"):
+            fills = FALSE
+        after = replace(
+            s,
+            stage=put(s.stage, o, RUNNING),
+            knows=put_row(s.knows, o, put(lambda x: s.knows(o, x), r, TRUE)),
+            known=put_row(s.known, o, put(lambda x: s.known(o, x), r, value)),
+            cached=put_row(s.cached, p, lambda x: either(s.cached(p, x), every(fills, eq(x, r)))),
+            cache_value=put_row(s.cache_value, p, lambda x: choose(every(fills, eq(x, r)), value, s.cache_value(p, x))),
+        )
+        return Action("Fill", (o,), eq(s.stage(o), LOADING), after)
+
+    def commit(self, s: State, o: Term, updated: Of) -> Action:
+        """Rules 4 and 5: the records, the version and the log, behind the fence, in one step."""
+        record, version = self.universe.record, s.version + 1
+        enabled = every(
+            eq(s.stage(o), RUNNING),
+            eq(s.kind(o), TRANSACTION),
+            self.universe.some(record, updated),
+            self.universe.each(record, lambda r: implies(updated(r), s.knows(o, r))),
+        )
+        if self.broken("live-reference-survives"):
+            enabled = every(enabled, self.fence_passes(s, s.guard_epoch(self.home(o))))
+        elif not self.broken("lease-lapses-unfenced"):
+            enabled = every(enabled, either(self.may_access(s, o), self.unguarded(s, o)))
+
+        def value(r: Term, v: Term) -> Term:
+            new = choose(updated(r), s.known(o, r) + 1, s.value(r, s.version))
+            return choose(eq(v, version), new, s.value(r, v))
+
+        after = replace(
+            s,
+            version=version,
+            value=value,
+            wrote=lambda v, r: choose(eq(v, version), updated(r), s.wrote(v, r)),
+            base=lambda v, r: choose(eq(v, version), s.known(o, r), s.base(v, r)),
+            last=lambda r: choose(updated(r), version, s.last(r)),
+            committer=o,
+            stage=put(s.stage, o, COMMITTED),
+            at=put(s.at, o, version),
+            knows=put_row(s.knows, o, updated),
+            word=put(s.word, o, s.wanted),
+            left=choose(self.may_access(s, o), self.lease_time, s.left),
+        )
+        return Action("Commit", (o,), enabled, after)
+
+    def validate(self, s: State, o: Term) -> Action:
+        """Rule 6: a view asks whether its epoch still stands."""
+        enabled = every(
+            eq(s.stage(o), RUNNING),
+            eq(s.kind(o), VIEW),
+            self.universe.some(self.universe.record, lambda r: s.knows(o, r)),
+        )
+        if not self.broken("unvalidated-view"):
+            enabled = every(enabled, self.may_access(s, o))
+        after = replace(
+            s,
+            stage=put(s.stage, o, VALIDATED),
+            at=put(s.at, o, 0),
+            begun=put(s.begun, o, 0),
+            word=put(s.word, o, s.wanted),
+        )
+        return Action("Validate", (o,), enabled, after)
+
+    def finish(self, s: State, o: Term) -> Action:
+        """The cache takes the new values, subscribers are told, the caller is answered."""
+        p, version = self.home(o), s.at(o)
+        committed = eq(s.stage(o), COMMITTED)
+        installs = every(committed, self.uses_cache(s, o), eq(version, s.cache_version(p) + 1))
+        noted = version
+        if self.broken("late-version"):
+            installs, noted = every(committed, self.uses_cache(s, o)), s.version
+
+        def new(r: Term) -> Term:
+            written = s.base(version, r) + 1
+            return choose(s.cached(p, r), written, 1) if self.broken("partial-list") else written
+
+        after = replace(
+            self._idle(s, o),
+            guard_stage=put_if(eq(s.under(o), s.guard_epoch(p)), self.told_of_waiter(s, p, s.word(o)), s.guard_stage),
+            cache_version=put(s.cache_version, p, choose(installs, noted, s.cache_version(p))),
+            cached=put_row(s.cached, p, lambda r: either(s.cached(p, r), every(installs, s.wrote(version, r)))),
+            cache_value=put_row(
+                s.cache_value,
+                p,
+                lambda r: choose(every(installs, s.wrote(version, r)), new(r), s.cache_value(p, r)),
+            ),
+            told=put(
+                s.told,
+                p,
+                choose(every(committed, ne(s.told(p), NOT_SUBSCRIBED), version > s.told(p)), version, s.told(p)),
+            ),
+        )
+        return Action("Finish", (o,), among(s.stage(o), COMMITTED, VALIDATED), after)
+
+    def lose(self, s: State, o: Term) -> Action:
+        """An access that the fence stops: the guard dies, the operation begins again."""
+        p = self.home(o)
+        lost = eq(s.guard_epoch(p), s.under(o))
+        idle = self._idle(s, o)
+        after = replace(
+            idle,
+            guard_stage=put(s.guard_stage, p, choose(lost, NONE, s.guard_stage(p))),
+            guard_epoch=put(s.guard_epoch, p, choose(lost, 0, s.guard_epoch(p))),
+            knows=s.knows if self.broken("stale-account-overwrite") else idle.knows,
+        )
+        enabled = every(eq(s.stage(o), RUNNING), no(self.may_access(s, o)), no(self.unguarded(s, o)))
+        return Action("Lose", (o,), enabled, after)
+
+    def outdated(self, s: State, o: Term, r: Term) -> Action:
+        """It needs a record that changed since it began, or may have: it begins again."""
+        enabled = every(
+            eq(s.stage(o), RUNNING),
+            no(s.knows(o, r)),
+            self.may_access(s, o),
+            either(self.changed_after(s, r, s.at(o)), s.floor > s.at(o)),
+        )
+        return Action("Outdated", (o, r), enabled, self._idle(s, o))
+
+    def abort(self, s: State, o: Term) -> Action:
+        """Nothing was written; what the operation held is dropped."""
+        after = self._idle(s, o)
+        if self.broken("cache-before-commit"):
+            p = self.home(o)
+
+            def leaks(r: Term) -> Term:
+                return every(eq(s.kind(o), TRANSACTION), s.knows(o, r))
+
+            after = replace(
+                after,
+                cached=put_row(s.cached, p, lambda r: either(leaks(r), s.cached(p, r))),
+                cache_value=put_row(
+                    s.cache_value, p, lambda r: choose(leaks(r), s.known(o, r) + 1, s.cache_value(p, r))
+                ),
+            )
+        return Action("Abort", (o,), among(s.stage(o), RUNNING, LOADING), after)
+
+    def forget_commit(self, s: State, o: Term) -> Action:
+        """The fault "cancelled-commit": the commit came through, and counts as failed."""
+        return Action("ForgetCommit", (o,), eq(s.stage(o), COMMITTED), self._idle(s, o))
+
+    def renew(self, s: State, p: Term) -> Action:
+        """A renewal that comes through, and brings word of a waiter."""
+        enabled = every(ne(s.guard_stage(p), NONE), self.fence_passes(s, s.guard_epoch(p)))
+        after = replace(s, left=self.lease_time, guard_stage=self.told_of_waiter(s, p, s.wanted))
+        return Action("Renew", (p,), enabled, after)
+
+    def lose_guard(self, s: State, p: Term) -> Action:
+        """A renewal, or a sync, that the fence stops: the guard dies (rule 1)."""
+        enabled = every(ne(s.guard_stage(p), NONE), no(self.fence_passes(s, s.guard_epoch(p))))
+        if self.broken("renew-ignores-loss"):  # it finds the row free, takes it again, and says nothing
+            epoch = s.epoch + 1
+            after = replace(
+                s,
+                epoch=epoch,
+                holder=p,
+                left=self.lease_time,
+                wanted=FALSE,
+                guard_epoch=put(s.guard_epoch, p, epoch),
+            )
+            return Action("LoseGuard", (p,), every(enabled, self.takeable(s, p)), after)
+        return Action("LoseGuard", (p,), enabled, self._without_guard(s, p))
+
+    def release(self, s: State, p: Term) -> Action:
+        """Rule 8. The guard is dead before the row is free."""
+        enabled = every(
+            among(s.guard_stage(p), HELD, CLOSING),
+            self.universe.each(self.universe.operation, lambda o: no(self.working_under(s, p, s.guard_epoch(p), o))),
+            self.fence_passes(s, s.guard_epoch(p)),
+        )
+        after = s if self.broken("guard-outlives-release") else self._without_guard(s, p)
+        return Action("Release", (p,), enabled, replace(after, holder=self.universe.nobody, left=ZERO))
+
+    def lapse(self, s: State) -> Action:
+        """A lease expires, at any moment."""
+        enabled = every(s.left > 0, ne(s.holder, self.universe.nobody))
+        return Action("Lapse", (), enabled, replace(s, left=ZERO))
+
+    def clock_jump(self, s: State, left: Term) -> Action:
+        """Of LeaseLock.tla, and more than its: what is left of a lease becomes anything, at any moment (rule 7)."""
+        return Action("ClockJump", (left,), TRUE, replace(s, left=left))
+
+    def crash(self, s: State, p: Term) -> Action:
+        """Killed, and started again under the same label: a new instance."""
+
+        def dies(o: Term) -> Term:
+            return eq(self.home(o), p)
+
+        def unless_dead(old: Of, initial: Term | int) -> Of:
+            return lambda o: choose(dies(o), initial, old(o))
+
+        enabled = either(
+            ne(s.guard_stage(p), NONE),
+            ne(s.cache_version(p), 0),
+            self.universe.some(self.universe.record, lambda r: s.cached(p, r)),
+            self.universe.some(self.universe.operation, lambda o: every(dies(o), ne(s.stage(o), IDLE))),
+        )
+        after = replace(
+            self._without_guard(s, p),
+            cache_version=put(s.cache_version, p, 0),
+            cached=put_row(s.cached, p, lambda _r: FALSE),
+            told=put(s.told, p, NOT_SUBSCRIBED),
+            stage=unless_dead(s.stage, IDLE),
+            kind=unless_dead(s.kind, NO_KIND),
+            under=unless_dead(s.under, 0),
+            at=unless_dead(s.at, 0),
+            begun=unless_dead(s.begun, 0),
+            knows=lambda o, r: every(no(dies(o)), s.knows(o, r)),
+            word=unless_dead(s.word, FALSE),
+            snapshot=unless_dead(s.snapshot, 0),
+            holder=choose(eq(s.holder, p), self.universe.departed, s.holder),
+        )
+        return Action("Crash", (p,), enabled, after)
+
+    def truncate(self, s: State) -> Action:
+        """The change log is cut."""
+        return Action("Truncate", (), s.floor < s.version, replace(s, floor=s.version))
+
+    def listen(self, s: State, p: Term) -> Action:
+        """A process that has subscribers and no guard looks at the change log (rule 9)."""
+        enabled = every(
+            eq(s.guard_stage(p), NONE),
+            self.subscribes(p),
+            ne(s.told(p), NOT_SUBSCRIBED),
+            s.told(p) < s.version,
+        )
+        return Action("Listen", (p,), enabled, replace(s, told=put(s.told, p, s.version)))
+
+    def actions(self) -> list[Action]:
+        """Every action, from any state, with any parameters."""
+        s, p, o, r = self.state, self.p, self.o, self.r
+        by_process: list[Callable[[State, Term], Action]] = [
+            self.acquire, self.want, self.sync, self.sync_fails, self.renew, self.lose_guard, self.release,
+            self.crash, self.listen,
+        ]  # fmt: skip
+        by_operation: list[Callable[[State, Term], Action]] = [
+            self.fill, self.validate, self.finish, self.lose, self.abort,
+        ]  # fmt: skip
+        if self.broken("cancelled-commit"):
+            by_operation.append(self.forget_commit)
+        return [
+            *(action(s, p) for action in by_process),
+            *(action(s, o) for action in by_operation),
+            self.begin(s, o, self.kind),
+            self.load(s, o, r),
+            self.outdated(s, o, r),
+            self.commit(s, o, self.updated),
+            self.lapse(s),
+            self.clock_jump(s, self.any_number),
+            self.truncate(s),
+        ]

@@ -1,0 +1,254 @@
+"""A small typed seam to z3, whose own annotations are partial: terms, and the universes that they range over.
+
+Formulas are written once, over a `Universe`. In the unbounded one, quantifiers are z3's, over sorts of which nothing is
+known: however many processes, operations and records there are. The small one has a few of each, by name, and its
+quantifiers are written out: there z3 finds readable counterexamples, and each is one of the unbounded universe, too.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from typing import TYPE_CHECKING
+
+import z3  # type: ignore[import-untyped]
+
+if TYPE_CHECKING:
+
+    class Sort:
+        """A type in the logic."""
+
+    class Term:
+        """An expression in the logic: a number, a truth value, or an element of a sort."""
+
+        def __add__(self, other: "Term | int") -> "Term": ...
+        def __sub__(self, other: "Term | int") -> "Term": ...
+        def __lt__(self, other: "Term | int") -> "Term": ...
+        def __le__(self, other: "Term | int") -> "Term": ...
+        def __gt__(self, other: "Term | int") -> "Term": ...
+        def __ge__(self, other: "Term | int") -> "Term": ...
+
+else:
+    Sort, Term = z3.SortRef, z3.ExprRef
+
+Value = Term | int | bool
+Of = Callable[[Term], Term]
+Of2 = Callable[[Term, Term], Term]
+Of3 = Callable[[Term, Term, Term], Term]
+
+BOOLEAN: Sort = z3.BoolSort()
+NUMBER: Sort = z3.IntSort()
+TRUE: Term = z3.BoolVal(val=True)
+FALSE: Term = z3.BoolVal(val=False)
+
+
+def number(value: int) -> Term:
+    """A number that is known."""
+    result: Term = z3.IntVal(value)
+    return result
+
+
+def eq(left: Value, right: Value) -> Term:
+    """Both are the same (`==` is Python's, and compares expressions as text)."""
+    result: Term = left == right  # type: ignore[assignment]
+    return result
+
+
+def ne(left: Term, right: Value) -> Term:
+    """They differ."""
+    return no(eq(left, right))
+
+
+def every(*terms: Term) -> Term:
+    """They all hold."""
+    result: Term = z3.And(*terms)
+    return result
+
+
+def either(*terms: Term) -> Term:
+    """At least one of these holds."""
+    result: Term = z3.Or(*terms)
+    return result
+
+
+def no(term: Term) -> Term:
+    """The opposite."""
+    result: Term = z3.Not(term)
+    return result
+
+
+def implies(condition: Term, consequence: Term) -> Term:
+    """Where the one holds, so does the other."""
+    result: Term = z3.Implies(condition, consequence)
+    return result
+
+
+def choose(condition: Term, then: Value, otherwise: Value) -> Term:
+    """One of two values."""
+    result: Term = z3.If(condition, then, otherwise)
+    return result
+
+
+def among(value: Term, *choices: Term) -> Term:
+    """It is one of these."""
+    return either(*(eq(value, choice) for choice in choices))
+
+
+def between(low: Term | int, value: Term, high: Term) -> Term:
+    """Bounds included."""
+    return every(value >= low, value <= high)
+
+
+def constant(name: str, sort: Sort) -> Term:
+    """Something of that sort, nothing else is known of it."""
+    result: Term = z3.Const(name, sort)
+    return result
+
+
+def function(name: str, parameter: Sort, result: Sort) -> Of:
+    """A function of which nothing is known."""
+    made: Of = z3.Function(name, parameter, result)
+    return made
+
+
+def function2(name: str, first: Sort, second: Sort, result: Sort) -> Of2:
+    """A function of two parameters of which nothing is known."""
+    made: Of2 = z3.Function(name, first, second, result)
+    return made
+
+
+def choice(name: str, *values: str) -> tuple[Sort, tuple[Term, ...]]:
+    """A sort with just these elements."""
+    sort: Sort
+    elements: Sequence[Term]
+    sort, elements = z3.EnumSort(name, list(values))
+    return sort, tuple(elements)
+
+
+def put(old: Of, key: Term, value: Value) -> Of:
+    """The function that differs from the old one at one place."""
+    return lambda at: choose(eq(at, key), value, old(at))
+
+
+def put_row(old: Of2, key: Term, row: Of) -> Of2:
+    """The function of two parameters that differs for one value of the first."""
+    return lambda at, column: choose(eq(at, key), row(column), old(at, column))
+
+
+def put_if(condition: Term, new: Of, old: Of) -> Of:
+    """One of two functions."""
+    return lambda at: choose(condition, new(at), old(at))
+
+
+@dataclass(frozen=True, slots=True)
+class Universe:
+    """What quantifiers range over."""
+
+    process: Sort
+    operation: Sort
+    record: Sort
+    nobody: Term
+    departed: Term
+    elements: tuple[tuple[Sort, tuple[Term, ...]], ...]
+    """Of the small universe: all there is of each sort. Numbers that are quantified over are versions: none is greater
+    than the last of these (`highest_version` is one less, so that there is room for a commit)."""
+
+    @property
+    def highest_version(self) -> int | None:
+        """Of the small universe: the highest version before a step. Versions are 0 and up."""
+        return len(self._all_of(NUMBER)) - 2 if self.elements else None
+
+    def _all_of(self, sort: Sort) -> tuple[Term, ...]:
+        return next(elements for candidate, elements in self.elements if candidate is sort)
+
+    def _instances(self, sorts: Sequence[Sort]) -> list[tuple[Term, ...]]:
+        return list(product(*(self._all_of(sort) for sort in sorts)))
+
+    def each(self, sort: Sort, body: Of) -> Term:
+        """It holds of each."""
+        if self.elements:
+            return every(*(body(element) for element in self._all_of(sort)))
+        x = _variable(0, sort)
+        return _for_all([x], body(x))
+
+    def each2(self, first: Sort, second: Sort, body: Of2) -> Term:
+        """It holds of each pair."""
+        if self.elements:
+            return every(*(body(x, y) for x, y in self._instances([first, second])))
+        x, y = _variable(0, first), _variable(1, second)
+        return _for_all([x, y], body(x, y))
+
+    def each3(self, first: Sort, second: Sort, third: Sort, body: Of3) -> Term:
+        """It holds of each three."""
+        if self.elements:
+            return every(*(body(x, y, z) for x, y, z in self._instances([first, second, third])))
+        x, y, z = _variable(0, first), _variable(1, second), _variable(2, third)
+        return _for_all([x, y, z], body(x, y, z))
+
+    def some(self, sort: Sort, body: Of) -> Term:
+        """It holds of at least one."""
+        return no(self.each(sort, lambda x: no(body(x))))
+
+
+def _variable(index: int, sort: Sort) -> Term:
+    """A bound variable. Its name is made fresh, as a body may quantify in its turn."""
+    made: Term = z3.FreshConst(sort, f"x{index}")
+    return made
+
+
+def _for_all(variables: list[Term], body: Term) -> Term:
+    result: Term = z3.ForAll(variables, body)
+    return result
+
+
+@cache
+def unbounded() -> Universe:
+    """Any number of processes, operations, records and versions."""
+    process: Sort = z3.DeclareSort("Process")
+    operation: Sort = z3.DeclareSort("Operation")
+    record: Sort = z3.DeclareSort("Record")
+    return Universe(process, operation, record, constant("Nobody", process), constant("Departed", process), ())
+
+
+@cache
+def small() -> Universe:
+    """Two processes, three operations, two records and four versions."""
+    process, processes = choice("SmallProcess", "p1", "p2", "Nobody", "Departed")
+    operation, operations = choice("SmallOperation", "o1", "o2", "o3")
+    record, records = choice("SmallRecord", "r1", "r2")
+    versions = tuple(number(version) for version in range(4))
+    elements = ((process, processes), (operation, operations), (record, records), (NUMBER, versions))
+    return Universe(process, operation, record, processes[2], processes[3], elements)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What z3 says: "unsat", "sat" or "unknown", and of the second, what makes it so."""
+
+    verdict: str
+    evaluate: Of
+
+
+def satisfiable(formulas: Sequence[Term], milliseconds: int, wishes: Iterable[Term] = ()) -> Answer:
+    """Ask whether all these can hold at once; if so, then with as many wishes as can be had, the first ones first."""
+    solver = z3.Solver()
+    solver.set("timeout", milliseconds)
+    solver.set("random_seed", 1)
+    solver.add(*formulas)
+    verdict = str(solver.check())
+    if verdict != "sat":
+        return Answer(verdict, lambda term: term)
+    model = solver.model()
+    for wish in wishes:
+        solver.push()
+        solver.add(wish)
+        if str(solver.check()) == "sat":
+            model = solver.model()
+        else:
+            solver.pop()
+
+    def evaluate(term: Term) -> Term:
+        result: Term = model.eval(term, model_completion=True)
+        return result
+
+    return Answer(verdict, evaluate)

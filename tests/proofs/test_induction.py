@@ -1,0 +1,76 @@
+"""The proof in short: a few of its obligations, and that it notices what is broken.
+
+All of it: `python -m proofs.induction`.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+from proofs.induction import FAULTS, Obligation, counterexample, impossible_actions, obligations, prove
+from proofs.invariant import INVARIANT, Conjunct, fenced_cache_is_current, spelled, transactions_take_turns
+from proofs.model import Model, State
+from proofs.terms import Answer, Term, eq, small, unbounded
+
+from proofs import induction
+
+
+def some(model: Model, *groups: str) -> Iterator[Obligation]:
+    return (obligation for obligation in obligations(model) if obligation.group in groups)
+
+
+def test_any_number_of_everything() -> None:
+    lines: list[str] = []
+    assert (
+        prove(some(Model(unbounded()), "Init", "Acquire", "Sync", "Commit", "Finish", "guarantees"), lines.append) == []
+    )
+    assert [line.split()[0] for line in lines] == ["Init", "Acquire", "Sync", "Finish", "Commit", "guarantees"]
+    assert all("proved" in line for line in lines)
+
+
+def test_every_action_has_its_obligations() -> None:
+    model = Model(unbounded())
+    names = [obligation.name for obligation in obligations(model)]
+    assert len(names) == len(set(names))
+    for action in model.actions():
+        for conjunct in INVARIANT:
+            assert f"{action.name} preserves {spelled(conjunct)}" in names
+        assert f"{action.name} has RefinesAtomicStore" in names
+
+
+def test_every_action_is_possible() -> None:
+    assert impossible_actions(small()) == []
+
+
+def test_a_conjunct_that_is_too_strong_is_noticed() -> None:
+    def cache_is_always_current(m: Model, s: State) -> Term:
+        return m.universe.each(m.universe.process, lambda p: eq(s.cache_version(p), s.version))
+
+    lines: list[str] = []
+    todo = obligations(Model(small()), [*INVARIANT, cache_is_always_current])
+    failures = prove((each for each in todo if each.group in {"Init", "Commit"}), lines.append)
+    assert [failure.name for failure in failures] == ["Commit preserves CacheIsAlwaysCurrent"]
+    assert "    Commit preserves CacheIsAlwaysCurrent: sat" in lines
+
+
+@pytest.mark.parametrize("missing", [transactions_take_turns, fenced_cache_is_current])
+def test_a_conjunct_that_is_missing_is_noticed(missing: Conjunct) -> None:
+    rest = [conjunct for conjunct in INVARIANT if conjunct is not missing]
+    todo = obligations(Model(small()), rest)
+    failures = prove((each for each in todo if each.group in {"Begin", "Commit"}), lambda _line: None)
+    assert failures
+    assert counterexample("none", failures[0].name, rest) is not None
+
+
+def test_an_answer_of_unknown_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(induction, "satisfiable", lambda _formulas, _milliseconds: Answer("unknown", lambda term: term))
+    failures = prove(some(Model(small()), "Lapse"), lambda _line: None)
+    assert {failure.verdict for failure in failures} == {"unknown"}
+    assert len(failures) == len(list(some(Model(small()), "Lapse")))
+
+
+@pytest.mark.parametrize(("fault", "obligation"), FAULTS.items())
+def test_a_broken_rule_has_its_counterexample(fault: str, obligation: str) -> None:
+    lines = counterexample(fault, obligation)
+    assert lines is not None
+    assert lines[0].startswith(obligation.split()[0])
+    assert any(line.startswith("    -> ") for line in lines)
