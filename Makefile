@@ -5,7 +5,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help check check-deep test lint
+.PHONY: help check check-deep prove test lint
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -15,6 +15,9 @@ check: $(READY) ## Check the models, find every fault by name, replay the model 
 
 check-deep: $(READY) ## The same with every bound raised by one: at most half an hour on two cores
 	@$(VENV)/bin/unwedged check --deep
+
+prove: $(READY) ## Prove the guarantees of the store's protocol by induction, for any number of processes and records
+	@$(VENV)/bin/python -m proofs.induction
 
 test: $(READY) ## Run the tests
 	@$(VENV)/bin/python -m pytest

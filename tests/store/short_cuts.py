@@ -29,7 +29,7 @@ class ShortCut(Enum):
 
 
 class UnfencedBackend(SqliteBackend):
-    """Answers for whatever epoch the lease row bears, not for the one it was asked for, and sees nothing odd in that."""
+    """Answers for whatever epoch the lease row bears, not for the one it was asked for, and finds nothing odd."""
 
     async def check(self, epoch: Epoch) -> Lease:
         return await super().check(await self._standing(epoch))

@@ -28,6 +28,10 @@ WithoutTheDoomed ==
         ELSE IF UsesCache(o) THEN <<op[o].stage, op[o].kind, op[o].loading>>
         ELSE <<op[o].stage>>]>>
 
+\* Whether somebody waits decides only when a guard closes, which other models see.
+\* Without it, the largest one has a third of the states.
+NobodyWaits == ~lease'.wanted
+
 -------------------------------------------------------------------------------
 (* The replay model. Every one of its transitions is driven through the        *)
 (* implementation, so it must be small; without symmetry, and with three epochs *)

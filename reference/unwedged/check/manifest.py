@@ -95,6 +95,7 @@ class Manifest:
             library=(self.folder.parent,),
             workers=model.workers,
             timeout=model.timeout,
+            brief=model.band in (Band.FAULT, Band.PROBE),
             dump=dump,
         )
 

@@ -52,6 +52,8 @@ class Job:
     workers: int = 1
     timeout: float = 600
     """Seconds."""
+    brief: bool = False
+    """Whether it is expected to take seconds only."""
     dump: Path | None = None
     """Where to write the graph of all states, in DOT; the name ends in ``.dot``."""
 
@@ -91,12 +93,18 @@ class Result:
     """TLC's own words about what is wrong; empty if nothing is."""
 
 
+_BRIEF = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+"""For Java, where it is gone again in seconds: half the processor time, which would go into optimising."""
+
+_LONG = ("-XX:+UseParallelGC",)
+
+
 def command(toolbox: Toolbox, job: Job, scratch: Path) -> list[str]:
     """Return the exact command line of a run that uses ``scratch`` for everything temporary."""
     library = os.pathsep.join(str(folder) for folder in job.library)
     return [
         str(toolbox.java),
-        "-XX:+UseParallelGC",
+        *(_BRIEF if job.brief else _LONG),
         # Numbers are printed as the language has them.
         "-Duser.language=en",
         "-Duser.country=US",
