@@ -84,7 +84,10 @@ def check(*, report: Path | None = None, deep: bool = False) -> int:
         write_report(found, report)
     wrong = sum(not outcome.passed for outcome in outcomes)
     console.print(
-        Text(f"All {len(outcomes)} models are as expected, and so is what was replayed of them.", "green")
+        Text(
+            f"All {len(outcomes)} models are as expected{'' if deep else ', and so is what was replayed of them'}.",
+            "green",
+        )
         if passed
         else Text(
             f"{wrong} of {len(outcomes)} models and {len(failures)} of {len(faults)} replayed faults "

@@ -640,6 +640,10 @@ class World:
         log: dict[int, set[str]] = {}
         for changed, key in self._observer.execute("SELECT version, key FROM change"):
             log.setdefault(changed, set()).add(self._shown[key])
+        for process in self.processes.values():
+            for changed, named in (process.ear.named if process.ear else {}).items():
+                if named != self.bases[changed].keys():
+                    raise CheckError(f"{process.name} was told that version {changed} changed {sorted(named)}")
         names = {process.instance: name for name, process in self.processes.items()}
         return Observation(
             lease=(
