@@ -13,11 +13,10 @@ from itertools import groupby
 
 from proofs.invariant import GUARANTEES, INVARIANT, STEP_PROPERTIES, Conjunct, is_commit, spelled
 from proofs.model import IDLE, LOADING, NONE, NOT_SUBSCRIBED, VALIDATED, VIEW, Action, Model, State
+from proofs.report import Failure, Say, run
 from proofs.terms import NUMBER, Answer, Of, Term, Universe, eq, implies, ne, no, number, satisfiable, small, unbounded
 
 MILLISECONDS = 30_000  # for one obligation; the slowest takes about one second
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +27,6 @@ class Obligation:
     name: str
     action: Action | None
     formulas: Callable[[], list[Term]]
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An obligation that was not shown."""
-
-    name: str
-    verdict: str
 
 
 # For each fault, the obligation at which it is to be found.
@@ -95,7 +86,7 @@ def obligations(model: Model, invariant: Sequence[Conjunct] = INVARIANT) -> Iter
         yield Obligation("guarantees", name, None, partial(implied, goal))
 
 
-def prove(todo: Iterator[Obligation], say: Say) -> list[Failure]:
+def shown(todo: Iterator[Obligation], say: Say) -> list[Failure]:
     """Ask z3 each of them; say how it goes, one line for each group."""
     failures: list[Failure] = []
     for group, members in groupby(todo, lambda obligation: obligation.group):
@@ -136,7 +127,7 @@ def counterexample(fault: str, name: str, invariant: Sequence[Conjunct] = INVARI
 def _simplicity(model: Model) -> Iterator[Term]:
     """What makes a state easier to read, the most important first. Each is kept only where it can be had."""
     universe, s = model.universe, model.state
-    processes, operations, records = (elements for _, elements in universe.elements[:3])
+    processes, operations, records = universe.all_of(universe.process), universe.operations, universe.records
     yield s.version <= 1
     yield s.epoch <= 2
     yield ne(s.holder, universe.departed)
@@ -177,8 +168,7 @@ def _shown(evaluate: Of, term: Term) -> str:
 
 def _described(model: Model, s: State, show: Callable[[Term], str]) -> dict[str, str]:
     """The state, part by part, in words."""
-    everyone, operations, records = (elements for _, elements in model.universe.elements[:3])
-    processes = [p for p in everyone if show(p) not in {"Nobody", "Departed"}]
+    processes, operations, records = model.universe.processes, model.universe.operations, model.universe.records
 
     def holds(term: Term) -> bool:
         return show(term) == "True"
@@ -231,16 +221,11 @@ def find_faults(say: Say) -> list[Failure]:
     return failures
 
 
-def main() -> int:
-    """Prove everything; the exit code is 1 if anything is missing."""
-
-    def say(line: str) -> None:
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-
+def prove(say: Say) -> list[Failure]:
+    """Prove everything, and find every fault."""
     began = time.monotonic()
     say("Any number of processes, operations, records and versions:")
-    failures = prove(obligations(Model(unbounded())), say)
+    failures = shown(obligations(Model(unbounded())), say)
     for failure in failures:
         for line in counterexample("none", failure.name) or ["(no counterexample in the small universe)"]:
             say(f"    {line}")
@@ -250,10 +235,8 @@ def main() -> int:
     failures += impossible + find_faults(say)
     count = len(list(obligations(Model(unbounded()))))
     say(f"{count} obligations, {len(FAULTS)} faults, {time.monotonic() - began:.0f} s")
-    for failure in failures:
-        say(f"FAILED: {failure.name}: {failure.verdict}")
-    return 1 if failures else 0
+    return failures
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(prove))

@@ -608,21 +608,28 @@ class Model:
         )
         return Action("Listen", (p,), enabled, replace(s, told=put(s.told, p, s.version)))
 
-    def actions(self) -> list[Action]:
-        """Every action, from any state, with any parameters."""
-        s, p, o, r = self.state, self.p, self.o, self.r
-        by_process: list[Callable[[State, Term], Action]] = [
+    def actions_of_processes(self) -> list[Callable[[State, Term], Action]]:
+        """The actions that a process takes, whoever it is."""
+        return [
             self.acquire, self.want, self.sync, self.sync_fails, self.renew, self.lose_guard, self.release,
             self.crash, self.listen,
         ]  # fmt: skip
-        by_operation: list[Callable[[State, Term], Action]] = [
+
+    def actions_of_operations(self) -> list[Callable[[State, Term], Action]]:
+        """The actions that an operation takes, if there is nothing else to choose."""
+        actions: list[Callable[[State, Term], Action]] = [
             self.fill, self.validate, self.finish, self.lose, self.abort,
         ]  # fmt: skip
         if self.broken("cancelled-commit"):
-            by_operation.append(self.forget_commit)
+            actions.append(self.forget_commit)
+        return actions
+
+    def actions(self) -> list[Action]:
+        """Every action, from any state, with any parameters."""
+        s, p, o, r = self.state, self.p, self.o, self.r
         return [
-            *(action(s, p) for action in by_process),
-            *(action(s, o) for action in by_operation),
+            *(action(s, p) for action in self.actions_of_processes()),
+            *(action(s, o) for action in self.actions_of_operations()),
             self.begin(s, o, self.kind),
             self.load(s, o, r),
             self.outdated(s, o, r),

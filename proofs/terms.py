@@ -150,24 +150,40 @@ class Universe:
     nobody: Term
     departed: Term
     elements: tuple[tuple[Sort, tuple[Term, ...]], ...]
-    """Of the small universe: all there is of each sort. Numbers that are quantified over are versions: none is greater
+    """Of a finite universe: all there is of each sort. Numbers that are quantified over are versions: none is greater
     than the last of these (`highest_version` is one less, so that there is room for a commit)."""
 
     @property
-    def highest_version(self) -> int | None:
-        """Of the small universe: the highest version before a step. Versions are 0 and up."""
-        return len(self._all_of(NUMBER)) - 2 if self.elements else None
+    def processes(self) -> tuple[Term, ...]:
+        """Of a finite universe: all processes, without the two that stand for none."""
+        return self.all_of(self.process)[:-2]
 
-    def _all_of(self, sort: Sort) -> tuple[Term, ...]:
+    @property
+    def operations(self) -> tuple[Term, ...]:
+        """Of a finite universe: all operations."""
+        return self.all_of(self.operation)
+
+    @property
+    def records(self) -> tuple[Term, ...]:
+        """Of a finite universe: all records."""
+        return self.all_of(self.record)
+
+    @property
+    def highest_version(self) -> int | None:
+        """Of a finite universe: the highest version before a step. Versions are 0 and up."""
+        return len(self.all_of(NUMBER)) - 2 if self.elements else None
+
+    def all_of(self, sort: Sort) -> tuple[Term, ...]:
+        """Of a finite universe: all there is of a sort."""
         return next(elements for candidate, elements in self.elements if candidate is sort)
 
     def _instances(self, sorts: Sequence[Sort]) -> list[tuple[Term, ...]]:
-        return list(product(*(self._all_of(sort) for sort in sorts)))
+        return list(product(*(self.all_of(sort) for sort in sorts)))
 
     def each(self, sort: Sort, body: Of) -> Term:
         """It holds of each."""
         if self.elements:
-            return every(*(body(element) for element in self._all_of(sort)))
+            return every(*(body(element) for element in self.all_of(sort)))
         x = _variable(0, sort)
         return _for_all([x], body(x))
 
@@ -210,15 +226,22 @@ def unbounded() -> Universe:
     return Universe(process, operation, record, constant("Nobody", process), constant("Departed", process), ())
 
 
-@cache
 def small() -> Universe:
     """Two processes, three operations, two records and four versions."""
-    process, processes = choice("SmallProcess", "p1", "p2", "Nobody", "Departed")
-    operation, operations = choice("SmallOperation", "o1", "o2", "o3")
-    record, records = choice("SmallRecord", "r1", "r2")
-    versions = tuple(number(version) for version in range(4))
-    elements = ((process, processes), (operation, operations), (record, records), (NUMBER, versions))
-    return Universe(process, operation, record, processes[2], processes[3], elements)
+    return finite("Small", ("p1", "p2"), ("o1", "o2", "o3"), ("r1", "r2"), 4)
+
+
+@cache  # z3 lets each name of a sort be declared once
+def finite(
+    name: str, processes: tuple[str, ...], operations: tuple[str, ...], records: tuple[str, ...], versions: int
+) -> Universe:
+    """A few of each, by these names. Universes that differ need different names themselves."""
+    process, all_processes = choice(f"{name}Process", *processes, "Nobody", "Departed")
+    operation, all_operations = choice(f"{name}Operation", *operations)
+    record, all_records = choice(f"{name}Record", *records)
+    numbers = tuple(number(version) for version in range(versions))
+    elements = ((process, all_processes), (operation, all_operations), (record, all_records), (NUMBER, numbers))
+    return Universe(process, operation, record, all_processes[-2], all_processes[-1], elements)
 
 
 @dataclass(frozen=True, slots=True)

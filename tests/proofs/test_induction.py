@@ -6,7 +6,7 @@ All of it: `python -m proofs.induction`.
 from collections.abc import Iterator
 
 import pytest
-from proofs.induction import FAULTS, Obligation, counterexample, impossible_actions, obligations, prove
+from proofs.induction import FAULTS, Obligation, counterexample, impossible_actions, obligations, shown
 from proofs.invariant import INVARIANT, Conjunct, fenced_cache_is_current, spelled, transactions_take_turns
 from proofs.model import Model, State
 from proofs.terms import Answer, Term, eq, small, unbounded
@@ -21,7 +21,7 @@ def some(model: Model, *groups: str) -> Iterator[Obligation]:
 def test_any_number_of_everything() -> None:
     lines: list[str] = []
     assert (
-        prove(some(Model(unbounded()), "Init", "Acquire", "Sync", "Commit", "Finish", "guarantees"), lines.append) == []
+        shown(some(Model(unbounded()), "Init", "Acquire", "Sync", "Commit", "Finish", "guarantees"), lines.append) == []
     )
     assert [line.split()[0] for line in lines] == ["Init", "Acquire", "Sync", "Finish", "Commit", "guarantees"]
     assert all("proved" in line for line in lines)
@@ -47,7 +47,7 @@ def test_a_conjunct_that_is_too_strong_is_noticed() -> None:
 
     lines: list[str] = []
     todo = obligations(Model(small()), [*INVARIANT, cache_is_always_current])
-    failures = prove((each for each in todo if each.group in {"Init", "Commit"}), lines.append)
+    failures = shown((each for each in todo if each.group in {"Init", "Commit"}), lines.append)
     assert [failure.name for failure in failures] == ["Commit preserves CacheIsAlwaysCurrent"]
     assert "    Commit preserves CacheIsAlwaysCurrent: sat" in lines
 
@@ -56,14 +56,14 @@ def test_a_conjunct_that_is_too_strong_is_noticed() -> None:
 def test_a_conjunct_that_is_missing_is_noticed(missing: Conjunct) -> None:
     rest = [conjunct for conjunct in INVARIANT if conjunct is not missing]
     todo = obligations(Model(small()), rest)
-    failures = prove((each for each in todo if each.group in {"Begin", "Commit"}), lambda _line: None)
+    failures = shown((each for each in todo if each.group in {"Begin", "Commit"}), lambda _line: None)
     assert failures
     assert counterexample("none", failures[0].name, rest) is not None
 
 
 def test_an_answer_of_unknown_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(induction, "satisfiable", lambda _formulas, _milliseconds: Answer("unknown", lambda term: term))
-    failures = prove(some(Model(small()), "Lapse"), lambda _line: None)
+    failures = shown(some(Model(small()), "Lapse"), lambda _line: None)
     assert {failure.verdict for failure in failures} == {"unknown"}
     assert len(failures) == len(list(some(Model(small()), "Lapse")))
 

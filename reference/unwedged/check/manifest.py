@@ -30,6 +30,8 @@ class Band(Enum):
     """Says that an action never happens: must fail, or the properties hold for want of behaviour."""
     REPLAY = "replay"
     """Its graph of states is driven through the implementation, transition by transition."""
+    PROOF = "proof"
+    """Checked by ``make prove``, which compares its graph of states with what is proved."""
 
 
 class Layer(Enum):

@@ -1,0 +1,396 @@
+"""The encoding is the model: in finite instances, z3's formulas and TLC have the same steps from the same states.
+
+Run `python -m proofs.correspondence`. For every state that TLC reaches, each action of `proofs.model` is evaluated with
+all its parameters; where it leads must be where TLC's transitions of that name lead, no more and no less. What differs
+is a failure that names the action, and both states are shown. So is a state in which a conjunct of the invariant is
+false.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain, combinations
+from typing import cast
+
+from proofs.evaluation import Concrete, Interpretation, Table, compiled
+from proofs.induction import FAULTS
+from proofs.invariant import GUARANTEES, INVARIANT, spelled
+from proofs.model import COMMITTED, LOADING, RUNNING, TRANSACTION, VIEW, Action, Model
+from proofs.model import State as Formulas
+from proofs.report import Failure, Say, run
+from proofs.specification import graph_of
+from proofs.terms import FALSE, TRUE, Of, Term, among, choose, every, finite, number
+from unwedged.check.errors import CheckError
+from unwedged.check.graph import Graph
+from unwedged.check.transitions import Cast, cast_of
+from unwedged.check.values import ModelValue, State, Value, render_state
+
+Function = Mapping[Value, Value]
+Projection = tuple[Concrete, ...]
+Outcome = tuple[str, Projection]
+"""An action, and what it leads to."""
+
+# The clock jumps in LeaseLock only; in CryptoStoreCache a lease lapses at any moment.
+ONLY_ENCODED = frozenset({"ClockJump"})
+
+NOWHERE = number(-1)  # where there is nothing to compare
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A model of the manifest, and what can't happen in it."""
+
+    name: str
+    absent: frozenset[str]
+    """The actions that do not occur in it."""
+    kinds: Mapping[str, tuple[Term, ...]]
+    """What each operation may be."""
+
+
+INSTANCES = (
+    Instance("Instance", frozenset({"Outdated"}), dict.fromkeys(("o1", "o3"), (TRANSACTION, VIEW))),
+    Instance(
+        "InstanceOfThreeOperations",
+        frozenset(),
+        {"o1": (TRANSACTION,), "o2": (TRANSACTION, VIEW), "o3": (TRANSACTION,)},
+    ),
+    Instance(
+        "InstanceOfTwoRecords",
+        frozenset({"Abort", "Crash", "Listen", "Outdated", "Renew", "SyncFails", "Validate", "Want"}),
+        dict.fromkeys(("o1", "o3"), (TRANSACTION,)),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What one of the two has and the other has not."""
+
+    name: str
+    what: str
+    before: State
+    after: str
+
+
+class Reading:
+    """A graph of TLC's in the words of the encoding."""
+
+    def __init__(self, instance: Instance, graph: Graph) -> None:
+        self.instance = instance
+        self.graph = graph
+        who = cast_of(graph.states)
+        self.interpretations = [_interpretation(who, state) for state in graph.states]
+        self.last_epoch = max(cast("int", interpretation["epoch"]) for interpretation in self.interpretations)
+        self.last_version = max(cast("int", interpretation["version"]) for interpretation in self.interpretations)
+        processes = tuple(sorted(set(who.home.values())))
+        versions = self.last_version + 2  # with room for a commit
+        self.universe = finite(instance.name, processes, tuple(sorted(who.home)), who.records, versions)
+        model = Model(self.universe)
+        projected = _projected(model, model.state)
+        self.labels = tuple(projected)
+        project = compiled(tuple(projected.values()))
+        self.projections = [project(interpretation) for interpretation in self.interpretations]
+        self.outgoing: list[set[Outcome]] = [set() for _ in graph.states]
+        for edge in graph.edges:
+            # That a step may change nothing is not in TLC's graph.
+            if self.projections[edge.target] != self.projections[edge.source]:
+                self.outgoing[edge.source].add((edge.action, self.projections[edge.target]))
+
+    def is_beyond(self, action: str, interpretation: Interpretation) -> bool:
+        """Whether only the bounds forbid a step. The encoding knows none."""
+        return (action == "Acquire" and interpretation["epoch"] == self.last_epoch) or (
+            action == "Commit" and interpretation["version"] == self.last_version
+        )
+
+    def told(self, before: Projection, after: Projection) -> str:
+        """What a step changes, in words."""
+        changes = zip(self.labels, before, after, strict=True)
+        return "; ".join(f"{label}: {was} -> {now}" for label, was, now in changes if was != now)
+
+
+def wrong_start(reading: Reading, model: Model) -> Iterator[Difference]:
+    """Compare the initial states."""
+    evaluate = compiled(tuple(_projected(model, model.initial()).values()))
+    for start in reading.graph.initial:
+        here, encoded = reading.projections[start], evaluate(reading.interpretations[start])
+        if encoded != here:
+            yield Difference("Init", "differs from TLC's", reading.graph.states[start], reading.told(here, encoded))
+
+
+def wrong_conjuncts(reading: Reading, model: Model) -> Iterator[Difference]:
+    """Find the conjuncts of the invariant, and the guarantees, that are false in a state that TLC reaches."""
+    conjuncts = dict.fromkeys((*INVARIANT, *GUARANTEES))
+    evaluate = compiled([conjunct(model, model.state) for conjunct in conjuncts])
+    false: set[str] = set()
+    for state, interpretation in zip(reading.graph.states, reading.interpretations, strict=True):
+        for conjunct, holds in zip(conjuncts, evaluate(interpretation), strict=True):
+            if not holds and spelled(conjunct) not in false:
+                false.add(spelled(conjunct))
+                yield Difference(spelled(conjunct), "is false in a state that TLC reaches", state, "")
+
+
+def wrong_steps(reading: Reading, model: Model, actions: Container[str]) -> Iterator[Difference]:
+    """Compare the steps of these actions from every state; of each kind of difference the first one is told."""
+    encoded = [action for action in _with_parameters(model, reading.instance) if action.name in actions]
+    enabled = compiled([action.enabled for action in encoded])
+    leads_to = [compiled(tuple(_projected(model, action.after).values())) for action in encoded]
+    seen: set[tuple[str, str]] = set()
+    for state, interpretation in enumerate(reading.interpretations):
+        here = reading.projections[state]
+        found = {outcome for outcome in reading.outgoing[state] if outcome[0] in actions}
+        allowed: set[Outcome] = set()
+        for action, possible, after in zip(encoded, enabled(interpretation), leads_to, strict=True):
+            if possible and not reading.is_beyond(action.name, interpretation):
+                allowed.add((action.name, after(interpretation)))
+        allowed = {outcome for outcome in allowed if outcome[1] != here}
+        for what, more in (("TLC has no such step", allowed - found), ("z3 allows no such step", found - allowed)):
+            for name, target in sorted(more, key=repr):
+                if (name, what) not in seen:
+                    seen.add((name, what))
+                    yield Difference(name, what, reading.graph.states[state], reading.told(here, target))
+
+
+def _with_parameters(model: Model, instance: Instance) -> Iterator[Action]:
+    """Every action with each choice of its parameters."""
+    s, universe = model.state, model.universe
+    expected = _actions_in(model, instance)
+    made: set[str] = set()
+    for action in chain(
+        (make(s, p) for make in model.actions_of_processes() for p in universe.processes),
+        (make(s, o) for make in model.actions_of_operations() for o in universe.operations),
+        (model.begin(s, o, kind) for o in universe.operations for kind in instance.kinds[str(o)]),
+        (make(s, o, r) for make in (model.load, model.outdated) for o in universe.operations for r in universe.records),
+        (model.commit(s, o, updated) for o in universe.operations for updated in _parts(universe.records)),
+        (model.lapse(s), model.truncate(s)),
+    ):
+        if action.name in expected:
+            made.add(action.name)
+            yield action
+    assert made == expected, "an action was left out"
+
+
+def _actions_in(model: Model, instance: Instance) -> set[str]:
+    return {action.name for action in model.actions()} - ONLY_ENCODED - instance.absent
+
+
+def _parts(records: tuple[Term, ...]) -> list[Of]:
+    """Every set of records that is not empty, as the function that says what is in it."""
+
+    def part(chosen: tuple[Term, ...]) -> Of:
+        return lambda r: TRUE if any(r is each for each in chosen) else FALSE
+
+    sizes = range(1, len(records) + 1)
+    return [part(chosen) for size in sizes for chosen in combinations(records, size)]
+
+
+def _projected(model: Model, s: Formulas) -> dict[str, Term]:
+    """All of a state that can be compared: not, say, the value of what is not cached, which is nowhere looked at."""
+    universe = model.universe
+    assert universe.highest_version is not None
+    versions = range(universe.highest_version + 1)
+    parts = {
+        "epoch": s.epoch,
+        "holder": s.holder,
+        "left": s.left,
+        "wanted": s.wanted,
+        "version": s.version,
+        "floor": s.floor,
+    }
+    for r in universe.records:
+        parts[f"last {r}"] = s.last(r)
+        for v in versions:
+            known, wrote = s.version >= v, every(number(v) >= 1, s.version >= v, s.wrote(number(v), r))
+            parts[f"value of {r} at {v}"] = choose(known, s.value(r, number(v)), NOWHERE)
+            parts[f"base of {r} at {v}"] = choose(wrote, s.base(number(v), r), NOWHERE)
+    for p in universe.processes:
+        parts[f"guard of {p}"] = s.guard_stage(p)
+        parts[f"epoch of {p}"] = s.guard_epoch(p)
+        parts[f"cache of {p}"] = s.cache_version(p)
+        parts[f"told to {p}"] = s.told(p)
+        for r in universe.records:
+            parts[f"{r} in the cache of {p}"] = choose(s.cached(p, r), s.cache_value(p, r), NOWHERE)
+    for o in universe.operations:
+        loading = among(s.stage(o), LOADING)
+        parts[f"stage of {o}"] = s.stage(o)
+        parts[f"kind of {o}"] = s.kind(o)
+        parts[f"epoch of {o}"] = s.under(o)
+        parts[f"version of {o}"] = s.at(o)
+        parts[f"begin of {o}"] = s.begun(o)
+        parts[f"word of {o}"] = s.word(o)
+        # The added variable, where TLA+ has what it must be.
+        parts[f"snapshot of {o}"] = choose(among(s.stage(o), RUNNING, LOADING, COMMITTED), s.snapshot(o), NOWHERE)
+        parts[f"value that {o} loads"] = choose(loading, s.load_value(o), NOWHERE)
+        parts[f"version that {o} loads"] = choose(loading, s.load_version(o), NOWHERE)
+        for r in universe.records:
+            parts[f"{r} known to {o}"] = choose(s.knows(o, r), s.known(o, r), NOWHERE)
+            parts[f"{o} loads {r}"] = every(loading, among(s.load_record(o), r))
+    return parts
+
+
+def _interpretation(who: Cast, state: State) -> Interpretation:
+    """A state of the specification in the words of the encoding; of the rest nothing is said."""
+    lease, history, commits = _function(state["lease"]), _functions(state["history"]), _commits(state)
+    values = {
+        (_name(r), version): cast("int", value)
+        for version, snapshot in enumerate(history)
+        for r, value in snapshot.items()
+    }
+    bases = {
+        (version, _name(r)): cast("int", value)
+        for version, commit in enumerate(commits, 1)
+        for r, value in commit.items()
+    }
+    wrote = {(version, r): (version, r) in bases for version in range(len(history)) for r in who.records}
+    nobody = ("Nobody", "Departed")  # they take no part in anything
+    guard, cache, heard = _function(state["guard"]), _function(state["cache"]), _function(state["heard"])
+    op = {_name(o): _function(operation) for o, operation in _function(state["op"]).items()}
+    known = {(o, _name(r)): v for o, operation in op.items() for r, v in _function(operation["known"]).items()}
+    cached = {
+        (_name(p), _name(r)): v for p, copy in cache.items() for r, v in _function(_function(copy)["records"]).items()
+    }
+    loading = {o: cast("tuple[Value, ...]", operation["loading"]) for o, operation in op.items()}
+
+    def of_processes(functions: Function, part: str, initial: Concrete) -> Table:
+        theirs = {_name(p): _concrete(_function(each)[part]) for p, each in functions.items()}
+        return Table(dict.fromkeys(nobody, initial) | theirs)
+
+    def of_operations(part: str) -> Table:
+        return Table({o: _concrete(operation[part]) for o, operation in op.items()})
+
+    committers = [o for o, each in op.items() if each["stage"] == "committed" and each["at"] == len(commits)]
+    return {
+        "lease_time": 1,
+        "home": Table(who.home),
+        "subscribes": Table({p: p in who.subscribers for p in who.home.values()}),
+        "Nobody": "Nobody",
+        "Departed": "Departed",
+        "epoch": _concrete(lease["epoch"]),
+        "holder": _name(lease["holder"]),
+        "left": _concrete(lease["left"]),
+        "wanted": _concrete(lease["wanted"]),
+        "version": len(commits),
+        "value": Table(values),
+        "wrote": Table(wrote),
+        "base": Table(bases),
+        "floor": _concrete(state["floor"]),
+        "guard_stage": of_processes(guard, "stage", "none"),
+        "guard_epoch": of_processes(guard, "epoch", 0),
+        "cache_version": of_processes(cache, "version", 0),
+        "cached": Table(
+            {(p, r): False for p in nobody for r in who.records}
+            | {place: isinstance(value, int) for place, value in cached.items()}
+        ),
+        "cache_value": Table({place: value for place, value in cached.items() if isinstance(value, int)}),
+        "told": Table({_name(p): _last_heard(told) for p, told in heard.items()}),
+        "stage": of_operations("stage"),
+        "kind_of": Table({o: "no-kind" if each["kind"] == "none" else str(each["kind"]) for o, each in op.items()}),
+        "under": of_operations("under"),
+        "at": of_operations("at"),
+        "begun": of_operations("begun"),
+        "knows": Table({place: isinstance(value, int) for place, value in known.items()}),
+        "known": Table({place: value for place, value in known.items() if isinstance(value, int)}),
+        "load_record": Table({o: _name(load[0]) for o, load in loading.items() if load}),
+        "load_value": Table({o: _concrete(load[1]) for o, load in loading.items() if load}),
+        "load_version": Table({o: _concrete(load[2]) for o, load in loading.items() if load}),
+        "word": of_operations("word"),
+        "last": Table({r: max([0, *(v for v, s in bases if s == r)]) for r in who.records}),
+        "snapshot": Table({o: _snapshot(each, history) for o, each in op.items()}),
+        "committer": min(committers, default=min(op)),
+        "odd_record": min(who.records),
+    }
+
+
+def _snapshot(operation: Function, history: tuple[Function, ...]) -> int:
+    """Which version what an operation knows is of. Once a view is validated, the specification no longer says it."""
+    at = cast("int", operation["at"])
+    match operation["stage"]:
+        case "running" | "loading":
+            return at
+        case "committed":
+            return at - 1
+        case _:
+            known = {r: value for r, value in _function(operation["known"]).items() if isinstance(value, int)}
+            fitting = (v for v, snapshot in enumerate(history) if all(snapshot[r] == known[r] for r in known))
+            return next(fitting, -1)
+
+
+def _last_heard(told: Value) -> int:
+    entries = _functions(told)
+    return cast("int", entries[-1]["version"]) if entries else -1
+
+
+def _function(value: Value) -> Function:
+    return cast("Function", value)
+
+
+def _functions(value: Value) -> tuple[Function, ...]:
+    return cast("tuple[Function, ...]", value)
+
+
+def _commits(state: State) -> tuple[Function, ...]:
+    return _functions(state["commits"])
+
+
+def _name(value: Value) -> str:
+    return value.name if isinstance(value, ModelValue) else str(value)
+
+
+def _concrete(value: Value) -> Concrete:
+    assert isinstance(value, int | str)
+    return value
+
+
+def compare(reading: Reading, model: Model, say: Say) -> list[Failure]:
+    """Compare one instance; say what was compared, and what differs."""
+    instance, graph = reading.instance, reading.graph
+    counts = Counter(edge.action for edge in graph.edges)
+    expected = _actions_in(model, instance)
+    failures = [
+        *(Failure(name, "TLC has no transition of that name") for name in sorted(expected - counts.keys())),
+        *(Failure(name, "the encoding has no action of that name") for name in sorted(counts.keys() - expected)),
+    ]
+    for difference in chain(
+        wrong_start(reading, model), wrong_conjuncts(reading, model), wrong_steps(reading, model, expected)
+    ):
+        failures.append(Failure(difference.name, difference.what))
+        say(f"    {difference.name}: {difference.what}")
+        for line in (*render_state(difference.before).splitlines(), f"-> {difference.after}"):
+            say(f"        {line}")
+    result = "FAILED" if failures else "the same"
+    say(f"{instance.name:<26} {len(graph.states):>7,} states {len(graph.edges):>8,} transitions  {result}")
+    return [Failure(f"{instance.name}: {failure.name}", failure.verdict) for failure in failures]
+
+
+def prove(say: Say) -> list[Failure]:
+    """Compare every instance."""
+    say("The encoding against the specification, from every state that TLC reaches:")
+    failures: list[Failure] = []
+    unnoticed = set(FAULTS)
+    for instance in INSTANCES:
+        try:
+            graph, wrong = graph_of(instance.name)
+        except CheckError as error:
+            failures.append(Failure(instance.name, str(error)))
+            continue
+        reading = Reading(instance, graph)
+        failures += wrong
+        failures += compare(reading, Model(reading.universe), say)
+        noticed = {fault for fault in unnoticed if notices(reading, fault)}
+        say(f"    with one rule of the encoding broken, it differs: {', '.join(sorted(noticed))}")
+        unnoticed -= noticed
+    return failures + [
+        Failure(f"the comparison with {fault} in the encoding", "finds no difference") for fault in sorted(unnoticed)
+    ]
+
+
+def notices(reading: Reading, fault: str) -> bool:
+    """Whether the comparison finds that a rule of the encoding is broken: in its action, or from the start."""
+    broken = Model(reading.universe, fault)
+    # A list that hides stored records is begun by Fill; what Finish adds to it comes later.
+    action = "Fill" if fault == "partial-list" else FAULTS[fault].split()[0]
+    return any(True for _ in chain(wrong_start(reading, broken), wrong_steps(reading, broken, {action})))
+
+
+if __name__ == "__main__":
+    sys.exit(run(prove))

@@ -1,0 +1,51 @@
+"""What TLC says of the specification itself: the graphs that the proofs are compared with; the invariant is inductive.
+
+The models are in the manifest, in the band that only proofs check.
+"""
+
+import asyncio
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from proofs.report import Failure, Say
+from unwedged.check.errors import CheckError
+from unwedged.check.graph import Graph, read_graph
+from unwedged.check.manifest import differences, find_manifest, read_manifest
+from unwedged.check.tlc import Result, Verdict, run
+from unwedged.check.toolbox import find_toolbox
+
+INDUCTIVE = ("Inductive", "InductiveViews")
+
+
+def graph_of(name: str) -> tuple[Graph, list[Failure]]:
+    """Have TLC check a model; return its graph, and what is not as the manifest expects.
+
+    Raises ``CheckError`` where TLC does not get to the end of the graph.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        dump = Path(scratch) / "graph.dot"
+        result, failures = _check(name, dump)
+        if result.verdict is not Verdict.PASS:
+            raise CheckError(f"TLC says {result.verdict.value}: {result.detail}")
+        return read_graph(dump), failures
+
+
+def inductive(say: Say) -> list[Failure]:
+    """Start from every state, within bounds, that satisfies the invariant: no step may lead to one that does not."""
+    say("The specification itself, from every state that satisfies the invariant (this takes minutes):")
+    failures: list[Failure] = []
+    for name in INDUCTIVE:
+        result, wrong = _check(name, None)
+        failures += wrong
+        outcome = "FAILED" if wrong else "proved"
+        say(f"{name:<26} {result.distinct_states:>9,} states  {outcome}  {result.seconds:5.1f} s")
+    return failures
+
+
+def _check(name: str, dump: Path | None) -> tuple[Result, list[Failure]]:
+    manifest = read_manifest(find_manifest(Path.cwd()))
+    model = manifest.model(name)
+    result = asyncio.run(run(find_toolbox(), replace(manifest.job(model), dump=dump)))
+    named = f"{name}: {result.property}" if result.property else name
+    return result, [Failure(named, difference) for difference in differences(model, result)]

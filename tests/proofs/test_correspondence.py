@@ -1,0 +1,117 @@
+"""The comparison of the encoding with TLC's graphs notices what differs, on either side.
+
+All of it: `python -m proofs.correspondence`.
+"""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from proofs.correspondence import INSTANCES, Reading, compare, notices, prove, wrong_conjuncts, wrong_steps
+from proofs.invariant import INVARIANT, spelled
+from proofs.model import Model, State
+from proofs.report import Failure
+from proofs.specification import INDUCTIVE, graph_of
+from proofs.terms import Term, no
+
+from proofs import correspondence
+from unwedged.check.errors import CheckError
+from unwedged.check.graph import Edge, Graph
+from unwedged.check.tlc import read_configuration
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def reading() -> Reading:
+    return Reading(INSTANCES[0], graph_of(INSTANCES[0].name)[0])
+
+
+def read_again(reading: Reading, edges: tuple[Edge, ...]) -> Reading:
+    """The same states with other transitions."""
+    graph = Graph(reading.graph.states, reading.graph.initial, edges)
+    changed = object.__new__(Reading)
+    changed.__dict__.update(reading.__dict__, graph=graph)
+    return changed
+
+
+def test_they_are_the_same(reading: Reading) -> None:
+    lines: list[str] = []
+    assert compare(reading, Model(reading.universe), lines.append) == []
+    assert len(lines) == 1
+    assert lines[0].endswith("the same")
+
+
+@pytest.mark.parametrize("fault", ["late-version", "unfenced-load", "partial-list"])
+def test_a_broken_rule_of_the_encoding(reading: Reading, fault: str) -> None:
+    assert notices(reading, fault)
+
+
+def test_a_transition_that_tlc_lacks_and_one_that_it_has_too_many(reading: Reading) -> None:
+    source, target = next(
+        (edge.source, edge.target)
+        for edge in reading.graph.edges
+        if edge.action == "Release" and reading.projections[edge.source] != reading.projections[edge.target]
+    )
+    outcome = ("Release", reading.projections[target])
+    reading.outgoing[source].remove(outcome)
+    model = Model(reading.universe)
+    try:
+        [difference] = wrong_steps(reading, model, {"Release"})
+        assert (difference.name, difference.what) == ("Release", "TLC has no such step")
+        assert difference.before is reading.graph.states[source]
+        reading.outgoing[source].add(("Release", reading.projections[0]))
+        assert [each.what for each in wrong_steps(reading, model, {"Release"})] == [
+            "TLC has no such step",
+            "z3 allows no such step",
+        ]
+    finally:
+        reading.outgoing[source].discard(("Release", reading.projections[0]))
+        reading.outgoing[source].add(outcome)
+
+
+def test_an_action_that_nothing_was_compared_of(reading: Reading) -> None:
+    without = read_again(reading, tuple(edge for edge in reading.graph.edges if edge.action != "Renew"))
+    failures = compare(without, Model(reading.universe), lambda _line: None)
+    assert Failure("Instance: Renew", "TLC has no transition of that name") in failures
+
+
+def test_a_conjunct_that_tlc_knows_better(reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody_waits(_m: Model, s: State) -> Term:
+        return no(s.wanted)
+
+    monkeypatch.setattr(correspondence, "INVARIANT", (nobody_waits,))
+    [difference] = wrong_conjuncts(reading, Model(reading.universe))
+    assert (difference.name, difference.what) == ("NobodyWaits", "is false in a state that TLC reaches")
+
+
+def test_a_model_that_tlc_does_not_finish_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unfinished(name: str) -> tuple[Graph, list[Failure]]:
+        raise CheckError(f"{name} is not finished")
+
+    monkeypatch.setattr(correspondence, "graph_of", unfinished)
+    failures = prove(lambda _line: None)
+    assert Failure("Instance", "Instance is not finished") in failures
+    assert Failure("the comparison with late-version in the encoding", "finds no difference") in failures
+
+
+def test_a_broken_rule_of_the_specification(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The encoding is right, and TLA+ has a rule broken: the failure names the action, too."""
+    shutil.copytree(ROOT / "tla", tmp_path / "tla")
+    configuration = tmp_path / "tla" / "models" / "Instance.cfg"
+    configuration.write_text(configuration.read_text().replace('Fault = "none"', 'Fault = "unvalidated-view"'))
+    monkeypatch.chdir(tmp_path)
+    graph, wrong = graph_of("Instance")
+    assert [failure.name for failure in wrong] == ["Instance"]
+    assert wrong[0].verdict.startswith("distinct states: expected")
+    broken = Reading(INSTANCES[0], graph)
+    failures = compare(broken, Model(broken.universe), lambda _line: None)
+    assert Failure("Instance: Validate", "z3 allows no such step") in failures
+
+
+def test_each_conjunct_is_checked_by_tlc_too() -> None:
+    # Of the added variables, one stands for a search of the log, and the other's place is in KnowledgeIsOfOneSnapshot.
+    added = {"LastIsTheLastWrite", "SnapshotIsWhereItIsSaid"}
+    for name in INDUCTIVE:
+        configuration = read_configuration(ROOT / "tla" / "models" / f"{name}.cfg")
+        assert set(configuration.invariants) == {spelled(conjunct) for conjunct in INVARIANT} - added | {"TypeOK"}

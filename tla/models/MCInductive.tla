@@ -1,0 +1,168 @@
+----------------------------- MODULE MCInductive -----------------------------
+(* The inductive invariant of proofs/invariant.py in TLA+: each conjunct under  *)
+(* the name that it has there. TLC starts from every state that satisfies it,   *)
+(* reachable or not, and must find that no action leads out of it. So what is   *)
+(* proved for any number of everything is also true of the specification        *)
+(* itself, within bounds, and not only of how the proof spells it.              *)
+(*                                                                              *)
+(* The three variables that the proof adds are what these say in their place:   *)
+(* the last write of a record is found in the log; the snapshot of an operation *)
+(* follows from its stage, or some version will do; and who made the last       *)
+(* commit is whoever still has it on its way.                                   *)
+EXTENDS MCCryptoStoreCache
+
+-------------------------------------------------------------------------------
+(* The lock. (Its GuardIsHonest is a guarantee as it stands.)                   *)
+
+EpochsOnlyGrow ==
+    /\ lease.holder # Nobody => lease.epoch >= 1
+    /\ \A p \in Processes :
+        IF guard[p].stage = "none" THEN guard[p].epoch = 0 ELSE guard[p].epoch \in 1..lease.epoch
+    /\ \A o \in Operations :
+        IF op[o].stage = "idle" THEN op[o].under = 0 ELSE op[o].under \in 1..lease.epoch
+
+Fenced(x) == FencePasses(lease, x.under)
+
+\* x is what the specification keeps of the operation o.
+Each(fits(_, _)) == \A o \in Operations : fits(o, op[o])
+
+HasItsGuard(o, x) ==
+    (x.stage # "idle" /\ Fenced(x)) => Stands(guard[Home[o]], x.under)
+
+WorksAfterTheSync(o, x) ==
+    (x.stage # "idle" /\ guard[Home[o]].stage = "syncing") => x.under # guard[Home[o]].epoch
+
+FencedOperationHasItsGuard == Each(HasItsGuard)
+NobodyWorksBeforeTheSync == Each(WorksAfterTheSync)
+
+-------------------------------------------------------------------------------
+(* The store and its change log. (NoLostUpdate is a guarantee as it stands.)    *)
+
+LogIsWithinHistory == floor \in 0..Version
+
+UnwrittenIsUnchanged ==
+    \A r \in Records : \A v \in 0..Version : ChangedAfter(r, v) \/ Value(r, v) = Value(r, Version)
+
+UpdatesCountByOne ==
+    \A r \in Records :
+        /\ Value(r, 0) = 0
+        /\ \A v \in 1..Version :
+            Value(r, v) = IF r \in DOMAIN commits[v] THEN commits[v][r] + 1 ELSE Value(r, v - 1)
+
+ValuesNeverGoBack ==
+    \A r \in Records : \A v, w \in 0..Version : v <= w => Value(r, v) <= Value(r, w)
+
+-------------------------------------------------------------------------------
+(* Caches.                                                                      *)
+
+CacheIsOfItsVersion ==
+    \A p \in Processes :
+        /\ cache[p].version \in 0..Version
+        /\ \A r \in Records : cache[p].records[r] \in {Missing, Value(r, cache[p].version)}
+
+FencedCacheIsCurrent ==
+    \A p \in Processes :
+        (guard[p].stage \in {"held", "closing"} /\ FencePasses(lease, guard[p].epoch)) =>
+            \/ cache[p].version = Version
+            \/ /\ cache[p].version + 1 = Version
+               /\ \E o \in WorkingUnder(p, guard[p].epoch) :
+                    op[o].stage = "committed" /\ op[o].at = Version
+
+-------------------------------------------------------------------------------
+(* Operations.                                                                  *)
+
+HasAKind(o, x) ==
+    /\ (x.stage = "idle") <=> (x.kind = "none")
+    /\ x.stage = "committed" => x.kind = "transaction"
+    /\ x.stage = "validated" => x.kind = "view"
+    /\ x.stage = "idle" => AnyRecord(x.known) = {}
+
+TransactionsTakeTurns ==
+    \A o, other \in Operations :
+        (/\ Home[o] = Home[other] /\ op[o].under = op[other].under
+         /\ op[o].kind = "transaction" /\ op[other].kind = "transaction") => o = other
+
+IsOf(known, v) == v \in 0..Version /\ \A r \in Records : known[r] \in {Missing, Value(r, v)}
+
+\* With SnapshotIsWhereItIsSaid: at which version.
+KnowsOneSnapshot(o, x) ==
+    CASE x.stage \in {"running", "loading"} -> IsOf(x.known, x.at)
+      [] x.stage = "committed" -> x.at \in 1..Version /\ IsOf(x.known, x.at - 1)
+      [] OTHER -> \E v \in 0..Version : IsOf(x.known, v)
+
+AnswersWhatItWrote(o, x) ==
+    x.stage = "committed" => AnyRecord(x.known) = DOMAIN commits[x.at] /\ AnyRecord(x.known) # {}
+
+LoadsWhatFits(o, x) ==
+    x.stage = "loading" =>
+        LET r == x.loading[1]  value == x.loading[2]  version == x.loading[3]
+        IN  version \in 0..Version /\ value = Value(r, version) /\ value = Value(r, x.at)
+
+IsCurrent(o, x) ==
+    (x.stage \in {"running", "loading"} /\ x.kind = "transaction" /\ Fenced(x)) => x.at = Version
+
+IsFresh(o, x) ==
+    (x.stage \in {"running", "loading"} /\ x.kind = "view" /\ Fenced(x)) => x.at >= x.begun
+
+StagesHaveKinds == Each(HasAKind)
+KnowledgeIsOfOneSnapshot == Each(KnowsOneSnapshot)
+CommitAnswersWhatItWrote == Each(AnswersWhatItWrote)
+LoadFitsItsOperation == Each(LoadsWhatFits)
+FencedTransactionIsCurrent == Each(IsCurrent)
+FencedViewIsFresh == Each(IsFresh)
+
+-------------------------------------------------------------------------------
+(* Every state that satisfies it. What a conjunct determines is not chosen but  *)
+(* computed, or there would be far too many to try.                             *)
+
+\* By UpdatesCountByOne and NoLostUpdate.
+Count(written, r, v) == Cardinality({i \in 1..v : r \in written[i]})
+
+Leases == {[epoch |-> e, holder |-> h, left |-> l, wanted |-> w] :
+    e \in 0..MaxEpoch, h \in Processes \cup {Nobody, Departed}, l \in 0..LeaseTime, w \in BOOLEAN}
+
+\* By EpochsOnlyGrow.
+GuardsGiven == {NoGuard} \cup [stage : {"syncing", "held", "closing"}, epoch : 1..lease.epoch]
+
+\* By CacheIsOfItsVersion.
+Copies(v) == {Part(Snapshot(v), asked) : asked \in SUBSET Records}
+Caches == UNION {{[version |-> v, records |-> records] : records \in Copies(v)} : v \in 0..Version}
+
+\* By StagesHaveKinds, KnowledgeIsOfOneSnapshot and CommitAnswersWhatItWrote.
+Running(o) == UNION {UNION {
+        {[Idle EXCEPT !.stage = "running", !.kind = kind, !.under = epoch, !.at = v, !.begun = begun, !.known = known] :
+            epoch \in 1..lease.epoch, begun \in IF kind = "view" THEN 0..Version ELSE {0}, known \in Copies(v)} :
+        v \in 0..Version} : kind \in Kinds[o]}
+
+Loading(o) == {[x EXCEPT !.stage = "loading", !.loading = <<r, Value(r, v), v>>] :
+    x \in Running(o), r \in Records, v \in 0..Version}
+
+Committed(o) == IF "transaction" \notin Kinds[o] THEN {} ELSE
+    {[Idle EXCEPT !.stage = "committed", !.kind = "transaction", !.under = epoch, !.at = v, !.word = word,
+                  !.known = Part(Snapshot(v - 1), DOMAIN commits[v])] :
+        epoch \in 1..lease.epoch, v \in 1..Version, word \in BOOLEAN}
+
+Validated(o) == IF "view" \notin Kinds[o] THEN {} ELSE
+    {[Idle EXCEPT !.stage = "validated", !.kind = "view", !.under = epoch, !.word = word, !.known = known] :
+        epoch \in 1..lease.epoch, word \in BOOLEAN, known \in UNION {Copies(v) : v \in 0..Version}}
+
+Fitting(o) == {x \in {Idle} \cup Running(o) \cup Loading(o) \cup Committed(o) \cup Validated(o) :
+    /\ HasItsGuard(o, x) /\ WorksAfterTheSync(o, x) /\ LoadsWhatFits(o, x)
+    /\ IsCurrent(o, x) /\ IsFresh(o, x)}
+
+AnyInit ==
+    \E n \in 0..MaxVersion : \E written \in [1..n -> SUBSET Records \ {{}}] :
+        /\ history = [i \in 1..(n + 1) |-> [r \in Records |-> Count(written, r, i - 1)]]
+        /\ commits = [v \in 1..n |-> [r \in written[v] |-> Count(written, r, v - 1)]]
+        /\ floor \in 0..n
+        /\ lease \in Leases
+        /\ guard \in [Processes -> GuardsGiven]
+        /\ GuardIsHonest
+        /\ heard = [p \in Processes |-> <<>>]
+        /\ \E x \in Fitting(o1), y \in Fitting(o3) : op = (o1 :> x @@ o3 :> y)
+        /\ TransactionsTakeTurns
+        /\ cache \in [Processes -> Caches]
+        /\ FencedCacheIsCurrent
+
+AnySpec == AnyInit /\ [][Next]_vars
+===============================================================================
