@@ -16,8 +16,8 @@ check: $(READY) ## Check the models, find every fault by name, replay the model 
 check-deep: $(READY) ## The same with every bound raised by one: at most half an hour on two cores
 	@$(VENV)/bin/unwedged check --deep
 
-prove: $(READY) ## Prove the guarantees of the store's protocol by induction, for any number of processes and records
-	@$(VENV)/bin/python -m proofs.induction
+prove: $(READY) ## Prove the protocol for any number of processes and records, and that it is what the code does
+	@$(VENV)/bin/python -m proofs
 
 test: $(READY) ## Run the tests
 	@$(VENV)/bin/python -m pytest

@@ -4,11 +4,13 @@ The models are in the manifest, in the band that only proofs check.
 """
 
 import asyncio
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from proofs.report import Failure, Say
+from proofs.report import run as run_proofs
 from unwedged.check.errors import CheckError
 from unwedged.check.graph import Graph, read_graph
 from unwedged.check.manifest import differences, find_manifest, read_manifest
@@ -49,3 +51,7 @@ def _check(name: str, dump: Path | None) -> tuple[Result, list[Failure]]:
     result = asyncio.run(run(find_toolbox(), replace(manifest.job(model), dump=dump)))
     named = f"{name}: {result.property}" if result.property else name
     return result, [Failure(named, difference) for difference in differences(model, result)]
+
+
+if __name__ == "__main__":
+    sys.exit(run_proofs(inductive))

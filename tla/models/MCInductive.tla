@@ -118,10 +118,10 @@ FencedViewIsFresh == Each(IsFresh)
 \* By UpdatesCountByOne and NoLostUpdate.
 Count(written, r, v) == Cardinality({i \in 1..v : r \in written[i]})
 
-Leases == {[epoch |-> e, holder |-> h, left |-> l, wanted |-> w] :
-    e \in 0..MaxEpoch, h \in Processes \cup {Nobody, Departed}, l \in 0..LeaseTime, w \in BOOLEAN}
+\* By EpochsOnlyGrow. (What is left of a lease is never absurd here: the clock jumps in LeaseLock.)
+Leases == {row \in [epoch : 0..MaxEpoch, holder : Processes \cup {Nobody, Departed},
+                    left : 0..LeaseTime, wanted : BOOLEAN] : row.holder # Nobody => row.epoch >= 1}
 
-\* By EpochsOnlyGrow.
 GuardsGiven == {NoGuard} \cup [stage : {"syncing", "held", "closing"}, epoch : 1..lease.epoch]
 
 \* By CacheIsOfItsVersion.
