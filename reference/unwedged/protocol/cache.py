@@ -51,12 +51,19 @@ class Cache(Generic[Key, Value]):
 
 
 def empty(version: Version) -> Cache[Key, Value]:
-    """A cache that has loaded nothing: true of every snapshot."""
+    """A cache that has loaded nothing: true of every snapshot.
+
+    post: not _.records  # it knows nothing
+    post: _.version == version  # it is of the version
+    """
     return Cache(version, HashTrieMap())
 
 
 def reaches(floor: Version, since: Version) -> bool:
-    """Say whether a log that is complete after ``floor`` names everything that changed after ``since``."""
+    """Say whether a log that is complete after ``floor`` names everything that changed after ``since``.
+
+    post: _ == (since + 1 > floor)  # it does where the log is complete from the very next version on
+    """
     return floor <= since
 
 
@@ -64,6 +71,11 @@ def sync(cache: Cache[Key, Value], log: ChangeLog[Key]) -> Cache[Key, Value]:
     """Bring ``cache`` to the log's version, dropping exactly the records that changed since its own (rule 2).
 
     Where the log no longer reaches back to the cache's version, nothing can be trusted and everything is dropped.
+
+    post: _.version == log.version  # it is of the log's version
+    post: all(line.version <= cache.version or line.key not in _.records for line in log.changes)  # what changed goes
+    post: reaches(log.floor, cache.version) or not _.records  # all goes where the log does not reach back
+    post: all(value == cache.records[key] for key, value in _.records.items())  # what is kept is as it was
     """
     if not reaches(log.floor, cache.version):
         return empty(log.version)
@@ -79,6 +91,12 @@ def fill(cache: Cache[Key, Value], version: Version, key: Key, value: Value | No
 
     Only a value of the cache's own version may enter, and only where none is: a load that was under way while a
     commit of this process landed must not bring an older value back, nor a newer one too early.
+
+    post: _.version == cache.version  # the version stays
+    post: version == cache.version or _ == cache  # no value of another version enters
+    post: all(_.records[known] == value for known, value in cache.records.items())  # what is known is never overwritten
+    post: set(_.records) <= {*cache.records, key}  # no other record enters
+    post: version != cache.version or key in cache.records or _.records[key] == value  # the loaded value enters
     """
     if version != cache.version or key in cache.records:
         return cache
@@ -90,6 +108,12 @@ def install(cache: Cache[Key, Value], version: Version, writes: Mapping[Key, Val
 
     The version is the one that *this* commit made. A later one read from the store could be another process's, and
     would hide what that process changed. A commit that is not the cache's very next changes nothing.
+
+    post: version == cache.version + 1 or _ == cache  # no commit but the very next enters
+    post: version != cache.version + 1 or _.version == version  # it is of the commit's version
+    post: version != cache.version + 1 or all(_.records[key] == writes[key] for key in writes)  # all its writes enter
+    post: all(_.records[key] == cache.records[key] for key in cache.records if key not in writes)  # other records stay
+    post: set(_.records) <= {*cache.records, *writes}  # no other record enters
     """
     if version != cache.version + 1:
         return cache

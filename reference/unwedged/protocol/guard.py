@@ -44,39 +44,75 @@ NO_GUARD = Guard(Stage.NONE, Epoch(0))
 
 
 def taken(epoch: Epoch) -> Guard:
-    """Note that the lease was acquired at ``epoch``: not yet a right to anything but syncing."""
+    """Note that the lease was acquired at ``epoch``: not yet a right to anything but syncing.
+
+    post: (_.stage, _.epoch) == (Stage.SYNCING, epoch)  # it syncs under the epoch
+    post: not admits(_) and not stands(_, epoch)  # nothing may use the cache yet
+    """
     return Guard(Stage.SYNCING, epoch)
 
 
 def synced(guard: Guard, epoch: Epoch) -> Guard:
-    """Note that the cache is up to date under ``epoch``: now, and not before, the guard exists (rule 2)."""
+    """Note that the cache is up to date under ``epoch``: now, and not before, the guard exists (rule 2).
+
+    post: _.epoch == guard.epoch  # the epoch stays
+    post: guard.epoch == epoch or _ == guard  # a guard of another epoch is left alone
+    post: _ == guard or (guard.stage, _.stage) == (Stage.SYNCING, Stage.HELD)  # only a syncing guard changes, to held
+    post: implies(guard == Guard(Stage.SYNCING, epoch), admits(_))  # operations may begin
+    """
     if guard == Guard(Stage.SYNCING, epoch):
         return replace(guard, stage=Stage.HELD)
     return guard
 
 
 def told(guard: Guard, epoch: Epoch, wanted: bool) -> Guard:
-    """Note what a renewal or a commit under ``epoch`` came back with: whether somebody waits (rule 8)."""
+    """Note what a renewal or a commit under ``epoch`` came back with: whether somebody waits (rule 8).
+
+    post: _.epoch == guard.epoch  # the epoch stays
+    post: wanted and guard.epoch == epoch or _ == guard  # nothing changes unless somebody waits for this epoch's holder
+    post: _ == guard or (guard.stage, _.stage) == (Stage.HELD, Stage.CLOSING)  # only a held guard changes, to closing
+    post: implies(wanted and guard.epoch == epoch, not admits(_))  # nothing new begins where somebody waits
+    post: implies(stands(guard, epoch), stands(_, epoch))  # what runs may finish
+    """
     if wanted and guard == Guard(Stage.HELD, epoch):
         return replace(guard, stage=Stage.CLOSING)
     return guard
 
 
 def lost(guard: Guard, epoch: Epoch) -> Guard:
-    """Note that the guard of ``epoch`` is dead: it was fenced off, or released, or its sync failed."""
+    """Note that the guard of ``epoch`` is dead: it was fenced off, or released, or its sync failed.
+
+    post: guard.epoch == epoch or _ == guard  # a guard of another epoch is left alone
+    post: implies(guard.epoch == epoch, _ == NO_GUARD)  # the guard is gone
+    """
     return NO_GUARD if guard.epoch == epoch else guard
 
 
 def admits(guard: Guard) -> bool:
-    """Say whether an operation may begin under this guard."""
+    """Say whether an operation may begin under this guard.
+
+    post: implies(_, stands(guard, guard.epoch))  # what begins may finish
+    post: implies(guard.stage is Stage.CLOSING, not _)  # nothing begins under a closing guard
+    post: implies(guard.stage is Stage.HELD, _)  # operations begin under a held guard
+    """
     return guard.stage is Stage.HELD
 
 
 def stands(guard: Guard, epoch: Epoch) -> bool:
-    """Say whether an operation that began under ``epoch`` still works with this guard's cache (rule 3)."""
+    """Say whether an operation that began under ``epoch`` still works with this guard's cache (rule 3).
+
+    post: implies(_, guard.epoch == epoch)  # no operation of another epoch does
+    post: implies(guard.stage in (Stage.NONE, Stage.SYNCING), not _)  # none does before the sync or after the end
+    post: implies(guard.stage in (Stage.HELD, Stage.CLOSING) and guard.epoch == epoch, _)  # the guard's own do
+    """
     return guard.epoch == epoch and guard.stage in (Stage.HELD, Stage.CLOSING)
 
 
 def releasable(guard: Guard, running: int) -> bool:
-    """Say whether the lease may be given up while ``running`` operations still use the guard (rule 8)."""
+    """Say whether the lease may be given up while ``running`` operations still use the guard (rule 8).
+
+    post: implies(_, running == 0)  # never while an operation runs
+    post: implies(_, stands(guard, guard.epoch))  # only where there is a guard
+    post: implies(running == 0 and stands(guard, guard.epoch), _)  # always after the last operation
+    """
     return guard.stage in (Stage.HELD, Stage.CLOSING) and running == 0

@@ -41,6 +41,10 @@ def takeable(lease: Lease, instance: InstanceId, now: Milliseconds) -> bool:
 
     It may when nobody holds it, when it holds it itself (and lost the guard that went with it), when its time is
     up, and when it claims more time than any lease can have, because then a clock has jumped (rule 7).
+
+    post: implies(lease.holder is None or lease.holder == instance, _)  # a free or own lease can be taken at any time
+    post: _ or now < lease.expires <= now + LONGEST_LEASE  # a refusal ends within the longest lease
+    post: lease.holder in (None, instance) or _ != (now < lease.expires <= now + LONGEST_LEASE)  # a live lease stays
     """
     return (
         lease.holder is None or lease.holder == instance or lease.expires <= now or lease.expires > now + LONGEST_LEASE
@@ -52,6 +56,12 @@ def acquire(lease: Lease, instance: InstanceId, now: Milliseconds, duration: Mil
 
     The epoch always grows, also when the same instance takes it again: whatever was done under an older epoch is
     fenced off from here on.
+
+    post: (_ is not None) == takeable(lease, instance, now)  # it succeeds exactly where it may
+    post: _ is None or _.epoch == lease.epoch + 1  # the epoch grows by one
+    post: _ is None or fence(_, lease.epoch + 1) and not fence(_, lease.epoch)  # only the new epoch passes
+    post: _ is None or (_.holder, _.wanted) == (instance, False)  # it is held by the instance, and nobody waits
+    post: _ is None or _.expires == now + duration  # its time counts from now
     """
     if not takeable(lease, instance, now):
         return None
@@ -59,24 +69,43 @@ def acquire(lease: Lease, instance: InstanceId, now: Milliseconds, duration: Mil
 
 
 def want(lease: Lease) -> Lease:
-    """Leave word for the holder that somebody waits (rule 8)."""
+    """Leave word for the holder that somebody waits (rule 8).
+
+    post: _.wanted  # somebody waits
+    post: (_.epoch, _.holder, _.expires) == (lease.epoch, lease.holder, lease.expires)  # all else stays
+    """
     return replace(lease, wanted=True)
 
 
 def fence(lease: Lease, epoch: Epoch) -> bool:
-    """Say whether a guard of ``epoch`` may still read or write (rule 4). No clock is asked."""
+    """Say whether a guard of ``epoch`` may still read or write (rule 4). No clock is asked.
+
+    post: implies(_, epoch == lease.epoch)  # no epoch passes but the row's
+    post: implies(_, lease.holder is not None)  # no epoch passes where nobody holds the lease
+    post: implies(lease.holder is not None and epoch == lease.epoch, _)  # the holder's epoch passes
+    """
     return lease.holder is not None and lease.epoch == epoch
 
 
 def renew(lease: Lease, epoch: Epoch, now: Milliseconds, duration: Milliseconds) -> Lease | None:
-    """Extend the lease of ``epoch`` to ``duration`` from ``now``; ``None`` when the fence stops it (rule 1)."""
+    """Extend the lease of ``epoch`` to ``duration`` from ``now``; ``None`` when the fence stops it (rule 1).
+
+    post: (_ is not None) == fence(lease, epoch)  # it succeeds exactly where the fence passes
+    post: _ is None or _.expires == now + duration  # its time counts from now
+    post: _ is None or (_.epoch, _.holder, _.wanted) == (lease.epoch, lease.holder, lease.wanted)  # all else stays
+    """
     if not fence(lease, epoch):
         return None
     return replace(lease, expires=Milliseconds(now + duration))
 
 
 def release(lease: Lease, epoch: Epoch) -> Lease | None:
-    """Give the lease of ``epoch`` up; ``None`` when the fence stops it, and then there is nothing to give up."""
+    """Give the lease of ``epoch`` up; ``None`` when the fence stops it, and then there is nothing to give up.
+
+    post: (_ is not None) == fence(lease, epoch)  # it succeeds exactly where the fence passes
+    post: _ is None or _.holder is None  # nobody holds it
+    post: _ is None or (_.epoch, _.expires, _.wanted) == (lease.epoch, lease.expires, lease.wanted)  # all else stays
+    """
     if not fence(lease, epoch):
         return None
     return replace(lease, holder=None)

@@ -25,7 +25,14 @@ class Lagged:
 
 
 def news(heard: Version, log: ChangeLog[Key]) -> tuple[Change[Key] | Lagged, ...]:
-    """Return what to tell who has heard everything up to ``heard``: the changes after it, or that it lagged."""
+    """Return what to tell who has heard everything up to ``heard``: the changes after it, or that it lagged.
+
+    pre: all(line.version <= log.version for line in log.changes)
+    pre: all(line.version <= later.version for line, later in zip(log.changes, log.changes[1:]))
+    post: all(heard < told.version <= log.version for told in _)  # nothing is told that was heard
+    post: (_ == (Lagged(log.version),)) == (heard < min(log.version, log.floor))  # a lag is told where there is one
+    post: heard < log.floor or _ == tuple(line for line in log.changes if line.version > heard)  # each once, in order
+    """
     if log.version <= heard:
         return ()
     if not reaches(log.floor, heard):
