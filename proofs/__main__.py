@@ -2,7 +2,7 @@
 
 import sys
 
-from proofs import correspondence, induction, specification
+from proofs import contracts, correspondence, induction, specification
 from proofs.report import run
 
-sys.exit(run(induction.prove, correspondence.prove, specification.inductive))
+sys.exit(run(induction.prove, correspondence.prove, specification.inductive, contracts.prove))
