@@ -147,7 +147,7 @@ FAULTS: dict[str, Fault] = {
     "laws.after: only acquiring changes the epoch": Fault(
         "lease.renew", "expires=", "epoch=Epoch(epoch + 1), expires="
     ),
-    "laws.after: a dead epoch stays dead": Fault("lease.acquire", "lease.epoch + 1", "lease.epoch"),
+    "laws.passes_again: a dead epoch stays dead": Fault("lease.acquire", "lease.epoch + 1", "lease.epoch"),
     "laws.released: nobody passes": Fault("lease.fence", "lease.holder is not None and ", ""),
     "laws.stranded: it can be taken from its end on, and at the latest after the longest lease": Fault(
         "lease.takeable", "lease.expires > now + LONGEST_LEASE", "False"

@@ -60,7 +60,7 @@ class Answer:
 
 
 def stated(modules: Sequence[str]) -> dict[str, ConditionCheckable | None]:
-    """The contracts of the modules by name, in the order of their lines; None for one that CrossHair can't read."""
+    """The contracts of the modules by name; None for one that CrossHair can't read."""
     options = AnalysisOptionSet(analysis_kind=[AnalysisKind.PEP316], report_all=True, per_condition_timeout=SECONDS)
     found: dict[str, ConditionCheckable | None] = {}
     for module in modules:
@@ -85,7 +85,10 @@ def verdict(question: Question) -> str:
         module, _, name = question.fault.function.partition(".")
         [home] = (import_module(path) for path in question.modules if path.rpartition(".")[2] == module)
         function = getattr(home, name)
-        substitute = broken(function, question.fault)
+        try:
+            substitute = broken(function, question.fault)
+        except ValueError as error:
+            return str(error)
         setattr(home, name, substitute)
         if conditions.fn is function:
             conditions = replace(conditions, fn=substitute)

@@ -33,7 +33,6 @@ def after(
     """The row after a step of any instance under any epoch by any clock; the row itself where the step is refused.
 
     post: _.epoch == lease.epoch or step is Step.ACQUIRE and _.epoch > lease.epoch  # only acquiring changes the epoch
-    post: epoch > lease.epoch or leases.fence(lease, epoch) or not leases.fence(_, epoch)  # a dead epoch stays dead
     """
     if step is Step.ACQUIRE:
         return leases.acquire(lease, instance, now, duration) or lease
@@ -42,6 +41,23 @@ def after(
     if step is Step.RENEW:
         return leases.renew(lease, epoch, now, duration) or lease
     return leases.release(lease, epoch) or lease
+
+
+def passes_again(
+    lease: Lease,
+    dead: Epoch,
+    step: Step,
+    epoch: Epoch,
+    instance: InstanceId,
+    now: Milliseconds,
+    duration: Milliseconds,
+) -> bool:
+    """Say whether an epoch that there has been, and that the fence stops, passes it after a step of anybody.
+
+    pre: dead <= lease.epoch and not leases.fence(lease, dead)
+    post: not _  # a dead epoch stays dead
+    """
+    return leases.fence(after(lease, step, epoch, instance, now, duration), dead)
 
 
 def released(lease: Lease, epoch: Epoch, other: Epoch) -> bool:
