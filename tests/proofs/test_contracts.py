@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from proofs.broken import FAULTS, Fault, broken
-from proofs.contracts import CONFIRMED, MODULES, Failure, confirm, main, refute, stated, unlisted
+from proofs.contracts import CONFIRMED, MODULES, confirm, prove, refute, stated, unlisted
+from proofs.report import Failure, run
 from proofs.universe import NAMES, Name, Records
 from rpds import HashTrieMap
 
@@ -216,7 +217,7 @@ def test_a_fault_whose_line_is_gone(write: Write) -> None:
 def test_a_failure_is_told(write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(contracts, "FAULTS", {IT_GROWS: SHRINK})
     monkeypatch.setattr(contracts, "MODULES", write(GROWS.replace("post:", "after:")))
-    assert main() == 1
+    assert run(prove) == 1
     confirmed, refuted = capsys.readouterr().out.splitlines()[-2:]
     assert confirmed.startswith(f"FAILED: {IT_GROWS}: not found: ")
     assert refuted.startswith(f"FAILED: {IT_GROWS}: with 'number - 1' for 'number + 1' in sample.grow: not found: ")
@@ -225,5 +226,5 @@ def test_a_failure_is_told(write: Write, monkeypatch: pytest.MonkeyPatch, capsys
 def test_where_nothing_fails(write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(contracts, "FAULTS", {IT_GROWS: SHRINK})
     monkeypatch.setattr(contracts, "MODULES", write(GROWS))
-    assert main() == 0
+    assert run(prove) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("1 contracts, 1 faults, ")
