@@ -118,10 +118,11 @@ ToldUpTo(told, version) ==
     ELSE IF floor > LastHeard(told) THEN Append(told, Heard(version, TRUE))
     ELSE told \o [i \in 1..(version - LastHeard(told)) |-> Heard(LastHeard(told) + i, FALSE)]
 
-\* A commit of the process's own, unless its subscriber has heard of it already.
+\* A commit of the process's own, unless its subscriber has heard of it already. (Of
+\* what came before it that commit says nothing; but then the guard's sync has.)
 ToldOwn(told, version) ==
     IF told = <<>> \/ version <= LastHeard(told) THEN told
-    ELSE Append(told, Heard(version, FALSE))
+    ELSE Append(told, Heard(version, version > LastHeard(told) + 1))
 
 -------------------------------------------------------------------------------
 (* Operations.                                                                  *)

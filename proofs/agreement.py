@@ -1,0 +1,105 @@
+"""The code's pure core does what the specification says: compared with what TLC makes of the same inputs.
+
+Run `python -m proofs.agreement`. TLC dumps the graph of all states of a model; then each function of `protocol` is
+called with what was there before a step, and must give what was there after it. A difference, a function or an action
+that was never compared, or a model that TLC does not finish as expected, fails and is named.
+"""
+
+import asyncio
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from proofs import functions
+from proofs.translation import constants
+from unwedged.check import tlc
+from unwedged.check.errors import CheckError
+from unwedged.check.graph import Graph, read_graph
+from unwedged.check.manifest import Manifest, differences, find_manifest, read_manifest
+from unwedged.check.toolbox import find_toolbox
+
+Say = Callable[[str], None]
+Comparisons = Iterable[tuple[str, str | None]]
+"""What was compared and, where it differs, how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What does not agree, or was not compared."""
+
+    name: str
+    what: str
+
+
+def dump(manifest: Manifest, name: str, folder: Path) -> Graph:
+    """Have TLC dump the graph of a model; raise `CheckError` if what it finds is not what the manifest expects."""
+    model = manifest.model(name)
+    path = folder / f"{name}.dot"
+    result = asyncio.run(tlc.run(find_toolbox(), manifest.job(model, path)))
+    if wrong := differences(model, result):
+        raise CheckError(f"model {name}: {'; '.join(wrong)} {result.detail}")
+    return read_graph(path)
+
+
+def tally(names: Iterable[str], comparisons: Comparisons, say: Say) -> list[Failure]:
+    """Count the comparisons of each name. None at all is a failure, as is any that differs."""
+    compared, differing = Counter[str](), Counter[str]()
+    first: dict[str, str] = {}
+    for name, difference in comparisons:
+        compared[name] += 1
+        if difference is not None:
+            differing[name] += 1
+            first.setdefault(name, difference)
+    failures: list[Failure] = []
+    for name in dict.fromkeys((*names, *compared)):
+        agrees = compared[name] and not differing[name]
+        say(f"  {name:<36}{compared[name]:>7} {'agree' if agrees else 'FAILED'}")
+        if not compared[name]:
+            failures.append(Failure(name, "nothing was compared"))
+        elif differing[name]:
+            failures.append(Failure(name, f"{differing[name]} of {compared[name]} differ; the first: {first[name]}"))
+    return failures
+
+
+def functions_agree(graph: Graph, lease_time: int, say: Say) -> list[Failure]:
+    """Compare each function of `protocol` with its tables."""
+    missing = functions.public_functions() - {function for function, _ in functions.TABLES.values()}
+    return [
+        *(Failure(function, "no table has its inputs") for function in sorted(missing)),
+        *tally(map(functions.label, functions.TABLES), functions.compare(graph, lease_time), say),
+    ]
+
+
+def agreement(manifest: Manifest, say: Say) -> Iterator[Failure]:
+    """Compare everything."""
+    with tempfile.TemporaryDirectory() as scratch:
+        say("Each function, on every input of its table:")
+        try:
+            graph = dump(manifest, functions.MODEL, Path(scratch))
+            bounds = constants(manifest.folder / f"{functions.MODEL}.cfg")
+            yield from functions_agree(graph, bounds["LeaseTime"], say)
+        except CheckError as error:
+            yield Failure("functions", str(error))
+
+
+def main() -> int:
+    """Compare everything; the exit code is 1 if anything is missing."""
+
+    def say(line: str) -> None:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    began = time.monotonic()
+    failures = list(agreement(read_manifest(find_manifest(Path(__file__).parent)), say))
+    say(f"{time.monotonic() - began:.0f} s")
+    for failure in failures:
+        say(f"FAILED: {failure.name}: {failure.what}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

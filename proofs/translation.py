@@ -1,0 +1,126 @@
+"""What TLC's values mean in the terms of the code: the rows, guards, caches and change logs of `protocol`.
+
+The specification counts what is left of a lease in ticks, the code has the moment when it ends. The longest lease that
+the code allows lasts `LeaseTime` ticks; what the specification calls absurd is later than that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rpds import HashTrieMap
+
+from unwedged.check.errors import UnreadableOutput
+from unwedged.check.values import ModelValue, Value
+from unwedged.protocol.cache import Cache, Change, ChangeLog
+from unwedged.protocol.guard import Guard, Stage
+from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
+from unwedged.protocol.lease import LONGEST_LEASE, Lease
+
+Name = ModelValue
+"""Of a process, an operation or a record."""
+
+MISSING, NOBODY = Name("Missing"), Name("Nobody")
+INSTANCES = {Name("p1"): InstanceId(2**63 - 1), Name("p2"): InstanceId(1), Name("Departed"): InstanceId(2)}
+
+
+def constants(configuration: Path) -> dict[str, int]:
+    """The numbers that a configuration file gives to constants."""
+    text = configuration.read_text(encoding="utf-8")
+    return {name: int(number) for name, number in re.findall(r"^ *(\w+) *= *(\d+)$", text, re.MULTILINE)}
+
+
+def function(value: Value) -> HashTrieMap[Value, Value]:
+    """A record or a function. One over nothing is printed as the empty sequence."""
+    if value == ():
+        return HashTrieMap()
+    if not isinstance(value, HashTrieMap):
+        raise UnreadableOutput(f"{value!r} is not a function")
+    return value
+
+
+def sequence(value: Value) -> tuple[Value, ...]:
+    """A sequence."""
+    if not isinstance(value, tuple):
+        raise UnreadableOutput(f"{value!r} is not a sequence")
+    return value
+
+
+def number(value: Value) -> int:
+    """A number."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UnreadableOutput(f"{value!r} is not a number")
+    return value
+
+
+def truth(value: Value) -> bool:
+    """A truth value."""
+    if not isinstance(value, bool):
+        raise UnreadableOutput(f"{value!r} is not a truth value")
+    return value
+
+
+def name(value: Value) -> Name:
+    """A model value."""
+    if not isinstance(value, ModelValue):
+        raise UnreadableOutput(f"{value!r} is not the name of anything")
+    return value
+
+
+def names(value: Value) -> frozenset[Name]:
+    """A set of model values."""
+    if not isinstance(value, frozenset):
+        raise UnreadableOutput(f"{value!r} is not a set")
+    return frozenset(map(name, value))
+
+
+def instance(value: Value) -> InstanceId | None:
+    """The holder of a lease."""
+    return None if value == NOBODY else INSTANCES[name(value)]
+
+
+def row(value: Value, expires: Milliseconds) -> Lease:
+    """A lease row that ends at `expires`."""
+    fields = function(value)
+    return Lease(Epoch(number(fields["epoch"])), instance(fields["holder"]), expires, truth(fields["wanted"]))
+
+
+def left(value: Value) -> int:
+    """What is left of the lease in a row, in ticks."""
+    return number(function(value)["left"])
+
+
+def time_left(ticks: int, lease_time: int) -> tuple[int, ...]:
+    """The extremes of what so many ticks can be in milliseconds."""
+    tick = LONGEST_LEASE // lease_time
+    if ticks == 0:
+        return (0, -1, -(2**63))
+    if ticks > lease_time:
+        return (LONGEST_LEASE + 1, 2**63)
+    return ((ticks - 1) * tick + 1, ticks * tick)
+
+
+def guard(value: Value) -> Guard:
+    """What a process knows about its right to use the store."""
+    fields = function(value)
+    return Guard(Stage(fields["stage"]), Epoch(number(fields["epoch"])))
+
+
+def records(value: Value) -> HashTrieMap[Name, int]:
+    """Those records that a function knows a value of."""
+    return HashTrieMap((name(key), number(known)) for key, known in function(value).items() if known != MISSING)
+
+
+def cache(value: Value) -> Cache[Name, int]:
+    """A partial copy of a snapshot."""
+    fields = function(value)
+    return Cache(Version(number(fields["version"])), records(fields["records"]))
+
+
+def change_log(commits: Sequence[Iterable[Name]], floor: int, since: int) -> ChangeLog[Name]:
+    """What a process reads that asks for the changes after a version: by version, what each commit wrote."""
+    lines = [(version, key) for version, commit in enumerate(commits, 1) for key in sorted(commit)]
+    kept = tuple(Change(Version(version), key) for version, key in lines if version > max(since, floor))
+    return ChangeLog(Version(len(commits)), Version(floor), kept)
