@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from proofs import functions
+from proofs import actions, functions
 from proofs.translation import constants
 from unwedged.check import tlc
 from unwedged.check.errors import CheckError
@@ -65,25 +65,30 @@ def tally(names: Iterable[str], comparisons: Comparisons, say: Say) -> list[Fail
     return failures
 
 
-def functions_agree(graph: Graph, lease_time: int, say: Say) -> list[Failure]:
+def functions_agree(manifest: Manifest, folder: Path, say: Say) -> list[Failure]:
     """Compare each function of `protocol` with its tables."""
+    say("Each function, on every input of its table:")
     missing = functions.public_functions() - {function for function, _ in functions.TABLES.values()}
+    graph, numbers = dump(manifest, functions.MODEL, folder), constants(manifest.folder / f"{functions.MODEL}.cfg")
     return [
         *(Failure(function, "no table has its inputs") for function in sorted(missing)),
-        *tally(map(functions.label, functions.TABLES), functions.compare(graph, lease_time), say),
+        *tally(map(functions.label, functions.TABLES), functions.compare(graph, numbers["LeaseTime"]), say),
     ]
 
 
-def agreement(manifest: Manifest, say: Say) -> Iterator[Failure]:
-    """Compare everything."""
-    with tempfile.TemporaryDirectory() as scratch:
-        say("Each function, on every input of its table:")
-        try:
-            graph = dump(manifest, functions.MODEL, Path(scratch))
-            bounds = constants(manifest.folder / f"{functions.MODEL}.cfg")
-            yield from functions_agree(graph, bounds["LeaseTime"], say)
-        except CheckError as error:
-            yield Failure("functions", str(error))
+def actions_agree(manifest: Manifest, folder: Path, say: Say) -> list[Failure]:
+    """Compare each action, as the functions decide it, with all of its transitions."""
+    say("Each action, in every state of its models:")
+    deciding = frozenset[str]().union(*(decided_by for _, decided_by in actions.ACTIONS.values()))
+
+    def comparisons() -> Iterator[tuple[str, str | None]]:
+        for name in actions.MODELS:
+            yield from actions.compare(actions.explored(dump(manifest, name, folder), manifest.folder / f"{name}.cfg"))
+
+    return [
+        *(Failure(function, "decides no action") for function in sorted(functions.public_functions() - deciding)),
+        *tally(("Init", *actions.ACTIONS), comparisons(), say),
+    ]
 
 
 def main() -> int:
@@ -94,7 +99,14 @@ def main() -> int:
         sys.stdout.flush()
 
     began = time.monotonic()
-    failures = list(agreement(read_manifest(find_manifest(Path(__file__).parent)), say))
+    manifest = read_manifest(find_manifest(Path(__file__).parent))
+    failures: list[Failure] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for agree in (functions_agree, actions_agree):
+            try:
+                failures += agree(manifest, Path(scratch), say)
+            except CheckError as error:
+                failures.append(Failure(agree.__name__, str(error)))
     say(f"{time.monotonic() - began:.0f} s")
     for failure in failures:
         say(f"FAILED: {failure.name}: {failure.what}")

@@ -22,8 +22,8 @@ from unwedged.protocol.lease import LONGEST_LEASE, Lease
 Name = ModelValue
 """Of a process, an operation or a record."""
 
-MISSING, NOBODY = Name("Missing"), Name("Nobody")
-INSTANCES = {Name("p1"): InstanceId(2**63 - 1), Name("p2"): InstanceId(1), Name("Departed"): InstanceId(2)}
+MISSING, NOBODY, DEPARTED = Name("Missing"), Name("Nobody"), Name("Departed")
+INSTANCES = {Name("p1"): InstanceId(2**63 - 1), Name("p2"): InstanceId(1), DEPARTED: InstanceId(2)}
 
 
 def constants(configuration: Path) -> dict[str, int]:
@@ -117,6 +117,11 @@ def cache(value: Value) -> Cache[Name, int]:
     """A partial copy of a snapshot."""
     fields = function(value)
     return Cache(Version(number(fields["version"])), records(fields["records"]))
+
+
+def known(of: Cache[Name, int]) -> HashTrieMap[Name, int]:
+    """The records that a cache has values of."""
+    return HashTrieMap((key, value) for key, value in of.records.items() if value is not None)
 
 
 def change_log(commits: Sequence[Iterable[Name]], floor: int, since: int) -> ChangeLog[Name]:

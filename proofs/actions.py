@@ -1,0 +1,452 @@
+"""Each action of `tla/CryptoStoreCache.tla`, with all that is said of lease, guard, cache and news left to `protocol`.
+
+From a state that TLC has reached, an action here leads where the code's functions say, or nowhere if they refuse, and
+TLC's graph must have just these transitions. What is left besides the calls is how far each operation is, in the same
+words as in the specification. The store's own parts of an action (reading, writing, the change log) are the SQL's, and
+other proofs'.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from itertools import chain, combinations
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+from rpds import HashTrieMap
+
+from proofs import translation as of
+from proofs.translation import INSTANCES, Name, constants
+from unwedged.check.graph import Graph
+from unwedged.check.transitions import HOME
+from unwedged.check.values import State as Printed
+from unwedged.check.values import Value
+from unwedged.protocol import cache, guard, lease, stream
+from unwedged.protocol.cache import Cache, ChangeLog
+from unwedged.protocol.guard import NO_GUARD, Guard, Stage
+from unwedged.protocol.identifiers import Epoch, Milliseconds, Version
+from unwedged.protocol.lease import LONGEST_LEASE, Lease
+from unwedged.protocol.stream import Lagged
+
+MODELS = ("Agreement", "AgreementOnHandover")
+
+NOW = Milliseconds(-(2**40))
+"""Every clock, all the time: the functions' tables have other times."""
+
+Records: TypeAlias = "HashTrieMap[Name, int]"
+Told: TypeAlias = "tuple[tuple[Version, bool], ...]"
+"""Up to which version a subscriber was told everything, and whether only that it lagged."""
+
+Translated = TypeVar("Translated")
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """How far an operation is. The fields are the specification's."""
+
+    stage: str
+    kind: str
+    under: Epoch
+    at: Version
+    begun: Version
+    known: Records
+    loading: tuple[Name, int, Version] | None
+    word: bool
+
+
+IDLE = Operation("idle", "none", Epoch(0), Version(0), Version(0), HashTrieMap(), None, word=False)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The variables of the specification."""
+
+    lease: Lease
+    history: tuple[Records, ...]
+    commits: tuple[Records, ...]
+    floor: Version
+    guard: HashTrieMap[Name, Guard]
+    cache: HashTrieMap[Name, Cache[Name, int]]
+    heard: HashTrieMap[Name, Told]
+    op: HashTrieMap[Name, Operation]
+
+    @property
+    def version(self) -> Version:
+        """The store version."""
+        return Version(len(self.commits))
+
+    def log(self, since: Version) -> ChangeLog[Name]:
+        """What the store answers who asks for the changes after a version."""
+        return of.change_log(self.commits, self.floor, since)
+
+    def changed(self, record: Name, since: Version) -> bool:
+        """Whether the change log names a record after a version."""
+        return any(record in commit for commit in self.commits[since:])
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """The constants of a model. Who plays is read off its states."""
+
+    processes: frozenset[Name]
+    records: frozenset[Name]
+    subscribers: frozenset[Name]
+    home: Mapping[Name, Name]
+    kinds: Mapping[Name, frozenset[str]]
+    lease_time: int
+    max_epoch: int
+    max_version: int
+
+    def working(self, s: State, p: Name, epoch: Epoch) -> list[Operation]:
+        """The operations of a process that work under an epoch."""
+        ops = (s.op[o] for o in self.home if self.home[o] == p)
+        return [op for op in ops if op.stage != "idle" and op.under == epoch]
+
+
+@dataclass(frozen=True, slots=True)
+class Explored:
+    """All states of a model, those it begins with, and by state and action where TLC says that leads."""
+
+    instance: Instance
+    states: tuple[State, ...]
+    initial: tuple[int, ...]
+    leads: Mapping[tuple[int, str], set[State]]
+
+
+def explored(graph: Graph, configuration: Path) -> Explored:
+    """Understand what TLC has dumped of a model."""
+    instance = _instance(graph, constants(configuration))
+    states = tuple(translated(state, instance.lease_time) for state in graph.states)
+    leads: defaultdict[tuple[int, str], set[State]] = defaultdict(set)
+    for edge in graph.edges:
+        leads[edge.source, edge.action].add(states[edge.target])
+    return Explored(instance, states, graph.initial, dict(leads))
+
+
+def _instance(graph: Graph, numbers: Mapping[str, int]) -> Instance:
+    kinds: defaultdict[Name, set[str]] = defaultdict(set)
+    subscribers: set[Name] = set()
+    for state in graph.states:
+        for o, op in of.function(state["op"]).items():
+            kinds[of.name(o)].add(str(of.function(op)["kind"]))
+        subscribers.update(of.name(p) for p, told in of.function(state["heard"]).items() if told)
+    return Instance(
+        processes=frozenset(map(of.name, of.function(graph.states[0]["guard"]))),
+        records=frozenset(map(of.name, of.function(of.sequence(graph.states[0]["history"])[0]))),
+        subscribers=frozenset(subscribers),
+        home={o: Name(HOME[o.name]) for o in kinds},
+        kinds={o: frozenset(seen - {IDLE.kind}) for o, seen in kinds.items()},
+        lease_time=numbers["LeaseTime"],
+        max_epoch=numbers["MaxEpoch"],
+        max_version=numbers["MaxVersion"],
+    )
+
+
+def translated(printed: Printed, lease_time: int) -> State:
+    """The state that TLC has printed."""
+    row = printed["lease"]
+    return State(
+        lease=of.row(row, Milliseconds(NOW + of.left(row) * LONGEST_LEASE // lease_time)),
+        history=tuple(map(of.records, of.sequence(printed["history"]))),
+        commits=tuple(map(of.records, of.sequence(printed["commits"]))),
+        floor=Version(of.number(printed["floor"])),
+        guard=_by_name(of.guard, printed["guard"]),
+        cache=_by_name(of.cache, printed["cache"]),
+        heard=_by_name(_heard, printed["heard"]),
+        op=_by_name(_operation, printed["op"]),
+    )
+
+
+def _by_name(translate: Callable[[Value], Translated], value: Value) -> HashTrieMap[Name, Translated]:
+    return HashTrieMap((of.name(key), translate(each)) for key, each in of.function(value).items())
+
+
+def _heard(value: Value) -> Told:
+    entries = map(of.function, of.sequence(value))
+    return tuple((Version(of.number(entry["version"])), of.truth(entry["lagged"])) for entry in entries)
+
+
+def _operation(value: Value) -> Operation:
+    op = of.function(value)
+    loading = of.sequence(op["loading"])
+    return Operation(
+        stage=str(op["stage"]),
+        kind=str(op["kind"]),
+        under=Epoch(of.number(op["under"])),
+        at=Version(of.number(op["at"])),
+        begun=Version(of.number(op["begun"])),
+        known=of.records(op["known"]),
+        loading=(of.name(loading[0]), of.number(loading[1]), Version(of.number(loading[2]))) if loading else None,
+        word=of.truth(op["word"]),
+    )
+
+
+def first_state(i: Instance) -> State:
+    """A new store, and processes that have just begun."""
+    return State(
+        lease=Lease(Epoch(0), None, NOW, wanted=False),
+        history=(HashTrieMap((r, 0) for r in i.records),),
+        commits=(),
+        floor=Version(0),
+        guard=HashTrieMap((p, NO_GUARD) for p in i.processes),
+        cache=HashTrieMap((p, cache.empty(Version(0))) for p in i.processes),
+        heard=HashTrieMap((p, ()) for p in i.processes),
+        op=HashTrieMap((o, IDLE) for o in i.home),
+    )
+
+
+def _acquire(i: Instance, s: State) -> Iterator[State]:
+    for p in i.processes:
+        if s.guard[p].stage is Stage.NONE and s.lease.epoch < i.max_epoch:
+            row = lease.acquire(s.lease, INSTANCES[p], NOW, LONGEST_LEASE)
+            if row is not None:
+                yield replace(s, lease=row, guard=s.guard.insert(p, guard.taken(row.epoch)))
+
+
+def _want(i: Instance, s: State) -> Iterator[State]:
+    for p in i.processes:
+        if s.guard[p].stage is Stage.NONE and not lease.takeable(s.lease, INSTANCES[p], NOW) and not s.lease.wanted:
+            yield replace(s, lease=lease.want(s.lease))
+
+
+def _sync(i: Instance, s: State) -> Iterator[State]:
+    for p in i.processes:
+        synced = guard.synced(s.guard[p], s.guard[p].epoch)
+        if synced != s.guard[p] and lease.fence(s.lease, s.guard[p].epoch):
+            new = cache.sync(s.cache[p], s.log(s.cache[p].version))
+            told = _told(s.heard[p], s.log(Version(0))) or ((s.version, False),)
+            yield replace(
+                s,
+                guard=s.guard.insert(p, synced),
+                cache=s.cache.insert(p, new),
+                heard=s.heard.insert(p, told if p in i.subscribers else ()),
+            )
+
+
+def _told(told: Told, log: ChangeLog[Name]) -> Told:
+    """What a subscriber has heard once it was told what the log has; nothing where there is none."""
+    if not told:
+        return ()
+    heard, _ = told[-1]
+    news = stream.news(heard, log)
+    # The specification tells commits, the code what each of them wrote.
+    return told + tuple(dict.fromkeys((item.version, isinstance(item, Lagged)) for item in news))
+
+
+def _sync_fails(i: Instance, s: State) -> Iterator[State]:
+    for p in i.processes:
+        if s.guard[p].stage is Stage.SYNCING:
+            yield replace(s, guard=s.guard.insert(p, guard.lost(s.guard[p], s.guard[p].epoch)))
+
+
+def _begin(i: Instance, s: State) -> Iterator[State]:
+    for o, p in i.home.items():
+        if s.op[o].stage != "idle" or not guard.admits(s.guard[p]):
+            continue
+        epoch, at, known = s.guard[p].epoch, s.cache[p].version, of.known(s.cache[p])
+        running = replace(IDLE, stage="running", under=epoch, at=at, known=known)
+        working = i.working(s, p, epoch)
+        if "transaction" in i.kinds[o] and all(other.kind == "view" for other in working):
+            yield _with(s, o, replace(running, kind="transaction"))
+        if "view" in i.kinds[o] and all(other.stage != "committed" for other in working):
+            yield _with(s, o, replace(running, kind="view", begun=s.version))
+
+
+def _with(s: State, o: Name, op: Operation) -> State:
+    return replace(s, op=s.op.insert(o, op))
+
+
+def _load(i: Instance, s: State) -> Iterator[State]:
+    for o, r, op in _asking(i, s):
+        if cache.reaches(s.floor, op.at) and not s.changed(r, op.at):
+            yield _with(s, o, replace(op, stage="loading", loading=(r, s.history[-1][r], s.version)))
+
+
+def _outdated(i: Instance, s: State) -> Iterator[State]:
+    for o, r, op in _asking(i, s):
+        if not cache.reaches(s.floor, op.at) or s.changed(r, op.at):
+            yield _with(s, o, IDLE)
+
+
+def _asking(i: Instance, s: State) -> Iterator[tuple[Name, Name, Operation]]:
+    """Operations that the fence lets ask for a record that they don't know."""
+    for o in i.home:
+        op = s.op[o]
+        if op.stage == "running" and lease.fence(s.lease, op.under):
+            for r in i.records:
+                if r not in op.known:
+                    yield o, r, op
+
+
+def _fill(i: Instance, s: State) -> Iterator[State]:
+    for o, p in i.home.items():
+        op = s.op[o]
+        if op.loading is not None:
+            r, value, version = op.loading
+            filled = s.cache[p]
+            if guard.stands(s.guard[p], op.under):
+                filled = cache.fill(filled, version, r, value)
+            op = replace(op, stage="running", loading=None, known=op.known.insert(r, value))
+            yield replace(_with(s, o, op), cache=s.cache.insert(p, filled))
+
+
+def _commit(i: Instance, s: State) -> Iterator[State]:
+    for o in i.home:
+        op = s.op[o]
+        row = lease.renew(s.lease, op.under, NOW, LONGEST_LEASE)
+        if op.stage == "running" and op.kind == "transaction" and s.version < i.max_version and row is not None:
+            for updated in chain.from_iterable(combinations(op.known, n + 1) for n in range(len(op.known))):
+                base = HashTrieMap((r, op.known[r]) for r in updated)
+                snapshot = s.history[-1].update({r: value + 1 for r, value in base.items()})
+                version = Version(s.version + 1)
+                done = replace(op, stage="committed", at=version, known=base, word=s.lease.wanted)
+                commits, history = (*s.commits, base), (*s.history, snapshot)
+                yield replace(_with(s, o, done), lease=row, commits=commits, history=history)
+
+
+def _validate(i: Instance, s: State) -> Iterator[State]:
+    for o in i.home:
+        op = s.op[o]
+        if op.stage == "running" and op.kind == "view" and op.known and lease.fence(s.lease, op.under):
+            done = replace(op, stage="validated", at=Version(0), begun=Version(0), word=s.lease.wanted)
+            yield _with(s, o, done)
+
+
+def _finish(i: Instance, s: State) -> Iterator[State]:
+    for o, p in i.home.items():
+        op = s.op[o]
+        if op.stage not in ("committed", "validated"):
+            continue
+        finished = replace(_with(s, o, IDLE), guard=s.guard.insert(p, guard.told(s.guard[p], op.under, op.word)))
+        if op.stage == "validated":
+            yield finished
+            continue
+        installed, written = s.cache[p], s.commits[op.at - 1]
+        if guard.stands(s.guard[p], op.under):
+            installed = cache.install(installed, op.at, {r: base + 1 for r, base in written.items()})
+        own = of.change_log(s.commits[: op.at], op.at - 1, op.at - 1)
+        heard = s.heard.insert(p, _told(s.heard[p], own))
+        yield replace(finished, cache=s.cache.insert(p, installed), heard=heard)
+
+
+def _lose(i: Instance, s: State) -> Iterator[State]:
+    for o, p in i.home.items():
+        if s.op[o].stage == "running" and not lease.fence(s.lease, s.op[o].under):
+            yield replace(_with(s, o, IDLE), guard=s.guard.insert(p, guard.lost(s.guard[p], s.op[o].under)))
+
+
+def _abort(i: Instance, s: State) -> Iterator[State]:
+    for o in i.home:
+        if s.op[o].stage in ("running", "loading"):
+            yield _with(s, o, IDLE)
+
+
+def _renew(i: Instance, s: State) -> Iterator[State]:
+    for p in i.processes:
+        row = lease.renew(s.lease, s.guard[p].epoch, NOW, LONGEST_LEASE)
+        if s.guard[p].stage is not Stage.NONE and row is not None:
+            told = guard.told(s.guard[p], s.guard[p].epoch, s.lease.wanted)
+            yield replace(s, lease=row, guard=s.guard.insert(p, told))
+
+
+def _lose_guard(i: Instance, s: State) -> Iterator[State]:
+    for p in i.processes:
+        if s.guard[p].stage is not Stage.NONE and not lease.fence(s.lease, s.guard[p].epoch):
+            yield replace(s, guard=s.guard.insert(p, guard.lost(s.guard[p], s.guard[p].epoch)))
+
+
+def _release(i: Instance, s: State) -> Iterator[State]:
+    for p in i.processes:
+        epoch = s.guard[p].epoch
+        row = lease.release(s.lease, epoch)
+        if guard.releasable(s.guard[p], len(i.working(s, p, epoch))) and row is not None:
+            # What is left of a lease that nobody holds is of no interest: in the specification, nothing.
+            yield replace(s, lease=replace(row, expires=NOW), guard=s.guard.insert(p, guard.lost(s.guard[p], epoch)))
+
+
+def _lapse(_: Instance, s: State) -> Iterator[State]:
+    if s.lease.expires > NOW and s.lease.holder is not None:
+        yield replace(s, lease=replace(s.lease, expires=NOW))
+
+
+def _crash(i: Instance, s: State) -> Iterator[State]:
+    for p in i.processes:
+        holder = INSTANCES[of.DEPARTED] if s.lease.holder == INSTANCES[p] else s.lease.holder
+        ended = HashTrieMap((o, IDLE if i.home[o] == p else op) for o, op in s.op.items())
+        empty: Cache[Name, int] = cache.empty(Version(0))
+        busy = any(i.home[o] == p and op.stage != "idle" for o, op in s.op.items())
+        if s.guard[p].stage is not Stage.NONE or s.cache[p] != empty or busy:
+            yield replace(
+                s,
+                lease=replace(s.lease, holder=holder),
+                guard=s.guard.insert(p, NO_GUARD),
+                cache=s.cache.insert(p, empty),
+                heard=s.heard.insert(p, ()),
+                op=ended,
+            )
+
+
+def _truncate(_: Instance, s: State) -> Iterator[State]:
+    if s.floor < s.version:
+        yield replace(s, floor=s.version)
+
+
+def _listen(i: Instance, s: State) -> Iterator[State]:
+    for p in i.subscribers:
+        told = _told(s.heard[p], s.log(Version(0)))
+        if s.guard[p].stage is Stage.NONE and told != s.heard[p]:
+            yield replace(s, heard=s.heard.insert(p, told))
+
+
+ACTIONS: Mapping[str, tuple[Callable[[Instance, State], Iterator[State]], frozenset[str]]] = {
+    "Acquire": (_acquire, frozenset({"lease.acquire", "guard.taken"})),
+    "Want": (_want, frozenset({"lease.takeable", "lease.want"})),
+    "Sync": (_sync, frozenset({"lease.fence", "guard.synced", "cache.sync", "stream.news"})),
+    "SyncFails": (_sync_fails, frozenset({"guard.lost"})),
+    "Begin": (_begin, frozenset({"guard.admits"})),
+    "Load": (_load, frozenset({"lease.fence", "cache.reaches"})),
+    "Outdated": (_outdated, frozenset({"lease.fence", "cache.reaches"})),
+    "Fill": (_fill, frozenset({"guard.stands", "cache.fill"})),
+    "Commit": (_commit, frozenset({"lease.renew"})),
+    "Validate": (_validate, frozenset({"lease.fence"})),
+    "Finish": (_finish, frozenset({"guard.told", "guard.stands", "cache.install", "stream.news"})),
+    "Lose": (_lose, frozenset({"lease.fence", "guard.lost"})),
+    "Abort": (_abort, frozenset()),
+    "Renew": (_renew, frozenset({"lease.renew", "guard.told"})),
+    "LoseGuard": (_lose_guard, frozenset({"lease.fence", "guard.lost"})),
+    "Release": (_release, frozenset({"lease.release", "guard.releasable", "guard.lost"})),
+    "Lapse": (_lapse, frozenset()),
+    "Crash": (_crash, frozenset({"cache.empty"})),
+    "Truncate": (_truncate, frozenset()),
+    "Listen": (_listen, frozenset({"stream.news"})),
+}
+"""For each action: where it leads, and the functions of the code that decide it."""
+
+
+def compare(model: Explored) -> Iterator[tuple[str, str | None]]:
+    """Yield for each transition its action and, where TLC's and the code's from that state differ, how."""
+    for number in model.initial:
+        same = model.states[number] == first_state(model.instance)
+        yield "Init", None if same else f"the specification begins with {model.states[number]}"
+    actions = dict.fromkeys((*ACTIONS, *(action for _, action in model.leads)))
+    for number, before in enumerate(model.states):
+        for action in actions:
+            specified = model.leads.get((number, action), set())
+            coded = set(ACTIONS[action][0](model.instance, before)) if action in ACTIONS else set()
+            difference = None if specified == coded else _shown(before, specified - coded, coded - specified)
+            for _ in specified | coded:
+                yield action, difference
+
+
+def _shown(before: State, specified: set[State], coded: set[State]) -> str:
+    def changes(after: State) -> str:
+        parts = ((field.name, getattr(before, field.name), getattr(after, field.name)) for field in fields(State))
+        # Not "!=": between two of rpds's maps that is wrong as soon as one entry is the same.
+        return ", ".join(f"{name}: {new}" for name, old, new in parts if not old == new)  # noqa: SIM201
+
+    def either(states: set[State]) -> str:
+        return " or ".join(sorted(map(changes, states))) or "nowhere else"
+
+    return f"the specification leads to {either(specified)}; the code to {either(coded)}; from {before}"
