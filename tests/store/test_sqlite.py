@@ -6,15 +6,24 @@ import asyncio
 import os
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import aiosqlite
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from unwedged.protocol import cache, lease
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
@@ -224,6 +233,246 @@ class TestTheSqlIsTheRules:
 
 def refused(*, fence: bool) -> AbstractContextManager[object]:
     return pytest.raises(LeaseLost) if fence else nullcontext()
+
+
+LIMIT = 2**63
+"""SQLite has whole numbers from -LIMIT on, and below it."""
+
+whole_numbers = st.integers(-LIMIT, LIMIT - 1)
+edges = st.sampled_from([-LONGEST_LEASE - 1, -LONGEST_LEASE, -1, 0, 1])
+times = st.tuples(st.booleans(), edges | whole_numbers)
+"""Whether from the end of the lease, and how far. So clocks jump both ways from call to call."""
+lates = st.sampled_from([0, 0, 125, 1_000, 60_000])
+steps_from_here = st.sampled_from([0, 0, 0, 0, 0, 0, -1, 1])
+versions_back = st.sampled_from([0, 0, 1, 1, 2, 3, -1])
+many_epochs = st.integers(0, 3) | st.integers(LIMIT - 3, LIMIT - 1)
+many_instances = st.sampled_from([ME, OTHER, InstanceId(LIMIT - 1), InstanceId(-1)])
+labels = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=3)
+records = st.sampled_from([A, B, C])
+written = st.lists(st.builds(Row, records, st.none() | st.binary(max_size=3)), max_size=3)
+
+
+class SqlAndRules(RuleBasedStateMachine):
+    """Any calls of any instances at any times: the row, the records and the change log are what the rules say."""
+
+    def __init__(self, run: Run, ticks: Ticks) -> None:
+        super().__init__()
+        self.go, self.backend, self.store, self.ticks = run.runner.run, run.backend, run.store, ticks
+        self.label, self.version, self.floor = "", Version(0), Version(0)
+        self.row = Lease(Epoch(0), None, Milliseconds(0), wanted=False)
+        self.records: dict[RowName, bytes] = {}
+        self.log: set[tuple[Version, RowName]] = set()
+
+    @initialize(row=st.builds(Lease, many_epochs, st.none() | many_instances, whole_numbers, st.booleans()))
+    def begin(self, row: Lease) -> None:
+        self.store.reset(row)
+        self.row = row
+
+    @rule(instance=many_instances, label=labels, time=times, duration=durations, late=lates)
+    def acquire(
+        self, instance: InstanceId, label: str, time: tuple[bool, int], duration: Milliseconds, late: int
+    ) -> None:
+        now = self.at(time)
+        taken = lease.acquire(self.row, instance, now, duration)
+        row = self.in_full(taken, duration, late) or lease.want(self.row)
+        if self.write(self.backend.acquire(instance, label, now, duration), row, row) and taken:
+            self.label = label
+
+    @rule(step=steps_from_here, time=times, duration=durations, late=lates)
+    def renew(self, step: int, time: tuple[bool, int], duration: Milliseconds, late: int) -> None:
+        epoch, now = self.epoch(step), self.at(time)
+        row = self.in_full(lease.renew(self.row, epoch, now, duration), duration, late)
+        self.write(self.backend.renew(epoch, now, duration), row, row)
+
+    @rule(step=steps_from_here)
+    def release(self, step: int) -> None:
+        row = lease.release(self.row, self.epoch(step)) or self.row
+        self.write(self.backend.release(self.epoch(step)), row, None)
+
+    @rule(step=steps_from_here, rows=written, time=times, duration=durations, late=lates)
+    def commit(self, step: int, rows: list[Row], time: tuple[bool, int], duration: Milliseconds, late: int) -> None:
+        epoch, now, version = self.epoch(step), self.at(time), Version(self.version + 1)
+        row = self.in_full(lease.renew(self.row, epoch, now, duration), duration, late)
+        done = Committed(version, self.row.wanted)
+        if self.write(self.backend.commit(epoch, rows, now, duration), row, done):
+            self.version = version
+            self.log |= {(version, each.name) for each in rows}
+            self.records |= {each.name: each.value for each in rows if each.value is not None}
+            last = {each.name: each.value for each in rows}
+            self.records = {name: value for name, value in self.records.items() if last.get(name, value) is not None}
+
+    @rule(back=versions_back)
+    def truncate(self, back: int) -> None:
+        self.truncate_at(Version(self.version - back))
+
+    @precondition(lambda self: self.version % 4 == 3)  # Rarely: it cuts everything, or nothing.
+    @rule(floor=whole_numbers)
+    def truncate_at(self, floor: Version) -> None:
+        assert self.outcome(self.backend.truncate(floor)) is None
+        self.floor = max(self.floor, min(floor, self.version))
+        self.log = {line for line in self.log if line[0] > self.floor}
+
+    @rule(step=steps_from_here)
+    def check(self, step: int) -> None:
+        self.read(step, self.backend.check(self.epoch(step)), self.row)
+
+    @rule(step=steps_from_here, back=versions_back, fenced=st.booleans())
+    def changes(self, step: int, back: int, fenced: bool) -> None:
+        since = Version(self.version - back)
+        changes = tuple(cache.Change(*line) for line in sorted(self.log) if line[0] > since)
+        log = cache.ChangeLog(self.version, self.floor, changes)
+        if fenced:
+            self.read(step, self.backend.changes(since, self.epoch(step)), log)
+        else:
+            assert self.outcome(self.backend.changes(since, None)) == log
+
+    @rule(step=steps_from_here, back=versions_back)
+    def load(self, step: int, back: int) -> None:
+        since = Version(self.version - back)
+        later = {name for version, name in self.log if version > since}
+        for name in (A, B, C):
+            changed = name in later or not cache.reaches(self.floor, since)
+            loaded = Loaded(self.version, self.records.get(name), changed)
+            self.read(step, self.backend.load(self.epoch(step), name, since), loaded)
+
+    @rule(step=steps_from_here, back=versions_back, kind=st.sampled_from(["device", "session", "other"]))
+    def keys(self, step: int, back: int, kind: str) -> None:
+        since = Version(self.version - back)
+        changed = any(line[0] > since and line[1].kind == kind for line in self.log)
+        keys = tuple(sorted(name.key for name in self.records if name.kind == kind))
+        listed = Listed(self.version, keys, changed or not cache.reaches(self.floor, since))
+        self.read(step, self.backend.keys(self.epoch(step), kind, since), listed)
+
+    @invariant()
+    def nothing_else_happened(self) -> None:
+        rows = self.store.raw.execute
+        assert self.store.state() == (self.row, self.label)
+        assert rows("SELECT version, floor FROM state").fetchall() == [(self.version, self.floor)]
+        assert {RowName(*name): value for *name, value in rows("SELECT * FROM record")} == self.records
+        assert {(version, RowName(*name)) for version, *name in rows("SELECT * FROM change")} == self.log
+
+    def at(self, time: tuple[bool, int]) -> Milliseconds:
+        from_end, distance = time
+        return Milliseconds(within(self.row.expires + distance if from_end else distance))
+
+    def epoch(self, step: int) -> Epoch:
+        return Epoch(within(self.row.epoch + step))
+
+    def in_full(self, row: Lease | None, duration: Milliseconds, late: int) -> Lease | None:
+        """The lease of a transaction that took so long: from half a lease on, it counts from the end."""
+        self.ticks.seconds = [0.0, late / 1000]
+        return row and replace(row, expires=Milliseconds(row.expires + (late if 2 * late > duration else 0)))
+
+    def write(self, call: Coroutine[object, object, object], row: Lease | None, result: object) -> bool:
+        """Expect that the row becomes `row`, unless the fence stops it or its numbers are too large for SQLite."""
+        if row is None:
+            result = LeaseLost
+        elif not (row.epoch == within(row.epoch) and row.expires == within(row.expires)):
+            result = StorageFailed
+        else:
+            self.row = row
+        assert self.outcome(call) == result
+        return self.row == row
+
+    def read(self, step: int, call: Coroutine[object, object, object], result: object) -> None:
+        assert self.outcome(call) == (result if lease.fence(self.row, self.epoch(step)) else LeaseLost)
+
+    def outcome(self, call: Coroutine[object, object, object]) -> object:
+        try:
+            return self.go(call)
+        except (LeaseLost, StorageFailed) as error:
+            return type(error)
+
+
+def within(number: int) -> int:
+    return max(-LIMIT, min(number, LIMIT - 1))
+
+
+@pytest.fixture
+def sql_and_rules(run: Run, monkeypatch: pytest.MonkeyPatch) -> type[RuleBasedStateMachine]:
+    ticks = Ticks()
+    monkeypatch.setattr(sqlite, "_clock", ticks)
+
+    class OnThisStore(SqlAndRules):
+        def __init__(self) -> None:
+            super().__init__(run, ticks)
+
+    return OnThisStore
+
+
+def test_any_calls_at_any_times_do_what_the_rules_say(sql_and_rules: type[RuleBasedStateMachine]) -> None:
+    run_state_machine_as_test(sql_and_rules)
+
+
+EPOCH, HOLDER = "epoch = :epoch AND ", " AND holder IS NOT NULL"
+BROKEN_STATEMENTS = [
+    ("_REFUSE", "WHERE wanted AND", "WHERE"),
+    ("_REFUSE", " OR expires > :now + :longest", ""),
+    ("_REFUSE", " OR expires <= :now", ""),
+    ("_REFUSE", " OR holder = :instance", ""),
+    ("_ACQUIRE", " OR expires > :now + :longest", ""),
+    ("_ACQUIRE", "expires > :now + :longest", "expires >= :now + :longest"),
+    ("_ACQUIRE", " OR expires <= :now", ""),
+    ("_ACQUIRE", "expires <= :now", "expires < :now"),
+    ("_ACQUIRE", " OR holder = :instance", ""),
+    ("_ACQUIRE", "holder IS NULL OR ", ""),
+    ("_ACQUIRE", "epoch + free", "epoch"),
+    ("_ACQUIRE", "epoch + free", "epoch + 1"),
+    ("_ACQUIRE", "epoch + free", "epoch + (holder IS NOT :instance)"),
+    ("_ACQUIRE", "iif(free, :instance, holder)", ":instance"),
+    ("_ACQUIRE", "iif(free, :label, label)", ":label"),
+    ("_ACQUIRE", "iif(free, :now + :duration, expires)", ":now + :duration"),
+    ("_ACQUIRE", "wanted = NOT free", "wanted = wanted"),
+    ("_ACQUIRE", "wanted = NOT free", "wanted = wanted OR NOT free"),
+    ("_RENEW", EPOCH, ""),
+    ("_RENEW", HOLDER, ""),
+    ("_RENEW", ":now + :duration", "expires + :duration"),
+    ("_RENEW", " WHERE", ", wanted = 0 WHERE"),
+    ("_RENEW", " WHERE", ", epoch = epoch + 1 WHERE"),
+    ("_PROLONG", "expires + :late", "expires"),
+    ("_RELEASE", EPOCH, ""),
+    ("_RELEASE", " WHERE", ", epoch = 0 WHERE"),
+    ("_RELEASE", " WHERE", ", wanted = 0 WHERE"),
+    ("_CHECK", EPOCH, ""),
+    ("_CHECK", HOLDER, ""),
+    ("_CHANGES", EPOCH, ""),
+    ("_CHANGES", HOLDER, ""),
+    ("_CHANGES", ":epoch IS NULL OR ", ""),
+    ("_CHANGES", "change.version > :since", "change.version >= :since"),
+    ("_CHANGES", "ORDER BY change.version", "ORDER BY -change.version"),
+    ("_LOAD", EPOCH, ""),
+    ("_LOAD", HOLDER, ""),
+    ("_LOAD", "floor > :since", "floor >= :since"),
+    ("_LOAD", "floor > :since OR ", ""),
+    ("_LOAD", "change.version > :since", "change.version >= :since"),
+    ("_LOAD", "AND kind = :kind AND key = :key)", "AND kind = :kind)"),
+    ("_KEYS", EPOCH, ""),
+    ("_KEYS", HOLDER, ""),
+    ("_KEYS", "floor > :since OR ", ""),
+    ("_KEYS", "change.version > :since", "change.version >= :since"),
+    ("_KEYS", "AND kind = :kind)", ")"),
+    ("_ADVANCE", EPOCH, ""),
+    ("_ADVANCE", HOLDER, ""),
+    ("_ADVANCE", "version + 1", "version + 2"),
+    ("_ADVANCE", ", expires = :now + :duration", ""),
+    ("_ADVANCE", " WHERE", ", wanted = 0 WHERE"),
+    ("_PUT", "excluded.value", "value"),
+    ("_RAISE_FLOOR", "max(floor, min(:floor, version))", "min(:floor, version)"),
+    ("_RAISE_FLOOR", "min(:floor, version)", ":floor"),
+    ("_TRUNCATE", "<=", "<"),
+]
+
+
+@pytest.mark.parametrize(("name", "old", "new"), BROKEN_STATEMENTS)
+def test_a_broken_statement_is_found(
+    sql_and_rules: type[RuleBasedStateMachine], monkeypatch: pytest.MonkeyPatch, name: str, old: str, new: str
+) -> None:
+    statement: str = getattr(sqlite, name)
+    assert old in statement
+    monkeypatch.setattr(sqlite, name, statement.replace(old, new))
+    few = settings(max_examples=500, stateful_step_count=20, phases=[Phase.generate], report_multiple_bugs=False)
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(sql_and_rules, settings=few)
 
 
 # --------------------------------------------------------------------------------------------------------------------
