@@ -107,22 +107,22 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Explored:
-    """All states of a model, those it begins with, and by state and action where TLC says that leads."""
+    """The states of a model, those it begins with, and by state and action where TLC says that leads."""
 
     instance: Instance
     states: tuple[State, ...]
-    initial: tuple[int, ...]
-    leads: Mapping[tuple[int, str], set[State]]
+    initial: tuple[State, ...]
+    leads: Mapping[State, Mapping[str, set[State]]]
 
 
 def explored(graph: Graph, configuration: Path) -> Explored:
     """Understand what TLC has dumped of a model."""
     instance = _instance(graph, constants(configuration))
     states = tuple(translated(state, instance.lease_time) for state in graph.states)
-    leads: defaultdict[tuple[int, str], set[State]] = defaultdict(set)
+    leads: dict[State, defaultdict[str, set[State]]] = {state: defaultdict(set) for state in states}
     for edge in graph.edges:
-        leads[edge.source, edge.action].add(states[edge.target])
-    return Explored(instance, states, graph.initial, dict(leads))
+        leads[states[edge.source]][edge.action].add(states[edge.target])
+    return Explored(instance, states, tuple(states[number] for number in graph.initial), leads)
 
 
 def _instance(graph: Graph, numbers: Mapping[str, int]) -> Instance:
@@ -427,13 +427,12 @@ ACTIONS: Mapping[str, tuple[Callable[[Instance, State], Iterator[State]], frozen
 
 def compare(model: Explored) -> Iterator[tuple[str, str | None]]:
     """Yield for each transition its action and, where TLC's and the code's from that state differ, how."""
-    for number in model.initial:
-        same = model.states[number] == first_state(model.instance)
-        yield "Init", None if same else f"the specification begins with {model.states[number]}"
-    actions = dict.fromkeys((*ACTIONS, *(action for _, action in model.leads)))
-    for number, before in enumerate(model.states):
-        for action in actions:
-            specified = model.leads.get((number, action), set())
+    for state in model.initial:
+        yield "Init", None if state == first_state(model.instance) else f"the specification begins with {state}"
+    for before in model.states:
+        leads = model.leads[before]
+        for action in {**ACTIONS, **leads}:
+            specified = leads.get(action, set())
             coded = set(ACTIONS[action][0](model.instance, before)) if action in ACTIONS else set()
             difference = None if specified == coded else _shown(before, specified - coded, coded - specified)
             for _ in specified | coded:

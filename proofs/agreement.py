@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from proofs import actions, functions
@@ -39,10 +39,13 @@ def dump(manifest: Manifest, name: str, folder: Path) -> Graph:
     """Have TLC dump the graph of a model; raise `CheckError` if what it finds is not what the manifest expects."""
     model = manifest.model(name)
     path = folder / f"{name}.dot"
-    result = asyncio.run(tlc.run(find_toolbox(), manifest.job(model, path)))
+    result = asyncio.run(tlc.run(find_toolbox(), replace(manifest.job(model, path), brief=True)))
     if wrong := differences(model, result):
         raise CheckError(f"model {name}: {'; '.join(wrong)} {result.detail}")
-    return read_graph(path)
+    graph = read_graph(path)
+    if len(graph.states) != result.distinct_states:
+        raise CheckError(f"model {name}: of {result.distinct_states} states, {len(graph.states)} are in the graph")
+    return graph
 
 
 def tally(names: Iterable[str], comparisons: Comparisons, say: Say) -> list[Failure]:

@@ -5,7 +5,9 @@
 ``long`` tries others each time, and many more where a test leaves the number to the profile: the walks through the
 replay model take more than two hundred thousand steps. Choose it with ``--hypothesis-profile=long``.
 
-With either, a failure prints its shrunk example and a line ``@reproduce_failure(...)`` that repeats it.
+``prove`` tries the same examples each time, as ``ci`` does, and more of them.
+
+With any, a failure prints its shrunk example and a line ``@reproduce_failure(...)`` that repeats it.
 """
 
 from __future__ import annotations
@@ -16,4 +18,5 @@ settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True
 settings.register_profile(
     "long", deadline=None, print_blob=True, derandomize=False, max_examples=1200, stateful_step_count=200
 )
+settings.register_profile("prove", settings.get_profile("ci"), max_examples=400)
 settings.load_profile("ci")
