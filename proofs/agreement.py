@@ -5,47 +5,20 @@ called with what was there before a step, and must give what was there after it.
 that was never compared, or a model that TLC does not finish as expected, fails and is named.
 """
 
-import asyncio
 import sys
-import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from proofs import actions, functions
+from proofs.report import Failure, Say, run
+from proofs.specification import graph_of
 from proofs.translation import constants
-from unwedged.check import tlc
 from unwedged.check.errors import CheckError
-from unwedged.check.graph import Graph, read_graph
-from unwedged.check.manifest import Manifest, differences, find_manifest, read_manifest
-from unwedged.check.toolbox import find_toolbox
+from unwedged.check.manifest import Manifest, find_manifest, read_manifest
 
-Say = Callable[[str], None]
 Comparisons = Iterable[tuple[str, str | None]]
 """What was compared and, where it differs, how."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """What does not agree, or was not compared."""
-
-    name: str
-    what: str
-
-
-def dump(manifest: Manifest, name: str, folder: Path) -> Graph:
-    """Have TLC dump the graph of a model; raise `CheckError` if what it finds is not what the manifest expects."""
-    model = manifest.model(name)
-    path = folder / f"{name}.dot"
-    result = asyncio.run(tlc.run(find_toolbox(), replace(manifest.job(model, path), brief=True)))
-    if wrong := differences(model, result):
-        raise CheckError(f"model {name}: {'; '.join(wrong)} {result.detail}")
-    graph = read_graph(path)
-    if len(graph.states) != result.distinct_states:
-        raise CheckError(f"model {name}: of {result.distinct_states} states, {len(graph.states)} are in the graph")
-    return graph
 
 
 def tally(names: Iterable[str], comparisons: Comparisons, say: Say) -> list[Failure]:
@@ -68,53 +41,46 @@ def tally(names: Iterable[str], comparisons: Comparisons, say: Say) -> list[Fail
     return failures
 
 
-def functions_agree(manifest: Manifest, folder: Path, say: Say) -> list[Failure]:
+def functions_agree(manifest: Manifest, say: Say) -> list[Failure]:
     """Compare each function of `protocol` with its tables."""
     say("Each function, on every input of its table:")
     missing = functions.public_functions() - {function for function, _ in functions.TABLES.values()}
-    graph, numbers = dump(manifest, functions.MODEL, folder), constants(manifest.folder / f"{functions.MODEL}.cfg")
+    graph, wrong = graph_of(manifest, functions.MODEL)
+    numbers = constants(manifest.folder / f"{functions.MODEL}.cfg")
     return [
+        *wrong,
         *(Failure(function, "no table has its inputs") for function in sorted(missing)),
         *tally(map(functions.label, functions.TABLES), functions.compare(graph, numbers["LeaseTime"]), say),
     ]
 
 
-def actions_agree(manifest: Manifest, folder: Path, say: Say) -> list[Failure]:
+def actions_agree(manifest: Manifest, say: Say) -> list[Failure]:
     """Compare each action, as the functions decide it, with all of its transitions."""
     say("Each action, in every state of its models:")
     deciding = frozenset[str]().union(*(decided_by for _, decided_by in actions.ACTIONS.values()))
 
+    failures = [Failure(function, "decides no action") for function in sorted(functions.public_functions() - deciding)]
+
     def comparisons() -> Iterator[tuple[str, str | None]]:
         for name in actions.MODELS:
-            yield from actions.compare(actions.explored(dump(manifest, name, folder), manifest.folder / f"{name}.cfg"))
+            graph, wrong = graph_of(manifest, name)
+            failures.extend(wrong)
+            yield from actions.compare(actions.explored(graph, manifest.folder / f"{name}.cfg"))
 
-    return [
-        *(Failure(function, "decides no action") for function in sorted(functions.public_functions() - deciding)),
-        *tally(("Init", *actions.ACTIONS), comparisons(), say),
-    ]
+    return [*tally(("Init", *actions.ACTIONS), comparisons(), say), *failures]
 
 
-def main() -> int:
-    """Compare everything; the exit code is 1 if anything is missing."""
-
-    def say(line: str) -> None:
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-
-    began = time.monotonic()
-    manifest = read_manifest(find_manifest(Path(__file__).parent))
+def prove(say: Say) -> list[Failure]:
+    """Compare everything."""
+    manifest = read_manifest(find_manifest(Path.cwd()))
     failures: list[Failure] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for agree in (functions_agree, actions_agree):
-            try:
-                failures += agree(manifest, Path(scratch), say)
-            except CheckError as error:
-                failures.append(Failure(agree.__name__, str(error)))
-    say(f"{time.monotonic() - began:.0f} s")
-    for failure in failures:
-        say(f"FAILED: {failure.name}: {failure.what}")
-    return 1 if failures else 0
+    for agree in (functions_agree, actions_agree):
+        try:
+            failures += agree(manifest, say)
+        except CheckError as error:
+            failures.append(Failure(agree.__name__, str(error)))
+    return failures
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(prove))

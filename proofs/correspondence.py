@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, combinations
+from pathlib import Path
 from typing import cast
 
 from proofs.evaluation import Concrete, Interpretation, Table, compiled
@@ -23,6 +24,7 @@ from proofs.specification import graph_of
 from proofs.terms import FALSE, TRUE, Of, Term, among, choose, every, finite, number
 from unwedged.check.errors import CheckError
 from unwedged.check.graph import Graph
+from unwedged.check.manifest import find_manifest, read_manifest
 from unwedged.check.transitions import Cast, cast_of
 from unwedged.check.values import ModelValue, State, Value, render_state
 
@@ -365,11 +367,12 @@ def compare(reading: Reading, model: Model, say: Say) -> list[Failure]:
 def prove(say: Say) -> list[Failure]:
     """Compare every instance."""
     say("The encoding against the specification, from every state that TLC reaches:")
+    manifest = read_manifest(find_manifest(Path.cwd()))
     failures: list[Failure] = []
     unnoticed = set(FAULTS)
     for instance in INSTANCES:
         try:
-            graph, wrong = graph_of(instance.name)
+            graph, wrong = graph_of(manifest, instance.name)
         except CheckError as error:
             failures.append(Failure(instance.name, str(error)))
             continue

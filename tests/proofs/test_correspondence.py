@@ -17,14 +17,16 @@ from proofs.terms import Term, no
 from proofs import correspondence
 from unwedged.check.errors import CheckError
 from unwedged.check.graph import Edge, Graph
+from unwedged.check.manifest import Manifest, read_manifest
 from unwedged.check.tlc import read_configuration
 
 ROOT = Path(__file__).parents[2]
+MANIFEST = read_manifest(ROOT / "tla" / "models" / "manifest.toml")
 
 
 @pytest.fixture(scope="module")
 def reading() -> Reading:
-    return Reading(INSTANCES[0], graph_of(INSTANCES[0].name)[0])
+    return Reading(INSTANCES[0], graph_of(MANIFEST, INSTANCES[0].name)[0])
 
 
 def read_again(reading: Reading, edges: tuple[Edge, ...]) -> Reading:
@@ -86,7 +88,7 @@ def test_a_conjunct_that_tlc_knows_better(reading: Reading, monkeypatch: pytest.
 
 
 def test_a_model_that_tlc_does_not_finish_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unfinished(name: str) -> tuple[Graph, list[Failure]]:
+    def unfinished(_manifest: Manifest, name: str) -> tuple[Graph, list[Failure]]:
         raise CheckError(f"{name} is not finished")
 
     monkeypatch.setattr(correspondence, "graph_of", unfinished)
@@ -95,13 +97,12 @@ def test_a_model_that_tlc_does_not_finish_is_a_failure(monkeypatch: pytest.Monke
     assert Failure("the comparison with late-version in the encoding", "finds no difference") in failures
 
 
-def test_a_broken_rule_of_the_specification(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_rule_of_the_specification(tmp_path: Path) -> None:
     """The encoding is right, and TLA+ has a rule broken: the failure names the action, too."""
     shutil.copytree(ROOT / "tla", tmp_path / "tla")
     configuration = tmp_path / "tla" / "models" / "Instance.cfg"
     configuration.write_text(configuration.read_text().replace('Fault = "none"', 'Fault = "unvalidated-view"'))
-    monkeypatch.chdir(tmp_path)
-    graph, wrong = graph_of("Instance")
+    graph, wrong = graph_of(read_manifest(tmp_path / "tla" / "models" / "manifest.toml"), "Instance")
     assert [failure.name for failure in wrong] == ["Instance"]
     assert wrong[0].verdict.startswith("distinct states: expected")
     broken = Reading(INSTANCES[0], graph)
