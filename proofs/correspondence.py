@@ -95,9 +95,7 @@ class Reading:
         self.projections = [project(interpretation) for interpretation in self.interpretations]
         self.outgoing: list[set[Outcome]] = [set() for _ in graph.states]
         for edge in graph.edges:
-            # That a step may change nothing is not in TLC's graph.
-            if self.projections[edge.target] != self.projections[edge.source]:
-                self.outgoing[edge.source].add((edge.action, self.projections[edge.target]))
+            self.outgoing[edge.source].add((edge.action, self.projections[edge.target]))
 
     def is_beyond(self, action: str, interpretation: Interpretation) -> bool:
         """Whether only the bounds forbid a step. The encoding knows none."""
@@ -145,7 +143,6 @@ def wrong_steps(reading: Reading, model: Model, actions: Container[str]) -> Iter
         for action, possible, after in zip(encoded, enabled(interpretation), leads_to, strict=True):
             if possible and not reading.is_beyond(action.name, interpretation):
                 allowed.add((action.name, after(interpretation)))
-        allowed = {outcome for outcome in allowed if outcome[1] != here}
         for what, more in (("TLC has no such step", allowed - found), ("z3 allows no such step", found - allowed)):
             for name, target in sorted(more, key=repr):
                 if (name, what) not in seen:

@@ -218,7 +218,7 @@ def test_a_model_that_is_not_as_expected_fails(copy: Path) -> None:
 
 def test_a_graph_that_ends_early_fails(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(specification, "read_graph", lambda _: Graph((), (), ()))
-    with pytest.raises(CheckError, match="0 are in the graph"):
+    with pytest.raises(CheckError, match="0 are in its graph"):
         functions_agree(read_manifest(copy / "manifest.toml"), silent)
 
 
