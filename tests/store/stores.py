@@ -139,6 +139,9 @@ class GatedBackend:
     async def acquire(self, instance: InstanceId, label: str, now: Milliseconds, duration: Milliseconds) -> Lease:
         return await self._call("acquire", lambda: self.inner.acquire(instance, label, now, duration))
 
+    async def look(self) -> Lease:
+        return await self._call("look", self.inner.look)
+
     async def renew(self, epoch: Epoch, now: Milliseconds, duration: Milliseconds) -> Lease:
         return await self._call("renew", lambda: self.inner.renew(epoch, now, duration))
 

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, asynccontextmanager, closing, con
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import ParamSpec
 
 import aiosqlite
 import pytest
@@ -38,6 +39,7 @@ ME, OTHER = InstanceId(1), InstanceId(2)
 NOW, DURATION = Milliseconds(1_000_000), Milliseconds(2_000)
 A, B, C = RowName("device", b"a"), RowName("device", b"b"), RowName("session", b"a")
 
+P = ParamSpec("P")
 Dump = list[str]
 on_a_file = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
@@ -162,18 +164,14 @@ def rows_and_clocks(draw: st.DrawFn) -> tuple[Lease, Milliseconds]:
 
 @pytest.mark.usefixtures("stopped_clock")
 class TestTheSqlIsTheRules:
-    @pytest.mark.parametrize("peek", [sqlite._REFUSE, "SELECT epoch FROM state WHERE false"], ids=["peek", "blind"])
     @on_a_file
     @given(rows_and_clocks(), instances, durations)
     def test_acquire(
-        self, run: Run, peek: str, state: tuple[Lease, Milliseconds], instance: InstanceId, duration: Milliseconds
+        self, run: Run, state: tuple[Lease, Milliseconds], instance: InstanceId, duration: Milliseconds
     ) -> None:
-        # Blind: as if the row changed between the first look, which may refuse without writing, and the transaction.
         row, now = state
         run.store.reset(row, "before")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sqlite, "_REFUSE", peek)
-            result = run.runner.run(run.backend.acquire(instance, "after", now, duration))
+        result = run.runner.run(run.backend.acquire(instance, "after", now, duration))
         taken = lease.acquire(row, instance, now, duration)
         expected = lease.want(row) if taken is None else taken
         assert result == expected
@@ -221,6 +219,7 @@ class TestTheSqlIsTheRules:
         passes, since = lease.fence(row, epoch), Version(0)
         with refused(fence=not passes):
             assert run.runner.run(run.backend.check(epoch)) == row
+        assert run.runner.run(run.backend.look()) == row
         with refused(fence=not passes):
             log: cache.ChangeLog[RowName] = cache.ChangeLog(Version(0), Version(0), ())
             assert run.runner.run(run.backend.changes(since, epoch)) == log
@@ -714,25 +713,29 @@ async def test_a_renewal_behind_a_long_commit_does_not_shorten_the_lease(
 
 
 class Hops:
-    """Counts the hops to the driver's thread, and does something before or after each."""
+    """Counts the hops to the driver's threads, and does something before or after each."""
 
     def __init__(self, backend: SqliteBackend) -> None:
         self.number = 0
         self.before: Callable[[int], object] = lambda _: None
         self.after: Callable[[int], object] = lambda _: None
-        connection = backend._connection
-        self._original = connection._execute
-        connection._execute = self._hop  # type: ignore[method-assign]
+        for connection in (backend._connection, backend._leasing):
+            connection._execute = self._counted(connection._execute)  # type: ignore[method-assign]
 
-    async def _hop(self, *arguments: object, **keywords: object) -> object:
-        self.number += 1
-        number = self.number
-        self.before(number)
-        # The driver queues the call before it first waits: a cancelled hop takes place all the same.
-        try:
-            return await self._original(*arguments, **keywords)  # type: ignore[no-untyped-call]
-        finally:
-            self.after(number)
+    def _counted(
+        self, hop: Callable[P, Coroutine[object, object, object]]
+    ) -> Callable[P, Coroutine[object, object, object]]:
+        async def counted(*arguments: P.args, **keywords: P.kwargs) -> object:
+            self.number += 1
+            number = self.number
+            self.before(number)
+            # The driver queues the call before it first waits: a cancelled hop takes place all the same.
+            try:
+                return await hop(*arguments, **keywords)
+            finally:
+                self.after(number)
+
+        return counted
 
 
 Operation = Callable[[SqliteBackend], Awaitable[object]]
@@ -791,6 +794,7 @@ async def test_cancelled_at_every_hop(tmp_path: Path, operation: Operation, who:
                 with store.locked():
                     pass  # Nobody is inside a transaction.
                 assert not store.backend._connection.in_transaction
+                assert not store.backend._leasing.in_transaction
                 assert outcome in (before, after), (number, moment)
                 if who != "everybody" and number > 1:
                     assert outcome == after, "what has begun to write is carried out, and only then is the caller told"
@@ -893,6 +897,7 @@ async def test_closing_is_not_interrupted(store: Store) -> None:
     with pytest.raises(StoreClosed):
         await store.backend.check(Epoch(1))
     assert store.backend._connection._connection is None
+    assert store.backend._leasing._connection is None
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -902,6 +907,25 @@ async def test_closing_is_not_interrupted(store: Store) -> None:
 async def test_the_durability_that_is_promised(store: Store) -> None:
     for pragma, value in (("journal_mode", "wal"), ("synchronous", 2), ("secure_delete", 1)):
         assert (await store.backend._fetch(f"PRAGMA {pragma}", {}))[0][0] == value
+
+
+async def test_only_the_lease_is_written_without_waiting_for_the_disk(store: Store) -> None:
+    [(level,)] = await store.backend._leasing.execute_fetchall("PRAGMA synchronous")
+    assert level == 1
+    written: dict[str, list[str]] = {"durable": [], "leasing": []}
+    await store.backend._connection.set_trace_callback(written["durable"].append)
+    await store.backend._leasing.set_trace_callback(written["leasing"].append)
+    epoch = await hold(store)
+    await store.backend.renew(epoch, NOW, DURATION)
+    assert written["durable"] == []
+    assert len(written["leasing"]) == 2
+    await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION)
+    await store.backend.truncate(Version(1))
+    await store.backend.sealing(b"header")
+    assert len(written["leasing"]) == 2
+    assert written["durable"].count("COMMIT") == 3
+    await store.backend.release(epoch)
+    assert len(written["leasing"]) == 3
 
 
 async def test_old_values_leave_the_file(tmp_path: Path) -> None:

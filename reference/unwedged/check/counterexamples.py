@@ -135,12 +135,12 @@ def _pause_at_last_statement(world: World, stack: ExitStack) -> None:
     """Let a commit that shall take long stand before its last statement until it is told to go on."""
     late = SqliteBackend._late
 
-    async def pause(self: SqliteBackend, *arguments: object) -> object:
+    async def pause(self: SqliteBackend, *arguments: object) -> None:
         if world.writes_long:
             world.writes_long = False
             world.at_last_statement.set()
             await world.last_statement.wait()
-        return await late(self, *arguments)  # type: ignore[arg-type]  # passed on as they came
+        await late(self, *arguments)  # type: ignore[arg-type]  # passed on as they came
 
     stack.enter_context(patch.object(SqliteBackend, "_late", pause))
 

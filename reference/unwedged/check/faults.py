@@ -368,8 +368,8 @@ def _clock_jump(_: World) -> Sequence[Substitution]:
 def _renewal_starved(_: World) -> Sequence[Substitution]:
     """A commit renews the lease as of when it was asked for, not of when it was done."""
 
-    async def not_late(self: SqliteBackend, began: float, duration: Milliseconds) -> Milliseconds:
-        return Milliseconds(0)
+    async def not_late(self: SqliteBackend, began: float, duration: Milliseconds) -> None:
+        pass
 
     return [(SqliteBackend, "_late", not_late)]
 

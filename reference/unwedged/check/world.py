@@ -145,6 +145,12 @@ class GatedBackend:
         self.arrived.append(ticket)
         return await ticket.delivered()
 
+    async def look(self) -> Lease:
+        """Stop at the gate."""
+        ticket = Ticket("look", self.backend.look)
+        self.arrived.append(ticket)
+        return await ticket.delivered()
+
     async def renew(self, epoch: Epoch, now: Milliseconds, duration: Milliseconds) -> Lease:
         """Stop at the gate."""
         ticket = Ticket("renew", lambda: self.backend.renew(epoch, now, duration))

@@ -63,6 +63,9 @@ class Backend(Protocol):
     async def acquire(self, instance: InstanceId, label: str, now: Milliseconds, duration: Milliseconds) -> Lease:
         """Take the lease, or leave word that somebody waits; return the row. Taken: ``holder`` is ``instance``."""
 
+    async def look(self) -> Lease:
+        """Return the lease row. Not fenced: it is for those who wait."""
+
     async def renew(self, epoch: Epoch, now: Milliseconds, duration: Milliseconds) -> Lease:
         """Extend the lease of ``epoch`` to ``duration`` from ``now`` and return the row. Fenced."""
 

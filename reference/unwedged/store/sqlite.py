@@ -4,10 +4,15 @@
 faster and wrong: a ratchet could move back after its ciphertext left. ``secure_delete`` overwrites old values in the
 file; the write-ahead log may keep them (sealed) until it is reused or the last process closes the store.
 
-*Transactions.* One connection, one transaction at a time. The driver's isolation level makes the first writing
-statement begin it with ``BEGIN IMMEDIATE`` in the same hop to the driver's thread: a commit is three hops (the fence,
-the rows, the commit), and can't meet the failure of a transaction that reads first and writes later. Reads are single
-statements.
+*The lease* is written with ``synchronous=NORMAL``, through a second connection, without waiting for the disk. A power
+cut may undo that, but it ends every process too: nobody is left who believes in a lease that was forgotten, or whose
+epoch is given out again. Nor was anything committed under such an epoch: what is durable in the log is everything up to
+a commit, and so the acquisition before it.
+
+*Transactions.* One at a time, on whichever connection. The driver's isolation level makes the first writing statement
+begin one with ``BEGIN IMMEDIATE`` in the same hop to the driver's thread: a commit is three hops (the fence, the rows,
+the commit), and can't meet the failure of a transaction that reads first and writes later. Reads, and all that is done
+to the lease, are single statements: one hop each.
 
 *Cancellation.* Each transaction runs in a task of its own that a cancelled caller waits for.
 """
@@ -20,8 +25,8 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -35,7 +40,7 @@ from unwedged.store.errors import LeaseLost, NotAStore, StorageFailed, StoreClos
 from unwedged.store.schema import BEGIN, CENSUS, IDENTITY, SOUND, translated, upgrade, version_of
 
 Result = TypeVar("Result")
-Parameters = dict[str, int | str | bytes | None]
+Parameters = dict[str, int | float | str | bytes | None]
 
 BUSY_TIMEOUT = 5.0
 """Seconds to wait for another process's transaction, which lasts milliseconds unless it writes very much."""
@@ -44,19 +49,20 @@ _LEASE: Final = "epoch, holder, expires, wanted"
 _FENCE: Final = "(epoch = :epoch AND holder IS NOT NULL)"
 _TAKEABLE: Final = "(holder IS NULL OR holder = :instance OR expires <= :now OR expires > :now + :longest)"
 
-# A refusal that would leave word a second time writes nothing, so that who asks often does not disturb the holder.
-_REFUSE: Final = f"SELECT {_LEASE} FROM state WHERE wanted AND NOT {_TAKEABLE}"
+_LOOK: Final = f"SELECT {_LEASE} FROM state"
 _ACQUIRE: Final = f"""
     UPDATE state SET
         epoch = epoch + free,
         holder = iif(free, :instance, holder),
         label = iif(free, :label, label),
-        expires = iif(free, :now + :duration, expires),
+        expires = iif(free, :now + :duration + late(:began, :duration), expires),
         wanted = NOT free
     FROM (SELECT {_TAKEABLE} AS free FROM state)
     RETURNING {_LEASE}
 """
-_RENEW: Final = f"UPDATE state SET expires = :now + :duration WHERE {_FENCE} RETURNING {_LEASE}"
+_RENEW: Final = f"""
+    UPDATE state SET expires = :now + :duration + late(:began, :duration) WHERE {_FENCE} RETURNING {_LEASE}
+"""
 _PROLONG: Final = "UPDATE state SET expires = expires + :late"
 _RELEASE: Final = f"UPDATE state SET holder = NULL WHERE {_FENCE}"
 _CHECK: Final = f"SELECT {_LEASE} FROM state WHERE {_FENCE}"
@@ -91,11 +97,12 @@ _TRUNCATE: Final = "DELETE FROM change WHERE version <= (SELECT floor FROM state
 class SqliteBackend:
     """A store in an SQLite file. Implements ``Backend``."""
 
-    def __init__(self, connection: aiosqlite.Connection, identity: bytes) -> None:
+    def __init__(self, connection: aiosqlite.Connection, leasing: aiosqlite.Connection, identity: bytes) -> None:
         """For ``open`` only."""
         self.identity: Final = identity
         """The store's own random identity."""
         self._connection = connection
+        self._leasing = leasing
         self._turn = asyncio.Lock()
         self._closed = False
 
@@ -105,10 +112,13 @@ class SqliteBackend:
         with translated():
             _ensure_file(path)
             connection = aiosqlite.connect(path, timeout=BUSY_TIMEOUT, isolation_level="IMMEDIATE")
+            leasing = aiosqlite.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
             try:
-                return cls(connection, await _settled(_prepare(connection)))
+                identity = await _settled(_prepare(connection))
+                await _settled(_prepare_leasing(leasing))
+                return cls(connection, leasing, identity)
             except BaseException:
-                await _settled(connection.close())
+                await _settled(_close(connection, leasing))
                 raise
 
     async def sealing(self, fresh: bytes | None = None) -> bytes | None:
@@ -125,37 +135,24 @@ class SqliteBackend:
 
     async def acquire(self, instance: InstanceId, label: str, now: Milliseconds, duration: Milliseconds) -> Lease:
         """Take the lease, or leave word that somebody waits; return the row. Taken: ``holder`` is ``instance``."""
-        began = _clock()
         parameters: Parameters = {
-            "instance": instance, "label": label, "now": now, "duration": duration, "longest": LONGEST_LEASE
+            "instance": instance, "label": label, "longest": LONGEST_LEASE,
+            "now": now, "duration": duration, "began": _clock(),
         }  # fmt: skip
-        for row in await self._read(_REFUSE, parameters):
-            return _lease(row)
+        return _lease((await self._lease(_ACQUIRE, parameters))[0])
 
-        async def take() -> Lease:
-            [row] = await self._fetch(_ACQUIRE, parameters)
-            lease = _lease(row)
-            return await self._in_full(lease, began, duration) if lease.holder == instance else lease
-
-        return await self._write(take)
+    async def look(self) -> Lease:
+        """Return the lease row. Not fenced: it is for those who wait."""
+        return _lease((await self._read(_LOOK, {}))[0])
 
     async def renew(self, epoch: Epoch, now: Milliseconds, duration: Milliseconds) -> Lease:
         """Extend the lease of ``epoch`` to ``duration`` from ``now`` and return the row. Fenced."""
-        began = _clock()
-
-        async def extend() -> Lease:
-            row = _fenced(await self._fetch(_RENEW, {"epoch": epoch, "now": now, "duration": duration}))[0]
-            return await self._in_full(_lease(row), began, duration)
-
-        return await self._write(extend)
+        parameters: Parameters = {"epoch": epoch, "now": now, "duration": duration, "began": _clock()}
+        return _lease(_fenced(await self._lease(_RENEW, parameters))[0])
 
     async def release(self, epoch: Epoch) -> None:
         """Give up the lease of ``epoch``; nothing happens if it is no longer held under that epoch."""
-
-        async def give_up() -> None:
-            await self._fetch(_RELEASE, {"epoch": epoch})
-
-        await self._write(give_up)
+        await self._lease(_RELEASE, {"epoch": epoch})
 
     async def check(self, epoch: Epoch) -> Lease:
         """Return the lease row. Fenced: that it returns is the answer (rule 6)."""
@@ -210,23 +207,12 @@ class SqliteBackend:
             if not self._closed:
                 self._closed = True
                 with translated():
-                    await _settled(self._connection.close())
+                    await _settled(_close(self._connection, self._leasing))
 
-    async def _in_full(self, lease: Lease, began: float, duration: Milliseconds) -> Lease:
-        late = await self._late(began, duration)
-        return replace(lease, expires=Milliseconds(lease.expires + late))
-
-    async def _late(self, began: float, duration: Milliseconds) -> Milliseconds:
-        """Make up for a transaction that took more than half a lease, waiting included: the lease counts from its end.
-
-        Its ``now`` is as old as that, and no renewal could run beside it, so that the lease would be lost though its
-        holder lives. This is a length of time, measured here, so that the clock stays the caller's.
-        """
-        late = Milliseconds(int((_clock() - began) * 1000))
-        if 2 * late <= duration:
-            return Milliseconds(0)
-        await self._fetch(_PROLONG, {"late": late})
-        return late
+    async def _late(self, began: float, duration: Milliseconds) -> None:
+        """Make up for a commit that took long, as its last statement: the lease counts from its end."""
+        if late := _lateness(began, duration):
+            await self._fetch(_PROLONG, {"late": late})
 
     async def _read(self, statement: str, parameters: Parameters) -> list[sqlite3.Row]:
         """Run one reading statement, never inside a transaction. If it is cancelled, its rows are dropped."""
@@ -238,6 +224,16 @@ class SqliteBackend:
         async with self._alone():
             return await _settled(_transaction(self._connection, work))
 
+    async def _lease(self, statement: str, parameters: Parameters) -> list[sqlite3.Row]:
+        """Run one statement that writes the lease row: a transaction. Who is cancelled is told when it is over."""
+        async with self._alone():
+            try:
+                return await _rows(self._leasing, statement, parameters)
+            except asyncio.CancelledError:
+                # The driver runs the statement all the same. It leaves nothing to undo; but when that is done, it is.
+                await _settled(_undone(self._leasing))
+                raise
+
     @contextlib.asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
         async with self._turn:
@@ -247,7 +243,11 @@ class SqliteBackend:
                 yield
 
     async def _fetch(self, statement: str, parameters: Parameters) -> list[sqlite3.Row]:
-        return list(await self._connection.execute_fetchall(statement, parameters))
+        return await _rows(self._connection, statement, parameters)
+
+
+async def _rows(connection: aiosqlite.Connection, statement: str, parameters: Parameters) -> list[sqlite3.Row]:
+    return list(await connection.execute_fetchall(statement, parameters))
 
 
 async def _transaction(connection: aiosqlite.Connection, work: Callable[[], Awaitable[Result]]) -> Result:
@@ -314,6 +314,19 @@ async def _prepare(connection: aiosqlite.Connection) -> bytes:
     return bytes(identities[0][0])
 
 
+async def _prepare_leasing(connection: aiosqlite.Connection) -> None:
+    """Connect, for writing the lease only: each statement is a transaction, and does not wait for the disk."""
+    connection = await connection
+    await connection.execute("PRAGMA synchronous = NORMAL")
+    await connection.create_function("late", 2, _lateness)
+
+
+async def _close(*connections: aiosqlite.Connection) -> None:
+    async with contextlib.AsyncExitStack() as closing:
+        for connection in connections:
+            closing.push_async_callback(connection.close)
+
+
 async def _patiently(work: Callable[[], Awaitable[Result]]) -> Result:
     """Do what SQLite refuses at once, whatever its timeout, while another process is opening the same new file."""
     deadline = _clock() + BUSY_TIMEOUT
@@ -352,5 +365,16 @@ def _lease(row: sqlite3.Row) -> Lease:
     return Lease(Epoch(epoch), None if holder is None else InstanceId(holder), Milliseconds(expires), bool(wanted))
 
 
+def _lateness(began: float, duration: Milliseconds) -> Milliseconds:
+    """Say how many milliseconds late a lease is written that was asked for when it ``began``; 0: not worth mentioning.
+
+    What takes more than half a lease, waiting included, has a ``now`` as old as that, and no renewal could run beside
+    it: the lease would be lost though its holder lives. So a lease counts from when it is written. This is a length of
+    time, measured here, so that the clock stays the caller's.
+    """
+    late = Milliseconds(int((_clock() - began) * 1000))
+    return Milliseconds(0) if 2 * late <= duration else late
+
+
 def _clock() -> float:
-    return asyncio.get_running_loop().time()
+    return time.monotonic()
