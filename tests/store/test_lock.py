@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from tests.store.stores import DEVICE, PATIENCE, Instance, Workbench, count_up, take_over, workbench
@@ -14,7 +15,9 @@ from unwedged.protocol.guard import NO_GUARD, Stage
 from unwedged.protocol.identifiers import Epoch, Milliseconds
 from unwedged.store.errors import LeaseLost, StorageFailed, StoreBusy, StoreClosed
 from unwedged.store.holding import Turn
-from unwedged.store.lock import LONGEST_PAUSE, LeaseTimes
+from unwedged.store.lock import EAGER_LOOKS, LONGEST_PAUSE, SHORTEST_PAUSE, LeaseTimes
+
+Answer = TypeVar("Answer")
 
 
 @pytest.fixture
@@ -91,7 +94,7 @@ class TestAcquiring:
 
     async def test_all_who_wait_share_one_acquisition(self, phone: Instance) -> None:
         await asyncio.gather(*(phone.lock.hold() for _ in range(10)))
-        assert phone.gated.calls == ["acquire", "changes"]
+        assert phone.gated.calls == ["look", "acquire", "changes"]
 
     async def test_a_cancelled_caller_cancels_it_for_nobody(self, phone: Instance) -> None:
         gate = phone.gated.hold_before("changes")
@@ -101,7 +104,7 @@ class TestAcquiring:
         gate.opened.set()
         await second
         assert first.cancelled()
-        assert phone.gated.calls == ["acquire", "changes"]
+        assert phone.gated.calls == ["look", "acquire", "changes"]
 
     async def test_nothing_begins_before_the_sync_is_done(self, phone: Instance) -> None:
         gate = phone.gated.hold_after("changes")
@@ -156,17 +159,41 @@ class TestAcquiring:
             await acquiring
         assert phone.lock.guard == NO_GUARD
 
-    async def test_who_waits_asks_again_after_growing_pauses(
+    async def test_who_waits_looks_eagerly_and_then_after_growing_pauses(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
         await take_over(phone)
         waiting = asyncio.create_task(extension.lock.hold())
-        for refusal in range(1, 12):
-            await bench.clock.asleep(refusal)
+        await bench.clock.asleep(1)
+        assert extension.gated.calls == ["look", "acquire"] + EAGER_LOOKS * ["look"]
+        for pauses in range(1, 12):
+            await bench.clock.asleep(pauses)
             bench.clock.advance(LONGEST_PAUSE)
         await bench.clock.asleep(12)
-        assert all(1 <= pause <= min(2**n, LONGEST_PAUSE) for n, pause in enumerate(bench.clock.slept))
-        assert max(bench.clock.slept) > 16
+        bounds = [min(2**n, LONGEST_PAUSE) for n in range(12)]
+        assert all(bound // 2 <= pause <= bound for bound, pause in zip(bounds, bench.clock.slept, strict=True))
+        assert len(set(bench.clock.slept[6:])) > 1, "chance keeps those who wait from looking in step"
+        assert extension.gated.calls.count("acquire") == 1, "word was left once"
+        await phone.lock.release_now()
+        bench.clock.advance(LONGEST_PAUSE)
+        await waiting
+
+    async def test_when_the_lease_changes_hands_looking_begins_anew(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await take_over(phone)
+        waiting = asyncio.create_task(extension.lock.hold())
+        for pauses in range(1, 9):
+            await bench.clock.asleep(pauses)
+            bench.clock.advance(LONGEST_PAUSE)
+        await bench.clock.asleep(9)
+        await phone.lock.release_now()
+        await take_over(phone)
+        del extension.gated.calls[:]
+        bench.clock.advance(LONGEST_PAUSE)
+        await bench.clock.asleep(10)
+        assert extension.gated.calls == ["look", "acquire"] + EAGER_LOOKS * ["look"], "and word is left anew"
+        assert bench.clock.slept[9] <= SHORTEST_PAUSE
         await phone.lock.release_now()
         bench.clock.advance(LONGEST_PAUSE)
         await waiting
@@ -178,9 +205,10 @@ class TestAcquiring:
         waiting = asyncio.create_task(extension.lock.hold())
         await bench.clock.asleep(1)
         waiting.cancel()
+        before = list(extension.gated.calls)
         bench.clock.advance(LONGEST_PAUSE)
         await settle(extension)
-        assert extension.gated.calls == ["acquire"]
+        assert extension.gated.calls == before
 
 
 class TestGivingWay:
@@ -205,8 +233,7 @@ class TestGivingWay:
         await take_over_soon(extension)
         assert await extension.run(count_up) == 1
         await extension.lock.release_now()
-        await phone.clock.asleep(1)
-        phone.clock.advance(1000)
+        await pauses_end(phone, new)
         assert await new == 2
 
     async def test_who_waited_for_its_turn_does_not_begin_either(self, phone: Instance, extension: Instance) -> None:
@@ -218,23 +245,41 @@ class TestGivingWay:
         await take_over_soon(extension)
         assert not behind.done()
         await extension.lock.release_now()
-        await phone.clock.asleep(1)
-        phone.clock.advance(1000)
+        await pauses_end(phone, behind)
         assert await behind == 1
 
-    async def test_who_gave_way_waits_for_longer_than_the_waiter(
+    async def test_who_gave_way_stands_back_for_longer_than_a_waiter_pauses(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
-        await take_over(phone)
-        await extension.lock.acquire_now()
-        await phone.lock.renew_now()
-        await settle(phone)
+        """Whoever it gave way to does not come."""
+        await self._give_way(phone, extension)
+        waiting = asyncio.create_task(phone.lock.hold())
+        await pauses_end(phone, waiting)
+        assert LONGEST_PAUSE <= sum(bench.clock.slept) <= 3 * LONGEST_PAUSE
+
+    async def test_who_gave_way_stands_back_no_longer_than_until_somebody_had_the_lease(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await self._give_way(phone, extension)
         waiting = asyncio.create_task(phone.lock.hold())
         await bench.clock.asleep(1)
-        assert phone.gated.calls.count("acquire") == 1
-        assert bench.clock.slept[0] >= LONGEST_PAUSE
-        bench.clock.advance(1000)
+        assert set(phone.gated.calls) == {"look"}
+        await take_over(extension)
+        bench.clock.advance(SHORTEST_PAUSE)
+        await bench.clock.asleep(2)
+        assert phone.gated.calls.count("acquire") == 1, "it has left word"
+        await extension.lock.renew_now()
+        assert extension.lock.guard.stage is Stage.CLOSING
+        await settle(extension)
+        bench.clock.advance(LONGEST_PAUSE)
         await waiting
+
+    async def _give_way(self, giver: Instance, taker: Instance) -> None:
+        await take_over(giver)
+        await taker.lock.acquire_now()
+        await giver.lock.renew_now()
+        await settle(giver)
+        del giver.gated.calls[:]
 
     async def test_who_idled_does_not(self, phone: Instance) -> None:
         await take_over(phone)
@@ -454,3 +499,11 @@ async def take_over_soon(store: Instance) -> None:
     """Take the lease once the other has given it up; it is about to."""
     while not await store.lock.acquire_now():
         pass
+
+
+async def pauses_end(store: Instance, task: asyncio.Task[Answer]) -> None:
+    """Let time pass, whenever somebody pauses, until the task is done."""
+    async with asyncio.timeout(PATIENCE):
+        while not task.done():
+            await asyncio.sleep(0)
+            store.clock.advance(1)

@@ -17,7 +17,7 @@ from unwedged.protocol import guard as rules
 from unwedged.protocol.cache import ChangeLog
 from unwedged.protocol.guard import NO_GUARD, Guard, Stage
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
-from unwedged.protocol.lease import LONGEST_LEASE
+from unwedged.protocol.lease import LONGEST_LEASE, takeable
 from unwedged.store.backend import Backend
 from unwedged.store.clock import Chance, Clock
 from unwedged.store.errors import LeaseLost, StoreClosed, StoreError
@@ -27,10 +27,15 @@ Answer = TypeVar("Answer")
 
 logger = logging.getLogger(__name__)
 
+EAGER_LOOKS = 40
+"""Who waits first looks so often without a pause: for some two milliseconds, which is longer than a short operation of
+the holder takes, handover included. No timer would do: the shortest of an event loop is a millisecond or more."""
+
 SHORTEST_PAUSE = Milliseconds(1)
 LONGEST_PAUSE = Milliseconds(50)
-"""Who is refused asks again after a pause that doubles from the shortest to the longest: soon enough after a short
-operation of the holder, and seldom enough to cost it nothing. Who gave way waits for longer than the longest."""
+"""Then it pauses between two looks. The bound doubles from the shortest to the longest, and each pause is a random time
+from half of it to all of it: so that waiting costs less than 2 % of a core, and processes don't look in step. Who gave
+way stands back for longer than the longest, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +102,8 @@ class LeaseLock:
         self._hear = hear
         self._activity = 0
         self._waiting = 0
-        self._gave_way = False
+        self._gave_way: Epoch | None = None
+        """The epoch that was given up because somebody waited, until this instance wants the lease again."""
         self._closed = False
         self._acquiring: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -274,7 +280,7 @@ class LeaseLock:
             guard = self.guard
             if not rules.releasable(guard, self.holding.running):
                 return
-            self._gave_way = guard.stage is Stage.CLOSING
+            self._gave_way = guard.epoch if guard.stage is Stage.CLOSING else None
             self._become(rules.lost(guard, guard.epoch))
             await self._backend.release(guard.epoch)
             logger.info("lease released label=%s epoch=%d", self.label, guard.epoch)
@@ -320,19 +326,31 @@ class LeaseLock:
 
         In a task of its own that all who wait share: that one of them is cancelled doesn't matter to the others.
         """
-        pause = SHORTEST_PAUSE
+        seen: Epoch | None = None
+        looks, pause, standing_back = 0, SHORTEST_PAUSE, 0
         while self._waiting:
             await self._bare.wait()
-            if self._gave_way:
-                self._gave_way = False
-                await self._clock.sleep(self._chance.between(LONGEST_PAUSE, Milliseconds(2 * LONGEST_PAUSE)))
-            try:
-                if await self.acquire_now():
-                    return
-            except LeaseLost:
-                continue  # it lapsed during the sync, and somebody took it
-            await self._clock.sleep(self._chance.between(SHORTEST_PAUSE, pause))
-            pause = min(Milliseconds(2 * pause), LONGEST_PAUSE)
+            if self._gave_way is not None:
+                seen, self._gave_way = self._gave_way, None
+                standing_back = self._chance.between(LONGEST_PAUSE, Milliseconds(2 * LONGEST_PAUSE))
+            lease = await self._backend.look()
+            if lease.epoch != seen:
+                # It changed hands: whoever this instance gave way to has had it, and soon it may change hands again.
+                seen, standing_back, looks, pause = lease.epoch, 0, 0, SHORTEST_PAUSE
+            # Asking takes the lease or leaves word. Where word was left already it would write for nothing.
+            asks = not lease.wanted or takeable(lease, self.instance, self._clock.now())
+            if standing_back <= 0 and asks:
+                try:
+                    if await self.acquire_now():
+                        return
+                except LeaseLost:
+                    continue  # it lapsed during the sync, and somebody took it
+            looks += 1
+            if looks > EAGER_LOOKS:
+                paused = self._chance.between(Milliseconds(pause // 2), pause)
+                await self._clock.sleep(paused)
+                standing_back -= paused
+                pause = min(Milliseconds(2 * pause), LONGEST_PAUSE)
 
     async def _keep_renewing(self) -> None:
         while True:
