@@ -210,10 +210,11 @@ Next ==
     \/ Lapse
     \/ ClockJump
 
-(* Fairness, in words: time passes; who waits keeps asking, and a process that *)
-(* gave the lease to a waiter stands back for longer than the waiter's pause   *)
-(* between two questions (hence strong fairness: an acquisition that is again  *)
-(* and again possible happens some day; likewise a sync that can succeed).     *)
+(* Fairness, in words: time passes; who waits keeps looking, and a process     *)
+(* that gave the lease to a waiter stands back until somebody has had it, or   *)
+(* for longer than the waiter's pause between two looks; then it has no better *)
+(* chance than others (hence strong fairness: an acquisition that is again and *)
+(* again possible happens some day; likewise a sync that can succeed).         *)
 (* A process that is awake goes on with what it does: it ends operations,      *)
 (* renews, and gives the lease up when asked. One that is not prompt may be    *)
 (* suspended for ever, and owes nothing, unless it wants something itself.     *)
