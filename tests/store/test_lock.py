@@ -284,7 +284,8 @@ class TestGivingWay:
     async def test_who_idled_does_not(self, phone: Instance) -> None:
         await take_over(phone)
         await phone.lock.release_now()
-        await phone.lock.hold()
+        async with asyncio.timeout(PATIENCE):
+            await phone.lock.hold()
         assert phone.clock.slept == []
 
     async def test_a_commit_and_a_view_bring_the_news_too(self, phone: Instance, extension: Instance) -> None:
