@@ -3,9 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
+MEASURABLE := $(VENV)/.measurable
 
 .DEFAULT_GOAL := help
-.PHONY: help check check-deep prove test lint
+.PHONY: help check check-deep prove test bench lint
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +24,9 @@ prove: $(READY) ## Prove the protocol for any number of processes and records, a
 test: $(READY) ## Run the tests
 	@$(VENV)/bin/python -m pytest
 
+bench: $(MEASURABLE) ## Measure how fast it is, against what, and rewrite spec/benchmarks.md: a quarter of an hour
+	@$(VENV)/bin/python -m tests.benchmarks $(BENCH)
+
 lint: $(READY) ## Check format, style, types and layering
 	@$(VENV)/bin/ruff format --check --quiet .
 	@$(VENV)/bin/ruff check --quiet .
@@ -37,4 +41,12 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt hatchling editables
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[develop]'
+	@touch $@
+
+# What only the benchmarks need: pyperf and matplotlib, and the peers in an environment of their own.
+$(MEASURABLE): $(READY) tests/benchmarks/peers.txt
+	@echo "Adding to $(VENV) what the benchmarks need (once) ..."
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[bench]'
+	@$(PYTHON) -m venv $(VENV)/peers
+	@$(VENV)/peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/benchmarks/peers.txt
 	@touch $@

@@ -1,0 +1,70 @@
+"""Measure, and write what came of it to spec/benchmarks.md.
+
+python -m tests.benchmarks [--fast | --rigorous] [TOPIC ...]
+
+A topic is a module of this package with a function ``measure``, which leaves raw results in ``build/benchmarks``, and
+a function ``report``, which makes a section of the report out of them, and may draw plots. The report is rewritten
+from the results of all topics, those of earlier runs included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final, Protocol
+
+from tests.benchmarks import transactions
+from tests.benchmarks.measuring import Effort, say
+from tests.benchmarks.reporting import HEAD
+
+REPORT: Final = Path("spec/benchmarks.md")
+
+
+class Topic(Protocol):
+    """Something that is measured."""
+
+    def measure(self, effort: Effort) -> None:
+        """Leave raw results in ``build/benchmarks``."""
+
+    def report(self) -> str:
+        """Return the section of the report. Raises ``FileNotFoundError`` where there are no results."""
+
+
+TOPICS: Final[dict[str, Topic]] = {"transactions": transactions}
+
+
+def main() -> int:
+    """Measure the topics that were named, or all, and write the report."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument(
+        "topics", nargs="*", metavar="TOPIC", help=f"what to measure: {', '.join(TOPICS)}; all, if none"
+    )
+    effort = parser.add_mutually_exclusive_group()
+    for each in (Effort.FAST, Effort.RIGOROUS):
+        effort.add_argument(f"--{each.name.lower()}", dest="effort", action="store_const", const=each)
+    parser.set_defaults(effort=Effort.DEFAULT)
+    arguments = parser.parse_args()
+    if unknown := sorted(set(arguments.topics) - TOPICS.keys()):
+        parser.error(f"no such topic: {', '.join(unknown)}; there are {', '.join(TOPICS)}")
+    try:
+        for topic in arguments.topics or TOPICS:
+            TOPICS[topic].measure(arguments.effort)
+        sections = [topic.report() for topic in TOPICS.values()]
+    except KeyboardInterrupt:
+        say(f"Interrupted: {REPORT} was left as it is.")
+        return 130
+    except subprocess.CalledProcessError as failure:
+        say(f"{REPORT} was left as it is: {failure}")
+        return 1
+    except FileNotFoundError as missing:
+        say(f"{REPORT} was left as it is: {missing.filename} has no results; run all topics first.")
+        return 1
+    REPORT.write_text("\n".join([HEAD, *sections]))
+    say(f"Wrote {REPORT}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

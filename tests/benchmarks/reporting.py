@@ -1,0 +1,71 @@
+"""How results are written down: Markdown tables of medians and quartiles, with what was aimed at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from tests.benchmarks.measuring import Rounds, Spread
+
+HEAD = """# Benchmarks
+
+How fast the store is, against what: each figure stands beside its baseline, which was measured in the same minutes on
+the same machine. `make bench` measures everything again, in about a quarter of an hour, and rewrites this file and its
+plots.
+"""
+
+_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Lay out a table; all columns but the first are numbers."""
+    lines = [headings, ["---", *("---:" for _ in headings[1:])], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def duration(seconds: float) -> str:
+    """Write a length of time with three digits."""
+    scale, unit = next((scale, unit) for scale, unit in _UNITS if abs(seconds) >= scale or unit == "µs")
+    return f"{digits(seconds / scale)} {unit}"
+
+
+def digits(number: float) -> str:
+    """Write a number with three digits, or all those before the point."""
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
+
+
+def spread(values: Spread) -> str:
+    """Write a ratio: its median, and its quartiles."""
+    return f"**{digits(values.median)}** ({digits(values.low)} to {digits(values.high)})"
+
+
+def compared(rounds: Rounds, *pairs: tuple[str, str, float]) -> str:
+    """Lay out subjects beside their baselines, with the most that each ratio may be."""
+    return table(
+        ("", "takes", "baseline", "ratio", "aim", ""),
+        [_comparison(rounds, *pair) for pair in pairs],
+    )
+
+
+def _comparison(rounds: Rounds, subject: str, baseline: str, most: float) -> tuple[str, ...]:
+    found = rounds.ratio(subject, baseline)
+    return (
+        subject,
+        duration(rounds.seconds(subject).median),
+        duration(rounds.seconds(baseline).median),
+        spread(found),
+        f"at most {most:g}",
+        "met" if found.median <= most else "**missed**",
+    )
+
+
+def layers(rounds: Rounds, least: str, added: Mapping[str, str]) -> str:
+    """Lay out what each layer adds to the one before."""
+    rows = [(least, duration(rounds.seconds(least).median), "")]
+    before = least
+    for subject, what in added.items():
+        median, below = rounds.seconds(subject).median, rounds.seconds(before).median
+        rows.append(
+            (f"{subject}: {what}", duration(median), f"{'+' if median >= below else ''}{duration(median - below)}")
+        )
+        before = subject
+    return table(("", "takes", "adds"), rows)
