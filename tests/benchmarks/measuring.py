@@ -1,13 +1,18 @@
-"""How anything is measured here: by pyperf, in rounds, beside what it is compared with.
+"""How anything is measured here: in rounds, each subject in turn with what it is compared with.
 
-A *subject* is something to be timed. pyperf runs each in a process of its own, finds out how many loops make a value
-that the clock can measure, and notes what machine it ran on. A *round* is one process of each subject of a topic, one
-after the other; there are many rounds, so that a machine that slows down slows all subjects down. A ratio is formed
-within each round, and reported as the median over all rounds with its quartiles: drift cancels, and the spread is seen.
+A *subject* is something to be timed; a *group* sets up several that are compared with each other. A *round* is one
+process of its own, in which the subjects of a group take turns: so many times that the clock can measure it, then the
+next one. A ratio is formed within each round and reported as the median over all rounds, with its quartiles. A machine
+that slows down for a second slows both sides down, and the spread shows what that leaves.
+
+pyperf keeps the results, notes the machine and the versions, and can look at the raw files: ``python -m pyperf stats
+build/benchmarks/transactions.json``. Its own runner would not do, as it has done with one subject before it begins the
+next.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import statistics
 import subprocess
@@ -26,15 +31,19 @@ import pyperf
 RESULTS = Path("build/benchmarks")
 """Raw results, and the stores that are measured: on the disk that the project is on."""
 
-PLOTS = Path("spec/benchmarks")
+TURNS = 8
+"""How often each subject has its turn in a round."""
 
-LIBRARIES = ("aiosqlite", "cryptography", "rpds-py", "vodozemac", "matrix-nio", "mautrix", "peewee", "python-olm")
+TURN = 0.1
+"""How many seconds a turn lasts at least."""
+
+_LIBRARIES = ("aiosqlite", "cryptography", "rpds-py", "vodozemac", "matrix-nio", "peewee", "mautrix", "python-olm")
 
 Timed = Callable[[int], Awaitable[float]]
 """Does something so many times, and returns how many seconds that took."""
 
-Subject = Callable[[Path], AbstractAsyncContextManager[Timed]]
-"""Sets something up in an empty folder, and gives what is to be timed."""
+Group = Callable[[Path], AbstractAsyncContextManager[Mapping[str, Timed]]]
+"""Sets up subjects in an empty folder, by name."""
 
 
 class Effort(Enum):
@@ -45,9 +54,59 @@ class Effort(Enum):
     RIGOROUS = 27
 
 
+def each(operation: Callable[[], Awaitable[object]]) -> Timed:
+    """Time an operation that needs no preparation."""
+
+    async def timed(loops: int) -> float:
+        began = time.perf_counter()
+        for _ in range(loops):
+            await operation()
+        return time.perf_counter() - began
+
+    return timed
+
+
+def measure_in_rounds(module: str, groups: Sequence[str], effort: Effort, python: str = sys.executable) -> None:
+    """Have the program ``module`` measure its ``groups``, for as many rounds as ``effort`` says."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    results_of(module).unlink(missing_ok=True)
+    for number in range(1, effort.value + 1):
+        for group in groups:
+            say(f"{module.rpartition('.')[2]}: round {number} of {effort.value}, {group}")
+            subprocess.run([python, "-m", module, group, "--add"], check=True)  # noqa: S603 (a program of this project)
+
+
+def program(module: str, groups: Mapping[str, Group]) -> None:
+    """Be the program ``python -m module GROUP``: measure one round, and show it or add it to the results."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description="Measure one round of a group.")
+    parser.add_argument("group", choices=groups)
+    parser.add_argument("--add", action="store_true", help=f"add it to {results_of(module)} and show nothing")
+    arguments = parser.parse_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=RESULTS) as folder:
+        measured = asyncio.run(_round(groups[arguments.group], Path(folder)))
+    for name, (loops, values) in measured.items():
+        metadata = {"name": name, "loops": loops, **_versions()}
+        benchmark = pyperf.Benchmark([pyperf.Run(values, metadata=metadata)])
+        if arguments.add:
+            pyperf.add_runs(str(results_of(module)), benchmark)
+        else:
+            sys.stdout.write(f"{name}: {benchmark.format_value(benchmark.mean())}\n")
+
+
+def results_of(module: str) -> Path:
+    """Return where the raw results of a topic are."""
+    return RESULTS / f"{module.rpartition('.')[2]}.json"
+
+
+def say(line: str) -> None:
+    """Say how far the measurement has come."""
+    sys.stderr.write(f"{line}\n")
+
+
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The median of several values, and their quartiles."""
+    """The median of one value from each round, and the quartiles."""
 
     low: float
     median: float
@@ -59,93 +118,51 @@ class Spread:
         return cls(*statistics.quantiles(values, n=4, method="inclusive"))
 
 
-def each(operation: Callable[[], Awaitable[object]]) -> Timed:
-    """Time an operation that needs no preparation; the first time is not counted."""
-
-    async def timed(loops: int) -> float:
-        await operation()
-        began = time.perf_counter()
-        for _ in range(loops):
-            await operation()
-        return time.perf_counter() - began
-
-    return timed
-
-
-def program(module: str, subjects: Mapping[str, Subject]) -> None:
-    """Be the pyperf program ``python -m module``: time each subject in a process of its own."""
-    runner = pyperf.Runner(program_args=("-m", module), metadata=_versions())
-    arguments = runner.parse_args()
-    calibrated = _loops(arguments.append)
-    for name, subject in subjects.items():
-        if not arguments.worker:
-            arguments.loops = calibrated.get(name, 0)
-        runner.bench_time_func(name, _in_a_folder(subject))
-
-
-def in_rounds(module: str, effort: Effort, python: str = sys.executable) -> Path:
-    """Run the pyperf program ``module`` for as many rounds as ``effort`` says; return the file with the results."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    results = results_of(module)
-    results.unlink(missing_ok=True)
-    options = ("--quiet", "--processes=1", "--values=3", "--min-time=0.2", f"--append={results}")
-    for round_ in range(1, effort.value + 1):
-        say(f"{module.rpartition('.')[2]}: round {round_} of {effort.value}")
-        subprocess.run([python, "-m", module, *options], check=True)  # noqa: S603 (a program of this project)
-    return results
-
-
-def results_of(module: str) -> Path:
-    """Return where the raw results of a topic are."""
-    return RESULTS / f"{module.rpartition('.')[2]}.json"
-
-
-class Rounds:
+class Results:
     """The results of a topic, by subject and round."""
 
-    def __init__(self, results: Path) -> None:
-        self.suite = pyperf.BenchmarkSuite.load(str(results))
+    def __init__(self, module: str) -> None:
+        self.suite = pyperf.BenchmarkSuite.load(str(results_of(module)))
 
     def seconds(self, subject: str) -> Spread:
-        """Return how long one loop took."""
-        return Spread.of(self._values(subject))
+        """Return how long one time took."""
+        return Spread.of(self._rounds(subject))
 
     def ratio(self, subject: str, baseline: str) -> Spread:
         """Return how many times as long as the baseline the subject took."""
-        pairs = zip(self._values(subject), self._values(baseline), strict=True)
-        return Spread.of([value / other for value, other in pairs])
+        rounds = zip(self._rounds(subject), self._rounds(baseline), strict=True)
+        return Spread.of([ours / theirs for ours, theirs in rounds])
 
-    def _values(self, subject: str) -> list[float]:
-        runs = self.suite.get_benchmark(subject).get_runs()
-        return [statistics.median(run.values) for run in runs if run.values]
+    def difference(self, subject: str, baseline: str) -> Spread:
+        """Return how many seconds longer than the baseline the subject took."""
+        rounds = zip(self._rounds(subject), self._rounds(baseline), strict=True)
+        return Spread.of([ours - theirs for ours, theirs in rounds])
 
-
-def say(line: str) -> None:
-    """Say how far the measurement has come."""
-    sys.stderr.write(f"{line}\n")
-
-
-def _in_a_folder(subject: Subject) -> Callable[[int], float]:
-    RESULTS.mkdir(parents=True, exist_ok=True)
-
-    async def timed(loops: int) -> float:
-        with tempfile.TemporaryDirectory(dir=RESULTS) as folder:
-            async with subject(Path(folder)) as measured:
-                return await measured(loops)
-
-    return lambda loops: asyncio.run(timed(loops))
+    def _rounds(self, subject: str) -> list[float]:
+        return [statistics.fmean(run.values) for run in self.suite.get_benchmark(subject).get_runs()]
 
 
-def _loops(results: str | None) -> dict[str, int]:
-    """Return what earlier rounds found out about the number of loops."""
-    if results is None or not Path(results).exists():
-        return {}
-    return {bench.get_name(): bench.get_loops() for bench in pyperf.BenchmarkSuite.load(results)}
+async def _round(group: Group, folder: Path) -> dict[str, tuple[int, list[float]]]:
+    async with group(folder) as subjects:
+        loops = {name: await _calibrated(timed) for name, timed in subjects.items()}
+        values: dict[str, list[float]] = {name: [] for name in subjects}
+        for _ in range(TURNS):
+            for name, timed in subjects.items():
+                values[name].append(await timed(loops[name]) / loops[name])
+    return {name: (loops[name], values[name]) for name in subjects}
+
+
+async def _calibrated(timed: Timed) -> int:
+    """Return how many loops make a turn; trying that warms up."""
+    loops = 1
+    while (seconds := await timed(loops)) < TURN:
+        loops *= 2 if seconds > TURN / 10 else 8
+    return loops
 
 
 def _versions() -> dict[str, str]:
     versions = {}
-    for library in LIBRARIES:
+    for library in _LIBRARIES:
         try:
             versions[f"{library} version"] = version(library)
         except PackageNotFoundError:

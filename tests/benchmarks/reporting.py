@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from tests.benchmarks.measuring import Rounds, Spread
+from tests.benchmarks.measuring import Results, Spread
 
 HEAD = """# Benchmarks
 
@@ -33,39 +33,35 @@ def digits(number: float) -> str:
     return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
-def spread(values: Spread) -> str:
-    """Write a ratio: its median, and its quartiles."""
-    return f"**{digits(values.median)}** ({digits(values.low)} to {digits(values.high)})"
+def spread(values: Spread, write: Callable[[float], str]) -> str:
+    """Write a median, and its quartiles."""
+    return f"**{write(values.median)}** ({write(values.low)} to {write(values.high)})"
 
 
-def compared(rounds: Rounds, *pairs: tuple[str, str, float]) -> str:
+def compared(results: Results, *pairs: tuple[str, str, float]) -> str:
     """Lay out subjects beside their baselines, with the most that each ratio may be."""
     return table(
         ("", "takes", "baseline", "ratio", "aim", ""),
-        [_comparison(rounds, *pair) for pair in pairs],
+        [_comparison(results, *pair) for pair in pairs],
     )
 
 
-def _comparison(rounds: Rounds, subject: str, baseline: str, most: float) -> tuple[str, ...]:
-    found = rounds.ratio(subject, baseline)
+def _comparison(results: Results, subject: str, baseline: str, most: float) -> tuple[str, ...]:
+    found = results.ratio(subject, baseline)
     return (
         subject,
-        duration(rounds.seconds(subject).median),
-        duration(rounds.seconds(baseline).median),
-        spread(found),
+        duration(results.seconds(subject).median),
+        duration(results.seconds(baseline).median),
+        spread(found, digits),
         f"at most {most:g}",
         "met" if found.median <= most else "**missed**",
     )
 
 
-def layers(rounds: Rounds, least: str, added: Mapping[str, str]) -> str:
+def layers(results: Results, least: str, added: Mapping[str, str]) -> str:
     """Lay out what each layer adds to the one before."""
-    rows = [(least, duration(rounds.seconds(least).median), "")]
-    before = least
-    for subject, what in added.items():
-        median, below = rounds.seconds(subject).median, rounds.seconds(before).median
-        rows.append(
-            (f"{subject}: {what}", duration(median), f"{'+' if median >= below else ''}{duration(median - below)}")
-        )
-        before = subject
+    rows = [(least, duration(results.seconds(least).median), "")]
+    for below, (subject, what) in zip((least, *added), added.items(), strict=False):
+        adds = results.difference(subject, below)
+        rows.append((f"{subject}: {what}", duration(results.seconds(subject).median), spread(adds, duration)))
     return table(("", "takes", "adds"), rows)
