@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -128,6 +129,7 @@ def _derive(passphrase: str, salt: bytes, cost: Cost) -> bytes:
     return Scrypt(salt=salt, length=_KEY, n=cost.n, r=cost.r, p=cost.p).derive(passphrase.encode())
 
 
+@lru_cache(maxsize=1024)
 def _context(*parts: str | bytes) -> bytes:
     """Join the parts so that no two different lists of parts give the same bytes."""
     encoded = [part.encode() if isinstance(part, str) else part for part in parts]

@@ -14,7 +14,7 @@ begin one with ``BEGIN IMMEDIATE`` in the same hop to the driver's thread: a com
 the commit), and can't meet the failure of a transaction that reads first and writes later. Reads, and all that is done
 to the lease, are single statements: one hop each.
 
-*Cancellation.* Each transaction runs in a task of its own that a cancelled caller waits for.
+*Cancellation.* Each transaction is settled: a cancelled caller waits for its end.
 """
 
 # ruff: noqa: S608 (statements are put together from the constants of this module, never from what callers give)
@@ -26,7 +26,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -38,6 +38,7 @@ from unwedged.protocol.lease import LONGEST_LEASE, Lease
 from unwedged.store.backend import Committed, Listed, Loaded, Row, RowName
 from unwedged.store.errors import LeaseLost, NotAStore, StorageFailed, StoreClosed
 from unwedged.store.schema import BEGIN, CENSUS, IDENTITY, SOUND, translated, upgrade, version_of
+from unwedged.store.settled import settled
 
 Result = TypeVar("Result")
 Parameters = dict[str, int | float | str | bytes | None]
@@ -114,11 +115,11 @@ class SqliteBackend:
             connection = aiosqlite.connect(path, timeout=BUSY_TIMEOUT, isolation_level="IMMEDIATE")
             leasing = aiosqlite.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
             try:
-                identity = await _settled(_prepare(connection))
-                await _settled(_prepare_leasing(leasing))
+                identity = await settled(_prepare(connection))
+                await settled(_prepare_leasing(leasing))
                 return cls(connection, leasing, identity)
             except BaseException:
-                await _settled(_close(connection, leasing))
+                await settled(_close(connection, leasing))
                 raise
 
     async def sealing(self, fresh: bytes | None = None) -> bytes | None:
@@ -207,7 +208,7 @@ class SqliteBackend:
             if not self._closed:
                 self._closed = True
                 with translated():
-                    await _settled(_close(self._connection, self._leasing))
+                    await settled(_close(self._connection, self._leasing))
 
     async def _late(self, began: float, duration: Milliseconds) -> None:
         """Make up for a commit that took long, as its last statement: the lease counts from its end."""
@@ -216,31 +217,33 @@ class SqliteBackend:
 
     async def _read(self, statement: str, parameters: Parameters) -> list[sqlite3.Row]:
         """Run one reading statement, never inside a transaction. If it is cancelled, its rows are dropped."""
-        async with self._alone():
-            return await self._fetch(statement, parameters)
+        async with self._turn:
+            self._must_be_open()
+            with translated():
+                return await self._fetch(statement, parameters)
 
     async def _write(self, work: Callable[[], Awaitable[Result]]) -> Result:
         """Run ``work``, which begins a transaction, and commit it, or roll it back. Cancelled only before or after."""
-        async with self._alone():
-            return await _settled(_transaction(self._connection, work))
+        async with self._turn:
+            self._must_be_open()
+            with translated():
+                return await settled(_transaction(self._connection, work))
 
     async def _lease(self, statement: str, parameters: Parameters) -> list[sqlite3.Row]:
         """Run one statement that writes the lease row: a transaction. Who is cancelled is told when it is over."""
-        async with self._alone():
-            try:
-                return await _rows(self._leasing, statement, parameters)
-            except asyncio.CancelledError:
-                # The driver runs the statement all the same. It leaves nothing to undo; but when that is done, it is.
-                await _settled(_undone(self._leasing))
-                raise
-
-    @contextlib.asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
         async with self._turn:
-            if self._closed:
-                raise StoreClosed("the store was closed")
+            self._must_be_open()
             with translated():
-                yield
+                try:
+                    return await _rows(self._leasing, statement, parameters)
+                except asyncio.CancelledError:
+                    # The driver runs the statement all the same. It leaves nothing to undo; but when that is done, it is.
+                    await settled(_undone(self._leasing))
+                    raise
+
+    def _must_be_open(self) -> None:
+        if self._closed:
+            raise StoreClosed("the store was closed")
 
     async def _fetch(self, statement: str, parameters: Parameters) -> list[sqlite3.Row]:
         return await _rows(self._connection, statement, parameters)
@@ -269,22 +272,6 @@ async def _undone(connection: aiosqlite.Connection) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await connection.rollback()
             return
-
-
-async def _settled(work: Coroutine[object, object, Result]) -> Result:
-    """Run ``work`` to its end even if the caller is cancelled meanwhile; the caller learns that it was only then."""
-    task = asyncio.create_task(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is None:
-        return task.result()
-    if not task.cancelled():
-        task.exception()  # Looked at, so that asyncio does not report it as overlooked.
-    raise cancelled
 
 
 async def _prepare(connection: aiosqlite.Connection) -> bytes:

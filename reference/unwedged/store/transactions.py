@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from unwedged.store.holding import Holding, RecordName
 from unwedged.store.lock import LeaseLock
 from unwedged.store.records import Codec, RecordKind
 from unwedged.store.sealed import SealedRecords
+from unwedged.store.settled import settled
 from unwedged.store.streams import Streams
 
 Key = TypeVar("Key")
@@ -226,22 +226,7 @@ class Transaction(Operation):
         """Write everything that was put or deleted, or, where that is nothing, validate what was read."""
         self._ended = True
         writes = {name: None if write is None else write.encode() for name, write in self._writes.items()}
-        if not writes:
-            return await self.validate()
-        # In a task of its own: a caller who is cancelled now waits until the outcome is settled in database and cache
-        # alike. To be told earlier would mean to be told that nothing happened, when it may yet happen.
-        outcome = asyncio.create_task(self._commit(writes))
-        cancelled: asyncio.CancelledError | None = None
-        while not outcome.done():
-            try:
-                await asyncio.wait((outcome,))
-            except asyncio.CancelledError as error:
-                cancelled = error
-        if cancelled is None:
-            return outcome.result()
-        if not outcome.cancelled() and (failure := outcome.exception()) is not None:
-            logger.debug("a cancelled commit failed epoch=%d: %r", self.epoch, failure)
-        raise cancelled
+        await (settled(self._commit(writes)) if writes else self.validate())
 
     async def _commit(self, writes: Mapping[RecordName, bytes | None]) -> None:
         await self._holding.committing.take()

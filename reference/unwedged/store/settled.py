@@ -1,0 +1,50 @@
+"""Work that is never left halfway: whoever is cancelled while it runs is told only when its outcome is settled.
+
+To be told earlier would mean to be told that nothing happened, when it may yet happen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from functools import partial
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
+
+_settling: set[asyncio.Task[object]] = set()
+
+
+async def settled(work: Coroutine[object, object, Result]) -> Result:
+    """Run ``work`` to its end even if the caller is cancelled meanwhile; the caller learns that it was only then.
+
+    It runs in a task of its own, which nobody but a loop that ends cancels. Work that is part of such work needs none.
+    """
+    if asyncio.current_task() in _settling:
+        return await work
+    task = asyncio.create_task(work)
+    _settling.add(task)
+    cancelled: asyncio.CancelledError | None = None
+    try:
+        while not task.done():
+            ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            task.add_done_callback(partial(_note, ended))
+            try:
+                await ended
+            except asyncio.CancelledError as error:
+                cancelled = error
+    finally:
+        _settling.discard(task)
+    if cancelled is None:
+        return task.result()
+    if not task.cancelled() and (failure := task.exception()) is not None:
+        logger.debug("what a cancelled caller had begun failed: %r", failure)
+    raise cancelled
+
+
+def _note(ended: asyncio.Future[None], _: asyncio.Task[Result]) -> None:
+    if not ended.done():
+        ended.set_result(None)
