@@ -21,7 +21,6 @@ from unwedged.store.backend import Backend
 from unwedged.store.clock import Chance, Clock, SystemChance, SystemClock
 from unwedged.store.errors import NestedOperation, OperationInterrupted, StoreClosed, StoreError, UnknownKind
 from unwedged.store.holding import Holding
-from unwedged.store.inspection import inspect
 from unwedged.store.lock import LeaseLock, LeaseTimes
 from unwedged.store.records import RecordKind
 from unwedged.store.sealed import SealedRecords
@@ -140,8 +139,8 @@ class CryptoStore:
         backend = await SqliteBackend.open(Path(path))
         try:
             sealer = await _unlock(backend, passphrase)
-            stored = await asyncio.to_thread(inspect, Path(path), 0)
-            if unknown := sorted(stored.records.keys() - declared.keys()):
+            version, present = await backend.contents()
+            if unknown := sorted(present - declared.keys()):
                 raise UnknownKind(f"the store has records of kinds that were not declared: {', '.join(unknown)}")
         except BaseException:
             await backend.close()
@@ -153,7 +152,7 @@ class CryptoStore:
             declared.values(),
             label=label,
             instance=chance.instance(),
-            version=stored.version,
+            version=version,
             times=times or LeaseTimes(),
             clock=clock or SystemClock(),
             chance=chance,
