@@ -575,6 +575,62 @@ async def test_readers_never_see_a_transaction_of_their_own_process(store: Store
     assert seen == [0]
 
 
+async def test_a_glance_does_not_wait_for_a_commit_under_way(store: Store) -> None:
+    epoch = await hold(store)
+    seen: list[Lease] = []
+
+    async def glance() -> None:
+        seen.append(await store.backend.check(epoch))
+
+    hops = Hops(store.backend)
+    glances: list[asyncio.Task[None]] = []
+    hops.before = lambda number: glances.append(asyncio.create_task(glance())) if number == 2 else None
+    finished: list[int] = []
+    hops.after = lambda number: finished.append(len(seen)) if number == 3 else None
+    await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION)
+    assert finished == [1], "it had its answer before the commit had"
+    assert seen == [store.state()[0]]
+
+
+async def test_a_glance_lets_others_run(store: Store) -> None:
+    epoch = await hold(store)
+    ran: list[str] = []
+
+    async def run() -> None:
+        ran.append("another task")
+
+    waiting = asyncio.create_task(run())
+    await store.backend.check(epoch)
+    assert ran
+    await waiting
+
+
+async def test_a_glance_that_is_kept_out_waits_as_others_do(store: Store) -> None:
+    epoch = await hold(store)
+
+    class KeptOut:
+        def __init__(self, connection: sqlite3.Connection) -> None:
+            self.close = connection.close
+
+        def execute(self, *_: object) -> None:
+            error = sqlite3.OperationalError("database is locked")
+            error.sqlite_errorcode = sqlite3.SQLITE_BUSY_RECOVERY
+            raise error
+
+    store.backend._glances = KeptOut(store.backend._glances)  # type: ignore[assignment]  # all that is used of it
+    assert (await store.backend.check(epoch)).holder == ME
+
+
+async def test_contents(store: Store) -> None:
+    epoch = await hold(store)
+    assert await store.backend.contents() == (0, frozenset())
+    rows = [Row(RowName(kind, key), b"value") for kind in ("a", "b", "d") for key in (b"1", b"2")]
+    await store.backend.commit(epoch, rows, NOW, DURATION)
+    assert await store.backend.contents() == (1, frozenset({"a", "b", "d"}))
+    await store.backend.commit(epoch, [Row(RowName("b", key), None) for key in (b"1", b"2")], NOW, DURATION)
+    assert await store.backend.contents() == (2, frozenset({"a", "d"}))
+
+
 async def test_a_row_without_a_value_is_not_an_absent_one(store: Store) -> None:
     epoch = await hold(store)
     await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION)

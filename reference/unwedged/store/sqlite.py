@@ -241,7 +241,8 @@ class SqliteBackend:
             await self._fetch(_PROLONG, {"late": late})
 
     async def _glance(self, statement: str, parameters: Parameters) -> list[sqlite3.Row]:
-        """Run one reading statement at once, or as ``_read`` does while another process keeps even readers out."""
+        """Run one reading statement here, or as ``_read`` does while another process keeps even readers out."""
+        await asyncio.sleep(0)  # Who reads again and again must not keep everybody else, renewals too, from running.
         self._must_be_open()
         with translated():
             try:
