@@ -315,6 +315,7 @@ class SqlAndRules(RuleBasedStateMachine):
     @rule(step=steps_from_here)
     def check(self, step: int) -> None:
         assert self.outcome(self.backend.look()) == self.row
+        assert self.outcome(self.backend.contents()) == (self.version, {name.kind for name in self.records})
         self.read(step, self.backend.check(self.epoch(step)), self.row)
 
     @rule(step=steps_from_here, back=versions_back, fenced=st.booleans())
@@ -452,6 +453,8 @@ BROKEN_STATEMENTS = [
     ("_KEYS", "floor > :since OR ", ""),
     ("_KEYS", "change.version > :since", "change.version >= :since"),
     ("_KEYS", "AND kind = :kind)", ")"),
+    ("_CONTENTS", "SELECT version", "SELECT floor"),
+    ("_CONTENTS", "kind > present.kind", "kind < present.kind"),
     ("_ADVANCE", EPOCH, ""),
     ("_ADVANCE", HOLDER, ""),
     ("_ADVANCE", "version + 1", "version + 2"),

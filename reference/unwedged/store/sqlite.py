@@ -274,7 +274,7 @@ class SqliteBackend:
                 try:
                     return await _rows(self._leasing, statement, parameters)
                 except asyncio.CancelledError:
-                    # The driver runs the statement all the same. It leaves nothing to undo; but when that is done, it is.
+                    # The driver runs it all the same, and leaves nothing to undo; but when that is done, it is.
                     await settled(_undone(self._leasing))
                     raise
 
