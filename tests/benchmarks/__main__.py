@@ -1,10 +1,9 @@
-"""Measure, and write what came of it to spec/benchmarks.md.
+"""Measure, and write what came of it to spec/benchmarks.md; or measure some topics, and show what came of it.
 
 python -m tests.benchmarks [--fast | --rigorous] [TOPIC ...]
 
 A topic is a module of this package with a function ``measure``, which leaves raw results in ``build/benchmarks``, and
-a function ``report``, which makes a section of the report out of them, and may draw plots. The report is rewritten
-from the results of all topics, those of earlier runs included.
+a function ``report``, which makes a section of the report out of them, and may draw plots.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ import sys
 from pathlib import Path
 from typing import Final, Protocol
 
-from tests.benchmarks import transactions
-from tests.benchmarks.measuring import Effort, say
-from tests.benchmarks.reporting import HEAD
+from tests.benchmarks import memory, opening, peers, taking_over, transactions
+from tests.benchmarks.measuring import Effort, Results, say
+from tests.benchmarks.reporting import head
 
 REPORT: Final = Path("spec/benchmarks.md")
 
@@ -29,10 +28,16 @@ class Topic(Protocol):
         """Leave raw results in ``build/benchmarks``."""
 
     def report(self) -> str:
-        """Return the section of the report. Raises ``FileNotFoundError`` where there are no results."""
+        """Return a section of the report, from raw results."""
 
 
-TOPICS: Final[dict[str, Topic]] = {"transactions": transactions}
+TOPICS: Final[dict[str, Topic]] = {
+    "transactions": transactions,
+    "taking-over": taking_over,
+    "memory": memory,
+    "opening": opening,
+    "peers": peers,
+}
 
 
 def main() -> int:
@@ -49,21 +54,26 @@ def main() -> int:
     if unknown := sorted(set(arguments.topics) - TOPICS.keys()):
         parser.error(f"no such topic: {', '.join(unknown)}; there are {', '.join(TOPICS)}")
     try:
-        for topic in arguments.topics or TOPICS:
-            TOPICS[topic].measure(arguments.effort)
-        sections = [topic.report() for topic in TOPICS.values()]
+        for name in arguments.topics or TOPICS:
+            TOPICS[name].measure(arguments.effort)
     except KeyboardInterrupt:
         say(f"Interrupted: {REPORT} was left as it is.")
         return 130
     except subprocess.CalledProcessError as failure:
         say(f"{REPORT} was left as it is: {failure}")
         return 1
-    except FileNotFoundError as missing:
-        say(f"{REPORT} was left as it is: {missing.filename} has no results; run all topics first.")
-        return 1
-    REPORT.write_text("\n".join([HEAD, *sections]))
-    say(f"Wrote {REPORT}.")
+    if arguments.topics:
+        sys.stdout.write("\n".join(TOPICS[name].report() for name in arguments.topics))
+    else:
+        write_report()
     return 0
+
+
+def write_report() -> None:
+    """Write the report, from the raw results of all topics."""
+    sections = [head(Results(transactions.MODULE)), *(topic.report() for topic in TOPICS.values())]
+    REPORT.write_text("\n".join(sections))
+    say(f"Wrote {REPORT}.")
 
 
 if __name__ == "__main__":

@@ -6,14 +6,48 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tests.benchmarks.measuring import Results, Spread
 
-HEAD = """# Benchmarks
-
-How fast the store is, against what: each figure stands beside its baseline, which was measured in the same minutes on
-the same machine. `make bench` measures everything again, in about a quarter of an hour, and rewrites this file and its
-plots.
-"""
-
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+
+
+def head(results: Results) -> str:
+    """Say what all of this is, and on which machine ``results`` came about."""
+    noted = results.suite.get_metadata()
+    loads = [run.get_metadata()["load_avg_1min"] for bench in results.suite for run in bench.get_runs()]
+    machine = {
+        "processors": f"{noted['cpu_count']} of {noted['cpu_model_name']}",
+        "system": noted["platform"],
+        "Python": noted["python_version"].partition(" (")[0],
+        **{name.removesuffix(" version"): noted[name] for name in sorted(noted) if name.endswith(" version")},
+        "load average meanwhile": f"{Spread.of(loads).median:.1f}",
+    }
+    return f"""\
+# How fast, against what
+
+Each figure stands beside what it is compared with, measured in the same process, in turns of a tenth of a second, so
+that a machine that is busy for a while is so for both. A ratio is the median over several such processes; in brackets
+are its quartiles: half of them lie between. What was aimed at stands beside it, and whether it was met.
+
+```console
+$ make bench
+```
+
+measures everything again, in about a quarter of an hour, and rewrites this file and its plots.
+`make bench BENCH="--fast transactions"` measures one topic, quicker, and shows what came of it;
+`make bench BENCH=--rigorous` takes three times as long. The raw results are in `build/benchmarks/`, in the format of
+pyperf: `.venv/bin/python -m pyperf stats build/benchmarks/transactions.json`.
+
+What these figures do not say:
+
+- how fast another machine is, a phone above all. Most of a durable transaction is the disk, and disks differ by a
+  factor of a hundred in how long they take to answer. Ratios carry further; but a slower disk flatters them, and one
+  that lies about what it has written makes them look worse;
+- what it costs to wait for another process, or for the event loop of a busy program;
+- anything about safety. That is what the models and the tests are for, and no test depends on how long something takes.
+
+{table(("measured on", ""), machine.items())}
+
+A load average well above 1 means that others were using the machine, and that the figures are provisional.
+"""
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -38,30 +72,31 @@ def spread(values: Spread, write: Callable[[float], str]) -> str:
     return f"**{write(values.median)}** ({write(values.low)} to {write(values.high)})"
 
 
-def compared(results: Results, *pairs: tuple[str, str, float]) -> str:
-    """Lay out subjects beside their baselines, with the most that each ratio may be."""
+def compared(results: Results, *pairs: tuple[str, str, float | None]) -> str:
+    """Lay out subjects beside their baselines, with the most that each ratio may be, where something is aimed at."""
     return table(
-        ("", "takes", "baseline", "ratio", "aim", ""),
+        ("", "takes", "compared with", "takes", "ratio", "aim", ""),
         [_comparison(results, *pair) for pair in pairs],
     )
 
 
-def _comparison(results: Results, subject: str, baseline: str, most: float) -> tuple[str, ...]:
+def _comparison(results: Results, subject: str, baseline: str, most: float | None) -> tuple[str, ...]:
     found = results.ratio(subject, baseline)
     return (
         subject,
-        duration(results.seconds(subject).median),
-        duration(results.seconds(baseline).median),
+        duration(results.of(subject).median),
+        baseline,
+        duration(results.of(baseline).median),
         spread(found, digits),
-        f"at most {most:g}",
-        "met" if found.median <= most else "**missed**",
+        "" if most is None else f"at most {most:g}",
+        "" if most is None else "met" if found.median <= most else "**missed**",
     )
 
 
 def layers(results: Results, least: str, added: Mapping[str, str]) -> str:
     """Lay out what each layer adds to the one before."""
-    rows = [(least, duration(results.seconds(least).median), "")]
+    rows = [(least, duration(results.of(least).median), "")]
     for below, (subject, what) in zip((least, *added), added.items(), strict=False):
         adds = results.difference(subject, below)
-        rows.append((f"{subject}: {what}", duration(results.seconds(subject).median), spread(adds, duration)))
+        rows.append((f"{subject}: {what}", duration(results.of(subject).median), spread(adds, duration)))
     return table(("", "takes", "adds"), rows)

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 from unittest.mock import patch
 
+from tests.benchmarks.measuring import RESULTS
 from tests.store.olm import SESSION_CODEC
+from vodozemac import GroupSession
 
 from unwedged.protocol.identifiers import Milliseconds
-from unwedged.store import TEXT, CryptoStore, LeaseTimes, RecordKind, sealing
+from unwedged.store import TEXT, Codec, CryptoStore, LeaseTimes, RecordKind, Transaction, sealing
+from unwedged.store.holding import RecordName
+from unwedged.store.sqlite import SqliteBackend
+
+_PICKLE_KEY: Final = bytes(32)
 
 SESSIONS: Final = RecordKind("olm_session", TEXT, SESSION_CODEC)
+GROUP_SESSIONS: Final = RecordKind(
+    "outbound_group_session",
+    TEXT,
+    Codec[GroupSession](
+        lambda session: session.pickle(_PICKLE_KEY).encode(),
+        lambda pickle: GroupSession.from_pickle(pickle.decode(), _PICKLE_KEY),
+    ),
+)
 WORDS: Final = RecordKind("word", TEXT, TEXT)
+
+SESSION_SIZE: Final = 1312
+"""Bytes of the pickle of an Olm session."""
 
 _FREE: Final = sealing.Cost(n=2, r=1, p=1)
 
@@ -29,7 +47,50 @@ async def opened(path: Path) -> AsyncIterator[CryptoStore]:
     """
     with patch.object(sealing, "COST", _FREE):
         store = await CryptoStore.open(
-            path, passphrase="secret", label="benchmark", kinds=[SESSIONS, WORDS], times=_STEADY
+            path, passphrase="secret", label="benchmark", kinds=[SESSIONS, GROUP_SESSIONS, WORDS], times=_STEADY
         )
     async with store:
         yield store
+
+
+async def copy_of(count: int, folder: Path) -> Path:
+    """Return a copy of a store that has ``count`` words, each as long as an Olm session's pickle."""
+    original, copy = RESULTS / "stores" / f"{count}.db", folder / f"{count}.db"
+    if not original.exists():
+        original.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = original.with_suffix(".new")
+
+        async def write(transaction: Transaction) -> None:
+            for number in range(count):
+                transaction.put(WORDS, key_of(number), f"{number:0{SESSION_SIZE}}")
+
+        async with opened(unfinished) as store:
+            await store.run(write)
+        unfinished.rename(original)
+    shutil.copy(original, copy)
+    return copy
+
+
+def key_of(number: int) -> str:
+    """Return the key of a word: as long as a Curve25519 key in base64, which is what sessions are found by."""
+    return f"{number:043}"
+
+
+async def everything(store: CryptoStore) -> dict[RecordName, bytes]:
+    """Load the whole store, in one hop to the driver's thread, and open every seal."""
+    parts = store._parts
+    assert isinstance(parts.backend, SqliteBackend)
+    records = {}
+    for kind, hidden, sealed in await parts.backend._fetch("SELECT kind, key, value FROM record", {}):
+        key = parts.records._sealer.reveal(kind, hidden)
+        records[RecordName(kind, key)] = parts.records._sealer.open(kind, key, sealed)
+    return records
+
+
+async def fill(store: CryptoStore) -> None:
+    """Bring all records of the store into its cache."""
+    records = await everything(store)
+    async with store.view() as view:
+        for name, value in records.items():
+            store.lock.holding.fill(view.snapshot.version, name, value)
+    assert store.statistics().cached_records == len(records)

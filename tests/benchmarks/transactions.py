@@ -155,7 +155,7 @@ GROUPS: Final[dict[str, Group]] = {"transactions": transactions, "views": views}
 
 def measure(effort: Effort) -> None:
     """Leave raw results in ``build/benchmarks``."""
-    measure_in_rounds(MODULE, list(GROUPS), effort)
+    measure_in_rounds(MODULE, list(GROUPS), effort.value)
 
 
 def report() -> str:

@@ -1,0 +1,86 @@
+"""What a cached record weighs, beside the same record in a dict."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import psutil
+import pyperf
+from tests.benchmarks.measuring import RESULTS, Effort, Results, results_of, say
+from tests.benchmarks.reporting import digits, table
+from tests.benchmarks.stores import SESSION_SIZE, WORDS, key_of, opened
+
+from unwedged.store.holding import RecordName
+
+MODULE: Final = "tests.benchmarks.memory"
+
+COUNT: Final = 100_000
+CACHE: Final = "in the cache"
+DICT: Final = "in a dict"
+
+
+async def weigh(subject: str, folder: Path) -> int:
+    """Return by how many bytes this process grows for each record."""
+    async with opened(folder / "store.db") as store, store.view() as view:
+        before = resident()
+        records = {}
+        for number in range(COUNT):
+            name, value = RecordName(WORDS.name, key_of(number).encode()), f"{number:0{SESSION_SIZE}}".encode()
+            if subject == CACHE:
+                store.lock.holding.fill(view.snapshot.version, name, value)
+            else:
+                records[name] = value
+        grown = resident() - before
+        assert len(records) + store.statistics().cached_records == COUNT
+        return grown // COUNT
+
+
+def resident() -> int:
+    """Return how much memory this process has, in bytes."""
+    gc.collect()
+    resident: int = psutil.Process().memory_info().rss
+    return resident
+
+
+def measure(effort: Effort) -> None:
+    """Leave raw results in ``build/benchmarks``. Each is weighed in a process of its own."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    results_of(MODULE).unlink(missing_ok=True)
+    for number in range(1, effort.value // 2 + 1):
+        say(f"memory: round {number} of {effort.value // 2}")
+        for subject in (CACHE, DICT):
+            subprocess.run([sys.executable, "-m", MODULE, subject], check=True)  # noqa: S603 (this very file)
+
+
+def report() -> str:
+    """Say what came of it."""
+    results = Results(MODULE)
+    rows = [(subject, f"{digits(results.of(subject).median)} bytes") for subject in (CACHE, DICT)]
+    return f"""\
+## Memory
+
+By how much a process grows for each record that it caches, if it caches {COUNT:,}, each with a key of 43 bytes and a
+value of {SESSION_SIZE:,}. The dict maps the same keys to the same values. Objects that were decoded for transactions
+come on top.
+
+{table(("a record", "takes"), rows)}
+"""
+
+
+def main() -> None:
+    """Weigh one subject, and add it to the results."""
+    [subject] = sys.argv[1:]
+    with tempfile.TemporaryDirectory(dir=RESULTS) as folder:
+        weight = asyncio.run(weigh(subject, Path(folder)))
+    run = pyperf.Run([weight], metadata={"name": subject, "unit": "byte"})
+    pyperf.add_runs(str(results_of(MODULE)), pyperf.Benchmark([run]))
+
+
+if __name__ == "__main__":
+    main()
