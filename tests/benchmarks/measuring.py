@@ -88,7 +88,7 @@ def program(module: str, groups: Mapping[str, Group]) -> None:
     parser.add_argument("--add", action="store_true", help=f"add it to {results_of(module)} and show nothing")
     arguments = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=RESULTS) as folder:
+    with tempfile.TemporaryDirectory(dir=RESULTS.resolve()) as folder:
         measured = asyncio.run(_round(groups[arguments.group], Path(folder)))
     for name, (loops, values) in measured.items():
         metadata = {"name": name, "loops": loops, **_versions()}

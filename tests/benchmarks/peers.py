@@ -15,7 +15,7 @@ from typing import Final
 
 from tests.benchmarks.measuring import Effort, Group, Results, Timed, each, measure_in_rounds, program
 from tests.benchmarks.reporting import compared, duration
-from tests.benchmarks.stores import GROUP_SESSIONS, SESSIONS, opened
+from tests.benchmarks.stores import GROUP_SESSIONS, SESSIONS, opened, settle_logs
 from tests.store.olm import OlmMessage, OlmSession
 from vodozemac import Account, AnyOlmMessage, Curve25519PublicKey, GroupSession, Session
 
@@ -103,9 +103,10 @@ async def unwedged(folder: Path, synchronous: str) -> AsyncIterator[Mapping[str,
     async def decrypt(message: OlmMessage, transaction: Transaction) -> str:
         session = await transaction.get(SESSIONS, bob.identity_key)
         assert session is not None
-        text = session.decrypt(message)
+        # Not on a copy: where it fails, the object is not put, and so dropped.
+        text = session._session.decrypt(AnyOlmMessage.from_parts(message.type, message.body))
         transaction.put(SESSIONS, bob.identity_key, session)
-        return text
+        return text.decode()
 
     async def encrypt(transaction: Transaction) -> object:
         session = await transaction.get(GROUP_SESSIONS, ROOM)
@@ -231,6 +232,7 @@ async def peers(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
         unwedged(folder, "NORMAL") as ours_relaxed,
         mautrix(folder, "NORMAL") as relaxed,
     ):
+        settle_logs(folder)
         yield {**ours, **nio, **durable, **ours_relaxed, **relaxed}
 
 
@@ -247,7 +249,7 @@ def report() -> str:
     results = Results(MODULE)
     in_memory = duration(results.of(name_of("matrix-nio", "in memory only", ROOM_MESSAGE)).median)
     pairs = [
-        (name_of("unwedged", ours, work), name_of(peer, theirs, work), 1.0)
+        (name_of("unwedged", ours, work), name_of(peer, theirs, work), 1.0 if ours == theirs else None)
         for peer, theirs, ours, works in (
             ("matrix-nio", "FULL", "FULL", (TO_DEVICE,)),
             ("mautrix", "NORMAL", "NORMAL", (TO_DEVICE, ROOM_MESSAGE)),
@@ -270,8 +272,10 @@ their sync loop, their parsing, or their verification of senders part of this, o
 - **mautrix** reads a session's row for each message and keeps Olm sessions, not group sessions, in memory. It uses the
   write-ahead log with `synchronous=NORMAL`: what it committed last may be gone after a power cut, and a ratchet then
   moves back. It can be told to use `FULL`.
-- This store uses `FULL`, and is measured with `NORMAL` only for comparison. It decrypts on a copy of the session, since
-  a message that can't be decrypted may change it; neither of the others does.
+- This store uses `FULL`, and is measured with `NORMAL` only for comparison. A message that can't be decrypted may
+  change the session; here that session is dropped, since it was not put, while both others go on with it.
+
+The last two lines compare two different promises: what it costs to survive a power cut.
 
 {compared(results, *pairs)}
 """

@@ -34,6 +34,8 @@ def lines(name: str, axis: str, places: Sequence[float], plotted: Sequence[Line]
         axes.axhline(1000 * seconds, color="0.5", linestyle="--", linewidth=1)
         axes.annotate(label, (places[0], 1000 * seconds), xytext=(0, 3), textcoords="offset points", color="0.35")
     axes.set(xscale="log", yscale="log", xlabel=axis, ylabel="milliseconds")
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.yaxis.set_major_formatter("{x:,g}")
     axes.grid(visible=True, which="major", color="0.9")
     axes.legend(loc="best", frameon=False)
     return _saved(figure, name)

@@ -33,8 +33,11 @@ $ make bench
 
 measures everything again, in about a quarter of an hour, and rewrites this file and its plots.
 `make bench BENCH="--fast transactions"` measures one topic, quicker, and shows what came of it;
-`make bench BENCH=--rigorous` takes three times as long. The raw results are in `build/benchmarks/`, in the format of
-pyperf: `.venv/bin/python -m pyperf stats build/benchmarks/transactions.json`.
+`make bench BENCH=--rigorous` takes three times as long. The raw results are kept in the format of pyperf:
+
+```console
+$ .venv/bin/python -m pyperf stats build/benchmarks/transactions.json
+```
 
 What these figures do not say:
 

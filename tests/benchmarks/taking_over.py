@@ -151,7 +151,8 @@ Another process changed some records and gave the lease up. From here on it is c
 lease, to bring the cache up to date, and to read what the next operations want: {TOUCHED} records, as many of the
 changed ones among them as there are. It is compared with dropping the cache, as one must who does not know what
 changed, so that those {TOUCHED} are loaded one by one; and with loading the whole store, in one query, without even
-decoding what was loaded. Each record is as large as the pickle of an Olm session.
+decoding what was loaded. Each record is as large as the pickle of an Olm session. Where a store is small, or much of
+what is wanted changed, that one query is quicker than single loads: each of those is a hop to the driver's thread.
 
 ![Time to take over, by the number of changed records]({plot})
 
