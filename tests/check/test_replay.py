@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, TypeAlias
 
+import aiosqlite
 import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
@@ -200,12 +201,14 @@ class Break:
 
 def other_sql(was: str, becomes: str) -> Substitution:
     """Run other SQL wherever ``was`` occurs in a statement."""
-    fetch = SqliteBackend._fetch
+    rows = sqlite._rows
 
-    async def altered(self: SqliteBackend, statement: str, parameters: sqlite.Parameters) -> list[sqlite3.Row]:
-        return await fetch(self, statement.replace(was, becomes), parameters)
+    async def altered(
+        connection: aiosqlite.Connection, statement: str, parameters: sqlite.Parameters
+    ) -> list[sqlite3.Row]:
+        return await rows(connection, statement.replace(was, becomes), parameters)
 
-    return (SqliteBackend, "_fetch", altered)
+    return (sqlite, "_rows", altered)
 
 
 def keep_everything(cache: Cache[RecordName, bytes], log: ChangeLog[RecordName]) -> Cache[RecordName, bytes]:
