@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Final, Protocol
 
-from tests.benchmarks import memory, opening, peers, taking_over, transactions
+from tests.benchmarks import handover, memory, opening, peers, taking_over, transactions
 from tests.benchmarks.measuring import Effort, Results, say
 from tests.benchmarks.reporting import head
 
@@ -33,6 +33,7 @@ class Topic(Protocol):
 
 TOPICS: Final[dict[str, Topic]] = {
     "transactions": transactions,
+    "handover": handover,
     "taking-over": taking_over,
     "memory": memory,
     "opening": opening,
