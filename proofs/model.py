@@ -220,7 +220,8 @@ class Model:
 
     def takeable(self, s: State, p: Term) -> Term:
         """Free, one's own, expired or absurd."""
-        return either(eq(s.holder, self.universe.nobody), eq(s.holder, p), eq(s.left, 0), s.left > self.lease_time)
+        absurd = FALSE if self.broken("clock-jump") else s.left > self.lease_time
+        return either(eq(s.holder, self.universe.nobody), eq(s.holder, p), eq(s.left, 0), absurd)
 
     def stands(self, s: State, p: Term, epoch: Term) -> Term:
         """The process's guard is of that epoch and past its sync."""
@@ -228,6 +229,8 @@ class Model:
 
     def told_of_waiter(self, s: State, p: Term, word: Term) -> Of:
         """The stages of guards, where one hears whether somebody waits."""
+        if self.broken("waiter-ignored"):
+            return s.guard_stage
         return put(s.guard_stage, p, choose(every(word, eq(s.guard_stage(p), HELD)), CLOSING, s.guard_stage(p)))
 
     # Operations.
@@ -312,7 +315,13 @@ class Model:
             return keep
 
         enabled = every(eq(s.guard_stage(p), SYNCING), self.fence_passes(s, s.guard_epoch(p)))
-        heard = choose(s.told(p) > s.version, s.told(p), s.version)
+        silent = s.told(p) > s.version
+        if self.broken("foreign-writes-unseen"):
+            silent = ne(s.told(p), NOT_SUBSCRIBED)
+        if self.broken("streams-lost"):  # they hang on what is invalidated
+            dropped = self.universe.some(self.universe.record, lambda r: every(s.cached(p, r), no(kept(r))))
+            silent = every(ne(s.told(p), NOT_SUBSCRIBED), dropped)
+        heard = choose(silent, s.told(p), s.version)
         # The fault: the version is thrown away with what was invalidated.
         version = ZERO if self.broken("generation-in-machine") else s.version
         after = replace(
@@ -605,6 +614,7 @@ class Model:
             self.subscribes(p),
             ne(s.told(p), NOT_SUBSCRIBED),
             s.told(p) < s.version,
+            FALSE if self.broken("foreign-writes-unseen") or self.broken("streams-lost") else TRUE,
         )
         return Action("Listen", (p,), enabled, replace(s, told=put(s.told, p, s.version)))
 

@@ -7,14 +7,24 @@ import shutil
 from pathlib import Path
 
 import pytest
-from proofs.correspondence import INSTANCES, Reading, compare, notices, prove, wrong_conjuncts, wrong_steps
+from proofs.correspondence import (
+    INSTANCES,
+    Reading,
+    compare,
+    notices,
+    prove,
+    wrong_conjuncts,
+    wrong_steps,
+    wrong_takeable,
+)
 from proofs.invariant import INVARIANT, spelled
 from proofs.model import Model, State
 from proofs.report import Failure
 from proofs.specification import INDUCTIVE, graph_of
 from proofs.terms import Term, no
+from proofs.translation import constants
 
-from proofs import correspondence
+from proofs import correspondence, functions
 from unwedged.check.errors import CheckError
 from unwedged.check.graph import Edge, Graph
 from unwedged.check.manifest import Manifest, read_manifest
@@ -44,7 +54,7 @@ def test_they_are_the_same(reading: Reading) -> None:
     assert lines[0].endswith("the same")
 
 
-@pytest.mark.parametrize("fault", ["late-version", "unfenced-load", "partial-list"])
+@pytest.mark.parametrize("fault", ["late-version", "unfenced-load", "partial-list", "waiter-ignored", "streams-lost"])
 def test_a_broken_rule_of_the_encoding(reading: Reading, fault: str) -> None:
     assert notices(reading, fault)
 
@@ -116,3 +126,14 @@ def test_each_conjunct_is_checked_by_tlc_too() -> None:
     for name in INDUCTIVE:
         configuration = read_configuration(ROOT / "tla" / "models" / f"{name}.cfg")
         assert set(configuration.invariants) == {spelled(conjunct) for conjunct in INVARIANT} - added | {"TypeOK"}
+
+
+def test_who_may_take_the_lease_is_compared_on_absurd_rows_too() -> None:
+    graph, wrong = graph_of(MANIFEST, functions.MODEL)
+    assert wrong == []
+    lease_time = constants(MANIFEST.folder / f"{functions.MODEL}.cfg")["LeaseTime"]
+    assert list(wrong_takeable(graph, lease_time)) == []
+    [difference] = wrong_takeable(graph, lease_time, "clock-jump")
+    assert (difference.name, difference.what) == ("Takeable", "differs from TLC's")
+    [difference] = wrong_takeable(Graph((), (), ()), lease_time)
+    assert difference.what == "was compared with nothing"
