@@ -480,7 +480,7 @@ def test_a_broken_statement_is_found(
     statement: str = getattr(sqlite, name)
     assert old in statement
     monkeypatch.setattr(sqlite, name, statement.replace(old, new))
-    few = settings(max_examples=500, stateful_step_count=20, phases=[Phase.generate], report_multiple_bugs=False)
+    few = settings(max_examples=3000, stateful_step_count=20, phases=[Phase.generate], report_multiple_bugs=False)
     with pytest.raises(AssertionError):
         run_state_machine_as_test(sql_and_rules, settings=few)
 
