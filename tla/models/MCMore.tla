@@ -5,13 +5,20 @@ EXTENDS MCCryptoStoreCache
 CONSTANTS p3, o4
 
 TwoAndTwo == o1 :> p1 @@ o2 :> p1 @@ o3 :> p2 @@ o4 :> p2
-OneEach == o1 :> p1 @@ o2 :> p2 @@ o3 :> p3
+TwoAndOneEach == o1 :> p1 @@ o2 :> p1 @@ o3 :> p2 @@ o4 :> p3
 
-\* Transactions of one process are alike, and so are processes, each together with
-\* its operations. (TLC takes these as generators.)
-TwoAndTwoAlike == Permutations({o1, o2}) \cup Permutations({o3, o4}) \cup
+\* Records are alike, transactions of one process are, and so are processes, each together
+\* with its transactions. (TLC takes these as generators.)
+TwoAndTwoAlike == Permutations(Records) \cup Permutations({o1, o2}) \cup Permutations({o3, o4}) \cup
     {p1 :> p2 @@ p2 :> p1 @@ o1 :> o3 @@ o3 :> o1 @@ o2 :> o4 @@ o4 :> o2}
-OneEachAlike ==
-    {p1 :> p2 @@ p2 :> p1 @@ o1 :> o2 @@ o2 :> o1,
-     p2 :> p3 @@ p3 :> p2 @@ o2 :> o3 @@ o3 :> o2}
+TwoAndOneEachAlike == Permutations(Records) \cup Permutations({o1, o2}) \cup
+    {p2 :> p3 @@ p3 :> p2 @@ o3 :> o4 @@ o4 :> o3}
+
+\* TLC takes it on trust that all this is alike: what lives together is mapped to what does.
+Image(generator, x) == IF x \in DOMAIN generator THEN generator[x] ELSE x
+KeepsHomes(generators) ==
+    \A generator \in generators : \A o \in Operations :
+        Home[Image(generator, o)] = Image(generator, Home[o])
+ASSUME /\ Home = TwoAndTwo => KeepsHomes(TwoAndTwoAlike)
+       /\ Home = TwoAndOneEach => KeepsHomes(TwoAndOneEachAlike)
 ===============================================================================
