@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Final, Protocol
 
-from tests.benchmarks import handover, memory, opening, peers, taking_over, transactions
+from tests.benchmarks import handover, memory, model_checking, opening, peers, taking_over, transactions
 from tests.benchmarks.measuring import Effort, Results, say
 from tests.benchmarks.reporting import head
 
@@ -38,6 +38,7 @@ TOPICS: Final[dict[str, Topic]] = {
     "memory": memory,
     "opening": opening,
     "peers": peers,
+    "model-checking": model_checking,
 }
 
 
