@@ -107,17 +107,24 @@ def test_a_model_that_tlc_does_not_finish_is_a_failure(monkeypatch: pytest.Monke
     assert Failure("the comparison with late-version in the encoding", "finds no difference") in failures
 
 
-def test_a_broken_rule_of_the_specification(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("fault", "failure"),
+    [
+        ("unvalidated-view", Failure("Instance: Validate", "z3 allows no such step")),
+        ("streams-lost", Failure("Instance: Listen", "TLC has no transition of that name")),
+    ],
+)
+def test_a_broken_rule_of_the_specification(tmp_path: Path, fault: str, failure: Failure) -> None:
     """The encoding is right, and TLA+ has a rule broken: the failure names the action, too."""
     shutil.copytree(ROOT / "tla", tmp_path / "tla")
     configuration = tmp_path / "tla" / "models" / "Instance.cfg"
-    configuration.write_text(configuration.read_text().replace('Fault = "none"', 'Fault = "unvalidated-view"'))
+    configuration.write_text(configuration.read_text().replace('Fault = "none"', f'Fault = "{fault}"'))
     graph, wrong = graph_of(read_manifest(tmp_path / "tla" / "models" / "manifest.toml"), "Instance")
-    assert [failure.name for failure in wrong] == ["Instance"]
+    assert {each.name for each in wrong} == {"Instance"}
     assert wrong[0].verdict.startswith("distinct states: expected")
     broken = Reading(INSTANCES[0], graph)
     failures = compare(broken, Model(broken.universe), lambda _line: None)
-    assert Failure("Instance: Validate", "z3 allows no such step") in failures
+    assert failure in failures
 
 
 def test_each_conjunct_is_checked_by_tlc_too() -> None:
