@@ -27,7 +27,7 @@ Answer = TypeVar("Answer")
 
 logger = logging.getLogger(__name__)
 
-EAGER_LOOKS = 40
+EAGER_LOOKS = 150
 """Who waits first looks so often without a pause: for some two milliseconds, which is longer than a short operation of
 the holder takes, handover included. No timer would do: the shortest of an event loop is a millisecond or more."""
 

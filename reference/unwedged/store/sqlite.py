@@ -14,9 +14,10 @@ begin one with ``BEGIN IMMEDIATE`` in the same hop to the driver's thread: a com
 the commit), and can't meet the failure of a transaction that reads first and writes later. Reads, and all that is done
 to the lease, are single statements: one hop each.
 
-*Glances.* Whether the lease still stands is asked on the loop's own thread, through a third connection that only
-reads. A view needs nothing else of the database, and SQLite answers in a few microseconds, without waiting for whoever
-writes; the hop to the driver's thread would keep the loop itself busy for several times as long.
+*Glances.* Whether the lease still stands, or can be had, is asked on the loop's own thread, through a third connection
+that only reads. A view needs nothing else of the database, nor does who waits; and SQLite answers in a few
+microseconds, without waiting for whoever writes; the hop to the driver's thread would keep the loop itself busy for
+several times as long.
 
 *Cancellation.* Each transaction is settled: a cancelled caller waits for its end.
 """
@@ -168,7 +169,7 @@ class SqliteBackend:
 
     async def look(self) -> Lease:
         """Return the lease row. Not fenced: it is for those who wait."""
-        return _lease((await self._read(_LOOK, {}))[0])
+        return _lease((await self._glance(_LOOK, {}))[0])
 
     async def renew(self, epoch: Epoch, now: Milliseconds, duration: Milliseconds) -> Lease:
         """Extend the lease of ``epoch`` to ``duration`` from ``now`` and return the row. Fenced."""
