@@ -32,9 +32,9 @@ from typing import Final, TypeAlias, TypeVar
 
 import aiosqlite
 import msgspec
+
 from tests.benchmarks.measuring import RESULTS, Effort, Spread, say
 from tests.benchmarks.reporting import digits, duration, spread, table
-
 from unwedged.store import TEXT, Codec, CryptoStore, RecordKind, Transaction
 
 Answer = TypeVar("Answer")

@@ -12,10 +12,10 @@ from typing import Final
 
 import psutil
 import pyperf
+
 from tests.benchmarks.measuring import RESULTS, Effort, Results, results_of, say
 from tests.benchmarks.reporting import digits, table
 from tests.benchmarks.stores import SESSION_SIZE, WORDS, key_of, opened
-
 from unwedged.store.holding import RecordName
 
 MODULE: Final = "tests.benchmarks.memory"

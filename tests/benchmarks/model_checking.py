@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+
 from tests.benchmarks.measuring import RESULTS, Effort
 from tests.benchmarks.reporting import table
-
 from unwedged.check.display import counting, make_console
 from unwedged.check.errors import CheckError
 from unwedged.check.manifest import Band, Manifest, find_manifest, read_manifest

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Final
 
 import aiosqlite
+
 from tests.benchmarks.measuring import Effort, Group, Results, Timed, each, measure_in_rounds, program
 from tests.benchmarks.reporting import compared, duration
 from tests.benchmarks.stores import copy_of, opened
-
 from unwedged.store.sealing import Sealer
 
 MODULE: Final = "tests.benchmarks.opening"

@@ -13,12 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from vodozemac import Account, AnyOlmMessage, Curve25519PublicKey, GroupSession, Session
+
 from tests.benchmarks.measuring import Effort, Group, Results, Timed, each, measure_in_rounds, program
 from tests.benchmarks.reporting import compared, duration
 from tests.benchmarks.stores import GROUP_SESSIONS, SESSIONS, opened, settle_logs
 from tests.store.olm import OlmMessage, OlmSession
-from vodozemac import Account, AnyOlmMessage, Curve25519PublicKey, GroupSession, Session
-
 from unwedged.store import Transaction
 from unwedged.store.sqlite import SqliteBackend
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Final
 from unittest.mock import patch
 
-from tests.benchmarks.measuring import RESULTS
-from tests.store.olm import SESSION_CODEC
 from vodozemac import GroupSession
 
+from tests.benchmarks.measuring import RESULTS
+from tests.store.olm import SESSION_CODEC
 from unwedged.protocol.identifiers import Milliseconds
 from unwedged.store import TEXT, Codec, CryptoStore, LeaseTimes, RecordKind, Transaction, sealing
 from unwedged.store.holding import RecordName

@@ -15,7 +15,6 @@ from tests.benchmarks.measuring import RESULTS, Effort, Group, Results, Timed, m
 from tests.benchmarks.plots import Line, lines
 from tests.benchmarks.reporting import compared, duration, table
 from tests.benchmarks.stores import SESSION_SIZE, WORDS, copy_of, everything, fill, key_of, opened
-
 from unwedged.protocol.cache import empty
 from unwedged.store import CryptoStore, Transaction, View
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final
 
 import aiosqlite
+
 from tests.benchmarks.measuring import Effort, Group, Results, Timed, each, measure_in_rounds, program
 from tests.benchmarks.reporting import compared, layers
 from tests.benchmarks.stores import SESSIONS, WORDS, opened, settle_logs
 from tests.store.olm import Host, OlmMessage, OlmSession, open_session
-
 from unwedged.protocol.identifiers import Epoch
 from unwedged.store import CryptoStore, Transaction, View
 from unwedged.store.backend import Row, RowName

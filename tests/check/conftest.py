@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.check.specifications import Specifications
 
+from tests.check.specifications import Specifications
 from unwedged.check.toolbox import Toolbox, find_toolbox
 
 

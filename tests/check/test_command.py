@@ -12,10 +12,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
+
 from tests.check.specifications import CONSTANTS, Specifications
 from tests.check.test_manifest import FAILING, PASSING, manifest_of
 from tests.store.stores import DEVICE, KINDS
-
 from unwedged.check.command import FAILED, INTERRUPTED, OK, UNUSABLE
 from unwedged.check.report import Report, schema
 from unwedged.check.tlc import Verdict

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.check.specifications import Specifications
 
+from tests.check.specifications import Specifications
 from unwedged.check.errors import UnreadableOutput
 from unwedged.check.graph import Edge, Graph, Walk, cover, read_graph
 from unwedged.check.tlc import Verdict, run

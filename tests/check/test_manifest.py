@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.check.specifications import Specifications
 
+from tests.check.specifications import Specifications
 from unwedged.check.errors import CheckoutNotFound, ManifestInvalid, UnknownModel
 from unwedged.check.manifest import Band, Layer, Manifest, differences, find_manifest, read_manifest
 from unwedged.check.tlc import Result, Verdict

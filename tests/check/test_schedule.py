@@ -5,9 +5,9 @@ import os
 from dataclasses import dataclass, field
 
 import pytest
+
 from tests.check.specifications import CONSTANTS, Specifications
 from tests.check.test_manifest import FAILING, PASSING, manifest_of
-
 from unwedged.check import schedule
 from unwedged.check.manifest import Manifest, Model
 from unwedged.check.schedule import Outcome, check_models

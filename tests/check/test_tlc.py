@@ -5,8 +5,8 @@ import os
 from dataclasses import replace
 
 import pytest
-from tests.check.specifications import Specifications
 
+from tests.check.specifications import Specifications
 from unwedged.check.tlc import Configuration, Progress, Result, Verdict, read_configuration, run
 from unwedged.check.toolbox import Toolbox
 from unwedged.check.values import ModelValue

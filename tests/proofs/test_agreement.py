@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import ParamSpec
 
 import pytest
+
+from proofs import actions, functions, specification
 from proofs.actions import ACTIONS, Explored, compare, explored
 from proofs.agreement import actions_agree, functions_agree, tally
 from proofs.report import Failure, Say
 from proofs.specification import graph_of
 from proofs.translation import constants
 from tests.proofs.broken import BROKEN, Broken
-
-from proofs import actions, functions, specification
 from unwedged.check.errors import CheckError
 from unwedged.check.graph import Graph
 from unwedged.check.manifest import Manifest, read_manifest

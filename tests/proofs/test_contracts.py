@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from proofs.broken import FAULTS, Fault, broken
-from proofs.contracts import CONFIRMED, MODULES, confirm, prove, refute, stated, unlisted
-from proofs.report import Failure, run
-from proofs.universe import NAMES, Name, Records
 from rpds import HashTrieMap
 
 import unwedged.protocol
 from proofs import contracts
+from proofs.broken import FAULTS, Fault, broken
+from proofs.contracts import CONFIRMED, MODULES, confirm, prove, refute, stated, unlisted
+from proofs.report import Failure, run
+from proofs.universe import NAMES, Name, Records
 
 Write = Callable[[str], tuple[str, ...]]
 

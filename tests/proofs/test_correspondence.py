@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+
+from proofs import correspondence, functions
 from proofs.correspondence import (
     INSTANCES,
     Reading,
@@ -23,8 +25,6 @@ from proofs.report import Failure
 from proofs.specification import INDUCTIVE, graph_of
 from proofs.terms import Term, no
 from proofs.translation import constants
-
-from proofs import correspondence, functions
 from unwedged.check.errors import CheckError
 from unwedged.check.graph import Edge, Graph
 from unwedged.check.manifest import Manifest, read_manifest

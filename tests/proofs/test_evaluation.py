@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from proofs.evaluation import NONSENSE, Concrete, Table, compiled
 from proofs.terms import (
     BOOLEAN,

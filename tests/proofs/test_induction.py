@@ -6,12 +6,12 @@ All of it: `python -m proofs.induction`.
 from collections.abc import Iterator
 
 import pytest
+
+from proofs import induction
 from proofs.induction import FAULTS, Obligation, counterexample, impossible_actions, obligations, shown
 from proofs.invariant import INVARIANT, Conjunct, fenced_cache_is_current, spelled, transactions_take_turns
 from proofs.model import Model, State
 from proofs.terms import Answer, Term, eq, small, unbounded
-
-from proofs import induction
 
 
 def some(model: Model, *groups: str) -> Iterator[Obligation]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 import msgspec
+
 from tests.store import short_cuts
 from tests.store.olm import (
     MESSAGE_CODEC,
@@ -32,7 +33,6 @@ from tests.store.olm import (
     open_session,
 )
 from tests.store.short_cuts import ShortCut
-
 from unwedged.protocol.identifiers import Milliseconds
 from unwedged.store import TEXT, CryptoStore, LeaseTimes, RecordKind, Transaction, View
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
+
 from tests.store.olm import Host, Invitation, OlmMessage, OlmSession, Place, Undecryptable, place_of
 from tests.store.program import (
     TIMES,
@@ -31,7 +32,6 @@ from tests.store.program import (
     Waits,
 )
 from tests.store.short_cuts import ShortCut
-
 from unwedged.protocol.identifiers import Milliseconds
 from unwedged.store import inspect
 

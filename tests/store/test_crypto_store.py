@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 
 import pytest
+
 from tests.store.stores import (
     COUNTER,
     DEVICE,
@@ -22,7 +23,6 @@ from tests.store.stores import (
     take_over,
     workbench,
 )
-
 from unwedged.protocol.guard import NO_GUARD, Stage
 from unwedged.protocol.identifiers import Version
 from unwedged.store import (

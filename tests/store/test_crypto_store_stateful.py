@@ -14,8 +14,8 @@ from typing import TypeVar
 import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.store.stores import COUNTER, Counter, Instance, Workbench
 
+from tests.store.stores import COUNTER, Counter, Instance, Workbench
 from unwedged.protocol.guard import NO_GUARD, admits
 from unwedged.protocol.identifiers import Version
 from unwedged.protocol.stream import Lagged

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from tests.store.stores import DEVICE, PATIENCE, Instance, Workbench, count_up, take_over, workbench
 
+from tests.store.stores import DEVICE, PATIENCE, Instance, Workbench, count_up, take_over, workbench
 from unwedged.protocol.guard import NO_GUARD, Stage
 from unwedged.protocol.identifiers import Epoch, Milliseconds
 from unwedged.store.errors import LeaseLost, StorageFailed, StoreBusy, StoreClosed

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
 from tests.store.stores import (
     COUNTER,
     DEVICE,
@@ -20,7 +21,6 @@ from tests.store.stores import (
     take_over,
     workbench,
 )
-
 from unwedged.protocol.identifiers import Version
 from unwedged.protocol.stream import Lagged
 from unwedged.store.crypto_store import LISTEN_EVERY

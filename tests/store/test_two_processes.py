@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+
 from tests.store.olm import OlmMessage, place_of
 from tests.store.program import (
     Decrypt,
