@@ -9,16 +9,16 @@ from tests.benchmarks.measuring import Results, Spread
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 
-def head(results: Results) -> str:
-    """Say what all of this is, and on which machine ``results`` came about."""
-    noted = results.suite.get_metadata()
-    loads = [run.get_metadata()["load_avg_1min"] for bench in results.suite for run in bench.get_runs()]
+def head(measured: Mapping[str, Results]) -> str:
+    """Say what all of this is, and on which machine the results, by program, came about."""
+    noted = next(iter(measured.values())).suite.get_metadata()
+    loads = {f"load average meanwhile, {module.rpartition('.')[2]}": _load(each) for module, each in measured.items()}
     machine = {
         "processors": f"{noted['cpu_count']} of {noted['cpu_model_name']}",
         "system": noted["platform"],
         "Python": noted["python_version"].partition(" (")[0],
         **{name.removesuffix(" version"): noted[name] for name in sorted(noted) if name.endswith(" version")},
-        "load average meanwhile": f"{Spread.of(loads).median:.1f}",
+        **loads,
     }
     return f"""\
 # How fast, against what
@@ -51,6 +51,11 @@ What these figures do not say:
 
 A load average well above 1 means that others were using the machine, and that the figures are provisional.
 """
+
+
+def _load(results: Results) -> str:
+    loads = [run.get_metadata()["load_avg_1min"] for bench in results.suite for run in bench.get_runs()]
+    return f"{Spread.of(loads).median:.1f}"
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
