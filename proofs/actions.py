@@ -54,9 +54,10 @@ class Operation:
     known: Records
     loading: tuple[Name, int, Version] | None
     word: bool
+    released: bool
 
 
-IDLE = Operation("idle", "none", Epoch(0), Version(0), Version(0), HashTrieMap(), None, word=False)
+IDLE = Operation("idle", "none", Epoch(0), Version(0), Version(0), HashTrieMap(), None, word=False, released=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +181,7 @@ def _operation(value: Value) -> Operation:
         known=of.records(op["known"]),
         loading=(of.name(loading[0]), of.number(loading[1]), Version(of.number(loading[2]))) if loading else None,
         word=of.truth(op["word"]),
+        released=of.truth(op["released"]),
     )
 
 
@@ -293,15 +295,19 @@ def _fill(i: Instance, s: State) -> Iterator[State]:
 
 
 def _commit(i: Instance, s: State) -> Iterator[State]:
-    for o in i.home:
+    for o, p in i.home.items():
         op = s.op[o]
-        row = lease.renew(s.lease, op.under, NOW, LONGEST_LEASE)
+        alone = len(i.working(s, p, op.under)) == 1
+        row = lease.commit(s.lease, op.under, NOW, LONGEST_LEASE, alone)
         if op.stage == "running" and op.kind == "transaction" and s.version < i.max_version and row is not None:
+            released = row.holder is None
+            # What is left of a lease that nobody holds is of no interest: in the specification, nothing.
+            row = replace(row, expires=NOW) if released else row
             for updated in chain.from_iterable(combinations(op.known, n + 1) for n in range(len(op.known))):
                 base = HashTrieMap((r, op.known[r]) for r in updated)
                 snapshot = s.history[-1].update({r: value + 1 for r, value in base.items()})
                 version = Version(s.version + 1)
-                done = replace(op, stage="committed", at=version, known=base, word=s.lease.wanted)
+                done = replace(op, stage="committed", at=version, known=base, word=s.lease.wanted, released=released)
                 commits, history = (*s.commits, base), (*s.history, snapshot)
                 yield replace(_with(s, o, done), lease=row, commits=commits, history=history)
 
@@ -319,7 +325,8 @@ def _finish(i: Instance, s: State) -> Iterator[State]:
         op = s.op[o]
         if op.stage not in ("committed", "validated"):
             continue
-        finished = replace(_with(s, o, IDLE), guard=s.guard.insert(p, guard.told(s.guard[p], op.under, op.word)))
+        held = guard.lost(s.guard[p], op.under) if op.released else guard.told(s.guard[p], op.under, op.word)
+        finished = replace(_with(s, o, IDLE), guard=s.guard.insert(p, held))
         if op.stage == "validated":
             yield finished
             continue
@@ -409,9 +416,9 @@ ACTIONS: Mapping[str, tuple[Callable[[Instance, State], Iterator[State]], frozen
     "Load": (_load, frozenset({"lease.fence", "cache.reaches"})),
     "Outdated": (_outdated, frozenset({"lease.fence", "cache.reaches"})),
     "Fill": (_fill, frozenset({"guard.stands", "cache.fill"})),
-    "Commit": (_commit, frozenset({"lease.renew"})),
+    "Commit": (_commit, frozenset({"lease.commit"})),
     "Validate": (_validate, frozenset({"lease.fence"})),
-    "Finish": (_finish, frozenset({"guard.told", "guard.stands", "cache.install", "stream.news"})),
+    "Finish": (_finish, frozenset({"guard.told", "guard.lost", "guard.stands", "cache.install", "stream.news"})),
     "Lose": (_lose, frozenset({"lease.fence", "guard.lost"})),
     "Abort": (_abort, frozenset()),
     "Renew": (_renew, frozenset({"lease.renew", "guard.told"})),

@@ -58,6 +58,15 @@ FAULTS: dict[str, Fault] = {
     ),
     "lease.release: nobody holds it": Fault("lease.release", "holder=None", "expires=Milliseconds(0)"),
     "lease.release: all else stays": Fault("lease.release", "holder=None", "holder=None, epoch=Epoch(0)"),
+    "lease.commit: it succeeds exactly where the fence passes": Fault(
+        "lease.commit", "return renewed", "return renewed or lease"
+    ),
+    "lease.commit: who waits can have it": Fault("lease.commit", "release(renewed, epoch)", "renewed"),
+    "lease.commit: otherwise it is kept": Fault("lease.commit", " and alone", ""),
+    "lease.commit: its time counts from now": Fault("lease.commit", "release(renewed, epoch)", "release(lease, epoch)"),
+    "lease.commit: all else stays": Fault(
+        "lease.commit", "release(renewed, epoch)", "release(replace(renewed, wanted=False), epoch)"
+    ),
     # The guard.
     "guard.taken: it syncs under the epoch": Fault("guard.taken", "Stage.SYNCING, epoch", "Stage.SYNCING, Epoch(0)"),
     "guard.taken: nothing may use the cache yet": Fault("guard.taken", "Stage.SYNCING", "Stage.HELD"),

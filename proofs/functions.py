@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rpds import HashTrieMap
 
@@ -79,6 +79,17 @@ def _renew(entry: Entry) -> Lines:
     for row, now in entry.rows():
         for duration in DURATIONS:
             yield (row, _asking(entry).epoch, now, duration), _extended(entry, now, duration)
+
+
+def _commit(entry: Entry) -> Lines:
+    alone = not of.names(entry.input["running"])
+    for row, now in entry.rows():
+        for duration in DURATIONS:
+            expected = _extended(entry, now, duration)
+            if expected is not None and expected.holder is None:
+                # What is left of a lease that nobody holds is of no interest. In the code it is as if renewed.
+                expected = replace(expected, expires=Milliseconds(now + duration))
+            yield (row, _asking(entry).epoch, now, duration, alone), expected
 
 
 def _extended(entry: Entry, now: int, duration: int) -> Lease | None:
@@ -213,6 +224,7 @@ TABLES: Mapping[str, tuple[str, Callable[[Entry], Lines]]] = {
     "want": ("lease.want", _want),
     "fence": ("lease.fence", _fence),
     "renew": ("lease.renew", _renew),
+    "commit": ("lease.commit", _commit),
     "release": ("lease.release", _release),
     "taken": ("guard.taken", _taken),
     "synced": ("guard.synced", _synced),

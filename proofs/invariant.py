@@ -65,11 +65,29 @@ def epochs_only_grow(m: Model, s: State) -> Term:
 
 
 def guard_is_honest(m: Model, s: State) -> Term:
-    """Only who holds the lease has a guard of its epoch, since a release ends the guard first."""
+    """Only who holds the lease has a guard of its epoch, since a release ends the guard first.
+
+    Where a commit gave it up, the guard ends when its answer arrives, and until then nobody holds the lease.
+    """
+    u = m.universe
+
+    def gave_way(p: Term) -> Term:
+        told = u.some(u.operation, lambda o: every(m.working_under(s, p, s.guard_epoch(p), o), s.released(o)))
+        return every(eq(s.holder, u.nobody), told)
+
+    def honest(p: Term) -> Term:
+        its_own = every(ne(s.guard_stage(p), NONE), eq(s.epoch, s.guard_epoch(p)))
+        return implies(its_own, either(eq(s.holder, p), gave_way(p)))
+
+    return u.each(u.process, honest)
+
+
+def gave_the_lease_up(m: Model, s: State) -> Term:
+    """Only a commit gives the lease up, and its epoch never passes again: whoever takes it next has a new one."""
     u = m.universe
     return u.each(
-        u.process,
-        lambda p: implies(every(ne(s.guard_stage(p), NONE), eq(s.epoch, s.guard_epoch(p))), eq(s.holder, p)),
+        u.operation,
+        lambda o: implies(s.released(o), every(eq(s.stage(o), COMMITTED), no(m.may_access(s, o)))),
     )
 
 
@@ -314,6 +332,7 @@ def fenced_view_is_fresh(m: Model, s: State) -> Term:
 INVARIANT: tuple[Conjunct, ...] = (
     epochs_only_grow,
     guard_is_honest,
+    gave_the_lease_up,
     fenced_operation_has_its_guard,
     nobody_works_before_the_sync,
     log_is_within_history,

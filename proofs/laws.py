@@ -25,6 +25,8 @@ class Step(Enum):
     WANT = auto()
     RENEW = auto()
     RELEASE = auto()
+    COMMIT = auto()
+    COMMIT_ALONE = auto()
 
 
 def after(
@@ -40,7 +42,9 @@ def after(
         return leases.want(lease)
     if step is Step.RENEW:
         return leases.renew(lease, epoch, now, duration) or lease
-    return leases.release(lease, epoch) or lease
+    if step is Step.RELEASE:
+        return leases.release(lease, epoch) or lease
+    return leases.commit(lease, epoch, now, duration, step is Step.COMMIT_ALONE) or lease
 
 
 def passes_again(

@@ -84,6 +84,7 @@ class State:
     load_value: Of
     load_version: Of
     word: Of
+    released: Of
     # Added for the proof.
     last: Of  # by record, the last version that wrote it
     snapshot: Of  # by operation, the version that what it knows is of
@@ -177,6 +178,7 @@ class Model:
             load_value=of_operation("load_value"),
             load_version=of_operation("load_version"),
             word=of_operation("word", BOOLEAN),
+            released=of_operation("released", BOOLEAN),
             last=function("last", record, NUMBER),
             snapshot=of_operation("snapshot"),
             committer=constant("committer", operation),
@@ -208,6 +210,7 @@ class Model:
             begun=lambda _o: ZERO,
             knows=lambda _o, _r: FALSE,
             word=lambda _o: FALSE,
+            released=lambda _o: FALSE,
             last=lambda _r: ZERO,
             snapshot=lambda _o: ZERO,
         )
@@ -233,11 +236,22 @@ class Model:
             return s.guard_stage
         return put(s.guard_stage, p, choose(every(word, eq(s.guard_stage(p), HELD)), CLOSING, s.guard_stage(p)))
 
+    def gives_way(self, s: State, alone: Term) -> Term:
+        """Rule 8: a commit gives the lease up instead of renewing it."""
+        return FALSE if self.broken("waiter-ignored") else every(s.wanted, alone)
+
     # Operations.
 
     def working_under(self, s: State, p: Term, epoch: Term, o: Term) -> Term:
         """The operation is one of the process's, under way, and of that epoch."""
         return every(eq(self.home(o), p), ne(s.stage(o), IDLE), eq(s.under(o), epoch))
+
+    def alone(self, s: State, o: Term) -> Term:
+        """No other operation works under its guard."""
+        return self.universe.each(
+            self.universe.operation,
+            lambda other: implies(self.working_under(s, self.home(o), s.under(o), other), eq(other, o)),
+        )
 
     def uses_cache(self, s: State, o: Term) -> Term:
         """The cache its process has now is still the one that it began with."""
@@ -268,6 +282,7 @@ class Model:
             begun=put(s.begun, o, 0),
             knows=put_row(s.knows, o, lambda _r: FALSE),
             word=put(s.word, o, FALSE),
+            released=put(s.released, o, FALSE),
             snapshot=put(s.snapshot, o, 0),
         )
 
@@ -402,7 +417,7 @@ class Model:
         return Action("Fill", (o,), eq(s.stage(o), LOADING), after)
 
     def commit(self, s: State, o: Term, updated: Of) -> Action:
-        """Rules 4 and 5: the records, the version and the log, behind the fence, in one step."""
+        """Rules 4, 5 and 8: the records, the version, the log and the lease, behind the fence, in one step."""
         record, version = self.universe.record, s.version + 1
         enabled = every(
             eq(s.stage(o), RUNNING),
@@ -414,6 +429,8 @@ class Model:
             enabled = every(enabled, self.fence_passes(s, s.guard_epoch(self.home(o))))
         elif not self.broken("lease-lapses-unfenced"):
             enabled = every(enabled, either(self.may_access(s, o), self.unguarded(s, o)))
+
+        released = every(self.may_access(s, o), self.gives_way(s, self.alone(s, o)))
 
         def value(r: Term, v: Term) -> Term:
             new = choose(updated(r), s.known(o, r) + 1, s.value(r, s.version))
@@ -431,7 +448,9 @@ class Model:
             at=put(s.at, o, version),
             knows=put_row(s.knows, o, updated),
             word=put(s.word, o, s.wanted),
-            left=choose(self.may_access(s, o), self.lease_time, s.left),
+            released=put(s.released, o, released),
+            holder=choose(released, self.universe.nobody, s.holder),
+            left=choose(released, 0, choose(self.may_access(s, o), self.lease_time, s.left)),
         )
         return Action("Commit", (o,), enabled, after)
 
@@ -454,7 +473,7 @@ class Model:
         return Action("Validate", (o,), enabled, after)
 
     def finish(self, s: State, o: Term) -> Action:
-        """The cache takes the new values, subscribers are told, the caller is answered."""
+        """The cache takes the new values, subscribers are told, the caller is answered. It may end the guard."""
         p, version = self.home(o), s.at(o)
         committed = eq(s.stage(o), COMMITTED)
         installs = every(committed, self.uses_cache(s, o), eq(version, s.cache_version(p) + 1))
@@ -466,9 +485,14 @@ class Model:
             written = s.base(version, r) + 1
             return choose(s.cached(p, r), written, 1) if self.broken("partial-list") else written
 
+        own = eq(s.under(o), s.guard_epoch(p))
+        ends = every(own, s.released(o))
+        ended = self._without_guard(s, p)
+        told = put_if(own, self.told_of_waiter(s, p, s.word(o)), s.guard_stage)
         after = replace(
             self._idle(s, o),
-            guard_stage=put_if(eq(s.under(o), s.guard_epoch(p)), self.told_of_waiter(s, p, s.word(o)), s.guard_stage),
+            guard_stage=put_if(ends, ended.guard_stage, told),
+            guard_epoch=put_if(ends, ended.guard_epoch, s.guard_epoch),
             cache_version=put(s.cache_version, p, choose(installs, noted, s.cache_version(p))),
             cached=put_row(s.cached, p, lambda r: either(s.cached(p, r), every(installs, s.wrote(version, r)))),
             cache_value=put_row(
@@ -598,6 +622,7 @@ class Model:
             begun=unless_dead(s.begun, 0),
             knows=lambda o, r: every(no(dies(o)), s.knows(o, r)),
             word=unless_dead(s.word, FALSE),
+            released=unless_dead(s.released, FALSE),
             snapshot=unless_dead(s.snapshot, 0),
             holder=choose(eq(s.holder, p), self.universe.departed, s.holder),
         )

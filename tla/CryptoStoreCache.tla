@@ -128,7 +128,7 @@ ToldOwn(told, version) ==
 (* Operations.                                                                  *)
 
 Idle == [stage |-> "idle", kind |-> "none", under |-> 0, at |-> 0, begun |-> 0,
-         known |-> Nothing, loading |-> <<>>, word |-> FALSE]
+         known |-> Nothing, loading |-> <<>>, word |-> FALSE, released |-> FALSE]
 
 \* stage     "idle", which includes waiting for a guard; "running"; "loading" a record;
 \*           "committed": in the store, not yet in the cache; "validated": its
@@ -142,6 +142,7 @@ Idle == [stage |-> "idle", kind |-> "none", under |-> 0, at |-> 0, begun |-> 0,
 \*           updates were computed from
 \* loading   record, value and version of a load whose answer is on its way
 \* word      whether its last access brought word of a waiter
+\* released  whether its commit gave the lease up
 
 Of(p) == {o \in Operations : Home[o] = p}
 
@@ -270,11 +271,14 @@ Fill(o) ==
                     THEN [cache EXCEPT ![p] = FilledCache(@, r, value, version)] ELSE cache
         /\ UNCHANGED <<lease, history, commits, floor, guard, heard>>
 
-\* Rules 4 and 5: all of an operation's records, the version and the change log,
-\* behind the fence, in one database transaction; it renews the lease as well.
+\* Rules 4, 5 and 8: all of an operation's records, the version and the change log,
+\* behind the fence, in one database transaction; it renews the lease as well, or gives
+\* it up if somebody waits and no other operation needs it. (A process knows that when it
+\* sends the commit. A view that ends on the way is then as one that ends just after.)
 Commit(o, updated) ==
     LET p == Home[o]
         base == [r \in updated |-> op[o].known[r]]
+        alone == WorkingUnder(p, op[o].under) = {o}
     IN  /\ op[o].stage = "running" /\ op[o].kind = "transaction"
         /\ updated # {} /\ updated \subseteq AnyRecord(op[o].known)
         /\ Version < MaxVersion
@@ -286,8 +290,9 @@ Commit(o, updated) ==
         /\ history' = Append(history, [r \in Records |->
                 IF r \in updated THEN base[r] + 1 ELSE Value(r, Version)])
         /\ op' = [op EXCEPT ![o].stage = "committed", ![o].at = Version + 1,
-                            ![o].known = Part(@, updated), ![o].word = lease.wanted]
-        /\ lease' = IF MayAccess(o) THEN Renewed(lease) ELSE lease
+                            ![o].known = Part(@, updated), ![o].word = lease.wanted,
+                            ![o].released = MayAccess(o) /\ GivesWay(lease, alone)]
+        /\ lease' = IF MayAccess(o) THEN Committed(lease, alone) ELSE lease
         /\ UNCHANGED <<floor, guard, cache, heard>>
 
 \* Rule 6: a view asks whether its epoch still stands.
@@ -300,14 +305,17 @@ Validate(o) ==
 
 \* The cache takes the new values, subscribers are told, the caller is answered:
 \* one step of the process. If the guard died in between, the commit counts all
-\* the same, and the cache is no longer this operation's to touch.
+\* the same, and the cache is no longer this operation's to touch. If the commit gave
+\* the lease up, the guard ends here: nothing has begun under it since, as operations
+\* don't while a commit is on its way.
 Finish(o) ==
     LET p == Home[o]
         version == op[o].at
     IN  /\ op[o].stage \in {"committed", "validated"}
         /\ op' = [op EXCEPT ![o] = Idle]
-        /\ guard' = IF op[o].under = guard[p].epoch
-                    THEN [guard EXCEPT ![p] = Told(@, op[o].word)] ELSE guard
+        /\ guard' = CASE op[o].under # guard[p].epoch -> guard
+                      [] op[o].released -> [guard EXCEPT ![p] = NoGuard]
+                      [] OTHER -> [guard EXCEPT ![p] = Told(@, op[o].word)]
         /\ IF op[o].stage = "committed"
            THEN /\ cache' = IF UsesCache(o)
                             THEN [cache EXCEPT ![p] = InstalledCache(@, version, commits[version])]
@@ -476,9 +484,13 @@ OneFencedHolder ==
         (/\ guard[p].stage # "none" /\ FencePasses(lease, guard[p].epoch)
          /\ guard[q].stage # "none" /\ FencePasses(lease, guard[q].epoch)) => p = q
 
+\* Its process need not know yet that its commit has given the lease up.
+GaveWay(p) ==
+    lease.holder = Nobody /\ \E o \in WorkingUnder(p, guard[p].epoch) : op[o].released
+
 GuardIsHonest ==
     \A p \in Processes : (guard[p].stage # "none" /\ lease.epoch = guard[p].epoch)
-        => lease.holder = p
+        => lease.holder = p \/ GaveWay(p)
 
 EpochNeverReused ==
     [][\A p \in Processes : (guard[p].stage = "none" /\ guard'[p].stage # "none")

@@ -50,6 +50,13 @@ Renewed(row) == [row EXCEPT !.left = LeaseTime]
 \* (What is left of a lease that nobody holds is of no interest: 0.)
 Released(row) == [row EXCEPT !.holder = Nobody, !.left = 0]
 
+\* Rule 8: what a commit makes of the row, in its own transaction. Where somebody waits
+\* and its operation is alone under the guard, that saves the holder a second write, and
+\* who waits the time until it comes.
+GivesWay(row, alone) == row.wanted /\ alone /\ ~Broken("waiter-ignored")
+
+Committed(row, alone) == IF GivesWay(row, alone) THEN Released(row) ELSE Renewed(row)
+
 -------------------------------------------------------------------------------
 (* The guard, as far as its process knows: bound to one epoch.                 *)
 

@@ -124,13 +124,17 @@ WriteBegins(p) ==
     /\ UNCHANGED <<lease, guard, synced, prompt, jumps>>
 
 \* The renewal shares the connection and has had no turn: so the write itself
-\* renews the lease, as its last statement.
+\* renews the lease, as its last statement. Or it gives the lease up, if somebody waits
+\* and the process has no other operation that needs it (of which nothing is said here).
 WriteEnds(p) ==
     /\ op[p] = "writing"
     /\ op' = [op EXCEPT ![p] = "idle"]
-    /\ lease' = IF Broken("renewal-starved") THEN lease ELSE Renewed(lease)
-    /\ guard' = [guard EXCEPT ![p] = Told(@, lease.wanted)]
-    /\ UNCHANGED <<synced, prompt, jumps>>
+    /\ \E alone \in BOOLEAN :
+        /\ lease' = IF Broken("renewal-starved") THEN lease ELSE Committed(lease, alone)
+        /\ IF lease'.holder = Nobody
+           THEN guard' = [guard EXCEPT ![p] = NoGuard] /\ ForgetHold(p)
+           ELSE guard' = [guard EXCEPT ![p] = Told(@, lease.wanted)] /\ UNCHANGED <<synced, prompt>>
+    /\ UNCHANGED jumps
 
 \* An operation ends, whatever came of it.
 End(p) ==

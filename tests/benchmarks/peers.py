@@ -118,7 +118,7 @@ async def unwedged(folder: Path, synchronous: str) -> AsyncIterator[Mapping[str,
     async with opened(folder / f"unwedged-{synchronous}.db") as store:
         backend = store._parts.backend
         assert isinstance(backend, SqliteBackend)
-        await backend._fetch(f"PRAGMA synchronous = {synchronous}", {})
+        await backend._read(f"PRAGMA synchronous = {synchronous}", {})
         await store.run(prepare)
         yield {
             name_of("unwedged", synchronous, TO_DEVICE): bob.sending_to(

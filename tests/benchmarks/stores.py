@@ -100,7 +100,7 @@ async def everything(store: CryptoStore) -> dict[RecordName, bytes]:
     parts = store._parts
     assert isinstance(parts.backend, SqliteBackend)
     records = {}
-    for kind, hidden, sealed in await parts.backend._fetch("SELECT kind, key, value FROM record", {}):
+    for kind, hidden, sealed in await parts.backend._read("SELECT kind, key, value FROM record", {}):
         key = parts.records._sealer.reveal(kind, hidden)
         records[RecordName(kind, key)] = parts.records._sealer.open(kind, key, sealed)
     return records

@@ -151,7 +151,7 @@ lease, to bring the cache up to date, and to read what the next operations want:
 changed ones among them as there are. It is compared with dropping the cache, as one must who does not know what
 changed, so that those {TOUCHED} are loaded one by one; and with loading the whole store, in one query, without even
 decoding what was loaded. Each record is as large as the pickle of an Olm session. Where a store is small, or much of
-what is wanted changed, that one query is quicker than single loads: each of those is a hop to the driver's thread.
+what is wanted changed, that one query is quicker than single loads: each of those is a query of its own.
 
 ![Time to take over, by the number of changed records]({plot})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ from unwedged.protocol.identifiers import Epoch
 from unwedged.store import CryptoStore, Transaction, View
 from unwedged.store.backend import Row, RowName
 from unwedged.store.holding import RecordName
+from unwedged.store.sqlite import Driver, _transaction
 
 MODULE: Final = "tests.benchmarks.transactions"
 
@@ -58,6 +60,15 @@ async def transactions(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
         direct.execute("COMMIT")
         return message
 
+    async def in_one_hop() -> OlmMessage:
+        message, pickle = step(session)
+
+        def put(connection: sqlite3.Connection) -> None:
+            connection.execute(PUT, (KEY, pickle))
+
+        await hopping.call(partial(_transaction, put))
+        return message
+
     async def bare_transaction() -> OlmMessage:
         message, pickle = step(session)
         await driver.execute("BEGIN IMMEDIATE")
@@ -68,13 +79,13 @@ async def transactions(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
     async def unsealed() -> OlmMessage:
         message, pickle = step(session)
         row = Row(RowName(SESSIONS.name, KEY.encode()), pickle)
-        await parts.backend.commit(epoch, [row], parts.clock.now(), parts.lock.times.duration)
+        await parts.backend.commit(epoch, [row], parts.clock.now(), parts.lock.times.duration, alone=True)
         return message
 
     async def sealed() -> OlmMessage:
         message, pickle = step(session)
         writes = {RecordName(SESSIONS.name, KEY.encode()): pickle}
-        await parts.records.commit(epoch, writes, parts.clock.now(), parts.lock.times.duration)
+        await parts.records.commit(epoch, writes, parts.clock.now(), parts.lock.times.duration, alone=True)
         return message
 
     async def meet(transaction: Transaction) -> None:
@@ -89,13 +100,17 @@ async def transactions(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
 
     async with (
         aiosqlite.connect(folder / "bare.db", isolation_level=None) as driver,
+        Driver(partial(sqlite3.connect, folder / "hopping.db", isolation_level=None), iter_chunk_size=1) as opening,
         opened(folder / "parts.db") as apart,
         opened(folder / "store.db") as store,
     ):
         with closing(sqlite3.connect(folder / "direct.db", isolation_level=None)) as direct:
+            assert isinstance(opening, Driver)
+            hopping = opening
             for statement in BARE:
                 direct.execute(statement)
-                await driver.execute(statement)
+                for connection in (driver, hopping):
+                    await connection.execute(statement)
             await store.run(meet)
             parts, epoch = apart._parts, await taken(apart)
             settle_logs(folder)
@@ -103,6 +118,7 @@ async def transactions(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
                 "ratchet step": each(ratchet),
                 "ratchet step and pickle": each(pickled),
                 "bare transaction without the driver": each(without_driver),
+                "bare transaction in one hop": each(in_one_hop),
                 "bare transaction": each(bare_transaction),
                 "transaction": each(lambda: store.run(encrypt)),
                 "sealed commit": each(sealed),
@@ -173,7 +189,8 @@ A transaction that takes an Olm session out of the cache, encrypts a short messa
 beside the same ratchet step and pickle with one bare transaction (`BEGIN IMMEDIATE`, upsert, `COMMIT`) through the same
 driver, in the same journal mode (WAL) and with the same durability (`synchronous=FULL`). A view of one cached record,
 beside a look into a dict and one query of the lease's epoch through the same driver. (The store asks for the epoch on
-the event loop's own thread, which is how it can be quicker than that.)
+the event loop's own thread, and makes a commit in one hop to the driver's thread where the bare transaction takes
+three: that is how both can be quicker than what they are compared with.)
 
 {compared(results, ("transaction", "bare transaction", 1.5), ("view", "bare read", 1.3))}
 
@@ -186,7 +203,7 @@ What each layer adds, from the least work to all of it:
             {
                 "ratchet step and pickle": "pickling the session",
                 "bare transaction without the driver": "SQLite's transaction, on the disk when it returns",
-                "bare transaction": "the driver: three hops to its thread and back",
+                "bare transaction in one hop": "the driver: a hop to its thread and back",
                 "unsealed commit": "fence, version, change log, secure deletion",
                 "sealed commit": "sealing the value, hiding the key",
                 "transaction": "lock, cache, a task that a cancelled caller waits for",

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, TypeAlias
 
-import aiosqlite
 import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
@@ -203,10 +202,8 @@ def other_sql(was: str, becomes: str) -> Substitution:
     """Run other SQL wherever ``was`` occurs in a statement."""
     rows = sqlite._rows
 
-    async def altered(
-        connection: aiosqlite.Connection, statement: str, parameters: sqlite.Parameters
-    ) -> list[sqlite3.Row]:
-        return await rows(connection, statement.replace(was, becomes), parameters)
+    def altered(connection: sqlite3.Connection, statement: str, parameters: sqlite.Parameters) -> list[sqlite3.Row]:
+        return rows(connection, statement.replace(was, becomes), parameters)
 
     return (sqlite, "_rows", altered)
 

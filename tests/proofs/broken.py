@@ -57,6 +57,16 @@ def clock_is_not_asked(row: Lease, epoch: Epoch, _: Milliseconds, duration: Mill
     return RENEW(row, epoch, Milliseconds(row.expires), duration)
 
 
+def waiter_waits_on(row: Lease, epoch: Epoch, now: Milliseconds, duration: Milliseconds, _alone: bool) -> Lease | None:
+    return RENEW(row, epoch, now, duration)
+
+
+def others_are_forgotten(
+    row: Lease, epoch: Epoch, now: Milliseconds, duration: Milliseconds, _alone: bool
+) -> Lease | None:
+    return COMMIT(row, epoch, now, duration, alone=True)
+
+
 def epoch_is_given_back(row: Lease, epoch: Epoch) -> Lease | None:
     released = RELEASE(row, epoch)
     return released and replace(released, epoch=Epoch(row.epoch - 1))
@@ -106,7 +116,8 @@ def old_news(_: Version, log: ChangeLog[str]) -> tuple[Change[str] | Lagged, ...
     return log.changes
 
 
-ACQUIRE, RENEW, RELEASE, EMPTY, SYNC = lease.acquire, lease.renew, lease.release, cache.empty, cache.sync
+ACQUIRE, RENEW, RELEASE, COMMIT = lease.acquire, lease.renew, lease.release, lease.commit
+EMPTY, SYNC = cache.empty, cache.sync
 
 BROKEN = (
     Broken("lease.takeable", "own lease is foreign", own_lease_is_foreign, frozenset({"Acquire", "Want"})),
@@ -123,12 +134,14 @@ BROKEN = (
     Broken("lease.fence", "nobody passes", lambda row, epoch: row.epoch == epoch),
     Broken("lease.renew", "waiter is forgotten", waiter_is_forgotten, frozenset({"Commit", "Renew"})),
     Broken("lease.renew", "clock is not asked", clock_is_not_asked, frozenset({"Commit", "Renew"})),
-    Broken("lease.release", "epoch is given back", epoch_is_given_back, frozenset({"Release"})),
+    Broken("lease.release", "epoch is given back", epoch_is_given_back, frozenset({"Commit", "Release"})),
+    Broken("lease.commit", "waiter waits on", waiter_waits_on, frozenset({"Commit"})),
+    Broken("lease.commit", "others are forgotten", others_are_forgotten, frozenset({"Commit"})),
     Broken("guard.taken", "no sync is needed", lambda epoch: Guard(Stage.HELD, epoch), frozenset({"Acquire"})),
     Broken("guard.synced", "anything is synced", anything_is_synced, frozenset({"Sync"})),
     Broken("guard.synced", "other epoch is synced", other_epoch_is_synced),
     Broken("guard.told", "other epoch is told", other_epoch_is_told, frozenset({"Finish"})),
-    Broken("guard.lost", "other epoch is lost", lambda _held, _epoch: NO_GUARD, frozenset({"Lose"})),
+    Broken("guard.lost", "other epoch is lost", lambda _held, _epoch: NO_GUARD, frozenset({"Lose", "Finish"})),
     Broken("guard.admits", "closing admits", lambda held: held.stage in HOLDS, frozenset({"Begin"})),
     Broken("guard.stands", "any epoch stands", lambda held, _: held.stage in HOLDS, frozenset({"Fill", "Finish"})),
     Broken("guard.releasable", "nobody is waited for", lambda held, _: held.stage in HOLDS, frozenset({"Release"})),

@@ -23,7 +23,7 @@ from proofs.invariant import INVARIANT, spelled
 from proofs.model import Model, State
 from proofs.report import Failure
 from proofs.specification import INDUCTIVE, graph_of
-from proofs.terms import Term, no
+from proofs.terms import TRUE, Term, no
 from proofs.translation import constants
 from unwedged.check.errors import CheckError
 from unwedged.check.graph import Edge, Graph
@@ -57,6 +57,19 @@ def test_they_are_the_same(reading: Reading) -> None:
 @pytest.mark.parametrize("fault", ["late-version", "unfenced-load", "partial-list", "waiter-ignored", "streams-lost"])
 def test_a_broken_rule_of_the_encoding(reading: Reading, fault: str) -> None:
     assert notices(reading, fault)
+
+
+def test_who_is_alone_where_an_operation_commits(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_two_in_one_process = INSTANCES[1]
+    graph, wrong = graph_of(MANIFEST, with_two_in_one_process.name)
+    assert wrong == []
+    crowded = Reading(with_two_in_one_process, graph)
+    assert list(wrong_steps(crowded, Model(crowded.universe), {"Commit"})) == []
+    monkeypatch.setattr(Model, "alone", lambda *_: TRUE)
+    assert {(each.name, each.what) for each in wrong_steps(crowded, Model(crowded.universe), {"Commit"})} == {
+        ("Commit", "TLC has no such step"),
+        ("Commit", "z3 allows no such step"),
+    }
 
 
 def test_a_transition_that_tlc_lacks_and_one_that_it_has_too_many(reading: Reading) -> None:

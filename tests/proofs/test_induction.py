@@ -9,9 +9,17 @@ import pytest
 
 from proofs import induction
 from proofs.induction import FAULTS, Obligation, counterexample, impossible_actions, obligations, shown
-from proofs.invariant import INVARIANT, Conjunct, fenced_cache_is_current, spelled, transactions_take_turns
+from proofs.invariant import (
+    INVARIANT,
+    Conjunct,
+    fenced_cache_is_current,
+    gave_the_lease_up,
+    spelled,
+    transactions_take_turns,
+)
 from proofs.model import Model, State
-from proofs.terms import Answer, Term, eq, small, unbounded
+from proofs.report import Failure
+from proofs.terms import Answer, Term, eq, no, small, unbounded
 
 
 def some(model: Model, *groups: str) -> Iterator[Obligation]:
@@ -52,11 +60,20 @@ def test_a_conjunct_that_is_too_strong_is_noticed() -> None:
     assert "    Commit preserves CacheIsAlwaysCurrent: sat" in lines
 
 
-@pytest.mark.parametrize("missing", [transactions_take_turns, fenced_cache_is_current])
+def test_a_commit_that_gives_the_lease_up_is_possible() -> None:
+    def nobody_gave_the_lease_up(m: Model, s: State) -> Term:
+        return m.universe.each(m.universe.operation, lambda o: no(s.released(o)))
+
+    todo = obligations(Model(small()), [*INVARIANT, nobody_gave_the_lease_up])
+    failures = shown(todo, lambda _line: None)
+    assert failures == [Failure("Commit preserves NobodyGaveTheLeaseUp", "sat")]
+
+
+@pytest.mark.parametrize("missing", [transactions_take_turns, fenced_cache_is_current, gave_the_lease_up])
 def test_a_conjunct_that_is_missing_is_noticed(missing: Conjunct) -> None:
     rest = [conjunct for conjunct in INVARIANT if conjunct is not missing]
     todo = obligations(Model(small()), rest)
-    failures = shown((each for each in todo if each.group in {"Begin", "Commit"}), lambda _line: None)
+    failures = shown((each for each in todo if each.group in {"Begin", "Commit", "Finish"}), lambda _line: None)
     assert failures
     assert counterexample("none", failures[0].name, rest) is not None
 

@@ -40,8 +40,10 @@ class UnfencedBackend(SqliteBackend):
     async def keys(self, epoch: Epoch, kind: str, since: Version) -> Listed:
         return replace(await super().keys(await self._standing(epoch), kind, since), changed=False)
 
-    async def commit(self, epoch: Epoch, rows: Sequence[Row], now: Milliseconds, duration: Milliseconds) -> Committed:
-        return await super().commit(await self._standing(epoch), rows, now, duration)
+    async def commit(
+        self, epoch: Epoch, rows: Sequence[Row], now: Milliseconds, duration: Milliseconds, *, alone: bool
+    ) -> Committed:
+        return await super().commit(await self._standing(epoch), rows, now, duration, alone=alone)
 
     async def _standing(self, epoch: Epoch) -> Epoch:
         for (standing,) in await self._read("SELECT epoch FROM state", {}):

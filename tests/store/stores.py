@@ -160,8 +160,10 @@ class GatedBackend:
     async def keys(self, epoch: Epoch, kind: str, since: Version) -> Listed:
         return await self._call("keys", lambda: self.inner.keys(epoch, kind, since))
 
-    async def commit(self, epoch: Epoch, rows: Sequence[Row], now: Milliseconds, duration: Milliseconds) -> Committed:
-        return await self._call("commit", lambda: self.inner.commit(epoch, rows, now, duration))
+    async def commit(
+        self, epoch: Epoch, rows: Sequence[Row], now: Milliseconds, duration: Milliseconds, *, alone: bool
+    ) -> Committed:
+        return await self._call("commit", lambda: self.inner.commit(epoch, rows, now, duration, alone=alone))
 
     async def truncate(self, floor: Version) -> None:
         await self._call("truncate", lambda: self.inner.truncate(floor))

@@ -30,7 +30,7 @@ async def fill(path: Path) -> SqliteBackend:
     backend = await SqliteBackend.open(path)
     epoch = (await backend.acquire(InstanceId(7), "phone app", NOW, DURATION)).epoch
     for rows in ([Row(A, b"1"), Row(C, b"1")], [Row(B, b"2")], [Row(C, b"3")]):
-        await backend.commit(epoch, rows, NOW, DURATION)
+        await backend.commit(epoch, rows, NOW, DURATION, alone=False)
     await backend.truncate(Version(1))
     await backend.acquire(InstanceId(8), "extension", NOW, DURATION)
     return backend
@@ -81,7 +81,7 @@ async def test_a_store_that_is_open_here(tmp_path: Path) -> None:
         before = folder(tmp_path)
         assert inspect(tmp_path / "store") == expected(backend.identity.hex())
         assert folder(tmp_path) == before
-        await backend.commit(Epoch(1), [Row(A, None)], NOW, DURATION)
+        await backend.commit(Epoch(1), [Row(A, None)], NOW, DURATION, alone=False)
         assert inspect(tmp_path / "store").version == 4, "the last commit is seen"
         assert inspect(tmp_path / "store").records == {"device": 1, "session": 1}
 

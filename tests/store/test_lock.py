@@ -11,6 +11,7 @@ from typing import TypeVar
 import pytest
 
 from tests.store.stores import DEVICE, PATIENCE, Instance, Workbench, count_up, take_over, workbench
+from unwedged.protocol import guard as rules
 from unwedged.protocol.guard import NO_GUARD, Stage
 from unwedged.protocol.identifiers import Epoch, Milliseconds
 from unwedged.store.errors import LeaseLost, StorageFailed, StoreBusy, StoreClosed
@@ -295,6 +296,92 @@ class TestGivingWay:
             await operation
             await settle(phone)
             assert phone.lock.guard == NO_GUARD
+
+    async def test_the_last_commit_gives_the_lease_up_itself(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await take_over(phone)
+        await extension.lock.acquire_now()
+        await phone.run(count_up)
+        assert "release" not in phone.gated.calls
+        assert phone.lock.guard == NO_GUARD
+        statistics = phone.statistics()
+        assert (statistics.version, statistics.cached_records, statistics.leases_lost) == (1, 1, 0), (
+            "it knows its commit"
+        )
+        assert await extension.lock.acquire_now()
+        await extension.lock.release_now()
+        await take_over(phone)
+        assert phone.statistics().records_dropped == 0
+        bench.assert_cache_is_snapshot(phone)
+
+    async def test_who_gave_way_so_stands_back_too(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await take_over(phone)
+        await extension.lock.acquire_now()
+        await phone.run(count_up)
+        waiting = asyncio.create_task(phone.lock.hold())
+        await pauses_end(phone, waiting)
+        assert LONGEST_PAUSE <= sum(bench.clock.slept) <= 3 * LONGEST_PAUSE
+
+    async def test_a_commit_beside_a_view_keeps_the_lease_for_it(self, phone: Instance, extension: Instance) -> None:
+        async with phone.view() as view:
+            await extension.lock.acquire_now()
+            await asyncio.create_task(phone.run(count_up))
+            assert phone.lock.guard.stage is Stage.CLOSING
+            assert not await extension.lock.acquire_now()
+            await view.get(DEVICE, "d")
+        await take_over_soon(extension)
+
+    async def test_nothing_begins_between_such_a_commit_and_its_answer(
+        self, phone: Instance, extension: Instance
+    ) -> None:
+        await take_over(phone)
+        await extension.lock.acquire_now()
+        gate = phone.gated.hold_after("commit")
+        giving = asyncio.create_task(phone.run(count_up))
+        await gate.reached.wait()
+        await take_over(extension)
+        assert await extension.run(count_up) == 2
+        others = [
+            asyncio.create_task(phone.run(count_up)),
+            asyncio.create_task(phone.query(lambda view: view.get(DEVICE, "d"))),
+        ]
+        await all_that_can_run()
+        assert phone.lock.holding.running == 1
+        gate.opened.set()
+        assert await giving == 1
+        await extension.lock.release_now()
+        await pauses_end(phone, others[0])
+        await pauses_end(phone, others[1])
+        assert [await other for other in others] == [3, None]
+
+    async def test_a_renewal_between_such_a_commit_and_its_answer_does_no_harm(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await take_over(phone)
+        await extension.lock.acquire_now()
+        gate = phone.gated.hold_after("commit")
+        giving = asyncio.create_task(phone.run(count_up))
+        await gate.reached.wait()
+        await phone.lock.renew_now()
+        assert phone.lock.guard == NO_GUARD
+        gate.opened.set()
+        assert await giving == 1
+        await take_over(phone)
+        bench.assert_cache_is_snapshot(phone)
+        assert await phone.run(count_up) == 2
+
+    async def test_such_a_commit_that_fails_gives_nothing_up(self, phone: Instance, extension: Instance) -> None:
+        await take_over(phone)
+        await extension.lock.acquire_now()
+        phone.gated.failures["commit"] = StoreBusy("injected by the test")
+        with pytest.raises(StoreBusy):
+            await phone.run(count_up)
+        assert rules.stands(phone.lock.guard, phone.lock.guard.epoch)
+        assert not await extension.lock.acquire_now()
+        assert await phone.run(count_up) == 1
 
     async def test_the_guard_dies_before_the_row_is_free(self, phone: Instance) -> None:
         await take_over(phone)

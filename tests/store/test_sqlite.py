@@ -7,6 +7,7 @@ import os
 import re
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -14,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import ParamSpec
 
-import aiosqlite
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -125,13 +125,9 @@ def run(tmp_path: Path) -> Iterator[Run]:
         backend = runner.run(SqliteBackend.open(tmp_path / "store"))
         store = Store(backend, tmp_path / "store")
         # What is compared here is not durability, and waiting for the disk is what takes the time.
-        runner.run(wait(backend._connection.execute("PRAGMA synchronous = OFF")))
+        runner.run(backend._read("PRAGMA synchronous = OFF", {}))
         yield Run(runner, store)
         runner.run(store.close())
-
-
-async def wait(awaitable: Awaitable[aiosqlite.Cursor]) -> None:
-    await awaitable
 
 
 @pytest.fixture
@@ -197,16 +193,18 @@ class TestTheSqlIsTheRules:
         assert run.store.state() == (lease.release(row, epoch) or row, "before")
 
     @on_a_file
-    @given(rows_and_clocks(), epochs, durations)
-    def test_commit(self, run: Run, state: tuple[Lease, Milliseconds], epoch: Epoch, duration: Milliseconds) -> None:
+    @given(rows_and_clocks(), epochs, durations, st.booleans())
+    def test_commit(
+        self, run: Run, state: tuple[Lease, Milliseconds], epoch: Epoch, duration: Milliseconds, alone: bool
+    ) -> None:
         row, now = state
         run.store.reset(row, "before")
         before = run.store.dump()
-        expected = lease.renew(row, epoch, now, duration)
+        expected = lease.commit(row, epoch, now, duration, alone)
         final = row if expected is None else expected
         with refused(fence=expected is None):
-            result = run.runner.run(run.backend.commit(epoch, [Row(A, b"value")], now, duration))
-            assert result == Committed(Version(1), row.wanted)
+            result = run.runner.run(run.backend.commit(epoch, [Row(A, b"value")], now, duration, alone=alone))
+            assert result == Committed(Version(1), row.wanted, row.wanted and alone)
         assert run.store.state() == (final, "before")
         assert (run.store.dump() == before) == (expected is None)
 
@@ -289,12 +287,14 @@ class SqlAndRules(RuleBasedStateMachine):
         row = lease.release(self.row, self.epoch(step)) or self.row
         self.write(self.backend.release(self.epoch(step)), row, None)
 
-    @rule(step=steps_from_here, rows=written, time=times, duration=durations, late=lates)
-    def commit(self, step: int, rows: list[Row], time: tuple[bool, int], duration: Milliseconds, late: int) -> None:
+    @rule(step=steps_from_here, rows=written, time=times, duration=durations, alone=st.booleans(), late=lates)
+    def commit(
+        self, step: int, rows: list[Row], time: tuple[bool, int], duration: Milliseconds, alone: bool, late: int
+    ) -> None:
         epoch, now, version = self.epoch(step), self.at(time), Version(self.version + 1)
-        row = self.in_full(lease.renew(self.row, epoch, now, duration), duration, late)
-        done = Committed(version, self.row.wanted)
-        if self.write(self.backend.commit(epoch, rows, now, duration), row, done):
+        row = self.in_full(lease.commit(self.row, epoch, now, duration, alone), duration, late)
+        done = Committed(version, self.row.wanted, self.row.wanted and alone)
+        if self.write(self.backend.commit(epoch, rows, now, duration, alone=alone), row, done):
             self.version = version
             self.log |= {(version, each.name) for each in rows}
             self.records |= {each.name: each.value for each in rows if each.value is not None}
@@ -458,8 +458,11 @@ BROKEN_STATEMENTS = [
     ("_ADVANCE", EPOCH, ""),
     ("_ADVANCE", HOLDER, ""),
     ("_ADVANCE", "version + 1", "version + 2"),
-    ("_ADVANCE", ", expires = :now + :duration", ""),
-    ("_ADVANCE", " WHERE", ", wanted = 0 WHERE"),
+    ("_ADVANCE", "expires = :now + :duration", "expires = expires"),
+    ("_ADVANCE", "wanted AND :alone", "wanted"),
+    ("_ADVANCE", "wanted AND :alone", ":alone"),
+    ("_ADVANCE", "iif(wanted AND :alone, NULL, holder)", "holder"),
+    ("_ADVANCE", "\n    WHERE", ", wanted = 0 WHERE"),
     ("_PUT", "excluded.value", "value"),
     ("_RAISE_FLOOR", "max(floor, min(:floor, version))", "min(:floor, version)"),
     ("_RAISE_FLOOR", "min(:floor, version)", ":floor"),
@@ -509,7 +512,9 @@ def test_records_and_change_log(run: Run, steps: list[list[Row] | Version]) -> N
             log = {line for line in log if line[0] > floor}
             continue
         version = Version(version + 1)
-        assert go(backend.commit(epoch, step, NOW, DURATION)) == Committed(version, wanted=False)
+        assert go(backend.commit(epoch, step, NOW, DURATION, alone=False)) == Committed(
+            version, wanted=False, released=False
+        )
         for row in step:
             log.add((version, row.name))
             records.pop(row.name, None)
@@ -540,15 +545,17 @@ async def test_two_backends_on_one_file(store: Store) -> None:
         held = await one.acquire(ME, "one", NOW, DURATION)
         assert (held.holder, held.epoch) == (ME, 1)
         assert await two.acquire(OTHER, "two", NOW, DURATION) == lease.want(held)
-        assert await one.commit(Epoch(1), [Row(A, b"one")], NOW, DURATION) == Committed(Version(1), wanted=True)
+        assert await one.commit(Epoch(1), [Row(A, b"one")], NOW, DURATION, alone=False) == Committed(
+            Version(1), wanted=True, released=False
+        )
         await one.release(Epoch(1))
         assert (await two.acquire(OTHER, "two", NOW, DURATION)).epoch == 2
         assert (await two.changes(Version(0), Epoch(2))).changes == (cache.Change(Version(1), A),)
         assert (await two.load(Epoch(2), A, Version(0))).value == b"one"
         with pytest.raises(LeaseLost):
-            await one.commit(Epoch(1), [Row(A, b"stale")], NOW, DURATION)
+            await one.commit(Epoch(1), [Row(A, b"stale")], NOW, DURATION, alone=False)
         await one.release(Epoch(1))
-        assert (await two.commit(Epoch(2), [Row(A, b"two")], NOW, DURATION)).version == 2
+        assert (await two.commit(Epoch(2), [Row(A, b"two")], NOW, DURATION, alone=False)).version == 2
         assert (await one.changes(Version(1), None)).changes == (cache.Change(Version(2), A),)
 
 
@@ -561,82 +568,125 @@ async def test_many_open_a_new_store_at_once(tmp_path: Path) -> None:
         await backend.close()
 
 
-async def test_readers_never_see_a_transaction_of_their_own_process(store: Store) -> None:
+class Stopped:
+    """Stops a commit before its last statement, on the driver's thread, while nothing stops the loop."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reached, self._go_on = asyncio.Event(), threading.Event()
+        self._lateness, self._loop = sqlite._lateness, asyncio.get_running_loop()
+        monkeypatch.setattr(sqlite, "_lateness", self._stop)
+
+    def _stop(self, began: float, duration: Milliseconds) -> Milliseconds:
+        self._loop.call_soon_threadsafe(self.reached.set)
+        assert self._go_on.wait(60)
+        return self._lateness(began, duration)
+
+    def go_on(self) -> None:
+        self._go_on.set()
+
+
+async def test_short_statements_see_nothing_of_a_commit_under_way_and_do_not_wait_for_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     epoch = await hold(store)
-    seen: list[Version] = []
+    row = store.state()[0]
+    await store.backend.commit(epoch, [Row(A, b"old")], NOW, DURATION, alone=False)
+    stopped = Stopped(monkeypatch)
+    commit = asyncio.create_task(
+        store.backend.commit(epoch, [Row(A, b"new")], Milliseconds(NOW + 1), DURATION, alone=False)
+    )
+    await stopped.reached.wait()
+    assert await store.backend.check(epoch) == await store.backend.look() == row
+    assert (await store.backend.changes(Version(1), None)).version == 1
+    assert await store.backend.load(epoch, A, Version(1)) == Loaded(Version(1), b"old", changed=False)
+    assert not commit.done()
+    stopped.go_on()
+    await commit
+    assert await store.backend.load(epoch, A, Version(1)) == Loaded(Version(2), b"new", changed=True)
 
-    async def look() -> None:
-        seen.append((await store.backend.changes(Version(0), None)).version)
 
-    hops = Hops(store.backend)
-    looks: list[asyncio.Task[None]] = []
-    hops.before = lambda number: looks.append(asyncio.create_task(look())) if number == 2 else None
-    with pytest.raises(StorageFailed):
-        await store.backend.commit(epoch, [Row(RowName("x", b""), b""), bad_row()], NOW, DURATION)
-    hops.before = lambda _: None
-    await asyncio.gather(*looks)
-    assert seen == [0]
-
-
-async def test_a_glance_does_not_wait_for_a_commit_under_way(store: Store) -> None:
+@pytest.mark.parametrize("read", ["check", "look", "load"])
+async def test_who_reads_again_and_again_lets_others_run(store: Store, read: str) -> None:
     epoch = await hold(store)
-    seen: list[Lease] = []
-
-    async def glance() -> None:
-        seen.append(await store.backend.check(epoch))
-
-    hops = Hops(store.backend)
-    glances: list[asyncio.Task[None]] = []
-    hops.before = lambda number: glances.append(asyncio.create_task(glance())) if number == 2 else None
-    finished: list[int] = []
-    hops.after = lambda number: finished.append(len(seen)) if number == 3 else None
-    await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION)
-    assert finished == [1], "it had its answer before the commit had"
-    assert seen == [store.state()[0]]
-
-
-async def test_a_glance_lets_others_run(store: Store) -> None:
-    epoch = await hold(store)
+    reads: dict[str, Callable[[], Awaitable[object]]] = {
+        "check": lambda: store.backend.check(epoch),
+        "look": store.backend.look,
+        "load": lambda: store.backend.load(epoch, A, Version(0)),
+    }
     ran: list[str] = []
 
     async def run() -> None:
         ran.append("another task")
 
     waiting = asyncio.create_task(run())
-    await store.backend.check(epoch)
+    await reads[read]()
     assert ran
     await waiting
 
 
-async def test_a_glance_that_is_kept_out_waits_as_others_do(store: Store) -> None:
+async def test_a_short_statement_waits_while_another_transaction_is_under_way(store: Store) -> None:
+    """Without stopping the loop, which it needs to go on."""
+    waited = asyncio.create_task(hold(store))
+    with store.locked():
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not waited.done()
+    assert await waited == 1
+
+
+async def test_a_read_that_is_kept_out_waits_too(store: Store) -> None:
+    """As while another process recovers the log after a crash."""
     epoch = await hold(store)
 
     class KeptOut:
         def __init__(self, connection: sqlite3.Connection) -> None:
             self.close = connection.close
+            self.times = 0
+            self._execute = connection.execute
 
-        def execute(self, *_: object) -> None:
-            error = sqlite3.OperationalError("database is locked")
-            error.sqlite_errorcode = sqlite3.SQLITE_BUSY_RECOVERY
-            raise error
+        def execute(self, statement: str, parameters: sqlite.Parameters) -> sqlite3.Cursor:
+            self.times += 1
+            if self.times < 3:
+                error = sqlite3.OperationalError("database is locked")
+                error.sqlite_errorcode = sqlite3.SQLITE_BUSY_RECOVERY
+                raise error
+            return self._execute(statement, parameters)
 
-    store.backend._glances = KeptOut(store.backend._glances)  # type: ignore[assignment]  # all that is used of it
+    kept_out = KeptOut(store.backend._here)
+    store.backend._here = kept_out  # type: ignore[assignment]  # all that is used of it
     assert (await store.backend.check(epoch)).holder == ME
+    assert kept_out.times == 3
+
+
+async def test_two_commits_of_two_processes_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second waits for the first, on its own driver's thread, and is then fenced or not, as the row says."""
+    epoch = await hold(store)
+    async with opened(store.path) as other:
+        stopped = Stopped(monkeypatch)
+        first = asyncio.create_task(store.backend.commit(epoch, [Row(A, b"1")], NOW, DURATION, alone=False))
+        await stopped.reached.wait()
+        second = asyncio.create_task(other.commit(epoch, [Row(A, b"2")], NOW, DURATION, alone=False))
+        await other.look()
+        stopped.go_on()
+        assert [(await first).version, (await second).version] == [1, 2]
+    assert await store.backend.load(epoch, A, Version(2)) == Loaded(Version(2), b"2", changed=False)
 
 
 async def test_contents(store: Store) -> None:
     epoch = await hold(store)
     assert await store.backend.contents() == (0, frozenset())
     rows = [Row(RowName(kind, key), b"value") for kind in ("a", "b", "d") for key in (b"1", b"2")]
-    await store.backend.commit(epoch, rows, NOW, DURATION)
+    await store.backend.commit(epoch, rows, NOW, DURATION, alone=False)
     assert await store.backend.contents() == (1, frozenset({"a", "b", "d"}))
-    await store.backend.commit(epoch, [Row(RowName("b", key), None) for key in (b"1", b"2")], NOW, DURATION)
+    await store.backend.commit(
+        epoch, [Row(RowName("b", key), None) for key in (b"1", b"2")], NOW, DURATION, alone=False
+    )
     assert await store.backend.contents() == (2, frozenset({"a", "d"}))
 
 
 async def test_a_row_without_a_value_is_not_an_absent_one(store: Store) -> None:
     epoch = await hold(store)
-    await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION)
+    await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
     store.raw.execute("DROP TRIGGER record_updated")
     store.raw.execute("UPDATE record SET value = NULL")
     assert await store.backend.load(epoch, A, Version(1)) == Loaded(Version(1), b"", changed=False)
@@ -654,27 +704,27 @@ def bad_row() -> Row:
 @pytest.mark.parametrize("position", [0, 1, 2])
 async def test_a_commit_that_fails_changes_nothing(store: Store, position: int) -> None:
     epoch = await hold(store)
-    await store.backend.commit(epoch, [Row(A, b"old"), Row(B, b"old")], NOW, DURATION)
+    await store.backend.commit(epoch, [Row(A, b"old"), Row(B, b"old")], NOW, DURATION, alone=False)
     before = store.dump()
     rows = [Row(A, b"new"), Row(B, None)]
     rows.insert(position, bad_row())
     with pytest.raises(StorageFailed):
-        await store.backend.commit(epoch, rows, NOW, Milliseconds(9_999))
+        await store.backend.commit(epoch, rows, NOW, Milliseconds(9_999), alone=False)
     assert store.dump() == before
     with store.locked():
         pass
-    assert (await store.backend.commit(epoch, [Row(A, b"new")], NOW, DURATION)).version == 2
+    assert (await store.backend.commit(epoch, [Row(A, b"new")], NOW, DURATION, alone=False)).version == 2
 
 
 async def test_a_full_disk(store: Store) -> None:
     epoch = await hold(store)
-    [(pages,)] = await store.backend._fetch("PRAGMA page_count", {})
-    await store.backend._fetch(f"PRAGMA max_page_count = {pages + 2}", {})
+    [(pages,)] = await store.backend._read("PRAGMA page_count", {})
+    await store.backend._read(f"PRAGMA max_page_count = {pages + 2}", {})
     before = store.dump()
     with pytest.raises(StorageFailed, match="full"):
-        await store.backend.commit(epoch, [Row(A, b"small"), Row(B, bytes(100_000))], NOW, DURATION)
+        await store.backend.commit(epoch, [Row(A, b"small"), Row(B, bytes(100_000))], NOW, DURATION, alone=False)
     assert store.dump() == before
-    assert (await store.backend.commit(epoch, [Row(A, b"small")], NOW, DURATION)).version == 1
+    assert (await store.backend.commit(epoch, [Row(A, b"small")], NOW, DURATION, alone=False)).version == 1
 
 
 async def test_a_busy_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -686,7 +736,7 @@ async def test_a_busy_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> No
             lambda: impatient.acquire(OTHER, "other", NOW, DURATION),
             lambda: impatient.renew(epoch, NOW, DURATION),
             lambda: impatient.release(epoch),
-            lambda: impatient.commit(epoch, [Row(A, b"value")], NOW, DURATION),
+            lambda: impatient.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False),
             lambda: impatient.truncate(Version(0)),
             lambda: impatient.sealing(b"header"),
         ]
@@ -708,7 +758,7 @@ async def test_a_closed_backend(store: Store) -> None:
     with pytest.raises(StoreClosed):
         await backend.check(Epoch(1))
     with pytest.raises(StoreClosed):
-        await backend.commit(Epoch(1), [], NOW, DURATION)
+        await backend.commit(Epoch(1), [], NOW, DURATION, alone=False)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -736,7 +786,7 @@ async def test_a_lease_counts_from_the_end_of_a_long_transaction(
     monkeypatch.setattr(sqlite, "_clock", Ticks(5.0, 5.0 + took))
     assert await store.backend.renew(row.epoch, NOW, DURATION) == store.state()[0] == row
     monkeypatch.setattr(sqlite, "_clock", Ticks(7.0, 7.0 + took))
-    await store.backend.commit(row.epoch, [Row(A, b"value")], NOW, DURATION)
+    await store.backend.commit(row.epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
     assert store.state()[0] == row
 
 
@@ -754,15 +804,14 @@ async def test_a_renewal_behind_a_long_commit_does_not_shorten_the_lease(
     epoch = await hold(store)
     time = Milliseconds(0)
     monkeypatch.setattr(sqlite, "_clock", lambda: time / 1000)
-    hops = Hops(store.backend)
-
-    def pass_time(number: int) -> None:
-        nonlocal time
-        time = Milliseconds(30_000) if number == 2 else time
-
-    hops.before = pass_time
-    commit = asyncio.create_task(store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION))
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 60)
+    stopped = Stopped(monkeypatch)
+    commit = asyncio.create_task(store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False))
+    await stopped.reached.wait()
     renewal = asyncio.create_task(store.backend.renew(epoch, NOW, DURATION))
+    await asyncio.sleep(0)
+    time = Milliseconds(30_000)
+    stopped.go_on()
     await asyncio.gather(commit, renewal)
     assert store.state()[0].expires == NOW + 30_000 + DURATION
     assert lease.acquire(store.state()[0], OTHER, Milliseconds(NOW + 30_001), DURATION) is None
@@ -773,14 +822,13 @@ async def test_a_renewal_behind_a_long_commit_does_not_shorten_the_lease(
 
 
 class Hops:
-    """Counts the hops to the driver's threads, and does something before or after each."""
+    """Counts the hops to the driver's thread, and does something before or after each."""
 
     def __init__(self, backend: SqliteBackend) -> None:
         self.number = 0
         self.before: Callable[[int], object] = lambda _: None
         self.after: Callable[[int], object] = lambda _: None
-        for connection in (backend._connection, backend._leasing):
-            connection._execute = self._counted(connection._execute)  # type: ignore[method-assign]
+        backend._driver._execute = self._counted(backend._driver._execute)  # type: ignore[method-assign]
 
     def _counted(
         self, hop: Callable[P, Coroutine[object, object, object]]
@@ -800,33 +848,35 @@ class Hops:
 
 Operation = Callable[[SqliteBackend], Awaitable[object]]
 ROWS = [Row(A, b"new"), Row(B, None), Row(C, b"new")]
-OPERATIONS: dict[str, Operation] = {
+HOPS: dict[str, Operation] = {
+    "commit": lambda backend: backend.commit(Epoch(1), ROWS, Milliseconds(NOW + 1), DURATION, alone=True),
+    "commit-fails": lambda backend: backend.commit(Epoch(1), [*ROWS, bad_row()], NOW, DURATION, alone=True),
+    "commit-fenced": lambda backend: backend.commit(Epoch(9), ROWS, NOW, DURATION, alone=True),
+    "truncate": lambda backend: backend.truncate(Version(9)),
+    "sealing": lambda backend: backend.sealing(b"header"),
+    "keys": lambda backend: backend.keys(Epoch(1), "device", Version(0)),
+}
+SHORT: dict[str, Operation] = {
     "acquire": lambda backend: backend.acquire(ME, "again", NOW, DURATION),
     "acquire-refused": lambda backend: backend.acquire(OTHER, "other", NOW, DURATION),
     "renew": lambda backend: backend.renew(Epoch(1), Milliseconds(NOW + 1), DURATION),
     "release": lambda backend: backend.release(Epoch(1)),
-    "commit": lambda backend: backend.commit(Epoch(1), ROWS, Milliseconds(NOW + 1), DURATION),
-    "commit-fails": lambda backend: backend.commit(Epoch(1), [*ROWS, bad_row()], NOW, DURATION),
-    "commit-fenced": lambda backend: backend.commit(Epoch(9), ROWS, NOW, DURATION),
-    "truncate": lambda backend: backend.truncate(Version(9)),
-    "sealing": lambda backend: backend.sealing(b"header"),
-    "load": lambda backend: backend.load(Epoch(1), A, Version(0)),
 }
 
 
 async def prepared(path: Path) -> Store:
     """Make a store with two records whose lease is held. Its user closes it."""
     backend = await SqliteBackend.open(path)
-    await backend._fetch("PRAGMA synchronous = OFF", {})
+    await backend._read("PRAGMA synchronous = OFF", {})
     store = Store(backend, path)
     await backend.acquire(ME, "me", NOW, DURATION)
-    await backend.commit(Epoch(1), [Row(A, b"old"), Row(B, b"old")], NOW, DURATION)
+    await backend.commit(Epoch(1), [Row(A, b"old"), Row(B, b"old")], NOW, DURATION, alone=False)
     return store
 
 
 @pytest.mark.usefixtures("stopped_clock")
 @pytest.mark.parametrize("who", ["caller", "caller-again-and-again", "everybody"])
-@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
+@pytest.mark.parametrize("operation", HOPS.values(), ids=HOPS.keys())
 async def test_cancelled_at_every_hop(tmp_path: Path, operation: Operation, who: str) -> None:
     """Whoever is cancelled, and wherever: the outcome is settled, all or nothing, and the backend goes on working.
 
@@ -853,16 +903,13 @@ async def test_cancelled_at_every_hop(tmp_path: Path, operation: Operation, who:
                 outcome = normal(store, identity)
                 with store.locked():
                     pass  # Nobody is inside a transaction.
-                assert not store.backend._connection.in_transaction
-                assert not store.backend._leasing.in_transaction
-                assert outcome in (before, after), (number, moment)
-                if who != "everybody" and number > 1:
-                    assert outcome == after, "what has begun to write is carried out, and only then is the caller told"
+                assert not store.backend._driver.in_transaction
+                assert outcome == after, "what was begun is carried out, and only then is the caller told"
                 await store.backend.changes(Version(0), None)
                 assert normal(store, identity) == outcome, "nothing comes after"
                 await store.backend.acquire(ME, "me", NOW, DURATION)
                 epoch = store.state()[0].epoch
-                assert (await store.backend.commit(epoch, [Row(A, b"next")], NOW, DURATION)).version >= 2
+                assert (await store.backend.commit(epoch, [Row(A, b"next")], NOW, DURATION, alone=False)).version >= 2
             finally:
                 # An open driver would keep this process from ending.
                 await store.close()
@@ -886,46 +933,44 @@ def normal(store: Store, identity: str) -> Dump:
 
 
 async def test_even_then_the_caller_is_told_only_after_the_driver_is_done(store: Store) -> None:
-    """Everybody is cancelled while the transaction is undone, which takes the driver a while."""
+    """Everybody is cancelled, again and again, before the driver's thread has even begun."""
     epoch = await hold(store)
-    before = store.dump()
-    caller = asyncio.create_task(running(store.backend.commit(epoch, [bad_row()], NOW, DURATION)))
-    hops, gate = Hops(store.backend), threading.Event()
-
-    async def open_later() -> None:
-        for _ in range(100):
-            await asyncio.sleep(0)
-        gate.set()
-
-    opening: list[asyncio.Task[None]] = []
-
-    def at(number: int) -> None:
-        if number == 3:
-            opening.append(asyncio.create_task(open_later()))
-            store.backend._connection._tx.put_nowait((None, partial(gate.wait, 60)))
-            cancel(caller, 3, "everybody", 3)
-
-    hops.before = at
+    gate = threading.Event()
+    store.backend._driver._tx.put_nowait((None, partial(gate.wait, 60)))
+    commit = store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+    caller = asyncio.create_task(running(commit))
+    for _ in range(10):  # until it waits for the driver
+        await asyncio.sleep(0)
+    for _ in range(100):
+        await asyncio.sleep(0)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+    assert not caller.done()
+    assert store.raw.execute("SELECT version FROM state").fetchone() == (0,)
+    gate.set()
     with pytest.raises(asyncio.CancelledError):
         await caller
-    assert gate.is_set()
     with store.locked():
-        assert store.dump() == before
-    await asyncio.gather(*opening)
+        assert store.raw.execute("SELECT version FROM state").fetchone() == (1,)
 
 
-async def test_cancelled_while_it_waits_for_its_turn(store: Store) -> None:
-    epoch = await hold(store)
-    before = store.dump()
-    async with store.backend._turn:
-        tasks = [asyncio.create_task(running(operation(store.backend))) for operation in OPERATIONS.values()]
-        await asyncio.sleep(0)
-        for task in tasks:
+@pytest.mark.parametrize("operation", SHORT.values(), ids=SHORT.keys())
+async def test_cancelled_while_the_database_is_busy(tmp_path: Path, operation: Operation) -> None:
+    store = await prepared(tmp_path / "store")
+    try:
+        before = store.dump()
+        with store.locked():
+            task = asyncio.create_task(running(operation(store.backend)))
+            await asyncio.sleep(0)
+            assert not task.done()
             task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-    assert all(isinstance(result, asyncio.CancelledError) for result in results)
-    assert store.dump() == before
-    assert (await store.backend.commit(epoch, [], NOW, DURATION)).version == 1
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert store.dump() == before
+        await operation(store.backend)
+        assert store.dump() != before
+    finally:
+        await store.close()
 
 
 async def test_opening_cancelled_at_every_step(tmp_path: Path) -> None:
@@ -956,8 +1001,7 @@ async def test_closing_is_not_interrupted(store: Store) -> None:
         await task
     with pytest.raises(StoreClosed):
         await store.backend.check(Epoch(1))
-    assert store.backend._connection._connection is None
-    assert store.backend._leasing._connection is None
+    assert store.backend._driver._connection is None
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -966,26 +1010,36 @@ async def test_closing_is_not_interrupted(store: Store) -> None:
 
 async def test_the_durability_that_is_promised(store: Store) -> None:
     for pragma, value in (("journal_mode", "wal"), ("synchronous", 2), ("secure_delete", 1)):
-        assert (await store.backend._fetch(f"PRAGMA {pragma}", {}))[0][0] == value
+        assert (await store.backend._read(f"PRAGMA {pragma}", {}))[0][0] == value
 
 
 async def test_only_the_lease_is_written_without_waiting_for_the_disk(store: Store) -> None:
-    [(level,)] = await store.backend._leasing.execute_fetchall("PRAGMA synchronous")
-    assert level == 1
-    written: dict[str, list[str]] = {"durable": [], "leasing": []}
-    await store.backend._connection.set_trace_callback(written["durable"].append)
-    await store.backend._leasing.set_trace_callback(written["leasing"].append)
+    assert store.backend._here.execute("PRAGMA synchronous").fetchone() == (1,)
+    written: dict[str, list[str]] = {"durable": [], "here": []}
+    await store.backend._driver.set_trace_callback(written["durable"].append)
+    store.backend._here.set_trace_callback(written["here"].append)
     epoch = await hold(store)
     await store.backend.renew(epoch, NOW, DURATION)
     assert written["durable"] == []
-    assert len(written["leasing"]) == 2
-    await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION)
+    assert len(written["here"]) == 2
+    await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
     await store.backend.truncate(Version(1))
     await store.backend.sealing(b"header")
-    assert len(written["leasing"]) == 2
+    assert len(written["here"]) == 2
     assert written["durable"].count("COMMIT") == 3
     await store.backend.release(epoch)
-    assert len(written["leasing"]) == 3
+    assert len(written["here"]) == 3
+
+
+async def test_a_lease_that_changes_hands_again_and_again_does_not_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nobody ever commits: then the lease's own writes tidy up."""
+    monkeypatch.setattr(sqlite, "LEASE_CHECKPOINT", 20)
+    async with opened(tmp_path / "store") as backend:
+        for _ in range(100):
+            await backend.release((await backend.acquire(ME, "me", NOW, DURATION)).epoch)
+        assert (tmp_path / "store-wal").stat().st_size < 25 * 4200
 
 
 async def test_old_values_leave_the_file(tmp_path: Path) -> None:
@@ -993,10 +1047,10 @@ async def test_old_values_leave_the_file(tmp_path: Path) -> None:
     store = Store(await SqliteBackend.open(path), path)
     epoch = await hold(store)
     old = [Row(A, b"ratchet state of old" * 40), Row(B, b"deleted ratchet" * 400)]
-    await store.backend.commit(epoch, old, NOW, DURATION)
+    await store.backend.commit(epoch, old, NOW, DURATION, alone=False)
     store.raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     assert "ratchet" in text(path)
-    await store.backend.commit(epoch, [Row(A, b"new"), Row(B, None)], NOW, DURATION)
+    await store.backend.commit(epoch, [Row(A, b"new"), Row(B, None)], NOW, DURATION, alone=False)
     await store.close()
     assert names_in(tmp_path) == ["store"]
     assert "ratchet" not in text(path)
@@ -1099,8 +1153,8 @@ async def test_an_older_schema_is_migrated(tmp_path: Path, monkeypatch: pytest.M
     await unchanged(path, NotAStore)  # It fails half way, and is undone.
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS[:1], ("ALTER TABLE state ADD COLUMN later INTEGER",)))
     async with opened(path) as backend:
-        assert (await backend._fetch("PRAGMA user_version", {}))[0][0] == 2
-        assert (await backend._fetch("SELECT later FROM state", {}))[0][0] is None
+        assert (await backend._read("PRAGMA user_version", {}))[0][0] == 2
+        assert (await backend._read("SELECT later FROM state", {}))[0][0] is None
         assert (await backend.load(Epoch(1), A, Version(0))).value == b"old"
     monkeypatch.undo()
     await unchanged(path, UnsupportedSchema)
@@ -1146,7 +1200,7 @@ def test_a_damaged_file_is_never_believed(
             loaded = await backend.load(row.epoch, A, Version(0))
             assert isinstance(loaded.value, bytes | None)
             await backend.changes(Version(0), None)
-            await backend.commit(row.epoch, ROWS, NOW, DURATION)
+            await backend.commit(row.epoch, ROWS, NOW, DURATION, alone=False)
         finally:
             await backend.close()
 
@@ -1158,17 +1212,15 @@ async def test_a_new_file_that_another_process_is_opening_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "new.store"
-    other = sqlite3.connect(path, isolation_level=None)
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")  # as that process does, to make the tables
-    sleep = asyncio.sleep
     pauses: list[float] = []
 
-    async def pause(seconds: float) -> None:
+    def pause(seconds: float) -> None:
         pauses.append(seconds)
         other.rollback()
-        await sleep(0)
 
-    monkeypatch.setattr(asyncio, "sleep", pause)
+    monkeypatch.setattr(time, "sleep", pause)
     backend = await SqliteBackend.open(path)
     assert pauses
     await backend.close()

@@ -98,8 +98,8 @@ class TestInterruptions:
         assert await extension.next() == Waits()  # The operation is still running.
 
         app.send(GoOn())
+        await app.said("lease released label=app epoch=1")  # with the commit, before anybody is told of that
         assert bob.decrypt(ciphertext(await on.outcome(app))) == "one"
-        await app.said("lease released label=app epoch=1")
         on.ask_again(extension)
         assert bob.decrypt(ciphertext(await on.outcome(extension))) == "two"
 

@@ -172,6 +172,9 @@ NeverFlushesAll ==
     [][\A p \in Processes : (Sync(p) /\ Keeps(p) = {}) =>
         \A r \in AnyRecord(cache[p].records) : ChangedAfter(r, cache[p].version)]_vars
 
+\* a commit gives the lease up;
+NeverGivesWay == \A o \in Operations : ~op[o].released
+
 \* a commit is answered after another process has committed in its turn;
 NeverAnswersLate ==
     [][\A o \in Operations : (op[o].stage = "committed" /\ Finish(o)) => op[o].at = Version]_vars

@@ -63,6 +63,11 @@ OfLease ==
         \/ \E epoch \in Epochs :
             \/ Ask("fence", [row |-> row, epoch |-> epoch])
             \/ Ask("renew", [row |-> row, guard |-> [stage |-> "held", epoch |-> epoch]])
+            \/ \E alone \in BOOLEAN :
+                Ask("commit", [row |-> row, guard |-> [stage |-> "held", epoch |-> epoch],
+                               running |-> IF alone THEN {} ELSE {o2},
+                               work |-> [Idle EXCEPT !.stage = "running", !.kind = "transaction", !.under = epoch,
+                                                     !.known = [r \in Records |-> 0]]])
             \/ Ask("release", [row |-> row, guard |-> [stage |-> "held", epoch |-> epoch]])
 
 OfGuard ==
@@ -116,6 +121,7 @@ Apply ==
       [] function = "want" -> Is(Wanted(lease))
       [] function = "fence" -> Is(FencePasses(lease, input.epoch))
       [] function = "renew" -> Does(Renew(p1), lease')
+      [] function = "commit" -> Does(Commit(o1, Records), lease')
       [] function = "release" -> Does(Release(p1), lease')
       [] function = "taken" -> Is(Taken(input.epoch))
       [] function = "synced" -> Does(Sync(p1), guard'[p1])

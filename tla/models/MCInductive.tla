@@ -32,6 +32,10 @@ HasItsGuard(o, x) ==
 WorksAfterTheSync(o, x) ==
     (x.stage # "idle" /\ guard[Home[o]].stage = "syncing") => x.under # guard[Home[o]].epoch
 
+IsFencedAfterwards(o, x) ==
+    x.released => x.stage = "committed" /\ ~Fenced(x)
+
+GaveTheLeaseUp == Each(IsFencedAfterwards)
 FencedOperationHasItsGuard == Each(HasItsGuard)
 NobodyWorksBeforeTheSync == Each(WorksAfterTheSync)
 
@@ -137,17 +141,17 @@ Running(o) == UNION {UNION {
 Loading(o) == {[x EXCEPT !.stage = "loading", !.loading = <<r, Value(r, v), v>>] :
     x \in Running(o), r \in Records, v \in 0..Version}
 
-Committed(o) == IF "transaction" \notin Kinds[o] THEN {} ELSE
+Committing(o) == IF "transaction" \notin Kinds[o] THEN {} ELSE
     {[Idle EXCEPT !.stage = "committed", !.kind = "transaction", !.under = epoch, !.at = v, !.word = word,
-                  !.known = Part(Snapshot(v - 1), DOMAIN commits[v])] :
-        epoch \in 1..lease.epoch, v \in 1..Version, word \in BOOLEAN}
+                  !.released = released, !.known = Part(Snapshot(v - 1), DOMAIN commits[v])] :
+        epoch \in 1..lease.epoch, v \in 1..Version, word \in BOOLEAN, released \in BOOLEAN}
 
 Validated(o) == IF "view" \notin Kinds[o] THEN {} ELSE
     {[Idle EXCEPT !.stage = "validated", !.kind = "view", !.under = epoch, !.word = word, !.known = known] :
         epoch \in 1..lease.epoch, word \in BOOLEAN, known \in UNION {Copies(v) : v \in 0..Version}}
 
-Fitting(o) == {x \in {Idle} \cup Running(o) \cup Loading(o) \cup Committed(o) \cup Validated(o) :
-    /\ HasItsGuard(o, x) /\ WorksAfterTheSync(o, x) /\ LoadsWhatFits(o, x)
+Fitting(o) == {x \in {Idle} \cup Running(o) \cup Loading(o) \cup Committing(o) \cup Validated(o) :
+    /\ IsFencedAfterwards(o, x) /\ HasItsGuard(o, x) /\ WorksAfterTheSync(o, x) /\ LoadsWhatFits(o, x)
     /\ IsCurrent(o, x) /\ IsFresh(o, x)}
 
 AnyInit ==
@@ -157,9 +161,11 @@ AnyInit ==
         /\ floor \in 0..n
         /\ lease \in Leases
         /\ guard \in [Processes -> GuardsGiven]
-        /\ GuardIsHonest
+        /\ \A p \in Processes :  \* (as GuardIsHonest says, whoever gave way)
+            (guard[p].stage # "none" /\ lease.epoch = guard[p].epoch) => lease.holder \in {p, Nobody}
         /\ heard = [p \in Processes |-> <<>>]
         /\ \E x \in Fitting(o1), y \in Fitting(o3) : op = (o1 :> x @@ o3 :> y)
+        /\ GuardIsHonest
         /\ TransactionsTakeTurns
         /\ cache \in [Processes -> Caches]
         /\ FencedCacheIsCurrent

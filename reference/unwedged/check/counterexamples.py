@@ -31,9 +31,9 @@ from unwedged.check.transitions import (
 )
 from unwedged.check.world import World
 from unwedged.protocol.guard import Stage
+from unwedged.protocol.identifiers import Milliseconds
 from unwedged.store import sqlite
 from unwedged.store.lock import LeaseTimes
-from unwedged.store.sqlite import SqliteBackend
 
 PROGRESS = ("LockNotStuck", "WaiterServed")
 """The properties that say that something happens some day. They are judged at the end of a counterexample."""
@@ -133,16 +133,17 @@ class _Judge:
 
 def _pause_at_last_statement(world: World, stack: ExitStack) -> None:
     """Let a commit that shall take long stand before its last statement until it is told to go on."""
-    late = SqliteBackend._late
+    lateness, loop = sqlite._lateness, asyncio.get_running_loop()
 
-    async def pause(self: SqliteBackend, *arguments: object) -> None:
+    def pause(began: float, duration: Milliseconds) -> Milliseconds:
+        """Run on the driver's thread."""
         if world.writes_long:
             world.writes_long = False
-            world.at_last_statement.set()
-            await world.last_statement.wait()
-        await late(self, *arguments)  # type: ignore[arg-type]  # passed on as they came
+            loop.call_soon_threadsafe(world.at_last_statement.set)
+            world.last_statement.wait()
+        return lateness(began, duration)
 
-    stack.enter_context(patch.object(SqliteBackend, "_late", pause))
+    stack.enter_context(patch.object(sqlite, "_lateness", pause))
 
 
 async def _fair_steps(world: World, last: TraceStep) -> str | None:

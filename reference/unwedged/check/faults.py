@@ -20,7 +20,7 @@ from unwedged.protocol.guard import Guard, Stage
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.protocol.lease import Lease
 from unwedged.store import sqlite
-from unwedged.store.backend import Committed, Loaded, RowName
+from unwedged.store.backend import Committed, Loaded, Row, RowName
 from unwedged.store.crypto_store import CryptoStore
 from unwedged.store.errors import LeaseLost, StoreBusy
 from unwedged.store.holding import Holding, RecordName, Turn
@@ -164,9 +164,9 @@ def _unfenced(world: World, method: str) -> Substitution:
     # Its parameters are those of any fenced method, of which the epoch is the first.
     fenced: Callable[..., Awaitable[object]] = getattr(SqliteBackend, method)  # type: ignore[explicit-any]
 
-    async def unfenced(self: SqliteBackend, epoch: Epoch, *arguments: object) -> object:
+    async def unfenced(self: SqliteBackend, epoch: Epoch, *arguments: object, **keywords: object) -> object:
         with world.as_holder(epoch):
-            return await fenced(self, epoch, *arguments)
+            return await fenced(self, epoch, *arguments, **keywords)
 
     return (SqliteBackend, method, unfenced)
 
@@ -270,8 +270,8 @@ def _cancelled_commit(_: World) -> Sequence[Substitution]:
         await self._commit({name: None if write is None else write.encode() for name, write in self._writes.items()})
 
     async def persist(self: Transaction, writes: Mapping[RecordName, bytes | None]) -> Committed:
-        parts = self._parts
-        return await parts.records.commit(self.epoch, writes, parts.clock.now(), parts.lock.times.duration)
+        parts, alone = self._parts, self._holding.running == 1
+        return await parts.records.commit(self.epoch, writes, parts.clock.now(), parts.lock.times.duration, alone=alone)
 
     return [(Transaction, "commit", commit), (Transaction, "_persist", persist)]
 
@@ -367,16 +367,25 @@ def _clock_jump(_: World) -> Sequence[Substitution]:
 
 def _renewal_starved(_: World) -> Sequence[Substitution]:
     """A commit renews the lease as of when it was asked for, not of when it was done."""
-
-    async def not_late(self: SqliteBackend, began: float, duration: Milliseconds) -> None:
-        pass
-
-    return [(SqliteBackend, "_late", not_late)]
+    return [(sqlite, "_lateness", lambda began, duration: Milliseconds(0))]
 
 
 def _waiter_ignored(_: World) -> Sequence[Substitution]:
     """The holder does not care that somebody waits."""
-    return [(LeaseLock, "told", lambda self, epoch, wanted: None)]
+    commit = SqliteBackend.commit
+
+    async def keep(
+        self: SqliteBackend,
+        epoch: Epoch,
+        rows: Sequence[Row],
+        now: Milliseconds,
+        duration: Milliseconds,
+        *,
+        alone: bool,
+    ) -> Committed:
+        return await commit(self, epoch, rows, now, duration, alone=False)
+
+    return [(LeaseLock, "told", lambda self, epoch, wanted: None), (SqliteBackend, "commit", keep)]
 
 
 FAULTS: Mapping[str, Fault] = {

@@ -121,7 +121,11 @@ def guard_is_honest(moment: Moment) -> str | None:
             continue
         if epoch != moment.synced[process]:
             return f"{process} has a guard of epoch {epoch}, and synced under {moment.synced[process]}"
-        if epoch == row_epoch and holder != process:
+        gave_way = holder == NOBODY and any(
+            seen.released and seen.under == epoch and moment.home[operation] == process
+            for operation, seen in moment.after.operations.items()
+        )
+        if epoch == row_epoch and holder != process and not gave_way:
             return f"{process} has a guard of epoch {epoch}, and the lease is {holder}'s"
     return None
 

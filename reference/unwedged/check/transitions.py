@@ -240,6 +240,7 @@ def _seen(op: Function) -> Seen:
         known=_known(op["known"]),
         loading=(_name(loading[0]), cast("int", loading[1]), cast("int", loading[2])) if loading else None,
         word=bool(op["word"]),
+        released=bool(op["released"]),
     )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -187,9 +188,11 @@ class GatedBackend:
         self.arrived.append(ticket)
         return await ticket.delivered()
 
-    async def commit(self, epoch: Epoch, rows: Sequence[Row], now: Milliseconds, duration: Milliseconds) -> Committed:
+    async def commit(
+        self, epoch: Epoch, rows: Sequence[Row], now: Milliseconds, duration: Milliseconds, *, alone: bool
+    ) -> Committed:
         """Stop at the gate."""
-        ticket = Ticket("commit", lambda: self.backend.commit(epoch, rows, now, duration))
+        ticket = Ticket("commit", lambda: self.backend.commit(epoch, rows, now, duration, alone=alone))
         self.arrived.append(ticket)
         return await ticket.delivered()
 
@@ -310,6 +313,7 @@ class Seen:
     known: Mapping[str, int]
     loading: tuple[str, int, int] | None
     word: bool
+    released: bool = False
 
 
 IDLE = Seen("idle", "none", 0, 0, {}, None, word=False)
@@ -363,7 +367,7 @@ class World:
         self.writes_long = False
         """Whether the next commit stands before its last statement, for ``write_begins``."""
         self.at_last_statement = asyncio.Event()
-        self.last_statement = asyncio.Event()
+        self.last_statement = threading.Event()
         self._backends = backends
         self._observer = observer
         self._instances = 0
@@ -694,16 +698,18 @@ class World:
         if actor is None or actor.operation is None:
             return IDLE
         operation, ticket = actor.operation, actor.ticket
-        at, known, loading, word = int(operation.snapshot.version), actor.known(), None, False
+        at, known, loading = int(operation.snapshot.version), actor.known(), None
+        word = released = False
         if ticket is not None and isinstance(ticket.answer, Loaded):
             sealed = ticket.answer.value
             value = 0 if sealed is None else int(self.sealer.open(COUNTER.name, actor.record.encode(), sealed))
             loading = (actor.record, value, int(ticket.answer.version))
         if ticket is not None and isinstance(ticket.answer, Committed):
-            at, known, word = int(ticket.answer.version), dict(actor.base), ticket.answer.wanted
+            at, known = int(ticket.answer.version), dict(actor.base)
+            word, released = ticket.answer.wanted, ticket.answer.released
         if ticket is not None and isinstance(ticket.answer, Lease):
             at, word = 0, ticket.answer.wanted
-        return Seen(actor.stage, actor.kind, operation.epoch, at, known, loading, word)
+        return Seen(actor.stage, actor.kind, operation.epoch, at, known, loading, word, released)
 
     # How it is done
 

@@ -51,10 +51,13 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What a commit made: the store ``version``, and whether somebody waits for the lease."""
+    """What a commit made: the store ``version``, and what came of the lease."""
 
     version: Version
     wanted: bool
+    """Whether somebody waits."""
+    released: bool
+    """Whether the lease was given up."""
 
 
 class Backend(Protocol):
@@ -84,8 +87,12 @@ class Backend(Protocol):
     async def keys(self, epoch: Epoch, kind: str, since: Version) -> Listed:
         """Read the keys of all rows of one kind, and whether any of them changed after ``since``. Fenced."""
 
-    async def commit(self, epoch: Epoch, rows: Sequence[Row], now: Milliseconds, duration: Milliseconds) -> Committed:
+    async def commit(
+        self, epoch: Epoch, rows: Sequence[Row], now: Milliseconds, duration: Milliseconds, *, alone: bool
+    ) -> Committed:
         """Write all ``rows``, the next version and the change log, and renew the lease, all or nothing. Fenced.
+
+        Where somebody waits, and this operation is ``alone``, the lease is given up instead of renewed (rule 8).
 
         The transaction is durable when this returns. A caller that is cancelled while it runs is told only after
         the outcome is settled: the transaction is then either rolled back or committed, never left open.

@@ -190,6 +190,13 @@ class LeaseLock:
         """Note what the lease row said under ``epoch``: whether somebody waits."""
         self._become(rules.told(self.guard, epoch, wanted))
 
+    def released(self, epoch: Epoch) -> None:
+        """Note that a commit under ``epoch`` gave the lease up, since somebody waits: the guard is dead."""
+        if self.guard.epoch == epoch and self.guard != NO_GUARD:
+            self._gave_way = epoch
+            logger.info("lease released label=%s epoch=%d", self.label, epoch)
+        self._become(rules.lost(self.guard, epoch))
+
     def lost(self, epoch: Epoch) -> None:
         """Note that the guard of ``epoch`` is dead."""
         if self.guard.epoch == epoch and self.guard != NO_GUARD:

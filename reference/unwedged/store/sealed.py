@@ -42,14 +42,20 @@ class SealedRecords:
         return replace(listed, keys=tuple(self._sealer.reveal(kind, key) for key in listed.keys))
 
     async def commit(
-        self, epoch: Epoch, writes: Mapping[RecordName, bytes | None], now: Milliseconds, duration: Milliseconds
+        self,
+        epoch: Epoch,
+        writes: Mapping[RecordName, bytes | None],
+        now: Milliseconds,
+        duration: Milliseconds,
+        *,
+        alone: bool,
     ) -> Committed:
         """Write all records, delete those without a value, or nothing."""
         rows = [
             Row(self._row(name), None if value is None else self._sealer.seal(name.kind, name.key, value))
             for name, value in writes.items()
         ]
-        return await self._backend.commit(epoch, rows, now, duration)
+        return await self._backend.commit(epoch, rows, now, duration, alone=alone)
 
     def _row(self, name: RecordName) -> RowName:
         return RowName(name.kind, self._sealer.hide(name.kind, name.key))

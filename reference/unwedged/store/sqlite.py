@@ -1,25 +1,26 @@
-"""The backend on SQLite, through aiosqlite.
+"""The backend on SQLite, through aiosqlite where something takes time, and directly where nothing does.
 
 *Durability.* Write-ahead log with ``synchronous=FULL``: what a commit returned from survives a power cut. Less would be
 faster and wrong: a ratchet could move back after its ciphertext left. ``secure_delete`` overwrites old values in the
 file; the write-ahead log may keep them (sealed) until it is reused or the last process closes the store.
 
-*The lease* is written with ``synchronous=NORMAL``, through a second connection, without waiting for the disk. A power
-cut may undo that, but it ends every process too: nobody is left who believes in a lease that was forgotten, or whose
-epoch is given out again. Nor was anything committed under such an epoch: what is durable in the log is everything up to
-a commit, and so the acquisition before it.
+*Transactions* that wait for the disk run on the driver's thread, each in one hop there and back: a hop takes about as
+long as all the statements of a commit. They begin with ``BEGIN IMMEDIATE``, so that none reads first and fails to write
+later. So do reads of any length: listing keys, looking at all kinds.
 
-*Transactions.* One at a time, on whichever connection. The driver's isolation level makes the first writing statement
-begin one with ``BEGIN IMMEDIATE`` in the same hop to the driver's thread: a commit is three hops (the fence, the rows,
-the commit), and can't meet the failure of a transaction that reads first and writes later. Reads, and all that is done
-to the lease, are single statements: one hop each.
+*Short statements* run on the event loop's own thread, on a connection of their own: the lease row, the change log, one
+record. Each is a transaction by itself. They take a few microseconds, and the hop would keep the loop itself busy for
+several times as long. Two things could hold the loop up, and neither does: another's transaction, since this
+connection waits for none (what finds the database busy is tried again later, and the loop goes on meanwhile); and the
+disk, since this connection does not wait for it either. What remains is a page that has to be read from the file, and
+once in thousands of writes a log that is begun anew.
 
-*Glances.* Whether the lease still stands, or can be had, is asked on the loop's own thread, through a third connection
-that only reads. A view needs nothing else of the database, nor does who waits; and SQLite answers in a few
-microseconds, without waiting for whoever writes; the hop to the driver's thread would keep the loop itself busy for
-several times as long.
+*The lease* is therefore written with ``synchronous=NORMAL``. A power cut may undo that, but it ends every process too:
+nobody is left who believes in a lease that was forgotten, or whose epoch is given out again. Nor was anything committed
+under such an epoch: what is durable in the log is everything up to a commit, and so the acquisition before it.
 
-*Cancellation.* Each transaction is settled: a cancelled caller waits for its end.
+*Cancellation.* A transaction on the driver's thread is settled: a cancelled caller waits for its end. A short statement
+can't be cancelled while it runs, only while it waits for another's transaction, and then nothing has happened.
 """
 
 # ruff: noqa: S608 (statements are put together from the constants of this module, never from what callers give)
@@ -31,7 +32,8 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -50,6 +52,17 @@ Parameters = dict[str, int | float | str | bytes | None]
 
 BUSY_TIMEOUT = 5.0
 """Seconds to wait for another process's transaction, which lasts milliseconds unless it writes very much."""
+
+BRIEFLY = 0.002
+"""For so many seconds one waits eagerly, since a short transaction ends in less. (SQLite's own way of waiting begins
+with a pause of a millisecond: longer than a whole handover.)"""
+
+BUSY_PAUSE = 0.005
+"""After that one pauses for so many seconds between two tries."""
+
+LEASE_CHECKPOINT = 4000
+"""How many pages the write-ahead log may have before a write of the lease moves them into the file. Commits, on the
+driver's thread, do that at 1,000 (SQLite's own figure): so it is done here only where nobody commits."""
 
 _LEASE: Final = "epoch, holder, expires, wanted"
 _FENCE: Final = "(epoch = :epoch AND holder IS NOT NULL)"
@@ -101,30 +114,48 @@ _CONTENTS: Final = """
     SELECT version, CAST(kind AS TEXT) FROM state, present
 """
 _ADVANCE: Final = f"""
-    UPDATE state SET version = version + 1, expires = :now + :duration WHERE {_FENCE} RETURNING version, wanted
+    UPDATE state SET
+        version = version + 1,
+        expires = :now + :duration,
+        holder = iif(wanted AND :alone, NULL, holder)
+    WHERE {_FENCE}
+    RETURNING version, wanted, holder IS NULL
 """
 _PUT: Final = "INSERT INTO record VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
 _RAISE_FLOOR: Final = "UPDATE state SET floor = max(floor, min(:floor, version))"
 _TRUNCATE: Final = "DELETE FROM change WHERE version <= (SELECT floor FROM state)"
 
 
+class Driver(aiosqlite.Connection):
+    """The driver, and what it lacks: any work in one hop to its thread and back."""
+
+    async def call(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        """Run ``work`` on the driver's thread, as soon as the database is not busy.
+
+        It is over when this is, also where the end of the loop cancels everybody.
+        """
+        try:
+            # The driver's own way to do anything at all, protected and without types: bound its version.
+            result: Result = await self._execute(_patiently, work, self._conn)  # type: ignore[no-untyped-call]
+        except asyncio.CancelledError:
+            # The driver does it all the same, and in order: when what is asked for now is done, so is that.
+            while True:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self.rollback()
+                    break
+            raise
+        return result
+
+
 class SqliteBackend:
     """A store in an SQLite file. Implements ``Backend``."""
 
-    def __init__(
-        self,
-        connection: aiosqlite.Connection,
-        leasing: aiosqlite.Connection,
-        glances: sqlite3.Connection,
-        identity: bytes,
-    ) -> None:
+    def __init__(self, driver: Driver, here: sqlite3.Connection, identity: bytes) -> None:
         """For ``open`` only."""
         self.identity: Final = identity
         """The store's own random identity."""
-        self._connection = connection
-        self._leasing = leasing
-        self._glances = glances
-        self._turn = asyncio.Lock()
+        self._driver = driver
+        self._here = here
         self._closed = False
 
     @classmethod
@@ -132,22 +163,21 @@ class SqliteBackend:
         """Open the store at ``path``; where there is no file, or an empty one, make one that only its owner reads."""
         with translated():
             _ensure_file(path)
-            connection = aiosqlite.connect(path, timeout=BUSY_TIMEOUT, isolation_level="IMMEDIATE")
-            leasing = aiosqlite.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
+            connect = partial(sqlite3.connect, path, timeout=0, isolation_level=None)
+            driver = Driver(connect, iter_chunk_size=1)
             try:
-                identity = await settled(_prepare(connection))
-                await settled(_prepare_leasing(leasing))
-                return cls(connection, leasing, sqlite3.connect(path, timeout=0, isolation_level=None), identity)
+                identity = await settled(_prepared(driver))
+                return cls(driver, _patiently(_prepare_here, connect()), identity)
             except BaseException:
-                await settled(_close(connection, leasing))
+                await settled(driver.close())
                 raise
 
     async def sealing(self, fresh: bytes | None = None) -> bytes | None:
         """Return the sealing header, or keep and return ``fresh`` where there is none yet."""
         if fresh is not None:
 
-            async def keep() -> None:
-                await self._fetch("UPDATE header SET sealing = :fresh WHERE sealing IS NULL", {"fresh": fresh})
+            def keep(connection: sqlite3.Connection) -> None:
+                _rows(connection, "UPDATE header SET sealing = :fresh WHERE sealing IS NULL", {"fresh": fresh})
 
             await self._write(keep)
         [(header,)] = await self._read("SELECT sealing FROM header", {})
@@ -165,28 +195,28 @@ class SqliteBackend:
             "instance": instance, "label": label, "longest": LONGEST_LEASE,
             "now": now, "duration": duration, "began": _clock(),
         }  # fmt: skip
-        return _lease((await self._lease(_ACQUIRE, parameters))[0])
+        return _lease((await self._shortly(_ACQUIRE, parameters))[0])
 
     async def look(self) -> Lease:
         """Return the lease row. Not fenced: it is for those who wait."""
-        return _lease((await self._glance(_LOOK, {}))[0])
+        return _lease((await self._shortly(_LOOK, {}))[0])
 
     async def renew(self, epoch: Epoch, now: Milliseconds, duration: Milliseconds) -> Lease:
         """Extend the lease of ``epoch`` to ``duration`` from ``now`` and return the row. Fenced."""
         parameters: Parameters = {"epoch": epoch, "now": now, "duration": duration, "began": _clock()}
-        return _lease(_fenced(await self._lease(_RENEW, parameters))[0])
+        return _lease(_fenced(await self._shortly(_RENEW, parameters))[0])
 
     async def release(self, epoch: Epoch) -> None:
         """Give up the lease of ``epoch``; nothing happens if it is no longer held under that epoch."""
-        await self._lease(_RELEASE, {"epoch": epoch})
+        await self._shortly(_RELEASE, {"epoch": epoch})
 
     async def check(self, epoch: Epoch) -> Lease:
         """Return the lease row. Fenced: that it returns is the answer (rule 6)."""
-        return _lease(_fenced(await self._glance(_CHECK, {"epoch": epoch}))[0])
+        return _lease(_fenced(await self._shortly(_CHECK, {"epoch": epoch}))[0])
 
     async def changes(self, since: Version, epoch: Epoch | None) -> ChangeLog[RowName]:
         """Read the change log after ``since``. Fenced where an ``epoch`` is given; subscribers read without one."""
-        rows = _fenced(await self._read(_CHANGES, {"since": since, "epoch": epoch}))
+        rows = _fenced(await self._shortly(_CHANGES, {"since": since, "epoch": epoch}))
         changes = tuple(
             Change(Version(version), RowName(kind, key)) for _, _, version, kind, key in rows if version is not None
         )
@@ -195,7 +225,7 @@ class SqliteBackend:
     async def load(self, epoch: Epoch, name: RowName, since: Version) -> Loaded:
         """Read one row, and whether it changed after ``since``. Fenced."""
         parameters: Parameters = {"epoch": epoch, "kind": name.kind, "key": name.key, "since": since}
-        version, value, changed = _fenced(await self._read(_LOAD, parameters))[0]
+        version, value, changed = _fenced(await self._shortly(_LOAD, parameters))[0]
         return Loaded(Version(version), value, bool(changed))
 
     async def keys(self, epoch: Epoch, kind: str, since: Version) -> Listed:
@@ -204,168 +234,153 @@ class SqliteBackend:
         keys = tuple(key for _, key, _ in rows if key is not None)
         return Listed(Version(rows[0][0]), keys, bool(rows[0][2]))
 
-    async def commit(self, epoch: Epoch, rows: Sequence[Row], now: Milliseconds, duration: Milliseconds) -> Committed:
-        """Write all ``rows``, the next version and the change log, and renew the lease, all or nothing. Fenced."""
+    async def commit(
+        self, epoch: Epoch, rows: Sequence[Row], now: Milliseconds, duration: Milliseconds, *, alone: bool
+    ) -> Committed:
+        """Write all ``rows``, the next version and the change log, and renew the lease, all or nothing. Fenced.
+
+        Where somebody waits, and this operation is ``alone``, the lease is given up instead of renewed (rule 8).
+        """
         began = _clock()
         values = [(row.name.kind, row.name.key, row.value) for row in rows]
 
-        async def advance() -> Committed:
-            fenced = await self._fetch(_ADVANCE, {"epoch": epoch, "now": now, "duration": duration})
-            version, wanted = _fenced(fenced)[0]
-            await self._connection.executemany(_PUT, values)
-            await self._late(began, duration)
-            return Committed(Version(version), bool(wanted))
+        def write(connection: sqlite3.Connection) -> Committed:
+            parameters: Parameters = {"epoch": epoch, "now": now, "duration": duration, "alone": alone}
+            version, wanted, released = _fenced(_rows(connection, _ADVANCE, parameters))[0]
+            connection.executemany(_PUT, values)
+            if late := _lateness(began, duration):
+                _rows(connection, _PROLONG, {"late": late})
+            return Committed(Version(version), bool(wanted), bool(released))
 
-        return await self._write(advance)
+        return await self._write(write)
 
     async def truncate(self, floor: Version) -> None:
         """Forget the change log up to and including ``floor`` (at most the store's version)."""
 
-        async def forget() -> None:
-            await self._fetch(_RAISE_FLOOR, {"floor": floor})
-            await self._fetch(_TRUNCATE, {})
+        def forget(connection: sqlite3.Connection) -> None:
+            _rows(connection, _RAISE_FLOOR, {"floor": floor})
+            _rows(connection, _TRUNCATE, {})
 
         await self._write(forget)
 
     async def close(self) -> None:
         """Let go of the database. The lease is not touched."""
-        async with self._turn:
-            if not self._closed:
-                self._closed = True
-                self._glances.close()
-                with translated():
-                    await settled(_close(self._connection, self._leasing))
-
-    async def _late(self, began: float, duration: Milliseconds) -> None:
-        """Make up for a commit that took long, as its last statement: the lease counts from its end."""
-        if late := _lateness(began, duration):
-            await self._fetch(_PROLONG, {"late": late})
-
-    async def _glance(self, statement: str, parameters: Parameters) -> list[sqlite3.Row]:
-        """Run one reading statement here, or as ``_read`` does while another process keeps even readers out."""
-        await asyncio.sleep(0)  # Who reads again and again must not keep everybody else, renewals too, from running.
-        self._must_be_open()
-        with translated():
-            try:
-                return self._glances.execute(statement, parameters).fetchall()
-            except sqlite3.OperationalError as error:
-                if not _busy(error):
-                    raise
-        return await self._read(statement, parameters)
-
-    async def _read(self, statement: str, parameters: Parameters) -> list[sqlite3.Row]:
-        """Run one reading statement, never inside a transaction. If it is cancelled, its rows are dropped."""
-        async with self._turn:
-            self._must_be_open()
+        if not self._closed:
+            self._closed = True
+            self._here.close()
             with translated():
-                return await self._fetch(statement, parameters)
+                await settled(self._driver.close())
 
-    async def _write(self, work: Callable[[], Awaitable[Result]]) -> Result:
-        """Run ``work``, which begins a transaction, and commit it, or roll it back. Cancelled only before or after."""
-        async with self._turn:
-            self._must_be_open()
-            with translated():
-                return await settled(_transaction(self._connection, work))
-
-    async def _lease(self, statement: str, parameters: Parameters) -> list[sqlite3.Row]:
-        """Run one statement that writes the lease row: a transaction. Who is cancelled is told when it is over."""
-        async with self._turn:
+    async def _shortly(self, statement: str, parameters: Parameters) -> list[sqlite3.Row]:
+        """Run one short statement here, as soon as the database is not busy."""
+        pauses = _pauses(0)
+        await asyncio.sleep(0)  # Who asks again and again must not keep everybody else, renewals too, from running.
+        while True:
             self._must_be_open()
             with translated():
                 try:
-                    return await _rows(self._leasing, statement, parameters)
-                except asyncio.CancelledError:
-                    # The driver runs it all the same, and leaves nothing to undo; but when that is done, it is.
-                    await settled(_undone(self._leasing))
-                    raise
+                    return _rows(self._here, statement, parameters)
+                except sqlite3.OperationalError as error:
+                    pause = _pause(error, pauses)
+            await asyncio.sleep(pause)
+
+    async def _read(self, statement: str, parameters: Parameters) -> list[sqlite3.Row]:
+        """Run one reading statement on the driver's thread."""
+        return await self._call(lambda connection: _rows(connection, statement, parameters))
+
+    async def _write(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        """Run ``work`` in a transaction on the driver's thread."""
+        return await self._call(partial(_transaction, work))
+
+    async def _call(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        """Run ``work`` on the driver's thread. Who is cancelled is told when it is over."""
+        self._must_be_open()
+        with translated():
+            return await settled(self._driver.call(work))
 
     def _must_be_open(self) -> None:
         if self._closed:
             raise StoreClosed("the store was closed")
 
-    async def _fetch(self, statement: str, parameters: Parameters) -> list[sqlite3.Row]:
-        return await _rows(self._connection, statement, parameters)
+
+def _rows(connection: sqlite3.Connection, statement: str, parameters: Parameters) -> list[sqlite3.Row]:
+    return connection.execute(statement, parameters).fetchall()
 
 
-async def _rows(connection: aiosqlite.Connection, statement: str, parameters: Parameters) -> list[sqlite3.Row]:
-    return list(await connection.execute_fetchall(statement, parameters))
-
-
-async def _transaction(connection: aiosqlite.Connection, work: Callable[[], Awaitable[Result]]) -> Result:
+def _transaction(work: Callable[[sqlite3.Connection], Result], connection: sqlite3.Connection) -> Result:
+    connection.execute(BEGIN)
     try:
-        result = await work()
-        await connection.commit()
+        result = work(connection)
+        connection.execute("COMMIT")
     except BaseException:
-        await _undone(connection)
+        connection.rollback()
         raise
     return result
 
 
-async def _undone(connection: aiosqlite.Connection) -> None:
-    """Roll back, and come back only when that is done: also if this task itself is cancelled, as loops do at their end.
-
-    The driver's thread works in order, and rolling back twice does no harm: what is asked last is done last.
-    """
-    while True:
-        with contextlib.suppress(asyncio.CancelledError):
-            await connection.rollback()
-            return
+async def _prepared(driver: Driver) -> bytes:
+    connected = await driver
+    assert connected is driver
+    return await driver.call(_prepare)
 
 
-async def _prepare(connection: aiosqlite.Connection) -> bytes:
-    """Connect, make sure of the schema, and return the store's identity. A file not for us is left as it is."""
-    connection = await connection
+def _prepare(connection: sqlite3.Connection) -> bytes:
+    """Make sure of the schema, and return the store's identity. A file not for us is left as it is."""
 
-    async def rows(statement: str) -> list[sqlite3.Row]:
-        return list(await connection.execute_fetchall(statement))
+    def rows(statement: str) -> list[sqlite3.Row]:
+        return _rows(connection, statement, {})
 
-    async def upgraded() -> None:
-        await connection.execute(BEGIN)
+    def upgraded(connection: sqlite3.Connection) -> None:
         # Read again: another process may have been here first.
-        for statement in upgrade(version_of(*(await rows(CENSUS))[0])):
-            await connection.execute(statement)
+        for statement in upgrade(version_of(*rows(CENSUS)[0])):
+            connection.execute(statement)
 
-    outdated = upgrade(version_of(*(await rows(CENSUS))[0]))
-    if (await _patiently(lambda: rows("PRAGMA journal_mode = WAL")))[0][0] != "wal":
+    outdated = upgrade(version_of(*rows(CENSUS)[0]))
+    if rows("PRAGMA journal_mode = WAL")[0][0] != "wal":
         raise StorageFailed("this file system does not support SQLite's write-ahead log")
     for pragma in ("synchronous = FULL", "secure_delete = ON"):
-        await rows(f"PRAGMA {pragma}")
+        rows(f"PRAGMA {pragma}")
     if outdated:
-        await _transaction(connection, upgraded)
-    reports = [report for statement in SOUND for (report,) in await rows(statement)]
-    identities = await rows(IDENTITY)
+        _transaction(upgraded, connection)
+    reports = [report for statement in SOUND for (report,) in rows(statement)]
+    identities = rows(IDENTITY)
     if set(reports) != {"ok"} or len(identities) != 1:
         raise NotAStore("the file is damaged: it does not say which store it is, or in what state")
     return bytes(identities[0][0])
 
 
-async def _prepare_leasing(connection: aiosqlite.Connection) -> None:
-    """Connect, for writing the lease only: each statement is a transaction, and does not wait for the disk."""
-    connection = await connection
-    await connection.execute("PRAGMA synchronous = NORMAL")
-    await connection.create_function("late", 2, _lateness)
+def _prepare_here(connection: sqlite3.Connection) -> sqlite3.Connection:
+    """Prepare the connection for short statements."""
+    connection.create_function("late", 2, _lateness)
+    for pragma in ("synchronous = NORMAL", f"wal_autocheckpoint = {LEASE_CHECKPOINT}"):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
 
 
-async def _close(*connections: aiosqlite.Connection) -> None:
-    async with contextlib.AsyncExitStack() as closing:
-        for connection in connections:
-            closing.push_async_callback(connection.close)
-
-
-async def _patiently(work: Callable[[], Awaitable[Result]]) -> Result:
-    """Do what SQLite refuses at once, whatever its timeout, while another process is opening the same new file."""
-    deadline = _clock() + BUSY_TIMEOUT
+def _patiently(work: Callable[[sqlite3.Connection], Result], connection: sqlite3.Connection) -> Result:
+    """Do ``work``, which changes nothing where it finds the database busy, as soon as it is not."""
+    pauses = _pauses(0.00005)
     while True:
         try:
-            return await work()
+            return work(connection)
         except sqlite3.OperationalError as error:
-            if not _busy(error) or _clock() > deadline:
-                raise
-            await asyncio.sleep(0.01)
+            pause = _pause(error, pauses)
+        time.sleep(pause)
 
 
-def _busy(error: sqlite3.OperationalError) -> bool:
-    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+def _pauses(shortest: float) -> Iterator[float]:
+    """Yield how many seconds to pause before each next try, as long as there should be one."""
+    began = _clock()
+    while (waited := _clock() - began) < BUSY_TIMEOUT:
+        yield shortest if waited < BRIEFLY else BUSY_PAUSE
+
+
+def _pause(error: sqlite3.OperationalError, pauses: Iterator[float]) -> float:
+    """Return how long to pause, or raise ``error`` if it is another one, or came too often."""
+    if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+        for pause in pauses:
+            return pause
+    raise error
 
 
 def _ensure_file(path: Path) -> None:

@@ -238,7 +238,8 @@ class Transaction(Operation):
     async def _persist(self, writes: Mapping[RecordName, bytes | None]) -> Committed:
         parts, lock = self._parts, self._parts.lock
         try:
-            return await parts.records.commit(self.epoch, writes, parts.clock.now(), lock.times.duration)
+            alone = self._holding.running == 1
+            return await parts.records.commit(self.epoch, writes, parts.clock.now(), lock.times.duration, alone=alone)
         except StoreBusy:
             raise  # nothing was written, and the guard is as good as before
         except BaseException:
@@ -262,7 +263,10 @@ class Transaction(Operation):
             self._holding.install(version, cached, self._live(cached))
         changes = tuple(Change(version, name) for name in writes)
         parts.streams.tell(ChangeLog(version, Version(version - 1), changes))
-        parts.lock.told(self.epoch, committed.wanted)
+        if committed.released:
+            parts.lock.released(self.epoch)
+        else:
+            parts.lock.told(self.epoch, committed.wanted)
 
     def _live(self, cached: Mapping[RecordName, bytes | None]) -> dict[RecordName, object]:
         """Return the objects that were put, but none that was put twice: it can't be the live object of two records."""
