@@ -619,7 +619,8 @@ async def test_who_reads_again_and_again_lets_others_run(store: Store, read: str
         ran.append("another task")
 
     waiting = asyncio.create_task(run())
-    await reads[read]()
+    for _ in range(sqlite.IN_A_ROW):
+        await reads[read]()
     assert ran
     await waiting
 
@@ -1031,11 +1032,66 @@ async def test_only_the_lease_is_written_without_waiting_for_the_disk(store: Sto
     assert len(written["here"]) == 3
 
 
+async def test_who_tidies_up_waits_for_who_writes_and_then_the_log_is_begun_anew(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epoch = await hold(store)
+    for _ in range(5):
+        await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+    checkpoint, pauses = sqlite._checkpoint, []
+
+    def meet(connection: sqlite3.Connection) -> None:
+        """Another process has begun to write."""
+        with closing(sqlite3.connect(store.path, isolation_level=None)) as writer:
+            writer.execute("BEGIN IMMEDIATE")
+            writer.execute("UPDATE state SET label = 'another'")
+
+            def pause(seconds: float) -> None:
+                pauses.append(seconds)
+                writer.execute("COMMIT")
+
+            monkeypatch.setattr(time, "sleep", pause)
+            checkpoint(connection)
+
+    monkeypatch.setattr(sqlite, "CHECKPOINT_EVERY", 1)
+    monkeypatch.setattr(sqlite, "_checkpoint", meet)
+    await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+    assert pauses == [sqlite.AT_ONCE]
+    await store.backend.release(epoch)
+    assert store.raw.execute("PRAGMA wal_checkpoint").fetchone() == (0, 1, 1), "one page was written since"
+
+
+async def test_who_can_not_tidy_up_has_committed_all_the_same(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    epoch = await hold(store)
+
+    def wait(_: float) -> None:
+        raise AssertionError("it waits for somebody who takes long")
+
+    monkeypatch.setattr(sqlite, "CHECKPOINT_EVERY", 1)
+    monkeypatch.setattr(sqlite, "BRIEFLY", 0)
+    monkeypatch.setattr(time, "sleep", wait)
+    checkpoint = sqlite._checkpoint
+
+    def meet(connection: sqlite3.Connection) -> None:
+        """Another process has begun to write, and goes on for long."""
+        with closing(sqlite3.connect(store.path, isolation_level=None)) as writer:
+            writer.execute("BEGIN IMMEDIATE")
+            checkpoint(connection)
+
+    def fail(_: sqlite3.Connection) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    for hindrance, version in ((meet, 1), (fail, 2)):
+        monkeypatch.setattr(sqlite, "_checkpoint", hindrance)
+        done = await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+        assert done == Committed(Version(version), wanted=False, released=False)
+
+
 async def test_a_lease_that_changes_hands_again_and_again_does_not_fill_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where nobody ever commits: then the lease's own writes tidy up."""
-    monkeypatch.setattr(sqlite, "LEASE_CHECKPOINT", 20)
+    monkeypatch.setattr(sqlite, "LONGEST_LOG", 20)
     async with opened(tmp_path / "store") as backend:
         for _ in range(100):
             await backend.release((await backend.acquire(ME, "me", NOW, DURATION)).epoch)

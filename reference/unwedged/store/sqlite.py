@@ -57,12 +57,23 @@ BRIEFLY = 0.002
 """For so many seconds one waits eagerly, since a short transaction ends in less. (SQLite's own way of waiting begins
 with a pause of a millisecond: longer than a whole handover.)"""
 
+AT_ONCE = 0.00005
+"""The pause between two tries of who waits eagerly, in seconds, on the driver's thread; the loop makes none."""
+
 BUSY_PAUSE = 0.005
 """After that one pauses for so many seconds between two tries."""
 
-LEASE_CHECKPOINT = 4000
-"""How many pages the write-ahead log may have before a write of the lease moves them into the file. Commits, on the
-driver's thread, do that at 1,000 (SQLite's own figure): so it is done here only where nobody commits."""
+IN_A_ROW = 8
+"""After so many short statements others get a chance to run, renewals too: who asks again and again must not keep them
+from it. (After each one would take half as long again.)"""
+
+CHECKPOINT_EVERY = 250
+"""After so many transactions one of them moves the write-ahead log into the file, and keeps others from writing
+meanwhile, so that the log is begun anew. SQLite's own way needs a moment in which nobody writes. Where processes hand
+over to each other that hardly ever comes: each transaction tries again, and the log grows and grows."""
+
+LONGEST_LOG = 4000
+"""At so many pages SQLite may try its own way all the same: after one large transaction, or where nobody commits."""
 
 _LEASE: Final = "epoch, holder, expires, wanted"
 _FENCE: Final = "(epoch = :epoch AND holder IS NOT NULL)"
@@ -156,6 +167,8 @@ class SqliteBackend:
         """The store's own random identity."""
         self._driver = driver
         self._here = here
+        self._in_a_row = 0
+        self._written = 0
         self._closed = False
 
     @classmethod
@@ -274,7 +287,10 @@ class SqliteBackend:
     async def _shortly(self, statement: str, parameters: Parameters) -> list[sqlite3.Row]:
         """Run one short statement here, as soon as the database is not busy."""
         pauses = _pauses(0)
-        await asyncio.sleep(0)  # Who asks again and again must not keep everybody else, renewals too, from running.
+        self._in_a_row += 1
+        if self._in_a_row == IN_A_ROW:
+            self._in_a_row = 0
+            await asyncio.sleep(0)
         while True:
             self._must_be_open()
             with translated():
@@ -289,8 +305,10 @@ class SqliteBackend:
         return await self._call(lambda connection: _rows(connection, statement, parameters))
 
     async def _write(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        """Run ``work`` in a transaction on the driver's thread."""
-        return await self._call(partial(_transaction, work))
+        """Run ``work`` in a transaction on the driver's thread, and tidy up now and then."""
+        self._written += 1
+        tidily = self._written % CHECKPOINT_EVERY == 0
+        return await self._call(partial(_tidy_transaction if tidily else _transaction, work))
 
     async def _call(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """Run ``work`` on the driver's thread. Who is cancelled is told when it is over."""
@@ -318,6 +336,22 @@ def _transaction(work: Callable[[sqlite3.Connection], Result], connection: sqlit
     return result
 
 
+def _tidy_transaction(work: Callable[[sqlite3.Connection], Result], connection: sqlite3.Connection) -> Result:
+    result = _transaction(work, connection)
+    with contextlib.suppress(sqlite3.Error):  # The transaction is made, whatever comes of this.
+        _checkpoint(connection)
+    return result
+
+
+def _checkpoint(connection: sqlite3.Connection) -> None:
+    """Move the log into the file while nobody writes; if others do, one after the other, leave it for the next time."""
+    for pause in _pauses(AT_ONCE):
+        [(busy, _, _)] = _rows(connection, "PRAGMA wal_checkpoint(FULL)", {})
+        if not busy or pause > AT_ONCE:
+            return
+        time.sleep(pause)
+
+
 async def _prepared(driver: Driver) -> bytes:
     connected = await driver
     assert connected is driver
@@ -338,7 +372,7 @@ def _prepare(connection: sqlite3.Connection) -> bytes:
     outdated = upgrade(version_of(*rows(CENSUS)[0]))
     if rows("PRAGMA journal_mode = WAL")[0][0] != "wal":
         raise StorageFailed("this file system does not support SQLite's write-ahead log")
-    for pragma in ("synchronous = FULL", "secure_delete = ON"):
+    for pragma in ("synchronous = FULL", "secure_delete = ON", f"wal_autocheckpoint = {LONGEST_LOG}"):
         rows(f"PRAGMA {pragma}")
     if outdated:
         _transaction(upgraded, connection)
@@ -352,14 +386,14 @@ def _prepare(connection: sqlite3.Connection) -> bytes:
 def _prepare_here(connection: sqlite3.Connection) -> sqlite3.Connection:
     """Prepare the connection for short statements."""
     connection.create_function("late", 2, _lateness)
-    for pragma in ("synchronous = NORMAL", f"wal_autocheckpoint = {LEASE_CHECKPOINT}"):
+    for pragma in ("synchronous = NORMAL", f"wal_autocheckpoint = {LONGEST_LOG}"):
         connection.execute(f"PRAGMA {pragma}")
     return connection
 
 
 def _patiently(work: Callable[[sqlite3.Connection], Result], connection: sqlite3.Connection) -> Result:
     """Do ``work``, which changes nothing where it finds the database busy, as soon as it is not."""
-    pauses = _pauses(0.00005)
+    pauses = _pauses(AT_ONCE)
     while True:
         try:
             return work(connection)
