@@ -9,14 +9,15 @@ a function ``report``, which makes a section of the report out of them, and may 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
 from typing import Final, Protocol
 
 from tests.benchmarks import handover, memory, model_checking, opening, peers, taking_over, transactions
-from tests.benchmarks.measuring import Effort, Results, results_of, say
-from tests.benchmarks.reporting import head
+from tests.benchmarks.measuring import Aim, Effort, Results, results_of, say
+from tests.benchmarks.reporting import at_a_glance, head
 
 REPORT: Final = Path("spec/benchmarks.md")
 
@@ -30,6 +31,15 @@ class Topic(Protocol):
     def report(self) -> str:
         """Return a section of the report, from raw results."""
 
+
+class Aiming(Protocol):
+    """A topic with ratios that there is a target for."""
+
+    def aims(self) -> list[Aim]:
+        """Return what is aimed at, and what was reached, from raw results."""
+
+
+AIMING: Final[tuple[Aiming, ...]] = (transactions, handover, taking_over, peers)
 
 TOPICS: Final[dict[str, Topic]] = {
     "transactions": transactions,
@@ -81,9 +91,13 @@ def write_report() -> None:
             missing.append(name)
     if missing:
         sections.append(f"Not measured yet: {', '.join(missing)}.\n")
+    aims: list[Aim] = []
+    for aiming in AIMING:
+        with contextlib.suppress(FileNotFoundError):
+            aims += aiming.aims()
     timed = (transactions, taking_over, memory, opening, peers)
     measured = {module.MODULE: Results(module.MODULE) for module in timed if results_of(module.MODULE).exists()}
-    REPORT.write_text("\n".join([head(measured), *sections]))
+    REPORT.write_text("\n".join([head(measured), at_a_glance(aims), *sections]))
     say(f"Wrote {REPORT}.")
 
 

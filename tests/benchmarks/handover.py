@@ -33,7 +33,7 @@ from typing import Final, TypeAlias, TypeVar
 import aiosqlite
 import msgspec
 
-from tests.benchmarks.measuring import RESULTS, Effort, Spread, say
+from tests.benchmarks.measuring import RESULTS, Aim, Effort, Spread, say
 from tests.benchmarks.reporting import digits, duration, spread, table
 from unwedged.store import TEXT, Codec, CryptoStore, RecordKind, Transaction
 
@@ -373,6 +373,12 @@ def measure(effort: Effort) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     result = measured(effort.value)
     RAW.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
+
+
+def aims() -> list[Aim]:
+    """Return what is aimed at, and what was reached."""
+    rounds = msgspec.json.decode(RAW.read_bytes(), type=Result).rounds
+    return [Aim("turn with a handover / bare turn", Spread.of([each.ratio for each in rounds]), MOST)]
 
 
 def report() -> str:

@@ -123,6 +123,21 @@ class Spread:
         return cls(*statistics.quantiles(values, n=4, method="inclusive"))
 
 
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """A ratio that there is a target for."""
+
+    what: str
+    """Both sides of it, for a plot."""
+    ratio: Spread
+    most: float
+
+    @property
+    def met(self) -> bool:
+        """Whether the median is what was aimed at, or better."""
+        return self.ratio.median <= self.most
+
+
 class Results:
     """The results of a topic, by subject and round."""
 

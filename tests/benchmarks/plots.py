@@ -11,6 +11,8 @@ import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from tests.benchmarks.measuring import Aim
+
 PLOTS: Final = Path("spec/benchmarks")
 
 mpl.rcParams.update({"svg.hashsalt": "unwedged", "svg.fonttype": "none", "font.size": 10})
@@ -38,6 +40,26 @@ def lines(name: str, axis: str, places: Sequence[float], plotted: Sequence[Line]
     axes.yaxis.set_major_formatter("{x:,g}")
     axes.grid(visible=True, which="major", color="0.9")
     axes.legend(loc="best", frameon=False)
+    return _saved(figure, name)
+
+
+def ratios(name: str, aims: Sequence[Aim]) -> str:
+    """Draw each ratio with its quartiles, and the most that it may be; return the path for the report to show it by."""
+    figure = Figure(figsize=(7.5, 0.6 + 0.38 * len(aims)), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(aims))
+    medians = [aim.ratio.median for aim in aims]
+    below = [aim.ratio.median - aim.ratio.low for aim in aims]
+    above = [aim.ratio.high - aim.ratio.median for aim in aims]
+    axes.errorbar(medians, places, xerr=(below, above), fmt="o", capsize=3, label="median and quartiles")
+    axes.plot([aim.most for aim in aims], places, "|", color="C3", markersize=14, markeredgewidth=2, label="at most")
+    axes.axvline(1, color="0.8", linewidth=1, zorder=0)
+    axes.set(xscale="log", xlabel="times as long as what it is compared with")
+    axes.set_yticks(places, [aim.what for aim in aims])
+    axes.invert_yaxis()
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.grid(visible=True, axis="x", which="major", color="0.9")
+    axes.legend(loc="lower left", frameon=False)
     return _saved(figure, name)
 
 

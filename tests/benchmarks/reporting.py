@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias
 
-from tests.benchmarks.measuring import Results, Spread
+from tests.benchmarks.measuring import Aim, Results, Spread
+from tests.benchmarks.plots import ratios
 
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
@@ -80,8 +82,34 @@ def spread(values: Spread, write: Callable[[float], str]) -> str:
     return f"**{write(values.median)}** ({write(values.low)} to {write(values.high)})"
 
 
-def compared(results: Results, *pairs: tuple[str, str, float | None]) -> str:
-    """Lay out subjects beside their baselines, with the most that each ratio may be, where something is aimed at."""
+Pair: TypeAlias = "tuple[str, str, float | None]"
+"""A subject, its baseline, and the most that the ratio may be, where something is aimed at."""
+
+
+def aims_of(results: Results, *pairs: Pair) -> list[Aim]:
+    """Return the ratios that there is a target for."""
+    return [
+        Aim(f"{subject} / {baseline}", results.ratio(subject, baseline), most)
+        for subject, baseline, most in pairs
+        if most is not None
+    ]
+
+
+def at_a_glance(aims: Sequence[Aim]) -> str:
+    """Draw all ratios that there is a target for, and count."""
+    missed = [aim.what for aim in aims if not aim.met]
+    said = f"Missed: {'; '.join(missed)}." if missed else "None is missed."
+    return f"""\
+## At a glance
+
+Each of {len(aims)} ratios, with its quartiles, and the most that was aimed at. {said}
+
+![{len(aims)} ratios with their quartiles, and what was aimed at]({ratios("ratios", aims)})
+"""
+
+
+def compared(results: Results, *pairs: Pair) -> str:
+    """Lay out subjects beside their baselines."""
     return table(
         ("", "takes", "compared with", "takes", "ratio", "aim", ""),
         [_comparison(results, *pair) for pair in pairs],

@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from tests.benchmarks.measuring import RESULTS, Effort, Group, Results, Timed, measure_in_rounds, program
+from tests.benchmarks.measuring import RESULTS, Aim, Effort, Group, Results, Timed, measure_in_rounds, program
 from tests.benchmarks.plots import Line, lines
-from tests.benchmarks.reporting import compared, duration, table
+from tests.benchmarks.reporting import Pair, aims_of, compared, duration, table
 from tests.benchmarks.stores import SESSION_SIZE, WORDS, copy_of, everything, fill, key_of, opened
 from unwedged.protocol.cache import empty
 from unwedged.store import CryptoStore, Transaction, View
@@ -58,8 +58,16 @@ async def taking_over(cached: int, folder: Path) -> AsyncIterator[Mapping[str, T
         await writer.run(partial(change, changed))
         await writer.lock.release_now()
 
+    async def caught_up(store: CryptoStore) -> None:
+        """Let it hear of all that happened while others had their turns: that is not what is measured."""
+        async with store.view():
+            pass
+        await store.lock.release_now()
+
     async def with_its_cache(changed: int, loops: int) -> float:
         seconds = 0.0
+        await keeper.query(partial(read, keys))
+        await keeper.lock.release_now()
         for _ in range(loops):
             await changed_by_another(changed)
             began = time.perf_counter()
@@ -72,6 +80,7 @@ async def taking_over(cached: int, folder: Path) -> AsyncIterator[Mapping[str, T
 
     async def without(loops: int) -> float:
         seconds = 0.0
+        await caught_up(dropper)
         for _ in range(loops):
             await changed_by_another(10)
             forget(dropper)
@@ -83,6 +92,7 @@ async def taking_over(cached: int, folder: Path) -> AsyncIterator[Mapping[str, T
 
     async def with_everything(loops: int) -> float:
         seconds = 0.0
+        await caught_up(dropper)
         for _ in range(loops):
             await changed_by_another(10)
             forget(dropper)
@@ -120,6 +130,11 @@ def measure(effort: Effort) -> None:
     measure_in_rounds(MODULE, list(GROUPS), effort.value // 2)
 
 
+def aims() -> list[Aim]:
+    """Return what is aimed at, and what was reached."""
+    return aims_of(Results(MODULE), ratio_of_ten(CACHED[-1]))
+
+
 def report() -> str:
     """Say what came of it, and draw it."""
     results = Results(MODULE)
@@ -150,8 +165,8 @@ Another process changed some records and gave the lease up. From here on it is c
 lease, to bring the cache up to date, and to read what the next operations want: {TOUCHED} records, as many of the
 changed ones among them as there are. It is compared with dropping the cache, as one must who does not know what
 changed, so that those {TOUCHED} are loaded one by one; and with loading the whole store, in one query, without even
-decoding what was loaded. Each record is as large as the pickle of an Olm session. Where a store is small, or much of
-what is wanted changed, that one query is quicker than single loads: each of those is a query of its own.
+decoding what was loaded. Each record is as large as the pickle of an Olm session. Where a thousand changed, most of the
+time is spent on hearing which.
 
 ![Time to take over, by the number of changed records]({plot})
 
@@ -161,7 +176,7 @@ what is wanted changed, that one query is quicker than single loads: each of tho
 """
 
 
-def ratio_of_ten(cached: int) -> tuple[str, str, float | None]:
+def ratio_of_ten(cached: int) -> Pair:
     """Return the comparison that a target is set for."""
     return selective(10, cached), reloading(cached), 1 / 50
 

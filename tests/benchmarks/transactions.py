@@ -11,8 +11,8 @@ from typing import Final
 
 import aiosqlite
 
-from tests.benchmarks.measuring import Effort, Group, Results, Timed, each, measure_in_rounds, program
-from tests.benchmarks.reporting import compared, layers
+from tests.benchmarks.measuring import Aim, Effort, Group, Results, Timed, each, measure_in_rounds, program
+from tests.benchmarks.reporting import Pair, aims_of, compared, layers
 from tests.benchmarks.stores import SESSIONS, WORDS, opened, settle_logs
 from tests.store.olm import Host, OlmMessage, OlmSession, open_session
 from unwedged.protocol.identifiers import Epoch
@@ -179,6 +179,14 @@ def measure(effort: Effort) -> None:
     measure_in_rounds(MODULE, list(GROUPS), effort.value)
 
 
+PAIRS: Final[tuple[Pair, ...]] = (("transaction", "bare transaction", 1.5), ("view", "bare read", 1.3))
+
+
+def aims() -> list[Aim]:
+    """Return what is aimed at, and what was reached."""
+    return aims_of(Results(MODULE), *PAIRS)
+
+
 def report() -> str:
     """Say what came of it."""
     results = Results(MODULE)
@@ -192,7 +200,7 @@ beside a look into a dict and one query of the lease's epoch through the same dr
 the event loop's own thread, and makes a commit in one hop to the driver's thread where the bare transaction takes
 three: that is how both can be quicker than what they are compared with.)
 
-{compared(results, ("transaction", "bare transaction", 1.5), ("view", "bare read", 1.3))}
+{compared(results, *PAIRS)}
 
 What each layer adds, from the least work to all of it:
 
@@ -216,7 +224,7 @@ What each layer adds, from the least work to all of it:
             results,
             "bare read without the driver",
             {
-                "fence": "the store's own query, on the loop's thread too, and a pause for other tasks",
+                "fence": "the store's own query, on the loop's thread too, and now and then a pause for other tasks",
                 "view": "lock, snapshot, cache",
             },
         )
