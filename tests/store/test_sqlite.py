@@ -693,6 +693,14 @@ async def test_a_row_without_a_value_is_not_an_absent_one(store: Store) -> None:
     assert await store.backend.load(epoch, A, Version(1)) == Loaded(Version(1), b"", changed=False)
 
 
+async def test_a_kind_that_is_no_text_is_damage_and_named(store: Store) -> None:
+    """Python's own error about it has no code of SQLite's."""
+    epoch = await hold(store)
+    store.raw.execute("INSERT INTO change SELECT 1, CAST(X'ff' AS TEXT), X'00'")
+    with pytest.raises(StorageFailed):
+        await store.backend.changes(Version(0), epoch)
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # All or nothing
 

@@ -13,7 +13,7 @@ record. Each is a transaction by itself. They take a few microseconds, and the h
 several times as long. Two things could hold the loop up, and neither does: another's transaction, since this
 connection waits for none (what finds the database busy is tried again later, and the loop goes on meanwhile); and the
 disk, since this connection does not wait for it either. What remains is a page that has to be read from the file, and
-once in thousands of writes a log that is begun anew.
+once in thousands of writes a log that is begun anew, or moved into the file.
 
 *The lease* is therefore written with ``synchronous=NORMAL``. A power cut may undo that, but it ends every process too:
 nobody is left who believes in a lease that was forgotten, or whose epoch is given out again. Nor was anything committed
@@ -167,6 +167,7 @@ class SqliteBackend:
         """The store's own random identity."""
         self._driver = driver
         self._here = here
+        self._here.create_function("late", 2, _lateness)
         self._in_a_row = 0
         self._written = 0
         self._closed = False
@@ -180,10 +181,17 @@ class SqliteBackend:
             driver = Driver(connect, iter_chunk_size=1)
             try:
                 identity = await settled(_prepared(driver))
-                return cls(driver, _patiently(_prepare_here, connect()), identity)
+                backend = cls(driver, connect(), identity)
             except BaseException:
                 await settled(driver.close())
                 raise
+        try:
+            for pragma in ("synchronous = NORMAL", f"wal_autocheckpoint = {LONGEST_LOG}"):
+                await backend._shortly(f"PRAGMA {pragma}", {})
+        except BaseException:
+            await backend.close()
+            raise
+        return backend
 
     async def sealing(self, fresh: bytes | None = None) -> bytes | None:
         """Return the sealing header, or keep and return ``fresh`` where there is none yet."""
@@ -383,14 +391,6 @@ def _prepare(connection: sqlite3.Connection) -> bytes:
     return bytes(identities[0][0])
 
 
-def _prepare_here(connection: sqlite3.Connection) -> sqlite3.Connection:
-    """Prepare the connection for short statements."""
-    connection.create_function("late", 2, _lateness)
-    for pragma in ("synchronous = NORMAL", f"wal_autocheckpoint = {LONGEST_LOG}"):
-        connection.execute(f"PRAGMA {pragma}")
-    return connection
-
-
 def _patiently(work: Callable[[sqlite3.Connection], Result], connection: sqlite3.Connection) -> Result:
     """Do ``work``, which changes nothing where it finds the database busy, as soon as it is not."""
     pauses = _pauses(AT_ONCE)
@@ -411,7 +411,8 @@ def _pauses(shortest: float) -> Iterator[float]:
 
 def _pause(error: sqlite3.OperationalError, pauses: Iterator[float]) -> float:
     """Return how long to pause, or raise ``error`` if it is another one, or came too often."""
-    if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE)  # An error of Python's own has none.
+    if code & 0xFF == sqlite3.SQLITE_BUSY:
         for pause in pauses:
             return pause
     raise error
