@@ -352,12 +352,12 @@ def _tidy_transaction(work: Callable[[sqlite3.Connection], Result], connection: 
 
 
 def _checkpoint(connection: sqlite3.Connection) -> None:
-    """Move the log into the file while nobody writes; if others do, one after the other, leave it for the next time."""
-    for pause in _pauses(AT_ONCE):
+    """Move the log into the file while nobody writes; if others do, for long, leave it for the next time."""
+    for _ in range(round(BRIEFLY / AT_ONCE)):
         [(busy, _, _)] = _rows(connection, "PRAGMA wal_checkpoint(FULL)", {})
-        if not busy or pause > AT_ONCE:
+        if not busy:
             return
-        time.sleep(pause)
+        time.sleep(AT_ONCE)
 
 
 async def _prepared(driver: Driver) -> bytes:
