@@ -194,7 +194,7 @@ def report() -> str:
 ## Checking the models
 
 TLC, one run at a time, Java's start included. Java takes what memory it is allowed to, so that is what it took and not
-what it needs. (With `BENCH=--rigorous`, the deep models are measured as well.)
+what it needs. With `BENCH=--rigorous`, the deep models are measured as well{_not_measured(measured)}.
 
 {models}
 
@@ -209,6 +209,14 @@ Replay, the model driven through the store, step by step: {replay.steps:,} steps
 known work, MongoDB's tests of WiredTiger ({PUBLISHED_TESTS:,} in {PUBLISHED_SECONDS // 60} minutes); aimed at were ten
 times.
 """
+
+
+def _not_measured(measured: Measured) -> str:
+    """Say which deep models are missing."""
+    runs = {run.name for run in measured.models}
+    missing = [model.name for model in read_manifest(find_manifest(Path(__file__))).band(Band.DEEP)]
+    missing = [f"`{name}`" for name in missing if name not in runs]
+    return f" (not here: {', '.join(missing)})" if missing else ""
 
 
 def _megabytes(run: Run) -> str:
