@@ -33,7 +33,7 @@ async def weigh(subject: str, folder: Path) -> int:
         for number in range(COUNT):
             name, value = RecordName(WORDS.name, key_of(number).encode()), f"{number:0{SESSION_SIZE}}".encode()
             if subject == CACHE:
-                store.lock.holding.fill(view.snapshot.version, name, value)
+                store._lock.holding.fill(view._operation.snapshot.version, name, value)
             else:
                 records[name] = value
         grown = resident() - before

@@ -111,5 +111,5 @@ async def fill(store: CryptoStore) -> None:
     records = await everything(store)
     async with store.view() as view:
         for name, value in records.items():
-            store.lock.holding.fill(view.snapshot.version, name, value)
+            store._lock.holding.fill(view._operation.snapshot.version, name, value)
     assert store.statistics().cached_records == len(records)

@@ -56,18 +56,18 @@ async def taking_over(cached: int, folder: Path) -> AsyncIterator[Mapping[str, T
 
     async def changed_by_another(changed: int) -> None:
         await writer.run(partial(change, changed))
-        await writer.lock.release_now()
+        await writer._lock.release_now()
 
     async def caught_up(store: CryptoStore) -> None:
         """Let it hear of all that happened while others had their turns: that is not what is measured."""
         async with store.view():
             pass
-        await store.lock.release_now()
+        await store._lock.release_now()
 
     async def with_its_cache(changed: int, loops: int) -> float:
         seconds = 0.0
         await keeper.query(partial(read, keys))
-        await keeper.lock.release_now()
+        await keeper._lock.release_now()
         for _ in range(loops):
             await changed_by_another(changed)
             began = time.perf_counter()
@@ -75,7 +75,7 @@ async def taking_over(cached: int, folder: Path) -> AsyncIterator[Mapping[str, T
             seconds += time.perf_counter() - began
             await keeper.query(partial(read, keys[TOUCHED:changed]))
             assert keeper.statistics().cached_records == cached
-            await keeper.lock.release_now()
+            await keeper._lock.release_now()
         return seconds
 
     async def without(loops: int) -> float:
@@ -87,7 +87,7 @@ async def taking_over(cached: int, folder: Path) -> AsyncIterator[Mapping[str, T
             began = time.perf_counter()
             await dropper.query(partial(read, keys[:TOUCHED]))
             seconds += time.perf_counter() - began
-            await dropper.lock.release_now()
+            await dropper._lock.release_now()
         return seconds
 
     async def with_everything(loops: int) -> float:
@@ -100,13 +100,13 @@ async def taking_over(cached: int, folder: Path) -> AsyncIterator[Mapping[str, T
             async with dropper.view():
                 assert len(await everything(dropper)) == cached
             seconds += time.perf_counter() - began
-            await dropper.lock.release_now()
+            await dropper._lock.release_now()
         return seconds
 
     path = await copy_of(cached, folder)
     async with opened(path) as writer, opened(path) as keeper, opened(path) as dropper:
         await fill(keeper)
-        await keeper.lock.release_now()
+        await keeper._lock.release_now()
         yield {
             **{selective(changed, cached): partial(with_its_cache, changed) for changed in CHANGED},
             dropping(cached): without,
@@ -116,7 +116,7 @@ async def taking_over(cached: int, folder: Path) -> AsyncIterator[Mapping[str, T
 
 def forget(store: CryptoStore) -> None:
     """Throw away what a store without a guard has cached."""
-    holding = store.lock.holding
+    holding = store._lock.holding
     holding.cache = empty(holding.cache.version)
     holding.live.clear()
 

@@ -168,7 +168,7 @@ async def views(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
 async def taken(store: CryptoStore) -> Epoch:
     """Take the lease; return its epoch."""
     async with store.view() as view:
-        return view.epoch
+        return view._operation.epoch
 
 
 GROUPS: Final[dict[str, Group]] = {"transactions": transactions, "views": views}

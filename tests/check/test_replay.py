@@ -264,7 +264,7 @@ BREAKS: Mapping[str, Break] = {
     "word-is-ignored": Break((LeaseLock, "told", note_nothing), "guards:"),
     "views-do-not-ask": Break((Operation, "validate", do_nothing), "ended before it came to"),
     "subscribers-hear-no-commits": Break((Streams, "tell", note_nothing), "heard:"),
-    "subscribers-hear-nothing-foreign": Break((CryptoStore, "listen_now", do_nothing), "heard:"),
+    "subscribers-hear-nothing-foreign": Break((CryptoStore, "_listen_now", do_nothing), "heard:"),
 }
 
 

@@ -222,11 +222,11 @@ class Operations:
         return Done(tuple(self._epochs), message, text)
 
     async def _meet(self, transaction: Transaction, invitation: Invitation) -> None:
-        self._epochs.append(transaction.epoch)
+        self._epochs.append(self._store.statistics().epoch)
         transaction.put(SESSION, BOB, open_session(invitation))
 
     async def _encrypt(self, transaction: Transaction, number: str, text: str) -> OlmMessage:
-        self._epochs.append(transaction.epoch)
+        self._epochs.append(self._store.statistics().epoch)
         message = await transaction.get(SENT, number)
         if message is None:
             session = await self._session(transaction)
@@ -236,7 +236,7 @@ class Operations:
         return message
 
     async def _decrypt(self, transaction: Transaction, number: str, message: OlmMessage) -> str:
-        self._epochs.append(transaction.epoch)
+        self._epochs.append(self._store.statistics().epoch)
         text = await transaction.get(RECEIVED, number)
         if text is None:
             session = await self._session(transaction)

@@ -18,10 +18,11 @@ from unwedged.protocol.lease import Lease
 from unwedged.store.backend import Committed, Listed, Loaded, Row, RowName
 from unwedged.store.crypto_store import CryptoStore
 from unwedged.store.holding import RecordName
-from unwedged.store.lock import LeaseTimes
+from unwedged.store.lock import LeaseLock, LeaseTimes
 from unwedged.store.records import BYTES, TEXT, Codec, RecordKind
 from unwedged.store.sealing import Sealer
 from unwedged.store.sqlite import SqliteBackend
+from unwedged.store.streams import Streams
 from unwedged.store.transactions import Kind, Transaction
 
 Result = TypeVar("Result")
@@ -180,6 +181,20 @@ class Instance(CryptoStore):
     sealer: Sealer
     path: Path
 
+    @property
+    def lock(self) -> LeaseLock:
+        return self._lock
+
+    @property
+    def streams(self) -> Streams:
+        return self._streams
+
+    def start(self) -> None:
+        self._run_tasks()
+
+    async def listen_now(self) -> None:
+        await self._listen_now()
+
 
 class Workbench:
     """A store file, and process instances that share it."""
@@ -243,7 +258,7 @@ class Workbench:
             assert isinstance(version, int)
             return version
 
-    def assert_cache_is_snapshot(self, store: CryptoStore) -> None:
+    def assert_cache_is_snapshot(self, store: Instance) -> None:
         """Whatever a guard's cache holds is what is stored: values, known absences, and live objects."""
         cache, stored = store.lock.holding.cache, self.stored()
         assert store.lock.guard.epoch, "there is no guard, and so no cache that must be right"
@@ -272,7 +287,7 @@ async def failing(error: type[BaseException], context: AbstractAsyncContextManag
             yield entered
 
 
-async def take_over(store: CryptoStore) -> None:
+async def take_over(store: Instance) -> None:
     """Have ``store`` take a lease that is free or lapsed."""
     assert await store.lock.acquire_now()
 

@@ -525,6 +525,22 @@ class TestCancellation:
 
 
 class TestMisuse:
+    async def test_nothing_but_reading_and_writing_is_in_a_callers_reach(self, phone: Instance) -> None:
+        """What ends an operation, or moves the store's parts, could break a guarantee if a caller did it."""
+
+        def public(thing: object) -> set[str]:
+            return {name for name in dir(thing) if not name.startswith("_")}
+
+        async with phone.transaction() as transaction:
+            assert public(transaction) == {"get", "put", "delete", "keys", "committed"}
+            with pytest.raises(AttributeError):
+                transaction.committed = Version(7)  # type: ignore[misc]
+        async with phone.view() as view:
+            assert public(view) == {"get", "keys"}
+        async with phone.subscribe(DEVICE) as changes:
+            assert public(changes) == set()
+        assert not public(CryptoStore) & {"lock", "streams", "start", "listen_now", "parts"}
+
     async def test_nesting_is_refused(self, phone: Instance) -> None:
         async with phone.transaction() as transaction:
             await count_up(transaction)

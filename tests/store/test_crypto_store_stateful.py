@@ -20,7 +20,7 @@ from unwedged.protocol.guard import NO_GUARD, admits
 from unwedged.protocol.identifiers import Version
 from unwedged.protocol.stream import Lagged
 from unwedged.store.errors import LeaseLost, OperationInterrupted, SnapshotMoved
-from unwedged.store.streams import Changed, Subscription
+from unwedged.store.streams import Changed, Inbox, Subscription
 from unwedged.store.transactions import Transaction, View
 
 Result = TypeVar("Result")
@@ -75,8 +75,9 @@ class TwoStores(RuleBasedStateMachine):
         self.readers = [self.wait(self.follow(process)) for process in self.processes]
 
     async def follow(self, process: Process) -> asyncio.Task[None]:
-        subscription: Subscription[str] = Subscription(COUNTER, 1000)
-        process.store.streams.add(subscription)
+        inbox = Inbox(COUNTER.name, 1000)
+        process.store.streams.add(inbox)
+        subscription = Subscription(COUNTER, inbox)
 
         async def read() -> None:
             async for news in subscription:
@@ -150,7 +151,7 @@ class TwoStores(RuleBasedStateMachine):
         # A transaction of a dead guard goes on beside the next one's; to keep the test readable it is ended first.
         if process.transaction is None:
             return True
-        if process.store.lock.stands(process.transaction.operation.epoch):
+        if process.store.lock.stands(process.transaction.operation._operation.epoch):
             return False
         self.finish(process, process.transaction)
         return True
@@ -164,7 +165,7 @@ class TwoStores(RuleBasedStateMachine):
     async def begin(
         self, context: AbstractAsyncContextManager[Transaction] | AbstractAsyncContextManager[View]
     ) -> Running:
-        return Running(context, operation := await context.__aenter__(), operation.snapshot.version)
+        return Running(context, operation := await context.__aenter__(), operation._operation.snapshot.version)
 
     @rule(which=processes_, key=st.sampled_from(KEYS))
     def count_up(self, which: int, key: str) -> None:
@@ -262,7 +263,7 @@ class TwoStores(RuleBasedStateMachine):
         try:
             self.wait(self.leave_normally(running))
         except LeaseLost:
-            assert not process.store.lock.stands(running.operation.epoch)
+            assert not process.store.lock.stands(running.operation._operation.epoch)
             return
         if isinstance(running.operation, Transaction) and running.written:
             assert running.began_at == len(self.versions) - 1, "an update was computed from an older version"

@@ -26,7 +26,7 @@ from unwedged.store.errors import LeaseLost, StoreBusy
 from unwedged.store.holding import Holding, RecordName, Turn
 from unwedged.store.lock import LeaseLock
 from unwedged.store.sqlite import SqliteBackend
-from unwedged.store.transactions import Operation, Transaction
+from unwedged.store.transactions import Operation, Updating
 
 Substitution: TypeAlias = "tuple[object, str, object]"
 """An object, the name of one of its attributes, and what to put there."""
@@ -223,9 +223,9 @@ def _unfenced_load(world: World) -> Sequence[Substitution]:
 
 def _cache_before_commit(_: World) -> Sequence[Substitution]:
     """The cache has the new values before the commit, and keeps them when there is none."""
-    end = Transaction.end
+    end = Updating.end
 
-    def keep(self: Transaction) -> None:
+    def keep(self: Updating) -> None:
         end(self)
         if self.committed is None:
             for name, write in self._writes.items():
@@ -234,7 +234,7 @@ def _cache_before_commit(_: World) -> Sequence[Substitution]:
                     self._holding.cache, records=self._holding.cache.records.insert(name, value)
                 )
 
-    return [(Transaction, "end", keep)]
+    return [(Updating, "end", keep)]
 
 
 def _partial_list(_: World) -> Sequence[Substitution]:
@@ -253,27 +253,27 @@ def _partial_list(_: World) -> Sequence[Substitution]:
 
 def _live_reference_survives(_: World) -> Sequence[Substitution]:
     """An object that outlived an invalidation is saved under whatever guard there is now."""
-    persist = Transaction._persist
+    persist = Updating._persist
 
-    async def under_the_present_guard(self: Transaction, writes: Mapping[RecordName, bytes | None]) -> Committed:
+    async def under_the_present_guard(self: Updating, writes: Mapping[RecordName, bytes | None]) -> Committed:
         self.epoch = self._parts.lock.guard.epoch
         return await persist(self, writes)
 
-    return [(Transaction, "_persist", under_the_present_guard)]
+    return [(Updating, "_persist", under_the_present_guard)]
 
 
 def _cancelled_commit(_: World) -> Sequence[Substitution]:
     """A cancelled caller tears its commit down, which lands all the same."""
 
-    async def commit(self: Transaction) -> None:
+    async def commit(self: Updating) -> None:
         self._ended = True
         await self._commit({name: None if write is None else write.encode() for name, write in self._writes.items()})
 
-    async def persist(self: Transaction, writes: Mapping[RecordName, bytes | None]) -> Committed:
+    async def persist(self: Updating, writes: Mapping[RecordName, bytes | None]) -> Committed:
         parts, alone = self._parts, self._holding.running == 1
         return await parts.records.commit(self.epoch, writes, parts.clock.now(), parts.lock.times.duration, alone=alone)
 
-    return [(Transaction, "commit", commit), (Transaction, "_persist", persist)]
+    return [(Updating, "commit", commit), (Updating, "_persist", persist)]
 
 
 def _streams_lost(world: World) -> Sequence[Substitution]:
@@ -302,7 +302,7 @@ def _foreign_writes_unseen(_: World) -> Sequence[Substitution]:
     async def deaf(self: CryptoStore) -> None:
         """Hear nothing."""
 
-    return [(LeaseLock, "sync_cache", unheard), (CryptoStore, "listen_now", deaf)]
+    return [(LeaseLock, "sync_cache", unheard), (CryptoStore, "_listen_now", deaf)]
 
 
 def _unvalidated_view(world: World) -> Sequence[Substitution]:

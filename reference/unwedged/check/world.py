@@ -30,10 +30,11 @@ from unwedged.store.backend import Backend, Committed, Listed, Loaded, Row, RowN
 from unwedged.store.crypto_store import CryptoStore
 from unwedged.store.errors import StoreBusy
 from unwedged.store.holding import RecordName
-from unwedged.store.lock import LeaseTimes
+from unwedged.store.lock import LeaseLock, LeaseTimes
 from unwedged.store.records import TEXT, Codec, RecordKind
 from unwedged.store.sealing import Sealer
 from unwedged.store.sqlite import SqliteBackend
+from unwedged.store.streams import Streams
 from unwedged.store.transactions import Transaction, View
 
 Answer = TypeVar("Answer")
@@ -227,6 +228,24 @@ class Ear:
         """Nothing to do."""
 
 
+class OpenStore(CryptoStore):
+    """A store object whose parts the harness can reach."""
+
+    @property
+    def lock(self) -> LeaseLock:
+        """The lease as this instance uses it."""
+        return self._lock
+
+    @property
+    def streams(self) -> Streams:
+        """Its subscriptions."""
+        return self._streams
+
+    async def listen_now(self) -> None:
+        """Look at the change log, as a task of the store does from time to time."""
+        await self._listen_now()
+
+
 @dataclass(slots=True, eq=False)
 class Actor:
     """An operation of the model: a task inside a transaction or view, that does what it is told."""
@@ -284,7 +303,7 @@ class Actor:
         """Return what it can read in memory."""
         if self.operation is None:
             return {}
-        return {name.key.decode(): _count(value) for name, value in self.operation.snapshot.records.items()}
+        return {name.key.decode(): _count(value) for name, value in self.operation._operation.snapshot.records.items()}
 
 
 @dataclass(slots=True, eq=False)
@@ -294,7 +313,7 @@ class Process:
     name: str
     instance: InstanceId
     gate: GatedBackend
-    store: CryptoStore
+    store: OpenStore
     ear: Ear | None = None
     acquiring: asyncio.Task[bool] | None = None
     sync: Ticket[ChangeLog[RowName]] | None = None
@@ -697,7 +716,7 @@ class World:
         actor = self._actor(name)
         if actor is None or actor.operation is None:
             return IDLE
-        operation, ticket = actor.operation, actor.ticket
+        operation, ticket = actor.operation._operation, actor.ticket
         at, known, loading = int(operation.snapshot.version), actor.known(), None
         word = released = False
         if ticket is not None and isinstance(ticket.answer, Loaded):
@@ -718,7 +737,7 @@ class World:
             self._instances += 1
         gate = GatedBackend(self._backends[name])
         instance = InstanceId(self._instances + 1)
-        store = CryptoStore(
+        store = OpenStore(
             gate,
             self.sealer,
             (COUNTER,),

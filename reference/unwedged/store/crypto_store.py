@@ -26,8 +26,8 @@ from unwedged.store.records import RecordKind
 from unwedged.store.sealed import SealedRecords
 from unwedged.store.sealing import Sealer
 from unwedged.store.sqlite import SqliteBackend
-from unwedged.store.streams import Streams, Subscription
-from unwedged.store.transactions import Counts, Kind, Operation, Parts, Transaction, View
+from unwedged.store.streams import Inbox, Streams, Subscription
+from unwedged.store.transactions import Counts, Kind, Operation, Parts, Reading, Transaction, Updating, View
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -97,10 +97,13 @@ class CryptoStore:
         clock: Clock,
         chance: Chance,
     ) -> None:
-        """For ``open``, and for harnesses that wrap the backend. ``version`` is one that the store had or has."""
+        """Callers use ``open``. This is for harnesses that put something of their own around the backend.
+
+        ``instance`` is a number that no other instance has or had, and ``version`` one that the store had or has.
+        """
         records = SealedRecords(backend, sealer)
-        self.streams = Streams(version)
-        self.lock = LeaseLock(
+        self._streams = Streams(version)
+        self._lock = LeaseLock(
             backend,
             instance,
             label,
@@ -109,9 +112,9 @@ class CryptoStore:
             chance=chance,
             holding=Holding(Epoch(0), empty(version), {}),
             read_log=records.changes,
-            hear=self.streams.tell,
+            hear=self._streams.tell,
         )
-        self._parts = Parts(backend, records, self.lock, self.streams, clock, _declared(kinds), Counts())
+        self._parts = Parts(backend, records, self._lock, self._streams, clock, _declared(kinds), Counts())
         self._inside: set[asyncio.Task[object] | None] = set()
         self._operations: set[Operation] = set()
         self._quiet = asyncio.Event()
@@ -157,13 +160,8 @@ class CryptoStore:
             clock=clock or SystemClock(),
             chance=chance,
         )
-        store.start()
+        store._run_tasks()
         return store
-
-    def start(self) -> None:
-        """Begin to renew, release and listen by the clock."""
-        self.lock.start()
-        self._start(self._keep_listening())
 
     async def __aenter__(self) -> CryptoStore:
         return self
@@ -174,10 +172,10 @@ class CryptoStore:
         await self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closing else self.lock.guard.stage.value
-        holding = self.lock.holding
+        state = "closed" if self._closing else self._lock.guard.stage.value
+        holding = self._lock.holding
         return (
-            f"<CryptoStore {self.lock.label!r} {state} epoch={self.lock.guard.epoch} version={holding.cache.version} "
+            f"<CryptoStore {self._lock.label!r} {state} epoch={self._lock.guard.epoch} version={holding.cache.version} "
             f"cached={len(holding.cache.records)} running={len(self._operations)}>"
         )
 
@@ -191,17 +189,17 @@ class CryptoStore:
         ``LeaseLost`` where the lease went to another process: nothing was written, and ``run`` would run it again.
         """
         with self._alone_in_task():
-            holding = await self.lock.begin_transaction()
-            transaction = Transaction(self._parts, holding)
-            self._began(transaction)
+            holding = await self._lock.begin_transaction()
+            operation = Updating(self._parts, holding)
+            self._began(operation)
             try:
-                yield transaction
-                await transaction.commit()
+                yield Transaction(operation)
+                await operation.commit()
             finally:
-                transaction.end()
-                self.lock.end_transaction(holding)
-                self._ended(transaction)
-        version = transaction.committed
+                operation.end()
+                self._lock.end_transaction(holding)
+                self._ended(operation)
+        version = operation.committed
         if version is not None and version > KEPT_CHANGES and version % TRUNCATE_EVERY == 0:
             self._start(self._truncate(Version(version - KEPT_CHANGES)))
 
@@ -213,17 +211,17 @@ class CryptoStore:
         process changed after the view began; ``query`` would run it again.
         """
         with self._alone_in_task():
-            holding = await self.lock.begin_view()
-            view = View(self._parts, holding)
-            self._began(view)
+            holding = await self._lock.begin_view()
+            operation = Reading(self._parts, holding)
+            self._began(operation)
             try:
-                yield view
-                view.end()
-                await view.validate()
+                yield View(operation)
+                operation.end()
+                await operation.validate()
             finally:
-                view.end()
-                self.lock.end_view(holding)
-                self._ended(view)
+                operation.end()
+                self._lock.end_view(holding)
+                self._ended(operation)
 
     async def run(self, operation: Callable[[Transaction], Awaitable[Result]], *, attempts: int = ATTEMPTS) -> Result:
         """Run ``operation`` in a transaction and return its result once that is committed.
@@ -249,17 +247,17 @@ class CryptoStore:
         self._must_be_open()
         if self._parts.kinds.get(kind.name) != kind:
             raise UnknownKind(f"record kind {kind.name!r} was not declared when the store was opened")
-        await self.listen_now()  # so that it is not told what happened while nobody listened
-        subscription = Subscription(kind, buffered)
-        self.streams.add(subscription)
+        await self._listen_now()  # so that it is not told what happened while nobody listened
+        inbox = Inbox(kind.name, buffered)
+        self._streams.add(inbox)
         try:
-            yield subscription
+            yield Subscription(kind, inbox)
         finally:
-            self.streams.remove(subscription)
+            self._streams.remove(inbox)
 
     def statistics(self) -> Statistics:
         """Return what this object holds and did until now."""
-        lock, counts = self.lock, self._parts.counts
+        lock, counts = self._lock, self._parts.counts
         return Statistics(
             epoch=lock.guard.epoch,
             version=lock.holding.cache.version,
@@ -273,7 +271,7 @@ class CryptoStore:
             leases_lost=lock.lost_leases,
             invalidations=lock.invalidations,
             records_dropped=lock.dropped_records,
-            subscriptions=len(self.streams),
+            subscriptions=len(self._streams),
         )
 
     async def close(self) -> None:
@@ -284,14 +282,17 @@ class CryptoStore:
             self._closing = asyncio.create_task(self._close())
         await asyncio.shield(self._closing)
 
-    # Single steps; tasks make them when their time has come
-
-    async def listen_now(self) -> None:
-        """Tell subscribers what others committed. Who has synced knows already: nobody else can commit."""
-        if not self.lock.stands(self.lock.guard.epoch):
-            self.streams.tell(await self._parts.records.changes(self.streams.heard, None))
-
     # Inner workings
+
+    def _run_tasks(self) -> None:
+        """Begin to renew, release and listen by the clock."""
+        self._lock.start()
+        self._start(self._keep_listening())
+
+    async def _listen_now(self) -> None:
+        """Tell subscribers what others committed. Who has synced knows already: nobody else can commit."""
+        if not self._lock.stands(self._lock.guard.epoch):
+            self._streams.tell(await self._parts.records.changes(self._streams.heard, None))
 
     async def _attempt(
         self,
@@ -307,7 +308,7 @@ class CryptoStore:
                 if attempt == attempts:
                     raise
                 self._parts.counts.reruns += 1
-                logger.info("operation runs again label=%s attempt=%d: %s", self.lock.label, attempt + 1, interruption)
+                logger.info("operation runs again label=%s attempt=%d: %s", self._lock.label, attempt + 1, interruption)
         raise ValueError("an operation needs at least one attempt")
 
     def _must_be_open(self) -> None:
@@ -336,15 +337,15 @@ class CryptoStore:
             self._quiet.set()
 
     async def _close(self) -> None:
-        self.lock.stop_admitting()
+        self._lock.stop_admitting()
         await self._quiet.wait()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
-            await self.lock.close()
+            await self._lock.close()
         finally:
-            self.streams.close()
+            self._streams.close()
             await self._parts.backend.close()
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
@@ -354,18 +355,18 @@ class CryptoStore:
 
     async def _keep_listening(self) -> None:
         while True:
-            await self.streams.followed.wait()
+            await self._streams.followed.wait()
             await self._parts.clock.sleep(LISTEN_EVERY)
             try:
-                await self.listen_now()
+                await self._listen_now()
             except StoreError:
-                logger.warning("listening failed label=%s", self.lock.label, exc_info=True)
+                logger.warning("listening failed label=%s", self._lock.label, exc_info=True)
 
     async def _truncate(self, floor: Version) -> None:
         try:
             await self._parts.backend.truncate(floor)
         except StoreError:
-            logger.warning("truncating failed label=%s floor=%d", self.lock.label, floor, exc_info=True)
+            logger.warning("truncating failed label=%s floor=%d", self._lock.label, floor, exc_info=True)
 
 
 async def _unlock(backend: SqliteBackend, passphrase: str) -> Sealer:

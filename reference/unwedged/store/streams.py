@@ -29,51 +29,6 @@ class Changed(Generic[Key]):
     key: Key
 
 
-class Subscription(Generic[Key]):
-    """The changes of one kind, to be iterated over; it ends when the store is closed.
-
-    Who does not keep up is told ``Lagged`` in place of what did not fit into the buffer.
-    """
-
-    def __init__(self, kind: RecordKind[Key, Value], limit: int) -> None:
-        self._kind_name = kind.name
-        self._decode_key = kind.decode_key
-        self._limit = limit
-        self._news: deque[Change[RecordName] | Lagged] = deque()
-        self._awake = asyncio.Event()
-        self._closed = False
-
-    def __repr__(self) -> str:
-        return f"<Subscription {self._kind_name!r} waiting={len(self._news)}>"
-
-    def __aiter__(self) -> Subscription[Key]:
-        return self
-
-    async def __anext__(self) -> Changed[Key] | Lagged:
-        while not self._news:
-            if self._closed:
-                raise StopAsyncIteration
-            self._awake.clear()
-            await self._awake.wait()
-        news = self._news.popleft()
-        return news if isinstance(news, Lagged) else Changed(news.version, self._decode_key(news.key.key))
-
-    def tell(self, news: Change[RecordName] | Lagged) -> None:
-        """Put ``news`` into the buffer if it is about this kind."""
-        if isinstance(news, Change) and news.key.kind != self._kind_name:
-            return
-        if len(self._news) >= self._limit:
-            self._news.clear()
-            news = Lagged(news.version)
-        self._news.append(news)
-        self._awake.set()
-
-    def close(self) -> None:
-        """End the iteration once the buffer is empty."""
-        self._closed = True
-        self._awake.set()
-
-
 class Listener(Protocol):
     """A subscription to any kind."""
 
@@ -82,6 +37,66 @@ class Listener(Protocol):
 
     def close(self) -> None:
         """Expect nothing more."""
+
+
+class Inbox:
+    """What waits for one subscriber to be iterated over."""
+
+    def __init__(self, kind_name: str, limit: int) -> None:
+        self.kind_name = kind_name
+        self.news: deque[Change[RecordName] | Lagged] = deque()
+        self._limit = limit
+        self._awake = asyncio.Event()
+        self._closed = False
+
+    def tell(self, news: Change[RecordName] | Lagged) -> None:
+        """Keep ``news`` if it is about the subscriber's kind."""
+        if isinstance(news, Change) and news.key.kind != self.kind_name:
+            return
+        if len(self.news) >= self._limit:
+            self.news.clear()
+            news = Lagged(news.version)
+        self.news.append(news)
+        self._awake.set()
+
+    def close(self) -> None:
+        """Expect nothing more: the iteration ends once all has been taken out."""
+        self._closed = True
+        self._awake.set()
+
+    async def take(self) -> Change[RecordName] | Lagged | None:
+        """Wait for the next piece of news; ``None`` after the last."""
+        while not self.news:
+            if self._closed:
+                return None
+            self._awake.clear()
+            await self._awake.wait()
+        return self.news.popleft()
+
+
+class Subscription(Generic[Key]):
+    """The changes of one kind, to be iterated over; it ends when the store is closed.
+
+    A subscriber that does not keep up is told ``Lagged`` in place of what did not fit into the buffer.
+    """
+
+    __slots__ = ("_decode_key", "_inbox")
+
+    def __init__(self, kind: RecordKind[Key, Value], inbox: Inbox) -> None:
+        self._decode_key = kind.decode_key
+        self._inbox = inbox
+
+    def __repr__(self) -> str:
+        return f"<Subscription {self._inbox.kind_name!r} waiting={len(self._inbox.news)}>"
+
+    def __aiter__(self) -> Subscription[Key]:
+        return self
+
+    async def __anext__(self) -> Changed[Key] | Lagged:
+        news = await self._inbox.take()
+        if news is None:
+            raise StopAsyncIteration
+        return news if isinstance(news, Lagged) else Changed(news.version, self._decode_key(news.key.key))
 
 
 class Streams:

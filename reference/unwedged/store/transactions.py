@@ -1,4 +1,9 @@
-"""Operations: transactions and views, each on one snapshot under one epoch (rules 4, 5 and 6)."""
+"""Operations: transactions and views, each on one snapshot under one epoch (rules 4, 5 and 6).
+
+``Transaction`` and ``View`` are what callers get. What ends an operation (``end``, ``validate``, ``commit``) belongs to
+the store alone: an operation that a caller could commit halfway would count twice. So each of the two has an
+``Operation`` of its own behind it, which the store made and keeps.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +68,7 @@ class Parts:
 
 
 class Operation:
-    """What transactions and views share: the snapshot they began on, and reading it.
+    """What is behind transactions and views alike: the snapshot they began on, and reading it.
 
     The snapshot is an immutable value: what other operations do to the cache meanwhile can't be seen in it.
     """
@@ -76,8 +81,12 @@ class Operation:
         self._ended = False
 
     def __repr__(self) -> str:
-        state = " ended" if self._ended else ""
-        return f"<{type(self).__name__} epoch={self.epoch} version={self.snapshot.version}{state}>"
+        return f"<{type(self).__name__} {self.state}>"
+
+    @property
+    def state(self) -> str:
+        """Say on what it began, and whether it has ended."""
+        return f"epoch={self.epoch} version={self.snapshot.version}{' ended' if self._ended else ''}"
 
     def end(self) -> None:
         """Refuse any further use."""
@@ -91,7 +100,7 @@ class Operation:
 
     def _must_go_on(self) -> None:
         if self._ended:
-            raise OperationEnded(f"this {type(self).__name__.lower()} has ended; begin another")
+            raise OperationEnded("this transaction or view has ended; begin another")
 
     def _name(self, kind: RecordKind[Key, Value], key: Key) -> RecordName:
         self._must_know(kind)
@@ -129,21 +138,17 @@ class Operation:
         return set(listed.keys)
 
 
-class View(Operation):
-    """Reads of one snapshot.
-
-    What it returns is certain only once its block was left without an exception: until then the lease may turn out
-    to have been lost long ago. Each ``get`` returns an object of its own, which changes nothing if it is changed.
-    """
+class Reading(Operation):
+    """What a view does."""
 
     async def get(self, kind: RecordKind[Key, Value], key: Key) -> Value | None:
-        """Return the record, or ``None`` if there is none."""
+        """Decode a record for the caller alone."""
         self._must_go_on()
         encoded = await self._read(self._name(kind, key))
         return None if encoded is None else kind.decode_value(encoded)
 
     async def keys(self, kind: RecordKind[Key, Value]) -> tuple[Key, ...]:
-        """Return the keys of all records of one kind."""
+        """List the keys of one kind."""
         self._must_go_on()
         self._must_know(kind)
         return tuple(kind.decode_key(key) for key in sorted(await self._list(kind.name)))
@@ -169,16 +174,10 @@ class _Encodable(Protocol):
     def encode(self) -> bytes: ...
 
 
-class Transaction(Operation):
-    """Reads and writes of one snapshot, committed together when its block is left without an exception.
-
-    ``get`` hands out the one live object of a record: nobody else has it, and the same comes back each time. After
-    changing it, ``put`` it; what is not put counts as not changed, and the object is dropped. After the block don't
-    touch any of them: they are the cache's, or nobody's.
-    """
+class Updating(Operation):
+    """What a transaction does: it takes the live objects it works on out of the cache, and commits."""
 
     committed: Version | None = None
-    """The version that its commit made; ``None`` before it, and where there was nothing to write."""
 
     def __init__(self, parts: Parts, holding: Holding) -> None:
         super().__init__(parts, holding)
@@ -186,7 +185,7 @@ class Transaction(Operation):
         self._writes: dict[RecordName, _Encodable | None] = {}
 
     async def get(self, kind: RecordKind[Key, Value], key: Key) -> Value | None:
-        """Return the record's live object, or ``None`` if there is none."""
+        """Hand out the live object of a record: the same each time."""
         self._must_go_on()
         name = self._name(kind, key)
         if name not in self._objects:
@@ -198,7 +197,7 @@ class Transaction(Operation):
         return cast("Value | None", self._objects[name])
 
     def put(self, kind: RecordKind[Key, Value], key: Key, value: Value) -> None:
-        """Write ``value`` as it will be when the block is left. From here on it belongs to the store."""
+        """Remember to write ``value`` as it will be at the commit."""
         self._must_go_on()
         name = self._name(kind, key)
         self._objects[name] = value
@@ -206,14 +205,14 @@ class Transaction(Operation):
         self._writes[name] = write
 
     def delete(self, kind: RecordKind[Key, Value], key: Key) -> None:
-        """Delete the record, if there is one. It counts as a change either way."""
+        """Remember to delete a record."""
         self._must_go_on()
         name = self._name(kind, key)
         self._objects[name] = None
         self._writes[name] = None
 
     async def keys(self, kind: RecordKind[Key, Value]) -> tuple[Key, ...]:
-        """Return the keys of all records of one kind, with those put here and without those deleted here."""
+        """List the keys of one kind, with those put here and without those deleted here."""
         self._must_go_on()
         self._must_know(kind)
         keys = await self._list(kind.name)
@@ -277,3 +276,65 @@ class Transaction(Operation):
     def _object(self, kind: RecordKind[Key, Value], name: RecordName, encoded: bytes) -> object:
         live = self._holding.take(name)
         return kind.decode_value(encoded) if live is None else live
+
+
+class View:
+    """Reads of one snapshot.
+
+    What it returns is certain only once its block was left without an exception: until then the lease may turn out
+    to have been lost long ago. Each ``get`` returns an object of its own, which changes nothing if it is changed.
+    """
+
+    __slots__ = ("_operation",)
+
+    def __init__(self, operation: Reading) -> None:
+        self._operation = operation
+
+    def __repr__(self) -> str:
+        return f"<View {self._operation.state}>"
+
+    async def get(self, kind: RecordKind[Key, Value], key: Key) -> Value | None:
+        """Return the record, or ``None`` if there is none."""
+        return await self._operation.get(kind, key)
+
+    async def keys(self, kind: RecordKind[Key, Value]) -> tuple[Key, ...]:
+        """Return the keys of all records of one kind."""
+        return await self._operation.keys(kind)
+
+
+class Transaction:
+    """Reads and writes of one snapshot, committed together when its block is left without an exception.
+
+    ``get`` hands out the one live object of a record: nobody else has it, and the same comes back each time. After
+    changing it, ``put`` it; what is not put counts as not changed, and the object is dropped. After the block don't
+    touch any of them: they are the cache's, or nobody's.
+    """
+
+    __slots__ = ("_operation",)
+
+    def __init__(self, operation: Updating) -> None:
+        self._operation = operation
+
+    def __repr__(self) -> str:
+        return f"<Transaction {self._operation.state}>"
+
+    @property
+    def committed(self) -> Version | None:
+        """The version that its commit made; ``None`` before it, and where there was nothing to write."""
+        return self._operation.committed
+
+    async def get(self, kind: RecordKind[Key, Value], key: Key) -> Value | None:
+        """Return the record's live object, or ``None`` if there is none."""
+        return await self._operation.get(kind, key)
+
+    def put(self, kind: RecordKind[Key, Value], key: Key, value: Value) -> None:
+        """Write ``value`` as it will be when the block is left. From here on it belongs to the store."""
+        self._operation.put(kind, key, value)
+
+    def delete(self, kind: RecordKind[Key, Value], key: Key) -> None:
+        """Delete the record, if there is one. It counts as a change either way."""
+        self._operation.delete(kind, key)
+
+    async def keys(self, kind: RecordKind[Key, Value]) -> tuple[Key, ...]:
+        """Return the keys of all records of one kind, with those put here and without those deleted here."""
+        return await self._operation.keys(kind)
