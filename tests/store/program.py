@@ -49,7 +49,7 @@ class Point(Enum):
     """Where an operation can be made to wait."""
 
     READ = "read"
-    """It has the session in hand."""
+    """It has the session in hand, or knows that there is none."""
     STEPPED = "stepped"
     """The ratchet has moved on, in memory."""
     COMMITTED = "committed"
@@ -125,7 +125,7 @@ class Kept(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """Bob's message could not be decrypted."""
+    """The operation failed by itself: there is no session with Bob, or his message could not be decrypted."""
 
     reason: str
 
@@ -138,6 +138,10 @@ class Says(msgspec.Struct, frozen=True, tag=True):
 
 Outcome: TypeAlias = Done | Kept | Failed
 Event: TypeAlias = Opened | Waits | Stands | Outcome | Says
+
+
+class NoSession(Exception):
+    """There is no session with Bob, as far as the operation knows."""
 
 
 class MachineClock:
@@ -198,6 +202,12 @@ class Operations:
 
     async def perform(self, operation: Operation) -> Outcome:
         self._epochs.clear()
+        try:
+            return await self._performed(operation)
+        except (NoSession, Undecryptable) as error:
+            return Failed(str(error))
+
+    async def _performed(self, operation: Operation) -> Outcome:
         match operation:
             case Meet(invitation):
                 await self._store.run(lambda transaction: self._meet(transaction, invitation))
@@ -209,10 +219,7 @@ class Operations:
                 return self._done(message=message)
             case Decrypt(number, message, wait_at):
                 self._wait_at = wait_at
-                try:
-                    text = await self._store.run(lambda transaction: self._decrypt(transaction, str(number), message))
-                except Undecryptable as error:
-                    return Failed(str(error))
+                text = await self._store.run(lambda transaction: self._decrypt(transaction, str(number), message))
                 await self._reach(Point.COMMITTED)
                 return self._done(text=text)
             case Recall():
@@ -247,7 +254,9 @@ class Operations:
 
     async def _session(self, transaction: Transaction) -> OlmSession:
         session = await transaction.get(SESSION, BOB)
-        assert session is not None
+        if session is None:
+            await self._reach(Point.READ)
+            raise NoSession("there is no session with Bob")
         transaction.put(SESSION, BOB, session)  # It is going to change, and is written as it is at the commit.
         await self._reach(Point.READ)
         return session

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
@@ -285,6 +286,11 @@ async def failing(error: type[BaseException], context: AbstractAsyncContextManag
     with pytest.raises(error):
         async with context as entered:
             yield entered
+
+
+async def apart(work: Coroutine[None, None, Result]) -> Result:
+    """Have ``work`` done by somebody else of this process: a task that was not made inside of an operation."""
+    return await asyncio.create_task(work, context=contextvars.Context())
 
 
 async def take_over(store: Instance) -> None:

@@ -18,6 +18,7 @@ from tests.store.stores import (
     Counter,
     Instance,
     Workbench,
+    apart,
     count_up,
     failing,
     take_over,
@@ -357,6 +358,177 @@ class TestRerunning:
         assert not running.done()
         gate.opened.set()
         assert await running == 1
+
+
+async def device_of(view: View) -> bytes | None:
+    return await view.get(DEVICE, "d")
+
+
+class NoSuchRecord(Exception):
+    """What an operation concludes from a record that is not there."""
+
+
+async def demand(reader: Transaction | View) -> int:
+    counter = await reader.get(COUNTER, "n")
+    if counter is None:
+        raise NoSuchRecord
+    return counter.count
+
+
+def confirmed_by(store: Instance) -> int:
+    return store.gated.calls.count("check")
+
+
+class TestFailuresAreAnswers:
+    """An exception of an operation's own says something about the store, and may be as stale as any other answer."""
+
+    @pytest.mark.parametrize("kind", ["run", "query"])
+    async def test_one_that_is_no_longer_so_is_not_told(
+        self, bench: Workbench, phone: Instance, extension: Instance, kind: str
+    ) -> None:
+        tries = 0
+
+        async def demand_late(reader: Transaction | View) -> int:
+            nonlocal tries
+            tries += 1
+            try:
+                return await demand(reader)
+            except NoSuchRecord:
+                await lose_lease(bench, extension)
+                raise
+
+        assert await (phone.run(demand_late) if kind == "run" else phone.query(demand_late)) == 1
+        assert tries == 2
+
+    async def test_where_nothing_runs_it_again_it_is_the_cause(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        async def demand_late(_: Transaction | View) -> int:
+            await lose_lease(bench, extension)
+            raise NoSuchRecord
+
+        for attempt in (phone.run(demand_late, attempts=1), phone.query(demand_late, attempts=1)):
+            with pytest.raises(LeaseLost) as lost:
+                await attempt
+            assert isinstance(lost.value.__cause__, NoSuchRecord)
+        async with failing(LeaseLost, phone.transaction()):
+            await lose_lease(bench, extension)
+            raise NoSuchRecord
+
+    async def test_one_that_is_so_reaches_the_caller_after_it_was_confirmed(self, phone: Instance) -> None:
+        for attempt in (phone.run(demand), phone.query(demand)):
+            del phone.gated.calls[:]
+            with pytest.raises(NoSuchRecord):
+                await attempt
+            assert confirmed_by(phone) == 1
+
+    async def test_word_of_a_waiter_comes_with_the_confirmation(self, phone: Instance, extension: Instance) -> None:
+        await take_over(phone)
+        await extension.lock.acquire_now()
+        with pytest.raises(NoSuchRecord):
+            await phone.run(demand)
+        assert phone.lock.guard.stage is not Stage.HELD
+
+    async def test_where_it_can_not_be_confirmed_that_is_told(self, phone: Instance) -> None:
+        for doubt in (StoreBusy("busy"), StorageFailed("no disk")):
+            phone.gated.failures["check"] = doubt
+            with pytest.raises(type(doubt)) as told:
+                await phone.query(demand)
+            assert isinstance(told.value.__cause__, NoSuchRecord)
+
+    @pytest.mark.parametrize("failure", [asyncio.CancelledError, KeyboardInterrupt, SystemExit])
+    async def test_no_answer_is_owed_to_who_is_leaving(self, phone: Instance, failure: type[BaseException]) -> None:
+        for begin in (phone.transaction, phone.view):
+            async with failing(failure, begin()):
+                raise failure
+        assert confirmed_by(phone) == 0
+
+    async def test_a_value_that_has_no_encoding_may_come_from_old_state_too(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        async with failing(LeaseLost, phone.transaction()) as transaction:
+            transaction.put(COUNTER, "n", BrokenCounter(1))
+            await lose_lease(bench, extension)
+        async with failing(AttributeError, phone.transaction()) as transaction:
+            transaction.put(COUNTER, "n", BrokenCounter(1))
+
+    async def test_a_group_of_failures_is_one_too(self, bench: Workbench, phone: Instance, extension: Instance) -> None:
+        tries = 0
+
+        async def together(view: View) -> None:
+            nonlocal tries
+            tries += 1
+            if tries == 1:
+                await lose_lease(bench, extension)
+            async with asyncio.TaskGroup() as group:
+                for _ in range(2):
+                    group.create_task(count_of(view))
+
+        await phone.query(together)
+        assert tries == 2
+
+
+class TestDoomed:
+    """An operation that catches its interruption and goes on is told again, at each access and at its end."""
+
+    @pytest.mark.parametrize("ending", ["normally", "by an exception of its own"])
+    async def test_by_a_lost_lease(self, bench: Workbench, phone: Instance, extension: Instance, ending: str) -> None:
+        await phone.run(count_up)
+        async with failing(LeaseLost, phone.transaction()) as transaction:
+            assert await transaction.get(COUNTER, "n") is not None
+            await lose_lease(bench, extension)
+            with pytest.raises(LeaseLost):
+                await transaction.get(DEVICE, "d")
+            with pytest.raises(LeaseLost):
+                await transaction.get(COUNTER, "n")  # though it has that one in hand
+            with pytest.raises(LeaseLost):
+                await transaction.keys(COUNTER)
+            with pytest.raises(LeaseLost):
+                transaction.put(DEVICE, "d", b"")
+            with pytest.raises(LeaseLost):
+                transaction.delete(DEVICE, "d")
+            if ending != "normally":
+                raise NoSuchRecord
+
+    async def test_what_was_put_before_is_not_written(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        async with failing(LeaseLost, phone.transaction()) as transaction:
+            transaction.put(DEVICE, "d", b"1")
+            await lose_lease(bench, extension)
+            with pytest.raises(LeaseLost):
+                await transaction.get(COUNTER, "n")
+            del phone.gated.calls[:]
+        assert phone.gated.calls == []
+
+    @pytest.mark.parametrize("access", ["get", "keys"])
+    async def test_by_a_snapshot_that_moved(self, phone: Instance, access: str) -> None:
+        async def write(transaction: Transaction) -> None:
+            transaction.put(DEVICE, "d", b"2")
+
+        async with failing(SnapshotMoved, phone.view()) as view:
+            await apart(phone.run(write))
+            with pytest.raises(SnapshotMoved):
+                await (device_of(view) if access == "get" else view.keys(DEVICE))
+            with pytest.raises(SnapshotMoved):
+                await view.get(COUNTER, "n")
+
+    async def test_one_that_catches_it_is_run_again(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        tries = 0
+
+        async def careless(transaction: Transaction) -> int:
+            nonlocal tries
+            tries += 1
+            if tries == 1:
+                await lose_lease(bench, extension)
+            try:
+                return await count_up(transaction)
+            except LeaseLost:
+                return -1
+
+        assert await phone.run(careless) == 2
 
 
 class TestFailingCommits:

@@ -73,6 +73,22 @@ class TestInterruptions:
         assert bob.decrypt(ciphertext(slow)) == "slow"
         assert [place_of(ciphertext(each)).index for each in (quick, slow)] == [0, 1]
 
+    async def test_who_failed_on_what_is_no_longer_so_starts_over_too(self, on: Stage) -> None:
+        """It knew of no session, and was suspended; meanwhile there is one. To be told otherwise would undo that."""
+        bob, app, extension = Bob(), await on.enter("app"), await on.enter("extension")
+        app.send(Encrypt(1, "hello", Point.READ))
+        assert await on.stands(app) == Stands(Point.READ)
+        await app.suspend()
+        on.lapse()
+        assert await on.perform(extension, Meet(bob.invitation)) == Done(epochs=(2,))
+
+        app.send(GoOn())
+        app.resume()
+        hello = await on.outcome(app)
+        assert isinstance(hello, Done)
+        assert hello.epochs == (1, 3)
+        assert bob.decrypt(ciphertext(hello)) == "hello"
+
     async def test_a_renewal_does_not_bring_a_lost_lease_back(self, on: Stage) -> None:
         bob, app, extension = Bob(), await on.enter("app"), await on.enter("extension")
         await on.perform(app, Meet(bob.invitation))

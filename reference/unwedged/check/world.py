@@ -63,10 +63,6 @@ COUNTER = RecordKind(
 )
 
 
-class Abandoned(Exception):
-    """What an operation's own code raises in the step ``Abort``."""
-
-
 class StillClock:
     """A clock that moves only when told to. Who sleeps by it sleeps for ever."""
 
@@ -285,7 +281,7 @@ class Actor:
                     await self.operation.get(COUNTER, record)
                 elif command == "abort":
                     await self._update(self.known())
-                    raise Abandoned
+                    raise asyncio.CancelledError
                 else:
                     await self._update(records)
                     return
@@ -579,7 +575,7 @@ class World:
         return not await self.load(name, record)
 
     async def abort(self, name: str) -> bool:
-        """Let an operation's own code fail after it changed what it read, or its caller vanish while it waits."""
+        """Let an operation's caller vanish, after it changed what it read or while it waits."""
         actor = self._actor(name)
         if actor is None or actor.task is None:
             return self._refused("Abort", "the operation is not there")

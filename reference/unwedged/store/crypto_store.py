@@ -187,13 +187,16 @@ class CryptoStore:
 
         Only the end of the block says that it happened; until then let nothing out that was computed inside. Raises
         ``LeaseLost`` where the lease went to another process: nothing was written, and ``run`` would run it again.
+        That goes for an exception of the block's own as well: it may come from what is no longer so, and is then the
+        cause of the ``LeaseLost``.
         """
         with self._alone_in_task():
             holding = await self._lock.begin_transaction()
             operation = Updating(self._parts, holding)
             self._began(operation)
             try:
-                yield Transaction(operation)
+                async with _answered(operation):
+                    yield Transaction(operation)
                 await operation.commit()
             finally:
                 operation.end()
@@ -215,7 +218,8 @@ class CryptoStore:
             operation = Reading(self._parts, holding)
             self._began(operation)
             try:
-                yield View(operation)
+                async with _answered(operation):
+                    yield View(operation)
                 operation.end()
                 await operation.validate()
             finally:
@@ -227,7 +231,8 @@ class CryptoStore:
         """Run ``operation`` in a transaction and return its result once that is committed.
 
         Where the transaction was interrupted, it is run again on fresh state, up to ``attempts`` times in all. So it
-        must do nothing that can't be done twice, except through its transaction.
+        must do nothing that can't be done twice, except through its transaction. An exception that it raises reaches
+        the caller once it is certain that it was raised on the store's state as it was.
         """
         return await self._attempt(self.transaction, operation, attempts)
 
@@ -367,6 +372,21 @@ class CryptoStore:
             await self._parts.backend.truncate(floor)
         except StoreError:
             logger.warning("truncating failed label=%s floor=%d", self._lock.label, floor, exc_info=True)
+
+
+@asynccontextmanager
+async def _answered(operation: Operation) -> AsyncIterator[None]:
+    """Let a failure of the operation's own code out only where it is an answer (rule 6).
+
+    An interruption is none, and no answer is owed to a caller that is cancelled, or to a program that ends.
+    """
+    try:
+        yield
+    except OperationInterrupted:
+        raise
+    except Exception as failure:
+        await operation.confirm(failure)
+        raise
 
 
 async def _unlock(backend: SqliteBackend, passphrase: str) -> Sealer:

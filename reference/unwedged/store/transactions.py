@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar, cast
 
 from unwedged.protocol import cache as rules
 from unwedged.protocol.cache import Change, ChangeLog
 from unwedged.protocol.identifiers import Version
-from unwedged.store.backend import Backend, Committed, Listed
+from unwedged.store.backend import Backend, Committed
 from unwedged.store.clock import Clock
-from unwedged.store.errors import OperationEnded, SnapshotMoved, StoreBusy, UnknownKind
+from unwedged.store.errors import LeaseLost, OperationEnded, SnapshotMoved, StoreBusy, StoreError, UnknownKind
 from unwedged.store.holding import Holding, RecordName
 from unwedged.store.lock import LeaseLock
 from unwedged.store.records import Codec, RecordKind
@@ -28,6 +28,7 @@ from unwedged.store.streams import Streams
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
+Answer = TypeVar("Answer")
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,8 @@ class Operation:
         self._parts = parts
         self._holding = holding
         self._ended = False
+        self._doom: StoreError | None = None
+        """Why it can't go on, once it can't: an operation that catches that is told so again, to its end."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.state}>"
@@ -94,13 +97,39 @@ class Operation:
 
     async def validate(self) -> None:
         """Make sure that the epoch still stands: without it no answer counts (rule 6)."""
-        lock = self._parts.lock
-        lease = await lock.fenced(self.epoch, self._parts.backend.check(self.epoch))
-        lock.told(self.epoch, lease.wanted)
+        self._must_not_be_doomed()
+        lease = await self._access(self._parts.backend.check(self.epoch))
+        self._parts.lock.told(self.epoch, lease.wanted)
+
+    async def confirm(self, failure: Exception) -> None:
+        """Make sure that a failure of the operation's own code is an answer: its reason was read, and may be stale."""
+        self.end()
+        try:
+            await self.validate()
+        except StoreError as doubt:
+            raise doubt from failure
+
+    async def _access(self, access: Awaitable[Answer]) -> Answer:
+        """Await an access to the database. Where the fence stops it, the operation can't go on."""
+        try:
+            return await self._parts.lock.fenced(self.epoch, access)
+        except LeaseLost as lost:
+            self._doom = lost
+            raise
+
+    def _moved(self, what: str) -> SnapshotMoved:
+        """Note that the snapshot can no longer be read: the operation can't go on."""
+        self._doom = moved = SnapshotMoved(f"{what} changed after version {self.snapshot.version}")
+        return moved
 
     def _must_go_on(self) -> None:
         if self._ended:
             raise OperationEnded("this transaction or view has ended; begin another")
+        self._must_not_be_doomed()
+
+    def _must_not_be_doomed(self) -> None:
+        if self._doom is not None:
+            raise self._doom
 
     def _name(self, kind: RecordKind[Key, Value], key: Key) -> RecordName:
         self._must_know(kind)
@@ -121,20 +150,18 @@ class Operation:
 
     async def _load(self, name: RecordName) -> None:
         """Bring a record from the database into the snapshot, and into the cache if that is still this guard's."""
-        load = self._parts.records.load(self.epoch, name, self.snapshot.version)
-        loaded = await self._parts.lock.fenced(self.epoch, load)
+        loaded = await self._access(self._parts.records.load(self.epoch, name, self.snapshot.version))
         if loaded.changed:
-            raise SnapshotMoved(f"a {name.kind!r} record changed after version {self.snapshot.version}")
+            raise self._moved(f"a {name.kind!r} record")
         self.snapshot = rules.fill(self.snapshot, self.snapshot.version, name, loaded.value)
         if self._parts.kinds[name.kind].cached and self._parts.lock.stands(self.epoch):
             self._holding.fill(loaded.version, name, loaded.value)
 
     async def _list(self, kind: str) -> set[bytes]:
         """Return the keys of one kind in the snapshot. They always come from the database: a cache is partial."""
-        listing = self._parts.records.keys(self.epoch, kind, self.snapshot.version)
-        listed: Listed = await self._parts.lock.fenced(self.epoch, listing)
+        listed = await self._access(self._parts.records.keys(self.epoch, kind, self.snapshot.version))
         if listed.changed:
-            raise SnapshotMoved(f"{kind!r} records changed after version {self.snapshot.version}")
+            raise self._moved(f"a {kind!r} record")
         return set(listed.keys)
 
 
@@ -223,8 +250,13 @@ class Updating(Operation):
 
     async def commit(self) -> None:
         """Write everything that was put or deleted, or, where that is nothing, validate what was read."""
-        self._ended = True
-        writes = {name: None if write is None else write.encode() for name, write in self._writes.items()}
+        self.end()
+        self._must_not_be_doomed()
+        try:
+            writes = {name: None if write is None else write.encode() for name, write in self._writes.items()}
+        except Exception as failure:
+            await self.confirm(failure)
+            raise
         await (settled(self._commit(writes)) if writes else self.validate())
 
     async def _commit(self, writes: Mapping[RecordName, bytes | None]) -> None:
