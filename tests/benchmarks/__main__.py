@@ -2,31 +2,41 @@
 
 python -m tests.benchmarks [--fast | --rigorous] [TOPIC ...]
 
-A topic is a module of this package with a function ``measure``, which leaves raw results in ``build/benchmarks``, and
-a function ``report``, which makes a section of the report out of them, and may draw plots.
+A topic is a module of this package with a function ``measure``, which leaves raw results in ``RESULTS``, and a function
+``report``, which makes a section of the report out of them, and may draw plots. To add one:
+
+- give it an entry in ``TOPICS``; in ``AIMING`` too if it has a target, and in ``TIMED`` if its results are pyperf's;
+- take how much it measures from ``sized``, so that it takes a few seconds in a smoke run;
+- let nothing that the peers' environment runs import ``plots``: matplotlib is not there.
+
+With ``UNWEDGED_SMOKE`` in the environment, as ``make bench-smoke`` sets it, every topic is measured briefly, to show
+that it still works. The results and the report go to ``build/smoke``. The run fails if a topic fails or leaves none.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
 from tests.benchmarks import handover, memory, model_checking, opening, peers, taking_over, transactions
-from tests.benchmarks.measuring import Aim, Effort, Results, results_of, say
-from tests.benchmarks.reporting import at_a_glance, head
+from tests.benchmarks.measuring import RESULTS, SMOKE, Aim, Effort, Results, results_of, say, sized
+from tests.benchmarks.plots import ratios
+from tests.benchmarks.reporting import head
 
-REPORT: Final = Path("spec/benchmarks.md")
+REPORT: Final = sized(Path("spec/benchmarks.md"), RESULTS / "benchmarks.md")
 
 
 class Topic(Protocol):
     """Something that is measured."""
 
     def measure(self, effort: Effort) -> None:
-        """Leave raw results in ``build/benchmarks``."""
+        """Leave raw results in ``RESULTS``."""
 
     def report(self) -> str:
         """Return a section of the report, from raw results."""
@@ -39,8 +49,6 @@ class Aiming(Protocol):
         """Return what is aimed at, and what was reached, from raw results."""
 
 
-AIMING: Final[tuple[Aiming, ...]] = (transactions, handover, taking_over, peers)
-
 TOPICS: Final[dict[str, Topic]] = {
     "transactions": transactions,
     "handover": handover,
@@ -50,6 +58,11 @@ TOPICS: Final[dict[str, Topic]] = {
     "peers": peers,
     "model-checking": model_checking,
 }
+
+AIMING: Final[tuple[Aiming, ...]] = (transactions, handover, taking_over, peers)
+
+TIMED: Final = (transactions, taking_over, memory, opening, peers)
+"""The topics whose results are pyperf's. Those note how busy the machine was."""
 
 
 def main() -> int:
@@ -61,10 +74,12 @@ def main() -> int:
     effort = parser.add_mutually_exclusive_group()
     for each in (Effort.FAST, Effort.RIGOROUS):
         effort.add_argument(f"--{each.name.lower()}", dest="effort", action="store_const", const=each)
-    parser.set_defaults(effort=Effort.DEFAULT)
+    parser.set_defaults(effort=sized(Effort.DEFAULT, Effort.SMOKE))
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.topics) - TOPICS.keys()):
         parser.error(f"no such topic: {', '.join(unknown)}; there are {', '.join(TOPICS)}")
+    if SMOKE:
+        shutil.rmtree(RESULTS, ignore_errors=True)
     try:
         for name in arguments.topics or TOPICS:
             TOPICS[name].measure(arguments.effort)
@@ -76,13 +91,14 @@ def main() -> int:
         return 1
     if arguments.topics:
         sys.stdout.write("\n".join(TOPICS[name].report() for name in arguments.topics))
-    else:
-        write_report()
+    elif (missing := write_report()) and SMOKE:
+        say(f"These left no results: {', '.join(missing)}.")
+        return 1
     return 0
 
 
-def write_report() -> None:
-    """Write the report, from the raw results of all topics; of those that were not measured it says so."""
+def write_report() -> list[str]:
+    """Write the report, from the raw results of all topics; return those that have none, after the report says so."""
     sections, missing = [], []
     for name, topic in TOPICS.items():
         try:
@@ -95,10 +111,23 @@ def write_report() -> None:
     for aiming in AIMING:
         with contextlib.suppress(FileNotFoundError):
             aims += aiming.aims()
-    timed = (transactions, taking_over, memory, opening, peers)
-    measured = {module.MODULE: Results(module.MODULE) for module in timed if results_of(module.MODULE).exists()}
+    measured = {module.MODULE: Results(module.MODULE) for module in TIMED if results_of(module.MODULE).exists()}
     REPORT.write_text("\n".join([head(measured), at_a_glance(aims), *sections]))
     say(f"Wrote {REPORT}.")
+    return missing
+
+
+def at_a_glance(aims: Sequence[Aim]) -> str:
+    """Draw all ratios that there is a target for, and count."""
+    missed = [aim.what for aim in aims if not aim.met]
+    said = f"Missed: {'; '.join(missed)}." if missed else "None is missed."
+    return f"""\
+## At a glance
+
+Each of {len(aims)} ratios, with its quartiles, and the most that was aimed at. {said}
+
+![{len(aims)} ratios with their quartiles, and what was aimed at]({ratios("ratios", aims)})
+"""
 
 
 if __name__ == "__main__":

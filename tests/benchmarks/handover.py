@@ -33,15 +33,15 @@ from typing import Final, TypeAlias, TypeVar
 import aiosqlite
 import msgspec
 
-from tests.benchmarks.measuring import RESULTS, Aim, Effort, Spread, say
+from tests.benchmarks.measuring import RESULTS, Aim, Effort, Spread, say, sized
 from tests.benchmarks.reporting import digits, duration, spread, table
 from unwedged.store import TEXT, Codec, CryptoStore, RecordKind, Transaction
 
 Answer = TypeVar("Answer")
 
-TURNS: Final = 1000
+TURNS: Final = sized(1000, 20)
 """Of both processes together, in each round."""
-WAITS: Final = 5
+WAITS: Final = sized(5, 2)
 MOST: Final = 2.0
 """What is aimed at: a turn in the store takes so many times a bare one, at the median."""
 MOST_OF_A_CORE: Final = 0.02
@@ -371,7 +371,7 @@ def _middle(lengths: Iterator[float]) -> str:
 def measure(effort: Effort) -> None:
     """Leave raw results in ``build/benchmarks``."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    result = measured(effort.value)
+    result = measured(effort.rounds)
     RAW.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
 
 

@@ -27,16 +27,29 @@ from dataclasses import dataclass
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Final, TypeVar
 
 import pyperf
 
-RESULTS = Path("build/benchmarks")
+Size = TypeVar("Size")
+
+SMOKE: Final = "UNWEDGED_SMOKE" in os.environ
+"""Whether this run only shows that every topic still works. It is small and short, and its figures mean nothing. An
+environment variable says so, because each process of a measurement must know."""
+
+
+def sized(full: Size, smoke: Size) -> Size:
+    """Return how much to measure: ``full``, or ``smoke`` if it only has to work."""
+    return smoke if SMOKE else full
+
+
+RESULTS: Final = Path(sized("build/benchmarks", "build/smoke"))
 """Raw results, and the stores that are measured: on the disk that the project is on."""
 
-TURNS = 8
+TURNS: Final = sized(8, 1)
 """How often each subject has its turn in a round."""
 
-TURN = 0.1
+TURN: Final = sized(0.1, 0.001)
 """How many seconds a turn lasts at least."""
 
 _LIBRARIES = ("aiosqlite", "cryptography", "rpds-py", "vodozemac", "matrix-nio", "peewee", "mautrix", "python-olm")
@@ -49,11 +62,22 @@ Group = Callable[[Path], AbstractAsyncContextManager[Mapping[str, Timed]]]
 
 
 class Effort(Enum):
-    """How many rounds to measure: slow topics half as many."""
+    """How many rounds to measure."""
 
+    SMOKE = 2
     FAST = 4
     DEFAULT = 8
     RIGOROUS = 24
+
+    @property
+    def rounds(self) -> int:
+        """Of a topic."""
+        return self.value
+
+    @property
+    def rounds_if_slow(self) -> int:
+        """Of a topic whose rounds take long: half as many, but two, because one has no spread."""
+        return max(2, self.value // 2)
 
 
 def each(operation: Callable[[], Awaitable[object]]) -> Timed:

@@ -13,14 +13,14 @@ from typing import Final
 import psutil
 import pyperf
 
-from tests.benchmarks.measuring import RESULTS, Effort, Results, results_of, say
+from tests.benchmarks.measuring import RESULTS, Effort, Results, results_of, say, sized
 from tests.benchmarks.reporting import digits, table
 from tests.benchmarks.stores import SESSION_SIZE, WORDS, key_of, opened
 from unwedged.store.holding import RecordName
 
 MODULE: Final = "tests.benchmarks.memory"
 
-COUNT: Final = 100_000
+COUNT: Final = sized(100_000, 5_000)
 CACHE: Final = "in the cache"
 DICT: Final = "in a dict"
 
@@ -52,8 +52,8 @@ def measure(effort: Effort) -> None:
     """Leave raw results in ``build/benchmarks``. Each is weighed in a process of its own."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     results_of(MODULE).unlink(missing_ok=True)
-    for number in range(1, effort.value // 2 + 1):
-        say(f"memory: round {number} of {effort.value // 2}")
+    for number in range(1, effort.rounds_if_slow + 1):
+        say(f"memory: round {number} of {effort.rounds_if_slow}")
         for subject in (CACHE, DICT):
             subprocess.run([sys.executable, "-m", MODULE, subject], check=True)  # noqa: S603 (this very file)
 

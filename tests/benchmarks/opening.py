@@ -11,14 +11,14 @@ from typing import Final
 
 import aiosqlite
 
-from tests.benchmarks.measuring import Effort, Group, Results, Timed, each, measure_in_rounds, program
+from tests.benchmarks.measuring import Effort, Group, Results, Timed, each, measure_in_rounds, program, sized
 from tests.benchmarks.reporting import compared, duration
 from tests.benchmarks.stores import copy_of, opened
 from unwedged.store.sealing import Sealer
 
 MODULE: Final = "tests.benchmarks.opening"
 
-COUNTS: Final = (1_000, 100_000)
+COUNTS: Final = sized((1_000, 100_000), (10, 100))
 
 PREPARED: Final = (
     "PRAGMA journal_mode = WAL",
@@ -79,7 +79,7 @@ GROUPS: Final[dict[str, Group]] = {"opening": opening}
 
 def measure(effort: Effort) -> None:
     """Leave raw results in ``build/benchmarks``."""
-    measure_in_rounds(MODULE, list(GROUPS), effort.value // 2)
+    measure_in_rounds(MODULE, list(GROUPS), effort.rounds_if_slow)
 
 
 def report() -> str:

@@ -241,7 +241,7 @@ GROUPS: Final[dict[str, Group]] = {"peers": peers}
 
 def measure(effort: Effort) -> None:
     """Leave raw results in ``build/benchmarks``."""
-    measure_in_rounds(MODULE, list(GROUPS), effort.value, python=PYTHON)
+    measure_in_rounds(MODULE, list(GROUPS), effort.rounds, python=PYTHON)
 
 
 COMPARED: Final = (

@@ -11,9 +11,9 @@ import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from tests.benchmarks.measuring import Aim
+from tests.benchmarks.measuring import RESULTS, Aim, sized
 
-PLOTS: Final = Path("spec/benchmarks")
+PLOTS: Final = sized(Path("spec/benchmarks"), RESULTS / "benchmarks")
 
 mpl.rcParams.update({"svg.hashsalt": "unwedged", "svg.fonttype": "none", "font.size": 10})
 

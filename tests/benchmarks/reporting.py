@@ -1,4 +1,7 @@
-"""How results are written down: Markdown tables of medians and quartiles, with what was aimed at."""
+"""How results are written down: Markdown tables of medians and quartiles, with what was aimed at.
+
+Nothing here draws: the peers' environment imports this module, and has no matplotlib.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from tests.benchmarks.measuring import Aim, Results, Spread
-from tests.benchmarks.plots import ratios
 
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
@@ -93,19 +95,6 @@ def aims_of(results: Results, *pairs: Pair) -> list[Aim]:
         for subject, baseline, most in pairs
         if most is not None
     ]
-
-
-def at_a_glance(aims: Sequence[Aim]) -> str:
-    """Draw all ratios that there is a target for, and count."""
-    missed = [aim.what for aim in aims if not aim.met]
-    said = f"Missed: {'; '.join(missed)}." if missed else "None is missed."
-    return f"""\
-## At a glance
-
-Each of {len(aims)} ratios, with its quartiles, and the most that was aimed at. {said}
-
-![{len(aims)} ratios with their quartiles, and what was aimed at]({ratios("ratios", aims)})
-"""
 
 
 def compared(results: Results, *pairs: Pair) -> str:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from tests.benchmarks.measuring import RESULTS, Aim, Effort, Group, Results, Timed, measure_in_rounds, program
+from tests.benchmarks.measuring import RESULTS, Aim, Effort, Group, Results, Timed, measure_in_rounds, program, sized
 from tests.benchmarks.plots import Line, lines
 from tests.benchmarks.reporting import Pair, aims_of, compared, duration, table
 from tests.benchmarks.stores import SESSION_SIZE, WORDS, copy_of, everything, fill, key_of, opened
@@ -20,8 +20,8 @@ from unwedged.store import CryptoStore, Transaction, View
 
 MODULE: Final = "tests.benchmarks.taking_over"
 
-CHANGED: Final = (1, 10, 100, 1_000)
-CACHED: Final = (1_000, 10_000, 100_000)
+CHANGED: Final = sized((1, 10, 100, 1_000), (1, 10, 20))
+CACHED: Final = sized((1_000, 10_000, 100_000), (100, 200))
 TOUCHED: Final = 100
 """How many records the next operations want: those that changed, as far as they go, then others."""
 
@@ -127,7 +127,7 @@ GROUPS: Final[dict[str, Group]] = {f"{cached}-records": partial(taking_over, cac
 def measure(effort: Effort) -> None:
     """Leave raw results in ``build/benchmarks``."""
     shutil.rmtree(RESULTS / "stores", ignore_errors=True)  # those of an earlier schema
-    measure_in_rounds(MODULE, list(GROUPS), effort.value // 2)
+    measure_in_rounds(MODULE, list(GROUPS), effort.rounds_if_slow)
 
 
 def aims() -> list[Aim]:

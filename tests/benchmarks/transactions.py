@@ -176,7 +176,7 @@ GROUPS: Final[dict[str, Group]] = {"transactions": transactions, "views": views}
 
 def measure(effort: Effort) -> None:
     """Leave raw results in ``build/benchmarks``."""
-    measure_in_rounds(MODULE, list(GROUPS), effort.value)
+    measure_in_rounds(MODULE, list(GROUPS), effort.rounds)
 
 
 PAIRS: Final[tuple[Pair, ...]] = (("transaction", "bare transaction", 1.5), ("view", "bare read", 1.3))
