@@ -146,6 +146,19 @@ FAULTS: dict[str, Fault] = {
     "cache.install: no other record enters": Fault(
         "cache.install", "return Cache(version, records)", "return Cache(version, records.insert(None, None))"
     ),
+    "cache.forget: the version stays": Fault("cache.forget", "records=", "version=Version(0), records="),
+    "cache.forget: what is named goes": Fault(
+        "cache.forget", "records.discard(key)", "records.discard(key) if len(records) > 1 else records"
+    ),
+    "cache.forget: what is kept is as it was": Fault(
+        "cache.forget",
+        "replace(cache, records=records)",
+        "replace(cache, records=type(records)(dict.fromkeys(records)))",
+    ),
+    "cache.forget: other records stay": Fault(
+        "cache.forget", "replace(cache, records=records)", "empty(cache.version)"
+    ),
+    "cache.forget: no record enters": Fault("cache.forget", "records=records", "records=records.insert(None, None)"),
     # The stream.
     "stream.news: nothing is told that was heard": Fault(
         "stream.news", "change.version > heard", "change.version >= heard"

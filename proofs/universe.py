@@ -46,8 +46,14 @@ class Writes(dict[Name, int | None]):
     """What a commit wrote: some records."""
 
 
+class Names(tuple[Name, ...]):
+    """The keys of some records."""
+
+    __slots__ = ()
+
+
 # The types of the protocol's parameters that have type variables in theirs, by name.
-TYPES: dict[str, object] = {"key": Name, "value": int | None, "writes": Writes}
+TYPES: dict[str, object] = {"key": Name, "value": int | None, "writes": Writes, "keys": Names}
 
 
 def instance(signature: Signature) -> Signature:
@@ -91,4 +97,5 @@ def a_log(symbolic: SymbolicFactory, *_of: type) -> ChangeLog[Name]:
 register_type(Name, a_name)
 register_type(Cache, a_cache)
 register_type(ChangeLog, a_log)
+register_type(Names, lambda symbolic: Names(name for name in NAMES if symbolic(bool)))
 register_type(Writes, lambda symbolic: Writes(some_records(symbolic)))

@@ -104,6 +104,9 @@ InstalledCache(old, version, written) ==
     IN  IF Broken("late-version") THEN [version |-> Version, records |-> records]
         ELSE IF version = old.version + 1 THEN [version |-> version, records |-> records] ELSE old
 
+\* A partial copy of a snapshot stays one, whatever is dropped from it.
+ForgottenCache(old, r) == [old EXCEPT !.records[r] = Missing]
+
 -------------------------------------------------------------------------------
 (* Subscribers (twin: protocol/stream.py). What was heard starts with the       *)
 (* version at which the subscription began.                                     *)

@@ -4,12 +4,12 @@ Every function returns a new cache and leaves the old one as it was, so that who
 seeing one unchanged version. A record that is known not to exist is cached as ``None``; a record that was never
 loaded is not in the map at all: those two must never be confused.
 
-Twins in ``tla/CryptoStoreCache.tla``: ``SyncedCache``, ``FilledCache``, ``InstalledCache``.
+Twins in ``tla/CryptoStoreCache.tla``: ``SyncedCache``, ``FilledCache``, ``InstalledCache``, ``ForgottenCache``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -121,3 +121,18 @@ def install(cache: Cache[Key, Value], version: Version, writes: Mapping[Key, Val
     for key, value in writes.items():
         records = records.insert(key, value)
     return Cache(version, records)
+
+
+def forget(cache: Cache[Key, Value], keys: Iterable[Key]) -> Cache[Key, Value]:
+    """Drop the records of these ``keys``, whichever they are: a partial copy of a snapshot stays one (rule 2).
+
+    post: _.version == cache.version  # the version stays
+    post: not any(key in _.records for key in keys)  # what is named goes
+    post: all(_.records.get(key, value) == value for key, value in cache.records.items())  # what is kept is as it was
+    post: {*_.records, *keys} >= set(cache.records)  # other records stay
+    post: set(_.records) <= set(cache.records)  # no record enters
+    """
+    records = cache.records
+    for key in keys:
+        records = records.discard(key)
+    return replace(cache, records=records)
