@@ -3,7 +3,8 @@
 ``ci`` is what runs unless another profile is named. It tries the same examples each time.
 
 ``long`` tries others each time, and many more where a test leaves the number to the profile: the walks through the
-replay model take more than two hundred thousand steps. Choose it with ``--hypothesis-profile=long``.
+replay model take more than two hundred thousand steps. Choose it with ``--hypothesis-profile=long --timeout=0
+-o faulthandler_timeout=0``, because it takes longer than any test otherwise may.
 
 ``prove`` tries the same examples each time, as ``ci`` does, and more of them.
 
