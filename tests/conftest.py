@@ -13,7 +13,12 @@ With any, a failure prints its shrunk example and a line ``@reproduce_failure(..
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import settings
+
+from unwedged.store import sealing
 
 settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True, database=None)
 settings.register_profile(
@@ -21,3 +26,11 @@ settings.register_profile(
 )
 settings.register_profile("prove", settings.get_profile("ci"), max_examples=400)
 settings.load_profile("ci")
+
+
+@pytest.fixture(scope="module")
+def cheap_passphrases() -> Iterator[None]:
+    """Let scrypt cost nothing, for tests that are about passphrases. All others use a key."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sealing, "COST", sealing.Cost(n=2, r=1, p=1))
+        yield

@@ -47,7 +47,6 @@ MOST: Final = 2.0
 MOST_OF_A_CORE: Final = 0.02
 RAW: Final = RESULTS / "handover.json"
 PROCESSES: Final = 2
-PASSPHRASE: Final = "benchmark"
 TURN: Final = RecordKind("turn", key=TEXT, value=Codec[int](lambda turn: b"%d" % turn, int))
 
 
@@ -227,7 +226,7 @@ async def _process(number: int, driver: Connection[bytes, bytes], folder: Path) 
     bare = await _bare_row(folder / "bare.db")
     try:
         async with await CryptoStore.open(
-            folder / "store.db", passphrase=PASSPHRASE, label=f"process {number}", kinds=[TURN]
+            folder / "store.db", key=bytes(32), label=f"process {number}", kinds=[TURN]
         ) as store:
             driver.send_bytes(msgspec.json.encode(None))
             await Process(number, driver, store, bare).serve()

@@ -14,7 +14,7 @@ import aiosqlite
 from tests.benchmarks.measuring import Effort, Group, Results, Timed, each, measure_in_rounds, program, sized
 from tests.benchmarks.reporting import compared, duration
 from tests.benchmarks.stores import copy_of, opened
-from unwedged.store.sealing import Sealer
+from unwedged.store.sealing import COST, Passphrase, Sealer
 
 MODULE: Final = "tests.benchmarks.opening"
 
@@ -62,10 +62,10 @@ async def opening(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
         return seconds
 
     async def passphrase() -> None:
-        Sealer.unlock("secret", identity, header)
+        Sealer.unlock(secret, identity, header)
 
-    identity = bytes(16)
-    header = Sealer.create("secret", identity)[1]
+    identity, secret = bytes(16), Passphrase("secret")
+    header = Sealer.create(secret, identity).header
     paths = {count: await copy_of(count, folder) for count in COUNTS}
     yield {
         **{store_of(count): partial(store, path) for count, path in paths.items()},
@@ -86,11 +86,12 @@ def report() -> str:
     """Say what came of it."""
     results = Results(MODULE)
     passphrase = duration(results.of(PASSPHRASE).median)
+    memory = 128 * COST.n * COST.r // 2**20
     return f"""\
 ## Opening
 
 `CryptoStore.open`, beside opening the same file through the same driver, setting the same pragmas and reading the store
-version. Without the passphrase: scrypt takes {passphrase} on top, by intention (32 MiB, the store's own setting).
+version. The store has a key. With a passphrase scrypt takes {passphrase} on top, by intention ({memory} MiB).
 
 {
         compared(

@@ -8,14 +8,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Final
-from unittest.mock import patch
 
 from vodozemac import GroupSession
 
 from tests.benchmarks.measuring import RESULTS
 from tests.store.olm import SESSION_CODEC
 from unwedged.protocol.identifiers import Milliseconds
-from unwedged.store import TEXT, Codec, CryptoStore, LeaseTimes, RecordKind, Transaction, sealing
+from unwedged.store import TEXT, Codec, CryptoStore, LeaseTimes, RecordKind, Transaction
 from unwedged.store.holding import RecordName
 from unwedged.store.sqlite import SqliteBackend
 
@@ -41,22 +40,19 @@ _BALLAST: Final = (
     "DROP TABLE ballast",
 )
 
-_FREE: Final = sealing.Cost(n=2, r=1, p=1)
+KEY: Final = bytes(range(32))
 
 _STEADY: Final = LeaseTimes(idle_after=Milliseconds(24 * 60 * 60 * 1000))
 
 
 @asynccontextmanager
 async def opened(path: Path) -> AsyncIterator[CryptoStore]:
-    """Open a store, or make one whose passphrase is derived at no cost: that is measured apart from everything else.
+    """Open a store, or make one, with a key: what a passphrase costs is measured apart from everything else.
 
     It keeps the lease while others have their turn.
     """
-    with patch.object(sealing, "COST", _FREE):
-        store = await CryptoStore.open(
-            path, passphrase="secret", label="benchmark", kinds=[SESSIONS, GROUP_SESSIONS, WORDS], times=_STEADY
-        )
-    async with store:
+    kinds = (SESSIONS, GROUP_SESSIONS, WORDS)
+    async with await CryptoStore.open(path, key=KEY, label="benchmark", kinds=kinds, times=_STEADY) as store:
         yield store
 
 
@@ -74,7 +70,7 @@ def settle_logs(folder: Path) -> None:
 
 async def copy_of(count: int, folder: Path) -> Path:
     """Return a copy of a store that has ``count`` words, each as long as an Olm session's pickle."""
-    original, copy = RESULTS / "stores" / f"{count}.db", folder / f"{count}.db"
+    original, copy = RESULTS / "stores" / f"{count}-words.db", folder / f"{count}.db"
     if not original.exists():
         original.parent.mkdir(parents=True, exist_ok=True)
         unfinished = original.with_suffix(".new")

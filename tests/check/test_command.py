@@ -15,7 +15,7 @@ import pytest
 
 from tests.check.specifications import CONSTANTS, Specifications
 from tests.check.test_manifest import FAILING, PASSING, manifest_of
-from tests.store.stores import DEVICE, KINDS
+from tests.store.stores import DEVICE, KEY, KINDS
 from unwedged.check.command import FAILED, INTERRUPTED, OK, UNUSABLE
 from unwedged.check.report import Report, schema
 from unwedged.check.tlc import Verdict
@@ -110,7 +110,7 @@ def test_what_is_wrong_is_said_without_a_traceback(
 async def test_a_store_is_looked_at_from_outside(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     times = LeaseTimes(idle_after=Milliseconds(60_000))
-    async with await CryptoStore.open(path, passphrase="open", label="the app", kinds=KINDS, times=times) as store:
+    async with await CryptoStore.open(path, key=KEY, label="the app", kinds=KINDS, times=times) as store:
         for count in (1, 2):
             async with store.transaction() as transaction:
                 transaction.put(DEVICE, f"device {count}", b"keys")

@@ -21,8 +21,6 @@ from unwedged.check.tlc import Result
 from unwedged.check.toolbox import Toolbox
 from unwedged.check.transitions import cast_of
 from unwedged.check.world import World
-from unwedged.store import sealing
-from unwedged.store.sealing import Cost
 
 MODELS = (
     # Of LeaseLock, then of CryptoStoreCache: those whose counterexamples TLC finds soonest.
@@ -55,11 +53,6 @@ def found(toolbox: Toolbox, manifest: Manifest) -> Callable[[Model], Result]:
 @pytest.fixture(params=MODELS)
 def model(request: pytest.FixtureRequest, manifest: Manifest) -> Model:
     return manifest.model(str(request.param))
-
-
-@pytest.fixture(autouse=True)
-def cheap_scrypt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sealing, "COST", Cost(n=2, r=1, p=1))
 
 
 def slug_and_property(model: Model) -> tuple[str, str]:

@@ -36,11 +36,10 @@ from unwedged.check.world import World
 from unwedged.protocol import cache as cache_rules
 from unwedged.protocol.cache import Cache, ChangeLog
 from unwedged.protocol.identifiers import Version
-from unwedged.store import sealing, sqlite
+from unwedged.store import sqlite
 from unwedged.store.crypto_store import CryptoStore
 from unwedged.store.holding import Holding, RecordName
 from unwedged.store.lock import LeaseLock
-from unwedged.store.sealing import Cost
 from unwedged.store.sqlite import SqliteBackend
 from unwedged.store.streams import Streams
 from unwedged.store.transactions import Operation
@@ -70,11 +69,6 @@ def some_walks(graph: Graph) -> Sequence[Walk]:
     taken = {graph.edges[number].action for walk in chosen for number in walk.edges}
     assert taken == {edge.action for edge in graph.edges}
     return chosen
-
-
-@pytest.fixture(autouse=True)
-def cheap_scrypt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sealing, "COST", Cost(n=2, r=1, p=1))
 
 
 # Walks that Hypothesis chooses

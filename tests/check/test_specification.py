@@ -21,7 +21,7 @@ import unwedged.protocol
 from unwedged.check.manifest import Band, Manifest, Model, read_manifest
 from unwedged.check.tlc import read_configuration
 from unwedged.store import schema, sealing
-from unwedged.store.sealing import COST, Sealer
+from unwedged.store.sealing import COST, Passphrase, RandomKey, Sealer, Secret
 
 ROOT = Path(__file__).parents[2]
 FAULTS_MODULE = "unwedged.check.faults"
@@ -364,10 +364,20 @@ def test_times_and_sizes_are_the_stated_ones(row: dict[str, str]) -> None:
 def test_the_sealing_example() -> None:
     example = {row["Name"].split(",")[0]: spans(row["Hexadecimal"])[0] for row in table("protocol", "Hexadecimal").rows}
     store, kind, key = bytes(range(0x10)), "olm_session", b"curve25519"
-    header = {"format": "unwedged-1", **COST._asdict(), "salt": example["`salt`"], "key": example["`key`"]}
-    by_key = Sealer._of(store, bytes(range(0x20, 0x40)))
-    by_passphrase = Sealer.unlock("correct horse", store, json.dumps(header).encode())
-    for sealer in (by_key, by_passphrase):
+    passphrase, random_key = Passphrase("correct horse"), RandomKey(bytes(range(0x80, 0xA0)))
+    wrapped = {"salt": example["`salt`"], "key": example["`key` by passphrase"]}
+    headers: dict[Secret, list[dict[str, str | int]]] = {
+        passphrase: [
+            {"format": "unwedged-2", "wrapped_by": "passphrase", **COST._asdict(), **wrapped},
+            {"format": "unwedged-1", **COST._asdict(), **wrapped},
+        ],
+        random_key: [{"format": "unwedged-2", "wrapped_by": "key", "key": example["`key` by key"]}],
+    }
+    sealers = [Sealer._of(store, bytes(range(0x20, 0x40)))]
+    sealers += [
+        Sealer.unlock(secret, store, json.dumps(header).encode()) for secret in headers for header in headers[secret]
+    ]
+    for sealer in sealers:
         assert sealer.hide(kind, key).hex() == example["hidden key"]
         assert sealer.reveal(kind, bytes.fromhex(example["hidden key"])) == key
         assert sealer.open(kind, key, bytes.fromhex(example["sealed value"])) == b"pickle"

@@ -33,11 +33,11 @@ from tests.store.olm import (
     open_session,
 )
 from tests.store.short_cuts import ShortCut
+from tests.store.stores import KEY
 from unwedged.protocol.identifiers import Milliseconds
 from unwedged.store import TEXT, CryptoStore, LeaseTimes, RecordKind, Transaction, View
 
 TIMES: Final = LeaseTimes(Milliseconds(10_000), renew_every=Milliseconds(3_000), idle_after=Milliseconds(5_000))
-PASSPHRASE: Final = "correct horse battery staple"
 
 SESSION: Final = RecordKind("olm_session", TEXT, SESSION_CODEC)
 SENT: Final = RecordKind("sent", TEXT, MESSAGE_CODEC)
@@ -295,9 +295,7 @@ async def run(path: Path, clock_path: Path, label: str) -> None:
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     clock = Sleepers(MachineClock(clock_path), lambda: tell(Waits()))
     kinds = (SESSION, SENT, RECEIVED)
-    async with await CryptoStore.open(
-        path, passphrase=PASSPHRASE, label=label, kinds=kinds, times=TIMES, clock=clock
-    ) as store:
+    async with await CryptoStore.open(path, key=KEY, label=label, kinds=kinds, times=TIMES, clock=clock) as store:
         operations = Operations(store)
 
         async def perform(operation: Operation) -> None:

@@ -20,11 +20,11 @@ from unwedged.store.backend import Committed, Listed, Loaded, Row, RowName
 from unwedged.store.crypto_store import CryptoStore
 from unwedged.store.holding import RecordName
 from unwedged.store.lock import LeaseLock, LeaseTimes
-from unwedged.store.records import BYTES, TEXT, Codec, RecordKind
+from unwedged.store.records import BYTES, TEXT, Codec, Kind, RecordKind
 from unwedged.store.sealing import Sealer
 from unwedged.store.sqlite import SqliteBackend
 from unwedged.store.streams import Streams
-from unwedged.store.transactions import Kind, Transaction
+from unwedged.store.transactions import Transaction
 
 Result = TypeVar("Result")
 
@@ -43,6 +43,9 @@ COUNTER = RecordKind("counter", TEXT, Codec[Counter](lambda c: b"%d" % c.count, 
 DEVICE = RecordKind("device", TEXT, BYTES)
 PLAIN = RecordKind("plain", TEXT, BYTES, cached=False)
 KINDS: tuple[Kind, ...] = (COUNTER, DEVICE, PLAIN)
+
+KEY = bytes(range(32))
+"""The secret of every store whose secret is not what a test is about: it costs nothing, as scrypt would."""
 
 
 class StillClock:
@@ -170,6 +173,9 @@ class GatedBackend:
     async def truncate(self, floor: Version) -> None:
         await self._call("truncate", lambda: self.inner.truncate(floor))
 
+    async def reseal(self, header: bytes, fresh: bytes) -> bool:
+        return await self._call("reseal", lambda: self.inner.reseal(header, fresh))
+
     async def close(self) -> None:
         await self._call("close", self.inner.close)
 
@@ -210,7 +216,7 @@ class Workbench:
     async def instance(self, label: str, *, times: LeaseTimes | None = None) -> Instance:
         backend = await SqliteBackend.open(self.path)
         if self.sealer is None:
-            self.sealer = Sealer._of(backend.identity, bytes(32))  # no passphrase: scrypt is slow on purpose
+            self.sealer = Sealer._of(backend.identity, bytes(32))
         gated = GatedBackend(backend)
         store = Instance(
             gated,

@@ -12,6 +12,7 @@ import pytest
 from tests.store.stores import (
     COUNTER,
     DEVICE,
+    KEY,
     KINDS,
     PLAIN,
     CancelledAt,
@@ -42,12 +43,10 @@ from unwedged.store import (
     Transaction,
     UnknownKind,
     View,
-    WrongPassphrase,
+    WrongKey,
     crypto_store,
-    sealing,
 )
 from unwedged.store.holding import RecordName
-from unwedged.store.sealing import Cost
 from unwedged.store.sqlite import SqliteBackend
 
 
@@ -92,19 +91,15 @@ async def lose_lease(bench: Workbench, other: Instance) -> None:
 
 
 class TestOpening:
-    @pytest.fixture(autouse=True)
-    def cheap_scrypt(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sealing, "COST", Cost(n=2, r=1, p=1))
-
     async def test_a_store_is_made_and_found_again(self, tmp_path: Path) -> None:
         path = tmp_path / "store.db"
-        async with await CryptoStore.open(path, passphrase="p", label="one", kinds=KINDS) as store:
+        async with await CryptoStore.open(path, key=KEY, label="one", kinds=KINDS) as store:
             assert await store.run(count_up) == 1
             async with store.view() as view:
                 counter = await view.get(COUNTER, "n")
             assert counter is not None
             assert counter.count == 1
-        async with await CryptoStore.open(str(path), passphrase="p", label="two", kinds=KINDS) as store:
+        async with await CryptoStore.open(str(path), key=KEY, label="two", kinds=KINDS) as store:
             assert store.statistics().version == 1
             assert await store.run(count_up) == 2
 
@@ -113,21 +108,21 @@ class TestOpening:
         await backend.close()
 
         async def use(label: str) -> int:
-            async with await CryptoStore.open(tmp_path / "store.db", passphrase="p", label=label, kinds=KINDS) as store:
+            async with await CryptoStore.open(tmp_path / "store.db", key=KEY, label=label, kinds=KINDS) as store:
                 return await store.run(count_up)
 
         assert sorted(await asyncio.gather(use("one"), use("two"), use("three"))) == [1, 2, 3]
 
     async def test_what_does_not_fit_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "store.db"
-        async with await CryptoStore.open(path, passphrase="p", label="one", kinds=KINDS) as store:
+        async with await CryptoStore.open(path, key=KEY, label="one", kinds=KINDS) as store:
             await store.run(count_up)
-        with pytest.raises(WrongPassphrase):
-            await CryptoStore.open(path, passphrase="q", label="one", kinds=KINDS)
+        with pytest.raises(WrongKey):
+            await CryptoStore.open(path, key=bytes(32), label="one", kinds=KINDS)
         with pytest.raises(UnknownKind, match="counter"):
-            await CryptoStore.open(path, passphrase="p", label="one", kinds=[DEVICE])
+            await CryptoStore.open(path, key=KEY, label="one", kinds=[DEVICE])
         with pytest.raises(ValueError, match="'device' was declared twice"):
-            await CryptoStore.open(path, passphrase="p", label="one", kinds=[DEVICE, RecordKind("device", TEXT, TEXT)])
+            await CryptoStore.open(path, key=KEY, label="one", kinds=[DEVICE, RecordKind("device", TEXT, TEXT)])
 
 
 class TestTransactions:

@@ -1,4 +1,4 @@
-"""Sealing: what is sealed comes back only as it was, where it was, and only with the passphrase."""
+"""Sealing: what is sealed comes back only as it was, where it was, and only with the store's secret."""
 
 from __future__ import annotations
 
@@ -15,25 +15,21 @@ from hypothesis import strategies as st
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.store import sealing
 from unwedged.store.backend import Row, RowName
-from unwedged.store.errors import NotAStore, TamperedRecord, WrongPassphrase
-from unwedged.store.sealing import Cost, Sealer
+from unwedged.store.errors import NotAStore, TamperedRecord, WrongKey, WrongPassphrase
+from unwedged.store.sealing import Passphrase, RandomKey, Sealer, Secret
 from unwedged.store.sqlite import SqliteBackend
 
-PASSPHRASE = "correct horse"
+PASSPHRASE = Passphrase("correct horse")
+KEY = RandomKey(bytes(range(100, 132)))
 NEW_STORES = sealing.COST
 STORE = bytes(range(16))
 
-
-@pytest.fixture(autouse=True, scope="module")
-def cheap_scrypt() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sealing, "COST", Cost(n=2, r=1, p=1))
-        yield
+pytestmark = pytest.mark.usefixtures("cheap_passphrases")
 
 
 @pytest.fixture(scope="module")
-def sealer() -> Sealer:
-    return Sealer.create(PASSPHRASE, STORE)[0]
+def sealer(cheap_passphrases: None) -> Sealer:  # noqa: ARG001 (it is made after that)
+    return Sealer.create(PASSPHRASE, STORE)
 
 
 def flips(data: bytes) -> Iterator[bytes]:
@@ -97,7 +93,7 @@ class TestProperties:
     @given(st.dictionaries(st.sampled_from(["format", "n", "r", "p", "salt", "key"]), small))
     def test_a_header_of_other_fields_opens_nothing(self, fields: dict[str, int | str]) -> None:
         # Small numbers and the right format let some of these get as far as the passphrase.
-        _, header = Sealer.create(PASSPHRASE, STORE)
+        header = Sealer.create(PASSPHRASE, STORE).header
         edited = {**json.loads(header), **fields}
         if edited != json.loads(header):
             with pytest.raises((NotAStore, WrongPassphrase)):
@@ -124,24 +120,109 @@ def test_every_flip_and_every_truncation_of_a_name_is_noticed(sealer: Sealer) ->
             sealer.reveal("device", edited)
 
 
-def test_only_the_passphrase_unlocks() -> None:
-    sealer, header = Sealer.create(PASSPHRASE, STORE)
-    again = Sealer.unlock(PASSPHRASE, STORE, header)
+SECRETS = pytest.mark.parametrize("secret", [PASSPHRASE, KEY], ids=["passphrase", "key"])
+
+
+@SECRETS
+def test_only_the_secret_unlocks(secret: Secret) -> None:
+    sealer = Sealer.create(secret, STORE)
+    again = Sealer.unlock(secret, STORE, sealer.header)
     assert again.open("device", b"key", sealer.seal("device", b"key", b"value")) == b"value"
     assert again.hide("device", b"key") == sealer.hide("device", b"key")
-    for wrong in ("", "Correct horse", PASSPHRASE + " "):
+    for wrong in ("", "Correct horse", PASSPHRASE.text + " ", KEY.octets.hex()):
         with pytest.raises(WrongPassphrase):
-            Sealer.unlock(wrong, STORE, header)
+            Sealer.unlock(Passphrase(wrong), STORE, sealer.header)
+    # Not even the store's own key, nor what a passphrase would be turned into.
+    for octets in (bytes(32), sealer._key, KEY.octets[::-1]):
+        with pytest.raises(WrongKey):
+            Sealer.unlock(RandomKey(octets), STORE, sealer.header)
+
+
+@SECRETS
+def test_the_other_sort_of_secret_is_told_to_be_one(secret: Secret) -> None:
+    header = Sealer.create(secret, STORE).header
+    if secret == KEY:
+        with pytest.raises(WrongPassphrase, match="opened with a key, not with a passphrase"):
+            Sealer.unlock(PASSPHRASE, STORE, header)
+    else:
+        with pytest.raises(WrongKey, match="opened with a passphrase, not with a key"):
+            Sealer.unlock(KEY, STORE, header)
+
+
+@pytest.mark.parametrize("new", [Passphrase("another"), RandomKey(bytes(32))], ids=["to passphrase", "to key"])
+@SECRETS
+def test_a_changed_secret_unlocks_the_same_records_and_the_old_one_nothing(secret: Secret, new: Secret) -> None:
+    old = Sealer.create(secret, STORE)
+    changed = old.rewrapped(new)
+    again = Sealer.unlock(new, STORE, changed.header)
+    for sealer in (changed, again):
+        assert sealer.open("device", b"key", old.seal("device", b"key", b"value")) == b"value"
+        assert sealer.hide("device", b"key") == old.hide("device", b"key")
+    with pytest.raises((WrongPassphrase, WrongKey)):
+        Sealer.unlock(secret, STORE, changed.header)
+
+
+def test_wrapping_twice_gives_different_headers() -> None:
+    sealer = Sealer.create(KEY, STORE)
+    assert len({sealer.header, sealer.rewrapped(KEY).header, sealer.rewrapped(PASSPHRASE).header}) == 3
+
+
+def test_a_header_of_the_first_format_stays_readable() -> None:
+    sealer = Sealer.create(PASSPHRASE, STORE)
+    fields = json.loads(sealer.header)
+    assert fields.pop("wrapped_by") == "passphrase"
+    first = json.dumps(fields | {"format": "unwedged-1"}).encode()
+    again = Sealer.unlock(PASSPHRASE, STORE, first)
+    assert again.hide("device", b"key") == sealer.hide("device", b"key")
+    assert json.loads(again.rewrapped(PASSPHRASE).header)["format"] == "unwedged-2"
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"format": "unwedged-0"},
+        {"format": "unwedged-3"},
+        {"format": None},
+        {"format": ["unwedged-2"]},
+        {"wrapped_by": None},
+        {"wrapped_by": "nobody"},
+        {"wrapped_by": {}},
+        {"key": ""},
+        {"key": None},
+        {"key": "00" * 61},
+        {"key": "g"},
+    ],
+    ids=str,
+)
+@SECRETS
+def test_an_edited_header_is_no_store(secret: Secret, edit: dict[str, str | list[str] | None]) -> None:
+    header = json.loads(Sealer.create(secret, STORE).header) | edit
+    with pytest.raises(NotAStore, match="sealing parameters"):
+        Sealer.unlock(secret, STORE, json.dumps(header).encode())
+
+
+@pytest.mark.parametrize("header", [b"[]", b"7", b"null", b'"unwedged-2"', b"{}"])
+def test_a_header_that_is_no_object_is_no_store(header: bytes) -> None:
+    with pytest.raises(NotAStore, match="sealing parameters"):
+        Sealer.unlock(KEY, STORE, header)
+
+
+def test_a_long_header_is_not_even_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    header = Sealer.create(PASSPHRASE, STORE).header
+    Sealer.unlock(PASSPHRASE, STORE, header.ljust(1000))
+    monkeypatch.setattr(json, "loads", None)
+    with pytest.raises(NotAStore, match="out of bounds"):
+        Sealer.unlock(PASSPHRASE, STORE, header.ljust(1001))
 
 
 def test_a_header_belongs_to_its_store() -> None:
-    _, header = Sealer.create(PASSPHRASE, STORE)
+    header = Sealer.create(PASSPHRASE, STORE).header
     with pytest.raises(WrongPassphrase):
         Sealer.unlock(PASSPHRASE, bytes(16), header)
 
 
 def test_stores_with_the_same_passphrase_share_nothing() -> None:
-    one, other = (Sealer.create(PASSPHRASE, STORE)[0] for _ in range(2))
+    one, other = (Sealer.create(PASSPHRASE, STORE) for _ in range(2))
     assert one.hide("device", b"key") != other.hide("device", b"key")
     with pytest.raises(TamperedRecord):
         other.open("device", b"key", one.seal("device", b"key", b"value"))
@@ -172,7 +253,7 @@ def test_stores_with_the_same_passphrase_share_nothing() -> None:
 def test_a_header_can_not_ask_for_any_price(
     cost: dict[str, float | str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, header = Sealer.create(PASSPHRASE, STORE)
+    header = Sealer.create(PASSPHRASE, STORE).header
 
     def never(*_: object) -> bytes:
         raise AssertionError("scrypt was asked to pay it")
@@ -182,19 +263,30 @@ def test_a_header_can_not_ask_for_any_price(
         Sealer.unlock(PASSPHRASE, STORE, json.dumps(json.loads(header) | cost).encode())
 
 
-def test_the_price_of_new_stores_is_the_stated_one() -> None:
+def test_the_price_of_new_passphrases_is_the_stated_one() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sealing, "COST", NEW_STORES)
-        _, header = Sealer.create(PASSPHRASE, STORE)
+        header = Sealer.create(PASSPHRASE, STORE).header
     stored = json.loads(header)
-    assert (stored["n"], stored["r"], stored["p"]) == (2**15, 8, 1)
+    assert (stored["n"], stored["r"], stored["p"]) == (2**17, 8, 1)
     Sealer.unlock(PASSPHRASE, STORE, header)
 
 
-def test_a_sealer_shows_no_secret() -> None:
-    sealer, header = Sealer.create(PASSPHRASE, STORE)
+def test_a_key_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> bytes:
+        raise AssertionError("scrypt was asked")
+
+    monkeypatch.setattr(sealing, "Scrypt", never)
+    Sealer.unlock(KEY, STORE, Sealer.create(KEY, STORE).rewrapped(KEY).header)
+
+
+@SECRETS
+def test_a_sealer_shows_no_secret(secret: Secret) -> None:
+    sealer = Sealer.create(secret, STORE)
     assert repr(sealer) == f"Sealer(store={STORE!r})"
-    assert PASSPHRASE.encode() not in header
+    assert repr(secret) in ("Passphrase()", "RandomKey()")
+    for hidden in (PASSPHRASE.text.encode(), KEY.octets, KEY.octets.hex().encode()):
+        assert hidden not in sealer.header
 
 
 class TestStored:
@@ -210,8 +302,8 @@ class TestStored:
 
     async def make(self, path: Path) -> None:
         backend = await SqliteBackend.open(path)
-        sealer, header = Sealer.create(PASSPHRASE, backend.identity)
-        assert await backend.sealing(header) == header
+        sealer = Sealer.create(PASSPHRASE, backend.identity)
+        assert await backend.sealing(sealer.header) == sealer.header
         lease = await backend.acquire(InstanceId(1), "test", Milliseconds(0), Milliseconds(60_000))
         names = (("device", b"a"), ("device", b"b"), ("session", b"a"))
         rows = [

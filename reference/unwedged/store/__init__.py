@@ -28,12 +28,14 @@ from unwedged.protocol.stream import Lagged
 from unwedged.store.clock import Chance, Clock
 from unwedged.store.crypto_store import CryptoStore, Statistics
 from unwedged.store.errors import (
+    InvalidArgument,
     LeaseLost,
     MalformedRecord,
     NestedOperation,
     NotAStore,
     OperationEnded,
     OperationInterrupted,
+    SecretChanged,
     SnapshotMoved,
     StorageFailed,
     StoreBusy,
@@ -42,11 +44,12 @@ from unwedged.store.errors import (
     TamperedRecord,
     UnknownKind,
     UnsupportedSchema,
+    WrongKey,
     WrongPassphrase,
 )
 from unwedged.store.inspection import Inspection, inspect
 from unwedged.store.lock import LeaseTimes
-from unwedged.store.records import BYTES, JSON, TEXT, Codec, Json, RecordKind
+from unwedged.store.records import BYTES, JSON, TEXT, Codec, Json, Kind, RecordKind
 from unwedged.store.streams import Changed, Subscription
 from unwedged.store.transactions import Transaction, View
 
@@ -60,7 +63,9 @@ __all__ = [
     "Codec",
     "CryptoStore",
     "Inspection",
+    "InvalidArgument",
     "Json",
+    "Kind",
     "Lagged",
     "LeaseLost",
     "LeaseTimes",
@@ -70,6 +75,7 @@ __all__ = [
     "OperationEnded",
     "OperationInterrupted",
     "RecordKind",
+    "SecretChanged",
     "SnapshotMoved",
     "Statistics",
     "StorageFailed",
@@ -82,6 +88,7 @@ __all__ = [
     "UnknownKind",
     "UnsupportedSchema",
     "View",
+    "WrongKey",
     "WrongPassphrase",
     "inspect",
 ]

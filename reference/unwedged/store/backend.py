@@ -101,5 +101,8 @@ class Backend(Protocol):
     async def truncate(self, floor: Version) -> None:
         """Forget the change log up to and including ``floor`` (at most the store's version)."""
 
+    async def reseal(self, header: bytes, fresh: bytes) -> bool:
+        """Put ``fresh`` in the place of the sealing header, and say so, if that is still ``header``. Not fenced."""
+
     async def close(self) -> None:
         """Let go of the database. The lease is not touched."""

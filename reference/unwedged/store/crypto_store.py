@@ -13,26 +13,39 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from unwedged.protocol.cache import empty
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
+from unwedged.store.arguments import text_of
 from unwedged.store.backend import Backend
 from unwedged.store.clock import Chance, Clock, SystemChance, SystemClock
-from unwedged.store.errors import NestedOperation, OperationInterrupted, StoreClosed, StoreError, UnknownKind
+from unwedged.store.errors import (
+    InvalidArgument,
+    NestedOperation,
+    OperationInterrupted,
+    SecretChanged,
+    StoreClosed,
+    StoreError,
+    UnknownKind,
+)
 from unwedged.store.holding import Holding
 from unwedged.store.lock import LeaseLock, LeaseTimes
-from unwedged.store.records import RecordKind
+from unwedged.store.records import Kind, RecordKind
 from unwedged.store.sealed import SealedRecords
-from unwedged.store.sealing import Sealer
+from unwedged.store.sealing import Sealer, Secret, secret_of
+from unwedged.store.settled import settled
 from unwedged.store.sqlite import SqliteBackend
 from unwedged.store.streams import Inbox, Streams, Subscription
-from unwedged.store.transactions import Counts, Kind, Operation, Parts, Reading, Transaction, Updating, View
+from unwedged.store.transactions import Counts, Operation, Parts, Reading, Transaction, Updating, View
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 Result = TypeVar("Result")
 Begun = TypeVar("Begun", Transaction, View)
+
+Kinds: TypeAlias = "Iterable[Kind] | list[object]"
+"""Record kinds. A list of kinds of different types is a ``list[object]`` for mypy, unless it is told otherwise."""
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +114,7 @@ class CryptoStore:
 
         ``instance`` is a number that no other instance has or had, and ``version`` one that the store had or has.
         """
+        self._sealer = sealer
         records = SealedRecords(backend, sealer)
         self._streams = Streams(version)
         self._lock = LeaseLock(
@@ -127,21 +141,27 @@ class CryptoStore:
         cls,
         path: str | Path,
         *,
-        passphrase: str,
+        passphrase: str | None = None,
+        key: bytes | None = None,
         label: str,
-        kinds: Iterable[Kind],
+        kinds: Kinds,
         times: LeaseTimes | None = None,
         clock: Clock | None = None,
         chance: Chance | None = None,
     ) -> CryptoStore:
         """Open the store at ``path``, or make one. ``label`` names this program to people who inspect the store.
 
+        The store's secret is either a ``passphrase``, or a ``key``: 32 random bytes from whatever keeps keys on this
+        machine. With a key, opening takes neither the time nor the memory that a passphrase takes.
+
         ``kinds`` are all kinds of records that the store may contain.
         """
+        secret = secret_of(passphrase, key)
+        text_of(label, "a label")
         declared = _declared(kinds)
         backend = await SqliteBackend.open(Path(path))
         try:
-            sealer = await _unlock(backend, passphrase)
+            sealer = await _unlock(backend, secret)
             version, present = await backend.contents()
             if unknown := sorted(present - declared.keys()):
                 raise UnknownKind(f"the store has records of kinds that were not declared: {', '.join(unknown)}")
@@ -260,6 +280,18 @@ class CryptoStore:
         finally:
             self._streams.remove(inbox)
 
+    async def change_secret(self, *, passphrase: str | None = None, key: bytes | None = None) -> None:
+        """From now on, let the store be opened with this ``passphrase`` or ``key``, and with nothing else.
+
+        Who has the store open, here or elsewhere, goes on undisturbed: the records are sealed as before. So a copy of
+        the file that was made before can still be opened with the old secret, and who once opened it knows what seals.
+        Raises ``SecretChanged`` where somebody else has changed the secret since this object was opened.
+        """
+        secret = secret_of(passphrase, key)
+        self._must_be_open()
+        fresh = await asyncio.to_thread(self._sealer.rewrapped, secret)
+        await settled(self._reseal(fresh))
+
     def statistics(self) -> Statistics:
         """Return what this object holds and did until now."""
         lock, counts = self._lock, self._parts.counts
@@ -298,6 +330,11 @@ class CryptoStore:
         """Tell subscribers what others committed. Who has synced knows already: nobody else can commit."""
         if not self._lock.stands(self._lock.guard.epoch):
             self._streams.tell(await self._parts.records.changes(self._streams.heard, None))
+
+    async def _reseal(self, fresh: Sealer) -> None:
+        if not await self._parts.backend.reseal(self._sealer.header, fresh.header):
+            raise SecretChanged("somebody changed the store's secret since it was opened here")
+        self._sealer = fresh
 
     async def _attempt(
         self,
@@ -389,21 +426,23 @@ async def _answered(operation: Operation) -> AsyncIterator[None]:
         raise
 
 
-async def _unlock(backend: SqliteBackend, passphrase: str) -> Sealer:
+async def _unlock(backend: SqliteBackend, secret: Secret) -> Sealer:
     """Return the sealer of a store, after making its key if it has none yet. Two processes may be doing so at once."""
     header = await backend.sealing()
     if header is None:
-        sealer, fresh = await asyncio.to_thread(Sealer.create, passphrase, backend.identity)
-        header = await backend.sealing(fresh)
-        if header == fresh:
+        sealer = await asyncio.to_thread(Sealer.create, secret, backend.identity)
+        header = await backend.sealing(sealer.header)
+        if header == sealer.header:
             return sealer
     assert header is not None
-    return await asyncio.to_thread(Sealer.unlock, passphrase, backend.identity, header)
+    return await asyncio.to_thread(Sealer.unlock, secret, backend.identity, header)
 
 
-def _declared(kinds: Iterable[Kind]) -> dict[str, Kind]:
+def _declared(kinds: Iterable[object]) -> dict[str, Kind]:
     declared: dict[str, Kind] = {}
     for kind in kinds:
+        if not isinstance(kind, Kind):
+            raise InvalidArgument(f"a store has records of kinds, each a RecordKind, not a {type(kind).__name__}")
         if declared.setdefault(kind.name, kind) is not kind:
-            raise ValueError(f"record kind {kind.name!r} was declared twice")
+            raise InvalidArgument(f"record kind {kind.name!r} was declared twice")
     return declared

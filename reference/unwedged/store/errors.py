@@ -31,8 +31,23 @@ class StorageFailed(StoreError):
     """The operating system refused to read or write the file: the disk is full or failing, or access is denied."""
 
 
+class InvalidArgument(StoreError, ValueError):
+    """A value that was given is of a type, or has a content, that the store can do nothing with."""
+
+
 class WrongPassphrase(StoreError):
-    """The passphrase does not open the store's key (or the key, as it is stored, was damaged: nobody can tell)."""
+    """The passphrase does not open the store's key (or that, as it is stored, was damaged: nobody can tell)."""
+
+
+class WrongKey(StoreError):
+    """The key does not open the store's own key (or that, as it is stored, was damaged: nobody can tell)."""
+
+
+class SecretChanged(StoreError):
+    """Somebody changed the store's secret after this store object was opened. Who changes it must know the present one.
+
+    Everything else goes on: the store's own key is still the same. To change the secret, open the store anew.
+    """
 
 
 class TamperedRecord(StoreError):

@@ -34,8 +34,15 @@ class Codec(Generic[Plain]):
     decode: Callable[[bytes], Plain]
 
 
+class Kind:
+    """A record kind whose keys and values are of any type. There are no others than ``RecordKind``."""
+
+    name: str
+    cached: bool
+
+
 @dataclass(frozen=True)
-class RecordKind(Generic[Key, Value]):
+class RecordKind(Kind, Generic[Key, Value]):
     """A kind of record: its name, how its keys and values become bytes, and whether values stay in memory."""
 
     name: str

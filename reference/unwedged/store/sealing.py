@@ -1,7 +1,8 @@
 """Sealing: records are encrypted and authenticated before they reach the database, and checked when they come back.
 
-A random store key is made with the store and never changes. It is kept in the store, wrapped under a key that scrypt
-derives from the passphrase. From the store key HKDF derives two others:
+A random store key is made with the store and never changes. It is kept in the store, wrapped under a key that comes
+from the store's secret: scrypt derives it from a passphrase, HKDF from a key. So the secret can be changed by wrapping
+the store key anew, and nothing else is written. From the store key HKDF derives two others:
 
 * *values* are sealed by AES-256-GCM-SIV under a random nonce. Associated data bind each to its store, kind and
   key, so that a row can't be moved. (GCM-SIV and not GCM: a store lives for years and writes often, and a repeated
@@ -18,7 +19,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV, AESSIV
@@ -26,14 +27,19 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from unwedged.store.errors import NotAStore, TamperedRecord, WrongPassphrase
+from unwedged.store.arguments import octets_of, text_of
+from unwedged.store.errors import InvalidArgument, NotAStore, TamperedRecord, WrongKey, WrongPassphrase
 
-_FORMAT: Final = "unwedged-1"
+_FORMAT: Final = "unwedged-2"
+"""For new headers. ``unwedged-1`` knows passphrases only; a store that has it keeps it until its secret changes."""
+
 _NONCE: Final = 12
 _TAG: Final = 16
 _BLOCK: Final = 32
 _SALT: Final = 16
 _KEY: Final = 32
+_LONGEST_HEADER: Final = 1000
+"""More than twice what any header needs."""
 
 
 class Cost(NamedTuple):
@@ -55,9 +61,36 @@ class Cost(NamedTuple):
         )
 
 
-COST: Cost = Cost(n=2**15, r=8, p=1)
-"""For new stores: 32 MiB and a tenth of a second, the usual choice for interactive use. Every process pays it each time
-it opens the store, extensions with little memory too; a passphrase made by a machine needs no more."""
+COST: Cost = Cost(n=2**17, r=8, p=1)
+"""For new passphrases: what OWASP's password storage cheat sheet advises for scrypt. Each time that a process opens the
+store it takes 128 MiB and some tenths of a second. A thief of the file pays as much for each guess. A notification
+extension does not have that memory: such a program uses a key, which nobody can guess and which costs nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passphrase:
+    """A secret that people can remember, and that others may guess: opening costs what ``COST`` says."""
+
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RandomKey:
+    """A secret that a machine has made and keeps: 32 random bytes."""
+
+    octets: bytes = field(repr=False)
+
+
+Secret: TypeAlias = Passphrase | RandomKey
+
+
+def secret_of(passphrase: str | None, key: bytes | None) -> Secret:
+    """Return the secret that was given, or raise ``InvalidArgument`` where that is not exactly one."""
+    if passphrase is not None and key is None:
+        return Passphrase(text_of(passphrase, "a passphrase"))
+    if key is not None and passphrase is None:
+        return RandomKey(octets_of(key, _KEY, "a key"))
+    raise InvalidArgument("a store needs either a passphrase or a key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,37 +98,38 @@ class Sealer:
     """Seals and opens the records of one store. Its keys are never shown."""
 
     store: bytes
+    header: bytes = field(repr=False)
+    """What is kept in the store: how the store key is wrapped."""
+    _key: bytes = field(repr=False)
     _values: AESGCMSIV = field(repr=False)
     _names: AESSIV = field(repr=False)
 
     @classmethod
-    def create(cls, passphrase: str, store: bytes) -> tuple[Sealer, bytes]:
-        """Make a store key for the store of this identity; return its sealer, and the header to keep in the store.
+    def create(cls, secret: Secret, store: bytes) -> Sealer:
+        """Make a store key for the store of this identity.
 
-        Takes as long as scrypt does: call it in a thread. So does ``unlock``.
+        With a passphrase this takes as long as scrypt does: call it in a thread. So do ``unlock`` and ``rewrapped``.
         """
-        salt, nonce, key = os.urandom(_SALT), os.urandom(_NONCE), os.urandom(_KEY)
-        wrapping = AESGCMSIV(_derive(passphrase, salt, COST))
-        wrapped = nonce + wrapping.encrypt(nonce, key, _context("store key", store))
-        header = {"format": _FORMAT, **COST._asdict(), "salt": salt.hex(), "key": wrapped.hex()}
-        return cls._of(store, key), json.dumps(header).encode()
+        key = os.urandom(_KEY)
+        return cls._of(store, key, _wrap(secret, store, key))
 
     @classmethod
-    def unlock(cls, passphrase: str, store: bytes, header: bytes) -> Sealer:
-        """Return the sealer of an existing store, or raise ``WrongPassphrase``, or ``NotAStore`` for a bad header."""
-        cost, salt, wrapped = _parse(header)
-        wrapping = AESGCMSIV(_derive(passphrase, salt, cost))
-        try:
-            key = wrapping.decrypt(wrapped[:_NONCE], wrapped[_NONCE:], _context("store key", store))
-        except InvalidTag:
-            raise WrongPassphrase("the passphrase does not open the store's key, or that was damaged") from None
-        return cls._of(store, key)
+    def unlock(cls, secret: Secret, store: bytes, header: bytes) -> Sealer:
+        """Return the sealer of an existing store.
+
+        Raises ``WrongPassphrase`` or ``WrongKey``, or ``NotAStore`` for a header that can't be read.
+        """
+        return cls._of(store, _unwrap(secret, store, _parse(header)), header)
+
+    def rewrapped(self, secret: Secret) -> Sealer:
+        """Return the same sealer with another header: from then on this secret unlocks it, and no other does."""
+        return self._of(self.store, self._key, _wrap(secret, self.store, self._key))
 
     @classmethod
-    def _of(cls, store: bytes, key: bytes) -> Sealer:
+    def _of(cls, store: bytes, key: bytes, header: bytes = b"") -> Sealer:
         values = HKDFExpand(SHA256(), 32, b"unwedged values").derive(key)
         names = HKDFExpand(SHA256(), 64, b"unwedged names").derive(key)
-        return cls(store, AESGCMSIV(values), AESSIV(names))
+        return cls(store, header, key, AESGCMSIV(values), AESSIV(names))
 
     def hide(self, kind: str, key: bytes) -> bytes:
         """Return a record's key as it is stored: the same each time."""
@@ -125,8 +159,62 @@ class Sealer:
             raise TamperedRecord(f"the value of a {kind!r} record does not authenticate") from None
 
 
+class _ByPassphrase(NamedTuple):
+    """A store key that a passphrase unwraps."""
+
+    cost: Cost
+    salt: bytes
+    wrapped: bytes
+
+
+class _ByKey(NamedTuple):
+    """A store key that a key unwraps."""
+
+    wrapped: bytes
+
+
+def _wrap(secret: Secret, store: bytes, key: bytes) -> bytes:
+    """Return a header for the store key."""
+    how: dict[str, object]
+    if isinstance(secret, Passphrase):
+        salt = os.urandom(_SALT)
+        how = {"wrapped_by": "passphrase", **COST._asdict(), "salt": salt.hex()}
+        wrapping = _derive(secret.text, salt, COST)
+    else:
+        how = {"wrapped_by": "key"}
+        wrapping = _expand(secret.octets)
+    nonce = os.urandom(_NONCE)
+    wrapped = nonce + AESGCMSIV(wrapping).encrypt(nonce, key, _context("store key", store))
+    return json.dumps({"format": _FORMAT, **how, "key": wrapped.hex()}).encode()
+
+
+def _unwrap(secret: Secret, store: bytes, header: _ByPassphrase | _ByKey) -> bytes:
+    """Return the store key."""
+    wrong: WrongPassphrase | WrongKey
+    match secret, header:
+        case Passphrase(text), _ByPassphrase(cost, salt, wrapped):
+            wrapping = _derive(text, salt, cost)
+            wrong = WrongPassphrase("the passphrase does not open the store's key, or that was damaged")
+        case RandomKey(octets), _ByKey(wrapped):
+            wrapping = _expand(octets)
+            wrong = WrongKey("the key does not open the store's key, or that was damaged")
+        case Passphrase(), _:
+            raise WrongPassphrase("the store is opened with a key, not with a passphrase")
+        case _:
+            raise WrongKey("the store is opened with a passphrase, not with a key")
+    try:
+        return AESGCMSIV(wrapping).decrypt(wrapped[:_NONCE], wrapped[_NONCE:], _context("store key", store))
+    except InvalidTag:
+        raise wrong from None
+
+
 def _derive(passphrase: str, salt: bytes, cost: Cost) -> bytes:
     return Scrypt(salt=salt, length=_KEY, n=cost.n, r=cost.r, p=cost.p).derive(passphrase.encode())
+
+
+def _expand(key: bytes) -> bytes:
+    """Derive the wrapping key from a key, which itself may have other uses."""
+    return HKDFExpand(SHA256(), _KEY, b"unwedged wrapping").derive(key)
 
 
 @lru_cache(maxsize=1024)
@@ -136,19 +224,35 @@ def _context(*parts: str | bytes) -> bytes:
     return b"".join(len(part).to_bytes(8, "big") + part for part in encoded)
 
 
-def _parse(header: bytes) -> tuple[Cost, bytes, bytes]:
+def _parse(header: bytes) -> _ByPassphrase | _ByKey:
     """Read a header that anybody may have edited."""
+    out_of_bounds = NotAStore("the store's sealing parameters are out of bounds")
+    if len(header) > _LONGEST_HEADER:
+        raise out_of_bounds
+    parsed: _ByPassphrase | _ByKey
     try:
         fields = json.loads(header)
-        if fields["format"] != _FORMAT:
-            raise ValueError("unknown format")
-        numbers = [fields[name] for name in Cost._fields]
-        if not all(type(number) is int for number in numbers):
-            raise ValueError("a cost is no integer")
-        cost = Cost(*numbers)
-        salt, wrapped = bytes.fromhex(fields["salt"]), bytes.fromhex(fields["key"])
-    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        wrapped = bytes.fromhex(fields["key"])
+        if _is_by_passphrase(fields["format"], fields.get("wrapped_by")):
+            numbers = [fields[name] for name in Cost._fields]
+            if not all(type(number) is int for number in numbers):
+                raise ValueError("a cost is no integer")
+            parsed = _ByPassphrase(Cost(*numbers), bytes.fromhex(fields["salt"]), wrapped)
+        else:
+            parsed = _ByKey(wrapped)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise NotAStore(f"the store's sealing parameters can't be read: {error}") from None
-    if not cost.acceptable() or len(salt) != _SALT or len(wrapped) != _NONCE + _KEY + _TAG:
-        raise NotAStore("the store's sealing parameters are out of bounds")
-    return cost, salt, wrapped
+    if len(wrapped) != _NONCE + _KEY + _TAG:
+        raise out_of_bounds
+    if isinstance(parsed, _ByPassphrase) and not (parsed.cost.acceptable() and len(parsed.salt) == _SALT):
+        raise out_of_bounds
+    return parsed
+
+
+def _is_by_passphrase(form: object, wrapped_by: object) -> bool:
+    match form, wrapped_by:
+        case ("unwedged-2", "passphrase") | ("unwedged-1", _):
+            return True
+        case "unwedged-2", "key":
+            return False
+    raise ValueError("unknown format")

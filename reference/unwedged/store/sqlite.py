@@ -133,6 +133,7 @@ _ADVANCE: Final = f"""
     RETURNING version, wanted, holder IS NULL
 """
 _PUT: Final = "INSERT INTO record VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
+_RESEAL: Final = "UPDATE header SET sealing = :fresh WHERE sealing = :header RETURNING 1"
 _RAISE_FLOOR: Final = "UPDATE state SET floor = max(floor, min(:floor, version))"
 _TRUNCATE: Final = "DELETE FROM change WHERE version <= (SELECT floor FROM state)"
 
@@ -204,6 +205,14 @@ class SqliteBackend:
         [(header,)] = await self._read("SELECT sealing FROM header", {})
         sealing: bytes | None = header
         return sealing
+
+    async def reseal(self, header: bytes, fresh: bytes) -> bool:
+        """Put ``fresh`` in the place of the sealing header, and say so, if that is still ``header``."""
+
+        def replace(connection: sqlite3.Connection) -> bool:
+            return bool(_rows(connection, _RESEAL, {"header": header, "fresh": fresh}))
+
+        return await self._write(replace)
 
     async def contents(self) -> tuple[Version, frozenset[str]]:
         """Return the version, and the kinds that there are records of: at a cost that does not grow with those."""

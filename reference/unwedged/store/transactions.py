@@ -21,7 +21,7 @@ from unwedged.store.clock import Clock
 from unwedged.store.errors import LeaseLost, OperationEnded, SnapshotMoved, StoreBusy, StoreError, UnknownKind
 from unwedged.store.holding import Holding, RecordName
 from unwedged.store.lock import LeaseLock
-from unwedged.store.records import Codec, RecordKind
+from unwedged.store.records import Codec, Kind, RecordKind
 from unwedged.store.sealed import SealedRecords
 from unwedged.store.settled import settled
 from unwedged.store.streams import Streams
@@ -31,18 +31,6 @@ Value = TypeVar("Value")
 Answer = TypeVar("Answer")
 
 logger = logging.getLogger(__name__)
-
-
-class Kind(Protocol):
-    """What can be said of a record kind whose keys and values are of any type."""
-
-    @property
-    def name(self) -> str:
-        """The kind's name."""
-
-    @property
-    def cached(self) -> bool:
-        """Whether its records stay in memory."""
 
 
 @dataclass(slots=True)

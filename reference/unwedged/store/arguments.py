@@ -1,0 +1,27 @@
+"""Arguments that callers give, looked at before anything is made of them.
+
+Types say the same. But they are not checked where the program runs, and what is wrong would come to light late: as an
+exception of some library, which may quote a secret, when a file has been made already.
+"""
+
+from __future__ import annotations
+
+from unwedged.store.errors import InvalidArgument
+
+
+def text_of(value: object, what: str) -> str:
+    """Return a text that has an encoding. ``what`` it is goes into the exception; the text itself does not."""
+    if not isinstance(value, str):
+        raise InvalidArgument(f"{what} is a str, not a {type(value).__name__}")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise InvalidArgument(f"{what} has a lone surrogate, which no encoding has")
+    return value
+
+
+def octets_of(value: object, length: int, what: str) -> bytes:
+    """Return so many bytes. ``what`` they are goes into the exception; the bytes do not."""
+    if not isinstance(value, bytes):
+        raise InvalidArgument(f"{what} is {length} bytes, not a {type(value).__name__}")
+    if len(value) != length:
+        raise InvalidArgument(f"{what} is {length} bytes, not {len(value)}")
+    return value

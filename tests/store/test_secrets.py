@@ -1,0 +1,211 @@
+"""The secret of a store that is open: given, changed, raced for."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import TypedDict
+
+import pytest
+
+from tests.store.stores import DEVICE, KEY, KINDS, Workbench, count_up, workbench
+from unwedged.store import (
+    CryptoStore,
+    InvalidArgument,
+    RecordKind,
+    SecretChanged,
+    StoreClosed,
+    StoreError,
+    WrongKey,
+    WrongPassphrase,
+    sealing,
+)
+from unwedged.store.crypto_store import Kinds
+from unwedged.store.sealing import RandomKey, Sealer
+
+OTHER_KEY = bytes(32)
+
+
+class Given(TypedDict, total=False):
+    passphrase: str
+    key: bytes
+
+
+pytestmark = pytest.mark.usefixtures("cheap_passphrases")
+
+
+def opened(path: Path, *, passphrase: str | None = None, key: bytes | None = None) -> Awaitable[CryptoStore]:
+    return CryptoStore.open(path, passphrase=passphrase, key=key, label="one", kinds=KINDS)
+
+
+async def counted(path: Path, *, passphrase: str | None = None, key: bytes | None = None) -> int:
+    async with await opened(path, passphrase=passphrase, key=key) as store:
+        return await store.run(count_up)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Workbench]:
+    async with workbench(tmp_path / "bench.db") as made:
+        yield made
+
+
+def content(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return list(connection.iterdump())
+
+
+class TestArguments:
+    """Nothing is made where an argument is wrong: not even a file."""
+
+    async def refuses(self, path: Path, reason: str, opening: Callable[[], Awaitable[CryptoStore]]) -> None:
+        with pytest.raises(InvalidArgument, match=reason) as refused:
+            await opening()
+        assert not os.path.exists(path)  # noqa: ASYNC240, PTH110 (it takes no time)
+        assert isinstance(refused.value, StoreError)
+        assert isinstance(refused.value, ValueError)
+        shown = f"{refused.value!r} {refused.value.__cause__!r} {refused.value.__context__!r}"
+        assert "secret" not in shown
+
+    async def test_the_secret_is_one_of_two(self, path: Path) -> None:
+        await self.refuses(path, "either a passphrase or a key", lambda: opened(path))
+        await self.refuses(path, "either", lambda: opened(path, passphrase="secret", key=KEY))
+
+    @pytest.mark.parametrize("passphrase", [b"secret", 7, ["secret"], "secret \ud800"], ids=repr)
+    async def test_a_passphrase_is_a_text(self, path: Path, passphrase: str) -> None:
+        await self.refuses(path, "a passphrase", lambda: opened(path, passphrase=passphrase))
+
+    @pytest.mark.parametrize(
+        "key", ["secret" * 5 + "ab", b"secret", bytes(31), bytes(33), b"", 32, bytearray(32)], ids=repr
+    )
+    async def test_a_key_is_32_bytes(self, path: Path, key: bytes) -> None:
+        await self.refuses(path, "a key is 32 bytes", lambda: opened(path, key=key))
+
+    @pytest.mark.parametrize("label", [b"app", None, 7, "app \udfff"], ids=repr)
+    async def test_a_label_is_a_text(self, path: Path, label: str) -> None:
+        await self.refuses(path, "a label", lambda: CryptoStore.open(path, key=KEY, label=label, kinds=KINDS))
+
+    @pytest.mark.parametrize(
+        "kinds", [["device"], [DEVICE, None], [RecordKind], [DEVICE, RecordKind("device", DEVICE.key, DEVICE.value)]]
+    )
+    async def test_kinds_are_record_kinds_each_once(self, path: Path, kinds: Kinds) -> None:
+        await self.refuses(path, "kind", lambda: CryptoStore.open(path, key=KEY, label="one", kinds=kinds))
+
+
+class TestChange:
+    @pytest.mark.parametrize("old", [{"passphrase": "old"}, {"key": KEY}], ids=repr)
+    @pytest.mark.parametrize("new", [{"passphrase": "new"}, {"key": OTHER_KEY}], ids=repr)
+    async def test_from_either_sort_to_either(self, path: Path, old: Given, new: Given) -> None:
+        async with await opened(path, **old) as store, await opened(path, **old) as bystander:
+            await store.run(count_up)
+            await store.change_secret(**new)
+            assert await store.run(count_up) == 2
+            assert await bystander.run(count_up) == 3  # who has the store open goes on
+        with pytest.raises((WrongPassphrase, WrongKey)):
+            await opened(path, **old)
+        assert await counted(path, **new) == 4
+
+    async def test_one_row_is_written_and_nothing_else(self, path: Path) -> None:
+        async with await opened(path, key=KEY) as store:
+            await store.run(count_up)
+            await store._lock.release_now()
+            before = content(path)
+            await store.change_secret(key=OTHER_KEY)
+            changed = [(old, new) for old, new in zip(before, content(path), strict=True) if old != new]
+            assert len(changed) == 1
+            assert changed[0][1].startswith('INSERT INTO "header" ')
+            assert store.statistics().epoch == 0
+
+    async def test_a_wrong_secret_changes_nothing(self, path: Path) -> None:
+        async with await opened(path, key=KEY) as store:
+            before = content(path)
+            with pytest.raises(InvalidArgument):
+                await store.change_secret()
+            with pytest.raises(InvalidArgument):
+                await store.change_secret(passphrase="\ud800")
+            assert content(path) == before
+        with pytest.raises(StoreClosed):
+            await store.change_secret(key=OTHER_KEY)
+
+    async def test_again_and_again(self, path: Path) -> None:
+        async with await opened(path, key=KEY) as store:
+            for secret in (b"1" * 32, b"2" * 32, b"3" * 32):
+                await store.change_secret(key=secret)
+        assert await counted(path, key=b"3" * 32) == 1
+
+    async def test_of_two_who_change_it_at_once_one_is_refused(self, path: Path) -> None:
+        async with await opened(path, key=KEY) as one, await opened(path, key=KEY) as other:
+            outcomes = await asyncio.gather(
+                one.change_secret(key=b"1" * 32), other.change_secret(key=b"2" * 32), return_exceptions=True
+            )
+            assert sorted(map(type, outcomes), key=str) == sorted([type(None), SecretChanged], key=str)
+            winner = b"1" * 32 if outcomes[0] is None else b"2" * 32
+            # Also later: who was refused does not know the present secret.
+            with pytest.raises(SecretChanged):
+                await (other if outcomes[0] is None else one).change_secret(key=b"3" * 32)
+        assert await counted(path, key=winner) == 1
+
+    @pytest.mark.parametrize("late", [False, True])
+    async def test_who_is_cancelled_is_told_when_it_is_settled(self, bench: Workbench, late: bool) -> None:
+        store = await bench.instance("one")
+        sealer = Sealer.create(RandomKey(KEY), store.gated.inner.identity)
+        await store.gated.inner.sealing(sealer.header)
+        store._sealer = sealer
+        gate = store.gated.hold_after("reseal") if late else store.gated.hold_before("reseal")
+        changing = asyncio.create_task(store.change_secret(key=OTHER_KEY))
+        await gate.reached.wait()
+        changing.cancel()
+        gate.opened.set()
+        with pytest.raises(asyncio.CancelledError):
+            await changing
+        header = await store.gated.inner.sealing()
+        assert header == store._sealer.header != sealer.header
+        await store.change_secret(key=KEY)  # it knows the present one
+
+
+class TestRaces:
+    async def test_two_make_a_store_at_once_with_different_secrets(self, path: Path) -> None:
+        outcomes = await asyncio.gather(
+            counted(path, key=KEY), counted(path, key=OTHER_KEY), counted(path, passphrase="p"), return_exceptions=True
+        )
+        assert [outcome for outcome in outcomes if not isinstance(outcome, BaseException)] == [1]
+        assert all(outcome == 1 or isinstance(outcome, WrongKey | WrongPassphrase) for outcome in outcomes)
+
+    @pytest.mark.parametrize("knows", ["old", "new"])
+    async def test_the_first_changes_the_secret_while_the_second_still_makes_the_store(
+        self, path: Path, knows: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The second has found a store without a header, and stands before it keeps its own."""
+        arrived, go_on = asyncio.Event(), asyncio.Event()
+        keep = sealing.Sealer.create
+        made: list[Sealer] = []
+        loop = asyncio.get_running_loop()
+
+        def slowly(secret: sealing.Secret, store: bytes) -> Sealer:
+            made.append(keep(secret, store))
+            if len(made) == 1:
+                loop.call_soon_threadsafe(arrived.set)
+                asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result()
+            return made[-1]
+
+        monkeypatch.setattr(sealing.Sealer, "create", slowly)
+        second = asyncio.create_task(counted(path, key=KEY if knows == "old" else OTHER_KEY))
+        await arrived.wait()
+        async with await opened(path, key=KEY) as first:
+            await first.change_secret(key=OTHER_KEY)
+            assert await first.run(count_up) == 1
+        go_on.set()
+        if knows == "old":
+            with pytest.raises(WrongKey):
+                await second
+        else:
+            assert await second == 2
+        assert await counted(path, key=OTHER_KEY) == (2 if knows == "old" else 3)
