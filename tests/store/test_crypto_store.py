@@ -14,6 +14,7 @@ from tests.store.stores import (
     DEVICE,
     KEY,
     KINDS,
+    PATIENCE,
     PLAIN,
     CancelledAt,
     Counter,
@@ -238,7 +239,7 @@ class TestViews:
         await phone.run(count_up)
         async with phone.view() as view:
             assert await count_of(view) == 1
-            await asyncio.create_task(phone.run(count_up))
+            await apart(phone.run(count_up))
             assert await count_of(view) == 1
         assert await phone.query(count_of) == 2
 
@@ -247,13 +248,13 @@ class TestViews:
             transaction.put(DEVICE, "d", b"2")
 
         async with failing(SnapshotMoved, phone.view()) as view:
-            await asyncio.create_task(phone.run(write))
+            await apart(phone.run(write))
             await view.get(DEVICE, "d")
         async with failing(SnapshotMoved, phone.view()) as view:
-            await asyncio.create_task(phone.run(write))
+            await apart(phone.run(write))
             await view.keys(DEVICE)
         async with phone.view() as view:
-            await asyncio.create_task(phone.run(write))
+            await apart(phone.run(write))
             assert await view.get(DEVICE, "other") is None
             assert await view.keys(COUNTER) == ()
         bench.assert_cache_is_snapshot(phone)
@@ -722,6 +723,51 @@ class TestMisuse:
             with pytest.raises(NestedOperation):
                 await phone.run(count_up)
 
+    @pytest.mark.parametrize("begin", ["transaction", "view"])
+    async def test_nesting_in_a_child_is_refused(self, phone: Instance, begin: str) -> None:
+        async with phone.transaction() if begin == "transaction" else phone.view():
+            for outcome in await asyncio.gather(
+                phone.run(count_up), phone.query(count_of), phone.close(), return_exceptions=True
+            ):
+                assert isinstance(outcome, NestedOperation)
+            with pytest.raises(NestedOperation):
+                await asyncio.wait_for(phone.run(count_up), PATIENCE)
+            with pytest.raises(ExceptionGroup, match="unhandled errors") as group:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(phone.query(count_of))
+            assert group.group_contains(NestedOperation)
+        assert await phone.run(count_up) == 1
+
+    async def test_a_child_is_refused_for_as_long_as_its_operation_runs(self, phone: Instance) -> None:
+        """Also where nobody awaits the child: nobody can know that."""
+        ended = asyncio.Event()
+
+        async def child() -> int:
+            with pytest.raises(NestedOperation):
+                await phone.run(count_up)
+            await ended.wait()
+            return await phone.run(count_up)
+
+        async with phone.transaction() as transaction:
+            outlives = asyncio.create_task(child())
+            await asyncio.sleep(0)
+            await count_up(transaction)
+        ended.set()
+        assert await outlives == 2
+        assert await phone.run(count_up) == 3
+
+    async def test_an_operation_of_another_store_may_run_inside(self, phone: Instance, tmp_path: Path) -> None:
+        async with workbench(tmp_path / "other.db") as elsewhere:
+            other = await elsewhere.instance("phone")
+            async with phone.transaction() as transaction:
+                assert await other.run(count_up) == 1
+                await count_up(transaction)
+                with pytest.raises(NestedOperation):
+                    await phone.run(count_up)
+                async with other.view():
+                    with pytest.raises(NestedOperation):
+                        await phone.run(count_up)
+
     async def test_what_has_ended_is_not_used(self, phone: Instance) -> None:
         async with phone.transaction() as transaction:
             pass
@@ -805,7 +851,7 @@ class TestHandover:
         async with failing(LeaseLost, phone.transaction()) as zombie:
             await lose_lease(bench, extension)
             await phone.lock.renew_now()
-            assert await asyncio.create_task(phone.run(count_up)) == 3
+            assert await apart(phone.run(count_up)) == 3
             assert phone.statistics().live_objects == 2
             assert await count_up(zombie) == 2, "it goes on with its own snapshot"
         bench.assert_cache_is_snapshot(phone)

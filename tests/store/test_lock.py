@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import pytest
 
-from tests.store.stores import DEVICE, PATIENCE, Instance, Workbench, count_up, take_over, workbench
+from tests.store.stores import DEVICE, PATIENCE, Instance, Workbench, apart, count_up, take_over, workbench
 from unwedged.protocol import guard as rules
 from unwedged.protocol.guard import NO_GUARD, Stage
 from unwedged.protocol.identifiers import Epoch, Milliseconds
@@ -239,7 +239,7 @@ class TestGivingWay:
 
     async def test_who_waited_for_its_turn_does_not_begin_either(self, phone: Instance, extension: Instance) -> None:
         async with phone.transaction():
-            behind = asyncio.create_task(phone.run(count_up))
+            behind = asyncio.create_task(apart(phone.run(count_up)))
             await all_that_can_run()
             await extension.lock.acquire_now()
             await phone.lock.renew_now()
@@ -328,7 +328,7 @@ class TestGivingWay:
     async def test_a_commit_beside_a_view_keeps_the_lease_for_it(self, phone: Instance, extension: Instance) -> None:
         async with phone.view() as view:
             await extension.lock.acquire_now()
-            await asyncio.create_task(phone.run(count_up))
+            await apart(phone.run(count_up))
             assert phone.lock.guard.stage is Stage.CLOSING
             assert not await extension.lock.acquire_now()
             await view.get(DEVICE, "d")

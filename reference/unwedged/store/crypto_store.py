@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -94,6 +95,19 @@ class Statistics:
     subscriptions: int
 
 
+@dataclass(slots=True, eq=False)
+class _Inside:
+    """That the code which runs is inside an operation of a store; of none, once that operation has ended."""
+
+    store: CryptoStore | None
+
+
+_INSIDE: ContextVar[tuple[_Inside, ...]] = ContextVar("inside", default=())
+"""What the code that runs is inside of. A task inherits this from the code that makes it: if such a task began an
+operation, and were awaited, each would wait for the other; and nobody can tell whether it will be awaited. It may begin
+one as soon as the operation that it was made in has ended, since that is noted in the object both share."""
+
+
 class CryptoStore:
     """One process instance's view of a store that it may share with others. Made by ``open``."""
 
@@ -129,7 +143,6 @@ class CryptoStore:
             hear=self._streams.tell,
         )
         self._parts = Parts(backend, records, self._lock, self._streams, clock, _declared(kinds), Counts())
-        self._inside: set[asyncio.Task[object] | None] = set()
         self._operations: set[Operation] = set()
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -210,7 +223,7 @@ class CryptoStore:
         That goes for an exception of the block's own as well: it may come from what is no longer so, and is then the
         cause of the ``LeaseLost``.
         """
-        with self._alone_in_task():
+        with self._alone():
             holding = await self._lock.begin_transaction()
             operation = Updating(self._parts, holding)
             self._began(operation)
@@ -233,7 +246,7 @@ class CryptoStore:
         Raises ``OperationInterrupted`` where the lease was lost, or where a record was needed that a commit of this
         process changed after the view began; ``query`` would run it again.
         """
-        with self._alone_in_task():
+        with self._alone():
             holding = await self._lock.begin_view()
             operation = Reading(self._parts, holding)
             self._began(operation)
@@ -313,8 +326,7 @@ class CryptoStore:
 
     async def close(self) -> None:
         """Let nothing begin any more, wait for what runs, give the lease up, and let go of the file."""
-        if asyncio.current_task() in self._inside:
-            raise NestedOperation("a store can't be closed from inside one of its operations")
+        self._must_not_be_inside("a store can't be closed")
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
         await asyncio.shield(self._closing)
@@ -357,17 +369,20 @@ class CryptoStore:
         if self._closing is not None:
             raise StoreClosed("the store was closed")
 
+    def _must_not_be_inside(self, what: str) -> None:
+        if any(inside.store is self for inside in _INSIDE.get()):
+            raise NestedOperation(f"{what} from inside a transaction or view of this store, or from a task made there")
+
     @contextmanager
-    def _alone_in_task(self) -> Iterator[None]:
+    def _alone(self) -> Iterator[None]:
         self._must_be_open()
-        task = asyncio.current_task()
-        if task in self._inside:
-            raise NestedOperation("this task is already inside a transaction or view of this store")
-        self._inside.add(task)
+        self._must_not_be_inside("an operation can't begin")
+        inside = _Inside(self)
+        _INSIDE.set((*(other for other in _INSIDE.get() if other.store is not None), inside))
         try:
             yield
         finally:
-            self._inside.discard(task)
+            inside.store = None
 
     def _began(self, operation: Operation) -> None:
         self._operations.add(operation)

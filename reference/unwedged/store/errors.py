@@ -75,4 +75,7 @@ class OperationEnded(StoreError):
 
 
 class NestedOperation(StoreError):
-    """A task that is inside a transaction or view of a store began another one of it: each would wait for the other."""
+    """An operation of a store was begun, or the store closed, inside of another operation of it.
+
+    Each would wait for the other. A task that was made inside of an operation counts as inside until that has ended.
+    """
