@@ -177,6 +177,73 @@ class TestTransactions:
         assert copy is not made
         assert copy.count == 5
 
+    async def test_two_gets_at_once_give_one_object(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        """Both find that they have to load the record, and both load it."""
+        await extension.run(count_up)
+        await extension.lock.release_now()
+        async with phone.transaction() as transaction:
+            gate = phone.gated.hold_after("load")
+            gets = [asyncio.create_task(counter_of(transaction)) for _ in range(2)]
+            await gate.reached.wait()
+            again = await gets[1]
+            gate.opened.set()
+            one = await gets[0]
+            assert phone.gated.calls.count("load") == 2
+            assert one is again
+            assert one is not None
+            one.count += 1
+            transaction.put(COUNTER, "n", one)
+        bench.assert_cache_is_snapshot(phone)
+
+    async def test_a_get_that_loads_does_not_undo_a_put_meanwhile(self, phone: Instance) -> None:
+        async with phone.transaction() as transaction:
+            gate = phone.gated.hold_after("load")
+            slow = asyncio.create_task(counter_of(transaction))
+            await gate.reached.wait()
+            made = Counter(7)
+            transaction.put(COUNTER, "n", made)
+            gate.opened.set()
+            assert await slow is made
+
+    async def test_nothing_is_put_during_the_commit(self, bench: Workbench, phone: Instance) -> None:
+        """It would be dropped without a word: what is written was encoded before."""
+        begun = asyncio.get_running_loop().create_future()
+
+        async def operation(transaction: Transaction) -> int:
+            begun.set_result(transaction)
+            return await count_up(transaction)
+
+        gate = phone.gated.hold_before("commit")
+        running = asyncio.create_task(phone.run(operation))
+        transaction: Transaction = await begun
+        await gate.reached.wait()
+        with pytest.raises(OperationEnded):
+            transaction.put(DEVICE, "d", b"late")
+        with pytest.raises(OperationEnded):
+            transaction.delete(COUNTER, "n")
+        with pytest.raises(OperationEnded):
+            await transaction.get(COUNTER, "n")
+        gate.opened.set()
+        assert await running == 1
+        assert bench.stored() == {RecordName("counter", b"n"): b"1"}
+
+    async def test_nothing_is_read_during_the_validation(self, phone: Instance) -> None:
+        gate = phone.gated.hold_before("check")
+        begun = asyncio.get_running_loop().create_future()
+
+        async def operation(view: View) -> None:
+            begun.set_result(view)
+
+        running = asyncio.create_task(phone.query(operation))
+        view: View = await begun
+        await gate.reached.wait()
+        with pytest.raises(OperationEnded):
+            await view.get(COUNTER, "n")
+        gate.opened.set()
+        await running
+
     async def test_what_was_not_put_was_not_changed(self, phone: Instance) -> None:
         await phone.run(count_up)
         async with phone.transaction() as transaction:
