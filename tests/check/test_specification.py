@@ -180,8 +180,10 @@ def modelled() -> dict[str, dict[str, str]]:
 
 
 def unmodelled() -> dict[str, dict[str, str]]:
-    [without] = [t for t in tables("guarantees") if "Slug" in t.columns and "Model" not in t.columns]
-    return {slug: row for row in without.rows for slug in spans(row["Slug"])}
+    """Return the rows of what no model knows, by slug: of the layer that is not there yet, and of the system below."""
+    without = [t for t in tables("guarantees") if "Slug" in t.columns and "Model" not in t.columns]
+    assert [table.rows[0]["Layer"] for table in without] == ["O", "M"]
+    return {slug: row for table in without for row in table.rows for slug in spans(row["Slug"])}
 
 
 # Names
@@ -213,6 +215,12 @@ def test_paths_exist(name: str) -> None:
 def test_slugs_exist() -> None:
     known = modelled().keys() | unmodelled().keys()
     assert {s for s in spans(documents()) if SLUG.fullmatch(s) and not s.startswith("fault-")} - known == set()
+
+
+def test_what_the_operating_system_does_is_brought_about() -> None:
+    for row in table("guarantees", "Slug", "What is seen instead", "Tests").rows:
+        assert row["Layer"] == "O"
+        assert any("::" in span for span in spans(row["Tests"])), row["Slug"]
 
 
 # The maps between the specification and the code

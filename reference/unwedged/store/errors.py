@@ -35,6 +35,14 @@ class InvalidArgument(StoreError, ValueError):
     """A value that was given is of a type, or has a content, that the store can do nothing with."""
 
 
+class StoreReplaced(StoreError):
+    """The files that are open are no longer those that the store's name leads to; others see what is there instead.
+
+    They were removed or replaced, or this process has read the open file and so dropped its locks. What this object
+    commits would be lost, so it commits nothing more: open the store again.
+    """
+
+
 class WrongPassphrase(StoreError):
     """The passphrase does not open the store's key (or that, as it is stored, was damaged: nobody can tell)."""
 

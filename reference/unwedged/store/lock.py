@@ -20,7 +20,7 @@ from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Versi
 from unwedged.protocol.lease import LONGEST_LEASE, takeable
 from unwedged.store.backend import Backend
 from unwedged.store.clock import Chance, Clock
-from unwedged.store.errors import LeaseLost, StoreClosed, StoreError
+from unwedged.store.errors import LeaseLost, StoreClosed, StoreError, StoreReplaced
 from unwedged.store.holding import Holding, RecordName
 
 Answer = TypeVar("Answer")
@@ -205,10 +205,13 @@ class LeaseLock:
         self._become(rules.lost(self.guard, epoch))
 
     async def fenced(self, epoch: Epoch, access: Awaitable[Answer]) -> Answer:
-        """Await an access to the database made for ``epoch``; where the fence stops it, that guard is dead."""
+        """Await an access to the database made for ``epoch``; where the fence stops it, that guard is dead.
+
+        So it is where this process has lost the files to which the lease belongs.
+        """
         try:
             return await access
-        except LeaseLost:
+        except (LeaseLost, StoreReplaced):
             self.lost(epoch)
             raise
 

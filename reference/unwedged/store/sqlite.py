@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +43,7 @@ from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Versi
 from unwedged.protocol.lease import LONGEST_LEASE, Lease
 from unwedged.store.backend import Committed, Listed, Loaded, Row, RowName
 from unwedged.store.errors import LeaseLost, NotAStore, StorageFailed, StoreClosed
+from unwedged.store.files import Files, prepare
 from unwedged.store.schema import BEGIN, CENSUS, IDENTITY, SOUND, translated, upgrade, version_of
 from unwedged.store.settled import settled
 
@@ -162,13 +162,13 @@ class Driver(aiosqlite.Connection):
 class SqliteBackend:
     """A store in an SQLite file. Implements ``Backend``."""
 
-    def __init__(self, driver: Driver, here: sqlite3.Connection, identity: bytes) -> None:
+    def __init__(self, driver: Driver, here: sqlite3.Connection, files: Files, identity: bytes) -> None:
         """For ``open`` only."""
         self.identity: Final = identity
         """The store's own random identity."""
         self._driver = driver
         self._here = here
-        self._here.create_function("late", 2, _lateness)
+        self._files = files
         self._in_a_row = 0
         self._written = 0
         self._closed = False
@@ -177,22 +177,16 @@ class SqliteBackend:
     async def open(cls, path: Path) -> SqliteBackend:
         """Open the store at ``path``; where there is no file, or an empty one, make one that only its owner reads."""
         with translated():
-            _ensure_file(path)
-            connect = partial(sqlite3.connect, path, timeout=0, isolation_level=None)
-            driver = Driver(connect, iter_chunk_size=1)
+            file = prepare(path)
+            connect = partial(sqlite3.connect, path, timeout=0, isolation_level=None, check_same_thread=False)
+            here, driver = connect(), Driver(connect, iter_chunk_size=1)
             try:
-                identity = await settled(_prepared(driver))
-                backend = cls(driver, connect(), identity)
+                identity = await settled(_prepared(driver, here))
+                return cls(driver, here, Files.opened_at(path, file), identity)
             except BaseException:
+                here.close()
                 await settled(driver.close())
                 raise
-        try:
-            for pragma in ("synchronous = NORMAL", f"wal_autocheckpoint = {LONGEST_LOG}"):
-                await backend._shortly(f"PRAGMA {pragma}", {})
-        except BaseException:
-            await backend.close()
-            raise
-        return backend
 
     async def sealing(self, fresh: bytes | None = None) -> bytes | None:
         """Return the sealing header, or keep and return ``fresh`` where there is none yet."""
@@ -225,7 +219,7 @@ class SqliteBackend:
             "instance": instance, "label": label, "longest": LONGEST_LEASE,
             "now": now, "duration": duration, "began": _clock(),
         }  # fmt: skip
-        return _lease((await self._shortly(_ACQUIRE, parameters))[0])
+        return _lease((await self._shortly(_ACQUIRE, parameters, writes=True))[0])
 
     async def look(self) -> Lease:
         """Return the lease row. Not fenced: it is for those who wait."""
@@ -234,11 +228,11 @@ class SqliteBackend:
     async def renew(self, epoch: Epoch, now: Milliseconds, duration: Milliseconds) -> Lease:
         """Extend the lease of ``epoch`` to ``duration`` from ``now`` and return the row. Fenced."""
         parameters: Parameters = {"epoch": epoch, "now": now, "duration": duration, "began": _clock()}
-        return _lease(_fenced(await self._shortly(_RENEW, parameters))[0])
+        return _lease(_fenced(await self._shortly(_RENEW, parameters, writes=True))[0])
 
     async def release(self, epoch: Epoch) -> None:
         """Give up the lease of ``epoch``; nothing happens if it is no longer held under that epoch."""
-        await self._shortly(_RELEASE, {"epoch": epoch})
+        await self._shortly(_RELEASE, {"epoch": epoch}, writes=True)
 
     async def check(self, epoch: Epoch) -> Lease:
         """Return the lease row. Fenced: that it returns is the answer (rule 6)."""
@@ -297,11 +291,25 @@ class SqliteBackend:
         """Let go of the database. The lease is not touched."""
         if not self._closed:
             self._closed = True
-            self._here.close()
             with translated():
-                await settled(self._driver.close())
+                await settled(self._let_go())
 
-    async def _shortly(self, statement: str, parameters: Parameters) -> list[sqlite3.Row]:
+    async def _let_go(self) -> None:
+        """Close both connections. The last one of all processes moves the log into the file.
+
+        Not so where this log is no longer the file's: it would overwrite what others have committed. A connection that
+        can only read keeps these from taking themselves for the last, and can't be the last itself.
+        """
+        with contextlib.ExitStack() as last:
+            if not self._files.are_there():
+                with contextlib.suppress(sqlite3.Error):
+                    reader = sqlite3.connect(f"{Path(self._files.path).as_uri()}?mode=ro", uri=True)
+                    last.callback(reader.close)
+                    _rows(reader, CENSUS, {})
+            self._here.close()
+            await self._driver.close()
+
+    async def _shortly(self, statement: str, parameters: Parameters, *, writes: bool = False) -> list[sqlite3.Row]:
         """Run one short statement here, as soon as the database is not busy."""
         pauses = _pauses(0)
         self._in_a_row += 1
@@ -310,6 +318,8 @@ class SqliteBackend:
             await asyncio.sleep(0)
         while True:
             self._must_be_open()
+            if writes:
+                self._files.verify()
             with translated():
                 try:
                     return _rows(self._here, statement, parameters)
@@ -322,10 +332,26 @@ class SqliteBackend:
         return await self._call(lambda connection: _rows(connection, statement, parameters))
 
     async def _write(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        """Run ``work`` in a transaction on the driver's thread, and tidy up now and then."""
+        """Run ``work`` in a transaction on the driver's thread, and tidy up now and then.
+
+        Both before anything is written and before it is acknowledged the files must be the ones that were opened.
+        """
         self._written += 1
         tidily = self._written % CHECKPOINT_EVERY == 0
-        return await self._call(partial(_tidy_transaction if tidily else _transaction, work))
+
+        def verified(connection: sqlite3.Connection) -> Result:
+            self._files.verify()
+            return work(connection)
+
+        def write(connection: sqlite3.Connection) -> Result:
+            result = _transaction(verified, connection)
+            self._files.verify()
+            if tidily:
+                with contextlib.suppress(sqlite3.Error):  # The transaction is made, whatever comes of this.
+                    _checkpoint(connection)
+            return result
+
+        return await self._call(write)
 
     async def _call(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """Run ``work`` on the driver's thread. Who is cancelled is told when it is over."""
@@ -353,13 +379,6 @@ def _transaction(work: Callable[[sqlite3.Connection], Result], connection: sqlit
     return result
 
 
-def _tidy_transaction(work: Callable[[sqlite3.Connection], Result], connection: sqlite3.Connection) -> Result:
-    result = _transaction(work, connection)
-    with contextlib.suppress(sqlite3.Error):  # The transaction is made, whatever comes of this.
-        _checkpoint(connection)
-    return result
-
-
 def _checkpoint(connection: sqlite3.Connection) -> None:
     """Move the log into the file while nobody writes; if others do, for long, leave it for the next time."""
     for _ in range(round(BRIEFLY / AT_ONCE)):
@@ -369,10 +388,20 @@ def _checkpoint(connection: sqlite3.Connection) -> None:
         time.sleep(AT_ONCE)
 
 
-async def _prepared(driver: Driver) -> bytes:
+async def _prepared(driver: Driver, here: sqlite3.Connection) -> bytes:
+    """Open the driver's connection, make both ready, and return the store's identity."""
     connected = await driver
     assert connected is driver
-    return await driver.call(_prepare)
+    identity = await driver.call(_prepare)
+    await driver.call(lambda _: _patiently(_prepare_beside, here))
+    return identity
+
+
+def _prepare_beside(connection: sqlite3.Connection) -> None:
+    """Make the connection of the short statements ready; reading opens its write-ahead log."""
+    connection.create_function("late", 2, _lateness)
+    for statement in ("PRAGMA synchronous = NORMAL", f"PRAGMA wal_autocheckpoint = {LONGEST_LOG}", IDENTITY):
+        _rows(connection, statement, {})
 
 
 def _prepare(connection: sqlite3.Connection) -> bytes:
@@ -425,20 +454,6 @@ def _pause(error: sqlite3.OperationalError, pauses: Iterator[float]) -> float:
         for pause in pauses:
             return pause
     raise error
-
-
-def _ensure_file(path: Path) -> None:
-    """Make the file, so that SQLite need not, and would not give it the user's usual permissions.
-
-    SQLite gives its other files the same ones. A file that exists is never opened here: closing it again would drop the
-    locks that SQLite may hold on it elsewhere in this process.
-    """
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    if not (path.is_file() and os.access(path, os.R_OK)):
-        raise StorageFailed("the store could not be opened: there is no file that may be read")
-    if path.stat().st_size == 0:
-        path.chmod(0o600)
 
 
 def _fenced(rows: list[sqlite3.Row]) -> list[sqlite3.Row]:

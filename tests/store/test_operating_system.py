@@ -1,0 +1,148 @@
+"""What the operating system does to a store, with real processes: files that go, forks, exits and suspensions."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import pytest
+
+from tests.store.worker import COUNTS, PASSPHRASE, at_work, count_up, read, worker
+from unwedged.protocol.identifiers import Milliseconds
+from unwedged.store import CryptoStore, LeaseTimes, StoreReplaced, sqlite
+
+KEEPS = LeaseTimes(Milliseconds(3_000), renew_every=Milliseconds(1_000), idle_after=Milliseconds(60_000))
+"""Its holder keeps the lease, and others need not wait for it for long where the holder can't give it up."""
+LONG = LeaseTimes(Milliseconds(60_000), renew_every=Milliseconds(20_000), idle_after=Milliseconds(60_000))
+
+
+@asynccontextmanager
+async def opened(path: Path, times: LeaseTimes = KEEPS) -> AsyncIterator[CryptoStore]:
+    async with await CryptoStore.open(path, passphrase=PASSPHRASE, label="test", kinds=[COUNTS], times=times) as store:
+        yield store
+
+
+def copy(path: Path) -> Path:
+    """Copy a store that others have open, as the specification says: SQLite reads it, in another process."""
+    target = path.with_name("copy")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("VACUUM INTO ?", (str(target),))
+    return target
+
+
+def remove(path: Path) -> None:
+    for name in ("store", "store-wal", "store-shm"):
+        path.with_name(name).unlink()
+
+
+def replace(path: Path) -> None:
+    copy(path).replace(path)
+
+
+def read_the_file(path: Path) -> None:
+    path.read_bytes()
+    look(path)
+
+
+def copy_the_file(path: Path) -> None:
+    shutil.copy(path, path.with_name("copy"))
+    look(path)
+
+
+def look(path: Path) -> None:
+    """Have another process open the file, and close it."""
+    program = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM state'); c.close()"
+    subprocess.run([sys.executable, "-c", program, path], check=True)  # noqa: S603 (a program of its own)
+
+
+@pytest.mark.parametrize("loses", [remove, replace, read_the_file, copy_the_file])
+class TestLosingTheFiles:
+    """``store-remade-while-open`` and ``locks-dropped-by-reading``."""
+
+    async def test_the_next_commit_is_refused_by_name(self, tmp_path: Path, loses: Callable[[Path], None]) -> None:
+        path = tmp_path / "store"
+        async with opened(path) as store:
+            assert await store.run(count_up) == 1
+            loses(path)
+            with pytest.raises(StoreReplaced):
+                await store.run(count_up)
+            assert not store.statistics().epoch, "the guard is dead"
+            with pytest.raises(StoreReplaced):
+                await store.query(read)
+        after = int(at_work(path, "count"))
+        assert after == (1 if loses is remove else 2), "what the others see, nobody else was given"
+
+    async def test_the_next_acquisition_is_refused_by_name(self, tmp_path: Path, loses: Callable[[Path], None]) -> None:
+        path = tmp_path / "store"
+        async with opened(path) as store:
+            assert await store.run(count_up) == 1
+            await store._lock.release_now()
+            loses(path)
+            with pytest.raises(StoreReplaced):
+                await store.query(read)
+
+    async def test_the_next_renewal_ends_the_guard(self, tmp_path: Path, loses: Callable[[Path], None]) -> None:
+        path = tmp_path / "store"
+        async with opened(path, LONG) as store:
+            assert await store.run(count_up) == 1
+            loses(path)
+            with pytest.raises(StoreReplaced):
+                await store._lock.renew_now()
+            assert not store.statistics().epoch
+
+    async def test_closing_harms_nobody(self, tmp_path: Path, loses: Callable[[Path], None]) -> None:
+        path = tmp_path / "store"
+        async with opened(path) as store:
+            assert await store.run(count_up) == 1
+            loses(path)
+            with worker(path) as other:
+                first = int(other.do("count"))
+                with pytest.raises(StoreReplaced):
+                    await store.run(count_up)
+                await store.close()
+                assert int(other.do("count")) == first + 1
+                other.close()
+        assert int(at_work(path, "count")) == first + 2
+
+
+async def test_what_was_committed_into_a_log_that_is_gone_is_never_moved_into_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log goes while the commit is under way: closing this store must not put its pages over those of others."""
+    path = tmp_path / "store"
+    async with opened(path) as store:
+        assert await store.run(count_up) == 1
+        path.read_bytes()
+        reached, go_on, lateness, loop = (
+            asyncio.Event(),
+            threading.Event(),
+            sqlite._lateness,
+            asyncio.get_running_loop(),
+        )
+
+        def stop(began: float, duration: Milliseconds) -> Milliseconds:
+            loop.call_soon_threadsafe(reached.set)
+            assert go_on.wait(60)
+            return lateness(began, duration)
+
+        monkeypatch.setattr(sqlite, "_lateness", stop)
+        commit = asyncio.create_task(store.run(count_up))
+        await reached.wait()
+        look(path)
+        go_on.set()
+        with pytest.raises(StoreReplaced):
+            await commit
+        monkeypatch.undo()
+        for count in range(2, 5):
+            assert int(at_work(path, "count")) == count
+        await store.close()
+        assert at_work(path, "read") == "4"
+    async with opened(path) as store:
+        assert await store.run(count_up) == 5

@@ -1,0 +1,106 @@
+"""A program that shares a counter with others, to be run as a process: ``python -m tests.store.worker PATH``.
+
+It does what each line that comes in names, and answers with one line: what came of it, or the name of the exception.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from unwedged.store import TEXT, Codec, CryptoStore, RecordKind, Transaction, View
+
+PASSPHRASE: Final = "worker"
+COUNTS: Final = RecordKind("count", TEXT, Codec[int](lambda count: b"%d" % count, int))
+PATIENCE: Final = 60
+"""Seconds after which a test that hangs fails instead."""
+
+
+async def count_up(transaction: Transaction) -> int:
+    """Give out the next number: whoever gets one that another has got has lost an update."""
+    count = (await transaction.get(COUNTS, "n") or 0) + 1
+    transaction.put(COUNTS, "n", count)
+    return count
+
+
+async def read(view: View) -> int:
+    """Return the number that was given out last."""
+    return await view.get(COUNTS, "n") or 0
+
+
+async def open_store(path: Path) -> CryptoStore:
+    """Open the store of the counter."""
+    return await CryptoStore.open(path, passphrase=PASSPHRASE, label="worker", kinds=[COUNTS])
+
+
+async def perform(path: Path) -> None:
+    """Answer what comes in, until nothing more does."""
+    async with await open_store(path) as store:
+        answer("opened")
+        while command := (await asyncio.to_thread(sys.stdin.readline)).strip():
+            try:
+                answer(await (store.run(count_up) if command == "count" else store.query(read)))
+            except Exception as error:  # noqa: BLE001 (it is the answer)
+                answer(type(error).__name__)
+
+
+def answer(what: object) -> None:
+    """Write one line."""
+    sys.stdout.write(f"{what}\n")
+    sys.stdout.flush()
+
+
+class Worker:
+    """Another process that has the store open."""
+
+    def __init__(self, path: Path) -> None:
+        self.process = subprocess.Popen(  # noqa: S603 (this project's own program)
+            [sys.executable, "-m", "tests.store.worker", path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.answer() == "opened"
+
+    def do(self, command: str) -> str:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{command}\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def answer(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def close(self) -> None:
+        """Have it close the store, and end."""
+        self.process.communicate(timeout=PATIENCE)
+        assert self.process.returncode == 0
+
+
+@contextlib.contextmanager
+def worker(path: Path) -> Iterator[Worker]:
+    """Start a worker, and end it."""
+    started = Worker(path)
+    try:
+        yield started
+    finally:
+        started.process.kill()
+        started.process.wait()
+
+
+def at_work(path: Path, command: str) -> str:
+    """Have a process open the store, do one thing, and close it."""
+    with worker(path) as other:
+        done = other.do(command)
+        other.close()
+    return done
+
+
+if __name__ == "__main__":
+    asyncio.run(perform(Path(sys.argv[1])))
