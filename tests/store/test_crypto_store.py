@@ -32,6 +32,7 @@ from unwedged.store import (
     BYTES,
     TEXT,
     CryptoStore,
+    Lagged,
     LeaseLost,
     NestedOperation,
     OperationEnded,
@@ -41,6 +42,7 @@ from unwedged.store import (
     StorageFailed,
     StoreBusy,
     StoreClosed,
+    TamperedRecord,
     Transaction,
     UnknownKind,
     View,
@@ -998,3 +1000,76 @@ async def test_representations_say_much_and_no_secret(phone: Instance) -> None:
     assert phone.lock.guard.stage is Stage.HELD
     for shown in (repr(phone), repr(transaction), repr(view), repr(phone.statistics())):
         assert "secret" not in shown
+
+
+class TestDamage:
+    """What does not authenticate must not stop everybody for ever, and must not be taken for anything."""
+
+    @pytest.fixture
+    async def damaged(self, bench: Workbench, phone: Instance, extension: Instance) -> Workbench:
+        """Let ``phone`` know three records, and ``extension`` change one; the line that says so is damaged."""
+        for key in "abc":
+            await phone.run(lambda transaction, key=key: count_up(transaction, key))  # type: ignore[misc]
+        await phone.lock.release_now()
+        await extension.run(lambda transaction: count_up(transaction, "b"))
+        await extension.lock.release_now()
+        bench.edit("UPDATE change SET key = x'0102' WHERE version = 4")
+        return bench
+
+    async def test_a_line_that_can_not_be_read_empties_the_cache(
+        self, damaged: Workbench, phone: Instance, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await take_over(phone)
+        assert (phone.statistics().cached_records, phone.statistics().live_objects) == (0, 0)
+        damaged.assert_cache_is_snapshot(phone)
+        [warning] = [record for record in caplog.records if record.levelno == logging.WARNING]
+        assert "kind=counter version=4" in warning.getMessage()
+        assert "0102" not in warning.getMessage()
+        assert await phone.run(lambda transaction: count_up(transaction, "b")) == 3
+
+    async def test_subscribers_are_told_that_they_lagged(self, bench: Workbench, phone: Instance) -> None:
+        other = await bench.instance("other")
+        async with phone.subscribe(COUNTER) as changes:
+            await other.run(count_up)
+            bench.edit("UPDATE change SET key = x'0102'")
+            await phone.listen_now()
+            assert await anext(changes) == Lagged(Version(1))
+            await other.run(count_up)
+            await phone.listen_now()
+            assert (await anext(changes)).version == 2
+
+    async def test_everybody_goes_on(self, damaged: Workbench, phone: Instance, extension: Instance) -> None:
+        newcomer = await damaged.instance("newcomer")
+        for count, store in enumerate((newcomer, phone, extension), 1):
+            assert await store.run(count_up) == count
+            await store.lock.release_now()
+
+    async def test_a_value_that_can_not_be_read_is_told_to_who_reads_it(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        async def write(transaction: Transaction) -> None:
+            transaction.put(COUNTER, "n", Counter(7))
+
+        await extension.run(count_up)
+        await extension.lock.release_now()
+        bench.edit("UPDATE record SET value = x'0102'")
+        with pytest.raises(TamperedRecord, match="the value of a 'counter' record"):
+            await phone.query(count_of)
+        with pytest.raises(TamperedRecord):
+            await phone.run(count_up)
+        await phone.run(write)
+        assert await phone.query(count_of) == 7
+
+    async def test_a_key_that_can_not_be_read_is_no_record(
+        self, bench: Workbench, phone: Instance, extension: Instance, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for key in "ab":
+            await extension.run(lambda transaction, key=key: count_up(transaction, key))  # type: ignore[misc]
+        await extension.lock.release_now()
+        bench.edit("UPDATE record SET key = x'0102' WHERE rowid = 1")
+        async with phone.view() as view:
+            assert await view.keys(COUNTER) == ("b",)
+            assert await view.get(COUNTER, "a") is None
+        warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        assert [warning for warning in warnings if "left out of a listing" in warning and "kind=counter" in warning]
+        assert "0102" not in "".join(warnings)

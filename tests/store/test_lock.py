@@ -133,6 +133,64 @@ class TestAcquiring:
         assert await phone.run(count_up) == 2
         bench.assert_cache_is_snapshot(phone)
 
+    async def test_after_a_failed_sync_somebody_else_gets_the_lease(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        """The sync fails again and again, and so does whoever runs an operation again and again."""
+
+        async def stubborn() -> None:
+            while True:
+                phone.gated.failures["changes"] = StorageFailed("no disk")
+                with pytest.raises(StorageFailed):
+                    await phone.lock.hold()
+
+        trying = asyncio.create_task(stubborn())
+        await bench.clock.asleep(0)
+        waiting = asyncio.create_task(extension.lock.hold())
+        await pauses_end(extension, waiting)
+        assert extension.lock.guard.stage is Stage.HELD
+        trying.cancel()
+
+    async def test_a_failed_sync_gives_the_row_up(self, phone: Instance, extension: Instance) -> None:
+        phone.gated.failures["changes"] = StorageFailed("no disk")
+        with pytest.raises(StorageFailed):
+            await phone.lock.acquire_now()
+        await take_over(extension)
+
+    async def test_it_stands_back_only_if_somebody_waits(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        phone.gated.failures["changes"] = StorageFailed("no disk")
+        with pytest.raises(StorageFailed):
+            await phone.lock.hold()
+        async with asyncio.timeout(PATIENCE):
+            await phone.lock.hold()
+        assert bench.clock.slept == []
+        await phone.lock.release_now()
+
+        gate = phone.gated.hold_before("changes")
+        phone.gated.failures["changes"] = StorageFailed("no disk")
+        failing = asyncio.create_task(phone.lock.hold())
+        await gate.reached.wait()
+        assert not await extension.lock.acquire_now()
+        gate.opened.set()
+        with pytest.raises(StorageFailed):
+            await failing
+        again = asyncio.create_task(phone.lock.hold())
+        await pauses_end(phone, again)
+        assert LONGEST_PAUSE <= sum(bench.clock.slept) <= 3 * LONGEST_PAUSE
+
+    async def test_where_the_row_can_not_be_given_up_the_lease_lapses(
+        self, bench: Workbench, phone: Instance, extension: Instance, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        phone.gated.failures |= {"changes": StorageFailed("no disk"), "release": StoreBusy("busy")}
+        with pytest.raises(StorageFailed):
+            await phone.lock.acquire_now()
+        assert "release failed label=phone epoch=1: busy" in caplog.text
+        assert not await extension.lock.acquire_now()
+        bench.lapse()
+        await take_over(extension)
+
     async def test_a_lease_that_lapses_during_the_sync_is_asked_for_again(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:

@@ -456,12 +456,16 @@ class World:
         await process.sync.run()
         return await self._end_sync(process)
 
-    async def sync_fails(self, name: str) -> bool:
-        """Let the sync fail."""
+    async def sync_fails(self, name: str, *, given_up: bool = False) -> bool:
+        """Let the sync fail, and unless the lease is to be ``given_up`` the write that would do so as well."""
         process = self.processes[name]
         if process.sync is None:
             return self._refused("SyncFails", "no sync stands at the gate")
         process.sync.fail(StoreBusy("injected by the replay"))
+        process.sync.deliver()
+        assert process.acquiring is not None
+        while not process.acquiring.done():
+            await self._pass(process, process.acquiring, fails=not given_up)
         return not await self._end_sync(process)
 
     async def renew(self, name: str) -> bool:
@@ -827,12 +831,17 @@ class World:
         await _outcome(task)
         return True
 
-    async def _pass(self, process: Process, task: asyncio.Task[bool] | asyncio.Task[None]) -> None:
+    async def _pass(
+        self, process: Process, task: asyncio.Task[bool] | asyncio.Task[None], *, fails: bool = False
+    ) -> None:
         """Let the next call of ``task`` pass the gate, and the task go on to its end or to another gate."""
         await self._until(lambda: process.gate.arrived or task.done())
         if process.gate.arrived:
             ticket = process.gate.arrived.pop()
-            await ticket.run()
+            if fails:
+                ticket.fail(StoreBusy("injected by the replay"))
+            else:
+                await ticket.run()
             ticket.deliver()
             await self._until(lambda: process.gate.arrived or task.done())
 

@@ -249,8 +249,11 @@ class LeaseLock:
             self._become(rules.taken(lease.epoch))
             try:
                 await self.sync_cache(lease.epoch)
-            except BaseException:
+            except LeaseLost:
                 self.lost(lease.epoch)
+                raise
+            except BaseException:
+                await self._let_go(lease.epoch)
                 raise
             return rules.admits(self.guard)
 
@@ -272,6 +275,18 @@ class LeaseLock:
             *(self.label, epoch, log.version, since.version, dropped, len(self.holding.cache.records)),
         )
         self._hear(log)
+
+    async def _let_go(self, epoch: Epoch) -> None:
+        """Give up a lease whose sync failed (rule 2). Whoever tries again must not keep others from it meanwhile."""
+        self.lost(epoch)
+        try:
+            await self._backend.release(epoch)
+            lease = await self._backend.look()
+        except StoreError as failure:  # Nothing is lost but time: the lease lapses.
+            logger.warning("release failed label=%s epoch=%d: %s", self.label, epoch, failure)
+            return
+        if lease.wanted:
+            self._gave_way = epoch
 
     async def renew_now(self) -> None:
         """Renew the lease once, if there is a guard; learn that somebody waits, or that the guard is dead."""

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
 from unwedged.protocol.cache import Change, ChangeLog
 from unwedged.protocol.identifiers import Epoch, Milliseconds, Version
 from unwedged.store.backend import Backend, Committed, Listed, Loaded, Row, RowName
+from unwedged.store.errors import TamperedRecord
 from unwedged.store.holding import RecordName
 from unwedged.store.sealing import Sealer
+
+logger = logging.getLogger(__name__)
+
+
+class _Unreadable(Exception):
+    """A line of the change log does not authenticate."""
+
+    def __init__(self, kind: str, version: Version) -> None:
+        super().__init__(kind, version)
+        self.kind = kind
+        self.version = version
 
 
 class SealedRecords:
@@ -20,14 +33,17 @@ class SealedRecords:
         self._sealer = sealer
 
     async def changes(self, since: Version, epoch: Epoch | None) -> ChangeLog[RecordName]:
-        """Read the change log after ``since``."""
+        """Read the change log after ``since``. A line that can't be read ends it: it does not reach back beyond."""
         log = await self._backend.changes(since, epoch)
-        reveal = self._sealer.reveal
-        changes = tuple(
-            Change(change.version, RecordName(change.key.kind, reveal(change.key.kind, change.key.key)))
-            for change in log.changes
-        )
-        return ChangeLog(log.version, log.floor, changes)
+        try:
+            return ChangeLog(log.version, log.floor, tuple(map(self._revealed, log.changes)))
+        except _Unreadable as line:
+            logger.warning(
+                "a line of the change log does not authenticate, so that what changed up to version %d is not known "
+                "kind=%s version=%d",
+                *(log.version, line.kind, line.version),
+            )
+            return ChangeLog(log.version, log.version, ())
 
     async def load(self, epoch: Epoch, name: RecordName, since: Version) -> Loaded:
         """Read one record, and whether it changed after ``since``."""
@@ -37,9 +53,18 @@ class SealedRecords:
         return replace(loaded, value=self._sealer.open(name.kind, name.key, loaded.value))
 
     async def keys(self, epoch: Epoch, kind: str, since: Version) -> Listed:
-        """Read the keys of one kind, and whether any of its records changed after ``since``."""
+        """Read the keys of one kind, and whether any of its records changed after ``since``.
+
+        A row whose key does not authenticate is no record, since nobody could ask for it.
+        """
         listed = await self._backend.keys(epoch, kind, since)
-        return replace(listed, keys=tuple(self._sealer.reveal(kind, key) for key in listed.keys))
+        keys = []
+        for hidden in listed.keys:
+            try:
+                keys.append(self._sealer.reveal(kind, hidden))
+            except TamperedRecord:
+                logger.warning("a row is left out of a listing, since its key does not authenticate kind=%s", kind)
+        return replace(listed, keys=tuple(keys))
 
     async def commit(
         self,
@@ -56,6 +81,13 @@ class SealedRecords:
             for name, value in writes.items()
         ]
         return await self._backend.commit(epoch, rows, now, duration, alone=alone)
+
+    def _revealed(self, change: Change[RowName]) -> Change[RecordName]:
+        kind, hidden = change.key
+        try:
+            return Change(change.version, RecordName(kind, self._sealer.reveal(kind, hidden)))
+        except TamperedRecord:
+            raise _Unreadable(kind, change.version) from None
 
     def _row(self, name: RecordName) -> RowName:
         return RowName(name.kind, self._sealer.hide(name.kind, name.key))
