@@ -19,7 +19,6 @@ check-deep: $(READY) ## The same with every bound raised by one: at most half an
 
 prove: $(READY) ## Prove the protocol for any number of processes and records, and that it is what the code does
 	@$(VENV)/bin/python -m proofs
-	@$(VENV)/bin/python -m pytest --hypothesis-profile=prove tests/store/test_sqlite.py -k "TheSqlIsTheRules or change_log or any_calls"
 
 test: $(READY) ## Run the tests
 	@$(VENV)/bin/python -m pytest

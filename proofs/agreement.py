@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from proofs import actions, functions
-from proofs.report import Failure, Say, run
+from proofs.report import Examined, Failure, Say, run
 from proofs.specification import graph_of
 from proofs.translation import constants
 from unwedged.check.errors import CheckError
@@ -21,9 +21,9 @@ Comparisons = Iterable[tuple[str, str | None]]
 """What was compared and, where it differs, how."""
 
 
-def tally(names: Iterable[str], comparisons: Comparisons, say: Say) -> list[Failure]:
+def tally(names: Iterable[str], comparisons: Comparisons, say: Say, compared: Examined) -> list[Failure]:
     """Count the comparisons of each name. None at all is a failure, as is any that differs."""
-    compared, differing = Counter[str](), Counter[str]()
+    differing = Counter[str]()
     first: dict[str, str] = {}
     for name, difference in comparisons:
         compared[name] += 1
@@ -41,7 +41,7 @@ def tally(names: Iterable[str], comparisons: Comparisons, say: Say) -> list[Fail
     return failures
 
 
-def functions_agree(manifest: Manifest, say: Say) -> list[Failure]:
+def functions_agree(manifest: Manifest, say: Say, examined: Examined) -> list[Failure]:
     """Compare each function of `protocol` with its tables."""
     say("Each function, on every input of its table:")
     missing = functions.public_functions() - {function for function, _ in functions.TABLES.values()}
@@ -50,11 +50,11 @@ def functions_agree(manifest: Manifest, say: Say) -> list[Failure]:
     return [
         *wrong,
         *(Failure(function, "no table has its inputs") for function in sorted(missing)),
-        *tally(map(functions.label, functions.TABLES), functions.compare(graph, numbers["LeaseTime"]), say),
+        *tally(map(functions.label, functions.TABLES), functions.compare(graph, numbers["LeaseTime"]), say, examined),
     ]
 
 
-def actions_agree(manifest: Manifest, say: Say) -> list[Failure]:
+def actions_agree(manifest: Manifest, say: Say, examined: Examined) -> list[Failure]:
     """Compare each action, as the functions decide it, with all of its transitions."""
     say("Each action, in every state of its models:")
     deciding = frozenset[str]().union(*(decided_by for _, decided_by in actions.ACTIONS.values()))
@@ -67,20 +67,20 @@ def actions_agree(manifest: Manifest, say: Say) -> list[Failure]:
             failures.extend(wrong)
             yield from actions.compare(actions.explored(graph, manifest.folder / f"{name}.cfg"))
 
-    return [*tally(("Init", *actions.ACTIONS), comparisons(), say), *failures]
+    return [*tally(("Init", *actions.ACTIONS), comparisons(), say, examined), *failures]
 
 
-def prove(say: Say) -> list[Failure]:
+def prove(say: Say, examined: Examined) -> list[Failure]:
     """Compare everything."""
     manifest = read_manifest(find_manifest(Path.cwd()))
     failures: list[Failure] = []
     for agree in (functions_agree, actions_agree):
         try:
-            failures += agree(manifest, say)
+            failures += agree(manifest, say, examined)
         except CheckError as error:
             failures.append(Failure(agree.__name__, str(error)))
     return failures
 
 
 if __name__ == "__main__":
-    sys.exit(run(prove))
+    sys.exit(run({"agreement": prove}))

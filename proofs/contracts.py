@@ -21,7 +21,7 @@ from crosshair.options import AnalysisOptionSet
 
 from proofs import universe
 from proofs.broken import FAULTS, Fault, broken
-from proofs.report import Failure, Say, run
+from proofs.report import Examined, Failure, Say, run
 
 MODULES = (
     "unwedged.protocol.lease",
@@ -136,38 +136,42 @@ def unlisted(faults: Mapping[str, Fault], modules: tuple[str, ...]) -> list[Fail
     return [Failure(name, "stated, but not listed") for name in stated(modules) if name not in faults]
 
 
-def confirm(faults: Mapping[str, Fault], modules: tuple[str, ...], say: Say) -> list[Failure]:
+def confirm(faults: Mapping[str, Fault], modules: tuple[str, ...], say: Say, examined: Examined) -> list[Failure]:
     """Each contract that is listed must be confirmed."""
     failures = []
     for name, found in zip(faults, answers([Question(modules, name) for name in faults]), strict=True):
         say(f"{name}: {found.verdict}  {found.seconds:.1f} s")
-        if found.verdict != CONFIRMED:
+        if found.verdict == CONFIRMED:
+            examined["contracts that are confirmed"] += 1
+        else:
             failures.append(Failure(name, found.verdict))
     return failures
 
 
-def refute(faults: Mapping[str, Fault], modules: tuple[str, ...], say: Say) -> list[Failure]:
+def refute(faults: Mapping[str, Fault], modules: tuple[str, ...], say: Say, examined: Examined) -> list[Failure]:
     """Each contract must have a counterexample where its line is broken."""
     failures = []
     questions = [Question(modules, name, fault) for name, fault in faults.items()]
     for (name, fault), found in zip(faults.items(), answers(questions), strict=True):
         say(f"{name}, with '{fault.new}' for '{fault.old}' in {fault.function}:")
         say(f"    {found.verdict}  {found.seconds:.1f} s")
-        if not found.verdict.startswith(REFUTED):
+        if found.verdict.startswith(REFUTED):
+            examined["broken lines that are refuted"] += 1
+        else:
             failures.append(Failure(name, f"with '{fault.new}' for '{fault.old}' in {fault.function}: {found.verdict}"))
     return failures
 
 
-def prove(say: Say) -> list[Failure]:
+def prove(say: Say, examined: Examined) -> list[Failure]:
     """Confirm and refute everything."""
     began = time.monotonic()
     say("Each contract of the code, over all paths:")
-    failures = unlisted(FAULTS, MODULES) + confirm(FAULTS, MODULES, say)
+    failures = unlisted(FAULTS, MODULES) + confirm(FAULTS, MODULES, say, examined)
     say("One line broken, and arguments for which the contract does not hold:")
-    failures += refute(FAULTS, MODULES, say)
+    failures += refute(FAULTS, MODULES, say, examined)
     say(f"{len(FAULTS)} contracts, {len(FAULTS)} faults, {time.monotonic() - began:.0f} s")
     return failures
 
 
 if __name__ == "__main__":
-    sys.exit(run(prove))
+    sys.exit(run({"contracts": prove}))

@@ -20,7 +20,7 @@ from proofs.induction import FAULTS
 from proofs.invariant import GUARANTEES, INVARIANT, spelled
 from proofs.model import COMMITTED, LOADING, RUNNING, TRANSACTION, VIEW, Action, Model
 from proofs.model import State as Formulas
-from proofs.report import Failure, Say, run
+from proofs.report import Examined, Failure, Say, run
 from proofs.specification import graph_of
 from proofs.terms import FALSE, TRUE, Of, Term, among, choose, every, finite, number
 from proofs.translation import constants
@@ -139,7 +139,7 @@ def wrong_conjuncts(reading: Reading, model: Model) -> Iterator[Difference]:
                 yield Difference(spelled(conjunct), "is false in a state that TLC reaches", state, "")
 
 
-def wrong_steps(reading: Reading, model: Model, actions: Container[str]) -> Iterator[Difference]:
+def wrong_steps(reading: Reading, model: Model, actions: Container[str], examined: Examined) -> Iterator[Difference]:
     """Compare the steps of these actions from every state; of each kind of difference the first one is told."""
     encoded = [action for action in _with_parameters(model, reading.instance) if action.name in actions]
     enabled = compiled([action.enabled for action in encoded])
@@ -152,6 +152,8 @@ def wrong_steps(reading: Reading, model: Model, actions: Container[str]) -> Iter
         for action, possible, after in zip(encoded, enabled(interpretation), leads_to, strict=True):
             if possible and not reading.is_beyond(action.name, interpretation):
                 allowed.add((action.name, after(interpretation)))
+        examined[f"states of {reading.instance.name}"] += 1
+        examined[f"steps in {reading.instance.name}"] += len(allowed | found)
         for what, more in (("TLC has no such step", allowed - found), ("z3 allows no such step", found - allowed)):
             for name, target in sorted(more, key=repr):
                 if (name, what) not in seen:
@@ -351,7 +353,7 @@ def _concrete(value: Value) -> Concrete:
     return value
 
 
-def compare(reading: Reading, model: Model, say: Say) -> list[Failure]:
+def compare(reading: Reading, model: Model, say: Say, examined: Examined) -> list[Failure]:
     """Compare one instance; say what was compared, and what differs."""
     instance, graph = reading.instance, reading.graph
     counts = Counter(edge.action for edge in graph.edges)
@@ -361,7 +363,7 @@ def compare(reading: Reading, model: Model, say: Say) -> list[Failure]:
         *(Failure(name, "the encoding has no action of that name") for name in sorted(counts.keys() - expected)),
     ]
     for difference in chain(
-        wrong_start(reading, model), wrong_conjuncts(reading, model), wrong_steps(reading, model, expected)
+        wrong_start(reading, model), wrong_conjuncts(reading, model), wrong_steps(reading, model, expected, examined)
     ):
         failures.append(Failure(difference.name, difference.what))
         say(f"    {difference.name}: {difference.what}")
@@ -372,7 +374,7 @@ def compare(reading: Reading, model: Model, say: Say) -> list[Failure]:
     return [Failure(f"{instance.name}: {failure.name}", failure.verdict) for failure in failures]
 
 
-def prove(say: Say) -> list[Failure]:
+def prove(say: Say, examined: Examined) -> list[Failure]:
     """Compare every instance."""
     say("The encoding against the specification, from every state that TLC reaches:")
     manifest = read_manifest(find_manifest(Path.cwd()))
@@ -386,22 +388,24 @@ def prove(say: Say) -> list[Failure]:
             continue
         reading = Reading(instance, graph)
         failures += wrong
-        failures += compare(reading, Model(reading.universe), say)
+        failures += compare(reading, Model(reading.universe), say, examined)
         noticed = {fault for fault in unnoticed - {"clock-jump"} if notices(reading, fault)}
         say(f"    with one rule of the encoding broken, it differs: {', '.join(sorted(noticed))}")
         unnoticed -= noticed
+        examined["broken rules that are noticed"] += len(noticed)
     try:
         graph, wrong = graph_of(manifest, functions.MODEL)
     except CheckError as error:
         return [*failures, Failure(functions.MODEL, str(error)), *_unnoticed(unnoticed)]
     failures += wrong
     lease_time = constants(manifest.folder / f"{functions.MODEL}.cfg")["LeaseTime"]
-    differing = list(wrong_takeable(graph, lease_time))
+    differing = list(wrong_takeable(graph, lease_time, examined))
     failures += [Failure(f"{functions.MODEL}: {each.name}", each.what) for each in differing]
     say(f"Who may take the lease, on every row: {'FAILED' if differing else 'the same'}")
-    if any(True for _ in wrong_takeable(graph, lease_time, "clock-jump")):
+    if any(True for _ in wrong_takeable(graph, lease_time, Examined(), "clock-jump")):
         say("    with one rule of the encoding broken, it differs: clock-jump")
         unnoticed.discard("clock-jump")
+        examined["broken rules that are noticed"] += 1
     return [*failures, *_unnoticed(unnoticed)]
 
 
@@ -410,7 +414,7 @@ def _unnoticed(faults: set[str]) -> Iterator[Failure]:
         yield Failure(f"the comparison with {fault} in the encoding", "finds no difference")
 
 
-def wrong_takeable(graph: Graph, lease_time: int, fault: str = "none") -> Iterator[Difference]:
+def wrong_takeable(graph: Graph, lease_time: int, examined: Examined, fault: str = "none") -> Iterator[Difference]:
     """Compare who may take the lease, on every row of a table: also on absurd ones, to which no instance leads."""
     universe = finite("Rows", ("p1", "p2"), ("o1",), ("r1",), 2)
     model = Model(universe, fault)
@@ -420,6 +424,7 @@ def wrong_takeable(graph: Graph, lease_time: int, fault: str = "none") -> Iterat
         if state["function"] != "takeable" or state["output"] == ():
             continue
         compared += 1
+        examined["rows that may be taken or not"] += 1
         asked = _function(state["input"])
         row = _function(asked["row"])
         interpretation: Interpretation = {
@@ -442,9 +447,9 @@ def notices(reading: Reading, fault: str) -> bool:
     # A list that hides stored records is begun by Fill; what Finish adds to it comes later.
     actions = MORE_FAULTS.get(fault) or ("Fill" if fault == "partial-list" else FAULTS[fault].split()[0],)
     return any(True for _ in wrong_start(reading, broken)) or all(
-        any(True for _ in wrong_steps(reading, broken, {action})) for action in actions
+        any(True for _ in wrong_steps(reading, broken, {action}, Examined())) for action in actions
     )
 
 
 if __name__ == "__main__":
-    sys.exit(run(prove))
+    sys.exit(run({"correspondence": prove}))

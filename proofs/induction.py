@@ -1,22 +1,36 @@
 """The proof: the obligations of an induction over all behaviours, and a counterexample for each broken rule.
 
-Run `python -m proofs.induction`. Each obligation is one question to z3: can what is known hold, and what is to be shown
-not? The answer must be "unsat"; "sat", "unknown" or a time-out fails, and the obligation is named.
+Run `python -m proofs.induction`. Each obligation is one question: can what is known hold, and what is to be shown not?
+z3 and cvc5 are asked, and both must answer "unsat"; "sat" or "unknown" of either fails, and the obligation is named.
 """
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 
+from proofs import second
 from proofs.invariant import GUARANTEES, INVARIANT, STEP_PROPERTIES, Conjunct, is_commit, spelled
 from proofs.model import IDLE, LOADING, NONE, NOT_SUBSCRIBED, VALIDATED, VIEW, Action, Model, State
-from proofs.report import Failure, Say, run
-from proofs.terms import NUMBER, Answer, Of, Term, Universe, eq, implies, ne, no, number, satisfiable, small, unbounded
-
-MILLISECONDS = 30_000  # for one obligation; the slowest takes about one second
+from proofs.report import Examined, Failure, Say, run
+from proofs.terms import (
+    NUMBER,
+    Answer,
+    Of,
+    Term,
+    Universe,
+    eq,
+    implies,
+    ne,
+    no,
+    number,
+    satisfiable,
+    small,
+    unbounded,
+    written,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +100,22 @@ def obligations(model: Model, invariant: Sequence[Conjunct] = INVARIANT) -> Iter
         yield Obligation("guarantees", name, None, partial(implied, goal))
 
 
-def shown(todo: Iterator[Obligation], say: Say) -> list[Failure]:
-    """Ask z3 each of them; say how it goes, one line for each group."""
+def answered(formulas: Sequence[Term], examined: Examined, wishes: Iterable[Term] = ()) -> Answer:
+    """Ask both solvers. Where they differ, that is the verdict, and each is named with what it says."""
+    first = satisfiable(formulas, wishes)
+    other = second.verdict(written(formulas))
+    examined += Examined({f"what z3 calls {first.verdict}": 1, f"what cvc5 calls {other}": 1})
+    return first if first.verdict == other else replace(first, verdict=f"z3 says {first.verdict}, cvc5 says {other}")
+
+
+def shown(todo: Iterator[Obligation], say: Say, examined: Examined) -> list[Failure]:
+    """Ask for each of them; say how it goes, one line for each group."""
     failures: list[Failure] = []
     for group, members in groupby(todo, lambda obligation: obligation.group):
         began, count, failed = time.monotonic(), 0, len(failures)
         for obligation in members:
             count += 1
-            verdict = satisfiable(obligation.formulas(), MILLISECONDS).verdict
+            verdict = answered(obligation.formulas(), examined).verdict
             if verdict != "unsat":
                 failures.append(Failure(obligation.name, verdict))
         result = "proved" if len(failures) == failed else "FAILED"
@@ -103,24 +125,29 @@ def shown(todo: Iterator[Obligation], say: Say) -> list[Failure]:
     return failures
 
 
-def impossible_actions(universe: Universe) -> list[Failure]:
+def impossible_actions(universe: Universe, examined: Examined) -> list[Failure]:
     """The actions that no state of the invariant allows: of these, all would be proved for want of behaviour."""
     model = Model(universe)
     known = [*model.assumptions, *(conjunct(model, model.state) for conjunct in INVARIANT)]
-    verdicts = ((action, satisfiable([*known, action.enabled], MILLISECONDS).verdict) for action in model.actions())
+    verdicts = ((action, answered([*known, action.enabled], examined).verdict) for action in model.actions())
     return [Failure(f"{action.name} is possible", verdict) for action, verdict in verdicts if verdict != "sat"]
 
 
 # Counterexamples to induction, in the small universe.
 
 
-def counterexample(fault: str, name: str, invariant: Sequence[Conjunct] = INVARIANT) -> list[str] | None:
-    """A state that satisfies the invariant and a step from it that breaks the obligation, as lines to read."""
+def counterexample(
+    fault: str, name: str, examined: Examined, invariant: Sequence[Conjunct] = INVARIANT
+) -> list[str] | None:
+    """A state that satisfies the invariant and a step from it that breaks the obligation, as lines to read.
+
+    None where one of the solvers does not say that there is any.
+    """
     model = Model(small(), fault)
     obligation = next((each for each in obligations(model, invariant) if each.name == name), None)
     if obligation is None:
         return None
-    answer = satisfiable(obligation.formulas(), MILLISECONDS, _simplicity(model))
+    answer = answered(obligation.formulas(), examined, _simplicity(model))
     return _told(model, obligation.action, answer) if answer.verdict == "sat" else None
 
 
@@ -204,12 +231,12 @@ def _described(model: Model, s: State, show: Callable[[Term], str]) -> dict[str,
     return parts | {show(o): operation(o) for o in operations}
 
 
-def find_faults(say: Say) -> list[Failure]:
+def find_faults(say: Say, examined: Examined) -> list[Failure]:
     """Each broken rule must have a counterexample, at the obligation that is named for it."""
     failures: list[Failure] = []
     for fault, name in FAULTS.items():
         began = time.monotonic()
-        lines = counterexample(fault, name)
+        lines = counterexample(fault, name, examined)
         took = time.monotonic() - began
         if lines is None:
             failures.append(Failure(f"{fault}: {name}", "no counterexample"))
@@ -221,22 +248,22 @@ def find_faults(say: Say) -> list[Failure]:
     return failures
 
 
-def prove(say: Say) -> list[Failure]:
+def prove(say: Say, examined: Examined) -> list[Failure]:
     """Prove everything, and find every fault."""
     began = time.monotonic()
-    say("Any number of processes, operations, records and versions:")
-    failures = shown(obligations(Model(unbounded())), say)
+    say("Any number of processes, operations, records and versions, for z3 and for cvc5:")
+    failures = shown(obligations(Model(unbounded())), say, examined)
     for failure in failures:
-        for line in counterexample("none", failure.name) or ["(no counterexample in the small universe)"]:
+        for line in counterexample("none", failure.name, Examined()) or ["(no counterexample in the small universe)"]:
             say(f"    {line}")
-    impossible = impossible_actions(small())
+    impossible = impossible_actions(small(), examined)
     say(f"Each action is possible where the invariant holds: {'NO' if impossible else 'yes'}")
     say("One rule broken, and a counterexample to induction:")
-    failures += impossible + find_faults(say)
-    count = len(list(obligations(Model(unbounded()))))
-    say(f"{count} obligations, {len(FAULTS)} faults, {time.monotonic() - began:.0f} s")
+    failures += impossible + find_faults(say, examined)
+    took = time.monotonic() - began
+    say(f"{'; '.join(f'{count} {what}' for what, count in examined.items())}; {took:.0f} s")
     return failures
 
 
 if __name__ == "__main__":
-    sys.exit(run(prove))
+    sys.exit(run({"induction": prove}))

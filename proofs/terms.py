@@ -38,6 +38,10 @@ Of3 = Callable[[Term, Term, Term], Term]
 
 BOOLEAN: Sort = z3.BoolSort()
 NUMBER: Sort = z3.IntSort()
+STEPS = 50_000_000
+"""What z3 may do for one question, as it counts itself: some twenty seconds. No clock decides, so a busy machine is no
+reason to fail. All obligations together take a quarter of it."""
+
 TRUE: Term = z3.BoolVal(val=True)
 FALSE: Term = z3.BoolVal(val=False)
 
@@ -252,12 +256,23 @@ class Answer:
     evaluate: Of
 
 
-def satisfiable(formulas: Sequence[Term], milliseconds: int, wishes: Iterable[Term] = ()) -> Answer:
-    """Ask whether all these can hold at once; if so, then with as many wishes as can be had, the first ones first."""
+def _asked(formulas: Sequence[Term]) -> z3.Solver:
     solver = z3.Solver()
-    solver.set("timeout", milliseconds)
+    solver.set("rlimit", STEPS)
     solver.set("random_seed", 1)
     solver.add(*formulas)
+    return solver
+
+
+def written(formulas: Sequence[Term]) -> str:
+    """The question whether all these can hold at once, in SMT-LIB, which other solvers read."""
+    text: str = _asked(formulas).to_smt2()
+    return text
+
+
+def satisfiable(formulas: Sequence[Term], wishes: Iterable[Term] = ()) -> Answer:
+    """Ask whether all these can hold at once; if so, then with as many wishes as can be had, the first ones first."""
+    solver = _asked(formulas)
     verdict = str(solver.check())
     if verdict != "sat":
         return Answer(verdict, lambda term: term)

@@ -18,7 +18,7 @@ import pytest
 from proofs import actions, functions, specification
 from proofs.actions import ACTIONS, Explored, compare, explored
 from proofs.agreement import actions_agree, functions_agree, tally
-from proofs.report import Failure, Say
+from proofs.report import Examined, Failure, Say
 from proofs.specification import graph_of
 from proofs.translation import constants
 from tests.proofs.broken import BROKEN, Broken
@@ -56,7 +56,7 @@ def silent(_: str) -> None:
 @pytest.mark.parametrize("function", sorted(functions.public_functions()))
 def test_a_function_agrees(tables: Graph, function: str) -> None:
     lease_time = constants(MODELS / "Functions.cfg")["LeaseTime"]
-    assert tally([], functions.compare(of_function(tables, function), lease_time), silent) == []
+    assert tally([], functions.compare(of_function(tables, function), lease_time), silent, Examined()) == []
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=str)
@@ -65,7 +65,7 @@ def test_a_broken_function_differs_from_its_table(
 ) -> None:
     monkeypatch.setattr(f"unwedged.protocol.{broken.function}", broken.stand_in)
     lease_time = constants(MODELS / "Functions.cfg")["LeaseTime"]
-    failures = tally([], functions.compare(of_function(tables, broken.function), lease_time), silent)
+    failures = tally([], functions.compare(of_function(tables, broken.function), lease_time), silent, Examined())
     assert {failure.name.partition(",")[0] for failure in failures} == {broken.function}
 
 
@@ -134,8 +134,8 @@ def change(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new), encoding="utf-8")
 
 
-def differing(agree: Callable[[Manifest, Say], list[Failure]], folder: Path) -> set[str]:
-    failures = agree(read_manifest(folder / "manifest.toml"), silent)
+def differing(agree: Callable[[Manifest, Say, Examined], list[Failure]], folder: Path) -> set[str]:
+    failures = agree(read_manifest(folder / "manifest.toml"), silent, Examined())
     return {failure.name for failure in failures if "differ" in failure.verdict}
 
 
@@ -214,7 +214,7 @@ def test_a_fault_of_the_specification_is_in_its_actions(copy: Path, fault: str, 
 
 def test_a_graph_that_says_nothing_fails() -> None:
     empty = Graph((), (), ())
-    failures = tally(["lease.fence"], functions.compare(empty, 1), silent)
+    failures = tally(["lease.fence"], functions.compare(empty, 1), silent, Examined())
     assert failures == [Failure("lease.fence", "nothing was compared")]
 
 
@@ -225,7 +225,7 @@ def test_an_input_without_an_output_fails(tables: Graph) -> None:
 
 def test_a_model_that_is_not_as_expected_fails(copy: Path) -> None:
     manifest = read_manifest(copy / "manifest.toml")
-    failures = functions_agree(manifest, silent)
+    failures = functions_agree(manifest, silent, Examined())
     assert {failure.name for failure in failures} == {functions.MODEL}
     expected = manifest.model(functions.MODEL).distinct_states
     assert failures[0].verdict.startswith(f"distinct states: expected {expected}, got ")
@@ -234,10 +234,10 @@ def test_a_model_that_is_not_as_expected_fails(copy: Path) -> None:
 def test_a_graph_that_ends_early_fails(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(specification, "read_graph", lambda _: Graph((), (), ()))
     with pytest.raises(CheckError, match="0 are in its graph"):
-        functions_agree(read_manifest(copy / "manifest.toml"), silent)
+        functions_agree(read_manifest(copy / "manifest.toml"), silent, Examined())
 
 
 def test_a_function_that_is_nowhere_fails(monkeypatch: pytest.MonkeyPatch, copy: Path) -> None:
     monkeypatch.setattr(functions, "public_functions", lambda: frozenset({"lease.seize"}))
-    failures = functions_agree(read_manifest(copy / "manifest.toml"), silent)
+    failures = functions_agree(read_manifest(copy / "manifest.toml"), silent, Examined())
     assert Failure("lease.seize", "no table has its inputs") in failures

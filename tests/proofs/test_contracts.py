@@ -19,7 +19,7 @@ import unwedged.protocol
 from proofs import contracts
 from proofs.broken import FAULTS, Fault, broken
 from proofs.contracts import CONFIRMED, MODULES, confirm, prove, refute, stated, unlisted
-from proofs.report import Failure, run
+from proofs.report import Examined, Failure, run
 from proofs.universe import NAMES, Name, Records
 
 Write = Callable[[str], tuple[str, ...]]
@@ -57,7 +57,7 @@ SHRINK = Fault("sample.grow", "number + 1", "number - 1")
 def verdict(modules: tuple[str, ...]) -> str:
     """What stands in the place of "confirmed" for the contract that `GROWS` states."""
     lines: list[str] = []
-    [failure] = confirm({IT_GROWS: SHRINK}, modules, lines.append)
+    [failure] = confirm({IT_GROWS: SHRINK}, modules, lines.append, Examined())
     assert failure.name == IT_GROWS
     assert len(lines) == 1
     assert lines[0].startswith(f"{IT_GROWS}: {failure.verdict}  ")
@@ -96,10 +96,10 @@ def test_each_fault_has_its_line(name: str) -> None:
 def test_a_few_of_them(function: str) -> None:
     some = {name: fault for name, fault in FAULTS.items() if name.startswith(f"{function}:")}
     lines: list[str] = []
-    assert confirm(some, MODULES, lines.append) == []
+    assert confirm(some, MODULES, lines.append, Examined()) == []
     assert [line.rpartition(": ")[0] for line in lines] == list(some)
     assert all(line.rpartition(": ")[2].startswith(f"{CONFIRMED}  ") for line in lines)
-    assert refute(some, MODULES, silent) == []
+    assert refute(some, MODULES, silent, Examined()) == []
 
 
 @given(st.lists(st.tuples(st.sampled_from(NAMES), st.none() | st.integers() | st.just("discard"))))
@@ -126,8 +126,8 @@ def test_the_stand_in_for_the_map_agrees_with_it(steps: list[tuple[Name, int | s
 def test_a_contract_that_holds(write: Write) -> None:
     modules = write(GROWS)
     assert unlisted({IT_GROWS: SHRINK}, modules) == []
-    assert confirm({IT_GROWS: SHRINK}, modules, silent) == []
-    assert refute({IT_GROWS: SHRINK}, modules, silent) == []
+    assert confirm({IT_GROWS: SHRINK}, modules, silent, Examined()) == []
+    assert refute({IT_GROWS: SHRINK}, modules, silent, Examined()) == []
 
 
 def test_a_contract_that_does_not_hold(write: Write) -> None:
@@ -200,24 +200,26 @@ def test_a_time_out(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_fault_that_does_no_harm(write: Write) -> None:
-    [failure] = refute({IT_GROWS: Fault("sample.grow", "number + 1", "number + 2")}, write(GROWS), silent)
+    [failure] = refute({IT_GROWS: Fault("sample.grow", "number + 1", "number + 2")}, write(GROWS), silent, Examined())
     assert failure == Failure(IT_GROWS, "with 'number + 2' for 'number + 1' in sample.grow: confirmed")
 
 
 def test_a_fault_that_raises(write: Write) -> None:
-    [failure] = refute({IT_GROWS: Fault("sample.grow", "+ 1", "// (number - number)")}, write(GROWS), silent)
+    [failure] = refute(
+        {IT_GROWS: Fault("sample.grow", "+ 1", "// (number - number)")}, write(GROWS), silent, Examined()
+    )
     assert "ZeroDivisionError" in failure.verdict
 
 
 def test_a_fault_whose_line_is_gone(write: Write) -> None:
-    [failure] = refute({IT_GROWS: Fault("sample.grow", "number + 3", "number")}, write(GROWS), silent)
+    [failure] = refute({IT_GROWS: Fault("sample.grow", "number + 3", "number")}, write(GROWS), silent, Examined())
     assert failure.verdict.endswith(": 'number + 3' is 0 times in the body of sample.grow, not once")
 
 
 def test_a_failure_is_told(write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(contracts, "FAULTS", {IT_GROWS: SHRINK})
     monkeypatch.setattr(contracts, "MODULES", write(GROWS.replace("post:", "after:")))
-    assert run(prove) == 1
+    assert run({"sample": prove}, {"sample": {}}) == 1
     confirmed, refuted = capsys.readouterr().out.splitlines()[-2:]
     assert confirmed.startswith(f"FAILED: {IT_GROWS}: not found: ")
     assert refuted.startswith(f"FAILED: {IT_GROWS}: with 'number - 1' for 'number + 1' in sample.grow: not found: ")
@@ -226,5 +228,6 @@ def test_a_failure_is_told(write: Write, monkeypatch: pytest.MonkeyPatch, capsys
 def test_where_nothing_fails(write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(contracts, "FAULTS", {IT_GROWS: SHRINK})
     monkeypatch.setattr(contracts, "MODULES", write(GROWS))
-    assert run(prove) == 0
+    extent = {"contracts that are confirmed": 1, "broken lines that are refuted": 1}
+    assert run({"sample": prove}, {"sample": extent}) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("1 contracts, 1 faults, ")

@@ -21,7 +21,7 @@ from proofs.correspondence import (
 )
 from proofs.invariant import INVARIANT, spelled
 from proofs.model import Model, State
-from proofs.report import Failure
+from proofs.report import Examined, Failure
 from proofs.specification import INDUCTIVE, graph_of
 from proofs.terms import TRUE, Term, no
 from proofs.translation import constants
@@ -49,7 +49,7 @@ def read_again(reading: Reading, edges: tuple[Edge, ...]) -> Reading:
 
 def test_they_are_the_same(reading: Reading) -> None:
     lines: list[str] = []
-    assert compare(reading, Model(reading.universe), lines.append) == []
+    assert compare(reading, Model(reading.universe), lines.append, Examined()) == []
     assert len(lines) == 1
     assert lines[0].endswith("the same")
 
@@ -64,9 +64,11 @@ def test_who_is_alone_where_an_operation_commits(monkeypatch: pytest.MonkeyPatch
     graph, wrong = graph_of(MANIFEST, with_two_in_one_process.name)
     assert wrong == []
     crowded = Reading(with_two_in_one_process, graph)
-    assert list(wrong_steps(crowded, Model(crowded.universe), {"Commit"})) == []
+    assert list(wrong_steps(crowded, Model(crowded.universe), {"Commit"}, Examined())) == []
     monkeypatch.setattr(Model, "alone", lambda *_: TRUE)
-    assert {(each.name, each.what) for each in wrong_steps(crowded, Model(crowded.universe), {"Commit"})} == {
+    assert {
+        (each.name, each.what) for each in wrong_steps(crowded, Model(crowded.universe), {"Commit"}, Examined())
+    } == {
         ("Commit", "TLC has no such step"),
         ("Commit", "z3 allows no such step"),
     }
@@ -82,11 +84,11 @@ def test_a_transition_that_tlc_lacks_and_one_that_it_has_too_many(reading: Readi
     reading.outgoing[source].remove(outcome)
     model = Model(reading.universe)
     try:
-        [difference] = wrong_steps(reading, model, {"Release"})
+        [difference] = wrong_steps(reading, model, {"Release"}, Examined())
         assert (difference.name, difference.what) == ("Release", "TLC has no such step")
         assert difference.before is reading.graph.states[source]
         reading.outgoing[source].add(("Release", reading.projections[0]))
-        assert [each.what for each in wrong_steps(reading, model, {"Release"})] == [
+        assert [each.what for each in wrong_steps(reading, model, {"Release"}, Examined())] == [
             "TLC has no such step",
             "z3 allows no such step",
         ]
@@ -97,7 +99,7 @@ def test_a_transition_that_tlc_lacks_and_one_that_it_has_too_many(reading: Readi
 
 def test_an_action_that_nothing_was_compared_of(reading: Reading) -> None:
     without = read_again(reading, tuple(edge for edge in reading.graph.edges if edge.action != "Renew"))
-    failures = compare(without, Model(reading.universe), lambda _line: None)
+    failures = compare(without, Model(reading.universe), lambda _line: None, Examined())
     assert Failure("Instance: Renew", "TLC has no transition of that name") in failures
 
 
@@ -115,7 +117,7 @@ def test_a_model_that_tlc_does_not_finish_is_a_failure(monkeypatch: pytest.Monke
         raise CheckError(f"{name} is not finished")
 
     monkeypatch.setattr(correspondence, "graph_of", unfinished)
-    failures = prove(lambda _line: None)
+    failures = prove(lambda _line: None, Examined())
     assert Failure("Instance", "Instance is not finished") in failures
     assert Failure("the comparison with late-version in the encoding", "finds no difference") in failures
 
@@ -136,7 +138,7 @@ def test_a_broken_rule_of_the_specification(tmp_path: Path, fault: str, failure:
     assert {each.name for each in wrong} == {"Instance"}
     assert wrong[0].verdict.startswith("distinct states: expected")
     broken = Reading(INSTANCES[0], graph)
-    failures = compare(broken, Model(broken.universe), lambda _line: None)
+    failures = compare(broken, Model(broken.universe), lambda _line: None, Examined())
     assert failure in failures
 
 
@@ -152,8 +154,8 @@ def test_who_may_take_the_lease_is_compared_on_absurd_rows_too() -> None:
     graph, wrong = graph_of(MANIFEST, functions.MODEL)
     assert wrong == []
     lease_time = constants(MANIFEST.folder / f"{functions.MODEL}.cfg")["LeaseTime"]
-    assert list(wrong_takeable(graph, lease_time)) == []
-    [difference] = wrong_takeable(graph, lease_time, "clock-jump")
+    assert list(wrong_takeable(graph, lease_time, Examined())) == []
+    [difference] = wrong_takeable(graph, lease_time, Examined(), "clock-jump")
     assert (difference.name, difference.what) == ("Takeable", "differs from TLC's")
-    [difference] = wrong_takeable(Graph((), (), ()), lease_time)
+    [difference] = wrong_takeable(Graph((), (), ()), lease_time, Examined())
     assert difference.what == "was compared with nothing"

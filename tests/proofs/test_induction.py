@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from proofs import induction
+from proofs import induction, second, terms
 from proofs.induction import FAULTS, Obligation, counterexample, impossible_actions, obligations, shown
 from proofs.invariant import (
     INVARIANT,
@@ -18,7 +18,7 @@ from proofs.invariant import (
     transactions_take_turns,
 )
 from proofs.model import Model, State
-from proofs.report import Failure
+from proofs.report import Examined, Failure
 from proofs.terms import Answer, Term, eq, no, small, unbounded
 
 
@@ -29,7 +29,12 @@ def some(model: Model, *groups: str) -> Iterator[Obligation]:
 def test_any_number_of_everything() -> None:
     lines: list[str] = []
     assert (
-        shown(some(Model(unbounded()), "Init", "Acquire", "Sync", "Commit", "Finish", "guarantees"), lines.append) == []
+        shown(
+            some(Model(unbounded()), "Init", "Acquire", "Sync", "Commit", "Finish", "guarantees"),
+            lines.append,
+            Examined(),
+        )
+        == []
     )
     assert [line.split()[0] for line in lines] == ["Init", "Acquire", "Sync", "Finish", "Commit", "guarantees"]
     assert all("proved" in line for line in lines)
@@ -46,7 +51,7 @@ def test_every_action_has_its_obligations() -> None:
 
 
 def test_every_action_is_possible() -> None:
-    assert impossible_actions(small()) == []
+    assert impossible_actions(small(), Examined()) == []
 
 
 def test_a_conjunct_that_is_too_strong_is_noticed() -> None:
@@ -55,7 +60,7 @@ def test_a_conjunct_that_is_too_strong_is_noticed() -> None:
 
     lines: list[str] = []
     todo = obligations(Model(small()), [*INVARIANT, cache_is_always_current])
-    failures = shown((each for each in todo if each.group in {"Init", "Commit"}), lines.append)
+    failures = shown((each for each in todo if each.group in {"Init", "Commit"}), lines.append, Examined())
     assert [failure.name for failure in failures] == ["Commit preserves CacheIsAlwaysCurrent"]
     assert "    Commit preserves CacheIsAlwaysCurrent: sat" in lines
 
@@ -65,7 +70,7 @@ def test_a_commit_that_gives_the_lease_up_is_possible() -> None:
         return m.universe.each(m.universe.operation, lambda o: no(s.released(o)))
 
     todo = obligations(Model(small()), [*INVARIANT, nobody_gave_the_lease_up])
-    failures = shown(todo, lambda _line: None)
+    failures = shown(todo, lambda _line: None, Examined())
     assert failures == [Failure("Commit preserves NobodyGaveTheLeaseUp", "sat")]
 
 
@@ -73,21 +78,52 @@ def test_a_commit_that_gives_the_lease_up_is_possible() -> None:
 def test_a_conjunct_that_is_missing_is_noticed(missing: Conjunct) -> None:
     rest = [conjunct for conjunct in INVARIANT if conjunct is not missing]
     todo = obligations(Model(small()), rest)
-    failures = shown((each for each in todo if each.group in {"Begin", "Commit", "Finish"}), lambda _line: None)
+    failures = shown(
+        (each for each in todo if each.group in {"Begin", "Commit", "Finish"}), lambda _line: None, Examined()
+    )
     assert failures
-    assert counterexample("none", failures[0].name, rest) is not None
+    assert counterexample("none", failures[0].name, Examined(), rest) is not None
 
 
-def test_an_answer_of_unknown_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(induction, "satisfiable", lambda _formulas, _milliseconds: Answer("unknown", lambda term: term))
-    failures = shown(some(Model(small()), "Lapse"), lambda _line: None)
-    assert {failure.verdict for failure in failures} == {"unknown"}
-    assert len(failures) == len(list(some(Model(small()), "Lapse")))
+def test_one_solver_that_does_not_know_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    todo = list(some(Model(small()), "Lapse"))
+    monkeypatch.setattr(induction, "satisfiable", lambda _formulas, _wishes: Answer("unknown", lambda term: term))
+    failures = shown(iter(todo), lambda _line: None, Examined())
+    assert failures == [Failure(each.name, "z3 says unknown, cvc5 says unsat") for each in todo]
+
+
+@pytest.mark.parametrize("said", ["sat", "unknown (RESOURCEOUT)", ""])
+def test_both_solvers_must_say_so(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(second, "verdict", lambda _text: said)
+    todo, examined = list(some(Model(small()), "Lapse")), Examined()
+    failures = shown(iter(todo), lambda _line: None, examined)
+    assert failures == [Failure(each.name, f"z3 says unsat, cvc5 says {said}") for each in todo]
+    assert examined == {"what z3 calls unsat": len(todo), f"what cvc5 calls {said}": len(todo)}
+
+
+def test_a_counterexample_is_one_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    fault, obligation = next(iter(FAULTS.items()))
+    monkeypatch.setattr(second, "verdict", lambda _text: "unsat")
+    assert counterexample(fault, obligation, Examined()) is None
+    assert {failure.verdict for failure in impossible_actions(small(), Examined())} == {"z3 says sat, cvc5 says unsat"}
+
+
+def test_neither_goes_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terms, "STEPS", 10)
+    monkeypatch.setattr(second, "STEPS", 10)
+    [obligation] = (each for each in obligations(Model(unbounded())) if each.name == "Commit preserves NoLostUpdate")
+    [failure] = shown(iter([obligation]), lambda _line: None, Examined())
+    assert failure.verdict == "z3 says unknown, cvc5 says unknown (RESOURCEOUT)"
+
+
+def test_what_cvc5_can_not_read_is_no_answer() -> None:
+    with pytest.raises(RuntimeError, match="not declared"):
+        second.verdict("(assert nonsense)")
 
 
 @pytest.mark.parametrize(("fault", "obligation"), FAULTS.items())
 def test_a_broken_rule_has_its_counterexample(fault: str, obligation: str) -> None:
-    lines = counterexample(fault, obligation)
+    lines = counterexample(fault, obligation, Examined())
     assert lines is not None
     assert lines[0].startswith(obligation.split()[0])
     assert any(line.startswith("    -> ") for line in lines)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from proofs import specification
+from proofs.report import Examined
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,7 +21,7 @@ def test_what_is_violated_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(specification, "INDUCTIVE", ("Inductive",))
     lines: list[str] = []
-    failures = specification.inductive(lines.append)
+    failures = specification.prove(lines.append, Examined())
     assert {failure.name for failure in failures} == {"Inductive: EpochsOnlyGrow"}
     assert failures[0].verdict == "verdict: expected pass, got safety"
     assert "FAILED" in lines[-1]
