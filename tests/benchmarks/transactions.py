@@ -100,7 +100,7 @@ async def transactions(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
 
     async with (
         aiosqlite.connect(folder / "bare.db", isolation_level=None) as driver,
-        Driver(partial(sqlite3.connect, folder / "hopping.db", isolation_level=None), iter_chunk_size=1) as opening,
+        Driver(partial(sqlite3.connect, folder / "hopping.db", isolation_level=None)) as opening,
         opened(folder / "parts.db") as apart,
         opened(folder / "store.db") as store,
     ):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.store.worker import COUNTS, PASSPHRASE, at_work, count_up, read, worker
+from tests.store.worker import COUNTS, PASSPHRASE, PATIENCE, at_work, count_up, look, read, worker
 from unwedged.protocol.identifiers import Milliseconds
 from unwedged.store import CryptoStore, LeaseTimes, StoreReplaced, sqlite
 
@@ -54,12 +54,6 @@ def read_the_file(path: Path) -> None:
 def copy_the_file(path: Path) -> None:
     shutil.copy(path, path.with_name("copy"))
     look(path)
-
-
-def look(path: Path) -> None:
-    """Have another process open the file, and close it."""
-    program = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM state'); c.close()"
-    subprocess.run([sys.executable, "-c", program, path], check=True)  # noqa: S603 (a program of its own)
 
 
 @pytest.mark.parametrize("loses", [remove, replace, read_the_file, copy_the_file])
@@ -146,3 +140,52 @@ async def test_what_was_committed_into_a_log_that_is_gone_is_never_moved_into_th
         assert at_work(path, "read") == "4"
     async with opened(path) as store:
         assert await store.run(count_up) == 5
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Programs that fork, or end, with the store open
+
+
+def careless(name: str, path: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program that must end by itself."""
+    return subprocess.run(  # noqa: S603 (this project's own program)
+        [sys.executable, "-m", "tests.store.careless", name, path],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+class TestForks:
+    """``inherited-through-fork``. Each parent goes on afterwards, and has lost none of its locks."""
+
+    def test_every_entry_is_refused_at_once(self, tmp_path: Path) -> None:
+        entries = ["run", "query", "transaction", "view", "subscribe", "change_secret", "close", "statistics"]
+        ran = careless("uses_it_at_every_entry", tmp_path / "store")
+        assert ran.stdout.splitlines() == [*(f"{entry}: ForkedStore" for entry in entries), "2"], ran.stderr
+
+    def test_a_loop_of_its_own_and_opening_it_again_do_not_help_but_another_store_is_fine(self, tmp_path: Path) -> None:
+        ran = careless("uses_it_in_a_loop_of_its_own", tmp_path / "store")
+        assert ran.stdout.splitlines() == [*["ForkedStore"] * 3, "1", "1"], ran.stderr
+
+    def test_an_operation_that_forked_is_refused_and_its_child_ends(self, tmp_path: Path) -> None:
+        ran = careless("goes_on_inside_an_operation", tmp_path / "store")
+        child = ["get: ForkedStore", "news: ForkedStore", "child goes on", "child: ForkedStore"]
+        assert ran.stdout.splitlines() == [*child, "child ended: 7", "3"], ran.stderr
+
+    def test_leaving_the_block_in_the_child_closes_nothing(self, tmp_path: Path) -> None:
+        ran = careless("leaves_the_block", tmp_path / "store")
+        assert ran.stdout.splitlines() == ["child: SystemExit", "child ended: 7", "2"], ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [("raises", 1), ("exits", 5), ("returns", 0), ("keeps_it_in_a_module", 0), ("exits_while_it_commits", 6)],
+)
+def test_a_program_that_does_not_close_ends_all_the_same(tmp_path: Path, name: str, status: int) -> None:
+    ran = careless(name, tmp_path / "store")
+    assert ran.returncode == status, ran.stderr
+    with closing(sqlite3.connect(tmp_path / "store")) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert at_work(tmp_path / "store", "count") == "2", "the commit that was under way is undone"

@@ -96,7 +96,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 @asynccontextmanager
 async def opened(path: Path) -> AsyncIterator[SqliteBackend]:
-    """Open a backend, and close it whatever happens: an open driver would keep this process from ending."""
+    """Open a backend, and close it whatever happens."""
     backend = await SqliteBackend.open(path)
     try:
         yield backend
@@ -923,7 +923,6 @@ async def test_cancelled_at_every_hop(tmp_path: Path, operation: Operation, who:
                 epoch = store.state()[0].epoch
                 assert (await store.backend.commit(epoch, [Row(A, b"next")], NOW, DURATION, alone=False)).version >= 2
             finally:
-                # An open driver would keep this process from ending.
                 await store.close()
 
 

@@ -28,6 +28,7 @@ from unwedged.protocol.stream import Lagged
 from unwedged.store.clock import Chance, Clock
 from unwedged.store.crypto_store import CryptoStore, Statistics
 from unwedged.store.errors import (
+    ForkedStore,
     InvalidArgument,
     LeaseLost,
     MalformedRecord,
@@ -63,6 +64,7 @@ __all__ = [
     "Clock",
     "Codec",
     "CryptoStore",
+    "ForkedStore",
     "Inspection",
     "InvalidArgument",
     "Json",

@@ -20,6 +20,7 @@ from unwedged.protocol.cache import empty
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.store.arguments import text_of
 from unwedged.store.backend import Backend
+from unwedged.store.birthplace import Birthplace
 from unwedged.store.clock import Chance, Clock, SystemChance, SystemClock
 from unwedged.store.errors import (
     InvalidArgument,
@@ -142,7 +143,10 @@ class CryptoStore:
             read_log=records.changes,
             hear=self._streams.tell,
         )
-        self._parts = Parts(backend, records, self._lock, self._streams, clock, _declared(kinds), Counts())
+        self._birthplace = Birthplace()
+        self._parts = Parts(
+            backend, records, self._lock, self._streams, clock, _declared(kinds), Counts(), self._birthplace
+        )
         self._operations: set[Operation] = set()
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -202,7 +206,8 @@ class CryptoStore:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.close()
+        if self._birthplace.is_here():  # In a child of its process the store is not open, and ends nothing.
+            await self.close()
 
     def __repr__(self) -> str:
         state = "closed" if self._closing else self._lock.guard.stage.value
@@ -233,8 +238,9 @@ class CryptoStore:
                 await operation.commit()
             finally:
                 operation.end()
-                self._lock.end_transaction(holding)
-                self._ended(operation)
+                if self._birthplace.is_here():
+                    self._lock.end_transaction(holding)
+                    self._ended(operation)
         version = operation.committed
         if version is not None and version > KEPT_CHANGES and version % TRUNCATE_EVERY == 0:
             self._start(self._truncate(Version(version - KEPT_CHANGES)))
@@ -257,8 +263,9 @@ class CryptoStore:
                 await operation.validate()
             finally:
                 operation.end()
-                self._lock.end_view(holding)
-                self._ended(operation)
+                if self._birthplace.is_here():
+                    self._lock.end_view(holding)
+                    self._ended(operation)
 
     async def run(self, operation: Callable[[Transaction], Awaitable[Result]], *, attempts: int = ATTEMPTS) -> Result:
         """Run ``operation`` in a transaction and return its result once that is committed.
@@ -307,6 +314,7 @@ class CryptoStore:
 
     def statistics(self) -> Statistics:
         """Return what this object holds and did until now."""
+        self._birthplace.must_be_here()
         lock, counts = self._lock, self._parts.counts
         return Statistics(
             epoch=lock.guard.epoch,
@@ -326,6 +334,7 @@ class CryptoStore:
 
     async def close(self) -> None:
         """Let nothing begin any more, wait for what runs, give the lease up, and let go of the file."""
+        self._birthplace.must_be_here()
         self._must_not_be_inside("a store can't be closed")
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
@@ -366,6 +375,7 @@ class CryptoStore:
         raise ValueError("an operation needs at least one attempt")
 
     def _must_be_open(self) -> None:
+        self._birthplace.must_be_here()
         if self._closing is not None:
             raise StoreClosed("the store was closed")
 

@@ -35,6 +35,10 @@ class InvalidArgument(StoreError, ValueError):
     """A value that was given is of a type, or has a content, that the store can do nothing with."""
 
 
+class ForkedStore(StoreError):
+    """A store was used in a process that was forked from the one that opened it: open it after forking, or spawn."""
+
+
 class StoreReplaced(StoreError):
     """The files that are open are no longer those that the store's name leads to; others see what is there instead.
 

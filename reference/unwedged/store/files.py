@@ -12,14 +12,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from unwedged.store.errors import StorageFailed, StoreReplaced
+from unwedged.store.errors import ForkedStore, StorageFailed, StoreReplaced
 
 Identity: TypeAlias = tuple[int, int]
 """A device and an inode. An inode is not used again while anybody has its file open."""
+
+
+_held: Counter[tuple[int, Identity]] = Counter()
+"""How often each process has opened each file: this one, and those that it was forked from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,12 @@ class Files:
         absolute, log = os.fspath(path.absolute()), f"{path.resolve()}-wal"
         files = cls(absolute, log, (expected, _identity(log)))
         files.verify()
+        _held[os.getpid(), expected] += 1
         return files
+
+    def let_go(self) -> None:
+        """Note that this process has closed the files."""
+        _held[os.getpid(), self.identities[0]] -= 1
 
     def verify(self) -> None:
         """Make sure that the names still lead to the files that are open here."""
@@ -53,6 +63,12 @@ class Files:
             return (_identity(self.path), _identity(self.log)) == self.identities
         except OSError:
             return False
+
+
+def must_not_be_inherited(file: Identity) -> None:
+    """Refuse a file that this process inherited open, through ``fork``: SQLite would take no locks on it."""
+    if any(process != os.getpid() and held for (process, other), held in _held.items() if other == file):
+        raise ForkedStore("this process was forked from one that has the store open, and can't open it")
 
 
 def prepare(path: Path) -> Identity:

@@ -42,8 +42,9 @@ from unwedged.protocol.cache import Change, ChangeLog
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.protocol.lease import LONGEST_LEASE, Lease
 from unwedged.store.backend import Committed, Listed, Loaded, Row, RowName
+from unwedged.store.birthplace import Birthplace
 from unwedged.store.errors import LeaseLost, NotAStore, StorageFailed, StoreClosed
-from unwedged.store.files import Files, prepare
+from unwedged.store.files import Files, must_not_be_inherited, prepare
 from unwedged.store.schema import BEGIN, CENSUS, IDENTITY, SOUND, translated, upgrade, version_of
 from unwedged.store.settled import settled
 
@@ -139,7 +140,15 @@ _TRUNCATE: Final = "DELETE FROM change WHERE version <= (SELECT floor FROM state
 
 
 class Driver(aiosqlite.Connection):
-    """The driver, and what it lacks: any work in one hop to its thread and back."""
+    """The driver, and what it lacks: any work in one hop to its thread and back.
+
+    Its thread does not keep a program alive that ends without closing the store. A transaction that is under way then
+    is committed or not: that is the database's promise, whatever becomes of the process.
+    """
+
+    def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
+        super().__init__(connector, iter_chunk_size=1)
+        self._thread.daemon = True
 
     async def call(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """Run ``work`` on the driver's thread, as soon as the database is not busy.
@@ -169,6 +178,7 @@ class SqliteBackend:
         self._driver = driver
         self._here = here
         self._files = files
+        self._birthplace = Birthplace()
         self._in_a_row = 0
         self._written = 0
         self._closed = False
@@ -178,8 +188,9 @@ class SqliteBackend:
         """Open the store at ``path``; where there is no file, or an empty one, make one that only its owner reads."""
         with translated():
             file = prepare(path)
+            must_not_be_inherited(file)
             connect = partial(sqlite3.connect, path, timeout=0, isolation_level=None, check_same_thread=False)
-            here, driver = connect(), Driver(connect, iter_chunk_size=1)
+            here, driver = connect(), Driver(connect)
             try:
                 identity = await settled(_prepared(driver, here))
                 return cls(driver, here, Files.opened_at(path, file), identity)
@@ -289,6 +300,7 @@ class SqliteBackend:
 
     async def close(self) -> None:
         """Let go of the database. The lease is not touched."""
+        self._birthplace.must_be_here()
         if not self._closed:
             self._closed = True
             with translated():
@@ -308,16 +320,17 @@ class SqliteBackend:
                     _rows(reader, CENSUS, {})
             self._here.close()
             await self._driver.close()
+        self._files.let_go()
 
     async def _shortly(self, statement: str, parameters: Parameters, *, writes: bool = False) -> list[sqlite3.Row]:
         """Run one short statement here, as soon as the database is not busy."""
         pauses = _pauses(0)
+        self._must_be_open()
         self._in_a_row += 1
         if self._in_a_row == IN_A_ROW:
             self._in_a_row = 0
             await asyncio.sleep(0)
         while True:
-            self._must_be_open()
             if writes:
                 self._files.verify()
             with translated():
@@ -326,6 +339,7 @@ class SqliteBackend:
                 except sqlite3.OperationalError as error:
                     pause = _pause(error, pauses)
             await asyncio.sleep(pause)
+            self._must_be_open()
 
     async def _read(self, statement: str, parameters: Parameters) -> list[sqlite3.Row]:
         """Run one reading statement on the driver's thread."""
@@ -360,6 +374,7 @@ class SqliteBackend:
             return await settled(self._driver.call(work))
 
     def _must_be_open(self) -> None:
+        self._birthplace.must_be_here()
         if self._closed:
             raise StoreClosed("the store was closed")
 

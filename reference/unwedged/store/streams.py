@@ -14,6 +14,7 @@ from unwedged.protocol import stream as rules
 from unwedged.protocol.cache import Change, ChangeLog
 from unwedged.protocol.identifiers import Version
 from unwedged.protocol.stream import Lagged
+from unwedged.store.birthplace import Birthplace
 from unwedged.store.holding import RecordName
 from unwedged.store.records import RecordKind
 
@@ -48,6 +49,7 @@ class Inbox:
         self._limit = limit
         self._awake = asyncio.Event()
         self._closed = False
+        self._birthplace = Birthplace()
 
     def tell(self, news: Change[RecordName] | Lagged) -> None:
         """Keep ``news`` if it is about the subscriber's kind."""
@@ -66,6 +68,7 @@ class Inbox:
 
     async def take(self) -> Change[RecordName] | Lagged | None:
         """Wait for the next piece of news; ``None`` after the last."""
+        self._birthplace.must_be_here()
         while not self.news:
             if self._closed:
                 return None

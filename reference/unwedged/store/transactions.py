@@ -17,6 +17,7 @@ from unwedged.protocol import cache as rules
 from unwedged.protocol.cache import Change, ChangeLog
 from unwedged.protocol.identifiers import Version
 from unwedged.store.backend import Backend, Committed
+from unwedged.store.birthplace import Birthplace
 from unwedged.store.clock import Clock
 from unwedged.store.errors import LeaseLost, OperationEnded, SnapshotMoved, StoreBusy, StoreError, UnknownKind
 from unwedged.store.holding import Holding, RecordName
@@ -54,6 +55,7 @@ class Parts:
     clock: Clock
     kinds: Mapping[str, Kind]
     counts: Counts
+    birthplace: Birthplace
 
 
 class Operation:
@@ -116,6 +118,7 @@ class Operation:
         self._must_not_be_doomed()
 
     def _must_not_be_doomed(self) -> None:
+        self._parts.birthplace.must_be_here()
         if self._doom is not None:
             raise self._doom
 

@@ -1,0 +1,30 @@
+"""A store object belongs to the process that opened it, and to no child that ``fork`` makes of that one.
+
+A child has copies of the connections without their locks, of the cache without its guard, and of the instance number,
+which must never be used twice. Nor may it open the same file anew while it has those copies: in its memory SQLite
+finds a lock on that file, and takes none. And its copy of the event loop waits for threads that are not there.
+"""
+
+from __future__ import annotations
+
+import os
+
+from unwedged.store.errors import ForkedStore
+
+
+class Birthplace:
+    """The process that this was made in."""
+
+    __slots__ = ("_process",)
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+
+    def is_here(self) -> bool:
+        """Say whether that is the process that asks."""
+        return os.getpid() == self._process
+
+    def must_be_here(self) -> None:
+        """Refuse to go on in any other process. Awaits nothing: perhaps nothing can be awaited there."""
+        if not self.is_here():
+            raise ForkedStore("this process was forked from the one that opened the store, and can't use it")
