@@ -131,7 +131,7 @@ class Walker(RuleBasedStateMachine):
 
     def way_of(self, edge: Edge) -> Way:
         states = self.ground.graph.states
-        return Way(step_between(edge.action, states[edge.source], states[edge.target]), edge.target)
+        return Way(step_between(edge.label, states[edge.source], states[edge.target]), edge.target)
 
     async def go(self, way: Way) -> None:
         await take(self.world, way.step)

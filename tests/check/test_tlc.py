@@ -25,7 +25,11 @@ async def test_a_violated_invariant_has_its_name_and_its_counterexample(
 ) -> None:
     result = await run(toolbox, specifications.job("SPECIFICATION Spec INVARIANTS Bounded Small\n"))
     assert (result.verdict, result.exit_code, result.property) == (Verdict.SAFETY, 12, "Small")
-    assert [(step.action, step.state["x"]) for step in result.trace] == [("", 0), ("Up", 1), ("Up", 2)]
+    assert [(step.label and step.label.action, step.state["x"]) for step in result.trace] == [
+        (None, 0),
+        ("Up", 1),
+        ("Up", 2),
+    ]
     who = result.trace[-1].state["who"]
     assert who == result.trace[0].state["who"].update({ModelValue("a"): 2})  # type: ignore[union-attr]
     assert result.detail == "Invariant Small is violated."
@@ -34,7 +38,7 @@ async def test_a_violated_invariant_has_its_name_and_its_counterexample(
 async def test_an_invariant_that_the_first_state_violates(toolbox: Toolbox, specifications: Specifications) -> None:
     result = await run(toolbox, specifications.job("SPECIFICATION Spec INVARIANT Tiny\n"))
     assert (result.verdict, result.exit_code, result.property) == (Verdict.SAFETY, 12, "Tiny")
-    assert [(step.action, step.state["x"]) for step in result.trace] == [("", 0)]
+    assert [(step.label, step.state["x"]) for step in result.trace] == [(None, 0)]
 
 
 async def test_a_violated_property_of_steps_is_named_among_several(

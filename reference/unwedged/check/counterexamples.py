@@ -82,7 +82,8 @@ async def _replay(result: Result, slug: str | None, properties: Sequence[str]) -
             await world.reset()
             judge = _Judge(world)
             for before, after in pairwise(result.trace):
-                step = (lock_step_between if of_lock else step_between)(after.action or "", before.state, after.state)
+                assert after.label is not None  # only the first state has none
+                step = (lock_step_between if of_lock else step_between)(after.label, before.state, after.state)
                 judge.note(await take(world, step))
                 violation = judge.violation(step, properties, after)
                 if violation is not None:

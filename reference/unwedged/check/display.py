@@ -155,7 +155,7 @@ def show_trace(console: Console, result: Result) -> None:
     """Show a counterexample: the first state whole, then what each step changes."""
     before: State = {}
     for number, step in enumerate(result.trace, 1):
-        console.print(Text(f"{number}: {step.action or 'initially'}", "bold"))
+        console.print(Text(f"{number}: {step.label or 'initially'}", "bold"))
         for name in sorted(step.state):
             # Not "!=": between two of rpds's maps that is wrong as soon as one entry is the same.
             if name not in before or not before[name] == step.state[name]:  # noqa: SIM201

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unwedged.check.errors import UnreadableOutput
-from unwedged.check.values import State, parse_state
+from unwedged.check.values import Label, State, Value, parse_label, parse_state
 
 
 class Edge(NamedTuple):
@@ -21,6 +21,13 @@ class Edge(NamedTuple):
     source: int
     action: str
     target: int
+    parameters: tuple[Value, ...] = ()
+    """The action's, where TLC wrote them down."""
+
+    @property
+    def label(self) -> Label:
+        """What TLC calls the step."""
+        return Label(self.action, self.parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +45,7 @@ _ESCAPE = re.compile(r"\\(.)")
 
 
 def read_graph(path: Path) -> Graph:
-    """Read what ``-dump dot,actionlabels`` wrote."""
+    """Read what ``-dump dot,actionlabels`` wrote, with the parameters of actions or without."""
     labels: dict[str, str] = {}
     initial: set[str] = set()
     edges: set[tuple[str, str, str]] = set()
@@ -58,13 +65,19 @@ def read_graph(path: Path) -> Graph:
     names = sorted(labels, key=labels.__getitem__)
     numbers = {name: number for number, name in enumerate(names)}
     try:
-        numbered = sorted(Edge(numbers[source], action, numbers[target]) for source, action, target in edges)
+        # Sorted by the label's text: parameters can't be compared, sets among them.
+        ordered = sorted((numbers[source], label, numbers[target]) for source, label, target in edges)
     except KeyError as error:
         raise UnreadableOutput(f"{path} ends early: state {error} has transitions but no content.") from error
+    labels_read = {label: parse_label(_unescape(label)) for _, label, _ in ordered}
     return Graph(
         states=tuple(parse_state(_unescape(labels[name])) for name in names),
         initial=tuple(sorted(numbers[name] for name in initial)),
-        edges=tuple(numbered),
+        edges=tuple(
+            Edge(source, read.action, target, read.parameters)
+            for source, label, target in ordered
+            for read in [labels_read[label]]
+        ),
     )
 
 

@@ -54,7 +54,7 @@ async def replay(
                 for position, number in enumerate(walk.edges):
                     edge = graph.edges[number]
                     if number not in steps:
-                        steps[number] = step_between(edge.action, graph.states[edge.source], graph.states[edge.target])
+                        steps[number] = step_between(edge.label, graph.states[edge.source], graph.states[edge.target])
                     if edge.target not in seen:
                         seen[edge.target] = expected(graph.states[edge.target])
                     try:

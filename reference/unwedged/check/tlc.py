@@ -19,7 +19,7 @@ from enum import Enum
 from pathlib import Path
 
 from unwedged.check.toolbox import Toolbox
-from unwedged.check.values import State, parse_state
+from unwedged.check.values import Label, State, parse_label, parse_state
 
 
 class Verdict(Enum):
@@ -60,9 +60,9 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a counterexample: the action and the state that it led to. The first one's action is empty."""
+    """One step of a counterexample: what it is, and the state that it led to. The first state has no label."""
 
-    action: str
+    label: Label | None
     state: State
 
 
@@ -235,7 +235,7 @@ _VERDICTS = (
 _START = re.compile(r"(.*)@!@!@STARTMSG (\d+):(\d+) @!@!@")
 _END = re.compile(r"@!@!@ENDMSG (\d+) @!@!@")
 _VIOLATED = re.compile(r"(?:Invariant|Action property|Temporal property|Property) (\S+) (?:is|was) violated")
-_STEP = re.compile(r"(\d+): <(?:Initial predicate|([\w!]+).*)>")
+_STEP = re.compile(r"(\d+): <(?:Initial predicate|([\w!]+(?:\(.*\))?) line \d+.*)>")
 _NUMBERED = re.compile(r"(\d+): ")
 _COUNTS = re.compile(
     r"(?:Progress\((\d+)\).*?: )?[\d,]+ states generated.*?, ([\d,]+) distinct states found.*?, ([\d,]+) states left"
@@ -303,7 +303,8 @@ class _Reader:
     def _step(self, text: str) -> None:
         first, _, state = text.partition("\n")
         step = _STEP.fullmatch(first)
-        self.trace.append(Step((step[2] or "") if step is not None else "", parse_state(state)))
+        label = parse_label(step[2]) if step is not None and step[2] else None
+        self.trace.append(Step(label, parse_state(state)))
 
     def _error(self, code: int, text: str) -> None:
         self._errors.append(text)
@@ -311,7 +312,7 @@ class _Reader:
         if violated is not None and code in _FINDINGS:
             self.violated = violated[1]
         if code in _VIOLATED_INITIALLY:
-            self.trace.append(Step("", parse_state(text.partition("\n")[2])))
+            self.trace.append(Step(None, parse_state(text.partition("\n")[2])))
 
     def verdict(self, exit_code: int) -> Verdict:
         """Decide by the messages and the exit code together: where they disagree, the run is not to be trusted."""

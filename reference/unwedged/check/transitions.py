@@ -1,13 +1,17 @@
-"""What a transition of a model is, step by step: TLC's labels name the action, the two states tell its parameters."""
+"""What a transition of a model is, step by step.
+
+TLC's labels name the action, and the two states tell its parameters. A newer TLC writes the parameters into its labels
+as well: then those count, and they must be among what the states allow.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
 from unwedged.check.errors import CheckError
-from unwedged.check.values import ModelValue, State, Value
+from unwedged.check.values import Label, ModelValue, State, Value
 from unwedged.check.world import IDLE, Observation, Seen, World
 
 Function = Mapping[Value, Value]
@@ -26,63 +30,90 @@ class Step:
     kind: str = ""
     records: frozenset[str] = frozenset()
 
+    @property
+    def parameters(self) -> tuple[Value, ...]:
+        """As TLC has them."""
+        names = [ModelValue(name) for name in (self.process, self.operation) if name]
+        records = frozenset(map(ModelValue, self.records))
+        if self.action == "Commit":
+            return (*names, records)
+        return (*names, *([self.kind] if self.kind else []), *records)
+
     def __str__(self) -> str:
-        parameters = [word for word in (self.process, self.operation, self.kind, *sorted(self.records)) if word]
-        return f"{self.action}({', '.join(parameters)})"
+        return str(Label(self.action, self.parameters))
 
 
 _OF_OPERATIONS = {"Begin", "Load", "Fill", "Commit", "Validate", "Finish", "Lose", "Outdated", "Abort", "ForgetCommit"}
 _OF_NOBODY = {"Lapse", "Truncate"}
 
 
-def step_between(action: str, before: State, after: State) -> Step:
-    """Tell the parameters of an action of ``CryptoStoreCache`` from what it changed."""
+def step_between(label: Label, before: State, after: State) -> Step:
+    """Tell which step of ``CryptoStoreCache`` leads from one state to the other. Where several do, choose one."""
+    return _chosen(label, _steps_between(label.action, before, after))
+
+
+def _chosen(label: Label, possible: Sequence[Step]) -> Step:
+    """Return the step that the label's parameters name, or the first that is possible where it has none."""
+    if not label.parameters:
+        return possible[0]
+    for step in possible:
+        if step.parameters == label.parameters:
+            return step
+    raise CheckError(f"TLC calls a step {label}, and by its states it is {' or '.join(map(str, possible))}")
+
+
+def _steps_between(action: str, before: State, after: State) -> list[Step]:
     if action in _OF_NOBODY:
-        return Step(action)
+        return [Step(action)]
     if action in _OF_OPERATIONS:
         (operation,) = _changed(before["op"], after["op"])
         was, now = _of(before["op"], operation), _of(after["op"], operation)
-        records: frozenset[str] = frozenset()
-        if action == "Load":
-            records = frozenset({_name(cast("tuple[Value, ...]", now["loading"])[0])})
-        elif action == "Commit":
-            records = _names(cast("tuple[Function, ...]", after["commits"])[-1])
-        elif action == "Outdated":
-            records = _outdated(before, was)
-        return Step(action, operation=_name(operation), kind=str(now["kind"]), records=records)
-    return Step(action, process=_process(action, before, after))
+        step = Step(action, operation=_name(operation))
+        match action:
+            case "Begin":
+                return [replace(step, kind=str(now["kind"]))]
+            case "Load":
+                loading = _name(cast("tuple[Value, ...]", now["loading"])[0])
+                return [replace(step, records=frozenset({loading}))]
+            case "Commit":
+                return [replace(step, records=_names(cast("tuple[Function, ...]", after["commits"])[-1]))]
+            case "Outdated":
+                return [replace(step, records=frozenset({record})) for record in _outdated(before, was)]
+        return [step]
+    return [Step(action, process=process) for process in _processes(action, before, after)]
 
 
-def _process(action: str, before: State, after: State) -> str:
+def _processes(action: str, before: State, after: State) -> list[str]:
+    """Return the processes whose step it may be."""
     if action == "Want":
         row = cast("Function", before["lease"])
-        asking = [
-            p for p, guard in _function(before["guard"]).items() if _stage(guard) == "none" and p != row["holder"]
-        ]
-        return min(map(_name, asking))
+        return sorted(
+            _name(p)
+            for p, guard in _function(before["guard"]).items()
+            if _stage(guard) == "none" and p != row["holder"]
+        )
     if action == "Release":
-        return _name(_of(before, "lease")["holder"])
+        return [_name(_of(before, "lease")["holder"])]
     for variable in ("guard", "heard", "cache"):
         if variable in before and (changed := _changed(before[variable], after[variable])):
-            return _name(min(changed, key=_name))
+            return sorted(map(_name, changed))
     if action == "Crash":
-        return HOME[_name(_changed(before["op"], after["op"])[0])]
+        return [HOME[_name(_changed(before["op"], after["op"])[0])]]
     if action == "Renew":
         epoch = _of(before, "lease")["epoch"]
         guards = _function(before["guard"])
-        return next(_name(p) for p in guards if _of(guards, p)["epoch"] == epoch and _stage(guards[p]) != "none")
+        return [_name(p) for p in guards if _of(guards, p)["epoch"] == epoch and _stage(guards[p]) != "none"]
     raise CheckError(f"whose step {action} is can't be told from its states")
 
 
-def _outdated(before: State, operation: Function) -> frozenset[str]:
-    """Choose a record that can no longer be loaded: one that changed, or any where the log was cut."""
+def _outdated(before: State, operation: Function) -> list[str]:
+    """Return the records that can no longer be loaded: those that changed, or all where the log was cut."""
     at = cast("int", operation["at"])
     commits = cast("tuple[Function, ...]", before["commits"])
     later = _names(_function(operation["known"]))
     if cast("int", before["floor"]) <= at:
         later = frozenset[str]().union(*(_names(commit) for commit in commits[at:]))
-    known = _known(operation["known"])
-    return frozenset({min(record for record in later if record not in known)})
+    return sorted(later - _known(operation["known"]).keys())
 
 
 class Cast(NamedTuple):
@@ -107,19 +138,27 @@ _WORKER = {"p1": "o1", "p2": "o3"}
 """The operation that a process of ``LeaseLock`` is busy with."""
 
 
-def lock_step_between(action: str, before: State, after: State) -> Step:
-    """Tell the parameters of an action of ``LeaseLock`` from what it changed."""
-    if action == "ClockJump":
+def lock_step_between(label: Label, before: State, after: State) -> Step:
+    """Tell which step of ``LeaseLock`` leads from one state to the other, and what it is to a store."""
+    step = _chosen(label, _lock_steps_between(label.action, before, after))
+    if label.action == "ClockJump":
         back = cast("int", _of(after, "lease")["left"]) > 0
         return Step("JumpBack" if back else "Lapse")
-    if action in _OF_NOBODY:
-        return Step(action)
-    changed = [p for variable in ("guard", "op", "synced") for p in _changed(before[variable], after[variable])]
+    if not step.process or label.action == "Want":
+        return step
+    action = _OF_LOCK.get(label.action, label.action)
+    return replace(step, action=action, operation=_WORKER[step.process], kind="transaction")
+
+
+def _lock_steps_between(action: str, before: State, after: State) -> list[Step]:
+    if action in _OF_NOBODY or action == "ClockJump":
+        return [Step(action)]
     if action == "Want":
         holder = _name(_of(before, "lease")["holder"])
-        return Step(action, process=min(waiting_in(before) - {holder}))
-    process = _name(changed[0]) if changed else _process(action, before, after)
-    return Step(_OF_LOCK.get(action, action), process=process, operation=_WORKER[process], kind="transaction")
+        return [Step(action, process=process) for process in sorted(waiting_in(before) - {holder})]
+    changed = [p for variable in ("guard", "op", "synced") for p in _changed(before[variable], after[variable])]
+    processes = [_name(changed[0])] if changed else _processes(action, before, after)
+    return [Step(action, process=process) for process in processes]
 
 
 _OF_LOCK = {"End": "Abort", "Lose": "LoseAll"}

@@ -19,7 +19,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from rpds import HashTrieMap
 
@@ -55,6 +55,29 @@ _ESCAPE = re.compile(r"\\(.)")
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "f": "\f"}
 
 _END = ""
+
+_LABEL = re.compile(r"([\w!]+)(?:\((.*)\))?", re.DOTALL)
+
+
+class Label(NamedTuple):
+    """What TLC calls a step: the action and, if it is a newer TLC, the action's parameters."""
+
+    action: str
+    parameters: tuple[Value, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.action}({','.join(map(render_value, self.parameters))})" if self.parameters else self.action
+
+
+@lru_cache(maxsize=1000)
+def parse_label(text: str) -> Label:
+    """Read what TLC calls a step: ``Begin``, or ``Begin(o3,"view")``."""
+    match = _LABEL.fullmatch(text)
+    if match is None:
+        raise UnreadableOutput(f"TLC names a step in a way that can't be read: {text!r}")
+    parameters = parse_value(f"<<{match[2] or ''}>>")
+    assert isinstance(parameters, tuple)
+    return Label(match[1], parameters)
 
 
 def parse_state(text: str) -> HashTrieMap[str, Value]:
