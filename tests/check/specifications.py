@@ -49,6 +49,6 @@ class Specifications:
         path.write_text(text, encoding="utf-8")
         return path
 
-    def job(self, configuration: str, module: str = "Counter", workers: int = 1, timeout: float = 60) -> Job:
+    def job(self, configuration: str, module: str = "Counter", workers: int = 1) -> Job:
         path = self.write("Model.cfg", CONSTANTS + configuration)
-        return Job(self.folder / f"{module}.tla", path, workers=workers, timeout=timeout)
+        return Job(self.folder / f"{module}.tla", path, workers=workers)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.check.specifications import Specifications
@@ -52,6 +53,8 @@ def test_a_manifest_is_read(specifications: Specifications) -> None:
     job = manifest.job(failing)
     assert job.configuration == specifications.folder / "Failing.cfg"
     assert job.library == (specifications.folder.parent,)
+    assert job.most_states == 1_000_000
+    assert manifest.job(msgspec.structs.replace(failing, distinct_states=300_000)).most_states == 3_000_000
     with pytest.raises(UnknownModel, match=r"no model 'Other'.*Passing, Failing"):
         manifest.model("Other")
 
@@ -80,6 +83,7 @@ def test_a_model_that_is_listed_twice_is_refused(specifications: Specifications)
         ("depth = 3", "deepness = 3", "unknown field `deepness`"),
         ("depth = 3", "", "missing required field `depth`"),
         ("depth = 3", "depth = 3\nworkers = 0", "workers"),
+        ("depth = 3", "depth = 3\ntimeout = 120", "unknown field `timeout`"),
         ("depth = 3", "depth =", "manifest.toml"),
         ("depth = 3", "depth = 3\nworkers = 2", "with one worker only"),
         ("Counter.tla", "Missing.tla", "there is no Missing.tla"),
@@ -89,7 +93,7 @@ def test_a_model_that_is_listed_twice_is_refused(specifications: Specifications)
         ('property = "Small"', 'property = "Large"', "does not check Large"),
         ('expected = "safety"', 'expected = "deadlock"', "names a property"),
         ('expected = "safety"\nproperty = "Small"', 'expected = "pass"', "must be expected to fail"),
-        ('expected = "safety"\nproperty = "Small"', 'expected = "timeout"', "something that TLC can find"),
+        ('expected = "safety"\nproperty = "Small"', 'expected = "unfinished"', "something that TLC can find"),
         ('band = "fault"\nslug = "too-small"\nlayer = "S"', 'band = "smoke"', "only a fault or probe"),
         ('band = "fault"', 'band = "probe"', "and nothing else, has a slug"),
     ],
@@ -126,8 +130,8 @@ def test_every_difference_is_told(specifications: Specifications) -> None:
     assert differences(failing, replace(expected, distinct_states=7)) == ("distinct states: expected 4, got 7",)
     assert differences(failing, replace(expected, depth=4)) == ("depth: expected 3, got 4",)
     assert differences(failing, replace(expected, exit_code=13)) == ("exit code: expected 12, got 13",)
-    timeout = replace(expected, verdict=Verdict.TIMEOUT, exit_code=-9, property=None)
-    assert differences(failing, timeout)[0] == "verdict: expected safety, got timeout"
+    unfinished = replace(expected, verdict=Verdict.UNFINISHED, exit_code=-9, property=None)
+    assert differences(failing, unfinished)[0] == "verdict: expected safety, got unfinished"
 
 
 def test_several_workers_may_find_a_larger_depth_but_no_smaller_one(specifications: Specifications) -> None:

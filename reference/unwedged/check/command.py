@@ -211,6 +211,8 @@ def _until_done(work: Coroutine[None, None, T]) -> T:
 
 def main() -> None:
     """Run the command line."""
+    # Who started this may have let it ignore Ctrl-C, as `nohup` does and many a CI runner; then nothing could end it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         code = app()
     except CheckError as error:

@@ -1,4 +1,4 @@
-"""Show people what is going on: a live view on a terminal, plain lines in a pipe, and tables at the end."""
+"""Show people what is going on: a live view on a terminal, only results in a pipe, and tables at the end."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def show_replay(console: Console, replayed: ReplayReport) -> None:
 
 
 class _Lines:
-    """One line for each model that is done, and one a minute for long ones, whenever TLC speaks up."""
+    """One line for each model that is done, and nothing about those that are not."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -69,8 +69,7 @@ class _Lines:
         pass
 
     def progressed(self, model: Model, progress: Progress) -> None:
-        if progress.queued:
-            self._console.print(f"     {model.name}: {_so_far(progress)}")
+        pass
 
     def finished(self, outcome: Outcome) -> None:
         self._console.print(outcome_line(outcome))

@@ -16,6 +16,10 @@ import msgspec
 from unwedged.check.errors import CheckoutNotFound, ManifestInvalid, UnknownModel
 from unwedged.check.tlc import Job, Result, Verdict, read_configuration
 
+FREE_STATES, MOST_TIMES = 1_000_000, 10
+"""A model is ended when TLC has found so many states, or so many times those that are expected, whichever is more: by
+then it is wrong in any case, and it may have no end at all. Which model that is does not depend on the machine."""
+
 
 class Band(Enum):
     """What a model is for."""
@@ -57,8 +61,6 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     distinct_states: int
     depth: int
     workers: Annotated[int, msgspec.Meta(ge=1)] = 1
-    timeout: Annotated[int, msgspec.Meta(ge=1)] = 120
-    """Seconds."""
     slug: str | None = None
     """Of a fault: its name in the track record."""
     layer: Layer | None = None
@@ -96,7 +98,7 @@ class Manifest:
             configuration=self.folder / f"{model.name}.cfg",
             library=(self.folder.parent,),
             workers=model.workers,
-            timeout=model.timeout,
+            most_states=max(FREE_STATES, MOST_TIMES * model.distinct_states),
             brief=model.band in (Band.FAULT, Band.PROBE),
             dump=dump,
         )
@@ -154,7 +156,7 @@ def _model_problems(manifest: Manifest, model: Model) -> list[str]:
     must_fail = model.band in (Band.FAULT, Band.PROBE)
     rules = {
         f"there is no {model.specification}": not job.specification.is_file(),
-        "what is expected must be something that TLC can find": model.expected in (Verdict.TIMEOUT, Verdict.ERROR),
+        "what is expected must be something that TLC can find": model.expected in (Verdict.UNFINISHED, Verdict.ERROR),
         "a fault or probe must be expected to fail": must_fail and model.expected is Verdict.PASS,
         "only a fault or probe may be expected to fail": not must_fail and model.expected is not Verdict.PASS,
         "a fault, and nothing else, has a slug and a layer": (model.slug is not None, model.layer is not None)

@@ -12,12 +12,13 @@ import os
 import re
 import tempfile
 import time
-from asyncio.subprocess import DEVNULL, PIPE, STDOUT
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from unwedged.check.standstill import standstill
 from unwedged.check.toolbox import Toolbox
 from unwedged.check.values import Label, State, parse_label, parse_state
 
@@ -35,8 +36,8 @@ class Verdict(Enum):
     """An invariant, a property of steps, or the safety part of a refinement is violated."""
     LIVENESS = "liveness"
     """A temporal property is violated by an endless behaviour."""
-    TIMEOUT = "timeout"
-    """TLC did not finish in time."""
+    UNFINISHED = "unfinished"
+    """TLC was ended: it stood still, or found so many more states than expected that it might never end."""
     ERROR = "error"
     """TLC could not check the model: it does not parse, or it can't be evaluated."""
 
@@ -50,8 +51,10 @@ class Job:
     library: tuple[Path, ...] = ()
     """Folders in which extended modules are found, besides the specification's own."""
     workers: int = 1
-    timeout: float = 600
-    """Seconds."""
+    patience_seconds: float = 300
+    """TLC is ended when it has done nothing for so long. For how long it may work is not limited."""
+    most_states: int | None = None
+    """TLC is ended when it has found more."""
     brief: bool = False
     """Whether it is expected to take seconds only."""
     dump: Path | None = None
@@ -130,10 +133,9 @@ def command(toolbox: Toolbox, job: Job, scratch: Path) -> list[str]:
 
 
 async def run(toolbox: Toolbox, job: Job, on_progress: Callable[[Progress], None] = lambda _: None) -> Result:
-    """Run TLC to its end, or to the end of the job's time. Cancelling this ends TLC too."""
+    """Run TLC to its end, or until it stands still or finds too many states. Cancelling this ends TLC too."""
     began = time.monotonic()
     reader = _Reader(on_progress)
-    late = False
     with tempfile.TemporaryDirectory(prefix="unwedged-tlc-", ignore_cleanup_errors=True) as scratch:
         process = await asyncio.create_subprocess_exec(
             *command(toolbox, job, Path(scratch)),
@@ -144,19 +146,19 @@ async def run(toolbox: Toolbox, job: Job, on_progress: Callable[[Progress], None
             limit=_LONGEST_LINE,
             start_new_session=True,  # a Ctrl-C reaches this program only, which then ends TLC
         )
+        reading = asyncio.create_task(_read(process, reader, job.most_states))
+        watching = asyncio.create_task(standstill(process.pid, job.patience_seconds))
         try:
-            assert process.stdout is not None
-            async with asyncio.timeout(job.timeout):
-                async for line in process.stdout:
-                    reader.feed(line.decode("utf-8", errors="replace").rstrip("\r\n"))
-                await process.wait()
-        except TimeoutError:
-            late = True
+            await asyncio.wait((reading, watching), return_when=asyncio.FIRST_COMPLETED)
+            unfinished = reading.result() if reading.done() else watching.result()
         finally:
+            reading.cancel()
+            watching.cancel()
+            await asyncio.gather(reading, watching, return_exceptions=True)
             if process.returncode is None:
                 process.kill()
             exit_code = await process.wait()
-    verdict = Verdict.TIMEOUT if late else reader.verdict(exit_code)
+    verdict = Verdict.UNFINISHED if unfinished else reader.verdict(exit_code)
     violated = reader.violated
     if violated is None and verdict in (Verdict.SAFETY, Verdict.LIVENESS):
         properties = read_configuration(job.configuration).properties
@@ -170,8 +172,19 @@ async def run(toolbox: Toolbox, job: Job, on_progress: Callable[[Progress], None
         seconds=time.monotonic() - began,
         trace=tuple(reader.trace),
         lasso=reader.lasso,
-        detail=f"not finished after {job.timeout:g} s" if late else reader.detail(verdict),
+        detail=f"TLC was ended: {unfinished}" if unfinished else reader.detail(verdict),
     )
+
+
+async def _read(process: Process, reader: _Reader, most_states: int | None) -> str:
+    """Read all that TLC prints, and wait for its end. Returns why it should not go on, or nothing if it has ended."""
+    assert process.stdout is not None
+    async for line in process.stdout:
+        reader.feed(line.decode("utf-8", errors="replace").rstrip("\r\n"))
+        if most_states is not None and reader.progress.distinct_states > most_states:
+            return f"it found more than {most_states:,} states"
+    await process.wait()
+    return ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,86 @@
+"""Notice that another process stands still.
+
+What hangs is told from what is slow by what it does, and not by a clock: on a busy machine everything takes long. A
+process that hangs uses next to no processor time; one that works uses some, however little it is given. (That it prints
+something says nothing: TLC tells once a minute how far it is, also where that is no further than a minute ago.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from asyncio.subprocess import DEVNULL, PIPE
+from dataclasses import dataclass
+from pathlib import Path
+
+LEAST_SHARE = 1 / 300
+"""Of one core. Who uses less than this stands still: a Java machine that has nothing to do uses a tenth of it."""
+
+LOOKS = 60
+"""So many looks in a row must find no work. Whoever looks is as slow as everybody on a busy machine, and then waits for
+longer in all."""
+
+
+@dataclass(slots=True)
+class Standstill:
+    """Compares what a process has used at each look with what it must use within ``patience_seconds``."""
+
+    patience_seconds: float
+    _noted: float = 0
+    _looks: int = 0
+
+    def at_look(self, used_seconds: float | None) -> bool:
+        """Say whether it stands still. ``None``: it can't be told how much the process has used."""
+        if used_seconds is None or used_seconds - self._noted >= LEAST_SHARE * self.patience_seconds:
+            self._noted, self._looks = used_seconds or self._noted, 0
+        else:
+            self._looks += 1
+        return self._looks >= LOOKS
+
+
+async def standstill(pid: int, patience_seconds: float) -> str:
+    """Return, and say so, when the process has stood still for ``patience_seconds``; never if that can't be told."""
+    watch = Standstill(patience_seconds)
+    while True:
+        if watch.at_look(await processor_seconds(pid)):
+            return f"it did nothing for {patience_seconds:g} s"
+        await asyncio.sleep(patience_seconds / LOOKS)
+
+
+async def processor_seconds(pid: int, processes: Path = Path("/proc")) -> float | None:
+    """Return how much processor time a process has used; ``None`` where the system does not say."""
+    if (processes / "self" / "stat").exists():
+        return _from_stat(processes / str(pid) / "stat")
+    return await _from_ps(pid)
+
+
+def _from_stat(path: Path) -> float | None:
+    """Read Linux's table of processes."""
+    try:
+        # The second field is the name in parentheses, which may have anything in it.
+        fields = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")  # its own time and that of its children that ended
+
+
+async def _from_ps(pid: int) -> float | None:
+    """Ask the command that every other Unix has."""
+    try:
+        asking = await asyncio.create_subprocess_exec(
+            *("ps", "-o", "time=", "-p", str(pid)), stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL
+        )
+    except OSError:
+        return None
+    answer, _ = await asking.communicate()
+    return _read_time(answer.decode())
+
+
+def _read_time(text: str) -> float | None:
+    """Read ``[days-]hours:minutes:seconds`` or ``minutes:seconds``, with or without a fraction."""
+    days, _, rest = text.strip().rpartition("-")
+    try:
+        parts = [float(part) for part in rest.split(":")]
+        return sum(60.0**power * part for power, part in enumerate(reversed(parts))) + 86_400 * int(days or 0)
+    except ValueError:
+        return None
