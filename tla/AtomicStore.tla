@@ -3,10 +3,12 @@
 (* cache, no process's memory. Operations are called, take effect at one       *)
 (* moment before they return, and may be given up by a crash or an error.      *)
 (*                                                                             *)
-(* A transaction's effect is one step. A view answers with records of one      *)
-(* snapshot that was the store's at some moment between its call and its       *)
-(* return. The value of a record counts the updates it has seen, so that an    *)
-(* update that got lost would show.                                            *)
+(* A transaction's effect is one step. If it fails, or writes nothing, its     *)
+(* answer (an error is one) comes from the store as it is at one such step. A  *)
+(* view answers with records of one snapshot that was the store's at some      *)
+(* moment between its call and its return, and so it fails. The value of a     *)
+(* record counts the updates it has seen, so that an update that got lost      *)
+(* would show.                                                                 *)
 (*                                                                             *)
 (* CryptoStoreCache is checked to do nothing that this specification does not  *)
 (* allow (property RefinesAtomicStore): the store is linearizable.             *)
@@ -46,9 +48,12 @@ Update(o) ==
         /\ history' = Append(history, [r \in Records |-> IF r \in asked THEN Now[r] + 1 ELSE Now[r]])
         /\ call' = [call EXCEPT ![o].stage = "done", ![o].result = Part(Now, asked)]
 
+\* An answer without an effect: of a view, or of a transaction that wrote nothing or
+\* failed. What an operation fails of is what it has read, as any other answer is.
 Look(o) ==
-    /\ call[o].stage = "called" /\ call[o].kind = "view"
-    /\ \E i \in call[o].since..Len(history), asked \in (SUBSET Records) \ {{}} :
+    /\ call[o].stage = "called"
+    /\ \E i \in (IF call[o].kind = "view" THEN call[o].since ELSE Len(history))..Len(history),
+          asked \in (SUBSET Records) \ {{}} :
         call' = [call EXCEPT ![o].stage = "done", ![o].since = 0,
                                  ![o].result = Part(history[i], asked)]
     /\ UNCHANGED history
@@ -58,7 +63,7 @@ Return(o) ==
     /\ call' = [call EXCEPT ![o] = NoCall]
     /\ UNCHANGED history
 
-\* An error, a cancelled caller, or a crash, which takes several down at once.
+\* A cancelled caller, a commit that fails, or a crash, which takes several down at once.
 \* What had taken effect stays; what had not never will. (An operation that is
 \* run again, out of sight of its caller, is given up and called once more: that
 \* only shortens the time in which it must take effect.)

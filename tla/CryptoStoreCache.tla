@@ -39,9 +39,10 @@ ASSUME /\ Cardinality(Processes) >= 2 /\ Subscribers \subseteq Processes
 VARIABLES
     lease,      \* the lease row
     history,    \* the store: its snapshots, one for each version, the last is now
-    commits,    \* the change log: for each version, the records that its commit wrote,
-                \* each with the value that the update was computed from
-    floor,      \* the change log is complete after this version
+    commits,    \* for each version, the records that its commit wrote, each with the
+                \* value that the update was computed from. The change log is the part
+                \* of it after the floor; what is before only states the guarantees
+    floor,      \* the change log was cut up to this version: it has the later ones only
     guard,      \* by process: its right to use the store
     cache,      \* by process: some records of the snapshot at one version
     heard,      \* by process: what its subscriber was told since it subscribed
@@ -58,8 +59,11 @@ Snapshot(v) == history[v + 1]
 
 Value(r, v) == history[v + 1][r]
 
-\* What the change log says of a record after version v.
-ChangedAfter(r, v) == \E i \in (v + 1)..Version : r \in DOMAIN commits[i]
+\* What the change log says of a record after version v. Its lines up to the floor are
+\* gone: whether they named the record, nobody can see any more.
+Later(v, w) == IF v > w THEN v ELSE w
+
+ChangedAfter(r, v) == \E i \in (Later(v, floor) + 1)..Version : r \in DOMAIN commits[i]
 
 Nothing == [r \in Records |-> Missing]
 
@@ -77,6 +81,7 @@ NewCache == [version |-> 0, records |-> Nothing]
 SyncedCache(old) ==
     LET changed(r) == ChangedAfter(r, old.version)
         kept == [r \in Records |-> IF changed(r) THEN Missing ELSE old.records[r]]
+        reaches == floor <= old.version \/ Broken("floor-ignored-at-sync")
     IN  CASE Broken("session-cache-survives") ->
                 \* a second cache, of one kind of record, that nobody told
                 [version |-> Version, records |-> [r \in Records |->
@@ -86,9 +91,9 @@ SyncedCache(old) ==
                 [version |-> Version, records |-> old.records]
           [] Broken("generation-in-machine") ->
                 \* the version is thrown away with what was invalidated
-                [version |-> 0, records |-> IF floor > old.version THEN Nothing ELSE kept]
+                [version |-> 0, records |-> IF reaches THEN kept ELSE Nothing]
           [] OTHER ->
-                [version |-> Version, records |-> IF floor > old.version THEN Nothing ELSE kept]
+                [version |-> Version, records |-> IF reaches THEN kept ELSE Nothing]
 
 \* A value that was loaded at one version may only enter a cache of that version.
 FilledCache(old, r, value, version) ==
@@ -118,8 +123,10 @@ LastHeard(told) == told[Len(told)].version
 \* Everything that the log names up to a version, or that it no longer reaches.
 ToldUpTo(told, version) ==
     IF told = <<>> \/ version <= LastHeard(told) THEN told
-    ELSE IF floor > LastHeard(told) THEN Append(told, Heard(version, TRUE))
-    ELSE told \o [i \in 1..(version - LastHeard(told)) |-> Heard(LastHeard(told) + i, FALSE)]
+    ELSE IF floor > LastHeard(told) /\ ~Broken("floor-ignored-in-stream")
+    THEN Append(told, Heard(version, TRUE))
+    ELSE LET first == Later(LastHeard(told), floor)
+         IN  told \o [i \in 1..(version - first) |-> Heard(first + i, FALSE)]
 
 \* A commit of the process's own, unless its subscriber has heard of it already. (Of
 \* what came before it that commit says nothing; but then the guard's sync has.)
@@ -135,7 +142,7 @@ Idle == [stage |-> "idle", kind |-> "none", under |-> 0, at |-> 0, begun |-> 0,
 
 \* stage     "idle", which includes waiting for a guard; "running"; "loading" a record;
 \*           "committed": in the store, not yet in the cache; "validated": its
-\*           reads are confirmed, not yet answered
+\*           reads are confirmed, not yet answered; so for failures
 \* under     the epoch of the guard it works with
 \* at        the version of its snapshot; once committed, the one it made
 \* begun     (only to state the refinement) the store's version when a view began
@@ -209,13 +216,15 @@ Sync(p) ==
             ELSE ToldUpTo(@, Version)]
     /\ UNCHANGED <<lease, history, commits, floor, op>>
 
-\* An error on the way: no guard, and the cache stays what and where it was.
+\* An error on the way: no guard, and the cache stays what and where it was. The lease
+\* is given up, or left to expire.
 SyncFails(p) ==
     /\ guard[p].stage = "syncing"
     /\ guard' = [guard EXCEPT ![p] = NoGuard]
+    /\ lease' \in LeftBehind(lease, guard[p].epoch)
     /\ cache' = IF Broken("reload-failure-swallowed")
                 THEN [cache EXCEPT ![p].version = Version] ELSE cache
-    /\ UNCHANGED <<lease, history, commits, floor, heard, op>>
+    /\ UNCHANGED <<history, commits, floor, heard, op>>
 
 \* An operation begins under a guard: it has the guard's cache before it, as an
 \* immutable value. Transactions of one guard take turns. A view does not begin
@@ -256,7 +265,7 @@ Load(o, r) ==
     /\ op[o].stage = "running"
     /\ op[o].known[r] = Missing
     /\ MayAccess(o) \/ Broken("unfenced-load") \/ Unguarded(o)
-    /\ \/ ~ChangedAfter(r, op[o].at) /\ floor <= op[o].at
+    /\ \/ ~ChangedAfter(r, op[o].at) /\ (floor <= op[o].at \/ Broken("floor-ignored-at-load"))
        \/ Broken("unfenced-load") \/ Unguarded(o)
     /\ op' = [op EXCEPT ![o].stage = "loading", ![o].loading = <<r, Value(r, Version), Version>>]
     /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
@@ -276,8 +285,9 @@ Fill(o) ==
 
 \* Rules 4, 5 and 8: all of an operation's records, the version and the change log,
 \* behind the fence, in one database transaction; it renews the lease as well, or gives
-\* it up if somebody waits and no other operation needs it. (A process knows that when it
-\* sends the commit. A view that ends on the way is then as one that ends just after.)
+\* it up if somebody waits and no other operation needs it, or keeps it for those that
+\* come next. (A process knows that when it sends the commit. A view that ends on the way
+\* is then as one that ends just after.)
 Commit(o, updated) ==
     LET p == Home[o]
         base == [r \in updated |-> op[o].known[r]]
@@ -292,10 +302,11 @@ Commit(o, updated) ==
         /\ commits' = Append(commits, base)
         /\ history' = Append(history, [r \in Records |->
                 IF r \in updated THEN base[r] + 1 ELSE Value(r, Version)])
-        /\ op' = [op EXCEPT ![o].stage = "committed", ![o].at = Version + 1,
-                            ![o].known = Part(@, updated), ![o].word = lease.wanted,
-                            ![o].released = MayAccess(o) /\ GivesWay(lease, alone)]
-        /\ lease' = IF MayAccess(o) THEN Committed(lease, alone) ELSE lease
+        /\ \E parts \in Notable(alone) :
+            /\ op' = [op EXCEPT ![o].stage = "committed", ![o].at = Version + 1,
+                                ![o].known = Part(@, updated), ![o].word = lease.wanted,
+                                ![o].released = MayAccess(o) /\ GivesWay(lease, parts)]
+            /\ lease' = IF MayAccess(o) THEN Committed(lease, parts) ELSE lease
         /\ UNCHANGED <<floor, guard, cache, heard>>
 
 \* Rule 6: a view asks whether its epoch still stands.
@@ -303,6 +314,16 @@ Validate(o) ==
     /\ op[o].stage = "running" /\ op[o].kind = "view"
     /\ AnyRecord(op[o].known) # {}
     /\ MayAccess(o) \/ Broken("unvalidated-view")
+    /\ op' = [op EXCEPT ![o].stage = "validated", ![o].at = 0, ![o].begun = 0, ![o].word = lease.wanted]
+    /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
+
+\* Rule 6 for failures: what an operation's own code fails of is what it has read, so its
+\* caller may hear of that only once the fence has confirmed it. (A transaction that has
+\* written nothing is answered in the same way.)
+Fail(o) ==
+    /\ op[o].stage = "running"
+    /\ AnyRecord(op[o].known) # {}
+    /\ MayAccess(o) \/ Broken("stale-failure-believed")
     /\ op' = [op EXCEPT ![o].stage = "validated", ![o].at = 0, ![o].begun = 0, ![o].word = lease.wanted]
     /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
 
@@ -316,9 +337,10 @@ Finish(o) ==
         version == op[o].at
     IN  /\ op[o].stage \in {"committed", "validated"}
         /\ op' = [op EXCEPT ![o] = Idle]
-        /\ guard' = CASE op[o].under # guard[p].epoch -> guard
-                      [] op[o].released -> [guard EXCEPT ![p] = NoGuard]
-                      [] OTHER -> [guard EXCEPT ![p] = Told(@, op[o].word)]
+        /\ \E word \in Notable(op[o].word) :
+            guard' = CASE op[o].under # guard[p].epoch -> guard
+                       [] op[o].released -> [guard EXCEPT ![p] = NoGuard]
+                       [] OTHER -> [guard EXCEPT ![p] = Told(@, word)]
         /\ IF op[o].stage = "committed"
            THEN /\ cache' = IF UsesCache(o)
                             THEN [cache EXCEPT ![p] = InstalledCache(@, version, commits[version])]
@@ -346,9 +368,8 @@ Outdated(o, r) ==
     /\ op' = [op EXCEPT ![o] = Idle]
     /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
 
-\* The caller vanishes, the operation's own code fails, or the commit does (the
-\* disk is full, the database busy). Nothing was written; what the operation held
-\* is dropped.
+\* The caller vanishes, or an access fails, the commit for one (the disk is full, the
+\* database busy). Nothing was written; what the operation held is dropped.
 Abort(o) ==
     /\ op[o].stage \in {"running", "loading"}
     /\ op' = [op EXCEPT ![o] = Idle]
@@ -370,7 +391,7 @@ Renew(p) ==
     /\ guard[p].stage # "none"
     /\ FencePasses(lease, guard[p].epoch)
     /\ lease' = Renewed(lease)
-    /\ guard' = [guard EXCEPT ![p] = Told(@, lease.wanted)]
+    /\ \E word \in Notable(lease.wanted) : guard' = [guard EXCEPT ![p] = Told(@, word)]
     /\ UNCHANGED <<history, commits, floor, cache, heard, op>>
 
 \* A renewal, or a sync, that the fence stops: the guard dies (rule 1).
@@ -405,6 +426,13 @@ Crash(p) ==
     /\ lease' = IF lease.holder = p THEN [lease EXCEPT !.holder = Departed] ELSE lease
     /\ UNCHANGED <<history, commits, floor>>
 
+\* Any record may be dropped from a cache at any time, to bound its size: it can be
+\* loaded again.
+Forget(p, r) ==
+    /\ cache[p].records[r] # Missing
+    /\ cache' = [cache EXCEPT ![p] = ForgottenCache(@, r)]
+    /\ UNCHANGED <<lease, history, commits, floor, guard, heard, op>>
+
 \* The change log is cut.
 Truncate ==
     /\ floor < Version
@@ -423,12 +451,13 @@ Next ==
     \/ \E o \in Operations :
         \/ \E kind \in Kinds[o] : Begin(o, kind)
         \/ \E updated \in SUBSET Records : Commit(o, updated)
-        \/ Fill(o) \/ Validate(o) \/ Finish(o)
+        \/ Fill(o) \/ Validate(o) \/ Fail(o) \/ Finish(o)
         \/ Lose(o) \/ Abort(o) \/ ForgetCommit(o)
         \/ \E r \in Records : Load(o, r) \/ Outdated(o, r)
     \/ \E p \in Processes :
         \/ Acquire(p) \/ Want(p) \/ Sync(p) \/ SyncFails(p) \/ Renew(p) \/ LoseGuard(p)
         \/ Release(p) \/ Crash(p) \/ Listen(p)
+        \/ \E r \in Records : Forget(p, r)
     \/ Lapse
     \/ Truncate
 

@@ -57,10 +57,20 @@ GivesWay(row, alone) == row.wanted /\ alone /\ ~Broken("waiter-ignored")
 
 Committed(row, alone) == IF GivesWay(row, alone) THEN Released(row) ELSE Renewed(row)
 
+\* Rule 8: word of a waiter is heeded at once, or later: a turn lasts as long as it is
+\* worth something. (So it is whatever a renewal or a commit brings that may be noted,
+\* and a commit that could give the lease up may keep it.)
+Notable(word) == {FALSE, word}
+
+\* Rule 2: after a failed sync the lease is given up. That is a write, which may fail as
+\* well; then the lease is left to expire.
+LeftBehind(row, epoch) ==
+    {row} \cup (IF FencePasses(row, epoch) THEN {Released(row)} ELSE {})
+
 -------------------------------------------------------------------------------
 (* The guard, as far as its process knows: bound to one epoch.                 *)
 
-Stages == {"none", "syncing", "held", "closing"}
+Stages == {"none", "syncing", "held", "closing", "expiring"}
 
 Guards == [stage: Stages, epoch: Nat]
 
@@ -76,10 +86,15 @@ Told(guarding, wanted) ==
     IF wanted /\ guarding.stage = "held" /\ ~Broken("waiter-ignored")
     THEN [guarding EXCEPT !.stage = "closing"] ELSE guarding
 
+\* Rule 8: what still runs has had its time. The lease is renewed no more; as long as it
+\* lasts, what runs may finish.
+Overdue(guarding) ==
+    IF guarding.stage = "closing" THEN [guarding EXCEPT !.stage = "expiring"] ELSE guarding
+
 Lost(guarding, epoch) == IF guarding.epoch = epoch THEN NoGuard ELSE guarding
 
 Admits(guarding) == guarding.stage = "held"
 
 Stands(guarding, epoch) ==
-    guarding.epoch = epoch /\ guarding.stage \in {"held", "closing"}
+    guarding.epoch = epoch /\ guarding.stage \in {"held", "closing", "expiring"}
 ===============================================================================

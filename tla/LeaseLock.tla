@@ -7,13 +7,16 @@
 (*   GuardIsHonest     who believes it holds the lease has held it without a   *)
 (*                     break since it synced, or the fence stops it            *)
 (*   EpochNeverReused  each acquisition has an epoch of its own                *)
-(*   HolderNotAborted  who renews in time and whose clock runs evenly does not *)
+(*   HolderNotAborted  a holder that renews in time, whose clock runs evenly,  *)
+(*                     and whose operations end when somebody waits, does not  *)
 (*                     lose the lease                                          *)
-(*   LockNotStuck      a lock that somebody waits for is held again some day   *)
-(*   WaiterServed      and each that waits has its turn                        *)
+(*   LockNotStuck      a lock that somebody waits for is held again some day,  *)
+(*                     or the error that stands in the way is told             *)
+(*   WaiterServed      and each that waits has its turn, or is told            *)
 (*                                                                             *)
 (* What an operation does while it runs is CryptoStoreCache's matter. Here it  *)
-(* only keeps the lock busy, and may write for longer than a lease lasts.      *)
+(* only keeps the lock busy: it may write for longer than a lease lasts, and   *)
+(* it need not end.                                                            *)
 EXTENDS Lease, FiniteSets
 
 CONSTANTS MaxEpoch,     \* bound: no more acquisitions than this
@@ -104,11 +107,20 @@ Sync(p) ==
     /\ synced' = [synced EXCEPT ![p] = guard[p].epoch]
     /\ UNCHANGED <<lease, op, prompt, jumps>>
 
-SyncFails(p) ==
-    /\ guard[p].stage = "syncing"
+\* A sync that fails, after which the lease is given up if the process writes that.
+FailedSync(p, writes) ==
     /\ guard' = [guard EXCEPT ![p] = NoGuard]
     /\ ForgetHold(p)
-    /\ UNCHANGED <<lease, op, jumps>>
+    /\ op' = [op EXCEPT ![p] = IF @ = "waiting" THEN "idle" ELSE @]
+    /\ lease' = IF writes /\ FencePasses(lease, guard[p].epoch) /\ ~Broken("failed-sync-keeps-lease")
+                THEN Released(lease) ELSE lease
+    /\ UNCHANGED jumps
+
+\* The error answers whoever waits. The process then tries to give the lease up; the
+\* write may fail as well.
+SyncFails(p) ==
+    /\ guard[p].stage = "syncing"
+    /\ \E writes \in BOOLEAN : FailedSync(p, writes)
 
 Begin(p) ==
     /\ op[p] = "waiting" /\ Admits(guard[p])
@@ -129,11 +141,11 @@ WriteBegins(p) ==
 WriteEnds(p) ==
     /\ op[p] = "writing"
     /\ op' = [op EXCEPT ![p] = "idle"]
-    /\ \E alone \in BOOLEAN :
+    /\ \E alone \in BOOLEAN, word \in Notable(lease.wanted) :
         /\ lease' = IF Broken("renewal-starved") THEN lease ELSE Committed(lease, alone)
         /\ IF lease'.holder = Nobody
            THEN guard' = [guard EXCEPT ![p] = NoGuard] /\ ForgetHold(p)
-           ELSE guard' = [guard EXCEPT ![p] = Told(@, lease.wanted)] /\ UNCHANGED <<synced, prompt>>
+           ELSE guard' = [guard EXCEPT ![p] = Told(@, word)] /\ UNCHANGED <<synced, prompt>>
     /\ UNCHANGED jumps
 
 \* An operation ends, whatever came of it.
@@ -142,13 +154,22 @@ End(p) ==
     /\ op' = [op EXCEPT ![p] = "idle"]
     /\ UNCHANGED <<lease, guard, synced, prompt, jumps>>
 
-\* A renewal that comes through, and brings news of a waiter.
+\* A renewal that comes through, and brings news of a waiter, which is heeded now or
+\* later.
 Renew(p) ==
-    /\ guard[p].stage # "none" /\ DatabaseFree
+    /\ guard[p].stage \notin {"none", "expiring"} /\ DatabaseFree
     /\ FencePasses(lease, guard[p].epoch)
     /\ lease' = Renewed(lease)
-    /\ guard' = [guard EXCEPT ![p] = Told(@, lease.wanted)]
+    /\ \E word \in Notable(lease.wanted) : guard' = [guard EXCEPT ![p] = Told(@, word)]
     /\ UNCHANGED <<synced, op, prompt, jumps>>
+
+\* Somebody has waited for longer than operations are given, and one still runs: for a
+\* person, for the network, for what only comes once another process had the lease. (A
+\* write is not such an operation: it ends by itself.)
+Expire(p) ==
+    /\ guard[p].stage = "closing" /\ op[p] = "running" /\ ~Broken("waits-inside")
+    /\ guard' = [guard EXCEPT ![p] = Overdue(@)]
+    /\ UNCHANGED <<lease, synced, op, prompt, jumps>>
 
 \* An access under a guard whose lease is gone. The guard dies, and the operation
 \* waits for another.
@@ -168,7 +189,7 @@ Lose(p) ==
 
 \* The holder gives the lease up: because it idles, or because somebody waits.
 Release(p) ==
-    /\ guard[p].stage \in {"held", "closing"} /\ DatabaseFree
+    /\ guard[p].stage \in {"held", "closing", "expiring"} /\ DatabaseFree
     /\ op[p] \in {"idle", "waiting"}
     /\ FencePasses(lease, guard[p].epoch)
     /\ lease' = Released(lease)
@@ -177,13 +198,13 @@ Release(p) ==
        ELSE guard' = [guard EXCEPT ![p] = NoGuard] /\ ForgetHold(p)
     /\ UNCHANGED <<op, jumps>>
 
-\* Time passes the lease's end: of a process that is gone, that sleeps, or that
-\* has no turn to renew because it writes.
+\* Time passes the lease's end: of a process that is gone, that sleeps, that has no turn
+\* to renew because it writes, or that does not renew any more.
 Lapse ==
     /\ lease.left \in 1..LeaseTime
     /\ \/ lease.holder \in {Nobody, Departed}
        \/ lease.holder \in Processes /\ (~prompt[lease.holder] \/ op[lease.holder] = "writing"
-                                         \/ guard[lease.holder].stage = "none")
+                                         \/ guard[lease.holder].stage \in {"none", "expiring"})
     /\ lease' = [lease EXCEPT !.left = 0]
     /\ UNCHANGED <<guard, synced, op, prompt, jumps>>
 
@@ -209,27 +230,31 @@ Crash(p) ==
 Next ==
     \/ \E p \in Processes :
         \/ Call(p) \/ Acquire(p) \/ Want(p) \/ Sync(p) \/ SyncFails(p) \/ Begin(p)
-        \/ WriteBegins(p) \/ WriteEnds(p) \/ End(p) \/ Renew(p) \/ Lose(p)
+        \/ WriteBegins(p) \/ WriteEnds(p) \/ End(p) \/ Renew(p) \/ Expire(p) \/ Lose(p)
         \/ Release(p) \/ Crash(p)
     \/ Lapse
     \/ ClockJump
 
-(* Fairness, in words: time passes; who waits keeps looking, and a process     *)
-(* that gave the lease to a waiter stands back until somebody has had it, or   *)
-(* for longer than the waiter's pause between two looks; then it has no better *)
-(* chance than others (hence strong fairness: an acquisition that is again and *)
-(* again possible happens some day; likewise a sync that can succeed).         *)
-(* A process that is awake goes on with what it does: it ends operations,      *)
-(* renews, and gives the lease up when asked. One that is not prompt may be    *)
-(* suspended for ever, and owes nothing, unless it wants something itself.     *)
+(* Fairness, in words: time passes; a process that waits keeps looking, and a  *)
+(* process that gave the lease to a waiter stands back until somebody has had  *)
+(* it, or for longer than the waiter's pause between two looks; then it has no *)
+(* better chance than others (hence strong fairness: an acquisition that is    *)
+(* again and again possible happens some day). A sync ends, one way or the     *)
+(* other; it may fail each time, but of the writes that then give the lease up *)
+(* not each may. A process that is awake goes on with what it does: it notes   *)
+(* some day that somebody waits, renews no more if its operation does not end  *)
+(* then, and gives the lease up if it does. Nothing is said of when operations *)
+(* end. One that is not prompt may be suspended for ever, and owes nothing,    *)
+(* unless it wants something itself.                                           *)
 Fairness ==
     /\ WF_vars(Lapse)
     /\ \A p \in Processes :
-        /\ WF_vars(Want(p)) /\ SF_vars(Acquire(p)) /\ SF_vars(Sync(p)) /\ SF_vars(Begin(p))
+        /\ WF_vars(Want(p)) /\ SF_vars(Acquire(p)) /\ SF_vars(Begin(p))
+        /\ SF_vars(Sync(p) \/ (guard[p].stage = "syncing" /\ FailedSync(p, TRUE)))
         /\ WF_vars(Lose(p)) /\ WF_vars(WriteEnds(p))
-        /\ WF_vars(prompt[p] /\ End(p))
-        /\ WF_vars(prompt[p] /\ Renew(p))
-        /\ WF_vars((prompt[p] \/ op[p] = "waiting") /\ guard[p].stage = "closing" /\ Release(p))
+        /\ WF_vars(prompt[p] /\ Renew(p) /\ guard' # guard)
+        /\ WF_vars(prompt[p] /\ Expire(p))
+        /\ WF_vars((prompt[p] \/ op[p] = "waiting") /\ guard[p].stage \in {"closing", "expiring"} /\ Release(p))
 
 Spec == Init /\ [][Next]_vars
 FairSpec == Spec /\ Fairness
@@ -241,7 +266,7 @@ OneFencedHolder ==
          /\ guard[q].stage # "none" /\ FencePasses(lease, guard[q].epoch)) => p = q
 
 GuardIsHonest ==
-    \A p \in Processes : guard[p].stage \in {"held", "closing"} =>
+    \A p \in Processes : Stands(guard[p], guard[p].epoch) =>
         /\ guard[p].epoch = synced[p]
         /\ lease.epoch = guard[p].epoch => lease.holder = p
 
@@ -250,13 +275,12 @@ EpochNeverReused ==
                             => guard'[p].epoch > lease.epoch]_vars
 
 HolderNotAborted ==
-    \A p \in Processes : (prompt[p] /\ guard[p].stage # "none") =>
+    \A p \in Processes : (prompt[p] /\ guard[p].stage \notin {"none", "expiring"}) =>
         lease.epoch = guard[p].epoch /\ lease.holder = p
 
 LockNotStuck ==
-    (\E p \in Processes : op[p] = "waiting")
-        ~> (\E p \in Processes : guard[p].stage \in {"held", "closing"} \/ op[p] = "running"
-            \/ \A q \in Processes : op[q] # "waiting")
+    \A p \in Processes : (op[p] = "waiting")
+        ~> (op[p] # "waiting" \/ \E q \in Processes : Stands(guard[q], guard[q].epoch))
 
 WaiterServed == \A p \in Processes : (op[p] = "waiting") ~> (op[p] # "waiting")
 ===============================================================================

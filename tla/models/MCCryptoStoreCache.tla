@@ -24,6 +24,14 @@ RecordsAlike == Permutations(Records)
 AcquiredExpired(row, p, epoch) == [epoch |-> epoch, holder |-> p, left |-> 0, wanted |-> FALSE]
 RenewedExpired(row) == row
 
+\* What is left out where the graph must be small: then no operation fails, nothing is
+\* forgotten, each word of a waiter is heeded at once, and a lease whose sync failed is
+\* left to expire.
+NoFailure(o) == FALSE
+NothingForgotten(p, r) == FALSE
+NotedAtOnce(word) == {word}
+LeftAlone(row, epoch) == {row}
+
 -------------------------------------------------------------------------------
 (* The replay model. Every one of its transitions is driven through the        *)
 (* implementation, so it must be small; without symmetry, and with three epochs *)
@@ -144,6 +152,7 @@ NeverLoad      == [][\A o \in Operations, r \in Records : ~Load(o, r)]_vars
 NeverFill      == [][\A o \in Operations : ~Fill(o)]_vars
 NeverCommit    == [][\A o \in Operations, updated \in SUBSET Records : ~Commit(o, updated)]_vars
 NeverValidate  == [][\A o \in Operations : ~Validate(o)]_vars
+NeverFail      == [][\A o \in Operations : ~Fail(o)]_vars
 NeverFinish    == [][\A o \in Operations : ~Finish(o)]_vars
 NeverLose      == [][\A o \in Operations : ~Lose(o)]_vars
 NeverOutdated  == [][\A o \in Operations, r \in Records : ~Outdated(o, r)]_vars
@@ -157,6 +166,7 @@ NeverLoseGuard == [][\A p \in Processes : ~LoseGuard(p)]_vars
 NeverRelease   == [][\A p \in Processes : ~Release(p)]_vars
 NeverLapse     == [][~Lapse]_vars
 NeverCrash     == [][\A p \in Processes : ~Crash(p)]_vars
+NeverForget    == [][\A p \in Processes, r \in Records : ~Forget(p, r)]_vars
 NeverTruncate  == [][~Truncate]_vars
 NeverListen    == [][\A p \in Processes : ~Listen(p)]_vars
 
@@ -170,10 +180,17 @@ NeverFlushesOne ==
 \* a sync drops even what did not change, because the log was cut;
 NeverFlushesAll ==
     [][\A p \in Processes : (Sync(p) /\ Keeps(p) = {}) =>
-        \A r \in AnyRecord(cache[p].records) : ChangedAfter(r, cache[p].version)]_vars
+        \A r \in AnyRecord(cache[p].records) : cache[p].records[r] # Value(r, Version)]_vars
 
-\* a commit gives the lease up;
+\* a commit gives the lease up, and one that could keeps it;
 NeverGivesWay == \A o \in Operations : ~op[o].released
+NeverStays ==
+    [][\A o \in Operations :
+        (WorkingUnder(Home[o], op[o].under) = {o} /\ op[o].stage = "running" /\ op'[o].stage = "committed" /\ op'[o].word)
+            => op'[o].released]_vars
+
+\* a failed sync gives the lease up;
+NeverGivesUp == [][\A p \in Processes : SyncFails(p) => lease' = lease]_vars
 
 \* a commit is answered after another process has committed in its turn;
 NeverAnswersLate ==

@@ -44,8 +44,10 @@ NobodyWorksBeforeTheSync == Each(WorksAfterTheSync)
 
 LogIsWithinHistory == floor \in 0..Version
 
+WrittenAfter(r, v) == \E i \in (v + 1)..Version : r \in DOMAIN commits[i]
+
 UnwrittenIsUnchanged ==
-    \A r \in Records : \A v \in 0..Version : ChangedAfter(r, v) \/ Value(r, v) = Value(r, Version)
+    \A r \in Records : \A v \in 0..Version : WrittenAfter(r, v) \/ Value(r, v) = Value(r, Version)
 
 UpdatesCountByOne ==
     \A r \in Records :
@@ -78,7 +80,6 @@ FencedCacheIsCurrent ==
 HasAKind(o, x) ==
     /\ (x.stage = "idle") <=> (x.kind = "none")
     /\ x.stage = "committed" => x.kind = "transaction"
-    /\ x.stage = "validated" => x.kind = "view"
     /\ x.stage = "idle" => AnyRecord(x.known) = {}
 
 TransactionsTakeTurns ==
@@ -146,9 +147,9 @@ Committing(o) == IF "transaction" \notin Kinds[o] THEN {} ELSE
                   !.released = released, !.known = Part(Snapshot(v - 1), DOMAIN commits[v])] :
         epoch \in 1..lease.epoch, v \in 1..Version, word \in BOOLEAN, released \in BOOLEAN}
 
-Validated(o) == IF "view" \notin Kinds[o] THEN {} ELSE
-    {[Idle EXCEPT !.stage = "validated", !.kind = "view", !.under = epoch, !.word = word, !.known = known] :
-        epoch \in 1..lease.epoch, word \in BOOLEAN, known \in UNION {Copies(v) : v \in 0..Version}}
+Validated(o) ==
+    {[Idle EXCEPT !.stage = "validated", !.kind = kind, !.under = epoch, !.word = word, !.known = known] :
+        kind \in Kinds[o], epoch \in 1..lease.epoch, word \in BOOLEAN, known \in UNION {Copies(v) : v \in 0..Version}}
 
 Fitting(o) == {x \in {Idle} \cup Running(o) \cup Loading(o) \cup Committing(o) \cup Validated(o) :
     /\ IsFencedAfterwards(o, x) /\ HasItsGuard(o, x) /\ WorksAfterTheSync(o, x) /\ LoadsWhatFits(o, x)

@@ -26,9 +26,19 @@ NeverWriteBegins == [][\A p \in Processes : ~WriteBegins(p)]_vars
 NeverWriteEnds   == [][\A p \in Processes : ~WriteEnds(p)]_vars
 NeverEnd         == [][\A p \in Processes : ~End(p)]_vars
 NeverRenew       == [][\A p \in Processes : ~Renew(p)]_vars
+NeverExpire      == [][\A p \in Processes : ~Expire(p)]_vars
 NeverLose        == [][\A p \in Processes : ~Lose(p)]_vars
 NeverRelease     == [][\A p \in Processes : ~Release(p)]_vars
 NeverCrash       == [][\A p \in Processes : ~Crash(p)]_vars
 NeverLapse       == [][~Lapse]_vars
 NeverClockJump   == [][~ClockJump]_vars
+
+\* Of the situations that much of the specification is there for:
+\* a holder knows that somebody waits, and goes on for a while;
+NeverStays ==
+    [][\A p \in Processes : (Renew(p) /\ lease.wanted) => guard'[p].stage # "held"]_vars
+
+\* a lease that is renewed no more is taken while the operation still runs.
+NeverTakenFromRunning ==
+    [][\A p, q \in Processes : (Acquire(q) /\ lease.holder = p /\ guard[p].stage = "expiring") => op[p] # "running"]_vars
 ===============================================================================
