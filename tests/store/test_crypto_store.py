@@ -31,6 +31,7 @@ from unwedged.protocol.identifiers import Version
 from unwedged.store import (
     BYTES,
     TEXT,
+    Changed,
     CryptoStore,
     Lagged,
     LeaseLost,
@@ -116,14 +117,34 @@ class TestOpening:
 
         assert sorted(await asyncio.gather(use("one"), use("two"), use("three"))) == [1, 2, 3]
 
+    async def test_kinds_that_are_not_declared_are_left_alone(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = tmp_path / "store.db"
+        async with await CryptoStore.open(path, key=KEY, label="newer", kinds=KINDS) as newer:
+            await newer.run(count_up)
+            with caplog.at_level(logging.INFO):
+                older = await CryptoStore.open(path, key=KEY, label="older", kinds=[DEVICE])
+            assert "kinds=counter" in caplog.text
+            async with older, older.subscribe(DEVICE) as changes:
+                with pytest.raises(UnknownKind):
+                    await older.run(count_up)
+                async with older.transaction() as transaction:
+                    assert await transaction.keys(DEVICE) == ()
+                    transaction.put(DEVICE, "a", b"1")
+                assert await newer.run(count_up) == 2
+                async with older.transaction() as transaction:
+                    transaction.put(DEVICE, "b", b"2")
+                assert [await anext(changes) for _ in range(2)] == [
+                    Changed(Version(v), k) for v, k in ((2, "a"), (4, "b"))
+                ]
+
     async def test_what_does_not_fit_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "store.db"
         async with await CryptoStore.open(path, key=KEY, label="one", kinds=KINDS) as store:
             await store.run(count_up)
         with pytest.raises(WrongKey):
             await CryptoStore.open(path, key=bytes(32), label="one", kinds=KINDS)
-        with pytest.raises(UnknownKind, match="counter"):
-            await CryptoStore.open(path, key=KEY, label="one", kinds=[DEVICE])
         with pytest.raises(ValueError, match="'device' was declared twice"):
             await CryptoStore.open(path, key=KEY, label="one", kinds=[DEVICE, RecordKind("device", TEXT, TEXT)])
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.store.worker import COUNTS, PASSPHRASE, PATIENCE, at_work, count_up, look, read, worker
+from tests.store.worker import COUNTS, PASSPHRASE, PATIENCE, Release, at_work, count_up, look, read, worker
 from unwedged.protocol.identifiers import Milliseconds
-from unwedged.store import CryptoStore, LeaseTimes, StoreReplaced, sqlite
+from unwedged.store import CryptoStore, LeaseTimes, StoreReplaced, UnsupportedSchema, sqlite
 
 KEEPS = LeaseTimes(Milliseconds(3_000), renew_every=Milliseconds(1_000), idle_after=Milliseconds(60_000))
 """Its holder keeps the lease, and others need not wait for it for long where the holder can't give it up."""
@@ -189,3 +189,49 @@ def test_a_program_that_does_not_close_ends_all_the_same(tmp_path: Path, name: s
     with closing(sqlite3.connect(tmp_path / "store")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert at_work(tmp_path / "store", "count") == "2", "the commit that was under way is undone"
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# A fleet that is upgraded
+
+
+class TestUpgrades:
+    """``schema-moves-on``. Two releases of one program share a store, and one of them is newer."""
+
+    async def test_a_newer_schema_under_an_open_program_is_refused_by_name(self, tmp_path: Path) -> None:
+        path = tmp_path / "store"
+        with worker(path) as older:
+            assert older.do("count") == "1"
+            with worker(path, Release.NEW_SCHEMA) as newer:
+                assert older.do("read") == "UnsupportedSchema"
+                assert newer.do("count") == "2"
+                assert older.do("count") == "UnsupportedSchema"
+                assert newer.do("count") == "3"
+                newer.close()
+            assert older.do("count") == "UnsupportedSchema"
+            older.close()
+        with pytest.raises(UnsupportedSchema):
+            async with opened(path):
+                pass
+
+    async def test_a_guard_that_stands_is_fenced_off(self, tmp_path: Path) -> None:
+        path = tmp_path / "store"
+        async with opened(path, LONG) as older:
+            assert await older.run(count_up) == 1
+            with worker(path, Release.NEW_SCHEMA) as newer:
+                assert newer.do("read") == "1", "without waiting for the lease, which the migration took away"
+                for operation in (older.run(count_up), older.query(read)):
+                    with pytest.raises(UnsupportedSchema):
+                        await operation
+                assert not older.statistics().epoch
+                newer.close()
+        with worker(path, Release.NEW_SCHEMA) as newer:
+            assert newer.do("count") == "2"
+
+    def test_more_kinds_lock_nobody_out(self, tmp_path: Path) -> None:
+        path = tmp_path / "store"
+        with worker(path) as older, worker(path, Release.MORE_KINDS) as newer:
+            assert [program.do("count") for program in (older, newer, older, newer)] == ["1", "2", "3", "4"]
+            older.close()
+            with worker(path) as older_again:
+                assert [program.do("count") for program in (older_again, newer)] == ["5", "6"]

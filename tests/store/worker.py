@@ -1,4 +1,4 @@
-"""A program that shares a counter with others, to be run as a process: ``python -m tests.store.worker PATH``.
+"""A program that shares a counter with others, to be run as a process: ``python -m tests.store.worker PATH RELEASE``.
 
 It does what each line that comes in names, and answers with one line: what came of it, or the name of the exception.
 """
@@ -10,15 +10,28 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from unwedged.store import TEXT, Codec, CryptoStore, RecordKind, Transaction, View
+from unwedged.store import TEXT, Codec, CryptoStore, RecordKind, Transaction, View, schema
 
 PASSPHRASE: Final = "worker"
 COUNTS: Final = RecordKind("count", TEXT, Codec[int](lambda count: b"%d" % count, int))
+NOTES: Final = RecordKind("note", TEXT, TEXT)
+"""A kind that only newer releases know."""
 PATIENCE: Final = 60
 """Seconds after which a test that hangs fails instead."""
+
+
+class Release(Enum):
+    """Which release of the program it is."""
+
+    FIRST = "first"
+    MORE_KINDS = "more-kinds"
+    """It keeps records that the first one does not know."""
+    NEW_SCHEMA = "new-schema"
+    """Its library has a migration that the first one's does not have."""
 
 
 async def count_up(transaction: Transaction) -> int:
@@ -33,18 +46,29 @@ async def read(view: View) -> int:
     return await view.get(COUNTS, "n") or 0
 
 
-async def open_store(path: Path) -> CryptoStore:
+async def count_up_and_note(transaction: Transaction) -> int:
+    """Give out the next number, as a newer release does."""
+    count = await count_up(transaction)
+    transaction.put(NOTES, f"{count}", "given out")
+    return count
+
+
+async def open_store(path: Path, release: Release = Release.FIRST) -> CryptoStore:
     """Open the store of the counter."""
-    return await CryptoStore.open(path, passphrase=PASSPHRASE, label="worker", kinds=[COUNTS])
+    newer = [] if release is Release.FIRST else [NOTES]
+    return await CryptoStore.open(path, passphrase=PASSPHRASE, label="worker", kinds=[COUNTS, *newer])
 
 
-async def perform(path: Path) -> None:
+async def perform(path: Path, release: Release) -> None:
     """Answer what comes in, until nothing more does."""
-    async with await open_store(path) as store:
+    if release is Release.NEW_SCHEMA:
+        schema.MIGRATIONS = (*schema.MIGRATIONS, ("ALTER TABLE state ADD COLUMN later INTEGER",))
+    count = count_up if release is Release.FIRST else count_up_and_note
+    async with await open_store(path, release) as store:
         answer("opened")
         while command := (await asyncio.to_thread(sys.stdin.readline)).strip():
             try:
-                answer(await (store.run(count_up) if command == "count" else store.query(read)))
+                answer(await (store.run(count) if command == "count" else store.query(read)))
             except Exception as error:  # noqa: BLE001 (it is the answer)
                 answer(type(error).__name__)
 
@@ -58,9 +82,9 @@ def answer(what: object) -> None:
 class Worker:
     """Another process that has the store open."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, release: Release) -> None:
         self.process = subprocess.Popen(  # noqa: S603 (this project's own program)
-            [sys.executable, "-m", "tests.store.worker", path],
+            [sys.executable, "-m", "tests.store.worker", path, release.value],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -84,14 +108,14 @@ class Worker:
 
 
 @contextlib.contextmanager
-def worker(path: Path) -> Iterator[Worker]:
+def worker(path: Path, release: Release = Release.FIRST) -> Iterator[Worker]:
     """Start a worker, and end it."""
-    started = Worker(path)
-    try:
-        yield started
-    finally:
-        started.process.kill()
-        started.process.wait()
+    started = Worker(path, release)
+    with started.process:
+        try:
+            yield started
+        finally:
+            started.process.kill()
 
 
 def look(path: Path) -> None:
@@ -109,4 +133,4 @@ def at_work(path: Path, command: str) -> str:
 
 
 if __name__ == "__main__":
-    asyncio.run(perform(Path(sys.argv[1])))
+    asyncio.run(perform(Path(sys.argv[1]), Release(sys.argv[2])))

@@ -171,7 +171,8 @@ class CryptoStore:
         The store's secret is either a ``passphrase``, or a ``key``: 32 random bytes from whatever keeps keys on this
         machine. With a key, opening takes neither the time nor the memory that a passphrase takes.
 
-        ``kinds`` are all kinds of records that the store may contain.
+        ``kinds`` are all kinds of records that this program reads and writes. Records of other kinds, which a newer
+        program may know, are left alone.
         """
         secret = secret_of(passphrase, key)
         text_of(label, "a label")
@@ -181,7 +182,8 @@ class CryptoStore:
             sealer = await _unlock(backend, secret)
             version, present = await backend.contents()
             if unknown := sorted(present - declared.keys()):
-                raise UnknownKind(f"the store has records of kinds that were not declared: {', '.join(unknown)}")
+                # A newer program's: they are left alone, neither refused nor read.
+                logger.info("the store has records of kinds that were not declared kinds=%s", ",".join(unknown))
         except BaseException:
             await backend.close()
             raise

@@ -67,11 +67,11 @@ class TamperedRecord(StoreError):
 
 
 class UnknownKind(StoreError):
-    """A record kind was used, or is in the store, that was not declared when the store was opened."""
+    """A record kind was used that was not declared when the store was opened."""
 
 
 class UnsupportedSchema(StoreError):
-    """The file was written by a newer version of this library, and an older one must not touch it."""
+    """A newer version of this library has changed the file's schema, maybe while it was open here: update this one."""
 
 
 class NotAStore(StoreError):

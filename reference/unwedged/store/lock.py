@@ -20,7 +20,7 @@ from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Versi
 from unwedged.protocol.lease import LONGEST_LEASE, takeable
 from unwedged.store.backend import Backend
 from unwedged.store.clock import Chance, Clock
-from unwedged.store.errors import LeaseLost, StoreClosed, StoreError, StoreReplaced
+from unwedged.store.errors import LeaseLost, StoreClosed, StoreError, StoreReplaced, UnsupportedSchema
 from unwedged.store.holding import Holding, RecordName
 
 Answer = TypeVar("Answer")
@@ -207,11 +207,11 @@ class LeaseLock:
     async def fenced(self, epoch: Epoch, access: Awaitable[Answer]) -> Answer:
         """Await an access to the database made for ``epoch``; where the fence stops it, that guard is dead.
 
-        So it is where this process has lost the files to which the lease belongs.
+        So it is where this process has lost the files to which the lease belongs, or the right to write them.
         """
         try:
             return await access
-        except (LeaseLost, StoreReplaced):
+        except (LeaseLost, StoreReplaced, UnsupportedSchema):
             self.lost(epoch)
             raise
 

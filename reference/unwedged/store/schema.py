@@ -68,6 +68,13 @@ _FIRST = (
 MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
 """The statements that lead from each schema version to the next. Released ones are never edited, only added to."""
 
+FENCE_OFF: Final = "UPDATE state SET epoch = epoch + 1, holder = NULL"
+"""Part of every migration of a store that exists. It takes the lease away from older programs that have the store open:
+the fence of their guards stops all that they do, at no cost to anybody."""
+
+SCHEMA: Final = "PRAGMA user_version"
+"""The one number that says by which rules a file is written."""
+
 BEGIN: Final = "BEGIN IMMEDIATE"
 CENSUS: Final = """
     SELECT (SELECT application_id FROM pragma_application_id), (SELECT user_version FROM pragma_user_version),
@@ -89,10 +96,20 @@ def version_of(application: int, schema: int, tables: int) -> int:
     if application != APPLICATION_ID or schema < 1:
         raise NotAStore("the file is a database, but no crypto store")
     if schema > len(MIGRATIONS):
-        raise UnsupportedSchema(
-            f"the store has schema version {schema}, and this program knows versions up to {len(MIGRATIONS)}"
-        )
+        raise unsupported(schema)
     return schema
+
+
+def newest() -> int:
+    """Return the schema version that this program writes."""
+    return len(MIGRATIONS)
+
+
+def unsupported(schema: int) -> UnsupportedSchema:
+    """Return the error of a program that is older than the file."""
+    return UnsupportedSchema(
+        f"the store has schema version {schema}, and this program knows versions up to {len(MIGRATIONS)}"
+    )
 
 
 def upgrade(version: int) -> tuple[str, ...]:
@@ -100,6 +117,8 @@ def upgrade(version: int) -> tuple[str, ...]:
     if version == len(MIGRATIONS):
         return ()
     statements = [statement for migration in MIGRATIONS[version:] for statement in migration]
+    if version > 0:
+        statements.append(FENCE_OFF)
     statements += [f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {len(MIGRATIONS)}"]
     return tuple(statements)
 

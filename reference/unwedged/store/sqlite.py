@@ -45,7 +45,18 @@ from unwedged.store.backend import Committed, Listed, Loaded, Row, RowName
 from unwedged.store.birthplace import Birthplace
 from unwedged.store.errors import LeaseLost, NotAStore, StorageFailed, StoreClosed
 from unwedged.store.files import Files, must_not_be_inherited, prepare
-from unwedged.store.schema import BEGIN, CENSUS, IDENTITY, SOUND, translated, upgrade, version_of
+from unwedged.store.schema import (
+    BEGIN,
+    CENSUS,
+    IDENTITY,
+    SCHEMA,
+    SOUND,
+    newest,
+    translated,
+    unsupported,
+    upgrade,
+    version_of,
+)
 from unwedged.store.settled import settled
 
 Result = TypeVar("Result")
@@ -80,7 +91,9 @@ _LEASE: Final = "epoch, holder, expires, wanted"
 _FENCE: Final = "(epoch = :epoch AND holder IS NOT NULL)"
 _TAKEABLE: Final = "(holder IS NULL OR holder = :instance OR expires <= :now OR expires > :now + :longest)"
 
-_LOOK: Final = f"SELECT {_LEASE} FROM state"
+_KNOWN: Final = "(SELECT user_version FROM pragma_user_version) = :schema"
+
+_LOOK: Final = f"SELECT {_LEASE} FROM state WHERE {_KNOWN}"
 _ACQUIRE: Final = f"""
     UPDATE state SET
         epoch = epoch + free,
@@ -89,6 +102,7 @@ _ACQUIRE: Final = f"""
         expires = iif(free, :now + :duration + late(:began, :duration), expires),
         wanted = NOT free
     FROM (SELECT {_TAKEABLE} AS free FROM state)
+    WHERE {_KNOWN}
     RETURNING {_LEASE}
 """
 _RENEW: Final = f"""
@@ -100,7 +114,7 @@ _CHECK: Final = f"SELECT {_LEASE} FROM state WHERE {_FENCE}"
 _CHANGES: Final = f"""
     SELECT state.version, floor, change.version, kind, key
     FROM state LEFT JOIN change ON change.version > :since
-    WHERE :epoch IS NULL OR {_FENCE}
+    WHERE iif(:epoch IS NULL, {_KNOWN}, {_FENCE})
     ORDER BY change.version, kind, key
 """
 # A row without a value is a damaged one, not an absent one: it must not authenticate. Nor must one of another type.
@@ -178,6 +192,7 @@ class SqliteBackend:
         self._driver = driver
         self._here = here
         self._files = files
+        self._schema = newest()
         self._birthplace = Birthplace()
         self._in_a_row = 0
         self._written = 0
@@ -228,18 +243,18 @@ class SqliteBackend:
         """Take the lease, or leave word that somebody waits; return the row. Taken: ``holder`` is ``instance``."""
         parameters: Parameters = {
             "instance": instance, "label": label, "longest": LONGEST_LEASE,
-            "now": now, "duration": duration, "began": _clock(),
+            "now": now, "duration": duration, "began": _clock(), "schema": self._schema,
         }  # fmt: skip
-        return _lease((await self._shortly(_ACQUIRE, parameters, writes=True))[0])
+        return _lease(self._found(await self._shortly(_ACQUIRE, parameters, writes=True))[0])
 
     async def look(self) -> Lease:
         """Return the lease row. Not fenced: it is for those who wait."""
-        return _lease((await self._shortly(_LOOK, {}))[0])
+        return _lease(self._found(await self._shortly(_LOOK, {"schema": self._schema}))[0])
 
     async def renew(self, epoch: Epoch, now: Milliseconds, duration: Milliseconds) -> Lease:
         """Extend the lease of ``epoch`` to ``duration`` from ``now`` and return the row. Fenced."""
         parameters: Parameters = {"epoch": epoch, "now": now, "duration": duration, "began": _clock()}
-        return _lease(_fenced(await self._shortly(_RENEW, parameters, writes=True))[0])
+        return _lease(self._found(await self._shortly(_RENEW, parameters, writes=True))[0])
 
     async def release(self, epoch: Epoch) -> None:
         """Give up the lease of ``epoch``; nothing happens if it is no longer held under that epoch."""
@@ -247,11 +262,12 @@ class SqliteBackend:
 
     async def check(self, epoch: Epoch) -> Lease:
         """Return the lease row. Fenced: that it returns is the answer (rule 6)."""
-        return _lease(_fenced(await self._shortly(_CHECK, {"epoch": epoch}))[0])
+        return _lease(self._found(await self._shortly(_CHECK, {"epoch": epoch}))[0])
 
     async def changes(self, since: Version, epoch: Epoch | None) -> ChangeLog[RowName]:
         """Read the change log after ``since``. Fenced where an ``epoch`` is given; subscribers read without one."""
-        rows = _fenced(await self._shortly(_CHANGES, {"since": since, "epoch": epoch}))
+        parameters: Parameters = {"since": since, "epoch": epoch, "schema": self._schema}
+        rows = self._found(await self._shortly(_CHANGES, parameters))
         changes = tuple(
             Change(Version(version), RowName(kind, key)) for _, _, version, kind, key in rows if version is not None
         )
@@ -260,12 +276,12 @@ class SqliteBackend:
     async def load(self, epoch: Epoch, name: RowName, since: Version) -> Loaded:
         """Read one row, and whether it changed after ``since``. Fenced."""
         parameters: Parameters = {"epoch": epoch, "kind": name.kind, "key": name.key, "since": since}
-        version, value, changed = _fenced(await self._shortly(_LOAD, parameters))[0]
+        version, value, changed = self._found(await self._shortly(_LOAD, parameters))[0]
         return Loaded(Version(version), value, bool(changed))
 
     async def keys(self, epoch: Epoch, kind: str, since: Version) -> Listed:
         """Read the keys of all rows of one kind, and whether any of them changed after ``since``. Fenced."""
-        rows = _fenced(await self._read(_KEYS, {"epoch": epoch, "kind": kind, "since": since}))
+        rows = self._found(await self._read(_KEYS, {"epoch": epoch, "kind": kind, "since": since}))
         keys = tuple(key for _, key, _ in rows if key is not None)
         return Listed(Version(rows[0][0]), keys, bool(rows[0][2]))
 
@@ -281,7 +297,10 @@ class SqliteBackend:
 
         def write(connection: sqlite3.Connection) -> Committed:
             parameters: Parameters = {"epoch": epoch, "now": now, "duration": duration, "alone": alone}
-            version, wanted, released = _fenced(_rows(connection, _ADVANCE, parameters))[0]
+            rows = _rows(connection, _ADVANCE, parameters)
+            if not rows:
+                raise _lost()
+            [(version, wanted, released)] = rows
             connection.executemany(_PUT, values)
             if late := _lateness(began, duration):
                 _rows(connection, _PROLONG, {"late": late})
@@ -336,7 +355,9 @@ class SqliteBackend:
             with translated():
                 try:
                     return _rows(self._here, statement, parameters)
-                except sqlite3.OperationalError as error:
+                except sqlite3.Error as error:
+                    if not _is_busy(error):
+                        self._must_know(self._here)
                     pause = _pause(error, pauses)
             await asyncio.sleep(pause)
             self._must_be_open()
@@ -354,6 +375,7 @@ class SqliteBackend:
         tidily = self._written % CHECKPOINT_EVERY == 0
 
         def verified(connection: sqlite3.Connection) -> Result:
+            self._must_know(connection)
             self._files.verify()
             return work(connection)
 
@@ -370,8 +392,31 @@ class SqliteBackend:
     async def _call(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """Run ``work`` on the driver's thread. Who is cancelled is told when it is over."""
         self._must_be_open()
+
+        def named(connection: sqlite3.Connection) -> Result:
+            try:
+                return work(connection)
+            except sqlite3.Error as error:
+                if not _is_busy(error):
+                    self._must_know(connection)
+                raise
+
         with translated():
-            return await settled(self._driver.call(work))
+            return await settled(self._driver.call(named))
+
+    def _found(self, rows: list[sqlite3.Row]) -> list[sqlite3.Row]:
+        """Return what a statement found, which is nothing only where it was stopped: by the fence, or as too old."""
+        if not rows:
+            with translated():
+                self._must_know(self._here)
+            raise _lost()
+        return rows
+
+    def _must_know(self, connection: sqlite3.Connection) -> None:
+        """Make sure that no newer program has changed the rules by which the file is written."""
+        [(schema,)] = _rows(connection, SCHEMA, {})
+        if schema != self._schema:
+            raise unsupported(schema)
 
     def _must_be_open(self) -> None:
         self._birthplace.must_be_here()
@@ -462,20 +507,21 @@ def _pauses(shortest: float) -> Iterator[float]:
         yield shortest if waited < BRIEFLY else BUSY_PAUSE
 
 
-def _pause(error: sqlite3.OperationalError, pauses: Iterator[float]) -> float:
+def _pause(error: sqlite3.Error, pauses: Iterator[float]) -> float:
     """Return how long to pause, or raise ``error`` if it is another one, or came too often."""
-    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE)  # An error of Python's own has none.
-    if code & 0xFF == sqlite3.SQLITE_BUSY:
+    if _is_busy(error):
         for pause in pauses:
             return pause
     raise error
 
 
-def _fenced(rows: list[sqlite3.Row]) -> list[sqlite3.Row]:
-    """Every fenced statement yields a row, unless the fence stops it."""
-    if not rows:
-        raise LeaseLost("the lease is no longer held under this epoch")
-    return rows
+def _is_busy(error: sqlite3.Error) -> bool:
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE)  # An error of Python's own has none.
+    return code & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def _lost() -> LeaseLost:
+    return LeaseLost("the lease is no longer held under this epoch")
 
 
 def _lease(row: sqlite3.Row) -> Lease:
