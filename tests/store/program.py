@@ -210,16 +210,16 @@ class Operations:
     async def _performed(self, operation: Operation) -> Outcome:
         match operation:
             case Meet(invitation):
-                await self._store.run(lambda transaction: self._meet(transaction, invitation))
+                await self._store.run(self._meet, invitation)
                 return self._done()
             case Encrypt(number, text, wait_at):
                 self._wait_at = wait_at
-                message = await self._store.run(lambda transaction: self._encrypt(transaction, str(number), text))
+                message = await self._store.run(self._encrypt, str(number), text)
                 await self._reach(Point.COMMITTED)
                 return self._done(message=message)
             case Decrypt(number, message, wait_at):
                 self._wait_at = wait_at
-                text = await self._store.run(lambda transaction: self._decrypt(transaction, str(number), message))
+                text = await self._store.run(self._decrypt, str(number), message)
                 await self._reach(Point.COMMITTED)
                 return self._done(text=text)
             case Recall():

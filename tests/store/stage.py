@@ -133,6 +133,14 @@ class Actor:
         while (event := await self.hear()) != Says(line):
             assert isinstance(event, Says), event
 
+    async def said_something_like(self, beginning: str) -> str:
+        """Wait until it says a line that begins so, and nothing but lines of the log; return the line."""
+        while True:
+            event = await self.hear()
+            assert isinstance(event, Says), event
+            if event.line.startswith(beginning):
+                return event.line
+
     async def suspend(self) -> None:
         """Stop it, as a phone stops an app: it does not notice, and goes on in the middle of what it did."""
         self._process.send_signal(signal.SIGSTOP)
@@ -235,6 +243,14 @@ class Stage:
             if not holders:
                 self.lapse()  # It was killed.
         self.ask_again(actor)
+
+    async def renewed(self, actor: Actor) -> None:
+        """Let the holder's time to renew come, and wait until it has renewed."""
+        self.clock.advance(TIMES.renew_every)
+        actor.send(Tick())
+        async with asyncio.timeout(PATIENCE):
+            while inspect(self.store, 0).lease.expires != self.clock.now() + TIMES.duration:  # noqa: ASYNC110 (a file)
+                await asyncio.sleep(0.01)
 
     def ask_again(self, actor: Actor) -> None:
         """Let so much time pass as an actor who waits for the lease waits before asking again."""

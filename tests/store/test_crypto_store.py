@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tests.store.stores import (
     Counter,
     Instance,
     Workbench,
+    all_that_can_run,
     apart,
     count_up,
     failing,
@@ -38,6 +40,7 @@ from unwedged.store import (
     NestedOperation,
     OperationEnded,
     OperationInterrupted,
+    OperationsAbandoned,
     RecordKind,
     SnapshotMoved,
     StorageFailed,
@@ -915,6 +918,106 @@ class TestMisuse:
         with pytest.raises(StoreClosed):
             await behind
         assert repr(phone) == "<CryptoStore 'phone' closed epoch=0 version=1 cached=1 running=0>"
+
+
+class TestClosingInTime:
+    async def test_operations_that_do_not_end_are_named(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        go_on = asyncio.Event()
+
+        async def endless(transaction: Transaction, key: str) -> None:
+            await count_up(transaction, key)
+            await go_on.wait()
+            with pytest.raises(StoreClosed):
+                await transaction.get(COUNTER, key)
+
+        running = asyncio.create_task(phone.run(endless, "n"))
+        await all_that_can_run()
+        with pytest.raises(OperationsAbandoned) as abandoned:
+            await phone.close(timeout_seconds=0)
+        [name] = abandoned.value.operations
+        assert name.startswith("tests.store.test_crypto_store.TestClosingInTime.")
+        assert name.endswith(".endless")
+        assert name in str(abandoned.value)
+        await phone.close()
+
+        await take_over(extension)  # at once
+        assert await extension.run(count_up) == 1
+        go_on.set()
+        with pytest.raises(StoreClosed):
+            await running
+        assert bench.version() == 1
+
+    async def test_whoever_waited_without_a_limit_is_let_go_too(self, phone: Instance) -> None:
+        go_on = asyncio.Event()
+
+        async def endless(_: View) -> None:
+            await go_on.wait()
+
+        running = asyncio.create_task(phone.query(endless))
+        await all_that_can_run()
+        patient = asyncio.create_task(phone.close())
+        await all_that_can_run()
+        assert not patient.done()
+        with pytest.raises(OperationsAbandoned):
+            await phone.close(timeout_seconds=0)
+        await patient
+        go_on.set()
+        with pytest.raises(StoreClosed):
+            await running
+
+    async def test_a_commit_under_way_is_waited_for(self, bench: Workbench, phone: Instance) -> None:
+        gate = phone.gated.hold_before("commit")
+        running = asyncio.create_task(phone.run(count_up))
+        await gate.reached.wait()
+        closing = asyncio.create_task(phone.close(timeout_seconds=0))
+        await all_that_can_run()
+        assert not closing.done()
+        gate.opened.set()
+        await closing
+        assert await running == 1
+        assert bench.version() == 1
+
+    async def test_where_all_have_ended_there_is_nothing_to_say(self, phone: Instance) -> None:
+        await phone.run(count_up)
+        await phone.close(timeout_seconds=0)
+
+    async def test_a_cancelled_close_goes_on(self, phone: Instance, extension: Instance) -> None:
+        async with apart_view(phone) as go_on:
+            closing = asyncio.create_task(phone.close())
+            await all_that_can_run()
+            closing.cancel()
+            await asyncio.wait((closing,))
+            go_on.set()
+        await phone.close()
+        await take_over(extension)
+
+
+@asynccontextmanager
+async def apart_view(store: Instance) -> AsyncIterator[asyncio.Event]:
+    """Have a task be inside a view until the event is set."""
+    go_on = asyncio.Event()
+
+    async def wait(_: View) -> None:
+        await go_on.wait()
+
+    task = asyncio.create_task(store.query(wait))
+    await all_that_can_run()
+    yield go_on
+    await task
+
+
+class TestArguments:
+    async def test_they_are_passed_on(self, phone: Instance) -> None:
+        async def count_of_key(view: View, key: str, otherwise: int) -> int:
+            counter = await view.get(COUNTER, key)
+            return otherwise if counter is None else counter.count
+
+        assert await phone.run(count_up, "a") == 1
+        assert await phone.run(count_up, "a", attempts=2) == 2
+        assert await phone.query(count_of_key, "a", 7) == 2
+        assert await phone.query(count_of_key, "b", 7) == 7
 
 
 class TestHandover:

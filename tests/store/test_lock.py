@@ -10,7 +10,17 @@ from typing import TypeVar
 
 import pytest
 
-from tests.store.stores import DEVICE, PATIENCE, Instance, Workbench, apart, count_up, take_over, workbench
+from tests.store.stores import (
+    DEVICE,
+    PATIENCE,
+    Instance,
+    Workbench,
+    all_that_can_run,
+    apart,
+    count_up,
+    take_over,
+    workbench,
+)
 from unwedged.protocol import guard as rules
 from unwedged.protocol.guard import NO_GUARD, Stage
 from unwedged.protocol.identifiers import Epoch, Milliseconds
@@ -541,6 +551,139 @@ class TestRenewing:
         assert phone.lock.guard.stage is Stage.HELD
 
 
+async def ends_when(go_on: asyncio.Event, store: Instance) -> None:
+    async with store.view() as view:
+        await go_on.wait()
+        await view.get(DEVICE, "d")
+
+
+class TestOverdue:
+    """Somebody waits, and an operation does not end: it may wait for the very process that it keeps out."""
+
+    @pytest.fixture
+    async def go_on(self) -> asyncio.Event:
+        return asyncio.Event()
+
+    @pytest.fixture
+    async def running(
+        self, phone: Instance, extension: Instance, go_on: asyncio.Event
+    ) -> AsyncIterator[asyncio.Task[None]]:
+        """An operation of phone's that runs, while extension waits and phone knows."""
+        task = asyncio.create_task(ends_when(go_on, phone))
+        await all_that_can_run()
+        assert not await extension.lock.acquire_now()
+        await phone.lock.renew_now()
+        assert phone.lock.guard.stage is Stage.CLOSING
+        yield task
+        go_on.set()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def test_its_lease_is_renewed_no_more_and_somebody_else_gets_it(
+        self,
+        bench: Workbench,
+        phone: Instance,
+        extension: Instance,
+        go_on: asyncio.Event,
+        running: asyncio.Task[None],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        bench.clock.advance(2001)
+        phone.lock.stop_renewing_if_overdue()
+        assert phone.lock.guard.stage is Stage.EXPIRING
+        [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        assert warning.endswith("label=phone epoch=1: ends_when (2001 ms)")
+        del phone.gated.calls[:]
+        await phone.lock.renew_now()
+        assert phone.gated.calls == []
+        await take_over(extension)
+        assert await extension.run(count_up) == 1
+        go_on.set()
+        with pytest.raises(LeaseLost):
+            await running
+
+    async def test_it_may_end_as_long_as_the_lease_lasts(
+        self, bench: Workbench, phone: Instance, extension: Instance, go_on: asyncio.Event, running: asyncio.Task[None]
+    ) -> None:
+        bench.clock.advance(2001)
+        phone.lock.stop_renewing_if_overdue()
+        go_on.set()
+        await running
+        await settle(phone)
+        assert phone.lock.guard == NO_GUARD
+        await take_over(extension)
+
+    async def test_nothing_begins_meanwhile(
+        self, bench: Workbench, phone: Instance, running: asyncio.Task[None]
+    ) -> None:
+        bench.clock.advance(2001)
+        phone.lock.stop_renewing_if_overdue()
+        new = asyncio.create_task(phone.run(count_up))
+        await all_that_can_run()
+        assert phone.lock.holding.running == 1
+        assert not running.done()
+        await phone.lock.let_expire()
+        assert await new == 1
+
+    async def test_it_is_given_its_time(self, bench: Workbench, phone: Instance, running: asyncio.Task[None]) -> None:
+        bench.clock.advance(2000)
+        phone.lock.stop_renewing_if_overdue()
+        assert phone.lock.guard.stage is Stage.CLOSING
+        assert not running.done()
+
+    async def test_where_nobody_waits_it_may_take_any_time(self, bench: Workbench, phone: Instance) -> None:
+        async with phone.view():
+            bench.clock.advance(100_000)
+            phone.lock.stop_renewing_if_overdue()
+            assert phone.lock.guard.stage is Stage.HELD
+
+    async def test_a_commit_is_given_any_time(self, bench: Workbench, phone: Instance, extension: Instance) -> None:
+        gate = phone.gated.hold_before("commit")
+        committing = asyncio.create_task(phone.run(count_up))
+        await gate.reached.wait()
+        assert not await extension.lock.acquire_now()
+        await phone.lock.renew_now()
+        bench.clock.advance(100_000)
+        phone.lock.stop_renewing_if_overdue()
+        assert phone.lock.guard.stage is Stage.CLOSING
+        gate.opened.set()
+        assert await committing == 1
+
+    async def test_a_guard_whose_time_is_up_dies_also_where_nobody_takes_the_lease(
+        self, bench: Workbench, phone: Instance, running: asyncio.Task[None]
+    ) -> None:
+        """Whoever waited may be gone, and what waits here must not wait for the operation."""
+        bench.clock.advance(1999)
+        await phone.lock.renew_now()
+        bench.clock.advance(1999)
+        phone.lock.stop_renewing_if_overdue()
+        await phone.lock.let_expire()
+        assert phone.lock.guard.stage is Stage.EXPIRING
+        new = asyncio.create_task(phone.run(count_up))
+        await all_that_can_run()
+        bench.clock.advance(1)
+        await phone.lock.let_expire()
+        await pauses_end(phone, new)
+        assert await new == 1
+        assert not running.done()
+
+    async def test_the_tasks_see_to_it_by_the_clock(
+        self, phone: Instance, extension: Instance, running: asyncio.Task[None]
+    ) -> None:
+        phone.lock.start()
+        waiting = asyncio.create_task(extension.lock.hold())
+        await pauses_end(extension, waiting)
+        assert not running.done()
+        assert "renew" in phone.gated.calls
+
+    async def test_they_let_the_guard_die_too(self, phone: Instance, running: asyncio.Task[None]) -> None:
+        """Whoever waited is gone."""
+        phone.lock.start()
+        new = asyncio.create_task(phone.run(count_up))
+        await pauses_end(phone, new)
+        assert await new == 1
+        assert not running.done()
+
+
 class TestClosing:
     async def test_the_lease_is_given_up(self, phone: Instance, extension: Instance) -> None:
         await take_over(phone)
@@ -633,12 +776,6 @@ async def test_news_about_another_epoch_change_nothing(phone: Instance) -> None:
     phone.lock.lost(Epoch(7))
     phone.lock.told(Epoch(7), wanted=True)
     assert phone.lock.guard.stage is Stage.HELD
-
-
-async def all_that_can_run() -> None:
-    """Let every task go on until it waits for a thread, a gate or the clock: more switches than any needs."""
-    for _ in range(20):
-        await asyncio.sleep(0)
 
 
 async def take_over_soon(store: Instance) -> None:

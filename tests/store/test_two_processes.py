@@ -16,6 +16,7 @@ import pytest
 
 from tests.store.olm import OlmMessage, place_of
 from tests.store.program import (
+    TIMES,
     Decrypt,
     Done,
     Encrypt,
@@ -118,6 +119,30 @@ class TestInterruptions:
         assert bob.decrypt(ciphertext(await on.outcome(app))) == "one"
         on.ask_again(extension)
         assert bob.decrypt(ciphertext(await on.outcome(extension))) == "two"
+
+    async def test_who_waits_inside_for_what_another_does_keeps_nobody_out(self, on: Stage) -> None:
+        """The operation of the app ends only once the extension has had the lease."""
+        bob, app, extension = Bob(), await on.enter("app"), await on.enter("extension")
+        await on.perform(app, Meet(bob.invitation))
+        app.send(Encrypt(1, "one", Point.READ))
+        await on.stands(app)
+        extension.send(Encrypt(2, "two"))
+        assert await extension.next() == Waits()
+        await on.renewed(app)  # and so it hears that somebody waits
+        on.clock.advance(TIMES.renew_every)
+        app.send(Tick())
+        line = await app.said_something_like("somebody waits for the lease, which is renewed no more")
+        assert "label=app epoch=1: __main__.Operations._encrypt (6000 ms)" in line
+        on.lapse()
+        on.ask_again(extension)
+        two = await on.outcome(extension)
+        assert bob.decrypt(ciphertext(two)) == "two"
+
+        app.send(GoOn())
+        one = await on.outcome(app)
+        assert isinstance(one, Done)
+        assert one.epochs == (1, 3)
+        assert bob.decrypt(ciphertext(one)) == "one"
 
     @pytest.mark.parametrize("point", Point)
     async def test_what_a_killed_process_began_is_done_once(self, on: Stage, point: Point) -> None:

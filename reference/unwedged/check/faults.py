@@ -266,7 +266,7 @@ def _cancelled_commit(_: World) -> Sequence[Substitution]:
     """A cancelled caller tears its commit down, which lands all the same."""
 
     async def commit(self: Updating) -> None:
-        self._ended = True
+        self.ended = True
         await self._commit({name: None if write is None else write.encode() for name, write in self._writes.items()})
 
     async def persist(self: Updating, writes: Mapping[RecordName, bytes | None]) -> Committed:

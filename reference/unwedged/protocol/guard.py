@@ -2,13 +2,14 @@
 
 ::
 
-            taken            synced            told(wanted)
-    NONE  ---------> SYNCING -------> HELD ------------------> CLOSING
-      ^                 |              |                          |
-      '-----------------'--------------'-------- lost, dropped ---'
+            taken            synced         told(wanted)          overdue
+    NONE  ---------> SYNCING ------> HELD ---------> CLOSING ---------> EXPIRING
+      ^                 |              |                |                  |
+      '-----------------'--------------'----------------'-- lost, dropped -'
 
 A guard is bound to one epoch. News about another epoch (a renewal that was under way while the lease changed hands)
-never touches it. Twins in ``tla/Lease.tla``: ``Taken``, ``Synced``, ``Told``, ``Lost``, ``Admits``, ``Stands``.
+never touches it. Twins in ``tla/Lease.tla``: ``Taken``, ``Synced``, ``Told``, ``Overdue``, ``Lost``, ``Admits``,
+``Stands``.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class Stage(Enum):
     """Operations may begin."""
     CLOSING = "closing"
     """Somebody waits: what runs may finish, nothing new begins (rule 8)."""
+    EXPIRING = "expiring"
+    """Somebody has waited for too long: what runs may finish as long as the lease lasts, which is renewed no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,20 @@ def told(guard: Guard, epoch: Epoch, wanted: bool) -> Guard:
     return guard
 
 
+def overdue(guard: Guard, epoch: Epoch) -> Guard:
+    """Note that somebody has waited for longer than what runs under ``epoch`` is given to end (rule 8).
+
+    post: _.epoch == guard.epoch  # the epoch stays
+    post: guard.epoch == epoch or _ == guard  # a guard of another epoch is left alone
+    post: _ == guard or (guard.stage, _.stage) == (Stage.CLOSING, Stage.EXPIRING)  # only a closing guard changes
+    post: implies(guard == Guard(Stage.CLOSING, epoch), not renewable(_))  # its lease is renewed no more
+    post: implies(stands(guard, epoch), stands(_, epoch))  # what runs may finish
+    """
+    if guard == Guard(Stage.CLOSING, epoch):
+        return replace(guard, stage=Stage.EXPIRING)
+    return guard
+
+
 def lost(guard: Guard, epoch: Epoch) -> Guard:
     """Note that the guard of ``epoch`` is dead: it was fenced off, or released, or its sync failed.
 
@@ -92,7 +109,7 @@ def admits(guard: Guard) -> bool:
     """Say whether an operation may begin under this guard.
 
     post: implies(_, stands(guard, guard.epoch))  # what begins may finish
-    post: implies(guard.stage is Stage.CLOSING, not _)  # nothing begins under a closing guard
+    post: implies(guard.stage in (Stage.CLOSING, Stage.EXPIRING), not _)  # nothing begins where somebody waits
     post: implies(guard.stage is Stage.HELD, _)  # operations begin under a held guard
     """
     return guard.stage is Stage.HELD
@@ -103,9 +120,19 @@ def stands(guard: Guard, epoch: Epoch) -> bool:
 
     post: implies(_, guard.epoch == epoch)  # no operation of another epoch does
     post: implies(guard.stage in (Stage.NONE, Stage.SYNCING), not _)  # none does before the sync or after the end
-    post: implies(guard.stage in (Stage.HELD, Stage.CLOSING) and guard.epoch == epoch, _)  # the guard's own do
+    post: implies(guard.stage not in (Stage.NONE, Stage.SYNCING) and guard.epoch == epoch, _)  # the guard's own do
     """
-    return guard.epoch == epoch and guard.stage in (Stage.HELD, Stage.CLOSING)
+    return guard.epoch == epoch and guard.stage in (Stage.HELD, Stage.CLOSING, Stage.EXPIRING)
+
+
+def renewable(guard: Guard) -> bool:
+    """Say whether the lease of this guard is to be renewed (rule 8).
+
+    post: implies(_, guard.stage is not Stage.NONE)  # only where there is a guard, or a sync on the way to one
+    post: implies(guard.stage is Stage.EXPIRING, not _)  # never where operations are overdue
+    post: implies(guard.stage in (Stage.SYNCING, Stage.HELD, Stage.CLOSING), _)  # otherwise always
+    """
+    return guard.stage in (Stage.SYNCING, Stage.HELD, Stage.CLOSING)
 
 
 def releasable(guard: Guard, running: int) -> bool:
@@ -115,4 +142,4 @@ def releasable(guard: Guard, running: int) -> bool:
     post: implies(_, stands(guard, guard.epoch))  # only where there is a guard
     post: implies(running == 0 and stands(guard, guard.epoch), _)  # always after the last operation
     """
-    return guard.stage in (Stage.HELD, Stage.CLOSING) and running == 0
+    return guard.stage in (Stage.HELD, Stage.CLOSING, Stage.EXPIRING) and running == 0

@@ -12,9 +12,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar, TypeVarTuple
 
 from unwedged.protocol.cache import empty
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
@@ -26,6 +27,7 @@ from unwedged.store.errors import (
     InvalidArgument,
     NestedOperation,
     OperationInterrupted,
+    OperationsAbandoned,
     SecretChanged,
     StoreClosed,
     StoreError,
@@ -45,6 +47,7 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 Result = TypeVar("Result")
 Begun = TypeVar("Begun", Transaction, View)
+Arguments = TypeVarTuple("Arguments")
 
 Kinds: TypeAlias = "Iterable[Kind] | list[object]"
 """Record kinds. A list of kinds of different types is a ``list[object]`` for mypy, unless it is told otherwise."""
@@ -221,19 +224,25 @@ class CryptoStore:
 
     # Operations
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
         """Read and write one snapshot. Commits when the block is left normally; an exception drops everything.
 
         Only the end of the block says that it happened; until then let nothing out that was computed inside. Raises
         ``LeaseLost`` where the lease went to another process: nothing was written, and ``run`` would run it again.
         That goes for an exception of the block's own as well: it may come from what is no longer so, and is then the
         cause of the ``LeaseLost``.
+
+        Inside, wait for no person, no network and no other process. Whoever waits for the lease meanwhile gets it after
+        a while (``LeaseTimes.overdue_after``), and then this transaction is lost.
         """
+        return self._transaction(None)
+
+    @asynccontextmanager
+    async def _transaction(self, name: str | None) -> AsyncIterator[Transaction]:
         with self._alone():
             holding = await self._lock.begin_transaction()
-            operation = Updating(self._parts, holding)
-            self._began(operation)
+            operation = Updating(self._parts, holding, name or _name_of_task())
+            self._began(operation, holding)
             try:
                 async with _answered(operation):
                     yield Transaction(operation)
@@ -241,23 +250,26 @@ class CryptoStore:
             finally:
                 operation.end()
                 if self._birthplace.is_here():
+                    self._ended(operation, holding)
                     self._lock.end_transaction(holding)
-                    self._ended(operation)
         version = operation.committed
         if version is not None and version > KEPT_CHANGES and version % TRUNCATE_EVERY == 0:
             self._start(self._truncate(Version(version - KEPT_CHANGES)))
 
-    @asynccontextmanager
-    async def view(self) -> AsyncIterator[View]:
+    def view(self) -> AbstractAsyncContextManager[View]:
         """Read one snapshot, beside other operations. Use what was read only after the block was left normally.
 
         Raises ``OperationInterrupted`` where the lease was lost, or where a record was needed that a commit of this
         process changed after the view began; ``query`` would run it again.
         """
+        return self._view(None)
+
+    @asynccontextmanager
+    async def _view(self, name: str | None) -> AsyncIterator[View]:
         with self._alone():
             holding = await self._lock.begin_view()
-            operation = Reading(self._parts, holding)
-            self._began(operation)
+            operation = Reading(self._parts, holding, name or _name_of_task())
+            self._began(operation, holding)
             try:
                 async with _answered(operation):
                     yield View(operation)
@@ -266,21 +278,31 @@ class CryptoStore:
             finally:
                 operation.end()
                 if self._birthplace.is_here():
+                    self._ended(operation, holding)
                     self._lock.end_view(holding)
-                    self._ended(operation)
 
-    async def run(self, operation: Callable[[Transaction], Awaitable[Result]], *, attempts: int = ATTEMPTS) -> Result:
-        """Run ``operation`` in a transaction and return its result once that is committed.
+    async def run(
+        self,
+        operation: Callable[[Transaction, *Arguments], Awaitable[Result]],
+        *arguments: *Arguments,
+        attempts: int = ATTEMPTS,
+    ) -> Result:
+        """Run ``operation`` in a transaction, with ``arguments``, and return its result once that is committed.
 
         Where the transaction was interrupted, it is run again on fresh state, up to ``attempts`` times in all. So it
         must do nothing that can't be done twice, except through its transaction. An exception that it raises reaches
         the caller once it is certain that it was raised on the store's state as it was.
         """
-        return await self._attempt(self.transaction, operation, attempts)
+        return await self._attempt(self._transaction, operation, arguments, attempts)
 
-    async def query(self, operation: Callable[[View], Awaitable[Result]], *, attempts: int = ATTEMPTS) -> Result:
+    async def query(
+        self,
+        operation: Callable[[View, *Arguments], Awaitable[Result]],
+        *arguments: *Arguments,
+        attempts: int = ATTEMPTS,
+    ) -> Result:
         """Run ``operation`` in a view and return its result once that is validated, as ``run`` does."""
-        return await self._attempt(self.view, operation, attempts)
+        return await self._attempt(self._view, operation, arguments, attempts)
 
     @asynccontextmanager
     async def subscribe(
@@ -334,13 +356,24 @@ class CryptoStore:
             subscriptions=len(self._streams),
         )
 
-    async def close(self) -> None:
-        """Let nothing begin any more, wait for what runs, give the lease up, and let go of the file."""
+    async def close(self, *, timeout_seconds: float | None = None) -> None:
+        """Let nothing begin any more, wait for what runs, give the lease up, and let go of the file.
+
+        Operations that have not ended after ``timeout_seconds`` are given up on: the store is closed all the same, and
+        ``OperationsAbandoned`` says which they were. A commit that is under way by then is waited for.
+        """
         self._birthplace.must_be_here()
         self._must_not_be_inside("a store can't be closed")
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
-        await asyncio.shield(self._closing)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await asyncio.shield(self._closing)
+        except TimeoutError:
+            abandoned = self._abandon()
+            await asyncio.shield(self._closing)
+            if abandoned:
+                raise OperationsAbandoned(abandoned) from None
 
     # Inner workings
 
@@ -361,14 +394,15 @@ class CryptoStore:
 
     async def _attempt(
         self,
-        begin: Callable[[], AbstractAsyncContextManager[Begun]],
-        operation: Callable[[Begun], Awaitable[Result]],
+        begin: Callable[[str], AbstractAsyncContextManager[Begun]],
+        operation: Callable[[Begun, *Arguments], Awaitable[Result]],
+        arguments: tuple[*Arguments],
         attempts: int,
     ) -> Result:
         for attempt in range(1, attempts + 1):
             try:
-                async with begin() as begun:
-                    return await operation(begun)
+                async with begin(_name_of(operation)) as begun:
+                    return await operation(begun, *arguments)
             except OperationInterrupted as interruption:
                 if attempt == attempts:
                     raise
@@ -396,14 +430,27 @@ class CryptoStore:
         finally:
             inside.store = None
 
-    def _began(self, operation: Operation) -> None:
+    def _began(self, operation: Operation, holding: Holding) -> None:
+        holding.operations.add(operation)
         self._operations.add(operation)
         self._quiet.clear()
 
-    def _ended(self, operation: Operation) -> None:
+    def _ended(self, operation: Operation, holding: Holding) -> None:
+        holding.operations.discard(operation)
+        self._forget(operation)
+
+    def _forget(self, operation: Operation) -> None:
         self._operations.discard(operation)
         if not self._operations:
             self._quiet.set()
+
+    def _abandon(self) -> tuple[str, ...]:
+        """Wait no more for the operations whose code still runs; return their names."""
+        abandoned = [operation for operation in self._operations if not operation.ended]
+        for operation in abandoned:
+            operation.abandon()
+            self._forget(operation)
+        return tuple(sorted(operation.name for operation in abandoned))
 
     async def _close(self) -> None:
         self._lock.stop_admitting()
@@ -451,6 +498,20 @@ async def _answered(operation: Operation) -> AsyncIterator[None]:
     except Exception as failure:
         await operation.confirm(failure)
         raise
+
+
+def _name_of(operation: object) -> str:
+    """Return the qualified name of an operation's code, for people."""
+    while isinstance(operation, partial):
+        operation = operation.func
+    named = operation if hasattr(operation, "__qualname__") else type(operation)
+    return f"{named.__module__}.{getattr(named, '__qualname__', '')}"
+
+
+def _name_of_task() -> str:
+    """Return the qualified name of the coroutine that this task runs: where an operation is a block of code."""
+    task = asyncio.current_task()
+    return getattr(task and task.get_coro(), "__qualname__", "a task")
 
 
 async def _unlock(backend: SqliteBackend, secret: Secret) -> Sealer:

@@ -82,6 +82,18 @@ class MalformedRecord(StoreError):
     """A record authenticates but its codec can't read it: another program declares the kind differently."""
 
 
+class OperationsAbandoned(StoreError):
+    """The store was closed, without waiting any longer for operations that did not end.
+
+    Each of them ends with ``StoreClosed``, or ``LeaseLost``, at its next access; none of them writes anything.
+    """
+
+    def __init__(self, operations: tuple[str, ...]) -> None:
+        super().__init__(f"the store was closed while these operations ran: {', '.join(operations)}")
+        self.operations = operations
+        """Their qualified names."""
+
+
 class OperationEnded(StoreError):
     """A transaction or view was used after its block was left."""
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from unwedged.protocol import cache as rules
 from unwedged.protocol.cache import Cache, ChangeLog
-from unwedged.protocol.identifiers import Epoch, Version
+from unwedged.protocol.identifiers import Epoch, Milliseconds, Version
 
 
 class RecordName(NamedTuple):
@@ -51,11 +51,23 @@ class Turn:
             self._lock.release()
 
 
+class Running(Protocol):
+    """An operation that uses a holding."""
+
+    name: str
+    """The qualified name of its code, for people."""
+    since: Milliseconds
+    """When it began."""
+    ended: bool
+    """Whether its code has ended; then only its commit, or its validation, is under way."""
+
+
 class Holding:
     """The cache of the guard of ``epoch``, as an immutable value that is swapped, and what goes with it.
 
     ``live`` has the decoded, mutable objects of some of the cached records: at most one of each, and none of them
-    while a transaction works on it. ``running`` counts the operations that use this holding.
+    while a transaction works on it. ``running`` counts the operations that use this holding, and ``operations`` are
+    those, as far as they have begun to.
     """
 
     def __init__(self, epoch: Epoch, cache: Cache[RecordName, bytes], live: dict[RecordName, object]) -> None:
@@ -63,6 +75,7 @@ class Holding:
         self.cache = cache
         self.live = live
         self.running = 0
+        self.operations: set[Running] = set()
         self.writing = Turn()
         """Held by the one transaction that may run."""
         self.committing = Turn()

@@ -50,11 +50,16 @@ class LeaseTimes:
 
     ``idle_after``: a holder that began nothing for so long gives the lease up. Taking it again costs one write and
     one read; so a holder keeps it between the operations of one burst, but not from one burst to the next.
+
+    ``overdue_after``: once somebody has waited for so long, a holder whose operations still run renews no more. They
+    may go on until the lease ends. So whoever waits gets it after this time and ``duration`` at most, however long
+    operations run; and a short operation on a busy machine is not cut off.
     """
 
     duration: Milliseconds = field(default=Milliseconds(2000))
     renew_every: Milliseconds = field(default=Milliseconds(500))
     idle_after: Milliseconds = field(default=Milliseconds(100))
+    overdue_after: Milliseconds = field(default=Milliseconds(2000))
 
     def __post_init__(self) -> None:
         if not 0 < self.duration <= LONGEST_LEASE:
@@ -63,6 +68,8 @@ class LeaseTimes:
             raise ValueError(f"a lease of {self.duration} ms is renewed at least every {self.duration // 3} ms")
         if self.idle_after <= 0:
             raise ValueError("an idle holder waits for at least 1 ms")
+        if self.overdue_after <= 0:
+            raise ValueError("operations are given at least 1 ms to end")
 
 
 class LeaseLock:
@@ -101,6 +108,7 @@ class LeaseLock:
         self._read_log = read_log
         self._hear = hear
         self._activity = 0
+        self._closing_since = Milliseconds(0)
         self._waiting = 0
         self._gave_way: Epoch | None = None
         """The epoch that was given up because somebody waited, until this instance wants the lease again."""
@@ -219,6 +227,8 @@ class LeaseLock:
         """Take over what the protocol decided, and tell those who wait for it."""
         if guard == self.guard:
             return
+        if guard.stage is Stage.CLOSING:
+            self._closing_since = self._clock.now()
         self.guard = guard
         if guard == NO_GUARD:
             self.holding.abandon()
@@ -230,7 +240,7 @@ class LeaseLock:
         self._give_way_if_asked()
 
     def _give_way_if_asked(self) -> None:
-        if self.guard.stage is Stage.CLOSING and rules.releasable(self.guard, self.holding.running):
+        if self.guard.stage in (Stage.CLOSING, Stage.EXPIRING) and rules.releasable(self.guard, self.holding.running):
             self.give_way()
 
     # Single steps; the tasks below make them when their time has come
@@ -277,7 +287,7 @@ class LeaseLock:
         self._hear(log)
 
     async def _let_go(self, epoch: Epoch) -> None:
-        """Give up a lease whose sync failed (rule 2). Whoever tries again must not keep others from it meanwhile."""
+        """Give up a lease whose sync failed, or whose operations are not waited for (rules 2 and 8)."""
         self.lost(epoch)
         try:
             await self._backend.release(epoch)
@@ -288,10 +298,35 @@ class LeaseLock:
         if lease.wanted:
             self._gave_way = epoch
 
+    def stop_renewing_if_overdue(self) -> None:
+        """Renew no more if somebody has waited for too long, and the code of an operation still runs (rule 8)."""
+        now, epoch = self._clock.now(), self.guard.epoch
+        running = [operation for operation in self.holding.operations if not operation.ended]
+        if not running or now - self._closing_since <= self.times.overdue_after:
+            return
+        expiring = rules.overdue(self.guard, epoch)
+        if expiring != self.guard:
+            logger.warning(
+                "somebody waits for the lease, which is renewed no more: operations do not end label=%s epoch=%d: %s",
+                *(self.label, epoch),
+                ", ".join(f"{operation.name} ({now - operation.since} ms)" for operation in running),
+            )
+            self._become(expiring)
+
+    async def let_expire(self) -> None:
+        """End a guard whose lease is renewed no more, once its time is up: whatever waits here may ask for another."""
+        epoch = self.guard.epoch
+        try:
+            lease = await self.fenced(epoch, self._backend.check(epoch))
+        except LeaseLost:
+            return
+        if lease.expires <= self._clock.now():
+            self.lost(epoch)
+
     async def renew_now(self) -> None:
         """Renew the lease once, if there is a guard; learn that somebody waits, or that the guard is dead."""
         epoch = self.guard.epoch
-        if self.guard == NO_GUARD:
+        if not rules.renewable(self.guard):
             return
         try:
             lease = await self.fenced(epoch, self._backend.renew(epoch, self._clock.now(), self.times.duration))
@@ -305,7 +340,7 @@ class LeaseLock:
             guard = self.guard
             if not rules.releasable(guard, self.holding.running):
                 return
-            self._gave_way = guard.epoch if guard.stage is Stage.CLOSING else None
+            self._gave_way = guard.epoch if guard.stage in (Stage.CLOSING, Stage.EXPIRING) else None
             self._become(rules.lost(guard, guard.epoch))
             await self._backend.release(guard.epoch)
             logger.info("lease released label=%s epoch=%d", self.label, guard.epoch)
@@ -322,13 +357,15 @@ class LeaseLock:
         self._start(self._release())
 
     async def close(self) -> None:
-        """Let nothing begin any more, give the lease up, and end the tasks. Nothing may be running."""
+        """Let nothing begin any more, give the lease up, and end the tasks. What still runs is stopped by the fence."""
         self.stop_admitting()
         async with self._row:  # so that no task is cancelled between the row and the guard that it is about
             for task in self._tasks:
                 task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._release()
+        if self.guard != NO_GUARD:  # Operations still run, which nobody waits for.
+            await self._let_go(self.guard.epoch)
 
     def stop_admitting(self) -> None:
         """Let nothing begin any more."""
@@ -381,8 +418,9 @@ class LeaseLock:
         while True:
             await self._guarded.wait()
             await self._clock.sleep(self.times.renew_every)
+            self.stop_renewing_if_overdue()
             try:
-                await self.renew_now()
+                await (self.let_expire() if self.guard.stage is Stage.EXPIRING else self.renew_now())
             except StoreError:
                 logger.warning("renewal failed label=%s epoch=%d", self.label, self.guard.epoch, exc_info=True)
 

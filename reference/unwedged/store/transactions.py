@@ -19,7 +19,15 @@ from unwedged.protocol.identifiers import Version
 from unwedged.store.backend import Backend, Committed
 from unwedged.store.birthplace import Birthplace
 from unwedged.store.clock import Clock
-from unwedged.store.errors import LeaseLost, OperationEnded, SnapshotMoved, StoreBusy, StoreError, UnknownKind
+from unwedged.store.errors import (
+    LeaseLost,
+    OperationEnded,
+    SnapshotMoved,
+    StoreBusy,
+    StoreClosed,
+    StoreError,
+    UnknownKind,
+)
 from unwedged.store.holding import Holding, RecordName
 from unwedged.store.lock import LeaseLock
 from unwedged.store.records import Codec, Kind, RecordKind
@@ -64,12 +72,16 @@ class Operation:
     The snapshot is an immutable value: what other operations do to the cache meanwhile can't be seen in it.
     """
 
-    def __init__(self, parts: Parts, holding: Holding) -> None:
+    def __init__(self, parts: Parts, holding: Holding, name: str) -> None:
         self.epoch = holding.epoch
         self.snapshot = holding.cache
+        self.name = name
+        """The qualified name of its code, for people."""
+        self.since = parts.clock.now()
+        self.ended = False
+        """Whether its code has ended; then only its commit, or its validation, is under way."""
         self._parts = parts
         self._holding = holding
-        self._ended = False
         self._doom: StoreError | None = None
         """Why it can't go on, once it can't: an operation that catches that is told so again, to its end."""
 
@@ -79,11 +91,15 @@ class Operation:
     @property
     def state(self) -> str:
         """Say on what it began, and whether it has ended."""
-        return f"epoch={self.epoch} version={self.snapshot.version}{' ended' if self._ended else ''}"
+        return f"epoch={self.epoch} version={self.snapshot.version}{' ended' if self.ended else ''}"
 
     def end(self) -> None:
         """Refuse any further use."""
-        self._ended = True
+        self.ended = True
+
+    def abandon(self) -> None:
+        """Let it go no further: nobody waits for it any more."""
+        self._doom = StoreClosed("the store was closed while this operation ran")
 
     async def validate(self) -> None:
         """Make sure that the epoch still stands: without it no answer counts (rule 6)."""
@@ -113,7 +129,7 @@ class Operation:
         return moved
 
     def _must_go_on(self) -> None:
-        if self._ended:
+        if self.ended:
             raise OperationEnded("this transaction or view has ended; begin another")
         self._must_not_be_doomed()
 
@@ -197,8 +213,8 @@ class Updating(Operation):
 
     committed: Version | None = None
 
-    def __init__(self, parts: Parts, holding: Holding) -> None:
-        super().__init__(parts, holding)
+    def __init__(self, parts: Parts, holding: Holding, name: str) -> None:
+        super().__init__(parts, holding, name)
         self._objects: dict[RecordName, object | None] = {}
         self._writes: dict[RecordName, _Encodable | None] = {}
 
