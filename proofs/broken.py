@@ -85,6 +85,19 @@ FAULTS: dict[str, Fault] = {
     ),
     "guard.told: nothing new begins where somebody waits": Fault("guard.told", "stage=Stage.CLOSING", ""),
     "guard.told: what runs may finish": Fault("guard.told", "stage=Stage.CLOSING", "stage=Stage.NONE"),
+    "guard.overdue: the epoch stays": Fault(
+        "guard.overdue", "stage=Stage.EXPIRING", "stage=Stage.EXPIRING, epoch=Epoch(0)"
+    ),
+    "guard.overdue: a guard of another epoch is left alone": Fault(
+        "guard.overdue", "guard == Guard(Stage.CLOSING, epoch)", "guard.stage is Stage.CLOSING"
+    ),
+    "guard.overdue: only a closing guard does": Fault(
+        "guard.overdue", "guard == Guard(Stage.CLOSING, epoch)", "guard.epoch == epoch"
+    ),
+    "guard.overdue: its lease is renewed no more": Fault(
+        "guard.overdue", "guard == Guard(Stage.CLOSING, epoch)", "guard == Guard(Stage.HELD, epoch)"
+    ),
+    "guard.overdue: what runs may finish": Fault("guard.overdue", "stage=Stage.EXPIRING", "stage=Stage.NONE"),
     "guard.lost: a guard of another epoch is left alone": Fault("guard.lost", "guard.epoch == epoch", "True"),
     "guard.lost: the guard is gone": Fault("guard.lost", "NO_GUARD", "taken(epoch)"),
     "guard.admits: what begins may finish": Fault("guard.admits", "is Stage.HELD", "is not Stage.NONE"),
@@ -94,15 +107,17 @@ FAULTS: dict[str, Fault] = {
     "guard.admits: operations begin under a held guard": Fault("guard.admits", "is Stage.HELD", "is Stage.CLOSING"),
     "guard.stands: no operation of another epoch does": Fault("guard.stands", "guard.epoch == epoch and ", ""),
     "guard.stands: none does before the sync or after the end": Fault(
-        "guard.stands", "in (Stage.HELD, Stage.CLOSING)", "is not Stage.NONE"
+        "guard.stands", "in (Stage.HELD, Stage.CLOSING, Stage.EXPIRING)", "is not Stage.NONE"
     ),
-    "guard.stands: the guard's own do": Fault("guard.stands", "in (Stage.HELD, Stage.CLOSING)", "is Stage.HELD"),
+    "guard.stands: the guard's own do": Fault(
+        "guard.stands", "in (Stage.HELD, Stage.CLOSING, Stage.EXPIRING)", "is Stage.HELD"
+    ),
     "guard.releasable: never while an operation runs": Fault("guard.releasable", " and running == 0", ""),
     "guard.releasable: only where there is a guard": Fault(
-        "guard.releasable", "in (Stage.HELD, Stage.CLOSING)", "is not Stage.NONE"
+        "guard.releasable", "in (Stage.HELD, Stage.CLOSING, Stage.EXPIRING)", "is not Stage.NONE"
     ),
     "guard.releasable: always after the last operation": Fault(
-        "guard.releasable", "in (Stage.HELD, Stage.CLOSING)", "is Stage.CLOSING"
+        "guard.releasable", "in (Stage.HELD, Stage.CLOSING, Stage.EXPIRING)", "is Stage.CLOSING"
     ),
     # The cache.
     "cache.empty: it knows nothing": Fault("cache.empty", "HashTrieMap()", "HashTrieMap({version: None})"),

@@ -27,8 +27,8 @@ EXTENT: Mapping[str, Mapping[str, int]] = {
         "states of InductiveViews": 3_697_328,
     },
     "contracts": {
-        "contracts that are confirmed": 81,
-        "broken lines that are refuted": 81,
+        "contracts that are confirmed": 86,
+        "broken lines that are refuted": 86,
     },
     "agreement": {
         "lease.acquire": 8_640,
@@ -39,6 +39,7 @@ EXTENT: Mapping[str, Mapping[str, int]] = {
         "cache.fill": 7_680,
         "cache.install": 20_480,
         "guard.lost": 64,
+        "guard.overdue": 16,
         "stream.news, news of an own commit": 156,
         "stream.news": 1_120,
         "cache.reaches": 16,

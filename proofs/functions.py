@@ -135,6 +135,10 @@ def _told(entry: Entry) -> Lines:
     yield (_asking(entry), work["under"], work["word"]), of.guard(entry.output)
 
 
+def _overdue(entry: Entry) -> Lines:
+    yield (_asking(entry), _asking(entry).epoch), of.guard(entry.output)
+
+
 def _lost(entry: Entry) -> Lines:
     yield (_asking(entry), entry.number("epoch")), of.guard(entry.output)
 
@@ -229,6 +233,7 @@ TABLES: Mapping[str, tuple[str, Callable[[Entry], Lines]]] = {
     "taken": ("guard.taken", _taken),
     "synced": ("guard.synced", _synced),
     "told": ("guard.told", _told),
+    "overdue": ("guard.overdue", _overdue),
     "lost": ("guard.lost", _lost),
     "admits": ("guard.admits", _admits),
     "stands": ("guard.stands", _stands),

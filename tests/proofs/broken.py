@@ -141,6 +141,7 @@ BROKEN = (
     Broken("guard.synced", "anything is synced", anything_is_synced, frozenset({"Sync"})),
     Broken("guard.synced", "other epoch is synced", other_epoch_is_synced),
     Broken("guard.told", "other epoch is told", other_epoch_is_told, frozenset({"Finish"})),
+    Broken("guard.overdue", "any guard is overdue", lambda held, _: replace(held, stage=Stage.EXPIRING)),
     Broken("guard.lost", "other epoch is lost", lambda _held, _epoch: NO_GUARD, frozenset({"Lose", "Finish"})),
     Broken("guard.admits", "closing admits", lambda held: held.stage in HOLDS, frozenset({"Begin"})),
     Broken("guard.stands", "any epoch stands", lambda held, _: held.stage in HOLDS, frozenset({"Fill", "Finish"})),

@@ -173,6 +173,7 @@ BROKEN_DEFINITIONS = {
     "guard.taken": ('Taken(epoch) == [stage |-> "syncing"', 'Taken(epoch) == [stage |-> "held"'),
     "guard.synced": ('!.stage = "held"]', '!.stage = "closing"]'),
     "guard.told": ('wanted /\\ guarding.stage = "held"', 'wanted /\\ guarding.stage # "none"'),
+    "guard.overdue": ('IF guarding.stage = "closing" THEN', 'IF guarding.stage = "held" THEN'),
     "guard.lost": ("IF guarding.epoch = epoch THEN", "IF guarding.epoch <= epoch THEN"),
     "guard.admits": ('Admits(guarding) == guarding.stage = "held"', 'Admits(guarding) == guarding.stage # "none"'),
     "guard.stands": ("    guarding.epoch = epoch /\\ guarding", "    guarding"),

@@ -74,6 +74,7 @@ OfGuard ==
     \/ \E epoch \in Epochs : Ask("taken", [epoch |-> epoch])
     \/ \E g \in AllGuards :
         \/ Ask("admits", [guard |-> g])
+        \/ Ask("overdue", [guard |-> g])
         \/ \E running \in SUBSET Of(p1) :
             Ask("releasable", [guard |-> g, running |-> running, row |-> RowHeldUnder(g.epoch)])
         \/ \E epoch \in Epochs :
@@ -126,6 +127,7 @@ Apply ==
       [] function = "taken" -> Is(Taken(input.epoch))
       [] function = "synced" -> Does(Sync(p1), guard'[p1])
       [] function = "told" -> Does(Finish(o1), guard'[p1])
+      [] function = "overdue" -> Is(Overdue(guard[p1]))
       [] function = "lost" -> Is(Lost(guard[p1], input.epoch))
       [] function = "admits" -> Is(Admits(guard[p1]))
       [] function = "stands" -> Is(Stands(guard[p1], input.epoch))

@@ -87,8 +87,8 @@ def overdue(guard: Guard, epoch: Epoch) -> Guard:
 
     post: _.epoch == guard.epoch  # the epoch stays
     post: guard.epoch == epoch or _ == guard  # a guard of another epoch is left alone
-    post: _ == guard or (guard.stage, _.stage) == (Stage.CLOSING, Stage.EXPIRING)  # only a closing guard changes
-    post: implies(guard == Guard(Stage.CLOSING, epoch), not renewable(_))  # its lease is renewed no more
+    post: _ == guard or (guard.stage, _.stage) == (Stage.CLOSING, Stage.EXPIRING)  # only a closing guard does
+    post: implies(guard == Guard(Stage.CLOSING, epoch), _.stage is Stage.EXPIRING)  # its lease is renewed no more
     post: implies(stands(guard, epoch), stands(_, epoch))  # what runs may finish
     """
     if guard == Guard(Stage.CLOSING, epoch):
@@ -109,7 +109,7 @@ def admits(guard: Guard) -> bool:
     """Say whether an operation may begin under this guard.
 
     post: implies(_, stands(guard, guard.epoch))  # what begins may finish
-    post: implies(guard.stage in (Stage.CLOSING, Stage.EXPIRING), not _)  # nothing begins where somebody waits
+    post: implies(guard.stage in (Stage.CLOSING, Stage.EXPIRING), not _)  # nothing begins under a closing guard
     post: implies(guard.stage is Stage.HELD, _)  # operations begin under a held guard
     """
     return guard.stage is Stage.HELD
@@ -123,16 +123,6 @@ def stands(guard: Guard, epoch: Epoch) -> bool:
     post: implies(guard.stage not in (Stage.NONE, Stage.SYNCING) and guard.epoch == epoch, _)  # the guard's own do
     """
     return guard.epoch == epoch and guard.stage in (Stage.HELD, Stage.CLOSING, Stage.EXPIRING)
-
-
-def renewable(guard: Guard) -> bool:
-    """Say whether the lease of this guard is to be renewed (rule 8).
-
-    post: implies(_, guard.stage is not Stage.NONE)  # only where there is a guard, or a sync on the way to one
-    post: implies(guard.stage is Stage.EXPIRING, not _)  # never where operations are overdue
-    post: implies(guard.stage in (Stage.SYNCING, Stage.HELD, Stage.CLOSING), _)  # otherwise always
-    """
-    return guard.stage in (Stage.SYNCING, Stage.HELD, Stage.CLOSING)
 
 
 def releasable(guard: Guard, running: int) -> bool:

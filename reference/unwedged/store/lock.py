@@ -326,7 +326,7 @@ class LeaseLock:
     async def renew_now(self) -> None:
         """Renew the lease once, if there is a guard; learn that somebody waits, or that the guard is dead."""
         epoch = self.guard.epoch
-        if not rules.renewable(self.guard):
+        if self.guard.stage in (Stage.NONE, Stage.EXPIRING):
             return
         try:
             lease = await self.fenced(epoch, self._backend.renew(epoch, self._clock.now(), self.times.duration))
