@@ -201,6 +201,34 @@ class TestAcquiring:
         bench.lapse()
         await take_over(extension)
 
+    async def test_a_failure_that_somebody_is_told_is_not_logged_as_well(
+        self, phone: Instance, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        phone.gated.failures["changes"] = StorageFailed("no disk")
+        with pytest.raises(StorageFailed):
+            await phone.run(count_up)
+        assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+    @pytest.mark.parametrize("failure", [StorageFailed("no disk"), RuntimeError("a mistake")])
+    async def test_a_failure_that_nobody_is_told_is_logged_once(
+        self, phone: Instance, caplog: pytest.LogCaptureFixture, failure: Exception
+    ) -> None:
+        """A traceback is for those who can mend the program."""
+        gate = phone.gated.hold_before("changes")
+        phone.gated.failures["changes"] = failure
+        leaving = asyncio.create_task(phone.run(count_up))
+        await gate.reached.wait()
+        leaving.cancel()
+        gate.opened.set()
+        await settle(phone)
+        [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
+        if isinstance(failure, StorageFailed):
+            assert record.getMessage() == "asking for the lease failed label=phone: no disk"
+            assert record.exc_info is None
+        else:
+            assert record.exc_info is not None
+            assert record.exc_info[1] is failure
+
     async def test_a_lease_that_lapses_during_the_sync_is_asked_for_again(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -488,7 +516,9 @@ class TestGivingWay:
         with caplog.at_level(logging.WARNING):
             await phone.lock.renew_now()
             await settle(phone)
-        assert "release failed label=phone" in caplog.text
+        [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
+        assert record.getMessage() == "release failed label=phone: busy"
+        assert record.exc_info is None
         assert phone.lock.guard == NO_GUARD
         bench.lapse()
         await take_over(extension)
@@ -547,7 +577,9 @@ class TestRenewing:
             phone.clock.advance(500)
             await gate.reached.wait()
             gate.opened.set()
-        assert "renewal failed label=phone epoch=1" in caplog.text
+        [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
+        assert record.getMessage() == "renewal failed label=phone epoch=1: busy"
+        assert record.exc_info is None
         assert phone.lock.guard.stage is Stage.HELD
 
 

@@ -475,14 +475,14 @@ class CryptoStore:
             await self._parts.clock.sleep(LISTEN_EVERY)
             try:
                 await self._listen_now()
-            except StoreError:
-                logger.warning("listening failed label=%s", self._lock.label, exc_info=True)
+            except StoreError as failure:
+                logger.warning("listening failed label=%s: %s", self._lock.label, failure)
 
     async def _truncate(self, floor: Version) -> None:
         try:
             await self._parts.backend.truncate(floor)
-        except StoreError:
-            logger.warning("truncating failed label=%s floor=%d", self._lock.label, floor, exc_info=True)
+        except StoreError as failure:
+            logger.warning("truncating failed label=%s floor=%d: %s", self._lock.label, floor, failure)
 
 
 @asynccontextmanager

@@ -380,8 +380,14 @@ class LeaseLock:
 
     def _untrack(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (failure := task.exception()) is not None:
-            logger.warning("a task of the lock failed label=%s", self.label, exc_info=failure)
+        if task.cancelled() or (failure := task.exception()) is None:
+            return
+        if task is self._acquiring and self._waiting:
+            return  # Whoever waits for the lease is told.
+        if isinstance(failure, StoreError):
+            logger.warning("asking for the lease failed label=%s: %s", self.label, failure)
+        else:  # It is a mistake in the program, and to be found.
+            logger.error("a task of the lock failed label=%s", self.label, exc_info=failure)
 
     async def _acquire(self) -> None:
         """Ask for the lease until it is held or nobody waits for it any more.
@@ -421,8 +427,8 @@ class LeaseLock:
             self.stop_renewing_if_overdue()
             try:
                 await (self.let_expire() if self.guard.stage is Stage.EXPIRING else self.renew_now())
-            except StoreError:
-                logger.warning("renewal failed label=%s epoch=%d", self.label, self.guard.epoch, exc_info=True)
+            except StoreError as failure:
+                logger.warning("renewal failed label=%s epoch=%d: %s", self.label, self.guard.epoch, failure)
 
     async def _release_when_idle(self) -> None:
         while True:
@@ -435,6 +441,5 @@ class LeaseLock:
     async def _release(self) -> None:
         try:
             await self.release_now()
-        except StoreError:
-            # Nothing is lost but time: the lease lapses.
-            logger.warning("release failed label=%s", self.label, exc_info=True)
+        except StoreError as failure:  # Nothing is lost but time: the lease lapses.
+            logger.warning("release failed label=%s: %s", self.label, failure)
