@@ -52,8 +52,8 @@ class LeaseTimes:
     one read; so a holder keeps it between the operations of one burst, but not from one burst to the next.
 
     ``overdue_after``: once somebody has waited for so long, a holder whose operations still run renews no more. They
-    may go on until the lease ends. So whoever waits gets it after this time and ``duration`` at most, however long
-    operations run; and a short operation on a busy machine is not cut off.
+    may go on until the lease ends. So whoever waits gets it after this time, ``duration`` and two times ``renew_every``
+    at most, however long operations run; and a short operation on a busy machine is not cut off.
     """
 
     duration: Milliseconds = field(default=Milliseconds(2000))
