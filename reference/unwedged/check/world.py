@@ -133,6 +133,7 @@ class GatedBackend:
     """A backend of which every call stops at a gate."""
 
     def __init__(self, backend: Backend) -> None:
+        self.identity = backend.identity
         self.backend = backend
         self.arrived: list[Ticket[Lease] | Ticket[None] | Ticket[Loaded] | Ticket[Listed] | Ticket[Committed]
                            | Ticket[ChangeLog[RowName]]] = []  # fmt: skip

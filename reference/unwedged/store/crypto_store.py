@@ -33,6 +33,7 @@ from unwedged.store.errors import (
     StoreError,
     UnknownKind,
 )
+from unwedged.store.expectations import Existence, Expectations, StoreMark
 from unwedged.store.holding import Holding
 from unwedged.store.lock import LeaseLock, LeaseTimes
 from unwedged.store.records import Kind, RecordKind
@@ -165,6 +166,8 @@ class CryptoStore:
         key: bytes | None = None,
         label: str,
         kinds: Kinds,
+        expect: Existence = Existence.ANY,
+        not_before: StoreMark | None = None,
         times: LeaseTimes | None = None,
         clock: Clock | None = None,
         chance: Chance | None = None,
@@ -176,13 +179,19 @@ class CryptoStore:
 
         ``kinds`` are all kinds of records that this program reads and writes. Records of other kinds, which a newer
         program may know, are left alone.
+
+        A program that knows whether the store exists says so by ``expect``. If it is otherwise, that is refused as
+        ``StoreMissing`` or ``StoreExists``. One that has kept the store's ``mark()`` elsewhere gives it as
+        ``not_before``: an older copy that was put back is refused as ``StoreRolledBack``, another store as
+        ``AnotherStore``.
         """
         secret = secret_of(passphrase, key)
         text_of(label, "a label")
         declared = _declared(kinds)
-        backend = await SqliteBackend.open(Path(path))
+        expected = Expectations(expect, not_before)
+        backend = await SqliteBackend.open(Path(path), expected)
         try:
-            sealer = await _unlock(backend, secret)
+            sealer = await _unlock(backend, secret, expected)
             version, present = await backend.contents()
             if unknown := sorted(present - declared.keys()):
                 # A newer program's: they are left alone, neither refused nor read.
@@ -335,6 +344,15 @@ class CryptoStore:
         self._must_be_open()
         fresh = await asyncio.to_thread(self._sealer.rewrapped, secret)
         await settled(self._reseal(fresh))
+
+    def mark(self) -> StoreMark:
+        """Return which store this is, and the newest version of it that this process knows.
+
+        Kept in another place, it lets a later ``open`` notice an older copy that was put back.
+        """
+        self._birthplace.must_be_here()
+        version = max(self._lock.holding.cache.version, self._streams.heard)
+        return StoreMark(self._parts.backend.identity.hex(), version)
 
     def statistics(self) -> Statistics:
         """Return what this object holds and did until now."""
@@ -514,10 +532,11 @@ def _name_of_task() -> str:
     return getattr(task and task.get_coro(), "__qualname__", "a task")
 
 
-async def _unlock(backend: SqliteBackend, secret: Secret) -> Sealer:
+async def _unlock(backend: SqliteBackend, secret: Secret, expected: Expectations) -> Sealer:
     """Return the sealer of a store, after making its key if it has none yet. Two processes may be doing so at once."""
     header = await backend.sealing()
     if header is None:
+        expected.must_allow_none()
         sealer = await asyncio.to_thread(Sealer.create, secret, backend.identity)
         header = await backend.sealing(sealer.header)
         if header == sealer.header:

@@ -44,6 +44,7 @@ from unwedged.protocol.lease import LONGEST_LEASE, Lease
 from unwedged.store.backend import Committed, Listed, Loaded, Row, RowName
 from unwedged.store.birthplace import Birthplace
 from unwedged.store.errors import LeaseLost, NotAStore, StorageFailed, StoreClosed
+from unwedged.store.expectations import ANYTHING, Expectations
 from unwedged.store.files import Files, must_not_be_inherited, prepare
 from unwedged.store.schema import (
     BEGIN,
@@ -199,15 +200,15 @@ class SqliteBackend:
         self._closed = False
 
     @classmethod
-    async def open(cls, path: Path) -> SqliteBackend:
+    async def open(cls, path: Path, expected: Expectations = ANYTHING) -> SqliteBackend:
         """Open the store at ``path``; where there is no file, or an empty one, make one that only its owner reads."""
         with translated():
-            file = prepare(path)
+            file = prepare(path, expected)
             must_not_be_inherited(file)
             connect = partial(sqlite3.connect, path, timeout=0, isolation_level=None, check_same_thread=False)
             here, driver = connect(), Driver(connect)
             try:
-                identity = await settled(_prepared(driver, here))
+                identity = await settled(_prepared(driver, here, expected))
                 return cls(driver, here, Files.opened_at(path, file), identity)
             except BaseException:
                 here.close()
@@ -448,11 +449,11 @@ def _checkpoint(connection: sqlite3.Connection) -> None:
         time.sleep(AT_ONCE)
 
 
-async def _prepared(driver: Driver, here: sqlite3.Connection) -> bytes:
+async def _prepared(driver: Driver, here: sqlite3.Connection, expected: Expectations) -> bytes:
     """Open the driver's connection, make both ready, and return the store's identity."""
     connected = await driver
     assert connected is driver
-    identity = await driver.call(_prepare)
+    identity = await driver.call(partial(_prepare, expected))
     await driver.call(lambda _: _patiently(_prepare_beside, here))
     return identity
 
@@ -464,29 +465,40 @@ def _prepare_beside(connection: sqlite3.Connection) -> None:
         _rows(connection, statement, {})
 
 
-def _prepare(connection: sqlite3.Connection) -> bytes:
-    """Make sure of the schema, and return the store's identity. A file not for us is left as it is."""
+def _prepare(expected: Expectations, connection: sqlite3.Connection) -> bytes:
+    """Make sure of the schema, and return the store's identity. A file that is not as expected is left as it is."""
 
     def rows(statement: str) -> list[sqlite3.Row]:
         return _rows(connection, statement, {})
 
+    def census() -> int:
+        schema = version_of(*rows(CENSUS)[0])
+        (expected.must_allow_one if schema else expected.must_allow_none)()
+        return schema
+
+    def identity() -> bytes:
+        reports = [report for statement in SOUND for (report,) in rows(statement)]
+        identities = rows(IDENTITY)
+        if set(reports) != {"ok"} or len(identities) != 1:
+            raise NotAStore("the file is damaged: it does not say which store it is, or in what state")
+        [(store, version)] = identities
+        expected.must_allow(bytes(store), Version(version))
+        return bytes(store)
+
     def upgraded(connection: sqlite3.Connection) -> None:
         # Read again: another process may have been here first.
-        for statement in upgrade(version_of(*rows(CENSUS)[0])):
+        for statement in upgrade(census()):
             connection.execute(statement)
 
-    outdated = upgrade(version_of(*rows(CENSUS)[0]))
+    if schema := census():
+        identity()
     if rows("PRAGMA journal_mode = WAL")[0][0] != "wal":
         raise StorageFailed("this file system does not support SQLite's write-ahead log")
     for pragma in ("synchronous = FULL", "secure_delete = ON", f"wal_autocheckpoint = {LONGEST_LOG}"):
         rows(f"PRAGMA {pragma}")
-    if outdated:
+    if upgrade(schema):
         _transaction(upgraded, connection)
-    reports = [report for statement in SOUND for (report,) in rows(statement)]
-    identities = rows(IDENTITY)
-    if set(reports) != {"ok"} or len(identities) != 1:
-        raise NotAStore("the file is damaged: it does not say which store it is, or in what state")
-    return bytes(identities[0][0])
+    return identity()
 
 
 def _patiently(work: Callable[[sqlite3.Connection], Result], connection: sqlite3.Connection) -> Result:
