@@ -388,7 +388,7 @@ ForgetCommit(o) ==
 
 \* A renewal that comes through, and brings word of a waiter.
 Renew(p) ==
-    /\ guard[p].stage # "none"
+    /\ Renewable(guard[p])
     /\ FencePasses(lease, guard[p].epoch)
     /\ lease' = Renewed(lease)
     /\ \E word \in Notable(lease.wanted) : guard' = [guard EXCEPT ![p] = Told(@, word)]
