@@ -15,6 +15,7 @@ from rpds import HashTrieMap
 
 from unwedged.check.world import COUNTER, World
 from unwedged.protocol import cache as cache_rules
+from unwedged.protocol import stream as stream_rules
 from unwedged.protocol.cache import Cache, ChangeLog
 from unwedged.protocol.guard import Guard, Stage
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
@@ -310,6 +311,48 @@ def _unvalidated_view(world: World) -> Sequence[Substitution]:
     return [_unfenced(world, "check")]
 
 
+def _stale_failure_believed(world: World) -> Sequence[Substitution]:
+    """An operation fails, and its caller is told without asking whether its epoch still stands."""
+    confirm, check = Operation.confirm, SqliteBackend.check
+    failed: set[Epoch] = set()
+
+    async def believe(self: Operation, failure: Exception) -> None:
+        failed.add(self.epoch)
+        await confirm(self, failure)
+
+    async def ask(self: SqliteBackend, epoch: Epoch) -> Lease:
+        if epoch not in failed:
+            return await check(self, epoch)
+        with world.as_holder(epoch):
+            return await check(self, epoch)
+
+    return [(Operation, "confirm", believe), (SqliteBackend, "check", ask)]
+
+
+def _floor_ignored_at_sync(_: World) -> Sequence[Substitution]:
+    """A cache is synced with what is left of the log, as if nothing had been cut."""
+    return [(cache_rules, "reaches", lambda floor, since: True)]
+
+
+def _floor_ignored_at_load(_: World) -> Sequence[Substitution]:
+    """A record is loaded unless the log says that it changed, as if nothing had been cut."""
+    return [(sqlite, "_LOAD", sqlite._LOAD.replace("floor > :since OR ", ""))]
+
+
+def _floor_ignored_in_stream(_: World) -> Sequence[Substitution]:
+    """A subscriber is told what is left of the log, as if nothing had been cut."""
+    return [(stream_rules, "reaches", lambda floor, since: True)]
+
+
+def _failed_sync_keeps_lease(_: World) -> Sequence[Substitution]:
+    """After a failed sync the lease is kept."""
+
+    async def keep(self: LeaseLock, epoch: Epoch) -> None:
+        self.lost(epoch)
+
+    return [(LeaseLock, "_let_go", keep)]
+
+
 def _renew_ignores_loss(_: World) -> Sequence[Substitution]:
     """A renewal finds the row free, takes it again, and goes on as if nothing had happened."""
 
@@ -408,6 +451,11 @@ FAULTS: Mapping[str, Fault] = {
     "streams-lost": _streams_lost,
     "foreign-writes-unseen": _foreign_writes_unseen,
     "unvalidated-view": _unvalidated_view,
+    "stale-failure-believed": _stale_failure_believed,
+    "floor-ignored-at-sync": _floor_ignored_at_sync,
+    "floor-ignored-at-load": _floor_ignored_at_load,
+    "floor-ignored-in-stream": _floor_ignored_in_stream,
+    "failed-sync-keeps-lease": _failed_sync_keeps_lease,
     "renew-ignores-loss": _renew_ignores_loss,
     "holder-name-reuse": _holder_name_reuse,
     "guard-outlives-release": _guard_outlives_release,
