@@ -403,7 +403,7 @@ LoseGuard(p) ==
 
 \* Rule 8. The guard is dead before the row is free.
 Release(p) ==
-    /\ guard[p].stage \in {"held", "closing"}
+    /\ Stands(guard[p], guard[p].epoch)
     /\ WorkingUnder(p, guard[p].epoch) = {}
     /\ FencePasses(lease, guard[p].epoch)
     /\ lease' = Released(lease)

@@ -189,7 +189,7 @@ Lose(p) ==
 
 \* The holder gives the lease up: because it idles, or because somebody waits.
 Release(p) ==
-    /\ guard[p].stage \in {"held", "closing", "expiring"} /\ DatabaseFree
+    /\ Stands(guard[p], guard[p].epoch) /\ DatabaseFree
     /\ op[p] \in {"idle", "waiting"}
     /\ FencePasses(lease, guard[p].epoch)
     /\ lease' = Released(lease)

@@ -353,6 +353,11 @@ def _failed_sync_keeps_lease(_: World) -> Sequence[Substitution]:
     return [(LeaseLock, "_let_go", keep)]
 
 
+def _waits_inside(_: World) -> Sequence[Substitution]:
+    """The lease is renewed for as long as an operation runs, whoever waits."""
+    return [(LeaseLock, "stop_renewing_if_overdue", lambda self: None)]
+
+
 def _renew_ignores_loss(_: World) -> Sequence[Substitution]:
     """A renewal finds the row free, takes it again, and goes on as if nothing had happened."""
 
@@ -456,6 +461,7 @@ FAULTS: Mapping[str, Fault] = {
     "floor-ignored-at-load": _floor_ignored_at_load,
     "floor-ignored-in-stream": _floor_ignored_in_stream,
     "failed-sync-keeps-lease": _failed_sync_keeps_lease,
+    "waits-inside": _waits_inside,
     "renew-ignores-loss": _renew_ignores_loss,
     "holder-name-reuse": _holder_name_reuse,
     "guard-outlives-release": _guard_outlives_release,
