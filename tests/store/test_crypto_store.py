@@ -724,7 +724,7 @@ class TestCancellation:
 
     @staticmethod
     async def hold(store: Instance) -> None:
-        await store.lock.hold()
+        store.lock.end_view(await store.lock.begin_view())
 
     @staticmethod
     async def acquire(store: Instance) -> None:

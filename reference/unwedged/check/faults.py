@@ -6,7 +6,7 @@ Each breaks the one line of the protocol that the fault of the same name breaks 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TypeAlias
 from unittest.mock import patch
@@ -24,7 +24,7 @@ from unwedged.store import sqlite
 from unwedged.store.backend import Committed, Loaded, Row, RowName
 from unwedged.store.crypto_store import CryptoStore
 from unwedged.store.errors import LeaseLost, StoreBusy
-from unwedged.store.holding import Holding, RecordName, Turn
+from unwedged.store.holding import Holding, RecordName
 from unwedged.store.lock import LeaseLock
 from unwedged.store.sqlite import SqliteBackend
 from unwedged.store.transactions import Operation, Updating
@@ -35,16 +35,6 @@ Substitution: TypeAlias = "tuple[object, str, object]"
 Fault: TypeAlias = Callable[[World], Sequence[Substitution]]
 
 _FOR_EVER = Version(2**31)
-
-
-class _OpenTurn(Turn):
-    """A turn that everybody has at once."""
-
-    async def take(self) -> None:
-        """Have it."""
-
-    def give(self) -> None:
-        """Keep it."""
 
 
 @contextmanager
@@ -97,17 +87,11 @@ def _generation_in_machine(_: World) -> Sequence[Substitution]:
 
 def _two_live_copies(_: World) -> Sequence[Substitution]:
     """Two transactions of one guard know nothing of each other."""
-
-    async def begin(self: LeaseLock) -> Holding:
-        await self.hold()
-        self.holding.committing = _OpenTurn()
-        self.holding.running += 1
-        return self.holding
-
-    def end(self: LeaseLock, holding: Holding) -> None:
-        self._ends(holding)
-
-    return [(LeaseLock, "begin_transaction", begin), (LeaseLock, "end_transaction", end)]
+    return [
+        (LeaseLock, "begin_transaction", LeaseLock.begin_view),
+        (LeaseLock, "end_transaction", LeaseLock.end_view),
+        (LeaseLock, "committing", lambda lock, holding: nullcontext()),
+    ]
 
 
 def _first_acquire_is_clean(world: World) -> Sequence[Substitution]:
@@ -271,7 +255,7 @@ def _cancelled_commit(_: World) -> Sequence[Substitution]:
         await self._commit({name: None if write is None else write.encode() for name, write in self._writes.items()})
 
     async def persist(self: Updating, writes: Mapping[RecordName, bytes | None]) -> Committed:
-        parts, alone = self._parts, self._holding.running == 1
+        parts, alone = self._parts, self._parts.lock.may_give_up(self._holding)
         return await parts.records.commit(self.epoch, writes, parts.clock.now(), parts.lock.times.duration, alone=alone)
 
     return [(Updating, "commit", commit), (Updating, "_persist", persist)]

@@ -781,7 +781,7 @@ class World:
             label=name,
             instance=instance,
             version=Version(0),
-            times=LeaseTimes(),
+            times=LeaseTimes(turn=Milliseconds(0)),
             clock=self.clock,
             chance=NoChance(),
         )

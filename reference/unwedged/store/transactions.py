@@ -267,16 +267,13 @@ class Updating(Operation):
         await (settled(self._commit(writes)) if writes else self.validate())
 
     async def _commit(self, writes: Mapping[RecordName, bytes | None]) -> None:
-        await self._holding.committing.take()
-        try:
+        with self._parts.lock.committing(self._holding):
             self._finish(await self._persist(writes), writes)
-        finally:
-            self._holding.committing.give()
 
     async def _persist(self, writes: Mapping[RecordName, bytes | None]) -> Committed:
         parts, lock = self._parts, self._parts.lock
         try:
-            alone = self._holding.running == 1
+            alone = lock.may_give_up(self._holding)
             return await parts.records.commit(self.epoch, writes, parts.clock.now(), lock.times.duration, alone=alone)
         except StoreBusy:
             raise  # nothing was written, and the guard is as good as before
