@@ -24,12 +24,14 @@ class RecordName(NamedTuple):
 class Running(Protocol):
     """An operation that uses a holding."""
 
-    name: str
-    """The qualified name of its code, for people."""
     since: Milliseconds
     """When it began."""
     ended: bool
     """Whether its code has ended; then only its commit, or its validation, is under way."""
+
+    @property
+    def name(self) -> str:
+        """The qualified name of its code, for people."""
 
 
 class Holding:

@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, Protocol, TypeVar, cast
 
 from unwedged.protocol import cache as rules
@@ -22,6 +23,7 @@ from unwedged.store.clock import Clock
 from unwedged.store.errors import (
     LeaseLost,
     OperationEnded,
+    OperationInterrupted,
     SnapshotMoved,
     StoreBusy,
     StoreClosed,
@@ -72,14 +74,13 @@ class Operation:
     The snapshot is an immutable value: what other operations do to the cache meanwhile can't be seen in it.
     """
 
-    def __init__(self, parts: Parts, holding: Holding, name: str) -> None:
+    def __init__(self, parts: Parts, holding: Holding, code: object) -> None:
         self.epoch = holding.epoch
         self.snapshot = holding.cache
-        self.name = name
-        """The qualified name of its code, for people."""
         self.since = parts.clock.now()
         self.ended = False
         """Whether its code has ended; then only its commit, or its validation, is under way."""
+        self._code = code
         self._parts = parts
         self._holding = holding
         self._doom: StoreError | None = None
@@ -92,6 +93,15 @@ class Operation:
     def state(self) -> str:
         """Say on what it began, and whether it has ended."""
         return f"epoch={self.epoch} version={self.snapshot.version}{' ended' if self.ended else ''}"
+
+    @property
+    def name(self) -> str:
+        """The qualified name of its code, for people."""
+        code = self._code
+        while isinstance(code, partial):
+            code = code.func
+        named = code if hasattr(code, "__qualname__") else type(code)
+        return ".".join(filter(None, (getattr(named, "__module__", None), getattr(named, "__qualname__", None))))
 
     def end(self) -> None:
         """Refuse any further use."""
@@ -108,8 +118,13 @@ class Operation:
         self._parts.lock.told(self.epoch, lease.wanted)
 
     async def confirm(self, failure: Exception) -> None:
-        """Make sure that a failure of the operation's own code is an answer: its reason was read, and may be stale."""
+        """Make sure that a failure of the operation's own code is an answer: its reason was read, and may be stale.
+
+        An interruption is no answer, and needs no confirmation.
+        """
         self.end()
+        if isinstance(failure, OperationInterrupted):
+            return
         try:
             await self.validate()
         except StoreError as doubt:
@@ -213,8 +228,8 @@ class Updating(Operation):
 
     committed: Version | None = None
 
-    def __init__(self, parts: Parts, holding: Holding, name: str) -> None:
-        super().__init__(parts, holding, name)
+    def __init__(self, parts: Parts, holding: Holding, code: object) -> None:
+        super().__init__(parts, holding, code)
         self._objects: dict[RecordName, object | None] = {}
         self._writes: dict[RecordName, _Encodable | None] = {}
 
