@@ -28,7 +28,6 @@ from unwedged.protocol.stream import Lagged
 from unwedged.store.clock import Chance, Clock
 from unwedged.store.crypto_store import CryptoStore, Statistics
 from unwedged.store.errors import (
-    AnotherStore,
     ForkedStore,
     InvalidArgument,
     LeaseLost,
@@ -44,17 +43,13 @@ from unwedged.store.errors import (
     StoreBusy,
     StoreClosed,
     StoreError,
-    StoreExists,
-    StoreMissing,
     StoreReplaced,
-    StoreRolledBack,
     TamperedRecord,
     UnknownKind,
     UnsupportedSchema,
     WrongKey,
     WrongPassphrase,
 )
-from unwedged.store.expectations import Existence, StoreMark
 from unwedged.store.inspection import Inspection, inspect
 from unwedged.store.lock import LeaseTimes
 from unwedged.store.records import BYTES, JSON, TEXT, Codec, Json, Kind, RecordKind
@@ -65,13 +60,11 @@ __all__ = [
     "BYTES",
     "JSON",
     "TEXT",
-    "AnotherStore",
     "Chance",
     "Changed",
     "Clock",
     "Codec",
     "CryptoStore",
-    "Existence",
     "ForkedStore",
     "Inspection",
     "InvalidArgument",
@@ -94,11 +87,7 @@ __all__ = [
     "StoreBusy",
     "StoreClosed",
     "StoreError",
-    "StoreExists",
-    "StoreMark",
-    "StoreMissing",
     "StoreReplaced",
-    "StoreRolledBack",
     "Subscription",
     "TamperedRecord",
     "Transaction",
