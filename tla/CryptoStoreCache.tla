@@ -388,7 +388,7 @@ ForgetCommit(o) ==
 
 \* A renewal that comes through, and brings word of a waiter.
 Renew(p) ==
-    /\ guard[p].stage # "none"
+    /\ Renewable(guard[p])
     /\ FencePasses(lease, guard[p].epoch)
     /\ lease' = Renewed(lease)
     /\ \E word \in Notable(lease.wanted) : guard' = [guard EXCEPT ![p] = Told(@, word)]
@@ -403,7 +403,7 @@ LoseGuard(p) ==
 
 \* Rule 8. The guard is dead before the row is free.
 Release(p) ==
-    /\ guard[p].stage \in {"held", "closing"}
+    /\ Stands(guard[p], guard[p].epoch)
     /\ WorkingUnder(p, guard[p].epoch) = {}
     /\ FencePasses(lease, guard[p].epoch)
     /\ lease' = Released(lease)

@@ -95,6 +95,8 @@ Lost(guarding, epoch) == IF guarding.epoch = epoch THEN NoGuard ELSE guarding
 
 Admits(guarding) == guarding.stage = "held"
 
+Renewable(guarding) == guarding.stage \in {"syncing", "held", "closing"}
+
 Stands(guarding, epoch) ==
     guarding.epoch = epoch /\ guarding.stage \in {"held", "closing", "expiring"}
 ===============================================================================

@@ -157,7 +157,7 @@ End(p) ==
 \* A renewal that comes through, and brings news of a waiter, which is heeded now or
 \* later.
 Renew(p) ==
-    /\ guard[p].stage \notin {"none", "expiring"} /\ DatabaseFree
+    /\ Renewable(guard[p]) /\ DatabaseFree
     /\ FencePasses(lease, guard[p].epoch)
     /\ lease' = Renewed(lease)
     /\ \E word \in Notable(lease.wanted) : guard' = [guard EXCEPT ![p] = Told(@, word)]
@@ -189,7 +189,7 @@ Lose(p) ==
 
 \* The holder gives the lease up: because it idles, or because somebody waits.
 Release(p) ==
-    /\ guard[p].stage \in {"held", "closing", "expiring"} /\ DatabaseFree
+    /\ Stands(guard[p], guard[p].epoch) /\ DatabaseFree
     /\ op[p] \in {"idle", "waiting"}
     /\ FencePasses(lease, guard[p].epoch)
     /\ lease' = Released(lease)
@@ -204,7 +204,7 @@ Lapse ==
     /\ lease.left \in 1..LeaseTime
     /\ \/ lease.holder \in {Nobody, Departed}
        \/ lease.holder \in Processes /\ (~prompt[lease.holder] \/ op[lease.holder] = "writing"
-                                         \/ guard[lease.holder].stage \in {"none", "expiring"})
+                                         \/ ~Renewable(guard[lease.holder]))
     /\ lease' = [lease EXCEPT !.left = 0]
     /\ UNCHANGED <<guard, synced, op, prompt, jumps>>
 
@@ -275,7 +275,7 @@ EpochNeverReused ==
                             => guard'[p].epoch > lease.epoch]_vars
 
 HolderNotAborted ==
-    \A p \in Processes : (prompt[p] /\ guard[p].stage \notin {"none", "expiring"}) =>
+    \A p \in Processes : (prompt[p] /\ Renewable(guard[p])) =>
         lease.epoch = guard[p].epoch /\ lease.holder = p
 
 LockNotStuck ==

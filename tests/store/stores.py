@@ -113,6 +113,7 @@ class GatedBackend:
     """A backend whose calls can be held up before they run and before they return, or made to fail, by name."""
 
     def __init__(self, backend: SqliteBackend) -> None:
+        self.identity = backend.identity
         self.inner = backend
         self.calls: list[str] = []
         self.before: dict[str, Gate] = {}

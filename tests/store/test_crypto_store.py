@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import assert_type
 
 import pytest
 
@@ -723,7 +724,7 @@ class TestCancellation:
 
     @staticmethod
     async def hold(store: Instance) -> None:
-        await store.lock.hold()
+        store.lock.end_view(await store.lock.begin_view())
 
     @staticmethod
     async def acquire(store: Instance) -> None:
@@ -1018,6 +1019,27 @@ class TestArguments:
         assert await phone.run(count_up, "a", attempts=2) == 2
         assert await phone.query(count_of_key, "a", 7) == 2
         assert await phone.query(count_of_key, "b", 7) == 7
+
+    async def test_they_are_typed(self, phone: Instance) -> None:
+        """``make lint`` checks this: each wrong call is an error of the type checker, and no right one is."""
+
+        async def both(transaction: Transaction, key: str, count: int) -> tuple[str, int]:
+            transaction.put(COUNTER, key, Counter(count))
+            return key, count
+
+        async def one(view: View, key: str) -> bytes | None:
+            return await view.get(DEVICE, key)
+
+        assert_type(await phone.run(both, "a", 1), tuple[str, int])
+        assert_type(await phone.query(one, "a", attempts=2), bytes | None)
+        with pytest.raises(TypeError):
+            await phone.run(both, "a")  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            await phone.query(one)  # type: ignore[arg-type]
+        with pytest.raises(AttributeError):
+            await phone.query(both, "a", 1)  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            await phone.run(both, 7, 1)  # type: ignore[arg-type]
 
 
 class TestHandover:

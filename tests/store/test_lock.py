@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from itertools import accumulate
 from pathlib import Path
+from random import Random
 from typing import TypeVar
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
 from tests.store.stores import (
     DEVICE,
     PATIENCE,
     Instance,
+    SeededChance,
     Workbench,
     all_that_can_run,
     apart,
@@ -25,8 +30,8 @@ from unwedged.protocol import guard as rules
 from unwedged.protocol.guard import NO_GUARD, Stage
 from unwedged.protocol.identifiers import Epoch, Milliseconds
 from unwedged.store.errors import LeaseLost, StorageFailed, StoreBusy, StoreClosed
-from unwedged.store.holding import Turn
-from unwedged.store.lock import EAGER_LOOKS, LONGEST_PAUSE, SHORTEST_PAUSE, LeaseTimes
+from unwedged.store.lock import LeaseTimes
+from unwedged.store.watch import EAGER_LOOKS, LONGEST_PAUSE, SHORTEST_PAUSE, Watch
 
 Answer = TypeVar("Answer")
 
@@ -104,12 +109,12 @@ class TestAcquiring:
         await take_over(extension)
 
     async def test_all_who_wait_share_one_acquisition(self, phone: Instance) -> None:
-        await asyncio.gather(*(phone.lock.hold() for _ in range(10)))
+        await asyncio.gather(*(held(phone) for _ in range(10)))
         assert phone.gated.calls == ["look", "acquire", "changes"]
 
     async def test_a_cancelled_caller_cancels_it_for_nobody(self, phone: Instance) -> None:
         gate = phone.gated.hold_before("changes")
-        first, second = asyncio.create_task(phone.lock.hold()), asyncio.create_task(phone.lock.hold())
+        first, second = asyncio.create_task(held(phone)), asyncio.create_task(held(phone))
         await gate.reached.wait()
         first.cancel()
         gate.opened.set()
@@ -119,9 +124,9 @@ class TestAcquiring:
 
     async def test_nothing_begins_before_the_sync_is_done(self, phone: Instance) -> None:
         gate = phone.gated.hold_after("changes")
-        early = asyncio.create_task(phone.lock.hold())
+        early = asyncio.create_task(held(phone))
         await gate.reached.wait()
-        late = asyncio.create_task(phone.lock.hold())
+        late = asyncio.create_task(held(phone))
         await all_that_can_run()
         assert phone.lock.guard.stage is Stage.SYNCING
         assert not early.done()
@@ -136,7 +141,7 @@ class TestAcquiring:
         await extension.run(count_up)
         await extension.lock.release_now()
         phone.gated.failures["changes"] = failure
-        outcomes = await asyncio.gather(*(phone.lock.hold() for _ in range(3)), return_exceptions=True)
+        outcomes = await asyncio.gather(*(held(phone) for _ in range(3)), return_exceptions=True)
         assert outcomes == [failure] * 3
         assert phone.lock.guard == NO_GUARD
         assert phone.lock.holding.cache.version == 0, "it must not count as synced"
@@ -152,11 +157,11 @@ class TestAcquiring:
             while True:
                 phone.gated.failures["changes"] = StorageFailed("no disk")
                 with pytest.raises(StorageFailed):
-                    await phone.lock.hold()
+                    await held(phone)
 
         trying = asyncio.create_task(stubborn())
         await bench.clock.asleep(0)
-        waiting = asyncio.create_task(extension.lock.hold())
+        waiting = asyncio.create_task(held(extension))
         await pauses_end(extension, waiting)
         assert extension.lock.guard.stage is Stage.HELD
         trying.cancel()
@@ -172,21 +177,21 @@ class TestAcquiring:
     ) -> None:
         phone.gated.failures["changes"] = StorageFailed("no disk")
         with pytest.raises(StorageFailed):
-            await phone.lock.hold()
+            await held(phone)
         async with asyncio.timeout(PATIENCE):
-            await phone.lock.hold()
+            await held(phone)
         assert bench.clock.slept == []
         await phone.lock.release_now()
 
         gate = phone.gated.hold_before("changes")
         phone.gated.failures["changes"] = StorageFailed("no disk")
-        failing = asyncio.create_task(phone.lock.hold())
+        failing = asyncio.create_task(held(phone))
         await gate.reached.wait()
         assert not await extension.lock.acquire_now()
         gate.opened.set()
         with pytest.raises(StorageFailed):
             await failing
-        again = asyncio.create_task(phone.lock.hold())
+        again = asyncio.create_task(held(phone))
         await pauses_end(phone, again)
         assert LONGEST_PAUSE <= sum(bench.clock.slept) <= 3 * LONGEST_PAUSE
 
@@ -233,7 +238,7 @@ class TestAcquiring:
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
         gate = phone.gated.hold_before("changes")
-        waiting = asyncio.create_task(phone.lock.hold())
+        waiting = asyncio.create_task(held(phone))
         await gate.reached.wait()
         bench.lapse()
         await take_over(extension)
@@ -260,16 +265,19 @@ class TestAcquiring:
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
         await take_over(phone)
-        waiting = asyncio.create_task(extension.lock.hold())
+        waiting = asyncio.create_task(held(extension))
         await bench.clock.asleep(1)
         assert extension.gated.calls == ["look", "acquire"] + EAGER_LOOKS * ["look"]
-        for pauses in range(1, 12):
+        for pauses in range(1, 64):
             await bench.clock.asleep(pauses)
-            bench.clock.advance(LONGEST_PAUSE)
-        await bench.clock.asleep(12)
-        bounds = [min(2**n, LONGEST_PAUSE) for n in range(12)]
-        assert all(bound // 2 <= pause <= bound for bound, pause in zip(bounds, bench.clock.slept, strict=True))
-        assert len(set(bench.clock.slept[6:])) > 1, "chance keeps those who wait from looking in step"
+            bench.clock.advance(bench.clock.slept[-1])
+        await bench.clock.asleep(64)
+        bounds = [
+            min(max(so_far // 8, SHORTEST_PAUSE), LONGEST_PAUSE) for so_far in accumulate(bench.clock.slept, initial=0)
+        ]
+        assert all(bound / 2 <= pause <= bound for bound, pause in zip(bounds, bench.clock.slept, strict=False))
+        assert bounds[-1] == LONGEST_PAUSE
+        assert len(set(bench.clock.slept[-9:])) > 1, "chance keeps those who wait from looking in step"
         assert extension.gated.calls.count("acquire") == 1, "word was left once"
         await phone.lock.release_now()
         bench.clock.advance(LONGEST_PAUSE)
@@ -279,7 +287,7 @@ class TestAcquiring:
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
         await take_over(phone)
-        waiting = asyncio.create_task(extension.lock.hold())
+        waiting = asyncio.create_task(held(extension))
         for pauses in range(1, 9):
             await bench.clock.asleep(pauses)
             bench.clock.advance(LONGEST_PAUSE)
@@ -289,7 +297,7 @@ class TestAcquiring:
         del extension.gated.calls[:]
         bench.clock.advance(LONGEST_PAUSE)
         await bench.clock.asleep(10)
-        assert extension.gated.calls == ["look", "acquire"] + EAGER_LOOKS * ["look"], "and word is left anew"
+        assert extension.gated.calls == ["look", "acquire"], "word is left anew, but it looks eagerly only at first"
         assert bench.clock.slept[9] <= SHORTEST_PAUSE
         await phone.lock.release_now()
         bench.clock.advance(LONGEST_PAUSE)
@@ -299,7 +307,7 @@ class TestAcquiring:
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
         await take_over(phone)
-        waiting = asyncio.create_task(extension.lock.hold())
+        waiting = asyncio.create_task(held(extension))
         await bench.clock.asleep(1)
         waiting.cancel()
         before = list(extension.gated.calls)
@@ -333,24 +341,105 @@ class TestGivingWay:
         await pauses_end(phone, new)
         assert await new == 2
 
-    async def test_who_waited_for_its_turn_does_not_begin_either(self, phone: Instance, extension: Instance) -> None:
-        async with phone.transaction():
+    async def test_who_waited_for_its_turn_does_not_begin_either_once_the_turn_of_the_process_is_over(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await take_over(phone)
+        async with phone.view():
+            behind = asyncio.create_task(self._many(phone, 3))
+            gate = phone.gated.hold_before("commit")
+            await gate.reached.wait()
+            await extension.lock.acquire_now()
+            bench.clock.advance(phone.lock.times.turn)
+            await phone.lock.renew_now()
+            assert phone.lock.guard.stage is Stage.CLOSING
+            gate.opened.set()
+        await take_over_soon(extension)
+        assert await extension.run(count_up) == 2, "one of the three was done"
+        await extension.lock.release_now()
+        await pauses_end(phone, behind)
+        assert sorted(await behind) == [1, 3, 4]
+
+    async def test_what_waits_here_is_served_before_giving_way(self, phone: Instance, extension: Instance) -> None:
+        await take_over(phone)
+        async with phone.view():
+            behind = asyncio.create_task(self._many(phone, 3))
+            gate = phone.gated.hold_before("commit")
+            await gate.reached.wait()
+            await extension.lock.acquire_now()
+            await phone.lock.renew_now()
+            assert phone.lock.guard.stage is Stage.HELD, "the turn goes on"
+            gate.opened.set()
+        assert await behind == [1, 2, 3]
+        assert phone.lock.guard == NO_GUARD, "the last one gave the lease up at once"
+        assert "release" not in phone.gated.calls
+        assert await extension.lock.acquire_now()
+        assert phone.gated.calls.count("acquire") == 1
+
+    async def test_a_turn_is_over_at_once_where_nothing_waits(self, phone: Instance, extension: Instance) -> None:
+        await take_over(phone)
+        async with phone.transaction() as transaction:
             behind = asyncio.create_task(apart(phone.run(count_up)))
             await all_that_can_run()
             await extension.lock.acquire_now()
             await phone.lock.renew_now()
-        await take_over_soon(extension)
-        assert not behind.done()
-        await extension.lock.release_now()
-        await pauses_end(phone, behind)
-        assert await behind == 1
+            assert phone.lock.guard.stage is Stage.HELD
+            behind.cancel()
+            await asyncio.wait((behind,))
+            await count_up(transaction)
+        assert phone.lock.guard == NO_GUARD
+        assert await extension.lock.acquire_now()
+
+    async def test_a_clock_that_jumps_back_ends_a_turn(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await take_over(phone)
+        async with phone.transaction():
+            behind = asyncio.create_task(apart(phone.run(count_up)))
+            await all_that_can_run()
+            bench.clock.time -= 1_000
+            await extension.lock.acquire_now()
+            await phone.lock.renew_now()
+            assert phone.lock.guard.stage is Stage.CLOSING
+            behind.cancel()
+
+    @pytest.mark.parametrize("waiting", [10, 200])
+    async def test_only_those_that_begin_are_woken(
+        self, bench: Workbench, phone: Instance, extension: Instance, waiting: int
+    ) -> None:
+        """What a turn costs does not depend on how many wait."""
+        await take_over(extension)
+        resumed: list[int] = []
+        tasks = [
+            asyncio.create_task(Watched(apart(phone.run(count_up)), resumed.append, number).run())
+            for number in range(waiting)
+        ]
+        await bench.clock.asleep(1)
+        assert resumed == []
+        for turn in range(3):
+            await extension.lock.release_now()
+            gate = phone.gated.hold_before("commit")
+            await pauses_end(phone, asyncio.create_task(gate.reached.wait()))
+            await phone.lock.renew_now()
+            await extension.lock.acquire_now()
+            bench.clock.advance(phone.lock.times.turn)
+            gate.opened.set()
+            await take_over_soon(extension)
+            await all_that_can_run()
+            assert set(resumed) == set(range(turn + 1)), "first come, first served"
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+    async def _many(self, store: Instance, number: int) -> list[int]:
+        return await asyncio.gather(*(asyncio.create_task(apart(store.run(count_up))) for _ in range(number)))
 
     async def test_who_gave_way_stands_back_for_longer_than_a_waiter_pauses(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
         """Whoever it gave way to does not come."""
         await self._give_way(phone, extension)
-        waiting = asyncio.create_task(phone.lock.hold())
+        waiting = asyncio.create_task(held(phone))
         await pauses_end(phone, waiting)
         assert LONGEST_PAUSE <= sum(bench.clock.slept) <= 3 * LONGEST_PAUSE
 
@@ -358,7 +447,7 @@ class TestGivingWay:
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
         await self._give_way(phone, extension)
-        waiting = asyncio.create_task(phone.lock.hold())
+        waiting = asyncio.create_task(held(phone))
         await bench.clock.asleep(1)
         assert set(phone.gated.calls) == {"look"}
         await take_over(extension)
@@ -382,7 +471,7 @@ class TestGivingWay:
         await take_over(phone)
         await phone.lock.release_now()
         async with asyncio.timeout(PATIENCE):
-            await phone.lock.hold()
+            await held(phone)
         assert phone.clock.slept == []
 
     async def test_a_commit_and_a_view_bring_the_news_too(self, phone: Instance, extension: Instance) -> None:
@@ -417,7 +506,7 @@ class TestGivingWay:
         await take_over(phone)
         await extension.lock.acquire_now()
         await phone.run(count_up)
-        waiting = asyncio.create_task(phone.lock.hold())
+        waiting = asyncio.create_task(held(phone))
         await pauses_end(phone, waiting)
         assert LONGEST_PAUSE <= sum(bench.clock.slept) <= 3 * LONGEST_PAUSE
 
@@ -493,7 +582,7 @@ class TestGivingWay:
         gate = phone.gated.hold_before("release")
         releasing = asyncio.create_task(phone.lock.release_now())
         await gate.reached.wait()
-        holding = asyncio.create_task(phone.lock.hold())
+        holding = asyncio.create_task(held(phone))
         await all_that_can_run()
         assert phone.gated.calls.count("acquire") == 1
         gate.opened.set()
@@ -702,7 +791,7 @@ class TestOverdue:
         self, phone: Instance, extension: Instance, running: asyncio.Task[None]
     ) -> None:
         phone.lock.start()
-        waiting = asyncio.create_task(extension.lock.hold())
+        waiting = asyncio.create_task(held(extension))
         await pauses_end(extension, waiting)
         assert not running.done()
         assert "renew" in phone.gated.calls
@@ -716,6 +805,51 @@ class TestOverdue:
         assert not running.done()
 
 
+class TestWatching:
+    """How a process that waits watches the row."""
+
+    @given(st.lists(st.integers(0, 3), max_size=60), st.integers(0, 9), st.randoms(use_true_random=False))
+    def test_who_gave_way_lets_others_pass_but_does_not_wait_for_nobody(
+        self, steps: list[int], others: int, random: Random
+    ) -> None:
+        """At each look so many have had the lease since the last one."""
+        watch = Watch(SeededChance(random.randrange(1000)))
+        watch.stand_back(Epoch(7), others)
+        passed, unchanged = 0, 0
+        for step in steps:
+            passed += step
+            unchanged = 0 if step else unchanged
+            watch.saw(Epoch(7 + passed))
+            enough = passed >= max(1, others)
+            assert watch.asks or not enough
+            assert not watch.asks or enough or unchanged >= LONGEST_PAUSE
+            assert watch.asks or unchanged <= 2 * LONGEST_PAUSE
+            assert watch.others == passed
+            for _ in range(EAGER_LOOKS + 1):
+                unchanged += watch.pause()
+
+    @given(st.lists(st.booleans(), max_size=300))
+    def test_a_wait_is_prolonged_by_a_small_part_of_it(self, changes: list[bool]) -> None:
+        watch, epoch, paused = Watch(SeededChance()), 1, 0
+        for changed in changes:
+            epoch += changed
+            paused = 0 if changed else paused
+            watch.saw(Epoch(epoch))
+            pause = watch.pause()
+            assert pause <= min(max(SHORTEST_PAUSE, paused / 8), LONGEST_PAUSE)
+            paused += pause
+
+    def test_it_looks_eagerly_as_long_as_the_lease_changes_hands_quickly(self) -> None:
+        watch = Watch(SeededChance())
+        for look in range(3 * EAGER_LOOKS):
+            watch.saw(Epoch(look // (EAGER_LOOKS - 1)))
+            assert watch.pause() == 0
+        for _ in range(EAGER_LOOKS):
+            watch.pause()
+        watch.saw(Epoch(9))
+        assert watch.pause() == SHORTEST_PAUSE
+
+
 class TestClosing:
     async def test_the_lease_is_given_up(self, phone: Instance, extension: Instance) -> None:
         await take_over(phone)
@@ -725,7 +859,7 @@ class TestClosing:
 
     async def test_who_waits_for_the_lease_is_told(self, phone: Instance, extension: Instance) -> None:
         await take_over(phone)
-        waiting = asyncio.create_task(extension.lock.hold())
+        waiting = asyncio.create_task(held(extension))
         await extension.clock.asleep(1)
         await extension.close()
         with pytest.raises(StoreClosed):
@@ -733,7 +867,7 @@ class TestClosing:
 
     async def test_an_acquisition_under_way_is_finished_and_undone(self, phone: Instance, extension: Instance) -> None:
         gate = phone.gated.hold_before("changes")
-        waiting = asyncio.create_task(phone.lock.hold())
+        waiting = asyncio.create_task(held(phone))
         await gate.reached.wait()
         closing = asyncio.create_task(phone.close())
         await asyncio.sleep(0)
@@ -745,30 +879,6 @@ class TestClosing:
 
 
 class TestTurns:
-    async def test_one_after_the_other(self) -> None:
-        turn, order = Turn(), list[int]()
-
-        async def work(number: int) -> None:
-            await turn.take()
-            order.append(number)
-            await asyncio.sleep(0)
-            order.append(number)
-            turn.give()
-
-        await asyncio.gather(*map(work, range(3)))
-        assert order == [0, 0, 1, 1, 2, 2]
-
-    async def test_an_abandoned_turn_holds_nobody_up(self) -> None:
-        turn = Turn()
-        await turn.take()
-        waiting = [asyncio.create_task(turn.take()) for _ in range(3)]
-        await asyncio.sleep(0)
-        waiting[1].cancel()
-        turn.abandon()
-        await asyncio.wait(waiting)
-        await turn.take()
-        turn.give()  # by whoever had it: nothing happens
-
     async def test_who_waits_behind_a_dead_guards_transaction_gets_the_next_guard(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -808,6 +918,38 @@ async def test_news_about_another_epoch_change_nothing(phone: Instance) -> None:
     phone.lock.lost(Epoch(7))
     phone.lock.told(Epoch(7), wanted=True)
     assert phone.lock.guard.stage is Stage.HELD
+
+
+class Watched:
+    """A coroutine that says each time that it goes on."""
+
+    def __init__(self, work: Coroutine[object, None, object], resumed: Callable[[int], None], number: int) -> None:
+        self._work = work
+        self._resumed = resumed
+        self._number = number
+
+    async def run(self) -> None:
+        await self
+
+    def __await__(self) -> Generator[object, None, None]:
+        inner = self._work.__await__()
+        waited = next(inner)
+        while True:
+            try:
+                yield waited
+            except BaseException as error:  # noqa: BLE001 (passed on to the coroutine)
+                waited = inner.throw(error)
+                continue
+            self._resumed(self._number)
+            try:
+                waited = inner.send(None)
+            except StopIteration:
+                return
+
+
+async def held(store: Instance) -> None:
+    """Wait until an operation may begin."""
+    store.lock.end_view(await store.lock.begin_view())
 
 
 async def take_over_soon(store: Instance) -> None:

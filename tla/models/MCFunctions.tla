@@ -17,7 +17,7 @@ CONSTANT MaxKnown  \* bound: versions and values in the tables
 
 Epochs == 0..MaxEpoch - 1
 AllRows == [epoch: Epochs, holder: Processes \cup {Nobody, Departed}, left: 0..Absurd, wanted: BOOLEAN]
-AllGuards == [stage: Stages \ {"expiring"}, epoch: Epochs]
+AllGuards == [stage: Stages, epoch: Epochs]
 
 Versions == 0..MaxKnown
 Numbers == 0..MaxKnown - 1

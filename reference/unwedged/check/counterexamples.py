@@ -89,9 +89,9 @@ async def _replay(result: Result, slug: str | None, properties: Sequence[str]) -
                 if violation is not None:
                     return Finding(*violation, judge.refused)
             if set(properties) & set(PROGRESS):
-                served = await _fair_steps(world, result.trace[-1])
-                if served is not None:
-                    return Finding(next(name for name in properties if name in PROGRESS), served, judge.refused)
+                vain = await _fair_steps(world, result)
+                if vain is not None:
+                    return Finding(next(name for name in properties if name in PROGRESS), vain, judge.refused)
             return Finding(None, "", judge.refused)
         finally:
             await world.close()
@@ -147,21 +147,35 @@ def _pause_at_last_statement(world: World, stack: ExitStack) -> None:
     stack.enter_context(patch.object(sqlite, "_lateness", pause))
 
 
-async def _fair_steps(world: World, last: TraceStep) -> str | None:
-    """Let everybody who is awake do what fairness demands; return who waited in vain."""
-    waiting = waiting_in(last.state)
-    for name in [name for process in world.processes.values() for name in process.actors]:
-        await world.abort(name)
+async def _fair_steps(world: World, result: Result) -> str | None:
+    """Let everybody who is awake do what fairness demands; return who waited in vain.
+
+    No operation ends. A sync that fails again and again in the counterexample goes on doing so, and is tried again
+    before the lease that it leaves behind runs out; but what its process writes then comes through.
+    """
+    endless = result.trace[result.lasso :]
+    failing = {
+        lock_step_between(after.label, before.state, after.state).process
+        for before, after in pairwise(endless)
+        if after.label is not None and after.label.action == "SyncFails"
+    }
+    waiting = waiting_in(result.trace[-1].state) - failing
     for _ in range(2 + len(waiting)):
         guards = {name: process.store.lock.guard for name, process in world.processes.items()}
-        if world.observe().lease[1] not in guards or guards[world.observe().lease[1]].stage is Stage.NONE:
+        holder = world.observe().lease[1]
+        if holder not in failing and (holder not in guards or guards[holder].stage is Stage.NONE):
             world.clock.time += LeaseTimes().duration  # nobody renews it
         for name, process in world.processes.items():
-            if process.sync is not None:
+            if name in failing:
+                await world.acquire(name)
+                await world.sync_fails(name, given_up=True)
+            elif process.sync is not None:
                 await world.sync(name)
             await world.renew(name)
             if process.store.lock.guard.stage is Stage.CLOSING:
                 await world.release(name)
+                world.expire(name)
+                await world.renew(name)
         for name in sorted(waiting):
             if world.processes[name].store.lock.guard.stage is Stage.NONE and await world.acquire(name):
                 await world.sync(name)

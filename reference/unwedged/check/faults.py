@@ -6,7 +6,7 @@ Each breaks the one line of the protocol that the fault of the same name breaks 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TypeAlias
 from unittest.mock import patch
@@ -15,6 +15,7 @@ from rpds import HashTrieMap
 
 from unwedged.check.world import COUNTER, World
 from unwedged.protocol import cache as cache_rules
+from unwedged.protocol import stream as stream_rules
 from unwedged.protocol.cache import Cache, ChangeLog
 from unwedged.protocol.guard import Guard, Stage
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
@@ -23,9 +24,8 @@ from unwedged.store import sqlite
 from unwedged.store.backend import Committed, Loaded, Row, RowName
 from unwedged.store.crypto_store import CryptoStore
 from unwedged.store.errors import LeaseLost, StoreBusy
-from unwedged.store.holding import Holding, RecordName, Turn
+from unwedged.store.holding import Holding, RecordName
 from unwedged.store.lock import LeaseLock
-from unwedged.store.sealed import Batch
 from unwedged.store.sqlite import SqliteBackend
 from unwedged.store.transactions import Operation, Updating
 
@@ -35,16 +35,6 @@ Substitution: TypeAlias = "tuple[object, str, object]"
 Fault: TypeAlias = Callable[[World], Sequence[Substitution]]
 
 _FOR_EVER = Version(2**31)
-
-
-class _OpenTurn(Turn):
-    """A turn that everybody has at once."""
-
-    async def take(self) -> None:
-        """Have it."""
-
-    def give(self) -> None:
-        """Keep it."""
 
 
 @contextmanager
@@ -97,17 +87,11 @@ def _generation_in_machine(_: World) -> Sequence[Substitution]:
 
 def _two_live_copies(_: World) -> Sequence[Substitution]:
     """Two transactions of one guard know nothing of each other."""
-
-    async def begin(self: LeaseLock) -> Holding:
-        await self.hold()
-        self.holding.committing = _OpenTurn()
-        self.holding.running += 1
-        return self.holding
-
-    def end(self: LeaseLock, holding: Holding) -> None:
-        self._ends(holding)
-
-    return [(LeaseLock, "begin_transaction", begin), (LeaseLock, "end_transaction", end)]
+    return [
+        (LeaseLock, "begin_transaction", LeaseLock.begin_view),
+        (LeaseLock, "end_transaction", LeaseLock.end_view),
+        (LeaseLock, "committing", lambda lock, holding: nullcontext()),
+    ]
 
 
 def _first_acquire_is_clean(world: World) -> Sequence[Substitution]:
@@ -200,11 +184,7 @@ def _late_version(world: World) -> Sequence[Substitution]:
     """After a commit the version is read from the database, where another process may have been."""
 
     def install(
-        self: Holding,
-        _: Version,
-        writes: Mapping[RecordName, bytes | None],
-        live: Mapping[RecordName, object],
-        made: None,
+        self: Holding, _: Version, writes: Mapping[RecordName, bytes | None], live: Mapping[RecordName, object]
     ) -> None:
         records = self.cache.records
         for name, value in writes.items():
@@ -247,11 +227,7 @@ def _partial_list(_: World) -> Sequence[Substitution]:
     install = Holding.install
 
     def only_the_new(
-        self: Holding,
-        version: Version,
-        writes: Mapping[RecordName, bytes | None],
-        live: Mapping[RecordName, object],
-        made: None,
+        self: Holding, version: Version, writes: Mapping[RecordName, bytes | None], live: Mapping[RecordName, object]
     ) -> None:
         seen = {name: value if name in self.cache.records else b"1" for name, value in writes.items()}
         install(self, version, seen, {name: thing for name, thing in live.items() if name in self.cache.records})
@@ -264,9 +240,9 @@ def _live_reference_survives(_: World) -> Sequence[Substitution]:
     """An object that outlived an invalidation is saved under whatever guard there is now."""
     persist = Updating._persist
 
-    async def under_the_present_guard(self: Updating, batch: Batch) -> Committed:
+    async def under_the_present_guard(self: Updating, writes: Mapping[RecordName, bytes | None]) -> Committed:
         self.epoch = self._parts.lock.guard.epoch
-        return await persist(self, batch)
+        return await persist(self, writes)
 
     return [(Updating, "_persist", under_the_present_guard)]
 
@@ -276,11 +252,11 @@ def _cancelled_commit(_: World) -> Sequence[Substitution]:
 
     async def commit(self: Updating) -> None:
         self.ended = True
-        await self._commit(await self._batch())
+        await self._commit({name: None if write is None else write.encode() for name, write in self._writes.items()})
 
-    async def persist(self: Updating, batch: Batch) -> Committed:
-        parts, alone = self._parts, self._holding.running == 1
-        return await parts.records.commit(self.epoch, batch, parts.clock.now(), parts.lock.times.duration, alone=alone)
+    async def persist(self: Updating, writes: Mapping[RecordName, bytes | None]) -> Committed:
+        parts, alone = self._parts, self._parts.lock.may_give_up(self._holding)
+        return await parts.records.commit(self.epoch, writes, parts.clock.now(), parts.lock.times.duration, alone=alone)
 
     return [(Updating, "commit", commit), (Updating, "_persist", persist)]
 
@@ -289,8 +265,8 @@ def _streams_lost(world: World) -> Sequence[Substitution]:
     """Subscribers hang on what an invalidation throws away."""
     successor = Holding.successor
 
-    def cut_off(self: Holding, epoch: Epoch, log: ChangeLog[RecordName], cache: Cache[RecordName, bytes]) -> Holding:
-        after = successor(self, epoch, log, cache)
+    def cut_off(self: Holding, epoch: Epoch, log: ChangeLog[RecordName]) -> Holding:
+        after = successor(self, epoch, log)
         if len(after.cache.records) < len(self.cache.records):
             for process in world.processes.values():
                 if process.store.lock.holding is self and process.ear is not None:
@@ -317,6 +293,53 @@ def _foreign_writes_unseen(_: World) -> Sequence[Substitution]:
 def _unvalidated_view(world: World) -> Sequence[Substitution]:
     """A view answers without asking whether its epoch still stands."""
     return [_unfenced(world, "check")]
+
+
+def _stale_failure_believed(world: World) -> Sequence[Substitution]:
+    """An operation fails, and its caller is told without asking whether its epoch still stands."""
+    confirm, check = Operation.confirm, SqliteBackend.check
+    failed: set[Epoch] = set()
+
+    async def believe(self: Operation, failure: Exception) -> None:
+        failed.add(self.epoch)
+        await confirm(self, failure)
+
+    async def ask(self: SqliteBackend, epoch: Epoch) -> Lease:
+        if epoch not in failed:
+            return await check(self, epoch)
+        with world.as_holder(epoch):
+            return await check(self, epoch)
+
+    return [(Operation, "confirm", believe), (SqliteBackend, "check", ask)]
+
+
+def _floor_ignored_at_sync(_: World) -> Sequence[Substitution]:
+    """A cache is synced with what is left of the log, as if nothing had been cut."""
+    return [(cache_rules, "reaches", lambda floor, since: True)]
+
+
+def _floor_ignored_at_load(_: World) -> Sequence[Substitution]:
+    """A record is loaded unless the log says that it changed, as if nothing had been cut."""
+    return [(sqlite, "_LOAD", sqlite._LOAD.replace("floor > :since OR ", ""))]
+
+
+def _floor_ignored_in_stream(_: World) -> Sequence[Substitution]:
+    """A subscriber is told what is left of the log, as if nothing had been cut."""
+    return [(stream_rules, "reaches", lambda floor, since: True)]
+
+
+def _failed_sync_keeps_lease(_: World) -> Sequence[Substitution]:
+    """After a failed sync the lease is kept."""
+
+    async def keep(self: LeaseLock, epoch: Epoch) -> None:
+        self.lost(epoch)
+
+    return [(LeaseLock, "_let_go", keep)]
+
+
+def _waits_inside(_: World) -> Sequence[Substitution]:
+    """The lease is renewed for as long as an operation runs, whoever waits."""
+    return [(LeaseLock, "stop_renewing_if_overdue", lambda self: None)]
 
 
 def _renew_ignores_loss(_: World) -> Sequence[Substitution]:
@@ -417,6 +440,12 @@ FAULTS: Mapping[str, Fault] = {
     "streams-lost": _streams_lost,
     "foreign-writes-unseen": _foreign_writes_unseen,
     "unvalidated-view": _unvalidated_view,
+    "stale-failure-believed": _stale_failure_believed,
+    "floor-ignored-at-sync": _floor_ignored_at_sync,
+    "floor-ignored-at-load": _floor_ignored_at_load,
+    "floor-ignored-in-stream": _floor_ignored_in_stream,
+    "failed-sync-keeps-lease": _failed_sync_keeps_lease,
+    "waits-inside": _waits_inside,
     "renew-ignores-loss": _renew_ignores_loss,
     "holder-name-reuse": _holder_name_reuse,
     "guard-outlives-release": _guard_outlives_release,

@@ -12,7 +12,7 @@ from itertools import pairwise
 from unwedged.check.world import NOBODY, Observation
 
 NONE = "none"
-IN_USE = ("held", "closing")
+IN_USE = ("held", "closing", "expiring")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +95,18 @@ def opaque(moment: Moment) -> str | None:
 
 
 def refines_atomic_store(moment: Moment) -> str | None:
-    """A view's answer is of one snapshot that was the store's after the view began."""
+    """An answer without an effect is of one snapshot: a view's of one since it began, a transaction's of the last."""
     for operation, seen in moment.after.operations.items():
-        versions = range(moment.begun.get(operation, 0), len(moment.history))
-        if seen.stage == "validated" and not any(_is_part(seen.known, moment.history, version) for version in versions):
-            return f"{operation} answers {dict(seen.known)}, which the store no longer was when it began"
+        if seen.stage != "validated" or moment.before.operations[operation].stage == "validated":
+            continue
+        first = moment.begun.get(operation, 0) if seen.kind == "view" else len(moment.history) - 1
+        versions = range(first, len(moment.history))
+        if not any(_is_part(seen.known, moment.history, version) for version in versions):
+            return f"{operation} answers {dict(seen.known)}, which the store no longer was when it {_WHEN[seen.kind]}"
     return None
+
+
+_WHEN = {"view": "began", "transaction": "was confirmed"}
 
 
 def one_fenced_holder(moment: Moment) -> str | None:
@@ -139,11 +145,11 @@ def epoch_never_reused(moment: Moment) -> str | None:
 
 
 def holder_not_aborted(moment: Moment) -> str | None:
-    """Who renews in time does not lose the lease."""
+    """Who renews in time does not lose the lease, unless its operations do not end."""
     row_epoch, holder, _, _ = moment.after.lease
     for process in moment.prompt:
         stage, epoch = moment.after.guards[process]
-        if stage != NONE and (epoch, process) != (row_epoch, holder):
+        if stage not in (NONE, "expiring") and (epoch, process) != (row_epoch, holder):
             return f"{process} renewed in time, and its lease went to {holder} all the same"
     return None
 

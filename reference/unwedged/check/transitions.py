@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 
 from unwedged.check.errors import CheckError
 from unwedged.check.values import Label, ModelValue, State, Value
-from unwedged.check.world import IDLE, Observation, Seen, World
+from unwedged.check.world import IDLE, NOBODY, Observation, Seen, World
 
 Function = Mapping[Value, Value]
 
@@ -29,6 +29,8 @@ class Step:
     operation: str = ""
     kind: str = ""
     records: frozenset[str] = frozenset()
+    given_up: bool = False
+    """Whether a sync that fails gives the lease up."""
 
     @property
     def parameters(self) -> tuple[Value, ...]:
@@ -43,7 +45,9 @@ class Step:
         return str(Label(self.action, self.parameters))
 
 
-_OF_OPERATIONS = {"Begin", "Load", "Fill", "Commit", "Validate", "Finish", "Lose", "Outdated", "Abort", "ForgetCommit"}
+_OF_OPERATIONS = {"Begin", "Load", "Fill", "Commit", "Validate", "Fail", "Finish", "Lose", "Outdated", "Abort"} | {
+    "ForgetCommit"
+}
 _OF_NOBODY = {"Lapse", "Truncate"}
 
 
@@ -80,7 +84,17 @@ def _steps_between(action: str, before: State, after: State) -> list[Step]:
             case "Outdated":
                 return [replace(step, records=frozenset({record})) for record in _outdated(before, was)]
         return [step]
-    return [Step(action, process=process) for process in _processes(action, before, after)]
+    step = Step(action, given_up=_given_up(before, after))
+    if action == "Forget":
+        (process,) = _changed(before["cache"], after["cache"])
+        (record,) = _changed(*(_of(state["cache"], process)["records"] for state in (before, after)))
+        return [replace(step, process=_name(process), records=frozenset({_name(record)}))]
+    return [replace(step, process=process) for process in _processes(action, before, after)]
+
+
+def _given_up(before: State, after: State) -> bool:
+    nobody = ModelValue(NOBODY)
+    return _of(before, "lease")["holder"] != nobody and _of(after, "lease")["holder"] == nobody
 
 
 def _processes(action: str, before: State, after: State) -> list[str]:
@@ -158,7 +172,7 @@ def _lock_steps_between(action: str, before: State, after: State) -> list[Step]:
         return [Step(action, process=process) for process in sorted(waiting_in(before) - {holder})]
     changed = [p for variable in ("guard", "op", "synced") for p in _changed(before[variable], after[variable])]
     processes = [_name(changed[0])] if changed else _processes(action, before, after)
-    return [Step(action, process=process) for process in processes]
+    return [Step(action, process=process, given_up=_given_up(before, after)) for process in processes]
 
 
 _OF_LOCK = {"End": "Abort", "Lose": "LoseAll"}
@@ -186,7 +200,7 @@ async def take(world: World, step: Step) -> bool:
         case "Sync":
             return await world.sync(step.process)
         case "SyncFails":
-            return await world.sync_fails(step.process)
+            return await world.sync_fails(step.process, given_up=step.given_up)
         case "Renew":
             return await world.renew(step.process)
         case "LoseGuard":
@@ -201,6 +215,8 @@ async def take(world: World, step: Step) -> bool:
             world.lapse()
         case "Truncate":
             await world.truncate()
+        case "Forget":
+            world.forget(step.process, min(step.records))
         case "Begin":
             return await world.begin(step.operation, step.kind)
         case "Load":
@@ -211,6 +227,8 @@ async def take(world: World, step: Step) -> bool:
             return await world.commit(step.operation, step.records)
         case "Validate":
             return await world.validate(step.operation)
+        case "Fail":
+            return await world.fail(step.operation)
         case "Finish":
             return await world.finish(step.operation)
         case "Lose":
@@ -226,6 +244,8 @@ async def take(world: World, step: Step) -> bool:
             if step.operation in world.processes[step.process].actors:
                 await world.lose(step.operation)
             return lost
+        case "Expire":
+            world.expire(step.process)
         case "WriteBegins":
             return await world.write_begins(step.operation)
         case "WriteEnds":

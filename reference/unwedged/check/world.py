@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from unwedged.check.errors import CheckError
+from unwedged.protocol import cache as cache_rules
 from unwedged.protocol.cache import Change, ChangeLog
 from unwedged.protocol.guard import Stage
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
@@ -61,6 +62,10 @@ COUNTER = RecordKind(
     key=TEXT,
     value=Codec[Counter](lambda counter: b"%d" % counter.count, lambda encoded: Counter(int(encoded))),
 )
+
+
+class Failed(Exception):
+    """What an operation's own code fails with."""
 
 
 class StillClock:
@@ -133,6 +138,7 @@ class GatedBackend:
     """A backend of which every call stops at a gate."""
 
     def __init__(self, backend: Backend) -> None:
+        self.identity = backend.identity
         self.backend = backend
         self.arrived: list[Ticket[Lease] | Ticket[None] | Ticket[Loaded] | Ticket[Listed] | Ticket[Committed]
                            | Ticket[ChangeLog[RowName]]] = []  # fmt: skip
@@ -286,6 +292,9 @@ class Actor:
                 elif command == "abort":
                     await self._update(self.known())
                     raise asyncio.CancelledError
+                elif command == "fail":
+                    await self._update(self.known())
+                    raise Failed
                 else:
                     await self._update(records)
                     return
@@ -551,7 +560,19 @@ class World:
         actor = self._actor(name)
         if actor is None or actor.told is None:
             return self._refused("Validate", "the operation is not running")
-        actor.tell("finish")
+        return await self._leave(name, "finish")
+
+    async def fail(self, name: str) -> bool:
+        """Let an operation's own code fail: the fence was passed, and nobody knows yet."""
+        actor = self._actor(name)
+        if actor is None or actor.told is None:
+            return self._refused("Fail", "the operation is not running")
+        return await self._leave(name, "fail")
+
+    async def _leave(self, name: str, command: str) -> bool:
+        actor = self._actor(name)
+        assert actor is not None
+        actor.tell(command)
         if not await self._to_database(name, actor):
             return False
         if actor.ticket is None or actor.ticket.failure:
@@ -634,6 +655,12 @@ class World:
         """Let the lease's time run out."""
         self.clock.time = max(self.clock.time, self.expires())
 
+    def expire(self, name: str) -> None:
+        """Let so much time go by that a process renews no more, if somebody waits and its operations don't end."""
+        lock = self.processes[name].store.lock
+        self.clock.time += lock.times.overdue_after + 1
+        lock.stop_renewing_if_overdue()
+
     async def crash(self, name: str) -> None:
         """Kill a process, and start it again under the same label."""
         await self._kill(self.processes[name])
@@ -642,6 +669,12 @@ class World:
     async def truncate(self) -> None:
         """Cut the change log."""
         await next(iter(self._backends.values())).truncate(Version(self.version()))
+
+    def forget(self, name: str, record: str) -> None:
+        """Drop a record from a cache, and its live object."""
+        holding, forgotten = self.processes[name].store.lock.holding, RecordName(COUNTER.name, record.encode())
+        holding.cache = cache_rules.forget(holding.cache, [forgotten])
+        holding.live.pop(forgotten, None)
 
     async def listen(self, name: str) -> bool:
         """Let a process without a guard look at the change log."""
@@ -748,7 +781,7 @@ class World:
             label=name,
             instance=instance,
             version=Version(0),
-            times=LeaseTimes(),
+            times=LeaseTimes(turn=Milliseconds(0)),
             clock=self.clock,
             chance=NoChance(),
         )

@@ -28,6 +28,7 @@ from unwedged.protocol.stream import Lagged
 from unwedged.store.clock import Chance, Clock
 from unwedged.store.crypto_store import CryptoStore, Statistics
 from unwedged.store.errors import (
+    AnotherStore,
     ForkedStore,
     InvalidArgument,
     LeaseLost,
@@ -43,13 +44,17 @@ from unwedged.store.errors import (
     StoreBusy,
     StoreClosed,
     StoreError,
+    StoreExists,
+    StoreMissing,
     StoreReplaced,
+    StoreRolledBack,
     TamperedRecord,
     UnknownKind,
     UnsupportedSchema,
     WrongKey,
     WrongPassphrase,
 )
+from unwedged.store.expectations import Existence, StoreMark
 from unwedged.store.inspection import Inspection, inspect
 from unwedged.store.lock import LeaseTimes
 from unwedged.store.records import BYTES, JSON, TEXT, Codec, Json, Kind, RecordKind
@@ -60,11 +65,13 @@ __all__ = [
     "BYTES",
     "JSON",
     "TEXT",
+    "AnotherStore",
     "Chance",
     "Changed",
     "Clock",
     "Codec",
     "CryptoStore",
+    "Existence",
     "ForkedStore",
     "Inspection",
     "InvalidArgument",
@@ -87,7 +94,11 @@ __all__ = [
     "StoreBusy",
     "StoreClosed",
     "StoreError",
+    "StoreExists",
+    "StoreMark",
+    "StoreMissing",
     "StoreReplaced",
+    "StoreRolledBack",
     "Subscription",
     "TamperedRecord",
     "Transaction",

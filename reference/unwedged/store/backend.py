@@ -63,6 +63,10 @@ class Committed:
 class Backend(Protocol):
     """A database that several processes share. Any method may raise ``StoreBusy``; nothing was changed then."""
 
+    @property
+    def identity(self) -> bytes:
+        """The store's own random identity."""
+
     async def acquire(self, instance: InstanceId, label: str, now: Milliseconds, duration: Milliseconds) -> Lease:
         """Take the lease, or leave word that somebody waits; return the row. Taken: ``holder`` is ``instance``."""
 

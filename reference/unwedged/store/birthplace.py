@@ -26,5 +26,5 @@ class Birthplace:
 
     def must_be_here(self) -> None:
         """Refuse to go on in any other process. Awaits nothing: perhaps nothing can be awaited there."""
-        if not self.is_here():
+        if os.getpid() != self._process:  # not by is_here(): each access to the store asks
             raise ForkedStore("this process was forked from the one that opened the store, and can't use it")

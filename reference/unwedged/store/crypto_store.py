@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias, TypeVar, TypeVarTuple
@@ -33,6 +32,7 @@ from unwedged.store.errors import (
     StoreError,
     UnknownKind,
 )
+from unwedged.store.expectations import Existence, Expectations, StoreMark
 from unwedged.store.holding import Holding
 from unwedged.store.lock import LeaseLock, LeaseTimes
 from unwedged.store.records import Kind, RecordKind
@@ -99,11 +99,23 @@ class Statistics:
     subscriptions: int
 
 
-@dataclass(slots=True, eq=False)
 class _Inside:
-    """That the code which runs is inside an operation of a store; of none, once that operation has ended."""
+    """While this is entered, the code that runs is inside an operation of ``store``, and so is each task it makes."""
 
-    store: CryptoStore | None
+    __slots__ = ("store",)
+
+    def __init__(self, store: CryptoStore) -> None:
+        self.store: CryptoStore | None = store
+
+    def __enter__(self) -> None:
+        outer = _INSIDE.get()
+        if outer:
+            outer = tuple(other for other in outer if other.store is not None)
+        _INSIDE.set((*outer, self))
+
+    def __exit__(self, *_: object) -> None:
+        # Not taken out of the variable: the block may be left in another context than it was entered in.
+        self.store = None
 
 
 _INSIDE: ContextVar[tuple[_Inside, ...]] = ContextVar("inside", default=())
@@ -165,6 +177,8 @@ class CryptoStore:
         key: bytes | None = None,
         label: str,
         kinds: Kinds,
+        expect: Existence = Existence.ANY,
+        not_before: StoreMark | None = None,
         times: LeaseTimes | None = None,
         clock: Clock | None = None,
         chance: Chance | None = None,
@@ -176,13 +190,19 @@ class CryptoStore:
 
         ``kinds`` are all kinds of records that this program reads and writes. Records of other kinds, which a newer
         program may know, are left alone.
+
+        A program that knows whether the store exists says so by ``expect``. If it is otherwise, that is refused as
+        ``StoreMissing`` or ``StoreExists``. One that has kept the store's ``mark()`` elsewhere gives it as
+        ``not_before``: an older copy that was put back is refused as ``StoreRolledBack``, another store as
+        ``AnotherStore``.
         """
         secret = secret_of(passphrase, key)
         text_of(label, "a label")
         declared = _declared(kinds)
-        backend = await SqliteBackend.open(Path(path))
+        expected = Expectations(expect, not_before)
+        backend = await SqliteBackend.open(Path(path), expected)
         try:
-            sealer = await _unlock(backend, secret)
+            sealer = await _unlock(backend, secret, expected)
             version, present = await backend.contents()
             if unknown := sorted(present - declared.keys()):
                 # A newer program's: they are left alone, neither refused nor read.
@@ -238,14 +258,17 @@ class CryptoStore:
         return self._transaction(None)
 
     @asynccontextmanager
-    async def _transaction(self, name: str | None) -> AsyncIterator[Transaction]:
+    async def _transaction(self, code: object) -> AsyncIterator[Transaction]:
         with self._alone():
             holding = await self._lock.begin_transaction()
-            operation = Updating(self._parts, holding, name or _name_of_task())
+            operation = Updating(self._parts, holding, code or _this_task())
             self._began(operation, holding)
             try:
-                async with _answered(operation):
+                try:
                     yield Transaction(operation)
+                except Exception as failure:
+                    await operation.confirm(failure)
+                    raise
                 await operation.commit()
             finally:
                 operation.end()
@@ -265,14 +288,17 @@ class CryptoStore:
         return self._view(None)
 
     @asynccontextmanager
-    async def _view(self, name: str | None) -> AsyncIterator[View]:
+    async def _view(self, code: object) -> AsyncIterator[View]:
         with self._alone():
             holding = await self._lock.begin_view()
-            operation = Reading(self._parts, holding, name or _name_of_task())
+            operation = Reading(self._parts, holding, code or _this_task())
             self._began(operation, holding)
             try:
-                async with _answered(operation):
+                try:
                     yield View(operation)
+                except Exception as failure:
+                    await operation.confirm(failure)
+                    raise
                 operation.end()
                 await operation.validate()
             finally:
@@ -336,6 +362,15 @@ class CryptoStore:
         fresh = await asyncio.to_thread(self._sealer.rewrapped, secret)
         await settled(self._reseal(fresh))
 
+    def mark(self) -> StoreMark:
+        """Return which store this is, and the newest version of it that this process knows.
+
+        Kept in another place, it lets a later ``open`` notice an older copy that was put back.
+        """
+        self._birthplace.must_be_here()
+        version = max(self._lock.holding.cache.version, self._streams.heard)
+        return StoreMark(self._parts.backend.identity.hex(), version)
+
     def statistics(self) -> Statistics:
         """Return what this object holds and did until now."""
         self._birthplace.must_be_here()
@@ -394,14 +429,14 @@ class CryptoStore:
 
     async def _attempt(
         self,
-        begin: Callable[[str], AbstractAsyncContextManager[Begun]],
+        begin: Callable[[object], AbstractAsyncContextManager[Begun]],
         operation: Callable[[Begun, *Arguments], Awaitable[Result]],
         arguments: tuple[*Arguments],
         attempts: int,
     ) -> Result:
         for attempt in range(1, attempts + 1):
             try:
-                async with begin(_name_of(operation)) as begun:
+                async with begin(operation) as begun:
                     return await operation(begun, *arguments)
             except OperationInterrupted as interruption:
                 if attempt == attempts:
@@ -416,19 +451,14 @@ class CryptoStore:
             raise StoreClosed("the store was closed")
 
     def _must_not_be_inside(self, what: str) -> None:
-        if any(inside.store is self for inside in _INSIDE.get()):
+        outer = _INSIDE.get()
+        if outer and any(inside.store is self for inside in outer):
             raise NestedOperation(f"{what} from inside a transaction or view of this store, or from a task made there")
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self) -> _Inside:
         self._must_be_open()
         self._must_not_be_inside("an operation can't begin")
-        inside = _Inside(self)
-        _INSIDE.set((*(other for other in _INSIDE.get() if other.store is not None), inside))
-        try:
-            yield
-        finally:
-            inside.store = None
+        return _Inside(self)
 
     def _began(self, operation: Operation, holding: Holding) -> None:
         holding.operations.add(operation)
@@ -485,39 +515,17 @@ class CryptoStore:
             logger.warning("truncating failed label=%s floor=%d: %s", self._lock.label, floor, failure)
 
 
-@asynccontextmanager
-async def _answered(operation: Operation) -> AsyncIterator[None]:
-    """Let a failure of the operation's own code out only where it is an answer (rule 6).
-
-    An interruption is none, and no answer is owed to a caller that is cancelled, or to a program that ends.
-    """
-    try:
-        yield
-    except OperationInterrupted:
-        raise
-    except Exception as failure:
-        await operation.confirm(failure)
-        raise
-
-
-def _name_of(operation: object) -> str:
-    """Return the qualified name of an operation's code, for people."""
-    while isinstance(operation, partial):
-        operation = operation.func
-    named = operation if hasattr(operation, "__qualname__") else type(operation)
-    return f"{named.__module__}.{getattr(named, '__qualname__', '')}"
-
-
-def _name_of_task() -> str:
-    """Return the qualified name of the coroutine that this task runs: where an operation is a block of code."""
+def _this_task() -> object:
+    """Return the code that this task runs, for an operation that is a block of it."""
     task = asyncio.current_task()
-    return getattr(task and task.get_coro(), "__qualname__", "a task")
+    return task and task.get_coro()
 
 
-async def _unlock(backend: SqliteBackend, secret: Secret) -> Sealer:
+async def _unlock(backend: SqliteBackend, secret: Secret, expected: Expectations) -> Sealer:
     """Return the sealer of a store, after making its key if it has none yet. Two processes may be doing so at once."""
     header = await backend.sealing()
     if header is None:
+        expected.must_allow_none()
         sealer = await asyncio.to_thread(Sealer.create, secret, backend.identity)
         header = await backend.sealing(sealer.header)
         if header == sealer.header:

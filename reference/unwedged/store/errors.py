@@ -47,6 +47,22 @@ class StoreReplaced(StoreError):
     """
 
 
+class StoreMissing(StoreError):
+    """There is no store where one was expected to exist. None was made."""
+
+
+class StoreExists(StoreError):
+    """There is a store already where a new one was expected."""
+
+
+class AnotherStore(StoreError):
+    """The store is not the one that was expected: it has another identity."""
+
+
+class StoreRolledBack(StoreError):
+    """The store is older than it was: a copy was put back. Keys and message indices in it have been used since."""
+
+
 class WrongPassphrase(StoreError):
     """The passphrase does not open the store's key (or that, as it is stored, was damaged: nobody can tell)."""
 

@@ -15,13 +15,17 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
-from unwedged.store.errors import ForkedStore, StorageFailed, StoreReplaced
+from unwedged.store.errors import ForkedStore, NotAStore, StorageFailed, StoreReplaced
+from unwedged.store.expectations import Expectations
 
 Identity: TypeAlias = tuple[int, int]
 """A device and an inode. An inode is not used again while anybody has its file open."""
 
+
+JOURNAL: Final = bytes.fromhex("d9d505f920a163d7")
+"""What a rollback journal of SQLite's begins with; bytes 16 to 20 are how many pages the database had before."""
 
 _held: Counter[tuple[int, Identity]] = Counter()
 """How often each process has opened each file: this one, and those that it was forked from."""
@@ -71,11 +75,14 @@ def must_not_be_inherited(file: Identity) -> None:
         raise ForkedStore("this process was forked from one that has the store open, and can't open it")
 
 
-def prepare(path: Path) -> Identity:
+def prepare(path: Path, expected: Expectations) -> Identity:
     """Make the file where there is none, so that SQLite need not, and would not give it the user's usual permissions.
 
     SQLite gives its other files the same ones. A file that exists is never opened here: closing it would drop locks.
     """
+    _must_not_be_remains(path)
+    if not path.exists() or (path.is_file() and not path.stat().st_size):
+        expected.must_allow_none()
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     if not (path.is_file() and os.access(path, os.R_OK)):
@@ -83,6 +90,37 @@ def prepare(path: Path) -> Identity:
     if path.stat().st_size == 0:
         path.chmod(0o600)
     return _identity(os.fspath(path))
+
+
+def _must_not_be_remains(path: Path) -> None:
+    """Refuse a missing or empty file beside a log: SQLite would delete that, and all that was committed in it.
+
+    The logs come first: who makes a store just now has written the file before there is anything in them.
+    """
+    path = path.resolve()
+    logged = (_size(path, "-wal") > 0) or _has_pages(path)
+    if logged and not _size(path):
+        raise NotAStore("the file is missing or empty, and the log beside it is not: these are the remains of a store")
+
+
+def _has_pages(path: Path) -> bool:
+    """Say whether there is a rollback journal of a database that had pages before: a new one has nothing to lose.
+
+    A journal that is not complete has a header of zeros. SQLite keeps no locks on a journal, so it may be opened here.
+    """
+    try:
+        with path.with_name(f"{path.name}-journal").open("rb") as journal:
+            header = journal.read(20)
+    except OSError:
+        return False
+    return header[:8] == JOURNAL and header[16:20] > bytes(4)
+
+
+def _size(path: Path, suffix: str = "") -> int:
+    try:
+        return path.with_name(path.name + suffix).stat().st_size
+    except OSError:
+        return 0
 
 
 def _identity(path: str) -> Identity:

@@ -1,4 +1,4 @@
-"""What a guard holds: the cache it may use, the live objects beside it, and whose turn it is (rules 3 and 5).
+"""What a guard holds: the cache it may use, the live objects beside it, and what runs under it (rules 3 and 5).
 
 Each guard has a holding of its own, made when its sync is done. Nothing is ever changed in the holding of a dead
 guard, so an operation that still has one in hand can see nothing of the new guard's, and can spoil nothing there.
@@ -6,7 +6,6 @@ guard, so an operation that still has one in hand can see nothing of the new gua
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
@@ -22,48 +21,17 @@ class RecordName(NamedTuple):
     key: bytes
 
 
-class Turn:
-    """A lock that opens for good once it is abandoned, so that nobody waits for the operation of a dead guard."""
-
-    def __init__(self) -> None:
-        self._lock = asyncio.Lock()
-        self._abandoned = False
-
-    def taken(self) -> bool:
-        """Say whether somebody has the turn."""
-        return self._lock.locked()
-
-    async def take(self) -> None:
-        """Wait for the turn; does not even switch tasks when nobody has it."""
-        if not self._abandoned:
-            await self._lock.acquire()
-            self._pass_on_if_abandoned()
-
-    def give(self) -> None:
-        """Let the next one have it."""
-        if not self._abandoned:
-            self._lock.release()
-
-    def abandon(self) -> None:
-        """Let go all who wait, now and later."""
-        self._abandoned = True
-        self._pass_on_if_abandoned()
-
-    def _pass_on_if_abandoned(self) -> None:
-        # Each who waited takes the lock once more, and lets the next one go.
-        if self._abandoned and self._lock.locked():
-            self._lock.release()
-
-
 class Running(Protocol):
     """An operation that uses a holding."""
 
-    name: str
-    """The qualified name of its code, for people."""
     since: Milliseconds
     """When it began."""
     ended: bool
     """Whether its code has ended; then only its commit, or its validation, is under way."""
+
+    @property
+    def name(self) -> str:
+        """The qualified name of its code, for people."""
 
 
 class Holding:
@@ -80,23 +48,23 @@ class Holding:
         self.live = live
         self.running = 0
         self.operations: set[Running] = set()
-        self.writing = Turn()
-        """Held by the one transaction that may run."""
-        self.committing = Turn()
-        """Held from the first step of a commit until the cache has its values; no view begins in between."""
+        self.writing = False
+        """Whether a transaction runs: no other one begins."""
+        self.committing = False
+        """From the first step of a commit until the cache has its values: no view begins in between."""
 
-    def successor(self, epoch: Epoch, log: ChangeLog[RecordName], cache: Cache[RecordName, bytes]) -> Holding:
-        """Make the next guard's holding out of ``cache``: what this one's still knows for certain (rules 2 and 3).
+    def successor(self, epoch: Epoch, log: ChangeLog[RecordName]) -> Holding:
+        """Make the next guard's holding out of what this one's cache still knows for certain (rules 2 and 3).
 
         The live objects move along, so that what is taken over costs what changed and not what is cached, and so
         that an operation of the dead guard finds none here any more.
         """
+        cache = rules.sync(self.cache, log)
         live, self.live = self.live, {}
         if not cache.records:
             live = {}
-        if live:
-            for change in log.changes:
-                live.pop(change.key, None)
+        for change in log.changes:
+            live.pop(change.key, None)
         return Holding(epoch, cache, live)
 
     def fill(self, version: Version, name: RecordName, value: bytes | None) -> None:
@@ -104,17 +72,10 @@ class Holding:
         self.cache = rules.fill(self.cache, version, name, value)
 
     def install(
-        self,
-        version: Version,
-        writes: Mapping[RecordName, bytes | None],
-        live: Mapping[RecordName, object],
-        made: Cache[RecordName, bytes] | None = None,
+        self, version: Version, writes: Mapping[RecordName, bytes | None], live: Mapping[RecordName, object]
     ) -> None:
-        """Take the values of the commit that made ``version``, and its objects back (rule 5).
-
-        ``made`` is the cache with those values, where it was made of this one's beforehand.
-        """
-        self.cache = rules.install(self.cache, version, writes) if made is None else made
+        """Take the values of the commit that made ``version``, and its objects back (rule 5)."""
+        self.cache = rules.install(self.cache, version, writes)
         for name in writes:
             self.live.pop(name, None)
         self.live.update(live)
@@ -122,8 +83,3 @@ class Holding:
     def take(self, name: RecordName) -> object | None:
         """Hand out the live object of a record, which from here on is the taker's alone."""
         return self.live.pop(name, None)
-
-    def abandon(self) -> None:
-        """Let go all who wait for the operations of this guard: it is dead."""
-        self.writing.abandon()
-        self.committing.abandon()

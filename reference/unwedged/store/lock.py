@@ -9,36 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TypeVar
 
-from unwedged.protocol import cache as cache_rules
 from unwedged.protocol import guard as rules
 from unwedged.protocol.cache import ChangeLog
 from unwedged.protocol.guard import NO_GUARD, Guard, Stage
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.protocol.lease import LONGEST_LEASE, takeable
-from unwedged.store.apart import apart
 from unwedged.store.backend import Backend
 from unwedged.store.clock import Chance, Clock
 from unwedged.store.errors import LeaseLost, StoreClosed, StoreError, StoreReplaced, UnsupportedSchema
 from unwedged.store.holding import Holding, RecordName
+from unwedged.store.turns import Queue
+from unwedged.store.watch import Watch
 
 Answer = TypeVar("Answer")
 
 logger = logging.getLogger(__name__)
-
-EAGER_LOOKS = 150
-"""Who waits first looks so often without a pause: for some two milliseconds, which is longer than a short operation of
-the holder takes, handover included. No timer would do: the shortest of an event loop is a millisecond or more."""
-
-SHORTEST_PAUSE = Milliseconds(1)
-LONGEST_PAUSE = Milliseconds(50)
-"""Then it pauses between two looks. The bound doubles from the shortest to the longest, and each pause is a random time
-from half of it to all of it: so that waiting costs less than 2 % of a core, and processes don't look in step. Who gave
-way stands back for longer than the longest, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +45,19 @@ class LeaseTimes:
     one read; so a holder keeps it between the operations of one burst, but not from one burst to the next.
 
     ``overdue_after``: once somebody has waited for so long, a holder whose operations still run renews no more. They
-    may go on until the lease ends. So whoever waits gets it after this time and ``duration`` at most, however long
-    operations run; and a short operation on a busy machine is not cut off.
+    may go on until the lease ends. So whoever waits gets it after this time, ``duration`` and two times ``renew_every``
+    at most, however long operations run; and a short operation on a busy machine is not cut off.
+
+    ``turn``: for so long a holder serves what waits in its own process before it gives way to another. Where nothing
+    waits in it, it gives way at once. Each turn costs a handover and a sync; eight processes that all want the lease
+    have it five times a second each.
     """
 
     duration: Milliseconds = field(default=Milliseconds(2000))
     renew_every: Milliseconds = field(default=Milliseconds(500))
     idle_after: Milliseconds = field(default=Milliseconds(100))
     overdue_after: Milliseconds = field(default=Milliseconds(2000))
+    turn: Milliseconds = field(default=Milliseconds(25))
 
     def __post_init__(self) -> None:
         if not 0 < self.duration <= LONGEST_LEASE:
@@ -73,6 +68,8 @@ class LeaseTimes:
             raise ValueError("an idle holder waits for at least 1 ms")
         if self.overdue_after <= 0:
             raise ValueError("operations are given at least 1 ms to end")
+        if not 0 <= self.turn <= self.duration:
+            raise ValueError(f"a turn lasts from 0 to {self.duration} ms, not {self.turn}: no longer than the lease")
 
 
 class LeaseLock:
@@ -112,11 +109,16 @@ class LeaseLock:
         self._hear = hear
         self._activity = 0
         self._closing_since = Milliseconds(0)
-        self._waiting = 0
+        self._transactions, self._views = Queue(), Queue()
+        self._held_since = Milliseconds(0)
+        self._word: Epoch | None = None
+        """The epoch under which this instance was told that somebody waits; noted when its turn is over."""
         self._gave_way: Epoch | None = None
         """The epoch that was given up because somebody waited, until this instance wants the lease again."""
+        self._others = 0
+        """How many turns others had while this instance waited for its last one."""
         self._closed = False
-        self._acquiring: asyncio.Task[None] | None = None
+        self._acquiring = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._row = asyncio.Lock()
         """Taking the lease and giving it up do not overlap: else the one could undo the other."""
@@ -132,64 +134,83 @@ class LeaseLock:
 
     # Operations
 
-    async def hold(self) -> None:
-        """Wait until operations may begin. Does not switch tasks where they may already."""
-        self._waiting += 1
-        try:
-            while not rules.admits(self.guard) or self._closed:
-                if self._closed:
-                    raise StoreClosed("the store was closed")
-                if self._acquiring is None or self._acquiring.done():
-                    self._acquiring = asyncio.create_task(self._acquire())
-                    self._track(self._acquiring)
-                acquiring = self._acquiring
-                await asyncio.wait((acquiring,))
-                if not acquiring.cancelled():
-                    acquiring.result()
-        finally:
-            self._waiting -= 1
-
     async def begin_view(self) -> Holding:
         """Let a view begin: beside everything else, but not while a commit of this process is in flight."""
-        while True:
-            await self.hold()
-            holding = self.holding
-            await holding.committing.take()
-            holding.committing.give()
-            if self._begins(holding):
-                return holding
+        return await self._begin(self._views, self.end_view)
 
     async def begin_transaction(self) -> Holding:
         """Let a transaction begin when no other one runs under this guard; it has the turn until it ends."""
-        while True:
-            await self.hold()
-            holding = self.holding
-            await holding.writing.take()
-            if self._begins(holding):
-                return holding
-            holding.writing.give()
+        return await self._begin(self._transactions, self.end_transaction)
 
     def end_view(self, holding: Holding) -> None:
         """Count a view out."""
-        self._ends(holding)
+        holding.running -= 1
+        self._activity += 1
+        self._proceed()
 
     def end_transaction(self, holding: Holding) -> None:
         """Count a transaction out, and let the next one have its turn."""
-        holding.writing.give()
-        self._ends(holding)
+        holding.writing = False
+        self.end_view(holding)
 
-    def _begins(self, holding: Holding) -> bool:
-        # A task that waited for its turn may find the guard closing, gone, or replaced.
-        if self._closed or holding is not self.holding or not rules.admits(self.guard):
-            return False
-        holding.running += 1
-        self._activity += 1
-        return True
+    @contextmanager
+    def committing(self, holding: Holding) -> Iterator[None]:
+        """Let no view begin for as long as this lasts."""
+        holding.committing = True
+        try:
+            yield
+        finally:
+            holding.committing = False
+            self._proceed()
 
-    def _ends(self, holding: Holding) -> None:
-        holding.running -= 1
-        self._activity += 1
-        self._give_way_if_asked()
+    def may_give_up(self, holding: Holding) -> bool:
+        """Say whether a commit that begins now may give the lease up if somebody waits: it is the last of its turn."""
+        return holding.running == 1 and not self._goes_on()
+
+    async def _begin(self, queue: Queue, end: Callable[[Holding], None]) -> Holding:
+        """Wait until it may begin. Does not switch tasks where it may already."""
+        if self._closed:
+            raise StoreClosed("the store was closed")
+        place = queue.join()
+        self._let_begin()
+        try:
+            return await place
+        except asyncio.CancelledError:
+            queue.leave(place)
+            if place.done() and not place.cancelled() and place.exception() is None:
+                end(place.result())  # It was cancelled at the very moment at which it began.
+            raise
+
+    def _proceed(self) -> None:
+        """Do what has become possible: note that the turn is over, give the lease up, or let operations begin."""
+        noted = rules.told(self.guard, self.guard.epoch, wanted=self._word == self.guard.epoch and not self._goes_on())
+        if noted != self.guard:
+            self._become(noted)
+            return
+        if self.guard.stage in (Stage.CLOSING, Stage.EXPIRING) and rules.releasable(self.guard, self.holding.running):
+            self.give_way()
+        self._let_begin()
+
+    def _let_begin(self) -> None:
+        """Let begin whatever may, and where nothing may, ask for the lease."""
+        if rules.admits(self.guard):
+            holding = self.holding
+            while not holding.committing and self._views.let_begin(holding):
+                self._activity += 1
+            if not holding.writing and self._transactions.let_begin(holding):
+                self._activity += 1
+                holding.writing = True
+        elif self._waiting and not self._acquiring:
+            self._acquiring = True
+            self._start(self._acquire())
+
+    def _goes_on(self) -> bool:
+        """Say whether the turn goes on although somebody waits elsewhere: for a while, if somebody waits here too."""
+        return self._waiting > 0 and 0 <= self._clock.now() - self._held_since < self.times.turn
+
+    @property
+    def _waiting(self) -> int:
+        return len(self._transactions) + len(self._views)
 
     # What happened to the guard
 
@@ -199,7 +220,9 @@ class LeaseLock:
 
     def told(self, epoch: Epoch, wanted: bool) -> None:
         """Note what the lease row said under ``epoch``: whether somebody waits."""
-        self._become(rules.told(self.guard, epoch, wanted))
+        if rules.told(self.guard, epoch, wanted) != self.guard:
+            self._word = epoch
+            self._proceed()
 
     def released(self, epoch: Epoch) -> None:
         """Note that a commit under ``epoch`` gave the lease up, since somebody waits: the guard is dead."""
@@ -234,17 +257,12 @@ class LeaseLock:
             self._closing_since = self._clock.now()
         self.guard = guard
         if guard == NO_GUARD:
-            self.holding.abandon()
             self._guarded.clear()
             self._bare.set()
         else:
             self._bare.clear()
             self._guarded.set()
-        self._give_way_if_asked()
-
-    def _give_way_if_asked(self) -> None:
-        if self.guard.stage in (Stage.CLOSING, Stage.EXPIRING) and rules.releasable(self.guard, self.holding.running):
-            self.give_way()
+        self._proceed()
 
     # Single steps; the tasks below make them when their time has come
 
@@ -274,11 +292,10 @@ class LeaseLock:
         """Bring the cache up to date under ``epoch``. Then, and not before, the guard exists (rule 2)."""
         since = self.holding.cache
         log = await self._read_log(since.version, epoch)
-        # Nobody can change the old cache while this one is made: no operation stands.
-        synced = await apart(len(log.changes), partial(cache_rules.sync, since, log))
         if self.guard != rules.taken(epoch):
             raise LeaseLost(f"the lease of epoch {epoch} was lost before its sync was done")
-        self.holding = self.holding.successor(epoch, log, synced)
+        self.holding = self.holding.successor(epoch, log)
+        self._held_since = self._clock.now()
         self._become(rules.synced(self.guard, epoch))
         self._activity += 1
         dropped = len(since.records) - len(self.holding.cache.records)
@@ -373,8 +390,9 @@ class LeaseLock:
             await self._let_go(self.guard.epoch)
 
     def stop_admitting(self) -> None:
-        """Let nothing begin any more."""
+        """Let nothing begin any more, and tell those who wait."""
         self._closed = True
+        self._refuse(StoreClosed("the store was closed"))
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         self._track(asyncio.create_task(work))
@@ -387,8 +405,6 @@ class LeaseLock:
         self._tasks.discard(task)
         if task.cancelled() or (failure := task.exception()) is None:
             return
-        if task is self._acquiring and self._waiting:
-            return  # Whoever waits for the lease is told.
         if isinstance(failure, StoreError):
             logger.warning("asking for the lease failed label=%s: %s", self.label, failure)
         else:  # It is a mistake in the program, and to be found.
@@ -397,41 +413,48 @@ class LeaseLock:
     async def _acquire(self) -> None:
         """Ask for the lease until it is held or nobody waits for it any more.
 
-        In a task of its own that all who wait share: that one of them is cancelled doesn't matter to the others.
+        In a task of its own for all who wait: that one of them is cancelled doesn't matter to the others. Where it
+        fails, all of them are told, and none of them waits any more.
         """
-        seen: Epoch | None = None
-        looks, pause, standing_back = 0, SHORTEST_PAUSE, 0
-        while self._waiting:
+        try:
+            await self._ask()
+        except Exception as failure:
+            if not self._refuse(failure):
+                raise
+        finally:
+            self._acquiring = False
+
+    async def _ask(self) -> None:
+        """Look at the row until it can be taken, and leave word that somebody waits (rule 8)."""
+        watch = Watch(self._chance)
+        while True:
             await self._bare.wait()
+            if not self._waiting:
+                return
             if self._gave_way is not None:
-                seen, self._gave_way = self._gave_way, None
-                standing_back = self._chance.between(LONGEST_PAUSE, Milliseconds(2 * LONGEST_PAUSE))
+                watch.stand_back(self._gave_way, self._others // 2)
+                self._gave_way = None
             lease = await self._backend.look()
-            if lease.epoch != seen:
-                # It changed hands: whoever this instance gave way to has had it, and soon it may change hands again.
-                seen, standing_back, looks, pause = lease.epoch, 0, 0, SHORTEST_PAUSE
+            watch.saw(lease.epoch)
             # Asking takes the lease or leaves word. Where word was left already it would write for nothing.
-            asks = not lease.wanted or takeable(lease, self.instance, self._clock.now())
-            if standing_back <= 0 and asks:
+            if watch.asks and (not lease.wanted or takeable(lease, self.instance, self._clock.now())):
                 try:
                     if await self.acquire_now():
+                        self._others = watch.others
                         return
                 except LeaseLost:
                     continue  # it lapsed during the sync, and somebody took it
-            looks += 1
-            if looks > EAGER_LOOKS:
-                paused = self._chance.between(Milliseconds(pause // 2), pause)
-                await self._clock.sleep(paused)
-                standing_back -= paused
-                pause = min(Milliseconds(2 * pause), LONGEST_PAUSE)
+            if pause := watch.pause():
+                await self._clock.sleep(pause)
+
+    def _refuse(self, reason: Exception) -> int:
+        return self._transactions.refuse(reason) + self._views.refuse(reason)
 
     async def _keep_renewing(self) -> None:
         while True:
             await self._guarded.wait()
             await self._clock.sleep(self.times.renew_every)
             self.stop_renewing_if_overdue()
-            if self.holding.committing.taken():
-                continue  # A commit renews the lease itself, and until it is done nobody else can write.
             try:
                 await (self.let_expire() if self.guard.stage is Stage.EXPIRING else self.renew_now())
             except StoreError as failure:

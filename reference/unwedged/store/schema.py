@@ -85,7 +85,7 @@ CENSUS: Final = """
 SOUND: Final = ("PRAGMA quick_check(header)", "PRAGMA quick_check(state)")
 """Each answers ``ok`` unless a byte of the two tables that everything hangs on has changed its type or place."""
 
-IDENTITY: Final = "SELECT store FROM header, state"
+IDENTITY: Final = "SELECT store, version FROM header, state"
 """One row, in a store."""
 
 

@@ -41,10 +41,10 @@ import aiosqlite
 from unwedged.protocol.cache import Change, ChangeLog
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.protocol.lease import LONGEST_LEASE, Lease
-from unwedged.store.apart import FEW, apart
 from unwedged.store.backend import Committed, Listed, Loaded, Row, RowName
 from unwedged.store.birthplace import Birthplace
 from unwedged.store.errors import LeaseLost, NotAStore, StorageFailed, StoreClosed
+from unwedged.store.expectations import ANYTHING, Expectations
 from unwedged.store.files import Files, must_not_be_inherited, prepare
 from unwedged.store.schema import (
     BEGIN,
@@ -88,9 +88,6 @@ over to each other that hardly ever comes: each transaction tries again, and the
 LONGEST_LOG = 4000
 """At so many pages SQLite may try its own way all the same: after one large transaction, or where nobody commits."""
 
-ROOM = 64 * 1024
-"""So many KiB a large commit may use for pages of the database: half the time, and so half as long for all others."""
-
 _LEASE: Final = "epoch, holder, expires, wanted"
 _FENCE: Final = "(epoch = :epoch AND holder IS NOT NULL)"
 _TAKEABLE: Final = "(holder IS NULL OR holder = :instance OR expires <= :now OR expires > :now + :longest)"
@@ -115,13 +112,11 @@ _RENEW: Final = f"""
 _PROLONG: Final = "UPDATE state SET expires = expires + :late"
 _RELEASE: Final = f"UPDATE state SET holder = NULL WHERE {_FENCE}"
 _CHECK: Final = f"SELECT {_LEASE} FROM state WHERE {_FENCE}"
-# That there is one row of state is said so that SQLite reads the lines in their order, and no more than it should.
 _CHANGES: Final = f"""
     SELECT state.version, floor, change.version, kind, key
     FROM state LEFT JOIN change ON change.version > :since
-    WHERE state.one = 1 AND iif(:epoch IS NULL, {_KNOWN}, {_FENCE})
+    WHERE iif(:epoch IS NULL, {_KNOWN}, {_FENCE})
     ORDER BY change.version, kind, key
-    LIMIT :most
 """
 # A row without a value is a damaged one, not an absent one: it must not authenticate. Nor must one of another type.
 _LOAD: Final = f"""
@@ -205,15 +200,15 @@ class SqliteBackend:
         self._closed = False
 
     @classmethod
-    async def open(cls, path: Path) -> SqliteBackend:
+    async def open(cls, path: Path, expected: Expectations = ANYTHING) -> SqliteBackend:
         """Open the store at ``path``; where there is no file, or an empty one, make one that only its owner reads."""
         with translated():
-            file = prepare(path)
+            file = prepare(path, expected)
             must_not_be_inherited(file)
             connect = partial(sqlite3.connect, path, timeout=0, isolation_level=None, check_same_thread=False)
             here, driver = connect(), Driver(connect)
             try:
-                identity = await settled(_prepared(driver, here))
+                identity = await settled(_prepared(driver, here, expected))
                 return cls(driver, here, Files.opened_at(path, file), identity)
             except BaseException:
                 here.close()
@@ -272,11 +267,12 @@ class SqliteBackend:
 
     async def changes(self, since: Version, epoch: Epoch | None) -> ChangeLog[RowName]:
         """Read the change log after ``since``. Fenced where an ``epoch`` is given; subscribers read without one."""
-        parameters: Parameters = {"since": since, "epoch": epoch, "schema": self._schema, "most": FEW + 1}
-        rows = await self._shortly(_CHANGES, parameters)
-        if len(rows) > FEW:
-            rows = await self._read(_CHANGES, {**parameters, "most": -1})
-        return await apart(len(rows), partial(_log, self._found(rows)))
+        parameters: Parameters = {"since": since, "epoch": epoch, "schema": self._schema}
+        rows = self._found(await self._shortly(_CHANGES, parameters))
+        changes = tuple(
+            Change(Version(version), RowName(kind, key)) for _, _, version, kind, key in rows if version is not None
+        )
+        return ChangeLog(Version(rows[0][0]), Version(rows[0][1]), changes)
 
     async def load(self, epoch: Epoch, name: RowName, since: Version) -> Loaded:
         """Read one row, and whether it changed after ``since``. Fenced."""
@@ -298,7 +294,7 @@ class SqliteBackend:
         Where somebody waits, and this operation is ``alone``, the lease is given up instead of renewed (rule 8).
         """
         began = _clock()
-        values = await apart(len(rows), lambda: [(row.name.kind, row.name.key, row.value) for row in rows])
+        values = [(row.name.kind, row.name.key, row.value) for row in rows]
 
         def write(connection: sqlite3.Connection) -> Committed:
             parameters: Parameters = {"epoch": epoch, "now": now, "duration": duration, "alone": alone}
@@ -311,7 +307,7 @@ class SqliteBackend:
                 _rows(connection, _PROLONG, {"late": late})
             return Committed(Version(version), bool(wanted), bool(released))
 
-        return await self._write(write, roomy=len(rows) > FEW)
+        return await self._write(write)
 
     async def truncate(self, floor: Version) -> None:
         """Forget the change log up to and including ``floor`` (at most the store's version)."""
@@ -371,8 +367,8 @@ class SqliteBackend:
         """Run one reading statement on the driver's thread."""
         return await self._call(lambda connection: _rows(connection, statement, parameters))
 
-    async def _write(self, work: Callable[[sqlite3.Connection], Result], *, roomy: bool = False) -> Result:
-        """Run ``work`` in a transaction on the driver's thread; a large one is ``roomy``. Tidy up now and then.
+    async def _write(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        """Run ``work`` in a transaction on the driver's thread, and tidy up now and then.
 
         Both before anything is written and before it is acknowledged the files must be the ones that were opened.
         """
@@ -385,8 +381,7 @@ class SqliteBackend:
             return work(connection)
 
         def write(connection: sqlite3.Connection) -> Result:
-            with _room(connection) if roomy else contextlib.nullcontext():
-                result = _transaction(verified, connection)
+            result = _transaction(verified, connection)
             self._files.verify()
             if tidily:
                 with contextlib.suppress(sqlite3.Error):  # The transaction is made, whatever comes of this.
@@ -445,17 +440,6 @@ def _transaction(work: Callable[[sqlite3.Connection], Result], connection: sqlit
     return result
 
 
-@contextlib.contextmanager
-def _room(connection: sqlite3.Connection) -> Iterator[None]:
-    """Let a transaction have memory: without it, it writes the same pages to the log again and again."""
-    [(usual,)] = _rows(connection, "PRAGMA cache_size", {})
-    _rows(connection, f"PRAGMA cache_size = -{ROOM}", {})
-    try:
-        yield
-    finally:
-        _rows(connection, f"PRAGMA cache_size = {usual}", {})
-
-
 def _checkpoint(connection: sqlite3.Connection) -> None:
     """Move the log into the file while nobody writes; if others do, for long, leave it for the next time."""
     for _ in range(round(BRIEFLY / AT_ONCE)):
@@ -465,11 +449,11 @@ def _checkpoint(connection: sqlite3.Connection) -> None:
         time.sleep(AT_ONCE)
 
 
-async def _prepared(driver: Driver, here: sqlite3.Connection) -> bytes:
+async def _prepared(driver: Driver, here: sqlite3.Connection, expected: Expectations) -> bytes:
     """Open the driver's connection, make both ready, and return the store's identity."""
     connected = await driver
     assert connected is driver
-    identity = await driver.call(_prepare)
+    identity = await driver.call(partial(_prepare, expected))
     await driver.call(lambda _: _patiently(_prepare_beside, here))
     return identity
 
@@ -481,29 +465,40 @@ def _prepare_beside(connection: sqlite3.Connection) -> None:
         _rows(connection, statement, {})
 
 
-def _prepare(connection: sqlite3.Connection) -> bytes:
-    """Make sure of the schema, and return the store's identity. A file not for us is left as it is."""
+def _prepare(expected: Expectations, connection: sqlite3.Connection) -> bytes:
+    """Make sure of the schema, and return the store's identity. A file that is not as expected is left as it is."""
 
     def rows(statement: str) -> list[sqlite3.Row]:
         return _rows(connection, statement, {})
 
+    def census() -> int:
+        schema = version_of(*rows(CENSUS)[0])
+        (expected.must_allow_one if schema else expected.must_allow_none)()
+        return schema
+
+    def identity() -> bytes:
+        reports = [report for statement in SOUND for (report,) in rows(statement)]
+        identities = rows(IDENTITY)
+        if set(reports) != {"ok"} or len(identities) != 1:
+            raise NotAStore("the file is damaged: it does not say which store it is, or in what state")
+        [(store, version)] = identities
+        expected.must_allow(bytes(store), Version(version))
+        return bytes(store)
+
     def upgraded(connection: sqlite3.Connection) -> None:
         # Read again: another process may have been here first.
-        for statement in upgrade(version_of(*rows(CENSUS)[0])):
+        for statement in upgrade(census()):
             connection.execute(statement)
 
-    outdated = upgrade(version_of(*rows(CENSUS)[0]))
+    if schema := census():
+        identity()
     if rows("PRAGMA journal_mode = WAL")[0][0] != "wal":
         raise StorageFailed("this file system does not support SQLite's write-ahead log")
     for pragma in ("synchronous = FULL", "secure_delete = ON", f"wal_autocheckpoint = {LONGEST_LOG}"):
         rows(f"PRAGMA {pragma}")
-    if outdated:
+    if upgrade(schema):
         _transaction(upgraded, connection)
-    reports = [report for statement in SOUND for (report,) in rows(statement)]
-    identities = rows(IDENTITY)
-    if set(reports) != {"ok"} or len(identities) != 1:
-        raise NotAStore("the file is damaged: it does not say which store it is, or in what state")
-    return bytes(identities[0][0])
+    return identity()
 
 
 def _patiently(work: Callable[[sqlite3.Connection], Result], connection: sqlite3.Connection) -> Result:
@@ -539,12 +534,6 @@ def _is_busy(error: sqlite3.Error) -> bool:
 
 def _lost() -> LeaseLost:
     return LeaseLost("the lease is no longer held under this epoch")
-
-
-def _log(rows: list[sqlite3.Row]) -> ChangeLog[RowName]:
-    [version, floor, *_] = rows[0]
-    changes = tuple(Change(Version(line), RowName(kind, key)) for _, _, line, kind, key in rows if line is not None)
-    return ChangeLog(Version(version), Version(floor), changes)
 
 
 def _lease(row: sqlite3.Row) -> Lease:

@@ -1,0 +1,74 @@
+"""What a program may know of a store before it opens it, and how a store that is not so is refused.
+
+The file of a store may be out of reach for a moment, lost, or an older copy that somebody put back. A new store in its
+place would give the device a second identity; an older copy takes every ratchet back. Only the application can know.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from unwedged.protocol.identifiers import Version
+from unwedged.store.errors import AnotherStore, InvalidArgument, StoreExists, StoreMissing, StoreRolledBack
+
+
+class Existence(Enum):
+    """Whether a store is expected where one is opened."""
+
+    ANY = "any"
+    """It is opened, or made where there is none."""
+    EXISTING = "existing"
+    """It must be there already: nothing is ever made."""
+    NEW = "new"
+    """It must not be there yet. Of several that try to make it, one succeeds."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreMark:
+    """Which store it was, and how far it had come: to be kept elsewhere, where nobody puts it back as well."""
+
+    identity: str
+    """The store's own random identity, in hexadecimal."""
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class Expectations:
+    """All that a program knows. What the store must not be older than exists."""
+
+    existence: Existence = Existence.ANY
+    not_before: StoreMark | None = None
+
+    def __post_init__(self) -> None:
+        if self.not_before is not None and self.existence is Existence.NEW:
+            raise InvalidArgument("a store that must be new can't be expected to have come far")
+
+    @property
+    def makes(self) -> bool:
+        """Say whether a store may be made where there is none."""
+        return self.existence is not Existence.EXISTING and self.not_before is None
+
+    def must_allow_none(self) -> None:
+        """Refuse that there is no store, unless one may be made."""
+        if not self.makes:
+            raise StoreMissing("there is no store, and it was expected to exist")
+
+    def must_allow_one(self) -> None:
+        """Refuse that there is a store already, unless that may be."""
+        if self.existence is Existence.NEW:
+            raise StoreExists("there is a store already, and it was expected to be new")
+
+    def must_allow(self, identity: bytes, version: Version) -> None:
+        """Refuse a store that is another than the one that was marked, or older than it was then."""
+        mark = self.not_before
+        if mark is None:
+            return
+        if mark.identity != identity.hex():
+            raise AnotherStore("this is not the store that was marked")
+        if version < mark.version:
+            raise StoreRolledBack(f"the store is at version {version}, and it was at {mark.version} when it was marked")
+
+
+ANYTHING = Expectations()
+"""What a program expects that knows nothing."""
