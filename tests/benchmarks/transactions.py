@@ -84,8 +84,8 @@ async def transactions(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
 
     async def sealed() -> OlmMessage:
         message, pickle = step(session)
-        writes = {RecordName(SESSIONS.name, KEY.encode()): pickle}
-        await parts.records.commit(epoch, writes, parts.clock.now(), parts.lock.times.duration, alone=True)
+        batch = await parts.records.seal({RecordName(SESSIONS.name, KEY.encode()): pickle})
+        await parts.records.commit(epoch, batch, parts.clock.now(), parts.lock.times.duration, alone=True)
         return message
 
     async def meet(transaction: Transaction) -> None:

@@ -26,6 +26,7 @@ from unwedged.store.crypto_store import CryptoStore
 from unwedged.store.errors import LeaseLost, StoreBusy
 from unwedged.store.holding import Holding, RecordName
 from unwedged.store.lock import LeaseLock
+from unwedged.store.sealed import Batch
 from unwedged.store.sqlite import SqliteBackend
 from unwedged.store.transactions import Operation, Updating
 
@@ -184,7 +185,11 @@ def _late_version(world: World) -> Sequence[Substitution]:
     """After a commit the version is read from the database, where another process may have been."""
 
     def install(
-        self: Holding, _: Version, writes: Mapping[RecordName, bytes | None], live: Mapping[RecordName, object]
+        self: Holding,
+        _: Version,
+        writes: Mapping[RecordName, bytes | None],
+        live: Mapping[RecordName, object],
+        made: None,
     ) -> None:
         records = self.cache.records
         for name, value in writes.items():
@@ -227,7 +232,11 @@ def _partial_list(_: World) -> Sequence[Substitution]:
     install = Holding.install
 
     def only_the_new(
-        self: Holding, version: Version, writes: Mapping[RecordName, bytes | None], live: Mapping[RecordName, object]
+        self: Holding,
+        version: Version,
+        writes: Mapping[RecordName, bytes | None],
+        live: Mapping[RecordName, object],
+        made: None,
     ) -> None:
         seen = {name: value if name in self.cache.records else b"1" for name, value in writes.items()}
         install(self, version, seen, {name: thing for name, thing in live.items() if name in self.cache.records})
@@ -240,9 +249,9 @@ def _live_reference_survives(_: World) -> Sequence[Substitution]:
     """An object that outlived an invalidation is saved under whatever guard there is now."""
     persist = Updating._persist
 
-    async def under_the_present_guard(self: Updating, writes: Mapping[RecordName, bytes | None]) -> Committed:
+    async def under_the_present_guard(self: Updating, batch: Batch) -> Committed:
         self.epoch = self._parts.lock.guard.epoch
-        return await persist(self, writes)
+        return await persist(self, batch)
 
     return [(Updating, "_persist", under_the_present_guard)]
 
@@ -252,11 +261,11 @@ def _cancelled_commit(_: World) -> Sequence[Substitution]:
 
     async def commit(self: Updating) -> None:
         self.ended = True
-        await self._commit({name: None if write is None else write.encode() for name, write in self._writes.items()})
+        await self._commit(await self._batch())
 
-    async def persist(self: Updating, writes: Mapping[RecordName, bytes | None]) -> Committed:
+    async def persist(self: Updating, batch: Batch) -> Committed:
         parts, alone = self._parts, self._parts.lock.may_give_up(self._holding)
-        return await parts.records.commit(self.epoch, writes, parts.clock.now(), parts.lock.times.duration, alone=alone)
+        return await parts.records.commit(self.epoch, batch, parts.clock.now(), parts.lock.times.duration, alone=alone)
 
     return [(Updating, "commit", commit), (Updating, "_persist", persist)]
 
@@ -265,8 +274,8 @@ def _streams_lost(world: World) -> Sequence[Substitution]:
     """Subscribers hang on what an invalidation throws away."""
     successor = Holding.successor
 
-    def cut_off(self: Holding, epoch: Epoch, log: ChangeLog[RecordName]) -> Holding:
-        after = successor(self, epoch, log)
+    def cut_off(self: Holding, epoch: Epoch, log: ChangeLog[RecordName], cache: Cache[RecordName, bytes]) -> Holding:
+        after = successor(self, epoch, log, cache)
         if len(after.cache.records) < len(self.cache.records):
             for process in world.processes.values():
                 if process.store.lock.holding is self and process.ear is not None:

@@ -53,18 +53,18 @@ class Holding:
         self.committing = False
         """From the first step of a commit until the cache has its values: no view begins in between."""
 
-    def successor(self, epoch: Epoch, log: ChangeLog[RecordName]) -> Holding:
-        """Make the next guard's holding out of what this one's cache still knows for certain (rules 2 and 3).
+    def successor(self, epoch: Epoch, log: ChangeLog[RecordName], cache: Cache[RecordName, bytes]) -> Holding:
+        """Make the next guard's holding out of ``cache``: what this one's still knows for certain (rules 2 and 3).
 
         The live objects move along, so that what is taken over costs what changed and not what is cached, and so
         that an operation of the dead guard finds none here any more.
         """
-        cache = rules.sync(self.cache, log)
         live, self.live = self.live, {}
         if not cache.records:
             live = {}
-        for change in log.changes:
-            live.pop(change.key, None)
+        if live:
+            for change in log.changes:
+                live.pop(change.key, None)
         return Holding(epoch, cache, live)
 
     def fill(self, version: Version, name: RecordName, value: bytes | None) -> None:
@@ -72,10 +72,17 @@ class Holding:
         self.cache = rules.fill(self.cache, version, name, value)
 
     def install(
-        self, version: Version, writes: Mapping[RecordName, bytes | None], live: Mapping[RecordName, object]
+        self,
+        version: Version,
+        writes: Mapping[RecordName, bytes | None],
+        live: Mapping[RecordName, object],
+        made: Cache[RecordName, bytes] | None = None,
     ) -> None:
-        """Take the values of the commit that made ``version``, and its objects back (rule 5)."""
-        self.cache = rules.install(self.cache, version, writes)
+        """Take the values of the commit that made ``version``, and its objects back (rule 5).
+
+        ``made`` is the cache with those values, where it was made of this one's beforehand.
+        """
+        self.cache = rules.install(self.cache, version, writes) if made is None else made
         for name in writes:
             self.live.pop(name, None)
         self.live.update(live)

@@ -12,13 +12,16 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
+from unwedged.protocol import cache as cache_rules
 from unwedged.protocol import guard as rules
 from unwedged.protocol.cache import ChangeLog
 from unwedged.protocol.guard import NO_GUARD, Guard, Stage
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.protocol.lease import LONGEST_LEASE, takeable
+from unwedged.store.apart import apart
 from unwedged.store.backend import Backend
 from unwedged.store.clock import Chance, Clock
 from unwedged.store.errors import LeaseLost, StoreClosed, StoreError, StoreReplaced, UnsupportedSchema
@@ -292,9 +295,11 @@ class LeaseLock:
         """Bring the cache up to date under ``epoch``. Then, and not before, the guard exists (rule 2)."""
         since = self.holding.cache
         log = await self._read_log(since.version, epoch)
+        # Nobody can change the old cache while this one is made: no operation stands.
+        synced = await apart(len(log.changes), partial(cache_rules.sync, since, log))
         if self.guard != rules.taken(epoch):
             raise LeaseLost(f"the lease of epoch {epoch} was lost before its sync was done")
-        self.holding = self.holding.successor(epoch, log)
+        self.holding = self.holding.successor(epoch, log, synced)
         self._held_since = self._clock.now()
         self._become(rules.synced(self.guard, epoch))
         self._activity += 1
@@ -455,6 +460,8 @@ class LeaseLock:
             await self._guarded.wait()
             await self._clock.sleep(self.times.renew_every)
             self.stop_renewing_if_overdue()
+            if self.holding.committing:
+                continue  # A commit renews the lease itself, and until it is done nobody else can write.
             try:
                 await (self.let_expire() if self.guard.stage is Stage.EXPIRING else self.renew_now())
             except StoreError as failure:

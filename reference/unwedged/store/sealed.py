@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from operator import attrgetter
 
 from unwedged.protocol.cache import Change, ChangeLog
 from unwedged.protocol.identifiers import Epoch, Milliseconds, Version
+from unwedged.store.apart import apart, each_apart
 from unwedged.store.backend import Backend, Committed, Listed, Loaded, Row, RowName
 from unwedged.store.errors import TamperedRecord
 from unwedged.store.holding import RecordName
@@ -25,6 +28,14 @@ class _Unreadable(Exception):
         self.version = version
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one commit writes: the plain values, and the rows that they become."""
+
+    writes: Mapping[RecordName, bytes | None]
+    rows: Sequence[Row]
+
+
 class SealedRecords:
     """The records in the database. Its methods are the backend's of the same names, fenced where those are."""
 
@@ -36,7 +47,7 @@ class SealedRecords:
         """Read the change log after ``since``. A line that can't be read ends it: it does not reach back beyond."""
         log = await self._backend.changes(since, epoch)
         try:
-            return ChangeLog(log.version, log.floor, tuple(map(self._revealed, log.changes)))
+            return ChangeLog(log.version, log.floor, tuple(await each_apart(self._revealed, log.changes)))
         except _Unreadable as line:
             logger.warning(
                 "a line of the change log does not authenticate, so that what changed up to version %d is not known "
@@ -58,29 +69,39 @@ class SealedRecords:
         A row whose key does not authenticate is no record, since nobody could ask for it.
         """
         listed = await self._backend.keys(epoch, kind, since)
-        keys = []
-        for hidden in listed.keys:
-            try:
-                keys.append(self._sealer.reveal(kind, hidden))
-            except TamperedRecord:
-                logger.warning("a row is left out of a listing, since its key does not authenticate kind=%s", kind)
-        return replace(listed, keys=tuple(keys))
+        keys = await each_apart(partial(self._revealed_key, kind), listed.keys)
+        return replace(listed, keys=tuple(key for key in keys if key is not None))
+
+    async def seal(self, writes: Mapping[RecordName, bytes | None]) -> Batch:
+        """Make ready what is to be written; a record without a value is to be deleted.
+
+        The rows are in the order of the database's index: writing many takes half the time then.
+        """
+        rows = await each_apart(self._sealed, tuple(writes.items()))
+        return Batch(writes, await apart(len(rows), lambda: sorted(rows, key=attrgetter("name"))))
 
     async def commit(
         self,
         epoch: Epoch,
-        writes: Mapping[RecordName, bytes | None],
+        batch: Batch,
         now: Milliseconds,
         duration: Milliseconds,
         *,
         alone: bool,
     ) -> Committed:
-        """Write all records, delete those without a value, or nothing."""
-        rows = [
-            Row(self._row(name), None if value is None else self._sealer.seal(name.kind, name.key, value))
-            for name, value in writes.items()
-        ]
-        return await self._backend.commit(epoch, rows, now, duration, alone=alone)
+        """Write the whole batch, or nothing."""
+        return await self._backend.commit(epoch, batch.rows, now, duration, alone=alone)
+
+    def _revealed_key(self, kind: str, hidden: bytes) -> bytes | None:
+        try:
+            return self._sealer.reveal(kind, hidden)
+        except TamperedRecord:
+            logger.warning("a row is left out of a listing, since its key does not authenticate kind=%s", kind)
+            return None
+
+    def _sealed(self, write: tuple[RecordName, bytes | None]) -> Row:
+        name, value = write
+        return Row(self._row(name), None if value is None else self._sealer.seal(name.kind, name.key, value))
 
     def _revealed(self, change: Change[RowName]) -> Change[RecordName]:
         kind, hidden = change.key

@@ -41,6 +41,7 @@ import aiosqlite
 from unwedged.protocol.cache import Change, ChangeLog
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.protocol.lease import LONGEST_LEASE, Lease
+from unwedged.store.apart import FEW, apart
 from unwedged.store.backend import Committed, Listed, Loaded, Row, RowName
 from unwedged.store.birthplace import Birthplace
 from unwedged.store.errors import LeaseLost, NotAStore, StorageFailed, StoreClosed
@@ -88,6 +89,9 @@ over to each other that hardly ever comes: each transaction tries again, and the
 LONGEST_LOG = 4000
 """At so many pages SQLite may try its own way all the same: after one large transaction, or where nobody commits."""
 
+ROOM = 64 * 1024
+"""So many KiB a large commit may use for pages of the database: half the time, and so half as long for all others."""
+
 _LEASE: Final = "epoch, holder, expires, wanted"
 _FENCE: Final = "(epoch = :epoch AND holder IS NOT NULL)"
 _TAKEABLE: Final = "(holder IS NULL OR holder = :instance OR expires <= :now OR expires > :now + :longest)"
@@ -112,11 +116,13 @@ _RENEW: Final = f"""
 _PROLONG: Final = "UPDATE state SET expires = expires + :late"
 _RELEASE: Final = f"UPDATE state SET holder = NULL WHERE {_FENCE}"
 _CHECK: Final = f"SELECT {_LEASE} FROM state WHERE {_FENCE}"
+# That there is one row of state is said so that SQLite reads the lines in their order, and no more than it should.
 _CHANGES: Final = f"""
     SELECT state.version, floor, change.version, kind, key
     FROM state LEFT JOIN change ON change.version > :since
-    WHERE iif(:epoch IS NULL, {_KNOWN}, {_FENCE})
+    WHERE state.one = 1 AND iif(:epoch IS NULL, {_KNOWN}, {_FENCE})
     ORDER BY change.version, kind, key
+    LIMIT :most
 """
 # A row without a value is a damaged one, not an absent one: it must not authenticate. Nor must one of another type.
 _LOAD: Final = f"""
@@ -267,12 +273,11 @@ class SqliteBackend:
 
     async def changes(self, since: Version, epoch: Epoch | None) -> ChangeLog[RowName]:
         """Read the change log after ``since``. Fenced where an ``epoch`` is given; subscribers read without one."""
-        parameters: Parameters = {"since": since, "epoch": epoch, "schema": self._schema}
-        rows = self._found(await self._shortly(_CHANGES, parameters))
-        changes = tuple(
-            Change(Version(version), RowName(kind, key)) for _, _, version, kind, key in rows if version is not None
-        )
-        return ChangeLog(Version(rows[0][0]), Version(rows[0][1]), changes)
+        parameters: Parameters = {"since": since, "epoch": epoch, "schema": self._schema, "most": FEW + 1}
+        rows = await self._shortly(_CHANGES, parameters)
+        if len(rows) > FEW:
+            rows = await self._read(_CHANGES, {**parameters, "most": -1})
+        return await apart(len(rows), partial(_log, self._found(rows)))
 
     async def load(self, epoch: Epoch, name: RowName, since: Version) -> Loaded:
         """Read one row, and whether it changed after ``since``. Fenced."""
@@ -294,7 +299,7 @@ class SqliteBackend:
         Where somebody waits, and this operation is ``alone``, the lease is given up instead of renewed (rule 8).
         """
         began = _clock()
-        values = [(row.name.kind, row.name.key, row.value) for row in rows]
+        values = await apart(len(rows), lambda: [(row.name.kind, row.name.key, row.value) for row in rows])
 
         def write(connection: sqlite3.Connection) -> Committed:
             parameters: Parameters = {"epoch": epoch, "now": now, "duration": duration, "alone": alone}
@@ -307,7 +312,7 @@ class SqliteBackend:
                 _rows(connection, _PROLONG, {"late": late})
             return Committed(Version(version), bool(wanted), bool(released))
 
-        return await self._write(write)
+        return await self._write(write, roomy=len(rows) > FEW)
 
     async def truncate(self, floor: Version) -> None:
         """Forget the change log up to and including ``floor`` (at most the store's version)."""
@@ -367,8 +372,8 @@ class SqliteBackend:
         """Run one reading statement on the driver's thread."""
         return await self._call(lambda connection: _rows(connection, statement, parameters))
 
-    async def _write(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        """Run ``work`` in a transaction on the driver's thread, and tidy up now and then.
+    async def _write(self, work: Callable[[sqlite3.Connection], Result], *, roomy: bool = False) -> Result:
+        """Run ``work`` in a transaction on the driver's thread; a large one is ``roomy``. Tidy up now and then.
 
         Both before anything is written and before it is acknowledged the files must be the ones that were opened.
         """
@@ -381,7 +386,8 @@ class SqliteBackend:
             return work(connection)
 
         def write(connection: sqlite3.Connection) -> Result:
-            result = _transaction(verified, connection)
+            with _room(connection) if roomy else contextlib.nullcontext():
+                result = _transaction(verified, connection)
             self._files.verify()
             if tidily:
                 with contextlib.suppress(sqlite3.Error):  # The transaction is made, whatever comes of this.
@@ -438,6 +444,17 @@ def _transaction(work: Callable[[sqlite3.Connection], Result], connection: sqlit
         connection.rollback()
         raise
     return result
+
+
+@contextlib.contextmanager
+def _room(connection: sqlite3.Connection) -> Iterator[None]:
+    """Let a transaction have memory: without it, it writes the same pages to the log again and again."""
+    [(usual,)] = _rows(connection, "PRAGMA cache_size", {})
+    _rows(connection, f"PRAGMA cache_size = -{ROOM}", {})
+    try:
+        yield
+    finally:
+        _rows(connection, f"PRAGMA cache_size = {usual}", {})
 
 
 def _checkpoint(connection: sqlite3.Connection) -> None:
@@ -534,6 +551,12 @@ def _is_busy(error: sqlite3.Error) -> bool:
 
 def _lost() -> LeaseLost:
     return LeaseLost("the lease is no longer held under this epoch")
+
+
+def _log(rows: list[sqlite3.Row]) -> ChangeLog[RowName]:
+    [version, floor, *_] = rows[0]
+    changes = tuple(Change(Version(line), RowName(kind, key)) for _, _, line, kind, key in rows if line is not None)
+    return ChangeLog(Version(version), Version(floor), changes)
 
 
 def _lease(row: sqlite3.Row) -> Lease:

@@ -7,16 +7,18 @@ the store alone: an operation that a caller could commit halfway would count twi
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic, Protocol, TypeVar, cast
 
 from unwedged.protocol import cache as rules
-from unwedged.protocol.cache import Change, ChangeLog
+from unwedged.protocol.cache import Cache, Change, ChangeLog
 from unwedged.protocol.identifiers import Version
+from unwedged.store.apart import FEW, each_between
 from unwedged.store.backend import Backend, Committed
 from unwedged.store.birthplace import Birthplace
 from unwedged.store.clock import Clock
@@ -33,7 +35,7 @@ from unwedged.store.errors import (
 from unwedged.store.holding import Holding, RecordName
 from unwedged.store.lock import LeaseLock
 from unwedged.store.records import Codec, Kind, RecordKind
-from unwedged.store.sealed import SealedRecords
+from unwedged.store.sealed import Batch, SealedRecords
 from unwedged.store.settled import settled
 from unwedged.store.streams import Streams
 
@@ -223,6 +225,23 @@ class _Encodable(Protocol):
     def encode(self) -> bytes: ...
 
 
+def _encoded(write: _Encodable | None) -> bytes | None:
+    return None if write is None else write.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a commit comes to inside this process: for the cache, and for subscribers."""
+
+    version: Version
+    cached: Mapping[RecordName, bytes | None]
+    """What it wrote of those kinds that are cached."""
+    live: Mapping[RecordName, object]
+    changes: tuple[Change[RecordName], ...]
+    made: Cache[RecordName, bytes] | None = None
+    """The cache, where that was worked out beforehand."""
+
+
 class Updating(Operation):
     """What a transaction does: it takes the live objects it works on out of the cache, and commits."""
 
@@ -274,22 +293,46 @@ class Updating(Operation):
         """Write everything that was put or deleted, or, where that is nothing, validate what was read."""
         self.end()
         self._must_not_be_doomed()
+        if not self._writes:
+            await self.validate()
+            return
+        batch = await self._batch()
+        expected = await self._expected(batch.writes)
+        await settled(self._commit(batch, expected))
+
+    async def _batch(self) -> Batch:
+        """Encode and seal everything. Nothing is locked meanwhile, and the lease is renewed."""
         try:
-            writes = {name: None if write is None else write.encode() for name, write in self._writes.items()}
+            encoded = await each_between(_encoded, tuple(self._writes.values()))
         except Exception as failure:
             await self.confirm(failure)
             raise
-        await (settled(self._commit(writes)) if writes else self.validate())
+        return await self._parts.records.seal(dict(zip(self._writes, encoded, strict=True)))
 
-    async def _commit(self, writes: Mapping[RecordName, bytes | None]) -> None:
+    async def _expected(self, writes: Mapping[RecordName, bytes | None]) -> _Outcome | None:
+        """Work out beforehand what a large commit comes to: afterwards that takes one step, in which nothing else runs.
+
+        What views bring into the cache meanwhile is forgotten by it, as any record may be at any time.
+        """
+        if len(writes) <= FEW:
+            return None
+        cache = self._holding.cache
+
+        def outcome() -> _Outcome:
+            outcome = self._outcome(writes, Version(cache.version + 1))
+            return replace(outcome, made=rules.install(cache, outcome.version, outcome.cached))
+
+        return await asyncio.to_thread(outcome)
+
+    async def _commit(self, batch: Batch, expected: _Outcome | None = None) -> None:
         with self._parts.lock.committing(self._holding):
-            self._finish(await self._persist(writes), writes)
+            self._finish(await self._persist(batch), batch.writes, expected)
 
-    async def _persist(self, writes: Mapping[RecordName, bytes | None]) -> Committed:
+    async def _persist(self, batch: Batch) -> Committed:
         parts, lock = self._parts, self._parts.lock
         try:
             alone = lock.may_give_up(self._holding)
-            return await parts.records.commit(self.epoch, writes, parts.clock.now(), lock.times.duration, alone=alone)
+            return await parts.records.commit(self.epoch, batch, parts.clock.now(), lock.times.duration, alone=alone)
         except StoreBusy:
             raise  # nothing was written, and the guard is as good as before
         except BaseException:
@@ -297,7 +340,13 @@ class Updating(Operation):
             lock.lost(self.epoch)
             raise
 
-    def _finish(self, committed: Committed, writes: Mapping[RecordName, bytes | None]) -> None:
+    def _outcome(self, writes: Mapping[RecordName, bytes | None], version: Version) -> _Outcome:
+        cached = {name: value for name, value in writes.items() if self._parts.kinds[name.kind].cached}
+        return _Outcome(version, cached, self._live(cached), tuple(Change(version, name) for name in writes))
+
+    def _finish(
+        self, committed: Committed, writes: Mapping[RecordName, bytes | None], expected: _Outcome | None
+    ) -> None:
         """Let the cache take the values at the version of this commit, then tell everybody; all in one step (rule 5).
 
         Where the guard died meanwhile the commit counts all the same, but the cache is no longer this operation's.
@@ -308,11 +357,11 @@ class Updating(Operation):
         logger.debug(
             "committed label=%s epoch=%d version=%d records=%d", parts.lock.label, self.epoch, version, len(writes)
         )
+        if expected is None or expected.version != version:
+            expected = self._outcome(writes, version)
         if parts.lock.stands(self.epoch):
-            cached = {name: value for name, value in writes.items() if parts.kinds[name.kind].cached}
-            self._holding.install(version, cached, self._live(cached))
-        changes = tuple(Change(version, name) for name in writes)
-        parts.streams.tell(ChangeLog(version, Version(version - 1), changes))
+            self._holding.install(version, expected.cached, expected.live, expected.made)
+        parts.streams.tell(ChangeLog(version, Version(version - 1), expected.changes))
         if committed.released:
             parts.lock.released(self.epoch)
         else:

@@ -1,0 +1,53 @@
+"""Computing for many records, done apart from the event loop, so that this goes on meanwhile: it renews the lease.
+
+For few records a thread is not worth its while: going there and back takes longer than the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+Result = TypeVar("Result")
+
+FEW = 250
+"""So many records are dealt with in one go on the loop's own thread: sealing them takes some five milliseconds."""
+
+SLICE = 5_000
+"""So many at a time are dealt with in a thread: a tenth of a second, for which a program that ends waits."""
+
+LARGEST = 200_000
+"""Records, of 100 bytes each, in the largest commit that is meant to work beside others who want the lease. A larger
+one is not refused. But its transaction keeps all others from writing, and who waits too long for that is told so."""
+
+
+async def apart(count: int, work: Callable[[], Result]) -> Result:
+    """Do ``work``, which is about ``count`` records; in a thread where they are many."""
+    return work() if count <= FEW else await asyncio.to_thread(work)
+
+
+async def each_apart(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
+    """Do ``work`` for each item, in order; in a thread where they are many."""
+    if len(items) <= FEW:
+        return _each(work, items)
+    made: list[Made] = []
+    for start in range(0, len(items), SLICE):
+        made += await asyncio.to_thread(_each, work, items[start : start + SLICE])
+    return made
+
+
+async def each_between(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
+    """Do ``work`` for each item on the loop's own thread; where they are many, let others run in between."""
+    made: list[Made] = []
+    for start in range(0, len(items), FEW):
+        if start:
+            await asyncio.sleep(0)
+        made += _each(work, items[start : start + FEW])
+    return made
+
+
+def _each(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
+    return [work(item) for item in items]

@@ -1,0 +1,27 @@
+"""A program that always wants the lease of a store, to be run as a process of its own.
+
+It counts up again and again, and says each count once that is committed, until its standard input ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from tests.store.stores import KEY, KINDS, count_up
+from unwedged.store import CryptoStore, StoreBusy
+
+
+async def run(path: Path) -> None:
+    ended = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
+    async with await CryptoStore.open(path, key=KEY, label="rival", kinds=KINDS) as store:
+        while not ended.done():
+            try:
+                print(await store.run(count_up), flush=True)  # noqa: T201 (that is what it is for)
+            except StoreBusy:
+                continue  # SQLite was busy for too long; nothing was written.
+
+
+if __name__ == "__main__":
+    asyncio.run(run(Path(sys.argv[1])))

@@ -1,0 +1,411 @@
+"""Large commits and what follows from them: the event loop goes on, the lease is renewed, and a rival is no obstacle.
+
+How long the loop stands still is not measured but counted: how many records are dealt with in one go on its own thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import threading
+from collections import Counter as Tally
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import pytest
+
+from tests.store.stores import (
+    COUNTER,
+    DEVICE,
+    KEY,
+    KINDS,
+    PLAIN,
+    Counter,
+    Instance,
+    Workbench,
+    count_up,
+    take_over,
+    workbench,
+)
+from unwedged.protocol import cache as rules
+from unwedged.protocol.identifiers import Epoch, Milliseconds, Version
+from unwedged.store import TEXT, Codec, CryptoStore, LeaseLost, LeaseTimes, RecordKind, Transaction
+from unwedged.store.apart import FEW, LARGEST, SLICE
+from unwedged.store.backend import Row
+from unwedged.store.holding import RecordName
+from unwedged.store.sealing import Sealer
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+MANY = 3 * FEW
+PATIENCE = 30
+"""Seconds after which what does not come counts as hanging."""
+NEVER = Milliseconds(10**9)
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Workbench]:
+    async with workbench(tmp_path / "store.db") as made:
+        yield made
+
+
+@pytest.fixture
+async def phone(bench: Workbench) -> Instance:
+    return await bench.instance("phone")
+
+
+@pytest.fixture
+async def extension(bench: Workbench) -> Instance:
+    return await bench.instance("extension")
+
+
+class Strain:
+    """Counts what is done on the loop's own thread between two turns of the loop."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.turns = 0
+        self.here: Tally[tuple[str, int]] = Tally()
+        self.elsewhere: Tally[str] = Tally()
+        self._patch = patch
+        self._loop = threading.get_ident()
+
+    def watch(self, owner: object, name: str) -> None:
+        """Count the calls of a function."""
+        self._patch.setattr(owner, name, self._counted(name, getattr(owner, name)))
+
+    def _counted(self, name: str, watched: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        def counted(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+            self.count(name)
+            return watched(*arguments, **named)
+
+        return counted
+
+    def count(self, name: str) -> None:
+        if threading.get_ident() == self._loop:
+            self.here[name, self.turns] += 1
+        else:
+            self.elsewhere[name] += 1
+
+    def longest(self, name: str) -> int:
+        return max((count for (counted, _), count in self.here.items() if counted == name), default=0)
+
+    async def keep_turning(self) -> None:
+        while True:
+            self.turns += 1
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def strain(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Strain]:
+    made = Strain(monkeypatch)
+    for name in ("hide", "seal", "reveal"):
+        made.watch(Sealer, name)
+    for name in ("install", "sync"):
+        made.watch(rules, name)
+    turning = asyncio.create_task(made.keep_turning())
+    yield made
+    turning.cancel()
+
+
+async def put_many(transaction: Transaction, count: int = MANY) -> None:
+    for number in range(count):
+        transaction.put(DEVICE, f"device {number}", b"%d" % number)
+
+
+class TestTheLoopGoesOn:
+    async def test_while_many_records_are_committed(self, phone: Instance, strain: Strain) -> None:
+        await take_over(phone)
+        before, syncs = strain.turns, strain.here.total()
+        await phone.run(put_many)
+        assert strain.here.total() == syncs, "nothing was sealed or installed on the loop's thread"
+        assert strain.elsewhere == {"hide": MANY, "seal": MANY, "install": 1}
+        assert strain.turns >= before + MANY // FEW
+        assert phone.statistics().cached_records == MANY
+
+    async def test_between_the_slices_that_codecs_encode(self, bench: Workbench, strain: Strain) -> None:
+        def encode(number: int) -> bytes:
+            strain.count("encode")
+            return b"%d" % number
+
+        kind = RecordKind("number", TEXT, Codec[int](encode, int))
+        path = bench.path.with_name("other.db")
+        async with await CryptoStore.open(path, key=KEY, label="one", kinds=[kind]) as store, store.transaction() as t:
+            for number in range(MANY + 1):
+                t.put(kind, str(number), number)
+        assert strain.here.total() - strain.longest("encode") > MANY - FEW
+        assert strain.longest("encode") == FEW
+
+    async def test_while_a_sync_hears_of_many_changes(
+        self, phone: Instance, extension: Instance, strain: Strain
+    ) -> None:
+        await phone.run(put_many)
+        await phone.lock.release_now()
+        await extension.run(put_many)
+        await extension.lock.release_now()
+        strain.elsewhere.clear()
+        await take_over(phone)
+        assert strain.longest("reveal") == 0
+        assert strain.elsewhere == {"reveal": MANY, "sync": 1}
+        assert phone.statistics().cached_records == 0
+
+    async def test_while_a_subscriber_listens_to_many_changes(
+        self, phone: Instance, extension: Instance, strain: Strain
+    ) -> None:
+        async with phone.subscribe(DEVICE, buffered=MANY) as changes:
+            await extension.run(put_many)
+            await phone._listen_now()
+            heard = {(await anext(changes)).version for _ in range(MANY)}
+        assert heard == {1}
+        assert strain.longest("reveal") == 0
+        assert strain.elsewhere["reveal"] == MANY
+
+    async def test_while_many_keys_are_listed(self, phone: Instance, strain: Strain) -> None:
+        await phone.run(put_many)
+        async with phone.view() as view:
+            assert len(await view.keys(DEVICE)) == MANY
+        assert strain.longest("reveal") == 0
+        assert strain.elsewhere["reveal"] == MANY
+
+    async def test_few_records_are_not_worth_a_thread(
+        self, phone: Instance, extension: Instance, strain: Strain
+    ) -> None:
+        await phone.run(lambda transaction: put_many(transaction, FEW))
+        await phone.lock.release_now()
+        await take_over(extension)
+        assert strain.elsewhere.total() == 0
+        assert strain.longest("seal") == strain.longest("reveal") == FEW
+
+    async def test_a_slice_in_a_thread_has_an_end(self, phone: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A program that ends waits for its threads."""
+        slices: list[int] = []
+        to_thread = asyncio.to_thread
+
+        async def noted(
+            work: Callable[Arguments, list[Row]], *arguments: Arguments.args, **named: Arguments.kwargs
+        ) -> list[Row]:
+            made = await to_thread(work, *arguments, **named)
+            if len(arguments) == 2:  # as the slices are called, and what follows in one go is not
+                slices.append(len(made))
+            return made
+
+        await take_over(phone)
+        monkeypatch.setattr(asyncio, "to_thread", noted)
+        sealed = await phone._parts.records.seal({RecordName("device", b"%d" % n): b"" for n in range(SLICE + 1)})
+        assert slices == [SLICE, 1]
+        assert len(sealed.rows) == SLICE + 1
+
+
+class Held:
+    """Sealing in a thread that stands still until it is let go on."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.reached = asyncio.Event()
+        self.let_go = threading.Event()
+        self._loop = asyncio.get_running_loop()
+        seal = Sealer.seal
+
+        def slowly(sealer: Sealer, kind: str, key: bytes, value: bytes) -> bytes:
+            self._loop.call_soon_threadsafe(self.reached.set)
+            assert self.let_go.wait(PATIENCE)
+            return seal(sealer, kind, key, value)
+
+        patch.setattr(Sealer, "seal", slowly)
+
+
+@pytest.fixture
+async def held(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Held]:
+    made = Held(monkeypatch)
+    yield made
+    made.let_go.set()
+
+
+class TestTheLease:
+    async def test_is_renewed_while_many_records_are_sealed(self, bench: Workbench, held: Held) -> None:
+        phone = await bench.instance("phone", times=LeaseTimes(idle_after=NEVER))
+        await take_over(phone)
+        phone._lock.start()
+        committing = asyncio.create_task(phone.run(put_many))
+        await held.reached.wait()
+        for renewals in range(1, 6):
+            await phone.clock.asleep(1 + renewals)
+            gate = phone.gated.hold_after("renew")
+            phone.clock.advance(phone._lock.times.renew_every)
+            await gate.reached.wait()
+            gate.opened.set()
+        assert "commit" not in phone.gated.calls
+        held.let_go.set()
+        await committing
+        assert phone.statistics().reruns == 0
+
+    async def test_is_not_renewed_beside_the_commit_which_does_that(self, bench: Workbench) -> None:
+        phone = await bench.instance("phone", times=LeaseTimes(idle_after=NEVER))
+        await take_over(phone)
+        phone._lock.start()
+        gate = phone.gated.hold_before("commit")
+        committing = asyncio.create_task(phone.run(count_up))
+        await gate.reached.wait()
+        await phone.clock.asleep(2)
+        slept = len(phone.clock.slept)
+        phone.clock.advance(phone._lock.times.renew_every)
+        await phone.clock.asleep(slept + 1)
+        assert "renew" not in phone.gated.calls
+        gate.opened.set()
+        await committing
+        gate = phone.gated.hold_after("renew")
+        phone.clock.advance(phone._lock.times.renew_every)
+        await gate.reached.wait()
+        gate.opened.set()
+
+    async def test_that_was_lost_meanwhile_is_noticed(self, bench: Workbench, held: Held) -> None:
+        phone, extension = await bench.instance("phone"), await bench.instance("extension")
+        await take_over(phone)
+        committing = asyncio.create_task(phone.run(put_many, attempts=1))
+        await held.reached.wait()
+        bench.lapse()
+        await take_over(extension)
+        held.let_go.set()
+        with pytest.raises(LeaseLost):
+            await committing
+        assert bench.version() == 0
+
+
+class TestBesideALargeCommit:
+    async def test_a_cancelled_caller_is_told_at_once_while_nothing_is_written(
+        self, bench: Workbench, phone: Instance, held: Held
+    ) -> None:
+        committing = asyncio.create_task(phone.run(put_many))
+        await held.reached.wait()
+        committing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await committing
+        held.let_go.set()
+        assert await phone.run(count_up) == 1
+        assert bench.version() == 1
+        bench.assert_cache_is_snapshot(phone)
+
+    async def test_views_read_and_load(self, bench: Workbench, phone: Instance, held: Held) -> None:
+        held.let_go.set()
+        await phone.run(count_up)
+        async with phone.transaction() as transaction:
+            transaction.put(DEVICE, "loaded meanwhile", b"old")
+            transaction.put(DEVICE, "device 1", b"old")
+        phone._lock.holding.cache = rules.empty(Version(2))  # so that views have to load
+        held.let_go.clear()
+        held.reached.clear()
+        committing = asyncio.create_task(phone.run(put_many))
+        await held.reached.wait()
+        async with phone.view() as view:
+            assert await view.get(DEVICE, "loaded meanwhile") == b"old"
+            assert await view.get(DEVICE, "device 1") == b"old"
+            held.let_go.set()
+            await committing
+            assert await view.get(DEVICE, "device 1") == b"old"
+        bench.assert_cache_is_snapshot(phone)
+        async with phone.view() as view:
+            assert await view.get(DEVICE, "device 1") == b"1"
+            assert await view.get(DEVICE, "loaded meanwhile") == b"old"
+
+    async def test_a_view_that_loads_while_the_outcome_is_worked_out(self, bench: Workbench, phone: Instance) -> None:
+        """What it brought into the cache is forgotten again; what it read stays right."""
+        async with phone.transaction() as transaction:
+            transaction.put(DEVICE, "other", b"value")
+        phone._lock.holding.cache = rules.empty(Version(1))
+        gate = phone.gated.hold_before("commit")
+        committing = asyncio.create_task(phone.run(put_many))
+        await gate.reached.wait()
+        # No view begins now; one that was there would load like this.
+        phone._lock.holding.fill(Version(1), RecordName("device", b"other"), b"value")
+        gate.opened.set()
+        await committing
+        bench.assert_cache_is_snapshot(phone)
+        async with phone.view() as view:
+            assert await view.get(DEVICE, "other") == b"value"
+
+    async def test_all_sorts_of_records_at_once(self, bench: Workbench, phone: Instance, extension: Instance) -> None:
+        """Cached or not, mutable, deleted, put twice: all is as in a small commit, here and in the next process."""
+        await phone.run(put_many)
+        await phone.lock.release_now()
+        await extension.run(count_up)
+        shared = Counter(7)
+        async with extension.transaction() as transaction:
+            for number in range(MANY):
+                transaction.put(COUNTER, f"{number}", Counter(number))
+                transaction.put(PLAIN, f"{number}", b"%d" % number)
+                transaction.delete(DEVICE, f"device {number}")
+            transaction.put(COUNTER, "shared 1", shared)
+            transaction.put(COUNTER, "shared 2", shared)
+        bench.assert_cache_is_snapshot(extension)
+        assert extension.statistics().live_objects == 2 + MANY - 1  # "n", and all but the shared one
+        assert len(bench.stored()) == 2 * MANY + 3
+        await extension.lock.release_now()
+        await take_over(phone)
+        bench.assert_cache_is_snapshot(phone)
+        assert phone.statistics().cached_records == 0
+        async with phone.view() as view:
+            assert sorted(await view.keys(PLAIN)) == sorted(f"{number}" for number in range(MANY))
+
+    async def test_live_objects_of_what_many_changes_name_are_dropped_and_others_stay(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await phone.run(count_up)
+        async with phone.transaction() as transaction:
+            for number in range(MANY):
+                transaction.put(COUNTER, f"{number}", Counter(0))
+        await phone.lock.release_now()
+        async with extension.transaction() as transaction:
+            for number in range(MANY):
+                transaction.put(COUNTER, f"{number}", Counter(1))
+        await extension.lock.release_now()
+        await take_over(phone)
+        assert list(phone._lock.holding.live) == [RecordName("counter", b"n")]
+        bench.assert_cache_is_snapshot(phone)
+
+
+async def test_a_long_log_is_read_as_it_is(phone: Instance) -> None:
+    backend = phone.gated.inner
+    for count in (1, FEW - 1, 1, 2 * FEW):
+        await phone.run(lambda transaction, count=count: put_many(transaction, count))  # type: ignore[misc]
+    whole = await backend.changes(Version(0), phone._lock.guard.epoch)
+    assert (whole.version, len(whole.changes)) == (4, 1 + FEW - 1 + 1 + 2 * FEW)
+    assert [line.version for line in whole.changes] == sorted(line.version for line in whole.changes)
+    for since in range(5):
+        log = await backend.changes(Version(since), None)
+        assert log.changes == tuple(line for line in whole.changes if line.version > since)
+    with pytest.raises(LeaseLost):
+        await backend.changes(Version(0), Epoch(7))
+
+
+async def test_the_largest_commit_comes_through_beside_a_rival(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+
+    async def fill(transaction: Transaction) -> None:
+        await put_many(transaction, LARGEST)
+
+    async with await CryptoStore.open(path, key=KEY, label="one", kinds=KINDS) as store:
+        rival = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.store.rival", str(path),
+            cwd=REPOSITORY, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert rival.stdin is not None
+        assert rival.stdout is not None
+        try:
+            async with asyncio.timeout(4 * PATIENCE):
+                assert await rival.stdout.readline() == b"1\n"
+                reading = asyncio.create_task(rival.stdout.read())
+                await store.run(fill)
+                counts = [await store.run(count_up)]
+                assert counts != [2], "the rival had its turns"
+                rival.stdin.close()
+                counts += map(int, (await reading).split())
+                assert await rival.wait() == 0
+            assert sorted(counts) == [*range(2, len(counts) + 2)], "each was given out once"
+            async with store.view() as view:
+                assert len(await view.keys(DEVICE)) == LARGEST
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                rival.kill()
+            await rival.wait()
