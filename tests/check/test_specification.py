@@ -366,7 +366,7 @@ def test_the_schema_is_the_one_that_is_stated() -> None:
 @pytest.mark.parametrize("row", table("protocol", "What", "Default", "Code").rows, ids=lambda row: row["What"])
 def test_times_and_sizes_are_the_stated_ones(row: dict[str, str]) -> None:
     [name] = spans(row["Code"])
-    assert resolve(name) == int(row["Default"])
+    assert resolve(name) == float(row["Default"])
 
 
 def test_the_sealing_example() -> None:

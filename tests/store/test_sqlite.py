@@ -1052,57 +1052,102 @@ async def test_only_the_lease_is_written_without_waiting_for_the_disk(store: Sto
     assert len(written["here"]) == 3
 
 
+class Tidying:
+    """Has each transaction tidy up, and does something at each statement and each pause of that."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+        self.path = path
+        self.statements: list[str] = []
+        self.pauses: list[float] = []
+        self.at_checkpoint: Callable[[], object] = lambda: None
+        self.at_pause: Callable[[], object] = lambda: None
+        self._rows = sqlite._rows
+        monkeypatch.setattr(sqlite, "LONGEST_LOG", 1)
+        monkeypatch.setattr(sqlite, "_rows", self._note)
+        monkeypatch.setattr(time, "sleep", self._pause)
+
+    def _note(self, connection: sqlite3.Connection, statement: str, parameters: sqlite.Parameters) -> list[sqlite3.Row]:
+        if "checkpoint" in statement:
+            self.statements.append(statement)
+            self.at_checkpoint()
+        return self._rows(connection, statement, parameters)
+
+    def _pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.at_pause()
+
+    def writer(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, isolation_level=None, timeout=0, check_same_thread=False)
+
+
 async def test_who_tidies_up_waits_for_who_writes_and_then_the_log_is_begun_anew(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     epoch = await hold(store)
     for _ in range(5):
         await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
-    checkpoint, pauses = sqlite._checkpoint, []
+    tidying, transaction = Tidying(monkeypatch, store.path), sqlite._transaction
+    with closing(tidying.writer()) as writer:
 
-    def meet(connection: sqlite3.Connection) -> None:
-        """Another process has begun to write."""
-        with closing(sqlite3.connect(store.path, isolation_level=None)) as writer:
+        def meet(work: Callable[[sqlite3.Connection], object], connection: sqlite3.Connection) -> object:
+            """Another process begins to write as soon as the commit is made."""
+            result = transaction(work, connection)
             writer.execute("BEGIN IMMEDIATE")
             writer.execute("UPDATE state SET label = 'another'")
+            return result
 
-            def pause(seconds: float) -> None:
-                pauses.append(seconds)
-                writer.execute("COMMIT")
-
-            monkeypatch.setattr(time, "sleep", pause)
-            checkpoint(connection)
-
-    monkeypatch.setattr(sqlite, "CHECKPOINT_EVERY", 1)
-    monkeypatch.setattr(sqlite, "_checkpoint", meet)
-    await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
-    assert pauses == [sqlite.AT_ONCE]
+        tidying.at_pause = lambda: writer.execute("COMMIT")
+        monkeypatch.setattr(sqlite, "_transaction", meet)
+        await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+    assert tidying.pauses == [sqlite.AT_ONCE]
+    assert tidying.statements == ["PRAGMA wal_checkpoint(PASSIVE)"]
+    monkeypatch.undo()
     await store.backend.release(epoch)
     assert store.raw.execute("PRAGMA wal_checkpoint").fetchone() == (0, 1, 1), "one page was written since"
 
 
+async def test_the_log_is_moved_only_while_nobody_can_begin_it_anew(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``wal-reset``: SQLite's race needs a commit of another connection in the middle of a checkpoint."""
+    epoch = await hold(store)
+    for connection in (store.backend._here, store.backend._driver._conn):
+        assert connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
+    tidying = Tidying(monkeypatch, store.path)
+    refused: list[str] = []
+
+    def meet() -> None:
+        with closing(tidying.writer()) as writer, pytest.raises(sqlite3.OperationalError, match="locked"):
+            writer.execute("BEGIN IMMEDIATE")
+        refused.append("a writer")
+
+    tidying.at_checkpoint = meet
+    await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+    await store.backend.renew(epoch, NOW, DURATION)
+    assert refused == ["a writer"] * 2, "after a commit, and where only the lease is written"
+    assert set(tidying.statements) == {"PRAGMA wal_checkpoint(PASSIVE)"}
+    with store.locked():
+        pass  # and then it lets go
+
+
 async def test_who_can_not_tidy_up_has_committed_all_the_same(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     epoch = await hold(store)
+    tidying = Tidying(monkeypatch, store.path)
+    with closing(tidying.writer()) as reader:  # whose snapshot is older than the log
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM state").fetchall()
+        done = await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+        assert done == Committed(Version(1), wanted=False, released=False)
+    assert sum(tidying.pauses) == pytest.approx(sqlite.BRIEFLY), "then it gives up"
 
-    monkeypatch.setattr(sqlite, "CHECKPOINT_EVERY", 1)
-    pauses: list[float] = []
-    monkeypatch.setattr(time, "sleep", pauses.append)
-    checkpoint = sqlite._checkpoint
-
-    def meet(connection: sqlite3.Connection) -> None:
-        """Another process has begun to write, and goes on for long."""
-        with closing(sqlite3.connect(store.path, isolation_level=None)) as writer:
-            writer.execute("BEGIN IMMEDIATE")
-            checkpoint(connection)
-
-    def fail(_: sqlite3.Connection) -> None:
+    def fail() -> None:
         raise sqlite3.OperationalError("disk I/O error")
 
-    for hindrance, version in ((meet, 1), (fail, 2)):
-        monkeypatch.setattr(sqlite, "_checkpoint", hindrance)
-        done = await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
-        assert done == Committed(Version(version), wanted=False, released=False)
-    assert sum(pauses) == pytest.approx(sqlite.BRIEFLY), "then it gives up"
+    tidying.at_checkpoint = fail
+    done = await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+    assert done == Committed(Version(2), wanted=False, released=False)
+    with store.locked():
+        pass
 
 
 async def test_a_lease_that_changes_hands_again_and_again_does_not_fill_the_disk(

@@ -17,6 +17,7 @@ from unwedged.check.report import FaultReport, ReplayReport
 from unwedged.check.schedule import Observer, Outcome
 from unwedged.check.tlc import Progress, Result, Verdict
 from unwedged.check.values import State, render_value
+from unwedged.store import engine
 from unwedged.store.inspection import Inspection
 
 _PIPE_WIDTH = 120
@@ -174,6 +175,7 @@ def show_inspection(console: Console, found: Inspection) -> None:
     for name, value in (
         ("store", found.identity),
         ("schema", str(found.schema)),
+        ("SQLite here", engine.description()),
         ("holder", holder),
         ("epoch", str(lease.epoch)),
         ("somebody waits", "yes" if lease.wanted else "no"),

@@ -51,6 +51,7 @@ from unwedged.store.errors import (
     TamperedRecord,
     UnknownKind,
     UnsupportedSchema,
+    UnsupportedSQLite,
     WrongKey,
     WrongPassphrase,
 )
@@ -103,6 +104,7 @@ __all__ = [
     "TamperedRecord",
     "Transaction",
     "UnknownKind",
+    "UnsupportedSQLite",
     "UnsupportedSchema",
     "View",
     "WrongKey",

@@ -18,6 +18,7 @@ from typing import TypeAlias, TypeVar, TypeVarTuple
 
 from unwedged.protocol.cache import empty
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
+from unwedged.store import engine
 from unwedged.store.arguments import text_of
 from unwedged.store.backend import Backend
 from unwedged.store.birthplace import Birthplace
@@ -210,6 +211,7 @@ class CryptoStore:
         except BaseException:
             await backend.close()
             raise
+        logger.info("store opened label=%s version=%d sqlite=%s", label, version, engine.description())
         chance = chance or SystemChance()
         store = cls(
             backend,

@@ -90,6 +90,10 @@ class UnsupportedSchema(StoreError):
     """A newer version of this library has changed the file's schema, maybe while it was open here: update this one."""
 
 
+class UnsupportedSQLite(StoreError):
+    """The SQLite that this Python has is too old to read a store."""
+
+
 class NotAStore(StoreError):
     """The file is no crypto store, or is damaged beyond reading."""
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.protocol.lease import Lease
+from unwedged.store.engine import must_be_supported
 from unwedged.store.errors import NotAStore
 from unwedged.store.schema import CENSUS, IDENTITY, SOUND, translated, version_of
 
@@ -38,6 +39,7 @@ class Inspection:
 
 def inspect(path: Path, lines: int = 20) -> Inspection:
     """Look at the store at ``path``, as it is after its last commit, with at most ``lines`` lines of the change log."""
+    must_be_supported()
     path = path.resolve()
     with translated():
         while True:

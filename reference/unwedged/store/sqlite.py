@@ -13,7 +13,11 @@ record. Each is a transaction by itself. They take a few microseconds, and the h
 several times as long. Two things could hold the loop up, and neither does: another's transaction, since this
 connection waits for none (what finds the database busy is tried again later, and the loop goes on meanwhile); and the
 disk, since this connection does not wait for it either. What remains is a page that has to be read from the file, and
-once in thousands of writes a log that is begun anew, or moved into the file.
+once in thousands of writes a log that is begun anew.
+
+*The log* is moved into the file only by ``_move_log``, and only under the write lock. Releases of SQLite up to 3.51.2
+can damage the file when a checkpoint without that lock meets a commit that begins the log anew (``wal-reset``).
+Automatic checkpoints have no such lock, nor has ``wal_checkpoint(FULL)`` where it finds it taken; so there are none.
 
 *The lease* is therefore written with ``synchronous=NORMAL``. A power cut may undo that, but it ends every process too:
 nobody is left who believes in a lease that was forgotten, or whose epoch is given out again. Nor was anything committed
@@ -44,6 +48,7 @@ from unwedged.protocol.lease import LONGEST_LEASE, Lease
 from unwedged.store.apart import FEW, apart
 from unwedged.store.backend import Committed, Listed, Loaded, Row, RowName
 from unwedged.store.birthplace import Birthplace
+from unwedged.store.engine import must_be_supported
 from unwedged.store.errors import LeaseLost, NotAStore, StorageFailed, StoreClosed
 from unwedged.store.expectations import ANYTHING, Expectations
 from unwedged.store.files import Files, must_not_be_inherited, prepare
@@ -81,13 +86,15 @@ IN_A_ROW = 8
 """After so many short statements others get a chance to run, renewals too: who asks again and again must not keep them
 from it. (After each one would take half as long again.)"""
 
-CHECKPOINT_EVERY = 250
-"""After so many transactions one of them moves the write-ahead log into the file, and keeps others from writing
-meanwhile, so that the log is begun anew. SQLite's own way needs a moment in which nobody writes. Where processes hand
-over to each other that hardly ever comes: each transaction tries again, and the log grows and grows."""
+LONGEST_LOG = 1500
+"""After this process has written about so many pages to the write-ahead log (with some 250 small commits), it moves the
+log into the file, and keeps others from writing meanwhile, so that the log is begun anew. SQLite's own way needs a
+moment in which nobody writes. Where processes hand over to each other that hardly ever comes: each transaction tries
+again, and the log grows and grows."""
 
-LONGEST_LOG = 4000
-"""At so many pages SQLite may try its own way all the same: after one large transaction, or where nobody commits."""
+PAGES_OF_A_COMMIT = 6
+ROWS_OF_A_PAGE = 10
+"""About how many pages a small commit writes, and how many small rows of a large one share a page."""
 
 ROOM = 64 * 1024
 """So many KiB a large commit may use for pages of the database: half the time, and so half as long for all others."""
@@ -202,12 +209,13 @@ class SqliteBackend:
         self._schema = newest()
         self._birthplace = Birthplace()
         self._in_a_row = 0
-        self._written = 0
+        self._unmoved = 0
         self._closed = False
 
     @classmethod
     async def open(cls, path: Path, expected: Expectations = ANYTHING) -> SqliteBackend:
         """Open the store at ``path``; where there is no file, or an empty one, make one that only its owner reads."""
+        must_be_supported()
         with translated():
             file = prepare(path, expected)
             must_not_be_inherited(file)
@@ -312,7 +320,7 @@ class SqliteBackend:
                 _rows(connection, _PROLONG, {"late": late})
             return Committed(Version(version), bool(wanted), bool(released))
 
-        return await self._write(write, roomy=len(rows) > FEW)
+        return await self._write(write, len(rows))
 
     async def truncate(self, floor: Version) -> None:
         """Forget the change log up to and including ``floor`` (at most the store's version)."""
@@ -355,6 +363,8 @@ class SqliteBackend:
         if self._in_a_row == IN_A_ROW:
             self._in_a_row = 0
             await asyncio.sleep(0)
+        if writes and self._must_tidy_up(1):
+            await self._call(self._tidy_up)
         while True:
             if writes:
                 self._files.verify()
@@ -372,13 +382,12 @@ class SqliteBackend:
         """Run one reading statement on the driver's thread."""
         return await self._call(lambda connection: _rows(connection, statement, parameters))
 
-    async def _write(self, work: Callable[[sqlite3.Connection], Result], *, roomy: bool = False) -> Result:
-        """Run ``work`` in a transaction on the driver's thread; a large one is ``roomy``. Tidy up now and then.
+    async def _write(self, work: Callable[[sqlite3.Connection], Result], rows: int = 1) -> Result:
+        """Run ``work``, which writes so many ``rows``, in a transaction on the driver's thread. Tidy up now and then.
 
         Both before anything is written and before it is acknowledged the files must be the ones that were opened.
         """
-        self._written += 1
-        tidily = self._written % CHECKPOINT_EVERY == 0
+        tidily = self._must_tidy_up(PAGES_OF_A_COMMIT + rows // ROWS_OF_A_PAGE)
 
         def verified(connection: sqlite3.Connection) -> Result:
             self._must_know(connection)
@@ -386,15 +395,26 @@ class SqliteBackend:
             return work(connection)
 
         def write(connection: sqlite3.Connection) -> Result:
-            with _room(connection) if roomy else contextlib.nullcontext():
+            with _room(connection) if rows > FEW else contextlib.nullcontext():
                 result = _transaction(verified, connection)
             self._files.verify()
             if tidily:
-                with contextlib.suppress(sqlite3.Error):  # The transaction is made, whatever comes of this.
-                    _checkpoint(connection)
+                self._tidy_up(connection)
             return result
 
         return await self._call(write)
+
+    def _must_tidy_up(self, pages: int) -> bool:
+        """Count what is written, and say when it is time to move the log into the file."""
+        self._unmoved += pages
+        if self._unmoved < LONGEST_LOG:
+            return False
+        self._unmoved = 0
+        return True
+
+    def _tidy_up(self, connection: sqlite3.Connection) -> None:
+        with contextlib.suppress(sqlite3.Error):  # What was written is written, whatever comes of this.
+            _move_log(connection, self._files.path)
 
     async def _call(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """Run ``work`` on the driver's thread. Who is cancelled is told when it is over."""
@@ -457,13 +477,28 @@ def _room(connection: sqlite3.Connection) -> Iterator[None]:
         _rows(connection, f"PRAGMA cache_size = {usual}", {})
 
 
-def _checkpoint(connection: sqlite3.Connection) -> None:
-    """Move the log into the file while nobody writes; if others do, for long, leave it for the next time."""
-    for _ in range(round(BRIEFLY / AT_ONCE)):
-        [(busy, _, _)] = _rows(connection, "PRAGMA wal_checkpoint(FULL)", {})
-        if not busy:
-            return
-        time.sleep(AT_ONCE)
+def _move_log(connection: sqlite3.Connection, path: str) -> None:
+    """Move the log into the file while nobody writes; if others write or read, for long, leave it for the next time.
+
+    One connection holds the write lock, and another moves the log: SQLite does not do both with one. So nobody begins
+    the log anew meanwhile, and nothing can go wrong in SQLite that does when somebody does.
+    """
+    with contextlib.closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as other:
+        _rows(other, IDENTITY, {})
+        for pause in (AT_ONCE,) * round(BRIEFLY / AT_ONCE):
+            try:
+                connection.execute(BEGIN)
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error):
+                    raise
+            else:
+                try:
+                    [(busy, pages, moved)] = _rows(other, "PRAGMA wal_checkpoint(PASSIVE)", {})
+                finally:
+                    connection.rollback()
+                if not busy and pages == moved:
+                    return
+            time.sleep(pause)
 
 
 async def _prepared(driver: Driver, here: sqlite3.Connection, expected: Expectations) -> bytes:
@@ -478,7 +513,7 @@ async def _prepared(driver: Driver, here: sqlite3.Connection, expected: Expectat
 def _prepare_beside(connection: sqlite3.Connection) -> None:
     """Make the connection of the short statements ready; reading opens its write-ahead log."""
     connection.create_function("late", 2, _lateness)
-    for statement in ("PRAGMA synchronous = NORMAL", f"PRAGMA wal_autocheckpoint = {LONGEST_LOG}", IDENTITY):
+    for statement in ("PRAGMA synchronous = NORMAL", "PRAGMA wal_autocheckpoint = 0", IDENTITY):
         _rows(connection, statement, {})
 
 
@@ -511,7 +546,7 @@ def _prepare(expected: Expectations, connection: sqlite3.Connection) -> bytes:
         identity()
     if rows("PRAGMA journal_mode = WAL")[0][0] != "wal":
         raise StorageFailed("this file system does not support SQLite's write-ahead log")
-    for pragma in ("synchronous = FULL", "secure_delete = ON", f"wal_autocheckpoint = {LONGEST_LOG}"):
+    for pragma in ("synchronous = FULL", "secure_delete = ON", "wal_autocheckpoint = 0"):
         rows(f"PRAGMA {pragma}")
     if upgrade(schema):
         _transaction(upgraded, connection)

@@ -1,0 +1,40 @@
+"""Which SQLite this process has, and what that means for a store."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final, TypeAlias
+
+from unwedged.store.errors import UnsupportedSQLite
+
+Release: TypeAlias = tuple[int, ...]
+
+LEAST: Final = (3, 37, 0)
+"""STRICT tables are that old, and RETURNING is older."""
+
+_RACE_CAME: Final = (3, 7, 0)
+_RACE_WENT: Final = (3, 51, 3)
+_MENDED: Final = ((3, 44, 6), (3, 50, 7))
+"""Releases of older lines in which it was mended as well, and all later ones of the same line."""
+
+
+def must_be_supported(release: Release = sqlite3.sqlite_version_info) -> None:
+    """Refuse an SQLite that can't read a store."""
+    if release < LEAST:
+        raise UnsupportedSQLite(f"a store needs SQLite {_text(LEAST)} or later, and this program has {_text(release)}")
+
+
+def has_wal_reset_race(release: Release = sqlite3.sqlite_version_info) -> bool:
+    """Say whether a checkpoint that does not hold the write lock can damage the file (``wal-reset``)."""
+    mended = any(release[:2] == first[:2] and release >= first for first in _MENDED)
+    return _RACE_CAME <= release < _RACE_WENT and not mended
+
+
+def description(release: Release = sqlite3.sqlite_version_info) -> str:
+    """Say for people which SQLite this is."""
+    race = "has the WAL-reset race, which no program of this store can meet" if has_wal_reset_race(release) else "sound"
+    return f"{_text(release)} ({race})"
+
+
+def _text(release: Release) -> str:
+    return ".".join(map(str, release))
