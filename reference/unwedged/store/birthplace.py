@@ -11,6 +11,17 @@ import os
 
 from unwedged.store.errors import ForkedStore
 
+_here = object()
+"""This process, and another one in each child. (To ask the system for a number would cost each access a call.)"""
+
+
+def _forget() -> None:
+    global _here
+    _here = object()
+
+
+os.register_at_fork(after_in_child=_forget)
+
 
 class Birthplace:
     """The process that this was made in."""
@@ -18,13 +29,13 @@ class Birthplace:
     __slots__ = ("_process",)
 
     def __init__(self) -> None:
-        self._process = os.getpid()
+        self._process = _here
 
     def is_here(self) -> bool:
         """Say whether that is the process that asks."""
-        return os.getpid() == self._process
+        return self._process is _here
 
     def must_be_here(self) -> None:
         """Refuse to go on in any other process. Awaits nothing: perhaps nothing can be awaited there."""
-        if os.getpid() != self._process:  # not by is_here(): each access to the store asks
+        if self._process is not _here:
             raise ForkedStore("this process was forked from the one that opened the store, and can't use it")

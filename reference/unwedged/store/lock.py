@@ -34,6 +34,10 @@ Answer = TypeVar("Answer")
 logger = logging.getLogger(__name__)
 
 
+GUARD_ENDS = (LeaseLost, StoreReplaced, UnsupportedSchema)
+"""What ends a guard, and each operation under it, at whatever access it is met."""
+
+
 @dataclass(frozen=True, slots=True)
 class LeaseTimes:
     """How long a lease lasts and what its holder does in the meantime, in milliseconds.
@@ -248,7 +252,7 @@ class LeaseLock:
         """
         try:
             return await access
-        except (LeaseLost, StoreReplaced, UnsupportedSchema):
+        except GUARD_ENDS:
             self.lost(epoch)
             raise
 

@@ -23,7 +23,6 @@ from unwedged.store.backend import Backend, Committed
 from unwedged.store.birthplace import Birthplace
 from unwedged.store.clock import Clock
 from unwedged.store.errors import (
-    LeaseLost,
     OperationEnded,
     OperationInterrupted,
     SnapshotMoved,
@@ -33,7 +32,7 @@ from unwedged.store.errors import (
     UnknownKind,
 )
 from unwedged.store.holding import Holding, RecordName
-from unwedged.store.lock import LeaseLock
+from unwedged.store.lock import GUARD_ENDS, LeaseLock
 from unwedged.store.records import Codec, Kind, RecordKind
 from unwedged.store.sealed import Batch, SealedRecords
 from unwedged.store.settled import settled
@@ -136,8 +135,8 @@ class Operation:
         """Await an access to the database. Where the fence stops it, the operation can't go on."""
         try:
             return await self._parts.lock.fenced(self.epoch, access)
-        except LeaseLost as lost:
-            self._doom = lost
+        except GUARD_ENDS as ends:
+            self._doom = ends
             raise
 
     def _moved(self, what: str) -> SnapshotMoved:
