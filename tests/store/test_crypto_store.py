@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import assert_type
 
@@ -54,6 +55,7 @@ from unwedged.store import (
     WrongKey,
     crypto_store,
 )
+from unwedged.store.expectations import Expectations
 from unwedged.store.holding import RecordName
 from unwedged.store.sqlite import SqliteBackend
 
@@ -110,6 +112,38 @@ class TestOpening:
         async with await CryptoStore.open(str(path), key=KEY, label="two", kinds=KINDS) as store:
             assert store.statistics().version == 1
             assert await store.run(count_up) == 2
+
+    async def test_cancelled_at_every_await_it_leaves_no_file_open(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nor the driver's thread, which would keep the program from ending."""
+        made: list[SqliteBackend] = []
+        prepare = SqliteBackend.open
+
+        async def noted(path: Path, expected: Expectations) -> SqliteBackend:
+            backend = await prepare(path, expected)
+            made.append(backend)
+            return backend
+
+        async def attempt(cancelled: CancelledAt[CryptoStore]) -> CryptoStore:
+            return await cancelled
+
+        monkeypatch.setattr(SqliteBackend, "open", noted)
+        for at in range(1, 100):
+            opening = CryptoStore.open(tmp_path / "store.db", key=bytes(32), label="phone", kinds=KINDS)
+            cancelled = CancelledAt(opening, at, late=False)
+            task = asyncio.create_task(attempt(cancelled))
+            await asyncio.wait((task,))
+            if not cancelled.struck:
+                await task.result().close()
+                assert len(made) > 1, "it was cancelled too after the backend was there"
+                return
+            assert task.cancelled()
+            left_open = [backend for backend in made if not backend._closed]
+            for backend in left_open:
+                await backend.close()
+            assert not left_open
+        pytest.fail("it never got through")
 
     async def test_two_may_make_its_key_at_once(self, tmp_path: Path) -> None:
         backend = await SqliteBackend.open(tmp_path / "store.db")
@@ -920,6 +954,28 @@ class TestMisuse:
             await behind
         assert repr(phone) == "<CryptoStore 'phone' closed epoch=0 version=1 cached=1 running=0>"
 
+    async def test_closing_waits_for_all_that_runs(self, phone: Instance) -> None:
+        """Not just for the first that ends: the file must not be closed under the others."""
+        await phone.run(count_up)
+        ends = [asyncio.Event(), asyncio.Event()]
+
+        async def lasting(end: asyncio.Event, view: View) -> int | None:
+            await end.wait()
+            assert await view.keys(DEVICE) == ()
+            return await count_of(view)
+
+        first, second = (asyncio.create_task(phone.query(partial(lasting, end))) for end in ends)
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(phone.close())
+        ends[0].set()
+        assert await first == 1
+        await all_that_can_run()
+        assert "close" not in phone.gated.calls
+        ends[1].set()
+        assert await second == 1
+        await closing
+        assert phone.gated.calls[-1] == "close"
+
 
 class TestClosingInTime:
     async def test_operations_that_do_not_end_are_named(
@@ -1057,6 +1113,24 @@ class TestHandover:
         assert (statistics.invalidations, statistics.records_dropped) == (1, 1)
         bench.assert_cache_is_snapshot(phone)
         assert await phone.run(lambda transaction: count_up(transaction, "b")) == 3
+
+    async def test_all_live_objects_of_changed_records_are_dropped_and_no_others(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        """An old one that stayed would give out a count that the other process has given out."""
+        changed = ("a", "b", "c")
+        for key in (*changed, "same"):
+            await phone.run(partial(count_up, key=key))
+        kept = phone.lock.holding.live[RecordName("counter", b"same")]
+        await phone.lock.release_now()
+        async with extension.transaction() as transaction:
+            for key in changed:
+                assert await count_up(transaction, key) == 2
+        await extension.lock.release_now()
+        await take_over(phone)
+        assert phone.lock.holding.live == {RecordName("counter", b"same"): kept}
+        bench.assert_cache_is_snapshot(phone)
+        assert [await phone.run(partial(count_up, key=key)) for key in (*changed, "same")] == [3, 3, 3, 2]
 
     async def test_an_operation_of_a_dead_guard_finds_no_live_object(
         self, bench: Workbench, phone: Instance, extension: Instance

@@ -15,7 +15,7 @@ import pytest
 
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.protocol.lease import Lease
-from unwedged.store import schema
+from unwedged.store import inspection, schema
 from unwedged.store.backend import Row, RowName
 from unwedged.store.errors import NotAStore, StorageFailed, UnsupportedSchema
 from unwedged.store.inspection import Inspection, inspect
@@ -93,6 +93,52 @@ async def test_a_transaction_that_is_under_way_is_not_seen_and_not_waited_for(tm
             raw.execute("UPDATE state SET version = 9")
             assert inspect(tmp_path / "store").version == 3
             raw.execute("ROLLBACK")
+
+
+async def test_all_that_is_told_is_of_one_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where somebody commits while it is looked at."""
+    async with filled(tmp_path / "store") as backend:
+        identity = backend.identity.hex()
+        with closing(sqlite3.connect(tmp_path / "store", isolation_level=None)) as raw:
+
+            def meanwhile(*census: int) -> int:
+                raw.execute("UPDATE state SET version = 9")
+                return schema.version_of(*census)
+
+            monkeypatch.setattr(inspection, "version_of", meanwhile)
+            assert inspect(tmp_path / "store") == expected(identity)
+    monkeypatch.undo()
+    assert inspect(tmp_path / "store").version == 9
+
+
+async def test_a_store_that_is_opened_and_closed_meanwhile_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has it open, so it is read as a file that doesn't change. If it did, what was read counts for nothing."""
+    path = tmp_path / "store"
+    async with filled(path):
+        pass
+    read = inspection._read
+    reads = []
+
+    def overtaken(of: Path, mode: str, lines: int) -> Inspection:
+        reads.append(mode)
+        result = read(of, mode, lines)
+        if len(reads) == 1:
+            with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+                raw.execute("UPDATE state SET version = 9")
+        return result
+
+    monkeypatch.setattr(inspection, "_read", overtaken)
+    assert inspect(path).version == 9
+    assert len(reads) == 2
+
+
+async def test_the_kinds_of_one_version_are_in_order(tmp_path: Path) -> None:
+    async with filled(tmp_path / "store") as backend:
+        rows = [Row(name, b"4") for name in (C, A)]
+        await backend.commit(Epoch(1), rows, NOW, DURATION, alone=False)
+        assert inspect(tmp_path / "store", lines=2).changes == ((4, "device"), (4, "session"))
 
 
 CRASH = """

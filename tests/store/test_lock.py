@@ -29,7 +29,7 @@ from tests.store.stores import (
 from unwedged.protocol import guard as rules
 from unwedged.protocol.guard import NO_GUARD, Stage
 from unwedged.protocol.identifiers import Epoch, Milliseconds
-from unwedged.store.errors import LeaseLost, StorageFailed, StoreBusy, StoreClosed
+from unwedged.store.errors import LeaseLost, StorageFailed, StoreBusy, StoreClosed, StoreError
 from unwedged.store.lock import LeaseTimes
 from unwedged.store.watch import EAGER_LOOKS, LONGEST_PAUSE, SHORTEST_PAUSE, Watch
 
@@ -654,12 +654,31 @@ class TestRenewing:
         assert phone.lock.guard == NO_GUARD
         gate.opened.set()
 
-    async def test_a_failed_renewal_is_tried_again(self, phone: Instance, caplog: pytest.LogCaptureFixture) -> None:
+    async def test_a_lease_is_not_idle_right_after_a_sync_that_took_long(self, phone: Instance) -> None:
+        """Something waits for it. To give it up now would mean to sync again, perhaps without end."""
+        phone.lock.start()
+        gate = phone.gated.hold_before("changes")
+        acquiring = asyncio.create_task(phone.lock.acquire_now())
+        await gate.reached.wait()
+        await phone.clock.asleep(2)
+        gate.opened.set()
+        assert await acquiring
+        phone.clock.advance(100)
+        await all_that_can_run()
+        assert phone.lock.guard.stage is Stage.HELD
+        phone.clock.advance(100)
+        await all_that_can_run()
+        assert phone.lock.guard == NO_GUARD
+
+    @pytest.mark.parametrize("failure", [StoreBusy("busy"), StorageFailed("the disk is full")])
+    async def test_a_failed_renewal_is_tried_again(
+        self, phone: Instance, caplog: pytest.LogCaptureFixture, failure: StoreError
+    ) -> None:
         phone.lock.start()
         await take_over(phone)
         async with phone.view():
             await phone.clock.asleep(2)
-            phone.gated.failures["renew"] = StoreBusy("busy")
+            phone.gated.failures["renew"] = failure
             phone.clock.advance(500)
             await phone.clock.asleep(4)
             gate = phone.gated.hold_after("renew")

@@ -263,6 +263,14 @@ def test_a_header_can_not_ask_for_any_price(
         Sealer.unlock(PASSPHRASE, STORE, json.dumps(json.loads(header) | cost).encode())
 
 
+@pytest.mark.parametrize("length", [0, 15, 17, 200])
+def test_a_salt_has_the_length_that_it_was_made_with(length: int) -> None:
+    """An empty one would let all stores with this passphrase be attacked at once."""
+    header = json.loads(Sealer.create(PASSPHRASE, STORE).header)
+    with pytest.raises(NotAStore, match="out of bounds"):
+        Sealer.unlock(PASSPHRASE, STORE, json.dumps(header | {"salt": bytes(length).hex()}).encode())
+
+
 def test_the_price_of_new_passphrases_is_the_stated_one() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sealing, "COST", NEW_STORES)

@@ -768,6 +768,23 @@ async def test_a_busy_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> No
                 await write()
 
 
+async def test_damage_within_the_file_is_named_as_what_it_is(tmp_path: Path) -> None:
+    """It is the file that is bad, not the disk: trying again won't help, a backup will."""
+    path = tmp_path / "store"
+    async with opened(path) as backend:
+        row = await backend.acquire(ME, "me", NOW, DURATION)
+        await backend.commit(row.epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+    with closing(sqlite3.connect(path)) as raw:
+        [(page,)] = raw.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'record'")
+        [(size,)] = raw.execute("PRAGMA page_size")
+    content = bytearray(path.read_bytes())
+    content[(page - 1) * size : page * size] = bytes([255]) * size
+    path.write_bytes(content)
+    async with opened(path) as backend:
+        with pytest.raises(NotAStore, match="damaged"):
+            await backend.load(row.epoch, A, Version(0))
+
+
 async def test_a_closed_backend(store: Store) -> None:
     backend = store.backend
     await backend.close()
@@ -1159,6 +1176,17 @@ async def test_a_lease_that_changes_hands_again_and_again_does_not_fill_the_disk
         for _ in range(100):
             await backend.release((await backend.acquire(ME, "me", NOW, DURATION)).epoch)
         assert (tmp_path / "store-wal").stat().st_size < 25 * 4200
+
+
+async def test_commits_do_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where tidying up never finds its moment."""
+    monkeypatch.setattr(sqlite, "LONGEST_LOG", 20)
+    monkeypatch.setattr(sqlite, "CHECKPOINT_EVERY", 10**9)
+    async with opened(tmp_path / "store") as backend:
+        epoch = (await backend.acquire(ME, "me", NOW, DURATION)).epoch
+        for _ in range(100):
+            await backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+        assert (tmp_path / "store-wal").stat().st_size < 30 * 4200
 
 
 async def test_old_values_leave_the_file(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tests.store.stores import (
     PLAIN,
     Instance,
     Workbench,
+    all_that_can_run,
     count_up,
     failing,
     take_over,
@@ -107,6 +108,16 @@ async def test_a_holder_does_not_listen(phone: Instance) -> None:
         before = list(phone.gated.calls)
         await phone.listen_now()
         assert phone.gated.calls == before
+
+
+async def test_without_subscribers_nobody_listens(phone: Instance) -> None:
+    phone.start()
+    async with phone.subscribe(COUNTER):
+        await phone.clock.asleep(1)
+    phone.clock.advance(LISTEN_EVERY)
+    await phone.clock.asleep(1)
+    await all_that_can_run()
+    assert phone.clock.slept == [LISTEN_EVERY]
 
 
 async def test_a_failed_look_is_repeated(

@@ -1,0 +1,197 @@
+"""Changes of one line that break the store, each with the test that notices it.
+
+Each of them was made once by hand, and no test failed. Here each is made again, to a copy of the package: the test that
+is named must fail. If a line is gone, find what took its place, and change that.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[2]
+STORE: Final = "reference/unwedged/store"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """What goes wrong, the line that is changed for it, and the test that protects from it."""
+
+    wrong: str
+    file: str
+    line: str
+    instead: str
+    test: str
+
+    def __str__(self) -> str:
+        return self.wrong.replace(" ", "-")
+
+
+MUTANTS: Final = (
+    Mutant(
+        "a stale live object survives a sync",
+        f"{STORE}/holding.py",
+        "for change in log.changes:",
+        "for change in log.changes[:1]:",
+        "test_crypto_store.py::TestHandover::test_all_live_objects_of_changed_records_are_dropped_and_no_others",
+    ),
+    Mutant(
+        "two gets at once give two live objects",
+        f"{STORE}/transactions.py",
+        "            if name not in self._objects:\n                self._objects[name] = None if encoded",
+        "            if True:\n                self._objects[name] = None if encoded",
+        "test_crypto_store.py::TestTransactions::test_two_gets_at_once_give_one_object",
+    ),
+    Mutant(
+        "a put during the commit is dropped without a word",
+        f"{STORE}/transactions.py",
+        "        self.end()\n        self._must_not_be_doomed()\n        if not self._writes:",
+        "        self._must_not_be_doomed()\n        if not self._writes:",
+        "test_crypto_store.py::TestTransactions::test_nothing_is_put_during_the_commit",
+    ),
+    Mutant(
+        "the file is closed under a second operation",
+        f"{STORE}/crypto_store.py",
+        "        if not self._operations:\n            self._quiet.set()",
+        "        self._quiet.set()",
+        "test_crypto_store.py::TestMisuse::test_closing_waits_for_all_that_runs",
+    ),
+    Mutant(
+        "a cancelled close leaves a store half closed",
+        f"{STORE}/crypto_store.py",
+        "(timeout_seconds):\n                await asyncio.shield(self._closing)",
+        "(timeout_seconds):\n                await self._closing",
+        "test_crypto_store.py::TestClosingInTime::test_a_cancelled_close_goes_on",
+    ),
+    Mutant(
+        "a cancelled open leaks a file and a thread",
+        f"{STORE}/crypto_store.py",
+        "except BaseException:\n            await backend.close()",
+        "except Exception:\n            await backend.close()",
+        "test_crypto_store.py::TestOpening::test_cancelled_at_every_await_it_leaves_no_file_open",
+    ),
+    Mutant(
+        "a view reads while it is validated",
+        f"{STORE}/crypto_store.py",
+        "                operation.end()\n                await operation.validate()",
+        "                await operation.validate()",
+        "test_crypto_store.py::TestTransactions::test_nothing_is_read_during_the_validation",
+    ),
+    Mutant(
+        "one full disk ends renewing for good",
+        f"{STORE}/lock.py",
+        "else self.renew_now())\n            except StoreError",
+        "else self.renew_now())\n            except UnsupportedSchema",
+        "test_lock.py::TestRenewing::test_a_failed_renewal_is_tried_again",
+    ),
+    Mutant(
+        "a lease is released as idle right after the sync",
+        f"{STORE}/lock.py",
+        "        self._become(rules.synced(self.guard, epoch))\n        self._activity += 1",
+        "        self._become(rules.synced(self.guard, epoch))",
+        "test_lock.py::TestRenewing::test_a_lease_is_not_idle_right_after_a_sync_that_took_long",
+    ),
+    Mutant(
+        "one task leaks for each commit",
+        f"{STORE}/settled.py",
+        "_settling.discard(task)",
+        "pass",
+        "test_settled.py::test_nothing_remembers_work_that_is_over",
+    ),
+    Mutant(
+        "a process listens without subscribers",
+        f"{STORE}/streams.py",
+        "self.followed.clear()",
+        "pass",
+        "test_streams.py::test_without_subscribers_nobody_listens",
+    ),
+    Mutant(
+        "an inspection mixes two versions",
+        f"{STORE}/inspection.py",
+        'connection.execute("BEGIN")',
+        "pass",
+        "test_inspection.py::test_all_that_is_told_is_of_one_version",
+    ),
+    Mutant(
+        "an inspection reads while others write",
+        f"{STORE}/inspection.py",
+        "if before.wal or before == _stamp(path):",
+        "if True:",
+        "test_inspection.py::test_a_store_that_is_opened_and_closed_meanwhile_is_looked_at_again",
+    ),
+    Mutant(
+        "the kinds of one version are in no order",
+        f"{STORE}/inspection.py",
+        "ORDER BY version DESC, kind DESC",
+        "ORDER BY version DESC, kind",
+        "test_inspection.py::test_the_kinds_of_one_version_are_in_order",
+    ),
+    Mutant(
+        "the log grows with every commit",
+        f"{STORE}/sqlite.py",
+        '"secure_delete = ON", f"wal_autocheckpoint = {LONGEST_LOG}"',
+        '"secure_delete = ON"',
+        "test_sqlite.py::test_commits_do_not_fill_the_disk",
+    ),
+    Mutant(
+        "a damaged file is told as a bad disk",
+        f"{STORE}/schema.py",
+        "(sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)",
+        "(sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)",
+        "test_sqlite.py::test_damage_within_the_file_is_named_as_what_it_is",
+    ),
+    Mutant(
+        "a salt of any length is accepted",
+        f"{STORE}/sealing.py",
+        "parsed.cost.acceptable() and len(parsed.salt) == _SALT",
+        "parsed.cost.acceptable()",
+        "test_sealing.py::test_a_salt_has_the_length_that_it_was_made_with",
+    ),
+)
+
+
+# Without waiting for a thread that a broken store left behind.
+PYTEST: Final = "import os, pytest, sys; code = pytest.main(sys.argv[1:]); sys.stdout.flush(); os._exit(code)"
+
+
+def run(package: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with that copy of the package, which must be found before the installed one."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(package), *sys.path))}
+    command = [sys.executable, "-c", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+
+
+def outcome_of(package: Path, *names: str) -> subprocess.CompletedProcess[str]:
+    """Run tests of the store on that copy of the package."""
+    return run(package, PYTEST, "-q", "-x", "-p", "no:cacheprovider", *(f"tests/store/{name}" for name in names))
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """Copy the package; return the folder that it is in."""
+    shutil.copytree(ROOT / "reference", tmp_path / "reference", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "reference"
+
+
+def test_without_a_change_the_tests_pass_on_the_copy(package: Path) -> None:
+    found = run(package, "import unwedged.store; print(unwedged.store.__file__)")
+    assert Path(found.stdout.strip()).is_relative_to(package), found
+    passed = outcome_of(package, *sorted({mutant.test for mutant in MUTANTS}))
+    assert passed.returncode == 0, passed.stdout
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
+def test_a_mutant_dies(package: Path, mutant: Mutant) -> None:
+    file = package.parent / mutant.file
+    source = file.read_text()
+    assert source.count(mutant.line) == 1, f"{mutant.file} no longer has this line once. What took its place?"
+    file.write_text(source.replace(mutant.line, mutant.instead))
+    outcome = outcome_of(package, mutant.test)
+    assert outcome.returncode == 1, f"no test failed:\n{outcome.stdout}"
