@@ -686,7 +686,7 @@ class TestRenewing:
             await gate.reached.wait()
             gate.opened.set()
         [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
-        assert record.getMessage() == "renewal failed label=phone epoch=1: busy"
+        assert record.getMessage() == f"renewal failed label=phone epoch=1: {failure}"
         assert record.exc_info is None
         assert phone.lock.guard.stage is Stage.HELD
 
