@@ -214,7 +214,9 @@ class Workbench:
         self._chance = SeededChance()
         self._opened: list[Instance] = []
 
-    async def instance(self, label: str, *, times: LeaseTimes | None = None) -> Instance:
+    async def instance(
+        self, label: str, *, times: LeaseTimes | None = None, cache_limit_bytes: int | None = None
+    ) -> Instance:
         backend = await SqliteBackend.open(self.path)
         if self.sealer is None:
             self.sealer = Sealer._of(backend.identity, bytes(32))
@@ -229,6 +231,7 @@ class Workbench:
             times=times or LeaseTimes(),
             clock=self.clock,
             chance=self._chance,
+            cache_limit_bytes=cache_limit_bytes,
         )
         store.gated, store.clock, store.sealer, store.path = gated, self.clock, self.sealer, self.path
         self._opened.append(store)

@@ -20,6 +20,7 @@ from unwedged.protocol.guard import NO_GUARD, admits
 from unwedged.protocol.identifiers import Version
 from unwedged.protocol.stream import Lagged
 from unwedged.store.errors import LeaseLost, OperationInterrupted, SnapshotMoved
+from unwedged.store.holding import OVERHEAD
 from unwedged.store.streams import Changed, Inbox, Subscription
 from unwedged.store.transactions import Transaction, View
 
@@ -57,6 +58,8 @@ class Process:
 class TwoStores(RuleBasedStateMachine):
     """The model is the list of all versions of the store, each a dictionary."""
 
+    limit_bytes: int | None = None
+
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
@@ -71,7 +74,10 @@ class TwoStores(RuleBasedStateMachine):
     @initialize()
     def open(self) -> None:
         self.bench = Workbench(self.folder / "store.db")
-        self.processes = [Process(self.wait(self.bench.instance(label))) for label in ("phone", "extension")]
+        self.processes = [
+            Process(self.wait(self.bench.instance(label, cache_limit_bytes=self.limit_bytes)))
+            for label in ("phone", "extension")
+        ]
         self.readers = [self.wait(self.follow(process)) for process in self.processes]
 
     async def follow(self, process: Process) -> asyncio.Task[None]:
@@ -322,3 +328,13 @@ class TwoStores(RuleBasedStateMachine):
 
 TestTwoStores = TwoStores.TestCase
 TestTwoStores.settings = settings(max_examples=60, stateful_step_count=50, deadline=None, print_blob=True)
+
+
+class TwoStoresThatForget(TwoStores):
+    """There is room for one of the three records in each cache."""
+
+    limit_bytes = OVERHEAD + 10
+
+
+TestTwoStoresThatForget = TwoStoresThatForget.TestCase
+TestTwoStoresThatForget.settings = settings(TestTwoStores.settings, max_examples=30)

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from unwedged.check.errors import CheckError
-from unwedged.protocol import cache as cache_rules
 from unwedged.protocol.cache import Change, ChangeLog
 from unwedged.protocol.guard import Stage
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
@@ -673,8 +672,7 @@ class World:
     def forget(self, name: str, record: str) -> None:
         """Drop a record from a cache, and its live object."""
         holding, forgotten = self.processes[name].store.lock.holding, RecordName(COUNTER.name, record.encode())
-        holding.cache = cache_rules.forget(holding.cache, [forgotten])
-        holding.live.pop(forgotten, None)
+        holding.forget([forgotten])
 
     async def listen(self, name: str) -> bool:
         """Let a process without a guard look at the change log."""

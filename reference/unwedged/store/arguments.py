@@ -25,3 +25,12 @@ def octets_of(value: object, length: int, what: str) -> bytes:
     if len(value) != length:
         raise InvalidArgument(f"{what} is {length} bytes, not {len(value)}")
     return value
+
+
+def size_of(value: object, what: str) -> int:
+    """Return a number of bytes. ``what`` it is goes into the exception."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InvalidArgument(f"{what} is a number of bytes, not a {type(value).__name__}")
+    if value < 0:
+        raise InvalidArgument(f"{what} is at least 0 bytes, not {value}")
+    return value

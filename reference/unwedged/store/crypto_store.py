@@ -19,7 +19,7 @@ from typing import TypeAlias, TypeVar, TypeVarTuple
 from unwedged.protocol.cache import empty
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.store import engine
-from unwedged.store.arguments import text_of
+from unwedged.store.arguments import size_of, text_of
 from unwedged.store.backend import Backend
 from unwedged.store.birthplace import Birthplace
 from unwedged.store.clock import Chance, Clock, SystemChance, SystemClock
@@ -34,7 +34,7 @@ from unwedged.store.errors import (
     UnknownKind,
 )
 from unwedged.store.expectations import Existence, Expectations, StoreMark
-from unwedged.store.holding import Holding
+from unwedged.store.holding import Holding, Ledger
 from unwedged.store.lock import LeaseLock, LeaseTimes
 from unwedged.store.records import Kind, RecordKind
 from unwedged.store.sealed import SealedRecords
@@ -82,6 +82,8 @@ class Statistics:
     version: Version
     """The version that the cache is a partial copy of."""
     cached_records: int
+    cached_bytes: int | None
+    """What they take in memory with their live objects, by estimate. Counted only where there is a limit."""
     live_objects: int
     hits: int
     """Reads answered from memory."""
@@ -97,6 +99,8 @@ class Statistics:
     """Syncs that found the cache out of date."""
     records_dropped: int
     """Cached records that those syncs dropped."""
+    records_forgotten: int
+    """Cached records that were dropped to keep within the limit."""
     subscriptions: int
 
 
@@ -140,12 +144,14 @@ class CryptoStore:
         times: LeaseTimes,
         clock: Clock,
         chance: Chance,
+        cache_limit_bytes: int | None = None,
     ) -> None:
         """Callers use ``open``. This is for harnesses that put something of their own around the backend.
 
         ``instance`` is a number that no other instance has or had, and ``version`` one that the store had or has.
         """
         self._sealer = sealer
+        ledger = None if cache_limit_bytes is None else Ledger(cache_limit_bytes)
         records = SealedRecords(backend, sealer)
         self._streams = Streams(version)
         self._lock = LeaseLock(
@@ -155,7 +161,7 @@ class CryptoStore:
             times=times,
             clock=clock,
             chance=chance,
-            holding=Holding(Epoch(0), empty(version), {}),
+            holding=Holding(Epoch(0), empty(version), {}, ledger),
             read_log=records.changes,
             hear=self._streams.tell,
         )
@@ -180,6 +186,7 @@ class CryptoStore:
         kinds: Kinds,
         expect: Existence = Existence.ANY,
         not_before: StoreMark | None = None,
+        cache_limit_bytes: int | None = None,
         times: LeaseTimes | None = None,
         clock: Clock | None = None,
         chance: Chance | None = None,
@@ -196,9 +203,14 @@ class CryptoStore:
         ``StoreMissing`` or ``StoreExists``. One that has kept the store's ``mark()`` elsewhere gives it as
         ``not_before``: an older copy that was put back is refused as ``StoreRolledBack``, another store as
         ``AnotherStore``.
+
+        ``cache_limit_bytes`` bounds what the cached records take in memory, by an estimate that includes what Python
+        adds. Those that were not used for longest are dropped, and loaded again where they are needed. Without it all
+        records that were ever used stay in memory. What an operation has read stays with it until it ends.
         """
         secret = secret_of(passphrase, key)
         text_of(label, "a label")
+        limit_bytes = None if cache_limit_bytes is None else size_of(cache_limit_bytes, "the limit of a cache")
         declared = _declared(kinds)
         expected = Expectations(expect, not_before)
         backend = await SqliteBackend.open(Path(path), expected)
@@ -223,6 +235,7 @@ class CryptoStore:
             times=times or LeaseTimes(),
             clock=clock or SystemClock(),
             chance=chance,
+            cache_limit_bytes=limit_bytes,
         )
         store._run_tasks()
         return store
@@ -376,11 +389,12 @@ class CryptoStore:
     def statistics(self) -> Statistics:
         """Return what this object holds and did until now."""
         self._birthplace.must_be_here()
-        lock, counts = self._lock, self._parts.counts
+        lock, counts, ledger = self._lock, self._parts.counts, self._lock.holding.ledger
         return Statistics(
             epoch=lock.guard.epoch,
             version=lock.holding.cache.version,
             cached_records=len(lock.holding.cache.records),
+            cached_bytes=None if ledger is None else ledger.bytes,
             live_objects=len(lock.holding.live),
             hits=counts.hits,
             misses=counts.misses,
@@ -390,6 +404,7 @@ class CryptoStore:
             leases_lost=lock.lost_leases,
             invalidations=lock.invalidations,
             records_dropped=lock.dropped_records,
+            records_forgotten=0 if ledger is None else ledger.forgotten,
             subscriptions=len(self._streams),
         )
 

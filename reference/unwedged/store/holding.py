@@ -6,7 +6,8 @@ guard, so an operation that still has one in hand can see nothing of the new gua
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from unwedged.protocol import cache as rules
@@ -34,18 +35,72 @@ class Running(Protocol):
         """The qualified name of its code, for people."""
 
 
+OVERHEAD = 400
+"""What a cached record takes beside the bytes of its key and its value: Python's objects, its places in the map and in
+the order of use. Measured: see spec/benchmarks.md."""
+
+
+class Ledger:
+    """What each cached record takes in memory, by estimate, in the order in which they were last used."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.bytes = 0
+        self.forgotten = 0
+        """How many records had to go so far."""
+        self._weights: OrderedDict[RecordName, int] = OrderedDict()
+
+    def count(self, name: RecordName, value: bytes | None, *, live: bool) -> None:
+        """Count a record as it is now, and as used. A live object counts as much as the bytes it was decoded from."""
+        weight = OVERHEAD + len(name.key) + len(value or b"") * (1 + live)
+        self.bytes += weight - self._weights.pop(name, 0)
+        self._weights[name] = weight
+
+    def use(self, name: RecordName) -> None:
+        """Note that a record was used, if it is cached."""
+        if name in self._weights:
+            self._weights.move_to_end(name)
+
+    def drop(self, name: RecordName) -> None:
+        """Count a record no more."""
+        self.bytes -= self._weights.pop(name, 0)
+
+    def clear(self) -> None:
+        """Count nothing any more."""
+        self.bytes = 0
+        self._weights.clear()
+
+    def excess(self) -> list[RecordName]:
+        """Count no more, and return, the records that were not used for longest, until the rest is within the limit."""
+        names = []
+        while self.bytes > self.limit_bytes:
+            name, weight = self._weights.popitem(last=False)
+            self.bytes -= weight
+            names.append(name)
+        self.forgotten += len(names)
+        return names
+
+
 class Holding:
     """The cache of the guard of ``epoch``, as an immutable value that is swapped, and what goes with it.
 
     ``live`` has the decoded, mutable objects of some of the cached records: at most one of each, and none of them
     while a transaction works on it. ``running`` counts the operations that use this holding, and ``operations`` are
-    those, as far as they have begun to.
+    those, as far as they have begun to. With a ``ledger`` the cache is kept within a limit; the snapshots of running
+    operations, and the objects that a transaction took, are theirs and don't count.
     """
 
-    def __init__(self, epoch: Epoch, cache: Cache[RecordName, bytes], live: dict[RecordName, object]) -> None:
+    def __init__(
+        self,
+        epoch: Epoch,
+        cache: Cache[RecordName, bytes],
+        live: dict[RecordName, object],
+        ledger: Ledger | None = None,
+    ) -> None:
         self.epoch = epoch
         self.cache = cache
         self.live = live
+        self.ledger = ledger
         self.running = 0
         self.operations: set[Running] = set()
         self.writing = False
@@ -57,19 +112,28 @@ class Holding:
         """Make the next guard's holding out of ``cache``: what this one's still knows for certain (rules 2 and 3).
 
         The live objects move along, so that what is taken over costs what changed and not what is cached, and so
-        that an operation of the dead guard finds none here any more.
+        that an operation of the dead guard finds none here any more. So does the ledger.
         """
         live, self.live = self.live, {}
+        ledger, self.ledger = self.ledger, None
         if not cache.records:
             live = {}
-        if live:
+            if ledger is not None:
+                ledger.clear()
+        if live or ledger is not None:
             for change in log.changes:
                 live.pop(change.key, None)
-        return Holding(epoch, cache, live)
+                if ledger is not None and change.key not in cache.records:
+                    ledger.drop(change.key)
+        return Holding(epoch, cache, live, ledger)
 
     def fill(self, version: Version, name: RecordName, value: bytes | None) -> None:
         """Remember a record that was loaded from the store at ``version``."""
-        self.cache = rules.fill(self.cache, version, name, value)
+        known = self.cache
+        self.cache = rules.fill(known, version, name, value)
+        if self.ledger is not None and self.cache is not known:
+            self.ledger.count(name, value, live=False)
+            self.forget(self.ledger.excess())
 
     def install(
         self,
@@ -80,13 +144,34 @@ class Holding:
     ) -> None:
         """Take the values of the commit that made ``version``, and its objects back (rule 5).
 
-        ``made`` is the cache with those values, where it was made of this one's beforehand.
+        ``made`` is the cache with those values, where it was made of this one's beforehand. With a ledger it is of no
+        use: it may have records that were forgotten meanwhile, and not have others that were counted.
         """
-        self.cache = rules.install(self.cache, version, writes) if made is None else made
+        known = self.cache
+        self.cache = rules.install(known, version, writes) if made is None or self.ledger is not None else made
         for name in writes:
             self.live.pop(name, None)
         self.live.update(live)
+        if self.ledger is not None and self.cache is not known:
+            for name, value in writes.items():
+                self.ledger.count(name, value, live=name in live)
+            self.forget(self.ledger.excess())
+
+    def use(self, name: RecordName) -> None:
+        """Note that an operation read a record of its snapshot."""
+        if self.ledger is not None:
+            self.ledger.use(name)
 
     def take(self, name: RecordName) -> object | None:
         """Hand out the live object of a record, which from here on is the taker's alone."""
-        return self.live.pop(name, None)
+        live = self.live.pop(name, None)
+        if self.ledger is not None and live is not None:
+            self.ledger.count(name, self.cache.records[name], live=False)
+        return live
+
+    def forget(self, names: Sequence[RecordName]) -> None:
+        """Drop these records, and their live objects. They can be loaded again."""
+        if names:
+            self.cache = rules.forget(self.cache, names)
+            for name in names:
+                self.live.pop(name, None)

@@ -166,6 +166,7 @@ class Operation:
         """Return a record of the snapshot: from memory if it is there."""
         if name in self.snapshot.records:
             self._parts.counts.hits += 1
+            self._holding.use(name)
         else:
             self._parts.counts.misses += 1
             await self._load(name)
