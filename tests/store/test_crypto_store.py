@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -757,6 +758,15 @@ class TestCancellation:
         await store.query(count_of)
 
     @staticmethod
+    async def failure(store: Instance) -> None:
+        async def fail(transaction: Transaction) -> None:
+            await count_up(transaction)
+            raise NoSuchRecord
+
+        with contextlib.suppress(NoSuchRecord):
+            await store.run(fail)
+
+    @staticmethod
     async def hold(store: Instance) -> None:
         store.lock.end_view(await store.lock.begin_view())
 
@@ -776,7 +786,7 @@ class TestCancellation:
     @pytest.mark.parametrize("late", [False, True])
     @pytest.mark.parametrize("held", [False, True])
     @pytest.mark.parametrize(
-        "work", ["transaction", "reading", "view", "run", "query", "hold", "acquire", "release", "subscribe"]
+        "work", ["transaction", "reading", "view", "run", "query", "failure", "hold", "acquire", "release", "subscribe"]
     )
     async def test_at_every_await(self, bench: Workbench, work: str, held: bool, late: bool) -> None:
         operation: Callable[[Instance], Coroutine[object, None, None]] = getattr(self, work)

@@ -66,6 +66,8 @@ class TwoStores(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.versions: list[Records] = [{}]
         self.changed: list[set[str]] = [set()]
+        self.authors: list[Instance | None] = [None]
+        """By version, who committed it."""
 
     def wait(self, work: Coroutine[object, None, Result]) -> Result:
         # The time limit is for tests that hang, not for how long anything takes.
@@ -247,9 +249,28 @@ class TwoStores(RuleBasedStateMachine):
     def abort(self, which: int) -> None:
         process = self.processes[which]
         if process.transaction is not None:
-            self.interrupted(process, process.transaction, ZeroDivisionError())
+            self.interrupted(process, process.transaction, asyncio.CancelledError())
 
-    def interrupted(self, process: Process, running: Running, error: Exception) -> None:
+    @rule(which=processes_, position=st.integers(0, 3))
+    def fail(self, which: int, position: int) -> None:
+        """Leave the block by a failure of its own; where that is told, what was read was true."""
+        process = self.processes[which]
+        running = [*process.views, *filter(None, [process.transaction])][position : position + 1]
+        for operation in running:
+            self.forget(process, operation)
+            try:
+                swallowed = self.wait(self.leave(operation, ZeroDivisionError()))
+            except LeaseLost:
+                assert not process.store.lock.stands(operation.operation._operation.epoch)
+            else:
+                assert not swallowed
+                self.check_answer(process, operation)
+
+    def check_answer(self, process: Process, running: Running) -> None:
+        """What an operation answers was so between its begin and its end: nobody else has committed since it began."""
+        assert set(self.authors[running.began_at + 1 :]) <= {process.store}
+
+    def interrupted(self, process: Process, running: Running, error: BaseException) -> None:
         """Leave the block by an exception."""
         if isinstance(error, SnapshotMoved):
             assert running is not process.transaction, "nobody else can write during a transaction"
@@ -257,7 +278,7 @@ class TwoStores(RuleBasedStateMachine):
         self.forget(process, running)
         assert not self.wait(self.leave(running, error)), "the exception was swallowed"
 
-    async def leave(self, running: Running, error: Exception) -> bool | None:
+    async def leave(self, running: Running, error: BaseException) -> bool | None:
         return await running.context.__aexit__(type(error), error, error.__traceback__)
 
     def finish(self, process: Process, running: Running | None) -> None:
@@ -276,9 +297,12 @@ class TwoStores(RuleBasedStateMachine):
             after = {key: count for key, count in (before | running.written).items() if count is not None}
             self.versions.append(after)
             self.changed.append(set(running.written))
+            self.authors.append(process.store)
             assert running.operation.committed == len(self.versions) - 1
         elif isinstance(running.operation, Transaction):
             assert running.began_at == len(self.versions) - 1
+        else:
+            self.check_answer(process, running)
 
     async def leave_normally(self, running: Running) -> None:
         await running.context.__aexit__(None, None, None)
