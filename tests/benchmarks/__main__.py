@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from tests.benchmarks import handover, memory, model_checking, opening, peers, taking_over, transactions
+from tests.benchmarks import handover, memory, model_checking, opening, peers, rivals, taking_over, transactions
 from tests.benchmarks.measuring import RESULTS, SMOKE, Aim, Effort, Results, results_of, say, sized
 from tests.benchmarks.plots import ratios
 from tests.benchmarks.reporting import head
@@ -52,6 +52,7 @@ class Aiming(Protocol):
 TOPICS: Final[dict[str, Topic]] = {
     "transactions": transactions,
     "handover": handover,
+    "rivals": rivals,
     "taking-over": taking_over,
     "memory": memory,
     "opening": opening,
@@ -59,7 +60,7 @@ TOPICS: Final[dict[str, Topic]] = {
     "model-checking": model_checking,
 }
 
-AIMING: Final[tuple[Aiming, ...]] = (transactions, handover, taking_over, peers)
+AIMING: Final[tuple[Aiming, ...]] = (transactions, handover, rivals, taking_over, peers)
 
 TIMED: Final = (transactions, taking_over, memory, opening, peers)
 """The topics whose results are pyperf's. Those note how busy the machine was."""

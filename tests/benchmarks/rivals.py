@@ -17,30 +17,28 @@ import platform
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Final, TypeVar
-from unittest.mock import patch
+from typing import Final
 
 import msgspec
 
-from tests.benchmarks.measuring import RESULTS, say
-from unwedged.store import TEXT, Codec, CryptoStore, RecordKind, Transaction, sealing
+from tests.benchmarks.measuring import RESULTS, Aim, Effort, Spread, say, sized
+from tests.benchmarks.reporting import digits, duration, spread, table
+from unwedged.store import TEXT, Codec, CryptoStore, RecordKind, Transaction
 
-Answer = TypeVar("Answer")
-
-RIVALS: Final = (0, 1, 3, 7)
-WAITING: Final = (100, 2000)
+RIVALS: Final = sized((0, 1, 3, 7), (0, 1))
+WAITING: Final = sized((100, 2000), (20,))
 RECORDS: Final = 100
-SECONDS: Final = 2.0
+SECONDS: Final = sized(1.5, 0.3)
 """For so long operations are counted, for each process that takes part: so that each has as many turns."""
-LEAST: Final = 0.5
-"""What is aimed at: the processes together get so much of what one gets done alone,"""
-UNEVEN: Final = 0.2
-"""and each gets its fair share but for so much of it."""
+MOST: Final = 2.0
+"""What is aimed at: one process alone gets so many times as much done as several together;"""
+UNEVEN: Final = 1.25
+"""and a fair share is so many times the smallest, or less: each gets four fifths of it."""
 RAW: Final = RESULTS / "rivals.json"
-PASSPHRASE: Final = "benchmark"
+KEY: Final = bytes(32)
 COUNT: Final = RecordKind("count", key=TEXT, value=Codec[int](lambda count: b"%d" % count, int))
 
 
@@ -84,12 +82,21 @@ class Run(msgspec.Struct, frozen=True):
     @property
     def of_an_operation(self) -> float:
         """Seconds of processor time."""
-        return sum(each.processor for each in self.done) / max(1, sum(each.operations for each in self.done))
+        return self._processor / sum(each.operations for each in self.done)
 
     @property
-    def turns(self) -> int:
-        """How often the lease changed hands."""
-        return sum(each.turns for each in self.done)
+    def of_a_turn(self) -> float:
+        """Likewise."""
+        return self._processor / max(1, sum(each.turns for each in self.done))
+
+    @property
+    def turn(self) -> float:
+        """How many operations a turn served."""
+        return sum(each.operations for each in self.done) / max(1, sum(each.turns for each in self.done))
+
+    @property
+    def _processor(self) -> float:
+        return sum(each.processor for each in self.done)
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -100,6 +107,19 @@ class Result(msgspec.Struct, frozen=True):
     python: str
     sqlite: str
     rounds: list[list[Run]]
+
+    def of(self, waiting: int, rivals: int, what: Callable[[Run], float]) -> Spread:
+        """Return what came of one setting."""
+        return Spread.of([what(_run(each, waiting, rivals)) for each in self.rounds])
+
+    def loss(self, waiting: int, rivals: int) -> Spread:
+        """Return how many times as much one process gets done alone, as all of them get done together."""
+        return Spread.of([_run(each, waiting, 0).rate / _run(each, waiting, rivals).rate for each in self.rounds])
+
+
+def _run(runs: Sequence[Run], waiting: int, rivals: int) -> Run:
+    [run] = [each for each in runs if (each.waiting, each.rivals) == (waiting, rivals)]
+    return run
 
 
 async def _work(store: CryptoStore, work: Work) -> Done:
@@ -127,11 +147,7 @@ async def _work(store: CryptoStore, work: Work) -> Done:
 
 
 async def _process(number: int, driver: Connection[bytes, bytes], folder: Path) -> None:
-    with patch.object(sealing, "COST", sealing.Cost(n=2, r=1, p=1)):
-        store = await CryptoStore.open(
-            folder / "store.db", passphrase=PASSPHRASE, label=f"process {number}", kinds=[COUNT]
-        )
-    async with store:
+    async with await CryptoStore.open(folder / "store.db", key=KEY, label=f"process {number}", kinds=[COUNT]) as store:
         driver.send_bytes(msgspec.json.encode(None))
         while (command := await asyncio.to_thread(driver.recv_bytes)) != b"null":
             driver.send_bytes(msgspec.json.encode(await _work(store, msgspec.json.decode(command, type=Work))))
@@ -186,4 +202,71 @@ def measured(rounds: int, rivals: Sequence[int], waiting: Sequence[int], seconds
         python=platform.python_version(),
         sqlite=sqlite3.sqlite_version,
         rounds=found,
+    )
+
+
+def measure(effort: Effort) -> None:
+    """Leave raw results in ``RESULTS``."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    result = measured(max(2, effort.value // 2), RIVALS, WAITING, SECONDS)
+    RAW.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
+
+
+def aims() -> list[Aim]:
+    """Return what is aimed at, and what was reached."""
+    result: Result = msgspec.json.decode(RAW.read_bytes(), type=Result)
+    most, rivals = WAITING[-1], RIVALS[1:]
+    return [
+        *(Aim(f"alone / {_beside(some)}: {most:,} waiting", result.loss(most, some), MOST) for some in rivals),
+        *(Aim(f"fair share / smallest, {_beside(some)}", result.of(most, some, _smallest), UNEVEN) for some in rivals),
+    ]
+
+
+def _smallest(run: Run) -> float:
+    return 1 / min(run.shares)
+
+
+def _beside(rivals: int) -> str:
+    return "alone" if rivals == 0 else f"beside {rivals}"
+
+
+def report() -> str:
+    """Return a section of the report, from raw results."""
+    result: Result = msgspec.json.decode(RAW.read_bytes(), type=Result)
+    rows = [_row(result, waiting, rivals) for waiting in WAITING for rivals in RIVALS]
+    headings = (
+        *("waiting in each", "rivals", "operations a second, of all", "alone / together", "shares"),
+        *("operations a turn", "processor time of an operation", "of a turn"),
+    )
+    return f"""\
+## Beside rivals
+
+In each process, so many tasks make one update after the other, through `CryptoStore.run`, of one of {RECORDS} records
+that all processes share: so all of them always want the lease, and whoever has it has as many operations waiting. They
+are counted over {SECONDS:g} seconds for each process, in {len(result.rounds)} rounds of all settings. It is aimed at
+that processes together get at least half as much done as one alone (ratio at most {MOST:g}), and that each gets at
+least four fifths of its fair share. Where nobody else wants the lease, there are no turns. Processor time is that of
+all processes, those that wait included. There are {result.cores} processors.
+
+{table(headings, rows)}
+"""
+
+
+def _row(result: Result, waiting: int, rivals: int) -> tuple[str, ...]:
+    def middle(what: Callable[[Run], float]) -> float:
+        return result.of(waiting, rivals, what).median
+
+    first = (f"{waiting:,}", str(rivals), digits(middle(lambda run: run.rate)))
+    cost = duration(middle(lambda run: run.of_an_operation))
+    if rivals == 0:
+        return (*first, "", "", "", cost, "")
+    shares = f"{middle(lambda run: min(run.shares)):.2f} to {middle(lambda run: max(run.shares)):.2f}"
+    loss = spread(result.loss(waiting, rivals), digits)
+    return (
+        *first,
+        loss,
+        shares,
+        digits(middle(lambda run: run.turn)),
+        cost,
+        duration(middle(lambda run: run.of_a_turn)),
     )
