@@ -134,11 +134,11 @@ MUTANTS: Final = (
         "test_inspection.py::test_the_kinds_of_one_version_are_in_order",
     ),
     Mutant(
-        "the log grows with every commit",
+        "the log is moved without the write lock",
         f"{STORE}/sqlite.py",
-        '"secure_delete = ON", f"wal_autocheckpoint = {LONGEST_LOG}"',
+        '"secure_delete = ON", "wal_autocheckpoint = 0"',
         '"secure_delete = ON"',
-        "test_sqlite.py::test_commits_do_not_fill_the_disk",
+        "test_sqlite.py::test_the_log_is_moved_only_while_nobody_can_begin_it_anew",
     ),
     Mutant(
         "a damaged file is told as a bad disk",

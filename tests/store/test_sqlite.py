@@ -1178,17 +1178,6 @@ async def test_a_lease_that_changes_hands_again_and_again_does_not_fill_the_disk
         assert (tmp_path / "store-wal").stat().st_size < 25 * 4200
 
 
-async def test_commits_do_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where tidying up never finds its moment."""
-    monkeypatch.setattr(sqlite, "LONGEST_LOG", 20)
-    monkeypatch.setattr(sqlite, "CHECKPOINT_EVERY", 10**9)
-    async with opened(tmp_path / "store") as backend:
-        epoch = (await backend.acquire(ME, "me", NOW, DURATION)).epoch
-        for _ in range(100):
-            await backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
-        assert (tmp_path / "store-wal").stat().st_size < 30 * 4200
-
-
 async def test_old_values_leave_the_file(tmp_path: Path) -> None:
     path = tmp_path / "store"
     store = Store(await SqliteBackend.open(path), path)
