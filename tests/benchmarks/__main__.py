@@ -24,7 +24,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from tests.benchmarks import handover, memory, model_checking, opening, peers, rivals, taking_over, transactions
+from tests.benchmarks import (
+    bounded,
+    handover,
+    memory,
+    model_checking,
+    opening,
+    peers,
+    rivals,
+    taking_over,
+    transactions,
+)
 from tests.benchmarks.measuring import RESULTS, SMOKE, Aim, Effort, Results, results_of, say, sized
 from tests.benchmarks.plots import ratios
 from tests.benchmarks.reporting import head
@@ -55,6 +65,7 @@ TOPICS: Final[dict[str, Topic]] = {
     "rivals": rivals,
     "taking-over": taking_over,
     "memory": memory,
+    "bounded": bounded,
     "opening": opening,
     "peers": peers,
     "model-checking": model_checking,
@@ -62,7 +73,7 @@ TOPICS: Final[dict[str, Topic]] = {
 
 AIMING: Final[tuple[Aiming, ...]] = (transactions, handover, rivals, taking_over, peers)
 
-TIMED: Final = (transactions, taking_over, memory, opening, peers)
+TIMED: Final = (transactions, taking_over, memory, bounded, opening, peers)
 """The topics whose results are pyperf's. Those note how busy the machine was."""
 
 

@@ -16,29 +16,33 @@ import pyperf
 from tests.benchmarks.measuring import RESULTS, Effort, Results, results_of, say, sized
 from tests.benchmarks.reporting import digits, table
 from tests.benchmarks.stores import SESSION_SIZE, WORDS, key_of, opened
-from unwedged.store.holding import RecordName
+from unwedged.store.holding import OVERHEAD, RecordName
 
 MODULE: Final = "tests.benchmarks.memory"
 
 COUNT: Final = sized(100_000, 5_000)
 CACHE: Final = "in the cache"
+COUNTED: Final = "in a cache with a limit that is not reached"
 DICT: Final = "in a dict"
+BOUNDED: Final = "in a cache with a limit of a tenth of that"
+LIMITS: Final = {CACHE: None, COUNTED: 2**40, BOUNDED: COUNT * (OVERHEAD + 43 + SESSION_SIZE) // 10}
 
 
 async def weigh(subject: str, folder: Path) -> int:
-    """Return by how many bytes this process grows for each record."""
-    async with opened(folder / "store.db") as store, store.view() as view:
+    """Return by how many bytes this process grows for each record; where there is a limit that matters, in all."""
+    async with opened(folder / "store.db", LIMITS.get(subject)) as store, store.view() as view:
         before = resident()
         records = {}
         for number in range(COUNT):
             name, value = RecordName(WORDS.name, key_of(number).encode()), f"{number:0{SESSION_SIZE}}".encode()
-            if subject == CACHE:
-                store._lock.holding.fill(view._operation.snapshot.version, name, value)
-            else:
+            if subject == DICT:
                 records[name] = value
+            else:
+                store._lock.holding.fill(view._operation.snapshot.version, name, value)
         grown = resident() - before
-        assert len(records) + store.statistics().cached_records == COUNT
-        return grown // COUNT
+        statistics = store.statistics()
+        assert len(records) + statistics.cached_records + statistics.records_forgotten == COUNT
+        return grown if subject == BOUNDED else grown // COUNT
 
 
 def resident() -> int:
@@ -54,22 +58,28 @@ def measure(effort: Effort) -> None:
     results_of(MODULE).unlink(missing_ok=True)
     for number in range(1, effort.rounds_if_slow + 1):
         say(f"memory: round {number} of {effort.rounds_if_slow}")
-        for subject in (CACHE, DICT):
+        for subject in (*LIMITS, DICT):
             subprocess.run([sys.executable, "-m", MODULE, subject], check=True)  # noqa: S603 (this very file)
 
 
 def report() -> str:
     """Say what came of it."""
     results = Results(MODULE)
-    rows = [(subject, f"{digits(results.of(subject).median)} bytes") for subject in (CACHE, DICT)]
+    rows = [(subject, f"{digits(results.of(subject).median)} bytes") for subject in (CACHE, COUNTED, DICT)]
+    limit = LIMITS[BOUNDED]
+    assert limit is not None
     return f"""\
 ## Memory
 
 By how much a process grows for each record that it caches, if it caches {COUNT:,}, each with a key of 43 bytes and a
 value of {SESSION_SIZE:,}. The dict maps the same keys to the same values. Objects that were decoded for transactions
-come on top.
+come on top. Where a cache has a limit, each record also has a place in the order in which they were used, and counts
+{OVERHEAD} bytes more than its key and its value.
 
 {table(("a record", "takes"), rows)}
+
+The same {COUNT:,} records, by a cache with a limit of {limit / 1e6:.1f} MB, a tenth of what they count: the process
+grows by {results.of(BOUNDED).median / 1e6:.1f} MB in all.
 """
 
 

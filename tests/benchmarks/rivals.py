@@ -208,7 +208,7 @@ def measured(rounds: int, rivals: Sequence[int], waiting: Sequence[int], seconds
 def measure(effort: Effort) -> None:
     """Leave raw results in ``RESULTS``."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    result = measured(max(2, effort.value // 2), RIVALS, WAITING, SECONDS)
+    result = measured(effort.rounds_if_slow, RIVALS, WAITING, SECONDS)
     RAW.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
 
 

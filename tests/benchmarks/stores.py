@@ -46,13 +46,19 @@ _STEADY: Final = LeaseTimes(idle_after=Milliseconds(24 * 60 * 60 * 1000))
 
 
 @asynccontextmanager
-async def opened(path: Path) -> AsyncIterator[CryptoStore]:
+async def opened(path: Path, cache_limit_bytes: int | None = None) -> AsyncIterator[CryptoStore]:
     """Open a store, or make one, with a key: what a passphrase costs is measured apart from everything else.
 
     It keeps the lease while others have their turn.
     """
-    kinds = (SESSIONS, GROUP_SESSIONS, WORDS)
-    async with await CryptoStore.open(path, key=KEY, label="benchmark", kinds=kinds, times=_STEADY) as store:
+    async with await CryptoStore.open(
+        path,
+        key=KEY,
+        label="benchmark",
+        kinds=(SESSIONS, GROUP_SESSIONS, WORDS),
+        cache_limit_bytes=cache_limit_bytes,
+        times=_STEADY,
+    ) as store:
         yield store
 
 
@@ -103,9 +109,10 @@ async def everything(store: CryptoStore) -> dict[RecordName, bytes]:
 
 
 async def fill(store: CryptoStore) -> None:
-    """Bring all records of the store into its cache."""
+    """Bring all records of the store into its cache, or as many as its limit lets stay."""
     records = await everything(store)
     async with store.view() as view:
         for name, value in records.items():
             store._lock.holding.fill(view._operation.snapshot.version, name, value)
-    assert store.statistics().cached_records == len(records)
+    statistics = store.statistics()
+    assert statistics.cached_records + statistics.records_forgotten == len(records)
