@@ -242,7 +242,7 @@ MayBegin(o, kind) ==
 
 Begin(o, kind) ==
     LET p == Home[o] IN
-    /\ op[o].stage = "idle" /\ kind \in Kinds[o]
+    /\ op[o].stage = "idle"
     /\ \/ MayBegin(o, kind)
        \/ Broken("save-without-lock") /\ guard[p].stage = "none"
     /\ op' = [op EXCEPT ![o] = [@ EXCEPT
@@ -442,7 +442,7 @@ Truncate ==
 \* A process that has subscribers and no guard looks at the change log (rule 9).
 Listen(p) ==
     /\ guard[p].stage = "none"
-    /\ heard[p] # <<>> /\ p \in Subscribers /\ ~Broken("foreign-writes-unseen") /\ ~Broken("streams-lost")
+    /\ heard[p] # <<>> /\ ~Broken("foreign-writes-unseen") /\ ~Broken("streams-lost")
     /\ LastHeard(heard[p]) < Version
     /\ heard' = [heard EXCEPT ![p] = ToldUpTo(@, Version)]
     /\ UNCHANGED <<lease, history, commits, floor, guard, cache, op>>

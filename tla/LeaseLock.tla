@@ -251,7 +251,7 @@ Fairness ==
     /\ \A p \in Processes :
         /\ WF_vars(Want(p)) /\ SF_vars(Acquire(p)) /\ SF_vars(Begin(p))
         /\ SF_vars(Sync(p) \/ (guard[p].stage = "syncing" /\ FailedSync(p, TRUE)))
-        /\ WF_vars(Lose(p)) /\ WF_vars(WriteEnds(p))
+        /\ WF_vars(Lose(p))
         /\ WF_vars(prompt[p] /\ Renew(p) /\ guard' # guard)
         /\ WF_vars(prompt[p] /\ Expire(p))
         /\ WF_vars((prompt[p] \/ op[p] = "waiting") /\ guard[p].stage \in {"closing", "expiring"} /\ Release(p))

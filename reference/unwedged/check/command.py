@@ -28,6 +28,7 @@ from unwedged.check.display import (
     watching,
 )
 from unwedged.check.errors import CheckError
+from unwedged.check.guards import Fall, all_guards, read_unneeded, surprises, take_out
 from unwedged.check.manifest import Band, Manifest, find_manifest, read_manifest
 from unwedged.check.replay import replay_graph
 from unwedged.check.report import ReplayReport, Report, fault_reports, model_report, write_report
@@ -173,6 +174,38 @@ def model(name: str, *, print_command: Annotated[bool, Parameter(negative=())] =
     show_trace(console, outcome.result)
     show_failures(console, (outcome,))
     return OK if outcome.passed else FAILED
+
+
+@app.command
+def guards(*prefixes: str) -> int:
+    """Take each guard of the specification's actions out, one at a time, and say which property falls.
+
+    Parameters
+    ----------
+    prefixes
+        Only the guards of which this is the beginning, such as LeaseLock!Renew.
+
+    """
+    console = make_console()
+    manifest = _manifest()
+    listed = read_unneeded(manifest)
+    everything = all_guards(manifest)
+    chosen = [guard for guard in everything if str(guard).startswith(prefixes or "")]
+    if not chosen:
+        raise CheckError(f"there is no guard that begins with {' or '.join(prefixes)}")
+    falls: list[Fall] = []
+    with counting(console, "guards") as on_progress:
+
+        def on_fall(fall: Fall) -> None:
+            falls.append(fall)
+            console.print(Text(f"{fall.guard}: {fall.falls or 'nothing falls'}", "" if fall.falls else "yellow"))
+            on_progress(len(falls), len(chosen))
+
+        _until_done(take_out(find_toolbox(), manifest, chosen, on_fall))
+    wrong = surprises(falls, listed, everything)
+    for surprise in wrong:
+        console.print(Text(surprise, "red"))
+    return FAILED if wrong else OK
 
 
 @app.command
