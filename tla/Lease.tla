@@ -11,7 +11,7 @@ EXTENDS Naturals
 CONSTANTS
     Processes,  \* the programs that share the store
     Nobody,     \* in the holder's place: nobody holds the lease
-    Departed,   \* in the holder's place: an instance that crashed. Whoever runs
+    Departed,   \* in the holder's place: an instance that crashed. What runs
                 \* now under the same label is a new instance, and not it
     LeaseTime,  \* how long a lease lasts, in ticks
     Fault       \* "none", or the slug of the one rule that is broken
@@ -50,9 +50,9 @@ Renewed(row) == [row EXCEPT !.left = LeaseTime]
 \* (What is left of a lease that nobody holds is of no interest: 0.)
 Released(row) == [row EXCEPT !.holder = Nobody, !.left = 0]
 
-\* Rule 8: what a commit makes of the row, in its own transaction. Where somebody waits
-\* and its operation is alone under the guard, that saves the holder a second write, and
-\* who waits the time until it comes.
+\* Rule 8: what a commit makes of the row, in its own transaction. It may give the lease
+\* up, if somebody waits and its operation is alone under the guard: that saves the holder
+\* a second write, and the waiter the time until it comes.
 GivesWay(row, alone) == row.wanted /\ alone /\ ~Broken("waiter-ignored")
 
 Committed(row, alone) == IF GivesWay(row, alone) THEN Released(row) ELSE Renewed(row)

@@ -111,7 +111,7 @@ def all_guards(manifest: Manifest) -> list[Guard]:
 
 def find_guards(module: str, text: str) -> list[Guard]:
     """Find the guards of all actions of a module."""
-    plain = _COMMENT.sub(lambda comment: re.sub(r"[^\n]", " ", comment[0]), text)
+    plain = _plain(text)
     bodies = _bodies(plain)
     steps = _steps(plain, bodies)
     names = [*re.findall(r"\w+", plain[slice(*bodies["Next"])]), *CONDITIONS[module]]
@@ -126,6 +126,11 @@ def find_guards(module: str, text: str) -> list[Guard]:
                     if not _NO_GUARD.search(plain[first:last])
                 ]
     return guards
+
+
+def _plain(text: str) -> str:
+    """Return the text with blanks in the place of its comments."""
+    return _COMMENT.sub(lambda comment: re.sub(r"[^\n]", " ", comment[0]), text)
 
 
 def _steps(plain: str, bodies: Mapping[str, tuple[int, int]]) -> set[str]:
@@ -187,6 +192,8 @@ def _parts(plain: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 def without(guard: Guard, text: str) -> str:
     """Return the module's text without the guard."""
+    if " ".join(_plain(text)[guard.start : guard.end].split()) != guard.text:
+        raise CheckError(f"{guard}: it is no longer where it was in {guard.module}.tla")
     removed = re.sub(r"[^\n]", " ", text[guard.start : guard.end])
     return text[: guard.start] + "TRUE" + removed[4:] + text[guard.end :]
 
