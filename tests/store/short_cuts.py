@@ -51,7 +51,7 @@ class UnfencedBackend(SqliteBackend):
         return epoch
 
 
-def _kept(holding: Holding, epoch: Epoch, log: ChangeLog[RecordName]) -> Holding:
+def _kept(holding: Holding, epoch: Epoch, log: ChangeLog[RecordName], _: Cache[RecordName, bytes]) -> Holding:
     return Holding(epoch, Cache(log.version, holding.cache.records), holding.live)
 
 

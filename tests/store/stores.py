@@ -18,6 +18,7 @@ from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Versi
 from unwedged.protocol.lease import Lease
 from unwedged.store.backend import Committed, Listed, Loaded, Row, RowName
 from unwedged.store.crypto_store import CryptoStore
+from unwedged.store.expectations import StoreMark
 from unwedged.store.holding import RecordName
 from unwedged.store.lock import LeaseLock, LeaseTimes
 from unwedged.store.records import BYTES, TEXT, Codec, Kind, RecordKind
@@ -176,6 +177,9 @@ class GatedBackend:
 
     async def reseal(self, header: bytes, fresh: bytes) -> bool:
         return await self._call("reseal", lambda: self.inner.reseal(header, fresh))
+
+    async def reopen(self, known: StoreMark) -> None:
+        await self._call("reopen", lambda: self.inner.reopen(known))
 
     async def close(self) -> None:
         await self._call("close", self.inner.close)

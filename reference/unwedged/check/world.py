@@ -29,6 +29,7 @@ from unwedged.protocol.stream import Lagged
 from unwedged.store.backend import Backend, Committed, Listed, Loaded, Row, RowName
 from unwedged.store.crypto_store import CryptoStore
 from unwedged.store.errors import StoreBusy
+from unwedged.store.expectations import StoreMark
 from unwedged.store.holding import RecordName
 from unwedged.store.lock import LeaseLock, LeaseTimes
 from unwedged.store.records import TEXT, Codec, RecordKind
@@ -207,6 +208,9 @@ class GatedBackend:
     async def reseal(self, header: bytes, fresh: bytes) -> bool:
         """Stop at no gate: the secret is no matter of the model's."""
         return await self.backend.reseal(header, fresh)
+
+    async def reopen(self, known: StoreMark) -> None:
+        """Find the file open."""
 
     async def close(self) -> None:
         """Leave the file open: it outlives every process of the model."""

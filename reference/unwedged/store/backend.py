@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 from unwedged.protocol.cache import ChangeLog
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.protocol.lease import Lease
+from unwedged.store.expectations import StoreMark
 
 
 class RowName(NamedTuple):
@@ -107,6 +108,9 @@ class Backend(Protocol):
 
     async def reseal(self, header: bytes, fresh: bytes) -> bool:
         """Put ``fresh`` in the place of the sealing header, and say so, if that is still ``header``. Not fenced."""
+
+    async def reopen(self, known: StoreMark) -> None:
+        """Go on after ``close``, if it is still the same database, and no older copy of it."""
 
     async def close(self) -> None:
         """Let go of the database. The lease is not touched."""

@@ -25,6 +25,7 @@ from unwedged.store.birthplace import Birthplace
 from unwedged.store.clock import Chance, Clock, SystemChance, SystemClock
 from unwedged.store.errors import (
     InvalidArgument,
+    LeaseLost,
     NestedOperation,
     OperationInterrupted,
     OperationsAbandoned,
@@ -77,6 +78,8 @@ BUFFERED = 1_000
 class Statistics:
     """What a store object holds and did, at one moment."""
 
+    state: str
+    """``paused``, ``closed``, or the stage of the guard: ``none``, ``syncing``, ``held``, ``closing``, ``expiring``."""
     epoch: Epoch
     """That of the guard; 0 where there is none."""
     version: Version
@@ -174,6 +177,10 @@ class CryptoStore:
         self._quiet.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
+        self._paused = False
+        self._rest = asyncio.Lock()
+        """Pausing, going on and closing do not overlap."""
+        self._has_tasks = False
 
     @classmethod
     async def open(
@@ -250,12 +257,17 @@ class CryptoStore:
             await self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closing else self._lock.guard.stage.value
         holding = self._lock.holding
         return (
-            f"<CryptoStore {self._lock.label!r} {state} epoch={self._lock.guard.epoch} version={holding.cache.version} "
-            f"cached={len(holding.cache.records)} running={len(self._operations)}>"
+            f"<CryptoStore {self._lock.label!r} {self._state} epoch={self._lock.guard.epoch} "
+            f"version={holding.cache.version} cached={len(holding.cache.records)} running={len(self._operations)}>"
         )
+
+    @property
+    def _state(self) -> str:
+        if self._closing:
+            return "closed"
+        return "paused" if self._paused else self._lock.guard.stage.value
 
     # Operations
 
@@ -275,6 +287,7 @@ class CryptoStore:
     @asynccontextmanager
     async def _transaction(self, code: object) -> AsyncIterator[Transaction]:
         with self._alone():
+            await self._be_awake()
             holding = await self._lock.begin_transaction()
             operation = Updating(self._parts, holding, code or _this_task())
             self._began(operation, holding)
@@ -305,6 +318,7 @@ class CryptoStore:
     @asynccontextmanager
     async def _view(self, code: object) -> AsyncIterator[View]:
         with self._alone():
+            await self._be_awake()
             holding = await self._lock.begin_view()
             operation = Reading(self._parts, holding, code or _this_task())
             self._began(operation, holding)
@@ -357,6 +371,7 @@ class CryptoStore:
         self._must_be_open()
         if self._parts.kinds.get(kind.name) != kind:
             raise UnknownKind(f"record kind {kind.name!r} was not declared when the store was opened")
+        await self._be_awake()
         await self._listen_now()  # so that it is not told what happened while nobody listened
         inbox = Inbox(kind.name, buffered)
         self._streams.add(inbox)
@@ -375,6 +390,7 @@ class CryptoStore:
         secret = secret_of(passphrase, key)
         self._must_be_open()
         fresh = await asyncio.to_thread(self._sealer.rewrapped, secret)
+        await self._be_awake()
         await settled(self._reseal(fresh))
 
     def mark(self) -> StoreMark:
@@ -391,6 +407,7 @@ class CryptoStore:
         self._birthplace.must_be_here()
         lock, counts, ledger = self._lock, self._parts.counts, self._lock.holding.ledger
         return Statistics(
+            state=self._state,
             epoch=lock.guard.epoch,
             version=lock.holding.cache.version,
             cached_records=len(lock.holding.cache.records),
@@ -408,6 +425,42 @@ class CryptoStore:
             subscriptions=len(self._streams),
         )
 
+    async def pause(self, *, timeout_seconds: float | None = None) -> None:
+        """Wait for what runs, give the lease up, and let go of every file and lock: before this process is suspended.
+
+        This object stays as it is, with its cache and its subscriptions. It goes on at ``resume()``, or when the next
+        operation begins; operations that already wait to begin go on waiting until then. Who is subscribed misses
+        nothing: all that others committed meanwhile is told then.
+
+        Operations that have not ended after ``timeout_seconds`` are given up on: the store is paused all the same, and
+        ``OperationsAbandoned`` says which they were. A commit that is under way by then is waited for.
+        """
+        self._must_be_open()
+        self._must_not_be_inside("a store can't be paused")
+        async with self._rest:
+            self._must_be_open()
+            if self._paused:
+                return
+            self._lock.rest()  # from here on nothing begins
+            try:
+                abandoned = await self._quieten(timeout_seconds)
+            except BaseException:
+                self._lock.go_on()
+                raise
+            await settled(self._let_go())
+        if abandoned:
+            raise OperationsAbandoned(abandoned)
+
+    async def resume(self) -> None:
+        """Go on after ``pause()``, as the next operation would.
+
+        Raises ``StoreReplaced``, ``AnotherStore``, ``StoreRolledBack`` or ``StoreMissing`` where the file is no longer
+        the one that this object had open, or an older copy of it. The store stays paused then.
+        """
+        self._must_be_open()
+        self._must_not_be_inside("a store can't go on")
+        await self._be_awake()
+
     async def close(self, *, timeout_seconds: float | None = None) -> None:
         """Let nothing begin any more, wait for what runs, give the lease up, and let go of the file.
 
@@ -422,7 +475,7 @@ class CryptoStore:
             async with asyncio.timeout(timeout_seconds):
                 await asyncio.shield(self._closing)
         except TimeoutError:
-            abandoned = self._abandon()
+            abandoned = self._abandon(StoreClosed("the store was closed while this operation ran"))
             await asyncio.shield(self._closing)
             if abandoned:
                 raise OperationsAbandoned(abandoned) from None
@@ -431,6 +484,7 @@ class CryptoStore:
 
     def _run_tasks(self) -> None:
         """Begin to renew, release and listen by the clock."""
+        self._has_tasks = True
         self._lock.start()
         self._start(self._keep_listening())
 
@@ -491,25 +545,69 @@ class CryptoStore:
         if not self._operations:
             self._quiet.set()
 
-    def _abandon(self) -> tuple[str, ...]:
+    async def _quieten(self, timeout_seconds: float | None) -> tuple[str, ...]:
+        """Wait until no operation runs; return the names of those that are given up on."""
+        abandoned: tuple[str, ...] = ()
+        await asyncio.sleep(0)  # Whatever has been let begin is counted then.
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._quiet.wait()
+        except TimeoutError:
+            abandoned = self._abandon(LeaseLost("the store was paused while this operation ran"))
+        await self._quiet.wait()
+        return abandoned
+
+    async def _let_go(self) -> None:
+        """Give up the lease, end all tasks, and close all files."""
+        try:
+            await self._end_tasks()
+            await self._lock.let_go()
+            await self._parts.backend.close()
+        finally:
+            self._paused = True
+        logger.info("store paused label=%s version=%d", self._lock.label, self._lock.holding.cache.version)
+
+    async def _be_awake(self) -> None:
+        """Make sure that the store is not paused, nor about to be. Does not switch tasks where it is neither."""
+        while self._paused or self._rest.locked():
+            async with self._rest:
+                self._must_be_open()
+                if self._paused:
+                    await settled(self._wake())
+
+    async def _wake(self) -> None:
+        await self._parts.backend.reopen(self.mark())
+        self._paused = False
+        logger.info("store goes on label=%s", self._lock.label)
+        self._lock.go_on()
+        if self._has_tasks:
+            self._run_tasks()
+        if self._streams.followed.is_set():
+            await self._listen()
+
+    def _abandon(self, reason: StoreError) -> tuple[str, ...]:
         """Wait no more for the operations whose code still runs; return their names."""
         abandoned = [operation for operation in self._operations if not operation.ended]
         for operation in abandoned:
-            operation.abandon()
+            operation.abandon(reason)
             self._forget(operation)
         return tuple(sorted(operation.name for operation in abandoned))
 
     async def _close(self) -> None:
         self._lock.stop_admitting()
-        await self._quiet.wait()
+        async with self._rest:
+            await self._quiet.wait()
+            await self._end_tasks()
+            try:
+                await self._lock.close()
+            finally:
+                self._streams.close()
+                await self._parts.backend.close()
+
+    async def _end_tasks(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        try:
-            await self._lock.close()
-        finally:
-            self._streams.close()
-            await self._parts.backend.close()
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -520,10 +618,13 @@ class CryptoStore:
         while True:
             await self._streams.followed.wait()
             await self._parts.clock.sleep(LISTEN_EVERY)
-            try:
-                await self._listen_now()
-            except StoreError as failure:
-                logger.warning("listening failed label=%s: %s", self._lock.label, failure)
+            await self._listen()
+
+    async def _listen(self) -> None:
+        try:
+            await self._listen_now()
+        except StoreError as failure:
+            logger.warning("listening failed label=%s: %s", self._lock.label, failure)
 
     async def _truncate(self, floor: Version) -> None:
         try:

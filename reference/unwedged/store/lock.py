@@ -125,6 +125,7 @@ class LeaseLock:
         self._others = 0
         """How many turns others had while this instance waited for its last one."""
         self._closed = False
+        self._resting = False
         self._acquiring = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._row = asyncio.Lock()
@@ -200,6 +201,8 @@ class LeaseLock:
 
     def _let_begin(self) -> None:
         """Let begin whatever may, and where nothing may, ask for the lease."""
+        if self._resting:
+            return
         if rules.admits(self.guard):
             holding = self.holding
             while not holding.committing and self._views.let_begin(holding):
@@ -388,8 +391,12 @@ class LeaseLock:
         self._start(self._release())
 
     async def close(self) -> None:
-        """Let nothing begin any more, give the lease up, and end the tasks. What still runs is stopped by the fence."""
+        """Let nothing begin any more, and let go."""
         self.stop_admitting()
+        await self.let_go()
+
+    async def let_go(self) -> None:
+        """Give the lease up, and end the tasks. What still runs is stopped by the fence."""
         async with self._row:  # so that no task is cancelled between the row and the guard that it is about
             for task in self._tasks:
                 task.cancel()
@@ -397,6 +404,15 @@ class LeaseLock:
         await self._release()
         if self.guard != NO_GUARD:  # Operations still run, which nobody waits for.
             await self._let_go(self.guard.epoch)
+
+    def rest(self) -> None:
+        """Let nothing begin for now; whoever waits goes on waiting."""
+        self._resting = True
+
+    def go_on(self) -> None:
+        """Let operations begin again."""
+        self._resting = False
+        self._proceed()
 
     def stop_admitting(self) -> None:
         """Let nothing begin any more, and tell those who wait."""

@@ -36,6 +36,7 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -49,9 +50,9 @@ from unwedged.store.apart import FEW, apart
 from unwedged.store.backend import Committed, Listed, Loaded, Row, RowName
 from unwedged.store.birthplace import Birthplace
 from unwedged.store.engine import must_be_supported
-from unwedged.store.errors import LeaseLost, NotAStore, StorageFailed, StoreClosed
-from unwedged.store.expectations import ANYTHING, Expectations
-from unwedged.store.files import Files, must_not_be_inherited, prepare
+from unwedged.store.errors import LeaseLost, NotAStore, StorageFailed, StoreClosed, StoreReplaced
+from unwedged.store.expectations import ANYTHING, Expectations, StoreMark
+from unwedged.store.files import Files, Identity, must_not_be_inherited, prepare
 from unwedged.store.schema import (
     BEGIN,
     CENSUS,
@@ -196,16 +197,28 @@ class Driver(aiosqlite.Connection):
         return result
 
 
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """A store's file as it is open."""
+
+    driver: Driver
+    here: sqlite3.Connection
+    files: Files
+    identity: bytes
+    """The store's."""
+
+
 class SqliteBackend:
     """A store in an SQLite file. Implements ``Backend``."""
 
-    def __init__(self, driver: Driver, here: sqlite3.Connection, files: Files, identity: bytes) -> None:
+    def __init__(self, path: Path, connections: Connections) -> None:
         """For ``open`` only."""
-        self.identity: Final = identity
+        self.identity: Final = connections.identity
         """The store's own random identity."""
-        self._driver = driver
-        self._here = here
-        self._files = files
+        self._path = path
+        self._driver = connections.driver
+        self._here = connections.here
+        self._files = connections.files
         self._schema = newest()
         self._birthplace = Birthplace()
         self._in_a_row = 0
@@ -217,17 +230,7 @@ class SqliteBackend:
         """Open the store at ``path``; where there is no file, or an empty one, make one that only its owner reads."""
         must_be_supported()
         with translated():
-            file = prepare(path, expected)
-            must_not_be_inherited(file)
-            connect = partial(sqlite3.connect, path, timeout=0, isolation_level=None, check_same_thread=False)
-            here, driver = connect(), Driver(connect)
-            try:
-                identity = await settled(_prepared(driver, here, expected))
-                return cls(driver, here, Files.opened_at(path, file), identity)
-            except BaseException:
-                here.close()
-                await settled(driver.close())
-                raise
+            return cls(path, await _connected(path, prepare(path, expected), expected))
 
     async def sealing(self, fresh: bytes | None = None) -> bytes | None:
         """Return the sealing header, or keep and return ``fresh`` where there is none yet."""
@@ -338,6 +341,17 @@ class SqliteBackend:
             self._closed = True
             with translated():
                 await settled(self._let_go())
+
+    async def reopen(self, known: StoreMark) -> None:
+        """Open the same file again after ``close``. The log may be another: the last to close the file deletes it."""
+        expected = Expectations(not_before=known)
+        with translated():
+            file = prepare(self._path, expected)
+            if file != self._files.identities[0]:
+                raise StoreReplaced("the store's file was replaced while the store was paused")
+            connections = await _connected(self._path, file, expected)
+        self._driver, self._here, self._files = connections.driver, connections.here, connections.files
+        self._closed = False
 
     async def _let_go(self) -> None:
         """Close both connections. The last one of all processes moves the log into the file.
@@ -499,6 +513,20 @@ def _move_log(connection: sqlite3.Connection, path: str) -> None:
                 if not busy and pages == moved:
                     return
             time.sleep(pause)
+
+
+async def _connected(path: Path, file: Identity, expected: Expectations) -> Connections:
+    """Open the ``file`` that is at ``path``."""
+    must_not_be_inherited(file)
+    connect = partial(sqlite3.connect, path, timeout=0, isolation_level=None, check_same_thread=False)
+    here, driver = connect(), Driver(connect)
+    try:
+        identity = await settled(_prepared(driver, here, expected))
+        return Connections(driver, here, Files.opened_at(path, file), identity)
+    except BaseException:
+        here.close()
+        await settled(driver.close())
+        raise
 
 
 async def _prepared(driver: Driver, here: sqlite3.Connection, expected: Expectations) -> bytes:

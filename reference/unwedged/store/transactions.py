@@ -27,7 +27,6 @@ from unwedged.store.errors import (
     OperationInterrupted,
     SnapshotMoved,
     StoreBusy,
-    StoreClosed,
     StoreError,
     UnknownKind,
 )
@@ -108,9 +107,9 @@ class Operation:
         """Refuse any further use."""
         self.ended = True
 
-    def abandon(self) -> None:
+    def abandon(self, reason: StoreError) -> None:
         """Let it go no further: nobody waits for it any more."""
-        self._doom = StoreClosed("the store was closed while this operation ran")
+        self._doom = reason
 
     async def validate(self) -> None:
         """Make sure that the epoch still stands: without it no answer counts (rule 6)."""

@@ -1,0 +1,417 @@
+"""Pausing: nothing of the store is held, and going on misses nothing and takes no other file for it."""
+
+# ruff: noqa: ASYNC110, ASYNC240 (what is waited for comes within a few turns; files in a test take no time)
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import suppress
+from contextvars import Context
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from tests.store.stores import COUNTER, DEVICE, KEY, KINDS, Workbench, count_up, take_over, workbench
+from unwedged.protocol.identifiers import Milliseconds, Version
+from unwedged.store import (
+    AnotherStore,
+    Changed,
+    CryptoStore,
+    LeaseTimes,
+    NestedOperation,
+    OperationsAbandoned,
+    StorageFailed,
+    StoreClosed,
+    StoreError,
+    StoreMissing,
+    StoreReplaced,
+    StoreRolledBack,
+    Transaction,
+    View,
+)
+from unwedged.store.crypto_store import LISTEN_EVERY
+
+Result = TypeVar("Result")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+@pytest.fixture
+async def store(path: Path) -> AsyncIterator[CryptoStore]:
+    async with await opened(path) as made:
+        yield made
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Workbench]:
+    async with workbench(tmp_path / "bench.db") as made:
+        yield made
+
+
+def opened(path: Path, label: str = "one") -> Awaitable[CryptoStore]:
+    # Only what a test is about gives the lease up: one that idles does so at once.
+    times = LeaseTimes(idle_after=Milliseconds(1))
+    return CryptoStore.open(path, key=KEY, label=label, kinds=KINDS, times=times)
+
+
+def held(path: Path) -> tuple[int, int]:
+    """Count the descriptors and the locks that this process has on a store's files."""
+    files = [path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")]
+    names = {str(file) for file in files} | {f"{file} (deleted)" for file in files}
+    descriptors = 0
+    for number in os.listdir("/proc/self/fd"):  # noqa: PTH208 (not a file of ours)
+        with suppress(OSError):
+            descriptors += os.readlink(f"/proc/self/fd/{number}") in names  # noqa: PTH115
+    inodes = {str(file.stat().st_ino) for file in files if file.exists()}
+    locks = 0
+    for line in Path("/proc/locks").read_text().splitlines():
+        fields = line.split()
+        if str(os.getpid()) in fields and any(field.rpartition(":")[2] in inodes for field in fields):
+            locks += 1
+    return descriptors, locks
+
+
+def outside(work: Coroutine[None, None, Result]) -> asyncio.Task[Result]:
+    """Make a task that is not inside the operation in which it is made."""
+    return asyncio.create_task(work, context=Context())
+
+
+async def count_of(view: View) -> int | None:
+    counter = await view.get(COUNTER, "n")
+    return None if counter is None else counter.count
+
+
+class TestNothingIsHeld:
+    async def test_no_descriptor_and_no_lock(self, store: CryptoStore, path: Path) -> None:
+        async with store.subscribe(DEVICE):
+            await store.run(count_up)
+            descriptors, locks = held(path)
+            assert descriptors > 0
+            assert locks > 0
+            await store.pause()
+            assert held(path) == (0, 0)
+            assert store.statistics().state == "paused"
+            assert " paused " in repr(store)
+            await store.resume()
+            assert held(path)[1] > 0
+            assert store.statistics().state == "none"
+        assert await store.run(count_up) == 2
+        assert await store.query(count_of) == 2
+
+    async def test_no_lease(self, store: CryptoStore, path: Path) -> None:
+        async with store.transaction() as transaction:
+            transaction.put(DEVICE, "a", b"1")
+            pausing = outside(store.pause())
+            await asyncio.sleep(0)
+        await pausing
+        async with await opened(path, "other") as other:
+            assert await other.run(count_up) == 1
+            assert other.statistics().epoch == 2, "it was free, and need not lapse"
+
+    async def test_nothing_begins_by_itself(self, store: CryptoStore, path: Path) -> None:
+        async with store.subscribe(DEVICE):
+            await store.pause()
+            assert not store._tasks
+            assert not store._lock._tasks
+            await store.pause()  # again
+        assert held(path) == (0, 0)
+
+    async def test_closing_lets_go_all_the_same(self, store: CryptoStore, path: Path) -> None:
+        await store.run(count_up)
+        await store.pause()
+        await store.close()
+        assert store.statistics().state == "closed"
+        assert held(path) == (0, 0)
+        for use in (store.pause(), store.resume(), store.run(count_up)):
+            with pytest.raises(StoreClosed):
+                await use
+
+
+class TestGoingOn:
+    @pytest.mark.parametrize(
+        "use",
+        [
+            lambda store: store.resume(),
+            lambda store: store.run(count_up),
+            lambda store: store.query(count_of),
+            lambda store: store.change_secret(key=KEY),
+        ],
+        ids=["resume", "run", "query", "change_secret"],
+    )
+    async def test_whatever_needs_the_file_opens_it(
+        self, store: CryptoStore, path: Path, use: Callable[[CryptoStore], Awaitable[object]]
+    ) -> None:
+        await store.pause()
+        await use(store)
+        assert store.statistics().state != "paused"
+        assert held(path)[0] > 0
+        await store.pause()
+        async with store.subscribe(DEVICE):
+            assert store.statistics().state != "paused"
+
+    async def test_several_at_once_open_it_once(self, store: CryptoStore) -> None:
+        await store.pause()
+        assert sorted(await asyncio.gather(*(store.run(count_up) for _ in range(5)))) == [1, 2, 3, 4, 5]
+
+    async def test_a_subscriber_misses_nothing(self, store: CryptoStore, path: Path) -> None:
+        async with store.subscribe(DEVICE) as changes:
+            await store.run(count_up)
+            await store.pause()
+            async with await opened(path, "other") as other:
+                for name in "abc":
+                    async with other.transaction() as transaction:
+                        transaction.put(DEVICE, name, b"")
+            await store.resume()
+            assert [await anext(changes) for _ in range(3)] == [
+                Changed(Version(2), "a"),
+                Changed(Version(3), "b"),
+                Changed(Version(4), "c"),
+            ]
+            async with store.transaction() as transaction:
+                transaction.put(DEVICE, "d", b"")
+            assert await anext(changes) == Changed(Version(5), "d")
+
+    async def test_a_subscriber_is_told_at_once_and_later_on(self, bench: Workbench) -> None:
+        store, other = await bench.instance("one"), await bench.instance("other")
+        store._run_tasks()
+        async with store.subscribe(COUNTER) as changes:
+            await store.pause()
+            await other.run(count_up)
+            slept = len(bench.clock.slept)
+            await store.resume()
+            assert await anext(changes) == Changed(Version(1), "n"), "no time has passed"
+            assert store._tasks
+            assert store._lock._tasks
+            await other.run(count_up)
+            await bench.clock.asleep(slept + 1)
+            bench.clock.advance(LISTEN_EVERY)
+            assert await anext(changes) == Changed(Version(2), "n")
+
+    async def test_the_cache_is_kept_but_for_what_changed(self, store: CryptoStore, path: Path) -> None:
+        async with store.transaction() as transaction:
+            transaction.put(DEVICE, "a", b"1")
+        assert await store.run(count_up) == 1
+        await store.pause()
+        async with await opened(path, "other") as other:
+            assert await other.run(count_up) == 2
+        assert store.statistics().cached_records == 2
+        assert await store.run(count_up) == 3
+        statistics = store.statistics()
+        assert (statistics.cached_records, statistics.records_dropped) == (2, 1)
+
+    async def test_another_process_may_be_the_last_to_close(self, store: CryptoStore, path: Path) -> None:
+        log = path.with_name("store.db-wal")
+        async with await opened(path, "other") as other:
+            await store.run(count_up)
+            await store.pause()
+            assert await other.run(count_up) == 2
+            assert log.exists()
+        assert not log.exists()
+        await store.resume()
+        assert await store.run(count_up) == 3
+
+
+class TestWhatRuns:
+    async def test_is_waited_for_and_what_comes_later_goes_on(self, store: CryptoStore, path: Path) -> None:
+        reached, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slow(transaction: Transaction) -> int:
+            reached.set()
+            await go_on.wait()
+            return await count_up(transaction)
+
+        running = asyncio.create_task(store.run(slow))
+        await reached.wait()
+        pausing = outside(store.pause())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        later = asyncio.create_task(store.run(count_up))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not pausing.done()
+        assert not later.done()
+        paused: list[str] = []
+        pausing.add_done_callback(lambda _: paused.append("paused"))
+        later.add_done_callback(lambda _: paused.append("later"))
+        go_on.set()
+        assert (await running, await later) == (1, 2)
+        await pausing
+        assert paused == ["paused", "later"]
+        assert held(path)[0] > 0
+
+    async def test_is_given_up_on_after_a_while_and_runs_again(self, store: CryptoStore, path: Path) -> None:
+        attempts: list[int] = []
+        go_on = asyncio.Event()
+
+        async def slow(transaction: Transaction) -> int:
+            attempts.append(len(attempts))
+            if len(attempts) == 1:
+                await go_on.wait()
+            return await count_up(transaction)
+
+        running = asyncio.create_task(store.run(slow))
+        while not attempts:
+            await asyncio.sleep(0)
+        with pytest.raises(OperationsAbandoned, match="slow"):
+            await store.pause(timeout_seconds=0)
+        assert held(path) == (0, 0)
+        async with await opened(path, "other") as other:
+            assert await other.run(count_up) == 1
+        go_on.set()
+        assert await running == 2
+        assert attempts == [0, 1]
+
+    async def test_what_was_let_begin_a_moment_ago_is_waited_for(self, store: CryptoStore) -> None:
+        """Its task has not even been woken."""
+        go_on = asyncio.Event()
+
+        async def slow(transaction: Transaction) -> int:
+            await go_on.wait()
+            return await count_up(transaction)
+
+        async with store.transaction() as transaction:
+            waiting = outside(store.run(slow))
+            while not store._lock._waiting:
+                await asyncio.sleep(0)
+            transaction.put(DEVICE, "a", b"")
+        assert store._lock.holding.running == 1
+        assert not store._operations
+
+        async def let_go_on() -> None:
+            for _ in range(50):
+                await asyncio.sleep(0)
+            go_on.set()
+
+        letting = asyncio.create_task(let_go_on())
+        await store.pause()
+        await letting
+        assert await waiting == 1
+        assert store.statistics().reruns == 0
+
+    async def test_what_waits_for_its_turn_waits_on(self, store: CryptoStore, path: Path) -> None:
+        async with store.transaction() as transaction:
+            waiting = outside(store.run(count_up))
+            while not store._lock._waiting:
+                await asyncio.sleep(0)
+            pausing = outside(store.pause())
+            for _ in range(5):
+                await asyncio.sleep(0)
+            transaction.put(DEVICE, "a", b"")
+        await pausing
+        assert not waiting.done()
+        assert held(path) == (0, 0)
+        await store.resume()
+        assert await waiting == 1
+
+    async def test_what_waits_for_the_lease_waits_on(self, bench: Workbench) -> None:
+        store, other = await bench.instance("one"), await bench.instance("other")
+        await take_over(other)
+        waiting = asyncio.create_task(store.run(count_up))
+        await bench.clock.asleep(1)
+        await store.pause()
+        assert not waiting.done()
+        assert not store._lock._tasks
+        calls = len(store.gated.calls)
+        await other.lock.release_now()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert store.gated.calls[calls:] == []
+        await store.resume()
+        assert await waiting == 1
+
+    async def test_is_not_the_one_that_pauses(self, store: CryptoStore) -> None:
+        async with store.transaction():
+            with pytest.raises(NestedOperation):
+                await store.pause()
+            with pytest.raises(NestedOperation):
+                await store.resume()
+
+    async def test_goes_on_where_the_one_that_pauses_is_cancelled(self, store: CryptoStore) -> None:
+        async with store.transaction() as transaction:
+            transaction.put(DEVICE, "a", b"")
+            pausing = outside(store.pause())
+            for _ in range(5):
+                await asyncio.sleep(0)
+            pausing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await pausing
+        assert store.statistics().commits == 1
+        assert store.statistics().state == "held"
+        assert await store.run(count_up) == 1
+
+    async def test_can_be_closed_upon_while_it_is_waited_for(self, store: CryptoStore, path: Path) -> None:
+        async with store.transaction() as transaction:
+            pausing = outside(store.pause())
+            await asyncio.sleep(0)
+            closing = outside(store.close())
+            for _ in range(5):
+                await asyncio.sleep(0)
+            transaction.put(DEVICE, "a", b"")
+        await closing
+        with suppress(StoreClosed):
+            await pausing
+        assert held(path) == (0, 0)
+
+    async def test_a_failure_to_let_go_is_told_and_the_store_goes_on(self, bench: Workbench) -> None:
+        store = await bench.instance("one")
+        await store.run(count_up)
+        store.gated.late_failures["close"] = StorageFailed("injected")
+        with pytest.raises(StorageFailed, match="injected"):
+            await store.pause()
+        assert store.statistics().state == "paused"
+        assert await store.run(count_up) == 2
+
+
+class TestAnotherFile:
+    async def refuses(self, store: CryptoStore, error: type[StoreError]) -> None:
+        for use in (store.resume(), store.run(count_up), store.query(count_of)):
+            with pytest.raises(error):
+                await use
+            assert store.statistics().state == "paused"
+
+    async def test_in_its_place(self, store: CryptoStore, path: Path, tmp_path: Path) -> None:
+        other, kept = tmp_path / "other.db", tmp_path / "kept.db"
+        async with await opened(other) as another:
+            await another.run(count_up)
+        await store.run(count_up)
+        await store.pause()
+        path.rename(kept)
+        other.rename(path)
+        before = path.read_bytes()
+        await self.refuses(store, StoreReplaced)
+        assert path.read_bytes() == before
+        path.unlink()
+        kept.rename(path)
+        assert await store.run(count_up) == 2, "what was put back is what was there"
+
+    async def test_written_over_it(self, store: CryptoStore, path: Path, tmp_path: Path) -> None:
+        async with await opened(tmp_path / "other.db") as another:
+            for _ in range(3):
+                await another.run(count_up)
+        await store.run(count_up)
+        await store.pause()
+        path.write_bytes((tmp_path / "other.db").read_bytes())
+        await self.refuses(store, AnotherStore)
+
+    async def test_that_is_an_older_copy_of_it(self, store: CryptoStore, path: Path, tmp_path: Path) -> None:
+        await store.run(count_up)
+        await store.pause()
+        shutil.copy(path, tmp_path / "copy.db")
+        await store.run(count_up)
+        await store.pause()
+        path.write_bytes((tmp_path / "copy.db").read_bytes())
+        await self.refuses(store, StoreRolledBack)
+
+    async def test_that_is_missing(self, store: CryptoStore, path: Path) -> None:
+        await store.run(count_up)
+        await store.pause()
+        path.unlink()
+        await self.refuses(store, StoreMissing)
+        assert list(path.parent.iterdir()) == []
