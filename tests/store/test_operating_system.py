@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -16,7 +19,7 @@ import pytest
 
 from tests.store.worker import COUNTS, PASSPHRASE, PATIENCE, Release, at_work, count_up, look, read, worker
 from unwedged.protocol.identifiers import Milliseconds
-from unwedged.store import CryptoStore, LeaseTimes, StoreReplaced, UnsupportedSchema, sqlite
+from unwedged.store import CryptoStore, LeaseTimes, StoreBusy, StoreReplaced, UnsupportedSchema, inspect, sqlite
 
 KEEPS = LeaseTimes(Milliseconds(3_000), renew_every=Milliseconds(1_000), idle_after=Milliseconds(60_000))
 """Its holder keeps the lease, and others need not wait for it for long where the holder can't give it up."""
@@ -235,3 +238,35 @@ class TestUpgrades:
             older.close()
             with worker(path) as older_again:
                 assert [program.do("count") for program in (older_again, newer)] == ["5", "6"]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Suspended in the middle of a transaction
+
+
+async def test_who_sleeps_in_a_transaction_keeps_the_others_out_and_they_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``suspended-in-db-transaction``."""
+    path = tmp_path / "store"
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.25)
+    async with opened(path, KEEPS) as store:
+        assert await store.run(count_up) == 1
+        await store._lock.release_now()
+        with worker(path) as sleeper:
+            sleeper.ask("stop")
+            _, status = await asyncio.to_thread(os.waitpid, sleeper.process.pid, os.WUNTRACED)
+            assert os.WIFSTOPPED(status)
+            waited = []
+            for _ in range(2):
+                with pytest.raises(StoreBusy, match=r"write lock.* 'worker' holds the lease, of epoch 2") as told:
+                    await store.run(count_up)
+                [seconds] = re.findall(r"waited for ([0-9.]+) s", str(told.value))
+                waited.append(float(seconds))
+            assert 0.2 <= waited[0] < waited[1], "since the first time"
+            assert inspect(path).version == 1, "who only reads is not kept out"
+
+            os.kill(sleeper.process.pid, signal.SIGCONT)
+            assert await asyncio.to_thread(sleeper.answer) == "2"
+            assert await store.run(count_up) == 3
+            sleeper.close()

@@ -476,7 +476,7 @@ BROKEN_STATEMENTS = [
 def test_every_statement_is_broken() -> None:
     texts = {name for name, value in vars(sqlite).items() if re.fullmatch("_[A-Z_]+", name) and isinstance(value, str)}
     parts = {"_LEASE", "_FENCE", "_TAKEABLE", "_KNOWN"}
-    header = {"_RESEAL"}  # which the rules know nothing of: tests/store/test_secrets.py
+    header = {"_RESEAL", "_HOLDER"}  # which the rules know nothing of: tests/store/test_secrets.py
     assert {name for name, _, _ in BROKEN_STATEMENTS} == texts - parts - header
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,12 +16,14 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from unwedged.store import TEXT, Codec, CryptoStore, RecordKind, Transaction, View, schema
+from unwedged.protocol.identifiers import Milliseconds
+from unwedged.store import TEXT, Codec, CryptoStore, RecordKind, Transaction, View, schema, sqlite
 
 PASSPHRASE: Final = "worker"
 COUNTS: Final = RecordKind("count", TEXT, Codec[int](lambda count: b"%d" % count, int))
 NOTES: Final = RecordKind("note", TEXT, TEXT)
 """A kind that only newer releases know."""
+LATENESS: Final = sqlite._lateness
 PATIENCE: Final = 60
 """Seconds after which a test that hangs fails instead."""
 
@@ -67,10 +71,19 @@ async def perform(path: Path, release: Release) -> None:
     async with await open_store(path, release) as store:
         answer("opened")
         while command := (await asyncio.to_thread(sys.stdin.readline)).strip():
+            if command == "stop":
+                sqlite._lateness = stop
             try:
-                answer(await (store.run(count) if command == "count" else store.query(read)))
+                answer(await (store.run(count) if command in {"count", "stop"} else store.query(read)))
             except Exception as error:  # noqa: BLE001 (it is the answer)
                 answer(type(error).__name__)
+
+
+def stop(began: float, duration: Milliseconds) -> Milliseconds:
+    """Suspend this process in the middle of a transaction; from there on, all is as usual."""
+    sqlite._lateness = LATENESS
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return sqlite._lateness(began, duration)
 
 
 def answer(what: object) -> None:
@@ -91,10 +104,13 @@ class Worker:
         )
         assert self.answer() == "opened"
 
-    def do(self, command: str) -> str:
+    def ask(self, command: str) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(f"{command}\n")
         self.process.stdin.flush()
+
+    def do(self, command: str) -> str:
+        self.ask(command)
         return self.answer()
 
     def answer(self) -> str:

@@ -24,7 +24,10 @@ class StoreClosed(StoreError):
 
 
 class StoreBusy(StoreError):
-    """SQLite could not get at the file in time: another program holds it locked."""
+    """SQLite could not write in time: another process keeps its write lock, perhaps because it was suspended.
+
+    Nothing was written. This is not the lease, which lapses: the lock is kept for as long as that process sleeps.
+    """
 
 
 class StorageFailed(StoreError):

@@ -50,7 +50,7 @@ from unwedged.store.apart import FEW, apart
 from unwedged.store.backend import Committed, Listed, Loaded, Row, RowName
 from unwedged.store.birthplace import Birthplace
 from unwedged.store.engine import must_be_supported
-from unwedged.store.errors import LeaseLost, NotAStore, StorageFailed, StoreClosed, StoreReplaced
+from unwedged.store.errors import LeaseLost, NotAStore, StorageFailed, StoreBusy, StoreClosed, StoreError, StoreReplaced
 from unwedged.store.expectations import ANYTHING, Expectations, StoreMark
 from unwedged.store.files import Files, Identity, must_not_be_inherited, prepare
 from unwedged.store.schema import (
@@ -107,6 +107,7 @@ _TAKEABLE: Final = "(holder IS NULL OR holder = :instance OR expires <= :now OR 
 _KNOWN: Final = "(SELECT user_version FROM pragma_user_version) = :schema"
 
 _LOOK: Final = f"SELECT {_LEASE} FROM state WHERE {_KNOWN}"
+_HOLDER: Final = "SELECT holder, label, epoch FROM state"
 _ACQUIRE: Final = f"""
     UPDATE state SET
         epoch = epoch + free,
@@ -223,6 +224,7 @@ class SqliteBackend:
         self._birthplace = Birthplace()
         self._in_a_row = 0
         self._unmoved = 0
+        self._kept_out_since: float | None = None
         self._closed = False
 
     @classmethod
@@ -382,13 +384,21 @@ class SqliteBackend:
         while True:
             if writes:
                 self._files.verify()
-            with translated():
-                try:
-                    return _rows(self._here, statement, parameters)
-                except sqlite3.Error as error:
-                    if not _is_busy(error):
-                        self._must_know(self._here)
-                    pause = _pause(error, pauses)
+            try:
+                with translated():
+                    found = _rows(self._here, statement, parameters)
+            except StoreBusy as busy:
+                pause = next(pauses, None)
+                if pause is None:
+                    raise self._kept_out() from busy
+            except StoreError:
+                with translated():
+                    self._must_know(self._here)
+                raise
+            else:
+                if writes:
+                    self._kept_out_since = None
+                return found
             await asyncio.sleep(pause)
             self._must_be_open()
 
@@ -416,7 +426,9 @@ class SqliteBackend:
                 self._tidy_up(connection)
             return result
 
-        return await self._call(write)
+        result = await self._call(write)
+        self._kept_out_since = None
+        return result
 
     def _must_tidy_up(self, pages: int) -> bool:
         """Count what is written, and say when it is time to move the log into the file."""
@@ -442,8 +454,26 @@ class SqliteBackend:
                     self._must_know(connection)
                 raise
 
-        with translated():
-            return await settled(self._driver.call(named))
+        try:
+            with translated():
+                return await settled(self._driver.call(named))
+        except StoreBusy as busy:
+            raise self._kept_out() from busy
+
+    def _kept_out(self) -> StoreBusy:
+        """Say what this process waits for, for how long, and who probably has it: who commits holds the lease."""
+        now = _clock()
+        if self._kept_out_since is None:
+            self._kept_out_since = now - BUSY_TIMEOUT
+        try:
+            [(holder, label, epoch)] = _rows(self._here, _HOLDER, {})
+            holds = "nobody holds the lease" if holder is None else f"{label!r} holds the lease, of epoch {epoch}"
+        except (sqlite3.Error, ValueError):
+            holds = "who holds the lease can't be read"
+        return StoreBusy(
+            "another process keeps SQLite's write lock: it writes very much, or was suspended in the middle of a "
+            f"transaction. This one has waited for {now - self._kept_out_since:.1f} s; {holds}"
+        )
 
     def _found(self, rows: list[sqlite3.Row]) -> list[sqlite3.Row]:
         """Return what a statement found, which is nothing only where it was stopped: by the fence, or as too old."""
