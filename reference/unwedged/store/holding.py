@@ -35,7 +35,7 @@ class Running(Protocol):
         """The qualified name of its code, for people."""
 
 
-OVERHEAD = 400
+OVERHEAD = 420
 """What a cached record takes beside the bytes of its key and its value: Python's objects, its places in the map and in
 the order of use. Measured: see spec/benchmarks.md."""
 

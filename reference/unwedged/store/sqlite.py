@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -81,7 +82,11 @@ AT_ONCE = 0.00005
 """The pause between two tries of who waits eagerly, in seconds, on the driver's thread; the loop makes none."""
 
 BUSY_PAUSE = 0.005
-"""After that one pauses for so many seconds between two tries."""
+"""After that one pauses, for so many seconds or down to half of them, by chance,"""
+
+AGAIN = 0.001
+"""and waits eagerly for so many seconds after each pause. Whoever commits again and again leaves the lock free for a
+fraction of a millisecond each time. A single try hardly ever meets that; a wait as long as a commit always does."""
 
 IN_A_ROW = 8
 """After so many short statements others get a chance to run, renewals too: who asks again and again must not keep them
@@ -625,8 +630,13 @@ def _patiently(work: Callable[[sqlite3.Connection], Result], connection: sqlite3
 def _pauses(shortest: float) -> Iterator[float]:
     """Yield how many seconds to pause before each next try, as long as there should be one."""
     began = _clock()
-    while (waited := _clock() - began) < BUSY_TIMEOUT:
-        yield shortest if waited < BRIEFLY else BUSY_PAUSE
+    eager_until = began + BRIEFLY
+    while (now := _clock()) - began < BUSY_TIMEOUT:
+        if now < eager_until:
+            yield shortest
+        else:
+            yield (pause := random.uniform(BUSY_PAUSE / 2, BUSY_PAUSE))  # noqa: S311 (no secret)
+            eager_until = now + pause + AGAIN
 
 
 def _pause(error: sqlite3.Error, pauses: Iterator[float]) -> float:
