@@ -15,7 +15,7 @@ from tests.benchmarks.measuring import Aim, Effort, Group, Results, Timed, each,
 from tests.benchmarks.reporting import Pair, aims_of, compared, layers
 from tests.benchmarks.stores import SESSIONS, WORDS, opened, settle_logs
 from tests.store.olm import Host, OlmMessage, OlmSession, open_session
-from unwedged.protocol.identifiers import Epoch
+from unwedged.protocol.identifiers import Epoch, Milliseconds
 from unwedged.store import CryptoStore, Transaction, View
 from unwedged.store.backend import Row, RowName
 from unwedged.store.holding import RecordName
@@ -79,13 +79,13 @@ async def transactions(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
     async def unsealed() -> OlmMessage:
         message, pickle = step(session)
         row = Row(RowName(SESSIONS.name, KEY.encode()), pickle)
-        await parts.backend.commit(epoch, [row], parts.clock.now(), parts.lock.times.duration, alone=True)
+        await parts.backend.commit(epoch, [row], Milliseconds(parts.clock.now()), duration, alone=True)
         return message
 
     async def sealed() -> OlmMessage:
         message, pickle = step(session)
         batch = await parts.records.seal({RecordName(SESSIONS.name, KEY.encode()): pickle})
-        await parts.records.commit(epoch, batch, parts.clock.now(), parts.lock.times.duration, alone=True)
+        await parts.records.commit(epoch, batch, Milliseconds(parts.clock.now()), duration, alone=True)
         return message
 
     async def meet(transaction: Transaction) -> None:
@@ -113,6 +113,7 @@ async def transactions(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
                     await connection.execute(statement)
             await store.run(meet)
             parts, epoch = apart._parts, await taken(apart)
+            duration = Milliseconds(parts.lock.times.duration)
             settle_logs(folder)
             yield {
                 "ratchet step": each(ratchet),

@@ -160,7 +160,7 @@ class MachineClock:
         (now,) = struct.unpack("=q", self._time)
         return Milliseconds(now)
 
-    def advance(self, duration: Milliseconds) -> None:
+    def advance(self, duration: int) -> None:
         self._time[:] = struct.pack("=q", self.now() + duration)
 
 

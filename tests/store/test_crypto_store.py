@@ -38,6 +38,7 @@ from unwedged.store import (
     TEXT,
     Changed,
     CryptoStore,
+    InvalidArgument,
     Lagged,
     LeaseLost,
     NestedOperation,
@@ -356,7 +357,7 @@ class TestTransactions:
 
     async def test_a_value_that_has_no_encoding_spoils_nothing(self, bench: Workbench, phone: Instance) -> None:
         await phone.run(count_up)
-        async with failing(AttributeError, phone.transaction()) as transaction:
+        async with failing(InvalidArgument, phone.transaction()) as transaction:
             await count_up(transaction)
             transaction.put(COUNTER, "m", BrokenCounter(1))
         assert await phone.run(count_up) == 2
@@ -574,7 +575,7 @@ class TestFailuresAreAnswers:
         async with failing(LeaseLost, phone.transaction()) as transaction:
             transaction.put(COUNTER, "n", BrokenCounter(1))
             await lose_lease(bench, extension)
-        async with failing(AttributeError, phone.transaction()) as transaction:
+        async with failing(InvalidArgument, phone.transaction()) as transaction:
             transaction.put(COUNTER, "n", BrokenCounter(1))
 
     async def test_a_group_of_failures_is_one_too(self, bench: Workbench, phone: Instance, extension: Instance) -> None:
@@ -1104,7 +1105,7 @@ class TestArguments:
             await phone.query(one)  # type: ignore[arg-type]
         with pytest.raises(AttributeError):
             await phone.query(both, "a", 1)  # type: ignore[arg-type]
-        with pytest.raises(TypeError):
+        with pytest.raises(InvalidArgument):
             await phone.run(both, 7, 1)  # type: ignore[arg-type]
 
 

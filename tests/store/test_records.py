@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unwedged.store.errors import MalformedRecord
+from unwedged.store.errors import InvalidArgument, MalformedRecord
 from unwedged.store.records import BYTES, JSON, TEXT, Codec, Json, RecordKind
 
 KIND = RecordKind("device", key=TEXT, value=JSON)
@@ -78,6 +78,29 @@ def test_whatever_a_codec_raises_becomes_a_malformed_record() -> None:
 def test_values_without_an_encoding_are_refused(value: Json) -> None:
     with pytest.raises(ValueError, match=r"JSON compliant|surrogates"):
         JSON.encode(value)
+
+
+@pytest.mark.parametrize("text", ["secret \ud800", "\udcff secret"])
+def test_what_a_codec_can_not_encode_is_refused_and_not_quoted(text: str) -> None:
+    kind = RecordKind("device", key=TEXT, value=JSON)
+    for encode, what in ((kind.encode_key, "a key"), (kind.encode_value, "a value")):
+        with pytest.raises(InvalidArgument, match=f"{what} of kind 'device' can't be encoded") as caught:
+            encode(text)
+        assert "secret" not in str(caught.value)
+        assert caught.value.__cause__ is None
+        assert caught.value.__context__ is None, "the codec's exception holds the record"
+
+
+def test_a_codec_makes_bytes() -> None:
+    kind = RecordKind("device", key=TEXT, value=Codec[int](lambda number: str(number), int))  # type: ignore[arg-type,return-value]
+    with pytest.raises(InvalidArgument, match=r"\(made a str\)"):
+        kind.encode_value(7)
+
+
+@pytest.mark.parametrize("name", [None, 7, b"device", "\ud800"])
+def test_a_name_is_a_text(name: str) -> None:
+    with pytest.raises(InvalidArgument, match="the name of a record kind"):
+        RecordKind(name, key=TEXT, value=JSON)
 
 
 @pytest.mark.parametrize("name", ["a", "olm_session", "x2", "a" * 40])

@@ -12,10 +12,11 @@ from typing import TypedDict
 
 import pytest
 
-from tests.store.stores import DEVICE, KEY, KINDS, Workbench, count_up, workbench
+from tests.store.stores import DEVICE, KEY, KINDS, Workbench, count_up, failing, workbench
 from unwedged.store import (
     CryptoStore,
     InvalidArgument,
+    LeaseTimes,
     RecordKind,
     SecretChanged,
     StoreClosed,
@@ -92,6 +93,40 @@ class TestArguments:
     @pytest.mark.parametrize("label", [b"app", None, 7, "app \udfff"], ids=repr)
     async def test_a_label_is_a_text(self, path: Path, label: str) -> None:
         await self.refuses(path, "a label", lambda: CryptoStore.open(path, key=KEY, label=label, kinds=KINDS))
+
+    @pytest.mark.parametrize("name", [7, b"store.db", None, "store\0.db", "store\ud800.db"], ids=repr)
+    async def test_a_path_is_one_that_a_file_can_have(self, tmp_path: Path, name: object) -> None:
+        path = f"{tmp_path}/{name}" if isinstance(name, str) else name
+        with pytest.raises(InvalidArgument, match="a path"):
+            await CryptoStore.open(path, key=KEY, label="one", kinds=KINDS)  # type: ignore[arg-type]
+        assert not os.listdir(tmp_path)  # noqa: PTH208 (it takes no time)
+
+    @pytest.mark.parametrize(
+        "times", [{"duration": "2000"}, {"idle_after": 0.5}, {"renew_every": True}, {"turn": None}]
+    )
+    def test_times_are_whole_numbers(self, times: dict[str, int]) -> None:
+        with pytest.raises(InvalidArgument, match=r"in milliseconds, is an int"):
+            LeaseTimes(**times)
+
+    async def test_a_buffer_has_room(self, path: Path) -> None:
+        async with await opened(path, key=KEY) as store:
+            for size in (0, -1, 1.5, "10"):
+                with pytest.raises(InvalidArgument, match="buffer"):
+                    async with store.subscribe(DEVICE, buffered=size):  # type: ignore[arg-type]
+                        pass
+
+    async def test_a_record_without_an_encoding_changes_nothing(self, path: Path) -> None:
+        async with await opened(path, key=KEY) as store:
+            before = content(path)
+            for name in ("\ud800", b"device", None):
+                async with failing(InvalidArgument, store.transaction()) as transaction:
+                    transaction.put(DEVICE, "other", b"value")
+                    transaction.put(DEVICE, name, b"value")  # type: ignore[misc]
+            assert store.statistics().commits == 0
+            await store._lock.release_now()
+            assert [line for line in content(path) if '"record"' in line] == [
+                line for line in before if '"record"' in line
+            ]
 
     @pytest.mark.parametrize(
         "kinds", [["device"], [DEVICE, None], [RecordKind], [DEVICE, RecordKind("device", DEVICE.key, DEVICE.value)]]

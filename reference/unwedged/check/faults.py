@@ -265,7 +265,8 @@ def _cancelled_commit(_: World) -> Sequence[Substitution]:
 
     async def persist(self: Updating, batch: Batch) -> Committed:
         parts, alone = self._parts, self._parts.lock.may_give_up(self._holding)
-        return await parts.records.commit(self.epoch, batch, parts.clock.now(), parts.lock.times.duration, alone=alone)
+        now, duration = Milliseconds(parts.clock.now()), Milliseconds(parts.lock.times.duration)
+        return await parts.records.commit(self.epoch, batch, now, duration, alone=alone)
 
     return [(Updating, "commit", commit), (Updating, "_persist", persist)]
 
@@ -358,9 +359,11 @@ def _renew_ignores_loss(_: World) -> Sequence[Substitution]:
         if self.guard.stage is Stage.NONE:
             return
         try:
-            await self._backend.renew(self.guard.epoch, self._clock.now(), self.times.duration)
+            await self._backend.renew(self.guard.epoch, self._now(), Milliseconds(self.times.duration))
         except LeaseLost:
-            lease = await self._backend.acquire(self.instance, self.label, self._clock.now(), self.times.duration)
+            lease = await self._backend.acquire(
+                self.instance, self.label, self._now(), Milliseconds(self.times.duration)
+            )
             if lease.holder == self.instance:
                 self.guard = replace(self.guard, epoch=lease.epoch)
 

@@ -24,9 +24,11 @@
 Every exception that is raised on purpose is a ``StoreError``.
 """
 
+from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
+from unwedged.protocol.lease import Lease
 from unwedged.protocol.stream import Lagged
 from unwedged.store.clock import Chance, Clock
-from unwedged.store.crypto_store import CryptoStore, Statistics
+from unwedged.store.crypto_store import CryptoStore, Kinds, Statistics
 from unwedged.store.errors import (
     AnotherStore,
     ForkedStore,
@@ -72,16 +74,21 @@ __all__ = [
     "Clock",
     "Codec",
     "CryptoStore",
+    "Epoch",
     "Existence",
     "ForkedStore",
     "Inspection",
+    "InstanceId",
     "InvalidArgument",
     "Json",
     "Kind",
+    "Kinds",
     "Lagged",
+    "Lease",
     "LeaseLost",
     "LeaseTimes",
     "MalformedRecord",
+    "Milliseconds",
     "NestedOperation",
     "NotAStore",
     "OperationEnded",
@@ -106,6 +113,7 @@ __all__ = [
     "UnknownKind",
     "UnsupportedSQLite",
     "UnsupportedSchema",
+    "Version",
     "View",
     "WrongKey",
     "WrongPassphrase",

@@ -6,6 +6,9 @@ exception of some library, which may quote a secret, when a file has been made a
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from unwedged.store.errors import InvalidArgument
 
 
@@ -29,8 +32,26 @@ def octets_of(value: object, length: int, what: str) -> bytes:
 
 def size_of(value: object, what: str) -> int:
     """Return a number of bytes. ``what`` it is goes into the exception."""
+    size = whole_of(value, what)
+    if size < 0:
+        raise InvalidArgument(f"{what} is at least 0 bytes, not {size}")
+    return size
+
+
+def whole_of(value: object, what: str) -> int:
+    """Return a whole number. ``what`` it is goes into the exception."""
     if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidArgument(f"{what} is a number of bytes, not a {type(value).__name__}")
-    if value < 0:
-        raise InvalidArgument(f"{what} is at least 0 bytes, not {value}")
+        raise InvalidArgument(f"{what} is an int, not a {type(value).__name__}")
     return value
+
+
+def path_of(value: object) -> Path:
+    """Return a path that a file can have."""
+    if not isinstance(value, str | Path):
+        raise InvalidArgument(f"a path is a str or a Path, not a {type(value).__name__}")
+    try:
+        if b"\0" not in os.fsencode(value):
+            return Path(value)
+    except UnicodeEncodeError:
+        pass
+    raise InvalidArgument("a path has no null character, and no surrogate that stands for no byte")

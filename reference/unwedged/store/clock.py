@@ -15,9 +15,9 @@ from unwedged.protocol.identifiers import InstanceId, Milliseconds
 
 
 class Clock(Protocol):
-    """The wall clock, which all processes on one machine share, and waiting."""
+    """The wall clock, which all processes on one machine share, and waiting. One's own may be of plain ``int``."""
 
-    def now(self) -> Milliseconds:
+    def now(self) -> int:
         """Return the milliseconds since 1970."""
 
     async def sleep(self, duration: Milliseconds) -> None:
@@ -25,12 +25,12 @@ class Clock(Protocol):
 
 
 class Chance(Protocol):
-    """Where random numbers come from."""
+    """Where random numbers come from. One's own may be of plain ``int``."""
 
-    def instance(self) -> InstanceId:
+    def instance(self) -> int:
         """Return a number that no other process instance has or had."""
 
-    def between(self, low: Milliseconds, high: Milliseconds) -> Milliseconds:
+    def between(self, low: Milliseconds, high: Milliseconds) -> int:
         """Return a length of time from ``low`` to ``high``, both included."""
 
 

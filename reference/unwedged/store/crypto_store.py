@@ -19,7 +19,7 @@ from typing import TypeAlias, TypeVar, TypeVarTuple
 from unwedged.protocol.cache import empty
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.store import engine
-from unwedged.store.arguments import size_of, text_of
+from unwedged.store.arguments import path_of, size_of, text_of, whole_of
 from unwedged.store.backend import Backend
 from unwedged.store.birthplace import Birthplace
 from unwedged.store.clock import Chance, Clock, SystemChance, SystemClock
@@ -217,10 +217,11 @@ class CryptoStore:
         """
         secret = secret_of(passphrase, key)
         text_of(label, "a label")
+        location = path_of(path)
         limit_bytes = None if cache_limit_bytes is None else size_of(cache_limit_bytes, "the limit of a cache")
         declared = _declared(kinds)
         expected = Expectations(expect, not_before)
-        backend = await SqliteBackend.open(Path(path), expected)
+        backend = await SqliteBackend.open(location, expected)
         try:
             sealer = await _unlock(backend, secret, expected)
             version, present = await backend.contents()
@@ -237,7 +238,7 @@ class CryptoStore:
             sealer,
             declared.values(),
             label=label,
-            instance=chance.instance(),
+            instance=InstanceId(chance.instance()),
             version=version,
             times=times or LeaseTimes(),
             clock=clock or SystemClock(),
@@ -369,6 +370,8 @@ class CryptoStore:
         invalidation, and ends when the store is closed.
         """
         self._must_be_open()
+        if whole_of(buffered, "the length of a buffer") < 1:
+            raise InvalidArgument("a buffer has room for one change at least")
         if self._parts.kinds.get(kind.name) != kind:
             raise UnknownKind(f"record kind {kind.name!r} was not declared when the store was opened")
         await self._be_awake()
@@ -514,7 +517,7 @@ class CryptoStore:
                     raise
                 self._parts.counts.reruns += 1
                 logger.info("operation runs again label=%s attempt=%d: %s", self._lock.label, attempt + 1, interruption)
-        raise ValueError("an operation needs at least one attempt")
+        raise InvalidArgument("an operation needs at least one attempt")
 
     def _must_be_open(self) -> None:
         self._birthplace.must_be_here()

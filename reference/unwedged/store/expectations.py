@@ -30,7 +30,7 @@ class StoreMark:
 
     identity: str
     """The store's own random identity, in hexadecimal."""
-    version: Version
+    version: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Final
 
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.protocol.lease import Lease
+from unwedged.store.arguments import path_of
 from unwedged.store.engine import must_be_supported
 from unwedged.store.errors import NotAStore
 from unwedged.store.schema import CENSUS, IDENTITY, SOUND, translated, version_of
@@ -37,10 +38,10 @@ class Inspection:
     """The last lines of the change log, oldest first: which commit wrote a record of which kind."""
 
 
-def inspect(path: Path, lines: int = 20) -> Inspection:
+def inspect(path: str | Path, lines: int = 20) -> Inspection:
     """Look at the store at ``path``, as it is after its last commit, with at most ``lines`` lines of the change log."""
     must_be_supported()
-    path = path.resolve()
+    path = path_of(path).resolve()
     with translated():
         while True:
             before = _stamp(path)

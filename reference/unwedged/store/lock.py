@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -22,9 +22,10 @@ from unwedged.protocol.guard import NO_GUARD, Guard, Stage
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.protocol.lease import LONGEST_LEASE, takeable
 from unwedged.store.apart import apart
+from unwedged.store.arguments import whole_of
 from unwedged.store.backend import Backend
 from unwedged.store.clock import Chance, Clock
-from unwedged.store.errors import LeaseLost, StoreClosed, StoreError, StoreReplaced, UnsupportedSchema
+from unwedged.store.errors import InvalidArgument, LeaseLost, StoreClosed, StoreError, StoreReplaced, UnsupportedSchema
 from unwedged.store.holding import Holding, RecordName
 from unwedged.store.turns import Queue
 from unwedged.store.watch import Watch
@@ -60,23 +61,27 @@ class LeaseTimes:
     have it five times a second each.
     """
 
-    duration: Milliseconds = field(default=Milliseconds(2000))
-    renew_every: Milliseconds = field(default=Milliseconds(500))
-    idle_after: Milliseconds = field(default=Milliseconds(100))
-    overdue_after: Milliseconds = field(default=Milliseconds(2000))
-    turn: Milliseconds = field(default=Milliseconds(25))
+    duration: int = 2000
+    renew_every: int = 500
+    idle_after: int = 100
+    overdue_after: int = 2000
+    turn: int = 25
 
     def __post_init__(self) -> None:
+        for name in self.__slots__:
+            whole_of(getattr(self, name), f"{name}, in milliseconds,")
         if not 0 < self.duration <= LONGEST_LEASE:
-            raise ValueError(f"a lease lasts from 1 to {LONGEST_LEASE} ms, not {self.duration}")
+            raise InvalidArgument(f"a lease lasts from 1 to {LONGEST_LEASE} ms, not {self.duration}")
         if not 0 < self.renew_every <= self.duration // 3:
-            raise ValueError(f"a lease of {self.duration} ms is renewed at least every {self.duration // 3} ms")
+            raise InvalidArgument(f"a lease of {self.duration} ms is renewed at least every {self.duration // 3} ms")
         if self.idle_after <= 0:
-            raise ValueError("an idle holder waits for at least 1 ms")
+            raise InvalidArgument("an idle holder waits for at least 1 ms")
         if self.overdue_after <= 0:
-            raise ValueError("operations are given at least 1 ms to end")
+            raise InvalidArgument("operations are given at least 1 ms to end")
         if not 0 <= self.turn <= self.duration:
-            raise ValueError(f"a turn lasts from 0 to {self.duration} ms, not {self.turn}: no longer than the lease")
+            raise InvalidArgument(
+                f"a turn lasts from 0 to {self.duration} ms, not {self.turn}: no longer than the lease"
+            )
 
 
 class LeaseLock:
@@ -216,7 +221,10 @@ class LeaseLock:
 
     def _goes_on(self) -> bool:
         """Say whether the turn goes on although somebody waits elsewhere: for a while, if somebody waits here too."""
-        return self._waiting > 0 and 0 <= self._clock.now() - self._held_since < self.times.turn
+        return self._waiting > 0 and 0 <= self._now() - self._held_since < self.times.turn
+
+    def _now(self) -> Milliseconds:
+        return Milliseconds(self._clock.now())
 
     @property
     def _waiting(self) -> int:
@@ -264,7 +272,7 @@ class LeaseLock:
         if guard == self.guard:
             return
         if guard.stage is Stage.CLOSING:
-            self._closing_since = self._clock.now()
+            self._closing_since = self._now()
         self.guard = guard
         if guard == NO_GUARD:
             self._guarded.clear()
@@ -281,7 +289,9 @@ class LeaseLock:
         async with self._row:
             if self.guard != NO_GUARD:
                 return rules.admits(self.guard)
-            lease = await self._backend.acquire(self.instance, self.label, self._clock.now(), self.times.duration)
+            lease = await self._backend.acquire(
+                self.instance, self.label, self._now(), Milliseconds(self.times.duration)
+            )
             if lease.holder != self.instance:
                 logger.debug("lease wanted label=%s epoch=%d", self.label, lease.epoch)
                 return False
@@ -307,7 +317,7 @@ class LeaseLock:
         if self.guard != rules.taken(epoch):
             raise LeaseLost(f"the lease of epoch {epoch} was lost before its sync was done")
         self.holding = self.holding.successor(epoch, log, synced)
-        self._held_since = self._clock.now()
+        self._held_since = self._now()
         self._become(rules.synced(self.guard, epoch))
         self._activity += 1
         dropped = len(since.records) - len(self.holding.cache.records)
@@ -334,7 +344,7 @@ class LeaseLock:
 
     def stop_renewing_if_overdue(self) -> None:
         """Renew no more if somebody has waited for too long, and the code of an operation still runs (rule 8)."""
-        now, epoch = self._clock.now(), self.guard.epoch
+        now, epoch = self._now(), self.guard.epoch
         running = [operation for operation in self.holding.operations if not operation.ended]
         if not running or now - self._closing_since <= self.times.overdue_after:
             return
@@ -354,7 +364,7 @@ class LeaseLock:
             lease = await self.fenced(epoch, self._backend.check(epoch))
         except LeaseLost:
             return
-        if lease.expires <= self._clock.now():
+        if lease.expires <= self._now():
             self.lost(epoch)
 
     async def renew_now(self) -> None:
@@ -363,7 +373,7 @@ class LeaseLock:
         if self.guard.stage in (Stage.NONE, Stage.EXPIRING):
             return
         try:
-            lease = await self.fenced(epoch, self._backend.renew(epoch, self._clock.now(), self.times.duration))
+            lease = await self.fenced(epoch, self._backend.renew(epoch, self._now(), Milliseconds(self.times.duration)))
         except LeaseLost:
             return  # said in the log, and known to whoever used the guard
         self.told(epoch, lease.wanted)
@@ -462,7 +472,7 @@ class LeaseLock:
             lease = await self._backend.look()
             watch.saw(lease.epoch)
             # Asking takes the lease or leaves word. Where word was left already it would write for nothing.
-            if watch.asks and (not lease.wanted or takeable(lease, self.instance, self._clock.now())):
+            if watch.asks and (not lease.wanted or takeable(lease, self.instance, self._now())):
                 try:
                     if await self.acquire_now():
                         self._others = watch.others
@@ -478,7 +488,7 @@ class LeaseLock:
     async def _keep_renewing(self) -> None:
         while True:
             await self._guarded.wait()
-            await self._clock.sleep(self.times.renew_every)
+            await self._clock.sleep(Milliseconds(self.times.renew_every))
             self.stop_renewing_if_overdue()
             if self.holding.committing:
                 continue  # A commit renews the lease itself, and until it is done nobody else can write.
@@ -491,7 +501,7 @@ class LeaseLock:
         while True:
             await self._guarded.wait()
             before = self._activity
-            await self._clock.sleep(self.times.idle_after)
+            await self._clock.sleep(Milliseconds(self.times.idle_after))
             if before == self._activity:
                 await self._release()
 

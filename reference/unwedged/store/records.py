@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeAlias, TypeVar
 
-from unwedged.store.errors import MalformedRecord
+from unwedged.store.arguments import text_of
+from unwedged.store.errors import InvalidArgument, MalformedRecord
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -52,10 +53,18 @@ class RecordKind(Kind, Generic[Key, Value]):
     """False for values too large, or used too seldom, to be kept after the operation that loaded them."""
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise ValueError(
+        if not _NAME.fullmatch(text_of(self.name, "the name of a record kind")):
+            raise InvalidArgument(
                 f"{self.name!r} can't name a record kind: at most 40 of a to z, 0 to 9 and '_', a letter first"
             )
+
+    def encode_key(self, key: Key) -> bytes:
+        """Return a key as bytes, or raise ``InvalidArgument``."""
+        return _encode(self.key, key, f"a key of kind {self.name!r}")
+
+    def encode_value(self, value: Value) -> bytes:
+        """Return a value as bytes, or raise ``InvalidArgument``."""
+        return _encode(self.value, value, f"a value of kind {self.name!r}")
 
     def decode_key(self, encoded: bytes) -> Key:
         """Return the key that was encoded so, or raise ``MalformedRecord``."""
@@ -64,6 +73,19 @@ class RecordKind(Kind, Generic[Key, Value]):
     def decode_value(self, encoded: bytes) -> Value:
         """Return the value that was encoded so, or raise ``MalformedRecord``."""
         return _decode(self.value, encoded, f"a value of kind {self.name!r}")
+
+
+def _encode(codec: Codec[Plain], plain: Plain, what: str) -> bytes:
+    try:
+        encoded: object = codec.encode(plain)
+    except Exception as error:  # noqa: BLE001 (a codec is anybody's)
+        reason = type(error).__name__
+    else:
+        if isinstance(encoded, bytes):
+            return encoded
+        reason = f"made a {type(encoded).__name__}"
+    # Raised out here for the same reason as below.
+    raise InvalidArgument(f"{what} can't be encoded by its codec ({reason})")
 
 
 def _decode(codec: Codec[Plain], encoded: bytes, what: str) -> Plain:

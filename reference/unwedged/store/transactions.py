@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic, Protocol, TypeVar, cast
 
 from unwedged.protocol import cache as rules
 from unwedged.protocol.cache import Cache, Change, ChangeLog
-from unwedged.protocol.identifiers import Version
+from unwedged.protocol.identifiers import Milliseconds, Version
 from unwedged.store.apart import FEW, each_between
 from unwedged.store.backend import Backend, Committed
 from unwedged.store.birthplace import Birthplace
@@ -32,7 +32,7 @@ from unwedged.store.errors import (
 )
 from unwedged.store.holding import Holding, RecordName
 from unwedged.store.lock import GUARD_ENDS, LeaseLock
-from unwedged.store.records import Codec, Kind, RecordKind
+from unwedged.store.records import Kind, RecordKind
 from unwedged.store.sealed import Batch, SealedRecords
 from unwedged.store.settled import settled
 from unwedged.store.streams import Streams
@@ -77,7 +77,7 @@ class Operation:
     def __init__(self, parts: Parts, holding: Holding, code: object) -> None:
         self.epoch = holding.epoch
         self.snapshot = holding.cache
-        self.since = parts.clock.now()
+        self.since = Milliseconds(parts.clock.now())
         self.ended = False
         """Whether its code has ended; then only its commit, or its validation, is under way."""
         self._code = code
@@ -155,7 +155,7 @@ class Operation:
 
     def _name(self, kind: RecordKind[Key, Value], key: Key) -> RecordName:
         self._must_know(kind)
-        return RecordName(kind.name, kind.key.encode(key))
+        return RecordName(kind.name, kind.encode_key(key))
 
     def _must_know(self, kind: Kind) -> None:
         if self._parts.kinds.get(kind.name) != kind:
@@ -208,11 +208,11 @@ class Reading(Operation):
 class _Put(Generic[Value]):
     """An object to write. It becomes bytes only at the commit, since it may be changed until then."""
 
-    codec: Codec[Value]
+    encoder: Callable[[Value], bytes]
     value: Value
 
     def encode(self) -> bytes:
-        return self.codec.encode(self.value)
+        return self.encoder(self.value)
 
 
 class _Encodable(Protocol):
@@ -268,7 +268,7 @@ class Updating(Operation):
         self._must_go_on()
         name = self._name(kind, key)
         self._objects[name] = value
-        write: _Put[Value] = _Put(kind.value, value)
+        write: _Put[Value] = _Put(kind.encode_value, value)
         self._writes[name] = write
 
     def delete(self, kind: RecordKind[Key, Value], key: Key) -> None:
@@ -331,7 +331,8 @@ class Updating(Operation):
         parts, lock = self._parts, self._parts.lock
         try:
             alone = lock.may_give_up(self._holding)
-            return await parts.records.commit(self.epoch, batch, parts.clock.now(), lock.times.duration, alone=alone)
+            now, duration = Milliseconds(parts.clock.now()), Milliseconds(lock.times.duration)
+            return await parts.records.commit(self.epoch, batch, now, duration, alone=alone)
         except StoreBusy:
             raise  # nothing was written, and the guard is as good as before
         except BaseException:

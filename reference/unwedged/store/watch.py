@@ -36,7 +36,7 @@ class Watch:
         """Ask for nothing until so many others, one at least, have had the lease, or until nobody comes for it."""
         self._seen = given_up
         self._lets_pass = max(1, others)
-        self._stands_back = self._chance.between(LONGEST_PAUSE, Milliseconds(2 * LONGEST_PAUSE))
+        self._stands_back = self._between(LONGEST_PAUSE, 2 * LONGEST_PAUSE)
 
     @property
     def asks(self) -> bool:
@@ -61,6 +61,9 @@ class Watch:
         if self._looks <= EAGER_LOOKS:
             return Milliseconds(0)
         bound = min(max(self._paused // PATIENCE, SHORTEST_PAUSE), LONGEST_PAUSE)
-        pause = self._chance.between(Milliseconds(bound - bound // 2), Milliseconds(bound))
+        pause = self._between(bound - bound // 2, bound)
         self._paused = Milliseconds(self._paused + pause)
         return pause
+
+    def _between(self, low: int, high: int) -> Milliseconds:
+        return Milliseconds(self._chance.between(Milliseconds(low), Milliseconds(high)))
