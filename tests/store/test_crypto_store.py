@@ -1047,6 +1047,23 @@ class TestClosingInTime:
         assert await running == 1
         assert bench.version() == 1
 
+    async def test_an_operation_that_was_just_let_begin_is_waited_for(self, phone: Instance) -> None:
+        """Its turn has come, but its task has not yet gone on."""
+        go_on = asyncio.Event()
+
+        async def ahead(_: Transaction) -> None:
+            await go_on.wait()
+
+        first = asyncio.create_task(phone.run(ahead))
+        await all_that_can_run()
+        second = asyncio.create_task(phone.run(count_up))
+        await all_that_can_run()
+        closing = asyncio.create_task(phone.close())
+        go_on.set()  # The first ends just after closing has begun, and just before it looks at what runs.
+        await closing
+        await first
+        assert await second == 1
+
     async def test_where_all_have_ended_there_is_nothing_to_say(self, phone: Instance) -> None:
         await phone.run(count_up)
         await phone.close(timeout_seconds=0)

@@ -599,7 +599,7 @@ class CryptoStore:
     async def _close(self) -> None:
         self._lock.stop_admitting()
         async with self._rest:
-            await self._quiet.wait()
+            await self._quieten(None)
             await self._end_tasks()
             try:
                 await self._lock.close()
