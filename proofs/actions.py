@@ -18,7 +18,7 @@ from typing import TypeAlias, TypeVar
 from rpds import HashTrieMap
 
 from proofs import translation as of
-from proofs.translation import INSTANCES, Name, constants
+from proofs.translation import INSTANCES, Name, constants, replaced
 from unwedged.check.graph import Graph
 from unwedged.check.transitions import HOME
 from unwedged.check.values import State as Printed
@@ -30,7 +30,7 @@ from unwedged.protocol.identifiers import Epoch, Milliseconds, Version
 from unwedged.protocol.lease import LONGEST_LEASE, Lease
 from unwedged.protocol.stream import Lagged
 
-MODELS = ("Agreement", "AgreementOnHandover")
+MODELS = ("Agreement", "AgreementOnHandover", "InstanceOfChoices")
 
 NOW = Milliseconds(-(2**40))
 """Every clock, all the time: the functions' tables have other times."""
@@ -99,6 +99,12 @@ class Instance:
     lease_time: int
     max_epoch: int
     max_version: int
+    left_out: frozenset[str]
+    """The definitions that the model replaces by ones that leave no choice."""
+
+    def notable(self, word: bool) -> set[bool]:
+        """What may be heeded of the word of a waiter: none of it yet, or all."""
+        return {word} if "Notable" in self.left_out else {False, word}
 
     def working(self, s: State, p: Name, epoch: Epoch) -> list[Operation]:
         """The operations of a process that work under an epoch."""
@@ -118,7 +124,7 @@ class Explored:
 
 def explored(graph: Graph, configuration: Path) -> Explored:
     """Understand what TLC has dumped of a model."""
-    instance = _instance(graph, constants(configuration))
+    instance = _instance(graph, constants(configuration), replaced(configuration))
     states = tuple(translated(state, instance.lease_time) for state in graph.states)
     leads: dict[State, defaultdict[str, set[State]]] = {state: defaultdict(set) for state in states}
     for edge in graph.edges:
@@ -126,7 +132,7 @@ def explored(graph: Graph, configuration: Path) -> Explored:
     return Explored(instance, states, tuple(states[number] for number in graph.initial), leads)
 
 
-def _instance(graph: Graph, numbers: Mapping[str, int]) -> Instance:
+def _instance(graph: Graph, numbers: Mapping[str, int], left_out: frozenset[str]) -> Instance:
     kinds: defaultdict[Name, set[str]] = defaultdict(set)
     subscribers: set[Name] = set()
     for state in graph.states:
@@ -142,6 +148,7 @@ def _instance(graph: Graph, numbers: Mapping[str, int]) -> Instance:
         lease_time=numbers["LeaseTime"],
         max_epoch=numbers["MaxEpoch"],
         max_version=numbers["MaxVersion"],
+        left_out=left_out,
     )
 
 
@@ -240,7 +247,12 @@ def _told(told: Told, log: ChangeLog[Name]) -> Told:
 def _sync_fails(i: Instance, s: State) -> Iterator[State]:
     for p in i.processes:
         if s.guard[p].stage is Stage.SYNCING:
-            yield replace(s, guard=s.guard.insert(p, guard.lost(s.guard[p], s.guard[p].epoch)))
+            epoch = s.guard[p].epoch
+            failed = replace(s, guard=s.guard.insert(p, guard.lost(s.guard[p], epoch)))
+            yield failed
+            row = lease.release(s.lease, epoch)
+            if row is not None and "LeftBehind" not in i.left_out:
+                yield replace(failed, lease=replace(row, expires=NOW))
 
 
 def _begin(i: Instance, s: State) -> Iterator[State]:
@@ -297,9 +309,12 @@ def _fill(i: Instance, s: State) -> Iterator[State]:
 def _commit(i: Instance, s: State) -> Iterator[State]:
     for o, p in i.home.items():
         op = s.op[o]
-        alone = len(i.working(s, p, op.under)) == 1
-        row = lease.commit(s.lease, op.under, NOW, LONGEST_LEASE, alone)
-        if op.stage == "running" and op.kind == "transaction" and s.version < i.max_version and row is not None:
+        if op.stage != "running" or op.kind != "transaction" or s.version >= i.max_version:
+            continue
+        for parts in i.notable(len(i.working(s, p, op.under)) == 1):
+            row = lease.commit(s.lease, op.under, NOW, LONGEST_LEASE, parts)
+            if row is None:
+                continue
             released = row.holder is None
             # What is left of a lease that nobody holds is of no interest: in the specification, nothing.
             row = replace(row, expires=NOW) if released else row
@@ -314,10 +329,20 @@ def _commit(i: Instance, s: State) -> Iterator[State]:
 
 def _validate(i: Instance, s: State) -> Iterator[State]:
     for o in i.home:
-        op = s.op[o]
-        if op.stage == "running" and op.kind == "view" and op.known and lease.fence(s.lease, op.under):
-            done = replace(op, stage="validated", at=Version(0), begun=Version(0), word=s.lease.wanted)
-            yield _with(s, o, done)
+        if s.op[o].kind == "view":
+            yield from _validated(s, o)
+
+
+def _fail(i: Instance, s: State) -> Iterator[State]:
+    for o in i.home:
+        if "Fail" not in i.left_out:
+            yield from _validated(s, o)
+
+
+def _validated(s: State, o: Name) -> Iterator[State]:
+    op = s.op[o]
+    if op.stage == "running" and op.known and lease.fence(s.lease, op.under):
+        yield _with(s, o, replace(op, stage="validated", at=Version(0), begun=Version(0), word=s.lease.wanted))
 
 
 def _finish(i: Instance, s: State) -> Iterator[State]:
@@ -325,17 +350,17 @@ def _finish(i: Instance, s: State) -> Iterator[State]:
         op = s.op[o]
         if op.stage not in ("committed", "validated"):
             continue
-        held = guard.lost(s.guard[p], op.under) if op.released else guard.told(s.guard[p], op.under, op.word)
-        finished = replace(_with(s, o, IDLE), guard=s.guard.insert(p, held))
-        if op.stage == "validated":
-            yield finished
-            continue
-        installed, written = s.cache[p], s.commits[op.at - 1]
-        if guard.stands(s.guard[p], op.under):
-            installed = cache.install(installed, op.at, {r: base + 1 for r, base in written.items()})
-        own = of.change_log(s.commits[: op.at], op.at - 1, op.at - 1)
-        heard = s.heard.insert(p, _told(s.heard[p], own))
-        yield replace(finished, cache=s.cache.insert(p, installed), heard=heard)
+        finished = _with(s, o, IDLE)
+        if op.stage == "committed":
+            installed, written = s.cache[p], s.commits[op.at - 1]
+            if guard.stands(s.guard[p], op.under):
+                installed = cache.install(installed, op.at, {r: base + 1 for r, base in written.items()})
+            own = of.change_log(s.commits[: op.at], op.at - 1, op.at - 1)
+            heard = s.heard.insert(p, _told(s.heard[p], own))
+            finished = replace(finished, cache=s.cache.insert(p, installed), heard=heard)
+        for word in i.notable(op.word):
+            held = guard.lost(s.guard[p], op.under) if op.released else guard.told(s.guard[p], op.under, word)
+            yield replace(finished, guard=s.guard.insert(p, held))
 
 
 def _lose(i: Instance, s: State) -> Iterator[State]:
@@ -354,8 +379,9 @@ def _renew(i: Instance, s: State) -> Iterator[State]:
     for p in i.processes:
         row = lease.renew(s.lease, s.guard[p].epoch, NOW, LONGEST_LEASE)
         if s.guard[p].stage is not Stage.NONE and row is not None:
-            told = guard.told(s.guard[p], s.guard[p].epoch, s.lease.wanted)
-            yield replace(s, lease=row, guard=s.guard.insert(p, told))
+            for word in i.notable(s.lease.wanted):
+                told = guard.told(s.guard[p], s.guard[p].epoch, word)
+                yield replace(s, lease=row, guard=s.guard.insert(p, told))
 
 
 def _lose_guard(i: Instance, s: State) -> Iterator[State]:
@@ -395,6 +421,13 @@ def _crash(i: Instance, s: State) -> Iterator[State]:
             )
 
 
+def _forget(i: Instance, s: State) -> Iterator[State]:
+    for p in i.processes:
+        for r in of.known(s.cache[p]):
+            if "Forget" not in i.left_out:
+                yield replace(s, cache=s.cache.insert(p, cache.forget(s.cache[p], [r])))
+
+
 def _truncate(_: Instance, s: State) -> Iterator[State]:
     if s.floor < s.version:
         yield replace(s, floor=s.version)
@@ -411,13 +444,14 @@ ACTIONS: Mapping[str, tuple[Callable[[Instance, State], Iterator[State]], frozen
     "Acquire": (_acquire, frozenset({"lease.acquire", "guard.taken"})),
     "Want": (_want, frozenset({"lease.takeable", "lease.want"})),
     "Sync": (_sync, frozenset({"lease.fence", "guard.synced", "cache.sync", "stream.news"})),
-    "SyncFails": (_sync_fails, frozenset({"guard.lost"})),
+    "SyncFails": (_sync_fails, frozenset({"guard.lost", "lease.release"})),
     "Begin": (_begin, frozenset({"guard.admits"})),
     "Load": (_load, frozenset({"lease.fence", "cache.reaches"})),
     "Outdated": (_outdated, frozenset({"lease.fence", "cache.reaches"})),
     "Fill": (_fill, frozenset({"guard.stands", "cache.fill"})),
     "Commit": (_commit, frozenset({"lease.commit"})),
     "Validate": (_validate, frozenset({"lease.fence"})),
+    "Fail": (_fail, frozenset({"lease.fence"})),
     "Finish": (_finish, frozenset({"guard.told", "guard.lost", "guard.stands", "cache.install", "stream.news"})),
     "Lose": (_lose, frozenset({"lease.fence", "guard.lost"})),
     "Abort": (_abort, frozenset()),
@@ -426,10 +460,14 @@ ACTIONS: Mapping[str, tuple[Callable[[Instance, State], Iterator[State]], frozen
     "Release": (_release, frozenset({"lease.release", "guard.releasable", "guard.lost"})),
     "Lapse": (_lapse, frozenset()),
     "Crash": (_crash, frozenset({"cache.empty"})),
+    "Forget": (_forget, frozenset({"cache.forget"})),
     "Truncate": (_truncate, frozenset()),
     "Listen": (_listen, frozenset({"stream.news"})),
 }
 """For each action: where it leads, and the functions of the code that decide it."""
+
+OF_THE_LOCK_ALONE = frozenset({"guard.overdue"})
+"""What decides only a step of `LeaseLock.tla`, which is about progress. Here a lease may expire at any moment."""
 
 
 def compare(model: Explored) -> Iterator[tuple[str, str | None]]:

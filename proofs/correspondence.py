@@ -37,8 +37,6 @@ Outcome = tuple[str, Projection]
 
 MORE_FAULTS = {
     "waiter-ignored": ("Commit", "Finish", "Renew"),
-    "streams-lost": ("Listen",),
-    "foreign-writes-unseen": ("Listen",),
 }
 """Those that break no guarantee of the induction, with the actions that they are in."""
 
@@ -57,20 +55,23 @@ class Instance:
     """The actions that do not occur in it."""
     kinds: Mapping[str, tuple[Term, ...]]
     """What each operation may be."""
+    chooses: bool = False
+    """Whether word of a waiter may be heeded later, and the lease given up after a failed sync."""
 
 
 INSTANCES = (
-    Instance("Instance", frozenset({"Outdated"}), dict.fromkeys(("o1", "o3"), (TRANSACTION, VIEW))),
+    Instance("Instance", frozenset({"Fail", "Forget", "Outdated"}), dict.fromkeys(("o1", "o3"), (TRANSACTION, VIEW))),
     Instance(
         "InstanceOfThreeOperations",
-        frozenset(),
+        frozenset({"Fail", "Forget"}),
         {"o1": (TRANSACTION,), "o2": (TRANSACTION, VIEW), "o3": (TRANSACTION,)},
     ),
     Instance(
         "InstanceOfTwoRecords",
-        frozenset({"Abort", "Crash", "Listen", "Outdated", "Renew", "SyncFails", "Validate", "Want"}),
+        frozenset({"Abort", "Crash", "Fail", "Forget", "Listen", "Outdated", "Renew", "SyncFails", "Validate", "Want"}),
         dict.fromkeys(("o1", "o3"), (TRANSACTION,)),
     ),
+    Instance("InstanceOfChoices", frozenset({"Outdated"}), {"o1": (TRANSACTION,), "o3": (VIEW,)}, chooses=True),
 )
 
 
@@ -165,13 +166,24 @@ def _with_parameters(model: Model, instance: Instance) -> Iterator[Action]:
     """Every action with each choice of its parameters."""
     s, universe = model.state, model.universe
     expected = _actions_in(model, instance)
+    heeds = (TRUE, FALSE) if instance.chooses else (TRUE,)
+    gives_up = (FALSE, TRUE) if instance.chooses else (FALSE,)
     made: set[str] = set()
     for action in chain(
         (make(s, p) for make in model.actions_of_processes() for p in universe.processes),
         (make(s, o) for make in model.actions_of_operations() for o in universe.operations),
         (model.begin(s, o, kind) for o in universe.operations for kind in instance.kinds[str(o)]),
         (make(s, o, r) for make in (model.load, model.outdated) for o in universe.operations for r in universe.records),
-        (model.commit(s, o, updated) for o in universe.operations for updated in _parts(universe.records)),
+        (
+            model.commit(s, o, updated, parts)
+            for o in universe.operations
+            for updated in _parts(universe.records)
+            for parts in heeds
+        ),
+        (model.finish(s, o, heeded) for o in universe.operations for heeded in heeds),
+        (model.renew(s, p, heeded) for p in universe.processes for heeded in heeds),
+        (model.sync_fails(s, p, given) for p in universe.processes for given in gives_up),
+        (model.forget(s, p, r) for p in universe.processes for r in universe.records),
         (model.lapse(s), model.truncate(s)),
     ):
         if action.name in expected:

@@ -180,6 +180,12 @@ def _fill(entry: Entry) -> Lines:
         yield arguments, _with(absent, of.cache(entry.output))
 
 
+def _forget(entry: Entry) -> Lines:
+    old, key = of.cache(entry.input["cache"]), of.name(entry.input["record"])
+    for absent in ABSENT:
+        yield (_with(absent, old), [key]), _with(absent, of.cache(entry.output))
+
+
 def _install(entry: Entry) -> Lines:
     old = of.cache(entry.input["cache"])
     written = of.records(entry.input["written"])
@@ -242,6 +248,7 @@ TABLES: Mapping[str, tuple[str, Callable[[Entry], Lines]]] = {
     "reaches": ("cache.reaches", _reaches),
     "sync": ("cache.sync", _sync),
     "fill": ("cache.fill", _fill),
+    "forget": ("cache.forget", _forget),
     "install": ("cache.install", _install),
     "news": ("stream.news", _news),
     "news of an own commit": ("stream.news", _news_of_own),

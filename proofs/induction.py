@@ -65,6 +65,12 @@ FAULTS: dict[str, str] = {
     "cache-before-commit": "Abort preserves CacheIsOfItsVersion",
     "partial-list": "Finish preserves CacheIsOfItsVersion",
     "live-reference-survives": "Commit preserves NoLostUpdate",
+    "stale-failure-believed": "Fail has RefinesAtomicStore",
+    "floor-ignored-at-sync": "Sync preserves CacheIsOfItsVersion",
+    "floor-ignored-at-load": "Load preserves LoadFitsItsOperation",
+    "floor-ignored-in-stream": "Sync preserves SubscribersHaveHeard",
+    "streams-lost": "Sync preserves SubscribersHaveHeard",
+    "foreign-writes-unseen": "Sync preserves SubscribersHaveHeard",
     "cancelled-commit": "ForgetCommit preserves FencedCacheIsCurrent",
 }
 

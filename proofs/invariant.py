@@ -14,6 +14,7 @@ from proofs.model import (
     LOADING,
     NO_KIND,
     NONE,
+    NOT_SUBSCRIBED,
     RUNNING,
     SYNCING,
     TRANSACTION,
@@ -210,18 +211,28 @@ def fenced_cache_is_current(m: Model, s: State) -> Term:
     return u.each(u.process, current)
 
 
+def subscribers_have_heard(m: Model, s: State) -> Term:
+    """Rule 9: what a cache in use has seen of other processes, its subscribers have heard of."""
+    u = m.universe
+
+    def has_heard(p: Term) -> Term:
+        in_use = every(among(s.guard_stage(p), HELD, CLOSING), ne(s.told(p), NOT_SUBSCRIBED))
+        return implies(in_use, s.told(p) >= s.cache_version(p))
+
+    return u.each(u.process, has_heard)
+
+
 # Operations.
 
 
 def stages_have_kinds(m: Model, s: State) -> Term:
-    """Only transactions commit, only views are validated, and who idles is and knows nothing."""
+    """Only transactions commit, and who idles is and knows nothing."""
     u = m.universe
 
     def fits(o: Term) -> Term:
         return every(
             eq(eq(s.stage(o), IDLE), eq(s.kind(o), NO_KIND)),
             implies(eq(s.stage(o), COMMITTED), eq(s.kind(o), TRANSACTION)),
-            implies(eq(s.stage(o), VALIDATED), eq(s.kind(o), VIEW)),
         )
 
     return every(
@@ -343,6 +354,7 @@ INVARIANT: tuple[Conjunct, ...] = (
     no_lost_update,
     cache_is_of_its_version,
     fenced_cache_is_current,
+    subscribers_have_heard,
     stages_have_kinds,
     transactions_take_turns,
     knowledge_is_of_one_snapshot,
@@ -425,7 +437,7 @@ def last_is_what_the_log_says(m: Model, s: State) -> Term:
     u = m.universe
 
     def found(r: Term, v: Term) -> Term:
-        return u.some(NUMBER, lambda w: every(w > v, w <= s.version, s.wrote(w, r)))
+        return u.some(NUMBER, lambda w: every(w > v, w > s.floor, w <= s.version, s.wrote(w, r)))
 
     return u.each2(u.record, NUMBER, lambda r, v: implies(v >= 0, eq(m.changed_after(s, r, v), found(r, v))))
 
@@ -552,12 +564,11 @@ def update(m: Model, s: State, t: State) -> Term:
 
 
 def look(m: Model, s: State, t: State) -> Term:
-    """Look(o): it answers with parts of one snapshot that was the store's since the call."""
-    place = s.snapshot(m.o) + 1
+    """Look(o): it answers with parts of one snapshot: of a view one since the call, of a transaction the newest."""
+    place, now = s.snapshot(m.o) + 1, s.version + 1
     return every(
         _called(s, m.o),
-        eq(s.kind(m.o), VIEW),
-        between(_since(s, m.o), place, s.version + 1),
+        between(choose(eq(s.kind(m.o), VIEW), _since(s, m.o), now), place, now),
         _answer_is_part_of(m, s, t, m.o, s.snapshot(m.o)),
         _same_calls(m, s, t, m.o),
         _same_history(m, s, t),
@@ -592,6 +603,7 @@ ATOMIC_STEPS: dict[str, Callable[[Model, State, State], Term]] = {
     "Begin": a_call,
     "Commit": update,
     "Validate": look,
+    "Fail": look,
     "Finish": return_,
     "Lose": give_up,
     "Outdated": give_up,

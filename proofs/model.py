@@ -117,6 +117,7 @@ class Model:
         self.kind = constant("kind", KIND)
         self.updated = function("updated", record, BOOLEAN)
         self.any_number = constant("any_number", NUMBER)
+        self.chosen = constant("chosen", BOOLEAN)  # what a process is free to do or not
         self.odd_record = constant("odd_record", record)  # the one that a second cache holds
         self.state = self._any_state()
 
@@ -236,9 +237,9 @@ class Model:
             return s.guard_stage
         return put(s.guard_stage, p, choose(every(word, eq(s.guard_stage(p), HELD)), CLOSING, s.guard_stage(p)))
 
-    def gives_way(self, s: State, alone: Term) -> Term:
+    def gives_way(self, s: State, parts: Term) -> Term:
         """Rule 8: a commit gives the lease up instead of renewing it."""
-        return FALSE if self.broken("waiter-ignored") else every(s.wanted, alone)
+        return FALSE if self.broken("waiter-ignored") else every(s.wanted, parts)
 
     # Operations.
 
@@ -269,8 +270,8 @@ class Model:
         return eq(s.under(o), 0) if self.broken("save-without-lock") else FALSE
 
     def changed_after(self, s: State, r: Term, version: Term) -> Term:
-        """What the change log says of a record after a version."""
-        return s.last(r) > version
+        """What the change log says of a record after a version: its lines up to the floor are gone."""
+        return every(s.last(r) > version, s.last(r) > s.floor)
 
     def _idle(self, s: State, o: Term) -> State:
         return replace(
@@ -322,7 +323,8 @@ class Model:
         old = s.cache_version(p)
 
         def kept(r: Term) -> Term:
-            keep = every(s.cached(p, r), no(self.changed_after(s, r, old)), s.floor <= old)
+            reaches = TRUE if self.broken("floor-ignored-at-sync") else s.floor <= old
+            keep = every(s.cached(p, r), no(self.changed_after(s, r, old)), reaches)
             if self.broken("session-cache-survives"):
                 return choose(eq(r, self.odd_record), s.cached(p, r), keep)
             if self.broken("first-acquire-is-clean"):
@@ -336,6 +338,8 @@ class Model:
         if self.broken("streams-lost"):  # they hang on what is invalidated
             dropped = self.universe.some(self.universe.record, lambda r: every(s.cached(p, r), no(kept(r))))
             silent = every(ne(s.told(p), NOT_SUBSCRIBED), dropped)
+        if self.broken("floor-ignored-in-stream"):
+            silent = every(ne(s.told(p), NOT_SUBSCRIBED), self.sees_nothing(s, p))
         heard = choose(silent, s.told(p), s.version)
         # The fault: the version is thrown away with what was invalidated.
         version = ZERO if self.broken("generation-in-machine") else s.version
@@ -348,12 +352,16 @@ class Model:
         )
         return Action("Sync", (p,), enabled, after)
 
-    def sync_fails(self, s: State, p: Term) -> Action:
-        """No guard, and the cache stays what and where it was."""
+    def sync_fails(self, s: State, p: Term, gives_up: Term) -> Action:
+        """No guard, and the cache stays what and where it was. The lease is given up, or left to expire."""
         after = self._without_guard(s, p)
         if self.broken("reload-failure-swallowed"):
             after = replace(after, cache_version=put(s.cache_version, p, s.version))
-        return Action("SyncFails", (p,), eq(s.guard_stage(p), SYNCING), after)
+        released = every(gives_up, self.fence_passes(s, s.guard_epoch(p)))
+        after = replace(
+            after, holder=choose(released, self.universe.nobody, s.holder), left=choose(released, 0, s.left)
+        )
+        return Action("SyncFails", (p, gives_up), eq(s.guard_stage(p), SYNCING), after)
 
     def begin(self, s: State, o: Term, kind: Term) -> Action:
         """An operation begins under a guard, with the cache as it is."""
@@ -389,7 +397,8 @@ class Model:
         """A record that was not cached is loaded, if it is still what it was in the snapshot."""
         enabled = every(eq(s.stage(o), RUNNING), no(s.knows(o, r)))
         if not self.broken("unfenced-load"):
-            unchanged = every(no(self.changed_after(s, r, s.at(o))), s.floor <= s.at(o))
+            reaches = TRUE if self.broken("floor-ignored-at-load") else s.floor <= s.at(o)
+            unchanged = every(no(self.changed_after(s, r, s.at(o))), reaches)
             enabled = every(enabled, either(every(self.may_access(s, o), unchanged), self.unguarded(s, o)))
         after = replace(
             s,
@@ -416,8 +425,11 @@ class Model:
         )
         return Action("Fill", (o,), eq(s.stage(o), LOADING), after)
 
-    def commit(self, s: State, o: Term, updated: Of) -> Action:
-        """Rules 4, 5 and 8: the records, the version, the log and the lease, behind the fence, in one step."""
+    def commit(self, s: State, o: Term, updated: Of, parts: Term) -> Action:
+        """Rules 4, 5 and 8: the records, the version, the log and the lease, behind the fence, in one step.
+
+        Whether it parts with a lease that it could give up is its own choice: others may come next.
+        """
         record, version = self.universe.record, s.version + 1
         enabled = every(
             eq(s.stage(o), RUNNING),
@@ -430,7 +442,7 @@ class Model:
         elif not self.broken("lease-lapses-unfenced"):
             enabled = every(enabled, either(self.may_access(s, o), self.unguarded(s, o)))
 
-        released = every(self.may_access(s, o), self.gives_way(s, self.alone(s, o)))
+        released = every(self.may_access(s, o), self.gives_way(s, every(parts, self.alone(s, o))))
 
         def value(r: Term, v: Term) -> Term:
             new = choose(updated(r), s.known(o, r) + 1, s.value(r, s.version))
@@ -452,7 +464,7 @@ class Model:
             holder=choose(released, self.universe.nobody, s.holder),
             left=choose(released, 0, choose(self.may_access(s, o), self.lease_time, s.left)),
         )
-        return Action("Commit", (o,), enabled, after)
+        return Action("Commit", (o, parts), enabled, after)
 
     def validate(self, s: State, o: Term) -> Action:
         """Rule 6: a view asks whether its epoch still stands."""
@@ -463,17 +475,29 @@ class Model:
         )
         if not self.broken("unvalidated-view"):
             enabled = every(enabled, self.may_access(s, o))
-        after = replace(
+        return Action("Validate", (o,), enabled, self._validated(s, o))
+
+    def fail(self, s: State, o: Term) -> Action:
+        """Rule 6 for failures: what it fails of is what it has read, and its caller hears of that behind the fence."""
+        enabled = every(eq(s.stage(o), RUNNING), self.universe.some(self.universe.record, lambda r: s.knows(o, r)))
+        if not self.broken("stale-failure-believed"):
+            enabled = every(enabled, self.may_access(s, o))
+        return Action("Fail", (o,), enabled, self._validated(s, o))
+
+    def _validated(self, s: State, o: Term) -> State:
+        return replace(
             s,
             stage=put(s.stage, o, VALIDATED),
             at=put(s.at, o, 0),
             begun=put(s.begun, o, 0),
             word=put(s.word, o, s.wanted),
         )
-        return Action("Validate", (o,), enabled, after)
 
-    def finish(self, s: State, o: Term) -> Action:
-        """The cache takes the new values, subscribers are told, the caller is answered. It may end the guard."""
+    def finish(self, s: State, o: Term, heeds: Term) -> Action:
+        """The cache takes the new values, subscribers are told, the caller is answered. It may end the guard.
+
+        Whether word of a waiter is heeded now or later is the process's choice.
+        """
         p, version = self.home(o), s.at(o)
         committed = eq(s.stage(o), COMMITTED)
         installs = every(committed, self.uses_cache(s, o), eq(version, s.cache_version(p) + 1))
@@ -488,7 +512,7 @@ class Model:
         own = eq(s.under(o), s.guard_epoch(p))
         ends = every(own, s.released(o))
         ended = self._without_guard(s, p)
-        told = put_if(own, self.told_of_waiter(s, p, s.word(o)), s.guard_stage)
+        told = put_if(own, self.told_of_waiter(s, p, every(heeds, s.word(o))), s.guard_stage)
         after = replace(
             self._idle(s, o),
             guard_stage=put_if(ends, ended.guard_stage, told),
@@ -506,7 +530,7 @@ class Model:
                 choose(every(committed, ne(s.told(p), NOT_SUBSCRIBED), version > s.told(p)), version, s.told(p)),
             ),
         )
-        return Action("Finish", (o,), among(s.stage(o), COMMITTED, VALIDATED), after)
+        return Action("Finish", (o, heeds), among(s.stage(o), COMMITTED, VALIDATED), after)
 
     def lose(self, s: State, o: Term) -> Action:
         """An access that the fence stops: the guard dies, the operation begins again."""
@@ -554,11 +578,11 @@ class Model:
         """The fault "cancelled-commit": the commit came through, and counts as failed."""
         return Action("ForgetCommit", (o,), eq(s.stage(o), COMMITTED), self._idle(s, o))
 
-    def renew(self, s: State, p: Term) -> Action:
-        """A renewal that comes through, and brings word of a waiter."""
+    def renew(self, s: State, p: Term, heeds: Term) -> Action:
+        """A renewal that comes through, and brings word of a waiter, which is heeded now or later."""
         enabled = every(ne(s.guard_stage(p), NONE), self.fence_passes(s, s.guard_epoch(p)))
-        after = replace(s, left=self.lease_time, guard_stage=self.told_of_waiter(s, p, s.wanted))
-        return Action("Renew", (p,), enabled, after)
+        after = replace(s, left=self.lease_time, guard_stage=self.told_of_waiter(s, p, every(heeds, s.wanted)))
+        return Action("Renew", (p, heeds), enabled, after)
 
     def lose_guard(self, s: State, p: Term) -> Action:
         """A renewal, or a sync, that the fence stops: the guard dies (rule 1)."""
@@ -628,6 +652,11 @@ class Model:
         )
         return Action("Crash", (p,), enabled, after)
 
+    def forget(self, s: State, p: Term, r: Term) -> Action:
+        """Any record may be dropped from a cache at any time: it can be loaded again."""
+        after = replace(s, cached=put_row(s.cached, p, lambda x: every(s.cached(p, x), ne(x, r))))
+        return Action("Forget", (p, r), s.cached(p, r), after)
+
     def truncate(self, s: State) -> Action:
         """The change log is cut."""
         return Action("Truncate", (), s.floor < s.version, replace(s, floor=s.version))
@@ -641,19 +670,24 @@ class Model:
             s.told(p) < s.version,
             FALSE if self.broken("foreign-writes-unseen") or self.broken("streams-lost") else TRUE,
         )
-        return Action("Listen", (p,), enabled, replace(s, told=put(s.told, p, s.version)))
+        silent = self.sees_nothing(s, p) if self.broken("floor-ignored-in-stream") else FALSE
+        heard = choose(silent, s.told(p), s.version)
+        return Action("Listen", (p,), enabled, replace(s, told=put(s.told, p, heard)))
+
+    def sees_nothing(self, s: State, p: Term) -> Term:
+        """The log has no line that its subscriber has not heard."""
+        return either(s.told(p) >= s.version, s.floor >= s.version)
 
     def actions_of_processes(self) -> list[Callable[[State, Term], Action]]:
         """The actions that a process takes, whoever it is."""
         return [
-            self.acquire, self.want, self.sync, self.sync_fails, self.renew, self.lose_guard, self.release,
-            self.crash, self.listen,
+            self.acquire, self.want, self.sync, self.lose_guard, self.release, self.crash, self.listen,
         ]  # fmt: skip
 
     def actions_of_operations(self) -> list[Callable[[State, Term], Action]]:
         """The actions that an operation takes, if there is nothing else to choose."""
         actions: list[Callable[[State, Term], Action]] = [
-            self.fill, self.validate, self.finish, self.lose, self.abort,
+            self.fill, self.validate, self.fail, self.lose, self.abort,
         ]  # fmt: skip
         if self.broken("cancelled-commit"):
             actions.append(self.forget_commit)
@@ -665,10 +699,14 @@ class Model:
         return [
             *(action(s, p) for action in self.actions_of_processes()),
             *(action(s, o) for action in self.actions_of_operations()),
+            self.sync_fails(s, p, self.chosen),
+            self.renew(s, p, self.chosen),
+            self.forget(s, p, r),
             self.begin(s, o, self.kind),
             self.load(s, o, r),
             self.outdated(s, o, r),
-            self.commit(s, o, self.updated),
+            self.commit(s, o, self.updated, self.chosen),
+            self.finish(s, o, self.chosen),
             self.lapse(s),
             self.clock_jump(s, self.any_number),
             self.truncate(s),

@@ -32,6 +32,11 @@ def constants(configuration: Path) -> dict[str, int]:
     return {name: int(number) for name, number in re.findall(r"^ *(\w+) *= *(\d+)$", text, re.MULTILINE)}
 
 
+def replaced(configuration: Path) -> frozenset[str]:
+    """The definitions in whose place a configuration file puts others."""
+    return frozenset(re.findall(r"^ *(\w+) *<- *\w+$", configuration.read_text(encoding="utf-8"), re.MULTILINE))
+
+
 def function(value: Value) -> HashTrieMap[Value, Value]:
     """A record or a function. One over nothing is printed as the empty sequence."""
     if value == ():

@@ -159,6 +159,7 @@ BROKEN = (
     Broken("cache.sync", "version stays", version_stays, frozenset({"Sync"})),
     Broken("cache.fill", "loaded value wins", loaded_value_wins, frozenset({"Fill"})),
     Broken("cache.fill", "loaded version is not compared", loaded_version_is_not_compared),
+    Broken("cache.forget", "nothing is forgotten", lambda old, _: old, frozenset({"Forget"})),
     Broken("cache.install", "commit keeps the version", commit_keeps_the_version, frozenset({"Finish"})),
     Broken("cache.install", "any commit is installed", any_commit_is_installed),
     Broken("stream.news", "nobody lags", nobody_lags, frozenset({"Sync", "Listen"})),

@@ -36,7 +36,7 @@ def test_any_number_of_everything() -> None:
         )
         == []
     )
-    assert [line.split()[0] for line in lines] == ["Init", "Acquire", "Sync", "Finish", "Commit", "guarantees"]
+    assert [line.split()[0] for line in lines] == ["Init", "Acquire", "Sync", "Commit", "Finish", "guarantees"]
     assert all("proved" in line for line in lines)
 
 

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import settings
 
 import proofs
-from proofs import report, sql
+from proofs import actions, correspondence, functions, report, sql
 from proofs.__main__ import BESIDE, PARTS
 from proofs.extent import EXTENT
 from proofs.report import Examined, Failure, Proof, Say, differences, run
+from proofs.specification import INDUCTIVE
+from unwedged.check.manifest import Band, read_manifest
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,6 +87,19 @@ def test_each_of_the_two_processes_has_its_say(
     assert ended.value.code == expected
     assert asked == [PARTS]
     assert [command[1:] for command in started] == [["-m", "proofs.specification"]]
+
+
+def test_each_inductive_model_is_checked_whole() -> None:
+    manifest = read_manifest(ROOT / "tla" / "models" / "manifest.toml")
+    assert EXTENT["specification"] == {f"states of {name}": manifest.model(name).distinct_states for name in INDUCTIVE}
+
+
+def test_every_instance_is_compared() -> None:
+    manifest = read_manifest(ROOT / "tla" / "models" / "manifest.toml")
+    states = {f"states of {one.name}": manifest.model(one.name).distinct_states for one in correspondence.INSTANCES}
+    assert {name: EXTENT["correspondence"][name] for name in states} == states
+    compared = {*INDUCTIVE, functions.MODEL, *actions.MODELS, *(one.name for one in correspondence.INSTANCES)}
+    assert compared == {model.name for model in manifest.band(Band.PROOF)}
 
 
 def test_make_prove_is_all_of_it() -> None:

@@ -91,6 +91,7 @@ OfCache ==
         Ask("reaches", [floor |-> cut, cache |-> [version |-> v, records |-> [r \in Records |-> 0]]])
     \/ \E c \in AllCaches :
         \/ \E log \in AllLogs, cut \in Versions : Ask("sync", [cache |-> c, log |-> log, floor |-> cut])
+        \/ \E r \in Records : Ask("forget", [cache |-> c, record |-> r])
         \/ \E v \in Versions, r \in Records, value \in Numbers :
             Ask("fill", [cache |-> c, version |-> v, record |-> r, value |-> value])
         \/ \E v \in Versions, written \in AllWrites :
@@ -136,6 +137,7 @@ Apply ==
       [] function = "reaches" -> Is(KeepsAll(cache[p1]))
       [] function = "sync" -> Is(SyncedCache(cache[p1]))
       [] function = "fill" -> Is(FilledCache(cache[p1], input.record, input.value, input.version))
+      [] function = "forget" -> Is(ForgottenCache(cache[p1], input.record))
       [] function = "install" -> Is(InstalledCache(cache[p1], input.version, input.written))
       [] function = "news" -> Is(ToldUpTo(heard[p1], Version))
       [] function = "news of an own commit" -> Is(ToldOwn(heard[p1], Version))

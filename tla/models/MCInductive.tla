@@ -74,6 +74,10 @@ FencedCacheIsCurrent ==
                /\ \E o \in WorkingUnder(p, guard[p].epoch) :
                     op[o].stage = "committed" /\ op[o].at = Version
 
+SubscribersHaveHeard ==
+    \A p \in Subscribers :
+        (guard[p].stage \in {"held", "closing"} /\ heard[p] # <<>>) => LastHeard(heard[p]) >= cache[p].version
+
 -------------------------------------------------------------------------------
 (* Operations.                                                                  *)
 
@@ -123,9 +127,15 @@ FencedViewIsFresh == Each(IsFresh)
 \* By UpdatesCountByOne and NoLostUpdate.
 Count(written, r, v) == Cardinality({i \in 1..v : r \in written[i]})
 
-\* By EpochsOnlyGrow. (What is left of a lease is never absurd here: the clock jumps in LeaseLock.)
-Leases == {row \in [epoch : 0..MaxEpoch, holder : Processes \cup {Nobody, Departed},
-                    left : 0..LeaseTime, wanted : BOOLEAN] : row.holder # Nobody => row.epoch >= 1}
+\* What is left of a lease, and whether somebody waits, are in no conjunct. So each has but
+\* the one value that forbids nothing: a lease has expired as soon as it is taken, and
+\* somebody always waits (which may always be heeded later). All else that a step can do
+\* it can do then. (Want and Lapse, which change nothing else, do not occur.)
+TakenByAnybody(row, p, epoch) == [epoch |-> epoch, holder |-> p, left |-> 0, wanted |-> TRUE]
+
+\* By EpochsOnlyGrow.
+Leases == {row \in [epoch : 0..MaxEpoch, holder : Processes \cup {Nobody, Departed}, left : {0}, wanted : {TRUE}] :
+    row.holder # Nobody => row.epoch >= 1}
 
 GuardsGiven == {NoGuard} \cup [stage : {"syncing", "held", "closing"}, epoch : 1..lease.epoch]
 
@@ -143,13 +153,13 @@ Loading(o) == {[x EXCEPT !.stage = "loading", !.loading = <<r, Value(r, v), v>>]
     x \in Running(o), r \in Records, v \in 0..Version}
 
 Committing(o) == IF "transaction" \notin Kinds[o] THEN {} ELSE
-    {[Idle EXCEPT !.stage = "committed", !.kind = "transaction", !.under = epoch, !.at = v, !.word = word,
+    {[Idle EXCEPT !.stage = "committed", !.kind = "transaction", !.under = epoch, !.at = v, !.word = TRUE,
                   !.released = released, !.known = Part(Snapshot(v - 1), DOMAIN commits[v])] :
-        epoch \in 1..lease.epoch, v \in 1..Version, word \in BOOLEAN, released \in BOOLEAN}
+        epoch \in 1..lease.epoch, v \in 1..Version, released \in BOOLEAN}
 
 Validated(o) ==
-    {[Idle EXCEPT !.stage = "validated", !.kind = kind, !.under = epoch, !.word = word, !.known = known] :
-        kind \in Kinds[o], epoch \in 1..lease.epoch, word \in BOOLEAN, known \in UNION {Copies(v) : v \in 0..Version}}
+    {[Idle EXCEPT !.stage = "validated", !.kind = kind, !.under = epoch, !.word = TRUE, !.known = known] :
+        kind \in Kinds[o], epoch \in 1..lease.epoch, known \in UNION {Copies(v) : v \in 0..Version}}
 
 Fitting(o) == {x \in {Idle} \cup Running(o) \cup Loading(o) \cup Committing(o) \cup Validated(o) :
     /\ IsFencedAfterwards(o, x) /\ HasItsGuard(o, x) /\ WorksAfterTheSync(o, x) /\ LoadsWhatFits(o, x)
