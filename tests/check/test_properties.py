@@ -66,6 +66,7 @@ def having_heard(*heard: tuple[int, bool]) -> Moment:
 
 COMMITTED = Seen("committed", "transaction", under=2, at=2, known={"r1": 1}, loading=None, word=False)
 VALIDATED = Seen("validated", "view", under=1, at=0, known={"r1": 1, "r2": 0}, loading=None, word=False)
+FAILED = replace(VALIDATED, kind="transaction")
 
 RIGHT = {
     "a cache at the version before, while its own commit is being answered": (
@@ -89,6 +90,10 @@ RIGHT = {
     "two records with one value": ("NoRatchetReuse", replace(GOOD, bases={1: {"r1": 0}, 2: {"r2": 0}})),
     "an operation that sees an old version": ("Opaque", with_operation(replace(working(r1=1, r2=0), at=1))),
     "a view of the version at which it began": ("RefinesAtomicStore", with_operation(VALIDATED, begun=1)),
+    "an old failure that was confirmed in time": (
+        "RefinesAtomicStore",
+        replace(with_operation(FAILED), before=with_operation(FAILED).after),
+    ),
     "a guard that the fence stops": ("OneFencedHolder", with_guards(("held", 2), ("held", 1))),
     "a guard of a lease that was given away": (
         "GuardIsHonest",
@@ -104,6 +109,13 @@ RIGHT = {
     "a late one that loses its lease": (
         "HolderNotAborted",
         replace(GOOD, after=replace(NOW, lease=(3, "p2", True, False)), prompt=frozenset()),
+    ),
+    "a late one whose operations do not end": (
+        "HolderNotAborted",
+        replace(
+            GOOD,
+            after=replace(NOW, lease=(3, "p2", True, False), guards={**NOW.guards, "p1": ("expiring", 2)}),
+        ),
     ),
     "a flush after the log was cut": (
         "NoSpuriousInvalidation",
@@ -150,6 +162,11 @@ WRONG = {
         "RefinesAtomicStore",
         with_operation(VALIDATED, begun=2),
         "no longer was when it began",
+    ),
+    "a failure that is no longer so": (
+        "RefinesAtomicStore",
+        with_operation(FAILED, begun=1),
+        "no longer was when it was confirmed",
     ),
     "two who pass the fence": (
         "OneFencedHolder",
