@@ -27,8 +27,9 @@ MODULES = {"LeaseLock": "MCLeaseLock.tla", "CryptoStoreCache": "MCCryptoStoreCac
 
 SMALLER = {
     "LeaseLockProgress": {"MaxJumps": 0},
-    "CryptoStoreCache": {"MaxVersion": 1},
+    "CryptoStoreCache": {"MaxEpoch": 2, "MaxVersion": 1},
     "Refinement": {"MaxVersion": 1},
+    "RefinementOfTwoRecords": {"MaxEpoch": 2},
     "Streams": {"MaxVersion": 1},
     "Views": {"MaxEpoch": 2},
 }
