@@ -94,6 +94,16 @@ class TestLosingTheFiles:
                 await store._lock.renew_now()
             assert not store.statistics().epoch
 
+    async def test_subscribers_are_told(self, tmp_path: Path, loses: Callable[[Path], None]) -> None:
+        path = tmp_path / "store"
+        async with opened(path) as store:
+            assert await store.run(count_up) == 1
+            await store._lock.release_now()
+            async with store.subscribe(COUNTS) as changes:
+                loses(path)
+                with pytest.raises(StoreReplaced):
+                    await anext(changes)
+
     async def test_closing_harms_nobody(self, tmp_path: Path, loses: Callable[[Path], None]) -> None:
         path = tmp_path / "store"
         async with opened(path) as store:
@@ -230,6 +240,14 @@ class TestUpgrades:
                 newer.close()
         with worker(path, Release.NEW_SCHEMA) as newer:
             assert newer.do("count") == "2"
+
+    async def test_subscribers_are_told(self, tmp_path: Path) -> None:
+        path = tmp_path / "store"
+        async with opened(path) as older, older.subscribe(COUNTS) as changes:
+            with worker(path, Release.NEW_SCHEMA) as newer:
+                with pytest.raises(UnsupportedSchema):
+                    await anext(changes)
+                newer.close()
 
     def test_more_kinds_lock_nobody_out(self, tmp_path: Path) -> None:
         path = tmp_path / "store"

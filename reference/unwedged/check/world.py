@@ -28,7 +28,7 @@ from unwedged.protocol.lease import LONGEST_LEASE, Lease
 from unwedged.protocol.stream import Lagged
 from unwedged.store.backend import Backend, Committed, Listed, Loaded, Row, RowName
 from unwedged.store.crypto_store import CryptoStore
-from unwedged.store.errors import StoreBusy
+from unwedged.store.errors import StoreBusy, StoreError
 from unwedged.store.expectations import StoreMark
 from unwedged.store.holding import RecordName
 from unwedged.store.lock import LeaseLock, LeaseTimes
@@ -233,7 +233,7 @@ class Ear:
             self.heard.append((news.version, False))
         self.named.setdefault(news.version, set()).add(news.key.key.decode())
 
-    def close(self) -> None:
+    def close(self, failure: StoreError | None = None) -> None:
         """Nothing to do."""
 
 

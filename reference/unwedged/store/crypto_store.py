@@ -32,7 +32,9 @@ from unwedged.store.errors import (
     SecretChanged,
     StoreClosed,
     StoreError,
+    StoreReplaced,
     UnknownKind,
+    UnsupportedSchema,
 )
 from unwedged.store.expectations import Existence, Expectations, StoreMark
 from unwedged.store.holding import Holding, Ledger
@@ -626,6 +628,8 @@ class CryptoStore:
     async def _listen(self) -> None:
         try:
             await self._listen_now()
+        except (StoreReplaced, UnsupportedSchema) as failure:
+            self._streams.close(failure)  # which nothing that others do can mend
         except StoreError as failure:
             logger.warning("listening failed label=%s: %s", self._lock.label, failure)
 

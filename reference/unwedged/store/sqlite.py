@@ -292,6 +292,8 @@ class SqliteBackend:
     async def changes(self, since: Version, epoch: Epoch | None) -> ChangeLog[RowName]:
         """Read the change log after ``since``. Fenced where an ``epoch`` is given; subscribers read without one."""
         parameters: Parameters = {"since": since, "epoch": epoch, "schema": self._schema, "most": FEW + 1}
+        if epoch is None:
+            self._files.verify()
         rows = await self._shortly(_CHANGES, parameters)
         if len(rows) > FEW:
             rows = await self._read(_CHANGES, {**parameters, "most": -1})

@@ -15,6 +15,7 @@ from unwedged.protocol.cache import Change, ChangeLog
 from unwedged.protocol.identifiers import Version
 from unwedged.protocol.stream import Lagged
 from unwedged.store.birthplace import Birthplace
+from unwedged.store.errors import StoreError
 from unwedged.store.holding import RecordName
 from unwedged.store.records import RecordKind
 
@@ -36,8 +37,8 @@ class Listener(Protocol):
     def tell(self, news: Change[RecordName] | Lagged) -> None:
         """Take the news, if they are about its kind."""
 
-    def close(self) -> None:
-        """Expect nothing more."""
+    def close(self, failure: StoreError | None = None) -> None:
+        """Expect nothing more, because of a ``failure`` if there is one."""
 
 
 class Inbox:
@@ -49,6 +50,7 @@ class Inbox:
         self._limit = limit
         self._awake = asyncio.Event()
         self._closed = False
+        self._failure: StoreError | None = None
         self._birthplace = Birthplace()
 
     def tell(self, news: Change[RecordName] | Lagged) -> None:
@@ -61,15 +63,18 @@ class Inbox:
         self.news.append(news)
         self._awake.set()
 
-    def close(self) -> None:
-        """Expect nothing more: the iteration ends once all has been taken out."""
+    def close(self, failure: StoreError | None = None) -> None:
+        """Expect nothing more: the iteration ends once all has been taken out, with the ``failure`` if there is one."""
         self._closed = True
+        self._failure = self._failure or failure
         self._awake.set()
 
     async def take(self) -> Change[RecordName] | Lagged | None:
-        """Wait for the next piece of news; ``None`` after the last."""
+        """Wait for the next piece of news; after the last raise what ended them, or return ``None``."""
         self._birthplace.must_be_here()
         while not self.news:
+            if self._failure is not None:
+                raise self._failure
             if self._closed:
                 return None
             self._awake.clear()
@@ -80,7 +85,9 @@ class Inbox:
 class Subscription(Generic[Key]):
     """The changes of one kind, to be iterated over; it ends when the store is closed.
 
-    A subscriber that does not keep up is told ``Lagged`` in place of what did not fit into the buffer.
+    Where this process can never again learn what others commit, it ends with that error (``StoreReplaced``,
+    ``UnsupportedSchema``). A subscriber that does not keep up is told ``Lagged`` in place of what did not fit into the
+    buffer.
     """
 
     __slots__ = ("_decode_key", "_inbox")
@@ -133,7 +140,8 @@ class Streams:
         if not self._subscriptions:
             self.followed.clear()
 
-    def close(self) -> None:
-        """End all subscriptions."""
+    def close(self, failure: StoreError | None = None) -> None:
+        """End all subscriptions, because of a ``failure`` if there is one."""
+        self.followed.clear()
         for subscription in self._subscriptions:
-            subscription.close()
+            subscription.close(failure)
