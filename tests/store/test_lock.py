@@ -31,7 +31,7 @@ from unwedged.protocol.guard import NO_GUARD, Stage
 from unwedged.protocol.identifiers import Epoch, Milliseconds
 from unwedged.store.errors import LeaseLost, StorageFailed, StoreBusy, StoreClosed, StoreError
 from unwedged.store.lock import LeaseTimes
-from unwedged.store.watch import EAGER_LOOKS, LONGEST_PAUSE, SHORTEST_PAUSE, Watch
+from unwedged.store.watch import EAGER_LOOKS, LONGEST_PAUSE, LOOKS_A_TURN, SHORTEST_PAUSE, Watch
 
 Answer = TypeVar("Answer")
 
@@ -268,12 +268,13 @@ class TestAcquiring:
         waiting = asyncio.create_task(held(extension))
         await bench.clock.asleep(1)
         assert extension.gated.calls == ["look", "acquire"] + EAGER_LOOKS * ["look"]
-        for pauses in range(1, 64):
+        for pauses in range(1, 40):
             await bench.clock.asleep(pauses)
             bench.clock.advance(bench.clock.slept[-1])
-        await bench.clock.asleep(64)
+        await bench.clock.asleep(40)
         bounds = [
-            min(max(so_far // 8, SHORTEST_PAUSE), LONGEST_PAUSE) for so_far in accumulate(bench.clock.slept, initial=0)
+            min(max(so_far // LOOKS_A_TURN, SHORTEST_PAUSE), LONGEST_PAUSE)
+            for so_far in accumulate(bench.clock.slept, initial=0)
         ]
         assert all(bound / 2 <= pause <= bound for bound, pause in zip(bounds, bench.clock.slept, strict=False))
         assert bounds[-1] == LONGEST_PAUSE
@@ -849,13 +850,13 @@ class TestWatching:
 
     @given(st.lists(st.booleans(), max_size=300))
     def test_a_wait_is_prolonged_by_a_small_part_of_it(self, changes: list[bool]) -> None:
-        watch, epoch, paused = Watch(SeededChance()), 1, 0
+        watch, epoch, paused, before = Watch(SeededChance()), 1, 0, 0
         for changed in changes:
-            epoch += changed
-            paused = 0 if changed else paused
+            if changed:
+                epoch, paused, before = epoch + 1, 0, min(paused, LONGEST_PAUSE)
             watch.saw(Epoch(epoch))
             pause = watch.pause()
-            assert pause <= min(max(SHORTEST_PAUSE, paused / 8), LONGEST_PAUSE)
+            assert pause <= min(max(SHORTEST_PAUSE, paused / LOOKS_A_TURN, before / LOOKS_A_TURN), LONGEST_PAUSE)
             paused += pause
 
     def test_it_looks_eagerly_as_long_as_the_lease_changes_hands_quickly(self) -> None:
@@ -866,7 +867,20 @@ class TestWatching:
         for _ in range(EAGER_LOOKS):
             watch.pause()
         watch.saw(Epoch(9))
-        assert watch.pause() == SHORTEST_PAUSE
+        assert watch.pause() >= SHORTEST_PAUSE
+
+    def test_who_stands_back_looks_less_often(self) -> None:
+        waiting, standing_back = Watch(SeededChance()), Watch(SeededChance())
+        standing_back.stand_back(Epoch(1), 3)
+        for watch in (waiting, standing_back):
+            for epoch in (1, 2):
+                watch.saw(Epoch(epoch))
+                while watch._paused < LONGEST_PAUSE:
+                    watch.pause()
+            watch.saw(Epoch(3))
+        assert waiting.asks
+        assert not standing_back.asks
+        assert standing_back.pause() > waiting.pause()
 
 
 class TestClosing:

@@ -58,14 +58,14 @@ class LeaseTimes:
 
     ``turn``: for so long a holder serves what waits in its own process before it gives way to another. Where nothing
     waits in it, it gives way at once. Each turn costs a handover and a sync; eight processes that all want the lease
-    have it five times a second each.
+    have it two or three times a second each.
     """
 
     duration: int = 2000
     renew_every: int = 500
     idle_after: int = 100
     overdue_after: int = 2000
-    turn: int = 25
+    turn: int = 50
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
@@ -467,7 +467,7 @@ class LeaseLock:
             if not self._waiting:
                 return
             if self._gave_way is not None:
-                watch.stand_back(self._gave_way, self._others // 2)
+                watch.stand_back(self._gave_way, 2 * self._others // 3)
                 self._gave_way = None
             lease = await self._backend.look()
             watch.saw(lease.epoch)

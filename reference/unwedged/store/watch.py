@@ -14,9 +14,10 @@ LONGEST_PAUSE = Milliseconds(50)
 """Then it pauses between two looks, for a random time from half of a bound to all of it, so that processes don't look
 in step. The bound lies between these two."""
 
-PATIENCE = 8
-"""The bound is such a part of the time for which one has paused already. So a wait is longer than it need be by no more
-than that part, and yet waiting costs less than 2 % of a core."""
+LOOKS_A_TURN = 4
+"""The bound is one so-many-th of the time for which one has paused already, or paused for the turn before. So a wait is
+longer than it need be by no more than that part of it, and those who wait leave the processor to the holder. Whoever
+stands back pauses for twice as long: it only has to see that the lease changes hands."""
 
 
 class Watch:
@@ -29,6 +30,7 @@ class Watch:
         self._seen: Epoch | None = None
         self._looks = 0
         self._paused = Milliseconds(0)
+        self._paused_before = Milliseconds(0)
         self._lets_pass = 0
         self._stands_back = Milliseconds(0)
 
@@ -51,6 +53,7 @@ class Watch:
             self.others += epoch - self._seen
             self._lets_pass -= epoch - self._seen
         self._seen = epoch
+        self._paused_before = min(self._paused, LONGEST_PAUSE)
         self._paused = Milliseconds(0)
         if self._looks <= EAGER_LOOKS:
             self._looks = 0
@@ -60,7 +63,8 @@ class Watch:
         self._looks += 1
         if self._looks <= EAGER_LOOKS:
             return Milliseconds(0)
-        bound = min(max(self._paused // PATIENCE, SHORTEST_PAUSE), LONGEST_PAUSE)
+        part = max(self._paused, self._paused_before) // (LOOKS_A_TURN if self.asks else LOOKS_A_TURN // 2)
+        bound = min(max(part, SHORTEST_PAUSE), LONGEST_PAUSE)
         pause = self._between(bound - bound // 2, bound)
         self._paused = Milliseconds(self._paused + pause)
         return pause
