@@ -112,23 +112,24 @@ class Statistics:
 class _Inside:
     """While this is entered, the code that runs is inside an operation of ``store``, and so is each task it makes."""
 
-    __slots__ = ("store",)
+    __slots__ = ("outer", "store")
 
     def __init__(self, store: CryptoStore) -> None:
         self.store: CryptoStore | None = store
+        self.outer: _Inside | None = None
 
     def __enter__(self) -> None:
-        outer = _INSIDE.get()
-        if outer:
-            outer = tuple(other for other in outer if other.store is not None)
-        _INSIDE.set((*outer, self))
+        self.outer = _INSIDE.get()
+        while self.outer is not None and self.outer.store is None:
+            self.outer = self.outer.outer
+        _INSIDE.set(self)
 
     def __exit__(self, *_: object) -> None:
         # Not taken out of the variable: the block may be left in another context than it was entered in.
         self.store = None
 
 
-_INSIDE: ContextVar[tuple[_Inside, ...]] = ContextVar("inside", default=())
+_INSIDE: ContextVar[_Inside | None] = ContextVar("inside", default=None)
 """What the code that runs is inside of. A task inherits this from the code that makes it: if such a task began an
 operation, and were awaited, each would wait for the other; and nobody can tell whether it will be awaited. It may begin
 one as soon as the operation that it was made in has ended, since that is noted in the object both share."""
@@ -527,9 +528,11 @@ class CryptoStore:
             raise StoreClosed("the store was closed")
 
     def _must_not_be_inside(self, what: str) -> None:
-        outer = _INSIDE.get()
-        if outer and any(inside.store is self for inside in outer):
-            raise NestedOperation(f"{what} from inside a transaction or view of this store, or from a task made there")
+        inside = _INSIDE.get()
+        while inside is not None:
+            if inside.store is self:
+                raise NestedOperation(f"{what} from inside an operation of this store, or from a task made there")
+            inside = inside.outer
 
     def _alone(self) -> _Inside:
         self._must_be_open()
