@@ -163,6 +163,9 @@ def replay_briefly(path: Path, on_progress: Callable[[int, int], None]) -> Repla
     return ReplayReport(
         transitions=len(graph.edges),
         covered=len(replayed.covered),
+        ways={},
+        stories=0,
+        tried=replayed.tried,
         steps=replayed.steps,
         processes=1,
         seconds=replayed.seconds,

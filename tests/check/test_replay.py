@@ -12,8 +12,9 @@ import asyncio
 import re
 import sqlite3
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, TypeAlias
@@ -27,15 +28,18 @@ from unwedged.check import replay as replaying
 from unwedged.check import tlc
 from unwedged.check.errors import CheckError
 from unwedged.check.graph import Edge, Graph, Walk, cover, read_graph
+from unwedged.check.live_objects import STORIES, tell_stories
 from unwedged.check.manifest import Band, find_manifest, read_manifest
-from unwedged.check.replay import Diverged, compare, replay, replay_graph
+from unwedged.check.replay import Diverged, compare, each_way, replay, replay_graph, step_of
 from unwedged.check.tlc import Verdict
 from unwedged.check.toolbox import Toolbox
-from unwedged.check.transitions import Cast, Step, cast_of, expected, step_between, take
+from unwedged.check.transitions import Cast, Step, cast_of, expected, take
 from unwedged.check.world import World
 from unwedged.protocol import cache as cache_rules
+from unwedged.protocol import guard as guard_rules
 from unwedged.protocol.cache import Cache, ChangeLog
-from unwedged.protocol.identifiers import Version
+from unwedged.protocol.guard import Stage
+from unwedged.protocol.identifiers import Epoch, Version
 from unwedged.store import sqlite
 from unwedged.store.crypto_store import CryptoStore
 from unwedged.store.holding import Holding, RecordName
@@ -58,17 +62,28 @@ def dump(toolbox: Toolbox, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def graph(dump: Path) -> Graph:
-    return read_graph(dump)
+    return each_way(read_graph(dump))
 
 
 @pytest.fixture(scope="session")
 def some_walks(graph: Graph) -> Sequence[Walk]:
-    """A few of those that cover the graph, in which each action occurs."""
-    walks = cover(graph)
-    chosen = walks[:: len(walks) // 60]
-    taken = {graph.edges[number].action for walk in chosen for number in walk.edges}
-    assert taken == {edge.action for edge in graph.edges}
-    return chosen
+    """A few of those that cover the graph, in which each action occurs in each way, at each stage of each guard."""
+    chosen: dict[int, Walk] = {}
+    taken: set[object] = set()
+    for place, walk in enumerate(cover(graph)):
+        found = {situation(graph, graph.edges[number]) for number in walk.edges}
+        if not found <= taken:
+            taken |= found
+            chosen[place] = walk
+    return tuple(chosen.values())
+
+
+def situation(graph: Graph, edge: Edge) -> tuple[object, ...]:
+    """Return a little of what a transition is about."""
+    state = graph.states[edge.source]
+    stages = tuple(str(guard["stage"]) for _, guard in sorted(state["guard"].items()))  # type: ignore[union-attr]
+    changed = tuple(len(commit) for commit in state["commits"])  # type: ignore[union-attr, arg-type]
+    return edge.action, edge.way, stages, state["floor"], changed
 
 
 # Walks that Hypothesis chooses
@@ -130,8 +145,7 @@ class Walker(RuleBasedStateMachine):
         self.runner.run(self.go(way))
 
     def way_of(self, edge: Edge) -> Way:
-        states = self.ground.graph.states
-        return Way(step_between(edge.label, states[edge.source], states[edge.target]), edge.target)
+        return Way(step_of(self.ground.graph, edge), edge.target)
 
     async def go(self, way: Way) -> None:
         await take(self.world, way.step)
@@ -228,6 +242,26 @@ def leave_in_place(self: Holding, name: RecordName) -> object | None:
     return self.live.get(name)
 
 
+def with_live_objects(kept: Callable[[ChangeLog[RecordName]], ChangeLog[RecordName]]) -> Substitution:
+    """Let a sync drop the live objects of other records than those that changed."""
+    successor = Holding.successor
+
+    def other(self: Holding, epoch: Epoch, log: ChangeLog[RecordName], cache: Cache[RecordName, bytes]) -> Holding:
+        return successor(self, epoch, kept(log), cache)
+
+    return (Holding, "successor", other)
+
+
+def with_no_live_objects(self: Holding, epoch: Epoch, _: object, cache: Cache[RecordName, bytes]) -> Holding:
+    self.live = {}
+    return Holding(epoch, cache, {})
+
+
+def admits_also(stage: Stage) -> Substitution:
+    admits = guard_rules.admits
+    return (guard_rules, "admits", lambda guard: admits(guard) or guard.stage is stage)
+
+
 BREAKS: Mapping[str, Break] = {
     "fence-always-passes": Break(other_sql(sqlite._FENCE, "TRUE"), "guards:"),
     "fence-never-passes": Break(other_sql(sqlite._FENCE, "FALSE"), "guards:"),
@@ -251,15 +285,58 @@ BREAKS: Mapping[str, Break] = {
     "sync-drops-everything": Break((cache_rules, "sync", drop_everything), "caches:"),
     "sync-trusts-a-log-that-was-cut": Break((cache_rules, "reaches", lambda *_: True), "caches:"),
     "fill-does-nothing": Break((Holding, "fill", note_nothing), "caches:"),
-    "fill-at-any-version": Break((cache_rules, "fill", fill_at_any_version), "a live object is not"),
-    "install-does-nothing": Break((Holding, "install", note_nothing), "caches:"),
+    "fill-at-any-version": Break((cache_rules, "fill", fill_at_any_version), "caches:"),
+    "install-does-nothing": Break((Holding, "install", note_nothing), "has the live objects of"),
     "live-object-stays-in-the-cache": Break((Holding, "take", leave_in_place), "a live object is not"),
     "guard-dies-unnoticed": Break((LeaseLock, "lost", note_nothing), "guards:"),
     "word-is-ignored": Break((LeaseLock, "told", note_nothing), "guards:"),
     "views-do-not-ask": Break((Operation, "validate", do_nothing), "ended before it came to"),
+    "load-asks-no-fence": Break(
+        other_sql(sqlite._LOAD, sqlite._LOAD.replace(sqlite._FENCE, "TRUE")), "ended with None"
+    ),
+    "sync-asks-no-fence": Break(other_sql(sqlite._CHANGES, sqlite._CHANGES.replace(sqlite._FENCE, "TRUE")), "guards:"),
+    "listing-asks-no-fence": Break(other_sql(sqlite._KEYS, sqlite._KEYS.replace(sqlite._FENCE, "TRUE")), "ended with"),
+    "floor-ignored-at-load": Break(
+        other_sql(sqlite._LOAD, sqlite._LOAD.replace("floor > :since OR ", "")), "ended with None"
+    ),
+    "floor-ignored-at-listing": Break(
+        other_sql(sqlite._KEYS, sqlite._KEYS.replace("floor > :since OR ", "")), "ended with None"
+    ),
+    "own-lease-not-takeable": Break(
+        other_sql(sqlite._TAKEABLE, sqlite._TAKEABLE.replace("holder = :instance OR ", "")), "lease:"
+    ),
+    "epoch-kept-on-retaking": Break(
+        other_sql("epoch = epoch + free", "epoch = epoch + (free AND holder IS NOT :instance)"), "lease:"
+    ),
+    "live-objects-all-dropped": Break((Holding, "successor", with_no_live_objects), "has the live objects of"),
+    "begin-while-syncing": Break(admits_also(Stage.SYNCING), "not begin here"),
+    "begin-while-closing": Break(admits_also(Stage.CLOSING), "not begin here"),
+    "view-beside-a-commit": Break((LeaseLock, "committing", lambda *_: nullcontext()), "not begin here as a view"),
+    "no-turns": Break((LeaseLock, "begin_transaction", LeaseLock.begin_view), "not begin here as a transaction"),
+    "failures-do-not-ask": Break((Operation, "confirm", do_nothing), "ended before it came to the database"),
     "subscribers-hear-no-commits": Break((Streams, "tell", note_nothing), "heard:"),
     "subscribers-hear-nothing-foreign": Break((CryptoStore, "_listen_now", do_nothing), "heard:"),
 }
+
+
+def test_only_what_did_not_change_keeps_its_live_object() -> None:
+    assert asyncio.run(tell_stories()) == STORIES == 49
+
+
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        (with_live_objects(lambda log: replace(log, changes=log.changes[:1])), "a live object is not what the cache"),
+        (with_live_objects(lambda log: replace(log, changes=())), "a live object is not what the cache has"),
+        ((Holding, "successor", with_no_live_objects), r"has the live objects of \[\], and should have those of"),
+    ],
+)
+def test_live_objects_that_are_stale_or_lost_are_noticed(
+    monkeypatch: pytest.MonkeyPatch, broken: Substitution, told: str
+) -> None:
+    monkeypatch.setattr(*broken)
+    with pytest.raises(CheckError, match=told):
+        asyncio.run(tell_stories())
 
 
 def test_the_walks_can_be_taken(graph: Graph, some_walks: Sequence[Walk]) -> None:
@@ -307,14 +384,43 @@ def small_dump(dump: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_a_graph_is_replayed_on_all_cores(small_dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = read_graph(small_dump)
-    monkeypatch.setattr(replaying, "FEWEST_TRANSITIONS", len(small.edges))
+@pytest.fixture
+def modest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Demand little of a graph: that it has a transition."""
+    monkeypatch.setattr(replaying, "FEWEST_TRANSITIONS", 1)
+    monkeypatch.setattr(replaying, "WAYS", frozenset({"LoseGuard by sync"}))
+    monkeypatch.setattr(replaying, "TRIALS", frozenset({"begin while syncing"}))
+
+
+@pytest.mark.usefixtures("modest")
+def test_a_graph_is_replayed_on_all_cores(small_dump: Path) -> None:
+    small = each_way(read_graph(small_dump))
     progress: list[tuple[int, int]] = []
     report = replay_graph(small_dump, lambda taken, steps: progress.append((taken, steps)))
     assert (report.transitions, report.covered) == (len(small.edges), len(small.edges))
     assert progress[-1][0] == progress[-1][1] == report.steps
     assert report.steps == sum(len(walk.edges) for walk in cover(small))
+    assert report.ways == Counter(f"{edge.action} by {edge.way}" for edge in small.edges if edge.way)
+    assert report.tried["begin while syncing"] >= 2
+    assert report.stories == STORIES
+
+
+@pytest.mark.usefixtures("modest")
+@pytest.mark.parametrize(
+    ("demand", "told"),
+    [
+        ("WAYS", "the replay model has no transition Lose by load"),
+        ("TRIALS", "the replay model has no state in which to fly"),
+        ("STORIES", "49 stories of live objects were told, not 50"),
+    ],
+)
+def test_whatever_a_replay_did_not_try_is_missed(
+    small_dump: Path, monkeypatch: pytest.MonkeyPatch, demand: str, told: str
+) -> None:
+    missing: object = frozenset({told.rpartition("transition ")[2].rpartition("to ")[2]})
+    monkeypatch.setattr(replaying, demand, 50 if demand == "STORIES" else missing)
+    with pytest.raises(CheckError, match=told):
+        replay_graph(small_dump, note_nothing)
 
 
 def test_too_small_a_graph_is_refused(small_dump: Path) -> None:
@@ -330,21 +436,20 @@ def test_crashes_do_not_make_a_graph_large(small_dump: Path, monkeypatch: pytest
         replay_graph(small_dump, note_nothing)
 
 
+@pytest.mark.usefixtures("modest")
 def test_a_transition_that_was_not_covered_is_missed(small_dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replaying, "FEWEST_TRANSITIONS", 1)
-
-    def with_another(path: Path) -> Graph:
-        graph = read_graph(path)
-        return replace(graph, edges=(*graph.edges, graph.edges[-1]._replace(action="Another")))
+    def with_another(graph: Graph) -> Graph:
+        ways = each_way(graph)
+        return replace(ways, edges=(*ways.edges, ways.edges[-1]._replace(way="magic")))
 
     # Here, but not in the processes that take the steps.
-    monkeypatch.setattr(replaying, "read_graph", with_another)
+    monkeypatch.setattr(replaying, "each_way", with_another)
     with pytest.raises(CheckError, match="1 transitions of the replay model were not covered"):
         replay_graph(small_dump, note_nothing)
 
 
-def test_a_divergence_in_any_process_is_told(small_dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replaying, "FEWEST_TRANSITIONS", 1)
+@pytest.mark.usefixtures("modest")
+def test_a_divergence_in_any_process_is_told(small_dump: Path) -> None:
     rename(small_dump, "Acquire", "Fly")
     with pytest.raises(Diverged, match="no twin for the action Fly"):
         replay_graph(small_dump, note_nothing)

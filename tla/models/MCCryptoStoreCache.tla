@@ -47,10 +47,26 @@ Starts(o) == op[o].stage = "idle" /\ op'[o].stage # "idle"
 
 FirstRecord == CHOOSE r \in Records : TRUE
 
-\* The processes take turns, and only as long as epochs are left do they ask.
+\* The processes take turns, and only as long as their turns last do they ask.
+LastTurn == 3
+
 TakeTurns ==
-    /\ lease'.epoch # lease.epoch => lease'.holder = IF lease.epoch % 2 = 0 THEN p1 ELSE p2
-    /\ lease'.wanted /\ ~lease.wanted => lease.epoch < MaxEpoch
+    /\ lease'.epoch # lease.epoch =>
+        IF lease.epoch < LastTurn THEN lease'.holder = IF lease.epoch % 2 = 0 THEN p1 ELSE p2
+        ELSE lease.holder = p1 /\ lease'.holder = p1
+    /\ lease'.wanted /\ ~lease.wanted => lease.epoch < LastTurn
+
+\* Four stories are told beside it, and end soon. After its last turn p1, whose sync has
+\* failed, takes its own lease again, and syncs. Before p1 has ever synced it loses the
+\* lease, and nothing begins. The log is cut under a view of p1, which needs what was cut;
+\* nobody takes the lease any more.
+EndSoon ==
+    /\ (lease.epoch = LastTurn /\ lease'.epoch # lease.epoch) =>
+        floor = 0 /\ cache[p2] = NewCache /\ op[o3].stage = "idle" /\ guard[p2].stage = "none"
+    /\ lease.epoch > LastTurn => guard[p1].stage = "syncing" /\ guard'[p1].stage = "held"
+    /\ \A o \in Operations : Starts(o) => heard[p1] # <<>>
+    /\ (lease.epoch = 1 /\ floor > 0) => lease' = lease
+    /\ (op[o2].stage = "running" /\ floor > op[o2].at) => op'[o2].stage = "idle"
 
 \* Records are loaded in one order: by a transaction of p1 all, by others the first.
 \* (A view gets the other one from the cache.)
@@ -67,7 +83,7 @@ CommitNowAndThen == Len(commits') <= lease'.epoch
 FewAreDoomed ==
     /\ (lease.epoch = 1 /\ lease'.epoch = 2) => InFlight <= 1
     /\ \A o \in Operations : Starts(o) => FencePasses(lease, op'[o].under)
-    /\ \A o \in Of(p1) : (Starts(o) /\ lease.epoch = MaxEpoch) => InFlight = 0
+    /\ \A o \in Of(p1) : (Starts(o) /\ lease.epoch = LastTurn) => InFlight = 0
 
 \* A validated view is answered at once: nothing can happen to it any more.
 AnswerAtOnce == \A o \in Operations : op[o].stage = "validated" => op'[o].stage = "idle"
@@ -81,19 +97,24 @@ NoticeInTime ==
         guard[p2].stage = "none" /\ op[o3].stage = "idle"
 
 \* A lease expires where somebody waits for it and where that may hurt: while p1 works,
-\* while p2's commit is on its way back, or when its holder is gone.
+\* while p2's commit is on its way back, during a sync, or when its holder is gone.
 LapseWhereItHurts ==
     (lease.left > 0 /\ lease'.left = 0 /\ lease'.holder # Nobody) =>
         /\ lease.wanted
         /\ \/ lease.holder = p1 /\ InFlight > 0
            \/ op[o3].stage = "committed"
+           \/ \E p \in Processes : guard[p].stage = "syncing" /\ commits = <<>>
            \/ lease.holder = Departed
 
-\* The log is cut when nobody holds a guard and p1 will miss what was cut.
+\* The log is cut where that will be missed: by p1, when nobody holds a guard; by a view
+\* of p1 that still has to load something.
 TruncateBetween ==
     floor' # floor =>
-        /\ \A p \in Processes : guard[p].stage = "none"
-        /\ cache[p1].version < Version /\ cache[p1].records # Nothing
+        \/ /\ \A p \in Processes : guard[p].stage = "none"
+           /\ cache[p1].version < Version /\ cache[p1].records # Nothing
+        \/ /\ op[o2].stage = "running" /\ op[o2].at < Version
+           /\ AnyRecord(op[o2].known) # Records
+           /\ lease.epoch = 1 /\ InFlight = 1 /\ ~lease.wanted /\ lease.holder = p1
 
 \* A doomed operation that is not waiting for an answer finds out by its next access:
 \* neither a renewal nor an abort comes first.
@@ -101,6 +122,11 @@ FindOutByAccess ==
     \A o \in Operations :
         (op[o].stage = "running" /\ Stands(guard[Home[o]], op[o].under) /\ ~MayAccess(o)) =>
             (op'[o].stage = "idle" <=> guard'[Home[o]] # guard[Home[o]])
+
+\* So does a process that syncs.
+FindOutBySync ==
+    \A p \in Processes :
+        (guard[p].stage = "syncing" /\ ~FencePasses(lease, guard[p].epoch)) => guard'[p] = NoGuard
 
 \* Only p2 crashes: after a commit that it did not live to answer.
 CrashAfterCommit ==
@@ -116,15 +142,35 @@ FailWhereItMatters ==
         (guard[p].stage = "syncing" /\ guard'[p].stage = "none" /\ FencePasses(lease, guard[p].epoch)) =>
             cache[p].records # Nothing /\ InFlight = 0
 
+\* A transaction of p1 fails in its first turn, when it has read all that there is.
+FailAtTheEnd ==
+    \A o \in Operations : (Comes(o, "validated") /\ op[o].kind = "transaction") =>
+        o = o1 /\ AnyRecord(op[o].known) = Records /\ lease.epoch = 1 /\ InFlight = 1
+
+\* In its first turn p1 may forget one record, while a transaction works that has read it
+\* and that nobody disturbs.
+Forgets(p) == cache'[p].version = cache[p].version /\ AnyRecord(cache'[p].records) # Records
+              /\ \E r \in Records : cache[p].records[r] # Missing /\ cache'[p].records[r] = Missing
+
+ForgetUnderWay ==
+    \A p \in Processes : (Forgets(p) /\ op' = op /\ guard' = guard) =>
+        /\ p = p1 /\ lease.epoch = 1 /\ ~lease.wanted /\ InFlight = 1 /\ op[o1].stage = "running"
+        /\ AnyRecord(op[o1].known) = Records /\ cache'[p].records[FirstRecord] # Missing
+
+Undisturbed ==
+    (op[o1].stage = "running" /\ AnyRecord(op[o1].known) = Records /\ lease.epoch = 1
+        /\ AnyRecord(cache[p1].records) # Records /\ Stands(guard[p1], 1)) => lease' = lease \/ op' # op
+
 \* p1's subscriber looks at the log while nobody works.
 ListenInPeace ==
     (heard'[p1] # heard[p1] /\ guard[p1].stage = "none" /\ op' = op) =>
         \A o \in Operations : op[o].stage = "idle"
 
 ReplayStep ==
-    /\ TakeTurns /\ LoadInOrder /\ CommitNowAndThen /\ FewAreDoomed /\ FindOutByAccess /\ AnswerAtOnce
-    /\ NoticeInTime /\ LapseWhereItHurts /\ CrashAfterCommit /\ FailWhereItMatters /\ TruncateBetween
-    /\ ListenInPeace
+    /\ TakeTurns /\ EndSoon /\ LoadInOrder /\ CommitNowAndThen /\ FewAreDoomed /\ FindOutByAccess
+    /\ FindOutBySync /\ AnswerAtOnce /\ NoticeInTime /\ LapseWhereItHurts /\ CrashAfterCommit
+    /\ FailWhereItMatters /\ FailAtTheEnd /\ ForgetUnderWay /\ Undisturbed
+    /\ TruncateBetween /\ ListenInPeace
 
 -------------------------------------------------------------------------------
 (* For the proofs: the actions without which two records, three epochs and a   *)

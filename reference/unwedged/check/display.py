@@ -56,7 +56,8 @@ def show_replay(console: Console, replayed: ReplayReport) -> None:
     console.print(
         f"Replay: {replayed.covered:,} of {replayed.transitions:,} transitions covered in {replayed.steps:,} steps and "
         f"{replayed.seconds:.0f} s, {replayed.steps_per_second:,.0f} steps a second in each of "
-        f"{replayed.processes} processes."
+        f"{replayed.processes} processes. Tried where it had to change nothing: "
+        f"{', '.join(f'{what} ({count})' for what, count in replayed.tried.items())}."
     )
 
 

@@ -23,6 +23,8 @@ class Edge(NamedTuple):
     target: int
     parameters: tuple[Value, ...] = ()
     """The action's, where TLC wrote them down."""
+    way: str = ""
+    """How the implementation is to take it, where it can do so in several ways."""
 
     @property
     def label(self) -> Label:

@@ -31,6 +31,8 @@ class Step:
     records: frozenset[str] = frozenset()
     given_up: bool = False
     """Whether a sync that fails gives the lease up."""
+    way: str = ""
+    """How the implementation takes it, where it can do so in several ways."""
 
     @property
     def parameters(self) -> tuple[Value, ...]:
@@ -42,7 +44,7 @@ class Step:
         return (*names, *([self.kind] if self.kind else []), *records)
 
     def __str__(self) -> str:
-        return str(Label(self.action, self.parameters))
+        return f"{Label(self.action, self.parameters)}{' by ' if self.way else ''}{self.way}"
 
 
 _OF_OPERATIONS = {"Begin", "Load", "Fill", "Commit", "Validate", "Fail", "Finish", "Lose", "Outdated", "Abort"} | {
@@ -95,6 +97,128 @@ def _steps_between(action: str, before: State, after: State) -> list[Step]:
 def _given_up(before: State, after: State) -> bool:
     nobody = ModelValue(NOBODY)
     return _of(before, "lease")["holder"] != nobody and _of(after, "lease")["holder"] == nobody
+
+
+def ways(step: Step, before: State) -> tuple[str, ...]:
+    """Return in which ways the implementation can take a step that is one to the model: each is to be taken."""
+    if step.action == "LoseGuard":
+        guard = _of(before["guard"], ModelValue(step.process))
+        return ("sync", "renewal") if guard["stage"] == "syncing" else ("renewal",)
+    if not step.operation:
+        return ("",)
+    op = _of(before["op"], ModelValue(step.operation))
+    known = _known(op["known"])
+    reads = op["stage"] == "running" and known
+    writes = reads and op["kind"] == "transaction"
+    match step.action:
+        case "Lose":
+            missing = len(known) < len(_function(op["known"]))
+            return ("list", "fail", "leave", *(["load"] if missing else []), *(["commit"] if writes else []))
+        case "Outdated":
+            return ("load", "list")
+        case "Abort":
+            return ("cancelled", "busy") if writes else ("cancelled",)
+    return ("",)
+
+
+WAYS = frozenset(
+    {
+        *("Lose by list", "Lose by fail", "Lose by leave", "Lose by load", "Lose by commit"),
+        *("LoseGuard by sync", "LoseGuard by renewal", "Outdated by load", "Outdated by list"),
+        *("Abort by cancelled", "Abort by busy"),
+    }
+)
+"""All ways that there are to take one step."""
+
+
+class Trial(NamedTuple):
+    """What must change nothing: a step that the model does not allow, or one that only reads."""
+
+    what: str
+    actor: str
+    """A process or an operation."""
+    kind: str = ""
+    records: frozenset[str] = frozenset()
+
+
+TRIALS = frozenset(
+    {
+        "begin while syncing",
+        "begin while closing",
+        "begin a transaction beside another",
+        "begin a view beside a commit",
+        "acquire what is not free",
+        "release under an operation",
+        "list all records",
+    }
+)
+
+
+def trials(state: State) -> list[tuple[Trial, Value]]:
+    """Return what is to be tried in a state, each with what it may depend on: it is tried once for each of those."""
+    lease = _of(state, "lease")
+    found: list[tuple[Trial, Value]] = []
+    for p, guard in _function(state["guard"]).items():
+        process, epoch, stage = _name(p), _of(state["guard"], p)["epoch"], _stage(guard)
+        mine = {_name(o): _of(state["op"], o) for o in _function(state["op"]) if HOME[_name(o)] == process}
+        working = [op for op in mine.values() if op["stage"] != "idle" and op["under"] == epoch]
+        about: Value = (
+            stage,
+            lease["holder"] == p,
+            cast("int", lease["left"]) > 0,
+            lease["wanted"],
+            tuple((op["stage"], op["kind"], op["under"] == epoch) for _, op in sorted(mine.items())),
+        )
+        what: list[Trial] = []
+        for name, op in mine.items():
+            if op["stage"] == "idle":
+                what += [Trial(why, name, kind) for kind, why in _must_wait(stage, working)]
+            elif op["stage"] == "running" and _may_list(state, op):
+                there = cast("tuple[Function, ...]", state["history"])[cast("int", op["at"])]
+                what.append(Trial("list all records", name, "", frozenset(r for r, n in _known(there).items() if n)))
+        if stage == "none" and lease["wanted"] and not _takeable(lease, p):
+            what.append(Trial("acquire what is not free", process))
+        if stage in ("held", "closing") and working:
+            what.append(Trial("release under an operation", process))
+        found += [(trial, (*trial[:3], about)) for trial in what]
+    return found
+
+
+def _must_wait(stage: str, working: Sequence[Function]) -> list[tuple[str, str]]:
+    """Return the kinds of operation that may not begin, and why."""
+    if stage in ("syncing", "closing"):
+        return [(kind, f"begin while {stage}") for kind in ("transaction", "view")]
+    if stage != "held":
+        return []
+    transactions = [op for op in working if op["kind"] == "transaction"]
+    return [
+        *([("transaction", "begin a transaction beside another")] if transactions else []),
+        *([("view", "begin a view beside a commit")] if any(op["stage"] == "committed" for op in working) else []),
+    ]
+
+
+def _takeable(lease: Function, process: Value) -> bool:
+    return lease["holder"] in (ModelValue("Nobody"), process) or lease["left"] == 0
+
+
+def _may_list(state: State, op: Function) -> bool:
+    """Say whether a listing would pass the fence, and be of the operation's snapshot."""
+    lease = _of(state, "lease")
+    passes = lease["holder"] != ModelValue("Nobody") and lease["epoch"] == op["under"]
+    return passes and op["at"] == len(cast("tuple[Value, ...]", state["commits"]))
+
+
+async def attempt(world: World, trial: Trial) -> None:
+    """Try what must change nothing; raise ``CheckError`` if it is allowed after all."""
+    match trial.what:
+        case "acquire what is not free":
+            await world.try_acquire(trial.actor)
+        case "release under an operation":
+            await world.release(trial.actor)
+        case "list all records":
+            await world.try_list(trial.actor, trial.records)
+        case _:
+            await world.try_begin(trial.actor, trial.kind)
 
 
 def _processes(action: str, before: State, after: State) -> list[str]:
@@ -204,7 +328,7 @@ async def take(world: World, step: Step) -> bool:
         case "Renew":
             return await world.renew(step.process)
         case "LoseGuard":
-            return await world.lose_guard(step.process)
+            return await world.lose_guard(step.process, step.way)
         case "Release":
             return await world.release(step.process)
         case "Listen":
@@ -232,9 +356,9 @@ async def take(world: World, step: Step) -> bool:
         case "Finish":
             return await world.finish(step.operation)
         case "Lose":
-            return await world.lose(step.operation)
+            return await world.lose(step.operation, step.way or "commit")
         case "Outdated":
-            return await world.outdated(step.operation, min(step.records))
+            return await world.outdated(step.operation, min(step.records), step.way or "load")
         case "Call":
             return True  # it is a step of its caller's, which waits from here on
         case "JumpBack":
@@ -251,7 +375,7 @@ async def take(world: World, step: Step) -> bool:
         case "WriteEnds":
             return await world.write_ends(step.operation)
         case "Abort" | "ForgetCommit":
-            return await world.abort(step.operation)
+            return await world.abort(step.operation, step.way or "cancelled")
         case _:
             raise CheckError(f"the replay has no twin for the action {step.action}")
     return True

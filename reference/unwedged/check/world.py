@@ -15,10 +15,11 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 from unwedged.check.errors import CheckError
 from unwedged.protocol.cache import Change, ChangeLog
@@ -28,7 +29,7 @@ from unwedged.protocol.lease import LONGEST_LEASE, Lease
 from unwedged.protocol.stream import Lagged
 from unwedged.store.backend import Backend, Committed, Listed, Loaded, Row, RowName
 from unwedged.store.crypto_store import CryptoStore
-from unwedged.store.errors import StoreBusy, StoreError
+from unwedged.store.errors import LeaseLost, SnapshotMoved, StoreBusy, StoreError
 from unwedged.store.expectations import StoreMark
 from unwedged.store.holding import RecordName
 from unwedged.store.lock import LeaseLock, LeaseTimes
@@ -39,11 +40,17 @@ from unwedged.store.streams import Streams
 from unwedged.store.transactions import Transaction, View
 
 Answer = TypeVar("Answer")
+T = TypeVar("T")
+P = ParamSpec("P")
 
 NOBODY, DEPARTED = "Nobody", "Departed"
 
 PATIENCE = 400
-"""So many turns of the event loop a task gets to come to its next gate. None needs more than a few dozen."""
+"""So many turns of the event loop a task gets to come to its next gate. None needs more than a few dozen, however busy
+the machine is: what a store has done on another thread, between two gates, is done at once (``Here``)."""
+
+WAITS = 60
+"""A task that has not gone on after so many turns waits."""
 
 
 class Stuck(CheckError):
@@ -66,6 +73,19 @@ COUNTER = RecordKind(
 
 class Failed(Exception):
     """What an operation's own code fails with."""
+
+
+class Here(ThreadPoolExecutor):
+    """Does at once what it is given: no other thread takes turns that the event loop would have to count."""
+
+    def submit(self, fn: Callable[P, T], /, *arguments: P.args, **keywords: P.kwargs) -> Future[T]:
+        """Do it."""
+        done: Future[T] = Future()
+        try:
+            done.set_result(fn(*arguments, **keywords))
+        except BaseException as failure:  # noqa: BLE001 (whatever it is, it belongs to the caller)
+            done.set_exception(failure)
+        return done
 
 
 class StillClock:
@@ -272,8 +292,14 @@ class Actor:
     """The record that it is loading."""
     base: dict[str, int] = field(default_factory=dict)
     """What its updates were computed from."""
+    objects: dict[str, Counter] = field(default_factory=dict)
+    """The live objects that it has changed."""
+    listed: tuple[str, ...] | None = None
+    """What it was told when it last asked which records there are."""
     told: asyncio.Future[tuple[str, frozenset[str]]] | None = None
     """Set while it waits for what to do next."""
+    outcome: BaseException | None = None
+    """What it ended with, if that was an exception."""
 
     def tell(self, command: str, records: Iterable[str] = ()) -> None:
         """Say what to do next to an operation that waits for it."""
@@ -292,6 +318,8 @@ class Actor:
                 if command == "load":
                     (record,) = records
                     await self.operation.get(COUNTER, record)
+                elif command == "list":
+                    self.listed = await self.operation.keys(COUNTER)
                 elif command == "abort":
                     await self._update(self.known())
                     raise asyncio.CancelledError
@@ -308,6 +336,7 @@ class Actor:
             for record in sorted(records):
                 counter = await self.operation.get(COUNTER, record) or Counter(0)
                 self.base[record] = counter.count
+                self.objects[record] = counter
                 counter.count += 1
                 self.operation.put(COUNTER, record, counter)
 
@@ -331,6 +360,8 @@ class Process:
     sync: Ticket[ChangeLog[RowName]] | None = None
     """Its sync, at the gate."""
     actors: dict[str, Actor] = field(default_factory=dict)
+    live: dict[str, Counter] = field(default_factory=dict)
+    """The live objects that must be beside its cache, by record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,6 +442,7 @@ class World:
         cls, folder: Path, home: Mapping[str, str], records: Sequence[str], subscribers: frozenset[str]
     ) -> World:
         """Make a store file in ``folder`` and the processes on it."""
+        asyncio.get_running_loop().set_default_executor(Here())
         path = folder / "replay.store"
         names = sorted(set(home.values()))
         backends = {name: await SqliteBackend.open(path) for name in names}
@@ -484,11 +516,14 @@ class World:
         """Renew the lease; where it is gone, the guard is found dead."""
         return await self._complete(name, self.processes[name].store.lock.renew_now())
 
-    async def lose_guard(self, name: str) -> bool:
-        """Let a renewal or a sync find out that the lease is gone."""
-        if self.processes[name].sync is not None:
-            return not await self.sync(name)
-        return await self.renew(name)
+    async def lose_guard(self, name: str, way: str = "") -> bool:
+        """Let a renewal or a sync find out that the lease is gone. Where the renewal comes first, so does the sync."""
+        if self.processes[name].sync is None:
+            return await self.renew(name)
+        if way == "renewal":
+            await self.renew(name)
+            self._demand(self.processes[name].store.lock.guard.stage is Stage.NONE, "the renewal came through")
+        return not await self.sync(name)
 
     async def release(self, name: str) -> bool:
         """Give the lease up."""
@@ -547,6 +582,7 @@ class World:
             for record in sorted(updated - actor.known().keys()):
                 if not await self.load(name, record) or (actor.ticket and not await self.fill(name)):
                     return False
+        self._takes(name, actor, updated)
         actor.tell("finish", updated)
         if not await self._to_database(name, actor):
             return False
@@ -559,7 +595,7 @@ class World:
         return True
 
     async def validate(self, name: str) -> bool:
-        """Leave a view: its fence was passed, and nobody knows yet."""
+        """Leave an operation that changed nothing: its fence was passed, and nobody knows yet."""
         actor = self._actor(name)
         if actor is None or actor.told is None:
             return self._refused("Validate", "the operation is not running")
@@ -575,6 +611,8 @@ class World:
     async def _leave(self, name: str, command: str) -> bool:
         actor = self._actor(name)
         assert actor is not None
+        if command == "fail":
+            self._takes(name, actor, actor.known())
         actor.tell(command)
         if not await self._to_database(name, actor):
             return False
@@ -589,29 +627,74 @@ class World:
         actor = self._actor(name)
         if actor is None or actor.ticket is None or actor.task is None:
             return self._refused("Finish", "the operation has not left the database")
+        process = self.processes[self.home[name]]
+        committed = isinstance(actor.ticket.answer, Committed)
+        if committed and actor.operation and process.store.lock.stands(actor.operation._operation.epoch):
+            process.live.update(actor.objects)
         actor.ticket.deliver()
         await self._end(name, actor)
         return True
 
-    async def lose(self, name: str) -> bool:
-        """Let an operation find out that its lease is gone."""
+    async def lose(self, name: str, way: str = "commit") -> bool:
+        """Let an operation find out, by one kind of access, that its lease is gone."""
         actor = self._actor(name)
         if actor is None or actor.told is None:
             return self._refused("Lose", "the operation is not running")
-        if actor.kind == "view":
-            return not await self.validate(name)
-        return not await self.commit(name, frozenset(actor.known()))
+        match way:
+            case "load":
+                lost = not await self.load(name, min(set(self.records) - actor.known().keys()))
+            case "list":
+                lost = not await self.list(name)
+            case "fail":
+                lost = not await self.fail(name)
+            case "commit" if actor.kind == "transaction":
+                lost = not await self.commit(name, frozenset(actor.known()))
+            case _:
+                lost = not await self.validate(name)
+        self._demand(isinstance(actor.outcome, LeaseLost), f"the operation ended with {actor.outcome!r}")
+        return lost
 
-    async def outdated(self, name: str, record: str) -> bool:
-        """Let a view ask for a record that changed since it began."""
-        return not await self.load(name, record)
+    async def outdated(self, name: str, record: str, way: str = "load") -> bool:
+        """Let a view ask for a record that changed since it began, or for all that there are."""
+        actor = self._actor(name)
+        outdated = not await (self.list(name) if way == "list" else self.load(name, record))
+        outcome = actor.outcome if actor is not None else None
+        self._demand(isinstance(outcome, SnapshotMoved), f"the operation ended with {outcome!r}")
+        return outdated
 
-    async def abort(self, name: str) -> bool:
-        """Let an operation's caller vanish, after it changed what it read or while it waits."""
+    async def list(self, name: str) -> bool:
+        """Ask which records there are."""
+        actor = self._actor(name)
+        if actor is None or actor.told is None:
+            return self._refused("list", "the operation is not running")
+        actor.tell("list")
+        if not await self._to_database(name, actor):
+            return False
+        assert actor.ticket is not None
+        actor.ticket.deliver()
+        actor.ticket = None
+        task = actor.task
+        await self._until(lambda: actor.told is not None or task is None or task.done())
+        if task is None or not task.done():
+            return True
+        await self._end(name, actor)
+        return False
+
+    async def abort(self, name: str, way: str = "cancelled") -> bool:
+        """Let an operation's caller vanish, after it changed what it read or while it waits; or its commit fail."""
         actor = self._actor(name)
         if actor is None or actor.task is None:
             return self._refused("Abort", "the operation is not there")
-        if actor.told is not None:
+        if way == "busy":
+            self._takes(name, actor, actor.known())
+            actor.tell("finish", actor.known())
+            gate = self.processes[self.home[name]].gate
+            await self._until(lambda: gate.arrived)
+            commit = gate.arrived.pop()
+            commit.fail(StoreBusy("injected by the replay"))
+            commit.deliver()
+        elif actor.told is not None:
+            self._takes(name, actor, actor.known())
             actor.tell("abort")
         else:
             actor.task.cancel()
@@ -677,6 +760,7 @@ class World:
         """Drop a record from a cache, and its live object."""
         holding, forgotten = self.processes[name].store.lock.holding, RecordName(COUNTER.name, record.encode())
         holding.forget([forgotten])
+        self.processes[name].live.pop(record, None)
 
     async def listen(self, name: str) -> bool:
         """Let a process without a guard look at the change log."""
@@ -699,6 +783,10 @@ class World:
         self._observer.execute("UPDATE state SET epoch = ?, holder = 0", (epoch,))
         yield
         self._observer.execute("UPDATE state SET epoch = ?, holder = ?, expires = ?", row)
+
+    def live_objects(self, name: str) -> set[str]:
+        """Return of which records a process has live objects beside its cache."""
+        return {record.key.decode() for record in self.processes[name].store.lock.holding.live}
 
     def observe(self) -> Observation:
         """Return everything that the model speaks of."""
@@ -747,6 +835,11 @@ class World:
         for name, live in holding.live.items():
             if COUNTER.value.encode(live) != holding.cache.records.get(name):  # type: ignore[arg-type]  # counters only
                 raise CheckError(f"{process.name}: a live object is not what the cache has: {name.key!r}")
+        live = {name.key.decode(): id(live) for name, live in holding.live.items()}
+        self._demand(
+            live == {record: id(counter) for record, counter in process.live.items()},
+            f"{process.name} has the live objects of {sorted(live)}, and should have those of {sorted(process.live)}",
+        )
         return holding.cache.version, {
             name.key.decode(): _count(value) for name, value in holding.cache.records.items()
         }
@@ -837,17 +930,20 @@ class World:
         assert actor.task is not None
         task = actor.task
         await self._until(task.done)
-        await _outcome(task)
+        actor.outcome = await _outcome(task)
         del process.actors[name]
 
     async def _end_sync(self, process: Process) -> bool:
         assert process.sync is not None
         assert process.acquiring is not None
+        old = process.store.lock.holding.cache.version
         process.sync.deliver()
         acquiring = process.acquiring
         await self._until(acquiring.done)
         held = await _outcome(acquiring) is None and acquiring.result()
         process.sync = process.acquiring = None
+        if held:
+            self._syncs(process, old)
         if held and process.ear is None and process.name in self.subscribers:
             process.ear = Ear(process.store.streams.heard)
             process.store.streams.add(process.ear)
@@ -886,6 +982,57 @@ class World:
                 return
             await asyncio.sleep(0)
         raise Stuck("a task of the store neither ended nor came to a gate")
+
+    # Live objects: the model does not speak of them, so that the harness itself keeps count of where each must be.
+
+    def _takes(self, name: str, actor: Actor, records: Iterable[str]) -> None:
+        """Note that a transaction takes the live objects of these records out of the cache, if that is still its."""
+        process = self.processes[self.home[name]]
+        if actor.kind != "transaction" or actor.operation is None:
+            return
+        if actor.operation._operation._holding is process.store.lock.holding:
+            for record in records:
+                process.live.pop(record, None)
+
+    def _syncs(self, process: Process, old: int) -> None:
+        """Note that the live objects of what changed since ``old`` are gone, and no others."""
+        version, floor = self._observer.execute("SELECT version, floor FROM state").fetchone()
+        if floor > old:
+            process.live.clear()
+        for changed in range(old + 1, version + 1):
+            for record in self.bases[changed]:
+                process.live.pop(record, None)
+
+    # What must change nothing
+
+    async def try_begin(self, name: str, kind: str) -> None:
+        """Try to begin an operation that must wait, and withdraw it."""
+        process = self.processes[self.home[name]]
+        lock = process.store.lock
+        actor = Actor(kind, Version(self.version()))
+        entered = process.store.transaction() if kind == "transaction" else process.store.view()
+        others = set(lock._tasks)
+        actor.task = asyncio.create_task(actor.perform(entered))
+        for _ in range(WAITS):
+            await asyncio.sleep(0)
+        if actor.told is not None or actor.task.done():
+            raise CheckError(f"the model lets {name} not begin here as a {kind}, and the implementation does")
+        await self._forget([actor.task, *(lock._tasks - others)], process.gate)
+
+    async def try_acquire(self, name: str) -> None:
+        """Ask for a lease that is not to be had."""
+        if await self.acquire(name):
+            raise CheckError(f"the model lets {name} not take the lease here, and the implementation does")
+
+    async def try_list(self, name: str, records: frozenset[str]) -> None:
+        """Ask which records there are: in the operation's snapshot, all of them."""
+        actor = self._actor(name)
+        if not await self.list(name) or actor is None or set(actor.listed or ()) != records:
+            raise CheckError(f"{name} asks which records there are: {sorted(records)}, and is told something else")
+
+    def _demand(self, so: bool, otherwise: str) -> None:
+        if self.strict and not so:
+            raise CheckError(otherwise)
 
     def _refused(self, step: str, why: str) -> bool:
         if self.strict:
