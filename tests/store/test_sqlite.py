@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import re
+import resource
 import sqlite3
 import threading
 import time
@@ -743,6 +744,38 @@ async def test_a_full_disk(store: Store) -> None:
         await store.backend.commit(epoch, [Row(A, b"small"), Row(B, bytes(100_000))], NOW, DURATION, alone=False)
     assert store.dump() == before
     assert (await store.backend.commit(epoch, [Row(A, b"small")], NOW, DURATION, alone=False)).version == 1
+
+
+@contextmanager
+def no_file_longer_than(limit: int) -> Iterator[None]:
+    """Have the operating system refuse to make any file of this process longer."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+async def test_where_the_disk_is_full_of_the_log_it_is_begun_anew(store: Store) -> None:
+    """The commit that finds the disk full fails. What comes next makes room, so that the store is not stuck."""
+    epoch = await hold(store)
+    for number in range(20):
+        await store.backend.commit(epoch, [Row(A, b"%d" % number)], NOW, DURATION, alone=False)
+    with no_file_longer_than(store.path.with_name("store-wal").stat().st_size):
+        with pytest.raises(StorageFailed):
+            await store.backend.commit(epoch, [Row(A, b"new")], NOW, DURATION, alone=False)
+        epoch = (await store.backend.acquire(ME, "me", NOW, DURATION)).epoch
+        assert (await store.backend.commit(epoch, [Row(A, b"new")], NOW, DURATION, alone=False)).version == 21
+
+
+async def test_large_values_do_not_make_the_log_grow(store: Store) -> None:
+    """Ten of them are longer than the log may be."""
+    epoch = await hold(store)
+    large = [Row(A, bytes(sqlite.LONGEST_LOG * sqlite.PAGE // 10))]
+    for _ in range(50):
+        await store.backend.commit(epoch, large, NOW, DURATION, alone=False)
+    assert store.path.with_name("store-wal").stat().st_size < 15 * len(large[0].value or b"")
 
 
 async def test_a_busy_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

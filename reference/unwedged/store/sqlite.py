@@ -100,6 +100,7 @@ again, and the log grows and grows."""
 
 PAGES_OF_A_COMMIT = 6
 ROWS_OF_A_PAGE = 10
+PAGE = 4096
 """About how many pages a small commit writes, and how many small rows of a large one share a page."""
 
 ROOM = 64 * 1024
@@ -320,6 +321,7 @@ class SqliteBackend:
         """
         began = _clock()
         values = await apart(len(rows), lambda: [(row.name.kind, row.name.key, row.value) for row in rows])
+        size = await apart(len(rows), lambda: sum(len(row.value or b"") for row in rows))
 
         def write(connection: sqlite3.Connection) -> Committed:
             parameters: Parameters = {"epoch": epoch, "now": now, "duration": duration, "alone": alone}
@@ -332,7 +334,7 @@ class SqliteBackend:
                 _rows(connection, _PROLONG, {"late": late})
             return Committed(Version(version), bool(wanted), bool(released))
 
-        return await self._write(write, len(rows))
+        return await self._write(write, len(rows), size)
 
     async def truncate(self, floor: Version) -> None:
         """Forget the change log up to and including ``floor`` (at most the store's version)."""
@@ -399,6 +401,7 @@ class SqliteBackend:
                 if pause is None:
                     raise self._kept_out() from busy
             except StoreError:
+                self._tidy_up_next()
                 with translated():
                     self._must_know(self._here)
                 raise
@@ -413,12 +416,14 @@ class SqliteBackend:
         """Run one reading statement on the driver's thread."""
         return await self._call(lambda connection: _rows(connection, statement, parameters))
 
-    async def _write(self, work: Callable[[sqlite3.Connection], Result], rows: int = 1) -> Result:
-        """Run ``work``, which writes so many ``rows``, in a transaction on the driver's thread. Tidy up now and then.
+    async def _write(self, work: Callable[[sqlite3.Connection], Result], rows: int = 1, size: int = 0) -> Result:
+        """Run ``work`` in a transaction on the driver's thread. Tidy up now and then.
+
+        It writes so many ``rows``, whose values have so many bytes in all.
 
         Both before anything is written and before it is acknowledged the files must be the ones that were opened.
         """
-        tidily = self._must_tidy_up(PAGES_OF_A_COMMIT + rows // ROWS_OF_A_PAGE)
+        tidily = self._must_tidy_up(PAGES_OF_A_COMMIT + rows // ROWS_OF_A_PAGE + size // PAGE)
 
         def verified(connection: sqlite3.Connection) -> Result:
             self._must_know(connection)
@@ -445,6 +450,10 @@ class SqliteBackend:
         self._unmoved = 0
         return True
 
+    def _tidy_up_next(self) -> None:
+        """Have the next write move the log first: where the disk is full, a log that begins anew needs no more room."""
+        self._unmoved = LONGEST_LOG
+
     def _tidy_up(self, connection: sqlite3.Connection) -> None:
         with contextlib.suppress(sqlite3.Error):  # What was written is written, whatever comes of this.
             _move_log(connection, self._files.path)
@@ -458,6 +467,7 @@ class SqliteBackend:
                 return work(connection)
             except sqlite3.Error as error:
                 if not _is_busy(error):
+                    self._tidy_up_next()
                     self._must_know(connection)
                 raise
 
