@@ -145,6 +145,8 @@ TABLES_OF_A_FAULT = {
     "session-cache-survives": {"cache.sync", "cache.reaches"},
     "first-acquire-is-clean": {"cache.sync", "cache.reaches"},
     "generation-in-machine": {"cache.sync", "cache.empty"},
+    "floor-ignored-at-sync": {"cache.sync", "cache.reaches"},
+    "floor-ignored-in-stream": {"stream.news"},
     "partial-list": {"cache.fill", "cache.install"},
     "late-version": {"cache.install"},
 }
@@ -208,6 +210,12 @@ ACTIONS_OF_A_FAULT = {
 def test_a_fault_of_the_specification_is_in_its_actions(copy: Path, fault: str, names: set[str]) -> None:
     change(copy / "Agreement.cfg", '"none"', f'"{fault}"')
     assert differing(actions_agree, copy) == names
+
+
+def test_a_failure_that_nobody_has_confirmed_is_in_its_action(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change(copy / "InstanceOfChoices.cfg", '"none"', '"stale-failure-believed"')
+    monkeypatch.setattr(actions, "MODELS", ["InstanceOfChoices"])
+    assert differing(actions_agree, copy) == {"Fail"}
 
 
 # What is not compared has not agreed
