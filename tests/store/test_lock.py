@@ -404,6 +404,50 @@ class TestGivingWay:
             assert phone.lock.guard.stage is Stage.CLOSING
             behind.cancel()
 
+    async def test_who_is_cancelled_is_passed_over(self, phone: Instance) -> None:
+        """Also in the moment before it leaves by itself."""
+        await take_over(phone)
+        async with phone.transaction():
+            behind = [asyncio.create_task(apart(phone.run(count_up))) for _ in range(4)]
+            await all_that_can_run()
+            for cancelled in behind[:3]:
+                cancelled.cancel()
+        async with asyncio.timeout(PATIENCE):
+            assert await behind[3] == 1
+
+    async def test_who_waited_long_lets_more_of_the_others_pass(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        """Three had a turn while it waited: so it asks when two have had one since its own."""
+        await take_over(extension)
+        waiting = asyncio.create_task(held(phone))
+        for _ in range(3):
+            await self._look_again(bench, phone)
+            await extension.lock.release_now()
+            await take_over(extension)
+        await self._look_again(bench, phone)
+        await extension.lock.release_now()
+        await pauses_end(phone, waiting)
+        await extension.lock.acquire_now()
+        await phone.lock.renew_now()
+        await settle(phone)
+        del phone.gated.calls[:]
+        again = asyncio.create_task(held(phone))
+        for asked in (0, 1):
+            await take_over(extension)
+            await self._look_again(bench, phone)
+            assert phone.gated.calls.count("acquire") == asked
+            await extension.lock.release_now()
+        await pauses_end(phone, again)
+
+    async def _look_again(self, bench: Workbench, store: Instance) -> None:
+        """Have it look at the row, and pause again."""
+        looks = store.gated.calls.count("look")
+        async with asyncio.timeout(PATIENCE):
+            while store.gated.calls.count("look") < looks + 2:
+                await asyncio.sleep(0)
+                bench.clock.advance(1)
+
     @pytest.mark.parametrize("waiting", [10, 200])
     async def test_only_those_that_begin_are_woken(
         self, bench: Workbench, phone: Instance, extension: Instance, waiting: int

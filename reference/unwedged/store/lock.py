@@ -174,7 +174,6 @@ class LeaseLock:
             yield
         finally:
             holding.committing = False
-            self._proceed()
 
     def may_give_up(self, holding: Holding) -> bool:
         """Say whether a commit that begins now may give the lease up if somebody waits: it is the last of its turn."""
