@@ -12,6 +12,7 @@ import asyncio
 import re
 import sqlite3
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
@@ -356,6 +357,12 @@ def test_a_broken_store_diverges(
         asyncio.run(replay(graph, some_walks, note_nothing))
 
 
+async def test_no_other_thread_takes_turns_that_the_harness_counts(tmp_path: Path) -> None:
+    world = await World.open(tmp_path, {"o1": "p1", "o3": "p2"}, ("r1",), frozenset())
+    assert await asyncio.to_thread(threading.get_ident) == threading.get_ident()
+    await world.close()
+
+
 # The graph
 
 
@@ -424,7 +431,7 @@ def test_whatever_a_replay_did_not_try_is_missed(
 
 
 def test_too_small_a_graph_is_refused(small_dump: Path) -> None:
-    with pytest.raises(CheckError, match=r"has \d+ transitions that are no crashes, not 20000"):
+    with pytest.raises(CheckError, match=r"has \d+ transitions that are no crashes, not 30000"):
         replay_graph(small_dump, note_nothing)
 
 

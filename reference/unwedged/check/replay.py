@@ -133,7 +133,7 @@ def compare(observed: Observation, wanted: Observation) -> None:
     raise Diverged("; ".join(differences))
 
 
-FEWEST_TRANSITIONS = 20_000
+FEWEST_TRANSITIONS = 30_000
 """Of the replay model, crashes not counted: with fewer it would be no longer the model it was."""
 
 
