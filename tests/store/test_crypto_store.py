@@ -32,7 +32,7 @@ from tests.store.stores import (
     workbench,
 )
 from unwedged.protocol.guard import NO_GUARD, Stage
-from unwedged.protocol.identifiers import Version
+from unwedged.protocol.identifiers import InstanceId, Version
 from unwedged.store import (
     BYTES,
     TEXT,
@@ -57,6 +57,7 @@ from unwedged.store import (
     WrongKey,
     crypto_store,
 )
+from unwedged.store.clock import SystemChance
 from unwedged.store.expectations import Expectations
 from unwedged.store.holding import RecordName
 from unwedged.store.sqlite import SqliteBackend
@@ -1124,6 +1125,73 @@ class TestArguments:
             await phone.query(both, "a", 1)  # type: ignore[arg-type]
         with pytest.raises(InvalidArgument):
             await phone.run(both, 7, 1)  # type: ignore[arg-type]
+
+
+def names_in(folder: Path) -> list[str]:
+    return [file.name for file in folder.iterdir()]
+
+
+class TestBadArguments:
+    """The type checker refuses all of this; a program that was not checked meets an exception of the store's own."""
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"kinds": None},
+            {"kinds": 7},
+            {"kinds": [None]},
+            {"times": 7},
+            {"times": ""},
+            {"label": 7},
+            {"key": "secret"},
+        ],
+        ids=str,
+    )
+    async def test_of_open(self, tmp_path: Path, wrong: dict[str, object]) -> None:
+        right: dict[str, object] = {"key": bytes(32), "label": "phone", "kinds": KINDS}
+        with pytest.raises(InvalidArgument):
+            await CryptoStore.open(tmp_path / "store.db", **right | wrong)  # type: ignore[arg-type]
+        assert not names_in(tmp_path)
+
+    async def test_a_source_of_chance_that_fails_leaves_no_file_open(self, tmp_path: Path) -> None:
+        class NoChance(SystemChance):
+            def instance(self) -> InstanceId:
+                raise LookupError("no random numbers")
+
+        with pytest.raises(LookupError):
+            await CryptoStore.open(tmp_path / "store.db", key=bytes(32), label="phone", kinds=KINDS, chance=NoChance())
+        assert not names_in(tmp_path)
+
+    @pytest.mark.parametrize("kind", [None, 7, "device"])
+    async def test_of_a_kind(self, phone: Instance, kind: RecordKind[str, bytes]) -> None:
+        async with phone.transaction() as transaction:
+            with pytest.raises(InvalidArgument):
+                await transaction.get(kind, "k")
+            with pytest.raises(InvalidArgument):
+                transaction.put(kind, "k", b"")
+            with pytest.raises(InvalidArgument):
+                transaction.delete(kind, "k")
+            with pytest.raises(InvalidArgument):
+                await transaction.keys(kind)
+        with pytest.raises(InvalidArgument):
+            async with phone.subscribe(kind):
+                pass
+
+    async def test_of_run(self, phone: Instance) -> None:
+        with pytest.raises(InvalidArgument):
+            await phone.run(7)  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgument):
+            await phone.query(None)  # type: ignore[arg-type]
+        for attempts in (0, "5"):
+            with pytest.raises(InvalidArgument):
+                await phone.run(count_up, attempts=attempts)  # type: ignore[arg-type]
+        assert phone.gated.calls == []
+
+    @pytest.mark.parametrize("timeout_seconds", [-1, float("nan"), "5", True])
+    async def test_of_close(self, phone: Instance, timeout_seconds: float) -> None:
+        with pytest.raises(InvalidArgument):
+            await phone.close(timeout_seconds=timeout_seconds)
+        assert await phone.run(count_up) == 1, "it is still open"
 
 
 class TestHandover:

@@ -36,6 +36,13 @@ def test_bytes_are_themselves(value: bytes) -> None:
     assert kind.value.encode(value) == value == kind.decode_value(value)
 
 
+@pytest.mark.parametrize("value", [5, True, [], {}, "text", None])
+def test_what_is_not_bytes_is_refused(value: bytes) -> None:
+    """Of a number, ``bytes`` would make so many zeros."""
+    with pytest.raises(InvalidArgument):
+        RecordKind("blob", key=BYTES, value=BYTES).encode_value(value)
+
+
 @given(st.dictionaries(texts, plain))
 def test_equal_json_objects_have_equal_bytes(value: dict[str, Json]) -> None:
     assert JSON.encode(dict(reversed(value.items()))) == JSON.encode(value)

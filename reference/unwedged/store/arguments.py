@@ -45,6 +45,19 @@ def whole_of(value: object, what: str) -> int:
     return value
 
 
+def seconds_of(value: object, what: str) -> float:
+    """Return a length of time. ``what`` it is goes into the exception."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:
+        raise InvalidArgument(f"{what} is a number of seconds, at least 0, not {value!r}")
+    return value
+
+
+def must_be_callable(value: object, what: str) -> None:
+    """Refuse what can't be called. ``what`` it is goes into the exception."""
+    if not callable(value):
+        raise InvalidArgument(f"{what} is a function, not a {type(value).__name__}")
+
+
 def path_of(value: object) -> Path:
     """Return a path that a file can have."""
     if not isinstance(value, str | Path):

@@ -19,7 +19,7 @@ from typing import TypeAlias, TypeVar, TypeVarTuple
 from unwedged.protocol.cache import empty
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.store import engine
-from unwedged.store.arguments import path_of, size_of, text_of, whole_of
+from unwedged.store.arguments import must_be_callable, path_of, seconds_of, size_of, text_of, whole_of
 from unwedged.store.backend import Backend
 from unwedged.store.birthplace import Birthplace
 from unwedged.store.clock import Chance, Clock, SystemChance, SystemClock
@@ -38,8 +38,8 @@ from unwedged.store.errors import (
 )
 from unwedged.store.expectations import Existence, Expectations, StoreMark
 from unwedged.store.holding import Holding, Ledger
-from unwedged.store.lock import LeaseLock, LeaseTimes
-from unwedged.store.records import Kind, RecordKind
+from unwedged.store.lock import LeaseLock, LeaseTimes, times_of
+from unwedged.store.records import Kind, RecordKind, kind_of
 from unwedged.store.sealed import SealedRecords
 from unwedged.store.sealing import Sealer, Secret, secret_of
 from unwedged.store.settled import settled
@@ -223,6 +223,9 @@ class CryptoStore:
         location = path_of(path)
         limit_bytes = None if cache_limit_bytes is None else size_of(cache_limit_bytes, "the limit of a cache")
         declared = _declared(kinds)
+        times = LeaseTimes() if times is None else times_of(times)
+        chance = chance or SystemChance()
+        instance = InstanceId(chance.instance())
         expected = Expectations(expect, not_before)
         backend = await SqliteBackend.open(location, expected)
         try:
@@ -235,15 +238,14 @@ class CryptoStore:
             await backend.close()
             raise
         logger.info("store opened label=%s version=%d sqlite=%s", label, version, engine.description())
-        chance = chance or SystemChance()
         store = cls(
             backend,
             sealer,
             declared.values(),
             label=label,
-            instance=InstanceId(chance.instance()),
+            instance=instance,
             version=version,
-            times=times or LeaseTimes(),
+            times=times,
             clock=clock or SystemClock(),
             chance=chance,
             cache_limit_bytes=limit_bytes,
@@ -375,7 +377,7 @@ class CryptoStore:
         self._must_be_open()
         if whole_of(buffered, "the length of a buffer") < 1:
             raise InvalidArgument("a buffer has room for one change at least")
-        if self._parts.kinds.get(kind.name) != kind:
+        if self._parts.kinds.get(kind_of(kind).name) != kind:
             raise UnknownKind(f"record kind {kind.name!r} was not declared when the store was opened")
         await self._be_awake()
         await self._listen_now()  # so that it is not told what happened while nobody listened
@@ -475,6 +477,8 @@ class CryptoStore:
         """
         self._birthplace.must_be_here()
         self._must_not_be_inside("a store can't be closed")
+        if timeout_seconds is not None:
+            seconds_of(timeout_seconds, "a timeout")
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
         try:
@@ -511,7 +515,8 @@ class CryptoStore:
         arguments: tuple[*Arguments],
         attempts: int,
     ) -> Result:
-        for attempt in range(1, attempts + 1):
+        must_be_callable(operation, "an operation")
+        for attempt in range(1, whole_of(attempts, "the number of attempts") + 1):
             try:
                 async with begin(operation) as begun:
                     return await operation(begun, *arguments)
@@ -662,11 +667,12 @@ async def _unlock(backend: SqliteBackend, secret: Secret, expected: Expectations
     return await asyncio.to_thread(Sealer.unlock, secret, backend.identity, header)
 
 
-def _declared(kinds: Iterable[object]) -> dict[str, Kind]:
+def _declared(kinds: object) -> dict[str, Kind]:
+    if not isinstance(kinds, Iterable):
+        raise InvalidArgument(f"kinds are several, such as a list of them, not a {type(kinds).__name__}")
     declared: dict[str, Kind] = {}
-    for kind in kinds:
-        if not isinstance(kind, Kind):
-            raise InvalidArgument(f"a store has records of kinds, each a RecordKind, not a {type(kind).__name__}")
+    for each in kinds:
+        kind = kind_of(each)
         if declared.setdefault(kind.name, kind) is not kind:
             raise InvalidArgument(f"record kind {kind.name!r} was declared twice")
     return declared

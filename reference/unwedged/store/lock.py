@@ -84,6 +84,13 @@ class LeaseTimes:
             )
 
 
+def times_of(value: object) -> LeaseTimes:
+    """Return times, or raise ``InvalidArgument``."""
+    if not isinstance(value, LeaseTimes):
+        raise InvalidArgument(f"times are LeaseTimes, not a {type(value).__name__}")
+    return value
+
+
 class LeaseLock:
     """The guard of one process instance, and the only place that decides about it.
 

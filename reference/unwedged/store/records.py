@@ -75,6 +75,13 @@ class RecordKind(Kind, Generic[Key, Value]):
         return _decode(self.value, encoded, f"a value of kind {self.name!r}")
 
 
+def kind_of(value: object) -> Kind:
+    """Return a record kind, or raise ``InvalidArgument``."""
+    if not isinstance(value, Kind):
+        raise InvalidArgument(f"a record is of a kind, which is a RecordKind, not a {type(value).__name__}")
+    return value
+
+
 def _encode(codec: Codec[Plain], plain: Plain, what: str) -> bytes:
     try:
         encoded: object = codec.encode(plain)
@@ -97,6 +104,11 @@ def _decode(codec: Codec[Plain], encoded: bytes, what: str) -> Plain:
     raise MalformedRecord(f"{what} can't be read by its codec ({reason})")
 
 
+def _as_they_are(value: bytes) -> bytes:
+    # Not bytes(value), which makes five zeros of the number 5. A bytearray or a memoryview may change later.
+    return b"".join((value,))
+
+
 def _from_json(encoded: bytes) -> Json:
     # Annotated because json.loads promises nothing; these are the types it makes.
     value: Json = json.loads(encoded.decode(), parse_constant=_no_number)
@@ -112,6 +124,6 @@ def _to_json(value: Json) -> bytes:
 
 
 TEXT: Final = Codec[str](str.encode, bytes.decode)
-BYTES: Final = Codec[bytes](bytes, bytes)
+BYTES: Final = Codec[bytes](_as_they_are, bytes)
 JSON: Final = Codec[Json](_to_json, _from_json)
 """JSON values, always written the same way. Lone surrogates, NaN and infinities have no encoding."""

@@ -32,7 +32,7 @@ from unwedged.store.errors import (
 )
 from unwedged.store.holding import Holding, RecordName
 from unwedged.store.lock import GUARD_ENDS, LeaseLock
-from unwedged.store.records import Kind, RecordKind
+from unwedged.store.records import Kind, RecordKind, kind_of
 from unwedged.store.sealed import Batch, SealedRecords
 from unwedged.store.settled import settled
 from unwedged.store.streams import Streams
@@ -158,7 +158,7 @@ class Operation:
         return RecordName(kind.name, kind.encode_key(key))
 
     def _must_know(self, kind: Kind) -> None:
-        if self._parts.kinds.get(kind.name) != kind:
+        if self._parts.kinds.get(kind_of(kind).name) != kind:
             raise UnknownKind(f"record kind {kind.name!r} was not declared, or otherwise, when the store was opened")
 
     async def _read(self, name: RecordName) -> bytes | None:
