@@ -14,7 +14,7 @@ PARTS = {
     "sql": sql.prove,
 }
 
-# TLC takes as long over the invariant as all the rest together: beside it, both cores have something to do.
+# TLC takes minutes over the invariant: beside the other parts, so that both cores have something to do.
 BESIDE = "specification"
 
 if __name__ == "__main__":
