@@ -31,7 +31,7 @@ from tests.store.stores import (
 )
 from unwedged.protocol import cache as rules
 from unwedged.protocol.identifiers import Epoch, Milliseconds, Version
-from unwedged.store import TEXT, Codec, CryptoStore, LeaseLost, LeaseTimes, RecordKind, Transaction
+from unwedged.store import TEXT, Codec, CryptoStore, LeaseLost, LeaseTimes, RecordKind, Transaction, apart
 from unwedged.store.apart import FEW, LARGEST, SLICE
 from unwedged.store.backend import Row
 from unwedged.store.holding import RecordName
@@ -197,6 +197,7 @@ class TestTheLoopGoesOn:
         sealed = await phone._parts.records.seal({RecordName("device", b"%d" % n): b"" for n in range(SLICE + 1)})
         assert slices == [SLICE, 1]
         assert len(sealed.rows) == SLICE + 1
+        assert list(sealed.rows) == sorted(sealed.rows, key=lambda row: row.name)
 
 
 class Held:
@@ -259,6 +260,32 @@ class TestTheLease:
         phone.clock.advance(phone._lock.times.renew_every)
         await gate.reached.wait()
         gate.opened.set()
+
+    async def test_that_is_known_to_be_lost_ends_the_preparations(
+        self, bench: Workbench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        phone, extension = await bench.instance("phone"), await bench.instance("extension")
+        monkeypatch.setattr(apart, "SLICE", FEW)
+        sealed = 0
+        seal = Sealer.seal
+
+        def lose(sealer: Sealer, kind: str, key: bytes, value: bytes) -> bytes:
+            nonlocal sealed
+            sealed += 1
+            if sealed == 1:
+                loop.call_soon_threadsafe(phone._lock.lost, phone._lock.guard.epoch)
+            return seal(sealer, kind, key, value)
+
+        loop = asyncio.get_running_loop()
+        await take_over(phone)
+        monkeypatch.setattr(Sealer, "seal", lose)
+        with pytest.raises(LeaseLost, match="made ready"):
+            await phone.run(put_many, attempts=1)
+        assert sealed == FEW
+        assert "commit" not in phone.gated.calls
+        await phone.lock.release_now()
+        bench.lapse()
+        assert await extension.run(count_up) == 1
 
     async def test_that_was_lost_meanwhile_is_noticed(self, bench: Workbench, held: Held) -> None:
         phone, extension = await bench.instance("phone"), await bench.instance("extension")
@@ -383,9 +410,14 @@ async def test_the_largest_commit_comes_through_beside_a_rival(tmp_path: Path) -
     path = tmp_path / "store.db"
 
     async def fill(transaction: Transaction) -> None:
-        await put_many(transaction, LARGEST)
+        for number in range(LARGEST):
+            transaction.put(DEVICE, f"device {number}", b"%d" % number)
+            if number % FEW == 0:
+                await asyncio.sleep(0)  # as every operation should that computes for long: others run meanwhile
 
-    async with await CryptoStore.open(path, key=KEY, label="one", kinds=KINDS) as store:
+    # So long that it is no matter how little of the machine this process gets. What the lease needs is tested above.
+    times = LeaseTimes(duration=1000 * PATIENCE, overdue_after=1000 * PATIENCE)
+    async with await CryptoStore.open(path, key=KEY, label="one", kinds=KINDS, times=times) as store:
         rival = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tests.store.rival", str(path),
             cwd=REPOSITORY, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,

@@ -29,22 +29,32 @@ async def apart(count: int, work: Callable[[], Result]) -> Result:
     return work() if count <= FEW else await asyncio.to_thread(work)
 
 
-async def each_apart(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
-    """Do ``work`` for each item, in order; in a thread where they are many."""
+def nothing() -> None:
+    """Stand in the way of nothing."""
+
+
+async def each_apart(
+    work: Callable[[Item], Made], items: Sequence[Item], must_go_on: Callable[[], None] = nothing
+) -> list[Made]:
+    """Do ``work`` for each item, in order; in a thread where they are many. ``must_go_on`` may raise between slices."""
     if len(items) <= FEW:
         return _each(work, items)
     made: list[Made] = []
     for start in range(0, len(items), SLICE):
+        must_go_on()
         made += await asyncio.to_thread(_each, work, items[start : start + SLICE])
     return made
 
 
-async def each_between(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
+async def each_between(
+    work: Callable[[Item], Made], items: Sequence[Item], must_go_on: Callable[[], None] = nothing
+) -> list[Made]:
     """Do ``work`` for each item on the loop's own thread; where they are many, let others run in between."""
     made: list[Made] = []
     for start in range(0, len(items), FEW):
         if start:
             await asyncio.sleep(0)
+            must_go_on()
         made += _each(work, items[start : start + FEW])
     return made
 

@@ -23,6 +23,7 @@ from unwedged.store.backend import Backend, Committed
 from unwedged.store.birthplace import Birthplace
 from unwedged.store.clock import Clock
 from unwedged.store.errors import (
+    LeaseLost,
     OperationEnded,
     OperationInterrupted,
     SnapshotMoved,
@@ -302,11 +303,18 @@ class Updating(Operation):
     async def _batch(self) -> Batch:
         """Encode and seal everything. Nothing is locked meanwhile, and the lease is renewed."""
         try:
-            encoded = await each_between(_encoded, tuple(self._writes.values()))
+            encoded = await each_between(_encoded, tuple(self._writes.values()), self._must_stand)
+        except LeaseLost:
+            raise
         except Exception as failure:
             await self.confirm(failure)
             raise
-        return await self._parts.records.seal(dict(zip(self._writes, encoded, strict=True)))
+        return await self._parts.records.seal(dict(zip(self._writes, encoded, strict=True)), self._must_stand)
+
+    def _must_stand(self) -> None:
+        """Go no further with a large commit whose lease is known to be lost."""
+        if not self._parts.lock.stands(self.epoch):
+            raise LeaseLost("the lease was lost while its commit was made ready")
 
     async def _expected(self, writes: Mapping[RecordName, bytes | None]) -> _Outcome | None:
         """Work out beforehand what a large commit comes to: afterwards that takes one step, in which nothing else runs.
