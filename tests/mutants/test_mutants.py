@@ -108,8 +108,8 @@ MUTANTS: Final = (
     Mutant(
         "a process listens without subscribers",
         f"{STORE}/streams.py",
-        "self.followed.clear()",
-        "pass",
+        "        if not self._subscriptions:\n            self.followed.clear()",
+        "",
         "test_streams.py::test_without_subscribers_nobody_listens",
     ),
     Mutant(
