@@ -55,18 +55,32 @@ class Files:
 
     def verify(self) -> None:
         """Make sure that the names still lead to the files that are open here."""
-        if not self.are_there():
+        self.verify_file()
+        self.verify_log()
+
+    def verify_file(self) -> None:
+        """Make sure that the store's name still leads to its file: else the log may be another store's already."""
+        if not _leads_to(self.path, self.identities[0]):
+            raise StoreReplaced("the store's file was removed or replaced while it was open. Open the store again")
+
+    def verify_log(self) -> None:
+        """Make sure that the write-ahead log is still there: else nobody else sees what is committed here."""
+        if not _leads_to(self.log, self.identities[1]):
             raise StoreReplaced(
-                "the store's file, or its write-ahead log, is no longer the one that was opened: it was removed or "
-                "replaced, or this program has read the file while it was open, and lost its locks. Open it again"
+                "the store's write-ahead log was removed or replaced while it was open: perhaps this program has read "
+                "the store's file by itself, and so lost its locks. Open the store again"
             )
 
     def are_there(self) -> bool:
         """Say whether the names still lead to the files that are open here."""
-        try:
-            return (_identity(self.path), _identity(self.log)) == self.identities
-        except OSError:
-            return False
+        return _leads_to(self.path, self.identities[0]) and _leads_to(self.log, self.identities[1])
+
+
+def _leads_to(path: str, identity: Identity) -> bool:
+    try:
+        return _identity(path) == identity
+    except OSError:
+        return False
 
 
 def must_not_be_inherited(file: Identity) -> None:
