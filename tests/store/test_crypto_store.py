@@ -1188,9 +1188,11 @@ class TestBadArguments:
         assert phone.gated.calls == []
 
     @pytest.mark.parametrize("timeout_seconds", [-1, float("nan"), "5", True])
-    async def test_of_close(self, phone: Instance, timeout_seconds: float) -> None:
+    async def test_of_closing_and_pausing(self, phone: Instance, timeout_seconds: float) -> None:
         with pytest.raises(InvalidArgument):
             await phone.close(timeout_seconds=timeout_seconds)
+        with pytest.raises(InvalidArgument):
+            await phone.pause(timeout_seconds=timeout_seconds)
         assert await phone.run(count_up) == 1, "it is still open"
 
 

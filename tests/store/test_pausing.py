@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import pytest
 
-from tests.store.stores import COUNTER, DEVICE, KEY, KINDS, Workbench, count_up, take_over, workbench
+from tests.store.stores import COUNTER, DEVICE, KEY, KINDS, Workbench, all_that_can_run, count_up, take_over, workbench
 from unwedged.protocol.identifiers import Milliseconds, Version
 from unwedged.store import (
     AnotherStore,
@@ -81,6 +81,11 @@ def held(path: Path) -> tuple[int, int]:
 def outside(work: Coroutine[None, None, Result]) -> asyncio.Task[Result]:
     """Make a task that is not inside the operation in which it is made."""
     return asyncio.create_task(work, context=Context())
+
+
+async def subscribed(store: CryptoStore) -> None:
+    async with store.subscribe(DEVICE):
+        pass
 
 
 async def count_of(view: View) -> int | None:
@@ -219,7 +224,9 @@ class TestGoingOn:
 
 
 class TestWhatRuns:
-    async def test_is_waited_for_and_what_comes_later_goes_on(self, store: CryptoStore, path: Path) -> None:
+    async def test_is_waited_for_and_what_is_called_meanwhile_does_not_undo_the_pause(
+        self, store: CryptoStore, path: Path
+    ) -> None:
         reached, go_on = asyncio.Event(), asyncio.Event()
 
         async def slow(transaction: Transaction) -> int:
@@ -237,14 +244,64 @@ class TestWhatRuns:
             await asyncio.sleep(0)
         assert not pausing.done()
         assert not later.done()
-        paused: list[str] = []
-        pausing.add_done_callback(lambda _: paused.append("paused"))
-        later.add_done_callback(lambda _: paused.append("later"))
         go_on.set()
-        assert (await running, await later) == (1, 2)
+        assert await running == 1
         await pausing
-        assert paused == ["paused", "later"]
-        assert held(path)[0] > 0
+        await all_that_can_run()
+        assert held(path) == (0, 0)
+        assert not later.done()
+        assert await store.run(count_up) in (2, 3), "what is called now opens the file, for both"
+        assert await later in (2, 3)
+
+    @pytest.mark.parametrize(
+        "use",
+        [
+            lambda store: subscribed(store),
+            lambda store: store.change_secret(key=KEY),
+            lambda store: store.query(count_of),
+        ],
+        ids=["subscribe", "change_secret", "query"],
+    )
+    async def test_nothing_that_is_called_meanwhile_undoes_the_pause(
+        self, store: CryptoStore, path: Path, use: Callable[[CryptoStore], Coroutine[None, None, object]]
+    ) -> None:
+        async with store.transaction():
+            pausing = outside(store.pause())
+            await all_that_can_run()
+            later = outside(use(store))
+            await all_that_can_run()
+        await pausing
+        await asyncio.wait((later,), timeout=0.1)  # so that it would be noticed, not so that anything happens
+        assert not later.done()
+        assert held(path) == (0, 0)
+        await store.resume()
+        await later
+
+    async def test_what_waits_for_the_store_to_go_on_is_told_that_it_was_closed(self, store: CryptoStore) -> None:
+        async with store.transaction():
+            pausing = outside(store.pause())
+            await all_that_can_run()
+            later = outside(store.run(count_up))
+            await all_that_can_run()
+        await pausing
+        await all_that_can_run()
+        await store.close()
+        with pytest.raises(StoreClosed):
+            await later
+
+    @pytest.mark.parametrize("end", ["pause", "close"])
+    async def test_what_needs_the_file_for_a_moment_is_waited_for(self, bench: Workbench, end: str) -> None:
+        store = await bench.instance("one")
+        gate = store.gated.hold_before("changes")
+        subscribing = asyncio.create_task(subscribed(store))
+        await gate.reached.wait()
+        ending = asyncio.create_task(store.pause() if end == "pause" else store.close())
+        await all_that_can_run()
+        assert "close" not in store.gated.calls
+        gate.opened.set()
+        await subscribing
+        await ending
+        assert store.gated.calls[-1] == "close"
 
     async def test_is_given_up_on_after_a_while_and_runs_again(self, store: CryptoStore, path: Path) -> None:
         attempts: list[int] = []
@@ -259,12 +316,16 @@ class TestWhatRuns:
         running = asyncio.create_task(store.run(slow))
         while not attempts:
             await asyncio.sleep(0)
-        with pytest.raises(OperationsAbandoned, match="slow"):
+        with pytest.raises(OperationsAbandoned, match=r"the store was paused while .*slow"):
             await store.pause(timeout_seconds=0)
         assert held(path) == (0, 0)
         async with await opened(path, "other") as other:
             assert await other.run(count_up) == 1
         go_on.set()
+        await all_that_can_run()
+        assert not running.done()
+        assert held(path) == (0, 0), "it was called before the pause, and does not undo it"
+        await store.resume()
         assert await running == 2
         assert attempts == [0, 1]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,7 +180,14 @@ class CryptoStore:
         self._quiet.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
+        self._errands = 0
+        """What needs the file for a moment and is no operation."""
         self._paused = False
+        self._pauses = 0
+        """How often ``pause`` has let go of everything and returned."""
+        self._awake = asyncio.Event()
+        """Set while the store is not paused, and as soon as it is closed."""
+        self._awake.set()
         self._rest = asyncio.Lock()
         """Pausing, going on and closing do not overlap."""
         self._has_tasks = False
@@ -288,12 +295,12 @@ class CryptoStore:
         Inside, wait for no person, no network and no other process. Whoever waits for the lease meanwhile gets it after
         a while (``LeaseTimes.overdue_after``), and then this transaction is lost.
         """
-        return self._transaction(None)
+        return self._transaction(None, None)
 
     @asynccontextmanager
-    async def _transaction(self, code: object) -> AsyncIterator[Transaction]:
+    async def _transaction(self, code: object, pauses: int | None) -> AsyncIterator[Transaction]:
         with self._alone():
-            await self._be_awake()
+            await self._be_awake(self._pauses if pauses is None else pauses)
             holding = await self._lock.begin_transaction()
             operation = Updating(self._parts, holding, code or _this_task())
             self._began(operation, holding)
@@ -319,12 +326,12 @@ class CryptoStore:
         Raises ``OperationInterrupted`` where the lease was lost, or where a record was needed that a commit of this
         process changed after the view began; ``query`` would run it again.
         """
-        return self._view(None)
+        return self._view(None, None)
 
     @asynccontextmanager
-    async def _view(self, code: object) -> AsyncIterator[View]:
+    async def _view(self, code: object, pauses: int | None) -> AsyncIterator[View]:
         with self._alone():
-            await self._be_awake()
+            await self._be_awake(self._pauses if pauses is None else pauses)
             holding = await self._lock.begin_view()
             operation = Reading(self._parts, holding, code or _this_task())
             self._began(operation, holding)
@@ -379,10 +386,11 @@ class CryptoStore:
             raise InvalidArgument("a buffer has room for one change at least")
         if self._parts.kinds.get(kind_of(kind).name) != kind:
             raise UnknownKind(f"record kind {kind.name!r} was not declared when the store was opened")
-        await self._be_awake()
-        await self._listen_now()  # so that it is not told what happened while nobody listened
-        inbox = Inbox(kind.name, buffered)
-        self._streams.add(inbox)
+        await self._be_awake(self._pauses)
+        with self._errand():
+            await self._listen_now()  # so that it is not told what happened while nobody listened
+            inbox = Inbox(kind.name, buffered)
+            self._streams.add(inbox)
         try:
             yield Subscription(kind, inbox)
         finally:
@@ -397,9 +405,11 @@ class CryptoStore:
         """
         secret = secret_of(passphrase, key)
         self._must_be_open()
+        pauses = self._pauses
         fresh = await asyncio.to_thread(self._sealer.rewrapped, secret)
-        await self._be_awake()
-        await settled(self._reseal(fresh))
+        await self._be_awake(pauses)
+        with self._errand():
+            await settled(self._reseal(fresh))
 
     def mark(self) -> StoreMark:
         """Return which store this is, and the newest version of it that this process knows.
@@ -436,13 +446,16 @@ class CryptoStore:
     async def pause(self, *, timeout_seconds: float | None = None) -> None:
         """Wait for what runs, give the lease up, and let go of every file and lock: before this process is suspended.
 
-        This object stays as it is, with its cache and its subscriptions. It goes on at ``resume()``, or when the next
-        operation begins; operations that already wait to begin go on waiting until then. Who is subscribed misses
-        nothing: all that others committed meanwhile is told then.
+        This object stays as it is, with its cache and its subscriptions. It goes on at ``resume()``, or when an
+        operation is called after this has returned. What was called before, and has not begun, waits until then. A
+        subscriber misses nothing: all that others committed meanwhile is told then.
 
         Operations that have not ended after ``timeout_seconds`` are given up on: the store is paused all the same, and
-        ``OperationsAbandoned`` says which they were. A commit that is under way by then is waited for.
+        ``OperationsAbandoned`` says which they were. ``run`` and ``query`` run them again once the store goes on. A
+        commit that is under way by then is waited for.
         """
+        if timeout_seconds is not None:
+            seconds_of(timeout_seconds, "a timeout")
         self._must_be_open()
         self._must_not_be_inside("a store can't be paused")
         async with self._rest:
@@ -455,9 +468,12 @@ class CryptoStore:
             except BaseException:
                 self._lock.go_on()
                 raise
-            await settled(self._let_go())
+            try:
+                await settled(self._let_go())
+            finally:
+                self._pauses += 1
         if abandoned:
-            raise OperationsAbandoned(abandoned)
+            raise OperationsAbandoned("paused", abandoned)
 
     async def resume(self) -> None:
         """Go on after ``pause()``, as the next operation would.
@@ -467,7 +483,7 @@ class CryptoStore:
         """
         self._must_be_open()
         self._must_not_be_inside("a store can't go on")
-        await self._be_awake()
+        await self._be_awake(None)
 
     async def close(self, *, timeout_seconds: float | None = None) -> None:
         """Let nothing begin any more, wait for what runs, give the lease up, and let go of the file.
@@ -481,6 +497,7 @@ class CryptoStore:
             seconds_of(timeout_seconds, "a timeout")
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
+            self._awake.set()
         try:
             async with asyncio.timeout(timeout_seconds):
                 await asyncio.shield(self._closing)
@@ -488,7 +505,7 @@ class CryptoStore:
             abandoned = self._abandon(StoreClosed("the store was closed while this operation ran"))
             await asyncio.shield(self._closing)
             if abandoned:
-                raise OperationsAbandoned(abandoned) from None
+                raise OperationsAbandoned("closed", abandoned) from None
 
     # Inner workings
 
@@ -510,15 +527,16 @@ class CryptoStore:
 
     async def _attempt(
         self,
-        begin: Callable[[object], AbstractAsyncContextManager[Begun]],
+        begin: Callable[[object, int], AbstractAsyncContextManager[Begun]],
         operation: Callable[[Begun, *Arguments], Awaitable[Result]],
         arguments: tuple[*Arguments],
         attempts: int,
     ) -> Result:
         must_be_callable(operation, "an operation")
+        pauses = self._pauses
         for attempt in range(1, whole_of(attempts, "the number of attempts") + 1):
             try:
-                async with begin(operation) as begun:
+                async with begin(operation, pauses) as begun:
                     return await operation(begun, *arguments)
             except OperationInterrupted as interruption:
                 if attempt == attempts:
@@ -555,7 +573,21 @@ class CryptoStore:
 
     def _forget(self, operation: Operation) -> None:
         self._operations.discard(operation)
-        if not self._operations:
+        self._note_quiet()
+
+    @contextmanager
+    def _errand(self) -> Iterator[None]:
+        """Have pausing and closing wait for something that is no operation."""
+        self._errands += 1
+        self._quiet.clear()
+        try:
+            yield
+        finally:
+            self._errands -= 1
+            self._note_quiet()
+
+    def _note_quiet(self) -> None:
+        if not self._operations and not self._errands:
             self._quiet.set()
 
     async def _quieten(self, timeout_seconds: float | None) -> tuple[str, ...]:
@@ -578,19 +610,26 @@ class CryptoStore:
             await self._parts.backend.close()
         finally:
             self._paused = True
+            self._awake.clear()
         logger.info("store paused label=%s version=%d", self._lock.label, self._lock.holding.cache.version)
 
-    async def _be_awake(self) -> None:
-        """Make sure that the store is not paused, nor about to be. Does not switch tasks where it is neither."""
+    async def _be_awake(self, pauses: int | None) -> None:
+        """Make sure that the store is not paused, nor about to be. Does not switch tasks where it is neither.
+
+        The caller's call came after so many ``pauses``. It wakes the store from none of the later ones: else
+        what waited for a pause, or was given up on, would undo it at once. ``None`` wakes the store from any.
+        """
         while self._paused or self._rest.locked():
             async with self._rest:
                 self._must_be_open()
-                if self._paused:
+                if self._paused and pauses in (None, self._pauses):
                     await settled(self._wake())
+            await self._awake.wait()
 
     async def _wake(self) -> None:
         await self._parts.backend.reopen(self.mark())
         self._paused = False
+        self._awake.set()
         logger.info("store goes on label=%s", self._lock.label)
         self._lock.go_on()
         if self._has_tasks:

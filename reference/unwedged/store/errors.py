@@ -106,13 +106,13 @@ class MalformedRecord(StoreError):
 
 
 class OperationsAbandoned(StoreError):
-    """The store was closed, without waiting any longer for operations that did not end.
+    """The store was closed or paused, without waiting any longer for operations that did not end.
 
     Each of them ends with ``StoreClosed``, or ``LeaseLost``, at its next access; none of them writes anything.
     """
 
-    def __init__(self, operations: tuple[str, ...]) -> None:
-        super().__init__(f"the store was closed while these operations ran: {', '.join(operations)}")
+    def __init__(self, done: str, operations: tuple[str, ...]) -> None:
+        super().__init__(f"the store was {done} while these operations ran: {', '.join(operations)}")
         self.operations = operations
         """Their qualified names."""
 
