@@ -28,10 +28,18 @@ from tests.store.stores import (
 )
 from unwedged.protocol import guard as rules
 from unwedged.protocol.guard import NO_GUARD, Stage
-from unwedged.protocol.identifiers import Epoch, Milliseconds
+from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds
+from unwedged.protocol.lease import Lease
 from unwedged.store.errors import LeaseLost, StorageFailed, StoreBusy, StoreClosed, StoreError
 from unwedged.store.lock import LeaseTimes
-from unwedged.store.watch import EAGER_LOOKS, LONGEST_PAUSE, LOOKS_A_TURN, SHORTEST_PAUSE, Watch
+from unwedged.store.watch import (
+    COURTESY,
+    EAGER_LOOKS,
+    LONGEST_PAUSE,
+    LOOKS_IN_FRONT,
+    SHORTEST_PAUSE,
+    Watch,
+)
 
 Answer = TypeVar("Answer")
 
@@ -268,12 +276,12 @@ class TestAcquiring:
         waiting = asyncio.create_task(held(extension))
         await bench.clock.asleep(1)
         assert extension.gated.calls == ["look", "acquire"] + EAGER_LOOKS * ["look"]
-        for pauses in range(1, 40):
+        for pauses in range(1, 95):
             await bench.clock.asleep(pauses)
             bench.clock.advance(bench.clock.slept[-1])
-        await bench.clock.asleep(40)
+        await bench.clock.asleep(95)
         bounds = [
-            min(max(so_far // LOOKS_A_TURN, SHORTEST_PAUSE), LONGEST_PAUSE)
+            min(max(so_far // LOOKS_IN_FRONT, SHORTEST_PAUSE), LONGEST_PAUSE)
             for so_far in accumulate(bench.clock.slept, initial=0)
         ]
         assert all(bound / 2 <= pause <= bound for bound, pause in zip(bounds, bench.clock.slept, strict=False))
@@ -414,39 +422,6 @@ class TestGivingWay:
                 cancelled.cancel()
         async with asyncio.timeout(PATIENCE):
             assert await behind[3] == 1
-
-    async def test_who_waited_long_lets_more_of_the_others_pass(
-        self, bench: Workbench, phone: Instance, extension: Instance
-    ) -> None:
-        """Three had a turn while it waited: so it asks when two have had one since its own."""
-        await take_over(extension)
-        waiting = asyncio.create_task(held(phone))
-        for _ in range(3):
-            await self._look_again(bench, phone)
-            await extension.lock.release_now()
-            await take_over(extension)
-        await self._look_again(bench, phone)
-        await extension.lock.release_now()
-        await pauses_end(phone, waiting)
-        await extension.lock.acquire_now()
-        await phone.lock.renew_now()
-        await settle(phone)
-        del phone.gated.calls[:]
-        again = asyncio.create_task(held(phone))
-        for asked in (0, 1):
-            await take_over(extension)
-            await self._look_again(bench, phone)
-            assert phone.gated.calls.count("acquire") == asked
-            await extension.lock.release_now()
-        await pauses_end(phone, again)
-
-    async def _look_again(self, bench: Workbench, store: Instance) -> None:
-        """Have it look at the row, and pause again."""
-        looks = store.gated.calls.count("look")
-        async with asyncio.timeout(PATIENCE):
-            while store.gated.calls.count("look") < looks + 2:
-                await asyncio.sleep(0)
-                bench.clock.advance(1)
 
     @pytest.mark.parametrize("waiting", [10, 200])
     async def test_only_those_that_begin_are_woken(
@@ -869,62 +844,90 @@ class TestOverdue:
         assert not running.done()
 
 
+def row(epoch: int, holder: int | None = None) -> Lease:
+    return Lease(Epoch(epoch), None if holder is None else InstanceId(holder), Milliseconds(0), wanted=True)
+
+
 class TestWatching:
     """How a process that waits watches the row."""
 
-    @given(st.lists(st.integers(0, 3), max_size=60), st.integers(0, 9), st.randoms(use_true_random=False))
-    def test_who_gave_way_lets_others_pass_but_does_not_wait_for_nobody(
-        self, steps: list[int], others: int, random: Random
+    @given(st.lists(st.booleans(), max_size=60), st.randoms(use_true_random=False))
+    def test_a_process_that_gave_way_lets_another_pass_but_does_not_wait_for_nobody(
+        self, changes: list[bool], random: Random
     ) -> None:
-        """At each look so many have had the lease since the last one."""
-        watch = Watch(SeededChance(random.randrange(1000)))
-        watch.stand_back(Epoch(7), others)
-        passed, unchanged = 0, 0
-        for step in steps:
-            passed += step
-            unchanged = 0 if step else unchanged
-            watch.saw(Epoch(7 + passed))
-            enough = passed >= max(1, others)
-            assert watch.asks or not enough
-            assert not watch.asks or enough or unchanged >= LONGEST_PAUSE
-            assert watch.asks or unchanged <= 2 * LONGEST_PAUSE
-            assert watch.others == passed
+        watch = Watch(InstanceId(1), SeededChance(random.randrange(1000)))
+        watch.stand_back(Epoch(7))
+        epoch, paused = 7, 0
+        for changed in changes:
+            epoch += changed
+            asks = watch.saw(row(epoch), free=True)
+            assert asks or epoch == 7
+            assert not asks or epoch > 7 or paused >= LONGEST_PAUSE
+            assert asks or paused <= 2 * LONGEST_PAUSE
             for _ in range(EAGER_LOOKS + 1):
-                unchanged += watch.pause()
+                paused += watch.pause()
 
     @given(st.lists(st.booleans(), max_size=300))
     def test_a_wait_is_prolonged_by_a_small_part_of_it(self, changes: list[bool]) -> None:
-        watch, epoch, paused, before = Watch(SeededChance()), 1, 0, 0
+        watch, epoch, paused, before = Watch(InstanceId(1), SeededChance()), 1, 0, 0
         for changed in changes:
             if changed:
                 epoch, paused, before = epoch + 1, 0, min(paused, LONGEST_PAUSE)
-            watch.saw(Epoch(epoch))
+            watch.saw(row(epoch, 2), free=False)
             pause = watch.pause()
-            assert pause <= min(max(SHORTEST_PAUSE, paused / LOOKS_A_TURN, before / LOOKS_A_TURN), LONGEST_PAUSE)
+            assert pause <= min(max(SHORTEST_PAUSE, paused / LOOKS_IN_FRONT, before / LOOKS_IN_FRONT), LONGEST_PAUSE)
             paused += pause
 
     def test_it_looks_eagerly_as_long_as_the_lease_changes_hands_quickly(self) -> None:
-        watch = Watch(SeededChance())
+        watch = Watch(InstanceId(1), SeededChance())
         for look in range(3 * EAGER_LOOKS):
-            watch.saw(Epoch(look // (EAGER_LOOKS - 1)))
+            watch.saw(row(look // (EAGER_LOOKS - 1), 2), free=False)
             assert watch.pause() == 0
         for _ in range(EAGER_LOOKS):
             watch.pause()
-        watch.saw(Epoch(9))
+        watch.saw(row(9, 2), free=False)
         assert watch.pause() >= SHORTEST_PAUSE
 
-    def test_who_stands_back_looks_less_often(self) -> None:
-        waiting, standing_back = Watch(SeededChance()), Watch(SeededChance())
-        standing_back.stand_back(Epoch(1), 3)
-        for watch in (waiting, standing_back):
-            for epoch in (1, 2):
-                watch.saw(Epoch(epoch))
-                while watch._paused < LONGEST_PAUSE:
-                    watch.pause()
-            watch.saw(Epoch(3))
-        assert waiting.asks
-        assert not standing_back.asks
-        assert standing_back.pause() > waiting.pause()
+    @given(st.integers(2, 8), st.randoms(use_true_random=False))
+    def test_processes_that_always_want_the_lease_have_it_in_turn(self, processes: int, random: Random) -> None:
+        """Whatever the order in which they look, and whoever had the lease at first."""
+        watches = {number: Watch(InstanceId(number), SeededChance(number)) for number in range(1, processes + 1)}
+        turns = list(watches)
+        random.shuffle(turns)
+        for epoch in range(1, 6 * processes):
+            holder = turns[-1] if epoch > processes else turns[epoch - 1]
+            watches[holder].took(Epoch(epoch))
+            watches[holder].begin()
+            watches[holder].stand_back(Epoch(epoch))
+            others = [number for number in watches if number != holder]
+            for number in others:
+                watches[number].saw(row(epoch, holder), free=False)
+            if epoch < processes:
+                continue  # Each has had it once, in any order.
+            # It is free. They look in any order, as often as they like, for less than anybody leaves it to another.
+            random.shuffle(others)
+            asking = [number for number in others if watches[number].saw(row(epoch), free=True)]
+            assert len(asking) == 1
+            turns.append(asking[0])
+        rounds = [turns[begin : begin + processes] for begin in range(processes, len(turns) - processes, processes)]
+        assert all(sorted(each) == sorted(watches) for each in rounds)
+
+    @given(st.integers(1, 6))
+    def test_a_free_lease_is_not_left_for_long_to_those_that_do_not_come(self, gone: int) -> None:
+        watch = Watch(InstanceId(1), SeededChance())
+        for epoch in range(1, gone + 1):
+            watch.saw(row(epoch, 1 + epoch), free=False)
+        watch.took(Epoch(gone + 1))
+        watch.begin()
+        watch.saw(row(gone + 2, 99), free=False)
+        left = 0
+        while not watch.saw(row(gone + 2), free=True):
+            left += watch.pause()
+        assert left == gone * COURTESY
+        for epoch in range(gone + 3, 4 * gone + 12):
+            watch.took(Epoch(epoch))
+            watch.saw(row(epoch + 1, 99), free=False)
+        assert watch.saw(row(4 * gone + 13), free=True), "they have been forgotten"
 
 
 class TestClosing:

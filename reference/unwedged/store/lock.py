@@ -123,7 +123,6 @@ class LeaseLock:
         self.dropped_records = 0
         self._backend = backend
         self._clock = clock
-        self._chance = chance
         self._read_log = read_log
         self._hear = hear
         self._activity = 0
@@ -134,8 +133,7 @@ class LeaseLock:
         """The epoch under which this instance was told that somebody waits; noted when its turn is over."""
         self._gave_way: Epoch | None = None
         """The epoch that was given up because somebody waited, until this instance wants the lease again."""
-        self._others = 0
-        """How many turns others had while this instance waited for its last one."""
+        self._watch = Watch(instance, chance)
         self._closed = False
         self._resting = False
         self._acquiring = False
@@ -302,6 +300,7 @@ class LeaseLock:
                 logger.debug("lease wanted label=%s epoch=%d", self.label, lease.epoch)
                 return False
             self.acquired += 1
+            self._watch.took(lease.epoch)
             logger.info("lease acquired label=%s epoch=%d", self.label, lease.epoch)
             self._become(rules.taken(lease.epoch))
             try:
@@ -467,21 +466,21 @@ class LeaseLock:
 
     async def _ask(self) -> None:
         """Look at the row until it can be taken, and leave word that somebody waits (rule 8)."""
-        watch = Watch(self._chance)
+        watch = self._watch
+        watch.begin()
         while True:
             await self._bare.wait()
             if not self._waiting:
                 return
             if self._gave_way is not None:
-                watch.stand_back(self._gave_way, 2 * self._others // 3)
+                watch.stand_back(self._gave_way)
                 self._gave_way = None
             lease = await self._backend.look()
-            watch.saw(lease.epoch)
+            free = takeable(lease, self.instance, self._now())
             # Asking takes the lease or leaves word. Where word was left already it would write for nothing.
-            if watch.asks and (not lease.wanted or takeable(lease, self.instance, self._now())):
+            if watch.saw(lease, free=free) and (free or not lease.wanted):
                 try:
                     if await self.acquire_now():
-                        self._others = watch.others
                         return
                 except LeaseLost:
                     continue  # it lapsed during the sync, and somebody took it

@@ -112,7 +112,7 @@ _TAKEABLE: Final = "(holder IS NULL OR holder = :instance OR expires <= :now OR 
 
 _KNOWN: Final = "(SELECT user_version FROM pragma_user_version) = :schema"
 
-_LOOK: Final = f"SELECT {_LEASE} FROM state WHERE {_KNOWN}"
+_LOOK: Final = f"SELECT {_LEASE} FROM state"
 _HOLDER: Final = "SELECT holder, label, epoch FROM state"
 _ACQUIRE: Final = f"""
     UPDATE state SET
@@ -277,7 +277,7 @@ class SqliteBackend:
 
     async def look(self) -> Lease:
         """Return the lease row. Not fenced: it is for those who wait."""
-        return _lease(self._found(await self._shortly(_LOOK, {"schema": self._schema}))[0])
+        return _lease((await self._shortly(_LOOK, {}))[0])
 
     async def renew(self, epoch: Epoch, now: Milliseconds, duration: Milliseconds) -> Lease:
         """Extend the lease of ``epoch`` to ``duration`` from ``now`` and return the row. Fenced."""

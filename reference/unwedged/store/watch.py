@@ -1,73 +1,102 @@
-"""How a process that waits for the lease watches its row (rule 8). All of it is for progress only."""
+"""How a process watches the lease row while it waits for its turn (rule 8). All of it is for progress only."""
 
 from __future__ import annotations
 
-from unwedged.protocol.identifiers import Epoch, Milliseconds
+from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds
+from unwedged.protocol.lease import Lease
 from unwedged.store.clock import Chance
 
 EAGER_LOOKS = 150
-"""Whoever waits first looks so often without a pause: for some two milliseconds, which is longer than a short operation
-of the holder takes, handover included. No timer would do: the shortest of an event loop is a millisecond or more."""
+"""A waiting process first looks so often without a pause: for some two milliseconds, which is longer than a short
+operation of the holder takes, handover included. No timer would do: the shortest of an event loop is a millisecond."""
 
 SHORTEST_PAUSE = Milliseconds(1)
 LONGEST_PAUSE = Milliseconds(50)
 """Then it pauses between two looks, for a random time from half of a bound to all of it, so that processes don't look
 in step. The bound lies between these two."""
 
-LOOKS_A_TURN = 4
-"""The bound is one so-many-th of the time for which one has paused already, or paused for the turn before. So a wait is
-longer than it need be by no more than that part of it, and those who wait leave the processor to the holder. Whoever
-stands back pauses for twice as long: it only has to see that the lease changes hands."""
+LOOKS_IN_FRONT = 12
+LOOKS_BEHIND = 4
+"""The bound is one so-many-th of the time for which the process has paused already, or paused for the turn before. So a
+wait is longer than it need be by no more than that part of it, and those that wait leave the processor to the holder.
+The process whose turn it is next looks more often than the others."""
+
+COURTESY = Milliseconds(5)
+"""A free lease is left for so long to each process whose last turn is further back. It is longer than the pauses of the
+process whose turn it is, while turns are as long as usual."""
 
 
 class Watch:
-    """One wait: when to look again, and whether to ask or to stand back."""
+    """What one instance knows of the others' turns, and its wait: when to look again, whether to ask for the lease."""
 
-    def __init__(self, chance: Chance) -> None:
-        self.others = 0
-        """How many turns others have begun since this wait did."""
+    def __init__(self, instance: InstanceId, chance: Chance) -> None:
+        self._instance = instance
         self._chance = chance
+        self._turns: dict[InstanceId, Epoch] = {}
+        """The last turn of each instance that was seen with the lease lately, this one included."""
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin to wait."""
         self._seen: Epoch | None = None
+        self._stands_back = Milliseconds(0)
+        self._ahead = 0
+        self._free = False
+        self._left_free = Milliseconds(0)
         self._looks = 0
         self._paused = Milliseconds(0)
         self._paused_before = Milliseconds(0)
-        self._lets_pass = 0
-        self._stands_back = Milliseconds(0)
 
-    def stand_back(self, given_up: Epoch, others: int) -> None:
-        """Ask for nothing until so many others, one at least, have had the lease, or until nobody comes for it."""
+    def took(self, epoch: Epoch) -> None:
+        """Note that this instance has its turn."""
+        self._turns[self._instance] = epoch
+
+    def stand_back(self, given_up: Epoch) -> None:
+        """Ask for nothing until somebody has had the lease that this instance gave up, or until nobody comes for it."""
         self._seen = given_up
-        self._lets_pass = max(1, others)
         self._stands_back = self._between(LONGEST_PAUSE, 2 * LONGEST_PAUSE)
 
-    @property
-    def asks(self) -> bool:
-        """Whether to ask for the lease, if that is of use."""
-        return self._lets_pass <= 0 or self._stands_back <= self._paused
-
-    def saw(self, epoch: Epoch) -> None:
-        """Note which epoch is in the row: if it is another one, the lease changed hands, and may do so again soon."""
-        if epoch == self._seen:
-            return
-        if self._seen is not None:
-            self.others += epoch - self._seen
-            self._lets_pass -= epoch - self._seen
-        self._seen = epoch
-        self._paused_before = min(self._paused, LONGEST_PAUSE)
-        self._paused = Milliseconds(0)
-        if self._looks <= EAGER_LOOKS:
-            self._looks = 0
+    def saw(self, lease: Lease, *, free: bool) -> bool:
+        """Note what is in the row, and whether the lease can be taken. Say whether to ask for it, if that is of use."""
+        self._free = free
+        if lease.epoch != self._seen:
+            self._changed_hands(lease)
+        if self._paused < self._stands_back:
+            return False
+        return not free or self._left_free >= self._ahead * COURTESY
 
     def pause(self) -> Milliseconds:
         """Return how long to pause before the next look: at first not at all."""
         self._looks += 1
-        if self._looks <= EAGER_LOOKS:
+        if self._looks <= EAGER_LOOKS and not self._ahead:
             return Milliseconds(0)
-        part = max(self._paused, self._paused_before) // (LOOKS_A_TURN if self.asks else LOOKS_A_TURN // 2)
-        bound = min(max(part, SHORTEST_PAUSE), LONGEST_PAUSE)
-        pause = self._between(bound - bound // 2, bound)
+        if self._free and self._ahead and self._paused >= self._stands_back:
+            pause = SHORTEST_PAUSE
+            self._left_free = Milliseconds(self._left_free + pause)
+        else:
+            looks = LOOKS_BEHIND if self._ahead or self._paused < self._stands_back else LOOKS_IN_FRONT
+            bound = min(max(max(self._paused, self._paused_before) // looks, SHORTEST_PAUSE), LONGEST_PAUSE)
+            pause = self._between(bound - bound // 2, bound)
         self._paused = Milliseconds(self._paused + pause)
         return pause
+
+    def _changed_hands(self, lease: Lease) -> None:
+        """Begin with the pauses anew, since the lease may soon change hands again. Count whose turn comes first."""
+        if self._seen is not None:
+            self._stands_back = Milliseconds(0)
+        self._seen = lease.epoch
+        if lease.holder is not None:
+            self._turns[lease.holder] = lease.epoch
+        # An instance that did not come for so long does not want the lease any more.
+        oldest = lease.epoch - 2 * (len(self._turns) + 1)
+        self._turns = {instance: turn for instance, turn in self._turns.items() if turn >= oldest}
+        own = self._turns.get(self._instance, Epoch(0))
+        self._ahead = sum(turn < own for turn in self._turns.values())
+        self._left_free = Milliseconds(0)
+        self._paused_before = min(self._paused, LONGEST_PAUSE)
+        self._paused = Milliseconds(0)
+        if self._looks <= EAGER_LOOKS:
+            self._looks = 0
 
     def _between(self, low: int, high: int) -> Milliseconds:
         return Milliseconds(self._chance.between(Milliseconds(low), Milliseconds(high)))
