@@ -252,11 +252,12 @@ Next ==
 (* prompt may be suspended for ever, and owes nothing, unless it wants       *)
 (* something itself.                                                         *)
 (*                                                                           *)
-(* Each assumption is needed. If one is left out, TLC finds a process that   *)
-(* waits for ever (WaiterServed). If it is the one about Lapse, Acquire or   *)
-(* the sync, TLC finds a lock that nobody holds (LockNotStuck). Where        *)
-(* Acquire, Begin or the sync has weak fairness only, it finds the same as   *)
-(* without it.                                                               *)
+(* Each assumption is needed: `unwedged guards LeaseLock!Fairness` leaves    *)
+(* them out, one at a time, and TLC finds a process that waits for ever. The *)
+(* following was tried by hand, with one property and the bounds of          *)
+(* LeaseLockProgress. Without the assumption about Lapse, Acquire or the     *)
+(* sync, a lock is found that nobody holds (LockNotStuck). Where Acquire,    *)
+(* Begin or the sync has weak fairness only, the same is found as without it.*)
 Fairness ==
     /\ WF_vars(Lapse)
     /\ \A p \in Processes :

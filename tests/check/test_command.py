@@ -23,7 +23,7 @@ from unwedged.protocol.identifiers import Milliseconds
 from unwedged.store.crypto_store import CryptoStore
 from unwedged.store.lock import LeaseTimes
 
-COMMAND = (sys.executable, "-c", "from unwedged.check.command import main; main()")
+COMMAND = (sys.executable, "-c", "from unwedged.check.entry import main; main()")
 ROOT = Path(__file__).parents[2]
 
 
@@ -52,13 +52,15 @@ def test_a_check_that_finds_all_models_right_and_nothing_to_replay_has_failed(
 ) -> None:
     done = unwedged(checkout.folder, "check", "--report", str(tmp_path / "report.json"))
     assert (done.returncode, done.stderr) == (FAILED, "")
-    # In a pipe there are results and no progress: the first two lines are those of the two models.
+    # In a pipe there are results and no progress: the first two lines are those of the two models, once.
     assert sorted(line.partition(":")[0] for line in done.stdout.splitlines()[:3]) == [
         "ok    Failing",
         "ok    Passing",
         "replay",
     ]
-    assert "ok    Passing: pass, 10 states, depth 4" in done.stdout
+    assert done.stdout.count("Passing") == 1
+    assert "ok    Passing: every property holds, 10 states, depth 4" in done.stdout
+    assert "ok    Failing: Small falls, as expected, 4 states" in done.stdout
     assert "replay: there is no replay model" in done.stdout
     assert "Failing: the reference has no injection for the fault 'too-small'" in done.stdout
     assert done.stdout.endswith("0 of 2 models and 1 of 1 replayed faults are not as expected; nor is the replay.\n")
@@ -76,6 +78,7 @@ def test_a_check_that_finds_something_else_says_which_and_what(checkout: Specifi
     checkout.write("Failing.cfg", CONSTANTS + "SPECIFICATION Spec\nINVARIANTS Tiny Small\n")
     done = unwedged(checkout.folder, "check", "--report", str(tmp_path / "report.json"))
     assert done.returncode == FAILED
+    assert "WRONG Failing: Tiny falls, " in done.stdout
     assert "Failing: property: expected Small, got Tiny\n" in done.stdout
     assert "1 of 2 models and " in done.stdout
     assert not msgspec.json.decode((tmp_path / "report.json").read_bytes(), type=Report).passed
@@ -111,6 +114,24 @@ def test_what_is_wrong_is_said_without_a_traceback(
     assert done.returncode == UNUSABLE
     assert told in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_long_name_in_a_pipe_is_whole(checkout: Specifications) -> None:
+    name = "Passing-" + "o" * 200
+    checkout.write("manifest.toml", PASSING.replace('"Passing"', f'"{name}"'))
+    (checkout.folder / "Passing.cfg").rename(checkout.folder / f"{name}.cfg")
+    (checkout.folder / "Failing.cfg").unlink()
+    assert f"ok    {name}: every property holds, 10 states, depth 4" in unwedged(checkout.folder, "check").stdout
+
+
+def test_without_the_extra_it_is_named(tmp_path: Path) -> None:
+    without = "import sys; sys.modules['cyclopts'] = None; " + COMMAND[2]
+    done = subprocess.run(  # noqa: S603  the command is ours
+        [sys.executable, "-c", without], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (FAILED, "")
+    assert done.stderr.count("\n") == 1
+    assert "the extra 'check' (there is no module 'cyclopts')" in done.stderr
 
 
 async def test_a_store_is_looked_at_from_outside(tmp_path: Path) -> None:

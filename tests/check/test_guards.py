@@ -10,9 +10,12 @@ from unwedged.check.guards import (
     MODULES,
     Fall,
     Guard,
+    Listed,
+    Needed,
+    Unneeded,
     all_guards,
     find_guards,
-    read_unneeded,
+    read_listed,
     surprises,
     what_falls,
     without,
@@ -49,6 +52,12 @@ OfTheFault(p) ==
     /\ Broken("some-fault") /\ y = 6
     /\ UNCHANGED <<x, y>>
 
+Fairness ==
+    /\ WF_vars(Indirect(p))
+    /\ \A p \in P :
+        /\ WF_vars(Plain(p)) /\ SF_vars(Nested(p) \/ (y = 1 /\ Steps(p)))
+        /\ WF_vars(y = 1 /\ Plain(p))
+
 Next == \E p \in P : Plain(p) \/ Nested(p) \/ Indirect(p) \/ OfTheFault(p)
 
 -----
@@ -75,6 +84,10 @@ def test_guards_are_what_says_nothing_of_the_next_state() -> None:
         ("Nested", "z = 2"),
         ("Nested", r"\/ y = 3 \/ y = 4"),
         ("Indirect", "y = 5"),
+        ("Fairness", "WF_vars(Indirect(p))"),
+        ("Fairness", "WF_vars(Plain(p))"),
+        ("Fairness", r"SF_vars(Nested(p) \/ (y = 1 /\ Steps(p)))"),
+        ("Fairness", r"WF_vars(y = 1 /\ Plain(p))"),
     ]
 
 
@@ -106,23 +119,54 @@ async def test_what_no_property_needs_is_told(toolbox: Toolbox, manifest: Manife
     assert await what_falls(toolbox, manifest, unneeded) == Fall(unneeded, "", "")
 
 
+async def test_who_waits_for_ever_where_fairness_is_not_assumed_is_told(toolbox: Toolbox, manifest: Manifest) -> None:
+    needed = guard(manifest, "LeaseLock!Fairness: SF_vars(Begin(p))")
+    fall = await what_falls(toolbox, manifest, needed)
+    assert (fall.falls, fall.model) == ("one of its properties", "LeaseLockProgress")
+
+
+async def test_a_model_that_was_ended_is_no_answer(
+    toolbox: Toolbox, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unneeded = guard(manifest, "LeaseLock!Want: ~lease.wanted")
+    monkeypatch.setattr("unwedged.check.guards.MANY_TIMES", 0.01)
+    fall = await what_falls(toolbox, manifest, unneeded)
+    assert (fall.falls, set(fall.unfinished)) == ("", {"LeaseLock", "LeaseLockProgress"})
+
+
 def test_what_is_not_as_listed_is_told(manifest: Manifest) -> None:
-    first, second, third = all_guards(manifest)[:3]
-    falls = [Fall(first, "", ""), Fall(second, "HolderNotAborted", "LeaseLock"), Fall(third, "", "")]
-    listed = {(f"{found.module}!{found.action}", found.text): "so" for found in (second, third)}
-    listed["LeaseLock!Call", "is gone"] = "so"
-    told = surprises(falls, listed, [first, second, third])
-    assert [
-        line.removeprefix(f"{about}: ") for line, about in zip(told, (first, second, "LeaseLock!Call"), strict=True)
-    ] == [
+    guards = all_guards(manifest)[:6]
+    first, second, third, fourth, fifth, sixth = guards
+    falls = [
+        Fall(first, "", ""),
+        Fall(second, "HolderNotAborted", "LeaseLock"),
+        Fall(third, "", ""),
+        Fall(fourth, "", ""),
+        Fall(fifth, "HolderNotAborted", "LeaseLock"),
+        Fall(sixth, "", "", ("LeaseLock",)),
+    ]
+    places = [(f"{found.module}!{found.action}", found.text) for found in guards]
+    listed = Listed(
+        needed=[Needed(*places[3], "HolderNotAborted", "LeaseLock")],
+        unneeded=[Unneeded(*place, "so") for place in (places[1], places[2], places[5], ("LeaseLock!Call", "is gone"))],
+    )
+    told = surprises(falls, listed, guards)
+    about = (first, second, fourth, fifth, sixth, "LeaseLock!Call")
+    assert [line.removeprefix(f"{what}: ") for line, what in zip(told, about, strict=True)] == [
         "no property needs it, and guards.toml does not say why it stays",
         "HolderNotAborted needs it, but guards.toml says that nothing does",
+        "no property needs it, but guards.toml says that one does",
+        "HolderNotAborted needs it, and guards.toml does not say so",
+        "nobody knows whether a property needs it, because TLC was ended: LeaseLock",
         "is gone: guards.toml has it, and it is not there",
     ]
 
 
-def test_what_is_listed_is_there_and_says_why(manifest: Manifest) -> None:
-    listed = read_unneeded(manifest)
-    there = {(f"{found.module}!{found.action}", found.text) for found in all_guards(manifest)}
-    assert listed.keys() <= there
-    assert all(listed.values())
+def test_what_is_listed_is_there_once_and_says_what_falls_or_why_it_stays(manifest: Manifest) -> None:
+    listed = read_listed(manifest)
+    places = [(entry.action, entry.guard) for entry in listed.needed]
+    places += [(entry.action, entry.guard) for entry in listed.unneeded]
+    assert len(set(places)) == len(places)
+    assert set(places) <= {(f"{found.module}!{found.action}", found.text) for found in all_guards(manifest)}
+    assert all(entry.falls and manifest.model(entry.model) for entry in listed.needed)
+    assert all(entry.why for entry in listed.unneeded)

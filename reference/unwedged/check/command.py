@@ -19,16 +19,17 @@ from unwedged.check import tlc
 from unwedged.check.counterexamples import replay_counterexample
 from unwedged.check.display import (
     counting,
+    fall_line,
     make_console,
     show_failures,
+    show_faults,
     show_inspection,
     show_replay,
-    show_tables,
     show_trace,
     watching,
 )
 from unwedged.check.errors import CheckError
-from unwedged.check.guards import Fall, all_guards, read_unneeded, surprises, take_out
+from unwedged.check.guards import Fall, all_guards, read_listed, surprises, take_out
 from unwedged.check.manifest import Band, Manifest, find_manifest, read_manifest
 from unwedged.check.replay import replay_graph
 from unwedged.check.report import ReplayReport, Report, fault_reports, model_report, write_report
@@ -74,7 +75,8 @@ def check(*, report: Path | None = None, deep: bool = False) -> int:
     verdicts, failures = _replay_faults(outcomes)
     faults = fault_reports(outcomes, verdicts)
     passed = passed and not failures and (deep or replayed is not None)
-    show_tables(console, outcomes, faults)
+    if faults:
+        show_faults(console, faults)
     show_failures(console, outcomes)
     for failure in failures:
         console.print(Text(failure, "red"))
@@ -178,7 +180,7 @@ def model(name: str, *, print_command: Annotated[bool, Parameter(negative=())] =
 
 @app.command
 def guards(*prefixes: str) -> int:
-    """Take each guard of the specification's actions out, one at a time, and say which property falls.
+    """Take each guard of the specification's actions out, or each fairness assumption, and say which property falls.
 
     Parameters
     ----------
@@ -188,7 +190,7 @@ def guards(*prefixes: str) -> int:
     """
     console = make_console()
     manifest = _manifest()
-    listed = read_unneeded(manifest)
+    listed = read_listed(manifest)
     everything = all_guards(manifest)
     chosen = [guard for guard in everything if str(guard).startswith(prefixes or "")]
     if not chosen:
@@ -198,7 +200,7 @@ def guards(*prefixes: str) -> int:
 
         def on_fall(fall: Fall) -> None:
             falls.append(fall)
-            console.print(Text(f"{fall.guard}: {fall.falls or 'nothing falls'}", "" if fall.falls else "yellow"))
+            console.print(fall_line(fall))
             on_progress(len(falls), len(chosen))
 
         _until_done(take_out(find_toolbox(), manifest, chosen, on_fall))
@@ -231,7 +233,7 @@ def _manifest() -> Manifest:
 
 
 def _until_done(work: Coroutine[None, None, T]) -> T:
-    """Run ``work``; whoever asks this program to end, by Ctrl-C or politely, ends what it has started too."""
+    """Run ``work``. A signal that ends this program, SIGINT or SIGTERM, ends what it has started too."""
 
     async def interruptible() -> T:
         task = asyncio.current_task()
@@ -244,7 +246,7 @@ def _until_done(work: Coroutine[None, None, T]) -> T:
 
 def main() -> None:
     """Run the command line."""
-    # Who started this may have let it ignore Ctrl-C, as `nohup` does and many a CI runner; then nothing could end it.
+    # This may have been started so that it ignores Ctrl-C, as by `nohup` or a CI runner; then nothing could end it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         code = app()

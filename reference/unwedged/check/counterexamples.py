@@ -7,9 +7,10 @@ without it, no property may be, and the way that led to the violation must be ba
 from __future__ import annotations
 
 import asyncio
+import logging
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -68,10 +69,21 @@ def replay_counterexample(slug: str, named: str, result: Result) -> str:
     return broken.violated
 
 
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep to itself what the store logs of failures that the replay injects."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 async def _replay(result: Result, slug: str | None, properties: Sequence[str]) -> Finding:
     of_lock = "prompt" in result.trace[0].state
     cast_ = cast_of([step.state for step in result.trace])
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack, _silence():
         world = await World.open(Path(folder), *cast_)
         world.strict = False
         try:

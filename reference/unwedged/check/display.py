@@ -1,4 +1,4 @@
-"""Show people what is going on: a live view on a terminal, only results in a pipe, and tables at the end."""
+"""Show people what is going on: a live view on a terminal, only results in a pipe."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
+from unwedged.check.guards import Fall
 from unwedged.check.manifest import Model
 from unwedged.check.report import FaultReport, ReplayReport
 from unwedged.check.schedule import Observer, Outcome
@@ -26,7 +27,7 @@ _PIPE_WIDTH = 120
 def make_console() -> Console:
     """Return a console for standard output; lines in a pipe are not folded at the width of an imaginary terminal."""
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
+    return console if console.is_terminal else Console(highlight=False, width=_PIPE_WIDTH, soft_wrap=True)
 
 
 @contextmanager
@@ -106,41 +107,40 @@ def outcome_line(outcome: Outcome) -> Text:
     """Say in one line what came of a model."""
     result = outcome.result
     mark = Text("ok   ", "green") if outcome.passed else Text("WRONG", "bold red")
-    found = result.verdict.value + (f" of {result.property}" if result.property else "")
     return Text.assemble(
-        mark, f" {outcome.model.name}: {found}, {result.distinct_states:,} states, ",
+        mark, f" {outcome.model.name}: {_finding(outcome)}, {result.distinct_states:,} states, ",
         f"depth {result.depth}, {result.seconds:.1f} s",
     )  # fmt: skip
 
 
-def show_tables(console: Console, outcomes: Sequence[Outcome], faults: Sequence[FaultReport]) -> None:
-    """Show the models and the faults, a row each."""
-    models = Table("model", "band", "expected", "found", title="Models", title_justify="left")
-    for heading in ("states", "depth", "seconds"):
-        models.add_column(heading, justify="right")
-    for outcome in outcomes:
-        model, result = outcome.model, outcome.result
-        models.add_row(
-            model.name,
-            model.band.value,
-            _finding(model.expected, model.property),
-            Text(_finding(result.verdict, result.property), "" if outcome.passed else "bold red"),
-            f"{result.distinct_states:,}",
-            str(result.depth),
-            f"{result.seconds:.1f}",
+def _finding(outcome: Outcome) -> str:
+    result = outcome.result
+    if result.verdict is Verdict.PASS:
+        return "every property holds"
+    if result.verdict in (Verdict.SAFETY, Verdict.LIVENESS):
+        return f"{result.property or 'one of its properties'} falls{', as expected' if outcome.passed else ''}"
+    return str(result.verdict.value)
+
+
+def fall_line(fall: Fall) -> Text:
+    """Say in one line what came of taking a guard out."""
+    if fall.falls:
+        return Text(f"{fall.guard}: {fall.falls} ({fall.model})")
+    if fall.unfinished:
+        return Text(f"{fall.guard}: not known, TLC was ended: {', '.join(fall.unfinished)}", "red")
+    return Text(f"{fall.guard}: nothing falls", "yellow")
+
+
+def show_faults(console: Console, faults: Sequence[FaultReport]) -> None:
+    """Show what came of each fault, a row each: in the model, and in the reference."""
+    table = Table("fault", "layer", "property", "model", "replay", title="Faults", title_justify="left")
+    for column in table.columns:
+        column.overflow = "fold"
+    for fault in faults:
+        table.add_row(
+            fault.slug, fault.layer.value, fault.property, fault.model_verdict.value, fault.replay_verdict or "-"
         )
-    console.print(models)
-    if faults:
-        table = Table("fault", "layer", "property", "model", "replay", title="Faults", title_justify="left")
-        for fault in faults:
-            table.add_row(
-                fault.slug, fault.layer.value, fault.property, fault.model_verdict.value, fault.replay_verdict or "-"
-            )
-        console.print(table)
-
-
-def _finding(verdict: Verdict, violated: str | None) -> str:
-    return f"{verdict.value}: {violated}" if violated else verdict.value
+    console.print(table)
 
 
 def show_failures(console: Console, outcomes: Sequence[Outcome]) -> None:

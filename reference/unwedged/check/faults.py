@@ -391,7 +391,7 @@ def _holder_name_reuse(world: World) -> Sequence[Substitution]:
 
 
 def _reacquire_keeps_epoch(_: World) -> Sequence[Substitution]:
-    """Who takes its own lease again gets the epoch it had."""
+    """An instance that takes its own lease again gets the epoch it had."""
     return [_keeps_the_epoch()]
 
 

@@ -1,8 +1,9 @@
 """Which property needs which guard: each is taken out of its action, one at a time, and TLC says what falls.
 
-A guard is a condition of an action: a conjunct that says nothing of the next state. What a smoke model then finds is
-the answer; how many states it has says nothing. A guard that no property needs may be superfluous, or something that
-it protects is not stated; so each of those is listed in ``tla/models/guards.toml``, with the reason why it stays.
+A guard is a condition of an action: a conjunct that says nothing of the next state. What is assumed about fairness is
+taken out likewise. What a smoke model then finds is the answer; how many states it has says nothing. A guard that no
+property needs may be superfluous, or something that it protects is not stated. ``tla/models/guards.toml`` lists which
+property falls without which guard, and of each guard that no property needs why it stays.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ SMALLER = {
 
 CONDITIONS = {"CryptoStoreCache": ("MayBegin",), "LeaseLock": ()}
 """Definitions that are nothing but conditions of an action. Their conjuncts are guards too."""
+
+FAIRNESS = "Fairness"
+"""The definition, where a module has it, of which each conjunct is an assumption."""
 
 _COMMENT = re.compile(r"\(\*.*?\*\)|\\\*[^\n]*", re.DOTALL)
 _DEFINITION = re.compile(r"^(\w+)(?:\([^)=]*\))? *==", re.MULTILINE)
@@ -76,6 +80,18 @@ class Fall:
     """The property; or why there is no such thing as the specification without the guard; or nothing."""
     model: str
     """The model that found it."""
+    unfinished: tuple[str, ...] = ()
+    """The models that were ended before they found anything. They say nothing."""
+
+
+class Needed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A guard that some property needs, and what TLC found first without it."""
+
+    action: str
+    """With its module: ``LeaseLock!Call``."""
+    guard: str
+    falls: str
+    model: str
 
 
 class Unneeded(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,18 +103,20 @@ class Unneeded(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     why: str
 
 
-class _Listed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Listed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What ``guards.toml`` says. A guard that is in neither list was not taken out yet."""
+
+    needed: list[Needed] = []
     unneeded: list[Unneeded] = []
 
 
-def read_unneeded(manifest: Manifest) -> dict[tuple[str, str], str]:
-    """Read which guards are known to be needed by no property: by action and guard, why they stay."""
+def read_listed(manifest: Manifest) -> Listed:
+    """Read what is known of the guards."""
     path = manifest.folder / "guards.toml"
     try:
-        listed = msgspec.toml.decode(path.read_bytes(), type=_Listed)
+        return msgspec.toml.decode(path.read_bytes(), type=Listed)
     except (OSError, msgspec.DecodeError) as error:
         raise ManifestInvalid(f"{path}: {error}") from error
-    return {(entry.action, entry.guard): entry.why for entry in listed.unneeded}
 
 
 def all_guards(manifest: Manifest) -> list[Guard]:
@@ -126,6 +144,11 @@ def find_guards(module: str, text: str) -> list[Guard]:
                     for first, last in parts
                     if not _NO_GUARD.search(plain[first:last])
                 ]
+    if FAIRNESS in bodies:
+        guards += [
+            Guard(module, FAIRNESS, " ".join(plain[first:last].split()), first, last)
+            for first, last in _assumptions(plain, *bodies[FAIRNESS])
+        ]
     return guards
 
 
@@ -160,6 +183,14 @@ def _guards_within(plain: str, start: int, end: int, steps: set[str]) -> Iterato
             yield from _parts(plain, first, last)
         else:
             yield from _guards_within(plain, first, last, steps)
+
+
+def _assumptions(plain: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    for first, last in _conjuncts(plain, start, end):
+        if within := list(_assumptions(plain, first, last)):
+            yield from within
+        else:
+            yield from _parts(plain, first, last)
 
 
 def _conjuncts(plain: str, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -202,6 +233,7 @@ def without(guard: Guard, text: str) -> str:
 async def what_falls(toolbox: Toolbox, manifest: Manifest, guard: Guard) -> Fall:
     """Take a guard out, and check the smoke models, the smallest first, until one notices."""
     text = (manifest.folder.parent / f"{guard.module}.tla").read_text(encoding="utf-8")
+    unfinished: list[str] = []
     for model in _models(manifest, guard.module):
         with tempfile.TemporaryDirectory(prefix="unwedged-guards-") as scratch:
             job = _job_without(manifest, model, guard, text, Path(scratch))
@@ -212,7 +244,9 @@ async def what_falls(toolbox: Toolbox, manifest: Manifest, guard: Guard) -> Fall
             return Fall(guard, "it can't be evaluated", model.name)
         if result.verdict in (Verdict.SAFETY, Verdict.LIVENESS):
             return Fall(guard, result.property or "one of its properties", model.name)
-    return Fall(guard, "", "")
+        if result.verdict is not Verdict.PASS:
+            unfinished.append(model.name)
+    return Fall(guard, "", "", tuple(unfinished))
 
 
 def _models(manifest: Manifest, module: str) -> list[Model]:
@@ -256,15 +290,24 @@ async def take_out(
             group.create_task(one(guard))
 
 
-def surprises(falls: Sequence[Fall], listed: dict[tuple[str, str], str], guards: Sequence[Guard]) -> list[str]:
-    """Return what is not as listed: a guard that nothing needs, or a listed one that is needed or not there."""
+def surprises(falls: Sequence[Fall], listed: Listed, guards: Sequence[Guard]) -> list[str]:
+    """Return what is not as listed, or not known: what falls or does not, and what is listed and not there."""
+    needed = {(entry.action, entry.guard) for entry in listed.needed}
+    unneeded = {(entry.action, entry.guard) for entry in listed.unneeded}
     wrong = []
     for fall in falls:
         place = (f"{fall.guard.module}!{fall.guard.action}", fall.guard.text)
-        if not fall.falls and place not in listed:
-            wrong.append(f"{fall.guard}: no property needs it, and guards.toml does not say why it stays")
-        elif fall.falls and place in listed:
+        if fall.falls and place in unneeded:
             wrong.append(f"{fall.guard}: {fall.falls} needs it, but guards.toml says that nothing does")
+        elif fall.falls and place not in needed:
+            wrong.append(f"{fall.guard}: {fall.falls} needs it, and guards.toml does not say so")
+        elif fall.unfinished:
+            ended = ", ".join(fall.unfinished)
+            wrong.append(f"{fall.guard}: nobody knows whether a property needs it, because TLC was ended: {ended}")
+        elif not fall.falls and place in needed:
+            wrong.append(f"{fall.guard}: no property needs it, but guards.toml says that one does")
+        elif not fall.falls and place not in unneeded:
+            wrong.append(f"{fall.guard}: no property needs it, and guards.toml does not say why it stays")
     there = {(f"{guard.module}!{guard.action}", guard.text) for guard in guards}
-    wrong += [f"{action}: {text}: guards.toml has it, and it is not there" for action, text in listed.keys() - there]
-    return wrong
+    gone = sorted((needed | unneeded) - there)
+    return wrong + [f"{action}: {text}: guards.toml has it, and it is not there" for action, text in gone]

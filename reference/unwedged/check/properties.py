@@ -120,7 +120,7 @@ def one_fenced_holder(moment: Moment) -> str | None:
 
 
 def guard_is_honest(moment: Moment) -> str | None:
-    """Who believes it holds the lease has held it without a break since it synced, or the fence stops it."""
+    """A process that believes it holds the lease has held it since it synced, or the fence stops it."""
     row_epoch, holder, _, _ = moment.after.lease
     for process, (stage, epoch) in moment.after.guards.items():
         if stage not in IN_USE:
@@ -145,7 +145,7 @@ def epoch_never_reused(moment: Moment) -> str | None:
 
 
 def holder_not_aborted(moment: Moment) -> str | None:
-    """Who renews in time does not lose the lease, unless its operations do not end."""
+    """A process that renews in time keeps the lease, unless its operations do not end."""
     row_epoch, holder, _, _ = moment.after.lease
     for process in moment.prompt:
         stage, epoch = moment.after.guards[process]

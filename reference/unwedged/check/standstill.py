@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LEAST_SHARE = 1 / 300
-"""Of one core. Who uses less than this stands still: a Java machine that has nothing to do uses a tenth of it."""
+"""Of one core. A process that uses less stands still: a Java machine that has nothing to do uses a tenth of it."""
 
 LOOKS = 60
-"""So many looks in a row must find no work. Whoever looks is as slow as everybody on a busy machine, and then waits for
-longer in all."""
+"""So many looks in a row must find no work. On a busy machine the looks come as slowly as everything does, and then the
+wait is longer in all."""
 
 
 @dataclass(slots=True)

@@ -255,7 +255,7 @@ def _outdated(before: State, operation: Function) -> list[str]:
 
 
 class Cast(NamedTuple):
-    """Who plays: the operations and their processes, the records, and the processes with subscribers."""
+    """The cast: the operations and their processes, the records, and the processes with subscribers."""
 
     home: dict[str, str]
     records: tuple[str, ...]
