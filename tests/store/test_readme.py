@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -28,11 +29,26 @@ def output_of(folder: Path, *arguments: str) -> str:
     return result.stdout
 
 
-def test_the_example_prints_what_it_says(tmp_path: Path) -> None:
-    [program] = (text for language, text in BLOCKS if language == "python")
-    [printed] = (text for language, text in BLOCKS if language == "text")
+EXAMPLES: Final = [(program, printed) for (language, program), (_, printed) in pairwise(BLOCKS) if language == "python"]
+
+
+@pytest.mark.parametrize(("program", "printed"), EXAMPLES, ids=["two stores", "a key and a pause"])
+def test_an_example_prints_what_it_says(tmp_path: Path, program: str, printed: str) -> None:
     (tmp_path / "example.py").write_text(program)
     assert output_of(tmp_path, "-W", "error", "example.py") == printed
+
+
+def test_the_first_example_goes_on_where_it_was(tmp_path: Path) -> None:
+    (tmp_path / "example.py").write_text(EXAMPLES[0][0])
+    printed = [output_of(tmp_path, "example.py").strip() for _ in range(2)]
+    assert printed[0] != printed[1]
+    assert f"when it is run again: `{printed[1]}`" in PROSE
+
+
+def test_the_packages_named_are_those_that_the_library_needs() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    needed = [re.split("[<>=]", requirement)[0] for requirement in project["dependencies"]]
+    assert f"three packages along: {', '.join(needed[:-1])} and {needed[-1]}." in PROSE
 
 
 def test_the_story_is_what_the_program_prints() -> None:

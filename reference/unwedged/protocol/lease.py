@@ -117,7 +117,7 @@ def commit(lease: Lease, epoch: Epoch, now: Milliseconds, duration: Milliseconds
     """Make of the row what a commit under ``epoch`` does in its own transaction; ``None`` when the fence stops it.
 
     It renews the lease. Where somebody waits, and its operation is ``alone`` under the guard, it gives the lease up
-    instead: that saves the holder a second write, and who waits the time until it comes (rule 8).
+    instead: that saves the holder a second write, and an instance that waits the time until it comes (rule 8).
 
     post: (_ is not None) == fence(lease, epoch)  # it succeeds exactly where the fence passes
     post: implies(_ is not None and lease.wanted and alone, _ is not None and _.holder is None)  # who waits can have it
