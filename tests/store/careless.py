@@ -58,11 +58,14 @@ def uses_it_at_every_entry(path: Path) -> None:
             begins("view", store.view().__aenter__())
             begins("subscribe", store.subscribe(COUNTS).__aenter__())
             begins("change_secret", store.change_secret(key=bytes(32)))
+            begins("pause", store.pause())
+            begins("resume", store.resume())
             begins("close", store.close())
-            try:
-                store.statistics()
-            except ForkedStore:
-                say("statistics: ForkedStore")
+            for name, entry in (("statistics", store.statistics), ("mark", store.mark)):
+                try:
+                    entry()
+                except ForkedStore:
+                    say(f"{name}: ForkedStore")
 
         after(child)
         look(path)  # and delete the log, if the child has cost this process its locks

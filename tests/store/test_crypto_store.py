@@ -37,6 +37,7 @@ from unwedged.store import (
     BYTES,
     TEXT,
     Changed,
+    Codec,
     CryptoStore,
     InvalidArgument,
     Lagged,
@@ -50,6 +51,8 @@ from unwedged.store import (
     StorageFailed,
     StoreBusy,
     StoreClosed,
+    StoreMark,
+    StoreReplaced,
     TamperedRecord,
     Transaction,
     UnknownKind,
@@ -549,6 +552,13 @@ class TestFailuresAreAnswers:
                 await attempt
             assert confirmed_by(phone) == 1
 
+    async def test_one_that_ended_the_operation_is_no_cause_of_itself(self, phone: Instance) -> None:
+        for attempt in (phone.run(demand), phone.query(demand)):
+            phone.gated.failures["load"] = StoreReplaced("injected")
+            with pytest.raises(StoreReplaced) as told:
+                await attempt
+            assert told.value.__cause__ is None
+
     async def test_word_of_a_waiter_comes_with_the_confirmation(self, phone: Instance, extension: Instance) -> None:
         await take_over(phone)
         await extension.lock.acquire_now()
@@ -935,9 +945,9 @@ class TestMisuse:
     async def test_kinds_must_be_declared(self, phone: Instance) -> None:
         other = RecordKind("device", TEXT, TEXT)
         async with phone.transaction() as transaction:
-            with pytest.raises(UnknownKind):
+            with pytest.raises(UnknownKind, match="was not declared"):
                 transaction.put(RecordKind("other", TEXT, BYTES), "k", b"")
-            with pytest.raises(UnknownKind):
+            with pytest.raises(UnknownKind, match="declared with other codecs"):
                 await transaction.get(other, "k")
             with pytest.raises(UnknownKind):
                 await transaction.keys(other)
@@ -1144,6 +1154,9 @@ class TestBadArguments:
             {"times": ""},
             {"label": 7},
             {"key": "secret"},
+            {"expect": "existing"},
+            {"expect": True},
+            {"not_before": {}},
         ],
         ids=str,
     )
@@ -1151,6 +1164,28 @@ class TestBadArguments:
         right: dict[str, object] = {"key": bytes(32), "label": "phone", "kinds": KINDS}
         with pytest.raises(InvalidArgument):
             await CryptoStore.open(tmp_path / "store.db", **right | wrong)  # type: ignore[arg-type]
+        assert not names_in(tmp_path)
+
+    @pytest.mark.parametrize("wrong", [(7, 1), ("ab", "3"), ("ab", -1), ("ab", True)], ids=str)
+    def test_of_a_mark(self, wrong: tuple[str, int]) -> None:
+        with pytest.raises(InvalidArgument):
+            StoreMark(*wrong)
+
+    @pytest.mark.parametrize("wrong", [{"key": str}, {"value": int}, {"cached": "no"}], ids=str)
+    def test_of_a_record_kind(self, wrong: dict[str, object]) -> None:
+        right: dict[str, object] = {"name": "device", "key": TEXT, "value": BYTES}
+        with pytest.raises(InvalidArgument):
+            RecordKind(**right | wrong)  # type: ignore[arg-type]
+
+    def test_of_a_codec(self) -> None:
+        for encode, decode in ((7, bytes), (bytes, None)):
+            with pytest.raises(InvalidArgument):
+                Codec(encode, decode)  # type: ignore[arg-type]
+
+    async def test_a_name_that_is_no_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(InvalidArgument, match="in memory"):
+            await CryptoStore.open(":memory:", key=bytes(32), label="phone", kinds=KINDS)
         assert not names_in(tmp_path)
 
     async def test_a_source_of_chance_that_fails_leaves_no_file_open(self, tmp_path: Path) -> None:

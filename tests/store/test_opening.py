@@ -70,6 +70,9 @@ class TestExistence:
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("UPDATE header SET sealing = NULL")
         await refused(path, StoreMissing, lambda: opened(path, Existence.EXISTING))
+        async with await opened(path, Existence.NEW) as store:
+            assert store.mark().version == 1, "so that whoever wants to make one is not kept from it for ever"
+        await refused(path, StoreExists, lambda: opened(path, Existence.NEW))
 
     async def test_what_must_be_new_is_never_opened(self, tmp_path: Path) -> None:
         path = tmp_path / "store"
@@ -96,10 +99,28 @@ class TestExistence:
             transaction(work, connection)
 
         monkeypatch.setattr(sqlite, "_transaction", late)
-        with pytest.raises(StoreExists):
+        with pytest.raises(StoreExists) as refusal:
             await opened(path, Existence.NEW)
+        assert str(path) in "".join(refusal.value.__notes__)
         async with await opened(path, Existence.EXISTING) as store:
             assert await store.run(count_up) == 2
+
+    async def test_of_two_that_give_it_a_key_one_has_made_it(self, tmp_path: Path) -> None:
+        path = tmp_path / "store"
+        await counted(path)
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("UPDATE header SET sealing = NULL")
+        outcomes = await asyncio.gather(*(opened(path, Existence.NEW) for _ in range(4)), return_exceptions=True)
+        assert sum(isinstance(outcome, StoreExists) for outcome in outcomes) == 3
+        for outcome in outcomes:
+            if isinstance(outcome, CryptoStore):
+                await outcome.close()
+
+    async def test_a_store_that_was_marked_is_missing_where_there_is_an_empty_file(self, tmp_path: Path) -> None:
+        mark = await counted(tmp_path / "store")
+        (tmp_path / "other").touch()
+        with pytest.raises(StoreMissing, match=r"nothing was ever written.*it was marked"):
+            await opened(tmp_path / "other", not_before=mark)
 
 
 class TestRemains:

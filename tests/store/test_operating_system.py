@@ -174,7 +174,8 @@ class TestForks:
     """``inherited-through-fork``. Each parent goes on afterwards, and has lost none of its locks."""
 
     def test_every_entry_is_refused_at_once(self, tmp_path: Path) -> None:
-        entries = ["run", "query", "transaction", "view", "subscribe", "change_secret", "close", "statistics"]
+        entries = ["run", "query", "transaction", "view", "subscribe", "change_secret", "pause", "resume", "close"]
+        entries += ["statistics", "mark"]
         ran = careless("uses_it_at_every_entry", tmp_path / "store")
         assert ran.stdout.splitlines() == [*(f"{entry}: ForkedStore" for entry in entries), "2"], ran.stderr
 

@@ -222,6 +222,17 @@ class TestGoingOn:
         await store.resume()
         assert await store.run(count_up) == 3
 
+    async def test_the_program_may_have_changed_its_directory(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path)
+        async with await opened(Path("store.db")) as store:
+            await store.run(count_up)
+            await store.pause()
+            monkeypatch.chdir(tmp_path / "elsewhere")
+            assert await store.run(count_up) == 2
+
 
 class TestWhatRuns:
     async def test_is_waited_for_and_what_is_called_meanwhile_does_not_undo_the_pause(

@@ -77,8 +77,9 @@ class TestArguments:
         assert "secret" not in shown
 
     async def test_the_secret_is_one_of_two(self, path: Path) -> None:
-        await self.refuses(path, "either a passphrase or a key", lambda: opened(path))
-        await self.refuses(path, "either", lambda: opened(path, passphrase="secret", key=KEY))
+        await self.refuses(path, "neither was given", lambda: opened(path))
+        await self.refuses(path, "both were given", lambda: opened(path, passphrase="secret", key=KEY))
+        await self.refuses(path, "at least one character", lambda: opened(path, passphrase=""))
 
     @pytest.mark.parametrize("passphrase", [b"secret", 7, ["secret"], "secret \ud800"], ids=repr)
     async def test_a_passphrase_is_a_text(self, path: Path, passphrase: str) -> None:

@@ -62,6 +62,8 @@ def path_of(value: object) -> Path:
     """Return a path that a file can have."""
     if not isinstance(value, str | Path):
         raise InvalidArgument(f"a path is a str or a Path, not a {type(value).__name__}")
+    if str(value) == ":memory:":
+        raise InvalidArgument("a store is a file, which processes share: there is none in memory")
     try:
         if b"\0" not in os.fsencode(value):
             return Path(value)

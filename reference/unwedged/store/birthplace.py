@@ -38,4 +38,7 @@ class Birthplace:
     def must_be_here(self) -> None:
         """Refuse to go on in any other process. Awaits nothing: perhaps nothing can be awaited there."""
         if self._process is not _here:
-            raise ForkedStore("this process was forked from the one that opened the store, and can't use it")
+            raise ForkedStore(
+                "this process was forked from the one that opened the store, and can't use it. Fork first and open the "
+                "store then, or start processes that are not forked (multiprocessing's start method 'spawn')"
+            )

@@ -33,13 +33,12 @@ from unwedged.store.errors import (
     StoreClosed,
     StoreError,
     StoreReplaced,
-    UnknownKind,
     UnsupportedSchema,
 )
 from unwedged.store.expectations import Existence, Expectations, StoreMark
 from unwedged.store.holding import Holding, Ledger
 from unwedged.store.lock import LeaseLock, LeaseTimes, times_of
-from unwedged.store.records import Kind, RecordKind, kind_of
+from unwedged.store.records import Kind, RecordKind, kind_of, undeclared
 from unwedged.store.sealed import SealedRecords
 from unwedged.store.sealing import Sealer, Secret, secret_of
 from unwedged.store.settled import settled
@@ -234,16 +233,17 @@ class CryptoStore:
         chance = chance or SystemChance()
         instance = InstanceId(chance.instance())
         expected = Expectations(expect, not_before)
-        backend = await SqliteBackend.open(location, expected)
-        try:
-            sealer = await _unlock(backend, secret, expected)
-            version, present = await backend.contents()
-            if unknown := sorted(present - declared.keys()):
-                # A newer program's: they are left alone, neither refused nor read.
-                logger.info("the store has records of kinds that were not declared kinds=%s", ",".join(unknown))
-        except BaseException:
-            await backend.close()
-            raise
+        with _noting(location):
+            backend = await SqliteBackend.open(location, expected)
+            try:
+                sealer = await _unlock(backend, secret, expected)
+                version, present = await backend.contents()
+            except BaseException:
+                await backend.close()
+                raise
+        if unknown := sorted(present - declared.keys()):
+            # A newer program's: they are left alone, neither refused nor read.
+            logger.info("the store has records of kinds that were not declared kinds=%s", ",".join(unknown))
         logger.info("store opened label=%s version=%d sqlite=%s", label, version, engine.description())
         store = cls(
             backend,
@@ -385,7 +385,7 @@ class CryptoStore:
         if whole_of(buffered, "the length of a buffer") < 1:
             raise InvalidArgument("a buffer has room for one change at least")
         if self._parts.kinds.get(kind_of(kind).name) != kind:
-            raise UnknownKind(f"record kind {kind.name!r} was not declared when the store was opened")
+            raise undeclared(kind, self._parts.kinds)
         await self._be_awake(self._pauses)
         with self._errand():
             await self._listen_now()  # so that it is not told what happened while nobody listened
@@ -687,6 +687,16 @@ class CryptoStore:
             logger.warning("truncating failed label=%s floor=%d: %s", self._lock.label, floor, failure)
 
 
+@contextmanager
+def _noting(path: Path) -> Iterator[None]:
+    """Have exceptions of the store's own say which file they are about."""
+    try:
+        yield
+    except StoreError as error:
+        error.add_note(f"The store was to be opened at {str(path)!r}.")
+        raise
+
+
 def _this_task() -> object:
     """Return the code that this task runs, for an operation that is a block of it."""
     task = asyncio.current_task()
@@ -703,6 +713,7 @@ async def _unlock(backend: SqliteBackend, secret: Secret, expected: Expectations
         if header == sealer.header:
             return sealer
     assert header is not None
+    expected.must_allow_one()
     return await asyncio.to_thread(Sealer.unlock, secret, backend.identity, header)
 
 

@@ -32,8 +32,8 @@ def has_wal_reset_race(release: Release = sqlite3.sqlite_version_info) -> bool:
 
 def description(release: Release = sqlite3.sqlite_version_info) -> str:
     """Say for people which SQLite this is."""
-    race = "has the WAL-reset race, which no program of this store can meet" if has_wal_reset_race(release) else "sound"
-    return f"{_text(release)} ({race})"
+    known = " (its WAL-reset bug can't harm a store)" if has_wal_reset_race(release) else ""
+    return f"{_text(release)}{known}"
 
 
 def _text(release: Release) -> str:

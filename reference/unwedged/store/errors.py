@@ -86,7 +86,7 @@ class TamperedRecord(StoreError):
 
 
 class UnknownKind(StoreError):
-    """A record kind was used that was not declared when the store was opened."""
+    """A record kind was used that was not declared when the store was opened, or was declared otherwise."""
 
 
 class UnsupportedSchema(StoreError):

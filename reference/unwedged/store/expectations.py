@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from unwedged.protocol.identifiers import Version
+from unwedged.store.arguments import text_of, whole_of
 from unwedged.store.errors import AnotherStore, InvalidArgument, StoreExists, StoreMissing, StoreRolledBack
 
 
@@ -21,7 +22,8 @@ class Existence(Enum):
     EXISTING = "existing"
     """It must be there already: nothing is ever made."""
     NEW = "new"
-    """It must not be there yet. Of several that try to make it, one succeeds."""
+    """It must not be there yet. Of several that try to make it, one succeeds. A store that nobody could ever use, since
+    the process that made it ended before it had a key, is not there yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,11 @@ class StoreMark:
     """The store's own random identity, in hexadecimal."""
     version: int
 
+    def __post_init__(self) -> None:
+        text_of(self.identity, "a store's identity")
+        if whole_of(self.version, "a store's version") < 0:
+            raise InvalidArgument(f"a store's version is at least 0, not {self.version}")
+
 
 @dataclass(frozen=True, slots=True)
 class Expectations:
@@ -41,6 +48,10 @@ class Expectations:
     not_before: StoreMark | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.existence, Existence):
+            raise InvalidArgument(f"what is expected is an Existence, not a {type(self.existence).__name__}")
+        if not isinstance(self.not_before, StoreMark | None):
+            raise InvalidArgument(f"a mark is a StoreMark, not a {type(self.not_before).__name__}")
         if self.not_before is not None and self.existence is Existence.NEW:
             raise InvalidArgument("a store that must be new can't be expected to have come far")
 
@@ -52,7 +63,10 @@ class Expectations:
     def must_allow_none(self) -> None:
         """Refuse that there is no store, unless one may be made."""
         if not self.makes:
-            raise StoreMissing("there is no store, and it was expected to exist")
+            raise StoreMissing(
+                "no store has been made here (there is no file, or one that nothing was ever written to), and one was "
+                f"expected: {'it is not to be made' if self.not_before is None else 'it was marked'}"
+            )
 
     def must_allow_one(self) -> None:
         """Refuse that there is a store already, unless that may be."""

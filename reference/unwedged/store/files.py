@@ -86,7 +86,10 @@ def _leads_to(path: str, identity: Identity) -> bool:
 def must_not_be_inherited(file: Identity) -> None:
     """Refuse a file that this process inherited open, through ``fork``: SQLite would take no locks on it."""
     if any(process != os.getpid() and held for (process, other), held in _held.items() if other == file):
-        raise ForkedStore("this process was forked from one that has the store open, and can't open it")
+        raise ForkedStore(
+            "this process was forked from one that has the store open, and can't open it. Fork first and open the "
+            "store then, or start processes that are not forked (multiprocessing's start method 'spawn')"
+        )
 
 
 def prepare(path: Path, expected: Expectations) -> Identity:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Generic, TypeAlias, TypeVar
 
-from unwedged.store.arguments import text_of
-from unwedged.store.errors import InvalidArgument, MalformedRecord
+from unwedged.store.arguments import must_be_callable, text_of
+from unwedged.store.errors import InvalidArgument, MalformedRecord, UnknownKind
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -33,6 +33,10 @@ class Codec(Generic[Plain]):
 
     encode: Callable[[Plain], bytes]
     decode: Callable[[bytes], Plain]
+
+    def __post_init__(self) -> None:
+        must_be_callable(self.encode, "what encodes")
+        must_be_callable(self.decode, "what decodes")
 
 
 class Kind:
@@ -57,6 +61,11 @@ class RecordKind(Kind, Generic[Key, Value]):
             raise InvalidArgument(
                 f"{self.name!r} can't name a record kind: at most 40 of a to z, 0 to 9 and '_', a letter first"
             )
+        for codec, of in ((self.key, "keys"), (self.value, "values")):
+            if not isinstance(codec, Codec):
+                raise InvalidArgument(f"the {of} of kind {self.name!r} need a Codec, not a {type(codec).__name__}")
+        if not isinstance(self.cached, bool):
+            raise InvalidArgument(f"whether kind {self.name!r} is cached is a bool, not a {type(self.cached).__name__}")
 
     def encode_key(self, key: Key) -> bytes:
         """Return a key as bytes, or raise ``InvalidArgument``."""
@@ -80,6 +89,16 @@ def kind_of(value: object) -> Kind:
     if not isinstance(value, Kind):
         raise InvalidArgument(f"a record is of a kind, which is a RecordKind, not a {type(value).__name__}")
     return value
+
+
+def undeclared(kind: Kind, declared: Mapping[str, Kind]) -> UnknownKind:
+    """Return the error of a kind that is not among those ``declared`` when the store was opened."""
+    if kind.name in declared:
+        return UnknownKind(
+            f"record kind {kind.name!r} was declared with other codecs, or cached otherwise, when the store was "
+            "opened: use one RecordKind object everywhere"
+        )
+    return UnknownKind(f"record kind {kind.name!r} was not declared when the store was opened")
 
 
 def _encode(codec: Codec[Plain], plain: Plain, what: str) -> bytes:

@@ -88,6 +88,9 @@ SOUND: Final = ("PRAGMA quick_check(header)", "PRAGMA quick_check(state)")
 IDENTITY: Final = "SELECT store, version FROM header, state"
 """One row, in a store."""
 
+KEYED: Final = "SELECT 1 FROM header WHERE sealing IS NOT NULL"
+"""One row, unless the process that was making the store ended before it had a key: nobody could ever use it."""
+
 
 def version_of(application: int, schema: int, tables: int) -> int:
     """Return the schema version of a file from its census (0: an empty file, which may become a store)."""

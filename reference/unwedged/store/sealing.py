@@ -86,11 +86,15 @@ Secret: TypeAlias = Passphrase | RandomKey
 
 def secret_of(passphrase: str | None, key: bytes | None) -> Secret:
     """Return the secret that was given, or raise ``InvalidArgument`` where that is not exactly one."""
-    if passphrase is not None and key is None:
-        return Passphrase(text_of(passphrase, "a passphrase"))
-    if key is not None and passphrase is None:
+    if passphrase is not None and key is not None:
+        raise InvalidArgument("a store has either a passphrase or a key, and both were given")
+    if key is not None:
         return RandomKey(octets_of(key, _KEY, "a key"))
-    raise InvalidArgument("a store needs either a passphrase or a key")
+    if passphrase is None:
+        raise InvalidArgument("a store needs a passphrase or a key, and neither was given")
+    if not text_of(passphrase, "a passphrase"):
+        raise InvalidArgument("a passphrase has at least one character")
+    return Passphrase(passphrase)
 
 
 @dataclass(frozen=True, slots=True)

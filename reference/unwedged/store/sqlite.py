@@ -58,6 +58,7 @@ from unwedged.store.schema import (
     BEGIN,
     CENSUS,
     IDENTITY,
+    KEYED,
     SCHEMA,
     SOUND,
     newest,
@@ -222,7 +223,7 @@ class SqliteBackend:
         """For ``open`` only."""
         self.identity: Final = connections.identity
         """The store's own random identity."""
-        self._path = path
+        self._path = path.absolute()  # The program may change its directory while the store is paused.
         self._driver = connections.driver
         self._here = connections.here
         self._files = connections.files
@@ -604,7 +605,10 @@ def _prepare(expected: Expectations, connection: sqlite3.Connection) -> bytes:
 
     def census() -> int:
         schema = version_of(*rows(CENSUS)[0])
-        (expected.must_allow_one if schema else expected.must_allow_none)()
+        if not schema:
+            expected.must_allow_none()
+        elif rows(KEYED):
+            expected.must_allow_one()
         return schema
 
     def identity() -> bytes:

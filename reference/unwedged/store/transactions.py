@@ -29,11 +29,10 @@ from unwedged.store.errors import (
     SnapshotMoved,
     StoreBusy,
     StoreError,
-    UnknownKind,
 )
 from unwedged.store.holding import Holding, RecordName
 from unwedged.store.lock import GUARD_ENDS, LeaseLock
-from unwedged.store.records import Kind, RecordKind, kind_of
+from unwedged.store.records import Kind, RecordKind, kind_of, undeclared
 from unwedged.store.sealed import Batch, SealedRecords
 from unwedged.store.settled import settled
 from unwedged.store.streams import Streams
@@ -121,10 +120,10 @@ class Operation:
     async def confirm(self, failure: Exception) -> None:
         """Make sure that a failure of the operation's own code is an answer: its reason was read, and may be stale.
 
-        An interruption is no answer, and needs no confirmation.
+        An interruption is no answer, and needs no confirmation. Nor does what has ended the operation.
         """
         self.end()
-        if isinstance(failure, OperationInterrupted):
+        if isinstance(failure, OperationInterrupted) or failure is self._doom:
             return
         try:
             await self.validate()
@@ -160,7 +159,7 @@ class Operation:
 
     def _must_know(self, kind: Kind) -> None:
         if self._parts.kinds.get(kind_of(kind).name) != kind:
-            raise UnknownKind(f"record kind {kind.name!r} was not declared, or otherwise, when the store was opened")
+            raise undeclared(kind, self._parts.kinds)
 
     async def _read(self, name: RecordName) -> bytes | None:
         """Return a record of the snapshot: from memory if it is there."""
