@@ -47,20 +47,29 @@ class BoundedCache(RuleBasedStateMachine):
     def fill_too_late(self, name: RecordName, value: bytes | None) -> None:
         self.holding.fill(Version(self.holding.cache.version - 1), name, value)
 
-    @rule(
-        writes=st.dictionaries(names, values, min_size=1), live=st.sets(names), between=names, beforehand=st.booleans()
-    )
-    def install(
-        self, writes: dict[RecordName, bytes | None], live: set[RecordName], between: RecordName, beforehand: bool
-    ) -> None:
-        made = (
-            rules.install(self.holding.cache, Version(self.holding.cache.version + 1), writes) if beforehand else None
-        )
-        self.fill(between, b"by a view")
+    @rule(writes=st.dictionaries(names, values, min_size=1), live=st.sets(names))
+    def install(self, writes: dict[RecordName, bytes | None], live: set[RecordName]) -> None:
         objects = {name: object() for name, value in writes.items() if name in live and value is not None}
-        self.holding.install(Version(self.holding.cache.version + 1), writes, objects, made)
+        self.holding.install(Version(self.holding.cache.version + 1), writes, objects)
         for name, value in writes.items():
             self.used(name, value)
+
+    @rule(names=st.sets(names, min_size=1))
+    def leave_out(self, names: set[RecordName]) -> None:
+        version = Version(self.holding.cache.version + 1)
+        self.holding.leave_out(version, names)
+        assert self.holding.cache.version == version
+        assert not names & set(self.holding.cache.records)
+        for name in names:
+            self.known.pop(name, None)
+
+    @rule(name=names, version=st.integers(0, 100))
+    def install_another_version(self, name: RecordName, version: int) -> None:
+        cache, live = self.holding.cache, dict(self.holding.live)
+        if version != cache.version + 1:
+            self.holding.install(Version(version), {name: b"wrong"}, {name: object()})
+            assert self.holding.cache is cache
+            assert self.holding.live == live
 
     @rule(name=names)
     def read(self, name: RecordName) -> None:

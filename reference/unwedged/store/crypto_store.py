@@ -221,8 +221,9 @@ class CryptoStore:
         ``AnotherStore``.
 
         ``cache_limit_bytes`` bounds what the cached records take in memory, by an estimate that includes what Python
-        adds. Those that were not used for longest are dropped, and loaded again where they are needed. Without it all
-        records that were ever used stay in memory. What an operation has read stays with it until it ends.
+        adds. Those that were not used for longest are dropped, and loaded again where they are needed; what a commit
+        of more than 250 records wrote is not kept at all. Without it all records that were ever used stay in memory.
+        What an operation has read stays with it until it ends.
         """
         secret = secret_of(passphrase, key)
         text_of(label, "a label")

@@ -7,7 +7,7 @@ guard, so an operation that still has one in hand can see nothing of the new gua
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 from unwedged.protocol import cache as rules
@@ -77,7 +77,6 @@ class Ledger:
             name, weight = self._weights.popitem(last=False)
             self.bytes -= weight
             names.append(name)
-        self.forgotten += len(names)
         return names
 
 
@@ -144,18 +143,28 @@ class Holding:
     ) -> None:
         """Take the values of the commit that made ``version``, and its objects back (rule 5).
 
-        ``made`` is the cache with those values, where it was made of this one's beforehand. With a ledger it is of no
-        use: it may have records that were forgotten meanwhile, and not have others that were counted.
+        ``made`` is the cache with those values, where it was made of this one's beforehand. There must be none with a
+        ledger: it may have records that were forgotten meanwhile, and not have others that were counted.
         """
         known = self.cache
-        self.cache = rules.install(known, version, writes) if made is None or self.ledger is not None else made
+        self.cache = rules.install(known, version, writes) if made is None else made
+        if self.cache is known:
+            return
         for name in writes:
             self.live.pop(name, None)
         self.live.update(live)
-        if self.ledger is not None and self.cache is not known:
+        if self.ledger is not None:
             for name, value in writes.items():
                 self.ledger.count(name, value, live=name in live)
             self.forget(self.ledger.excess())
+
+    def leave_out(self, version: Version, names: Iterable[RecordName]) -> None:
+        """Take the version of a commit that wrote ``names``, and nothing it wrote: as if that was forgotten at once.
+
+        For commits so large that counting all their records in one go would stop the loop.
+        """
+        self.forget(names)
+        self.cache = rules.install(self.cache, version, {})
 
     def use(self, name: RecordName) -> None:
         """Note that an operation read a record of its snapshot."""
@@ -169,9 +178,14 @@ class Holding:
             self.ledger.count(name, self.cache.records[name], live=False)
         return live
 
-    def forget(self, names: Sequence[RecordName]) -> None:
-        """Drop these records, and their live objects. They can be loaded again."""
-        if names:
-            self.cache = rules.forget(self.cache, names)
-            for name in names:
+    def forget(self, names: Iterable[RecordName]) -> None:
+        """Drop these records, as far as they are cached, and their live objects. They can be loaded again."""
+        cached = [name for name in names if name in self.cache.records]
+        if cached:
+            self.cache = rules.forget(self.cache, cached)
+            for name in cached:
                 self.live.pop(name, None)
+            if self.ledger is not None:
+                self.ledger.forgotten += len(cached)
+                for name in cached:
+                    self.ledger.drop(name)

@@ -228,6 +228,10 @@ def _encoded(write: _Encodable | None) -> bytes | None:
     return None if write is None else write.encode()
 
 
+def _is_large(writes: Mapping[RecordName, bytes | None]) -> bool:
+    return len(writes) > FEW
+
+
 @dataclass(frozen=True, slots=True)
 class _Outcome:
     """What a commit comes to inside this process: for the cache, and for subscribers."""
@@ -318,15 +322,21 @@ class Updating(Operation):
     async def _expected(self, writes: Mapping[RecordName, bytes | None]) -> _Outcome | None:
         """Work out beforehand what a large commit comes to: afterwards that takes one step, in which nothing else runs.
 
-        What views bring into the cache meanwhile is forgotten by it, as any record may be at any time.
+        What views bring into the cache meanwhile is forgotten by it, as any record may be at any time. Where the cache
+        has a limit, nothing that is written will be in it, and what is in it by now is forgotten slice by slice.
         """
-        if len(writes) <= FEW:
+        if not _is_large(writes):
             return None
-        cache = self._holding.cache
+        holding = self._holding
+        limited = holding.ledger is not None
+        if limited:
+            self._must_stand()
+            await each_between(lambda name: holding.forget((name,)), tuple(writes), self._must_stand)
+        cache = holding.cache
 
         def outcome() -> _Outcome:
             outcome = self._outcome(writes, Version(cache.version + 1))
-            return replace(outcome, made=rules.install(cache, outcome.version, outcome.cached))
+            return outcome if limited else replace(outcome, made=rules.install(cache, outcome.version, outcome.cached))
 
         return await asyncio.to_thread(outcome)
 
@@ -367,7 +377,10 @@ class Updating(Operation):
         if expected is None or expected.version != version:
             expected = self._outcome(writes, version)
         if parts.lock.stands(self.epoch):
-            self._holding.install(version, expected.cached, expected.live, expected.made)
+            if self._holding.ledger is not None and _is_large(writes):
+                self._holding.leave_out(version, writes)
+            else:
+                self._holding.install(version, expected.cached, expected.live, expected.made)
         parts.streams.tell(ChangeLog(version, Version(version - 1), expected.changes))
         if committed.released:
             parts.lock.released(self.epoch)
