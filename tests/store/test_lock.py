@@ -790,6 +790,21 @@ class TestOverdue:
         assert phone.lock.guard.stage is Stage.CLOSING
         assert not running.done()
 
+    async def test_a_clock_that_was_put_back_gives_it_its_time_once_more(
+        self, bench: Workbench, phone: Instance, extension: Instance, running: asyncio.Task[None]
+    ) -> None:
+        """And no more: else whoever waits would wait until the clock is again where it was."""
+        bench.clock.time -= 30_000
+        phone.lock.stop_renewing_if_overdue()
+        del phone.gated.calls[:]
+        await phone.lock.renew_now()
+        assert phone.gated.calls == ["renew"]
+        bench.clock.advance(2001)
+        phone.lock.stop_renewing_if_overdue()
+        assert phone.lock.guard.stage is Stage.EXPIRING
+        await take_over(extension)
+        assert not running.done()
+
     async def test_where_nobody_waits_it_may_take_any_time(self, bench: Workbench, phone: Instance) -> None:
         async with phone.view():
             bench.clock.advance(100_000)
@@ -824,6 +839,17 @@ class TestOverdue:
         await phone.lock.let_expire()
         await pauses_end(phone, new)
         assert await new == 1
+        assert not running.done()
+
+    async def test_so_does_one_whose_lease_claims_to_last_longer_than_any(
+        self, bench: Workbench, phone: Instance, running: asyncio.Task[None]
+    ) -> None:
+        """The clock was put back once it was renewed no more: others may take the lease, but nobody does."""
+        bench.clock.advance(2001)
+        phone.lock.stop_renewing_if_overdue()
+        bench.clock.time -= 3_600_000
+        await phone.lock.let_expire()
+        assert phone.lock.guard == NO_GUARD
         assert not running.done()
 
     async def test_the_tasks_see_to_it_by_the_clock(
@@ -944,6 +970,22 @@ class TestClosing:
         await extension.close()
         with pytest.raises(StoreClosed):
             await waiting
+
+    @pytest.mark.parametrize("ends", ["pause", "close"])
+    async def test_a_lease_that_was_just_taken_is_given_up(
+        self, phone: Instance, extension: Instance, ends: str
+    ) -> None:
+        """Also where this instance does not know yet that it has it: else others wait until it lapses."""
+        gate = phone.gated.hold_after("acquire")
+        waiting = asyncio.create_task(held(phone))
+        await gate.reached.wait()
+        ending = asyncio.create_task(phone.pause() if ends == "pause" else phone.close())
+        await all_that_can_run()
+        gate.opened.set()
+        await ending
+        await take_over(extension)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
 
     async def test_an_acquisition_under_way_is_finished_and_undone(self, phone: Instance, extension: Instance) -> None:
         gate = phone.gated.hold_before("changes")

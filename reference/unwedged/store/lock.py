@@ -351,6 +351,7 @@ class LeaseLock:
         """Renew no more if somebody has waited for too long, and the code of an operation still runs (rule 8)."""
         now, epoch = self._now(), self.guard.epoch
         running = [operation for operation in self.holding.operations if not operation.ended]
+        self._closing_since = min(self._closing_since, now)  # A clock that was put back gives them their time anew.
         if not running or now - self._closing_since <= self.times.overdue_after:
             return
         expiring = rules.overdue(self.guard, epoch)
@@ -369,7 +370,8 @@ class LeaseLock:
             lease = await self.fenced(epoch, self._backend.check(epoch))
         except LeaseLost:
             return
-        if lease.expires <= self._now():
+        now = self._now()
+        if not now < lease.expires <= now + LONGEST_LEASE:  # Others may take it (rule 1).
             self.lost(epoch)
 
     async def renew_now(self) -> None:
