@@ -20,6 +20,7 @@ from unwedged.store import (
     Existence,
     InvalidArgument,
     NotAStore,
+    SeveralNames,
     StoreExists,
     StoreMark,
     StoreMissing,
@@ -123,6 +124,53 @@ class TestExistence:
             await opened(tmp_path / "other", not_before=mark)
 
 
+class TestNames:
+    """``two-names-for-one-file``."""
+
+    async def test_a_file_with_two_names_is_refused(self, tmp_path: Path) -> None:
+        """SQLite would keep a log for each name, and two programs would write past each other."""
+        path, other = tmp_path / "store", tmp_path / "other"
+        await counted(path)
+        other.hardlink_to(path)
+        for name in (path, other):
+            for expect in (Existence.ANY, Existence.EXISTING):
+                await refused(name, SeveralNames, lambda name=name, expect=expect: opened(name, expect))  # type: ignore[misc]
+        other.unlink()
+        async with await opened(path) as store:
+            assert await store.run(count_up) == 2
+
+    async def test_so_is_an_empty_one(self, tmp_path: Path) -> None:
+        path, other = tmp_path / "store", tmp_path / "other"
+        path.touch(0o644)
+        other.hardlink_to(path)
+        await refused(path, SeveralNames, lambda: opened(path))
+        assert path.stat().st_mode & 0o777 == 0o644
+
+    async def test_so_is_one_that_has_got_another_name_during_a_pause(self, tmp_path: Path) -> None:
+        path, other = tmp_path / "store", tmp_path / "other"
+        async with await opened(path) as store:
+            await store.pause()
+            other.hardlink_to(path)
+            with pytest.raises(SeveralNames):
+                await store.resume()
+            other.unlink()
+            assert await store.run(count_up) == 1
+
+    async def test_another_name_does_not_stop_a_store_that_is_open(self, tmp_path: Path) -> None:
+        """Nobody opens it by that name."""
+        path, other = tmp_path / "store", tmp_path / "other"
+        async with await opened(path) as store:
+            other.hardlink_to(path)
+            await refused(other, SeveralNames, lambda: opened(other))
+            assert await store.run(count_up) == 1
+
+    async def test_a_symbolic_link_is_no_second_name(self, tmp_path: Path) -> None:
+        path, other = tmp_path / "store", tmp_path / "other"
+        other.symlink_to(path)
+        async with await opened(path) as one, await opened(other) as two:
+            assert [await store.run(count_up) for store in (one, two, one)] == [1, 2, 3]
+
+
 class TestRemains:
     """A store must not be made out of what is left of another."""
 
@@ -205,4 +253,13 @@ class TestMarks:
             assert other.mark().version == 0
             await other.run(count_up)
             assert other.mark() == StoreMark(one.mark().identity, Version(2))
+
+    async def test_a_mark_knows_what_subscribers_were_told(self, tmp_path: Path) -> None:
+        """Also where nothing was read since: who paused with such a mark must not go on with an older copy."""
+        path = tmp_path / "store"
+        async with await opened(path) as one, await opened(path) as other, other.subscribe(COUNTER):
+            await one.run(count_up)
+            await other._listen_now()
+            assert other.statistics().version == 0
+            assert other.mark().version == 1
         look(path)

@@ -50,6 +50,10 @@ class StoreReplaced(StoreError):
     """
 
 
+class SeveralNames(StoreError):
+    """The store's file has several names (hard links). Under each SQLite would keep a log of its own, for one file."""
+
+
 class StoreMissing(StoreError):
     """There is no store where one was expected to exist. None was made."""
 

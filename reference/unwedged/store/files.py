@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from unwedged.store.errors import ForkedStore, NotAStore, StorageFailed, StoreReplaced
+from unwedged.store.errors import ForkedStore, NotAStore, SeveralNames, StorageFailed, StoreReplaced
 from unwedged.store.expectations import Expectations
 
 Identity: TypeAlias = tuple[int, int]
@@ -104,6 +104,8 @@ def prepare(path: Path, expected: Expectations) -> Identity:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     if not (path.is_file() and os.access(path, os.R_OK)):
         raise StorageFailed("the store could not be opened: there is no file that may be read")
+    if path.stat().st_nlink > 1:
+        raise SeveralNames("the store's file has several names (hard links): remove all but one, or copy it instead")
     if path.stat().st_size == 0:
         path.chmod(0o600)
     return _identity(os.fspath(path))
