@@ -17,7 +17,7 @@ from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Versi
 from unwedged.protocol.lease import Lease
 from unwedged.store import inspection, schema
 from unwedged.store.backend import Row, RowName
-from unwedged.store.errors import NotAStore, StorageFailed, UnsupportedSchema
+from unwedged.store.errors import InvalidArgument, NotAStore, StorageFailed, UnsupportedSchema
 from unwedged.store.inspection import Inspection, inspect
 from unwedged.store.sqlite import SqliteBackend
 
@@ -176,6 +176,13 @@ async def test_as_many_lines_as_asked_for(tmp_path: Path) -> None:
         assert inspect(tmp_path / "store", lines=0).changes == ()
 
 
+@pytest.mark.parametrize("lines", [10**30, -1, "x", None, 1.5, True], ids=repr)
+async def test_a_number_of_lines_is_one_that_there_may_be(tmp_path: Path, lines: int) -> None:
+    async with filled(tmp_path / "store"):
+        with pytest.raises(InvalidArgument, match="number of lines"):
+            inspect(tmp_path / "store", lines)
+
+
 def test_what_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     (tmp_path / "notes").write_text("Some notes of mine.\n" * 200)
@@ -186,6 +193,8 @@ def test_what_is_no_store(tmp_path: Path) -> None:
     for name in ("missing", "."):
         with pytest.raises(StorageFailed):
             inspect(tmp_path / name)
+    with pytest.raises(InvalidArgument, match="a path"):
+        inspect("")
     assert folder(tmp_path) == before
 
 

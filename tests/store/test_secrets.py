@@ -14,6 +14,8 @@ import pytest
 
 from tests.store.stores import DEVICE, KEY, KINDS, Workbench, count_up, failing, workbench
 from unwedged.store import (
+    Chance,
+    Clock,
     CryptoStore,
     InvalidArgument,
     LeaseTimes,
@@ -25,6 +27,7 @@ from unwedged.store import (
     WrongPassphrase,
     sealing,
 )
+from unwedged.store.clock import SystemChance, SystemClock
 from unwedged.store.crypto_store import Kinds
 from unwedged.store.sealing import RandomKey, Sealer
 
@@ -101,6 +104,21 @@ class TestArguments:
         with pytest.raises(InvalidArgument, match="a path"):
             await CryptoStore.open(path, key=KEY, label="one", kinds=KINDS)  # type: ignore[arg-type]
         assert not os.listdir(tmp_path)  # noqa: PTH208 (it takes no time)
+
+    async def test_no_name_is_no_path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(InvalidArgument, match="a path"):
+            await CryptoStore.open("", key=KEY, label="one", kinds=KINDS)
+
+    @pytest.mark.parametrize("clock", [0, 7, "", SystemChance()], ids=lambda value: type(value).__name__)
+    async def test_a_clock_is_one(self, path: Path, clock: Clock) -> None:
+        opening = lambda: CryptoStore.open(path, key=KEY, label="one", kinds=KINDS, clock=clock)  # noqa: E731
+        await self.refuses(path, "a clock", opening)
+
+    @pytest.mark.parametrize("chance", [0, 7, "", SystemClock()], ids=lambda value: type(value).__name__)
+    async def test_chance_is_what_draws_numbers(self, path: Path, chance: Chance) -> None:
+        opening = lambda: CryptoStore.open(path, key=KEY, label="one", kinds=KINDS, chance=chance)  # noqa: E731
+        await self.refuses(path, "chance", opening)
 
     @pytest.mark.parametrize(
         "times", [{"duration": "2000"}, {"idle_after": 0.5}, {"renew_every": True}, {"turn": None}]

@@ -65,8 +65,8 @@ def path_of(value: object) -> Path:
     if str(value) == ":memory:":
         raise InvalidArgument("a store is a file, which processes share: there is none in memory")
     try:
-        if b"\0" not in os.fsencode(value):
+        if value != "" and b"\0" not in os.fsencode(value):
             return Path(value)
     except UnicodeEncodeError:
         pass
-    raise InvalidArgument("a path has no null character, and no surrogate that stands for no byte")
+    raise InvalidArgument("a path is not empty, has no null character, and no surrogate that stands for no byte")

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from unwedged.protocol.identifiers import InstanceId, Milliseconds
+from unwedged.store.errors import InvalidArgument
 
 
+@runtime_checkable
 class Clock(Protocol):
     """The wall clock, which all processes on one machine share, and waiting. One's own may be of plain ``int``."""
 
@@ -24,6 +26,7 @@ class Clock(Protocol):
         """Wait for ``duration`` milliseconds."""
 
 
+@runtime_checkable
 class Chance(Protocol):
     """Where random numbers come from. One's own may be of plain ``int``."""
 
@@ -56,3 +59,17 @@ class SystemChance:
     def between(self, low: Milliseconds, high: Milliseconds) -> Milliseconds:
         """Return a length of time from ``low`` to ``high``, both included."""
         return Milliseconds(low + secrets.randbelow(high - low + 1))
+
+
+def clock_of(value: object) -> Clock:
+    """Return a clock, or raise ``InvalidArgument``."""
+    if not isinstance(value, Clock):
+        raise InvalidArgument(f"a clock has now() and sleep(), unlike a {type(value).__name__}")
+    return value
+
+
+def chance_of(value: object) -> Chance:
+    """Return where random numbers come from, or raise ``InvalidArgument``."""
+    if not isinstance(value, Chance):
+        raise InvalidArgument(f"chance has instance() and between(), unlike a {type(value).__name__}")
+    return value

@@ -22,7 +22,7 @@ from unwedged.store import engine
 from unwedged.store.arguments import must_be_callable, path_of, seconds_of, size_of, text_of, whole_of
 from unwedged.store.backend import Backend
 from unwedged.store.birthplace import Birthplace
-from unwedged.store.clock import Chance, Clock, SystemChance, SystemClock
+from unwedged.store.clock import Chance, Clock, SystemChance, SystemClock, chance_of, clock_of
 from unwedged.store.errors import (
     InvalidArgument,
     LeaseLost,
@@ -231,7 +231,8 @@ class CryptoStore:
         limit_bytes = None if cache_limit_bytes is None else size_of(cache_limit_bytes, "the limit of a cache")
         declared = _declared(kinds)
         times = LeaseTimes() if times is None else times_of(times)
-        chance = chance or SystemChance()
+        clock = SystemClock() if clock is None else clock_of(clock)
+        chance = SystemChance() if chance is None else chance_of(chance)
         instance = InstanceId(chance.instance())
         expected = Expectations(expect, not_before)
         with _noting(location):
@@ -254,7 +255,7 @@ class CryptoStore:
             instance=instance,
             version=version,
             times=times,
-            clock=clock or SystemClock(),
+            clock=clock,
             chance=chance,
             cache_limit_bytes=limit_bytes,
         )

@@ -11,14 +11,17 @@ from typing import Final
 
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.protocol.lease import Lease
-from unwedged.store.arguments import path_of
+from unwedged.store.arguments import path_of, whole_of
 from unwedged.store.engine import must_be_supported
-from unwedged.store.errors import NotAStore
+from unwedged.store.errors import InvalidArgument, NotAStore
 from unwedged.store.schema import CENSUS, IDENTITY, SOUND, translated, version_of
 
 _STATE: Final = "SELECT version, floor, label, epoch, holder, expires, wanted FROM state"
 _COUNTS: Final = "SELECT kind, count(*) FROM record GROUP BY kind ORDER BY kind"
 _LINES: Final = "SELECT version, kind FROM change ORDER BY version DESC, kind DESC LIMIT ?"
+
+MOST_LINES: Final = 2**63 - 1
+"""SQLite has no larger number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ def inspect(path: str | Path, lines: int = 20) -> Inspection:
     """Look at the store at ``path``, as it is after its last commit, with at most ``lines`` lines of the change log."""
     must_be_supported()
     path = path_of(path).resolve()
+    if not 0 <= whole_of(lines, "the number of lines") <= MOST_LINES:
+        raise InvalidArgument(f"the number of lines is from 0 to {MOST_LINES}")
     with translated():
         while True:
             before = _stamp(path)
