@@ -154,6 +154,48 @@ MUTANTS: Final = (
         "parsed.cost.acceptable()",
         "test_sealing.py::test_a_salt_has_the_length_that_it_was_made_with",
     ),
+    Mutant(
+        "a mark forgets what subscribers were told",
+        f"{STORE}/crypto_store.py",
+        "max(self._lock.holding.cache.version, self._streams.heard)",
+        "self._lock.holding.cache.version",
+        "test_opening.py::TestMarks::test_a_mark_knows_what_subscribers_were_told",
+    ),
+    Mutant(
+        "a task remembers every operation that it ever ran",
+        f"{STORE}/crypto_store.py",
+        "while self.outer is not None and self.outer.store is None:",
+        "while False:",
+        "test_crypto_store.py::TestMisuse::test_a_task_remembers_no_operation_that_has_ended",
+    ),
+    Mutant(
+        "a lease that was just taken is forgotten at the end",
+        f"{STORE}/lock.py",
+        "async with self._row:  # so that no task",
+        "if True:  # so that no task",
+        "test_lock.py::TestClosing::test_a_lease_that_was_just_taken_is_given_up",
+    ),
+    Mutant(
+        "whoever waits waits until a clock is again where it was",
+        f"{STORE}/lock.py",
+        "self._closing_since = min(self._closing_since, now)",
+        "pass",
+        "test_lock.py::TestOverdue::test_a_clock_that_was_put_back_gives_it_its_time_once_more",
+    ),
+    Mutant(
+        "a child may not open what its parent has closed",
+        f"{STORE}/files.py",
+        "_held[os.getpid(), self.identities[0]] -= 1",
+        "pass",
+        "test_operating_system.py::TestForks::test_what_was_closed_before_is_nobodys_business",
+    ),
+    Mutant(
+        "a file with two names is opened",
+        f"{STORE}/files.py",
+        "if path.stat().st_nlink > 1:",
+        "if False:",
+        "test_opening.py::TestNames::test_a_file_with_two_names_is_refused",
+    ),
 )
 
 

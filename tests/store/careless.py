@@ -96,6 +96,11 @@ async def opens(path: Path) -> None:
         say(await store.run(count_up))
 
 
+def closed_it_before(path: Path) -> None:
+    asyncio.run(opens(path))
+    after(lambda: asyncio.run(opens(path)))
+
+
 def goes_on_inside_an_operation(path: Path) -> None:
     """The child is in the middle of everything: of a block, of a coroutine, and of the loop."""
 

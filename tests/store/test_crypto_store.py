@@ -906,6 +906,14 @@ class TestMisuse:
         assert await outlives == 2
         assert await phone.run(count_up) == 3
 
+    async def test_a_task_remembers_no_operation_that_has_ended(self, phone: Instance) -> None:
+        """Else one that lives as long as the program keeps every operation that it ever ran."""
+        for _ in range(3):
+            await phone.run(count_up)
+        inside = crypto_store._INSIDE.get()
+        assert inside is not None
+        assert inside.outer is None
+
     async def test_an_operation_of_another_store_may_run_inside(self, phone: Instance, tmp_path: Path) -> None:
         async with workbench(tmp_path / "other.db") as elsewhere:
             other = await elsewhere.instance("phone")

@@ -183,6 +183,10 @@ class TestForks:
         ran = careless("uses_it_in_a_loop_of_its_own", tmp_path / "store")
         assert ran.stdout.splitlines() == [*["ForkedStore"] * 3, "1", "1"], ran.stderr
 
+    def test_what_was_closed_before_is_nobodys_business(self, tmp_path: Path) -> None:
+        ran = careless("closed_it_before", tmp_path / "store")
+        assert ran.stdout.splitlines() == ["1", "2"], ran.stderr
+
     def test_an_operation_that_forked_is_refused_and_its_child_ends(self, tmp_path: Path) -> None:
         ran = careless("goes_on_inside_an_operation", tmp_path / "store")
         child = ["get: ForkedStore", "news: ForkedStore", "child goes on", "child: ForkedStore"]
