@@ -791,7 +791,12 @@ class TestOverdue:
         assert not running.done()
 
     async def test_a_clock_that_was_put_back_gives_it_its_time_once_more(
-        self, bench: Workbench, phone: Instance, extension: Instance, running: asyncio.Task[None]
+        self,
+        bench: Workbench,
+        phone: Instance,
+        extension: Instance,
+        running: asyncio.Task[None],
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         """And no more: else whoever waits would wait until the clock is again where it was."""
         bench.clock.time -= 30_000
@@ -802,6 +807,7 @@ class TestOverdue:
         bench.clock.advance(2001)
         phone.lock.stop_renewing_if_overdue()
         assert phone.lock.guard.stage is Stage.EXPIRING
+        assert caplog.records[-1].getMessage().endswith("ends_when (2001 ms)"), "for so long at least"
         await take_over(extension)
         assert not running.done()
 

@@ -359,7 +359,9 @@ class LeaseLock:
             logger.warning(
                 "somebody waits for the lease, which is renewed no more: operations do not end label=%s epoch=%d: %s",
                 *(self.label, epoch),
-                ", ".join(f"{operation.name} ({now - operation.since} ms)" for operation in running),
+                ", ".join(
+                    f"{operation.name} ({now - min(operation.since, self._closing_since)} ms)" for operation in running
+                ),
             )
             self._become(expiring)
 
