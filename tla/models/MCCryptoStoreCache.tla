@@ -56,7 +56,7 @@ TakeTurns ==
         ELSE lease.holder = p1 /\ lease'.holder = p1
     /\ lease'.wanted /\ ~lease.wanted => lease.epoch < LastTurn
 
-\* Four stories are told beside it, and end soon. After its last turn p1, whose sync has
+\* Three stories are told beside it, and end soon. After its last turn p1, whose sync has
 \* failed, takes its own lease again, and syncs. Before p1 has ever synced it loses the
 \* lease, and nothing begins. The log is cut under a view of p1, which needs what was cut;
 \* nobody takes the lease any more.
