@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -1007,6 +1008,30 @@ class TestMisuse:
         assert phone.gated.calls[-1] == "close"
 
 
+class TestForgottenToClose:
+    async def test_it_is_said_which_store(self, tmp_path: Path) -> None:
+        async def forget(how: str) -> None:
+            store = await CryptoStore.open(tmp_path / how, key=KEY, label=how, kinds=KINDS)
+            assert await store.run(count_up) == 1
+            if how == "paused":
+                await store.pause()
+            if how == "closed":
+                await store.close()
+            if how == "forgotten":  # as far as a test may: no file stays open
+                await store._end_tasks()
+                await store._lock.let_go()
+                await store._parts.backend.close()
+
+        def all_of_them() -> None:
+            for how in ("paused", "closed", "forgotten"):
+                asyncio.run(forget(how))
+            gc.collect()
+
+        with pytest.warns(ResourceWarning, match="the store of 'forgotten' was never closed") as told:
+            await asyncio.to_thread(all_of_them)
+        assert len(told) == 1
+
+
 class TestClosingInTime:
     async def test_operations_that_do_not_end_are_named(
         self, bench: Workbench, phone: Instance, extension: Instance
@@ -1431,6 +1456,9 @@ class TestDamage:
         async with phone.view() as view:
             assert await view.keys(COUNTER) == ("b",)
             assert await view.get(COUNTER, "a") is None
-        warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-        assert [warning for warning in warnings if "left out of a listing" in warning and "kind=counter" in warning]
-        assert "0102" not in "".join(warnings)
+            assert await view.keys(COUNTER) == ("b",)
+            assert await view.keys(DEVICE) == ()
+        said = [record.getMessage() for record in caplog.records]
+        [warning] = [message for message in said if "left out of listings" in message]
+        assert "kind=counter rows=1" in warning
+        assert "0102" not in "".join(said)

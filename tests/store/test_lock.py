@@ -1007,6 +1007,27 @@ class TestClosing:
 
 
 class TestTurns:
+    async def test_it_is_over_when_the_last_that_waits_is_cancelled(self, phone: Instance, extension: Instance) -> None:
+        began, go_on = asyncio.Event(), asyncio.Event()
+
+        async def lasting(_: object) -> None:
+            began.set()
+            await go_on.wait()
+
+        running = asyncio.create_task(phone.run(lasting))
+        await began.wait()
+        behind = asyncio.create_task(phone.run(count_up))
+        await asyncio.sleep(0)
+        assert phone.lock._waiting
+        assert not await extension.lock.acquire_now()
+        await phone.lock.renew_now()
+        assert phone.statistics().state == "held", "somebody waits here too"
+        behind.cancel()
+        await asyncio.wait((behind,))
+        assert phone.statistics().state == "closing"
+        go_on.set()
+        await running
+
     async def test_who_waits_behind_a_dead_guards_transaction_gets_the_next_guard(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:

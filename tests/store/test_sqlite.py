@@ -793,8 +793,10 @@ async def test_a_busy_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> No
         ]
         with store.locked():
             for write in writes:
-                with pytest.raises(StoreBusy):
+                with pytest.raises(StoreBusy, match="'me' holds the lease"):
                     await write()
+            with pytest.raises(StoreBusy, match="this process itself holds the lease"):
+                await impatient.acquire(ME, "me", NOW, DURATION)
             assert (await impatient.check(epoch)).holder == ME, "reads don't wait"
         assert store.dump() == before
         for write in writes[:4]:

@@ -135,6 +135,26 @@ async def test_a_failed_look_is_repeated(
     assert "listening failed label=phone" in caplog.text
 
 
+async def test_a_failure_that_lasts_is_told_when_it_begins_and_when_it_ends(
+    phone: Instance, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="unwedged")
+    phone.start()
+    async with phone.subscribe(COUNTER):
+        await phone.clock.asleep(1)
+        for look in range(2, 7):
+            if look != 5:
+                phone.gated.failures["changes"] = StoreBusy("busy")
+            phone.clock.advance(LISTEN_EVERY)
+            await phone.clock.asleep(look)
+    said = [record.getMessage() for record in caplog.records if "listening" in record.getMessage()]
+    assert said == [
+        "listening failed label=phone: busy",
+        "listening goes on label=phone",
+        "listening failed label=phone: busy",
+    ]
+
+
 async def test_a_look_that_comes_back_late_repeats_nothing(phone: Instance, extension: Instance) -> None:
     async with phone.subscribe(COUNTER) as changes:
         await committed_by(extension, "a")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -190,6 +191,8 @@ class CryptoStore:
         self._rest = asyncio.Lock()
         """Pausing, going on and closing do not overlap."""
         self._has_tasks = False
+        self._deaf = False
+        """Whether the last look at what others committed failed."""
 
     @classmethod
     async def open(
@@ -270,6 +273,14 @@ class CryptoStore:
     ) -> None:
         if self._birthplace.is_here():  # In a child of its process the store is not open, and ends nothing.
             await self.close()
+
+    def __del__(self) -> None:
+        # Not in a harness, which has no tasks, nor in a forked child. (What was not opened may lack attributes.)
+        if not (getattr(self, "_has_tasks", False) and self._birthplace.is_here()):
+            return
+        if self._closing is None and not self._paused:
+            forgotten = f"the store of {self._lock.label!r} was never closed"
+            warnings.warn(forgotten, ResourceWarning, stacklevel=1, source=self)
 
     def __repr__(self) -> str:
         holding = self._lock.holding
@@ -680,7 +691,13 @@ class CryptoStore:
         except (StoreReplaced, UnsupportedSchema) as failure:
             self._streams.close(failure)  # which nothing that others do can mend
         except StoreError as failure:
-            logger.warning("listening failed label=%s: %s", self._lock.label, failure)
+            if not self._deaf:  # Once, however long it lasts.
+                logger.warning("listening failed label=%s: %s", self._lock.label, failure)
+            self._deaf = True
+        else:
+            if self._deaf:
+                logger.info("listening goes on label=%s", self._lock.label)
+            self._deaf = False
 
     async def _truncate(self, floor: Version) -> None:
         try:

@@ -196,6 +196,8 @@ class LeaseLock:
             queue.leave(place)
             if place.done() and not place.cancelled() and place.exception() is None:
                 end(place.result())  # It was cancelled at the very moment at which it began.
+            else:
+                self._proceed()  # The turn is over if nothing else waits here.
             raise
 
     def _proceed(self) -> None:

@@ -50,6 +50,8 @@ class SealedRecords:
     def __init__(self, backend: Backend, sealer: Sealer) -> None:
         self._backend = backend
         self._sealer = sealer
+        self._left_out: dict[str, int] = {}
+        """How many rows the last listing of each kind had to leave out: it is said when that changes."""
 
     async def changes(self, since: Version, epoch: Epoch | None) -> ChangeLog[RecordName]:
         """Read the change log after ``since``. A line that can't be read ends it: it does not reach back beyond."""
@@ -77,8 +79,15 @@ class SealedRecords:
         A row whose key does not authenticate is no record, since nobody could ask for it.
         """
         listed = await self._backend.keys(epoch, kind, since)
-        keys = await each_apart(partial(self._revealed_key, kind), listed.keys)
-        return replace(listed, keys=tuple(key for key in keys if key is not None))
+        revealed = await each_apart(partial(self._revealed_key, kind), listed.keys)
+        keys = tuple(key for key in revealed if key is not None)
+        left_out = len(listed.keys) - len(keys)
+        if left_out != self._left_out.get(kind, 0):
+            self._left_out[kind] = left_out
+            logger.warning(
+                "rows left out of listings, since their keys do not authenticate kind=%s rows=%d", kind, left_out
+            )
+        return replace(listed, keys=keys)
 
     async def seal(self, writes: Mapping[RecordName, bytes | None], must_go_on: Callable[[], None] = nothing) -> Batch:
         """Make ready what is to be written; a record without a value is to be deleted.
@@ -104,7 +113,6 @@ class SealedRecords:
         try:
             return self._sealer.reveal(kind, hidden)
         except TamperedRecord:
-            logger.warning("a row is left out of a listing, since its key does not authenticate kind=%s", kind)
             return None
 
     def _sealed(self, write: tuple[RecordName, bytes | None]) -> Row:

@@ -232,6 +232,8 @@ class SqliteBackend:
         self._in_a_row = 0
         self._unmoved = 0
         self._kept_out_since: float | None = None
+        self._instance: InstanceId | None = None
+        """The one that last asked for the lease here."""
         self._closed = False
 
     @classmethod
@@ -270,6 +272,7 @@ class SqliteBackend:
 
     async def acquire(self, instance: InstanceId, label: str, now: Milliseconds, duration: Milliseconds) -> Lease:
         """Take the lease, or leave word that somebody waits; return the row. Taken: ``holder`` is ``instance``."""
+        self._instance = instance
         parameters: Parameters = {
             "instance": instance, "label": label, "longest": LONGEST_LEASE,
             "now": now, "duration": duration, "began": _clock(), "schema": self._schema,
@@ -489,7 +492,12 @@ class SqliteBackend:
             self._kept_out_since = now - BUSY_TIMEOUT
         try:
             [(holder, label, epoch)] = _rows(self._here, _HOLDER, {})
-            holds = "nobody holds the lease" if holder is None else f"{label!r} holds the lease, of epoch {epoch}"
+            if holder is None:
+                holds = "nobody holds the lease"
+            elif holder == self._instance:
+                holds = "this process itself holds the lease, so it is not known which one that is"
+            else:
+                holds = f"{label!r} holds the lease, of epoch {epoch}"
         except (sqlite3.Error, ValueError):
             holds = "who holds the lease can't be read"
         return StoreBusy(
