@@ -59,8 +59,8 @@ MUTANTS: Final = (
     Mutant(
         "the file is closed under a second operation",
         f"{STORE}/crypto_store.py",
-        "        if not self._operations:\n            self._quiet.set()",
-        "        self._quiet.set()",
+        "        if not self._operations and not self._errands:\n            self._quiet.set()",
+        "        if not self._errands:\n            self._quiet.set()",
         "test_crypto_store.py::TestMisuse::test_closing_waits_for_all_that_runs",
     ),
     Mutant(
@@ -73,8 +73,8 @@ MUTANTS: Final = (
     Mutant(
         "a cancelled open leaks a file and a thread",
         f"{STORE}/crypto_store.py",
-        "except BaseException:\n            await backend.close()",
-        "except Exception:\n            await backend.close()",
+        "except BaseException:\n                await backend.close()",
+        "except Exception:\n                await backend.close()",
         "test_crypto_store.py::TestOpening::test_cancelled_at_every_await_it_leaves_no_file_open",
     ),
     Mutant(
