@@ -944,6 +944,16 @@ class TestWatching:
         rounds = [turns[begin : begin + processes] for begin in range(processes, len(turns) - processes, processes)]
         assert all(sorted(each) == sorted(watches) for each in rounds)
 
+    def test_a_turn_that_nobody_saw_may_have_been_anybodys(self) -> None:
+        """Two processes with short turns: what one finds is a free lease of the next epoch, and no holder."""
+        watch = Watch(InstanceId(1), SeededChance())
+        watch.saw(row(1, 2), free=False)
+        for epoch in range(2, 40, 2):
+            watch.took(Epoch(epoch))
+            watch.begin()
+            watch.stand_back(Epoch(epoch))
+            assert watch.saw(row(epoch + 1), free=True), "the other one has had its turn, or nobody knows whose it was"
+
     @given(st.integers(1, 6))
     def test_a_free_lease_is_not_left_for_long_to_those_that_do_not_come(self, gone: int) -> None:
         watch = Watch(InstanceId(1), SeededChance())

@@ -91,7 +91,9 @@ class Watch:
         oldest = lease.epoch - 2 * (len(self._turns) + 1)
         self._turns = {instance: turn for instance, turn in self._turns.items() if turn >= oldest}
         own = self._turns.get(self._instance, Epoch(0))
-        self._ahead = sum(turn < own for turn in self._turns.values())
+        # Short turns begin and end between two looks: any instance may have had one of those that were not seen.
+        unseen = lease.epoch - own - sum(turn > own for turn in self._turns.values())
+        self._ahead = max(0, sum(turn < own for turn in self._turns.values()) - unseen)
         self._left_free = Milliseconds(0)
         self._paused_before = min(self._paused, LONGEST_PAUSE)
         self._paused = Milliseconds(0)
