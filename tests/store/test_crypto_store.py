@@ -67,22 +67,6 @@ from unwedged.store.holding import RecordName
 from unwedged.store.sqlite import SqliteBackend
 
 
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Workbench]:
-    async with workbench(tmp_path / "store.db") as made:
-        yield made
-
-
-@pytest.fixture
-async def phone(bench: Workbench) -> Instance:
-    return await bench.instance("phone")
-
-
-@pytest.fixture
-async def extension(bench: Workbench) -> Instance:
-    return await bench.instance("extension")
-
-
 async def count_of(view: View) -> int | None:
     counter = await view.get(COUNTER, "n")
     return None if counter is None else counter.count

@@ -27,7 +27,6 @@ from tests.store.stores import (
     Workbench,
     count_up,
     take_over,
-    workbench,
 )
 from unwedged.protocol import cache as rules
 from unwedged.protocol.identifiers import Epoch, Milliseconds, Version
@@ -45,22 +44,6 @@ PATIENCE = 30
 """Seconds after which what does not come counts as hanging."""
 NEVER = Milliseconds(10**9)
 REPOSITORY = Path(__file__).parents[2]
-
-
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Workbench]:
-    async with workbench(tmp_path / "store.db") as made:
-        yield made
-
-
-@pytest.fixture
-async def phone(bench: Workbench) -> Instance:
-    return await bench.instance("phone")
-
-
-@pytest.fixture
-async def extension(bench: Workbench) -> Instance:
-    return await bench.instance("extension")
 
 
 class Strain:

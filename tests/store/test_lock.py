@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from itertools import accumulate
-from pathlib import Path
 from random import Random
 from typing import TypeVar
 
@@ -24,7 +23,6 @@ from tests.store.stores import (
     apart,
     count_up,
     take_over,
-    workbench,
 )
 from unwedged.protocol import guard as rules
 from unwedged.protocol.guard import NO_GUARD, Stage
@@ -42,22 +40,6 @@ from unwedged.store.watch import (
 )
 
 Answer = TypeVar("Answer")
-
-
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Workbench]:
-    async with workbench(tmp_path / "store.db") as made:
-        yield made
-
-
-@pytest.fixture
-async def phone(bench: Workbench) -> Instance:
-    return await bench.instance("phone")
-
-
-@pytest.fixture
-async def extension(bench: Workbench) -> Instance:
-    return await bench.instance("extension")
 
 
 async def settle(store: Instance) -> None:

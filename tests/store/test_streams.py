@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -20,7 +18,6 @@ from tests.store.stores import (
     count_up,
     failing,
     take_over,
-    workbench,
 )
 from unwedged.protocol.identifiers import Version
 from unwedged.protocol.stream import Lagged
@@ -29,22 +26,6 @@ from unwedged.store.errors import LeaseLost, StoreBusy, StoreClosed, UnknownKind
 from unwedged.store.records import BYTES, TEXT, RecordKind
 from unwedged.store.streams import Changed, Subscription
 from unwedged.store.transactions import Transaction
-
-
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Workbench]:
-    async with workbench(tmp_path / "store.db") as made:
-        yield made
-
-
-@pytest.fixture
-async def phone(bench: Workbench) -> Instance:
-    return await bench.instance("phone")
-
-
-@pytest.fixture
-async def extension(bench: Workbench) -> Instance:
-    return await bench.instance("extension")
 
 
 def changed(version: int, key: str) -> Changed[str]:
