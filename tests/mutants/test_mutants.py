@@ -79,9 +79,9 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a view reads while it is validated",
-        f"{STORE}/crypto_store.py",
-        "                operation.end()\n                await operation.validate()",
-        "                await operation.validate()",
+        f"{STORE}/transactions.py",
+        "        self.end()\n        await self.validate()",
+        "        await self.validate()",
         "test_crypto_store.py::TestTransactions::test_nothing_is_read_during_the_validation",
     ),
     Mutant(

@@ -268,7 +268,7 @@ def _cancelled_commit(_: World) -> Sequence[Substitution]:
         now, duration = Milliseconds(parts.clock.now()), Milliseconds(parts.lock.times.duration)
         return await parts.records.commit(self.epoch, batch, now, duration, alone=alone)
 
-    return [(Updating, "commit", commit), (Updating, "_persist", persist)]
+    return [(Updating, "finish", commit), (Updating, "_persist", persist)]
 
 
 def _streams_lost(world: World) -> Sequence[Substitution]:

@@ -54,11 +54,10 @@ async def each_between(
     work: Callable[[Item], Made], items: Sequence[Item], must_go_on: Callable[[], None] = nothing
 ) -> list[Made]:
     """Do ``work`` for each item on the loop's own thread; where they are many, let others run in between."""
-    made: list[Made] = []
-    for start in range(0, len(items), FEW):
-        if start:
-            await asyncio.sleep(0)
-            must_go_on()
+    made = _each(work, items[:FEW])
+    for start in range(FEW, len(items), FEW):
+        await asyncio.sleep(0)
+        must_go_on()
         made += _each(work, items[start : start + FEW])
     return made
 

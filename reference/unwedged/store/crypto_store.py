@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TypeAlias, TypeVar, TypeVarTuple
+from typing import Generic, TypeAlias, TypeVar, TypeVarTuple
 
 from unwedged.protocol.cache import empty
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
@@ -28,6 +28,7 @@ from unwedged.store.errors import (
     InvalidArgument,
     LeaseLost,
     NestedOperation,
+    OperationEnded,
     OperationInterrupted,
     OperationsAbandoned,
     SecretChanged,
@@ -50,6 +51,7 @@ from unwedged.store.transactions import Counts, Operation, Parts, Reading, Trans
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 Result = TypeVar("Result")
+Sort = TypeVar("Sort", bound=Operation)
 Begun = TypeVar("Begun", Transaction, View)
 Arguments = TypeVarTuple("Arguments")
 
@@ -110,7 +112,7 @@ class Statistics:
 
 
 class _Inside:
-    """While this is entered, the code that runs is inside an operation of ``store``, and so is each task it makes."""
+    """From ``enter`` to ``leave`` the code that runs is inside an operation of ``store``, as is each task it makes."""
 
     __slots__ = ("outer", "store")
 
@@ -118,13 +120,13 @@ class _Inside:
         self.store: CryptoStore | None = store
         self.outer: _Inside | None = None
 
-    def __enter__(self) -> None:
+    def enter(self) -> None:
         self.outer = _INSIDE.get()
         while self.outer is not None and self.outer.store is None:
             self.outer = self.outer.outer
         _INSIDE.set(self)
 
-    def __exit__(self, *_: object) -> None:
+    def leave(self) -> None:
         # Not taken out of the variable: the block may be left in another context than it was entered in.
         self.store = None
 
@@ -133,6 +135,53 @@ _INSIDE: ContextVar[_Inside | None] = ContextVar("inside", default=None)
 """What the code that runs is inside of. A task inherits this from the code that makes it: if such a task began an
 operation, and were awaited, each would wait for the other; and nobody can tell whether it will be awaited. It may begin
 one as soon as the operation that it was made in has ended, since that is noted in the object both share."""
+
+
+class _Block(AbstractAsyncContextManager[Begun], Generic[Sort, Begun]):
+    """An operation of ``store`` as a block of its caller's code; or of ``code``, which was called after ``pauses``."""
+
+    __slots__ = ("_begun", "_code", "_inside", "_operation", "_pauses", "_shown", "_sort", "_store")
+
+    def __init__(
+        self,
+        store: CryptoStore,
+        sort: type[Sort],
+        shown: Callable[[Sort], Begun],
+        code: object = None,
+        pauses: int | None = None,
+    ) -> None:
+        self._store = store
+        self._sort = sort
+        self._shown: Callable[[Sort], Begun] = shown
+        self._code = code
+        self._pauses = pauses
+        self._inside = _Inside(store)
+        self._begun = False
+
+    async def __aenter__(self) -> Begun:
+        if self._begun:
+            raise OperationEnded("this transaction or view was begun before; begin another")
+        self._begun = True
+        self._store._may_begin()  # noqa: SLF001 (a part of the store, like what it calls here)
+        self._inside.enter()
+        try:
+            self._operation = await self._store._begin(self._sort, self._code, self._pauses)  # noqa: SLF001
+        except BaseException:
+            self._inside.leave()
+            raise
+        return self._shown(self._operation)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if failure is None:
+                await self._operation.finish()
+            elif isinstance(failure, Exception):
+                await self._operation.confirm(failure)
+        finally:
+            self._store._end(self._operation)  # noqa: SLF001
+            self._inside.leave()
 
 
 class CryptoStore:
@@ -308,30 +357,7 @@ class CryptoStore:
         Inside, wait for no person, no network and no other process. Whoever waits for the lease meanwhile gets it after
         a while (``LeaseTimes.overdue_after``), and then this transaction is lost.
         """
-        return self._transaction(None, None)
-
-    @asynccontextmanager
-    async def _transaction(self, code: object, pauses: int | None) -> AsyncIterator[Transaction]:
-        with self._alone():
-            await self._be_awake(self._pauses if pauses is None else pauses)
-            holding = await self._lock.begin_transaction()
-            operation = Updating(self._parts, holding, code or _this_task())
-            self._began(operation, holding)
-            try:
-                try:
-                    yield Transaction(operation)
-                except Exception as failure:
-                    await operation.confirm(failure)
-                    raise
-                await operation.commit()
-            finally:
-                operation.end()
-                if self._birthplace.is_here():
-                    self._ended(operation, holding)
-                    self._lock.end_transaction(holding)
-        version = operation.committed
-        if version is not None and version > KEPT_CHANGES and version % TRUNCATE_EVERY == 0:
-            self._start(self._truncate(Version(version - KEPT_CHANGES)))
+        return _Block(self, Updating, Transaction)
 
     def view(self) -> AbstractAsyncContextManager[View]:
         """Read one snapshot, beside other operations. Use what was read only after the block was left normally.
@@ -339,28 +365,7 @@ class CryptoStore:
         Raises ``OperationInterrupted`` where the lease was lost, or where a record was needed that a commit of this
         process changed after the view began; ``query`` would run it again.
         """
-        return self._view(None, None)
-
-    @asynccontextmanager
-    async def _view(self, code: object, pauses: int | None) -> AsyncIterator[View]:
-        with self._alone():
-            await self._be_awake(self._pauses if pauses is None else pauses)
-            holding = await self._lock.begin_view()
-            operation = Reading(self._parts, holding, code or _this_task())
-            self._began(operation, holding)
-            try:
-                try:
-                    yield View(operation)
-                except Exception as failure:
-                    await operation.confirm(failure)
-                    raise
-                operation.end()
-                await operation.validate()
-            finally:
-                operation.end()
-                if self._birthplace.is_here():
-                    self._ended(operation, holding)
-                    self._lock.end_view(holding)
+        return _Block(self, Reading, View)
 
     async def run(
         self,
@@ -374,7 +379,7 @@ class CryptoStore:
         must do nothing that can't be done twice, except through its transaction. An exception that it raises reaches
         the caller once it is certain that it was raised on the store's state as it was.
         """
-        return await self._attempt(self._transaction, operation, arguments, attempts)
+        return await self._attempt(Updating, Transaction, operation, arguments, attempts)
 
     async def query(
         self,
@@ -383,7 +388,7 @@ class CryptoStore:
         attempts: int = ATTEMPTS,
     ) -> Result:
         """Run ``operation`` in a view and return its result once that is validated, as ``run`` does."""
-        return await self._attempt(self._view, operation, arguments, attempts)
+        return await self._attempt(Reading, View, operation, arguments, attempts)
 
     @asynccontextmanager
     async def subscribe(
@@ -540,7 +545,8 @@ class CryptoStore:
 
     async def _attempt(
         self,
-        begin: Callable[[object, int], AbstractAsyncContextManager[Begun]],
+        sort: type[Sort],
+        shown: Callable[[Sort], Begun],
         operation: Callable[[Begun, *Arguments], Awaitable[Result]],
         arguments: tuple[*Arguments],
         attempts: int,
@@ -549,7 +555,7 @@ class CryptoStore:
         pauses = self._pauses
         for attempt in range(1, whole_of(attempts, "the number of attempts") + 1):
             try:
-                async with begin(operation, pauses) as begun:
+                async with _Block(self, sort, shown, operation, pauses) as begun:
                     return await operation(begun, *arguments)
             except OperationInterrupted as interruption:
                 if attempt == attempts:
@@ -570,19 +576,26 @@ class CryptoStore:
                 raise NestedOperation(f"{what} from inside an operation of this store, or from a task made there")
             inside = inside.outer
 
-    def _alone(self) -> _Inside:
+    def _may_begin(self) -> None:
         self._must_be_open()
         self._must_not_be_inside("an operation can't begin")
-        return _Inside(self)
 
-    def _began(self, operation: Operation, holding: Holding) -> None:
-        holding.operations.add(operation)
+    async def _begin(self, sort: type[Sort], code: object, pauses: int | None) -> Sort:
+        await self._be_awake(self._pauses if pauses is None else pauses)
+        operation = await sort.begin(self._parts, code or _this_task())
         self._operations.add(operation)
         self._quiet.clear()
+        return operation
 
-    def _ended(self, operation: Operation, holding: Holding) -> None:
-        holding.operations.discard(operation)
+    def _end(self, operation: Operation) -> None:
+        operation.end()
+        if not self._birthplace.is_here():
+            return
         self._forget(operation)
+        operation.leave()
+        version = operation.committed
+        if version is not None and version > KEPT_CHANGES and version % TRUNCATE_EVERY == 0:
+            self._start(self._truncate(Version(version - KEPT_CHANGES)))
 
     def _forget(self, operation: Operation) -> None:
         self._operations.discard(operation)

@@ -69,19 +69,19 @@ class RecordKind(Kind, Generic[Key, Value]):
 
     def encode_key(self, key: Key) -> bytes:
         """Return a key as bytes, or raise ``InvalidArgument``."""
-        return _encode(self.key, key, f"a key of kind {self.name!r}")
+        return _encode(self.key, key, "a key", self.name)
 
     def encode_value(self, value: Value) -> bytes:
         """Return a value as bytes, or raise ``InvalidArgument``."""
-        return _encode(self.value, value, f"a value of kind {self.name!r}")
+        return _encode(self.value, value, "a value", self.name)
 
     def decode_key(self, encoded: bytes) -> Key:
         """Return the key that was encoded so, or raise ``MalformedRecord``."""
-        return _decode(self.key, encoded, f"a key of kind {self.name!r}")
+        return _decode(self.key, encoded, "a key", self.name)
 
     def decode_value(self, encoded: bytes) -> Value:
         """Return the value that was encoded so, or raise ``MalformedRecord``."""
-        return _decode(self.value, encoded, f"a value of kind {self.name!r}")
+        return _decode(self.value, encoded, "a value", self.name)
 
 
 def kind_of(value: object) -> Kind:
@@ -101,7 +101,7 @@ def undeclared(kind: Kind, declared: Mapping[str, Kind]) -> UnknownKind:
     return UnknownKind(f"record kind {kind.name!r} was not declared when the store was opened")
 
 
-def _encode(codec: Codec[Plain], plain: Plain, what: str) -> bytes:
+def _encode(codec: Codec[Plain], plain: Plain, what: str, kind: str) -> bytes:
     try:
         encoded: object = codec.encode(plain)
     except Exception as error:  # noqa: BLE001 (a codec is anybody's)
@@ -111,16 +111,16 @@ def _encode(codec: Codec[Plain], plain: Plain, what: str) -> bytes:
             return encoded
         reason = f"made a {type(encoded).__name__}"
     # Raised out here for the same reason as below.
-    raise InvalidArgument(f"{what} can't be encoded by its codec ({reason})")
+    raise InvalidArgument(f"{what} of kind {kind!r} can't be encoded by its codec ({reason})")
 
 
-def _decode(codec: Codec[Plain], encoded: bytes, what: str) -> Plain:
+def _decode(codec: Codec[Plain], encoded: bytes, what: str, kind: str) -> Plain:
     try:
         return codec.decode(encoded)
     except Exception as error:  # noqa: BLE001 (a codec is anybody's)
         reason = type(error).__name__
     # Raised out here, where the codec's exception, which may quote the record, no longer hangs on it.
-    raise MalformedRecord(f"{what} can't be read by its codec ({reason})")
+    raise MalformedRecord(f"{what} of kind {kind!r} can't be read by its codec ({reason})")
 
 
 def _as_they_are(value: bytes) -> bytes:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from heapq import merge
 from operator import attrgetter
+from typing import Final
 
 from unwedged.protocol.cache import Change, ChangeLog
 from unwedged.protocol.identifiers import Epoch, Milliseconds, Version
-from unwedged.store.apart import SLICE, apart, each_apart, nothing
+from unwedged.store.apart import FEW, SLICE, each_apart, nothing
 from unwedged.store.backend import Backend, Committed, Listed, Loaded, Row, RowName
 from unwedged.store.errors import TamperedRecord
 from unwedged.store.holding import RecordName
@@ -37,11 +39,15 @@ class Batch:
     rows: Sequence[Row]
 
 
-def _in_order(rows: Sequence[Row]) -> list[Row]:
+_BY_NAME: Final = attrgetter("name")
+
+
+def _in_order(rows: list[Row]) -> list[Row]:
     """Sort many rows slice by slice: other threads, the loop's too, stand still while Python sorts."""
-    by_name = attrgetter("name")
-    slices = [sorted(rows[start : start + SLICE], key=by_name) for start in range(0, len(rows), SLICE)]
-    return list(merge(*slices, key=by_name)) if len(slices) != 1 else slices[0]
+    if len(rows) <= SLICE:
+        return sorted(rows, key=_BY_NAME)
+    slices = [sorted(rows[start : start + SLICE], key=_BY_NAME) for start in range(0, len(rows), SLICE)]
+    return list(merge(*slices, key=_BY_NAME))
 
 
 class SealedRecords:
@@ -94,8 +100,10 @@ class SealedRecords:
 
         The rows are in the order of the database's index: writing many takes half the time then.
         """
+        if len(writes) <= FEW:
+            return Batch(writes, _in_order([self._sealed(write) for write in writes.items()]))
         rows = await each_apart(self._sealed, tuple(writes.items()), must_go_on)
-        return Batch(writes, await apart(len(rows), partial(_in_order, rows)))
+        return Batch(writes, await asyncio.to_thread(_in_order, rows))
 
     async def commit(
         self,

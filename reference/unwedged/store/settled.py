@@ -25,17 +25,18 @@ async def settled(work: Coroutine[object, object, Result]) -> Result:
     """
     if asyncio.current_task() in _settling:
         return await work
-    task = asyncio.create_task(work)
+    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(_noting(ended, work))
     _settling.add(task)
     cancelled: asyncio.CancelledError | None = None
     try:
         while not task.done():
-            ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            task.add_done_callback(partial(_note, ended))
             try:
                 await ended
             except asyncio.CancelledError as error:
                 cancelled = error
+                ended = asyncio.get_running_loop().create_future()
+                task.add_done_callback(partial(_note, ended))
     finally:
         _settling.discard(task)
     if cancelled is None:
@@ -45,6 +46,14 @@ async def settled(work: Coroutine[object, object, Result]) -> Result:
     raise cancelled
 
 
-def _note(ended: asyncio.Future[None], _: asyncio.Task[Result]) -> None:
+async def _noting(ended: asyncio.Future[None], work: Coroutine[object, object, Result]) -> Result:
+    """Do ``work``, and note its end a round of the loop earlier than the task itself would."""
+    try:
+        return await work
+    finally:
+        _note(ended)
+
+
+def _note(ended: asyncio.Future[None], _: object = None) -> None:
     if not ended.done():
         ended.set_result(None)

@@ -326,8 +326,7 @@ class SqliteBackend:
         Where somebody waits, and this operation is ``alone``, the lease is given up instead of renewed (rule 8).
         """
         began = _clock()
-        values = await apart(len(rows), lambda: [(row.name.kind, row.name.key, row.value) for row in rows])
-        size = await apart(len(rows), lambda: sum(len(row.value or b"") for row in rows))
+        values, size = await apart(len(rows), partial(_values, rows))
 
         def write(connection: sqlite3.Connection) -> Committed:
             parameters: Parameters = {"epoch": epoch, "now": now, "duration": duration, "alone": alone}
@@ -678,6 +677,12 @@ def _pause(error: sqlite3.Error, pauses: Iterator[float]) -> float:
 def _is_busy(error: sqlite3.Error) -> bool:
     code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE)  # An error of Python's own has none.
     return code & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def _values(rows: Sequence[Row]) -> tuple[list[tuple[str, bytes, bytes | None]], int]:
+    """Return what is written of each row, and how many bytes the values have in all."""
+    values = [(*row.name, row.value) for row in rows]
+    return values, sum(len(value) for _, _, value in values if value is not None)
 
 
 def _lost() -> LeaseLost:

@@ -1,6 +1,6 @@
 """Operations: transactions and views, each on one snapshot under one epoch (rules 4, 5 and 6).
 
-``Transaction`` and ``View`` are what callers get. What ends an operation (``end``, ``validate``, ``commit``) belongs to
+``Transaction`` and ``View`` are what callers get. What ends an operation (``end``, ``validate``, ``finish``) belongs to
 the store alone: an operation that a caller could commit halfway would count twice. So each of the two has an
 ``Operation`` of its own behind it, which the store made and keeps.
 """
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Generic, Protocol, TypeVar, cast
+from typing import Generic, Protocol, Self, TypeVar, cast
 
 from unwedged.protocol import cache as rules
 from unwedged.protocol.cache import Cache, Change, ChangeLog
@@ -74,6 +74,8 @@ class Operation:
     The snapshot is an immutable value: what other operations do to the cache meanwhile can't be seen in it.
     """
 
+    committed: Version | None = None
+
     def __init__(self, parts: Parts, holding: Holding, code: object) -> None:
         self.epoch = holding.epoch
         self.snapshot = holding.cache
@@ -83,6 +85,7 @@ class Operation:
         self._code = code
         self._parts = parts
         self._holding = holding
+        holding.operations.add(self)
         self._doom: StoreError | None = None
         """Why it can't go on, once it can't: an operation that catches that is told so again, to its end."""
 
@@ -103,9 +106,24 @@ class Operation:
         named = code if hasattr(code, "__qualname__") else type(code)
         return ".".join(filter(None, (getattr(named, "__module__", None), getattr(named, "__qualname__", None))))
 
+    @classmethod
+    async def begin(cls, parts: Parts, code: object) -> Self:
+        """Wait for its turn, and begin."""
+        return cls(parts, await parts.lock.begin_view(), code)
+
     def end(self) -> None:
         """Refuse any further use."""
         self.ended = True
+
+    def leave(self) -> None:
+        """Give its turn back."""
+        self._holding.operations.discard(self)
+        self._parts.lock.end_view(self._holding)
+
+    async def finish(self) -> None:
+        """End it as its caller's code did, without an exception. That it returns says that it happened."""
+        self.end()
+        await self.validate()
 
     def abandon(self, reason: StoreError) -> None:
         """Let it go no further: nobody waits for it any more."""
@@ -158,7 +176,8 @@ class Operation:
         return RecordName(kind.name, kind.encode_key(key))
 
     def _must_know(self, kind: Kind) -> None:
-        if self._parts.kinds.get(kind_of(kind).name) != kind:
+        declared = self._parts.kinds.get(kind_of(kind).name)
+        if declared is not kind and declared != kind:
             raise undeclared(kind, self._parts.kinds)
 
     async def _read(self, name: RecordName) -> bytes | None:
@@ -248,7 +267,15 @@ class _Outcome:
 class Updating(Operation):
     """What a transaction does: it takes the live objects it works on out of the cache, and commits."""
 
-    committed: Version | None = None
+    @classmethod
+    async def begin(cls, parts: Parts, code: object) -> Self:
+        """Wait until no other transaction runs, and begin."""
+        return cls(parts, await parts.lock.begin_transaction(), code)
+
+    def leave(self) -> None:
+        """Let the next transaction have its turn."""
+        self._holding.operations.discard(self)
+        self._parts.lock.end_transaction(self._holding)
 
     def __init__(self, parts: Parts, holding: Holding, code: object) -> None:
         super().__init__(parts, holding, code)
@@ -292,7 +319,7 @@ class Updating(Operation):
                 (keys.discard if write is None else keys.add)(name.key)
         return tuple(kind.decode_key(key) for key in sorted(keys))
 
-    async def commit(self) -> None:
+    async def finish(self) -> None:
         """Write everything that was put or deleted, or, where that is nothing, validate what was read."""
         self.end()
         self._must_not_be_doomed()
