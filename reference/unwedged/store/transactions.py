@@ -386,7 +386,7 @@ class Updating(Operation):
 
     def _outcome(self, writes: Mapping[RecordName, bytes | None], version: Version) -> _Outcome:
         cached = {name: value for name, value in writes.items() if self._parts.kinds[name.kind].cached}
-        return _Outcome(version, cached, self._live(cached), tuple(Change(version, name) for name in writes))
+        return _Outcome(version, cached, self._live(cached), tuple([Change(version, name) for name in writes]))
 
     def _finish(
         self, committed: Committed, writes: Mapping[RecordName, bytes | None], expected: _Outcome | None
@@ -417,6 +417,8 @@ class Updating(Operation):
     def _live(self, cached: Mapping[RecordName, bytes | None]) -> dict[RecordName, object]:
         """Return the objects that were put, but none that was put twice: it can't be the live object of two records."""
         puts = {name: write.value for name in cached if (write := self._writes[name]) is not None}
+        if len(puts) == 1:
+            return puts
         times = Counter(id(value) for value in puts.values())
         return {name: value for name, value in puts.items() if times[id(value)] == 1}
 
