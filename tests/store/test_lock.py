@@ -35,6 +35,7 @@ from unwedged.store.watch import (
     EAGER_LOOKS,
     LONGEST_PAUSE,
     LOOKS_IN_FRONT,
+    SHORT_TURN,
     SHORTEST_PAUSE,
     Watch,
 )
@@ -897,9 +898,21 @@ class TestWatching:
         for look in range(3 * EAGER_LOOKS):
             watch.saw(row(look // (EAGER_LOOKS - 1), 2), free=False)
             assert watch.pause() == 0
-        for _ in range(EAGER_LOOKS):
-            watch.pause()
-        watch.saw(row(9, 2), free=False)
+
+    def test_a_process_that_paused_once_looks_eagerly_again(self) -> None:
+        """Two processes with short turns took five times as long for each: each looked while the other paused."""
+        watch = Watch(InstanceId(1), SeededChance())
+        for turn in range(5):
+            watch.saw(row(turn, 2), free=False)
+            assert [watch.pause() for _ in range(EAGER_LOOKS)] == [0] * EAGER_LOOKS
+            assert watch.pause() == watch.pause() == SHORTEST_PAUSE
+
+    def test_a_process_whose_wait_is_long_looks_eagerly_no_more(self) -> None:
+        watch, paused = Watch(InstanceId(1), SeededChance()), 0
+        watch.saw(row(1, 2), free=False)
+        while paused <= SHORT_TURN:
+            paused += watch.pause()
+        watch.saw(row(2, 2), free=False)
         assert watch.pause() >= SHORTEST_PAUSE
 
     @given(st.integers(2, 8), st.randoms(use_true_random=False))

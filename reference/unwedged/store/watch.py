@@ -15,6 +15,9 @@ LONGEST_PAUSE = Milliseconds(50)
 """Then it pauses between two looks, for a random time from half of a bound to all of it, so that processes don't look
 in step. The bound lies between these two."""
 
+SHORT_TURN = Milliseconds(2)
+"""Where a waiting process has paused for no longer than this when the lease changes hands, it looks eagerly again."""
+
 LOOKS_IN_FRONT = 12
 LOOKS_BEHIND = 4
 """The bound is one so-many-th of the time for which the process has paused already, or paused for the turn before. So a
@@ -97,7 +100,8 @@ class Watch:
         self._left_free = Milliseconds(0)
         self._paused_before = min(self._paused, LONGEST_PAUSE)
         self._paused = Milliseconds(0)
-        if self._looks <= EAGER_LOOKS:
+        # The next turn may be as short. Else two processes would go on and on: each looks while the other pauses.
+        if self._paused_before <= SHORT_TURN:
             self._looks = 0
 
     def _between(self, low: int, high: int) -> Milliseconds:
