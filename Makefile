@@ -12,13 +12,13 @@ help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 check: $(READY) ## Check the models, find every fault by name, replay the model on the reference
-	@$(VENV)/bin/unwedged check
+	@$(VENV)/bin/python -m checking check
 
 check-deep: $(READY) ## The same with every bound raised by one: at most half an hour on two cores
-	@$(VENV)/bin/unwedged check --deep
+	@$(VENV)/bin/python -m checking check --deep
 
 guards: $(READY) ## Take each guard of the specification out and say which property falls: three quarters of an hour
-	@$(VENV)/bin/unwedged guards
+	@$(VENV)/bin/python -m checking guards
 
 prove: $(READY) ## Prove the protocol for any number of processes and records, and that it is what the code does
 	@$(VENV)/bin/python -m proofs
@@ -27,10 +27,10 @@ test: $(READY) ## Run the tests
 	@$(VENV)/bin/python -m pytest
 
 bench: $(MEASURABLE) ## Measure how fast it is, against what, and rewrite spec/benchmarks.md: a quarter of an hour
-	@$(VENV)/bin/python -m tests.benchmarks $(BENCH)
+	@$(VENV)/bin/python -m bench $(BENCH)
 
 bench-smoke: $(MEASURABLE) ## See that each benchmark still works, in two minutes; its figures mean nothing
-	@UNWEDGED_SMOKE=1 $(VENV)/bin/python -m tests.benchmarks $(BENCH)
+	@UNWEDGED_SMOKE=1 $(VENV)/bin/python -m bench $(BENCH)
 
 lint: $(READY) ## Check format, style, types and layering
 	@$(VENV)/bin/ruff format --check --quiet .
@@ -50,10 +50,10 @@ $(READY): pyproject.toml constraints.txt
 
 # What only the benchmarks need: pyperf and matplotlib, and the peers in an environment of their own. Among the peers is
 # python-olm, whose sources CMake 4 refuses unless it is told that they are written for an older one.
-$(MEASURABLE): $(READY) tests/benchmarks/peers.txt
+$(MEASURABLE): $(READY) bench/peers.txt
 	@echo "Adding to $(VENV) what the benchmarks need (once) ..."
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[bench]'
 	@$(PYTHON) -m venv $(VENV)/peers
 	@CMAKE_POLICY_VERSION_MINIMUM=3.5 $(VENV)/peers/bin/python -m pip install --quiet --disable-pip-version-check \
-		--requirement tests/benchmarks/peers.txt || { echo "The libraries to compare with could not be installed. One of them, python-olm, is built from source: that needs CMake, a C++ compiler and Python's headers. On Debian and Ubuntu: apt install cmake g++ python3-dev" >&2; exit 1; }
+		--requirement bench/peers.txt || { echo "The libraries to compare with could not be installed. One of them, python-olm, is built from source: that needs CMake, a C++ compiler and Python's headers. On Debian and Ubuntu: apt install cmake g++ python3-dev" >&2; exit 1; }
 	@touch $@

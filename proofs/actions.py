@@ -17,17 +17,17 @@ from typing import TypeAlias, TypeVar
 
 from rpds import HashTrieMap
 
+from checking.replay.transitions import HOME
+from checking.tlc.graph import Graph
+from checking.tlc.values import State as Printed
+from checking.tlc.values import Value
 from proofs import translation as of
 from proofs.translation import INSTANCES, Name, constants, replaced
-from unwedged.check.graph import Graph
-from unwedged.check.transitions import HOME
-from unwedged.check.values import State as Printed
-from unwedged.check.values import Value
 from unwedged.protocol import cache, guard, lease, stream
 from unwedged.protocol.cache import Cache, ChangeLog
 from unwedged.protocol.guard import NO_GUARD, Guard, Stage
 from unwedged.protocol.identifiers import Epoch, Milliseconds, Version
-from unwedged.protocol.lease import LONGEST_LEASE, Lease
+from unwedged.protocol.lease import LONGEST_LEASE_MS, Lease
 from unwedged.protocol.stream import Lagged
 
 MODELS = ("Agreement", "AgreementOnHandover", "InstanceOfChoices")
@@ -47,17 +47,19 @@ class Operation:
     """How far an operation is. The fields are the specification's."""
 
     stage: str
-    kind: str
+    mode: str
     under: Epoch
     at: Version
     begun: Version
     known: Records
     loading: tuple[Name, int, Version] | None
-    word: bool
+    saw_waiter: bool
     released: bool
 
 
-IDLE = Operation("idle", "none", Epoch(0), Version(0), Version(0), HashTrieMap(), None, word=False, released=False)
+IDLE = Operation(
+    "idle", "none", Epoch(0), Version(0), Version(0), HashTrieMap(), None, saw_waiter=False, released=False
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +97,16 @@ class Instance:
     records: frozenset[Name]
     subscribers: frozenset[Name]
     home: Mapping[Name, Name]
-    kinds: Mapping[Name, frozenset[str]]
+    modes: Mapping[Name, frozenset[str]]
     lease_time: int
     max_epoch: int
     max_version: int
     left_out: frozenset[str]
     """The definitions that the model replaces by ones that leave no choice."""
 
-    def notable(self, word: bool) -> set[bool]:
+    def notable(self, saw_waiter: bool) -> set[bool]:
         """What may be heeded of the word of a waiter: none of it yet, or all."""
-        return {word} if "Notable" in self.left_out else {False, word}
+        return {saw_waiter} if "Notable" in self.left_out else {False, saw_waiter}
 
     def working(self, s: State, p: Name, epoch: Epoch) -> list[Operation]:
         """The operations of a process that work under an epoch."""
@@ -133,18 +135,18 @@ def explored(graph: Graph, configuration: Path) -> Explored:
 
 
 def _instance(graph: Graph, numbers: Mapping[str, int], left_out: frozenset[str]) -> Instance:
-    kinds: defaultdict[Name, set[str]] = defaultdict(set)
+    modes: defaultdict[Name, set[str]] = defaultdict(set)
     subscribers: set[Name] = set()
     for state in graph.states:
         for o, op in of.function(state["op"]).items():
-            kinds[of.name(o)].add(str(of.function(op)["kind"]))
+            modes[of.name(o)].add(str(of.function(op)["mode"]))
         subscribers.update(of.name(p) for p, told in of.function(state["heard"]).items() if told)
     return Instance(
         processes=frozenset(map(of.name, of.function(graph.states[0]["guard"]))),
         records=frozenset(map(of.name, of.function(of.sequence(graph.states[0]["history"])[0]))),
         subscribers=frozenset(subscribers),
-        home={o: Name(HOME[o.name]) for o in kinds},
-        kinds={o: frozenset(seen - {IDLE.kind}) for o, seen in kinds.items()},
+        home={o: Name(HOME[o.name]) for o in modes},
+        modes={o: frozenset(seen - {IDLE.mode}) for o, seen in modes.items()},
         lease_time=numbers["LeaseTime"],
         max_epoch=numbers["MaxEpoch"],
         max_version=numbers["MaxVersion"],
@@ -156,7 +158,7 @@ def translated(printed: Printed, lease_time: int) -> State:
     """The state that TLC has printed."""
     row = printed["lease"]
     return State(
-        lease=of.row(row, Milliseconds(NOW + of.left(row) * LONGEST_LEASE // lease_time)),
+        lease=of.row(row, Milliseconds(NOW + of.left(row) * LONGEST_LEASE_MS // lease_time)),
         history=tuple(map(of.records, of.sequence(printed["history"]))),
         commits=tuple(map(of.records, of.sequence(printed["commits"]))),
         floor=Version(of.number(printed["floor"])),
@@ -181,13 +183,13 @@ def _operation(value: Value) -> Operation:
     loading = of.sequence(op["loading"])
     return Operation(
         stage=str(op["stage"]),
-        kind=str(op["kind"]),
+        mode=str(op["mode"]),
         under=Epoch(of.number(op["under"])),
         at=Version(of.number(op["at"])),
         begun=Version(of.number(op["begun"])),
         known=of.records(op["known"]),
         loading=(of.name(loading[0]), of.number(loading[1]), Version(of.number(loading[2]))) if loading else None,
-        word=of.truth(op["word"]),
+        saw_waiter=of.truth(op["sawWaiter"]),
         released=of.truth(op["released"]),
     )
 
@@ -209,7 +211,7 @@ def first_state(i: Instance) -> State:
 def _acquire(i: Instance, s: State) -> Iterator[State]:
     for p in i.processes:
         if s.guard[p].stage is Stage.NONE and s.lease.epoch < i.max_epoch:
-            row = lease.acquire(s.lease, INSTANCES[p], NOW, LONGEST_LEASE)
+            row = lease.acquire(s.lease, INSTANCES[p], NOW, LONGEST_LEASE_MS)
             if row is not None:
                 yield replace(s, lease=row, guard=s.guard.insert(p, guard.taken(row.epoch)))
 
@@ -262,10 +264,10 @@ def _begin(i: Instance, s: State) -> Iterator[State]:
         epoch, at, known = s.guard[p].epoch, s.cache[p].version, of.known(s.cache[p])
         running = replace(IDLE, stage="running", under=epoch, at=at, known=known)
         working = i.working(s, p, epoch)
-        if "transaction" in i.kinds[o] and all(other.kind == "view" for other in working):
-            yield _with(s, o, replace(running, kind="transaction"))
-        if "view" in i.kinds[o] and all(other.stage != "committed" for other in working):
-            yield _with(s, o, replace(running, kind="view", begun=s.version))
+        if "transaction" in i.modes[o] and all(other.mode == "view" for other in working):
+            yield _with(s, o, replace(running, mode="transaction"))
+        if "view" in i.modes[o] and all(other.stage != "committed" for other in working):
+            yield _with(s, o, replace(running, mode="view", begun=s.version))
 
 
 def _with(s: State, o: Name, op: Operation) -> State:
@@ -309,10 +311,10 @@ def _fill(i: Instance, s: State) -> Iterator[State]:
 def _commit(i: Instance, s: State) -> Iterator[State]:
     for o, p in i.home.items():
         op = s.op[o]
-        if op.stage != "running" or op.kind != "transaction" or s.version >= i.max_version:
+        if op.stage != "running" or op.mode != "transaction" or s.version >= i.max_version:
             continue
         for parts in i.notable(len(i.working(s, p, op.under)) == 1):
-            row = lease.commit(s.lease, op.under, NOW, LONGEST_LEASE, parts)
+            row = lease.commit(s.lease, op.under, NOW, LONGEST_LEASE_MS, parts)
             if row is None:
                 continue
             released = row.holder is None
@@ -322,14 +324,16 @@ def _commit(i: Instance, s: State) -> Iterator[State]:
                 base = HashTrieMap((r, op.known[r]) for r in updated)
                 snapshot = s.history[-1].update({r: value + 1 for r, value in base.items()})
                 version = Version(s.version + 1)
-                done = replace(op, stage="committed", at=version, known=base, word=s.lease.wanted, released=released)
+                done = replace(
+                    op, stage="committed", at=version, known=base, saw_waiter=s.lease.wanted, released=released
+                )
                 commits, history = (*s.commits, base), (*s.history, snapshot)
                 yield replace(_with(s, o, done), lease=row, commits=commits, history=history)
 
 
 def _validate(i: Instance, s: State) -> Iterator[State]:
     for o in i.home:
-        if s.op[o].kind == "view":
+        if s.op[o].mode == "view":
             yield from _validated(s, o)
 
 
@@ -342,7 +346,7 @@ def _fail(i: Instance, s: State) -> Iterator[State]:
 def _validated(s: State, o: Name) -> Iterator[State]:
     op = s.op[o]
     if op.stage == "running" and op.known and lease.fence(s.lease, op.under):
-        yield _with(s, o, replace(op, stage="validated", at=Version(0), begun=Version(0), word=s.lease.wanted))
+        yield _with(s, o, replace(op, stage="validated", at=Version(0), begun=Version(0), saw_waiter=s.lease.wanted))
 
 
 def _finish(i: Instance, s: State) -> Iterator[State]:
@@ -358,8 +362,12 @@ def _finish(i: Instance, s: State) -> Iterator[State]:
             own = of.change_log(s.commits[: op.at], op.at - 1, op.at - 1)
             heard = s.heard.insert(p, _told(s.heard[p], own))
             finished = replace(finished, cache=s.cache.insert(p, installed), heard=heard)
-        for word in i.notable(op.word):
-            held = guard.lost(s.guard[p], op.under) if op.released else guard.told(s.guard[p], op.under, word)
+        for saw_waiter in i.notable(op.saw_waiter):
+            held = (
+                guard.lost(s.guard[p], op.under)
+                if op.released
+                else guard.waiter_noted(s.guard[p], op.under, saw_waiter)
+            )
             yield replace(finished, guard=s.guard.insert(p, held))
 
 
@@ -377,10 +385,10 @@ def _abort(i: Instance, s: State) -> Iterator[State]:
 
 def _renew(i: Instance, s: State) -> Iterator[State]:
     for p in i.processes:
-        row = lease.renew(s.lease, s.guard[p].epoch, NOW, LONGEST_LEASE)
+        row = lease.renew(s.lease, s.guard[p].epoch, NOW, LONGEST_LEASE_MS)
         if s.guard[p].stage is not Stage.NONE and row is not None:
-            for word in i.notable(s.lease.wanted):
-                told = guard.told(s.guard[p], s.guard[p].epoch, word)
+            for saw_waiter in i.notable(s.lease.wanted):
+                told = guard.waiter_noted(s.guard[p], s.guard[p].epoch, saw_waiter)
                 yield replace(s, lease=row, guard=s.guard.insert(p, told))
 
 
@@ -452,10 +460,13 @@ ACTIONS: Mapping[str, tuple[Callable[[Instance, State], Iterator[State]], frozen
     "Commit": (_commit, frozenset({"lease.commit"})),
     "Validate": (_validate, frozenset({"lease.fence"})),
     "Fail": (_fail, frozenset({"lease.fence"})),
-    "Finish": (_finish, frozenset({"guard.told", "guard.lost", "guard.stands", "cache.install", "stream.news"})),
+    "Finish": (
+        _finish,
+        frozenset({"guard.waiter_noted", "guard.lost", "guard.stands", "cache.install", "stream.news"}),
+    ),
     "Lose": (_lose, frozenset({"lease.fence", "guard.lost"})),
     "Abort": (_abort, frozenset()),
-    "Renew": (_renew, frozenset({"lease.renew", "guard.told"})),
+    "Renew": (_renew, frozenset({"lease.renew", "guard.waiter_noted"})),
     "LoseGuard": (_lose_guard, frozenset({"lease.fence", "guard.lost"})),
     "Release": (_release, frozenset({"lease.release", "guard.releasable", "guard.lost"})),
     "Lapse": (_lapse, frozenset()),

@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from checking.errors import CheckError
+from checking.models.manifest import Manifest, find_manifest, read_manifest
 from proofs import actions, functions
 from proofs.report import Examined, Failure, Say, run
 from proofs.specification import graph_of
 from proofs.translation import constants
-from unwedged.check.errors import CheckError
-from unwedged.check.manifest import Manifest, find_manifest, read_manifest
 
 Comparisons = Iterable[tuple[str, str | None]]
 """What was compared and, where it differs, how."""

@@ -25,7 +25,7 @@ FAULTS: dict[str, Fault] = {
         "lease.takeable", "lease.holder == instance or ", ""
     ),
     "lease.takeable: a refusal ends within the longest lease": Fault(
-        "lease.takeable", "lease.expires > now + LONGEST_LEASE", "False"
+        "lease.takeable", "lease.expires > now + LONGEST_LEASE_MS", "False"
     ),
     "lease.takeable: a live lease stays": Fault("lease.takeable", "lease.expires <= now", "lease.expires <= now + 1"),
     "lease.acquire: it succeeds exactly where it may": Fault(
@@ -78,13 +78,19 @@ FAULTS: dict[str, Fault] = {
         "guard.synced", "guard == Guard(Stage.SYNCING, epoch)", "guard.epoch == epoch"
     ),
     "guard.synced: operations may begin": Fault("guard.synced", "stage=Stage.HELD", "stage=Stage.CLOSING"),
-    "guard.told: the epoch stays": Fault("guard.told", "stage=Stage.CLOSING", "stage=Stage.CLOSING, epoch=Epoch(0)"),
-    "guard.told: nothing changes unless somebody waits for this epoch's holder": Fault("guard.told", "wanted and ", ""),
-    "guard.told: only a held guard changes, to closing": Fault(
-        "guard.told", "guard == Guard(Stage.HELD, epoch)", "guard.epoch == epoch"
+    "guard.waiter_noted: the epoch stays": Fault(
+        "guard.waiter_noted", "stage=Stage.CLOSING", "stage=Stage.CLOSING, epoch=Epoch(0)"
     ),
-    "guard.told: nothing new begins where somebody waits": Fault("guard.told", "stage=Stage.CLOSING", ""),
-    "guard.told: what runs may finish": Fault("guard.told", "stage=Stage.CLOSING", "stage=Stage.NONE"),
+    "guard.waiter_noted: nothing changes unless somebody waits for this epoch's holder": Fault(
+        "guard.waiter_noted", "wanted and ", ""
+    ),
+    "guard.waiter_noted: only a held guard changes, to closing": Fault(
+        "guard.waiter_noted", "guard == Guard(Stage.HELD, epoch)", "guard.epoch == epoch"
+    ),
+    "guard.waiter_noted: nothing new begins where somebody waits": Fault(
+        "guard.waiter_noted", "stage=Stage.CLOSING", ""
+    ),
+    "guard.waiter_noted: what runs may finish": Fault("guard.waiter_noted", "stage=Stage.CLOSING", "stage=Stage.NONE"),
     "guard.overdue: the epoch stays": Fault(
         "guard.overdue", "stage=Stage.EXPIRING", "stage=Stage.EXPIRING, epoch=Epoch(0)"
     ),
@@ -187,7 +193,7 @@ FAULTS: dict[str, Fault] = {
     "laws.passes_again: a dead epoch stays dead": Fault("lease.acquire", "lease.epoch + 1", "lease.epoch"),
     "laws.released: nobody passes": Fault("lease.fence", "lease.holder is not None and ", ""),
     "laws.stranded: it can be taken from its end on, and at the latest after the longest lease": Fault(
-        "lease.takeable", "lease.expires > now + LONGEST_LEASE", "False"
+        "lease.takeable", "lease.expires > now + LONGEST_LEASE_MS", "False"
     ),
     "laws.revived: what is lost stays lost": Fault("guard.lost", "NO_GUARD", "taken(epoch)"),
     "laws.kept: what did not change is kept": Fault("cache.sync", "change.version > cache.version", "True"),

@@ -14,6 +14,11 @@ from itertools import chain, combinations
 from pathlib import Path
 from typing import cast
 
+from checking.errors import CheckError
+from checking.models.manifest import find_manifest, read_manifest
+from checking.replay.transitions import Cast, cast_of
+from checking.tlc.graph import Graph
+from checking.tlc.values import ModelValue, State, Value, render_state
 from proofs import functions
 from proofs.evaluation import Concrete, Interpretation, Table, compiled
 from proofs.induction import FAULTS
@@ -24,11 +29,6 @@ from proofs.report import Examined, Failure, Say, run
 from proofs.specification import graph_of
 from proofs.terms import FALSE, TRUE, Of, Term, among, choose, every, finite, number
 from proofs.translation import constants
-from unwedged.check.errors import CheckError
-from unwedged.check.graph import Graph
-from unwedged.check.manifest import find_manifest, read_manifest
-from unwedged.check.transitions import Cast, cast_of
-from unwedged.check.values import ModelValue, State, Value, render_state
 
 Function = Mapping[Value, Value]
 Projection = tuple[Concrete, ...]
@@ -53,7 +53,7 @@ class Instance:
     name: str
     absent: frozenset[str]
     """The actions that do not occur in it."""
-    kinds: Mapping[str, tuple[Term, ...]]
+    modes: Mapping[str, tuple[Term, ...]]
     """What each operation may be."""
     chooses: bool = False
     """Whether word of a waiter may be heeded later, and the lease given up after a failed sync."""
@@ -172,7 +172,7 @@ def _with_parameters(model: Model, instance: Instance) -> Iterator[Action]:
     for action in chain(
         (make(s, p) for make in model.actions_of_processes() for p in universe.processes),
         (make(s, o) for make in model.actions_of_operations() for o in universe.operations),
-        (model.begin(s, o, kind) for o in universe.operations for kind in instance.kinds[str(o)]),
+        (model.begin(s, o, mode) for o in universe.operations for mode in instance.modes[str(o)]),
         (make(s, o, r) for make in (model.load, model.outdated) for o in universe.operations for r in universe.records),
         (
             model.commit(s, o, updated, parts)
@@ -229,17 +229,17 @@ def _projected(model: Model, s: Formulas) -> dict[str, Term]:
         parts[f"guard of {p}"] = s.guard_stage(p)
         parts[f"epoch of {p}"] = s.guard_epoch(p)
         parts[f"cache of {p}"] = s.cache_version(p)
-        parts[f"told to {p}"] = s.told(p)
+        parts[f"told to {p}"] = s.heard(p)
         for r in universe.records:
             parts[f"{r} in the cache of {p}"] = choose(s.cached(p, r), s.cache_value(p, r), NOWHERE)
     for o in universe.operations:
         loading = among(s.stage(o), LOADING)
         parts[f"stage of {o}"] = s.stage(o)
-        parts[f"kind of {o}"] = s.kind(o)
+        parts[f"mode of {o}"] = s.mode(o)
         parts[f"epoch of {o}"] = s.under(o)
         parts[f"version of {o}"] = s.at(o)
         parts[f"begin of {o}"] = s.begun(o)
-        parts[f"word of {o}"] = s.word(o)
+        parts[f"word of {o}"] = s.saw_waiter(o)
         parts[f"lease given up by {o}"] = s.released(o)
         # The added variable, where TLA+ has what it must be.
         parts[f"snapshot of {o}"] = choose(among(s.stage(o), RUNNING, LOADING, COMMITTED), s.snapshot(o), NOWHERE)
@@ -305,9 +305,9 @@ def _interpretation(who: Cast, state: State) -> Interpretation:
             | {place: isinstance(value, int) for place, value in cached.items()}
         ),
         "cache_value": Table({place: value for place, value in cached.items() if isinstance(value, int)}),
-        "told": Table({_name(p): _last_heard(told) for p, told in heard.items()}),
+        "heard": Table({_name(p): _last_heard(told) for p, told in heard.items()}),
         "stage": of_operations("stage"),
-        "kind_of": Table({o: "no-kind" if each["kind"] == "none" else str(each["kind"]) for o, each in op.items()}),
+        "mode_of": Table({o: "no-mode" if each["mode"] == "none" else str(each["mode"]) for o, each in op.items()}),
         "under": of_operations("under"),
         "at": of_operations("at"),
         "begun": of_operations("begun"),
@@ -316,7 +316,7 @@ def _interpretation(who: Cast, state: State) -> Interpretation:
         "load_record": Table({o: _name(load[0]) for o, load in loading.items() if load}),
         "load_value": Table({o: _concrete(load[1]) for o, load in loading.items() if load}),
         "load_version": Table({o: _concrete(load[2]) for o, load in loading.items() if load}),
-        "word": of_operations("word"),
+        "saw_waiter": of_operations("sawWaiter"),
         "released": of_operations("released"),
         "last": Table({r: max([0, *(v for v, s in bases if s == r)]) for r in who.records}),
         "snapshot": Table({o: _snapshot(each, history) for o, each in op.items()}),

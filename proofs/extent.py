@@ -53,7 +53,7 @@ EXTENT: Mapping[str, Mapping[str, int]] = {
         "guard.synced": 80,
         "lease.takeable": 2_880,
         "guard.taken": 4,
-        "guard.told": 160,
+        "guard.waiter_noted": 160,
         "lease.want": 1_440,
         "Init": 3,
         "Finish": 40_503,

@@ -15,21 +15,21 @@ from dataclasses import dataclass, replace
 from rpds import HashTrieMap
 
 import unwedged.protocol
+from checking.errors import UnreadableOutput
+from checking.tlc.graph import Graph
+from checking.tlc.values import Value
 from proofs import translation as of
 from proofs.translation import Name
-from unwedged.check.errors import UnreadableOutput
-from unwedged.check.graph import Graph
-from unwedged.check.values import Value
 from unwedged.protocol.cache import Cache, Change
 from unwedged.protocol.guard import Guard
 from unwedged.protocol.identifiers import Epoch, Milliseconds, Version
-from unwedged.protocol.lease import LONGEST_LEASE, Lease
+from unwedged.protocol.lease import LONGEST_LEASE_MS, Lease
 from unwedged.protocol.stream import Lagged
 
 MODEL = "Functions"
 
 CLOCKS = (1_764_000_000_000, 0, -1, -(2**62), 2**62)
-DURATIONS = (1, 2_000, LONGEST_LEASE)
+DURATIONS = (1, 2_000, LONGEST_LEASE_MS)
 ABSENT = (None, 0, 1, 2, 3)
 """The value that says, this time, that a record is known not to exist, if any does."""
 
@@ -132,7 +132,7 @@ def _synced(entry: Entry) -> Lines:
 
 def _told(entry: Entry) -> Lines:
     work = of.function(entry.input["work"])
-    yield (_asking(entry), work["under"], work["word"]), of.guard(entry.output)
+    yield (_asking(entry), work["under"], work["sawWaiter"]), of.guard(entry.output)
 
 
 def _overdue(entry: Entry) -> Lines:
@@ -238,7 +238,7 @@ TABLES: Mapping[str, tuple[str, Callable[[Entry], Lines]]] = {
     "release": ("lease.release", _release),
     "taken": ("guard.taken", _taken),
     "synced": ("guard.synced", _synced),
-    "told": ("guard.told", _told),
+    "waiter_noted": ("guard.waiter_noted", _told),
     "overdue": ("guard.overdue", _overdue),
     "lost": ("guard.lost", _lost),
     "admits": ("guard.admits", _admits),

@@ -167,7 +167,7 @@ def _simplicity(model: Model) -> Iterator[Term]:
     yield universe.each(
         NUMBER, lambda v: implies(is_commit(s, v), universe.some(universe.record, lambda r: s.wrote(v, r)))
     )
-    yield universe.each(universe.process, lambda p: eq(s.told(p), NOT_SUBSCRIBED))
+    yield universe.each(universe.process, lambda p: eq(s.heard(p), NOT_SUBSCRIBED))
     yield eq(model.lease_time, 1)
     yield eq(s.left, 1)
     yield from (eq(s.stage(o), IDLE) for o in reversed(operations))
@@ -214,12 +214,12 @@ def _described(model: Model, s: State, show: Callable[[Term], str]) -> dict[str,
         knows = f"knows {known}"
         if holds(eq(s.stage(o), IDLE)):
             return "idle" if known == "{}" else f"idle, {knows}"
-        words = [f"{show(s.kind(o))} of {show(model.home(o))}", show(s.stage(o)), f"epoch {show(s.under(o))}"]
+        words = [f"{show(s.mode(o))} of {show(model.home(o))}", show(s.stage(o)), f"epoch {show(s.under(o))}"]
         if holds(eq(s.stage(o), LOADING)):
             words[1] += f" {show(s.load_record(o))} {show(s.load_value(o))} of version {show(s.load_version(o))}"
         if not holds(eq(s.stage(o), VALIDATED)):
             words.append(f"version {show(s.at(o))}")
-            if holds(eq(s.kind(o), VIEW)):
+            if holds(eq(s.mode(o), VIEW)):
                 words.append(f"called at {show(s.begun(o))}")
         return ", ".join([*words, knows])
 

@@ -12,7 +12,7 @@ from proofs.model import (
     HELD,
     IDLE,
     LOADING,
-    NO_KIND,
+    NO_MODE,
     NONE,
     NOT_SUBSCRIBED,
     RUNNING,
@@ -216,8 +216,8 @@ def subscribers_have_heard(m: Model, s: State) -> Term:
     u = m.universe
 
     def has_heard(p: Term) -> Term:
-        in_use = every(among(s.guard_stage(p), HELD, CLOSING), ne(s.told(p), NOT_SUBSCRIBED))
-        return implies(in_use, s.told(p) >= s.cache_version(p))
+        in_use = every(among(s.guard_stage(p), HELD, CLOSING), ne(s.heard(p), NOT_SUBSCRIBED))
+        return implies(in_use, s.heard(p) >= s.cache_version(p))
 
     return u.each(u.process, has_heard)
 
@@ -225,14 +225,14 @@ def subscribers_have_heard(m: Model, s: State) -> Term:
 # Operations.
 
 
-def stages_have_kinds(m: Model, s: State) -> Term:
+def stages_have_modes(m: Model, s: State) -> Term:
     """Only transactions commit, and who idles is and knows nothing."""
     u = m.universe
 
     def fits(o: Term) -> Term:
         return every(
-            eq(eq(s.stage(o), IDLE), eq(s.kind(o), NO_KIND)),
-            implies(eq(s.stage(o), COMMITTED), eq(s.kind(o), TRANSACTION)),
+            eq(eq(s.stage(o), IDLE), eq(s.mode(o), NO_MODE)),
+            implies(eq(s.stage(o), COMMITTED), eq(s.mode(o), TRANSACTION)),
         )
 
     return every(
@@ -249,8 +249,8 @@ def transactions_take_turns(m: Model, s: State) -> Term:
         both = every(
             eq(m.home(o), m.home(other)),
             eq(s.under(o), s.under(other)),
-            eq(s.kind(o), TRANSACTION),
-            eq(s.kind(other), TRANSACTION),
+            eq(s.mode(o), TRANSACTION),
+            eq(s.mode(other), TRANSACTION),
         )
         return implies(both, eq(o, other))
 
@@ -322,7 +322,7 @@ def fenced_transaction_is_current(m: Model, s: State) -> Term:
     return u.each(
         u.operation,
         lambda o: implies(
-            every(among(s.stage(o), RUNNING, LOADING), eq(s.kind(o), TRANSACTION), m.may_access(s, o)),
+            every(among(s.stage(o), RUNNING, LOADING), eq(s.mode(o), TRANSACTION), m.may_access(s, o)),
             eq(s.at(o), s.version),
         ),
     )
@@ -334,7 +334,7 @@ def fenced_view_is_fresh(m: Model, s: State) -> Term:
     return u.each(
         u.operation,
         lambda o: implies(
-            every(among(s.stage(o), RUNNING, LOADING), eq(s.kind(o), VIEW), m.may_access(s, o)),
+            every(among(s.stage(o), RUNNING, LOADING), eq(s.mode(o), VIEW), m.may_access(s, o)),
             s.at(o) >= s.begun(o),
         ),
     )
@@ -355,7 +355,7 @@ INVARIANT: tuple[Conjunct, ...] = (
     cache_is_of_its_version,
     fenced_cache_is_current,
     subscribers_have_heard,
-    stages_have_kinds,
+    stages_have_modes,
     transactions_take_turns,
     knowledge_is_of_one_snapshot,
     snapshot_is_where_it_is_said,
@@ -492,7 +492,7 @@ def _done(s: State, o: Term) -> Term:
 
 def _since(s: State, o: Term) -> Term:
     """A snapshot's place in the history is its version plus one."""
-    return choose(every(_called(s, o), eq(s.kind(o), VIEW)), s.begun(o) + 1, 0)
+    return choose(every(_called(s, o), eq(s.mode(o), VIEW)), s.begun(o) + 1, 0)
 
 
 def _answers(s: State, o: Term, r: Term) -> Term:
@@ -507,7 +507,7 @@ def _same_call(m: Model, s: State, t: State, o: Term) -> Term:
     return every(
         eq(eq(s.stage(o), IDLE), eq(t.stage(o), IDLE)),
         eq(_called(s, o), _called(t, o)),
-        eq(s.kind(o), t.kind(o)),
+        eq(s.mode(o), t.mode(o)),
         eq(_since(s, o), _since(t, o)),
         m.universe.each(m.universe.record, same_answer),
     )
@@ -535,13 +535,13 @@ def _answer_is_part_of(m: Model, s: State, t: State, o: Term, version: Term) -> 
     """The answer is what the snapshot at that version has of the records that were asked for, at least one."""
     u = m.universe
     agrees = u.each(u.record, lambda r: implies(t.knows(o, r), eq(t.known(o, r), s.value(r, version))))
-    return every(_done(t, o), eq(t.kind(o), s.kind(o)), agrees, u.some(u.record, lambda r: t.knows(o, r)))
+    return every(_done(t, o), eq(t.mode(o), s.mode(o)), agrees, u.some(u.record, lambda r: t.knows(o, r)))
 
 
 def a_call(m: Model, s: State, t: State) -> Term:
-    """ACall(o, kind)."""
-    since = choose(eq(m.kind, VIEW), s.version + 1, 0)
-    called = every(eq(s.stage(m.o), IDLE), _called(t, m.o), eq(t.kind(m.o), m.kind), eq(_since(t, m.o), since))
+    """ACall(o, mode)."""
+    since = choose(eq(m.mode, VIEW), s.version + 1, 0)
+    called = every(eq(s.stage(m.o), IDLE), _called(t, m.o), eq(t.mode(m.o), m.mode), eq(_since(t, m.o), since))
     return every(called, _same_calls(m, s, t, m.o), _same_history(m, s, t))
 
 
@@ -554,7 +554,7 @@ def update(m: Model, s: State, t: State) -> Term:
 
     return every(
         _called(s, m.o),
-        eq(s.kind(m.o), TRANSACTION),
+        eq(s.mode(m.o), TRANSACTION),
         eq(t.version, s.version + 1),
         m.universe.each(m.universe.record, counted),
         _same_past(m, s, t),
@@ -568,7 +568,7 @@ def look(m: Model, s: State, t: State) -> Term:
     place, now = s.snapshot(m.o) + 1, s.version + 1
     return every(
         _called(s, m.o),
-        between(choose(eq(s.kind(m.o), VIEW), _since(s, m.o), now), place, now),
+        between(choose(eq(s.mode(m.o), VIEW), _since(s, m.o), now), place, now),
         _answer_is_part_of(m, s, t, m.o, s.snapshot(m.o)),
         _same_calls(m, s, t, m.o),
         _same_history(m, s, t),

@@ -78,7 +78,7 @@ def released(lease: Lease, epoch: Epoch, other: Epoch) -> bool:
 def stranded(lease: Lease, instance: InstanceId, now: Milliseconds, later: Milliseconds) -> bool:
     """Say whether a lease can be taken neither ``now`` nor ``later``, whatever wrote its row by whatever clock.
 
-    pre: later >= lease.expires or later >= now + leases.LONGEST_LEASE
+    pre: later >= lease.expires or later >= now + leases.LONGEST_LEASE_MS
     post: not _  # it can be taken from its end on, and at the latest after the longest lease
     """
     return not leases.takeable(lease, instance, now) and not leases.takeable(lease, instance, later)
@@ -89,7 +89,7 @@ def revived(guard: Guard, epoch: Epoch, wanted: bool) -> bool:
 
     post: not _  # what is lost stays lost
     """
-    late = guards.told(guards.synced(guards.lost(guard, epoch), epoch), epoch, wanted)
+    late = guards.waiter_noted(guards.synced(guards.lost(guard, epoch), epoch), epoch, wanted)
     return guards.stands(late, epoch)
 
 

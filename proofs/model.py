@@ -43,7 +43,7 @@ GUARD_STAGE, (NONE, SYNCING, HELD, CLOSING) = choice("GuardStage", "none", "sync
 STAGE, (IDLE, RUNNING, LOADING, COMMITTED, VALIDATED) = choice(
     "Stage", "idle", "running", "loading", "committed", "validated"
 )
-KIND, (NO_KIND, TRANSACTION, VIEW) = choice("Kind", "no-kind", "transaction", "view")
+MODE, (NO_MODE, TRANSACTION, VIEW) = choice("Mode", "no-mode", "transaction", "view")
 
 NOT_SUBSCRIBED = number(-1)
 ZERO = number(0)
@@ -71,10 +71,10 @@ class State:
     cache_version: Of
     cached: Of2
     cache_value: Of2
-    told: Of  # the last version its subscriber heard of
+    heard: Of  # the last version its subscriber heard of
     # By operation.
     stage: Of
-    kind: Of
+    mode: Of
     under: Of
     at: Of
     begun: Of
@@ -83,7 +83,7 @@ class State:
     load_record: Of
     load_value: Of
     load_version: Of
-    word: Of
+    saw_waiter: Of
     released: Of
     # Added for the proof.
     last: Of  # by record, the last version that wrote it
@@ -114,7 +114,7 @@ class Model:
         self.p = constant("p", process)
         self.o = constant("o", operation)
         self.r = constant("r", record)
-        self.kind = constant("kind", KIND)
+        self.mode = constant("mode", MODE)
         self.updated = function("updated", record, BOOLEAN)
         self.any_number = constant("any_number", NUMBER)
         self.chosen = constant("chosen", BOOLEAN)  # what a process is free to do or not
@@ -137,7 +137,7 @@ class Model:
             self.universe.each(self.universe.operation, lambda o: self.real(self.home(o))),
             self.lease_time > 0,
             self.real(self.p),
-            ne(self.kind, NO_KIND),
+            ne(self.mode, NO_MODE),
         ]
         if self.universe.highest_version is not None:
             assumed.append(self.state.version <= self.universe.highest_version)
@@ -167,9 +167,9 @@ class Model:
             cache_version=of_process("cache_version"),
             cached=function2("cached", process, record, BOOLEAN),
             cache_value=function2("cache_value", process, record, NUMBER),
-            told=of_process("told"),
+            heard=of_process("heard"),
             stage=of_operation("stage", STAGE),
-            kind=of_operation("kind_of", KIND),
+            mode=of_operation("mode_of", MODE),
             under=of_operation("under"),
             at=of_operation("at"),
             begun=of_operation("begun"),
@@ -178,7 +178,7 @@ class Model:
             load_record=of_operation("load_record", record),
             load_value=of_operation("load_value"),
             load_version=of_operation("load_version"),
-            word=of_operation("word", BOOLEAN),
+            saw_waiter=of_operation("saw_waiter", BOOLEAN),
             released=of_operation("released", BOOLEAN),
             last=function("last", record, NUMBER),
             snapshot=of_operation("snapshot"),
@@ -203,14 +203,14 @@ class Model:
             # The fault: loaded before the lock.
             cached=lambda _p, _r: TRUE if self.broken("first-acquire-is-clean") else FALSE,
             cache_value=lambda _p, _r: ZERO,
-            told=lambda _p: NOT_SUBSCRIBED,
+            heard=lambda _p: NOT_SUBSCRIBED,
             stage=lambda _o: IDLE,
-            kind=lambda _o: NO_KIND,
+            mode=lambda _o: NO_MODE,
             under=lambda _o: ZERO,
             at=lambda _o: ZERO,
             begun=lambda _o: ZERO,
             knows=lambda _o, _r: FALSE,
-            word=lambda _o: FALSE,
+            saw_waiter=lambda _o: FALSE,
             released=lambda _o: FALSE,
             last=lambda _r: ZERO,
             snapshot=lambda _o: ZERO,
@@ -231,11 +231,11 @@ class Model:
         """The process's guard is of that epoch and past its sync."""
         return every(eq(s.guard_epoch(p), epoch), among(s.guard_stage(p), HELD, CLOSING))
 
-    def told_of_waiter(self, s: State, p: Term, word: Term) -> Of:
+    def waiter_noted(self, s: State, p: Term, saw_waiter: Term) -> Of:
         """The stages of guards, where one hears whether somebody waits."""
         if self.broken("waiter-ignored"):
             return s.guard_stage
-        return put(s.guard_stage, p, choose(every(word, eq(s.guard_stage(p), HELD)), CLOSING, s.guard_stage(p)))
+        return put(s.guard_stage, p, choose(every(saw_waiter, eq(s.guard_stage(p), HELD)), CLOSING, s.guard_stage(p)))
 
     def gives_way(self, s: State, parts: Term) -> Term:
         """Rule 8: a commit gives the lease up instead of renewing it."""
@@ -277,12 +277,12 @@ class Model:
         return replace(
             s,
             stage=put(s.stage, o, IDLE),
-            kind=put(s.kind, o, NO_KIND),
+            mode=put(s.mode, o, NO_MODE),
             under=put(s.under, o, 0),
             at=put(s.at, o, 0),
             begun=put(s.begun, o, 0),
             knows=put_row(s.knows, o, lambda _r: FALSE),
-            word=put(s.word, o, FALSE),
+            saw_waiter=put(s.saw_waiter, o, FALSE),
             released=put(s.released, o, FALSE),
             snapshot=put(s.snapshot, o, 0),
         )
@@ -332,15 +332,15 @@ class Model:
             return keep
 
         enabled = every(eq(s.guard_stage(p), SYNCING), self.fence_passes(s, s.guard_epoch(p)))
-        silent = s.told(p) > s.version
+        silent = s.heard(p) > s.version
         if self.broken("foreign-writes-unseen"):
-            silent = ne(s.told(p), NOT_SUBSCRIBED)
+            silent = ne(s.heard(p), NOT_SUBSCRIBED)
         if self.broken("streams-lost"):  # they hang on what is invalidated
             dropped = self.universe.some(self.universe.record, lambda r: every(s.cached(p, r), no(kept(r))))
-            silent = every(ne(s.told(p), NOT_SUBSCRIBED), dropped)
+            silent = every(ne(s.heard(p), NOT_SUBSCRIBED), dropped)
         if self.broken("floor-ignored-in-stream"):
-            silent = every(ne(s.told(p), NOT_SUBSCRIBED), self.sees_nothing(s, p))
-        heard = choose(silent, s.told(p), s.version)
+            silent = every(ne(s.heard(p), NOT_SUBSCRIBED), self.sees_nothing(s, p))
+        heard = choose(silent, s.heard(p), s.version)
         # The fault: the version is thrown away with what was invalidated.
         version = ZERO if self.broken("generation-in-machine") else s.version
         after = replace(
@@ -348,7 +348,7 @@ class Model:
             cache_version=put(s.cache_version, p, version),
             cached=put_row(s.cached, p, kept),
             guard_stage=put(s.guard_stage, p, HELD),
-            told=put(s.told, p, choose(self.subscribes(p), heard, NOT_SUBSCRIBED)),
+            heard=put(s.heard, p, choose(self.subscribes(p), heard, NOT_SUBSCRIBED)),
         )
         return Action("Sync", (p,), enabled, after)
 
@@ -363,7 +363,7 @@ class Model:
         )
         return Action("SyncFails", (p, gives_up), eq(s.guard_stage(p), SYNCING), after)
 
-    def begin(self, s: State, o: Term, kind: Term) -> Action:
+    def begin(self, s: State, o: Term, mode: Term) -> Action:
         """An operation begins under a guard, with the cache as it is."""
         p = self.home(o)
         admits = eq(s.guard_stage(p), HELD)
@@ -375,23 +375,23 @@ class Model:
             admits = either(admits, every(eq(s.guard_stage(p), SYNCING), eq(s.cache_version(p), s.version)))
 
         def allows(other: Term) -> Term:
-            turns = TRUE if self.broken("two-live-copies") else implies(eq(kind, TRANSACTION), eq(s.kind(other), VIEW))
-            settled = implies(eq(kind, VIEW), ne(s.stage(other), COMMITTED))
+            turns = TRUE if self.broken("two-live-copies") else implies(eq(mode, TRANSACTION), eq(s.mode(other), VIEW))
+            settled = implies(eq(mode, VIEW), ne(s.stage(other), COMMITTED))
             return implies(self.working_under(s, p, s.guard_epoch(p), other), every(turns, settled))
 
         enabled = every(eq(s.stage(o), IDLE), admits, self.universe.each(self.universe.operation, allows))
         after = replace(
             s,
             stage=put(s.stage, o, RUNNING),
-            kind=put(s.kind, o, kind),
+            mode=put(s.mode, o, mode),
             under=put(s.under, o, s.guard_epoch(p)),
             at=put(s.at, o, s.cache_version(p)),
-            begun=put(s.begun, o, choose(eq(kind, VIEW), s.version, 0)),
+            begun=put(s.begun, o, choose(eq(mode, VIEW), s.version, 0)),
             knows=put_row(s.knows, o, lambda r: either(s.cached(p, r), s.knows(o, r))),
             known=put_row(s.known, o, lambda r: choose(s.cached(p, r), s.cache_value(p, r), s.known(o, r))),
             snapshot=put(s.snapshot, o, s.cache_version(p)),
         )
-        return Action("Begin", (o, kind), enabled, after)
+        return Action("Begin", (o, mode), enabled, after)
 
     def load(self, s: State, o: Term, r: Term) -> Action:
         """A record that was not cached is loaded, if it is still what it was in the snapshot."""
@@ -433,7 +433,7 @@ class Model:
         record, version = self.universe.record, s.version + 1
         enabled = every(
             eq(s.stage(o), RUNNING),
-            eq(s.kind(o), TRANSACTION),
+            eq(s.mode(o), TRANSACTION),
             self.universe.some(record, updated),
             self.universe.each(record, lambda r: implies(updated(r), s.knows(o, r))),
         )
@@ -459,7 +459,7 @@ class Model:
             stage=put(s.stage, o, COMMITTED),
             at=put(s.at, o, version),
             knows=put_row(s.knows, o, updated),
-            word=put(s.word, o, s.wanted),
+            saw_waiter=put(s.saw_waiter, o, s.wanted),
             released=put(s.released, o, released),
             holder=choose(released, self.universe.nobody, s.holder),
             left=choose(released, 0, choose(self.may_access(s, o), self.lease_time, s.left)),
@@ -470,7 +470,7 @@ class Model:
         """Rule 6: a view asks whether its epoch still stands."""
         enabled = every(
             eq(s.stage(o), RUNNING),
-            eq(s.kind(o), VIEW),
+            eq(s.mode(o), VIEW),
             self.universe.some(self.universe.record, lambda r: s.knows(o, r)),
         )
         if not self.broken("unvalidated-view"):
@@ -490,7 +490,7 @@ class Model:
             stage=put(s.stage, o, VALIDATED),
             at=put(s.at, o, 0),
             begun=put(s.begun, o, 0),
-            word=put(s.word, o, s.wanted),
+            saw_waiter=put(s.saw_waiter, o, s.wanted),
         )
 
     def finish(self, s: State, o: Term, heeds: Term) -> Action:
@@ -512,7 +512,7 @@ class Model:
         own = eq(s.under(o), s.guard_epoch(p))
         ends = every(own, s.released(o))
         ended = self._without_guard(s, p)
-        told = put_if(own, self.told_of_waiter(s, p, every(heeds, s.word(o))), s.guard_stage)
+        told = put_if(own, self.waiter_noted(s, p, every(heeds, s.saw_waiter(o))), s.guard_stage)
         after = replace(
             self._idle(s, o),
             guard_stage=put_if(ends, ended.guard_stage, told),
@@ -524,10 +524,10 @@ class Model:
                 p,
                 lambda r: choose(every(installs, s.wrote(version, r)), new(r), s.cache_value(p, r)),
             ),
-            told=put(
-                s.told,
+            heard=put(
+                s.heard,
                 p,
-                choose(every(committed, ne(s.told(p), NOT_SUBSCRIBED), version > s.told(p)), version, s.told(p)),
+                choose(every(committed, ne(s.heard(p), NOT_SUBSCRIBED), version > s.heard(p)), version, s.heard(p)),
             ),
         )
         return Action("Finish", (o, heeds), among(s.stage(o), COMMITTED, VALIDATED), after)
@@ -563,7 +563,7 @@ class Model:
             p = self.home(o)
 
             def leaks(r: Term) -> Term:
-                return every(eq(s.kind(o), TRANSACTION), s.knows(o, r))
+                return every(eq(s.mode(o), TRANSACTION), s.knows(o, r))
 
             after = replace(
                 after,
@@ -581,7 +581,7 @@ class Model:
     def renew(self, s: State, p: Term, heeds: Term) -> Action:
         """A renewal that comes through, and brings word of a waiter, which is heeded now or later."""
         enabled = every(ne(s.guard_stage(p), NONE), self.fence_passes(s, s.guard_epoch(p)))
-        after = replace(s, left=self.lease_time, guard_stage=self.told_of_waiter(s, p, every(heeds, s.wanted)))
+        after = replace(s, left=self.lease_time, guard_stage=self.waiter_noted(s, p, every(heeds, s.wanted)))
         return Action("Renew", (p, heeds), enabled, after)
 
     def lose_guard(self, s: State, p: Term) -> Action:
@@ -638,14 +638,14 @@ class Model:
             self._without_guard(s, p),
             cache_version=put(s.cache_version, p, 0),
             cached=put_row(s.cached, p, lambda _r: FALSE),
-            told=put(s.told, p, NOT_SUBSCRIBED),
+            heard=put(s.heard, p, NOT_SUBSCRIBED),
             stage=unless_dead(s.stage, IDLE),
-            kind=unless_dead(s.kind, NO_KIND),
+            mode=unless_dead(s.mode, NO_MODE),
             under=unless_dead(s.under, 0),
             at=unless_dead(s.at, 0),
             begun=unless_dead(s.begun, 0),
             knows=lambda o, r: every(no(dies(o)), s.knows(o, r)),
-            word=unless_dead(s.word, FALSE),
+            saw_waiter=unless_dead(s.saw_waiter, FALSE),
             released=unless_dead(s.released, FALSE),
             snapshot=unless_dead(s.snapshot, 0),
             holder=choose(eq(s.holder, p), self.universe.departed, s.holder),
@@ -666,17 +666,17 @@ class Model:
         enabled = every(
             eq(s.guard_stage(p), NONE),
             self.subscribes(p),
-            ne(s.told(p), NOT_SUBSCRIBED),
-            s.told(p) < s.version,
+            ne(s.heard(p), NOT_SUBSCRIBED),
+            s.heard(p) < s.version,
             FALSE if self.broken("foreign-writes-unseen") or self.broken("streams-lost") else TRUE,
         )
         silent = self.sees_nothing(s, p) if self.broken("floor-ignored-in-stream") else FALSE
-        heard = choose(silent, s.told(p), s.version)
-        return Action("Listen", (p,), enabled, replace(s, told=put(s.told, p, heard)))
+        heard = choose(silent, s.heard(p), s.version)
+        return Action("Listen", (p,), enabled, replace(s, heard=put(s.heard, p, heard)))
 
     def sees_nothing(self, s: State, p: Term) -> Term:
         """The log has no line that its subscriber has not heard."""
-        return either(s.told(p) >= s.version, s.floor >= s.version)
+        return either(s.heard(p) >= s.version, s.floor >= s.version)
 
     def actions_of_processes(self) -> list[Callable[[State, Term], Action]]:
         """The actions that a process takes, whoever it is."""
@@ -702,7 +702,7 @@ class Model:
             self.sync_fails(s, p, self.chosen),
             self.renew(s, p, self.chosen),
             self.forget(s, p, r),
-            self.begin(s, o, self.kind),
+            self.begin(s, o, self.mode),
             self.load(s, o, r),
             self.outdated(s, o, r),
             self.commit(s, o, self.updated, self.chosen),

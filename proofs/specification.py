@@ -9,13 +9,13 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from checking.errors import CheckError
+from checking.models.manifest import Manifest, differences, find_manifest, read_manifest
+from checking.tlc.graph import Graph, read_graph
+from checking.tlc.run import Result, Verdict, run
+from checking.tlc.toolbox import find_toolbox
 from proofs.report import Examined, Failure, Say
 from proofs.report import run as run_proofs
-from unwedged.check.errors import CheckError
-from unwedged.check.graph import Graph, read_graph
-from unwedged.check.manifest import Manifest, differences, find_manifest, read_manifest
-from unwedged.check.tlc import Result, Verdict, run
-from unwedged.check.toolbox import find_toolbox
 
 INDUCTIVE = ("Inductive", "InductiveViews")
 

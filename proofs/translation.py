@@ -12,12 +12,12 @@ from pathlib import Path
 
 from rpds import HashTrieMap
 
-from unwedged.check.errors import UnreadableOutput
-from unwedged.check.values import ModelValue, Value
+from checking.errors import UnreadableOutput
+from checking.tlc.values import ModelValue, Value
 from unwedged.protocol.cache import Cache, Change, ChangeLog
 from unwedged.protocol.guard import Guard, Stage
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
-from unwedged.protocol.lease import LONGEST_LEASE, Lease
+from unwedged.protocol.lease import LONGEST_LEASE_MS, Lease
 
 Name = ModelValue
 """Of a process, an operation or a record."""
@@ -99,11 +99,11 @@ def left(value: Value) -> int:
 
 def time_left(ticks: int, lease_time: int) -> tuple[int, ...]:
     """The extremes of what so many ticks can be in milliseconds."""
-    tick = LONGEST_LEASE // lease_time
+    tick = LONGEST_LEASE_MS // lease_time
     if ticks == 0:
         return (0, -1, -(2**63))
     if ticks > lease_time:
-        return (LONGEST_LEASE + 1, 2**63)
+        return (LONGEST_LEASE_MS + 1, 2**63)
     return ((ticks - 1) * tick + 1, ticks * tick)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from unwedged.store import sealing
+from unwedged.store import sealer as module
 
 settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True, database=None)
 settings.register_profile(
@@ -32,5 +32,5 @@ settings.load_profile("ci")
 def cheap_passphrases() -> Iterator[None]:
     """Let scrypt cost nothing, for tests that are about passphrases. All others use a key."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sealing, "COST", sealing.Cost(n=2, r=1, p=1))
+        patch.setattr(module, "COST", module.Cost(n=2, r=1, p=1))
         yield

@@ -24,7 +24,7 @@ VARIABLES
 avars == <<history, call>>
 
 Nothing == [r \in Records |-> Missing]
-NoCall == [stage |-> "idle", kind |-> "none", since |-> 0, result |-> Nothing]
+NoCall == [stage |-> "idle", mode |-> "none", since |-> 0, result |-> Nothing]
 
 Now == history[Len(history)]
 Part(snapshot, asked) == [r \in Records |-> IF r \in asked THEN snapshot[r] ELSE Missing]
@@ -34,16 +34,16 @@ AInit ==
     /\ call = [o \in Operations |-> NoCall]
 
 \* From here on, no older snapshot will do for a view.
-ACall(o, kind) ==
+ACall(o, mode) ==
     /\ call[o].stage = "idle"
     /\ call' = [call EXCEPT ![o] =
-            [stage |-> "called", kind |-> kind, since |-> IF kind = "view" THEN Len(history) ELSE 0,
+            [stage |-> "called", mode |-> mode, since |-> IF mode = "view" THEN Len(history) ELSE 0,
              result |-> Nothing]]
     /\ UNCHANGED history
 
 \* The one moment of a transaction: it reads what it asks for, and updates it.
 Update(o) ==
-    /\ call[o].stage = "called" /\ call[o].kind = "transaction"
+    /\ call[o].stage = "called" /\ call[o].mode = "transaction"
     /\ \E asked \in (SUBSET Records) \ {{}} :
         /\ history' = Append(history, [r \in Records |-> IF r \in asked THEN Now[r] + 1 ELSE Now[r]])
         /\ call' = [call EXCEPT ![o].stage = "done", ![o].result = Part(Now, asked)]
@@ -52,7 +52,7 @@ Update(o) ==
 \* failed. What an operation fails of is what it has read, as any other answer is.
 Look(o) ==
     /\ call[o].stage = "called"
-    /\ \E i \in (IF call[o].kind = "view" THEN call[o].since ELSE Len(history))..Len(history),
+    /\ \E i \in (IF call[o].mode = "view" THEN call[o].since ELSE Len(history))..Len(history),
           asked \in (SUBSET Records) \ {{}} :
         call' = [call EXCEPT ![o].stage = "done", ![o].since = 0,
                                  ![o].result = Part(history[i], asked)]

@@ -28,7 +28,7 @@ CONSTANTS
     Operations, Records,
     Missing,        \* in a cache: never loaded. In a result: not asked for
     Home,           \* the process that an operation belongs to
-    Kinds,          \* by operation: what it may be, "transaction" or "view"
+    Modes,          \* by operation: what it may be, "transaction" or "view"
     Subscribers,    \* the processes that somebody subscribes to changes in
     MaxEpoch,       \* bound: acquisitions
     MaxVersion      \* bound: commits
@@ -37,9 +37,9 @@ CONSTANTS
 ASSUME /\ Cardinality(Processes) >= 2 /\ Subscribers \subseteq Processes
        /\ Records # {} /\ LeaseTime \in Nat \ {0}
        /\ MaxEpoch >= 2 /\ MaxVersion >= 1
-       /\ \A o \in Operations : Home[o] \in Processes /\ Kinds[o] # {}
+       /\ \A o \in Operations : Home[o] \in Processes /\ Modes[o] # {}
        /\ \E o1, o2 \in Operations : Home[o1] # Home[o2]
-       /\ \E o \in Operations : "transaction" \in Kinds[o]
+       /\ \E o \in Operations : "transaction" \in Modes[o]
 
 VARIABLES
     lease,      \* the lease row
@@ -123,27 +123,27 @@ ForgottenCache(old, r) == [old EXCEPT !.records[r] = Missing]
 
 Heard(version, lagged) == [version |-> version, lagged |-> lagged]
 
-LastHeard(told) == told[Len(told)].version
+LastHeard(published) == published[Len(published)].version
 
 \* Everything that the log names up to a version, or that it no longer reaches.
-ToldUpTo(told, version) ==
-    IF told = <<>> \/ version <= LastHeard(told) THEN told
-    ELSE IF floor > LastHeard(told) /\ ~Broken("floor-ignored-in-stream")
-    THEN Append(told, Heard(version, TRUE))
-    ELSE LET first == Later(LastHeard(told), floor)
-         IN  told \o [i \in 1..(version - first) |-> Heard(first + i, FALSE)]
+PublishedUpTo(published, version) ==
+    IF published = <<>> \/ version <= LastHeard(published) THEN published
+    ELSE IF floor > LastHeard(published) /\ ~Broken("floor-ignored-in-stream")
+    THEN Append(published, Heard(version, TRUE))
+    ELSE LET first == Later(LastHeard(published), floor)
+         IN  published \o [i \in 1..(version - first) |-> Heard(first + i, FALSE)]
 
 \* A commit of the process's own, unless its subscriber has heard of it already. (Of
 \* what came before it that commit says nothing; but then the guard's sync has.)
-ToldOwn(told, version) ==
-    IF told = <<>> \/ version <= LastHeard(told) THEN told
-    ELSE Append(told, Heard(version, version > LastHeard(told) + 1))
+PublishedOwn(published, version) ==
+    IF published = <<>> \/ version <= LastHeard(published) THEN published
+    ELSE Append(published, Heard(version, version > LastHeard(published) + 1))
 
 -------------------------------------------------------------------------------
 (* Operations.                                                                  *)
 
-Idle == [stage |-> "idle", kind |-> "none", under |-> 0, at |-> 0, begun |-> 0,
-         known |-> Nothing, loading |-> <<>>, word |-> FALSE, released |-> FALSE]
+Idle == [stage |-> "idle", mode |-> "none", under |-> 0, at |-> 0, begun |-> 0,
+         known |-> Nothing, loading |-> <<>>, sawWaiter |-> FALSE, released |-> FALSE]
 
 \* stage     "idle", which includes waiting for a guard; "running"; "loading" a record;
 \*           "committed": in the store, not yet in the cache; "validated": its
@@ -156,7 +156,7 @@ Idle == [stage |-> "idle", kind |-> "none", under |-> 0, at |-> 0, begun |-> 0,
 \*           so that when it reads is of no importance. Once committed: what its
 \*           updates were computed from
 \* loading   record, value and version of a load whose answer is on its way
-\* word      whether its last access brought word of a waiter
+\* sawWaiter whether its last access said that somebody waits
 \* released  whether its commit gave the lease up
 
 Of(p) == {o \in Operations : Home[o] = p}
@@ -218,7 +218,7 @@ Sync(p) ==
             ELSE IF @ = <<>> THEN <<Heard(Version, FALSE)>>  \* subscribes here
             ELSE IF Broken("foreign-writes-unseen") THEN @
             ELSE IF Broken("streams-lost") /\ cache'[p].records # cache[p].records THEN @
-            ELSE ToldUpTo(@, Version)]
+            ELSE PublishedUpTo(@, Version)]
     /\ UNCHANGED <<lease, history, commits, floor, op>>
 
 \* An error on the way: no guard, and the cache stays what and where it was. The lease
@@ -234,28 +234,28 @@ SyncFails(p) ==
 \* An operation begins under a guard: it has the guard's cache before it, as an
 \* immutable value. Transactions of one guard take turns. A view does not begin
 \* while a commit is under way: it could miss what others may have seen.
-MayBegin(o, kind) ==
+MayBegin(o, mode) ==
     LET p == Home[o]
         working == WorkingUnder(p, guard[p].epoch)
     IN  /\ \/ Admits(guard[p])
            \/ guard[p].stage = "syncing" /\ Broken("dirty-hidden-from-reentrant")
            \/ guard[p].stage = "syncing" /\ Broken("reload-race") /\ cache[p].version = Version
-        /\ kind = "transaction" =>
-              \/ \A other \in working : op[other].kind = "view"
+        /\ mode = "transaction" =>
+              \/ \A other \in working : op[other].mode = "view"
               \/ Broken("two-live-copies")
-        /\ kind = "view" => \A other \in working : op[other].stage # "committed"
+        /\ mode = "view" => \A other \in working : op[other].stage # "committed"
 
-Begin(o, kind) ==
+Begin(o, mode) ==
     LET p == Home[o] IN
     /\ op[o].stage = "idle"
-    /\ \/ MayBegin(o, kind)
+    /\ \/ MayBegin(o, mode)
        \/ Broken("save-without-lock") /\ guard[p].stage = "none"
     /\ op' = [op EXCEPT ![o] = [@ EXCEPT
             !.stage = "running",
-            !.kind = kind,
+            !.mode = mode,
             !.under = guard[p].epoch,
             !.at = cache[p].version,
-            !.begun = IF kind = "view" THEN Version ELSE 0,
+            !.begun = IF mode = "view" THEN Version ELSE 0,
             !.known = Over(cache[p].records, op[o].known)]]
     /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
 
@@ -297,7 +297,7 @@ Commit(o, updated) ==
     LET p == Home[o]
         base == [r \in updated |-> op[o].known[r]]
         alone == WorkingUnder(p, op[o].under) = {o}
-    IN  /\ op[o].stage = "running" /\ op[o].kind = "transaction"
+    IN  /\ op[o].stage = "running" /\ op[o].mode = "transaction"
         /\ updated # {} /\ updated \subseteq AnyRecord(op[o].known)
         /\ Version < MaxVersion
         /\ \/ MayAccess(o)
@@ -309,17 +309,17 @@ Commit(o, updated) ==
                 IF r \in updated THEN base[r] + 1 ELSE Value(r, Version)])
         /\ \E parts \in Notable(alone) :
             /\ op' = [op EXCEPT ![o].stage = "committed", ![o].at = Version + 1,
-                                ![o].known = Part(@, updated), ![o].word = lease.wanted,
+                                ![o].known = Part(@, updated), ![o].sawWaiter = lease.wanted,
                                 ![o].released = MayAccess(o) /\ GivesWay(lease, parts)]
             /\ lease' = IF MayAccess(o) THEN Committed(lease, parts) ELSE lease
         /\ UNCHANGED <<floor, guard, cache, heard>>
 
 \* Rule 6: a view asks whether its epoch still stands.
 Validate(o) ==
-    /\ op[o].stage = "running" /\ op[o].kind = "view"
+    /\ op[o].stage = "running" /\ op[o].mode = "view"
     /\ AnyRecord(op[o].known) # {}
     /\ MayAccess(o) \/ Broken("unvalidated-view")
-    /\ op' = [op EXCEPT ![o].stage = "validated", ![o].at = 0, ![o].begun = 0, ![o].word = lease.wanted]
+    /\ op' = [op EXCEPT ![o].stage = "validated", ![o].at = 0, ![o].begun = 0, ![o].sawWaiter = lease.wanted]
     /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
 
 \* Rule 6 for failures: what an operation's own code fails of is what it has read, so its
@@ -329,10 +329,10 @@ Fail(o) ==
     /\ op[o].stage = "running"
     /\ AnyRecord(op[o].known) # {}
     /\ MayAccess(o) \/ Broken("stale-failure-believed")
-    /\ op' = [op EXCEPT ![o].stage = "validated", ![o].at = 0, ![o].begun = 0, ![o].word = lease.wanted]
+    /\ op' = [op EXCEPT ![o].stage = "validated", ![o].at = 0, ![o].begun = 0, ![o].sawWaiter = lease.wanted]
     /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
 
-\* The cache takes the new values, subscribers are told, the caller is answered:
+\* The cache takes the new values, subscribers are published, the caller is answered:
 \* one step of the process. If the guard died in between, the commit counts all
 \* the same, and the cache is no longer this operation's to touch. If the commit gave
 \* the lease up, the guard ends here: nothing has begun under it since, as operations
@@ -342,15 +342,15 @@ Finish(o) ==
         version == op[o].at
     IN  /\ op[o].stage \in {"committed", "validated"}
         /\ op' = [op EXCEPT ![o] = Idle]
-        /\ \E word \in Notable(op[o].word) :
+        /\ \E sawWaiter \in Notable(op[o].sawWaiter) :
             guard' = CASE op[o].under # guard[p].epoch -> guard
                        [] op[o].released -> [guard EXCEPT ![p] = NoGuard]
-                       [] OTHER -> [guard EXCEPT ![p] = Told(@, word)]
+                       [] OTHER -> [guard EXCEPT ![p] = WaiterNoted(@, sawWaiter)]
         /\ IF op[o].stage = "committed"
            THEN /\ cache' = IF UsesCache(o)
                             THEN [cache EXCEPT ![p] = InstalledCache(@, version, commits[version])]
                             ELSE cache
-                /\ heard' = [heard EXCEPT ![p] = ToldOwn(@, version)]
+                /\ heard' = [heard EXCEPT ![p] = PublishedOwn(@, version)]
            ELSE UNCHANGED <<cache, heard>>
         /\ UNCHANGED <<lease, history, commits, floor>>
 
@@ -378,7 +378,7 @@ Outdated(o, r) ==
 Abort(o) ==
     /\ op[o].stage \in {"running", "loading"}
     /\ op' = [op EXCEPT ![o] = Idle]
-    /\ cache' = IF Broken("cache-before-commit") /\ op[o].kind = "transaction"
+    /\ cache' = IF Broken("cache-before-commit") /\ op[o].mode = "transaction"
                 THEN [cache EXCEPT ![Home[o]].records = [r \in Records |->
                         IF op[o].known[r] # Missing THEN op[o].known[r] + 1 ELSE @[r]]]
                 ELSE cache
@@ -396,7 +396,7 @@ Renew(p) ==
     /\ Renewable(guard[p])
     /\ FencePasses(lease, guard[p].epoch)
     /\ lease' = Renewed(lease)
-    /\ \E word \in Notable(lease.wanted) : guard' = [guard EXCEPT ![p] = Told(@, word)]
+    /\ \E sawWaiter \in Notable(lease.wanted) : guard' = [guard EXCEPT ![p] = WaiterNoted(@, sawWaiter)]
     /\ UNCHANGED <<history, commits, floor, cache, heard, op>>
 
 \* A renewal, or a sync, that the fence stops: the guard dies (rule 1).
@@ -449,12 +449,12 @@ Listen(p) ==
     /\ guard[p].stage = "none"
     /\ heard[p] # <<>> /\ ~Broken("foreign-writes-unseen") /\ ~Broken("streams-lost")
     /\ LastHeard(heard[p]) < Version
-    /\ heard' = [heard EXCEPT ![p] = ToldUpTo(@, Version)]
+    /\ heard' = [heard EXCEPT ![p] = PublishedUpTo(@, Version)]
     /\ UNCHANGED <<lease, history, commits, floor, guard, cache, op>>
 
 Next ==
     \/ \E o \in Operations :
-        \/ \E kind \in Kinds[o] : Begin(o, kind)
+        \/ \E mode \in Modes[o] : Begin(o, mode)
         \/ \E updated \in SUBSET Records : Commit(o, updated)
         \/ Fill(o) \/ Validate(o) \/ Fail(o) \/ Finish(o)
         \/ Lose(o) \/ Abort(o) \/ ForgetCommit(o)
@@ -556,12 +556,12 @@ Atomic == INSTANCE AtomicStore WITH
     history <- history,
     call <- [o \in Operations |->
         CASE op[o].stage = "idle" ->
-                [stage |-> "idle", kind |-> "none", since |-> 0, result |-> Nothing]
+                [stage |-> "idle", mode |-> "none", since |-> 0, result |-> Nothing]
           [] op[o].stage \in {"running", "loading"} ->
-                [stage |-> "called", kind |-> op[o].kind,
-                 since |-> IF op[o].kind = "view" THEN op[o].begun + 1 ELSE 0, result |-> Nothing]
+                [stage |-> "called", mode |-> op[o].mode,
+                 since |-> IF op[o].mode = "view" THEN op[o].begun + 1 ELSE 0, result |-> Nothing]
           [] OTHER ->
-                [stage |-> "done", kind |-> op[o].kind, since |-> 0, result |-> op[o].known]]
+                [stage |-> "done", mode |-> op[o].mode, since |-> 0, result |-> op[o].known]]
 
 RefinesAtomicStore == Atomic!AtomicSpec
 ===============================================================================

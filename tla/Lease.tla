@@ -60,7 +60,7 @@ Committed(row, alone) == IF GivesWay(row, alone) THEN Released(row) ELSE Renewed
 \* Rule 8: word of a waiter is heeded at once, or later: a turn lasts as long as it is
 \* worth something. (So it is whatever a renewal or a commit brings that may be noted,
 \* and a commit that could give the lease up may keep it.)
-Notable(word) == {FALSE, word}
+Notable(sawWaiter) == {FALSE, sawWaiter}
 
 \* Rule 2: after a failed sync the lease is given up. That is a write, which may fail as
 \* well; then the lease is left to expire.
@@ -82,7 +82,7 @@ Taken(epoch) == [stage |-> "syncing", epoch |-> epoch]
 Synced(guarding) == [guarding EXCEPT !.stage = "held"]
 
 \* Rule 8: what a renewal or a commit brings back about waiting.
-Told(guarding, wanted) ==
+WaiterNoted(guarding, wanted) ==
     IF wanted /\ guarding.stage = "held" /\ ~Broken("waiter-ignored")
     THEN [guarding EXCEPT !.stage = "closing"] ELSE guarding
 

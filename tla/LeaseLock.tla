@@ -145,11 +145,11 @@ WriteBegins(p) ==
 WriteEnds(p) ==
     /\ op[p] = "writing"
     /\ op' = [op EXCEPT ![p] = "idle"]
-    /\ \E alone \in BOOLEAN, word \in Notable(lease.wanted) :
+    /\ \E alone \in BOOLEAN, sawWaiter \in Notable(lease.wanted) :
         /\ lease' = IF Broken("renewal-starved") THEN lease ELSE Committed(lease, alone)
         /\ IF lease'.holder = Nobody
            THEN guard' = [guard EXCEPT ![p] = NoGuard] /\ ForgetHold(p)
-           ELSE guard' = [guard EXCEPT ![p] = Told(@, word)] /\ UNCHANGED <<synced, prompt>>
+           ELSE guard' = [guard EXCEPT ![p] = WaiterNoted(@, sawWaiter)] /\ UNCHANGED <<synced, prompt>>
     /\ UNCHANGED jumps
 
 \* An operation ends, whatever came of it.
@@ -164,7 +164,7 @@ Renew(p) ==
     /\ Renewable(guard[p]) /\ DatabaseFree
     /\ FencePasses(lease, guard[p].epoch)
     /\ lease' = Renewed(lease)
-    /\ \E word \in Notable(lease.wanted) : guard' = [guard EXCEPT ![p] = Told(@, word)]
+    /\ \E sawWaiter \in Notable(lease.wanted) : guard' = [guard EXCEPT ![p] = WaiterNoted(@, sawWaiter)]
     /\ UNCHANGED <<synced, op, prompt, jumps>>
 
 \* Somebody has waited for longer than operations are given, and one still runs: for a
@@ -252,7 +252,7 @@ Next ==
 (* prompt may be suspended for ever, and owes nothing, unless it wants       *)
 (* something itself.                                                         *)
 (*                                                                           *)
-(* Each assumption is needed: `unwedged guards LeaseLock!Fairness` leaves    *)
+(* Each assumption is needed: `python -m checking guards LeaseLock!Fairness` leaves    *)
 (* them out, one at a time, and TLC finds a process that waits for ever. The *)
 (* following was tried by hand, with one property and the bounds of          *)
 (* LeaseLockProgress. Without the assumption about Lapse, Acquire or the     *)

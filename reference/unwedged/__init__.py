@@ -4,7 +4,9 @@ The layers, each importing only those before it:
 
 * ``unwedged.protocol``: the rules as pure functions; no I/O, no clock, no asyncio.
 * ``unwedged.store``: the store that programs open: SQLite, sealing, the lock, the cache, transactions.
-* ``unwedged.check``: the command line that checks models and code against each other; never imported by the others.
+* ``unwedged.tools``: the command ``unwedged``, for people who run programs that share a store.
 
 The rules are numbered in ``spec/protocol.md``; docstrings cite them as "rule 4".
 """
+
+__version__ = "0.1.0"

@@ -37,7 +37,7 @@ class Mutant:
 MUTANTS: Final = (
     Mutant(
         "a stale live object survives a sync",
-        f"{STORE}/holding.py",
+        f"{STORE}/guarded_cache.py",
         "for change in log.changes:",
         "for change in log.changes[:1]:",
         "test_crypto_store.py::TestHandover::test_all_live_objects_of_changed_records_are_dropped_and_no_others",
@@ -59,8 +59,8 @@ MUTANTS: Final = (
     Mutant(
         "the file is closed under a second operation",
         f"{STORE}/crypto_store.py",
-        "        if not self._operations and not self._errands:\n            self._quiet.set()",
-        "        if not self._errands:\n            self._quiet.set()",
+        "        if not self._operations and not self._file_users:\n            self._idle.set()",
+        "        if not self._file_users:\n            self._idle.set()",
         "test_crypto_store.py::TestMisuse::test_closing_waits_for_all_that_runs",
     ),
     Mutant(
@@ -100,10 +100,10 @@ MUTANTS: Final = (
     ),
     Mutant(
         "one task leaks for each commit",
-        f"{STORE}/settled.py",
+        f"{STORE}/completion.py",
         "_settling.discard(task)",
         "pass",
-        "test_settled.py::test_nothing_remembers_work_that_is_over",
+        "test_completion.py::test_nothing_remembers_work_that_is_over",
     ),
     Mutant(
         "a process listens without subscribers",
@@ -149,16 +149,16 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a salt of any length is accepted",
-        f"{STORE}/sealing.py",
+        f"{STORE}/sealer.py",
         "parsed.cost.acceptable() and len(parsed.salt) == _SALT",
         "parsed.cost.acceptable()",
-        "test_sealing.py::test_a_salt_has_the_length_that_it_was_made_with",
+        "test_sealer.py::test_a_salt_has_the_length_that_it_was_made_with",
     ),
     Mutant(
         "a mark forgets what subscribers were told",
         f"{STORE}/crypto_store.py",
-        "max(self._lock.holding.cache.version, self._streams.heard)",
-        "self._lock.holding.cache.version",
+        "max(self._lock.guarded.cache.version, self._streams.published)",
+        "self._lock.guarded.cache.version",
         "test_opening.py::TestMarks::test_a_mark_knows_what_subscribers_were_told",
     ),
     Mutant(

@@ -9,7 +9,7 @@ from unwedged.protocol import cache, lease
 from unwedged.protocol.cache import Cache, Change, ChangeLog
 from unwedged.protocol.guard import NO_GUARD, Guard, Stage
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
-from unwedged.protocol.lease import LONGEST_LEASE, Lease
+from unwedged.protocol.lease import LONGEST_LEASE_MS, Lease
 from unwedged.protocol.stream import Lagged
 
 Copy = Cache[str, int]
@@ -31,7 +31,7 @@ class Broken:
 
 
 def own_lease_is_foreign(row: Lease, _: InstanceId, now: Milliseconds) -> bool:
-    return row.holder is None or row.expires <= now or row.expires > now + LONGEST_LEASE
+    return row.holder is None or row.expires <= now or row.expires > now + LONGEST_LEASE_MS
 
 
 def absurd_lease_is_believed(row: Lease, instance: InstanceId, now: Milliseconds) -> bool:
@@ -154,7 +154,7 @@ BROKEN = (
     Broken("guard.taken", "no sync is needed", lambda epoch: Guard(Stage.HELD, epoch), frozenset({"Acquire"})),
     Broken("guard.synced", "anything is synced", anything_is_synced, frozenset({"Sync"})),
     Broken("guard.synced", "other epoch is synced", other_epoch_is_synced),
-    Broken("guard.told", "other epoch is told", other_epoch_is_told, frozenset({"Finish"})),
+    Broken("guard.waiter_noted", "other epoch is told", other_epoch_is_told, frozenset({"Finish"})),
     Broken("guard.overdue", "any guard is overdue", lambda held, _: replace(held, stage=Stage.EXPIRING)),
     Broken("guard.lost", "other epoch is lost", lambda _held, _epoch: NO_GUARD, frozenset({"Lose", "Finish"})),
     Broken("guard.admits", "closing admits", lambda held: held.stage in HOLDS, frozenset({"Begin"})),

@@ -15,6 +15,9 @@ from typing import ParamSpec
 
 import pytest
 
+from checking.errors import CheckError
+from checking.models.manifest import Manifest, read_manifest
+from checking.tlc.graph import Graph
 from proofs import actions, functions, specification
 from proofs.actions import ACTIONS, Explored, compare, explored
 from proofs.agreement import actions_agree, functions_agree, tally
@@ -22,9 +25,6 @@ from proofs.report import Examined, Failure, Say
 from proofs.specification import graph_of
 from proofs.translation import constants
 from tests.proofs.broken import BROKEN, Broken
-from unwedged.check.errors import CheckError
-from unwedged.check.graph import Graph
-from unwedged.check.manifest import Manifest, read_manifest
 
 P = ParamSpec("P")
 
@@ -141,7 +141,7 @@ def differing(agree: Callable[[Manifest, Say, Examined], list[Failure]], folder:
 
 TABLES_OF_A_FAULT = {
     "clock-jump": {"lease.takeable", "lease.acquire"},
-    "waiter-ignored": {"guard.told", "lease.commit"},
+    "waiter-ignored": {"guard.waiter_noted", "lease.commit"},
     "session-cache-survives": {"cache.sync", "cache.reaches"},
     "first-acquire-is-clean": {"cache.sync", "cache.reaches"},
     "generation-in-machine": {"cache.sync", "cache.empty"},
@@ -174,7 +174,7 @@ BROKEN_DEFINITIONS = {
     "lease.commit": ("row.wanted /\\ alone /\\ ~Broken", "row.wanted /\\ ~Broken"),
     "guard.taken": ('Taken(epoch) == [stage |-> "syncing"', 'Taken(epoch) == [stage |-> "held"'),
     "guard.synced": ('!.stage = "held"]', '!.stage = "closing"]'),
-    "guard.told": ('wanted /\\ guarding.stage = "held"', 'wanted /\\ guarding.stage # "none"'),
+    "guard.waiter_noted": ('wanted /\\ guarding.stage = "held"', 'wanted /\\ guarding.stage # "none"'),
     "guard.overdue": ('IF guarding.stage = "closing" THEN', 'IF guarding.stage = "held" THEN'),
     "guard.lost": ("IF guarding.epoch = epoch THEN", "IF guarding.epoch <= epoch THEN"),
     "guard.admits": ('Admits(guarding) == guarding.stage = "held"', 'Admits(guarding) == guarding.stage # "none"'),

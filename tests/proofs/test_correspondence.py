@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from checking.errors import CheckError
+from checking.models.manifest import Manifest, read_manifest
+from checking.tlc.graph import Edge, Graph
+from checking.tlc.run import read_configuration
 from proofs import correspondence, functions
 from proofs.correspondence import (
     INSTANCES,
@@ -25,10 +29,6 @@ from proofs.report import Examined, Failure
 from proofs.specification import INDUCTIVE, graph_of
 from proofs.terms import TRUE, Term, no
 from proofs.translation import constants
-from unwedged.check.errors import CheckError
-from unwedged.check.graph import Edge, Graph
-from unwedged.check.manifest import Manifest, read_manifest
-from unwedged.check.tlc import read_configuration
 
 ROOT = Path(__file__).parents[2]
 MANIFEST = read_manifest(ROOT / "tla" / "models" / "manifest.toml")

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import settings
 
 import proofs
+from checking.models.manifest import Band, read_manifest
 from proofs import actions, correspondence, functions, report, sql
 from proofs.__main__ import BESIDE, PARTS
 from proofs.extent import EXTENT
 from proofs.report import Examined, Failure, Proof, Say, differences, run
 from proofs.specification import INDUCTIVE
-from unwedged.check.manifest import Band, read_manifest
 
 ROOT = Path(__file__).parents[2]
 

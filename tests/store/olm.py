@@ -121,19 +121,19 @@ class _Fields:
     def __init__(self, encoded: bytes) -> None:
         self.chunks: dict[int, bytes] = {}
         self.numbers: dict[int, int] = {}
-        self._rest = encoded
-        while self._rest:
+        self._changing_state = encoded
+        while self._changing_state:
             field, of_bytes = divmod(self._number(), 8)
             number = self._number()
             if of_bytes:
-                self.chunks[field], self._rest = self._rest[:number], self._rest[number:]
+                self.chunks[field], self._changing_state = self._changing_state[:number], self._changing_state[number:]
             else:
                 self.numbers[field] = number
 
     def _number(self) -> int:
         value = shift = 0
         while True:
-            byte, self._rest = self._rest[0], self._rest[1:]
+            byte, self._changing_state = self._changing_state[0], self._changing_state[1:]
             value |= (byte & 127) << shift
             if byte < 128:
                 return value

@@ -37,7 +37,7 @@ from tests.store.stores import KEY
 from unwedged.protocol.identifiers import Milliseconds
 from unwedged.store import TEXT, CryptoStore, LeaseTimes, RecordKind, Transaction, View
 
-TIMES: Final = LeaseTimes(Milliseconds(10_000), renew_every=Milliseconds(3_000), idle_after=Milliseconds(5_000))
+TIMES: Final = LeaseTimes(Milliseconds(10_000), renew_every_ms=Milliseconds(3_000), idle_after_ms=Milliseconds(5_000))
 
 SESSION: Final = RecordKind("olm_session", TEXT, SESSION_CODEC)
 SENT: Final = RecordKind("sent", TEXT, MESSAGE_CODEC)
@@ -178,7 +178,7 @@ class Sleepers:
     async def sleep(self, duration: Milliseconds) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sleepers[future] = Milliseconds(self.now() + duration)
-        if duration < min(TIMES.renew_every, TIMES.idle_after):
+        if duration < min(TIMES.renew_every_ms, TIMES.idle_after_ms):
             self._waits()  # Nobody else sleeps for so short a time.
         try:
             await future

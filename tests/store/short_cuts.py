@@ -14,7 +14,7 @@ from unwedged.protocol.identifiers import Epoch, Milliseconds, Version
 from unwedged.protocol.lease import Lease
 from unwedged.store import crypto_store
 from unwedged.store.backend import Committed, Listed, Loaded, Row, RowName
-from unwedged.store.holding import Holding, RecordName
+from unwedged.store.guarded_cache import GuardedCache, RecordName
 from unwedged.store.sqlite import SqliteBackend
 
 
@@ -51,8 +51,8 @@ class UnfencedBackend(SqliteBackend):
         return epoch
 
 
-def _kept(holding: Holding, epoch: Epoch, log: ChangeLog[RecordName], _: Cache[RecordName, bytes]) -> Holding:
-    return Holding(epoch, Cache(log.version, holding.cache.records), holding.live)
+def _kept(guarded: GuardedCache, epoch: Epoch, log: ChangeLog[RecordName], _: Cache[RecordName, bytes]) -> GuardedCache:
+    return GuardedCache(epoch, Cache(log.version, guarded.cache.records), guarded.live)
 
 
 def take(short_cut: ShortCut) -> None:
@@ -61,6 +61,6 @@ def take(short_cut: ShortCut) -> None:
         case ShortCut.NO_FENCE:
             setattr(crypto_store, "SqliteBackend", UnfencedBackend)  # noqa: B010 (a type checker would refuse it)
         case ShortCut.KEPT_CACHE:
-            setattr(Holding, "successor", _kept)  # noqa: B010 (a type checker would refuse it)
+            setattr(GuardedCache, "successor", _kept)  # noqa: B010 (a type checker would refuse it)
         case ShortCut.NONE:
             pass

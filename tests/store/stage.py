@@ -211,7 +211,7 @@ class Stage:
 
     def lapse(self) -> None:
         """Let more time pass than a lease lasts. Who is not told so, does not renew."""
-        self.clock.advance(Milliseconds(TIMES.duration + 1))
+        self.clock.advance(Milliseconds(TIMES.duration_ms + 1))
 
     async def perform(self, actor: Actor, operation: Operation) -> Outcome:
         """Have an operation done, by asking whoever has the lease to give way."""
@@ -237,7 +237,7 @@ class Stage:
         if (lease := self.wanted()) is not None:
             [*holders] = (each for each in self.actors.values() if each.label == lease.label)
             for holder in holders:
-                self.clock.advance(TIMES.renew_every)
+                self.clock.advance(TIMES.renew_every_ms)
                 holder.send(Tick())
                 await holder.said(f"lease released label={holder.label} epoch={lease.epoch}")
             if not holders:
@@ -246,10 +246,10 @@ class Stage:
 
     async def renewed(self, actor: Actor) -> None:
         """Let the holder's time to renew come, and wait until it has renewed."""
-        self.clock.advance(TIMES.renew_every)
+        self.clock.advance(TIMES.renew_every_ms)
         actor.send(Tick())
         async with asyncio.timeout(PATIENCE):
-            while inspect(self.store, 0).lease.expires != self.clock.now() + TIMES.duration:  # noqa: ASYNC110 (a file)
+            while inspect(self.store, 0).lease.expires != self.clock.now() + TIMES.duration_ms:  # noqa: ASYNC110 (a file)
                 await asyncio.sleep(0.01)
 
     def ask_again(self, actor: Actor) -> None:

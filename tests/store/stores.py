@@ -19,10 +19,10 @@ from unwedged.protocol.lease import Lease
 from unwedged.store.backend import Committed, Listed, Loaded, Row, RowName
 from unwedged.store.crypto_store import CryptoStore
 from unwedged.store.expectations import StoreMark
-from unwedged.store.holding import RecordName
+from unwedged.store.guarded_cache import RecordName
 from unwedged.store.lock import LeaseLock, LeaseTimes
 from unwedged.store.records import BYTES, TEXT, Codec, Kind, RecordKind
-from unwedged.store.sealing import Sealer
+from unwedged.store.sealer import Sealer
 from unwedged.store.sqlite import SqliteBackend
 from unwedged.store.streams import Streams
 from unwedged.store.transactions import Transaction
@@ -85,7 +85,7 @@ class StillClock:
                 future.set_result(None)
 
 
-class SeededChance:
+class SeededRandomness:
     """Random numbers that are the same each time."""
 
     def __init__(self, seed: int = 0) -> None:
@@ -215,7 +215,7 @@ class Workbench:
         self.path = path
         self.clock = StillClock()
         self.sealer: Sealer | None = None
-        self._chance = SeededChance()
+        self._randomness = SeededRandomness()
         self._opened: list[Instance] = []
 
     async def instance(
@@ -230,11 +230,11 @@ class Workbench:
             self.sealer,
             KINDS,
             label=label,
-            instance=self._chance.instance(),
+            instance=self._randomness.instance(),
             version=Version(0),
             times=times or LeaseTimes(),
             clock=self.clock,
-            chance=self._chance,
+            randomness=self._randomness,
             cache_limit_bytes=cache_limit_bytes,
         )
         store.gated, store.clock, store.sealer, store.path = gated, self.clock, self.sealer, self.path
@@ -280,12 +280,12 @@ class Workbench:
 
     def assert_cache_is_snapshot(self, store: Instance) -> None:
         """Whatever a guard's cache holds is what is stored: values, known absences, and live objects."""
-        cache, stored = store.lock.holding.cache, self.stored()
+        cache, stored = store.lock.guarded.cache, self.stored()
         assert store.lock.guard.epoch, "there is no guard, and so no cache that must be right"
         assert cache.version == self.version()
         for name, value in cache.records.items():
             assert stored.get(name) == value
-        for name, live in store.lock.holding.live.items():
+        for name, live in store.lock.guarded.live.items():
             encoded = b"%d" % live.count if isinstance(live, Counter) else live
             assert stored[name] == encoded
 

@@ -61,9 +61,9 @@ from unwedged.store import (
     WrongKey,
     crypto_store,
 )
-from unwedged.store.clock import SystemChance
+from unwedged.store.clock import SystemRandomness
 from unwedged.store.expectations import Expectations
-from unwedged.store.holding import RecordName
+from unwedged.store.guarded_cache import RecordName
 from unwedged.store.sqlite import SqliteBackend
 
 
@@ -398,7 +398,7 @@ class TestViews:
         looking = asyncio.create_task(phone.query(count_of))
         for _ in range(20):
             await asyncio.sleep(0)
-        assert phone.lock.holding.running == 1
+        assert phone.lock.guarded.running == 1
         gate.opened.set()
         assert await committing == 2
         assert await looking == 2
@@ -452,10 +452,10 @@ class TestRerunning:
 
         with pytest.raises(OperationInterrupted):
             await phone.query(hopeless)
-        assert tries == crypto_store.ATTEMPTS
+        assert tries == crypto_store.MOST_ATTEMPTS
         with pytest.raises(OperationInterrupted):
             await phone.query(hopeless, attempts=1)
-        assert tries == crypto_store.ATTEMPTS + 1
+        assert tries == crypto_store.MOST_ATTEMPTS + 1
         with pytest.raises(ValueError, match="at least one attempt"):
             await phone.query(hopeless, attempts=0)
 
@@ -823,7 +823,7 @@ class TestCancellation:
         after = await phone.run(count_up)
         assert after == seen + 1
         bench.assert_cache_is_snapshot(phone)
-        assert phone.lock.holding.running == 0
+        assert phone.lock.guarded.running == 0
         return after
 
 
@@ -1004,7 +1004,7 @@ class TestForgottenToClose:
             if how == "forgotten":  # as far as a test may: no file stays open
                 await store._end_tasks()
                 await store._lock.let_go()
-                await store._parts.backend.close()
+                await store._services.backend.close()
 
         def all_of_them() -> None:
             for how in ("paused", "closed", "forgotten"):
@@ -1206,12 +1206,14 @@ class TestBadArguments:
         assert not names_in(tmp_path)
 
     async def test_a_source_of_chance_that_fails_leaves_no_file_open(self, tmp_path: Path) -> None:
-        class NoChance(SystemChance):
+        class NoChance(SystemRandomness):
             def instance(self) -> InstanceId:
                 raise LookupError("no random numbers")
 
         with pytest.raises(LookupError):
-            await CryptoStore.open(tmp_path / "store.db", key=bytes(32), label="phone", kinds=KINDS, chance=NoChance())
+            await CryptoStore.open(
+                tmp_path / "store.db", key=bytes(32), label="phone", kinds=KINDS, randomness=NoChance()
+            )
         assert not names_in(tmp_path)
 
     @pytest.mark.parametrize("kind", [None, 7, "device"])
@@ -1271,14 +1273,14 @@ class TestHandover:
         changed = ("a", "b", "c")
         for key in (*changed, "same"):
             await phone.run(partial(count_up, key=key))
-        kept = phone.lock.holding.live[RecordName("counter", b"same")]
+        kept = phone.lock.guarded.live[RecordName("counter", b"same")]
         await phone.lock.release_now()
         async with extension.transaction() as transaction:
             for key in changed:
                 assert await count_up(transaction, key) == 2
         await extension.lock.release_now()
         await take_over(phone)
-        assert phone.lock.holding.live == {RecordName("counter", b"same"): kept}
+        assert phone.lock.guarded.live == {RecordName("counter", b"same"): kept}
         bench.assert_cache_is_snapshot(phone)
         assert [await phone.run(partial(count_up, key=key)) for key in (*changed, "same")] == [3, 3, 3, 2]
 
@@ -1338,8 +1340,8 @@ class TestHandover:
 
 
 async def test_the_change_log_is_truncated_now_and_then(phone: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crypto_store, "KEPT_CHANGES", 3)
-    monkeypatch.setattr(crypto_store, "TRUNCATE_EVERY", 2)
+    monkeypatch.setattr(crypto_store, "KEPT_VERSIONS", 3)
+    monkeypatch.setattr(crypto_store, "TRUNCATE_EVERY_VERSIONS", 2)
     for _ in range(6):
         await phone.run(count_up)
     await asyncio.gather(*phone._tasks)
@@ -1351,8 +1353,8 @@ async def test_the_change_log_is_truncated_now_and_then(phone: Instance, monkeyp
 async def test_a_failed_truncation_costs_nothing(
     phone: Instance, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(crypto_store, "KEPT_CHANGES", 0)
-    monkeypatch.setattr(crypto_store, "TRUNCATE_EVERY", 1)
+    monkeypatch.setattr(crypto_store, "KEPT_VERSIONS", 0)
+    monkeypatch.setattr(crypto_store, "TRUNCATE_EVERY_VERSIONS", 1)
     phone.gated.failures["truncate"] = StoreBusy("busy")
     await phone.run(count_up)
     await asyncio.gather(*phone._tasks)

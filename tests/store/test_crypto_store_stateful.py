@@ -20,7 +20,7 @@ from unwedged.protocol.guard import NO_GUARD, admits
 from unwedged.protocol.identifiers import Version
 from unwedged.protocol.stream import Lagged
 from unwedged.store.errors import LeaseLost, OperationInterrupted, SnapshotMoved
-from unwedged.store.holding import OVERHEAD
+from unwedged.store.guarded_cache import OVERHEAD
 from unwedged.store.streams import Changed, Inbox, Subscription
 from unwedged.store.transactions import Transaction, View
 
@@ -326,11 +326,11 @@ class TwoStores(RuleBasedStateMachine):
     def caches_are_snapshots(self) -> None:
         if hasattr(self, "bench"):
             for process in self.processes:
-                cache = process.store.lock.holding.cache
+                cache = process.store.lock.guarded.cache
                 for name, value in cache.records.items():
                     expected = self.versions[cache.version].get(name.key.decode())
                     assert (None if value is None else int(value)) == expected
-                for name, live in process.store.lock.holding.live.items():
+                for name, live in process.store.lock.guarded.live.items():
                     assert isinstance(live, Counter)
                     assert live.count == self.versions[cache.version][name.key.decode()]
 

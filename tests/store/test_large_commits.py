@@ -30,16 +30,16 @@ from tests.store.stores import (
 )
 from unwedged.protocol import cache as rules
 from unwedged.protocol.identifiers import Epoch, Milliseconds, Version
-from unwedged.store import TEXT, Codec, CryptoStore, LeaseLost, LeaseTimes, RecordKind, Transaction, apart
-from unwedged.store.apart import FEW, LARGEST, SLICE
+from unwedged.store import TEXT, Codec, CryptoStore, LeaseLost, LeaseTimes, RecordKind, Transaction, offloading
 from unwedged.store.backend import Row
-from unwedged.store.holding import Ledger, RecordName
-from unwedged.store.sealing import Sealer
+from unwedged.store.guarded_cache import Ledger, RecordName
+from unwedged.store.offloading import FEW_RECORDS, LARGEST_COMMIT_RECORDS, SLICE_RECORDS
+from unwedged.store.sealer import Sealer
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-MANY = 3 * FEW
+MANY = 3 * FEW_RECORDS
 PATIENCE = 30
 """Seconds after which what does not come counts as hanging."""
 NEVER = Milliseconds(10**9)
@@ -116,8 +116,8 @@ class TestTheLoopGoesOn:
     async def test_while_many_records_are_committed(
         self, bench: Workbench, phone: Instance, strain: Strain, limit: int | None
     ) -> None:
-        for start in range(0, MANY, FEW):
-            await phone.run(put_many, FEW, start)
+        for start in range(0, MANY, FEW_RECORDS):
+            await phone.run(put_many, FEW_RECORDS, start)
         assert phone.statistics().cached_records == MANY
         for owner, name in ((Ledger, "count"), (Ledger, "drop"), (rules, "forget")):
             strain.watch(owner, name)
@@ -125,14 +125,14 @@ class TestTheLoopGoesOn:
         strain.elsewhere.clear()
         before = strain.turns
         await phone.run(put_many)
-        assert strain.turns >= before + MANY // FEW
+        assert strain.turns >= before + MANY // FEW_RECORDS
         here = {name for name, _ in strain.here}
         if limit is None:
             assert not here, "nothing was sealed or installed on the loop's thread"
             assert strain.elsewhere == {"hide": MANY, "seal": MANY, "install": 1}
         else:
             assert here == {"drop", "forget", "install"}
-            assert strain.longest("drop") == strain.longest("forget") == FEW
+            assert strain.longest("drop") == strain.longest("forget") == FEW_RECORDS
             assert strain.elsewhere == {"hide": MANY, "seal": MANY}
         assert phone.statistics().cached_records == (MANY if limit is None else 0)
         bench.assert_cache_is_snapshot(phone)
@@ -147,8 +147,8 @@ class TestTheLoopGoesOn:
         async with await CryptoStore.open(path, key=KEY, label="one", kinds=[kind]) as store, store.transaction() as t:
             for number in range(MANY + 1):
                 t.put(kind, str(number), number)
-        assert strain.here.total() - strain.longest("encode") > MANY - FEW
-        assert strain.longest("encode") == FEW
+        assert strain.here.total() - strain.longest("encode") > MANY - FEW_RECORDS
+        assert strain.longest("encode") == FEW_RECORDS
 
     async def test_while_a_sync_hears_of_many_changes(
         self, phone: Instance, extension: Instance, strain: Strain
@@ -184,11 +184,11 @@ class TestTheLoopGoesOn:
     async def test_few_records_are_not_worth_a_thread(
         self, phone: Instance, extension: Instance, strain: Strain
     ) -> None:
-        await phone.run(lambda transaction: put_many(transaction, FEW))
+        await phone.run(lambda transaction: put_many(transaction, FEW_RECORDS))
         await phone.lock.release_now()
         await take_over(extension)
         assert strain.elsewhere.total() == 0
-        assert strain.longest("seal") == strain.longest("reveal") == FEW
+        assert strain.longest("seal") == strain.longest("reveal") == FEW_RECORDS
 
     async def test_a_slice_in_a_thread_has_an_end(self, phone: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
         """A program that ends waits for its threads."""
@@ -205,9 +205,11 @@ class TestTheLoopGoesOn:
 
         await take_over(phone)
         monkeypatch.setattr(asyncio, "to_thread", noted)
-        sealed = await phone._parts.records.seal({RecordName("device", b"%d" % n): b"" for n in range(SLICE + 1)})
-        assert slices == [SLICE, 1]
-        assert len(sealed.rows) == SLICE + 1
+        sealed = await phone._services.records.seal(
+            {RecordName("device", b"%d" % n): b"" for n in range(SLICE_RECORDS + 1)}
+        )
+        assert slices == [SLICE_RECORDS, 1]
+        assert len(sealed.rows) == SLICE_RECORDS + 1
         assert list(sealed.rows) == sorted(sealed.rows, key=lambda row: row.name)
 
 
@@ -237,7 +239,7 @@ async def held(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Held]:
 
 class TestTheLease:
     async def test_is_renewed_while_many_records_are_sealed(self, bench: Workbench, held: Held) -> None:
-        phone = await bench.instance("phone", times=LeaseTimes(idle_after=NEVER))
+        phone = await bench.instance("phone", times=LeaseTimes(idle_after_ms=NEVER))
         await take_over(phone)
         phone._lock.start()
         committing = asyncio.create_task(phone.run(put_many))
@@ -245,7 +247,7 @@ class TestTheLease:
         for renewals in range(1, 6):
             await phone.clock.asleep(1 + renewals)
             gate = phone.gated.hold_after("renew")
-            phone.clock.advance(phone._lock.times.renew_every)
+            phone.clock.advance(phone._lock.times.renew_every_ms)
             await gate.reached.wait()
             gate.opened.set()
         assert "commit" not in phone.gated.calls
@@ -254,7 +256,7 @@ class TestTheLease:
         assert phone.statistics().reruns == 0
 
     async def test_is_not_renewed_beside_the_commit_which_does_that(self, bench: Workbench) -> None:
-        phone = await bench.instance("phone", times=LeaseTimes(idle_after=NEVER))
+        phone = await bench.instance("phone", times=LeaseTimes(idle_after_ms=NEVER))
         await take_over(phone)
         phone._lock.start()
         gate = phone.gated.hold_before("commit")
@@ -262,13 +264,13 @@ class TestTheLease:
         await gate.reached.wait()
         await phone.clock.asleep(2)
         slept = len(phone.clock.slept)
-        phone.clock.advance(phone._lock.times.renew_every)
+        phone.clock.advance(phone._lock.times.renew_every_ms)
         await phone.clock.asleep(slept + 1)
         assert "renew" not in phone.gated.calls
         gate.opened.set()
         await committing
         gate = phone.gated.hold_after("renew")
-        phone.clock.advance(phone._lock.times.renew_every)
+        phone.clock.advance(phone._lock.times.renew_every_ms)
         await gate.reached.wait()
         gate.opened.set()
 
@@ -276,7 +278,7 @@ class TestTheLease:
         self, bench: Workbench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         phone, extension = await bench.instance("phone"), await bench.instance("extension")
-        monkeypatch.setattr(apart, "SLICE", FEW)
+        monkeypatch.setattr(offloading, "SLICE_RECORDS", FEW_RECORDS)
         sealed = 0
         seal = Sealer.seal
 
@@ -292,7 +294,7 @@ class TestTheLease:
         monkeypatch.setattr(Sealer, "seal", lose)
         with pytest.raises(LeaseLost, match="made ready"):
             await phone.run(put_many, attempts=1)
-        assert sealed == FEW
+        assert sealed == FEW_RECORDS
         assert "commit" not in phone.gated.calls
         await phone.lock.release_now()
         bench.lapse()
@@ -331,7 +333,7 @@ class TestBesideALargeCommit:
         async with phone.transaction() as transaction:
             transaction.put(DEVICE, "loaded meanwhile", b"old")
             transaction.put(DEVICE, "device 1", b"old")
-        phone._lock.holding.cache = rules.empty(Version(2))  # so that views have to load
+        phone._lock.guarded.cache = rules.empty(Version(2))  # so that views have to load
         held.let_go.clear()
         held.reached.clear()
         committing = asyncio.create_task(phone.run(put_many))
@@ -361,8 +363,8 @@ class TestBesideALargeCommit:
         committing = asyncio.create_task(phone.run(put_many))
         await gate.reached.wait()
         # No view begins now; one that was there would load like this.
-        phone._lock.holding.fill(Version(1), RecordName("device", b"other"), b"value")
-        phone._lock.holding.fill(Version(1), RecordName("device", b"device 1"), None)
+        phone._lock.guarded.fill(Version(1), RecordName("device", b"other"), b"value")
+        phone._lock.guarded.fill(Version(1), RecordName("device", b"device 1"), None)
         gate.opened.set()
         await committing
         bench.assert_cache_is_snapshot(phone)
@@ -406,16 +408,16 @@ class TestBesideALargeCommit:
                 transaction.put(COUNTER, f"{number}", Counter(1))
         await extension.lock.release_now()
         await take_over(phone)
-        assert list(phone._lock.holding.live) == [RecordName("counter", b"n")]
+        assert list(phone._lock.guarded.live) == [RecordName("counter", b"n")]
         bench.assert_cache_is_snapshot(phone)
 
 
 async def test_a_long_log_is_read_as_it_is(phone: Instance) -> None:
     backend = phone.gated.inner
-    for count in (1, FEW - 1, 1, 2 * FEW):
+    for count in (1, FEW_RECORDS - 1, 1, 2 * FEW_RECORDS):
         await phone.run(lambda transaction, count=count: put_many(transaction, count))  # type: ignore[misc]
     whole = await backend.changes(Version(0), phone._lock.guard.epoch)
-    assert (whole.version, len(whole.changes)) == (4, 1 + FEW - 1 + 1 + 2 * FEW)
+    assert (whole.version, len(whole.changes)) == (4, 1 + FEW_RECORDS - 1 + 1 + 2 * FEW_RECORDS)
     assert [line.version for line in whole.changes] == sorted(line.version for line in whole.changes)
     for since in range(5):
         log = await backend.changes(Version(since), None)
@@ -428,13 +430,13 @@ async def test_the_largest_commit_comes_through_beside_a_rival(tmp_path: Path) -
     path = tmp_path / "store.db"
 
     async def fill(transaction: Transaction) -> None:
-        for number in range(LARGEST):
+        for number in range(LARGEST_COMMIT_RECORDS):
             transaction.put(DEVICE, f"device {number}", b"%d" % number)
-            if number % FEW == 0:
+            if number % FEW_RECORDS == 0:
                 await asyncio.sleep(0)  # as every operation should that computes for long: others run meanwhile
 
     # The lease is the usual one. But how soon the operation's own code ends depends on what else the machine does.
-    times = LeaseTimes(overdue_after=1000 * PATIENCE)
+    times = LeaseTimes(overdue_after_ms=1000 * PATIENCE)
     async with await CryptoStore.open(path, key=KEY, label="one", kinds=KINDS, times=times) as store:
         rival = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tests.store.rival", str(path),
@@ -454,7 +456,7 @@ async def test_the_largest_commit_comes_through_beside_a_rival(tmp_path: Path) -
                 assert await rival.wait() == 0
             assert sorted(counts) == [*range(2, len(counts) + 2)], "each was given out once"
             async with store.view() as view:
-                assert len(await view.keys(DEVICE)) == LARGEST
+                assert len(await view.keys(DEVICE)) == LARGEST_COMMIT_RECORDS
         finally:
             with contextlib.suppress(ProcessLookupError):
                 rival.kill()

@@ -17,7 +17,7 @@ from tests.store.stores import (
     DEVICE,
     PATIENCE,
     Instance,
-    SeededChance,
+    SeededRandomness,
     Workbench,
     all_that_can_run,
     apart,
@@ -30,14 +30,14 @@ from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds
 from unwedged.protocol.lease import Lease
 from unwedged.store.errors import LeaseLost, StorageFailed, StoreBusy, StoreClosed, StoreError
 from unwedged.store.lock import LeaseTimes
-from unwedged.store.watch import (
-    COURTESY,
+from unwedged.store.row_watch import (
     EAGER_LOOKS,
-    LONGEST_PAUSE,
+    LEAVE_FREE_MS,
+    LONGEST_PAUSE_MS,
     LOOKS_IN_FRONT,
-    SHORT_TURN,
-    SHORTEST_PAUSE,
-    Watch,
+    SHORT_TURN_MS,
+    SHORTEST_PAUSE_MS,
+    RowWatch,
 )
 
 Answer = TypeVar("Answer")
@@ -55,12 +55,12 @@ class TestTimes:
         assert LeaseTimes() == LeaseTimes(Milliseconds(2000), Milliseconds(500), Milliseconds(100))
 
     @pytest.mark.parametrize(
-        ("duration", "renew_every", "idle_after"),
+        ("duration", "renew_every_ms", "idle_after_ms"),
         [(0, 1, 1), (60_001, 500, 100), (2000, 667, 100), (2000, 0, 100), (2000, 500, 0)],
     )
-    def test_others_are_refused(self, duration: int, renew_every: int, idle_after: int) -> None:
+    def test_others_are_refused(self, duration: int, renew_every_ms: int, idle_after_ms: int) -> None:
         with pytest.raises(ValueError, match="ms"):
-            LeaseTimes(Milliseconds(duration), Milliseconds(renew_every), Milliseconds(idle_after))
+            LeaseTimes(Milliseconds(duration), Milliseconds(renew_every_ms), Milliseconds(idle_after_ms))
 
 
 class TestAcquiring:
@@ -135,7 +135,7 @@ class TestAcquiring:
         outcomes = await asyncio.gather(*(held(phone) for _ in range(3)), return_exceptions=True)
         assert outcomes == [failure] * 3
         assert phone.lock.guard == NO_GUARD
-        assert phone.lock.holding.cache.version == 0, "it must not count as synced"
+        assert phone.lock.guarded.cache.version == 0, "it must not count as synced"
         assert await phone.run(count_up) == 2
         bench.assert_cache_is_snapshot(phone)
 
@@ -184,7 +184,7 @@ class TestAcquiring:
             await failing
         again = asyncio.create_task(held(phone))
         await pauses_end(phone, again)
-        assert LONGEST_PAUSE <= sum(bench.clock.slept) <= 3 * LONGEST_PAUSE
+        assert LONGEST_PAUSE_MS <= sum(bench.clock.slept) <= 3 * LONGEST_PAUSE_MS
 
     async def test_where_the_row_can_not_be_given_up_the_lease_lapses(
         self, bench: Workbench, phone: Instance, extension: Instance, caplog: pytest.LogCaptureFixture
@@ -264,15 +264,15 @@ class TestAcquiring:
             bench.clock.advance(bench.clock.slept[-1])
         await bench.clock.asleep(95)
         bounds = [
-            min(max(so_far // LOOKS_IN_FRONT, SHORTEST_PAUSE), LONGEST_PAUSE)
+            min(max(so_far // LOOKS_IN_FRONT, SHORTEST_PAUSE_MS), LONGEST_PAUSE_MS)
             for so_far in accumulate(bench.clock.slept, initial=0)
         ]
         assert all(bound / 2 <= pause <= bound for bound, pause in zip(bounds, bench.clock.slept, strict=False))
-        assert bounds[-1] == LONGEST_PAUSE
+        assert bounds[-1] == LONGEST_PAUSE_MS
         assert len(set(bench.clock.slept[-9:])) > 1, "chance keeps those who wait from looking in step"
         assert extension.gated.calls.count("acquire") == 1, "word was left once"
         await phone.lock.release_now()
-        bench.clock.advance(LONGEST_PAUSE)
+        bench.clock.advance(LONGEST_PAUSE_MS)
         await waiting
 
     async def test_when_the_lease_changes_hands_looking_begins_anew(
@@ -282,17 +282,17 @@ class TestAcquiring:
         waiting = asyncio.create_task(held(extension))
         for pauses in range(1, 9):
             await bench.clock.asleep(pauses)
-            bench.clock.advance(LONGEST_PAUSE)
+            bench.clock.advance(LONGEST_PAUSE_MS)
         await bench.clock.asleep(9)
         await phone.lock.release_now()
         await take_over(phone)
         del extension.gated.calls[:]
-        bench.clock.advance(LONGEST_PAUSE)
+        bench.clock.advance(LONGEST_PAUSE_MS)
         await bench.clock.asleep(10)
         assert extension.gated.calls == ["look", "acquire"], "word is left anew, but it looks eagerly only at first"
-        assert bench.clock.slept[9] <= SHORTEST_PAUSE
+        assert bench.clock.slept[9] <= SHORTEST_PAUSE_MS
         await phone.lock.release_now()
-        bench.clock.advance(LONGEST_PAUSE)
+        bench.clock.advance(LONGEST_PAUSE_MS)
         await waiting
 
     async def test_nobody_asks_when_nobody_waits_any_more(
@@ -303,7 +303,7 @@ class TestAcquiring:
         await bench.clock.asleep(1)
         waiting.cancel()
         before = list(extension.gated.calls)
-        bench.clock.advance(LONGEST_PAUSE)
+        bench.clock.advance(LONGEST_PAUSE_MS)
         await settle(extension)
         assert extension.gated.calls == before
 
@@ -324,7 +324,7 @@ class TestGivingWay:
         assert phone.lock.guard.stage is Stage.CLOSING
         new = asyncio.create_task(phone.run(count_up))
         await all_that_can_run()
-        assert phone.lock.holding.running == 1
+        assert phone.lock.guarded.running == 1
         go_on.set()
         await running
         await take_over_soon(extension)
@@ -342,7 +342,7 @@ class TestGivingWay:
             gate = phone.gated.hold_before("commit")
             await gate.reached.wait()
             await extension.lock.acquire_now()
-            bench.clock.advance(phone.lock.times.turn)
+            bench.clock.advance(phone.lock.times.turn_ms)
             await phone.lock.renew_now()
             assert phone.lock.guard.stage is Stage.CLOSING
             gate.opened.set()
@@ -425,7 +425,7 @@ class TestGivingWay:
             await pauses_end(phone, asyncio.create_task(gate.reached.wait()))
             await phone.lock.renew_now()
             await extension.lock.acquire_now()
-            bench.clock.advance(phone.lock.times.turn)
+            bench.clock.advance(phone.lock.times.turn_ms)
             gate.opened.set()
             await take_over_soon(extension)
             await all_that_can_run()
@@ -444,7 +444,7 @@ class TestGivingWay:
         await self._give_way(phone, extension)
         waiting = asyncio.create_task(held(phone))
         await pauses_end(phone, waiting)
-        assert LONGEST_PAUSE <= sum(bench.clock.slept) <= 3 * LONGEST_PAUSE
+        assert LONGEST_PAUSE_MS <= sum(bench.clock.slept) <= 3 * LONGEST_PAUSE_MS
 
     async def test_who_gave_way_stands_back_no_longer_than_until_somebody_had_the_lease(
         self, bench: Workbench, phone: Instance, extension: Instance
@@ -454,13 +454,13 @@ class TestGivingWay:
         await bench.clock.asleep(1)
         assert set(phone.gated.calls) == {"look"}
         await take_over(extension)
-        bench.clock.advance(SHORTEST_PAUSE)
+        bench.clock.advance(SHORTEST_PAUSE_MS)
         await bench.clock.asleep(2)
         assert phone.gated.calls.count("acquire") == 1, "it has left word"
         await extension.lock.renew_now()
         assert extension.lock.guard.stage is Stage.CLOSING
         await settle(extension)
-        bench.clock.advance(LONGEST_PAUSE)
+        bench.clock.advance(LONGEST_PAUSE_MS)
         await waiting
 
     async def _give_way(self, giver: Instance, taker: Instance) -> None:
@@ -511,7 +511,7 @@ class TestGivingWay:
         await phone.run(count_up)
         waiting = asyncio.create_task(held(phone))
         await pauses_end(phone, waiting)
-        assert LONGEST_PAUSE <= sum(bench.clock.slept) <= 3 * LONGEST_PAUSE
+        assert LONGEST_PAUSE_MS <= sum(bench.clock.slept) <= 3 * LONGEST_PAUSE_MS
 
     async def test_a_commit_beside_a_view_keeps_the_lease_for_it(self, phone: Instance, extension: Instance) -> None:
         async with phone.view() as view:
@@ -537,7 +537,7 @@ class TestGivingWay:
             asyncio.create_task(phone.query(lambda view: view.get(DEVICE, "d"))),
         ]
         await all_that_can_run()
-        assert phone.lock.holding.running == 1
+        assert phone.lock.guarded.running == 1
         gate.opened.set()
         assert await giving == 1
         await extension.lock.release_now()
@@ -585,11 +585,11 @@ class TestGivingWay:
         gate = phone.gated.hold_before("release")
         releasing = asyncio.create_task(phone.lock.release_now())
         await gate.reached.wait()
-        holding = asyncio.create_task(held(phone))
+        guarded = asyncio.create_task(held(phone))
         await all_that_can_run()
         assert phone.gated.calls.count("acquire") == 1
         gate.opened.set()
-        await asyncio.gather(releasing, holding)
+        await asyncio.gather(releasing, guarded)
         assert await phone.run(count_up) == 1
 
     async def test_nothing_is_released_while_something_runs(self, phone: Instance) -> None:
@@ -762,7 +762,7 @@ class TestOverdue:
         phone.lock.stop_renewing_if_overdue()
         new = asyncio.create_task(phone.run(count_up))
         await all_that_can_run()
-        assert phone.lock.holding.running == 1
+        assert phone.lock.guarded.running == 1
         assert not running.done()
         await phone.lock.let_expire()
         assert await new == 1
@@ -870,55 +870,57 @@ class TestWatching:
     def test_a_process_that_gave_way_lets_another_pass_but_does_not_wait_for_nobody(
         self, changes: list[bool], random: Random
     ) -> None:
-        watch = Watch(InstanceId(1), SeededChance(random.randrange(1000)))
+        watch = RowWatch(InstanceId(1), SeededRandomness(random.randrange(1000)))
         watch.stand_back(Epoch(7))
         epoch, paused = 7, 0
         for changed in changes:
             epoch += changed
             asks = watch.saw(row(epoch), free=True)
             assert asks or epoch == 7
-            assert not asks or epoch > 7 or paused >= LONGEST_PAUSE
-            assert asks or paused <= 2 * LONGEST_PAUSE
+            assert not asks or epoch > 7 or paused >= LONGEST_PAUSE_MS
+            assert asks or paused <= 2 * LONGEST_PAUSE_MS
             for _ in range(EAGER_LOOKS + 1):
                 paused += watch.pause()
 
     @given(st.lists(st.booleans(), max_size=300))
     def test_a_wait_is_prolonged_by_a_small_part_of_it(self, changes: list[bool]) -> None:
-        watch, epoch, paused, before = Watch(InstanceId(1), SeededChance()), 1, 0, 0
+        watch, epoch, paused, before = RowWatch(InstanceId(1), SeededRandomness()), 1, 0, 0
         for changed in changes:
             if changed:
-                epoch, paused, before = epoch + 1, 0, min(paused, LONGEST_PAUSE)
+                epoch, paused, before = epoch + 1, 0, min(paused, LONGEST_PAUSE_MS)
             watch.saw(row(epoch, 2), free=False)
             pause = watch.pause()
-            assert pause <= min(max(SHORTEST_PAUSE, paused / LOOKS_IN_FRONT, before / LOOKS_IN_FRONT), LONGEST_PAUSE)
+            assert pause <= min(
+                max(SHORTEST_PAUSE_MS, paused / LOOKS_IN_FRONT, before / LOOKS_IN_FRONT), LONGEST_PAUSE_MS
+            )
             paused += pause
 
     def test_it_looks_eagerly_as_long_as_the_lease_changes_hands_quickly(self) -> None:
-        watch = Watch(InstanceId(1), SeededChance())
+        watch = RowWatch(InstanceId(1), SeededRandomness())
         for look in range(3 * EAGER_LOOKS):
             watch.saw(row(look // (EAGER_LOOKS - 1), 2), free=False)
             assert watch.pause() == 0
 
     def test_a_process_that_paused_once_looks_eagerly_again(self) -> None:
         """Two processes with short turns took five times as long for each: each looked while the other paused."""
-        watch = Watch(InstanceId(1), SeededChance())
+        watch = RowWatch(InstanceId(1), SeededRandomness())
         for turn in range(5):
             watch.saw(row(turn, 2), free=False)
             assert [watch.pause() for _ in range(EAGER_LOOKS)] == [0] * EAGER_LOOKS
-            assert watch.pause() == watch.pause() == SHORTEST_PAUSE
+            assert watch.pause() == watch.pause() == SHORTEST_PAUSE_MS
 
     def test_a_process_whose_wait_is_long_looks_eagerly_no_more(self) -> None:
-        watch, paused = Watch(InstanceId(1), SeededChance()), 0
+        watch, paused = RowWatch(InstanceId(1), SeededRandomness()), 0
         watch.saw(row(1, 2), free=False)
-        while paused <= SHORT_TURN:
+        while paused <= SHORT_TURN_MS:
             paused += watch.pause()
         watch.saw(row(2, 2), free=False)
-        assert watch.pause() >= SHORTEST_PAUSE
+        assert watch.pause() >= SHORTEST_PAUSE_MS
 
     @given(st.integers(2, 8), st.randoms(use_true_random=False))
     def test_processes_that_always_want_the_lease_have_it_in_turn(self, processes: int, random: Random) -> None:
         """Whatever the order in which they look, and whoever had the lease at first."""
-        watches = {number: Watch(InstanceId(number), SeededChance(number)) for number in range(1, processes + 1)}
+        watches = {number: RowWatch(InstanceId(number), SeededRandomness(number)) for number in range(1, processes + 1)}
         turns = list(watches)
         random.shuffle(turns)
         for epoch in range(1, 6 * processes):
@@ -941,7 +943,7 @@ class TestWatching:
 
     def test_a_turn_that_nobody_saw_may_have_been_anybodys(self) -> None:
         """Two processes with short turns: what one finds is a free lease of the next epoch, and no holder."""
-        watch = Watch(InstanceId(1), SeededChance())
+        watch = RowWatch(InstanceId(1), SeededRandomness())
         watch.saw(row(1, 2), free=False)
         for epoch in range(2, 40, 2):
             watch.took(Epoch(epoch))
@@ -951,7 +953,7 @@ class TestWatching:
 
     @given(st.integers(1, 6))
     def test_a_free_lease_is_not_left_for_long_to_those_that_do_not_come(self, gone: int) -> None:
-        watch = Watch(InstanceId(1), SeededChance())
+        watch = RowWatch(InstanceId(1), SeededRandomness())
         for epoch in range(1, gone + 1):
             watch.saw(row(epoch, 1 + epoch), free=False)
         watch.took(Epoch(gone + 1))
@@ -960,7 +962,7 @@ class TestWatching:
         left = 0
         while not watch.saw(row(gone + 2), free=True):
             left += watch.pause()
-        assert left == gone * COURTESY
+        assert left == gone * LEAVE_FREE_MS
         for epoch in range(gone + 3, 4 * gone + 12):
             watch.took(Epoch(epoch))
             watch.saw(row(epoch + 1, 99), free=False)
@@ -1070,7 +1072,7 @@ async def test_it_says_what_it_is(phone: Instance) -> None:
 async def test_news_about_another_epoch_change_nothing(phone: Instance) -> None:
     await take_over(phone)
     phone.lock.lost(Epoch(7))
-    phone.lock.told(Epoch(7), wanted=True)
+    phone.lock.note_waiter(Epoch(7), wanted=True)
     assert phone.lock.guard.stage is Stage.HELD
 
 

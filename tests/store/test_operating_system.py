@@ -21,9 +21,9 @@ from tests.store.worker import COUNTS, PASSPHRASE, PATIENCE, Release, at_work, c
 from unwedged.protocol.identifiers import Milliseconds
 from unwedged.store import CryptoStore, LeaseTimes, StoreBusy, StoreReplaced, UnsupportedSchema, inspect, sqlite
 
-KEEPS = LeaseTimes(Milliseconds(3_000), renew_every=Milliseconds(1_000), idle_after=Milliseconds(60_000))
+KEEPS = LeaseTimes(Milliseconds(3_000), renew_every_ms=Milliseconds(1_000), idle_after_ms=Milliseconds(60_000))
 """Its holder keeps the lease, and others need not wait for it for long where the holder can't give it up."""
-LONG = LeaseTimes(Milliseconds(60_000), renew_every=Milliseconds(20_000), idle_after=Milliseconds(60_000))
+LONG = LeaseTimes(Milliseconds(60_000), renew_every_ms=Milliseconds(20_000), idle_after_ms=Milliseconds(60_000))
 
 
 @asynccontextmanager
@@ -272,7 +272,7 @@ async def test_who_sleeps_in_a_transaction_keeps_the_others_out_and_they_are_tol
 ) -> None:
     """``suspended-in-db-transaction``."""
     path = tmp_path / "store"
-    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.25)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_SECONDS", 0.25)
     async with opened(path, KEEPS) as store:
         assert await store.run(count_up) == 1
         await store._lock.release_now()

@@ -33,7 +33,7 @@ from unwedged.store import (
     Transaction,
     View,
 )
-from unwedged.store.crypto_store import LISTEN_EVERY
+from unwedged.store.crypto_store import LISTEN_EVERY_MS
 
 Result = TypeVar("Result")
 
@@ -57,7 +57,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Workbench]:
 
 def opened(path: Path, label: str = "one") -> Awaitable[CryptoStore]:
     # Only what a test is about gives the lease up: one that idles does so at once.
-    times = LeaseTimes(idle_after=Milliseconds(1))
+    times = LeaseTimes(idle_after_ms=Milliseconds(1))
     return CryptoStore.open(path, key=KEY, label=label, kinds=KINDS, times=times)
 
 
@@ -196,7 +196,7 @@ class TestGoingOn:
             assert store._lock._tasks
             await other.run(count_up)
             await bench.clock.asleep(slept + 1)
-            bench.clock.advance(LISTEN_EVERY)
+            bench.clock.advance(LISTEN_EVERY_MS)
             assert await anext(changes) == Changed(Version(2), "n")
 
     async def test_the_cache_is_kept_but_for_what_changed(self, store: CryptoStore, path: Path) -> None:
@@ -353,7 +353,7 @@ class TestWhatRuns:
             while not store._lock._waiting:
                 await asyncio.sleep(0)
             transaction.put(DEVICE, "a", b"")
-        assert store._lock.holding.running == 1
+        assert store._lock.guarded.running == 1
         assert not store._operations
 
         async def let_go_on() -> None:

@@ -14,22 +14,24 @@ import pytest
 
 from tests.store.stores import DEVICE, KEY, KINDS, Workbench, count_up, failing, workbench
 from unwedged.store import (
-    Chance,
     Clock,
     CryptoStore,
     InvalidArgument,
     LeaseTimes,
+    Randomness,
     RecordKind,
     SecretChanged,
     StoreClosed,
     StoreError,
     WrongKey,
     WrongPassphrase,
-    sealing,
 )
-from unwedged.store.clock import SystemChance, SystemClock
+from unwedged.store import (
+    sealer as module,
+)
+from unwedged.store.clock import SystemClock, SystemRandomness
 from unwedged.store.crypto_store import Kinds
-from unwedged.store.sealing import RandomKey, Sealer
+from unwedged.store.sealer import RandomKey, Sealer
 
 OTHER_KEY = bytes(32)
 
@@ -110,18 +112,18 @@ class TestArguments:
         with pytest.raises(InvalidArgument, match="a path"):
             await CryptoStore.open("", key=KEY, label="one", kinds=KINDS)
 
-    @pytest.mark.parametrize("clock", [0, 7, "", SystemChance()], ids=lambda value: type(value).__name__)
+    @pytest.mark.parametrize("clock", [0, 7, "", SystemRandomness()], ids=lambda value: type(value).__name__)
     async def test_a_clock_is_one(self, path: Path, clock: Clock) -> None:
         opening = lambda: CryptoStore.open(path, key=KEY, label="one", kinds=KINDS, clock=clock)  # noqa: E731
         await self.refuses(path, "a clock", opening)
 
-    @pytest.mark.parametrize("chance", [0, 7, "", SystemClock()], ids=lambda value: type(value).__name__)
-    async def test_chance_is_what_draws_numbers(self, path: Path, chance: Chance) -> None:
-        opening = lambda: CryptoStore.open(path, key=KEY, label="one", kinds=KINDS, chance=chance)  # noqa: E731
-        await self.refuses(path, "chance", opening)
+    @pytest.mark.parametrize("randomness", [0, 7, "", SystemClock()], ids=lambda value: type(value).__name__)
+    async def test_chance_is_what_draws_numbers(self, path: Path, randomness: Randomness) -> None:
+        opening = lambda: CryptoStore.open(path, key=KEY, label="one", kinds=KINDS, randomness=randomness)  # noqa: E731
+        await self.refuses(path, "randomness", opening)
 
     @pytest.mark.parametrize(
-        "times", [{"duration": "2000"}, {"idle_after": 0.5}, {"renew_every": True}, {"turn": None}]
+        "times", [{"duration_ms": "2000"}, {"idle_after_ms": 0.5}, {"renew_every_ms": True}, {"turn_ms": None}]
     )
     def test_times_are_whole_numbers(self, times: dict[str, int]) -> None:
         with pytest.raises(InvalidArgument, match=r"in milliseconds, is an int"):
@@ -239,18 +241,18 @@ class TestRaces:
     ) -> None:
         """The second has found a store without a header, and stands before it keeps its own."""
         arrived, go_on = asyncio.Event(), asyncio.Event()
-        keep = sealing.Sealer.create
+        keep = module.Sealer.create
         made: list[Sealer] = []
         loop = asyncio.get_running_loop()
 
-        def slowly(secret: sealing.Secret, store: bytes) -> Sealer:
+        def slowly(secret: module.Secret, store: bytes) -> Sealer:
             made.append(keep(secret, store))
             if len(made) == 1:
                 loop.call_soon_threadsafe(arrived.set)
                 asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result()
             return made[-1]
 
-        monkeypatch.setattr(sealing.Sealer, "create", slowly)
+        monkeypatch.setattr(module.Sealer, "create", slowly)
         second = asyncio.create_task(counted(path, key=KEY if knows == "old" else OTHER_KEY))
         await arrived.wait()
         async with await opened(path, key=KEY) as first:

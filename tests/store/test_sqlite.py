@@ -31,7 +31,7 @@ from hypothesis.stateful import (
 
 from unwedged.protocol import cache, lease
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
-from unwedged.protocol.lease import LONGEST_LEASE, Lease
+from unwedged.protocol.lease import LONGEST_LEASE_MS, Lease
 from unwedged.store import schema, sqlite
 from unwedged.store.backend import Backend, Committed, Listed, Loaded, Row, RowName
 from unwedged.store.errors import LeaseLost, NotAStore, StorageFailed, StoreBusy, StoreClosed, UnsupportedSchema
@@ -151,8 +151,8 @@ def implements(backend: SqliteBackend) -> Backend:
 instances = st.sampled_from([ME, OTHER])
 epochs = st.integers(0, 3).map(Epoch)
 clocks = st.integers(-(2**40), 2**40)
-durations = st.integers(0, LONGEST_LEASE).map(Milliseconds)
-deltas = st.sampled_from([-1, 0, 1, LONGEST_LEASE - 1, LONGEST_LEASE, LONGEST_LEASE + 1]) | clocks
+durations = st.integers(0, LONGEST_LEASE_MS).map(Milliseconds)
+deltas = st.sampled_from([-1, 0, 1, LONGEST_LEASE_MS - 1, LONGEST_LEASE_MS, LONGEST_LEASE_MS + 1]) | clocks
 moments = st.tuples(clocks, deltas).map(lambda both: (Milliseconds(both[0]), Milliseconds(both[0] + both[1])))
 
 
@@ -242,7 +242,7 @@ LIMIT = 2**63
 """SQLite has whole numbers from -LIMIT on, and below it."""
 
 whole_numbers = st.integers(-LIMIT, LIMIT - 1)
-edges = st.sampled_from([-LONGEST_LEASE - 1, -LONGEST_LEASE, -1, 0, 1])
+edges = st.sampled_from([-LONGEST_LEASE_MS - 1, -LONGEST_LEASE_MS, -1, 0, 1])
 times = st.tuples(st.booleans(), edges | whole_numbers)
 """Whether from the end of the lease, and how far. So clocks jump both ways from call to call."""
 lates = st.sampled_from([0, 0, 125, 1_000, 60_000])
@@ -629,7 +629,7 @@ async def test_who_reads_again_and_again_lets_others_run(store: Store, read: str
         ran.append("another task")
 
     waiting = asyncio.create_task(run())
-    for _ in range(sqlite.IN_A_ROW):
+    for _ in range(sqlite.STATEMENTS_PER_YIELD):
         await reads[read]()
     assert ran
     await waiting
@@ -663,8 +663,8 @@ async def test_a_read_that_is_kept_out_waits_too(store: Store) -> None:
                 raise error
             return self._execute(statement, parameters)
 
-    kept_out = KeptOut(store.backend._here)
-    store.backend._here = kept_out  # type: ignore[assignment]  # all that is used of it
+    kept_out = KeptOut(store.backend._loop_connection)
+    store.backend._loop_connection = kept_out  # type: ignore[assignment]  # all that is used of it
     assert (await store.backend.check(epoch)).holder == ME
     assert kept_out.times == 3
 
@@ -772,7 +772,7 @@ async def test_where_the_disk_is_full_of_the_log_it_is_begun_anew(store: Store) 
 async def test_large_values_do_not_make_the_log_grow(store: Store) -> None:
     """Ten of them are longer than the log may be."""
     epoch = await hold(store)
-    large = [Row(A, bytes(sqlite.LONGEST_LOG * sqlite.PAGE // 10))]
+    large = [Row(A, bytes(sqlite.LONGEST_LOG_PAGES * sqlite.PAGE_BYTES // 10))]
     for _ in range(50):
         await store.backend.commit(epoch, large, NOW, DURATION, alone=False)
     assert store.path.with_name("store-wal").stat().st_size < 15 * len(large[0].value or b"")
@@ -780,7 +780,7 @@ async def test_large_values_do_not_make_the_log_grow(store: Store) -> None:
 
 async def test_a_busy_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     epoch = await hold(store)
-    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.0)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_SECONDS", 0.0)
     async with opened(store.path) as impatient:
         before = store.dump()
         writes: list[Callable[[], Awaitable[object]]] = [
@@ -874,7 +874,7 @@ async def test_a_renewal_behind_a_long_commit_does_not_shorten_the_lease(
     epoch = await hold(store)
     time = Milliseconds(0)
     monkeypatch.setattr(sqlite, "_clock", lambda: time / 1000)
-    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 60)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_SECONDS", 60)
     stopped = Stopped(monkeypatch)
     commit = asyncio.create_task(store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False))
     await stopped.reached.wait()
@@ -1083,7 +1083,7 @@ async def test_the_durability_that_is_promised(store: Store) -> None:
 
 
 async def test_only_the_lease_is_written_without_waiting_for_the_disk(store: Store) -> None:
-    assert store.backend._here.execute("PRAGMA synchronous").fetchone() == (1,)
+    assert store.backend._loop_connection.execute("PRAGMA synchronous").fetchone() == (1,)
     written: dict[str, list[str]] = {"durable": [], "here": []}
     await store.backend._driver.set_trace_callback(written["durable"].append)
 
@@ -1091,7 +1091,7 @@ async def test_only_the_lease_is_written_without_waiting_for_the_disk(store: Sto
         if "UPDATE" in statement:  # and not the question for the schema, which is a part of some
             written["here"].append(statement)
 
-    store.backend._here.set_trace_callback(write)
+    store.backend._loop_connection.set_trace_callback(write)
     epoch = await hold(store)
     await store.backend.renew(epoch, NOW, DURATION)
     assert written["durable"] == []
@@ -1115,7 +1115,7 @@ class Tidying:
         self.at_checkpoint: Callable[[], object] = lambda: None
         self.at_pause: Callable[[], object] = lambda: None
         self._rows = sqlite._rows
-        monkeypatch.setattr(sqlite, "LONGEST_LOG", 1)
+        monkeypatch.setattr(sqlite, "LONGEST_LOG_PAGES", 1)
         monkeypatch.setattr(sqlite, "_rows", self._note)
         monkeypatch.setattr(time, "sleep", self._pause)
 
@@ -1152,7 +1152,7 @@ async def test_who_tidies_up_waits_for_who_writes_and_then_the_log_is_begun_anew
         tidying.at_pause = lambda: writer.execute("COMMIT")
         monkeypatch.setattr(sqlite, "_transaction", meet)
         await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
-    assert tidying.pauses == [sqlite.AT_ONCE]
+    assert tidying.pauses == [sqlite.EAGER_PAUSE_SECONDS]
     assert tidying.statements == ["PRAGMA wal_checkpoint(PASSIVE)"]
     monkeypatch.undo()
     await store.backend.release(epoch)
@@ -1164,7 +1164,7 @@ async def test_the_log_is_moved_only_while_nobody_can_begin_it_anew(
 ) -> None:
     """``wal-reset``: SQLite's race needs a commit of another connection in the middle of a checkpoint."""
     epoch = await hold(store)
-    for connection in (store.backend._here, store.backend._driver._conn):
+    for connection in (store.backend._loop_connection, store.backend._driver._conn):
         assert connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
     tidying = Tidying(monkeypatch, store.path)
     refused: list[str] = []
@@ -1191,7 +1191,7 @@ async def test_who_can_not_tidy_up_has_committed_all_the_same(store: Store, monk
         reader.execute("SELECT * FROM state").fetchall()
         done = await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
         assert done == Committed(Version(1), wanted=False, released=False)
-    assert sum(tidying.pauses) == pytest.approx(sqlite.BRIEFLY), "then it gives up"
+    assert sum(tidying.pauses) == pytest.approx(sqlite.EAGER_SECONDS), "then it gives up"
 
     def fail() -> None:
         raise sqlite3.OperationalError("disk I/O error")
@@ -1207,7 +1207,7 @@ async def test_a_lease_that_changes_hands_again_and_again_does_not_fill_the_disk
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where nobody ever commits: then the lease's own writes tidy up."""
-    monkeypatch.setattr(sqlite, "LONGEST_LOG", 20)
+    monkeypatch.setattr(sqlite, "LONGEST_LOG_PAGES", 20)
     async with opened(tmp_path / "store") as backend:
         for _ in range(100):
             await backend.release((await backend.acquire(ME, "me", NOW, DURATION)).epoch)
@@ -1467,13 +1467,13 @@ def test_who_waits_for_the_write_lock_is_heard_beside_whoever_commits_again_and_
     monkeypatch: pytest.MonkeyPatch, commit: float
 ) -> None:
     """Between two of its commits the lock is free for a fifth of a millisecond; a try takes a twentieth."""
-    chance, free = random.Random(0), 0.0002
+    randomness, free = random.Random(0), 0.0002
     period, now = commit + free, 0.0
     monkeypatch.setattr(sqlite, "_clock", lambda: now)
-    monkeypatch.setattr(random, "uniform", chance.uniform)
+    monkeypatch.setattr(random, "uniform", randomness.uniform)
     waits = []
     for _ in range(101):
-        now = began = chance.uniform(0, period)
+        now = began = randomness.uniform(0, period)
         for pause in sqlite._pauses(0):
             if now % period < free:
                 break

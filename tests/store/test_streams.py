@@ -21,7 +21,7 @@ from tests.store.stores import (
 )
 from unwedged.protocol.identifiers import Version
 from unwedged.protocol.stream import Lagged
-from unwedged.store.crypto_store import LISTEN_EVERY
+from unwedged.store.crypto_store import LISTEN_EVERY_MS
 from unwedged.store.errors import LeaseLost, StoreBusy, StoreClosed, UnknownKind
 from unwedged.store.records import BYTES, TEXT, RecordKind
 from unwedged.store.streams import Changed, Subscription
@@ -76,7 +76,7 @@ async def test_foreign_commits_are_told_by_listening_meanwhile(phone: Instance, 
     async with phone.subscribe(COUNTER) as changes:
         await phone.clock.asleep(1)
         await committed_by(extension, "a")
-        phone.clock.advance(LISTEN_EVERY)
+        phone.clock.advance(LISTEN_EVERY_MS)
         assert await heard(changes, 1) == [changed(1, "a")]
         await committed_by(extension, "b")
         await take_over(phone)
@@ -95,10 +95,10 @@ async def test_without_subscribers_nobody_listens(phone: Instance) -> None:
     phone.start()
     async with phone.subscribe(COUNTER):
         await phone.clock.asleep(1)
-    phone.clock.advance(LISTEN_EVERY)
+    phone.clock.advance(LISTEN_EVERY_MS)
     await phone.clock.asleep(1)
     await all_that_can_run()
-    assert phone.clock.slept == [LISTEN_EVERY]
+    assert phone.clock.slept == [LISTEN_EVERY_MS]
 
 
 async def test_a_failed_look_is_repeated(
@@ -110,7 +110,7 @@ async def test_a_failed_look_is_repeated(
         await phone.clock.asleep(1)
         phone.gated.failures["changes"] = StoreBusy("busy")
         for look in range(2, 4):
-            phone.clock.advance(LISTEN_EVERY)
+            phone.clock.advance(LISTEN_EVERY_MS)
             await phone.clock.asleep(look)
         assert await heard(changes, 1) == [changed(1, "a")]
     assert "listening failed label=phone" in caplog.text
@@ -126,7 +126,7 @@ async def test_a_failure_that_lasts_is_told_when_it_begins_and_when_it_ends(
         for look in range(2, 7):
             if look != 5:
                 phone.gated.failures["changes"] = StoreBusy("busy")
-            phone.clock.advance(LISTEN_EVERY)
+            phone.clock.advance(LISTEN_EVERY_MS)
             await phone.clock.asleep(look)
     said = [record.getMessage() for record in caplog.records if "listening" in record.getMessage()]
     assert said == [

@@ -129,7 +129,7 @@ class TestInterruptions:
         extension.send(Encrypt(2, "two"))
         assert await extension.next() == Waits()
         await on.renewed(app)  # and so it hears that somebody waits
-        on.clock.advance(TIMES.renew_every)
+        on.clock.advance(TIMES.renew_every_ms)
         app.send(Tick())
         line = await app.said_something_like("somebody waits for the lease, which is renewed no more")
         assert "label=app epoch=1: __main__.Operations._encrypt (6000 ms)" in line

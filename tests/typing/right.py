@@ -57,7 +57,7 @@ class OneSecond:
 
 
 class Dice:
-    """Chance of plain integers."""
+    """Randomness of plain integers."""
 
     def instance(self) -> int:
         return 4
@@ -75,11 +75,11 @@ class Secret(TypedDict, total=False):
 
 async def opening(path: Path, secret: Secret, secret_key: bytes) -> None:
     """Open a store in every way."""
-    times = LeaseTimes(duration=3000, renew_every=500, idle_after=50)
+    times = LeaseTimes(duration_ms=3000, renew_every_ms=500, idle_after_ms=50)
     store = await CryptoStore.open(path, passphrase="p", label="app", kinds=[COUNTS, DEVICES])
     assert_type(store, CryptoStore)
     await CryptoStore.open(str(path), key=secret_key, label="app", kinds=LISTED, times=times)
-    await CryptoStore.open(path, label="app", kinds=IN_A_TUPLE, clock=OneSecond(), chance=Dice(), **secret)
+    await CryptoStore.open(path, label="app", kinds=IN_A_TUPLE, clock=OneSecond(), randomness=Dice(), **secret)
     await CryptoStore.open(path, key=secret_key, label="app", kinds={COUNTS}, expect=Existence.NEW)
     mark = StoreMark("00" * 16, 7)
     await CryptoStore.open(path, key=secret_key, label="app", kinds=[COUNTS], not_before=mark, cache_limit_bytes=10**6)

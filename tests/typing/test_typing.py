@@ -84,5 +84,5 @@ def test_whatever_a_signature_names_can_be_imported(where: str, annotation: str)
 def test_plain_integers_are_welcome_where_numbers_are_given(where: str, annotation: str) -> None:
     """A clock of one's own is given ours: it may call them plain integers all the same."""
     numbers = {"Epoch", "InstanceId", "Milliseconds", "Version"}
-    if not where.startswith(("Clock.", "Chance.")):
+    if not where.startswith(("Clock.", "Randomness.")):
         assert numbers.isdisjoint(re.findall(r"\w+", annotation))

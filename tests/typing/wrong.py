@@ -16,7 +16,7 @@ async def opening() -> None:
     await CryptoStore.open("store.db", key=b"k", label="app", kinds=COUNTS)  # type: ignore[arg-type]
     await CryptoStore.open("store.db", key=b"k", label="app", kinds=NAMES)  # type: ignore[arg-type]
     await CryptoStore.open("store.db", b"k", label="app", kinds=[COUNTS])  # type: ignore[call-arg, arg-type]
-    LeaseTimes(duration=0.5)  # type: ignore[arg-type]
+    LeaseTimes(duration_ms=0.5)  # type: ignore[arg-type]
     RecordKind("count", key=TEXT, value=int)  # type: ignore[arg-type]
 
 

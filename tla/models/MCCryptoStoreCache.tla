@@ -19,7 +19,7 @@ RecordsAlike == Permutations(Records)
 
 \* Leases that have expired when they are taken. What is left of a lease is asked only by
 \* those who want it, and makes them wait (rule 7). So these allow all that lasting leases
-\* allow as long as nobody waits, in half as many states. (tests/check/test_reductions.py
+\* allow as long as nobody waits, in half as many states. (tests/checking/test_reductions.py
 \* compares the states, and looks for the faults.)
 AcquiredExpired(row, p, epoch) == [epoch |-> epoch, holder |-> p, left |-> 0, wanted |-> FALSE]
 RenewedExpired(row) == row
@@ -29,7 +29,7 @@ RenewedExpired(row) == row
 \* left to expire.
 NoFailure(o) == FALSE
 NothingForgotten(p, r) == FALSE
-NotedAtOnce(word) == {word}
+NotedAtOnce(sawWaiter) == {sawWaiter}
 LeftAlone(row, epoch) == {row}
 
 -------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ TakeTurns ==
         ELSE lease.holder = p1 /\ lease'.holder = p1
     /\ lease'.wanted /\ ~lease.wanted => lease.epoch < LastTurn
 
-\* Three stories are told beside it, and end soon. After its last turn p1, whose sync has
+\* Three stories are published beside it, and end soon. After its last turn p1, whose sync has
 \* failed, takes its own lease again, and syncs. Before p1 has ever synced it loses the
 \* lease, and nothing begins. The log is cut under a view of p1, which needs what was cut;
 \* nobody takes the lease any more.
@@ -144,7 +144,7 @@ FailWhereItMatters ==
 
 \* A transaction of p1 fails in its first turn, when it has read all that there is.
 FailAtTheEnd ==
-    \A o \in Operations : (Comes(o, "validated") /\ op[o].kind = "transaction") =>
+    \A o \in Operations : (Comes(o, "validated") /\ op[o].mode = "transaction") =>
         o = o1 /\ AnyRecord(op[o].known) = Records /\ lease.epoch = 1 /\ InFlight = 1
 
 \* In its first turn p1 may forget one record, while a transaction works that has read it
@@ -178,7 +178,7 @@ ReplayStep ==
 
 CalmNext ==
     \/ \E o \in Operations :
-        \/ \E kind \in Kinds[o] : Begin(o, kind)
+        \/ \E mode \in Modes[o] : Begin(o, mode)
         \/ \E updated \in SUBSET Records : Commit(o, updated)
         \/ Fill(o) \/ Validate(o) \/ Finish(o) \/ Lose(o)
         \/ \E r \in Records : Load(o, r) \/ Outdated(o, r)
@@ -193,7 +193,7 @@ CalmSpec == Init /\ [][CalmNext]_vars
 (* Probes: each says that an action never happens, and must be found wrong, or *)
 (* the guarantees would hold for want of behaviour.                            *)
 
-NeverBegin     == [][\A o \in Operations : \A kind \in Kinds[o] : ~Begin(o, kind)]_vars
+NeverBegin     == [][\A o \in Operations : \A mode \in Modes[o] : ~Begin(o, mode)]_vars
 NeverLoad      == [][\A o \in Operations, r \in Records : ~Load(o, r)]_vars
 NeverFill      == [][\A o \in Operations : ~Fill(o)]_vars
 NeverCommit    == [][\A o \in Operations, updated \in SUBSET Records : ~Commit(o, updated)]_vars
@@ -232,7 +232,7 @@ NeverFlushesAll ==
 NeverGivesWay == \A o \in Operations : ~op[o].released
 NeverStays ==
     [][\A o \in Operations :
-        (WorkingUnder(Home[o], op[o].under) = {o} /\ op[o].stage = "running" /\ op'[o].stage = "committed" /\ op'[o].word)
+        (WorkingUnder(Home[o], op[o].under) = {o} /\ op[o].stage = "running" /\ op'[o].stage = "committed" /\ op'[o].sawWaiter)
             => op'[o].released]_vars
 
 \* a failed sync gives the lease up;
@@ -242,6 +242,6 @@ NeverGivesUp == [][\A p \in Processes : SyncFails(p) => lease' = lease]_vars
 NeverAnswersLate ==
     [][\A o \in Operations : (op[o].stage = "committed" /\ Finish(o)) => op[o].at = Version]_vars
 
-\* a subscriber is told that it lagged.
+\* a subscriber is published that it lagged.
 NeverLags == \A p \in Processes : \A i \in DOMAIN heard[p] : ~heard[p][i].lagged
 ===============================================================================

@@ -66,7 +66,7 @@ OfLease ==
             \/ \E alone \in BOOLEAN :
                 Ask("commit", [row |-> row, guard |-> [stage |-> "held", epoch |-> epoch],
                                running |-> IF alone THEN {} ELSE {o2},
-                               work |-> [Idle EXCEPT !.stage = "running", !.kind = "transaction", !.under = epoch,
+                               work |-> [Idle EXCEPT !.stage = "running", !.mode = "transaction", !.under = epoch,
                                                      !.known = [r \in Records |-> 0]]])
             \/ Ask("release", [row |-> row, guard |-> [stage |-> "held", epoch |-> epoch]])
 
@@ -81,9 +81,9 @@ OfGuard ==
             \/ Ask("synced", [guard |-> g, row |-> RowHeldUnder(epoch)])
             \/ Ask("lost", [guard |-> g, epoch |-> epoch])
             \/ Ask("stands", [guard |-> g, epoch |-> epoch])
-            \/ \E word \in BOOLEAN :
-                Ask("told", [guard |-> g, work |->
-                    [Idle EXCEPT !.stage = "validated", !.under = epoch, !.word = word]])
+            \/ \E sawWaiter \in BOOLEAN :
+                Ask("waiter_noted", [guard |-> g, work |->
+                    [Idle EXCEPT !.stage = "validated", !.under = epoch, !.sawWaiter = sawWaiter]])
 
 OfCache ==
     \/ \E log \in AllLogs : Ask("empty", [log |-> log])
@@ -98,9 +98,9 @@ OfCache ==
             Ask("install", [cache |-> c, version |-> v, written |-> written])
 
 OfStream ==
-    \E told \in Versions, log \in AllLogs :
-        \/ \E cut \in Versions : Ask("news", [heard |-> told, log |-> log, floor |-> cut])
-        \/ log # <<>> /\ Ask("news of an own commit", [heard |-> told, log |-> log])
+    \E published \in Versions, log \in AllLogs :
+        \/ \E cut \in Versions : Ask("news", [heard |-> published, log |-> log, floor |-> cut])
+        \/ log # <<>> /\ Ask("news of an own commit", [heard |-> published, log |-> log])
 
 Inputs == OfLease \/ OfGuard \/ OfCache \/ OfStream
 
@@ -127,7 +127,7 @@ Apply ==
       [] function = "release" -> Does(Release(p1), lease')
       [] function = "taken" -> Is(Taken(input.epoch))
       [] function = "synced" -> Does(Sync(p1), guard'[p1])
-      [] function = "told" -> Does(Finish(o1), guard'[p1])
+      [] function = "waiter_noted" -> Does(Finish(o1), guard'[p1])
       [] function = "overdue" -> Is(Overdue(guard[p1]))
       [] function = "lost" -> Is(Lost(guard[p1], input.epoch))
       [] function = "admits" -> Is(Admits(guard[p1]))
@@ -139,8 +139,8 @@ Apply ==
       [] function = "fill" -> Is(FilledCache(cache[p1], input.record, input.value, input.version))
       [] function = "forget" -> Is(ForgottenCache(cache[p1], input.record))
       [] function = "install" -> Is(InstalledCache(cache[p1], input.version, input.written))
-      [] function = "news" -> Is(ToldUpTo(heard[p1], Version))
-      [] function = "news of an own commit" -> Is(ToldOwn(heard[p1], Version))
+      [] function = "news" -> Is(PublishedUpTo(heard[p1], Version))
+      [] function = "news of an own commit" -> Is(PublishedOwn(heard[p1], Version))
 
 Step ==
     /\ output = <<>>

@@ -81,15 +81,15 @@ SubscribersHaveHeard ==
 -------------------------------------------------------------------------------
 (* Operations.                                                                  *)
 
-HasAKind(o, x) ==
-    /\ (x.stage = "idle") <=> (x.kind = "none")
-    /\ x.stage = "committed" => x.kind = "transaction"
+HasAMode(o, x) ==
+    /\ (x.stage = "idle") <=> (x.mode = "none")
+    /\ x.stage = "committed" => x.mode = "transaction"
     /\ x.stage = "idle" => AnyRecord(x.known) = {}
 
 TransactionsTakeTurns ==
     \A o, other \in Operations :
         (/\ Home[o] = Home[other] /\ op[o].under = op[other].under
-         /\ op[o].kind = "transaction" /\ op[other].kind = "transaction") => o = other
+         /\ op[o].mode = "transaction" /\ op[other].mode = "transaction") => o = other
 
 IsOf(known, v) == v \in 0..Version /\ \A r \in Records : known[r] \in {Missing, Value(r, v)}
 
@@ -108,12 +108,12 @@ LoadsWhatFits(o, x) ==
         IN  version \in 0..Version /\ value = Value(r, version) /\ value = Value(r, x.at)
 
 IsCurrent(o, x) ==
-    (x.stage \in {"running", "loading"} /\ x.kind = "transaction" /\ Fenced(x)) => x.at = Version
+    (x.stage \in {"running", "loading"} /\ x.mode = "transaction" /\ Fenced(x)) => x.at = Version
 
 IsFresh(o, x) ==
-    (x.stage \in {"running", "loading"} /\ x.kind = "view" /\ Fenced(x)) => x.at >= x.begun
+    (x.stage \in {"running", "loading"} /\ x.mode = "view" /\ Fenced(x)) => x.at >= x.begun
 
-StagesHaveKinds == Each(HasAKind)
+StagesHaveModes == Each(HasAMode)
 KnowledgeIsOfOneSnapshot == Each(KnowsOneSnapshot)
 CommitAnswersWhatItWrote == Each(AnswersWhatItWrote)
 LoadFitsItsOperation == Each(LoadsWhatFits)
@@ -143,23 +143,23 @@ GuardsGiven == {NoGuard} \cup [stage : {"syncing", "held", "closing"}, epoch : 1
 Copies(v) == {Part(Snapshot(v), asked) : asked \in SUBSET Records}
 Caches == UNION {{[version |-> v, records |-> records] : records \in Copies(v)} : v \in 0..Version}
 
-\* By StagesHaveKinds, KnowledgeIsOfOneSnapshot and CommitAnswersWhatItWrote.
+\* By StagesHaveModes, KnowledgeIsOfOneSnapshot and CommitAnswersWhatItWrote.
 Running(o) == UNION {UNION {
-        {[Idle EXCEPT !.stage = "running", !.kind = kind, !.under = epoch, !.at = v, !.begun = begun, !.known = known] :
-            epoch \in 1..lease.epoch, begun \in IF kind = "view" THEN 0..Version ELSE {0}, known \in Copies(v)} :
-        v \in 0..Version} : kind \in Kinds[o]}
+        {[Idle EXCEPT !.stage = "running", !.mode = mode, !.under = epoch, !.at = v, !.begun = begun, !.known = known] :
+            epoch \in 1..lease.epoch, begun \in IF mode = "view" THEN 0..Version ELSE {0}, known \in Copies(v)} :
+        v \in 0..Version} : mode \in Modes[o]}
 
 Loading(o) == {[x EXCEPT !.stage = "loading", !.loading = <<r, Value(r, v), v>>] :
     x \in Running(o), r \in Records, v \in 0..Version}
 
-Committing(o) == IF "transaction" \notin Kinds[o] THEN {} ELSE
-    {[Idle EXCEPT !.stage = "committed", !.kind = "transaction", !.under = epoch, !.at = v, !.word = TRUE,
+Committing(o) == IF "transaction" \notin Modes[o] THEN {} ELSE
+    {[Idle EXCEPT !.stage = "committed", !.mode = "transaction", !.under = epoch, !.at = v, !.sawWaiter = TRUE,
                   !.released = released, !.known = Part(Snapshot(v - 1), DOMAIN commits[v])] :
         epoch \in 1..lease.epoch, v \in 1..Version, released \in BOOLEAN}
 
 Validated(o) ==
-    {[Idle EXCEPT !.stage = "validated", !.kind = kind, !.under = epoch, !.word = TRUE, !.known = known] :
-        kind \in Kinds[o], epoch \in 1..lease.epoch, known \in UNION {Copies(v) : v \in 0..Version}}
+    {[Idle EXCEPT !.stage = "validated", !.mode = mode, !.under = epoch, !.sawWaiter = TRUE, !.known = known] :
+        mode \in Modes[o], epoch \in 1..lease.epoch, known \in UNION {Copies(v) : v \in 0..Version}}
 
 Fitting(o) == {x \in {Idle} \cup Running(o) \cup Loading(o) \cup Committing(o) \cup Validated(o) :
     /\ IsFencedAfterwards(o, x) /\ HasItsGuard(o, x) /\ WorksAfterTheSync(o, x) /\ LoadsWhatFits(o, x)

@@ -2,13 +2,13 @@
 
 ::
 
-            taken            synced         told(wanted)          overdue
+            taken            synced       waiter_noted(wanted)    overdue
     NONE  ---------> SYNCING ------> HELD ---------> CLOSING ---------> EXPIRING
       ^                 |              |                |                  |
       '-----------------'--------------'----------------'-- lost, dropped -'
 
 A guard is bound to one epoch. News about another epoch (a renewal that was under way while the lease changed hands)
-never touches it. Twins in ``tla/Lease.tla``: ``Taken``, ``Synced``, ``Told``, ``Overdue``, ``Lost``, ``Admits``,
+never touches it. Twins in ``tla/Lease.tla``: ``Taken``, ``Synced``, ``WaiterNoted``, ``Overdue``, ``Lost``, ``Admits``,
 ``Stands``.
 """
 
@@ -68,7 +68,7 @@ def synced(guard: Guard, epoch: Epoch) -> Guard:
     return guard
 
 
-def told(guard: Guard, epoch: Epoch, wanted: bool) -> Guard:
+def waiter_noted(guard: Guard, epoch: Epoch, wanted: bool) -> Guard:
     """Note what a renewal or a commit under ``epoch`` came back with: whether somebody waits (rule 8).
 
     post: _.epoch == guard.epoch  # the epoch stays

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds
 
-LONGEST_LEASE = Milliseconds(60_000)
+LONGEST_LEASE_MS = Milliseconds(60_000)
 """No lease may be longer than this. One that claims to be is a clock's mistake, and counts as expired (rule 7)."""
 
 
@@ -45,11 +45,14 @@ def takeable(lease: Lease, instance: InstanceId, now: Milliseconds) -> bool:
     up, and when it claims more time than any lease can have, because then a clock has jumped (rule 7).
 
     post: implies(lease.holder is None or lease.holder == instance, _)  # a free or own lease can be taken at any time
-    post: _ or now < lease.expires <= now + LONGEST_LEASE  # a refusal ends within the longest lease
-    post: lease.holder in (None, instance) or _ != (now < lease.expires <= now + LONGEST_LEASE)  # a live lease stays
+    post: _ or now < lease.expires <= now + LONGEST_LEASE_MS  # a refusal ends within the longest lease
+    post: lease.holder in (None, instance) or _ != (now < lease.expires <= now + LONGEST_LEASE_MS)  # a live lease stays
     """
     return (
-        lease.holder is None or lease.holder == instance or lease.expires <= now or lease.expires > now + LONGEST_LEASE
+        lease.holder is None
+        or lease.holder == instance
+        or lease.expires <= now
+        or lease.expires > now + LONGEST_LEASE_MS
     )
 
 

@@ -3,7 +3,7 @@
 A subscriber gets every committed change once, in version order, whichever process made it. Where the change log no
 longer reaches back to what it has heard, it is told so by ``Lagged`` instead, and goes on from there.
 
-Twins in ``tla/CryptoStoreCache.tla``: ``ToldUpTo`` and ``ToldOwn``.
+Twins in ``tla/CryptoStoreCache.tla``: ``PublishedUpTo`` and ``PublishedOwn``.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ Every exception that is raised on purpose is a ``StoreError``.
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.protocol.lease import Lease
 from unwedged.protocol.stream import Lagged
-from unwedged.store.clock import Chance, Clock
+from unwedged.store.clock import Clock, Randomness
 from unwedged.store.crypto_store import CryptoStore, Kinds, Statistics
 from unwedged.store.errors import (
     AnotherStore,
@@ -70,7 +70,6 @@ __all__ = [
     "JSON",
     "TEXT",
     "AnotherStore",
-    "Chance",
     "Changed",
     "Clock",
     "Codec",
@@ -95,6 +94,7 @@ __all__ = [
     "OperationEnded",
     "OperationInterrupted",
     "OperationsAbandoned",
+    "Randomness",
     "RecordKind",
     "SecretChanged",
     "SeveralNames",

@@ -1,4 +1,4 @@
-"""Time and chance, behind one seam, so that tests and the replay can hold both still.
+"""Time and randomness, behind one seam, so that tests and the replay can hold both still.
 
 No safety property depends on either (rule 7): the clock decides when to try, to renew and to give up; chance keeps
 waiting processes from trying in step, and names the instances.
@@ -27,7 +27,7 @@ class Clock(Protocol):
 
 
 @runtime_checkable
-class Chance(Protocol):
+class Randomness(Protocol):
     """Where random numbers come from. One's own may be of plain ``int``."""
 
     def instance(self) -> int:
@@ -49,11 +49,11 @@ class SystemClock:
         await asyncio.sleep(duration / 1000)
 
 
-class SystemChance:
+class SystemRandomness:
     """The operating system's random numbers."""
 
     def instance(self) -> InstanceId:
-        """Return a random number that fits SQLite's signed integers: a chance, not a name, makes it unique."""
+        """Return a random number that fits SQLite's signed integers: chance, not a name, makes it unique."""
         return InstanceId(secrets.randbelow(2**63 - 1) + 1)
 
     def between(self, low: Milliseconds, high: Milliseconds) -> Milliseconds:
@@ -68,8 +68,8 @@ def clock_of(value: object) -> Clock:
     return value
 
 
-def chance_of(value: object) -> Chance:
+def randomness_of(value: object) -> Randomness:
     """Return where random numbers come from, or raise ``InvalidArgument``."""
-    if not isinstance(value, Chance):
-        raise InvalidArgument(f"chance has instance() and between(), unlike a {type(value).__name__}")
+    if not isinstance(value, Randomness):
+        raise InvalidArgument(f"randomness has instance() and between(), unlike a {type(value).__name__}")
     return value

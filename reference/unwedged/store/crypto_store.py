@@ -22,8 +22,8 @@ from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Versi
 from unwedged.store import engine
 from unwedged.store.arguments import must_be_callable, path_of, seconds_of, size_of, text_of, whole_of
 from unwedged.store.backend import Backend
-from unwedged.store.birthplace import Birthplace
-from unwedged.store.clock import Chance, Clock, SystemChance, SystemClock, chance_of, clock_of
+from unwedged.store.clock import Clock, Randomness, SystemClock, SystemRandomness, clock_of, randomness_of
+from unwedged.store.completion import run_to_completion
 from unwedged.store.errors import (
     InvalidArgument,
     LeaseLost,
@@ -38,15 +38,15 @@ from unwedged.store.errors import (
     UnsupportedSchema,
 )
 from unwedged.store.expectations import Existence, Expectations, StoreMark
-from unwedged.store.holding import Holding, Ledger
+from unwedged.store.guarded_cache import GuardedCache, Ledger
 from unwedged.store.lock import LeaseLock, LeaseTimes, times_of
+from unwedged.store.opening_process import OpeningProcess
 from unwedged.store.records import Kind, RecordKind, kind_of, undeclared
-from unwedged.store.sealed import SealedRecords
-from unwedged.store.sealing import Sealer, Secret, secret_of
-from unwedged.store.settled import settled
+from unwedged.store.sealed_records import SealedRecords
+from unwedged.store.sealer import Sealer, Secret, secret_of
 from unwedged.store.sqlite import SqliteBackend
 from unwedged.store.streams import Inbox, Streams, Subscription
-from unwedged.store.transactions import Counts, Operation, Parts, Reading, Transaction, Updating, View
+from unwedged.store.transactions import Counts, Operation, Reading, Services, Transaction, Updating, View
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -60,21 +60,21 @@ Kinds: TypeAlias = "Iterable[Kind] | list[object]"
 
 logger = logging.getLogger(__name__)
 
-ATTEMPTS = 5
+MOST_ATTEMPTS = 5
 """How often ``run`` tries. A process loses the lease only by standing still for longer than it lasts; whoever does that
 five times in a row had better be told."""
 
-LISTEN_EVERY = Milliseconds(250)
+LISTEN_EVERY_MS = Milliseconds(250)
 """How often a process that does not hold the lease looks for changes that others made, if it has subscribers. A person
 hardly notices so short a delay, and a look is one indexed read."""
 
-KEPT_CHANGES = 10_000
+KEPT_VERSIONS = 10_000
 """How many versions the change log reaches back, at least. Who slept through more reloads what it needs."""
 
-TRUNCATE_EVERY = 1_000
+TRUNCATE_EVERY_VERSIONS = 1_000
 """The log is truncated by whoever commits a version that is a multiple of this."""
 
-BUFFERED = 1_000
+BUFFERED_CHANGES = 1_000
 """How many changes wait for a subscriber before it is told that it lagged."""
 
 
@@ -198,7 +198,7 @@ class CryptoStore:
         version: Version,
         times: LeaseTimes,
         clock: Clock,
-        chance: Chance,
+        randomness: Randomness,
         cache_limit_bytes: int | None = None,
     ) -> None:
         """Callers use ``open``. This is for harnesses that put something of their own around the backend.
@@ -215,32 +215,32 @@ class CryptoStore:
             label,
             times=times,
             clock=clock,
-            chance=chance,
-            holding=Holding(Epoch(0), empty(version), {}, ledger),
+            randomness=randomness,
+            guarded=GuardedCache(Epoch(0), empty(version), {}, ledger),
             read_log=records.changes,
-            hear=self._streams.tell,
+            on_synced=self._streams.publish,
         )
-        self._birthplace = Birthplace()
-        self._parts = Parts(
-            backend, records, self._lock, self._streams, clock, _declared(kinds), Counts(), self._birthplace
+        self._opening_process = OpeningProcess()
+        self._services = Services(
+            backend, records, self._lock, self._streams, clock, _declared(kinds), Counts(), self._opening_process
         )
         self._operations: set[Operation] = set()
-        self._quiet = asyncio.Event()
-        self._quiet.set()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
-        self._errands = 0
+        self._file_users = 0
         """What needs the file for a moment and is no operation."""
         self._paused = False
         self._pauses = 0
         """How often ``pause`` has let go of everything and returned."""
-        self._awake = asyncio.Event()
+        self._not_paused = asyncio.Event()
         """Set while the store is not paused, and as soon as it is closed."""
-        self._awake.set()
-        self._rest = asyncio.Lock()
+        self._not_paused.set()
+        self._changing_state = asyncio.Lock()
         """Pausing, going on and closing do not overlap."""
         self._has_tasks = False
-        self._deaf = False
+        self._listening_failed = False
         """Whether the last look at what others committed failed."""
 
     @classmethod
@@ -257,7 +257,7 @@ class CryptoStore:
         cache_limit_bytes: int | None = None,
         times: LeaseTimes | None = None,
         clock: Clock | None = None,
-        chance: Chance | None = None,
+        randomness: Randomness | None = None,
     ) -> CryptoStore:
         """Open the store at ``path``, or make one. ``label`` names this program to people who inspect the store.
 
@@ -284,8 +284,8 @@ class CryptoStore:
         declared = _declared(kinds)
         times = LeaseTimes() if times is None else times_of(times)
         clock = SystemClock() if clock is None else clock_of(clock)
-        chance = SystemChance() if chance is None else chance_of(chance)
-        instance = InstanceId(chance.instance())
+        randomness = SystemRandomness() if randomness is None else randomness_of(randomness)
+        instance = InstanceId(randomness.instance())
         expected = Expectations(expect, not_before)
         with _noting(location):
             backend = await SqliteBackend.open(location, expected)
@@ -308,7 +308,7 @@ class CryptoStore:
             version=version,
             times=times,
             clock=clock,
-            chance=chance,
+            randomness=randomness,
             cache_limit_bytes=limit_bytes,
         )
         store._run_tasks()
@@ -320,22 +320,22 @@ class CryptoStore:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._birthplace.is_here():  # In a child of its process the store is not open, and ends nothing.
+        if self._opening_process.is_current():  # In a child of its process the store is not open, and ends nothing.
             await self.close()
 
     def __del__(self) -> None:
         # Not in a harness, which has no tasks, nor in a forked child. (What was not opened may lack attributes.)
-        if not (getattr(self, "_has_tasks", False) and self._birthplace.is_here()):
+        if not (getattr(self, "_has_tasks", False) and self._opening_process.is_current()):
             return
         if self._closing is None and not self._paused:
             forgotten = f"the store of {self._lock.label!r} was never closed"
             warnings.warn(forgotten, ResourceWarning, stacklevel=1, source=self)
 
     def __repr__(self) -> str:
-        holding = self._lock.holding
+        guarded = self._lock.guarded
         return (
             f"<CryptoStore {self._lock.label!r} {self._state} epoch={self._lock.guard.epoch} "
-            f"version={holding.cache.version} cached={len(holding.cache.records)} running={len(self._operations)}>"
+            f"version={guarded.cache.version} cached={len(guarded.cache.records)} running={len(self._operations)}>"
         )
 
     @property
@@ -355,7 +355,7 @@ class CryptoStore:
         cause of the ``LeaseLost``.
 
         Inside, wait for no person, no network and no other process. Whoever waits for the lease meanwhile gets it after
-        a while (``LeaseTimes.overdue_after``), and then this transaction is lost.
+        a while (``LeaseTimes.overdue_after_ms``), and then this transaction is lost.
         """
         return _Block(self, Updating, Transaction)
 
@@ -371,7 +371,7 @@ class CryptoStore:
         self,
         operation: Callable[[Transaction, *Arguments], Awaitable[Result]],
         *arguments: *Arguments,
-        attempts: int = ATTEMPTS,
+        attempts: int = MOST_ATTEMPTS,
     ) -> Result:
         """Run ``operation`` in a transaction, with ``arguments``, and return its result once that is committed.
 
@@ -385,14 +385,14 @@ class CryptoStore:
         self,
         operation: Callable[[View, *Arguments], Awaitable[Result]],
         *arguments: *Arguments,
-        attempts: int = ATTEMPTS,
+        attempts: int = MOST_ATTEMPTS,
     ) -> Result:
         """Run ``operation`` in a view and return its result once that is validated, as ``run`` does."""
         return await self._attempt(Reading, View, operation, arguments, attempts)
 
     @asynccontextmanager
     async def subscribe(
-        self, kind: RecordKind[Key, Value], *, buffered: int = BUFFERED
+        self, kind: RecordKind[Key, Value], *, buffered: int = BUFFERED_CHANGES
     ) -> AsyncIterator[Subscription[Key]]:
         """Iterate over every change of one kind from now on, whichever process made it, in version order.
 
@@ -402,10 +402,10 @@ class CryptoStore:
         self._must_be_open()
         if whole_of(buffered, "the length of a buffer") < 1:
             raise InvalidArgument("a buffer has room for one change at least")
-        if self._parts.kinds.get(kind_of(kind).name) != kind:
-            raise undeclared(kind, self._parts.kinds)
-        await self._be_awake(self._pauses)
-        with self._errand():
+        if self._services.kinds.get(kind_of(kind).name) != kind:
+            raise undeclared(kind, self._services.kinds)
+        await self._resume_if_paused(self._pauses)
+        with self._using_the_file():
             await self._listen_now()  # so that it is not told what happened while nobody listened
             inbox = Inbox(kind.name, buffered)
             self._streams.add(inbox)
@@ -425,30 +425,30 @@ class CryptoStore:
         self._must_be_open()
         pauses = self._pauses
         fresh = await asyncio.to_thread(self._sealer.rewrapped, secret)
-        await self._be_awake(pauses)
-        with self._errand():
-            await settled(self._reseal(fresh))
+        await self._resume_if_paused(pauses)
+        with self._using_the_file():
+            await run_to_completion(self._reseal(fresh))
 
     def mark(self) -> StoreMark:
         """Return which store this is, and the newest version of it that this process knows.
 
         Kept in another place, it lets a later ``open`` notice an older copy that was put back.
         """
-        self._birthplace.must_be_here()
-        version = max(self._lock.holding.cache.version, self._streams.heard)
-        return StoreMark(self._parts.backend.identity.hex(), version)
+        self._opening_process.must_be_current()
+        version = max(self._lock.guarded.cache.version, self._streams.published)
+        return StoreMark(self._services.backend.identity.hex(), version)
 
     def statistics(self) -> Statistics:
         """Return what this object holds and did until now."""
-        self._birthplace.must_be_here()
-        lock, counts, ledger = self._lock, self._parts.counts, self._lock.holding.ledger
+        self._opening_process.must_be_current()
+        lock, counts, ledger = self._lock, self._services.counts, self._lock.guarded.ledger
         return Statistics(
             state=self._state,
             epoch=lock.guard.epoch,
-            version=lock.holding.cache.version,
-            cached_records=len(lock.holding.cache.records),
+            version=lock.guarded.cache.version,
+            cached_records=len(lock.guarded.cache.records),
             cached_bytes=None if ledger is None else ledger.bytes,
-            live_objects=len(lock.holding.live),
+            live_objects=len(lock.guarded.live),
             hits=counts.hits,
             misses=counts.misses,
             commits=counts.commits,
@@ -476,18 +476,18 @@ class CryptoStore:
             seconds_of(timeout_seconds, "a timeout")
         self._must_be_open()
         self._must_not_be_inside("a store can't be paused")
-        async with self._rest:
+        async with self._changing_state:
             self._must_be_open()
             if self._paused:
                 return
             self._lock.rest()  # from here on nothing begins
             try:
-                abandoned = await self._quieten(timeout_seconds)
+                abandoned = await self._wait_until_idle(timeout_seconds)
             except BaseException:
                 self._lock.go_on()
                 raise
             try:
-                await settled(self._let_go())
+                await run_to_completion(self._let_go())
             finally:
                 self._pauses += 1
         if abandoned:
@@ -501,7 +501,7 @@ class CryptoStore:
         """
         self._must_be_open()
         self._must_not_be_inside("a store can't go on")
-        await self._be_awake(None)
+        await self._resume_if_paused(None)
 
     async def close(self, *, timeout_seconds: float | None = None) -> None:
         """Let nothing begin any more, wait for what runs, give the lease up, and let go of the file.
@@ -509,13 +509,13 @@ class CryptoStore:
         Operations that have not ended after ``timeout_seconds`` are given up on: the store is closed all the same, and
         ``OperationsAbandoned`` says which they were. A commit that is under way by then is waited for.
         """
-        self._birthplace.must_be_here()
+        self._opening_process.must_be_current()
         self._must_not_be_inside("a store can't be closed")
         if timeout_seconds is not None:
             seconds_of(timeout_seconds, "a timeout")
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
-            self._awake.set()
+            self._not_paused.set()
         try:
             async with asyncio.timeout(timeout_seconds):
                 await asyncio.shield(self._closing)
@@ -536,10 +536,10 @@ class CryptoStore:
     async def _listen_now(self) -> None:
         """Tell subscribers what others committed. Who has synced knows already: nobody else can commit."""
         if not self._lock.stands(self._lock.guard.epoch):
-            self._streams.tell(await self._parts.records.changes(self._streams.heard, None))
+            self._streams.publish(await self._services.records.changes(self._streams.published, None))
 
     async def _reseal(self, fresh: Sealer) -> None:
-        if not await self._parts.backend.reseal(self._sealer.header, fresh.header):
+        if not await self._services.backend.reseal(self._sealer.header, fresh.header):
             raise SecretChanged("somebody changed the store's secret since it was opened here")
         self._sealer = fresh
 
@@ -560,12 +560,12 @@ class CryptoStore:
             except OperationInterrupted as interruption:
                 if attempt == attempts:
                     raise
-                self._parts.counts.reruns += 1
+                self._services.counts.reruns += 1
                 logger.info("operation runs again label=%s attempt=%d: %s", self._lock.label, attempt + 1, interruption)
         raise InvalidArgument("an operation needs at least one attempt")
 
     def _must_be_open(self) -> None:
-        self._birthplace.must_be_here()
+        self._opening_process.must_be_current()
         if self._closing is not None:
             raise StoreClosed("the store was closed")
 
@@ -581,51 +581,51 @@ class CryptoStore:
         self._must_not_be_inside("an operation can't begin")
 
     async def _begin(self, sort: type[Sort], code: object, pauses: int | None) -> Sort:
-        await self._be_awake(self._pauses if pauses is None else pauses)
-        operation = await sort.begin(self._parts, code or _this_task())
+        await self._resume_if_paused(self._pauses if pauses is None else pauses)
+        operation = await sort.begin(self._services, code or _this_task())
         self._operations.add(operation)
-        self._quiet.clear()
+        self._idle.clear()
         return operation
 
     def _end(self, operation: Operation) -> None:
         operation.end()
-        if not self._birthplace.is_here():
+        if not self._opening_process.is_current():
             return
         self._forget(operation)
         operation.leave()
         version = operation.committed
-        if version is not None and version > KEPT_CHANGES and version % TRUNCATE_EVERY == 0:
-            self._start(self._truncate(Version(version - KEPT_CHANGES)))
+        if version is not None and version > KEPT_VERSIONS and version % TRUNCATE_EVERY_VERSIONS == 0:
+            self._start(self._truncate(Version(version - KEPT_VERSIONS)))
 
     def _forget(self, operation: Operation) -> None:
         self._operations.discard(operation)
-        self._note_quiet()
+        self._note_idle()
 
     @contextmanager
-    def _errand(self) -> Iterator[None]:
+    def _using_the_file(self) -> Iterator[None]:
         """Have pausing and closing wait for something that is no operation."""
-        self._errands += 1
-        self._quiet.clear()
+        self._file_users += 1
+        self._idle.clear()
         try:
             yield
         finally:
-            self._errands -= 1
-            self._note_quiet()
+            self._file_users -= 1
+            self._note_idle()
 
-    def _note_quiet(self) -> None:
-        if not self._operations and not self._errands:
-            self._quiet.set()
+    def _note_idle(self) -> None:
+        if not self._operations and not self._file_users:
+            self._idle.set()
 
-    async def _quieten(self, timeout_seconds: float | None) -> tuple[str, ...]:
+    async def _wait_until_idle(self, timeout_seconds: float | None) -> tuple[str, ...]:
         """Wait until no operation runs; return the names of those that are given up on."""
         abandoned: tuple[str, ...] = ()
         await asyncio.sleep(0)  # Whatever has been let begin is counted then.
         try:
             async with asyncio.timeout(timeout_seconds):
-                await self._quiet.wait()
+                await self._idle.wait()
         except TimeoutError:
             abandoned = self._abandon(LeaseLost("the store was paused while this operation ran"))
-        await self._quiet.wait()
+        await self._idle.wait()
         return abandoned
 
     async def _let_go(self) -> None:
@@ -633,29 +633,29 @@ class CryptoStore:
         try:
             await self._end_tasks()
             await self._lock.let_go()
-            await self._parts.backend.close()
+            await self._services.backend.close()
         finally:
             self._paused = True
-            self._awake.clear()
-        logger.info("store paused label=%s version=%d", self._lock.label, self._lock.holding.cache.version)
+            self._not_paused.clear()
+        logger.info("store paused label=%s version=%d", self._lock.label, self._lock.guarded.cache.version)
 
-    async def _be_awake(self, pauses: int | None) -> None:
+    async def _resume_if_paused(self, pauses: int | None) -> None:
         """Make sure that the store is not paused, nor about to be. Does not switch tasks where it is neither.
 
         The caller's call came after so many ``pauses``. It wakes the store from none of the later ones: else
         what waited for a pause, or was given up on, would undo it at once. ``None`` wakes the store from any.
         """
-        while self._paused or self._rest.locked():
-            async with self._rest:
+        while self._paused or self._changing_state.locked():
+            async with self._changing_state:
                 self._must_be_open()
                 if self._paused and pauses in (None, self._pauses):
-                    await settled(self._wake())
-            await self._awake.wait()
+                    await run_to_completion(self._go_on())
+            await self._not_paused.wait()
 
-    async def _wake(self) -> None:
-        await self._parts.backend.reopen(self.mark())
+    async def _go_on(self) -> None:
+        await self._services.backend.reopen(self.mark())
         self._paused = False
-        self._awake.set()
+        self._not_paused.set()
         logger.info("store goes on label=%s", self._lock.label)
         self._lock.go_on()
         if self._has_tasks:
@@ -673,14 +673,14 @@ class CryptoStore:
 
     async def _close(self) -> None:
         self._lock.stop_admitting()
-        async with self._rest:
-            await self._quieten(None)
+        async with self._changing_state:
+            await self._wait_until_idle(None)
             await self._end_tasks()
             try:
                 await self._lock.close()
             finally:
                 self._streams.close()
-                await self._parts.backend.close()
+                await self._services.backend.close()
 
     async def _end_tasks(self) -> None:
         for task in self._tasks:
@@ -695,7 +695,7 @@ class CryptoStore:
     async def _keep_listening(self) -> None:
         while True:
             await self._streams.followed.wait()
-            await self._parts.clock.sleep(LISTEN_EVERY)
+            await self._services.clock.sleep(LISTEN_EVERY_MS)
             await self._listen()
 
     async def _listen(self) -> None:
@@ -704,17 +704,17 @@ class CryptoStore:
         except (StoreReplaced, UnsupportedSchema) as failure:
             self._streams.close(failure)  # which nothing that others do can mend
         except StoreError as failure:
-            if not self._deaf:  # Once, however long it lasts.
+            if not self._listening_failed:  # Once, however long it lasts.
                 logger.warning("listening failed label=%s: %s", self._lock.label, failure)
-            self._deaf = True
+            self._listening_failed = True
         else:
-            if self._deaf:
+            if self._listening_failed:
                 logger.info("listening goes on label=%s", self._lock.label)
-            self._deaf = False
+            self._listening_failed = False
 
     async def _truncate(self, floor: Version) -> None:
         try:
-            await self._parts.backend.truncate(floor)
+            await self._services.backend.truncate(floor)
         except StoreError as failure:
             logger.warning("truncating failed label=%s floor=%d: %s", self._lock.label, floor, failure)
 

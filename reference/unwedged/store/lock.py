@@ -20,15 +20,15 @@ from unwedged.protocol import guard as rules
 from unwedged.protocol.cache import ChangeLog
 from unwedged.protocol.guard import NO_GUARD, Guard, Stage
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
-from unwedged.protocol.lease import LONGEST_LEASE, takeable
-from unwedged.store.apart import apart
+from unwedged.protocol.lease import LONGEST_LEASE_MS, takeable
 from unwedged.store.arguments import whole_of
 from unwedged.store.backend import Backend
-from unwedged.store.clock import Chance, Clock
+from unwedged.store.clock import Clock, Randomness
 from unwedged.store.errors import InvalidArgument, LeaseLost, StoreClosed, StoreError, StoreReplaced, UnsupportedSchema
-from unwedged.store.holding import Holding, RecordName
+from unwedged.store.guarded_cache import GuardedCache, RecordName
+from unwedged.store.offloading import offload
+from unwedged.store.row_watch import RowWatch
 from unwedged.store.turns import Queue
-from unwedged.store.watch import Watch
 
 Answer = TypeVar("Answer")
 
@@ -43,44 +43,46 @@ GUARD_ENDS = (LeaseLost, StoreReplaced, UnsupportedSchema)
 class LeaseTimes:
     """How long a lease lasts and what its holder does in the meantime, in milliseconds.
 
-    ``duration``: for so long a process that was killed keeps the others waiting, and for so long a live one may stand
-    still without losing what it does. Two seconds is about the shortest that a busy phone keeps, and about the longest
+    ``duration_ms``: for so long a killed process keeps the others waiting, and for so long a live one may stand still
+    without losing what it does. Two seconds is about the shortest that a busy phone keeps, and about the longest
     that a person waits for a notification.
 
-    ``renew_every``: at most a third of it, so that one renewal may fail or come late without consequences.
+    ``renew_every_ms``: at most a third of it, so that one renewal may fail or come late without consequences.
 
-    ``idle_after``: a holder that began nothing for so long gives the lease up. Taking it again costs one write and
+    ``idle_after_ms``: a holder that began nothing for so long gives the lease up. Taking it again costs one write and
     one read; so a holder keeps it between the operations of one burst, but not from one burst to the next.
 
-    ``overdue_after``: once somebody has waited for so long, a holder whose operations still run renews no more. They
-    may go on until the lease ends. So whoever waits gets it after this time, ``duration`` and two times ``renew_every``
-    at most, however long operations run; and a short operation on a busy machine is not cut off.
+    ``overdue_after_ms``: once somebody has waited for so long, a holder whose operations still run renews no more. They
+    may go on until the lease ends. So whoever waits gets it after this time, ``duration_ms`` and two times
+    ``renew_every_ms`` at most, however long operations run; and a short operation on a busy machine is not cut off.
 
-    ``turn``: for so long a holder serves what waits in its own process before it gives way to another. Where nothing
+    ``turn_ms``: for so long a holder serves what waits in its own process before it gives way to another. Where nothing
     waits in it, it gives way at once. Each turn costs a handover and a sync; eight processes that all want the lease
     have it two or three times a second each.
     """
 
-    duration: int = 2000
-    renew_every: int = 500
-    idle_after: int = 100
-    overdue_after: int = 2000
-    turn: int = 50
+    duration_ms: int = 2000
+    renew_every_ms: int = 500
+    idle_after_ms: int = 100
+    overdue_after_ms: int = 2000
+    turn_ms: int = 50
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
             whole_of(getattr(self, name), f"{name}, in milliseconds,")
-        if not 0 < self.duration <= LONGEST_LEASE:
-            raise InvalidArgument(f"a lease lasts from 1 to {LONGEST_LEASE} ms, not {self.duration}")
-        if not 0 < self.renew_every <= self.duration // 3:
-            raise InvalidArgument(f"a lease of {self.duration} ms is renewed at least every {self.duration // 3} ms")
-        if self.idle_after <= 0:
-            raise InvalidArgument("an idle holder waits for at least 1 ms")
-        if self.overdue_after <= 0:
-            raise InvalidArgument("operations are given at least 1 ms to end")
-        if not 0 <= self.turn <= self.duration:
+        if not 0 < self.duration_ms <= LONGEST_LEASE_MS:
+            raise InvalidArgument(f"a lease lasts from 1 to {LONGEST_LEASE_MS} ms, not {self.duration_ms}")
+        if not 0 < self.renew_every_ms <= self.duration_ms // 3:
             raise InvalidArgument(
-                f"a turn lasts from 0 to {self.duration} ms, not {self.turn}: no longer than the lease"
+                f"a lease of {self.duration_ms} ms is renewed at least every {self.duration_ms // 3} ms"
+            )
+        if self.idle_after_ms <= 0:
+            raise InvalidArgument("an idle holder waits for at least 1 ms")
+        if self.overdue_after_ms <= 0:
+            raise InvalidArgument("operations are given at least 1 ms to end")
+        if not 0 <= self.turn_ms <= self.duration_ms:
+            raise InvalidArgument(
+                f"a turn lasts from 0 to {self.duration_ms} ms, not {self.turn_ms}: no longer than the lease"
             )
 
 
@@ -106,16 +108,16 @@ class LeaseLock:
         *,
         times: LeaseTimes,
         clock: Clock,
-        chance: Chance,
-        holding: Holding,
+        randomness: Randomness,
+        guarded: GuardedCache,
         read_log: Callable[[Version, Epoch], Awaitable[ChangeLog[RecordName]]],
-        hear: Callable[[ChangeLog[RecordName]], None],
+        on_synced: Callable[[ChangeLog[RecordName]], None],
     ) -> None:
         self.instance = instance
         self.label = label
         self.times = times
         self.guard = NO_GUARD
-        self.holding = holding
+        self.guarded = guarded
         """That of the guard, or of the last one: the next is made out of it."""
         self.acquired = 0
         self.lost_leases = 0
@@ -124,67 +126,67 @@ class LeaseLock:
         self._backend = backend
         self._clock = clock
         self._read_log = read_log
-        self._hear = hear
+        self._on_synced = on_synced
         self._activity = 0
         self._closing_since = Milliseconds(0)
         self._transactions, self._views = Queue(), Queue()
         self._held_since = Milliseconds(0)
-        self._word: Epoch | None = None
+        self._waiter_seen_under: Epoch | None = None
         """The epoch under which this instance was told that somebody waits; noted when its turn is over."""
         self._gave_way: Epoch | None = None
         """The epoch that was given up because somebody waited, until this instance wants the lease again."""
-        self._watch = Watch(instance, chance)
+        self._watch = RowWatch(instance, randomness)
         self._closed = False
         self._resting = False
         self._acquiring = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._row = asyncio.Lock()
         """Taking the lease and giving it up do not overlap: else the one could undo the other."""
-        self._bare = asyncio.Event()
-        self._bare.set()
+        self._unguarded = asyncio.Event()
+        self._unguarded.set()
         self._guarded = asyncio.Event()
 
     def __repr__(self) -> str:
         return (
             f"<LeaseLock {self.label!r} instance={self.instance} {self.guard.stage.value} epoch={self.guard.epoch} "
-            f"version={self.holding.cache.version} running={self.holding.running}>"
+            f"version={self.guarded.cache.version} running={self.guarded.running}>"
         )
 
     # Operations
 
-    async def begin_view(self) -> Holding:
+    async def begin_view(self) -> GuardedCache:
         """Let a view begin: beside everything else, but not while a commit of this process is in flight."""
         return await self._begin(self._views, self.end_view)
 
-    async def begin_transaction(self) -> Holding:
+    async def begin_transaction(self) -> GuardedCache:
         """Let a transaction begin when no other one runs under this guard; it has the turn until it ends."""
         return await self._begin(self._transactions, self.end_transaction)
 
-    def end_view(self, holding: Holding) -> None:
+    def end_view(self, guarded: GuardedCache) -> None:
         """Count a view out."""
-        holding.running -= 1
+        guarded.running -= 1
         self._activity += 1
         self._proceed()
 
-    def end_transaction(self, holding: Holding) -> None:
+    def end_transaction(self, guarded: GuardedCache) -> None:
         """Count a transaction out, and let the next one have its turn."""
-        holding.writing = False
-        self.end_view(holding)
+        guarded.writing = False
+        self.end_view(guarded)
 
     @contextmanager
-    def committing(self, holding: Holding) -> Iterator[None]:
+    def committing(self, guarded: GuardedCache) -> Iterator[None]:
         """Let no view begin for as long as this lasts."""
-        holding.committing = True
+        guarded.committing = True
         try:
             yield
         finally:
-            holding.committing = False
+            guarded.committing = False
 
-    def may_give_up(self, holding: Holding) -> bool:
+    def may_give_up(self, guarded: GuardedCache) -> bool:
         """Say whether a commit that begins now may give the lease up if somebody waits: it is the last of its turn."""
-        return holding.running == 1 and not self._goes_on()
+        return guarded.running == 1 and not self._goes_on()
 
-    async def _begin(self, queue: Queue, end: Callable[[Holding], None]) -> Holding:
+    async def _begin(self, queue: Queue, end: Callable[[GuardedCache], None]) -> GuardedCache:
         """Wait until it may begin. Does not switch tasks where it may already."""
         if self._closed:
             raise StoreClosed("the store was closed")
@@ -202,11 +204,13 @@ class LeaseLock:
 
     def _proceed(self) -> None:
         """Do what has become possible: note that the turn is over, give the lease up, or let operations begin."""
-        noted = rules.told(self.guard, self.guard.epoch, wanted=self._word == self.guard.epoch and not self._goes_on())
+        noted = rules.waiter_noted(
+            self.guard, self.guard.epoch, wanted=self._waiter_seen_under == self.guard.epoch and not self._goes_on()
+        )
         if noted != self.guard:
             self._become(noted)
             return
-        if self.guard.stage in (Stage.CLOSING, Stage.EXPIRING) and rules.releasable(self.guard, self.holding.running):
+        if self.guard.stage in (Stage.CLOSING, Stage.EXPIRING) and rules.releasable(self.guard, self.guarded.running):
             self.give_way()
         self._let_begin()
 
@@ -215,19 +219,19 @@ class LeaseLock:
         if self._resting:
             return
         if rules.admits(self.guard):
-            holding = self.holding
-            while not holding.committing and self._views.let_begin(holding):
+            guarded = self.guarded
+            while not guarded.committing and self._views.let_begin(guarded):
                 self._activity += 1
-            if not holding.writing and self._transactions.let_begin(holding):
+            if not guarded.writing and self._transactions.let_begin(guarded):
                 self._activity += 1
-                holding.writing = True
+                guarded.writing = True
         elif self._waiting and not self._acquiring:
             self._acquiring = True
             self._start(self._acquire())
 
     def _goes_on(self) -> bool:
         """Say whether the turn goes on although somebody waits elsewhere: for a while, if somebody waits here too."""
-        return self._waiting > 0 and 0 <= self._now() - self._held_since < self.times.turn
+        return self._waiting > 0 and 0 <= self._now() - self._held_since < self.times.turn_ms
 
     def _now(self) -> Milliseconds:
         return Milliseconds(self._clock.now())
@@ -242,10 +246,10 @@ class LeaseLock:
         """Say whether the guard of ``epoch`` still stands as far as this process knows."""
         return rules.stands(self.guard, epoch)
 
-    def told(self, epoch: Epoch, wanted: bool) -> None:
+    def note_waiter(self, epoch: Epoch, wanted: bool) -> None:
         """Note what the lease row said under ``epoch``: whether somebody waits."""
-        if rules.told(self.guard, epoch, wanted) != self.guard:
-            self._word = epoch
+        if rules.waiter_noted(self.guard, epoch, wanted) != self.guard:
+            self._waiter_seen_under = epoch
             self._proceed()
 
     def released(self, epoch: Epoch) -> None:
@@ -259,7 +263,7 @@ class LeaseLock:
         """Note that the guard of ``epoch`` is dead."""
         if self.guard.epoch == epoch and self.guard != NO_GUARD:
             self.lost_leases += 1
-            logger.info("lease lost label=%s epoch=%d version=%d", self.label, epoch, self.holding.cache.version)
+            logger.info("lease lost label=%s epoch=%d version=%d", self.label, epoch, self.guarded.cache.version)
         self._become(rules.lost(self.guard, epoch))
 
     async def fenced(self, epoch: Epoch, access: Awaitable[Answer]) -> Answer:
@@ -282,9 +286,9 @@ class LeaseLock:
         self.guard = guard
         if guard == NO_GUARD:
             self._guarded.clear()
-            self._bare.set()
+            self._unguarded.set()
         else:
-            self._bare.clear()
+            self._unguarded.clear()
             self._guarded.set()
         self._proceed()
 
@@ -296,7 +300,7 @@ class LeaseLock:
             if self.guard != NO_GUARD:
                 return rules.admits(self.guard)
             lease = await self._backend.acquire(
-                self.instance, self.label, self._now(), Milliseconds(self.times.duration)
+                self.instance, self.label, self._now(), Milliseconds(self.times.duration_ms)
             )
             if lease.holder != self.instance:
                 logger.debug("lease wanted label=%s epoch=%d", self.label, lease.epoch)
@@ -317,25 +321,25 @@ class LeaseLock:
 
     async def sync_cache(self, epoch: Epoch) -> None:
         """Bring the cache up to date under ``epoch``. Then, and not before, the guard exists (rule 2)."""
-        since = self.holding.cache
+        since = self.guarded.cache
         log = await self._read_log(since.version, epoch)
         # Nobody can change the old cache while this one is made: no operation stands.
-        synced = await apart(len(log.changes), partial(cache_rules.sync, since, log))
+        synced = await offload(len(log.changes), partial(cache_rules.sync, since, log))
         if self.guard != rules.taken(epoch):
             raise LeaseLost(f"the lease of epoch {epoch} was lost before its sync was done")
-        self.holding = self.holding.successor(epoch, log, synced)
+        self.guarded = self.guarded.successor(epoch, log, synced)
         self._held_since = self._now()
         self._become(rules.synced(self.guard, epoch))
         self._activity += 1
-        dropped = len(since.records) - len(self.holding.cache.records)
+        dropped = len(since.records) - len(self.guarded.cache.records)
         if log.version != since.version:
             self.invalidations += 1
             self.dropped_records += dropped
         logger.info(
             "cache synced label=%s epoch=%d version=%d since=%d dropped=%d kept=%d",
-            *(self.label, epoch, log.version, since.version, dropped, len(self.holding.cache.records)),
+            *(self.label, epoch, log.version, since.version, dropped, len(self.guarded.cache.records)),
         )
-        self._hear(log)
+        self._on_synced(log)
 
     async def _let_go(self, epoch: Epoch) -> None:
         """Give up a lease whose sync failed, or whose operations are not waited for (rules 2 and 8)."""
@@ -352,9 +356,9 @@ class LeaseLock:
     def stop_renewing_if_overdue(self) -> None:
         """Renew no more if somebody has waited for too long, and the code of an operation still runs (rule 8)."""
         now, epoch = self._now(), self.guard.epoch
-        running = [operation for operation in self.holding.operations if not operation.ended]
+        running = [operation for operation in self.guarded.operations if not operation.ended]
         self._closing_since = min(self._closing_since, now)  # A clock that was put back gives them their time anew.
-        if not running or now - self._closing_since <= self.times.overdue_after:
+        if not running or now - self._closing_since <= self.times.overdue_after_ms:
             return
         expiring = rules.overdue(self.guard, epoch)
         if expiring != self.guard:
@@ -375,7 +379,7 @@ class LeaseLock:
         except LeaseLost:
             return
         now = self._now()
-        if not now < lease.expires <= now + LONGEST_LEASE:  # Others may take it (rule 1).
+        if not now < lease.expires <= now + LONGEST_LEASE_MS:  # Others may take it (rule 1).
             self.lost(epoch)
 
     async def renew_now(self) -> None:
@@ -384,16 +388,18 @@ class LeaseLock:
         if self.guard.stage in (Stage.NONE, Stage.EXPIRING):
             return
         try:
-            lease = await self.fenced(epoch, self._backend.renew(epoch, self._now(), Milliseconds(self.times.duration)))
+            lease = await self.fenced(
+                epoch, self._backend.renew(epoch, self._now(), Milliseconds(self.times.duration_ms))
+            )
         except LeaseLost:
             return  # said in the log, and known to whoever used the guard
-        self.told(epoch, lease.wanted)
+        self.note_waiter(epoch, lease.wanted)
 
     async def release_now(self) -> None:
         """Give the lease up, if no operation runs. The guard dies before the row is free for others (rule 8)."""
         async with self._row:
             guard = self.guard
-            if not rules.releasable(guard, self.holding.running):
+            if not rules.releasable(guard, self.guarded.running):
                 return
             self._gave_way = guard.epoch if guard.stage in (Stage.CLOSING, Stage.EXPIRING) else None
             self._become(rules.lost(guard, guard.epoch))
@@ -475,7 +481,7 @@ class LeaseLock:
         watch = self._watch
         watch.begin()
         while True:
-            await self._bare.wait()
+            await self._unguarded.wait()
             if not self._waiting:
                 return
             if self._gave_way is not None:
@@ -499,9 +505,9 @@ class LeaseLock:
     async def _keep_renewing(self) -> None:
         while True:
             await self._guarded.wait()
-            await self._clock.sleep(Milliseconds(self.times.renew_every))
+            await self._clock.sleep(Milliseconds(self.times.renew_every_ms))
             self.stop_renewing_if_overdue()
-            if self.holding.committing:
+            if self.guarded.committing:
                 continue  # A commit renews the lease itself, and until it is done nobody else can write.
             try:
                 await (self.let_expire() if self.guard.stage is Stage.EXPIRING else self.renew_now())
@@ -512,7 +518,7 @@ class LeaseLock:
         while True:
             await self._guarded.wait()
             before = self._activity
-            await self._clock.sleep(Milliseconds(self.times.idle_after))
+            await self._clock.sleep(Milliseconds(self.times.idle_after_ms))
             if before == self._activity:
                 await self._release()
 

@@ -46,14 +46,15 @@ import aiosqlite
 
 from unwedged.protocol.cache import Change, ChangeLog
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
-from unwedged.protocol.lease import LONGEST_LEASE, Lease
-from unwedged.store.apart import FEW, apart
+from unwedged.protocol.lease import LONGEST_LEASE_MS, Lease
 from unwedged.store.backend import Committed, Listed, Loaded, Row, RowName
-from unwedged.store.birthplace import Birthplace
+from unwedged.store.completion import run_to_completion
 from unwedged.store.engine import must_be_supported
 from unwedged.store.errors import LeaseLost, NotAStore, StorageFailed, StoreBusy, StoreClosed, StoreError, StoreReplaced
 from unwedged.store.expectations import ANYTHING, Expectations, StoreMark
 from unwedged.store.files import Files, Identity, must_not_be_inherited, prepare
+from unwedged.store.offloading import FEW_RECORDS, offload
+from unwedged.store.opening_process import OpeningProcess
 from unwedged.store.schema import (
     BEGIN,
     CENSUS,
@@ -67,33 +68,32 @@ from unwedged.store.schema import (
     upgrade,
     version_of,
 )
-from unwedged.store.settled import settled
 
 Result = TypeVar("Result")
 Parameters = dict[str, int | float | str | bytes | None]
 
-BUSY_TIMEOUT = 5.0
+BUSY_TIMEOUT_SECONDS = 5.0
 """Seconds to wait for another process's transaction, which lasts milliseconds unless it writes very much."""
 
-BRIEFLY = 0.002
+EAGER_SECONDS = 0.002
 """For so many seconds one waits eagerly, since a short transaction ends in less. (SQLite's own way of waiting begins
 with a pause of a millisecond: longer than a whole handover.)"""
 
-AT_ONCE = 0.00005
+EAGER_PAUSE_SECONDS = 0.00005
 """The pause between two tries of who waits eagerly, in seconds, on the driver's thread; the loop makes none."""
 
-BUSY_PAUSE = 0.005
+BUSY_PAUSE_SECONDS = 0.005
 """After that one pauses, for so many seconds or down to half of them, by chance,"""
 
-AGAIN = 0.001
+EAGER_AGAIN_SECONDS = 0.001
 """and waits eagerly for so many seconds after each pause. Whoever commits again and again leaves the lock free for a
 fraction of a millisecond each time. A single try hardly ever meets that; a wait as long as a commit always does."""
 
-IN_A_ROW = 8
+STATEMENTS_PER_YIELD = 8
 """After so many short statements others get a chance to run, renewals too: who asks again and again must not keep them
 from it. (After each one would take half as long again.)"""
 
-LONGEST_LOG = 1500
+LONGEST_LOG_PAGES = 1500
 """After this process has written about so many pages to the write-ahead log (with some 250 small commits), it moves the
 log into the file, and keeps others from writing meanwhile, so that the log is begun anew. SQLite's own way needs a
 moment in which nobody writes. Where processes hand over to each other that hardly ever comes: each transaction tries
@@ -101,10 +101,10 @@ again, and the log grows and grows."""
 
 PAGES_OF_A_COMMIT = 6
 ROWS_OF_A_PAGE = 10
-PAGE = 4096
+PAGE_BYTES = 4096
 """About how many pages a small commit writes, and how many small rows of a large one share a page."""
 
-ROOM = 64 * 1024
+LARGE_COMMIT_MEMORY_KIB = 64 * 1024
 """So many KiB a large commit may use for pages of the database: half the time, and so half as long for all others."""
 
 _LEASE: Final = "epoch, holder, expires, wanted"
@@ -194,7 +194,7 @@ class Driver(aiosqlite.Connection):
         """
         try:
             # The driver's own way to do anything at all, protected and without types: bound its version.
-            result: Result = await self._execute(_patiently, work, self._conn)  # type: ignore[no-untyped-call]
+            result: Result = await self._execute(_retry_while_busy, work, self._conn)  # type: ignore[no-untyped-call]
         except asyncio.CancelledError:
             # The driver does it all the same, and in order: when what is asked for now is done, so is that.
             while True:
@@ -210,7 +210,7 @@ class Connections:
     """A store's file as it is open."""
 
     driver: Driver
-    here: sqlite3.Connection
+    on_loop: sqlite3.Connection
     files: Files
     identity: bytes
     """The store's."""
@@ -225,11 +225,11 @@ class SqliteBackend:
         """The store's own random identity."""
         self._path = path.absolute()  # The program may change its directory while the store is paused.
         self._driver = connections.driver
-        self._here = connections.here
+        self._loop_connection = connections.on_loop
         self._files = connections.files
         self._schema = newest()
-        self._birthplace = Birthplace()
-        self._in_a_row = 0
+        self._opening_process = OpeningProcess()
+        self._statements_since_yield = 0
         self._unmoved = 0
         self._kept_out_since: float | None = None
         self._instance: InstanceId | None = None
@@ -274,42 +274,42 @@ class SqliteBackend:
         """Take the lease, or leave word that somebody waits; return the row. Taken: ``holder`` is ``instance``."""
         self._instance = instance
         parameters: Parameters = {
-            "instance": instance, "label": label, "longest": LONGEST_LEASE,
+            "instance": instance, "label": label, "longest": LONGEST_LEASE_MS,
             "now": now, "duration": duration, "began": _clock(), "schema": self._schema,
         }  # fmt: skip
-        return _lease(self._found(await self._shortly(_ACQUIRE, parameters, writes=True))[0])
+        return _lease(self._found(await self._run_short_statement(_ACQUIRE, parameters, writes=True))[0])
 
     async def look(self) -> Lease:
         """Return the lease row. Not fenced: it is for those who wait."""
-        return _lease((await self._shortly(_LOOK, {}))[0])
+        return _lease((await self._run_short_statement(_LOOK, {}))[0])
 
     async def renew(self, epoch: Epoch, now: Milliseconds, duration: Milliseconds) -> Lease:
         """Extend the lease of ``epoch`` to ``duration`` from ``now`` and return the row. Fenced."""
         parameters: Parameters = {"epoch": epoch, "now": now, "duration": duration, "began": _clock()}
-        return _lease(self._found(await self._shortly(_RENEW, parameters, writes=True))[0])
+        return _lease(self._found(await self._run_short_statement(_RENEW, parameters, writes=True))[0])
 
     async def release(self, epoch: Epoch) -> None:
         """Give up the lease of ``epoch``; nothing happens if it is no longer held under that epoch."""
-        await self._shortly(_RELEASE, {"epoch": epoch}, writes=True)
+        await self._run_short_statement(_RELEASE, {"epoch": epoch}, writes=True)
 
     async def check(self, epoch: Epoch) -> Lease:
         """Return the lease row. Fenced: that it returns is the answer (rule 6)."""
-        return _lease(self._found(await self._shortly(_CHECK, {"epoch": epoch}))[0])
+        return _lease(self._found(await self._run_short_statement(_CHECK, {"epoch": epoch}))[0])
 
     async def changes(self, since: Version, epoch: Epoch | None) -> ChangeLog[RowName]:
         """Read the change log after ``since``. Fenced where an ``epoch`` is given; subscribers read without one."""
-        parameters: Parameters = {"since": since, "epoch": epoch, "schema": self._schema, "most": FEW + 1}
+        parameters: Parameters = {"since": since, "epoch": epoch, "schema": self._schema, "most": FEW_RECORDS + 1}
         if epoch is None:
             self._files.verify()
-        rows = await self._shortly(_CHANGES, parameters)
-        if len(rows) > FEW:
+        rows = await self._run_short_statement(_CHANGES, parameters)
+        if len(rows) > FEW_RECORDS:
             rows = await self._read(_CHANGES, {**parameters, "most": -1})
-        return await apart(len(rows), partial(_log, self._found(rows)))
+        return await offload(len(rows), partial(_log, self._found(rows)))
 
     async def load(self, epoch: Epoch, name: RowName, since: Version) -> Loaded:
         """Read one row, and whether it changed after ``since``. Fenced."""
         parameters: Parameters = {"epoch": epoch, "kind": name.kind, "key": name.key, "since": since}
-        version, value, changed = self._found(await self._shortly(_LOAD, parameters))[0]
+        version, value, changed = self._found(await self._run_short_statement(_LOAD, parameters))[0]
         return Loaded(Version(version), value, bool(changed))
 
     async def keys(self, epoch: Epoch, kind: str, since: Version) -> Listed:
@@ -326,7 +326,7 @@ class SqliteBackend:
         Where somebody waits, and this operation is ``alone``, the lease is given up instead of renewed (rule 8).
         """
         began = _clock()
-        values, size = await apart(len(rows), partial(_values, rows))
+        values, size = await offload(len(rows), partial(_values, rows))
 
         def write(connection: sqlite3.Connection) -> Committed:
             parameters: Parameters = {"epoch": epoch, "now": now, "duration": duration, "alone": alone}
@@ -354,11 +354,11 @@ class SqliteBackend:
 
     async def close(self) -> None:
         """Let go of the database. The lease is not touched."""
-        self._birthplace.must_be_here()
+        self._opening_process.must_be_current()
         if not self._closed:
             self._closed = True
             with translated():
-                await settled(self._let_go())
+                await run_to_completion(self._let_go())
 
     async def reopen(self, known: StoreMark) -> None:
         """Open the same file again after ``close``. The log may be another: the last to close the file deletes it."""
@@ -368,7 +368,7 @@ class SqliteBackend:
             if file != self._files.identities[0]:
                 raise StoreReplaced("the store's file was replaced while the store was paused")
             connections = await _connected(self._path, file, expected)
-        self._driver, self._here, self._files = connections.driver, connections.here, connections.files
+        self._driver, self._loop_connection, self._files = connections.driver, connections.on_loop, connections.files
         self._closed = False
 
     async def _let_go(self) -> None:
@@ -383,17 +383,19 @@ class SqliteBackend:
                     reader = sqlite3.connect(f"{Path(self._files.path).as_uri()}?mode=ro", uri=True)
                     last.callback(reader.close)
                     _rows(reader, CENSUS, {})
-            self._here.close()
+            self._loop_connection.close()
             await self._driver.close()
         self._files.let_go()
 
-    async def _shortly(self, statement: str, parameters: Parameters, *, writes: bool = False) -> list[sqlite3.Row]:
+    async def _run_short_statement(
+        self, statement: str, parameters: Parameters, *, writes: bool = False
+    ) -> list[sqlite3.Row]:
         """Run one short statement here, as soon as the database is not busy."""
         pauses = _pauses(0)
         self._must_be_open()
-        self._in_a_row += 1
-        if self._in_a_row == IN_A_ROW:
-            self._in_a_row = 0
+        self._statements_since_yield += 1
+        if self._statements_since_yield == STATEMENTS_PER_YIELD:
+            self._statements_since_yield = 0
             await asyncio.sleep(0)
         if writes and self._must_tidy_up(1):
             await self._call(self._tidy_up)
@@ -402,7 +404,7 @@ class SqliteBackend:
                 self._files.verify()
             try:
                 with translated():
-                    found = _rows(self._here, statement, parameters)
+                    found = _rows(self._loop_connection, statement, parameters)
             except StoreBusy as busy:
                 pause = next(pauses, None)
                 if pause is None:
@@ -410,7 +412,7 @@ class SqliteBackend:
             except StoreError:
                 self._tidy_up_next()
                 with translated():
-                    self._must_know(self._here)
+                    self._must_know(self._loop_connection)
                 raise
             else:
                 if writes:
@@ -431,14 +433,14 @@ class SqliteBackend:
         Before anything is written the file must be the one that was opened, and before it is acknowledged its log:
         two questions instead of four, each of which takes as long as a statement.
         """
-        tidily = self._must_tidy_up(PAGES_OF_A_COMMIT + rows // ROWS_OF_A_PAGE + size // PAGE)
+        tidily = self._must_tidy_up(PAGES_OF_A_COMMIT + rows // ROWS_OF_A_PAGE + size // PAGE_BYTES)
 
         def verified(connection: sqlite3.Connection) -> Result:
             self._files.verify_file()
             return work(connection)
 
         def write(connection: sqlite3.Connection) -> Result:
-            with _room(connection) if rows > FEW else contextlib.nullcontext():
+            with _memory_for_a_large_commit(connection) if rows > FEW_RECORDS else contextlib.nullcontext():
                 result = _transaction(verified, connection)
             self._files.verify_log()
             if tidily:
@@ -452,14 +454,14 @@ class SqliteBackend:
     def _must_tidy_up(self, pages: int) -> bool:
         """Count what is written, and say when it is time to move the log into the file."""
         self._unmoved += pages
-        if self._unmoved < LONGEST_LOG:
+        if self._unmoved < LONGEST_LOG_PAGES:
             return False
         self._unmoved = 0
         return True
 
     def _tidy_up_next(self) -> None:
         """Have the next write move the log first: where the disk is full, a log that begins anew needs no more room."""
-        self._unmoved = LONGEST_LOG
+        self._unmoved = LONGEST_LOG_PAGES
 
     def _tidy_up(self, connection: sqlite3.Connection) -> None:
         with contextlib.suppress(sqlite3.Error):  # What was written is written, whatever comes of this.
@@ -480,7 +482,7 @@ class SqliteBackend:
 
         try:
             with translated():
-                return await settled(self._driver.call(named))
+                return await run_to_completion(self._driver.call(named))
         except StoreBusy as busy:
             raise self._kept_out() from busy
 
@@ -488,9 +490,9 @@ class SqliteBackend:
         """Say what this process waits for, for how long, and who probably has it: who commits holds the lease."""
         now = _clock()
         if self._kept_out_since is None:
-            self._kept_out_since = now - BUSY_TIMEOUT
+            self._kept_out_since = now - BUSY_TIMEOUT_SECONDS
         try:
-            [(holder, label, epoch)] = _rows(self._here, _HOLDER, {})
+            [(holder, label, epoch)] = _rows(self._loop_connection, _HOLDER, {})
             if holder is None:
                 holds = "nobody holds the lease"
             elif holder == self._instance:
@@ -508,7 +510,7 @@ class SqliteBackend:
         """Return what a statement found, which is nothing only where it was stopped: by the fence, or as too old."""
         if not rows:
             with translated():
-                self._must_know(self._here)
+                self._must_know(self._loop_connection)
             raise _lost()
         return rows
 
@@ -519,7 +521,7 @@ class SqliteBackend:
             raise unsupported(schema)
 
     def _must_be_open(self) -> None:
-        self._birthplace.must_be_here()
+        self._opening_process.must_be_current()
         if self._closed:
             raise StoreClosed("the store was closed")
 
@@ -540,10 +542,10 @@ def _transaction(work: Callable[[sqlite3.Connection], Result], connection: sqlit
 
 
 @contextlib.contextmanager
-def _room(connection: sqlite3.Connection) -> Iterator[None]:
+def _memory_for_a_large_commit(connection: sqlite3.Connection) -> Iterator[None]:
     """Let a transaction have memory: without it, it writes the same pages to the log again and again."""
     [(usual,)] = _rows(connection, "PRAGMA cache_size", {})
-    _rows(connection, f"PRAGMA cache_size = -{ROOM}", {})
+    _rows(connection, f"PRAGMA cache_size = -{LARGE_COMMIT_MEMORY_KIB}", {})
     try:
         yield
     finally:
@@ -558,7 +560,7 @@ def _move_log(connection: sqlite3.Connection, path: str) -> None:
     """
     with contextlib.closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as other:
         _rows(other, IDENTITY, {})
-        for pause in (AT_ONCE,) * round(BRIEFLY / AT_ONCE):
+        for pause in (EAGER_PAUSE_SECONDS,) * round(EAGER_SECONDS / EAGER_PAUSE_SECONDS):
             try:
                 connection.execute(BEGIN)
             except sqlite3.OperationalError as error:
@@ -580,20 +582,20 @@ async def _connected(path: Path, file: Identity, expected: Expectations) -> Conn
     connect = partial(sqlite3.connect, path, timeout=0, isolation_level=None, check_same_thread=False)
     here, driver = connect(), Driver(connect)
     try:
-        identity = await settled(_prepared(driver, here, expected))
+        identity = await run_to_completion(_prepared(driver, here, expected))
         return Connections(driver, here, Files.opened_at(path, file), identity)
     except BaseException:
         here.close()
-        await settled(driver.close())
+        await run_to_completion(driver.close())
         raise
 
 
-async def _prepared(driver: Driver, here: sqlite3.Connection, expected: Expectations) -> bytes:
+async def _prepared(driver: Driver, on_loop: sqlite3.Connection, expected: Expectations) -> bytes:
     """Open the driver's connection, make both ready, and return the store's identity."""
     connected = await driver
     assert connected is driver
     identity = await driver.call(partial(_prepare, expected))
-    await driver.call(lambda _: _patiently(_prepare_beside, here))
+    await driver.call(lambda _: _retry_while_busy(_prepare_beside, on_loop))
     return identity
 
 
@@ -643,9 +645,9 @@ def _prepare(expected: Expectations, connection: sqlite3.Connection) -> bytes:
     return identity()
 
 
-def _patiently(work: Callable[[sqlite3.Connection], Result], connection: sqlite3.Connection) -> Result:
+def _retry_while_busy(work: Callable[[sqlite3.Connection], Result], connection: sqlite3.Connection) -> Result:
     """Do ``work``, which changes nothing where it finds the database busy, as soon as it is not."""
-    pauses = _pauses(AT_ONCE)
+    pauses = _pauses(EAGER_PAUSE_SECONDS)
     while True:
         try:
             return work(connection)
@@ -657,13 +659,13 @@ def _patiently(work: Callable[[sqlite3.Connection], Result], connection: sqlite3
 def _pauses(shortest: float) -> Iterator[float]:
     """Yield how many seconds to pause before each next try, as long as there should be one."""
     began = _clock()
-    eager_until = began + BRIEFLY
-    while (now := _clock()) - began < BUSY_TIMEOUT:
+    eager_until = began + EAGER_SECONDS
+    while (now := _clock()) - began < BUSY_TIMEOUT_SECONDS:
         if now < eager_until:
             yield shortest
         else:
-            yield (pause := random.uniform(BUSY_PAUSE / 2, BUSY_PAUSE))  # noqa: S311 (no secret)
-            eager_until = now + pause + AGAIN
+            yield (pause := random.uniform(BUSY_PAUSE_SECONDS / 2, BUSY_PAUSE_SECONDS))  # noqa: S311 (no secret)
+            eager_until = now + pause + EAGER_AGAIN_SECONDS
 
 
 def _pause(error: sqlite3.Error, pauses: Iterator[float]) -> float:

@@ -14,9 +14,9 @@ from unwedged.protocol import stream as rules
 from unwedged.protocol.cache import Change, ChangeLog
 from unwedged.protocol.identifiers import Version
 from unwedged.protocol.stream import Lagged
-from unwedged.store.birthplace import Birthplace
 from unwedged.store.errors import StoreError
-from unwedged.store.holding import RecordName
+from unwedged.store.guarded_cache import RecordName
+from unwedged.store.opening_process import OpeningProcess
 from unwedged.store.records import RecordKind
 
 Key = TypeVar("Key")
@@ -34,7 +34,7 @@ class Changed(Generic[Key]):
 class Listener(Protocol):
     """A subscription to any kind."""
 
-    def tell(self, news: Change[RecordName] | Lagged) -> None:
+    def deliver(self, news: Change[RecordName] | Lagged) -> None:
         """Take the news, if they are about its kind."""
 
     def close(self, failure: StoreError | None = None) -> None:
@@ -48,12 +48,12 @@ class Inbox:
         self.kind_name = kind_name
         self.news: deque[Change[RecordName] | Lagged] = deque()
         self._limit = limit
-        self._awake = asyncio.Event()
+        self._has_news = asyncio.Event()
         self._closed = False
         self._failure: StoreError | None = None
-        self._birthplace = Birthplace()
+        self._opening_process = OpeningProcess()
 
-    def tell(self, news: Change[RecordName] | Lagged) -> None:
+    def deliver(self, news: Change[RecordName] | Lagged) -> None:
         """Keep ``news`` if it is about the subscriber's kind."""
         if isinstance(news, Change) and news.key.kind != self.kind_name:
             return
@@ -61,24 +61,24 @@ class Inbox:
             self.news.clear()
             news = Lagged(news.version)
         self.news.append(news)
-        self._awake.set()
+        self._has_news.set()
 
     def close(self, failure: StoreError | None = None) -> None:
         """Expect nothing more: the iteration ends once all has been taken out, with the ``failure`` if there is one."""
         self._closed = True
         self._failure = self._failure or failure
-        self._awake.set()
+        self._has_news.set()
 
     async def take(self) -> Change[RecordName] | Lagged | None:
         """Wait for the next piece of news; after the last raise what ended them, or return ``None``."""
-        self._birthplace.must_be_here()
+        self._opening_process.must_be_current()
         while not self.news:
             if self._failure is not None:
                 raise self._failure
             if self._closed:
                 return None
-            self._awake.clear()
-            await self._awake.wait()
+            self._has_news.clear()
+            await self._has_news.wait()
         return self.news.popleft()
 
 
@@ -113,7 +113,7 @@ class Streams:
     """All subscriptions of one process, and the version up to which they have heard everything."""
 
     def __init__(self, heard: Version) -> None:
-        self.heard = heard
+        self.published = heard
         self.followed = asyncio.Event()
         """Set while there is a subscription."""
         self._subscriptions: list[Listener] = []
@@ -121,13 +121,13 @@ class Streams:
     def __len__(self) -> int:
         return len(self._subscriptions)
 
-    def tell(self, log: ChangeLog[RecordName]) -> None:
+    def publish(self, log: ChangeLog[RecordName]) -> None:
         """Tell every subscriber what ``log`` has that they have not heard yet."""
-        news = rules.news(self.heard, log)
-        self.heard = max(self.heard, log.version)
+        news = rules.news(self.published, log)
+        self.published = max(self.published, log.version)
         for subscription in self._subscriptions:
             for item in news:
-                subscription.tell(item)
+                subscription.deliver(item)
 
     def add(self, subscription: Listener) -> None:
         """Begin to tell ``subscription``, from what happens next."""

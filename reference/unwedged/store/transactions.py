@@ -18,10 +18,9 @@ from typing import Generic, Protocol, Self, TypeVar, cast
 from unwedged.protocol import cache as rules
 from unwedged.protocol.cache import Cache, Change, ChangeLog
 from unwedged.protocol.identifiers import Milliseconds, Version
-from unwedged.store.apart import FEW, each_between
 from unwedged.store.backend import Backend, Committed
-from unwedged.store.birthplace import Birthplace
 from unwedged.store.clock import Clock
+from unwedged.store.completion import run_to_completion
 from unwedged.store.errors import (
     LeaseLost,
     OperationEnded,
@@ -30,11 +29,12 @@ from unwedged.store.errors import (
     StoreBusy,
     StoreError,
 )
-from unwedged.store.holding import Holding, RecordName
+from unwedged.store.guarded_cache import GuardedCache, RecordName
 from unwedged.store.lock import GUARD_ENDS, LeaseLock
+from unwedged.store.offloading import FEW_RECORDS, each_yielding
+from unwedged.store.opening_process import OpeningProcess
 from unwedged.store.records import Kind, RecordKind, kind_of, undeclared
-from unwedged.store.sealed import Batch, SealedRecords
-from unwedged.store.settled import settled
+from unwedged.store.sealed_records import Batch, SealedRecords
 from unwedged.store.streams import Streams
 
 Key = TypeVar("Key")
@@ -55,7 +55,7 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Services:
     """What the operations of one store work with."""
 
     backend: Backend
@@ -65,7 +65,7 @@ class Parts:
     clock: Clock
     kinds: Mapping[str, Kind]
     counts: Counts
-    birthplace: Birthplace
+    opening_process: OpeningProcess
 
 
 class Operation:
@@ -76,16 +76,16 @@ class Operation:
 
     committed: Version | None = None
 
-    def __init__(self, parts: Parts, holding: Holding, code: object) -> None:
-        self.epoch = holding.epoch
-        self.snapshot = holding.cache
-        self.since = Milliseconds(parts.clock.now())
+    def __init__(self, services: Services, guarded: GuardedCache, code: object) -> None:
+        self.epoch = guarded.epoch
+        self.snapshot = guarded.cache
+        self.since = Milliseconds(services.clock.now())
         self.ended = False
         """Whether its code has ended; then only its commit, or its validation, is under way."""
         self._code = code
-        self._parts = parts
-        self._holding = holding
-        holding.operations.add(self)
+        self._services = services
+        self._guarded = guarded
+        guarded.operations.add(self)
         self._doom: StoreError | None = None
         """Why it can't go on, once it can't: an operation that catches that is told so again, to its end."""
 
@@ -107,9 +107,9 @@ class Operation:
         return ".".join(filter(None, (getattr(named, "__module__", None), getattr(named, "__qualname__", None))))
 
     @classmethod
-    async def begin(cls, parts: Parts, code: object) -> Self:
+    async def begin(cls, services: Services, code: object) -> Self:
         """Wait for its turn, and begin."""
-        return cls(parts, await parts.lock.begin_view(), code)
+        return cls(services, await services.lock.begin_view(), code)
 
     def end(self) -> None:
         """Refuse any further use."""
@@ -117,8 +117,8 @@ class Operation:
 
     def leave(self) -> None:
         """Give its turn back."""
-        self._holding.operations.discard(self)
-        self._parts.lock.end_view(self._holding)
+        self._guarded.operations.discard(self)
+        self._services.lock.end_view(self._guarded)
 
     async def finish(self) -> None:
         """End it as its caller's code did, without an exception. That it returns says that it happened."""
@@ -132,8 +132,8 @@ class Operation:
     async def validate(self) -> None:
         """Make sure that the epoch still stands: without it no answer counts (rule 6)."""
         self._must_not_be_doomed()
-        lease = await self._access(self._parts.backend.check(self.epoch))
-        self._parts.lock.told(self.epoch, lease.wanted)
+        lease = await self._access(self._services.backend.check(self.epoch))
+        self._services.lock.note_waiter(self.epoch, lease.wanted)
 
     async def confirm(self, failure: Exception) -> None:
         """Make sure that a failure of the operation's own code is an answer: its reason was read, and may be stale.
@@ -151,7 +151,7 @@ class Operation:
     async def _access(self, access: Awaitable[Answer]) -> Answer:
         """Await an access to the database. Where the fence stops it, the operation can't go on."""
         try:
-            return await self._parts.lock.fenced(self.epoch, access)
+            return await self._services.lock.fenced(self.epoch, access)
         except GUARD_ENDS as ends:
             self._doom = ends
             raise
@@ -167,7 +167,7 @@ class Operation:
         self._must_not_be_doomed()
 
     def _must_not_be_doomed(self) -> None:
-        self._parts.birthplace.must_be_here()
+        self._services.opening_process.must_be_current()
         if self._doom is not None:
             raise self._doom
 
@@ -176,32 +176,32 @@ class Operation:
         return RecordName(kind.name, kind.encode_key(key))
 
     def _must_know(self, kind: Kind) -> None:
-        declared = self._parts.kinds.get(kind_of(kind).name)
+        declared = self._services.kinds.get(kind_of(kind).name)
         if declared is not kind and declared != kind:
-            raise undeclared(kind, self._parts.kinds)
+            raise undeclared(kind, self._services.kinds)
 
     async def _read(self, name: RecordName) -> bytes | None:
         """Return a record of the snapshot: from memory if it is there."""
         if name in self.snapshot.records:
-            self._parts.counts.hits += 1
-            self._holding.use(name)
+            self._services.counts.hits += 1
+            self._guarded.use(name)
         else:
-            self._parts.counts.misses += 1
+            self._services.counts.misses += 1
             await self._load(name)
         return self.snapshot.records[name]
 
     async def _load(self, name: RecordName) -> None:
         """Bring a record from the database into the snapshot, and into the cache if that is still this guard's."""
-        loaded = await self._access(self._parts.records.load(self.epoch, name, self.snapshot.version))
+        loaded = await self._access(self._services.records.load(self.epoch, name, self.snapshot.version))
         if loaded.changed:
             raise self._moved(f"a {name.kind!r} record")
         self.snapshot = rules.fill(self.snapshot, self.snapshot.version, name, loaded.value)
-        if self._parts.kinds[name.kind].cached and self._parts.lock.stands(self.epoch):
-            self._holding.fill(loaded.version, name, loaded.value)
+        if self._services.kinds[name.kind].cached and self._services.lock.stands(self.epoch):
+            self._guarded.fill(loaded.version, name, loaded.value)
 
     async def _list(self, kind: str) -> set[bytes]:
         """Return the keys of one kind in the snapshot. They always come from the database: a cache is partial."""
-        listed = await self._access(self._parts.records.keys(self.epoch, kind, self.snapshot.version))
+        listed = await self._access(self._services.records.keys(self.epoch, kind, self.snapshot.version))
         if listed.changed:
             raise self._moved(f"a {kind!r} record")
         return set(listed.keys)
@@ -248,7 +248,7 @@ def _encoded(write: _Encodable | None) -> bytes | None:
 
 
 def _is_large(writes: Mapping[RecordName, bytes | None]) -> bool:
-    return len(writes) > FEW
+    return len(writes) > FEW_RECORDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,17 +268,17 @@ class Updating(Operation):
     """What a transaction does: it takes the live objects it works on out of the cache, and commits."""
 
     @classmethod
-    async def begin(cls, parts: Parts, code: object) -> Self:
+    async def begin(cls, services: Services, code: object) -> Self:
         """Wait until no other transaction runs, and begin."""
-        return cls(parts, await parts.lock.begin_transaction(), code)
+        return cls(services, await services.lock.begin_transaction(), code)
 
     def leave(self) -> None:
         """Let the next transaction have its turn."""
-        self._holding.operations.discard(self)
-        self._parts.lock.end_transaction(self._holding)
+        self._guarded.operations.discard(self)
+        self._services.lock.end_transaction(self._guarded)
 
-    def __init__(self, parts: Parts, holding: Holding, code: object) -> None:
-        super().__init__(parts, holding, code)
+    def __init__(self, services: Services, guarded: GuardedCache, code: object) -> None:
+        super().__init__(services, guarded, code)
         self._objects: dict[RecordName, object | None] = {}
         self._writes: dict[RecordName, _Encodable | None] = {}
 
@@ -328,22 +328,22 @@ class Updating(Operation):
             return
         batch = await self._batch()
         expected = await self._expected(batch.writes)
-        await settled(self._commit(batch, expected))
+        await run_to_completion(self._commit(batch, expected))
 
     async def _batch(self) -> Batch:
         """Encode and seal everything. Nothing is locked meanwhile, and the lease is renewed."""
         try:
-            encoded = await each_between(_encoded, tuple(self._writes.values()), self._must_stand)
+            encoded = await each_yielding(_encoded, tuple(self._writes.values()), self._must_stand)
         except LeaseLost:
             raise
         except Exception as failure:
             await self.confirm(failure)
             raise
-        return await self._parts.records.seal(dict(zip(self._writes, encoded, strict=True)), self._must_stand)
+        return await self._services.records.seal(dict(zip(self._writes, encoded, strict=True)), self._must_stand)
 
     def _must_stand(self) -> None:
         """Go no further with a large commit whose lease is known to be lost."""
-        if not self._parts.lock.stands(self.epoch):
+        if not self._services.lock.stands(self.epoch):
             raise LeaseLost("the lease was lost while its commit was made ready")
 
     async def _expected(self, writes: Mapping[RecordName, bytes | None]) -> _Outcome | None:
@@ -354,12 +354,12 @@ class Updating(Operation):
         """
         if not _is_large(writes):
             return None
-        holding = self._holding
-        limited = holding.ledger is not None
+        guarded = self._guarded
+        limited = guarded.ledger is not None
         if limited:
             self._must_stand()
-            await each_between(lambda name: holding.forget((name,)), tuple(writes), self._must_stand)
-        cache = holding.cache
+            await each_yielding(lambda name: guarded.forget((name,)), tuple(writes), self._must_stand)
+        cache = guarded.cache
 
         def outcome() -> _Outcome:
             outcome = self._outcome(writes, Version(cache.version + 1))
@@ -368,15 +368,15 @@ class Updating(Operation):
         return await asyncio.to_thread(outcome)
 
     async def _commit(self, batch: Batch, expected: _Outcome | None = None) -> None:
-        with self._parts.lock.committing(self._holding):
+        with self._services.lock.committing(self._guarded):
             self._finish(await self._persist(batch), batch.writes, expected)
 
     async def _persist(self, batch: Batch) -> Committed:
-        parts, lock = self._parts, self._parts.lock
+        services, lock = self._services, self._services.lock
         try:
-            alone = lock.may_give_up(self._holding)
-            now, duration = Milliseconds(parts.clock.now()), Milliseconds(lock.times.duration)
-            return await parts.records.commit(self.epoch, batch, now, duration, alone=alone)
+            alone = lock.may_give_up(self._guarded)
+            now, duration = Milliseconds(services.clock.now()), Milliseconds(lock.times.duration_ms)
+            return await services.records.commit(self.epoch, batch, now, duration, alone=alone)
         except StoreBusy:
             raise  # nothing was written, and the guard is as good as before
         except BaseException:
@@ -385,7 +385,7 @@ class Updating(Operation):
             raise
 
     def _outcome(self, writes: Mapping[RecordName, bytes | None], version: Version) -> _Outcome:
-        cached = {name: value for name, value in writes.items() if self._parts.kinds[name.kind].cached}
+        cached = {name: value for name, value in writes.items() if self._services.kinds[name.kind].cached}
         return _Outcome(version, cached, self._live(cached), tuple([Change(version, name) for name in writes]))
 
     def _finish(
@@ -395,24 +395,24 @@ class Updating(Operation):
 
         Where the guard died meanwhile the commit counts all the same, but the cache is no longer this operation's.
         """
-        parts, version = self._parts, committed.version
+        services, version = self._services, committed.version
         self.committed = version
-        parts.counts.commits += 1
+        services.counts.commits += 1
         logger.debug(
-            "committed label=%s epoch=%d version=%d records=%d", parts.lock.label, self.epoch, version, len(writes)
+            "committed label=%s epoch=%d version=%d records=%d", services.lock.label, self.epoch, version, len(writes)
         )
         if expected is None or expected.version != version:
             expected = self._outcome(writes, version)
-        if parts.lock.stands(self.epoch):
-            if self._holding.ledger is not None and _is_large(writes):
-                self._holding.leave_out(version, writes)
+        if services.lock.stands(self.epoch):
+            if self._guarded.ledger is not None and _is_large(writes):
+                self._guarded.leave_out(version, writes)
             else:
-                self._holding.install(version, expected.cached, expected.live, expected.made)
-        parts.streams.tell(ChangeLog(version, Version(version - 1), expected.changes))
+                self._guarded.install(version, expected.cached, expected.live, expected.made)
+        services.streams.publish(ChangeLog(version, Version(version - 1), expected.changes))
         if committed.released:
-            parts.lock.released(self.epoch)
+            services.lock.released(self.epoch)
         else:
-            parts.lock.told(self.epoch, committed.wanted)
+            services.lock.note_waiter(self.epoch, committed.wanted)
 
     def _live(self, cached: Mapping[RecordName, bytes | None]) -> dict[RecordName, object]:
         """Return the objects that were put, but none that was put twice: it can't be the live object of two records."""
@@ -423,7 +423,7 @@ class Updating(Operation):
         return {name: value for name, value in puts.items() if times[id(value)] == 1}
 
     def _object(self, kind: RecordKind[Key, Value], name: RecordName, encoded: bytes) -> object:
-        live = self._holding.take(name)
+        live = self._guarded.take(name)
         return kind.decode_value(encoded) if live is None else live
 
 

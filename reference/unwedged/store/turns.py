@@ -9,36 +9,36 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 
-from unwedged.store.holding import Holding
+from unwedged.store.guarded_cache import GuardedCache
 
 
 class Queue:
     """Operations of one sort, in the order in which they came."""
 
     def __init__(self) -> None:
-        self._waiting: OrderedDict[asyncio.Future[Holding], None] = OrderedDict()
+        self._waiting: OrderedDict[asyncio.Future[GuardedCache], None] = OrderedDict()
         """In order, and left without a search by whoever is cancelled."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def join(self) -> asyncio.Future[Holding]:
+    def join(self) -> asyncio.Future[GuardedCache]:
         """Wait at the end. What is returned is done when the operation begins."""
-        place: asyncio.Future[Holding] = asyncio.get_running_loop().create_future()
+        place: asyncio.Future[GuardedCache] = asyncio.get_running_loop().create_future()
         self._waiting[place] = None
         return place
 
-    def leave(self, place: asyncio.Future[Holding]) -> None:
+    def leave(self, place: asyncio.Future[GuardedCache]) -> None:
         """Wait no more."""
         self._waiting.pop(place, None)
 
-    def let_begin(self, holding: Holding) -> bool:
-        """Let the first of them begin under this holding, which counts it from now on. Say whether there was one."""
+    def let_begin(self, guarded: GuardedCache) -> bool:
+        """Let the first of them begin on this cache, which counts it from now on. Say whether there was one."""
         place = self._first()
         if place is None:
             return False
-        holding.running += 1
-        place.set_result(holding)
+        guarded.running += 1
+        place.set_result(guarded)
         return True
 
     def refuse(self, reason: Exception) -> int:
@@ -49,7 +49,7 @@ class Queue:
             told += 1
         return told
 
-    def _first(self) -> asyncio.Future[Holding] | None:
+    def _first(self) -> asyncio.Future[GuardedCache] | None:
         while self._waiting:
             place, _ = self._waiting.popitem(last=False)
             if not place.done():  # A caller that was cancelled is about to leave.

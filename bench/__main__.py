@@ -1,0 +1,147 @@
+"""Measure, and write what came of it to spec/benchmarks.md; or measure some topics, and show what came of it.
+
+python -m bench [--fast | --rigorous] [TOPIC ...]
+
+A topic is a module of this package with a function ``measure``, which leaves raw results in ``RESULTS``, and a function
+``report``, which makes a section of the report out of them, and may draw plots. To add one:
+
+- give it an entry in ``TOPICS``; in ``AIMING`` too if it has a target, and in ``TIMED`` if its results are pyperf's;
+- take how much it measures from ``sized``, so that it takes a few seconds in a smoke run;
+- let nothing that the peers' environment runs import ``plots``: matplotlib is not there.
+
+With ``UNWEDGED_SMOKE`` in the environment, as ``make bench-smoke`` sets it, every topic is measured briefly, to show
+that it still works. The results and the report go to ``build/smoke``. The run fails if a topic fails or leaves none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+from bench import (
+    bounded,
+    handover,
+    memory,
+    model_checking,
+    opening,
+    peers,
+    rivals,
+    taking_over,
+    transactions,
+)
+from bench.measuring import RESULTS, SMOKE, Aim, Effort, Results, results_of, say, sized
+from bench.plots import ratios
+from bench.reporting import head
+
+REPORT: Final = sized(Path("spec/benchmarks.md"), RESULTS / "benchmarks.md")
+
+
+class Topic(Protocol):
+    """Something that is measured."""
+
+    def measure(self, effort: Effort) -> None:
+        """Leave raw results in ``RESULTS``."""
+
+    def report(self) -> str:
+        """Return a section of the report, from raw results."""
+
+
+class Aiming(Protocol):
+    """A topic with ratios that there is a target for."""
+
+    def aims(self) -> list[Aim]:
+        """Return what is aimed at, and what was reached, from raw results."""
+
+
+TOPICS: Final[dict[str, Topic]] = {
+    "transactions": transactions,
+    "handover": handover,
+    "rivals": rivals,
+    "taking-over": taking_over,
+    "memory": memory,
+    "bounded": bounded,
+    "opening": opening,
+    "peers": peers,
+    "model-checking": model_checking,
+}
+
+AIMING: Final[tuple[Aiming, ...]] = (transactions, handover, rivals, taking_over, peers)
+
+TIMED: Final = (transactions, taking_over, memory, bounded, opening, peers)
+"""The topics whose results are pyperf's. Those note how busy the machine was."""
+
+
+def main() -> int:
+    """Measure the topics that were named, or all, and write the report."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument(
+        "topics", nargs="*", metavar="TOPIC", help=f"what to measure: {', '.join(TOPICS)}; all, if none"
+    )
+    effort = parser.add_mutually_exclusive_group()
+    for each in (Effort.FAST, Effort.RIGOROUS):
+        effort.add_argument(f"--{each.name.lower()}", dest="effort", action="store_const", const=each)
+    parser.set_defaults(effort=sized(Effort.DEFAULT, Effort.SMOKE))
+    arguments = parser.parse_args()
+    if unknown := sorted(set(arguments.topics) - TOPICS.keys()):
+        parser.error(f"no such topic: {', '.join(unknown)}; there are {', '.join(TOPICS)}")
+    if SMOKE:
+        say("A smoke run: it shows that each benchmark works. Its figures mean nothing.")
+        shutil.rmtree(RESULTS, ignore_errors=True)
+    try:
+        for name in arguments.topics or TOPICS:
+            TOPICS[name].measure(arguments.effort)
+    except KeyboardInterrupt:
+        say(f"Interrupted: {REPORT} was left as it is.")
+        return 130
+    except subprocess.CalledProcessError as failure:
+        say(f"{REPORT} was left as it is: {failure}")
+        return 1
+    if arguments.topics:
+        sys.stdout.write("\n".join(TOPICS[name].report() for name in arguments.topics))
+    elif (missing := write_report()) and SMOKE:
+        say(f"These left no results: {', '.join(missing)}.")
+        return 1
+    return 0
+
+
+def write_report() -> list[str]:
+    """Write the report, from the raw results of all topics; return those that have none, after the report says so."""
+    sections, missing = [], []
+    for name, topic in TOPICS.items():
+        try:
+            sections.append(topic.report())
+        except FileNotFoundError:
+            missing.append(name)
+    if missing:
+        sections.append(f"Not measured yet: {', '.join(missing)}.\n")
+    aims: list[Aim] = []
+    for aiming in AIMING:
+        with contextlib.suppress(FileNotFoundError):
+            aims += aiming.aims()
+    measured = {module.MODULE: Results(module.MODULE) for module in TIMED if results_of(module.MODULE).exists()}
+    REPORT.write_text("\n".join([head(measured), at_a_glance(aims), *sections]))
+    say(f"Wrote {REPORT}.")
+    return missing
+
+
+def at_a_glance(aims: Sequence[Aim]) -> str:
+    """Draw all ratios that there is a target for, and count."""
+    missed = [aim.what for aim in aims if not aim.met]
+    said = f"Missed: {'; '.join(missed)}." if missed else "None is missed."
+    return f"""\
+## At a glance
+
+Each of {len(aims)} ratios, with its quartiles, and the most that was aimed at. {said}
+
+![{len(aims)} ratios with their quartiles, and what was aimed at]({ratios("ratios", aims)})
+"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

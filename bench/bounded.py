@@ -1,0 +1,95 @@
+"""What it costs to cache a tenth of the records that are used, beside caching all of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from bench.measuring import Effort, Group, Results, Timed, each, measure_in_rounds, program, sized
+from bench.reporting import compared
+from bench.stores import SESSION_SIZE, WORDS, copy_of, fill, key_of, opened, settle_logs
+from unwedged.store import CryptoStore, Transaction, View
+from unwedged.store.guarded_cache import OVERHEAD
+
+MODULE: Final = "bench.bounded"
+
+COUNT: Final = sized(10_000, 100)
+SEED: Final = 10
+LIMITS: Final = {"all": None, "a tenth": COUNT * (OVERHEAD + 43 + SESSION_SIZE) // 10}
+"""By how many of the records are cached."""
+
+
+async def _look(store: CryptoStore, randomness: random.Random) -> None:
+    async def read(view: View) -> None:
+        await view.get(WORDS, key_of(randomness.randrange(COUNT)))
+
+    await store.query(read)
+
+
+async def _change(store: CryptoStore, randomness: random.Random) -> None:
+    async def write(transaction: Transaction) -> None:
+        key = key_of(randomness.randrange(COUNT))
+        word = await transaction.get(WORDS, key)
+        assert word is not None
+        transaction.put(WORDS, key, word)
+
+    await store.run(write)
+
+
+OPERATIONS: Final[dict[str, Callable[[CryptoStore, random.Random], Awaitable[None]]]] = {
+    "view of a random record": _look,
+    "transaction on a random record": _change,
+}
+
+
+def _subject(operation: str, cached: str) -> str:
+    return f"{operation}, {cached} cached"
+
+
+@asynccontextmanager
+async def bounded(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
+    """Two stores with the same records: one caches them all, one a tenth of them."""
+    subjects: dict[str, Timed] = {}
+    async with AsyncExitStack() as stack:
+        for number, (cached, limit) in enumerate(LIMITS.items()):
+            path = (await copy_of(COUNT, folder)).rename(folder / f"{number}.db")
+            store = await stack.enter_async_context(opened(path, limit))
+            await fill(store)
+            for name, operation in OPERATIONS.items():
+                subjects[_subject(name, cached)] = each(partial(operation, store, random.Random(SEED)))
+        settle_logs(folder)
+        yield subjects
+
+
+GROUPS: Final[dict[str, Group]] = {"bounded": bounded}
+
+
+def measure(effort: Effort) -> None:
+    """Leave raw results in ``RESULTS``."""
+    measure_in_rounds(MODULE, list(GROUPS), effort.rounds_if_slow)
+
+
+def report() -> str:
+    """Say what came of it."""
+    few, every = _named("a tenth"), _named("all")
+    return f"""\
+## A cache with a limit
+
+A store of {COUNT:,} records, each as large as the pickle of an Olm session. Any of them is as likely to be used next as
+any other, which is the worst that can happen to a cache: where a tenth of them are cached, nine of ten uses load a
+record, open its seal, and drop another one. (Random numbers are seeded with {SEED}.)
+
+{compared(Results(MODULE), *((ours, theirs, None) for ours, theirs in zip(few, every, strict=True)))}
+"""
+
+
+def _named(cached: str) -> list[str]:
+    return [_subject(operation, cached) for operation in OPERATIONS]
+
+
+if __name__ == "__main__":
+    program(MODULE, GROUPS)

@@ -1,0 +1,396 @@
+"""How long a handover takes between two real processes that take strict turns, and what waiting costs.
+
+Each process makes every other update of one shared record, through ``CryptoStore.run``, and wants it again at once. The
+record says whose turn it is; who gets the lease when it is not its turn has waited, no more. Beside it, round by round,
+the baseline: the same two processes do the same to a bare row, through the same driver at the same durability. They
+spin on reading the row, which disturbs nobody, and write in one ``BEGIN IMMEDIATE`` transaction when it is their turn.
+
+A turn lasts from the end of the other process's update to the end of one's own. The machine should do nothing else:
+there must be a core for each process.
+
+Not with pyperf, which knows nothing of two processes that time each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import platform
+import resource
+import sqlite3
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from importlib.metadata import version
+from itertools import pairwise
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Final, TypeAlias, TypeVar
+
+import aiosqlite
+import msgspec
+
+from bench.measuring import RESULTS, Aim, Effort, Spread, say, sized
+from bench.reporting import digits, duration, spread, table
+from unwedged.store import TEXT, Codec, CryptoStore, RecordKind, Transaction
+
+Answer = TypeVar("Answer")
+
+TURNS: Final = sized(1000, 20)
+"""Of both processes together, in each round."""
+WAITS: Final = sized(5, 2)
+MOST: Final = 2.0
+"""What is aimed at: a turn in the store takes so many times a bare one, at the median."""
+MOST_OF_A_CORE: Final = 0.02
+RAW: Final = RESULTS / "handover.json"
+PROCESSES: Final = 2
+TURN: Final = RecordKind("turn", key=TEXT, value=Codec[int](lambda turn: b"%d" % turn, int))
+
+
+class TakeBareTurns(msgspec.Struct, frozen=True, tag=True):
+    """Take turns on a bare row until so many were taken since it was made; say when each of one's own ended."""
+
+    until: int
+
+
+class TakeTurns(msgspec.Struct, frozen=True, tag=True):
+    """Take turns on a record of the store, likewise."""
+
+    until: int
+
+
+class Hold(msgspec.Struct, frozen=True, tag=True):
+    """Hold the lease in one operation; say so; when told to go on, say when that was."""
+
+
+class Wait(msgspec.Struct, frozen=True, tag=True):
+    """Wait for the lease; say after a second what that cost, and later when it was there."""
+
+
+class GoOn(msgspec.Struct, frozen=True, tag=True):
+    """End the operation that holds the lease."""
+
+
+class Leave(msgspec.Struct, frozen=True, tag=True):
+    """End."""
+
+
+Command: TypeAlias = TakeBareTurns | TakeTurns | Hold | Wait | GoOn | Leave
+
+
+class Lengths(msgspec.Struct, frozen=True):
+    """Of turns, in microseconds."""
+
+    median: float
+    percentile_99: float
+
+
+class Round(msgspec.Struct, frozen=True):
+    """The same number of turns both ways."""
+
+    bare: Lengths
+    store: Lengths
+
+    @property
+    def ratio(self) -> float:
+        return self.store.median / self.bare.median
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """One process waits for a second while another holds the lease in one operation."""
+
+    core: float
+    """The share of a core that it used."""
+    delay: float
+    """Microseconds from the moment when the holder was told to go on until the waiter's operation began."""
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What one run measured, and where."""
+
+    machine: str
+    cores: int
+    python: str
+    sqlite: str
+    aiosqlite: str
+    turns: int
+    rounds: list[Round]
+    waiting: list[Waiting]
+
+
+class Process:
+    """One of the processes that take turns, from the inside."""
+
+    def __init__(
+        self, number: int, driver: Connection[bytes, bytes], store: CryptoStore, bare: aiosqlite.Connection
+    ) -> None:
+        self._number = number
+        self._driver = driver
+        self._store = store
+        self._unguarded = bare
+
+    async def serve(self) -> None:
+        while not isinstance(command := await self._told(), Leave):
+            match command:
+                case TakeBareTurns(until):
+                    self._say(await self._turns(self._bare_turn, until))
+                case TakeTurns(until):
+                    self._say(await self._turns(self._turn, until))
+                case Hold():
+                    self._say(await self._store.run(self._hold))
+                case Wait():
+                    await self._wait()
+                case GoOn():
+                    raise AssertionError(command)
+
+    async def _told(self) -> Command:
+        command: Command = msgspec.json.decode(await asyncio.to_thread(self._driver.recv_bytes), type=Command)
+        return command
+
+    def _say(self, what: Sequence[int] | float | None) -> None:
+        self._driver.send_bytes(msgspec.json.encode(what))
+
+    async def _turns(self, attempt: Callable[[int], Awaitable[int]], until: int) -> list[int]:
+        ends = []
+        while (turn := await attempt(until)) < until:
+            if self._is_mine(turn):
+                ends.append(time.monotonic_ns())  # The same clock for all processes of a machine.
+        return ends
+
+    def _is_mine(self, turn: int) -> bool:
+        return turn % PROCESSES == self._number
+
+    async def _bare_turn(self, until: int) -> int:
+        """Return whose turn it is, and take it if it is this process's."""
+        [(turn,)] = await self._unguarded.execute_fetchall("SELECT turn FROM bare")
+        found = int(turn)
+        if self._is_mine(found) and found < until:
+            await self._unguarded.execute("BEGIN IMMEDIATE")
+            await self._unguarded.execute("UPDATE bare SET turn = turn + 1")
+            await self._unguarded.commit()
+        return found
+
+    async def _turn(self, until: int) -> int:
+        """Do the same in the store."""
+
+        async def take(transaction: Transaction) -> int:
+            found = await transaction.get(TURN, "whose") or 0
+            if self._is_mine(found) and found < until:
+                transaction.put(TURN, "whose", found + 1)
+            return found
+
+        return await self._store.run(take)
+
+    async def _hold(self, transaction: Transaction) -> int:
+        self._say(None)
+        assert isinstance(await self._told(), GoOn)
+        # It writes, as operations do: so the waiter has something to load, and the commit brings word of it.
+        transaction.put(TURN, "whose", await transaction.get(TURN, "whose") or 0)
+        return time.monotonic_ns()
+
+    async def _wait(self) -> None:
+        before, began = _processor_time(), time.monotonic()
+
+        async def seen(transaction: Transaction) -> int:
+            await transaction.get(TURN, "whose")
+            return time.monotonic_ns()
+
+        waiting = asyncio.create_task(self._store.run(seen))
+        await asyncio.sleep(1)
+        self._say((_processor_time() - before) / (time.monotonic() - began))
+        self._say(await waiting)
+
+
+def _processor_time() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+async def _bare_row(path: Path) -> aiosqlite.Connection:
+    """Open a row that is no store, with the store's pragmas."""
+    connection = await aiosqlite.connect(path, isolation_level=None)
+    for statement in (
+        "PRAGMA journal_mode = WAL",
+        "PRAGMA synchronous = FULL",
+        "PRAGMA secure_delete = ON",
+        "CREATE TABLE IF NOT EXISTS bare AS SELECT 0 AS turn",
+    ):
+        await connection.execute(statement)
+    return connection
+
+
+async def _process(number: int, driver: Connection[bytes, bytes], folder: Path) -> None:
+    bare = await _bare_row(folder / "bare.db")
+    try:
+        async with await CryptoStore.open(
+            folder / "store.db", key=bytes(32), label=f"process {number}", kinds=[TURN]
+        ) as store:
+            driver.send_bytes(msgspec.json.encode(None))
+            await Process(number, driver, store, bare).serve()
+    finally:
+        await bare.close()
+
+
+def run_process(number: int, driver: Connection[bytes, bytes], folder: Path) -> None:
+    """Be one of the processes. Its driver is gone when the pipe is."""
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        asyncio.run(_process(number, driver, folder))
+
+
+class Processes:
+    """The processes that take turns, from the outside."""
+
+    def __init__(self, pipes: Sequence[Connection[bytes, bytes]]) -> None:
+        self._pipes = pipes
+        self._taken = dict.fromkeys((TakeBareTurns, TakeTurns), 0)
+
+    def take(self, turns: type[TakeBareTurns | TakeTurns]) -> Lengths:
+        """Have ``TURNS`` turns taken."""
+        self._taken[turns] += TURNS
+        for pipe in self._pipes:
+            _tell(pipe, turns(self._taken[turns]))
+        ends = sorted(end for pipe in self._pipes for end in _heard(pipe, list[int]))
+        assert len(ends) == TURNS
+        lengths = [(end - before) / 1000 for before, end in pairwise(ends)]
+        return Lengths(statistics.median(lengths), statistics.quantiles(lengths, n=100)[-1])
+
+    def wait(self) -> Waiting:
+        """Have one process wait while another holds the lease."""
+        holder, waiter = self._pipes
+        _tell(holder, Hold())
+        _heard(holder, None)
+        _tell(waiter, Wait())
+        core = _heard(waiter, float)
+        _tell(holder, GoOn())
+        return Waiting(core, (_heard(waiter, int) - _heard(holder, int)) / 1000)
+
+
+def _tell(pipe: Connection[bytes, bytes], command: Command) -> None:
+    pipe.send_bytes(msgspec.json.encode(command))
+
+
+def _heard(pipe: Connection[bytes, bytes], kind: type[Answer] | None) -> Answer:
+    answer: Answer = msgspec.json.decode(pipe.recv_bytes(), type=kind)
+    return answer
+
+
+@contextlib.contextmanager
+def processes() -> Iterator[Processes]:
+    """Start the processes on new files; none survives."""
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as ending:
+        pipes, children = [], []
+        for number in range(PROCESSES):
+            ours, theirs = spawn.Pipe()
+            process = spawn.Process(target=run_process, args=(number, theirs, Path(folder)), daemon=True)
+            process.start()
+            theirs.close()  # so that the pipe ends with the process
+            ending.callback(process.join)
+            ending.callback(process.terminate)
+            _heard(ours, None)
+            pipes.append(ours)
+            children.append(process)
+        yield Processes(pipes)
+        for pipe in pipes:
+            _tell(pipe, Leave())
+        for child in children:
+            child.join()
+
+
+def measured(rounds: int) -> Result:
+    """Measure for so many rounds."""
+    with processes() as pair:
+        pair.take(TakeBareTurns)
+        pair.take(TakeTurns)
+        found = []
+        for number in range(1, rounds + 1):
+            say(f"handover: round {number} of {rounds}")
+            found.append(Round(pair.take(TakeBareTurns), pair.take(TakeTurns)))
+        waiting = [pair.wait() for _ in range(WAITS)]
+    return Result(
+        machine=f"{platform.system()} {platform.machine()}",
+        cores=os.cpu_count() or 0,
+        python=platform.python_version(),
+        sqlite=sqlite3.sqlite_version,
+        aiosqlite=version("aiosqlite"),
+        turns=TURNS,
+        rounds=found,
+        waiting=waiting,
+    )
+
+
+def _table(result: Result) -> str:
+    rounds, waiting = result.rounds, result.waiting
+    ratio = Spread.of([each.ratio for each in rounds])
+    delay = Spread.of([each.delay / 1e6 for each in waiting])
+    core = Spread.of([each.core for each in waiting])
+    turns = table(
+        ("a turn", "store", "bare row", "ratio", "aim", ""),
+        [
+            (
+                "median",
+                _middle(each.store.median for each in rounds),
+                _middle(each.bare.median for each in rounds),
+                spread(ratio, digits),
+                f"at most {MOST:g}",
+                "met" if ratio.median <= MOST else "**missed**",
+            ),
+            (
+                "99th percentile",
+                _middle(each.store.percentile_99 for each in rounds),
+                _middle(each.bare.percentile_99 for each in rounds),
+                "",
+                "",
+                "",
+            ),
+        ],
+    )
+    waits = table(
+        ("who waits for a second", "", "aim", ""),
+        [
+            (
+                "uses of a core",
+                spread(core, lambda share: f"{100 * share:.2f} %"),
+                f"at most {100 * MOST_OF_A_CORE:g} %",
+                "met" if core.median <= MOST_OF_A_CORE else "**missed**",
+            ),
+            ("begins after the holder may end, by", spread(delay, duration), "", ""),
+        ],
+    )
+    return f"{turns}\n\n{waits}\n"
+
+
+def _middle(lengths: Iterator[float]) -> str:
+    return duration(statistics.median(lengths) / 1e6)
+
+
+def measure(effort: Effort) -> None:
+    """Leave raw results in ``build/benchmarks``."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    result = measured(effort.rounds)
+    RAW.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
+
+
+def aims() -> list[Aim]:
+    """Return what is aimed at, and what was reached."""
+    rounds = msgspec.json.decode(RAW.read_bytes(), type=Result).rounds
+    return [Aim("turn with a handover / bare turn", Spread.of([each.ratio for each in rounds]), MOST)]
+
+
+def report() -> str:
+    """Return a section of the report, from raw results."""
+    result: Result = msgspec.json.decode(RAW.read_bytes(), type=Result)
+    return f"""\
+## Handing over
+
+Two processes make every other update of one shared record, through `CryptoStore.run`, and each wants it again at once:
+so each turn is a handover, with word of the waiter, the lease given up and taken, the cache brought up to date, one
+record loaded, one commit. Beside it, round by round, the same two processes take turns on a bare row, through the same
+driver at the same durability: they spin on reading it, and write in one `BEGIN IMMEDIATE` transaction. A turn lasts
+from the end of the other process's update to the end of one's own; there were {len(result.rounds)} rounds of
+{result.turns:,} turns each way. There must be a core for each process.
+
+{_table(result)}"""

@@ -1,0 +1,304 @@
+"""The same work by the stores of other Matrix libraries in Python, as they are shipped, in a single process.
+
+It runs in an environment of its own, ``.venv/peers``, with the packages that ``peers.txt`` names.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from vodozemac import Account, AnyOlmMessage, Curve25519PublicKey, GroupSession, Session
+
+from bench.measuring import Aim, Effort, Group, Results, Timed, each, measure_in_rounds, program
+from bench.reporting import compared, duration
+from bench.stores import GROUP_SESSIONS, SESSIONS, opened, settle_logs
+from tests.store.olm import OlmMessage, OlmSession
+from unwedged.store import Transaction
+from unwedged.store.sqlite import SqliteBackend
+
+MODULE: Final = "bench.peers"
+PYTHON: Final = ".venv/peers/bin/python"
+
+USER: Final = "@alice:example.org"
+DEVICE: Final = "ALICESPHONE"
+LARGE_COMMIT_MEMORY_KIB: Final = "!room:example.org"
+SECRET: Final = "secret"
+TEXT: Final = "A message as short as most of those that people write to each other."
+
+TO_DEVICE: Final = "to-device message"
+ROOM_MESSAGE: Final = "room message"
+
+Receive = Callable[[OlmMessage], Awaitable[object]]
+"""Decrypts a message and makes durable that it did."""
+
+
+class Bob:
+    """Who sends the to-device messages."""
+
+    def __init__(self) -> None:
+        self._account = Account()
+        self.identity_key = self._account.curve25519_key.to_base64()
+        self._session: Session | None = None
+
+    def greet(self, identity_key: str, one_time_key: str) -> OlmMessage:
+        """Open a session."""
+        keys = (Curve25519PublicKey.from_base64(key) for key in (identity_key, one_time_key))
+        self._session = self._account.create_outbound_session(*keys)
+        return self._encrypt()
+
+    def hear(self, reply: AnyOlmMessage) -> None:
+        """Take the first reply: what follows are ordinary messages."""
+        assert self._session is not None
+        self._session.decrypt(reply)
+
+    def sending_to(self, receive: Receive) -> Timed:
+        """Time how messages are received. That they are written is not counted."""
+
+        async def timed(loops: int) -> float:
+            messages = [self._encrypt() for _ in range(loops)]
+            began = time.perf_counter()
+            for message in messages:
+                await receive(message)
+            return time.perf_counter() - began
+
+        return timed
+
+    def _encrypt(self) -> OlmMessage:
+        assert self._session is not None
+        return OlmMessage(*self._session.encrypt(TEXT.encode()).to_parts())
+
+
+def name_of(library: str, synchronous: str, work: str) -> str:
+    """Name a subject."""
+    return f"{library}, synchronous={synchronous}: {work}"
+
+
+def new_key(account: Account) -> str:
+    """Make a one-time key."""
+    account.generate_one_time_keys(1)
+    [key] = account.one_time_keys.values()
+    return key.to_base64()
+
+
+@asynccontextmanager
+async def unwedged(folder: Path, synchronous: str) -> AsyncIterator[Mapping[str, Timed]]:
+    """The store of this project."""
+    bob, account = Bob(), Account()
+    first = bob.greet(account.curve25519_key.to_base64(), new_key(account))
+    opening = AnyOlmMessage.from_parts(first.type, first.body).to_pre_key()
+    assert opening is not None
+    met, _ = account.create_inbound_session(Curve25519PublicKey.from_base64(bob.identity_key), opening)
+    bob.hear(met.encrypt(b"hello"))
+
+    async def prepare(transaction: Transaction) -> None:
+        transaction.put(SESSIONS, bob.identity_key, OlmSession(met))
+        transaction.put(GROUP_SESSIONS, LARGE_COMMIT_MEMORY_KIB, GroupSession())
+
+    async def decrypt(message: OlmMessage, transaction: Transaction) -> str:
+        session = await transaction.get(SESSIONS, bob.identity_key)
+        assert session is not None
+        # Not on a copy: where it fails, the object is not put, and so dropped.
+        text = session._session.decrypt(AnyOlmMessage.from_parts(message.type, message.body))
+        transaction.put(SESSIONS, bob.identity_key, session)
+        return text.decode()
+
+    async def encrypt(transaction: Transaction) -> object:
+        session = await transaction.get(GROUP_SESSIONS, LARGE_COMMIT_MEMORY_KIB)
+        assert session is not None
+        message = session.encrypt(TEXT.encode())
+        transaction.put(GROUP_SESSIONS, LARGE_COMMIT_MEMORY_KIB, session)
+        return message
+
+    async with opened(folder / f"unwedged-{synchronous}.db") as store:
+        backend = store._services.backend
+        assert isinstance(backend, SqliteBackend)
+        await backend._read(f"PRAGMA synchronous = {synchronous}", {})
+        await store.run(prepare)
+        yield {
+            name_of("unwedged", synchronous, TO_DEVICE): bob.sending_to(
+                lambda message: store.run(partial(decrypt, message))
+            ),
+            name_of("unwedged", synchronous, ROOM_MESSAGE): each(lambda: store.run(encrypt)),
+        }
+
+
+@asynccontextmanager
+async def matrix_nio(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
+    """The store of matrix-nio. It is not told how durable to be: a rollback journal with SQLite's own setting, FULL.
+
+    It has no place for outbound group sessions, so that encrypting a room message makes nothing durable.
+    """
+    from nio.crypto import InboundSession, OlmAccount, OutboundGroupSession
+    from nio.store import DefaultStore
+
+    store = DefaultStore(USER, DEVICE, str(folder), SECRET)
+    bob, account = Bob(), OlmAccount()
+    account.generate_one_time_keys(1)
+    [one_time_key] = account.one_time_keys["curve25519"].values()
+    first = bob.greet(account.identity_keys["curve25519"], one_time_key)
+    opening = AnyOlmMessage.from_parts(first.type, first.body).to_pre_key()
+    session = InboundSession(account, opening, bob.identity_key)
+    session.decrypt(opening)
+    bob.hear(session.encrypt("hello"))
+    group_session = OutboundGroupSession()
+    group_session.mark_as_shared()
+    group_session.max_messages = 2**63
+    store.save_account(account)
+
+    async def receive(message: OlmMessage) -> object:
+        text = session.decrypt(AnyOlmMessage.from_parts(message.type, message.body))
+        store.save_session(bob.identity_key, session)
+        return text
+
+    async def encrypt() -> object:
+        return group_session.encrypt(TEXT)
+
+    yield {
+        name_of("matrix-nio", "FULL", TO_DEVICE): bob.sending_to(receive),
+        name_of("matrix-nio", "in memory only", ROOM_MESSAGE): each(encrypt),
+    }
+    store.database.close()
+
+
+@asynccontextmanager
+async def mautrix(folder: Path, synchronous: str) -> AsyncIterator[Mapping[str, Timed]]:
+    """The store of mautrix-python: NORMAL unless it is told otherwise, as a user may in its settings."""
+    from mautrix.crypto import OlmAccount, OutboundGroupSession, PgCryptoStore
+    from mautrix.types import OlmCiphertext, OlmMsgType
+    from mautrix.util.async_db import Database
+
+    settings = {} if synchronous == "NORMAL" else {"init_commands": [f"PRAGMA synchronous = {synchronous}"]}
+    database = Database.create(
+        f"sqlite:///{folder}/mautrix-{synchronous}.db", db_args=settings, upgrade_table=PgCryptoStore.upgrade_table
+    )
+    await database.start()
+    store = PgCryptoStore(USER, SECRET, database)
+    bob, account = Bob(), OlmAccount()
+    account.generate_one_time_keys(1)
+    [one_time_key] = account.one_time_keys["curve25519"].values()
+    first = bob.greet(account.identity_key, one_time_key)
+
+    def ciphertext(message: OlmMessage) -> object:
+        return OlmCiphertext(type=OlmMsgType(message.type), body=unpadded(message.body))
+
+    met = account.new_inbound_session(bob.identity_key, unpadded(first.body))
+    met.decrypt(ciphertext(first))
+    reply = met.encrypt("hello")
+    bob.hear(AnyOlmMessage.from_parts(reply.type.value, base64.b64decode(reply.body + "==")))
+    group_session = OutboundGroupSession(LARGE_COMMIT_MEMORY_KIB)
+    group_session.shared = True
+    group_session.max_messages = 2**62
+    await store.put_account(account)
+    await store.add_session(bob.identity_key, met)
+    await store.add_outbound_group_session(group_session)
+
+    async def receive(message: OlmMessage) -> object:
+        [session] = await store.get_sessions(bob.identity_key)
+        text = session.decrypt(ciphertext(message))
+        await store.update_session(bob.identity_key, session)
+        return text
+
+    async def encrypt() -> object:
+        session = await store.get_outbound_group_session(LARGE_COMMIT_MEMORY_KIB)
+        message = session.encrypt(TEXT)
+        await store.update_outbound_group_session(session)
+        return message
+
+    yield {
+        name_of("mautrix", synchronous, TO_DEVICE): bob.sending_to(receive),
+        name_of("mautrix", synchronous, ROOM_MESSAGE): each(encrypt),
+    }
+    await database.stop()
+
+
+def unpadded(body: bytes) -> str:
+    """Write bytes as Matrix does."""
+    return base64.b64encode(body).decode().rstrip("=")
+
+
+@asynccontextmanager
+async def peers(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
+    """All of them, each as durable as it is by itself, and as durable as the other side is."""
+    async with (
+        unwedged(folder, "FULL") as ours,
+        matrix_nio(folder) as nio,
+        mautrix(folder, "FULL") as durable,
+        unwedged(folder, "NORMAL") as ours_relaxed,
+        mautrix(folder, "NORMAL") as relaxed,
+    ):
+        settle_logs(folder)
+        yield {**ours, **nio, **durable, **ours_relaxed, **relaxed}
+
+
+GROUPS: Final[dict[str, Group]] = {"peers": peers}
+
+
+def measure(effort: Effort) -> None:
+    """Leave raw results in ``build/benchmarks``."""
+    measure_in_rounds(MODULE, list(GROUPS), effort.rounds, python=PYTHON)
+
+
+COMPARED: Final = (
+    ("matrix-nio", "FULL", "FULL", (TO_DEVICE,)),
+    ("mautrix", "NORMAL", "NORMAL", (TO_DEVICE, ROOM_MESSAGE)),
+    ("mautrix", "FULL", "FULL", (TO_DEVICE, ROOM_MESSAGE)),
+    ("mautrix", "NORMAL", "FULL", (TO_DEVICE, ROOM_MESSAGE)),
+)
+"""A library, how durable it is, how durable this store is, and the work. Where both are alike, this one is to win."""
+
+
+def aims() -> list[Aim]:
+    """Return what is aimed at, and what was reached."""
+    results = Results(MODULE)
+    return [
+        Aim(
+            f"{work}: unwedged / {peer}, {ours}",
+            results.ratio(name_of("unwedged", ours, work), name_of(peer, theirs, work)),
+            1.0,
+        )
+        for peer, theirs, ours, works in COMPARED
+        for work in works
+        if ours == theirs
+    ]
+
+
+def report() -> str:
+    """Say what came of it."""
+    results = Results(MODULE)
+    in_memory = duration(results.of(name_of("matrix-nio", "in memory only", ROOM_MESSAGE)).median)
+    pairs = [
+        (name_of("unwedged", ours, work), name_of(peer, theirs, work), 1.0 if ours == theirs else None)
+        for peer, theirs, ours, works in COMPARED
+        for work in works
+    ]
+    return f"""\
+## Other libraries
+
+A to-device message is decrypted, or a room message encrypted, and the ratchet that moved on is made durable: by this
+store, and by what two libraries for Matrix in Python do for it with the stores that they are shipped with. Those lock
+nothing, take no part in a transaction that holds more than one session, and one process has them to itself. Neither is
+their sync loop, their parsing, or their verification of senders part of this, on either side.
+
+- **matrix-nio** keeps its sessions in memory. It uses SQLite's rollback journal and says nothing about durability,
+  which makes it `synchronous=FULL`. It never stores outbound group sessions: encrypting a room message makes nothing
+  durable, and takes {in_memory} in memory. There is nothing to compare it with.
+- **mautrix** reads a session's row for each message and keeps Olm sessions, not group sessions, in memory. It uses the
+  write-ahead log with `synchronous=NORMAL`: what it committed last may be gone after a power cut, and a ratchet then
+  moves back. It can be told to use `FULL`.
+- This store uses `FULL`, and is measured with `NORMAL` only for comparison. A message that can't be decrypted may
+  change the session; here that session is dropped, since it was not put, while both others go on with it.
+
+The last two lines compare two different promises: what it costs to survive a power cut.
+
+{compared(results, *pairs)}
+"""
+
+
+if __name__ == "__main__":
+    program(MODULE, GROUPS)

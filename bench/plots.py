@@ -1,0 +1,70 @@
+"""Plots: SVG, and the same bytes for the same figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import matplotlib as mpl
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from bench.measuring import RESULTS, Aim, sized
+
+PLOTS: Final = sized(Path("spec/benchmarks"), RESULTS / "benchmarks")
+
+mpl.rcParams.update({"svg.hashsalt": "unwedged", "svg.fonttype": "none", "font.size": 10})
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a plot: how many seconds something takes, for each place on the horizontal axis."""
+
+    label: str
+    seconds: Sequence[float]
+
+
+def lines(name: str, axis: str, places: Sequence[float], plotted: Sequence[Line], levels: Mapping[str, float]) -> str:
+    """Draw lines and horizontal levels, all axes logarithmic; return the path for the report to show it by."""
+    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for line, marker in zip(plotted, "os^Dv", strict=False):
+        axes.plot(places, [1000 * seconds for seconds in line.seconds], marker=marker, label=line.label)
+    for label, seconds in levels.items():
+        axes.axhline(1000 * seconds, color="0.5", linestyle="--", linewidth=1)
+        axes.annotate(label, (places[0], 1000 * seconds), xytext=(0, 3), textcoords="offset points", color="0.35")
+    axes.set(xscale="log", yscale="log", xlabel=axis, ylabel="milliseconds")
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.yaxis.set_major_formatter("{x:,g}")
+    axes.grid(visible=True, which="major", color="0.9")
+    axes.legend(loc="best", frameon=False)
+    return _saved(figure, name)
+
+
+def ratios(name: str, aims: Sequence[Aim]) -> str:
+    """Draw each ratio with its quartiles, and the most that it may be; return the path for the report to show it by."""
+    figure = Figure(figsize=(7.5, 0.6 + 0.38 * len(aims)), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(aims))
+    medians = [aim.ratio.median for aim in aims]
+    below = [aim.ratio.median - aim.ratio.low for aim in aims]
+    above = [aim.ratio.high - aim.ratio.median for aim in aims]
+    axes.errorbar(medians, places, xerr=(below, above), fmt="o", capsize=3, label="median and quartiles")
+    axes.plot([aim.most for aim in aims], places, "|", color="C3", markersize=14, markeredgewidth=2, label="at most")
+    axes.axvline(1, color="0.8", linewidth=1, zorder=0)
+    axes.set(xscale="log", xlabel="times as long as what it is compared with")
+    axes.set_yticks(places, [aim.what for aim in aims])
+    axes.invert_yaxis()
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.grid(visible=True, axis="x", which="major", color="0.9")
+    axes.legend(loc="lower left", frameon=False)
+    return _saved(figure, name)
+
+
+def _saved(figure: Figure, name: str) -> str:
+    PLOTS.mkdir(parents=True, exist_ok=True)
+    path = PLOTS / f"{name}.svg"
+    FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None, "Creator": None})
+    return path.relative_to(PLOTS.parent).as_posix()

@@ -1,0 +1,127 @@
+"""How results are written down: Markdown tables of medians and quartiles, with what was aimed at.
+
+Nothing here draws: the peers' environment imports this module, and has no matplotlib.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+from bench.measuring import Aim, Results, Spread
+
+_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+
+
+def head(measured: Mapping[str, Results]) -> str:
+    """Say what all of this is, and on which machine the results, by program, came about."""
+    noted = next(iter(measured.values())).suite.get_metadata()
+    loads = {f"load average meanwhile, {module.rpartition('.')[2]}": _load(each) for module, each in measured.items()}
+    machine = {
+        "processors": f"{noted['cpu_count']} of {noted['cpu_model_name']}",
+        "system": noted["platform"],
+        "Python": noted["python_version"].partition(" (")[0],
+        **{name.removesuffix(" version"): noted[name] for name in sorted(noted) if name.endswith(" version")},
+        **loads,
+    }
+    return f"""\
+# How fast, against what
+
+Each figure stands beside what it is compared with, measured in the same process, in turns of a tenth of a second, so
+that a machine that is busy for a while is so for both. A ratio is the median over several such processes; in brackets
+are its quartiles: half of them lie between. What was aimed at stands beside it, and whether it was met.
+
+```console
+$ make bench
+```
+
+measures everything again, in about a quarter of an hour, and rewrites this file and its plots.
+`make bench BENCH="--fast transactions"` measures one topic, quicker, and shows what came of it;
+`make bench BENCH=--rigorous` takes three times as long. The raw results are kept in the format of pyperf:
+
+```console
+$ .venv/bin/python -m pyperf stats build/benchmarks/transactions.json
+```
+
+What these figures do not say:
+
+- how fast another machine is, a phone above all. Most of a durable transaction is the disk, and disks differ by a
+  factor of a hundred in how long they take to answer. Ratios carry further; but a slower disk flatters them, and one
+  that lies about what it has written makes them look worse;
+- what it costs to wait for another process, or for the event loop of a busy program;
+- anything about safety. That is what the models and the tests are for, and no test depends on how long something takes.
+
+{table(("measured on", ""), machine.items())}
+
+A load average well above 1 means that others were using the machine, and that the figures are provisional.
+"""
+
+
+def _load(results: Results) -> str:
+    loads = [run.get_metadata()["load_avg_1min"] for bench in results.suite for run in bench.get_runs()]
+    return f"{Spread.of(loads).median:.1f}"
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Lay out a table; all columns but the first are numbers."""
+    lines = [headings, ["---", *("---:" for _ in headings[1:])], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def duration(seconds: float) -> str:
+    """Write a length of time with three digits."""
+    scale, unit = next((scale, unit) for scale, unit in _UNITS if abs(seconds) >= scale or unit == "µs")
+    return f"{digits(seconds / scale)} {unit}"
+
+
+def digits(number: float) -> str:
+    """Write a number with three digits, or all those before the point."""
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
+
+
+def spread(values: Spread, write: Callable[[float], str]) -> str:
+    """Write a median, and its quartiles."""
+    return f"**{write(values.median)}** ({write(values.low)} to {write(values.high)})"
+
+
+Pair: TypeAlias = "tuple[str, str, float | None]"
+"""A subject, its baseline, and the most that the ratio may be, where something is aimed at."""
+
+
+def aims_of(results: Results, *pairs: Pair) -> list[Aim]:
+    """Return the ratios that there is a target for."""
+    return [
+        Aim(f"{subject} / {baseline}", results.ratio(subject, baseline), most)
+        for subject, baseline, most in pairs
+        if most is not None
+    ]
+
+
+def compared(results: Results, *pairs: Pair) -> str:
+    """Lay out subjects beside their baselines."""
+    return table(
+        ("", "takes", "compared with", "takes", "ratio", "aim", ""),
+        [_comparison(results, *pair) for pair in pairs],
+    )
+
+
+def _comparison(results: Results, subject: str, baseline: str, most: float | None) -> tuple[str, ...]:
+    found = results.ratio(subject, baseline)
+    return (
+        subject,
+        duration(results.of(subject).median),
+        baseline,
+        duration(results.of(baseline).median),
+        spread(found, digits),
+        "" if most is None else f"at most {most:g}",
+        "" if most is None else "met" if found.median <= most else "**missed**",
+    )
+
+
+def layers(results: Results, least: str, added: Mapping[str, str]) -> str:
+    """Lay out what each layer adds to the one before."""
+    rows = [(least, duration(results.of(least).median), "")]
+    for below, (subject, what) in zip((least, *added), added.items(), strict=False):
+        adds = results.difference(subject, below)
+        rows.append((f"{subject}: {what}", duration(results.of(subject).median), spread(adds, duration)))
+    return table(("", "takes", "adds"), rows)

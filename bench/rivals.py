@@ -1,0 +1,272 @@
+"""What several real processes get done that all want the lease all the time, and whether each gets its share.
+
+In each process a great many tasks make one update after the other, through ``CryptoStore.run``: so many operations wait
+at any time. They are counted for the same seconds in all processes, alone and beside rivals, by turns. What a process
+does alone is measured by the same program in the same round.
+
+Not with pyperf, which knows nothing of several processes that are timed together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import platform
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from bench.measuring import RESULTS, Aim, Effort, Spread, say, sized
+from bench.reporting import digits, duration, spread, table
+from unwedged.store import TEXT, Codec, CryptoStore, RecordKind, Transaction
+
+RIVALS: Final = sized((0, 1, 3, 7), (0, 1))
+WAITING: Final = sized((100, 2000), (20,))
+RECORDS: Final = 100
+SECONDS: Final = sized(1.5, 0.3)
+"""For so long operations are counted, for each process that takes part: so that each has as many turns."""
+MOST: Final = 2.0
+"""What is aimed at: one process alone gets so many times as much done as several together;"""
+UNEVEN: Final = 1.25
+"""and a fair share is so many times the smallest, or less: each gets four fifths of it."""
+RAW: Final = RESULTS / "rivals.json"
+KEY: Final = bytes(32)
+COUNT: Final = RecordKind("count", key=TEXT, value=Codec[int](lambda count: b"%d" % count, int))
+
+
+class Work(msgspec.Struct, frozen=True):
+    """Have so many operations wait at all times; count from one moment to another, by the machine's monotonic clock."""
+
+    waiting: int
+    begin: float
+    end: float
+
+
+class Done(msgspec.Struct, frozen=True):
+    """What a process did in that time."""
+
+    operations: int
+    turns: int
+    """How often it got the lease."""
+    processor: float
+    """Seconds."""
+
+
+class Run(msgspec.Struct, frozen=True):
+    """What several processes did at the same time."""
+
+    waiting: int
+    rivals: int
+    seconds: float
+    done: list[Done]
+
+    @property
+    def rate(self) -> float:
+        """Operations a second, of all processes."""
+        return sum(each.operations for each in self.done) / self.seconds
+
+    @property
+    def shares(self) -> list[float]:
+        """What each process got, in fair shares."""
+        fair = sum(each.operations for each in self.done) / len(self.done)
+        return [each.operations / fair for each in self.done]
+
+    @property
+    def of_an_operation(self) -> float:
+        """Seconds of processor time."""
+        return self._processor / sum(each.operations for each in self.done)
+
+    @property
+    def of_a_turn(self) -> float:
+        """Likewise."""
+        return self._processor / max(1, sum(each.turns for each in self.done))
+
+    @property
+    def turn(self) -> float:
+        """How many operations a turn served."""
+        return sum(each.operations for each in self.done) / max(1, sum(each.turns for each in self.done))
+
+    @property
+    def _processor(self) -> float:
+        return sum(each.processor for each in self.done)
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What was measured, and where."""
+
+    machine: str
+    cores: int
+    python: str
+    sqlite: str
+    rounds: list[list[Run]]
+
+    def of(self, waiting: int, rivals: int, what: Callable[[Run], float]) -> Spread:
+        """Return what came of one setting."""
+        return Spread.of([what(_run(each, waiting, rivals)) for each in self.rounds])
+
+    def loss(self, waiting: int, rivals: int) -> Spread:
+        """Return how many times as much one process gets done alone, as all of them get done together."""
+        return Spread.of([_run(each, waiting, 0).rate / _run(each, waiting, rivals).rate for each in self.rounds])
+
+
+def _run(runs: Sequence[Run], waiting: int, rivals: int) -> Run:
+    [run] = [each for each in runs if (each.waiting, each.rivals) == (waiting, rivals)]
+    return run
+
+
+async def _work(store: CryptoStore, work: Work) -> Done:
+    done = 0
+
+    async def again_and_again(key: str) -> None:
+        nonlocal done
+
+        async def count(transaction: Transaction) -> None:
+            transaction.put(COUNT, key, (await transaction.get(COUNT, key) or 0) + 1)
+
+        while time.monotonic() < work.end:
+            await store.run(count)
+            done += 1
+
+    tasks = [asyncio.create_task(again_and_again(f"{number % RECORDS}")) for number in range(work.waiting)]
+    await asyncio.sleep(work.begin - time.monotonic())
+    done, turns, processor = 0, store.statistics().leases_acquired, time.process_time()
+    await asyncio.sleep(work.end - time.monotonic())
+    counted = Done(done, store.statistics().leases_acquired - turns, time.process_time() - processor)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return counted
+
+
+async def _process(number: int, driver: Connection[bytes, bytes], folder: Path) -> None:
+    async with await CryptoStore.open(folder / "store.db", key=KEY, label=f"process {number}", kinds=[COUNT]) as store:
+        driver.send_bytes(msgspec.json.encode(None))
+        while (command := await asyncio.to_thread(driver.recv_bytes)) != b"null":
+            driver.send_bytes(msgspec.json.encode(await _work(store, msgspec.json.decode(command, type=Work))))
+
+
+def run_process(number: int, driver: Connection[bytes, bytes], folder: Path) -> None:
+    """Be one of the processes. Its driver is gone when the pipe is."""
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        asyncio.run(_process(number, driver, folder))
+
+
+@contextlib.contextmanager
+def processes(count: int) -> Iterator[Sequence[Connection[bytes, bytes]]]:
+    """Start so many processes on one new file; none survives."""
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(dir=RESULTS) as folder, contextlib.ExitStack() as ending:
+        pipes = []
+        for number in range(count):
+            ours, theirs = spawn.Pipe()
+            process = spawn.Process(target=run_process, args=(number, theirs, Path(folder)), daemon=True)
+            process.start()
+            theirs.close()  # so that the pipe ends with the process
+            ending.callback(process.join)
+            ending.callback(process.terminate)
+            ours.recv_bytes()
+            pipes.append(ours)
+        yield pipes
+        for pipe in pipes:
+            pipe.send_bytes(b"null")
+
+
+def worked(pipes: Sequence[Connection[bytes, bytes]], waiting: int, seconds: float) -> Run:
+    """Have these processes work at the same time."""
+    begin = time.monotonic() + 0.5  # A second process has got the lease by then.
+    length = seconds * len(pipes)
+    for pipe in pipes:
+        pipe.send_bytes(msgspec.json.encode(Work(waiting, begin, begin + length)))
+    done = [msgspec.json.decode(pipe.recv_bytes(), type=Done) for pipe in pipes]
+    return Run(waiting, len(pipes) - 1, length, done)
+
+
+def measured(rounds: int, rivals: Sequence[int], waiting: Sequence[int], seconds: float) -> Result:
+    """Measure for so many rounds."""
+    found = []
+    with processes(max(rivals) + 1) as pipes:
+        for number in range(1, rounds + 1):
+            say(f"rivals: round {number} of {rounds}")
+            found.append([worked(pipes[: some + 1], each, seconds) for each in waiting for some in rivals])
+    return Result(
+        machine=f"{platform.system()} {platform.machine()}",
+        cores=os.cpu_count() or 0,
+        python=platform.python_version(),
+        sqlite=sqlite3.sqlite_version,
+        rounds=found,
+    )
+
+
+def measure(effort: Effort) -> None:
+    """Leave raw results in ``RESULTS``."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    result = measured(effort.rounds_if_slow, RIVALS, WAITING, SECONDS)
+    RAW.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
+
+
+def aims() -> list[Aim]:
+    """Return what is aimed at, and what was reached."""
+    result: Result = msgspec.json.decode(RAW.read_bytes(), type=Result)
+    most, rivals = WAITING[-1], RIVALS[1:]
+    return [
+        *(Aim(f"alone / {_beside(some)}: {most:,} waiting", result.loss(most, some), MOST) for some in rivals),
+        *(Aim(f"fair share / smallest, {_beside(some)}", result.of(most, some, _smallest), UNEVEN) for some in rivals),
+    ]
+
+
+def _smallest(run: Run) -> float:
+    return 1 / min(run.shares)
+
+
+def _beside(rivals: int) -> str:
+    return "alone" if rivals == 0 else f"beside {rivals}"
+
+
+def report() -> str:
+    """Return a section of the report, from raw results."""
+    result: Result = msgspec.json.decode(RAW.read_bytes(), type=Result)
+    rows = [_row(result, waiting, rivals) for waiting in WAITING for rivals in RIVALS]
+    headings = (
+        *("waiting in each", "rivals", "operations a second, of all", "alone / together", "shares"),
+        *("operations a turn", "processor time of an operation", "of a turn"),
+    )
+    return f"""\
+## Beside rivals
+
+In each process, so many tasks make one update after the other, through `CryptoStore.run`, of one of {RECORDS} records
+that all processes share: so all of them always want the lease, and whoever has it has as many operations waiting. They
+are counted over {SECONDS:g} seconds for each process, in {len(result.rounds)} rounds of all settings. It is aimed at
+that processes together get at least half as much done as one alone (ratio at most {MOST:g}), and that each gets at
+least four fifths of its fair share. Where nobody else wants the lease, there are no turns. Processor time is that of
+all processes, those that wait included. There are {result.cores} processors.
+
+{table(headings, rows)}
+"""
+
+
+def _row(result: Result, waiting: int, rivals: int) -> tuple[str, ...]:
+    def middle(what: Callable[[Run], float]) -> float:
+        return result.of(waiting, rivals, what).median
+
+    first = (f"{waiting:,}", str(rivals), digits(middle(lambda run: run.rate)))
+    cost = duration(middle(lambda run: run.of_an_operation))
+    if rivals == 0:
+        return (*first, "", "", "", cost, "")
+    shares = f"{middle(lambda run: min(run.shares)):.2f} to {middle(lambda run: max(run.shares)):.2f}"
+    loss = spread(result.loss(waiting, rivals), digits)
+    return (
+        *first,
+        loss,
+        shares,
+        digits(middle(lambda run: run.turn)),
+        cost,
+        duration(middle(lambda run: run.of_a_turn)),
+    )

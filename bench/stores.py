@@ -1,0 +1,118 @@
+"""The stores that are measured."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Final
+
+from vodozemac import GroupSession
+
+from bench.measuring import RESULTS
+from tests.store.olm import SESSION_CODEC
+from unwedged.protocol.identifiers import Milliseconds
+from unwedged.store import TEXT, Codec, CryptoStore, LeaseTimes, RecordKind, Transaction
+from unwedged.store.guarded_cache import RecordName
+from unwedged.store.sqlite import SqliteBackend
+
+_PICKLE_KEY: Final = bytes(32)
+
+SESSIONS: Final = RecordKind("olm_session", TEXT, SESSION_CODEC)
+GROUP_SESSIONS: Final = RecordKind(
+    "outbound_group_session",
+    TEXT,
+    Codec[GroupSession](
+        lambda session: session.pickle(_PICKLE_KEY).encode(),
+        lambda pickle: GroupSession.from_pickle(pickle.decode(), _PICKLE_KEY),
+    ),
+)
+WORDS: Final = RecordKind("word", TEXT, TEXT)
+
+SESSION_SIZE: Final = 1312
+"""Bytes of the pickle of an Olm session."""
+
+_BALLAST: Final = (
+    "CREATE TABLE ballast (bytes BLOB)",
+    "INSERT INTO ballast VALUES (zeroblob(8000000))",
+    "DROP TABLE ballast",
+)
+
+KEY: Final = bytes(range(32))
+
+_STEADY: Final = LeaseTimes(idle_after_ms=Milliseconds(24 * 60 * 60 * 1000))
+
+
+@asynccontextmanager
+async def opened(path: Path, cache_limit_bytes: int | None = None) -> AsyncIterator[CryptoStore]:
+    """Open a store, or make one, with a key: what a passphrase costs is measured apart from everything else.
+
+    It keeps the lease while others have their turn.
+    """
+    async with await CryptoStore.open(
+        path,
+        key=KEY,
+        label="benchmark",
+        kinds=(SESSIONS, GROUP_SESSIONS, WORDS),
+        cache_limit_bytes=cache_limit_bytes,
+        times=_STEADY,
+    ) as store:
+        yield store
+
+
+def settle_logs(folder: Path) -> None:
+    """Give the write-ahead log of each open database in a folder the length that it has after some use.
+
+    SQLite begins it anew from then on. While a log still grows, the file system has more to do for each commit, whoever
+    makes it; and who writes less in each would be compared at another stage of growth.
+    """
+    for path in folder.glob("*.db"):
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            for statement in _BALLAST:
+                connection.execute(statement)
+
+
+async def copy_of(count: int, folder: Path) -> Path:
+    """Return a copy of a store that has ``count`` words, each as long as an Olm session's pickle."""
+    original, copy = RESULTS / "stores" / f"{count}-words.db", folder / f"{count}.db"
+    if not original.exists():
+        original.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = original.with_suffix(".new")
+
+        async def write(transaction: Transaction) -> None:
+            for number in range(count):
+                transaction.put(WORDS, key_of(number), f"{number:0{SESSION_SIZE}}")
+
+        async with opened(unfinished) as store:
+            await store.run(write)
+        unfinished.rename(original)
+    shutil.copy(original, copy)
+    return copy
+
+
+def key_of(number: int) -> str:
+    """Return the key of a word: as long as a Curve25519 key in base64, which is what sessions are found by."""
+    return f"{number:043}"
+
+
+async def everything(store: CryptoStore) -> dict[RecordName, bytes]:
+    """Load the whole store, in one hop to the driver's thread, and open every seal."""
+    parts = store._services
+    assert isinstance(parts.backend, SqliteBackend)
+    records = {}
+    for kind, hidden, sealed in await parts.backend._read("SELECT kind, key, value FROM record", {}):
+        key = parts.records._sealer.reveal(kind, hidden)
+        records[RecordName(kind, key)] = parts.records._sealer.open(kind, key, sealed)
+    return records
+
+
+async def fill(store: CryptoStore) -> None:
+    """Bring all records of the store into its cache, or as many as its limit lets stay."""
+    records = await everything(store)
+    async with store.view() as view:
+        for name, value in records.items():
+            store._lock.guarded.fill(view._operation.snapshot.version, name, value)
+    statistics = store.statistics()
+    assert statistics.cached_records + statistics.records_forgotten == len(records)

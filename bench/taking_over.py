@@ -1,0 +1,185 @@
+"""Taking over after another process changed some of the records that are cached, beside reloading."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from bench.measuring import RESULTS, Aim, Effort, Group, Results, Timed, measure_in_rounds, program, sized
+from bench.plots import Line, lines
+from bench.reporting import Pair, aims_of, compared, duration, table
+from bench.stores import SESSION_SIZE, WORDS, copy_of, everything, fill, key_of, opened
+from unwedged.protocol.cache import empty
+from unwedged.store import CryptoStore, Transaction, View
+
+MODULE: Final = "bench.taking_over"
+
+CHANGED: Final = sized((1, 10, 100, 1_000), (1, 10, 20))
+CACHED: Final = sized((1_000, 10_000, 100_000), (100, 200))
+TOUCHED: Final = 100
+"""How many records the next operations want: those that changed, as far as they go, then others."""
+
+
+def selective(changed: int, cached: int) -> str:
+    """Name a subject."""
+    return f"{changed:,} of {cached:,} changed"
+
+
+def dropping(cached: int) -> str:
+    """Name a subject."""
+    return f"10 of {cached:,} changed, all dropped"
+
+
+def reloading(cached: int) -> str:
+    """Name a subject."""
+    return f"10 of {cached:,} changed, all reloaded"
+
+
+@asynccontextmanager
+async def taking_over(cached: int, folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
+    """One process instance that has everything cached, one that keeps nothing, and one that changes records."""
+    keys = [key_of(number) for number in random.Random(cached).sample(range(cached), max(CHANGED))]
+
+    async def change(changed: int, transaction: Transaction) -> None:
+        for key in keys[:changed]:
+            transaction.put(WORDS, key, f"{time.perf_counter_ns():0{SESSION_SIZE}}")
+
+    async def read(wanted: Sequence[str], view: View) -> None:
+        for key in wanted:
+            assert await view.get(WORDS, key) is not None
+
+    async def changed_by_another(changed: int) -> None:
+        await writer.run(partial(change, changed))
+        await writer._lock.release_now()
+
+    async def caught_up(store: CryptoStore) -> None:
+        """Let it hear of all that happened while others had their turns: that is not what is measured."""
+        async with store.view():
+            pass
+        await store._lock.release_now()
+
+    async def with_its_cache(changed: int, loops: int) -> float:
+        seconds = 0.0
+        await keeper.query(partial(read, keys))
+        await keeper._lock.release_now()
+        for _ in range(loops):
+            await changed_by_another(changed)
+            began = time.perf_counter()
+            await keeper.query(partial(read, keys[:TOUCHED]))
+            seconds += time.perf_counter() - began
+            await keeper.query(partial(read, keys[TOUCHED:changed]))
+            assert keeper.statistics().cached_records == cached
+            await keeper._lock.release_now()
+        return seconds
+
+    async def without(loops: int) -> float:
+        seconds = 0.0
+        await caught_up(dropper)
+        for _ in range(loops):
+            await changed_by_another(10)
+            forget(dropper)
+            began = time.perf_counter()
+            await dropper.query(partial(read, keys[:TOUCHED]))
+            seconds += time.perf_counter() - began
+            await dropper._lock.release_now()
+        return seconds
+
+    async def with_everything(loops: int) -> float:
+        seconds = 0.0
+        await caught_up(dropper)
+        for _ in range(loops):
+            await changed_by_another(10)
+            forget(dropper)
+            began = time.perf_counter()
+            async with dropper.view():
+                assert len(await everything(dropper)) == cached
+            seconds += time.perf_counter() - began
+            await dropper._lock.release_now()
+        return seconds
+
+    path = await copy_of(cached, folder)
+    async with opened(path) as writer, opened(path) as keeper, opened(path) as dropper:
+        await fill(keeper)
+        await keeper._lock.release_now()
+        yield {
+            **{selective(changed, cached): partial(with_its_cache, changed) for changed in CHANGED},
+            dropping(cached): without,
+            reloading(cached): with_everything,
+        }
+
+
+def forget(store: CryptoStore) -> None:
+    """Throw away what a store without a guard has cached."""
+    holding = store._lock.guarded
+    holding.cache = empty(holding.cache.version)
+    holding.live.clear()
+
+
+GROUPS: Final[dict[str, Group]] = {f"{cached}-records": partial(taking_over, cached) for cached in CACHED}
+
+
+def measure(effort: Effort) -> None:
+    """Leave raw results in ``build/benchmarks``."""
+    shutil.rmtree(RESULTS / "stores", ignore_errors=True)  # those of an earlier schema
+    measure_in_rounds(MODULE, list(GROUPS), effort.rounds_if_slow)
+
+
+def aims() -> list[Aim]:
+    """Return what is aimed at, and what was reached."""
+    return aims_of(Results(MODULE), ratio_of_ten(CACHED[-1]))
+
+
+def report() -> str:
+    """Say what came of it, and draw it."""
+    results = Results(MODULE)
+
+    def median(subject: str) -> float:
+        return results.of(subject).median
+
+    plotted = [
+        Line(f"{cached:,} cached records", [median(selective(changed, cached)) for changed in CHANGED])
+        for cached in CACHED
+    ]
+    levels = {
+        **{f"all {cached:,} reloaded": median(reloading(cached)) for cached in CACHED},
+        f"all dropped, {TOUCHED} reloaded": median(dropping(CACHED[-1])),
+    }
+    plot = lines("taking-over", "records that another process changed", CHANGED, plotted, levels)
+    most = CACHED[-1]
+    rows = [
+        (f"{cached:,}", *(duration(median(selective(changed, cached))) for changed in CHANGED),
+         duration(median(dropping(cached))), duration(median(reloading(cached))))
+        for cached in CACHED
+    ]  # fmt: skip
+    headings = ("cached", *(f"{changed:,} changed" for changed in CHANGED), "all dropped", "all reloaded")
+    return f"""\
+## Taking over
+
+Another process changed some records and gave the lease up. From here on it is counted how long it takes to acquire the
+lease, to bring the cache up to date, and to read what the next operations want: {TOUCHED} records, as many of the
+changed ones among them as there are. It is compared with dropping the cache, as one must who does not know what
+changed, so that those {TOUCHED} are loaded one by one; and with loading the whole store, in one query, without even
+decoding what was loaded. Each record is as large as the pickle of an Olm session. Where a thousand changed, most of the
+time is spent on hearing which.
+
+![Time to take over, by the number of changed records]({plot})
+
+{table(headings, rows)}
+
+{compared(results, ratio_of_ten(most), (selective(10, most), dropping(most), None))}
+"""
+
+
+def ratio_of_ten(cached: int) -> Pair:
+    """Return the comparison that a target is set for."""
+    return selective(10, cached), reloading(cached), 1 / 50
+
+
+if __name__ == "__main__":
+    program(MODULE, GROUPS)

@@ -1,0 +1,238 @@
+"""The command line ``python -m checking``: checks the models and the code against each other."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import signal
+import sys
+import tempfile
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.text import Text
+
+from checking.display import (
+    counting,
+    fall_line,
+    make_console,
+    show_failures,
+    show_faults,
+    show_replay,
+    show_trace,
+    watching,
+)
+from checking.errors import CheckError
+from checking.models.guards import Fall, all_guards, read_listed, surprises, take_out
+from checking.models.manifest import Band, Manifest, find_manifest, read_manifest
+from checking.models.schedule import Outcome, check_models
+from checking.replay.counterexamples import replay_counterexample
+from checking.replay.drive import replay_graph
+from checking.report import ReplayReport, Report, fault_reports, model_report, write_report
+from checking.tlc import run as tlc
+from checking.tlc.toolbox import find_toolbox
+
+OK, FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+
+T = TypeVar("T")
+
+app = App(
+    name="python -m checking",
+    help="Check the protocol's models and its implementation against each other.",
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+)
+
+
+@app.command
+def check(*, report: Path | None = None, deep: bool = False) -> int:
+    """Check every model, find every fault by name, and drive what was found through the implementation.
+
+    Parameters
+    ----------
+    report
+        Where to write what was found, as JSON.
+    deep
+        Check the deep models, and only those: at most half an hour on two cores.
+
+    """
+    console = make_console()
+    manifest = _manifest()
+    models = manifest.band(Band.DEEP) if deep else manifest.band(Band.SMOKE, Band.FAULT, Band.PROBE, Band.REPLAY)
+    toolbox = find_toolbox()
+    with tempfile.TemporaryDirectory() as scratch:
+        dump = Path(scratch) / "replay.dot"
+        with watching(console, len(models)) as observer:
+            outcomes = _until_done(check_models(toolbox, manifest, models, observer, dump))
+        passed = all(outcome.passed for outcome in outcomes)
+        replayed = None if deep else _replay(console, dump)
+    verdicts, failures = _replay_faults(outcomes)
+    faults = fault_reports(outcomes, verdicts)
+    passed = passed and not failures and (deep or replayed is not None)
+    if faults:
+        show_faults(console, faults)
+    show_failures(console, outcomes)
+    for failure in failures:
+        console.print(Text(failure, "red"))
+    if replayed is not None:
+        show_replay(console, replayed)
+    if report is not None:
+        found = Report(passed=passed, models=tuple(map(model_report, outcomes)), faults=faults, replay=replayed)
+        write_report(found, report)
+    wrong = sum(not outcome.passed for outcome in outcomes)
+    console.print(
+        Text(
+            f"All {len(outcomes)} models are as expected{'' if deep else ', and so is what was replayed of them'}.",
+            "green",
+        )
+        if passed
+        else Text(
+            f"{wrong} of {len(outcomes)} models and {len(failures)} of {len(faults)} replayed faults "
+            f"are not as expected{'' if deep or replayed else '; nor is the replay'}.",
+            "bold red",
+        )
+    )
+    return OK if passed else FAILED
+
+
+@app.command
+def replay() -> int:
+    """Drive every transition of the replay model through the real store, and compare after each step."""
+    console = make_console()
+    manifest = _manifest()
+    toolbox = find_toolbox()
+    models = manifest.band(Band.REPLAY)
+    with tempfile.TemporaryDirectory() as scratch:
+        dump = Path(scratch) / "replay.dot"
+        with watching(console, len(models)) as observer:
+            outcomes = _until_done(check_models(toolbox, manifest, models, observer, dump))
+        show_failures(console, outcomes)
+        if not outcomes or not all(outcome.passed for outcome in outcomes):
+            return FAILED
+        replayed = _replay(console, dump)
+    if replayed is None:
+        return FAILED
+    show_replay(console, replayed)
+    return OK
+
+
+def _replay(console: Console, dump: Path) -> ReplayReport | None:
+    """Replay a graph, and say why if that failed."""
+    with counting(console, "replayed steps") as on_progress:
+        try:
+            if not dump.exists():
+                raise CheckError("there is no replay model, or TLC did not dump its graph")
+            return replay_graph(dump, on_progress)
+        except CheckError as error:
+            console.print(Text(f"replay: {error}", "red"))
+            return None
+
+
+def _replay_faults(outcomes: Sequence[Outcome]) -> tuple[dict[str, str], list[str]]:
+    """Replay the counterexample of each fault, with the fault and without; return what failed, and what was wrong."""
+    verdicts: dict[str, str] = {}
+    failures: list[str] = []
+    for outcome in outcomes:
+        model, result = outcome.model, outcome.result
+        if model.slug is None or model.property is None:
+            continue
+        try:
+            verdicts[model.name] = replay_counterexample(model.slug, model.property, result)
+        except CheckError as error:
+            verdicts[model.name] = "WRONG"
+            failures.append(f"{model.name}: {error}")
+    return verdicts, failures
+
+
+@app.command
+def model(name: str, *, print_command: Annotated[bool, Parameter(negative=())] = False) -> int:
+    """Check one model, and show its counterexample if it has one.
+
+    Parameters
+    ----------
+    name
+        As in the manifest, tla/models/manifest.toml.
+    print_command
+        Print the exact command line that runs TLC, and do nothing else.
+
+    """
+    console = make_console()
+    manifest = _manifest()
+    chosen = manifest.model(name)
+    toolbox = find_toolbox()
+    if print_command:
+        scratch = Path(tempfile.gettempdir()) / "unwedged-tlc"
+        words = shlex.join(tlc.command(toolbox, manifest.job(chosen), scratch))
+        sys.stdout.write(f"mkdir -p {shlex.quote(str(scratch))} && {words}\n")
+        return OK
+    with watching(console, 1) as observer:
+        (outcome,) = _until_done(check_models(toolbox, manifest, (chosen,), observer))
+    show_trace(console, outcome.result)
+    show_failures(console, (outcome,))
+    return OK if outcome.passed else FAILED
+
+
+@app.command
+def guards(*prefixes: str) -> int:
+    """Take each guard of the specification's actions out, or each fairness assumption, and say which property falls.
+
+    Parameters
+    ----------
+    prefixes
+        Only the guards of which this is the beginning, such as LeaseLock!Renew.
+
+    """
+    console = make_console()
+    manifest = _manifest()
+    listed = read_listed(manifest)
+    everything = all_guards(manifest)
+    chosen = [guard for guard in everything if str(guard).startswith(prefixes or "")]
+    if not chosen:
+        raise CheckError(f"there is no guard that begins with {' or '.join(prefixes)}")
+    falls: list[Fall] = []
+    with counting(console, "guards") as on_progress:
+
+        def on_fall(fall: Fall) -> None:
+            falls.append(fall)
+            console.print(fall_line(fall))
+            on_progress(len(falls), len(chosen))
+
+        _until_done(take_out(find_toolbox(), manifest, chosen, on_fall))
+    wrong = surprises(falls, listed, everything)
+    for surprise in wrong:
+        console.print(Text(surprise, "red"))
+    return FAILED if wrong else OK
+
+
+def _manifest() -> Manifest:
+    return read_manifest(find_manifest(Path.cwd()))
+
+
+def _until_done(work: Coroutine[None, None, T]) -> T:
+    """Run ``work``. A signal that ends this program, SIGINT or SIGTERM, ends what it has started too."""
+
+    async def interruptible() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await work
+
+    return asyncio.run(interruptible())
+
+
+def main() -> None:
+    """Run the command line."""
+    # This may have been started so that it ignores Ctrl-C, as by `nohup` or a CI runner; then nothing could end it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        code = app()
+    except CheckError as error:
+        sys.stderr.write(f"checking: {error}\n")
+        code = UNUSABLE
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.stderr.write("checking: interrupted; every TLC has been ended\n")
+        code = INTERRUPTED
+    sys.exit(code)

@@ -1,0 +1,164 @@
+"""Show people what is going on: a live view on a terminal, only results in a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+from rich.text import Text
+
+from checking.models.guards import Fall
+from checking.models.manifest import Model
+from checking.models.schedule import Observer, Outcome
+from checking.report import FaultReport, ReplayReport
+from checking.tlc.run import Progress, Result, Verdict
+from checking.tlc.values import State, render_value
+
+_PIPE_WIDTH = 120
+
+
+def make_console() -> Console:
+    """Return a console for standard output; lines in a pipe are not folded at the width of an imaginary terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_PIPE_WIDTH, soft_wrap=True)
+
+
+@contextmanager
+def watching(console: Console, total: int) -> Iterator[Observer]:
+    """Show how far the check of ``total`` models has come, for as long as this lasts."""
+    if not console.is_terminal:
+        yield _Lines(console)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, TextColumn("{task.fields[said]}"), console=console, transient=True) as bars:
+        yield _Live(bars, total)
+
+
+@contextmanager
+def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how far something has come: call what this gives with how many are done, and how many there are."""
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
+    with Bars(TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console) as bars:
+        task = bars.add_task(what)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def show_replay(console: Console, replayed: ReplayReport) -> None:
+    """Say how much of the replay model was driven through the implementation, and how fast."""
+    console.print(
+        f"Replay: {replayed.covered:,} of {replayed.transitions:,} transitions covered in {replayed.steps:,} steps and "
+        f"{replayed.seconds:.0f} s, {replayed.steps_per_second:,.0f} steps a second in each of "
+        f"{replayed.processes} processes. Tried where it had to change nothing: "
+        f"{', '.join(f'{what} ({count})' for what, count in replayed.tried.items())}."
+    )
+
+
+class _Lines:
+    """One line for each model that is done, and nothing about those that are not."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def started(self, model: Model) -> None:
+        pass
+
+    def progressed(self, model: Model, progress: Progress) -> None:
+        pass
+
+    def finished(self, outcome: Outcome) -> None:
+        self._console.print(outcome_line(outcome))
+
+
+class _Live:
+    """A bar for all models, and a line for each that runs."""
+
+    def __init__(self, bars: Bars, total: int) -> None:
+        self._bars = bars
+        self._all = bars.add_task("models", total=total, said="")
+        self._running: dict[str, TaskID] = {}
+
+    def started(self, model: Model) -> None:
+        # The expected number of states makes a bar, if not quite a promise.
+        self._running[model.name] = self._bars.add_task(model.name, total=model.distinct_states, said="")
+
+    def progressed(self, model: Model, progress: Progress) -> None:
+        self._bars.update(self._running[model.name], completed=progress.distinct_states, said=_so_far(progress))
+
+    def finished(self, outcome: Outcome) -> None:
+        self._bars.remove_task(self._running.pop(outcome.model.name))
+        self._bars.advance(self._all)
+        self._bars.console.print(outcome_line(outcome))
+
+
+def _so_far(progress: Progress) -> str:
+    return f"{progress.distinct_states:,} states, {progress.queued:,} queued, depth {progress.depth}"
+
+
+def outcome_line(outcome: Outcome) -> Text:
+    """Say in one line what came of a model."""
+    result = outcome.result
+    mark = Text("ok   ", "green") if outcome.passed else Text("WRONG", "bold red")
+    return Text.assemble(
+        mark, f" {outcome.model.name}: {_finding(outcome)}, {result.distinct_states:,} states, ",
+        f"depth {result.depth}, {result.seconds:.1f} s",
+    )  # fmt: skip
+
+
+def _finding(outcome: Outcome) -> str:
+    result = outcome.result
+    if result.verdict is Verdict.PASS:
+        return "every property holds"
+    if result.verdict in (Verdict.SAFETY, Verdict.LIVENESS):
+        return f"{result.property or 'one of its properties'} falls{', as expected' if outcome.passed else ''}"
+    return str(result.verdict.value)
+
+
+def fall_line(fall: Fall) -> Text:
+    """Say in one line what came of taking a guard out."""
+    if fall.falls:
+        return Text(f"{fall.guard}: {fall.falls} ({fall.model})")
+    if fall.unfinished:
+        return Text(f"{fall.guard}: not known, TLC was ended: {', '.join(fall.unfinished)}", "red")
+    return Text(f"{fall.guard}: nothing falls", "yellow")
+
+
+def show_faults(console: Console, faults: Sequence[FaultReport]) -> None:
+    """Show what came of each fault, a row each: in the model, and in the reference."""
+    table = Table("fault", "layer", "property", "model", "replay", title="Faults", title_justify="left")
+    for column in table.columns:
+        column.overflow = "fold"
+    for fault in faults:
+        table.add_row(
+            fault.slug, fault.layer.value, fault.property, fault.model_verdict.value, fault.replay_verdict or "-"
+        )
+    console.print(table)
+
+
+def show_failures(console: Console, outcomes: Sequence[Outcome]) -> None:
+    """Say for each model that is not as expected what was expected, and what TLC says."""
+    for outcome in outcomes:
+        for difference in outcome.differences:
+            console.print(Text(f"{outcome.model.name}: {difference}", "red"))
+        if not outcome.passed and outcome.result.detail:
+            console.print(Text(outcome.result.detail))
+
+
+def show_trace(console: Console, result: Result) -> None:
+    """Show a counterexample: the first state whole, then what each step changes."""
+    before: State = {}
+    for number, step in enumerate(result.trace, 1):
+        console.print(Text(f"{number}: {step.label or 'initially'}", "bold"))
+        for name in sorted(step.state):
+            # Not "!=": between two of rpds's maps that is wrong as soon as one entry is the same.
+            if name not in before or not before[name] == step.state[name]:  # noqa: SIM201
+                console.print(Text(f"     {name} = {render_value(step.state[name])}"))
+        before = step.state
+    if result.lasso is not None:
+        stands_still = result.lasso == len(result.trace) - 1
+        console.print("and then nothing, for ever" if stands_still else f"and back to {result.lasso + 1}, for ever")

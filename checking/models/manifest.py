@@ -1,0 +1,189 @@
+"""The manifest of models: which there are, and what TLC must find in each.
+
+``tla/models/manifest.toml`` has one ``[[model]]`` for each configuration file beside it. Nothing may be in one place
+and not in the other, so that no model is ever left unchecked without anybody noticing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from checking.errors import CheckoutNotFound, ManifestInvalid, UnknownModel
+from checking.tlc.run import Job, Result, Verdict, read_configuration
+
+FREE_STATES, MOST_TIMES = 1_000_000, 10
+"""A model is ended when TLC has found so many states, or so many times those that are expected, whichever is more: by
+then it is wrong in any case, and it may have no end at all. Which model that is does not depend on the machine."""
+
+
+class Band(Enum):
+    """What a model is for."""
+
+    SMOKE = "smoke"
+    """Checked by ``make check``: every property holds."""
+    DEEP = "deep"
+    """Checked by ``make check-deep``: a smoke model with a bound raised."""
+    FAULT = "fault"
+    """The correct specification with one line of the protocol broken: the named property must fail."""
+    PROBE = "probe"
+    """Says that an action never happens: must fail, or the properties hold for want of behaviour."""
+    REPLAY = "replay"
+    """Its graph of states is driven through the implementation, transition by transition."""
+    PROOF = "proof"
+    """Checked by ``make prove``, which compares its graph of states with what is proved."""
+
+
+class Layer(Enum):
+    """The part of the protocol that a fault breaks."""
+
+    LOCK = "L"
+    STORE = "S"
+    MACHINE = "M"
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model and what is expected of it. The fields are the keys of the manifest."""
+
+    name: str
+    """Also the name of its configuration file, without ``.cfg``."""
+    specification: str
+    """The module that is checked, a file beside the manifest."""
+    band: Band
+    expected: Verdict
+    property: str | None = None
+    """The property that is violated, where one is expected to be."""
+    exit_code: int
+    distinct_states: int
+    depth: int
+    workers: Annotated[int, msgspec.Meta(ge=1)] = 1
+    slug: str | None = None
+    """Of a fault: its name in the track record."""
+    layer: Layer | None = None
+    """Of a fault: the part of the protocol that it breaks."""
+
+
+class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    model: tuple[Model, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """All models, in the order of the file, and the folder that they are in."""
+
+    folder: Path
+    models: tuple[Model, ...]
+
+    def model(self, name: str) -> Model:
+        """Return the model of that name."""
+        for model in self.models:
+            if model.name == name:
+                return model
+        raise UnknownModel(f"There is no model {name!r}. There are: {', '.join(model.name for model in self.models)}")
+
+    def band(self, *bands: Band) -> tuple[Model, ...]:
+        """Return the models of these bands."""
+        return tuple(model for model in self.models if model.band in bands)
+
+    def job(self, model: Model, dump: Path | None = None) -> Job:
+        """Return what TLC is to run for ``model``."""
+        return Job(
+            specification=self.folder / model.specification,
+            configuration=self.folder / f"{model.name}.cfg",
+            library=(self.folder.parent,),
+            workers=model.workers,
+            most_states=max(FREE_STATES, MOST_TIMES * model.distinct_states),
+            brief=model.band in (Band.FAULT, Band.PROBE),
+            dump=dump,
+        )
+
+
+def find_manifest(start: Path) -> Path:
+    """Return the manifest of the checkout that ``start`` is in."""
+    for folder in (start, *start.parents):
+        manifest = folder / "tla" / "models" / "manifest.toml"
+        if manifest.is_file():
+            return manifest
+    raise CheckoutNotFound(
+        f"There is no tla/models/manifest.toml in {start} or above it. "
+        "This command checks the project's own specifications: run it inside a clone of the project."
+    )
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read the manifest, and refuse one that does not fit the files beside it."""
+    try:
+        content = msgspec.toml.decode(path.read_bytes(), type=_Content)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ManifestInvalid(f"{path}: {error}") from error
+    manifest = Manifest(path.parent, content.model)
+    problems = [
+        *_listing_problems(manifest),
+        *(p for model in manifest.models for p in _model_problems(manifest, model)),
+    ]
+    if problems:
+        raise ManifestInvalid("\n".join(f"{path}: {problem}" for problem in problems))
+    return manifest
+
+
+def _listing_problems(manifest: Manifest) -> list[str]:
+    listed = [model.name for model in manifest.models]
+    present = {file.stem for file in manifest.folder.glob("*.cfg")}
+    return [
+        *(
+            f"model {name} is listed {listed.count(name)} times"
+            for name in sorted(set(listed))
+            if listed.count(name) > 1
+        ),
+        *(f"model {name} is listed, but there is no {name}.cfg" for name in sorted(set(listed) - present)),
+        *(f"{name}.cfg is not listed" for name in sorted(present - set(listed))),
+    ]
+
+
+_NAMES_A_PROPERTY = (Verdict.SAFETY, Verdict.LIVENESS)
+
+
+def _model_problems(manifest: Manifest, model: Model) -> list[str]:
+    """Say what in one entry contradicts itself or the files it names."""
+    job = manifest.job(model)
+    is_fault = model.band is Band.FAULT
+    must_fail = model.band in (Band.FAULT, Band.PROBE)
+    rules = {
+        f"there is no {model.specification}": not job.specification.is_file(),
+        "what is expected must be something that TLC can find": model.expected in (Verdict.UNFINISHED, Verdict.ERROR),
+        "a fault or probe must be expected to fail": must_fail and model.expected is Verdict.PASS,
+        "only a fault or probe may be expected to fail": not must_fail and model.expected is not Verdict.PASS,
+        "a fault, and nothing else, has a slug and a layer": (model.slug is not None, model.layer is not None)
+        != (is_fault, is_fault),
+        "a violation, and nothing else, names a property": (model.property is not None)
+        != (model.expected in _NAMES_A_PROPERTY),
+        "a counterexample is the shortest, and always the same, with one worker only": must_fail and model.workers != 1,
+    }
+    problems = [rule for rule, broken in rules.items() if broken]
+    if job.configuration.is_file() and model.property is not None:
+        configuration = read_configuration(job.configuration)
+        if model.property not in (*configuration.invariants, *configuration.properties):
+            problems.append(f"{model.name}.cfg does not check {model.property}")
+        elif model.property in configuration.properties and len(configuration.properties) > 1:
+            # TLC says only that one of them is violated.
+            problems.append(f"{model.name}.cfg must check no other temporal property than {model.property}")
+    return [f"model {model.name}: {problem}" for problem in problems]
+
+
+def differences(model: Model, result: Result) -> tuple[str, ...]:
+    """Say in which ways a result is not what is expected; nothing, if it is."""
+    found = {
+        "verdict": (model.expected.value, result.verdict.value),
+        "property": (model.property, result.property),
+        "exit code": (model.exit_code, result.exit_code),
+        "distinct states": (model.distinct_states, result.distinct_states),
+        # Several workers can come upon a state on a longer way first, so that the depth they tell may be too large.
+        "depth": (model.depth, result.depth if model.workers == 1 else min(result.depth, model.depth)),
+    }
+    return tuple(f"{what}: expected {wanted}, got {got}" for what, (wanted, got) in found.items() if wanted != got)

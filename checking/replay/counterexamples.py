@@ -1,0 +1,196 @@
+"""Counterexamples: what TLC found wrong with a broken specification must go wrong in the reference broken alike.
+
+Each is replayed twice on the reference. With the fault injected, the named property must be violated there too;
+without it, no property may be, and the way that led to the violation must be barred somewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from unittest.mock import patch
+
+from checking.errors import CheckError
+from checking.replay.faults import FAULTS, injected
+from checking.replay.properties import PROPERTIES, Moment
+from checking.replay.transitions import (
+    Step,
+    cast_of,
+    lock_step_between,
+    prompt_in,
+    step_between,
+    take,
+    waiting_in,
+)
+from checking.replay.world import World
+from checking.tlc.run import Result
+from checking.tlc.run import Step as TraceStep
+from unwedged.protocol.guard import Stage
+from unwedged.protocol.identifiers import Milliseconds
+from unwedged.store import sqlite
+from unwedged.store.lock import LeaseTimes
+
+PROGRESS = ("LockNotStuck", "WaiterServed")
+"""The properties that say that something happens some day. They are judged at the end of a counterexample."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What came of replaying one counterexample once."""
+
+    violated: str | None
+    """The first property that was found violated."""
+    detail: str
+    refused: int
+    """How many of its steps were not possible."""
+
+
+def replay_counterexample(slug: str, named: str, result: Result) -> str:
+    """Replay a fault's counterexample with and without the fault; return the property that failed with it.
+
+    Raises ``CheckError`` unless exactly the named property fails with the fault, and none does without it.
+    """
+    if slug not in FAULTS:
+        raise CheckError(f"the reference has no injection for the fault {slug!r}")
+    if not result.trace:
+        raise CheckError(f"{slug}: there is no counterexample to replay")
+    broken = asyncio.run(_replay(result, slug, (named,)))
+    if broken.violated is None:
+        raise CheckError(f"{slug}: with the fault injected, {named} holds along the whole counterexample")
+    sound = asyncio.run(_replay(result, None, (*PROPERTIES, *(PROGRESS if named in PROGRESS else ()))))
+    if sound.violated is not None:
+        raise CheckError(f"{slug}: without the fault, {sound.violated} is violated all the same: {sound.detail}")
+    return broken.violated
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep to itself what the store logs of failures that the replay injects."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+async def _replay(result: Result, slug: str | None, properties: Sequence[str]) -> Finding:
+    of_lock = "prompt" in result.trace[0].state
+    cast_ = cast_of([step.state for step in result.trace])
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack, _silence():
+        world = await World.open(Path(folder), *cast_)
+        world.strict = False
+        try:
+            stack.enter_context(patch.object(sqlite, "_clock", lambda: world.clock.time / 1000))
+            if slug is not None:
+                stack.enter_context(injected(slug, world))
+            _pause_at_last_statement(world, stack)
+            await world.reset()
+            judge = _Judge(world)
+            for before, after in pairwise(result.trace):
+                assert after.label is not None  # only the first state has none
+                step = (lock_step_between if of_lock else step_between)(after.label, before.state, after.state)
+                judge.note(await take(world, step))
+                violation = judge.violation(step, properties, after)
+                if violation is not None:
+                    return Finding(*violation, judge.refused)
+            if set(properties) & set(PROGRESS):
+                vain = await _fair_steps(world, result)
+                if vain is not None:
+                    return Finding(next(name for name in properties if name in PROGRESS), vain, judge.refused)
+            return Finding(None, "", judge.refused)
+        finally:
+            await world.close()
+
+
+class _Judge:
+    """Asks after each step which property is violated."""
+
+    def __init__(self, world: World) -> None:
+        self.refused = 0
+        self._world = world
+        self._observed = world.observe()
+
+    def note(self, possible: bool) -> None:
+        """Note whether a step was possible."""
+        self.refused += not possible
+
+    def violation(self, step: Step, properties: Sequence[str], after: TraceStep) -> tuple[str, str] | None:
+        """Return the first of ``properties`` that is violated now, and how."""
+        world = self._world
+        before, self._observed = self._observed, world.observe()
+        pending = {seen.at for seen in self._observed.operations.values() if seen.stage == "committed"}
+        moment = Moment(
+            action=step.action,
+            before=before,
+            after=self._observed,
+            home=world.home,
+            history=world.history,
+            bases=world.bases,
+            answered=frozenset(world.bases) - pending,
+            begun={name: actor.begun for process in world.processes.values() for name, actor in process.actors.items()},
+            synced={name: process.store.lock.guarded.epoch for name, process in world.processes.items()},
+            prompt=prompt_in(after.state),
+        )
+        for name in properties:
+            if name in PROPERTIES and (wrong := PROPERTIES[name](moment)) is not None:
+                return name, wrong
+        return None
+
+
+def _pause_at_last_statement(world: World, stack: ExitStack) -> None:
+    """Let a commit that shall take long stand before its last statement until it is told to go on."""
+    lateness, loop = sqlite._lateness, asyncio.get_running_loop()
+
+    def pause(began: float, duration: Milliseconds) -> Milliseconds:
+        """Run on the driver's thread."""
+        if world.writes_long:
+            world.writes_long = False
+            loop.call_soon_threadsafe(world.at_last_statement.set)
+            world.last_statement.wait()
+        return lateness(began, duration)
+
+    stack.enter_context(patch.object(sqlite, "_lateness", pause))
+
+
+async def _fair_steps(world: World, result: Result) -> str | None:
+    """Let everybody who is awake do what fairness demands; return who waited in vain.
+
+    No operation ends. A sync that fails again and again in the counterexample goes on doing so, and is tried again
+    before the lease that it leaves behind runs out; but what its process writes then comes through.
+    """
+    endless = result.trace[result.lasso :]
+    failing = {
+        lock_step_between(after.label, before.state, after.state).process
+        for before, after in pairwise(endless)
+        if after.label is not None and after.label.action == "SyncFails"
+    }
+    waiting = waiting_in(result.trace[-1].state) - failing
+    for _ in range(2 + len(waiting)):
+        guards = {name: process.store.lock.guard for name, process in world.processes.items()}
+        holder = world.observe().lease[1]
+        if holder not in failing and (holder not in guards or guards[holder].stage is Stage.NONE):
+            world.clock.time += LeaseTimes().duration_ms  # nobody renews it
+        for name, process in world.processes.items():
+            if name in failing:
+                await world.acquire(name)
+                await world.sync_fails(name, given_up=True)
+            elif process.sync is not None:
+                await world.sync(name)
+            await world.renew(name)
+            if process.store.lock.guard.stage is Stage.CLOSING:
+                await world.release(name)
+                world.expire(name)
+                await world.renew(name)
+        for name in sorted(waiting):
+            if world.processes[name].store.lock.guard.stage is Stage.NONE and await world.acquire(name):
+                await world.sync(name)
+            if world.processes[name].store.lock.guard.stage is not Stage.NONE:
+                waiting.discard(name)
+    return f"{', '.join(sorted(waiting))} waited in vain" if waiting else None

@@ -1,0 +1,216 @@
+"""Replay: every transition of the replay model, taken by the real implementation.
+
+The walks cover the model's graph, and take each transition in every way that the implementation has for it. After each
+step, what is observed must be exactly what the model's state says. Between the steps, what the model does not allow is
+tried: it must change nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+
+from checking.errors import CheckError
+from checking.replay.live_objects import STORIES, tell_stories
+from checking.replay.transitions import (
+    TRIALS,
+    WAYS,
+    Step,
+    attempt,
+    cast_of,
+    expected,
+    step_between,
+    take,
+    trials,
+    ways,
+)
+from checking.replay.world import Observation, World
+from checking.report import ReplayReport
+from checking.tlc.graph import Edge, Graph, Walk, cover, read_graph
+from checking.tlc.values import Value
+
+
+class Diverged(CheckError):
+    """The implementation is not where the model is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """How far a replay has come: distinct transitions covered, steps taken, and how long it took."""
+
+    covered: frozenset[int]
+    steps: int
+    tried: Mapping[str, int]
+    """How often what was tried that must change nothing."""
+    seconds: float
+
+
+async def replay(
+    graph: Graph, walks: Iterable[Walk], on_steps: Callable[[int], None], *, folder: Path | None = None
+) -> Replayed:
+    """Drive the implementation along ``walks``; raise ``Diverged`` where it does not follow."""
+    cast = cast_of(graph.states)
+    seen: dict[int, Observation] = {}
+    steps: dict[int, Step] = {}
+    covered: set[int] = set()
+    tried: set[Value] = set()
+    counts = Counter[str]()
+    count = 0
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        world = await World.open(Path(scratch), *cast)
+        try:
+            for walk in walks:
+                await world.reset()
+                for position, number in enumerate(walk.edges):
+                    edge = graph.edges[number]
+                    if number not in steps:
+                        steps[number] = step_of(graph, edge)
+                    new = edge.target not in seen
+                    if new:
+                        seen[edge.target] = expected(graph.states[edge.target])
+                    trial = None
+                    try:
+                        await take(world, steps[number])
+                        compare(world.observe(), seen[edge.target])
+                        for trial, about in trials(graph.states[edge.target]) if new else ():
+                            if about not in tried:
+                                tried.add(about)
+                                counts[trial.what] += 1
+                                await attempt(world, trial)
+                                compare(world.observe(), seen[edge.target])
+                    except CheckError as error:
+                        way = [*map(str, (steps[taken] for taken in walk.edges[: position + 1]))]
+                        if trial is not None:
+                            way.append(f"and trying to {trial.what}")
+                        raise Diverged(f"{error}\nafter {' '.join(way)}") from error
+                    covered.add(number)
+                    count += 1
+                on_steps(len(walk.edges))
+        finally:
+            await world.close()
+    return Replayed(frozenset(covered), count, counts, time.perf_counter() - began)
+
+
+def step_of(graph: Graph, edge: Edge) -> Step:
+    """Tell which step a transition is, and how it is to be taken."""
+    return replace(step_between(edge.label, graph.states[edge.source], graph.states[edge.target]), way=edge.way)
+
+
+def each_way(graph: Graph) -> Graph:
+    """Put in the place of each transition one for every way in which the implementation can take it.
+
+    What loses the lease is taken in each way; of the many aborts each is taken in one of its ways.
+    """
+    edges: list[Edge] = []
+    for number, edge in enumerate(graph.edges):
+        possible = ways(step_of(graph, edge), graph.states[edge.source])
+        if edge.action == "Abort":
+            possible = possible[number % len(possible) :][:1]
+        edges += [edge._replace(way=way) for way in possible]
+    return replace(graph, edges=tuple(edges))
+
+
+def compare(observed: Observation, wanted: Observation) -> None:
+    """Raise ``Diverged`` with the differences, if there are any."""
+    if observed == wanted:
+        return
+    differences = [
+        f"{field.name}: the model has {getattr(wanted, field.name)}, the implementation {getattr(observed, field.name)}"
+        for field in fields(Observation)
+        if getattr(observed, field.name) != getattr(wanted, field.name)
+    ]
+    raise Diverged("; ".join(differences))
+
+
+FEWEST_TRANSITIONS = 30_000
+"""Of the replay model, crashes not counted: with fewer it would be no longer the model it was."""
+
+
+def replay_graph(path: Path, on_progress: Callable[[int, int], None]) -> ReplayReport:
+    """Replay the graph that TLC dumped to ``path``, each core its share of the walks.
+
+    ``on_progress`` is told how many steps were taken, and how many there are. Raises ``CheckError`` if the graph is too
+    small, or a transition was not covered, or something was never tried, or the implementation diverged.
+    """
+    graph = read_graph(path)
+    lasting = sum(edge.action != "Crash" for edge in graph.edges)
+    if lasting < FEWEST_TRANSITIONS:
+        raise CheckError(f"the replay model has {lasting} transitions that are no crashes, not {FEWEST_TRANSITIONS}")
+    graph = each_way(graph)
+    ways_taken = Counter(f"{edge.action} by {edge.way}" for edge in graph.edges if edge.way)
+    _demand_all(WAYS, ways_taken, "has no transition")
+    steps = sum(len(walk.edges) for walk in cover(graph))
+    context = multiprocessing.get_context("spawn")
+    cores = os.cpu_count() or 1
+    taken = context.Value("q", 0)
+    began = time.perf_counter()
+    with context.Pool(cores, _ignore_interrupts, (taken,)) as pool:
+        telling = pool.apply_async(_tell_stories)
+        shares = pool.starmap_async(_replay_share, [(path, share, cores) for share in range(cores)])
+        while not shares.ready():
+            shares.wait(0.5)
+            on_progress(taken.value, steps)
+        replayed = shares.get()
+        stories = telling.get()
+    seconds = time.perf_counter() - began
+    covered = frozenset[int]().union(*(share.covered for share in replayed))
+    if len(covered) != len(graph.edges):
+        raise CheckError(f"{len(graph.edges) - len(covered)} transitions of the replay model were not covered")
+    tried = sum((Counter(share.tried) for share in replayed), Counter[str]())
+    if stories != STORIES:
+        raise CheckError(f"{stories} stories of live objects were told, not {STORIES}")
+    _demand_all(TRIALS, tried, "has no state in which to")
+    return ReplayReport(
+        transitions=len(graph.edges),
+        covered=len(covered),
+        ways=dict(sorted(ways_taken.items())),
+        tried=dict(sorted(tried.items())),
+        stories=stories,
+        steps=sum(share.steps for share in replayed),
+        processes=cores,
+        seconds=round(seconds, 1),
+        # By the time each process spent on steps, not on reading the graph: what one core does.
+        steps_per_second=round(sum(share.steps for share in replayed) / sum(share.seconds for share in replayed)),
+    )
+
+
+def _demand_all(expected: Iterable[str], found: Mapping[str, int], otherwise: str) -> None:
+    if missing := sorted(what for what in expected if not found.get(what)):
+        raise CheckError(f"the replay model {otherwise} {', '.join(missing)}")
+
+
+_taken: Synchronized[int]
+
+
+def _ignore_interrupts(taken: Synchronized[int]) -> None:
+    """Leave Ctrl-C to the parent, which ends the pool."""
+    global _taken
+    _taken = taken
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.disable(logging.CRITICAL)  # what the store says of failures that the replay injects
+
+
+def _tell_stories() -> int:
+    return asyncio.run(tell_stories())
+
+
+def _replay_share(path: Path, share: int, shares: int) -> Replayed:
+    """Replay every ``shares``-th walk. Graph and walks are the same in each process."""
+
+    def count(steps: int) -> None:
+        with _taken.get_lock():
+            _taken.value += steps
+
+    graph = each_way(read_graph(path))
+    return asyncio.run(replay(graph, cover(graph)[share::shares], count))

@@ -1,0 +1,1 @@
+"""TLC: where it is, running it, and reading what it prints."""

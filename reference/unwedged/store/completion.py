@@ -1,0 +1,59 @@
+"""Work that is never left halfway: whoever is cancelled while it runs is told only when its outcome is settled.
+
+To be told earlier would mean to be told that nothing happened, when it may yet happen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from functools import partial
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
+
+_settling: set[asyncio.Task[object]] = set()
+
+
+async def run_to_completion(work: Coroutine[object, object, Result]) -> Result:
+    """Run ``work`` to its end even if the caller is cancelled meanwhile; the caller learns that it was only then.
+
+    It runs in a task of its own, which nobody but a loop that ends cancels. Work that is part of such work needs none.
+    """
+    if asyncio.current_task() in _settling:
+        return await work
+    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(_noting(ended, work))
+    _settling.add(task)
+    cancelled: asyncio.CancelledError | None = None
+    try:
+        while not task.done():
+            try:
+                await ended
+            except asyncio.CancelledError as error:
+                cancelled = error
+                ended = asyncio.get_running_loop().create_future()
+                task.add_done_callback(partial(_note, ended))
+    finally:
+        _settling.discard(task)
+    if cancelled is None:
+        return task.result()
+    if not task.cancelled() and (failure := task.exception()) is not None:
+        logger.debug("what a cancelled caller had begun failed: %r", failure)
+    raise cancelled
+
+
+async def _noting(ended: asyncio.Future[None], work: Coroutine[object, object, Result]) -> Result:
+    """Do ``work``, and note its end a round of the loop earlier than the task itself would."""
+    try:
+        return await work
+    finally:
+        _note(ended)
+
+
+def _note(ended: asyncio.Future[None], _: object = None) -> None:
+    if not ended.done():
+        ended.set_result(None)

@@ -1,0 +1,191 @@
+"""What a guard holds: the cache it may use, the live objects beside it, and what runs under it (rules 3 and 5).
+
+Each guard has a holding of its own, made when its sync is done. Nothing is ever changed in the holding of a dead
+guard, so an operation that still has one in hand can see nothing of the new guard's, and can spoil nothing there.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Protocol
+
+from unwedged.protocol import cache as rules
+from unwedged.protocol.cache import Cache, ChangeLog
+from unwedged.protocol.identifiers import Epoch, Milliseconds, Version
+
+
+class RecordName(NamedTuple):
+    """What identifies a record inside this process: the name of its kind, and its key in plain bytes."""
+
+    kind: str
+    key: bytes
+
+
+class Running(Protocol):
+    """An operation that uses a guarded cache."""
+
+    since: Milliseconds
+    """When it began."""
+    ended: bool
+    """Whether its code has ended; then only its commit, or its validation, is under way."""
+
+    @property
+    def name(self) -> str:
+        """The qualified name of its code, for people."""
+
+
+OVERHEAD = 420
+"""What a cached record takes beside the bytes of its key and its value: Python's objects, its places in the map and in
+the order of use. Measured: see spec/benchmarks.md."""
+
+
+class Ledger:
+    """What each cached record takes in memory, by estimate, in the order in which they were last used."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.bytes = 0
+        self.forgotten = 0
+        """How many records had to go so far."""
+        self._weights: OrderedDict[RecordName, int] = OrderedDict()
+
+    def count(self, name: RecordName, value: bytes | None, *, live: bool) -> None:
+        """Count a record as it is now, and as used. A live object counts as much as the bytes it was decoded from."""
+        weight = OVERHEAD + len(name.key) + len(value or b"") * (1 + live)
+        self.bytes += weight - self._weights.pop(name, 0)
+        self._weights[name] = weight
+
+    def use(self, name: RecordName) -> None:
+        """Note that a record was used, if it is cached."""
+        if name in self._weights:
+            self._weights.move_to_end(name)
+
+    def drop(self, name: RecordName) -> None:
+        """Count a record no more."""
+        self.bytes -= self._weights.pop(name, 0)
+
+    def clear(self) -> None:
+        """Count nothing any more."""
+        self.bytes = 0
+        self._weights.clear()
+
+    def excess(self) -> list[RecordName]:
+        """Count no more, and return, the records that were not used for longest, until the rest is within the limit."""
+        names = []
+        while self.bytes > self.limit_bytes:
+            name, weight = self._weights.popitem(last=False)
+            self.bytes -= weight
+            names.append(name)
+        return names
+
+
+class GuardedCache:
+    """The cache of the guard of ``epoch``, as an immutable value that is swapped, and what goes with it.
+
+    ``live`` has the decoded, mutable objects of some of the cached records: at most one of each, and none of them
+    while a transaction works on it. ``running`` counts the operations that use this cache, and ``operations`` are
+    those, as far as they have begun to. With a ``ledger`` the cache is kept within a limit; the snapshots of running
+    operations, and the objects that a transaction took, are theirs and don't count.
+    """
+
+    def __init__(
+        self,
+        epoch: Epoch,
+        cache: Cache[RecordName, bytes],
+        live: dict[RecordName, object],
+        ledger: Ledger | None = None,
+    ) -> None:
+        self.epoch = epoch
+        self.cache = cache
+        self.live = live
+        self.ledger = ledger
+        self.running = 0
+        self.operations: set[Running] = set()
+        self.writing = False
+        """Whether a transaction runs: no other one begins."""
+        self.committing = False
+        """From the first step of a commit until the cache has its values: no view begins in between."""
+
+    def successor(self, epoch: Epoch, log: ChangeLog[RecordName], cache: Cache[RecordName, bytes]) -> GuardedCache:
+        """Make the next guard's holding out of ``cache``: what this one's still knows for certain (rules 2 and 3).
+
+        The live objects move along, so that what is taken over costs what changed and not what is cached, and so
+        that an operation of the dead guard finds none here any more. So does the ledger.
+        """
+        live, self.live = self.live, {}
+        ledger, self.ledger = self.ledger, None
+        if not cache.records:
+            live = {}
+            if ledger is not None:
+                ledger.clear()
+        if live or ledger is not None:
+            for change in log.changes:
+                live.pop(change.key, None)
+                if ledger is not None and change.key not in cache.records:
+                    ledger.drop(change.key)
+        return GuardedCache(epoch, cache, live, ledger)
+
+    def fill(self, version: Version, name: RecordName, value: bytes | None) -> None:
+        """Remember a record that was loaded from the store at ``version``."""
+        known = self.cache
+        self.cache = rules.fill(known, version, name, value)
+        if self.ledger is not None and self.cache is not known:
+            self.ledger.count(name, value, live=False)
+            self.forget(self.ledger.excess())
+
+    def install(
+        self,
+        version: Version,
+        writes: Mapping[RecordName, bytes | None],
+        live: Mapping[RecordName, object],
+        made: Cache[RecordName, bytes] | None = None,
+    ) -> None:
+        """Take the values of the commit that made ``version``, and its objects back (rule 5).
+
+        ``made`` is the cache with those values, where it was made of this one's beforehand. There must be none with a
+        ledger: it may have records that were forgotten meanwhile, and not have others that were counted.
+        """
+        known = self.cache
+        self.cache = rules.install(known, version, writes) if made is None else made
+        if self.cache is known:
+            return
+        for name in writes:
+            self.live.pop(name, None)
+        self.live.update(live)
+        if self.ledger is not None:
+            for name, value in writes.items():
+                self.ledger.count(name, value, live=name in live)
+            self.forget(self.ledger.excess())
+
+    def leave_out(self, version: Version, names: Iterable[RecordName]) -> None:
+        """Take the version of a commit that wrote ``names``, and nothing it wrote: as if that was forgotten at once.
+
+        For commits so large that counting all their records in one go would stop the loop.
+        """
+        self.forget(names)
+        self.cache = rules.install(self.cache, version, {})
+
+    def use(self, name: RecordName) -> None:
+        """Note that an operation read a record of its snapshot."""
+        if self.ledger is not None:
+            self.ledger.use(name)
+
+    def take(self, name: RecordName) -> object | None:
+        """Hand out the live object of a record, which from here on is the taker's alone."""
+        live = self.live.pop(name, None)
+        if self.ledger is not None and live is not None:
+            self.ledger.count(name, self.cache.records[name], live=False)
+        return live
+
+    def forget(self, names: Iterable[RecordName]) -> None:
+        """Drop these records, as far as they are cached, and their live objects. They can be loaded again."""
+        cached = [name for name in names if name in self.cache.records]
+        if cached:
+            self.cache = rules.forget(self.cache, cached)
+            for name in cached:
+                self.live.pop(name, None)
+            if self.ledger is not None:
+                self.ledger.forgotten += len(cached)
+                for name in cached:
+                    self.ledger.drop(name)

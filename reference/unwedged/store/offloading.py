@@ -1,0 +1,66 @@
+"""Computing for many records, done apart from the event loop, so that this goes on meanwhile: it renews the lease.
+
+For few records a thread is not worth its while: going there and back takes longer than the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+Result = TypeVar("Result")
+
+FEW_RECORDS = 250
+"""So many records are dealt with in one go on the loop's own thread: sealing them takes some five milliseconds."""
+
+SLICE_RECORDS = 5_000
+"""So many at a time are dealt with in a thread: a tenth of a second, for which a program that ends waits."""
+
+LARGEST_COMMIT_RECORDS = 200_000
+"""Records, of 100 bytes each, in the largest commit that is meant to work beside others who want the lease.
+
+It is tested with a lease of the usual duration. The code of the operation itself has to end in time, as any has
+(rule 8): ``put`` for so many takes a processor seven tenths of a second. A larger commit is not refused. But its
+transaction keeps all others from writing, and a process that waits too long for that is told so.
+"""
+
+
+async def offload(count: int, work: Callable[[], Result]) -> Result:
+    """Do ``work``, which is about ``count`` records; in a thread where they are many."""
+    return work() if count <= FEW_RECORDS else await asyncio.to_thread(work)
+
+
+def nothing() -> None:
+    """Stand in the way of nothing."""
+
+
+async def offload_each(
+    work: Callable[[Item], Made], items: Sequence[Item], must_go_on: Callable[[], None] = nothing
+) -> list[Made]:
+    """Do ``work`` for each item, in order; in a thread where they are many. ``must_go_on`` may raise between slices."""
+    if len(items) <= FEW_RECORDS:
+        return _each(work, items)
+    made: list[Made] = []
+    for start in range(0, len(items), SLICE_RECORDS):
+        must_go_on()
+        made += await asyncio.to_thread(_each, work, items[start : start + SLICE_RECORDS])
+    return made
+
+
+async def each_yielding(
+    work: Callable[[Item], Made], items: Sequence[Item], must_go_on: Callable[[], None] = nothing
+) -> list[Made]:
+    """Do ``work`` for each item on the loop's own thread; where they are many, let others run in between."""
+    made = _each(work, items[:FEW_RECORDS])
+    for start in range(FEW_RECORDS, len(items), FEW_RECORDS):
+        await asyncio.sleep(0)
+        must_go_on()
+        made += _each(work, items[start : start + FEW_RECORDS])
+    return made
+
+
+def _each(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
+    return [work(item) for item in items]

@@ -1,0 +1,44 @@
+"""A store object belongs to the process that opened it, and to no child that ``fork`` makes of that one.
+
+A child has copies of the connections without their locks, of the cache without its guard, and of the instance number,
+which must never be used twice. Nor may it open the same file anew while it has those copies: in its memory SQLite
+finds a lock on that file, and takes none. And its copy of the event loop waits for threads that are not there.
+"""
+
+from __future__ import annotations
+
+import os
+
+from unwedged.store.errors import ForkedStore
+
+_current_process = object()
+"""This process, and another one in each child. (To ask the system for a number would cost each access a call.)"""
+
+
+def _forget() -> None:
+    global _current_process
+    _current_process = object()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+class OpeningProcess:
+    """The process that this was made in."""
+
+    __slots__ = ("_process",)
+
+    def __init__(self) -> None:
+        self._process = _current_process
+
+    def is_current(self) -> bool:
+        """Say whether that is the process that asks."""
+        return self._process is _current_process
+
+    def must_be_current(self) -> None:
+        """Refuse to go on in any other process. Awaits nothing: perhaps nothing can be awaited there."""
+        if self._process is not _current_process:
+            raise ForkedStore(
+                "this process was forked from the one that opened the store, and can't use it. Fork first and open the "
+                "store then, or start processes that are not forked (multiprocessing's start method 'spawn')"
+            )

@@ -1,0 +1,108 @@
+"""How a process watches the lease row while it waits for its turn (rule 8). All of it is for progress only."""
+
+from __future__ import annotations
+
+from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds
+from unwedged.protocol.lease import Lease
+from unwedged.store.clock import Randomness
+
+EAGER_LOOKS = 150
+"""A waiting process first looks so often without a pause: for some two milliseconds, which is longer than a short
+operation of the holder takes, handover included. No timer would do: the shortest of an event loop is a millisecond."""
+
+SHORTEST_PAUSE_MS = Milliseconds(1)
+LONGEST_PAUSE_MS = Milliseconds(50)
+"""Then it pauses between two looks, for a random time from half of a bound to all of it, so that processes don't look
+in step. The bound lies between these two."""
+
+SHORT_TURN_MS = Milliseconds(2)
+"""Where a waiting process has paused for no longer than this when the lease changes hands, it looks eagerly again."""
+
+LOOKS_IN_FRONT = 12
+LOOKS_BEHIND = 4
+"""The bound is one so-many-th of the time for which the process has paused already, or paused for the turn before. So a
+wait is longer than it need be by no more than that part of it, and those that wait leave the processor to the holder.
+The process whose turn it is next looks more often than the others."""
+
+LEAVE_FREE_MS = Milliseconds(5)
+"""A free lease is left for so long to each process whose last turn is further back. It is longer than the pauses of the
+process whose turn it is, while turns are as long as usual."""
+
+
+class RowWatch:
+    """What one instance knows of the others' turns, and its wait: when to look again, whether to ask for the lease."""
+
+    def __init__(self, instance: InstanceId, randomness: Randomness) -> None:
+        self._instance = instance
+        self._randomness = randomness
+        self._turns: dict[InstanceId, Epoch] = {}
+        """The last turn of each instance that was seen with the lease lately, this one included."""
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin to wait."""
+        self._seen: Epoch | None = None
+        self._stands_back = Milliseconds(0)
+        self._ahead = 0
+        self._free = False
+        self._left_free = Milliseconds(0)
+        self._looks = 0
+        self._paused = Milliseconds(0)
+        self._paused_before = Milliseconds(0)
+
+    def took(self, epoch: Epoch) -> None:
+        """Note that this instance has its turn."""
+        self._turns[self._instance] = epoch
+
+    def stand_back(self, given_up: Epoch) -> None:
+        """Ask for nothing until somebody has had the lease that this instance gave up, or until nobody comes for it."""
+        self._seen = given_up
+        self._stands_back = self._between(LONGEST_PAUSE_MS, 2 * LONGEST_PAUSE_MS)
+
+    def saw(self, lease: Lease, *, free: bool) -> bool:
+        """Note what is in the row, and whether the lease can be taken. Say whether to ask for it, if that is of use."""
+        self._free = free
+        if lease.epoch != self._seen:
+            self._changed_hands(lease)
+        if self._paused < self._stands_back:
+            return False
+        return not free or self._left_free >= self._ahead * LEAVE_FREE_MS
+
+    def pause(self) -> Milliseconds:
+        """Return how long to pause before the next look: at first not at all."""
+        self._looks += 1
+        if self._looks <= EAGER_LOOKS and not self._ahead:
+            return Milliseconds(0)
+        if self._free and self._ahead and self._paused >= self._stands_back:
+            pause = SHORTEST_PAUSE_MS
+            self._left_free = Milliseconds(self._left_free + pause)
+        else:
+            looks = LOOKS_BEHIND if self._ahead or self._paused < self._stands_back else LOOKS_IN_FRONT
+            bound = min(max(max(self._paused, self._paused_before) // looks, SHORTEST_PAUSE_MS), LONGEST_PAUSE_MS)
+            pause = self._between(bound - bound // 2, bound)
+        self._paused = Milliseconds(self._paused + pause)
+        return pause
+
+    def _changed_hands(self, lease: Lease) -> None:
+        """Begin with the pauses anew, since the lease may soon change hands again. Count whose turn comes first."""
+        if self._seen is not None:
+            self._stands_back = Milliseconds(0)
+        self._seen = lease.epoch
+        if lease.holder is not None:
+            self._turns[lease.holder] = lease.epoch
+        # An instance that did not come for so long does not want the lease any more.
+        oldest = lease.epoch - 2 * (len(self._turns) + 1)
+        self._turns = {instance: turn for instance, turn in self._turns.items() if turn >= oldest}
+        own = self._turns.get(self._instance, Epoch(0))
+        # Short turns begin and end between two looks: any instance may have had one of those that were not seen.
+        unseen = lease.epoch - own - sum(turn > own for turn in self._turns.values())
+        self._ahead = max(0, sum(turn < own for turn in self._turns.values()) - unseen)
+        self._left_free = Milliseconds(0)
+        self._paused_before = min(self._paused, LONGEST_PAUSE_MS)
+        self._paused = Milliseconds(0)
+        # The next turn may be as short. Else two processes would go on and on: each looks while the other pauses.
+        if self._paused_before <= SHORT_TURN_MS:
+            self._looks = 0
+
+    def _between(self, low: int, high: int) -> Milliseconds:
+        return Milliseconds(self._randomness.between(Milliseconds(low), Milliseconds(high)))

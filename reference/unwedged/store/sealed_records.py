@@ -1,0 +1,138 @@
+"""The seam between plain records above and sealed rows below: nothing above it sees a row, nothing below it a value."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from heapq import merge
+from operator import attrgetter
+from typing import Final
+
+from unwedged.protocol.cache import Change, ChangeLog
+from unwedged.protocol.identifiers import Epoch, Milliseconds, Version
+from unwedged.store.backend import Backend, Committed, Listed, Loaded, Row, RowName
+from unwedged.store.errors import TamperedRecord
+from unwedged.store.guarded_cache import RecordName
+from unwedged.store.offloading import FEW_RECORDS, SLICE_RECORDS, nothing, offload_each
+from unwedged.store.sealer import Sealer
+
+logger = logging.getLogger(__name__)
+
+
+class _Unreadable(Exception):
+    """A line of the change log does not authenticate."""
+
+    def __init__(self, kind: str, version: Version) -> None:
+        super().__init__(kind, version)
+        self.kind = kind
+        self.version = version
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one commit writes: the plain values, and the rows that they become."""
+
+    writes: Mapping[RecordName, bytes | None]
+    rows: Sequence[Row]
+
+
+_BY_NAME: Final = attrgetter("name")
+
+
+def _in_order(rows: list[Row]) -> list[Row]:
+    """Sort many rows slice by slice: other threads, the loop's too, stand still while Python sorts."""
+    if len(rows) <= SLICE_RECORDS:
+        return sorted(rows, key=_BY_NAME)
+    slices = [sorted(rows[start : start + SLICE_RECORDS], key=_BY_NAME) for start in range(0, len(rows), SLICE_RECORDS)]
+    return list(merge(*slices, key=_BY_NAME))
+
+
+class SealedRecords:
+    """The records in the database. Its methods are the backend's of the same names, fenced where those are."""
+
+    def __init__(self, backend: Backend, sealer: Sealer) -> None:
+        self._backend = backend
+        self._sealer = sealer
+        self._left_out: dict[str, int] = {}
+        """How many rows the last listing of each kind had to leave out: it is said when that changes."""
+
+    async def changes(self, since: Version, epoch: Epoch | None) -> ChangeLog[RecordName]:
+        """Read the change log after ``since``. A line that can't be read ends it: it does not reach back beyond."""
+        log = await self._backend.changes(since, epoch)
+        try:
+            return ChangeLog(log.version, log.floor, tuple(await offload_each(self._revealed, log.changes)))
+        except _Unreadable as line:
+            logger.warning(
+                "a line of the change log does not authenticate, so that what changed up to version %d is not known "
+                "kind=%s version=%d",
+                *(log.version, line.kind, line.version),
+            )
+            return ChangeLog(log.version, log.version, ())
+
+    async def load(self, epoch: Epoch, name: RecordName, since: Version) -> Loaded:
+        """Read one record, and whether it changed after ``since``."""
+        loaded = await self._backend.load(epoch, self._row(name), since)
+        if loaded.value is None:
+            return loaded
+        return replace(loaded, value=self._sealer.open(name.kind, name.key, loaded.value))
+
+    async def keys(self, epoch: Epoch, kind: str, since: Version) -> Listed:
+        """Read the keys of one kind, and whether any of its records changed after ``since``.
+
+        A row whose key does not authenticate is no record, since nobody could ask for it.
+        """
+        listed = await self._backend.keys(epoch, kind, since)
+        revealed = await offload_each(partial(self._revealed_key, kind), listed.keys)
+        keys = tuple(key for key in revealed if key is not None)
+        left_out = len(listed.keys) - len(keys)
+        if left_out != self._left_out.get(kind, 0):
+            self._left_out[kind] = left_out
+            logger.warning(
+                "rows left out of listings, since their keys do not authenticate kind=%s rows=%d", kind, left_out
+            )
+        return replace(listed, keys=keys)
+
+    async def seal(self, writes: Mapping[RecordName, bytes | None], must_go_on: Callable[[], None] = nothing) -> Batch:
+        """Make ready what is to be written; a record without a value is to be deleted.
+
+        The rows are in the order of the database's index: writing many takes half the time then.
+        """
+        if len(writes) <= FEW_RECORDS:
+            return Batch(writes, _in_order([self._sealed(write) for write in writes.items()]))
+        rows = await offload_each(self._sealed, tuple(writes.items()), must_go_on)
+        return Batch(writes, await asyncio.to_thread(_in_order, rows))
+
+    async def commit(
+        self,
+        epoch: Epoch,
+        batch: Batch,
+        now: Milliseconds,
+        duration: Milliseconds,
+        *,
+        alone: bool,
+    ) -> Committed:
+        """Write the whole batch, or nothing."""
+        return await self._backend.commit(epoch, batch.rows, now, duration, alone=alone)
+
+    def _revealed_key(self, kind: str, hidden: bytes) -> bytes | None:
+        try:
+            return self._sealer.reveal(kind, hidden)
+        except TamperedRecord:
+            return None
+
+    def _sealed(self, write: tuple[RecordName, bytes | None]) -> Row:
+        name, value = write
+        return Row(self._row(name), None if value is None else self._sealer.seal(name.kind, name.key, value))
+
+    def _revealed(self, change: Change[RowName]) -> Change[RecordName]:
+        kind, hidden = change.key
+        try:
+            return Change(change.version, RecordName(kind, self._sealer.reveal(kind, hidden)))
+        except TamperedRecord:
+            raise _Unreadable(kind, change.version) from None
+
+    def _row(self, name: RecordName) -> RowName:
+        return RowName(name.kind, self._sealer.hide(name.kind, name.key))

@@ -1,0 +1,20 @@
+"""Real TLC on real Java, and a folder of specifications for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from checking.tlc.toolbox import Toolbox, find_toolbox
+from tests.checking.specifications import Specifications
+
+
+@pytest.fixture(scope="session")
+def toolbox() -> Toolbox:
+    return find_toolbox()
+
+
+@pytest.fixture
+def specifications(tmp_path: Path) -> Specifications:
+    return Specifications(tmp_path / "tla" / "models")

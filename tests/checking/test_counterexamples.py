@@ -1,0 +1,110 @@
+"""TLC's counterexamples of broken specifications go wrong in the reference broken alike, and not otherwise.
+
+``python -m checking check`` does this for every fault. Here it is shown for a few that a replay which should fail does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from checking.errors import CheckError
+from checking.models.manifest import Band, Layer, Manifest, Model, find_manifest, read_manifest
+from checking.replay.counterexamples import replay_counterexample
+from checking.replay.faults import FAULTS
+from checking.replay.transitions import cast_of
+from checking.replay.world import World
+from checking.tlc import run as tlc
+from checking.tlc.run import Result
+from checking.tlc.toolbox import Toolbox
+
+MODELS = (
+    # Of LeaseLock, then of CryptoStoreCache: those whose counterexamples TLC finds soonest.
+    "fault-guard-outlives-release",
+    "fault-reacquire-keeps-epoch",
+    "fault-cache-before-commit",
+    "fault-cancelled-commit",
+    "fault-two-live-copies",
+)
+
+
+@pytest.fixture(scope="session")
+def manifest() -> Manifest:
+    return read_manifest(find_manifest(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def found(toolbox: Toolbox, manifest: Manifest) -> Callable[[Model], Result]:
+    """Return what finds the counterexample of a model, with the real TLC, once."""
+    results: dict[str, Result] = {}
+
+    def find(model: Model) -> Result:
+        if model.name not in results:
+            results[model.name] = asyncio.run(tlc.run(toolbox, manifest.job(model)))
+        return results[model.name]
+
+    return find
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest, manifest: Manifest) -> Model:
+    return manifest.model(str(request.param))
+
+
+def slug_and_property(model: Model) -> tuple[str, str]:
+    assert model.slug is not None
+    assert model.property is not None
+    return model.slug, model.property
+
+
+def test_every_fault_has_a_model_and_an_injection(manifest: Manifest) -> None:
+    models = [model for model in manifest.band(Band.FAULT) if model.layer in (Layer.LOCK, Layer.STORE)]
+    assert {model.slug for model in models} == FAULTS.keys()
+
+
+def test_the_reference_broken_alike_violates_the_same_property(model: Model, found: Callable[[Model], Result]) -> None:
+    slug, violated = slug_and_property(model)
+    assert found(model).property == violated
+    assert replay_counterexample(slug, violated, found(model)) == violated
+
+
+def test_without_the_fault_nothing_is_violated_and_that_is_told(
+    model: Model, found: Callable[[Model], Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slug, violated = slug_and_property(model)
+    monkeypatch.setitem(FAULTS, slug, lambda _: ())
+    with pytest.raises(CheckError, match=f"{slug}: with the fault injected, {violated} holds"):
+        replay_counterexample(slug, violated, found(model))
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("fault-guard-outlives-release", "EpochNeverReused"), ("fault-cache-before-commit", "StreamComplete")],
+)
+def test_another_property_than_the_one_violated_is_noticed(
+    manifest: Manifest, found: Callable[[Model], Result], name: str, other: str
+) -> None:
+    slug, _ = slug_and_property(manifest.model(name))
+    with pytest.raises(CheckError, match=f"{slug}: with the fault injected, {other} holds"):
+        replay_counterexample(slug, other, found(manifest.model(name)))
+
+
+def test_a_violation_that_needs_no_fault_is_noticed(
+    manifest: Manifest, found: Callable[[Model], Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = manifest.model("fault-cache-before-commit")
+    slug, violated = slug_and_property(model)
+    # The reference itself, broken in the same way; injecting the fault into it changes nothing.
+    with asyncio.Runner() as runner, tempfile.TemporaryDirectory() as folder:
+        trace = found(model).trace
+        world = runner.run(World.open(Path(folder), *cast_of([step.state for step in trace])))
+        for substitution in FAULTS[slug](world):
+            monkeypatch.setattr(*substitution)
+        runner.run(world.close())
+    monkeypatch.setitem(FAULTS, slug, lambda _: ())
+    with pytest.raises(CheckError, match=f"{slug}: without the fault, {violated} is violated all the same"):
+        replay_counterexample(slug, violated, found(model))

@@ -1,0 +1,172 @@
+"""Guards are found in the specification's text, taken out, and what then falls is what TLC says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from checking.models.guards import (
+    MODULES,
+    Fall,
+    Guard,
+    Listed,
+    Needed,
+    Unneeded,
+    all_guards,
+    find_guards,
+    read_listed,
+    surprises,
+    what_falls,
+    without,
+)
+from checking.models.manifest import Manifest, find_manifest, read_manifest
+from checking.tlc.toolbox import Toolbox
+
+MODULE = r"""
+---- MODULE LeaseLock ----
+Steps(p) == x' = [x EXCEPT ![p] = 1]
+
+Plain(p) ==
+    /\ x[p] = 0 /\ y \in {1, 2}  \* not a /\ guard
+    /\ \A q \in P : x[q] = 0 /\ y = 1
+    /\ y < MaxEpoch /\ ~Broken("some-fault")
+    /\ x' = [x EXCEPT ![p] = 1]
+    /\ UNCHANGED y
+
+Nested(p) ==
+    LET z == y + 1 IN
+    /\ IF y = 1
+       THEN x' = x
+       ELSE /\ z = 2
+            /\ \/ y = 3
+               \/ y = 4
+            /\ x' = [x EXCEPT ![p] = z]
+    /\ UNCHANGED y
+
+Indirect(p) ==
+    /\ y = 5
+    /\ Steps(p)
+
+OfTheFault(p) ==
+    /\ Broken("some-fault") /\ y = 6
+    /\ UNCHANGED <<x, y>>
+
+Fairness ==
+    /\ WF_vars(Indirect(p))
+    /\ \A p \in P :
+        /\ WF_vars(Plain(p)) /\ SF_vars(Nested(p) \/ (y = 1 /\ Steps(p)))
+        /\ WF_vars(y = 1 /\ Plain(p))
+
+Next == \E p \in P : Plain(p) \/ Nested(p) \/ Indirect(p) \/ OfTheFault(p)
+
+-----
+Unused(p) == /\ y = 7 /\ y' = 8
+====
+"""
+
+
+@pytest.fixture(scope="module")
+def manifest() -> Manifest:
+    return read_manifest(find_manifest(Path(__file__)))
+
+
+def guard(manifest: Manifest, name: str) -> Guard:
+    [found] = [guard for guard in all_guards(manifest) if str(guard) == name]
+    return found
+
+
+def test_guards_are_what_says_nothing_of_the_next_state() -> None:
+    assert [(found.action, found.text) for found in find_guards("LeaseLock", MODULE)] == [
+        ("Plain", "x[p] = 0"),
+        ("Plain", r"y \in {1, 2}"),
+        ("Plain", r"\A q \in P : x[q] = 0 /\ y = 1"),
+        ("Nested", "z = 2"),
+        ("Nested", r"\/ y = 3 \/ y = 4"),
+        ("Indirect", "y = 5"),
+        ("Fairness", "WF_vars(Indirect(p))"),
+        ("Fairness", "WF_vars(Plain(p))"),
+        ("Fairness", r"SF_vars(Nested(p) \/ (y = 1 /\ Steps(p)))"),
+        ("Fairness", r"WF_vars(y = 1 /\ Plain(p))"),
+    ]
+
+
+def test_one_is_taken_out_and_the_rest_stays() -> None:
+    for number, found in enumerate(find_guards("LeaseLock", MODULE)):
+        left = without(found, MODULE)
+        others = [other.text for other in find_guards("LeaseLock", left)]
+        assert others[number] == "TRUE"
+        others[number] = found.text
+        assert others == [other.text for other in find_guards("LeaseLock", MODULE)]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_action_has_guards(manifest: Manifest, module: str) -> None:
+    guards = [found for found in all_guards(manifest) if found.module == module]
+    assert len({found.action for found in guards}) > 10
+    assert len({(found.action, found.text) for found in guards}) == len(guards)
+
+
+async def test_what_a_property_needs_is_told(toolbox: Toolbox, manifest: Manifest) -> None:
+    needed = guard(manifest, "LeaseLock!Release: FencePasses(lease, guard[p].epoch)")
+    fall = await what_falls(toolbox, manifest, needed)
+    assert (fall.guard, fall.model) == (needed, "LeaseLock")
+    assert fall.falls in ("OneFencedHolder", "GuardIsHonest", "HolderNotAborted")
+
+
+async def test_what_no_property_needs_is_told(toolbox: Toolbox, manifest: Manifest) -> None:
+    unneeded = guard(manifest, "LeaseLock!Want: ~lease.wanted")
+    assert await what_falls(toolbox, manifest, unneeded) == Fall(unneeded, "", "")
+
+
+async def test_who_waits_for_ever_where_fairness_is_not_assumed_is_told(toolbox: Toolbox, manifest: Manifest) -> None:
+    needed = guard(manifest, "LeaseLock!Fairness: SF_vars(Begin(p))")
+    fall = await what_falls(toolbox, manifest, needed)
+    assert (fall.falls, fall.model) == ("one of its properties", "LeaseLockProgress")
+
+
+async def test_a_model_that_was_ended_is_no_answer(
+    toolbox: Toolbox, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unneeded = guard(manifest, "LeaseLock!Want: ~lease.wanted")
+    monkeypatch.setattr("checking.models.guards.MANY_TIMES", 0.01)
+    fall = await what_falls(toolbox, manifest, unneeded)
+    assert (fall.falls, set(fall.unfinished)) == ("", {"LeaseLock", "LeaseLockProgress"})
+
+
+def test_what_is_not_as_listed_is_told(manifest: Manifest) -> None:
+    guards = all_guards(manifest)[:6]
+    first, second, third, fourth, fifth, sixth = guards
+    falls = [
+        Fall(first, "", ""),
+        Fall(second, "HolderNotAborted", "LeaseLock"),
+        Fall(third, "", ""),
+        Fall(fourth, "", ""),
+        Fall(fifth, "HolderNotAborted", "LeaseLock"),
+        Fall(sixth, "", "", ("LeaseLock",)),
+    ]
+    places = [(f"{found.module}!{found.action}", found.text) for found in guards]
+    listed = Listed(
+        needed=[Needed(*places[3], "HolderNotAborted", "LeaseLock")],
+        unneeded=[Unneeded(*place, "so") for place in (places[1], places[2], places[5], ("LeaseLock!Call", "is gone"))],
+    )
+    told = surprises(falls, listed, guards)
+    about = (first, second, fourth, fifth, sixth, "LeaseLock!Call")
+    assert [line.removeprefix(f"{what}: ") for line, what in zip(told, about, strict=True)] == [
+        "no property needs it, and guards.toml does not say why it stays",
+        "HolderNotAborted needs it, but guards.toml says that nothing does",
+        "no property needs it, but guards.toml says that one does",
+        "HolderNotAborted needs it, and guards.toml does not say so",
+        "nobody knows whether a property needs it, because TLC was ended: LeaseLock",
+        "is gone: guards.toml has it, and it is not there",
+    ]
+
+
+def test_each_is_listed_once_with_what_falls_or_why_it_stays(manifest: Manifest) -> None:
+    listed = read_listed(manifest)
+    places = [(entry.action, entry.guard) for entry in listed.needed]
+    places += [(entry.action, entry.guard) for entry in listed.unneeded]
+    assert len(set(places)) == len(places)
+    assert set(places) == {(f"{found.module}!{found.action}", found.text) for found in all_guards(manifest)}
+    assert all(entry.falls and manifest.model(entry.model) for entry in listed.needed)
+    assert all(entry.why for entry in listed.unneeded)

@@ -1,0 +1,236 @@
+"""Each property accepts what is right, and says what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from checking.models.manifest import Band, find_manifest, read_manifest
+from checking.replay.counterexamples import PROGRESS
+from checking.replay.properties import PROPERTIES, Moment
+from checking.replay.world import IDLE, Observation, Seen
+
+# p1 holds the lease of epoch 2. It was away while p2 made version 2, which changed r1.
+NOW = Observation(
+    lease=(2, "p1", True, False),
+    version=2,
+    floor=0,
+    records={"r1": 2, "r2": 0},
+    log={1: frozenset({"r1"}), 2: frozenset({"r1"})},
+    guards={"p1": ("held", 2), "p2": ("none", 0)},
+    caches={"p1": (2, {"r2": 0}), "p2": (2, {"r1": 2})},
+    heard={"p1": ((0, False), (1, False), (2, False)), "p2": ()},
+    operations={"o1": IDLE, "o2": IDLE, "o3": IDLE},
+)
+BEFORE = replace(
+    NOW,
+    guards={"p1": ("syncing", 2), "p2": ("none", 0)},
+    caches={"p1": (1, {"r1": 1, "r2": 0}), "p2": (2, {"r1": 2})},
+    heard={"p1": ((0, False), (1, False)), "p2": ()},
+)
+GOOD = Moment(
+    action="Sync",
+    before=BEFORE,
+    after=NOW,
+    home={"o1": "p1", "o2": "p1", "o3": "p2"},
+    history=({"r1": 0, "r2": 0}, {"r1": 1, "r2": 0}, {"r1": 2, "r2": 0}),
+    bases={1: {"r1": 0}, 2: {"r1": 1}},
+    answered=frozenset({1, 2}),
+    begun={},
+    synced={"p1": 2, "p2": 1},
+    prompt=frozenset({"p1"}),
+)
+
+
+def with_operation(seen: Seen, begun: int = 0) -> Moment:
+    return replace(GOOD, after=replace(NOW, operations={**NOW.operations, "o1": seen}), begun={"o1": begun})
+
+
+def working(**known: int) -> Seen:
+    return Seen("running", "view", under=2, at=2, known=known, loading=None, saw_waiter=False)
+
+
+def with_cache(version: int, **records: int) -> Moment:
+    return replace(GOOD, after=replace(NOW, caches={**NOW.caches, "p1": (version, records)}))
+
+
+def with_guards(p1: tuple[str, int], p2: tuple[str, int]) -> Moment:
+    return replace(GOOD, after=replace(NOW, guards={"p1": p1, "p2": p2}))
+
+
+def having_heard(*heard: tuple[int, bool]) -> Moment:
+    return replace(GOOD, after=replace(NOW, heard={"p1": heard, "p2": ()}))
+
+
+COMMITTED = Seen("committed", "transaction", under=2, at=2, known={"r1": 1}, loading=None, saw_waiter=False)
+VALIDATED = Seen("validated", "view", under=1, at=0, known={"r1": 1, "r2": 0}, loading=None, saw_waiter=False)
+FAILED = replace(VALIDATED, mode="transaction")
+
+RIGHT = {
+    "a cache at the version before, while its own commit is being answered": (
+        "CacheIsSnapshot",
+        replace(
+            GOOD,
+            after=replace(
+                NOW, caches={**NOW.caches, "p1": (1, {"r1": 1})}, operations={**NOW.operations, "o1": COMMITTED}
+            ),
+        ),
+    ),
+    "an old cache that nobody uses": ("CacheIsSnapshot", replace(GOOD, after=BEFORE)),
+    "an old cache of a guard that the fence stops": (
+        "CacheIsSnapshot",
+        replace(with_cache(1, r1=1), after=replace(with_cache(1, r1=1).after, lease=(3, "p2", True, False))),
+    ),
+    "an update that was never answered": (
+        "NoRatchetReuse",
+        replace(GOOD, bases={1: {"r1": 1}, 2: {"r1": 1}}, answered=frozenset({2})),
+    ),
+    "two records with one value": ("NoRatchetReuse", replace(GOOD, bases={1: {"r1": 0}, 2: {"r2": 0}})),
+    "an operation that sees an old version": ("Opaque", with_operation(replace(working(r1=1, r2=0), at=1))),
+    "a view of the version at which it began": ("RefinesAtomicStore", with_operation(VALIDATED, begun=1)),
+    "an old failure that was confirmed in time": (
+        "RefinesAtomicStore",
+        replace(with_operation(FAILED), before=with_operation(FAILED).after),
+    ),
+    "a guard that the fence stops": ("OneFencedHolder", with_guards(("held", 2), ("held", 1))),
+    "a guard of a lease that was given away": (
+        "GuardIsHonest",
+        replace(GOOD, after=replace(NOW, lease=(3, "p2", True, False))),
+    ),
+    "a next epoch": (
+        "EpochNeverReused",
+        replace(
+            GOOD,
+            before=replace(BEFORE, lease=(1, "Nobody", False, False), guards={"p1": ("none", 0), "p2": ("none", 0)}),
+        ),
+    ),
+    "a late one that loses its lease": (
+        "HolderNotAborted",
+        replace(GOOD, after=replace(NOW, lease=(3, "p2", True, False)), prompt=frozenset()),
+    ),
+    "a late one whose operations do not end": (
+        "HolderNotAborted",
+        replace(
+            GOOD,
+            after=replace(NOW, lease=(3, "p2", True, False), guards={**NOW.guards, "p1": ("expiring", 2)}),
+        ),
+    ),
+    "a flush after the log was cut": (
+        "NoSpuriousInvalidation",
+        replace(with_cache(2), after=replace(with_cache(2).after, floor=2)),
+    ),
+    "a cache that is dropped with its process": ("NoSpuriousInvalidation", replace(with_cache(2), action="Crash")),
+    "a gap that is told": ("StreamComplete", having_heard((0, False), (2, True))),
+}
+
+WRONG = {
+    "a value of another version": (
+        "CacheIsSnapshot",
+        with_cache(2, r1=1),
+        "the cache of p1 has {'r1': 1}, which is not of",
+    ),
+    "a cache of an older version": (
+        "CacheIsSnapshot",
+        with_cache(1, r1=1),
+        "the cache of p1 is of version 1, and the store",
+    ),
+    "a cache of a version to come": ("CacheIsSnapshot", with_cache(3), "which is not of its version 3"),
+    "a snapshot of another version": (
+        "CacheIsSnapshot",
+        with_operation(working(r1=1)),
+        "o1 reads {'r1': 1}, which is not of",
+    ),
+    "an update of an old value": (
+        "NoLostUpdate",
+        replace(GOOD, bases={1: {"r1": 0}, 2: {"r1": 0}}),
+        "version 2 wrote r1 from the value 0, when it was 1",
+    ),
+    "two answers from one value": (
+        "NoRatchetReuse",
+        replace(GOOD, bases={1: {"r1": 0}, 2: {"r1": 0}}),
+        "versions 1 and 2 both answered from the value 0 of r1",
+    ),
+    "two versions mixed": ("Opaque", with_operation(replace(working(r1=2, r2=1), at=1)), "which no version was"),
+    "two versions mixed by a load": (
+        "Opaque",
+        with_operation(replace(working(r1=2), loading=("r2", 1, 2))),
+        "o1 sees {'r1': 2, 'r2': 1}, which no version was",
+    ),
+    "an answer from before the question": (
+        "RefinesAtomicStore",
+        with_operation(VALIDATED, begun=2),
+        "no longer was when it began",
+    ),
+    "a failure that is no longer so": (
+        "RefinesAtomicStore",
+        with_operation(FAILED, begun=1),
+        "no longer was when it was confirmed",
+    ),
+    "two who pass the fence": (
+        "OneFencedHolder",
+        with_guards(("held", 2), ("held", 2)),
+        "p1 and p2 both pass the fence",
+    ),
+    "a guard that never synced": (
+        "GuardIsHonest",
+        replace(GOOD, synced={"p1": 1, "p2": 1}),
+        "of epoch 2, and synced under 1",
+    ),
+    "a guard without the lease": (
+        "GuardIsHonest",
+        replace(GOOD, after=replace(NOW, lease=(2, "Nobody", False, False))),
+        "and the lease is Nobody's",
+    ),
+    "an epoch for the second time": (
+        "EpochNeverReused",
+        replace(GOOD, before=replace(BEFORE, guards={"p1": ("none", 0), "p2": ("none", 0)})),
+        "p1 acquired epoch 2, which had been there",
+    ),
+    "a holder that is robbed": (
+        "HolderNotAborted",
+        replace(GOOD, after=replace(NOW, lease=(3, "p2", True, False))),
+        "p1 renewed in time, and its lease went to p2",
+    ),
+    "an unchanged record that is dropped": (
+        "NoSpuriousInvalidation",
+        with_cache(2),
+        "p1 dropped r2, which had not changed",
+    ),
+    "a gap": ("StreamComplete", having_heard((0, False), (2, False)), "heard of version 2 after 0"),
+    "a version heard twice": (
+        "StreamComplete",
+        having_heard((1, False), (2, False), (2, False)),
+        "heard of version 2 after 2",
+    ),
+    "a subscriber that was forgotten": (
+        "StreamComplete",
+        having_heard((0, False), (1, False)),
+        "up to version 1, its cache is at 2",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROPERTIES)
+def test_what_is_right_is_accepted(name: str) -> None:
+    assert PROPERTIES[name](GOOD) is None
+
+
+@pytest.mark.parametrize(("name", "moment"), RIGHT.values(), ids=RIGHT)
+def test_what_looks_wrong_and_is_right_is_accepted(name: str, moment: Moment) -> None:
+    assert PROPERTIES[name](moment) is None
+
+
+@pytest.mark.parametrize(("name", "moment", "told"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_is_told(name: str, moment: Moment, told: str) -> None:
+    assert told in (PROPERTIES[name](moment) or "nothing")
+
+
+def test_each_property_is_shown_to_fail() -> None:
+    assert {name for name, _, _ in WRONG.values()} == PROPERTIES.keys()
+
+
+def test_each_property_that_a_fault_violates_is_among_them() -> None:
+    manifest = read_manifest(find_manifest(Path(__file__).parent))
+    assert {model.property for model in manifest.band(Band.FAULT)} <= {*PROPERTIES, *PROGRESS}

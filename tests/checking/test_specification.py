@@ -1,0 +1,396 @@
+"""What ``spec/`` names exists, and nothing that belongs there is left out."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import json
+import pkgutil
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import unwedged.protocol
+from checking.models.manifest import Band, Manifest, Model, read_manifest
+from checking.tlc.run import read_configuration
+from unwedged.store import schema
+from unwedged.store import sealer as module
+from unwedged.store.sealer import COST, Passphrase, RandomKey, Sealer, Secret
+
+ROOT = Path(__file__).parents[2]
+FAULTS_MODULE = "checking.replay.faults"
+NEXT = {"AtomicStore": "ANext", "LeaseLock": "Next", "CryptoStoreCache": "Next"}
+"""The modules that have behaviour, and the disjunction of their actions."""
+
+TLA_COMMENT = re.compile(r"\(\*.*?\*\)|\\\*[^\n]*", re.DOTALL)
+TLA_NAME = re.compile(r"(\w+)!(\w+)")
+SLUG = re.compile(r"[a-z]+(-[a-z]+)+")
+RULES = re.compile(r"\b[Rr]ules? (\d+(?:(?:, | and | to )\d+)*)")
+
+
+# What the files say
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a Markdown file: the heading it is under, and its rows by column."""
+
+    heading: str
+    columns: tuple[str, ...]
+    rows: tuple[dict[str, str], ...]
+
+
+def document(name: str) -> str:
+    return (ROOT / "spec" / f"{name}.md").read_text(encoding="utf-8")
+
+
+def documents() -> str:
+    return "\n\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "spec").glob("*.md")))
+
+
+def without_blocks(text: str) -> str:
+    return re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def tables(name: str) -> Iterator[Table]:
+    heading = ""
+    lines: list[list[str]] = []
+    for line in (*without_blocks(document(name)).splitlines(), ""):
+        if line.startswith("|"):
+            lines.append([cell.strip() for cell in line.strip().strip("|").split("|")])
+        elif lines:
+            columns, rule, *rows = lines
+            assert all(set(cell) == {"-"} for cell in rule), f"no table: {columns}"
+            assert all(len(row) == len(columns) for row in rows), f"a row of another length: {columns}"
+            yield Table(heading, tuple(columns), tuple(dict(zip(columns, row, strict=True)) for row in rows))
+            lines = []
+        if line.startswith("#"):
+            heading = line.lstrip("# ")
+
+
+def table(name: str, *columns: str) -> Table:
+    [found] = [table for table in tables(name) if set(columns) <= set(table.columns)]
+    assert found.rows
+    return found
+
+
+def spans(text: str) -> list[str]:
+    """Return what is set as code within lines."""
+    return re.findall(r"`([^`\n]+)`", without_blocks(text))
+
+
+def rule_sections() -> dict[int, str]:
+    parts = re.split(r"^### Rule (\d+)\. .*$", document("protocol"), flags=re.MULTILINE)
+    return {int(number): re.split(r"^## ", text, maxsplit=1, flags=re.MULTILINE)[0]
+            for number, text in zip(parts[1::2], parts[2::2], strict=True)}  # fmt: skip
+
+
+@cache
+def tla(module: str) -> str:
+    """Return a module without its comments."""
+    folder = ROOT / "tla" if (ROOT / "tla" / f"{module}.tla").is_file() else ROOT / "tla" / "models"
+    return TLA_COMMENT.sub("", (folder / f"{module}.tla").read_text(encoding="utf-8"))
+
+
+def definitions(module: str) -> dict[str, str]:
+    """Return what a module itself defines, with the text of each definition."""
+    parts = re.split(r"^(\w+)(?:\([^)=]*\))? *==", tla(module), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def actions(module: str) -> set[str]:
+    defined = definitions(module)
+    # A step that changes nothing is no action.
+    steps = re.sub(r"UNCHANGED \w+", "", defined[NEXT[module]].split("\n\n")[0])
+    return set(re.findall(r"\w+", steps)) & defined.keys()
+
+
+def module_of(model: Model) -> str:
+    """Return the module that a model makes finite: one that the model's own extends."""
+    names = [model.specification.removesuffix(".tla")]
+    while names[0] not in NEXT:
+        extended = re.search(r"^EXTENDS (.+)$", tla(names.pop(0)), re.MULTILINE)
+        names += re.findall(r"\w+", extended[1]) if extended else []
+        names = [name for name in names if list((ROOT / "tla").rglob(f"{name}.tla"))]
+    return names[0]
+
+
+@pytest.fixture(scope="module")
+def manifest() -> Manifest:
+    return read_manifest(ROOT / "tla" / "models" / "manifest.toml")
+
+
+def checked_by(manifest: Manifest, model: Model) -> set[str]:
+    configuration = read_configuration(manifest.job(model).configuration)
+    return {*configuration.invariants, *configuration.properties}
+
+
+def constants(manifest: Manifest, model: Model) -> dict[str, int]:
+    """Return the numbers in a configuration, and how many elements its sets have."""
+    text = TLA_COMMENT.sub("", manifest.job(model).configuration.read_text(encoding="utf-8"))
+    numbers = {name: int(value) for name, value in re.findall(r"(\w+) *= *(\d+)", text)}
+    return numbers | {name: len(value.split(",")) for name, value in re.findall(r"(\w+) *= *\{([^}]+)\}", text)}
+
+
+def resolve(name: str) -> object:
+    """Return what a dotted name means: a module, or something in one; of a dataclass's field, its default."""
+    owner: object = pkgutil.resolve_name(name.rpartition(".")[0])
+    if isinstance(owner, type) and dataclasses.is_dataclass(owner):
+        defaults = {field.name: field.default for field in dataclasses.fields(owner)}
+        if name.rpartition(".")[2] in defaults:
+            return defaults[name.rpartition(".")[2]]
+    found: object = pkgutil.resolve_name(name)
+    return found
+
+
+@cache
+def names_of_tests(path: Path) -> set[str]:
+    """Return the ids of the tests in a file, and of the classes that they are in."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                found.add(name)
+            case ast.ClassDef(name=name):
+                found.add(name)
+                found |= {
+                    f"{name}::{inner.name}"
+                    for inner in node.body
+                    if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef)
+                }
+            case ast.Assign(targets=[ast.Name(id=name)]):  # as Hypothesis makes a test out of a state machine
+                found.add(name)
+    return {name for name in found if name.rpartition("::")[2].startswith(("test", "Test"))}
+
+
+# The slugs of the track record, by table
+
+
+def modelled() -> dict[str, dict[str, str]]:
+    """Return the rows of all faults that have a model, by slug."""
+    with_models = [t for t in tables("guarantees") if {"Slug", "Model"} <= set(t.columns)]
+    assert len(with_models) == 2
+    return {slug: row for t in with_models for row in t.rows for slug in spans(row["Slug"])}
+
+
+def unmodelled() -> dict[str, dict[str, str]]:
+    """Return the rows of what no model knows, by slug: of the layer that is not there yet, and of the system below."""
+    without = [t for t in tables("guarantees") if "Slug" in t.columns and "Model" not in t.columns]
+    assert [table.rows[0]["Layer"] for table in without] == ["O", "M"]
+    return {slug: row for table in without for row in table.rows for slug in spans(row["Slug"])}
+
+
+# Names
+
+
+@pytest.mark.parametrize("name", sorted({s for s in spans(documents()) if s.startswith("unwedged.")} - {FAULTS_MODULE}))
+def test_python_names_exist(name: str) -> None:
+    resolve(name)
+
+
+@pytest.mark.parametrize("name", sorted({s for s in spans(documents()) if "::" in s}))
+def test_tests_exist(name: str) -> None:
+    path, _, test = name.partition("::")
+    assert test in names_of_tests(ROOT / path)
+
+
+@pytest.mark.parametrize("name", sorted({s for s in spans(documents()) if TLA_NAME.fullmatch(s)}))
+def test_tla_names_exist(name: str) -> None:
+    module, _, defined = name.partition("!")
+    assert defined in definitions(module)
+
+
+@pytest.mark.parametrize("name", sorted({s for s in spans(documents()) if "/" in s and "::" not in s}))
+def test_paths_exist(name: str) -> None:
+    path = ROOT / name
+    assert path.is_file() or (path.is_dir() and any(path.iterdir()))
+
+
+def test_slugs_exist() -> None:
+    known = modelled().keys() | unmodelled().keys()
+    assert {s for s in spans(documents()) if SLUG.fullmatch(s) and not s.startswith("fault-")} - known == set()
+
+
+def test_what_the_operating_system_does_is_brought_about() -> None:
+    for row in table("guarantees", "Slug", "What is seen instead", "Tests").rows:
+        assert row["Layer"] == "O"
+        assert any("::" in span for span in spans(row["Tests"])), row["Slug"]
+
+
+# The maps between the specification and the code
+
+
+def test_every_action_has_its_twins() -> None:
+    rows = table("guarantees", "Action", "Twins in the reference").rows
+    mapped = [name for row in rows for name in spans(row["Action"])]
+    assert len(mapped) == len(set(mapped))
+    assert set(mapped) == {f"{module}!{action}" for module in NEXT for action in actions(module)}
+    for row in rows:
+        twins = row["Twins in the reference"]
+        assert twins.startswith("none: ") or any(span.startswith("unwedged.") for span in spans(twins)), row["Action"]
+
+
+def test_every_function_of_the_protocol_has_its_twins() -> None:
+    modules = [
+        importlib.import_module(f"unwedged.protocol.{module.name}")
+        for module in pkgutil.iter_modules(unwedged.protocol.__path__)
+    ]
+    functions = {
+        f"{module.__name__}.{name}"
+        for module in modules
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__ and not name.startswith("_")
+    }
+    rows = table("guarantees", "Function", "Twins in the specification").rows
+    assert [name for row in rows for name in spans(row["Function"])] == [row["Function"].strip("`") for row in rows]
+    assert {row["Function"].strip("`") for row in rows} == functions
+    for row in rows:
+        assert TLA_NAME.search(row["Twins in the specification"]), row["Function"]
+
+
+# Models and faults
+
+
+def test_models_have_the_stated_bounds_and_properties(manifest: Manifest) -> None:
+    rows = {row["Model"].strip("`"): row for row in table("guarantees", "Model", "Bounds").rows}
+    assert rows.keys() == {model.name for model in manifest.band(Band.SMOKE, Band.DEEP, Band.REPLAY)}
+    for name, row in rows.items():
+        model = manifest.model(name)
+        assert spans(row["Module"]) == [module_of(model)]
+        assert set(spans(row["Properties that hold"])) <= checked_by(manifest, model)
+        actual = constants(manifest, model)
+        stated = {bound: int(number) for number, bound in re.findall(r"(\d+) `(\w+)`", row["Bounds"])}
+        stated |= {bound: int(number) for bound, number in re.findall(r"`(\w+)` (\d+)", row["Bounds"])}
+        assert stated.keys() == set(spans(row["Bounds"])), name
+        assert {bound: actual.get(bound) for bound in stated} == stated, name
+
+
+@pytest.mark.parametrize("row", table("guarantees", "Promise", "Property").rows, ids=lambda row: row["Promise"][:20])
+def test_a_promise_is_held_by_its_models_and_broken_by_its_faults(manifest: Manifest, row: dict[str, str]) -> None:
+    properties = set(spans(row["Property"]))
+    models = spans(row["Models that hold it"])
+    faults = spans(row["Faults that show it can fail"])
+    assert bool(properties) == bool(models) == bool(faults)
+    held = [
+        {f"{module_of(model)}!{name}" for name in checked_by(manifest, model)} for model in map(manifest.model, models)
+    ]
+    broken = [set(spans(modelled()[slug]["Property"])) for slug in faults]
+    assert properties <= set().union(*held)
+    assert all(properties & some for some in (*held, *broken))
+
+
+@pytest.mark.parametrize("slug", modelled())
+def test_a_fault_of_the_track_record_has_its_models(manifest: Manifest, slug: str) -> None:
+    row = modelled()[slug]
+    models = [model for model in manifest.band(Band.FAULT) if model.slug == slug]
+    assert {model.name for model in models} == set(spans(row["Model"]))
+    assert {f"{module_of(model)}!{model.property}" for model in models} == set(spans(row["Property"]))
+    assert {model.layer.value for model in models if model.layer is not None} == {row["Layer"]}
+
+
+def test_a_fault_with_a_model_is_in_the_track_record(manifest: Manifest) -> None:
+    assert {model.slug for model in manifest.band(Band.FAULT)} <= modelled().keys()
+
+
+def test_every_fault_is_a_line_of_the_specification() -> None:
+    switches = {
+        slug for path in (ROOT / "tla").glob("*.tla") for slug in re.findall(r'Broken\("([^"]+)"\)', tla(path.stem))
+    }
+    assert switches == modelled().keys()
+    assert not modelled().keys() & unmodelled().keys()
+    assert {row["Layer"] for row in unmodelled().values()} == {"M", "O"}
+
+
+def test_every_fault_is_injected_into_the_reference() -> None:
+    column = "In the reference"
+    injected = {slug: row[column] for slug, row in modelled().items() if column in row}
+    assert injected == {slug: f'`FAULTS["{slug}"]`' for slug in injected}
+    if importlib.util.find_spec(FAULTS_MODULE) is None:
+        pytest.skip(f"there is no {FAULTS_MODULE} yet")
+    faults = resolve(f"{FAULTS_MODULE}.FAULTS")
+    assert isinstance(faults, dict)
+    assert injected.keys() <= faults.keys()
+
+
+# Rules
+
+
+def test_the_rules_are_numbered_and_say_what_checks_them() -> None:
+    sections = rule_sections()
+    assert list(sections) == list(range(1, 11))
+    assert "Not modelled and not implemented yet" in sections.pop(10)
+    for number, text in sections.items():
+        wrong, checked = (re.search(rf"^{what}: (.*?)(?:^\w[^`]*: |\n\n|\Z)", text, re.DOTALL | re.MULTILINE)
+                          for what in ("What goes wrong", "Checked by"))  # fmt: skip
+        assert wrong, f"rule {number}"
+        assert checked, f"rule {number}"
+        assert all(slug in modelled() for slug in spans(wrong[1])), f"rule {number}"
+        assert TLA_NAME.search(checked[1]), f"rule {number}"
+        broken = {slug for slug, row in modelled().items() if row["Rule"] == str(number)}
+        assert broken <= set(spans(wrong[1])), f"rule {number}"
+
+
+def cited(text: str) -> set[int]:
+    return {int(number) for numbers in RULES.findall(text) for number in re.findall(r"\d+", numbers)}
+
+
+def test_rules_that_are_cited_exist() -> None:
+    sources = [*(ROOT / "reference").rglob("*.py"), *(ROOT / "tla").rglob("*.tla"), *(ROOT / "spec").glob("*.md")]
+    rules = set(rule_sections())
+    for path in sources:
+        assert cited(path.read_text(encoding="utf-8")) <= rules, path.name
+
+
+def test_rules_that_are_implemented_are_cited() -> None:
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "reference").rglob("*.py"))
+    assert cited(code) >= set(range(1, 10))
+
+
+# Formats and numbers
+
+
+def test_the_schema_is_the_one_that_is_stated() -> None:
+    [block] = re.findall(r"^```sql\n(.*?)^```$", document("protocol"), re.DOTALL | re.MULTILINE)
+    actual = "".join(f"{statement};" for migration in schema.MIGRATIONS for statement in migration)
+    assert block.split() == actual.replace(";", ";\n").split()
+    assert f"`application_id` 0x{schema.APPLICATION_ID:08X}" in document("protocol")
+    assert f"`user_version` {len(schema.MIGRATIONS)}" in document("protocol")
+
+
+@pytest.mark.parametrize("row", table("protocol", "What", "Default", "Code").rows, ids=lambda row: row["What"])
+def test_times_and_sizes_are_the_stated_ones(row: dict[str, str]) -> None:
+    [name] = spans(row["Code"])
+    assert resolve(name) == float(row["Default"])
+
+
+def test_the_sealing_example() -> None:
+    example = {row["Name"].split(",")[0]: spans(row["Hexadecimal"])[0] for row in table("protocol", "Hexadecimal").rows}
+    store, kind, key = bytes(range(0x10)), "olm_session", b"curve25519"
+    passphrase, random_key = Passphrase("correct horse"), RandomKey(bytes(range(0x80, 0xA0)))
+    wrapped = {"salt": example["`salt`"], "key": example["`key` by passphrase"]}
+    headers: dict[Secret, list[dict[str, str | int]]] = {
+        passphrase: [
+            {"format": "unwedged-2", "wrapped_by": "passphrase", **COST._asdict(), **wrapped},
+            {"format": "unwedged-1", **COST._asdict(), **wrapped},
+        ],
+        random_key: [{"format": "unwedged-2", "wrapped_by": "key", "key": example["`key` by key"]}],
+    }
+    sealers = [Sealer._of(store, bytes(range(0x20, 0x40)))]
+    sealers += [
+        Sealer.unlock(secret, store, json.dumps(header).encode()) for secret in headers for header in headers[secret]
+    ]
+    for sealer in sealers:
+        assert sealer.hide(kind, key).hex() == example["hidden key"]
+        assert sealer.reveal(kind, bytes.fromhex(example["hidden key"])) == key
+        assert sealer.open(kind, key, bytes.fromhex(example["sealed value"])) == b"pickle"
+    labels = re.findall(r'"([^"]+)"', "".join(row["How"] for row in table("protocol", "What", "How").rows))
+    assert labels
+    assert all(f'"{label}"' in inspect.getsource(module) for label in labels)
+    assert example["sealed value"].startswith(bytes(range(0x40, 0x4C)).hex())

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from checking.tlc import standstill
+from checking.tlc.standstill import LEAST_SHARE, LOOKS, Standstill, processor_seconds
+
+PATIENCE_SECONDS = 300.0
+ENOUGH = LEAST_SHARE * PATIENCE_SECONDS
+
+
+def looks_until_it_stands_still(*used: float | None) -> int:
+    """Return at which look it is noticed, or 0; after those given, nothing is used any more."""
+    watch = Standstill(PATIENCE_SECONDS)
+    last = used[-1]
+    for look in range(1, len(used) + 2 * LOOKS):
+        if watch.at_look(used[look - 1] if look <= len(used) else last):
+            return look
+    return 0
+
+
+def test_who_uses_nothing_is_noticed_after_so_many_looks() -> None:
+    assert looks_until_it_stands_still(0.0) == LOOKS
+    assert looks_until_it_stands_still(7.0) == LOOKS + 1
+
+
+def test_what_an_idle_java_uses_is_not_work() -> None:
+    """A tenth of the least share, at each look."""
+    assert looks_until_it_stands_still(*(ENOUGH / 10 * look / LOOKS for look in range(2 * LOOKS))) == LOOKS
+
+
+def test_who_gets_little_of_a_busy_machine_works_all_the_same() -> None:
+    barely = [1.01 * ENOUGH * look / (LOOKS - 1) for look in range(50 * LOOKS)]
+    watch = Standstill(PATIENCE_SECONDS)
+    assert not any(map(watch.at_look, barely))
+
+
+def test_where_it_can_not_be_told_nobody_is_said_to_stand_still() -> None:
+    assert looks_until_it_stands_still(None) == 0
+    assert looks_until_it_stands_still(*(0.0 if look % (LOOKS - 1) else None for look in range(10 * LOOKS)), None) == 0
+
+
+@pytest.fixture(params=["stat", "ps"])
+def processes(request: pytest.FixtureRequest) -> Path:
+    """Where the table of processes is, or where there is none; skip what this system does not have."""
+    if request.param == "stat":
+        if not Path("/proc/self/stat").exists():
+            pytest.skip("there is no table of processes here")
+        return Path("/proc")
+    if shutil.which("ps") is None:
+        pytest.skip("there is no ps here")
+    return Path("/nowhere")
+
+
+async def test_work_is_seen(processes: Path) -> None:
+    busy = await asyncio.create_subprocess_exec(sys.executable, "-c", "while True: pass")
+    try:
+        before = await processor_seconds(busy.pid, processes)
+        assert before is not None
+        while True:  # as long as it takes to use a second: less is not always told
+            used = await processor_seconds(busy.pid, processes)
+            assert used is not None
+            if used >= before + 1:
+                break
+            await asyncio.sleep(0.01)
+    finally:
+        busy.kill()
+        await busy.wait()
+
+
+async def test_of_a_process_that_is_gone_nothing_can_be_told(processes: Path) -> None:
+    gone = await asyncio.create_subprocess_exec(sys.executable, "-c", "")
+    await gone.wait()
+    assert await processor_seconds(gone.pid, processes) is None
+
+
+async def test_without_any_source_nothing_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert await processor_seconds(os.getpid(), Path("/nowhere")) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("00:00:07\n", 7), (" 0:01.50\n", 1.5), ("01:02:03", 3723), ("2-00:00:01", 172_801), ("", None), ("TIME", None)],
+)
+def test_times_are_read(text: str, seconds: float | None) -> None:
+    assert standstill._read_time(text) == seconds

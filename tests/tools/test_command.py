@@ -1,0 +1,77 @@
+"""The command ``unwedged`` as a person meets it: its own process, its output, its exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import unwedged
+from tests.store.stores import DEVICE, KEY, KINDS
+from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
+from unwedged.protocol.lease import Lease
+from unwedged.store import CryptoStore, Inspection, LeaseTimes
+from unwedged.tools.command import OK, UNUSABLE
+from unwedged.tools.inspection_text import text_of
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603  the command is ours
+        [sys.executable, "-m", "unwedged", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+async def test_a_store_is_looked_at_from_outside(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    times = LeaseTimes(idle_after_ms=60_000)
+    async with await CryptoStore.open(path, key=KEY, label="the app", kinds=KINDS, times=times) as store:
+        for count in (1, 2):
+            async with store.transaction() as transaction:
+                transaction.put(DEVICE, f"device {count}", b"keys")
+        done = await asyncio.to_thread(run, tmp_path, "inspect", "store.db")
+    assert (done.returncode, done.stderr) == (OK, "")
+    shown = {line[:19].strip(): line[19:].strip() for line in done.stdout.splitlines()}
+    assert shown["holder"].startswith("'the app' (instance ")
+    assert (shown["epoch"], shown["version"], shown["somebody waits"]) == ("1", "2", "no")
+    assert (shown["records of device"], shown["change log"]) == ("2", "complete after version 0")
+    assert shown[""] == "version 2 changed a record of kind device"
+
+
+async def test_as_many_lines_of_the_change_log_as_are_asked_for(tmp_path: Path) -> None:
+    async with await CryptoStore.open(tmp_path / "store.db", key=KEY, label="app", kinds=KINDS) as store:
+        for count in (1, 2, 3):
+            async with store.transaction() as transaction:
+                transaction.put(DEVICE, f"device {count}", b"keys")
+    done = await asyncio.to_thread(run, tmp_path, "inspect", "store.db", "--lines", "2")
+    assert [line.split()[1] for line in done.stdout.splitlines() if " changed " in line] == ["2", "3"]
+    wrong = await asyncio.to_thread(run, tmp_path, "inspect", "store.db", "--lines", "-1")
+    assert wrong.returncode == UNUSABLE
+    assert "lines" in wrong.stderr
+
+
+@pytest.mark.parametrize("name", ["nowhere.db", "no store", "."])
+def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "no store").write_text("a text")
+    done = run(tmp_path, "inspect", name)
+    assert (done.returncode, done.stdout) == (UNUSABLE, "")
+    assert done.stderr.startswith(f"unwedged: {name}: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_its_version(tmp_path: Path) -> None:
+    assert run(tmp_path, "--version").stdout == f"unwedged {unwedged.__version__}\n"
+
+
+def test_what_the_file_says_can_do_nothing_to_a_terminal() -> None:
+    lease = Lease(Epoch(1), InstanceId(1), Milliseconds(0), wanted=False)
+    evil = "\x1b[2J"
+    found = Inspection(2, "00", Version(1), Version(0), lease, evil, {evil: 1}, ((Version(1), evil),))
+    assert text_of(found).replace("\n", "").isprintable()
