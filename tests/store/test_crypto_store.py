@@ -398,7 +398,7 @@ class TestViews:
         looking = asyncio.create_task(phone.query(count_of))
         for _ in range(20):
             await asyncio.sleep(0)
-        assert phone.lock.guarded.running == 1
+        assert phone.lock.guarded.turns.running == 1
         gate.opened.set()
         assert await committing == 2
         assert await looking == 2
@@ -823,7 +823,7 @@ class TestCancellation:
         after = await phone.run(count_up)
         assert after == seen + 1
         bench.assert_cache_is_snapshot(phone)
-        assert phone.lock.guarded.running == 0
+        assert phone.lock.guarded.turns.running == 0
         return after
 
 

@@ -324,7 +324,7 @@ class TestGivingWay:
         assert phone.lock.guard.stage is Stage.CLOSING
         new = asyncio.create_task(phone.run(count_up))
         await all_that_can_run()
-        assert phone.lock.guarded.running == 1
+        assert phone.lock.guarded.turns.running == 1
         go_on.set()
         await running
         await take_over_soon(extension)
@@ -537,7 +537,7 @@ class TestGivingWay:
             asyncio.create_task(phone.query(lambda view: view.get(DEVICE, "d"))),
         ]
         await all_that_can_run()
-        assert phone.lock.guarded.running == 1
+        assert phone.lock.guarded.turns.running == 1
         gate.opened.set()
         assert await giving == 1
         await extension.lock.release_now()
@@ -762,7 +762,7 @@ class TestOverdue:
         phone.lock.stop_renewing_if_overdue()
         new = asyncio.create_task(phone.run(count_up))
         await all_that_can_run()
-        assert phone.lock.guarded.running == 1
+        assert phone.lock.guarded.turns.running == 1
         assert not running.done()
         await phone.lock.let_expire()
         assert await new == 1

@@ -353,7 +353,7 @@ class TestWhatRuns:
             while not store._lock._waiting:
                 await asyncio.sleep(0)
             transaction.put(DEVICE, "a", b"")
-        assert store._lock.guarded.running == 1
+        assert store._lock.guarded.turns.running == 1
         assert not store._operations
 
         async def let_go_on() -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from unwedged.protocol import cache as rules
 from unwedged.protocol.cache import Cache, ChangeLog
-from unwedged.protocol.identifiers import Epoch, Milliseconds, Version
+from unwedged.protocol.identifiers import Epoch, Version
+from unwedged.store.turns import Turns
 
 
 class RecordName(NamedTuple):
@@ -20,19 +21,6 @@ class RecordName(NamedTuple):
 
     kind: str
     key: bytes
-
-
-class Running(Protocol):
-    """An operation that uses a guarded cache."""
-
-    since: Milliseconds
-    """When it began."""
-    ended: bool
-    """Whether its code has ended; then only its commit, or its validation, is under way."""
-
-    @property
-    def name(self) -> str:
-        """The qualified name of its code, for people."""
 
 
 OVERHEAD = 420
@@ -84,9 +72,9 @@ class GuardedCache:
     """The cache of the guard of ``epoch``, as an immutable value that is swapped, and what goes with it.
 
     ``live`` has the decoded, mutable objects of some of the cached records: at most one of each, and none of them
-    while a transaction works on it. ``running`` counts the operations that use this cache, and ``operations`` are
-    those, as far as they have begun to. With a ``ledger`` the cache is kept within a limit; the snapshots of running
-    operations, and the objects that a transaction took, are theirs and don't count.
+    while a transaction works on it. ``turns`` are those of the operations that use this cache. With a ``ledger`` the
+    cache is kept within a limit; the snapshots of running operations, and the objects that a transaction took, are
+    theirs and don't count.
     """
 
     def __init__(
@@ -100,12 +88,7 @@ class GuardedCache:
         self.cache = cache
         self.live = live
         self.ledger = ledger
-        self.running = 0
-        self.operations: set[Running] = set()
-        self.writing = False
-        """Whether a transaction runs: no other one begins."""
-        self.committing = False
-        """From the first step of a commit until the cache has its values: no view begins in between."""
+        self.turns = Turns()
 
     def successor(self, epoch: Epoch, log: ChangeLog[RecordName], cache: Cache[RecordName, bytes]) -> GuardedCache:
         """Make the next guard's holding out of ``cache``: what this one's still knows for certain (rules 2 and 3).

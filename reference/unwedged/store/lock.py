@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -129,7 +128,8 @@ class LeaseLock:
         self._on_synced = on_synced
         self._activity = 0
         self._closing_since = Milliseconds(0)
-        self._transactions, self._views = Queue(), Queue()
+        self._transactions: Queue[GuardedCache] = Queue()
+        self._views: Queue[GuardedCache] = Queue()
         self._held_since = Milliseconds(0)
         self._waiter_seen_under: Epoch | None = None
         """The epoch under which this instance was told that somebody waits; noted when its turn is over."""
@@ -149,7 +149,7 @@ class LeaseLock:
     def __repr__(self) -> str:
         return (
             f"<LeaseLock {self.label!r} instance={self.instance} {self.guard.stage.value} epoch={self.guard.epoch} "
-            f"version={self.guarded.cache.version} running={self.guarded.running}>"
+            f"version={self.guarded.cache.version} running={self.guarded.turns.running}>"
         )
 
     # Operations
@@ -164,29 +164,19 @@ class LeaseLock:
 
     def end_view(self, guarded: GuardedCache) -> None:
         """Count a view out."""
-        guarded.running -= 1
-        self._activity += 1
-        self._proceed()
+        guarded.turns.end_view()
+        self._went_on()
 
     def end_transaction(self, guarded: GuardedCache) -> None:
         """Count a transaction out, and let the next one have its turn."""
-        guarded.writing = False
-        self.end_view(guarded)
-
-    @contextmanager
-    def committing(self, guarded: GuardedCache) -> Iterator[None]:
-        """Let no view begin for as long as this lasts."""
-        guarded.committing = True
-        try:
-            yield
-        finally:
-            guarded.committing = False
+        guarded.turns.end_transaction()
+        self._went_on()
 
     def may_give_up(self, guarded: GuardedCache) -> bool:
         """Say whether a commit that begins now may give the lease up if somebody waits: it is the last of its turn."""
-        return guarded.running == 1 and not self._goes_on()
+        return guarded.turns.alone and not self._goes_on()
 
-    async def _begin(self, queue: Queue, end: Callable[[GuardedCache], None]) -> GuardedCache:
+    async def _begin(self, queue: Queue[GuardedCache], end: Callable[[GuardedCache], None]) -> GuardedCache:
         """Wait until it may begin. Does not switch tasks where it may already."""
         if self._closed:
             raise StoreClosed("the store was closed")
@@ -202,15 +192,19 @@ class LeaseLock:
                 self._proceed()  # The turn is over if nothing else waits here.
             raise
 
+    def _went_on(self) -> None:
+        self._activity += 1
+        self._proceed()
+
     def _proceed(self) -> None:
         """Do what has become possible: note that the turn is over, give the lease up, or let operations begin."""
-        noted = rules.waiter_noted(
-            self.guard, self.guard.epoch, wanted=self._waiter_seen_under == self.guard.epoch and not self._goes_on()
-        )
-        if noted != self.guard:
-            self._become(noted)
-            return
-        if self.guard.stage in (Stage.CLOSING, Stage.EXPIRING) and rules.releasable(self.guard, self.guarded.running):
+        if self._waiter_seen_under == self.guard.epoch and not self._goes_on():
+            noted = rules.waiter_noted(self.guard, self.guard.epoch, wanted=True)
+            if noted != self.guard:
+                self._become(noted)
+                return
+        running = self.guarded.turns.running
+        if self.guard.stage in (Stage.CLOSING, Stage.EXPIRING) and rules.releasable(self.guard, running):
             self.give_way()
         self._let_begin()
 
@@ -219,12 +213,13 @@ class LeaseLock:
         if self._resting:
             return
         if rules.admits(self.guard):
-            guarded = self.guarded
-            while not guarded.committing and self._views.let_begin(guarded):
+            guarded, turns = self.guarded, self.guarded.turns
+            while turns.admits_view() and self._views.let_begin(guarded):
+                turns.begin_view()
                 self._activity += 1
-            if not guarded.writing and self._transactions.let_begin(guarded):
+            if turns.admits_transaction() and self._transactions.let_begin(guarded):
+                turns.begin_transaction()
                 self._activity += 1
-                guarded.writing = True
         elif self._waiting and not self._acquiring:
             self._acquiring = True
             self._start(self._acquire())
@@ -356,7 +351,7 @@ class LeaseLock:
     def stop_renewing_if_overdue(self) -> None:
         """Renew no more if somebody has waited for too long, and the code of an operation still runs (rule 8)."""
         now, epoch = self._now(), self.guard.epoch
-        running = [operation for operation in self.guarded.operations if not operation.ended]
+        running = [operation for operation in self.guarded.turns.operations if not operation.ended]
         self._closing_since = min(self._closing_since, now)  # A clock that was put back gives them their time anew.
         if not running or now - self._closing_since <= self.times.overdue_after_ms:
             return
@@ -399,7 +394,7 @@ class LeaseLock:
         """Give the lease up, if no operation runs. The guard dies before the row is free for others (rule 8)."""
         async with self._row:
             guard = self.guard
-            if not rules.releasable(guard, self.guarded.running):
+            if not rules.releasable(guard, self.guarded.turns.running):
                 return
             self._gave_way = guard.epoch if guard.stage in (Stage.CLOSING, Stage.EXPIRING) else None
             self._become(rules.lost(guard, guard.epoch))
@@ -507,7 +502,7 @@ class LeaseLock:
             await self._guarded.wait()
             await self._clock.sleep(Milliseconds(self.times.renew_every_ms))
             self.stop_renewing_if_overdue()
-            if self.guarded.committing:
+            if self.guarded.turns.committing:
                 continue  # A commit renews the lease itself, and until it is done nobody else can write.
             try:
                 await (self.let_expire() if self.guard.stage is Stage.EXPIRING else self.renew_now())

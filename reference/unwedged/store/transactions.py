@@ -85,7 +85,7 @@ class Operation:
         self._code = code
         self._services = services
         self._guarded = guarded
-        guarded.operations.add(self)
+        guarded.turns.operations.add(self)
         self._doom: StoreError | None = None
         """Why it can't go on, once it can't: an operation that catches that is told so again, to its end."""
 
@@ -117,7 +117,7 @@ class Operation:
 
     def leave(self) -> None:
         """Give its turn back."""
-        self._guarded.operations.discard(self)
+        self._guarded.turns.operations.discard(self)
         self._services.lock.end_view(self._guarded)
 
     async def finish(self) -> None:
@@ -274,7 +274,7 @@ class Updating(Operation):
 
     def leave(self) -> None:
         """Let the next transaction have its turn."""
-        self._guarded.operations.discard(self)
+        self._guarded.turns.operations.discard(self)
         self._services.lock.end_transaction(self._guarded)
 
     def __init__(self, services: Services, guarded: GuardedCache, code: object) -> None:
@@ -368,8 +368,12 @@ class Updating(Operation):
         return await asyncio.to_thread(outcome)
 
     async def _commit(self, batch: Batch, expected: _Outcome | None = None) -> None:
-        with self._services.lock.committing(self._guarded):
+        turns = self._guarded.turns
+        turns.begin_commit()
+        try:
             self._finish(await self._persist(batch), batch.writes, expected)
+        finally:
+            turns.end_commit()
 
     async def _persist(self, batch: Batch) -> Committed:
         services, lock = self._services, self._services.lock

@@ -1,55 +1,132 @@
-"""Who waits to begin an operation in this process: first come, first served (rules 5 and 8).
-
-Whoever waits is woken when its operation begins, and not before. So what a turn of the process costs depends on how
-many operations it serves, and not on how many wait.
-"""
+"""Turns of operations in this process: what runs under one guard, and what waits to begin (rules 5 and 8)."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from typing import Generic, Protocol, TypeVar
 
-from unwedged.store.guarded_cache import GuardedCache
+from unwedged.protocol.identifiers import Milliseconds
+
+Given = TypeVar("Given")
+"""What an operation is given when it begins."""
 
 
-class Queue:
-    """Operations of one sort, in the order in which they came."""
+class Running(Protocol):
+    """An operation that uses a guarded cache."""
+
+    since: Milliseconds
+    """When it began."""
+    ended: bool
+    """Whether its code has ended; then only its commit, or its validation, is under way."""
+
+    @property
+    def name(self) -> str:
+        """The qualified name of its code, for people."""
+
+
+class Turns:
+    """What runs under one guard. Views run beside everything else, and transactions one after the other.
+
+    No view begins during a commit: it would answer from before the commit, and end after it.
+    """
+
+    __slots__ = ("_committing", "_writing", "operations", "running")
 
     def __init__(self) -> None:
-        self._waiting: OrderedDict[asyncio.Future[GuardedCache], None] = OrderedDict()
-        """In order, and left without a search by whoever is cancelled."""
+        self.operations: set[Running] = set()
+        """Those that have begun, as far as their own task has noticed."""
+        self.running = 0
+        """How many have their turn."""
+        self._writing = False
+        self._committing = False
+
+    @property
+    def alone(self) -> bool:
+        """Whether nothing runs but one operation."""
+        return self.running == 1
+
+    @property
+    def committing(self) -> bool:
+        """Whether a commit is under way: from its first step until the cache has its values."""
+        return self._committing
+
+    def admits_view(self) -> bool:
+        """Say whether a view may begin."""
+        return not self._committing
+
+    def admits_transaction(self) -> bool:
+        """Say whether a transaction may begin."""
+        return not self._writing
+
+    def begin_view(self) -> None:
+        """Count a view in."""
+        self.running += 1
+
+    def begin_transaction(self) -> None:
+        """Count a transaction in: from here on no other one begins."""
+        self.running += 1
+        self._writing = True
+
+    def begin_commit(self) -> None:
+        """Let no view begin."""
+        self._committing = True
+
+    def end_commit(self) -> None:
+        """Let views begin again."""
+        self._committing = False
+
+    def end_view(self) -> None:
+        """Count a view out."""
+        self.running -= 1
+
+    def end_transaction(self) -> None:
+        """Count a transaction out: the next one may begin."""
+        self.running -= 1
+        self._writing = False
+
+
+class Queue(Generic[Given]):
+    """Operations of one mode that wait to begin: first come, first served.
+
+    Whatever waits is woken when its operation begins, and not before. So what a turn of the process costs depends on
+    how many operations it serves, and not on how many wait.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[asyncio.Future[Given], None] = OrderedDict()
+        """In order, and left without a search by a caller that is cancelled."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def join(self) -> asyncio.Future[GuardedCache]:
+    def join(self) -> asyncio.Future[Given]:
         """Wait at the end. What is returned is done when the operation begins."""
-        place: asyncio.Future[GuardedCache] = asyncio.get_running_loop().create_future()
+        place: asyncio.Future[Given] = asyncio.get_running_loop().create_future()
         self._waiting[place] = None
         return place
 
-    def leave(self, place: asyncio.Future[GuardedCache]) -> None:
+    def leave(self, place: asyncio.Future[Given]) -> None:
         """Wait no more."""
         self._waiting.pop(place, None)
 
-    def let_begin(self, guarded: GuardedCache) -> bool:
-        """Let the first of them begin on this cache, which counts it from now on. Say whether there was one."""
+    def let_begin(self, given: Given) -> bool:
+        """Let the first of them begin with what it is given; the caller counts it. Say whether there was one."""
         place = self._first()
         if place is None:
             return False
-        guarded.running += 1
-        place.set_result(guarded)
+        place.set_result(given)
         return True
 
     def refuse(self, reason: Exception) -> int:
         """Tell all that they will not begin. Say how many were told."""
-        told = 0
+        refused = 0
         while (place := self._first()) is not None:
             place.set_exception(reason)
-            told += 1
-        return told
+            refused += 1
+        return refused
 
-    def _first(self) -> asyncio.Future[GuardedCache] | None:
+    def _first(self) -> asyncio.Future[Given] | None:
         while self._waiting:
             place, _ = self._waiting.popitem(last=False)
             if not place.done():  # A caller that was cancelled is about to leave.
