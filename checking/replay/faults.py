@@ -6,7 +6,7 @@ Each breaks the one line of the protocol that the fault of the same name breaks 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TypeAlias
 from unittest.mock import patch
@@ -29,6 +29,7 @@ from unwedged.store.lock import LeaseLock
 from unwedged.store.sealed_records import Batch
 from unwedged.store.sqlite import SqliteBackend
 from unwedged.store.transactions import Operation, Updating
+from unwedged.store.turns import Turns
 
 Substitution: TypeAlias = "tuple[object, str, object]"
 """An object, the name of one of its attributes, and what to put there."""
@@ -91,7 +92,7 @@ def _two_live_copies(_: World) -> Sequence[Substitution]:
     return [
         (LeaseLock, "begin_transaction", LeaseLock.begin_view),
         (LeaseLock, "end_transaction", LeaseLock.end_view),
-        (LeaseLock, "committing", lambda lock, guarded: nullcontext()),
+        (Turns, "begin_commit", lambda turns: None),
     ]
 
 

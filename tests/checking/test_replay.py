@@ -15,7 +15,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, TypeAlias
@@ -48,6 +48,7 @@ from unwedged.store.lock import LeaseLock
 from unwedged.store.sqlite import SqliteBackend
 from unwedged.store.streams import Streams
 from unwedged.store.transactions import Operation
+from unwedged.store.turns import Turns
 
 
 @pytest.fixture(scope="session")
@@ -314,7 +315,7 @@ BREAKS: Mapping[str, Break] = {
     "live-objects-all-dropped": Break((GuardedCache, "successor", with_no_live_objects), "has the live objects of"),
     "begin-while-syncing": Break(admits_also(Stage.SYNCING), "not begin here"),
     "begin-while-closing": Break(admits_also(Stage.CLOSING), "not begin here"),
-    "view-beside-a-commit": Break((LeaseLock, "committing", lambda *_: nullcontext()), "not begin here as a view"),
+    "view-beside-a-commit": Break((Turns, "begin_commit", note_nothing), "not begin here as a view"),
     "no-turns": Break((LeaseLock, "begin_transaction", LeaseLock.begin_view), "not begin here as a transaction"),
     "failures-do-not-ask": Break((Operation, "confirm", do_nothing), "ended before it came to the database"),
     "subscribers-hear-no-commits": Break((Streams, "publish", note_nothing), "heard:"),
