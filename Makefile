@@ -1,12 +1,16 @@
-# Each target sets up what it needs: a virtual environment with pinned packages. Nothing outside this folder is changed,
-# except that TLC's jar is kept in the user's cache folder. PYTHON names another interpreter: make check PYTHON=python3.12
+# Each target sets up what it needs: a virtual environment with pinned packages, each compared with its hash. Nothing outside
+# this folder is changed, except that TLC's jar is kept in the user's cache folder. PYTHON names another interpreter: make check PYTHON=python3.12
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 MEASURABLE := $(VENV)/.measurable
+# requirements/ names every package that is needed, so that none has to be resolved: any pip that comes with Python will do.
+INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps
+RESOLVE := $(VENV)/lock/bin/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help check check-deep guards prove test bench bench-smoke lint
+.PHONY: help check check-deep guards prove test bench bench-smoke lint lock
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -38,21 +42,29 @@ lint: $(READY) ## Check format, style, types and layering
 	@$(VENV)/bin/mypy --no-error-summary
 	@$(VENV)/bin/lint-imports --no-cache >$(VENV)/lint-imports.log || { cat $(VENV)/lint-imports.log; exit 1; }
 
-$(READY): pyproject.toml constraints.txt
+lock: ## Renew requirements/ after a change of pyproject.toml; with UPGRADE=1, take the newest versions that it allows
+	@$(PYTHON) -m venv $(VENV)/lock
+	@$(VENV)/lock/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements/lock.txt
+	@$(RESOLVE) $(if $(UPGRADE),--upgrade) --group lock --output-file requirements/lock.txt
+	@$(RESOLVE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra machine --group develop --output-file requirements/develop.txt
+	@$(RESOLVE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra machine --group bench --constraint requirements/develop.txt \
+		--output-file requirements/bench.txt
+
+$(READY): pyproject.toml requirements/develop.txt
 	@command -v $(PYTHON) >/dev/null || { echo "unwedged needs Python 3.11 or later, and '$(PYTHON)' is not here. Install it, or name yours: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "unwedged needs Python 3.11 or later; '$(PYTHON)' is $$($(PYTHON) --version). Name a newer one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "'$(PYTHON)' comes without its modules venv and ensurepip. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@echo "Setting up $(VENV) (once; some 450 MB of pinned packages, among them a Java runtime) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt hatchling editables
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[develop]'
+	@$(INSTALL) --requirement requirements/develop.txt
+	@$(INSTALL) --no-index --no-build-isolation --editable .
 	@touch $@
 
 # What only the benchmarks need: pyperf and matplotlib, and the peers in an environment of their own. Among the peers is
 # python-olm, whose sources CMake 4 refuses unless it is told that they are written for an older one.
-$(MEASURABLE): $(READY) bench/peers.txt
+$(MEASURABLE): $(READY) requirements/bench.txt bench/peers.txt
 	@echo "Adding to $(VENV) what the benchmarks need (once) ..."
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[bench]'
+	@$(INSTALL) --requirement requirements/bench.txt
 	@$(PYTHON) -m venv $(VENV)/peers
 	@CMAKE_POLICY_VERSION_MINIMUM=3.5 $(VENV)/peers/bin/python -m pip install --quiet --disable-pip-version-check \
 		--requirement bench/peers.txt || { echo "The libraries to compare with could not be installed. One of them, python-olm, is built from source: that needs CMake, a C++ compiler and Python's headers. On Debian and Ubuntu: apt install cmake g++ python3-dev" >&2; exit 1; }
