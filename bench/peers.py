@@ -18,7 +18,7 @@ from vodozemac import Account, AnyOlmMessage, Curve25519PublicKey, GroupSession,
 from bench.measuring import Aim, Effort, Group, Results, Timed, each, measure_in_rounds, program
 from bench.reporting import compared, duration
 from bench.stores import GROUP_SESSIONS, SESSIONS, opened, settle_logs
-from tests.store.olm import OlmMessage, OlmSession
+from examples.story.olm import OlmMessage, OlmSession
 from unwedged.store import Transaction
 from unwedged.store.sqlite import SqliteBackend
 

@@ -12,7 +12,7 @@ from typing import Final
 from vodozemac import GroupSession
 
 from bench.measuring import RESULTS
-from tests.store.olm import SESSION_CODEC
+from examples.story.olm import SESSION_CODEC
 from unwedged.protocol.identifiers import Milliseconds
 from unwedged.store import TEXT, Codec, CryptoStore, LeaseTimes, RecordKind, Transaction
 from unwedged.store.guarded_cache import RecordName

@@ -14,7 +14,7 @@ import aiosqlite
 from bench.measuring import Aim, Effort, Group, Results, Timed, each, measure_in_rounds, program
 from bench.reporting import Pair, aims_of, compared, layers
 from bench.stores import SESSIONS, WORDS, opened, settle_logs
-from tests.store.olm import Host, OlmMessage, OlmSession, open_session
+from examples.story.olm import Host, OlmMessage, OlmSession, open_session
 from unwedged.protocol.identifiers import Epoch, Milliseconds
 from unwedged.store import CryptoStore, Transaction, View
 from unwedged.store.backend import Row, RowName

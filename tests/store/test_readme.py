@@ -32,7 +32,7 @@ def output_of(folder: Path, *arguments: str) -> str:
 EXAMPLES: Final = [(program, printed) for (language, program), (_, printed) in pairwise(BLOCKS) if language == "python"]
 
 
-@pytest.mark.parametrize(("program", "printed"), EXAMPLES, ids=["two stores", "a key and a pause"])
+@pytest.mark.parametrize(("program", "printed"), EXAMPLES, ids=["one store", "a key and a pause"])
 def test_an_example_prints_what_it_says(tmp_path: Path, program: str, printed: str) -> None:
     (tmp_path / "example.py").write_text(program)
     assert output_of(tmp_path, "-W", "error", "example.py") == printed
@@ -52,9 +52,20 @@ def test_the_packages_named_are_those_that_the_library_needs() -> None:
 
 
 def test_the_story_is_what_the_program_prints() -> None:
-    command = "$ .venv/bin/python -m tests.store.story\n"
+    command = "$ .venv/bin/python -m examples.story protocol no-fence\n"
     [shown] = (text.removeprefix(command) for language, text in BLOCKS if text.startswith(command))
-    assert shown == output_of(REPOSITORY, "-m", "tests.store.story")
+    assert shown == output_of(REPOSITORY, "-m", "examples.story", "protocol", "no-fence")
+
+
+def test_a_third_story_loses_three_messages() -> None:
+    assert output_of(REPOSITORY, "-m", "examples.story", "kept-cache").endswith("  Lost: two, six, seven\n")
+    assert "`kept-cache`, has the fence and keeps what is in memory: it loses three messages" in PROSE
+
+
+def test_the_bot_is_what_the_program_prints() -> None:
+    command = "$ python examples/bot.py\n"
+    [shown] = (text.removeprefix(command) for language, text in BLOCKS if text.startswith(command))
+    assert shown == output_of(REPOSITORY, "examples/bot.py")
 
 
 def anchors(markdown: str) -> set[str]:

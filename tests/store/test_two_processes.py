@@ -14,8 +14,8 @@ from typing import Final
 
 import pytest
 
-from tests.store.olm import OlmMessage, place_of
-from tests.store.program import (
+from examples.story.olm import OlmMessage, place_of
+from examples.story.program import (
     TIMES,
     Decrypt,
     Done,
@@ -31,9 +31,9 @@ from tests.store.program import (
     Tick,
     Waits,
 )
-from tests.store.short_cuts import ShortCut
-from tests.store.stage import Bob, Stage, Wedged, stage
-from tests.store.story import Story
+from examples.story.short_cuts import ShortCut
+from examples.story.stage import Bob, Stage, Wedged, stage
+from examples.story.story import Story
 
 TURNS: Final = 45
 """Of those that may be interrupted: each brings others with it, so that there are more than twice as many."""

@@ -1,25 +1,28 @@
 """A short story: two processes, one store, one Olm session, and what becomes of it with and without the protocol.
 
-python -m tests.store.story
+python -m examples.story
 """
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from tests.store.olm import place_of
-from tests.store.program import Decrypt, Done, Encrypt, Failed, GoOn, Meet, Operation, Outcome, Point
-from tests.store.short_cuts import ShortCut
-from tests.store.stage import Actor, Bob, Stage, Wedged, stage
+from examples.story.olm import place_of
+from examples.story.program import Decrypt, Done, Encrypt, Failed, GoOn, Meet, Operation, Outcome, Point
+from examples.story.short_cuts import ShortCut
+from examples.story.stage import Actor, Bob, Stage, Wedged, stage
 
 TITLES = {
     ShortCut.NONE: "The protocol",
     ShortCut.NO_FENCE: "The same, with no fence: whoever once had the lease may write",
     ShortCut.KEPT_CACHE: "The same, with a kept cache: what is in memory stays there",
 }
+
+
+NAMES = {"protocol": ShortCut.NONE, "no-fence": ShortCut.NO_FENCE, "kept-cache": ShortCut.KEPT_CACHE}
 
 
 def say(who: str, what: str) -> None:
@@ -113,10 +116,7 @@ async def tell(short_cut: ShortCut) -> list[str]:
     return story.lost
 
 
-async def main() -> None:
-    for short_cut in ShortCut:
-        await tell(short_cut)
-
-
-if __name__ == "__main__":
-    asyncio.run(main())
+async def main(names: Sequence[str]) -> None:
+    """Tell the stories of these names; of all three where there are none."""
+    for name in names or NAMES:
+        await tell(NAMES[name])

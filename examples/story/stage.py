@@ -17,8 +17,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from tests.store.olm import Host, Invitation, OlmMessage, OlmSession, Place, Undecryptable, place_of
-from tests.store.program import (
+from examples.story.olm import Host, Invitation, OlmMessage, OlmSession, Place, Undecryptable, place_of
+from examples.story.program import (
     TIMES,
     Command,
     Event,
@@ -31,7 +31,7 @@ from tests.store.program import (
     Tick,
     Waits,
 )
-from tests.store.short_cuts import ShortCut
+from examples.story.short_cuts import ShortCut
 from unwedged.protocol.identifiers import Milliseconds
 from unwedged.store import inspect
 
@@ -200,7 +200,7 @@ class Stage:
         self.entrances += 1
         label = f"{part}-{self.entrances}" if part in self.actors else part
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.store.program", self.store, self.clock_path, label, self.short_cut.value),
+            *(sys.executable, "-m", "examples.story.program", self.store, self.clock_path, label, self.short_cut.value),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             cwd=REPOSITORY,

@@ -22,8 +22,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from tests.store import short_cuts
-from tests.store.olm import (
+from examples.story.olm import (
     MESSAGE_CODEC,
     SESSION_CODEC,
     Invitation,
@@ -32,7 +31,8 @@ from tests.store.olm import (
     Undecryptable,
     open_session,
 )
-from tests.store.short_cuts import ShortCut
+from examples.story.short_cuts import ShortCut
+from examples.story import short_cuts
 from tests.store.stores import KEY
 from unwedged.protocol.identifiers import Milliseconds
 from unwedged.store import TEXT, CryptoStore, LeaseTimes, RecordKind, Transaction, View
