@@ -22,6 +22,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from examples.story import short_cuts
 from examples.story.olm import (
     MESSAGE_CODEC,
     SESSION_CODEC,
@@ -32,10 +33,11 @@ from examples.story.olm import (
     open_session,
 )
 from examples.story.short_cuts import ShortCut
-from examples.story import short_cuts
-from tests.store.stores import KEY
 from unwedged.protocol.identifiers import Milliseconds
 from unwedged.store import TEXT, CryptoStore, LeaseTimes, RecordKind, Transaction, View
+
+KEY: Final = bytes(32)
+"""That of a throw-away store."""
 
 TIMES: Final = LeaseTimes(Milliseconds(10_000), renew_every_ms=Milliseconds(3_000), idle_after_ms=Milliseconds(5_000))
 
