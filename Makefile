@@ -52,6 +52,7 @@ lock: ## Renew requirements/ after a change of pyproject.toml; with UPGRADE=1, t
 	@$(RESOLVE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra machine --group develop --output-file requirements/develop.txt
 	@$(RESOLVE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra machine --group bench --constraint requirements/develop.txt \
 		--output-file requirements/bench.txt
+	@$(RESOLVE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra machine --group peers --output-file requirements/peers.txt
 
 $(READY): pyproject.toml requirements/develop.txt
 	@command -v $(PYTHON) >/dev/null || { echo "unwedged needs Python 3.11 or later, and '$(PYTHON)' is not here. Install it, or name yours: make PYTHON=/path/to/python3" >&2; exit 1; }
@@ -65,10 +66,10 @@ $(READY): pyproject.toml requirements/develop.txt
 
 # What only the benchmarks need: pyperf and matplotlib, and the peers in an environment of their own. Among the peers is
 # python-olm, whose sources CMake 4 refuses unless it is told that they are written for an older one.
-$(MEASURABLE): $(READY) requirements/bench.txt bench/peers.txt
+$(MEASURABLE): $(READY) requirements/bench.txt requirements/peers.txt
 	@echo "Adding to $(VENV) what the benchmarks need (once) ..."
 	@$(INSTALL) --requirement requirements/bench.txt
 	@$(PYTHON) -m venv $(VENV)/peers
-	@CMAKE_POLICY_VERSION_MINIMUM=3.5 $(VENV)/peers/bin/python -m pip install --quiet --disable-pip-version-check \
-		--requirement bench/peers.txt || { echo "The libraries to compare with could not be installed. One of them, python-olm, is built from source: that needs CMake, a C++ compiler and Python's headers. On Debian and Ubuntu: apt install cmake g++ python3-dev" >&2; exit 1; }
+	@CMAKE_POLICY_VERSION_MINIMUM=3.5 $(VENV)/peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--requirement requirements/peers.txt || { echo "The libraries to compare with could not be installed. One of them, python-olm, is built from source: that needs CMake, a C++ compiler and Python's headers. On Debian and Ubuntu: apt install cmake g++ python3-dev" >&2; exit 1; }
 	@touch $@

@@ -1,6 +1,6 @@
 """The same work by the stores of other Matrix libraries in Python, as they are shipped, in a single process.
 
-It runs in an environment of its own, ``.venv/peers``, with the packages that ``peers.txt`` names.
+It runs in an environment of its own, ``.venv/peers``, with the packages of ``requirements/peers.txt``.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 REPOSITORY = Path(__file__).parents[2]
 REQUIREMENTS = REPOSITORY / "requirements"
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
-LOCKS = ("bench", "develop", "lock")
+LOCKS = ("bench", "develop", "lock", "peers")
 
 
 def entries(lock: str) -> dict[str, tuple[Requirement, list[str]]]:
