@@ -36,7 +36,7 @@ NOW = Milliseconds(-(2**40))
 """Every clock, all the time: the functions' tables have other times."""
 
 Records: TypeAlias = "HashTrieMap[Name, int]"
-Told: TypeAlias = "tuple[tuple[Version, bool], ...]"
+Heard: TypeAlias = "tuple[tuple[Version, bool], ...]"
 """Up to which version a subscriber was told everything, and whether only that it lagged."""
 
 Translated = TypeVar("Translated")
@@ -72,7 +72,7 @@ class State:
     floor: Version
     guard: HashTrieMap[Name, Guard]
     cache: HashTrieMap[Name, Cache[Name, int]]
-    heard: HashTrieMap[Name, Told]
+    heard: HashTrieMap[Name, Heard]
     op: HashTrieMap[Name, Operation]
 
     @property
@@ -140,7 +140,7 @@ def _instance(graph: Graph, numbers: Mapping[str, int], left_out: frozenset[str]
     for state in graph.states:
         for o, op in of.function(state["op"]).items():
             modes[of.name(o)].add(str(of.function(op)["mode"]))
-        subscribers.update(of.name(p) for p, told in of.function(state["heard"]).items() if told)
+        subscribers.update(of.name(p) for p, entries in of.function(state["heard"]).items() if entries)
     return Instance(
         processes=frozenset(map(of.name, of.function(graph.states[0]["guard"]))),
         records=frozenset(map(of.name, of.function(of.sequence(graph.states[0]["history"])[0]))),
@@ -173,7 +173,7 @@ def _by_name(translate: Callable[[Value], Translated], value: Value) -> HashTrie
     return HashTrieMap((of.name(key), translate(each)) for key, each in of.function(value).items())
 
 
-def _heard(value: Value) -> Told:
+def _heard(value: Value) -> Heard:
     entries = map(of.function, of.sequence(value))
     return tuple((Version(of.number(entry["version"])), of.truth(entry["lagged"])) for entry in entries)
 
@@ -227,23 +227,23 @@ def _sync(i: Instance, s: State) -> Iterator[State]:
         synced = guard.synced(s.guard[p], s.guard[p].epoch)
         if synced != s.guard[p] and lease.fence(s.lease, s.guard[p].epoch):
             new = cache.sync(s.cache[p], s.log(s.cache[p].version))
-            told = _told(s.heard[p], s.log(Version(0))) or ((s.version, False),)
+            heard = _heard_after(s.heard[p], s.log(Version(0))) or ((s.version, False),)
             yield replace(
                 s,
                 guard=s.guard.insert(p, synced),
                 cache=s.cache.insert(p, new),
-                heard=s.heard.insert(p, told if p in i.subscribers else ()),
+                heard=s.heard.insert(p, heard if p in i.subscribers else ()),
             )
 
 
-def _told(told: Told, log: ChangeLog[Name]) -> Told:
+def _heard_after(heard: Heard, log: ChangeLog[Name]) -> Heard:
     """What a subscriber has heard once it was told what the log has; nothing where there is none."""
-    if not told:
+    if not heard:
         return ()
-    heard, _ = told[-1]
-    news = stream.news(heard, log)
+    version, _ = heard[-1]
+    news = stream.news(version, log)
     # The specification tells commits, the code what each of them wrote.
-    return told + tuple(dict.fromkeys((item.version, isinstance(item, Lagged)) for item in news))
+    return heard + tuple(dict.fromkeys((item.version, isinstance(item, Lagged)) for item in news))
 
 
 def _sync_fails(i: Instance, s: State) -> Iterator[State]:
@@ -360,7 +360,7 @@ def _finish(i: Instance, s: State) -> Iterator[State]:
             if guard.stands(s.guard[p], op.under):
                 installed = cache.install(installed, op.at, {r: base + 1 for r, base in written.items()})
             own = of.change_log(s.commits[: op.at], op.at - 1, op.at - 1)
-            heard = s.heard.insert(p, _told(s.heard[p], own))
+            heard = s.heard.insert(p, _heard_after(s.heard[p], own))
             finished = replace(finished, cache=s.cache.insert(p, installed), heard=heard)
         for saw_waiter in i.notable(op.saw_waiter):
             held = (
@@ -388,8 +388,8 @@ def _renew(i: Instance, s: State) -> Iterator[State]:
         row = lease.renew(s.lease, s.guard[p].epoch, NOW, LONGEST_LEASE_MS)
         if s.guard[p].stage is not Stage.NONE and row is not None:
             for saw_waiter in i.notable(s.lease.wanted):
-                told = guard.waiter_noted(s.guard[p], s.guard[p].epoch, saw_waiter)
-                yield replace(s, lease=row, guard=s.guard.insert(p, told))
+                noted = guard.waiter_noted(s.guard[p], s.guard[p].epoch, saw_waiter)
+                yield replace(s, lease=row, guard=s.guard.insert(p, noted))
 
 
 def _lose_guard(i: Instance, s: State) -> Iterator[State]:
@@ -443,9 +443,9 @@ def _truncate(_: Instance, s: State) -> Iterator[State]:
 
 def _listen(i: Instance, s: State) -> Iterator[State]:
     for p in i.subscribers:
-        told = _told(s.heard[p], s.log(Version(0)))
-        if s.guard[p].stage is Stage.NONE and told != s.heard[p]:
-            yield replace(s, heard=s.heard.insert(p, told))
+        heard = _heard_after(s.heard[p], s.log(Version(0)))
+        if s.guard[p].stage is Stage.NONE and heard != s.heard[p]:
+            yield replace(s, heard=s.heard.insert(p, heard))
 
 
 ACTIONS: Mapping[str, tuple[Callable[[Instance, State], Iterator[State]], frozenset[str]]] = {

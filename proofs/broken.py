@@ -204,7 +204,7 @@ FAULTS: dict[str, Fault] = {
     "laws.true_after_install: a true cache stays true": Fault(
         "cache.install", "version != cache.version + 1", "version <= cache.version"
     ),
-    "laws.told: each change is told once, in order, wherever the readings part": Fault(
+    "laws.news_of_two_readings: each change is told once, in order, wherever the readings part": Fault(
         "stream.news", "change.version > heard", "change.version >= heard"
     ),
 }

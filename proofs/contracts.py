@@ -19,7 +19,7 @@ from crosshair.core import ConditionCheckable, SyntaxErrorCheckable
 from crosshair.core_and_libs import AnalysisKind, MessageType, analyze_module
 from crosshair.options import AnalysisOptionSet
 
-from proofs import universe
+from proofs import symbolic_arguments
 from proofs.broken import FAULTS, Fault, broken
 from proofs.report import Examined, Failure, Say, run
 
@@ -80,7 +80,7 @@ def verdict(question: Question) -> str:
     checkable = stated(question.modules).get(question.contract)
     if checkable is None:
         return "not found: nothing that CrossHair can read states it (it passes over an async function)"
-    conditions = replace(checkable.conditions, sig=universe.instance(checkable.conditions.sig))
+    conditions = replace(checkable.conditions, sig=symbolic_arguments.instance(checkable.conditions.sig))
     if question.fault is not None:
         module, _, name = question.fault.function.partition(".")
         [home] = (import_module(path) for path in question.modules if path.rpartition(".")[2] == module)

@@ -113,7 +113,7 @@ class Reading:
             action == "Commit" and interpretation["version"] == self.last_version
         )
 
-    def told(self, before: Projection, after: Projection) -> str:
+    def shown(self, before: Projection, after: Projection) -> str:
         """What a step changes, in words."""
         changes = zip(self.labels, before, after, strict=True)
         return "; ".join(f"{label}: {was} -> {now}" for label, was, now in changes if was != now)
@@ -125,7 +125,7 @@ def wrong_start(reading: Reading, model: Model) -> Iterator[Difference]:
     for start in reading.graph.initial:
         here, encoded = reading.projections[start], evaluate(reading.interpretations[start])
         if encoded != here:
-            yield Difference("Init", "differs from TLC's", reading.graph.states[start], reading.told(here, encoded))
+            yield Difference("Init", "differs from TLC's", reading.graph.states[start], reading.shown(here, encoded))
 
 
 def wrong_conjuncts(reading: Reading, model: Model) -> Iterator[Difference]:
@@ -159,7 +159,7 @@ def wrong_steps(reading: Reading, model: Model, actions: Container[str], examine
             for name, target in sorted(more, key=repr):
                 if (name, what) not in seen:
                     seen.add((name, what))
-                    yield Difference(name, what, reading.graph.states[state], reading.told(here, target))
+                    yield Difference(name, what, reading.graph.states[state], reading.shown(here, target))
 
 
 def _with_parameters(model: Model, instance: Instance) -> Iterator[Action]:
@@ -229,7 +229,7 @@ def _projected(model: Model, s: Formulas) -> dict[str, Term]:
         parts[f"guard of {p}"] = s.guard_stage(p)
         parts[f"epoch of {p}"] = s.guard_epoch(p)
         parts[f"cache of {p}"] = s.cache_version(p)
-        parts[f"told to {p}"] = s.heard(p)
+        parts[f"heard by {p}"] = s.heard(p)
         for r in universe.records:
             parts[f"{r} in the cache of {p}"] = choose(s.cached(p, r), s.cache_value(p, r), NOWHERE)
     for o in universe.operations:
@@ -239,7 +239,7 @@ def _projected(model: Model, s: Formulas) -> dict[str, Term]:
         parts[f"epoch of {o}"] = s.under(o)
         parts[f"version of {o}"] = s.at(o)
         parts[f"begin of {o}"] = s.begun(o)
-        parts[f"word of {o}"] = s.saw_waiter(o)
+        parts[f"waiter seen by {o}"] = s.saw_waiter(o)
         parts[f"lease given up by {o}"] = s.released(o)
         # The added variable, where TLA+ has what it must be.
         parts[f"snapshot of {o}"] = choose(among(s.stage(o), RUNNING, LOADING, COMMITTED), s.snapshot(o), NOWHERE)
@@ -305,7 +305,7 @@ def _interpretation(who: Cast, state: State) -> Interpretation:
             | {place: isinstance(value, int) for place, value in cached.items()}
         ),
         "cache_value": Table({place: value for place, value in cached.items() if isinstance(value, int)}),
-        "heard": Table({_name(p): _last_heard(told) for p, told in heard.items()}),
+        "heard": Table({_name(p): _last_heard(entries) for p, entries in heard.items()}),
         "stage": of_operations("stage"),
         "mode_of": Table({o: "no-mode" if each["mode"] == "none" else str(each["mode"]) for o, each in op.items()}),
         "under": of_operations("under"),
@@ -339,8 +339,8 @@ def _snapshot(operation: Function, history: tuple[Function, ...]) -> int:
             return next(fitting, -1)
 
 
-def _last_heard(told: Value) -> int:
-    entries = _functions(told)
+def _last_heard(heard: Value) -> int:
+    entries = _functions(heard)
     return cast("int", entries[-1]["version"]) if entries else -1
 
 

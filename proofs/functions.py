@@ -130,7 +130,7 @@ def _synced(entry: Entry) -> Lines:
     yield (asking, epoch), asking if entry.refused else of.guard(entry.output)
 
 
-def _told(entry: Entry) -> Lines:
+def _waiter_noted(entry: Entry) -> Lines:
     work = of.function(entry.input["work"])
     yield (_asking(entry), work["under"], work["sawWaiter"]), of.guard(entry.output)
 
@@ -197,7 +197,7 @@ def _install(entry: Entry) -> Lines:
 
 def _news(entry: Entry) -> Lines:
     log, floor, heard = _log(entry), entry.number("floor"), entry.number("heard")
-    expected = _news_told(entry)
+    expected = _expected_news(entry)
     for since in {heard, 0}:
         yield (heard, of.change_log(log, floor, since)), expected
 
@@ -205,13 +205,13 @@ def _news(entry: Entry) -> Lines:
 def _news_of_own(entry: Entry) -> Lines:
     log = _log(entry)
     # A process knows of its commit what that one wrote, and nothing before it.
-    yield (entry.number("heard"), of.change_log(log, len(log) - 1, 0)), _news_told(entry)
+    yield (entry.number("heard"), of.change_log(log, len(log) - 1, 0)), _expected_news(entry)
 
 
-def _news_told(entry: Entry) -> tuple[Change[Name] | Lagged, ...]:
-    told = [of.function(one) for one in of.sequence(entry.output)[1:]]
+def _expected_news(entry: Entry) -> tuple[Change[Name] | Lagged, ...]:
+    entries = [of.function(one) for one in of.sequence(entry.output)[1:]]
     news: list[Change[Name] | Lagged] = []
-    for version, lagged in ((Version(of.number(one["version"])), of.truth(one["lagged"])) for one in told):
+    for version, lagged in ((Version(of.number(one["version"])), of.truth(one["lagged"])) for one in entries):
         news += [Lagged(version)] if lagged else [Change(version, key) for key in sorted(_log(entry)[version - 1])]
     return tuple(news)
 
@@ -238,7 +238,7 @@ TABLES: Mapping[str, tuple[str, Callable[[Entry], Lines]]] = {
     "release": ("lease.release", _release),
     "taken": ("guard.taken", _taken),
     "synced": ("guard.synced", _synced),
-    "waiter_noted": ("guard.waiter_noted", _told),
+    "waiter_noted": ("guard.waiter_noted", _waiter_noted),
     "overdue": ("guard.overdue", _overdue),
     "lost": ("guard.lost", _lost),
     "admits": ("guard.admits", _admits),

@@ -154,7 +154,7 @@ def counterexample(
     if obligation is None:
         return None
     answer = answered(obligation.formulas(), examined, _simplicity(model))
-    return _told(model, obligation.action, answer) if answer.verdict == "sat" else None
+    return _counterexample_lines(model, obligation.action, answer) if answer.verdict == "sat" else None
 
 
 def _simplicity(model: Model) -> Iterator[Term]:
@@ -178,7 +178,7 @@ def _simplicity(model: Model) -> Iterator[Term]:
     yield eq(s.floor, 0)
 
 
-def _told(model: Model, action: Action | None, answer: Answer) -> list[str]:
+def _counterexample_lines(model: Model, action: Action | None, answer: Answer) -> list[str]:
     """What differs, and whatever else there is that is not as it was at first."""
     show = partial(_shown, answer.evaluate)
     initial = _described(model, model.initial(), show)

@@ -73,8 +73,8 @@ def guard_is_honest(m: Model, s: State) -> Term:
     u = m.universe
 
     def gave_way(p: Term) -> Term:
-        told = u.some(u.operation, lambda o: every(m.working_under(s, p, s.guard_epoch(p), o), s.released(o)))
-        return every(eq(s.holder, u.nobody), told)
+        gave_up = u.some(u.operation, lambda o: every(m.working_under(s, p, s.guard_epoch(p), o), s.released(o)))
+        return every(eq(s.holder, u.nobody), gave_up)
 
     def honest(p: Term) -> Term:
         its_own = every(ne(s.guard_stage(p), NONE), eq(s.epoch, s.guard_epoch(p)))

@@ -6,7 +6,7 @@ Each function here takes the steps and returns what there is to judge of them.
 from dataclasses import replace
 from enum import Enum, auto
 
-from proofs.universe import Name, Writes
+from proofs.symbolic_arguments import Name, Writes
 from unwedged.protocol import cache as caches
 from unwedged.protocol import guard as guards
 from unwedged.protocol import lease as leases
@@ -18,8 +18,8 @@ from unwedged.protocol.lease import Lease
 from unwedged.protocol.stream import Lagged
 
 
-class Step(Enum):
-    """What can happen to the lease row."""
+class Call(Enum):
+    """The calls that can change the lease row."""
 
     ACQUIRE = auto()
     WANT = auto()
@@ -30,38 +30,38 @@ class Step(Enum):
 
 
 def after(
-    lease: Lease, step: Step, epoch: Epoch, instance: InstanceId, now: Milliseconds, duration: Milliseconds
+    lease: Lease, call: Call, epoch: Epoch, instance: InstanceId, now: Milliseconds, duration: Milliseconds
 ) -> Lease:
-    """The row after a step of any instance under any epoch by any clock; the row itself where the step is refused.
+    """The row after a call of any instance under any epoch by any clock; the row itself where the call is refused.
 
-    post: _.epoch == lease.epoch or step is Step.ACQUIRE and _.epoch > lease.epoch  # only acquiring changes the epoch
+    post: _.epoch == lease.epoch or call is Call.ACQUIRE and _.epoch > lease.epoch  # only acquiring changes the epoch
     """
-    if step is Step.ACQUIRE:
+    if call is Call.ACQUIRE:
         return leases.acquire(lease, instance, now, duration) or lease
-    if step is Step.WANT:
+    if call is Call.WANT:
         return leases.want(lease)
-    if step is Step.RENEW:
+    if call is Call.RENEW:
         return leases.renew(lease, epoch, now, duration) or lease
-    if step is Step.RELEASE:
+    if call is Call.RELEASE:
         return leases.release(lease, epoch) or lease
-    return leases.commit(lease, epoch, now, duration, step is Step.COMMIT_ALONE) or lease
+    return leases.commit(lease, epoch, now, duration, call is Call.COMMIT_ALONE) or lease
 
 
 def passes_again(
     lease: Lease,
     dead: Epoch,
-    step: Step,
+    call: Call,
     epoch: Epoch,
     instance: InstanceId,
     now: Milliseconds,
     duration: Milliseconds,
 ) -> bool:
-    """Say whether an epoch that there has been, and that the fence stops, passes it after a step of anybody.
+    """Say whether an epoch that there has been, and that the fence stops, passes it after a call of anybody.
 
     pre: dead <= lease.epoch and not leases.fence(lease, dead)
     post: not _  # a dead epoch stays dead
     """
-    return leases.fence(after(lease, step, epoch, instance, now, duration), dead)
+    return leases.fence(after(lease, call, epoch, instance, now, duration), dead)
 
 
 def released(lease: Lease, epoch: Epoch, other: Epoch) -> bool:
@@ -142,7 +142,7 @@ def true_after_install(
     return installed.records.get(key, now) == now
 
 
-def told(heard: Version, log: ChangeLog[Name], between: Version) -> tuple[Change[Name] | Lagged, ...]:
+def news_of_two_readings(heard: Version, log: ChangeLog[Name], between: Version) -> tuple[Change[Name] | Lagged, ...]:
     """What is told by two readings of a log that reaches back, one at the version ``between`` and one now.
 
     pre: log.floor <= heard <= between <= log.version

@@ -20,7 +20,7 @@ from proofs import contracts
 from proofs.broken import FAULTS, Fault, broken
 from proofs.contracts import CONFIRMED, MODULES, confirm, prove, refute, stated, unlisted
 from proofs.report import Examined, Failure, run
-from proofs.universe import NAMES, Name, Records
+from proofs.symbolic_arguments import NAMES, Name, Records
 
 Write = Callable[[str], tuple[str, ...]]
 

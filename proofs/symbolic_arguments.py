@@ -57,7 +57,7 @@ TYPES: dict[str, object] = {"key": Name, "value": int | None, "writes": Writes, 
 
 
 def instance(signature: Signature) -> Signature:
-    """The signature with the universe's types in place of type variables."""
+    """The signature with these types in place of type variables."""
     parameters = (
         parameter.replace(annotation=TYPES.get(parameter.name, parameter.annotation))
         for parameter in signature.parameters.values()
