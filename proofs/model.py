@@ -512,10 +512,10 @@ class Model:
         own = eq(s.under(o), s.guard_epoch(p))
         ends = every(own, s.released(o))
         ended = self._without_guard(s, p)
-        noted = put_if(own, self.waiter_noted(s, p, every(heeds, s.saw_waiter(o))), s.guard_stage)
+        heeded_stage = put_if(own, self.waiter_noted(s, p, every(heeds, s.saw_waiter(o))), s.guard_stage)
         after = replace(
             self._idle(s, o),
-            guard_stage=put_if(ends, ended.guard_stage, noted),
+            guard_stage=put_if(ends, ended.guard_stage, heeded_stage),
             guard_epoch=put_if(ends, ended.guard_epoch, s.guard_epoch),
             cache_version=put(s.cache_version, p, choose(installs, noted, s.cache_version(p))),
             cached=put_row(s.cached, p, lambda r: either(s.cached(p, r), every(installs, s.wrote(version, r)))),
