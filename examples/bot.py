@@ -28,7 +28,7 @@ async def next_index(transaction: Transaction, suspensions: list[signal.Signals]
 
 async def work(path: str, label: str, *suspensions: signal.Signals) -> None:
     """Answer three messages. Each answer needs an index that was never used before."""
-    async with await CryptoStore.open(path, key=KEY, label=label, kinds=[INDEXES]) as store:
+    async with CryptoStore.open(path, key=KEY, label=label, kinds=[INDEXES]) as store:
         for _ in range(3):
             print(f"{label} uses index", await store.run(next_index, list(suspensions)), flush=True)
             suspensions = ()

@@ -297,7 +297,7 @@ async def run(path: Path, clock_path: Path, label: str) -> None:
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     clock = Sleepers(MachineClock(clock_path), lambda: tell(Waits()))
     kinds = (SESSION, SENT, RECEIVED)
-    async with await CryptoStore.open(path, key=KEY, label=label, kinds=kinds, times=TIMES, clock=clock) as store:
+    async with CryptoStore.open(path, key=KEY, label=label, kinds=kinds, times=TIMES, clock=clock) as store:
         operations = Operations(store)
 
         async def perform(operation: Operation) -> None:

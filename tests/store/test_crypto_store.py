@@ -44,6 +44,7 @@ from unwedged.store import (
     Lagged,
     LeaseLost,
     NestedOperation,
+    Opening,
     OperationEnded,
     OperationInterrupted,
     OperationsAbandoned,
@@ -91,6 +92,10 @@ async def lose_lease(bench: Workbench, other: Instance) -> None:
     await other.lock.release_now()
 
 
+async def opened(opening: Opening) -> CryptoStore:
+    return await opening
+
+
 class TestOpening:
     async def test_a_store_is_made_and_found_again(self, tmp_path: Path) -> None:
         path = tmp_path / "store.db"
@@ -103,6 +108,18 @@ class TestOpening:
         async with await CryptoStore.open(str(path), key=KEY, label="two", kinds=KINDS) as store:
             assert store.statistics().version == 1
             assert await store.run(count_up) == 2
+
+    async def test_a_store_is_opened_once_by_each_call(self, tmp_path: Path) -> None:
+        opening = CryptoStore.open(tmp_path / "store.db", key=KEY, label="one", kinds=KINDS)
+        assert not (tmp_path / "store.db").exists()
+        async with opening as store:
+            assert await store.run(count_up) == 1
+        assert store.statistics().state == "closed"
+        with pytest.raises(InvalidArgument, match="call it again"):
+            await opening
+        with pytest.raises(InvalidArgument, match="call it again"):
+            async with opening:
+                pass
 
     async def test_cancelled_at_every_await_it_leaves_no_file_open(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -121,7 +138,7 @@ class TestOpening:
 
         monkeypatch.setattr(SqliteBackend, "open", noted)
         for at in range(1, 100):
-            opening = CryptoStore.open(tmp_path / "store.db", key=bytes(32), label="phone", kinds=KINDS)
+            opening = opened(CryptoStore.open(tmp_path / "store.db", key=bytes(32), label="phone", kinds=KINDS))
             cancelled = CancelledAt(opening, at, late=False)
             task = asyncio.create_task(attempt(cancelled))
             await asyncio.wait((task,))

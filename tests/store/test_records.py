@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import unwedged.store
 from unwedged.store.errors import InvalidArgument, MalformedRecord
 from unwedged.store.records import BYTES, JSON, TEXT, Codec, Json, RecordKind
 
@@ -119,3 +120,13 @@ def test_names(name: str) -> None:
 def test_bad_names(name: str) -> None:
     with pytest.raises(ValueError, match="can't name a record kind"):
         RecordKind(name, key=TEXT, value=JSON)
+
+
+def test_a_codec_equals_itself_when_rebuilt_and_shows_no_addresses() -> None:
+    assert Codec[str](str.encode, bytes.decode) == TEXT
+    assert RecordKind("a", TEXT, Codec[str](str.encode, bytes.decode)) == RecordKind("a", TEXT, TEXT)
+    assert repr(TEXT) == "Codec(str.encode, bytes.decode)"
+
+
+def test_a_package_shows_what_it_offers() -> None:
+    assert dir(unwedged.store) == sorted(unwedged.store.__all__)

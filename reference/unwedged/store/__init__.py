@@ -10,7 +10,7 @@
         transaction.put(COUNTERS, "visits", visits)
         return visits
 
-    async with await CryptoStore.open("bot.db", passphrase="...", label="bot", kinds=[COUNTERS]) as store:
+    async with CryptoStore.open("bot.db", passphrase="...", label="bot", kinds=[COUNTERS]) as store:
         visits = await store.run(count)  # committed, and run again if another process was faster
 
         async with store.view() as view:
@@ -21,14 +21,15 @@
             async for change in changes:  # whoever made them
                 ...
 
-Every exception that is raised on purpose is a ``StoreError``.
+``TEXT``, ``BYTES`` and ``JSON`` are codecs, for keys as well as for values. Every exception that is raised on purpose
+is a ``StoreError``.
 """
 
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.protocol.lease import Lease
 from unwedged.protocol.stream import Lagged
 from unwedged.store.clock import Clock, Randomness
-from unwedged.store.crypto_store import CryptoStore, Kinds, Statistics
+from unwedged.store.crypto_store import CryptoStore, Kinds, Opening, Statistics
 from unwedged.store.errors import (
     AnotherStore,
     ForkedStore,
@@ -91,6 +92,7 @@ __all__ = [
     "Milliseconds",
     "NestedOperation",
     "NotAStore",
+    "Opening",
     "OperationEnded",
     "OperationInterrupted",
     "OperationsAbandoned",
@@ -121,3 +123,7 @@ __all__ = [
     "WrongPassphrase",
     "inspect",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Generic, TypeAlias, TypeVar, TypeVarTuple
@@ -184,6 +185,30 @@ class _Block(AbstractAsyncContextManager[Begun], Generic[Sort, Begun]):
             self._inside.leave()
 
 
+class Opening(AbstractAsyncContextManager["CryptoStore"]):
+    """A store that is about to be opened, once: by ``await``, or by ``async with``, which closes it as well."""
+
+    __slots__ = ("_open", "_store")
+
+    def __init__(self, open_store: Callable[[], Coroutine[None, None, CryptoStore]]) -> None:
+        self._open: Callable[[], Coroutine[None, None, CryptoStore]] | None = open_store
+
+    def __await__(self) -> Generator[None, None, CryptoStore]:
+        open_store, self._open = self._open, None
+        if open_store is None:
+            raise InvalidArgument("what CryptoStore.open returned was used before: call it again")
+        return open_store().__await__()
+
+    async def __aenter__(self) -> CryptoStore:
+        self._store = await self
+        return await self._store.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._store.__aexit__(kind, error, trace)
+
+
 class CryptoStore:
     """One process instance's view of a store that it may share with others. Made by ``open``."""
 
@@ -244,7 +269,7 @@ class CryptoStore:
         """Whether the last look at what others committed failed."""
 
     @classmethod
-    async def open(
+    def open(
         cls,
         path: str | Path,
         *,
@@ -258,8 +283,11 @@ class CryptoStore:
         times: LeaseTimes | None = None,
         clock: Clock | None = None,
         randomness: Randomness | None = None,
-    ) -> CryptoStore:
-        """Open the store at ``path``, or make one. ``label`` names this program to people who inspect the store.
+    ) -> Opening:
+        """Open the store at ``path``, or make one: ``async with CryptoStore.open(...) as store``, or ``await`` it.
+
+        Nothing happens before that, and a store that was awaited has to be closed. ``label`` names this program to
+        people who inspect the store.
 
         The store's secret is either a ``passphrase``, or a ``key``: 32 random bytes from whatever keeps keys on this
         machine. With a key, opening takes neither the time nor the memory that a passphrase takes.
@@ -277,6 +305,39 @@ class CryptoStore:
         of more than 250 records wrote is not kept at all. Without it all records that were ever used stay in memory.
         What an operation has read stays with it until it ends.
         """
+        return Opening(
+            partial(
+                cls._open,
+                path,
+                passphrase=passphrase,
+                key=key,
+                label=label,
+                kinds=kinds,
+                expect=expect,
+                not_before=not_before,
+                cache_limit_bytes=cache_limit_bytes,
+                times=times,
+                clock=clock,
+                randomness=randomness,
+            )
+        )
+
+    @classmethod
+    async def _open(
+        cls,
+        path: str | Path,
+        *,
+        passphrase: str | None,
+        key: bytes | None,
+        label: str,
+        kinds: Kinds,
+        expect: Existence,
+        not_before: StoreMark | None,
+        cache_limit_bytes: int | None,
+        times: LeaseTimes | None,
+        clock: Clock | None,
+        randomness: Randomness | None,
+    ) -> CryptoStore:
         secret = secret_of(passphrase, key)
         text_of(label, "a label")
         location = path_of(path)

@@ -29,7 +29,10 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
 # Both without slots: on Python 3.11, ``Codec[str](...)`` fails for a frozen dataclass that has them.
 @dataclass(frozen=True)
 class Codec(Generic[Plain]):
-    """How something becomes bytes and comes back. ``decode`` may raise anything on bytes that it can't read."""
+    """How something becomes bytes and comes back. ``decode`` may raise anything on bytes that it can't read.
+
+    Two codecs are equal if they are made of the same functions. Each lambda is a function of its own.
+    """
 
     encode: Callable[[Plain], bytes]
     decode: Callable[[bytes], Plain]
@@ -37,6 +40,9 @@ class Codec(Generic[Plain]):
     def __post_init__(self) -> None:
         must_be_callable(self.encode, "what encodes")
         must_be_callable(self.decode, "what decodes")
+
+    def __repr__(self) -> str:
+        return f"Codec({_name(self.encode)}, {_name(self.decode)})"
 
 
 class Kind:
@@ -91,6 +97,10 @@ def kind_of(value: object) -> Kind:
     return value
 
 
+def _name(function: object) -> str:
+    return getattr(function, "__qualname__", None) or type(function).__qualname__
+
+
 def undeclared(kind: Kind, declared: Mapping[str, Kind]) -> UnknownKind:
     """Return the error of a kind that is not among those ``declared`` when the store was opened."""
     if kind.name in declared:
@@ -143,6 +153,8 @@ def _to_json(value: Json) -> bytes:
 
 
 TEXT: Final = Codec[str](str.encode, bytes.decode)
+"""Text, as UTF-8. Lone surrogates have no encoding."""
 BYTES: Final = Codec[bytes](_as_they_are, bytes)
+"""Bytes, as they are."""
 JSON: Final = Codec[Json](_to_json, _from_json)
 """JSON values, always written the same way. Lone surrogates, NaN and infinities have no encoding."""
