@@ -10,7 +10,7 @@ RESOLVE := $(VENV)/lock/bin/python -m uv pip compile --quiet --universal --pytho
 	--custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help check check-deep guards prove test bench bench-smoke lint spell lock
+.PHONY: help check check-deep guards prove test coverage bench bench-smoke lint spell lock
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,12 @@ prove: $(READY) ## Prove the protocol for any number of processes and records, a
 
 test: $(READY) ## Run the tests
 	@$(VENV)/bin/python -m pytest
+
+coverage: $(READY) ## Run the tests of the store and its tools, and see which of its lines and branches none of them reaches
+	@rm -rf $(VENV)/coverage
+	@$(VENV)/bin/python -m coverage run -m pytest --quiet tests/store tests/tools
+	@$(VENV)/bin/python -m coverage combine --quiet
+	@$(VENV)/bin/python -m coverage report
 
 bench: $(MEASURABLE) ## Measure how fast it is, against what, and rewrite spec/benchmarks.md: a quarter of an hour
 	@$(VENV)/bin/python -m bench $(BENCH)
