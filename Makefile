@@ -10,7 +10,7 @@ RESOLVE := $(VENV)/lock/bin/python -m uv pip compile --quiet --universal --pytho
 	--custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help check check-deep guards prove test coverage bench bench-smoke lint spell lock
+.PHONY: help check check-deep guards prove test coverage bench bench-smoke lint lock
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -42,13 +42,11 @@ bench: $(MEASURABLE) ## Measure how fast it is, against what, and rewrite spec/b
 bench-smoke: $(MEASURABLE) ## See that each benchmark still works, in two minutes; its figures mean nothing
 	@UNWEDGED_SMOKE=1 $(VENV)/bin/python -m bench $(BENCH)
 
-lint: $(READY) ## Check format, style, types and layering
+lint: $(READY) ## Check format, style, types, layering and spelling
 	@$(VENV)/bin/ruff format --check --quiet .
 	@$(VENV)/bin/ruff check --quiet .
 	@$(VENV)/bin/mypy --no-error-summary
 	@$(VENV)/bin/lint-imports --no-cache >$(VENV)/lint-imports.log || { cat $(VENV)/lint-imports.log; exit 1; }
-
-spell: $(READY) ## Check the spelling, which is British but for names that others gave
 	@$(VENV)/bin/typos
 
 lock: ## Renew requirements/ after a change of pyproject.toml; with UPGRADE=1, take the newest versions that it allows
