@@ -60,7 +60,7 @@ CONSTANTS
     p1 = p1  p2 = p2  p3 = p3  o1 = o1  o2 = o2  o3 = o3  o4 = o4
     {bounds}
     Home <- TwoAndOneEach
-    Kinds <- AllTransactions
+    Modes <- AllTransactions
     Subscribers = {{}}
     Nobody = Nobody
     Departed = Departed
