@@ -73,8 +73,8 @@ MUTANTS: Final = (
     Mutant(
         "a cancelled open leaks a file and a thread",
         f"{STORE}/crypto_store.py",
-        "except BaseException:\n                await backend.close()",
-        "except Exception:\n                await backend.close()",
+        "except BaseException:\n                    await backend.close()",
+        "except Exception:\n                    await backend.close()",
         "test_crypto_store.py::TestOpening::test_cancelled_at_every_await_it_leaves_no_file_open",
     ),
     Mutant(

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Gener
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Generic, TypeAlias, TypeVar, TypeVarTuple
@@ -305,75 +304,46 @@ class CryptoStore:
         of more than 250 records wrote is not kept at all. Without it all records that were ever used stay in memory.
         What an operation has read stays with it until it ends.
         """
-        return Opening(
-            partial(
-                cls._open,
-                path,
-                passphrase=passphrase,
-                key=key,
-                label=label,
-                kinds=kinds,
-                expect=expect,
-                not_before=not_before,
-                cache_limit_bytes=cache_limit_bytes,
-                times=times,
-                clock=clock,
-                randomness=randomness,
-            )
-        )
 
-    @classmethod
-    async def _open(
-        cls,
-        path: str | Path,
-        *,
-        passphrase: str | None,
-        key: bytes | None,
-        label: str,
-        kinds: Kinds,
-        expect: Existence,
-        not_before: StoreMark | None,
-        cache_limit_bytes: int | None,
-        times: LeaseTimes | None,
-        clock: Clock | None,
-        randomness: Randomness | None,
-    ) -> CryptoStore:
-        secret = secret_of(passphrase, key)
-        text_of(label, "a label")
-        location = path_of(path)
-        limit_bytes = None if cache_limit_bytes is None else size_of(cache_limit_bytes, "the limit of a cache")
-        declared = _declared(kinds)
-        times = LeaseTimes() if times is None else times_of(times)
-        clock = SystemClock() if clock is None else clock_of(clock)
-        randomness = SystemRandomness() if randomness is None else randomness_of(randomness)
-        instance = InstanceId(randomness.instance())
-        expected = Expectations(expect, not_before)
-        with _noting(location):
-            backend = await SqliteBackend.open(location, expected)
-            try:
-                sealer = await _unlock(backend, secret, expected)
-                version, present = await backend.contents()
-            except BaseException:
-                await backend.close()
-                raise
-        if unknown := sorted(present - declared.keys()):
-            # A newer program's: they are left alone, neither refused nor read.
-            logger.info("the store has records of kinds that were not declared kinds=%s", ",".join(unknown))
-        logger.info("store opened label=%s version=%d sqlite=%s", label, version, engine.description())
-        store = cls(
-            backend,
-            sealer,
-            declared.values(),
-            label=label,
-            instance=instance,
-            version=version,
-            times=times,
-            clock=clock,
-            randomness=randomness,
-            cache_limit_bytes=limit_bytes,
-        )
-        store._run_tasks()
-        return store
+        async def open_store() -> CryptoStore:
+            secret = secret_of(passphrase, key)
+            text_of(label, "a label")
+            location = path_of(path)
+            limit_bytes = None if cache_limit_bytes is None else size_of(cache_limit_bytes, "the limit of a cache")
+            declared = _declared(kinds)
+            lease_times = LeaseTimes() if times is None else times_of(times)
+            own_clock = SystemClock() if clock is None else clock_of(clock)
+            own_randomness = SystemRandomness() if randomness is None else randomness_of(randomness)
+            instance = InstanceId(own_randomness.instance())
+            expected = Expectations(expect, not_before)
+            with _naming_the_file(location):
+                backend = await SqliteBackend.open(location, expected)
+                try:
+                    sealer = await _unlock(backend, secret, expected)
+                    version, present = await backend.contents()
+                except BaseException:
+                    await backend.close()
+                    raise
+            if unknown := sorted(present - declared.keys()):
+                # A newer program's: they are left alone, neither refused nor read.
+                logger.info("the store has records of kinds that were not declared kinds=%s", ",".join(unknown))
+            logger.info("store opened label=%s version=%d sqlite=%s", label, version, engine.description())
+            store = cls(
+                backend,
+                sealer,
+                declared.values(),
+                label=label,
+                instance=instance,
+                version=version,
+                times=lease_times,
+                clock=own_clock,
+                randomness=own_randomness,
+                cache_limit_bytes=limit_bytes,
+            )
+            store._run_tasks()
+            return store
+
+        return Opening(open_store)
 
     async def __aenter__(self) -> CryptoStore:
         return self
@@ -781,7 +751,7 @@ class CryptoStore:
 
 
 @contextmanager
-def _noting(path: Path) -> Iterator[None]:
+def _naming_the_file(path: Path) -> Iterator[None]:
     """Have exceptions of the store's own say which file they are about."""
     try:
         yield
