@@ -40,8 +40,8 @@ SMALLER = {
 could overwrite what the other wrote.
 """
 
-CONDITIONS = {"CryptoStoreCache": ("MayBegin",), "LeaseLock": ()}
-"""Definitions that are nothing but conditions of an action. Their conjuncts are guards too."""
+CONDITIONS = {"CryptoStoreCache": ("MayBegin",)}
+"""By module: definitions that are nothing but conditions of an action. Their conjuncts are guards too."""
 
 FAIRNESS = "Fairness"
 """The definition, where a module has it, of which each conjunct is an assumption."""
@@ -137,10 +137,11 @@ def find_guards(module: str, text: str) -> list[Guard]:
     plain = _plain(text)
     bodies = _bodies(plain)
     steps = _steps(plain, bodies)
-    names = [*re.findall(r"\w+", plain[slice(*bodies["Next"])]), *CONDITIONS[module]]
+    conditions = CONDITIONS.get(module, ())
+    names = [*re.findall(r"\w+", plain[slice(*bodies["Next"])]), *conditions]
     guards: list[Guard] = []
     for action in dict.fromkeys(names):
-        if action in bodies and (action in steps or action in CONDITIONS[module]):
+        if action in bodies and (action in steps or action in conditions):
             parts = list(_guards_within(plain, *bodies[action], steps))
             if not any(_FAULT.fullmatch(plain[slice(*part)]) for part in parts):
                 guards += [

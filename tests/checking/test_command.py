@@ -94,6 +94,15 @@ def test_the_command_that_is_printed_can_be_run_by_hand(checkout: Specifications
     assert (done.returncode, "Invariant Small is violated." in done.stdout) == (12, True)
 
 
+def test_the_fault_of_a_layer_that_is_not_there_yet_is_not_replayed(checkout: Specifications, tmp_path: Path) -> None:
+    checkout.write("manifest.toml", PASSING + FAILING.replace('layer = "S"', 'layer = "M"'))
+    done = checking(checkout.folder, "check", "--report", str(tmp_path / "report.json"))
+    assert "no injection" not in done.stdout
+    assert "0 of 2 models and 0 of 0 replayed faults are not as expected; nor is the replay." in done.stdout
+    [fault] = msgspec.json.decode((tmp_path / "report.json").read_bytes(), type=Report).faults
+    assert (fault.slug, fault.model_verdict, fault.replay_verdict) == ("too-small", Verdict.SAFETY, None)
+
+
 def test_a_model_that_there_is_not_is_told_without_a_traceback(checkout: Specifications) -> None:
     done = checking(checkout.folder, "model", "Nowhere")
     assert done.returncode == UNUSABLE
