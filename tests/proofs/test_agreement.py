@@ -1,6 +1,6 @@
 """That the comparison of the code with TLC's graphs notices what is broken, on either side.
 
-All of it: `python -m proofs.agreement`.
+All of it: `python -m proofs agreement`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import pytest
 from checking.errors import CheckError
 from checking.models.manifest import Manifest, read_manifest
 from checking.tlc.graph import Graph
-from proofs import actions, functions, specification
-from proofs.actions import ACTIONS, Explored, compare, explored
-from proofs.agreement import actions_agree, functions_agree, tally
+from proofs import tlc
+from proofs.agreement import actions, functions
+from proofs.agreement.actions import ACTIONS, Explored, compare, explored
+from proofs.agreement.proof import actions_agree, functions_agree, tally
 from proofs.report import Examined, Failure, Say
-from proofs.specification import graph_of
-from proofs.translation import constants
+from proofs.tlc import FUNCTIONS, constants, graph_of
 from tests.proofs.broken import BROKEN, Broken
 
 P = ParamSpec("P")
@@ -33,7 +33,7 @@ MODELS = Path(__file__).parents[2] / "tla" / "models"
 
 @pytest.fixture(scope="session")
 def tables() -> Graph:
-    return graph_of(read_manifest(MODELS / "manifest.toml"), functions.MODEL)[0]
+    return graph_of(read_manifest(MODELS / "manifest.toml"), FUNCTIONS)[0]
 
 
 @pytest.fixture(scope="session")
@@ -235,13 +235,13 @@ def test_an_input_without_an_output_fails(tables: Graph) -> None:
 def test_a_model_that_is_not_as_expected_fails(copy: Path) -> None:
     manifest = read_manifest(copy / "manifest.toml")
     failures = functions_agree(manifest, silent, Examined())
-    assert {failure.name for failure in failures} == {functions.MODEL}
-    expected = manifest.model(functions.MODEL).distinct_states
+    assert {failure.name for failure in failures} == {FUNCTIONS}
+    expected = manifest.model(FUNCTIONS).distinct_states
     assert failures[0].verdict.startswith(f"distinct states: expected {expected}, got ")
 
 
 def test_a_graph_that_ends_early_fails(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(specification, "read_graph", lambda _: Graph((), (), ()))
+    monkeypatch.setattr(tlc, "read_graph", lambda _: Graph((), (), ()))
     with pytest.raises(CheckError, match="0 are in its graph"):
         functions_agree(read_manifest(copy / "manifest.toml"), silent, Examined())
 

@@ -1,6 +1,6 @@
 """The contracts in short: that each function has some, that their faults fit, and that whatever is missing is noticed.
 
-All of them: `python -m proofs.contracts`.
+All of them: `python -m proofs contracts`.
 """
 
 import inspect
@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from rpds import HashTrieMap
 
 import unwedged.protocol
-from proofs import contracts
-from proofs.broken import FAULTS, Fault, broken
-from proofs.contracts import CONFIRMED, MODULES, confirm, prove, refute, stated, unlisted
+from proofs.contracts import proof as contracts
+from proofs.contracts.broken import FAULTS, Fault, broken
+from proofs.contracts.proof import CONFIRMED, MODULES, confirm, prove, refute, stated, unlisted
+from proofs.contracts.symbolic_arguments import NAMES, Name, Records
 from proofs.report import Examined, Failure, run
-from proofs.symbolic_arguments import NAMES, Name, Records
 
 Write = Callable[[str], tuple[str, ...]]
 

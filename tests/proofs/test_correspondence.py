@@ -1,6 +1,6 @@
 """The comparison of the encoding with TLC's graphs notices what differs, on either side.
 
-All of it: `python -m proofs.correspondence`.
+All of it: `python -m proofs correspondence`.
 """
 
 import shutil
@@ -12,8 +12,8 @@ from checking.errors import CheckError
 from checking.models.manifest import Manifest, read_manifest
 from checking.tlc.graph import Edge, Graph
 from checking.tlc.run import read_configuration
-from proofs import correspondence, functions
-from proofs.correspondence import (
+from proofs.correspondence import proof as correspondence
+from proofs.correspondence.proof import (
     INSTANCES,
     Reading,
     compare,
@@ -23,12 +23,12 @@ from proofs.correspondence import (
     wrong_steps,
     wrong_takeable,
 )
-from proofs.invariant import INVARIANT, spelled
-from proofs.model import Model, State
+from proofs.encoding.invariant import INVARIANT, spelled
+from proofs.encoding.model import Model, State
+from proofs.encoding.terms import TRUE, Term, no
 from proofs.report import Examined, Failure
-from proofs.specification import INDUCTIVE, graph_of
-from proofs.terms import TRUE, Term, no
-from proofs.translation import constants
+from proofs.specification.proof import INDUCTIVE
+from proofs.tlc import FUNCTIONS, constants, graph_of
 
 ROOT = Path(__file__).parents[2]
 MANIFEST = read_manifest(ROOT / "tla" / "models" / "manifest.toml")
@@ -151,9 +151,9 @@ def test_each_conjunct_is_checked_by_tlc_too() -> None:
 
 
 def test_who_may_take_the_lease_is_compared_on_absurd_rows_too() -> None:
-    graph, wrong = graph_of(MANIFEST, functions.MODEL)
+    graph, wrong = graph_of(MANIFEST, FUNCTIONS)
     assert wrong == []
-    lease_time = constants(MANIFEST.folder / f"{functions.MODEL}.cfg")["LeaseTime"]
+    lease_time = constants(MANIFEST.folder / f"{FUNCTIONS}.cfg")["LeaseTime"]
     assert list(wrong_takeable(graph, lease_time, Examined())) == []
     [difference] = wrong_takeable(graph, lease_time, Examined(), "clock-jump")
     assert (difference.name, difference.what) == ("Takeable", "differs from TLC's")

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proofs.evaluation import NONSENSE, Concrete, Table, compiled
-from proofs.terms import (
+from proofs.correspondence.evaluation import NONSENSE, Concrete, Table, compiled
+from proofs.encoding.terms import (
     BOOLEAN,
     NUMBER,
     Term,

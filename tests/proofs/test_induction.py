@@ -1,15 +1,15 @@
 """The proof in short: a few of its obligations, and that it notices what is broken.
 
-All of it: `python -m proofs.induction`.
+All of it: `python -m proofs induction`.
 """
 
 from collections.abc import Iterator
 
 import pytest
 
-from proofs import induction, second, terms
-from proofs.induction import FAULTS, Obligation, counterexample, impossible_actions, obligations, shown
-from proofs.invariant import (
+from proofs.encoding import terms
+from proofs.encoding.faults import FAULTS
+from proofs.encoding.invariant import (
     INVARIANT,
     Conjunct,
     fenced_cache_is_current,
@@ -17,9 +17,12 @@ from proofs.invariant import (
     spelled,
     transactions_take_turns,
 )
-from proofs.model import Model, State
+from proofs.encoding.model import Model, State
+from proofs.encoding.terms import Answer, Term, eq, no, small, unbounded
+from proofs.induction import proof as induction
+from proofs.induction import second_solver
+from proofs.induction.proof import Obligation, counterexample, impossible_actions, obligations, shown
 from proofs.report import Examined, Failure
-from proofs.terms import Answer, Term, eq, no, small, unbounded
 
 
 def some(model: Model, *groups: str) -> Iterator[Obligation]:
@@ -94,7 +97,7 @@ def test_one_solver_that_does_not_know_is_a_failure(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("said", ["sat", "unknown (RESOURCEOUT)", ""])
 def test_both_solvers_must_say_so(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(second, "verdict", lambda _text: said)
+    monkeypatch.setattr(second_solver, "verdict", lambda _text: said)
     todo, examined = list(some(Model(small()), "Lapse")), Examined()
     failures = shown(iter(todo), lambda _line: None, examined)
     assert failures == [Failure(each.name, f"z3 says unsat, cvc5 says {said}") for each in todo]
@@ -103,14 +106,14 @@ def test_both_solvers_must_say_so(said: str, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_counterexample_is_one_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
     fault, obligation = next(iter(FAULTS.items()))
-    monkeypatch.setattr(second, "verdict", lambda _text: "unsat")
+    monkeypatch.setattr(second_solver, "verdict", lambda _text: "unsat")
     assert counterexample(fault, obligation, Examined()) is None
     assert {failure.verdict for failure in impossible_actions(small(), Examined())} == {"z3 says sat, cvc5 says unsat"}
 
 
 def test_neither_goes_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terms, "STEPS", 10)
-    monkeypatch.setattr(second, "STEPS", 10)
+    monkeypatch.setattr(second_solver, "STEPS", 10)
     [obligation] = (each for each in obligations(Model(unbounded())) if each.name == "Commit preserves NoLostUpdate")
     [failure] = shown(iter([obligation]), lambda _line: None, Examined())
     assert failure.verdict == "z3 says unknown, cvc5 says unknown (RESOURCEOUT)"
@@ -118,7 +121,7 @@ def test_neither_goes_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_cvc5_can_not_read_is_no_answer() -> None:
     with pytest.raises(RuntimeError, match="not declared"):
-        second.verdict("(assert nonsense)")
+        second_solver.verdict("(assert nonsense)")
 
 
 @pytest.mark.parametrize(("fault", "obligation"), FAULTS.items())

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,15 @@ from hypothesis import settings
 
 import proofs
 from checking.models.manifest import Band, read_manifest
-from proofs import actions, correspondence, functions, report, sql
+from proofs import report
 from proofs.__main__ import BESIDE, PARTS
+from proofs.agreement import actions
+from proofs.correspondence import proof as correspondence
 from proofs.extent import EXTENT
 from proofs.report import Examined, Failure, Proof, Say, differences, run
-from proofs.specification import INDUCTIVE
+from proofs.specification.proof import INDUCTIVE
+from proofs.sql import proof as sql
+from proofs.tlc import FUNCTIONS
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,11 +56,20 @@ def test_a_part_that_fails_or_shrinks(proof: Proof, code: int) -> None:
 
 
 def test_every_part_is_asked() -> None:
-    modules = {module.name: import_module(f"proofs.{module.name}") for module in pkgutil.iter_modules(proofs.__path__)}
-    provers = {name: module.prove for name, module in modules.items() if hasattr(module, "prove")}
-    assert {name: prove for name, prove in provers.items() if name != BESIDE} == PARTS
-    assert provers.keys() == EXTENT.keys()
+    folders = [module.name for module in pkgutil.iter_modules(proofs.__path__) if module.ispkg]
+    proven = [name for name in folders if find_spec(f"proofs.{name}.proof")]
+    assert set(folders) - set(proven) == {"encoding"}
+    assert {name: import_module(f"proofs.{name}.proof").prove for name in proven} == PARTS
+    assert PARTS.keys() == EXTENT.keys()
     assert all(expected and min(expected.values()) > 0 for expected in EXTENT.values())
+
+
+def exit_code(monkeypatch: pytest.MonkeyPatch) -> object:
+    """Be the program `python -m proofs`."""
+    monkeypatch.delitem(sys.modules, "proofs.__main__")
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("proofs", run_name="__main__")
+    return ended.value.code
 
 
 @pytest.mark.parametrize(("code", "beside", "expected"), [(0, 0, 0), (1, 0, 1), (0, 1, 1), (0, -9, -9), (1, 1, 1)])
@@ -79,14 +93,34 @@ def test_each_of_the_two_processes_has_its_say(
         asked.append(parts)
         return code
 
-    monkeypatch.delitem(sys.modules, "proofs.__main__")
+    monkeypatch.setattr(sys, "argv", ["proofs"])
     monkeypatch.setattr(subprocess, "Popen", Beside)
     monkeypatch.setattr(report, "run", prove_all)
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_module("proofs", run_name="__main__")
-    assert ended.value.code == expected
-    assert asked == [PARTS]
-    assert [command[1:] for command in started] == [["-m", "proofs.specification"]]
+    assert exit_code(monkeypatch) == expected
+    assert asked == [{name: prove for name, prove in PARTS.items() if name != BESIDE}]
+    assert [command[1:] for command in started] == [["-m", "proofs", BESIDE]]
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_part_that_is_named_is_asked_alone(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Mapping[str, Proof]] = []
+
+    def prove_some(parts: Mapping[str, Proof]) -> int:
+        asked.append(parts)
+        return code
+
+    monkeypatch.setattr(sys, "argv", ["proofs", "specification", "sql"])
+    monkeypatch.setattr(report, "run", prove_some)
+    assert exit_code(monkeypatch) == code
+    assert asked == [{name: PARTS[name] for name in ("specification", "sql")}]
+
+
+def test_a_part_that_is_not_there_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["proofs", "sql", "deduction"])
+    assert exit_code(monkeypatch) == 2
+    assert "no such part: deduction" in capsys.readouterr().err
 
 
 def test_each_inductive_model_is_checked_whole() -> None:
@@ -98,7 +132,7 @@ def test_every_instance_is_compared() -> None:
     manifest = read_manifest(ROOT / "tla" / "models" / "manifest.toml")
     states = {f"states of {one.name}": manifest.model(one.name).distinct_states for one in correspondence.INSTANCES}
     assert {name: EXTENT["correspondence"][name] for name in states} == states
-    compared = {*INDUCTIVE, functions.MODEL, *actions.MODELS, *(one.name for one in correspondence.INSTANCES)}
+    compared = {*INDUCTIVE, FUNCTIONS, *actions.MODELS, *(one.name for one in correspondence.INSTANCES)}
     assert compared == {model.name for model in manifest.band(Band.PROOF)}
 
 

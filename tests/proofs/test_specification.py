@@ -1,12 +1,12 @@
-"""An invariant that is not inductive is named. All of it: `python -m proofs.specification`."""
+"""An invariant that is not inductive is named. All of it: `python -m proofs specification`."""
 
 import shutil
 from pathlib import Path
 
 import pytest
 
-from proofs import specification
 from proofs.report import Examined
+from proofs.specification import proof as specification
 
 ROOT = Path(__file__).parents[2]
 

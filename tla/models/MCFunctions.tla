@@ -4,8 +4,8 @@
 (* its one step writes the output down. Where it is the condition of an action *)
 (* that decides what is refused, the step is that action.                      *)
 (*                                                                             *)
-(* proofs/functions.py gives the same inputs to reference/unwedged/protocol/,  *)
-(* whose names the functions have here, and compares.                          *)
+(* proofs/agreement/functions.py gives the same inputs to the functions in     *)
+(* reference/unwedged/protocol/ whose names they have here, and compares.      *)
 EXTENDS MCCryptoStoreCache
 
 VARIABLES

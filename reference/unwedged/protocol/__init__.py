@@ -9,5 +9,5 @@ What ``tla/`` says, line for line, and what ``proofs/`` speaks about:
 
 Functions state what always holds of them as contracts in the notation of PEP 316: ``pre:`` is what they take for
 granted of their arguments, ``post:`` what holds of the result ``_`` whatever the arguments are, and behind the ``#`` is
-the contract's name. ``python -m proofs.contracts`` confirms each of them.
+the contract's name. ``python -m proofs contracts`` confirms each of them.
 """

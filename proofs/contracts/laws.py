@@ -6,7 +6,7 @@ Each function here takes the steps and returns what there is to judge of them.
 from dataclasses import replace
 from enum import Enum, auto
 
-from proofs.symbolic_arguments import Name, Writes
+from proofs.contracts.symbolic_arguments import Name, Writes
 from unwedged.protocol import cache as caches
 from unwedged.protocol import guard as guards
 from unwedged.protocol import lease as leases

@@ -6,7 +6,7 @@ why it holds, or what it promises.
 
 from collections.abc import Callable
 
-from proofs.model import (
+from proofs.encoding.model import (
     CLOSING,
     COMMITTED,
     HELD,
@@ -25,7 +25,7 @@ from proofs.model import (
     Model,
     State,
 )
-from proofs.terms import NUMBER, Term, among, between, choose, either, eq, every, implies, ne, no
+from proofs.encoding.terms import NUMBER, Term, among, between, choose, either, eq, every, implies, ne, no
 
 Conjunct = Callable[[Model, State], Term]
 StepProperty = Callable[[Model, Action], Term]

@@ -18,15 +18,13 @@ import unwedged.protocol
 from checking.errors import UnreadableOutput
 from checking.tlc.graph import Graph
 from checking.tlc.values import Value
-from proofs import translation as of
-from proofs.translation import Name
+from proofs.agreement import translation as of
+from proofs.agreement.translation import Name
 from unwedged.protocol.cache import Cache, Change
 from unwedged.protocol.guard import Guard
 from unwedged.protocol.identifiers import Epoch, Milliseconds, Version
 from unwedged.protocol.lease import LONGEST_LEASE_MS, Lease
 from unwedged.protocol.stream import Lagged
-
-MODEL = "Functions"
 
 CLOCKS = (1_764_000_000_000, 0, -1, -(2**62), 2**62)
 DURATIONS = (1, 2_000, LONGEST_LEASE_MS)

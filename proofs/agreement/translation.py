@@ -6,9 +6,7 @@ the code allows lasts `LeaseTime` ticks; what the specification calls absurd is 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from rpds import HashTrieMap
 
@@ -24,17 +22,6 @@ Name = ModelValue
 
 MISSING, NOBODY, DEPARTED = Name("Missing"), Name("Nobody"), Name("Departed")
 INSTANCES = {Name("p1"): InstanceId(2**63 - 1), Name("p2"): InstanceId(1), DEPARTED: InstanceId(2)}
-
-
-def constants(configuration: Path) -> dict[str, int]:
-    """The numbers that a configuration file gives to constants."""
-    text = configuration.read_text(encoding="utf-8")
-    return {name: int(number) for name, number in re.findall(r"^ *(\w+) *= *(\d+)$", text, re.MULTILINE)}
-
-
-def replaced(configuration: Path) -> frozenset[str]:
-    """The definitions in whose place a configuration file puts others."""
-    return frozenset(re.findall(r"^ *(\w+) *<- *\w+$", configuration.read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def function(value: Value) -> HashTrieMap[Value, Value]:

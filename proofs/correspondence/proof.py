@@ -1,12 +1,11 @@
 """The encoding is the model: in finite instances, z3's formulas and TLC have the same steps from the same states.
 
-Run `python -m proofs.correspondence`. For every state that TLC reaches, each action of `proofs.model` is evaluated with
-all its parameters; where it leads must be where TLC's transitions of that name lead, no more and no less. What differs
-is a failure that names the action, and both states are shown. So is a state in which a conjunct of the invariant is
-false.
+Run `python -m proofs correspondence`. For every state that TLC reaches, each action of `encoding.model` is evaluated
+with all its parameters; where it leads must be where TLC's transitions of that name lead, no more and no less. What
+differs is a failure that names the action, and both states are shown. So is a state in which a conjunct of the
+invariant is false.
 """
 
-import sys
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,16 +18,14 @@ from checking.models.manifest import find_manifest, read_manifest
 from checking.replay.transitions import Cast, cast_of
 from checking.tlc.graph import Graph
 from checking.tlc.values import ModelValue, State, Value, render_state
-from proofs import functions
-from proofs.evaluation import Concrete, Interpretation, Table, compiled
-from proofs.induction import FAULTS
-from proofs.invariant import GUARANTEES, INVARIANT, spelled
-from proofs.model import COMMITTED, LOADING, RUNNING, TRANSACTION, VIEW, Action, Model
-from proofs.model import State as Formulas
-from proofs.report import Examined, Failure, Say, run
-from proofs.specification import graph_of
-from proofs.terms import FALSE, TRUE, Of, Term, among, choose, every, finite, number
-from proofs.translation import constants
+from proofs.correspondence.evaluation import Concrete, Interpretation, Table, compiled
+from proofs.encoding.faults import FAULTS
+from proofs.encoding.invariant import GUARANTEES, INVARIANT, spelled
+from proofs.encoding.model import COMMITTED, LOADING, RUNNING, TRANSACTION, VIEW, Action, Model
+from proofs.encoding.model import State as Formulas
+from proofs.encoding.terms import FALSE, TRUE, Of, Term, among, choose, every, finite, number
+from proofs.report import Examined, Failure, Say
+from proofs.tlc import FUNCTIONS, constants, graph_of
 
 Function = Mapping[Value, Value]
 Projection = tuple[Concrete, ...]
@@ -406,13 +403,13 @@ def prove(say: Say, examined: Examined) -> list[Failure]:
         unnoticed -= noticed
         examined["broken rules that are noticed"] += len(noticed)
     try:
-        graph, wrong = graph_of(manifest, functions.MODEL)
+        graph, wrong = graph_of(manifest, FUNCTIONS)
     except CheckError as error:
-        return [*failures, Failure(functions.MODEL, str(error)), *_unnoticed(unnoticed)]
+        return [*failures, Failure(FUNCTIONS, str(error)), *_unnoticed(unnoticed)]
     failures += wrong
-    lease_time = constants(manifest.folder / f"{functions.MODEL}.cfg")["LeaseTime"]
+    lease_time = constants(manifest.folder / f"{FUNCTIONS}.cfg")["LeaseTime"]
     differing = list(wrong_takeable(graph, lease_time, examined))
-    failures += [Failure(f"{functions.MODEL}: {each.name}", each.what) for each in differing]
+    failures += [Failure(f"{FUNCTIONS}: {each.name}", each.what) for each in differing]
     say(f"Who may take the lease, on every row: {'FAILED' if differing else 'the same'}")
     if any(True for _ in wrong_takeable(graph, lease_time, Examined(), "clock-jump")):
         say("    with one rule of the encoding broken, it differs: clock-jump")
@@ -461,7 +458,3 @@ def notices(reading: Reading, fault: str) -> bool:
     return any(True for _ in wrong_start(reading, broken)) or all(
         any(True for _ in wrong_steps(reading, broken, {action}, Examined())) for action in actions
     )
-
-
-if __name__ == "__main__":
-    sys.exit(run({"correspondence": prove}))

@@ -1,6 +1,6 @@
 """The SQL does what the functions of `protocol` say: a test by examples, the same ones each time, and not a proof.
 
-Run `python -m proofs.sql`. The tests are those of `tests/store/test_sqlite.py` that compare the two. Each must have run
+Run `python -m proofs sql`. The tests are those of `tests/store/test_sqlite.py` that compare the two. Each must have run
 and passed, with all its examples; one that is not listed here must not be among them either.
 """
 
@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from proofs.report import Examined, Failure, Say, run
+from proofs.report import Examined, Failure, Say
 
 MODULE = "tests/store/test_sqlite.py"
 SELECTION = ("TestTheSqlIsTheRules", "test_any_calls_at_any_times_do_what_the_rules_say", "test_records_and_change_log")
@@ -61,7 +61,3 @@ def _examples_of_passed(report: "ET.ElementTree[ET.Element]") -> dict[str, int]:
         for case in report.iter("testcase")
         if not {child.tag for child in case} & {"failure", "error", "skipped"}
     }
-
-
-if __name__ == "__main__":
-    sys.exit(run({"sql": prove}))

@@ -11,7 +11,7 @@ change log; that it is the same thing is one of the obligations.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from proofs.terms import (
+from proofs.encoding.terms import (
     BOOLEAN,
     FALSE,
     NUMBER,

@@ -21,8 +21,9 @@ from checking.replay.transitions import HOME
 from checking.tlc.graph import Graph
 from checking.tlc.values import State as Printed
 from checking.tlc.values import Value
-from proofs import translation as of
-from proofs.translation import INSTANCES, Name, constants, replaced
+from proofs.agreement import translation as of
+from proofs.agreement.translation import INSTANCES, Name
+from proofs.tlc import constants, replaced
 from unwedged.protocol import cache, guard, lease, stream
 from unwedged.protocol.cache import Cache, ChangeLog
 from unwedged.protocol.guard import NO_GUARD, Guard, Stage

@@ -1,21 +1,19 @@
 """The proof: the obligations of an induction over all behaviours, and a counterexample for each broken rule.
 
-Run `python -m proofs.induction`. Each obligation is one question: can what is known hold, and what is to be shown not?
+Run `python -m proofs induction`. Each obligation is one question: can what is known hold, and what is to be shown not?
 z3 and cvc5 are asked, and both must answer "unsat"; "sat" or "unknown" of either fails, and the obligation is named.
 """
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 
-from proofs import second
-from proofs.invariant import GUARANTEES, INVARIANT, STEP_PROPERTIES, Conjunct, is_commit, spelled
-from proofs.model import IDLE, LOADING, NONE, NOT_SUBSCRIBED, VALIDATED, VIEW, Action, Model, State
-from proofs.report import Examined, Failure, Say, run
-from proofs.terms import (
+from proofs.encoding.faults import FAULTS
+from proofs.encoding.invariant import GUARANTEES, INVARIANT, STEP_PROPERTIES, Conjunct, is_commit, spelled
+from proofs.encoding.model import IDLE, LOADING, NONE, NOT_SUBSCRIBED, VALIDATED, VIEW, Action, Model, State
+from proofs.encoding.terms import (
     NUMBER,
     Answer,
     Of,
@@ -31,6 +29,8 @@ from proofs.terms import (
     unbounded,
     written,
 )
+from proofs.induction import second_solver
+from proofs.report import Examined, Failure, Say
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,38 +41,6 @@ class Obligation:
     name: str
     action: Action | None
     formulas: Callable[[], list[Term]]
-
-
-# For each fault, the obligation at which it is to be found.
-FAULTS: dict[str, str] = {
-    "stale-account-overwrite": "Lose preserves KnowledgeIsOfOneSnapshot",
-    "session-cache-survives": "Sync preserves CacheIsOfItsVersion",
-    "generation-in-machine": "Sync preserves FencedCacheIsCurrent",
-    "two-live-copies": "Begin preserves TransactionsTakeTurns",
-    "first-acquire-is-clean": "Sync preserves CacheIsOfItsVersion",
-    "dirty-hidden-from-reentrant": "Begin preserves NobodyWorksBeforeTheSync",
-    "lease-lapses-unfenced": "Commit preserves NoLostUpdate",
-    "renew-ignores-loss": "LoseGuard preserves FencedCacheIsCurrent",
-    "holder-name-reuse": "Acquire preserves GuardIsHonest",
-    "guard-outlives-release": "Release preserves GuardIsHonest",
-    "reacquire-keeps-epoch": "Acquire has EpochNeverReused",
-    "save-without-lock": "Begin preserves EpochsOnlyGrow",
-    "reload-failure-swallowed": "SyncFails preserves CacheIsOfItsVersion",
-    "reload-race": "Acquire preserves CacheIsOfItsVersion",
-    "late-version": "Finish preserves CacheIsOfItsVersion",
-    "unfenced-load": "Load preserves LoadFitsItsOperation",
-    "unvalidated-view": "Validate has RefinesAtomicStore",
-    "cache-before-commit": "Abort preserves CacheIsOfItsVersion",
-    "partial-list": "Finish preserves CacheIsOfItsVersion",
-    "live-reference-survives": "Commit preserves NoLostUpdate",
-    "stale-failure-believed": "Fail has RefinesAtomicStore",
-    "floor-ignored-at-sync": "Sync preserves CacheIsOfItsVersion",
-    "floor-ignored-at-load": "Load preserves LoadFitsItsOperation",
-    "floor-ignored-in-stream": "Sync preserves SubscribersHaveHeard",
-    "streams-lost": "Sync preserves SubscribersHaveHeard",
-    "foreign-writes-unseen": "Sync preserves SubscribersHaveHeard",
-    "cancelled-commit": "ForgetCommit preserves FencedCacheIsCurrent",
-}
 
 
 def obligations(model: Model, invariant: Sequence[Conjunct] = INVARIANT) -> Iterator[Obligation]:
@@ -109,7 +77,7 @@ def obligations(model: Model, invariant: Sequence[Conjunct] = INVARIANT) -> Iter
 def answered(formulas: Sequence[Term], examined: Examined, wishes: Iterable[Term] = ()) -> Answer:
     """Ask both solvers. Where they differ, that is the verdict, and each is named with what it says."""
     first = satisfiable(formulas, wishes)
-    other = second.verdict(written(formulas))
+    other = second_solver.verdict(written(formulas))
     examined += Examined({f"what z3 calls {first.verdict}": 1, f"what cvc5 calls {other}": 1})
     return first if first.verdict == other else replace(first, verdict=f"z3 says {first.verdict}, cvc5 says {other}")
 
@@ -269,7 +237,3 @@ def prove(say: Say, examined: Examined) -> list[Failure]:
     took = time.monotonic() - began
     say(f"{'; '.join(f'{count} {what}' for what, count in examined.items())}; {took:.0f} s")
     return failures
-
-
-if __name__ == "__main__":
-    sys.exit(run({"induction": prove}))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import z3  # type: ignore[import-untyped]
 
-from proofs.terms import Term
+from proofs.encoding.terms import Term
 
 Concrete = int | str | bool
 """A number, a truth value, or the name of an element."""

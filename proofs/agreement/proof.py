@@ -1,21 +1,19 @@
 """The code's pure core does what the specification says: compared with what TLC makes of the same inputs.
 
-Run `python -m proofs.agreement`. TLC dumps the graph of all states of a model; then each function of `protocol` is
+Run `python -m proofs agreement`. TLC dumps the graph of all states of a model; then each function of `protocol` is
 called with what was there before a step, and must give what was there after it. A difference, a function or an action
 that was never compared, or a model that TLC does not finish as expected, fails and is named.
 """
 
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from checking.errors import CheckError
 from checking.models.manifest import Manifest, find_manifest, read_manifest
-from proofs import actions, functions
-from proofs.report import Examined, Failure, Say, run
-from proofs.specification import graph_of
-from proofs.translation import constants
+from proofs.agreement import actions, functions
+from proofs.report import Examined, Failure, Say
+from proofs.tlc import FUNCTIONS, constants, graph_of
 
 Comparisons = Iterable[tuple[str, str | None]]
 """What was compared and, where it differs, how."""
@@ -45,8 +43,8 @@ def functions_agree(manifest: Manifest, say: Say, examined: Examined) -> list[Fa
     """Compare each function of `protocol` with its tables."""
     say("Each function, on every input of its table:")
     missing = functions.public_functions() - {function for function, _ in functions.TABLES.values()}
-    graph, wrong = graph_of(manifest, functions.MODEL)
-    numbers = constants(manifest.folder / f"{functions.MODEL}.cfg")
+    graph, wrong = graph_of(manifest, FUNCTIONS)
+    numbers = constants(manifest.folder / f"{FUNCTIONS}.cfg")
     return [
         *wrong,
         *(Failure(function, "no table has its inputs") for function in sorted(missing)),
@@ -79,7 +77,3 @@ def prove(say: Say, examined: Examined) -> list[Failure]:
         except CheckError as error:
             failures.append(Failure(agree.__name__, str(error)))
     return failures
-
-
-if __name__ == "__main__":
-    sys.exit(run({"agreement": prove}))

@@ -1,12 +1,11 @@
 """The contracts of the pure core: CrossHair confirms each over all paths, and refutes it when one line is broken.
 
-Run `python -m proofs.contracts`. Only the verdict "confirmed" will do: "not confirmed" (no counterexample was found), a
+Run `python -m proofs contracts`. Only the verdict "confirmed" will do: "not confirmed" (no counterexample was found), a
 time-out, a crash, a contract that is not found or not listed fails, and the contract is named.
 
 A contract is a `post:` line of a docstring. Its name is the function's and the comment at the end of the line.
 """
 
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,20 +18,20 @@ from crosshair.core import ConditionCheckable, SyntaxErrorCheckable
 from crosshair.core_and_libs import AnalysisKind, MessageType, analyze_module
 from crosshair.options import AnalysisOptionSet
 
-from proofs import symbolic_arguments
-from proofs.broken import FAULTS, Fault, broken
-from proofs.report import Examined, Failure, Say, run
+from proofs.contracts import symbolic_arguments
+from proofs.contracts.broken import FAULTS, Fault, broken
+from proofs.report import Examined, Failure, Say
 
 MODULES = (
     "unwedged.protocol.lease",
     "unwedged.protocol.guard",
     "unwedged.protocol.cache",
     "unwedged.protocol.stream",
-    "proofs.laws",
+    "proofs.contracts.laws",
 )
 
 CONTEXT = get_context("forkserver")  # so that a new process need not import CrossHair again
-CONTEXT.set_forkserver_preload(["proofs.laws"])
+CONTEXT.set_forkserver_preload(["proofs.contracts.laws"])
 
 PROCESSES = 2
 SECONDS = 120.0  # of processor time for one contract; the slowest takes about 20
@@ -171,7 +170,3 @@ def prove(say: Say, examined: Examined) -> list[Failure]:
     failures += refute(FAULTS, MODULES, say, examined)
     say(f"{len(FAULTS)} contracts, {len(FAULTS)} faults, {time.monotonic() - began:.0f} s")
     return failures
-
-
-if __name__ == "__main__":
-    sys.exit(run({"contracts": prove}))

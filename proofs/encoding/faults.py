@@ -1,0 +1,32 @@
+"""For each rule that `model` can break, under the name that its fault has in TLA+, where a proof must find it."""
+
+FAULTS: dict[str, str] = {
+    "stale-account-overwrite": "Lose preserves KnowledgeIsOfOneSnapshot",
+    "session-cache-survives": "Sync preserves CacheIsOfItsVersion",
+    "generation-in-machine": "Sync preserves FencedCacheIsCurrent",
+    "two-live-copies": "Begin preserves TransactionsTakeTurns",
+    "first-acquire-is-clean": "Sync preserves CacheIsOfItsVersion",
+    "dirty-hidden-from-reentrant": "Begin preserves NobodyWorksBeforeTheSync",
+    "lease-lapses-unfenced": "Commit preserves NoLostUpdate",
+    "renew-ignores-loss": "LoseGuard preserves FencedCacheIsCurrent",
+    "holder-name-reuse": "Acquire preserves GuardIsHonest",
+    "guard-outlives-release": "Release preserves GuardIsHonest",
+    "reacquire-keeps-epoch": "Acquire has EpochNeverReused",
+    "save-without-lock": "Begin preserves EpochsOnlyGrow",
+    "reload-failure-swallowed": "SyncFails preserves CacheIsOfItsVersion",
+    "reload-race": "Acquire preserves CacheIsOfItsVersion",
+    "late-version": "Finish preserves CacheIsOfItsVersion",
+    "unfenced-load": "Load preserves LoadFitsItsOperation",
+    "unvalidated-view": "Validate has RefinesAtomicStore",
+    "cache-before-commit": "Abort preserves CacheIsOfItsVersion",
+    "partial-list": "Finish preserves CacheIsOfItsVersion",
+    "live-reference-survives": "Commit preserves NoLostUpdate",
+    "stale-failure-believed": "Fail has RefinesAtomicStore",
+    "floor-ignored-at-sync": "Sync preserves CacheIsOfItsVersion",
+    "floor-ignored-at-load": "Load preserves LoadFitsItsOperation",
+    "floor-ignored-in-stream": "Sync preserves SubscribersHaveHeard",
+    "streams-lost": "Sync preserves SubscribersHaveHeard",
+    "foreign-writes-unseen": "Sync preserves SubscribersHaveHeard",
+    "cancelled-commit": "ForgetCommit preserves FencedCacheIsCurrent",
+}
+"""By fault, the obligation of the induction that does not hold."""
