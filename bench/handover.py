@@ -14,14 +14,11 @@ Not with pyperf, which knows nothing of two processes that time each other.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import multiprocessing
 import os
 import platform
 import resource
 import sqlite3
 import statistics
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from importlib.metadata import version
@@ -33,7 +30,7 @@ from typing import Final, TypeAlias, TypeVar
 import aiosqlite
 import msgspec
 
-from bench.measuring import RESULTS, Aim, Effort, Spread, say, sized
+from bench.measuring import RESULTS, Aim, Effort, Spread, processes, say, sized
 from bench.reporting import digits, duration, spread, table
 from unwedged.store import TEXT, Codec, CryptoStore, RecordKind, Transaction
 
@@ -74,11 +71,7 @@ class GoOn(msgspec.Struct, frozen=True, tag=True):
     """End the operation that holds the lease."""
 
 
-class Leave(msgspec.Struct, frozen=True, tag=True):
-    """End."""
-
-
-Command: TypeAlias = TakeBareTurns | TakeTurns | Hold | Wait | GoOn | Leave
+Command: TypeAlias = TakeBareTurns | TakeTurns | Hold | Wait | GoOn
 
 
 class Lengths(msgspec.Struct, frozen=True):
@@ -133,24 +126,24 @@ class Process:
         self._unguarded = bare
 
     async def serve(self) -> None:
-        while not isinstance(command := await self._told(), Leave):
-            match command:
+        while True:
+            match await self._next_command():
                 case TakeBareTurns(until):
-                    self._say(await self._turns(self._bare_turn, until))
+                    self._answer(await self._turns(self._bare_turn, until))
                 case TakeTurns(until):
-                    self._say(await self._turns(self._turn, until))
+                    self._answer(await self._turns(self._turn, until))
                 case Hold():
-                    self._say(await self._store.run(self._hold))
+                    self._answer(await self._store.run(self._hold))
                 case Wait():
                     await self._wait()
-                case GoOn():
+                case GoOn() as command:
                     raise AssertionError(command)
 
-    async def _told(self) -> Command:
+    async def _next_command(self) -> Command:
         command: Command = msgspec.json.decode(await asyncio.to_thread(self._driver.recv_bytes), type=Command)
         return command
 
-    def _say(self, what: Sequence[int] | float | None) -> None:
+    def _answer(self, what: Sequence[int] | float | None) -> None:
         self._driver.send_bytes(msgspec.json.encode(what))
 
     async def _turns(self, attempt: Callable[[int], Awaitable[int]], until: int) -> list[int]:
@@ -185,8 +178,8 @@ class Process:
         return await self._store.run(take)
 
     async def _hold(self, transaction: Transaction) -> int:
-        self._say(None)
-        assert isinstance(await self._told(), GoOn)
+        self._answer(None)
+        assert isinstance(await self._next_command(), GoOn)
         # It writes, as operations do: so the waiter has something to load, and the commit brings word of it.
         transaction.put(TURN, "whose", await transaction.get(TURN, "whose") or 0)
         return time.monotonic_ns()
@@ -200,8 +193,8 @@ class Process:
 
         waiting = asyncio.create_task(self._store.run(seen))
         await asyncio.sleep(1)
-        self._say((_processor_time() - before) / (time.monotonic() - began))
-        self._say(await waiting)
+        self._answer((_processor_time() - before) / (time.monotonic() - began))
+        self._answer(await waiting)
 
 
 def _processor_time() -> float:
@@ -225,7 +218,7 @@ async def _bare_row(path: Path) -> aiosqlite.Connection:
 async def _process(number: int, driver: Connection[bytes, bytes], folder: Path) -> None:
     bare = await _bare_row(folder / "bare.db")
     try:
-        async with await CryptoStore.open(
+        async with CryptoStore.open(
             folder / "store.db", key=bytes(32), label=f"process {number}", kinds=[TURN]
         ) as store:
             driver.send_bytes(msgspec.json.encode(None))
@@ -234,13 +227,7 @@ async def _process(number: int, driver: Connection[bytes, bytes], folder: Path) 
         await bare.close()
 
 
-def run_process(number: int, driver: Connection[bytes, bytes], folder: Path) -> None:
-    """Be one of the processes. Its driver is gone when the pipe is."""
-    with contextlib.suppress(EOFError, KeyboardInterrupt):
-        asyncio.run(_process(number, driver, folder))
-
-
-class Processes:
+class Pair:
     """The processes that take turns, from the outside."""
 
     def __init__(self, pipes: Sequence[Connection[bytes, bytes]]) -> None:
@@ -251,8 +238,8 @@ class Processes:
         """Have ``TURNS`` turns taken."""
         self._taken[turns] += TURNS
         for pipe in self._pipes:
-            _tell(pipe, turns(self._taken[turns]))
-        ends = sorted(end for pipe in self._pipes for end in _heard(pipe, list[int]))
+            _command(pipe, turns(self._taken[turns]))
+        ends = sorted(end for pipe in self._pipes for end in _answer_of(pipe, list[int]))
         assert len(ends) == TURNS
         lengths = [(end - before) / 1000 for before, end in pairwise(ends)]
         return Lengths(statistics.median(lengths), statistics.quantiles(lengths, n=100)[-1])
@@ -260,49 +247,27 @@ class Processes:
     def wait(self) -> Waiting:
         """Have one process wait while another holds the lease."""
         holder, waiter = self._pipes
-        _tell(holder, Hold())
-        _heard(holder, None)
-        _tell(waiter, Wait())
-        core = _heard(waiter, float)
-        _tell(holder, GoOn())
-        return Waiting(core, (_heard(waiter, int) - _heard(holder, int)) / 1000)
+        _command(holder, Hold())
+        _answer_of(holder, None)
+        _command(waiter, Wait())
+        core = _answer_of(waiter, float)
+        _command(holder, GoOn())
+        return Waiting(core, (_answer_of(waiter, int) - _answer_of(holder, int)) / 1000)
 
 
-def _tell(pipe: Connection[bytes, bytes], command: Command) -> None:
+def _command(pipe: Connection[bytes, bytes], command: Command) -> None:
     pipe.send_bytes(msgspec.json.encode(command))
 
 
-def _heard(pipe: Connection[bytes, bytes], kind: type[Answer] | None) -> Answer:
+def _answer_of(pipe: Connection[bytes, bytes], kind: type[Answer] | None) -> Answer:
     answer: Answer = msgspec.json.decode(pipe.recv_bytes(), type=kind)
     return answer
 
 
-@contextlib.contextmanager
-def processes() -> Iterator[Processes]:
-    """Start the processes on new files; none survives."""
-    spawn = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as ending:
-        pipes, children = [], []
-        for number in range(PROCESSES):
-            ours, theirs = spawn.Pipe()
-            process = spawn.Process(target=run_process, args=(number, theirs, Path(folder)), daemon=True)
-            process.start()
-            theirs.close()  # so that the pipe ends with the process
-            ending.callback(process.join)
-            ending.callback(process.terminate)
-            _heard(ours, None)
-            pipes.append(ours)
-            children.append(process)
-        yield Processes(pipes)
-        for pipe in pipes:
-            _tell(pipe, Leave())
-        for child in children:
-            child.join()
-
-
 def measured(rounds: int) -> Result:
     """Measure for so many rounds."""
-    with processes() as pair:
+    with processes(_process, PROCESSES) as pipes:
+        pair = Pair(pipes)
         pair.take(TakeBareTurns)
         pair.take(TakeTurns)
         found = []

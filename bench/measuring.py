@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import multiprocessing
 import os
 import sqlite3
 import statistics
@@ -21,13 +22,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import pyperf
 
@@ -59,6 +61,10 @@ Timed = Callable[[int], Awaitable[float]]
 
 Group = Callable[[Path], AbstractAsyncContextManager[Mapping[str, Timed]]]
 """Sets up subjects in an empty folder, by name."""
+
+
+Serve: TypeAlias = "Callable[[int, Connection[bytes, bytes], Path], Coroutine[None, None, None]]"
+"""Is one of several processes that are timed together. It has a number, a pipe to its driver and a folder for all."""
 
 
 class Effort(Enum):
@@ -121,6 +127,38 @@ def program(module: str, groups: Mapping[str, Group]) -> None:
             pyperf.add_runs(str(results_of(module)), benchmark)
         else:
             sys.stdout.write(f"{name}: {benchmark.format_value(benchmark.mean())}\n")
+
+
+@contextmanager
+def processes(serve: Serve, count: int) -> Iterator[Sequence[Connection[bytes, bytes]]]:
+    """Start so many processes with one new folder on the project's disk, and wait until each has sent something.
+
+    A process ends when its pipe does: none survives.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=RESULTS.resolve()) as folder, ExitStack() as ending:
+        pipes, children = [], []
+        for number in range(count):
+            ours, theirs = spawn.Pipe()
+            child = spawn.Process(target=_run, args=(serve, number, theirs, Path(folder)), daemon=True)
+            child.start()
+            ending.callback(child.join)
+            ending.callback(child.terminate)
+            theirs.close()  # so that the pipe ends with the process
+            ours.recv_bytes()
+            pipes.append(ours)
+            children.append(child)
+        yield pipes
+        for pipe in pipes:
+            pipe.close()
+        for child in children:
+            child.join()
+
+
+def _run(serve: Serve, number: int, driver: Connection[bytes, bytes], folder: Path) -> None:
+    with suppress(EOFError, KeyboardInterrupt):
+        asyncio.run(serve(number, driver, folder))
 
 
 def results_of(module: str) -> Path:

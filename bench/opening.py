@@ -1,4 +1,4 @@
-"""Opening a store, beside opening its file; what the passphrase costs is measured apart."""
+"""Opening a store, beside opening its file; what the passphrase costs is measured separately."""
 
 from __future__ import annotations
 

@@ -10,21 +10,18 @@ Not with pyperf, which knows nothing of several processes that are timed togethe
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import multiprocessing
 import os
 import platform
 import sqlite3
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from bench.measuring import RESULTS, Aim, Effort, Spread, say, sized
+from bench.measuring import RESULTS, Aim, Effort, Spread, processes, say, sized
 from bench.reporting import digits, duration, spread, table
 from unwedged.store import TEXT, Codec, CryptoStore, RecordKind, Transaction
 
@@ -147,36 +144,11 @@ async def _work(store: CryptoStore, work: Work) -> Done:
 
 
 async def _process(number: int, driver: Connection[bytes, bytes], folder: Path) -> None:
-    async with await CryptoStore.open(folder / "store.db", key=KEY, label=f"process {number}", kinds=[COUNT]) as store:
+    async with CryptoStore.open(folder / "store.db", key=KEY, label=f"process {number}", kinds=[COUNT]) as store:
         driver.send_bytes(msgspec.json.encode(None))
-        while (command := await asyncio.to_thread(driver.recv_bytes)) != b"null":
-            driver.send_bytes(msgspec.json.encode(await _work(store, msgspec.json.decode(command, type=Work))))
-
-
-def run_process(number: int, driver: Connection[bytes, bytes], folder: Path) -> None:
-    """Be one of the processes. Its driver is gone when the pipe is."""
-    with contextlib.suppress(EOFError, KeyboardInterrupt):
-        asyncio.run(_process(number, driver, folder))
-
-
-@contextlib.contextmanager
-def processes(count: int) -> Iterator[Sequence[Connection[bytes, bytes]]]:
-    """Start so many processes on one new file; none survives."""
-    spawn = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory(dir=RESULTS) as folder, contextlib.ExitStack() as ending:
-        pipes = []
-        for number in range(count):
-            ours, theirs = spawn.Pipe()
-            process = spawn.Process(target=run_process, args=(number, theirs, Path(folder)), daemon=True)
-            process.start()
-            theirs.close()  # so that the pipe ends with the process
-            ending.callback(process.join)
-            ending.callback(process.terminate)
-            ours.recv_bytes()
-            pipes.append(ours)
-        yield pipes
-        for pipe in pipes:
-            pipe.send_bytes(b"null")
+        while True:
+            work = msgspec.json.decode(await asyncio.to_thread(driver.recv_bytes), type=Work)
+            driver.send_bytes(msgspec.json.encode(await _work(store, work)))
 
 
 def worked(pipes: Sequence[Connection[bytes, bytes]], waiting: int, seconds: float) -> Run:
@@ -192,7 +164,7 @@ def worked(pipes: Sequence[Connection[bytes, bytes]], waiting: int, seconds: flo
 def measured(rounds: int, rivals: Sequence[int], waiting: Sequence[int], seconds: float) -> Result:
     """Measure for so many rounds."""
     found = []
-    with processes(max(rivals) + 1) as pipes:
+    with processes(_process, max(rivals) + 1) as pipes:
         for number in range(1, rounds + 1):
             say(f"rivals: round {number} of {rounds}")
             found.append([worked(pipes[: some + 1], each, seconds) for each in waiting for some in rivals])

@@ -47,11 +47,11 @@ _STEADY: Final = LeaseTimes(idle_after_ms=Milliseconds(24 * 60 * 60 * 1000))
 
 @asynccontextmanager
 async def opened(path: Path, cache_limit_bytes: int | None = None) -> AsyncIterator[CryptoStore]:
-    """Open a store, or make one, with a key: what a passphrase costs is measured apart from everything else.
+    """Open a store, or make one, with a key: what a passphrase costs is measured separately.
 
     It keeps the lease while others have their turn.
     """
-    async with await CryptoStore.open(
+    async with CryptoStore.open(
         path,
         key=KEY,
         label="benchmark",
@@ -99,12 +99,12 @@ def key_of(number: int) -> str:
 
 async def everything(store: CryptoStore) -> dict[RecordName, bytes]:
     """Load the whole store, in one hop to the driver's thread, and open every seal."""
-    parts = store._services
-    assert isinstance(parts.backend, SqliteBackend)
+    services = store._services
+    assert isinstance(services.backend, SqliteBackend)
     records = {}
-    for kind, hidden, sealed in await parts.backend._read("SELECT kind, key, value FROM record", {}):
-        key = parts.records._sealer.reveal(kind, hidden)
-        records[RecordName(kind, key)] = parts.records._sealer.open(kind, key, sealed)
+    for kind, hidden, sealed in await services.backend._read("SELECT kind, key, value FROM record", {}):
+        key = services.records._sealer.reveal(kind, hidden)
+        records[RecordName(kind, key)] = services.records._sealer.open(kind, key, sealed)
     return records
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -78,30 +78,24 @@ async def taking_over(cached: int, folder: Path) -> AsyncIterator[Mapping[str, T
             await keeper._lock.release_now()
         return seconds
 
-    async def without(loops: int) -> float:
+    async def without_its_cache(load: Callable[[], Awaitable[None]], loops: int) -> float:
         seconds = 0.0
         await caught_up(dropper)
         for _ in range(loops):
             await changed_by_another(10)
             forget(dropper)
             began = time.perf_counter()
-            await dropper.query(partial(read, keys[:TOUCHED]))
+            await load()
             seconds += time.perf_counter() - began
             await dropper._lock.release_now()
         return seconds
 
-    async def with_everything(loops: int) -> float:
-        seconds = 0.0
-        await caught_up(dropper)
-        for _ in range(loops):
-            await changed_by_another(10)
-            forget(dropper)
-            began = time.perf_counter()
-            async with dropper.view():
-                assert len(await everything(dropper)) == cached
-            seconds += time.perf_counter() - began
-            await dropper._lock.release_now()
-        return seconds
+    async def load_what_is_wanted() -> None:
+        await dropper.query(partial(read, keys[:TOUCHED]))
+
+    async def load_everything() -> None:
+        async with dropper.view():
+            assert len(await everything(dropper)) == cached
 
     path = await copy_of(cached, folder)
     async with opened(path) as writer, opened(path) as keeper, opened(path) as dropper:
@@ -109,16 +103,16 @@ async def taking_over(cached: int, folder: Path) -> AsyncIterator[Mapping[str, T
         await keeper._lock.release_now()
         yield {
             **{selective(changed, cached): partial(with_its_cache, changed) for changed in CHANGED},
-            dropping(cached): without,
-            reloading(cached): with_everything,
+            dropping(cached): partial(without_its_cache, load_what_is_wanted),
+            reloading(cached): partial(without_its_cache, load_everything),
         }
 
 
 def forget(store: CryptoStore) -> None:
     """Throw away what a store without a guard has cached."""
-    holding = store._lock.guarded
-    holding.cache = empty(holding.cache.version)
-    holding.live.clear()
+    guarded = store._lock.guarded
+    guarded.cache = empty(guarded.cache.version)
+    guarded.live.clear()
 
 
 GROUPS: Final[dict[str, Group]] = {f"{cached}-records": partial(taking_over, cached) for cached in CACHED}

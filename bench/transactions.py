@@ -79,13 +79,13 @@ async def transactions(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
     async def unsealed() -> OlmMessage:
         message, pickle = step(session)
         row = Row(RowName(SESSIONS.name, KEY.encode()), pickle)
-        await parts.backend.commit(epoch, [row], Milliseconds(parts.clock.now()), duration, alone=True)
+        await services.backend.commit(epoch, [row], Milliseconds(services.clock.now()), duration, alone=True)
         return message
 
     async def sealed() -> OlmMessage:
         message, pickle = step(session)
-        batch = await parts.records.seal({RecordName(SESSIONS.name, KEY.encode()): pickle})
-        await parts.records.commit(epoch, batch, Milliseconds(parts.clock.now()), duration, alone=True)
+        batch = await services.records.seal({RecordName(SESSIONS.name, KEY.encode()): pickle})
+        await services.records.commit(epoch, batch, Milliseconds(services.clock.now()), duration, alone=True)
         return message
 
     async def meet(transaction: Transaction) -> None:
@@ -101,7 +101,7 @@ async def transactions(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
     async with (
         aiosqlite.connect(folder / "bare.db", isolation_level=None) as driver,
         Driver(partial(sqlite3.connect, folder / "hopping.db", isolation_level=None)) as opening,
-        opened(folder / "parts.db") as apart,
+        opened(folder / "services.db") as dissected,
         opened(folder / "store.db") as store,
     ):
         with closing(sqlite3.connect(folder / "direct.db", isolation_level=None)) as direct:
@@ -112,8 +112,8 @@ async def transactions(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
                 for connection in (driver, hopping):
                     await connection.execute(statement)
             await store.run(meet)
-            parts, epoch = apart._services, await taken(apart)
-            duration = Milliseconds(parts.lock.times.duration_ms)
+            services, epoch = dissected._services, await taken(dissected)
+            duration = Milliseconds(services.lock.times.duration_ms)
             settle_logs(folder)
             yield {
                 "ratchet step": each(ratchet),

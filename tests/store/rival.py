@@ -15,7 +15,7 @@ from unwedged.store import CryptoStore, StoreBusy
 
 async def run(path: Path) -> None:
     ended = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
-    async with await CryptoStore.open(path, key=KEY, label="rival", kinds=KINDS) as store:
+    async with CryptoStore.open(path, key=KEY, label="rival", kinds=KINDS) as store:
         while not ended.done():
             try:
                 print(await store.run(count_up), flush=True)  # noqa: T201 (that is what it is for)
