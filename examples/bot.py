@@ -17,38 +17,47 @@ INDEXES = RecordKind("index", key=TEXT, value=Codec[int](lambda index: b"%d" % i
 KEY = bytes(32)  # A real bot makes 32 random bytes once, and keeps them where the system keeps secrets.
 
 
-async def next_index(transaction: Transaction, suspensions: list[signal.Signals]) -> int:
+async def next_index(transaction: Transaction, suspensions: list[str]) -> int:
     """Give out the next index, as a ratchet gives out message keys."""
     index = await transaction.get(INDEXES, "to bob") or 0
     if suspensions:
-        os.kill(os.getpid(), suspensions.pop())  # The system suspends this process, with the lease in its hands.
+        suspensions.clear()
+        os.kill(os.getpid(), signal.SIGSTOP)  # The system suspends this process, with the lease in its hands.
     transaction.put(INDEXES, "to bob", index + 1)
     return index
 
 
-async def work(path: str, label: str, *suspensions: signal.Signals) -> None:
+async def work(path: str, label: str, *suspensions: str) -> None:
     """Answer three messages. Each answer needs an index that was never used before."""
+    to_come = list(suspensions)
     async with CryptoStore.open(path, key=KEY, label=label, kinds=[INDEXES]) as store:
         for _ in range(3):
-            print(f"{label} uses index", await store.run(next_index, list(suspensions)), flush=True)
-            suspensions = ()
+            print(f"{label} uses index", await store.run(next_index, to_come), flush=True)
 
 
-def main() -> None:
-    """Run both processes."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, str(Path(folder, "bot.db"))]
-        one = subprocess.Popen([*command, "one", str(int(signal.SIGSTOP))])
-        os.waitpid(one.pid, os.WUNTRACED)
-        print("one is suspended in the middle of an operation", flush=True)
-        subprocess.run([*command, "two"], check=True)
-        print("one goes on", flush=True)
-        one.send_signal(signal.SIGCONT)
-        one.wait()
+def main(path: str) -> None:
+    """Run both processes, and check that both did all their work and used no index twice."""
+    command = [sys.executable, __file__, path]
+    with subprocess.Popen([*command, "one", "a suspension"], stdout=subprocess.PIPE, text=True) as one:
+        try:
+            if not os.WIFSTOPPED(os.waitpid(one.pid, os.WUNTRACED)[1]):
+                sys.exit("one ended before it was suspended")
+            print("one is suspended in the middle of an operation")
+            by_two = subprocess.run([*command, "two"], stdout=subprocess.PIPE, text=True, check=True).stdout
+            print(f"{by_two}one goes on")
+            one.send_signal(signal.SIGCONT)
+            by_one, _ = one.communicate()
+            print(by_one, end="")
+        finally:
+            one.kill()  # If anything failed, it must not stay suspended.
+    indexes = {line.split()[-1] for line in (by_two + by_one).splitlines()}
+    if one.returncode != 0 or len(indexes) != 6:
+        sys.exit(f"one ends with {one.returncode}; of 6 indexes, {len(indexes)} are different")
 
 
 if __name__ == "__main__":
     if sys.argv[1:]:
-        asyncio.run(work(sys.argv[1], sys.argv[2], *map(signal.Signals, map(int, sys.argv[3:]))))
+        asyncio.run(work(*sys.argv[1:]))
     else:
-        main()
+        with tempfile.TemporaryDirectory() as folder:
+            main(str(Path(folder, "bot.db")))

@@ -68,6 +68,41 @@ def test_the_bot_is_what_the_program_prints() -> None:
     assert shown == output_of(REPOSITORY, "examples/bot.py")
 
 
+def test_the_inspection_is_what_the_command_prints(tmp_path: Path) -> None:
+    command = "$ unwedged inspect bot.db\n"
+    [shown] = (text.removeprefix(command) for language, text in BLOCKS if text.startswith(command))
+    (tmp_path / "example.py").write_text(EXAMPLES[0][0])
+    output_of(tmp_path, "example.py")
+    printed = output_of(tmp_path, "-m", "unwedged", "inspect", "bot.db")
+    # Each store has an identity of its own, and each machine its SQLite.
+    differing = re.compile(r"^(store +)[0-9a-f]{32}$|^(SQLite here +)3\.\S+( \(.*\))?$", re.MULTILINE)
+    assert len(differing.findall(shown)) == 2
+    assert differing.sub(r"\1\2...", shown) == differing.sub(r"\1\2...", printed)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        pytest.param("index + 1", "index", "of 6 indexes, 1 are different", id="an index is used again"),
+        pytest.param("if suspensions:", "if suspensions.missing:", "before it was suspended", id="one fails at once"),
+        pytest.param(
+            "return index", "return index if index < 3 else none", "ends with 1", id="one fails after it woke"
+        ),
+        pytest.param("range(3)", "range(3 if label == 'one' else none)", "returned non-zero", id="two fails"),
+    ],
+)
+def test_the_bot_fails_where_it_must_and_leaves_no_process(tmp_path: Path, right: str, wrong: str, said: str) -> None:
+    program = (REPOSITORY / "examples/bot.py").read_text()
+    assert program.count(right) == 1
+    (tmp_path / "bot.py").write_text(program.replace(right, wrong))
+    # A process that is left keeps the pipe of its errors open, so that this does not end in time.
+    result = subprocess.run(
+        [sys.executable, "bot.py"], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert result.returncode == 1
+    assert said in result.stderr
+
+
 def anchors(markdown: str) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", markdown, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
