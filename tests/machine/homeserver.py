@@ -1,0 +1,427 @@
+"""A homeserver in memory, for tests: the part of the client-server API that end-to-end encryption needs.
+
+It is a fake. Where Synapse goes beyond the specification or falls short of it, this does as Synapse does: a key that is
+uploaded again after it was claimed is handed out again, and a fallback key that is uploaded again counts as unused.
+``request`` takes any request by method, path and JSON body, answers at once with a status and a JSON body, and keeps
+what arrived in ``arrivals``. The other methods are for the test that sets the scene.
+
+What a real server does, and this does not: check signatures, passwords and permissions; wait in a sync; federate; limit
+rates; keep cross-signing keys, backups, account data or media; send room events in simplified sliding sync, where only
+the extensions for to-device messages and encryption are there; filter, or leave anything out of a timeline.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, TypeVar
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import msgspec
+
+Json = dict[str, object]
+"""A JSON object."""
+
+T = TypeVar("T")
+
+_PREFIX: Final = re.compile(r"/_matrix/client/(?:r0|v\d+|unstable/org\.matrix\.simplified_msc3575)/")
+
+
+class Device(NamedTuple):
+    """A device, by its user and its own identifier."""
+
+    user: str
+    device: str
+
+
+class MatrixError(Exception):
+    """The server refuses: an HTTP status, and an error code of the specification."""
+
+    def __init__(self, status: int, code: str, text: str) -> None:
+        super().__init__(f"{status} {code}: {text}")
+        self.status = status
+        self.body: Json = {"errcode": code, "error": text}
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A request that arrived, and how it was answered."""
+
+    device: Device
+    method: str
+    path: str
+    body: bytes
+    """JSON."""
+    status: int
+
+
+class KeysUpload(msgspec.Struct):
+    """The body of ``/keys/upload``."""
+
+    device_keys: Json | None = None
+    one_time_keys: dict[str, Json] = {}
+    fallback_keys: dict[str, Json] = {}
+
+
+class KeysQuery(msgspec.Struct):
+    """The body of ``/keys/query``."""
+
+    device_keys: dict[str, list[str]]
+
+
+class KeysClaim(msgspec.Struct):
+    """The body of ``/keys/claim``: the algorithm that is wanted, by user and device."""
+
+    one_time_keys: dict[str, dict[str, str]]
+
+
+class SendToDevice(msgspec.Struct):
+    """The body of ``/sendToDevice``: contents, by user and device."""
+
+    messages: dict[str, dict[str, Json]]
+
+
+class E2eeExtension(msgspec.Struct, frozen=True):
+    """What a sliding-sync request wants to know of encryption."""
+
+    enabled: bool = False
+
+
+class ToDeviceExtension(msgspec.Struct, frozen=True):
+    """What a sliding-sync request wants of the to-device messages."""
+
+    enabled: bool = False
+    since: str | None = None
+    limit: int = 100
+
+
+class Extensions(msgspec.Struct, frozen=True):
+    """The extensions of a sliding-sync request."""
+
+    e2ee: E2eeExtension = E2eeExtension()
+    to_device: ToDeviceExtension = ToDeviceExtension()
+
+
+class SlidingSync(msgspec.Struct):
+    """The body of a request of simplified sliding sync."""
+
+    conn_id: str = ""
+    extensions: Extensions = Extensions()
+
+
+@dataclass(slots=True)
+class _Keys:
+    """What the server keeps for one device that is signed in."""
+
+    device_keys: Json | None = None
+    one_time: dict[str, Json] = field(default_factory=dict)
+    fallback: dict[str, tuple[str, Json]] = field(default_factory=dict)
+    """By algorithm: the key's identifier and the key."""
+    used_fallback: set[str] = field(default_factory=set)
+    inbox: list[tuple[int, Json]] = field(default_factory=list)
+    positions: dict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
+    """By sliding-sync connection: what each ``pos`` stands for."""
+
+
+class Homeserver:
+    """Devices, their keys and messages, and rooms with members; see the module for what is missing."""
+
+    def __init__(self, *, to_device_limit: int = 100) -> None:
+        """At most ``to_device_limit`` to-device messages are in one response."""
+        self.arrivals: list[Arrival] = []
+        self._to_device_limit = to_device_limit
+        self._now = 0
+        self._devices: dict[Device, _Keys] = {}
+        self._changed: list[tuple[int, str]] = []
+        """Whose devices changed, and when."""
+        self._events: list[tuple[int, str, Json]] = []
+        """When, the room, and the event."""
+        self._answered: dict[tuple[Device, str, str], Json] = {}
+        """What was answered to a transaction of a device."""
+
+    # Devices and rooms, for the test that sets the scene.
+
+    def sign_in(self, device: Device) -> None:
+        """Let a device use the server. Nobody hears of it before it uploads its keys."""
+        self._devices[device] = _Keys()
+
+    def sign_out(self, device: Device) -> None:
+        """Forget a device, with its keys and the messages for it."""
+        del self._devices[device]
+        self._changed.append((self._tick(), device.user))
+
+    def forget_connections(self, device: Device) -> None:
+        """Know no ``pos`` of the device's sliding-sync connections any more, as after they expired."""
+        self._signed_in(device).positions.clear()
+
+    def create_room(self, room: str, *members: str, encryption: Json | None = None) -> None:
+        """Make an encrypted room. Its first member made it; ``encryption`` adds to the content of m.room.encryption."""
+        content = {"algorithm": "m.megolm.v1.aes-sha2"} | (encryption or {})
+        for member in members:
+            self.join(room, member)
+        self._state(room, members[0], "m.room.encryption", "", content)
+
+    def join(self, room: str, user: str) -> None:
+        """Let a user join a room."""
+        self._state(room, user, "m.room.member", user, {"membership": "join"})
+
+    def leave(self, room: str, user: str) -> None:
+        """Let a user leave a room."""
+        self._state(room, user, "m.room.member", user, {"membership": "leave"})
+
+    def members(self, room: str) -> set[str]:
+        """Say who is in a room now."""
+        return {user for joined, user in self._memberships(self._now) if joined == room}
+
+    def events(self, room: str) -> list[Json]:
+        """Return all events of a room, first to last."""
+        return [event for _, of, event in self._events if of == room]
+
+    # The client-server API.
+
+    def request(
+        self, device: Device, method: str, path: str, body: Mapping[str, object] | None = None
+    ) -> tuple[int, Json]:
+        """Take a request, by its path with its query; return status and body. No part of either is shared."""
+        sent = msgspec.json.encode(body or {})
+        try:
+            status, answer = 200, self._route(device, method, path, msgspec.json.decode(sent, type=Json))
+        except MatrixError as error:
+            status, answer = error.status, error.body
+        self.arrivals.append(Arrival(device, method, path, sent, status))
+        return status, msgspec.json.decode(msgspec.json.encode(answer), type=Json)
+
+    def _route(self, device: Device, method: str, path: str, body: Json) -> Json:
+        address = urlsplit(path)
+        query = {name: values[-1] for name, values in parse_qs(address.query).items()}
+        prefix = _PREFIX.match(address.path)
+        segments = [unquote(segment) for segment in address.path[prefix.end() if prefix else 0 :].split("/")]
+        match method, segments:
+            case "POST", ["keys", "upload"]:
+                return self._keys_upload(device, body)
+            case "POST", ["keys", "query"]:
+                return self._keys_query(device, body)
+            case "POST", ["keys", "claim"]:
+                return self._keys_claim(device, body)
+            case "PUT", ["sendToDevice", kind, transaction]:
+                return self._send_to_device(device, kind, transaction, body)
+            case "GET", ["sync"]:
+                return self._sync(device, query.get("since"))
+            case "POST", ["sync"]:
+                return self._sliding_sync(device, query.get("pos"), body)
+            case "PUT", ["rooms", room, "send", kind, transaction]:
+                return self._send_to_room(device, room, kind, transaction, body)
+            case "GET", ["rooms", room, "joined_members"]:
+                return {"joined": {user: {} for user in sorted(self.members(room))}}
+            case _:
+                raise MatrixError(404, "M_UNRECOGNIZED", f"{method} {address.path} is not here")
+
+    def _keys_upload(self, device: Device, body: Json) -> Json:
+        """Take a device's keys. What was taken before a key is refused stays, as with Synapse."""
+        keys, upload = self._signed_in(device), _parsed(body, KeysUpload)
+        if upload.device_keys is not None and upload.device_keys != keys.device_keys:
+            keys.device_keys = upload.device_keys
+            self._changed.append((self._tick(), device.user))
+        for name, key in upload.one_time_keys.items():
+            known = keys.one_time.get(name)
+            if known is not None and _unsigned(known) != _unsigned(key):
+                raise MatrixError(400, "M_UNKNOWN", f"One time key {name} already exists")
+        for name, key in upload.one_time_keys.items():
+            keys.one_time.setdefault(name, key)
+        for name, key in upload.fallback_keys.items():
+            algorithm = name.partition(":")[0]
+            keys.fallback[algorithm] = name, key
+            keys.used_fallback.discard(algorithm)
+        return {"one_time_key_counts": self._counts(keys)}
+
+    def _keys_query(self, device: Device, body: Json) -> Json:
+        """Return the keys of devices. A user whom nobody knows has none."""
+        self._signed_in(device)
+        found: dict[str, Json] = {}
+        for user, wanted in _parsed(body, KeysQuery).device_keys.items():
+            found[user] = {
+                each.device: keys.device_keys
+                for each, keys in self._devices.items()
+                if each.user == user and keys.device_keys is not None and (not wanted or each.device in wanted)
+            }
+        return {"device_keys": found, "failures": {}}
+
+    def _keys_claim(self, device: Device, body: Json) -> Json:
+        """Hand out one-time keys, the oldest first, each once; then the fallback key, which is then used."""
+        self._signed_in(device)
+        claimed: dict[str, Json] = defaultdict(dict)
+        for user, wanted in _parsed(body, KeysClaim).one_time_keys.items():
+            for name, algorithm in wanted.items():
+                keys = self._devices.get(Device(user, name), _Keys())
+                one_time = next((each for each in keys.one_time if each.partition(":")[0] == algorithm), None)
+                if one_time is not None:
+                    claimed[user][name] = {one_time: keys.one_time.pop(one_time)}
+                elif algorithm in keys.fallback:
+                    fallback, key = keys.fallback[algorithm]
+                    claimed[user][name] = {fallback: key}
+                    keys.used_fallback.add(algorithm)
+        return {"one_time_keys": claimed, "failures": {}}
+
+    def _send_to_device(self, device: Device, kind: str, transaction: str, body: Json) -> Json:
+        """Put messages into inboxes, where the transaction is new; for the device ``*`` into all of a user's."""
+        self._signed_in(device)
+        messages = _parsed(body, SendToDevice).messages
+        done = device, f"sendToDevice/{kind}", transaction
+        if done not in self._answered:
+            self._answered[done] = {}
+            for user, contents in messages.items():
+                for each, keys in self._devices.items():
+                    content = contents.get(each.device, contents.get("*"))
+                    if each.user == user and content is not None:
+                        keys.inbox.append((self._tick(), {"sender": device.user, "type": kind, "content": content}))
+        return {}
+
+    def _send_to_room(self, device: Device, room: str, kind: str, transaction: str, body: Json) -> Json:
+        """Append an event to a room, where the transaction is new."""
+        self._signed_in(device)
+        if device.user not in self.members(room):
+            raise MatrixError(403, "M_FORBIDDEN", "the user is not in the room")
+        done = device, f"{room}/{kind}", transaction
+        if done not in self._answered:
+            self._answered[done] = {"event_id": self._append(room, device.user, {"type": kind, "content": body})}
+        return self._answered[done]
+
+    def _sync(self, device: Device, since: str | None = None) -> Json:
+        """Answer a classic sync. Its ``since`` acknowledges the to-device messages of the response that gave it."""
+        keys, user = self._signed_in(device), device.user
+        then, acknowledged = _numbers(since, r"s(\d+)_(\d+)") if since is not None else (None, 0)
+        messages, received = self._messages(keys, acknowledged, self._to_device_limit)
+        before, after = self._memberships(then or 0), self._memberships(self._now)
+        joined, left = ({room for room, who in some if who == user} for some in (after, before))
+        rooms: dict[str, Json] = {"join": {}, "leave": {}}
+        for room in sorted(joined | left):
+            begin = then if then is not None and room in left else 0
+            events = [event for at, of, event in self._events if of == room and at > begin]
+            if room not in joined:  # The user may know no more than that.
+                events = [event for event in events if event.get("state_key") == user]
+            if events:
+                section = rooms["join" if room in joined else "leave"]
+                section[room] = {"timeline": {"events": events, "limited": False}, "state": {"events": []}}
+        answer: Json = {
+            "next_batch": f"s{self._now}_{received}",
+            "to_device": {"events": messages},
+            "rooms": rooms,
+            "device_one_time_keys_count": self._counts(keys),
+            "device_unused_fallback_key_types": self._unused(keys),
+        }
+        if then is not None:
+            answer["device_lists"] = self._device_lists(user, then)
+        return answer
+
+    def _sliding_sync(self, device: Device, pos: str | None, body: Json) -> Json:
+        """Answer simplified sliding sync, where ``pos`` and the to-device ``since`` are two tokens."""
+        keys, request = self._signed_in(device), _parsed(body, SlidingSync)
+        positions = keys.positions[request.conn_id]
+        if pos is not None and pos not in positions:
+            raise MatrixError(400, "M_UNKNOWN_POS", "Unknown position")
+        then = positions[pos] if pos is not None else None
+        positions.clear()
+        if pos is not None and then is not None:
+            positions[pos] = then
+        extensions: Json = {}
+        wanted = request.extensions
+        if wanted.to_device.enabled:
+            since = wanted.to_device.since
+            acknowledged = _numbers(since, r"(\d+)")[0] if since is not None else 0
+            limit = min(wanted.to_device.limit, self._to_device_limit)
+            messages, received = self._messages(keys, acknowledged, limit)
+            extensions["to_device"] = {"next_batch": f"{received}", "events": messages}
+        if wanted.e2ee.enabled:
+            encryption: Json = {
+                "device_one_time_keys_count": self._counts(keys),
+                "device_unused_fallback_key_types": self._unused(keys),
+            }
+            if then is not None:
+                encryption["device_lists"] = self._device_lists(device.user, then)
+            extensions["e2ee"] = encryption
+        following = f"{self._tick()}/{request.conn_id}"
+        positions[following] = self._now
+        return {"pos": following, "lists": {}, "rooms": {}, "extensions": extensions}
+
+    # What the answers are made of.
+
+    def _tick(self) -> int:
+        self._now += 1
+        return self._now
+
+    def _signed_in(self, device: Device) -> _Keys:
+        if device not in self._devices:
+            raise MatrixError(401, "M_UNKNOWN_TOKEN", "the device is not signed in")
+        return self._devices[device]
+
+    def _append(self, room: str, sender: str, event: Json) -> str:
+        name = f"$event{self._tick()}"
+        # A clock that never stands still, so that no two events have the same time.
+        told = {"event_id": name, "sender": sender, "origin_server_ts": 1_700_000_000_000 + self._now, **event}
+        self._events.append((self._now, room, told))
+        return name
+
+    def _state(self, room: str, sender: str, kind: str, key: str, content: Json) -> None:
+        self._append(room, sender, {"type": kind, "state_key": key, "content": content})
+
+    def _memberships(self, at: int) -> set[tuple[str, str]]:
+        """Who was in which room at a time."""
+        joined: dict[tuple[str, str], bool] = {}
+        for when, room, event in self._events:
+            if when <= at and event["type"] == "m.room.member":
+                joined[room, str(event["state_key"])] = event["content"] == {"membership": "join"}
+        return {membership for membership, is_joined in joined.items() if is_joined}
+
+    def _device_lists(self, user: str, then: int) -> Json:
+        """Whose device list a user must fetch or may forget, since a time."""
+        before, after = (
+            {(room, who) for room, who in memberships if (room, user) in memberships}
+            for memberships in (self._memberships(then), self._memberships(self._now))
+        )
+        sharing = {user} | {who for _, who in after}
+        changed = {who for when, who in self._changed if when > then and who in sharing}
+        return {
+            "changed": sorted(changed | {who for _, who in after - before}),
+            "left": sorted({who for _, who in before} - sharing),
+        }
+
+    @staticmethod
+    def _messages(keys: _Keys, acknowledged: int, limit: int) -> tuple[list[Json], int]:
+        """The first messages that are not acknowledged, and the number of the last of them."""
+        keys.inbox = [message for message in keys.inbox if message[0] > acknowledged]
+        given = keys.inbox[:limit]
+        return [event for _, event in given], given[-1][0] if given else acknowledged
+
+    @staticmethod
+    def _counts(keys: _Keys) -> dict[str, int]:
+        """How many one-time keys are left, by algorithm; Synapse always names this one."""
+        counts = {"signed_curve25519": 0}
+        for name in keys.one_time:
+            algorithm = name.partition(":")[0]
+            counts[algorithm] = counts.get(algorithm, 0) + 1
+        return counts
+
+    @staticmethod
+    def _unused(keys: _Keys) -> list[str]:
+        return sorted(keys.fallback.keys() - keys.used_fallback)
+
+
+def _parsed(body: Json, shape: type[T]) -> T:
+    try:
+        return msgspec.convert(body, shape)
+    except msgspec.ValidationError as error:
+        raise MatrixError(400, "M_BAD_JSON", str(error)) from None
+
+
+def _unsigned(key: Json) -> Json:
+    return {name: value for name, value in key.items() if name != "signatures"}
+
+
+def _numbers(token: str, form: str) -> tuple[int, ...]:
+    """What a sync token of this server stands for."""
+    matched = re.fullmatch(form, token)
+    if matched is None:
+        raise MatrixError(400, "M_INVALID_PARAM", f"{token!r} is no sync token of this server")
+    return tuple(int(number) for number in matched.groups())
