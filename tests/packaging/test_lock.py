@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -67,3 +68,13 @@ def test_the_benchmarks_add_to_what_development_needs_and_change_none_of_it() ->
     bench = {name: str(requirement) for name, (requirement, _) in entries("bench").items()}
     for name, (requirement, _) in entries("develop").items():
         assert bench[name].partition(";")[0] == str(requirement).partition(";")[0]
+
+
+def test_what_comes_from_npm_has_one_version_and_a_hash_and_no_address() -> None:
+    wanted = json.loads((REQUIREMENTS / "npm" / "package.json").read_text())["dependencies"]
+    root, *packages = json.loads((REQUIREMENTS / "npm" / "package-lock.json").read_text())["packages"].items()
+    assert root[1]["dependencies"] == wanted
+    assert {name.removeprefix("node_modules/"): package["version"] for name, package in packages} == wanted
+    for name, package in packages:
+        assert re.fullmatch(r"sha512-[\w+/]{86}==", package["integrity"]), name
+        assert "resolved" not in package, name

@@ -1,0 +1,120 @@
+// A device with the crypto machine of matrix-sdk-crypto, in memory: `node driver.cjs USER DEVICE`.
+//
+// It speaks as tests/peers/peer.py describes: it is called by lines of JSON, and asks for HTTP requests by lines of JSON.
+// Each to-device event is fed to the machine by itself.
+
+"use strict";
+
+const { createInterface } = require("node:readline");
+const sdk = require("@matrix-org/matrix-sdk-crypto-wasm");
+
+const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+const [userId, deviceId] = process.argv.slice(2);
+const rooms = new Map(); // By identifier: the members, and the content of m.room.encryption.
+const trust = () => new sdk.DecryptionSettings(sdk.TrustRequirement.Untrusted); // Each call consumes one.
+let machine, since;
+
+const users = (names) => names.map((name) => new sdk.UserId(name));
+const write = (value) => process.stdout.write(JSON.stringify(value) + "\n");
+
+async function read() {
+    const { value, done } = await lines.next();
+    if (done) process.exit(0);
+    return JSON.parse(value);
+}
+
+async function ask(method, path, body = {}) {
+    write({ request: { method, path: `/_matrix/client/v3/${path}`, body } });
+    const { status, body: answer } = await read();
+    if (status !== 200) throw { code: status === null ? "lost" : "refused", message: `${method} ${path}: ${status}` };
+    return answer;
+}
+
+async function send(request) {
+    const [method, path] = {
+        [sdk.RequestType.KeysUpload]: ["POST", "keys/upload"],
+        [sdk.RequestType.KeysQuery]: ["POST", "keys/query"],
+        [sdk.RequestType.KeysClaim]: ["POST", "keys/claim"],
+        [sdk.RequestType.ToDevice]: ["PUT", `sendToDevice/${request.event_type}/${request.txn_id}`],
+    }[request.type];
+    const answer = await ask(method, path, JSON.parse(request.body));
+    await machine.markRequestAsSent(request.id, request.type, JSON.stringify(answer));
+}
+
+async function sendOutgoing() {
+    for (const request of await machine.outgoingRequests()) await send(request);
+}
+
+function follow(room, event) {
+    if (!rooms.has(room)) rooms.set(room, { members: new Set(), encryption: {} });
+    const { members } = rooms.get(room);
+    if (event.type === "m.room.encryption") rooms.get(room).encryption = event.content;
+    if (event.type !== "m.room.member") return;
+    if (event.content.membership === "join") members.add(event.state_key);
+    else members.delete(event.state_key);
+}
+
+const calls = {
+    async sync() {
+        const answer = await ask("GET", since ? `sync?since=${since}` : "sync");
+        const { changed = [], left = [] } = answer.device_lists ?? {};
+        const receive = (events, lists) =>
+            machine.receiveSyncChanges(
+                JSON.stringify(events),
+                new sdk.DeviceLists(users(lists.changed), users(lists.left)),
+                new Map(Object.entries(answer.device_one_time_keys_count)),
+                new Set(answer.device_unused_fallback_key_types),
+                trust(),
+            );
+        await receive([], { changed, left });
+        for (const event of answer.to_device.events) await receive([event], { changed: [], left: [] });
+        for (const [room, { timeline }] of Object.entries(answer.rooms.join)) {
+            for (const event of timeline.events) follow(room, event);
+            await machine.updateTrackedUsers(users([...rooms.get(room).members]));
+        }
+        since = answer.next_batch;
+        await sendOutgoing();
+    },
+
+    async share({ room }) {
+        const { members, encryption } = rooms.get(room);
+        await sendOutgoing();
+        const claim = await machine.getMissingSessions(users([...members]));
+        if (claim) await send(claim);
+        const settings = new sdk.EncryptionSettings();
+        if (encryption.rotation_period_msgs) settings.rotationPeriodMessages = BigInt(encryption.rotation_period_msgs);
+        const requests = await machine.shareRoomKey(new sdk.RoomId(room), users([...members]), settings);
+        for (const request of requests) await send(request);
+    },
+
+    async encrypt({ room, type, content }) {
+        return JSON.parse(await machine.encryptRoomEvent(new sdk.RoomId(room), type, JSON.stringify(content)));
+    },
+
+    async decrypt({ room, event }) {
+        try {
+            const decrypted = await machine.decryptRoomEvent(JSON.stringify(event), new sdk.RoomId(room), trust());
+            const { type, content } = JSON.parse(decrypted.event);
+            return { type, content };
+        } catch (error) {
+            if (!(error instanceof sdk.MegolmDecryptionError)) throw error;
+            throw { code: "unreadable", message: error.description };
+        }
+    },
+};
+
+async function main() {
+    await sdk.initAsync();
+    machine = await sdk.OlmMachine.initialize(new sdk.UserId(userId), new sdk.DeviceId(deviceId));
+    for (;;) {
+        const { call, ...argument } = await read();
+        try {
+            write({ returned: (await calls[call](argument)) ?? null });
+        } catch (error) {
+            if (!error.code) throw error;
+            write({ raised: error });
+        }
+    }
+}
+
+main();

@@ -1,0 +1,42 @@
+"""The way from a device to the homeserver: it loses what it is told to lose, and sees everything that leaves."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from tests.machine.homeserver import Device, Homeserver, Json
+from tests.machine.message_keys import MessageKeys
+
+FaultKind = Literal["request lost", "response lost", "repeated"]
+
+
+class Fault(NamedTuple):
+    """What happens, once, to the next request of a device whose path contains this."""
+
+    kind: FaultKind
+    device: Device
+    path: str
+
+
+class Network:
+    """Carries requests to a homeserver, and its answers back."""
+
+    def __init__(self, homeserver: Homeserver) -> None:
+        self.homeserver = homeserver
+        self.message_keys = MessageKeys()
+        """Of everything that left, whether it arrived or not. A key that is used twice raises at once."""
+        self.faults: list[Fault] = []
+        """Those that are still to happen."""
+
+    def carry(self, device: Device, method: str, path: str, body: Json) -> tuple[int, Json] | None:
+        """Return status and body of the answer, or nothing where the device hears none."""
+        self.message_keys.add(body)
+        fault = next((each for each in self.faults if each.device == device and each.path in path), None)
+        if fault is not None:
+            self.faults.remove(fault)
+        if fault is not None and fault.kind == "request lost":
+            return None
+        if fault is not None and fault.kind == "repeated":
+            self.homeserver.request(device, method, path, body)
+        answer = self.homeserver.request(device, method, path, body)
+        return None if fault is not None and fault.kind == "response lost" else answer

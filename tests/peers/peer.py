@@ -1,0 +1,184 @@
+"""A device that runs another implementation of Matrix's encryption, in a process of its own.
+
+The process is a small program around a library, its driver. They talk in lines of JSON. A line ``{"call": name, ...}``
+makes the driver do one of these things:
+
+- ``sync``: ask the homeserver for what is new, process it, and send what the library has to send;
+- ``share``: share the key of ``room`` with the devices of its members, as far as the library finds it due;
+- ``encrypt``: return the encrypted content of an event with ``type`` and ``content`` for ``room``;
+- ``decrypt``: return type and content of the encrypted ``event`` of ``room``.
+
+Meanwhile the driver writes lines ``{"request": {"method": ..., "path": ..., "body": ...}}``, and for each of them reads
+a line ``{"status": ..., "body": ...}``, whose status is null where the answer was lost. In the end it writes
+``{"returned": value}``, or ``{"raised": {"code": ..., "message": ...}}`` with the code ``lost``, ``refused`` (by the
+homeserver), or ``unreadable``. Any other failure ends it, and says why on its standard error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import msgspec
+
+from tests.machine.homeserver import Device, Json
+from tests.peers.network import Network
+
+REPOSITORY: Final = Path(__file__).parents[2]
+DRIVERS: Final = Path(__file__).parent
+INSTALLED: Final = REPOSITORY / ".venv" / "peers"
+"""Where ``make peers`` puts the libraries."""
+
+
+class Lost(Exception):
+    """The network lost a request of the peer, or the answer."""
+
+
+class Refused(Exception):
+    """The homeserver refused a request of the peer."""
+
+
+class Unreadable(Exception):
+    """The peer can't decrypt an event."""
+
+
+RAISED: Final[dict[str, type[Exception]]] = {"lost": Lost, "refused": Refused, "unreadable": Unreadable}
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """A library, and how its driver is started."""
+
+    name: str
+    command: tuple[Path, ...]
+    environment: dict[str, str]
+
+
+MATRIX_SDK_CRYPTO: Final = Library(
+    "matrix-sdk-crypto",
+    (INSTALLED / "nodejs" / "bin" / "node", DRIVERS / "matrix_sdk_crypto" / "driver.cjs"),
+    {"NODE_PATH": f"{INSTALLED / 'npm' / 'node_modules'}"},
+)
+
+LIBRARIES: Final = (MATRIX_SDK_CRYPTO,)
+
+
+class Request(msgspec.Struct):
+    """An HTTP request that a driver wants made."""
+
+    method: str
+    path: str
+    body: Json
+
+
+class Raised(msgspec.Struct):
+    """Why a call failed."""
+
+    code: str
+    message: str
+
+
+class Line(msgspec.Struct):
+    """A line of a driver: a request, or the end of a call."""
+
+    request: Request | None = None
+    returned: Json | None = None
+    raised: Raised | None = None
+
+
+class Peer:
+    """A device of somebody else. Its methods are called one at a time."""
+
+    def __init__(self, device: Device, network: Network, process: Process) -> None:
+        self.device = device
+        self._network = network
+        self._process = process
+        self._transactions = count()
+
+    async def sync(self) -> None:
+        """Take what is new at the homeserver, and send what is due."""
+        await self._call("sync")
+
+    async def share_room_key(self, room: str) -> None:
+        """Share a new room key, or the one that there is with whoever has not got it."""
+        await self._call("share", room=room)
+
+    async def encrypt(self, room: str, content: Json) -> Json:
+        """Encrypt a message for a room, whose key must have been shared."""
+        return await self._call("encrypt", room=room, type="m.room.message", content=content)
+
+    async def decrypt(self, room: str, event: Json) -> Json:
+        """Return type and content of an event, or raise ``Unreadable``."""
+        return await self._call("decrypt", room=room, event=event)
+
+    async def send(self, room: str, text: str) -> Json:
+        """Send a message to a room, and share its key first; return the event as it is in the room."""
+        await self.share_room_key(room)
+        content = await self.encrypt(room, {"msgtype": "m.text", "body": text})
+        path = f"/_matrix/client/v3/rooms/{quote(room)}/send/m.room.encrypted/{next(self._transactions)}"
+        answer = self._network.carry(self.device, "PUT", path, content)
+        if answer is None:
+            raise Lost(path)
+        [event] = [each for each in self._network.homeserver.events(room) if each["event_id"] == answer[1]["event_id"]]
+        return event
+
+    async def read(self, room: str, event: Json) -> str:
+        """Return what a message says, or raise ``Unreadable``."""
+        content = (await self.decrypt(room, event))["content"]
+        assert isinstance(content, dict)
+        return str(content["body"])
+
+    async def _call(self, name: str, **arguments: object) -> Json:
+        await self._write({"call": name, **arguments})
+        while True:
+            line = await self._read()
+            if line.request is not None:
+                request = line.request
+                answer = self._network.carry(self.device, request.method, request.path, request.body)
+                status, body = answer if answer is not None else (None, None)
+                await self._write({"status": status, "body": body})
+            elif line.raised is not None:
+                raise RAISED[line.raised.code](f"{self.device.user}: {line.raised.message}")
+            else:
+                return line.returned or {}
+
+    async def _write(self, value: Json) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(msgspec.json.encode(value) + b"\n")
+        await self._process.stdin.drain()
+
+    async def _read(self) -> Line:
+        assert self._process.stdout is not None
+        line = await self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the driver of {self.device.user} ended with status {await self._process.wait()}")
+        return msgspec.json.decode(line, type=Line)
+
+
+@asynccontextmanager
+async def peer(library: Library, device: Device, network: Network) -> AsyncIterator[Peer]:
+    """Run a peer; its device is signed in."""
+    if not library.command[0].exists():
+        raise FileNotFoundError(f"{library.name} is not installed: run make peers")
+    network.homeserver.sign_in(device)
+    process = await asyncio.create_subprocess_exec(
+        *library.command, *device, stdin=PIPE, stdout=PIPE, env=os.environ | library.environment, limit=2**26
+    )
+    assert process.stdin is not None
+    try:
+        yield Peer(device, network, process)
+    finally:
+        process.stdin.close()
+        try:
+            await asyncio.wait_for(process.wait(), 10)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
