@@ -164,7 +164,7 @@ def replay_briefly(path: Path, on_progress: Callable[[int, int], None]) -> Repla
         transitions=len(graph.edges),
         covered=len(replayed.covered),
         ways={},
-        stories=0,
+        scenarios=0,
         tried=replayed.tried,
         steps=replayed.steps,
         processes=1,

@@ -52,7 +52,7 @@ class ReplayReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Of those that can be taken in several ways: how many in which."""
     tried: Mapping[str, int]
     """What the model does not allow, or what only reads: how often it was tried, and changed nothing."""
-    stories: int
+    scenarios: int
     """How often it was tried which live objects outlive a sync."""
     steps: int
     """Transitions taken: some are taken several times to get to others."""

@@ -18,19 +18,14 @@ from unittest.mock import patch
 
 from checking.errors import CheckError
 from checking.replay.faults import FAULTS, injected
-from checking.replay.properties import PROPERTIES, Moment
-from checking.replay.transitions import (
-    Step,
-    cast_of,
-    lock_step_between,
-    prompt_in,
-    step_between,
-    take,
-    waiting_in,
-)
+from checking.replay.model_states import constants_of, prompt_in, waiting_in
+from checking.replay.observation import observe
+from checking.replay.process_steps import acquire, expire, release, renew, sync, sync_fails
+from checking.replay.properties import PROPERTIES, ObservedStep
+from checking.replay.steps import take
+from checking.replay.transitions import Step, lock_step_between, step_between
 from checking.replay.world import World
-from checking.tlc.run import Result
-from checking.tlc.run import Step as TraceStep
+from checking.tlc.run import Result, TraceStep
 from unwedged.protocol.guard import Stage
 from unwedged.protocol.identifiers import Milliseconds
 from unwedged.store import sqlite
@@ -82,40 +77,40 @@ def _silence() -> Iterator[None]:
 
 async def _replay(result: Result, slug: str | None, properties: Sequence[str]) -> Finding:
     of_lock = "prompt" in result.trace[0].state
-    cast_ = cast_of([step.state for step in result.trace])
+    constants = constants_of([step.state for step in result.trace])
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack, _silence():
-        world = await World.open(Path(folder), *cast_)
+        world = await World.open(Path(folder), *constants)
         world.strict = False
         try:
-            stack.enter_context(patch.object(sqlite, "_clock", lambda: world.clock.time / 1000))
+            stack.enter_context(patch.object(sqlite, "_clock", lambda: world.clock.time_ms / 1000))
             if slug is not None:
                 stack.enter_context(injected(slug, world))
             _pause_at_last_statement(world, stack)
             await world.reset()
-            judge = _Judge(world)
+            checker = _PropertyChecker(world)
             for before, after in pairwise(result.trace):
                 assert after.label is not None  # only the first state has none
                 step = (lock_step_between if of_lock else step_between)(after.label, before.state, after.state)
-                judge.note(await take(world, step))
-                violation = judge.violation(step, properties, after)
+                checker.note(await take(world, step))
+                violation = checker.violation(step, properties, after)
                 if violation is not None:
-                    return Finding(*violation, judge.refused)
+                    return Finding(*violation, checker.refused)
             if set(properties) & set(PROGRESS):
                 vain = await _fair_steps(world, result)
                 if vain is not None:
-                    return Finding(next(name for name in properties if name in PROGRESS), vain, judge.refused)
-            return Finding(None, "", judge.refused)
+                    return Finding(next(name for name in properties if name in PROGRESS), vain, checker.refused)
+            return Finding(None, "", checker.refused)
         finally:
             await world.close()
 
 
-class _Judge:
+class _PropertyChecker:
     """Asks after each step which property is violated."""
 
     def __init__(self, world: World) -> None:
         self.refused = 0
         self._world = world
-        self._observed = world.observe()
+        self._observed = observe(world)
 
     def note(self, possible: bool) -> None:
         """Note whether a step was possible."""
@@ -124,9 +119,9 @@ class _Judge:
     def violation(self, step: Step, properties: Sequence[str], after: TraceStep) -> tuple[str, str] | None:
         """Return the first of ``properties`` that is violated now, and how."""
         world = self._world
-        before, self._observed = self._observed, world.observe()
-        pending = {seen.at for seen in self._observed.operations.values() if seen.stage == "committed"}
-        moment = Moment(
+        before, self._observed = self._observed, observe(world)
+        pending = {op.at for op in self._observed.operations.values() if op.stage == "committed"}
+        observed = ObservedStep(
             action=step.action,
             before=before,
             after=self._observed,
@@ -139,7 +134,7 @@ class _Judge:
             prompt=prompt_in(after.state),
         )
         for name in properties:
-            if name in PROPERTIES and (wrong := PROPERTIES[name](moment)) is not None:
+            if name in PROPERTIES and (wrong := PROPERTIES[name](observed)) is not None:
                 return name, wrong
         return None
 
@@ -174,23 +169,23 @@ async def _fair_steps(world: World, result: Result) -> str | None:
     waiting = waiting_in(result.trace[-1].state) - failing
     for _ in range(2 + len(waiting)):
         guards = {name: process.store.lock.guard for name, process in world.processes.items()}
-        holder = world.observe().lease[1]
+        holder = observe(world).lease[1]
         if holder not in failing and (holder not in guards or guards[holder].stage is Stage.NONE):
-            world.clock.time += LeaseTimes().duration_ms  # nobody renews it
+            world.clock.time_ms += LeaseTimes().duration_ms  # nobody renews it
         for name, process in world.processes.items():
             if name in failing:
-                await world.acquire(name)
-                await world.sync_fails(name, given_up=True)
+                await acquire(world, name)
+                await sync_fails(world, name, given_up=True)
             elif process.sync is not None:
-                await world.sync(name)
-            await world.renew(name)
+                await sync(world, name)
+            await renew(world, name)
             if process.store.lock.guard.stage is Stage.CLOSING:
-                await world.release(name)
-                world.expire(name)
-                await world.renew(name)
+                await release(world, name)
+                expire(world, name)
+                await renew(world, name)
         for name in sorted(waiting):
-            if world.processes[name].store.lock.guard.stage is Stage.NONE and await world.acquire(name):
-                await world.sync(name)
+            if world.processes[name].store.lock.guard.stage is Stage.NONE and await acquire(world, name):
+                await sync(world, name)
             if world.processes[name].store.lock.guard.stage is not Stage.NONE:
                 waiting.discard(name)
     return f"{', '.join(sorted(waiting))} waited in vain" if waiting else None

@@ -21,20 +21,13 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 from checking.errors import CheckError
-from checking.replay.live_objects import STORIES, tell_stories
-from checking.replay.transitions import (
-    TRIALS,
-    WAYS,
-    Step,
-    attempt,
-    cast_of,
-    expected,
-    step_between,
-    take,
-    trials,
-    ways,
-)
-from checking.replay.world import Observation, World
+from checking.replay.live_objects import SCENARIOS, run_scenarios
+from checking.replay.model_states import constants_of, expected
+from checking.replay.observation import Observation, observe
+from checking.replay.steps import take
+from checking.replay.transitions import WAYS, Step, step_between, ways
+from checking.replay.trials import TRIALS, attempt, trials
+from checking.replay.world import World
 from checking.report import ReplayReport
 from checking.tlc.graph import Edge, Graph, Walk, cover, read_graph
 from checking.tlc.values import Value
@@ -59,7 +52,7 @@ async def replay(
     graph: Graph, walks: Iterable[Walk], on_steps: Callable[[int], None], *, folder: Path | None = None
 ) -> Replayed:
     """Drive the implementation along ``walks``; raise ``Diverged`` where it does not follow."""
-    cast = cast_of(graph.states)
+    constants = constants_of(graph.states)
     seen: dict[int, Observation] = {}
     steps: dict[int, Step] = {}
     covered: set[int] = set()
@@ -68,7 +61,7 @@ async def replay(
     count = 0
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        world = await World.open(Path(scratch), *cast)
+        world = await World.open(Path(scratch), *constants)
         try:
             for walk in walks:
                 await world.reset()
@@ -82,13 +75,13 @@ async def replay(
                     trial = None
                     try:
                         await take(world, steps[number])
-                        compare(world.observe(), seen[edge.target])
+                        compare(observe(world), seen[edge.target])
                         for trial, about in trials(graph.states[edge.target]) if new else ():
                             if about not in tried:
                                 tried.add(about)
                                 counts[trial.what] += 1
                                 await attempt(world, trial)
-                                compare(world.observe(), seen[edge.target])
+                                compare(observe(world), seen[edge.target])
                     except CheckError as error:
                         way = [*map(str, (steps[taken] for taken in walk.edges[: position + 1]))]
                         if trial is not None:
@@ -133,7 +126,7 @@ def compare(observed: Observation, wanted: Observation) -> None:
     raise Diverged("; ".join(differences))
 
 
-FEWEST_TRANSITIONS = 30_000
+MIN_TRANSITIONS = 30_000
 """Of the replay model, crashes not counted: with fewer it would be no longer the model it was."""
 
 
@@ -145,8 +138,8 @@ def replay_graph(path: Path, on_progress: Callable[[int, int], None]) -> ReplayR
     """
     graph = read_graph(path)
     lasting = sum(edge.action != "Crash" for edge in graph.edges)
-    if lasting < FEWEST_TRANSITIONS:
-        raise CheckError(f"the replay model has {lasting} transitions that are no crashes, not {FEWEST_TRANSITIONS}")
+    if lasting < MIN_TRANSITIONS:
+        raise CheckError(f"the replay model has {lasting} transitions that are no crashes, not {MIN_TRANSITIONS}")
     graph = each_way(graph)
     ways_taken = Counter(f"{edge.action} by {edge.way}" for edge in graph.edges if edge.way)
     _demand_all(WAYS, ways_taken, "has no transition")
@@ -156,27 +149,27 @@ def replay_graph(path: Path, on_progress: Callable[[int, int], None]) -> ReplayR
     taken = context.Value("q", 0)
     began = time.perf_counter()
     with context.Pool(cores, _ignore_interrupts, (taken,)) as pool:
-        telling = pool.apply_async(_tell_stories)
+        running = pool.apply_async(_run_scenarios)
         shares = pool.starmap_async(_replay_share, [(path, share, cores) for share in range(cores)])
         while not shares.ready():
             shares.wait(0.5)
             on_progress(taken.value, steps)
         replayed = shares.get()
-        stories = telling.get()
+        scenarios = running.get()
     seconds = time.perf_counter() - began
     covered = frozenset[int]().union(*(share.covered for share in replayed))
     if len(covered) != len(graph.edges):
         raise CheckError(f"{len(graph.edges) - len(covered)} transitions of the replay model were not covered")
     tried = sum((Counter(share.tried) for share in replayed), Counter[str]())
-    if stories != STORIES:
-        raise CheckError(f"{stories} stories of live objects were told, not {STORIES}")
+    if scenarios != SCENARIOS:
+        raise CheckError(f"{scenarios} scenarios of live objects were tried, not {SCENARIOS}")
     _demand_all(TRIALS, tried, "has no state in which to")
     return ReplayReport(
         transitions=len(graph.edges),
         covered=len(covered),
         ways=dict(sorted(ways_taken.items())),
         tried=dict(sorted(tried.items())),
-        stories=stories,
+        scenarios=scenarios,
         steps=sum(share.steps for share in replayed),
         processes=cores,
         seconds=round(seconds, 1),
@@ -201,8 +194,8 @@ def _ignore_interrupts(taken: Synchronized[int]) -> None:
     logging.disable(logging.CRITICAL)  # what the store says of failures that the replay injects
 
 
-def _tell_stories() -> int:
-    return asyncio.run(tell_stories())
+def _run_scenarios() -> int:
+    return asyncio.run(run_scenarios())
 
 
 def _replay_share(path: Path, share: int, shares: int) -> Replayed:

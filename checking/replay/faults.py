@@ -13,7 +13,8 @@ from unittest.mock import patch
 
 from rpds import HashTrieMap
 
-from checking.replay.world import COUNTER, World
+from checking.replay.counters import COUNTER
+from checking.replay.world import World
 from unwedged.protocol import cache as cache_rules
 from unwedged.protocol import stream as stream_rules
 from unwedged.protocol.cache import Cache, ChangeLog
@@ -129,7 +130,7 @@ def _dirty_hidden_from_reentrant(_: World) -> Sequence[Substitution]:
 
 def _reload_race(world: World) -> Sequence[Substitution]:
     """The new version is noted before the reload, and the next task compares equal."""
-    return [_usable_before_the_reload(lambda cache: replace(cache, version=Version(world.version())))]
+    return [_usable_before_the_reload(lambda cache: replace(cache, version=Version(world.database.state().version)))]
 
 
 def _reload_failure_swallowed(world: World) -> Sequence[Substitution]:
@@ -140,7 +141,7 @@ def _reload_failure_swallowed(world: World) -> Sequence[Substitution]:
         try:
             await sync_cache(self, epoch)
         except StoreBusy:
-            self.guarded.cache = replace(self.guarded.cache, version=Version(world.version()))
+            self.guarded.cache = replace(self.guarded.cache, version=Version(world.database.state().version))
             raise
 
     return [(LeaseLock, "sync_cache", note_first)]
@@ -152,7 +153,7 @@ def _unfenced(world: World, method: str) -> Substitution:
     fenced: Callable[..., Awaitable[object]] = getattr(SqliteBackend, method)  # type: ignore[explicit-any]
 
     async def unfenced(self: SqliteBackend, epoch: Epoch, *arguments: object, **keywords: object) -> object:
-        with world.as_holder(epoch):
+        with world.database.as_holder(epoch):
             return await fenced(self, epoch, *arguments, **keywords)
 
     return (SqliteBackend, method, unfenced)
@@ -197,7 +198,7 @@ def _late_version(world: World) -> Sequence[Substitution]:
         records = self.cache.records
         for name, value in writes.items():
             records = records.insert(name, value)
-        self.cache = Cache(Version(world.version()), records)
+        self.cache = Cache(Version(world.database.state().version), records)
 
     return [(GuardedCache, "install", install)]
 
@@ -284,8 +285,8 @@ def _streams_lost(world: World) -> Sequence[Substitution]:
         after = successor(self, epoch, log, cache)
         if len(after.cache.records) < len(self.cache.records):
             for process in world.processes.values():
-                if process.store.lock.guarded is self and process.ear is not None:
-                    process.store.streams.remove(process.ear)
+                if process.store.lock.guarded is self and process.subscriber is not None:
+                    process.store.streams.remove(process.subscriber)
         return after
 
     return [(GuardedCache, "successor", cut_off)]
@@ -322,7 +323,7 @@ def _stale_failure_believed(world: World) -> Sequence[Substitution]:
     async def ask(self: SqliteBackend, epoch: Epoch) -> Lease:
         if epoch not in failed:
             return await check(self, epoch)
-        with world.as_holder(epoch):
+        with world.database.as_holder(epoch):
             return await check(self, epoch)
 
     return [(Operation, "confirm", believe), (SqliteBackend, "check", ask)]

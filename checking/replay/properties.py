@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from checking.replay.world import NOBODY, Observation
+from checking.replay.observation import NOBODY, Observation
 
 NONE = "none"
 IN_USE = ("held", "closing", "expiring")
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class ObservedStep:
     """A step that was taken: what was observed before and after it, and what the harness noted so far."""
 
     action: str
@@ -37,151 +37,151 @@ class Moment:
     """The processes that renew in time, and whose clock runs evenly."""
 
 
-def cache_is_snapshot(moment: Moment) -> str | None:
+def cache_is_snapshot(observed: ObservedStep) -> str | None:
     """A cache in use is a copy of the store as it is, and so is what each running operation can read."""
-    now = moment.after
+    now = observed.after
     for process, (stage, epoch) in now.guards.items():
         working = [
-            seen
-            for operation, seen in now.operations.items()
-            if moment.home[operation] == process and seen.stage != "idle" and seen.under == epoch
+            op
+            for operation, op in now.operations.items()
+            if observed.home[operation] == process and op.stage != "idle" and op.under == epoch
         ]
         if stage not in IN_USE and (stage == NONE or not working):
             continue
         version, records = now.caches[process]
-        if not _is_part(records, moment.history, version):
+        if not _is_part(records, observed.history, version):
             return f"the cache of {process} has {dict(records)}, which is not of its version {version}"
-        committing = any(seen.stage == "committed" and seen.at == now.version for seen in working)
+        committing = any(op.stage == "committed" and op.at == now.version for op in working)
         if _fence(now, epoch) and version != now.version and not (version + 1 == now.version and committing):
             return f"the cache of {process} is of version {version}, and the store at {now.version}"
-    for operation, seen in now.operations.items():
-        if seen.stage == "running" and not _is_part(seen.known, moment.history, seen.at):
-            return f"{operation} reads {dict(seen.known)}, which is not of its version {seen.at}"
+    for operation, op in now.operations.items():
+        if op.stage == "running" and not _is_part(op.known, observed.history, op.at):
+            return f"{operation} reads {dict(op.known)}, which is not of its version {op.at}"
     return None
 
 
-def no_lost_update(moment: Moment) -> str | None:
+def no_lost_update(observed: ObservedStep) -> str | None:
     """No record is written from an older state of it."""
-    for version, bases in moment.bases.items():
+    for version, bases in observed.bases.items():
         for record, base in bases.items():
-            if base != moment.history[version - 1][record]:
+            if base != observed.history[version - 1][record]:
                 return (
                     f"version {version} wrote {record} from the value {base}, "
-                    f"when it was {moment.history[version - 1][record]}"
+                    f"when it was {observed.history[version - 1][record]}"
                 )
     return None
 
 
-def no_ratchet_reuse(moment: Moment) -> str | None:
+def no_ratchet_reuse(observed: ObservedStep) -> str | None:
     """No two answers come from one state of a record."""
     used: dict[tuple[str, int], int] = {}
-    for version in sorted(moment.answered):
-        for record, base in moment.bases[version].items():
+    for version in sorted(observed.answered):
+        for record, base in observed.bases[version].items():
             if (record, base) in used:
                 return f"versions {used[record, base]} and {version} both answered from the value {base} of {record}"
             used[record, base] = version
     return None
 
 
-def opaque(moment: Moment) -> str | None:
+def opaque(observed: ObservedStep) -> str | None:
     """Nobody sees two versions mixed."""
-    for operation, seen in moment.after.operations.items():
-        known = dict(seen.known)
-        if seen.loading is not None:
-            known[seen.loading[0]] = seen.loading[1]
-        if not any(_is_part(known, moment.history, version) for version in range(len(moment.history))):
+    for operation, op in observed.after.operations.items():
+        known = dict(op.known)
+        if op.loading is not None:
+            known[op.loading[0]] = op.loading[1]
+        if not any(_is_part(known, observed.history, version) for version in range(len(observed.history))):
             return f"{operation} sees {known}, which no version was"
     return None
 
 
-def refines_atomic_store(moment: Moment) -> str | None:
+def refines_atomic_store(observed: ObservedStep) -> str | None:
     """An answer without an effect is of one snapshot: a view's of one since it began, a transaction's of the last."""
-    for operation, seen in moment.after.operations.items():
-        if seen.stage != "validated" or moment.before.operations[operation].stage == "validated":
+    for operation, op in observed.after.operations.items():
+        if op.stage != "validated" or observed.before.operations[operation].stage == "validated":
             continue
-        first = moment.begun.get(operation, 0) if seen.mode == "view" else len(moment.history) - 1
-        versions = range(first, len(moment.history))
-        if not any(_is_part(seen.known, moment.history, version) for version in versions):
-            return f"{operation} answers {dict(seen.known)}, which the store no longer was when it {_WHEN[seen.mode]}"
+        first = observed.begun.get(operation, 0) if op.mode == "view" else len(observed.history) - 1
+        versions = range(first, len(observed.history))
+        if not any(_is_part(op.known, observed.history, version) for version in versions):
+            return f"{operation} answers {dict(op.known)}, which the store no longer was when it {_WHEN[op.mode]}"
     return None
 
 
 _WHEN = {"view": "began", "transaction": "was confirmed"}
 
 
-def one_fenced_holder(moment: Moment) -> str | None:
+def one_fenced_holder(observed: ObservedStep) -> str | None:
     """Never do two processes pass the fence."""
     passing = [
         process
-        for process, (stage, epoch) in moment.after.guards.items()
-        if stage != NONE and _fence(moment.after, epoch)
+        for process, (stage, epoch) in observed.after.guards.items()
+        if stage != NONE and _fence(observed.after, epoch)
     ]
     return f"{' and '.join(passing)} both pass the fence" if len(passing) > 1 else None
 
 
-def guard_is_honest(moment: Moment) -> str | None:
+def guard_is_honest(observed: ObservedStep) -> str | None:
     """A process that believes it holds the lease has held it since it synced, or the fence stops it."""
-    row_epoch, holder, _, _ = moment.after.lease
-    for process, (stage, epoch) in moment.after.guards.items():
+    row_epoch, holder, _, _ = observed.after.lease
+    for process, (stage, epoch) in observed.after.guards.items():
         if stage not in IN_USE:
             continue
-        if epoch != moment.synced[process]:
-            return f"{process} has a guard of epoch {epoch}, and synced under {moment.synced[process]}"
+        if epoch != observed.synced[process]:
+            return f"{process} has a guard of epoch {epoch}, and synced under {observed.synced[process]}"
         gave_way = holder == NOBODY and any(
-            seen.released and seen.under == epoch and moment.home[operation] == process
-            for operation, seen in moment.after.operations.items()
+            op.released and op.under == epoch and observed.home[operation] == process
+            for operation, op in observed.after.operations.items()
         )
         if epoch == row_epoch and holder != process and not gave_way:
             return f"{process} has a guard of epoch {epoch}, and the lease is {holder}'s"
     return None
 
 
-def epoch_never_reused(moment: Moment) -> str | None:
+def epoch_never_reused(observed: ObservedStep) -> str | None:
     """Each acquisition has an epoch of its own."""
-    for process, (stage, epoch) in moment.after.guards.items():
-        if moment.before.guards[process][0] == NONE and stage != NONE and epoch <= moment.before.lease[0]:
+    for process, (stage, epoch) in observed.after.guards.items():
+        if observed.before.guards[process][0] == NONE and stage != NONE and epoch <= observed.before.lease[0]:
             return f"{process} acquired epoch {epoch}, which had been there"
     return None
 
 
-def holder_not_aborted(moment: Moment) -> str | None:
+def holder_not_aborted(observed: ObservedStep) -> str | None:
     """A process that renews in time keeps the lease, unless its operations do not end."""
-    row_epoch, holder, _, _ = moment.after.lease
-    for process in moment.prompt:
-        stage, epoch = moment.after.guards[process]
+    row_epoch, holder, _, _ = observed.after.lease
+    for process in observed.prompt:
+        stage, epoch = observed.after.guards[process]
         if stage not in (NONE, "expiring") and (epoch, process) != (row_epoch, holder):
             return f"{process} renewed in time, and its lease went to {holder} all the same"
     return None
 
 
-def no_spurious_invalidation(moment: Moment) -> str | None:
+def no_spurious_invalidation(observed: ObservedStep) -> str | None:
     """What did not change stays cached."""
-    if moment.action != "Sync":
+    if observed.action != "Sync":
         return None
-    for process, (stage, _) in moment.after.guards.items():
-        was, before = moment.before.caches[process]
-        if moment.before.guards[process][0] != "syncing" or stage != "held" or moment.after.floor > was:
+    for process, (stage, _) in observed.after.guards.items():
+        was, before = observed.before.caches[process]
+        if observed.before.guards[process][0] != "syncing" or stage != "held" or observed.after.floor > was:
             continue
-        _, after = moment.after.caches[process]
+        _, after = observed.after.caches[process]
         for record, value in before.items():
-            if value == moment.after.records[record] and after.get(record) != value:
+            if value == observed.after.records[record] and after.get(record) != value:
                 return f"{process} dropped {record}, which had not changed"
     return None
 
 
-def stream_complete(moment: Moment) -> str | None:
+def stream_complete(observed: ObservedStep) -> str | None:
     """Subscribers hear every change, once and in order."""
-    for process, heard in moment.after.heard.items():
+    for process, heard in observed.after.heard.items():
         for (earlier, _), (version, lagged) in pairwise(heard):
             if version != earlier + 1 and not (lagged and version > earlier):
                 return f"the subscriber in {process} heard of version {version} after {earlier}"
-        version, _ = moment.after.caches[process]
-        if heard and moment.after.guards[process][0] in IN_USE and heard[-1][0] < version:
+        version, _ = observed.after.caches[process]
+        if heard and observed.after.guards[process][0] in IN_USE and heard[-1][0] < version:
             return f"the subscriber in {process} heard up to version {heard[-1][0]}, its cache is at {version}"
     return None
 
 
-PROPERTIES: Mapping[str, Callable[[Moment], str | None]] = {
+PROPERTIES: Mapping[str, Callable[[ObservedStep], str | None]] = {
     "CacheIsSnapshot": cache_is_snapshot,
     "NoLostUpdate": no_lost_update,
     "NoRatchetReuse": no_ratchet_reuse,

@@ -62,7 +62,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TraceStep:
     """One step of a counterexample: what it is, and the state that it led to. The first state has no label."""
 
     label: Label | None
@@ -89,7 +89,7 @@ class Result:
     distinct_states: int
     depth: int
     seconds: float
-    trace: tuple[Step, ...]
+    trace: tuple[TraceStep, ...]
     lasso: int | None
     """For an endless counterexample: the index of the step to which it returns (the last one: it stands still)."""
     detail: str
@@ -135,7 +135,7 @@ def command(toolbox: Toolbox, job: Job, scratch: Path) -> list[str]:
 async def run(toolbox: Toolbox, job: Job, on_progress: Callable[[Progress], None] = lambda _: None) -> Result:
     """Run TLC to its end, or until it stands still or finds too many states. Cancelling this ends TLC too."""
     began = time.monotonic()
-    reader = _Reader(on_progress)
+    reader = _OutputReader(on_progress)
     with tempfile.TemporaryDirectory(prefix="unwedged-tlc-", ignore_cleanup_errors=True) as scratch:
         process = await asyncio.create_subprocess_exec(
             *command(toolbox, job, Path(scratch)),
@@ -176,7 +176,7 @@ async def run(toolbox: Toolbox, job: Job, on_progress: Callable[[Progress], None
     )
 
 
-async def _read(process: Process, reader: _Reader, most_states: int | None) -> str:
+async def _read(process: Process, reader: _OutputReader, most_states: int | None) -> str:
     """Read all that TLC prints, and wait for its end. Returns why it should not go on, or nothing if it has ended."""
     assert process.stdout is not None
     async for line in process.stdout:
@@ -257,13 +257,13 @@ _SEARCHED = re.compile(r"depth of the complete state graph search is (\d+)")
 _NOISE = ("Parsing file ", "Semantic processing of module ", "Linting of module ")
 
 
-class _Reader:
+class _OutputReader:
     """Collects what a run prints, line by line."""
 
     def __init__(self, on_progress: Callable[[Progress], None]) -> None:
         self.progress = Progress(0, 0, 0)
         self.violated: str | None = None
-        self.trace: list[Step] = []
+        self.trace: list[TraceStep] = []
         self.lasso: int | None = None
         self._on_progress = on_progress
         self._codes: set[int] = set()
@@ -317,7 +317,7 @@ class _Reader:
         first, _, state = text.partition("\n")
         step = _STEP.fullmatch(first)
         label = parse_label(step[2]) if step is not None and step[2] else None
-        self.trace.append(Step(label, parse_state(state)))
+        self.trace.append(TraceStep(label, parse_state(state)))
 
     def _error(self, code: int, text: str) -> None:
         self._errors.append(text)
@@ -325,7 +325,7 @@ class _Reader:
         if violated is not None and code in _FINDINGS:
             self.violated = violated[1]
         if code in _VIOLATED_INITIALLY:
-            self.trace.append(Step(None, parse_state(text.partition("\n")[2])))
+            self.trace.append(TraceStep(None, parse_state(text.partition("\n")[2])))
 
     def verdict(self, exit_code: int) -> Verdict:
         """Decide by the messages and the exit code together: where they disagree, the run is not to be trusted."""

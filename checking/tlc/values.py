@@ -94,10 +94,10 @@ def parse_state(text: str) -> HashTrieMap[str, Value]:
 @lru_cache(maxsize=200_000)
 def parse_value(text: str) -> Value:
     """Read one value as TLC prints it."""
-    return _Reader(text).whole()
+    return _ValueParser(text).parse()
 
 
-class _Reader:
+class _ValueParser:
     """A recursive descent over the tokens of one value."""
 
     def __init__(self, text: str) -> None:
@@ -116,7 +116,7 @@ class _Reader:
         self._kinds.append(_END)
         self._words.append(_END)
 
-    def whole(self) -> Value:
+    def parse(self) -> Value:
         value = self._value()
         if self._kinds[self._at] != _END:
             raise self._unreadable(self._at)

@@ -17,7 +17,7 @@ from typing import TypeAlias, TypeVar
 
 from rpds import HashTrieMap
 
-from checking.replay.transitions import HOME
+from checking.replay.model_states import HOME
 from checking.tlc.graph import Graph
 from checking.tlc.values import State as Printed
 from checking.tlc.values import Value

@@ -15,7 +15,7 @@ from typing import cast
 
 from checking.errors import CheckError
 from checking.models.manifest import find_manifest, read_manifest
-from checking.replay.transitions import Cast, cast_of
+from checking.replay.model_states import Constants, constants_of
 from checking.tlc.graph import Graph
 from checking.tlc.values import ModelValue, State, Value, render_state
 from proofs.correspondence.evaluation import Concrete, Interpretation, Table, compiled
@@ -88,7 +88,7 @@ class Reading:
     def __init__(self, instance: Instance, graph: Graph) -> None:
         self.instance = instance
         self.graph = graph
-        who = cast_of(graph.states)
+        who = constants_of(graph.states)
         self.interpretations = [_interpretation(who, state) for state in graph.states]
         self.last_epoch = max(cast("int", interpretation["epoch"]) for interpretation in self.interpretations)
         self.last_version = max(cast("int", interpretation["version"]) for interpretation in self.interpretations)
@@ -248,7 +248,7 @@ def _projected(model: Model, s: Formulas) -> dict[str, Term]:
     return parts
 
 
-def _interpretation(who: Cast, state: State) -> Interpretation:
+def _interpretation(who: Constants, state: State) -> Interpretation:
     """A state of the specification in the words of the encoding; of the rest nothing is said."""
     lease, history, commits = _function(state["lease"]), _functions(state["history"]), _commits(state)
     values = {

@@ -16,7 +16,7 @@ from checking.errors import CheckError
 from checking.models.manifest import Band, Layer, Manifest, Model, find_manifest, read_manifest
 from checking.replay.counterexamples import replay_counterexample
 from checking.replay.faults import FAULTS
-from checking.replay.transitions import cast_of
+from checking.replay.model_states import constants_of
 from checking.replay.world import World
 from checking.tlc import run as tlc
 from checking.tlc.run import Result
@@ -101,7 +101,7 @@ def test_a_violation_that_needs_no_fault_is_noticed(
     # The reference itself, broken in the same way; injecting the fault into it changes nothing.
     with asyncio.Runner() as runner, tempfile.TemporaryDirectory() as folder:
         trace = found(model).trace
-        world = runner.run(World.open(Path(folder), *cast_of([step.state for step in trace])))
+        world = runner.run(World.open(Path(folder), *constants_of([step.state for step in trace])))
         for substitution in FAULTS[slug](world):
             monkeypatch.setattr(*substitution)
         runner.run(world.close())

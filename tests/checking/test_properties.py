@@ -9,8 +9,8 @@ import pytest
 
 from checking.models.manifest import Band, find_manifest, read_manifest
 from checking.replay.counterexamples import PROGRESS
-from checking.replay.properties import PROPERTIES, Moment
-from checking.replay.world import IDLE, Observation, Seen
+from checking.replay.observation import IDLE, Observation, ObservedOperation
+from checking.replay.properties import PROPERTIES, ObservedStep
 
 # p1 holds the lease of epoch 2. It was away while p2 made version 2, which changed r1.
 NOW = Observation(
@@ -30,7 +30,7 @@ BEFORE = replace(
     caches={"p1": (1, {"r1": 1, "r2": 0}), "p2": (2, {"r1": 2})},
     heard={"p1": ((0, False), (1, False)), "p2": ()},
 )
-GOOD = Moment(
+GOOD = ObservedStep(
     action="Sync",
     before=BEFORE,
     after=NOW,
@@ -44,28 +44,32 @@ GOOD = Moment(
 )
 
 
-def with_operation(seen: Seen, begun: int = 0) -> Moment:
-    return replace(GOOD, after=replace(NOW, operations={**NOW.operations, "o1": seen}), begun={"o1": begun})
+def with_operation(op: ObservedOperation, begun: int = 0) -> ObservedStep:
+    return replace(GOOD, after=replace(NOW, operations={**NOW.operations, "o1": op}), begun={"o1": begun})
 
 
-def working(**known: int) -> Seen:
-    return Seen("running", "view", under=2, at=2, known=known, loading=None, saw_waiter=False)
+def working(**known: int) -> ObservedOperation:
+    return ObservedOperation("running", "view", under=2, at=2, known=known, loading=None, saw_waiter=False)
 
 
-def with_cache(version: int, **records: int) -> Moment:
+def with_cache(version: int, **records: int) -> ObservedStep:
     return replace(GOOD, after=replace(NOW, caches={**NOW.caches, "p1": (version, records)}))
 
 
-def with_guards(p1: tuple[str, int], p2: tuple[str, int]) -> Moment:
+def with_guards(p1: tuple[str, int], p2: tuple[str, int]) -> ObservedStep:
     return replace(GOOD, after=replace(NOW, guards={"p1": p1, "p2": p2}))
 
 
-def having_heard(*heard: tuple[int, bool]) -> Moment:
+def having_heard(*heard: tuple[int, bool]) -> ObservedStep:
     return replace(GOOD, after=replace(NOW, heard={"p1": heard, "p2": ()}))
 
 
-COMMITTED = Seen("committed", "transaction", under=2, at=2, known={"r1": 1}, loading=None, saw_waiter=False)
-VALIDATED = Seen("validated", "view", under=1, at=0, known={"r1": 1, "r2": 0}, loading=None, saw_waiter=False)
+COMMITTED = ObservedOperation(
+    "committed", "transaction", under=2, at=2, known={"r1": 1}, loading=None, saw_waiter=False
+)
+VALIDATED = ObservedOperation(
+    "validated", "view", under=1, at=0, known={"r1": 1, "r2": 0}, loading=None, saw_waiter=False
+)
 FAILED = replace(VALIDATED, mode="transaction")
 
 RIGHT = {
@@ -217,14 +221,14 @@ def test_what_is_right_is_accepted(name: str) -> None:
     assert PROPERTIES[name](GOOD) is None
 
 
-@pytest.mark.parametrize(("name", "moment"), RIGHT.values(), ids=RIGHT)
-def test_what_looks_wrong_and_is_right_is_accepted(name: str, moment: Moment) -> None:
-    assert PROPERTIES[name](moment) is None
+@pytest.mark.parametrize(("name", "observed"), RIGHT.values(), ids=RIGHT)
+def test_what_looks_wrong_and_is_right_is_accepted(name: str, observed: ObservedStep) -> None:
+    assert PROPERTIES[name](observed) is None
 
 
-@pytest.mark.parametrize(("name", "moment", "told"), WRONG.values(), ids=WRONG)
-def test_what_is_wrong_is_told(name: str, moment: Moment, told: str) -> None:
-    assert told in (PROPERTIES[name](moment) or "nothing")
+@pytest.mark.parametrize(("name", "observed", "told"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_is_told(name: str, observed: ObservedStep, told: str) -> None:
+    assert told in (PROPERTIES[name](observed) or "nothing")
 
 
 def test_each_property_is_shown_to_fail() -> None:

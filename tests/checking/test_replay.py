@@ -29,8 +29,11 @@ from checking.errors import CheckError
 from checking.models.manifest import Band, find_manifest, read_manifest
 from checking.replay import drive as replaying
 from checking.replay.drive import Diverged, compare, each_way, replay, replay_graph, step_of
-from checking.replay.live_objects import STORIES, tell_stories
-from checking.replay.transitions import Cast, Step, cast_of, expected, take
+from checking.replay.live_objects import SCENARIOS, run_scenarios
+from checking.replay.model_states import Constants, constants_of, expected
+from checking.replay.observation import observe
+from checking.replay.steps import take
+from checking.replay.transitions import Step
 from checking.replay.world import World
 from checking.tlc import run as tlc
 from checking.tlc.graph import Edge, Graph, Walk, cover, read_graph
@@ -92,25 +95,25 @@ def situation(graph: Graph, edge: Edge) -> tuple[object, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
-    """What all walkers walk on."""
+class ReplayModel:
+    """What all walkers walk through."""
 
     graph: Graph
-    cast: Cast
+    constants: Constants
     outgoing: Mapping[int, Sequence[Edge]]
     """By state; no entry where nothing leads on."""
 
     @classmethod
-    def of(cls, graph: Graph) -> Ground:
+    def of(cls, graph: Graph) -> ReplayModel:
         outgoing: dict[int, list[Edge]] = {}
         for edge in graph.edges:
             outgoing.setdefault(edge.source, []).append(edge)
-        return cls(graph, cast_of(graph.states), outgoing)
+        return cls(graph, constants_of(graph.states), outgoing)
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """One way to go on from a state. Shown as the step that it is."""
+class Transition:
+    """A way to go on from a state. Shown as the step that it is."""
 
     step: Step
     target: int
@@ -122,7 +125,7 @@ class Way:
 class Walker(RuleBasedStateMachine):
     """Goes through the graph, and takes each step in the real store too. Where nothing leads on, it begins anew."""
 
-    ground: ClassVar[Ground]
+    model: ClassVar[ReplayModel]
     taken: ClassVar[int]
     """So many steps, by all walkers."""
     last: ClassVar[tuple[Step, ...]]
@@ -135,32 +138,32 @@ class Walker(RuleBasedStateMachine):
         # The folder goes last, when the world has let go of it.
         folder = self.resources.enter_context(tempfile.TemporaryDirectory())
         self.runner = self.resources.enter_context(asyncio.Runner())
-        self.world = self.runner.run(World.open(Path(folder), *self.ground.cast))
+        self.world = self.runner.run(World.open(Path(folder), *self.model.constants))
         self.resources.callback(lambda: self.runner.run(self.world.close()))
-        (self.state,) = self.ground.graph.initial
+        (self.state,) = self.model.graph.initial
 
-    @precondition(lambda self: self.state in self.ground.outgoing)
+    @precondition(lambda self: self.state in self.model.outgoing)
     @rule(data=st.data())
     def step(self, data: st.DataObject) -> None:
-        way = data.draw(st.sampled_from(self.ground.outgoing[self.state]).map(self.way_of))
-        self.walk.append(way.step)
-        self.runner.run(self.go(way))
+        transition = data.draw(st.sampled_from(self.model.outgoing[self.state]).map(self.transition_of))
+        self.walk.append(transition.step)
+        self.runner.run(self.go(transition))
 
-    def way_of(self, edge: Edge) -> Way:
-        return Way(step_of(self.ground.graph, edge), edge.target)
+    def transition_of(self, edge: Edge) -> Transition:
+        return Transition(step_of(self.model.graph, edge), edge.target)
 
-    async def go(self, way: Way) -> None:
-        await take(self.world, way.step)
-        compare(self.world.observe(), expected(self.ground.graph.states[way.target]))
-        self.state = way.target
+    async def go(self, transition: Transition) -> None:
+        await take(self.world, transition.step)
+        compare(observe(self.world), expected(self.model.graph.states[transition.target]))
+        self.state = transition.target
         type(self).taken += 1
 
-    @precondition(lambda self: self.state not in self.ground.outgoing)
+    @precondition(lambda self: self.state not in self.model.outgoing)
     @rule()
     def begin_anew(self) -> None:
         self.walk.clear()
         self.runner.run(self.world.reset())
-        (self.state,) = self.ground.graph.initial
+        (self.state,) = self.model.graph.initial
 
     def teardown(self) -> None:
         type(self).last = tuple(self.walk)
@@ -172,7 +175,7 @@ def walker(graph: Graph) -> type[Walker]:
     """Make a walker through the replay model."""
 
     class ReplayWalker(Walker):
-        ground = Ground.of(graph)
+        model = ReplayModel.of(graph)
         taken = 0
 
     return ReplayWalker
@@ -324,7 +327,7 @@ BREAKS: Mapping[str, Break] = {
 
 
 def test_only_what_did_not_change_keeps_its_live_object() -> None:
-    assert asyncio.run(tell_stories()) == STORIES == 49
+    assert asyncio.run(run_scenarios()) == SCENARIOS == 49
 
 
 @pytest.mark.parametrize(
@@ -340,7 +343,7 @@ def test_live_objects_that_are_stale_or_lost_are_noticed(
 ) -> None:
     monkeypatch.setattr(*broken)
     with pytest.raises(CheckError, match=told):
-        asyncio.run(tell_stories())
+        asyncio.run(run_scenarios())
 
 
 def test_the_walks_can_be_taken(graph: Graph, some_walks: Sequence[Walk]) -> None:
@@ -397,7 +400,7 @@ def small_dump(dump: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def modest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Demand little of a graph: that it has a transition."""
-    monkeypatch.setattr(replaying, "FEWEST_TRANSITIONS", 1)
+    monkeypatch.setattr(replaying, "MIN_TRANSITIONS", 1)
     monkeypatch.setattr(replaying, "WAYS", frozenset({"LoseGuard by sync"}))
     monkeypatch.setattr(replaying, "TRIALS", frozenset({"begin while syncing"}))
 
@@ -412,7 +415,7 @@ def test_a_graph_is_replayed_on_all_cores(small_dump: Path) -> None:
     assert report.steps == sum(len(walk.edges) for walk in cover(small))
     assert report.ways == Counter(f"{edge.action} by {edge.way}" for edge in small.edges if edge.way)
     assert report.tried["begin while syncing"] >= 2
-    assert report.stories == STORIES
+    assert report.scenarios == SCENARIOS
 
 
 @pytest.mark.usefixtures("modest")
@@ -421,14 +424,14 @@ def test_a_graph_is_replayed_on_all_cores(small_dump: Path) -> None:
     [
         ("WAYS", "the replay model has no transition Lose by load"),
         ("TRIALS", "the replay model has no state in which to fly"),
-        ("STORIES", "49 stories of live objects were told, not 50"),
+        ("SCENARIOS", "49 scenarios of live objects were tried, not 50"),
     ],
 )
 def test_whatever_a_replay_did_not_try_is_missed(
     small_dump: Path, monkeypatch: pytest.MonkeyPatch, demand: str, told: str
 ) -> None:
     missing: object = frozenset({told.rpartition("transition ")[2].rpartition("to ")[2]})
-    monkeypatch.setattr(replaying, demand, 50 if demand == "STORIES" else missing)
+    monkeypatch.setattr(replaying, demand, 50 if demand == "SCENARIOS" else missing)
     with pytest.raises(CheckError, match=told):
         replay_graph(small_dump, note_nothing)
 
@@ -440,7 +443,7 @@ def test_too_small_a_graph_is_refused(small_dump: Path) -> None:
 
 def test_crashes_do_not_make_a_graph_large(small_dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     edges = len(read_graph(small_dump).edges)
-    monkeypatch.setattr(replaying, "FEWEST_TRANSITIONS", edges)
+    monkeypatch.setattr(replaying, "MIN_TRANSITIONS", edges)
     rename(small_dump, "Acquire", "Crash")
     with pytest.raises(CheckError, match=f"transitions that are no crashes, not {edges}"):
         replay_graph(small_dump, note_nothing)
@@ -461,5 +464,5 @@ def test_a_transition_that_was_not_covered_is_missed(small_dump: Path, monkeypat
 @pytest.mark.usefixtures("modest")
 def test_a_divergence_in_any_process_is_told(small_dump: Path) -> None:
     rename(small_dump, "Acquire", "Fly")
-    with pytest.raises(Diverged, match="no twin for the action Fly"):
+    with pytest.raises(Diverged, match="no counterpart of the action Fly"):
         replay_graph(small_dump, note_nothing)

@@ -1,0 +1,68 @@
+"""The processes of a model: each is a store object with a backend of its own on the shared file."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from checking.replay.actors import Actor
+from checking.replay.counters import Counter
+from checking.replay.doubles import RecordingSubscriber
+from checking.replay.event_loop import cancel
+from checking.replay.gate import GatedBackend, PendingCall
+from unwedged.protocol.cache import ChangeLog
+from unwedged.protocol.identifiers import InstanceId
+from unwedged.store.backend import RowName
+from unwedged.store.crypto_store import CryptoStore
+from unwedged.store.lock import LeaseLock
+from unwedged.store.streams import Streams
+
+
+class ExposedStore(CryptoStore):
+    """A store object whose parts the replay can reach."""
+
+    @property
+    def lock(self) -> LeaseLock:
+        """The lease as this instance uses it."""
+        return self._lock
+
+    @property
+    def streams(self) -> Streams:
+        """Its subscriptions."""
+        return self._streams
+
+    async def listen_now(self) -> None:
+        """Look at the change log, as a task of the store does from time to time."""
+        await self._listen_now()
+
+
+@dataclass(slots=True, eq=False)
+class Process:
+    """A process of the model, in its present instance."""
+
+    name: str
+    instance: InstanceId
+    gate: GatedBackend
+    store: ExposedStore
+    subscriber: RecordingSubscriber | None = None
+    acquiring: asyncio.Task[bool] | None = None
+    sync: PendingCall[ChangeLog[RowName]] | None = None
+    """Its sync, at the gate."""
+    actors: dict[str, Actor] = field(default_factory=dict)
+    """Its operations, by name."""
+    live: dict[str, Counter] = field(default_factory=dict)
+    """The live objects that must be beside its cache, by record. The models do not speak of them."""
+
+    async def kill(self) -> None:
+        """End all that it does; nobody gets an answer."""
+        tasks: list[asyncio.Task[None] | asyncio.Task[bool]] = [
+            actor.task for actor in self.actors.values() if actor.task is not None
+        ]
+        for actor in self.actors.values():
+            if actor.call is not None:
+                actor.call.discard()
+        if self.acquiring is not None:
+            tasks.append(self.acquiring)
+        if self.sync is not None:
+            self.sync.discard()
+        await cancel(self.gate, tasks)
