@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import tempfile
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
 from tests.store.stores import (
     COUNTER,
@@ -18,11 +24,13 @@ from tests.store.stores import (
     count_up,
     failing,
     take_over,
+    workbench,
 )
 from unwedged.protocol.identifiers import Version
 from unwedged.protocol.stream import Lagged
 from unwedged.store.crypto_store import LISTEN_EVERY_MS
-from unwedged.store.errors import LeaseLost, StoreBusy, StoreClosed, UnknownKind
+from unwedged.store.errors import InvalidArgument, LeaseLost, StoreBusy, StoreClosed, StoreRolledBack, UnknownKind
+from unwedged.store.expectations import StoreMark
 from unwedged.store.records import BYTES, TEXT, RecordKind
 from unwedged.store.streams import Changed, Subscription
 from unwedged.store.transactions import Transaction
@@ -254,3 +262,262 @@ async def test_both_processes_hear_the_same(
         await extension.lock.release_now()
         await phone.listen_now()
         assert await heard(by_phone, 4) == await heard(by_extension, 4)
+
+
+class TestSinceAVersion:
+    async def test_it_begins_with_the_first_change_after_it(self, phone: Instance, extension: Instance) -> None:
+        await committed_by(extension, "a", "b", "c")
+        everything = [changed(1, "a"), changed(2, "b"), changed(3, "c")]
+        for since in range(4):
+            async with phone.subscribe(COUNTER, since=since) as changes:
+                assert await heard(changes, 3 - since) == everything[since:]
+
+    async def test_it_goes_on_with_what_happens_next(self, phone: Instance, extension: Instance) -> None:
+        await committed_by(extension, "a", "b")
+        async with phone.subscribe(COUNTER, since=1) as late, phone.subscribe(COUNTER) as new:
+            await committed_by(extension, "c")
+            await phone.listen_now()
+            await committed_by(phone, "d")
+            assert await heard(late, 3) == [changed(2, "b"), changed(3, "c"), changed(4, "d")]
+            assert await heard(new, 2) == [changed(3, "c"), changed(4, "d")]
+
+    async def test_a_view_and_what_changes_after_it_leave_nothing_out(self, phone: Instance) -> None:
+        await committed_by(phone, "a")
+        async with phone.view() as view:
+            names = await view.keys(COUNTER)
+        await committed_by(phone, "b")
+        async with phone.subscribe(COUNTER, since=view.version) as changes:
+            assert (names, await heard(changes, 1)) == (("a",), [changed(2, "b")])
+
+    async def test_a_program_that_kept_a_mark_hears_what_it_missed(self, bench: Workbench, phone: Instance) -> None:
+        await committed_by(phone, "a")
+        mark = phone.mark()
+        await committed_by(phone, "b")
+        await phone.close()
+        again = await bench.instance("again")
+        async with again.subscribe(COUNTER, since=mark.version) as changes:
+            assert await heard(changes, 1) == [changed(2, "b")]
+
+    async def test_others_hear_no_less_and_nothing_twice(self, phone: Instance, extension: Instance) -> None:
+        async with phone.subscribe(COUNTER) as new:
+            await committed_by(extension, "a", "b")
+            async with phone.subscribe(COUNTER, since=1) as late:
+                assert await heard(new, 2) == [changed(1, "a"), changed(2, "b")]
+                await phone.listen_now()
+                assert await heard(late, 1) == [changed(2, "b")]
+                await heard(new, 0)
+
+    async def test_only_the_kind_asked_for_is_told(self, phone: Instance) -> None:
+        async with phone.transaction() as transaction:
+            transaction.put(DEVICE, "d", b"1")
+            await count_up(transaction)
+        async with phone.subscribe(DEVICE, since=0) as devices:
+            assert await heard(devices, 1) == [changed(1, "d")]
+
+    async def test_where_the_log_does_not_reach_back_there_is_a_lag(self, phone: Instance, extension: Instance) -> None:
+        await committed_by(extension, "a", "b", "c")
+        await extension.gated.truncate(Version(2))
+        async with phone.subscribe(COUNTER, since=1) as lagging, phone.subscribe(COUNTER, since=2) as reaching:
+            assert await heard(lagging, 1) == [Lagged(Version(3))]
+            assert await heard(reaching, 1) == [changed(3, "c")]
+
+    async def test_what_does_not_fit_into_the_buffer_is_a_lag(self, phone: Instance) -> None:
+        """As it is for a subscriber that does not keep up."""
+        await committed_by(phone, "a", "b", "c", "d")
+        async with phone.subscribe(COUNTER, since=0, buffered=2) as changes:
+            assert await heard(changes, 2) == [Lagged(Version(3)), changed(4, "d")]
+
+    async def test_what_this_process_commits_meanwhile_is_told_once_and_in_order(self, phone: Instance) -> None:
+        await committed_by(phone, "a", "b")
+        gate = phone.gated.hold_after("changes")
+        subscribing = asyncio.create_task(anext_after(phone, 1, 4))
+        await gate.reached.wait()
+        await committed_by(phone, "c")
+        again = phone.gated.hold_after("changes")  # the acquisition of ``committed_by`` has read the log before
+        gate.opened.set()
+        async with asyncio.timeout(PATIENCE):
+            await again.reached.wait()
+        await committed_by(phone, "d")
+        again.opened.set()
+        assert await subscribing == [changed(2, "b"), changed(3, "c"), changed(4, "d"), changed(5, "e")]
+
+    async def test_a_holder_that_lost_the_lease_unnoticed_reads_on_all_the_same(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await phone.run(count_up)
+        bench.lapse()
+        await committed_by(extension, "a", "b")
+        assert phone.lock.stands(phone.lock.guard.epoch)
+        async with phone.subscribe(COUNTER, since=2) as later, phone.subscribe(COUNTER, since=0) as changes:
+            assert await heard(later, 1) == [changed(3, "b")]
+            assert await heard(changes, 3) == [changed(1, "n"), changed(2, "a"), changed(3, "b")]
+            await committed_by(phone, "c")
+            assert await heard(later, 1) == await heard(changes, 1) == [changed(4, "c")]
+
+    async def test_a_pause_is_outlived(self, phone: Instance, extension: Instance) -> None:
+        await committed_by(extension, "a")
+        await phone.pause()
+        async with phone.subscribe(COUNTER, since=0) as changes:  # It wakes the store, as any use does.
+            await phone.pause()
+            await committed_by(extension, "b")
+            await phone.resume()
+            assert await heard(changes, 2) == [changed(1, "a"), changed(2, "b")]
+
+    async def test_a_pause_waits_until_it_has_caught_up(self, phone: Instance, extension: Instance) -> None:
+        await committed_by(extension, "a")
+        gate = phone.gated.hold_after("changes")
+        subscribing = asyncio.create_task(collect_since(phone, 0))
+        await gate.reached.wait()
+        pausing = asyncio.create_task(phone.pause())
+        await all_that_can_run()
+        assert phone.statistics().state != "paused"
+        gate.opened.set()
+        await pausing
+        await phone.close()
+        assert await subscribing == [changed(1, "a")]
+
+    async def test_it_ends_when_the_store_is_closed_while_it_catches_up(self, phone: Instance) -> None:
+        await committed_by(phone, "a")
+        gate = phone.gated.hold_before("changes")
+        subscribing = asyncio.create_task(collect_since(phone, 0))
+        await gate.reached.wait()
+        closing = asyncio.create_task(phone.close())
+        await all_that_can_run()
+        gate.opened.set()
+        await closing
+        assert await subscribing == [changed(1, "a")]
+
+    async def test_a_failure_to_read_subscribes_nobody(self, phone: Instance) -> None:
+        phone.gated.failures["changes"] = StoreBusy("busy")
+        with pytest.raises(StoreBusy):
+            async with phone.subscribe(COUNTER, since=0):
+                pass
+        assert phone.statistics().subscriptions == 0
+
+    @pytest.mark.parametrize("since", [3, 2**70])
+    async def test_the_store_must_have_come_so_far(self, phone: Instance, extension: Instance, since: int) -> None:
+        await committed_by(extension, "a", "b")
+        with pytest.raises(StoreRolledBack, match=f"at version 2, and .* after version {since} "):
+            async with phone.subscribe(COUNTER, since=since):
+                pass
+        assert phone.statistics().subscriptions == 0
+
+    @pytest.mark.parametrize("since", [-1, 1.0, True, "1", StoreMark("00" * 16, 0)])
+    async def test_it_is_a_version(self, phone: Instance, since: int) -> None:
+        with pytest.raises(InvalidArgument, match="a store's version is"):
+            async with phone.subscribe(COUNTER, since=since):
+                pass
+
+
+async def anext_after(store: Instance, since: int, count: int) -> list[Changed[str] | Lagged]:
+    async with store.subscribe(COUNTER, since=since) as changes:
+        await committed_by(store, "e")
+        return await heard(changes, count)
+
+
+async def collect_since(store: Instance, since: int) -> list[Changed[str] | Lagged]:
+    async with store.subscribe(COUNTER, since=since) as changes:
+        return await collect(changes)
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["commit", "commit", "truncate", "listen", "pause"]),
+        st.integers(0, 1),
+        st.sets(st.sampled_from("abc"), min_size=1),
+    ),
+    max_size=10,
+)
+
+
+async def count_up_all(transaction: Transaction, keys: set[str]) -> None:
+    transaction.put(DEVICE, "of another kind", b"")
+    for key in keys:
+        await count_up(transaction, key)
+
+
+class Played:
+    """Two instances, what they committed, and how far the change log was cut."""
+
+    def __init__(self, bench: Workbench, stores: Sequence[Instance]) -> None:
+        self.bench = bench
+        self.stores = stores
+        self.changes: list[Changed[str]] = []
+        self.version = 0
+        self.floor = 0
+
+    async def step(self, name: str, index: int, keys: set[str]) -> None:
+        store = self.stores[index]
+        match name:
+            case "commit":
+                self.bench.lapse()  # The other one does not know yet that its guard is dead.
+                await store.lock.renew_now()
+                await take_over(store)
+                await store.run(count_up_all, keys)
+                self.version += 1
+                self.changes += [changed(self.version, key) for key in sorted(keys)]
+            case "truncate":
+                self.floor = max(self.floor, self.version - index)
+                await store.gated.truncate(Version(self.floor))
+            case "listen":
+                await store.listen_now()
+            case "pause":
+                await store.pause()
+                await store.resume()
+
+    async def since(self, version: int, store: Instance, stack: AsyncExitStack) -> Subscription[str]:
+        """Subscribe, and check what is yielded at once."""
+        subscription = await stack.enter_async_context(store.subscribe(COUNTER, since=version))
+        expected: list[Changed[str] | Lagged] = [change for change in self.changes if change.version > version]
+        if version < self.floor:
+            expected = [Lagged(Version(self.version))]
+        assert in_order(await heard(subscription, waiting(subscription))) == expected
+        return subscription
+
+
+def waiting(subscription: Subscription[str]) -> int:
+    return int(repr(subscription).rpartition("=")[2].rstrip(">"))
+
+
+def in_order(news: Sequence[Changed[str] | Lagged]) -> list[Changed[str] | Lagged]:
+    """Sort what has one version, which is in no order. What has another must be in order already."""
+    versions = [item.version for item in news]
+    assert versions == sorted(versions)
+    return sorted(news, key=lambda item: (item.version, "" if isinstance(item, Lagged) else item.key))
+
+
+@given(before=STEPS, after=STEPS)
+def test_since_any_version_each_change_is_told_once_or_a_lag(
+    before: list[tuple[str, int, set[str]]], after: list[tuple[str, int, set[str]]]
+) -> None:
+    """Two instances commit, cut the log, and pause; in both, something subscribes since each version."""
+
+    async def play() -> None:
+        async with workbench(Path(folder) / "store.db") as bench, AsyncExitStack() as stack:
+            played = Played(bench, [await bench.instance("phone"), await bench.instance("extension")])
+            for step in before:
+                await played.step(*step)
+            began = played.version
+            subscriptions = [
+                (store, await played.since(version, store, stack))
+                for version in range(began + 1)
+                for store in played.stores
+            ]
+            for step in after:
+                await played.step(*step)
+            for version in range(played.version + 1):
+                await played.since(version, played.stores[0], stack)
+            for store, subscription in subscriptions:
+                await store.pause()
+                await store.resume()  # Now it has heard everything.
+                news = in_order(await heard(subscription, waiting(subscription)))
+                lags = [place for place, item in enumerate(news) if isinstance(item, Lagged)]
+                assert not lags or played.floor > began
+                told = news[lags[-1] + 1 :] if lags else news
+                since = news[lags[-1]].version if lags else began
+                assert told == [change for change in played.changes if change.version > since]
+                assert all(item in played.changes for item in news if isinstance(item, Changed))
+                assert len(set(news)) == len(news)
+
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(play())

@@ -116,6 +116,9 @@ async def using(store: CryptoStore) -> None:
         assert_type(transaction, Transaction)
     async with store.view() as view:
         assert_type(view, View)
+        assert_type(view.version, Version)
+    async with store.subscribe(COUNTS, since=view.version) as counts:
+        assert_type(counts, Subscription[str])
     async with store.subscribe(DEVICES, buffered=10) as changes:
         assert_type(changes, Subscription[bytes])
         async for change in changes:

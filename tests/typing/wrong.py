@@ -47,3 +47,5 @@ async def using(store: CryptoStore) -> None:
     await store.change_secret(b"k")  # type: ignore[call-arg, arg-type]
     async with store.subscribe(BYTES):  # type: ignore[arg-type]
         pass
+    async with store.subscribe(COUNTS, since="1"):  # type: ignore[arg-type]
+        pass

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from unwedged.protocol.identifiers import Version
 from unwedged.store.errors import InvalidArgument
 
 
@@ -36,6 +37,14 @@ def size_of(value: object, what: str) -> int:
     if size < 0:
         raise InvalidArgument(f"{what} is at least 0 bytes, not {size}")
     return size
+
+
+def version_of(value: object) -> Version:
+    """Return a version that a store may have."""
+    version = whole_of(value, "a store's version")
+    if version < 0:
+        raise InvalidArgument(f"a store's version is at least 0, not {version}")
+    return Version(version)
 
 
 def whole_of(value: object, what: str) -> int:

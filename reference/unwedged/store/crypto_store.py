@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Gener
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Generic, TypeAlias, TypeVar, TypeVarTuple
@@ -20,7 +21,7 @@ from typing import Generic, TypeAlias, TypeVar, TypeVarTuple
 from unwedged.protocol.cache import empty
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.store import engine
-from unwedged.store.arguments import must_be_callable, path_of, seconds_of, size_of, text_of, whole_of
+from unwedged.store.arguments import must_be_callable, path_of, seconds_of, size_of, text_of, version_of, whole_of
 from unwedged.store.backend import Backend
 from unwedged.store.clock import Clock, Randomness, SystemClock, SystemRandomness, clock_of, randomness_of
 from unwedged.store.completion import run_to_completion
@@ -423,23 +424,32 @@ class CryptoStore:
 
     @asynccontextmanager
     async def subscribe(
-        self, kind: RecordKind[Key, Value], *, buffered: int = BUFFERED_CHANGES
+        self, kind: RecordKind[Key, Value], *, since: int | None = None, buffered: int = BUFFERED_CHANGES
     ) -> AsyncIterator[Subscription[Key]]:
-        """Iterate over every change of one kind from now on, whichever process made it, in version order.
+        """Iterate over every change of one kind, whichever process made it, in version order.
 
-        Iteration yields ``Changed``, or ``Lagged`` where changes may have been missed. It outlives every
-        invalidation, and ends when the store is closed.
+        It begins with what is committed next. With ``since`` it begins with what was committed after that version,
+        such as the version of a view, or of a ``mark()`` that was kept. ``StoreRolledBack`` says that the store has
+        not come so far.
+
+        Iteration yields ``Changed``, or ``Lagged`` where changes may have been missed: the store does not know any more
+        what changed after ``since``, or more than ``buffered`` changes would wait to be iterated over, be they from
+        before or from now on. It outlives every invalidation, and ends when the store is closed.
         """
         self._must_be_open()
         if whole_of(buffered, "the length of a buffer") < 1:
             raise InvalidArgument("a buffer has room for one change at least")
         if self._services.kinds.get(kind_of(kind).name) != kind:
             raise undeclared(kind, self._services.kinds)
+        start = None if since is None else version_of(since)
         await self._resume_if_paused(self._pauses)
+        inbox = Inbox(kind.name, buffered)
         with self._using_the_file():
-            await self._listen_now()  # so that it is not told what happened while nobody listened
-            inbox = Inbox(kind.name, buffered)
-            self._streams.add(inbox)
+            if start is None:
+                await self._listen_now()  # so that it is not told what happened while nobody listened
+                self._streams.add(inbox)
+            else:
+                await self._streams.add_since(inbox, start, partial(self._services.records.changes, epoch=None))
         try:
             yield Subscription(kind, inbox)
         finally:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from unwedged.protocol.identifiers import Version
-from unwedged.store.arguments import text_of, whole_of
+from unwedged.store.arguments import text_of, version_of
 from unwedged.store.errors import AnotherStore, InvalidArgument, StoreExists, StoreMissing, StoreRolledBack
 
 
@@ -36,8 +36,7 @@ class StoreMark:
 
     def __post_init__(self) -> None:
         text_of(self.identity, "a store's identity")
-        if whole_of(self.version, "a store's version") < 0:
-            raise InvalidArgument(f"a store's version is at least 0, not {self.version}")
+        version_of(self.version)
 
 
 @dataclass(frozen=True, slots=True)

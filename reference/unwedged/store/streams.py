@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from unwedged.protocol import stream as rules
 from unwedged.protocol.cache import Change, ChangeLog
 from unwedged.protocol.identifiers import Version
 from unwedged.protocol.stream import Lagged
-from unwedged.store.errors import StoreError
+from unwedged.store.errors import StoreError, StoreRolledBack
 from unwedged.store.guarded_cache import RecordName
 from unwedged.store.opening_process import OpeningProcess
 from unwedged.store.records import RecordKind
@@ -29,6 +30,10 @@ class Changed(Generic[Key]):
 
     version: Version
     key: Key
+
+
+ReadLog: TypeAlias = Callable[[Version], Awaitable[ChangeLog[RecordName]]]
+"""Reads the change log after a version."""
 
 
 class Listener(Protocol):
@@ -128,6 +133,27 @@ class Streams:
         for subscription in self._subscriptions:
             for item in news:
                 subscription.deliver(item)
+
+    async def add_since(self, subscription: Listener, since: Version, read_log: ReadLog) -> None:
+        """Tell ``subscription`` what was committed after ``since``; then add it, in the step in which it has caught up.
+
+        Added before that, it would be told later changes first. What is read beyond ``published`` is told to all.
+        """
+        heard = since
+        while True:
+            log = await read_log(min(heard, self.published))
+            if log.version < since:
+                raise StoreRolledBack(
+                    f"the store is at version {log.version}, and what was committed after version {since} was asked "
+                    "for: that is the version of another store, or this is an older copy"
+                )
+            for item in rules.news(heard, log):
+                subscription.deliver(item)
+            heard = log.version
+            if heard >= self.published:  # Otherwise this process has committed or synced during the read.
+                self.publish(log)
+                self.add(subscription)
+                return
 
     def add(self, subscription: Listener) -> None:
         """Begin to tell ``subscription``, from what happens next."""

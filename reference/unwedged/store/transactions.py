@@ -446,6 +446,11 @@ class View:
     def __repr__(self) -> str:
         return f"<View {self._operation.state}>"
 
+    @property
+    def version(self) -> Version:
+        """The version of the store that it reads."""
+        return self._operation.snapshot.version
+
     async def get(self, kind: RecordKind[Key, Value], key: Key) -> Value | None:
         """Return the record, or ``None`` if there is none."""
         return await self._operation.get(kind, key)
