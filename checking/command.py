@@ -26,7 +26,7 @@ from checking.display import (
     watching,
 )
 from checking.errors import CheckError
-from checking.models.guards import Fall, all_guards, read_listed, surprises, take_out
+from checking.models.guards import Fall, all_guards, discrepancies, read_guard_list, take_out
 from checking.models.manifest import Band, Layer, Manifest, find_manifest, read_manifest
 from checking.models.schedule import Outcome, check_models
 from checking.replay.counterexamples import replay_counterexample
@@ -65,8 +65,8 @@ def check(*, report: Path | None = None, deep: bool = False) -> int:
     toolbox = find_toolbox()
     with tempfile.TemporaryDirectory() as scratch:
         dump = Path(scratch) / "replay.dot"
-        with watching(console, len(models)) as observer:
-            outcomes = _until_done(check_models(toolbox, manifest, models, observer, dump))
+        with watching(console, len(models)) as reporter:
+            outcomes = _until_done(check_models(toolbox, manifest, models, reporter, dump))
         passed = all(outcome.passed for outcome in outcomes)
         replayed = None if deep else _replay(console, dump)
     verdicts, failures = _replay_faults(outcomes)
@@ -107,8 +107,8 @@ def replay() -> int:
     models = manifest.band(Band.REPLAY)
     with tempfile.TemporaryDirectory() as scratch:
         dump = Path(scratch) / "replay.dot"
-        with watching(console, len(models)) as observer:
-            outcomes = _until_done(check_models(toolbox, manifest, models, observer, dump))
+        with watching(console, len(models)) as reporter:
+            outcomes = _until_done(check_models(toolbox, manifest, models, reporter, dump))
         show_failures(console, outcomes)
         if not outcomes or not all(outcome.passed for outcome in outcomes):
             return FAILED
@@ -171,8 +171,8 @@ def model(name: str, *, print_command: Annotated[bool, Parameter(negative=())] =
         words = shlex.join(tlc.command(toolbox, manifest.job(chosen), scratch))
         sys.stdout.write(f"mkdir -p {shlex.quote(str(scratch))} && {words}\n")
         return OK
-    with watching(console, 1) as observer:
-        (outcome,) = _until_done(check_models(toolbox, manifest, (chosen,), observer))
+    with watching(console, 1) as reporter:
+        (outcome,) = _until_done(check_models(toolbox, manifest, (chosen,), reporter))
     show_trace(console, outcome.result)
     show_failures(console, (outcome,))
     return OK if outcome.passed else FAILED
@@ -190,7 +190,7 @@ def guards(*prefixes: str) -> int:
     """
     console = make_console()
     manifest = _manifest()
-    listed = read_listed(manifest)
+    listed = read_guard_list(manifest)
     everything = all_guards(manifest)
     chosen = [guard for guard in everything if str(guard).startswith(prefixes or "")]
     if not chosen:
@@ -204,9 +204,9 @@ def guards(*prefixes: str) -> int:
             on_progress(len(falls), len(chosen))
 
         _until_done(take_out(find_toolbox(), manifest, chosen, on_fall))
-    wrong = surprises(falls, listed, everything)
-    for surprise in wrong:
-        console.print(Text(surprise, "red"))
+    wrong = discrepancies(falls, listed, everything)
+    for discrepancy in wrong:
+        console.print(Text(discrepancy, "red"))
     return FAILED if wrong else OK
 
 

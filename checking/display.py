@@ -13,7 +13,7 @@ from rich.text import Text
 
 from checking.models.guards import Fall
 from checking.models.manifest import Model
-from checking.models.schedule import Observer, Outcome
+from checking.models.schedule import Outcome, ProgressReporter
 from checking.report import FaultReport, ReplayReport
 from checking.tlc.run import Progress, Result, Verdict
 from checking.tlc.values import State, render_value
@@ -28,14 +28,14 @@ def make_console() -> Console:
 
 
 @contextmanager
-def watching(console: Console, total: int) -> Iterator[Observer]:
+def watching(console: Console, total: int) -> Iterator[ProgressReporter]:
     """Show how far the check of ``total`` models has come, for as long as this lasts."""
     if not console.is_terminal:
-        yield _Lines(console)
+        yield _LineReporter(console)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bars(*columns, TextColumn("{task.fields[said]}"), console=console, transient=True) as bars:
-        yield _Live(bars, total)
+        yield _LiveReporter(bars, total)
 
 
 @contextmanager
@@ -59,7 +59,7 @@ def show_replay(console: Console, replayed: ReplayReport) -> None:
     )
 
 
-class _Lines:
+class _LineReporter:
     """One line for each model that is done, and nothing about those that are not."""
 
     def __init__(self, console: Console) -> None:
@@ -75,7 +75,7 @@ class _Lines:
         self._console.print(outcome_line(outcome))
 
 
-class _Live:
+class _LiveReporter:
     """A bar for all models, and a line for each that runs."""
 
     def __init__(self, bars: Bars, total: int) -> None:

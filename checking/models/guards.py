@@ -57,7 +57,7 @@ _NO_GUARD = re.compile(r'^~(?:Broken\("[^"]+"\)|Unguarded\(o\))$|\bMax[A-Z]\w+|\
 _PARSE_ERRORS = 150
 """TLC's exit codes from here on mean that it could not even read the specification."""
 
-MANY_TIMES = 3
+GUARDLESS_STATES_FACTOR = 3
 """A model without a guard is ended when TLC has found so many times the states that it has with it."""
 
 
@@ -107,18 +107,18 @@ class Unneeded(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     why: str
 
 
-class Listed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class GuardList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What ``guards.toml`` says: each guard is in one of the lists."""
 
     needed: list[Needed] = []
     unneeded: list[Unneeded] = []
 
 
-def read_listed(manifest: Manifest) -> Listed:
+def read_guard_list(manifest: Manifest) -> GuardList:
     """Read what is known of the guards."""
     path = manifest.folder / "guards.toml"
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=Listed)
+        return msgspec.toml.decode(path.read_bytes(), type=GuardList)
     except (OSError, msgspec.DecodeError) as error:
         raise ManifestInvalid(f"{path}: {error}") from error
 
@@ -276,7 +276,7 @@ def _job_without(manifest: Manifest, model: Model, guard: Guard, text: str, scra
         specification=specification,
         configuration=configuration,
         library=(manifest.folder, manifest.folder.parent),
-        most_states=MANY_TIMES * model.distinct_states,
+        max_states=GUARDLESS_STATES_FACTOR * model.distinct_states,
     )
 
 
@@ -295,7 +295,7 @@ async def take_out(
             group.create_task(one(guard))
 
 
-def surprises(falls: Sequence[Fall], listed: Listed, guards: Sequence[Guard]) -> list[str]:
+def discrepancies(falls: Sequence[Fall], listed: GuardList, guards: Sequence[Guard]) -> list[str]:
     """Return what is not as listed, or not known: what falls or does not, and what is listed and not there."""
     needed = {(entry.action, entry.guard) for entry in listed.needed}
     unneeded = {(entry.action, entry.guard) for entry in listed.unneeded}

@@ -16,7 +16,7 @@ import msgspec
 from checking.errors import CheckoutNotFound, ManifestInvalid, UnknownModel
 from checking.tlc.run import Job, Result, Verdict, read_configuration
 
-FREE_STATES, MOST_TIMES = 1_000_000, 10
+MIN_STATE_LIMIT, STATE_LIMIT_FACTOR = 1_000_000, 10
 """A model is ended when TLC has found so many states, or so many times those that are expected, whichever is more: by
 then it is wrong in any case, and it may have no end at all. Which model that is does not depend on the machine."""
 
@@ -98,7 +98,7 @@ class Manifest:
             configuration=self.folder / f"{model.name}.cfg",
             library=(self.folder.parent,),
             workers=model.workers,
-            most_states=max(FREE_STATES, MOST_TIMES * model.distinct_states),
+            max_states=max(MIN_STATE_LIMIT, STATE_LIMIT_FACTOR * model.distinct_states),
             brief=model.band in (Band.FAULT, Band.PROBE),
             dump=dump,
         )

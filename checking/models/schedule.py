@@ -29,7 +29,7 @@ class Outcome:
         return not self.differences
 
 
-class Observer(Protocol):
+class ProgressReporter(Protocol):
     """Is told how far the work has come."""
 
     def started(self, model: Model) -> None:
@@ -43,7 +43,7 @@ class Observer(Protocol):
 
 
 async def check_models(
-    toolbox: Toolbox, manifest: Manifest, models: Sequence[Model], observer: Observer, dump: Path | None = None
+    toolbox: Toolbox, manifest: Manifest, models: Sequence[Model], reporter: ProgressReporter, dump: Path | None = None
 ) -> tuple[Outcome, ...]:
     """Check ``models``; the outcomes are in their order. Cancelling this ends every TLC.
 
@@ -53,11 +53,11 @@ async def check_models(
 
     async def check(model: Model) -> Outcome:
         async with cores.taken(model.workers):
-            observer.started(model)
+            reporter.started(model)
             job = manifest.job(model, dump if model.band is Band.REPLAY else None)
-            result = await run(toolbox, job, lambda progress: observer.progressed(model, progress))
+            result = await run(toolbox, job, lambda progress: reporter.progressed(model, progress))
         outcome = Outcome(model, result, differences(model, result))
-        observer.finished(outcome)
+        reporter.finished(outcome)
         return outcome
 
     # The largest begin first, so that the small ones fill the gaps and nothing large is left to run alone at the end.

@@ -296,14 +296,14 @@ def _foreign_writes_unseen(_: World) -> Sequence[Substitution]:
     """Nobody tells a process's subscribers what other processes wrote."""
     sync_cache = LeaseLock.sync_cache
 
-    async def unheard(self: LeaseLock, epoch: Epoch) -> None:
+    async def unpublished(self: LeaseLock, epoch: Epoch) -> None:
         self._on_synced = lambda log: None
         await sync_cache(self, epoch)
 
-    async def deaf(self: CryptoStore) -> None:
-        """Hear nothing."""
+    async def ignore(self: CryptoStore) -> None:
+        """Do nothing."""
 
-    return [(LeaseLock, "sync_cache", unheard), (CryptoStore, "_listen_now", deaf)]
+    return [(LeaseLock, "sync_cache", unpublished), (CryptoStore, "_listen_now", ignore)]
 
 
 def _unvalidated_view(world: World) -> Sequence[Substitution]:

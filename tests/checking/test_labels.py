@@ -176,7 +176,7 @@ def outdated_view() -> tuple[State, State]:
 
 
 def refusal() -> tuple[State, State]:
-    """Two processes without a guard, and word that one of them leaves."""
+    """Two processes without a guard, and the flag that one of them sets."""
     held = record(holder=ModelValue("p3"), wanted=False)
     before: State = {"lease": held, "guard": function(p1=NO_GUARD, p2=NO_GUARD)}
     return before, {**before, "lease": held.insert("wanted", True)}

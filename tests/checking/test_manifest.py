@@ -53,8 +53,8 @@ def test_a_manifest_is_read(specifications: Specifications) -> None:
     job = manifest.job(failing)
     assert job.configuration == specifications.folder / "Failing.cfg"
     assert job.library == (specifications.folder.parent,)
-    assert job.most_states == 1_000_000
-    assert manifest.job(msgspec.structs.replace(failing, distinct_states=300_000)).most_states == 3_000_000
+    assert job.max_states == 1_000_000
+    assert manifest.job(msgspec.structs.replace(failing, distinct_states=300_000)).max_states == 3_000_000
     with pytest.raises(UnknownModel, match=r"no model 'Other'.*Passing, Failing"):
         manifest.model("Other")
 

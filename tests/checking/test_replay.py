@@ -275,7 +275,7 @@ BREAKS: Mapping[str, Break] = {
     "epoch-does-not-grow": Break(other_sql("epoch = epoch + free", "epoch = max(epoch, 1)"), "lease:"),
     "held-lease-is-taken": Break(other_sql(sqlite._TAKEABLE, "TRUE"), "lease:"),
     "lapsed-lease-is-kept": Break(other_sql(sqlite._TAKEABLE, "holder IS NULL"), "lease:"),
-    "nobody-leaves-word": Break(other_sql("wanted = NOT free", "wanted = FALSE"), "lease:"),
+    "no-waiter-is-noted": Break(other_sql("wanted = NOT free", "wanted = FALSE"), "lease:"),
     "renewal-has-no-effect": Break(
         other_sql(sqlite._RENEW, sqlite._RENEW.replace(":now + :duration", "expires")), "lease:"
     ),
@@ -296,7 +296,7 @@ BREAKS: Mapping[str, Break] = {
     "install-does-nothing": Break((GuardedCache, "install", note_nothing), "has the live objects of"),
     "live-object-stays-in-the-cache": Break((GuardedCache, "take", leave_in_place), "a live object is not"),
     "guard-dies-unnoticed": Break((LeaseLock, "lost", note_nothing), "guards:"),
-    "word-is-ignored": Break((LeaseLock, "note_waiter", note_nothing), "guards:"),
+    "waiter-is-ignored": Break((LeaseLock, "note_waiter", note_nothing), "guards:"),
     "views-do-not-ask": Break((Operation, "validate", do_nothing), "ended before it came to"),
     "load-asks-no-fence": Break(
         other_sql(sqlite._LOAD, sqlite._LOAD.replace(sqlite._FENCE, "TRUE")), "ended with None"

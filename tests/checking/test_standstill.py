@@ -9,41 +9,42 @@ from pathlib import Path
 import pytest
 
 from checking.tlc import standstill
-from checking.tlc.standstill import LEAST_SHARE, LOOKS, Standstill, processor_seconds
+from checking.tlc.standstill import MIN_CPU_SHARE, SAMPLES, Standstill, processor_seconds
 
-PATIENCE_SECONDS = 300.0
-ENOUGH = LEAST_SHARE * PATIENCE_SECONDS
+IDLE_TIMEOUT_SECONDS = 300.0
+ENOUGH = MIN_CPU_SHARE * IDLE_TIMEOUT_SECONDS
 
 
-def looks_until_it_stands_still(*used: float | None) -> int:
-    """Return at which look it is noticed, or 0; after those given, nothing is used any more."""
-    watch = Standstill(PATIENCE_SECONDS)
+def samples_until_it_stands_still(*used: float | None) -> int:
+    """Return at which sample it is noticed, or 0; after those given, nothing is used any more."""
+    watch = Standstill(IDLE_TIMEOUT_SECONDS)
     last = used[-1]
-    for look in range(1, len(used) + 2 * LOOKS):
-        if watch.at_look(used[look - 1] if look <= len(used) else last):
-            return look
+    for sample in range(1, len(used) + 2 * SAMPLES):
+        if watch.at_sample(used[sample - 1] if sample <= len(used) else last):
+            return sample
     return 0
 
 
-def test_who_uses_nothing_is_noticed_after_so_many_looks() -> None:
-    assert looks_until_it_stands_still(0.0) == LOOKS
-    assert looks_until_it_stands_still(7.0) == LOOKS + 1
+def test_a_process_that_uses_nothing_is_noticed_after_so_many_samples() -> None:
+    assert samples_until_it_stands_still(0.0) == SAMPLES
+    assert samples_until_it_stands_still(7.0) == SAMPLES + 1
 
 
 def test_what_an_idle_java_uses_is_not_work() -> None:
-    """A tenth of the least share, at each look."""
-    assert looks_until_it_stands_still(*(ENOUGH / 10 * look / LOOKS for look in range(2 * LOOKS))) == LOOKS
+    """A tenth of the least share, at each sample."""
+    assert samples_until_it_stands_still(*(ENOUGH / 10 * sample / SAMPLES for sample in range(2 * SAMPLES))) == SAMPLES
 
 
-def test_who_gets_little_of_a_busy_machine_works_all_the_same() -> None:
-    barely = [1.01 * ENOUGH * look / (LOOKS - 1) for look in range(50 * LOOKS)]
-    watch = Standstill(PATIENCE_SECONDS)
-    assert not any(map(watch.at_look, barely))
+def test_a_process_that_gets_little_of_a_busy_machine_works_all_the_same() -> None:
+    barely = [1.01 * ENOUGH * sample / (SAMPLES - 1) for sample in range(50 * SAMPLES)]
+    watch = Standstill(IDLE_TIMEOUT_SECONDS)
+    assert not any(map(watch.at_sample, barely))
 
 
 def test_where_it_can_not_be_told_nobody_is_said_to_stand_still() -> None:
-    assert looks_until_it_stands_still(None) == 0
-    assert looks_until_it_stands_still(*(0.0 if look % (LOOKS - 1) else None for look in range(10 * LOOKS)), None) == 0
+    assert samples_until_it_stands_still(None) == 0
+    now_and_then = (0.0 if sample % (SAMPLES - 1) else None for sample in range(10 * SAMPLES))
+    assert samples_until_it_stands_still(*now_and_then, None) == 0
 
 
 @pytest.fixture(params=["stat", "ps"])

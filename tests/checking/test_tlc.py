@@ -131,7 +131,7 @@ def job_text(configuration: str) -> str:
 
 
 async def test_a_model_without_end_is_ended_at_its_bound(toolbox: Toolbox, specifications: Specifications) -> None:
-    result = await run(toolbox, replace(specifications.job("SPECIFICATION Slow\n"), most_states=5))
+    result = await run(toolbox, replace(specifications.job("SPECIFICATION Slow\n"), max_states=5))
     assert (result.verdict, result.detail) == (Verdict.UNFINISHED, "TLC was ended: it found more than 5 states")
     assert result.distinct_states > 5
 
@@ -149,7 +149,7 @@ async def test_a_run_that_stands_still_is_ended(toolbox: Toolbox, specifications
     java = specifications.write("java", SAYS_THAT_IT_RUNS)
     java.chmod(0o700)
     said: list[Progress] = []
-    job = replace(specifications.job("SPECIFICATION Slow\n"), patience_seconds=0.3)
+    job = replace(specifications.job("SPECIFICATION Slow\n"), idle_timeout_seconds=0.3)
     result = await run(replace(toolbox, java=java), job, said.append)
     assert (result.verdict, result.detail) == (Verdict.UNFINISHED, "TLC was ended: it did nothing for 0.3 s")
     with pytest.raises(ProcessLookupError):
@@ -160,21 +160,21 @@ async def test_a_run_that_works_is_left_to_work_however_long_it_takes(
     toolbox: Toolbox, specifications: Specifications, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It prints nothing for a hundred times as long as it may stand still, and then something else ends it."""
-    looks = itertools.count()
+    samples = itertools.count()
     java = specifications.write("java", "#!/bin/sh\nexec sleep 600\n")
     java.chmod(0o700)
 
     async def used(pid: int) -> float:
-        """Work a little between any two looks, and come to an end after many."""
-        if (look := next(looks)) == 100 * standstill.LOOKS:
+        """Work a little between any two samples, and come to an end after many."""
+        if (sample := next(samples)) == 100 * standstill.SAMPLES:
             os.kill(pid, signal.SIGKILL)
-        return float(look)
+        return float(sample)
 
     monkeypatch.setattr(standstill, "processor_seconds", used)
-    job = replace(specifications.job("SPECIFICATION Slow\n"), patience_seconds=0.001)
+    job = replace(specifications.job("SPECIFICATION Slow\n"), idle_timeout_seconds=0.001)
     result = await run(replace(toolbox, java=java), job)
     assert (result.verdict, result.exit_code) == (Verdict.ERROR, -signal.SIGKILL)
-    assert next(looks) > 100 * standstill.LOOKS
+    assert next(samples) > 100 * standstill.SAMPLES
 
 
 async def test_a_cancelled_run_ends_tlc(toolbox: Toolbox, specifications: Specifications) -> None:
