@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -14,6 +15,7 @@ from typing import assert_type
 
 import pytest
 
+import unwedged.store
 from tests.store.stores import (
     COUNTER,
     DEVICE,
@@ -43,6 +45,7 @@ from unwedged.store import (
     InvalidArgument,
     Lagged,
     LeaseLost,
+    LeaseTimes,
     NestedOperation,
     Opening,
     OperationEnded,
@@ -61,6 +64,7 @@ from unwedged.store import (
     View,
     WrongKey,
     crypto_store,
+    inspect,
 )
 from unwedged.store.clock import SystemRandomness
 from unwedged.store.expectations import Expectations
@@ -90,6 +94,16 @@ async def lose_lease(bench: Workbench, other: Instance) -> None:
     bench.lapse()
     await other.run(count_up)
     await other.lock.release_now()
+
+
+def public(thing: object) -> set[str]:
+    """Return what completion offers of ``thing``."""
+    return {name for name in dir(thing) if not name.startswith("_")}
+
+
+def as_class(name: str) -> type[object]:
+    thing = getattr(unwedged.store, name)
+    return thing if isinstance(thing, type) else object
 
 
 async def opened(opening: Opening) -> CryptoStore:
@@ -193,6 +207,16 @@ class TestOpening:
             await CryptoStore.open(path, key=bytes(32), label="one", kinds=KINDS)
         with pytest.raises(ValueError, match="'device' was declared twice"):
             await CryptoStore.open(path, key=KEY, label="one", kinds=[DEVICE, RecordKind("device", TEXT, TEXT)])
+
+    async def test_equal_kinds_are_one_kind(self, tmp_path: Path) -> None:
+        """A program may declare a kind in several places."""
+        equal = RecordKind("device", Codec(str.encode, bytes.decode), BYTES)
+        async with CryptoStore.open(tmp_path / "store.db", key=KEY, label="one", kinds=[DEVICE, equal]) as store:
+            async with store.transaction() as transaction:
+                transaction.put(equal, "a", b"1")
+            async with store.subscribe(equal, since=0) as changes, store.view() as view:
+                assert await view.get(DEVICE, "a") == b"1"
+            assert await anext(changes) == Changed(Version(1), "a")
 
 
 class TestTransactions:
@@ -847,19 +871,35 @@ class TestCancellation:
 class TestMisuse:
     async def test_nothing_but_reading_and_writing_is_in_a_callers_reach(self, phone: Instance) -> None:
         """What ends an operation, or moves the store's parts, could break a guarantee if a caller did it."""
-
-        def public(thing: object) -> set[str]:
-            return {name for name in dir(thing) if not name.startswith("_")}
-
         async with phone.transaction() as transaction:
             assert public(transaction) == {"get", "put", "delete", "keys", "committed"}
             with pytest.raises(AttributeError):
                 transaction.committed = Version(7)  # type: ignore[misc]
         async with phone.view() as view:
-            assert public(view) == {"get", "keys"}
+            assert public(view) == {"get", "keys", "version"}
         async with phone.subscribe(DEVICE) as changes:
             assert public(changes) == set()
-        assert not public(CryptoStore) & {"lock", "streams", "start", "listen_now", "parts"}
+
+    async def test_completion_offers_what_is_documented_and_nothing_else(self, tmp_path: Path) -> None:
+        opening = CryptoStore.open(tmp_path / "store.db", key=KEY, label="one", kinds=KINDS)
+        assert public(opening) == set()
+        async with opening as store:
+            assert public(store) == public(CryptoStore) == {
+                *("open", "close", "pause", "resume", "change_secret"),
+                *("transaction", "view", "run", "query", "subscribe"),
+                *("mark", "statistics"),
+            }  # fmt: skip
+            statistics, mark = store.statistics(), store.mark()
+        assert public(COUNTER) == {
+            *("name", "key", "value", "cached"),
+            *("encode_key", "encode_value", "decode_key", "decode_value"),
+        }  # fmt: skip
+        inspected, change = inspect(tmp_path / "store.db"), Changed(Version(1), "a")
+        for data in (statistics, mark, LeaseTimes(), change, Lagged(Version(1)), TEXT, inspected, inspected.lease):
+            assert public(data) == {field.name for field in dataclasses.fields(data)}
+        errors = [thing for name in unwedged.store.__all__ if issubclass(thing := as_class(name), Exception)]
+        assert {name for error in errors for name in public(error) - public(Exception)} == set()
+        assert public(OperationsAbandoned("closed", ())) - public(Exception) == {"operations"}
 
     async def test_nesting_is_refused(self, phone: Instance) -> None:
         async with phone.transaction() as transaction:

@@ -125,7 +125,16 @@ def test_bad_names(name: str) -> None:
 def test_a_codec_equals_itself_when_rebuilt_and_shows_no_addresses() -> None:
     assert Codec[str](str.encode, bytes.decode) == TEXT
     assert RecordKind("a", TEXT, Codec[str](str.encode, bytes.decode)) == RecordKind("a", TEXT, TEXT)
-    assert repr(TEXT) == "Codec(str.encode, bytes.decode)"
+    assert repr(Codec[bytes](bytes, bytes)) == "Codec(bytes, bytes)"
+
+
+@pytest.mark.parametrize(("codec", "name"), [(TEXT, "TEXT"), (BYTES, "BYTES"), (JSON, "JSON")])
+def test_a_codec_of_the_store_shows_its_name(codec: Codec[object], name: str) -> None:
+    assert repr(codec) == repr(Codec(codec.encode, codec.decode)) == name
+
+
+def test_a_kind_shows_its_codecs() -> None:
+    assert repr(KIND) == "RecordKind(name='device', key=TEXT, value=JSON, cached=True)"
 
 
 def test_a_package_shows_what_it_offers() -> None:

@@ -1,12 +1,15 @@
 """The types that a user sees: what is right passes a strict type checker, and what is wrong does not."""
 
 import ast
+import builtins
 import dataclasses
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from types import FunctionType
+from typing import Final, TypeVar, TypeVarTuple
 
 import pytest
 from mypy import api
@@ -36,49 +39,96 @@ def test_what_is_right_passes_and_what_is_wrong_does_not(tmp_path: Path) -> None
     assert "right.py" not in said, said
 
 
-def signatures() -> Iterator[tuple[str, str]]:
-    """Yield each annotation of what is public, as it is written, and where it is."""
+@dataclasses.dataclass(frozen=True, order=True)
+class Annotation:
+    """One of a signature, or what an alias stands for, as it is written in ``module``."""
+
+    where: str
+    text: str
+    module: str
+
+    def __str__(self) -> str:
+        return self.where
+
+
+USED_BY_STATEMENTS: Final = ("__aenter__", "__aexit__", "__aiter__", "__anext__", "__await__")
+
+
+def annotations() -> Iterator[Annotation]:
+    """Yield each annotation of what is public."""
     for name in store.__all__:
         thing = getattr(store, name)
-        if inspect.isfunction(thing):
+        if isinstance(thing, str):
+            yield Annotation(name, thing, home_of_alias(name))
+        elif inspect.isfunction(thing):
             yield from annotated(name, thing)
-        if not inspect.isclass(thing) or issubclass(thing, BaseException):
-            continue
-        if dataclasses.is_dataclass(thing):
-            for field in dataclasses.fields(thing):
-                yield f"{name}.{field.name}", str(field.type)
-        for member, function in vars(thing).items():
-            if not member.startswith("_"):
-                actual = function.fget if isinstance(function, property) else getattr(function, "__func__", function)
-                actual = inspect.unwrap(actual) if callable(actual) else None
-                if inspect.isfunction(actual):
-                    yield from annotated(f"{name}.{member}", actual)
+        elif inspect.isclass(thing):
+            if dataclasses.is_dataclass(thing):
+                for field in dataclasses.fields(thing):
+                    yield Annotation(f"{name}.{field.name}", str(field.type), thing.__module__)
+            for member, found in inspect.getmembers_static(thing):
+                if not member.startswith("_") or member in USED_BY_STATEMENTS:
+                    actual = found.fget if isinstance(found, property) else getattr(found, "__func__", found)
+                    if callable(actual) and inspect.isfunction(function := inspect.unwrap(actual)):
+                        yield from annotated(f"{name}.{member}", function)
 
 
-def annotated(where: str, function: object) -> Iterator[tuple[str, str]]:
-    for parameter, annotation in inspect.get_annotations(function).items():  # type: ignore[arg-type]
-        yield f"{where}({parameter})", str(annotation)
+def annotated(where: str, function: FunctionType) -> Iterator[Annotation]:
+    if function.__module__.startswith("unwedged."):
+        for parameter, annotation in inspect.get_annotations(function).items():
+            yield Annotation(f"{where}({parameter})", str(annotation), function.__module__)
 
 
-OF_PYTHON: Final = {
-    "AbstractAsyncContextManager", "AsyncIterator", "Awaitable", "Callable", "Mapping", "None", "Path", "bool", "bytes",
-    "float", "int", "str", "tuple",
-}  # fmt: skip
-VARIABLES: Final = {"Arguments", "Key", "Plain", "Result", "Value"}
+def home_of_alias(name: str) -> str:
+    """Return the module that defines an alias, which is only a text."""
+    (home,) = (
+        module.__name__
+        for module in list(sys.modules.values())
+        if module.__name__.startswith("unwedged.")
+        and re.search(rf"^{name}: TypeAlias =", inspect.getsource(module), re.MULTILINE)
+    )
+    return home
 
 
-@pytest.mark.parametrize(("where", "annotation"), sorted(set(signatures())))
-def test_whatever_a_signature_names_can_be_imported(where: str, annotation: str) -> None:
-    names = {node.id for node in ast.walk(ast.parse(annotation)) if isinstance(node, ast.Name)}
-    assert names <= {*store.__all__, *OF_PYTHON, *VARIABLES}, where
+ANNOTATIONS: Final = sorted(set(annotations()))
+
+
+def test_whatever_is_public_is_looked_at() -> None:
+    """Each way of being public, with one example."""
+    assert {
+        *("CryptoStore.open(kinds)", "CryptoStore.open(return)"),
+        *("CryptoStore.subscribe(since)", "CryptoStore.subscribe(return)", "CryptoStore.run(operation)"),
+        *("Opening.__aenter__(return)", "Opening.__await__(return)", "Subscription.__anext__(return)"),
+        *("View.version(return)", "Clock.now(return)", "RecordKind.encode_key(key)", "inspect(path)"),
+        *("Statistics.epoch", "RecordKind.key", "Kinds", "Json"),
+    } <= {annotation.where for annotation in ANNOTATIONS}
+
+
+@pytest.mark.parametrize("annotation", ANNOTATIONS, ids=str)
+def test_whatever_a_signature_names_can_be_imported(annotation: Annotation) -> None:
+    for node in ast.walk(ast.parse(annotation.text)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            pytest.fail("a name within a text is not looked at: take the quotes away")
+        if isinstance(node, ast.Name):
+            meant = getattr(sys.modules[annotation.module], node.id, None) or getattr(builtins, node.id)
+            if not of_python(meant):
+                assert getattr(store, node.id, None) is meant, f"{node.id} is not in unwedged.store"
+                assert node.id in store.__all__
+
+
+def of_python(meant: object) -> bool:
+    """Say whether something is no name of this project's: Python has it, or it is a variable for any type."""
+    if isinstance(meant, TypeVar | TypeVarTuple):
+        return True
+    return not isinstance(meant, str) and not str(getattr(meant, "__module__", "")).startswith("unwedged")
 
 
 @pytest.mark.parametrize(
     ("where", "annotation"),
     [
-        (where, annotation)
-        for where, annotation in sorted(set(signatures()))
-        if "(" in where and "(return)" not in where
+        (annotation.where, annotation.text)
+        for annotation in ANNOTATIONS
+        if "(" in annotation.where and "(return)" not in annotation.where
     ],
 )
 def test_plain_integers_are_welcome_where_numbers_are_given(where: str, annotation: str) -> None:

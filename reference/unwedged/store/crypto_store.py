@@ -42,7 +42,7 @@ from unwedged.store.expectations import Existence, Expectations, StoreMark
 from unwedged.store.guarded_cache import GuardedCache, Ledger
 from unwedged.store.lock import LeaseLock, LeaseTimes, times_of
 from unwedged.store.opening_process import OpeningProcess
-from unwedged.store.records import Kind, RecordKind, kind_of, undeclared
+from unwedged.store.records import Kind, RecordKind, declared_by_name, must_be_declared
 from unwedged.store.sealed_records import SealedRecords
 from unwedged.store.sealer import Sealer, Secret, secret_of
 from unwedged.store.sqlite import SqliteBackend
@@ -247,7 +247,7 @@ class CryptoStore:
         )
         self._opening_process = OpeningProcess()
         self._services = Services(
-            backend, records, self._lock, self._streams, clock, _declared(kinds), Counts(), self._opening_process
+            backend, records, self._lock, self._streams, clock, declared_by_name(kinds), Counts(), self._opening_process
         )
         self._operations: set[Operation] = set()
         self._idle = asyncio.Event()
@@ -311,7 +311,7 @@ class CryptoStore:
             text_of(label, "a label")
             location = path_of(path)
             limit_bytes = None if cache_limit_bytes is None else size_of(cache_limit_bytes, "the limit of a cache")
-            declared = _declared(kinds)
+            declared = declared_by_name(kinds)
             lease_times = LeaseTimes() if times is None else times_of(times)
             own_clock = SystemClock() if clock is None else clock_of(clock)
             own_randomness = SystemRandomness() if randomness is None else randomness_of(randomness)
@@ -439,8 +439,7 @@ class CryptoStore:
         self._must_be_open()
         if whole_of(buffered, "the length of a buffer") < 1:
             raise InvalidArgument("a buffer has room for one change at least")
-        if self._services.kinds.get(kind_of(kind).name) != kind:
-            raise undeclared(kind, self._services.kinds)
+        must_be_declared(kind, self._services.kinds)
         start = None if since is None else version_of(since)
         await self._resume_if_paused(self._pauses)
         inbox = Inbox(kind.name, buffered)
@@ -788,14 +787,3 @@ async def _unlock(backend: SqliteBackend, secret: Secret, expected: Expectations
     assert header is not None
     expected.must_allow_one()
     return await asyncio.to_thread(Sealer.unlock, secret, backend.identity, header)
-
-
-def _declared(kinds: object) -> dict[str, Kind]:
-    if not isinstance(kinds, Iterable):
-        raise InvalidArgument(f"kinds are several, such as a list of them, not a {type(kinds).__name__}")
-    declared: dict[str, Kind] = {}
-    for each in kinds:
-        kind = kind_of(each)
-        if declared.setdefault(kind.name, kind) is not kind:
-            raise InvalidArgument(f"record kind {kind.name!r} was declared twice")
-    return declared

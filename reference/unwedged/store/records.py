@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Generic, TypeAlias, TypeVar
 
@@ -31,7 +31,8 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
 class Codec(Generic[Plain]):
     """How something becomes bytes and comes back. ``decode`` may raise anything on bytes that it can't read.
 
-    Two codecs are equal if they are made of the same functions. Each lambda is a function of its own.
+    Two codecs are equal if they are made of the same functions, and so are record kinds made of equal codecs. Each
+    lambda is a function of its own.
     """
 
     encode: Callable[[Plain], bytes]
@@ -42,6 +43,9 @@ class Codec(Generic[Plain]):
         must_be_callable(self.decode, "what decodes")
 
     def __repr__(self) -> str:
+        for codec, name in _NAMED:
+            if codec == self:
+                return name
         return f"Codec({_name(self.encode)}, {_name(self.decode)})"
 
 
@@ -101,14 +105,30 @@ def _name(function: object) -> str:
     return getattr(function, "__qualname__", None) or type(function).__qualname__
 
 
-def undeclared(kind: Kind, declared: Mapping[str, Kind]) -> UnknownKind:
-    """Return the error of a kind that is not among those ``declared`` when the store was opened."""
-    if kind.name in declared:
-        return UnknownKind(
+def declared_by_name(kinds: object) -> dict[str, Kind]:
+    """Return several record kinds by their names. Equal kinds are one kind."""
+    if not isinstance(kinds, Iterable):
+        raise InvalidArgument(f"kinds are several, such as a list of them, not a {type(kinds).__name__}")
+    declared: dict[str, Kind] = {}
+    for each in kinds:
+        kind = kind_of(each)
+        if declared.setdefault(kind.name, kind) != kind:
+            raise InvalidArgument(f"record kind {kind.name!r} was declared twice, and not equally")
+    return declared
+
+
+def must_be_declared(value: object, declared: Mapping[str, Kind]) -> None:
+    """Refuse what is equal to none of the record kinds that were ``declared`` when the store was opened."""
+    kind = kind_of(value)
+    known = declared.get(kind.name)
+    if known is kind or known == kind:  # It is asked at each access, and nearly always of the same object.
+        return
+    if known is not None:
+        raise UnknownKind(
             f"record kind {kind.name!r} was declared with other codecs, or cached otherwise, when the store was "
             "opened: use one RecordKind object everywhere"
         )
-    return UnknownKind(f"record kind {kind.name!r} was not declared when the store was opened")
+    raise UnknownKind(f"record kind {kind.name!r} was not declared when the store was opened")
 
 
 def _encode(codec: Codec[Plain], plain: Plain, what: str, kind: str) -> bytes:
@@ -158,3 +178,5 @@ BYTES: Final = Codec[bytes](_as_they_are, bytes)
 """Bytes, as they are."""
 JSON: Final = Codec[Json](_to_json, _from_json)
 """JSON values, always written the same way. Lone surrogates, NaN and infinities have no encoding."""
+
+_NAMED: Final = ((TEXT, "TEXT"), (BYTES, "BYTES"), (JSON, "JSON"))

@@ -33,7 +33,7 @@ from unwedged.store.guarded_cache import GuardedCache, RecordName
 from unwedged.store.lock import GUARD_ENDS, LeaseLock
 from unwedged.store.offloading import FEW_RECORDS, each_yielding
 from unwedged.store.opening_process import OpeningProcess
-from unwedged.store.records import Kind, RecordKind, kind_of, undeclared
+from unwedged.store.records import Kind, RecordKind, must_be_declared
 from unwedged.store.sealed_records import Batch, SealedRecords
 from unwedged.store.streams import Streams
 
@@ -172,13 +172,8 @@ class Operation:
             raise self._doom
 
     def _name(self, kind: RecordKind[Key, Value], key: Key) -> RecordName:
-        self._must_know(kind)
+        must_be_declared(kind, self._services.kinds)
         return RecordName(kind.name, kind.encode_key(key))
-
-    def _must_know(self, kind: Kind) -> None:
-        declared = self._services.kinds.get(kind_of(kind).name)
-        if declared is not kind and declared != kind:
-            raise undeclared(kind, self._services.kinds)
 
     async def _read(self, name: RecordName) -> bytes | None:
         """Return a record of the snapshot: from memory if it is there."""
@@ -219,7 +214,7 @@ class Reading(Operation):
     async def keys(self, kind: RecordKind[Key, Value]) -> tuple[Key, ...]:
         """List the keys of one kind."""
         self._must_go_on()
-        self._must_know(kind)
+        must_be_declared(kind, self._services.kinds)
         return tuple(kind.decode_key(key) for key in sorted(await self._list(kind.name)))
 
 
@@ -312,7 +307,7 @@ class Updating(Operation):
     async def keys(self, kind: RecordKind[Key, Value]) -> tuple[Key, ...]:
         """List the keys of one kind, with those put here and without those deleted here."""
         self._must_go_on()
-        self._must_know(kind)
+        must_be_declared(kind, self._services.kinds)
         keys = await self._list(kind.name)
         for name, write in self._writes.items():
             if name.kind == kind.name:
