@@ -38,9 +38,9 @@ test: $(READY) ## Run the tests
 peers: $(READY) $(PEERS) ## Let other implementations of Matrix's encryption talk to each other, and to this one
 	@$(VENV)/bin/python -m pytest tests/peers
 
-coverage: $(READY) ## Run the tests of the store and its tools, and see which of its lines and branches none of them reaches
+coverage: $(READY) ## Run the tests of the library, and see which of its lines and branches none of them reaches
 	@rm -rf $(VENV)/coverage
-	@$(VENV)/bin/python -m coverage run -m pytest --quiet tests/store tests/tools
+	@$(VENV)/bin/python -m coverage run -m pytest --quiet tests/machine tests/store tests/tools
 	@$(VENV)/bin/python -m coverage combine --quiet
 	@$(VENV)/bin/python -m coverage report
 

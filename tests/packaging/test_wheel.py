@@ -35,10 +35,11 @@ async def main():
 asyncio.run(main())
 """
 IMPORT_EVERYTHING = """
-import importlib, pkgutil, unwedged
+import importlib, pkgutil, sys, unwedged
 
 for module in pkgutil.walk_packages(unwedged.__path__, "unwedged."):
-    if not module.name.endswith(".__main__"):
+    of_machine = module.name.startswith("unwedged.machine")
+    if not module.name.endswith(".__main__") and (not of_machine or "machine" in sys.argv):
         importlib.import_module(module.name)
         print(module.name)
 """
@@ -65,18 +66,16 @@ def metadata(wheel: Path) -> PathDistribution:
     return PathDistribution(information)
 
 
-def needed(requirements: list[str] | None) -> Iterator[str]:
-    """The names of what is required without any extra, and of what that requires in turn."""
+def needed(requirements: list[str] | None, extra: str = "") -> Iterator[str]:
+    """The names of what is required, with an extra or without any, and of what that requires in turn."""
     for requirement in map(Requirement, requirements or ()):
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
             yield requirement.name
             yield from needed(distribution(requirement.name).requires)
 
 
-@pytest.fixture(scope="module")
-def environment(wheel: Path, metadata: PathDistribution, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(wheel: Path, metadata: PathDistribution, folder: Path, extra: str = "") -> Path:
     """The programs of a virtual environment with the wheel and its dependencies: these are linked, not downloaded."""
-    folder = tmp_path_factory.mktemp("user") / "environment"
     venv.create(folder, symlinks=True)
     python = folder / "bin" / "python"
     run(
@@ -85,11 +84,16 @@ def environment(wheel: Path, metadata: PathDistribution, tmp_path_factory: pytes
         cwd=folder,
     )
     packages = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip())
-    for name in set(needed(metadata.requires)):
-        installed = distribution(name)
-        for top in {file.parts[0] for file in installed.files or ()} - {"..", "__pycache__"}:
-            (packages / top).symlink_to(Path(str(installed.locate_file(top))))
+    for name in set(needed(metadata.requires, extra)):
+        package = distribution(name)
+        for top in {file.parts[0] for file in package.files or ()} - {"..", "__pycache__"}:
+            (packages / top).symlink_to(Path(str(package.locate_file(top))))
     return folder / "bin"
+
+
+@pytest.fixture(scope="module")
+def environment(wheel: Path, metadata: PathDistribution, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return installed(wheel, metadata, tmp_path_factory.mktemp("user") / "environment")
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
@@ -98,7 +102,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     here = [str(path.relative_to(SOURCES)) for path in SOURCES.rglob("*") if path.suffix == ".py"]
     assert sorted(names) == sorted([*here, "unwedged/py.typed"])
     parts = {Path(name).parts[1] for name in names}
-    assert parts == {"__init__.py", "__main__.py", "protocol", "py.typed", "store", "tools"}
+    assert parts == {"__init__.py", "__main__.py", "machine", "protocol", "py.typed", "store", "tools"}
 
 
 def test_it_says_what_it_is(metadata: PathDistribution) -> None:
@@ -114,10 +118,11 @@ def test_it_says_what_it_is(metadata: PathDistribution) -> None:
 def test_each_import_is_of_a_dependency_or_of_the_standard_library(wheel: Path, metadata: PathDistribution) -> None:
     required = [Requirement(text) for text in metadata.requires or ()]
     direct = {canonicalize_name(one.name) for one in required if one.marker is None}
-    provided = {
-        module
-        for module, packages in packages_distributions().items()
-        if not direct.isdisjoint(map(canonicalize_name, packages))
+    extra = {
+        canonicalize_name(one.name) for one in required if one.marker and one.marker.evaluate({"extra": "machine"})
+    }
+    packages = {
+        module: set(map(canonicalize_name, provided_by)) for module, provided_by in packages_distributions().items()
     }
     imported = set()
     with ZipFile(wheel) as archive:
@@ -127,17 +132,24 @@ def test_each_import_is_of_a_dependency_or_of_the_standard_library(wheel: Path, 
                     imported |= {(name, alias.name.partition(".")[0]) for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and node.module:
                     imported.add((name, node.module.partition(".")[0]))
-    allowed = {"unwedged"} | provided | sys.stdlib_module_names
-    assert [(name, module) for name, module in sorted(imported) if module not in allowed] == []
-    unused = direct - {
-        canonicalize_name(one) for _, module in imported for one in packages_distributions().get(module, ())
-    }
-    assert unused == set()
+    used: set[str] = set()
+    for name, module in sorted(imported):
+        allowed = direct | extra if name.startswith("unwedged/machine/") else direct
+        provided_by = packages.get(module, set())
+        assert module in {"unwedged"} | sys.stdlib_module_names or provided_by & allowed, (name, module)
+        used |= provided_by
+    assert direct - used == set()
 
 
 def test_each_module_is_imported_where_only_the_dependencies_are(environment: Path, tmp_path: Path) -> None:
     modules = run(environment / "python", "-I", "-c", IMPORT_EVERYTHING, cwd=tmp_path).split()
     assert {"unwedged.protocol.lease", "unwedged.store.sqlite", "unwedged.tools.command"} <= set(modules)
+
+
+def test_the_machine_is_imported_where_its_extra_is(wheel: Path, metadata: PathDistribution, tmp_path: Path) -> None:
+    programs = installed(wheel, metadata, tmp_path / "environment", extra="machine")
+    modules = run(programs / "python", "-I", "-c", IMPORT_EVERYTHING, "machine", cwd=tmp_path).split()
+    assert {"unwedged.store.sqlite", "unwedged.machine.exports"} <= set(modules)
 
 
 def test_a_user_makes_a_store_and_inspects_it(environment: Path, tmp_path: Path) -> None:

@@ -1,0 +1,233 @@
+"""Key export files: room keys under a passphrase, to be carried from one device to another.
+
+Matrix specification, client-server API, "Key exports" and "Key export format". The file is text: base64 between two
+lines, of a version, a salt, a counter block (IV), a number of rounds, ciphertext and an HMAC over all of these.
+PBKDF2 with HMAC-SHA-512 derives two keys from the passphrase, one for AES-256-CTR and one for HMAC-SHA-256.
+
+Nothing is decrypted before the HMAC is verified. Both functions take as long as PBKDF2 does: call them in a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from base64 import encodebytes
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES256
+from cryptography.hazmat.primitives.ciphers.modes import CTR
+from cryptography.hazmat.primitives.hashes import SHA256, SHA512
+from cryptography.hazmat.primitives.hmac import HMAC
+from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
+
+from unwedged.machine.errors import (
+    InvalidArgument,
+    MalformedExport,
+    MalformedExportedSessions,
+    RoundsOutOfBounds,
+    UnsupportedExport,
+    WrongExportPassphrase,
+)
+from unwedged.machine.unpadded_base64 import unpadded
+
+ROUNDS: Final = 500_000
+"""For new files: what Element writes, and some tenths of a second."""
+FEWEST_ROUNDS: Final = 100_000
+"""In a new file, by the specification. An old file may have fewer."""
+MOST_ROUNDS: Final = 10_000_000
+"""In any file: some seconds. Whoever edits a file could otherwise have its reader derive a key for half an hour."""
+
+_BEGIN: Final = "-----BEGIN MEGOLM SESSION DATA-----"
+_END: Final = "-----END MEGOLM SESSION DATA-----"
+_VERSION: Final = 1
+_PREFIX: Final = struct.Struct(">B16s16sI")
+_MAC: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedSession:
+    """A Megolm session as a key export file has it. The names are those of the specification."""
+
+    algorithm: str
+    room_id: str
+    sender_key: str
+    session_id: str
+    session_key: str = field(repr=False)
+    """In the session export format. It begins at the first message that its receiver may read."""
+    sender_claimed_keys: Mapping[str, str]
+    forwarding_curve25519_key_chain: tuple[str, ...]
+    shared_history: bool
+    """Whether the session may be given to users who are invited later."""
+
+
+class _Entry(
+    msgspec.Struct,
+    rename={
+        "m_shared_history": "m.shared_history",
+        "msc3061_shared_history": "org.matrix.msc3061.shared_history",
+    },
+):
+    """A session in JSON. What older programs leave out may be missing, and what is not known here is ignored."""
+
+    algorithm: str
+    room_id: str
+    sender_key: str
+    session_id: str
+    session_key: str
+    sender_claimed_keys: dict[str, str] = {}
+    forwarding_curve25519_key_chain: tuple[str, ...] = ()
+    shared_history: object = msgspec.UNSET
+    m_shared_history: object = msgspec.UNSET
+    msc3061_shared_history: object = msgspec.UNSET
+
+    @classmethod
+    def of(cls, session: ExportedSession) -> _Entry:
+        """Return the JSON of a session.
+
+        matrix-sdk-crypto reads ``m.shared_history`` and not the specification's ``shared_history``, and refuses a
+        session that has the older spelling besides the first of these. So these two are written, and no third.
+        """
+        return cls(
+            algorithm=session.algorithm,
+            room_id=session.room_id,
+            sender_key=session.sender_key,
+            session_id=session.session_id,
+            session_key=session.session_key,
+            sender_claimed_keys=dict(session.sender_claimed_keys),
+            forwarding_curve25519_key_chain=session.forwarding_curve25519_key_chain,
+            shared_history=session.shared_history,
+            m_shared_history=session.shared_history,
+        )
+
+    def session(self) -> ExportedSession:
+        """Return the session. Of several spellings of a flag the most recent one counts."""
+        flags = (self.shared_history, self.m_shared_history, self.msc3061_shared_history)
+        return ExportedSession(
+            algorithm=self.algorithm,
+            room_id=self.room_id,
+            sender_key=self.sender_key,
+            session_id=self.session_id,
+            session_key=self.session_key,
+            sender_claimed_keys=self.sender_claimed_keys,
+            forwarding_curve25519_key_chain=self.forwarding_curve25519_key_chain,
+            # A session is shareable only by a plain ``true``: "Shareable encryption sessions".
+            shared_history=next((flag for flag in flags if flag is not msgspec.UNSET), False) is True,
+        )
+
+
+_ENTRIES: Final = msgspec.json.Decoder(list[_Entry])
+
+
+def encrypt_export(sessions: Iterable[ExportedSession], passphrase: str, rounds: int = ROUNDS) -> str:
+    """Return a key export file with these sessions.
+
+    Raises ``InvalidArgument`` for an empty passphrase, for fewer or more rounds than ``FEWEST_ROUNDS`` to
+    ``MOST_ROUNDS``, and for text that has no UTF-8.
+    """
+    if not passphrase:
+        raise InvalidArgument("a passphrase has at least one character")
+    if not FEWEST_ROUNDS <= rounds <= MOST_ROUNDS:
+        raise InvalidArgument(f"{rounds} rounds: a key export file has {FEWEST_ROUNDS} to {MOST_ROUNDS}")
+    octets = _octets(passphrase)
+    try:
+        plaintext = msgspec.json.encode([_Entry.of(session) for session in sessions])
+    except UnicodeEncodeError:  # It holds the text: it must not become the context of what is raised.
+        plaintext = None
+    if plaintext is None:
+        raise InvalidArgument("a session has text that can't be encoded: it holds a lone surrogate")
+    return _armoured(_seal(plaintext, octets, rounds))
+
+
+def decrypt_export(text: str, passphrase: str) -> list[ExportedSession]:
+    """Return the sessions of a key export file. They say where they come from, and nothing proves it.
+
+    Text before and after the file is ignored. Raises ``MalformedExport`` where it is cut or is something else,
+    ``UnsupportedExport``, ``RoundsOutOfBounds``, ``WrongExportPassphrase`` also where the file was changed,
+    ``MalformedExportedSessions``, and ``InvalidArgument`` for a passphrase that has no UTF-8.
+    """
+    plaintext = _open(_without_armour(text), _octets(passphrase))
+    try:
+        return [entry.session() for entry in _ENTRIES.decode(plaintext)]
+    except (msgspec.DecodeError, RecursionError) as error:
+        reason = str(error)  # Positions and types, and no value.
+    except UnicodeDecodeError:  # It holds the plaintext: it must not become the context of what is raised.
+        reason = "it is not UTF-8"
+    raise MalformedExportedSessions(f"the file was decrypted, and holds no list of sessions: {reason}")
+
+
+def _octets(passphrase: str) -> bytes:
+    try:
+        return passphrase.encode()
+    except UnicodeEncodeError:  # It holds the passphrase: it must not become the context of what is raised.
+        pass
+    raise InvalidArgument("the passphrase can't be encoded: it holds a lone surrogate")
+
+
+def _armoured(payload: bytes) -> str:
+    return f"{_BEGIN}\n{encodebytes(payload).decode('ascii')}{_END}\n"
+
+
+def _without_armour(text: str) -> bytes:
+    _, begin, rest = text.partition(_BEGIN)
+    body, end, _ = rest.partition(_END)
+    if not begin:
+        raise MalformedExport(f"this is no key export file: it has no line '{_BEGIN}'")
+    if not end:
+        raise MalformedExport(f"the file is cut: it has no line '{_END}'")
+    try:
+        return unpadded("".join(body.split()))
+    except ValueError:
+        raise MalformedExport("the file is damaged: between its first and its last line there is no base64") from None
+
+
+def _seal(plaintext: bytes, passphrase: bytes, rounds: int) -> bytes:
+    """Encrypt, as the specification's steps 2 to 4 say."""
+    salt, iv = os.urandom(16), bytearray(os.urandom(16))
+    iv[8] &= 0x7F  # Bit 63, because some programs count with 64 bits and others with 128.
+    key, mac_key = _derive(passphrase, salt, rounds)
+    content = _PREFIX.pack(_VERSION, salt, bytes(iv), rounds) + _counted(key, bytes(iv), plaintext)
+    return content + _mac(mac_key, content).finalize()
+
+
+def _open(payload: bytes, passphrase: bytes) -> bytes:
+    """Undo ``_seal``, once the HMAC is verified."""
+    if payload and payload[0] != _VERSION:
+        raise UnsupportedExport(f"the file has version {payload[0]}, and only {_VERSION} is known")
+    content, mac = payload[:-_MAC], payload[-_MAC:]
+    if len(content) < _PREFIX.size:
+        raise MalformedExport("the file is cut: it is shorter than any")
+    _, salt, iv, rounds = _PREFIX.unpack_from(content)
+    ciphertext = content[_PREFIX.size :]
+    if int.from_bytes(iv[8:], "big") + len(ciphertext) // 16 >= 2**64:
+        raise MalformedExport("the file's counter overflows, and programs disagree about what follows")
+    if not 1 <= rounds <= MOST_ROUNDS:
+        raise RoundsOutOfBounds(f"the file asks for {rounds} rounds, and 1 to {MOST_ROUNDS} are accepted")
+    key, mac_key = _derive(passphrase, salt, rounds)
+    try:
+        _mac(mac_key, content).verify(mac)
+    except InvalidSignature:
+        raise WrongExportPassphrase("the passphrase is not the file's, or the file was changed") from None
+    return _counted(key, iv, ciphertext)
+
+
+def _derive(passphrase: bytes, salt: bytes, rounds: int) -> tuple[bytes, bytes]:
+    """Return the key of AES and the key of HMAC."""
+    derived = PBKDF2HMAC(SHA512(), 64, salt, rounds).derive(passphrase)
+    return derived[:32], derived[32:]
+
+
+def _mac(key: bytes, content: bytes) -> HMAC:
+    mac = HMAC(key, SHA256())
+    mac.update(content)
+    return mac
+
+
+def _counted(key: bytes, iv: bytes, data: bytes) -> bytes:
+    """Encrypt or decrypt, which is the same for a cipher that counts."""
+    cipher = Cipher(AES256(key), CTR(iv)).encryptor()
+    return cipher.update(data) + cipher.finalize()
