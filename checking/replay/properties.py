@@ -17,7 +17,7 @@ IN_USE = ("held", "closing", "expiring")
 
 @dataclass(frozen=True, slots=True)
 class ObservedStep:
-    """A step that was taken: what was observed before and after it, and what the harness noted so far."""
+    """A step that was taken: what was observed before and after it, and what the replay noted so far."""
 
     action: str
     before: Observation

@@ -363,7 +363,7 @@ def test_a_broken_store_diverges(
         asyncio.run(replay(graph, some_walks, note_nothing))
 
 
-async def test_no_other_thread_takes_turns_that_the_harness_counts(tmp_path: Path) -> None:
+async def test_no_other_thread_takes_iterations_that_the_replay_counts(tmp_path: Path) -> None:
     world = await World.open(tmp_path, {"o1": "p1", "o3": "p2"}, ("r1",), frozenset())
     assert await asyncio.to_thread(threading.get_ident) == threading.get_ident()
     await world.close()
