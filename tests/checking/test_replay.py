@@ -28,6 +28,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from checking.errors import CheckError
 from checking.models.manifest import Band, find_manifest, read_manifest
 from checking.replay import drive as replaying
+from checking.replay.counters import COUNTER
 from checking.replay.drive import Diverged, compare, each_way, replay, replay_graph, step_of
 from checking.replay.live_objects import SCENARIOS, run_scenarios
 from checking.replay.model_states import Constants, constants_of, expected
@@ -264,6 +265,14 @@ def with_no_live_objects(self: GuardedCache, epoch: Epoch, _: object, cache: Cac
     return GuardedCache(epoch, cache, {})
 
 
+_publish = Streams.publish
+
+
+def publish_another_record(self: Streams, log: ChangeLog[RecordName]) -> None:
+    another = RecordName(COUNTER.name, b"another")
+    _publish(self, replace(log, changes=tuple(replace(change, key=another) for change in log.changes)))
+
+
 def admits_also(stage: Stage) -> Substitution:
     admits = guard_rules.admits
     return (guard_rules, "admits", lambda guard: admits(guard) or guard.stage is stage)
@@ -322,6 +331,7 @@ BREAKS: Mapping[str, Break] = {
     "no-turns": Break((LeaseLock, "begin_transaction", LeaseLock.begin_view), "not begin here as a transaction"),
     "failures-do-not-ask": Break((Operation, "confirm", do_nothing), "ended before it came to the database"),
     "subscribers-hear-no-commits": Break((Streams, "publish", note_nothing), "heard:"),
+    "subscribers-hear-another-record": Break((Streams, "publish", publish_another_record), "was told that version"),
     "subscribers-hear-nothing-foreign": Break((CryptoStore, "_listen_now", do_nothing), "heard:"),
 }
 
