@@ -66,7 +66,7 @@ def check(*, report: Path | None = None, deep: bool = False) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         dump = Path(scratch) / "replay.dot"
         with watching(console, len(models)) as reporter:
-            outcomes = _until_done(check_models(toolbox, manifest, models, reporter, dump))
+            outcomes = _run_interruptibly(check_models(toolbox, manifest, models, reporter, dump))
         passed = all(outcome.passed for outcome in outcomes)
         replayed = None if deep else _replay(console, dump)
     verdicts, failures = _replay_faults(outcomes)
@@ -108,7 +108,7 @@ def replay() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         dump = Path(scratch) / "replay.dot"
         with watching(console, len(models)) as reporter:
-            outcomes = _until_done(check_models(toolbox, manifest, models, reporter, dump))
+            outcomes = _run_interruptibly(check_models(toolbox, manifest, models, reporter, dump))
         show_failures(console, outcomes)
         if not outcomes or not all(outcome.passed for outcome in outcomes):
             return FAILED
@@ -172,7 +172,7 @@ def model(name: str, *, print_command: Annotated[bool, Parameter(negative=())] =
         sys.stdout.write(f"mkdir -p {shlex.quote(str(scratch))} && {words}\n")
         return OK
     with watching(console, 1) as reporter:
-        (outcome,) = _until_done(check_models(toolbox, manifest, (chosen,), reporter))
+        (outcome,) = _run_interruptibly(check_models(toolbox, manifest, (chosen,), reporter))
     show_trace(console, outcome.result)
     show_failures(console, (outcome,))
     return OK if outcome.passed else FAILED
@@ -203,7 +203,7 @@ def guards(*prefixes: str) -> int:
             console.print(fall_line(fall))
             on_progress(len(falls), len(chosen))
 
-        _until_done(take_out(find_toolbox(), manifest, chosen, on_fall))
+        _run_interruptibly(take_out(find_toolbox(), manifest, chosen, on_fall))
     wrong = discrepancies(falls, listed, everything)
     for discrepancy in wrong:
         console.print(Text(discrepancy, "red"))
@@ -214,7 +214,7 @@ def _manifest() -> Manifest:
     return read_manifest(find_manifest(Path.cwd()))
 
 
-def _until_done(work: Coroutine[None, None, T]) -> T:
+def _run_interruptibly(work: Coroutine[None, None, T]) -> T:
     """Run ``work``. A signal that ends this program, SIGINT or SIGTERM, ends what it has started too."""
 
     async def interruptible() -> T:

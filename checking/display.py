@@ -88,7 +88,7 @@ class _LiveReporter:
         self._running[model.name] = self._bars.add_task(model.name, total=model.distinct_states, said="")
 
     def progressed(self, model: Model, progress: Progress) -> None:
-        self._bars.update(self._running[model.name], completed=progress.distinct_states, said=_so_far(progress))
+        self._bars.update(self._running[model.name], completed=progress.distinct_states, said=_progress_text(progress))
 
     def finished(self, outcome: Outcome) -> None:
         self._bars.remove_task(self._running.pop(outcome.model.name))
@@ -96,7 +96,7 @@ class _LiveReporter:
         self._bars.console.print(outcome_line(outcome))
 
 
-def _so_far(progress: Progress) -> str:
+def _progress_text(progress: Progress) -> str:
     return f"{progress.distinct_states:,} states, {progress.queued:,} queued, depth {progress.depth}"
 
 

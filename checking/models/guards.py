@@ -26,7 +26,7 @@ from checking.tlc.toolbox import Toolbox
 MODULES = {"LeaseLock": "MCLeaseLock.tla", "CryptoStoreCache": "MCCryptoStoreCache.tla"}
 """The modules whose guards are taken out, and what makes them finite."""
 
-SMALLER = {
+LOWERED_BOUNDS = {
     "LeaseLockProgress": {"MaxJumps": 0},
     "CryptoStoreCache": {"MaxEpoch": 2},
     "Refinement": {"MaxVersion": 1},
@@ -51,7 +51,7 @@ _DEFINITION = re.compile(r"^(\w+)(?:\([^)=]*\))? *==", re.MULTILINE)
 _BULLET = re.compile(r"^ *(?:(?:IN|THEN|ELSE|IF|\\/) +)*(/\\) ", re.MULTILINE)
 _TOKEN = re.compile(r"/\\|[()\[\]{}]|\\/|\\[EA] |=>|\bIF\b")
 _FAULT = re.compile(r'Broken\("[^"]+"\)')
-_NO_GUARD = re.compile(r'^~(?:Broken\("[^"]+"\)|Unguarded\(o\))$|\bMax[A-Z]\w+|\bEpochsLeft\b|\bLongWrites\b')
+_NOT_A_GUARD = re.compile(r'^~(?:Broken\("[^"]+"\)|Unguarded\(o\))$|\bMax[A-Z]\w+|\bEpochsLeft\b|\bLongWrites\b')
 """Switches of faults, and what bounds a model."""
 
 _PARSE_ERRORS = 150
@@ -147,7 +147,7 @@ def find_guards(module: str, text: str) -> list[Guard]:
                 guards += [
                     Guard(module, action, " ".join(plain[first:last].split()), first, last)
                     for first, last in parts
-                    if not _NO_GUARD.search(plain[first:last])
+                    if not _NOT_A_GUARD.search(plain[first:last])
                 ]
     if FAIRNESS in bodies:
         guards += [
@@ -268,7 +268,7 @@ def _job_without(manifest: Manifest, model: Model, guard: Guard, text: str, scra
     configuration = scratch / f"{model.name}.cfg"
     # A type is no promise.
     settings = re.sub(r"\bTypeOK\b", "", job.configuration.read_text(encoding="utf-8"))
-    for bound, number in SMALLER.get(model.name, {}).items():
+    for bound, number in LOWERED_BOUNDS.get(model.name, {}).items():
         settings = re.sub(rf"\b{bound} = \d+", f"{bound} = {number}", settings)
     configuration.write_text(settings, encoding="utf-8")
     return replace(

@@ -31,7 +31,7 @@ from unwedged.protocol.identifiers import Milliseconds
 from unwedged.store import sqlite
 from unwedged.store.lock import LeaseTimes
 
-PROGRESS = ("LockNotStuck", "WaiterServed")
+PROGRESS_PROPERTIES = ("LockNotStuck", "WaiterServed")
 """The properties that say that something happens some day. They are judged at the end of a counterexample."""
 
 
@@ -58,14 +58,16 @@ def replay_counterexample(slug: str, named: str, result: Result) -> str:
     broken = asyncio.run(_replay(result, slug, (named,)))
     if broken.violated is None:
         raise CheckError(f"{slug}: with the fault injected, {named} holds along the whole counterexample")
-    sound = asyncio.run(_replay(result, None, (*PROPERTIES, *(PROGRESS if named in PROGRESS else ()))))
+    sound = asyncio.run(
+        _replay(result, None, (*PROPERTIES, *(PROGRESS_PROPERTIES if named in PROGRESS_PROPERTIES else ())))
+    )
     if sound.violated is not None:
         raise CheckError(f"{slug}: without the fault, {sound.violated} is violated all the same: {sound.detail}")
     return broken.violated
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def _logging_disabled() -> Iterator[None]:
     """Keep to itself what the store logs of failures that the replay injects."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -78,7 +80,7 @@ def _silence() -> Iterator[None]:
 async def _replay(result: Result, slug: str | None, properties: Sequence[str]) -> Finding:
     of_lock = "prompt" in result.trace[0].state
     constants = constants_of([step.state for step in result.trace])
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack, _silence():
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack, _logging_disabled():
         world = await World.open(Path(folder), *constants)
         world.strict = False
         try:
@@ -95,10 +97,12 @@ async def _replay(result: Result, slug: str | None, properties: Sequence[str]) -
                 violation = checker.violation(step, properties, after)
                 if violation is not None:
                     return Finding(*violation, checker.refused)
-            if set(properties) & set(PROGRESS):
+            if set(properties) & set(PROGRESS_PROPERTIES):
                 vain = await _fair_steps(world, result)
                 if vain is not None:
-                    return Finding(next(name for name in properties if name in PROGRESS), vain, checker.refused)
+                    return Finding(
+                        next(name for name in properties if name in PROGRESS_PROPERTIES), vain, checker.refused
+                    )
             return Finding(None, "", checker.refused)
         finally:
             await world.close()

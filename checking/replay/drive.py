@@ -38,7 +38,7 @@ class Diverged(CheckError):
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
+class Coverage:
     """How far a replay has come: distinct transitions covered, steps taken, and how long it took."""
 
     covered: frozenset[int]
@@ -50,7 +50,7 @@ class Replayed:
 
 async def replay(
     graph: Graph, walks: Iterable[Walk], on_steps: Callable[[int], None], *, folder: Path | None = None
-) -> Replayed:
+) -> Coverage:
     """Drive the implementation along ``walks``; raise ``Diverged`` where it does not follow."""
     constants = constants_of(graph.states)
     seen: dict[int, Observation] = {}
@@ -92,7 +92,7 @@ async def replay(
                 on_steps(len(walk.edges))
         finally:
             await world.close()
-    return Replayed(frozenset(covered), count, counts, time.perf_counter() - began)
+    return Coverage(frozenset(covered), count, counts, time.perf_counter() - began)
 
 
 def step_of(graph: Graph, edge: Edge) -> Step:
@@ -198,7 +198,7 @@ def _run_scenarios() -> int:
     return asyncio.run(run_scenarios())
 
 
-def _replay_share(path: Path, share: int, shares: int) -> Replayed:
+def _replay_share(path: Path, share: int, shares: int) -> Coverage:
     """Replay every ``shares``-th walk. Graph and walks are the same in each process."""
 
     def count(steps: int) -> None:

@@ -102,11 +102,11 @@ def refines_atomic_store(observed: ObservedStep) -> str | None:
         first = observed.begun.get(operation, 0) if op.mode == "view" else len(observed.history) - 1
         versions = range(first, len(observed.history))
         if not any(_is_part(op.known, observed.history, version) for version in versions):
-            return f"{operation} answers {dict(op.known)}, which the store no longer was when it {_WHEN[op.mode]}"
+            return f"{operation} answers {dict(op.known)}, which the store no longer was when it {_TRUE_WHEN[op.mode]}"
     return None
 
 
-_WHEN = {"view": "began", "transaction": "was confirmed"}
+_TRUE_WHEN = {"view": "began", "transaction": "was confirmed"}
 
 
 def one_fenced_holder(observed: ObservedStep) -> str | None:

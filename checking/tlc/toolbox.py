@@ -28,7 +28,7 @@ JAR_VARIABLE = "TLA2TOOLS_JAR"
 _ANSWER_TIMEOUT_SECONDS = 600
 """TLC answers within one; a jar that is something else may never do."""
 
-_KEEPS_TREE_CLEAN = "-noGenerateSpecTE"
+_WRITE_NO_SPECIFICATION = "-noGenerateSpecTE"
 """Newer jars write a specification of each counterexample beside the model unless they are told not to."""
 
 
@@ -112,4 +112,4 @@ def _extra_options(java: Path, jar: Path) -> tuple[str, ...]:
     help_text = answer.stdout + answer.stderr
     if "-metadir" not in help_text:
         raise JarUnavailable(f"{JAR_VARIABLE} names {jar}, but there is no TLC in it: {help_text.strip()[:300]}")
-    return (_KEEPS_TREE_CLEAN,) if _KEEPS_TREE_CLEAN in help_text else ()
+    return (_WRITE_NO_SPECIFICATION,) if _WRITE_NO_SPECIFICATION in help_text else ()

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from checking.models.manifest import Band, find_manifest, read_manifest
-from checking.replay.counterexamples import PROGRESS
+from checking.replay.counterexamples import PROGRESS_PROPERTIES
 from checking.replay.observation import IDLE, Observation, ObservedOperation
 from checking.replay.properties import PROPERTIES, ObservedStep
 
 # p1 holds the lease of epoch 2. It was away while p2 made version 2, which changed r1.
-NOW = Observation(
+AFTER = Observation(
     lease=(2, "p1", True, False),
     version=2,
     floor=0,
@@ -25,7 +25,7 @@ NOW = Observation(
     operations={"o1": IDLE, "o2": IDLE, "o3": IDLE},
 )
 BEFORE = replace(
-    NOW,
+    AFTER,
     guards={"p1": ("syncing", 2), "p2": ("none", 0)},
     caches={"p1": (1, {"r1": 1, "r2": 0}), "p2": (2, {"r1": 2})},
     heard={"p1": ((0, False), (1, False)), "p2": ()},
@@ -33,7 +33,7 @@ BEFORE = replace(
 GOOD = ObservedStep(
     action="Sync",
     before=BEFORE,
-    after=NOW,
+    after=AFTER,
     home={"o1": "p1", "o2": "p1", "o3": "p2"},
     history=({"r1": 0, "r2": 0}, {"r1": 1, "r2": 0}, {"r1": 2, "r2": 0}),
     bases={1: {"r1": 0}, 2: {"r1": 1}},
@@ -45,7 +45,7 @@ GOOD = ObservedStep(
 
 
 def with_operation(op: ObservedOperation, begun: int = 0) -> ObservedStep:
-    return replace(GOOD, after=replace(NOW, operations={**NOW.operations, "o1": op}), begun={"o1": begun})
+    return replace(GOOD, after=replace(AFTER, operations={**AFTER.operations, "o1": op}), begun={"o1": begun})
 
 
 def working(**known: int) -> ObservedOperation:
@@ -53,15 +53,15 @@ def working(**known: int) -> ObservedOperation:
 
 
 def with_cache(version: int, **records: int) -> ObservedStep:
-    return replace(GOOD, after=replace(NOW, caches={**NOW.caches, "p1": (version, records)}))
+    return replace(GOOD, after=replace(AFTER, caches={**AFTER.caches, "p1": (version, records)}))
 
 
 def with_guards(p1: tuple[str, int], p2: tuple[str, int]) -> ObservedStep:
-    return replace(GOOD, after=replace(NOW, guards={"p1": p1, "p2": p2}))
+    return replace(GOOD, after=replace(AFTER, guards={"p1": p1, "p2": p2}))
 
 
 def having_heard(*heard: tuple[int, bool]) -> ObservedStep:
-    return replace(GOOD, after=replace(NOW, heard={"p1": heard, "p2": ()}))
+    return replace(GOOD, after=replace(AFTER, heard={"p1": heard, "p2": ()}))
 
 
 COMMITTED = ObservedOperation(
@@ -78,7 +78,7 @@ RIGHT = {
         replace(
             GOOD,
             after=replace(
-                NOW, caches={**NOW.caches, "p1": (1, {"r1": 1})}, operations={**NOW.operations, "o1": COMMITTED}
+                AFTER, caches={**AFTER.caches, "p1": (1, {"r1": 1})}, operations={**AFTER.operations, "o1": COMMITTED}
             ),
         ),
     ),
@@ -101,7 +101,7 @@ RIGHT = {
     "a guard that the fence stops": ("OneFencedHolder", with_guards(("held", 2), ("held", 1))),
     "a guard of a lease that was given away": (
         "GuardIsHonest",
-        replace(GOOD, after=replace(NOW, lease=(3, "p2", True, False))),
+        replace(GOOD, after=replace(AFTER, lease=(3, "p2", True, False))),
     ),
     "a next epoch": (
         "EpochNeverReused",
@@ -112,13 +112,13 @@ RIGHT = {
     ),
     "a late one that loses its lease": (
         "HolderNotAborted",
-        replace(GOOD, after=replace(NOW, lease=(3, "p2", True, False)), prompt=frozenset()),
+        replace(GOOD, after=replace(AFTER, lease=(3, "p2", True, False)), prompt=frozenset()),
     ),
     "a late one whose operations do not end": (
         "HolderNotAborted",
         replace(
             GOOD,
-            after=replace(NOW, lease=(3, "p2", True, False), guards={**NOW.guards, "p1": ("expiring", 2)}),
+            after=replace(AFTER, lease=(3, "p2", True, False), guards={**AFTER.guards, "p1": ("expiring", 2)}),
         ),
     ),
     "a flush after the log was cut": (
@@ -184,7 +184,7 @@ WRONG = {
     ),
     "a guard without the lease": (
         "GuardIsHonest",
-        replace(GOOD, after=replace(NOW, lease=(2, "Nobody", False, False))),
+        replace(GOOD, after=replace(AFTER, lease=(2, "Nobody", False, False))),
         "and the lease is Nobody's",
     ),
     "an epoch for the second time": (
@@ -194,7 +194,7 @@ WRONG = {
     ),
     "a holder that is robbed": (
         "HolderNotAborted",
-        replace(GOOD, after=replace(NOW, lease=(3, "p2", True, False))),
+        replace(GOOD, after=replace(AFTER, lease=(3, "p2", True, False))),
         "p1 renewed in time, and its lease went to p2",
     ),
     "an unchanged record that is dropped": (
@@ -237,4 +237,4 @@ def test_each_property_is_shown_to_fail() -> None:
 
 def test_each_property_that_a_fault_violates_is_among_them() -> None:
     manifest = read_manifest(find_manifest(Path(__file__).parent))
-    assert {model.property for model in manifest.band(Band.FAULT)} <= {*PROPERTIES, *PROGRESS}
+    assert {model.property for model in manifest.band(Band.FAULT)} <= {*PROPERTIES, *PROGRESS_PROPERTIES}

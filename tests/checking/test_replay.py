@@ -161,7 +161,7 @@ class Walker(RuleBasedStateMachine):
 
     @precondition(lambda self: self.state not in self.model.outgoing)
     @rule()
-    def begin_anew(self) -> None:
+    def restart(self) -> None:
         self.walk.clear()
         self.runner.run(self.world.reset())
         (self.state,) = self.model.graph.initial
@@ -408,14 +408,14 @@ def small_dump(dump: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def modest(monkeypatch: pytest.MonkeyPatch) -> None:
+def low_minimums(monkeypatch: pytest.MonkeyPatch) -> None:
     """Demand little of a graph: that it has a transition."""
     monkeypatch.setattr(replaying, "MIN_TRANSITIONS", 1)
     monkeypatch.setattr(replaying, "WAYS", frozenset({"LoseGuard by sync"}))
     monkeypatch.setattr(replaying, "TRIALS", frozenset({"begin while syncing"}))
 
 
-@pytest.mark.usefixtures("modest")
+@pytest.mark.usefixtures("low_minimums")
 def test_a_graph_is_replayed_on_all_cores(small_dump: Path) -> None:
     small = each_way(read_graph(small_dump))
     progress: list[tuple[int, int]] = []
@@ -428,7 +428,7 @@ def test_a_graph_is_replayed_on_all_cores(small_dump: Path) -> None:
     assert report.scenarios == SCENARIOS
 
 
-@pytest.mark.usefixtures("modest")
+@pytest.mark.usefixtures("low_minimums")
 @pytest.mark.parametrize(
     ("demand", "told"),
     [
@@ -459,7 +459,7 @@ def test_crashes_do_not_make_a_graph_large(small_dump: Path, monkeypatch: pytest
         replay_graph(small_dump, note_nothing)
 
 
-@pytest.mark.usefixtures("modest")
+@pytest.mark.usefixtures("low_minimums")
 def test_a_transition_that_was_not_covered_is_missed(small_dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def with_another(graph: Graph) -> Graph:
         ways = each_way(graph)
@@ -471,7 +471,7 @@ def test_a_transition_that_was_not_covered_is_missed(small_dump: Path, monkeypat
         replay_graph(small_dump, note_nothing)
 
 
-@pytest.mark.usefixtures("modest")
+@pytest.mark.usefixtures("low_minimums")
 def test_a_divergence_in_any_process_is_told(small_dump: Path) -> None:
     rename(small_dump, "Acquire", "Fly")
     with pytest.raises(Diverged, match="no counterpart of the action Fly"):

@@ -12,7 +12,7 @@ from checking.tlc import standstill
 from checking.tlc.standstill import MIN_CPU_SHARE, SAMPLES, Standstill, processor_seconds
 
 IDLE_TIMEOUT_SECONDS = 300.0
-ENOUGH = MIN_CPU_SHARE * IDLE_TIMEOUT_SECONDS
+MIN_USED_SECONDS = MIN_CPU_SHARE * IDLE_TIMEOUT_SECONDS
 
 
 def samples_until_it_stands_still(*used: float | None) -> int:
@@ -32,11 +32,14 @@ def test_a_process_that_uses_nothing_is_noticed_after_so_many_samples() -> None:
 
 def test_what_an_idle_java_uses_is_not_work() -> None:
     """A tenth of the least share, at each sample."""
-    assert samples_until_it_stands_still(*(ENOUGH / 10 * sample / SAMPLES for sample in range(2 * SAMPLES))) == SAMPLES
+    assert (
+        samples_until_it_stands_still(*(MIN_USED_SECONDS / 10 * sample / SAMPLES for sample in range(2 * SAMPLES)))
+        == SAMPLES
+    )
 
 
 def test_a_process_that_gets_little_of_a_busy_machine_works_all_the_same() -> None:
-    barely = [1.01 * ENOUGH * sample / (SAMPLES - 1) for sample in range(50 * SAMPLES)]
+    barely = [1.01 * MIN_USED_SECONDS * sample / (SAMPLES - 1) for sample in range(50 * SAMPLES)]
     watch = Standstill(IDLE_TIMEOUT_SECONDS)
     assert not any(map(watch.at_sample, barely))
 
