@@ -18,8 +18,8 @@ from examples.story.olm import Host, OlmMessage, OlmSession, open_session
 from unwedged.protocol.identifiers import Epoch, Milliseconds
 from unwedged.store import CryptoStore, Transaction, View
 from unwedged.store.backend import Row, RowName
+from unwedged.store.database import Driver, transaction
 from unwedged.store.guarded_cache import RecordName
-from unwedged.store.sqlite import Driver, _transaction
 
 MODULE: Final = "bench.transactions"
 
@@ -66,7 +66,7 @@ async def transactions(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
         def put(connection: sqlite3.Connection) -> None:
             connection.execute(PUT, (KEY, pickle))
 
-        await hopping.call(partial(_transaction, put))
+        await hopping.call(partial(transaction, put))
         return message
 
     async def bare_transaction() -> OlmMessage:

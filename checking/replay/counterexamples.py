@@ -28,7 +28,7 @@ from checking.replay.world import World
 from checking.tlc.run import Result, TraceStep
 from unwedged.protocol.guard import Stage
 from unwedged.protocol.identifiers import Milliseconds
-from unwedged.store import sqlite
+from unwedged.store import database, statements
 from unwedged.store.lock import LeaseTimes
 
 PROGRESS_PROPERTIES = ("LockNotStuck", "WaiterServed")
@@ -84,7 +84,7 @@ async def _replay(result: Result, slug: str | None, properties: Sequence[str]) -
         world = await World.open(Path(folder), *constants)
         world.strict = False
         try:
-            stack.enter_context(patch.object(sqlite, "_clock", lambda: world.clock.time_ms / 1000))
+            stack.enter_context(patch.object(database, "monotonic_seconds", lambda: world.clock.time_ms / 1000))
             if slug is not None:
                 stack.enter_context(injected(slug, world))
             _pause_at_last_statement(world, stack)
@@ -145,7 +145,7 @@ class _PropertyChecker:
 
 def _pause_at_last_statement(world: World, stack: ExitStack) -> None:
     """Let a commit that shall take long stand before its last statement until it is told to go on."""
-    lateness, loop = sqlite._lateness, asyncio.get_running_loop()
+    lateness, loop = statements.lateness, asyncio.get_running_loop()
 
     def pause(began: float, duration: Milliseconds) -> Milliseconds:
         """Run on the driver's thread."""
@@ -155,7 +155,7 @@ def _pause_at_last_statement(world: World, stack: ExitStack) -> None:
             world.last_statement.wait()
         return lateness(began, duration)
 
-    stack.enter_context(patch.object(sqlite, "_lateness", pause))
+    stack.enter_context(patch.object(statements, "lateness", pause))
 
 
 async def _fair_steps(world: World, result: Result) -> str | None:

@@ -21,7 +21,7 @@ from unwedged.protocol.cache import Cache, ChangeLog
 from unwedged.protocol.guard import Guard, Stage
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.protocol.lease import Lease
-from unwedged.store import sqlite
+from unwedged.store import sqlite, statements
 from unwedged.store.backend import Committed, Loaded, Row, RowName
 from unwedged.store.crypto_store import CryptoStore
 from unwedged.store.errors import LeaseLost, StoreBusy
@@ -336,7 +336,7 @@ def _floor_ignored_at_sync(_: World) -> Sequence[Substitution]:
 
 def _floor_ignored_at_load(_: World) -> Sequence[Substitution]:
     """A record is loaded unless the log says that it changed, as if nothing had been cut."""
-    return [(sqlite, "_LOAD", sqlite._LOAD.replace("floor > :since OR ", ""))]
+    return [(statements, "LOAD", statements.LOAD.replace("floor > :since OR ", ""))]
 
 
 def _floor_ignored_in_stream(_: World) -> Sequence[Substitution]:
@@ -382,8 +382,8 @@ def _keeps_the_epoch() -> Substitution:
     async def reenter(
         self: SqliteBackend, instance: InstanceId, label: str, now: Milliseconds, duration: Milliseconds
     ) -> Lease:
-        row = await self._read(f"SELECT {sqlite._LEASE} FROM state", {})  # noqa: S608 (a constant)
-        lease = sqlite._lease(row[0])
+        row = await self._read(f"SELECT {statements.LEASE} FROM state", {})  # noqa: S608 (a constant)
+        lease = statements.lease_of(row[0])
         if lease.holder == instance:
             return lease
         return await acquire(self, instance, label, now, duration)
@@ -417,7 +417,7 @@ def _clock_jump(_: World) -> Sequence[Substitution]:
 
 def _renewal_starved(_: World) -> Sequence[Substitution]:
     """A commit renews the lease as of when it was asked for, not of when it was done."""
-    return [(sqlite, "_lateness", lambda began, duration: Milliseconds(0))]
+    return [(statements, "lateness", lambda began, duration: Milliseconds(0))]
 
 
 def _waiter_ignored(_: World) -> Sequence[Substitution]:

@@ -45,7 +45,7 @@ from unwedged.protocol import guard as guard_rules
 from unwedged.protocol.cache import Cache, ChangeLog
 from unwedged.protocol.guard import Stage
 from unwedged.protocol.identifiers import Epoch, Version
-from unwedged.store import sqlite
+from unwedged.store import database, statements
 from unwedged.store.crypto_store import CryptoStore
 from unwedged.store.guarded_cache import GuardedCache, RecordName
 from unwedged.store.lock import LeaseLock
@@ -214,12 +214,12 @@ class Break:
 
 def other_sql(was: str, becomes: str) -> Substitution:
     """Run other SQL wherever ``was`` occurs in a statement."""
-    rows = sqlite._rows
+    rows = database.rows
 
-    def altered(connection: sqlite3.Connection, statement: str, parameters: sqlite.Parameters) -> list[sqlite3.Row]:
+    def altered(connection: sqlite3.Connection, statement: str, parameters: database.Parameters) -> list[sqlite3.Row]:
         return rows(connection, statement.replace(was, becomes), parameters)
 
-    return (sqlite, "_rows", altered)
+    return (database, "rows", altered)
 
 
 def keep_everything(cache: Cache[RecordName, bytes], log: ChangeLog[RecordName]) -> Cache[RecordName, bytes]:
@@ -279,23 +279,23 @@ def admits_also(stage: Stage) -> Substitution:
 
 
 BREAKS: Mapping[str, Break] = {
-    "fence-always-passes": Break(other_sql(sqlite._FENCE, "TRUE"), "guards:"),
-    "fence-never-passes": Break(other_sql(sqlite._FENCE, "FALSE"), "guards:"),
+    "fence-always-passes": Break(other_sql(statements.FENCE, "TRUE"), "guards:"),
+    "fence-never-passes": Break(other_sql(statements.FENCE, "FALSE"), "guards:"),
     "epoch-does-not-grow": Break(other_sql("epoch = epoch + free", "epoch = max(epoch, 1)"), "lease:"),
-    "held-lease-is-taken": Break(other_sql(sqlite._TAKEABLE, "TRUE"), "lease:"),
-    "lapsed-lease-is-kept": Break(other_sql(sqlite._TAKEABLE, "holder IS NULL"), "lease:"),
+    "held-lease-is-taken": Break(other_sql(statements.TAKEABLE, "TRUE"), "lease:"),
+    "lapsed-lease-is-kept": Break(other_sql(statements.TAKEABLE, "holder IS NULL"), "lease:"),
     "no-waiter-is-noted": Break(other_sql("wanted = NOT free", "wanted = FALSE"), "lease:"),
     "renewal-has-no-effect": Break(
-        other_sql(sqlite._RENEW, sqlite._RENEW.replace(":now + :duration", "expires")), "lease:"
+        other_sql(statements.RENEW, statements.RENEW.replace(":now + :duration", "expires")), "lease:"
     ),
     "commit-does-not-renew": Break(
-        other_sql(sqlite._ADVANCE, sqlite._ADVANCE.replace(":now + :duration", "expires")), "lease:"
+        other_sql(statements.ADVANCE, statements.ADVANCE.replace(":now + :duration", "expires")), "lease:"
     ),
     "release-forgets-the-row": Break((SqliteBackend, "release", do_nothing), "lease:"),
-    "truncation-forgets-the-floor": Break(other_sql(sqlite._RAISE_FLOOR, "SELECT 1"), "floor:"),
-    "truncation-forgets-the-log": Break(other_sql(sqlite._TRUNCATE, "SELECT 1"), "log:"),
+    "truncation-forgets-the-floor": Break(other_sql(statements.RAISE_FLOOR, "SELECT 1"), "floor:"),
+    "truncation-forgets-the-log": Break(other_sql(statements.TRUNCATE, "SELECT 1"), "log:"),
     "commit-forgets-the-rows": Break(
-        (sqlite, "_PUT", "UPDATE record SET value = ?3 WHERE kind = ?1 AND key = ?2"), "records:"
+        (statements, "PUT", "UPDATE record SET value = ?3 WHERE kind = ?1 AND key = ?2"), "records:"
     ),
     "sync-drops-nothing": Break((cache_rules, "sync", keep_everything), "caches:"),
     "sync-drops-everything": Break((cache_rules, "sync", drop_everything), "caches:"),
@@ -308,18 +308,22 @@ BREAKS: Mapping[str, Break] = {
     "waiter-is-ignored": Break((LeaseLock, "note_waiter", note_nothing), "guards:"),
     "views-do-not-ask": Break((Operation, "validate", do_nothing), "ended before it came to"),
     "load-asks-no-fence": Break(
-        other_sql(sqlite._LOAD, sqlite._LOAD.replace(sqlite._FENCE, "TRUE")), "ended with None"
+        other_sql(statements.LOAD, statements.LOAD.replace(statements.FENCE, "TRUE")), "ended with None"
     ),
-    "sync-asks-no-fence": Break(other_sql(sqlite._CHANGES, sqlite._CHANGES.replace(sqlite._FENCE, "TRUE")), "guards:"),
-    "listing-asks-no-fence": Break(other_sql(sqlite._KEYS, sqlite._KEYS.replace(sqlite._FENCE, "TRUE")), "ended with"),
+    "sync-asks-no-fence": Break(
+        other_sql(statements.CHANGES, statements.CHANGES.replace(statements.FENCE, "TRUE")), "guards:"
+    ),
+    "listing-asks-no-fence": Break(
+        other_sql(statements.KEYS, statements.KEYS.replace(statements.FENCE, "TRUE")), "ended with"
+    ),
     "floor-ignored-at-load": Break(
-        other_sql(sqlite._LOAD, sqlite._LOAD.replace("floor > :since OR ", "")), "ended with None"
+        other_sql(statements.LOAD, statements.LOAD.replace("floor > :since OR ", "")), "ended with None"
     ),
     "floor-ignored-at-listing": Break(
-        other_sql(sqlite._KEYS, sqlite._KEYS.replace("floor > :since OR ", "")), "ended with None"
+        other_sql(statements.KEYS, statements.KEYS.replace("floor > :since OR ", "")), "ended with None"
     ),
     "own-lease-not-takeable": Break(
-        other_sql(sqlite._TAKEABLE, sqlite._TAKEABLE.replace("holder = :instance OR ", "")), "lease:"
+        other_sql(statements.TAKEABLE, statements.TAKEABLE.replace("holder = :instance OR ", "")), "lease:"
     ),
     "epoch-kept-on-retaking": Break(
         other_sql("epoch = epoch + free", "epoch = epoch + (free AND holder IS NOT :instance)"), "lease:"

@@ -127,6 +127,13 @@ MUTANTS: Final = (
         "test_inspection.py::test_a_store_that_is_opened_and_closed_meanwhile_is_looked_at_again",
     ),
     Mutant(
+        "an inspection reads a file with two names",
+        f"{STORE}/inspection.py",
+        "        must_have_one_name(path)\n",
+        "",
+        "test_inspection.py::test_a_file_with_two_names_is_refused_by_either",
+    ),
+    Mutant(
         "the kinds of one version are in no order",
         f"{STORE}/inspection.py",
         "ORDER BY version DESC, kind DESC",
@@ -135,14 +142,14 @@ MUTANTS: Final = (
     ),
     Mutant(
         "the log is moved without the write lock",
-        f"{STORE}/sqlite.py",
+        f"{STORE}/connections.py",
         '"secure_delete = ON", "wal_autocheckpoint = 0"',
         '"secure_delete = ON"',
         "test_sqlite.py::test_the_log_is_moved_only_while_nobody_can_begin_it_anew",
     ),
     Mutant(
         "a damaged file is told as a bad disk",
-        f"{STORE}/schema.py",
+        f"{STORE}/database.py",
         "(sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)",
         "(sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)",
         "test_sqlite.py::test_damage_within_the_file_is_named_as_what_it_is",
@@ -192,7 +199,7 @@ MUTANTS: Final = (
     Mutant(
         "a file with two names is opened",
         f"{STORE}/files.py",
-        "if path.stat().st_nlink > 1:",
+        "if path.is_file() and path.stat().st_nlink > 1:",
         "if False:",
         "test_opening.py::TestNames::test_a_file_with_two_names_is_refused",
     ),

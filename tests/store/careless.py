@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.store.worker import COUNTS, count_up, look, open_store, read
 from unwedged.protocol.identifiers import Milliseconds
-from unwedged.store import CryptoStore, ForkedStore, sqlite
+from unwedged.store import CryptoStore, ForkedStore, statements
 
 
 def say(what: object) -> None:
@@ -205,7 +205,7 @@ def exits_while_it_commits(path: Path) -> None:
         threading.Event().wait()
         return Milliseconds(0)
 
-    sqlite._lateness = stop
+    statements.lateness = stop
 
     async def commit() -> None:
         KEPT.append(asyncio.create_task(store.run(count_up)))

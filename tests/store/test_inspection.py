@@ -17,7 +17,7 @@ from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Versi
 from unwedged.protocol.lease import Lease
 from unwedged.store import inspection, schema
 from unwedged.store.backend import Row, RowName
-from unwedged.store.errors import InvalidArgument, NotAStore, StorageFailed, UnsupportedSchema
+from unwedged.store.errors import InvalidArgument, NotAStore, SeveralNames, StorageFailed, UnsupportedSchema
 from unwedged.store.inspection import Inspection, inspect
 from unwedged.store.sqlite import SqliteBackend
 
@@ -121,9 +121,9 @@ async def test_a_store_that_is_opened_and_closed_meanwhile_is_looked_at_again(
     read = inspection._read
     reads = []
 
-    def overtaken(of: Path, mode: str, lines: int) -> Inspection:
-        reads.append(mode)
-        result = read(of, mode, lines)
+    def overtaken(of: Path, lines: int, *, immutable: bool) -> Inspection:
+        reads.append(immutable)
+        result = read(of, lines, immutable=immutable)
         if len(reads) == 1:
             with closing(sqlite3.connect(path, isolation_level=None)) as raw:
                 raw.execute("UPDATE state SET version = 9")
@@ -139,6 +139,26 @@ async def test_the_kinds_of_one_version_are_in_order(tmp_path: Path) -> None:
         rows = [Row(name, b"4") for name in (C, A)]
         await backend.commit(Epoch(1), rows, NOW, DURATION, alone=False)
         assert inspect(tmp_path / "store", lines=2).changes == ((4, "device"), (4, "session"))
+
+
+async def test_a_file_with_two_names_is_refused_by_either(tmp_path: Path) -> None:
+    """What was committed is in the log beside one of them: read by the other, the store would look older than it is."""
+    path, other = tmp_path / "store", tmp_path / "other"
+    async with filled(path) as backend:
+        other.hardlink_to(path)
+        before = folder(tmp_path)
+        for name in (path, other):
+            with pytest.raises(SeveralNames):
+                inspect(name)
+        assert folder(tmp_path) == before
+        other.unlink()
+        assert inspect(path) == expected(backend.identity.hex())
+
+
+async def test_a_symbolic_link_is_no_second_name(tmp_path: Path) -> None:
+    (tmp_path / "other").symlink_to(tmp_path / "store")
+    async with filled(tmp_path / "store") as backend:
+        assert inspect(tmp_path / "other") == expected(backend.identity.hex())
 
 
 CRASH = """

@@ -25,7 +25,7 @@ from unwedged.store import (
     StoreMark,
     StoreMissing,
     StoreRolledBack,
-    sqlite,
+    database,
 )
 
 
@@ -92,14 +92,14 @@ class TestExistence:
     async def test_another_process_may_make_it_at_the_last_moment(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        path, transaction = tmp_path / "store", sqlite._transaction
+        path, transaction = tmp_path / "store", database.transaction
 
         def late(work: Callable[[sqlite3.Connection], None], connection: sqlite3.Connection) -> None:
             monkeypatch.undo()
             asyncio.run(counted(path))
             transaction(work, connection)
 
-        monkeypatch.setattr(sqlite, "_transaction", late)
+        monkeypatch.setattr(database, "transaction", late)
         with pytest.raises(StoreExists) as refusal:
             await opened(path, Existence.NEW)
         assert str(path) in "".join(refusal.value.__notes__)

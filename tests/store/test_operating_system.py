@@ -19,7 +19,16 @@ import pytest
 
 from tests.store.worker import COUNTS, PASSPHRASE, PATIENCE, Release, at_work, count_up, look, read, worker
 from unwedged.protocol.identifiers import Milliseconds
-from unwedged.store import CryptoStore, LeaseTimes, StoreBusy, StoreReplaced, UnsupportedSchema, inspect, sqlite
+from unwedged.store import (
+    CryptoStore,
+    LeaseTimes,
+    StoreBusy,
+    StoreReplaced,
+    UnsupportedSchema,
+    database,
+    inspect,
+    statements,
+)
 
 KEEPS = LeaseTimes(Milliseconds(3_000), renew_every_ms=Milliseconds(1_000), idle_after_ms=Milliseconds(60_000))
 """Its holder keeps the lease, and others need not wait for it for long where the holder can't give it up."""
@@ -130,7 +139,7 @@ async def test_what_was_committed_into_a_log_that_is_gone_is_never_moved_into_th
         reached, go_on, lateness, loop = (
             asyncio.Event(),
             threading.Event(),
-            sqlite._lateness,
+            statements.lateness,
             asyncio.get_running_loop(),
         )
 
@@ -139,7 +148,7 @@ async def test_what_was_committed_into_a_log_that_is_gone_is_never_moved_into_th
             assert go_on.wait(60)
             return lateness(began, duration)
 
-        monkeypatch.setattr(sqlite, "_lateness", stop)
+        monkeypatch.setattr(statements, "lateness", stop)
         commit = asyncio.create_task(store.run(count_up))
         await reached.wait()
         look(path)
@@ -272,7 +281,7 @@ async def test_who_sleeps_in_a_transaction_keeps_the_others_out_and_they_are_tol
 ) -> None:
     """``suspended-in-db-transaction``."""
     path = tmp_path / "store"
-    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_SECONDS", 0.25)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_SECONDS", 0.25)
     async with opened(path, KEEPS) as store:
         assert await store.run(count_up) == 1
         await store._lock.release_now()

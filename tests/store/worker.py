@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Final
 
 from unwedged.protocol.identifiers import Milliseconds
-from unwedged.store import TEXT, Codec, CryptoStore, RecordKind, Transaction, View, schema, sqlite
+from unwedged.store import TEXT, Codec, CryptoStore, RecordKind, Transaction, View, schema, statements
 
 PASSPHRASE: Final = "worker"
 COUNTS: Final = RecordKind("count", TEXT, Codec[int](lambda count: b"%d" % count, int))
 NOTES: Final = RecordKind("note", TEXT, TEXT)
 """A kind that only newer releases know."""
-LATENESS: Final = sqlite._lateness
+LATENESS: Final = statements.lateness
 PATIENCE: Final = 60
 """Seconds after which a test that hangs fails instead."""
 
@@ -72,7 +72,7 @@ async def perform(path: Path, release: Release) -> None:
         answer("opened")
         while command := (await asyncio.to_thread(sys.stdin.readline)).strip():
             if command == "stop":
-                sqlite._lateness = stop
+                statements.lateness = stop
             try:
                 answer(await (store.run(count) if command in {"count", "stop"} else store.query(read)))
             except Exception as error:  # noqa: BLE001 (it is the answer)
@@ -81,9 +81,9 @@ async def perform(path: Path, release: Release) -> None:
 
 def stop(began: float, duration: Milliseconds) -> Milliseconds:
     """Suspend this process in the middle of a transaction; from there on, all is as usual."""
-    sqlite._lateness = LATENESS
+    statements.lateness = LATENESS
     os.kill(os.getpid(), signal.SIGSTOP)
-    return sqlite._lateness(began, duration)
+    return statements.lateness(began, duration)
 
 
 def answer(what: object) -> None:

@@ -108,17 +108,22 @@ def prepare(path: Path, expected: Expectations) -> Identity:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     if not (path.is_file() and os.access(path, os.R_OK)):
         raise StorageFailed("the store could not be opened: there is no file that may be read")
-    if path.stat().st_nlink > 1:
-        raise SeveralNames("the store's file has several names (hard links): remove all but one, or copy it instead")
+    must_have_one_name(path)
     if path.stat().st_size == 0:
         path.chmod(0o600)
     return _identity(os.fspath(path))
 
 
+def must_have_one_name(path: Path) -> None:
+    """Refuse a file that has hard links: SQLite keeps a log beside each name, and finds only the one beside this."""
+    if path.is_file() and path.stat().st_nlink > 1:
+        raise SeveralNames("the store's file has several names (hard links): remove all but one, or copy it instead")
+
+
 def _must_not_be_remains(path: Path) -> None:
     """Refuse a missing or empty file beside a log: SQLite would delete that, and all that was committed in it.
 
-    The logs come first: who makes a store just now has written the file before there is anything in them.
+    The logs come first: a process that makes a store just now has written the file before anything is in them.
     """
     path = path.resolve()
     logged = (_size(path, "-wal") > 0) or _has_pages(path)

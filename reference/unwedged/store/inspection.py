@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,14 @@ from typing import Final
 
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.protocol.lease import Lease
+from unwedged.store import database
 from unwedged.store.arguments import path_of, whole_of
 from unwedged.store.engine import must_be_supported
 from unwedged.store.errors import InvalidArgument, NotAStore
-from unwedged.store.schema import CENSUS, IDENTITY, SOUND, translated, version_of
+from unwedged.store.files import must_have_one_name
+from unwedged.store.schema import CENSUS, identity_of, version_of
 
-_STATE: Final = "SELECT version, floor, label, epoch, holder, expires, wanted FROM state"
+_STATE: Final = "SELECT floor, label, epoch, holder, expires, wanted FROM state"
 _COUNTS: Final = "SELECT kind, count(*) FROM record GROUP BY kind ORDER BY kind"
 _LINES: Final = "SELECT version, kind FROM change ORDER BY version DESC, kind DESC LIMIT ?"
 
@@ -34,7 +35,7 @@ class Inspection:
     floor: Version
     lease: Lease
     label: str
-    """The label of who took the lease last."""
+    """The label of the instance that took the lease last."""
     records: Mapping[str, int]
     """How many records there are of each kind."""
     changes: tuple[tuple[Version, str], ...]
@@ -47,12 +48,13 @@ def inspect(path: str | Path, lines: int = 20) -> Inspection:
     path = path_of(path).resolve()
     if not 0 <= whole_of(lines, "the number of lines") <= MOST_LINES:
         raise InvalidArgument(f"the number of lines is from 0 to {MOST_LINES}")
-    with translated():
+    with database.translated():
+        must_have_one_name(path)
         while True:
             before = _stamp(path)
             # A write-ahead log is there while somebody has the store open, or died with it open. Without one, SQLite
             # would make one to read the file, unless it may take for granted that nobody writes meanwhile ...
-            result = _read(path, "mode=ro" if before.wal else "mode=ro&immutable=1", lines)
+            result = _read(path, lines, immutable=not before.wal)
             # ... which is what this makes sure of.
             if before.wal or before == _stamp(path):
                 return result
@@ -70,21 +72,18 @@ def _stamp(path: Path) -> _Stamp:
     return _Stamp(path.with_name(path.name + "-wal").exists(), status.st_mtime_ns, status.st_size)
 
 
-def _read(path: Path, mode: str, lines: int) -> Inspection:
-    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?{mode}", uri=True, isolation_level=None)) as connection:
+def _read(path: Path, lines: int, *, immutable: bool) -> Inspection:
+    with contextlib.closing(database.connect_read_only(path, immutable=immutable)) as connection:
         connection.execute("BEGIN")  # One snapshot for all that follows.
         schema = version_of(*connection.execute(CENSUS).fetchone())
         if schema == 0:
             raise NotAStore("the file is empty")
-        reports = [report for statement in SOUND for (report,) in connection.execute(statement)]
-        identities = connection.execute(IDENTITY).fetchall()
-        if set(reports) != {"ok"} or len(identities) != 1:
-            raise NotAStore("the file is damaged: it does not say which store it is, or in what state")
-        version, floor, label, epoch, holder, expires, wanted = connection.execute(_STATE).fetchone()
+        identity, version = identity_of(connection)
+        floor, label, epoch, holder, expires, wanted = connection.execute(_STATE).fetchone()
         return Inspection(
             schema=schema,
-            identity=identities[0][0].hex(),
-            version=Version(version),
+            identity=identity.hex(),
+            version=version,
             floor=Version(floor),
             lease=Lease(
                 Epoch(epoch), None if holder is None else InstanceId(holder), Milliseconds(expires), bool(wanted)

@@ -6,17 +6,17 @@ A program that knows fewer migrations than the file has seen refuses it.
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
-from unwedged.store.errors import NotAStore, StorageFailed, StoreBusy, UnsupportedSchema
+from unwedged.protocol.identifiers import Version
+from unwedged.store import database
+from unwedged.store.database import Connection
+from unwedged.store.errors import NotAStore, UnsupportedSchema
 
 APPLICATION_ID: Final = int.from_bytes(b"unwd", "big")
 
 _FIRST = (
-    # Who this store is, and the sealed store key; NULL until the first opening has made one.
+    # Which store this is, and the sealed store key; NULL until the first opening has made one.
     """CREATE TABLE header (
         one INTEGER PRIMARY KEY CHECK (one = 1),
         store BLOB NOT NULL,
@@ -75,15 +75,14 @@ the fence of their guards stops all that they do, at no cost to anybody."""
 SCHEMA: Final = "PRAGMA user_version"
 """The one number that says by which rules a file is written."""
 
-BEGIN: Final = "BEGIN IMMEDIATE"
 CENSUS: Final = """
     SELECT (SELECT application_id FROM pragma_application_id), (SELECT user_version FROM pragma_user_version),
            (SELECT count(*) FROM sqlite_schema)
 """
 """What ``version_of`` needs to know about a file. Reading it writes nothing."""
 
-SOUND: Final = ("PRAGMA quick_check(header)", "PRAGMA quick_check(state)")
-"""Each answers ``ok`` unless a byte of the two tables that everything hangs on has changed its type or place."""
+_CHECKS: Final = ("PRAGMA quick_check(header)", "PRAGMA quick_check(state)")
+"""Each answers ``ok`` unless a byte of the two tables that all else depends on has changed its type or place."""
 
 IDENTITY: Final = "SELECT store, version FROM header, state"
 """One row, in a store."""
@@ -101,6 +100,19 @@ def version_of(application: int, schema: int, tables: int) -> int:
     if schema > len(MIGRATIONS):
         raise unsupported(schema)
     return schema
+
+
+def identity_of(connection: Connection) -> tuple[bytes, Version]:
+    """Return which store a file is, and its version, in one transaction of the caller's or in none.
+
+    Refuse a file that is damaged where it says that: such a one is no sound store.
+    """
+    reports = [report for statement in _CHECKS for (report,) in database.rows(connection, statement, {})]
+    identities = database.rows(connection, IDENTITY, {})
+    if set(reports) != {"ok"} or len(identities) != 1:
+        raise NotAStore("the file is damaged: it does not say which store it is, or in what state")
+    [(store, version)] = identities
+    return bytes(store), Version(version)
 
 
 def newest() -> int:
@@ -124,23 +136,3 @@ def upgrade(version: int) -> tuple[str, ...]:
         statements.append(FENCE_OFF)
     statements += [f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {len(MIGRATIONS)}"]
     return tuple(statements)
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Turn what SQLite raises into the exceptions of the store."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        # The low byte is the kind of error, the rest says more about it. An error of the driver itself has no code.
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise StoreBusy("another program keeps the store locked") from error
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
-            raise NotAStore(f"the file is no crypto store, or is damaged: {error}") from error
-        raise StorageFailed(f"the store could not be read or written: {error}") from error
-    except UnicodeDecodeError as error:
-        # The driver's, for a name or an error message of SQLite's that quotes the damage.
-        raise NotAStore("the file is damaged: a text in it can't be read") from error
-    except OSError as error:
-        raise StorageFailed(f"the store could not be opened: {error.strerror}") from error

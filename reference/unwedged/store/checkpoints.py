@@ -1,0 +1,80 @@
+"""When and how the write-ahead log is moved into the file: only here, and only under the write lock.
+
+Releases of SQLite up to 3.51.2 can damage the file when a checkpoint without that lock meets a commit that begins the
+log anew (``wal-reset``). Automatic checkpoints have no such lock, nor has ``wal_checkpoint(FULL)`` where it finds it
+taken; so there are none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+from unwedged.store import database
+from unwedged.store.database import BEGIN, EAGER_PAUSE_SECONDS, EAGER_SECONDS, Connection
+from unwedged.store.schema import IDENTITY
+
+LONGEST_LOG_PAGES = 1500
+"""After this process has written about so many pages to the write-ahead log (with some 250 small commits), it moves the
+log into the file, and keeps others from writing meanwhile, so that the log is begun anew. SQLite's own way needs a
+moment in which nobody writes. Where processes hand over to each other that hardly ever comes: each transaction tries
+again, and the log grows and grows."""
+
+PAGES_OF_A_COMMIT = 6
+ROWS_OF_A_PAGE = 10
+PAGE_BYTES = 4096
+"""About how many pages a small commit writes, and how many small rows of a large one share a page."""
+
+
+class Checkpoints:
+    """What this process has written to the log of one store, and the checkpoints that it makes for it."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._pages = 0
+
+    def due_after(self, pages: int) -> bool:
+        """Count ``pages`` that are written. Say whether a checkpoint is due then; if so, the count begins anew."""
+        self._pages += pages
+        if self._pages < LONGEST_LOG_PAGES:
+            return False
+        self._pages = 0
+        return True
+
+    def make_due(self) -> None:
+        """Have one made at the next write: where the disk is full, a log that begins anew needs no more room."""
+        self._pages = LONGEST_LOG_PAGES
+
+    def make(self, connection: Connection) -> None:
+        """Make a checkpoint, or let it be: what was written is written, whatever comes of this."""
+        with contextlib.suppress(database.Error):
+            _checkpoint(connection, self._path)
+
+
+def pages_of(rows: int, value_bytes: int) -> int:
+    """Say about how many pages a commit writes that has so many ``rows``."""
+    return PAGES_OF_A_COMMIT + rows // ROWS_OF_A_PAGE + value_bytes // PAGE_BYTES
+
+
+def _checkpoint(connection: Connection, path: str) -> None:
+    """Move the log into the file while nobody writes; if others write or read, for long, leave it for the next time.
+
+    One connection holds the write lock, and another moves the log: SQLite does not do both with one. So nobody begins
+    the log anew meanwhile, and nothing can go wrong in SQLite that does when somebody does.
+    """
+    with contextlib.closing(database.connect(path)) as other:
+        database.rows(other, IDENTITY, {})
+        for pause in (EAGER_PAUSE_SECONDS,) * round(EAGER_SECONDS / EAGER_PAUSE_SECONDS):
+            try:
+                connection.execute(BEGIN)
+            except database.Error as error:
+                if not database.is_busy(error):
+                    raise
+            else:
+                try:
+                    [(busy, pages, moved)] = database.rows(other, "PRAGMA wal_checkpoint(PASSIVE)", {})
+                finally:
+                    connection.rollback()
+                if not busy and pages == moved:
+                    return
+            time.sleep(pause)

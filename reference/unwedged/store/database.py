@@ -1,0 +1,183 @@
+"""SQLite as the store uses it: connections, transactions, waiting while it is busy, and named errors.
+
+Of all modules of the package, only this one and ``engine`` import ``sqlite3``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, TypeAlias, TypeVar
+
+import aiosqlite
+
+from unwedged.store.errors import NotAStore, StorageFailed, StoreBusy
+
+Result = TypeVar("Result")
+Connection: TypeAlias = sqlite3.Connection
+Error: TypeAlias = sqlite3.Error
+Parameters: TypeAlias = dict[str, int | float | str | bytes | None]
+ResultRow: TypeAlias = sqlite3.Row
+
+BEGIN: Final = "BEGIN IMMEDIATE"
+
+BUSY_TIMEOUT_SECONDS = 5.0
+"""Seconds to wait for another process's transaction, which lasts milliseconds unless it writes very much."""
+
+EAGER_SECONDS = 0.002
+"""A process first waits eagerly for so many seconds, since a short transaction ends in less. (SQLite's own way of
+waiting begins with a pause of a millisecond: longer than a whole handover.)"""
+
+EAGER_PAUSE_SECONDS = 0.00005
+"""The pause between two eager tries, in seconds, on the driver's thread; the loop makes none."""
+
+BUSY_PAUSE_SECONDS = 0.005
+"""After that it pauses, for so many seconds or down to half of them, by chance,"""
+
+EAGER_AGAIN_SECONDS = 0.001
+"""and waits eagerly for so many seconds after each pause. A process that commits again and again leaves the lock free
+for a fraction of a millisecond each time. A single try hardly ever meets that; a wait as long as a commit always does.
+"""
+
+LARGE_COMMIT_MEMORY_KIB = 64 * 1024
+"""So many KiB a large commit may use for pages of the database: half the time, and so half as long for all others."""
+
+monotonic_seconds: Final = time.monotonic
+"""The clock of all lengths of time that are measured here, in seconds."""
+
+
+class Driver(aiosqlite.Connection):
+    """The driver, and what it lacks: any work in one hop to its thread and back.
+
+    Its thread does not keep a program alive that ends without closing the store. A transaction that is under way then
+    is committed or not: that is the database's promise, whatever becomes of the process.
+    """
+
+    def __init__(self, connector: Callable[[], Connection]) -> None:
+        super().__init__(connector, iter_chunk_size=1)
+        self._thread.daemon = True
+
+    async def call(self, work: Callable[[Connection], Result]) -> Result:
+        """Run ``work`` on the driver's thread, as soon as the database is not busy.
+
+        It is over when this is, also where the end of the loop cancels everybody.
+        """
+        try:
+            # The driver's own way to do anything at all, protected and without types: bound its version.
+            result: Result = await self._execute(retry_while_busy, work, self._conn)  # type: ignore[no-untyped-call]
+        except asyncio.CancelledError:
+            # The driver does it all the same, and in order: when what is asked for now is done, so is that.
+            while True:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self.rollback()
+                    break
+            raise
+        return result
+
+
+def connect(path: Path | str) -> Connection:
+    """Connect to the file at ``path``, which may have to be made. Neither waits nor begins transactions by itself."""
+    return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+
+
+def connect_read_only(path: Path, *, immutable: bool = False) -> Connection:
+    """Connect to the file at ``path``, only to read it.
+
+    An ``immutable`` file is one that nobody writes meanwhile: SQLite then looks for no log, and makes none.
+    """
+    mode = "mode=ro&immutable=1" if immutable else "mode=ro"
+    return sqlite3.connect(f"{path.as_uri()}?{mode}", uri=True, isolation_level=None)
+
+
+def rows(connection: Connection, statement: str, parameters: Parameters) -> list[ResultRow]:
+    """Run one statement, and return all its rows."""
+    return connection.execute(statement, parameters).fetchall()
+
+
+def transaction(work: Callable[[Connection], Result], connection: Connection) -> Result:
+    """Do ``work`` in one transaction, which writes all or nothing."""
+    connection.execute(BEGIN)
+    try:
+        result = work(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise
+    return result
+
+
+@contextlib.contextmanager
+def memory_for_a_large_commit(connection: Connection) -> Iterator[None]:
+    """Let a transaction have memory: without it, it writes the same pages to the log again and again."""
+    [(usual,)] = rows(connection, "PRAGMA cache_size", {})
+    rows(connection, f"PRAGMA cache_size = -{LARGE_COMMIT_MEMORY_KIB}", {})
+    try:
+        yield
+    finally:
+        rows(connection, f"PRAGMA cache_size = {usual}", {})
+
+
+def retry_while_busy(work: Callable[[Connection], Result], connection: Connection) -> Result:
+    """Do ``work``, which changes nothing where it finds the database busy, as soon as it is not."""
+    pauses = pauses_while_busy(EAGER_PAUSE_SECONDS)
+    while True:
+        try:
+            return work(connection)
+        except sqlite3.OperationalError as error:
+            pause = _pause_after(error, pauses)
+        time.sleep(pause)
+
+
+def pauses_while_busy(eager_pause_seconds: float) -> Iterator[float]:
+    """Yield how many seconds to pause before each next try, as long as there should be one."""
+    began = monotonic_seconds()
+    eager_until = began + EAGER_SECONDS
+    while (now := monotonic_seconds()) - began < BUSY_TIMEOUT_SECONDS:
+        if now < eager_until:
+            yield eager_pause_seconds
+        else:
+            yield (pause := random.uniform(BUSY_PAUSE_SECONDS / 2, BUSY_PAUSE_SECONDS))  # noqa: S311 (no secret)
+            eager_until = now + pause + EAGER_AGAIN_SECONDS
+
+
+def _pause_after(error: Error, pauses: Iterator[float]) -> float:
+    """Return how long to pause, or raise ``error`` if it is another one, or came too often."""
+    if is_busy(error):
+        for pause in pauses:
+            return pause
+    raise error
+
+
+def is_busy(error: Error) -> bool:
+    """Say whether a statement failed, and changed nothing, since another connection writes."""
+    return _code(error) == sqlite3.SQLITE_BUSY
+
+
+def _code(error: Error) -> int:
+    """Return the kind of an error, which is the low byte of its code; the rest says more about it."""
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE)  # An error of Python's own has none.
+    return code & 0xFF
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Turn what SQLite raises into the exceptions of the store."""
+    try:
+        yield
+    except Error as error:
+        code = _code(error)
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise StoreBusy("another program keeps the store locked") from error
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
+            raise NotAStore(f"the file is no crypto store, or is damaged: {error}") from error
+        raise StorageFailed(f"the store could not be read or written: {error}") from error
+    except UnicodeDecodeError as error:
+        # The driver's, for a name or an error message of SQLite's that quotes the damage.
+        raise NotAStore("the file is damaged: a text in it can't be read") from error
+    except OSError as error:
+        raise StorageFailed(f"the store could not be opened: {error.strerror}") from error
