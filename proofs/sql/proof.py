@@ -1,7 +1,7 @@
 """The SQL does what the functions of `protocol` say: a test by examples, the same ones each time, and not a proof.
 
-Run `python -m proofs sql`. The tests are those of `tests/store/test_sqlite.py` that compare the two. Each must have run
-and passed, with all its examples; one that is not listed here must not be among them either.
+Run `python -m proofs sql`. The tests are those of `tests/store/sqlite/test_rules.py` that compare the two. Each must
+have run and passed, with all its examples; one that is not listed here must not be among them either.
 """
 
 import subprocess
@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 
 from proofs.report import Examined, Failure, Say
 
-MODULE = "tests/store/test_sqlite.py"
+MODULE = "tests/store/sqlite/test_rules.py"
 SELECTION = ("TestTheSqlIsTheRules", "test_any_calls_at_any_times_do_what_the_rules_say", "test_records_and_change_log")
 
 TESTS = (

@@ -145,14 +145,14 @@ MUTANTS: Final = (
         f"{STORE}/connections.py",
         '"secure_delete = ON", "wal_autocheckpoint = 0"',
         '"secure_delete = ON"',
-        "test_sqlite.py::test_the_log_is_moved_only_while_nobody_can_begin_it_anew",
+        "sqlite/test_checkpoints.py::test_the_log_is_moved_only_while_nobody_can_begin_it_anew",
     ),
     Mutant(
         "a damaged file is told as a bad disk",
         f"{STORE}/database.py",
         "(sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)",
         "(sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)",
-        "test_sqlite.py::test_damage_within_the_file_is_named_as_what_it_is",
+        "sqlite/test_file.py::test_damage_within_the_file_is_named_as_what_it_is",
     ),
     Mutant(
         "a salt of any length is accepted",

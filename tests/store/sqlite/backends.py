@@ -1,0 +1,183 @@
+"""What the tests of the SQLite backend share: a store with a second connection, and its operations."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
+from unwedged.protocol.lease import Lease
+from unwedged.store import statements
+from unwedged.store.backend import Backend, Row, RowName
+from unwedged.store.sqlite import SqliteBackend
+
+ME, OTHER = InstanceId(1), InstanceId(2)
+NOW, DURATION = Milliseconds(1_000_000), Milliseconds(2_000)
+A, B, C = RowName("device", b"a"), RowName("device", b"b"), RowName("session", b"a")
+Dump = list[str]
+Operation = Callable[[SqliteBackend], Awaitable[object]]
+on_a_file = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+
+
+class Store:
+    """A store in a file, with a second connection that looks and meddles behind the backend's back."""
+
+    def __init__(self, backend: SqliteBackend, path: Path) -> None:
+        self.backend = backend
+        self.path = path
+        self.resets = 0
+        self.raw = sqlite3.connect(path, isolation_level=None, timeout=0)
+        self.raw.execute("PRAGMA synchronous = OFF")
+
+    async def close(self) -> None:
+        self.raw.close()
+        await self.backend.close()
+
+    def dump(self) -> Dump:
+        return list(self.raw.iterdump())
+
+    def reset(self, row: Lease = Lease(Epoch(0), None, Milliseconds(0), wanted=False), label: str = "") -> None:  # noqa: B008 (immutable)
+        self.resets += 1
+        self.raw.execute("BEGIN")
+        self.raw.execute("DELETE FROM record")
+        self.raw.execute("DELETE FROM change")
+        self.raw.execute(
+            "UPDATE state SET version = 0, floor = 0, epoch = ?, holder = ?, expires = ?, wanted = ?, label = ?",
+            (row.epoch, row.holder, row.expires, row.wanted, label),
+        )
+        self.raw.execute("COMMIT")
+
+    def state(self) -> tuple[Lease, str]:
+        row = self.raw.execute("SELECT epoch, holder, expires, wanted, label FROM state").fetchone()
+        return Lease(row[0], row[1], row[2], bool(row[3])), row[4]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the write lock: possible at once, or the backend is still inside a transaction."""
+        self.raw.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            self.raw.execute("ROLLBACK")
+
+
+@asynccontextmanager
+async def opened(path: Path) -> AsyncIterator[SqliteBackend]:
+    """Open a backend, and close it whatever happens."""
+    backend = await SqliteBackend.open(path)
+    try:
+        yield backend
+    finally:
+        await backend.close()
+
+
+async def open_and_close(path: Path) -> None:
+    async with opened(path):
+        pass
+
+
+class Run:
+    """A loop and a store for properties, which are functions and not coroutines."""
+
+    def __init__(self, runner: asyncio.Runner, store: Store) -> None:
+        self.runner = runner
+        self.store = store
+
+    @property
+    def backend(self) -> SqliteBackend:
+        return self.store.backend
+
+
+def implements(backend: SqliteBackend) -> Backend:
+    """Show the type checker that the backend has every method of the interface, with its types."""
+    return backend
+
+
+async def hold(store: Store) -> Epoch:
+    return await acquired(store.backend)
+
+
+async def acquired(backend: SqliteBackend) -> Epoch:
+    return (await backend.acquire(ME, "me", NOW, DURATION)).epoch
+
+
+def bad_row() -> Row:
+    """Make a row that SQLite refuses: its tables are strict."""
+    return Row(RowName("device", "no bytes"), b"")  # type: ignore[arg-type]
+
+
+ROWS = [Row(A, b"new"), Row(B, None), Row(C, b"new")]
+HOPS: dict[str, Operation] = {
+    "commit": lambda backend: backend.commit(Epoch(1), ROWS, Milliseconds(NOW + 1), DURATION, alone=True),
+    "commit-fails": lambda backend: backend.commit(Epoch(1), [*ROWS, bad_row()], NOW, DURATION, alone=True),
+    "commit-fenced": lambda backend: backend.commit(Epoch(9), ROWS, NOW, DURATION, alone=True),
+    "truncate": lambda backend: backend.truncate(Version(9)),
+    "sealing": lambda backend: backend.sealing(b"header"),
+    "keys": lambda backend: backend.keys(Epoch(1), "device", Version(0)),
+}
+SHORT: dict[str, Operation] = {
+    "acquire": lambda backend: backend.acquire(ME, "again", NOW, DURATION),
+    "acquire-refused": lambda backend: backend.acquire(OTHER, "other", NOW, DURATION),
+    "renew": lambda backend: backend.renew(Epoch(1), Milliseconds(NOW + 1), DURATION),
+    "release": lambda backend: backend.release(Epoch(1)),
+}
+
+
+async def prepared(path: Path) -> Store:
+    """Make a store with two records whose lease is held. Its user closes it."""
+    backend = await SqliteBackend.open(path)
+    await backend._read("PRAGMA synchronous = OFF", {})
+    store = Store(backend, path)
+    await backend.acquire(ME, "me", NOW, DURATION)
+    await backend.commit(Epoch(1), [Row(A, b"old"), Row(B, b"old")], NOW, DURATION, alone=False)
+    return store
+
+
+class Stopped:
+    """Stops a commit before its last statement, on the driver's thread, while nothing stops the loop."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reached, self._go_on = asyncio.Event(), threading.Event()
+        self._lateness, self._loop = statements.lateness, asyncio.get_running_loop()
+        monkeypatch.setattr(statements, "lateness", self._stop)
+
+    def _stop(self, began: float, duration: Milliseconds) -> Milliseconds:
+        self._loop.call_soon_threadsafe(self.reached.set)
+        assert self._go_on.wait(60)
+        return self._lateness(began, duration)
+
+    def go_on(self) -> None:
+        self._go_on.set()
+
+
+class Ticks:
+    """A clock that says what it is told to, call after call."""
+
+    def __init__(self, *seconds: float) -> None:
+        self.seconds = list(seconds)
+
+    def __call__(self) -> float:
+        return self.seconds.pop(0)
+
+
+async def running(operation: Awaitable[object]) -> None:
+    await operation
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+async def unchanged(path: Path, error: type[Exception]) -> None:
+    """Check that opening ``path`` fails by this name, and leaves the folder as it was."""
+    before = {file: file.read_bytes() for file in path.parent.iterdir()}
+    with pytest.raises(error):
+        await open_and_close(path)
+    assert {file: file.read_bytes() for file in path.parent.iterdir()} == before

@@ -1,0 +1,38 @@
+"""Stores in files, for the tests of the SQLite backend."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.store.sqlite.backends import Run, Store
+from unwedged.store import database
+from unwedged.store.sqlite import SqliteBackend
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    backend = await SqliteBackend.open(tmp_path / "store")
+    store = Store(backend, tmp_path / "store")
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def run(tmp_path: Path, record_property: Callable[[str, object], None]) -> Iterator[Run]:
+    with asyncio.Runner() as runner:
+        backend = runner.run(SqliteBackend.open(tmp_path / "store"))
+        store = Store(backend, tmp_path / "store")
+        # What is compared here is not durability, and waiting for the disk is what takes the time.
+        runner.run(backend._read("PRAGMA synchronous = OFF", {}))
+        yield Run(runner, store)
+        record_property("examples", store.resets)  # each begins with one; `python -m proofs sql` wants to see them
+        runner.run(store.close())
+
+
+@pytest.fixture
+def stopped_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "monotonic_seconds", lambda: 0.0)

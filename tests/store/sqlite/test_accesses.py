@@ -1,0 +1,114 @@
+"""What accesses see of each other, and of rows that are not as they should be."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from tests.store.sqlite.backends import DURATION, ME, NOW, OTHER, A, Stopped, Store, hold, opened
+from unwedged.protocol import cache, lease
+from unwedged.protocol.identifiers import Epoch, Milliseconds, Version
+from unwedged.store import sqlite
+from unwedged.store.backend import Committed, Loaded, Row, RowName
+from unwedged.store.errors import LeaseLost, StorageFailed, StoreClosed
+
+
+async def test_two_backends_on_one_file(store: Store) -> None:
+    one = store.backend
+    async with opened(store.path) as two:
+        assert one.identity == two.identity
+        held = await one.acquire(ME, "one", NOW, DURATION)
+        assert (held.holder, held.epoch) == (ME, 1)
+        assert await two.acquire(OTHER, "two", NOW, DURATION) == lease.want(held)
+        assert await one.commit(Epoch(1), [Row(A, b"one")], NOW, DURATION, alone=False) == Committed(
+            Version(1), wanted=True, released=False
+        )
+        await one.release(Epoch(1))
+        assert (await two.acquire(OTHER, "two", NOW, DURATION)).epoch == 2
+        assert (await two.changes(Version(0), Epoch(2))).changes == (cache.Change(Version(1), A),)
+        assert (await two.load(Epoch(2), A, Version(0))).value == b"one"
+        with pytest.raises(LeaseLost):
+            await one.commit(Epoch(1), [Row(A, b"stale")], NOW, DURATION, alone=False)
+        await one.release(Epoch(1))
+        assert (await two.commit(Epoch(2), [Row(A, b"two")], NOW, DURATION, alone=False)).version == 2
+        assert (await one.changes(Version(1), None)).changes == (cache.Change(Version(2), A),)
+
+
+async def test_short_statements_see_nothing_of_a_commit_under_way_and_do_not_wait_for_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epoch = await hold(store)
+    row = store.state()[0]
+    await store.backend.commit(epoch, [Row(A, b"old")], NOW, DURATION, alone=False)
+    stopped = Stopped(monkeypatch)
+    commit = asyncio.create_task(
+        store.backend.commit(epoch, [Row(A, b"new")], Milliseconds(NOW + 1), DURATION, alone=False)
+    )
+    await stopped.reached.wait()
+    assert await store.backend.check(epoch) == await store.backend.look() == row
+    assert (await store.backend.changes(Version(1), None)).version == 1
+    assert await store.backend.load(epoch, A, Version(1)) == Loaded(Version(1), b"old", changed=False)
+    assert not commit.done()
+    stopped.go_on()
+    await commit
+    assert await store.backend.load(epoch, A, Version(1)) == Loaded(Version(2), b"new", changed=True)
+
+
+@pytest.mark.parametrize("read", ["check", "look", "load"])
+async def test_a_task_that_reads_again_and_again_lets_others_run(store: Store, read: str) -> None:
+    epoch = await hold(store)
+    reads: dict[str, Callable[[], Awaitable[object]]] = {
+        "check": lambda: store.backend.check(epoch),
+        "look": store.backend.look,
+        "load": lambda: store.backend.load(epoch, A, Version(0)),
+    }
+    ran: list[str] = []
+
+    async def run() -> None:
+        ran.append("another task")
+
+    waiting = asyncio.create_task(run())
+    for _ in range(sqlite.STATEMENTS_PER_YIELD):
+        await reads[read]()
+    assert ran
+    await waiting
+
+
+async def test_contents(store: Store) -> None:
+    epoch = await hold(store)
+    assert await store.backend.contents() == (0, frozenset())
+    rows = [Row(RowName(kind, key), b"value") for kind in ("a", "b", "d") for key in (b"1", b"2")]
+    await store.backend.commit(epoch, rows, NOW, DURATION, alone=False)
+    assert await store.backend.contents() == (1, frozenset({"a", "b", "d"}))
+    await store.backend.commit(
+        epoch, [Row(RowName("b", key), None) for key in (b"1", b"2")], NOW, DURATION, alone=False
+    )
+    assert await store.backend.contents() == (2, frozenset({"a", "d"}))
+
+
+async def test_a_row_without_a_value_is_not_an_absent_one(store: Store) -> None:
+    epoch = await hold(store)
+    await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+    store.raw.execute("DROP TRIGGER record_updated")
+    store.raw.execute("UPDATE record SET value = NULL")
+    assert await store.backend.load(epoch, A, Version(1)) == Loaded(Version(1), b"", changed=False)
+
+
+async def test_a_kind_that_is_no_text_is_damage_and_named(store: Store) -> None:
+    """Python's own error about it has no code of SQLite's."""
+    epoch = await hold(store)
+    store.raw.execute("INSERT INTO change SELECT 1, CAST(X'ff' AS TEXT), X'00'")
+    with pytest.raises(StorageFailed):
+        await store.backend.changes(Version(0), epoch)
+
+
+async def test_a_closed_backend(store: Store) -> None:
+    backend = store.backend
+    await backend.close()
+    await backend.close()
+    with pytest.raises(StoreClosed):
+        await backend.check(Epoch(1))
+    with pytest.raises(StoreClosed):
+        await backend.commit(Epoch(1), [], NOW, DURATION, alone=False)

@@ -1,0 +1,161 @@
+"""The write-ahead log is moved into the file, and only under the write lock."""
+
+from __future__ import annotations
+
+import resource
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.store.sqlite.backends import DURATION, ME, NOW, A, Store, hold, opened
+from unwedged.protocol.identifiers import Version
+from unwedged.store import checkpoints, database
+from unwedged.store.backend import Committed, Row
+from unwedged.store.errors import StorageFailed
+
+
+class EarlyCheckpoints:
+    """Has each write make a checkpoint, and does something at each statement and each pause of that."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+        self.path = path
+        self.statements: list[str] = []
+        self.pauses: list[float] = []
+        self.at_checkpoint: Callable[[], object] = lambda: None
+        self.at_pause: Callable[[], object] = lambda: None
+        self._rows = database.rows
+        monkeypatch.setattr(checkpoints, "LONGEST_LOG_PAGES", 1)
+        monkeypatch.setattr(database, "rows", self._note)
+        monkeypatch.setattr(time, "sleep", self._pause)
+
+    def _note(
+        self, connection: sqlite3.Connection, statement: str, parameters: database.Parameters
+    ) -> list[sqlite3.Row]:
+        if "checkpoint" in statement:
+            self.statements.append(statement)
+            self.at_checkpoint()
+        return self._rows(connection, statement, parameters)
+
+    def _pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.at_pause()
+
+    def writer(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, isolation_level=None, timeout=0, check_same_thread=False)
+
+
+async def test_a_checkpoint_waits_for_a_writer_and_then_the_log_is_begun_anew(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epoch = await hold(store)
+    for _ in range(5):
+        await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+    checkpointing, transaction = EarlyCheckpoints(monkeypatch, store.path), database.transaction
+    with closing(checkpointing.writer()) as writer:
+
+        def meet(work: Callable[[sqlite3.Connection], object], connection: sqlite3.Connection) -> object:
+            """Another process begins to write as soon as the commit is made."""
+            result = transaction(work, connection)
+            writer.execute("BEGIN IMMEDIATE")
+            writer.execute("UPDATE state SET label = 'another'")
+            return result
+
+        checkpointing.at_pause = lambda: writer.execute("COMMIT")
+        monkeypatch.setattr(database, "transaction", meet)
+        await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+    assert checkpointing.pauses == [database.EAGER_PAUSE_SECONDS]
+    assert checkpointing.statements == ["PRAGMA wal_checkpoint(PASSIVE)"]
+    monkeypatch.undo()
+    await store.backend.release(epoch)
+    assert store.raw.execute("PRAGMA wal_checkpoint").fetchone() == (0, 1, 1), "one page was written since"
+
+
+async def test_the_log_is_moved_only_while_nobody_can_begin_it_anew(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``wal-reset``: SQLite's race needs a commit of another connection in the middle of a checkpoint."""
+    epoch = await hold(store)
+    for connection in (store.backend._loop_connection, store.backend._driver._conn):
+        assert connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
+    checkpointing = EarlyCheckpoints(monkeypatch, store.path)
+    refused: list[str] = []
+
+    def meet() -> None:
+        with closing(checkpointing.writer()) as writer, pytest.raises(sqlite3.OperationalError, match="locked"):
+            writer.execute("BEGIN IMMEDIATE")
+        refused.append("a writer")
+
+    checkpointing.at_checkpoint = meet
+    await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+    await store.backend.renew(epoch, NOW, DURATION)
+    assert refused == ["a writer"] * 2, "after a commit, and where only the lease is written"
+    assert set(checkpointing.statements) == {"PRAGMA wal_checkpoint(PASSIVE)"}
+    with store.locked():
+        pass  # and then it lets go
+
+
+async def test_a_commit_is_made_also_where_no_checkpoint_can_be(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    epoch = await hold(store)
+    checkpointing = EarlyCheckpoints(monkeypatch, store.path)
+    with closing(checkpointing.writer()) as reader:  # whose snapshot is older than the log
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM state").fetchall()
+        done = await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+        assert done == Committed(Version(1), wanted=False, released=False)
+    assert sum(checkpointing.pauses) == pytest.approx(database.EAGER_SECONDS), "then it gives up"
+
+    def fail() -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    checkpointing.at_checkpoint = fail
+    done = await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+    assert done == Committed(Version(2), wanted=False, released=False)
+    with store.locked():
+        pass
+
+
+async def test_a_lease_that_changes_hands_again_and_again_does_not_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nobody ever commits: then the lease's own writes make checkpoints."""
+    monkeypatch.setattr(checkpoints, "LONGEST_LOG_PAGES", 20)
+    async with opened(tmp_path / "store") as backend:
+        for _ in range(100):
+            await backend.release((await backend.acquire(ME, "me", NOW, DURATION)).epoch)
+        assert (tmp_path / "store-wal").stat().st_size < 25 * 4200
+
+
+async def test_large_values_do_not_make_the_log_grow(store: Store) -> None:
+    """Ten of them are longer than the log may be."""
+    epoch = await hold(store)
+    large = [Row(A, bytes(checkpoints.LONGEST_LOG_PAGES * checkpoints.PAGE_BYTES // 10))]
+    for _ in range(50):
+        await store.backend.commit(epoch, large, NOW, DURATION, alone=False)
+    assert store.path.with_name("store-wal").stat().st_size < 15 * len(large[0].value or b"")
+
+
+@contextmanager
+def no_file_longer_than(limit: int) -> Iterator[None]:
+    """Have the operating system refuse to make any file of this process longer."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+async def test_where_the_disk_is_full_of_the_log_it_is_begun_anew(store: Store) -> None:
+    """The commit that finds the disk full fails. What comes next makes room, so that the store is not stuck."""
+    epoch = await hold(store)
+    for number in range(20):
+        await store.backend.commit(epoch, [Row(A, b"%d" % number)], NOW, DURATION, alone=False)
+    with no_file_longer_than(store.path.with_name("store-wal").stat().st_size):
+        with pytest.raises(StorageFailed):
+            await store.backend.commit(epoch, [Row(A, b"new")], NOW, DURATION, alone=False)
+        epoch = (await store.backend.acquire(ME, "me", NOW, DURATION)).epoch
+        assert (await store.backend.commit(epoch, [Row(A, b"new")], NOW, DURATION, alone=False)).version == 21

@@ -1,0 +1,132 @@
+"""Waiting while the database is busy: how long, how eagerly, and what is said in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from tests.store.sqlite.backends import DURATION, ME, NOW, OTHER, A, Stopped, Store, hold, opened
+from unwedged.protocol.identifiers import Version
+from unwedged.store import database
+from unwedged.store.backend import Loaded, Row
+from unwedged.store.errors import StoreBusy
+from unwedged.store.sqlite import SqliteBackend
+
+
+async def test_a_short_statement_waits_while_another_transaction_is_under_way(store: Store) -> None:
+    """Without stopping the loop, which it needs to go on."""
+    waited = asyncio.create_task(hold(store))
+    with store.locked():
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not waited.done()
+    assert await waited == 1
+
+
+async def test_a_read_that_is_kept_out_waits_too(store: Store) -> None:
+    """As while another process recovers the log after a crash."""
+    epoch = await hold(store)
+
+    class KeptOut:
+        def __init__(self, connection: sqlite3.Connection) -> None:
+            self.close = connection.close
+            self.times = 0
+            self._execute = connection.execute
+
+        def execute(self, statement: str, parameters: database.Parameters) -> sqlite3.Cursor:
+            self.times += 1
+            if self.times < 3:
+                error = sqlite3.OperationalError("database is locked")
+                error.sqlite_errorcode = sqlite3.SQLITE_BUSY_RECOVERY
+                raise error
+            return self._execute(statement, parameters)
+
+    kept_out = KeptOut(store.backend._loop_connection)
+    store.backend._loop_connection = kept_out  # type: ignore[assignment]  # all that is used of it
+    assert (await store.backend.check(epoch)).holder == ME
+    assert kept_out.times == 3
+
+
+async def test_two_commits_of_two_processes_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second waits for the first, on its own driver's thread, and is then fenced or not, as the row says."""
+    epoch = await hold(store)
+    async with opened(store.path) as other:
+        stopped = Stopped(monkeypatch)
+        first = asyncio.create_task(store.backend.commit(epoch, [Row(A, b"1")], NOW, DURATION, alone=False))
+        await stopped.reached.wait()
+        second = asyncio.create_task(other.commit(epoch, [Row(A, b"2")], NOW, DURATION, alone=False))
+        await other.look()
+        stopped.go_on()
+        assert [(await first).version, (await second).version] == [1, 2]
+    assert await store.backend.load(epoch, A, Version(2)) == Loaded(Version(2), b"2", changed=False)
+
+
+async def test_a_busy_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    epoch = await hold(store)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_SECONDS", 0.0)
+    async with opened(store.path) as impatient:
+        before = store.dump()
+        writes: list[Callable[[], Awaitable[object]]] = [
+            lambda: impatient.acquire(OTHER, "other", NOW, DURATION),
+            lambda: impatient.renew(epoch, NOW, DURATION),
+            lambda: impatient.release(epoch),
+            lambda: impatient.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False),
+            lambda: impatient.truncate(Version(0)),
+            lambda: impatient.sealing(b"header"),
+        ]
+        with store.locked():
+            for write in writes:
+                with pytest.raises(StoreBusy, match="'me' holds the lease"):
+                    await write()
+            with pytest.raises(StoreBusy, match="this process itself holds the lease"):
+                await impatient.acquire(ME, "me", NOW, DURATION)
+            assert (await impatient.check(epoch)).holder == ME, "reads don't wait"
+        assert store.dump() == before
+        for write in writes[:4]:
+            if write is not writes[2]:
+                await write()
+
+
+async def test_a_new_file_that_another_process_is_opening_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "new.store"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")  # as that process does, to make the tables
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        other.rollback()
+
+    monkeypatch.setattr(time, "sleep", pause)
+    backend = await SqliteBackend.open(path)
+    assert pauses
+    await backend.close()
+    other.close()
+
+
+@pytest.mark.parametrize("commit", [0.0005, 0.005, 0.02, 0.05])
+def test_a_process_gets_the_write_lock_beside_one_that_commits_again_and_again(
+    monkeypatch: pytest.MonkeyPatch, commit: float
+) -> None:
+    """Between two of its commits the lock is free for a fifth of a millisecond; a try takes a twentieth."""
+    randomness, free = random.Random(0), 0.0002
+    period, now = commit + free, 0.0
+    monkeypatch.setattr(database, "monotonic_seconds", lambda: now)
+    monkeypatch.setattr(random, "uniform", randomness.uniform)
+    waits = []
+    for _ in range(101):
+        now = began = randomness.uniform(0, period)
+        for pause in database.pauses_while_busy(0):
+            if now % period < free:
+                break
+            now += pause + 0.00005
+        waits.append(now - began)
+    assert sorted(waits)[50] < 5 * period
