@@ -12,10 +12,10 @@ Release: TypeAlias = tuple[int, ...]
 LEAST: Final = (3, 37, 0)
 """STRICT tables are that old, and RETURNING is older."""
 
-_RACE_CAME: Final = (3, 7, 0)
-_RACE_WENT: Final = (3, 51, 3)
-_MENDED: Final = ((3, 44, 6), (3, 50, 7))
-"""Releases of older lines in which it was mended as well, and all later ones of the same line."""
+_FIRST_WITH_RACE: Final = (3, 7, 0)
+_FIRST_WITHOUT_RACE: Final = (3, 51, 3)
+_ALSO_FIXED_FROM: Final = ((3, 44, 6), (3, 50, 7))
+"""Releases of older lines that fix it as well, as all later ones of the same line do."""
 
 
 def must_be_supported(release: Release = sqlite3.sqlite_version_info) -> None:
@@ -26,8 +26,8 @@ def must_be_supported(release: Release = sqlite3.sqlite_version_info) -> None:
 
 def has_wal_reset_race(release: Release = sqlite3.sqlite_version_info) -> bool:
     """Say whether a checkpoint that does not hold the write lock can damage the file (``wal-reset``)."""
-    mended = any(release[:2] == first[:2] and release >= first for first in _MENDED)
-    return _RACE_CAME <= release < _RACE_WENT and not mended
+    fixed = any(release[:2] == first[:2] and release >= first for first in _ALSO_FIXED_FROM)
+    return _FIRST_WITH_RACE <= release < _FIRST_WITHOUT_RACE and not fixed
 
 
 def description(release: Release = sqlite3.sqlite_version_info) -> str:

@@ -53,7 +53,7 @@ class Files:
         _held[os.getpid(), expected] += 1
         return files
 
-    def let_go(self) -> None:
+    def note_closed(self) -> None:
         """Note that this process has closed the files."""
         _held[os.getpid(), self.identities[0]] -= 1
 
@@ -75,7 +75,7 @@ class Files:
                 "the store's file by itself, and so lost its locks. Open the store again"
             )
 
-    def are_there(self) -> bool:
+    def are_in_place(self) -> bool:
         """Say whether the names still lead to the files that are open here."""
         return _leads_to(self.path, self.identities[0]) and _leads_to(self.log, self.identities[1])
 

@@ -42,13 +42,13 @@ class RowWatch:
     def begin(self) -> None:
         """Begin to wait."""
         self._seen: Epoch | None = None
-        self._stands_back = Milliseconds(0)
+        self._stand_back_ms = Milliseconds(0)
         self._ahead = 0
         self._free = False
-        self._left_free = Milliseconds(0)
+        self._left_free_ms = Milliseconds(0)
         self._looks = 0
-        self._paused = Milliseconds(0)
-        self._paused_before = Milliseconds(0)
+        self._paused_ms = Milliseconds(0)
+        self._paused_before_ms = Milliseconds(0)
 
     def took(self, epoch: Epoch) -> None:
         """Note that this instance has its turn."""
@@ -57,36 +57,36 @@ class RowWatch:
     def stand_back(self, given_up: Epoch) -> None:
         """Ask for nothing until somebody has had the lease that this instance gave up, or until nobody comes for it."""
         self._seen = given_up
-        self._stands_back = self._between(LONGEST_PAUSE_MS, 2 * LONGEST_PAUSE_MS)
+        self._stand_back_ms = self._between(LONGEST_PAUSE_MS, 2 * LONGEST_PAUSE_MS)
 
     def saw(self, lease: Lease, *, free: bool) -> bool:
         """Note what is in the row, and whether the lease can be taken. Say whether to ask for it, if that is of use."""
         self._free = free
         if lease.epoch != self._seen:
             self._changed_hands(lease)
-        if self._paused < self._stands_back:
+        if self._paused_ms < self._stand_back_ms:
             return False
-        return not free or self._left_free >= self._ahead * LEAVE_FREE_MS
+        return not free or self._left_free_ms >= self._ahead * LEAVE_FREE_MS
 
     def pause(self) -> Milliseconds:
         """Return how long to pause before the next look: at first not at all."""
         self._looks += 1
         if self._looks <= EAGER_LOOKS and not self._ahead:
             return Milliseconds(0)
-        if self._free and self._ahead and self._paused >= self._stands_back:
+        if self._free and self._ahead and self._paused_ms >= self._stand_back_ms:
             pause = SHORTEST_PAUSE_MS
-            self._left_free = Milliseconds(self._left_free + pause)
+            self._left_free_ms = Milliseconds(self._left_free_ms + pause)
         else:
-            looks = LOOKS_BEHIND if self._ahead or self._paused < self._stands_back else LOOKS_IN_FRONT
-            bound = min(max(max(self._paused, self._paused_before) // looks, SHORTEST_PAUSE_MS), LONGEST_PAUSE_MS)
+            looks = LOOKS_BEHIND if self._ahead or self._paused_ms < self._stand_back_ms else LOOKS_IN_FRONT
+            bound = min(max(max(self._paused_ms, self._paused_before_ms) // looks, SHORTEST_PAUSE_MS), LONGEST_PAUSE_MS)
             pause = self._between(bound - bound // 2, bound)
-        self._paused = Milliseconds(self._paused + pause)
+        self._paused_ms = Milliseconds(self._paused_ms + pause)
         return pause
 
     def _changed_hands(self, lease: Lease) -> None:
         """Begin with the pauses anew, since the lease may soon change hands again. Count whose turn comes first."""
         if self._seen is not None:
-            self._stands_back = Milliseconds(0)
+            self._stand_back_ms = Milliseconds(0)
         self._seen = lease.epoch
         if lease.holder is not None:
             self._turns[lease.holder] = lease.epoch
@@ -97,11 +97,11 @@ class RowWatch:
         # Short turns begin and end between two looks: any instance may have had one of those that were not seen.
         unseen = lease.epoch - own - sum(turn > own for turn in self._turns.values())
         self._ahead = max(0, sum(turn < own for turn in self._turns.values()) - unseen)
-        self._left_free = Milliseconds(0)
-        self._paused_before = min(self._paused, LONGEST_PAUSE_MS)
-        self._paused = Milliseconds(0)
+        self._left_free_ms = Milliseconds(0)
+        self._paused_before_ms = min(self._paused_ms, LONGEST_PAUSE_MS)
+        self._paused_ms = Milliseconds(0)
         # The next turn may be as short. Else two processes would go on and on: each looks while the other pauses.
-        if self._paused_before <= SHORT_TURN_MS:
+        if self._paused_before_ms <= SHORT_TURN_MS:
             self._looks = 0
 
     def _between(self, low: int, high: int) -> Milliseconds:

@@ -212,14 +212,14 @@ class SqliteBackend:
         that can only read keeps these from being the last, and does not move the log when it is the last itself.
         """
         with contextlib.ExitStack() as last:
-            if not self._files.are_there():
+            if not self._files.are_in_place():
                 with contextlib.suppress(database.Error):
                     reader = database.connect_read_only(Path(self._files.path))
                     last.callback(reader.close)
                     database.rows(reader, CENSUS, {})
             self._loop_connection.close()
             await self._driver.close()
-        self._files.let_go()
+        self._files.note_closed()
 
     async def _run_short_statement(
         self, statement: str, parameters: Parameters, *, writes: bool = False
