@@ -16,7 +16,9 @@ from checking.errors import CheckError
 from checking.models.manifest import Band, Layer, Manifest, Model, find_manifest, read_manifest
 from checking.replay.counterexamples import replay_counterexample
 from checking.replay.faults import FAULTS
+from checking.replay.lock_faults import LOCK_FAULTS
 from checking.replay.model_states import constants_of
+from checking.replay.store_faults import STORE_FAULTS
 from checking.replay.world import World
 from checking.tlc import run as tlc
 from checking.tlc.run import Result
@@ -62,8 +64,10 @@ def slug_and_property(model: Model) -> tuple[str, str]:
 
 
 def test_every_fault_has_a_model_and_an_injection(manifest: Manifest) -> None:
-    models = [model for model in manifest.band(Band.FAULT) if model.layer in (Layer.LOCK, Layer.STORE)]
-    assert {model.slug for model in models} == FAULTS.keys()
+    models = manifest.band(Band.FAULT)
+    assert {model.slug for model in models if model.layer is Layer.LOCK} == LOCK_FAULTS.keys()
+    assert {model.slug for model in models if model.layer is Layer.STORE} == STORE_FAULTS.keys()
+    assert FAULTS == {**LOCK_FAULTS, **STORE_FAULTS}
 
 
 def test_the_reference_broken_alike_violates_the_same_property(model: Model, found: Callable[[Model], Result]) -> None:

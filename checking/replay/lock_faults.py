@@ -1,0 +1,124 @@
+"""The bugs of the lock, injected into the reference: each is a fault of ``tla/LeaseLock.tla``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from checking.replay.substitutions import Fault, Substitution
+from checking.replay.world import World
+from unwedged.protocol.guard import Stage
+from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds
+from unwedged.protocol.lease import Lease
+from unwedged.store import sqlite, statements
+from unwedged.store.backend import Committed, Row
+from unwedged.store.errors import LeaseLost
+from unwedged.store.lock import LeaseLock
+from unwedged.store.sqlite import SqliteBackend
+
+
+def _failed_sync_keeps_lease(_: World) -> Sequence[Substitution]:
+    """After a failed sync the lease is kept."""
+
+    async def keep(self: LeaseLock, epoch: Epoch) -> None:
+        self.lost(epoch)
+
+    return [(LeaseLock, "_let_go", keep)]
+
+
+def _waits_inside(_: World) -> Sequence[Substitution]:
+    """The lease is renewed for as long as an operation runs, whoever waits."""
+    return [(LeaseLock, "stop_renewing_if_overdue", lambda self: None)]
+
+
+def _renew_ignores_loss(_: World) -> Sequence[Substitution]:
+    """A renewal finds the row free, takes it again, and goes on as if nothing had happened."""
+
+    async def renew_now(self: LeaseLock) -> None:
+        if self.guard.stage is Stage.NONE:
+            return
+        try:
+            await self._backend.renew(self.guard.epoch, self._now(), Milliseconds(self.times.duration_ms))
+        except LeaseLost:
+            lease = await self._backend.acquire(
+                self.instance, self.label, self._now(), Milliseconds(self.times.duration_ms)
+            )
+            if lease.holder == self.instance:
+                self.guard = replace(self.guard, epoch=lease.epoch)
+
+    return [(LeaseLock, "renew_now", renew_now)]
+
+
+def _keeps_the_epoch() -> Substitution:
+    acquire = SqliteBackend.acquire
+
+    async def reenter(
+        self: SqliteBackend, instance: InstanceId, label: str, now: Milliseconds, duration: Milliseconds
+    ) -> Lease:
+        row = await self._read(f"SELECT {statements.LEASE} FROM state", {})  # noqa: S608 (a constant)
+        lease = statements.lease_of(row[0])
+        if lease.holder == instance:
+            return lease
+        return await acquire(self, instance, label, now, duration)
+
+    return (SqliteBackend, "acquire", reenter)
+
+
+def _holder_name_reuse(world: World) -> Sequence[Substitution]:
+    """Two live instances present the same name, and the second is granted the first's lease."""
+    return [(world, "same_instance", True), _keeps_the_epoch()]
+
+
+def _reacquire_keeps_epoch(_: World) -> Sequence[Substitution]:
+    """An instance that takes its own lease again gets the epoch it had."""
+    return [_keeps_the_epoch()]
+
+
+def _guard_outlives_release(_: World) -> Sequence[Substitution]:
+    """The row is released, and the guard stays."""
+
+    async def release_now(self: LeaseLock) -> None:
+        await self._backend.release(self.guard.epoch)
+
+    return [(LeaseLock, "release_now", release_now)]
+
+
+def _clock_jump(_: World) -> Sequence[Substitution]:
+    """A lease is believed however long it claims to last."""
+    return [(sqlite, "LONGEST_LEASE_MS", Milliseconds(2**53))]
+
+
+def _renewal_starved(_: World) -> Sequence[Substitution]:
+    """A commit renews the lease as of when it was asked for, not of when it was done."""
+    return [(statements, "lateness", lambda began, duration: Milliseconds(0))]
+
+
+def _waiter_ignored(_: World) -> Sequence[Substitution]:
+    """The holder does not care that somebody waits."""
+    commit = SqliteBackend.commit
+
+    async def keep(
+        self: SqliteBackend,
+        epoch: Epoch,
+        rows: Sequence[Row],
+        now: Milliseconds,
+        duration: Milliseconds,
+        *,
+        alone: bool,
+    ) -> Committed:
+        return await commit(self, epoch, rows, now, duration, alone=False)
+
+    return [(LeaseLock, "note_waiter", lambda self, epoch, wanted: None), (SqliteBackend, "commit", keep)]
+
+
+LOCK_FAULTS: Mapping[str, Fault] = {
+    "failed-sync-keeps-lease": _failed_sync_keeps_lease,
+    "waits-inside": _waits_inside,
+    "renew-ignores-loss": _renew_ignores_loss,
+    "holder-name-reuse": _holder_name_reuse,
+    "guard-outlives-release": _guard_outlives_release,
+    "clock-jump": _clock_jump,
+    "renewal-starved": _renewal_starved,
+    "reacquire-keeps-epoch": _reacquire_keeps_epoch,
+    "waiter-ignored": _waiter_ignored,
+}

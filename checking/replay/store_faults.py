@@ -1,0 +1,352 @@
+"""The bugs of the store, injected into the reference: each is a fault of ``tla/CryptoStoreCache.tla``."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+
+from rpds import HashTrieMap
+
+from checking.replay.counters import COUNTER
+from checking.replay.substitutions import Fault, Substitution
+from checking.replay.world import World
+from unwedged.protocol import cache as cache_rules
+from unwedged.protocol import stream as stream_rules
+from unwedged.protocol.cache import Cache, ChangeLog
+from unwedged.protocol.guard import Guard, Stage
+from unwedged.protocol.identifiers import Epoch, Milliseconds, Version
+from unwedged.protocol.lease import Lease
+from unwedged.store import statements
+from unwedged.store.backend import Committed, Loaded, RowName
+from unwedged.store.crypto_store import CryptoStore
+from unwedged.store.errors import StoreBusy
+from unwedged.store.guarded_cache import GuardedCache, RecordName
+from unwedged.store.lock import LeaseLock
+from unwedged.store.sealed_records import Batch
+from unwedged.store.sqlite import SqliteBackend
+from unwedged.store.transactions import Operation, Updating
+from unwedged.store.turns import Turns
+
+_LAST_VERSION = Version(2**31)
+
+
+def _stale_account_overwrite(_: World) -> Sequence[Substitution]:
+    """An object is kept outside of the cache, where no invalidation finds it."""
+    kept: dict[tuple[int, RecordName], bytes | None] = {}
+    read = Operation._read
+
+    async def remember(self: Operation, name: RecordName) -> bytes | None:
+        place = (id(self._services), name)
+        if place not in kept:
+            kept[place] = await read(self, name)
+        self.snapshot = replace(self.snapshot, records=self.snapshot.records.insert(name, kept[place]))
+        self._guarded.live.pop(name, None)
+        return kept[place]
+
+    return [(Operation, "_read", remember)]
+
+
+def _session_cache_survives(world: World) -> Sequence[Substitution]:
+    """A second cache, of one kind of record, is not told of the invalidation."""
+    sync = cache_rules.sync
+    survivor = RecordName(COUNTER.name, world.records[0].encode())
+
+    def forget_one(cache: Cache[RecordName, bytes], log: ChangeLog[RecordName]) -> Cache[RecordName, bytes]:
+        synced = sync(cache, log)
+        if survivor not in cache.records:
+            return synced
+        return replace(synced, records=synced.records.insert(survivor, cache.records[survivor]))
+
+    return [(cache_rules, "sync", forget_one)]
+
+
+def _generation_in_machine(_: World) -> Sequence[Substitution]:
+    """The version is thrown away with what was invalidated, so that each sync finds everything changed."""
+
+    def start_over(cache: Cache[RecordName, bytes], log: ChangeLog[RecordName]) -> Cache[RecordName, bytes]:
+        return cache_rules.empty(log.version)
+
+    return [(cache_rules, "sync", start_over)]
+
+
+def _two_live_copies(_: World) -> Sequence[Substitution]:
+    """Two transactions of one guard know nothing of each other."""
+    return [
+        (LeaseLock, "begin_transaction", LeaseLock.begin_view),
+        (LeaseLock, "end_transaction", LeaseLock.end_view),
+        (Turns, "begin_commit", lambda turns: None),
+    ]
+
+
+def _first_acquire_is_clean(world: World) -> Sequence[Substitution]:
+    """Caches are filled before the lock is first taken, and its first acquisition calls them clean."""
+    sync = cache_rules.sync
+
+    def loaded_early(opened: World) -> None:
+        records = {RecordName(COUNTER.name, record.encode()): None for record in opened.records}
+        for process in opened.processes.values():
+            process.store.lock.guarded.cache = Cache(Version(0), HashTrieMap(records))
+
+    def trust(cache: Cache[RecordName, bytes], log: ChangeLog[RecordName]) -> Cache[RecordName, bytes]:
+        return replace(cache, version=log.version) if cache.version == 0 else sync(cache, log)
+
+    return [(world, "on_reset", loaded_early), (cache_rules, "sync", trust)]
+
+
+def _usable_before_the_reload(note: Callable[[Cache[RecordName, bytes]], Cache[RecordName, bytes]]) -> Substitution:
+    async def sync_cache(self: LeaseLock, epoch: Epoch) -> None:
+        before = self.guarded
+        self.guarded = GuardedCache(epoch, note(before.cache), before.live)
+        self._become(Guard(Stage.HELD, epoch))
+        log = await self._read_log(before.cache.version, epoch)
+        self.guarded.cache = cache_rules.sync(before.cache, log)
+
+    return (LeaseLock, "sync_cache", sync_cache)
+
+
+def _dirty_hidden_from_reentrant(_: World) -> Sequence[Substitution]:
+    """While one task reloads, the next is told that all is well."""
+    return [_usable_before_the_reload(lambda cache: cache)]
+
+
+def _reload_race(world: World) -> Sequence[Substitution]:
+    """The new version is noted before the reload, and the next task compares equal."""
+    return [_usable_before_the_reload(lambda cache: replace(cache, version=Version(world.database.state().version)))]
+
+
+def _reload_failure_swallowed(world: World) -> Sequence[Substitution]:
+    """The new version is noted, and then the reload fails."""
+    sync_cache = LeaseLock.sync_cache
+
+    async def note_first(self: LeaseLock, epoch: Epoch) -> None:
+        try:
+            await sync_cache(self, epoch)
+        except StoreBusy:
+            self.guarded.cache = replace(self.guarded.cache, version=Version(world.database.state().version))
+            raise
+
+    return [(LeaseLock, "sync_cache", note_first)]
+
+
+def _unfenced(world: World, method: str) -> Substitution:
+    """Let one method of the backend not ask who holds the lease."""
+    # Its parameters are those of any fenced method, of which the epoch is the first.
+    fenced: Callable[..., Awaitable[object]] = getattr(SqliteBackend, method)  # type: ignore[explicit-any]
+
+    async def unfenced(self: SqliteBackend, epoch: Epoch, *arguments: object, **keywords: object) -> object:
+        with world.database.as_holder(epoch):
+            return await fenced(self, epoch, *arguments, **keywords)
+
+    return (SqliteBackend, method, unfenced)
+
+
+def _lease_lapses_unfenced(world: World) -> Sequence[Substitution]:
+    """A commit does not ask whether the lease is still held."""
+    return [_unfenced(world, "commit")]
+
+
+def _save_without_lock(world: World) -> Sequence[Substitution]:
+    """A code path reads and writes without the lock."""
+
+    async def begin(self: LeaseLock) -> GuardedCache:
+        return (
+            self.guarded
+            if self.guard.stage is not Stage.NONE
+            else GuardedCache(Epoch(0), cache_rules.empty(_LAST_VERSION), {})
+        )
+
+    def end(self: LeaseLock, guarded: GuardedCache) -> None:
+        """Nobody counted it in."""
+
+    return [
+        (LeaseLock, "begin_transaction", begin),
+        (LeaseLock, "end_transaction", end),
+        _unfenced(world, "load"),
+        _unfenced(world, "commit"),
+    ]
+
+
+def _late_version(world: World) -> Sequence[Substitution]:
+    """After a commit the version is read from the database, where another process may have been."""
+
+    def install(
+        self: GuardedCache,
+        _: Version,
+        writes: Mapping[RecordName, bytes | None],
+        live: Mapping[RecordName, object],
+        made: None,
+    ) -> None:
+        records = self.cache.records
+        for name, value in writes.items():
+            records = records.insert(name, value)
+        self.cache = Cache(Version(world.database.state().version), records)
+
+    return [(GuardedCache, "install", install)]
+
+
+def _unfenced_load(world: World) -> Sequence[Substitution]:
+    """A cache miss is filled from whatever the database has by now."""
+    owner, name, unfenced = _unfenced(world, "load")
+
+    async def load(self: SqliteBackend, epoch: Epoch, row: RowName, since: Version) -> Loaded:
+        assert callable(unfenced)
+        loaded: Loaded = await unfenced(self, epoch, row, since)
+        return replace(loaded, changed=False)
+
+    return [(owner, name, load)]
+
+
+def _cache_before_commit(_: World) -> Sequence[Substitution]:
+    """The cache has the new values before the commit, and keeps them when there is none."""
+    end = Updating.end
+
+    def keep(self: Updating) -> None:
+        end(self)
+        if self.committed is None:
+            for name, write in self._writes.items():
+                value = None if write is None else write.encode()
+                self._guarded.cache = replace(
+                    self._guarded.cache, records=self._guarded.cache.records.insert(name, value)
+                )
+
+    return [(Updating, "end", keep)]
+
+
+def _partial_list(_: World) -> Sequence[Substitution]:
+    """What is added to a list that was never loaded becomes all that the cache has of it."""
+    install = GuardedCache.install
+
+    def only_the_new(
+        self: GuardedCache,
+        version: Version,
+        writes: Mapping[RecordName, bytes | None],
+        live: Mapping[RecordName, object],
+        made: None,
+    ) -> None:
+        seen = {name: value if name in self.cache.records else b"1" for name, value in writes.items()}
+        install(self, version, seen, {name: thing for name, thing in live.items() if name in self.cache.records})
+        self.live.clear()
+
+    return [(GuardedCache, "fill", lambda self, version, name, value: None), (GuardedCache, "install", only_the_new)]
+
+
+def _live_reference_survives(_: World) -> Sequence[Substitution]:
+    """An object that outlived an invalidation is saved under whatever guard there is now."""
+    persist = Updating._persist
+
+    async def under_the_present_guard(self: Updating, batch: Batch) -> Committed:
+        self.epoch = self._services.lock.guard.epoch
+        return await persist(self, batch)
+
+    return [(Updating, "_persist", under_the_present_guard)]
+
+
+def _cancelled_commit(_: World) -> Sequence[Substitution]:
+    """A cancelled caller tears its commit down, which lands all the same."""
+
+    async def commit(self: Updating) -> None:
+        self.ended = True
+        await self._commit(await self._batch())
+
+    async def persist(self: Updating, batch: Batch) -> Committed:
+        services, alone = self._services, self._services.lock.may_give_up(self._guarded)
+        now, duration = Milliseconds(services.clock.now()), Milliseconds(services.lock.times.duration_ms)
+        return await services.records.commit(self.epoch, batch, now, duration, alone=alone)
+
+    return [(Updating, "finish", commit), (Updating, "_persist", persist)]
+
+
+def _streams_lost(world: World) -> Sequence[Substitution]:
+    """Subscribers hang on what an invalidation throws away."""
+    successor = GuardedCache.successor
+
+    def cut_off(
+        self: GuardedCache, epoch: Epoch, log: ChangeLog[RecordName], cache: Cache[RecordName, bytes]
+    ) -> GuardedCache:
+        after = successor(self, epoch, log, cache)
+        if len(after.cache.records) < len(self.cache.records):
+            for process in world.processes.values():
+                if process.store.lock.guarded is self and process.subscriber is not None:
+                    process.store.streams.remove(process.subscriber)
+        return after
+
+    return [(GuardedCache, "successor", cut_off)]
+
+
+def _foreign_writes_unseen(_: World) -> Sequence[Substitution]:
+    """Nobody tells a process's subscribers what other processes wrote."""
+    sync_cache = LeaseLock.sync_cache
+
+    async def unpublished(self: LeaseLock, epoch: Epoch) -> None:
+        self._on_synced = lambda log: None
+        await sync_cache(self, epoch)
+
+    async def ignore(self: CryptoStore) -> None:
+        """Do nothing."""
+
+    return [(LeaseLock, "sync_cache", unpublished), (CryptoStore, "_listen_now", ignore)]
+
+
+def _unvalidated_view(world: World) -> Sequence[Substitution]:
+    """A view answers without asking whether its epoch still stands."""
+    return [_unfenced(world, "check")]
+
+
+def _stale_failure_believed(world: World) -> Sequence[Substitution]:
+    """An operation fails, and its caller is told without asking whether its epoch still stands."""
+    confirm, check = Operation.confirm, SqliteBackend.check
+    failed: set[Epoch] = set()
+
+    async def believe(self: Operation, failure: Exception) -> None:
+        failed.add(self.epoch)
+        await confirm(self, failure)
+
+    async def ask(self: SqliteBackend, epoch: Epoch) -> Lease:
+        if epoch not in failed:
+            return await check(self, epoch)
+        with world.database.as_holder(epoch):
+            return await check(self, epoch)
+
+    return [(Operation, "confirm", believe), (SqliteBackend, "check", ask)]
+
+
+def _floor_ignored_at_sync(_: World) -> Sequence[Substitution]:
+    """A cache is synced with what is left of the log, as if nothing had been cut."""
+    return [(cache_rules, "reaches", lambda floor, since: True)]
+
+
+def _floor_ignored_at_load(_: World) -> Sequence[Substitution]:
+    """A record is loaded unless the log says that it changed, as if nothing had been cut."""
+    return [(statements, "LOAD", statements.LOAD.replace("floor > :since OR ", ""))]
+
+
+def _floor_ignored_in_stream(_: World) -> Sequence[Substitution]:
+    """A subscriber is told what is left of the log, as if nothing had been cut."""
+    return [(stream_rules, "reaches", lambda floor, since: True)]
+
+
+STORE_FAULTS: Mapping[str, Fault] = {
+    "stale-account-overwrite": _stale_account_overwrite,
+    "session-cache-survives": _session_cache_survives,
+    "generation-in-machine": _generation_in_machine,
+    "two-live-copies": _two_live_copies,
+    "first-acquire-is-clean": _first_acquire_is_clean,
+    "dirty-hidden-from-reentrant": _dirty_hidden_from_reentrant,
+    "lease-lapses-unfenced": _lease_lapses_unfenced,
+    "save-without-lock": _save_without_lock,
+    "reload-failure-swallowed": _reload_failure_swallowed,
+    "reload-race": _reload_race,
+    "late-version": _late_version,
+    "unfenced-load": _unfenced_load,
+    "cache-before-commit": _cache_before_commit,
+    "partial-list": _partial_list,
+    "live-reference-survives": _live_reference_survives,
+    "cancelled-commit": _cancelled_commit,
+    "streams-lost": _streams_lost,
+    "foreign-writes-unseen": _foreign_writes_unseen,
+    "unvalidated-view": _unvalidated_view,
+    "stale-failure-believed": _stale_failure_believed,
+    "floor-ignored-at-sync": _floor_ignored_at_sync,
+    "floor-ignored-at-load": _floor_ignored_at_load,
+    "floor-ignored-in-stream": _floor_ignored_in_stream,
+}
