@@ -32,7 +32,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 async def test_a_store_is_looked_at_from_outside(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     times = LeaseTimes(idle_after_ms=60_000)
-    async with await CryptoStore.open(path, key=KEY, label="the app", kinds=KINDS, times=times) as store:
+    async with CryptoStore.open(path, key=KEY, label="the app", kinds=KINDS, times=times) as store:
         for count in (1, 2):
             async with store.transaction() as transaction:
                 transaction.put(DEVICE, f"device {count}", b"keys")
@@ -46,7 +46,7 @@ async def test_a_store_is_looked_at_from_outside(tmp_path: Path) -> None:
 
 
 async def test_as_many_lines_of_the_change_log_as_are_asked_for(tmp_path: Path) -> None:
-    async with await CryptoStore.open(tmp_path / "store.db", key=KEY, label="app", kinds=KINDS) as store:
+    async with CryptoStore.open(tmp_path / "store.db", key=KEY, label="app", kinds=KINDS) as store:
         for count in (1, 2, 3):
             async with store.transaction() as transaction:
                 transaction.put(DEVICE, f"device {count}", b"keys")
