@@ -13,6 +13,7 @@ RESOLVE := $(VENV)/lock/bin/python -m uv pip compile --quiet --universal --pytho
 # Node comes from a package for Python, and npm lies beside it.
 NODEJS := $(VENV)/peers/nodejs
 NPM := $(NODEJS)/bin/node $(NODEJS)/lib/node_modules/npm/bin/npm-cli.js
+MAUTRIX_GO := $(VENV)/peers/mautrix-go
 
 .DEFAULT_GOAL := help
 .PHONY: help check check-deep guards prove test peers coverage bench bench-smoke lint lock
@@ -35,7 +36,7 @@ prove: $(READY) ## Prove the protocol for any number of processes and records, a
 test: $(READY) ## Run the tests
 	@$(VENV)/bin/python -m pytest
 
-peers: $(READY) $(PEERS) ## Let other implementations of Matrix's encryption talk to each other, and to this one
+peers: $(READY) $(PEERS) $(MAUTRIX_GO) ## Let other implementations of Matrix's encryption talk to each other; needs Go
 	@$(VENV)/bin/python -m pytest tests/peers
 
 coverage: $(READY) ## Run the tests of the library, and see which of its lines and branches none of them reaches
@@ -91,6 +92,12 @@ $(PEERS): $(NODEJS) requirements/npm/package.json requirements/npm/package-lock.
 	@cp requirements/npm/*.json $(VENV)/peers/npm
 	@$(NPM) ci --prefix $(VENV)/peers/npm --ignore-scripts --silent
 	@touch $@
+
+# The one peer that needs more than Python, and a compiler: the ratchets of all others are the same library's.
+$(MAUTRIX_GO): $(wildcard tests/peers/mautrix_go/*) | $(PEERS)
+	@command -v go >/dev/null || { echo "make peers needs Go 1.26 or later for mautrix-go. On Debian and Ubuntu: apt install golang. All that needs no Go: $(VENV)/bin/python -m pytest tests/peers -k 'not mautrix-go'" >&2; exit 1; }
+	@echo "Building mautrix-go with goolm (once) ..."
+	@cd tests/peers/mautrix_go && CGO_ENABLED=0 go build -buildvcs=false -tags goolm -o $(CURDIR)/$@ .
 
 $(NODEJS): requirements/peers.txt | $(READY)
 	@echo "Adding to $(VENV)/peers the libraries to compare with and to talk to (once; some 320 MB) ..."

@@ -59,16 +59,15 @@ class Library:
 
     name: str
     command: tuple[Path, ...]
-    environment: dict[str, str]
 
 
 MATRIX_SDK_CRYPTO: Final = Library(
     "matrix-sdk-crypto",
     (INSTALLED / "nodejs" / "bin" / "node", DRIVERS / "matrix_sdk_crypto" / "driver.cjs"),
-    {"NODE_PATH": f"{INSTALLED / 'npm' / 'node_modules'}"},
 )
-
-LIBRARIES: Final = (MATRIX_SDK_CRYPTO,)
+MATRIX_NIO: Final = Library("matrix-nio", (INSTALLED / "bin" / "python", DRIVERS / "matrix_nio" / "driver.py"))
+MAUTRIX_GO: Final = Library("mautrix-go", (INSTALLED / "mautrix-go",))
+LIBRARIES: Final = (MATRIX_SDK_CRYPTO, MATRIX_NIO, MAUTRIX_GO)
 
 
 class Request(msgspec.Struct):
@@ -169,8 +168,10 @@ async def peer(library: Library, device: Device, network: Network) -> AsyncItera
     if not library.command[0].exists():
         raise FileNotFoundError(f"{library.name} is not installed: run make peers")
     network.homeserver.sign_in(device)
+    # Where Node looks for packages.
+    environment = os.environ | {"NODE_PATH": f"{INSTALLED / 'npm' / 'node_modules'}"}
     process = await asyncio.create_subprocess_exec(
-        *library.command, *device, stdin=PIPE, stdout=PIPE, env=os.environ | library.environment, limit=2**26
+        *library.command, *device, stdin=PIPE, stdout=PIPE, env=environment, limit=2**26
     )
     assert process.stdin is not None
     try:
