@@ -23,7 +23,7 @@ def _failed_sync_keeps_lease(_: World) -> Sequence[Substitution]:
     async def keep(self: LeaseLock, epoch: Epoch) -> None:
         self.lost(epoch)
 
-    return [(LeaseLock, "_let_go", keep)]
+    return [(LeaseLock, "_abandon_lease", keep)]
 
 
 def _waits_inside(_: World) -> Sequence[Substitution]:

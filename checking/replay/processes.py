@@ -33,7 +33,7 @@ class ExposedStore(CryptoStore):
 
     async def listen_now(self) -> None:
         """Look at the change log, as a task of the store does from time to time."""
-        await self._listen_now()
+        await self._publish_foreign_commits()
 
 
 @dataclass(slots=True, eq=False)

@@ -97,7 +97,7 @@ def _usable_before_the_reload(note: Callable[[Cache[RecordName, bytes]], Cache[R
     async def sync_cache(self: LeaseLock, epoch: Epoch) -> None:
         before = self.guarded
         self.guarded = GuardedCache(epoch, note(before.cache), before.live)
-        self._become(Guard(Stage.HELD, epoch))
+        self._set_guard(Guard(Stage.HELD, epoch))
         log = await self._read_log(before.cache.version, epoch)
         self.guarded.cache = cache_rules.sync(before.cache, log)
 
@@ -284,7 +284,7 @@ def _foreign_writes_unseen(_: World) -> Sequence[Substitution]:
     async def ignore(self: CryptoStore) -> None:
         """Do nothing."""
 
-    return [(LeaseLock, "sync_cache", unpublished), (CryptoStore, "_listen_now", ignore)]
+    return [(LeaseLock, "sync_cache", unpublished), (CryptoStore, "_publish_foreign_commits", ignore)]
 
 
 def _unvalidated_view(world: World) -> Sequence[Substitution]:

@@ -336,7 +336,7 @@ BREAKS: Mapping[str, Break] = {
     "failures-do-not-ask": Break((Operation, "confirm", do_nothing), "ended before it came to the database"),
     "subscribers-hear-no-commits": Break((Streams, "publish", note_nothing), "heard:"),
     "subscribers-hear-another-record": Break((Streams, "publish", publish_another_record), "was told that version"),
-    "subscribers-hear-nothing-foreign": Break((CryptoStore, "_listen_now", do_nothing), "heard:"),
+    "subscribers-hear-nothing-foreign": Break((CryptoStore, "_publish_foreign_commits", do_nothing), "heard:"),
 }
 
 

@@ -94,14 +94,14 @@ MUTANTS: Final = (
     Mutant(
         "a lease is released as idle right after the sync",
         f"{STORE}/lock.py",
-        "        self._become(rules.synced(self.guard, epoch))\n        self._activity += 1",
-        "        self._become(rules.synced(self.guard, epoch))",
+        "        self._set_guard(rules.synced(self.guard, epoch))\n        self._activity += 1",
+        "        self._set_guard(rules.synced(self.guard, epoch))",
         "test_lock.py::TestRenewing::test_a_lease_is_not_idle_right_after_a_sync_that_took_long",
     ),
     Mutant(
         "one task leaks for each commit",
         f"{STORE}/completion.py",
-        "_settling.discard(task)",
+        "_completing.discard(task)",
         "pass",
         "test_completion.py::test_nothing_remembers_work_that_is_over",
     ),

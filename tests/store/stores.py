@@ -205,7 +205,7 @@ class Instance(CryptoStore):
         self._run_tasks()
 
     async def listen_now(self) -> None:
-        await self._listen_now()
+        await self._publish_foreign_commits()
 
 
 class Workbench:

@@ -31,4 +31,4 @@ async def test_nothing_remembers_work_that_is_over() -> None:
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
-    assert not module._settling
+    assert not module._completing

@@ -1060,7 +1060,7 @@ class TestForgottenToClose:
                 await store.close()
             if how == "forgotten":  # as far as a test may: no file stays open
                 await store._end_tasks()
-                await store._lock.let_go()
+                await store._lock.stop()
                 await store._services.backend.close()
 
         def all_of_them() -> None:

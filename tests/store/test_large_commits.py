@@ -168,7 +168,7 @@ class TestTheLoopGoesOn:
     ) -> None:
         async with phone.subscribe(DEVICE, buffered=MANY) as changes:
             await extension.run(put_many)
-            await phone._listen_now()
+            await phone._publish_foreign_commits()
             heard = {(await anext(changes)).version for _ in range(MANY)}
         assert heard == {1}
         assert strain.longest("reveal") == 0

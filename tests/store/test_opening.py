@@ -259,7 +259,7 @@ class TestMarks:
         path = tmp_path / "store"
         async with await opened(path) as one, await opened(path) as other, other.subscribe(COUNTER):
             await one.run(count_up)
-            await other._listen_now()
+            await other._publish_foreign_commits()
             assert other.statistics().version == 0
             assert other.mark().version == 1
         look(path)

@@ -18,7 +18,7 @@
         assert again == visits
 
         async with store.subscribe(COUNTERS) as changes:
-            async for change in changes:  # whoever made them
+            async for change in changes:  # by whichever process
                 ...
 
 ``TEXT``, ``BYTES`` and ``JSON`` are codecs, for keys as well as for values. Every exception that is raised on purpose

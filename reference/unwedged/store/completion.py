@@ -1,6 +1,6 @@
-"""Work that is never left halfway: whoever is cancelled while it runs is told only when its outcome is settled.
+"""Work that is never left halfway: a caller that is cancelled while it runs learns of that only when it has ended.
 
-To be told earlier would mean to be told that nothing happened, when it may yet happen.
+To be cancelled earlier would mean that nothing has happened, when it may yet happen.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
-_settling: set[asyncio.Task[object]] = set()
+_completing: set[asyncio.Task[object]] = set()
 
 
 async def run_to_completion(work: Coroutine[object, object, Result]) -> Result:
@@ -23,11 +23,11 @@ async def run_to_completion(work: Coroutine[object, object, Result]) -> Result:
 
     It runs in a task of its own, which nobody but a loop that ends cancels. Work that is part of such work needs none.
     """
-    if asyncio.current_task() in _settling:
+    if asyncio.current_task() in _completing:
         return await work
     ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(_noting(ended, work))
-    _settling.add(task)
+    task = asyncio.create_task(_run_and_signal(ended, work))
+    _completing.add(task)
     cancelled: asyncio.CancelledError | None = None
     try:
         while not task.done():
@@ -36,9 +36,9 @@ async def run_to_completion(work: Coroutine[object, object, Result]) -> Result:
             except asyncio.CancelledError as error:
                 cancelled = error
                 ended = asyncio.get_running_loop().create_future()
-                task.add_done_callback(partial(_note, ended))
+                task.add_done_callback(partial(_signal, ended))
     finally:
-        _settling.discard(task)
+        _completing.discard(task)
     if cancelled is None:
         return task.result()
     if not task.cancelled() and (failure := task.exception()) is not None:
@@ -46,14 +46,14 @@ async def run_to_completion(work: Coroutine[object, object, Result]) -> Result:
     raise cancelled
 
 
-async def _noting(ended: asyncio.Future[None], work: Coroutine[object, object, Result]) -> Result:
-    """Do ``work``, and note its end a round of the loop earlier than the task itself would."""
+async def _run_and_signal(ended: asyncio.Future[None], work: Coroutine[object, object, Result]) -> Result:
+    """Do ``work``, and signal its end a round of the loop earlier than the task itself would."""
     try:
         return await work
     finally:
-        _note(ended)
+        _signal(ended)
 
 
-def _note(ended: asyncio.Future[None], _: object = None) -> None:
+def _signal(ended: asyncio.Future[None], _: object = None) -> None:
     if not ended.done():
         ended.set_result(None)

@@ -57,26 +57,26 @@ Begun = TypeVar("Begun", Transaction, View)
 Arguments = TypeVarTuple("Arguments")
 
 Kinds: TypeAlias = "Iterable[Kind] | list[object]"
-"""Record kinds. A list of kinds of different types is a ``list[object]`` for mypy, unless it is told otherwise."""
+"""Record kinds. A list of kinds of different types is a ``list[object]`` for mypy, unless it is annotated."""
 
 logger = logging.getLogger(__name__)
 
 MOST_ATTEMPTS = 5
-"""How often ``run`` tries. A process loses the lease only by standing still for longer than it lasts; whoever does that
-five times in a row had better be told."""
+"""How often ``run`` tries. A process loses the lease only by standing still for longer than it lasts. One that does so
+five times in a row should learn of it."""
 
 LISTEN_EVERY_MS = Milliseconds(250)
 """How often a process that does not hold the lease looks for changes that others made, if it has subscribers. A person
 hardly notices so short a delay, and a look is one indexed read."""
 
 KEPT_VERSIONS = 10_000
-"""How many versions the change log reaches back, at least. Who slept through more reloads what it needs."""
+"""How many versions the change log reaches back, at least. A process that slept through more reloads what it needs."""
 
 TRUNCATE_EVERY_VERSIONS = 1_000
-"""The log is truncated by whoever commits a version that is a multiple of this."""
+"""The log is truncated by the process that commits a version that is a multiple of this."""
 
 BUFFERED_CHANGES = 1_000
-"""How many changes wait for a subscriber before it is told that it lagged."""
+"""How many changes wait for a subscriber before it gets ``Lagged`` in their place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class _Inside:
 
 _INSIDE: ContextVar[_Inside | None] = ContextVar("inside", default=None)
 """What the code that runs is inside of. A task inherits this from the code that makes it: if such a task began an
-operation, and were awaited, each would wait for the other; and nobody can tell whether it will be awaited. It may begin
+operation, and were awaited, each would wait for the other; and nobody knows whether it will be awaited. It may begin
 one as soon as the operation that it was made in has ended, since that is noted in the object both share."""
 
 
@@ -386,8 +386,8 @@ class CryptoStore:
         That goes for an exception of the block's own as well: it may come from what is no longer so, and is then the
         cause of the ``LeaseLost``.
 
-        Inside, wait for no person, no network and no other process. Whoever waits for the lease meanwhile gets it after
-        a while (``LeaseTimes.overdue_after_ms``), and then this transaction is lost.
+        Inside, wait for no person, no network and no other process. Another process that waits for the lease gets it
+        after a while (``LeaseTimes.overdue_after_ms``), and then this transaction is lost.
         """
         return _Block(self, Updating, Transaction)
 
@@ -445,7 +445,7 @@ class CryptoStore:
         inbox = Inbox(kind.name, buffered)
         with self._using_the_file():
             if start is None:
-                await self._listen_now()  # so that it is not told what happened while nobody listened
+                await self._publish_foreign_commits()  # so that it does not get what happened while nobody listened
                 self._streams.add(inbox)
             else:
                 await self._streams.add_since(inbox, start, partial(self._services.records.changes, epoch=None))
@@ -457,8 +457,9 @@ class CryptoStore:
     async def change_secret(self, *, passphrase: str | None = None, key: bytes | None = None) -> None:
         """From now on, let the store be opened with this ``passphrase`` or ``key``, and with nothing else.
 
-        Who has the store open, here or elsewhere, goes on undisturbed: the records are sealed as before. So a copy of
-        the file that was made before can still be opened with the old secret, and who once opened it knows what seals.
+        Processes that have the store open, this one included, go on undisturbed: the records are sealed as before. So a
+        copy of the file that was made before can still be opened with the old secret, and a process that once opened
+        the store knows the key that seals.
         Raises ``SecretChanged`` where somebody else has changed the secret since this object was opened.
         """
         secret = secret_of(passphrase, key)
@@ -506,7 +507,7 @@ class CryptoStore:
 
         This object stays as it is, with its cache and its subscriptions. It goes on at ``resume()``, or when an
         operation is called after this has returned. What was called before, and has not begun, waits until then. A
-        subscriber misses nothing: all that others committed meanwhile is told then.
+        subscriber misses nothing: it gets all that others committed meanwhile then.
 
         Operations that have not ended after ``timeout_seconds`` are given up on: the store is paused all the same, and
         ``OperationsAbandoned`` says which they were. ``run`` and ``query`` run them again once the store goes on. A
@@ -520,14 +521,14 @@ class CryptoStore:
             self._must_be_open()
             if self._paused:
                 return
-            self._lock.rest()  # from here on nothing begins
+            self._lock.pause_admitting()  # from here on nothing begins
             try:
                 abandoned = await self._wait_until_idle(timeout_seconds)
             except BaseException:
-                self._lock.go_on()
+                self._lock.resume_admitting()
                 raise
             try:
-                await run_to_completion(self._let_go())
+                await run_to_completion(self._enter_pause())
             finally:
                 self._pauses += 1
         if abandoned:
@@ -573,8 +574,8 @@ class CryptoStore:
         self._lock.start()
         self._start(self._keep_listening())
 
-    async def _listen_now(self) -> None:
-        """Tell subscribers what others committed. Who has synced knows already: nobody else can commit."""
+    async def _publish_foreign_commits(self) -> None:
+        """Publish what others committed. A process that has synced knows it already: nobody else can commit."""
         if not self._lock.stands(self._lock.guard.epoch):
             self._streams.publish(await self._services.records.changes(self._streams.published, None))
 
@@ -668,11 +669,11 @@ class CryptoStore:
         await self._idle.wait()
         return abandoned
 
-    async def _let_go(self) -> None:
+    async def _enter_pause(self) -> None:
         """Give up the lease, end all tasks, and close all files."""
         try:
             await self._end_tasks()
-            await self._lock.let_go()
+            await self._lock.stop()
             await self._services.backend.close()
         finally:
             self._paused = True
@@ -689,15 +690,15 @@ class CryptoStore:
             async with self._changing_state:
                 self._must_be_open()
                 if self._paused and pauses in (None, self._pauses):
-                    await run_to_completion(self._go_on())
+                    await run_to_completion(self._leave_pause())
             await self._not_paused.wait()
 
-    async def _go_on(self) -> None:
+    async def _leave_pause(self) -> None:
         await self._services.backend.reopen(self.mark())
         self._paused = False
         self._not_paused.set()
         logger.info("store goes on label=%s", self._lock.label)
-        self._lock.go_on()
+        self._lock.resume_admitting()
         if self._has_tasks:
             self._run_tasks()
         if self._streams.followed.is_set():
@@ -740,7 +741,7 @@ class CryptoStore:
 
     async def _listen(self) -> None:
         try:
-            await self._listen_now()
+            await self._publish_foreign_commits()
         except (StoreReplaced, UnsupportedSchema) as failure:
             self._streams.close(failure)  # which nothing that others do can mend
         except StoreError as failure:

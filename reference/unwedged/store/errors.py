@@ -71,17 +71,18 @@ class StoreRolledBack(StoreError):
 
 
 class WrongPassphrase(StoreError):
-    """The passphrase does not open the store's key (or that, as it is stored, was damaged: nobody can tell)."""
+    """The passphrase does not open the store's key (or that, as it is stored, was damaged: both look the same)."""
 
 
 class WrongKey(StoreError):
-    """The key does not open the store's own key (or that, as it is stored, was damaged: nobody can tell)."""
+    """The key does not open the store's own key (or that, as it is stored, was damaged: both look the same)."""
 
 
 class SecretChanged(StoreError):
-    """Somebody changed the store's secret after this store object was opened. Who changes it must know the present one.
+    """Somebody changed the store's secret after this store object was opened.
 
-    Everything else goes on: the store's own key is still the same. To change the secret, open the store anew.
+    Everything else goes on: the store's own key is still the same. To change the secret, open the store anew, with the
+    present one.
     """
 
 

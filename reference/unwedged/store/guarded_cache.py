@@ -1,6 +1,6 @@
 """What a guard holds: the cache it may use, the live objects beside it, and what runs under it (rules 3 and 5).
 
-Each guard has a holding of its own, made when its sync is done. Nothing is ever changed in the holding of a dead
+Each guard has a ``GuardedCache`` of its own, made when its sync is done. Nothing is ever changed in that of a dead
 guard, so an operation that still has one in hand can see nothing of the new guard's, and can spoil nothing there.
 """
 
@@ -91,7 +91,7 @@ class GuardedCache:
         self.turns = Turns()
 
     def successor(self, epoch: Epoch, log: ChangeLog[RecordName], cache: Cache[RecordName, bytes]) -> GuardedCache:
-        """Make the next guard's holding out of ``cache``: what this one's still knows for certain (rules 2 and 3).
+        """Make the next guard's out of ``cache``: what this one still knows for certain (rules 2 and 3).
 
         The live objects move along, so that what is taken over costs what changed and not what is cached, and so
         that an operation of the dead guard finds none here any more. So does the ledger.

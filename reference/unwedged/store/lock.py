@@ -1,8 +1,8 @@
 """The lease as one process instance uses it (rules 1, 2, 7 and 8).
 
 What the instance knows is a ``protocol.guard.Guard``, an immutable value. Every change of it is decided by a function
-of ``unwedged.protocol`` and takes place in ``LeaseLock._become``, which never awaits; the database is asked outside of
-it, and its answers count only for the epoch they were asked for. So an answer that comes late can do no harm.
+of ``unwedged.protocol`` and takes place in ``LeaseLock._set_guard``, which never awaits. The database is asked outside
+of it, and its answers count only for the epoch they were asked for. So an answer that comes late can do no harm.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class LeaseTimes:
     one read; so a holder keeps it between the operations of one burst, but not from one burst to the next.
 
     ``overdue_after_ms``: once somebody has waited for so long, a holder whose operations still run renews no more. They
-    may go on until the lease ends. So whoever waits gets it after this time, ``duration_ms`` and two times
+    may go on until the lease ends. So a process that waits gets it after this time, ``duration_ms`` and two times
     ``renew_every_ms`` at most, however long operations run; and a short operation on a busy machine is not cut off.
 
     ``turn_ms``: for so long a holder serves what waits in its own process before it gives way to another. Where nothing
@@ -95,8 +95,8 @@ def times_of(value: object) -> LeaseTimes:
 class LeaseLock:
     """The guard of one process instance, and the only place that decides about it.
 
-    ``read_log`` reads the change log after a version, fenced by an epoch; ``hear`` is told each log that the cache was
-    synced by. ``instance`` must be a number that no other process instance has or had.
+    ``read_log`` reads the change log after a version, fenced by an epoch. ``on_synced`` is called with each log that
+    the cache was synced by. ``instance`` must be a number that no other process instance has or had.
     """
 
     def __init__(
@@ -132,12 +132,12 @@ class LeaseLock:
         self._views: Queue[GuardedCache] = Queue()
         self._held_since = Milliseconds(0)
         self._waiter_seen_under: Epoch | None = None
-        """The epoch under which this instance was told that somebody waits; noted when its turn is over."""
+        """The epoch under which this instance has learnt that somebody waits. It is noted when its turn is over."""
         self._gave_way: Epoch | None = None
         """The epoch that was given up because somebody waited, until this instance wants the lease again."""
         self._watch = RowWatch(instance, randomness)
         self._closed = False
-        self._resting = False
+        self._admitting_paused = False
         self._acquiring = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._row = asyncio.Lock()
@@ -165,16 +165,16 @@ class LeaseLock:
     def end_view(self, guarded: GuardedCache) -> None:
         """Count a view out."""
         guarded.turns.end_view()
-        self._went_on()
+        self._operation_ended()
 
     def end_transaction(self, guarded: GuardedCache) -> None:
         """Count a transaction out, and let the next one have its turn."""
         guarded.turns.end_transaction()
-        self._went_on()
+        self._operation_ended()
 
     def may_give_up(self, guarded: GuardedCache) -> bool:
         """Say whether a commit that begins now may give the lease up if somebody waits: it is the last of its turn."""
-        return guarded.turns.alone and not self._goes_on()
+        return guarded.turns.alone and not self._turn_continues()
 
     async def _begin(self, queue: Queue[GuardedCache], end: Callable[[GuardedCache], None]) -> GuardedCache:
         """Wait until it may begin. Does not switch tasks where it may already."""
@@ -192,16 +192,16 @@ class LeaseLock:
                 self._proceed()  # The turn is over if nothing else waits here.
             raise
 
-    def _went_on(self) -> None:
+    def _operation_ended(self) -> None:
         self._activity += 1
         self._proceed()
 
     def _proceed(self) -> None:
         """Do what has become possible: note that the turn is over, give the lease up, or let operations begin."""
-        if self._waiter_seen_under == self.guard.epoch and not self._goes_on():
+        if self._waiter_seen_under == self.guard.epoch and not self._turn_continues():
             noted = rules.waiter_noted(self.guard, self.guard.epoch, wanted=True)
             if noted != self.guard:
-                self._become(noted)
+                self._set_guard(noted)
                 return
         running = self.guarded.turns.running
         if self.guard.stage in (Stage.CLOSING, Stage.EXPIRING) and rules.releasable(self.guard, running):
@@ -210,7 +210,7 @@ class LeaseLock:
 
     def _let_begin(self) -> None:
         """Let begin whatever may, and where nothing may, ask for the lease."""
-        if self._resting:
+        if self._admitting_paused:
             return
         if rules.admits(self.guard):
             guarded, turns = self.guarded, self.guarded.turns
@@ -224,7 +224,7 @@ class LeaseLock:
             self._acquiring = True
             self._start(self._acquire())
 
-    def _goes_on(self) -> bool:
+    def _turn_continues(self) -> bool:
         """Say whether the turn goes on although somebody waits elsewhere: for a while, if somebody waits here too."""
         return self._waiting > 0 and 0 <= self._now() - self._held_since < self.times.turn_ms
 
@@ -252,14 +252,14 @@ class LeaseLock:
         if self.guard.epoch == epoch and self.guard != NO_GUARD:
             self._gave_way = epoch
             logger.info("lease released label=%s epoch=%d", self.label, epoch)
-        self._become(rules.lost(self.guard, epoch))
+        self._set_guard(rules.lost(self.guard, epoch))
 
     def lost(self, epoch: Epoch) -> None:
         """Note that the guard of ``epoch`` is dead."""
         if self.guard.epoch == epoch and self.guard != NO_GUARD:
             self.lost_leases += 1
             logger.info("lease lost label=%s epoch=%d version=%d", self.label, epoch, self.guarded.cache.version)
-        self._become(rules.lost(self.guard, epoch))
+        self._set_guard(rules.lost(self.guard, epoch))
 
     async def fenced(self, epoch: Epoch, access: Awaitable[Answer]) -> Answer:
         """Await an access to the database made for ``epoch``; where the fence stops it, that guard is dead.
@@ -272,8 +272,8 @@ class LeaseLock:
             self.lost(epoch)
             raise
 
-    def _become(self, guard: Guard) -> None:
-        """Take over what the protocol decided, and tell those who wait for it."""
+    def _set_guard(self, guard: Guard) -> None:
+        """Take over what the protocol decided, and wake what waits for it."""
         if guard == self.guard:
             return
         if guard.stage is Stage.CLOSING:
@@ -303,14 +303,14 @@ class LeaseLock:
             self.acquired += 1
             self._watch.took(lease.epoch)
             logger.info("lease acquired label=%s epoch=%d", self.label, lease.epoch)
-            self._become(rules.taken(lease.epoch))
+            self._set_guard(rules.taken(lease.epoch))
             try:
                 await self.sync_cache(lease.epoch)
             except LeaseLost:
                 self.lost(lease.epoch)
                 raise
             except BaseException:
-                await self._let_go(lease.epoch)
+                await self._abandon_lease(lease.epoch)
                 raise
             return rules.admits(self.guard)
 
@@ -324,7 +324,7 @@ class LeaseLock:
             raise LeaseLost(f"the lease of epoch {epoch} was lost before its sync was done")
         self.guarded = self.guarded.successor(epoch, log, synced)
         self._held_since = self._now()
-        self._become(rules.synced(self.guard, epoch))
+        self._set_guard(rules.synced(self.guard, epoch))
         self._activity += 1
         dropped = len(since.records) - len(self.guarded.cache.records)
         if log.version != since.version:
@@ -336,7 +336,7 @@ class LeaseLock:
         )
         self._on_synced(log)
 
-    async def _let_go(self, epoch: Epoch) -> None:
+    async def _abandon_lease(self, epoch: Epoch) -> None:
         """Give up a lease whose sync failed, or whose operations are not waited for (rules 2 and 8)."""
         self.lost(epoch)
         try:
@@ -364,7 +364,7 @@ class LeaseLock:
                     f"{operation.name} ({now - min(operation.since, self._closing_since)} ms)" for operation in running
                 ),
             )
-            self._become(expiring)
+            self._set_guard(expiring)
 
     async def let_expire(self) -> None:
         """End a guard whose lease is renewed no more, once its time is up: whatever waits here may ask for another."""
@@ -387,7 +387,7 @@ class LeaseLock:
                 epoch, self._backend.renew(epoch, self._now(), Milliseconds(self.times.duration_ms))
             )
         except LeaseLost:
-            return  # said in the log, and known to whoever used the guard
+            return  # It is in the program's log, and whatever used the guard is stopped by the fence.
         self.note_waiter(epoch, lease.wanted)
 
     async def release_now(self) -> None:
@@ -397,7 +397,7 @@ class LeaseLock:
             if not rules.releasable(guard, self.guarded.turns.running):
                 return
             self._gave_way = guard.epoch if guard.stage in (Stage.CLOSING, Stage.EXPIRING) else None
-            self._become(rules.lost(guard, guard.epoch))
+            self._set_guard(rules.lost(guard, guard.epoch))
             await self._backend.release(guard.epoch)
             logger.info("lease released label=%s epoch=%d", self.label, guard.epoch)
 
@@ -413,11 +413,11 @@ class LeaseLock:
         self._start(self._release())
 
     async def close(self) -> None:
-        """Let nothing begin any more, and let go."""
+        """Let nothing begin any more, and stop."""
         self.stop_admitting()
-        await self.let_go()
+        await self.stop()
 
-    async def let_go(self) -> None:
+    async def stop(self) -> None:
         """Give the lease up, and end the tasks. What still runs is stopped by the fence."""
         async with self._row:  # so that no task is cancelled between the row and the guard that it is about
             for task in self._tasks:
@@ -425,19 +425,19 @@ class LeaseLock:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._release()
         if self.guard != NO_GUARD:  # Operations still run, which nobody waits for.
-            await self._let_go(self.guard.epoch)
+            await self._abandon_lease(self.guard.epoch)
 
-    def rest(self) -> None:
-        """Let nothing begin for now; whoever waits goes on waiting."""
-        self._resting = True
+    def pause_admitting(self) -> None:
+        """Let nothing begin for now; what waits goes on waiting."""
+        self._admitting_paused = True
 
-    def go_on(self) -> None:
+    def resume_admitting(self) -> None:
         """Let operations begin again."""
-        self._resting = False
+        self._admitting_paused = False
         self._proceed()
 
     def stop_admitting(self) -> None:
-        """Let nothing begin any more, and tell those who wait."""
+        """Let nothing begin any more, and refuse what waits."""
         self._closed = True
         self._refuse(StoreClosed("the store was closed"))
 
@@ -460,8 +460,8 @@ class LeaseLock:
     async def _acquire(self) -> None:
         """Ask for the lease until it is held or nobody waits for it any more.
 
-        In a task of its own for all who wait: that one of them is cancelled doesn't matter to the others. Where it
-        fails, all of them are told, and none of them waits any more.
+        In a task of its own for all operations that wait: that one of them is cancelled doesn't matter to the others.
+        Where it fails, all of them get the error, and none of them waits any more.
         """
         try:
             await self._ask()
@@ -472,7 +472,7 @@ class LeaseLock:
             self._acquiring = False
 
     async def _ask(self) -> None:
-        """Look at the row until it can be taken, and leave word that somebody waits (rule 8)."""
+        """Look at the row until it can be taken, and set ``wanted`` in it (rule 8)."""
         watch = self._watch
         watch.begin()
         while True:
@@ -484,7 +484,7 @@ class LeaseLock:
                 self._gave_way = None
             lease = await self._backend.look()
             free = takeable(lease, self.instance, self._now())
-            # Asking takes the lease or leaves word. Where word was left already it would write for nothing.
+            # Asking takes the lease or sets ``wanted``. Where that is set already it would write for nothing.
             if watch.saw(lease, free=free) and (free or not lease.wanted):
                 try:
                     if await self.acquire_now():

@@ -20,11 +20,11 @@ SLICE_RECORDS = 5_000
 """So many at a time are dealt with in a thread: a tenth of a second, for which a program that ends waits."""
 
 LARGEST_COMMIT_RECORDS = 200_000
-"""Records, of 100 bytes each, in the largest commit that is meant to work beside others who want the lease.
+"""Records, of 100 bytes each, in the largest commit that is meant to work beside others that want the lease.
 
 It is tested with a lease of the usual duration. The code of the operation itself has to end in time, as any has
 (rule 8): ``put`` for so many takes a processor seven tenths of a second. A larger commit is not refused. But its
-transaction keeps all others from writing, and a process that waits too long for that is told so.
+transaction keeps all others from writing, and a process that waits too long for that gets ``StoreBusy``.
 """
 
 
@@ -33,12 +33,12 @@ async def offload(count: int, work: Callable[[], Result]) -> Result:
     return work() if count <= FEW_RECORDS else await asyncio.to_thread(work)
 
 
-def nothing() -> None:
-    """Stand in the way of nothing."""
+def no_check() -> None:
+    """Let everything go on."""
 
 
 async def offload_each(
-    work: Callable[[Item], Made], items: Sequence[Item], must_go_on: Callable[[], None] = nothing
+    work: Callable[[Item], Made], items: Sequence[Item], must_go_on: Callable[[], None] = no_check
 ) -> list[Made]:
     """Do ``work`` for each item, in order; in a thread where they are many. ``must_go_on`` may raise between slices."""
     if len(items) <= FEW_RECORDS:
@@ -51,7 +51,7 @@ async def offload_each(
 
 
 async def each_yielding(
-    work: Callable[[Item], Made], items: Sequence[Item], must_go_on: Callable[[], None] = nothing
+    work: Callable[[Item], Made], items: Sequence[Item], must_go_on: Callable[[], None] = no_check
 ) -> list[Made]:
     """Do ``work`` for each item on the loop's own thread; where they are many, let others run in between."""
     made = _each(work, items[:FEW_RECORDS])

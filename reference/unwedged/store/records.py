@@ -1,4 +1,4 @@
-"""Record kinds: what a store keeps, declared once by whoever uses it.
+"""Record kinds: what a store keeps, declared once by the program that uses it.
 
 ::
 

@@ -16,7 +16,7 @@ from unwedged.protocol.identifiers import Epoch, Milliseconds, Version
 from unwedged.store.backend import Backend, Committed, Listed, Loaded, Row, RowName
 from unwedged.store.errors import TamperedRecord
 from unwedged.store.guarded_cache import RecordName
-from unwedged.store.offloading import FEW_RECORDS, SLICE_RECORDS, nothing, offload_each
+from unwedged.store.offloading import FEW_RECORDS, SLICE_RECORDS, no_check, offload_each
 from unwedged.store.sealer import Sealer
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class SealedRecords:
             )
         return replace(listed, keys=keys)
 
-    async def seal(self, writes: Mapping[RecordName, bytes | None], must_go_on: Callable[[], None] = nothing) -> Batch:
+    async def seal(self, writes: Mapping[RecordName, bytes | None], must_go_on: Callable[[], None] = no_check) -> Batch:
         """Make ready what is to be written; a record without a value is to be deleted.
 
         The rows are in the order of the database's index: writing many takes half the time then.

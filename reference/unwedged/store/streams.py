@@ -1,4 +1,4 @@
-"""Subscriptions: every committed change is told once, in version order, whichever process made it (rule 9).
+"""Subscriptions: each gets every committed change once, in version order, whichever process made it (rule 9).
 
 They belong to the process and not to the cache, so that no invalidation cuts a subscriber off.
 """
@@ -91,7 +91,7 @@ class Subscription(Generic[Key]):
     """The changes of one kind, to be iterated over; it ends when the store is closed.
 
     Where this process can never again learn what others commit, it ends with that error (``StoreReplaced``,
-    ``UnsupportedSchema``). A subscriber that does not keep up is told ``Lagged`` in place of what did not fit into the
+    ``UnsupportedSchema``). A subscriber that does not keep up gets ``Lagged`` in place of what did not fit into the
     buffer.
     """
 
@@ -127,7 +127,7 @@ class Streams:
         return len(self._subscriptions)
 
     def publish(self, log: ChangeLog[RecordName]) -> None:
-        """Tell every subscriber what ``log`` has that they have not heard yet."""
+        """Deliver to every subscriber what ``log`` has that they have not heard yet."""
         news = rules.news(self.published, log)
         self.published = max(self.published, log.version)
         for subscription in self._subscriptions:
@@ -135,9 +135,9 @@ class Streams:
                 subscription.deliver(item)
 
     async def add_since(self, subscription: Listener, since: Version, read_log: ReadLog) -> None:
-        """Tell ``subscription`` what was committed after ``since``; then add it, in the step in which it has caught up.
+        """Deliver to ``subscription`` what was committed after ``since``; add it in the step in which it has caught up.
 
-        Added before that, it would be told later changes first. What is read beyond ``published`` is told to all.
+        Added before that, it would get later changes first. What is read beyond ``published`` is delivered to all.
         """
         heard = since
         while True:
@@ -156,12 +156,12 @@ class Streams:
                 return
 
     def add(self, subscription: Listener) -> None:
-        """Begin to tell ``subscription``, from what happens next."""
+        """Deliver to ``subscription`` what is published from now on."""
         self._subscriptions.append(subscription)
         self.followed.set()
 
     def remove(self, subscription: Listener) -> None:
-        """Tell ``subscription`` nothing more."""
+        """Deliver nothing more to ``subscription``."""
         self._subscriptions.remove(subscription)
         if not self._subscriptions:
             self.followed.clear()

@@ -87,7 +87,7 @@ class Operation:
         self._guarded = guarded
         guarded.turns.operations.add(self)
         self._doom: StoreError | None = None
-        """Why it can't go on, once it can't: an operation that catches that is told so again, to its end."""
+        """Why it can't go on, once it can't: an operation that catches it gets it again at each access, to its end."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.state}>"
@@ -390,7 +390,7 @@ class Updating(Operation):
     def _finish(
         self, committed: Committed, writes: Mapping[RecordName, bytes | None], expected: _Outcome | None
     ) -> None:
-        """Let the cache take the values at the version of this commit, then tell everybody; all in one step (rule 5).
+        """Let the cache take the values at the version of this commit, then publish it; all in one step (rule 5).
 
         Where the guard died meanwhile the commit counts all the same, but the cache is no longer this operation's.
         """

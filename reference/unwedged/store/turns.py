@@ -119,7 +119,7 @@ class Queue(Generic[Given]):
         return True
 
     def refuse(self, reason: Exception) -> int:
-        """Tell all that they will not begin. Say how many were told."""
+        """Have all of them fail for a ``reason``, and return how many they were."""
         refused = 0
         while (place := self._first()) is not None:
             place.set_exception(reason)
