@@ -199,7 +199,7 @@ Acquire(p) ==
                 THEN [cache EXCEPT ![p].version = Version] ELSE cache
     /\ UNCHANGED <<history, commits, floor, heard, op>>
 
-\* A refused acquisition leaves word (rule 8).
+\* A refused acquisition says in the row that somebody waits (rule 8).
 Want(p) ==
     /\ guard[p].stage = "none"
     /\ ~Takeable(lease, p) /\ ~lease.wanted
@@ -391,7 +391,7 @@ ForgetCommit(o) ==
     /\ op' = [op EXCEPT ![o] = Idle]
     /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
 
-\* A renewal that comes through, and brings word of a waiter.
+\* A renewal that comes through, and learns whether somebody waits.
 Renew(p) ==
     /\ Renewable(guard[p])
     /\ FencePasses(lease, guard[p].epoch)

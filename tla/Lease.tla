@@ -57,7 +57,7 @@ GivesWay(row, alone) == row.wanted /\ alone /\ ~Broken("waiter-ignored")
 
 Committed(row, alone) == IF GivesWay(row, alone) THEN Released(row) ELSE Renewed(row)
 
-\* Rule 8: word of a waiter is heeded at once, or later: a turn lasts as long as it is
+\* Rule 8: that somebody waits is heeded at once, or later: a turn lasts as long as it is
 \* worth something. (So it is whatever a renewal or a commit brings that may be noted,
 \* and a commit that could give the lease up may keep it.)
 Notable(sawWaiter) == {FALSE, sawWaiter}

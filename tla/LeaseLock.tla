@@ -97,7 +97,7 @@ Acquire(p) ==
     /\ \E inTime \in BOOLEAN : prompt' = [prompt EXCEPT ![p] = inTime]
     /\ UNCHANGED <<synced, op, jumps>>
 
-\* A refused acquisition leaves word.
+\* A refused acquisition says in the row that somebody waits.
 Want(p) ==
     /\ op[p] = "waiting" /\ guard[p].stage = "none" /\ DatabaseFree
     /\ ~Takeable(lease, p) /\ ~lease.wanted

@@ -5,7 +5,7 @@ What ``tla/`` says, line for line, and what ``proofs/`` speaks about:
 * ``lease``: the row that processes share, and the fence;
 * ``guard``: what one process knows about its own right to use the store;
 * ``cache``: the partial copy of one snapshot, and how it is brought up to date;
-* ``stream``: what subscribers are told.
+* ``stream``: what is published to subscribers.
 
 Functions state what always holds of them as contracts in the notation of PEP 316: ``pre:`` is what they take for
 granted of their arguments, ``post:`` what holds of the result ``_`` whatever the arguments are, and behind the ``#`` is

@@ -74,7 +74,7 @@ def acquire(lease: Lease, instance: InstanceId, now: Milliseconds, duration: Mil
 
 
 def want(lease: Lease) -> Lease:
-    """Leave word for the holder that somebody waits (rule 8).
+    """Set ``wanted``, from which the holder learns that somebody waits (rule 8).
 
     post: _.wanted  # somebody waits
     post: (_.epoch, _.holder, _.expires) == (lease.epoch, lease.holder, lease.expires)  # all else stays

@@ -1,7 +1,7 @@
-"""What subscribers are told, and up to which version they have been told it (rule 9).
+"""What is published to subscribers, and up to which version they have heard everything (rule 9).
 
 A subscriber gets every committed change once, in version order, whichever process made it. Where the change log no
-longer reaches back to what it has heard, it is told so by ``Lagged`` instead, and goes on from there.
+longer reaches back to what it has heard, it gets ``Lagged`` instead, and goes on from there.
 
 Twins in ``tla/CryptoStoreCache.tla``: ``PublishedUpTo`` and ``PublishedOwn``.
 """

@@ -69,7 +69,7 @@ class Backend(Protocol):
         """The store's own random identity."""
 
     async def acquire(self, instance: InstanceId, label: str, now: Milliseconds, duration: Milliseconds) -> Lease:
-        """Take the lease, or leave word that somebody waits; return the row. Taken: ``holder`` is ``instance``."""
+        """Take the lease, or set ``wanted``; return the row. Taken: ``holder`` is ``instance``."""
 
     async def look(self) -> Lease:
         """Return the lease row. Not fenced: it is for those who wait."""
@@ -99,8 +99,8 @@ class Backend(Protocol):
 
         Where somebody waits, and this operation is ``alone``, the lease is given up instead of renewed (rule 8).
 
-        The transaction is durable when this returns. A caller that is cancelled while it runs is told only after
-        the outcome is settled: the transaction is then either rolled back or committed, never left open.
+        The transaction is durable when this returns. A caller that is cancelled while it runs learns of that
+        only when the transaction was either rolled back or committed; it is never left open.
         """
 
     async def truncate(self, floor: Version) -> None:
