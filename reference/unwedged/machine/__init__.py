@@ -1,1 +1,1 @@
-"""The layer that knows Matrix: what a device needs so that it can read and write encrypted messages."""
+"""One Matrix device that several processes share, without losing a session."""

@@ -64,3 +64,112 @@ class TamperedAttachment(MachineError):
     """An encrypted attachment is not the one that its sender hashed: it was cut, damaged or replaced."""
 
     code = "tampered_attachment"
+
+
+class AnotherDevice(MachineError):
+    """The store belongs to another user or device."""
+
+    code = "another_device"
+
+
+class NotCanonical(MachineError):
+    """A JSON value has no canonical encoding, so that nobody can sign it."""
+
+    code = "not_canonical"
+
+
+class MalformedMessage(MachineError):
+    """A message, a key or an event is not built as the Matrix specification demands."""
+
+    code = "malformed"
+
+
+class MalformedResponse(MachineError):
+    """A homeserver's response is not built as the Matrix specification demands. Nothing of it was used."""
+
+    code = "malformed_response"
+
+
+class RepeatedMessage(MachineError):
+    """An Olm message was decrypted before. Nothing has changed."""
+
+    code = "repeated"
+
+
+class MessageUnreadable(MachineError):
+    """A message does not decrypt."""
+
+    code = "unreadable"
+
+
+class WrongRecipient(MachineError):
+    """A decrypted Olm message is for another user or device, or does not say for whom."""
+
+    code = "wrong_recipient"
+
+
+class WrongSender(MachineError):
+    """A message does not come from where it says, or does not say so."""
+
+    code = "wrong_sender"
+
+
+class UnsupportedAlgorithm(MachineError):
+    """An event or a room is encrypted by an algorithm that the machine does not know."""
+
+    code = "unsupported_algorithm"
+
+
+class MissingRoomKey(MachineError):
+    """The key of a room message has not arrived. A later sync may bring it."""
+
+    code = "missing_room_key"
+
+
+class WithheldRoomKey(MachineError):
+    """The sender of a room message has said that it withholds the key. ``reason_code`` says why (``m.unverified``)."""
+
+    code = "withheld_room_key"
+
+    def __init__(self, message: str, reason_code: str = "") -> None:
+        super().__init__(message)
+        self.reason_code = reason_code
+
+
+class UnknownIndex(MachineError):
+    """A room message was sent before the first one that the key reads."""
+
+    code = "unknown_index"
+
+
+class ReplayedMessage(MachineError):
+    """A room message was read before as another event."""
+
+    code = "replayed"
+
+
+class WrongRoom(MachineError):
+    """A room message was encrypted for another room."""
+
+    code = "wrong_room"
+
+
+class NotEncrypted(MachineError):
+    """The room is not known to be encrypted."""
+
+    code = "not_encrypted"
+
+
+class EncryptionDowngrade(MachineError):
+    """A room that is encrypted would stop being so, or change its algorithm."""
+
+    code = "encryption_downgrade"
+
+
+class RoomKeyNotShared(MachineError):
+    """There is no room key that may be used now: call ``share_room_key`` first.
+
+    A share is good until a device list, the settings, or the age of the key demand another.
+    """
+
+    code = "room_key_not_shared"

@@ -1,0 +1,182 @@
+"""The device's account: made once, its keys signed, offered once each, and kept at the homeserver's count.
+
+An offer is made, signed and noted in one commit, before anything leaves. So each key is handed out to one request
+of one process. What becomes of that request may stay unknown: then the offer is given up after a while, its private
+keys are kept, and other keys are offered.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from unwedged.machine.errors import AnotherDevice, MalformedResponse
+from unwedged.machine.identifiers import Curve25519Key, Device, JsonObject, TransactionId
+from unwedged.machine.ratchets import MOST_ONE_TIME_KEYS, Account
+from unwedged.machine.records import ACCOUNT, OFFER, OWN_DEVICE, Offer, OwnDevice
+from unwedged.machine.requests import KeysUpload
+from unwedged.machine.signing import signable, with_signature
+from unwedged.machine.sync import ONE_TIME_KEY
+from unwedged.store import Transaction
+
+ALGORITHMS: Final = ("m.olm.v1.curve25519-aes-sha2", "m.megolm.v1.aes-sha2")
+REFILL_BELOW: Final = MOST_ONE_TIME_KEYS // 2
+"""With so few keys at the homeserver, more are offered."""
+OFFER_GIVEN_UP_AFTER_MS: Final = 600_000
+"""An offer whose outcome is unknown for so long is given up."""
+FALLBACK_KEPT_MS: Final = 3_600_000
+"""A fallback key is replaced this long after it was made at the soonest. The account keeps two of them: messages that
+were made with the last but one can't be read."""
+
+logger = logging.getLogger(__name__)
+
+
+async def open_account(transaction: Transaction, device: Device) -> OwnDevice:
+    """Return whose store this is; make the account if there is none. Raises ``AnotherDevice``."""
+    own = await transaction.get(OWN_DEVICE, None)
+    if own is None:
+        account = Account()
+        own = OwnDevice(device.user_id, device.device_id, _device_keys(account, device))
+        transaction.put(ACCOUNT, None, account)
+        transaction.put(OWN_DEVICE, None, own)
+    if (own.user_id, own.device_id) != device:
+        raise AnotherDevice("this store belongs to another user or device")
+    return own
+
+
+async def own_device(transaction: Transaction) -> OwnDevice:
+    """Return whose store this is."""
+    own = await transaction.get(OWN_DEVICE, None)
+    assert own is not None  # made when the machine was opened, and never deleted
+    return own
+
+
+async def own_account(transaction: Transaction) -> Account:
+    """Return the account."""
+    account = await transaction.get(ACCOUNT, None)
+    assert account is not None  # as above
+    return account
+
+
+def keys_wanted(own: OwnDevice) -> int:
+    """Say how many one-time keys to offer now."""
+    held = 0 if not own.published else own.count
+    if held is None or held >= REFILL_BELOW:
+        return 0
+    return max(1, (MOST_ONE_TIME_KEYS - held) >> own.given_up)
+
+
+def wants_new_fallback(own: OwnDevice, now_ms: int) -> bool:
+    """Say whether another fallback key is to be made."""
+    if own.fallback is None:
+        return True
+    return own.fallback_confirmed and own.fallback_used and now_ms - own.fallback_made_ms >= FALLBACK_KEPT_MS
+
+
+async def hand_out_offer(transaction: Transaction, now_ms: int) -> KeysUpload | None:
+    """Make an offer of what the homeserver lacks, and note it; ``None`` where nothing is due or one is under way."""
+    own = await own_device(transaction)
+    offer = await transaction.get(OFFER, None)
+    if offer is not None:
+        if now_ms - offer.handed_out_ms < OFFER_GIVEN_UP_AFTER_MS:
+            return None
+        _give_up(transaction, own)
+    count, new_fallback = keys_wanted(own), wants_new_fallback(own, now_ms)
+    with_fallback = new_fallback or not own.fallback_confirmed
+    if own.published and not count and not with_fallback:
+        return None
+    account = await own_account(transaction)
+    device = Device(own.user_id, own.device_id)
+    if new_fallback:
+        own.fallback = _signed_keys(account, device, account.make_fallback_key(), {"fallback": True})
+        own.fallback_made_ms, own.fallback_confirmed, own.fallback_used = now_ms, False, False
+    body: JsonObject = {}
+    if not own.published:
+        body["device_keys"] = own.keys
+    if count:
+        body["one_time_keys"] = _signed_keys(account, device, account.make_one_time_keys(count), {})
+    if with_fallback:
+        body["fallback_keys"] = own.fallback
+    own.serial += 1
+    own.count = None
+    offer_id = TransactionId(f"offer-{own.serial}")
+    transaction.put(ACCOUNT, None, account)
+    transaction.put(OWN_DEVICE, None, own)
+    transaction.put(OFFER, None, Offer(offer_id, now_ms, with_fallback))
+    return KeysUpload(offer_id, body)
+
+
+async def take_upload_answer(transaction: Transaction, request: KeysUpload, response: JsonObject) -> None:
+    """Note that the homeserver has what the offer held. Late and repeated answers change nothing."""
+    counts = response.get("one_time_key_counts")
+    count = counts.get(ONE_TIME_KEY, 0) if isinstance(counts, dict) else None
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise MalformedResponse("the answer to an upload has no counts of one-time keys")
+    offer = await transaction.get(OFFER, None)
+    if offer is None or offer.offer_id != request.offer_id:
+        return
+    own = await own_device(transaction)
+    own.published = True
+    own.fallback_confirmed = own.fallback_confirmed or offer.fallback
+    own.count = count
+    own.given_up = 0
+    own.serial += 1
+    transaction.put(OWN_DEVICE, None, own)
+    transaction.delete(OFFER, None)
+
+
+async def take_upload_refusal(transaction: Transaction, request: KeysUpload) -> None:
+    """Give an offer up that the homeserver has refused: its keys are never offered again."""
+    offer = await transaction.get(OFFER, None)
+    if offer is not None and offer.offer_id == request.offer_id:
+        _give_up(transaction, await own_device(transaction))
+
+
+async def note_counts(
+    transaction: Transaction, serial: int, count: int | None, unused_fallback_types: list[str] | None
+) -> None:
+    """Take what a sync says of the homeserver's keys, unless an offer was under way or made since it was asked for.
+
+    ``None`` means that the sync said nothing.
+    """
+    own = await own_device(transaction)
+    if serial != own.serial or await transaction.get(OFFER, None) is not None:
+        return
+    used = own.fallback_used if unused_fallback_types is None else ONE_TIME_KEY not in unused_fallback_types
+    if own.fallback_used == used and count in (None, own.count):
+        return
+    own.fallback_used = used
+    own.count = own.count if count is None else count
+    transaction.put(OWN_DEVICE, None, own)
+
+
+def _give_up(transaction: Transaction, own: OwnDevice) -> None:
+    logger.warning("an upload of keys was given up given_up=%d", own.given_up + 1)
+    own.given_up += 1
+    own.serial += 1
+    own.count = None
+    transaction.put(OWN_DEVICE, None, own)
+    transaction.delete(OFFER, None)
+
+
+def _device_keys(account: Account, device: Device) -> JsonObject:
+    unsigned: JsonObject = {
+        "user_id": device.user_id,
+        "device_id": device.device_id,
+        "algorithms": list(ALGORITHMS),
+        "keys": {
+            f"curve25519:{device.device_id}": account.curve25519,
+            f"ed25519:{device.device_id}": account.ed25519,
+        },
+    }
+    return _signed(account, device, unsigned)
+
+
+def _signed(account: Account, device: Device, value: JsonObject) -> JsonObject:
+    return with_signature(value, device.user_id, f"ed25519:{device.device_id}", account.sign(signable(value)))
+
+
+def _signed_keys(account: Account, device: Device, keys: dict[str, Curve25519Key], more: JsonObject) -> JsonObject:
+    return {
+        f"{ONE_TIME_KEY}:{name}": _signed(account, device, {"key": key, **more}) for name, key in sorted(keys.items())
+    }

@@ -1,0 +1,125 @@
+"""Whose devices are of interest, what is known of them, and when that is out of date.
+
+A mark says that a user's device list changed. It bears a number, the question for the list carries the number, and
+the answer counts only while the mark has it. So an old or late answer never settles a newer mark.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Final
+
+from unwedged.machine.account import own_device
+from unwedged.machine.errors import InvalidArgument
+from unwedged.machine.identifiers import DeviceId, JsonObject, UserId
+from unwedged.machine.olm import device_of, note_new_recipients
+from unwedged.machine.records import DEVICES, OUTDATED, TRACKED, KnownDevice, LocalTrust, Tracked
+from unwedged.machine.requests import KeysQuery, objects
+from unwedged.store import Transaction, View
+
+USERS_IN_A_QUERY: Final = 250
+
+logger = logging.getLogger(__name__)
+
+
+async def track(transaction: Transaction, user_ids: Iterable[UserId]) -> None:
+    """Follow the device lists of users, from now on."""
+    for user_id in user_ids:
+        tracked = await transaction.get(TRACKED, user_id)
+        if tracked is None or not tracked.followed:
+            _mark(transaction, user_id, tracked)
+
+
+async def note_changed(transaction: Transaction, user_ids: Iterable[UserId]) -> None:
+    """Mark the users among ``user_ids`` that are followed: their device lists changed."""
+    for user_id in user_ids:
+        tracked = await transaction.get(TRACKED, user_id)
+        if tracked is not None and tracked.followed:
+            _mark(transaction, user_id, tracked)
+
+
+async def note_all_changed(transaction: Transaction) -> None:
+    """Mark all users that are followed: changes of their device lists may have been missed."""
+    await note_changed(transaction, await transaction.keys(TRACKED))
+
+
+async def note_left(transaction: Transaction, user_ids: Iterable[UserId]) -> None:
+    """Follow users no more, with whom no room is shared."""
+    for user_id in user_ids:
+        tracked = await transaction.get(TRACKED, user_id)
+        if tracked is not None and tracked.followed:
+            transaction.put(TRACKED, user_id, Tracked(tracked.number, followed=False))
+            transaction.delete(OUTDATED, user_id)
+
+
+async def queries(reading: Transaction | View) -> list[KeysQuery]:
+    """Return the questions for all device lists that are out of date. They may be asked any number of times."""
+    numbers = {}
+    for user_id in await reading.keys(OUTDATED):
+        number = await reading.get(OUTDATED, user_id)
+        assert number is not None  # listed above
+        numbers[user_id] = number
+    users = list(numbers)
+    return [
+        KeysQuery({user_id: numbers[user_id] for user_id in users[start : start + USERS_IN_A_QUERY]})
+        for start in range(0, len(users), USERS_IN_A_QUERY)
+    ]
+
+
+async def take_query_answer(transaction: Transaction, request: KeysQuery, response: JsonObject) -> None:
+    """Take the device lists of those users whose mark still has the number that the question was asked under.
+
+    A user whom the answer leaves out, because the user's own server did not answer, stays marked.
+    """
+    of_users = objects(response, "device_keys")
+    own = await own_device(transaction)
+    for user_id, number in request.users.items():
+        if user_id not in of_users or await transaction.get(OUTDATED, user_id) != number:
+            continue
+        before = await transaction.get(DEVICES, user_id) or {}
+        after = device_list(user_id, before, of_users[user_id])
+        if user_id == own.user_id:
+            after.pop(own.device_id, None)
+        if after != before:
+            transaction.put(DEVICES, user_id, after)
+            await note_new_recipients(transaction)
+        transaction.delete(OUTDATED, user_id)
+
+
+def device_list(
+    user_id: UserId, before: dict[DeviceId, KnownDevice], answer: dict[str, object]
+) -> dict[DeviceId, KnownDevice]:
+    """Return a user's devices by an answer: those that are signed as they must be, and that kept their keys.
+
+    A device is not removed because an answer spoils its keys: then it stays as it was.
+    """
+    after: dict[DeviceId, KnownDevice] = {}
+    for name, keys in answer.items():
+        device_id = DeviceId(name)
+        known = before.get(device_id)
+        device = device_of(user_id, keys) if isinstance(keys, dict) else None
+        changed = known and device and (known.ed25519, known.curve25519) != (device.ed25519, device.curve25519)
+        if device is None or device.device_id != device_id or changed:
+            logger.warning("the keys of a device were refused known=%s", known is not None)
+            if known is not None:
+                after[device_id] = known
+            continue
+        after[device_id] = KnownDevice(device.keys, LocalTrust.UNSET if known is None else known.trust)
+    return after
+
+
+async def set_trust(transaction: Transaction, user_id: UserId, device_id: DeviceId, trust: LocalTrust) -> None:
+    """Note what this device's owner thinks of a device. Raises ``InvalidArgument`` for one that is not known."""
+    devices = await transaction.get(DEVICES, user_id) or {}
+    if device_id not in devices:
+        raise InvalidArgument("this user has no such device, as far as is known")
+    if devices[device_id].trust != trust:
+        transaction.put(DEVICES, user_id, {**devices, device_id: KnownDevice(devices[device_id].keys, trust)})
+        await note_new_recipients(transaction)
+
+
+def _mark(transaction: Transaction, user_id: UserId, tracked: Tracked | None) -> None:
+    number = 1 if tracked is None else tracked.number + 1
+    transaction.put(TRACKED, user_id, Tracked(number))
+    transaction.put(OUTDATED, user_id, number)

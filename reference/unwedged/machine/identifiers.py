@@ -1,0 +1,31 @@
+"""The names of things in Matrix. At run time each is a plain ``str``; the types keep them apart."""
+
+from typing import NamedTuple, NewType, TypeAlias
+
+UserId = NewType("UserId", str)
+DeviceId = NewType("DeviceId", str)
+RoomId = NewType("RoomId", str)
+EventId = NewType("EventId", str)
+GroupSessionId = NewType("GroupSessionId", str)
+TransactionId = NewType("TransactionId", str)
+Curve25519Key = NewType("Curve25519Key", str)
+"""Unpadded base64 of the public key, which names an Olm account."""
+Ed25519Key = NewType("Ed25519Key", str)
+"""Unpadded base64 of the public key, which signs for a device or a user."""
+
+JsonObject: TypeAlias = dict[str, object]
+"""A JSON object as it was received, unknown fields included. Its values are looked at where they are used."""
+
+
+class Device(NamedTuple):
+    """A device, by the user that it belongs to."""
+
+    user_id: UserId
+    device_id: DeviceId
+
+
+class GroupSessionName(NamedTuple):
+    """A Megolm session: its id means something only in its room."""
+
+    room_id: RoomId
+    session_id: GroupSessionId

@@ -1,0 +1,219 @@
+"""One sync response, one commit: its token and all that it changes. What is stale or repeated changes nothing.
+
+A large batch is kept as records in the commit of its token, and worked off in commits of bounded length by whichever
+process is awake. Events are processed in the order of their arrival.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from unwedged.machine import account, devices, olm, rooms
+from unwedged.machine.errors import MachineError, MalformedMessage, MessageUnreadable, UnsupportedAlgorithm
+from unwedged.machine.identifiers import Curve25519Key, JsonObject, TransactionId, UserId
+from unwedged.machine.ratchets import OlmMessage
+from unwedged.machine.records import ACCOUNT, BACKLOG, PEER, PUT_ASIDE, SYNC, UNPROCESSED, Backlog, Peer, PutAside
+from unwedged.machine.sync import TO_DEVICE, SyncChanges, SyncPosition
+from unwedged.store import StoreError, Transaction, View
+
+EVENTS_IN_A_COMMIT: Final = 250
+"""More to-device events than this are not processed in the commit of their token."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A to-device event that could not be used. It harmed nothing else."""
+
+    sender: str | None
+    event_type: str | None
+    code: str
+    """That of the ``MachineError``; ``put_aside`` where this program failed, and the event was kept."""
+
+
+@dataclass(frozen=True)
+class ToDeviceEvent:
+    """An event that is not the machine's own, for the application. It is not kept: it is handed out once at most."""
+
+    type: str
+    sender: UserId
+    content: JsonObject
+    encrypted: bool
+
+
+@dataclass
+class SyncOutcome:
+    """What became of a response."""
+
+    applied: bool = False
+    """Whether it was the next one. If not, it changed nothing: ask again with a new ``sync_position``."""
+    events: list[ToDeviceEvent] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+class _Event(msgspec.Struct):
+    type: str
+    sender: UserId
+    content: JsonObject
+
+
+class _OlmCiphertext(msgspec.Struct):
+    type: int
+    body: str
+
+
+class _Encrypted(msgspec.Struct):
+    algorithm: str
+    sender_key: Curve25519Key
+    ciphertext: dict[Curve25519Key, _OlmCiphertext]
+
+
+async def position(view: View, connection: str, serial: int, *, sliding: bool) -> SyncPosition:
+    """Return what to ask the next sync of a connection with."""
+    token = await view.get(SYNC, _position_name(connection, sliding=sliding))
+    to_device_token = await view.get(SYNC, TO_DEVICE) if sliding else token
+    return SyncPosition(connection, token, to_device_token, sliding, serial)
+
+
+async def forget_position(transaction: Transaction, connection: str) -> None:
+    """Begin a sliding connection anew, whose ``pos`` the homeserver has forgotten (``M_UNKNOWN_POS``)."""
+    transaction.delete(SYNC, _position_name(connection, sliding=True))
+
+
+async def receive(transaction: Transaction, changes: SyncChanges, asked_with: SyncPosition, now_ms: int) -> SyncOutcome:
+    """Apply a response to what it was asked with; each of its two tokens is judged for itself."""
+    outcome = SyncOutcome()
+    name = _position_name(asked_with.connection, sliding=asked_with.sliding)
+    if await transaction.get(SYNC, name) == asked_with.token:
+        outcome.applied = True
+        transaction.put(SYNC, name, changes.next_token)
+        if asked_with.sliding and asked_with.token is None:
+            # A connection that begins is told of no device lists, whatever changed before.
+            await devices.note_all_changed(transaction)
+        await devices.note_changed(transaction, changes.changed)
+        await devices.note_left(transaction, changes.left)
+        await account.note_counts(transaction, asked_with.serial, changes.one_time_keys, changes.unused_fallback_types)
+    if await _takes_to_device(transaction, changes, asked_with, outcome):
+        await _take_events(transaction, changes.to_device, outcome, now_ms)
+    return outcome
+
+
+async def work_off(transaction: Transaction, now_ms: int) -> SyncOutcome | None:
+    """Process the oldest part of what large batches have left, or return ``None`` where nothing is left."""
+    backlog = await transaction.get(BACKLOG, None)
+    if backlog is None:
+        return None
+    events = await transaction.get(UNPROCESSED, backlog.first)
+    assert events is not None  # written with the backlog
+    outcome = SyncOutcome(applied=True)
+    for event in events:
+        await _process(transaction, event, outcome, now_ms)
+    transaction.delete(UNPROCESSED, backlog.first)
+    if backlog.first + 1 == backlog.next:
+        transaction.delete(BACKLOG, None)
+    else:
+        transaction.put(BACKLOG, None, Backlog(backlog.first + 1, backlog.next))
+    return outcome
+
+
+def _position_name(connection: str, *, sliding: bool) -> str:
+    return f"{'sliding' if sliding else 'classic'}:{connection}"
+
+
+async def _takes_to_device(
+    transaction: Transaction, changes: SyncChanges, asked_with: SyncPosition, outcome: SyncOutcome
+) -> bool:
+    """Say whether the to-device events of a response are the next ones, and move their token if so."""
+    if not asked_with.sliding:
+        return outcome.applied
+    if changes.next_to_device_token is None or await transaction.get(SYNC, TO_DEVICE) != asked_with.to_device_token:
+        return False
+    transaction.put(SYNC, TO_DEVICE, changes.next_to_device_token)
+    outcome.applied = True
+    return True
+
+
+async def _take_events(transaction: Transaction, events: list[object], outcome: SyncOutcome, now_ms: int) -> None:
+    backlog = await transaction.get(BACKLOG, None)
+    if backlog is None and len(events) <= EVENTS_IN_A_COMMIT:
+        for event in events:
+            await _process(transaction, event, outcome, now_ms)
+        return
+    well_formed = [event for event in events if isinstance(event, dict)]
+    outcome.problems += [Problem(None, None, MalformedMessage.code)] * (len(events) - len(well_formed))
+    if not well_formed:
+        return
+    first = after = 0
+    if backlog is not None:
+        first, after = backlog.first, backlog.next
+    for start in range(0, len(well_formed), EVENTS_IN_A_COMMIT):
+        transaction.put(UNPROCESSED, after, well_formed[start : start + EVENTS_IN_A_COMMIT])
+        after += 1
+    transaction.put(BACKLOG, None, Backlog(first, after))
+
+
+async def _process(transaction: Transaction, raw: object, outcome: SyncOutcome, now_ms: int) -> None:
+    """Process one event. Only what the store raises gets out."""
+    try:
+        event = msgspec.convert(raw, _Event)
+    except msgspec.ValidationError:
+        outcome.problems.append(Problem(None, None, MalformedMessage.code))
+        return
+    payload: olm.OlmEvent | None = None
+    try:
+        if event.type == "m.room.encrypted":
+            payload = await _decrypt(transaction, event)
+            await _use(transaction, payload, outcome)
+        elif event.type == "m.room_key.withheld":
+            await rooms.note_withheld(transaction, event.sender, event.content)
+        else:
+            outcome.events.append(ToDeviceEvent(event.type, event.sender, event.content, encrypted=False))
+    except MachineError as error:
+        outcome.problems.append(Problem(event.sender, event.type, error.code))
+    except StoreError:
+        raise
+    except Exception as error:  # noqa: BLE001 (a fault of this program must neither lose the event nor stop the others)
+        logger.error("a to-device event was put aside because of a %s", type(error).__name__)
+        outcome.problems.append(Problem(event.sender, event.type, "put_aside"))
+        decrypted: JsonObject | None = None if payload is None else {"type": payload.type, "content": payload.content}
+        aside = TransactionId(f"{now_ms:015d}-{secrets.token_hex(8)}")
+        transaction.put(PUT_ASIDE, aside, PutAside(msgspec.to_builtins(event), decrypted))
+
+
+async def _decrypt(transaction: Transaction, event: _Event) -> olm.OlmEvent:
+    try:
+        content = msgspec.convert(event.content, _Encrypted)
+    except msgspec.ValidationError:
+        raise MalformedMessage("an encrypted to-device event is not built as the specification demands") from None
+    if content.algorithm != olm.OLM:
+        raise UnsupportedAlgorithm("a to-device event is not encrypted by Olm")
+    own, own_account = await account.own_device(transaction), await account.own_account(transaction)
+    ciphertext = content.ciphertext.get(Curve25519Key(olm.own_key(own, "curve25519")))
+    if ciphertext is None:
+        raise MalformedMessage("an encrypted to-device event has nothing for this device")
+    sender_key = content.sender_key
+    peer = await transaction.get(PEER, sender_key) or Peer()
+    message = OlmMessage(ciphertext.type, ciphertext.body)
+    sessions_before = {session.session_id for session in peer.sessions}
+    try:
+        plaintext = olm.decrypt(own_account, peer, sender_key, message)
+    except MessageUnreadable:
+        await olm.note_wedged(transaction, event.sender, sender_key)
+        raise
+    if peer.sessions[0].session_id not in sessions_before:
+        transaction.put(ACCOUNT, None, own_account)
+    transaction.put(PEER, sender_key, peer)
+    return olm.checked(plaintext, event.sender, sender_key, own)
+
+
+async def _use(transaction: Transaction, event: olm.OlmEvent, outcome: SyncOutcome) -> None:
+    if event.type == "m.room_key":
+        await rooms.receive_room_key(transaction, event)
+    elif event.type != "m.dummy":
+        outcome.events.append(ToDeviceEvent(event.type, event.sender, event.content, encrypted=True))

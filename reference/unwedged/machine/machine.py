@@ -1,0 +1,264 @@
+"""One Matrix device that any number of processes share.
+
+Each call is one operation on the store, or a few in a row: the lock is inside. The machine itself keeps nothing that
+another process could change, so it is never out of date and never thrown away. It talks to no network: it gives
+requests, and takes responses, in the JSON of the client-server API.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from types import TracebackType
+
+from unwedged.machine import account, devices, inbox, olm, outbox, rooms, sharing
+from unwedged.machine.errors import MachineError
+from unwedged.machine.identifiers import (
+    Curve25519Key,
+    Device,
+    DeviceId,
+    Ed25519Key,
+    GroupSessionName,
+    JsonObject,
+    RoomId,
+    UserId,
+)
+from unwedged.machine.inbox import SyncOutcome
+from unwedged.machine.records import DEVICES, INBOUND, KINDS, OWN_DEVICE, KnownDevice, LocalTrust
+from unwedged.machine.requests import KeysClaim, KeysQuery, KeysUpload, Request, ToDevice
+from unwedged.machine.rooms import DecryptedEvent
+from unwedged.machine.sharing import Sharing
+from unwedged.machine.sync import SyncPosition, changes_of
+from unwedged.store import Clock, CryptoStore, LeaseTimes, Subscription, Transaction, View
+from unwedged.store.clock import SystemClock
+
+
+class OlmMachine:
+    """A device, opened by one process. Made by ``open``."""
+
+    def __init__(self, store: CryptoStore, device: Device, keys: JsonObject, clock: Clock) -> None:
+        """Callers use ``open``."""
+        self._store = store
+        self._clock = clock
+        self.device = device
+        own = KnownDevice(keys)
+        self.curve25519: Curve25519Key = own.curve25519
+        """The key that names this device in Olm."""
+        self.ed25519: Ed25519Key = own.ed25519
+        """The key that signs for this device."""
+
+    @classmethod
+    async def open(
+        cls,
+        path: str | Path,
+        *,
+        user_id: str,
+        device_id: str,
+        label: str,
+        passphrase: str | None = None,
+        key: bytes | None = None,
+        times: LeaseTimes | None = None,
+        clock: Clock | None = None,
+    ) -> OlmMachine:
+        """Open the device's store, or make it with a new account. The other arguments are ``CryptoStore.open``'s.
+
+        Raises ``AnotherDevice`` where the store belongs to another user or device.
+        """
+        clock = SystemClock() if clock is None else clock
+        store = await CryptoStore.open(
+            path, passphrase=passphrase, key=key, label=label, kinds=KINDS, times=times, clock=clock
+        )
+        try:
+            device = Device(UserId(user_id), DeviceId(device_id))
+            own = await store.run(account.open_account, device)
+            return cls(store, device, own.keys, clock)
+        except BaseException:
+            await store.close()
+            raise
+
+    async def __aenter__(self) -> OlmMachine:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Wait for what is under way, give the lease up and close the store."""
+        await self._store.close()
+
+    async def pause(self) -> None:
+        """Let go of every file and lock, before the system suspends this process. Any later call goes on."""
+        await self._store.pause()
+
+    def __repr__(self) -> str:
+        return f"<OlmMachine {self.device.device_id!r} {self._store!r}>"
+
+    # Sync
+
+    async def sync_position(self, connection: str = "main", *, sliding: bool = False) -> SyncPosition:
+        """Return what to ask the next sync of a connection with. A device may have several connections."""
+
+        async def read(view: View) -> SyncPosition:
+            own = await view.get(OWN_DEVICE, None)
+            assert own is not None  # made when the machine was opened
+            return await inbox.position(view, connection, own.serial, sliding=sliding)
+
+        return await self._store.query(read)
+
+    async def receive_sync_changes(self, response: JsonObject, asked_with: SyncPosition) -> SyncOutcome:
+        """Take the response of a sync. A response that is stale or comes again changes nothing.
+
+        Its tokens and all that it changes are one commit. To-device events beyond
+        ``inbox.EVENTS_IN_A_COMMIT`` are kept in that commit, and processed after it in several.
+        Raises ``MalformedResponse``, and then nothing has changed.
+        """
+        changes = changes_of(response, asked_with)
+        outcome = await self._store.run(inbox.receive, changes, asked_with, self._clock.now())
+        rest = await self.work_off_backlog()
+        outcome.events += rest.events
+        outcome.problems += rest.problems
+        return outcome
+
+    async def work_off_backlog(self) -> SyncOutcome:
+        """Process what large batches have left, in order; maybe what another process had begun."""
+        total = SyncOutcome()
+        while (outcome := await self._store.run(inbox.work_off, self._clock.now())) is not None:
+            total.applied = True
+            total.events += outcome.events
+            total.problems += outcome.problems
+        return total
+
+    async def forget_sync_position(self, connection: str = "main") -> None:
+        """Begin a sliding connection anew, after the homeserver has answered ``M_UNKNOWN_POS``."""
+        await self._store.run(inbox.forget_position, connection)
+
+    # Requests
+
+    async def outgoing_requests(self) -> list[Request]:
+        """Return what is to be sent. Give each request back with its response (``mark_sent``, ``mark_failed``).
+
+        Messages to devices and queries are listed, in every process, until they are answered. An upload of keys and a
+        claim are handed out once.
+        """
+
+        async def collect(transaction: Transaction) -> list[Request]:
+            now_ms = self._clock.now()
+            requests: list[Request] = []
+            upload = await account.hand_out_offer(transaction, now_ms)
+            claim = await olm.hand_out_claim(transaction, now_ms)
+            if upload is not None:
+                requests.append(upload)
+            if claim is not None:
+                requests.append(claim)
+            return [*requests, *await devices.queries(transaction), *await outbox.waiting(transaction)]
+
+        return await self._store.run(collect)
+
+    async def mark_sent(self, request: Request, response: JsonObject) -> None:
+        """Take the response to a request, in whichever process it arrived. Late and repeated ones change nothing.
+
+        Raises ``MalformedResponse``, and then nothing has changed.
+        """
+
+        async def take(transaction: Transaction) -> None:
+            match request:
+                case KeysUpload():
+                    await account.take_upload_answer(transaction, request, response)
+                case KeysQuery():
+                    await devices.take_query_answer(transaction, request, response)
+                case KeysClaim():
+                    await olm.take_claim_answer(transaction, request, response, self._clock.now())
+                case ToDevice():
+                    outbox.sent(transaction, request)
+
+        await self._store.run(take)
+
+    async def mark_refused(self, request: Request) -> None:
+        """Note that the homeserver has refused a request for good (a status of 400): it is not to be sent again.
+
+        Of a request whose outcome is unknown, say nothing: whatever may be sent twice is listed again, and the rest
+        is given up after a while.
+        """
+        if isinstance(request, KeysUpload):
+            await self._store.run(account.take_upload_refusal, request)
+        elif isinstance(request, ToDevice):
+            await self.mark_sent(request, {})
+
+    # Users and devices
+
+    async def track_users(self, user_ids: Iterable[str]) -> None:
+        """Follow the device lists of users."""
+        await self._store.run(devices.track, [UserId(user_id) for user_id in user_ids])
+
+    async def devices_of(self, user_id: str) -> dict[DeviceId, KnownDevice]:
+        """Return the devices of a user that are known."""
+
+        async def read(view: View) -> dict[DeviceId, KnownDevice]:
+            return await view.get(DEVICES, UserId(user_id)) or {}
+
+        return await self._store.query(read)
+
+    async def set_trust(self, user_id: str, device_id: str, trust: LocalTrust) -> None:
+        """Note what the owner of this device thinks of another. Raises ``InvalidArgument`` for one that is not known."""
+        await self._store.run(devices.set_trust, UserId(user_id), DeviceId(device_id), trust)
+
+    # Rooms
+
+    async def set_room_encryption(self, room_id: str, content: JsonObject) -> None:
+        """Note how a room is encrypted, from the content of its ``m.room.encryption`` event.
+
+        Raises ``MalformedMessage``, and ``EncryptionDowngrade`` where the room would be encrypted by less than before.
+        """
+        await self._store.run(sharing.set_encryption, RoomId(room_id), content)
+
+    async def share_room_key(self, room_id: str, user_ids: Iterable[str]) -> Sharing:
+        """Make sure that the devices of ``user_ids``, all members of the room, have the key of what is sent next.
+
+        Those that left, and devices that were removed or blocked, can't read what is sent from here on. Raises
+        ``NotEncrypted``.
+        """
+        members = frozenset(UserId(user_id) for user_id in user_ids)
+        while True:
+            sharing_now = await self._store.run(sharing.share, RoomId(room_id), members, self._clock.now())
+            if sharing_now.complete:
+                return sharing_now
+
+    async def encrypt_room_event(self, room_id: str, event_type: str, content: JsonObject) -> JsonObject:
+        """Return the content of an ``m.room.encrypted`` event. Its place in the session is used up from here on.
+
+        Raises ``NotEncrypted``, and ``RoomKeyNotShared`` where ``share_room_key`` has to come first.
+        """
+        return await self._store.run(sharing.encrypt, RoomId(room_id), event_type, content, self._clock.now())
+
+    async def discard_room_key(self, room_id: str) -> None:
+        """Let the next message of a room be encrypted with another key."""
+        await self._store.run(sharing.discard, RoomId(room_id))
+
+    async def decrypt_room_events(
+        self, room_id: str, events: Iterable[JsonObject]
+    ) -> list[DecryptedEvent | MachineError]:
+        """Decrypt events of one room, each to what it says or to the reason why it can't be read.
+
+        The first reading of an event is a commit. So read many at once.
+        """
+        return await self._store.run(rooms.decrypt, RoomId(room_id), list(events))
+
+    async def decrypt_room_event(self, room_id: str, event: JsonObject) -> DecryptedEvent:
+        """Decrypt one event, or raise why it can't be read."""
+        (result,) = await self.decrypt_room_events(room_id, [event])
+        if isinstance(result, MachineError):
+            raise result
+        return result
+
+    # Streams
+
+    def room_keys_received_stream(self) -> AbstractAsyncContextManager[Subscription[GroupSessionName]]:
+        """Iterate over the room keys that arrive or get better, whichever process receives them."""
+        return self._store.subscribe(INBOUND)
+
+    def devices_stream(self) -> AbstractAsyncContextManager[Subscription[UserId]]:
+        """Iterate over the users whose devices change, whichever process hears of it."""
+        return self._store.subscribe(DEVICES)

@@ -1,0 +1,35 @@
+"""What is to be sent to devices: a record for each request, from the commit that made it until its answer."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+
+from unwedged.machine.identifiers import Device, DeviceId, JsonObject, TransactionId, UserId
+from unwedged.machine.records import OUTBOX, OutgoingToDevice
+from unwedged.machine.requests import ToDevice
+from unwedged.store import Transaction, View
+
+
+def send(transaction: Transaction, now_ms: int, event_type: str, contents: Mapping[Device, JsonObject]) -> None:
+    """Have one request sent. Requests are listed in the order of their making."""
+    messages: dict[UserId, dict[DeviceId, JsonObject]] = {}
+    for device, content in contents.items():
+        messages.setdefault(device.user_id, {})[device.device_id] = content
+    transaction_id = TransactionId(f"{now_ms:015d}-{secrets.token_hex(8)}")
+    transaction.put(OUTBOX, transaction_id, OutgoingToDevice(event_type, messages))
+
+
+async def waiting(reading: Transaction | View) -> list[ToDevice]:
+    """List the requests that were not answered yet."""
+    requests = []
+    for transaction_id in await reading.keys(OUTBOX):
+        outgoing = await reading.get(OUTBOX, transaction_id)
+        assert outgoing is not None  # listed above
+        requests.append(ToDevice(transaction_id, outgoing.event_type, outgoing.messages))
+    return requests
+
+
+def sent(transaction: Transaction, request: ToDevice) -> None:
+    """Note that the homeserver has taken a request."""
+    transaction.delete(OUTBOX, request.transaction_id)

@@ -1,0 +1,287 @@
+"""Olm and Megolm by vodozemac, and nothing else that imports it.
+
+What this module adds: types, errors of its own without any part of a message in them, and that a failed decryption
+changes nothing. vodozemac's own sessions may change when a decryption fails, so each one is tried on a copy.
+
+Pickles are not encrypted here: the store seals every record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+import vodozemac
+
+from unwedged.machine.errors import MalformedMessage, MessageUnreadable, UnknownIndex
+from unwedged.machine.identifiers import Curve25519Key, Ed25519Key, GroupSessionId
+from unwedged.machine.unpadded_base64 import to_unpadded, unpadded
+
+_PICKLE_KEY: Final = bytes(32)
+
+PRE_KEY: Final = 0
+"""The type of an Olm message that says how to make the session."""
+
+MOST_ONE_TIME_KEYS: Final = 50
+"""How many one-time keys an account keeps at the server: half of what the library can hold unpublished."""
+
+
+@dataclass(frozen=True)
+class OlmMessage:
+    """A message as it travels: its type and its body in base64."""
+
+    type: int
+    body: str
+
+    def digest(self) -> bytes:
+        """Return what the message is recognised by when it comes again."""
+        return hashlib.sha256(f"{self.type}|{self.body}".encode()).digest()[:16]
+
+    def session_id(self) -> str | None:
+        """Return the id of the session that a pre-key message is for. Raises ``MalformedMessage``."""
+        return self._pre_key().session_id() if self.type == PRE_KEY else None
+
+    def _pre_key(self) -> vodozemac.PreKeyMessage:
+        try:
+            message: vodozemac.PreKeyMessage = vodozemac.PreKeyMessage.from_base64(self.body)
+        except ValueError:
+            raise MalformedMessage("this is no Olm pre-key message") from None
+        return message
+
+    def _any(self) -> vodozemac.AnyOlmMessage:
+        if self.type == PRE_KEY:
+            return self._pre_key().to_any()
+        try:
+            return vodozemac.AnyOlmMessage.from_parts(self.type, unpadded(self.body))
+        except ValueError:
+            raise MalformedMessage("this is no Olm message") from None
+
+
+class OlmSession:
+    """One Olm session. Unpickled only when it is used."""
+
+    __slots__ = ("_pickle", "_session")
+
+    def __init__(self, session: vodozemac.Session | None, pickle: str | None = None) -> None:
+        self._session = session
+        self._pickle = pickle
+
+    @classmethod
+    def from_pickle(cls, pickle: str) -> OlmSession:
+        """Return a session that was pickled."""
+        return cls(None, pickle)
+
+    def pickle(self) -> str:
+        """Return all there is to the session."""
+        if self._pickle is None:
+            assert self._session is not None
+            self._pickle = self._session.pickle(_PICKLE_KEY)
+        return self._pickle
+
+    @property
+    def session_id(self) -> str:
+        """The id that both ends know it by."""
+        return self._unpickled().session_id
+
+    def encrypt(self, plaintext: bytes) -> OlmMessage:
+        """Encrypt, and move on by one step."""
+        session = self._unpickled()
+        self._pickle = None
+        kind, body = session.encrypt(plaintext).to_parts()
+        return OlmMessage(kind, to_unpadded(body))
+
+    def decrypt(self, message: OlmMessage) -> tuple[OlmSession, bytes]:
+        """Return the session as it is after ``message``, and the plaintext. This session does not change.
+
+        Raises ``MalformedMessage`` and ``MessageUnreadable``.
+        """
+        copy = vodozemac.Session.from_pickle(self.pickle(), _PICKLE_KEY)
+        try:
+            plaintext = copy.decrypt(message._any())  # noqa: SLF001 (a part of this module)
+        except vodozemac.OlmDecryptionException:
+            raise MessageUnreadable("the Olm session does not decrypt this message") from None
+        return OlmSession(copy), plaintext
+
+    def _unpickled(self) -> vodozemac.Session:
+        if self._session is None:
+            assert self._pickle is not None
+            self._session = vodozemac.Session.from_pickle(self._pickle, _PICKLE_KEY)
+        return self._session
+
+
+class Account:
+    """The Olm account of a device: its identity keys, and the private halves of the keys that it offers."""
+
+    __slots__ = ("_account",)
+
+    def __init__(self, account: vodozemac.Account | None = None) -> None:
+        self._account = vodozemac.Account() if account is None else account
+
+    @classmethod
+    def from_pickle(cls, pickle: str) -> Account:
+        """Return an account that was pickled."""
+        return cls(vodozemac.Account.from_pickle(pickle, _PICKLE_KEY))
+
+    def pickle(self) -> str:
+        """Return all there is to the account."""
+        return self._account.pickle(_PICKLE_KEY)
+
+    @property
+    def ed25519(self) -> Ed25519Key:
+        """The key that signs for the device."""
+        return Ed25519Key(self._account.ed25519_key.to_base64())
+
+    @property
+    def curve25519(self) -> Curve25519Key:
+        """The key that names the device in Olm."""
+        return Curve25519Key(self._account.curve25519_key.to_base64())
+
+    def sign(self, message: bytes) -> str:
+        """Return a signature of the device, in base64."""
+        return self._account.sign(message).to_base64()
+
+    def make_one_time_keys(self, count: int) -> dict[str, Curve25519Key]:
+        """Make keys, by id, and count them as published: nothing hands them out again."""
+        self._account.generate_one_time_keys(count)
+        made = {name: Curve25519Key(key.to_base64()) for name, key in self._account.one_time_keys.items()}
+        self._account.mark_keys_as_published()
+        return made
+
+    def make_fallback_key(self) -> dict[str, Curve25519Key]:
+        """Make a fallback key, by id. The one before stays usable, the one before that does not."""
+        # The library's stubs lack both.
+        self._account.generate_fallback_key()  # type: ignore[attr-defined]
+        made: dict[str, vodozemac.Curve25519PublicKey] = self._account.fallback_key  # type: ignore[attr-defined]
+        self._account.mark_keys_as_published()
+        return {name: Curve25519Key(key.to_base64()) for name, key in made.items()}
+
+    def outbound_session(self, identity_key: Curve25519Key, one_time_key: str) -> OlmSession:
+        """Begin a session with a device by one of its keys. Raises ``MalformedMessage`` for what is no key."""
+        try:
+            identity = vodozemac.Curve25519PublicKey.from_base64(identity_key)
+            one_time = vodozemac.Curve25519PublicKey.from_base64(one_time_key)
+        except ValueError:
+            raise MalformedMessage("this is no Curve25519 key") from None
+        return OlmSession(self._account.create_outbound_session(identity, one_time))
+
+    def inbound_session(self, sender_key: Curve25519Key, message: OlmMessage) -> tuple[OlmSession, bytes]:
+        """Make the session of a pre-key message; the one-time key that it names is spent. Return also the plaintext.
+
+        Raises ``MalformedMessage`` and ``MessageUnreadable``, and then nothing has changed.
+        """
+        try:
+            sender = vodozemac.Curve25519PublicKey.from_base64(sender_key)
+        except ValueError:
+            raise MalformedMessage("this is no Curve25519 key") from None
+        pre_key = message._pre_key()  # noqa: SLF001 (a part of this module)
+        try:
+            session, plaintext = self._account.create_inbound_session(sender, pre_key)
+        except vodozemac.SessionCreationException:
+            raise MessageUnreadable("no session can be made of this pre-key message") from None
+        return OlmSession(session), plaintext
+
+
+class OutboundGroup:
+    """A Megolm session that this device encrypts with."""
+
+    __slots__ = ("_session",)
+
+    def __init__(self, session: vodozemac.GroupSession | None = None) -> None:
+        self._session = vodozemac.GroupSession() if session is None else session
+
+    @classmethod
+    def from_pickle(cls, pickle: str) -> OutboundGroup:
+        """Return a session that was pickled."""
+        return cls(vodozemac.GroupSession.from_pickle(pickle, _PICKLE_KEY))
+
+    def pickle(self) -> str:
+        """Return all there is to the session."""
+        return self._session.pickle(_PICKLE_KEY)
+
+    @property
+    def session_id(self) -> GroupSessionId:
+        """The id that everybody knows it by."""
+        return GroupSessionId(self._session.session_id)
+
+    @property
+    def index(self) -> int:
+        """The place of the next message."""
+        return self._session.message_index
+
+    @property
+    def session_key(self) -> str:
+        """The secret that lets others read from ``index`` on."""
+        return self._session.session_key.to_base64()
+
+    def encrypt(self, plaintext: bytes) -> str:
+        """Encrypt in base64, and move on by one place."""
+        return self._session.encrypt(plaintext).to_base64()
+
+
+class InboundGroup:
+    """A Megolm session that this device can read, from some index on. Reading does not change it."""
+
+    __slots__ = ("_session",)
+
+    def __init__(self, session: vodozemac.InboundGroupSession) -> None:
+        self._session = session
+
+    @classmethod
+    def from_session_key(cls, session_key: str) -> InboundGroup:
+        """Return the session of a key as it is shared, which its maker has signed. Raises ``MalformedMessage``."""
+        try:
+            return cls(vodozemac.InboundGroupSession(vodozemac.SessionKey(session_key)))
+        except ValueError:
+            raise MalformedMessage("this is no Megolm session key") from None
+
+    @classmethod
+    def from_exported(cls, exported_key: str) -> InboundGroup:
+        """Return the session of an exported key, which nobody has signed. Raises ``MalformedMessage``."""
+        try:
+            return cls(vodozemac.InboundGroupSession.import_session(vodozemac.ExportedSessionKey(exported_key)))
+        except ValueError:
+            raise MalformedMessage("this is no exported Megolm session key") from None
+
+    @classmethod
+    def from_pickle(cls, pickle: str) -> InboundGroup:
+        """Return a session that was pickled."""
+        return cls(vodozemac.InboundGroupSession.from_pickle(pickle, _PICKLE_KEY))
+
+    def pickle(self) -> str:
+        """Return all there is to the session."""
+        return self._session.pickle(_PICKLE_KEY)
+
+    @property
+    def session_id(self) -> GroupSessionId:
+        """The id that everybody knows it by."""
+        return GroupSessionId(self._session.session_id)
+
+    @property
+    def first_index(self) -> int:
+        """The first message that it reads."""
+        return self._session.first_known_index
+
+    def exported_at(self, index: int) -> str | None:
+        """Return the key that reads from ``index`` on, or ``None`` where that is before its beginning."""
+        exported = self._session.export_at(index)
+        return None if exported is None else exported.to_base64()
+
+    def is_same_from(self, other: InboundGroup) -> bool:
+        """Say whether the two are one session, from the later of their beginnings on."""
+        index = max(self.first_index, other.first_index)
+        return self.session_id == other.session_id and self.exported_at(index) == other.exported_at(index)
+
+    def decrypt(self, ciphertext: str) -> tuple[bytes, int]:
+        """Return the plaintext and its index. Raises ``MalformedMessage``, ``UnknownIndex``, ``MessageUnreadable``."""
+        try:
+            message = vodozemac.MegolmMessage.from_base64(ciphertext)
+        except ValueError:
+            raise MalformedMessage("this is no Megolm message") from None
+        if message.message_index() < self.first_index:
+            raise UnknownIndex(f"message {message.message_index()} comes before {self.first_index}, the first known")
+        try:
+            decrypted = self._session.decrypt(message)
+        except vodozemac.MegolmDecryptionException:
+            raise MessageUnreadable("the Megolm session does not decrypt this message") from None
+        return decrypted.plaintext, decrypted.message_index

@@ -1,0 +1,316 @@
+"""All kinds of records that the machine keeps (spec/state.md).
+
+A kind has one reason to change, so that a stream of the machine is exactly the subscription to a kind. A *mark* is a
+record that exists for as long as something is to be done: it is written in the commit of what caused it, and deleted
+in the commit of what settled it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Final, Protocol, TypeVar
+
+import msgspec
+
+from unwedged.machine.identifiers import (
+    Curve25519Key,
+    DeviceId,
+    Ed25519Key,
+    EventId,
+    GroupSessionId,
+    GroupSessionName,
+    JsonObject,
+    RoomId,
+    TransactionId,
+    UserId,
+)
+from unwedged.machine.ratchets import Account, InboundGroup, OlmSession, OutboundGroup
+from unwedged.store import TEXT, Codec, Kind, RecordKind
+
+Value = TypeVar("Value")
+Name = TypeVar("Name")
+
+
+class OwnDevice(msgspec.Struct):
+    """Whose device this is, and what the homeserver has of its keys."""
+
+    user_id: UserId
+    device_id: DeviceId
+    keys: JsonObject
+    """The device keys with their signature, as they are uploaded."""
+    published: bool = False
+    """Whether the homeserver has confirmed the device keys."""
+    serial: int = 0
+    """Grows with each offer that is handed out, answered or given up. A count says something only about the serial that
+    it was asked under."""
+    count: int | None = None
+    """How many one-time keys the homeserver holds, as far as is known under this serial."""
+    given_up: int = 0
+    """How many offers in a row were given up. Each is half as large as the one before."""
+    fallback: JsonObject | None = None
+    """The newest fallback key, signed. Uploaded again until the homeserver has confirmed it."""
+    fallback_made_ms: int = 0
+    fallback_confirmed: bool = False
+    fallback_used: bool = False
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """Keys that one process was given to upload. They are offered once, whatever becomes of the request."""
+
+    offer_id: TransactionId
+    handed_out_ms: int
+    fallback: bool
+
+
+class Peer(msgspec.Struct):
+    """All Olm sessions with one device, and which of its messages were decrypted."""
+
+    sessions: list[OlmSession] = []
+    """The one that received last comes first. A message is encrypted with the first."""
+    generation: int = 0
+    """Grows when the session to encrypt with is replaced, since what was sent over the old one may be lost."""
+    digests: list[bytes] = []
+    """Of the last messages that were decrypted, oldest first."""
+    claims: int = 0
+    """How often one of the device's keys was asked for."""
+    unwedged_ms: int = 0
+    """When one was last asked for because the sessions are broken."""
+
+
+class WantedSession(msgspec.Struct, frozen=True):
+    """A mark: a new Olm session with this device is needed."""
+
+    user_id: UserId
+    number: int = 0
+    """Of the claim that was handed out last. Numbers are never used twice, so an answer settles only what it is for."""
+    wedged: bool = False
+    """Whether the old session does not decrypt: then the new one replaces it, and an ``m.dummy`` tells the device."""
+    not_before_ms: int = 0
+    """When a claim may be handed out."""
+
+
+class LocalTrust(Enum):
+    """What the owner of this device thinks of another device."""
+
+    UNSET = "unset"
+    VERIFIED = "verified"
+    BLOCKED = "blocked"
+    """It gets no room keys."""
+
+
+class KnownDevice(msgspec.Struct, frozen=True):
+    """A device of some user: its keys as its owner signed them, and what this device's owner thinks of it."""
+
+    keys: JsonObject
+    trust: LocalTrust = LocalTrust.UNSET
+
+    @property
+    def device_id(self) -> DeviceId:
+        """Its id, which is unique among its owner's devices."""
+        device_id = self.keys["device_id"]
+        assert isinstance(device_id, str)  # looked at before it was stored
+        return DeviceId(device_id)
+
+    @property
+    def curve25519(self) -> Curve25519Key:
+        """The key that names it in Olm."""
+        return Curve25519Key(self.key("curve25519"))
+
+    @property
+    def ed25519(self) -> Ed25519Key:
+        """The key that signs for it."""
+        return Ed25519Key(self.key("ed25519"))
+
+    def key(self, algorithm: str) -> str:
+        """Its identity key of one algorithm."""
+        keys = self.keys["keys"]
+        assert isinstance(keys, dict)  # as above
+        key = keys[f"{algorithm}:{self.device_id}"]
+        assert isinstance(key, str)
+        return key
+
+
+class Tracked(msgspec.Struct, frozen=True):
+    """A user whose devices are, or were, of interest."""
+
+    number: int
+    """Of the last mark that was made: numbers are never used twice."""
+    followed: bool = True
+
+
+class SharedWith(msgspec.Struct, frozen=True):
+    """From which message on a device can read, and over which generation of its Olm sessions it was told."""
+
+    index: int
+    generation: int
+
+
+class OutboundSession(msgspec.Struct):
+    """The Megolm session that this device encrypts with in one room."""
+
+    session: OutboundGroup
+    created_ms: int
+    settings: RoomSettings
+    recipients_version: int | None = None
+    """The version of all recipients that the session is shared for; ``None`` while the sharing is not complete."""
+
+
+class SharedKey(msgspec.Struct):
+    """Which devices have the key of a room's outbound session."""
+
+    session_id: GroupSessionId
+    devices: dict[Curve25519Key, SharedWith] = {}
+    session_keys: dict[int, str] = {}
+    """The session's key at each index at which it was shared with somebody."""
+    withheld: dict[Curve25519Key, str] = {}
+    """Which devices were told that they don't get the key, and by which code."""
+
+
+class KeySource(Enum):
+    """Where a room key came from."""
+
+    OWN = "own"
+    """Made by this device."""
+    ROOM_KEY = "room_key"
+    """Sent by its maker over Olm."""
+    IMPORT = "import"
+    """From a file: nobody vouches for it."""
+
+
+class InboundSession(msgspec.Struct):
+    """A Megolm session that this device can read, where its key came from, and how far that can be trusted."""
+
+    session: InboundGroup
+    sender: UserId
+    sender_key: Curve25519Key
+    signing_key: Ed25519Key
+    """The Ed25519 key that its maker claims."""
+    source: KeySource
+    shared_history: bool = False
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """As which event a Megolm message was read."""
+
+    event_id: EventId
+    origin_server_ts: int
+
+
+class Withheld(msgspec.Struct, frozen=True):
+    """Why somebody does not give a room key."""
+
+    code: str
+    reason: str
+    sender: UserId
+
+
+class RoomSettings(msgspec.Struct, frozen=True):
+    """How a room is encrypted."""
+
+    algorithm: str
+    rotation_messages: int = 100
+    rotation_period_ms: int = 604_800_000
+    shared_history: bool = False
+
+
+class OutgoingToDevice(msgspec.Struct, frozen=True):
+    """A mark: messages that are to be sent to devices, each already encrypted."""
+
+    event_type: str
+    messages: dict[UserId, dict[DeviceId, JsonObject]]
+
+
+class Backlog(msgspec.Struct, frozen=True):
+    """Which parts of large batches are still to be processed: from ``first`` up to, but without, ``next``."""
+
+    first: int
+    next: int
+
+
+class PutAside(msgspec.Struct, frozen=True):
+    """A to-device event that met a fault of this program: kept, so that it is not lost."""
+
+    event: JsonObject
+    payload: JsonObject | None
+    """What it decrypted to, since it decrypts only once."""
+
+
+class _Pickled(Protocol):
+    def pickle(self) -> str: ...
+
+
+def _to_builtin(value: object) -> str:
+    if isinstance(value, Account | InboundGroup | OlmSession | OutboundGroup):
+        return value.pickle()
+    raise NotImplementedError
+
+
+def _from_builtin(kind: type, value: object) -> object:
+    if isinstance(value, str) and kind in (Account, InboundGroup, OlmSession, OutboundGroup):
+        return kind.from_pickle(value)
+    raise NotImplementedError
+
+
+_ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=_to_builtin)
+
+
+def _codec(kind: type[Value]) -> Codec[Value]:
+    decode: Callable[[bytes], Value] = msgspec.msgpack.Decoder(kind, dec_hook=_from_builtin).decode
+    return Codec(_ENCODER.encode, decode)
+
+
+def _name(kind: type[Name]) -> Codec[Name]:
+    """Return a codec of names that are text at run time."""
+    del kind
+    return TEXT  # type: ignore[return-value]  # a NewType of str is a str
+
+
+_THE_ONE: Final = _codec(type(None))
+"""The key of a kind that has one record."""
+
+NAME: Final = _codec(GroupSessionName)
+
+ACCOUNT: Final = RecordKind("account", _THE_ONE, _codec(Account))
+OWN_DEVICE: Final = RecordKind("own_device", _THE_ONE, _codec(OwnDevice))
+OFFER: Final = RecordKind("offer", _THE_ONE, _codec(Offer))
+SYNC: Final = RecordKind("sync", TEXT, _codec(str))
+PEER: Final = RecordKind("peer", _name(Curve25519Key), _codec(Peer))
+WANTED_SESSION: Final = RecordKind("wanted_session", _name(Curve25519Key), _codec(WantedSession), cached=False)
+DEVICES: Final = RecordKind("devices", _name(UserId), _codec(dict[DeviceId, KnownDevice]))
+RECIPIENTS_VERSION: Final = RecordKind("recipients_version", _THE_ONE, _codec(int))
+TRACKED: Final = RecordKind("tracked", _name(UserId), _codec(Tracked))
+OUTDATED: Final = RecordKind("outdated", _name(UserId), _codec(int), cached=False)
+OUTBOUND: Final = RecordKind("outbound_group_session", _name(RoomId), _codec(OutboundSession))
+SHARED_KEY: Final = RecordKind("shared_key", _name(RoomId), _codec(SharedKey))
+INBOUND: Final = RecordKind("inbound_group_session", NAME, _codec(InboundSession))
+SEEN: Final = RecordKind("seen", NAME, _codec(dict[int, Reading]))
+WITHHELD: Final = RecordKind("withheld", NAME, _codec(Withheld), cached=False)
+ROOM: Final = RecordKind("room", _name(RoomId), _codec(RoomSettings))
+OUTBOX: Final = RecordKind("outbox", _name(TransactionId), _codec(OutgoingToDevice), cached=False)
+BACKLOG: Final = RecordKind("backlog", _THE_ONE, _codec(Backlog))
+UNPROCESSED: Final = RecordKind("unprocessed", _codec(int), _codec(list[JsonObject]), cached=False)
+PUT_ASIDE: Final = RecordKind("put_aside", _name(TransactionId), _codec(PutAside), cached=False)
+
+KINDS: Final[tuple[Kind, ...]] = (
+    ACCOUNT,
+    OWN_DEVICE,
+    OFFER,
+    SYNC,
+    PEER,
+    WANTED_SESSION,
+    DEVICES,
+    RECIPIENTS_VERSION,
+    TRACKED,
+    OUTDATED,
+    OUTBOUND,
+    SHARED_KEY,
+    INBOUND,
+    SEEN,
+    WITHHELD,
+    ROOM,
+    OUTBOX,
+    BACKLOG,
+    UNPROCESSED,
+    PUT_ASIDE,
+)

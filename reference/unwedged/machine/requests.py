@@ -1,0 +1,117 @@
+"""Requests to the homeserver. Each carries what it was made from, so that its answer can be judged by the store alone.
+
+The application sends them, by any HTTP client, and gives each back with its response: in the same process, in another
+one, late, or twice. ``encode`` and ``decode`` carry a request between processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple, TypeAlias
+from urllib.parse import quote
+
+import msgspec
+
+from unwedged.machine.errors import MalformedResponse
+from unwedged.machine.identifiers import Curve25519Key, Device, DeviceId, JsonObject, TransactionId, UserId
+
+_ROOT: Final = "/_matrix/client/v3"
+CLAIM_TIMEOUT_MS: Final = 10_000
+
+
+class Claimed(NamedTuple):
+    """What one part of a claim was made for."""
+
+    device: Device
+    number: int
+
+
+class KeysUpload(msgspec.Struct, frozen=True, tag=True):
+    """Publish device keys, one-time keys and a fallback key. Never send it twice, and let no HTTP client do so.
+
+    A homeserver hands out again a one-time key that is uploaded again after it was claimed.
+    """
+
+    offer_id: TransactionId
+    body: JsonObject
+
+    method = "POST"
+    path = f"{_ROOT}/keys/upload"
+
+
+class KeysQuery(msgspec.Struct, frozen=True, tag=True):
+    """Ask for the devices of some users. May be sent again."""
+
+    users: dict[UserId, int]
+    """The number of each user's mark."""
+
+    method = "POST"
+    path = f"{_ROOT}/keys/query"
+
+    @property
+    def body(self) -> JsonObject:
+        """The request's JSON."""
+        return {"device_keys": {user_id: [] for user_id in self.users}, "timeout": CLAIM_TIMEOUT_MS}
+
+
+class KeysClaim(msgspec.Struct, frozen=True, tag=True):
+    """Ask for one key of each of some devices. Never send it twice: each time costs every device a key."""
+
+    wanted: dict[Curve25519Key, Claimed]
+
+    method = "POST"
+    path = f"{_ROOT}/keys/claim"
+
+    @property
+    def body(self) -> JsonObject:
+        """The request's JSON."""
+        claims: dict[str, dict[str, str]] = {}
+        for claimed in self.wanted.values():
+            claims.setdefault(claimed.device.user_id, {})[claimed.device.device_id] = "signed_curve25519"
+        return {"one_time_keys": claims, "timeout": CLAIM_TIMEOUT_MS}
+
+
+class ToDevice(msgspec.Struct, frozen=True, tag=True):
+    """Send messages to devices. May be sent again: a homeserver takes the same transaction id for one request."""
+
+    transaction_id: TransactionId
+    event_type: str
+    messages: dict[UserId, dict[DeviceId, JsonObject]]
+
+    method = "PUT"
+
+    @property
+    def path(self) -> str:
+        """The request's path."""
+        return f"{_ROOT}/sendToDevice/{quote(self.event_type, safe='')}/{quote(self.transaction_id, safe='')}"
+
+    @property
+    def body(self) -> JsonObject:
+        """The request's JSON."""
+        return {"messages": self.messages}
+
+
+Request: TypeAlias = KeysUpload | KeysQuery | KeysClaim | ToDevice
+
+_DECODER: Final[msgspec.json.Decoder[Request]] = msgspec.json.Decoder(Request)
+
+
+def encode(request: Request) -> bytes:
+    """Return ``request`` as JSON, for another process. The bytes hold no secrets."""
+    return msgspec.json.encode(request)
+
+
+def decode(encoded: bytes) -> Request:
+    """Return the request that was encoded so. Raises ``MalformedResponse``."""
+    try:
+        return _DECODER.decode(encoded)
+    except msgspec.DecodeError:
+        raise MalformedResponse("this is no request of the machine") from None
+
+
+def objects(response: Mapping[str, object], name: str) -> dict[str, dict[str, object]]:
+    """Return the part of a response that maps names to objects; absent means empty. Raises ``MalformedResponse``."""
+    part = response.get(name, {})
+    if not isinstance(part, dict) or not all(isinstance(value, dict) for value in part.values()):
+        raise MalformedResponse(f"{name!r} is not an object of objects")
+    return part

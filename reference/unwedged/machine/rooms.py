@@ -1,0 +1,270 @@
+"""Room messages as they are read: room keys, what a message decrypts to, and who vouches for it.
+
+A message that is read for the first time is noted by its index, so that it is recognised when it comes again as
+another event. So a first reading is a write: read many in one call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+import msgspec
+
+from unwedged.machine.errors import (
+    MachineError,
+    MalformedMessage,
+    MissingRoomKey,
+    ReplayedMessage,
+    UnsupportedAlgorithm,
+    WithheldRoomKey,
+    WrongRoom,
+    WrongSender,
+)
+from unwedged.machine.identifiers import (
+    Curve25519Key,
+    EventId,
+    GroupSessionId,
+    GroupSessionName,
+    JsonObject,
+    RoomId,
+    UserId,
+)
+from unwedged.machine.olm import OlmEvent
+from unwedged.machine.ratchets import InboundGroup
+from unwedged.machine.records import (
+    DEVICES,
+    INBOUND,
+    SEEN,
+    WITHHELD,
+    InboundSession,
+    KeySource,
+    LocalTrust,
+    Reading,
+    Withheld,
+)
+from unwedged.store import Transaction
+
+MEGOLM: Final = "m.megolm.v1.aes-sha2"
+SHARED_HISTORY: Final = ("shared_history", "m.shared_history", "org.matrix.msc3061.shared_history")
+
+
+class SenderTrust(Enum):
+    """Who vouches that a room message comes from the device that it seems to come from."""
+
+    VERIFIED_DEVICE = "verified_device"
+    """A known device, which the owner of this device has verified."""
+    KNOWN_DEVICE = "known_device"
+    """A known device of the sender, with its keys."""
+    BLOCKED_DEVICE = "blocked_device"
+    """A known device, which the owner of this device has blocked."""
+    UNKNOWN_DEVICE = "unknown_device"
+    """A device that is not, or not yet, on the sender's device list."""
+    IMPORTED_KEY = "imported_key"
+    """Nobody: the room key came from a file or from another device, and could be anybody's."""
+
+
+@dataclass(frozen=True)
+class DecryptedEvent:
+    """A room message in the clear."""
+
+    event_id: EventId
+    type: str
+    content: JsonObject
+    sender: UserId
+    sender_key: Curve25519Key
+    session_id: GroupSessionId
+    index: int
+    trust: SenderTrust
+
+
+class _RoomKey(msgspec.Struct):
+    algorithm: str
+    room_id: RoomId
+    session_id: GroupSessionId
+    session_key: str
+
+
+class _Withheld(msgspec.Struct):
+    algorithm: str
+    code: str
+    room_id: RoomId | None = None
+    session_id: GroupSessionId | None = None
+    reason: str = ""
+
+
+class _Megolm(msgspec.Struct):
+    algorithm: str
+    ciphertext: str = ""
+    session_id: GroupSessionId = GroupSessionId("")
+
+
+class _Event(msgspec.Struct):
+    event_id: EventId
+    sender: UserId
+    content: _Megolm
+    origin_server_ts: int = 0
+
+
+class _Plaintext(msgspec.Struct):
+    type: str
+    content: JsonObject
+    room_id: str
+
+
+_PLAINTEXT: Final = msgspec.json.Decoder(_Plaintext)
+
+
+async def receive_room_key(transaction: Transaction, event: OlmEvent) -> None:
+    """Keep a room key that came over Olm, where it is better than what is there."""
+    try:
+        key = msgspec.convert(event.content, _RoomKey)
+    except msgspec.ValidationError:
+        raise MalformedMessage("a room key is not built as the specification demands") from None
+    if key.algorithm != MEGOLM:
+        raise UnsupportedAlgorithm("a room key is not for Megolm")
+    session = InboundGroup.from_session_key(key.session_key)
+    if session.session_id != key.session_id:
+        raise MalformedMessage("a room key has another session id than it says")
+    shared_history = any(event.content.get(name) is True for name in SHARED_HISTORY)
+    inbound = InboundSession(
+        session, event.sender, event.sender_key, event.signing_key, KeySource.ROOM_KEY, shared_history
+    )
+    await keep_better(transaction, GroupSessionName(key.room_id, key.session_id), inbound)
+
+
+async def keep_better(transaction: Transaction, name: GroupSessionName, offered: InboundSession) -> bool:
+    """Keep the better of the stored session and the one ``offered``; say whether that is the offered one."""
+    stored = await transaction.get(INBOUND, name)
+    if stored is not None and not is_better(offered, stored):
+        return False
+    transaction.put(INBOUND, name, offered)
+    transaction.delete(WITHHELD, name)
+    return True
+
+
+def is_better(offered: InboundSession, stored: InboundSession) -> bool:
+    """Say whether a session replaces the one that is stored (pure).
+
+    A key that came from the session's maker beats one that was imported, where both are the same session from the
+    later beginning on. Otherwise the one that begins earlier is better. A different ratchet under the same id never
+    replaces what is there, unless that was only imported.
+    """
+    same = offered.session.is_same_from(stored.session)
+    offered_vouched, stored_vouched = (one.source is not KeySource.IMPORT for one in (offered, stored))
+    if not same:
+        return offered_vouched and not stored_vouched
+    if (offered.sender_key, offered.sender) != (stored.sender_key, stored.sender) and stored_vouched:
+        return False
+    if offered.session.first_index != stored.session.first_index:
+        return offered.session.first_index < stored.session.first_index and offered_vouched >= stored_vouched
+    return offered_vouched and not stored_vouched
+
+
+async def note_withheld(transaction: Transaction, sender: UserId, content: JsonObject) -> None:
+    """Note why somebody does not give a room key, unless it is here all the same."""
+    try:
+        withheld = msgspec.convert(content, _Withheld)
+    except msgspec.ValidationError:
+        raise MalformedMessage("a notice of a withheld key is not built as the specification demands") from None
+    if withheld.algorithm != MEGOLM:
+        raise UnsupportedAlgorithm("a withheld key is not for Megolm")
+    if withheld.room_id is None or withheld.session_id is None:
+        return  # m.no_olm: no session could be made. It names no room key, and a new session is the other side's work.
+    name = GroupSessionName(withheld.room_id, withheld.session_id)
+    if await transaction.get(INBOUND, name) is None:
+        transaction.put(WITHHELD, name, Withheld(withheld.code, withheld.reason[:200], sender))
+
+
+async def decrypt(
+    transaction: Transaction, room_id: RoomId, events: list[JsonObject]
+) -> list[DecryptedEvent | MachineError]:
+    """Decrypt room events, each to what it says or to the reason why it can't be read."""
+    results: list[DecryptedEvent | MachineError] = []
+    noted: dict[GroupSessionName, dict[int, Reading]] = {}
+    for event in events:
+        try:
+            results.append(await _decrypt(transaction, room_id, event, noted))
+        except MachineError as error:
+            results.append(error)
+    for name, seen in noted.items():
+        transaction.put(SEEN, name, seen)
+    return results
+
+
+async def _decrypt(
+    transaction: Transaction, room_id: RoomId, raw: JsonObject, noted: dict[GroupSessionName, dict[int, Reading]]
+) -> DecryptedEvent:
+    event = _event_of(raw)
+    name = GroupSessionName(room_id, event.content.session_id)
+    inbound = await transaction.get(INBOUND, name)
+    if inbound is None:
+        raise await _missing(transaction, name)
+    plaintext, index = inbound.session.decrypt(event.content.ciphertext)
+    try:
+        clear = _PLAINTEXT.decode(plaintext)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise MalformedMessage("a decrypted room message is not built as the specification demands") from None
+    if clear.room_id != room_id:
+        raise WrongRoom("a room message was encrypted for another room")
+    if event.sender != inbound.sender and inbound.source is not KeySource.IMPORT:
+        raise WrongSender("a room message is from another user than its key")
+    await _note_reading(transaction, name, index, Reading(event.event_id, event.origin_server_ts), noted)
+    trust = await _trust(transaction, event.sender, inbound)
+    return DecryptedEvent(
+        event.event_id, clear.type, clear.content, event.sender, inbound.sender_key, name.session_id, index, trust
+    )
+
+
+def _event_of(raw: JsonObject) -> _Event:
+    try:
+        event = msgspec.convert(raw, _Event)
+    except msgspec.ValidationError:
+        raise MalformedMessage("an encrypted room event is not built as the specification demands") from None
+    if event.content.algorithm != MEGOLM:
+        raise UnsupportedAlgorithm("a room event is not encrypted by Megolm")
+    return event
+
+
+async def _missing(transaction: Transaction, name: GroupSessionName) -> MachineError:
+    withheld = await transaction.get(WITHHELD, name)
+    if withheld is None:
+        return MissingRoomKey("the key of this message has not arrived")
+    return WithheldRoomKey("the sender withholds the key of this message", withheld.code)
+
+
+async def _note_reading(
+    transaction: Transaction,
+    name: GroupSessionName,
+    index: int,
+    reading: Reading,
+    noted: dict[GroupSessionName, dict[int, Reading]],
+) -> None:
+    seen = noted.get(name)
+    if seen is None:
+        seen = await transaction.get(SEEN, name) or {}
+    before = seen.get(index)
+    if before is None:
+        seen[index] = reading
+        noted[name] = seen
+    elif before != reading:
+        raise ReplayedMessage("this message was read before as another event")
+
+
+async def _trust(transaction: Transaction, sender: UserId, inbound: InboundSession) -> SenderTrust:
+    if inbound.source is KeySource.IMPORT:
+        return SenderTrust.IMPORTED_KEY
+    for device in (await transaction.get(DEVICES, sender) or {}).values():
+        if device.curve25519 == inbound.sender_key:
+            if device.ed25519 != inbound.signing_key:
+                raise WrongSender("the key of a room message claims another signing key than its device has")
+            return _OF_TRUST[device.trust]
+    return SenderTrust.KNOWN_DEVICE if inbound.source is KeySource.OWN else SenderTrust.UNKNOWN_DEVICE
+
+
+_OF_TRUST: Final = {
+    LocalTrust.UNSET: SenderTrust.KNOWN_DEVICE,
+    LocalTrust.VERIFIED: SenderTrust.VERIFIED_DEVICE,
+    LocalTrust.BLOCKED: SenderTrust.BLOCKED_DEVICE,
+}

@@ -1,0 +1,282 @@
+"""Room messages as they are sent: the room key, which devices get it, and when another is needed.
+
+Whatever must not happen twice is decided by the store: the place of a message in its session, its ciphertext, and
+which devices have the key change in the commit before anything leaves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from unwedged.machine import devices, olm
+from unwedged.machine.account import own_device
+from unwedged.machine.errors import EncryptionDowngrade, MalformedMessage, NotEncrypted, RoomKeyNotShared
+from unwedged.machine.identifiers import Curve25519Key, Device, Ed25519Key, GroupSessionName, JsonObject, RoomId, UserId
+from unwedged.machine.outbox import send
+from unwedged.machine.ratchets import InboundGroup, OutboundGroup
+from unwedged.machine.records import (
+    DEVICES,
+    INBOUND,
+    OUTBOUND,
+    OUTDATED,
+    PEER,
+    RECIPIENTS_VERSION,
+    ROOM,
+    SHARED_KEY,
+    InboundSession,
+    KeySource,
+    KnownDevice,
+    LocalTrust,
+    OutboundSession,
+    OwnDevice,
+    RoomSettings,
+    SharedKey,
+    SharedWith,
+)
+from unwedged.machine.rooms import MEGOLM, SHARED_HISTORY
+from unwedged.store import Transaction
+
+DEVICES_IN_A_COMMIT: Final = 250
+BLOCKED: Final = "m.blacklisted"
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How far a room key was shared."""
+
+    complete: bool
+    """Whether every device that can be reached has it. Messages may be encrypted then."""
+    outdated: tuple[UserId, ...]
+    """Users whose device lists are out of date: they may have devices that do not get the key yet."""
+    without_session: tuple[Device, ...]
+    """Devices that can't be reached before a claim of their keys is answered. Then share again."""
+
+
+class _Encryption(msgspec.Struct):
+    algorithm: str
+    rotation_period_msgs: int = RoomSettings.__struct_defaults__[0]
+    rotation_period_ms: int = RoomSettings.__struct_defaults__[1]
+
+
+@dataclass(frozen=True)
+class _Recipient:
+    owner: Device
+    device: KnownDevice
+    generation: int
+    reachable: bool
+
+
+async def set_encryption(transaction: Transaction, room_id: RoomId, content: JsonObject) -> None:
+    """Note how a room is encrypted, from the content of its ``m.room.encryption`` event.
+
+    Raises ``MalformedMessage`` and ``EncryptionDowngrade``: a room is never encrypted by less than it was.
+    """
+    try:
+        encryption = msgspec.convert(content, _Encryption)
+    except msgspec.ValidationError:
+        encryption = None
+    before = await transaction.get(ROOM, room_id)
+    if encryption is None or encryption.algorithm != MEGOLM:
+        if before is not None:
+            raise EncryptionDowngrade("the room would no longer be encrypted by an algorithm that is known")
+        raise MalformedMessage("this is no encryption of a room that is known")
+    after = RoomSettings(
+        encryption.algorithm, max(1, encryption.rotation_period_msgs), max(0, encryption.rotation_period_ms)
+    )
+    if before is not None:
+        after = msgspec.structs.replace(after, shared_history=before.shared_history)
+    if after != before:
+        transaction.put(ROOM, room_id, after)
+
+
+async def share(transaction: Transaction, room_id: RoomId, user_ids: frozenset[UserId], now_ms: int) -> Sharing:
+    """Give the room key to some more of the devices of ``user_ids``, after replacing it where that is due."""
+    settings = await _settings(transaction, room_id)
+    own = await own_device(transaction)
+    await devices.track(transaction, sorted(user_ids))
+    recipients, blocked, outdated = await _recipients(transaction, user_ids)
+    outbound, shared = await transaction.get(OUTBOUND, room_id), await transaction.get(SHARED_KEY, room_id)
+    if outbound is None or shared is None or must_rotate(outbound, shared, settings, frozenset(recipients), now_ms):
+        outbound, shared = await _make(transaction, own, room_id, settings, now_ms)
+    lacking = tuple(key for key, recipient in recipients.items() if _lacks(shared, key, recipient))
+    now = tuple(key for key in lacking if recipients[key].reachable)[:DEVICES_IN_A_COMMIT]
+    without_session = tuple(key for key in lacking if not recipients[key].reachable)
+    for key in without_session:
+        await olm.want_session(transaction, recipients[key].owner.user_id, key)
+    await _send_keys(transaction, own, room_id, outbound, shared, {key: recipients[key] for key in now}, now_ms)
+    _send_withheld(transaction, own, room_id, shared, blocked, now_ms)
+    complete = len(now) + len(without_session) == len(lacking)
+    if complete:
+        outbound.recipients_version = await transaction.get(RECIPIENTS_VERSION, None) or 0
+    transaction.put(OUTBOUND, room_id, outbound)
+    transaction.put(SHARED_KEY, room_id, shared)
+    return Sharing(complete, outdated, tuple(recipients[key].owner for key in without_session))
+
+
+async def encrypt(
+    transaction: Transaction, room_id: RoomId, event_type: str, content: JsonObject, now_ms: int
+) -> JsonObject:
+    """Encrypt an event; return the content of an ``m.room.encrypted`` event. It is lost unless the commit succeeds.
+
+    Raises ``NotEncrypted`` and ``RoomKeyNotShared``.
+    """
+    settings = await _settings(transaction, room_id)
+    outbound = await transaction.get(OUTBOUND, room_id)
+    version = await transaction.get(RECIPIENTS_VERSION, None) or 0
+    if outbound is None or outbound.recipients_version != version or is_used_up(outbound, settings, now_ms):
+        raise RoomKeyNotShared("share the room's key with its members first")
+    own = await own_device(transaction)
+    plaintext = msgspec.json.encode({"type": event_type, "content": content, "room_id": room_id})
+    encrypted: JsonObject = {
+        "algorithm": MEGOLM,
+        "sender_key": olm.own_key(own, "curve25519"),
+        "device_id": own.device_id,
+        "session_id": outbound.session.session_id,
+        "ciphertext": outbound.session.encrypt(plaintext),
+    }
+    if "m.relates_to" in content:
+        encrypted["m.relates_to"] = content["m.relates_to"]
+    transaction.put(OUTBOUND, room_id, outbound)
+    return encrypted
+
+
+async def discard(transaction: Transaction, room_id: RoomId) -> None:
+    """Let the next message be encrypted with another key."""
+    transaction.delete(OUTBOUND, room_id)
+    transaction.delete(SHARED_KEY, room_id)
+
+
+def is_used_up(outbound: OutboundSession, settings: RoomSettings, now_ms: int) -> bool:
+    """Say whether a session must encrypt no more: by messages, age, or because the room's settings changed (pure)."""
+    return (
+        outbound.settings != settings
+        or outbound.session.index >= settings.rotation_messages
+        or not 0 <= now_ms - outbound.created_ms < settings.rotation_period_ms
+    )
+
+
+def must_rotate(
+    outbound: OutboundSession,
+    shared: SharedKey,
+    settings: RoomSettings,
+    recipients: frozenset[Curve25519Key],
+    now_ms: int,
+) -> bool:
+    """Say whether another key is needed: the session is used up, or some device that has its key must read no more."""
+    return is_used_up(outbound, settings, now_ms) or not recipients.issuperset(shared.devices)
+
+
+async def _settings(transaction: Transaction, room_id: RoomId) -> RoomSettings:
+    settings = await transaction.get(ROOM, room_id)
+    if settings is None:
+        raise NotEncrypted("the room is not known to be encrypted")
+    return settings
+
+
+async def _recipients(
+    transaction: Transaction, user_ids: frozenset[UserId]
+) -> tuple[dict[Curve25519Key, _Recipient], dict[Curve25519Key, Device], tuple[UserId, ...]]:
+    """Return the devices that get a room's key, those that are blocked, and the users that may have more devices."""
+    recipients: dict[Curve25519Key, _Recipient] = {}
+    blocked: dict[Curve25519Key, Device] = {}
+    outdated = []
+    for user_id in sorted(user_ids):
+        if await transaction.get(OUTDATED, user_id) is not None:
+            outdated.append(user_id)
+        for device_id, device in (await transaction.get(DEVICES, user_id) or {}).items():
+            owner = Device(user_id, device_id)
+            if device.trust is LocalTrust.BLOCKED:
+                blocked[device.curve25519] = owner
+                continue
+            peer = await transaction.get(PEER, device.curve25519)
+            generation = 0 if peer is None else peer.generation
+            reachable = peer is not None and bool(peer.sessions)
+            recipients[device.curve25519] = _Recipient(owner, device, generation, reachable)
+    return recipients, blocked, tuple(outdated)
+
+
+def _lacks(shared: SharedKey, key: Curve25519Key, recipient: _Recipient) -> bool:
+    """Say whether a device lacks the room key. What was sent over a session that was replaced may be lost."""
+    before = shared.devices.get(key)
+    return before is None or before.generation != recipient.generation
+
+
+async def _make(
+    transaction: Transaction, own: OwnDevice, room_id: RoomId, settings: RoomSettings, now_ms: int
+) -> tuple[OutboundSession, SharedKey]:
+    session = OutboundGroup()
+    session_key = session.session_key
+    inbound = InboundSession(
+        InboundGroup.from_session_key(session_key),
+        own.user_id,
+        Curve25519Key(olm.own_key(own, "curve25519")),
+        Ed25519Key(olm.own_key(own, "ed25519")),
+        KeySource.OWN,
+        settings.shared_history,
+    )
+    transaction.put(INBOUND, GroupSessionName(room_id, session.session_id), inbound)
+    return OutboundSession(session, now_ms, settings), SharedKey(session.session_id)
+
+
+async def _send_keys(
+    transaction: Transaction,
+    own: OwnDevice,
+    room_id: RoomId,
+    outbound: OutboundSession,
+    shared: SharedKey,
+    recipients: dict[Curve25519Key, _Recipient],
+    now_ms: int,
+) -> None:
+    contents: dict[Device, JsonObject] = {}
+    for key, recipient in recipients.items():
+        peer = await transaction.get(PEER, key)
+        assert peer is not None  # it is reachable
+        before = shared.devices.get(key)
+        index = outbound.session.index if before is None else before.index
+        if index not in shared.session_keys:
+            shared.session_keys[index] = outbound.session.session_key
+        content = _room_key(room_id, outbound, shared.session_keys[index])
+        contents[recipient.owner] = olm.encrypt(peer, own, recipient.device, "m.room_key", content)
+        shared.devices[key] = SharedWith(index, recipient.generation)
+        transaction.put(PEER, key, peer)
+    if contents:
+        send(transaction, now_ms, "m.room.encrypted", contents)
+
+
+def _room_key(room_id: RoomId, outbound: OutboundSession, session_key: str) -> JsonObject:
+    shared_history = outbound.settings.shared_history
+    return {
+        "algorithm": MEGOLM,
+        "room_id": room_id,
+        "session_id": outbound.session.session_id,
+        "session_key": session_key,
+        **dict.fromkeys(SHARED_HISTORY[:2], shared_history),
+    }
+
+
+def _send_withheld(
+    transaction: Transaction,
+    own: OwnDevice,
+    room_id: RoomId,
+    shared: SharedKey,
+    blocked: dict[Curve25519Key, Device],
+    now_ms: int,
+) -> None:
+    contents: dict[Device, JsonObject] = {}
+    for key, owner in blocked.items():
+        if shared.withheld.get(key) == BLOCKED:
+            continue
+        shared.withheld[key] = BLOCKED
+        contents[owner] = {
+            "algorithm": MEGOLM,
+            "room_id": room_id,
+            "session_id": shared.session_id,
+            "sender_key": olm.own_key(own, "curve25519"),
+            "code": BLOCKED,
+            "reason": "The sender has blocked this device.",
+        }
+    if contents:
+        send(transaction, now_ms, "m.room_key.withheld", contents)

@@ -1,0 +1,78 @@
+"""Canonical JSON, and signatures over JSON objects (Matrix specification, appendices, "Signing JSON").
+
+A signature covers fields that this program does not know. So what is checked is always the object as it was received.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from unwedged.machine.errors import NotCanonical
+from unwedged.machine.identifiers import Ed25519Key, JsonObject, UserId
+from unwedged.machine.unpadded_base64 import unpadded
+
+_ENCODER: Final = msgspec.json.Encoder(order="sorted")
+_GREATEST: Final = 2**53 - 1
+_NOT_SIGNED: Final = frozenset({"signatures", "unsigned"})
+
+
+def canonical(value: object) -> bytes:
+    """Return the one encoding of ``value`` that signatures are made over.
+
+    Raises ``NotCanonical`` for what has none: fractions, integers beyond 53 bits, and lone surrogates.
+    """
+    _must_be_canonical(value)
+    try:
+        return _ENCODER.encode(value)
+    except (UnicodeEncodeError, RecursionError) as error:
+        reason = type(error).__name__
+    raise NotCanonical(f"this JSON has no canonical encoding ({reason})")
+
+
+def signable(value: Mapping[str, object]) -> bytes:
+    """Return the bytes that a signature of ``value`` covers."""
+    return canonical({name: part for name, part in value.items() if name not in _NOT_SIGNED})
+
+
+def is_signed(value: Mapping[str, object], user_id: UserId, key_id: str, key: Ed25519Key) -> bool:
+    """Say whether ``value`` bears a valid signature of ``user_id`` by the ``key`` that is named ``key_id``.
+
+    ``key_id`` is the whole name, such as ``ed25519:DEVICE``. What is malformed bears none.
+    """
+    signatures = value.get("signatures")
+    of_user = signatures.get(user_id) if isinstance(signatures, dict) else None
+    signature = of_user.get(key_id) if isinstance(of_user, dict) else None
+    if not isinstance(signature, str):
+        return False
+    try:
+        Ed25519PublicKey.from_public_bytes(unpadded(key)).verify(unpadded(signature), signable(value))
+    except (InvalidSignature, ValueError, NotCanonical):
+        return False
+    return True
+
+
+def with_signature(value: JsonObject, user_id: UserId, key_id: str, signature: str) -> JsonObject:
+    """Return ``value`` with one signature more."""
+    signatures = value.get("signatures")
+    signed: JsonObject = dict(signatures) if isinstance(signatures, dict) else {}
+    of_user = signed.get(user_id)
+    signed[user_id] = {**(of_user if isinstance(of_user, dict) else {}), key_id: signature}
+    return {**value, "signatures": signed}
+
+
+def _must_be_canonical(value: object) -> None:
+    if isinstance(value, dict):
+        for part in value.values():
+            _must_be_canonical(part)
+    elif isinstance(value, list):
+        for part in value:
+            _must_be_canonical(part)
+    elif isinstance(value, float):
+        raise NotCanonical("a fraction has no canonical encoding")
+    elif isinstance(value, int) and abs(value) > _GREATEST:
+        raise NotCanonical("an integer beyond 53 bits has no canonical encoding")

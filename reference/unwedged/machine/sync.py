@@ -1,0 +1,118 @@
+"""What a sync response says to the machine, in both forms of sync (pure).
+
+Classic sync has one token, which covers to-device messages and device lists. Simplified sliding sync has two: ``pos``
+of one connection, and ``since`` of the device's to-device messages. Absence means different things in the two.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from unwedged.machine.errors import MalformedResponse
+from unwedged.machine.identifiers import JsonObject, UserId
+
+ONE_TIME_KEY: Final = "signed_curve25519"
+TO_DEVICE: Final = "to_device"
+"""The name of the position that all sliding connections of a device share."""
+
+
+class SyncPosition(msgspec.Struct, frozen=True):
+    """What a sync is asked with; it goes back to the machine with the response."""
+
+    connection: str
+    """The caller's name of the connection."""
+    token: str | None
+    """``since`` in classic sync, ``pos`` in sliding sync."""
+    to_device_token: str | None
+    """``since`` of the to-device extension; in classic sync the same as ``token``."""
+    sliding: bool
+    serial: int
+    """Of this device's offers of keys, when it was asked."""
+
+
+class SyncChanges(msgspec.Struct, frozen=True):
+    """What there is for the machine in one response."""
+
+    next_token: str
+    to_device: list[object]
+    next_to_device_token: str | None
+    """``None`` where the response has nothing of to-device messages."""
+    changed: list[UserId]
+    left: list[UserId]
+    one_time_keys: int | None
+    """How many the homeserver holds; ``None`` where the response does not say."""
+    unused_fallback_types: list[str] | None
+
+
+class _DeviceLists(msgspec.Struct):
+    changed: list[UserId] = []
+    left: list[UserId] = []
+
+
+class _Events(msgspec.Struct):
+    events: list[object] = []
+
+
+class _Classic(msgspec.Struct):
+    next_batch: str
+    to_device: _Events = msgspec.field(default_factory=_Events)
+    device_lists: _DeviceLists = msgspec.field(default_factory=_DeviceLists)
+    device_one_time_keys_count: dict[str, int] = {}
+    device_unused_fallback_key_types: list[str] | None = None
+
+
+class _SlidingToDevice(msgspec.Struct):
+    next_batch: str
+    events: list[object] = []
+
+
+class _SlidingE2ee(msgspec.Struct):
+    device_lists: _DeviceLists = msgspec.field(default_factory=_DeviceLists)
+    device_one_time_keys_count: dict[str, int] | None = None
+    device_unused_fallback_key_types: list[str] | None = None
+
+
+class _Extensions(msgspec.Struct):
+    to_device: _SlidingToDevice | None = None
+    e2ee: _SlidingE2ee = msgspec.field(default_factory=_SlidingE2ee)
+
+
+class _Sliding(msgspec.Struct):
+    pos: str
+    extensions: _Extensions = msgspec.field(default_factory=_Extensions)
+
+
+def changes_of(response: JsonObject, asked_with: SyncPosition) -> SyncChanges:
+    """Read a response. Raises ``MalformedResponse``, without any part of it."""
+    try:
+        if asked_with.sliding:
+            return _of_sliding(msgspec.convert(response, _Sliding))
+        return _of_classic(msgspec.convert(response, _Classic))
+    except msgspec.ValidationError:
+        raise MalformedResponse("this is no response to a sync") from None
+
+
+def _of_classic(response: _Classic) -> SyncChanges:
+    lists = response.device_lists
+    # Without a word of one-time keys there are none (Matrix specification, /sync).
+    count = response.device_one_time_keys_count.get(ONE_TIME_KEY, 0)
+    unused = response.device_unused_fallback_key_types
+    token = response.next_batch
+    return SyncChanges(token, response.to_device.events, token, lists.changed, lists.left, count, unused)
+
+
+def _of_sliding(response: _Sliding) -> SyncChanges:
+    to_device, e2ee = response.extensions.to_device, response.extensions.e2ee
+    counts = e2ee.device_one_time_keys_count
+    return SyncChanges(
+        next_token=response.pos,
+        to_device=[] if to_device is None else to_device.events,
+        next_to_device_token=None if to_device is None else to_device.next_batch,
+        changed=e2ee.device_lists.changed,
+        left=e2ee.device_lists.left,
+        # Here silence means that the count is as before.
+        one_time_keys=None if counts is None else counts.get(ONE_TIME_KEY, 0),
+        unused_fallback_types=e2ee.device_unused_fallback_key_types,
+    )
