@@ -77,7 +77,9 @@ class _Encrypted(msgspec.Struct):
 async def position(view: View, connection: str, serial: int, *, sliding: bool) -> SyncPosition:
     """Return what to ask the next sync of a connection with."""
     token = await view.get(SYNC, _position_name(connection, sliding=sliding))
-    to_device_token = await view.get(SYNC, TO_DEVICE) if sliding else token
+    if not sliding:
+        return SyncPosition(connection, token, token, sliding, serial)
+    to_device_token = await view.get(SYNC, TO_DEVICE)
     return SyncPosition(connection, token, to_device_token, sliding, serial)
 
 
@@ -208,6 +210,7 @@ async def _decrypt(transaction: Transaction, event: _Event) -> olm.OlmEvent:
         raise
     if peer.sessions[0].session_id not in sessions_before:
         transaction.put(ACCOUNT, None, own_account)
+        await olm.note_new_session(transaction, sender_key, peer)
     transaction.put(PEER, sender_key, peer)
     return olm.checked(plaintext, event.sender, sender_key, own)
 

@@ -156,6 +156,14 @@ async def note_new_recipients(transaction: Transaction) -> None:
     transaction.put(RECIPIENTS_VERSION, None, 1 + (await transaction.get(RECIPIENTS_VERSION, None) or 0))
 
 
+async def note_new_session(transaction: Transaction, key: Curve25519Key, peer: Peer) -> None:
+    """Note that a new session with a device comes first: none is wanted any more."""
+    peer.generation += 1
+    await note_new_recipients(transaction)
+    if await transaction.get(WANTED_SESSION, key) is not None:
+        transaction.delete(WANTED_SESSION, key)
+
+
 async def want_session(transaction: Transaction, user_id: UserId, sender_key: Curve25519Key) -> None:
     """Mark that no session with a device is there. Whatever stands already stays."""
     if await transaction.get(WANTED_SESSION, sender_key) is None:
@@ -220,12 +228,10 @@ async def take_claim_answer(transaction: Transaction, request: KeysClaim, respon
             continue
         peer.sessions.insert(0, session)
         del peer.sessions[KEPT_SESSIONS:]
-        peer.generation += 1
-        await note_new_recipients(transaction)
+        await note_new_session(transaction, key, peer)
         if mark.wedged:
             send(transaction, now_ms, "m.room.encrypted", {device: encrypt(peer, own, known, "m.dummy", {})})
         transaction.put(PEER, key, peer)
-        transaction.delete(WANTED_SESSION, key)
     transaction.put(ACCOUNT, None, account)
 
 

@@ -247,6 +247,8 @@ def _to_builtin(value: object) -> str:
 
 
 def _from_builtin(kind: type, value: object) -> object:
+    if kind is object:  # a part of a JsonObject
+        return value
     if isinstance(value, str) and kind in (Account, InboundGroup, OlmSession, OutboundGroup):
         return kind.from_pickle(value)
     raise NotImplementedError
@@ -276,16 +278,16 @@ OWN_DEVICE: Final = RecordKind("own_device", _THE_ONE, _codec(OwnDevice))
 OFFER: Final = RecordKind("offer", _THE_ONE, _codec(Offer))
 SYNC: Final = RecordKind("sync", TEXT, _codec(str))
 PEER: Final = RecordKind("peer", _name(Curve25519Key), _codec(Peer))
-WANTED_SESSION: Final = RecordKind("wanted_session", _name(Curve25519Key), _codec(WantedSession), cached=False)
+WANTED_SESSION: Final = RecordKind("wanted_session", _name(Curve25519Key), _codec(WantedSession))
 DEVICES: Final = RecordKind("devices", _name(UserId), _codec(dict[DeviceId, KnownDevice]))
 RECIPIENTS_VERSION: Final = RecordKind("recipients_version", _THE_ONE, _codec(int))
 TRACKED: Final = RecordKind("tracked", _name(UserId), _codec(Tracked))
-OUTDATED: Final = RecordKind("outdated", _name(UserId), _codec(int), cached=False)
+OUTDATED: Final = RecordKind("outdated", _name(UserId), _codec(int))
 OUTBOUND: Final = RecordKind("outbound_group_session", _name(RoomId), _codec(OutboundSession))
 SHARED_KEY: Final = RecordKind("shared_key", _name(RoomId), _codec(SharedKey))
 INBOUND: Final = RecordKind("inbound_group_session", NAME, _codec(InboundSession))
 SEEN: Final = RecordKind("seen", NAME, _codec(dict[int, Reading]))
-WITHHELD: Final = RecordKind("withheld", NAME, _codec(Withheld), cached=False)
+WITHHELD: Final = RecordKind("withheld", NAME, _codec(Withheld))
 ROOM: Final = RecordKind("room", _name(RoomId), _codec(RoomSettings))
 OUTBOX: Final = RecordKind("outbox", _name(TransactionId), _codec(OutgoingToDevice), cached=False)
 BACKLOG: Final = RecordKind("backlog", _THE_ONE, _codec(Backlog))

@@ -140,7 +140,8 @@ async def keep_better(transaction: Transaction, name: GroupSessionName, offered:
     if stored is not None and not is_better(offered, stored):
         return False
     transaction.put(INBOUND, name, offered)
-    transaction.delete(WITHHELD, name)
+    if await transaction.get(WITHHELD, name) is not None:
+        transaction.delete(WITHHELD, name)
     return True
 
 

@@ -1,0 +1,88 @@
+"""A client of the machine: what an application does with it, one step at a time, against any homeserver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from urllib.parse import quote
+
+from tests.machine.homeserver import Device, Homeserver, Json
+from unwedged.machine import OlmMachine, Request, SyncOutcome, SyncPosition
+
+
+class Refused(Exception):
+    """The homeserver answered with an error."""
+
+
+class Client:
+    """One process of a device."""
+
+    def __init__(self, server: Homeserver, machine: OlmMachine) -> None:
+        self.server = server
+        self.machine = machine
+        self.device = Device(*machine.device)
+        self.transaction = 0
+
+    def call(self, method: str, path: str, body: Json | None = None) -> Json:
+        status, answer = self.server.request(self.device, method, path, body)
+        if status != 200:
+            raise Refused(f"{status} {answer['errcode']}")
+        return answer
+
+    async def send(self, request: Request) -> None:
+        """Send one request and give its answer to the machine."""
+        await self.machine.mark_sent(request, self.call(request.method, request.path, request.body))
+
+    async def send_all(self, *, wanted: Callable[[Request], bool] = lambda request: True) -> list[Request]:
+        """Send requests until there are none."""
+        sent: list[Request] = []
+        while requests := [request for request in await self.machine.outgoing_requests() if wanted(request)]:
+            for request in requests:
+                await self.send(request)
+            sent += requests
+        return sent
+
+    def ask(self, position: SyncPosition) -> Json:
+        """Ask the homeserver for what is new."""
+        if not position.sliding:
+            return self.call("GET", "sync" if position.token is None else f"sync?since={position.token}")
+        body: Json = {
+            "conn_id": position.connection,
+            "extensions": {
+                "e2ee": {"enabled": True},
+                "to_device": {"enabled": True, "since": position.to_device_token},
+            },
+        }
+        if position.to_device_token is None:
+            body["extensions"] = {"e2ee": {"enabled": True}, "to_device": {"enabled": True}}
+        return self.call("POST", "sync" if position.token is None else f"sync?pos={quote(position.token)}", body)
+
+    async def sync(self, connection: str = "main", *, sliding: bool = False) -> SyncOutcome:
+        """Sync once."""
+        position = await self.machine.sync_position(connection, sliding=sliding)
+        return await self.machine.receive_sync_changes(self.ask(position), position)
+
+    async def share(self, room: str, members: Iterable[str]) -> None:
+        """Make sure that a room's key is with all members, as far as the homeserver lets it."""
+        members = list(members)
+        for _ in range(3):
+            sharing = await self.machine.share_room_key(room, members)
+            await self.send_all()
+            if not sharing.outdated and not sharing.without_session:
+                return
+
+    async def say(self, room: str, text: str) -> Json:
+        """Send an encrypted message, and return its event as it is in the room."""
+        await self.share(room, self.server.members(room))
+        content = await self.machine.encrypt_room_event(room, "m.room.message", {"msgtype": "m.text", "body": text})
+        return self.post(room, content)
+
+    def post(self, room: str, content: Json) -> Json:
+        """Put an encrypted event into a room."""
+        self.transaction += 1
+        path = f"rooms/{room}/send/m.room.encrypted/{id(self)}-{self.transaction}"
+        event_id = self.call("PUT", path, content)["event_id"]
+        return next(event for event in self.server.events(room) if event["event_id"] == event_id)
+
+    async def read(self, room: str, event: Json) -> object:
+        """Return the text of a message."""
+        return (await self.machine.decrypt_room_event(room, event)).content["body"]

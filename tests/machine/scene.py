@@ -1,0 +1,89 @@
+"""A device that two processes share, and a peer, on a homeserver in memory: what most tests of the machine begin with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from tests.machine.client import Client
+from tests.machine.homeserver import Device, Homeserver, Json
+from unwedged.machine import OlmMachine
+from unwedged.store import LeaseTimes, Milliseconds
+
+ROOM = "!room:example.org"
+ALICE, BOB = "@alice:example.org", "@bob:example.org"
+MEGOLM = "m.megolm.v1.aes-sha2"
+KEY = bytes(32)
+MINUTE_MS, HOUR_MS = 60_000, 3_600_000
+
+
+class MovableClock:
+    """A wall clock, and what a test adds to it."""
+
+    def __init__(self) -> None:
+        self.added_ms = 0
+
+    def now(self) -> int:
+        return int(asyncio.get_running_loop().time() * 1000) + self.added_ms
+
+    async def sleep(self, duration: Milliseconds) -> None:
+        await asyncio.sleep(duration / 1000)
+
+
+class Scene:
+    """Alice's device in two processes, ``app`` and ``extension``; Bob's in one."""
+
+    def __init__(self, folder: Path, stack: AsyncExitStack) -> None:
+        self.folder = folder
+        self.server = Homeserver()
+        self.clock = MovableClock()
+        self._stack = stack
+
+    async def open(self, user: str, device: str, label: str) -> Client:
+        machine = await OlmMachine.open(
+            self.folder / f"{device}.db",
+            user_id=user,
+            device_id=device,
+            key=KEY,
+            label=label,
+            clock=self.clock,
+            # Short, since here the processes of a device take turns.
+            times=LeaseTimes(idle_after_ms=1),
+        )
+        await self._stack.enter_async_context(machine)
+        return Client(self.server, machine)
+
+    async def begin(self, *, encryption: Json | None = None) -> None:
+        """Open everything, in an encrypted room, with all keys uploaded and all device lists known."""
+        self.server.sign_in(Device(ALICE, "PHONE"))
+        self.server.sign_in(Device(BOB, "LAPTOP"))
+        self.server.create_room(ROOM, ALICE, BOB, encryption=encryption)
+        self.app = await self.open(ALICE, "PHONE", "app")
+        self.extension = await self.open(ALICE, "PHONE", "extension")
+        self.bob = await self.open(BOB, "LAPTOP", "bob")
+        for client in (self.app, self.bob):
+            content = {"algorithm": MEGOLM} | (encryption or {})
+            await client.machine.set_room_encryption(ROOM, content)
+            await client.send_all()
+        for client in (self.app, self.bob):
+            await client.machine.track_users([ALICE, BOB])
+            await client.sync()
+            await client.send_all()
+
+    async def greet(self) -> None:
+        """Let each side say something that the other reads, so that Olm sessions go both ways."""
+        for author, reader in ((self.app, self.bob), (self.bob, self.app)):
+            event = await author.say(ROOM, "hello")
+            await reader.sync()
+            assert await reader.read(ROOM, event) == "hello"
+
+
+@asynccontextmanager
+async def scene(folder: Path) -> AsyncIterator[Scene]:
+    """Begin a scene, and close what was opened in it."""
+    async with AsyncExitStack() as stack:
+        made = Scene(folder, stack)
+        await made.begin()
+        yield made

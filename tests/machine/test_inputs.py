@@ -1,0 +1,391 @@
+"""Inputs from the field, each named after its bug in the track record, with the right outcome.
+
+The input about backups (``two-keys-one-version``) needs backups, which the machine does not have yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.machine.client import Client, Refused
+from tests.machine.homeserver import Homeserver, Json
+from tests.machine.message_keys import MessageKeys
+from tests.machine.scene import ALICE, BOB, HOUR_MS, ROOM, Scene
+from unwedged.machine import KeysClaim, KeysUpload, OlmMachine, Request, ToDevice
+from unwedged.machine.errors import AnotherDevice
+from unwedged.machine.identifiers import Curve25519Key
+from unwedged.machine.ratchets import MOST_ONE_TIME_KEYS
+from unwedged.machine.records import ACCOUNT, OUTBOUND, OWN_DEVICE, PEER, WANTED_SESSION, OwnDevice, Peer
+from unwedged.store import RecordKind, Transaction, View
+
+
+async def test_both_processes_may_begin_at_once_and_there_is_one_account(tmp_path: Path) -> None:
+    async def begin(label: str) -> OlmMachine:
+        return await OlmMachine.open(
+            tmp_path / "device.db", user_id=ALICE, device_id="PHONE", key=bytes(32), label=label
+        )
+
+    app, extension = await asyncio.gather(begin("app"), begin("extension"))
+    assert (app.curve25519, app.ed25519) == (extension.curve25519, extension.ed25519)
+    uploads = [*await app.outgoing_requests(), *await extension.outgoing_requests()]
+    await app.close()
+    await extension.close()
+    assert len(uploads) == 1
+
+
+async def test_a_store_of_another_device_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "device.db"
+    async with await OlmMachine.open(path, user_id=ALICE, device_id="PHONE", key=bytes(32), label="app"):
+        pass
+    for user, device in ((BOB, "PHONE"), (ALICE, "LAPTOP")):
+        with pytest.raises(AnotherDevice):
+            await OlmMachine.open(path, user_id=user, device_id=device, key=bytes(32), label="app")
+
+
+async def test_stale_failure_believed(alice_and_bob: Scene) -> None:
+    """The extension has stored what a message needs when the app, whose snapshot is older, takes it up."""
+    scene = alice_and_bob
+    event = await scene.bob.say(ROOM, "hello")
+    await scene.extension.sync()
+    assert await scene.app.read(ROOM, event) == "hello"
+    assert not await keys_of(scene.app, WANTED_SESSION)
+
+
+async def test_count_absent_two_meanings_sliding(alice_and_bob: Scene) -> None:
+    app = alice_and_bob.app
+    position = await app.machine.sync_position(sliding=True)
+    response: Json = {"pos": "1", "extensions": {"e2ee": {}}}
+    assert (await app.machine.receive_sync_changes(response, position)).applied
+    assert not uploads(await app.machine.outgoing_requests())
+
+
+async def test_count_absent_two_meanings_classic(alice_and_bob: Scene) -> None:
+    app = alice_and_bob.app
+    position = await app.machine.sync_position()
+    assert (await app.machine.receive_sync_changes({"next_batch": "later"}, position)).applied
+    (upload,) = uploads(await app.machine.outgoing_requests())
+    assert len(one_time_keys(upload)) == MOST_ONE_TIME_KEYS
+
+
+async def test_stale_count(alice_and_bob: Scene) -> None:
+    """A sync that was asked for before an offer says nothing about it, however often it comes."""
+    scene = alice_and_bob
+    for number in range(10):
+        position = await scene.extension.machine.sync_position()
+        response: Json = {"next_batch": f"{number}", "device_one_time_keys_count": {"signed_curve25519": 0}}
+        for upload in uploads(await scene.app.machine.outgoing_requests()):
+            await scene.app.send(upload)
+        await scene.extension.machine.receive_sync_changes(response, position)
+    offered = sum(
+        len(arrival_keys) for arrival_keys in offered_by(scene.server, "PHONE")
+    )
+    # The first offer, and one for each second sync: those in between were asked for before it.
+    assert offered <= MOST_ONE_TIME_KEYS * 6
+
+
+async def test_upload_again_same_id(alice_and_bob: Scene) -> None:
+    """The answer to an upload is lost with its process. The other goes on with other keys."""
+    scene = alice_and_bob
+    await ask_for_keys(scene.app)
+    (lost,) = uploads(await scene.app.machine.outgoing_requests())
+    scene.app.call(lost.method, lost.path, lost.body)
+    await scene.app.machine.close()
+    assert not uploads(await scene.extension.machine.outgoing_requests())
+    scene.clock.added_ms += HOUR_MS
+    assert not uploads(await scene.extension.machine.outgoing_requests())  # given up; no count is known
+    await ask_for_keys(scene.extension)
+    (after,) = uploads(await scene.extension.machine.outgoing_requests())
+    assert not one_time_keys(lost).keys() & one_time_keys(after).keys()
+    assert len(one_time_keys(after)) == MOST_ONE_TIME_KEYS // 2
+    await scene.extension.send(after)
+
+
+async def test_upload_that_is_refused_is_never_sent_again(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await ask_for_keys(scene.app)
+    (refused,) = uploads(await scene.app.machine.outgoing_requests())
+    await scene.app.machine.mark_refused(refused)
+    for _ in range(3):
+        assert not uploads(await scene.app.machine.outgoing_requests())
+    await ask_for_keys(scene.app)
+    (after,) = uploads(await scene.app.machine.outgoing_requests())
+    assert not one_time_keys(refused).keys() & one_time_keys(after).keys()
+
+
+async def test_publish_marks_too_many(alice_and_bob: Scene) -> None:
+    """A late answer to an offer that was given up says nothing about the offer that follows it."""
+    scene = alice_and_bob
+    await ask_for_keys(scene.app)
+    (first,) = uploads(await scene.app.machine.outgoing_requests())
+    scene.clock.added_ms += HOUR_MS
+    await scene.app.machine.outgoing_requests()
+    await ask_for_keys(scene.app)
+    (second,) = uploads(await scene.app.machine.outgoing_requests())
+    before = await own(scene.app)
+    answer: Json = {"one_time_key_counts": {"signed_curve25519": 100}}
+    await scene.app.machine.mark_sent(first, answer)
+    assert await own(scene.app) == before
+    await scene.app.machine.mark_sent(second, answer)
+    assert (await own(scene.app)).count == 100
+
+
+async def test_key_dropped_by_bad_message(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await scene.bob.machine.share_room_key(ROOM, [ALICE])
+    await scene.bob.send_all(wanted=lambda request: isinstance(request, KeysClaim))
+    await scene.bob.machine.share_room_key(ROOM, [ALICE])
+    (sent,) = [each for each in await scene.bob.machine.outgoing_requests() if isinstance(each, ToDevice)]
+    (good,) = (content for devices in sent.messages.values() for content in devices.values())
+    before = await pickle(scene.app)
+    outcome = await deliver(scene.app, flipped(good))
+    assert [problem.code for problem in outcome] == ["unreadable"]
+    assert await pickle(scene.app) == before
+    assert await deliver(scene.extension, good) == []
+    assert await pickle(scene.app) != before
+    again = await deliver(scene.app, good)
+    assert [problem.code for problem in again] == ["repeated"]
+    assert len((await peer_of(scene.app, scene.bob)).sessions) == 1
+
+
+async def test_fallback_cycled_early(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    fallback = (await own(scene.app)).fallback
+    for client in (scene.app, scene.extension):
+        position = await client.machine.sync_position()
+        response: Json = {
+            "next_batch": f"{client}",
+            "device_one_time_keys_count": {"signed_curve25519": 50},
+            "device_unused_fallback_key_types": [],
+        }
+        await client.machine.receive_sync_changes(response, position)
+        assert not uploads(await client.machine.outgoing_requests())
+    assert (await own(scene.app)).fallback == fallback
+    scene.clock.added_ms += HOUR_MS
+    (rotation,) = uploads(await scene.extension.machine.outgoing_requests())
+    assert rotation.body["fallback_keys"] != fallback
+    # Its answer is lost. What is uploaded until one arrives is the same key, so that no second one is dropped.
+    scene.clock.added_ms += HOUR_MS
+    (again,) = uploads(await scene.app.machine.outgoing_requests())
+    assert again.body["fallback_keys"] == rotation.body["fallback_keys"]
+
+
+async def test_acknowledged_before_processed(alice_and_bob: Scene) -> None:
+    """A response is taken once, by whichever process is first, with all that is in it."""
+    scene = alice_and_bob
+    event = await scene.bob.say(ROOM, "hello")
+    position = await scene.app.machine.sync_position()
+    response = scene.app.ask(position)
+    assert (await scene.extension.machine.receive_sync_changes(response, position)).applied
+    assert not (await scene.app.machine.receive_sync_changes(response, position)).applied
+    assert await scene.app.read(ROOM, event) == "hello"
+
+
+async def test_shared_then_invalidated(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await scene.app.share(ROOM, [ALICE, BOB])
+    content: Json = {"body": "one"}
+    first = scene.app.post(ROOM, await scene.app.machine.encrypt_room_event(ROOM, "m.room.message", content))
+    second = scene.app.post(ROOM, await scene.extension.machine.encrypt_room_event(ROOM, "m.room.message", content))
+    third = scene.app.post(ROOM, await scene.app.machine.encrypt_room_event(ROOM, "m.room.message", content))
+    await scene.bob.sync()
+    read = await scene.bob.machine.decrypt_room_events(ROOM, [first, second, third])
+    assert [getattr(each, "index", each) for each in read] == [0, 1, 2]
+
+
+async def test_unwedge_races_itself(alice_and_bob: Scene) -> None:
+    """Two unreadable messages of one device, one in each process: one new session, and one message that says so."""
+    scene = alice_and_bob
+    await scene.greet()
+    await wedge(scene)
+    for client in (scene.app, scene.extension):
+        await scene.bob.machine.discard_room_key(ROOM)
+        await scene.bob.say(ROOM, "unreadable")
+        assert [problem.code for problem in (await client.sync()).problems] == ["unreadable"]
+    claims = [
+        request
+        for client in (scene.app, scene.extension)
+        for request in await client.machine.outgoing_requests()
+        if isinstance(request, KeysClaim)
+    ]
+    assert len(claims) == 1
+    before = len(olm_messages(scene))
+    await scene.app.send(claims[0])
+    await scene.extension.send_all()
+    assert len(olm_messages(scene)) == before + 1
+
+
+async def test_shared_set_survives_unwedging(alice_and_bob: Scene) -> None:
+    """What was sent over the broken session is sent again over the new one, from where it was first shared."""
+    scene = alice_and_bob
+    await scene.greet()
+    await wedge(scene)
+    await scene.bob.machine.discard_room_key(ROOM)
+    lost = await scene.bob.say(ROOM, "lost at first")
+    await scene.app.sync()
+    await scene.app.send_all()
+    await scene.bob.sync()
+    await scene.bob.say(ROOM, "over the new session")
+    await scene.extension.sync()
+    assert await scene.app.read(ROOM, lost) == "lost at first"
+
+
+@pytest.mark.parametrize("answered", [False, True])
+async def test_one_time_exchange_frozen(alice_and_bob: Scene, answered: bool) -> None:
+    """A process stops between a claim and its answer. The other goes on, and the late answer changes nothing."""
+    scene = alice_and_bob
+    await scene.app.machine.share_room_key(ROOM, [ALICE, BOB])
+    (claim,) = [each for each in await scene.app.machine.outgoing_requests() if isinstance(each, KeysClaim)]
+    answer = scene.app.call(claim.method, claim.path, claim.body) if answered else None
+    scene.clock.added_ms += HOUR_MS
+    await scene.extension.share(ROOM, [ALICE, BOB])
+    before = await peer_of(scene.extension, scene.bob)
+    answer = answer or scene.app.call(claim.method, claim.path, claim.body)
+    await scene.app.machine.mark_sent(claim, answer)
+    after = await peer_of(scene.extension, scene.bob)
+    assert [each.session_id for each in after.sessions] == [each.session_id for each in before.sessions]
+
+
+async def test_query_clears_newer_flag(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await changed(scene.app, BOB)
+    (query,) = await scene.app.machine.outgoing_requests()
+    answer = scene.app.call(query.method, query.path, query.body)
+    await changed(scene.extension, BOB)
+    await scene.app.machine.mark_sent(query, answer)
+    (newer,) = await scene.app.machine.outgoing_requests()
+    assert newer != query
+    await scene.app.send(newer)
+    assert not await scene.app.machine.outgoing_requests()
+
+
+async def test_no_message_key_is_used_twice(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    for number in range(5):
+        for client in (scene.app, scene.extension, scene.bob):
+            await client.say(ROOM, f"{number}")
+            for reader in (scene.app, scene.bob):
+                await reader.sync()
+    MessageKeys().add_arrivals(scene.server.arrivals)
+
+
+# What the tests look at
+
+
+def uploads(requests: list[Request]) -> list[KeysUpload]:
+    return [request for request in requests if isinstance(request, KeysUpload)]
+
+
+def one_time_keys(upload: KeysUpload) -> dict[str, object]:
+    keys = upload.body.get("one_time_keys", {})
+    assert isinstance(keys, dict)
+    return keys
+
+
+def offered_by(server: Homeserver, device: str) -> list[list[str]]:
+    import msgspec
+
+    bodies = [
+        msgspec.json.decode(arrival.body, type=dict[str, object])
+        for arrival in server.arrivals
+        if arrival.path.endswith("/keys/upload") and arrival.device.device == device
+    ]
+    return [list(keys) for body in bodies if isinstance(keys := body.get("one_time_keys"), dict)]
+
+
+def olm_messages(scene: Scene) -> list[str]:
+    return [arrival.path for arrival in scene.server.arrivals if "sendToDevice/m.room.encrypted" in arrival.path]
+
+
+def flipped(content: Json) -> Json:
+    """Spoil the message authentication code of an Olm message."""
+    import copy
+
+    spoilt = copy.deepcopy(content)
+    ciphertext = spoilt["ciphertext"]
+    assert isinstance(ciphertext, dict)
+    for message in ciphertext.values():
+        body = message["body"]
+        message["body"] = body[:-4] + ("AAAA" if body[-4:] != "AAAA" else "BBBB")
+    return spoilt
+
+
+async def ask_for_keys(client: Client) -> None:
+    """Let a sync say that the homeserver has run out of one-time keys."""
+    position = await client.machine.sync_position("counts", sliding=True)
+    response: Json = {
+        "pos": f"{position.token}+",
+        "extensions": {"e2ee": {"device_one_time_keys_count": {"signed_curve25519": 0}}},
+    }
+    assert (await client.machine.receive_sync_changes(response, position)).applied
+
+
+async def changed(client: Client, user: str) -> None:
+    """Let a sync say that a user's devices changed."""
+    position = await client.machine.sync_position()
+    response: Json = {
+        "next_batch": f"{position.token}+",
+        "device_lists": {"changed": [user]},
+        "device_one_time_keys_count": {"signed_curve25519": 50},
+    }
+    assert (await client.machine.receive_sync_changes(response, position)).applied
+
+
+async def deliver(client: Client, content: Json) -> list[object]:
+    """Let a sync bring one encrypted to-device event of Bob's; return the problems."""
+    position = await client.machine.sync_position("deliveries", sliding=True)
+    event: Json = {"type": "m.room.encrypted", "sender": BOB, "content": content}
+    response: Json = {
+        "pos": f"{position.token}+",
+        "extensions": {"to_device": {"next_batch": f"{position.to_device_token}+", "events": [event]}},
+    }
+    outcome = await client.machine.receive_sync_changes(response, position)
+    assert outcome.applied
+    return list(outcome.problems)
+
+
+async def wedge(scene: Scene) -> None:
+    """Let Alice's device lose its sessions with Bob's, as a forked ratchet would."""
+
+    async def forget(transaction: Transaction) -> None:
+        key = scene.bob.machine.curve25519
+        peer = await transaction.get(PEER, key)
+        assert peer is not None
+        peer.sessions = []
+        transaction.put(PEER, key, peer)
+
+    await scene.app.machine._store.run(forget)
+
+
+async def own(client: Client) -> OwnDevice:
+    async def read(view: View) -> OwnDevice | None:
+        return await view.get(OWN_DEVICE, None)
+
+    found = await client.machine._store.query(read)
+    assert found is not None
+    return found
+
+
+async def pickle(client: Client) -> str:
+    async def read(view: View) -> str:
+        account = await view.get(ACCOUNT, None)
+        assert account is not None
+        return account.pickle()
+
+    return await client.machine._store.query(read)
+
+
+async def peer_of(client: Client, other: Client) -> Peer:
+    async def read(view: View) -> Peer | None:
+        return await view.get(PEER, other.machine.curve25519)
+
+    return await client.machine._store.query(read) or Peer()
+
+
+async def keys_of(client: Client, kind: RecordKind[Curve25519Key, object]) -> tuple[Curve25519Key, ...]:
+    async def read(view: View) -> tuple[Curve25519Key, ...]:
+        return await view.keys(kind)
+
+    return await client.machine._store.query(read)

@@ -1,0 +1,343 @@
+"""A device that two processes share, with a peer and a third user, and everything that may happen to a request.
+
+The properties: every message is read by every process of every device that it was meant for, no message key and no
+one-time key is used twice, the homeserver refuses nothing, and whoever left reads nothing of what comes after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import tempfile
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import hypothesis.strategies as st
+from hypothesis import Phase, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from tests.machine.client import Client, Refused
+from tests.machine.homeserver import Device, Homeserver, Json
+from tests.machine.message_keys import MessageKeys
+from unwedged.machine import KeysClaim, KeysUpload, MachineError, OlmMachine, Request, SyncPosition
+from unwedged.machine.errors import MissingRoomKey
+from unwedged.machine.identifiers import Curve25519Key
+from unwedged.machine.records import PEER
+from unwedged.store import LeaseTimes, Milliseconds, Transaction
+
+Result = TypeVar("Result")
+
+ROOM = "!room:example.org"
+ALICE, BOB, CAROL = "@alice:example.org", "@bob:example.org", "@carol:example.org"
+HOUR_MS = 3_600_000
+
+
+class MovableClock:
+    """The wall clock, and what a test adds to it. A leap is a long suspension of everybody."""
+
+    def __init__(self) -> None:
+        self.added_ms = 0
+
+    def now(self) -> int:
+        return int(asyncio.get_running_loop().time() * 1000) + self.added_ms
+
+    async def sleep(self, duration: Milliseconds) -> None:
+        await asyncio.sleep(duration / 1000)
+
+
+@dataclass
+class Flight:
+    """A request on its way, or its answer."""
+
+    by: str
+    request: Request
+    answer: Json | None = None
+    times_sent: int = 0
+
+
+@dataclass
+class Sync:
+    by: str
+    position: SyncPosition
+    response: Json
+
+
+@dataclass
+class Message:
+    event: Json
+    text: str
+    author: str
+    readers: set[str]
+    """The users that it is meant for."""
+
+
+@dataclass
+class Process:
+    name: str
+    user: str
+    device: str
+    file: str
+    client: Client = field(init=False)
+
+
+class TwoProcesses(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.loop = asyncio.new_event_loop()
+        self.clock = MovableClock()
+        self.server = Homeserver()
+        self.flights: list[Flight] = []
+        self.syncs: list[Sync] = []
+        self.messages: list[Message] = []
+        self.wedges = 0
+
+    def wait(self, work: Coroutine[object, None, Result]) -> Result:
+        return self.loop.run_until_complete(asyncio.wait_for(work, 60))
+
+    async def opened(self, process: Process) -> Client:
+        machine = await OlmMachine.open(
+            self.folder / process.file,
+            user_id=process.user,
+            device_id=process.device,
+            key=bytes(32),
+            label=process.name,
+            clock=self.clock,
+            times=LeaseTimes(idle_after_ms=1),
+        )
+        return Client(self.server, machine)
+
+    @initialize()
+    def open(self) -> None:
+        self.processes = {
+            "app": Process("app", ALICE, "PHONE", "alice.db"),
+            "extension": Process("extension", ALICE, "PHONE", "alice.db"),
+            "bob": Process("bob", BOB, "LAPTOP", "bob.db"),
+            "carol": Process("carol", CAROL, "TABLET", "carol.db"),
+        }
+        for user, device in {(process.user, process.device) for process in self.processes.values()}:
+            self.server.sign_in(Device(user, device))
+        self.server.create_room(ROOM, ALICE, BOB)
+        for process in self.processes.values():
+            process.client = self.wait(self.opened(process))
+            self.wait(process.client.machine.set_room_encryption(ROOM, {"algorithm": "m.megolm.v1.aes-sha2"}))
+
+    def client(self, name: str) -> Client:
+        return self.processes[name].client
+
+    names = st.sampled_from(["app", "extension", "bob", "carol"])
+    shared = st.sampled_from(["app", "extension"])
+
+    # Requests, which are lost by being left in flight
+
+    @rule(name=names)
+    def take_requests(self, name: str) -> None:
+        for request in self.wait(self.client(name).machine.outgoing_requests()):
+            self.flights.append(Flight(name, request))
+
+    @precondition(lambda self: self.flights)
+    @rule(data=st.data())
+    def send(self, data: st.DataObject) -> None:
+        flight = data.draw(st.sampled_from(self.flights), label="flight")
+        self.deliver(flight)
+
+    def deliver(self, flight: Flight) -> None:
+        if flight.times_sent and isinstance(flight.request, KeysUpload | KeysClaim):
+            return  # as the requests' documentation demands
+        flight.times_sent += 1
+        request = flight.request
+        flight.answer = self.client(flight.by).call(request.method, request.path, request.body)
+
+    @precondition(lambda self: any(flight.answer is not None for flight in self.flights))
+    @rule(data=st.data(), other=st.booleans(), again=st.booleans())
+    def answer(self, data: st.DataObject, other: bool, again: bool) -> None:
+        """Give an answer to the process that asked, or to the other one; maybe not for the last time."""
+        flight = data.draw(st.sampled_from([each for each in self.flights if each.answer is not None]), label="flight")
+        by = {"app": "extension", "extension": "app"}.get(flight.by, flight.by) if other else flight.by
+        assert flight.answer is not None
+        self.wait(self.client(by).machine.mark_sent(flight.request, flight.answer))
+        if not again:
+            self.flights.remove(flight)
+
+    @precondition(lambda self: self.flights)
+    @rule(data=st.data())
+    def lose(self, data: st.DataObject) -> None:
+        self.flights.remove(data.draw(st.sampled_from(self.flights), label="flight"))
+
+    @rule(name=names)
+    def send_and_answer(self, name: str) -> None:
+        self.wait(self.client(name).send_all())
+
+    # Sync
+
+    @rule(name=names, sliding=st.booleans())
+    def ask(self, name: str, sliding: bool) -> None:
+        client = self.client(name)
+        position = self.wait(client.machine.sync_position(name, sliding=sliding))
+        try:
+            self.syncs.append(Sync(name, position, client.ask(position)))
+        except Refused as refused:
+            assert "M_UNKNOWN_POS" in str(refused)
+            self.wait(client.machine.forget_sync_position(name))
+
+    @precondition(lambda self: self.syncs)
+    @rule(data=st.data(), again=st.booleans())
+    def receive(self, data: st.DataObject, again: bool) -> None:
+        sync = data.draw(st.sampled_from(self.syncs), label="sync")
+        self.take(sync.by, sync.position, sync.response)
+        if not again:
+            self.syncs.remove(sync)
+
+    @rule(name=names, sliding=st.booleans())
+    def sync(self, name: str, sliding: bool) -> None:
+        client = self.client(name)
+        position = self.wait(client.machine.sync_position(name, sliding=sliding))
+        try:
+            response = client.ask(position)
+        except Refused as refused:
+            assert "M_UNKNOWN_POS" in str(refused)
+            self.wait(client.machine.forget_sync_position(name))
+            return
+        self.take(name, position, response)
+
+    def take(self, name: str, position: SyncPosition, response: Json) -> None:
+        outcome = self.wait(self.client(name).machine.receive_sync_changes(response, position))
+        allowed = {"repeated"} | ({"unreadable"} if self.wedges else set())
+        assert {problem.code for problem in outcome.problems} <= allowed
+
+    # Messages
+
+    @rule(name=names)
+    def share(self, name: str) -> None:
+        if self.processes[name].user in self.server.members(ROOM):
+            self.wait(self.client(name).machine.share_room_key(ROOM, self.server.members(ROOM)))
+
+    @rule(name=names, text=st.text(max_size=5))
+    def say(self, name: str, text: str) -> None:
+        self.post(name, text)
+
+    @rule(name=names, text=st.text(max_size=5))
+    def share_and_say(self, name: str, text: str) -> None:
+        if self.processes[name].user in self.server.members(ROOM):
+            self.wait(self.client(name).share(ROOM, self.server.members(ROOM)))
+            self.post(name, text)
+
+    def post(self, name: str, text: str) -> None:
+        client, members = self.client(name), self.server.members(ROOM)
+        if self.processes[name].user not in members:
+            return
+        content = {"msgtype": "m.text", "body": text}
+        sharing = self.wait(client.machine.share_room_key(ROOM, members))
+        if sharing.outdated or sharing.without_session:
+            return  # as a careful application does: whom it can't reach yet could not read the message later
+        encrypted = self.wait(client.machine.encrypt_room_event(ROOM, "m.room.message", content))
+        known = {user for user in members if self.wait(client.machine.devices_of(user))}
+        self.messages.append(Message(client.post(ROOM, encrypted), text, name, known | {self.processes[name].user}))
+
+    @precondition(lambda self: self.messages)
+    @rule(data=st.data(), name=names)
+    def read(self, data: st.DataObject, name: str) -> None:
+        self.reads(name, data.draw(st.sampled_from(self.messages), label="message"))
+
+    def reads(self, name: str, message: Message) -> bool:
+        try:
+            text = self.wait(self.client(name).read(ROOM, message.event))
+        except MissingRoomKey:
+            return False
+        except MachineError as error:
+            assert self.processes[name].user not in message.readers, error
+            return False
+        assert text == message.text
+        assert self.processes[name].user in message.readers, "a user that had left has read it"
+        return True
+
+    # Accidents
+
+    @rule(joins=st.booleans())
+    def carol_joins_or_leaves(self, joins: bool) -> None:
+        if joins != (CAROL in self.server.members(ROOM)):
+            (self.server.join if joins else self.server.leave)(ROOM, CAROL)
+
+    @rule(name=names, killed=st.booleans())
+    def restart(self, name: str, killed: bool) -> None:
+        """Start a process anew. What it had in flight is lost if it was killed."""
+        process = self.processes[name]
+        self.wait(process.client.machine.close())
+        process.client = self.wait(self.opened(process))
+        if killed:
+            self.flights = [flight for flight in self.flights if flight.by != name]
+            self.syncs = [sync for sync in self.syncs if sync.by != name]
+
+    @rule(name=shared)
+    def pause(self, name: str) -> None:
+        self.wait(self.client(name).machine.pause())
+
+    @rule(hours=st.sampled_from([1, 24 * 8]))
+    def time_passes(self, hours: int) -> None:
+        self.clock.added_ms += hours * HOUR_MS
+
+    @rule(name=names)
+    def forget_connections(self, name: str) -> None:
+        self.server.forget_connections(self.client(name).device)
+
+    @precondition(lambda self: self.wedges < 2)
+    @rule()
+    def wedge(self) -> None:
+        """Let the peer lose its sessions with the shared device, as by a restored backup."""
+
+        async def forget(transaction: Transaction) -> None:
+            key = Curve25519Key(self.client("app").machine.curve25519)
+            peer = await transaction.get(PEER, key)
+            if peer is not None:
+                peer.sessions = []
+                transaction.put(PEER, key, peer)
+
+        self.wedges += 1
+        self.wait(self.client("bob").machine._store.run(forget))
+
+    # What must hold in the end
+
+    def teardown(self) -> None:
+        try:
+            if hasattr(self, "processes"):
+                self.settle()
+                self.check()
+        finally:
+            for process in getattr(self, "processes", {}).values():
+                self.wait(process.client.machine.close())
+            self.loop.close()
+            shutil.rmtree(self.folder)
+
+    def settle(self) -> None:
+        """Let everything arrive, and everybody say something, until nothing is under way."""
+        for _ in range(4):
+            self.clock.added_ms += 2 * HOUR_MS
+            for _ in range(3):
+                for name in self.processes:
+                    self.wait(self.client(name).send_all())
+                    self.sync(name, sliding=False)
+            for name in self.processes:
+                self.share_and_say(name, "at last")
+
+    def check(self) -> None:
+        keys = MessageKeys()
+        keys.add_arrivals(self.server.arrivals)
+        refused = {arrival.status for arrival in self.server.arrivals if "/keys/" in arrival.path}
+        assert refused <= {200}, "the homeserver refused a request"
+        offered: set[tuple[str, str]] = set()
+        for arrival in self.server.arrivals:
+            if arrival.path.endswith("/keys/upload"):
+                for name in json.loads(arrival.body).get("one_time_keys", {}):
+                    assert (arrival.device.device, name) not in offered, "a one-time key was offered twice"
+                    offered.add((arrival.device.device, name))
+        for name, process in self.processes.items():
+            for message in self.messages:
+                read = self.reads(name, message)
+                assert read or process.user not in message.readers, f"{name} never reads {message}"
+
+
+TestTwoProcesses = TwoProcesses.TestCase
+TestTwoProcesses.settings = settings(max_examples=300, stateful_step_count=40, deadline=None, phases=[Phase.generate])
