@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from urllib.parse import quote
 
 from tests.machine.homeserver import Device, Homeserver, Json
@@ -11,6 +11,10 @@ from unwedged.machine import OlmMachine, Request, SyncOutcome, SyncPosition
 
 class Refused(Exception):
     """The homeserver answered with an error."""
+
+    def __init__(self, status: int, code: object) -> None:
+        super().__init__(f"{status} {code}")
+        self.code = code
 
 
 class Client:
@@ -25,17 +29,19 @@ class Client:
     def call(self, method: str, path: str, body: Json | None = None) -> Json:
         status, answer = self.server.request(self.device, method, path, body)
         if status != 200:
-            raise Refused(f"{status} {answer['errcode']}")
+            raise Refused(status, answer["errcode"])
         return answer
 
     async def send(self, request: Request) -> None:
         """Send one request and give its answer to the machine."""
         await self.machine.mark_sent(request, self.call(request.method, request.path, request.body))
 
-    async def send_all(self, *, wanted: Callable[[Request], bool] = lambda request: True) -> list[Request]:
-        """Send requests until there are none."""
+    async def send_all(self, *kinds: type[Request]) -> list[Request]:
+        """Send requests, of some kinds or of all, until there are none."""
         sent: list[Request] = []
-        while requests := [request for request in await self.machine.outgoing_requests() if wanted(request)]:
+        while requests := [
+            request for request in await self.machine.outgoing_requests() if not kinds or isinstance(request, kinds)
+        ]:
             for request in requests:
                 await self.send(request)
             sent += requests
@@ -55,6 +61,17 @@ class Client:
         if position.to_device_token is None:
             body["extensions"] = {"e2ee": {"enabled": True}, "to_device": {"enabled": True}}
         return self.call("POST", "sync" if position.token is None else f"sync?pos={quote(position.token)}", body)
+
+    async def ask_or_forget(self, connection: str, *, sliding: bool) -> tuple[SyncPosition, Json] | None:
+        """Ask for what is new; where the homeserver no longer knows the position, forget it as well."""
+        position = await self.machine.sync_position(connection, sliding=sliding)
+        try:
+            return position, self.ask(position)
+        except Refused as refused:
+            if refused.code != "M_UNKNOWN_POS":
+                raise
+            await self.machine.forget_sync_position(connection)
+            return None
 
     async def sync(self, connection: str = "main", *, sliding: bool = False) -> SyncOutcome:
         """Sync once."""

@@ -1,4 +1,4 @@
-"""A device that two processes share, and a peer, on a homeserver in memory: what most tests of the machine begin with."""
+"""A device that two processes share, and a peer, on a homeserver in memory: where most tests of the machine begin."""
 
 from __future__ import annotations
 

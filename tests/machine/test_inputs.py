@@ -6,19 +6,21 @@ The input about backups (``two-keys-one-version``) needs backups, which the mach
 from __future__ import annotations
 
 import asyncio
+import copy
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from tests.machine.client import Client, Refused
+from tests.machine.client import Client
 from tests.machine.homeserver import Homeserver, Json
 from tests.machine.message_keys import MessageKeys
 from tests.machine.scene import ALICE, BOB, HOUR_MS, ROOM, Scene
-from unwedged.machine import KeysClaim, KeysUpload, OlmMachine, Request, ToDevice
+from unwedged.machine import KeysClaim, KeysUpload, OlmMachine, Problem, Request, ToDevice
 from unwedged.machine.errors import AnotherDevice
 from unwedged.machine.identifiers import Curve25519Key
 from unwedged.machine.ratchets import MOST_ONE_TIME_KEYS
-from unwedged.machine.records import ACCOUNT, OUTBOUND, OWN_DEVICE, PEER, WANTED_SESSION, OwnDevice, Peer
+from unwedged.machine.records import ACCOUNT, OWN_DEVICE, PEER, WANTED_SESSION, OwnDevice, Peer, WantedSession
 from unwedged.store import RecordKind, Transaction, View
 
 
@@ -79,9 +81,7 @@ async def test_stale_count(alice_and_bob: Scene) -> None:
         for upload in uploads(await scene.app.machine.outgoing_requests()):
             await scene.app.send(upload)
         await scene.extension.machine.receive_sync_changes(response, position)
-    offered = sum(
-        len(arrival_keys) for arrival_keys in offered_by(scene.server, "PHONE")
-    )
+    offered = sum(len(arrival_keys) for arrival_keys in offered_by(scene.server, "PHONE"))
     # The first offer, and one for each second sync: those in between were asked for before it.
     assert offered <= MOST_ONE_TIME_KEYS * 6
 
@@ -135,7 +135,7 @@ async def test_publish_marks_too_many(alice_and_bob: Scene) -> None:
 async def test_key_dropped_by_bad_message(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.bob.machine.share_room_key(ROOM, [ALICE])
-    await scene.bob.send_all(wanted=lambda request: isinstance(request, KeysClaim))
+    await scene.bob.send_all(KeysClaim)
     await scene.bob.machine.share_room_key(ROOM, [ALICE])
     (sent,) = [each for each in await scene.bob.machine.outgoing_requests() if isinstance(each, ToDevice)]
     (good,) = (content for devices in sent.messages.values() for content in devices.values())
@@ -285,8 +285,6 @@ def one_time_keys(upload: KeysUpload) -> dict[str, object]:
 
 
 def offered_by(server: Homeserver, device: str) -> list[list[str]]:
-    import msgspec
-
     bodies = [
         msgspec.json.decode(arrival.body, type=dict[str, object])
         for arrival in server.arrivals
@@ -301,8 +299,6 @@ def olm_messages(scene: Scene) -> list[str]:
 
 def flipped(content: Json) -> Json:
     """Spoil the message authentication code of an Olm message."""
-    import copy
-
     spoilt = copy.deepcopy(content)
     ciphertext = spoilt["ciphertext"]
     assert isinstance(ciphertext, dict)
@@ -333,7 +329,7 @@ async def changed(client: Client, user: str) -> None:
     assert (await client.machine.receive_sync_changes(response, position)).applied
 
 
-async def deliver(client: Client, content: Json) -> list[object]:
+async def deliver(client: Client, content: Json) -> list[Problem]:
     """Let a sync bring one encrypted to-device event of Bob's; return the problems."""
     position = await client.machine.sync_position("deliveries", sliding=True)
     event: Json = {"type": "m.room.encrypted", "sender": BOB, "content": content}
@@ -343,7 +339,7 @@ async def deliver(client: Client, content: Json) -> list[object]:
     }
     outcome = await client.machine.receive_sync_changes(response, position)
     assert outcome.applied
-    return list(outcome.problems)
+    return outcome.problems
 
 
 async def wedge(scene: Scene) -> None:
@@ -384,7 +380,7 @@ async def peer_of(client: Client, other: Client) -> Peer:
     return await client.machine._store.query(read) or Peer()
 
 
-async def keys_of(client: Client, kind: RecordKind[Curve25519Key, object]) -> tuple[Curve25519Key, ...]:
+async def keys_of(client: Client, kind: RecordKind[Curve25519Key, WantedSession]) -> tuple[Curve25519Key, ...]:
     async def read(view: View) -> tuple[Curve25519Key, ...]:
         return await view.keys(kind)
 

@@ -7,7 +7,7 @@ requests, and takes responses, in the JSON of the client-server API.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
@@ -202,7 +202,7 @@ class OlmMachine:
         return await self._store.query(read)
 
     async def set_trust(self, user_id: str, device_id: str, trust: LocalTrust) -> None:
-        """Note what the owner of this device thinks of another. Raises ``InvalidArgument`` for one that is not known."""
+        """Note what the owner of this device thinks of another. Raises ``InvalidArgument`` where none is known."""
         await self._store.run(devices.set_trust, UserId(user_id), DeviceId(device_id), trust)
 
     # Rooms
@@ -226,7 +226,7 @@ class OlmMachine:
             if sharing_now.complete:
                 return sharing_now
 
-    async def encrypt_room_event(self, room_id: str, event_type: str, content: JsonObject) -> JsonObject:
+    async def encrypt_room_event(self, room_id: str, event_type: str, content: Mapping[str, object]) -> JsonObject:
         """Return the content of an ``m.room.encrypted`` event. Its place in the session is used up from here on.
 
         Raises ``NotEncrypted``, and ``RoomKeyNotShared`` where ``share_room_key`` has to come first.

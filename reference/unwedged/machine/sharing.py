@@ -6,6 +6,7 @@ which devices have the key change in the commit before anything leaves.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -117,7 +118,7 @@ async def share(transaction: Transaction, room_id: RoomId, user_ids: frozenset[U
 
 
 async def encrypt(
-    transaction: Transaction, room_id: RoomId, event_type: str, content: JsonObject, now_ms: int
+    transaction: Transaction, room_id: RoomId, event_type: str, content: Mapping[str, object], now_ms: int
 ) -> JsonObject:
     """Encrypt an event; return the content of an ``m.room.encrypted`` event. It is lost unless the commit succeeds.
 
