@@ -23,11 +23,12 @@ from unwedged.machine.attachments import (
     encrypt_attachment,
 )
 from unwedged.machine.errors import MalformedAttachmentKey, TamperedAttachment, UnsupportedAttachment
+from unwedged.machine.identifiers import JsonObject
 
 URL = "mxc://example.org/FHyPlCeYUSFFxlgbQYZmoEoe"
 
 
-def file(k: str, iv: str, sha256: str) -> dict[str, object]:
+def file(k: str, iv: str, sha256: str) -> JsonObject:
     """What an event says about an attachment, as some programs have it: without what protects nobody."""
     return {"v": "v2", "key": {"kty": "oct", "alg": "A256CTR", "k": k}, "iv": iv, "hashes": {"sha256": sha256}}
 
@@ -61,7 +62,7 @@ VECTORS = [
     ),
 ]
 # The example of the specification: only what the event says about the file.
-OF_THE_SPECIFICATION: dict[str, object] = {
+OF_THE_SPECIFICATION: JsonObject = {
     "url": "mxc://example.org/FHyPlCeYUSFFxlgbQYZmoEoe",
     "v": "v2",
     "key": {
@@ -88,7 +89,7 @@ places = st.lists(st.integers(0, 200), max_size=8)
 
 class TestVectors:
     @pytest.mark.parametrize(("content", "ciphertext", "plaintext"), VECTORS)
-    def test_other_programs_files(self, content: dict[str, object], ciphertext: str, plaintext: bytes) -> None:
+    def test_other_programs_files(self, content: JsonObject, ciphertext: str, plaintext: bytes) -> None:
         key = AttachmentKey.from_encrypted_file(content)
         assert decrypt_attachment(b64decode(ciphertext), key) == plaintext
 

