@@ -107,7 +107,7 @@ async def test_upload_that_is_refused_is_never_sent_again(alice_and_bob: Scene) 
     scene = alice_and_bob
     await ask_for_keys(scene.app)
     (refused,) = uploads(await scene.app.machine.outgoing_requests())
-    await scene.app.machine.mark_refused(refused)
+    assert await scene.app.machine.mark_failed(refused, status=400) is None
     for _ in range(3):
         assert not uploads(await scene.app.machine.outgoing_requests())
     await ask_for_keys(scene.app)

@@ -43,7 +43,7 @@ class ToDeviceEvent:
 
     type: str
     sender: UserId
-    content: JsonObject
+    content: JsonObject = field(repr=False)
     encrypted: bool
 
 
@@ -95,7 +95,7 @@ async def receive(transaction: Transaction, changes: SyncChanges, asked_with: Sy
     if await transaction.get(SYNC, name) == asked_with.token:
         outcome.applied = True
         transaction.put(SYNC, name, changes.next_token)
-        if asked_with.sliding and asked_with.token is None:
+        if asked_with.token is None:
             # A connection that begins is told of no device lists, whatever changed before.
             await devices.note_all_changed(transaction)
         await devices.note_changed(transaction, changes.changed)

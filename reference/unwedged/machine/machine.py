@@ -7,13 +7,14 @@ requests, and takes responses, in the JSON of the client-server API.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
 
 from unwedged.machine import account, devices, inbox, olm, outbox, rooms, sharing
 from unwedged.machine.errors import MachineError
+from unwedged.machine.exports import ExportedSession
 from unwedged.machine.identifiers import (
     Curve25519Key,
     Device,
@@ -31,7 +32,15 @@ from unwedged.machine.rooms import DecryptedEvent
 from unwedged.machine.sharing import Sharing
 from unwedged.machine.sync import SyncPosition, changes_of
 from unwedged.store import Clock, CryptoStore, LeaseTimes, Subscription, Transaction, View
+from unwedged.store.arguments import text_of
 from unwedged.store.clock import SystemClock
+
+RETRIED_STATUSES = frozenset({401, 408, 429})
+"""The homeserver will take the same request later."""
+RETRY_MS = 1_000
+"""How long to wait after a failure; twice as long after each further one."""
+LONGEST_RETRY_MS = 300_000
+KEYS_IN_A_COMMIT = 250
 
 
 class OlmMachine:
@@ -41,6 +50,8 @@ class OlmMachine:
         """Callers use ``open``."""
         self._store = store
         self._clock = clock
+        self._failures = 0
+        """How many requests failed since one was answered."""
         self.device = device
         own = KnownDevice(keys)
         self.curve25519: Curve25519Key = own.curve25519
@@ -70,7 +81,7 @@ class OlmMachine:
             path, passphrase=passphrase, key=key, label=label, kinds=KINDS, times=times, clock=clock
         )
         try:
-            device = Device(UserId(user_id), DeviceId(device_id))
+            device = Device(UserId(text_of(user_id, "a user id")), DeviceId(text_of(device_id, "a device id")))
             own = await store.run(account.open_account, device)
             return cls(store, device, own.keys, clock)
         except BaseException:
@@ -172,20 +183,35 @@ class OlmMachine:
                 case KeysClaim():
                     await olm.take_claim_answer(transaction, request, response, self._clock.now())
                 case ToDevice():
-                    outbox.sent(transaction, request)
+                    await outbox.sent(transaction, request)
 
         await self._store.run(take)
+        self._failures = 0
 
-    async def mark_refused(self, request: Request) -> None:
-        """Note that the homeserver has refused a request for good (a status of 400): it is not to be sent again.
+    async def mark_failed(
+        self, request: Request, *, status: int | None, retry_after_ms: int | None = None
+    ) -> int | None:
+        """Say in how many milliseconds to look at ``outgoing_requests`` again after a request failed.
 
-        Of a request whose outcome is unknown, say nothing: whatever may be sent twice is listed again, and the rest
-        is given up after a while.
+        ``status`` is that of the homeserver's answer, ``None`` where there was none, and ``retry_after_ms`` what it
+        asked for. ``None`` comes back where the homeserver has refused the request for good (a status from 400 to 499
+        other than 401, 408 and 429): then it is never listed again. Only queries always are.
+
+        An upload or a claim whose outcome is unknown is not listed again either. It is given up after a while.
         """
-        if isinstance(request, KeysUpload):
-            await self._store.run(account.take_upload_refusal, request)
-        elif isinstance(request, ToDevice):
-            await self.mark_sent(request, {})
+        if status is None or not 400 <= status < 500 or status in RETRIED_STATUSES:
+            self._failures += 1
+            return max(retry_after_ms or 0, min(RETRY_MS << min(self._failures - 1, 10), LONGEST_RETRY_MS))
+        match request:
+            case KeysUpload():
+                await self._store.run(account.take_upload_refusal, request)
+            case ToDevice():
+                await self._store.run(outbox.refused, request)
+            case KeysQuery():
+                return LONGEST_RETRY_MS  # the mark stands: nobody else knows these devices either
+            case KeysClaim():
+                pass  # it was handed out once, and its marks say when the next may be
+        return None
 
     # Users and devices
 
@@ -252,6 +278,28 @@ class OlmMachine:
         if isinstance(result, MachineError):
             raise result
         return result
+
+    async def export_room_keys(self) -> list[ExportedSession]:
+        """Return all room keys, for ``exports.encrypt_export``."""
+
+        async def names(view: View) -> tuple[GroupSessionName, ...]:
+            return await view.keys(INBOUND)
+
+        every = await self._store.query(names)
+        exported: list[ExportedSession] = []
+        for start in range(0, len(every), KEYS_IN_A_COMMIT):
+            exported += await self._store.query(rooms.export_keys, every[start : start + KEYS_IN_A_COMMIT])
+        return exported
+
+    async def import_room_keys(self, sessions: Sequence[ExportedSession]) -> int:
+        """Keep what ``exports.decrypt_export`` returned, where it is better than what is here; say how much that is.
+
+        Nobody vouches for the sender of what such a key decrypts.
+        """
+        kept = 0
+        for start in range(0, len(sessions), KEYS_IN_A_COMMIT):
+            kept += await self._store.run(rooms.import_keys, sessions[start : start + KEYS_IN_A_COMMIT])
+        return kept
 
     # Streams
 

@@ -6,14 +6,13 @@ a ``Peer`` and changes it; the transactions around it are in ``inbox``, ``sharin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 
 from unwedged.machine.account import own_account, own_device
 from unwedged.machine.errors import (
-    MachineError,
     MalformedMessage,
     MessageUnreadable,
     RepeatedMessage,
@@ -71,7 +70,7 @@ class OlmEvent:
     """A to-device event that came over an Olm session, with the keys that vouch for it."""
 
     type: str
-    content: JsonObject
+    content: JsonObject = field(repr=False)
     sender: UserId
     sender_key: Curve25519Key
     signing_key: Ed25519Key
@@ -222,8 +221,10 @@ async def take_claim_answer(transaction: Transaction, request: KeysClaim, respon
             if one_time_key is None:
                 raise MalformedMessage("a device has no key to claim, or one that it did not sign")
             session = account.outbound_session(key, one_time_key)
-        except MachineError:
-            later = msgspec.structs.replace(mark, not_before_ms=now_ms + UNWEDGED_EVERY_MS)
+        except MalformedMessage:
+            if not mark.told:
+                send(transaction, now_ms, "m.room_key.withheld", {device: _no_olm(own)})
+            later = msgspec.structs.replace(mark, not_before_ms=now_ms + UNWEDGED_EVERY_MS, told=True)
             transaction.put(WANTED_SESSION, key, later)
             continue
         peer.sessions.insert(0, session)
@@ -233,6 +234,15 @@ async def take_claim_answer(transaction: Transaction, request: KeysClaim, respon
             send(transaction, now_ms, "m.room.encrypted", {device: encrypt(peer, own, known, "m.dummy", {})})
         transaction.put(PEER, key, peer)
     transaction.put(ACCOUNT, None, account)
+
+
+def _no_olm(own: OwnDevice) -> JsonObject:
+    return {
+        "algorithm": "m.megolm.v1.aes-sha2",
+        "sender_key": own_key(own, "curve25519"),
+        "code": "m.no_olm",
+        "reason": "The sender has found no key to begin an Olm session with.",
+    }
 
 
 def _decrypted(

@@ -88,6 +88,8 @@ class WantedSession(msgspec.Struct, frozen=True):
     """Whether the old session does not decrypt: then the new one replaces it, and an ``m.dummy`` tells the device."""
     not_before_ms: int = 0
     """When a claim may be handed out."""
+    told: bool = False
+    """Whether the device was told that it had no key to begin a session with."""
 
 
 class LocalTrust(Enum):
@@ -166,6 +168,9 @@ class SharedKey(msgspec.Struct):
     withheld: dict[Curve25519Key, str] = {}
     """Which devices were told that they don't get the key, and by which code."""
 
+    def __repr__(self) -> str:
+        return f"<SharedKey devices={len(self.devices)}>"
+
 
 class KeySource(Enum):
     """Where a room key came from."""
@@ -182,10 +187,11 @@ class InboundSession(msgspec.Struct):
     """A Megolm session that this device can read, where its key came from, and how far that can be trusted."""
 
     session: InboundGroup
-    sender: UserId
+    sender: UserId | None
+    """``None`` for a session that was imported: nobody vouches for its maker."""
     sender_key: Curve25519Key
-    signing_key: Ed25519Key
-    """The Ed25519 key that its maker claims."""
+    signing_key: Ed25519Key | None
+    """The Ed25519 key that its maker claims, as far as it is known."""
     source: KeySource
     shared_history: bool = False
 
@@ -234,6 +240,9 @@ class PutAside(msgspec.Struct, frozen=True):
     event: JsonObject
     payload: JsonObject | None
     """What it decrypted to, since it decrypts only once."""
+
+    def __repr__(self) -> str:
+        return "<PutAside>"
 
 
 class _Pickled(Protocol):

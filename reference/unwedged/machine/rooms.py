@@ -6,7 +6,8 @@ another event. So a first reading is a write: read many in one call.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
@@ -22,8 +23,10 @@ from unwedged.machine.errors import (
     WrongRoom,
     WrongSender,
 )
+from unwedged.machine.exports import ExportedSession
 from unwedged.machine.identifiers import (
     Curve25519Key,
+    Ed25519Key,
     EventId,
     GroupSessionId,
     GroupSessionName,
@@ -44,7 +47,7 @@ from unwedged.machine.records import (
     Reading,
     Withheld,
 )
-from unwedged.store import Transaction
+from unwedged.store import Transaction, View
 
 MEGOLM: Final = "m.megolm.v1.aes-sha2"
 SHARED_HISTORY: Final = ("shared_history", "m.shared_history", "org.matrix.msc3061.shared_history")
@@ -71,7 +74,7 @@ class DecryptedEvent:
 
     event_id: EventId
     type: str
-    content: JsonObject
+    content: JsonObject = field(repr=False)
     sender: UserId
     sender_key: Curve25519Key
     session_id: GroupSessionId
@@ -135,32 +138,84 @@ async def receive_room_key(transaction: Transaction, event: OlmEvent) -> None:
 
 
 async def keep_better(transaction: Transaction, name: GroupSessionName, offered: InboundSession) -> bool:
-    """Keep the better of the stored session and the one ``offered``; say whether that is the offered one."""
+    """Keep the better of the stored session and the one ``offered``; say whether anything was better."""
     stored = await transaction.get(INBOUND, name)
-    if stored is not None and not is_better(offered, stored):
+    better = offered if stored is None else merged(offered, stored)
+    if better is None:
         return False
-    transaction.put(INBOUND, name, offered)
+    transaction.put(INBOUND, name, better)
     if await transaction.get(WITHHELD, name) is not None:
         transaction.delete(WITHHELD, name)
     return True
 
 
-def is_better(offered: InboundSession, stored: InboundSession) -> bool:
-    """Say whether a session replaces the one that is stored (pure).
+def merged(offered: InboundSession, stored: InboundSession) -> InboundSession | None:
+    """Return what is best in two sessions of one name, or ``None`` where that is what is stored (pure).
 
-    A key that came from the session's maker beats one that was imported, where both are the same session from the
-    later beginning on. Otherwise the one that begins earlier is better. A different ratchet under the same id never
-    replaces what is there, unless that was only imported.
+    They are the same session if they are equal from the later beginning on. Then the earlier one is better, and it is
+    vouched for if either is: every message is signed by the key that the session is named after. A different ratchet
+    under the same name replaces only one that nobody vouches for.
     """
-    same = offered.session.is_same_from(stored.session)
     offered_vouched, stored_vouched = (one.source is not KeySource.IMPORT for one in (offered, stored))
-    if not same:
-        return offered_vouched and not stored_vouched
-    if (offered.sender_key, offered.sender) != (stored.sender_key, stored.sender) and stored_vouched:
-        return False
-    if offered.session.first_index != stored.session.first_index:
-        return offered.session.first_index < stored.session.first_index and offered_vouched >= stored_vouched
-    return offered_vouched and not stored_vouched
+    if not offered.session.is_same_from(stored.session):
+        return offered if offered_vouched and not stored_vouched else None
+    if offered_vouched and stored_vouched and offered.sender_key != stored.sender_key:
+        return None
+    voucher = offered if offered_vouched and not stored_vouched else stored
+    earlier = offered if offered.session.first_index < stored.session.first_index else stored
+    if voucher is stored and earlier is stored:
+        return None
+    return msgspec.structs.replace(voucher, session=earlier.session)
+
+
+async def export_keys(view: View, names: Iterable[GroupSessionName]) -> list[ExportedSession]:
+    """Return sessions as a key export file has them, each from the first message that this device can read."""
+    exported = []
+    for name in names:
+        inbound = await view.get(INBOUND, name)
+        session_key = None if inbound is None else inbound.session.exported_at(inbound.session.first_index)
+        if inbound is None or session_key is None:
+            continue
+        claimed = {} if inbound.signing_key is None else {"ed25519": inbound.signing_key}
+        exported.append(
+            ExportedSession(
+                MEGOLM,
+                name.room_id,
+                inbound.sender_key,
+                name.session_id,
+                session_key,
+                claimed,
+                (),
+                inbound.shared_history,
+            )
+        )
+    return exported
+
+
+async def import_keys(transaction: Transaction, sessions: Iterable[ExportedSession]) -> int:
+    """Keep those of ``sessions`` that are better than what is there, and say how many these are. Others are ignored."""
+    kept = 0
+    for exported in sessions:
+        if exported.algorithm != MEGOLM:
+            continue
+        try:
+            session = InboundGroup.from_exported(exported.session_key)
+        except MalformedMessage:
+            continue
+        if session.session_id != exported.session_id:
+            continue
+        signing_key = exported.sender_claimed_keys.get("ed25519")
+        inbound = InboundSession(
+            session,
+            None,
+            Curve25519Key(exported.sender_key),
+            None if signing_key is None else Ed25519Key(signing_key),
+            KeySource.IMPORT,
+            exported.shared_history,
+        )
+        name = GroupSessionName(RoomId(exported.room_id), GroupSessionId(exported.session_id))
+        kept += await keep_better(transaction, name, inbound)
+    return kept
 
 
 async def note_withheld(transaction: Transaction, sender: UserId, content: JsonObject) -> None:

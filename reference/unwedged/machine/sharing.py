@@ -14,7 +14,13 @@ import msgspec
 
 from unwedged.machine import devices, olm
 from unwedged.machine.account import own_device
-from unwedged.machine.errors import EncryptionDowngrade, MalformedMessage, NotEncrypted, RoomKeyNotShared
+from unwedged.machine.errors import (
+    EncryptionDowngrade,
+    InvalidArgument,
+    MalformedMessage,
+    NotEncrypted,
+    RoomKeyNotShared,
+)
 from unwedged.machine.identifiers import Curve25519Key, Device, Ed25519Key, GroupSessionName, JsonObject, RoomId, UserId
 from unwedged.machine.outbox import send
 from unwedged.machine.ratchets import InboundGroup, OutboundGroup
@@ -122,7 +128,7 @@ async def encrypt(
 ) -> JsonObject:
     """Encrypt an event; return the content of an ``m.room.encrypted`` event. It is lost unless the commit succeeds.
 
-    Raises ``NotEncrypted`` and ``RoomKeyNotShared``.
+    Raises ``NotEncrypted``, ``RoomKeyNotShared``, and ``InvalidArgument`` for content that is not JSON.
     """
     settings = await _settings(transaction, room_id)
     outbound = await transaction.get(OUTBOUND, room_id)
@@ -130,7 +136,7 @@ async def encrypt(
     if outbound is None or outbound.recipients_version != version or is_used_up(outbound, settings, now_ms):
         raise RoomKeyNotShared("share the room's key with its members first")
     own = await own_device(transaction)
-    plaintext = msgspec.json.encode({"type": event_type, "content": content, "room_id": room_id})
+    plaintext = _encoded({"type": event_type, "content": content, "room_id": room_id})
     encrypted: JsonObject = {
         "algorithm": MEGOLM,
         "sender_key": olm.own_key(own, "curve25519"),
@@ -168,6 +174,15 @@ def must_rotate(
 ) -> bool:
     """Say whether another key is needed: the session is used up, or some device that has its key must read no more."""
     return is_used_up(outbound, settings, now_ms) or not recipients.issuperset(shared.devices)
+
+
+def _encoded(event: JsonObject) -> bytes:
+    try:
+        return msgspec.json.encode(event)
+    except (TypeError, ValueError, RecursionError) as error:
+        reason = type(error).__name__
+    # Raised out here, where the exception, which may quote the message, no longer hangs on it.
+    raise InvalidArgument(f"the content of an event is not JSON ({reason})")
 
 
 async def _settings(transaction: Transaction, room_id: RoomId) -> RoomSettings:
