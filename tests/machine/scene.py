@@ -10,9 +10,10 @@ from pathlib import Path
 from tests.machine.client import Client
 from tests.machine.homeserver import Device, Homeserver, Json
 from unwedged.machine import OlmMachine
+from unwedged.machine.identifiers import RoomId
 from unwedged.store import LeaseTimes, Milliseconds
 
-ROOM = "!room:example.org"
+ROOM = RoomId("!room:example.org")
 ALICE, BOB = "@alice:example.org", "@bob:example.org"
 MEGOLM = "m.megolm.v1.aes-sha2"
 KEY = bytes(32)

@@ -1,0 +1,177 @@
+"""Sync responses: applied once and in one commit, large ones in parts, and what is malformed harms nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.machine.homeserver import Json
+from tests.machine.scene import BOB, ROOM, Scene
+from unwedged.machine import inbox, rooms
+from unwedged.machine.errors import MalformedResponse
+from unwedged.machine.records import BACKLOG, PUT_ASIDE, UNPROCESSED, Backlog, PutAside
+from unwedged.store import View
+
+MALFORMED: tuple[object, ...] = (
+    "text",
+    {},
+    {"type": 5, "sender": BOB, "content": {}},
+    {"type": "m.room.encrypted", "sender": BOB, "content": {}},
+    {
+        "type": "m.room.encrypted",
+        "sender": BOB,
+        "content": {"algorithm": "m.other", "sender_key": "", "ciphertext": {}},
+    },
+    {"type": "m.room_key.withheld", "sender": BOB, "content": {"code": 5}},
+)
+
+
+def batch(number: int, events: list[object]) -> Json:
+    return {
+        "next_batch": f"{number}",
+        "to_device": {"events": events},
+        "device_one_time_keys_count": {"signed_curve25519": 50},
+    }
+
+
+async def test_a_malformed_event_is_told_of_and_harms_no_other(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    event = await scene.bob.say(ROOM, "hello")
+    position = await scene.app.machine.sync_position()
+    response = scene.app.ask(position)
+    to_device = response["to_device"]
+    assert isinstance(to_device, dict)
+    to_device["events"] = [*MALFORMED, *to_device["events"], {"type": "org.other", "sender": BOB, "content": {"x": 1}}]
+    outcome = await scene.app.machine.receive_sync_changes(response, position)
+    assert [problem.code for problem in outcome.problems] == [
+        "malformed",
+        "malformed",
+        "malformed",
+        "malformed",
+        "unsupported_algorithm",
+        "malformed",
+    ]
+    assert [(each.type, each.content, each.encrypted) for each in outcome.events] == [("org.other", {"x": 1}, False)]
+    assert await scene.extension.read(ROOM, event) == "hello"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        {},
+        {"next_batch": 5},
+        {"next_batch": "x", "to_device": []},
+        {"next_batch": "x", "to_device": {"events": {}}},
+        {"next_batch": "x", "device_lists": {"changed": [5]}},
+        {"next_batch": "x", "device_one_time_keys_count": {"signed_curve25519": "many"}},
+    ],
+)
+async def test_a_malformed_response_changes_nothing(alice_and_bob: Scene, response: Json) -> None:
+    machine = alice_and_bob.app.machine
+    position = await machine.sync_position()
+    with pytest.raises(MalformedResponse):
+        await machine.receive_sync_changes(response, position)
+    assert await machine.sync_position() == position
+
+
+async def test_a_stale_or_repeated_response_changes_nothing(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    position = await scene.app.machine.sync_position()
+    assert (await scene.app.machine.receive_sync_changes(batch(1, []), position)).applied
+    events: list[object] = [{"type": "org.other", "sender": BOB, "content": {}}]
+    for client in (scene.app, scene.extension):
+        outcome = await client.machine.receive_sync_changes(batch(2, events), position)
+        assert (outcome.applied, outcome.events) == (False, [])
+        assert (await client.machine.sync_position()).token == "1"
+
+
+async def test_the_two_tokens_of_a_sliding_connection_are_judged_apart(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    of_app = await scene.app.machine.sync_position("app", sliding=True)
+    of_extension = await scene.extension.machine.sync_position("extension", sliding=True)
+    event: Json = {"type": "org.other", "sender": BOB, "content": {}}
+
+    def response(pos: str) -> Json:
+        return {"pos": pos, "extensions": {"to_device": {"next_batch": "7", "events": [event]}}}
+
+    first = await scene.app.machine.receive_sync_changes(response("1/app"), of_app)
+    second = await scene.extension.machine.receive_sync_changes(response("1/extension"), of_extension)
+    assert (len(first.events), len(second.events), second.applied) == (1, 0, True)
+    after = await scene.app.machine.sync_position("extension", sliding=True)
+    assert (after.token, after.to_device_token) == ("1/extension", "7")
+
+
+async def test_a_large_batch_is_worked_off_in_order_by_whichever_process_is_awake(
+    alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = alice_and_bob
+    events: list[object] = [
+        {"type": "org.other", "sender": BOB, "content": {"number": number}}
+        for number in range(3 * inbox.EVENTS_IN_A_COMMIT + 10)
+    ]
+    position = await scene.app.machine.sync_position()
+
+    class Killed(BaseException):
+        pass
+
+    async def killed() -> inbox.SyncOutcome:
+        raise Killed
+
+    monkeypatch.setattr(scene.app.machine, "work_off_backlog", killed)
+    with pytest.raises(Killed):
+        await scene.app.machine.receive_sync_changes(batch(1, events), position)
+    # Its token has moved, and everything is kept; what comes next is put behind it.
+    position = await scene.extension.machine.sync_position()
+    assert position.token == "1"
+    last: list[object] = [{"type": "org.other", "sender": BOB, "content": {"number": -1}}]
+    outcome = await scene.extension.machine.receive_sync_changes(batch(2, last), position)
+    numbers = [event.content["number"] for event in outcome.events]
+    assert numbers == [*range(len(events)), -1]
+
+    async def left(view: View) -> tuple[Backlog | None, tuple[int, ...]]:
+        backlog = await view.get(BACKLOG, None)
+        return backlog, await view.keys(UNPROCESSED)
+
+    assert await scene.app.machine._store.query(left) == (None, ())
+
+
+async def test_a_large_batch_of_room_keys_loses_none(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await scene.greet()
+    events: list[Json] = []
+    count = inbox.EVENTS_IN_A_COMMIT + 5
+    for number in range(count):
+        await scene.bob.machine.discard_room_key(ROOM)
+        await scene.bob.machine.share_room_key(ROOM, scene.server.members(ROOM))
+        content = await scene.bob.machine.encrypt_room_event(ROOM, "m.room.message", {"body": f"{number}"})
+        events.append(scene.bob.post(ROOM, content))
+    scene.server._to_device_limit = 1000
+    await scene.bob.send_all()
+    outcome = await scene.extension.sync()
+    assert outcome.problems == []
+    read = await scene.app.machine.decrypt_room_events(ROOM, events)
+    bodies = [getattr(each, "content", {}).get("body") for each in read]
+    assert bodies == [f"{number}" for number in range(count)]
+
+
+async def test_an_event_that_meets_a_fault_of_ours_is_kept(
+    alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = alice_and_bob
+    await scene.bob.say(ROOM, "hello")
+
+    async def faulty(*_: object) -> None:
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(rooms, "receive_room_key", faulty)
+    outcome = await scene.app.sync()
+    assert [problem.code for problem in outcome.problems] == ["put_aside"]
+
+    async def kept(view: View) -> PutAside | None:
+        (key,) = await view.keys(PUT_ASIDE)
+        return await view.get(PUT_ASIDE, key)
+
+    aside = await scene.extension.machine._store.query(kept)
+    assert aside is not None
+    assert aside.payload is not None
+    assert aside.payload["type"] == "m.room_key"
+    assert "secret" not in repr(aside)

@@ -1,0 +1,297 @@
+"""Room keys and messages as they are read: which key is better, what is refused, and by which name."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from tests.machine.homeserver import Json
+from tests.machine.scene import ALICE, BOB, HOUR_MS, MEGOLM, ROOM, Scene
+from unwedged.machine import LocalTrust, SenderTrust, olm, rooms
+from unwedged.machine.errors import (
+    EncryptionDowngrade,
+    InvalidArgument,
+    MachineError,
+    MalformedMessage,
+    MissingRoomKey,
+    NotEncrypted,
+    ReplayedMessage,
+    RoomKeyNotShared,
+    UnknownIndex,
+    UnsupportedAlgorithm,
+    WithheldRoomKey,
+    WrongRoom,
+    WrongSender,
+)
+from unwedged.machine.exports import decrypt_export, encrypt_export
+from unwedged.machine.identifiers import Curve25519Key, DeviceId, Ed25519Key, GroupSessionId, RoomId, UserId
+from unwedged.machine.ratchets import InboundGroup, OutboundGroup
+from unwedged.machine.records import DEVICES, OUTBOUND, OWN_DEVICE, PEER, InboundSession, KeySource
+from unwedged.store import Transaction
+
+
+def inbound(session: OutboundGroup, source: KeySource = KeySource.ROOM_KEY, sender_key: str = "c") -> InboundSession:
+    key = InboundGroup.from_session_key(session.session_key)
+    if source is KeySource.IMPORT:
+        exported = key.exported_at(key.first_index)
+        assert exported is not None
+        return InboundSession(InboundGroup.from_exported(exported), None, Curve25519Key(sender_key), None, source)
+    return InboundSession(key, UserId(BOB), Curve25519Key(sender_key), Ed25519Key("e"), source)
+
+
+class TestWhichKeyIsBetter:
+    def test_the_one_that_begins_earlier(self) -> None:
+        session = OutboundGroup()
+        early = inbound(session)
+        session.encrypt(b"")
+        late = inbound(session)
+        better = rooms.merged(early, late)
+        assert better is not None
+        assert better.session.first_index == 0
+        assert rooms.merged(late, early) is None
+        assert rooms.merged(early, early) is None
+
+    def test_one_that_somebody_vouches_for_with_the_earlier_beginning_of_the_other(self) -> None:
+        session = OutboundGroup()
+        early = inbound(session, KeySource.IMPORT)
+        session.encrypt(b"")
+        late = inbound(session)
+        for offered, stored in ((early, late), (late, early)):
+            better = rooms.merged(offered, stored)
+            assert better is not None
+            assert (better.session.first_index, better.source, better.sender) == (0, KeySource.ROOM_KEY, BOB)
+
+    def test_another_ratchet_under_the_name_replaces_only_what_nobody_vouches_for(self) -> None:
+        session, other = OutboundGroup(), OutboundGroup()
+        assert rooms.merged(inbound(other), inbound(session)) is None
+        assert rooms.merged(inbound(other, KeySource.IMPORT), inbound(session)) is None
+        offered = inbound(other)
+        assert rooms.merged(offered, inbound(session, KeySource.IMPORT)) is offered
+
+    def test_the_key_of_another_maker_changes_nothing(self) -> None:
+        session = OutboundGroup()
+        early = inbound(session, sender_key="thief")
+        session.encrypt(b"")
+        assert rooms.merged(early, inbound(session)) is None
+
+
+@pytest.mark.parametrize("better_first", [False, True])
+async def test_the_better_key_of_two_in_one_batch_is_kept(alice_and_bob: Scene, better_first: bool) -> None:
+    """``better-key-lost-in-batch``: each key is compared with what the batch has brought so far."""
+    scene = alice_and_bob
+    first = await scene.bob.say(ROOM, "first")
+    await scene.bob.machine.encrypt_room_event(ROOM, "m.room.message", {})
+    position = await scene.app.machine.sync_position()
+    response = scene.app.ask(position)
+    to_device = response["to_device"]
+    assert isinstance(to_device, dict)
+    (better,) = to_device["events"]
+    worse = {**better, "content": await encrypted_again(scene)}
+    to_device["events"] = [better, worse] if better_first else [worse, better]
+    outcome = await scene.app.machine.receive_sync_changes(response, position)
+    assert outcome.problems == []
+    assert await scene.app.read(ROOM, first) == "first"
+
+
+async def encrypted_again(scene: Scene) -> Json:
+    """Encrypt the key of Bob's session for Alice once more, as it is now: from a later message on."""
+
+    async def encrypt(transaction: Transaction) -> Json:
+        outbound, own = await transaction.get(OUTBOUND, ROOM), await transaction.get(OWN_DEVICE, None)
+        peer = await transaction.get(PEER, scene.app.machine.curve25519)
+        devices = await transaction.get(DEVICES, UserId(ALICE))
+        assert outbound is not None
+        assert own is not None
+        assert peer is not None
+        assert devices is not None
+        content: Json = {
+            "algorithm": MEGOLM,
+            "room_id": ROOM,
+            "session_id": outbound.session.session_id,
+            "session_key": outbound.session.session_key,
+        }
+        encrypted = olm.encrypt(peer, own, devices[DeviceId("PHONE")], "m.room_key", content)
+        transaction.put(PEER, scene.app.machine.curve25519, peer)
+        return encrypted
+
+    return await scene.bob.machine._store.run(encrypt)
+
+
+async def test_a_message_is_read_again_only_as_the_same_event(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    event = await scene.bob.say(ROOM, "once")
+    await scene.app.sync()
+    for client in (scene.app, scene.extension, scene.app):
+        assert await client.read(ROOM, event) == "once"
+    for replay in ({"event_id": "$other"}, {"origin_server_ts": 1}):
+        with pytest.raises(ReplayedMessage):
+            await scene.extension.read(ROOM, {**event, **replay})
+
+
+async def test_each_reason_has_its_name(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    event = await scene.bob.say(ROOM, "hello")
+    await scene.app.sync()
+    content = event["content"]
+    assert isinstance(content, dict)
+    ciphertext = content["ciphertext"]
+    cases: list[tuple[Json, type[MachineError]]] = [
+        ({**event, "sender": ALICE}, WrongSender),
+        ({**event, "content": {**content, "session_id": "other"}}, MissingRoomKey),
+        ({**event, "content": {**content, "algorithm": "m.other"}}, UnsupportedAlgorithm),
+        ({**event, "content": {**content, "ciphertext": "AAAA"}}, MalformedMessage),
+        ({**event, "content": {**content, "ciphertext": f"{ciphertext[:-6]}AAAAAA"}}, MachineError),
+        ({**event, "content": "text"}, MalformedMessage),
+        ({"content": content}, MalformedMessage),
+    ]
+    for raw, expected in cases:
+        (result,) = await scene.app.machine.decrypt_room_events(ROOM, [raw])
+        assert isinstance(result, expected), (raw, result)
+        assert "hello" not in str(result)
+    assert await scene.app.read(ROOM, event) == "hello"
+
+
+async def test_a_message_of_another_room_is_refused(alice_and_bob: Scene) -> None:
+    """A session's key is known by its room, so this takes a member who shares one key for two rooms."""
+    scene = alice_and_bob
+    event = await scene.bob.say(ROOM, "hello")
+    await scene.app.sync()
+    (exported,) = [each for each in await scene.bob.machine.export_room_keys() if each.room_id == ROOM]
+    elsewhere = dataclasses.replace(exported, room_id=RoomId("!elsewhere:example.org"))
+    assert await scene.app.machine.import_room_keys([elsewhere]) == 1
+    with pytest.raises(WrongRoom):
+        await scene.app.read("!elsewhere:example.org", event)
+
+
+async def test_a_key_goes_to_another_device_by_a_file(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    event = await scene.bob.say(ROOM, "hello")
+    text = encrypt_export(await scene.bob.machine.export_room_keys(), "passphrase", rounds=100_000)
+    sessions = decrypt_export(text, "passphrase")
+    with pytest.raises(MissingRoomKey):
+        await scene.app.read(ROOM, event)
+    assert await scene.app.machine.import_room_keys(sessions) == len(sessions) == 1
+    assert await scene.extension.machine.import_room_keys(sessions) == 0
+    decrypted = await scene.extension.machine.decrypt_room_event(ROOM, event)
+    assert decrypted.trust is SenderTrust.IMPORTED_KEY
+    await scene.app.sync()  # the key itself arrives
+    assert (await scene.app.machine.decrypt_room_event(ROOM, event)).trust is SenderTrust.KNOWN_DEVICE
+
+
+async def test_imported_keys_that_are_none_are_ignored(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await scene.bob.say(ROOM, "hello")
+    (good,) = await scene.bob.machine.export_room_keys()
+    spoilt = dataclasses.replace(good, session_key="no key")
+    other = dataclasses.replace(good, algorithm="m.other")
+    misnamed = dataclasses.replace(good, session_id=GroupSessionId("other"))
+    assert await scene.app.machine.import_room_keys([spoilt, other, misnamed]) == 0
+
+
+async def test_what_the_owner_thinks_of_the_sender_is_told(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    event = await scene.bob.say(ROOM, "hello")
+    await scene.app.sync()
+    for trust, told in (
+        (LocalTrust.VERIFIED, SenderTrust.VERIFIED_DEVICE),
+        (LocalTrust.BLOCKED, SenderTrust.BLOCKED_DEVICE),
+        (LocalTrust.UNSET, SenderTrust.KNOWN_DEVICE),
+    ):
+        await scene.extension.machine.set_trust(BOB, "LAPTOP", trust)
+        assert (await scene.app.machine.decrypt_room_event(ROOM, event)).trust is told
+    with pytest.raises(InvalidArgument):
+        await scene.app.machine.set_trust(BOB, "NONE", LocalTrust.VERIFIED)
+
+
+async def test_who_joins_later_reads_nothing_from_before(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    before = await scene.bob.say(ROOM, "alone")  # with Alice
+    await scene.app.share(ROOM, [ALICE])
+    encrypted = await scene.app.machine.encrypt_room_event(ROOM, "m.room.message", {"body": "early"})
+    early = scene.app.post(ROOM, encrypted)
+    late = await scene.extension.say(ROOM, "late")
+    await scene.bob.sync()
+    assert await scene.bob.read(ROOM, late) == "late"
+    with pytest.raises(UnknownIndex):
+        await scene.bob.read(ROOM, early)
+    await scene.app.sync()
+    assert await scene.app.read(ROOM, before) == "alone"
+
+
+class TestSharing:
+    async def test_another_key_when_a_member_left(self, alice_and_bob: Scene) -> None:
+        scene = alice_and_bob
+        with_bob = await scene.app.say(ROOM, "with Bob")
+        await scene.extension.machine.share_room_key(ROOM, [ALICE])
+        content = await scene.app.machine.encrypt_room_event(ROOM, "m.room.message", {"body": "without Bob"})
+        without_bob = scene.app.post(ROOM, content)
+        await scene.app.send_all()
+        await scene.bob.sync()
+        assert await scene.bob.read(ROOM, with_bob) == "with Bob"
+        with pytest.raises(MissingRoomKey):
+            await scene.bob.read(ROOM, without_bob)
+
+    async def test_another_key_after_so_many_messages(self, alice_and_bob: Scene) -> None:
+        scene = alice_and_bob
+        await scene.app.machine.set_room_encryption(ROOM, {"algorithm": MEGOLM, "rotation_period_msgs": 2})
+        sessions = [
+            (await client.say(ROOM, "x"))["content"] for client in (scene.app, scene.extension, scene.app, scene.app)
+        ]
+        names = [content["session_id"] for content in sessions if isinstance(content, dict)]
+        assert names[0] == names[1] != names[2] == names[3]
+
+    async def test_another_key_after_so_long(self, alice_and_bob: Scene) -> None:
+        scene = alice_and_bob
+        await scene.app.share(ROOM, [ALICE, BOB])
+        scene.clock.added_ms += 7 * 24 * HOUR_MS
+        with pytest.raises(RoomKeyNotShared):
+            await scene.extension.machine.encrypt_room_event(ROOM, "m.room.message", {})
+
+    async def test_no_key_for_a_device_that_is_blocked(self, alice_and_bob: Scene) -> None:
+        scene = alice_and_bob
+        await scene.app.say(ROOM, "before")
+        await scene.extension.machine.set_trust(BOB, "LAPTOP", LocalTrust.BLOCKED)
+        event = await scene.app.say(ROOM, "after")
+        await scene.bob.sync()
+        with pytest.raises(WithheldRoomKey) as raised:
+            await scene.bob.read(ROOM, event)
+        assert raised.value.reason_code == "m.blacklisted"
+
+    async def test_a_room_never_becomes_less_encrypted(self, alice_and_bob: Scene) -> None:
+        machine = alice_and_bob.app.machine
+        contents: tuple[Json, ...] = ({}, {"algorithm": "m.other"}, {"algorithm": 5})
+        for content in contents:
+            with pytest.raises(EncryptionDowngrade):
+                await machine.set_room_encryption(ROOM, content)
+            with pytest.raises(MalformedMessage):
+                await machine.set_room_encryption("!other:example.org", content)
+        with pytest.raises(NotEncrypted):
+            await machine.encrypt_room_event("!other:example.org", "m.room.message", {})
+        with pytest.raises(NotEncrypted):
+            await machine.share_room_key("!other:example.org", [BOB])
+
+    async def test_content_that_is_not_json_uses_up_no_place(self, alice_and_bob: Scene) -> None:
+        scene = alice_and_bob
+        await scene.app.share(ROOM, [ALICE, BOB])
+        for content in ({"x": object()}, {"x": "\ud800"}):
+            with pytest.raises(InvalidArgument):
+                await scene.app.machine.encrypt_room_event(ROOM, "m.room.message", content)
+        event = await scene.app.say(ROOM, "first")
+        await scene.bob.sync()
+        assert (await scene.bob.machine.decrypt_room_event(ROOM, event)).index == 0
+
+
+async def test_the_arrival_of_a_key_is_heard_in_both_processes(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    async with (
+        scene.app.machine.room_keys_received_stream() as here,
+        scene.extension.machine.room_keys_received_stream() as there,
+    ):
+        event = await scene.bob.say(ROOM, "hello")
+        await scene.extension.sync()
+        content = event["content"]
+        assert isinstance(content, dict)
+        for stream in (there, here):
+            news = await anext(stream)
+            assert getattr(news, "key", news) == (ROOM, content["session_id"])
