@@ -25,7 +25,7 @@ def test_what_is_encoded_comes_back(data: bytes) -> None:
     assert unpadded(to_unpadded(data)) == data
 
 
-@pytest.mark.parametrize("text", ["Z", "Zm9vY", "Zm 8", "Zm8\n", "Zm-_", "Zg=g", "Zgé", "\uff3a\uff47"])
+@pytest.mark.parametrize("text", ["Z", "Zm9vY", "Zm 8", "Zm9v\n\n\n\n", "Zm9v-_-_", "Zg=g", "Zgé", "\uff3a\uff47"])
 def test_what_is_no_base64_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         unpadded(text)
