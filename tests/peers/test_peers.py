@@ -2,72 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+import random
 from itertools import product
-from typing import TypeVar
 
 import msgspec
 import pytest
 
-from tests.machine.homeserver import Device, Homeserver, Json
-from tests.peers.network import Fault, FaultKind, Network
-from tests.peers.peer import LIBRARIES, MATRIX_NIO, MATRIX_SDK_CRYPTO, Library, Lost, Peer, Unreadable, peer
-
-T = TypeVar("T")
+from tests.machine.homeserver import Device, Json
+from tests.peers.network import Fault, FaultKind
+from tests.peers.peer import LIBRARIES, MATRIX_NIO, MATRIX_SDK_CRYPTO, Library, Unreadable
+from tests.peers.scene import ROOM, Scene, repeated
 
 ALICE = Device("@alice:example.org", "ALICESPHONE")
 BOB = Device("@bob:example.org", "BOBSPHONE")
 CAROL = Device("@carol:example.org", "CAROLSPHONE")
-ROOM = "!room:example.org"
 
 PAIRS = [pytest.param(one, other, id=f"{one.name}, {other.name}") for one, other in product(LIBRARIES, repeat=2)]
+PATHS = ["keys/upload", "keys/query", "keys/claim", "sendToDevice", "sync"]
+FAULT_KINDS: list[FaultKind] = ["request lost", "response lost", "repeated"]
 EACH = [pytest.param(library, id=library.name) for library in LIBRARIES]
-
-
-class Scene:
-    """A homeserver, the network, and the peers that were started."""
-
-    def __init__(self, stack: AsyncExitStack) -> None:
-        self.homeserver = Homeserver()
-        self.network = Network(self.homeserver)
-        self._stack = stack
-
-    async def start(self, library: Library, device: Device) -> Peer:
-        return await self._stack.enter_async_context(peer(library, device, self.network))
-
-    async def meet(self, *peers: Peer, **encryption: int) -> None:
-        """Let peers have a room in common, and know each other's devices."""
-        self.homeserver.create_room(ROOM, *(each.device.user for each in peers), encryption=dict(encryption))
-        await self.settle(*peers)
-
-    async def settle(self, *peers: Peer) -> None:
-        """Let peers sync until nothing happens any more."""
-        for _ in range(10):
-            before = len(self.homeserver.arrivals)
-            for each in peers:
-                await each.sync()
-            if len(self.homeserver.arrivals) == before + len(peers):
-                return
-        raise AssertionError("the peers never come to rest")
-
-    async def say(self, speaker: Peer, text: str, *listeners: Peer) -> Json:
-        """Have a message sent, and see that all listeners read it; return the event."""
-        await speaker.sync()
-        event = await speaker.send(ROOM, text)
-        for listener in listeners:
-            await listener.sync()
-            assert await listener.read(ROOM, event) == text
-        return event
-
-
-@pytest.fixture
-async def scene() -> AsyncIterator[Scene]:
-    async with AsyncExitStack() as stack:
-        made = Scene(stack)
-        yield made
-        assert not made.network.faults, "not every fault happened"
-        assert all(arrival.status == 200 for arrival in made.homeserver.arrivals)
 
 
 def sessions(*events: Json) -> set[object]:
@@ -111,32 +64,19 @@ async def test_a_room_key_is_rotated_when_somebody_leaves(scene: Scene, one: Lib
     assert len({key.ratchet_key for key in scene.network.message_keys.olm}) > 4
 
 
-@pytest.mark.parametrize("path", ["keys/upload", "keys/query", "keys/claim", "sendToDevice", "sync"])
-@pytest.mark.parametrize("kind", ["request lost", "response lost"])
+@pytest.mark.parametrize("kind", FAULT_KINDS)
 @pytest.mark.parametrize("library", EACH)
-async def test_what_was_lost_is_made_good(scene: Scene, library: Library, kind: FaultKind, path: str) -> None:
+async def test_one_of_each_request_is_lost_or_repeated(scene: Scene, library: Library, kind: FaultKind) -> None:
     alice, bob = await scene.start(library, ALICE), await scene.start(MATRIX_SDK_CRYPTO, BOB)
     scene.homeserver.create_room(ROOM, ALICE.user, BOB.user)
     await bob.sync()
-    scene.network.faults.append(Fault(kind, ALICE, path))
+    scene.network.faults += [Fault(kind, ALICE, path) for path in PATHS]
     for _ in range(3):
         await repeated(alice.sync)
         await bob.sync()
-    event = await repeated(lambda: alice.send(ROOM, "hello"))
-    await bob.sync()
-    assert await bob.read(ROOM, event) == "hello"
+    await scene.say(alice, "hello", bob)
+    scene.network.faults.append(Fault(kind, ALICE, "sync"))  # The response has a room key this time.
     await scene.say(bob, "hello, too", alice)
-
-
-@pytest.mark.parametrize("library", EACH)
-async def test_an_upload_that_arrives_twice_at_once_does_no_harm(scene: Scene, library: Library) -> None:
-    alice, bob = await scene.start(library, ALICE), await scene.start(MATRIX_SDK_CRYPTO, BOB)
-    scene.network.faults.append(Fault("repeated", ALICE, "keys/upload"))
-    await scene.meet(alice, bob)
-    uploads = [each for each in scene.homeserver.arrivals if each.device == ALICE and "keys/upload" in each.path]
-    assert uploads[0].body == uploads[1].body
-    await scene.say(bob, "hello", alice)
-    await scene.say(alice, "hello, too", bob)
 
 
 @pytest.mark.parametrize("library", EACH)
@@ -161,9 +101,15 @@ async def test_an_upload_that_arrives_again_after_a_claim_costs_a_message(scene:
     assert await bob.read(ROOM, event) == "to somebody who has forgotten this key"
 
 
-async def repeated(call: Callable[[], Awaitable[T]]) -> T:
-    """Do again what the network lost, as a client does."""
-    for _ in range(3):
-        with suppress(Lost):
-            return await call()
-    raise AssertionError("it was lost too often")
+@pytest.mark.parametrize("seed", range(3))
+async def test_everybody_reads_everybody_whatever_is_lost(scene: Scene, seed: int) -> None:
+    chosen = random.Random(seed)
+    peers = [await scene.start(*each) for each in zip(LIBRARIES, (ALICE, BOB, CAROL), strict=True)]
+    await scene.meet(*peers, rotation_period_msgs=3)
+    for number in range(40):
+        speaker, *listeners = chosen.sample(peers, len(peers))
+        if chosen.random() < 0.5:
+            fault = Fault(chosen.choice(FAULT_KINDS), chosen.choice(peers).device, chosen.choice(PATHS))
+            scene.network.faults.append(fault)
+        await scene.say(speaker, f"{number}", *listeners)
+    scene.network.faults.clear()  # Those that no request met.
