@@ -40,7 +40,7 @@ async def test_both_processes_may_begin_at_once_and_there_is_one_account(tmp_pat
 
 async def test_a_store_of_another_device_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "device.db"
-    async with await OlmMachine.open(path, user_id=ALICE, device_id="PHONE", key=bytes(32), label="app"):
+    async with OlmMachine.open(path, user_id=ALICE, device_id="PHONE", key=bytes(32), label="app"):
         pass
     for user, device in ((BOB, "PHONE"), (ALICE, "LAPTOP")):
         with pytest.raises(AnotherDevice):

@@ -106,7 +106,7 @@ def as_class(name: str) -> type[object]:
     return thing if isinstance(thing, type) else object
 
 
-async def opened(opening: Opening) -> CryptoStore:
+async def opened(opening: Opening[CryptoStore]) -> CryptoStore:
     return await opening
 
 

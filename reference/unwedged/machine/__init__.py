@@ -2,7 +2,7 @@
 
 ::
 
-    async with await OlmMachine.open(
+    async with OlmMachine.open(
         "device.db", user_id="@bot:example.org", device_id="BOT", passphrase="...", label="bot"
     ) as machine:
         for request in await machine.outgoing_requests():

@@ -31,7 +31,7 @@ from unwedged.machine.requests import KeysClaim, KeysQuery, KeysUpload, Request,
 from unwedged.machine.rooms import DecryptedEvent
 from unwedged.machine.sharing import Sharing
 from unwedged.machine.sync import SyncPosition, changes_of
-from unwedged.store import Clock, CryptoStore, LeaseTimes, Subscription, Transaction, View
+from unwedged.store import Clock, CryptoStore, LeaseTimes, Opening, Subscription, Transaction, View
 from unwedged.store.arguments import text_of
 from unwedged.store.clock import SystemClock
 
@@ -60,7 +60,7 @@ class OlmMachine:
         """The key that signs for this device."""
 
     @classmethod
-    async def open(
+    def open(
         cls,
         path: str | Path,
         *,
@@ -71,22 +71,27 @@ class OlmMachine:
         key: bytes | None = None,
         times: LeaseTimes | None = None,
         clock: Clock | None = None,
-    ) -> OlmMachine:
-        """Open the device's store, or make it with a new account. The other arguments are ``CryptoStore.open``'s.
+    ) -> Opening[OlmMachine]:
+        """Open the device's store, or make it with a new account: by ``await``, or by ``async with``.
 
-        Raises ``AnotherDevice`` where the store belongs to another user or device.
+        The other arguments are ``CryptoStore.open``'s. Raises ``AnotherDevice`` where the store belongs to another user
+        or device.
         """
-        clock = SystemClock() if clock is None else clock
-        store = await CryptoStore.open(
-            path, passphrase=passphrase, key=key, label=label, kinds=KINDS, times=times, clock=clock
-        )
-        try:
+
+        async def open_machine() -> OlmMachine:
             device = Device(UserId(text_of(user_id, "a user id")), DeviceId(text_of(device_id, "a device id")))
-            own = await store.run(account.open_account, device)
-            return cls(store, device, own.keys, clock)
-        except BaseException:
-            await store.close()
-            raise
+            time = SystemClock() if clock is None else clock
+            store = await CryptoStore.open(
+                path, passphrase=passphrase, key=key, label=label, kinds=KINDS, times=times, clock=time
+            )
+            try:
+                own = await store.run(account.open_account, device)
+                return cls(store, device, own.keys, time)
+            except BaseException:
+                await store.close()
+                raise
+
+        return Opening(open_machine)
 
     async def __aenter__(self) -> OlmMachine:
         return self

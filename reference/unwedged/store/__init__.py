@@ -29,7 +29,7 @@ from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Versi
 from unwedged.protocol.lease import Lease
 from unwedged.protocol.stream import Lagged
 from unwedged.store.clock import Clock, Randomness
-from unwedged.store.crypto_store import CryptoStore, Kinds, Opening, Statistics
+from unwedged.store.crypto_store import CryptoStore, Kinds, Statistics
 from unwedged.store.errors import (
     AnotherStore,
     ForkedStore,
@@ -62,6 +62,7 @@ from unwedged.store.errors import (
 from unwedged.store.expectations import Existence, StoreMark
 from unwedged.store.inspection import Inspection, inspect
 from unwedged.store.lock import LeaseTimes
+from unwedged.store.opening import Opening
 from unwedged.store.records import BYTES, JSON, TEXT, Codec, Json, Kind, RecordKind
 from unwedged.store.streams import Changed, Subscription
 from unwedged.store.transactions import Transaction, View

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -41,6 +41,7 @@ from unwedged.store.errors import (
 from unwedged.store.expectations import Existence, Expectations, StoreMark
 from unwedged.store.guarded_cache import GuardedCache, Ledger
 from unwedged.store.lock import LeaseLock, LeaseTimes, times_of
+from unwedged.store.opening import Opening
 from unwedged.store.opening_process import OpeningProcess
 from unwedged.store.records import Kind, RecordKind, declared_by_name, must_be_declared
 from unwedged.store.sealed_records import SealedRecords
@@ -185,30 +186,6 @@ class _Block(AbstractAsyncContextManager[Begun], Generic[Sort, Begun]):
             self._inside.leave()
 
 
-class Opening(AbstractAsyncContextManager["CryptoStore"]):
-    """A store that is about to be opened, once: by ``await``, or by ``async with``, which closes it as well."""
-
-    __slots__ = ("_open", "_store")
-
-    def __init__(self, open_store: Callable[[], Coroutine[None, None, CryptoStore]]) -> None:
-        self._open: Callable[[], Coroutine[None, None, CryptoStore]] | None = open_store
-
-    def __await__(self) -> Generator[None, None, CryptoStore]:
-        open_store, self._open = self._open, None
-        if open_store is None:
-            raise InvalidArgument("what CryptoStore.open returned was used before: call it again")
-        return open_store().__await__()
-
-    async def __aenter__(self) -> CryptoStore:
-        self._store = await self
-        return await self._store.__aenter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._store.__aexit__(kind, error, trace)
-
-
 class CryptoStore:
     """One process instance's view of a store that it may share with others. Made by ``open``."""
 
@@ -283,7 +260,7 @@ class CryptoStore:
         times: LeaseTimes | None = None,
         clock: Clock | None = None,
         randomness: Randomness | None = None,
-    ) -> Opening:
+    ) -> Opening[CryptoStore]:
         """Open the store at ``path``, or make one: ``async with CryptoStore.open(...) as store``, or ``await`` it.
 
         Nothing happens before that, and a store that was awaited has to be closed. ``label`` names this program to

@@ -1,0 +1,48 @@
+"""What an ``open`` returns, so that ``await`` works on it as well as ``async with``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Generic, Protocol, TypeVar
+
+from unwedged.store.errors import InvalidArgument
+
+
+class Closable(Protocol):
+    """What is closed by leaving its block."""
+
+    async def __aenter__(self) -> object: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None: ...
+
+
+Opened = TypeVar("Opened", bound=Closable)
+
+
+class Opening(AbstractAsyncContextManager[Opened], Generic[Opened]):
+    """Something that is about to be opened, once: by ``await``, or by ``async with``, which closes it as well."""
+
+    __slots__ = ("_open", "_opened")
+
+    def __init__(self, open_it: Callable[[], Coroutine[None, None, Opened]]) -> None:
+        self._open: Callable[[], Coroutine[None, None, Opened]] | None = open_it
+
+    def __await__(self) -> Generator[None, None, Opened]:
+        open_it, self._open = self._open, None
+        if open_it is None:
+            raise InvalidArgument("what open() returned was used before: call it again")
+        return open_it().__await__()
+
+    async def __aenter__(self) -> Opened:
+        self._opened = await self
+        await self._opened.__aenter__()
+        return self._opened
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._opened.__aexit__(kind, error, trace)
