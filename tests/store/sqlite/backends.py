@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.protocol.lease import Lease
@@ -23,7 +22,6 @@ NOW, DURATION = Milliseconds(1_000_000), Milliseconds(2_000)
 A, B, C = RowName("device", b"a"), RowName("device", b"b"), RowName("session", b"a")
 Dump = list[str]
 Operation = Callable[[SqliteBackend], Awaitable[object]]
-on_a_file = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 class Store:

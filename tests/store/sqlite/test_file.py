@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.store.sqlite.backends import (
@@ -23,7 +23,6 @@ from tests.store.sqlite.backends import (
     Store,
     hold,
     names_in,
-    on_a_file,
     open_and_close,
     opened,
     prepared,
@@ -192,7 +191,9 @@ def whole(tmp_path: Path) -> Path:
     return tmp_path / "whole"
 
 
-@settings(on_a_file, max_examples=150)
+@settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.integers(0, 2**16), st.integers(1, 255))
 def test_a_damaged_file_is_never_believed(
     whole: Path, tmp_path_factory: pytest.TempPathFactory, place: int, flip: int

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -19,13 +19,16 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.store.sqlite.backends import DURATION, ME, NOW, OTHER, A, B, C, Run, Ticks, on_a_file
+from tests.store.sqlite.backends import DURATION, ME, NOW, OTHER, A, B, C, Run, Ticks
 from unwedged.protocol import cache, lease
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.protocol.lease import LONGEST_LEASE_MS, Lease
 from unwedged.store import database, statements
 from unwedged.store.backend import Committed, Listed, Loaded, Row, RowName
 from unwedged.store.errors import LeaseLost, StorageFailed
+
+on_a_file = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+"""Made here, and not in a module that ``conftest.py`` imports: there no profile of Hypothesis has been chosen yet."""
 
 instances = st.sampled_from([ME, OTHER])
 epochs = st.integers(0, 3).map(Epoch)
