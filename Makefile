@@ -1,5 +1,6 @@
 # Each target sets up what it needs: a virtual environment with pinned packages, each compared with its hash. Nothing outside
-# this folder is changed, except that TLC's jar is kept in the user's cache folder. PYTHON names another interpreter: make check PYTHON=python3.12
+# this folder is changed, except that what is fetched (TLC's jar, packages, Go's modules) is kept in the user's cache folders.
+# PYTHON names another interpreter: make check PYTHON=python3.12
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
