@@ -32,7 +32,7 @@ def output_of(folder: Path, *arguments: str) -> str:
 EXAMPLES: Final = [(program, printed) for (language, program), (_, printed) in pairwise(BLOCKS) if language == "python"]
 
 
-@pytest.mark.parametrize(("program", "printed"), EXAMPLES, ids=["one store", "a key and a pause"])
+@pytest.mark.parametrize(("program", "printed"), EXAMPLES, ids=["one store", "a key and a pause", "a device"])
 def test_an_example_prints_what_it_says(tmp_path: Path, program: str, printed: str) -> None:
     (tmp_path / "example.py").write_text(program)
     assert output_of(tmp_path, "-W", "error", "example.py") == printed
