@@ -1,0 +1,69 @@
+"""Two processes of one device, and a peer: whatever one process did last, the other one reads what comes next.
+
+The scenario is that of matrix-rust-sdk's ``test_multiple_clients_share_crypto_state``. Each message has a room key of
+its own, so each also moves an Olm session on, which the other process may have in memory.
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.machine.client import Client
+from tests.machine.homeserver import Json
+from tests.machine.message_keys import MessageKeys
+from tests.machine.scene import ROOM, Scene
+
+SEEDS = range(10)
+ROUNDS = 30
+"""Of each seed, which begins with a new store."""
+
+
+async def receives(client: Client, connection: str, event: Json, text: str, *, sliding: bool) -> None:
+    """Sync once, and read a message."""
+    outcome = await client.sync(connection, sliding=sliding)
+    assert {problem.code for problem in outcome.problems} <= {"repeated"}  # on the other process's connection
+    await client.send_all()
+    assert await client.read(ROOM, event) == text
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_two_processes_share_what_they_know_of_a_peer(tmp_path: Path, seed: int) -> None:
+    chosen = random.Random(seed)
+    async with AsyncExitStack() as stack:
+        scene = Scene(tmp_path, stack)
+        await scene.begin(encryption={"rotation_period_msgs": 1})
+        processes = {"app": scene.app, "extension": scene.extension}
+        sliding = {label: chosen.random() < 0.5 for label in processes}
+        print(f"seed {seed}: sliding sync {sliding}")  # noqa: T201 (shown where the test fails)
+        events: dict[str, Json] = {}
+        for number in range(ROUNDS):
+            speaker, listener = chosen.sample(tuple(processes), 2)
+
+            # The peer writes, and both processes read that.
+            text = f"{number}, from the peer to both"
+            events[text] = await scene.bob.say(ROOM, text)
+            for label in (listener, speaker):
+                await receives(processes[label], label, events[text], text, sliding=sliding[label])
+
+            # One process writes, and the peer reads that.
+            text = f"{number}, from {speaker}"
+            events[text] = await processes[speaker].say(ROOM, text)
+            await receives(scene.bob, "main", events[text], text, sliding=False)
+
+            # The peer answers, and the other process reads that: its session with the peer is not what it was.
+            text = f"{number}, from the peer to {listener}"
+            events[text] = await scene.bob.say(ROOM, text)
+            await receives(processes[listener], listener, events[text], text, sliding=sliding[listener])
+
+        for client in (*processes.values(), scene.bob):
+            for text, event in events.items():
+                assert await client.read(ROOM, event) == text
+        keys = MessageKeys()
+        keys.add_arrivals(scene.server.arrivals)
+        assert len(keys.megolm) == 3 * ROUNDS
+        assert len({key.session_id for key in keys.megolm}) == 3 * ROUNDS
+        assert {arrival.status for arrival in scene.server.arrivals} == {200}
