@@ -6,6 +6,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 MEASURABLE := $(VENV)/.measurable
 PEERS := $(VENV)/peers/.ready
+SYNAPSE := $(VENV)/synapse/.ready
 # requirements/ names every package that is needed, so that none has to be resolved: any pip that comes with Python will do.
 INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps
 RESOLVE := $(VENV)/lock/bin/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
@@ -17,7 +18,7 @@ NPM := $(NODEJS)/bin/node $(NODEJS)/lib/node_modules/npm/bin/npm-cli.js
 MAUTRIX_GO := $(VENV)/peers/mautrix-go
 
 .DEFAULT_GOAL := help
-.PHONY: help check check-deep guards prove test peers coverage bench bench-smoke lint lock
+.PHONY: help check check-deep guards prove test peers synapse coverage bench bench-smoke lint lock
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +40,9 @@ test: $(READY) ## Run the tests
 
 peers: $(READY) $(PEERS) $(MAUTRIX_GO) ## Let other implementations of Matrix's encryption talk to each other; needs Go
 	@$(VENV)/bin/python -m pytest tests/peers
+
+synapse: $(READY) $(SYNAPSE) ## Let a device in two processes, and a peer, talk to each other through a real homeserver
+	@$(VENV)/bin/python -m pytest tests/synapse
 
 coverage: $(READY) ## Run the tests of the library, and see which of its lines and branches none of them reaches
 	@rm -rf $(VENV)/coverage
@@ -67,6 +71,7 @@ lock: ## Renew requirements/ after a change of pyproject.toml; with UPGRADE=1, t
 	@$(RESOLVE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra machine --group bench --constraint requirements/develop.txt \
 		--output-file requirements/bench.txt
 	@$(RESOLVE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra machine --group peers --output-file requirements/peers.txt
+	@$(RESOLVE) $(if $(UPGRADE),--upgrade) --group synapse --output-file requirements/synapse.txt
 	@$(MAKE) --no-print-directory $(NODEJS)
 	@$(NPM) install --prefix requirements/npm --package-lock-only --omit-lockfile-registry-resolved --silent
 
@@ -92,6 +97,13 @@ $(PEERS): $(NODEJS) requirements/npm/package.json requirements/npm/package-lock.
 	@mkdir -p $(VENV)/peers/npm
 	@cp requirements/npm/*.json $(VENV)/peers/npm
 	@$(NPM) ci --prefix $(VENV)/peers/npm --ignore-scripts --silent
+	@touch $@
+
+# A homeserver, in an environment of its own: a program to test with, which nothing here imports.
+$(SYNAPSE): requirements/synapse.txt | $(READY)
+	@echo "Adding Synapse in $(VENV)/synapse (once; some 240 MB) ..."
+	@$(PYTHON) -m venv $(VENV)/synapse
+	@$(VENV)/synapse/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements/synapse.txt
 	@touch $@
 
 # The one peer that needs more than Python, and a compiler: the ratchets of all others are the same library's.

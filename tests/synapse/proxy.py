@@ -1,0 +1,104 @@
+"""A proxy in front of Synapse: it keeps what every process sends, and loses or holds back what a test says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+
+from aiohttp import ClientSession, web
+
+from tests.machine.homeserver import Arrival, Device
+
+NEVER_ARRIVED = 0
+"""The status of a request that was lost on its way."""
+
+
+class FaultKind(Enum):
+    """What happens to a request."""
+
+    REQUEST_LOST = "request lost"
+    RESPONSE_LOST = "response lost"
+    RESPONSE_HELD = "response held"
+
+
+@dataclass
+class Fault:
+    """Something that happens to the next request of a process whose path has a certain part."""
+
+    kind: FaultKind
+    label: str
+    path: str
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    """Whether the homeserver has answered such a request."""
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+    """Whether a response that was held back may go on."""
+
+
+class Proxy:
+    """All requests of all devices go through it."""
+
+    def __init__(self, http: ClientSession) -> None:
+        self.arrivals: list[Arrival] = []
+        self.faults: list[Fault] = []
+        self.devices: dict[str, Device] = {}
+        """By access token."""
+        self.address = ""
+        self._http = http
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        fault = self._fault(request)
+        kind = None if fault is None else fault.kind
+        if kind is FaultKind.REQUEST_LOST:
+            self._keep(request, body, NEVER_ARRIVED)
+            return _cut(request)
+        headers = {"Authorization": request.headers["Authorization"], "Content-Type": "application/json"}
+        async with self._http.request(request.method, request.raw_path, headers=headers, data=body) as response:
+            status, answer = response.status, await response.read()
+        self._keep(request, body, status)
+        if fault is not None:
+            fault.arrived.set()
+        if fault is not None and kind is FaultKind.RESPONSE_HELD:
+            await fault.released.wait()
+        if kind is FaultKind.RESPONSE_LOST:
+            return _cut(request)
+        return web.Response(status=status, body=answer, content_type="application/json")
+
+    def _fault(self, request: web.Request) -> Fault | None:
+        for fault in self.faults:
+            if fault.path in request.path and fault.label == request.headers["User-Agent"]:
+                self.faults.remove(fault)
+                return fault
+        return None
+
+    def _keep(self, request: web.Request, body: bytes, status: int) -> None:
+        device = self.devices[request.headers["Authorization"].removeprefix("Bearer ")]
+        self.arrivals.append(Arrival(device, request.method, request.raw_path, body or b"{}", status))
+
+
+def _cut(request: web.Request) -> web.StreamResponse:
+    """Close the connection without an answer."""
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+@asynccontextmanager
+async def proxy(homeserver: str) -> AsyncIterator[Proxy]:
+    """Run a proxy in front of a homeserver, on a port that is free."""
+    async with ClientSession(homeserver) as http:
+        made = Proxy(http)
+        application = web.Application(client_max_size=1 << 26)
+        application.router.add_route("*", "/{path:.*}", made.handle)
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            host, port = runner.addresses[0][:2]
+            made.address = f"http://{host}:{port}"
+            yield made
+        finally:
+            await runner.cleanup()
