@@ -6,6 +6,7 @@ A signature covers fields that this program does not know. So what is checked is
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -50,10 +51,9 @@ def is_signed(value: Mapping[str, object], user_id: UserId, key_id: str, key: Ed
     if not isinstance(signature, str):
         return False
     try:
-        Ed25519PublicKey.from_public_bytes(unpadded(key)).verify(unpadded(signature), signable(value))
-    except (InvalidSignature, ValueError, NotCanonical):
+        return _verifies(key, signature, signable(value))
+    except NotCanonical:
         return False
-    return True
 
 
 def with_signature(value: JsonObject, user_id: UserId, key_id: str, signature: str) -> JsonObject:
@@ -63,6 +63,16 @@ def with_signature(value: JsonObject, user_id: UserId, key_id: str, signature: s
     of_user = signed.get(user_id)
     signed[user_id] = {**(of_user if isinstance(of_user, dict) else {}), key_id: signature}
     return {**value, "signatures": signed}
+
+
+@lru_cache(maxsize=1024)
+def _verifies(key: str, signature: str, signed: bytes) -> bool:
+    """Say whether a signature is valid. The same device keys come with each Olm message of a device."""
+    try:
+        Ed25519PublicKey.from_public_bytes(unpadded(key)).verify(unpadded(signature), signed)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
 
 
 def _must_be_canonical(value: object) -> None:
