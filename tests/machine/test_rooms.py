@@ -8,7 +8,7 @@ import pytest
 
 from tests.machine.homeserver import Json
 from tests.machine.scene import ALICE, BOB, HOUR_MS, MEGOLM, ROOM, Scene
-from unwedged.machine import LocalTrust, SenderTrust, olm, rooms
+from unwedged.machine import DecryptedEvent, LocalTrust, SenderTrust, olm, rooms
 from unwedged.machine.errors import (
     EncryptionDowngrade,
     InvalidArgument,
@@ -27,7 +27,7 @@ from unwedged.machine.errors import (
 from unwedged.machine.exports import decrypt_export, encrypt_export
 from unwedged.machine.identifiers import Curve25519Key, DeviceId, Ed25519Key, GroupSessionId, RoomId, UserId
 from unwedged.machine.ratchets import InboundGroup, OutboundGroup
-from unwedged.machine.records import DEVICES, OUTBOUND, OWN_DEVICE, PEER, InboundSession, KeySource
+from unwedged.machine.records import DEVICES, OUTBOUND, OWN_DEVICE, PEER, SEEN, InboundSession, KeySource
 from unwedged.store import Transaction
 
 
@@ -127,6 +127,22 @@ async def test_a_message_is_read_again_only_as_the_same_event(alice_and_bob: Sce
     for replay in ({"event_id": "$other"}, {"origin_server_ts": 1}):
         with pytest.raises(ReplayedMessage):
             await scene.extension.read(ROOM, {**event, **replay})
+
+
+async def test_each_message_of_a_session_is_remembered_whichever_process_read_it(
+    alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rooms, "INDICES_IN_A_PART", 3)
+    events = [await alice_and_bob.bob.say(ROOM, f"{number}") for number in range(7)]
+    await alice_and_bob.app.sync()
+    app, extension = alice_and_bob.app.machine, alice_and_bob.extension.machine
+    for machine, some in ((app, events[::2]), (extension, events[1::2]), (app, events)):
+        assert all(isinstance(read, DecryptedEvent) for read in await machine.decrypt_room_events(ROOM, some))
+    for event in events:
+        with pytest.raises(ReplayedMessage):
+            await extension.decrypt_room_event(ROOM, {**event, "event_id": "$another"})
+    async with app._store.view() as view:
+        assert [part.number for part in await view.keys(SEEN)] == [0, 1, 2]
 
 
 async def test_each_reason_has_its_name(alice_and_bob: Scene) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Final, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -141,7 +141,7 @@ class Tracked(msgspec.Struct, frozen=True):
     followed: bool = True
 
 
-class SharedWith(msgspec.Struct, frozen=True):
+class SharedWith(msgspec.Struct, frozen=True, array_like=True):
     """From which message on a device can read, and over which generation of its Olm sessions it was told."""
 
     index: int
@@ -196,7 +196,15 @@ class InboundSession(msgspec.Struct):
     shared_history: bool = False
 
 
-class Reading(msgspec.Struct, frozen=True):
+class SeenPart(NamedTuple):
+    """Some messages of a Megolm session, by their indices."""
+
+    room_id: RoomId
+    session_id: GroupSessionId
+    number: int
+
+
+class Reading(msgspec.Struct, frozen=True, array_like=True):
     """As which event a Megolm message was read."""
 
     event_id: EventId
@@ -295,7 +303,7 @@ OUTDATED: Final = RecordKind("outdated", _name(UserId), _codec(int))
 OUTBOUND: Final = RecordKind("outbound_group_session", _name(RoomId), _codec(OutboundSession))
 SHARED_KEY: Final = RecordKind("shared_key", _name(RoomId), _codec(SharedKey))
 INBOUND: Final = RecordKind("inbound_group_session", NAME, _codec(InboundSession))
-SEEN: Final = RecordKind("seen", NAME, _codec(dict[int, Reading]))
+SEEN: Final = RecordKind("seen", _codec(SeenPart), _codec(dict[int, Reading]))
 WITHHELD: Final = RecordKind("withheld", NAME, _codec(Withheld))
 ROOM: Final = RecordKind("room", _name(RoomId), _codec(RoomSettings))
 OUTBOX: Final = RecordKind("outbox", _name(TransactionId), _codec(OutgoingToDevice), cached=False)

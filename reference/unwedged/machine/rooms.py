@@ -45,11 +45,15 @@ from unwedged.machine.records import (
     KeySource,
     LocalTrust,
     Reading,
+    SeenPart,
     Withheld,
 )
 from unwedged.store import Transaction, View
 
 MEGOLM: Final = "m.megolm.v1.aes-sha2"
+INDICES_IN_A_PART: Final = 64
+"""Of a session's readings so many are one record: noting one costs as much in a session of many messages as in one of
+few."""
 SHARED_HISTORY: Final = ("shared_history", "m.shared_history", "org.matrix.msc3061.shared_history")
 
 
@@ -238,25 +242,66 @@ async def decrypt(
 ) -> list[DecryptedEvent | MachineError]:
     """Decrypt room events, each to what it says or to the reason why it can't be read."""
     results: list[DecryptedEvent | MachineError] = []
-    noted: dict[GroupSessionName, dict[int, Reading]] = {}
+    sessions: dict[GroupSessionId, _Session] = {}
     for event in events:
         try:
-            results.append(await _decrypt(transaction, room_id, event, noted))
+            results.append(await _decrypt(transaction, room_id, event, sessions))
         except MachineError as error:
             results.append(error)
-    for name, seen in noted.items():
-        transaction.put(SEEN, name, seen)
+    for session in sessions.values():
+        session.readings.put(transaction)
     return results
 
 
+class _Readings:
+    """As which events the messages of one session were read."""
+
+    def __init__(self, name: GroupSessionName) -> None:
+        self._name = name
+        self._parts: dict[int, dict[int, Reading]] = {}
+        self._changed: set[int] = set()
+
+    async def note(self, transaction: Transaction, index: int, reading: Reading) -> None:
+        """Note a reading. Raises ``ReplayedMessage`` where the message was read before as another event."""
+        number = index // INDICES_IN_A_PART
+        part = self._parts.get(number)
+        if part is None:
+            part = self._parts[number] = await transaction.get(SEEN, SeenPart(*self._name, number)) or {}
+        before = part.get(index)
+        if before is None:
+            part[index] = reading
+            self._changed.add(number)
+        elif before != reading:
+            raise ReplayedMessage("this message was read before as another event")
+
+    def put(self, transaction: Transaction) -> None:
+        """Write what was noted."""
+        for number in self._changed:
+            transaction.put(SEEN, SeenPart(*self._name, number), self._parts[number])
+
+
+@dataclass(frozen=True)
+class _Session:
+    """A session while it decrypts several events, and what is known of it: that is asked of the store once."""
+
+    inbound: InboundSession
+    readings: _Readings
+    trust: dict[UserId, SenderTrust] = field(default_factory=dict)
+
+
 async def _decrypt(
-    transaction: Transaction, room_id: RoomId, raw: JsonObject, noted: dict[GroupSessionName, dict[int, Reading]]
+    transaction: Transaction, room_id: RoomId, raw: JsonObject, sessions: dict[GroupSessionId, _Session]
 ) -> DecryptedEvent:
     event = _event_of(raw)
-    name = GroupSessionName(room_id, event.content.session_id)
-    inbound = await transaction.get(INBOUND, name)
-    if inbound is None:
-        raise await _missing(transaction, name)
+    session_id = event.content.session_id
+    session = sessions.get(session_id)
+    if session is None:
+        name = GroupSessionName(room_id, session_id)
+        found = await transaction.get(INBOUND, name)
+        if found is None:
+            raise await _missing(transaction, name)
+        session = sessions[session_id] = _Session(found, _Readings(name))
+    inbound = session.inbound
     plaintext, index = inbound.session.decrypt(event.content.ciphertext)
     try:
         clear = _PLAINTEXT.decode(plaintext)
@@ -266,10 +311,12 @@ async def _decrypt(
         raise WrongRoom("a room message was encrypted for another room")
     if event.sender != inbound.sender and inbound.source is not KeySource.IMPORT:
         raise WrongSender("a room message is from another user than its key")
-    await _note_reading(transaction, name, index, Reading(event.event_id, event.origin_server_ts), noted)
-    trust = await _trust(transaction, event.sender, inbound)
+    await session.readings.note(transaction, index, Reading(event.event_id, event.origin_server_ts))
+    trust = session.trust.get(event.sender)
+    if trust is None:
+        trust = session.trust[event.sender] = await _trust(transaction, event.sender, inbound)
     return DecryptedEvent(
-        event.event_id, clear.type, clear.content, event.sender, inbound.sender_key, name.session_id, index, trust
+        event.event_id, clear.type, clear.content, event.sender, inbound.sender_key, session_id, index, trust
     )
 
 
@@ -288,24 +335,6 @@ async def _missing(transaction: Transaction, name: GroupSessionName) -> MachineE
     if withheld is None:
         return MissingRoomKey("the key of this message has not arrived")
     return WithheldRoomKey("the sender withholds the key of this message", withheld.code)
-
-
-async def _note_reading(
-    transaction: Transaction,
-    name: GroupSessionName,
-    index: int,
-    reading: Reading,
-    noted: dict[GroupSessionName, dict[int, Reading]],
-) -> None:
-    seen = noted.get(name)
-    if seen is None:
-        seen = await transaction.get(SEEN, name) or {}
-    before = seen.get(index)
-    if before is None:
-        seen[index] = reading
-        noted[name] = seen
-    elif before != reading:
-        raise ReplayedMessage("this message was read before as another event")
 
 
 async def _trust(transaction: Transaction, sender: UserId, inbound: InboundSession) -> SenderTrust:
