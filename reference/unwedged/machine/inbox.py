@@ -88,8 +88,13 @@ async def forget_position(transaction: Transaction, connection: str) -> None:
     transaction.delete(SYNC, _position_name(connection, sliding=True))
 
 
-async def receive(transaction: Transaction, changes: SyncChanges, asked_with: SyncPosition, now_ms: int) -> SyncOutcome:
-    """Apply a response to what it was asked with; each of its two tokens is judged for itself."""
+async def receive(
+    transaction: Transaction, changes: SyncChanges, asked_with: SyncPosition, now_ms: int
+) -> tuple[SyncOutcome, bool]:
+    """Apply a response to what it was asked with; each of its two tokens is judged for itself.
+
+    Return also whether parts of large batches are left.
+    """
     outcome = SyncOutcome()
     name = _position_name(asked_with.connection, sliding=asked_with.sliding)
     if await transaction.get(SYNC, name) == asked_with.token:
@@ -202,15 +207,15 @@ async def _decrypt(transaction: Transaction, event: _Event) -> olm.OlmEvent:
     sender_key = content.sender_key
     peer = await transaction.get(PEER, sender_key) or Peer()
     message = OlmMessage(ciphertext.type, ciphertext.body)
-    sessions_before = {session.session_id for session in peer.sessions}
+    generation = peer.generation
     try:
         plaintext = olm.decrypt(own_account, peer, sender_key, message)
     except MessageUnreadable:
         await olm.note_wedged(transaction, event.sender, sender_key)
         raise
-    if peer.sessions[0].session_id not in sessions_before:
+    if peer.generation != generation:
         transaction.put(ACCOUNT, None, own_account)
-        await olm.note_new_session(transaction, sender_key, peer)
+        await olm.note_new_session(transaction, sender_key)
     transaction.put(PEER, sender_key, peer)
     return olm.checked(plaintext, event.sender, sender_key, own)
 

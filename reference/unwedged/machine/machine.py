@@ -132,10 +132,11 @@ class OlmMachine:
         Raises ``MalformedResponse``, and then nothing has changed.
         """
         changes = changes_of(response, asked_with)
-        outcome = await self._store.run(inbox.receive, changes, asked_with, self._clock.now())
-        rest = await self.work_off_backlog()
-        outcome.events += rest.events
-        outcome.problems += rest.problems
+        outcome, backlog = await self._store.run(inbox.receive, changes, asked_with, self._clock.now())
+        if backlog:
+            rest = await self.work_off_backlog()
+            outcome.events += rest.events
+            outcome.problems += rest.problems
         return outcome
 
     async def work_off_backlog(self) -> SyncOutcome:
