@@ -20,6 +20,7 @@ from unwedged.machine.errors import (
 from unwedged.machine.identifiers import Device, DeviceId, UserId
 from unwedged.machine.ratchets import Account, OlmMessage, OlmSession
 from unwedged.machine.records import KnownDevice, LocalTrust, OwnDevice, Peer
+from unwedged.store import MalformedRecord
 
 ALICE, BOB, EVE = UserId("@alice:example.org"), UserId("@bob:example.org"), UserId("@eve:example.org")
 
@@ -131,6 +132,12 @@ def test_a_session_is_the_same_after_it_was_pickled(alice: Party, bob: Party) ->
     alice.begin_with(bob)
     alice.peer.sessions = [OlmSession.from_pickle(session.pickle()) for session in alice.peer.sessions]
     assert bob.decrypts(alice, alice.encrypts(bob)) == "hello"
+
+
+def test_an_account_that_cannot_be_read_is_named_by_its_first_use() -> None:
+    account = Account.from_pickle("a pickle of something else")
+    with pytest.raises(MalformedRecord):
+        account.sign(b"")
 
 
 class TestWhoSentIt:

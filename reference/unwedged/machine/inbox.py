@@ -108,7 +108,7 @@ async def receive(
         await account.note_counts(transaction, asked_with.serial, changes.one_time_keys, changes.unused_fallback_types)
     if await _takes_to_device(transaction, changes, asked_with, outcome):
         await _take_events(transaction, changes.to_device, outcome, now_ms)
-    return outcome
+    return outcome, await transaction.get(BACKLOG, None) is not None
 
 
 async def work_off(transaction: Transaction, now_ms: int) -> SyncOutcome | None:

@@ -105,7 +105,9 @@ def decrypt(account: Account, peer: Peer, sender_key: Curve25519Key, message: Ol
     if digest in peer.digests:
         raise RepeatedMessage("this Olm message was decrypted before")
     session, plaintext, position = _decrypted(account, peer, sender_key, message)
-    if position is not None:
+    if position is None:
+        peer.generation += 1
+    else:
         del peer.sessions[position]
     peer.sessions.insert(0, session)
     del peer.sessions[KEPT_SESSIONS:]
@@ -155,9 +157,8 @@ async def note_new_recipients(transaction: Transaction) -> None:
     transaction.put(RECIPIENTS_VERSION, None, 1 + (await transaction.get(RECIPIENTS_VERSION, None) or 0))
 
 
-async def note_new_session(transaction: Transaction, key: Curve25519Key, peer: Peer) -> None:
+async def note_new_session(transaction: Transaction, key: Curve25519Key) -> None:
     """Note that a new session with a device comes first: none is wanted any more."""
-    peer.generation += 1
     await note_new_recipients(transaction)
     if await transaction.get(WANTED_SESSION, key) is not None:
         transaction.delete(WANTED_SESSION, key)
@@ -229,7 +230,8 @@ async def take_claim_answer(transaction: Transaction, request: KeysClaim, respon
             continue
         peer.sessions.insert(0, session)
         del peer.sessions[KEPT_SESSIONS:]
-        await note_new_session(transaction, key, peer)
+        peer.generation += 1
+        await note_new_session(transaction, key)
         if mark.wedged:
             send(transaction, now_ms, "m.room.encrypted", {device: encrypt(peer, own, known, "m.dummy", {})})
         transaction.put(PEER, key, peer)

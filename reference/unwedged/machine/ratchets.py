@@ -1,7 +1,7 @@
 """Olm and Megolm by vodozemac, and nothing else that imports it.
 
 What this module adds: types, errors of its own without any part of a message in them, and that a failed decryption
-changes nothing. vodozemac's own sessions may change when a decryption fails, so each one is tried on a copy.
+changes nothing. vodozemac's own sessions may change when a decryption fails: what failed is never used again.
 
 Pickles are not encrypted here: the store seals every record.
 """
@@ -17,6 +17,7 @@ import vodozemac
 from unwedged.machine.errors import MalformedMessage, MessageUnreadable, UnknownIndex
 from unwedged.machine.identifiers import Curve25519Key, Ed25519Key, GroupSessionId
 from unwedged.machine.unpadded_base64 import to_unpadded, unpadded
+from unwedged.store import MalformedRecord
 
 _PICKLE_KEY: Final = bytes(32)
 
@@ -96,12 +97,15 @@ class OlmSession:
 
         Raises ``MalformedMessage`` and ``MessageUnreadable``.
         """
-        copy = vodozemac.Session.from_pickle(self.pickle(), _PICKLE_KEY)
+        parsed = message._any()  # noqa: SLF001 (a part of this module)
+        self.pickle()
+        # What moves on is given away, and this session goes back to its pickle where it is used again.
+        session, self._session = self._unpickled(), None
         try:
-            plaintext = copy.decrypt(message._any())  # noqa: SLF001 (a part of this module)
+            plaintext = session.decrypt(parsed)
         except vodozemac.OlmDecryptionException:
             raise MessageUnreadable("the Olm session does not decrypt this message") from None
-        return OlmSession(copy), plaintext
+        return OlmSession(session), plaintext
 
     def _unpickled(self) -> vodozemac.Session:
         if self._session is None:
@@ -111,49 +115,55 @@ class OlmSession:
 
 
 class Account:
-    """The Olm account of a device: its identity keys, and the private halves of the keys that it offers."""
+    """The Olm account of a device: its identity keys, and the private halves of the keys that it offers.
 
-    __slots__ = ("_account",)
+    Unpickled only when it is used: that takes half a millisecond, and most messages need no key of it.
+    """
 
-    def __init__(self, account: vodozemac.Account | None = None) -> None:
-        self._account = vodozemac.Account() if account is None else account
+    __slots__ = ("_account", "_pickle")
+
+    def __init__(self, account: vodozemac.Account | None = None, pickle: str | None = None) -> None:
+        self._account = vodozemac.Account() if account is None and pickle is None else account
+        self._pickle = pickle
 
     @classmethod
     def from_pickle(cls, pickle: str) -> Account:
-        """Return an account that was pickled."""
-        return cls(vodozemac.Account.from_pickle(pickle, _PICKLE_KEY))
+        """Return an account that was pickled. If that can't be read, its first use raises ``MalformedRecord``."""
+        return cls(None, pickle)
 
     def pickle(self) -> str:
         """Return all there is to the account."""
-        return self._account.pickle(_PICKLE_KEY)
+        return self._unpickled().pickle(_PICKLE_KEY)
 
     @property
     def ed25519(self) -> Ed25519Key:
         """The key that signs for the device."""
-        return Ed25519Key(self._account.ed25519_key.to_base64())
+        return Ed25519Key(self._unpickled().ed25519_key.to_base64())
 
     @property
     def curve25519(self) -> Curve25519Key:
         """The key that names the device in Olm."""
-        return Curve25519Key(self._account.curve25519_key.to_base64())
+        return Curve25519Key(self._unpickled().curve25519_key.to_base64())
 
     def sign(self, message: bytes) -> str:
         """Return a signature of the device, in base64."""
-        return self._account.sign(message).to_base64()
+        return self._unpickled().sign(message).to_base64()
 
     def make_one_time_keys(self, count: int) -> dict[str, Curve25519Key]:
         """Make keys, by id, and count them as published: nothing hands them out again."""
-        self._account.generate_one_time_keys(count)
-        made = {name: Curve25519Key(key.to_base64()) for name, key in self._account.one_time_keys.items()}
-        self._account.mark_keys_as_published()
+        account = self._unpickled()
+        account.generate_one_time_keys(count)
+        made = {name: Curve25519Key(key.to_base64()) for name, key in account.one_time_keys.items()}
+        account.mark_keys_as_published()
         return made
 
     def make_fallback_key(self) -> dict[str, Curve25519Key]:
         """Make a fallback key, by id. The one before stays usable, the one before that does not."""
+        account = self._unpickled()
         # The library's stubs lack both.
-        self._account.generate_fallback_key()  # type: ignore[attr-defined]
-        made: dict[str, vodozemac.Curve25519PublicKey] = self._account.fallback_key  # type: ignore[attr-defined]
-        self._account.mark_keys_as_published()
+        account.generate_fallback_key()  # type: ignore[attr-defined]
+        made: dict[str, vodozemac.Curve25519PublicKey] = account.fallback_key  # type: ignore[attr-defined]
+        account.mark_keys_as_published()
         return {name: Curve25519Key(key.to_base64()) for name, key in made.items()}
 
     def outbound_session(self, identity_key: Curve25519Key, one_time_key: str) -> OlmSession:
@@ -163,7 +173,7 @@ class Account:
             one_time = vodozemac.Curve25519PublicKey.from_base64(one_time_key)
         except ValueError:
             raise MalformedMessage("this is no Curve25519 key") from None
-        return OlmSession(self._account.create_outbound_session(identity, one_time))
+        return OlmSession(self._unpickled().create_outbound_session(identity, one_time))
 
     def inbound_session(self, sender_key: Curve25519Key, message: OlmMessage) -> tuple[OlmSession, bytes]:
         """Make the session of a pre-key message; the one-time key that it names is spent. Return also the plaintext.
@@ -176,10 +186,19 @@ class Account:
             raise MalformedMessage("this is no Curve25519 key") from None
         pre_key = message._pre_key()  # noqa: SLF001 (a part of this module)
         try:
-            session, plaintext = self._account.create_inbound_session(sender, pre_key)
+            session, plaintext = self._unpickled().create_inbound_session(sender, pre_key)
         except vodozemac.SessionCreationException:
             raise MessageUnreadable("no session can be made of this pre-key message") from None
         return OlmSession(session), plaintext
+
+    def _unpickled(self) -> vodozemac.Account:
+        if self._account is None:
+            assert self._pickle is not None
+            try:
+                self._account = vodozemac.Account.from_pickle(self._pickle, _PICKLE_KEY)
+            except vodozemac.PickleException:
+                raise MalformedRecord("the account can't be read") from None
+        return self._account
 
 
 class OutboundGroup:
