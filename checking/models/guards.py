@@ -23,12 +23,19 @@ from checking.models.manifest import Band, Manifest, Model
 from checking.tlc.run import Job, Verdict, run
 from checking.tlc.toolbox import Toolbox
 
-MODULES = {"LeaseLock": "MCLeaseLock.tla", "CryptoStoreCache": "MCCryptoStoreCache.tla"}
+MODULES = {
+    "LeaseLock": "MCLeaseLock.tla",
+    "CryptoStoreCache": "MCCryptoStoreCache.tla",
+    "Inbox": "MCInbox.tla",
+    "Sharing": "MCSharing.tla",
+    "Sessions": "MCSessions.tla",
+}
 """The modules whose guards are taken out, and what makes them finite."""
 
 LOWERED_BOUNDS = {
     "LeaseLockProgress": {"MaxJumps": 0},
     "CryptoStoreCache": {"MaxEpoch": 2},
+    "Sharing": {"MaxSessions": 1},
     "Refinement": {"MaxVersion": 1},
     "RefinementOfTwoRecords": {"MaxEpoch": 2},
     "Streams": {"MaxVersion": 1},
@@ -50,7 +57,7 @@ _COMMENT = re.compile(r"\(\*.*?\*\)|\\\*[^\n]*", re.DOTALL)
 _DEFINITION = re.compile(r"^(\w+)(?:\([^)=]*\))? *==", re.MULTILINE)
 _BULLET = re.compile(r"^ *(?:(?:IN|THEN|ELSE|IF|\\/) +)*(/\\) ", re.MULTILINE)
 _TOKEN = re.compile(r"/\\|[()\[\]{}]|\\/|\\[EA] |=>|\bIF\b")
-_FAULT = re.compile(r'Broken\("[^"]+"\)')
+_FAULT = re.compile(r'Broken\("[^"]+"\)|TwoCommits')
 _NOT_A_GUARD = re.compile(r'^~(?:Broken\("[^"]+"\)|Unguarded\(o\))$|\bMax[A-Z]\w+|\bEpochsLeft\b|\bLongWrites\b')
 """Switches of faults, and what bounds a model."""
 

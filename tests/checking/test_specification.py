@@ -26,7 +26,14 @@ from unwedged.store.sealer import COST, Passphrase, RandomKey, Sealer, Secret
 
 ROOT = Path(__file__).parents[2]
 FAULTS_MODULE = "checking.replay.faults"
-NEXT = {"AtomicStore": "ANext", "LeaseLock": "Next", "CryptoStoreCache": "Next"}
+NEXT = {
+    "AtomicStore": "ANext",
+    "LeaseLock": "Next",
+    "CryptoStoreCache": "Next",
+    "Inbox": "Next",
+    "Sharing": "Next",
+    "Sessions": "Next",
+}
 """The modules that have behaviour, and the disjunction of their actions."""
 
 TLA_COMMENT = re.compile(r"\(\*.*?\*\)|\\\*[^\n]*", re.DOTALL)

@@ -1,0 +1,42 @@
+------------------------------- MODULE MCInbox -------------------------------
+(* Inbox made finite: what arrives, and in which order.                      *)
+EXTENDS Inbox
+
+Event == [kind |-> "event"]
+PreKey(key) == [kind |-> "prekey", key |-> key]
+Olm(key) == [kind |-> "olm", key |-> key]
+Bad == [kind |-> "bad"]
+Repeat(m) == [kind |-> "repeat", of |-> m]
+
+\* One of each kind; the keys of the room session get worse. What can't be read comes
+\* between two messages that can.
+Mixed == <<Event, PreKey(1), Bad, Olm(2), Repeat(2)>>
+
+\* One message less, where each must be seen to arrive some day.
+Shorter == <<PreKey(1), Bad, Olm(0), Repeat(1)>>
+
+\* One message more. The best key comes in the middle.
+Longer == <<Event, PreKey(1), Bad, Olm(0), Olm(2), Repeat(2)>>
+
+SecondAndFourth == {2, 4}
+
+-------------------------------------------------------------------------------
+(* Probes: each says that an action never happens, and must be found wrong.  *)
+
+NeverPeerSends          == [][~PeerSends]_vars
+NeverAskSync            == [][\A p \in Processes : ~AskSync(p)]_vars
+NeverAnswerSync         == [][\A p \in Processes : ~AnswerSync(p)]_vars
+NeverReceiveSync        == [][\A p \in Processes : ~ReceiveSync(p)]_vars
+NeverIgnoreSync         == [][\A p \in Processes : ~IgnoreSync(p)]_vars
+NeverWorkOffBacklog     == [][\A p \in Processes : ~WorkOffBacklog(p)]_vars
+NeverEncryptOlm         == [][\A p \in Processes : ~EncryptOlm(p)]_vars
+NeverLose               == [][\A p \in Processes : ~Lose(p)]_vars
+
+\* Of the situations that much of the specification is there for:
+\* a response is refused although it has something new as well;
+NeverRefusesNews == [][\A p \in Processes : IgnoreSync(p) => flight[p].until <= store.token]_vars
+
+\* a batch comes while the rest of an older one is still recorded.
+NeverQueues ==
+    [][\A p \in Processes : (ReceiveSync(p) /\ store.backlog # <<>>) => Len(store'.backlog) = Len(store.backlog)]_vars
+===============================================================================

@@ -1,0 +1,31 @@
+------------------------------ MODULE MCSessions ------------------------------
+(* Probes of Sessions: each says that an action never happens, and must be   *)
+(* found wrong.                                                              *)
+EXTENDS Sessions, TLC
+
+\* Processes are alike.
+Alike == Permutations(Processes)
+
+NeverBreak           == [][~Break]_vars
+NeverPeerSends       == [][~PeerSends]_vars
+NeverReceiveSync     == [][\A p \in Processes : ~ReceiveSync(p)]_vars
+NeverHandOutClaim    == [][\A p \in Processes : ~HandOutClaim(p)]_vars
+NeverAnswerClaim     == [][\A p \in Processes : ~AnswerClaim(p)]_vars
+NeverTakeClaimAnswer == [][\A p \in Processes : ~TakeClaimAnswer(p)]_vars
+NeverIgnoreClaim     == [][\A p \in Processes : ~IgnoreClaim(p)]_vars
+NeverShareRoomKey    == [][\A p \in Processes : ~ShareRoomKey(p)]_vars
+NeverOutgoingRequest == [][\A p \in Processes : \A message \in store.outbox : ~OutgoingRequest(p, message)]_vars
+NeverDeliver         == [][\A p \in Processes : ~Deliver(p)]_vars
+NeverMarkSent        == [][\A p \in Processes : ~MarkSent(p)]_vars
+NeverHourPasses      == [][~HourPasses]_vars
+NeverLose            == [][\A p \in Processes : ~Lose(p)]_vars
+
+\* Of the situations that much of the specification is there for:
+\* a room key arrives over a broken session;
+NeverUnreadableKey ==
+    [][\A p \in Processes : (Deliver(p) /\ flight[p].message.type = "m.room_key") =>
+        flight[p].message.generation \notin peer.broken]_vars
+
+\* a claim comes late, while a newer mark stands.
+NeverLateClaim == [][\A p \in Processes : IgnoreClaim(p) => store.unwedge = 0]_vars
+===============================================================================
