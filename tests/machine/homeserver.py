@@ -1,13 +1,17 @@
 """A homeserver in memory, for tests: the part of the client-server API that end-to-end encryption needs.
 
-It is a fake. Where Synapse goes beyond the specification or falls short of it, this does as Synapse does: a key that is
-uploaded again after it was claimed is handed out again, and a fallback key that is uploaded again counts as unused.
+It is a fake. Where Synapse goes beyond the specification or falls short of it, this does as Synapse does. A key that is
+uploaded again after it was claimed is handed out again. A fallback key that is uploaded again counts as unused, unless
+it is written as canonical JSON. A classic sync leaves out device lists that are empty. An old ``pos`` is as good as the
+newest, until its connection is forgotten.
+
 ``request`` takes any request by method, path and JSON body, answers at once with a status and a JSON body, and keeps
 what arrived in ``arrivals``. The other methods are for the test that sets the scene.
 
-What a real server does, and this does not: check signatures, passwords and permissions; wait in a sync; federate; limit
-rates; keep cross-signing keys, backups, account data or media; send room events in simplified sliding sync, where only
-the extensions for to-device messages and encryption are there; filter, or leave anything out of a timeline.
+What a real server does, and this does not: check signatures, passwords and permissions; wait in a sync, or give the
+answer to an equal one again from a cache, as Synapse does for two minutes; federate; limit rates; keep cross-signing
+keys, backups, account data or media; send room events in simplified sliding sync, where only the extensions for
+to-device messages and encryption are there; filter, or leave anything out of a timeline.
 """
 
 from __future__ import annotations
@@ -232,8 +236,11 @@ class Homeserver:
             keys.one_time.setdefault(name, key)
         for name, key in upload.fallback_keys.items():
             algorithm = name.partition(":")[0]
-            keys.fallback[algorithm] = name, key
-            keys.used_fallback.discard(algorithm)
+            known = keys.fallback.get(algorithm, ("", {}))[1]
+            # The order of the fields that were uploaded before matters: so Synapse compares.
+            if msgspec.json.encode(known) != msgspec.json.encode(key, order="sorted"):
+                keys.fallback[algorithm] = name, key
+                keys.used_fallback.discard(algorithm)
         return {"one_time_key_counts": self._counts(keys)}
 
     def _keys_query(self, device: Device, body: Json) -> Json:
@@ -311,25 +318,24 @@ class Homeserver:
             "device_one_time_keys_count": self._counts(keys),
             "device_unused_fallback_key_types": self._unused(keys),
         }
-        if then is not None:
-            answer["device_lists"] = self._device_lists(user, then)
+        if then is not None and (lists := {name: who for name, who in self._device_lists(user, then).items() if who}):
+            answer["device_lists"] = lists
         return answer
 
     def _sliding_sync(self, device: Device, pos: str | None, body: Json) -> Json:
         """Answer simplified sliding sync, where ``pos`` and the to-device ``since`` are two tokens."""
         keys, request = self._signed_in(device), _parsed(body, SlidingSync)
         positions = keys.positions[request.conn_id]
-        if pos is not None and pos not in positions:
-            raise MatrixError(400, "M_UNKNOWN_POS", "Unknown position")
+        if pos is not None:
+            _numbers(pos, r"(\d+)/.*")
+            if pos not in positions:
+                raise MatrixError(400, "M_UNKNOWN_POS", "Unknown position")
         then = positions[pos] if pos is not None else None
-        positions.clear()
-        if pos is not None and then is not None:
-            positions[pos] = then
         extensions: Json = {}
         wanted = request.extensions
         if wanted.to_device.enabled:
             since = wanted.to_device.since
-            acknowledged = _numbers(since, r"(\d+)")[0] if since is not None else 0
+            acknowledged = _numbers(since, r"(\d+)", "M_INVALID_PARAM")[0] if since is not None else 0
             limit = min(wanted.to_device.limit, self._to_device_limit)
             messages, received = self._messages(keys, acknowledged, limit)
             extensions["to_device"] = {"next_batch": f"{received}", "events": messages}
@@ -374,18 +380,21 @@ class Homeserver:
                 joined[room, str(event["state_key"])] = event["content"] == {"membership": "join"}
         return {membership for membership, is_joined in joined.items() if is_joined}
 
-    def _device_lists(self, user: str, then: int) -> Json:
+    def _device_lists(self, user: str, then: int) -> dict[str, list[str]]:
         """Whose device list a user must fetch or may forget, since a time."""
         before, after = (
             {(room, who) for room, who in memberships if (room, user) in memberships}
             for memberships in (self._memberships(then), self._memberships(self._now))
         )
         sharing = {user} | {who for _, who in after}
-        changed = {who for when, who in self._changed if when > then and who in sharing}
-        return {
-            "changed": sorted(changed | {who for _, who in after - before}),
-            "left": sorted({who for _, who in before} - sharing),
+        changed = {who for when, who in self._changed if when > then}
+        joined = {
+            (room, event["state_key"])
+            for when, room, event in self._events
+            if when > then and event["content"] == {"membership": "join"}
         }
+        changed |= {who for room, who in after if (room, who) in joined or (room, user) in joined}
+        return {"changed": sorted(changed & sharing), "left": sorted({who for _, who in before} - sharing)}
 
     @staticmethod
     def _messages(keys: _Keys, acknowledged: int, limit: int) -> tuple[list[Json], int]:
@@ -419,9 +428,9 @@ def _unsigned(key: Json) -> Json:
     return {name: value for name, value in key.items() if name != "signatures"}
 
 
-def _numbers(token: str, form: str) -> tuple[int, ...]:
+def _numbers(token: str, form: str, code: str = "M_UNKNOWN") -> tuple[int, ...]:
     """What a sync token of this server stands for."""
     matched = re.fullmatch(form, token)
     if matched is None:
-        raise MatrixError(400, "M_INVALID_PARAM", f"{token!r} is no sync token of this server")
+        raise MatrixError(400, code, f"{token!r} is no sync token of this server")
     return tuple(int(number) for number in matched.groups())
