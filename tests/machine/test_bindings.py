@@ -1,0 +1,138 @@
+"""Answers that come late or twice, and offers, claims and shares that must not be made again: each guard by itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.machine.homeserver import Json
+from tests.machine.scene import ALICE, BOB, HOUR_MS, ROOM, Scene
+from tests.machine.test_inputs import ask_for_keys, own, peer_of, uploads, wedge
+from unwedged.machine import KeysClaim, KeysQuery, KeysUpload, LocalTrust
+from unwedged.machine.errors import MalformedResponse, RoomKeyNotShared
+from unwedged.machine.olm import CLAIMED_AGAIN_AFTER_MS
+from unwedged.machine.requests import decode, encode
+
+
+async def test_a_count_says_nothing_while_an_offer_stands(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await ask_for_keys(scene.app)
+    (upload,) = uploads(await scene.app.machine.outgoing_requests())
+    position = await scene.extension.machine.sync_position()
+    response: Json = {"next_batch": "later", "device_one_time_keys_count": {"signed_curve25519": 0}}
+    await scene.extension.machine.receive_sync_changes(response, position)
+    assert (await own(scene.app)).count is None
+    await scene.app.send(upload)
+    assert not uploads(await scene.app.machine.outgoing_requests())
+
+
+async def test_a_device_list_that_changed_makes_the_share_old(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await scene.app.share(ROOM, [ALICE, BOB])
+    await scene.extension.machine.set_trust(BOB, "LAPTOP", LocalTrust.BLOCKED)
+    with pytest.raises(RoomKeyNotShared):
+        await scene.app.machine.encrypt_room_event(ROOM, "m.room.message", {"body": "for whom?"})
+
+
+async def test_no_other_fallback_key_before_the_newest_is_confirmed(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    offered: list[object] = []
+    for hours in range(4):
+        scene.clock.added_ms += HOUR_MS
+        position = await scene.app.machine.sync_position()
+        response: Json = {
+            "next_batch": f"{hours}",
+            "device_one_time_keys_count": {"signed_curve25519": 50},
+            "device_unused_fallback_key_types": [],
+        }
+        await scene.app.machine.receive_sync_changes(response, position)
+        requests = await scene.app.machine.outgoing_requests()  # none of which is answered
+        offered += [upload.body["fallback_keys"] for upload in uploads(requests)]
+    assert len(offered) > 1
+    assert all(keys == offered[0] for keys in offered)
+
+
+async def test_a_connection_that_begins_distrusts_all_device_lists(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    assert not await scene.app.machine.outgoing_requests()
+    await scene.extension.sync("new", sliding=True)
+    (query,) = await scene.app.machine.outgoing_requests()
+    assert isinstance(query, KeysQuery)
+    assert set(query.users) == {ALICE, BOB}
+    await scene.app.send(query)
+    await scene.extension.sync("new", sliding=True)
+    assert not await scene.app.machine.outgoing_requests()
+
+
+async def test_the_answer_to_an_older_claim_changes_nothing(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await scene.app.machine.share_room_key(ROOM, [ALICE, BOB])
+    (older,) = [each for each in await scene.app.machine.outgoing_requests() if isinstance(each, KeysClaim)]
+    scene.clock.added_ms += CLAIMED_AGAIN_AFTER_MS
+    (newer,) = [each for each in await scene.extension.machine.outgoing_requests() if isinstance(each, KeysClaim)]
+    await scene.app.send(older)
+    assert not (await peer_of(scene.app, scene.bob)).sessions
+    await scene.extension.send(newer)
+    assert len((await peer_of(scene.app, scene.bob)).sessions) == 1
+
+
+async def test_a_session_that_is_there_already_is_not_made_again(alice_and_bob: Scene) -> None:
+    """The peer began one while the claim was under way."""
+    scene = alice_and_bob
+    await scene.app.machine.share_room_key(ROOM, [ALICE, BOB])
+    (claim,) = [each for each in await scene.app.machine.outgoing_requests() if isinstance(each, KeysClaim)]
+    await scene.bob.say(ROOM, "first")
+    await scene.extension.sync()
+    before = [session.session_id for session in (await peer_of(scene.app, scene.bob)).sessions]
+    await scene.app.send(claim)
+    after = [session.session_id for session in (await peer_of(scene.app, scene.bob)).sessions]
+    assert before == after != []
+
+
+async def test_a_wedged_session_is_replaced_once_an_hour(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await scene.greet()
+    claims = 0
+    for _ in range(6):
+        await wedge(scene)
+        await scene.bob.machine.discard_room_key(ROOM)
+        await scene.bob.say(ROOM, "x")
+        await scene.app.sync()
+        claims += len(await scene.app.send_all(KeysClaim))
+        await scene.app.send_all()
+        await scene.bob.sync()
+        scene.clock.added_ms += HOUR_MS // 3
+    assert claims == 2
+
+
+async def test_a_request_goes_to_another_process_as_bytes(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await scene.app.machine.share_room_key(ROOM, [ALICE, BOB])
+    await scene.app.sync("new", sliding=True)
+    await ask_for_keys(scene.app)
+    requests = await scene.app.machine.outgoing_requests()
+    assert {type(request) for request in requests} >= {KeysUpload, KeysClaim, KeysQuery}
+    for request in requests:
+        copied = decode(encode(request))
+        assert copied == request
+        assert (copied.method, copied.path, copied.body) == (request.method, request.path, request.body)
+        await scene.extension.send(copied)
+    for spoilt in (b"", b"{}", b'{"type":"Other"}', encode(requests[0])[:-2]):
+        with pytest.raises(MalformedResponse):
+            decode(spoilt)
+
+
+async def test_a_failed_request_says_when_to_try_again(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await scene.app.share(ROOM, [ALICE, BOB])
+    await scene.app.machine.discard_room_key(ROOM)
+    await scene.app.machine.share_room_key(ROOM, [ALICE, BOB])
+    (message,) = await scene.app.machine.outgoing_requests()
+    waits = [await scene.app.machine.mark_failed(message, status=None) for _ in range(12)]
+    assert waits[:3] == [1_000, 2_000, 4_000]
+    assert waits[-1] == 300_000
+    assert await scene.app.machine.mark_failed(message, status=429, retry_after_ms=400_000) == 400_000
+    assert await scene.extension.machine.outgoing_requests() == [message]
+    await scene.app.send(message)
+    assert await scene.app.machine.mark_failed(message, status=502) == 1_000
+    assert await scene.app.machine.mark_failed(message, status=403) is None
+    assert not await scene.extension.machine.outgoing_requests()
