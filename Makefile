@@ -38,7 +38,7 @@ prove: $(READY) ## Prove the protocol for any number of processes and records, a
 test: $(READY) ## Run the tests
 	@$(VENV)/bin/python -m pytest
 
-peers: $(READY) $(PEERS) $(MAUTRIX_GO) ## Let other implementations of Matrix's encryption talk to each other; needs Go
+peers: $(READY) $(PEERS) $(MAUTRIX_GO) ## Let other implementations of Matrix's encryption talk to this one and to each other; needs Go
 	@$(VENV)/bin/python -m pytest tests/peers
 
 synapse: $(READY) $(SYNAPSE) ## Let a device in two processes, and a peer, talk to each other through a real homeserver

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from tests.machine.homeserver import Device, Homeserver, Json
 from tests.machine.message_keys import MessageKeys
 
 FaultKind = Literal["request lost", "response lost", "repeated"]
+FAULT_KINDS: Final[list[FaultKind]] = ["request lost", "response lost", "repeated"]
+PATHS: Final = ["keys/upload", "keys/query", "keys/claim", "sendToDevice", "sync"]
+"""A part of the path of each request that tests lose or repeat."""
 
 
 class Fault(NamedTuple):

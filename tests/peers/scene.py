@@ -79,3 +79,8 @@ async def repeated(call: Callable[[], Awaitable[T]]) -> T:
         with suppress(Lost):
             return await call()
     raise AssertionError("it was lost too often")
+
+
+def sessions(*events: Json) -> set[object]:
+    """The Megolm sessions that events were encrypted with."""
+    return {event["content"]["session_id"] for event in events if isinstance(event["content"], dict)}

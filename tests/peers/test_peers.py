@@ -9,23 +9,16 @@ import msgspec
 import pytest
 
 from tests.machine.homeserver import Device, Json
-from tests.peers.network import Fault, FaultKind
+from tests.peers.network import FAULT_KINDS, PATHS, Fault, FaultKind
 from tests.peers.peer import LIBRARIES, MATRIX_NIO, MATRIX_SDK_CRYPTO, Library, Unreadable
-from tests.peers.scene import ROOM, Scene, repeated
+from tests.peers.scene import ROOM, Scene, repeated, sessions
 
 ALICE = Device("@alice:example.org", "ALICESPHONE")
 BOB = Device("@bob:example.org", "BOBSPHONE")
 CAROL = Device("@carol:example.org", "CAROLSPHONE")
 
 PAIRS = [pytest.param(one, other, id=f"{one.name}, {other.name}") for one, other in product(LIBRARIES, repeat=2)]
-PATHS = ["keys/upload", "keys/query", "keys/claim", "sendToDevice", "sync"]
-FAULT_KINDS: list[FaultKind] = ["request lost", "response lost", "repeated"]
 EACH = [pytest.param(library, id=library.name) for library in LIBRARIES]
-
-
-def sessions(*events: Json) -> set[object]:
-    """The Megolm sessions that events were encrypted with."""
-    return {event["content"]["session_id"] for event in events if isinstance(event["content"], dict)}
 
 
 @pytest.mark.parametrize(("one", "other"), PAIRS)
