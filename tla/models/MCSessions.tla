@@ -26,6 +26,6 @@ NeverUnreadableKey ==
     [][\A p \in Processes : (Deliver(p) /\ flight[p].message.type = "m.room_key") =>
         flight[p].message.generation \notin peer.broken]_vars
 
-\* a claim comes late, while a newer mark stands.
+\* a claim comes late, while its mark still stands.
 NeverLateClaim == [][\A p \in Processes : IgnoreClaim(p) => store.unwedge = 0]_vars
 ===============================================================================
