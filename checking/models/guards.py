@@ -29,6 +29,8 @@ MODULES = {
     "Inbox": "MCInbox.tla",
     "Sharing": "MCSharing.tla",
     "Sessions": "MCSessions.tla",
+    "Keys": "MCKeys.tla",
+    "Lists": "MCLists.tla",
 }
 """The modules whose guards are taken out, and what makes them finite."""
 
@@ -36,6 +38,9 @@ LOWERED_BOUNDS = {
     "LeaseLockProgress": {"MaxJumps": 0},
     "CryptoStoreCache": {"MaxEpoch": 2},
     "Sharing": {"MaxSessions": 1},
+    "Keys": {"MaxId": 2},
+    "KeysProgress": {"MaxId": 2},
+    "Lists": {"MaxChanges": 1},
     "Refinement": {"MaxVersion": 1},
     "RefinementOfTwoRecords": {"MaxEpoch": 2},
     "Streams": {"MaxVersion": 1},

@@ -1,0 +1,409 @@
+-------------------------------- MODULE Keys --------------------------------
+(* The keys by which others begin to talk to this device: its account, its    *)
+(* one-time keys and its fallback keys. Several processes use one store       *)
+(* (AtomicStore): each operation is one step, and a process is only a place   *)
+(* where a request or a response waits, for as long as it likes, while the    *)
+(* others go on. A crash, an invalidation, and a request or response that     *)
+(* gets lost are all the same (Lose). It is promised to the user:             *)
+(*                                                                            *)
+(*   AccountCreatedOnce   the device has one account, whoever came first      *)
+(*   PublishedIsUploaded  what counts as published has arrived at the server  *)
+(*                                                                            *)
+(* to the server:                                                             *)
+(*                                                                            *)
+(*   NoIdTwice            no two keys have one id                             *)
+(*   ExactlyOnce          no key is given to it again after it was claimed    *)
+(*   KeysBounded          it has no more keys than the target says, but for   *)
+(*                        those that were given up and arrive all the same    *)
+(*                                                                            *)
+(* and to whoever begins a session with this device:                          *)
+(*                                                                            *)
+(*   NoOrphanedKey        each key that the server hands out, or has handed   *)
+(*                        out, can be used until a message has come of it     *)
+(*   NoneUnreadable       each message that is on its way can be read         *)
+(*   KeysArrive           if the server has no one-time key left, it is       *)
+(*                        offered new ones some day                           *)
+(*                                                                            *)
+(* One-time keys. One commit makes an offer: it makes the keys, and notes     *)
+(* them as offered. Only then may the request leave, and it is handed out     *)
+(* once. As long as the offer is open, no other is made. It is settled by its *)
+(* response. If none comes for long, the offer is given up: the server may    *)
+(* have the keys, so their private halves are kept, and their ids are never   *)
+(* used again. How many keys the server has, only a sync says; and only if no *)
+(* offer was open when it was asked for, and none was made since. (The second *)
+(* is not enough: the server may count before the open offer arrives.)        *)
+(* Sliding sync leaves a count out that is as the connection was told before: *)
+(* so what it was told is kept, also where that came too late to count.       *)
+(*                                                                            *)
+(* A process that was suspended may still send an offer that was given up.    *)
+(* Nobody can prevent that. Then the server has more keys than the target     *)
+(* says, by one batch at most where there are two processes, and by one more  *)
+(* for each further process. KeysBounded allows that, and no more.            *)
+(*                                                                            *)
+(* Fallback keys. The account keeps two: the current one and the one before.  *)
+(* The current one may be uploaded by anybody and repeatedly, until the       *)
+(* server is known to have it. It is replaced only if the server is known to  *)
+(* have it, says that it was used, and a period has passed since. This much   *)
+(* is assumed of time: within a period from then, messages that were made     *)
+(* with an older key arrive, and an upload of a fallback key is sent, or      *)
+(* never (PeriodPasses). An upload that a process sends later than that       *)
+(* brings an old key back, which the account may have dropped: NoOrphanedKey  *)
+(* and NoneUnreadable do not hold without the assumption.                     *)
+(*                                                                            *)
+(* Left out: device keys, which are uploaded in the same way as a fallback    *)
+(* key and never replaced; the token of a sync and the messages in it         *)
+(* (Inbox); sessions (Sessions). Two syncs of one connection that overtake    *)
+(* each other are left out with the token.                                    *)
+EXTENDS Naturals, FiniteSets
+
+CONSTANTS
+    Processes,    \* the places where a request or a response waits
+    Sliding,      \* the processes that sync by sliding sync. The others: by classic sync
+    None,         \* in the place of a number: there is none
+    Awake,        \* the processes that are not suspended for ever
+    Target,       \* how many one-time keys the server is to have
+    MaxId,        \* bound: one-time keys
+    MaxFallback,  \* bound: fallback keys that are uploaded
+    MaxBad,       \* bound: bad messages
+    Fault         \* "none", or the slug of the one rule that is broken
+
+Broken(slug) == Fault = slug
+
+ASSUME /\ Cardinality(Processes) >= 2 /\ Sliding \subseteq Processes /\ Awake \subseteq Processes
+       /\ Target >= 1
+
+VARIABLES
+    store,    \* the records, each change of which is one commit
+    server,   \* what the server has
+    peers,    \* what others have claimed and not yet used
+    flight    \* by process: what waits there
+
+vars == <<store, server, peers, flight>>
+
+-------------------------------------------------------------------------------
+(* store     account    how many accounts were made                             *)
+(*           next       the id that the next one-time key gets                  *)
+(*           private    the one-time keys whose private halves are there        *)
+(*           confirmed  of these, those that the server is known to have got    *)
+(*           offer      the keys of the open offer                              *)
+(*           turn       the number of the last offer                            *)
+(*           missing    how many one-time keys are to be offered                *)
+(*           told       by connection: the last count that it brought, whether  *)
+(*                      it counts or not                                        *)
+(*           fallback   the current fallback key: they are numbered             *)
+(*           unpublished  whether the server is still to get it                 *)
+(*           used       whether the server says that it was used                *)
+(*           ripe       whether a period has passed since it was uploaded       *)
+(* server    available  one-time keys that it can hand out                      *)
+(*           received   (to state the guarantees) those that it ever got        *)
+(*           fallback   the fallback key that it hands out; 0: none             *)
+(*           used       whether it has handed that out                          *)
+(*           told       by connection: the last count in a response that was    *)
+(*                      received, as the request after it says                  *)
+(* peers     claimed    one-time keys with which a message will be made         *)
+(*           waiting    the same of fallback keys                               *)
+(*           bad        how many bad messages there were                        *)
+(*                                                                              *)
+(* A key is known by its id, and by the number of the offer it was made for.    *)
+
+NoStore ==
+    [account |-> 0, next |-> 1, private |-> {}, confirmed |-> {}, offer |-> {}, turn |-> 0,
+     missing |-> 0, told |-> [p \in Sliding |-> 0],
+     fallback |-> 0, unpublished |-> FALSE, used |-> FALSE, ripe |-> TRUE]
+
+Idle == [kind |-> "none"]
+
+Init ==
+    /\ store = NoStore
+    /\ server = [available |-> {}, received |-> {}, fallback |-> 0, used |-> FALSE, told |-> NoStore.told]
+    /\ peers = [claimed |-> {}, waiting |-> {}, bad |-> 0]
+    /\ flight = [p \in Processes |-> Idle]
+
+Waits(p, kind, stage) == flight[p].kind = kind /\ flight[p].stage = stage
+
+Hand(p, what) == flight' = [flight EXCEPT ![p] = what]
+
+Move(p, stage) == flight' = [flight EXCEPT ![p].stage = stage]
+
+-------------------------------------------------------------------------------
+(* The account.                                                                 *)
+
+\* The fault "account-fork-at-creation": a process has found no account in one operation,
+\* and makes one in another.
+FindNoAccount(p) ==
+    /\ Broken("account-fork-at-creation")
+    /\ store.account = 0 /\ flight[p] = Idle
+    /\ Hand(p, [kind |-> "no account"])
+    /\ UNCHANGED <<store, server, peers>>
+
+CreateAccount(p) ==
+    /\ store.account = 0 \/ (Broken("account-fork-at-creation") /\ flight[p].kind = "no account")
+    /\ store' = [NoStore EXCEPT !.account = store.account + 1, !.fallback = 1, !.unpublished = TRUE,
+                                !.ripe = FALSE]
+    /\ Hand(p, Idle)
+    /\ UNCHANGED <<server, peers>>
+
+-------------------------------------------------------------------------------
+(* Counts.                                                                      *)
+
+\* A process asks for a sync, and the server answers. (One step: a count that is newer
+\* than its question would count less than it could.) A count may be left out: in classic
+\* sync where it is 0, in sliding sync where it is as the connection was told before.
+AnswerSync(p) ==
+    /\ flight[p] = Idle /\ store.account > 0
+    /\ LET count == Cardinality(server.available)
+           usual == IF p \in Sliding THEN server.told[p] ELSE 0
+           asked == IF store.offer = {} THEN store.turn ELSE None
+       IN  Hand(p, [kind |-> "sync", stage |-> "response", asked |-> asked,
+                    count |-> (IF count = usual THEN None ELSE count), used |-> server.used])
+    /\ UNCHANGED <<store, server, peers>>
+
+\* What the connection was told is noted even where it does not count: a later response
+\* that leaves the count out refers to it.
+ReceiveSync(p) ==
+    /\ Waits(p, "sync", "response")
+    /\ LET sync == flight[p]
+           count == CASE sync.count # None -> sync.count
+                      [] p \in Sliding /\ ~Broken("count-absent-two-meanings") -> store.told[p]
+                      [] OTHER -> 0
+           counts == sync.asked = store.turn \/ Broken("stale-count")
+           told == [q \in Sliding |-> IF q = p THEN count ELSE store.told[q]]
+       IN  /\ store' = [store EXCEPT
+                            !.told = told,
+                            !.missing = IF ~counts THEN @ ELSE IF count < Target THEN Target - count ELSE 0,
+                            !.used = sync.used]
+           /\ server' = (IF sync.count # None THEN [server EXCEPT !.told = told] ELSE server)
+    /\ Hand(p, Idle)
+    /\ UNCHANGED peers
+
+-------------------------------------------------------------------------------
+(* Offers of one-time keys.                                                     *)
+
+Request(turn, keys) == [kind |-> "keys", stage |-> "request", turn |-> turn, keys |-> keys]
+
+OfferKeys(p) ==
+    /\ flight[p] = Idle
+    /\ LET turn == store.turn + 1
+           last == store.next + store.missing - 1
+           keys == {[id |-> id, turn |-> turn] : id \in store.next..last}
+       IN  /\ last \in store.next..MaxId  \* so some are missing
+           /\ store' = (IF Broken("upload-before-persist") THEN store
+                        ELSE [store EXCEPT !.next = last + 1, !.private = @ \cup keys,
+                                           !.offer = keys, !.turn = turn, !.missing = 0])
+           /\ Hand(p, Request(turn, keys))
+    /\ UNCHANGED <<server, peers>>
+
+\* The fault "upload-repeated": an offer that nobody has in hand any more is sent again.
+RepeatOffer(p) ==
+    /\ Broken("upload-repeated")
+    /\ flight[p] = Idle /\ store.offer # {}
+    /\ \A q \in Processes : flight[q].kind # "keys"
+    /\ Hand(p, Request(store.turn, store.offer))
+    /\ UNCHANGED <<store, server, peers>>
+
+\* The fault "one-time-exchange-frozen": a process is suspended with an offer in hand, and
+\* another makes the same request.
+OfferForFrozen(p) ==
+    /\ Broken("one-time-exchange-frozen")
+    /\ flight[p] = Idle /\ store.offer # {}
+    /\ \E q \in Processes : flight[q].kind = "keys"
+    /\ Hand(p, Request(store.turn, store.offer))
+    /\ UNCHANGED <<store, server, peers>>
+
+\* The server keeps what it has under an id. Whether it then refuses the request or says
+\* nothing is not specified (matrix-spec#1124); nor does it know a key that was claimed.
+AnswerUpload(p) ==
+    /\ Waits(p, "keys", "request")
+    /\ LET new == {key \in flight[p].keys : \A other \in server.available : other.id # key.id}
+       IN  server' = [server EXCEPT !.available = @ \cup new, !.received = @ \cup new]
+    /\ Move(p, "response")
+    /\ UNCHANGED <<store, peers>>
+
+Open(turn) == store.offer # {} /\ store.turn = turn
+
+Settled == [store EXCEPT !.offer = {}]
+
+\* What the server may have stays usable; its ids are not used again.
+GivenUp ==
+    IF Broken("upload-again-same-id")
+    THEN [Settled EXCEPT !.next = @ - Cardinality(store.offer), !.private = @ \ store.offer]
+    ELSE Settled
+
+\* The response to an offer settles exactly that offer. (To one that was given up: nothing.)
+MarkSent(p) ==
+    /\ Waits(p, "keys", "response")
+    /\ store' = (IF ~Open(flight[p].turn) THEN store
+                 ELSE [Settled EXCEPT !.confirmed = @ \cup
+                        (IF Broken("publish-marks-too-many") THEN store.private
+                         ELSE store.private \cap flight[p].keys)])
+    /\ Hand(p, Idle)
+    /\ UNCHANGED <<server, peers>>
+
+\* The server has refused an offer, and has nothing of it.
+MarkFailed(p) ==
+    /\ Waits(p, "keys", "request")
+    /\ store' = (IF Open(flight[p].turn) THEN GivenUp ELSE store)
+    /\ Hand(p, Idle)
+    /\ UNCHANGED <<server, peers>>
+
+\* For long, nobody knows what became of the offer.
+GiveOfferUp ==
+    /\ store.offer # {}
+    /\ store' = GivenUp
+    /\ UNCHANGED <<server, peers, flight>>
+
+-------------------------------------------------------------------------------
+(* Peers claim one-time keys, and send a message with each.                     *)
+
+ClaimKey(key) ==
+    /\ key \in server.available
+    /\ server' = [server EXCEPT !.available = @ \ {key}]
+    /\ peers' = [peers EXCEPT !.claimed = @ \cup {key}]
+    /\ UNCHANGED <<store, flight>>
+
+\* A pre-key message is read: its private half is spent in the commit that keeps the session.
+ReceiveMessage(key) ==
+    /\ key \in peers.claimed
+    /\ store' = [store EXCEPT !.private = @ \ {key}, !.confirmed = @ \ {key}]
+    /\ peers' = [peers EXCEPT !.claimed = @ \ {key}]
+    /\ UNCHANGED <<server, flight>>
+
+\* A pre-key message that can't be read: whoever has seen the public half can send one. It
+\* is reported, and changes nothing.
+ReceiveBadMessage(key) ==
+    /\ peers.bad < MaxBad
+    /\ store' = (IF Broken("key-dropped-by-bad-message") THEN [store EXCEPT !.private = @ \ {key}]
+                 ELSE store)
+    /\ peers' = [peers EXCEPT !.bad = @ + 1]
+    /\ UNCHANGED <<server, flight>>
+
+-------------------------------------------------------------------------------
+(* Fallback keys.                                                               *)
+
+\* Those that the account keeps: its library has room for two.
+Kept == {store.fallback, store.fallback - 1} \ {0}
+
+UploadFallback(p) ==
+    /\ flight[p] = Idle
+    /\ store.unpublished
+    /\ store.fallback <= MaxFallback
+    /\ Hand(p, [kind |-> "fallback", stage |-> "request", key |-> store.fallback])
+    /\ UNCHANGED <<store, server, peers>>
+
+\* A key that the server has already counts as unused again.
+AnswerFallback(p) ==
+    /\ Waits(p, "fallback", "request")
+    /\ server' = [server EXCEPT !.fallback = flight[p].key, !.used = FALSE]
+    /\ Move(p, "response")
+    /\ UNCHANGED <<store, peers>>
+
+MarkFallbackSent(p) ==
+    /\ Waits(p, "fallback", "response")
+    /\ store' = [store EXCEPT !.unpublished = @ /\ flight[p].key # store.fallback]
+    /\ Hand(p, Idle)
+    /\ UNCHANGED <<server, peers>>
+
+ClaimFallback ==
+    /\ server.available = {} /\ server.fallback # 0
+    /\ server' = [server EXCEPT !.used = TRUE]
+    /\ peers' = [peers EXCEPT !.waiting = @ \cup {server.fallback}]
+    /\ UNCHANGED <<store, flight>>
+
+\* The private half stays: others may have claimed the same key.
+ReceiveFallbackMessage(key) ==
+    /\ key \in peers.waiting
+    /\ peers' = [peers EXCEPT !.waiting = @ \ {key}]
+    /\ UNCHANGED <<store, server, flight>>
+
+\* Since the current key was uploaded, a period has passed.
+PeriodPasses ==
+    /\ ~store.unpublished
+    /\ ~store.ripe
+    /\ peers.waiting \subseteq {store.fallback}
+    /\ \A p \in Processes : ~Waits(p, "fallback", "request")
+    /\ store' = [store EXCEPT !.ripe = TRUE]
+    /\ UNCHANGED <<server, peers, flight>>
+
+RotateFallback ==
+    /\ store.used
+    /\ store.ripe \/ Broken("fallback-cycled-early")
+    /\ store.fallback < MaxFallback
+    /\ store' = [store EXCEPT !.fallback = @ + 1, !.unpublished = TRUE, !.used = FALSE, !.ripe = FALSE]
+    /\ UNCHANGED <<server, peers, flight>>
+
+-------------------------------------------------------------------------------
+\* A crash, an invalidation, a request or a response that gets lost.
+Lose(p) ==
+    /\ flight[p] # Idle
+    /\ Hand(p, Idle)
+    /\ UNCHANGED <<store, server, peers>>
+
+Next ==
+    \/ \E p \in Processes :
+        \/ FindNoAccount(p) \/ CreateAccount(p) \/ AnswerSync(p) \/ ReceiveSync(p)
+        \/ OfferKeys(p) \/ RepeatOffer(p) \/ OfferForFrozen(p)
+        \/ AnswerUpload(p) \/ MarkSent(p) \/ MarkFailed(p)
+        \/ UploadFallback(p) \/ AnswerFallback(p) \/ MarkFallbackSent(p)
+        \/ Lose(p)
+    \/ GiveOfferUp
+    \/ \E key \in server.received : ClaimKey(key) \/ ReceiveMessage(key) \/ ReceiveBadMessage(key)
+    \/ ClaimFallback \/ PeriodPasses \/ RotateFallback
+    \/ \E key \in 1..MaxFallback : ReceiveFallbackMessage(key)
+
+(* Fairness, in words. One process that is awake suffices. It makes the account *)
+(* if nobody else does. It waits for nothing for ever: what it waits for comes, *)
+(* or is lost. It syncs again and again, and some of the responses come. If it  *)
+(* may make an offer again and again, it makes one some day, and it gives one   *)
+(* up that stays open. Nothing is assumed about uploads: each may get lost. The *)
+(* others may be suspended for ever, whatever they have in hand. Without any of *)
+(* these assumptions the server stays without keys for ever: `python -m         *)
+(* checking guards Keys!Fairness` leaves them out, one at a time.               *)
+Fairness ==
+    /\ WF_vars(GiveOfferUp)
+    /\ \A p \in Awake :
+        /\ WF_vars(CreateAccount(p))
+        /\ WF_vars(Lose(p))
+        /\ WF_vars(AnswerSync(p)) /\ SF_vars(ReceiveSync(p)) /\ SF_vars(OfferKeys(p))
+
+Spec == Init /\ [][Next]_vars
+FairSpec == Spec /\ Fairness
+
+-------------------------------------------------------------------------------
+(* Guarantees.                                                                  *)
+
+SomeKeys == [id: 1..MaxId, turn: 1..MaxId]
+
+TypeOK ==
+    /\ store.account \in 0..2 /\ store.next \in 1..(MaxId + 1) /\ store.turn \in 0..MaxId
+    /\ store.private \subseteq SomeKeys /\ store.confirmed \subseteq SomeKeys /\ store.offer \subseteq SomeKeys
+    /\ store.missing \in 0..Target /\ store.told \in [Sliding -> 0..MaxId]
+    /\ store.fallback \in 0..(MaxFallback + 1)
+    /\ server.available \subseteq server.received /\ server.received \subseteq SomeKeys
+    /\ server.fallback \in 0..MaxFallback
+    /\ peers.claimed \subseteq SomeKeys /\ peers.waiting \subseteq 1..MaxFallback /\ peers.bad \in 0..MaxBad
+    /\ \A p \in Processes : flight[p].kind \in {"none", "no account", "sync", "keys", "fallback"}
+
+AccountCreatedOnce == store.account <= 1
+
+PublishedIsUploaded == store.confirmed \subseteq server.received
+
+NoIdTwice ==
+    \A key, other \in server.received \cup store.private : key.id = other.id => key = other
+
+ExactlyOnce == [][server.received \cap server'.available \subseteq server.available]_vars
+
+\* Those that were given up are neither confirmed nor offered. A process that was suspended
+\* may send them late: one batch for each process but the one that counts.
+KeysBounded ==
+    /\ Cardinality(server.available \cap (store.confirmed \cup store.offer)) <= Target
+    /\ Cardinality(server.available) <= Target * Cardinality(Processes)
+
+NoOrphanedKey ==
+    /\ server.available \cup peers.claimed \subseteq store.private
+    /\ server.fallback # 0 => server.fallback \in Kept
+
+NoneUnreadable == peers.claimed \subseteq store.private /\ peers.waiting \subseteq Kept
+
+\* As long as there are ids left, which the machine never runs out of.
+KeysArrive == []<>(server.available # {} \/ store.next > MaxId)
+===============================================================================

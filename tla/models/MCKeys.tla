@@ -1,0 +1,41 @@
+-------------------------------- MODULE MCKeys --------------------------------
+(* Keys, with its probes: each says that an action never happens, and must be  *)
+(* found wrong, or the guarantees would hold because nothing happens.          *)
+EXTENDS Keys
+
+NeverCreateAccount    == [][\A p \in Processes : ~CreateAccount(p)]_vars
+NeverAnswerSync       == [][\A p \in Processes : ~AnswerSync(p)]_vars
+NeverReceiveSync      == [][\A p \in Processes : ~ReceiveSync(p)]_vars
+NeverOfferKeys        == [][\A p \in Processes : ~OfferKeys(p)]_vars
+NeverAnswerUpload     == [][\A p \in Processes : ~AnswerUpload(p)]_vars
+NeverMarkSent         == [][\A p \in Processes : ~MarkSent(p)]_vars
+NeverMarkFailed       == [][\A p \in Processes : ~MarkFailed(p)]_vars
+NeverGiveOfferUp      == [][~GiveOfferUp]_vars
+NeverClaimKey         == [][\A key \in server.received : ~ClaimKey(key)]_vars
+NeverReceiveMessage   == [][\A key \in server.received : ~ReceiveMessage(key)]_vars
+NeverReceiveBadMessage == [][\A key \in server.received : ~ReceiveBadMessage(key)]_vars
+NeverUploadFallback   == [][\A p \in Processes : ~UploadFallback(p)]_vars
+NeverAnswerFallback   == [][\A p \in Processes : ~AnswerFallback(p)]_vars
+NeverMarkFallbackSent == [][\A p \in Processes : ~MarkFallbackSent(p)]_vars
+NeverClaimFallback    == [][~ClaimFallback]_vars
+NeverReceiveFallbackMessage == [][\A key \in 1..MaxFallback : ~ReceiveFallbackMessage(key)]_vars
+NeverPeriodPasses     == [][~PeriodPasses]_vars
+NeverRotateFallback   == [][~RotateFallback]_vars
+NeverLose             == [][\A p \in Processes : ~Lose(p)]_vars
+
+\* Of the situations that much of the specification is there for:
+\* the server gets an offer that was given up, and with it more keys than the target says;
+NeverOvershoots == Cardinality(server.available) <= Target
+
+\* a response comes to an offer that was given up, while another is open;
+NeverAnsweredLate ==
+    [][\A p \in Processes : (MarkSent(p) /\ store.offer # {}) => store' # store]_vars
+
+\* a count comes too late to count, and another tells that it is still so;
+NeverAsBefore ==
+    [][\A p \in Sliding : (ReceiveSync(p) /\ flight[p].count = None /\ store.turn > 0) => store'.missing = 0]_vars
+
+\* a message comes that was made with the fallback key before the current one.
+NeverPrevious ==
+    [][\A key \in 1..MaxFallback : ReceiveFallbackMessage(key) => key = store.fallback]_vars
+===============================================================================
