@@ -85,10 +85,10 @@ Marked(records, users) ==
                          !.next = @ + 1]
 
 -------------------------------------------------------------------------------
-\* Somebody wants to encrypt for a user, for the first time.
+\* Somebody wants to encrypt for a user. The first time, that is marked.
 TrackUser(user) ==
-    /\ user \notin store.tracked
-    /\ store' = Marked([store EXCEPT !.tracked = @ \cup {user}], {user})
+    /\ store' = (IF user \in store.tracked THEN store
+                 ELSE Marked([store EXCEPT !.tracked = @ \cup {user}], {user}))
     /\ UNCHANGED <<server, flight>>
 
 \* A user has a new device, or one less.

@@ -33,6 +33,8 @@ NEXT = {
     "Inbox": "Next",
     "Sharing": "Next",
     "Sessions": "Next",
+    "Keys": "Next",
+    "Lists": "Next",
 }
 """The modules that have behaviour, and the disjunction of their actions."""
 
@@ -332,7 +334,6 @@ def test_every_fault_is_injected_into_the_reference() -> None:
 def test_the_rules_are_numbered_and_say_what_checks_them() -> None:
     sections = rule_sections()
     assert list(sections) == list(range(1, 11))
-    assert "Not modelled and not implemented yet" in sections.pop(10)
     for number, text in sections.items():
         wrong, checked = (re.search(rf"^{what}: (.*?)(?:^\w[^`]*: |\n\n|\Z)", text, re.DOTALL | re.MULTILINE)
                           for what in ("What goes wrong", "Checked by"))  # fmt: skip
