@@ -1,9 +1,10 @@
 """How long a handover takes between two real processes that take strict turns, and what waiting costs.
 
 Each process makes every other update of one shared record, through ``CryptoStore.run``, and wants it again at once. The
-record says whose turn it is; who gets the lease when it is not its turn has waited, no more. Beside it, round by round,
-the baseline: the same two processes do the same to a bare row, through the same driver at the same durability. They
-spin on reading the row, which disturbs nobody, and write in one ``BEGIN IMMEDIATE`` transaction when it is their turn.
+record says whose turn it is; a process that gets the lease when it is not its turn has waited, no more. Beside it,
+round by round, the baseline: the same two processes do the same to a bare row, through the same driver at the same
+durability. They spin on reading the row, which disturbs nobody, and write in one ``BEGIN IMMEDIATE`` transaction when
+it is their turn.
 
 A turn lasts from the end of the other process's update to the end of one's own. The machine should do nothing else:
 there must be a core for each process.
@@ -180,7 +181,7 @@ class Process:
     async def _hold(self, transaction: Transaction) -> int:
         self._answer(None)
         assert isinstance(await self._next_command(), GoOn)
-        # It writes, as operations do: so the waiter has something to load, and the commit brings word of it.
+        # It writes, as operations do: so the waiter has something to load, and the commit says that it waits.
         transaction.put(TURN, "whose", await transaction.get(TURN, "whose") or 0)
         return time.monotonic_ns()
 
@@ -314,7 +315,7 @@ def _table(result: Result) -> str:
         ],
     )
     waits = table(
-        ("who waits for a second", "", "aim", ""),
+        ("a process that waits for a second", "", "aim", ""),
         [
             (
                 "uses of a core",
@@ -352,10 +353,10 @@ def report() -> str:
 ## Handing over
 
 Two processes make every other update of one shared record, through `CryptoStore.run`, and each wants it again at once:
-so each turn is a handover, with word of the waiter, the lease given up and taken, the cache brought up to date, one
-record loaded, one commit. Beside it, round by round, the same two processes take turns on a bare row, through the same
-driver at the same durability: they spin on reading it, and write in one `BEGIN IMMEDIATE` transaction. A turn lasts
-from the end of the other process's update to the end of one's own; there were {len(result.rounds)} rounds of
-{result.turns:,} turns each way. There must be a core for each process.
+so each turn is a handover: the holder learns that somebody waits, the lease is given up and taken, the cache is brought
+up to date, one record is loaded, and one commit made. Beside it, round by round, the same two processes take turns on a
+bare row, through the same driver at the same durability: they spin on reading it, and write in one `BEGIN IMMEDIATE`
+transaction. A turn lasts from the end of the other process's update to the end of one's own; there were
+{len(result.rounds)} rounds of {result.turns:,} turns each way. There must be a core for each process.
 
 {_table(result)}"""

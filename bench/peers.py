@@ -39,7 +39,7 @@ Receive = Callable[[OlmMessage], Awaitable[object]]
 
 
 class Bob:
-    """Who sends the to-device messages."""
+    """The device that sends the to-device messages."""
 
     def __init__(self) -> None:
         self._account = Account()

@@ -66,7 +66,7 @@ def settle_logs(folder: Path) -> None:
     """Give the write-ahead log of each open database in a folder the length that it has after some use.
 
     SQLite begins it anew from then on. While a log still grows, the file system has more to do for each commit, whoever
-    makes it; and who writes less in each would be compared at another stage of growth.
+    makes it; and a store that writes less in each would be compared at another stage of growth.
     """
     for path in folder.glob("*.db"):
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:

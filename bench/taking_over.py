@@ -157,7 +157,7 @@ def report() -> str:
 
 Another process changed some records and gave the lease up. From here on it is counted how long it takes to acquire the
 lease, to bring the cache up to date, and to read what the next operations want: {TOUCHED} records, as many of the
-changed ones among them as there are. It is compared with dropping the cache, as one must who does not know what
+changed ones among them as there are. It is compared with dropping the cache, as a process must that does not know what
 changed, so that those {TOUCHED} are loaded one by one; and with loading the whole store, in one query, without even
 decoding what was loaded. Each record is as large as the pickle of an Olm session. Where a thousand changed, most of the
 time is spent on hearing which.

@@ -141,7 +141,7 @@ WriteBegins(p) ==
 
 \* The renewal shares the connection and has had no turn: so the write itself
 \* renews the lease, as its last statement. Or it gives the lease up, if somebody waits
-\* and the process has no other operation that needs it (of which nothing is said here).
+\* and the process has no other operation that needs it (about that nothing is said here).
 WriteEnds(p) ==
     /\ op[p] = "writing"
     /\ op' = [op EXCEPT ![p] = "idle"]

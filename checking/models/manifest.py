@@ -31,7 +31,7 @@ class Band(Enum):
     FAULT = "fault"
     """The correct specification with one line of the protocol broken: the named property must fail."""
     PROBE = "probe"
-    """Says that an action never happens: must fail, or the properties hold for want of behaviour."""
+    """Says that an action never happens: must fail, or the properties hold because nothing happens."""
     REPLAY = "replay"
     """Its graph of states is driven through the implementation, transition by transition."""
     PROOF = "proof"

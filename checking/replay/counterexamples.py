@@ -159,7 +159,7 @@ def _pause_at_last_statement(world: World, stack: ExitStack) -> None:
 
 
 async def _fair_steps(world: World, result: Result) -> str | None:
-    """Let everybody who is awake do what fairness demands; return who waited in vain.
+    """Let each process that is awake do what fairness demands; return which one waited in vain.
 
     No operation ends. A sync that fails again and again in the counterexample goes on doing so, and is tried again
     before the lease that it leaves behind runs out; but what its process writes then comes through.

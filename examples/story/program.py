@@ -167,7 +167,7 @@ class MachineClock:
 
 
 class Sleepers:
-    """The store's ``Clock``: who sleeps is woken by a tick, if it is time."""
+    """The store's ``Clock``: a task that sleeps is woken by a tick, if it is time."""
 
     def __init__(self, machine: MachineClock, waits: Callable[[], None]) -> None:
         self._machine = machine

@@ -1,4 +1,4 @@
-"""A stage for two processes, the clock of their machine, and Bob, who has the other end of their Olm session.
+"""A stage for two processes, the clock of their machine, and Bob at the other end of their Olm session.
 
 Nothing here waits for time to pass: each step waits for the event that says that it was made.
 """
@@ -184,7 +184,7 @@ class Wanted(NamedTuple):
 
 @dataclass(slots=True)
 class Stage:
-    """Where it happens: a store file, a clock, and who is there."""
+    """Where it happens: a store file, a clock, and the actors."""
 
     store: Path
     clock: MachineClock
@@ -192,7 +192,7 @@ class Stage:
     short_cut: ShortCut
     listener: Listener
     actors: dict[str, Actor]
-    """Those who are there, by their parts."""
+    """The processes that are there, by their parts."""
     entrances: int = 0
 
     async def enter(self, part: str) -> Actor:
@@ -210,7 +210,7 @@ class Stage:
         return actor
 
     def lapse(self) -> None:
-        """Let more time pass than a lease lasts. Who is not told so, does not renew."""
+        """Let more time pass than a lease lasts. A process that is not told so does not renew."""
         self.clock.advance(Milliseconds(TIMES.duration_ms + 1))
 
     async def perform(self, actor: Actor, operation: Operation) -> Outcome:
@@ -233,7 +233,7 @@ class Stage:
         return event
 
     async def make_way(self, actor: Actor) -> None:
-        """Have whoever holds the lease find out that somebody waits, and let the one who waits ask again."""
+        """Have whoever holds the lease find out that somebody waits, and let the one that waits ask again."""
         if (lease := self.wanted()) is not None:
             [*holders] = (each for each in self.actors.values() if each.label == lease.label)
             for holder in holders:
@@ -253,14 +253,14 @@ class Stage:
                 await asyncio.sleep(0.01)
 
     def ask_again(self, actor: Actor) -> None:
-        """Let so much time pass as an actor who waits for the lease waits before asking again."""
+        """Let so much time pass as an actor that waits for the lease waits before asking again."""
         self.clock.advance(Milliseconds(100))
         actor.send(Tick())
 
     def wanted(self) -> Wanted | None:
         """Return the lease if somebody waits for it and it has not lapsed.
 
-        Who gave way lets a moment pass before it asks again: it waits, but not yet for the lease.
+        A process that gave way lets a moment pass before it asks again: it waits, but not yet for the lease.
         """
         found = inspect(self.store, 0)
         lease = found.lease
@@ -271,7 +271,7 @@ class Stage:
 
 @asynccontextmanager
 async def stage(folder: Path, short_cut: ShortCut, listener: Listener = _silent) -> AsyncIterator[Stage]:
-    """Set up a stage in an empty folder; nobody who entered it survives it."""
+    """Set up a stage in an empty folder; no process that entered it survives it."""
     clock_path = folder / "clock"
     set_up = Stage(folder / "store.db", MachineClock.create(clock_path), clock_path, short_cut, listener, {})
     try:

@@ -82,7 +82,7 @@ class State:
         return Version(len(self.commits))
 
     def log(self, since: Version) -> ChangeLog[Name]:
-        """What the store answers who asks for the changes after a version."""
+        """What the store answers when it is asked for the changes after a version."""
         return of.change_log(self.commits, self.floor, since)
 
     def changed(self, record: Name, since: Version) -> bool:
@@ -92,7 +92,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """The constants of a model. Who plays is read off its states."""
+    """The constants of a model. Which operations there are is read off its states."""
 
     processes: frozenset[Name]
     records: frozenset[Name]
@@ -106,7 +106,7 @@ class Instance:
     """The definitions that the model replaces by ones that leave no choice."""
 
     def notable(self, saw_waiter: bool) -> set[bool]:
-        """What may be heeded of the word of a waiter: none of it yet, or all."""
+        """Whether it may be heeded that somebody waits: not yet, or at once."""
         return {saw_waiter} if "Notable" in self.left_out else {False, saw_waiter}
 
     def working(self, s: State, p: Name, epoch: Epoch) -> list[Operation]:

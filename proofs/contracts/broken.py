@@ -61,7 +61,7 @@ FAULTS: dict[str, Fault] = {
     "lease.commit: it succeeds exactly where the fence passes": Fault(
         "lease.commit", "return renewed", "return renewed or lease"
     ),
-    "lease.commit: who waits can have it": Fault("lease.commit", "release(renewed, epoch)", "renewed"),
+    "lease.commit: a waiter can have it": Fault("lease.commit", "release(renewed, epoch)", "renewed"),
     "lease.commit: otherwise it is kept": Fault("lease.commit", " and alone", ""),
     "lease.commit: its time counts from now": Fault("lease.commit", "release(renewed, epoch)", "release(lease, epoch)"),
     "lease.commit: all else stays": Fault(

@@ -1,5 +1,5 @@
 """The formulas in `proofs.encoding` are the specification, `tla/CryptoStoreCache.tla`, as TLC understands it.
 
-Of what: of every state and every step of four finite instances. By what: by comparison, step by step, of where the
-formulas lead with the graph that TLC makes of the instance.
+Subject: every state and every step of four finite instances.
+Method: comparison, step by step, of where the formulas lead with the graph that TLC makes of the instance.
 """

@@ -53,7 +53,7 @@ class Instance:
     modes: Mapping[str, tuple[Term, ...]]
     """What each operation may be."""
     chooses: bool = False
-    """Whether word of a waiter may be heeded later, and the lease given up after a failed sync."""
+    """Whether it may be heeded later that somebody waits, and the lease given up after a failed sync."""
 
 
 INSTANCES = (

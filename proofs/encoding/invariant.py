@@ -66,7 +66,7 @@ def epochs_only_grow(m: Model, s: State) -> Term:
 
 
 def guard_is_honest(m: Model, s: State) -> Term:
-    """Only who holds the lease has a guard of its epoch, since a release ends the guard first.
+    """Only the holder of the lease has a guard of its epoch, since a release ends the guard first.
 
     Where a commit gave it up, the guard ends when its answer arrives, and until then nobody holds the lease.
     """
@@ -226,7 +226,7 @@ def subscribers_have_heard(m: Model, s: State) -> Term:
 
 
 def stages_have_modes(m: Model, s: State) -> Term:
-    """Only transactions commit, and who idles is and knows nothing."""
+    """Only transactions commit, and an idle operation has no mode and knows nothing."""
     u = m.universe
 
     def fits(o: Term) -> Term:

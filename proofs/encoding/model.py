@@ -314,7 +314,7 @@ class Model:
         return Action("Acquire", (p,), every(eq(s.guard_stage(p), NONE), self.takeable(s, p)), after)
 
     def want(self, s: State, p: Term) -> Action:
-        """A refused acquisition leaves word."""
+        """A refused acquisition notes that somebody waits."""
         enabled = every(eq(s.guard_stage(p), NONE), no(self.takeable(s, p)), no(s.wanted))
         return Action("Want", (p,), enabled, replace(s, wanted=TRUE))
 
@@ -496,7 +496,7 @@ class Model:
     def finish(self, s: State, o: Term, heeds: Term) -> Action:
         """The cache takes the new values, subscribers are told, the caller is answered. It may end the guard.
 
-        Whether word of a waiter is heeded now or later is the process's choice.
+        Whether it heeds now or later that somebody waits is the process's choice.
         """
         p, version = self.home(o), s.at(o)
         committed = eq(s.stage(o), COMMITTED)
@@ -579,7 +579,7 @@ class Model:
         return Action("ForgetCommit", (o,), eq(s.stage(o), COMMITTED), self._idle(s, o))
 
     def renew(self, s: State, p: Term, heeds: Term) -> Action:
-        """A renewal that comes through, and brings word of a waiter, which is heeded now or later."""
+        """A renewal that comes through, and says whether somebody waits, which is heeded now or later."""
         enabled = every(ne(s.guard_stage(p), NONE), self.fence_passes(s, s.guard_epoch(p)))
         after = replace(s, left=self.lease_time, guard_stage=self.waiter_noted(s, p, every(heeds, s.wanted)))
         return Action("Renew", (p, heeds), enabled, after)

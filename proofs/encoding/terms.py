@@ -1,7 +1,7 @@
 """A small typed seam to z3, whose own annotations are partial: terms, and the universes that they range over.
 
-Formulas are written once, over a `Universe`. In the unbounded one, quantifiers are z3's, over sorts of which nothing is
-known: however many processes, operations and records there are. The small one has a few of each, by name, and its
+Formulas are written once, over a `Universe`. In the unbounded one, quantifiers are z3's, over uninterpreted
+sorts: however many processes, operations and records there are. The small one has a few of each, by name, and its
 quantifiers are written out: there z3 finds readable counterexamples, and each is one of the unbounded universe, too.
 """
 
@@ -110,13 +110,13 @@ def constant(name: str, sort: Sort) -> Term:
 
 
 def function(name: str, parameter: Sort, result: Sort) -> Of:
-    """A function of which nothing is known."""
+    """An uninterpreted function."""
     made: Of = z3.Function(name, parameter, result)
     return made
 
 
 def function2(name: str, first: Sort, second: Sort, result: Sort) -> Of2:
-    """A function of two parameters of which nothing is known."""
+    """An uninterpreted function of two parameters."""
     made: Of2 = z3.Function(name, first, second, result)
     return made
 

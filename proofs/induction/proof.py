@@ -100,7 +100,7 @@ def shown(todo: Iterator[Obligation], say: Say, examined: Examined) -> list[Fail
 
 
 def impossible_actions(universe: Universe, examined: Examined) -> list[Failure]:
-    """The actions that no state of the invariant allows: of these, all would be proved for want of behaviour."""
+    """The actions that no state of the invariant allows: anything could be proved of these."""
     model = Model(universe)
     known = [*model.assumptions, *(conjunct(model, model.state) for conjunct in INVARIANT)]
     verdicts = ((action, answered([*known, action.enabled], examined).verdict) for action in model.actions())

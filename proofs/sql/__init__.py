@@ -1,5 +1,5 @@
 """The SQL of the store does what the functions of `unwedged.protocol` say.
 
-Of what: of the statements that `unwedged.store` sends to SQLite. By what: by Hypothesis, in tests by examples, the same
-ones each time: this is not a proof.
+Subject: the statements that `unwedged.store` sends to SQLite.
+Method: Hypothesis, in tests by examples, the same ones each time. This is not a proof.
 """

@@ -4,6 +4,7 @@ The layers, each importing only those before it:
 
 * ``unwedged.protocol``: the rules as pure functions; no I/O, no clock, no asyncio.
 * ``unwedged.store``: the store that programs open: SQLite, sealing, the lock, the cache, transactions.
+* ``unwedged.machine``: one Matrix device in such a store; it needs the extra ``machine``.
 * ``unwedged.tools``: the command ``unwedged``, for people who run programs that share a store.
 
 The rules are numbered in ``spec/protocol.md``; docstrings cite them as "rule 4".

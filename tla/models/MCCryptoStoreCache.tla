@@ -25,7 +25,7 @@ AcquiredExpired(row, p, epoch) == [epoch |-> epoch, holder |-> p, left |-> 0, wa
 RenewedExpired(row) == row
 
 \* What is left out where the graph must be small: then no operation fails, nothing is
-\* forgotten, each word of a waiter is heeded at once, and a lease whose sync failed is
+\* forgotten, that somebody waits is heeded at once, and a lease whose sync failed is
 \* left to expire.
 NoFailure(o) == FALSE
 NothingForgotten(p, r) == FALSE
@@ -191,7 +191,7 @@ CalmSpec == Init /\ [][CalmNext]_vars
 
 -------------------------------------------------------------------------------
 (* Probes: each says that an action never happens, and must be found wrong, or *)
-(* the guarantees would hold for want of behaviour.                            *)
+(* the guarantees would hold because nothing happens.                          *)
 
 NeverBegin     == [][\A o \in Operations : \A mode \in Modes[o] : ~Begin(o, mode)]_vars
 NeverLoad      == [][\A o \in Operations, r \in Records : ~Load(o, r)]_vars

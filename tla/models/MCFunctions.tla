@@ -32,8 +32,8 @@ AllWrites == UNION {[records -> Numbers] : records \in SUBSET Records}
 -------------------------------------------------------------------------------
 (* Inputs.                                                                      *)
 
-\* What a function gets that is a variable of the specification is put there: it is p1
-\* who asks. The rest is as in a new store.
+\* What a function gets that is a variable of the specification is put there: p1 asks.
+\* The rest is as in a new store.
 Unused == [row |-> NewRow, guard |-> NoGuard, cache |-> NewCache, log |-> <<>>, floor |-> 0,
            heard |-> 0, work |-> Idle, running |-> {}]
 

@@ -14,7 +14,7 @@ AlwaysMore == TRUE
 
 -------------------------------------------------------------------------------
 (* Probes: each says that an action never happens, and must be found wrong, or *)
-(* the promises would hold for want of behaviour.                              *)
+(* the promises would hold because nothing happens.                            *)
 
 NeverCall        == [][\A p \in Processes : ~Call(p)]_vars
 NeverAcquire     == [][\A p \in Processes : ~Acquire(p)]_vars

@@ -63,7 +63,7 @@ class ExportedSession:
     sender_claimed_keys: Mapping[str, str]
     forwarding_curve25519_key_chain: tuple[Curve25519Key, ...]
     shared_history: bool
-    """Whether the session may be given to users who are invited later."""
+    """Whether the session may be given to users that are invited later."""
 
 
 class _Entry(

@@ -30,7 +30,7 @@ LONGEST_LEASE_MS = Milliseconds(60_000)
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The lease row: ``epoch`` of the last acquisition, its ``holder`` (or none), when it ``expires``, who waits."""
+    """The lease row: ``epoch`` of the last acquisition, ``holder`` or none, when it ``expires``, whether ``wanted``."""
 
     epoch: Epoch
     holder: InstanceId | None
@@ -123,7 +123,7 @@ def commit(lease: Lease, epoch: Epoch, now: Milliseconds, duration: Milliseconds
     instead: that saves the holder a second write, and an instance that waits the time until it comes (rule 8).
 
     post: (_ is not None) == fence(lease, epoch)  # it succeeds exactly where the fence passes
-    post: implies(_ is not None and lease.wanted and alone, _ is not None and _.holder is None)  # who waits can have it
+    post: implies(_ is not None and lease.wanted and alone, _ is not None and _.holder is None)  # a waiter can have it
     post: _ is None or lease.wanted and alone or _.holder == lease.holder  # otherwise it is kept
     post: _ is None or _.expires == now + duration  # its time counts from now
     post: _ is None or (_.epoch, _.wanted) == (lease.epoch, lease.wanted)  # all else stays

@@ -1,7 +1,7 @@
-"""What is published to subscribers, and up to which version they have heard everything (rule 9).
+"""What is published to subscribers, and up to which version (rule 9).
 
 A subscriber gets every committed change once, in version order, whichever process made it. Where the change log no
-longer reaches back to what it has heard, it gets ``Lagged`` instead, and goes on from there.
+longer reaches back to what was delivered to it, it gets ``Lagged`` instead, and goes on from there.
 
 Twins in ``tla/CryptoStoreCache.tla``: ``PublishedUpTo`` and ``PublishedOwn``.
 """
@@ -25,7 +25,7 @@ class Lagged:
 
 
 def news(heard: Version, log: ChangeLog[Key]) -> tuple[Change[Key] | Lagged, ...]:
-    """Return what to tell who has heard everything up to ``heard``: the changes after it, or that it lagged.
+    """Return what to deliver to a subscriber that has everything up to ``heard``: the changes after it, or a lag.
 
     pre: all(line.version <= log.version for line in log.changes)
     pre: all(line.version <= later.version for line, later in zip(log.changes, log.changes[1:]))

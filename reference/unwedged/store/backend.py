@@ -72,7 +72,7 @@ class Backend(Protocol):
         """Take the lease, or set ``wanted``; return the row. Taken: ``holder`` is ``instance``."""
 
     async def look(self) -> Lease:
-        """Return the lease row. Not fenced: it is for those who wait."""
+        """Return the lease row. Not fenced: it is for processes that wait."""
 
     async def renew(self, epoch: Epoch, now: Milliseconds, duration: Milliseconds) -> Lease:
         """Extend the lease of ``epoch`` to ``duration`` from ``now`` and return the row. Fenced."""

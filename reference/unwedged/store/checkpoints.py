@@ -21,9 +21,13 @@ moment in which nobody writes. Where processes hand over to each other that hard
 again, and the log grows and grows."""
 
 PAGES_OF_A_COMMIT = 6
+"""About how many pages a small commit writes."""
+
 ROWS_OF_A_PAGE = 10
+"""About how many small rows of a large commit share a page."""
+
 PAGE_BYTES = 4096
-"""About how many pages a small commit writes, and how many small rows of a large one share a page."""
+"""The size of a page: SQLite's default."""
 
 
 class Checkpoints:

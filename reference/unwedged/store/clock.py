@@ -17,7 +17,10 @@ from unwedged.store.errors import InvalidArgument
 
 @runtime_checkable
 class Clock(Protocol):
-    """The wall clock, which all processes on one machine share, and waiting. One's own may be of plain ``int``."""
+    """The wall clock, which all processes on one machine share, and a way to wait.
+
+    An application may bring a clock of its own, which may return plain ``int``.
+    """
 
     def now(self) -> int:
         """Return the milliseconds since 1970."""
@@ -28,7 +31,10 @@ class Clock(Protocol):
 
 @runtime_checkable
 class Randomness(Protocol):
-    """Where random numbers come from. One's own may be of plain ``int``."""
+    """Where random numbers come from.
+
+    An application may bring a source of its own, which may return plain ``int``.
+    """
 
     def instance(self) -> int:
         """Return a number that no other process instance has or had."""

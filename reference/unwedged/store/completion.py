@@ -19,9 +19,10 @@ _completing: set[asyncio.Task[object]] = set()
 
 
 async def run_to_completion(work: Coroutine[object, object, Result]) -> Result:
-    """Run ``work`` to its end even if the caller is cancelled meanwhile; the caller learns that it was only then.
+    """Run ``work`` to its end even if the caller is cancelled meanwhile. Only then is the cancellation raised.
 
-    It runs in a task of its own, which nobody but a loop that ends cancels. Work that is part of such work needs none.
+    The work runs in a task of its own, which only an event loop that ends cancels. Work that is part of such work needs
+    no task of its own.
     """
     if asyncio.current_task() in _completing:
         return await work

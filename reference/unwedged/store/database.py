@@ -37,12 +37,12 @@ EAGER_PAUSE_SECONDS = 0.00005
 """The pause between two eager tries, in seconds, on the driver's thread; the loop makes none."""
 
 BUSY_PAUSE_SECONDS = 0.005
-"""After that it pauses, for so many seconds or down to half of them, by chance,"""
+"""The longest pause after the eager tries, in seconds. Each pause is random, from half of this to all of it."""
 
 EAGER_AGAIN_SECONDS = 0.001
-"""and waits eagerly for so many seconds after each pause. A process that commits again and again leaves the lock free
-for a fraction of a millisecond each time. A single try hardly ever meets that; a wait as long as a commit always does.
-"""
+"""After each such pause it waits eagerly again, for so many seconds. A process that commits again and again leaves the
+lock free for a fraction of a millisecond each time. A single try hardly ever meets that; a wait as long as a commit
+always does."""
 
 LARGE_COMMIT_MEMORY_KIB = 64 * 1024
 """So many KiB a large commit may use for pages of the database: half the time, and so half as long for all others."""

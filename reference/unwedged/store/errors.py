@@ -1,4 +1,7 @@
-"""Every exception the store raises on purpose. None of them carries a secret, and each changes nothing."""
+"""Every exception the store raises on purpose.
+
+None of them carries a secret. Nothing was written, except where the exception says otherwise.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ class OperationInterrupted(StoreError):
 
 
 class LeaseLost(OperationInterrupted):
-    """The lease went to another process instance while the operation ran (rule 4)."""
+    """The lease is no longer held under the operation's epoch (rule 4)."""
 
 
 class SnapshotMoved(OperationInterrupted):
@@ -31,7 +34,10 @@ class StoreBusy(StoreError):
 
 
 class StorageFailed(StoreError):
-    """The operating system refused to read or write the file: the disk is full or failing, or access is denied."""
+    """The operating system refused to read or write the file: the disk is full or failing, or access is denied.
+
+    A commit that ends with it may have been written or not.
+    """
 
 
 class InvalidArgument(StoreError, ValueError):
@@ -71,17 +77,17 @@ class StoreRolledBack(StoreError):
 
 
 class WrongPassphrase(StoreError):
-    """The passphrase does not open the store's key (or that, as it is stored, was damaged: both look the same)."""
+    """The passphrase does not open the store key, or the stored copy of that was damaged: both look the same."""
 
 
 class WrongKey(StoreError):
-    """The key does not open the store's own key (or that, as it is stored, was damaged: both look the same)."""
+    """The key does not open the store key, or the stored copy of that was damaged: both look the same."""
 
 
 class SecretChanged(StoreError):
     """Somebody changed the store's secret after this store object was opened.
 
-    Everything else goes on: the store's own key is still the same. To change the secret, open the store anew, with the
+    Everything else goes on: the store key is still the same. To change the secret, open the store anew, with the
     present one.
     """
 
@@ -127,7 +133,7 @@ class OperationEnded(StoreError):
 
 
 class NestedOperation(StoreError):
-    """An operation of a store was begun, or the store closed, inside of another operation of it.
+    """An operation of a store was begun, or the store closed, paused or resumed, inside of another operation of it.
 
     Each would wait for the other. A task that was made inside of an operation counts as inside until that has ended.
     """

@@ -48,8 +48,9 @@ class LeaseTimes:
 
     ``renew_every_ms``: at most a third of it, so that one renewal may fail or come late without consequences.
 
-    ``idle_after_ms``: a holder that began nothing for so long gives the lease up. Taking it again costs one write and
-    one read; so a holder keeps it between the operations of one burst, but not from one burst to the next.
+    ``idle_after_ms``: a holder gives the lease up when no operation began or ended for so long. Taking it again costs
+    one write and one read; so a holder keeps it between the operations of one burst, but not from one burst to the
+    next.
 
     ``overdue_after_ms``: once somebody has waited for so long, a holder whose operations still run renews no more. They
     may go on until the lease ends. So a process that waits gets it after this time, ``duration_ms`` and two times
@@ -290,7 +291,10 @@ class LeaseLock:
     # Single steps; the tasks below make them when their time has come
 
     async def acquire_now(self) -> bool:
-        """Try once to take the lease and to sync. Say whether operations may begin now; otherwise the holder knows."""
+        """Try once to take the lease and to sync. Say whether operations may begin now.
+
+        If another instance holds the lease, ``wanted`` is set in its row.
+        """
         async with self._row:
             if self.guard != NO_GUARD:
                 return rules.admits(self.guard)

@@ -11,18 +11,21 @@ EAGER_LOOKS = 150
 operation of the holder takes, handover included. No timer would do: the shortest of an event loop is a millisecond."""
 
 SHORTEST_PAUSE_MS = Milliseconds(1)
+"""The least bound of a pause between two looks. A pause lasts for a random time from half of its bound to all of it, so
+that processes don't look in step."""
+
 LONGEST_PAUSE_MS = Milliseconds(50)
-"""Then it pauses between two looks, for a random time from half of a bound to all of it, so that processes don't look
-in step. The bound lies between these two."""
+"""The greatest bound of a pause between two looks."""
 
 SHORT_TURN_MS = Milliseconds(2)
 """Where a waiting process has paused for no longer than this when the lease changes hands, it looks eagerly again."""
 
 LOOKS_IN_FRONT = 12
+"""Of the process whose turn is next: the bound of its pause is the time for which it has paused already, or paused for
+the turn before, divided by this. So its wait is longer than it need be by no more than such a part."""
+
 LOOKS_BEHIND = 4
-"""The bound is one so-many-th of the time for which the process has paused already, or paused for the turn before. So a
-wait is longer than it need be by no more than that part of it, and those that wait leave the processor to the holder.
-The process whose turn it is next looks more often than the others."""
+"""The same for each other process: it looks less often, and leaves the processor to the holder."""
 
 LEAVE_FREE_MS = Milliseconds(5)
 """A free lease is left for so long to each process whose last turn is further back. It is longer than the pauses of the

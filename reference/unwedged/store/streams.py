@@ -69,7 +69,7 @@ class Inbox:
         self._has_news.set()
 
     def close(self, failure: StoreError | None = None) -> None:
-        """Expect nothing more: the iteration ends once all has been taken out, with the ``failure`` if there is one."""
+        """Take no more news. The iteration ends after the last that is kept, with the ``failure`` if there is one."""
         self._closed = True
         self._failure = self._failure or failure
         self._has_news.set()
@@ -115,7 +115,7 @@ class Subscription(Generic[Key]):
 
 
 class Streams:
-    """All subscriptions of one process, and the version up to which they have heard everything."""
+    """All subscriptions of one process, and the version up to which everything is published to them."""
 
     def __init__(self, heard: Version) -> None:
         self.published = heard
@@ -127,7 +127,7 @@ class Streams:
         return len(self._subscriptions)
 
     def publish(self, log: ChangeLog[RecordName]) -> None:
-        """Deliver to every subscriber what ``log`` has that they have not heard yet."""
+        """Deliver to every subscriber what ``log`` has that is not published yet."""
         news = rules.news(self.published, log)
         self.published = max(self.published, log.version)
         for subscription in self._subscriptions:
