@@ -26,13 +26,15 @@ class FaultKind(Enum):
 
 @dataclass
 class Fault:
-    """Something that happens to the next request of a process whose path has a certain part."""
+    """Something that happens to a request of a process, once."""
 
     kind: FaultKind
     label: str
-    path: str
-    arrived: asyncio.Event = field(default_factory=asyncio.Event)
-    """Whether the homeserver has answered such a request."""
+    path: str = ""
+    """A part of the request's path."""
+    let_pass: int = 0
+    """How many such requests come before it."""
+    happened: asyncio.Event = field(default_factory=asyncio.Event)
     released: asyncio.Event = field(default_factory=asyncio.Event)
     """Whether a response that was held back may go on."""
 
@@ -51,27 +53,29 @@ class Proxy:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         fault = self._fault(request)
-        kind = None if fault is None else fault.kind
-        if kind is FaultKind.REQUEST_LOST:
+        if fault is not None and fault.kind is FaultKind.REQUEST_LOST:
             self._keep(request, body, NEVER_ARRIVED)
+            fault.happened.set()
             return _cut(request)
         headers = {"Authorization": request.headers["Authorization"], "Content-Type": "application/json"}
         async with self._http.request(request.method, request.raw_path, headers=headers, data=body) as response:
             status, answer = response.status, await response.read()
         self._keep(request, body, status)
         if fault is not None:
-            fault.arrived.set()
-        if fault is not None and kind is FaultKind.RESPONSE_HELD:
-            await fault.released.wait()
-        if kind is FaultKind.RESPONSE_LOST:
-            return _cut(request)
+            fault.happened.set()
+            if fault.kind is FaultKind.RESPONSE_LOST:
+                return _cut(request)
+            if fault.kind is FaultKind.RESPONSE_HELD:
+                await fault.released.wait()
         return web.Response(status=status, body=answer, content_type="application/json")
 
     def _fault(self, request: web.Request) -> Fault | None:
         for fault in self.faults:
             if fault.path in request.path and fault.label == request.headers["User-Agent"]:
-                self.faults.remove(fault)
-                return fault
+                fault.let_pass -= 1
+                if fault.let_pass < 0:
+                    self.faults.remove(fault)
+                    return fault
         return None
 
     def _keep(self, request: web.Request, body: bytes, status: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -47,6 +48,10 @@ class Process:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.label = settings.label
+        self.problems: set[str] = set()
+        """The codes of to-device events that could not be used. Both connections of a device get most of these events:
+        which of them comes first does not matter, so none is for having come before."""
+        self._kept: list[bytes] = []
 
     async def start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
@@ -64,14 +69,19 @@ class Process:
     async def answer(self) -> Answer | None:
         """Return what came of a command; ``None`` where the process was killed."""
         line = await self._line()
-        return msgspec.json.decode(line, type=Answer) if line else None
+        if not line:
+            return None
+        answer = msgspec.json.decode(line, type=Answer)
+        if not answer.texts:
+            self.problems |= set(answer.problems) - {"repeated"}
+        return answer
 
     async def stopped(self) -> bool:
-        """Wait until this process has suspended itself; say whether it did, or has ended instead."""
+        """Wait until this process has suspended itself; ``False`` where it did what it was told, or was killed."""
         line = await self._line()
-        if not line:
+        if line != STOPPED:
+            self._kept.append(line)
             return False
-        assert line == STOPPED, line
         await asyncio.to_thread(os.waitid, os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)
         return True
 
@@ -82,7 +92,7 @@ class Process:
         return answer
 
     def resume(self) -> None:
-        os.kill(self._process.pid, 18)
+        os.kill(self._process.pid, signal.SIGCONT)
 
     async def kill(self) -> None:
         if self._process.returncode is None:
@@ -101,6 +111,8 @@ class Process:
         assert await self._process.wait() == 0
 
     async def _line(self) -> bytes:
+        if self._kept:
+            return self._kept.pop()
         assert self._process.stdout is not None
         async with asyncio.timeout(PATIENCE_SECONDS):
             return await self._process.stdout.readline()
@@ -172,6 +184,12 @@ class Scene:
             response.raise_for_status()
             return msgspec.json.decode(await response.read(), type=Json)
 
+    async def claim_keys(self, count: int) -> None:
+        """Use up one-time keys of Alice's device, so that it has to upload others."""
+        wanted: Json = {"one_time_keys": {self.alice: {"PHONE": "signed_curve25519"}}}
+        for _ in range(count):
+            await self.call(self.bob, "LAPTOP", "POST", "keys/claim", wanted)
+
     async def events(self) -> list[Json]:
         """Return all encrypted events of the room, first to last."""
         found: list[Json] = []
@@ -198,18 +216,12 @@ class Scene:
             )
             await process.do(Advance(duration_ms=duration_ms))
 
-    async def settle(self, *labels: str) -> set[str]:
-        """Let everything arrive that is under way; return the codes of the to-device events that could not be used.
-
-        Both of a device's connections get most of these events: which came first does not matter.
-        """
-        problems: set[str] = set()
+    async def settle(self, *labels: str) -> None:
+        """Let everything arrive that is under way."""
         for _ in range(3):
             for label in labels or self.processes:
                 answers = [await self[label].do(command) for command in (Send(), Sync(), Send())]
                 assert not any(answer.failed for answer in answers)
-                problems.update(*[answer.problems for answer in answers])
-        return problems - {"repeated"}
 
     async def reads_all(self, label: str, *, since: int = 0) -> None:
         """Have a process read every message, and compare it with what was said."""
@@ -240,6 +252,7 @@ class Scene:
             await self.reads_all(label)
         self.check_what_left()
         for process in self.processes.values():
+            assert not process.problems
             await process.leave()
 
 

@@ -2,7 +2,32 @@
 
 from __future__ import annotations
 
-from tests.synapse.scene import Scene
+import asyncio
+import random
+from collections import Counter
+from typing import Final
+
+import pytest
+
+from tests.synapse.commands import Command, Interruption, Place, Read, Say, Send, Sync
+from tests.synapse.proxy import Fault, FaultKind
+from tests.synapse.scene import Process, Scene
+
+OPERATIONS: Final[list[tuple[type[Command], str]]] = [
+    (Sync, "receive"),
+    (Sync, "work_off"),
+    (Read, "decrypt"),
+    (Say, "share"),
+    (Say, "collect"),
+    (Say, "take"),
+    (Say, "encrypt"),
+    (Send, "collect"),
+]
+"""Operations of the store, and during which command they run."""
+KINDS: Final[list[type[Command]]] = [Sync, Send, Say, Read]
+CLAIM_LOST_MS: Final = 70_000
+"""After so long a claim whose answer was lost is made again."""
+TURNS: Final = 30
 
 
 async def test_ten_messages_each_way(on: Scene) -> None:
@@ -10,6 +35,129 @@ async def test_ten_messages_each_way(on: Scene) -> None:
     for number in range(10):
         for label in ("app", "bob", "extension"):
             assert (await on.say(label, f"{number} from {label}")).event_id
-    assert not await on.settle()
+    await on.settle()
     await on.end()
     assert set(on.read.values()) == {30}
+
+
+async def command(on: Scene, kind: type[Command], text: str, interruption: Interruption | None = None) -> Command:
+    """Make a command of a kind."""
+    if kind is Say:
+        on.said.add(text)
+        return Say(room=on.room, text=text, interruption=interruption)
+    if kind is Read:
+        return Read(room=on.room, events=(await on.events())[-3:], interruption=interruption)
+    return kind(interruption=interruption)
+
+
+@pytest.mark.parametrize("killed", [pytest.param(False, id="suspended"), pytest.param(True, id="killed")])
+@pytest.mark.parametrize("place", Place)
+async def test_a_process_is_interrupted_in_each_operation(on: Scene, place: Place, killed: bool) -> None:
+    """Meanwhile the other one of its device takes the lease, receives, reads and sends."""
+    await on.begin(rotation_messages=1)
+    for number, (kind, operation) in enumerate(OPERATIONS):
+        victim, other = ("app", "extension") if number % 2 else ("extension", "app")
+        await on.say("bob", f"{number} before")
+        process = on[victim]
+        process.tell(await command(on, kind, f"{number} interrupted", Interruption(killed, place, operation)))
+        assert await process.stopped() is not killed, operation
+        await on.say("bob", f"{number} meanwhile")
+        for each in (Sync(), Send()):
+            assert not (await on[other].do(each)).failed
+        assert (await on.say(other, f"{number} by the other")).event_id
+        if killed:
+            assert await process.answer() is None
+            await process.restart()
+        else:
+            process.resume()
+            assert await process.answer() is not None
+        await on.advance(CLAIM_LOST_MS)
+        await on.settle()
+    await on.end()
+
+
+class Accidents:
+    """Turns of all processes. A seeded random number says who does what, and what goes wrong."""
+
+    def __init__(self, on: Scene, seed: int) -> None:
+        self.happened: Counter[str] = Counter()
+        self._on = on
+        self._random = random.Random(seed)
+        self._number = 0
+
+    async def turn(self) -> None:
+        """Have one process do something, which goes wrong, and meanwhile the two others something else."""
+        victim, *others = self._random.sample(["app", "extension", "bob"], 3)
+        meanwhile = {label: self._commands(self._random.randint(1, 3)) for label in others}
+        ((kind, text),) = self._commands(1)
+        accident = self._random.choice(["suspended", "killed", *FaultKind])
+        place, number = self._random.choice(list(Place)), self._random.choice([1, 1, 2, 3, 4])
+        await self._on.claim_keys(self._random.choice([0, 0, 20]))
+        process = self._on[victim]
+        if isinstance(accident, FaultKind):
+            fault = Fault(accident, victim, let_pass=number - 1)
+            self._on.proxy.faults = [fault]
+            process.tell(await command(self._on, kind, text))
+            await happened_or_ended(fault, process)
+            await self._do(meanwhile)
+            self.happened[accident.value] += fault.happened.is_set()
+            self._on.proxy.faults = []
+            fault.released.set()
+        else:
+            interruption = Interruption(accident == "killed", place, number=number)
+            process.tell(await command(self._on, kind, text, interruption))
+            suspended = await process.stopped()
+            await self._do(meanwhile)
+            if suspended:
+                self.happened["suspended"] += 1
+                process.resume()
+        if await process.answer() is None:
+            self.happened["killed"] += 1
+            await process.restart()
+        await self._on.advance(CLAIM_LOST_MS)
+
+    async def end(self) -> None:
+        """Let everything be said that can be."""
+        for number in range(2):
+            await self._on.advance(7_200_000)
+            await self._on.settle()
+            for label in self._on.processes:
+                answer = await self._on.say(label, f"{number} at last, from {label}")
+                assert answer.event_id
+        await self._on.settle()
+
+    def _commands(self, count: int) -> list[tuple[type[Command], str]]:
+        self._number += count
+        kinds = self._random.choices(KINDS, weights=[2, 1, 3, 1], k=count)
+        return [(kind, f"{self._number - back} in turn") for back, kind in enumerate(kinds)]
+
+    async def _do(self, commands: dict[str, list[tuple[type[Command], str]]]) -> None:
+        """Have some processes do several things each, at the same time."""
+
+        async def does(label: str) -> None:
+            for kind, text in commands[label]:
+                assert not (await self._on[label].do(await command(self._on, kind, text))).failed
+
+        await asyncio.gather(*map(does, commands))
+
+
+async def happened_or_ended(fault: Fault, process: Process) -> None:
+    """Wait until a fault has happened, or the command has ended without it."""
+    waits = [asyncio.create_task(fault.happened.wait()), asyncio.create_task(process.stopped())]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for each in waits:
+        each.cancel()
+    await asyncio.gather(*waits, return_exceptions=True)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_everybody_reads_everything_whatever_goes_wrong(on: Scene, seed: int) -> None:
+    await on.begin(rotation_messages=2)
+    accidents = Accidents(on, seed)
+    for _ in range(TURNS):
+        await accidents.turn()
+    await accidents.end()
+    await on.end()
+    keys = on.check_what_left()
+    uploads = sum(arrival.path.endswith("/keys/upload") for arrival in on.proxy.arrivals)
+    print(seed, dict(accidents.happened), on.read, f"{len(keys.olm)} Olm, {len(keys.megolm)} Megolm, {uploads} uploads")  # noqa: T201
