@@ -14,7 +14,8 @@ from tests.machine.scene import HOUR_MS, KEY, MovableClock
 from tests.peers.network import Network
 from tests.peers.peer import Lost, Unreadable
 from unwedged.machine import MachineError, OlmMachine
-from unwedged.store import LeaseTimes
+from unwedged.machine.records import PEER
+from unwedged.store import LeaseTimes, Transaction
 
 
 class SharedDevice:
@@ -80,6 +81,16 @@ class SharedDevice:
         assert not refusals
         [text] = texts
         return text
+
+    async def forget_sessions(self) -> None:
+        """Lose all Olm sessions, as no device should: whoever uses one of them sends what can't be read."""
+        self._clock.added_ms += HOUR_MS  # For so long no new session may have been made to replace one.
+
+        async def forget(transaction: Transaction) -> None:
+            for key in await transaction.keys(PEER):
+                transaction.delete(PEER, key)
+
+        await self._machine._store.run(forget)
 
     async def _send_all(self) -> None:
         while requests := await self._machine.outgoing_requests():

@@ -9,7 +9,7 @@ import pytest
 
 from tests.machine.homeserver import Device, Json
 from tests.peers.network import FAULT_KINDS, PATHS, Fault, FaultKind
-from tests.peers.peer import LIBRARIES, Library, Unreadable
+from tests.peers.peer import LIBRARIES, MATRIX_NIO, MATRIX_SDK_CRYPTO, Library, Unreadable
 from tests.peers.scene import ROOM, Participant, Scene, repeated, sessions
 from tests.peers.shared_device import shared_device
 
@@ -50,6 +50,29 @@ async def test_whoever_left_reads_no_more(scene: Scene, tmp_path: Path, library:
                         await leaver.read(ROOM, event)
                 scene.homeserver.join(ROOM, leaver.device.user)
                 await scene.settle(ours, alice, bob)
+
+
+# Not mautrix-go: it sorts the sessions that it keeps in memory so that it goes on with the lost one.
+@pytest.mark.parametrize("library", [MATRIX_SDK_CRYPTO, MATRIX_NIO], ids=lambda library: library.name)
+async def test_a_session_that_our_side_has_lost_is_replaced(scene: Scene, tmp_path: Path, library: Library) -> None:
+    alice = await scene.start(library, ALICE)
+    async with shared_device(tmp_path, OURS, scene.network, random.Random(0)) as ours:
+        await scene.meet(ours, alice, rotation_period_msgs=1)
+        await scene.say(alice, "hello", ours)
+        await scene.say(ours, "hello, too", alice)
+        await ours.forget_sessions()
+        scene.homeserver.join(ROOM, CAROL.user)
+        scene.homeserver.leave(ROOM, CAROL.user)
+        await alice.sync()
+        event = await alice.send(ROOM, "in a session that is no more")
+        await scene.settle(ours, alice)
+        with pytest.raises(Unreadable):
+            await ours.read(ROOM, event)
+        scene.homeserver.join(ROOM, CAROL.user)
+        scene.homeserver.leave(ROOM, CAROL.user)
+        await scene.settle(ours, alice)
+        await scene.say(alice, "in a new one", ours)
+        await scene.say(ours, "in a new one, too", alice)
 
 
 @pytest.mark.parametrize("kind", FAULT_KINDS)

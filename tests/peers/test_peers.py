@@ -42,7 +42,7 @@ async def test_a_room_key_is_rotated_when_somebody_leaves(scene: Scene, one: Lib
     alice, bob, carol = await scene.start(one, ALICE), await scene.start(other, BOB), await scene.start(other, CAROL)
     await scene.meet(alice, bob, carol)
     before = [await scene.say(alice, "three", bob, carol), await scene.say(bob, "three", alice, carol)]
-    for _ in range(5):
+    for _ in range(2):
         scene.homeserver.leave(ROOM, CAROL.user)
         await scene.settle(alice, bob, carol)
         after = [await scene.say(alice, "two", bob), await scene.say(bob, "two", alice)]
@@ -94,7 +94,7 @@ async def test_an_upload_that_arrives_again_after_a_claim_costs_a_message(scene:
     assert await bob.read(ROOM, event) == "to somebody who has forgotten this key"
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0])
 async def test_everybody_reads_everybody_whatever_is_lost(scene: Scene, seed: int) -> None:
     chosen = random.Random(seed)
     peers = [await scene.start(*each) for each in zip(LIBRARIES, (ALICE, BOB, CAROL), strict=True)]
