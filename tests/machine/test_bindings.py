@@ -51,6 +51,43 @@ async def test_no_other_fallback_key_before_the_newest_is_confirmed(alice_and_bo
     assert all(keys == offered[0] for keys in offered)
 
 
+async def test_the_hour_of_a_fallback_key_begins_when_the_homeserver_has_it(alice_and_bob: Scene) -> None:
+    """Found by the model ``Keys``: else it is replaced while the homeserver still hands out the one before it."""
+    scene = alice_and_bob
+
+    async def used(token: str) -> list[KeysUpload]:
+        position = await scene.app.machine.sync_position()
+        response: Json = {
+            "next_batch": token,
+            "device_one_time_keys_count": {"signed_curve25519": 50},
+            "device_unused_fallback_key_types": [],
+        }
+        await scene.app.machine.receive_sync_changes(response, position)
+        return uploads(await scene.app.machine.outgoing_requests())
+
+    scene.clock.added_ms += HOUR_MS
+    (rotation,) = await used("1")
+    scene.clock.added_ms += HOUR_MS // 12  # on its way for five minutes
+    await scene.app.send(rotation)
+    scene.clock.added_ms += HOUR_MS - HOUR_MS // 12
+    assert not await used("2")
+    scene.clock.added_ms += HOUR_MS // 12
+    (next_rotation,) = await used("3")
+    assert next_rotation.body["fallback_keys"] != rotation.body["fallback_keys"]
+
+
+async def test_a_fallback_key_that_a_late_upload_brings_back_is_replaced(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await ask_for_keys(scene.app)
+    (late,) = uploads(await scene.app.machine.outgoing_requests())
+    late = KeysUpload(late.offer_id, {**late.body, "fallback_keys": {"signed_curve25519:OLD": {"key": "old"}}})
+    scene.clock.added_ms += HOUR_MS
+    assert not uploads(await scene.app.machine.outgoing_requests())
+    await scene.extension.machine.mark_sent(late, {"one_time_key_counts": {"signed_curve25519": 50}})
+    (again,) = uploads(await scene.app.machine.outgoing_requests())
+    assert again.body == {"fallback_keys": (await own(scene.app)).fallback}
+
+
 async def test_a_connection_that_begins_distrusts_all_device_lists(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     assert not await scene.app.machine.outgoing_requests()

@@ -25,8 +25,8 @@ REFILL_BELOW: Final = MOST_ONE_TIME_KEYS // 2
 OFFER_GIVEN_UP_AFTER_MS: Final = 600_000
 """An offer whose outcome is unknown for so long is given up."""
 FALLBACK_KEPT_MS: Final = 3_600_000
-"""A fallback key is replaced this long after it was made at the soonest. The account keeps two of them: messages that
-were made with the last but one can't be read."""
+"""A fallback key is replaced this long after the homeserver had it at the soonest. The account keeps two of them:
+messages that were made with the last but one can't be read."""
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,8 @@ def wants_new_fallback(own: OwnDevice, now_ms: int) -> bool:
     """Say whether another fallback key is to be made."""
     if own.fallback is None:
         return True
-    return own.fallback_confirmed and own.fallback_used and now_ms - own.fallback_made_ms >= FALLBACK_KEPT_MS
+    confirmed_ms = own.fallback_confirmed_ms
+    return confirmed_ms is not None and own.fallback_used and now_ms - confirmed_ms >= FALLBACK_KEPT_MS
 
 
 async def hand_out_offer(transaction: Transaction, now_ms: int) -> KeysUpload | None:
@@ -82,14 +83,14 @@ async def hand_out_offer(transaction: Transaction, now_ms: int) -> KeysUpload | 
             return None
         _give_up(transaction, own)
     count, new_fallback = keys_wanted(own), wants_new_fallback(own, now_ms)
-    with_fallback = new_fallback or not own.fallback_confirmed
+    with_fallback = new_fallback or own.fallback_confirmed_ms is None
     if own.published and not count and not with_fallback:
         return None
     account = await own_account(transaction)
     device = Device(own.user_id, own.device_id)
     if new_fallback:
         own.fallback = _signed_keys(account, device, account.make_fallback_key(), {"fallback": True})
-        own.fallback_made_ms, own.fallback_confirmed, own.fallback_used = now_ms, False, False
+        own.fallback_confirmed_ms, own.fallback_used = None, False
     body: JsonObject = {}
     if not own.published:
         body["device_keys"] = own.keys
@@ -106,18 +107,24 @@ async def hand_out_offer(transaction: Transaction, now_ms: int) -> KeysUpload | 
     return KeysUpload(offer_id, body)
 
 
-async def take_upload_answer(transaction: Transaction, request: KeysUpload, response: JsonObject) -> None:
-    """Note that the homeserver has what the offer held. Late and repeated answers change nothing."""
+async def take_upload_answer(transaction: Transaction, request: KeysUpload, response: JsonObject, now_ms: int) -> None:
+    """Note that the homeserver has what the offer held. Late and repeated answers say nothing of the offer.
+
+    But where they bring an older fallback key back, the newest is uploaded again.
+    """
     counts = response.get("one_time_key_counts")
     count = counts.get(ONE_TIME_KEY, 0) if isinstance(counts, dict) else None
     if not isinstance(count, int) or isinstance(count, bool) or count < 0:
         raise MalformedResponse("the answer to an upload has no counts of one-time keys")
-    offer = await transaction.get(OFFER, None)
+    offer, own = await transaction.get(OFFER, None), await own_device(transaction)
     if offer is None or offer.offer_id != request.offer_id:
+        if request.body.get("fallback_keys") not in (None, own.fallback) and own.fallback_confirmed_ms is not None:
+            own.fallback_confirmed_ms = None
+            transaction.put(OWN_DEVICE, None, own)
         return
-    own = await own_device(transaction)
     own.published = True
-    own.fallback_confirmed = own.fallback_confirmed or offer.fallback
+    if offer.fallback:
+        own.fallback_confirmed_ms = now_ms
     own.count = count
     own.given_up = 0
     own.serial += 1

@@ -183,7 +183,7 @@ class OlmMachine:
         async def take(transaction: Transaction) -> None:
             match request:
                 case KeysUpload():
-                    await account.take_upload_answer(transaction, request, response)
+                    await account.take_upload_answer(transaction, request, response, self._clock.now())
                 case KeysQuery():
                     await devices.take_query_answer(transaction, request, response)
                 case KeysClaim():

@@ -50,8 +50,8 @@ class OwnDevice(msgspec.Struct):
     """How many offers in a row were given up. Each is half as large as the one before."""
     fallback: JsonObject | None = None
     """The newest fallback key, signed. Uploaded again until the homeserver has confirmed it."""
-    fallback_made_ms: int = 0
-    fallback_confirmed: bool = False
+    fallback_confirmed_ms: int | None = None
+    """When the homeserver confirmed it; ``None`` as long as it has not."""
     fallback_used: bool = False
 
 

@@ -1,0 +1,84 @@
+"""All kinds of records are in ``spec/state.md``, cached as it says, and each value comes back from its bytes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from unwedged.machine import records
+from unwedged.machine.identifiers import Curve25519Key, GroupSessionId, GroupSessionName, RoomId
+from unwedged.machine.ratchets import Account, OlmMessage, OutboundGroup
+from unwedged.machine.records import (
+    ACCOUNT,
+    INBOUND,
+    KINDS,
+    OUTBOUND,
+    PEER,
+    SHARED_KEY,
+    OutboundSession,
+    Peer,
+    RoomSettings,
+    SharedKey,
+    SharedWith,
+)
+from unwedged.store import RecordKind
+
+STATE = Path(__file__).parents[2] / "spec" / "state.md"
+ROW = re.compile(r"^\| `(\w+)` \| [^|]*→[^|]* \| (yes|no) \|", re.MULTILINE)
+
+
+def test_the_specification_lists_all_kinds() -> None:
+    listed = dict(ROW.findall(STATE.read_text(encoding="utf-8")))
+    assert listed == {kind.name: "yes" if kind.cached else "no" for kind in KINDS}
+
+
+def test_no_kind_is_left_out() -> None:
+    assert {kind for kind in vars(records).values() if isinstance(kind, RecordKind)} == set(KINDS)
+
+
+def test_a_peer_comes_back_with_its_sessions() -> None:
+    ours, theirs = Account(), Account()
+    (key,) = theirs.make_one_time_keys(1).values()
+    session = ours.outbound_session(theirs.curve25519, key)
+    message = session.encrypt(b"hello")
+    peer = PEER.decode_value(PEER.encode_value(Peer([session], generation=3, digests=[message.digest()])))
+    assert (peer.generation, peer.digests, peer.sessions[0].pickle()) == (3, [message.digest()], session.pickle())
+    received, plaintext = ACCOUNT.decode_value(ACCOUNT.encode_value(theirs)).inbound_session(ours.curve25519, message)
+    assert (plaintext, received.session_id) == (b"hello", session.session_id)
+
+
+def test_an_outbound_session_comes_back_where_it_was() -> None:
+    session = OutboundGroup()
+    session.encrypt(b"")
+    encoded = OUTBOUND.encode_value(OutboundSession(session, 5, RoomSettings("m.megolm.v1.aes-sha2"), 7))
+    restored = OUTBOUND.decode_value(encoded)
+    assert (restored.session.index, restored.session.session_key) == (1, session.session_key)
+    assert (restored.created_ms, restored.recipients_version) == (5, 7)
+
+
+def test_who_has_a_key_comes_back_and_is_not_shown() -> None:
+    session = OutboundGroup()
+    shared = SharedKey(session.session_id, {Curve25519Key("c"): SharedWith(3, 1)}, {3: session.session_key})
+    restored = SHARED_KEY.decode_value(SHARED_KEY.encode_value(shared))
+    assert restored == shared
+    assert session.session_key not in repr(restored)
+
+
+def test_a_name_of_two_parts_comes_back() -> None:
+    name = GroupSessionName(RoomId("!a:b"), GroupSessionId("c"))
+    assert INBOUND.decode_key(INBOUND.encode_key(name)) == name
+    assert INBOUND.encode_key(name) != INBOUND.encode_key(GroupSessionName(RoomId("!a:"), GroupSessionId("bc")))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_the_name_of_a_kind_is_a_word_of_the_specification(kind: RecordKind[object, object]) -> None:
+    assert f"`{kind.name}`" in STATE.with_name("machine.md").read_text(encoding="utf-8") or kind.name in {
+        "room",
+        "put_aside",
+    }
+
+
+def test_a_message_is_recognised_by_all_of_it() -> None:
+    assert len({OlmMessage(kind, body).digest() for kind in (0, 1) for body in ("a", "b")}) == 4
