@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable
 from urllib.parse import quote
 
@@ -24,7 +25,6 @@ class Client:
         self.server = server
         self.machine = machine
         self.device = Device(*machine.device)
-        self.transaction = 0
 
     def call(self, method: str, path: str, body: Json | None = None) -> Json:
         status, answer = self.server.request(self.device, method, path, body)
@@ -95,8 +95,7 @@ class Client:
 
     def post(self, room: str, content: Json) -> Json:
         """Put an encrypted event into a room."""
-        self.transaction += 1
-        path = f"rooms/{room}/send/m.room.encrypted/{id(self)}-{self.transaction}"
+        path = f"rooms/{room}/send/m.room.encrypted/{secrets.token_hex(8)}"
         event_id = self.call("PUT", path, content)["event_id"]
         return next(event for event in self.server.events(room) if event["event_id"] == event_id)
 

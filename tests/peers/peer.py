@@ -6,7 +6,8 @@ makes the driver do one of these things:
 - ``sync``: ask the homeserver for what is new, process it, and send what the library has to send;
 - ``share``: share the key of ``room`` with the devices of its members, as far as the library finds it due;
 - ``encrypt``: return the encrypted content of an event with ``type`` and ``content`` for ``room``;
-- ``decrypt``: return type and content of the encrypted ``event`` of ``room``.
+- ``decrypt``: return type and content of the encrypted ``event`` of ``room``;
+- ``wait``: find it an hour later from here on, as far as the age of Olm sessions goes.
 
 Meanwhile the driver writes lines ``{"request": {"method": ..., "path": ..., "body": ...}}``, and for each of them reads
 a line ``{"status": ..., "body": ...}``, whose status is null where the answer was lost. In the end it writes
@@ -117,6 +118,10 @@ class Peer:
     async def decrypt(self, room: str, event: Json) -> Json:
         """Return type and content of an event, or raise ``Unreadable``."""
         return await self._call("decrypt", room=room, event=event)
+
+    async def wait_an_hour(self) -> None:
+        """Let its Olm sessions be so old that it replaces those that don't decrypt."""
+        await self._call("wait")
 
     async def send(self, room: str, text: str) -> Json:
         """Send a message to a room, and share its key first; return the event as it is in the room."""

@@ -1,136 +1,223 @@
-"""Our device: two machines on one store that hand over at every call, as a participant beside the peers."""
+"""A device of ``OlmMachine`` that two processes share, which hand it over at every possible step."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from itertools import count
 from pathlib import Path
-from urllib.parse import quote
+from typing import Final
 
+import msgspec
+
+from tests.machine.client import Client
 from tests.machine.homeserver import Device, Json
-from tests.machine.scene import HOUR_MS, KEY, MovableClock
+from tests.machine.scene import KEY, MovableClock
 from tests.peers.network import Network
 from tests.peers.peer import Lost, Unreadable
-from unwedged.machine import MachineError, OlmMachine
+from unwedged.machine import MachineError, OlmMachine, Request, SyncPosition
+from unwedged.machine.identifiers import Curve25519Key
+from unwedged.machine.ratchets import OlmSession
 from unwedged.machine.records import PEER
-from unwedged.store import LeaseTimes, Transaction
+from unwedged.machine.requests import decode, encode
+from unwedged.store import LeaseTimes, Transaction, View
+
+LABELS: Final = ("app", "extension")
+RETRIED_AFTER_MS: Final = 660_000
+"""When an application that heard no answer tries again: late enough for an upload of keys to be given up."""
+
+
+class Process(Client):
+    """A process of the device."""
+
+    def __init__(self, network: Network, machine: OlmMachine) -> None:
+        super().__init__(network.homeserver, machine)
+        self._network = network
+
+    def call(self, method: str, path: str, body: Json | None = None) -> Json:
+        answer = self._network.carry(self.device, method, path, body or {})
+        if answer is None:
+            raise Lost(path)
+        assert answer[0] == 200
+        return answer[1]
 
 
 class SharedDevice:
-    """Each call goes to one of two machines, by chance: a request is made in one, and answered perhaps in the other."""
+    """The device. Each call of the machine is made by the process that did not make the one before.
+
+    With ``restarts``, that process was started just before. With ``chosen``, random numbers say which process makes a
+    call. Between two calls a process may be started anew, or be paused; responses come again, to either process; and
+    there is a connection of sliding sync, too.
+    """
 
     def __init__(
-        self,
-        device: Device,
-        network: Network,
-        machines: tuple[OlmMachine, OlmMachine],
-        clock: MovableClock,
-        chosen: random.Random,
+        self, folder: Path, device: Device, network: Network, chosen: random.Random | None, *, restarts: bool
     ) -> None:
         self.device = device
+        self.problems: set[str] = set()
+        """The codes of what was wrong with to-device messages."""
         self._network = network
-        self._machines = machines
-        self._clock = clock
+        self._path = folder / "shared.db"
+        self._restarts = restarts
         self._chosen = chosen
-        self._transactions = count()
+        self._clock = MovableClock()
+        self._processes: list[Process] = []
+        self._calls = 0
+        self._syncs: list[tuple[SyncPosition, Json]] = []
+        network.homeserver.sign_in(device)
 
-    @property
-    def _machine(self) -> OlmMachine:
-        """Whichever is next."""
-        return self._chosen.choice(self._machines)
+    async def open(self) -> None:
+        """Start both processes."""
+        for label in LABELS:
+            self._processes.append(await self._started(label))
+
+    async def close(self) -> None:
+        """End them."""
+        for process in self._processes:
+            await process.machine.close()
 
     async def sync(self) -> None:
-        """Take what is new, follow the rooms, and send what is due."""
-        position = await self._machine.sync_position()
-        path = "sync" if position.token is None else f"sync?since={position.token}"
-        response = self._carry("GET", f"/_matrix/client/v3/{path}")
-        rooms = response["rooms"]
-        assert isinstance(rooms, dict)
-        for room, section in rooms["join"].items():
-            for event in section["timeline"]["events"]:
-                if event["type"] == "m.room.encryption":
-                    await self._machine.set_room_encryption(room, event["content"])
-            await self._machine.track_users(self._network.homeserver.members(room))
-        await self._machine.receive_sync_changes(response, position)
+        """Take what is new, and send what is due."""
+        await self._send_all()
+        if self._by_chance(0.3):
+            await self._sync(sliding=True)
+        response = await self._sync(sliding=False)
+        await self._follow(response)
         await self._send_all()
 
     async def send(self, room: str, text: str) -> Json:
-        """Share the room's key as long as that reaches somebody new, encrypt, and send."""
-        for _ in range(4):
-            sharing = await self._machine.share_room_key(room, self._network.homeserver.members(room))
+        """Send a message, after its key."""
+        members = self._network.homeserver.members(room)
+        for _ in range(3):
+            sharing = await (await self._next()).machine.share_room_key(room, members)
             await self._send_all()
             if not sharing.outdated and not sharing.without_session:
                 break
-        content = await self._machine.encrypt_room_event(room, "m.room.message", {"msgtype": "m.text", "body": text})
-        path = f"/_matrix/client/v3/rooms/{quote(room)}/send/m.room.encrypted/{next(self._transactions)}"
-        name = self._carry("PUT", path, content)["event_id"]
-        return next(event for event in self._network.homeserver.events(room) if event["event_id"] == name)
+        machine = (await self._next()).machine
+        content = await machine.encrypt_room_event(room, "m.room.message", {"msgtype": "m.text", "body": text})
+        return (await self._next()).post(room, content)
 
     async def read(self, room: str, event: Json) -> str:
-        """Return what a message says, or raise ``Unreadable``; both machines can read it, or neither."""
-        texts, refusals = set[str](), set[str]()
-        for machine in self._machines:
-            try:
-                texts.add(str((await machine.decrypt_room_event(room, event)).content["body"]))
-            except MachineError as error:
-                refusals.add(str(error))
-        if refusals and not texts:
-            raise Unreadable(*refusals)
-        assert not refusals
+        """Read a message in both processes."""
+        texts = set()
+        for process in self._processes:
+            [read] = await process.machine.decrypt_room_events(room, [event])
+            if isinstance(read, MachineError):
+                raise Unreadable(read.code)
+            texts.add(str(read.content["body"]))
         [text] = texts
         return text
 
-    async def forget_sessions(self) -> None:
-        """Lose all Olm sessions, as no device should: whoever uses one of them sends what can't be read."""
-        self._clock.added_ms += HOUR_MS  # For so long no new session may have been made to replace one.
+    async def sessions(self, peer: Device) -> list[str]:
+        """Return a copy of the Olm sessions with a device."""
+        key = await self._key(peer)
 
-        async def forget(transaction: Transaction) -> None:
-            for key in await transaction.keys(PEER):
-                transaction.delete(PEER, key)
+        async def read(view: View) -> list[str]:
+            known = await view.get(PEER, key)
+            return [] if known is None else [session.pickle() for session in known.sessions]
 
-        await self._machine._store.run(forget)
+        return await self._processes[0].machine._store.query(read)
+
+    async def put_back(self, peer: Device, sessions: list[str]) -> None:
+        """Put back what ``sessions`` returned, as a restored backup does."""
+        key = await self._key(peer)
+
+        async def write(transaction: Transaction) -> None:
+            known = await transaction.get(PEER, key)
+            assert known is not None
+            known.sessions = [OlmSession.from_pickle(session) for session in sessions]
+            transaction.put(PEER, key, known)
+
+        await self._processes[0].machine._store.run(write)
+
+    async def _key(self, peer: Device) -> Curve25519Key:
+        devices = await self._processes[0].machine.devices_of(peer.user)
+        [key] = [device.curve25519 for device in devices.values() if device.device_id == peer.device]
+        return key
+
+    async def _started(self, label: str) -> Process:
+        machine = await OlmMachine.open(
+            self._path,
+            user_id=self.device.user,
+            device_id=self.device.device,
+            key=KEY,
+            label=label,
+            clock=self._clock,
+            times=LeaseTimes(idle_after_ms=1),
+        )
+        return Process(self._network, machine)
+
+    async def _next(self) -> Process:
+        """Return the process that makes the next call."""
+        self._calls += 1
+        which = self._calls % 2 if self._chosen is None else self._chosen.randrange(2)
+        if self._restarts or self._by_chance(0.05):
+            await self._processes[which].machine.close()
+            self._processes[which] = await self._started(LABELS[which])
+        if self._by_chance(0.05):
+            await self._processes[which].machine.pause()
+        return self._processes[which]
+
+    async def _sync(self, *, sliding: bool) -> Json:
+        position = await (await self._next()).machine.sync_position(sliding=sliding)
+        response = (await self._next()).ask(position)
+        self._syncs.append((position, response))
+        outcome = await (await self._next()).machine.receive_sync_changes(response, position)
+        assert outcome.applied
+        self.problems.update(problem.code for problem in outcome.problems)
+        while self._chosen is not None and self._by_chance(0.3):
+            position, old_response = self._chosen.choice(self._syncs)
+            outcome = await (await self._next()).machine.receive_sync_changes(old_response, position)
+            self.problems.update(problem.code for problem in outcome.problems)
+        return response
+
+    async def _follow(self, response: Json) -> None:
+        """Take from a sync what the rooms say of encryption, and who is in them."""
+        rooms = response["rooms"]
+        assert isinstance(rooms, dict)
+        for room, joined in rooms["join"].items():
+            for event in joined["timeline"]["events"]:
+                if event["type"] == "m.room.encryption":
+                    await (await self._next()).machine.set_room_encryption(room, event["content"])
+            await (await self._next()).machine.track_users(self._network.homeserver.members(room))
 
     async def _send_all(self) -> None:
-        while requests := await self._machine.outgoing_requests():
+        while requests := await (await self._next()).machine.outgoing_requests():
             for request in requests:
-                try:
-                    answer = self._carry(request.method, request.path, request.body)
-                except Lost:
-                    await self._machine.mark_failed(request, status=None)
-                    # For so long that what must not be sent twice is given up, and made anew.
-                    self._clock.added_ms += HOUR_MS
-                    raise
-                await self._machine.mark_sent(request, answer)
+                await self._send(decode(encode(request)))
 
-    def _carry(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Json:
-        answer = self._network.carry(self.device, method, path, dict(body or {}))
-        if answer is None:
-            raise Lost(path)
-        status, response = answer
-        assert status == 200, response
-        return response
+    async def _send(self, request: Request) -> None:
+        try:
+            answer = (await self._next()).call(request.method, request.path, request.body)
+        except Lost:
+            await (await self._next()).machine.mark_failed(request, status=None)
+            self._clock.added_ms += RETRIED_AFTER_MS
+            raise
+        await (await self._next()).machine.mark_sent(request, answer)
+        if self._by_chance(0.2):
+            await (await self._next()).machine.mark_sent(request, answer)
+
+    def _by_chance(self, probability: float) -> bool:
+        return self._chosen is not None and self._chosen.random() < probability
 
 
 @asynccontextmanager
 async def shared_device(
-    folder: Path, device: Device, network: Network, chosen: random.Random
+    folder: Path, device: Device, network: Network, chosen: random.Random | None = None, *, restarts: bool = False
 ) -> AsyncIterator[SharedDevice]:
-    """Open the store twice; the device is signed in."""
-    network.homeserver.sign_in(device)
-    clock = MovableClock()
-    app, extension = (
-        OlmMachine.open(
-            folder / f"{device.device}.db",
-            user_id=device.user,
-            device_id=device.device,
-            key=KEY,
-            label=label,
-            clock=clock,
-            times=LeaseTimes(idle_after_ms=1),
-        )
-        for label in ("app", "extension")
-    )
-    async with app as one, extension as other:
-        yield SharedDevice(device, network, (one, other), clock, chosen)
+    """Run the two processes of a device; it is signed in. In the end none of its one-time keys was offered twice."""
+    shared = SharedDevice(folder, device, network, chosen, restarts=restarts)
+    await shared.open()
+    try:
+        yield shared
+    finally:
+        await shared.close()
+    # A request that was repeated on its way is one offer.
+    uploads = {
+        arrival.body
+        for arrival in network.homeserver.arrivals
+        if arrival.device == device and arrival.path.endswith("keys/upload")
+    }
+    offered = Counter(name for upload in uploads for name in msgspec.json.decode(upload).get("one_time_keys", {}))
+    assert set(offered.values()) == {1}

@@ -9,7 +9,7 @@ import pytest
 
 from tests.machine.homeserver import Device, Json
 from tests.peers.network import FAULT_KINDS, PATHS, Fault, FaultKind
-from tests.peers.peer import LIBRARIES, MATRIX_NIO, MATRIX_SDK_CRYPTO, Library, Unreadable
+from tests.peers.peer import LIBRARIES, MATRIX_NIO, Library, Unreadable
 from tests.peers.scene import ROOM, Participant, Scene, repeated, sessions
 from tests.peers.shared_device import shared_device
 
@@ -19,6 +19,42 @@ BOB = Device("@bob:example.org", "BOBSPHONE")
 CAROL = Device("@carol:example.org", "CAROLSPHONE")
 
 EACH = [pytest.param(library, id=library.name) for library in LIBRARIES]
+
+
+@pytest.mark.parametrize("library", EACH)
+async def test_each_call_is_made_by_the_other_process(scene: Scene, tmp_path: Path, library: Library) -> None:
+    alice = await scene.start(library, ALICE)
+    async with shared_device(tmp_path, OURS, scene.network) as ours:
+        await scene.meet(ours, alice, rotation_period_msgs=3)
+        events: dict[str, Json] = {}
+        for number in range(15):
+            events[f"ours {number}"] = await scene.say(ours, f"ours {number}", alice)
+            events[f"alice {number}"] = await scene.say(alice, f"alice {number}", ours)
+            if number % 5 == 4:  # Then all send with other keys.
+                scene.homeserver.join(ROOM, CAROL.user)
+                await scene.settle(ours, alice)
+                scene.homeserver.leave(ROOM, CAROL.user)
+                await scene.settle(ours, alice)
+        for text, event in events.items():
+            assert await ours.read(ROOM, event) == text
+        assert ours.problems == set()
+    keys = scene.network.message_keys
+    # matrix-nio knows no other period than its own, of a hundred messages.
+    assert len({key.session_id for key in keys.megolm}) >= (8 if library == MATRIX_NIO else 10)
+    assert len({key.ratchet_key for key in keys.olm}) > 4
+
+
+@pytest.mark.parametrize("library", EACH)
+async def test_each_call_is_made_by_a_process_that_was_just_started(
+    scene: Scene, tmp_path: Path, library: Library
+) -> None:
+    alice = await scene.start(library, ALICE)
+    async with shared_device(tmp_path, OURS, scene.network, restarts=True) as ours:
+        await scene.meet(ours, alice, rotation_period_msgs=2)
+        for number in range(4):
+            await scene.say(ours, f"ours {number}", alice)
+            await scene.say(alice, f"alice {number}", ours)
+        assert ours.problems == set()
 
 
 @pytest.mark.parametrize("library", EACH)
@@ -52,29 +88,6 @@ async def test_whoever_left_reads_no_more(scene: Scene, tmp_path: Path, library:
                 await scene.settle(ours, alice, bob)
 
 
-# Not mautrix-go: it sorts the sessions that it keeps in memory so that it goes on with the lost one.
-@pytest.mark.parametrize("library", [MATRIX_SDK_CRYPTO, MATRIX_NIO], ids=lambda library: library.name)
-async def test_a_session_that_our_side_has_lost_is_replaced(scene: Scene, tmp_path: Path, library: Library) -> None:
-    alice = await scene.start(library, ALICE)
-    async with shared_device(tmp_path, OURS, scene.network, random.Random(0)) as ours:
-        await scene.meet(ours, alice, rotation_period_msgs=1)
-        await scene.say(alice, "hello", ours)
-        await scene.say(ours, "hello, too", alice)
-        await ours.forget_sessions()
-        scene.homeserver.join(ROOM, CAROL.user)
-        scene.homeserver.leave(ROOM, CAROL.user)
-        await alice.sync()
-        event = await alice.send(ROOM, "in a session that is no more")
-        await scene.settle(ours, alice)
-        with pytest.raises(Unreadable):
-            await ours.read(ROOM, event)
-        scene.homeserver.join(ROOM, CAROL.user)
-        scene.homeserver.leave(ROOM, CAROL.user)
-        await scene.settle(ours, alice)
-        await scene.say(alice, "in a new one", ours)
-        await scene.say(ours, "in a new one, too", alice)
-
-
 @pytest.mark.parametrize("kind", FAULT_KINDS)
 @pytest.mark.parametrize("library", EACH)
 async def test_one_of_each_request_is_lost_or_repeated(
@@ -95,6 +108,7 @@ async def test_one_of_each_request_is_lost_or_repeated(
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_everybody_reads_everybody_whatever_is_lost(scene: Scene, tmp_path: Path, seed: int) -> None:
+    print(f"seed {seed}")  # noqa: T201 (shown where the test fails)
     chosen = random.Random(seed)
     peers = [await scene.start(*each) for each in zip(LIBRARIES, (ALICE, BOB, CAROL), strict=True)]
     async with shared_device(tmp_path, OURS, scene.network, chosen) as ours:
@@ -106,4 +120,5 @@ async def test_everybody_reads_everybody_whatever_is_lost(scene: Scene, tmp_path
                 fault = Fault(chosen.choice(FAULT_KINDS), chosen.choice(everybody).device, chosen.choice(PATHS))
                 scene.network.faults.append(fault)
             await scene.say(speaker, f"{number}", *listeners)
+        assert ours.problems <= {"repeated"}  # since it has two connections
     scene.network.faults.clear()  # Those that no request met.

@@ -45,6 +45,12 @@ async function sendOutgoing() {
     for (const request of await machine.outgoingRequests()) await send(request);
 }
 
+// Claims keys of the devices of some users with which there is no session, and of those whose sessions are broken.
+async function claim(names) {
+    const request = await machine.getMissingSessions(users(names));
+    if (request) await send(request);
+}
+
 function follow(room, event) {
     if (!rooms.has(room)) rooms.set(room, { members: new Set(), encryption: {} });
     const { members } = rooms.get(room);
@@ -73,14 +79,14 @@ const calls = {
             await machine.updateTrackedUsers(users([...rooms.get(room).members]));
         }
         since = answer.next_batch;
+        await claim([]);
         await sendOutgoing();
     },
 
     async share({ room }) {
         const { members, encryption } = rooms.get(room);
         await sendOutgoing();
-        const claim = await machine.getMissingSessions(users([...members]));
-        if (claim) await send(claim);
+        await claim([...members]);
         const settings = new sdk.EncryptionSettings();
         if (encryption.rotation_period_msgs) settings.rotationPeriodMessages = BigInt(encryption.rotation_period_msgs);
         const requests = await machine.shareRoomKey(new sdk.RoomId(room), users([...members]), settings);
@@ -89,6 +95,11 @@ const calls = {
 
     async encrypt({ room, type, content }) {
         return JSON.parse(await machine.encryptRoomEvent(new sdk.RoomId(room), type, JSON.stringify(content)));
+    },
+
+    async wait() {
+        const now = Date.now;
+        Date.now = () => now() + 7_200_000;
     },
 
     async decrypt({ room, event }) {

@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"time"
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/crypto"
@@ -84,11 +85,48 @@ func write(value any) {
 	}
 }
 
+// store is the library's store in memory, with two answers of its store in a database, which those in memory differ from.
+type store struct {
+	*crypto.MemoryStore
+	waited time.Duration
+}
+
+// GetLatestSession returns the session that decrypted last.
+func (s *store) GetLatestSession(ctx context.Context, key id.SenderKey) (*crypto.OlmSession, error) {
+	sessions, err := s.GetSessions(ctx, key)
+	var latest *crypto.OlmSession
+	for _, session := range sessions {
+		if latest == nil || session.LastDecryptedTime.After(latest.LastDecryptedTime) {
+			latest = session
+		}
+	}
+	return latest, err
+}
+
+// GetNewestSessionCreationTS returns when the newest session was made.
+func (s *store) GetNewestSessionCreationTS(ctx context.Context, key id.SenderKey) (time.Time, error) {
+	sessions, err := s.GetSessions(ctx, key)
+	var newest time.Time
+	for _, session := range sessions {
+		if session.CreationTime.After(newest) {
+			newest = session.CreationTime
+		}
+	}
+	return newest.Add(-s.waited), err
+}
+
+type wedged struct {
+	user id.UserID
+	key  id.SenderKey
+}
+
 type driver struct {
 	client  *mautrix.Client
 	rooms   mautrix.StateStore
+	store   *store
 	machine *crypto.OlmMachine
 	since   string
+	wedged  []wedged // Their sessions are replaced after the sync, instead of at some time in the background.
 }
 
 func newDriver(user id.UserID, device id.DeviceID, network http.RoundTripper) (*driver, error) {
@@ -100,12 +138,17 @@ func newDriver(user id.UserID, device id.DeviceID, network http.RoundTripper) (*
 	client.Client = &http.Client{Transport: network}
 	rooms := mautrix.NewMemoryStateStore()
 	client.StateStore = rooms
-	machine := crypto.NewOlmMachine(client, nil, crypto.NewMemoryStore(nil), rooms.(crypto.StateStore))
+	store := &store{crypto.NewMemoryStore(nil), 0}
+	machine := crypto.NewOlmMachine(client, nil, store, rooms.(crypto.StateStore))
 	syncer := client.Syncer.(mautrix.ExtensibleSyncer)
 	syncer.OnSync(machine.ProcessSyncResponse)
 	syncer.OnEvent(client.StateStoreSyncHandler)
 	syncer.OnEventType(event.StateMember, machine.HandleMemberEvent)
-	return &driver{client, rooms, machine, ""}, machine.Load(context.Background())
+	made := &driver{client, rooms, store, machine, "", nil}
+	machine.NeedsUnwedgeCallback = func(_ context.Context, user id.UserID, key id.SenderKey) {
+		made.wedged = append(made.wedged, wedged{user, key})
+	}
+	return made, machine.Load(context.Background())
 }
 
 func (d *driver) do(ctx context.Context, call line) (any, error) {
@@ -119,6 +162,10 @@ func (d *driver) do(ctx context.Context, call line) (any, error) {
 			return nil, err
 		}
 		d.since = response.NextBatch
+		for _, each := range d.wedged {
+			d.machine.UnwedgeDevice(ctx, each.user, each.key)
+		}
+		d.wedged = nil
 		return nil, nil
 	case "share":
 		members, err := d.rooms.GetRoomJoinedOrInvitedMembers(ctx, call.Room)
@@ -138,6 +185,9 @@ func (d *driver) do(ctx context.Context, call line) (any, error) {
 			return nil, err
 		}
 		return map[string]any{"type": decrypted.Type.Type, "content": decrypted.Content.Raw}, nil
+	case "wait":
+		d.store.waited = time.Hour
+		return nil, nil
 	default:
 		return nil, fmt.Errorf("no call %q", call.Call)
 	}
