@@ -36,8 +36,8 @@ async def test_a_device_list_that_changed_makes_the_share_old(alice_and_bob: Sce
 async def test_no_other_fallback_key_before_the_newest_is_confirmed(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     offered: list[object] = []
+    scene.clock.added_ms += HOUR_MS
     for hours in range(4):
-        scene.clock.added_ms += HOUR_MS
         position = await scene.app.machine.sync_position()
         response: Json = {
             "next_batch": f"{hours}",
@@ -45,9 +45,10 @@ async def test_no_other_fallback_key_before_the_newest_is_confirmed(alice_and_bo
             "device_unused_fallback_key_types": [],
         }
         await scene.app.machine.receive_sync_changes(response, position)
-        requests = await scene.app.machine.outgoing_requests()  # none of which is answered
-        offered += [upload.body["fallback_keys"] for upload in uploads(requests)]
-    assert len(offered) > 1
+        for upload in uploads(await scene.app.machine.outgoing_requests()):
+            offered.append(upload.body["fallback_keys"])
+            assert await scene.app.machine.mark_failed(upload, status=400) is None
+    assert len(offered) == 4
     assert all(keys == offered[0] for keys in offered)
 
 

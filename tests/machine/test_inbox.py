@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+
 import pytest
 
 from tests.machine.homeserver import Json
@@ -9,7 +12,7 @@ from tests.machine.scene import BOB, ROOM, Scene
 from unwedged.machine import inbox, rooms
 from unwedged.machine.errors import MalformedResponse
 from unwedged.machine.records import BACKLOG, PUT_ASIDE, UNPROCESSED, Backlog, PutAside
-from unwedged.store import View
+from unwedged.store import Transaction, View
 
 MALFORMED: tuple[object, ...] = (
     "text",
@@ -132,6 +135,30 @@ async def test_a_large_batch_is_worked_off_in_order_by_whichever_process_is_awak
         return backlog, await view.keys(UNPROCESSED)
 
     assert await scene.app.machine._store.query(left) == (None, ())
+
+
+async def test_a_part_that_was_damaged_keeps_nothing_back(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    machine = scene.app.machine
+    event: Json = {"type": "org.other", "sender": BOB, "content": {}}
+
+    async def leave_parts(transaction: Transaction) -> None:
+        transaction.put(BACKLOG, None, Backlog(0, 2))
+        for number in range(2):
+            transaction.put(UNPROCESSED, number, [event])
+
+    await machine._store.run(leave_parts)
+    # In another process: closing the file in this one would drop the locks that its store holds.
+    first = "SELECT min(rowid) FROM record WHERE kind = 'unprocessed'"
+    damage = f"UPDATE record SET value = zeroblob(100) WHERE rowid = ({first})"  # noqa: S608
+    program = "import sqlite3, sys; file = sqlite3.connect(sys.argv[1]); file.execute(sys.argv[2]); file.commit()"
+    path = str(scene.folder / "PHONE.db")
+    damaging = await asyncio.create_subprocess_exec(sys.executable, "-c", program, path, damage)
+    assert await damaging.wait() == 0
+    position = await machine.sync_position()
+    outcome = await machine.receive_sync_changes(batch(1, [event]), position)
+    assert [problem.code for problem in outcome.problems] == ["damaged"]
+    assert len(outcome.events) == 2
 
 
 async def test_a_large_batch_of_room_keys_loses_none(alice_and_bob: Scene) -> None:

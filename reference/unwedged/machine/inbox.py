@@ -19,7 +19,7 @@ from unwedged.machine.identifiers import Curve25519Key, JsonObject, TransactionI
 from unwedged.machine.ratchets import OlmMessage
 from unwedged.machine.records import ACCOUNT, BACKLOG, PEER, PUT_ASIDE, SYNC, UNPROCESSED, Backlog, Peer, PutAside
 from unwedged.machine.sync import TO_DEVICE, SyncChanges, SyncPosition
-from unwedged.store import StoreError, Transaction, View
+from unwedged.store import MalformedRecord, StoreError, TamperedRecord, Transaction, View
 
 EVENTS_IN_A_COMMIT: Final = 250
 """More to-device events than this are not processed in the commit of their token."""
@@ -34,7 +34,8 @@ class Problem:
     sender: str | None
     event_type: str | None
     code: str
-    """That of the ``MachineError``; ``put_aside`` where this program failed, and the event was kept."""
+    """That of the ``MachineError``; ``put_aside`` where this program failed, and the event was kept; ``damaged`` where
+    a part of a large batch can no longer be read from the store."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,14 @@ async def work_off(transaction: Transaction, now_ms: int) -> SyncOutcome | None:
     backlog = await transaction.get(BACKLOG, None)
     if backlog is None:
         return None
-    events = await transaction.get(UNPROCESSED, backlog.first)
-    assert events is not None  # written with the backlog
     outcome = SyncOutcome(applied=True)
+    try:
+        events = await transaction.get(UNPROCESSED, backlog.first) or []
+    except (MalformedRecord, TamperedRecord):
+        # It will never be readable, and must not keep back what comes after it.
+        logger.error("a part of a large batch was damaged, and is lost")
+        outcome.problems.append(Problem(None, None, "damaged"))
+        events = []
     for event in events:
         await _process(transaction, event, outcome, now_ms)
     transaction.delete(UNPROCESSED, backlog.first)

@@ -214,7 +214,7 @@ async def take_claim_answer(transaction: Transaction, request: KeysClaim, respon
             continue
         peer = await transaction.get(PEER, key) or Peer()
         known = await _device_with(transaction, mark.user_id, key)
-        if known is None or (peer.sessions and not mark.wedged):
+        if known is None:
             transaction.delete(WANTED_SESSION, key)
             continue
         one_time_key = _signed_key(of_users.get(device.user_id, {}).get(device.device_id), device, known)
