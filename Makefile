@@ -85,7 +85,7 @@ $(READY): pyproject.toml requirements/develop.txt
 	@$(INSTALL) --no-index --no-build-isolation --editable .
 	@touch $@
 
-# What only the benchmarks need: pyperf, matplotlib and the peers.
+# What only the benchmarks need: pyperf, matplotlib, psutil and the peers.
 $(MEASURABLE): $(READY) $(PEERS) requirements/bench.txt
 	@echo "Adding to $(VENV) what the benchmarks need (once) ..."
 	@$(INSTALL) --requirement requirements/bench.txt
@@ -106,9 +106,10 @@ $(SYNAPSE): requirements/synapse.txt | $(READY)
 	@$(VENV)/synapse/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements/synapse.txt
 	@touch $@
 
-# The one peer that needs more than Python, and a compiler: the ratchets of all others are the same library's.
+# The one peer that needs more than Python, and a compiler: the ratchets of all others are the same library's. A go command
+# from 1.21 on fetches the version that go.mod demands, unless GOTOOLCHAIN is "local".
 $(MAUTRIX_GO): $(wildcard tests/peers/mautrix_go/*) | $(PEERS)
-	@command -v go >/dev/null || { echo "make peers needs Go 1.26 or later for mautrix-go. On Debian and Ubuntu: apt install golang. All that needs no Go: $(VENV)/bin/python -m pytest tests/peers -k 'not mautrix-go'" >&2; exit 1; }
+	@command -v go >/dev/null || { echo "make peers needs Go 1.21 or later for mautrix-go; one that is older than 1.26 fetches that by itself. On Debian 13 and Ubuntu 24.04: apt install golang. All that needs no Go: $(VENV)/bin/python -m pytest tests/peers -k 'not mautrix-go'" >&2; exit 1; }
 	@echo "Building mautrix-go with goolm (once) ..."
 	@cd tests/peers/mautrix_go && CGO_ENABLED=0 go build -buildvcs=false -tags goolm -o $(CURDIR)/$@ .
 
