@@ -242,7 +242,7 @@ class Workbench:
         return store
 
     def lapse(self) -> None:
-        """Let more time pass than any lease lasts, without waking anybody who would renew."""
+        """Let more time pass than any lease lasts, without waking a process that would renew."""
         self.clock.time += 100_000
 
     async def close(self) -> None:

@@ -59,7 +59,7 @@ class TestExistence:
         await refused(path, StoreMissing, lambda: opened(path, Existence.EXISTING))
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
-        assert path.stat().st_size, "as somebody leaves it who is killed while making a store"
+        assert path.stat().st_size, "as a process leaves it that is killed while making a store"
         await refused(path, StoreMissing, lambda: opened(path, Existence.EXISTING))
         await counted(path)
         async with await opened(path, Existence.EXISTING) as store:
@@ -255,7 +255,7 @@ class TestMarks:
             assert other.mark() == StoreMark(one.mark().identity, Version(2))
 
     async def test_a_mark_knows_what_subscribers_were_told(self, tmp_path: Path) -> None:
-        """Also where nothing was read since: who paused with such a mark must not go on with an older copy."""
+        """Also where nothing was read since: a process that paused with that mark must not go on with an older copy."""
         path = tmp_path / "store"
         async with await opened(path) as one, await opened(path) as other, other.subscribe(COUNTER):
             await one.run(count_up)

@@ -317,7 +317,7 @@ async def test_who_sleeps_in_a_transaction_keeps_the_others_out_and_they_are_tol
                 [seconds] = re.findall(r"waited for ([0-9.]+) s", str(told.value))
                 waited.append(float(seconds))
             assert 0.2 <= waited[0] < waited[1], "since the first time"
-            assert inspect(path).version == 1, "who only reads is not kept out"
+            assert inspect(path).version == 1, "a process that only reads is not kept out"
 
             os.kill(sleeper.process.pid, signal.SIGCONT)
             assert await asyncio.to_thread(sleeper.answer) == "2"

@@ -165,7 +165,7 @@ class TestChange:
             await store.run(count_up)
             await store.change_secret(**new)
             assert await store.run(count_up) == 2
-            assert await bystander.run(count_up) == 3  # who has the store open goes on
+            assert await bystander.run(count_up) == 3  # a process that has the store open goes on
         with pytest.raises((WrongPassphrase, WrongKey)):
             await opened(path, **old)
         assert await counted(path, **new) == 4
@@ -205,7 +205,7 @@ class TestChange:
             )
             assert sorted(map(type, outcomes), key=str) == sorted([type(None), SecretChanged], key=str)
             winner = b"1" * 32 if outcomes[0] is None else b"2" * 32
-            # Also later: who was refused does not know the present secret.
+            # Also later: the process that was refused does not know the present secret.
             with pytest.raises(SecretChanged):
                 await (other if outcomes[0] is None else one).change_secret(key=b"3" * 32)
         assert await counted(path, key=winner) == 1
