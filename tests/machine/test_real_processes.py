@@ -38,6 +38,7 @@ from tests.machine.worker import (
     Turn,
 )
 from unwedged.machine import MachineError, OlmMachine
+from unwedged.machine.account import OFFER_GIVEN_UP_AFTER_MS
 from unwedged.store import LeaseTimes
 
 REPOSITORY: Final = Path(__file__).parents[2]
@@ -47,6 +48,8 @@ LAPTOP: Final = Device(BOB, "LAPTOP")
 ROUNDS: Final = 25
 CALLS_IN_A_TURN: Final = 20_000
 """About so many calls and returns of functions a turn takes."""
+CLAIMS_IN_A_ROUND: Final = 15
+"""So many one-time keys others claim, so that the device has to upload more every other round."""
 PATIENCE_SECONDS: Final = 60
 
 
@@ -160,6 +163,11 @@ class Stage:
         """Let everybody act at once. Maybe one of the two processes is interrupted."""
         [how] = self.chosen.choices([None, signal.SIGSTOP, signal.SIGKILL], [2, 4, 3])
         interruption = None if how is None else Interruption(how, self.chosen.randrange(CALLS_IN_A_TURN))
+        for _ in range(CLAIMS_IN_A_ROUND):
+            wanted = {"one_time_keys": {PHONE.user: {PHONE.device: "signed_curve25519"}}}
+            self.homeserver.request(LAPTOP, "POST", "keys/claim", wanted)
+        if self.chosen.random() < 0.3:
+            self.clock.advance(OFFER_GIVEN_UP_AFTER_MS)
         await self.all_act(self.chosen.choice(self.processes), interruption)
 
     async def all_act(self, victim: Process | None = None, interruption: Interruption | None = None) -> None:
@@ -254,7 +262,8 @@ async def test_nothing_is_lost_and_nothing_is_used_twice(tmp_path: Path, seed: i
         for _ in range(ROUNDS):
             await on.round()
         await on.settle()
-        print(f"seed {seed}: {len(on.messages())} messages, {dict(on.happened)}")  # noqa: T201 (shown where it fails)
+        uploads = sum(arrival.path.endswith("keys/upload") for arrival in on.homeserver.arrivals)
+        print(f"seed {seed}: {len(on.messages())} messages, {uploads} uploads, {dict(on.happened)}")  # noqa: T201 (shown where it fails)
         await on.check()
     assert on.happened["suspended"] > ROUNDS // 5
     assert on.happened["killed"]
