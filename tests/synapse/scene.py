@@ -129,7 +129,7 @@ class Scene:
         self.processes: dict[str, Process] = {}
         self.said: set[str] = set()
         """Every text that a process was told to send."""
-        self.read: dict[str, int] = {}
+        self.counts: dict[str, int] = {}
         """How many messages each process has read in the end."""
         self._tokens: dict[str, str] = {}
         self._number = next(NUMBERS)
@@ -208,6 +208,27 @@ class Scene:
         self.said.add(text)
         return await self[label].do(Say(room=self.room, text=text, interruption=interruption))
 
+    async def read(self, label: str, event_id: str | None) -> str:
+        """Have a process read one message; return its text."""
+        (event,) = [event for event in await self.events() if event["event_id"] == event_id]
+        answer = await self[label].do(Read(room=self.room, events=[event]))
+        assert not answer.problems
+        return answer.texts[0]
+
+    async def sessions(self) -> list[str]:
+        """Return the Megolm session of each message of the room, first to last."""
+        return [
+            str(event["content"]["session_id"]) for event in await self.events() if isinstance(event["content"], dict)
+        ]
+
+    def uploads(self) -> list[Json]:
+        """Return the bodies of all uploads of keys of Alice's device that have arrived."""
+        return [
+            msgspec.json.decode(arrival.body)
+            for arrival in self.proxy.arrivals
+            if arrival.path.endswith("/keys/upload") and arrival.device.user == self.alice and arrival.status == 200
+        ]
+
     async def advance(self, duration_ms: int) -> None:
         """Let time pass on the machine, for all processes."""
         for process in self.processes.values():
@@ -231,7 +252,7 @@ class Scene:
         assert not answer.problems, f"{label} can't read {len(unread)} of {len(events)} messages: {answer.problems}"
         assert not unread
         assert len(set(answer.texts)) == len(events), "a message was sent twice"
-        self.read[label] = len(events)
+        self.counts[label] = len(events)
 
     def check_what_left(self) -> MessageKeys:
         """See that no message key and no one-time key was used twice, and that Synapse refused nothing."""

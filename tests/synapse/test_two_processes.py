@@ -37,7 +37,7 @@ async def test_ten_messages_each_way(on: Scene) -> None:
             assert (await on.say(label, f"{number} from {label}")).event_id
     await on.settle()
     await on.end()
-    assert set(on.read.values()) == {30}
+    assert set(on.counts.values()) == {30}
 
 
 async def command(on: Scene, kind: type[Command], text: str, interruption: Interruption | None = None) -> Command:
@@ -158,6 +158,9 @@ async def test_everybody_reads_everything_whatever_goes_wrong(on: Scene, seed: i
         await accidents.turn()
     await accidents.end()
     await on.end()
+    assert accidents.happened.total() > TURNS / 4
     keys = on.check_what_left()
     uploads = sum(arrival.path.endswith("/keys/upload") for arrival in on.proxy.arrivals)
-    print(seed, dict(accidents.happened), on.read, f"{len(keys.olm)} Olm, {len(keys.megolm)} Megolm, {uploads} uploads")  # noqa: T201
+    happened = ", ".join(f"{count} {what}" for what, count in sorted(accidents.happened.items()))
+    left = f"{len(keys.olm)} Olm and {len(keys.megolm)} Megolm messages, {uploads} uploads"
+    print(f"seed {seed}: {happened}; {left}; read: {on.counts}")  # noqa: T201 (shown by -rP, and where it fails)
