@@ -16,6 +16,7 @@ from unwedged.machine.identifiers import DeviceId, JsonObject, UserId
 from unwedged.machine.olm import device_of, note_new_recipients
 from unwedged.machine.records import DEVICES, OUTDATED, TRACKED, KnownDevice, LocalTrust, Tracked
 from unwedged.machine.requests import KeysQuery, objects
+from unwedged.machine.wire import is_storable
 from unwedged.store import Transaction, View
 
 USERS_IN_A_QUERY: Final = 250
@@ -98,7 +99,7 @@ def device_list(
     for name, keys in answer.items():
         device_id = DeviceId(name)
         known = before.get(device_id)
-        device = device_of(user_id, keys) if isinstance(keys, dict) else None
+        device = device_of(user_id, keys) if isinstance(keys, dict) and is_storable(keys) else None
         changed = known and device and (known.ed25519, known.curve25519) != (device.ed25519, device.curve25519)
         if device is None or device.device_id != device_id or changed:
             logger.warning("the keys of a device were refused known=%s", known is not None)

@@ -19,6 +19,7 @@ from unwedged.machine.identifiers import Curve25519Key, JsonObject, TransactionI
 from unwedged.machine.ratchets import OlmMessage
 from unwedged.machine.records import ACCOUNT, BACKLOG, PEER, PUT_ASIDE, SYNC, UNPROCESSED, Backlog, Peer, PutAside
 from unwedged.machine.sync import TO_DEVICE, SyncChanges, SyncPosition
+from unwedged.machine.wire import is_storable, parsed
 from unwedged.store import MalformedRecord, StoreError, TamperedRecord, Transaction, View
 
 EVENTS_IN_A_COMMIT: Final = 250
@@ -158,7 +159,7 @@ async def _take_events(transaction: Transaction, events: list[object], outcome: 
         for event in events:
             await _process(transaction, event, outcome, now_ms)
         return
-    well_formed = [event for event in events if isinstance(event, dict)]
+    well_formed = [event for event in events if isinstance(event, dict) and is_storable(event)]
     outcome.problems += [Problem(None, None, MalformedMessage.code)] * (len(events) - len(well_formed))
     if not well_formed:
         return
@@ -173,10 +174,13 @@ async def _take_events(transaction: Transaction, events: list[object], outcome: 
 
 async def _process(transaction: Transaction, raw: object, outcome: SyncOutcome, now_ms: int) -> None:
     """Process one event. Only what the store raises gets out."""
-    try:
-        event = msgspec.convert(raw, _Event)
-    except msgspec.ValidationError:
+    if not is_storable(raw):
         outcome.problems.append(Problem(None, None, MalformedMessage.code))
+        return
+    try:
+        event = parsed(raw, _Event, "a to-device event")
+    except MalformedMessage as error:
+        outcome.problems.append(Problem(None, None, error.code))
         return
     payload: olm.OlmEvent | None = None
     try:
@@ -195,15 +199,14 @@ async def _process(transaction: Transaction, raw: object, outcome: SyncOutcome, 
         logger.error("a to-device event was put aside because of a %s", type(error).__name__)
         outcome.problems.append(Problem(event.sender, event.type, "put_aside"))
         decrypted: JsonObject | None = None if payload is None else {"type": payload.type, "content": payload.content}
+        if not is_storable(decrypted):
+            decrypted = None
         aside = TransactionId(f"{now_ms:015d}-{secrets.token_hex(8)}")
         transaction.put(PUT_ASIDE, aside, PutAside(msgspec.to_builtins(event), decrypted))
 
 
 async def _decrypt(transaction: Transaction, event: _Event) -> olm.OlmEvent:
-    try:
-        content = msgspec.convert(event.content, _Encrypted)
-    except msgspec.ValidationError:
-        raise MalformedMessage("an encrypted to-device event is not built as the specification demands") from None
+    content = parsed(event.content, _Encrypted, "an encrypted to-device event")
     if content.algorithm != olm.OLM:
         raise UnsupportedAlgorithm("a to-device event is not encrypted by Olm")
     own, own_account = await account.own_device(transaction), await account.own_account(transaction)

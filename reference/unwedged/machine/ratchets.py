@@ -55,7 +55,7 @@ class OlmMessage:
             return self._pre_key().to_any()
         try:
             return vodozemac.AnyOlmMessage.from_parts(self.type, unpadded(self.body))
-        except ValueError:
+        except (ValueError, OverflowError):
             raise MalformedMessage("this is no Olm message") from None
 
 

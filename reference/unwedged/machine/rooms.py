@@ -48,6 +48,7 @@ from unwedged.machine.records import (
     SeenPart,
     Withheld,
 )
+from unwedged.machine.wire import is_storable, parsed
 from unwedged.store import Transaction, View
 
 MEGOLM: Final = "m.megolm.v1.aes-sha2"
@@ -125,10 +126,9 @@ _PLAINTEXT: Final = msgspec.json.Decoder(_Plaintext)
 
 async def receive_room_key(transaction: Transaction, event: OlmEvent) -> None:
     """Keep a room key that came over Olm, where it is better than what is there."""
-    try:
-        key = msgspec.convert(event.content, _RoomKey)
-    except msgspec.ValidationError:
-        raise MalformedMessage("a room key is not built as the specification demands") from None
+    key = parsed(event.content, _RoomKey, "a room key")
+    if not is_storable((key.room_id, key.session_id)):
+        raise MalformedMessage("the name of a room key is no text")
     if key.algorithm != MEGOLM:
         raise UnsupportedAlgorithm("a room key is not for Megolm")
     session = InboundGroup.from_session_key(key.session_key)
@@ -224,10 +224,7 @@ async def import_keys(transaction: Transaction, sessions: Iterable[ExportedSessi
 
 async def note_withheld(transaction: Transaction, sender: UserId, content: JsonObject) -> None:
     """Note why somebody does not give a room key, unless it is here all the same."""
-    try:
-        withheld = msgspec.convert(content, _Withheld)
-    except msgspec.ValidationError:
-        raise MalformedMessage("a notice of a withheld key is not built as the specification demands") from None
+    withheld = parsed(content, _Withheld, "a notice of a withheld key")
     if withheld.algorithm != MEGOLM:
         raise UnsupportedAlgorithm("a withheld key is not for Megolm")
     if withheld.room_id is None or withheld.session_id is None:
@@ -321,10 +318,9 @@ async def _decrypt(
 
 
 def _event_of(raw: JsonObject) -> _Event:
-    try:
-        event = msgspec.convert(raw, _Event)
-    except msgspec.ValidationError:
-        raise MalformedMessage("an encrypted room event is not built as the specification demands") from None
+    event = parsed(raw, _Event, "an encrypted room event")
+    if not is_storable((event.event_id, event.sender, event.origin_server_ts, event.content.session_id)):
+        raise MalformedMessage("an encrypted room event has a name that no record can keep")
     if event.content.algorithm != MEGOLM:
         raise UnsupportedAlgorithm("a room event is not encrypted by Megolm")
     return event

@@ -44,6 +44,7 @@ from unwedged.machine.records import (
     SharedWith,
 )
 from unwedged.machine.rooms import MEGOLM, SHARED_HISTORY
+from unwedged.machine.wire import parsed
 from unwedged.store import Transaction
 
 DEVICES_IN_A_COMMIT: Final = 250
@@ -81,9 +82,10 @@ async def set_encryption(transaction: Transaction, room_id: RoomId, content: Jso
 
     Raises ``MalformedMessage`` and ``EncryptionDowngrade``: a room is never encrypted by less than it was.
     """
+    encryption: _Encryption | None
     try:
-        encryption = msgspec.convert(content, _Encryption)
-    except msgspec.ValidationError:
+        encryption = parsed(content, _Encryption, "the encryption of a room")
+    except MalformedMessage:
         encryption = None
     before = await transaction.get(ROOM, room_id)
     if encryption is None or encryption.algorithm != MEGOLM:

@@ -12,6 +12,7 @@ import msgspec
 
 from unwedged.machine.errors import MalformedResponse
 from unwedged.machine.identifiers import JsonObject, UserId
+from unwedged.machine.wire import is_storable, parsed
 
 ONE_TIME_KEY: Final = "signed_curve25519"
 TO_DEVICE: Final = "to_device"
@@ -86,12 +87,15 @@ class _Sliding(msgspec.Struct):
 
 def changes_of(response: JsonObject, asked_with: SyncPosition) -> SyncChanges:
     """Read a response. Raises ``MalformedResponse``, without any part of it."""
-    try:
-        if asked_with.sliding:
-            return _of_sliding(msgspec.convert(response, _Sliding))
-        return _of_classic(msgspec.convert(response, _Classic))
-    except msgspec.ValidationError:
-        raise MalformedResponse("this is no response to a sync") from None
+    what = "the response to a sync"
+    if asked_with.sliding:
+        changes = _of_sliding(parsed(response, _Sliding, what, MalformedResponse))
+    else:
+        changes = _of_classic(parsed(response, _Classic, what, MalformedResponse))
+    # The events are looked at one by one.
+    if not is_storable(msgspec.structs.replace(changes, to_device=[])):
+        raise MalformedResponse(f"{what} has a name that no record can keep")
+    return changes
 
 
 def _of_classic(response: _Classic) -> SyncChanges:

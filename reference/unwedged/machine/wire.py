@@ -1,0 +1,35 @@
+"""What comes from outside: read as the shape that it must have, and refused where no record could keep it.
+
+JSON can hold what no text has, such as half of a surrogate pair, and numbers and depths without end.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeVar
+
+import msgspec
+
+from unwedged.machine.errors import MachineError, MalformedMessage
+
+Shape = TypeVar("Shape")
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+
+
+def parsed(value: object, shape: type[Shape], what: str, error: type[MachineError] = MalformedMessage) -> Shape:
+    """Read ``value`` as a ``shape``, or raise ``error`` with no part of it. ``what`` it is goes into the text."""
+    try:
+        return msgspec.convert(value, shape)
+    except (msgspec.ValidationError, UnicodeEncodeError, RecursionError):
+        pass
+    # Raised out here, where the other exception, which may quote the value, no longer hangs on it.
+    raise error(f"{what} is not built as the Matrix specification demands")
+
+
+def is_storable(value: object) -> bool:
+    """Say whether a record could keep ``value``."""
+    try:
+        _ENCODER.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return False
+    return True
