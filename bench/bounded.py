@@ -13,13 +13,13 @@ from bench.measuring import Effort, Group, Results, Timed, each, measure_in_roun
 from bench.reporting import compared
 from bench.stores import SESSION_SIZE, WORDS, copy_of, fill, key_of, opened, settle_logs
 from unwedged.store import CryptoStore, Transaction, View
-from unwedged.store.guarded_cache import OVERHEAD
+from unwedged.store.guarded_cache import OVERHEAD_BYTES
 
 MODULE: Final = "bench.bounded"
 
 COUNT: Final = sized(10_000, 100)
 SEED: Final = 10
-LIMITS: Final = {"all": None, "a tenth": COUNT * (OVERHEAD + 43 + SESSION_SIZE) // 10}
+LIMITS: Final = {"all": None, "a tenth": COUNT * (OVERHEAD_BYTES + 43 + SESSION_SIZE) // 10}
 """By how many of the records are cached."""
 
 

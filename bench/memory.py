@@ -16,7 +16,7 @@ import pyperf
 from bench.measuring import RESULTS, Effort, Results, results_of, say, sized
 from bench.reporting import digits, table
 from bench.stores import SESSION_SIZE, WORDS, key_of, opened
-from unwedged.store.guarded_cache import OVERHEAD, RecordName
+from unwedged.store.guarded_cache import OVERHEAD_BYTES, RecordName
 
 MODULE: Final = "bench.memory"
 
@@ -25,7 +25,7 @@ CACHE: Final = "in the cache"
 COUNTED: Final = "in a cache with a limit that is not reached"
 DICT: Final = "in a dict"
 BOUNDED: Final = "in a cache with a limit of a tenth of that"
-LIMITS: Final = {CACHE: None, COUNTED: 2**40, BOUNDED: COUNT * (OVERHEAD + 43 + SESSION_SIZE) // 10}
+LIMITS: Final = {CACHE: None, COUNTED: 2**40, BOUNDED: COUNT * (OVERHEAD_BYTES + 43 + SESSION_SIZE) // 10}
 
 
 async def weigh(subject: str, folder: Path) -> int:
@@ -74,7 +74,7 @@ def report() -> str:
 By how much a process grows for each record that it caches, if it caches {COUNT:,}, each with a key of 43 bytes and a
 value of {SESSION_SIZE:,}. The dict maps the same keys to the same values. Objects that were decoded for transactions
 come on top. Where a cache has a limit, each record also has a place in the order in which they were used, and counts
-{OVERHEAD} bytes more than its key and its value.
+{OVERHEAD_BYTES} bytes more than its key and its value.
 
 {table(("a record", "takes"), rows)}
 

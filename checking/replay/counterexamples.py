@@ -147,13 +147,13 @@ def _pause_at_last_statement(world: World, stack: ExitStack) -> None:
     """Let a commit that shall take long stand before its last statement until it is told to go on."""
     lateness, loop = statements.lateness, asyncio.get_running_loop()
 
-    def pause(began: float, duration: Milliseconds) -> Milliseconds:
+    def pause(began_seconds: float, duration_ms: Milliseconds) -> Milliseconds:
         """Run on the driver's thread."""
         if world.writes_long:
             world.writes_long = False
             loop.call_soon_threadsafe(world.at_last_statement.set)
             world.last_statement.wait()
-        return lateness(began, duration)
+        return lateness(began_seconds, duration_ms)
 
     stack.enter_context(patch.object(statements, "lateness", pause))
 

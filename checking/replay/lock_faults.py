@@ -90,7 +90,7 @@ def _clock_jump(_: World) -> Sequence[Substitution]:
 
 def _renewal_starved(_: World) -> Sequence[Substitution]:
     """A commit renews the lease as of when it was asked for, not of when it was done."""
-    return [(statements, "lateness", lambda began, duration: Milliseconds(0))]
+    return [(statements, "lateness", lambda began_seconds, duration_ms: Milliseconds(0))]
 
 
 def _waiter_ignored(_: World) -> Sequence[Substitution]:

@@ -24,7 +24,7 @@ from unwedged.store.guarded_cache import GuardedCache, RecordName
 from unwedged.store.lock import LeaseLock
 from unwedged.store.sealed_records import Batch
 from unwedged.store.sqlite import SqliteBackend
-from unwedged.store.transactions import Operation, Updating
+from unwedged.store.transactions import Operation, TransactionOperation
 from unwedged.store.turns import Turns
 
 _LAST_VERSION = Version(2**31)
@@ -198,9 +198,9 @@ def _unfenced_load(world: World) -> Sequence[Substitution]:
 
 def _cache_before_commit(_: World) -> Sequence[Substitution]:
     """The cache has the new values before the commit, and keeps them when there is none."""
-    end = Updating.end
+    end = TransactionOperation.end
 
-    def keep(self: Updating) -> None:
+    def keep(self: TransactionOperation) -> None:
         end(self)
         if self.committed is None:
             for name, write in self._writes.items():
@@ -209,7 +209,7 @@ def _cache_before_commit(_: World) -> Sequence[Substitution]:
                     self._guarded.cache, records=self._guarded.cache.records.insert(name, value)
                 )
 
-    return [(Updating, "end", keep)]
+    return [(TransactionOperation, "end", keep)]
 
 
 def _partial_list(_: World) -> Sequence[Substitution]:
@@ -232,28 +232,28 @@ def _partial_list(_: World) -> Sequence[Substitution]:
 
 def _live_reference_survives(_: World) -> Sequence[Substitution]:
     """An object that outlived an invalidation is saved under whatever guard there is now."""
-    persist = Updating._persist
+    persist = TransactionOperation._persist
 
-    async def under_the_present_guard(self: Updating, batch: Batch) -> Committed:
+    async def under_the_present_guard(self: TransactionOperation, batch: Batch) -> Committed:
         self.epoch = self._services.lock.guard.epoch
         return await persist(self, batch)
 
-    return [(Updating, "_persist", under_the_present_guard)]
+    return [(TransactionOperation, "_persist", under_the_present_guard)]
 
 
 def _cancelled_commit(_: World) -> Sequence[Substitution]:
     """A cancelled caller tears its commit down, which lands all the same."""
 
-    async def commit(self: Updating) -> None:
+    async def commit(self: TransactionOperation) -> None:
         self.ended = True
         await self._commit(await self._batch())
 
-    async def persist(self: Updating, batch: Batch) -> Committed:
+    async def persist(self: TransactionOperation, batch: Batch) -> Committed:
         services, alone = self._services, self._services.lock.may_give_up(self._guarded)
         now, duration = Milliseconds(services.clock.now()), Milliseconds(services.lock.times.duration_ms)
         return await services.records.commit(self.epoch, batch, now, duration, alone=alone)
 
-    return [(Updating, "finish", commit), (Updating, "_persist", persist)]
+    return [(TransactionOperation, "finish", commit), (TransactionOperation, "_persist", persist)]
 
 
 def _streams_lost(world: World) -> Sequence[Substitution]:

@@ -100,7 +100,7 @@ class World:
             self._instances += 1
         gate = GatedBackend(self._backends[name])
         instance = InstanceId(self._instances + 1)
-        store = ExposedStore(
+        store = ExposedStore._assemble(  # noqa: SLF001 (this is a harness, for which it is meant)
             gate,
             self._sealer,
             (COUNTER,),

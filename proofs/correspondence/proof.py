@@ -82,7 +82,7 @@ class Difference:
     after: str
 
 
-class Reading:
+class GraphReader:
     """A graph of TLC's in the words of the encoding."""
 
     def __init__(self, instance: Instance, graph: Graph) -> None:
@@ -116,7 +116,7 @@ class Reading:
         return "; ".join(f"{label}: {was} -> {now}" for label, was, now in changes if was != now)
 
 
-def wrong_start(reading: Reading, model: Model) -> Iterator[Difference]:
+def wrong_start(reading: GraphReader, model: Model) -> Iterator[Difference]:
     """Compare the initial states."""
     evaluate = compiled(tuple(_projected(model, model.initial()).values()))
     for start in reading.graph.initial:
@@ -125,7 +125,7 @@ def wrong_start(reading: Reading, model: Model) -> Iterator[Difference]:
             yield Difference("Init", "differs from TLC's", reading.graph.states[start], reading.shown(here, encoded))
 
 
-def wrong_conjuncts(reading: Reading, model: Model) -> Iterator[Difference]:
+def wrong_conjuncts(reading: GraphReader, model: Model) -> Iterator[Difference]:
     """Find the conjuncts of the invariant, and the guarantees, that are false in a state that TLC reaches."""
     conjuncts = dict.fromkeys((*INVARIANT, *GUARANTEES))
     evaluate = compiled([conjunct(model, model.state) for conjunct in conjuncts])
@@ -137,7 +137,9 @@ def wrong_conjuncts(reading: Reading, model: Model) -> Iterator[Difference]:
                 yield Difference(spelled(conjunct), "is false in a state that TLC reaches", state, "")
 
 
-def wrong_steps(reading: Reading, model: Model, actions: Container[str], examined: Examined) -> Iterator[Difference]:
+def wrong_steps(
+    reading: GraphReader, model: Model, actions: Container[str], examined: Examined
+) -> Iterator[Difference]:
     """Compare the steps of these actions from every state; of each kind of difference the first one is told."""
     encoded = [action for action in _with_parameters(model, reading.instance) if action.name in actions]
     enabled = compiled([action.enabled for action in encoded])
@@ -362,7 +364,7 @@ def _concrete(value: Value) -> Concrete:
     return value
 
 
-def compare(reading: Reading, model: Model, say: Say, examined: Examined) -> list[Failure]:
+def compare(reading: GraphReader, model: Model, say: Say, examined: Examined) -> list[Failure]:
     """Compare one instance; say what was compared, and what differs."""
     instance, graph = reading.instance, reading.graph
     counts = Counter(edge.action for edge in graph.edges)
@@ -395,7 +397,7 @@ def prove(say: Say, examined: Examined) -> list[Failure]:
         except CheckError as error:
             failures.append(Failure(instance.name, str(error)))
             continue
-        reading = Reading(instance, graph)
+        reading = GraphReader(instance, graph)
         failures += wrong
         failures += compare(reading, Model(reading.universe), say, examined)
         noticed = {fault for fault in unnoticed - {"clock-jump"} if notices(reading, fault)}
@@ -450,7 +452,7 @@ def wrong_takeable(graph: Graph, lease_time: int, examined: Examined, fault: str
         yield Difference("Takeable", "was compared with nothing", {}, "")
 
 
-def notices(reading: Reading, fault: str) -> bool:
+def notices(reading: GraphReader, fault: str) -> bool:
     """Whether the comparison finds that a rule of the encoding is broken: in all its actions, or from the start."""
     broken = Model(reading.universe, fault)
     # A list that hides stored records is begun by Fill; what Finish adds to it comes later.

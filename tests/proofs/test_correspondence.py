@@ -15,7 +15,7 @@ from checking.tlc.run import read_configuration
 from proofs.correspondence import proof as correspondence
 from proofs.correspondence.proof import (
     INSTANCES,
-    Reading,
+    GraphReader,
     compare,
     notices,
     prove,
@@ -35,19 +35,19 @@ MANIFEST = read_manifest(ROOT / "tla" / "models" / "manifest.toml")
 
 
 @pytest.fixture(scope="module")
-def reading() -> Reading:
-    return Reading(INSTANCES[0], graph_of(MANIFEST, INSTANCES[0].name)[0])
+def reading() -> GraphReader:
+    return GraphReader(INSTANCES[0], graph_of(MANIFEST, INSTANCES[0].name)[0])
 
 
-def read_again(reading: Reading, edges: tuple[Edge, ...]) -> Reading:
+def read_again(reading: GraphReader, edges: tuple[Edge, ...]) -> GraphReader:
     """The same states with other transitions."""
     graph = Graph(reading.graph.states, reading.graph.initial, edges)
-    changed = object.__new__(Reading)
+    changed = object.__new__(GraphReader)
     changed.__dict__.update(reading.__dict__, graph=graph)
     return changed
 
 
-def test_they_are_the_same(reading: Reading) -> None:
+def test_they_are_the_same(reading: GraphReader) -> None:
     lines: list[str] = []
     assert compare(reading, Model(reading.universe), lines.append, Examined()) == []
     assert len(lines) == 1
@@ -55,7 +55,7 @@ def test_they_are_the_same(reading: Reading) -> None:
 
 
 @pytest.mark.parametrize("fault", ["late-version", "unfenced-load", "partial-list", "waiter-ignored", "streams-lost"])
-def test_a_broken_rule_of_the_encoding(reading: Reading, fault: str) -> None:
+def test_a_broken_rule_of_the_encoding(reading: GraphReader, fault: str) -> None:
     assert notices(reading, fault)
 
 
@@ -63,7 +63,7 @@ def test_who_is_alone_where_an_operation_commits(monkeypatch: pytest.MonkeyPatch
     with_two_in_one_process = INSTANCES[1]
     graph, wrong = graph_of(MANIFEST, with_two_in_one_process.name)
     assert wrong == []
-    crowded = Reading(with_two_in_one_process, graph)
+    crowded = GraphReader(with_two_in_one_process, graph)
     assert list(wrong_steps(crowded, Model(crowded.universe), {"Commit"}, Examined())) == []
     monkeypatch.setattr(Model, "alone", lambda *_: TRUE)
     assert {
@@ -74,7 +74,7 @@ def test_who_is_alone_where_an_operation_commits(monkeypatch: pytest.MonkeyPatch
     }
 
 
-def test_a_transition_that_tlc_lacks_and_one_that_it_has_too_many(reading: Reading) -> None:
+def test_a_transition_that_tlc_lacks_and_one_that_it_has_too_many(reading: GraphReader) -> None:
     source, target = next(
         (edge.source, edge.target)
         for edge in reading.graph.edges
@@ -97,13 +97,13 @@ def test_a_transition_that_tlc_lacks_and_one_that_it_has_too_many(reading: Readi
         reading.outgoing[source].add(outcome)
 
 
-def test_an_action_that_nothing_was_compared_of(reading: Reading) -> None:
+def test_an_action_that_nothing_was_compared_of(reading: GraphReader) -> None:
     without = read_again(reading, tuple(edge for edge in reading.graph.edges if edge.action != "Renew"))
     failures = compare(without, Model(reading.universe), lambda _line: None, Examined())
     assert Failure("Instance: Renew", "TLC has no transition of that name") in failures
 
 
-def test_a_conjunct_that_tlc_knows_better(reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conjunct_that_tlc_knows_better(reading: GraphReader, monkeypatch: pytest.MonkeyPatch) -> None:
     def nobody_waits(_m: Model, s: State) -> Term:
         return no(s.wanted)
 
@@ -137,7 +137,7 @@ def test_a_broken_rule_of_the_specification(tmp_path: Path, fault: str, failure:
     graph, wrong = graph_of(read_manifest(tmp_path / "tla" / "models" / "manifest.toml"), "Instance")
     assert {each.name for each in wrong} == {"Instance"}
     assert wrong[0].verdict.startswith("distinct states: expected")
-    broken = Reading(INSTANCES[0], graph)
+    broken = GraphReader(INSTANCES[0], graph)
     failures = compare(broken, Model(broken.universe), lambda _line: None, Examined())
     assert failure in failures
 

@@ -200,7 +200,7 @@ def exits_while_it_commits(path: Path) -> None:
     runner.run(store.run(count_up))
     reached = asyncio.Event()
 
-    def stop(began: float, duration: Milliseconds) -> Milliseconds:  # noqa: ARG001 (it stands in for another)
+    def stop(began_seconds: float, duration_ms: Milliseconds) -> Milliseconds:  # noqa: ARG001 (it stands in for another)
         runner.get_loop().call_soon_threadsafe(reached.set)
         threading.Event().wait()
         return Milliseconds(0)

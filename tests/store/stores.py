@@ -225,7 +225,7 @@ class Workbench:
         if self.sealer is None:
             self.sealer = Sealer._of(backend.identity, bytes(32))
         gated = GatedBackend(backend)
-        store = Instance(
+        store = Instance._assemble(
             gated,
             self.sealer,
             KINDS,

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import gc
+import inspect as inspect_module
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -880,6 +881,11 @@ class TestMisuse:
         async with phone.subscribe(DEVICE) as changes:
             assert public(changes) == set()
 
+    async def test_a_store_is_made_by_open_only(self) -> None:
+        with pytest.raises(InvalidArgument, match="made by CryptoStore"):
+            CryptoStore()
+        assert not inspect_module.signature(CryptoStore).parameters
+
     async def test_completion_offers_what_is_documented_and_nothing_else(self, tmp_path: Path) -> None:
         opening = CryptoStore.open(tmp_path / "store.db", key=KEY, label="one", kinds=KINDS)
         assert public(opening) == set()
@@ -952,9 +958,9 @@ class TestMisuse:
         """Else one that lives as long as the program keeps every operation that it ever ran."""
         for _ in range(3):
             await phone.run(count_up)
-        inside = crypto_store._INSIDE.get()
-        assert inside is not None
-        assert inside.outer is None
+        scope = crypto_store._SCOPE.get()
+        assert scope is not None
+        assert scope.outer is None
 
     async def test_an_operation_of_another_store_may_run_inside(self, phone: Instance, tmp_path: Path) -> None:
         async with workbench(tmp_path / "other.db") as elsewhere:

@@ -20,7 +20,7 @@ from unwedged.protocol.guard import NO_GUARD, admits
 from unwedged.protocol.identifiers import Version
 from unwedged.protocol.stream import Lagged
 from unwedged.store.errors import LeaseLost, OperationInterrupted, SnapshotMoved
-from unwedged.store.guarded_cache import OVERHEAD
+from unwedged.store.guarded_cache import OVERHEAD_BYTES
 from unwedged.store.streams import Changed, Inbox, Subscription
 from unwedged.store.transactions import Transaction, View
 
@@ -357,7 +357,7 @@ TestTwoStores.settings = settings(max_examples=60, stateful_step_count=50, deadl
 class TwoStoresThatForget(TwoStores):
     """There is room for one of the three records in each cache."""
 
-    limit_bytes = OVERHEAD + 10
+    limit_bytes = OVERHEAD_BYTES + 10
 
 
 TestTwoStoresThatForget = TwoStoresThatForget.TestCase

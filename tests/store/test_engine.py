@@ -44,7 +44,7 @@ def test_the_least_release() -> None:
 
 
 async def test_below_that_nothing_is_opened_or_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "LEAST", (99, 0, 0))
+    monkeypatch.setattr(engine, "OLDEST_RELEASE", (99, 0, 0))
     with pytest.raises(UnsupportedSQLite):
         await SqliteBackend.open(tmp_path / "store")
     with pytest.raises(UnsupportedSQLite):

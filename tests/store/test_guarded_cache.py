@@ -15,10 +15,10 @@ from unwedged.protocol import cache as rules
 from unwedged.protocol.cache import Change, ChangeLog, empty
 from unwedged.protocol.identifiers import Epoch, Version
 from unwedged.store import CryptoStore, InvalidArgument
-from unwedged.store.guarded_cache import OVERHEAD, GuardedCache, Ledger, RecordName
+from unwedged.store.guarded_cache import OVERHEAD_BYTES, GuardedCache, Ledger, RecordName
 
 NAMES = [RecordName("device", key) for key in (b"", b"b", b"a long key", b"d")]
-LIMIT = 2 * OVERHEAD + 300
+LIMIT = 2 * OVERHEAD_BYTES + 300
 
 names = st.sampled_from(NAMES)
 values = st.none() | st.binary(max_size=400)
@@ -123,7 +123,7 @@ class BoundedCache(RuleBasedStateMachine):
 
     def weight(self) -> int:
         return sum(
-            OVERHEAD + len(name.key) + len(value or b"") * (2 if name in self.guarded.live else 1)
+            OVERHEAD_BYTES + len(name.key) + len(value or b"") * (2 if name in self.guarded.live else 1)
             for name, value in self.guarded.cache.records.items()
         )
 
@@ -134,17 +134,17 @@ TestBoundedCache = BoundedCache.TestCase
 class TestRoom:
     @given(st.lists(st.tuples(names, st.binary(max_size=100)), min_size=1, unique_by=lambda record: record[0]))
     def test_nothing_goes_while_there_is_room(self, records: list[tuple[RecordName, bytes]]) -> None:
-        guarded = GuardedCache(Epoch(1), empty(Version(0)), {}, Ledger(4 * (OVERHEAD + 110)))
+        guarded = GuardedCache(Epoch(1), empty(Version(0)), {}, Ledger(4 * (OVERHEAD_BYTES + 110)))
         for name, value in records:
             guarded.fill(Version(0), name, value)
         assert dict(guarded.cache.records.items()) == dict(records)
 
     def test_a_record_larger_than_the_limit_is_not_kept(self) -> None:
-        ledger = Ledger(OVERHEAD)
+        ledger = Ledger(OVERHEAD_BYTES)
         guarded = GuardedCache(Epoch(1), empty(Version(0)), {}, ledger)
         guarded.fill(Version(0), NAMES[1], b"value")
         assert not guarded.cache.records
-        assert (ledger.bytes, ledger.forgotten) == (0, 1)
+        assert (ledger.bytes, ledger.records_forgotten) == (0, 1)
 
 
 @pytest.fixture
@@ -155,13 +155,13 @@ async def bench(tmp_path: Path) -> AsyncIterator[Workbench]:
 
 class TestInAStore:
     async def test_what_was_forgotten_is_loaded_again(self, bench: Workbench) -> None:
-        store = await bench.instance("phone", cache_limit_bytes=2 * (OVERHEAD + 10))
+        store = await bench.instance("phone", cache_limit_bytes=2 * (OVERHEAD_BYTES + 10))
         for key in "abcabc":
             await store.run(count_up, key)
             bench.assert_cache_is_snapshot(store)
         statistics = store.statistics()
         assert (statistics.cached_records, statistics.records_forgotten) == (2, 4)
-        assert statistics.cached_bytes == 2 * (OVERHEAD + 3)
+        assert statistics.cached_bytes == 2 * (OVERHEAD_BYTES + 3)
         assert statistics.misses == 6, "each time it was the one that was forgotten"
         assert {name.key: value for name, value in bench.stored().items()} == dict.fromkeys((b"a", b"b", b"c"), b"2")
 
@@ -189,7 +189,7 @@ class TestInAStore:
         assert {name.key: value for name, value in bench.stored().items()} == {b"a": b"7", b"d": b"device"}
 
     async def test_reading_counts_as_use(self, bench: Workbench) -> None:
-        store = await bench.instance("phone", cache_limit_bytes=2 * (OVERHEAD + 10))
+        store = await bench.instance("phone", cache_limit_bytes=2 * (OVERHEAD_BYTES + 10))
         for key in "ab":
             await store.run(count_up, key)
         await store.query(lambda view: view.get(COUNTER, "a"))

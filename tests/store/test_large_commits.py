@@ -166,7 +166,7 @@ class TestTheLoopGoesOn:
     async def test_while_a_subscriber_listens_to_many_changes(
         self, phone: Instance, extension: Instance, strain: Strain
     ) -> None:
-        async with phone.subscribe(DEVICE, buffered=MANY) as changes:
+        async with phone.subscribe(DEVICE, buffered_changes=MANY) as changes:
             await extension.run(put_many)
             await phone._publish_foreign_commits()
             heard = {(await anext(changes)).version for _ in range(MANY)}

@@ -34,7 +34,7 @@ from unwedged.store.row_watch import (
     EAGER_LOOKS,
     LEAVE_FREE_MS,
     LONGEST_PAUSE_MS,
-    LOOKS_IN_FRONT,
+    PAUSE_DIVISOR_IF_NEXT,
     SHORT_TURN_MS,
     SHORTEST_PAUSE_MS,
     RowWatch,
@@ -264,7 +264,7 @@ class TestAcquiring:
             bench.clock.advance(bench.clock.slept[-1])
         await bench.clock.asleep(95)
         bounds = [
-            min(max(so_far // LOOKS_IN_FRONT, SHORTEST_PAUSE_MS), LONGEST_PAUSE_MS)
+            min(max(so_far // PAUSE_DIVISOR_IF_NEXT, SHORTEST_PAUSE_MS), LONGEST_PAUSE_MS)
             for so_far in accumulate(bench.clock.slept, initial=0)
         ]
         assert all(bound / 2 <= pause <= bound for bound, pause in zip(bounds, bench.clock.slept, strict=False))
@@ -891,7 +891,7 @@ class TestWatching:
             watch.saw(row(epoch, 2), free=False)
             pause = watch.pause()
             assert pause <= min(
-                max(SHORTEST_PAUSE_MS, paused / LOOKS_IN_FRONT, before / LOOKS_IN_FRONT), LONGEST_PAUSE_MS
+                max(SHORTEST_PAUSE_MS, paused / PAUSE_DIVISOR_IF_NEXT, before / PAUSE_DIVISOR_IF_NEXT), LONGEST_PAUSE_MS
             )
             paused += pause
 

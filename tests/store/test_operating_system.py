@@ -164,10 +164,10 @@ async def test_what_was_committed_into_a_log_that_is_gone_is_never_moved_into_th
             asyncio.get_running_loop(),
         )
 
-        def stop(began: float, duration: Milliseconds) -> Milliseconds:
+        def stop(began_seconds: float, duration_ms: Milliseconds) -> Milliseconds:
             loop.call_soon_threadsafe(reached.set)
             assert go_on.wait(60)
-            return lateness(began, duration)
+            return lateness(began_seconds, duration_ms)
 
         monkeypatch.setattr(statements, "lateness", stop)
         commit = asyncio.create_task(store.run(count_up))

@@ -134,7 +134,7 @@ class TestArguments:
         async with await opened(path, key=KEY) as store:
             for size in (0, -1, 1.5, "10"):
                 with pytest.raises(InvalidArgument, match="buffer"):
-                    async with store.subscribe(DEVICE, buffered=size):  # type: ignore[arg-type]
+                    async with store.subscribe(DEVICE, buffered_changes=size):  # type: ignore[arg-type]
                         pass
 
     async def test_a_record_without_an_encoding_changes_nothing(self, path: Path) -> None:

@@ -199,7 +199,7 @@ async def test_a_truncated_log_is_told_as_lag(phone: Instance, extension: Instan
 
 
 async def test_who_does_not_keep_up_is_told(phone: Instance) -> None:
-    async with phone.subscribe(COUNTER, buffered=2) as slow, phone.subscribe(COUNTER) as fast:
+    async with phone.subscribe(COUNTER, buffered_changes=2) as slow, phone.subscribe(COUNTER) as fast:
         await committed_by(phone, "a", "b", "c", "d")
         assert await heard(slow, 2) == [Lagged(Version(3)), changed(4, "d")]
         await heard(fast, 4)
@@ -324,7 +324,7 @@ class TestSinceAVersion:
     async def test_what_does_not_fit_into_the_buffer_is_a_lag(self, phone: Instance) -> None:
         """As it is for a subscriber that does not keep up."""
         await committed_by(phone, "a", "b", "c", "d")
-        async with phone.subscribe(COUNTER, since=0, buffered=2) as changes:
+        async with phone.subscribe(COUNTER, since=0, buffered_changes=2) as changes:
             assert await heard(changes, 2) == [Lagged(Version(3)), changed(4, "d")]
 
     async def test_what_this_process_commits_meanwhile_is_told_once_and_in_order(self, phone: Instance) -> None:

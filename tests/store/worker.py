@@ -79,11 +79,11 @@ async def perform(path: Path, release: Release) -> None:
                 answer(type(error).__name__)
 
 
-def stop(began: float, duration: Milliseconds) -> Milliseconds:
+def stop(began_seconds: float, duration_ms: Milliseconds) -> Milliseconds:
     """Suspend this process in the middle of a transaction; from there on, all is as usual."""
     statements.lateness = LATENESS
     os.kill(os.getpid(), signal.SIGSTOP)
-    return statements.lateness(began, duration)
+    return statements.lateness(began_seconds, duration_ms)
 
 
 def answer(what: object) -> None:

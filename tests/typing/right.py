@@ -119,7 +119,7 @@ async def using(store: CryptoStore) -> None:
         assert_type(view.version, Version)
     async with store.subscribe(COUNTS, since=view.version) as counts:
         assert_type(counts, Subscription[str])
-    async with store.subscribe(DEVICES, buffered=10) as changes:
+    async with store.subscribe(DEVICES, buffered_changes=10) as changes:
         assert_type(changes, Subscription[bytes])
         async for change in changes:
             assert_type(change, Changed[bytes] | Lagged)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, TypeAlias, TypeVar, TypeVarTuple
+from typing import Generic, Self, TypeAlias, TypeVar, TypeVarTuple
 
 from unwedged.protocol.cache import empty
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
@@ -42,19 +42,27 @@ from unwedged.store.expectations import Existence, Expectations, StoreMark
 from unwedged.store.guarded_cache import GuardedCache, Ledger
 from unwedged.store.lock import LeaseLock, LeaseTimes, times_of
 from unwedged.store.opening import Opening
-from unwedged.store.opening_process import OpeningProcess
+from unwedged.store.owner_process import OwnerProcess
 from unwedged.store.records import Kind, RecordKind, declared_by_name, must_be_declared
 from unwedged.store.sealed_records import SealedRecords
 from unwedged.store.sealer import Sealer, Secret, secret_of
 from unwedged.store.sqlite import SqliteBackend
 from unwedged.store.streams import Inbox, Streams, Subscription
-from unwedged.store.transactions import Counts, Operation, Reading, Services, Transaction, Updating, View
+from unwedged.store.transactions import (
+    Counts,
+    Operation,
+    Services,
+    Transaction,
+    TransactionOperation,
+    View,
+    ViewOperation,
+)
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 Result = TypeVar("Result")
-Sort = TypeVar("Sort", bound=Operation)
-Begun = TypeVar("Begun", Transaction, View)
+AnyOperation = TypeVar("AnyOperation", bound=Operation)
+Facade = TypeVar("Facade", Transaction, View)
 Arguments = TypeVarTuple("Arguments")
 
 Kinds: TypeAlias = "Iterable[Kind] | list[object]"
@@ -113,65 +121,65 @@ class Statistics:
     subscriptions: int
 
 
-class _Inside:
+class _OperationScope:
     """From ``enter`` to ``leave`` the code that runs is inside an operation of ``store``, as is each task it makes."""
 
     __slots__ = ("outer", "store")
 
     def __init__(self, store: CryptoStore) -> None:
         self.store: CryptoStore | None = store
-        self.outer: _Inside | None = None
+        self.outer: _OperationScope | None = None
 
     def enter(self) -> None:
-        self.outer = _INSIDE.get()
+        self.outer = _SCOPE.get()
         while self.outer is not None and self.outer.store is None:
             self.outer = self.outer.outer
-        _INSIDE.set(self)
+        _SCOPE.set(self)
 
     def leave(self) -> None:
         # Not taken out of the variable: the block may be left in another context than it was entered in.
         self.store = None
 
 
-_INSIDE: ContextVar[_Inside | None] = ContextVar("inside", default=None)
+_SCOPE: ContextVar[_OperationScope | None] = ContextVar("scope", default=None)
 """What the code that runs is inside of. A task inherits this from the code that makes it: if such a task began an
 operation, and were awaited, each would wait for the other; and nobody knows whether it will be awaited. It may begin
 one as soon as the operation that it was made in has ended, since that is noted in the object both share."""
 
 
-class _Block(AbstractAsyncContextManager[Begun], Generic[Sort, Begun]):
+class _Block(AbstractAsyncContextManager[Facade], Generic[AnyOperation, Facade]):
     """An operation of ``store`` as a block of its caller's code; or of ``code``, which was called after ``pauses``."""
 
-    __slots__ = ("_begun", "_code", "_inside", "_operation", "_pauses", "_shown", "_sort", "_store")
+    __slots__ = ("_begun", "_code", "_facade_type", "_operation", "_operation_type", "_pauses", "_scope", "_store")
 
     def __init__(
         self,
         store: CryptoStore,
-        sort: type[Sort],
-        shown: Callable[[Sort], Begun],
+        operation_type: type[AnyOperation],
+        facade_type: Callable[[AnyOperation], Facade],
         code: object = None,
         pauses: int | None = None,
     ) -> None:
         self._store = store
-        self._sort = sort
-        self._shown: Callable[[Sort], Begun] = shown
+        self._operation_type = operation_type
+        self._facade_type: Callable[[AnyOperation], Facade] = facade_type
         self._code = code
         self._pauses = pauses
-        self._inside = _Inside(store)
+        self._scope = _OperationScope(store)
         self._begun = False
 
-    async def __aenter__(self) -> Begun:
+    async def __aenter__(self) -> Facade:
         if self._begun:
             raise OperationEnded("this transaction or view was begun before; begin another")
         self._begun = True
         self._store._may_begin()  # noqa: SLF001 (a part of the store, like what it calls here)
-        self._inside.enter()
+        self._scope.enter()
         try:
-            self._operation = await self._store._begin(self._sort, self._code, self._pauses)  # noqa: SLF001
+            self._operation = await self._store._begin(self._operation_type, self._code, self._pauses)  # noqa: SLF001
         except BaseException:
-            self._inside.leave()
+            self._scope.leave()
             raise
-        return self._shown(self._operation)
+        return self._facade_type(self._operation)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
@@ -183,14 +191,19 @@ class _Block(AbstractAsyncContextManager[Begun], Generic[Sort, Begun]):
                 await self._operation.confirm(failure)
         finally:
             self._store._end(self._operation)  # noqa: SLF001
-            self._inside.leave()
+            self._scope.leave()
 
 
 class CryptoStore:
     """One process instance's view of a store that it may share with others. Made by ``open``."""
 
-    def __init__(
-        self,
+    def __init__(self) -> None:
+        """Callers use ``open``."""
+        raise InvalidArgument("a store is made by CryptoStore.open")
+
+    @classmethod
+    def _assemble(
+        cls,
         backend: Backend,
         sealer: Sealer,
         kinds: Iterable[Kind],
@@ -202,16 +215,15 @@ class CryptoStore:
         clock: Clock,
         randomness: Randomness,
         cache_limit_bytes: int | None = None,
-    ) -> None:
-        """Callers use ``open``. This is for harnesses that put something of their own around the backend.
+    ) -> Self:
+        """Make a store object for ``open``, or for a harness that puts something of its own around the backend.
 
         ``instance`` is a number that no other instance has or had, and ``version`` one that the store had or has.
         """
-        self._sealer = sealer
         ledger = None if cache_limit_bytes is None else Ledger(cache_limit_bytes)
         records = SealedRecords(backend, sealer)
-        self._streams = Streams(version)
-        self._lock = LeaseLock(
+        streams = Streams(version)
+        lock = LeaseLock(
             backend,
             instance,
             label,
@@ -220,12 +232,19 @@ class CryptoStore:
             randomness=randomness,
             guarded=GuardedCache(Epoch(0), empty(version), {}, ledger),
             read_log=records.changes,
-            on_synced=self._streams.publish,
+            on_synced=streams.publish,
         )
-        self._opening_process = OpeningProcess()
-        self._services = Services(
-            backend, records, self._lock, self._streams, clock, declared_by_name(kinds), Counts(), self._opening_process
-        )
+        services = Services(backend, records, lock, streams, clock, declared_by_name(kinds), Counts(), OwnerProcess())
+        store = cls.__new__(cls)
+        store._set_up(sealer, services)  # noqa: SLF001 (of the class itself)
+        return store
+
+    def _set_up(self, sealer: Sealer, services: Services) -> None:
+        self._sealer = sealer
+        self._services = services
+        self._lock = services.lock
+        self._streams = services.streams
+        self._owner_process = services.owner_process
         self._operations: set[Operation] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -306,7 +325,7 @@ class CryptoStore:
                 # A newer program's: they are left alone, neither refused nor read.
                 logger.info("the store has records of kinds that were not declared kinds=%s", ",".join(unknown))
             logger.info("store opened label=%s version=%d sqlite=%s", label, version, engine.description())
-            store = cls(
+            store = cls._assemble(
                 backend,
                 sealer,
                 declared.values(),
@@ -318,7 +337,7 @@ class CryptoStore:
                 randomness=own_randomness,
                 cache_limit_bytes=limit_bytes,
             )
-            store._run_tasks()
+            store._run_tasks()  # noqa: SLF001 (of the class itself)
             return store
 
         return Opening(open_store)
@@ -329,12 +348,12 @@ class CryptoStore:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._opening_process.is_current():  # In a child of its process the store is not open, and ends nothing.
+        if self._owner_process.is_current():  # In a child of its process the store is not open, and ends nothing.
             await self.close()
 
     def __del__(self) -> None:
         # Not in a harness, which has no tasks, nor in a forked child. (What was not opened may lack attributes.)
-        if not (getattr(self, "_has_tasks", False) and self._opening_process.is_current()):
+        if not (getattr(self, "_has_tasks", False) and self._owner_process.is_current()):
             return
         if self._closing is None and not self._paused:
             forgotten = f"the store of {self._lock.label!r} was never closed"
@@ -366,7 +385,7 @@ class CryptoStore:
         Inside, wait for no person, no network and no other process. Another process that waits for the lease gets it
         after a while (``LeaseTimes.overdue_after_ms``), and then this transaction is lost.
         """
-        return _Block(self, Updating, Transaction)
+        return _Block(self, TransactionOperation, Transaction)
 
     def view(self) -> AbstractAsyncContextManager[View]:
         """Read one snapshot, beside other operations. Use what was read only after the block was left normally.
@@ -374,7 +393,7 @@ class CryptoStore:
         Raises ``OperationInterrupted`` where the lease was lost, or where a record was needed that a commit of this
         process changed after the view began; ``query`` would run it again.
         """
-        return _Block(self, Reading, View)
+        return _Block(self, ViewOperation, View)
 
     async def run(
         self,
@@ -388,7 +407,7 @@ class CryptoStore:
         must do nothing that can't be done twice, except through its transaction. An exception that it raises reaches
         the caller once it is certain that it was raised on the store's state as it was.
         """
-        return await self._attempt(Updating, Transaction, operation, arguments, attempts)
+        return await self._attempt(TransactionOperation, Transaction, operation, arguments, attempts)
 
     async def query(
         self,
@@ -397,11 +416,11 @@ class CryptoStore:
         attempts: int = MOST_ATTEMPTS,
     ) -> Result:
         """Run ``operation`` in a view and return its result once that is validated, as ``run`` does."""
-        return await self._attempt(Reading, View, operation, arguments, attempts)
+        return await self._attempt(ViewOperation, View, operation, arguments, attempts)
 
     @asynccontextmanager
     async def subscribe(
-        self, kind: RecordKind[Key, Value], *, since: int | None = None, buffered: int = BUFFERED_CHANGES
+        self, kind: RecordKind[Key, Value], *, since: int | None = None, buffered_changes: int = BUFFERED_CHANGES
     ) -> AsyncIterator[Subscription[Key]]:
         """Iterate over every change of one kind, whichever process made it, in version order.
 
@@ -410,16 +429,16 @@ class CryptoStore:
         not come so far.
 
         Iteration yields ``Changed``, or ``Lagged`` where changes may have been missed: the store does not know any more
-        what changed after ``since``, or more than ``buffered`` changes would wait to be iterated over, be they from
+        what changed after ``since``, or more than ``buffered_changes`` would wait to be iterated over, be they from
         before or from now on. It outlives every invalidation, and ends when the store is closed.
         """
         self._must_be_open()
-        if whole_of(buffered, "the length of a buffer") < 1:
+        if whole_of(buffered_changes, "the length of a buffer") < 1:
             raise InvalidArgument("a buffer has room for one change at least")
         must_be_declared(kind, self._services.kinds)
         start = None if since is None else version_of(since)
         await self._resume_if_paused(self._pauses)
-        inbox = Inbox(kind.name, buffered)
+        inbox = Inbox(kind.name, buffered_changes)
         with self._using_the_file():
             if start is None:
                 await self._publish_foreign_commits()  # so that it does not get what happened while nobody listened
@@ -452,13 +471,13 @@ class CryptoStore:
 
         Kept in another place, it lets a later ``open`` notice an older copy that was put back.
         """
-        self._opening_process.must_be_current()
+        self._owner_process.must_be_current()
         version = max(self._lock.guarded.cache.version, self._streams.published)
         return StoreMark(self._services.backend.identity.hex(), version)
 
     def statistics(self) -> Statistics:
         """Return what this object holds and did until now."""
-        self._opening_process.must_be_current()
+        self._owner_process.must_be_current()
         lock, counts, ledger = self._lock, self._services.counts, self._lock.guarded.ledger
         return Statistics(
             state=self._state,
@@ -471,11 +490,11 @@ class CryptoStore:
             misses=counts.misses,
             commits=counts.commits,
             reruns=counts.reruns,
-            leases_acquired=lock.acquired,
-            leases_lost=lock.lost_leases,
+            leases_acquired=lock.leases_acquired,
+            leases_lost=lock.leases_lost,
             invalidations=lock.invalidations,
-            records_dropped=lock.dropped_records,
-            records_forgotten=0 if ledger is None else ledger.forgotten,
+            records_dropped=lock.records_dropped,
+            records_forgotten=0 if ledger is None else ledger.records_forgotten,
             subscriptions=len(self._streams),
         )
 
@@ -527,7 +546,7 @@ class CryptoStore:
         Operations that have not ended after ``timeout_seconds`` are given up on: the store is closed all the same, and
         ``OperationsAbandoned`` says which they were. A commit that is under way by then is waited for.
         """
-        self._opening_process.must_be_current()
+        self._owner_process.must_be_current()
         self._must_not_be_inside("a store can't be closed")
         if timeout_seconds is not None:
             seconds_of(timeout_seconds, "a timeout")
@@ -563,9 +582,9 @@ class CryptoStore:
 
     async def _attempt(
         self,
-        sort: type[Sort],
-        shown: Callable[[Sort], Begun],
-        operation: Callable[[Begun, *Arguments], Awaitable[Result]],
+        operation_type: type[AnyOperation],
+        facade_type: Callable[[AnyOperation], Facade],
+        operation: Callable[[Facade, *Arguments], Awaitable[Result]],
         arguments: tuple[*Arguments],
         attempts: int,
     ) -> Result:
@@ -573,8 +592,8 @@ class CryptoStore:
         pauses = self._pauses
         for attempt in range(1, whole_of(attempts, "the number of attempts") + 1):
             try:
-                async with _Block(self, sort, shown, operation, pauses) as begun:
-                    return await operation(begun, *arguments)
+                async with _Block(self, operation_type, facade_type, operation, pauses) as facade:
+                    return await operation(facade, *arguments)
             except OperationInterrupted as interruption:
                 if attempt == attempts:
                     raise
@@ -583,31 +602,31 @@ class CryptoStore:
         raise InvalidArgument("an operation needs at least one attempt")
 
     def _must_be_open(self) -> None:
-        self._opening_process.must_be_current()
+        self._owner_process.must_be_current()
         if self._closing is not None:
             raise StoreClosed("the store was closed")
 
     def _must_not_be_inside(self, what: str) -> None:
-        inside = _INSIDE.get()
-        while inside is not None:
-            if inside.store is self:
+        scope = _SCOPE.get()
+        while scope is not None:
+            if scope.store is self:
                 raise NestedOperation(f"{what} from inside an operation of this store, or from a task made there")
-            inside = inside.outer
+            scope = scope.outer
 
     def _may_begin(self) -> None:
         self._must_be_open()
         self._must_not_be_inside("an operation can't begin")
 
-    async def _begin(self, sort: type[Sort], code: object, pauses: int | None) -> Sort:
+    async def _begin(self, operation_type: type[AnyOperation], code: object, pauses: int | None) -> AnyOperation:
         await self._resume_if_paused(self._pauses if pauses is None else pauses)
-        operation = await sort.begin(self._services, code or _this_task())
+        operation = await operation_type.begin(self._services, code or _this_task())
         self._operations.add(operation)
         self._idle.clear()
         return operation
 
     def _end(self, operation: Operation) -> None:
         operation.end()
-        if not self._opening_process.is_current():
+        if not self._owner_process.is_current():
             return
         self._forget(operation)
         operation.leave()
@@ -695,7 +714,7 @@ class CryptoStore:
             await self._wait_until_idle(None)
             await self._end_tasks()
             try:
-                await self._lock.close()
+                await self._lock.stop()
             finally:
                 self._streams.close()
                 await self._services.backend.close()

@@ -9,7 +9,7 @@ from unwedged.store.errors import UnsupportedSQLite
 
 Release: TypeAlias = tuple[int, ...]
 
-LEAST: Final = (3, 37, 0)
+OLDEST_RELEASE: Final = (3, 37, 0)
 """STRICT tables are that old, and RETURNING is older."""
 
 _FIRST_WITH_RACE: Final = (3, 7, 0)
@@ -20,8 +20,10 @@ _ALSO_FIXED_FROM: Final = ((3, 44, 6), (3, 50, 7))
 
 def must_be_supported(release: Release = sqlite3.sqlite_version_info) -> None:
     """Refuse an SQLite that can't read a store."""
-    if release < LEAST:
-        raise UnsupportedSQLite(f"a store needs SQLite {_text(LEAST)} or later, and this program has {_text(release)}")
+    if release < OLDEST_RELEASE:
+        raise UnsupportedSQLite(
+            f"a store needs SQLite {_text(OLDEST_RELEASE)} or later, and this program has {_text(release)}"
+        )
 
 
 def has_wal_reset_race(release: Release = sqlite3.sqlite_version_info) -> bool:

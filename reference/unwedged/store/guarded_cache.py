@@ -23,7 +23,7 @@ class RecordName(NamedTuple):
     key: bytes
 
 
-OVERHEAD = 420
+OVERHEAD_BYTES = 420
 """What a cached record takes beside the bytes of its key and its value: Python's objects, its places in the map and in
 the order of use. Measured: see spec/benchmarks.md."""
 
@@ -34,13 +34,13 @@ class Ledger:
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.bytes = 0
-        self.forgotten = 0
+        self.records_forgotten = 0
         """How many records had to go so far."""
         self._weights: OrderedDict[RecordName, int] = OrderedDict()
 
     def count(self, name: RecordName, value: bytes | None, *, live: bool) -> None:
         """Count a record as it is now, and as used. A live object counts as much as the bytes it was decoded from."""
-        weight = OVERHEAD + len(name.key) + len(value or b"") * (1 + live)
+        weight = OVERHEAD_BYTES + len(name.key) + len(value or b"") * (1 + live)
         self.bytes += weight - self._weights.pop(name, 0)
         self._weights[name] = weight
 
@@ -169,6 +169,6 @@ class GuardedCache:
             for name in cached:
                 self.live.pop(name, None)
             if self.ledger is not None:
-                self.ledger.forgotten += len(cached)
+                self.ledger.records_forgotten += len(cached)
                 for name in cached:
                     self.ledger.drop(name)

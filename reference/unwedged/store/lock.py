@@ -119,10 +119,10 @@ class LeaseLock:
         self.guard = NO_GUARD
         self.guarded = guarded
         """That of the guard, or of the last one: the next is made out of it."""
-        self.acquired = 0
-        self.lost_leases = 0
+        self.leases_acquired = 0
+        self.leases_lost = 0
         self.invalidations = 0
-        self.dropped_records = 0
+        self.records_dropped = 0
         self._backend = backend
         self._clock = clock
         self._read_log = read_log
@@ -258,7 +258,7 @@ class LeaseLock:
     def lost(self, epoch: Epoch) -> None:
         """Note that the guard of ``epoch`` is dead."""
         if self.guard.epoch == epoch and self.guard != NO_GUARD:
-            self.lost_leases += 1
+            self.leases_lost += 1
             logger.info("lease lost label=%s epoch=%d version=%d", self.label, epoch, self.guarded.cache.version)
         self._set_guard(rules.lost(self.guard, epoch))
 
@@ -304,7 +304,7 @@ class LeaseLock:
             if lease.holder != self.instance:
                 logger.debug("lease wanted label=%s epoch=%d", self.label, lease.epoch)
                 return False
-            self.acquired += 1
+            self.leases_acquired += 1
             self._watch.took(lease.epoch)
             logger.info("lease acquired label=%s epoch=%d", self.label, lease.epoch)
             self._set_guard(rules.taken(lease.epoch))
@@ -333,7 +333,7 @@ class LeaseLock:
         dropped = len(since.records) - len(self.guarded.cache.records)
         if log.version != since.version:
             self.invalidations += 1
-            self.dropped_records += dropped
+            self.records_dropped += dropped
         logger.info(
             "cache synced label=%s epoch=%d version=%d since=%d dropped=%d kept=%d",
             *(self.label, epoch, log.version, since.version, dropped, len(self.guarded.cache.records)),
@@ -365,7 +365,8 @@ class LeaseLock:
                 "somebody waits for the lease, which is renewed no more: operations do not end label=%s epoch=%d: %s",
                 *(self.label, epoch),
                 ", ".join(
-                    f"{operation.name} ({now - min(operation.since, self._closing_since)} ms)" for operation in running
+                    f"{operation.name} ({now - min(operation.began_ms, self._closing_since)} ms)"
+                    for operation in running
                 ),
             )
             self._set_guard(expiring)
@@ -415,11 +416,6 @@ class LeaseLock:
     def give_way(self) -> None:
         """Release in a task of its own."""
         self._start(self._release())
-
-    async def close(self) -> None:
-        """Let nothing begin any more, and stop."""
-        self.stop_admitting()
-        await self.stop()
 
     async def stop(self) -> None:
         """Give the lease up, and end the tasks. What still runs is stopped by the fence."""

@@ -38,26 +38,29 @@ def no_check() -> None:
 
 
 async def offload_each(
-    work: Callable[[Item], Made], items: Sequence[Item], must_go_on: Callable[[], None] = no_check
+    work: Callable[[Item], Made], items: Sequence[Item], check_may_continue: Callable[[], None] = no_check
 ) -> list[Made]:
-    """Do ``work`` for each item, in order; in a thread where they are many. ``must_go_on`` may raise between slices."""
+    """Do ``work`` for each item, in order; in a thread where they are many.
+
+    ``check_may_continue`` is called before each slice, and ends it all where it raises.
+    """
     if len(items) <= FEW_RECORDS:
         return _each(work, items)
     made: list[Made] = []
     for start in range(0, len(items), SLICE_RECORDS):
-        must_go_on()
+        check_may_continue()
         made += await asyncio.to_thread(_each, work, items[start : start + SLICE_RECORDS])
     return made
 
 
 async def each_yielding(
-    work: Callable[[Item], Made], items: Sequence[Item], must_go_on: Callable[[], None] = no_check
+    work: Callable[[Item], Made], items: Sequence[Item], check_may_continue: Callable[[], None] = no_check
 ) -> list[Made]:
     """Do ``work`` for each item on the loop's own thread; where they are many, let others run in between."""
     made = _each(work, items[:FEW_RECORDS])
     for start in range(FEW_RECORDS, len(items), FEW_RECORDS):
         await asyncio.sleep(0)
-        must_go_on()
+        check_may_continue()
         made += _each(work, items[start : start + FEW_RECORDS])
     return made
 

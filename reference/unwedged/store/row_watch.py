@@ -20,11 +20,11 @@ LONGEST_PAUSE_MS = Milliseconds(50)
 SHORT_TURN_MS = Milliseconds(2)
 """Where a waiting process has paused for no longer than this when the lease changes hands, it looks eagerly again."""
 
-LOOKS_IN_FRONT = 12
-"""Of the process whose turn is next: the bound of its pause is the time for which it has paused already, or paused for
-the turn before, divided by this. So its wait is longer than it need be by no more than such a part."""
+PAUSE_DIVISOR_IF_NEXT = 12
+"""For the process whose turn is next: the bound of its pause is the time for which it has paused already, or paused
+for the turn before, divided by this. So its wait is longer than it need be by no more than such a part."""
 
-LOOKS_BEHIND = 4
+PAUSE_DIVISOR = 4
 """The same for each other process: it looks less often, and leaves the processor to the holder."""
 
 LEAVE_FREE_MS = Milliseconds(5)
@@ -46,7 +46,7 @@ class RowWatch:
         """Begin to wait."""
         self._seen: Epoch | None = None
         self._stand_back_ms = Milliseconds(0)
-        self._ahead = 0
+        self._instances_ahead = 0
         self._free = False
         self._left_free_ms = Milliseconds(0)
         self._looks = 0
@@ -69,19 +69,21 @@ class RowWatch:
             self._changed_hands(lease)
         if self._paused_ms < self._stand_back_ms:
             return False
-        return not free or self._left_free_ms >= self._ahead * LEAVE_FREE_MS
+        return not free or self._left_free_ms >= self._instances_ahead * LEAVE_FREE_MS
 
     def pause(self) -> Milliseconds:
         """Return how long to pause before the next look: at first not at all."""
         self._looks += 1
-        if self._looks <= EAGER_LOOKS and not self._ahead:
+        if self._looks <= EAGER_LOOKS and not self._instances_ahead:
             return Milliseconds(0)
-        if self._free and self._ahead and self._paused_ms >= self._stand_back_ms:
+        if self._free and self._instances_ahead and self._paused_ms >= self._stand_back_ms:
             pause = SHORTEST_PAUSE_MS
             self._left_free_ms = Milliseconds(self._left_free_ms + pause)
         else:
-            looks = LOOKS_BEHIND if self._ahead or self._paused_ms < self._stand_back_ms else LOOKS_IN_FRONT
-            bound = min(max(max(self._paused_ms, self._paused_before_ms) // looks, SHORTEST_PAUSE_MS), LONGEST_PAUSE_MS)
+            is_next = not self._instances_ahead and self._paused_ms >= self._stand_back_ms
+            paused_ms = max(self._paused_ms, self._paused_before_ms)
+            bound = paused_ms // (PAUSE_DIVISOR_IF_NEXT if is_next else PAUSE_DIVISOR)
+            bound = min(max(bound, SHORTEST_PAUSE_MS), LONGEST_PAUSE_MS)
             pause = self._between(bound - bound // 2, bound)
         self._paused_ms = Milliseconds(self._paused_ms + pause)
         return pause
@@ -99,7 +101,7 @@ class RowWatch:
         own = self._turns.get(self._instance, Epoch(0))
         # Short turns begin and end between two looks: any instance may have had one of those that were not seen.
         unseen = lease.epoch - own - sum(turn > own for turn in self._turns.values())
-        self._ahead = max(0, sum(turn < own for turn in self._turns.values()) - unseen)
+        self._instances_ahead = max(0, sum(turn < own for turn in self._turns.values()) - unseen)
         self._left_free_ms = Milliseconds(0)
         self._paused_before_ms = min(self._paused_ms, LONGEST_PAUSE_MS)
         self._paused_ms = Milliseconds(0)

@@ -100,7 +100,9 @@ class SealedRecords:
             )
         return replace(listed, keys=keys)
 
-    async def seal(self, writes: Mapping[RecordName, bytes | None], must_go_on: Callable[[], None] = no_check) -> Batch:
+    async def seal(
+        self, writes: Mapping[RecordName, bytes | None], check_may_continue: Callable[[], None] = no_check
+    ) -> Batch:
         """Make ready what is to be written; a record without a value is to be deleted.
 
         The rows are in the order of the database's index: writing many takes half the time then.
@@ -108,7 +110,7 @@ class SealedRecords:
         if len(writes) <= FEW_RECORDS:
             return Batch(writes, _in_order([self._sealed(self._row, write) for write in writes.items()]))
         # So many would take the place of those that are used again.
-        rows = await offload_each(partial(self._sealed, self._hidden), tuple(writes.items()), must_go_on)
+        rows = await offload_each(partial(self._sealed, self._hidden), tuple(writes.items()), check_may_continue)
         return Batch(writes, await asyncio.to_thread(_in_order, rows))
 
     async def commit(

@@ -38,7 +38,7 @@ from unwedged.store.errors import LeaseLost, StoreBusy, StoreClosed, StoreError,
 from unwedged.store.expectations import ANYTHING, Expectations, StoreMark
 from unwedged.store.files import prepare
 from unwedged.store.offloading import FEW_RECORDS, offload
-from unwedged.store.opening_process import OpeningProcess
+from unwedged.store.owner_process import OwnerProcess
 from unwedged.store.schema import CENSUS, SCHEMA, newest, unsupported
 from unwedged.store.statements import lease_of
 
@@ -61,7 +61,7 @@ class SqliteBackend:
         self._loop_connection = connections.on_loop
         self._files = connections.files
         self._schema = newest()
-        self._opening_process = OpeningProcess()
+        self._owner_process = OwnerProcess()
         self._statements_since_yield = 0
         self._checkpoints = Checkpoints(connections.files.path)
         self._busy_since: float | None = None
@@ -188,7 +188,7 @@ class SqliteBackend:
 
     async def close(self) -> None:
         """Let go of the database. The lease is not touched."""
-        self._opening_process.must_be_current()
+        self._owner_process.must_be_current()
         if not self._closed:
             self._closed = True
             with database.translated():
@@ -339,7 +339,7 @@ class SqliteBackend:
             raise unsupported(schema)
 
     def _must_be_open(self) -> None:
-        self._opening_process.must_be_current()
+        self._owner_process.must_be_current()
         if self._closed:
             raise StoreClosed("the store was closed")
 

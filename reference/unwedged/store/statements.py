@@ -85,15 +85,15 @@ SEAL: Final = "UPDATE header SET sealing = :fresh WHERE sealing IS NULL"
 RESEAL: Final = "UPDATE header SET sealing = :fresh WHERE sealing = :header RETURNING 1"
 
 
-def lateness(began: float, duration: Milliseconds) -> Milliseconds:
-    """Say how many milliseconds late a lease is written that was asked for when it ``began``; 0: not worth mentioning.
+def lateness(began_seconds: float, duration_ms: Milliseconds) -> Milliseconds:
+    """Return how many milliseconds ago the access began that writes a lease; 0: not worth mentioning.
 
     What takes more than half a lease, waiting included, has a ``now`` as old as that, and no renewal could run beside
     it: the lease would be lost though its holder lives. So a lease counts from when it is written. This is a length of
     time, measured here, so that the clock stays the caller's. Statements call it by the name ``late``.
     """
-    late = Milliseconds(int((database.monotonic_seconds() - began) * 1000))
-    return Milliseconds(0) if 2 * late <= duration else late
+    late = Milliseconds(int((database.monotonic_seconds() - began_seconds) * 1000))
+    return Milliseconds(0) if 2 * late <= duration_ms else late
 
 
 def lease_of(row: ResultRow) -> Lease:

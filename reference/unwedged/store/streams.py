@@ -17,7 +17,7 @@ from unwedged.protocol.identifiers import Version
 from unwedged.protocol.stream import Lagged
 from unwedged.store.errors import StoreError, StoreRolledBack
 from unwedged.store.guarded_cache import RecordName
-from unwedged.store.opening_process import OpeningProcess
+from unwedged.store.owner_process import OwnerProcess
 from unwedged.store.records import RecordKind
 
 Key = TypeVar("Key")
@@ -56,7 +56,7 @@ class Inbox:
         self._has_news = asyncio.Event()
         self._closed = False
         self._failure: StoreError | None = None
-        self._opening_process = OpeningProcess()
+        self._owner_process = OwnerProcess()
 
     def deliver(self, news: Change[RecordName] | Lagged) -> None:
         """Keep ``news`` if it is about the subscriber's kind."""
@@ -76,7 +76,7 @@ class Inbox:
 
     async def take(self) -> Change[RecordName] | Lagged | None:
         """Wait for the next piece of news; after the last raise what ended them, or return ``None``."""
-        self._opening_process.must_be_current()
+        self._owner_process.must_be_current()
         while not self.news:
             if self._failure is not None:
                 raise self._failure
@@ -117,8 +117,8 @@ class Subscription(Generic[Key]):
 class Streams:
     """All subscriptions of one process, and the version up to which everything is published to them."""
 
-    def __init__(self, heard: Version) -> None:
-        self.published = heard
+    def __init__(self, published: Version) -> None:
+        self.published = published
         self.followed = asyncio.Event()
         """Set while there is a subscription."""
         self._subscriptions: list[Listener] = []
@@ -139,18 +139,18 @@ class Streams:
 
         Added before that, it would get later changes first. What is read beyond ``published`` is delivered to all.
         """
-        heard = since
+        delivered = since
         while True:
-            log = await read_log(min(heard, self.published))
+            log = await read_log(min(delivered, self.published))
             if log.version < since:
                 raise StoreRolledBack(
                     f"the store is at version {log.version}, and what was committed after version {since} was asked "
                     "for: that is the version of another store, or this is an older copy"
                 )
-            for item in rules.news(heard, log):
+            for item in rules.news(delivered, log):
                 subscription.deliver(item)
-            heard = log.version
-            if heard >= self.published:  # Otherwise this process has committed or synced during the read.
+            delivered = log.version
+            if delivered >= self.published:  # Otherwise this process has committed or synced during the read.
                 self.publish(log)
                 self.add(subscription)
                 return

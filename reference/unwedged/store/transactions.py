@@ -32,7 +32,7 @@ from unwedged.store.errors import (
 from unwedged.store.guarded_cache import GuardedCache, RecordName
 from unwedged.store.lock import GUARD_ENDS, LeaseLock
 from unwedged.store.offloading import FEW_RECORDS, each_yielding
-from unwedged.store.opening_process import OpeningProcess
+from unwedged.store.owner_process import OwnerProcess
 from unwedged.store.records import Kind, RecordKind, must_be_declared
 from unwedged.store.sealed_records import Batch, SealedRecords
 from unwedged.store.streams import Streams
@@ -65,7 +65,7 @@ class Services:
     clock: Clock
     kinds: Mapping[str, Kind]
     counts: Counts
-    opening_process: OpeningProcess
+    owner_process: OwnerProcess
 
 
 class Operation:
@@ -79,7 +79,7 @@ class Operation:
     def __init__(self, services: Services, guarded: GuardedCache, code: object) -> None:
         self.epoch = guarded.epoch
         self.snapshot = guarded.cache
-        self.since = Milliseconds(services.clock.now())
+        self.began_ms = Milliseconds(services.clock.now())
         self.ended = False
         """Whether its code has ended; then only its commit, or its validation, is under way."""
         self._code = code
@@ -167,7 +167,7 @@ class Operation:
         self._must_not_be_doomed()
 
     def _must_not_be_doomed(self) -> None:
-        self._services.opening_process.must_be_current()
+        self._services.owner_process.must_be_current()
         if self._doom is not None:
             raise self._doom
 
@@ -202,7 +202,7 @@ class Operation:
         return set(listed.keys)
 
 
-class Reading(Operation):
+class ViewOperation(Operation):
     """What a view does."""
 
     async def get(self, kind: RecordKind[Key, Value], key: Key) -> Value | None:
@@ -259,7 +259,7 @@ class _Outcome:
     """The cache, where that was worked out beforehand."""
 
 
-class Updating(Operation):
+class TransactionOperation(Operation):
     """What a transaction does: it takes the live objects it works on out of the cache, and commits."""
 
     @classmethod
@@ -435,7 +435,7 @@ class View:
 
     __slots__ = ("_operation",)
 
-    def __init__(self, operation: Reading) -> None:
+    def __init__(self, operation: ViewOperation) -> None:
         self._operation = operation
 
     def __repr__(self) -> str:
@@ -465,7 +465,7 @@ class Transaction:
 
     __slots__ = ("_operation",)
 
-    def __init__(self, operation: Updating) -> None:
+    def __init__(self, operation: TransactionOperation) -> None:
         self._operation = operation
 
     def __repr__(self) -> str:

@@ -15,7 +15,7 @@ Given = TypeVar("Given")
 class Running(Protocol):
     """An operation that uses a guarded cache."""
 
-    since: Milliseconds
+    began_ms: Milliseconds
     """When it began."""
     ended: bool
     """Whether its code has ended; then only its commit, or its validation, is under way."""

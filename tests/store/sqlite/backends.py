@@ -146,10 +146,10 @@ class Stopped:
         self._lateness, self._loop = statements.lateness, asyncio.get_running_loop()
         monkeypatch.setattr(statements, "lateness", self._stop)
 
-    def _stop(self, began: float, duration: Milliseconds) -> Milliseconds:
+    def _stop(self, began_seconds: float, duration_ms: Milliseconds) -> Milliseconds:
         self._loop.call_soon_threadsafe(self.reached.set)
         assert self._go_on.wait(60)
-        return self._lateness(began, duration)
+        return self._lateness(began_seconds, duration_ms)
 
     def go_on(self) -> None:
         self._go_on.set()

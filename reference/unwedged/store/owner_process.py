@@ -23,7 +23,7 @@ def _forget() -> None:
 os.register_at_fork(after_in_child=_forget)
 
 
-class OpeningProcess:
+class OwnerProcess:
     """The process that this was made in."""
 
     __slots__ = ("_process",)
