@@ -18,6 +18,11 @@ ROUNDS: Final = 3
 """How often a room's key is shared at most before a message waits: for device lists, then for sessions."""
 
 
+def authorization(access_token: str) -> dict[str, str]:
+    """Return the headers that say which device sends a request."""
+    return {"Authorization": f"Bearer {access_token}"}
+
+
 class Refused(Exception):
     """The homeserver answered with an error."""
 

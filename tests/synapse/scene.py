@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 from aiohttp import ClientSession
 
-from examples.encrypted_bot.client import ROOT
+from examples.encrypted_bot.client import ROOT, authorization
 from examples.encrypted_bot.synapse import log_in, register
 from tests.machine.homeserver import Device, Json
 from tests.machine.message_keys import MessageKeys
@@ -179,7 +179,7 @@ class Scene:
 
     async def call(self, user: str, device: str, method: str, path: str, body: Json | None = None) -> Json:
         """Send a request of a device past the proxy."""
-        headers = {"Authorization": f"Bearer {self._tokens[f'{user} {device}']}"}
+        headers = authorization(self._tokens[f"{user} {device}"])
         async with self.http.request(method, f"{ROOT}/{path}", json=body, headers=headers) as response:
             response.raise_for_status()
             return msgspec.json.decode(await response.read(), type=Json)

@@ -13,7 +13,7 @@ from typing import TypeVar, TypeVarTuple
 import msgspec
 from aiohttp import ClientError, ClientSession, TCPConnector
 
-from examples.encrypted_bot.client import Client
+from examples.encrypted_bot.client import Client, authorization
 from tests.synapse.commands import (
     STOPPED,
     Advance,
@@ -129,7 +129,7 @@ async def serve(settings: Settings) -> None:
     """Answer each line until none comes."""
     clock, interruptions = AdvancedClock(settings.added_ms), Interruptions()
     interrupted(interruptions)
-    headers = {"Authorization": f"Bearer {settings.access_token}", "User-Agent": settings.label}
+    headers = authorization(settings.access_token) | {"User-Agent": settings.label}
     # A new connection for each request: where a kept one breaks, aiohttp repeats the request, and a loss is not seen.
     async with (
         ClientSession(settings.address, headers=headers, connector=TCPConnector(force_close=True)) as http,
