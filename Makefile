@@ -18,7 +18,7 @@ NPM := $(NODEJS)/bin/node $(NODEJS)/lib/node_modules/npm/bin/npm-cli.js
 MAUTRIX_GO := $(VENV)/peers/mautrix-go
 
 .DEFAULT_GOAL := help
-.PHONY: help check check-deep guards prove test peers synapse coverage bench bench-smoke lint lock
+.PHONY: help check check-deep conditions prove test peers synapse coverage bench bench-smoke lint lock
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -29,8 +29,8 @@ check: $(READY) ## Check the models, find every fault by name, replay the model 
 check-deep: $(READY) ## The same with every bound raised by one: at most half an hour on two cores
 	@$(VENV)/bin/python -m checking check --deep
 
-guards: $(READY) ## Take each guard of the specification out and say which property falls: three quarters of an hour
-	@$(VENV)/bin/python -m checking guards
+conditions: $(READY) ## Take each condition of the specification out and say which property falls: three quarters of an hour
+	@$(VENV)/bin/python -m checking conditions
 
 prove: $(READY) ## Prove the protocol for any number of processes and records, and that it is what the code does
 	@$(VENV)/bin/python -m proofs

@@ -26,7 +26,7 @@ from checking.display import (
     watching,
 )
 from checking.errors import CheckError
-from checking.models.guards import Fall, all_guards, discrepancies, read_guard_list, take_out
+from checking.models.conditions import Fall, all_conditions, discrepancies, read_condition_list, take_out
 from checking.models.manifest import Band, Layer, Manifest, find_manifest, read_manifest
 from checking.models.schedule import Outcome, check_models
 from checking.replay.counterexamples import replay_counterexample
@@ -179,24 +179,24 @@ def model(name: str, *, print_command: Annotated[bool, Parameter(negative=())] =
 
 
 @app.command
-def guards(*prefixes: str) -> int:
-    """Take each guard of the specification's actions out, or each fairness assumption, and say which property falls.
+def conditions(*prefixes: str) -> int:
+    """Take out each condition of the specification's actions and each fairness assumption; say which property falls.
 
     Parameters
     ----------
     prefixes
-        Only the guards of which this is the beginning, such as LeaseLock!Renew.
+        Only the conditions of which this is the beginning, such as LeaseLock!Renew.
 
     """
     console = make_console()
     manifest = _manifest()
-    listed = read_guard_list(manifest)
-    everything = all_guards(manifest)
-    chosen = [guard for guard in everything if str(guard).startswith(prefixes or "")]
+    listed = read_condition_list(manifest)
+    everything = all_conditions(manifest)
+    chosen = [condition for condition in everything if str(condition).startswith(prefixes or "")]
     if not chosen:
-        raise CheckError(f"there is no guard that begins with {' or '.join(prefixes)}")
+        raise CheckError(f"there is no condition that begins with {' or '.join(prefixes)}")
     falls: list[Fall] = []
-    with counting(console, "guards") as on_progress:
+    with counting(console, "conditions") as on_progress:
 
         def on_fall(fall: Fall) -> None:
             falls.append(fall)

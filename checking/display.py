@@ -11,7 +11,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from checking.models.guards import Fall
+from checking.models.conditions import Fall
 from checking.models.manifest import Model
 from checking.models.schedule import Outcome, ProgressReporter
 from checking.report import FaultReport, ReplayReport
@@ -120,12 +120,12 @@ def _finding(outcome: Outcome) -> str:
 
 
 def fall_line(fall: Fall) -> Text:
-    """Say in one line what came of taking a guard out."""
+    """Say in one line what came of taking a condition out."""
     if fall.falls:
-        return Text(f"{fall.guard}: {fall.falls} ({fall.model})")
+        return Text(f"{fall.condition}: {fall.falls} ({fall.model})")
     if fall.unfinished:
-        return Text(f"{fall.guard}: not known, TLC was ended: {', '.join(fall.unfinished)}", "red")
-    return Text(f"{fall.guard}: nothing falls", "yellow")
+        return Text(f"{fall.condition}: not known, TLC was ended: {', '.join(fall.unfinished)}", "red")
+    return Text(f"{fall.condition}: nothing falls", "yellow")
 
 
 def show_faults(console: Console, faults: Sequence[FaultReport]) -> None:

@@ -235,7 +235,7 @@ Next ==
 (* token, one of them is handed in. (So the network may lose many responses, *)
 (* but not all.) A response that is of no use is put away, and what is       *)
 (* recorded is worked off. Without any of these a message waits for ever:    *)
-(* `python -m checking guards Inbox!Fairness`.                               *)
+(* `python -m checking conditions Inbox!Fairness`.                           *)
 Fairness ==
     /\ WF_vars(\E p \in Processes : AskSync(p))
     /\ SF_vars(\E p \in Processes : AnswerSync(p))

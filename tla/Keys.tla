@@ -357,7 +357,7 @@ Next ==
 (* up that stays open. Nothing is assumed about uploads: each may get lost. The *)
 (* others may be suspended for ever, whatever they have in hand. Without any of *)
 (* these assumptions the server stays without keys for ever: `python -m         *)
-(* checking guards Keys!Fairness` leaves them out, one at a time.               *)
+(* checking conditions Keys!Fairness` leaves them out, one at a time.           *)
 Fairness ==
     /\ WF_vars(GiveOfferUp)
     /\ \A p \in Awake :

@@ -171,8 +171,8 @@ Next ==
 (* that it uses again and again. Some of the answers to its syncs arrive, and   *)
 (* some of those to its queries. The others may be suspended for ever, whatever *)
 (* they have in hand. Without any of these assumptions a list stays outdated    *)
-(* for ever: `python -m checking guards Lists!Fairness` leaves them out, one at *)
-(* a time.                                                                      *)
+(* for ever: `python -m checking conditions Lists!Fairness` leaves them out,    *)
+(* one at a time.                                                               *)
 Fairness ==
     \A p \in Awake :
         /\ \A c \in Used : WF_vars(AnswerSync(p, c))

@@ -208,7 +208,7 @@ Next ==
 (* again, one is answered; and if such answers to claims come again and      *)
 (* again, one is handed in. (So the network may lose many, but not all.)     *)
 (* What a process has an answer to it does not keep for ever. Without any of *)
-(* these a key or a session waits for ever: `python -m checking guards       *)
+(* these a key or a session waits for ever: `python -m checking conditions   *)
 (* Sessions!Fairness`.                                                       *)
 Fairness ==
     /\ WF_vars(HourPasses)

@@ -1,9 +1,9 @@
-"""Which property needs which guard: each is taken out of its action, one at a time, and TLC says what falls.
+"""Which property needs which condition: each is taken out of its action, one at a time, and TLC says what falls.
 
-A guard is a condition of an action: a conjunct that says nothing of the next state. What is assumed about fairness is
-taken out likewise. What a smoke model then finds is the answer; how many states it has says nothing. A guard that no
-property needs may be superfluous, or something that it protects is not stated. ``tla/models/guards.toml`` lists which
-property falls without which guard, and of each guard that no property needs why it stays.
+A condition is a conjunct of an action that says nothing of the next state. What is assumed about fairness is taken out
+likewise. What a smoke model then finds is the answer; how many states it has says nothing. A condition that no property
+needs may be superfluous, or something that it protects is not stated. ``tla/models/conditions.toml`` lists which
+property falls without which condition, and of each condition that no property needs why it stays.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MODULES = {
     "Keys": "MCKeys.tla",
     "Lists": "MCLists.tla",
 }
-"""The modules whose guards are taken out, and what makes them finite."""
+"""The modules whose conditions are taken out, and what makes them finite."""
 
 LOWERED_BOUNDS = {
     "LeaseLockProgress": {"MaxJumps": 0},
@@ -52,8 +52,8 @@ LOWERED_BOUNDS = {
 could overwrite what the other wrote.
 """
 
-CONDITIONS = {"CryptoStoreCache": ("MayBegin",)}
-"""By module: definitions that are nothing but conditions of an action. Their conjuncts are guards too."""
+CONDITION_DEFINITIONS = {"CryptoStoreCache": ("MayBegin",)}
+"""By module: definitions that are nothing but conditions of an action. Their conjuncts are conditions too."""
 
 FAIRNESS = "Fairness"
 """The definition, where a module has it, of which each conjunct is an assumption."""
@@ -63,18 +63,18 @@ _DEFINITION = re.compile(r"^(\w+)(?:\([^)=]*\))? *==", re.MULTILINE)
 _BULLET = re.compile(r"^ *(?:(?:IN|THEN|ELSE|IF|\\/) +)*(/\\) ", re.MULTILINE)
 _TOKEN = re.compile(r"/\\|[()\[\]{}]|\\/|\\[EA] |=>|\bIF\b")
 _FAULT = re.compile(r'Broken\("[^"]+"\)|TwoCommits')
-_NOT_A_GUARD = re.compile(r'^~(?:Broken\("[^"]+"\)|Unguarded\(o\))$|\bMax[A-Z]\w+|\bEpochsLeft\b|\bLongWrites\b')
+_NOT_A_CONDITION = re.compile(r'^~(?:Broken\("[^"]+"\)|Unguarded\(o\))$|\bMax[A-Z]\w+|\bEpochsLeft\b|\bLongWrites\b')
 """Switches of faults, and what bounds a model."""
 
 _PARSE_ERRORS = 150
 """TLC's exit codes from here on mean that it could not even read the specification."""
 
-GUARDLESS_STATES_FACTOR = 3
-"""A model without a guard is ended when TLC has found so many times the states that it has with it."""
+STATES_FACTOR_WITHOUT_CONDITION = 3
+"""A model without a condition is ended when TLC has found so many times the states that it has with it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Guard:
+class Condition:
     """One conjunct, and where in its module it is."""
 
     module: str
@@ -89,11 +89,11 @@ class Guard:
 
 @dataclass(frozen=True, slots=True)
 class Fall:
-    """What came of taking a guard out."""
+    """What came of taking a condition out."""
 
-    guard: Guard
+    condition: Condition
     falls: str
-    """The property; or why there is no such thing as the specification without the guard; or nothing."""
+    """The property; or why there is no such thing as the specification without the condition; or nothing."""
     model: str
     """The model that found it."""
     unfinished: tuple[str, ...] = ()
@@ -101,72 +101,72 @@ class Fall:
 
 
 class Needed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A guard that some property needs, and what TLC found first without it."""
+    """A condition that some property needs, and what TLC found first without it."""
 
     action: str
     """With its module: ``LeaseLock!Call``."""
-    guard: str
+    condition: str
     falls: str
     model: str
 
 
 class Unneeded(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A guard that no property needs, and why it stays."""
+    """A condition that no property needs, and why it stays."""
 
     action: str
     """With its module: ``LeaseLock!Call``."""
-    guard: str
+    condition: str
     why: str
 
 
-class GuardList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What ``guards.toml`` says: each guard is in one of the lists."""
+class ConditionList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What ``conditions.toml`` says: each condition is in one of the lists."""
 
     needed: list[Needed] = []
     unneeded: list[Unneeded] = []
 
 
-def read_guard_list(manifest: Manifest) -> GuardList:
-    """Read what is known of the guards."""
-    path = manifest.folder / "guards.toml"
+def read_condition_list(manifest: Manifest) -> ConditionList:
+    """Read what is known of the conditions."""
+    path = manifest.folder / "conditions.toml"
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=GuardList)
+        return msgspec.toml.decode(path.read_bytes(), type=ConditionList)
     except (OSError, msgspec.DecodeError) as error:
         raise ManifestInvalid(f"{path}: {error}") from error
 
 
-def all_guards(manifest: Manifest) -> list[Guard]:
-    """Find the guards of all modules."""
+def all_conditions(manifest: Manifest) -> list[Condition]:
+    """Find the conditions of all modules."""
     return [
-        guard
+        condition
         for module in MODULES
-        for guard in find_guards(module, (manifest.folder.parent / f"{module}.tla").read_text(encoding="utf-8"))
+        for condition in find_conditions(module, (manifest.folder.parent / f"{module}.tla").read_text(encoding="utf-8"))
     ]
 
 
-def find_guards(module: str, text: str) -> list[Guard]:
-    """Find the guards of all actions of a module."""
+def find_conditions(module: str, text: str) -> list[Condition]:
+    """Find the conditions of all actions of a module."""
     plain = _plain(text)
     bodies = _bodies(plain)
     steps = _steps(plain, bodies)
-    conditions = CONDITIONS.get(module, ())
-    names = [*re.findall(r"\w+", plain[slice(*bodies["Next"])]), *conditions]
-    guards: list[Guard] = []
+    definitions = CONDITION_DEFINITIONS.get(module, ())
+    names = [*re.findall(r"\w+", plain[slice(*bodies["Next"])]), *definitions]
+    conditions: list[Condition] = []
     for action in dict.fromkeys(names):
-        if action in bodies and (action in steps or action in conditions):
-            parts = list(_guards_within(plain, *bodies[action], steps))
+        if action in bodies and (action in steps or action in definitions):
+            parts = list(_conditions_within(plain, *bodies[action], steps))
             if not any(_FAULT.fullmatch(plain[slice(*part)]) for part in parts):
-                guards += [
-                    Guard(module, action, " ".join(plain[first:last].split()), first, last)
+                conditions += [
+                    Condition(module, action, " ".join(plain[first:last].split()), first, last)
                     for first, last in parts
-                    if not _NOT_A_GUARD.search(plain[first:last])
+                    if not _NOT_A_CONDITION.search(plain[first:last])
                 ]
     if FAIRNESS in bodies:
-        guards += [
-            Guard(module, FAIRNESS, " ".join(plain[first:last].split()), first, last)
+        conditions += [
+            Condition(module, FAIRNESS, " ".join(plain[first:last].split()), first, last)
             for first, last in _assumptions(plain, *bodies[FAIRNESS])
         ]
-    return guards
+    return conditions
 
 
 def _plain(text: str) -> str:
@@ -194,12 +194,12 @@ def _bodies(plain: str) -> dict[str, tuple[int, int]]:
     return bodies
 
 
-def _guards_within(plain: str, start: int, end: int, steps: set[str]) -> Iterator[tuple[int, int]]:
+def _conditions_within(plain: str, start: int, end: int, steps: set[str]) -> Iterator[tuple[int, int]]:
     for first, last in _conjuncts(plain, start, end):
         if steps.isdisjoint(re.findall(r"\w+|'", plain[first:last])):
             yield from _parts(plain, first, last)
         else:
-            yield from _guards_within(plain, first, last, steps)
+            yield from _conditions_within(plain, first, last, steps)
 
 
 def _assumptions(plain: str, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -239,31 +239,31 @@ def _parts(plain: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         yield first + len(text) - len(text.lstrip()), first + len(text.rstrip())
 
 
-def without(guard: Guard, text: str) -> str:
-    """Return the module's text without the guard."""
-    if " ".join(_plain(text)[guard.start : guard.end].split()) != guard.text:
-        raise CheckError(f"{guard}: it is no longer where it was in {guard.module}.tla")
-    removed = re.sub(r"[^\n]", " ", text[guard.start : guard.end])
-    return text[: guard.start] + "TRUE" + removed[4:] + text[guard.end :]
+def without(condition: Condition, text: str) -> str:
+    """Return the module's text without the condition."""
+    if " ".join(_plain(text)[condition.start : condition.end].split()) != condition.text:
+        raise CheckError(f"{condition}: it is no longer where it was in {condition.module}.tla")
+    removed = re.sub(r"[^\n]", " ", text[condition.start : condition.end])
+    return text[: condition.start] + "TRUE" + removed[4:] + text[condition.end :]
 
 
-async def what_falls(toolbox: Toolbox, manifest: Manifest, guard: Guard) -> Fall:
-    """Take a guard out, and check the smoke models, the smallest first, until one notices."""
-    text = (manifest.folder.parent / f"{guard.module}.tla").read_text(encoding="utf-8")
+async def what_falls(toolbox: Toolbox, manifest: Manifest, condition: Condition) -> Fall:
+    """Take a condition out, and check the smoke models, the smallest first, until one notices."""
+    text = (manifest.folder.parent / f"{condition.module}.tla").read_text(encoding="utf-8")
     unfinished: list[str] = []
-    for model in _models(manifest, guard.module):
-        with tempfile.TemporaryDirectory(prefix="unwedged-guards-") as scratch:
-            job = _job_without(manifest, model, guard, text, Path(scratch))
+    for model in _models(manifest, condition.module):
+        with tempfile.TemporaryDirectory(prefix="unwedged-conditions-") as scratch:
+            job = _job_without(manifest, model, condition, text, Path(scratch))
             result = await run(toolbox, job)
         if result.verdict is Verdict.ERROR:
             if result.exit_code >= _PARSE_ERRORS:
-                raise CheckError(f"{guard}: taking it out makes no specification: {result.detail}")
-            return Fall(guard, "it can't be evaluated", model.name)
+                raise CheckError(f"{condition}: taking it out makes no specification: {result.detail}")
+            return Fall(condition, "it can't be evaluated", model.name)
         if result.verdict in (Verdict.SAFETY, Verdict.LIVENESS):
-            return Fall(guard, result.property or "one of its properties", model.name)
+            return Fall(condition, result.property or "one of its properties", model.name)
         if result.verdict is not Verdict.PASS:
             unfinished.append(model.name)
-    return Fall(guard, "", "", tuple(unfinished))
+    return Fall(condition, "", "", tuple(unfinished))
 
 
 def _models(manifest: Manifest, module: str) -> list[Model]:
@@ -271,10 +271,10 @@ def _models(manifest: Manifest, module: str) -> list[Model]:
     return sorted(models, key=lambda model: model.distinct_states)
 
 
-def _job_without(manifest: Manifest, model: Model, guard: Guard, text: str, scratch: Path) -> Job:
+def _job_without(manifest: Manifest, model: Model, condition: Condition, text: str, scratch: Path) -> Job:
     # What is beside the specification comes before what is in the library.
     job = manifest.job(model)
-    (scratch / f"{guard.module}.tla").write_text(without(guard, text), encoding="utf-8")
+    (scratch / f"{condition.module}.tla").write_text(without(condition, text), encoding="utf-8")
     specification = scratch / model.specification
     specification.write_bytes(job.specification.read_bytes())
     configuration = scratch / f"{model.name}.cfg"
@@ -288,43 +288,43 @@ def _job_without(manifest: Manifest, model: Model, guard: Guard, text: str, scra
         specification=specification,
         configuration=configuration,
         library=(manifest.folder, manifest.folder.parent),
-        max_states=GUARDLESS_STATES_FACTOR * model.distinct_states,
+        max_states=STATES_FACTOR_WITHOUT_CONDITION * model.distinct_states,
     )
 
 
 async def take_out(
-    toolbox: Toolbox, manifest: Manifest, guards: Sequence[Guard], on_fall: Callable[[Fall], None]
+    toolbox: Toolbox, manifest: Manifest, conditions: Sequence[Condition], on_fall: Callable[[Fall], None]
 ) -> None:
-    """Take each guard out, as many at once as there are cores, and tell of each what falls."""
+    """Take each condition out, as many at once as there are cores, and tell of each what falls."""
     cores = asyncio.Semaphore(os.cpu_count() or 1)
 
-    async def one(guard: Guard) -> None:
+    async def one(condition: Condition) -> None:
         async with cores:
-            on_fall(await what_falls(toolbox, manifest, guard))
+            on_fall(await what_falls(toolbox, manifest, condition))
 
     async with asyncio.TaskGroup() as group:
-        for guard in guards:
-            group.create_task(one(guard))
+        for condition in conditions:
+            group.create_task(one(condition))
 
 
-def discrepancies(falls: Sequence[Fall], listed: GuardList, guards: Sequence[Guard]) -> list[str]:
+def discrepancies(falls: Sequence[Fall], listed: ConditionList, conditions: Sequence[Condition]) -> list[str]:
     """Return what is not as listed, or not known: what falls or does not, and what is listed and not there."""
-    needed = {(entry.action, entry.guard) for entry in listed.needed}
-    unneeded = {(entry.action, entry.guard) for entry in listed.unneeded}
+    needed = {(entry.action, entry.condition) for entry in listed.needed}
+    unneeded = {(entry.action, entry.condition) for entry in listed.unneeded}
     wrong = []
     for fall in falls:
-        place = (f"{fall.guard.module}!{fall.guard.action}", fall.guard.text)
+        place = (f"{fall.condition.module}!{fall.condition.action}", fall.condition.text)
         if fall.falls and place in unneeded:
-            wrong.append(f"{fall.guard}: {fall.falls} needs it, but guards.toml says that nothing does")
+            wrong.append(f"{fall.condition}: {fall.falls} needs it, but conditions.toml says that nothing does")
         elif fall.falls and place not in needed:
-            wrong.append(f"{fall.guard}: {fall.falls} needs it, and guards.toml does not say so")
+            wrong.append(f"{fall.condition}: {fall.falls} needs it, and conditions.toml does not say so")
         elif fall.unfinished:
             ended = ", ".join(fall.unfinished)
-            wrong.append(f"{fall.guard}: nobody knows whether a property needs it, because TLC was ended: {ended}")
+            wrong.append(f"{fall.condition}: nobody knows whether a property needs it, because TLC was ended: {ended}")
         elif not fall.falls and place in needed:
-            wrong.append(f"{fall.guard}: no property needs it, but guards.toml says that one does")
+            wrong.append(f"{fall.condition}: no property needs it, but conditions.toml says that one does")
         elif not fall.falls and place not in unneeded:
-            wrong.append(f"{fall.guard}: no property needs it, and guards.toml does not say why it stays")
-    there = {(f"{guard.module}!{guard.action}", guard.text) for guard in guards}
+            wrong.append(f"{fall.condition}: no property needs it, and conditions.toml does not say why it stays")
+    there = {(f"{condition.module}!{condition.action}", condition.text) for condition in conditions}
     gone = sorted((needed | unneeded) - there)
-    return wrong + [f"{action}: {text}: guards.toml has it, and it is not there" for action, text in gone]
+    return wrong + [f"{action}: {text}: conditions.toml has it, and it is not there" for action, text in gone]

@@ -1,4 +1,4 @@
-"""Guards are found in the specification's text, taken out, and what then falls is what TLC says."""
+"""Conditions are found in the specification's text, taken out, and what then falls is what TLC says."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from checking.models.guards import (
+from checking.models.conditions import (
     MODULES,
+    Condition,
+    ConditionList,
     Fall,
-    Guard,
-    GuardList,
     Needed,
     Unneeded,
-    all_guards,
+    all_conditions,
     discrepancies,
-    find_guards,
-    read_guard_list,
+    find_conditions,
+    read_condition_list,
     what_falls,
     without,
 )
@@ -28,7 +28,7 @@ MODULE = r"""
 Steps(p) == x' = [x EXCEPT ![p] = 1]
 
 Plain(p) ==
-    /\ x[p] = 0 /\ y \in {1, 2}  \* not a /\ guard
+    /\ x[p] = 0 /\ y \in {1, 2}  \* not a /\ condition
     /\ \A q \in P : x[q] = 0 /\ y = 1
     /\ y < MaxEpoch /\ ~Broken("some-fault")
     /\ x' = [x EXCEPT ![p] = 1]
@@ -71,13 +71,13 @@ def manifest() -> Manifest:
     return read_manifest(find_manifest(Path(__file__)))
 
 
-def guard(manifest: Manifest, name: str) -> Guard:
-    [found] = [guard for guard in all_guards(manifest) if str(guard) == name]
+def condition(manifest: Manifest, name: str) -> Condition:
+    [found] = [condition for condition in all_conditions(manifest) if str(condition) == name]
     return found
 
 
-def test_guards_are_what_says_nothing_of_the_next_state() -> None:
-    assert [(found.action, found.text) for found in find_guards("LeaseLock", MODULE)] == [
+def test_conditions_are_what_says_nothing_of_the_next_state() -> None:
+    assert [(found.action, found.text) for found in find_conditions("LeaseLock", MODULE)] == [
         ("Plain", "x[p] = 0"),
         ("Plain", r"y \in {1, 2}"),
         ("Plain", r"\A q \in P : x[q] = 0 /\ y = 1"),
@@ -92,35 +92,35 @@ def test_guards_are_what_says_nothing_of_the_next_state() -> None:
 
 
 def test_one_is_taken_out_and_the_rest_stays() -> None:
-    for number, found in enumerate(find_guards("LeaseLock", MODULE)):
+    for number, found in enumerate(find_conditions("LeaseLock", MODULE)):
         left = without(found, MODULE)
-        others = [other.text for other in find_guards("LeaseLock", left)]
+        others = [other.text for other in find_conditions("LeaseLock", left)]
         assert others[number] == "TRUE"
         others[number] = found.text
-        assert others == [other.text for other in find_guards("LeaseLock", MODULE)]
+        assert others == [other.text for other in find_conditions("LeaseLock", MODULE)]
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_every_action_has_guards(manifest: Manifest, module: str) -> None:
-    guards = [found for found in all_guards(manifest) if found.module == module]
-    assert len({found.action for found in guards}) > 5
-    assert len({(found.action, found.text) for found in guards}) == len(guards)
+def test_every_action_has_conditions(manifest: Manifest, module: str) -> None:
+    conditions = [found for found in all_conditions(manifest) if found.module == module]
+    assert len({found.action for found in conditions}) > 5
+    assert len({(found.action, found.text) for found in conditions}) == len(conditions)
 
 
 async def test_what_a_property_needs_is_told(toolbox: Toolbox, manifest: Manifest) -> None:
-    needed = guard(manifest, "LeaseLock!Release: FencePasses(lease, guard[p].epoch)")
+    needed = condition(manifest, "LeaseLock!Release: FencePasses(lease, guard[p].epoch)")
     fall = await what_falls(toolbox, manifest, needed)
-    assert (fall.guard, fall.model) == (needed, "LeaseLock")
+    assert (fall.condition, fall.model) == (needed, "LeaseLock")
     assert fall.falls in ("OneFencedHolder", "GuardIsHonest", "HolderNotAborted")
 
 
 async def test_what_no_property_needs_is_told(toolbox: Toolbox, manifest: Manifest) -> None:
-    unneeded = guard(manifest, "LeaseLock!Want: ~lease.wanted")
+    unneeded = condition(manifest, "LeaseLock!Want: ~lease.wanted")
     assert await what_falls(toolbox, manifest, unneeded) == Fall(unneeded, "", "")
 
 
 async def test_who_waits_for_ever_where_fairness_is_not_assumed_is_told(toolbox: Toolbox, manifest: Manifest) -> None:
-    needed = guard(manifest, "LeaseLock!Fairness: SF_vars(Begin(p))")
+    needed = condition(manifest, "LeaseLock!Fairness: SF_vars(Begin(p))")
     fall = await what_falls(toolbox, manifest, needed)
     assert (fall.falls, fall.model) == ("one of its properties", "LeaseLockProgress")
 
@@ -128,15 +128,15 @@ async def test_who_waits_for_ever_where_fairness_is_not_assumed_is_told(toolbox:
 async def test_a_model_that_was_ended_is_no_answer(
     toolbox: Toolbox, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unneeded = guard(manifest, "LeaseLock!Want: ~lease.wanted")
-    monkeypatch.setattr("checking.models.guards.GUARDLESS_STATES_FACTOR", 0.01)
+    unneeded = condition(manifest, "LeaseLock!Want: ~lease.wanted")
+    monkeypatch.setattr("checking.models.conditions.STATES_FACTOR_WITHOUT_CONDITION", 0.01)
     fall = await what_falls(toolbox, manifest, unneeded)
     assert (fall.falls, set(fall.unfinished)) == ("", {"LeaseLock", "LeaseLockProgress"})
 
 
 def test_what_is_not_as_listed_is_told(manifest: Manifest) -> None:
-    guards = all_guards(manifest)[:6]
-    first, second, third, fourth, fifth, sixth = guards
+    conditions = all_conditions(manifest)[:6]
+    first, second, third, fourth, fifth, sixth = conditions
     falls = [
         Fall(first, "", ""),
         Fall(second, "HolderNotAborted", "LeaseLock"),
@@ -145,28 +145,28 @@ def test_what_is_not_as_listed_is_told(manifest: Manifest) -> None:
         Fall(fifth, "HolderNotAborted", "LeaseLock"),
         Fall(sixth, "", "", ("LeaseLock",)),
     ]
-    places = [(f"{found.module}!{found.action}", found.text) for found in guards]
-    listed = GuardList(
+    places = [(f"{found.module}!{found.action}", found.text) for found in conditions]
+    listed = ConditionList(
         needed=[Needed(*places[3], "HolderNotAborted", "LeaseLock")],
         unneeded=[Unneeded(*place, "so") for place in (places[1], places[2], places[5], ("LeaseLock!Call", "is gone"))],
     )
-    told = discrepancies(falls, listed, guards)
+    told = discrepancies(falls, listed, conditions)
     about = (first, second, fourth, fifth, sixth, "LeaseLock!Call")
     assert [line.removeprefix(f"{what}: ") for line, what in zip(told, about, strict=True)] == [
-        "no property needs it, and guards.toml does not say why it stays",
-        "HolderNotAborted needs it, but guards.toml says that nothing does",
-        "no property needs it, but guards.toml says that one does",
-        "HolderNotAborted needs it, and guards.toml does not say so",
+        "no property needs it, and conditions.toml does not say why it stays",
+        "HolderNotAborted needs it, but conditions.toml says that nothing does",
+        "no property needs it, but conditions.toml says that one does",
+        "HolderNotAborted needs it, and conditions.toml does not say so",
         "nobody knows whether a property needs it, because TLC was ended: LeaseLock",
-        "is gone: guards.toml has it, and it is not there",
+        "is gone: conditions.toml has it, and it is not there",
     ]
 
 
 def test_each_is_listed_once_with_what_falls_or_why_it_stays(manifest: Manifest) -> None:
-    listed = read_guard_list(manifest)
-    places = [(entry.action, entry.guard) for entry in listed.needed]
-    places += [(entry.action, entry.guard) for entry in listed.unneeded]
+    listed = read_condition_list(manifest)
+    places = [(entry.action, entry.condition) for entry in listed.needed]
+    places += [(entry.action, entry.condition) for entry in listed.unneeded]
     assert len(set(places)) == len(places)
-    assert set(places) == {(f"{found.module}!{found.action}", found.text) for found in all_guards(manifest)}
+    assert set(places) == {(f"{found.module}!{found.action}", found.text) for found in all_conditions(manifest)}
     assert all(entry.falls and manifest.model(entry.model) for entry in listed.needed)
     assert all(entry.why for entry in listed.unneeded)
