@@ -27,6 +27,7 @@ from typing import Final, Protocol
 from bench import (
     bounded,
     handover,
+    machine,
     memory,
     model_checking,
     opening,
@@ -68,12 +69,13 @@ TOPICS: Final[dict[str, Topic]] = {
     "bounded": bounded,
     "opening": opening,
     "peers": peers,
+    "machine": machine,
     "model-checking": model_checking,
 }
 
-AIMING: Final[tuple[Aiming, ...]] = (transactions, handover, rivals, taking_over, peers)
+AIMING: Final[tuple[Aiming, ...]] = (transactions, handover, rivals, taking_over, peers, machine)
 
-TIMED: Final = (transactions, taking_over, memory, bounded, opening, peers)
+TIMED: Final = (transactions, taking_over, memory, bounded, opening, peers, machine)
 """The topics whose results are pyperf's. Those note how busy the machine was."""
 
 

@@ -1,0 +1,400 @@
+"""The machine: messages, readings, handovers and caches, beside the bare ratchets and beside other libraries.
+
+Two groups run in the peers' environment, ``.venv/peers``, so that all sides have their turns in one process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import aiosqlite
+import msgspec
+from vodozemac import (
+    Account,
+    AnyOlmMessage,
+    Curve25519PublicKey,
+    GroupSession,
+    InboundGroupSession,
+    MegolmMessage,
+    SessionKey,
+)
+
+from bench.correspondents import BOB, CONTENT, KEY, ROOM, Bob, Library, introduced, known, machine, part, text
+from bench.machine_peers import matrix_nio, mautrix
+from bench.measuring import Aim, Effort, Group, Results, Timed, each, measure_in_rounds, program, sized
+from bench.reporting import Pair, aims_of, compared, digits, duration, table
+from bench.stores import settle_logs
+from bench.transactions import BARE, PUT
+from unwedged.machine import DecryptedEvent, OlmMachine
+from unwedged.machine.identifiers import Curve25519Key, JsonObject
+from unwedged.machine.ratchets import OlmSession
+from unwedged.machine.records import KINDS, PEER, Peer
+from unwedged.machine.unpadded_base64 import to_unpadded, unpadded
+from unwedged.store import Kind, Transaction
+
+MODULE: Final = "bench.machine"
+PYTHON: Final = ".venv/peers/bin/python"
+
+BATCH: Final = 100
+"""So many room messages are read at once."""
+SESSIONS: Final = sized((100, 10_000), (10, 100))
+SESSIONS_IN_A_COMMIT: Final = 500
+
+TO_DEVICE: Final = "to-device message"
+ENCRYPTED: Final = "room message encrypted"
+FIRST: Final = "first reading of a room message"
+FIRST_OF_MANY: Final = f"first reading of {BATCH}"
+AGAIN: Final = f"reading {BATCH} again"
+SHARED: Final = "sharing a room key that all have"
+
+BARE_STEPS: Final = "bare"
+BARE_OPERATION: Final = "bare, with no handover: room message encrypted"
+OURS: Final = "unwedged"
+NIO: Final = "matrix-nio, synchronous=FULL"
+MAUTRIX: Final = "mautrix, synchronous=NORMAL"
+MAUTRIX_DURABLE: Final = "mautrix, synchronous=FULL"
+
+Work: TypeAlias = Mapping[str, Timed]
+"""What is timed, by the name of the work."""
+
+
+def named(library: str, work: str) -> str:
+    """Name a subject."""
+    return f"{library}: {work}"
+
+
+async def work_of(library: Library) -> Work:
+    """Return what is timed of a library."""
+    again = await library.bob.room_events(BATCH, library.receive)
+    await library.read(again)
+
+    async def receive(loops: int) -> float:
+        events = [library.bob.dummy() for _ in range(loops)]
+        began = time.perf_counter()
+        for event in events:
+            await library.receive(event)
+        return time.perf_counter() - began
+
+    async def read(at_once: int, loops: int) -> float:
+        events = await library.bob.room_events(at_once * loops, library.receive)
+        began = time.perf_counter()
+        for start in range(0, len(events), at_once):
+            await library.read(events[start : start + at_once])
+        return time.perf_counter() - began
+
+    return {
+        TO_DEVICE: receive,
+        ENCRYPTED: each(library.encrypt),
+        FIRST: partial(read, 1),
+        FIRST_OF_MANY: partial(read, BATCH),
+        AGAIN: each(lambda: library.read_again(again)),
+    }
+
+
+@asynccontextmanager
+async def bare(folder: Path) -> AsyncIterator[Library]:
+    """The ratchets' steps with their pickles, and for each one bare transaction that writes one row."""
+    bob, account, outbound = Bob(), Account(), GroupSession()
+    account.generate_one_time_keys(1)
+    [one_time_key] = account.one_time_keys.values()
+    own_key = account.curve25519_key.to_base64()
+    greeting = bob.greet(known(own_key, account.ed25519_key.to_base64()), one_time_key.to_base64())
+    opening = AnyOlmMessage.from_parts(0, unpadded(body_of(greeting, own_key))).to_pre_key()
+    assert opening is not None
+    session, _ = account.create_inbound_session(Curve25519PublicKey.from_base64(bob.curve25519), opening)
+    kind, reply = session.encrypt(b"hello").to_parts()
+    bob.hear(kind, to_unpadded(reply))
+    inbound: dict[str, InboundGroupSession] = {}
+
+    async with aiosqlite.connect(folder / "bare.db", isolation_level=None) as driver:
+        for statement in BARE:
+            await driver.execute(statement)
+
+        async def put(key: str, value: bytes) -> None:
+            await driver.execute("BEGIN IMMEDIATE")
+            await driver.execute(PUT, (key, value))
+            await driver.commit()
+
+        async def receive(event: JsonObject) -> None:
+            plaintext = session.decrypt(AnyOlmMessage.from_parts(1, unpadded(body_of(event, own_key))))
+            if b"m.room_key" in plaintext:
+                content = part(msgspec.json.decode(plaintext), "content")
+                key = InboundGroupSession(SessionKey(text(content, "session_key")))
+                inbound[text(content, "session_id")] = key
+            await put("session", session.pickle(KEY).encode())
+
+        async def encrypt() -> object:
+            message = outbound.encrypt(msgspec.json.encode(CONTENT))
+            await put("room", outbound.pickle(KEY).encode())
+            return message.to_base64()
+
+        async def read_again(events: Sequence[JsonObject]) -> object:
+            return [
+                inbound[text(event, "content", "session_id")].decrypt(
+                    MegolmMessage.from_base64(text(event, "content", "ciphertext"))
+                )
+                for event in events
+            ]
+
+        async def read(events: Sequence[JsonObject]) -> object:
+            decrypted = await read_again(events)
+            await put("readings", "".join(text(event, "event_id") for event in events).encode())
+            return decrypted
+
+        yield Library(bob, receive, encrypt, read, read_again)
+
+
+def body_of(event: JsonObject, own_key: str) -> str:
+    """Return Alice's part of a to-device event."""
+    return text(event, "content", "ciphertext", own_key, "body")
+
+
+def encrypting(own: OlmMachine) -> Callable[[], Awaitable[object]]:
+    """Return what encrypts the same room message each time."""
+    return lambda: own.encrypt_room_event(ROOM, "m.room.message", CONTENT)
+
+
+@asynccontextmanager
+async def ours(path: Path) -> AsyncIterator[tuple[OlmMachine, Library]]:
+    """Open a machine, and have its library."""
+    bob = Bob()
+    async with machine(path) as own:
+        syncing = await introduced(own, bob)
+
+        async def read(events: Sequence[JsonObject]) -> object:
+            read = await own.decrypt_room_events(ROOM, events)
+            assert all(isinstance(event, DecryptedEvent) for event in read)
+            return read
+
+        yield own, Library(bob, syncing.receive, encrypting(own), read, read)
+
+
+@asynccontextmanager
+async def messages(folder: Path) -> AsyncIterator[Work]:
+    """All libraries."""
+    async with (
+        bare(folder) as least,
+        ours(folder / "ours.db") as (_, library),
+        matrix_nio(folder) as nio,
+        mautrix(folder, "NORMAL") as relaxed,
+        mautrix(folder, "FULL") as durable,
+    ):
+        libraries = {BARE_STEPS: least, OURS: library, NIO: nio, MAUTRIX: relaxed, MAUTRIX_DURABLE: durable}
+        works = {name: await work_of(each) for name, each in libraries.items()}
+        settle_logs(folder)
+        yield {named(name, work): timed for name, timed_of in works.items() for work, timed in timed_of.items()}
+
+
+@asynccontextmanager
+async def handover(folder: Path) -> AsyncIterator[Work]:
+    """One process after the other encrypts a room message, in stores with few and with many sessions."""
+    async with AsyncExitStack() as stack:
+        subjects: dict[str, Timed] = {}
+        for sessions in SESSIONS:
+            path = folder / f"{sessions}.db"
+            first, _ = await stack.enter_async_context(ours(path))
+            await fill(first, sessions)
+            await first._store._lock.release_now()
+            second = await stack.enter_async_context(machine(path))
+            await encrypting(second)()
+            await second._store._lock.release_now()
+            subjects[with_sessions(sessions)] = partial(handed_over, first, second)
+        least = await stack.enter_async_context(bare(folder))
+        settle_logs(folder)
+        yield {**subjects, BARE_OPERATION: each(least.encrypt)}
+
+
+def with_sessions(count: int) -> str:
+    """Name a subject."""
+    return f"handover and a room message, {count:,} Olm sessions"
+
+
+async def fill(own: OlmMachine, sessions: int) -> None:
+    """Have Olm sessions with so many devices, each of which was used."""
+
+    async def copy(transaction: Transaction, start: int) -> None:
+        [key] = await transaction.keys(PEER) if start == 0 else [Curve25519Key("0" * 43)]
+        peer = await transaction.get(PEER, key)
+        assert peer is not None
+        for number in range(start, min(start + SESSIONS_IN_A_COMMIT, sessions)):
+            copied = Peer([OlmSession.from_pickle(session.pickle()) for session in peer.sessions], 1, peer.digests)
+            transaction.put(PEER, Curve25519Key(f"{number:043}"), copied)
+
+    for start in range(0, sessions, SESSIONS_IN_A_COMMIT):
+        await own._store.run(copy, start)
+
+
+async def handed_over(first: OlmMachine, second: OlmMachine, loops: int) -> float:
+    """Time how ``first`` takes the lease and encrypts, after ``second`` has done so and given the lease up."""
+    seconds = 0.0
+    for _ in range(loops):
+        await encrypting(second)()
+        await second._store._lock.release_now()
+        began = time.perf_counter()
+        await encrypting(first)()
+        seconds += time.perf_counter() - began
+        await first._store._lock.release_now()
+    return seconds
+
+
+@asynccontextmanager
+async def caches(folder: Path) -> AsyncIterator[Work]:
+    """Each work with everything cached, and with everything but one kind of those that it uses."""
+    async with ours(folder / "ours.db") as (own, library):
+        bob = library.bob
+        works = {**await work_of(library), SHARED: each(lambda: own.share_room_key(ROOM, [BOB.user_id]))}
+        one, *more = await bob.room_events(1 + BATCH, library.receive)
+        once: dict[str, Callable[[], Awaitable[object]]] = {
+            TO_DEVICE: lambda: library.receive(bob.dummy()),
+            ENCRYPTED: library.encrypt,
+            FIRST: lambda: library.read([one]),
+            FIRST_OF_MANY: lambda: library.read(more),
+            AGAIN: lambda: library.read_again(more),
+            SHARED: lambda: own.share_room_key(ROOM, [BOB.user_id]),
+        }
+        settle_logs(folder)
+        subjects: dict[str, Timed] = {}
+        for work, timed in works.items():
+            subjects[all_cached(work)] = timed
+            forget(own, KINDS)
+            await once[work]()
+            used = {name.kind for name in own._store._lock.guarded.cache.records}
+            for kind in KINDS:
+                if kind.name in used:
+                    subjects[not_cached(work, kind)] = partial(without_cache, own, kind, timed)
+        yield subjects
+
+
+def all_cached(work: str) -> str:
+    """Name a subject."""
+    return f"{work}, all cached"
+
+
+def not_cached(work: str, kind: Kind) -> str:
+    """Name a subject."""
+    return f"{work}, without {kind.name}"
+
+
+async def without_cache(own: OlmMachine, kind: Kind, timed: Timed, loops: int) -> float:
+    """Time a work while a kind is not cached."""
+    # Changed for a moment, since the machine's modules and the store must have one and the same object.
+    object.__setattr__(kind, "cached", False)
+    try:
+        forget(own, [kind])
+        return await timed(loops)
+    finally:
+        object.__setattr__(kind, "cached", True)
+
+
+def forget(own: OlmMachine, kinds: Iterable[Kind]) -> None:
+    """Drop what is cached of some kinds."""
+    guarded, names = own._store._lock.guarded, {kind.name for kind in kinds}
+    guarded.forget([name for name in guarded.cache.records if name.kind in names])
+
+
+GROUPS: Final[dict[str, Group]] = {"messages": messages, "handover": handover, "caches": caches}
+
+
+def measure(effort: Effort) -> None:
+    """Leave raw results in ``RESULTS``."""
+    measure_in_rounds(MODULE, list(GROUPS), effort.rounds_if_slow, python=PYTHON)
+
+
+PAIRS: Final[tuple[Pair, ...]] = (
+    (named(OURS, TO_DEVICE), named(BARE_STEPS, TO_DEVICE), 1.3),
+    (named(OURS, ENCRYPTED), named(BARE_STEPS, ENCRYPTED), 1.3),
+    (named(OURS, FIRST), named(BARE_STEPS, FIRST), None),
+    (named(OURS, FIRST_OF_MANY), named(BARE_STEPS, FIRST_OF_MANY), 1.5),
+    (named(OURS, AGAIN), named(BARE_STEPS, AGAIN), 1.5),
+)
+HANDED_OVER: Final[tuple[Pair, ...]] = (
+    (with_sessions(SESSIONS[1]), with_sessions(SESSIONS[0]), 1.1),
+    (with_sessions(SESSIONS[0]), BARE_OPERATION, None),
+)
+
+
+def aims() -> list[Aim]:
+    """Return what is aimed at, and what was reached."""
+    return aims_of(Results(MODULE), *PAIRS, *HANDED_OVER)
+
+
+def report() -> str:
+    """Say what came of it."""
+    results = Results(MODULE)
+    works = (TO_DEVICE, ENCRYPTED, FIRST, FIRST_OF_MANY, AGAIN)
+    theirs: list[Pair] = [
+        (named(OURS, work), named(library, work), None)
+        for work in works
+        for library in (NIO, MAUTRIX, MAUTRIX_DURABLE)
+        if library != NIO or work == TO_DEVICE
+    ]
+    in_memory = ", ".join(f"{duration(results.of(named(NIO, work)).median)} ({work})" for work in works[1:])
+    return f"""\
+## The machine
+
+`OlmMachine`, from the JSON of an event to the JSON of another, or to what it says. Everything that the Matrix
+specification demands is part of it: the form of the event, who sent it, whom it is for, the signature of the sender's
+device keys, replays. Beside it stand the bare steps: the same ratchet through vodozemac, its pickle where it moved on,
+and one bare transaction of one row through aiosqlite, as above (WAL, `synchronous=FULL`), and no check at all.
+
+- **A to-device message** is the only one of a sync's response. The token of the sync is written in the same commit.
+- **A room message encrypted** for a room whose key was shared before. Its index is used up before anything leaves.
+- **The first reading of a room message** is noted, so that it can't be replayed as another event: so it is a commit. It
+  can't wait: a replay that another process reads meanwhile would not be recognised. That is why a program reads many at
+  once: {BATCH} of them are one commit.
+- **Reading again** writes nothing.
+
+A room has another key after each {BATCH} messages. Its arrival is not counted.
+
+{compared(results, *PAIRS)}
+
+The same by two other libraries, as they are shipped, from the same JSON. They lock nothing, and one process has their
+stores to itself. Neither verifies the signature of the device keys that come with a to-device message.
+
+- **matrix-nio** keeps outbound sessions and readings in memory only, so that a restart forgets both: there is nothing
+  to compare with but the to-device message. The others take {in_memory}.
+- **mautrix** makes a commit for each reading, also for one that it makes again. With NORMAL, which is its own setting,
+  what it committed last may be gone after a power cut, and a ratchet then moves back.
+
+{compared(results, *theirs)}
+
+### A handover and the next operation
+
+Another process has encrypted a message in the same room, and has given the lease up. From here on it is counted how
+long it takes to acquire the lease, to bring the cache up to date, to load what changed and to encrypt the next message.
+The Olm sessions are with as many devices.
+
+{compared(results, *HANDED_OVER)}
+
+### What each cache brings
+
+How many times as long an operation takes where one kind of record is not cached. Only kinds that the operation uses are
+listed. What is near 1 brings nothing there.
+
+{cache_table(results)}
+"""
+
+
+def cache_table(results: Results) -> str:
+    """Lay out what is lost without the cache of each kind."""
+    measured = set(results.suite.get_benchmark_names())
+    works = (TO_DEVICE, ENCRYPTED, FIRST, FIRST_OF_MANY, AGAIN, SHARED)
+    rows = []
+    for kind in KINDS:
+        found = [not_cached(work, kind) in measured for work in works]
+        if any(found):
+            cells = [
+                digits(results.ratio(not_cached(work, kind), all_cached(work)).median) if there else ""
+                for work, there in zip(works, found, strict=True)
+            ]
+            rows.append((f"`{kind.name}`", *cells))
+    return table(("without the cache of", *works), rows)
+
+
+if __name__ == "__main__":
+    program(MODULE, GROUPS)
