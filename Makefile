@@ -50,7 +50,7 @@ coverage: $(READY) ## Run the tests of the library, and see which of its lines a
 	@$(VENV)/bin/python -m coverage combine --quiet
 	@$(VENV)/bin/python -m coverage report
 
-bench: $(MEASURABLE) ## Measure how fast it is, against what, and rewrite spec/benchmarks.md: a quarter of an hour
+bench: $(MEASURABLE) ## Measure how fast it is, against what, and rewrite spec/benchmarks.md: twenty minutes
 	@$(VENV)/bin/python -m bench $(BENCH)
 
 bench-smoke: $(MEASURABLE) ## See that each benchmark still works, in two minutes; its figures mean nothing

@@ -35,7 +35,7 @@ are its quartiles: half of them lie between. What was aimed at stands beside it,
 $ make bench
 ```
 
-measures everything again, in about a quarter of an hour, and rewrites this file and its plots.
+measures everything again, in about twenty minutes, and rewrites this file and its plots.
 `make bench BENCH="--fast transactions"` measures one topic, quicker, and shows what came of it;
 `make bench BENCH=--rigorous` takes three times as long. The raw results are kept in the format of pyperf:
 
