@@ -304,7 +304,7 @@ OUTBOUND: Final = RecordKind("outbound_group_session", _name(RoomId), _codec(Out
 SHARED_KEY: Final = RecordKind("shared_key", _name(RoomId), _codec(SharedKey))
 INBOUND: Final = RecordKind("inbound_group_session", NAME, _codec(InboundSession))
 SEEN: Final = RecordKind("seen", _codec(SeenPart), _codec(dict[int, Reading]))
-WITHHELD: Final = RecordKind("withheld", NAME, _codec(Withheld))
+WITHHELD: Final = RecordKind("withheld", NAME, _codec(Withheld), cached=False)
 ROOM: Final = RecordKind("room", _name(RoomId), _codec(RoomSettings))
 OUTBOX: Final = RecordKind("outbox", _name(TransactionId), _codec(OutgoingToDevice), cached=False)
 BACKLOG: Final = RecordKind("backlog", _THE_ONE, _codec(Backlog))
