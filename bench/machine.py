@@ -341,6 +341,7 @@ def report() -> str:
         for library in (NIO, MAUTRIX, MAUTRIX_DURABLE)
         if library != NIO or work == TO_DEVICE
     ]
+    uncached = ", ".join(f"`{kind.name}`" for kind in KINDS if not kind.cached)
     in_memory = ", ".join(f"{duration(results.of(named(NIO, work)).median)} ({work})" for work in works[1:])
     return f"""\
 ## The machine
@@ -384,8 +385,7 @@ The Olm sessions are with as many devices.
 How many times as long an operation takes where one kind of record is not cached. Only kinds that the operation uses are
 listed. What is near 1 brings nothing there. Of what is cached, one operation that reads {BATCH} messages asks once.
 
-Kinds whose records are used once are not cached (`outbox`, `unprocessed`, `put_aside`). Neither is `withheld`: each room
-key that arrives is looked up there once, and its cache brought nothing.
+Not cached are kinds whose records are looked at once, and which a cache brought nothing: {uncached}.
 
 {cache_table(results)}
 """
