@@ -178,7 +178,7 @@ async def introduced(own: OlmMachine, bob: Bob) -> Syncing:
     keys = part(upload, "device_keys")
     await syncing.receive(bob.greet(KnownDevice(keys), text(upload, "one_time_keys", one_time_key, "key")))
     await own.set_room_encryption(ROOM, {"algorithm": MEGOLM, "rotation_period_msgs": 2**40})
-    assert (await own.share_room_key(ROOM, [BOB.user_id])).complete
+    assert (await own.share_room_key(ROOM, [BOB.user_id])).reaches_all
     [sent] = [request for request in await own.outgoing_requests() if isinstance(request, ToDevice)]
     message = part(sent.messages[BOB.user_id][BOB.device_id], "ciphertext", bob.curve25519)
     assert isinstance(message["type"], int)

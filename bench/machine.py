@@ -157,9 +157,10 @@ def body_of(event: JsonObject, own_key: str) -> str:
     return text(event, "content", "ciphertext", own_key, "body")
 
 
-def encrypting(own: OlmMachine) -> Callable[[], Awaitable[object]]:
+async def encrypting(own: OlmMachine) -> Callable[[], Awaitable[object]]:
     """Return what encrypts the same room message each time."""
-    return lambda: own.encrypt_room_event(ROOM, "m.room.message", CONTENT)
+    shared = await own.share_room_key(ROOM, [BOB.user_id])
+    return lambda: own.encrypt_room_event(ROOM, shared, "m.room.message", CONTENT)
 
 
 @asynccontextmanager
@@ -174,7 +175,7 @@ async def ours(path: Path) -> AsyncIterator[tuple[OlmMachine, Library]]:
             assert all(isinstance(event, DecryptedEvent) for event in read)
             return read
 
-        yield own, Library(bob, syncing.receive, encrypting(own), read, read)
+        yield own, Library(bob, syncing.receive, await encrypting(own), read, read)
 
 
 @asynccontextmanager
@@ -204,7 +205,8 @@ async def handover(folder: Path) -> AsyncIterator[Work]:
             await fill(first, sessions)
             await first._store._lock.release_now()
             second = await stack.enter_async_context(machine(path))
-            await encrypting(second)()
+            encrypt = await encrypting(second)
+            await encrypt()
             await second._store._lock.release_now()
             subjects[with_sessions(sessions)] = partial(handed_over, first, second)
         least = await stack.enter_async_context(bare(folder))
@@ -235,11 +237,13 @@ async def fill(own: OlmMachine, sessions: int) -> None:
 async def handed_over(first: OlmMachine, second: OlmMachine, loops: int) -> float:
     """Time how ``first`` takes the lease and encrypts, after ``second`` has done so and given the lease up."""
     seconds = 0.0
+    there, here = await encrypting(second), await encrypting(first)
+    await first._store._lock.release_now()
     for _ in range(loops):
-        await encrypting(second)()
+        await there()
         await second._store._lock.release_now()
         began = time.perf_counter()
-        await encrypting(first)()
+        await here()
         seconds += time.perf_counter() - began
         await first._store._lock.release_now()
     return seconds

@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 from aiohttp import ClientError, ClientSession
 
-from unwedged.machine import OlmMachine, Request, SyncOutcome, SyncPosition
+from unwedged.machine import OlmMachine, Request, Sharing, SyncOutcome, SyncPosition
 from unwedged.machine.errors import RoomKeyNotShared
 from unwedged.machine.identifiers import JsonObject
 
@@ -121,17 +121,17 @@ class Client:
                     await self.machine.set_room_encryption(room, event["content"])
         return Synced(await self.machine.receive_sync_changes(response, position), timelines)
 
-    async def share(self, room: str) -> bool:
-        """Give the room's key to its members; say whether all their devices could be reached."""
+    async def share(self, room: str) -> Sharing | None:
+        """Give the room's key to its members; return ``None`` where some of their devices can't be reached yet."""
         joined = await self.call("GET", f"{ROOT}/rooms/{quote(room)}/joined_members")
         members = joined["joined"]
         assert isinstance(members, dict)
         for _ in range(ROUNDS):
-            sharing = await self.machine.share_room_key(room, members)
+            shared = await self.machine.share_room_key(room, members)
             await self.send_all()
-            if not sharing.outdated and not sharing.without_session:
-                return True
-        return False
+            if shared.reaches_all:
+                return shared
+        return None
 
     async def say(self, room: str, text: str, transaction_id: str) -> str | None:
         """Send an encrypted message; return its id, or ``None`` where a device could not be reached: try again later.
@@ -140,11 +140,12 @@ class Client:
         """
         content = None
         while content is None:
-            if not await self.share(room):
+            shared = await self.share(room)
+            if shared is None:
                 return None
             try:
                 message = {"msgtype": "m.text", "body": text}
-                content = await self.machine.encrypt_room_event(room, "m.room.message", message)
+                content = await self.machine.encrypt_room_event(room, shared, "m.room.message", message)
             except RoomKeyNotShared:
                 continue  # Another process heard of a new device meanwhile, or used the key up.
         path = f"{ROOT}/rooms/{quote(room)}/send/m.room.encrypted/{quote(transaction_id, safe='')}"

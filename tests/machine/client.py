@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from urllib.parse import quote
 
 from tests.machine.homeserver import Device, Homeserver, Json
-from unwedged.machine import OlmMachine, Request, SyncOutcome, SyncPosition
+from unwedged.machine import OlmMachine, Request, Sharing, SyncOutcome, SyncPosition
 
 
 class Refused(Exception):
@@ -16,6 +16,10 @@ class Refused(Exception):
     def __init__(self, status: int, code: object) -> None:
         super().__init__(f"{status} {code}")
         self.code = code
+
+
+def text_message(text: str) -> Json:
+    return {"msgtype": "m.text", "body": text}
 
 
 class Client:
@@ -78,19 +82,20 @@ class Client:
         position = await self.machine.sync_position(connection, sliding=sliding)
         return await self.machine.receive_sync_changes(self.ask(position), position)
 
-    async def share(self, room: str, members: Iterable[str]) -> None:
+    async def share(self, room: str, members: Iterable[str]) -> Sharing:
         """Make sure that a room's key is with all members, as far as the homeserver lets it."""
         members = list(members)
         for _ in range(3):
-            sharing = await self.machine.share_room_key(room, members)
+            shared = await self.machine.share_room_key(room, members)
             await self.send_all()
-            if not sharing.outdated and not sharing.without_session:
-                return
+            if shared.reaches_all:
+                return shared
+        return await self.machine.share_room_key(room, members)
 
     async def say(self, room: str, text: str) -> Json:
         """Send an encrypted message, and return its event as it is in the room."""
-        await self.share(room, self.server.members(room))
-        content = await self.machine.encrypt_room_event(room, "m.room.message", {"msgtype": "m.text", "body": text})
+        shared = await self.share(room, self.server.members(room))
+        content = await self.machine.encrypt_room_event(room, shared, "m.room.message", text_message(text))
         return self.post(room, content)
 
     def post(self, room: str, content: Json) -> Json:

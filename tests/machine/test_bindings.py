@@ -27,10 +27,10 @@ async def test_a_count_says_nothing_while_an_offer_stands(alice_and_bob: Scene) 
 
 async def test_a_device_list_that_changed_makes_the_share_old(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
-    await scene.app.share(ROOM, [ALICE, BOB])
+    shared = await scene.app.share(ROOM, [ALICE, BOB])
     await scene.extension.machine.set_trust(BOB, "LAPTOP", LocalTrust.BLOCKED)
     with pytest.raises(RoomKeyNotShared):
-        await scene.app.machine.encrypt_room_event(ROOM, "m.room.message", {"body": "for whom?"})
+        await scene.app.machine.encrypt_room_event(ROOM, shared, "m.room.message", {"body": "for whom?"})
 
 
 async def test_no_other_fallback_key_before_the_newest_is_confirmed(alice_and_bob: Scene) -> None:

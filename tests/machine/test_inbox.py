@@ -168,8 +168,8 @@ async def test_a_large_batch_of_room_keys_loses_none(alice_and_bob: Scene) -> No
     count = inbox.EVENTS_IN_A_COMMIT + 5
     for number in range(count):
         await scene.bob.machine.discard_room_key(ROOM)
-        await scene.bob.machine.share_room_key(ROOM, scene.server.members(ROOM))
-        content = await scene.bob.machine.encrypt_room_event(ROOM, "m.room.message", {"body": f"{number}"})
+        shared = await scene.bob.machine.share_room_key(ROOM, scene.server.members(ROOM))
+        content = await scene.bob.machine.encrypt_room_event(ROOM, shared, "m.room.message", {"body": f"{number}"})
         events.append(scene.bob.post(ROOM, content))
     scene.server._to_device_limit = 1000
     await scene.bob.send_all()

@@ -185,13 +185,14 @@ async def test_acknowledged_before_processed(alice_and_bob: Scene) -> None:
 
 async def test_shared_then_invalidated(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
-    await scene.app.share(ROOM, [ALICE, BOB])
+    shared = await scene.app.share(ROOM, [ALICE, BOB])
     content: Json = {"body": "one"}
-    first = scene.app.post(ROOM, await scene.app.machine.encrypt_room_event(ROOM, "m.room.message", content))
-    second = scene.app.post(ROOM, await scene.extension.machine.encrypt_room_event(ROOM, "m.room.message", content))
-    third = scene.app.post(ROOM, await scene.app.machine.encrypt_room_event(ROOM, "m.room.message", content))
+    events = []
+    for machine in (scene.app.machine, scene.extension.machine, scene.app.machine):
+        encrypted = await machine.encrypt_room_event(ROOM, shared, "m.room.message", content)
+        events.append(scene.app.post(ROOM, encrypted))
     await scene.bob.sync()
-    read = await scene.bob.machine.decrypt_room_events(ROOM, [first, second, third])
+    read = await scene.bob.machine.decrypt_room_events(ROOM, events)
     assert [getattr(each, "index", each) for each in read] == [0, 1, 2]
 
 

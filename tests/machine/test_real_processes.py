@@ -189,7 +189,7 @@ class Stage:
         if sharing.outdated or sharing.without_session:
             return
         content = {"msgtype": "m.text", "body": self.new_text("Bob")}
-        self.bob.post(ROOM, await self.bob.machine.encrypt_room_event(ROOM, "m.room.message", content))
+        self.bob.post(ROOM, await self.bob.machine.encrypt_room_event(ROOM, sharing, "m.room.message", content))
 
     async def settle(self) -> None:
         """Let everything arrive. What was not answered is asked again after a while."""

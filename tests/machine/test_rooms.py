@@ -81,7 +81,8 @@ async def test_the_better_key_of_two_in_one_batch_is_kept(alice_and_bob: Scene, 
     """``better-key-lost-in-batch``: each key is compared with what the batch has brought so far."""
     scene = alice_and_bob
     first = await scene.bob.say(ROOM, "first")
-    await scene.bob.machine.encrypt_room_event(ROOM, "m.room.message", {})
+    shared = await scene.bob.machine.share_room_key(ROOM, scene.server.members(ROOM))
+    await scene.bob.machine.encrypt_room_event(ROOM, shared, "m.room.message", {})
     position = await scene.app.machine.sync_position()
     response = scene.app.ask(position)
     to_device = response["to_device"]
@@ -223,8 +224,8 @@ async def test_what_the_owner_thinks_of_the_sender_is_told(alice_and_bob: Scene)
 async def test_who_joins_later_reads_nothing_from_before(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     before = await scene.bob.say(ROOM, "alone")  # with Alice
-    await scene.app.share(ROOM, [ALICE])
-    encrypted = await scene.app.machine.encrypt_room_event(ROOM, "m.room.message", {"body": "early"})
+    shared = await scene.app.share(ROOM, [ALICE])
+    encrypted = await scene.app.machine.encrypt_room_event(ROOM, shared, "m.room.message", {"body": "early"})
     early = scene.app.post(ROOM, encrypted)
     late = await scene.extension.say(ROOM, "late")
     await scene.bob.sync()
@@ -239,14 +240,32 @@ class TestSharing:
     async def test_another_key_when_a_member_left(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         with_bob = await scene.app.say(ROOM, "with Bob")
-        await scene.extension.machine.share_room_key(ROOM, [ALICE])
-        content = await scene.app.machine.encrypt_room_event(ROOM, "m.room.message", {"body": "without Bob"})
+        shared = await scene.extension.machine.share_room_key(ROOM, [ALICE])
+        content = await scene.app.machine.encrypt_room_event(ROOM, shared, "m.room.message", {"body": "without Bob"})
         without_bob = scene.app.post(ROOM, content)
         await scene.app.send_all()
         await scene.bob.sync()
         assert await scene.bob.read(ROOM, with_bob) == "with Bob"
         with pytest.raises(MissingRoomKey):
             await scene.bob.read(ROOM, without_bob)
+
+    async def test_a_message_is_for_those_that_its_share_was_made_with(self, alice_and_bob: Scene) -> None:
+        """Found by the model ``Sharing``: the other process, whose member list is older, shares in between."""
+        scene = alice_and_bob
+        machines = scene.app.machine, scene.extension.machine
+        for one, other in (machines, machines[::-1]):
+            with_bob = await one.share_room_key(ROOM, [ALICE, BOB])
+            without_bob = await other.share_room_key(ROOM, [ALICE])
+            for machine in machines:
+                with pytest.raises(RoomKeyNotShared):
+                    await machine.encrypt_room_event(ROOM, with_bob, "m.room.message", {})
+            again = await one.share_room_key(ROOM, [BOB, ALICE])
+            for machine in machines:
+                with pytest.raises(RoomKeyNotShared):
+                    await machine.encrypt_room_event(ROOM, without_bob, "m.room.message", {})
+                await machine.encrypt_room_event(ROOM, again, "m.room.message", {})
+        with pytest.raises(InvalidArgument):
+            await scene.app.machine.encrypt_room_event(ROOM, None, "m.room.message", {})  # type: ignore[arg-type]
 
     async def test_another_key_after_so_many_messages(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
@@ -259,10 +278,10 @@ class TestSharing:
 
     async def test_another_key_after_so_long(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
-        await scene.app.share(ROOM, [ALICE, BOB])
+        shared = await scene.app.share(ROOM, [ALICE, BOB])
         scene.clock.added_ms += 7 * 24 * HOUR_MS
         with pytest.raises(RoomKeyNotShared):
-            await scene.extension.machine.encrypt_room_event(ROOM, "m.room.message", {})
+            await scene.extension.machine.encrypt_room_event(ROOM, shared, "m.room.message", {})
 
     async def test_no_key_for_a_device_that_is_blocked(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
@@ -276,6 +295,7 @@ class TestSharing:
 
     async def test_a_room_never_becomes_less_encrypted(self, alice_and_bob: Scene) -> None:
         machine = alice_and_bob.app.machine
+        shared = await machine.share_room_key(ROOM, [ALICE])
         contents: tuple[Json, ...] = ({}, {"algorithm": "m.other"}, {"algorithm": 5})
         for content in contents:
             with pytest.raises(EncryptionDowngrade):
@@ -283,16 +303,17 @@ class TestSharing:
             with pytest.raises(MalformedMessage):
                 await machine.set_room_encryption("!other:example.org", content)
         with pytest.raises(NotEncrypted):
-            await machine.encrypt_room_event("!other:example.org", "m.room.message", {})
+            await machine.encrypt_room_event("!other:example.org", shared, "m.room.message", {})
         with pytest.raises(NotEncrypted):
             await machine.share_room_key("!other:example.org", [BOB])
 
     async def test_content_that_is_not_json_uses_up_no_place(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
-        await scene.app.share(ROOM, [ALICE, BOB])
-        for content in ({"x": object()}, {"x": "\ud800"}):
+        shared = await scene.app.share(ROOM, [ALICE, BOB])
+        nonsense: tuple[object, ...] = (object(), "\ud800", {1}, (1, 2), {1: 2}, b"", 2**70, float("nan"))
+        for content in ({"x": value} for value in nonsense):
             with pytest.raises(InvalidArgument):
-                await scene.app.machine.encrypt_room_event(ROOM, "m.room.message", content)
+                await scene.app.machine.encrypt_room_event(ROOM, shared, "m.room.message", content)
         event = await scene.app.say(ROOM, "first")
         await scene.bob.sync()
         assert (await scene.bob.machine.decrypt_room_event(ROOM, event)).index == 0

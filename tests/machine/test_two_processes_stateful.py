@@ -209,7 +209,7 @@ class TwoProcesses(RuleBasedStateMachine):
         sharing = self.wait(client.machine.share_room_key(ROOM, members))
         if sharing.outdated or sharing.without_session:
             return  # as a careful application does: whom it can't reach yet could not read the message later
-        encrypted = self.wait(client.machine.encrypt_room_event(ROOM, "m.room.message", content))
+        encrypted = self.wait(client.machine.encrypt_room_event(ROOM, sharing, "m.room.message", content))
         known = {user for user in members if self.wait(client.machine.devices_of(user))}
         self.messages.append(Message(client.post(ROOM, encrypted), text, name, known | {self.processes[name].user}))
 

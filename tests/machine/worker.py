@@ -202,7 +202,7 @@ class Application:
             return
         try:
             content = {"msgtype": "m.text", "body": text}
-            encrypted = await self._client.machine.encrypt_room_event(ROOM, "m.room.message", content)
+            encrypted = await self._client.machine.encrypt_room_event(ROOM, sharing, "m.room.message", content)
         except RoomKeyNotShared:
             return  # The other process has heard of a device meanwhile.
         path = f"rooms/{ROOM}/send/m.room.encrypted/{os.getpid()}-{next(self._transactions)}"

@@ -89,13 +89,14 @@ class SharedDevice:
     async def send(self, room: str, text: str) -> Json:
         """Send a message, after its key."""
         members = self._network.homeserver.members(room)
-        for _ in range(3):
-            sharing = await (await self._next()).machine.share_room_key(room, members)
+        sharing = await (await self._next()).machine.share_room_key(room, members)
+        for _ in range(2):
             await self._send_all()
-            if not sharing.outdated and not sharing.without_session:
+            if sharing.reaches_all:
                 break
+            sharing = await (await self._next()).machine.share_room_key(room, members)
         machine = (await self._next()).machine
-        content = await machine.encrypt_room_event(room, "m.room.message", {"msgtype": "m.text", "body": text})
+        content = await machine.encrypt_room_event(room, sharing, "m.room.message", {"msgtype": "m.text", "body": text})
         return (await self._next()).post(room, content)
 
     async def read(self, room: str, event: Json) -> str:

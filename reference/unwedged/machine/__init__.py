@@ -10,16 +10,58 @@
             await machine.mark_sent(request, response.json())
 
         position = await machine.sync_position()
-        response = await http.request("GET", "/_matrix/client/v3/sync", params={"since": position.token})
+        since = {} if position.token is None else {"since": position.token}
+        response = await http.request("GET", "/_matrix/client/v3/sync", params=since)
         await machine.receive_sync_changes(response.json(), position)
 
-        await machine.share_room_key(room_id, members)  # and send what it puts among the outgoing requests
-        content = await machine.encrypt_room_event(room_id, "m.room.message", {"msgtype": "m.text", "body": "Hello"})
+        await machine.set_room_encryption(room_id, encryption)  # the content of the room's m.room.encryption event
+        while not (shared := await machine.share_room_key(room_id, members)).reaches_all:
+            ...  # send the outgoing requests, as above: a query, a claim, the key itself. Give up after a few rounds.
+        message = {"msgtype": "m.text", "body": "Hello"}
+        content = await machine.encrypt_room_event(room_id, shared, "m.room.message", message)
+
+A request may be answered in another process than it was made in: ``requests.encode`` and ``requests.decode`` carry it
+there. Key export files and encrypted attachments are in ``exports`` and ``attachments``.
 
 Every exception that is raised on purpose is a ``MachineError``, or a ``StoreError`` of ``unwedged.store``.
 """
 
-from unwedged.machine.errors import MachineError
+from importlib.util import find_spec
+
+if missing := [name for name in ("msgspec", "vodozemac") if find_spec(name) is None]:
+    raise ModuleNotFoundError(
+        f"unwedged.machine needs {' and '.join(missing)}: install the package with its extra, as unwedged[machine]"
+    )
+
+from unwedged.machine.errors import (
+    AnotherDevice,
+    EncryptionDowngrade,
+    InvalidArgument,
+    MachineError,
+    MalformedAttachmentKey,
+    MalformedExport,
+    MalformedExportedSessions,
+    MalformedMessage,
+    MalformedResponse,
+    MessageUnreadable,
+    MissingRoomKey,
+    NotCanonical,
+    NotEncrypted,
+    RepeatedMessage,
+    ReplayedMessage,
+    RoomKeyNotShared,
+    RoundsOutOfBounds,
+    TamperedAttachment,
+    UnknownIndex,
+    UnsupportedAlgorithm,
+    UnsupportedAttachment,
+    UnsupportedExport,
+    WithheldRoomKey,
+    WrongExportPassphrase,
+    WrongRecipient,
+    WrongRoom,
+    WrongSender,
+)
 from unwedged.machine.inbox import Problem, SyncOutcome, ToDeviceEvent
 from unwedged.machine.machine import OlmMachine
 from unwedged.machine.records import KnownDevice, LocalTrust
@@ -29,20 +71,50 @@ from unwedged.machine.sharing import Sharing
 from unwedged.machine.sync import SyncPosition
 
 __all__ = [
+    "AnotherDevice",
     "DecryptedEvent",
+    "EncryptionDowngrade",
+    "InvalidArgument",
     "KeysClaim",
     "KeysQuery",
     "KeysUpload",
     "KnownDevice",
     "LocalTrust",
     "MachineError",
+    "MalformedAttachmentKey",
+    "MalformedExport",
+    "MalformedExportedSessions",
+    "MalformedMessage",
+    "MalformedResponse",
+    "MessageUnreadable",
+    "MissingRoomKey",
+    "NotCanonical",
+    "NotEncrypted",
     "OlmMachine",
     "Problem",
+    "RepeatedMessage",
+    "ReplayedMessage",
     "Request",
+    "RoomKeyNotShared",
+    "RoundsOutOfBounds",
     "SenderTrust",
     "Sharing",
     "SyncOutcome",
     "SyncPosition",
+    "TamperedAttachment",
     "ToDevice",
     "ToDeviceEvent",
+    "UnknownIndex",
+    "UnsupportedAlgorithm",
+    "UnsupportedAttachment",
+    "UnsupportedExport",
+    "WithheldRoomKey",
+    "WrongExportPassphrase",
+    "WrongRecipient",
+    "WrongRoom",
+    "WrongSender",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

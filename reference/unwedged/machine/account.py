@@ -40,7 +40,7 @@ async def open_account(transaction: Transaction, device: Device) -> OwnDevice:
         transaction.put(ACCOUNT, None, account)
         transaction.put(OWN_DEVICE, None, own)
     if (own.user_id, own.device_id) != device:
-        raise AnotherDevice("this store belongs to another user or device")
+        raise AnotherDevice(f"the store belongs to the device {own.device_id!r} of {own.user_id!r}")
     return own
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from unwedged.store import errors
+
 
 class MachineError(Exception):
     """Something about Matrix is not as it must be."""
@@ -12,7 +14,7 @@ class MachineError(Exception):
     """What a program compares. It stays as it is, also where the name of the class or the text changes."""
 
 
-class InvalidArgument(MachineError, ValueError):
+class InvalidArgument(MachineError, errors.InvalidArgument):
     """A value that was given is of a type, or has a content, that the machine can do nothing with."""
 
     code = "invalid_argument"
@@ -67,7 +69,7 @@ class TamperedAttachment(MachineError):
 
 
 class AnotherDevice(MachineError):
-    """The store belongs to another user or device."""
+    """The store belongs to another user or device than the one that was named."""
 
     code = "another_device"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from unwedged.machine import account, devices, inbox, olm, outbox, rooms, sharing
-from unwedged.machine.errors import MachineError
+from unwedged.machine.errors import InvalidArgument, MachineError, MalformedResponse
 from unwedged.machine.exports import ExportedSession
 from unwedged.machine.identifiers import (
     Curve25519Key,
@@ -27,7 +27,7 @@ from unwedged.machine.identifiers import (
 )
 from unwedged.machine.inbox import SyncOutcome
 from unwedged.machine.records import DEVICES, INBOUND, KINDS, OWN_DEVICE, KnownDevice, LocalTrust
-from unwedged.machine.requests import KeysClaim, KeysQuery, KeysUpload, Request, ToDevice
+from unwedged.machine.requests import KeysClaim, KeysQuery, KeysUpload, Request, ToDevice, must_be_request
 from unwedged.machine.rooms import DecryptedEvent
 from unwedged.machine.sharing import Sharing
 from unwedged.machine.sync import SyncPosition, changes_of
@@ -79,7 +79,10 @@ class OlmMachine:
         """
 
         async def open_machine() -> OlmMachine:
-            device = Device(UserId(text_of(user_id, "a user id")), DeviceId(text_of(device_id, "a device id")))
+            (user,) = _users([user_id])
+            device = Device(user, DeviceId(text_of(device_id, "a device id")))
+            if not device_id:
+                raise InvalidArgument("a device id is not empty")
             time = SystemClock() if clock is None else clock
             store = await CryptoStore.open(
                 path, passphrase=passphrase, key=key, label=label, kinds=KINDS, times=times, clock=time
@@ -131,6 +134,8 @@ class OlmMachine:
         ``inbox.EVENTS_IN_A_COMMIT`` are kept in that commit, and processed after it in several.
         Raises ``MalformedResponse``, and then nothing has changed.
         """
+        if not isinstance(asked_with, SyncPosition):
+            raise InvalidArgument(f"a sync is asked with a sync_position, not with a {type(asked_with).__name__}")
         changes = changes_of(response, asked_with)
         outcome, backlog = await self._store.run(inbox.receive, changes, asked_with, self._clock.now())
         if backlog:
@@ -191,6 +196,9 @@ class OlmMachine:
                 case ToDevice():
                     await outbox.sent(transaction, request)
 
+        must_be_request(request)
+        if not isinstance(response, dict):
+            raise MalformedResponse("the response to a request is a JSON object")
         await self._store.run(take)
         self._failures = 0
 
@@ -205,6 +213,7 @@ class OlmMachine:
 
         An upload or a claim whose outcome is unknown is not listed again either. It is given up after a while.
         """
+        must_be_request(request)
         if status is None or not 400 <= status < 500 or status in RETRIED_STATUSES:
             self._failures += 1
             return max(retry_after_ms or 0, min(RETRY_MS << min(self._failures - 1, 10), LONGEST_RETRY_MS))
@@ -223,7 +232,7 @@ class OlmMachine:
 
     async def track_users(self, user_ids: Iterable[str]) -> None:
         """Follow the device lists of users."""
-        await self._store.run(devices.track, [UserId(user_id) for user_id in user_ids])
+        await self._store.run(devices.track, _users(user_ids))
 
     async def devices_of(self, user_id: str) -> dict[DeviceId, KnownDevice]:
         """Return the devices of a user that are known."""
@@ -252,18 +261,24 @@ class OlmMachine:
         Those that left, and devices that were removed or blocked, can't read what is sent from here on. Raises
         ``NotEncrypted``.
         """
-        members = frozenset(UserId(user_id) for user_id in user_ids)
+        members = frozenset(_users(user_ids))
         while True:
-            sharing_now = await self._store.run(sharing.share, RoomId(room_id), members, self._clock.now())
-            if sharing_now.complete:
-                return sharing_now
+            shared, complete = await self._store.run(sharing.share, RoomId(room_id), members, self._clock.now())
+            if complete:
+                return shared
 
-    async def encrypt_room_event(self, room_id: str, event_type: str, content: Mapping[str, object]) -> JsonObject:
-        """Return the content of an ``m.room.encrypted`` event. Its place in the session is used up from here on.
+    async def encrypt_room_event(
+        self, room_id: str, shared: Sharing, event_type: str, content: Mapping[str, object]
+    ) -> JsonObject:
+        """Return the content of an ``m.room.encrypted`` event, for those that the key was ``shared`` with.
 
-        Raises ``NotEncrypted``, and ``RoomKeyNotShared`` where ``share_room_key`` has to come first.
+        ``shared`` is what ``share_room_key`` returned, in this process or in another one. The event's place in the
+        session is used up from here on. Raises ``NotEncrypted``, and ``RoomKeyNotShared`` where the key was shared with
+        other members meanwhile, was replaced, or lacks a device that is known now: share it again.
         """
-        return await self._store.run(sharing.encrypt, RoomId(room_id), event_type, content, self._clock.now())
+        if not isinstance(shared, Sharing):
+            raise InvalidArgument(f"a room key is shared by share_room_key, which makes no {type(shared).__name__}")
+        return await self._store.run(sharing.encrypt, RoomId(room_id), shared, event_type, content, self._clock.now())
 
     async def discard_room_key(self, room_id: str) -> None:
         """Let the next message of a room be encrypted with another key."""
@@ -316,3 +331,13 @@ class OlmMachine:
     def devices_stream(self) -> AbstractAsyncContextManager[Subscription[UserId]]:
         """Iterate over the users whose devices change, whichever process hears of it."""
         return self._store.subscribe(DEVICES)
+
+
+def _users(user_ids: Iterable[str]) -> list[UserId]:
+    """Return users, or raise ``InvalidArgument``: one text is no list of them, though Python iterates over it."""
+    if isinstance(user_ids, str) or not isinstance(user_ids, Iterable):
+        raise InvalidArgument(f"users are several, such as a list of ids, not a {type(user_ids).__name__}")
+    users = [UserId(text_of(user_id, "a user id")) for user_id in user_ids]
+    if not all(user_id.startswith("@") and ":" in user_id for user_id in users):
+        raise InvalidArgument("a user id is such as @user:example.org")
+    return users

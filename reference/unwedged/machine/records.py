@@ -156,6 +156,10 @@ class OutboundSession(msgspec.Struct):
     settings: RoomSettings
     recipients_version: int | None = None
     """The version of all recipients that the session is shared for; ``None`` while the sharing is not complete."""
+    members: bytes = b""
+    """A digest of the users that it was shared with last."""
+    members_number: int = 0
+    """Grows each time these are others than before."""
 
 
 class SharedKey(msgspec.Struct):

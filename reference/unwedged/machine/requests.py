@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from unwedged.machine.errors import MalformedResponse
+from unwedged.machine.errors import InvalidArgument, MalformedResponse
 from unwedged.machine.identifiers import Curve25519Key, Device, DeviceId, JsonObject, TransactionId, UserId
 
 _ROOT: Final = "/_matrix/client/v3"
@@ -107,6 +107,12 @@ def decode(encoded: bytes) -> Request:
         return _DECODER.decode(encoded)
     except msgspec.DecodeError:
         raise MalformedResponse("this is no request of the machine") from None
+
+
+def must_be_request(value: object) -> None:
+    """Refuse what is no request of the machine."""
+    if not isinstance(value, KeysUpload | KeysQuery | KeysClaim | ToDevice):
+        raise InvalidArgument(f"a request comes from outgoing_requests, and is no {type(value).__name__}")
 
 
 def objects(response: Mapping[str, object], name: str) -> dict[str, dict[str, object]]:

@@ -6,6 +6,7 @@ which devices have the key change in the commit before anything leaves.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -21,7 +22,16 @@ from unwedged.machine.errors import (
     NotEncrypted,
     RoomKeyNotShared,
 )
-from unwedged.machine.identifiers import Curve25519Key, Device, Ed25519Key, GroupSessionName, JsonObject, RoomId, UserId
+from unwedged.machine.identifiers import (
+    Curve25519Key,
+    Device,
+    Ed25519Key,
+    GroupSessionId,
+    GroupSessionName,
+    JsonObject,
+    RoomId,
+    UserId,
+)
 from unwedged.machine.outbox import send
 from unwedged.machine.ratchets import InboundGroup, OutboundGroup
 from unwedged.machine.records import (
@@ -44,7 +54,7 @@ from unwedged.machine.records import (
     SharedWith,
 )
 from unwedged.machine.rooms import MEGOLM, SHARED_HISTORY
-from unwedged.machine.wire import parsed
+from unwedged.machine.wire import is_json, parsed
 from unwedged.store import Transaction
 
 DEVICES_IN_A_COMMIT: Final = 250
@@ -53,14 +63,23 @@ BLOCKED: Final = "m.blacklisted"
 
 @dataclass(frozen=True)
 class Sharing:
-    """How far a room key was shared."""
+    """With which members a room key was shared, and how far. ``encrypt_room_event`` takes it: it encrypts for these."""
 
-    complete: bool
-    """Whether every device that can be reached has it. Messages may be encrypted then."""
+    session_id: GroupSessionId
+    members_number: int
     outdated: tuple[UserId, ...]
     """Users whose device lists are out of date: they may have devices that do not get the key yet."""
     without_session: tuple[Device, ...]
-    """Devices that can't be reached before a claim of their keys is answered. Then share again."""
+    """Devices that can't be reached before a claim of their keys is answered."""
+
+    @property
+    def reaches_all(self) -> bool:
+        """Whether every device of every member gets the key.
+
+        If not, send what is among the outgoing requests and share again, until it does or that makes no difference
+        any more. What is encrypted before, the devices that are left out will never read.
+        """
+        return not self.outdated and not self.without_session
 
 
 class _Encryption(msgspec.Struct):
@@ -101,8 +120,13 @@ async def set_encryption(transaction: Transaction, room_id: RoomId, content: Jso
         transaction.put(ROOM, room_id, after)
 
 
-async def share(transaction: Transaction, room_id: RoomId, user_ids: frozenset[UserId], now_ms: int) -> Sharing:
-    """Give the room key to some more of the devices of ``user_ids``, after replacing it where that is due."""
+async def share(
+    transaction: Transaction, room_id: RoomId, user_ids: frozenset[UserId], now_ms: int
+) -> tuple[Sharing, bool]:
+    """Give the room key to some more of the devices of ``user_ids``, after replacing it where that is due.
+
+    Return also whether that is complete: every device that can be reached has the key.
+    """
     settings = await _settings(transaction, room_id)
     own = await own_device(transaction)
     await devices.track(transaction, sorted(user_ids))
@@ -110,6 +134,9 @@ async def share(transaction: Transaction, room_id: RoomId, user_ids: frozenset[U
     outbound, shared = await transaction.get(OUTBOUND, room_id), await transaction.get(SHARED_KEY, room_id)
     if outbound is None or shared is None or must_rotate(outbound, shared, settings, frozenset(recipients), now_ms):
         outbound, shared = await _make(transaction, own, room_id, settings, now_ms)
+    members = hashlib.sha256(msgspec.json.encode(sorted(user_ids))).digest()
+    if outbound.members != members:
+        outbound.members, outbound.members_number = members, outbound.members_number + 1
     lacking = tuple(key for key, recipient in recipients.items() if _lacks(shared, key, recipient))
     now = tuple(key for key in lacking if recipients[key].reachable)[:DEVICES_IN_A_COMMIT]
     without_session = tuple(key for key in lacking if not recipients[key].reachable)
@@ -122,23 +149,37 @@ async def share(transaction: Transaction, room_id: RoomId, user_ids: frozenset[U
         outbound.recipients_version = await transaction.get(RECIPIENTS_VERSION, None) or 0
     transaction.put(OUTBOUND, room_id, outbound)
     transaction.put(SHARED_KEY, room_id, shared)
-    return Sharing(complete, outdated, tuple(recipients[key].owner for key in without_session))
+    left_out = tuple(recipients[key].owner for key in without_session)
+    return Sharing(outbound.session.session_id, outbound.members_number, outdated, left_out), complete
 
 
 async def encrypt(
-    transaction: Transaction, room_id: RoomId, event_type: str, content: Mapping[str, object], now_ms: int
+    transaction: Transaction,
+    room_id: RoomId,
+    sharing: Sharing,
+    event_type: str,
+    content: Mapping[str, object],
+    now_ms: int,
 ) -> JsonObject:
-    """Encrypt an event; return the content of an ``m.room.encrypted`` event. It is lost unless the commit succeeds.
+    """Encrypt an event for those that the key was shared with; return the content of an ``m.room.encrypted`` event.
+
+    It is lost unless the commit succeeds. Where the key is now shared with others, or was replaced, or a device list
+    has changed since, another share comes first.
 
     Raises ``NotEncrypted``, ``RoomKeyNotShared``, and ``InvalidArgument`` for content that is not JSON.
     """
     settings = await _settings(transaction, room_id)
     outbound = await transaction.get(OUTBOUND, room_id)
-    version = await transaction.get(RECIPIENTS_VERSION, None) or 0
-    if outbound is None or outbound.recipients_version != version or is_used_up(outbound, settings, now_ms):
-        raise RoomKeyNotShared("share the room's key with its members first")
+    if outbound is None or is_used_up(outbound, settings, now_ms):
+        raise RoomKeyNotShared("the room has no key that may be used: share one with its members first")
+    if outbound.recipients_version != (await transaction.get(RECIPIENTS_VERSION, None) or 0):
+        raise RoomKeyNotShared("a device list, or a session with a device, has changed: share the room's key again")
+    if (outbound.session.session_id, outbound.members_number) != (sharing.session_id, sharing.members_number):
+        raise RoomKeyNotShared("the room's key was shared with other members since: share it again")
     own = await own_device(transaction)
-    plaintext = _encoded({"type": event_type, "content": content, "room_id": room_id})
+    if not isinstance(content, dict) or not is_json(content):
+        raise InvalidArgument("the content of an event is a JSON object, of dict, list, str, int, float, bool and None")
+    plaintext = msgspec.json.encode({"type": event_type, "content": content, "room_id": room_id})
     encrypted: JsonObject = {
         "algorithm": MEGOLM,
         "sender_key": olm.own_key(own, "curve25519"),
@@ -176,15 +217,6 @@ def must_rotate(
 ) -> bool:
     """Say whether another key is needed: the session is used up, or some device that has its key must read no more."""
     return is_used_up(outbound, settings, now_ms) or not recipients.issuperset(shared.devices)
-
-
-def _encoded(event: JsonObject) -> bytes:
-    try:
-        return msgspec.json.encode(event)
-    except (TypeError, ValueError, RecursionError) as error:
-        reason = type(error).__name__
-    # Raised out here, where the exception, which may quote the message, no longer hangs on it.
-    raise InvalidArgument(f"the content of an event is not JSON ({reason})")
 
 
 async def _settings(transaction: Transaction, room_id: RoomId) -> RoomSettings:

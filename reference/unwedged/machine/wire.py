@@ -26,6 +26,18 @@ def parsed(value: object, shape: type[Shape], what: str, error: type[MachineErro
     raise error(f"{what} is not built as the Matrix specification demands")
 
 
+def is_json(value: object) -> bool:
+    """Say whether ``value`` is JSON as it is, and comes back as the same."""
+    match value:
+        case None | bool() | str() | int() | float():
+            return is_storable(value) and value == value and value not in (float("inf"), float("-inf"))
+        case dict():
+            return all(isinstance(name, str) and is_storable(name) and is_json(part) for name, part in value.items())
+        case list():
+            return all(map(is_json, value))
+    return False
+
+
 def is_storable(value: object) -> bool:
     """Say whether a record could keep ``value``."""
     try:

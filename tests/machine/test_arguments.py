@@ -1,0 +1,70 @@
+"""What a caller gives wrongly is refused by name, before anything is made of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.machine.scene import ALICE, BOB, KEY, ROOM, Scene
+from unwedged import machine
+from unwedged.machine import InvalidArgument, KeysQuery, MachineError, MalformedResponse, OlmMachine, errors
+from unwedged.store import errors as store_errors
+
+# mypy: disable-error-code="arg-type"
+
+
+def nothing_is_in(folder: Path) -> bool:
+    return not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("user_id", ["bot", "", "bot:example.org", "@bot", None, 5, b"@a:b"])
+async def test_a_device_is_of_a_user(tmp_path: Path, user_id: str) -> None:
+    with pytest.raises(store_errors.InvalidArgument):
+        await OlmMachine.open(tmp_path / "device.db", user_id=user_id, device_id="D", key=KEY, label="x")
+    assert nothing_is_in(tmp_path)
+
+
+@pytest.mark.parametrize("device_id", ["", None, 5])
+async def test_a_device_has_a_name(tmp_path: Path, device_id: str) -> None:
+    with pytest.raises(store_errors.InvalidArgument):
+        await OlmMachine.open(tmp_path / "device.db", user_id=ALICE, device_id=device_id, key=KEY, label="x")
+    assert nothing_is_in(tmp_path)
+
+
+async def test_one_text_is_no_list_of_users(alice_and_bob: Scene) -> None:
+    machine = alice_and_bob.app.machine
+    for users in (BOB, None, [5], ["bob"]):
+        with pytest.raises(store_errors.InvalidArgument):
+            await machine.track_users(users)
+        with pytest.raises(store_errors.InvalidArgument):
+            await machine.share_room_key(ROOM, users)
+    assert not await machine.outgoing_requests()
+
+
+async def test_a_request_and_its_response_are_not_exchanged(alice_and_bob: Scene) -> None:
+    machine = alice_and_bob.app.machine
+    request = KeysQuery({})
+    with pytest.raises(InvalidArgument):
+        await machine.mark_sent({}, request)
+    with pytest.raises(InvalidArgument):
+        await machine.mark_failed({}, status=None)
+    with pytest.raises(MalformedResponse):
+        await machine.mark_sent(request, "text")
+
+
+async def test_a_sync_was_asked_with_a_position(alice_and_bob: Scene) -> None:
+    machine = alice_and_bob.app.machine
+    for position in (None, "s1"):
+        with pytest.raises(InvalidArgument):
+            await machine.receive_sync_changes({"next_batch": "x"}, position)
+    with pytest.raises(MalformedResponse):
+        await machine.receive_sync_changes("text", await machine.sync_position())
+
+
+def test_each_error_can_be_imported_from_the_package() -> None:
+    named = {
+        name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, MachineError)
+    }
+    assert named <= set(machine.__all__)
+    assert issubclass(InvalidArgument, store_errors.InvalidArgument)
