@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.machine.homeserver import Json
-from tests.machine.scene import BOB, ROOM, Scene
+from tests.machine.scene import BOB, MEGOLM, ROOM, Scene
 from unwedged.machine import inbox, rooms
 from unwedged.machine.errors import MalformedResponse
 from unwedged.machine.records import BACKLOG, PUT_ASIDE, UNPROCESSED, Backlog, PutAside
@@ -85,6 +85,18 @@ async def test_a_stale_or_repeated_response_changes_nothing(alice_and_bob: Scene
         outcome = await client.machine.receive_sync_changes(batch(2, events), position)
         assert (outcome.applied, outcome.events) == (False, [])
         assert (await client.machine.sync_position()).token == "1"
+
+
+async def test_a_full_response_is_known_when_it_comes_on_another_connection(alice_and_bob: Scene) -> None:
+    """Each connection gets what none has acknowledged, as much as fits; here all of it from one device."""
+    scene = alice_and_bob
+    await scene.bob.machine.set_room_encryption(ROOM, {"algorithm": MEGOLM, "rotation_period_msgs": 1})
+    for number in range(100):
+        await scene.bob.say(ROOM, f"{number}")
+    first = await scene.app.sync("app")
+    second = await scene.extension.sync("extension")
+    assert not first.problems
+    assert [problem.code for problem in second.problems] == ["repeated"] * 100
 
 
 async def test_the_two_tokens_of_a_sliding_connection_are_judged_apart(alice_and_bob: Scene) -> None:

@@ -210,7 +210,7 @@ class Scene:
 
     async def read(self, label: str, event_id: str | None) -> str:
         """Have a process read one message; return its text."""
-        (event,) = [event for event in await self.events() if event["event_id"] == event_id]
+        event = await self.call(self.bob, "LAPTOP", "GET", f"rooms/{self.room}/event/{event_id}")
         answer = await self[label].do(Read(room=self.room, events=[event]))
         assert not answer.problems
         return answer.texts[0]

@@ -95,6 +95,17 @@ async def test_a_room_key_survives_the_process_that_receives_it(on: Scene) -> No
     await on.end()
 
 
+async def test_more_room_keys_than_fit_in_one_response_arrive_in_any_order(on: Scene) -> None:
+    """Nobody of the device syncs for long. Synapse hands out a hundred to-device messages at once."""
+    await on.begin(rotation_messages=1)
+    for number in range(110):
+        await on.say("bob", f"{number}")
+    await on["extension"].do(Sync())
+    await on["app"].do(Sync())
+    await on.settle()
+    await on.end()
+
+
 async def test_a_room_key_of_a_device_that_can_not_be_looked_up_is_kept(on: Scene) -> None:
     await on.begin()
     await on.sign_in("bob", "TABLET")

@@ -28,6 +28,7 @@ KINDS: Final[list[type[Command]]] = [Sync, Send, Say, Read]
 CLAIM_LOST_MS: Final = 70_000
 """After so long a claim whose answer was lost is made again."""
 TURNS: Final = 30
+ROUNDS: Final = 100
 
 
 async def test_ten_messages_each_way(on: Scene) -> None:
@@ -76,6 +77,29 @@ async def test_a_process_is_interrupted_in_each_operation(on: Scene, place: Plac
     await on.end()
 
 
+@pytest.mark.parametrize("seed", range(1))
+async def test_both_processes_read_each_message_whichever_comes_first(on: Scene, seed: int) -> None:
+    """Each message has a new room key. Both want it at the same time; one of them may be late, or answer as well."""
+    chosen = random.Random(seed)
+    await on.begin(rotation_messages=1)
+
+    async def receive(label: str, event_id: str | None) -> str:
+        await on[label].do(Sync())
+        return await on.read(label, event_id)
+
+    for number in range(ROUNDS):
+        answer, late = chosen.choice([None, "app", "extension"]), chosen.choice([None, None, "app", "extension"])
+        event = await on.say("bob", f"{number} from bob")
+        labels = [label for label in ("app", "extension") if label != late]
+        texts = await asyncio.gather(*[receive(label, event.event_id) for label in labels])
+        assert set(texts) == {f"{number} from bob"}
+        if answer is not None:
+            event = await on.say(answer, f"{number} from {answer}")
+            assert await receive("bob", event.event_id) == f"{number} from {answer}"
+    await on.settle()
+    await on.end()
+
+
 class Accidents:
     """Turns of all processes. A seeded random number says who does what, and what goes wrong."""
 
@@ -90,8 +114,9 @@ class Accidents:
         victim, *others = self._random.sample(["app", "extension", "bob"], 3)
         meanwhile = {label: self._commands(self._random.randint(1, 3)) for label in others}
         ((kind, text),) = self._commands(1)
-        accident = self._random.choice(["suspended", "killed", *FaultKind])
+        accident = self._random.choice(["suspended", "killed", "killed any time", *FaultKind])
         place, number = self._random.choice(list(Place)), self._random.choice([1, 1, 2, 3, 4])
+        delay_seconds = self._random.uniform(0, 0.1)
         await self._on.claim_keys(self._random.choice([0, 0, 20]))
         process = self._on[victim]
         if isinstance(accident, FaultKind):
@@ -103,6 +128,11 @@ class Accidents:
             self.happened[accident.value] += fault.happened.is_set()
             self._on.proxy.faults = []
             fault.released.set()
+        elif accident == "killed any time":
+            process.tell(await command(self._on, kind, text))
+            await asyncio.sleep(delay_seconds)
+            await process.kill()
+            await self._do(meanwhile)
         else:
             interruption = Interruption(accident == "killed", place, number=number)
             process.tell(await command(self._on, kind, text, interruption))
@@ -111,7 +141,7 @@ class Accidents:
             if suspended:
                 self.happened["suspended"] += 1
                 process.resume()
-        if await process.answer() is None:
+        if await process.answer() is None or accident == "killed any time":
             self.happened["killed"] += 1
             await process.restart()
         await self._on.advance(CLAIM_LOST_MS)

@@ -39,7 +39,9 @@ from unwedged.store import Transaction
 
 OLM: Final = "m.olm.v1.curve25519-aes-sha2"
 KEPT_SESSIONS: Final = 5
-KEPT_DIGESTS: Final = 64
+KEPT_DIGESTS: Final = 256
+"""One device may have sent all messages of a response, and each connection gets them until one acknowledges that.
+Synapse puts a hundred into a response."""
 UNWEDGED_EVERY_MS: Final = 3_600_000
 """At most so often a new session with a device is asked for because the old one is broken (Matrix specification,
 "Recovering from undecryptable messages")."""

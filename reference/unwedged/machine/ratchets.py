@@ -36,8 +36,8 @@ class OlmMessage:
     body: str
 
     def digest(self) -> bytes:
-        """Return what the message is recognised by when it comes again."""
-        return hashlib.sha256(f"{self.type}|{self.body}".encode()).digest()[:16]
+        """Return what the message is recognised by among those of its sender when it comes again."""
+        return hashlib.sha256(f"{self.type}|{self.body}".encode()).digest()[:8]
 
     def session_id(self) -> str | None:
         """Return the id of the session that a pre-key message is for. Raises ``MalformedMessage``."""
