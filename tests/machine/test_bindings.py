@@ -7,8 +7,9 @@ import pytest
 from tests.machine.homeserver import Json
 from tests.machine.scene import ALICE, BOB, HOUR_MS, ROOM, Scene
 from tests.machine.test_inputs import ask_for_keys, own, peer_of, uploads, wedge
-from unwedged.machine import KeysClaim, KeysQuery, KeysUpload, LocalTrust
+from unwedged.machine import KeysClaim, KeysQuery, KeysUpload, LocalTrust, ToDevice
 from unwedged.machine.errors import MalformedResponse, RoomKeyNotShared
+from unwedged.machine.identifiers import DeviceId, UserId
 from unwedged.machine.olm import CLAIMED_AGAIN_AFTER_MS
 from unwedged.machine.requests import decode, encode
 
@@ -140,6 +141,38 @@ async def test_a_wedged_session_is_replaced_once_an_hour(alice_and_bob: Scene) -
         await scene.bob.sync()
         scene.clock.added_ms += HOUR_MS // 3
     assert claims == 2
+
+
+async def test_another_unreadable_message_does_not_undo_a_claim_that_is_under_way(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await scene.greet()
+    await wedge(scene)
+    claims: list[KeysClaim] = []
+    for client in (scene.app, scene.extension):
+        await scene.bob.machine.discard_room_key(ROOM)
+        await scene.bob.say(ROOM, "x")
+        await client.sync()
+        claims += [each for each in await client.machine.outgoing_requests() if isinstance(each, KeysClaim)]
+    (claim,) = claims
+    await scene.app.send(claim)
+    assert len((await peer_of(scene.app, scene.bob)).sessions) == 1
+
+
+async def test_a_claimed_key_that_its_device_did_not_sign_makes_no_session(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await scene.app.machine.share_room_key(ROOM, [ALICE, BOB])
+    (claim,) = [each for each in await scene.app.machine.outgoing_requests() if isinstance(each, KeysClaim)]
+    answer = scene.app.call(claim.method, claim.path, claim.body)
+    keys = answer["one_time_keys"]
+    assert isinstance(keys, dict)
+    (key,) = keys[BOB]["LAPTOP"].values()
+    key["key"] = scene.bob.machine.curve25519
+    await scene.app.machine.mark_sent(claim, answer)
+    assert not (await peer_of(scene.app, scene.bob)).sessions
+    # The device is told, once.
+    (notice,) = await scene.extension.machine.outgoing_requests()
+    assert isinstance(notice, ToDevice)
+    assert notice.messages[UserId(BOB)][DeviceId("LAPTOP")]["code"] == "m.no_olm"
 
 
 async def test_a_request_goes_to_another_process_as_bytes(alice_and_bob: Scene) -> None:
