@@ -23,9 +23,11 @@ from unwedged.protocol.identifiers import Milliseconds
 from unwedged.store import (
     CryptoStore,
     LeaseTimes,
+    NotAStore,
     StoreBusy,
     StoreReplaced,
     UnsupportedSchema,
+    checkpoints,
     database,
     inspect,
     statements,
@@ -131,6 +133,37 @@ class TestLosingTheFiles:
                 assert int(other.do("count")) == first + 1
                 other.close()
         assert int(at_work(path, "count")) == first + 2
+
+
+def remove_the_file(path: Path) -> None:
+    path.unlink()
+
+
+def empty_the_name(path: Path) -> None:
+    path.unlink()
+    path.touch()
+
+
+@pytest.mark.parametrize("loses", [remove_the_file, empty_the_name])
+async def test_a_store_that_lost_its_file_alone_keeps_its_log_however_often_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loses: Callable[[Path], None]
+) -> None:
+    """Each refusal counts as pages that were written, and the checkpoint that comes due must not look for a file."""
+    monkeypatch.setattr(checkpoints, "LONGEST_LOG_PAGES", 20)
+    path, log = tmp_path / "store", tmp_path / "store-wal"
+    async with opened(path) as store:
+        assert await store.run(count_up) == 1
+        loses(path)
+        left, committed = path.exists(), log.read_bytes()
+        for _ in range(50):
+            with pytest.raises(StoreReplaced):
+                await store.run(count_up)
+        assert (path.exists(), log.read_bytes()) == (left, committed)
+        with pytest.raises(NotAStore, match="remains"):
+            await opened(path).__aenter__()
+    assert log.read_bytes() == committed, "nor does closing the store delete it"
+    with pytest.raises(NotAStore, match="remains"):
+        await opened(path).__aenter__()
 
 
 @pytest.mark.skipif(not LOG_IS_SPARED, reason="SQLite deletes the log of a process that has read the file")

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import time
+from pathlib import Path
 
 from unwedged.store import database
 from unwedged.store.database import BEGIN, EAGER_PAUSE_SECONDS, EAGER_SECONDS, Connection
+from unwedged.store.errors import StoreReplaced
+from unwedged.store.files import Files
 from unwedged.store.schema import IDENTITY
 
 LONGEST_LOG_PAGES = 1500
@@ -33,8 +36,7 @@ PAGE_BYTES = 4096
 class Checkpoints:
     """What this process has written to the log of one store, and the checkpoints that it makes for it."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self) -> None:
         self._pages = 0
 
     def due_after(self, pages: int) -> bool:
@@ -49,10 +51,15 @@ class Checkpoints:
         """Have one made at the next write: where the disk is full, a log that begins anew needs no more room."""
         self._pages = LONGEST_LOG_PAGES
 
-    def make(self, connection: Connection) -> None:
-        """Make a checkpoint, or let it be: what was written is written, whatever comes of this."""
-        with contextlib.suppress(database.Error):
-            _checkpoint(connection, self._path)
+    def make(self, files: Files, connection: Connection) -> None:
+        """Make a checkpoint, or let it be: what was written is written, whatever comes of this.
+
+        Beside a file that is empty SQLite would delete the log, and with it what was committed. So it must be the file
+        that is open here.
+        """
+        with contextlib.suppress(database.Error, StoreReplaced):
+            files.verify()
+            _checkpoint(connection, Path(files.path))
 
 
 def pages_of(rows: int, value_bytes: int) -> int:
@@ -60,7 +67,7 @@ def pages_of(rows: int, value_bytes: int) -> int:
     return PAGES_OF_A_COMMIT + rows // ROWS_OF_A_PAGE + value_bytes // PAGE_BYTES
 
 
-def _checkpoint(connection: Connection, path: str) -> None:
+def _checkpoint(connection: Connection, path: Path) -> None:
     """Move the log into the file while nobody writes; if others write or read, for long, leave it for the next time.
 
     One connection holds the write lock, and another moves the log: SQLite does not do both with one. So nobody begins

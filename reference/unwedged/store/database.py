@@ -80,9 +80,10 @@ class Driver(aiosqlite.Connection):
         return result
 
 
-def connect(path: Path | str) -> Connection:
-    """Connect to the file at ``path``, which may have to be made. Neither waits nor begins transactions by itself."""
-    return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+def connect(path: Path) -> Connection:
+    """Connect to the file at ``path``, and make none. Neither waits nor begins transactions by itself."""
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    return sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
 
 
 def connect_read_only(path: Path, *, immutable: bool = False) -> Connection:

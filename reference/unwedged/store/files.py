@@ -75,9 +75,9 @@ class Files:
                 "the store's file by itself, and so lost its locks. Open the store again"
             )
 
-    def are_in_place(self) -> bool:
-        """Say whether the names still lead to the files that are open here."""
-        return _leads_to(self.path, self.identities[0]) and _leads_to(self.log, self.identities[1])
+    def only_the_log_is_lost(self) -> bool:
+        """Say whether the store's name still leads to the file that is open here, and the log's to another or none."""
+        return _leads_to(self.path, self.identities[0]) and not _leads_to(self.log, self.identities[1])
 
 
 def _leads_to(path: str, identity: Identity) -> bool:

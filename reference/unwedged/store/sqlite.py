@@ -63,7 +63,7 @@ class SqliteBackend:
         self._schema = newest()
         self._owner_process = OwnerProcess()
         self._statements_since_yield = 0
-        self._checkpoints = Checkpoints(connections.files.path)
+        self._checkpoints = Checkpoints()
         self._busy_since: float | None = None
         self._instance: InstanceId | None = None
         """The one that last asked for the lease here."""
@@ -209,10 +209,11 @@ class SqliteBackend:
         """Close both connections. Where they are the last ones of all processes, SQLite moves the log into the file.
 
         It must not where this log is no longer the file's: it would overwrite what others have committed. A connection
-        that can only read keeps these from being the last, and does not move the log when it is the last itself.
+        that can only read keeps these from being the last, and does not move the log when it is the last itself. (Where the
+        file was removed or replaced SQLite notices that, and moves nothing. There a connection would meet another file.)
         """
         with contextlib.ExitStack() as last:
-            if not self._files.are_in_place():
+            if self._files.only_the_log_is_lost():
                 with contextlib.suppress(database.Error):
                     reader = database.connect_read_only(Path(self._files.path))
                     last.callback(reader.close)
@@ -232,7 +233,7 @@ class SqliteBackend:
             self._statements_since_yield = 0
             await asyncio.sleep(0)
         if writes and self._checkpoints.due_after(1):
-            await self._run_on_driver_thread(self._checkpoints.make)
+            await self._run_on_driver_thread(partial(self._checkpoints.make, self._files))
         while True:
             if writes:
                 self._files.verify()
@@ -278,7 +279,7 @@ class SqliteBackend:
                 result = database.transaction(verified, connection)
             self._files.verify_log()
             if checkpoint_is_due:
-                self._checkpoints.make(connection)
+                self._checkpoints.make(self._files, connection)
             return result
 
         result = await self._run_on_driver_thread(write)

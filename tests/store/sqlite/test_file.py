@@ -29,7 +29,7 @@ from tests.store.sqlite.backends import (
     unchanged,
 )
 from unwedged.protocol.identifiers import Version
-from unwedged.store import schema
+from unwedged.store import database, schema
 from unwedged.store.backend import Row
 from unwedged.store.errors import LeaseLost, NotAStore, StorageFailed, UnsupportedSchema
 from unwedged.store.sqlite import SqliteBackend
@@ -177,6 +177,13 @@ async def test_damage_within_the_file_is_named_as_what_it_is(tmp_path: Path) -> 
     async with opened(path) as backend:
         with pytest.raises(NotAStore, match="damaged"):
             await backend.load(row.epoch, A, Version(0))
+
+
+async def test_connecting_makes_no_file(tmp_path: Path) -> None:
+    """What has gone since it was looked at stays away: an empty file in its place would cost the log beside it."""
+    with pytest.raises(database.Error):
+        database.connect(tmp_path / "gone")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
