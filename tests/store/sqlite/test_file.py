@@ -179,7 +179,7 @@ async def test_damage_within_the_file_is_named_as_what_it_is(tmp_path: Path) -> 
             await backend.load(row.epoch, A, Version(0))
 
 
-async def test_connecting_makes_no_file(tmp_path: Path) -> None:
+def test_connecting_makes_no_file(tmp_path: Path) -> None:
     """What has gone since it was looked at stays away: an empty file in its place would cost the log beside it."""
     with pytest.raises(database.Error):
         database.connect(tmp_path / "gone")
