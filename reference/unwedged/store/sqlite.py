@@ -209,8 +209,8 @@ class SqliteBackend:
         """Close both connections. Where they are the last ones of all processes, SQLite moves the log into the file.
 
         It must not where this log is no longer the file's: it would overwrite what others have committed. A connection
-        that can only read keeps these from being the last, and does not move the log when it is the last itself. (Where the
-        file was removed or replaced SQLite notices that, and moves nothing. There a connection would meet another file.)
+        that can only read keeps these from being the last, and does not move the log when it is the last itself.
+        Where the file was removed or replaced, SQLite notices that, and moves nothing: a connection would meet another.
         """
         with contextlib.ExitStack() as last:
             if self._files.only_the_log_is_lost():
