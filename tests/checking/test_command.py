@@ -130,7 +130,7 @@ def test_a_jar_that_is_not_there_stops_the_check(checkout: Specifications) -> No
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("inherited", ["trap - INT", "trap '' INT"], ids=["default", "ignored"])
-async def test_an_interruption_ends_tlc_and_is_told(
+async def test_an_interruption_ends_tlc_and_is_reported(
     checkout: Specifications, number: signal.Signals, inherited: str
 ) -> None:
     """Also where the program was started with SIGINT ignored, as ``nohup`` and some CI runners do it."""

@@ -107,19 +107,19 @@ def test_every_action_has_conditions(manifest: Manifest, module: str) -> None:
     assert len({(found.action, found.text) for found in conditions}) == len(conditions)
 
 
-async def test_what_a_property_needs_is_told(toolbox: Toolbox, manifest: Manifest) -> None:
+async def test_a_needed_condition_is_reported_with_what_falls(toolbox: Toolbox, manifest: Manifest) -> None:
     needed = condition(manifest, "LeaseLock!Release: FencePasses(lease, guard[p].epoch)")
     fall = await what_falls(toolbox, manifest, needed)
     assert (fall.condition, fall.model) == (needed, "LeaseLock")
     assert fall.falls in ("OneFencedHolder", "GuardIsHonest", "HolderNotAborted")
 
 
-async def test_what_no_property_needs_is_told(toolbox: Toolbox, manifest: Manifest) -> None:
+async def test_a_condition_that_no_property_needs_is_reported(toolbox: Toolbox, manifest: Manifest) -> None:
     unneeded = condition(manifest, "LeaseLock!Want: ~lease.wanted")
     assert await what_falls(toolbox, manifest, unneeded) == Fall(unneeded, "", "")
 
 
-async def test_who_waits_for_ever_where_fairness_is_not_assumed_is_told(toolbox: Toolbox, manifest: Manifest) -> None:
+async def test_a_needed_fairness_assumption_is_reported(toolbox: Toolbox, manifest: Manifest) -> None:
     needed = condition(manifest, "LeaseLock!Fairness: SF_vars(Begin(p))")
     fall = await what_falls(toolbox, manifest, needed)
     assert (fall.falls, fall.model) == ("one of its properties", "LeaseLockProgress")
@@ -134,7 +134,7 @@ async def test_a_model_that_was_ended_is_no_answer(
     assert (fall.falls, set(fall.unfinished)) == ("", {"LeaseLock", "LeaseLockProgress"})
 
 
-def test_what_is_not_as_listed_is_told(manifest: Manifest) -> None:
+def test_what_is_not_as_listed_is_reported(manifest: Manifest) -> None:
     conditions = all_conditions(manifest)[:6]
     first, second, third, fourth, fifth, sixth = conditions
     falls = [

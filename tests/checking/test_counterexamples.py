@@ -76,7 +76,7 @@ def test_the_reference_broken_alike_violates_the_same_property(model: Model, fou
     assert replay_counterexample(slug, violated, found(model)) == violated
 
 
-def test_without_the_fault_nothing_is_violated_and_that_is_told(
+def test_without_the_fault_nothing_is_violated_and_that_is_reported(
     model: Model, found: Callable[[Model], Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slug, violated = slug_and_property(model)

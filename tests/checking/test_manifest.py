@@ -122,7 +122,7 @@ def test_the_manifest_is_found_from_below_and_missed_elsewhere(specifications: S
         find_manifest(Path("/"))
 
 
-def test_every_difference_is_told(specifications: Specifications) -> None:
+def test_every_difference_is_reported(specifications: Specifications) -> None:
     failing = manifest_of(specifications, PASSING + FAILING).model("Failing")
     expected = Result(Verdict.SAFETY, 12, "Small", 4, 3, 1.0, (), None, "")
     assert differences(failing, expected) == ()

@@ -227,7 +227,7 @@ def test_what_looks_wrong_and_is_right_is_accepted(name: str, observed: Observed
 
 
 @pytest.mark.parametrize(("name", "observed", "told"), WRONG.values(), ids=WRONG)
-def test_what_is_wrong_is_told(name: str, observed: ObservedStep, told: str) -> None:
+def test_what_is_wrong_is_reported(name: str, observed: ObservedStep, told: str) -> None:
     assert told in (PROPERTIES[name](observed) or "nothing")
 
 

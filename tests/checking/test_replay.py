@@ -476,7 +476,7 @@ def test_a_transition_that_was_not_covered_is_missed(small_dump: Path, monkeypat
 
 
 @pytest.mark.usefixtures("low_minimums")
-def test_a_divergence_in_any_process_is_told(small_dump: Path) -> None:
+def test_a_divergence_in_any_process_is_reported(small_dump: Path) -> None:
     rename(small_dump, "Acquire", "Fly")
     with pytest.raises(Diverged, match="no counterpart of the action Fly"):
         replay_graph(small_dump, note_nothing)

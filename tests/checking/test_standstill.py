@@ -78,13 +78,13 @@ async def test_work_is_seen(processes: Path) -> None:
         await busy.wait()
 
 
-async def test_of_a_process_that_is_gone_nothing_can_be_told(processes: Path) -> None:
+async def test_the_processor_time_of_a_process_that_is_gone_is_unknown(processes: Path) -> None:
     gone = await asyncio.create_subprocess_exec(sys.executable, "-c", "")
     await gone.wait()
     assert await processor_seconds(gone.pid, processes) is None
 
 
-async def test_without_any_source_nothing_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_any_source_the_processor_time_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert await processor_seconds(os.getpid(), Path("/nowhere")) is None
 

@@ -166,7 +166,7 @@ MUTANTS: Final = (
         f"{STORE}/crypto_store.py",
         "max(self._lock.guarded.cache.version, self._streams.published)",
         "self._lock.guarded.cache.version",
-        "test_opening.py::TestMarks::test_a_mark_knows_what_subscribers_were_told",
+        "test_opening.py::TestMarks::test_a_mark_covers_what_was_published_to_subscribers",
     ),
     Mutant(
         "a task remembers every operation that it ever ran",

@@ -189,7 +189,7 @@ def test_a_broken_definition_is_in_its_tables(copy: Path, names: str, lines: tup
     assert differing(functions_agree, copy) == set(names.split())
 
 
-def test_who_is_alone_is_in_the_table_of_a_commit(copy: Path) -> None:
+def test_the_table_of_a_commit_says_whether_it_is_alone(copy: Path) -> None:
     change(copy / "MCFunctions.tla", "OfLease \\/ OfGuard \\/ OfCache \\/ OfStream", "OfLease \\/ OfGuard")
     change(copy.parent / "CryptoStoreCache.tla", "alone == WorkingUnder(p, op[o].under) = {o}", "alone == TRUE")
     assert differing(functions_agree, copy) == {"lease.commit"}

@@ -216,7 +216,9 @@ def test_a_fault_whose_line_is_gone(write: Write) -> None:
     assert failure.verdict.endswith(": 'number + 3' is 0 times in the body of sample.grow, not once")
 
 
-def test_a_failure_is_told(write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_is_reported(
+    write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(contracts, "FAULTS", {IT_GROWS: SHRINK})
     monkeypatch.setattr(contracts, "MODULES", write(GROWS.replace("post:", "after:")))
     assert run({"sample": prove}, {"sample": {}}) == 1

@@ -59,7 +59,7 @@ def test_a_broken_rule_of_the_encoding(reading: GraphReader, fault: str) -> None
     assert notices(reading, fault)
 
 
-def test_who_is_alone_where_an_operation_commits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whether_a_commit_is_alone_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     with_two_in_one_process = INSTANCES[1]
     graph, wrong = graph_of(MANIFEST, with_two_in_one_process.name)
     assert wrong == []
@@ -150,7 +150,7 @@ def test_each_conjunct_is_checked_by_tlc_too() -> None:
         assert set(configuration.invariants) == {spelled(conjunct) for conjunct in INVARIANT} - added | {"TypeOK"}
 
 
-def test_who_may_take_the_lease_is_compared_on_absurd_rows_too() -> None:
+def test_taking_the_lease_is_compared_on_absurd_rows_too() -> None:
     graph, wrong = graph_of(MANIFEST, FUNCTIONS)
     assert wrong == []
     lease_time = constants(MANIFEST.folder / f"{FUNCTIONS}.cfg")["LeaseTime"]

@@ -540,7 +540,7 @@ class TestFailuresAreAnswers:
     """An exception of an operation's own says something about the store, and may be as stale as any other answer."""
 
     @pytest.mark.parametrize("kind", ["run", "query"])
-    async def test_one_that_is_no_longer_so_is_not_told(
+    async def test_one_whose_reason_no_longer_holds_is_not_raised(
         self, bench: Workbench, phone: Instance, extension: Instance, kind: str
     ) -> None:
         tries = 0
@@ -586,14 +586,14 @@ class TestFailuresAreAnswers:
                 await attempt
             assert told.value.__cause__ is None
 
-    async def test_word_of_a_waiter_comes_with_the_confirmation(self, phone: Instance, extension: Instance) -> None:
+    async def test_the_confirmation_notes_a_waiter(self, phone: Instance, extension: Instance) -> None:
         await take_over(phone)
         await extension.lock.acquire_now()
         with pytest.raises(NoSuchRecord):
             await phone.run(demand)
         assert phone.lock.guard.stage is not Stage.HELD
 
-    async def test_where_it_can_not_be_confirmed_that_is_told(self, phone: Instance) -> None:
+    async def test_where_it_can_not_be_confirmed_that_is_raised(self, phone: Instance) -> None:
         for doubt in (StoreBusy("busy"), StorageFailed("no disk")):
             phone.gated.failures["check"] = doubt
             with pytest.raises(type(doubt)) as told:
@@ -601,7 +601,9 @@ class TestFailuresAreAnswers:
             assert isinstance(told.value.__cause__, NoSuchRecord)
 
     @pytest.mark.parametrize("failure", [asyncio.CancelledError, KeyboardInterrupt, SystemExit])
-    async def test_no_answer_is_owed_to_who_is_leaving(self, phone: Instance, failure: type[BaseException]) -> None:
+    async def test_an_exception_that_ends_the_program_is_not_confirmed(
+        self, phone: Instance, failure: type[BaseException]
+    ) -> None:
         for begin in (phone.transaction, phone.view):
             async with failing(failure, begin()):
                 raise failure
@@ -734,7 +736,7 @@ class TestFailingCommits:
         bench.assert_cache_is_snapshot(phone)
         assert await phone.run(count_up) == 3
 
-    async def test_a_cancelled_caller_hears_of_it_when_the_outcome_is_settled(
+    async def test_a_cancelled_caller_learns_of_it_once_the_outcome_is_known(
         self, bench: Workbench, phone: Instance
     ) -> None:
         await phone.run(count_up)
@@ -1108,7 +1110,7 @@ class TestClosingInTime:
             await running
         assert bench.version() == 1
 
-    async def test_whoever_waited_without_a_limit_is_let_go_too(self, phone: Instance) -> None:
+    async def test_a_close_without_a_limit_returns_too(self, phone: Instance) -> None:
         go_on = asyncio.Event()
 
         async def endless(_: View) -> None:
@@ -1269,13 +1271,13 @@ class TestBadArguments:
         assert not names_in(tmp_path)
 
     async def test_a_source_of_chance_that_fails_leaves_no_file_open(self, tmp_path: Path) -> None:
-        class NoChance(SystemRandomness):
+        class FailingRandomness(SystemRandomness):
             def instance(self) -> InstanceId:
                 raise LookupError("no random numbers")
 
         with pytest.raises(LookupError):
             await CryptoStore.open(
-                tmp_path / "store.db", key=bytes(32), label="phone", kinds=KINDS, randomness=NoChance()
+                tmp_path / "store.db", key=bytes(32), label="phone", kinds=KINDS, randomness=FailingRandomness()
             )
         assert not names_in(tmp_path)
 
@@ -1479,7 +1481,7 @@ class TestDamage:
             assert await store.run(count_up) == count
             await store.lock.release_now()
 
-    async def test_a_value_that_can_not_be_read_is_told_to_who_reads_it(
+    async def test_a_value_that_can_not_be_decoded_fails_its_reader(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
         async def write(transaction: Transaction) -> None:

@@ -214,17 +214,17 @@ class TestTheLoopGoesOn:
 
 
 class Held:
-    """Sealing in a thread that stands still until it is let go on."""
+    """Sealing in a thread that stands still until ``go_on`` is set."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.reached = asyncio.Event()
-        self.let_go = threading.Event()
+        self.go_on = threading.Event()
         self._loop = asyncio.get_running_loop()
         seal = Sealer.seal
 
         def slowly(sealer: Sealer, kind: str, key: bytes, value: bytes) -> bytes:
             self._loop.call_soon_threadsafe(self.reached.set)
-            assert self.let_go.wait(PATIENCE)
+            assert self.go_on.wait(PATIENCE)
             return seal(sealer, kind, key, value)
 
         patch.setattr(Sealer, "seal", slowly)
@@ -234,7 +234,7 @@ class Held:
 async def held(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Held]:
     made = Held(monkeypatch)
     yield made
-    made.let_go.set()
+    made.go_on.set()
 
 
 class TestTheLease:
@@ -251,7 +251,7 @@ class TestTheLease:
             await gate.reached.wait()
             gate.opened.set()
         assert "commit" not in phone.gated.calls
-        held.let_go.set()
+        held.go_on.set()
         await committing
         assert phone.statistics().reruns == 0
 
@@ -307,7 +307,7 @@ class TestTheLease:
         await held.reached.wait()
         bench.lapse()
         await take_over(extension)
-        held.let_go.set()
+        held.go_on.set()
         with pytest.raises(LeaseLost):
             await committing
         assert bench.version() == 0
@@ -322,26 +322,26 @@ class TestBesideALargeCommit:
         committing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await committing
-        held.let_go.set()
+        held.go_on.set()
         assert await phone.run(count_up) == 1
         assert bench.version() == 1
         bench.assert_cache_is_snapshot(phone)
 
     async def test_views_read_and_load(self, bench: Workbench, phone: Instance, held: Held) -> None:
-        held.let_go.set()
+        held.go_on.set()
         await phone.run(count_up)
         async with phone.transaction() as transaction:
             transaction.put(DEVICE, "loaded meanwhile", b"old")
             transaction.put(DEVICE, "device 1", b"old")
         phone._lock.guarded.cache = rules.empty(Version(2))  # so that views have to load
-        held.let_go.clear()
+        held.go_on.clear()
         held.reached.clear()
         committing = asyncio.create_task(phone.run(put_many))
         await held.reached.wait()
         async with phone.view() as view:
             assert await view.get(DEVICE, "loaded meanwhile") == b"old"
             assert await view.get(DEVICE, "device 1") == b"old"
-            held.let_go.set()
+            held.go_on.set()
             await committing
             assert await view.get(DEVICE, "device 1") == b"old"
         bench.assert_cache_is_snapshot(phone)

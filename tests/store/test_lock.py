@@ -43,7 +43,7 @@ from unwedged.store.row_watch import (
 Answer = TypeVar("Answer")
 
 
-async def settle(store: Instance) -> None:
+async def lock_tasks_end(store: Instance) -> None:
     """Wait until the lock's own tasks (acquisitions and releases) have ended."""
     async with asyncio.timeout(PATIENCE):
         while store.lock._tasks:
@@ -71,13 +71,13 @@ class TestAcquiring:
             await phone.lock.release_now()
             assert phone.lock.guard == NO_GUARD
 
-    async def test_who_is_refused_leaves_word(self, phone: Instance, extension: Instance) -> None:
+    async def test_a_refused_instance_sets_wanted(self, phone: Instance, extension: Instance) -> None:
         await take_over(phone)
         assert not await extension.lock.acquire_now()
         assert extension.lock.guard == NO_GUARD
         await phone.lock.renew_now()
         assert phone.lock.guard.stage is Stage.CLOSING
-        await settle(phone)
+        await lock_tasks_end(phone)
         assert phone.lock.guard == NO_GUARD
         await take_over(extension)
 
@@ -99,7 +99,7 @@ class TestAcquiring:
         bench.clock.time -= 500_000
         await take_over(extension)
 
-    async def test_all_who_wait_share_one_acquisition(self, phone: Instance) -> None:
+    async def test_all_waiting_operations_share_one_acquisition(self, phone: Instance) -> None:
         await asyncio.gather(*(held(phone) for _ in range(10)))
         assert phone.gated.calls == ["look", "acquire", "changes"]
 
@@ -216,7 +216,7 @@ class TestAcquiring:
         await gate.reached.wait()
         leaving.cancel()
         gate.opened.set()
-        await settle(phone)
+        await lock_tasks_end(phone)
         [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
         if isinstance(failure, StorageFailed):
             assert record.getMessage() == "asking for the lease failed label=phone: no disk"
@@ -252,7 +252,7 @@ class TestAcquiring:
             await acquiring
         assert phone.lock.guard == NO_GUARD
 
-    async def test_who_waits_looks_eagerly_and_then_after_growing_pauses(
+    async def test_a_waiting_instance_looks_eagerly_and_then_after_growing_pauses(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
         await take_over(phone)
@@ -304,7 +304,7 @@ class TestAcquiring:
         waiting.cancel()
         before = list(extension.gated.calls)
         bench.clock.advance(LONGEST_PAUSE_MS)
-        await settle(extension)
+        await lock_tasks_end(extension)
         assert extension.gated.calls == before
 
 
@@ -333,7 +333,7 @@ class TestGivingWay:
         await pauses_end(phone, new)
         assert await new == 2
 
-    async def test_who_waited_for_its_turn_does_not_begin_either_once_the_turn_of_the_process_is_over(
+    async def test_an_operation_that_waited_for_its_turn_does_not_begin_once_the_turn_of_the_process_is_over(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
         await take_over(phone)
@@ -395,7 +395,7 @@ class TestGivingWay:
             assert phone.lock.guard.stage is Stage.CLOSING
             behind.cancel()
 
-    async def test_who_is_cancelled_is_passed_over(self, phone: Instance) -> None:
+    async def test_a_cancelled_operation_is_passed_over(self, phone: Instance) -> None:
         """Also in the moment before it leaves by itself."""
         await take_over(phone)
         async with phone.transaction():
@@ -437,7 +437,7 @@ class TestGivingWay:
     async def _many(self, store: Instance, number: int) -> list[int]:
         return await asyncio.gather(*(asyncio.create_task(apart(store.run(count_up))) for _ in range(number)))
 
-    async def test_who_gave_way_stands_back_for_longer_than_a_waiter_pauses(
+    async def test_an_instance_that_gave_way_stands_back_for_longer_than_a_waiter_pauses(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
         """Whoever it gave way to does not come."""
@@ -446,7 +446,7 @@ class TestGivingWay:
         await pauses_end(phone, waiting)
         assert LONGEST_PAUSE_MS <= sum(bench.clock.slept) <= 3 * LONGEST_PAUSE_MS
 
-    async def test_who_gave_way_stands_back_no_longer_than_until_somebody_had_the_lease(
+    async def test_an_instance_that_gave_way_stands_back_only_until_another_had_the_lease(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
         await self._give_way(phone, extension)
@@ -456,10 +456,10 @@ class TestGivingWay:
         await take_over(extension)
         bench.clock.advance(SHORTEST_PAUSE_MS)
         await bench.clock.asleep(2)
-        assert phone.gated.calls.count("acquire") == 1, "it has left word"
+        assert phone.gated.calls.count("acquire") == 1, "it has set wanted"
         await extension.lock.renew_now()
         assert extension.lock.guard.stage is Stage.CLOSING
-        await settle(extension)
+        await lock_tasks_end(extension)
         bench.clock.advance(LONGEST_PAUSE_MS)
         await waiting
 
@@ -467,10 +467,10 @@ class TestGivingWay:
         await take_over(giver)
         await taker.lock.acquire_now()
         await giver.lock.renew_now()
-        await settle(giver)
+        await lock_tasks_end(giver)
         del giver.gated.calls[:]
 
-    async def test_who_idled_does_not(self, phone: Instance) -> None:
+    async def test_an_instance_that_released_as_idle_does_not_stand_back(self, phone: Instance) -> None:
         await take_over(phone)
         await phone.lock.release_now()
         async with asyncio.timeout(PATIENCE):
@@ -482,7 +482,7 @@ class TestGivingWay:
             await take_over_soon(phone)
             await extension.lock.acquire_now()
             await operation
-            await settle(phone)
+            await lock_tasks_end(phone)
             assert phone.lock.guard == NO_GUARD
 
     async def test_the_last_commit_gives_the_lease_up_itself(
@@ -503,7 +503,7 @@ class TestGivingWay:
         assert phone.statistics().records_dropped == 0
         bench.assert_cache_is_snapshot(phone)
 
-    async def test_who_gave_way_so_stands_back_too(
+    async def test_an_instance_that_gave_way_at_a_commit_stands_back_too(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
         await take_over(phone)
@@ -607,7 +607,7 @@ class TestGivingWay:
         phone.gated.failures["release"] = StoreBusy("busy")
         with caplog.at_level(logging.WARNING):
             await phone.lock.renew_now()
-            await settle(phone)
+            await lock_tasks_end(phone)
         [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
         assert record.getMessage() == "release failed label=phone: busy"
         assert record.exc_info is None
@@ -751,7 +751,7 @@ class TestOverdue:
         phone.lock.stop_renewing_if_overdue()
         go_on.set()
         await running
-        await settle(phone)
+        await lock_tasks_end(phone)
         assert phone.lock.guard == NO_GUARD
         await take_over(extension)
 
@@ -976,7 +976,7 @@ class TestClosing:
         await phone.close()
         await take_over(extension)
 
-    async def test_who_waits_for_the_lease_is_told(self, phone: Instance, extension: Instance) -> None:
+    async def test_an_operation_that_waits_for_the_lease_is_refused(self, phone: Instance, extension: Instance) -> None:
         await take_over(phone)
         waiting = asyncio.create_task(held(extension))
         await extension.clock.asleep(1)
@@ -1035,7 +1035,7 @@ class TestTurns:
         go_on.set()
         await running
 
-    async def test_who_waits_behind_a_dead_guards_transaction_gets_the_next_guard(
+    async def test_an_operation_behind_a_dead_guards_transaction_gets_the_next_guard(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
         began, go_on = asyncio.Event(), asyncio.Event()

@@ -191,7 +191,7 @@ class TestRemains:
         journal(tmp_path, "CREATE TABLE before (x)")
         await refused(path, NotAStore, lambda: opened(path))
 
-    async def test_who_was_killed_while_making_a_store_is_no_hindrance(self, tmp_path: Path) -> None:
+    async def test_a_process_killed_while_making_a_store_is_no_hindrance(self, tmp_path: Path) -> None:
         journal(tmp_path, "SELECT 1")
         (tmp_path / "store").touch()
         await counted(tmp_path / "store")
@@ -254,7 +254,7 @@ class TestMarks:
             await other.run(count_up)
             assert other.mark() == StoreMark(one.mark().identity, Version(2))
 
-    async def test_a_mark_knows_what_subscribers_were_told(self, tmp_path: Path) -> None:
+    async def test_a_mark_covers_what_was_published_to_subscribers(self, tmp_path: Path) -> None:
         """Also where nothing was read since: a process that paused with that mark must not go on with an older copy."""
         path = tmp_path / "store"
         async with await opened(path) as one, await opened(path) as other, other.subscribe(COUNTER):

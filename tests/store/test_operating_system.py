@@ -110,7 +110,7 @@ class TestLosingTheFiles:
                 await store._lock.renew_now()
             assert not store.statistics().epoch
 
-    async def test_subscribers_are_told(self, tmp_path: Path, loses: Callable[[Path], None]) -> None:
+    async def test_subscriptions_end_with_the_error(self, tmp_path: Path, loses: Callable[[Path], None]) -> None:
         path = tmp_path / "store"
         async with opened(path) as store:
             assert await store.run(count_up) == 1
@@ -309,7 +309,7 @@ class TestUpgrades:
         with worker(path, Release.NEW_SCHEMA) as newer:
             assert newer.do("count") == "2"
 
-    async def test_subscribers_are_told(self, tmp_path: Path) -> None:
+    async def test_subscriptions_end_with_the_error(self, tmp_path: Path) -> None:
         path = tmp_path / "store"
         async with opened(path) as older, older.subscribe(COUNTS) as changes:
             with worker(path, Release.NEW_SCHEMA) as newer:
@@ -330,7 +330,7 @@ class TestUpgrades:
 # Suspended in the middle of a transaction
 
 
-async def test_who_sleeps_in_a_transaction_keeps_the_others_out_and_they_are_told(
+async def test_a_process_suspended_in_a_transaction_keeps_the_others_out_and_is_named_to_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``suspended-in-db-transaction``."""

@@ -431,7 +431,7 @@ class TestWhatRuns:
             await pausing
         assert held(path) == (0, 0)
 
-    async def test_a_failure_to_let_go_is_told_and_the_store_goes_on(self, bench: Workbench) -> None:
+    async def test_a_failure_to_close_is_raised_and_the_store_goes_on(self, bench: Workbench) -> None:
         store = await bench.instance("one")
         await store.run(count_up)
         store.gated.late_failures["close"] = StorageFailed("injected")

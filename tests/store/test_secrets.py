@@ -198,7 +198,7 @@ class TestChange:
                 await store.change_secret(key=secret)
         assert await counted(path, key=b"3" * 32) == 1
 
-    async def test_of_two_who_change_it_at_once_one_is_refused(self, path: Path) -> None:
+    async def test_of_two_changes_at_once_one_is_refused(self, path: Path) -> None:
         async with await opened(path, key=KEY) as one, await opened(path, key=KEY) as other:
             outcomes = await asyncio.gather(
                 one.change_secret(key=b"1" * 32), other.change_secret(key=b"2" * 32), return_exceptions=True
@@ -211,7 +211,9 @@ class TestChange:
         assert await counted(path, key=winner) == 1
 
     @pytest.mark.parametrize("late", [False, True])
-    async def test_who_is_cancelled_is_told_when_it_is_settled(self, bench: Workbench, late: bool) -> None:
+    async def test_a_cancelled_caller_learns_of_it_once_the_outcome_is_known(
+        self, bench: Workbench, late: bool
+    ) -> None:
         store = await bench.instance("one")
         sealer = Sealer.create(RandomKey(KEY), store.gated.inner.identity)
         await store.gated.inner.sealing(sealer.header)

@@ -198,7 +198,7 @@ async def test_a_truncated_log_is_told_as_lag(phone: Instance, extension: Instan
         assert await heard(changes, 1) == [changed(4, "d")]
 
 
-async def test_who_does_not_keep_up_is_told(phone: Instance) -> None:
+async def test_a_slow_subscriber_gets_lagged(phone: Instance) -> None:
     async with phone.subscribe(COUNTER, buffered_changes=2) as slow, phone.subscribe(COUNTER) as fast:
         await committed_by(phone, "a", "b", "c", "d")
         assert await heard(slow, 2) == [Lagged(Version(3)), changed(4, "d")]
@@ -307,7 +307,7 @@ class TestSinceAVersion:
                 assert await heard(late, 1) == [changed(2, "b")]
                 await heard(new, 0)
 
-    async def test_only_the_kind_asked_for_is_told(self, phone: Instance) -> None:
+    async def test_only_the_kind_asked_for_is_delivered(self, phone: Instance) -> None:
         async with phone.transaction() as transaction:
             transaction.put(DEVICE, "d", b"1")
             await count_up(transaction)

@@ -53,7 +53,7 @@ def ciphertext(outcome: Outcome) -> OlmMessage:
 
 
 class TestInterruptions:
-    async def test_who_was_suspended_past_its_lease_starts_over_on_fresh_state(self, on: Stage) -> None:
+    async def test_a_process_suspended_past_its_lease_starts_over_on_fresh_state(self, on: Stage) -> None:
         bob, app, extension = Bob(), await on.enter("app"), await on.enter("extension")
         assert await on.perform(app, Meet(bob.invitation)) == Done(epochs=(1,))
         app.send(Encrypt(1, "slow", Point.READ))
@@ -74,7 +74,7 @@ class TestInterruptions:
         assert bob.decrypt(ciphertext(slow)) == "slow"
         assert [place_of(ciphertext(each)).index for each in (quick, slow)] == [0, 1]
 
-    async def test_who_failed_on_what_is_no_longer_so_starts_over_too(self, on: Stage) -> None:
+    async def test_an_operation_that_failed_on_stale_state_starts_over_too(self, on: Stage) -> None:
         """It knew of no session, and was suspended; meanwhile there is one. To be told otherwise would undo that."""
         bob, app, extension = Bob(), await on.enter("app"), await on.enter("extension")
         app.send(Encrypt(1, "hello", Point.READ))
@@ -120,7 +120,7 @@ class TestInterruptions:
         on.ask_again(extension)
         assert bob.decrypt(ciphertext(await on.outcome(extension))) == "two"
 
-    async def test_who_waits_inside_for_what_another_does_keeps_nobody_out(self, on: Stage) -> None:
+    async def test_an_operation_that_waits_for_another_process_keeps_nobody_out(self, on: Stage) -> None:
         """The operation of the app ends only once the extension has had the lease."""
         bob, app, extension = Bob(), await on.enter("app"), await on.enter("extension")
         await on.perform(app, Meet(bob.invitation))
