@@ -389,7 +389,7 @@ The Olm sessions are with as many devices.
 How many times as long an operation takes where one kind of record is not cached. Only kinds that the operation uses are
 listed. What is near 1 brings nothing there. Of what is cached, one operation that reads {BATCH} messages asks once.
 
-Not cached are kinds whose records are looked at once, and which a cache brought nothing: {uncached}.
+Not cached, since their records are looked at once or seldom: {uncached}.
 
 {cache_table(results)}
 """
