@@ -17,7 +17,7 @@ from unwedged.machine.errors import (
     WrongRecipient,
     WrongSender,
 )
-from unwedged.machine.identifiers import Device, DeviceId, UserId
+from unwedged.machine.identifiers import Curve25519Key, Device, DeviceId, UserId
 from unwedged.machine.ratchets import Account, OlmMessage, OlmSession
 from unwedged.machine.records import KnownDevice, LocalTrust, OwnDevice, Peer
 from unwedged.store import MalformedRecord
@@ -69,6 +69,23 @@ def test_a_conversation(alice: Party, bob: Party) -> None:
         assert bob.decrypts(alice, alice.encrypts(bob, f"{number}")) == f"{number}"
         assert alice.decrypts(bob, bob.encrypts(alice, f"re {number}")) == f"re {number}"
     assert len(alice.peer.sessions) == len(bob.peer.sessions) == 1
+
+
+def test_a_message_that_comes_again_under_another_spelling_of_its_senders_key_makes_no_session(
+    alice: Party, bob: Party
+) -> None:
+    (key,) = bob.account.make_fallback_key().values()
+    alice.peer.sessions.insert(0, alice.account.outbound_session(bob.account.curve25519, key))
+    message = alice.encrypts(bob)
+    assert bob.decrypts(alice, message) == "hello"
+    with pytest.raises(MalformedMessage):
+        olm.decrypt(bob.account, Peer(), Curve25519Key(f"{alice.account.curve25519}="), message)
+
+
+def test_a_plaintext_does_not_hang_on_the_error_that_it_is_malformed(alice: Party) -> None:
+    with pytest.raises(MalformedMessage) as raised:
+        olm.checked(b'{"type": "secret \xff"}', BOB, alice.account.curve25519, alice.own)
+    assert raised.value.__context__ is None
 
 
 def test_a_message_that_comes_again_is_recognised_and_changes_nothing(alice: Party, bob: Party) -> None:
@@ -210,9 +227,10 @@ class TestDeviceLists:
         before = {device: KnownDevice(alice.own.keys, LocalTrust.VERIFIED)}
         spoilt: tuple[object, ...] = (Party(ALICE, device).own.keys, {}, "text")
         for keys in spoilt:
-            assert devices.device_list(ALICE, before, {device: keys}) == before
-        assert devices.device_list(ALICE, before, {}) == {}
-        assert devices.device_list(ALICE, before, {device: alice.own.keys}) == before
+            assert devices.device_list(ALICE, before, {device: keys}, {}) == before
+        assert devices.device_list(ALICE, before, {}, {}) == {}
+        trust = {alice.known.ed25519: LocalTrust.VERIFIED}
+        assert devices.device_list(ALICE, before, {device: alice.own.keys}, trust) == before
 
     def test_a_device_under_the_name_of_another_is_refused(self, alice: Party) -> None:
-        assert devices.device_list(ALICE, {}, {"OTHER": alice.own.keys}) == {}
+        assert devices.device_list(ALICE, {}, {"OTHER": alice.own.keys}, {}) == {}

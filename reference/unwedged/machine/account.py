@@ -71,7 +71,7 @@ def wants_new_fallback(own: OwnDevice, now_ms: int) -> bool:
     if own.fallback is None:
         return True
     confirmed_ms = own.fallback_confirmed_ms
-    return confirmed_ms is not None and own.fallback_used and now_ms - confirmed_ms >= FALLBACK_KEPT_MS
+    return confirmed_ms is not None and own.fallback_used and abs(now_ms - confirmed_ms) >= FALLBACK_KEPT_MS
 
 
 async def hand_out_offer(transaction: Transaction, now_ms: int) -> KeysUpload | None:
@@ -79,7 +79,8 @@ async def hand_out_offer(transaction: Transaction, now_ms: int) -> KeysUpload | 
     own = await own_device(transaction)
     offer = await transaction.get(OFFER, None)
     if offer is not None:
-        if now_ms - offer.handed_out_ms < OFFER_GIVEN_UP_AFTER_MS:
+        # Of what is further ahead than that, the clock was wrong.
+        if abs(now_ms - offer.handed_out_ms) < OFFER_GIVEN_UP_AFTER_MS:
             return None
         _give_up(transaction, own)
     count, new_fallback = keys_wanted(own), wants_new_fallback(own, now_ms)

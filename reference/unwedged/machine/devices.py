@@ -7,14 +7,14 @@ the answer counts only while the mark has it. So an old or late answer never set
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from unwedged.machine.account import own_device
 from unwedged.machine.errors import InvalidArgument
-from unwedged.machine.identifiers import DeviceId, JsonObject, UserId
+from unwedged.machine.identifiers import DeviceId, Ed25519Key, JsonObject, UserId
 from unwedged.machine.olm import device_of, note_new_recipients
-from unwedged.machine.records import DEVICES, OUTDATED, TRACKED, KnownDevice, LocalTrust, Tracked
+from unwedged.machine.records import DEVICES, LOCAL_TRUST, OUTDATED, TRACKED, KnownDevice, LocalTrust, Tracked
 from unwedged.machine.requests import KeysQuery, objects
 from unwedged.machine.wire import is_storable
 from unwedged.store import Transaction, View
@@ -79,7 +79,8 @@ async def take_query_answer(transaction: Transaction, request: KeysQuery, respon
         if user_id not in of_users or await transaction.get(OUTDATED, user_id) != number:
             continue
         before = await transaction.get(DEVICES, user_id) or {}
-        after = device_list(user_id, before, of_users[user_id])
+        trust = await transaction.get(LOCAL_TRUST, user_id) or {}
+        after = device_list(user_id, before, of_users[user_id], trust)
         if user_id == own.user_id:
             after.pop(own.device_id, None)
         if after != before:
@@ -89,11 +90,15 @@ async def take_query_answer(transaction: Transaction, request: KeysQuery, respon
 
 
 def device_list(
-    user_id: UserId, before: dict[DeviceId, KnownDevice], answer: dict[str, object]
+    user_id: UserId,
+    before: dict[DeviceId, KnownDevice],
+    answer: dict[str, object],
+    trust: Mapping[Ed25519Key, LocalTrust],
 ) -> dict[DeviceId, KnownDevice]:
     """Return a user's devices by an answer: those that are signed as they must be, and that kept their keys.
 
-    A device is not removed because an answer spoils its keys: then it stays as it was.
+    A device is not removed because an answer spoils its keys: then it stays as it was. What this device's owner thinks
+    of it is found by its signing key, also where it had left the list.
     """
     after: dict[DeviceId, KnownDevice] = {}
     for name, keys in answer.items():
@@ -106,7 +111,7 @@ def device_list(
             if known is not None:
                 after[device_id] = known
             continue
-        after[device_id] = KnownDevice(device.keys, LocalTrust.UNSET if known is None else known.trust)
+        after[device_id] = KnownDevice(device.keys, trust.get(device.ed25519, LocalTrust.UNSET))
     return after
 
 
@@ -116,6 +121,8 @@ async def set_trust(transaction: Transaction, user_id: UserId, device_id: Device
     if device_id not in devices:
         raise InvalidArgument("this user has no such device, as far as is known")
     if devices[device_id].trust != trust:
+        by_key = await transaction.get(LOCAL_TRUST, user_id) or {}
+        transaction.put(LOCAL_TRUST, user_id, {**by_key, devices[device_id].ed25519: trust})
         transaction.put(DEVICES, user_id, {**devices, device_id: KnownDevice(devices[device_id].keys, trust)})
         await note_new_recipients(transaction)
 

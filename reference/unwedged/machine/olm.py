@@ -35,6 +35,7 @@ from unwedged.machine.records import (
 )
 from unwedged.machine.requests import Claimed, KeysClaim, objects
 from unwedged.machine.signing import is_signed
+from unwedged.machine.wire import decoded
 from unwedged.store import Transaction
 
 OLM: Final = "m.olm.v1.curve25519-aes-sha2"
@@ -123,10 +124,7 @@ def checked(plaintext: bytes, sender: UserId, sender_key: Curve25519Key, own: Ow
 
     Raises ``MalformedMessage``, ``WrongRecipient`` and ``WrongSender``.
     """
-    try:
-        payload = _PAYLOAD.decode(plaintext)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise MalformedMessage("a decrypted Olm message is not built as the specification demands") from None
+    payload = decoded(plaintext, _PAYLOAD, "a decrypted Olm message")
     if payload.recipient != own.user_id or payload.recipient_keys.ed25519 != own_key(own, "ed25519"):
         raise WrongRecipient("a decrypted Olm message is for another device")
     if payload.sender != sender:
@@ -167,15 +165,20 @@ async def note_new_session(transaction: Transaction, key: Curve25519Key) -> None
 
 
 async def want_session(transaction: Transaction, user_id: UserId, sender_key: Curve25519Key) -> None:
-    """Mark that no session with a device is there. Whatever stands already stays."""
-    if await transaction.get(WANTED_SESSION, sender_key) is None:
+    """Mark that no session with a known device is there. Whatever stands already stays."""
+    marked = await transaction.get(WANTED_SESSION, sender_key)
+    if marked is None or await _is_claimed_only(transaction, marked, user_id, sender_key):
         transaction.put(WANTED_SESSION, sender_key, WantedSession(user_id))
 
 
 async def note_wedged(transaction: Transaction, user_id: UserId, sender_key: Curve25519Key) -> None:
     """Mark that the sessions with a device don't decrypt its messages. A new one is asked for once an hour at most."""
     marked = await transaction.get(WANTED_SESSION, sender_key)
-    if marked is not None and marked.wedged:
+    if (
+        marked is not None
+        and (marked.wedged or marked.user_id != user_id)
+        and not await _is_claimed_only(transaction, marked, user_id, sender_key)
+    ):
         return
     peer = await transaction.get(PEER, sender_key)
     not_before_ms = peer.unwedged_ms + UNWEDGED_EVERY_MS if peer is not None and peer.unwedged_ms else 0
@@ -191,7 +194,9 @@ async def hand_out_claim(transaction: Transaction, now_ms: int) -> KeysClaim | N
     for key in await transaction.keys(WANTED_SESSION):
         mark = await transaction.get(WANTED_SESSION, key)
         assert mark is not None  # listed above
-        if mark.not_before_ms > now_ms or (device := await _device_with(transaction, mark.user_id, key)) is None:
+        # What is further ahead was noted by a clock that was wrong.
+        early = 0 < mark.not_before_ms - now_ms <= UNWEDGED_EVERY_MS
+        if early or (device := await _device_with(transaction, mark.user_id, key)) is None:
             continue
         peer = await transaction.get(PEER, key) or Peer()
         peer.claims += 1
@@ -208,7 +213,7 @@ async def hand_out_claim(transaction: Transaction, now_ms: int) -> KeysClaim | N
 
 async def take_claim_answer(transaction: Transaction, request: KeysClaim, response: JsonObject, now_ms: int) -> None:
     """Make the sessions that a claim was made for, where they are still wanted under the number it bears."""
-    of_users = objects(response, "one_time_keys")
+    of_users, failures = objects(response, "one_time_keys"), objects(response, "failures")
     own, account = await own_device(transaction), await own_account(transaction)
     for key, (device, number) in request.wanted.items():
         mark = await transaction.get(WANTED_SESSION, key)
@@ -219,7 +224,10 @@ async def take_claim_answer(transaction: Transaction, request: KeysClaim, respon
         if known is None:
             transaction.delete(WANTED_SESSION, key)
             continue
-        one_time_key = _signed_key(of_users.get(device.user_id, {}).get(device.device_id), device, known)
+        claimed = of_users.get(device.user_id, {}).get(device.device_id)
+        if claimed is None and device.user_id.partition(":")[2] in failures:
+            continue  # its homeserver could not be reached: whether it has a key is not known
+        one_time_key = _signed_key(claimed, device, known)
         try:
             if one_time_key is None:
                 raise MalformedMessage("a device has no key to claim, or one that it did not sign")
@@ -266,6 +274,18 @@ def _decrypted(
     if session_id is None:
         raise MessageUnreadable("no session with the sender decrypts this message")
     return *account.inbound_session(sender_key, message), None
+
+
+async def _is_claimed_only(
+    transaction: Transaction, marked: WantedSession, user_id: UserId, key: Curve25519Key
+) -> bool:
+    """Say whether the device with ``key`` is known as one of ``user_id``, and a mark is in the name of somebody else.
+
+    Anybody can send a message that bears another's key.
+    """
+    if marked.user_id == user_id or await _device_with(transaction, user_id, key) is None:
+        return False
+    return await _device_with(transaction, marked.user_id, key) is None
 
 
 async def _device_with(transaction: Transaction, user_id: UserId, key: Curve25519Key) -> KnownDevice | None:

@@ -171,9 +171,9 @@ class Account:
         try:
             identity = vodozemac.Curve25519PublicKey.from_base64(identity_key)
             one_time = vodozemac.Curve25519PublicKey.from_base64(one_time_key)
-        except ValueError:
-            raise MalformedMessage("this is no Curve25519 key") from None
-        return OlmSession(self._unpickled().create_outbound_session(identity, one_time))
+            return OlmSession(self._unpickled().create_outbound_session(identity, one_time))
+        except ValueError:  # also of a point from which no secret comes
+            raise MalformedMessage("this is no Curve25519 key that makes a secret") from None
 
     def inbound_session(self, sender_key: Curve25519Key, message: OlmMessage) -> tuple[OlmSession, bytes]:
         """Make the session of a pre-key message; the one-time key that it names is spent. Return also the plaintext.
@@ -184,6 +184,9 @@ class Account:
             sender = vodozemac.Curve25519PublicKey.from_base64(sender_key)
         except ValueError:
             raise MalformedMessage("this is no Curve25519 key") from None
+        if sender.to_base64() != sender_key:
+            # With two names a device would have two records, and neither would know what the other has decrypted.
+            raise MalformedMessage("a Curve25519 key is not written as the specification demands")
         pre_key = message._pre_key()  # noqa: SLF001 (a part of this module)
         try:
             session, plaintext = self._unpickled().create_inbound_session(sender, pre_key)

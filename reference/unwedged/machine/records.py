@@ -302,6 +302,7 @@ PEER: Final = RecordKind("peer", _name(Curve25519Key), _codec(Peer))
 WANTED_SESSION: Final = RecordKind("wanted_session", _name(Curve25519Key), _codec(WantedSession))
 DEVICES: Final = RecordKind("devices", _name(UserId), _codec(dict[DeviceId, KnownDevice]))
 RECIPIENTS_VERSION: Final = RecordKind("recipients_version", _THE_ONE, _codec(int))
+LOCAL_TRUST: Final = RecordKind("local_trust", _name(UserId), _codec(dict[Ed25519Key, LocalTrust]))
 TRACKED: Final = RecordKind("tracked", _name(UserId), _codec(Tracked))
 OUTDATED: Final = RecordKind("outdated", _name(UserId), _codec(int))
 OUTBOUND: Final = RecordKind("outbound_group_session", _name(RoomId), _codec(OutboundSession))
@@ -323,6 +324,7 @@ KINDS: Final[tuple[Kind, ...]] = (
     PEER,
     WANTED_SESSION,
     DEVICES,
+    LOCAL_TRUST,
     RECIPIENTS_VERSION,
     TRACKED,
     OUTDATED,

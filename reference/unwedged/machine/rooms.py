@@ -48,7 +48,7 @@ from unwedged.machine.records import (
     SeenPart,
     Withheld,
 )
-from unwedged.machine.wire import is_storable, parsed
+from unwedged.machine.wire import decoded, is_storable, parsed
 from unwedged.store import Transaction, View
 
 MEGOLM: Final = "m.megolm.v1.aes-sha2"
@@ -296,14 +296,11 @@ async def _decrypt(
         name = GroupSessionName(room_id, session_id)
         found = await transaction.get(INBOUND, name)
         if found is None:
-            raise await _missing(transaction, name)
+            raise await _missing(transaction, name, event.sender)
         session = sessions[session_id] = _Session(found, _Readings(name))
     inbound = session.inbound
     plaintext, index = inbound.session.decrypt(event.content.ciphertext)
-    try:
-        clear = _PLAINTEXT.decode(plaintext)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise MalformedMessage("a decrypted room message is not built as the specification demands") from None
+    clear = decoded(plaintext, _PLAINTEXT, "a decrypted room message")
     if clear.room_id != room_id:
         raise WrongRoom("a room message was encrypted for another room")
     if event.sender != inbound.sender and inbound.source is not KeySource.IMPORT:
@@ -326,9 +323,9 @@ def _event_of(raw: JsonObject) -> _Event:
     return event
 
 
-async def _missing(transaction: Transaction, name: GroupSessionName) -> MachineError:
+async def _missing(transaction: Transaction, name: GroupSessionName, sender: UserId) -> MachineError:
     withheld = await transaction.get(WITHHELD, name)
-    if withheld is None:
+    if withheld is None or withheld.sender != sender:
         return MissingRoomKey("the key of this message has not arrived")
     return WithheldRoomKey("the sender withholds the key of this message", withheld.code)
 

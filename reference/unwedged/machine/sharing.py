@@ -59,6 +59,9 @@ from unwedged.store import Transaction
 
 DEVICES_IN_A_COMMIT: Final = 250
 BLOCKED: Final = "m.blacklisted"
+SHORTEST_PERIOD_MS: Final = 3_600_000
+"""A room can't have its keys replaced more often by their age: a key that is too old before it is shared is never used.
+"""
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,9 @@ async def set_encryption(transaction: Transaction, room_id: RoomId, content: Jso
             raise EncryptionDowngrade("the room would no longer be encrypted by an algorithm that is known")
         raise MalformedMessage("this is no encryption of a room that is known")
     after = RoomSettings(
-        encryption.algorithm, max(1, encryption.rotation_period_msgs), max(0, encryption.rotation_period_ms)
+        encryption.algorithm,
+        max(1, encryption.rotation_period_msgs),
+        max(SHORTEST_PERIOD_MS, encryption.rotation_period_ms),
     )
     if before is not None:
         after = msgspec.structs.replace(after, shared_history=before.shared_history)

@@ -38,6 +38,16 @@ def is_json(value: object) -> bool:
     return False
 
 
+def decoded(plaintext: bytes, decoder: msgspec.json.Decoder[Shape], what: str) -> Shape:
+    """Read what was decrypted, or raise ``MalformedMessage``. ``what`` it is goes into the text."""
+    try:
+        return decoder.decode(plaintext)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    # Raised out here, as above: a ``UnicodeDecodeError`` holds the plaintext.
+    raise MalformedMessage(f"{what} is not built as the specification demands")
+
+
 def is_storable(value: object) -> bool:
     """Say whether a record could keep ``value``."""
     try:
