@@ -12,6 +12,7 @@ import pytest
 from tests.synapse.commands import Command, Interruption, Place, Read, Say, Send, Sync
 from tests.synapse.proxy import Fault, FaultKind
 from tests.synapse.scene import Process, Scene
+from unwedged.machine.ratchets import MOST_ONE_TIME_KEYS
 
 OPERATIONS: Final[list[tuple[type[Command], str]]] = [
     (Sync, "receive"),
@@ -22,11 +23,14 @@ OPERATIONS: Final[list[tuple[type[Command], str]]] = [
     (Say, "take"),
     (Say, "encrypt"),
     (Send, "collect"),
+    (Send, "take"),
 ]
 """Operations of the store, and during which command they run."""
 KINDS: Final[list[type[Command]]] = [Sync, Send, Say, Read]
 CLAIM_LOST_MS: Final = 70_000
 """After so long a claim whose answer was lost is made again."""
+UPLOAD_LOST_MS: Final = 660_000
+"""After so long other keys are uploaded in place of those whose upload was lost."""
 TURNS: Final = 30
 ROUNDS: Final = 100
 
@@ -58,7 +62,11 @@ async def test_a_process_is_interrupted_in_each_operation(on: Scene, place: Plac
     await on.begin(rotation_messages=1)
     for number, (kind, operation) in enumerate(OPERATIONS):
         victim, other = ("app", "extension") if number % 2 else ("extension", "app")
-        await on.say("bob", f"{number} before")
+        for message in range(2):
+            await on.say("bob", f"{number} before: {message}")
+        if kind is Send:
+            await on.claim_keys(MOST_ONE_TIME_KEYS - 5)
+            await on[victim].do(Sync())  # and now an upload is due
         process = on[victim]
         process.tell(await command(on, kind, f"{number} interrupted", Interruption(killed, place, operation)))
         assert await process.stopped() is not killed, operation
@@ -72,7 +80,7 @@ async def test_a_process_is_interrupted_in_each_operation(on: Scene, place: Plac
         else:
             process.resume()
             assert await process.answer() is not None
-        await on.advance(CLAIM_LOST_MS)
+        await on.advance(UPLOAD_LOST_MS)
         await on.settle()
     await on.end()
 

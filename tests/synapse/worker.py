@@ -29,7 +29,7 @@ from tests.synapse.commands import (
     Sync,
     Track,
 )
-from unwedged.machine import MachineError, OlmMachine
+from unwedged.machine import MachineError, OlmMachine, inbox
 from unwedged.store import CryptoStore, LeaseTimes, Milliseconds, Transaction
 from unwedged.store.clock import SystemClock
 from unwedged.store.crypto_store import MOST_ATTEMPTS
@@ -129,6 +129,7 @@ async def serve(settings: Settings) -> None:
     """Answer each line until none comes."""
     clock, interruptions = AdvancedClock(settings.added_ms), Interruptions()
     interrupted(interruptions)
+    inbox.EVENTS_IN_A_COMMIT = 1  # type: ignore[misc]  # Then two events are a large batch.
     headers = authorization(settings.access_token) | {"User-Agent": settings.label}
     # A new connection for each request: where a kept one breaks, aiohttp repeats the request, and a loss is not seen.
     async with (
