@@ -22,7 +22,7 @@ async def next_index(transaction: Transaction, suspensions: list[str]) -> int:
     index = await transaction.get(INDEXES, "to bob") or 0
     if suspensions:
         suspensions.clear()
-        os.kill(os.getpid(), signal.SIGSTOP)  # The system suspends this process, with the lease in its hands.
+        os.kill(os.getpid(), signal.SIGSTOP)  # The system suspends this process while it holds the lease.
     transaction.put(INDEXES, "to bob", index + 1)
     return index
 

@@ -132,14 +132,14 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
-class Says(msgspec.Struct, frozen=True, tag=True):
+class LogLine(msgspec.Struct, frozen=True, tag=True):
     """A line of the store's log."""
 
     line: str
 
 
 Outcome: TypeAlias = Done | Kept | Failed
-Event: TypeAlias = Opened | Waits | Stands | Outcome | Says
+Event: TypeAlias = Opened | Waits | Stands | Outcome | LogLine
 
 
 class NoSession(Exception):
@@ -147,7 +147,7 @@ class NoSession(Exception):
 
 
 class MachineClock:
-    """The wall clock of a machine whose processes are on a stage: eight bytes in a file."""
+    """The wall clock of a machine, which its processes share: eight bytes in a file."""
 
     def __init__(self, path: Path) -> None:
         with path.open("r+b") as file:
@@ -289,7 +289,7 @@ class Telling(logging.Handler):
     """Tells what the store logs."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tell(Says(record.getMessage()))
+        tell(LogLine(record.getMessage()))
 
 
 async def run(path: Path, clock_path: Path, label: str) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from examples.story.olm import place_of
+from examples.story.processes import Bob, SharedStore, StoryProcess, Wedged, shared_store
 from examples.story.program import Decrypt, Done, Encrypt, Failed, GoOn, Meet, Operation, Outcome, Point
 from examples.story.short_cuts import ShortCut
-from examples.story.stage import Actor, Bob, Stage, Wedged, stage
 
 TITLES = {
     ShortCut.NONE: "The protocol",
@@ -25,27 +25,27 @@ TITLES = {
 NAMES = {"protocol": ShortCut.NONE, "no-fence": ShortCut.NO_FENCE, "kept-cache": ShortCut.KEPT_CACHE}
 
 
-def say(who: str, what: str) -> None:
-    sys.stdout.write(f"  {who:9}  {what}\n")
+def say(speaker: str, line: str) -> None:
+    sys.stdout.write(f"  {speaker:9}  {line}\n")
 
 
-def overhear(who: str, line: str) -> None:
+def show_reruns(label: str, line: str) -> None:
     """Pass on of a process's log what the story is about."""
     if line.startswith("operation runs again"):
-        say(who, line)
+        say(label, line)
 
 
 class Story:
     """One telling of it. ``lost`` are the messages that could not be read."""
 
-    def __init__(self, on: Stage) -> None:
-        self._stage = on
+    def __init__(self, shared: SharedStore) -> None:
+        self._shared = shared
         self._bob = Bob()
         self.lost: list[str] = []
 
     async def tell(self) -> None:
-        app, extension = await self._stage.enter("app"), await self._stage.enter("extension")
-        await self._stage.perform(app, Meet(self._bob.invitation))
+        app, extension = await self._shared.start("app"), await self._shared.start("extension")
+        await self._shared.perform(app, Meet(self._bob.invitation))
         await self._encrypts(app, Encrypt(1, "one"))
 
         await self._is_suspended(app, Encrypt(2, "two", Point.READ), "encrypts 'two'")
@@ -55,36 +55,36 @@ class Story:
         four = self._bob.encrypt("four")
         say("Bob", "sends 'four'")
         await self._is_suspended(app, Decrypt(4, four, Point.STEPPED), "decrypts 'four'")
-        self._received(extension, "four", await self._stage.perform(extension, Decrypt(4, four)))
+        self._received(extension, "four", await self._shared.perform(extension, Decrypt(4, four)))
         await self._encrypts(extension, Encrypt(5, "five"))
         self._received(app, "four", await self._goes_on(app))
 
         await self._encrypts(app, Encrypt(6, "six"))
         seven = self._bob.encrypt("seven")
         say("Bob", "sends 'seven'")
-        self._received(app, "seven", await self._stage.perform(app, Decrypt(7, seven)))
+        self._received(app, "seven", await self._shared.perform(app, Decrypt(7, seven)))
 
-    async def _is_suspended(self, actor: Actor, operation: Operation, what: str) -> None:
-        actor.send(operation)
-        await self._stage.stands(actor)
-        await actor.suspend()
-        self._stage.lapse()
-        say(actor.label, f"{what}, and in the middle of it is suspended for longer than its lease")
+    async def _is_suspended(self, process: StoryProcess, operation: Operation, what: str) -> None:
+        process.send(operation)
+        await self._shared.stands(process)
+        await process.suspend()
+        self._shared.lapse()
+        say(process.label, f"{what}, and in the middle of it is suspended for longer than its lease")
 
-    async def _goes_on(self, actor: Actor) -> Outcome:
-        actor.send(GoOn())  # It does so when it is resumed, in the middle of where it was.
-        say(actor.label, "wakes up, and goes on")
-        actor.resume()
-        return await self._stage.outcome(actor)
+    async def _goes_on(self, process: StoryProcess) -> Outcome:
+        process.send(GoOn())  # It does so when it is resumed, in the middle of where it was.
+        say(process.label, "wakes up, and goes on")
+        process.resume()
+        return await self._shared.outcome(process)
 
-    async def _encrypts(self, actor: Actor, operation: Encrypt) -> None:
-        self._sent(actor, operation.text, await self._stage.perform(actor, operation))
+    async def _encrypts(self, process: StoryProcess, operation: Encrypt) -> None:
+        self._sent(process, operation.text, await self._shared.perform(process, operation))
 
-    def _sent(self, actor: Actor, text: str, outcome: Outcome) -> None:
+    def _sent(self, process: StoryProcess, text: str, outcome: Outcome) -> None:
         assert isinstance(outcome, Done)
         assert outcome.message is not None
         say(
-            actor.label,
+            process.label,
             f"sends '{text}' under epoch {outcome.epochs[-1]}: {self._bob.called(place_of(outcome.message))}",
         )
         try:
@@ -92,24 +92,24 @@ class Story:
         except Wedged as wedged:
             self._lost("Bob", text, wedged.reason)
 
-    def _received(self, actor: Actor, text: str, outcome: Outcome) -> None:
+    def _received(self, process: StoryProcess, text: str, outcome: Outcome) -> None:
         match outcome:
             case Done():
-                say(actor.label, f"reads '{outcome.text}' under epoch {outcome.epochs[-1]}")
+                say(process.label, f"reads '{outcome.text}' under epoch {outcome.epochs[-1]}")
             case Failed(reason):
-                self._lost(actor.label, text, reason)
+                self._lost(process.label, text, reason)
 
-    def _lost(self, who: str, text: str, reason: str) -> None:
+    def _lost(self, reader: str, text: str, reason: str) -> None:
         self.lost.append(text)
-        say(who, f"CAN'T READ '{text}': {reason}")
+        say(reader, f"CAN'T READ '{text}': {reason}")
 
 
 async def tell(short_cut: ShortCut) -> list[str]:
     """Tell the story, and return the messages that were lost in it."""
     sys.stdout.write(f"{TITLES[short_cut]}\n")
     with tempfile.TemporaryDirectory() as folder:
-        async with stage(Path(folder), short_cut, overhear) as on:
-            story = Story(on)
+        async with shared_store(Path(folder), short_cut, show_reruns) as shared:
+            story = Story(shared)
             await story.tell()
     lost = ", ".join(story.lost) or "nothing"
     sys.stdout.write(f"  Lost: {lost}\n")

@@ -15,6 +15,7 @@ from typing import Final
 import pytest
 
 from examples.story.olm import OlmMessage, place_of
+from examples.story.processes import Bob, SharedStore, Wedged, shared_store
 from examples.story.program import (
     TIMES,
     Decrypt,
@@ -32,7 +33,6 @@ from examples.story.program import (
     Waits,
 )
 from examples.story.short_cuts import ShortCut
-from examples.story.stage import Bob, Stage, Wedged, stage
 from examples.story.story import Story
 
 TURNS: Final = 45
@@ -41,9 +41,9 @@ LABELS: Final = ("app", "extension")
 
 
 @pytest.fixture
-async def on(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with stage(tmp_path, ShortCut.NONE) as set_up:
-        yield set_up
+async def shared(tmp_path: Path) -> AsyncIterator[SharedStore]:
+    async with shared_store(tmp_path, ShortCut.NONE) as opened:
+        yield opened
 
 
 def ciphertext(outcome: Outcome) -> OlmMessage:
@@ -53,107 +53,107 @@ def ciphertext(outcome: Outcome) -> OlmMessage:
 
 
 class TestInterruptions:
-    async def test_a_process_suspended_past_its_lease_starts_over_on_fresh_state(self, on: Stage) -> None:
-        bob, app, extension = Bob(), await on.enter("app"), await on.enter("extension")
-        assert await on.perform(app, Meet(bob.invitation)) == Done(epochs=(1,))
+    async def test_a_process_suspended_past_its_lease_starts_over_on_fresh_state(self, shared: SharedStore) -> None:
+        bob, app, extension = Bob(), await shared.start("app"), await shared.start("extension")
+        assert await shared.perform(app, Meet(bob.invitation)) == Done(epochs=(1,))
         app.send(Encrypt(1, "slow", Point.READ))
-        assert await on.stands(app) == Stands(Point.READ)
+        assert await shared.stands(app) == Stands(Point.READ)
         await app.suspend()
-        on.lapse()
+        shared.lapse()
 
-        quick = await on.perform(extension, Encrypt(2, "quick"))
+        quick = await shared.perform(extension, Encrypt(2, "quick"))
         assert isinstance(quick, Done)
         assert quick.epochs == (2,)
         assert bob.decrypt(ciphertext(quick)) == "quick"
 
         app.send(GoOn())
         app.resume()
-        slow = await on.outcome(app)
+        slow = await shared.outcome(app)
         assert isinstance(slow, Done)
         assert slow.epochs == (1, 3)
         assert bob.decrypt(ciphertext(slow)) == "slow"
         assert [place_of(ciphertext(each)).index for each in (quick, slow)] == [0, 1]
 
-    async def test_an_operation_that_failed_on_stale_state_starts_over_too(self, on: Stage) -> None:
+    async def test_an_operation_that_failed_on_stale_state_starts_over_too(self, shared: SharedStore) -> None:
         """It knew of no session, and was suspended; meanwhile there is one. To be told otherwise would undo that."""
-        bob, app, extension = Bob(), await on.enter("app"), await on.enter("extension")
+        bob, app, extension = Bob(), await shared.start("app"), await shared.start("extension")
         app.send(Encrypt(1, "hello", Point.READ))
-        assert await on.stands(app) == Stands(Point.READ)
+        assert await shared.stands(app) == Stands(Point.READ)
         await app.suspend()
-        on.lapse()
-        assert await on.perform(extension, Meet(bob.invitation)) == Done(epochs=(2,))
+        shared.lapse()
+        assert await shared.perform(extension, Meet(bob.invitation)) == Done(epochs=(2,))
 
         app.send(GoOn())
         app.resume()
-        hello = await on.outcome(app)
+        hello = await shared.outcome(app)
         assert isinstance(hello, Done)
         assert hello.epochs == (1, 3)
         assert bob.decrypt(ciphertext(hello)) == "hello"
 
-    async def test_a_renewal_does_not_bring_a_lost_lease_back(self, on: Stage) -> None:
-        bob, app, extension = Bob(), await on.enter("app"), await on.enter("extension")
-        await on.perform(app, Meet(bob.invitation))
+    async def test_a_renewal_does_not_bring_a_lost_lease_back(self, shared: SharedStore) -> None:
+        bob, app, extension = Bob(), await shared.start("app"), await shared.start("extension")
+        await shared.perform(app, Meet(bob.invitation))
         await app.suspend()
-        on.lapse()
-        bob.decrypt(ciphertext(await on.perform(extension, Encrypt(1, "one"))))
+        shared.lapse()
+        bob.decrypt(ciphertext(await shared.perform(extension, Encrypt(1, "one"))))
         app.send(Tick())
         app.resume()
-        await app.said("lease lost label=app epoch=1 version=1")
-        two = await on.perform(app, Encrypt(2, "two"))
+        await app.log_line("lease lost label=app epoch=1 version=1")
+        two = await shared.perform(app, Encrypt(2, "two"))
         assert isinstance(two, Done)
         assert two.epochs == (3,)
         assert bob.decrypt(ciphertext(two)) == "two"
 
-    async def test_a_process_gives_way_after_its_operation_to_one_that_waits(self, on: Stage) -> None:
-        bob, app, extension = Bob(), await on.enter("app"), await on.enter("extension")
-        await on.perform(app, Meet(bob.invitation))
+    async def test_a_process_gives_way_after_its_operation_to_one_that_waits(self, shared: SharedStore) -> None:
+        bob, app, extension = Bob(), await shared.start("app"), await shared.start("extension")
+        await shared.perform(app, Meet(bob.invitation))
         app.send(Encrypt(1, "one", Point.STEPPED))
-        await on.stands(app)
+        await shared.stands(app)
         extension.send(Encrypt(2, "two"))
-        assert await extension.next() == Waits()
-        on.ask_again(extension)
-        assert await extension.next() == Waits()  # The operation is still running.
+        assert await extension.next_answer() == Waits()
+        shared.ask_again(extension)
+        assert await extension.next_answer() == Waits()  # The operation is still running.
 
         app.send(GoOn())
-        await app.said("lease released label=app epoch=1")  # with the commit, before anybody is told of that
-        assert bob.decrypt(ciphertext(await on.outcome(app))) == "one"
-        on.ask_again(extension)
-        assert bob.decrypt(ciphertext(await on.outcome(extension))) == "two"
+        await app.log_line("lease released label=app epoch=1")  # with the commit, before anybody is told of that
+        assert bob.decrypt(ciphertext(await shared.outcome(app))) == "one"
+        shared.ask_again(extension)
+        assert bob.decrypt(ciphertext(await shared.outcome(extension))) == "two"
 
-    async def test_an_operation_that_waits_for_another_process_keeps_nobody_out(self, on: Stage) -> None:
+    async def test_an_operation_that_waits_for_another_process_keeps_nobody_out(self, shared: SharedStore) -> None:
         """The operation of the app ends only once the extension has had the lease."""
-        bob, app, extension = Bob(), await on.enter("app"), await on.enter("extension")
-        await on.perform(app, Meet(bob.invitation))
+        bob, app, extension = Bob(), await shared.start("app"), await shared.start("extension")
+        await shared.perform(app, Meet(bob.invitation))
         app.send(Encrypt(1, "one", Point.READ))
-        await on.stands(app)
+        await shared.stands(app)
         extension.send(Encrypt(2, "two"))
-        assert await extension.next() == Waits()
-        await on.renewed(app)  # and so it hears that somebody waits
-        on.clock.advance(TIMES.renew_every_ms)
+        assert await extension.next_answer() == Waits()
+        await shared.renewed(app)  # so it learns that somebody waits
+        shared.clock.advance(TIMES.renew_every_ms)
         app.send(Tick())
-        line = await app.said_something_like("somebody waits for the lease, which is renewed no more")
+        line = await app.log_line_beginning("somebody waits for the lease, which is renewed no more")
         assert "label=app epoch=1: __main__.Operations._encrypt (6000 ms)" in line
-        on.lapse()
-        on.ask_again(extension)
-        two = await on.outcome(extension)
+        shared.lapse()
+        shared.ask_again(extension)
+        two = await shared.outcome(extension)
         assert bob.decrypt(ciphertext(two)) == "two"
 
         app.send(GoOn())
-        one = await on.outcome(app)
+        one = await shared.outcome(app)
         assert isinstance(one, Done)
         assert one.epochs == (1, 3)
         assert bob.decrypt(ciphertext(one)) == "one"
 
     @pytest.mark.parametrize("point", Point)
-    async def test_what_a_killed_process_began_is_done_once(self, on: Stage, point: Point) -> None:
-        bob, app, extension = Bob(), await on.enter("app"), await on.enter("extension")
-        await on.perform(app, Meet(bob.invitation))
+    async def test_what_a_killed_process_began_is_done_once(self, shared: SharedStore, point: Point) -> None:
+        bob, app, extension = Bob(), await shared.start("app"), await shared.start("extension")
+        await shared.perform(app, Meet(bob.invitation))
         app.send(Encrypt(1, "one", point))
-        await on.stands(app)
+        await shared.stands(app)
         await app.kill()
-        on.lapse()
-        one = ciphertext(await on.perform(extension, Encrypt(1, "one")))
-        two = ciphertext(await on.perform(extension, Encrypt(2, "two")))
+        shared.lapse()
+        one = ciphertext(await shared.perform(extension, Encrypt(1, "one")))
+        two = ciphertext(await shared.perform(extension, Encrypt(2, "two")))
         assert [bob.decrypt(one), bob.decrypt(two)] == ["one", "two"]
         assert [place_of(one).index, place_of(two).index] == [0, 1]
 
@@ -161,7 +161,7 @@ class TestInterruptions:
 class Conversation:
     """Turns of one process or the other, in which a seeded random number says who does what, and what goes wrong."""
 
-    def __init__(self, on: Stage, seed: int) -> None:
+    def __init__(self, shared: SharedStore, seed: int) -> None:
         self.happened: Counter[str] = Counter()
         self.sent: dict[int, str] = {}
         """What Bob read, by number."""
@@ -172,15 +172,15 @@ class Conversation:
         self._asleep: set[str] = set()
         self._chains: list[bytes] = []
         """Bob's, in order."""
-        self._on = on
+        self._shared = shared
         self._random = random.Random(seed)
         self._bob = Bob()
         self._numbers = 0
 
     async def run(self, turns: int) -> None:
         for label in LABELS:
-            await self._on.enter(label)
-        await self._on.perform(self._on.actors[LABELS[0]], Meet(self._bob.invitation))
+            await self._shared.start(label)
+        await self._shared.perform(self._shared.processes[LABELS[0]], Meet(self._bob.invitation))
         for _ in range(turns):
             await self._turn(self._random.choice(LABELS), [None, *Point])
         for number in tuple(self.unread):
@@ -188,9 +188,9 @@ class Conversation:
 
     async def check_store(self) -> None:
         """Have a process that knows nothing yet look at what was kept."""
-        for actor in self._on.actors.values():
-            await actor.leave()
-        kept = await self._on.perform(await self._on.enter("newcomer"), Recall())
+        for process in self._shared.processes.values():
+            await process.close()
+        kept = await self._shared.perform(await self._shared.start("newcomer"), Recall())
         assert kept == Kept(tuple(sorted(self.sent)), self.received)
         assert sorted(self._bob.read) == sorted(self.sent.values())
 
@@ -219,8 +219,8 @@ class Conversation:
         return self._numbers
 
     async def _perform(self, label: str, operation: Encrypt | Decrypt) -> None:
-        self._on.actors[label].send(operation)
-        while not isinstance(event := await self._on.actors[label].next(), Outcome):
+        self._shared.processes[label].send(operation)
+        while not isinstance(event := await self._shared.processes[label].next_answer(), Outcome):
             if isinstance(event, Waits):
                 await self._make_way(label)
             elif isinstance(event, Stands):
@@ -243,17 +243,17 @@ class Conversation:
     async def _make_way(self, label: str) -> None:
         """Somebody waits for the lease: its holder, if it is alive and awake, gives way. Perhaps it is neither."""
         [other] = (each for each in LABELS if each != label)
-        if self._on.wanted() is not None:
+        if self._shared.wanted() is not None:
             match self._one_of(
                 {"asked to give way": 6, "suspended between operations": 3, "killed between operations": 1}
             ):
                 case "suspended between operations":
-                    await self._on.actors[other].suspend()
+                    await self._shared.processes[other].suspend()
                     self._asleep.add(other)
-                    self._on.lapse()
+                    self._shared.lapse()
                 case "killed between operations":
                     await self._replace(other)
-        await self._on.make_way(self._on.actors[label])
+        await self._shared.make_way(self._shared.processes[label])
 
     async def _interrupt(self, label: str, operation: Encrypt | Decrypt) -> None:
         """Something happens to a process in the middle of an operation, or before it can say that it is done."""
@@ -261,16 +261,16 @@ class Conversation:
         self._wake_up()
         match self._one_of({"suspended in an operation": 9, "killed in an operation": 1}):
             case "suspended in an operation":
-                actor = self._on.actors[label]
-                await actor.suspend()
-                actor.send(GoOn())
-                self._on.lapse()
+                process = self._shared.processes[label]
+                await process.suspend()
+                process.send(GoOn())
+                self._shared.lapse()
                 for _ in range(self._random.randint(1, 3)):
                     await self._turn(other, [None])
-                actor.resume()
+                process.resume()
             case "killed in an operation":
                 await self._replace(label)
-                self._on.actors[label].send(operation)
+                self._shared.processes[label].send(operation)
 
     def _one_of(self, weights: Mapping[str, int]) -> str:
         [what] = self._random.choices(tuple(weights), tuple(weights.values()))
@@ -278,18 +278,18 @@ class Conversation:
         return what
 
     async def _replace(self, label: str) -> None:
-        await self._on.actors[label].kill()
-        self._on.lapse()
-        await self._on.enter(label)
+        await self._shared.processes[label].kill()
+        self._shared.lapse()
+        await self._shared.start(label)
 
     def _wake_up(self) -> None:
         while self._asleep:
-            self._on.actors[self._asleep.pop()].resume()
+            self._shared.processes[self._asleep.pop()].resume()
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_nothing_is_lost(on: Stage, seed: int) -> None:
-    conversation = Conversation(on, seed)
+async def test_nothing_is_lost(shared: SharedStore, seed: int) -> None:
+    conversation = Conversation(shared, seed)
     await conversation.run(TURNS)
     print(f"seed {seed}: {dict(conversation.happened)}")  # noqa: T201 (shown where the test fails)
     await conversation.check_store()
@@ -300,8 +300,8 @@ async def test_nothing_is_lost(on: Stage, seed: int) -> None:
 @pytest.mark.parametrize("short_cut", [ShortCut.NO_FENCE, ShortCut.KEPT_CACHE])
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_the_same_with_a_short_cut_wedges(tmp_path: Path, short_cut: ShortCut, seed: int) -> None:
-    async with stage(tmp_path, short_cut) as on:
-        conversation = Conversation(on, seed)
+    async with shared_store(tmp_path, short_cut) as shared:
+        conversation = Conversation(shared, seed)
         with pytest.raises(Wedged) as wedged:
             await conversation.run(TURNS)
     print(f"seed {seed}: {wedged.value} after {dict(conversation.happened)}")  # noqa: T201 (shown where the test fails)
@@ -313,7 +313,7 @@ async def test_the_same_with_a_short_cut_wedges(tmp_path: Path, short_cut: Short
     [(ShortCut.NONE, []), (ShortCut.NO_FENCE, ["two", "six"]), (ShortCut.KEPT_CACHE, ["two", "six", "seven"])],
 )
 async def test_the_story(tmp_path: Path, short_cut: ShortCut, lost: list[str]) -> None:
-    async with stage(tmp_path, short_cut) as on:
-        story = Story(on)
+    async with shared_store(tmp_path, short_cut) as shared:
+        story = Story(shared)
         await story.tell()
     assert story.lost == lost

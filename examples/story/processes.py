@@ -1,4 +1,4 @@
-"""A stage for two processes, the clock of their machine, and Bob at the other end of their Olm session.
+"""The processes that share a store, the clock of their machine, and Bob at the other end of their Olm session.
 
 Nothing here waits for time to pass: each step waits for the event that says that it was made.
 """
@@ -22,11 +22,11 @@ from examples.story.program import (
     TIMES,
     Command,
     Event,
+    LogLine,
     MachineClock,
     Opened,
     Operation,
     Outcome,
-    Says,
     Stands,
     Tick,
     Waits,
@@ -40,7 +40,7 @@ PATIENCE: Final = 30
 """Seconds after which a process that says nothing counts as hanging. How long anything takes is no test's matter."""
 
 Listener = Callable[[str, str], None]
-"""Told who says what."""
+"""Called with the label of a process and each line of its log."""
 
 
 class Wedged(Exception):
@@ -95,8 +95,8 @@ class Bob:
         return f"chain {self._chains.index(place.chain)}, message {place.index}"
 
 
-class Actor:
-    """A process on the stage."""
+class StoryProcess:
+    """A process that has the store open, driven step by step."""
 
     def __init__(self, label: str, process: asyncio.subprocess.Process, listener: Listener) -> None:
         self.label = label
@@ -105,39 +105,39 @@ class Actor:
         self._listener = listener
 
     def __repr__(self) -> str:
-        return f"<Actor {self.label!r} suspended={self.suspended} code={self._process.returncode}>"
+        return f"<StoryProcess {self.label!r} suspended={self.suspended} code={self._process.returncode}>"
 
     def send(self, command: Command) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(msgspec.json.encode(command) + b"\n")
 
-    async def hear(self) -> Event:
+    async def next_event(self) -> Event:
         """Wait for the next event, whatever it is."""
         assert self._process.stdout is not None
         async with asyncio.timeout(PATIENCE):
             line = await self._process.stdout.readline()
         assert line, f"{self!r} ended, and should not have"
         event: Event = msgspec.json.decode(line, type=Event)
-        if isinstance(event, Says):
+        if isinstance(event, LogLine):
             self._listener(self.label, event.line.replace(f" label={self.label}", ""))
         return event
 
-    async def next(self) -> Event:
+    async def next_answer(self) -> Event:
         """Wait for the next event that is more than a line of the log."""
-        while isinstance(event := await self.hear(), Says):
+        while isinstance(event := await self.next_event(), LogLine):
             pass
         return event
 
-    async def said(self, line: str) -> None:
-        """Wait until it says so, and nothing but lines of the log."""
-        while (event := await self.hear()) != Says(line):
-            assert isinstance(event, Says), event
+    async def log_line(self, line: str) -> None:
+        """Wait for this line of the log; no other event may come before it."""
+        while (event := await self.next_event()) != LogLine(line):
+            assert isinstance(event, LogLine), event
 
-    async def said_something_like(self, beginning: str) -> str:
-        """Wait until it says a line that begins so, and nothing but lines of the log; return the line."""
+    async def log_line_beginning(self, beginning: str) -> str:
+        """Return the first line of the log that begins so; no other event may come before it."""
         while True:
-            event = await self.hear()
-            assert isinstance(event, Says), event
+            event = await self.next_event()
+            assert isinstance(event, LogLine), event
             if event.line.startswith(beginning):
                 return event.line
 
@@ -152,26 +152,26 @@ class Actor:
         self.suspended = False
 
     async def kill(self) -> None:
-        """End it without a last word, suspended or not."""
+        """End it at once, suspended or not."""
         if self._process.returncode is None:
             self._process.kill()
-        await self._gone()
+        await self._has_ended()
 
-    async def leave(self) -> None:
+    async def close(self) -> None:
         """Let it close the store and end."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        await self._gone()
+        await self._has_ended()
         assert self._process.returncode == 0
 
-    async def _gone(self) -> None:
+    async def _has_ended(self) -> None:
         assert self._process.stdout is not None
         async with asyncio.timeout(PATIENCE):
             await self._process.stdout.read()
             await self._process.wait()
 
 
-def _silent(_who: str, _what: str) -> None:
+def _ignore(_label: str, _line: str) -> None:
     pass
 
 
@@ -183,79 +183,79 @@ class Wanted(NamedTuple):
 
 
 @dataclass(slots=True)
-class Stage:
-    """Where it happens: a store file, a clock, and the actors."""
+class SharedStore:
+    """A store file, a clock, and the processes that share both."""
 
     store: Path
     clock: MachineClock
     clock_path: Path
     short_cut: ShortCut
     listener: Listener
-    actors: dict[str, Actor]
-    """The processes that are there, by their parts."""
-    entrances: int = 0
+    processes: dict[str, StoryProcess]
+    """By role."""
+    started: int = 0
 
-    async def enter(self, part: str) -> Actor:
-        """Start a process. One that takes the part of another has a label of its own."""
-        self.entrances += 1
-        label = f"{part}-{self.entrances}" if part in self.actors else part
-        process = await asyncio.create_subprocess_exec(
+    async def start(self, role: str) -> StoryProcess:
+        """Start a process. One that takes over the role of another has a label of its own."""
+        self.started += 1
+        label = f"{role}-{self.started}" if role in self.processes else role
+        started = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "examples.story.program", self.store, self.clock_path, label, self.short_cut.value),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             cwd=REPOSITORY,
         )
-        actor = self.actors[part] = Actor(label, process, self.listener)
-        assert await actor.next() == Opened()
-        return actor
+        process = self.processes[role] = StoryProcess(label, started, self.listener)
+        assert await process.next_answer() == Opened()
+        return process
 
     def lapse(self) -> None:
         """Let more time pass than a lease lasts. A process that is not told so does not renew."""
         self.clock.advance(Milliseconds(TIMES.duration_ms + 1))
 
-    async def perform(self, actor: Actor, operation: Operation) -> Outcome:
-        """Have an operation done, by asking whoever has the lease to give way."""
-        actor.send(operation)
-        return await self.outcome(actor)
+    async def perform(self, process: StoryProcess, operation: Operation) -> Outcome:
+        """Have an operation done; where another process holds the lease, have it give way."""
+        process.send(operation)
+        return await self.outcome(process)
 
-    async def outcome(self, actor: Actor) -> Outcome:
+    async def outcome(self, process: StoryProcess) -> Outcome:
         """Wait for the outcome of an operation that waits for nothing but the lease."""
-        while isinstance(event := await actor.next(), Waits):
-            await self.make_way(actor)
+        while isinstance(event := await process.next_answer(), Waits):
+            await self.make_way(process)
         assert isinstance(event, Outcome), event
         return event
 
-    async def stands(self, actor: Actor) -> Stands:
+    async def stands(self, process: StoryProcess) -> Stands:
         """Wait until an operation stands where it was told to, and waits for nothing but the lease."""
-        while isinstance(event := await actor.next(), Waits):
-            await self.make_way(actor)
+        while isinstance(event := await process.next_answer(), Waits):
+            await self.make_way(process)
         assert isinstance(event, Stands), event
         return event
 
-    async def make_way(self, actor: Actor) -> None:
-        """Have whoever holds the lease find out that somebody waits, and let the one that waits ask again."""
+    async def make_way(self, process: StoryProcess) -> None:
+        """Have the holder of the lease find out that somebody waits, and let the process that waits ask again."""
         if (lease := self.wanted()) is not None:
-            [*holders] = (each for each in self.actors.values() if each.label == lease.label)
+            [*holders] = (each for each in self.processes.values() if each.label == lease.label)
             for holder in holders:
                 self.clock.advance(TIMES.renew_every_ms)
                 holder.send(Tick())
-                await holder.said(f"lease released label={holder.label} epoch={lease.epoch}")
+                await holder.log_line(f"lease released label={holder.label} epoch={lease.epoch}")
             if not holders:
                 self.lapse()  # It was killed.
-        self.ask_again(actor)
+        self.ask_again(process)
 
-    async def renewed(self, actor: Actor) -> None:
+    async def renewed(self, process: StoryProcess) -> None:
         """Let the holder's time to renew come, and wait until it has renewed."""
         self.clock.advance(TIMES.renew_every_ms)
-        actor.send(Tick())
+        process.send(Tick())
         async with asyncio.timeout(PATIENCE):
             while inspect(self.store, 0).lease.expires != self.clock.now() + TIMES.duration_ms:  # noqa: ASYNC110 (a file)
                 await asyncio.sleep(0.01)
 
-    def ask_again(self, actor: Actor) -> None:
-        """Let so much time pass as an actor that waits for the lease waits before asking again."""
+    def ask_again(self, process: StoryProcess) -> None:
+        """Let so much time pass as a process that waits for the lease pauses before it asks again."""
         self.clock.advance(Milliseconds(100))
-        actor.send(Tick())
+        process.send(Tick())
 
     def wanted(self) -> Wanted | None:
         """Return the lease if somebody waits for it and it has not lapsed.
@@ -270,13 +270,13 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(folder: Path, short_cut: ShortCut, listener: Listener = _silent) -> AsyncIterator[Stage]:
-    """Set up a stage in an empty folder; no process that entered it survives it."""
+async def shared_store(folder: Path, short_cut: ShortCut, listener: Listener = _ignore) -> AsyncIterator[SharedStore]:
+    """Prepare a store in an empty folder; every process that was started is ended with the block."""
     clock_path = folder / "clock"
-    set_up = Stage(folder / "store.db", MachineClock.create(clock_path), clock_path, short_cut, listener, {})
+    shared = SharedStore(folder / "store.db", MachineClock.create(clock_path), clock_path, short_cut, listener, {})
     try:
-        yield set_up
+        yield shared
     finally:
         async with AsyncExitStack() as ending:
-            for actor in set_up.actors.values():
-                ending.push_async_callback(actor.kill)
+            for process in shared.processes.values():
+                ending.push_async_callback(process.kill)
