@@ -90,7 +90,7 @@ class SqliteBackend:
         return sealing
 
     async def reseal(self, header: bytes, fresh: bytes) -> bool:
-        """Put ``fresh`` in the place of the sealing header, and say so, if that is still ``header``."""
+        """As ``Backend`` says, in a transaction on the driver's thread."""
 
         def replace(connection: Connection) -> bool:
             self._must_know_schema(connection)
@@ -104,7 +104,7 @@ class SqliteBackend:
         return Version(rows[0][0]), frozenset(kind for _, kind in rows if kind is not None)
 
     async def acquire(self, instance: InstanceId, label: str, now: Milliseconds, duration: Milliseconds) -> Lease:
-        """Take the lease, or note that somebody waits; return the row. Taken: ``holder`` is ``instance``."""
+        """As ``Backend`` says. The lease counts from when it is written, where that is late."""
         self._instance = instance
         parameters: Parameters = {
             "instance": instance, "label": label, "longest": LONGEST_LEASE_MS,
@@ -113,25 +113,25 @@ class SqliteBackend:
         return lease_of(self._found(await self._run_short_statement(statements.ACQUIRE, parameters, writes=True))[0])
 
     async def look(self) -> Lease:
-        """Return the lease row. Not fenced: it is for processes that wait."""
+        """As ``Backend`` says."""
         return lease_of((await self._run_short_statement(statements.LOOK, {}))[0])
 
     async def renew(self, epoch: Epoch, now: Milliseconds, duration: Milliseconds) -> Lease:
-        """Extend the lease of ``epoch`` to ``duration`` from ``now`` and return the row. Fenced."""
+        """As ``Backend`` says. The lease counts from when it is written, where that is late."""
         began = database.monotonic_seconds()
         parameters: Parameters = {"epoch": epoch, "now": now, "duration": duration, "began": began}
         return lease_of(self._found(await self._run_short_statement(statements.RENEW, parameters, writes=True))[0])
 
     async def release(self, epoch: Epoch) -> None:
-        """Give up the lease of ``epoch``; nothing happens if it is no longer held under that epoch."""
+        """As ``Backend`` says."""
         await self._run_short_statement(statements.RELEASE, {"epoch": epoch}, writes=True)
 
     async def check(self, epoch: Epoch) -> Lease:
-        """Return the lease row. Fenced: that it returns is the answer (rule 6)."""
+        """As ``Backend`` says."""
         return lease_of(self._found(await self._run_short_statement(statements.CHECK, {"epoch": epoch}))[0])
 
     async def changes(self, since: Version, epoch: Epoch | None) -> ChangeLog[RowName]:
-        """Read the change log after ``since``. Fenced where an ``epoch`` is given; subscribers read without one."""
+        """As ``Backend`` says: a long log on the driver's thread, and without an ``epoch`` only from files in place."""
         parameters: Parameters = {"since": since, "epoch": epoch, "schema": self._schema, "most": FEW_RECORDS + 1}
         if epoch is None:
             self._files.verify()
@@ -141,13 +141,13 @@ class SqliteBackend:
         return await offload(len(rows), partial(statements.change_log_of, self._found(rows)))
 
     async def load(self, epoch: Epoch, name: RowName, since: Version) -> Loaded:
-        """Read one row, and whether it changed after ``since``. Fenced."""
+        """As ``Backend`` says."""
         parameters: Parameters = {"epoch": epoch, "kind": name.kind, "key": name.key, "since": since}
         version, value, changed = self._found(await self._run_short_statement(statements.LOAD, parameters))[0]
         return Loaded(Version(version), value, bool(changed))
 
     async def keys(self, epoch: Epoch, kind: str, since: Version) -> Listed:
-        """Read the keys of all rows of one kind, and whether any of them changed after ``since``. Fenced."""
+        """As ``Backend`` says, on the driver's thread."""
         rows = self._found(await self._read(statements.KEYS, {"epoch": epoch, "kind": kind, "since": since}))
         keys = tuple(key for _, key, _ in rows if key is not None)
         return Listed(Version(rows[0][0]), keys, bool(rows[0][2]))
@@ -155,10 +155,7 @@ class SqliteBackend:
     async def commit(
         self, epoch: Epoch, rows: Sequence[Row], now: Milliseconds, duration: Milliseconds, *, alone: bool
     ) -> Committed:
-        """Write all ``rows``, the next version and the change log, and renew the lease, all or nothing. Fenced.
-
-        Where somebody waits, and this operation is ``alone``, the lease is given up instead of renewed (rule 8).
-        """
+        """As ``Backend`` says, on the driver's thread. The lease counts from when it is written, where that is late."""
         began = database.monotonic_seconds()
         values, size = await offload(len(rows), partial(statements.values_of, rows))
 
@@ -177,7 +174,7 @@ class SqliteBackend:
         return await self._write(write, len(rows), size)
 
     async def truncate(self, floor: Version) -> None:
-        """Forget the change log up to and including ``floor`` (at most the store's version)."""
+        """As ``Backend`` says, in a transaction on the driver's thread."""
 
         def forget(connection: Connection) -> None:
             self._must_know_schema(connection)
@@ -187,7 +184,7 @@ class SqliteBackend:
         await self._write(forget)
 
     async def close(self) -> None:
-        """Let go of the database. The lease is not touched."""
+        """As ``Backend`` says. Closing it twice does no harm."""
         self._owner_process.must_be_current()
         if not self._closed:
             self._closed = True
@@ -195,7 +192,7 @@ class SqliteBackend:
                 await run_to_completion(self._disconnect())
 
     async def reopen(self, known: StoreMark) -> None:
-        """Open the same file again after ``close``. The log may be another: the last to close the file deletes it."""
+        """As ``Backend`` says. The log may be another: the last to close the file deletes it."""
         expected = Expectations(not_before=known)
         with database.translated():
             file = prepare(self._path, expected)
