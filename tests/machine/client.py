@@ -85,12 +85,13 @@ class Client:
     async def share(self, room: str, members: Iterable[str]) -> Sharing:
         """Make sure that a room's key is with all members, as far as the homeserver lets it."""
         members = list(members)
+        shared = await self.machine.share_room_key(room, members)
         for _ in range(3):
-            shared = await self.machine.share_room_key(room, members)
             await self.send_all()
             if shared.reaches_all:
-                return shared
-        return await self.machine.share_room_key(room, members)
+                break
+            shared = await self.machine.share_room_key(room, members)
+        return shared
 
     async def say(self, room: str, text: str) -> Json:
         """Send an encrypted message, and return its event as it is in the room."""

@@ -183,10 +183,8 @@ class Stage:
         """Let the peer do what the processes do."""
         await self.bob.send_all()
         await self.bob.sync()
-        await self.bob.share(ROOM, [ALICE, BOB])
-        sharing = await self.bob.machine.share_room_key(ROOM, [ALICE, BOB])
-        await self.bob.send_all()
-        if sharing.outdated or sharing.without_session:
+        sharing = await self.bob.share(ROOM, [ALICE, BOB])
+        if not sharing.reaches_all:
             return
         content = {"msgtype": "m.text", "body": self.new_text("Bob")}
         self.bob.post(ROOM, await self.bob.machine.encrypt_room_event(ROOM, sharing, "m.room.message", content))

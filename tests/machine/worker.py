@@ -195,10 +195,8 @@ class Application:
         """Send a message, if all members can read it; as a careful application does."""
         members = self._client.call("GET", f"rooms/{ROOM}/joined_members")["joined"]
         assert isinstance(members, dict)
-        await self._client.share(ROOM, members)
-        sharing = await self._client.machine.share_room_key(ROOM, members)
-        await self._client.send_all()
-        if sharing.outdated or sharing.without_session:
+        sharing = await self._client.share(ROOM, members)
+        if not sharing.reaches_all:
             return
         try:
             content = {"msgtype": "m.text", "body": text}

@@ -90,7 +90,7 @@ class SharedDevice:
         """Send a message, after its key."""
         members = self._network.homeserver.members(room)
         sharing = await (await self._next()).machine.share_room_key(room, members)
-        for _ in range(2):
+        for _ in range(3):
             await self._send_all()
             if sharing.reaches_all:
                 break
