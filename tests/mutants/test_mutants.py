@@ -203,6 +203,41 @@ MUTANTS: Final = (
         "if False:",
         "test_opening.py::TestNames::test_a_file_with_two_names_is_refused",
     ),
+    Mutant(
+        "a block is entered twice",
+        f"{STORE}/crypto_store.py",
+        "        if self._begun:\n",
+        "        if False:\n",
+        "test_crypto_store.py::TestMisuse::test_a_block_is_entered_and_left_once",
+    ),
+    Mutant(
+        "a block that is left twice is committed twice",
+        f"{STORE}/crypto_store.py",
+        "operation, self._operation = self._operation, None",
+        "operation = self._operation",
+        "test_crypto_store.py::TestMisuse::test_a_block_is_entered_and_left_once",
+    ),
+    Mutant(
+        "a checkpoint deletes the log beside an empty file",
+        f"{STORE}/checkpoints.py",
+        "            files.verify()\n",
+        "",
+        "test_operating_system.py::test_a_store_that_lost_its_file_alone_keeps_its_log_however_often_it_is_refused",
+    ),
+    Mutant(
+        "closing deletes the log beside an empty file",
+        f"{STORE}/sqlite.py",
+        "if self._files.only_the_log_is_lost():",
+        "if not self._files.only_the_log_is_lost():",
+        "test_operating_system.py::test_a_store_that_lost_its_file_alone_keeps_its_log_however_often_it_is_refused",
+    ),
+    Mutant(
+        "connecting makes a file that has gone",
+        f"{STORE}/database.py",
+        "?mode=rw\"\n",
+        "?mode=rwc\"\n",
+        "sqlite/test_file.py::test_connecting_makes_no_file",
+    ),
 )
 
 

@@ -9,7 +9,7 @@ import gc
 import inspect as inspect_module
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import assert_type
@@ -126,6 +126,8 @@ class TestOpening:
 
     async def test_a_store_is_opened_once_by_each_call(self, tmp_path: Path) -> None:
         opening = CryptoStore.open(tmp_path / "store.db", key=KEY, label="one", kinds=KINDS)
+        with pytest.raises(InvalidArgument, match="never entered"):
+            await opening.__aexit__(None, None, None)
         assert not (tmp_path / "store.db").exists()
         async with opening as store:
             assert await store.run(count_up) == 1
@@ -990,6 +992,41 @@ class TestMisuse:
                 await ended.get(DEVICE, "d")
             with pytest.raises(OperationEnded):
                 await ended.keys(DEVICE)
+
+    @pytest.mark.parametrize("begin", ["transaction", "view"])
+    async def test_a_block_is_entered_and_left_once(self, phone: Instance, begin: str) -> None:
+        """What was put would be committed again later, over what others have committed since."""
+
+        def block() -> AbstractAsyncContextManager[Transaction | View]:
+            return phone.transaction() if begin == "transaction" else phone.view()
+
+        never_entered, twice = block(), block()
+        with pytest.raises(OperationEnded, match="never entered"):
+            await never_entered.__aexit__(None, None, None)
+        operation = await twice.__aenter__()
+        with pytest.raises(OperationEnded, match="begun before"):
+            await twice.__aenter__()
+        if isinstance(operation, Transaction):
+            await count_up(operation)
+        await twice.__aexit__(None, None, None)
+        counted = await phone.run(count_up)
+        for error in (None, KeyError("of the block's own")):
+            with pytest.raises(OperationEnded, match="left before"):
+                await twice.__aexit__(type(error), error, None)
+        with pytest.raises(OperationEnded, match="begun before"):
+            async with twice:
+                pass
+        assert await phone.run(count_up) == counted + 1
+        assert phone._lock.guarded.turns.running == 0, "so that a rival gets the lease"
+
+    async def test_a_block_left_inside_of_itself_is_committed_once(self, phone: Instance) -> None:
+        block = phone.transaction()
+        with pytest.raises(OperationEnded):
+            async with block as transaction:
+                await count_up(transaction)
+                await block.__aexit__(None, None, None)
+        assert await phone.run(count_up) == 2
+        assert phone._lock.guarded.turns.running == 0
 
     async def test_a_get_that_outlasts_its_transaction_takes_nothing(self, phone: Instance) -> None:
         gate = phone.gated.hold_before("load")

@@ -167,6 +167,7 @@ class _Block(AbstractAsyncContextManager[Facade], Generic[AnyOperation, Facade])
         self._pauses = pauses
         self._scope = _OperationScope(store)
         self._begun = False
+        self._operation: AnyOperation | None = None
 
     async def __aenter__(self) -> Facade:
         if self._begun:
@@ -175,22 +176,26 @@ class _Block(AbstractAsyncContextManager[Facade], Generic[AnyOperation, Facade])
         self._store._may_begin()  # noqa: SLF001 (a part of the store, like what it calls here)
         self._scope.enter()
         try:
-            self._operation = await self._store._begin(self._operation_type, self._code, self._pauses)  # noqa: SLF001
+            operation = await self._store._begin(self._operation_type, self._code, self._pauses)  # noqa: SLF001
         except BaseException:
             self._scope.leave()
             raise
-        return self._facade_type(self._operation)
+        self._operation = operation
+        return self._facade_type(operation)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
     ) -> None:
+        operation, self._operation = self._operation, None
+        if operation is None:
+            raise OperationEnded("the block of this transaction or view was never entered, or was left before")
         try:
             if failure is None:
-                await self._operation.finish()
+                await operation.finish()
             elif isinstance(failure, Exception):
-                await self._operation.confirm(failure)
+                await operation.confirm(failure)
         finally:
-            self._store._end(self._operation)  # noqa: SLF001
+            self._store._end(operation)  # noqa: SLF001
             self._scope.leave()
 
 

@@ -129,7 +129,7 @@ class OperationsAbandoned(StoreError):
 
 
 class OperationEnded(StoreError):
-    """A transaction or view was used after its block was left."""
+    """A transaction or view was used after its block was left, or its block was entered or left once more."""
 
 
 class NestedOperation(StoreError):

@@ -30,6 +30,7 @@ class Opening(AbstractAsyncContextManager[Opened], Generic[Opened]):
 
     def __init__(self, open_it: Callable[[], Coroutine[None, None, Opened]]) -> None:
         self._open: Callable[[], Coroutine[None, None, Opened]] | None = open_it
+        self._opened: Opened | None = None
 
     def __await__(self) -> Generator[None, None, Opened]:
         open_it, self._open = self._open, None
@@ -38,11 +39,13 @@ class Opening(AbstractAsyncContextManager[Opened], Generic[Opened]):
         return open_it().__await__()
 
     async def __aenter__(self) -> Opened:
-        self._opened = await self
-        await self._opened.__aenter__()
-        return self._opened
+        self._opened = opened = await self
+        await opened.__aenter__()
+        return opened
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._opened is None:
+            raise InvalidArgument("the block of what open() returned was never entered")
         await self._opened.__aexit__(kind, error, trace)
