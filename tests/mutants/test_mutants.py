@@ -234,8 +234,8 @@ MUTANTS: Final = (
     Mutant(
         "connecting makes a file that has gone",
         f"{STORE}/database.py",
-        "?mode=rw\"\n",
-        "?mode=rwc\"\n",
+        '?mode=rw"\n',
+        '?mode=rwc"\n',
         "sqlite/test_file.py::test_connecting_makes_no_file",
     ),
 )

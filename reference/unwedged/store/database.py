@@ -11,6 +11,7 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias, TypeVar
 
@@ -46,6 +47,10 @@ always does."""
 
 LARGE_COMMIT_MEMORY_KIB = 64 * 1024
 """So many KiB a large commit may use for pages of the database: half the time, and so half as long for all others."""
+
+TEXT_OF: Final = partial(str, encoding="utf-8", errors="replace")
+"""How a text of the file is read. A damaged one is not what it was, so that nothing that depends on it authenticates;
+an exception of the driver's would stop everybody who reads the row, for ever."""
 
 monotonic_seconds: Final = time.monotonic
 """The clock of all lengths of time that are measured here, in seconds."""
@@ -83,7 +88,9 @@ class Driver(aiosqlite.Connection):
 def connect(path: Path) -> Connection:
     """Connect to the file at ``path``, and make none. Neither waits nor begins transactions by itself."""
     uri = f"{path.absolute().as_uri()}?mode=rw"
-    return sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
+    connection.text_factory = TEXT_OF
+    return connection
 
 
 def connect_read_only(path: Path, *, immutable: bool = False) -> Connection:
@@ -92,7 +99,9 @@ def connect_read_only(path: Path, *, immutable: bool = False) -> Connection:
     An ``immutable`` file is one that nobody writes meanwhile: SQLite then looks for no log, and makes none.
     """
     mode = "mode=ro&immutable=1" if immutable else "mode=ro"
-    return sqlite3.connect(f"{path.as_uri()}?{mode}", uri=True, isolation_level=None)
+    connection = sqlite3.connect(f"{path.as_uri()}?{mode}", uri=True, isolation_level=None)
+    connection.text_factory = TEXT_OF
+    return connection
 
 
 def rows(connection: Connection, statement: str, parameters: Parameters) -> list[ResultRow]:

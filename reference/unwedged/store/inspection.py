@@ -18,8 +18,8 @@ from unwedged.store.files import must_have_one_name
 from unwedged.store.schema import CENSUS, identity_of, version_of
 
 _STATE: Final = "SELECT floor, label, epoch, holder, expires, wanted FROM state"
-_COUNTS: Final = "SELECT kind, count(*) FROM record GROUP BY kind ORDER BY kind"
-_LINES: Final = "SELECT version, kind FROM change ORDER BY version DESC, kind DESC LIMIT ?"
+_COUNTS: Final = "SELECT CAST(kind AS TEXT), count(*) FROM record GROUP BY kind ORDER BY kind"
+_LINES: Final = "SELECT version, CAST(kind AS TEXT) FROM change ORDER BY version DESC, kind DESC LIMIT ?"
 
 MOST_LINES: Final = 2**63 - 1
 """SQLite has no larger number."""

@@ -9,10 +9,12 @@ import pytest
 
 from tests.store.sqlite.backends import DURATION, ME, NOW, OTHER, A, Stopped, Store, hold, opened
 from unwedged.protocol import cache, lease
+from unwedged.protocol.cache import Change
 from unwedged.protocol.identifiers import Epoch, Milliseconds, Version
 from unwedged.store import sqlite
 from unwedged.store.backend import Committed, Loaded, Row, RowName
-from unwedged.store.errors import LeaseLost, StorageFailed, StoreClosed
+from unwedged.store.errors import LeaseLost, StoreClosed
+from unwedged.store.inspection import inspect
 
 
 async def test_two_backends_on_one_file(store: Store) -> None:
@@ -96,12 +98,32 @@ async def test_a_row_without_a_value_is_not_an_absent_one(store: Store) -> None:
     assert await store.backend.load(epoch, A, Version(1)) == Loaded(Version(1), b"", changed=False)
 
 
-async def test_a_kind_that_is_no_text_is_damage_and_named(store: Store) -> None:
-    """Python's own error about it has no code of SQLite's."""
+async def test_a_text_that_is_damaged_is_another_one_and_stops_nobody(store: Store) -> None:
+    """What depends on it does not authenticate. An exception would be raised again each time, by each process."""
     epoch = await hold(store)
-    store.raw.execute("INSERT INTO change SELECT 1, CAST(X'ff' AS TEXT), X'00'")
-    with pytest.raises(StorageFailed):
-        await store.backend.changes(Version(0), epoch)
+    store.raw.execute("INSERT INTO change SELECT 1, CAST(X'6b69ff' AS TEXT), X'00'")
+    store.raw.execute("INSERT INTO record SELECT CAST(X'6b69ff' AS TEXT), X'00', X'00'")
+    store.raw.execute("UPDATE state SET label = CAST(X'6cff' AS TEXT)")
+    damaged = RowName("ki\ufffd", b"\0")
+    assert (await store.backend.changes(Version(0), epoch)).changes[0] == Change(Version(1), damaged)
+    assert await store.backend.contents() == (0, frozenset({damaged.kind}))
+    shown = inspect(store.path)
+    assert (shown.label, shown.records, shown.changes[-1]) == ("l\ufffd", {damaged.kind: 1}, (1, damaged.kind))
+
+
+async def test_a_kind_that_is_no_text_is_a_text_for_all_that(store: Store) -> None:
+    """One damaged byte tells SQLite that it is bytes."""
+    epoch = await hold(store)
+    for table in ("record", "change"):
+        store.raw.execute(f"DROP TABLE {table}")
+    store.raw.execute("CREATE TABLE record (kind, key, value)")
+    store.raw.execute("CREATE TABLE change (version, kind, key)")
+    store.raw.execute("INSERT INTO change VALUES (1, X'6b69', 'key')")
+    store.raw.execute("INSERT INTO record VALUES (X'6b69', 'key', 'value')")
+    assert (await store.backend.changes(Version(0), epoch)).changes == (Change(Version(1), RowName("ki", b"key")),)
+    assert await store.backend.contents() == (0, frozenset({"ki"}))
+    shown = inspect(store.path)
+    assert (shown.records, shown.changes) == ({"ki": 1}, ((1, "ki"),))
 
 
 async def test_a_closed_backend(store: Store) -> None:
