@@ -1490,7 +1490,7 @@ class TestDamage:
         await phone.lock.release_now()
         await extension.run(lambda transaction: count_up(transaction, "b"))
         await extension.lock.release_now()
-        bench.edit(f"UPDATE change SET {request.param} WHERE version = 4")
+        bench.edit(f"UPDATE change SET {request.param} WHERE version = 4")  # noqa: S608 (one of the two above)
         return bench
 
     async def test_a_line_that_can_not_be_read_empties_the_cache(
