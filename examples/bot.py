@@ -59,5 +59,6 @@ if __name__ == "__main__":
     if sys.argv[1:]:
         asyncio.run(work(*sys.argv[1:]))
     else:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("was ended"))  # "one" must end as well.
         with tempfile.TemporaryDirectory() as folder:
             main(str(Path(folder, "bot.db")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sqlite3
@@ -17,7 +18,14 @@ from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Versi
 from unwedged.protocol.lease import Lease
 from unwedged.store import inspection, schema
 from unwedged.store.backend import Row, RowName
-from unwedged.store.errors import InvalidArgument, NotAStore, SeveralNames, StorageFailed, UnsupportedSchema
+from unwedged.store.errors import (
+    ForkedStore,
+    InvalidArgument,
+    NotAStore,
+    SeveralNames,
+    StorageFailed,
+    UnsupportedSchema,
+)
 from unwedged.store.inspection import Inspection, inspect
 from unwedged.store.sqlite import SqliteBackend
 
@@ -210,12 +218,42 @@ def test_what_is_no_store(tmp_path: Path) -> None:
     for name in ("empty", "notes"):
         with pytest.raises(NotAStore):
             inspect(tmp_path / name)
-    for name in ("missing", "."):
-        with pytest.raises(StorageFailed):
+    for name, what in (("missing", "No such file"), (".", "it is a directory")):
+        with pytest.raises(StorageFailed, match=what):
             inspect(tmp_path / name)
-    with pytest.raises(InvalidArgument, match="a path"):
+    with pytest.raises(InvalidArgument, match="a path is not empty"):
         inspect("")
     assert folder(tmp_path) == before
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StorageFailed, match="no regular file"):
+        inspect(tmp_path / "pipe")
+
+
+def test_symbolic_links_that_lead_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to("one")
+    with pytest.raises(StorageFailed, match="symbolic links"):
+        inspect(tmp_path / "one")
+
+
+async def test_a_process_that_inherited_the_file_does_not_look(tmp_path: Path) -> None:
+    """To close it there would cost its parent its locks, or would find none of them."""
+    async with filled(tmp_path / "store"):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                inspect(tmp_path / "store")
+            except ForkedStore:
+                status = 0
+            finally:
+                os._exit(status)
+        _, status = await asyncio.to_thread(os.waitpid, child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert inspect(tmp_path / "store").version == 3
 
 
 async def test_a_newer_schema(tmp_path: Path) -> None:

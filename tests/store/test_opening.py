@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from unwedged.store import (
     InvalidArgument,
     NotAStore,
     SeveralNames,
+    StorageFailed,
     StoreExists,
     StoreMark,
     StoreMissing,
@@ -169,6 +171,26 @@ class TestNames:
         other.symlink_to(path)
         async with await opened(path) as one, await opened(other) as two:
             assert [await store.run(count_up) for store in (one, two, one)] == [1, 2, 3]
+
+
+class TestPlaces:
+    """What stands in the place of a store is named as what it is."""
+
+    @pytest.mark.parametrize(
+        ("name", "what"),
+        [
+            (".", "it is a directory"),
+            ("pipe", "no regular file"),
+            ("missing/store", "the folder that it was to be in"),
+            ("circle", "symbolic links"),
+        ],
+    )
+    async def test_where_no_store_can_be(self, tmp_path: Path, name: str, what: str) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "circle").symlink_to("circle")
+        with pytest.raises(StorageFailed, match=what):
+            await opened(tmp_path / name)
+        assert sorted(os.listdir(tmp_path)) == ["circle", "pipe"]  # noqa: PTH208 (and not ASYNC240)
 
 
 class TestRemains:

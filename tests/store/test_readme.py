@@ -89,6 +89,12 @@ def test_the_inspection_is_what_the_command_prints(tmp_path: Path) -> None:
             "return index", "return index if index < 3 else none", "ends with 1", id="one fails after it woke"
         ),
         pytest.param("range(3)", "range(3 if label == 'one' else none)", "returned non-zero", id="two fails"),
+        pytest.param(
+            'print("one is',
+            'os.kill(os.getpid(), signal.SIGTERM), print("one is',
+            "was ended",
+            id="it is ended from outside",
+        ),
     ],
 )
 def test_the_bot_fails_where_it_must_and_leaves_no_process(tmp_path: Path, right: str, wrong: str, said: str) -> None:

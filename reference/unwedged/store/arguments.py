@@ -73,9 +73,11 @@ def path_of(value: object) -> Path:
         raise InvalidArgument(f"a path is a str or a Path, not a {type(value).__name__}")
     if str(value) == ":memory:":
         raise InvalidArgument("a store is a file, which processes share: there is none in memory")
+    if value == "":
+        raise InvalidArgument("a path is not empty")
     try:
-        if value != "" and b"\0" not in os.fsencode(value):
+        if b"\0" not in os.fsencode(value):
             return Path(value)
     except UnicodeEncodeError:
         pass
-    raise InvalidArgument("a path is not empty, has no null character, and no surrogate that stands for no byte")
+    raise InvalidArgument("a path has no null character, and no surrogate that stands for no byte")

@@ -10,9 +10,9 @@ So nothing in this process may open the file but SQLite, here least of all: it i
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
+import stat
 import struct
 import sys
 from collections import Counter
@@ -47,7 +47,7 @@ class Files:
     def opened_at(cls, path: Path, expected: Identity) -> Files:
         """Remember the files at ``path``, where SQLite has just opened that with the ``expected`` identity."""
         # SQLite puts the log beside the file that a symbolic link leads to. The link itself may change.
-        absolute, log = os.fspath(path.absolute()), f"{path.resolve()}-wal"
+        absolute, log = os.fspath(path.absolute()), f"{resolved(path)}-wal"
         files = cls(absolute, log, (expected, _identity(log)))
         files.verify()
         _held[os.getpid(), expected] += 1
@@ -104,14 +104,36 @@ def prepare(path: Path, expected: Expectations) -> Identity:
     _must_not_be_remains(path)
     if not path.exists() or (path.is_file() and not path.stat().st_size):
         expected.must_allow_none()
-    with contextlib.suppress(FileExistsError):
+    try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    if not (path.is_file() and os.access(path, os.R_OK)):
-        raise StorageFailed("the store could not be opened: there is no file that may be read")
+    except FileExistsError:
+        pass
+    except FileNotFoundError as error:
+        raise StorageFailed("the store could not be made: the folder that it was to be in does not exist") from error
+    file = regular_file_at(path)
+    if not os.access(path, os.R_OK):
+        raise StorageFailed("the store could not be opened: the file may not be read")
     must_have_one_name(path)
     if path.stat().st_size == 0:
         path.chmod(0o600)
+    return file
+
+
+def regular_file_at(path: Path) -> Identity:
+    """Return which file is at ``path``, and refuse what is none: to open a pipe would be to wait for its other end."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        what = "it is a directory" if stat.S_ISDIR(mode) else "it is no regular file"
+        raise StorageFailed(f"the store could not be opened: {what}")
     return _identity(os.fspath(path))
+
+
+def resolved(path: Path) -> Path:
+    """Follow the symbolic links of a path."""
+    try:
+        return path.resolve()
+    except RuntimeError as error:  # Python's up to 3.12; later ones leave it to the next access to say that.
+        raise StorageFailed("the store could not be opened: symbolic links lead in a circle") from error
 
 
 def must_have_one_name(path: Path) -> None:
@@ -125,7 +147,7 @@ def _must_not_be_remains(path: Path) -> None:
 
     The logs come first: a process that makes a store just now has written the file before anything is in them.
     """
-    path = path.resolve()
+    path = resolved(path)
     logged = (_size(path, "-wal") > 0) or _has_pages(path)
     if logged and not _size(path):
         raise NotAStore("the file is missing or empty, and the log beside it is not: these are the remains of a store")

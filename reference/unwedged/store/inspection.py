@@ -14,7 +14,7 @@ from unwedged.store import database
 from unwedged.store.arguments import path_of, whole_of
 from unwedged.store.engine import must_be_supported
 from unwedged.store.errors import InvalidArgument, NotAStore
-from unwedged.store.files import must_have_one_name
+from unwedged.store.files import must_have_one_name, must_not_be_inherited, regular_file_at, resolved
 from unwedged.store.schema import CENSUS, identity_of, version_of
 
 _STATE: Final = "SELECT floor, label, epoch, holder, expires, wanted FROM state"
@@ -45,10 +45,12 @@ class Inspection:
 def inspect(path: str | Path, lines: int = 20) -> Inspection:
     """Look at the store at ``path``, as it is after its last commit, with at most ``lines`` lines of the change log."""
     must_be_supported()
-    path = path_of(path).resolve()
+    named = path_of(path)
     if not 0 <= whole_of(lines, "the number of lines") <= MOST_LINES:
         raise InvalidArgument(f"the number of lines is from 0 to {MOST_LINES}")
     with database.translated():
+        path = resolved(named)
+        must_not_be_inherited(regular_file_at(path))
         must_have_one_name(path)
         while True:
             before = _stamp(path)

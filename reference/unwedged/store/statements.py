@@ -39,7 +39,8 @@ RENEW: Final = f"""
 PROLONG: Final = "UPDATE state SET expires = expires + :late"
 RELEASE: Final = f"UPDATE state SET holder = NULL WHERE {FENCE}"
 CHECK: Final = f"SELECT {LEASE} FROM state WHERE {FENCE}"
-# A damaged line may have values of any type. That there is one row of state is said so that SQLite reads the lines in their order, and no more than it should.
+# A damaged line may have values of any type.
+# That there is one row of state is said so that SQLite reads the lines in their order, and no more than it should.
 CHANGES: Final = f"""
     SELECT state.version, floor, change.version, CAST(kind AS TEXT), CAST(key AS BLOB)
     FROM state LEFT JOIN change ON change.version > :since

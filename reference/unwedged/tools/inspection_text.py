@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from unwedged.protocol.identifiers import Milliseconds
 from unwedged.store import engine
 from unwedged.store.inspection import Inspection
+from unwedged.tools.printable import printable
 
 
 def text_of(found: Inspection) -> str:
@@ -18,24 +20,26 @@ def text_of(found: Inspection) -> str:
 
 def _rows(found: Inspection) -> Iterator[tuple[str, str]]:
     lease = found.lease
-    expires = datetime.fromtimestamp(lease.expires / 1000, UTC).isoformat(timespec="milliseconds")
     yield "store", found.identity
     yield "schema", str(found.schema)
     yield "SQLite here", engine.description()
-    yield (
-        "holder",
-        "nobody" if lease.holder is None else f"{found.label!r} (instance {lease.holder}) until {expires}",
-    )
+    if lease.holder is None:
+        yield "holder", "nobody"
+    else:
+        yield "holder", f"{found.label!r} (instance {lease.holder}) until {_time(lease.expires)}"
     yield "epoch", str(lease.epoch)
     yield "somebody waits", "yes" if lease.wanted else "no"
     yield "version", str(found.version)
     yield "change log", f"complete after version {found.floor}"
     for version, kind in found.changes:
-        yield "", f"version {version} changed a record of kind {_printable(kind)}"
-    for kind, count in sorted(found.records.items()):
-        yield f"records of {_printable(kind)}", str(count)
+        yield "", f"version {version} changed a record of kind {printable(kind)}"
+    for kind, count in found.records.items():
+        yield f"records of {printable(kind)}", str(count)
 
 
-def _printable(name: str) -> str:
-    """Return a name as it is, or so that it can do nothing to a terminal: anybody may have written the file."""
-    return name if name.isprintable() else repr(name)
+def _time(ms: Milliseconds) -> str:
+    """Return a time by the calendar, or as the number that it is: no calendar has all that a file may have."""
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
+    except (OverflowError, ValueError, OSError):
+        return f"{ms} ms"
