@@ -1021,6 +1021,22 @@ class TestMisuse:
         assert await phone.run(count_up) == counted + 1
         assert phone._lock.guarded.turns.running == 0, "so that a rival gets the lease"
 
+    @pytest.mark.parametrize("begin", ["transaction", "view"])
+    async def test_a_clock_that_fails_keeps_no_turn(
+        self, phone: Instance, monkeypatch: pytest.MonkeyPatch, begin: str
+    ) -> None:
+        await phone.run(count_up)
+
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(phone.clock, "now", fail)
+            with pytest.raises(ZeroDivisionError):
+                await (phone.transaction() if begin == "transaction" else phone.view()).__aenter__()
+        assert phone._lock.guarded.turns.running == 0
+        assert await asyncio.wait_for(phone.run(count_up), PATIENCE) == 2
+
     async def test_a_block_left_inside_of_itself_is_committed_once(self, phone: Instance) -> None:
         block = phone.transaction()
 

@@ -90,8 +90,7 @@ class RowWatch:
 
     def _changed_hands(self, lease: Lease) -> None:
         """Begin with the pauses anew, since the lease may soon change hands again. Count whose turn comes first."""
-        if self._seen is not None:
-            self._stand_back_ms = Milliseconds(0)
+        self._stand_back_ms = Milliseconds(0)
         self._seen = lease.epoch
         if lease.holder is not None:
             self._turns[lease.holder] = lease.epoch

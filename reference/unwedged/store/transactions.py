@@ -109,7 +109,12 @@ class Operation:
     @classmethod
     async def begin(cls, services: Services, code: object) -> Self:
         """Wait for its turn, and begin."""
-        return cls(services, await services.lock.begin_view(), code)
+        guarded = await services.lock.begin_view()
+        try:
+            return cls(services, guarded, code)
+        except BaseException:  # The clock is anybody's.
+            services.lock.end_view(guarded)
+            raise
 
     def end(self) -> None:
         """Refuse any further use."""
@@ -265,7 +270,12 @@ class TransactionOperation(Operation):
     @classmethod
     async def begin(cls, services: Services, code: object) -> Self:
         """Wait until no other transaction runs, and begin."""
-        return cls(services, await services.lock.begin_transaction(), code)
+        guarded = await services.lock.begin_transaction()
+        try:
+            return cls(services, guarded, code)
+        except BaseException:
+            services.lock.end_transaction(guarded)
+            raise
 
     def leave(self) -> None:
         """Let the next transaction have its turn."""
