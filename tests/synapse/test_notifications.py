@@ -67,7 +67,7 @@ async def test_app_and_extension_come_and_go(on: Scene, seed: int) -> None:
     """Both read each message, whichever comes first and whichever was closed before it; sometimes the app answers."""
     chosen = random.Random(seed)
     await on.begin(rotation_messages=1)
-    for number in range(20):
+    for number in range(12):
         closed = [label for label in ("app", "extension") if chosen.random() < 0.4]
         for label in closed:
             await on[label].leave()

@@ -31,8 +31,8 @@ CLAIM_LOST_MS: Final = 70_000
 """After so long a claim whose answer was lost is made again."""
 UPLOAD_LOST_MS: Final = 660_000
 """After so long other keys are uploaded in place of those whose upload was lost."""
-TURNS: Final = 30
-ROUNDS: Final = 100
+TURNS: Final = 25
+ROUNDS: Final = 60
 
 
 async def test_ten_messages_each_way(on: Scene) -> None:
