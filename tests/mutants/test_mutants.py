@@ -238,6 +238,55 @@ MUTANTS: Final = (
         '?mode=rwc"\n',
         "sqlite/test_file.py::test_connecting_makes_no_file",
     ),
+    Mutant(
+        "one that leaves the lease to others looks eagerly",
+        f"{STORE}/row_watch.py",
+        "if self._looks <= EAGER_LOOKS and not self._instances_ahead:",
+        "if self._looks <= EAGER_LOOKS:",
+        "test_lock.py::TestWatching::test_one_that_leaves_the_lease_to_others_looks_less_often_and_not_eagerly",
+    ),
+    Mutant(
+        "one that leaves the lease to others looks as often as the next",
+        f"{STORE}/row_watch.py",
+        "(PAUSE_DIVISOR_IF_NEXT if is_next else PAUSE_DIVISOR)",
+        "PAUSE_DIVISOR_IF_NEXT",
+        "test_lock.py::TestWatching::test_one_that_leaves_the_lease_to_others_looks_less_often_and_not_eagerly",
+    ),
+    Mutant(
+        "a long wait makes the first pause of the next one long",
+        f"{STORE}/row_watch.py",
+        "min(self._paused_ms, LONGEST_PAUSE_MS)",
+        "self._paused_ms",
+        "test_lock.py::TestWatching::test_what_it_paused_for_the_turn_before_counts_up_to_the_longest_pause",
+    ),
+    Mutant(
+        "a wait for the write lock that is over counts in the next",
+        f"{STORE}/sqlite.py",
+        "_on_driver_thread(write)\n        self._busy_since = None",
+        "_on_driver_thread(write)",
+        "sqlite/test_waiting.py::test_a_wait_that_is_over_is_no_part_of_the_next_one",
+    ),
+    Mutant(
+        "a system that knows no statx is asked for it",
+        f"{STORE}/files.py",
+        "    except (AttributeError, OSError):\n        return False",
+        "    except ():\n        return False",
+        "sqlite/test_file.py::test_a_system_whose_statx_is_of_no_use",
+    ),
+    Mutant(
+        "a statx that does nothing is believed",
+        f"{STORE}/files.py",
+        'and _identity_by_statx("/") == _identity_by_stat("/")',
+        'and _identity_by_statx("/") is not None',
+        "sqlite/test_file.py::test_a_system_whose_statx_is_of_no_use",
+    ),
+    Mutant(
+        "large values count as no pages",
+        f"{STORE}/checkpoints.py",
+        " + value_bytes // PAGE_BYTES",
+        "",
+        "sqlite/test_checkpoints.py::test_the_pages_of_a_commit_are_those_of_its_values_and_of_its_rows",
+    ),
 )
 
 

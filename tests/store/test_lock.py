@@ -34,6 +34,7 @@ from unwedged.store.row_watch import (
     EAGER_LOOKS,
     LEAVE_FREE_MS,
     LONGEST_PAUSE_MS,
+    PAUSE_DIVISOR,
     PAUSE_DIVISOR_IF_NEXT,
     SHORT_TURN_MS,
     SHORTEST_PAUSE_MS,
@@ -863,6 +864,13 @@ def row(epoch: int, holder: int | None = None) -> Lease:
     return Lease(Epoch(epoch), None if holder is None else InstanceId(holder), Milliseconds(0), wanted=True)
 
 
+class LongestPauses(SeededRandomness):
+    """Makes each pause as long as its bound."""
+
+    def between(self, low: Milliseconds, high: Milliseconds) -> Milliseconds:
+        return max(low, high)
+
+
 class TestWatching:
     """How a process that waits watches the row."""
 
@@ -916,6 +924,34 @@ class TestWatching:
             paused += watch.pause()
         watch.saw(row(2, 2), free=False)
         assert watch.pause() >= SHORTEST_PAUSE_MS
+
+    def test_one_that_leaves_the_lease_to_others_looks_less_often_and_not_eagerly(self) -> None:
+        """It leaves the processor to the holder; and its pauses grow three times as fast as those of the next one."""
+        behind, following = RowWatch(InstanceId(1), LongestPauses()), RowWatch(InstanceId(2), LongestPauses())
+        behind.saw(row(1, 2), free=False)
+        behind.took(Epoch(2))
+        for watch in (behind, following):
+            watch.begin()
+            watch.saw(row(3, 3), free=False)
+        paused = 0
+        while paused < LONGEST_PAUSE_MS:
+            pause = behind.pause()
+            assert pause == max(SHORTEST_PAUSE_MS, paused // PAUSE_DIVISOR), "from its first look on"
+            paused += pause
+        assert [following.pause() for _ in range(EAGER_LOOKS)] == [0] * EAGER_LOOKS
+        paused = 0
+        while paused < LONGEST_PAUSE_MS:
+            pause = following.pause()
+            assert pause == max(SHORTEST_PAUSE_MS, paused // PAUSE_DIVISOR_IF_NEXT)
+            paused += pause
+
+    def test_what_it_paused_for_the_turn_before_counts_up_to_the_longest_pause(self) -> None:
+        watch, paused = RowWatch(InstanceId(1), LongestPauses()), 0
+        watch.saw(row(1, 2), free=False)
+        while paused < PAUSE_DIVISOR_IF_NEXT * LONGEST_PAUSE_MS:
+            paused += watch.pause()
+        watch.saw(row(2, 2), free=False)
+        assert watch.pause() == LONGEST_PAUSE_MS // PAUSE_DIVISOR_IF_NEXT
 
     @given(st.integers(2, 8), st.randoms(use_true_random=False))
     def test_processes_that_always_want_the_lease_have_it_in_turn(self, processes: int, random: Random) -> None:

@@ -138,6 +138,12 @@ async def test_large_values_do_not_make_the_log_grow(store: Store) -> None:
     assert store.path.with_name("store-wal").stat().st_size < 15 * len(large[0].value or b"")
 
 
+def test_the_pages_of_a_commit_are_those_of_its_values_and_of_its_rows() -> None:
+    few, many = checkpoints.pages_of(1, 0), checkpoints.pages_of(1000, 0)
+    assert many - few == pytest.approx(1000 / checkpoints.ROWS_OF_A_PAGE, abs=1)
+    assert checkpoints.pages_of(1, 100 * checkpoints.PAGE_BYTES) - few == 100
+
+
 @contextmanager
 def no_file_longer_than(limit: int) -> Iterator[None]:
     """Have the operating system refuse to make any file of this process longer."""

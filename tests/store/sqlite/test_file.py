@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -29,9 +29,9 @@ from tests.store.sqlite.backends import (
     unchanged,
 )
 from unwedged.protocol.identifiers import Version
-from unwedged.store import database, schema
+from unwedged.store import database, files, schema
 from unwedged.store.backend import Row
-from unwedged.store.errors import LeaseLost, NotAStore, StorageFailed, UnsupportedSchema
+from unwedged.store.errors import LeaseLost, NotAStore, StorageFailed, StoreReplaced, UnsupportedSchema
 from unwedged.store.sqlite import SqliteBackend
 
 
@@ -177,6 +177,42 @@ async def test_damage_within_the_file_is_named_as_what_it_is(tmp_path: Path) -> 
     async with opened(path) as backend:
         with pytest.raises(NotAStore, match="damaged"):
             await backend.load(row.epoch, A, Version(0))
+
+
+class Libc:
+    """A system's library whose statx is not what it should be."""
+
+    def __init__(self, answer: int) -> None:
+        self._answer = answer
+
+    def statx(self, *_: object) -> int:
+        return self._answer
+
+
+@pytest.mark.parametrize("libc", [object(), Libc(-1), Libc(0)], ids=["lacks it", "refuses it", "does nothing"])
+def test_a_system_whose_statx_is_of_no_use(monkeypatch: pytest.MonkeyPatch, libc: object) -> None:
+    monkeypatch.setattr(files, "_libc", lambda: libc)
+    assert not files._has_statx()
+
+
+@pytest.mark.parametrize(
+    "identity", [files._identity_by_stat, *([files._identity_by_statx] if files._has_statx() else [])]
+)
+async def test_a_file_that_was_replaced_is_noticed_either_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, identity: Callable[[str], files.Identity]
+) -> None:
+    monkeypatch.setattr(files, "_identity", identity)
+    path, status = tmp_path / "store", os.stat(tmp_path)  # noqa: PTH116 (and not ASYNC240)
+    assert identity(str(tmp_path)) == (status.st_dev, status.st_ino)
+    with pytest.raises(FileNotFoundError):
+        identity(str(path))
+    async with opened(path) as backend:
+        epoch = (await backend.acquire(ME, "me", NOW, DURATION)).epoch
+        os.rename(path, tmp_path / "other")  # noqa: PTH104
+        with pytest.raises(StoreReplaced):
+            await backend.commit(epoch, ROWS, NOW, DURATION, alone=False)
+        os.rename(tmp_path / "other", path)  # noqa: PTH104
+        await backend.commit(epoch, ROWS, NOW, DURATION, alone=False)
 
 
 def test_connecting_makes_no_file(tmp_path: Path) -> None:

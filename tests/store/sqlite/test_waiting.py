@@ -93,6 +93,31 @@ async def test_a_busy_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> No
                 await write()
 
 
+async def test_a_wait_that_is_over_is_no_part_of_the_next_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever write it was that ended it."""
+    epoch = await hold(store)
+    now = 1000.0
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_SECONDS", 0.0)
+    monkeypatch.setattr(database, "monotonic_seconds", lambda: now)
+
+    async def refused_after(seconds: float) -> None:
+        with store.locked(), pytest.raises(StoreBusy, match=f"has waited for {seconds:.1f} s"):
+            await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+
+    async def commit() -> None:
+        await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+
+    async def renew() -> None:
+        await store.backend.renew(epoch, NOW, DURATION)
+
+    for write in (commit, renew):
+        await refused_after(0)
+        now += 7
+        await refused_after(7)
+        await write()
+        now += 7
+
+
 async def test_a_new_file_that_another_process_is_opening_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
