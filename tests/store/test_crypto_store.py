@@ -915,7 +915,7 @@ class TestMisuse:
     async def test_nesting_is_refused(self, phone: Instance) -> None:
         async with phone.transaction() as transaction:
             await count_up(transaction)
-            with pytest.raises(NestedOperation):
+            with pytest.raises(NestedOperation, match="Pass the transaction"):
                 await phone.run(count_up)
             with pytest.raises(NestedOperation):
                 await phone.query(count_of)
@@ -1036,6 +1036,15 @@ class TestMisuse:
                 await (phone.transaction() if begin == "transaction" else phone.view()).__aenter__()
         assert phone._lock.guarded.turns.running == 0
         assert await asyncio.wait_for(phone.run(count_up), PATIENCE) == 2
+
+    async def test_an_operation_that_is_no_coroutine_is_refused_and_writes_nothing(self, phone: Instance) -> None:
+        def put(transaction: Transaction) -> None:
+            transaction.put(DEVICE, "a", b"")
+
+        with pytest.raises(InvalidArgument, match="async def"):
+            await phone.run(put)  # type: ignore[arg-type]
+        async with phone.view() as view:
+            assert await view.get(DEVICE, "a") is None
 
     async def test_a_block_left_inside_of_itself_is_committed_once(self, phone: Instance) -> None:
         block = phone.transaction()

@@ -92,7 +92,7 @@ def test_values_without_an_encoding_are_refused(value: Json) -> None:
 def test_what_a_codec_can_not_encode_is_refused_and_not_quoted(text: str) -> None:
     kind = RecordKind("device", key=TEXT, value=JSON)
     for encode, what in ((kind.encode_key, "a key"), (kind.encode_value, "a value")):
-        with pytest.raises(InvalidArgument, match=f"{what} of kind 'device' can't be encoded") as caught:
+        with pytest.raises(InvalidArgument, match=f"{what} of kind 'device', of type .* can't be encoded") as caught:
             encode(text)
         assert "secret" not in str(caught.value)
         assert caught.value.__cause__ is None
@@ -126,6 +126,18 @@ def test_a_codec_equals_itself_when_rebuilt_and_shows_no_addresses() -> None:
     assert Codec[str](str.encode, bytes.decode) == TEXT
     assert RecordKind("a", TEXT, Codec[str](str.encode, bytes.decode)) == RecordKind("a", TEXT, TEXT)
     assert repr(Codec[bytes](bytes, bytes)) == "Codec(bytes, bytes)"
+
+
+@pytest.mark.parametrize("value", [(1, 2), {1: "a"}, {"a": [(1,)]}, [{None: 1}], {True: 1}], ids=repr)
+def test_json_refuses_what_would_come_back_as_another_value(value: Json) -> None:
+    """Else what is read would depend on whether the record is still cached."""
+    with pytest.raises(InvalidArgument, match=r"a value of kind 'device', .*no tuples"):
+        KIND.encode_value(value)
+
+
+def test_what_can_not_be_encoded_is_named_by_its_type() -> None:
+    with pytest.raises(InvalidArgument, match="a key of kind 'device', of type int, can't be encoded"):
+        KIND.encode_key(7)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("codec", "name"), [(TEXT, "TEXT"), (BYTES, "BYTES"), (JSON, "JSON")])

@@ -7,6 +7,7 @@ exception of some library, which may quote a secret, when a file has been made a
 from __future__ import annotations
 
 import os
+from inspect import isawaitable
 from pathlib import Path
 
 from unwedged.protocol.identifiers import Version
@@ -65,6 +66,12 @@ def must_be_callable(value: object, what: str) -> None:
     """Refuse what can't be called. ``what`` it is goes into the exception."""
     if not callable(value):
         raise InvalidArgument(f"{what} is a function, not a {type(value).__name__}")
+
+
+def must_be_awaitable(value: object) -> None:
+    """Refuse what an operation returned that is no coroutine."""
+    if not isawaitable(value):
+        raise InvalidArgument(f"an operation is declared with 'async def': it returned a {type(value).__name__}")
 
 
 def path_of(value: object) -> Path:

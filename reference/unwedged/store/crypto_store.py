@@ -21,7 +21,16 @@ from typing import Generic, Self, TypeAlias, TypeVar, TypeVarTuple
 from unwedged.protocol.cache import empty
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.store import engine
-from unwedged.store.arguments import must_be_callable, path_of, seconds_of, size_of, text_of, version_of, whole_of
+from unwedged.store.arguments import (
+    must_be_awaitable,
+    must_be_callable,
+    path_of,
+    seconds_of,
+    size_of,
+    text_of,
+    version_of,
+    whole_of,
+)
 from unwedged.store.backend import Backend
 from unwedged.store.clock import Clock, Randomness, SystemClock, SystemRandomness, clock_of, randomness_of
 from unwedged.store.completion import run_to_completion
@@ -598,7 +607,9 @@ class CryptoStore:
         for attempt in range(1, whole_of(attempts, "the number of attempts") + 1):
             try:
                 async with _Block(self, operation_type, facade_type, operation, pauses) as facade:
-                    return await operation(facade, *arguments)
+                    answer = operation(facade, *arguments)
+                    must_be_awaitable(answer)
+                    return await answer
             except OperationInterrupted as interruption:
                 if attempt == attempts:
                     raise
@@ -615,7 +626,10 @@ class CryptoStore:
         scope = _SCOPE.get()
         while scope is not None:
             if scope.store is self:
-                raise NestedOperation(f"{what} from inside an operation of this store, or from a task made there")
+                raise NestedOperation(
+                    f"{what} from inside an operation of this store, or from a task made there. Pass the transaction "
+                    "or view on to what needs it, or call this after the operation has ended"
+                )
             scope = scope.outer
 
     def _may_begin(self) -> None:

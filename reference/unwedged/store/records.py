@@ -134,6 +134,8 @@ def must_be_declared(value: object, declared: Mapping[str, Kind]) -> None:
 def _encode(codec: Codec[Plain], plain: Plain, what: str, kind: str) -> bytes:
     try:
         encoded: object = codec.encode(plain)
+    except _OtherValue as error:
+        reason = str(error)
     except Exception as error:  # noqa: BLE001 (a codec is anybody's)
         reason = type(error).__name__
     else:
@@ -141,7 +143,8 @@ def _encode(codec: Codec[Plain], plain: Plain, what: str, kind: str) -> bytes:
             return encoded
         reason = f"made a {type(encoded).__name__}"
     # Raised out here for the same reason as below.
-    raise InvalidArgument(f"{what} of kind {kind!r} can't be encoded by its codec ({reason})")
+    given = type(plain).__name__
+    raise InvalidArgument(f"{what} of kind {kind!r}, of type {given}, can't be encoded by its codec ({reason})")
 
 
 def _decode(codec: Codec[Plain], encoded: bytes, what: str, kind: str) -> Plain:
@@ -168,8 +171,16 @@ def _no_number(constant: str) -> Json:
     raise ValueError(f"{constant} is no JSON number")
 
 
+class _OtherValue(ValueError):
+    """A value would come back as another one. Its message quotes nothing of it."""
+
+
 def _to_json(value: Json) -> bytes:
-    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    # Else what is read would depend on whether it comes from the cache.
+    if json.loads(text) != value:
+        raise _OtherValue("it would come back as another value: JSON has no tuples, and its keys are texts")
+    return text.encode()
 
 
 TEXT: Final = Codec[str](str.encode, bytes.decode)
@@ -177,6 +188,7 @@ TEXT: Final = Codec[str](str.encode, bytes.decode)
 BYTES: Final = Codec[bytes](_as_they_are, bytes)
 """Bytes, as they are."""
 JSON: Final = Codec[Json](_to_json, _from_json)
-"""JSON values, always written the same way. Lone surrogates, NaN and infinities have no encoding."""
+"""JSON values, always written the same way. Lone surrogates, NaN and infinities have no encoding, nor has what
+JSON would turn into another value: tuples, and keys of a ``dict`` that are no texts."""
 
 _NAMED: Final = ((TEXT, "TEXT"), (BYTES, "BYTES"), (JSON, "JSON"))
