@@ -31,7 +31,7 @@ from bench.reporting import Pair, aims_of, compared, digits, duration, table
 from bench.stores import settle_logs
 from bench.transactions import BARE, PUT
 from unwedged.machine import DecryptedEvent, OlmMachine
-from unwedged.machine.identifiers import Curve25519Key, JsonObject
+from unwedged.machine.identifiers import Curve25519Key, JsonObject, PeerName, UserId
 from unwedged.machine.ratchets import OlmSession
 from unwedged.machine.records import KINDS, PEER, Peer
 from unwedged.machine.unpadded_base64 import to_unpadded, unpadded
@@ -219,16 +219,20 @@ def with_sessions(count: int) -> str:
     return f"handover and a room message, {count:,} Olm sessions"
 
 
+def _peer(number: int) -> PeerName:
+    return PeerName(UserId("@peer:example.org"), Curve25519Key(f"{number:043}"))
+
+
 async def fill(own: OlmMachine, sessions: int) -> None:
     """Have Olm sessions with so many devices, each of which was used."""
 
     async def copy(transaction: Transaction, start: int) -> None:
-        [key] = await transaction.keys(PEER) if start == 0 else [Curve25519Key("0" * 43)]
+        [key] = await transaction.keys(PEER) if start == 0 else [_peer(0)]
         peer = await transaction.get(PEER, key)
         assert peer is not None
         for number in range(start, min(start + SESSIONS_IN_A_COMMIT, sessions)):
             copied = Peer([OlmSession.from_pickle(session.pickle()) for session in peer.sessions], 1, peer.digests)
-            transaction.put(PEER, Curve25519Key(f"{number:043}"), copied)
+            transaction.put(PEER, _peer(number), copied)
 
     for start in range(0, sessions, SESSIONS_IN_A_COMMIT):
         await own._store.run(copy, start)

@@ -91,6 +91,54 @@ async def test_nobody_wedges_the_device_of_somebody_else(alice_and_bob: Scene) -
     assert await scene.bob.read(ROOM, event) == "hello"
 
 
+async def bear_bobs_key(scene: Scene) -> None:
+    """Let Eve join with a device that bears the Curve25519 key of Bob's, and keys to claim that she signed."""
+    eve, device = Account(), Owned(EVE, DeviceId("EVE"))
+    unsigned: Json = {
+        "user_id": EVE,
+        "device_id": "EVE",
+        "algorithms": list(account.ALGORITHMS),
+        "keys": {"curve25519:EVE": scene.bob.machine.curve25519, "ed25519:EVE": eve.ed25519},
+    }
+    keys: Json = {
+        "device_keys": account._signed(eve, device, unsigned),
+        "one_time_keys": _signed_keys(eve, device, eve.make_one_time_keys(5), {}),
+    }
+    scene.server.sign_in(Device(*device))
+    assert scene.server.request(Device(*device), "POST", "keys/upload", keys)[0] == 200
+    scene.server.join(ROOM, EVE)
+    await share(scene.app, ALICE, EVE)
+    await scene.app.send_all()
+    await share(scene.app, ALICE, EVE)
+    await scene.app.send_all()
+
+
+@pytest.mark.parametrize("greeted", [False, True])
+async def test_a_device_that_bears_the_key_of_another_takes_nothing_from_it(
+    alice_and_bob: Scene, greeted: bool
+) -> None:
+    scene = alice_and_bob
+    if greeted:
+        await scene.greet()
+    await bear_bobs_key(scene)
+    event = await scene.app.say(ROOM, "hello")
+    await scene.bob.sync()
+    assert await scene.bob.read(ROOM, event) == "hello"
+
+
+async def test_who_leaves_reads_no_more_though_a_device_that_stays_bears_the_same_key(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await bear_bobs_key(scene)
+    before = await scene.app.say(ROOM, "hello")
+    await scene.bob.sync()
+    await scene.bob.read(ROOM, before)
+    scene.server.leave(ROOM, BOB)
+    after = await scene.app.say(ROOM, "not for Bob")
+    await scene.bob.sync()
+    with pytest.raises(MachineError):
+        await scene.bob.read(ROOM, after)
+
+
 async def test_a_claim_that_the_other_server_did_not_answer_is_made_again_soon(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await share(scene.app, ALICE, BOB)

@@ -164,7 +164,7 @@ def test_answers(session: Session, response: Json, part: object, which: str) -> 
     requests: dict[str, tuple[Request, str]] = {
         "upload": (KeysUpload(TransactionId("x"), {}), "one_time_key_counts"),
         "query": (KeysQuery({bob: 1, UserId(ALICE): 1}), "device_keys"),
-        "claim": (KeysClaim({key: Claimed(Device(bob, DeviceId("LAPTOP")), 1)}), "one_time_keys"),
+        "claim": (KeysClaim((Claimed(Device(bob, DeviceId("LAPTOP")), key, 1),)), "one_time_keys"),
         "to-device": (ToDevice(TransactionId("x"), "m.test", {}), "x"),
     }
     request, name = requests[which]

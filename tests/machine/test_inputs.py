@@ -18,7 +18,7 @@ from tests.machine.message_keys import MessageKeys
 from tests.machine.scene import ALICE, BOB, HOUR_MS, ROOM, Scene
 from unwedged.machine import KeysClaim, KeysUpload, OlmMachine, Problem, Request, ToDevice
 from unwedged.machine.errors import AnotherDevice
-from unwedged.machine.identifiers import Curve25519Key
+from unwedged.machine.identifiers import PeerName
 from unwedged.machine.ratchets import MOST_ONE_TIME_KEYS
 from unwedged.machine.records import ACCOUNT, OWN_DEVICE, PEER, WANTED_SESSION, OwnDevice, Peer, WantedSession
 from unwedged.store import RecordKind, Transaction, View
@@ -347,7 +347,7 @@ async def wedge(scene: Scene) -> None:
     """Let Alice's device lose its sessions with Bob's, as a forked ratchet would."""
 
     async def forget(transaction: Transaction) -> None:
-        key = scene.bob.machine.curve25519
+        key = PeerName(scene.bob.machine.device.user_id, scene.bob.machine.curve25519)
         peer = await transaction.get(PEER, key)
         assert peer is not None
         peer.sessions = []
@@ -376,13 +376,13 @@ async def pickle(client: Client) -> str:
 
 async def peer_of(client: Client, other: Client) -> Peer:
     async def read(view: View) -> Peer | None:
-        return await view.get(PEER, other.machine.curve25519)
+        return await view.get(PEER, PeerName(other.machine.device.user_id, other.machine.curve25519))
 
     return await client.machine._store.query(read) or Peer()
 
 
-async def keys_of(client: Client, kind: RecordKind[Curve25519Key, WantedSession]) -> tuple[Curve25519Key, ...]:
-    async def read(view: View) -> tuple[Curve25519Key, ...]:
+async def keys_of(client: Client, kind: RecordKind[PeerName, WantedSession]) -> tuple[PeerName, ...]:
+    async def read(view: View) -> tuple[PeerName, ...]:
         return await view.keys(kind)
 
     return await client.machine._store.query(read)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from unwedged.machine import records
-from unwedged.machine.identifiers import Curve25519Key, GroupSessionId, GroupSessionName, RoomId
+from unwedged.machine.identifiers import Curve25519Key, GroupSessionId, GroupSessionName, PeerName, RoomId, UserId
 from unwedged.machine.ratchets import Account, OlmMessage, OutboundGroup
 from unwedged.machine.records import (
     ACCOUNT,
@@ -60,7 +60,9 @@ def test_an_outbound_session_comes_back_where_it_was() -> None:
 
 def test_who_has_a_key_comes_back_and_is_not_shown() -> None:
     session = OutboundGroup()
-    shared = SharedKey(session.session_id, {Curve25519Key("c"): SharedWith(3, 1)}, {3: session.session_key})
+    shared = SharedKey(
+        session.session_id, {PeerName(UserId("@a:b"), Curve25519Key("c")): SharedWith(3, 1)}, {3: session.session_key}
+    )
     restored = SHARED_KEY.decode_value(SHARED_KEY.encode_value(shared))
     assert restored == shared
     assert session.session_key not in repr(restored)

@@ -25,7 +25,7 @@ from unwedged.machine.errors import (
     WrongSender,
 )
 from unwedged.machine.exports import decrypt_export, encrypt_export
-from unwedged.machine.identifiers import Curve25519Key, DeviceId, Ed25519Key, GroupSessionId, RoomId, UserId
+from unwedged.machine.identifiers import Curve25519Key, DeviceId, Ed25519Key, GroupSessionId, PeerName, RoomId, UserId
 from unwedged.machine.ratchets import InboundGroup, OutboundGroup
 from unwedged.machine.records import DEVICES, OUTBOUND, OWN_DEVICE, PEER, SEEN, InboundSession, KeySource
 from unwedged.store import Transaction
@@ -100,7 +100,8 @@ async def encrypted_again(scene: Scene) -> Json:
 
     async def encrypt(transaction: Transaction) -> Json:
         outbound, own = await transaction.get(OUTBOUND, ROOM), await transaction.get(OWN_DEVICE, None)
-        peer = await transaction.get(PEER, scene.app.machine.curve25519)
+        name = PeerName(UserId(ALICE), scene.app.machine.curve25519)
+        peer = await transaction.get(PEER, name)
         devices = await transaction.get(DEVICES, UserId(ALICE))
         assert outbound is not None
         assert own is not None
@@ -113,7 +114,7 @@ async def encrypted_again(scene: Scene) -> Json:
             "session_key": outbound.session.session_key,
         }
         encrypted = olm.encrypt(peer, own, devices[DeviceId("PHONE")], "m.room_key", content)
-        transaction.put(PEER, scene.app.machine.curve25519, peer)
+        transaction.put(PEER, name, peer)
         return encrypted
 
     return await scene.bob.machine._store.run(encrypt)

@@ -10,7 +10,7 @@ from hypothesis import given
 from tests.machine.scene import ALICE, BOB, ROOM, Scene
 from unwedged.machine import sharing
 from unwedged.machine.account import _device_keys
-from unwedged.machine.identifiers import Curve25519Key, Device, DeviceId, UserId
+from unwedged.machine.identifiers import Curve25519Key, Device, DeviceId, PeerName, UserId
 from unwedged.machine.ratchets import Account, OutboundGroup
 from unwedged.machine.records import (
     DEVICES,
@@ -39,12 +39,16 @@ def test_a_session_is_used_up_by_messages_by_age_and_by_other_settings(
     assert used_up == (changed or messages >= 3 or not 0 <= age_ms < 1000)
 
 
+def peer(key: str) -> PeerName:
+    return PeerName(UserId("@many:example.org"), Curve25519Key(key))
+
+
 @given(have=st.frozensets(st.sampled_from("abcd")), recipients=st.frozensets(st.sampled_from("abcd")))
 def test_another_key_where_one_who_has_it_is_no_recipient(have: frozenset[str], recipients: frozenset[str]) -> None:
     session = OutboundGroup()
-    shared = SharedKey(session.session_id, {Curve25519Key(key): SharedWith(0, 0) for key in have})
+    shared = SharedKey(session.session_id, {peer(key): SharedWith(0, 0) for key in have})
     rotates = sharing.must_rotate(
-        OutboundSession(session, 0, SETTINGS), shared, SETTINGS, frozenset(map(Curve25519Key, recipients)), 0
+        OutboundSession(session, 0, SETTINGS), shared, SETTINGS, frozenset(map(peer, recipients)), 0
     )
     assert rotates == bool(have - recipients)
 
@@ -63,7 +67,7 @@ async def test_a_large_room_is_shared_with_in_several_commits(
             account, device_id = Account(), DeviceId(f"D{number}")
             (key,) = account.make_one_time_keys(1).values()
             devices[device_id] = KnownDevice(_device_keys(account, Device(user, device_id)))
-            transaction.put(PEER, account.curve25519, Peer([own.outbound_session(account.curve25519, key)]))
+            transaction.put(PEER, peer(account.curve25519), Peer([own.outbound_session(account.curve25519, key)]))
         transaction.put(DEVICES, user, devices)
 
     await scene.app.machine._store.run(add_devices)

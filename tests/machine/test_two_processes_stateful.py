@@ -25,7 +25,7 @@ from tests.machine.message_keys import MessageKeys
 from tests.machine.scene import ALICE, BOB, HOUR_MS, KEY, MEGOLM, ROOM, MovableClock
 from unwedged.machine import KeysClaim, KeysUpload, MachineError, OlmMachine, Request, SyncPosition
 from unwedged.machine.errors import MissingRoomKey
-from unwedged.machine.identifiers import Curve25519Key
+from unwedged.machine.identifiers import PeerName
 from unwedged.machine.records import PEER
 from unwedged.store import LeaseTimes, Transaction
 
@@ -263,7 +263,8 @@ class TwoProcesses(RuleBasedStateMachine):
         """Let the peer lose its sessions with the shared device, as by a restored backup."""
 
         async def forget(transaction: Transaction) -> None:
-            key = Curve25519Key(self.client("app").machine.curve25519)
+            app = self.client("app").machine
+            key = PeerName(app.device.user_id, app.curve25519)
             peer = await transaction.get(PEER, key)
             if peer is not None:
                 peer.sessions = []

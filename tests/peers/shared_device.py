@@ -17,7 +17,7 @@ from tests.machine.scene import KEY, MovableClock
 from tests.peers.network import Network
 from tests.peers.peer import Lost, Unreadable
 from unwedged.machine import MachineError, OlmMachine, Request, SyncPosition
-from unwedged.machine.identifiers import Curve25519Key
+from unwedged.machine.identifiers import PeerName, UserId
 from unwedged.machine.ratchets import OlmSession
 from unwedged.machine.records import PEER
 from unwedged.machine.requests import decode, encode
@@ -132,10 +132,10 @@ class SharedDevice:
 
         await self._processes[0].machine._store.run(write)
 
-    async def _key(self, peer: Device) -> Curve25519Key:
+    async def _key(self, peer: Device) -> PeerName:
         devices = await self._processes[0].machine.devices_of(peer.user)
         [key] = [device.curve25519 for device in devices.values() if device.device_id == peer.device]
-        return key
+        return PeerName(UserId(peer.user), key)
 
     async def _started(self, label: str) -> Process:
         machine = await OlmMachine.open(

@@ -24,6 +24,13 @@ class Device(NamedTuple):
     device_id: DeviceId
 
 
+class PeerName(NamedTuple):
+    """The other end of Olm sessions. A key means a device only together with a user: anybody can claim any key."""
+
+    user_id: UserId
+    curve25519: Curve25519Key
+
+
 class GroupSessionName(NamedTuple):
     """A Megolm session: its id means something only in its room."""
 

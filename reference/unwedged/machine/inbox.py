@@ -15,7 +15,7 @@ import msgspec
 
 from unwedged.machine import account, devices, olm, rooms
 from unwedged.machine.errors import MachineError, MalformedMessage, MessageUnreadable, UnsupportedAlgorithm
-from unwedged.machine.identifiers import Curve25519Key, JsonObject, TransactionId, UserId
+from unwedged.machine.identifiers import Curve25519Key, JsonObject, PeerName, TransactionId, UserId
 from unwedged.machine.ratchets import OlmMessage
 from unwedged.machine.records import ACCOUNT, BACKLOG, PEER, PUT_ASIDE, SYNC, UNPROCESSED, Backlog, Peer, PutAside
 from unwedged.machine.sync import TO_DEVICE, SyncChanges, SyncPosition
@@ -214,18 +214,19 @@ async def _decrypt(transaction: Transaction, event: _Event) -> olm.OlmEvent:
     if ciphertext is None:
         raise MalformedMessage("an encrypted to-device event has nothing for this device")
     sender_key = content.sender_key
-    peer = await transaction.get(PEER, sender_key) or Peer()
+    name = PeerName(event.sender, sender_key)
+    peer = await transaction.get(PEER, name) or Peer()
     message = OlmMessage(ciphertext.type, ciphertext.body)
     generation = peer.generation
     try:
         plaintext = olm.decrypt(own_account, peer, sender_key, message)
     except MessageUnreadable:
-        await olm.note_wedged(transaction, event.sender, sender_key)
+        await olm.note_wedged(transaction, name)
         raise
     if peer.generation != generation:
         transaction.put(ACCOUNT, None, own_account)
-        await olm.note_new_session(transaction, sender_key)
-    transaction.put(PEER, sender_key, peer)
+        await olm.note_new_session(transaction, name)
+    transaction.put(PEER, name, peer)
     return olm.checked(plaintext, event.sender, sender_key, own)
 
 

@@ -19,7 +19,7 @@ from unwedged.machine.errors import (
     WrongRecipient,
     WrongSender,
 )
-from unwedged.machine.identifiers import Curve25519Key, Device, Ed25519Key, JsonObject, UserId
+from unwedged.machine.identifiers import Curve25519Key, Device, Ed25519Key, JsonObject, PeerName, UserId
 from unwedged.machine.outbox import send
 from unwedged.machine.ratchets import Account, OlmMessage, OlmSession
 from unwedged.machine.records import (
@@ -157,32 +157,27 @@ async def note_new_recipients(transaction: Transaction) -> None:
     transaction.put(RECIPIENTS_VERSION, None, 1 + (await transaction.get(RECIPIENTS_VERSION, None) or 0))
 
 
-async def note_new_session(transaction: Transaction, key: Curve25519Key) -> None:
+async def note_new_session(transaction: Transaction, name: PeerName) -> None:
     """Note that a new session with a device comes first: none is wanted any more."""
     await note_new_recipients(transaction)
-    if await transaction.get(WANTED_SESSION, key) is not None:
-        transaction.delete(WANTED_SESSION, key)
+    if await transaction.get(WANTED_SESSION, name) is not None:
+        transaction.delete(WANTED_SESSION, name)
 
 
-async def want_session(transaction: Transaction, user_id: UserId, sender_key: Curve25519Key) -> None:
-    """Mark that no session with a known device is there. Whatever stands already stays."""
-    marked = await transaction.get(WANTED_SESSION, sender_key)
-    if marked is None or await _is_claimed_only(transaction, marked, user_id, sender_key):
-        transaction.put(WANTED_SESSION, sender_key, WantedSession(user_id))
+async def want_session(transaction: Transaction, name: PeerName) -> None:
+    """Mark that no session with a device is there. Whatever stands already stays."""
+    if await transaction.get(WANTED_SESSION, name) is None:
+        transaction.put(WANTED_SESSION, name, WantedSession())
 
 
-async def note_wedged(transaction: Transaction, user_id: UserId, sender_key: Curve25519Key) -> None:
+async def note_wedged(transaction: Transaction, name: PeerName) -> None:
     """Mark that the sessions with a device don't decrypt its messages. A new one is asked for once an hour at most."""
-    marked = await transaction.get(WANTED_SESSION, sender_key)
-    if (
-        marked is not None
-        and (marked.wedged or marked.user_id != user_id)
-        and not await _is_claimed_only(transaction, marked, user_id, sender_key)
-    ):
+    marked = await transaction.get(WANTED_SESSION, name)
+    if marked is not None and marked.wedged:
         return
-    peer = await transaction.get(PEER, sender_key)
+    peer = await transaction.get(PEER, name)
     not_before_ms = peer.unwedged_ms + UNWEDGED_EVERY_MS if peer is not None and peer.unwedged_ms else 0
-    transaction.put(WANTED_SESSION, sender_key, WantedSession(user_id, wedged=True, not_before_ms=not_before_ms))
+    transaction.put(WANTED_SESSION, name, WantedSession(wedged=True, not_before_ms=not_before_ms))
 
 
 async def hand_out_claim(transaction: Transaction, now_ms: int) -> KeysClaim | None:
@@ -190,39 +185,40 @@ async def hand_out_claim(transaction: Transaction, now_ms: int) -> KeysClaim | N
 
     A device that is not known yet has to wait for its owner's device list.
     """
-    wanted: dict[Curve25519Key, Claimed] = {}
-    for key in await transaction.keys(WANTED_SESSION):
-        mark = await transaction.get(WANTED_SESSION, key)
+    wanted: list[Claimed] = []
+    for name in await transaction.keys(WANTED_SESSION):
+        mark = await transaction.get(WANTED_SESSION, name)
         assert mark is not None  # listed above
         # What is further ahead was noted by a clock that was wrong.
         early = 0 < mark.not_before_ms - now_ms <= UNWEDGED_EVERY_MS
-        if early or (device := await _device_with(transaction, mark.user_id, key)) is None:
+        if early or (device := await _device_with(transaction, name)) is None:
             continue
-        peer = await transaction.get(PEER, key) or Peer()
+        peer = await transaction.get(PEER, name) or Peer()
         peer.claims += 1
         if mark.wedged:
             peer.unwedged_ms = now_ms
-        transaction.put(PEER, key, peer)
+        transaction.put(PEER, name, peer)
         noted = msgspec.structs.replace(mark, number=peer.claims, not_before_ms=now_ms + CLAIMED_AGAIN_AFTER_MS)
-        transaction.put(WANTED_SESSION, key, noted)
-        wanted[key] = Claimed(Device(mark.user_id, device.device_id), peer.claims)
+        transaction.put(WANTED_SESSION, name, noted)
+        wanted.append(Claimed(Device(name.user_id, device.device_id), name.curve25519, peer.claims))
         if len(wanted) == CLAIMS_IN_A_REQUEST:
             break
-    return KeysClaim(wanted) if wanted else None
+    return KeysClaim(tuple(wanted)) if wanted else None
 
 
 async def take_claim_answer(transaction: Transaction, request: KeysClaim, response: JsonObject, now_ms: int) -> None:
     """Make the sessions that a claim was made for, where they are still wanted under the number it bears."""
     of_users, failures = objects(response, "one_time_keys"), objects(response, "failures")
     own, account = await own_device(transaction), await own_account(transaction)
-    for key, (device, number) in request.wanted.items():
-        mark = await transaction.get(WANTED_SESSION, key)
+    for device, key, number in request.wanted:
+        name = PeerName(device.user_id, key)
+        mark = await transaction.get(WANTED_SESSION, name)
         if mark is None or mark.number != number:
             continue
-        peer = await transaction.get(PEER, key) or Peer()
-        known = await _device_with(transaction, mark.user_id, key)
+        peer = await transaction.get(PEER, name) or Peer()
+        known = await _device_with(transaction, name)
         if known is None:
-            transaction.delete(WANTED_SESSION, key)
+            transaction.delete(WANTED_SESSION, name)
             continue
         claimed = of_users.get(device.user_id, {}).get(device.device_id)
         if claimed is None and device.user_id.partition(":")[2] in failures:
@@ -236,15 +232,15 @@ async def take_claim_answer(transaction: Transaction, request: KeysClaim, respon
             if not mark.told:
                 send(transaction, now_ms, "m.room_key.withheld", {device: _no_olm(own)})
             later = msgspec.structs.replace(mark, not_before_ms=now_ms + UNWEDGED_EVERY_MS, told=True)
-            transaction.put(WANTED_SESSION, key, later)
+            transaction.put(WANTED_SESSION, name, later)
             continue
         peer.sessions.insert(0, session)
         del peer.sessions[KEPT_SESSIONS:]
         peer.generation += 1
-        await note_new_session(transaction, key)
+        await note_new_session(transaction, name)
         if mark.wedged:
             send(transaction, now_ms, "m.room.encrypted", {device: encrypt(peer, own, known, "m.dummy", {})})
-        transaction.put(PEER, key, peer)
+        transaction.put(PEER, name, peer)
     transaction.put(ACCOUNT, None, account)
 
 
@@ -276,21 +272,9 @@ def _decrypted(
     return *account.inbound_session(sender_key, message), None
 
 
-async def _is_claimed_only(
-    transaction: Transaction, marked: WantedSession, user_id: UserId, key: Curve25519Key
-) -> bool:
-    """Say whether the device with ``key`` is known as one of ``user_id``, and a mark is in the name of somebody else.
-
-    Anybody can send a message that bears another's key.
-    """
-    if marked.user_id == user_id or await _device_with(transaction, user_id, key) is None:
-        return False
-    return await _device_with(transaction, marked.user_id, key) is None
-
-
-async def _device_with(transaction: Transaction, user_id: UserId, key: Curve25519Key) -> KnownDevice | None:
-    for device in (await transaction.get(DEVICES, user_id) or {}).values():
-        if device.curve25519 == key:
+async def _device_with(transaction: Transaction, name: PeerName) -> KnownDevice | None:
+    for device in (await transaction.get(DEVICES, name.user_id) or {}).values():
+        if device.curve25519 == name.curve25519:
             return device
     return None
 

@@ -21,6 +21,7 @@ from unwedged.machine.identifiers import (
     GroupSessionId,
     GroupSessionName,
     JsonObject,
+    PeerName,
     RoomId,
     TransactionId,
     UserId,
@@ -81,7 +82,6 @@ class Peer(msgspec.Struct):
 class WantedSession(msgspec.Struct, frozen=True):
     """A mark: a new Olm session with this device is needed."""
 
-    user_id: UserId
     number: int = 0
     """Of the claim that was handed out last. Numbers are never used twice, so an answer settles only what it is for."""
     wedged: bool = False
@@ -166,10 +166,10 @@ class SharedKey(msgspec.Struct):
     """Which devices have the key of a room's outbound session."""
 
     session_id: GroupSessionId
-    devices: dict[Curve25519Key, SharedWith] = {}
+    devices: dict[PeerName, SharedWith] = {}
     session_keys: dict[int, str] = {}
     """The session's key at each index at which it was shared with somebody."""
-    withheld: dict[Curve25519Key, str] = {}
+    withheld: dict[PeerName, str] = {}
     """Which devices were told that they don't get the key, and by which code."""
 
     def __repr__(self) -> str:
@@ -293,13 +293,14 @@ _THE_ONE: Final = _codec(type(None))
 """The key of a kind that has one record."""
 
 NAME: Final = _codec(GroupSessionName)
+PEER_NAME: Final = _codec(PeerName)
 
 ACCOUNT: Final = RecordKind("account", _THE_ONE, _codec(Account))
 OWN_DEVICE: Final = RecordKind("own_device", _THE_ONE, _codec(OwnDevice))
 OFFER: Final = RecordKind("offer", _THE_ONE, _codec(Offer))
 SYNC: Final = RecordKind("sync", TEXT, _codec(str))
-PEER: Final = RecordKind("peer", _name(Curve25519Key), _codec(Peer))
-WANTED_SESSION: Final = RecordKind("wanted_session", _name(Curve25519Key), _codec(WantedSession))
+PEER: Final = RecordKind("peer", PEER_NAME, _codec(Peer))
+WANTED_SESSION: Final = RecordKind("wanted_session", PEER_NAME, _codec(WantedSession))
 DEVICES: Final = RecordKind("devices", _name(UserId), _codec(dict[DeviceId, KnownDevice]))
 RECIPIENTS_VERSION: Final = RecordKind("recipients_version", _THE_ONE, _codec(int))
 LOCAL_TRUST: Final = RecordKind("local_trust", _name(UserId), _codec(dict[Ed25519Key, LocalTrust]))

@@ -23,6 +23,7 @@ class Claimed(NamedTuple):
     """What one part of a claim was made for."""
 
     device: Device
+    curve25519: Curve25519Key
     number: int
 
 
@@ -57,7 +58,7 @@ class KeysQuery(msgspec.Struct, frozen=True, tag=True):
 class KeysClaim(msgspec.Struct, frozen=True, tag=True):
     """Ask for one key of each of some devices. Never send it twice: each time costs every device a key."""
 
-    wanted: dict[Curve25519Key, Claimed]
+    wanted: tuple[Claimed, ...]
 
     method = "POST"
     path = f"{_ROOT}/keys/claim"
@@ -66,7 +67,7 @@ class KeysClaim(msgspec.Struct, frozen=True, tag=True):
     def body(self) -> JsonObject:
         """The request's JSON."""
         claims: dict[str, dict[str, str]] = {}
-        for claimed in self.wanted.values():
+        for claimed in self.wanted:
             claims.setdefault(claimed.device.user_id, {})[claimed.device.device_id] = "signed_curve25519"
         return {"one_time_keys": claims, "timeout": CLAIM_TIMEOUT_MS}
 

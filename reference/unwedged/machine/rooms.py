@@ -333,11 +333,13 @@ async def _missing(transaction: Transaction, name: GroupSessionName, sender: Use
 async def _trust(transaction: Transaction, sender: UserId, inbound: InboundSession) -> SenderTrust:
     if inbound.source is KeySource.IMPORT:
         return SenderTrust.IMPORTED_KEY
-    for device in (await transaction.get(DEVICES, sender) or {}).values():
-        if device.curve25519 == inbound.sender_key:
-            if device.ed25519 != inbound.signing_key:
-                raise WrongSender("the key of a room message claims another signing key than its device has")
+    devices = (await transaction.get(DEVICES, sender) or {}).values()
+    bearers = [device for device in devices if device.curve25519 == inbound.sender_key]
+    for device in bearers:
+        if device.ed25519 == inbound.signing_key:
             return _OF_TRUST[device.trust]
+    if bearers:
+        raise WrongSender("the key of a room message claims another signing key than its device has")
     return SenderTrust.KNOWN_DEVICE if inbound.source is KeySource.OWN else SenderTrust.UNKNOWN_DEVICE
 
 

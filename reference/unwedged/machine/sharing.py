@@ -29,6 +29,7 @@ from unwedged.machine.identifiers import (
     GroupSessionId,
     GroupSessionName,
     JsonObject,
+    PeerName,
     RoomId,
     UserId,
 )
@@ -146,7 +147,7 @@ async def share(
     now = tuple(key for key in lacking if recipients[key].reachable)[:DEVICES_IN_A_COMMIT]
     without_session = tuple(key for key in lacking if not recipients[key].reachable)
     for key in without_session:
-        await olm.want_session(transaction, recipients[key].owner.user_id, key)
+        await olm.want_session(transaction, key)
     await _send_keys(transaction, own, room_id, outbound, shared, {key: recipients[key] for key in now}, now_ms)
     _send_withheld(transaction, own, room_id, shared, blocked, now_ms)
     complete = len(now) + len(without_session) == len(lacking)
@@ -217,7 +218,7 @@ def must_rotate(
     outbound: OutboundSession,
     shared: SharedKey,
     settings: RoomSettings,
-    recipients: frozenset[Curve25519Key],
+    recipients: frozenset[PeerName],
     now_ms: int,
 ) -> bool:
     """Say whether another key is needed: the session is used up, or some device that has its key must read no more."""
@@ -233,27 +234,27 @@ async def _settings(transaction: Transaction, room_id: RoomId) -> RoomSettings:
 
 async def _recipients(
     transaction: Transaction, user_ids: frozenset[UserId]
-) -> tuple[dict[Curve25519Key, _Recipient], dict[Curve25519Key, Device], tuple[UserId, ...]]:
+) -> tuple[dict[PeerName, _Recipient], dict[PeerName, Device], tuple[UserId, ...]]:
     """Return the devices that get a room's key, those that are blocked, and the users that may have more devices."""
-    recipients: dict[Curve25519Key, _Recipient] = {}
-    blocked: dict[Curve25519Key, Device] = {}
+    recipients: dict[PeerName, _Recipient] = {}
+    blocked: dict[PeerName, Device] = {}
     outdated = []
     for user_id in sorted(user_ids):
         if await transaction.get(OUTDATED, user_id) is not None:
             outdated.append(user_id)
         for device_id, device in (await transaction.get(DEVICES, user_id) or {}).items():
-            owner = Device(user_id, device_id)
+            owner, key = Device(user_id, device_id), PeerName(user_id, device.curve25519)
             if device.trust is LocalTrust.BLOCKED:
-                blocked[device.curve25519] = owner
+                blocked[key] = owner
                 continue
-            peer = await transaction.get(PEER, device.curve25519)
+            peer = await transaction.get(PEER, key)
             generation = 0 if peer is None else peer.generation
             reachable = peer is not None and bool(peer.sessions)
-            recipients[device.curve25519] = _Recipient(owner, device, generation, reachable)
+            recipients[key] = _Recipient(owner, device, generation, reachable)
     return recipients, blocked, tuple(outdated)
 
 
-def _lacks(shared: SharedKey, key: Curve25519Key, recipient: _Recipient) -> bool:
+def _lacks(shared: SharedKey, key: PeerName, recipient: _Recipient) -> bool:
     """Say whether a device lacks the room key. What was sent over a session that was replaced may be lost."""
     before = shared.devices.get(key)
     return before is None or before.generation != recipient.generation
@@ -282,7 +283,7 @@ async def _send_keys(
     room_id: RoomId,
     outbound: OutboundSession,
     shared: SharedKey,
-    recipients: dict[Curve25519Key, _Recipient],
+    recipients: dict[PeerName, _Recipient],
     now_ms: int,
 ) -> None:
     contents: dict[Device, JsonObject] = {}
@@ -317,7 +318,7 @@ def _send_withheld(
     own: OwnDevice,
     room_id: RoomId,
     shared: SharedKey,
-    blocked: dict[Curve25519Key, Device],
+    blocked: dict[PeerName, Device],
     now_ms: int,
 ) -> None:
     contents: dict[Device, JsonObject] = {}
