@@ -29,7 +29,7 @@ async def test_a_count_says_nothing_while_an_offer_stands(alice_and_bob: Scene) 
 async def test_a_device_list_that_changed_makes_the_share_old(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     shared = await scene.app.share(ROOM, [ALICE, BOB])
-    await scene.extension.machine.set_trust(BOB, "LAPTOP", LocalTrust.BLOCKED)
+    await scene.extension.machine.set_trust(BOB, "LAPTOP", scene.bob.machine.ed25519, LocalTrust.BLOCKED)
     with pytest.raises(RoomKeyNotShared):
         await scene.app.machine.encrypt_room_event(ROOM, shared, "m.room.message", {"body": "for whom?"})
 
@@ -141,6 +141,18 @@ async def test_a_wedged_session_is_replaced_once_an_hour(alice_and_bob: Scene) -
         await scene.bob.sync()
         scene.clock.added_ms += HOUR_MS // 3
     assert claims == 2
+
+
+async def test_a_room_key_that_the_homeserver_refused_is_sent_again(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await scene.greet()
+    await scene.app.machine.discard_room_key(ROOM)
+    await scene.app.machine.share_room_key(ROOM, [ALICE, BOB])
+    (refused,) = await scene.app.machine.outgoing_requests()
+    assert await scene.extension.machine.mark_failed(refused, status=413) is None
+    event = await scene.app.say(ROOM, "hello")
+    await scene.bob.sync()
+    assert await scene.bob.read(ROOM, event) == "hello"
 
 
 async def test_another_unreadable_message_does_not_undo_a_claim_that_is_under_way(alice_and_bob: Scene) -> None:

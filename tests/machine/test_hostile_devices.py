@@ -54,7 +54,7 @@ async def test_a_room_whose_keys_get_old_at_once_can_still_be_written_in(alice_a
 
 async def test_a_blocked_device_that_leaves_its_list_and_comes_back_stays_blocked(alice_and_bob: Scene) -> None:
     scene, machine = alice_and_bob, alice_and_bob.app.machine
-    await machine.set_trust(BOB, "LAPTOP", LocalTrust.BLOCKED)
+    await machine.set_trust(BOB, "LAPTOP", scene.bob.machine.ed25519, LocalTrust.BLOCKED)
     keys = (await machine.devices_of(BOB))[DeviceId("LAPTOP")].keys
     lists: tuple[Json, ...] = ({}, {"LAPTOP": keys})
     for devices in lists:

@@ -216,10 +216,12 @@ async def test_what_the_owner_thinks_of_the_sender_is_told(alice_and_bob: Scene)
         (LocalTrust.BLOCKED, SenderTrust.BLOCKED_DEVICE),
         (LocalTrust.UNSET, SenderTrust.KNOWN_DEVICE),
     ):
-        await scene.extension.machine.set_trust(BOB, "LAPTOP", trust)
+        await scene.extension.machine.set_trust(BOB, "LAPTOP", scene.bob.machine.ed25519, trust)
         assert (await scene.app.machine.decrypt_room_event(ROOM, event)).trust is told
     with pytest.raises(InvalidArgument):
-        await scene.app.machine.set_trust(BOB, "NONE", LocalTrust.VERIFIED)
+        await scene.app.machine.set_trust(BOB, "NONE", scene.bob.machine.ed25519, LocalTrust.VERIFIED)
+    with pytest.raises(InvalidArgument):  # another device of this name
+        await scene.app.machine.set_trust(BOB, "LAPTOP", scene.app.machine.ed25519, LocalTrust.VERIFIED)
 
 
 async def test_who_joins_later_reads_nothing_from_before(alice_and_bob: Scene) -> None:
@@ -287,7 +289,7 @@ class TestSharing:
     async def test_no_key_for_a_device_that_is_blocked(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         await scene.app.say(ROOM, "before")
-        await scene.extension.machine.set_trust(BOB, "LAPTOP", LocalTrust.BLOCKED)
+        await scene.extension.machine.set_trust(BOB, "LAPTOP", scene.bob.machine.ed25519, LocalTrust.BLOCKED)
         event = await scene.app.say(ROOM, "after")
         await scene.bob.sync()
         with pytest.raises(WithheldRoomKey) as raised:

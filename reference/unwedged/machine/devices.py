@@ -115,11 +115,17 @@ def device_list(
     return after
 
 
-async def set_trust(transaction: Transaction, user_id: UserId, device_id: DeviceId, trust: LocalTrust) -> None:
-    """Note what this device's owner thinks of a device. Raises ``InvalidArgument`` for one that is not known."""
+async def set_trust(
+    transaction: Transaction, user_id: UserId, device_id: DeviceId, key: Ed25519Key, trust: LocalTrust
+) -> None:
+    """Note what this device's owner thinks of a device with this ``key``.
+
+    Raises ``InvalidArgument`` where no such device is known. The key is what a person has compared: a device may have
+    been replaced meanwhile by another one of the same name.
+    """
     devices = await transaction.get(DEVICES, user_id) or {}
-    if device_id not in devices:
-        raise InvalidArgument("this user has no such device, as far as is known")
+    if device_id not in devices or devices[device_id].ed25519 != key:
+        raise InvalidArgument("this user has no such device with this key, as far as is known")
     if devices[device_id].trust != trust:
         by_key = await transaction.get(LOCAL_TRUST, user_id) or {}
         transaction.put(LOCAL_TRUST, user_id, {**by_key, devices[device_id].ed25519: trust})

@@ -221,7 +221,7 @@ class OlmMachine:
             case KeysUpload():
                 await self._store.run(account.take_upload_refusal, request)
             case ToDevice():
-                await self._store.run(outbox.refused, request)
+                await self._store.run(olm.take_refusal, request)
             case KeysQuery():
                 return LONGEST_RETRY_MS  # the mark stands: nobody else knows these devices either
             case KeysClaim():
@@ -242,9 +242,13 @@ class OlmMachine:
 
         return await self._store.query(read)
 
-    async def set_trust(self, user_id: str, device_id: str, trust: LocalTrust) -> None:
-        """Note what the owner of this device thinks of another. Raises ``InvalidArgument`` where none is known."""
-        await self._store.run(devices.set_trust, UserId(user_id), DeviceId(device_id), trust)
+    async def set_trust(self, user_id: str, device_id: str, ed25519: str, trust: LocalTrust) -> None:
+        """Note what the owner of this device thinks of another, which has the key that was compared.
+
+        Raises ``InvalidArgument`` where no such device is known.
+        """
+        names = UserId(user_id), DeviceId(device_id), Ed25519Key(ed25519)
+        await self._store.run(devices.set_trust, *names, trust)
 
     # Rooms
 

@@ -6,6 +6,7 @@ a ``Peer`` and changes it; the transactions around it are in ``inbox``, ``sharin
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,7 +21,7 @@ from unwedged.machine.errors import (
     WrongSender,
 )
 from unwedged.machine.identifiers import Curve25519Key, Device, Ed25519Key, JsonObject, PeerName, UserId
-from unwedged.machine.outbox import send
+from unwedged.machine.outbox import send, sent
 from unwedged.machine.ratchets import Account, OlmMessage, OlmSession
 from unwedged.machine.records import (
     ACCOUNT,
@@ -33,7 +34,7 @@ from unwedged.machine.records import (
     Peer,
     WantedSession,
 )
-from unwedged.machine.requests import Claimed, KeysClaim, objects
+from unwedged.machine.requests import Claimed, KeysClaim, ToDevice, objects
 from unwedged.machine.signing import is_signed
 from unwedged.machine.wire import decoded
 from unwedged.store import Transaction
@@ -49,6 +50,9 @@ UNWEDGED_EVERY_MS: Final = 3_600_000
 CLAIMED_AGAIN_AFTER_MS: Final = 60_000
 """A claim whose answer is missing for so long is made again."""
 CLAIMS_IN_A_REQUEST: Final = 250
+
+
+logger = logging.getLogger(__name__)
 
 
 class _Keys(msgspec.Struct, frozen=True):
@@ -242,6 +246,25 @@ async def take_claim_answer(transaction: Transaction, request: KeysClaim, respon
             send(transaction, now_ms, "m.room.encrypted", {device: encrypt(peer, own, known, "m.dummy", {})})
         transaction.put(PEER, name, peer)
     transaction.put(ACCOUNT, None, account)
+
+
+async def take_refusal(transaction: Transaction, request: ToDevice) -> None:
+    """Give up messages that the homeserver will never take: what they brought to each device is sent again."""
+    logger.warning("a request with to-device messages was refused event_type=%s", request.event_type)
+    await sent(transaction, request)
+    if request.event_type != "m.room.encrypted":
+        return
+    for user_id, messages in request.messages.items():
+        devices = await transaction.get(DEVICES, user_id) or {}
+        for device_id in messages:
+            if device_id not in devices:
+                continue
+            name = PeerName(user_id, devices[device_id].curve25519)
+            peer = await transaction.get(PEER, name)
+            if peer is not None:
+                peer.generation += 1
+                transaction.put(PEER, name, peer)
+    await note_new_recipients(transaction)
 
 
 def _no_olm(own: OwnDevice) -> JsonObject:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 from collections.abc import Mapping
 
@@ -10,8 +9,6 @@ from unwedged.machine.identifiers import Device, DeviceId, JsonObject, Transacti
 from unwedged.machine.records import OUTBOX, OutgoingToDevice
 from unwedged.machine.requests import ToDevice
 from unwedged.store import Transaction, View
-
-logger = logging.getLogger(__name__)
 
 
 def send(transaction: Transaction, now_ms: int, event_type: str, contents: Mapping[Device, JsonObject]) -> None:
@@ -37,9 +34,3 @@ async def sent(transaction: Transaction, request: ToDevice) -> None:
     """Note that the homeserver has taken a request."""
     if await transaction.get(OUTBOX, request.transaction_id) is not None:
         transaction.delete(OUTBOX, request.transaction_id)
-
-
-async def refused(transaction: Transaction, request: ToDevice) -> None:
-    """Give up a request that the homeserver will never take."""
-    logger.warning("a request with to-device messages was refused event_type=%s", request.event_type)
-    await sent(transaction, request)
