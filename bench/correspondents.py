@@ -13,11 +13,10 @@ import msgspec
 
 from unwedged.machine import OlmMachine, SyncPosition, olm
 from unwedged.machine.account import _device_keys
-from unwedged.machine.identifiers import Device, DeviceId, JsonObject, RoomId, UserId
+from unwedged.machine.identifiers import MEGOLM, Device, DeviceId, JsonObject, RoomId, UserId
 from unwedged.machine.ratchets import Account, OlmMessage, OutboundGroup
 from unwedged.machine.records import KnownDevice, OwnDevice, Peer
 from unwedged.machine.requests import KeysQuery, KeysUpload, ToDevice
-from unwedged.machine.rooms import MEGOLM
 from unwedged.store import LeaseTimes, Milliseconds
 
 ALICE: Final = Device(UserId("@alice:example.org"), DeviceId("ALICESPHONE"))

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.correspondents import ALICE, BOB, CONTENT, EVENTS_OF_A_KEY, ROOM, Bob, Library, known
-from unwedged.machine.identifiers import JsonObject
-from unwedged.machine.rooms import MEGOLM
+from unwedged.machine.identifiers import MEGOLM, JsonObject
 
 SECRET: Final = "secret"
 LARGE: Final = 2**62

@@ -11,15 +11,14 @@ import logging
 from typing import Final
 
 from unwedged.machine.errors import AnotherDevice, MalformedResponse
-from unwedged.machine.identifiers import Curve25519Key, Device, JsonObject, TransactionId
+from unwedged.machine.identifiers import MEGOLM, OLM, ONE_TIME_KEY, Curve25519Key, Device, JsonObject, TransactionId
 from unwedged.machine.ratchets import MOST_ONE_TIME_KEYS, Account
 from unwedged.machine.records import ACCOUNT, OFFER, OWN_DEVICE, Offer, OwnDevice
 from unwedged.machine.requests import KeysUpload
 from unwedged.machine.signing import signable, with_signature
-from unwedged.machine.sync import ONE_TIME_KEY
 from unwedged.store import Transaction
 
-ALGORITHMS: Final = ("m.olm.v1.curve25519-aes-sha2", "m.megolm.v1.aes-sha2")
+ALGORITHMS: Final = (OLM, MEGOLM)
 REFILL_BELOW: Final = MOST_ONE_TIME_KEYS // 2
 """With so few keys at the homeserver, more are offered."""
 OFFER_GIVEN_UP_AFTER_MS: Final = 600_000

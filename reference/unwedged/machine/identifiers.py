@@ -1,6 +1,6 @@
 """The names of things in Matrix. At run time each is a plain ``str``; the types keep them apart."""
 
-from typing import NamedTuple, NewType, TypeAlias
+from typing import Final, NamedTuple, NewType, TypeAlias
 
 UserId = NewType("UserId", str)
 DeviceId = NewType("DeviceId", str)
@@ -12,6 +12,11 @@ Curve25519Key = NewType("Curve25519Key", str)
 """Unpadded base64 of the public key, which names an Olm account."""
 Ed25519Key = NewType("Ed25519Key", str)
 """Unpadded base64 of the public key, which signs for a device or a user."""
+
+OLM: Final = "m.olm.v1.curve25519-aes-sha2"
+MEGOLM: Final = "m.megolm.v1.aes-sha2"
+ONE_TIME_KEY: Final = "signed_curve25519"
+"""The algorithm of one-time keys and fallback keys."""
 
 JsonObject: TypeAlias = dict[str, object]
 """A JSON object as it was received, unknown fields included. Its values are looked at where they are used."""

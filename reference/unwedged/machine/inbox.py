@@ -7,15 +7,14 @@ process is awake. Events are processed in the order of their arrival.
 from __future__ import annotations
 
 import logging
-import secrets
 from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 
-from unwedged.machine import account, devices, olm, rooms
+from unwedged.machine import account, devices, olm, outbox, rooms
 from unwedged.machine.errors import MachineError, MalformedMessage, MessageUnreadable, UnsupportedAlgorithm
-from unwedged.machine.identifiers import Curve25519Key, JsonObject, PeerName, TransactionId, UserId
+from unwedged.machine.identifiers import OLM, Curve25519Key, JsonObject, PeerName, UserId
 from unwedged.machine.ratchets import OlmMessage
 from unwedged.machine.records import ACCOUNT, BACKLOG, PEER, PUT_ASIDE, SYNC, UNPROCESSED, Backlog, Peer, PutAside
 from unwedged.machine.sync import TO_DEVICE, SyncChanges, SyncPosition
@@ -174,10 +173,9 @@ async def _take_events(transaction: Transaction, events: list[object], outcome: 
 
 async def _process(transaction: Transaction, raw: object, outcome: SyncOutcome, now_ms: int) -> None:
     """Process one event. Only what the store raises gets out."""
-    if not is_storable(raw):
-        outcome.problems.append(Problem(None, None, MalformedMessage.code))
-        return
     try:
+        if not is_storable(raw):
+            raise MalformedMessage("no record could keep a to-device event")
         event = parsed(raw, _Event, "a to-device event")
     except MalformedMessage as error:
         outcome.problems.append(Problem(None, None, error.code))
@@ -201,13 +199,12 @@ async def _process(transaction: Transaction, raw: object, outcome: SyncOutcome, 
         decrypted: JsonObject | None = None if payload is None else {"type": payload.type, "content": payload.content}
         if not is_storable(decrypted):
             decrypted = None
-        aside = TransactionId(f"{now_ms:015d}-{secrets.token_hex(8)}")
-        transaction.put(PUT_ASIDE, aside, PutAside(msgspec.to_builtins(event), decrypted))
+        transaction.put(PUT_ASIDE, outbox.new_id(now_ms), PutAside(msgspec.to_builtins(event), decrypted))
 
 
 async def _decrypt(transaction: Transaction, event: _Event) -> olm.OlmEvent:
     content = parsed(event.content, _Encrypted, "an encrypted to-device event")
-    if content.algorithm != olm.OLM:
+    if content.algorithm != OLM:
         raise UnsupportedAlgorithm("a to-device event is not encrypted by Olm")
     own, own_account = await account.own_device(transaction), await account.own_account(transaction)
     ciphertext = content.ciphertext.get(Curve25519Key(olm.own_key(own, "curve25519")))

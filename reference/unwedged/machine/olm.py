@@ -20,7 +20,7 @@ from unwedged.machine.errors import (
     WrongRecipient,
     WrongSender,
 )
-from unwedged.machine.identifiers import Curve25519Key, Device, Ed25519Key, JsonObject, PeerName, UserId
+from unwedged.machine.identifiers import MEGOLM, OLM, Curve25519Key, Device, Ed25519Key, JsonObject, PeerName, UserId
 from unwedged.machine.outbox import send, sent
 from unwedged.machine.ratchets import Account, OlmMessage, OlmSession
 from unwedged.machine.records import (
@@ -39,7 +39,6 @@ from unwedged.machine.signing import is_signed
 from unwedged.machine.wire import decoded
 from unwedged.store import Transaction
 
-OLM: Final = "m.olm.v1.curve25519-aes-sha2"
 KEPT_SESSIONS: Final = 5
 KEPT_DIGESTS: Final = 256
 """One device may have sent all messages of a response, and each connection gets them until one acknowledges that.
@@ -116,8 +115,7 @@ def decrypt(account: Account, peer: Peer, sender_key: Curve25519Key, message: Ol
         peer.generation += 1
     else:
         del peer.sessions[position]
-    peer.sessions.insert(0, session)
-    del peer.sessions[KEPT_SESSIONS:]
+    _put_first(peer, session)
     peer.digests.append(digest)
     del peer.digests[:-KEPT_DIGESTS]
     return plaintext
@@ -238,8 +236,7 @@ async def take_claim_answer(transaction: Transaction, request: KeysClaim, respon
             later = msgspec.structs.replace(mark, not_before_ms=now_ms + UNWEDGED_EVERY_MS, told=True)
             transaction.put(WANTED_SESSION, name, later)
             continue
-        peer.sessions.insert(0, session)
-        del peer.sessions[KEPT_SESSIONS:]
+        _put_first(peer, session)
         peer.generation += 1
         await note_new_session(transaction, name)
         if mark.wedged:
@@ -269,11 +266,16 @@ async def take_refusal(transaction: Transaction, request: ToDevice) -> None:
 
 def _no_olm(own: OwnDevice) -> JsonObject:
     return {
-        "algorithm": "m.megolm.v1.aes-sha2",
+        "algorithm": MEGOLM,
         "sender_key": own_key(own, "curve25519"),
         "code": "m.no_olm",
         "reason": "The sender has found no key to begin an Olm session with.",
     }
+
+
+def _put_first(peer: Peer, session: OlmSession) -> None:
+    peer.sessions.insert(0, session)
+    del peer.sessions[KEPT_SESSIONS:]
 
 
 def _decrypted(

@@ -16,8 +16,12 @@ def send(transaction: Transaction, now_ms: int, event_type: str, contents: Mappi
     messages: dict[UserId, dict[DeviceId, JsonObject]] = {}
     for device, content in contents.items():
         messages.setdefault(device.user_id, {})[device.device_id] = content
-    transaction_id = TransactionId(f"{now_ms:015d}-{secrets.token_hex(8)}")
-    transaction.put(OUTBOX, transaction_id, OutgoingToDevice(event_type, messages))
+    transaction.put(OUTBOX, new_id(now_ms), OutgoingToDevice(event_type, messages))
+
+
+def new_id(now_ms: int) -> TransactionId:
+    """Return an id that no other has, and that is listed after those of before ``now_ms``."""
+    return TransactionId(f"{now_ms:015d}-{secrets.token_hex(8)}")
 
 
 async def waiting(reading: Transaction | View) -> list[ToDevice]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -257,12 +257,11 @@ class PutAside(msgspec.Struct, frozen=True):
         return "<PutAside>"
 
 
-class _Pickled(Protocol):
-    def pickle(self) -> str: ...
+_PICKLED: Final = (Account, InboundGroup, OlmSession, OutboundGroup)
 
 
 def _to_builtin(value: object) -> str:
-    if isinstance(value, Account | InboundGroup | OlmSession | OutboundGroup):
+    if isinstance(value, _PICKLED):
         return value.pickle()
     raise NotImplementedError
 
@@ -270,7 +269,7 @@ def _to_builtin(value: object) -> str:
 def _from_builtin(kind: type, value: object) -> object:
     if kind is object:  # a part of a JsonObject
         return value
-    if isinstance(value, str) and kind in (Account, InboundGroup, OlmSession, OutboundGroup):
+    if isinstance(value, str) and kind in _PICKLED:
         return kind.from_pickle(value)
     raise NotImplementedError
 

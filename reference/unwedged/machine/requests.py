@@ -13,7 +13,15 @@ from urllib.parse import quote
 import msgspec
 
 from unwedged.machine.errors import InvalidArgument, MalformedResponse
-from unwedged.machine.identifiers import Curve25519Key, Device, DeviceId, JsonObject, TransactionId, UserId
+from unwedged.machine.identifiers import (
+    ONE_TIME_KEY,
+    Curve25519Key,
+    Device,
+    DeviceId,
+    JsonObject,
+    TransactionId,
+    UserId,
+)
 
 _ROOT: Final = "/_matrix/client/v3"
 CLAIM_TIMEOUT_MS: Final = 10_000
@@ -68,7 +76,7 @@ class KeysClaim(msgspec.Struct, frozen=True, tag=True):
         """The request's JSON."""
         claims: dict[str, dict[str, str]] = {}
         for claimed in self.wanted:
-            claims.setdefault(claimed.device.user_id, {})[claimed.device.device_id] = "signed_curve25519"
+            claims.setdefault(claimed.device.user_id, {})[claimed.device.device_id] = ONE_TIME_KEY
         return {"one_time_keys": claims, "timeout": CLAIM_TIMEOUT_MS}
 
 

@@ -25,6 +25,7 @@ from unwedged.machine.errors import (
 )
 from unwedged.machine.exports import ExportedSession
 from unwedged.machine.identifiers import (
+    MEGOLM,
     Curve25519Key,
     Ed25519Key,
     EventId,
@@ -51,7 +52,6 @@ from unwedged.machine.records import (
 from unwedged.machine.wire import decoded, is_storable, parsed
 from unwedged.store import Transaction, View
 
-MEGOLM: Final = "m.megolm.v1.aes-sha2"
 INDICES_IN_A_PART: Final = 64
 """Of a session's readings so many are one record: noting one costs as much in a session of many messages as in one of
 few."""

@@ -23,6 +23,7 @@ from unwedged.machine.errors import (
     RoomKeyNotShared,
 )
 from unwedged.machine.identifiers import (
+    MEGOLM,
     Curve25519Key,
     Device,
     Ed25519Key,
@@ -54,7 +55,7 @@ from unwedged.machine.records import (
     SharedKey,
     SharedWith,
 )
-from unwedged.machine.rooms import MEGOLM, SHARED_HISTORY
+from unwedged.machine.rooms import SHARED_HISTORY
 from unwedged.machine.wire import is_json, parsed
 from unwedged.store import Transaction
 
@@ -135,12 +136,13 @@ async def share(
     """
     settings = await _settings(transaction, room_id)
     own = await own_device(transaction)
-    await devices.track(transaction, sorted(user_ids))
-    recipients, blocked, outdated = await _recipients(transaction, user_ids)
+    ordered = sorted(user_ids)
+    await devices.track(transaction, ordered)
+    recipients, blocked, outdated = await _recipients(transaction, ordered)
     outbound, shared = await transaction.get(OUTBOUND, room_id), await transaction.get(SHARED_KEY, room_id)
     if outbound is None or shared is None or must_rotate(outbound, shared, settings, frozenset(recipients), now_ms):
         outbound, shared = await _make(transaction, own, room_id, settings, now_ms)
-    members = hashlib.sha256(msgspec.json.encode(sorted(user_ids))).digest()
+    members = hashlib.sha256(msgspec.json.encode(ordered)).digest()
     if outbound.members != members:
         outbound.members, outbound.members_number = members, outbound.members_number + 1
     lacking = tuple(key for key, recipient in recipients.items() if _lacks(shared, key, recipient))
@@ -233,13 +235,13 @@ async def _settings(transaction: Transaction, room_id: RoomId) -> RoomSettings:
 
 
 async def _recipients(
-    transaction: Transaction, user_ids: frozenset[UserId]
+    transaction: Transaction, user_ids: list[UserId]
 ) -> tuple[dict[PeerName, _Recipient], dict[PeerName, Device], tuple[UserId, ...]]:
     """Return the devices that get a room's key, those that are blocked, and the users that may have more devices."""
     recipients: dict[PeerName, _Recipient] = {}
     blocked: dict[PeerName, Device] = {}
     outdated = []
-    for user_id in sorted(user_ids):
+    for user_id in user_ids:
         if await transaction.get(OUTDATED, user_id) is not None:
             outdated.append(user_id)
         for device_id, device in (await transaction.get(DEVICES, user_id) or {}).items():

@@ -11,10 +11,9 @@ from typing import Final
 import msgspec
 
 from unwedged.machine.errors import MalformedResponse
-from unwedged.machine.identifiers import JsonObject, UserId
+from unwedged.machine.identifiers import ONE_TIME_KEY, JsonObject, UserId
 from unwedged.machine.wire import is_storable, parsed
 
-ONE_TIME_KEY: Final = "signed_curve25519"
 TO_DEVICE: Final = "to_device"
 """The name of the position that all sliding connections of a device share."""
 

@@ -5,6 +5,7 @@ JSON can hold what no text has, such as half of a surrogate pair, and numbers an
 
 from __future__ import annotations
 
+import math
 from typing import Final, TypeVar
 
 import msgspec
@@ -29,8 +30,10 @@ def parsed(value: object, shape: type[Shape], what: str, error: type[MachineErro
 def is_json(value: object) -> bool:
     """Say whether ``value`` is JSON as it is, and comes back as the same."""
     match value:
-        case None | bool() | str() | int() | float():
-            return is_storable(value) and value == value and value not in (float("inf"), float("-inf"))
+        case None | str() | int():
+            return is_storable(value)
+        case float():
+            return math.isfinite(value)
         case dict():
             return all(isinstance(name, str) and is_storable(name) and is_json(part) for name, part in value.items())
         case list():
