@@ -26,7 +26,7 @@ from vodozemac import (
 
 from bench.correspondents import BOB, CONTENT, KEY, ROOM, Bob, Library, introduced, known, machine, part, text
 from bench.machine_peers import matrix_nio, mautrix
-from bench.measuring import Aim, Effort, Group, Results, Timed, each, measure_in_rounds, program, sized
+from bench.measuring import PEERS_PYTHON, Aim, Effort, Group, Results, Timed, each, measure_in_rounds, program, sized
 from bench.reporting import Pair, aims_of, compared, digits, duration, table
 from bench.stores import settle_logs
 from bench.transactions import BARE, PUT
@@ -38,7 +38,6 @@ from unwedged.machine.unpadded_base64 import to_unpadded, unpadded
 from unwedged.store import Kind, Transaction
 
 MODULE: Final = "bench.machine"
-PYTHON: Final = ".venv/peers/bin/python"
 
 BATCH: Final = 100
 """So many room messages are read at once."""
@@ -318,7 +317,7 @@ GROUPS: Final[dict[str, Group]] = {"messages": messages, "handover": handover, "
 
 def measure(effort: Effort) -> None:
     """Leave raw results in ``RESULTS``."""
-    measure_in_rounds(MODULE, list(GROUPS), effort.rounds_if_slow, python=PYTHON)
+    measure_in_rounds(MODULE, list(GROUPS), effort.rounds_if_slow, python=PEERS_PYTHON)
 
 
 PAIRS: Final[tuple[Pair, ...]] = (

@@ -45,6 +45,9 @@ def sized(full: Size, smoke: Size) -> Size:
     return smoke if SMOKE else full
 
 
+PEERS_PYTHON: Final = ".venv/peers/bin/python"
+"""Of the environment that has the libraries to compare with."""
+
 RESULTS: Final = Path(sized("build/benchmarks", "build/smoke"))
 """Raw results, and the stores that are measured: on the disk that the project is on."""
 

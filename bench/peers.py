@@ -5,7 +5,6 @@ It runs in an environment of its own, ``.venv/peers``, with the packages of ``re
 
 from __future__ import annotations
 
-import base64
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -15,19 +14,19 @@ from typing import Final
 
 from vodozemac import Account, AnyOlmMessage, Curve25519PublicKey, GroupSession, Session
 
-from bench.measuring import Aim, Effort, Group, Results, Timed, each, measure_in_rounds, program
+from bench.measuring import PEERS_PYTHON, Aim, Effort, Group, Results, Timed, each, measure_in_rounds, program
 from bench.reporting import compared, duration
 from bench.stores import GROUP_SESSIONS, SESSIONS, opened, settle_logs
 from examples.story.olm import OlmMessage, OlmSession
+from unwedged.machine.unpadded_base64 import to_unpadded, unpadded
 from unwedged.store import Transaction
 from unwedged.store.sqlite import SqliteBackend
 
 MODULE: Final = "bench.peers"
-PYTHON: Final = ".venv/peers/bin/python"
 
 USER: Final = "@alice:example.org"
 DEVICE: Final = "ALICESPHONE"
-LARGE_COMMIT_MEMORY_KIB: Final = "!room:example.org"
+ROOM: Final = "!room:example.org"
 SECRET: Final = "secret"
 TEXT: Final = "A message as short as most of those that people write to each other."
 
@@ -98,7 +97,7 @@ async def unwedged(folder: Path, synchronous: str) -> AsyncIterator[Mapping[str,
 
     async def prepare(transaction: Transaction) -> None:
         transaction.put(SESSIONS, bob.identity_key, OlmSession(met))
-        transaction.put(GROUP_SESSIONS, LARGE_COMMIT_MEMORY_KIB, GroupSession())
+        transaction.put(GROUP_SESSIONS, ROOM, GroupSession())
 
     async def decrypt(message: OlmMessage, transaction: Transaction) -> str:
         session = await transaction.get(SESSIONS, bob.identity_key)
@@ -109,10 +108,10 @@ async def unwedged(folder: Path, synchronous: str) -> AsyncIterator[Mapping[str,
         return text.decode()
 
     async def encrypt(transaction: Transaction) -> object:
-        session = await transaction.get(GROUP_SESSIONS, LARGE_COMMIT_MEMORY_KIB)
+        session = await transaction.get(GROUP_SESSIONS, ROOM)
         assert session is not None
         message = session.encrypt(TEXT.encode())
-        transaction.put(GROUP_SESSIONS, LARGE_COMMIT_MEMORY_KIB, session)
+        transaction.put(GROUP_SESSIONS, ROOM, session)
         return message
 
     async with opened(folder / f"unwedged-{synchronous}.db") as store:
@@ -185,13 +184,13 @@ async def mautrix(folder: Path, synchronous: str) -> AsyncIterator[Mapping[str, 
     first = bob.greet(account.identity_key, one_time_key)
 
     def ciphertext(message: OlmMessage) -> object:
-        return OlmCiphertext(type=OlmMsgType(message.type), body=unpadded(message.body))
+        return OlmCiphertext(type=OlmMsgType(message.type), body=to_unpadded(message.body))
 
-    met = account.new_inbound_session(bob.identity_key, unpadded(first.body))
+    met = account.new_inbound_session(bob.identity_key, to_unpadded(first.body))
     met.decrypt(ciphertext(first))
     reply = met.encrypt("hello")
-    bob.hear(AnyOlmMessage.from_parts(reply.type.value, base64.b64decode(reply.body + "==")))
-    group_session = OutboundGroupSession(LARGE_COMMIT_MEMORY_KIB)
+    bob.hear(AnyOlmMessage.from_parts(reply.type.value, unpadded(reply.body)))
+    group_session = OutboundGroupSession(ROOM)
     group_session.shared = True
     group_session.max_messages = 2**62
     await store.put_account(account)
@@ -205,7 +204,7 @@ async def mautrix(folder: Path, synchronous: str) -> AsyncIterator[Mapping[str, 
         return text
 
     async def encrypt() -> object:
-        session = await store.get_outbound_group_session(LARGE_COMMIT_MEMORY_KIB)
+        session = await store.get_outbound_group_session(ROOM)
         message = session.encrypt(TEXT)
         await store.update_outbound_group_session(session)
         return message
@@ -215,11 +214,6 @@ async def mautrix(folder: Path, synchronous: str) -> AsyncIterator[Mapping[str, 
         name_of("mautrix", synchronous, ROOM_MESSAGE): each(encrypt),
     }
     await database.stop()
-
-
-def unpadded(body: bytes) -> str:
-    """Write bytes as Matrix does."""
-    return base64.b64encode(body).decode().rstrip("=")
 
 
 @asynccontextmanager
@@ -241,7 +235,7 @@ GROUPS: Final[dict[str, Group]] = {"peers": peers}
 
 def measure(effort: Effort) -> None:
     """Leave raw results in ``build/benchmarks``."""
-    measure_in_rounds(MODULE, list(GROUPS), effort.rounds, python=PYTHON)
+    measure_in_rounds(MODULE, list(GROUPS), effort.rounds, python=PEERS_PYTHON)
 
 
 COMPARED: Final = (
