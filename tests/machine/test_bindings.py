@@ -108,7 +108,9 @@ async def test_the_answer_to_an_older_claim_changes_nothing(alice_and_bob: Scene
     (older,) = [each for each in await scene.app.machine.outgoing_requests() if isinstance(each, KeysClaim)]
     scene.clock.added_ms += CLAIMED_AGAIN_AFTER_MS
     (newer,) = [each for each in await scene.extension.machine.outgoing_requests() if isinstance(each, KeysClaim)]
+    commits = scene.app.machine._store.statistics().commits
     await scene.app.send(older)
+    assert scene.app.machine._store.statistics().commits == commits
     assert not (await peer_of(scene.app, scene.bob)).sessions
     await scene.extension.send(newer)
     assert len((await peer_of(scene.app, scene.bob)).sessions) == 1

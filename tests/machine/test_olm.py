@@ -138,6 +138,14 @@ def test_the_session_that_received_last_is_used_and_few_are_kept(alice: Party, b
     assert bob.peer.sessions[0].session_id == older.session_id
 
 
+def test_to_begin_a_session_does_not_change_the_account(alice: Party, bob: Party) -> None:
+    """So the answer to a claim need not write it."""
+    before = alice.account.pickle()
+    alice.begin_with(bob)
+    alice.encrypts(bob)
+    assert alice.account.pickle() == before
+
+
 def test_few_digests_are_kept(alice: Party, bob: Party) -> None:
     alice.begin_with(bob)
     for _ in range(olm.KEPT_DIGESTS + 5):

@@ -24,7 +24,6 @@ from unwedged.machine.identifiers import MEGOLM, OLM, Curve25519Key, Device, Ed2
 from unwedged.machine.outbox import send, sent
 from unwedged.machine.ratchets import Account, OlmMessage, OlmSession
 from unwedged.machine.records import (
-    ACCOUNT,
     DEVICES,
     PEER,
     RECIPIENTS_VERSION,
@@ -229,7 +228,7 @@ async def take_claim_answer(transaction: Transaction, request: KeysClaim, respon
         try:
             if one_time_key is None:
                 raise MalformedMessage("a device has no key to claim, or one that it did not sign")
-            session = account.outbound_session(key, one_time_key)
+            session = account.outbound_session(key, one_time_key)  # which does not change the account
         except MalformedMessage:
             if not mark.told:
                 send(transaction, now_ms, "m.room_key.withheld", {device: _no_olm(own)})
@@ -242,7 +241,6 @@ async def take_claim_answer(transaction: Transaction, request: KeysClaim, respon
         if mark.wedged:
             send(transaction, now_ms, "m.room.encrypted", {device: encrypt(peer, own, known, "m.dummy", {})})
         transaction.put(PEER, name, peer)
-    transaction.put(ACCOUNT, None, account)
 
 
 async def take_refusal(transaction: Transaction, request: ToDevice) -> None:
