@@ -33,7 +33,7 @@ class Client:
     def call(self, method: str, path: str, body: Json | None = None) -> Json:
         status, answer = self.server.request(self.device, method, path, body)
         if status != 200:
-            raise Refused(status, answer["errcode"])
+            raise Refused(status, answer.get("errcode"))
         return answer
 
     async def send(self, request: Request) -> None:

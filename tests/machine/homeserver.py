@@ -8,9 +8,9 @@ newest, until its connection is forgotten.
 ``request`` takes any request by method, path and JSON body, answers at once with a status and a JSON body, and keeps
 what arrived in ``arrivals``. The other methods are for the test that sets the scene.
 
-What a real server does, and this does not: check signatures, passwords and permissions; wait in a sync, or give the
-answer to an equal one again from a cache, as Synapse does for two minutes; federate; limit rates; keep cross-signing
-keys, backups, account data or media; send room events in simplified sliding sync, where only the extensions for
+What a real server does, and this does not: check other signatures than those of cross-signing, and permissions; wait in
+a sync, or give the answer to an equal one again from a cache, as Synapse does for two minutes; federate; limit rates;
+keep backups, account data or media; send room events in simplified sliding sync, where only the extensions for
 to-device messages and encryption are there; filter, or leave anything out of a timeline.
 """
 
@@ -25,12 +25,20 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
+from unwedged.machine.identifiers import Ed25519Key, UserId
+from unwedged.machine.signing import is_signed, without_signatures
+
 Json = dict[str, object]
 """A JSON object."""
 
 T = TypeVar("T")
 
 _PREFIX: Final = re.compile(r"/_matrix/client/(?:r0|v\d+|unstable/org\.matrix\.simplified_msc3575)/")
+
+
+PASSWORD: Final = "open sesame"
+"""Everybody's, where one is needed."""
+SIGNING_KEYS: Final = ("master", "self_signing", "user_signing")
 
 
 class Device(NamedTuple):
@@ -41,12 +49,12 @@ class Device(NamedTuple):
 
 
 class MatrixError(Exception):
-    """The server refuses: an HTTP status, and an error code of the specification."""
+    """The server refuses: an HTTP status, and an error code of the specification, if there is one."""
 
-    def __init__(self, status: int, code: str, text: str) -> None:
+    def __init__(self, status: int, code: str | None, text: str, **more: object) -> None:
         super().__init__(f"{status} {code}: {text}")
         self.status = status
-        self.body: Json = {"errcode": code, "error": text}
+        self.body: Json = more if code is None else {"errcode": code, "error": text, **more}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +93,23 @@ class SendToDevice(msgspec.Struct):
     """The body of ``/sendToDevice``: contents, by user and device."""
 
     messages: dict[str, dict[str, Json]]
+
+
+class Authentication(msgspec.Struct):
+    """How a user proves who it is that asks."""
+
+    type: str
+    session: str = ""
+    password: str = ""
+
+
+class SigningKeysUpload(msgspec.Struct):
+    """The body of ``/keys/device_signing/upload``."""
+
+    master_key: Json | None = None
+    self_signing_key: Json | None = None
+    user_signing_key: Json | None = None
+    auth: Authentication | None = None
 
 
 class E2eeExtension(msgspec.Struct, frozen=True):
@@ -140,6 +165,12 @@ class Homeserver:
         self._devices: dict[Device, _Keys] = {}
         self._changed: list[tuple[int, str]] = []
         """Whose devices changed, and when."""
+        self._signing_keys: dict[str, dict[str, Json]] = defaultdict(dict)
+        """The cross-signing keys, by user and usage."""
+        self._signatures: dict[tuple[str, str, str], dict[str, str]] = defaultdict(dict)
+        """Signatures that were uploaded: by whom, whose device or master key, and which one."""
+        self._signed: list[tuple[int, str, str]] = []
+        """When, by whom, and whose key was signed: that is told to whoever signed it, and to nobody else."""
         self._events: list[tuple[int, str, Json]] = []
         """When, the room, and the event."""
         self._answered: dict[tuple[Device, str, str], Json] = {}
@@ -209,6 +240,10 @@ class Homeserver:
                 return self._keys_query(device, body)
             case "POST", ["keys", "claim"]:
                 return self._keys_claim(device, body)
+            case "POST", ["keys", "device_signing", "upload"]:
+                return self._signing_keys_upload(device, body)
+            case "POST", ["keys", "signatures", "upload"]:
+                return self._signatures_upload(device, body)
             case "PUT", ["sendToDevice", kind, transaction]:
                 return self._send_to_device(device, kind, transaction, body)
             case "GET", ["sync"]:
@@ -244,16 +279,106 @@ class Homeserver:
         return {"one_time_key_counts": self._counts(keys)}
 
     def _keys_query(self, device: Device, body: Json) -> Json:
-        """Return the keys of devices. A user whom nobody knows has none."""
+        """Return the keys of devices and users. A user whom nobody knows has none."""
         self._signed_in(device)
         found: dict[str, Json] = {}
+        signing_keys: dict[str, Json] = {f"{usage}_keys": {} for usage in SIGNING_KEYS}
         for user, wanted in _parsed(body, KeysQuery).device_keys.items():
             found[user] = {
-                each.device: keys.device_keys
+                each.device: self._with_signatures(keys.device_keys, user, user, each.device)
                 for each, keys in self._devices.items()
                 if each.user == user and keys.device_keys is not None and (not wanted or each.device in wanted)
             }
-        return {"device_keys": found, "failures": {}}
+            for usage, key in self._signing_keys[user].items():
+                if usage != "user_signing" or user == device.user:
+                    signing_keys[f"{usage}_keys"][user] = self._with_signatures(
+                        key, device.user, user, _public_key(key)
+                    )
+        return {"device_keys": found, "failures": {}, **signing_keys}
+
+    def _signing_keys_upload(self, device: Device, body: Json) -> Json:
+        """Take a user's cross-signing keys, with a password if there are others."""
+        self._signed_in(device)
+        upload, known = _parsed(body, SigningKeysUpload), self._signing_keys[device.user]
+        keys = {usage: key for usage in SIGNING_KEYS if (key := getattr(upload, f"{usage}_key")) is not None}
+        if all(known.get(usage) == key for usage, key in keys.items()):
+            return {}
+        if "master" in known and (upload.auth is None or upload.auth.session != "session"):
+            flows = [{"stages": ["m.login.password"]}]
+            raise MatrixError(401, None, "who asks?", session="session", flows=flows, params={})
+        if "master" in known and upload.auth is not None and upload.auth.password != PASSWORD:
+            raise MatrixError(401, "M_FORBIDDEN", "Invalid password", session="session", params={})
+        master = keys.get("master", known.get("master"))
+        if master is None:
+            raise MatrixError(400, "M_MISSING_PARAM", "No master key available")
+        for usage, key in keys.items():
+            usages, public = key.get("usage"), key.get("keys")
+            named = isinstance(usages, list) and usage in usages and isinstance(public, dict) and len(public) == 1
+            if not named or key.get("user_id") != device.user:
+                raise MatrixError(400, "M_INVALID_PARAM", f"Invalid {usage} key")
+            if usage != "master" and not _is_signed_by(key, device.user, master):
+                raise MatrixError(400, "M_INVALID_SIGNATURE", f"Invalid signature on {usage} key")
+        known.update(keys)
+        if "user_signing" in keys:
+            self._signed.append((self._tick(), device.user, device.user))
+        self._changed.append((self._tick(), device.user))
+        return {}
+
+    def _signatures_upload(self, device: Device, body: Json) -> Json:
+        """Take signatures, and say which of them are refused, and why."""
+        self._signed_in(device)
+        failures: dict[str, Json] = defaultdict(dict)
+        for user, signed in _parsed(body, dict[str, dict[str, Json]]).items():
+            for name, value in signed.items():
+                try:
+                    self._take_signatures(device.user, user, name, value)
+                except MatrixError as error:
+                    failures[user][name] = {"status": error.status, **error.body}
+        return {"failures": failures}
+
+    def _take_signatures(self, signer: str, user: str, name: str, value: Json) -> None:
+        """Take the signatures of one key, which must be those that this user can make."""
+        master = self._signing_keys[user].get("master")
+        own_devices = {
+            f"ed25519:{each.device}": keys.device_keys
+            for each, keys in self._devices.items()
+            if each.user == signer and keys.device_keys is not None
+        }
+        if master is not None and name == _public_key(master):
+            stored = master
+        elif signer == user and f"ed25519:{name}" in own_devices:
+            stored = own_devices[f"ed25519:{name}"]
+        else:
+            raise MatrixError(404, "M_NOT_FOUND", "Unknown device")
+        by_device = signer == user and stored is master
+        signing_key = self._signing_keys[signer].get("self_signing" if signer == user else "user_signing")
+        signatures = value.get("signatures")
+        by_signer = signatures.get(signer) if isinstance(signatures, dict) else None
+        if not isinstance(by_signer, dict) or (signing_key is None and not by_device):
+            raise MatrixError(400, "M_INVALID_SIGNATURE", "Invalid signature")
+        if without_signatures(value) != without_signatures(stored):
+            raise MatrixError(400, "M_UNKNOWN", "Key does not match")
+        for key_id in by_signer:
+            if by_device:
+                device_keys = own_devices.get(key_id, {}).get("keys")
+                key = device_keys.get(key_id) if isinstance(device_keys, dict) else None
+            else:
+                key = _public_key(signing_key or {})
+            if key is None or not is_signed(value, UserId(signer), key_id, Ed25519Key(key)):
+                raise MatrixError(400, "M_INVALID_SIGNATURE", "Invalid signature")
+        self._signatures[signer, user, name].update(by_signer)
+        if signer == user:
+            self._changed.append((self._tick(), user))
+        else:
+            self._signed.append((self._tick(), signer, user))
+
+    def _with_signatures(self, value: Json, signer: str, user: str, name: str) -> Json:
+        """Add to a key what one user has signed of it."""
+        more = self._signatures.get((signer, user, name))
+        signatures = value.get("signatures", {})
+        if more is None or not isinstance(signatures, dict):
+            return value
+        return {**value, "signatures": {**signatures, signer: {**signatures.get(signer, {}), **more}}}
 
     def _keys_claim(self, device: Device, body: Json) -> Json:
         """Hand out one-time keys, the oldest first, each once; then the fallback key, which is then used."""
@@ -394,7 +519,8 @@ class Homeserver:
             if when > then and event["content"] == {"membership": "join"}
         }
         changed |= {who for room, who in after if (room, who) in joined or (room, user) in joined}
-        return {"changed": sorted(changed & sharing), "left": sorted({who for _, who in before} - sharing)}
+        signed = {who for when, signer, who in self._signed if when > then and signer == user}
+        return {"changed": sorted((changed & sharing) | signed), "left": sorted({who for _, who in before} - sharing)}
 
     @staticmethod
     def _messages(keys: _Keys, acknowledged: int, limit: int) -> tuple[list[Json], int]:
@@ -422,6 +548,17 @@ def _parsed(body: Json, shape: type[T]) -> T:
         return msgspec.convert(body, shape)
     except msgspec.ValidationError as error:
         raise MatrixError(400, "M_BAD_JSON", str(error)) from None
+
+
+def _public_key(signing_key: Json) -> str:
+    """The key in a cross-signing key."""
+    keys = signing_key.get("keys")
+    return str(next(iter(keys.values()))) if isinstance(keys, dict) and keys else ""
+
+
+def _is_signed_by(value: Json, user: str, signing_key: Json) -> bool:
+    key = _public_key(signing_key)
+    return is_signed(value, UserId(user), f"ed25519:{key}", Ed25519Key(key))
 
 
 def _unsigned(key: Json) -> Json:

@@ -7,7 +7,12 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.machine.homeserver import Device, Homeserver, Json
+from tests.machine.homeserver import PASSWORD, Device, Homeserver, Json
+from unwedged.machine import SigningKeyName
+from unwedged.machine.identifiers import UserId
+from unwedged.machine.identities import signing_keys
+from unwedged.machine.records import only_key
+from unwedged.machine.signing import signed_by, without_signatures
 
 ALICE = Device("@alice:example.org", "APP")
 BOB = Device("@bob:example.org", "PHONE")
@@ -129,7 +134,8 @@ def test_a_query_returns_the_devices_that_have_keys(homeserver: Homeserver) -> N
     upload(homeserver, BOB, device_keys={"device_id": BOB.device})
     for wanted, found in ([], {BOB.device: {"device_id": BOB.device}}), ([BOBS_TABLET.device], {}):
         answer = accepted(homeserver, ALICE, "POST", "keys/query", {"device_keys": {BOB.user: wanted, "@eve:x": []}})
-        assert answer == {"device_keys": {BOB.user: found, "@eve:x": {}}, "failures": {}}
+        identities: Json = {"master_keys": {}, "self_signing_keys": {}, "user_signing_keys": {}}
+        assert answer == {"device_keys": {BOB.user: found, "@eve:x": {}}, "failures": {}, **identities}
 
 
 def test_a_transaction_is_one_event_and_another_type_or_device_is_another(homeserver: Homeserver) -> None:
@@ -249,3 +255,86 @@ def test_nothing_that_a_request_or_an_answer_holds_is_shared(homeserver: Homeser
     upload(homeserver, BOB, one_time_keys=keys)
     keys["signed_curve25519:A"] = {"key": "changed afterwards"}
     assert claim(homeserver, BOB) == claimed(BOB, "A")
+
+
+def cross_signing_keys(device: Device, seed: int) -> dict[str, Json]:
+    seeds = {name: bytes([seed + place] * 32) for place, name in enumerate(SigningKeyName)}
+    return {f"{name.value}_key": key for name, key in signing_keys(UserId(device.user), seeds).items()}
+
+
+def queried(homeserver: Homeserver, asking: Device, *users: str) -> Json:
+    return accepted(homeserver, asking, "POST", "keys/query", {"device_keys": {user: [] for user in users}})
+
+
+def test_the_first_cross_signing_keys_need_no_password_and_others_do(homeserver: Homeserver) -> None:
+    path = "/_matrix/client/v3/keys/device_signing/upload"
+    first, second = cross_signing_keys(ALICE, 1), cross_signing_keys(ALICE, 5)
+    for _ in range(2):
+        accepted(homeserver, ALICE, "POST", "keys/device_signing/upload", first)
+    status, answer = homeserver.request(ALICE, "POST", path, second)
+    assert status == 401
+    assert answer["flows"]
+    auth: Json = {"type": "m.login.password", "session": answer["session"]}
+    for password, expected in (("wrong", 401), (PASSWORD, 200)):
+        status, _ = homeserver.request(ALICE, "POST", path, {**second, "auth": {**auth, "password": password}})
+        assert status == expected
+    assert queried(homeserver, ALICE, ALICE.user)["master_keys"] == {ALICE.user: second["master_key"]}
+
+
+def test_cross_signing_keys_are_signed_by_the_master_key(homeserver: Homeserver) -> None:
+    path = "/_matrix/client/v3/keys/device_signing/upload"
+    mixed = cross_signing_keys(ALICE, 1) | {"self_signing_key": cross_signing_keys(ALICE, 5)["self_signing_key"]}
+    for body in (mixed, cross_signing_keys(BOB, 1), {"self_signing_key": mixed["self_signing_key"]}):
+        assert homeserver.request(ALICE, "POST", path, body)[0] == 400
+    assert queried(homeserver, ALICE, ALICE.user)["master_keys"] == {}
+
+
+def test_a_user_signing_key_is_shown_to_its_owner_only(homeserver: Homeserver) -> None:
+    keys = cross_signing_keys(ALICE, 1)
+    homeserver.create_room(ROOM, ALICE.user, BOB.user)
+    since = sync(homeserver, BOB)["next_batch"]
+    accepted(homeserver, ALICE, "POST", "keys/device_signing/upload", keys)
+    assert sync(homeserver, BOB, since)["device_lists"] == {"changed": [ALICE.user]}
+    for asking in (ALICE, BOB):
+        answer = queried(homeserver, asking, ALICE.user)
+        assert answer["self_signing_keys"] == {ALICE.user: keys["self_signing_key"]}
+        assert answer["user_signing_keys"] == ({ALICE.user: keys["user_signing_key"]} if asking == ALICE else {})
+
+
+def test_a_signature_of_another_user_is_shown_to_its_maker_only(homeserver: Homeserver) -> None:
+    homeserver.create_room(ROOM, ALICE.user, BOB.user)
+    for device, seed in ((ALICE, 1), (BOB, 5)):
+        accepted(homeserver, device, "POST", "keys/device_signing/upload", cross_signing_keys(device, seed))
+    master = cross_signing_keys(BOB, 5)["master_key"]
+    signed = signed_by(master, UserId(ALICE.user), bytes([3] * 32))
+    since = {device: sync(homeserver, device)["next_batch"] for device in (ALICE, BOB)}
+    body: Json = {BOB.user: {only_key(master): signed}}
+    assert accepted(homeserver, ALICE, "POST", "keys/signatures/upload", body) == {"failures": {}}
+    assert queried(homeserver, ALICE, BOB.user)["master_keys"] == {BOB.user: signed}
+    assert queried(homeserver, BOB, BOB.user)["master_keys"] == {BOB.user: master}
+    assert sync(homeserver, ALICE, since[ALICE])["device_lists"] == {"changed": [BOB.user]}
+    assert "device_lists" not in sync(homeserver, BOB, since[BOB])
+
+
+def test_the_signature_of_a_device_is_shown_to_all_and_what_is_wrong_is_refused_by_name(homeserver: Homeserver) -> None:
+    homeserver.create_room(ROOM, ALICE.user, BOB.user)
+    device_keys: Json = {"user_id": ALICE.user, "device_id": "APP", "keys": {"ed25519:APP": "key"}}
+    upload(homeserver, ALICE, device_keys=device_keys)
+    accepted(homeserver, ALICE, "POST", "keys/device_signing/upload", cross_signing_keys(ALICE, 1))
+    signed = signed_by(device_keys, UserId(ALICE.user), bytes([2] * 32))
+    wrong: dict[str, tuple[str, Json]] = {
+        "M_INVALID_SIGNATURE": ("APP", signed_by(device_keys, UserId(ALICE.user), bytes([9] * 32))),
+        "M_UNKNOWN": ("APP", signed_by({**device_keys, "more": 1}, UserId(ALICE.user), bytes([2] * 32))),
+        "M_NOT_FOUND": ("OTHER", signed),
+    }
+    for code, (name, value) in wrong.items():
+        answer = accepted(homeserver, ALICE, "POST", "keys/signatures/upload", {ALICE.user: {name: value}})
+        failures = answer["failures"]
+        assert isinstance(failures, dict)
+        assert failures[ALICE.user][name]["errcode"] == code
+    since = sync(homeserver, BOB)["next_batch"]
+    body: Json = {ALICE.user: {"APP": signed}}
+    assert accepted(homeserver, ALICE, "POST", "keys/signatures/upload", body) == {"failures": {}}
+    assert queried(homeserver, BOB, ALICE.user)["device_keys"] == {ALICE.user: {"APP": signed}}
+    assert without_signatures(signed) == device_keys
+    assert sync(homeserver, BOB, since)["device_lists"] == {"changed": [ALICE.user]}

@@ -9,6 +9,14 @@ makes the driver do one of these things:
 - ``decrypt``: return type and content of the encrypted ``event`` of ``room``;
 - ``wait``: find it an hour later from here on, as far as the age of Olm sessions goes.
 
+That of matrix-sdk-crypto does more, for cross-signing:
+
+- ``bootstrap``: make an identity, or make another one, where ``auth`` proves to the homeserver who asks;
+- ``verify``: verify the identity of ``user`` as it is;
+- ``trust``: return what it thinks of the identity of ``user``, and of a ``device``;
+- ``seeds``: return the private cross-signing keys;
+- ``strict``: from here on, share room keys only with devices that their user has signed.
+
 Meanwhile the driver writes lines ``{"request": {"method": ..., "path": ..., "body": ...}}``, and for each of them reads
 a line ``{"status": ..., "body": ...}``, whose status is null where the answer was lost. In the end it writes
 ``{"returned": value}``, or ``{"raised": {"code": ..., "message": ...}}`` with the code ``lost``, ``refused`` (by the
@@ -122,6 +130,26 @@ class Peer:
     async def wait_an_hour(self) -> None:
         """Let its Olm sessions be so old that it replaces those that don't decrypt."""
         await self._call("wait")
+
+    async def bootstrap(self, auth: Json | None = None) -> None:
+        """Make an identity, or make another one in its place."""
+        await self._call("bootstrap", auth=auth)
+
+    async def verify(self, user: str) -> None:
+        """Verify a user's identity as it is."""
+        await self._call("verify", user=user)
+
+    async def trust(self, device: Device) -> Json:
+        """Return what it thinks of a user's identity and a device."""
+        return await self._call("trust", user=device.user, device=device.device)
+
+    async def seeds(self) -> Json:
+        """Return its private cross-signing keys, in base64."""
+        return await self._call("seeds")
+
+    async def share_with_signed_devices_only(self) -> None:
+        """Share room keys from here on only with devices that their user has signed."""
+        await self._call("strict")
 
     async def send(self, room: str, text: str) -> Json:
         """Send a message to a room, and share its key first; return the event as it is in the room."""

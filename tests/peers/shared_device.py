@@ -16,7 +16,7 @@ from tests.machine.homeserver import Device, Json
 from tests.machine.scene import KEY, MovableClock
 from tests.peers.network import Network
 from tests.peers.peer import Lost, Unreadable
-from unwedged.machine import MachineError, OlmMachine, Request, SyncPosition
+from unwedged.machine import MachineError, OlmMachine, Request, SigningKeysUpload, SyncPosition
 from unwedged.machine.identifiers import PeerName, UserId
 from unwedged.machine.ratchets import OlmSession
 from unwedged.machine.records import PEER
@@ -109,6 +109,24 @@ class SharedDevice:
             texts.add(str(read.content["body"]))
         [text] = texts
         return text
+
+    async def machine(self) -> OlmMachine:
+        """Return the process that makes the next call."""
+        return (await self._next()).machine
+
+    async def bootstrap(self) -> None:
+        """Make an identity, each step in another process."""
+        while not (await (await self.machine()).cross_signing.bootstrap()).is_complete:
+            await self._send_all()
+
+    async def reset(self, auth: Json) -> None:
+        """Make another identity; ``auth`` proves to the homeserver who asks."""
+        await (await self.machine()).cross_signing.reset()
+        requests = await (await self.machine()).outgoing_requests()
+        [upload] = [request for request in requests if isinstance(request, SigningKeysUpload)]
+        answer = (await self._next()).call(upload.method, upload.path, {**upload.body, "auth": auth})
+        await (await self.machine()).mark_sent(upload, answer)
+        await self.bootstrap()
 
     async def sessions(self, peer: Device) -> list[str]:
         """Return a copy of the Olm sessions with a device."""

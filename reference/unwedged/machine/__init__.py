@@ -33,8 +33,10 @@ if missing := [name for name in ("msgspec", "vodozemac") if find_spec(name) is N
         f"unwedged.machine needs {' and '.join(missing)}: install the package with its extra, as unwedged[machine]"
     )
 
+from unwedged.machine.cross_signing import CrossSigning, CrossSigningStatus
 from unwedged.machine.errors import (
     AnotherDevice,
+    AnotherIdentity,
     EncryptionDowngrade,
     InvalidArgument,
     MachineError,
@@ -56,23 +58,38 @@ from unwedged.machine.errors import (
     UnsupportedAlgorithm,
     UnsupportedAttachment,
     UnsupportedExport,
+    UnverifiedRecipients,
     WithheldRoomKey,
     WrongExportPassphrase,
     WrongRecipient,
     WrongRoom,
     WrongSender,
+    WrongSigningKey,
 )
+from unwedged.machine.identities import DeviceTrust, UserTrust
 from unwedged.machine.inbox import Problem, SyncOutcome, ToDeviceEvent
 from unwedged.machine.machine import OlmMachine
-from unwedged.machine.records import KnownDevice, LocalTrust
-from unwedged.machine.requests import KeysClaim, KeysQuery, KeysUpload, Request, ToDevice
+from unwedged.machine.records import KnownDevice, LocalTrust, SharingStrategy, SigningKeyName, SigningSeeds
+from unwedged.machine.requests import (
+    KeysClaim,
+    KeysQuery,
+    KeysUpload,
+    Request,
+    SignatureUpload,
+    SigningKeysUpload,
+    ToDevice,
+)
 from unwedged.machine.rooms import DecryptedEvent, SenderTrust
 from unwedged.machine.sharing import Sharing
 from unwedged.machine.sync import SyncPosition
 
 __all__ = [
     "AnotherDevice",
+    "AnotherIdentity",
+    "CrossSigning",
+    "CrossSigningStatus",
     "DecryptedEvent",
+    "DeviceTrust",
     "EncryptionDowngrade",
     "InvalidArgument",
     "KeysClaim",
@@ -99,6 +116,11 @@ __all__ = [
     "RoundsOutOfBounds",
     "SenderTrust",
     "Sharing",
+    "SharingStrategy",
+    "SignatureUpload",
+    "SigningKeyName",
+    "SigningKeysUpload",
+    "SigningSeeds",
     "SyncOutcome",
     "SyncPosition",
     "TamperedAttachment",
@@ -108,11 +130,14 @@ __all__ = [
     "UnsupportedAlgorithm",
     "UnsupportedAttachment",
     "UnsupportedExport",
+    "UnverifiedRecipients",
+    "UserTrust",
     "WithheldRoomKey",
     "WrongExportPassphrase",
     "WrongRecipient",
     "WrongRoom",
     "WrongSender",
+    "WrongSigningKey",
 ]
 
 

@@ -16,7 +16,7 @@ from unwedged.machine.ratchets import MOST_ONE_TIME_KEYS, Account
 from unwedged.machine.records import ACCOUNT, OFFER, OWN_DEVICE, Offer, OwnDevice
 from unwedged.machine.requests import KeysUpload
 from unwedged.machine.signing import signable, with_signature
-from unwedged.store import Transaction
+from unwedged.store import Transaction, View
 
 ALGORITHMS: Final = (OLM, MEGOLM)
 REFILL_BELOW: Final = MOST_ONE_TIME_KEYS // 2
@@ -43,9 +43,9 @@ async def open_account(transaction: Transaction, device: Device) -> OwnDevice:
     return own
 
 
-async def own_device(transaction: Transaction) -> OwnDevice:
+async def own_device(reading: Transaction | View) -> OwnDevice:
     """Return whose store this is."""
-    own = await transaction.get(OWN_DEVICE, None)
+    own = await reading.get(OWN_DEVICE, None)
     assert own is not None  # made when the machine was opened, and never deleted
     return own
 

@@ -11,10 +11,19 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from unwedged.machine.account import own_device
-from unwedged.machine.errors import InvalidArgument
 from unwedged.machine.identifiers import DeviceId, Ed25519Key, JsonObject, UserId
+from unwedged.machine.identities import take_keys
 from unwedged.machine.olm import device_of, note_new_recipients
-from unwedged.machine.records import DEVICES, LOCAL_TRUST, OUTDATED, TRACKED, KnownDevice, LocalTrust, Tracked
+from unwedged.machine.records import (
+    DEVICES,
+    LOCAL_TRUST,
+    OUTDATED,
+    TRACKED,
+    KnownDevice,
+    LocalTrust,
+    SigningKeyName,
+    Tracked,
+)
 from unwedged.machine.requests import KeysQuery, objects
 from unwedged.machine.wire import is_storable
 from unwedged.store import Transaction, View
@@ -69,11 +78,12 @@ async def queries(reading: Transaction | View) -> list[KeysQuery]:
 
 
 async def take_query_answer(transaction: Transaction, request: KeysQuery, response: JsonObject) -> None:
-    """Take the device lists of those users whose mark still has the number that the question was asked under.
+    """Take devices and identities of those users whose mark still has the number that the question was asked under.
 
     A user whom the answer leaves out, because the user's own server did not answer, stays marked.
     """
     of_users = objects(response, "device_keys")
+    signing_keys = {name: objects(response, f"{name.value}_keys") for name in SigningKeyName}
     own = await own_device(transaction)
     for user_id, number in request.users.items():
         if user_id not in of_users or await transaction.get(OUTDATED, user_id) != number:
@@ -86,6 +96,9 @@ async def take_query_answer(transaction: Transaction, request: KeysQuery, respon
         if after != before:
             transaction.put(DEVICES, user_id, after)
             await note_new_recipients(transaction)
+        await take_keys(
+            transaction, user_id, {name: keys[user_id] for name, keys in signing_keys.items() if user_id in keys}
+        )
         transaction.delete(OUTDATED, user_id)
 
 
@@ -113,24 +126,6 @@ def device_list(
             continue
         after[device_id] = KnownDevice(device.keys, trust.get(device.ed25519, LocalTrust.UNSET))
     return after
-
-
-async def set_trust(
-    transaction: Transaction, user_id: UserId, device_id: DeviceId, key: Ed25519Key, trust: LocalTrust
-) -> None:
-    """Note what this device's owner thinks of a device with this ``key``.
-
-    Raises ``InvalidArgument`` where no such device is known. The key is what a person has compared: a device may have
-    been replaced meanwhile by another one of the same name.
-    """
-    devices = await transaction.get(DEVICES, user_id) or {}
-    if device_id not in devices or devices[device_id].ed25519 != key:
-        raise InvalidArgument("this user has no such device with this key, as far as is known")
-    if devices[device_id].trust != trust:
-        by_key = await transaction.get(LOCAL_TRUST, user_id) or {}
-        transaction.put(LOCAL_TRUST, user_id, {**by_key, devices[device_id].ed25519: trust})
-        transaction.put(DEVICES, user_id, {**devices, device_id: KnownDevice(devices[device_id].keys, trust)})
-        await note_new_recipients(transaction)
 
 
 def _mark(transaction: Transaction, user_id: UserId, tracked: Tracked | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from unwedged.machine.identifiers import Device, UserId
 from unwedged.store import errors
 
 
@@ -72,6 +73,21 @@ class AnotherDevice(MachineError):
     """The store belongs to another user or device than the one that was named."""
 
     code = "another_device"
+
+
+class AnotherIdentity(MachineError):
+    """The user has a cross-signing identity, and not all of its private keys are here.
+
+    Verify this device, import the keys, or reset the identity.
+    """
+
+    code = "another_identity"
+
+
+class WrongSigningKey(MachineError):
+    """A private cross-signing key does not belong to the user's identity. None was kept."""
+
+    code = "wrong_signing_key"
 
 
 class NotCanonical(MachineError):
@@ -175,3 +191,18 @@ class RoomKeyNotShared(MachineError):
     """
 
     code = "room_key_not_shared"
+
+
+class UnverifiedRecipients(MachineError):
+    """The room's strategy forbids to share its key with all of its members. Nothing was shared.
+
+    Verify or block each of ``devices``, which are not verified though their user is; and verify each of ``users`` anew,
+    whose identity was verified once and has changed, or accept it as it is.
+    """
+
+    code = "unverified_recipients"
+
+    def __init__(self, message: str, devices: tuple[Device, ...] = (), users: tuple[UserId, ...] = ()) -> None:
+        super().__init__(message)
+        self.devices = devices
+        self.users = users

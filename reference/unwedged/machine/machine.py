@@ -12,7 +12,8 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
 
-from unwedged.machine import account, devices, inbox, olm, outbox, rooms, sharing
+from unwedged.machine import account, cross_signing, devices, identities, inbox, olm, outbox, rooms, sharing
+from unwedged.machine.cross_signing import CrossSigning
 from unwedged.machine.errors import InvalidArgument, MachineError, MalformedResponse
 from unwedged.machine.exports import ExportedSession
 from unwedged.machine.identifiers import (
@@ -26,8 +27,17 @@ from unwedged.machine.identifiers import (
     UserId,
 )
 from unwedged.machine.inbox import SyncOutcome
-from unwedged.machine.records import DEVICES, INBOUND, KINDS, OWN_DEVICE, KnownDevice, LocalTrust
-from unwedged.machine.requests import KeysClaim, KeysQuery, KeysUpload, Request, ToDevice, must_be_request
+from unwedged.machine.records import DEVICES, INBOUND, KINDS, OWN_DEVICE, KnownDevice, LocalTrust, SharingStrategy
+from unwedged.machine.requests import (
+    KeysClaim,
+    KeysQuery,
+    KeysUpload,
+    Request,
+    SignatureUpload,
+    SigningKeysUpload,
+    ToDevice,
+    must_be_request,
+)
 from unwedged.machine.rooms import DecryptedEvent
 from unwedged.machine.sharing import Sharing
 from unwedged.machine.sync import SyncPosition, changes_of
@@ -58,6 +68,8 @@ class OlmMachine:
         """The key that names this device in Olm."""
         self.ed25519: Ed25519Key = own.ed25519
         """The key that signs for this device."""
+        self.cross_signing = CrossSigning(store, clock)
+        """The identity of this device's user, and those of others."""
 
     @classmethod
     def open(
@@ -162,8 +174,8 @@ class OlmMachine:
     async def outgoing_requests(self) -> list[Request]:
         """Return what is to be sent. Give each request back with its response (``mark_sent``, ``mark_failed``).
 
-        Messages to devices and queries are listed, in every process, until they are answered. An upload of keys and a
-        claim are handed out once.
+        Messages to devices, queries, and what cross-signing uploads are listed, in every process, until they are
+        answered. An upload of the device's keys and a claim are handed out once.
         """
 
         async def collect(transaction: Transaction) -> list[Request]:
@@ -175,7 +187,9 @@ class OlmMachine:
                 requests.append(upload)
             if claim is not None:
                 requests.append(claim)
-            return [*requests, *await devices.queries(transaction), *await outbox.waiting(transaction)]
+            requests += await devices.queries(transaction)
+            requests += await cross_signing.uploads(transaction)
+            return [*requests, *await outbox.waiting(transaction)]
 
         return await self._store.run(collect)
 
@@ -195,6 +209,10 @@ class OlmMachine:
                     await olm.take_claim_answer(transaction, request, response, self._clock.now())
                 case ToDevice():
                     await outbox.sent(transaction, request)
+                case SigningKeysUpload():
+                    await cross_signing.take_keys_answer(transaction, request, self._clock.now())
+                case SignatureUpload():
+                    await cross_signing.take_signatures_answer(transaction, request, response)
 
         must_be_request(request)
         if not isinstance(response, dict):
@@ -222,6 +240,10 @@ class OlmMachine:
                 await self._store.run(account.take_upload_refusal, request)
             case ToDevice():
                 await self._store.run(olm.take_refusal, request)
+            case SigningKeysUpload():
+                await self._store.run(cross_signing.take_keys_refusal, request)
+            case SignatureUpload():
+                await self._store.run(cross_signing.take_signatures_refusal, request)
             case KeysQuery():
                 return LONGEST_RETRY_MS  # the mark stands: nobody else knows these devices either
             case KeysClaim():
@@ -248,7 +270,7 @@ class OlmMachine:
         Raises ``InvalidArgument`` where no such device is known.
         """
         names = UserId(user_id), DeviceId(device_id), Ed25519Key(ed25519)
-        await self._store.run(devices.set_trust, *names, trust)
+        await self._store.run(identities.set_trust, *names, trust)
 
     # Rooms
 
@@ -259,11 +281,20 @@ class OlmMachine:
         """
         await self._store.run(sharing.set_encryption, RoomId(room_id), content)
 
+    async def set_sharing_strategy(self, room_id: str, strategy: SharingStrategy) -> None:
+        """Choose which devices get the keys of a room; in every process, from the next message on.
+
+        At first it is all devices of all members. Raises ``NotEncrypted``.
+        """
+        if not isinstance(strategy, SharingStrategy):
+            raise InvalidArgument(f"a strategy is a SharingStrategy, and no {type(strategy).__name__}")
+        await self._store.run(sharing.set_strategy, RoomId(room_id), strategy)
+
     async def share_room_key(self, room_id: str, user_ids: Iterable[str]) -> Sharing:
         """Make sure that the devices of ``user_ids``, all members of the room, have the key of what is sent next.
 
         Those that left, and devices that were removed or blocked, can't read what is sent from here on. Raises
-        ``NotEncrypted``.
+        ``NotEncrypted``, and ``UnverifiedRecipients`` where the room's strategy forbids it.
         """
         members = frozenset(_users(user_ids))
         while True:

@@ -133,6 +133,110 @@ class KnownDevice(msgspec.Struct, frozen=True):
         return key
 
 
+class SigningKeyName(Enum):
+    """What a cross-signing key is there for, as the Matrix specification names its usage."""
+
+    MASTER = "master"
+    """Stands for the user, and signs the other two."""
+    SELF_SIGNING = "self_signing"
+    """Signs the user's own devices."""
+    USER_SIGNING = "user_signing"
+    """Signs the master keys of other users. The homeserver shows it to its owner only."""
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """A user's cross-signing keys as their owner signed them, and what this device's owner thinks of them."""
+
+    master: JsonObject
+    self_signing: JsonObject
+    user_signing: JsonObject | None
+    pinned: Ed25519Key
+    """The master key that was seen first, or that this device's owner has accepted since."""
+    compared: Ed25519Key | None = None
+    """The master key that was verified on this device."""
+    verified_once: bool = False
+    """Whether the identity was verified at any time, here or on another device of this user."""
+
+    @property
+    def master_key(self) -> Ed25519Key:
+        """The key that stands for the user."""
+        return only_key(self.master)
+
+    @property
+    def self_signing_key(self) -> Ed25519Key:
+        """The key that signs the user's devices."""
+        return only_key(self.self_signing)
+
+    @property
+    def user_signing_key(self) -> Ed25519Key | None:
+        """The key that signs other users, which is known of this device's own user only."""
+        return None if self.user_signing is None else only_key(self.user_signing)
+
+    def key(self, name: SigningKeyName) -> Ed25519Key | None:
+        """One of the three keys."""
+        signing_key = {
+            SigningKeyName.MASTER: self.master,
+            SigningKeyName.SELF_SIGNING: self.self_signing,
+            SigningKeyName.USER_SIGNING: self.user_signing,
+        }[name]
+        return None if signing_key is None else only_key(signing_key)
+
+
+def only_key(signing_key: JsonObject) -> Ed25519Key:
+    """Return the public key in a cross-signing key, which was checked before it was stored."""
+    keys = signing_key["keys"]
+    assert isinstance(keys, dict)
+    (key,) = keys.values()
+    return Ed25519Key(key)
+
+
+class SigningSeeds(msgspec.Struct, frozen=True):
+    """The private cross-signing keys, as far as they are here: of each the 32 bytes that it is made from."""
+
+    master: bytes | None = None
+    self_signing: bytes | None = None
+    user_signing: bytes | None = None
+
+    def seed(self, name: SigningKeyName) -> bytes | None:
+        """One of the three."""
+        return {
+            SigningKeyName.MASTER: self.master,
+            SigningKeyName.SELF_SIGNING: self.self_signing,
+            SigningKeyName.USER_SIGNING: self.user_signing,
+        }[name]
+
+    def __repr__(self) -> str:
+        return f"<SigningSeeds {[name.value for name in SigningKeyName if self.seed(name) is not None]}>"
+
+
+class PendingIdentity(msgspec.Struct, frozen=True):
+    """Cross-signing keys that were made here, until the homeserver has confirmed that it has them."""
+
+    seeds: SigningSeeds
+    reset: bool
+    """Whether they are to replace an identity that the homeserver has."""
+    listed: bool = True
+    """Whether the upload is among the outgoing requests: not after the homeserver has refused it."""
+
+
+class PrivateIdentity(msgspec.Struct, frozen=True):
+    """The private cross-signing keys of this device's user."""
+
+    seeds: SigningSeeds = SigningSeeds()
+    pending: PendingIdentity | None = None
+
+
+class UnpublishedSignature(msgspec.Struct, frozen=True):
+    """A mark: a signature that the homeserver has not got yet."""
+
+    user_id: UserId
+    """Whose key is signed."""
+    name: str
+    """Of what is signed: a device id, or a master key."""
+    signed: JsonObject
+    """The key with no other signature."""
+
+
 class Tracked(msgspec.Struct, frozen=True):
     """A user whose devices are, or were, of interest."""
 
@@ -223,6 +327,16 @@ class Withheld(msgspec.Struct, frozen=True):
     sender: UserId
 
 
+class SharingStrategy(Enum):
+    """Which devices of a room's members get its key. Those that are blocked never do."""
+
+    ALL_DEVICES = "all_devices"
+    CROSS_SIGNED_DEVICES = "cross_signed_devices"
+    """Those that their user has signed, or that the owner of this device has verified."""
+    REFUSE_UNVERIFIED = "refuse_unverified"
+    """All, but nothing is shared while a verified user has a device that is not verified."""
+
+
 class RoomSettings(msgspec.Struct, frozen=True):
     """How a room is encrypted."""
 
@@ -230,6 +344,7 @@ class RoomSettings(msgspec.Struct, frozen=True):
     rotation_messages: int = 100
     rotation_period_ms: int = 604_800_000
     shared_history: bool = False
+    strategy: SharingStrategy = SharingStrategy.ALL_DEVICES
 
 
 class OutgoingToDevice(msgspec.Struct, frozen=True):
@@ -303,6 +418,11 @@ WANTED_SESSION: Final = RecordKind("wanted_session", PEER_NAME, _codec(WantedSes
 DEVICES: Final = RecordKind("devices", _name(UserId), _codec(dict[DeviceId, KnownDevice]))
 RECIPIENTS_VERSION: Final = RecordKind("recipients_version", _THE_ONE, _codec(int))
 LOCAL_TRUST: Final = RecordKind("local_trust", _name(UserId), _codec(dict[Ed25519Key, LocalTrust]))
+IDENTITY: Final = RecordKind("identity", _name(UserId), _codec(Identity))
+PRIVATE_IDENTITY: Final = RecordKind("private_identity", _THE_ONE, _codec(PrivateIdentity))
+UNPUBLISHED_SIGNATURE: Final = RecordKind(
+    "unpublished_signature", _name(TransactionId), _codec(UnpublishedSignature), cached=False
+)
 TRACKED: Final = RecordKind("tracked", _name(UserId), _codec(Tracked))
 OUTDATED: Final = RecordKind("outdated", _name(UserId), _codec(int))
 OUTBOUND: Final = RecordKind("outbound_group_session", _name(RoomId), _codec(OutboundSession))
@@ -325,6 +445,9 @@ KINDS: Final[tuple[Kind, ...]] = (
     WANTED_SESSION,
     DEVICES,
     LOCAL_TRUST,
+    IDENTITY,
+    PRIVATE_IDENTITY,
+    UNPUBLISHED_SIGNATURE,
     RECIPIENTS_VERSION,
     TRACKED,
     OUTDATED,

@@ -18,6 +18,7 @@ from unwedged.machine.identifiers import (
     Curve25519Key,
     Device,
     DeviceId,
+    Ed25519Key,
     JsonObject,
     TransactionId,
     UserId,
@@ -100,7 +101,32 @@ class ToDevice(msgspec.Struct, frozen=True, tag=True):
         return {"messages": self.messages}
 
 
-Request: TypeAlias = KeysUpload | KeysQuery | KeysClaim | ToDevice
+class SigningKeysUpload(msgspec.Struct, frozen=True, tag=True):
+    """Publish cross-signing keys. May be sent again.
+
+    Where a homeserver wants to know who asks, it answers 401, and says what it accepts. Then send the same request once
+    more with an ``auth`` in its JSON (Matrix specification, "User-Interactive Authentication API").
+    """
+
+    master_key: Ed25519Key
+    body: JsonObject
+
+    method = "POST"
+    path = f"{_ROOT}/keys/device_signing/upload"
+
+
+class SignatureUpload(msgspec.Struct, frozen=True, tag=True):
+    """Publish signatures of devices and users. May be sent again."""
+
+    signatures: tuple[TransactionId, ...]
+    """The ids of the marks."""
+    body: JsonObject
+
+    method = "POST"
+    path = f"{_ROOT}/keys/signatures/upload"
+
+
+Request: TypeAlias = KeysUpload | KeysQuery | KeysClaim | ToDevice | SigningKeysUpload | SignatureUpload
 
 _DECODER: Final[msgspec.json.Decoder[Request]] = msgspec.json.Decoder(Request)
 
@@ -120,7 +146,7 @@ def decode(encoded: bytes) -> Request:
 
 def must_be_request(value: object) -> None:
     """Refuse what is no request of the machine."""
-    if not isinstance(value, KeysUpload | KeysQuery | KeysClaim | ToDevice):
+    if not isinstance(value, Request):
         raise InvalidArgument(f"a request comes from outgoing_requests, and is no {type(value).__name__}")
 
 

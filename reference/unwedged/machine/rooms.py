@@ -35,6 +35,7 @@ from unwedged.machine.identifiers import (
     RoomId,
     UserId,
 )
+from unwedged.machine.identities import DeviceTrust, user_trust
 from unwedged.machine.olm import OlmEvent
 from unwedged.machine.ratchets import InboundGroup
 from unwedged.machine.records import (
@@ -44,7 +45,6 @@ from unwedged.machine.records import (
     WITHHELD,
     InboundSession,
     KeySource,
-    LocalTrust,
     Reading,
     SeenPart,
     Withheld,
@@ -62,9 +62,13 @@ class SenderTrust(Enum):
     """Who vouches that a room message comes from the device that it seems to come from."""
 
     VERIFIED_DEVICE = "verified_device"
-    """A known device, which the owner of this device has verified."""
+    """A known device, which the owner of this device has verified, or the identity that has signed it."""
+    CROSS_SIGNED_DEVICE = "cross_signed_device"
+    """A known device that its user has signed, whose identity nobody here has verified."""
+    CHANGED_IDENTITY = "changed_identity"
+    """A device that is not verified, of a user whose identity was verified once and has changed."""
     KNOWN_DEVICE = "known_device"
-    """A known device of the sender, with its keys."""
+    """A known device of the sender, with its keys, which its user has not signed."""
     BLOCKED_DEVICE = "blocked_device"
     """A known device, which the owner of this device has blocked."""
     UNKNOWN_DEVICE = "unknown_device"
@@ -337,14 +341,18 @@ async def _trust(transaction: Transaction, sender: UserId, inbound: InboundSessi
     bearers = [device for device in devices if device.curve25519 == inbound.sender_key]
     for device in bearers:
         if device.ed25519 == inbound.signing_key:
-            return _OF_TRUST[device.trust]
+            user = await user_trust(transaction, sender)
+            trust = user.of(device)
+            unverified = trust in (DeviceTrust.UNSIGNED, DeviceTrust.CROSS_SIGNED)
+            return SenderTrust.CHANGED_IDENTITY if user.violated and unverified else _OF_TRUST[trust]
     if bearers:
         raise WrongSender("the key of a room message claims another signing key than its device has")
     return SenderTrust.KNOWN_DEVICE if inbound.source is KeySource.OWN else SenderTrust.UNKNOWN_DEVICE
 
 
 _OF_TRUST: Final = {
-    LocalTrust.UNSET: SenderTrust.KNOWN_DEVICE,
-    LocalTrust.VERIFIED: SenderTrust.VERIFIED_DEVICE,
-    LocalTrust.BLOCKED: SenderTrust.BLOCKED_DEVICE,
+    DeviceTrust.UNSIGNED: SenderTrust.KNOWN_DEVICE,
+    DeviceTrust.CROSS_SIGNED: SenderTrust.CROSS_SIGNED_DEVICE,
+    DeviceTrust.VERIFIED: SenderTrust.VERIFIED_DEVICE,
+    DeviceTrust.BLOCKED: SenderTrust.BLOCKED_DEVICE,
 }

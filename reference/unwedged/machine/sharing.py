@@ -21,6 +21,7 @@ from unwedged.machine.errors import (
     MalformedMessage,
     NotEncrypted,
     RoomKeyNotShared,
+    UnverifiedRecipients,
 )
 from unwedged.machine.identifiers import (
     MEGOLM,
@@ -34,6 +35,7 @@ from unwedged.machine.identifiers import (
     RoomId,
     UserId,
 )
+from unwedged.machine.identities import DeviceTrust, user_trust
 from unwedged.machine.outbox import send
 from unwedged.machine.ratchets import InboundGroup, OutboundGroup
 from unwedged.machine.records import (
@@ -54,6 +56,7 @@ from unwedged.machine.records import (
     RoomSettings,
     SharedKey,
     SharedWith,
+    SharingStrategy,
 )
 from unwedged.machine.rooms import SHARED_HISTORY
 from unwedged.machine.wire import is_json, parsed
@@ -61,6 +64,11 @@ from unwedged.store import Transaction
 
 DEVICES_IN_A_COMMIT: Final = 250
 BLOCKED: Final = "m.blacklisted"
+UNVERIFIED: Final = "m.unverified"
+REASONS: Final = {
+    BLOCKED: "The sender has blocked this device.",
+    UNVERIFIED: "The sender shares keys only with devices that their user has signed.",
+}
 SHORTEST_PERIOD_MS: Final = 3_600_000
 """A room can't have its keys replaced more often by their age: a key that is too old before it is shared is never used.
 """
@@ -122,9 +130,16 @@ async def set_encryption(transaction: Transaction, room_id: RoomId, content: Jso
         max(SHORTEST_PERIOD_MS, encryption.rotation_period_ms),
     )
     if before is not None:
-        after = msgspec.structs.replace(after, shared_history=before.shared_history)
+        after = msgspec.structs.replace(after, shared_history=before.shared_history, strategy=before.strategy)
     if after != before:
         transaction.put(ROOM, room_id, after)
+
+
+async def set_strategy(transaction: Transaction, room_id: RoomId, strategy: SharingStrategy) -> None:
+    """Choose which devices get the keys of a room. Raises ``NotEncrypted``."""
+    before = await _settings(transaction, room_id)
+    if before.strategy is not strategy:
+        transaction.put(ROOM, room_id, msgspec.structs.replace(before, strategy=strategy))
 
 
 async def share(
@@ -138,7 +153,7 @@ async def share(
     own = await own_device(transaction)
     ordered = sorted(user_ids)
     await devices.track(transaction, ordered)
-    recipients, blocked, outdated = await _recipients(transaction, ordered)
+    recipients, withheld, outdated = await _recipients(transaction, ordered, settings.strategy)
     outbound, shared = await transaction.get(OUTBOUND, room_id), await transaction.get(SHARED_KEY, room_id)
     if outbound is None or shared is None or must_rotate(outbound, shared, settings, frozenset(recipients), now_ms):
         outbound, shared = await _make(transaction, own, room_id, settings, now_ms)
@@ -151,7 +166,7 @@ async def share(
     for key in without_session:
         await olm.want_session(transaction, key)
     await _send_keys(transaction, own, room_id, outbound, shared, {key: recipients[key] for key in now}, now_ms)
-    _send_withheld(transaction, own, room_id, shared, blocked, now_ms)
+    _send_withheld(transaction, own, room_id, shared, withheld, now_ms)
     complete = len(now) + len(without_session) == len(lacking)
     if complete:
         outbound.recipients_version = await transaction.get(RECIPIENTS_VERSION, None) or 0
@@ -235,25 +250,43 @@ async def _settings(transaction: Transaction, room_id: RoomId) -> RoomSettings:
 
 
 async def _recipients(
-    transaction: Transaction, user_ids: list[UserId]
-) -> tuple[dict[PeerName, _Recipient], dict[PeerName, Device], tuple[UserId, ...]]:
-    """Return the devices that get a room's key, those that are blocked, and the users that may have more devices."""
+    transaction: Transaction, user_ids: list[UserId], strategy: SharingStrategy
+) -> tuple[dict[PeerName, _Recipient], dict[PeerName, tuple[Device, str]], tuple[UserId, ...]]:
+    """Return the devices that get a room's key, those that don't and why, and the users that may have more devices.
+
+    Raises ``UnverifiedRecipients``.
+    """
     recipients: dict[PeerName, _Recipient] = {}
-    blocked: dict[PeerName, Device] = {}
-    outdated = []
+    withheld: dict[PeerName, tuple[Device, str]] = {}
+    outdated, unverified, changed = [], [], []
     for user_id in user_ids:
         if await transaction.get(OUTDATED, user_id) is not None:
             outdated.append(user_id)
+        trust = None if strategy is SharingStrategy.ALL_DEVICES else await user_trust(transaction, user_id)
+        if trust is not None and trust.violated:
+            changed.append(user_id)
         for device_id, device in (await transaction.get(DEVICES, user_id) or {}).items():
             owner, key = Device(user_id, device_id), PeerName(user_id, device.curve25519)
             if device.trust is LocalTrust.BLOCKED:
-                blocked[key] = owner
+                withheld[key] = owner, BLOCKED
                 continue
+            if trust is not None and trust.of(device) is DeviceTrust.UNSIGNED:
+                if strategy is SharingStrategy.CROSS_SIGNED_DEVICES:
+                    withheld[key] = owner, UNVERIFIED
+                    continue
+                if trust.verified:
+                    unverified.append(owner)
             peer = await transaction.get(PEER, key)
             generation = 0 if peer is None else peer.generation
             reachable = peer is not None and bool(peer.sessions)
             recipients[key] = _Recipient(owner, device, generation, reachable)
-    return recipients, blocked, tuple(outdated)
+    if unverified or changed:
+        raise UnverifiedRecipients(
+            f"{len(unverified)} devices of verified users are not verified, {len(changed)} verified users have changed",
+            tuple(unverified),
+            tuple(changed),
+        )
+    return recipients, withheld, tuple(outdated)
 
 
 def _lacks(shared: SharedKey, key: PeerName, recipient: _Recipient) -> bool:
@@ -320,21 +353,21 @@ def _send_withheld(
     own: OwnDevice,
     room_id: RoomId,
     shared: SharedKey,
-    blocked: dict[PeerName, Device],
+    withheld: dict[PeerName, tuple[Device, str]],
     now_ms: int,
 ) -> None:
     contents: dict[Device, JsonObject] = {}
-    for key, owner in blocked.items():
-        if shared.withheld.get(key) == BLOCKED:
+    for key, (owner, code) in withheld.items():
+        if shared.withheld.get(key) == code:
             continue
-        shared.withheld[key] = BLOCKED
+        shared.withheld[key] = code
         contents[owner] = {
             "algorithm": MEGOLM,
             "room_id": room_id,
             "session_id": shared.session_id,
             "sender_key": olm.own_key(own, "curve25519"),
-            "code": BLOCKED,
-            "reason": "The sender has blocked this device.",
+            "code": code,
+            "reason": REASONS[code],
         }
     if contents:
         send(transaction, now_ms, "m.room_key.withheld", contents)

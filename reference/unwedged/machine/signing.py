@@ -11,11 +11,11 @@ from typing import Final
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from unwedged.machine.errors import NotCanonical
 from unwedged.machine.identifiers import Ed25519Key, JsonObject, UserId
-from unwedged.machine.unpadded_base64 import unpadded
+from unwedged.machine.unpadded_base64 import to_unpadded, unpadded
 
 _ENCODER: Final = msgspec.json.Encoder(order="sorted")
 _GREATEST: Final = 2**53 - 1
@@ -37,7 +37,23 @@ def canonical(value: object) -> bytes:
 
 def signable(value: Mapping[str, object]) -> bytes:
     """Return the bytes that a signature of ``value`` covers."""
-    return canonical({name: part for name, part in value.items() if name not in _NOT_SIGNED})
+    return canonical(without_signatures(value))
+
+
+def without_signatures(value: Mapping[str, object]) -> JsonObject:
+    """Return the fields that a signature of ``value`` covers."""
+    return {name: part for name, part in value.items() if name not in _NOT_SIGNED}
+
+
+def public_key(seed: bytes) -> Ed25519Key:
+    """Return the public key of the private key with this ``seed`` of 32 bytes."""
+    return Ed25519Key(to_unpadded(Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()))
+
+
+def signed_by(value: JsonObject, user_id: UserId, seed: bytes) -> JsonObject:
+    """Return ``value`` with one signature more: by the cross-signing key of ``user_id`` with this ``seed``."""
+    signature = to_unpadded(Ed25519PrivateKey.from_private_bytes(seed).sign(signable(value)))
+    return with_signature(value, user_id, f"ed25519:{public_key(seed)}", signature)
 
 
 def is_signed(value: Mapping[str, object], user_id: UserId, key_id: str, key: Ed25519Key) -> bool:

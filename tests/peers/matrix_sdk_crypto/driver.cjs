@@ -13,6 +13,7 @@ const [userId, deviceId] = process.argv.slice(2);
 const rooms = new Map(); // By identifier: the members, and the content of m.room.encryption.
 const trust = () => new sdk.DecryptionSettings(sdk.TrustRequirement.Untrusted); // Each call consumes one.
 let machine, since;
+let strategy = () => sdk.CollectStrategy.allDevices(); // Whom keys are shared with.
 
 const users = (names) => names.map((name) => new sdk.UserId(name));
 const write = (value) => process.stdout.write(JSON.stringify(value) + "\n");
@@ -88,6 +89,7 @@ const calls = {
         await sendOutgoing();
         await claim([...members]);
         const settings = new sdk.EncryptionSettings();
+        settings.sharingStrategy = strategy();
         if (encryption.rotation_period_msgs) settings.rotationPeriodMessages = BigInt(encryption.rotation_period_msgs);
         const requests = await machine.shareRoomKey(new sdk.RoomId(room), users([...members]), settings);
         for (const request of requests) await send(request);
@@ -95,6 +97,43 @@ const calls = {
 
     async encrypt({ room, type, content }) {
         return JSON.parse(await machine.encryptRoomEvent(new sdk.RoomId(room), type, JSON.stringify(content)));
+    },
+
+    // Makes an identity, in place of the one that there is. `auth` proves to the homeserver who asks.
+    async bootstrap({ auth }) {
+        const requests = await machine.bootstrapCrossSigning(true);
+        if (requests.uploadKeysRequest) await send(requests.uploadKeysRequest);
+        const keys = JSON.parse(requests.uploadSigningKeysRequest.body);
+        await ask("POST", "keys/device_signing/upload", { ...keys, auth });
+        await ask("POST", "keys/signatures/upload", JSON.parse(requests.uploadSignaturesRequest.body));
+    },
+
+    async verify({ user }) {
+        const identity = await machine.getIdentity(new sdk.UserId(user));
+        await ask("POST", "keys/signatures/upload", JSON.parse((await identity.verify()).body));
+        await machine.queryKeysForUsers(users([user])).then(send);
+    },
+
+    async trust({ user, device: name }) {
+        const identity = await machine.getIdentity(new sdk.UserId(user));
+        const device = await machine.getDevice(new sdk.UserId(user), new sdk.DeviceId(name));
+        return {
+            known: identity !== undefined,
+            master: identity && Object.values(JSON.parse(identity.masterKey).keys)[0],
+            verified: identity?.isVerified() ?? false,
+            violated: identity?.hasVerificationViolation() ?? false,
+            signed: device?.isCrossSignedByOwner() ?? false,
+            trusted: device?.isCrossSigningTrusted() ?? false,
+        };
+    },
+
+    async seeds() {
+        const seeds = await machine.exportCrossSigningKeys();
+        return { master: seeds.masterKey, self_signing: seeds.self_signing_key, user_signing: seeds.userSigningKey };
+    },
+
+    async strict() {
+        strategy = () => sdk.CollectStrategy.identityBasedStrategy();
     },
 
     async wait() {

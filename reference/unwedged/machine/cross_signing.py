@@ -1,0 +1,354 @@
+"""The cross-signing identity of this device's user: its private keys, how they are made and published, what they sign.
+
+Keys are made once, by whichever process comes first, and are records before anything leaves. What is under way stays
+among the outgoing requests until it is answered, so that any process goes on with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+import msgspec
+
+from unwedged.machine import devices, identities
+from unwedged.machine.account import own_device
+from unwedged.machine.errors import AnotherIdentity, InvalidArgument, WrongSigningKey
+from unwedged.machine.identifiers import DeviceId, Ed25519Key, JsonObject, TransactionId, UserId
+from unwedged.machine.identities import UserTrust
+from unwedged.machine.records import (
+    IDENTITY,
+    OUTDATED,
+    OWN_DEVICE,
+    PRIVATE_IDENTITY,
+    UNPUBLISHED_SIGNATURE,
+    Identity,
+    OwnDevice,
+    PendingIdentity,
+    PrivateIdentity,
+    SigningKeyName,
+    SigningSeeds,
+)
+from unwedged.machine.requests import SignatureUpload, SigningKeysUpload, objects
+from unwedged.machine.signing import public_key, with_signature
+from unwedged.store import Clock, CryptoStore, Subscription, Transaction, View
+
+SIGNATURES_IN_A_REQUEST = 250
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CrossSigningStatus:
+    """What there is of the identity of this device's user."""
+
+    master_key: Ed25519Key | None
+    """The public key that stands for the user, as far as it is known at the homeserver."""
+    verified: bool
+    """Whether this device has verified that it is the user's."""
+    private_keys: frozenset[SigningKeyName]
+    """Which private keys are here and belong to the identity."""
+    useless_keys: frozenset[SigningKeyName]
+    """Which private keys are here and belong to another identity, which the user had before."""
+    own_device_signed: bool
+    """Whether the homeserver has a signature of this device by the identity."""
+    pending: bool
+    """Whether keys were made here that the homeserver has not confirmed."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is nothing left to do for ``bootstrap``."""
+        return len(self.private_keys) == len(SigningKeyName) and self.own_device_signed and not self.pending
+
+
+class CrossSigning:
+    """Cross-signing, as ``OlmMachine.cross_signing``."""
+
+    def __init__(self, store: CryptoStore, clock: Clock) -> None:
+        """Callers use ``OlmMachine.cross_signing``."""
+        self._store = store
+        self._clock = clock
+
+    async def bootstrap(self) -> CrossSigningStatus:
+        """Make an identity for this device's user, who has none, or go on with what was begun.
+
+        Send what is among the outgoing requests and call it again, until the status ``is_complete``: there may be a
+        query, the keys (see ``SigningKeysUpload`` about authentication) and signatures to send. Raises
+        ``AnotherIdentity`` where the homeserver has one whose private keys are not all here.
+        """
+        return await self._store.run(bootstrap, self._clock.now())
+
+    async def reset(self) -> CrossSigningStatus:
+        """Make another identity in place of the one that the user has. Go on with ``bootstrap``.
+
+        The old private keys stay until the homeserver has the new ones. ``mark_failed`` with the status 403 gives the
+        reset up.
+        """
+        return await self._store.run(reset)
+
+    async def status(self) -> CrossSigningStatus:
+        """Say what there is of the identity of this device's user."""
+        return await self._store.query(status)
+
+    async def export_seeds(self) -> SigningSeeds:
+        """Return the private keys that are here. They are secrets, and stand for the user."""
+        return await self._store.query(identities.fitting_seeds)
+
+    async def import_seeds(self, seeds: SigningSeeds) -> CrossSigningStatus:
+        """Keep private keys that another device, or a person, has given: all of them or none.
+
+        With the master key the identity counts as verified. Raises ``WrongSigningKey`` where one does not belong to
+        the identity, or where it is not known which identity the user has.
+        """
+        if not isinstance(seeds, SigningSeeds):
+            raise InvalidArgument(f"private keys are SigningSeeds, and no {type(seeds).__name__}")
+        return await self._store.run(import_seeds, seeds, self._clock.now())
+
+    async def trust_of(self, user_id: str) -> UserTrust:
+        """Return what is known of a user's identity, and whether it is verified."""
+        return await self._store.query(identities.user_trust, UserId(user_id))
+
+    async def verify_user(self, user_id: str, master_key: str) -> None:
+        """Note that the identity of a user, which has the key that was compared, is verified; sign it if possible.
+
+        Raises ``InvalidArgument`` where no such identity is known.
+        """
+        names = UserId(user_id), Ed25519Key(master_key)
+        await self._store.run(identities.note_identity_verified, *names, self._clock.now())
+
+    async def verify_device(self, user_id: str, device_id: str, ed25519: str) -> None:
+        """Note that a device, which has the key that was compared, is verified; sign it if it is this user's.
+
+        Raises ``InvalidArgument`` where no such device is known.
+        """
+        names = UserId(user_id), DeviceId(device_id), Ed25519Key(ed25519)
+        await self._store.run(identities.note_device_verified, *names, self._clock.now())
+
+    async def accept_identity(self, user_id: str, master_key: str) -> None:
+        """Take the identity of a user that has changed as it is, though nobody has compared it.
+
+        What was verified before is withdrawn. Raises ``InvalidArgument`` where no such identity is known.
+        """
+        await self._store.run(identities.accept_identity, UserId(user_id), Ed25519Key(master_key))
+
+    def identities_stream(self) -> AbstractAsyncContextManager[Subscription[UserId]]:
+        """Iterate over the users whose identities change, whichever process hears of it."""
+        return self._store.subscribe(IDENTITY)
+
+    def cross_signing_status_stream(self) -> AbstractAsyncContextManager[Subscription[None]]:
+        """Iterate over the changes of what private keys are here, whichever process makes them."""
+        return self._store.subscribe(PRIVATE_IDENTITY)
+
+
+async def bootstrap(transaction: Transaction, now_ms: int) -> CrossSigningStatus:
+    """Make an identity, or go on with what was begun. Raises ``AnotherIdentity``."""
+    own = await own_device(transaction)
+    await devices.track(transaction, [own.user_id])
+    if await transaction.get(OUTDATED, own.user_id) is not None:
+        return await status(transaction)  # whether the user has one is not known yet
+    private = await transaction.get(PRIVATE_IDENTITY, None) or PrivateIdentity()
+    identity = await identities.identity_of(transaction, own.user_id)
+    pending = private.pending
+    given_up = pending is not None and pending.reset and not pending.listed
+    if pending is not None and _may_replace(pending, identity) and not given_up:
+        _list(transaction, private, pending)
+    elif identity is None:
+        _list(transaction, private, pending or _made(reset=False))
+    else:
+        seeds = await identities.fitting_seeds(transaction)
+        if seeds.self_signing is None or None in (seeds.master, seeds.user_signing):
+            raise AnotherIdentity("the user has an identity, and not all of its private keys are here")
+        if await transaction.keys(UNPUBLISHED_SIGNATURE) == ():
+            await _sign_own(transaction, own, identity, seeds.self_signing, now_ms)
+    return await status(transaction)
+
+
+async def reset(transaction: Transaction) -> CrossSigningStatus:
+    """Make another identity, or go on with one that was made for that."""
+    own = await own_device(transaction)
+    await devices.track(transaction, [own.user_id])
+    private = await transaction.get(PRIVATE_IDENTITY, None) or PrivateIdentity()
+    goes_on = private.pending is not None and private.pending.reset
+    pending = private.pending if private.pending is not None and goes_on else _made(reset=True)
+    _list(transaction, private, pending)
+    return await status(transaction)
+
+
+async def status(reading: Transaction | View) -> CrossSigningStatus:
+    """Say what there is of the identity of this device's user."""
+    own = await own_device(reading)
+    trust = await identities.user_trust(reading, own.user_id)
+    private = await reading.get(PRIVATE_IDENTITY, None) or PrivateIdentity()
+    fitting = await identities.fitting_seeds(reading)
+    here = {name for name in SigningKeyName if private.seeds.seed(name) is not None}
+    fit = {name for name in SigningKeyName if fitting.seed(name) is not None}
+    identity = trust.identity
+    signed = identity is not None and identities.is_cross_signed(own.user_id, identity, own.keys)
+    pending = _is_to_be_uploaded(private.pending, identity)
+    return CrossSigningStatus(trust.master_key, trust.verified, frozenset(fit), frozenset(here - fit), signed, pending)
+
+
+async def import_seeds(transaction: Transaction, seeds: SigningSeeds, now_ms: int) -> CrossSigningStatus:
+    """Keep private keys, and sign what they can sign. Raises ``WrongSigningKey``."""
+    for name in SigningKeyName:
+        seed = seeds.seed(name)
+        if seed is not None and not await identities.keep_private_seed(transaction, name, seed):
+            raise WrongSigningKey(f"the {name.value} key is not that of the user's identity, as far as it is known")
+    own = await own_device(transaction)
+    trust = await identities.user_trust(transaction, own.user_id)
+    seed = await identities.private_seed(transaction, SigningKeyName.SELF_SIGNING)
+    if trust.identity is not None and trust.verified and seed is not None:
+        await _sign_own(transaction, own, trust.identity, seed, now_ms)
+    return await status(transaction)
+
+
+async def uploads(reading: Transaction | View) -> list[SigningKeysUpload | SignatureUpload]:
+    """Return what is to be published of keys and signatures. Each may be sent any number of times."""
+    own = await own_device(reading)
+    private = await reading.get(PRIVATE_IDENTITY, None) or PrivateIdentity()
+    identity = await identities.identity_of(reading, own.user_id)
+    requests: list[SigningKeysUpload | SignatureUpload] = []
+    pending = private.pending
+    # While our own device list is out of date, the user may have an identity that is not known here.
+    known = await reading.get(OUTDATED, own.user_id) is None
+    if pending is not None and _is_to_be_uploaded(pending, identity) and (known or pending.reset):
+        requests.append(_keys_upload(own.user_id, pending.seeds))
+    marks = await reading.keys(UNPUBLISHED_SIGNATURE)
+    if own.published:  # A homeserver takes no signature of a device that it does not know.
+        parts = range(0, len(marks), SIGNATURES_IN_A_REQUEST)
+        requests += [await _signature_upload(reading, marks[at : at + SIGNATURES_IN_A_REQUEST]) for at in parts]
+    return requests
+
+
+async def take_keys_answer(transaction: Transaction, request: SigningKeysUpload, now_ms: int) -> None:
+    """Note that the homeserver has the keys that were made here, and sign this device with them."""
+    private = await _pending(transaction, request)
+    if private is None or private.pending is None:
+        return
+    own = await own_device(transaction)
+    seeds = private.pending.seeds
+    keys = _public_keys(own.user_id, seeds)
+    key = request.master_key
+    identity = Identity(
+        keys[SigningKeyName.MASTER],
+        keys[SigningKeyName.SELF_SIGNING],
+        keys[SigningKeyName.USER_SIGNING],
+        pinned=key,
+        compared=key,
+        verified_once=True,
+    )
+    transaction.put(PRIVATE_IDENTITY, None, PrivateIdentity(seeds))
+    await identities.put_identity(transaction, own.user_id, identity)
+    assert seeds.self_signing is not None  # made together
+    await _sign_own(transaction, own, identity, seeds.self_signing, now_ms)
+    # The answer to a query that was asked before this one knows no better.
+    await devices.note_changed(transaction, [own.user_id])
+
+
+async def take_keys_refusal(transaction: Transaction, request: SigningKeysUpload) -> None:
+    """List an upload no more that the homeserver has refused. Its keys stay: a late answer may say that it has them."""
+    private = await _pending(transaction, request)
+    if private is not None and private.pending is not None and private.pending.listed:
+        pending = msgspec.structs.replace(private.pending, listed=False)
+        transaction.put(PRIVATE_IDENTITY, None, msgspec.structs.replace(private, pending=pending))
+
+
+async def take_signatures_answer(transaction: Transaction, request: SignatureUpload, response: JsonObject) -> None:
+    """Note which signatures the homeserver has. One that it refuses is not sent again: what is trusted stays so."""
+    failures = objects(response, "failures")
+    own = await own_device(transaction)
+    for mark in request.signatures:
+        signature = await transaction.get(UNPUBLISHED_SIGNATURE, mark)
+        if signature is None:
+            continue
+        transaction.delete(UNPUBLISHED_SIGNATURE, mark)
+        identity = await identities.identity_of(transaction, signature.user_id)
+        if signature.name in failures.get(signature.user_id, {}):
+            logger.warning("a signature was refused own=%s", signature.user_id == own.user_id)
+        elif (signature.user_id, signature.name) == (own.user_id, own.device_id):
+            own.keys = _with_signatures_of(own.keys, signature.signed, own.user_id)
+            transaction.put(OWN_DEVICE, None, own)
+        elif identity is not None and identity.master_key == signature.name:
+            master = _with_signatures_of(identity.master, signature.signed, own.user_id)
+            signed = msgspec.structs.replace(identity, master=master)
+            await identities.put_identity(transaction, signature.user_id, signed)
+
+
+async def take_signatures_refusal(transaction: Transaction, request: SignatureUpload) -> None:
+    """Give signatures up that the homeserver will never take."""
+    logger.warning("an upload of signatures was refused count=%d", len(request.signatures))
+    for mark in request.signatures:
+        if await transaction.get(UNPUBLISHED_SIGNATURE, mark) is not None:
+            transaction.delete(UNPUBLISHED_SIGNATURE, mark)
+
+
+def _made(*, reset: bool) -> PendingIdentity:
+    seeds = SigningSeeds(*(secrets.token_bytes(32) for _ in SigningKeyName))
+    return PendingIdentity(seeds, reset)
+
+
+def _list(transaction: Transaction, private: PrivateIdentity, pending: PendingIdentity) -> None:
+    listed = msgspec.structs.replace(private, pending=msgspec.structs.replace(pending, listed=True))
+    if listed != private:
+        transaction.put(PRIVATE_IDENTITY, None, listed)
+
+
+def _may_replace(pending: PendingIdentity, identity: Identity | None) -> bool:
+    """Say whether keys that were made here may be uploaded: never over an identity, unless to reset it (pure)."""
+    return pending.reset or identity is None or identity.master_key == _master_key(pending.seeds)
+
+
+def _is_to_be_uploaded(pending: PendingIdentity | None, identity: Identity | None) -> bool:
+    return pending is not None and pending.listed and _may_replace(pending, identity)
+
+
+def _master_key(seeds: SigningSeeds) -> Ed25519Key:
+    assert seeds.master is not None  # made together
+    return public_key(seeds.master)
+
+
+def _public_keys(user_id: UserId, seeds: SigningSeeds) -> dict[SigningKeyName, JsonObject]:
+    every = {name: seed for name in SigningKeyName if (seed := seeds.seed(name)) is not None}
+    return identities.signing_keys(user_id, every)
+
+
+def _keys_upload(user_id: UserId, seeds: SigningSeeds) -> SigningKeysUpload:
+    keys = _public_keys(user_id, seeds)
+    return SigningKeysUpload(_master_key(seeds), {f"{name.value}_key": key for name, key in keys.items()})
+
+
+async def _signature_upload(reading: Transaction | View, marks: tuple[TransactionId, ...]) -> SignatureUpload:
+    body: dict[str, dict[str, JsonObject]] = {}
+    for mark in marks:
+        signature = await reading.get(UNPUBLISHED_SIGNATURE, mark)
+        assert signature is not None  # listed
+        body.setdefault(signature.user_id, {})[signature.name] = signature.signed
+    return SignatureUpload(marks, dict(body))
+
+
+async def _pending(transaction: Transaction, request: SigningKeysUpload) -> PrivateIdentity | None:
+    """Return the private keys if those that a request uploads are still pending."""
+    private = await transaction.get(PRIVATE_IDENTITY, None)
+    if private is None or private.pending is None or _master_key(private.pending.seeds) != request.master_key:
+        return None
+    return private
+
+
+async def _sign_own(
+    transaction: Transaction, own: OwnDevice, identity: Identity, self_signing: bytes, now_ms: int
+) -> None:
+    """Sign this device and, with it, the master key, unless the homeserver has these signatures."""
+    if not identities.is_cross_signed(own.user_id, identity, own.keys):
+        identities.sign_own_device(transaction, own, self_signing, now_ms)
+    await identities.sign_own_master_key(transaction, identity, now_ms)
+
+
+def _with_signatures_of(value: JsonObject, signed: JsonObject, signer: UserId) -> JsonObject:
+    """Return ``value`` with the signatures, too, that a user has made of it in ``signed``."""
+    signatures = signed["signatures"]
+    assert isinstance(signatures, dict)  # made here
+    for key_id, signature in signatures[signer].items():
+        value = with_signature(value, signer, key_id, signature)
+    return value

@@ -1,0 +1,373 @@
+"""Cross-signing identities: whose keys they are, which of them is verified, and how far that makes a device trusted.
+
+An identity is a user's master key and what that signs. The first one that is seen is pinned; another one is told, and
+where the one before was verified it counts as a violation, until a person says what to make of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+import msgspec
+
+from unwedged.machine.account import own_account, own_device
+from unwedged.machine.errors import InvalidArgument
+from unwedged.machine.identifiers import Curve25519Key, DeviceId, Ed25519Key, JsonObject, UserId
+from unwedged.machine.olm import note_new_recipients
+from unwedged.machine.outbox import new_id
+from unwedged.machine.records import (
+    DEVICES,
+    IDENTITY,
+    LOCAL_TRUST,
+    PRIVATE_IDENTITY,
+    UNPUBLISHED_SIGNATURE,
+    Identity,
+    KnownDevice,
+    LocalTrust,
+    OwnDevice,
+    PrivateIdentity,
+    SigningKeyName,
+    SigningSeeds,
+    UnpublishedSignature,
+    only_key,
+)
+from unwedged.machine.signing import is_signed, public_key, signable, signed_by, with_signature, without_signatures
+from unwedged.machine.unpadded_base64 import to_unpadded, unpadded
+from unwedged.machine.wire import is_storable
+from unwedged.store import Transaction, View
+
+logger = logging.getLogger(__name__)
+
+
+class DeviceTrust(Enum):
+    """How far a device can be trusted to be its user's."""
+
+    UNSIGNED = "unsigned"
+    """Nobody vouches for it but the homeserver."""
+    CROSS_SIGNED = "cross_signed"
+    """Its user has signed it, whose identity is not verified."""
+    VERIFIED = "verified"
+    """The owner of this device has verified it, or the identity of its user, who has signed it."""
+    BLOCKED = "blocked"
+    """The owner of this device has blocked it."""
+
+
+@dataclass(frozen=True)
+class UserTrust:
+    """What is known of a user's identity. It is as things are now: nothing of it is kept."""
+
+    user_id: UserId
+    identity: Identity | None
+    verified: bool
+    """Whether the identity, as it is now, was verified: here, or on another device of this user."""
+
+    @property
+    def master_key(self) -> Ed25519Key | None:
+        """The key that stands for the user, which a person can compare."""
+        return None if self.identity is None else self.identity.master_key
+
+    @property
+    def changed(self) -> bool:
+        """Whether it is another identity than the one that was seen first, or accepted last."""
+        return self.identity is not None and self.identity.pinned != self.identity.master_key
+
+    @property
+    def violated(self) -> bool:
+        """Whether it was verified once, and is no longer. Verify it anew, or accept it as it is."""
+        return self.identity is not None and self.identity.verified_once and not self.verified
+
+    def of(self, device: KnownDevice) -> DeviceTrust:
+        """Say how far a device of this user is trusted."""
+        if device.trust is LocalTrust.BLOCKED:
+            return DeviceTrust.BLOCKED
+        signed = self.identity is not None and is_cross_signed(self.user_id, self.identity, device.keys)
+        if device.trust is LocalTrust.VERIFIED or (signed and self.verified):
+            return DeviceTrust.VERIFIED
+        return DeviceTrust.CROSS_SIGNED if signed else DeviceTrust.UNSIGNED
+
+
+def signing_keys(user_id: UserId, seeds: Mapping[SigningKeyName, bytes]) -> dict[SigningKeyName, JsonObject]:
+    """Return the public keys of a user with these private ones, the other two signed by the first (pure)."""
+    keys: dict[SigningKeyName, JsonObject] = {}
+    for name, seed in seeds.items():
+        key = public_key(seed)
+        keys[name] = {"user_id": user_id, "usage": [name.value], "keys": {f"ed25519:{key}": key}}
+        if name is not SigningKeyName.MASTER:
+            keys[name] = signed_by(keys[name], user_id, seeds[SigningKeyName.MASTER])
+    return keys
+
+
+def checked_keys(
+    user_id: UserId, given: Mapping[SigningKeyName, JsonObject]
+) -> dict[SigningKeyName, JsonObject] | None:
+    """Return a user's keys as they were ``given``, or ``None`` where any of them is not as it must be (pure).
+
+    Each names the user and its usage, and holds one key. The master key signs the other two. Without a user-signing
+    key it is an identity all the same, since the homeserver shows that to its owner only.
+    """
+    if not {SigningKeyName.MASTER, SigningKeyName.SELF_SIGNING} <= given.keys():
+        return None
+    if not all(_is_signing_key(user_id, name, key) for name, key in given.items()):
+        return None
+    master = only_key(given[SigningKeyName.MASTER])
+    signed = (key for name, key in given.items() if name is not SigningKeyName.MASTER)
+    if not all(is_signed(key, user_id, f"ed25519:{master}", master) for key in signed):
+        return None
+    return dict(given)
+
+
+def is_cross_signed(user_id: UserId, identity: Identity, keys: JsonObject) -> bool:
+    """Say whether the owner of a device has signed its keys (pure)."""
+    key = identity.self_signing_key
+    return is_signed(keys, user_id, f"ed25519:{key}", key)
+
+
+def is_verified(user_id: UserId, identity: Identity, own_user: UserId, own: Identity | None) -> bool:
+    """Say whether an identity was verified: here, or by a signature of this device's user (pure).
+
+    A signature counts only while the identity of this device's user, whose it is, is verified here.
+    """
+    if identity.compared == identity.master_key:
+        return True
+    if user_id == own_user or own is None or own.compared != own.master_key or own.user_signing_key is None:
+        return False
+    return is_signed(identity.master, own_user, f"ed25519:{own.user_signing_key}", own.user_signing_key)
+
+
+async def identity_of(reading: Transaction | View, user_id: UserId) -> Identity | None:
+    """Return the identity of a user, as far as it is known."""
+    return await reading.get(IDENTITY, user_id)
+
+
+async def own_identity(reading: Transaction | View) -> Identity | None:
+    """Return the identity of this device's user, as far as it is known."""
+    return await identity_of(reading, (await own_device(reading)).user_id)
+
+
+async def user_trust(reading: Transaction | View, user_id: UserId) -> UserTrust:
+    """Return what is known of a user's identity."""
+    identity = await identity_of(reading, user_id)
+    if identity is None:
+        return UserTrust(user_id, None, verified=False)
+    own_user = (await own_device(reading)).user_id
+    own = await identity_of(reading, own_user)
+    return UserTrust(user_id, identity, is_verified(user_id, identity, own_user, own))
+
+
+async def device_trust(reading: Transaction | View, user_id: UserId, device: KnownDevice) -> DeviceTrust:
+    """Say how far a device is trusted."""
+    return (await user_trust(reading, user_id)).of(device)
+
+
+async def verified_own_device(reading: Transaction | View, curve25519: Curve25519Key) -> KnownDevice | None:
+    """Return another device of this device's user, if it is verified.
+
+    Secrets and room keys that somebody asks for go to such devices only, and come from such devices only.
+    """
+    own = await own_device(reading)
+    trust = await user_trust(reading, own.user_id)
+    for device in (await reading.get(DEVICES, own.user_id) or {}).values():
+        if device.curve25519 == curve25519 and trust.of(device) is DeviceTrust.VERIFIED:
+            return device
+    return None
+
+
+async def take_keys(transaction: Transaction, user_id: UserId, given: dict[SigningKeyName, JsonObject]) -> None:
+    """Take a user's cross-signing keys from the answer to a query. What is malformed, or missing, changes nothing."""
+    if not given:
+        return
+    own_user = (await own_device(transaction)).user_id
+    if user_id != own_user:
+        given.pop(SigningKeyName.USER_SIGNING, None)
+    before = await transaction.get(IDENTITY, user_id)
+    keys = checked_keys(user_id, given)
+    if keys is None:
+        logger.warning("the cross-signing keys of a user were refused known=%s", before is not None)
+        return
+    master, self_signing = keys[SigningKeyName.MASTER], keys[SigningKeyName.SELF_SIGNING]
+    after = Identity(master, self_signing, keys.get(SigningKeyName.USER_SIGNING), only_key(master))
+    if before is not None:
+        after = msgspec.structs.replace(
+            after, pinned=before.pinned, compared=before.compared, verified_once=before.verified_once
+        )
+        if before.master_key != after.master_key:
+            logger.warning("the identity of a user has changed verified_once=%s", before.verified_once)
+    own = after if user_id == own_user else await identity_of(transaction, own_user)
+    if is_verified(user_id, after, own_user, own):
+        after = msgspec.structs.replace(after, verified_once=True)
+    if after != before:
+        await put_identity(transaction, user_id, after)
+
+
+async def put_identity(transaction: Transaction, user_id: UserId, identity: Identity) -> None:
+    """Write an identity: whom a room key may be shared with may have changed."""
+    transaction.put(IDENTITY, user_id, identity)
+    await note_new_recipients(transaction)
+
+
+async def set_trust(
+    transaction: Transaction, user_id: UserId, device_id: DeviceId, key: Ed25519Key, trust: LocalTrust
+) -> None:
+    """Note what this device's owner thinks of a device with this ``key``.
+
+    Raises ``InvalidArgument`` where no such device is known. The key is what a person has compared: a device may have
+    been replaced meanwhile by another one of the same name.
+    """
+    devices = await transaction.get(DEVICES, user_id) or {}
+    if device_id not in devices or devices[device_id].ed25519 != key:
+        raise InvalidArgument("this user has no such device with this key, as far as is known")
+    if devices[device_id].trust != trust:
+        by_key = await transaction.get(LOCAL_TRUST, user_id) or {}
+        transaction.put(LOCAL_TRUST, user_id, {**by_key, devices[device_id].ed25519: trust})
+        transaction.put(DEVICES, user_id, {**devices, device_id: KnownDevice(devices[device_id].keys, trust)})
+        await note_new_recipients(transaction)
+
+
+async def note_device_verified(
+    transaction: Transaction, user_id: UserId, device_id: DeviceId, ed25519: Ed25519Key, now_ms: int
+) -> None:
+    """Note that a device with this key was verified. An own device is signed as well, where the key for that is here.
+
+    Raises ``InvalidArgument`` where no such device is known.
+    """
+    await set_trust(transaction, user_id, device_id, ed25519, LocalTrust.VERIFIED)
+    own = await own_device(transaction)
+    seed = await private_seed(transaction, SigningKeyName.SELF_SIGNING)
+    if user_id == own.user_id and seed is not None:
+        devices = await transaction.get(DEVICES, user_id) or {}
+        signed = signed_by(without_signatures(devices[device_id].keys), own.user_id, seed)
+        publish_signature(transaction, user_id, device_id, signed, now_ms)
+
+
+async def note_identity_verified(
+    transaction: Transaction, user_id: UserId, master_key: Ed25519Key, now_ms: int
+) -> None:
+    """Note that a user's identity with this key was verified, and sign it.
+
+    Our own is signed with this device's key, that of another user with our user-signing key, where that is here.
+    Raises ``InvalidArgument`` where the user has no such identity, as far as is known.
+    """
+    identity = await identity_with(transaction, user_id, master_key)
+    own = await own_device(transaction)
+    verified = msgspec.structs.replace(identity, pinned=master_key, compared=master_key, verified_once=True)
+    if verified != identity:
+        await put_identity(transaction, user_id, verified)
+    if user_id == own.user_id:
+        await sign_own_master_key(transaction, verified, now_ms)
+        await _note_signed_by_own(transaction, own.user_id, verified)
+        return
+    seed = await private_seed(transaction, SigningKeyName.USER_SIGNING)
+    if seed is not None:
+        signed = signed_by(without_signatures(identity.master), own.user_id, seed)
+        publish_signature(transaction, user_id, master_key, signed, now_ms)
+
+
+async def accept_identity(transaction: Transaction, user_id: UserId, master_key: Ed25519Key) -> None:
+    """Take a user's identity as it is, without comparing it: it is pinned, and an earlier verification is withdrawn.
+
+    Raises ``InvalidArgument`` where the user has no such identity, as far as is known.
+    """
+    identity = await identity_with(transaction, user_id, master_key)
+    accepted = msgspec.structs.replace(identity, pinned=master_key, compared=None, verified_once=False)
+    if accepted != identity:
+        await put_identity(transaction, user_id, accepted)
+
+
+async def identity_with(transaction: Transaction, user_id: UserId, master_key: Ed25519Key) -> Identity:
+    """Return a user's identity. Raises ``InvalidArgument`` where it has another key than a person was shown."""
+    identity = await identity_of(transaction, user_id)
+    if identity is None or identity.master_key != master_key:
+        raise InvalidArgument("this user has no identity with this key, as far as is known")
+    return identity
+
+
+async def fitting_seeds(reading: Transaction | View) -> SigningSeeds:
+    """Return the private keys that are here and belong to the identity that this device's user has."""
+    identity = await own_identity(reading)
+    private = await reading.get(PRIVATE_IDENTITY, None)
+    if identity is None or private is None:
+        return SigningSeeds()
+    seeds = {name.value: seed for name in SigningKeyName if _fits(seed := private.seeds.seed(name), identity, name)}
+    return SigningSeeds(**seeds)
+
+
+async def private_seed(reading: Transaction | View, name: SigningKeyName) -> bytes | None:
+    """Return a private key that is here and belongs to the identity that this device's user has."""
+    return (await fitting_seeds(reading)).seed(name)
+
+
+async def keep_private_seed(transaction: Transaction, name: SigningKeyName, seed: bytes) -> bool:
+    """Keep a private key of this device's user; say whether it belongs to the identity. Else it is not kept.
+
+    Whoever knows the master key stands for the user: so with that one the identity is verified.
+    """
+    identity = await own_identity(transaction)
+    if identity is None or not _fits(seed, identity, name):
+        return False
+    private = await transaction.get(PRIVATE_IDENTITY, None) or PrivateIdentity()
+    if private.seeds.seed(name) != seed:
+        kept = msgspec.structs.replace(private.seeds, **{name.value: seed})
+        transaction.put(PRIVATE_IDENTITY, None, msgspec.structs.replace(private, seeds=kept))
+    if name is SigningKeyName.MASTER and identity.compared != identity.master_key:
+        own_user = (await own_device(transaction)).user_id
+        key = identity.master_key
+        verified = msgspec.structs.replace(identity, pinned=key, compared=key, verified_once=True)
+        await put_identity(transaction, own_user, verified)
+        await _note_signed_by_own(transaction, own_user, verified)
+    return True
+
+
+async def sign_own_master_key(transaction: Transaction, identity: Identity, now_ms: int) -> None:
+    """Sign the master key of this device's user with this device's key, unless the homeserver shows that already."""
+    own = await own_device(transaction)
+    key_id, key = f"ed25519:{own.device_id}", KnownDevice(own.keys).ed25519
+    if not is_signed(identity.master, own.user_id, key_id, key):
+        master = without_signatures(identity.master)
+        signature = (await own_account(transaction)).sign(signable(master))
+        signed = with_signature(master, own.user_id, key_id, signature)
+        publish_signature(transaction, own.user_id, identity.master_key, signed, now_ms)
+
+
+def sign_own_device(transaction: Transaction, own: OwnDevice, seed: bytes, now_ms: int) -> None:
+    """Sign this device with the self-signing key."""
+    signed = signed_by(without_signatures(own.keys), own.user_id, seed)
+    publish_signature(transaction, own.user_id, own.device_id, signed, now_ms)
+
+
+def publish_signature(transaction: Transaction, user_id: UserId, name: str, signed: JsonObject, now_ms: int) -> None:
+    """Have a signature uploaded."""
+    transaction.put(UNPUBLISHED_SIGNATURE, new_id(now_ms), UnpublishedSignature(user_id, name, signed))
+
+
+async def _note_signed_by_own(transaction: Transaction, own_user: UserId, own: Identity) -> None:
+    """Remember whom this device's user has verified elsewhere, now that those signatures count."""
+    for user_id in await transaction.keys(IDENTITY):
+        identity = await transaction.get(IDENTITY, user_id)
+        assert identity is not None  # listed above
+        if not identity.verified_once and is_verified(user_id, identity, own_user, own):
+            transaction.put(IDENTITY, user_id, msgspec.structs.replace(identity, verified_once=True))
+
+
+def _fits(seed: bytes | None, identity: Identity, name: SigningKeyName) -> bool:
+    return isinstance(seed, bytes) and len(seed) == 32 and public_key(seed) == identity.key(name)
+
+
+def _is_signing_key(user_id: UserId, name: SigningKeyName, signing_key: JsonObject) -> bool:
+    usage, keys = signing_key.get("usage"), signing_key.get("keys")
+    if not is_storable(signing_key) or signing_key.get("user_id") != user_id:
+        return False
+    if not isinstance(usage, list) or name.value not in usage or not isinstance(keys, dict) or len(keys) != 1:
+        return False
+    ((key_id, key),) = keys.items()
+    return isinstance(key, str) and key_id == f"ed25519:{key}" and _is_public_key(key)
+
+
+def _is_public_key(key: str) -> bool:
+    try:
+        decoded = unpadded(key)
+    except ValueError:
+        return False
+    return len(decoded) == 32 and to_unpadded(decoded) == key
