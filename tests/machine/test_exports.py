@@ -370,7 +370,7 @@ class TestWrongFiles:
     def test_absurd_rounds_are_refused_before_any_is_done(self, rounds: int) -> None:
         payload = payload_of(one_round(SESSION))
         with (
-            patch.object(module, "PBKDF2HMAC", side_effect=AssertionError("a key was derived")),
+            patch.object(module, "from_passphrase", side_effect=AssertionError("a key was derived")),
             pytest.raises(RoundsOutOfBounds, match=str(rounds)),
         ):
             decrypt_export(sealed(payload[:33] + rounds.to_bytes(4, "big") + payload[37:]), PASSPHRASE)

@@ -21,7 +21,8 @@
         content = await machine.encrypt_room_event(room_id, shared, "m.room.message", message)
 
 A request may be answered in another process than it was made in: ``requests.encode`` and ``requests.decode`` carry it
-there. Key export files and encrypted attachments are in ``exports`` and ``attachments``.
+there. Key export files, encrypted attachments and the secret storage are in ``exports``, ``attachments`` and
+``secret_storage``.
 
 Every exception that is raised on purpose is a ``MachineError``, or a ``StoreError`` of ``unwedged.store``.
 """
@@ -44,20 +45,26 @@ from unwedged.machine.errors import (
     MalformedExport,
     MalformedExportedSessions,
     MalformedMessage,
+    MalformedRecoveryKey,
     MalformedResponse,
+    MalformedStorageKey,
+    MalformedStoredSecret,
     MessageUnreadable,
     MissingRoomKey,
     NotCanonical,
     NotEncrypted,
+    NotStoredForKey,
     RepeatedMessage,
     ReplayedMessage,
     RoomKeyNotShared,
     RoundsOutOfBounds,
     TamperedAttachment,
+    TamperedStoredSecret,
     UnknownIndex,
     UnsupportedAlgorithm,
     UnsupportedAttachment,
     UnsupportedExport,
+    UnsupportedStorageKey,
     UnverifiedRecipients,
     WithheldRoomKey,
     WrongExportPassphrase,
@@ -65,6 +72,7 @@ from unwedged.machine.errors import (
     WrongRoom,
     WrongSender,
     WrongSigningKey,
+    WrongStorageKey,
 )
 from unwedged.machine.identities import DeviceTrust, UserTrust
 from unwedged.machine.inbox import Problem, SyncOutcome, ToDeviceEvent
@@ -102,11 +110,15 @@ __all__ = [
     "MalformedExport",
     "MalformedExportedSessions",
     "MalformedMessage",
+    "MalformedRecoveryKey",
     "MalformedResponse",
+    "MalformedStorageKey",
+    "MalformedStoredSecret",
     "MessageUnreadable",
     "MissingRoomKey",
     "NotCanonical",
     "NotEncrypted",
+    "NotStoredForKey",
     "OlmMachine",
     "Problem",
     "RepeatedMessage",
@@ -124,12 +136,14 @@ __all__ = [
     "SyncOutcome",
     "SyncPosition",
     "TamperedAttachment",
+    "TamperedStoredSecret",
     "ToDevice",
     "ToDeviceEvent",
     "UnknownIndex",
     "UnsupportedAlgorithm",
     "UnsupportedAttachment",
     "UnsupportedExport",
+    "UnsupportedStorageKey",
     "UnverifiedRecipients",
     "UserTrust",
     "WithheldRoomKey",
@@ -138,6 +152,7 @@ __all__ = [
     "WrongRoom",
     "WrongSender",
     "WrongSigningKey",
+    "WrongStorageKey",
 ]
 
 

@@ -34,7 +34,7 @@ class UnsupportedExport(MachineError):
 
 
 class RoundsOutOfBounds(MachineError):
-    """A key export file asks for no rounds at all, or for so many that its key would take minutes."""
+    """A passphrase is to be hashed in no rounds at all, or in so many that it would take minutes."""
 
     code = "rounds_out_of_bounds"
 
@@ -49,6 +49,48 @@ class MalformedExportedSessions(MachineError):
     """A key export file was decrypted, and what it holds is no list of sessions."""
 
     code = "malformed_exported_sessions"
+
+
+class MalformedRecoveryKey(MachineError):
+    """A text is no recovery key: it was mistyped, cut, or is something else."""
+
+    code = "malformed_recovery_key"
+
+
+class MalformedStorageKey(MachineError):
+    """The description of a key of the secret storage is not as the specification has it."""
+
+    code = "malformed_storage_key"
+
+
+class UnsupportedStorageKey(MachineError):
+    """A key of the secret storage is for an algorithm, or made from a passphrase in a way, that is not known."""
+
+    code = "unsupported_storage_key"
+
+
+class WrongStorageKey(MachineError):
+    """The passphrase, or the recovery key, is not that of this key of the secret storage."""
+
+    code = "wrong_storage_key"
+
+
+class NotStoredForKey(MachineError):
+    """A secret is not in the secret storage, or is not encrypted for this key of it."""
+
+    code = "not_stored_for_key"
+
+
+class MalformedStoredSecret(MachineError):
+    """What the secret storage has under a name is not as the specification has it, or decrypts to no text."""
+
+    code = "malformed_stored_secret"
+
+
+class TamperedStoredSecret(MachineError):
+    """A secret was changed in the secret storage, was stored under another name, or was encrypted by another key."""
+
+    code = "tampered_stored_secret"
 
 
 class MalformedAttachmentKey(MachineError):

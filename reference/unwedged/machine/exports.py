@@ -18,13 +18,8 @@ from typing import Final
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.algorithms import AES256
-from cryptography.hazmat.primitives.ciphers.modes import CTR
-from cryptography.hazmat.primitives.hashes import SHA256, SHA512
-from cryptography.hazmat.primitives.hmac import HMAC
-from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 
+from unwedged.machine.aes_hmac import MOST_ROUNDS, counted, from_passphrase, mac, new_iv, octets
 from unwedged.machine.errors import (
     InvalidArgument,
     MalformedExport,
@@ -40,8 +35,6 @@ ROUNDS: Final = 500_000
 """For new files: what Element writes, and some tenths of a second."""
 FEWEST_ROUNDS: Final = 100_000
 """In a new file, by the specification. An old file may have fewer."""
-MOST_ROUNDS: Final = 10_000_000
-"""In any file: some seconds. Whoever edits a file could otherwise have its reader derive a key for half an hour."""
 
 _BEGIN: Final = "-----BEGIN MEGOLM SESSION DATA-----"
 _END: Final = "-----END MEGOLM SESSION DATA-----"
@@ -134,14 +127,14 @@ def encrypt_export(sessions: Iterable[ExportedSession], passphrase: str, rounds:
         raise InvalidArgument("a passphrase has at least one character")
     if not FEWEST_ROUNDS <= rounds <= MOST_ROUNDS:
         raise InvalidArgument(f"{rounds} rounds: a key export file has {FEWEST_ROUNDS} to {MOST_ROUNDS}")
-    octets = _octets(passphrase)
+    encoded = octets(passphrase)
     try:
         plaintext = msgspec.json.encode([_Entry.of(session) for session in sessions])
     except UnicodeEncodeError:  # It holds the text: it must not become the context of what is raised.
         plaintext = None
     if plaintext is None:
         raise InvalidArgument("a session has text that can't be encoded: it holds a lone surrogate")
-    return _armoured(_seal(plaintext, octets, rounds))
+    return _armoured(_seal(plaintext, encoded, rounds))
 
 
 def decrypt_export(text: str, passphrase: str) -> list[ExportedSession]:
@@ -151,7 +144,7 @@ def decrypt_export(text: str, passphrase: str) -> list[ExportedSession]:
     ``UnsupportedExport``, ``RoundsOutOfBounds``, ``WrongExportPassphrase`` also where the file was changed,
     ``MalformedExportedSessions``, and ``InvalidArgument`` for a passphrase that has no UTF-8.
     """
-    plaintext = _open(_without_armour(text), _octets(passphrase))
+    plaintext = _open(_without_armour(text), octets(passphrase))
     try:
         return [entry.session() for entry in _ENTRIES.decode(plaintext)]
     except (msgspec.DecodeError, RecursionError) as error:
@@ -159,14 +152,6 @@ def decrypt_export(text: str, passphrase: str) -> list[ExportedSession]:
     except UnicodeDecodeError:  # It holds the plaintext: it must not become the context of what is raised.
         reason = "it is not UTF-8"
     raise MalformedExportedSessions(f"the file was decrypted, and holds no list of sessions: {reason}")
-
-
-def _octets(passphrase: str) -> bytes:
-    try:
-        return passphrase.encode()
-    except UnicodeEncodeError:  # It holds the passphrase: it must not become the context of what is raised.
-        pass
-    raise InvalidArgument("the passphrase can't be encoded: it holds a lone surrogate")
 
 
 def _armoured(payload: bytes) -> str:
@@ -188,18 +173,17 @@ def _without_armour(text: str) -> bytes:
 
 def _seal(plaintext: bytes, passphrase: bytes, rounds: int) -> bytes:
     """Encrypt, as the specification's steps 2 to 4 say."""
-    salt, iv = os.urandom(16), bytearray(os.urandom(16))
-    iv[8] &= 0x7F  # Bit 63, because some programs count with 64 bits and others with 128.
+    salt, iv = os.urandom(16), new_iv()
     key, mac_key = _derive(passphrase, salt, rounds)
-    content = _PREFIX.pack(_VERSION, salt, bytes(iv), rounds) + _counted(key, bytes(iv), plaintext)
-    return content + _mac(mac_key, content).finalize()
+    content = _PREFIX.pack(_VERSION, salt, iv, rounds) + counted(key, iv, plaintext)
+    return content + mac(mac_key, content).finalize()
 
 
 def _open(payload: bytes, passphrase: bytes) -> bytes:
     """Undo ``_seal``, once the HMAC is verified."""
     if payload and payload[0] != _VERSION:
         raise UnsupportedExport(f"the file has version {payload[0]}, and only {_VERSION} is known")
-    content, mac = payload[:-_MAC], payload[-_MAC:]
+    content, expected = payload[:-_MAC], payload[-_MAC:]
     if len(content) < _PREFIX.size:
         raise MalformedExport("the file is cut: it is shorter than any")
     _, salt, iv, rounds = _PREFIX.unpack_from(content)
@@ -210,25 +194,13 @@ def _open(payload: bytes, passphrase: bytes) -> bytes:
         raise RoundsOutOfBounds(f"the file asks for {rounds} rounds, and 1 to {MOST_ROUNDS} are accepted")
     key, mac_key = _derive(passphrase, salt, rounds)
     try:
-        _mac(mac_key, content).verify(mac)
+        mac(mac_key, content).verify(expected)
     except InvalidSignature:
         raise WrongExportPassphrase("the passphrase is not the file's, or the file was changed") from None
-    return _counted(key, iv, ciphertext)
+    return counted(key, iv, ciphertext)
 
 
 def _derive(passphrase: bytes, salt: bytes, rounds: int) -> tuple[bytes, bytes]:
     """Return the key of AES and the key of HMAC."""
-    derived = PBKDF2HMAC(SHA512(), 64, salt, rounds).derive(passphrase)
+    derived = from_passphrase(passphrase, salt, rounds, 64)
     return derived[:32], derived[32:]
-
-
-def _mac(key: bytes, content: bytes) -> HMAC:
-    mac = HMAC(key, SHA256())
-    mac.update(content)
-    return mac
-
-
-def _counted(key: bytes, iv: bytes, data: bytes) -> bytes:
-    """Encrypt or decrypt, which is the same for a cipher that counts."""
-    cipher = Cipher(AES256(key), CTR(iv)).encryptor()
-    return cipher.update(data) + cipher.finalize()

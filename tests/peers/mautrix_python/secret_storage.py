@@ -1,0 +1,33 @@
+"""The secret storage of mautrix-python, once: ``python secret_storage.py``, which reads JSON and writes JSON.
+
+It runs in the environment that has mautrix. It is given a key by its id, its description, and its recovery key or its
+passphrase, and what is stored for that key under a name. It returns the secret, and a key of its own that comes from
+the same passphrase, with the same secret stored for it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+
+from mautrix.crypto.ssss import EncryptedKeyData, Key, KeyMetadata
+
+given = json.load(sys.stdin)
+metadata = KeyMetadata.deserialize(given["description"])
+key = metadata.verify_recovery_key(given["key_id"], given["recovery_key"])
+if metadata.passphrase is not None:
+    same = metadata.verify_passphrase(given["key_id"], given["passphrase"])
+    assert same.key == key.key
+secret = key.decrypt(given["name"], EncryptedKeyData.deserialize(given["encrypted"]))
+own = Key.generate(given["passphrase"])
+json.dump(
+    {
+        "secret": base64.b64encode(secret).decode().rstrip("="),
+        "key_id": own.id,
+        "description": own.metadata.serialize(),
+        "recovery_key": own.recovery_key,
+        "encrypted": own.encrypt(given["name"], secret).serialize(),
+    },
+    sys.stdout,
+)
