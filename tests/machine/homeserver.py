@@ -3,14 +3,15 @@
 It is a fake. Where Synapse goes beyond the specification or falls short of it, this does as Synapse does. A key that is
 uploaded again after it was claimed is handed out again. A fallback key that is uploaded again counts as unused, unless
 it is written as canonical JSON. A classic sync leaves out device lists that are empty. An old ``pos`` is as good as the
-newest, until its connection is forgotten.
+newest, until its connection is forgotten. Of two backed-up room keys it keeps the later one if that is verified and the
+other is not, or begins earlier, or was forwarded less often: so each may replace the other.
 
 ``request`` takes any request by method, path and JSON body, answers at once with a status and a JSON body, and keeps
 what arrived in ``arrivals``. The other methods are for the test that sets the scene.
 
 What a real server does, and this does not: check other signatures than those of cross-signing, and permissions; wait in
 a sync, or give the answer to an equal one again from a cache, as Synapse does for two minutes; federate; limit rates;
-keep backups, account data or media; send room events in simplified sliding sync, where only the extensions for
+keep account data or media; send room events in simplified sliding sync, where only the extensions for
 to-device messages and encryption are there; filter, or leave anything out of a timeline.
 """
 
@@ -112,6 +113,43 @@ class SigningKeysUpload(msgspec.Struct):
     auth: Authentication | None = None
 
 
+class BackupInfo(msgspec.Struct):
+    """The body of ``/room_keys/version``."""
+
+    algorithm: str
+    auth_data: Json
+    version: str | None = None
+
+
+class BackedUpKey(msgspec.Struct):
+    """A room key in a backup."""
+
+    first_message_index: int
+    forwarded_count: int
+    is_verified: bool
+    session_data: Json
+
+    def replaces(self, known: BackedUpKey) -> bool:
+        """Say whether it is kept in place of another one."""
+        return (
+            (self.is_verified and not known.is_verified)
+            or self.first_message_index < known.first_message_index
+            or self.forwarded_count < known.forwarded_count
+        )
+
+
+class BackedUpSessions(msgspec.Struct):
+    """The room keys of one room in a backup."""
+
+    sessions: dict[str, BackedUpKey] = {}
+
+
+class BackedUpRooms(msgspec.Struct):
+    """The body of ``/room_keys/keys``."""
+
+    rooms: dict[str, BackedUpSessions]
+
+
 class E2eeExtension(msgspec.Struct, frozen=True):
     """What a sliding-sync request wants to know of encryption."""
 
@@ -154,6 +192,21 @@ class _Keys:
     """By sliding-sync connection: what each ``pos`` stands for."""
 
 
+@dataclass(slots=True)
+class _Backup:
+    """A version of a user's backup."""
+
+    info: BackupInfo
+    etag: int = 0
+    deleted: bool = False
+    rooms: dict[str, BackedUpSessions] = field(default_factory=dict)
+
+    @property
+    def state(self) -> Json:
+        """What is answered when its keys have changed."""
+        return {"etag": f"{self.etag}", "count": sum(len(room.sessions) for room in self.rooms.values())}
+
+
 class Homeserver:
     """Devices, their keys and messages, and rooms with members; see the module for what is missing."""
 
@@ -173,6 +226,8 @@ class Homeserver:
         """When, by whom, and whose key was signed: that is told to whoever signed it, and to nobody else."""
         self._events: list[tuple[int, str, Json]] = []
         """When, the room, and the event."""
+        self._backups: dict[str, list[_Backup]] = defaultdict(list)
+        """All versions of each user; the first is version 1."""
         self._answered: dict[tuple[Device, str, str], Json] = {}
         """What was answered to a transaction of a device."""
 
@@ -246,6 +301,10 @@ class Homeserver:
                 return self._signatures_upload(device, body)
             case "PUT", ["sendToDevice", kind, transaction]:
                 return self._send_to_device(device, kind, transaction, body)
+            case _, ["room_keys", "version", *version]:
+                return self._backup_version(device, method, *version, body=body)
+            case _, ["room_keys", "keys", *names]:
+                return self._backed_up_keys(device, method, names, query.get("version"), body)
             case "GET", ["sync"]:
                 return self._sync(device, query.get("since"))
             case "POST", ["sync"]:
@@ -410,6 +469,91 @@ class Homeserver:
                         keys.inbox.append((self._tick(), {"sender": device.user, "type": kind, "content": content}))
         return {}
 
+    def _backup_version(self, device: Device, method: str, version: str | None = None, *, body: Json) -> Json:
+        """Make a version of the backup, or show, change or delete one. Numbers are not used again."""
+        self._signed_in(device)
+        versions = self._backups[device.user]
+        if method == "POST":
+            versions.append(_Backup(_parsed(body, BackupInfo)))
+            return {"version": f"{len(versions)}"}
+        if version is None:
+            version = self._current_version(device.user)
+        backup = self._backup(device.user, version)
+        if method == "PUT":
+            info = _parsed(body, BackupInfo)
+            if info.version not in (None, version) or info.algorithm != backup.info.algorithm:
+                raise MatrixError(400, "M_INVALID_PARAM", "Version or algorithm does not match")
+            backup.info = info
+        elif method == "DELETE":
+            backup.deleted = True
+            backup.rooms.clear()
+        else:
+            info = backup.info
+            return {"algorithm": info.algorithm, "auth_data": info.auth_data, "version": version, **backup.state}
+        return {}
+
+    def _backed_up_keys(self, device: Device, method: str, names: list[str], version: str | None, body: Json) -> Json:
+        """Take, return or delete backed-up keys: all, those of a room, or one, as ``names`` say."""
+        self._signed_in(device)
+        if version is None:
+            raise MatrixError(400, "M_MISSING_PARAM", "Missing string query parameter b'version'")
+        if method == "PUT":
+            match names:
+                case [room, session]:
+                    body = {"rooms": {room: {"sessions": {session: body}}}}
+                case [room]:
+                    body = {"rooms": {room: body}}
+            return self._back_up(device.user, version, _parsed(body, BackedUpRooms))
+        backup = self._backup(device.user, version)
+        found = {
+            room: {session: key for session, key in kept.sessions.items() if names[1:] in ([], [session])}
+            for room, kept in backup.rooms.items()
+            if names[:1] in ([], [room])
+        }
+        if method == "DELETE":
+            for room, sessions in found.items():
+                for session in sessions:
+                    del backup.rooms[room].sessions[session]
+            backup.etag += 1
+            return backup.state
+        match names:
+            case [room, session]:
+                if session not in found.get(room, {}):
+                    raise MatrixError(404, "M_NOT_FOUND", "No room_keys found")
+                return _json(found[room][session])
+            case [room]:
+                return {"sessions": _json(found.get(room, {}))}
+            case _:
+                return {"rooms": {room: {"sessions": _json(sessions)} for room, sessions in found.items() if sessions}}
+
+    def _back_up(self, user: str, version: str, sent: BackedUpRooms) -> Json:
+        """Keep the better one of each key, in the current version only."""
+        current = self._current_version(user)
+        backup = self._backup(user, version)
+        if version != current:
+            raise MatrixError(403, "M_WRONG_ROOM_KEYS_VERSION", "Wrong room_keys version.")
+        changed = False
+        for room, each in sent.rooms.items():
+            known = backup.rooms.setdefault(room, BackedUpSessions({})).sessions
+            for session, key in each.sessions.items():
+                if session not in known or key.replaces(known[session]):
+                    known[session] = key
+                    changed = True
+        backup.etag += changed
+        return backup.state
+
+    def _current_version(self, user: str) -> str:
+        numbers = [number for number, backup in enumerate(self._backups[user], 1) if not backup.deleted]
+        if not numbers:
+            raise MatrixError(404, "M_NOT_FOUND", "No backup found")
+        return f"{numbers[-1]}"
+
+    def _backup(self, user: str, version: str) -> _Backup:
+        for number, backup in enumerate(self._backups[user], 1):
+            if version == f"{number}" and not backup.deleted:
+                return backup
+        raise MatrixError(404, "M_NOT_FOUND", "Unknown backup version")
+
     def _send_to_room(self, device: Device, room: str, kind: str, transaction: str, body: Json) -> Json:
         """Append an event to a room, where the transaction is new."""
         self._signed_in(device)
@@ -559,6 +703,10 @@ def _public_key(signing_key: Json) -> str:
 def _is_signed_by(value: Json, user: str, signing_key: Json) -> bool:
     key = _public_key(signing_key)
     return is_signed(value, UserId(user), f"ed25519:{key}", Ed25519Key(key))
+
+
+def _json(value: object) -> Json:
+    return msgspec.convert(msgspec.to_builtins(value), Json)
 
 
 def _unsigned(key: Json) -> Json:

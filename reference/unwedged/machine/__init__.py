@@ -34,6 +34,7 @@ if missing := [name for name in ("msgspec", "vodozemac") if find_spec(name) is N
         f"unwedged.machine needs {' and '.join(missing)}: install the package with its extra, as unwedged[machine]"
     )
 
+from unwedged.machine.backup import NewBackupVersion
 from unwedged.machine.cross_signing import CrossSigning, CrossSigningStatus
 from unwedged.machine.errors import (
     AnotherDevice,
@@ -51,6 +52,7 @@ from unwedged.machine.errors import (
     MalformedStoredSecret,
     MessageUnreadable,
     MissingRoomKey,
+    NoBackup,
     NotCanonical,
     NotEncrypted,
     NotStoredForKey,
@@ -67,6 +69,7 @@ from unwedged.machine.errors import (
     UnsupportedStorageKey,
     UnverifiedRecipients,
     WithheldRoomKey,
+    WrongBackupKey,
     WrongExportPassphrase,
     WrongRecipient,
     WrongRoom,
@@ -76,9 +79,14 @@ from unwedged.machine.errors import (
 )
 from unwedged.machine.identities import DeviceTrust, UserTrust
 from unwedged.machine.inbox import Problem, SyncOutcome, ToDeviceEvent
+from unwedged.machine.key_backup import BackupStatus, KeyBackup, RestoreProgress
 from unwedged.machine.machine import OlmMachine
 from unwedged.machine.records import KnownDevice, LocalTrust, SharingStrategy, SigningKeyName, SigningSeeds
 from unwedged.machine.requests import (
+    BackupDownload,
+    BackupUpload,
+    BackupVersionCreate,
+    BackupVersionQuery,
     KeysClaim,
     KeysQuery,
     KeysUpload,
@@ -94,12 +102,18 @@ from unwedged.machine.sync import SyncPosition
 __all__ = [
     "AnotherDevice",
     "AnotherIdentity",
+    "BackupDownload",
+    "BackupStatus",
+    "BackupUpload",
+    "BackupVersionCreate",
+    "BackupVersionQuery",
     "CrossSigning",
     "CrossSigningStatus",
     "DecryptedEvent",
     "DeviceTrust",
     "EncryptionDowngrade",
     "InvalidArgument",
+    "KeyBackup",
     "KeysClaim",
     "KeysQuery",
     "KeysUpload",
@@ -116,6 +130,8 @@ __all__ = [
     "MalformedStoredSecret",
     "MessageUnreadable",
     "MissingRoomKey",
+    "NewBackupVersion",
+    "NoBackup",
     "NotCanonical",
     "NotEncrypted",
     "NotStoredForKey",
@@ -124,6 +140,7 @@ __all__ = [
     "RepeatedMessage",
     "ReplayedMessage",
     "Request",
+    "RestoreProgress",
     "RoomKeyNotShared",
     "RoundsOutOfBounds",
     "SenderTrust",
@@ -147,6 +164,7 @@ __all__ = [
     "UnverifiedRecipients",
     "UserTrust",
     "WithheldRoomKey",
+    "WrongBackupKey",
     "WrongExportPassphrase",
     "WrongRecipient",
     "WrongRoom",

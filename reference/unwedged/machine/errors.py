@@ -248,3 +248,15 @@ class UnverifiedRecipients(MachineError):
         super().__init__(message)
         self.devices = devices
         self.users = users
+
+
+class NoBackup(MachineError):
+    """There is no backup that this could be done with: none is known, or another one than was asked for."""
+
+    code = "no_backup"
+
+
+class WrongBackupKey(MachineError):
+    """A decryption key is not the one of the backup."""
+
+    code = "wrong_backup_key"

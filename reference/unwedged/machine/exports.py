@@ -59,7 +59,7 @@ class ExportedSession:
     """Whether the session may be given to users that are invited later."""
 
 
-class _Entry(
+class SessionEntry(
     msgspec.Struct,
     rename={
         "m_shared_history": "m.shared_history",
@@ -80,7 +80,7 @@ class _Entry(
     msc3061_shared_history: object = msgspec.UNSET
 
     @classmethod
-    def of(cls, session: ExportedSession) -> _Entry:
+    def of(cls, session: ExportedSession) -> SessionEntry:
         """Return the JSON of a session.
 
         matrix-sdk-crypto reads ``m.shared_history`` and not the specification's ``shared_history``, and refuses a
@@ -114,7 +114,7 @@ class _Entry(
         )
 
 
-_ENTRIES: Final = msgspec.json.Decoder(list[_Entry])
+_ENTRIES: Final = msgspec.json.Decoder(list[SessionEntry])
 
 
 def encrypt_export(sessions: Iterable[ExportedSession], passphrase: str, rounds: int = ROUNDS) -> str:
@@ -129,7 +129,7 @@ def encrypt_export(sessions: Iterable[ExportedSession], passphrase: str, rounds:
         raise InvalidArgument(f"{rounds} rounds: a key export file has {FEWEST_ROUNDS} to {MOST_ROUNDS}")
     encoded = octets(passphrase)
     try:
-        plaintext = msgspec.json.encode([_Entry.of(session) for session in sessions])
+        plaintext = msgspec.json.encode([SessionEntry.of(session) for session in sessions])
     except UnicodeEncodeError:  # It holds the text: it must not become the context of what is raised.
         plaintext = None
     if plaintext is None:

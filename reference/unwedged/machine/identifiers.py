@@ -8,6 +8,7 @@ RoomId = NewType("RoomId", str)
 EventId = NewType("EventId", str)
 GroupSessionId = NewType("GroupSessionId", str)
 TransactionId = NewType("TransactionId", str)
+BackupVersion = NewType("BackupVersion", str)
 Curve25519Key = NewType("Curve25519Key", str)
 """Unpadded base64 of the public key, which names an Olm account."""
 Ed25519Key = NewType("Ed25519Key", str)

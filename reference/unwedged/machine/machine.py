@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
 
-from unwedged.machine import account, cross_signing, devices, identities, inbox, olm, outbox, rooms, sharing
+from unwedged.machine import account, backup, cross_signing, devices, identities, inbox, olm, outbox, rooms, sharing
 from unwedged.machine.cross_signing import CrossSigning
 from unwedged.machine.errors import InvalidArgument, MachineError, MalformedResponse
 from unwedged.machine.exports import ExportedSession
@@ -27,8 +27,21 @@ from unwedged.machine.identifiers import (
     UserId,
 )
 from unwedged.machine.inbox import SyncOutcome
-from unwedged.machine.records import DEVICES, INBOUND, KINDS, OWN_DEVICE, KnownDevice, LocalTrust, SharingStrategy
+from unwedged.machine.key_backup import KeyBackup
+from unwedged.machine.records import (
+    DEVICES,
+    INBOUND,
+    KINDS,
+    OWN_DEVICE,
+    KeySource,
+    KnownDevice,
+    LocalTrust,
+    SharingStrategy,
+)
 from unwedged.machine.requests import (
+    BackupUpload,
+    BackupVersionCreate,
+    BackupVersionQuery,
     KeysClaim,
     KeysQuery,
     KeysUpload,
@@ -38,7 +51,7 @@ from unwedged.machine.requests import (
     ToDevice,
     must_be_request,
 )
-from unwedged.machine.rooms import DecryptedEvent
+from unwedged.machine.rooms import KEYS_IN_A_COMMIT, DecryptedEvent
 from unwedged.machine.sharing import Sharing
 from unwedged.machine.sync import SyncPosition, changes_of
 from unwedged.store import Clock, CryptoStore, LeaseTimes, Opening, Subscription, Transaction, View
@@ -50,7 +63,8 @@ RETRIED_STATUSES = frozenset({401, 408, 429})
 RETRY_MS = 1_000
 """How long to wait after a failure; twice as long after each further one."""
 LONGEST_RETRY_MS = 300_000
-KEYS_IN_A_COMMIT = 250
+GONE_STATUSES = frozenset({403, 404})
+"""The homeserver has no such version of the backup, or another one is the current."""
 
 
 class OlmMachine:
@@ -70,6 +84,8 @@ class OlmMachine:
         """The key that signs for this device."""
         self.cross_signing = CrossSigning(store, clock)
         """The identity of this device's user, and those of others."""
+        self.key_backup = KeyBackup(store)
+        """The backup of room keys."""
 
     @classmethod
     def open(
@@ -174,8 +190,8 @@ class OlmMachine:
     async def outgoing_requests(self) -> list[Request]:
         """Return what is to be sent. Give each request back with its response (``mark_sent``, ``mark_failed``).
 
-        Messages to devices, queries, and what cross-signing uploads are listed, in every process, until they are
-        answered. An upload of the device's keys and a claim are handed out once.
+        Messages to devices, queries, and what cross-signing and the backup upload are listed, in every process, until
+        they are answered. An upload of the device's keys and a claim are handed out once.
         """
 
         async def collect(transaction: Transaction) -> list[Request]:
@@ -189,6 +205,7 @@ class OlmMachine:
                 requests.append(claim)
             requests += await devices.queries(transaction)
             requests += await cross_signing.uploads(transaction)
+            requests += await backup.uploads(transaction)
             return [*requests, *await outbox.waiting(transaction)]
 
         return await self._store.run(collect)
@@ -213,6 +230,12 @@ class OlmMachine:
                     await cross_signing.take_keys_answer(transaction, request, self._clock.now())
                 case SignatureUpload():
                     await cross_signing.take_signatures_answer(transaction, request, response)
+                case BackupVersionCreate():
+                    await backup.mark_created(transaction, request, response)
+                case BackupVersionQuery():
+                    await backup.mark_version(transaction, request, response)
+                case BackupUpload():
+                    await backup.mark_uploaded(transaction, request, response)
 
         must_be_request(request)
         if not isinstance(response, dict):
@@ -227,7 +250,8 @@ class OlmMachine:
 
         ``status`` is that of the homeserver's answer, ``None`` where there was none, and ``retry_after_ms`` what it
         asked for. ``None`` comes back where the homeserver has refused the request for good (a status from 400 to 499
-        other than 401, 408 and 429): then it is never listed again. Only queries always are.
+        other than 401, 408 and 429): then it is never listed again. Only queries always are, and uploads to the backup,
+        unless 403 or 404 says that somebody else has changed its version: then the backup is off.
 
         An upload or a claim whose outcome is unknown is not listed again either. It is given up after a while.
         """
@@ -248,6 +272,12 @@ class OlmMachine:
                 return LONGEST_RETRY_MS  # the mark stands: nobody else knows these devices either
             case KeysClaim():
                 pass  # it was handed out once, and its marks say when the next may be
+            case BackupUpload() | BackupVersionQuery() if status in GONE_STATUSES:
+                await self._store.run(backup.mark_refused, request)
+            case BackupUpload():
+                return LONGEST_RETRY_MS  # the marks stand
+            case BackupVersionCreate() | BackupVersionQuery():
+                pass  # the application asks for them again
         return None
 
     # Users and devices
@@ -354,7 +384,9 @@ class OlmMachine:
         """
         kept = 0
         for start in range(0, len(sessions), KEYS_IN_A_COMMIT):
-            kept += await self._store.run(rooms.import_keys, sessions[start : start + KEYS_IN_A_COMMIT])
+            kept += await self._store.run(
+                rooms.import_keys, sessions[start : start + KEYS_IN_A_COMMIT], KeySource.IMPORT
+            )
         return kept
 
     # Streams

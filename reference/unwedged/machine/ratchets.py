@@ -1,4 +1,4 @@
-"""Olm and Megolm by vodozemac, and nothing else that imports it.
+"""Olm, Megolm and the encryption of backups by vodozemac, and nothing else that imports it.
 
 What this module adds: types, errors of its own without any part of a message in them, and that a failed decryption
 changes nothing. vodozemac's own sessions may change when a decryption fails: what failed is never used again.
@@ -307,3 +307,68 @@ class InboundGroup:
         except vodozemac.MegolmDecryptionException:
             raise MessageUnreadable("the Megolm session does not decrypt this message") from None
         return decrypted.plaintext, decrypted.message_index
+
+
+@dataclass(frozen=True)
+class BackupMessage:
+    """What is encrypted for a backup, in base64. The names are those of the specification."""
+
+    ephemeral: str
+    ciphertext: str
+    mac: str
+    """It covers nothing, by an old fault that all programs share: whoever can write to a backup can change it."""
+
+
+class BackupEncryption:
+    """The public key of a backup, for which anybody can encrypt."""
+
+    __slots__ = ("_encryption", "public_key")
+
+    def __init__(self, public_key: str) -> None:
+        """Raises ``MalformedMessage`` for what is no key, and for one that makes no secret."""
+        try:
+            key = vodozemac.Curve25519PublicKey.from_base64(public_key)
+            self._encryption = vodozemac.PkEncryption.from_key(key)
+            self._encryption.encrypt(b"")
+        except ValueError:
+            raise MalformedMessage("this is no Curve25519 key that makes a secret") from None
+        self.public_key = Curve25519Key(key.to_base64())
+        """Written as the specification demands."""
+
+    def encrypt(self, plaintext: bytes) -> BackupMessage:
+        """Encrypt by a key of its own."""
+        # Not by to_base64, which has the three in another order than its documentation says.
+        message = self._encryption.encrypt(plaintext)
+        return BackupMessage(*map(to_unpadded, (message.ephemeral_key, message.ciphertext, message.mac)))
+
+
+class BackupDecryption:
+    """The decryption key of a backup."""
+
+    __slots__ = ("_decryption", "key")
+
+    def __init__(self, key: bytes | None = None) -> None:
+        """Make a new key, or take 32 bytes. Raises ``MalformedMessage``."""
+        try:
+            secret = vodozemac.Curve25519SecretKey() if key is None else vodozemac.Curve25519SecretKey.from_bytes(key)
+        except ValueError:
+            raise MalformedMessage("the decryption key of a backup has 32 bytes") from None
+        self._decryption = vodozemac.PkDecryption.from_key(secret)
+        self.key: bytes = secret.to_bytes()
+
+    @property
+    def public_key(self) -> Curve25519Key:
+        """The key that others encrypt for."""
+        return Curve25519Key(self._decryption.public_key.to_base64())
+
+    def decrypt(self, message: BackupMessage) -> bytes:
+        """Return the plaintext. Raises ``MalformedMessage`` and ``MessageUnreadable``."""
+        try:
+            parts = [unpadded(part) for part in (message.ciphertext, message.mac, message.ephemeral)]
+            encrypted = vodozemac.Message(*parts)
+        except ValueError:
+            raise MalformedMessage("a backed-up room key is not built as the specification demands") from None
+        try:
+            return self._decryption.decrypt(encrypted)
+        except ValueError:
+            raise MessageUnreadable("the decryption key does not decrypt this backed-up room key") from None

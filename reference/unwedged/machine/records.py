@@ -13,7 +13,10 @@ from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
+from unwedged.machine.exports import ExportedSession
 from unwedged.machine.identifiers import (
+    MEGOLM,
+    BackupVersion,
     Curve25519Key,
     DeviceId,
     Ed25519Key,
@@ -289,6 +292,13 @@ class KeySource(Enum):
     """Sent by its maker over Olm."""
     IMPORT = "import"
     """From a file: nobody vouches for it."""
+    BACKUP = "backup"
+    """From the backup, where anybody could put it: nobody vouches for it either."""
+
+    @property
+    def is_vouched(self) -> bool:
+        """Whether the maker's device vouches for the key."""
+        return self in (KeySource.OWN, KeySource.ROOM_KEY)
 
 
 class InboundSession(msgspec.Struct):
@@ -302,6 +312,32 @@ class InboundSession(msgspec.Struct):
     """The Ed25519 key that its maker claims, as far as it is known."""
     source: KeySource
     shared_history: bool = False
+
+    def exported(self, name: GroupSessionName) -> ExportedSession:
+        """Return it as key export files and backups have it, from the first message on that this device can read."""
+        session_key = self.session.exported_at(self.session.first_index)
+        assert session_key is not None  # since it is not before the beginning
+        claimed = {} if self.signing_key is None else {"ed25519": self.signing_key}
+        return ExportedSession(
+            MEGOLM, name.room_id, self.sender_key, name.session_id, session_key, claimed, (), self.shared_history
+        )
+
+
+class Backup(msgspec.Struct, frozen=True):
+    """The backup of the user's room keys at the homeserver, as far as this device knows it."""
+
+    public_key: Curve25519Key
+    auth_data: JsonObject
+    """What names the public key, with its signatures, as it was received or made."""
+    version: BackupVersion | None = None
+    """``None`` while the homeserver has not answered to the backup that this device makes."""
+    decryption_key: bytes | None = None
+    """The secret half of the public key, where it is here."""
+    refused: bool = False
+    """Whether the homeserver has said that this is not, or no longer, the version to write to."""
+
+    def __repr__(self) -> str:
+        return f"<Backup version={self.version!r} refused={self.refused}>"
 
 
 class SeenPart(NamedTuple):
@@ -429,6 +465,8 @@ OUTBOUND: Final = RecordKind("outbound_group_session", _name(RoomId), _codec(Out
 SHARED_KEY: Final = RecordKind("shared_key", _name(RoomId), _codec(SharedKey))
 INBOUND: Final = RecordKind("inbound_group_session", NAME, _codec(InboundSession))
 SEEN: Final = RecordKind("seen", _codec(SeenPart), _codec(dict[int, Reading]))
+BACKUP: Final = RecordKind("backup", _THE_ONE, _codec(Backup))
+UNBACKED: Final = RecordKind("unbacked", NAME, _codec(int), cached=False)
 WITHHELD: Final = RecordKind("withheld", NAME, _codec(Withheld), cached=False)
 ROOM: Final = RecordKind("room", _name(RoomId), _codec(RoomSettings))
 OUTBOX: Final = RecordKind("outbox", _name(TransactionId), _codec(OutgoingToDevice), cached=False)
@@ -455,6 +493,8 @@ KINDS: Final[tuple[Kind, ...]] = (
     SHARED_KEY,
     INBOUND,
     SEEN,
+    BACKUP,
+    UNBACKED,
     WITHHELD,
     ROOM,
     OUTBOX,

@@ -15,11 +15,14 @@ import msgspec
 from unwedged.machine.errors import InvalidArgument, MalformedResponse
 from unwedged.machine.identifiers import (
     ONE_TIME_KEY,
+    BackupVersion,
     Curve25519Key,
     Device,
     DeviceId,
     Ed25519Key,
+    GroupSessionId,
     JsonObject,
+    RoomId,
     TransactionId,
     UserId,
 )
@@ -126,7 +129,75 @@ class SignatureUpload(msgspec.Struct, frozen=True, tag=True):
     path = f"{_ROOT}/keys/signatures/upload"
 
 
-Request: TypeAlias = KeysUpload | KeysQuery | KeysClaim | ToDevice | SigningKeysUpload | SignatureUpload
+class BackupVersionCreate(msgspec.Struct, frozen=True, tag=True):
+    """Make a new version of the backup. Each time that it is sent, the homeserver makes another one."""
+
+    public_key: Curve25519Key
+    body: JsonObject
+
+    method = "POST"
+    path = f"{_ROOT}/room_keys/version"
+
+
+class BackupVersionQuery(msgspec.Struct, frozen=True, tag=True):
+    """Ask which version of the backup is the current one. May be sent again."""
+
+    version: BackupVersion | None
+    """What was known when it was made, and its public key."""
+    public_key: Curve25519Key | None
+
+    method = "GET"
+    path = f"{_ROOT}/room_keys/version"
+    body = None
+
+
+class BackupUpload(msgspec.Struct, frozen=True, tag=True):
+    """Put room keys into the backup. May be sent again: the homeserver keeps the best of each."""
+
+    version: BackupVersion
+    public_key: Curve25519Key
+    numbers: dict[RoomId, dict[GroupSessionId, int]]
+    """The number of each room key's mark."""
+    body: JsonObject
+
+    method = "PUT"
+
+    @property
+    def path(self) -> str:
+        """The request's path."""
+        return f"{_ROOT}/room_keys/keys?version={quote(self.version, safe='')}"
+
+
+class BackupDownload(msgspec.Struct, frozen=True):
+    """Fetch room keys from the backup: all, those of a room, or one. May be sent again."""
+
+    version: BackupVersion
+    public_key: Curve25519Key
+    room_id: RoomId | None
+    session_id: GroupSessionId | None
+
+    method = "GET"
+    body = None
+
+    @property
+    def path(self) -> str:
+        """The request's path."""
+        names = (name for name in (self.room_id, self.session_id) if name is not None)
+        which = "".join(f"/{quote(name, safe='')}" for name in names)
+        return f"{_ROOT}/room_keys/keys{which}?version={quote(self.version, safe='')}"
+
+
+Request: TypeAlias = (
+    KeysUpload
+    | KeysQuery
+    | KeysClaim
+    | ToDevice
+    | SigningKeysUpload
+    | SignatureUpload
+    | BackupVersionCreate
+    | BackupVersionQuery
+    | BackupUpload
+)
 
 _DECODER: Final[msgspec.json.Decoder[Request]] = msgspec.json.Decoder(Request)
 
@@ -147,7 +218,7 @@ def decode(encoded: bytes) -> Request:
 def must_be_request(value: object) -> None:
     """Refuse what is no request of the machine."""
     if not isinstance(value, Request):
-        raise InvalidArgument(f"a request comes from outgoing_requests, and is no {type(value).__name__}")
+        raise InvalidArgument(f"a request is one that the machine has made, and no {type(value).__name__}")
 
 
 def objects(response: Mapping[str, object], name: str) -> dict[str, dict[str, object]]:

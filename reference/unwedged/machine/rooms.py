@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from unwedged.machine import backup
 from unwedged.machine.errors import (
     MachineError,
     MalformedMessage,
@@ -55,6 +56,8 @@ from unwedged.store import Transaction, View
 INDICES_IN_A_PART: Final = 64
 """Of a session's readings so many are one record: noting one costs as much in a session of many messages as in one of
 few."""
+KEYS_IN_A_COMMIT: Final = 250
+"""So many room keys are imported in one commit."""
 SHARED_HISTORY: Final = ("shared_history", "m.shared_history", "org.matrix.msc3061.shared_history")
 
 
@@ -74,7 +77,7 @@ class SenderTrust(Enum):
     UNKNOWN_DEVICE = "unknown_device"
     """A device that is not, or not yet, on the sender's device list."""
     IMPORTED_KEY = "imported_key"
-    """Nobody: the room key came from a file or from another device, and could be anybody's."""
+    """Nobody: the room key came from a file, from the backup or from another device, and could be anybody's."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,7 @@ async def keep_better(transaction: Transaction, name: GroupSessionName, offered:
     if better is None:
         return False
     transaction.put(INBOUND, name, better)
+    await backup.note_room_key(transaction, name, offered)
     if await transaction.get(WITHHELD, name) is not None:
         transaction.delete(WITHHELD, name)
     return True
@@ -164,7 +168,7 @@ def merged(offered: InboundSession, stored: InboundSession) -> InboundSession | 
     vouched for if either is: every message is signed by the key that the session is named after. A different ratchet
     under the same name replaces only one that nobody vouches for.
     """
-    offered_vouched, stored_vouched = (one.source is not KeySource.IMPORT for one in (offered, stored))
+    offered_vouched, stored_vouched = (one.source.is_vouched for one in (offered, stored))
     if not offered.session.is_same_from(stored.session):
         return offered if offered_vouched and not stored_vouched else None
     if offered_vouched and stored_vouched and offered.sender_key != stored.sender_key:
@@ -181,26 +185,12 @@ async def export_keys(view: View, names: Iterable[GroupSessionName]) -> list[Exp
     exported = []
     for name in names:
         inbound = await view.get(INBOUND, name)
-        session_key = None if inbound is None else inbound.session.exported_at(inbound.session.first_index)
-        if inbound is None or session_key is None:
-            continue
-        claimed = {} if inbound.signing_key is None else {"ed25519": inbound.signing_key}
-        exported.append(
-            ExportedSession(
-                MEGOLM,
-                name.room_id,
-                inbound.sender_key,
-                name.session_id,
-                session_key,
-                claimed,
-                (),
-                inbound.shared_history,
-            )
-        )
+        if inbound is not None:
+            exported.append(inbound.exported(name))
     return exported
 
 
-async def import_keys(transaction: Transaction, sessions: Iterable[ExportedSession]) -> int:
+async def import_keys(transaction: Transaction, sessions: Iterable[ExportedSession], source: KeySource) -> int:
     """Keep those of ``sessions`` that are better than what is there, and say how many these are. Others are ignored."""
     kept = 0
     for exported in sessions:
@@ -218,7 +208,7 @@ async def import_keys(transaction: Transaction, sessions: Iterable[ExportedSessi
             None,
             Curve25519Key(exported.sender_key),
             None if signing_key is None else Ed25519Key(signing_key),
-            KeySource.IMPORT,
+            source,
             exported.shared_history,
         )
         name = GroupSessionName(RoomId(exported.room_id), GroupSessionId(exported.session_id))
@@ -307,7 +297,7 @@ async def _decrypt(
     clear = decoded(plaintext, _PLAINTEXT, "a decrypted room message")
     if clear.room_id != room_id:
         raise WrongRoom("a room message was encrypted for another room")
-    if event.sender != inbound.sender and inbound.source is not KeySource.IMPORT:
+    if event.sender != inbound.sender and inbound.source.is_vouched:
         raise WrongSender("a room message is from another user than its key")
     await session.readings.note(transaction, index, Reading(event.event_id, event.origin_server_ts))
     trust = session.trust.get(event.sender)
@@ -335,7 +325,7 @@ async def _missing(transaction: Transaction, name: GroupSessionName, sender: Use
 
 
 async def _trust(transaction: Transaction, sender: UserId, inbound: InboundSession) -> SenderTrust:
-    if inbound.source is KeySource.IMPORT:
+    if not inbound.source.is_vouched:
         return SenderTrust.IMPORTED_KEY
     devices = (await transaction.get(DEVICES, sender) or {}).values()
     bearers = [device for device in devices if device.curve25519 == inbound.sender_key]

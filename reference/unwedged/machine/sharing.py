@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from unwedged.machine import devices, olm
+from unwedged.machine import backup, devices, olm
 from unwedged.machine.account import own_device
 from unwedged.machine.errors import (
     EncryptionDowngrade,
@@ -308,7 +308,9 @@ async def _make(
         KeySource.OWN,
         settings.shared_history,
     )
-    transaction.put(INBOUND, GroupSessionName(room_id, session.session_id), inbound)
+    name = GroupSessionName(room_id, session.session_id)
+    transaction.put(INBOUND, name, inbound)
+    await backup.note_room_key(transaction, name, inbound)
     return OutboundSession(session, now_ms, settings), SharedKey(session.session_id)
 
 

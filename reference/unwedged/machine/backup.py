@@ -1,0 +1,377 @@
+"""The backup of room keys at the homeserver: its version, whether that is trusted, and which room keys it lacks.
+
+A room key that the backup lacks has a mark with a number of its own. An upload carries the numbers, and its answer
+settles the marks that still have them, under the version and public key that the upload was made for. So whatever
+changed meanwhile, in either process, is uploaded again.
+
+Nothing that is in a backup is authentic: whoever knows its public key can put room keys there.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+import msgspec
+
+from unwedged.machine.account import own_account, own_device
+from unwedged.machine.errors import MachineError, MalformedMessage, MalformedResponse, NoBackup, UnsupportedAlgorithm
+from unwedged.machine.exports import ExportedSession, SessionEntry
+from unwedged.machine.identifiers import (
+    BackupVersion,
+    Ed25519Key,
+    GroupSessionId,
+    GroupSessionName,
+    JsonObject,
+    RoomId,
+)
+from unwedged.machine.identities import DeviceTrust, private_seed, user_trust
+from unwedged.machine.ratchets import BackupDecryption, BackupEncryption, BackupMessage
+from unwedged.machine.records import (
+    BACKUP,
+    DEVICES,
+    INBOUND,
+    UNBACKED,
+    Backup,
+    InboundSession,
+    KeySource,
+    KnownDevice,
+    SigningKeyName,
+)
+from unwedged.machine.requests import BackupDownload, BackupUpload, BackupVersionCreate, BackupVersionQuery
+from unwedged.machine.signing import is_signed, signable, signed_by, with_signature
+from unwedged.machine.wire import decoded, is_storable, parsed
+from unwedged.store import Transaction, View
+
+ALGORITHM: Final = "m.megolm_backup.v1.curve25519-aes-sha2"
+KEYS_IN_AN_UPLOAD: Final = 100
+
+Shape = TypeVar("Shape")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NewBackupVersion:
+    """What makes a new version of the backup."""
+
+    request: BackupVersionCreate
+    decryption_key: bytes = field(repr=False)
+    """32 bytes, for the secret storage or for a person to keep: nothing else reads the backup on another device."""
+
+
+@dataclass(frozen=True)
+class BackedUpKey:
+    """A room key as it came from a backup."""
+
+    name: GroupSessionName
+    message: BackupMessage | None
+    """``None`` where it is not built as the specification demands."""
+
+
+class _AuthData(msgspec.Struct):
+    public_key: str
+
+
+class _Version(msgspec.Struct):
+    algorithm: str
+    auth_data: JsonObject
+    version: BackupVersion
+
+
+class _Created(msgspec.Struct):
+    version: BackupVersion
+
+
+class _Uploaded(msgspec.Struct):
+    count: int
+
+
+class _KeyData(msgspec.Struct):
+    session_data: BackupMessage
+
+
+class _Sessions(msgspec.Struct):
+    sessions: dict[GroupSessionId, object]
+
+
+class _Rooms(msgspec.Struct):
+    rooms: dict[RoomId, _Sessions]
+
+
+_SESSION_DATA: Final = msgspec.json.Decoder(JsonObject)
+
+
+async def note_room_key(transaction: Transaction, name: GroupSessionName, offered: InboundSession) -> None:
+    """Mark a room key that has changed in what was ``offered``: the backup lacks it, unless it came from there."""
+    if offered.source is not KeySource.BACKUP and await transaction.get(BACKUP, None) is not None:
+        transaction.put(UNBACKED, name, _new_number())
+
+
+# The version
+
+
+async def create_version(transaction: Transaction) -> NewBackupVersion:
+    """Make a backup with a decryption key of its own, which replaces the one that is known.
+
+    Until its request is answered, this returns the same one again: there are no two keys for one version.
+    """
+    backup = await transaction.get(BACKUP, None)
+    if backup is None or backup.version is not None:
+        decryption = BackupDecryption()
+        public_key = decryption.public_key
+        auth_data = await _signed(transaction, {"public_key": public_key})
+        backup = Backup(public_key, auth_data, decryption_key=decryption.key)
+        await _begin(transaction, backup)
+    assert backup.decryption_key is not None  # as long as it has no version, only this function has written it
+    body: JsonObject = {"algorithm": ALGORITHM, "auth_data": backup.auth_data}
+    return NewBackupVersion(BackupVersionCreate(backup.public_key, body), backup.decryption_key)
+
+
+async def mark_created(transaction: Transaction, request: BackupVersionCreate, response: JsonObject) -> None:
+    """Note what the homeserver calls the new version, unless it is known or the backup is another one by now."""
+    version = _parsed(response, _Created).version
+    if not is_storable(version):
+        raise MalformedResponse("the name of a backup version is no text")
+    backup = await transaction.get(BACKUP, None)
+    if backup is None or backup.version is not None or backup.public_key != request.public_key:
+        return
+    transaction.put(BACKUP, None, msgspec.structs.replace(backup, version=version))
+
+
+async def version_query(reading: Transaction | View) -> BackupVersionQuery:
+    """Return the question for the current version."""
+    backup = await reading.get(BACKUP, None)
+    return BackupVersionQuery(None, None) if backup is None else BackupVersionQuery(backup.version, backup.public_key)
+
+
+async def mark_version(transaction: Transaction, request: BackupVersionQuery, response: JsonObject) -> None:
+    """Take the version that the homeserver says is current, where what was known then is still known.
+
+    While a version is being made here, only that one counts. Raises ``MalformedResponse``, and
+    ``UnsupportedAlgorithm`` for a backup of another kind.
+    """
+    offered = _backup_of(response)
+    if await version_query(transaction) != request:
+        return
+    known = await transaction.get(BACKUP, None)
+    if known is not None and known.public_key == offered.public_key:
+        offered = msgspec.structs.replace(offered, decryption_key=known.decryption_key)
+        if known.version in (None, offered.version):
+            if known != offered:
+                transaction.put(BACKUP, None, offered)
+            return
+    elif known is not None and known.version is None:
+        return
+    await _begin(transaction, offered)
+
+
+async def mark_refused(transaction: Transaction, request: BackupUpload | BackupVersionQuery) -> None:
+    """Note that the homeserver does not have this version, or that it is no longer the current one."""
+    backup = await transaction.get(BACKUP, None)
+    if backup is None or backup.version is None or backup.refused:
+        return
+    if (backup.version, backup.public_key) == (request.version, request.public_key):
+        logger.warning("the homeserver refuses the version of the backup")
+        transaction.put(BACKUP, None, msgspec.structs.replace(backup, refused=True))
+
+
+async def turn_off(transaction: Transaction) -> None:
+    """Forget the backup and its decryption key. What is at the homeserver stays there."""
+    if await transaction.get(BACKUP, None) is not None:
+        transaction.delete(BACKUP, None)
+        for name in await transaction.keys(UNBACKED):
+            transaction.delete(UNBACKED, name)
+
+
+async def keep_decryption_key(transaction: Transaction, key: bytes) -> bool:
+    """Keep a decryption key if it is that of the backup; say whether it is."""
+    backup = await transaction.get(BACKUP, None)
+    try:
+        fits = backup is not None and BackupDecryption(key).public_key == backup.public_key
+    except MalformedMessage:
+        return False
+    if backup is None or not fits:
+        return False
+    if backup.decryption_key is None:
+        transaction.put(BACKUP, None, msgspec.structs.replace(backup, decryption_key=key))
+    return True
+
+
+async def is_trusted(reading: Transaction | View, backup: Backup) -> bool:
+    """Say whether room keys may go to a backup: its decryption key is here, or somebody trusted has signed it."""
+    if backup.decryption_key is not None:
+        return True
+    own = await own_device(reading)
+    trust = await user_trust(reading, own.user_id)
+    devices = (await reading.get(DEVICES, own.user_id) or {}).values()
+    signers = [KnownDevice(own.keys), *(each for each in devices if trust.of(each) is DeviceTrust.VERIFIED)]
+    keys: list[tuple[str, Ed25519Key]] = [(device.device_id, device.ed25519) for device in signers]
+    if trust.verified and trust.master_key is not None:
+        keys.append((trust.master_key, trust.master_key))
+    return any(is_signed(backup.auth_data, own.user_id, f"ed25519:{name}", key) for name, key in keys)
+
+
+# Uploads
+
+
+async def uploads(reading: Transaction | View) -> list[BackupUpload]:
+    """Return an upload of some room keys that the backup lacks, if it takes any. It may be sent any number of times."""
+    backup = await reading.get(BACKUP, None)
+    if backup is None or backup.version is None or backup.refused or not await is_trusted(reading, backup):
+        return []
+    encryption = BackupEncryption(backup.public_key)
+    numbers: dict[RoomId, dict[GroupSessionId, int]] = {}
+    rooms: dict[RoomId, dict[str, dict[GroupSessionId, JsonObject]]] = {}
+    for name in (await reading.keys(UNBACKED))[:KEYS_IN_AN_UPLOAD]:
+        number, inbound = await reading.get(UNBACKED, name), await reading.get(INBOUND, name)
+        assert number is not None  # listed above
+        assert inbound is not None  # it was there when the mark was made, and is never deleted
+        numbers.setdefault(name.room_id, {})[name.session_id] = number
+        sessions = rooms.setdefault(name.room_id, {"sessions": {}})["sessions"]
+        sessions[name.session_id] = _key_data(encryption, name, inbound)
+    return [BackupUpload(backup.version, backup.public_key, numbers, {"rooms": rooms})] if numbers else []
+
+
+async def mark_uploaded(transaction: Transaction, request: BackupUpload, response: JsonObject) -> None:
+    """Settle the marks that still have the number that was uploaded, where version and public key are the same."""
+    _parsed(response, _Uploaded)
+    backup = await transaction.get(BACKUP, None)
+    if backup is None or (backup.version, backup.public_key) != (request.version, request.public_key):
+        return
+    for room_id, numbers in request.numbers.items():
+        for session_id, number in numbers.items():
+            name = GroupSessionName(room_id, session_id)
+            if await transaction.get(UNBACKED, name) == number:
+                transaction.delete(UNBACKED, name)
+
+
+# Restoring
+
+
+async def download(
+    reading: Transaction | View, room_id: RoomId | None, session_id: GroupSessionId | None
+) -> BackupDownload:
+    """Return the request for room keys of the backup. Raises ``NoBackup``, also without the decryption key."""
+    backup = await reading.get(BACKUP, None)
+    if backup is None or backup.version is None or backup.decryption_key is None:
+        raise NoBackup("there is no backup whose decryption key is here")
+    return BackupDownload(backup.version, backup.public_key, room_id, session_id)
+
+
+def downloaded(request: BackupDownload, response: JsonObject) -> list[BackedUpKey]:
+    """Return the room keys of a response (pure). Raises ``MalformedResponse``."""
+    if request.room_id is None:
+        rooms = _parsed(response, _Rooms).rooms
+    elif request.session_id is None:
+        rooms = {request.room_id: _parsed(response, _Sessions)}
+    else:
+        rooms = {request.room_id: _Sessions({request.session_id: response})}
+    return [
+        BackedUpKey(GroupSessionName(room_id, session_id), _message(data))
+        for room_id, sessions in rooms.items()
+        for session_id, data in sessions.sessions.items()
+    ]
+
+
+async def read(
+    reading: Transaction | View, request: BackupDownload, keys: Iterable[BackedUpKey]
+) -> list[ExportedSession]:
+    """Return those of the room keys that can be read.
+
+    Raises ``NoBackup`` where the backup is no longer the one that they were fetched from.
+    """
+    backup = await reading.get(BACKUP, None)
+    if (
+        backup is None
+        or backup.decryption_key is None
+        or (backup.version, backup.public_key) != (request.version, request.public_key)
+    ):
+        raise NoBackup(
+            "the backup is not the one that these room keys were fetched from, or its decryption key is gone"
+        )
+    decryption = BackupDecryption(backup.decryption_key)
+    sessions = []
+    for key in keys:
+        try:
+            sessions.append(_session(decryption, key))
+        except MachineError as error:
+            logger.warning("a room key in the backup can't be read code=%s", error.code)
+    return sessions
+
+
+# What the above are made of
+
+
+async def _begin(transaction: Transaction, backup: Backup) -> None:
+    """Write a backup that has none of the room keys here."""
+    transaction.put(BACKUP, None, backup)
+    number = _new_number()
+    for name in await transaction.keys(INBOUND):
+        transaction.put(UNBACKED, name, number)
+
+
+def _new_number() -> int:
+    """Return a number that no mark has had. A mark may be made again, so counting them would not do."""
+    return secrets.randbits(63)
+
+
+async def _signed(transaction: Transaction, auth_data: JsonObject) -> JsonObject:
+    own, account = await own_device(transaction), await own_account(transaction)
+    seed = await private_seed(transaction, SigningKeyName.MASTER)
+    signature = account.sign(signable(auth_data))
+    signed = with_signature(auth_data, own.user_id, f"ed25519:{own.device_id}", signature)
+    return signed if seed is None else signed_by(signed, own.user_id, seed)
+
+
+def _parsed(response: JsonObject, shape: type[Shape]) -> Shape:
+    return parsed(response, shape, "a response about the backup", MalformedResponse)
+
+
+def _backup_of(response: JsonObject) -> Backup:
+    offered = _parsed(response, _Version)
+    if offered.algorithm != ALGORITHM:
+        raise UnsupportedAlgorithm("the backup is encrypted in a way that is not known")
+    if not is_storable((offered.version, offered.auth_data)):
+        raise MalformedResponse("a backup version has a part that no record can keep")
+    auth_data = _parsed(offered.auth_data, _AuthData)
+    try:
+        public_key = BackupEncryption(auth_data.public_key).public_key
+    except MalformedMessage:
+        raise MalformedResponse("a backup version has a public key that is none") from None
+    return Backup(public_key, offered.auth_data, offered.version)
+
+
+def _key_data(encryption: BackupEncryption, name: GroupSessionName, inbound: InboundSession) -> JsonObject:
+    """Return a room key as it is uploaded.
+
+    It never says that it is verified, or was forwarded: a homeserver would then let it replace one that begins earlier,
+    or replace it by one that begins later.
+    """
+    entry: JsonObject = msgspec.to_builtins(SessionEntry.of(inbound.exported(name)))
+    del entry["room_id"], entry["session_id"]
+    message = encryption.encrypt(msgspec.json.encode(entry))
+    return {
+        "first_message_index": inbound.session.first_index,
+        "forwarded_count": 0,
+        "is_verified": False,
+        "session_data": msgspec.to_builtins(message),
+    }
+
+
+def _message(data: object) -> BackupMessage | None:
+    try:
+        return parsed(data, _KeyData, "a backed-up room key").session_data
+    except MalformedMessage:
+        return None
+
+
+def _session(decryption: BackupDecryption, key: BackedUpKey) -> ExportedSession:
+    if key.message is None or not is_storable(key.name):
+        raise MalformedMessage("a backed-up room key is not built as the specification demands")
+    entry = decoded(decryption.decrypt(key.message), _SESSION_DATA, "a backed-up room key")
+    named = {**entry, "room_id": key.name.room_id, "session_id": key.name.session_id}
+    return parsed(named, SessionEntry, "a backed-up room key").session()
