@@ -111,7 +111,6 @@ const calls = {
     async verify({ user }) {
         const identity = await machine.getIdentity(new sdk.UserId(user));
         await ask("POST", "keys/signatures/upload", JSON.parse((await identity.verify()).body));
-        await machine.queryKeysForUsers(users([user])).then(send);
     },
 
     async trust({ user, device: name }) {
