@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 
 from tests.machine.homeserver import Json
-from tests.machine.scene import ALICE, BOB
-from tests.machine.test_cross_signing import bootstrap, settle
+from tests.machine.scene import ALICE, BOB, Scene
+from tests.machine.test_cross_signing import bootstrap, settle, tablet, verify
 from tests.machine.test_hostile_input import OBJECTS, VALUES, WORDS, Session
 from unwedged.machine import KeysQuery, MalformedResponse, SigningKeyName
 from unwedged.machine.identifiers import UserId
@@ -126,3 +126,15 @@ def test_an_answer_that_is_spoilt_changes_no_identity(
         assert before.identity is not None
         assert after.identity is not None
         assert after.identity.self_signing_key == before.identity.self_signing_key
+
+
+async def test_a_device_signs_no_master_key_that_could_be_taken_for_something_else(alice_and_bob: Scene) -> None:
+    """What a device signs as "key" is a key to begin a session with. The homeserver adds one to the master key."""
+    scene = alice_and_bob
+    other = await tablet(scene)
+    await bootstrap(scene.app)
+    scene.server._signing_keys[ALICE]["master"]["key"] = scene.bob.machine.curve25519
+    await settle(other)
+    await verify(other, ALICE)
+    assert (await other.machine.cross_signing.trust_of(ALICE)).verified
+    assert not await other.machine.outgoing_requests()

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 import msgspec
 
@@ -38,6 +39,9 @@ from unwedged.machine.signing import is_signed, public_key, signable, signed_by,
 from unwedged.machine.unpadded_base64 import to_unpadded, unpadded
 from unwedged.machine.wire import is_storable
 from unwedged.store import Transaction, View
+
+SIGNING_KEY_FIELDS: Final = {"user_id", "usage", "keys"}
+"""What a cross-signing key is made of, besides its signatures."""
 
 logger = logging.getLogger(__name__)
 
@@ -321,11 +325,15 @@ async def keep_private_seed(transaction: Transaction, name: SigningKeyName, seed
 
 
 async def sign_own_master_key(transaction: Transaction, identity: Identity, now_ms: int) -> None:
-    """Sign the master key of this device's user with this device's key, unless the homeserver shows that already."""
+    """Sign the master key of this device's user with this device's key, unless the homeserver shows that already.
+
+    This device's key also signs keys to begin sessions with, and backups. So a master key with a field that could be
+    taken for one of these is not signed: the homeserver may have added it.
+    """
     own = await own_device(transaction)
     key_id, key = f"ed25519:{own.device_id}", KnownDevice(own.keys).ed25519
-    if not is_signed(identity.master, own.user_id, key_id, key):
-        master = without_signatures(identity.master)
+    master = without_signatures(identity.master)
+    if not is_signed(identity.master, own.user_id, key_id, key) and master.keys() == SIGNING_KEY_FIELDS:
         signature = (await own_account(transaction)).sign(signable(master))
         signed = with_signature(master, own.user_id, key_id, signature)
         publish_signature(transaction, own.user_id, identity.master_key, signed, now_ms)
