@@ -436,6 +436,27 @@ async def test_what_a_replaced_identity_of_ones_own_has_signed_counts_no_more(al
     assert (await other.machine.cross_signing.trust_of(BOB)).verified
 
 
+@pytest.mark.parametrize("by", ["bootstrap", "reset", "import"])
+async def test_a_user_who_was_verified_before_the_key_for_that_was_here_is_signed_with_it(
+    alice_and_bob: Scene, by: str
+) -> None:
+    scene = alice_and_bob
+    other = await tablet(scene)
+    await bootstrap(scene.bob)
+    if by != "bootstrap":
+        await bootstrap(other if by == "import" else scene.app)
+    await settle(scene.app, other)
+    await verify(scene.extension, BOB)
+    if by == "import":
+        await scene.app.machine.cross_signing.import_seeds(await other.machine.cross_signing.export_seeds())
+        await bootstrap(scene.extension, scene.app)
+    else:
+        await (bootstrap if by == "bootstrap" else reset)(scene.app)
+    await settle(scene.app, other)
+    await verify(other, ALICE)
+    assert (await other.machine.cross_signing.trust_of(BOB)).verified
+
+
 async def test_a_device_of_ones_own_is_signed_by_verifying_it(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     other = await tablet(scene)

@@ -158,10 +158,10 @@ async def bootstrap(transaction: Transaction, now_ms: int) -> CrossSigningStatus
         _list(transaction, private, pending or _made(reset=False))
     else:
         seeds = await identities.fitting_seeds(transaction)
-        if seeds.self_signing is None or None in (seeds.master, seeds.user_signing):
+        if None in (seeds.master, seeds.self_signing, seeds.user_signing):
             raise AnotherIdentity("the user has an identity, and not all of its private keys are here")
         if await transaction.keys(UNPUBLISHED_SIGNATURE) == ():
-            await _sign_own(transaction, own, identity, seeds.self_signing, now_ms)
+            await _sign(transaction, own, identity, seeds, now_ms)
     return await status(transaction)
 
 
@@ -198,9 +198,8 @@ async def import_seeds(transaction: Transaction, seeds: SigningSeeds, now_ms: in
             raise WrongSigningKey(f"the {name.value} key is not that of the user's identity, as far as it is known")
     own = await own_device(transaction)
     trust = await identities.user_trust(transaction, own.user_id)
-    seed = await identities.private_seed(transaction, SigningKeyName.SELF_SIGNING)
-    if trust.identity is not None and trust.verified and seed is not None:
-        await _sign_own(transaction, own, trust.identity, seed, now_ms)
+    if trust.identity is not None and trust.verified:
+        await _sign(transaction, own, trust.identity, await identities.fitting_seeds(transaction), now_ms)
     return await status(transaction)
 
 
@@ -241,8 +240,7 @@ async def take_keys_answer(transaction: Transaction, request: SigningKeysUpload,
     )
     transaction.put(PRIVATE_IDENTITY, None, PrivateIdentity(seeds))
     await identities.put_identity(transaction, own.user_id, identity)
-    assert seeds.self_signing is not None  # made together
-    await _sign_own(transaction, own, identity, seeds.self_signing, now_ms)
+    await _sign(transaction, own, identity, seeds, now_ms)
     # The answer to a query that was asked before this one knows no better.
     await devices.note_changed(transaction, [own.user_id])
 
@@ -336,13 +334,16 @@ async def _pending(transaction: Transaction, request: SigningKeysUpload) -> Priv
     return private
 
 
-async def _sign_own(
-    transaction: Transaction, own: OwnDevice, identity: Identity, self_signing: bytes, now_ms: int
-) -> None:
-    """Sign this device and, with it, the master key, unless the homeserver has these signatures."""
-    if not identities.is_cross_signed(own.user_id, identity, own.keys):
-        identities.sign_own_device(transaction, own, self_signing, now_ms)
+async def _sign(transaction: Transaction, own: OwnDevice, identity: Identity, seeds: SigningSeeds, now_ms: int) -> None:
+    """Sign this device, the master key, and the users that were verified here, where no such signature is known."""
+    if seeds.self_signing is not None and not identities.is_cross_signed(own.user_id, identity, own.keys):
+        identities.sign_own_device(transaction, own, seeds.self_signing, now_ms)
     await identities.sign_own_master_key(transaction, identity, now_ms)
+    if seeds.user_signing is not None:
+        for user_id in await transaction.keys(IDENTITY):
+            other = await identities.identity_of(transaction, user_id)
+            if user_id != own.user_id and other is not None and other.compared == other.master_key:
+                identities.sign_user(transaction, own, user_id, other, seeds.user_signing, now_ms)
 
 
 def _with_signatures_of(value: JsonObject, signed: JsonObject, signer: UserId) -> JsonObject:

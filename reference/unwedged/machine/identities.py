@@ -265,8 +265,7 @@ async def note_identity_verified(
         return
     seed = await private_seed(transaction, SigningKeyName.USER_SIGNING)
     if seed is not None:
-        signed = signed_by(without_signatures(identity.master), own.user_id, seed)
-        publish_signature(transaction, user_id, master_key, signed, now_ms)
+        sign_user(transaction, own, user_id, identity, seed, now_ms)
 
 
 async def accept_identity(transaction: Transaction, user_id: UserId, master_key: Ed25519Key) -> None:
@@ -343,6 +342,16 @@ def sign_own_device(transaction: Transaction, own: OwnDevice, seed: bytes, now_m
     """Sign this device with the self-signing key."""
     signed = signed_by(without_signatures(own.keys), own.user_id, seed)
     publish_signature(transaction, own.user_id, own.device_id, signed, now_ms)
+
+
+def sign_user(
+    transaction: Transaction, own: OwnDevice, user_id: UserId, identity: Identity, seed: bytes, now_ms: int
+) -> None:
+    """Sign another user's master key with the user-signing key, unless the homeserver shows that already."""
+    key = public_key(seed)
+    if not is_signed(identity.master, own.user_id, f"ed25519:{key}", key):
+        signed = signed_by(without_signatures(identity.master), own.user_id, seed)
+        publish_signature(transaction, user_id, identity.master_key, signed, now_ms)
 
 
 def publish_signature(transaction: Transaction, user_id: UserId, name: str, signed: JsonObject, now_ms: int) -> None:
