@@ -112,7 +112,7 @@ class Client:
         except Refused as refused:
             if refused.code != "M_UNKNOWN_POS":
                 raise
-            await self.machine.forget_sync_position(self._connection)
+            await self.machine.forget_sync_position(position)
             return None
         states, timelines = _rooms(response, sliding=self._sliding)
         for room, events in states.items():

@@ -74,7 +74,7 @@ class Client:
         except Refused as refused:
             if refused.code != "M_UNKNOWN_POS":
                 raise
-            await self.machine.forget_sync_position(connection)
+            await self.machine.forget_sync_position(position)
             return None
 
     async def sync(self, connection: str = "main", *, sliding: bool = False) -> SyncOutcome:

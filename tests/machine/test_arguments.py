@@ -58,6 +58,10 @@ async def test_a_sync_was_asked_with_a_position(alice_and_bob: Scene) -> None:
     for position in (None, "s1"):
         with pytest.raises(InvalidArgument):
             await machine.receive_sync_changes({"next_batch": "x"}, position)
+        with pytest.raises(InvalidArgument):
+            await machine.forget_sync_position(position)
+    with pytest.raises(InvalidArgument):
+        await machine.forget_sync_position(await machine.sync_position())
     with pytest.raises(MalformedResponse):
         await machine.receive_sync_changes("text", await machine.sync_position())
 

@@ -115,6 +115,24 @@ async def test_the_two_tokens_of_a_sliding_connection_are_judged_apart(alice_and
     assert (after.token, after.to_device_token) == ("1/extension", "7")
 
 
+async def test_only_the_position_that_the_homeserver_has_forgotten_is_forgotten(alice_and_bob: Scene) -> None:
+    """One process hears late that an older position is unknown: the other has gone on."""
+    app, extension = alice_and_bob.app.machine, alice_and_bob.extension.machine
+    older = await app.sync_position("main", sliding=True)
+    for position, pos in ((older, "1/main"), (await app.sync_position("other", sliding=True), "1/other")):
+        await app.receive_sync_changes({"pos": pos}, position)
+    first = await app.sync_position("main", sliding=True)
+    await extension.receive_sync_changes({"pos": "2/main"}, first)
+    newest = await app.sync_position("main", sliding=True)
+    for unknown in (older, first):
+        await app.forget_sync_position(unknown)
+        assert await app.sync_position("main", sliding=True) == newest
+    for _ in range(2):
+        await app.forget_sync_position(newest)
+        assert (await extension.sync_position("main", sliding=True)).token is None
+    assert (await extension.sync_position("other", sliding=True)).token == "1/other"
+
+
 async def test_a_large_batch_is_worked_off_in_order_by_whichever_process_is_awake(
     alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,9 +84,11 @@ async def position(view: View, connection: str, serial: int, *, sliding: bool) -
     return SyncPosition(connection, token, to_device_token, sliding, serial)
 
 
-async def forget_position(transaction: Transaction, connection: str) -> None:
-    """Begin a sliding connection anew, whose ``pos`` the homeserver has forgotten (``M_UNKNOWN_POS``)."""
-    transaction.delete(SYNC, _position_name(connection, sliding=True))
+async def forget_position(transaction: Transaction, asked_with: SyncPosition) -> None:
+    """Begin a connection anew whose ``pos`` the homeserver has forgotten, if that is still its newest."""
+    name = _position_name(asked_with.connection, sliding=asked_with.sliding)
+    if await transaction.get(SYNC, name) == asked_with.token is not None:
+        transaction.delete(SYNC, name)
 
 
 async def receive(

@@ -162,8 +162,7 @@ class OlmMachine:
         ``inbox.EVENTS_IN_A_COMMIT`` are kept in that commit, and processed after it in several.
         Raises ``MalformedResponse``, and then nothing has changed.
         """
-        if not isinstance(asked_with, SyncPosition):
-            raise InvalidArgument(f"a sync is asked with a sync_position, not with a {type(asked_with).__name__}")
+        _must_be_position(asked_with)
         changes = changes_of(response, asked_with)
         outcome, backlog = await self._store.run(inbox.receive, changes, asked_with, self._clock.now())
         if backlog:
@@ -181,9 +180,15 @@ class OlmMachine:
             total.problems += outcome.problems
         return total
 
-    async def forget_sync_position(self, connection: str = "main") -> None:
-        """Begin a sliding connection anew, after the homeserver has answered ``M_UNKNOWN_POS``."""
-        await self._store.run(inbox.forget_position, connection)
+    async def forget_sync_position(self, asked_with: SyncPosition) -> None:
+        """Begin a sliding connection anew, after the homeserver has answered ``M_UNKNOWN_POS``.
+
+        Nothing changes where the connection has gone on since: what the homeserver has forgotten is an older position.
+        """
+        _must_be_position(asked_with)
+        if not asked_with.sliding:
+            raise InvalidArgument("only a position of a sliding connection is forgotten")
+        await self._store.run(inbox.forget_position, asked_with)
 
     # Requests
 
@@ -398,6 +403,11 @@ class OlmMachine:
     def devices_stream(self) -> AbstractAsyncContextManager[Subscription[UserId]]:
         """Iterate over the users whose devices change, whichever process hears of it."""
         return self._store.subscribe(DEVICES)
+
+
+def _must_be_position(value: object) -> None:
+    if not isinstance(value, SyncPosition):
+        raise InvalidArgument(f"a sync is asked with a sync_position, not with a {type(value).__name__}")
 
 
 def _users(user_ids: Iterable[str]) -> list[UserId]:
