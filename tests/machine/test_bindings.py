@@ -7,11 +7,13 @@ import pytest
 from tests.machine.homeserver import Json
 from tests.machine.scene import ALICE, BOB, HOUR_MS, ROOM, Scene
 from tests.machine.test_inputs import ask_for_keys, own, peer_of, uploads, wedge
-from unwedged.machine import KeysClaim, KeysQuery, KeysUpload, LocalTrust, ToDevice
+from unwedged.machine import KeysClaim, KeysQuery, KeysUpload, LocalTrust, Request, ToDevice
 from unwedged.machine.errors import MalformedResponse, RoomKeyNotShared
 from unwedged.machine.identifiers import DeviceId, UserId
 from unwedged.machine.olm import CLAIMED_AGAIN_AFTER_MS
+from unwedged.machine.outbox import send
 from unwedged.machine.requests import decode, encode
+from unwedged.store import Transaction
 
 
 async def test_a_count_says_nothing_while_an_offer_stands(alice_and_bob: Scene) -> None:
@@ -155,6 +157,32 @@ async def test_a_room_key_that_the_homeserver_refused_is_sent_again(alice_and_bo
     event = await scene.app.say(ROOM, "hello")
     await scene.bob.sync()
     assert await scene.bob.read(ROOM, event) == "hello"
+
+
+async def test_messages_leave_in_the_order_of_their_commits_though_a_clock_is_put_back(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await scene.greet()
+    made: list[Request] = []
+    for client in (scene.app, scene.extension) * 3:
+        await client.machine.discard_room_key(ROOM)
+        await client.machine.share_room_key(ROOM, [ALICE, BOB])
+        listed = await client.machine.outgoing_requests()
+        (added,) = [request for request in listed if request not in made]
+        made.append(added)
+        assert listed == made
+        scene.clock.added_ms -= HOUR_MS
+
+
+async def test_what_one_commit_sends_leaves_in_the_order_of_its_making(alice_and_bob: Scene) -> None:
+    machine = alice_and_bob.app.machine
+
+    async def send_many(transaction: Transaction) -> None:
+        for number in range(20):
+            send(transaction, f"org.number.{number}", {})
+
+    await machine._store.run(send_many)
+    types = [each.event_type for each in await machine.outgoing_requests() if isinstance(each, ToDevice)]
+    assert types == [f"org.number.{number}" for number in range(20)]
 
 
 async def test_another_unreadable_message_does_not_undo_a_claim_that_is_under_way(alice_and_bob: Scene) -> None:

@@ -33,7 +33,7 @@ from unwedged.machine.records import (
 )
 from unwedged.machine.requests import SignatureUpload, SigningKeysUpload, objects
 from unwedged.machine.signing import public_key, with_signature
-from unwedged.store import Clock, CryptoStore, Subscription, Transaction, View
+from unwedged.store import CryptoStore, Subscription, Transaction, View
 
 SIGNATURES_IN_A_REQUEST = 250
 
@@ -66,10 +66,9 @@ class CrossSigningStatus:
 class CrossSigning:
     """Cross-signing, as ``OlmMachine.cross_signing``."""
 
-    def __init__(self, store: CryptoStore, clock: Clock) -> None:
+    def __init__(self, store: CryptoStore) -> None:
         """Callers use ``OlmMachine.cross_signing``."""
         self._store = store
-        self._clock = clock
 
     async def bootstrap(self) -> CrossSigningStatus:
         """Make an identity for this device's user, who has none, or go on with what was begun.
@@ -78,7 +77,7 @@ class CrossSigning:
         query, the keys (see ``SigningKeysUpload`` about authentication) and signatures to send. Raises
         ``AnotherIdentity`` where the homeserver has one whose private keys are not all here.
         """
-        return await self._store.run(bootstrap, self._clock.now())
+        return await self._store.run(bootstrap)
 
     async def reset(self) -> CrossSigningStatus:
         """Make another identity in place of the one that the user has. Go on with ``bootstrap``.
@@ -104,7 +103,7 @@ class CrossSigning:
         """
         if not isinstance(seeds, SigningSeeds):
             raise InvalidArgument(f"private keys are SigningSeeds, and no {type(seeds).__name__}")
-        return await self._store.run(import_seeds, seeds, self._clock.now())
+        return await self._store.run(import_seeds, seeds)
 
     async def trust_of(self, user_id: str) -> UserTrust:
         """Return what is known of a user's identity, and whether it is verified."""
@@ -116,7 +115,7 @@ class CrossSigning:
         Raises ``InvalidArgument`` where no such identity is known.
         """
         names = UserId(user_id), Ed25519Key(master_key)
-        await self._store.run(identities.note_identity_verified, *names, self._clock.now())
+        await self._store.run(identities.note_identity_verified, *names)
 
     async def verify_device(self, user_id: str, device_id: str, ed25519: str) -> None:
         """Note that a device, which has the key that was compared, is verified; sign it if it is this user's.
@@ -124,7 +123,7 @@ class CrossSigning:
         Raises ``InvalidArgument`` where no such device is known.
         """
         names = UserId(user_id), DeviceId(device_id), Ed25519Key(ed25519)
-        await self._store.run(identities.note_device_verified, *names, self._clock.now())
+        await self._store.run(identities.note_device_verified, *names)
 
     async def accept_identity(self, user_id: str, master_key: str) -> None:
         """Take the identity of a user that has changed as it is, though nobody has compared it.
@@ -142,7 +141,7 @@ class CrossSigning:
         return self._store.subscribe(PRIVATE_IDENTITY)
 
 
-async def bootstrap(transaction: Transaction, now_ms: int) -> CrossSigningStatus:
+async def bootstrap(transaction: Transaction) -> CrossSigningStatus:
     """Make an identity, or go on with what was begun. Raises ``AnotherIdentity``."""
     own = await own_device(transaction)
     await devices.track(transaction, [own.user_id])
@@ -161,7 +160,7 @@ async def bootstrap(transaction: Transaction, now_ms: int) -> CrossSigningStatus
         if None in (seeds.master, seeds.self_signing, seeds.user_signing):
             raise AnotherIdentity("the user has an identity, and not all of its private keys are here")
         if await transaction.keys(UNPUBLISHED_SIGNATURE) == ():
-            await _sign(transaction, own, identity, seeds, now_ms)
+            await _sign(transaction, own, identity, seeds)
     return await status(transaction)
 
 
@@ -190,7 +189,7 @@ async def status(reading: Transaction | View) -> CrossSigningStatus:
     return CrossSigningStatus(trust.master_key, trust.verified, frozenset(fit), frozenset(here - fit), signed, pending)
 
 
-async def import_seeds(transaction: Transaction, seeds: SigningSeeds, now_ms: int) -> CrossSigningStatus:
+async def import_seeds(transaction: Transaction, seeds: SigningSeeds) -> CrossSigningStatus:
     """Keep private keys, and sign what they can sign. Raises ``WrongSigningKey``."""
     for name in SigningKeyName:
         seed = seeds.seed(name)
@@ -199,7 +198,7 @@ async def import_seeds(transaction: Transaction, seeds: SigningSeeds, now_ms: in
     own = await own_device(transaction)
     trust = await identities.user_trust(transaction, own.user_id)
     if trust.identity is not None and trust.verified:
-        await _sign(transaction, own, trust.identity, await identities.fitting_seeds(transaction), now_ms)
+        await _sign(transaction, own, trust.identity, await identities.fitting_seeds(transaction))
     return await status(transaction)
 
 
@@ -221,7 +220,7 @@ async def uploads(reading: Transaction | View) -> list[SigningKeysUpload | Signa
     return requests
 
 
-async def take_keys_answer(transaction: Transaction, request: SigningKeysUpload, now_ms: int) -> None:
+async def take_keys_answer(transaction: Transaction, request: SigningKeysUpload) -> None:
     """Note that the homeserver has the keys that were made here, and sign this device with them."""
     private = await _pending(transaction, request)
     if private is None or private.pending is None:
@@ -240,7 +239,7 @@ async def take_keys_answer(transaction: Transaction, request: SigningKeysUpload,
     )
     transaction.put(PRIVATE_IDENTITY, None, PrivateIdentity(seeds))
     await identities.put_identity(transaction, own.user_id, identity)
-    await _sign(transaction, own, identity, seeds, now_ms)
+    await _sign(transaction, own, identity, seeds)
     # The answer to a query that was asked before this one knows no better.
     await devices.note_changed(transaction, [own.user_id])
 
@@ -334,16 +333,16 @@ async def _pending(transaction: Transaction, request: SigningKeysUpload) -> Priv
     return private
 
 
-async def _sign(transaction: Transaction, own: OwnDevice, identity: Identity, seeds: SigningSeeds, now_ms: int) -> None:
+async def _sign(transaction: Transaction, own: OwnDevice, identity: Identity, seeds: SigningSeeds) -> None:
     """Sign this device, the master key, and the users that were verified here, where no such signature is known."""
     if seeds.self_signing is not None and not identities.is_cross_signed(own.user_id, identity, own.keys):
-        identities.sign_own_device(transaction, own, seeds.self_signing, now_ms)
-    await identities.sign_own_master_key(transaction, identity, now_ms)
+        identities.sign_own_device(transaction, own, seeds.self_signing)
+    await identities.sign_own_master_key(transaction, identity)
     if seeds.user_signing is not None:
         for user_id in await transaction.keys(IDENTITY):
             other = await identities.identity_of(transaction, user_id)
             if user_id != own.user_id and other is not None and other.compared == other.master_key:
-                identities.sign_user(transaction, own, user_id, other, seeds.user_signing, now_ms)
+                identities.sign_user(transaction, own, user_id, other, seeds.user_signing)
 
 
 def _with_signatures_of(value: JsonObject, signed: JsonObject, signer: UserId) -> JsonObject:

@@ -231,7 +231,7 @@ async def set_trust(
 
 
 async def note_device_verified(
-    transaction: Transaction, user_id: UserId, device_id: DeviceId, ed25519: Ed25519Key, now_ms: int
+    transaction: Transaction, user_id: UserId, device_id: DeviceId, ed25519: Ed25519Key
 ) -> None:
     """Note that a device with this key was verified. An own device is signed as well, where the key for that is here.
 
@@ -243,12 +243,10 @@ async def note_device_verified(
     if user_id == own.user_id and seed is not None:
         devices = await transaction.get(DEVICES, user_id) or {}
         signed = signed_by(without_signatures(devices[device_id].keys), own.user_id, seed)
-        publish_signature(transaction, user_id, device_id, signed, now_ms)
+        publish_signature(transaction, user_id, device_id, signed)
 
 
-async def note_identity_verified(
-    transaction: Transaction, user_id: UserId, master_key: Ed25519Key, now_ms: int
-) -> None:
+async def note_identity_verified(transaction: Transaction, user_id: UserId, master_key: Ed25519Key) -> None:
     """Note that a user's identity with this key was verified, and sign it.
 
     Our own is signed with this device's key, that of another user with our user-signing key, where that is here.
@@ -260,12 +258,12 @@ async def note_identity_verified(
     if verified != identity:
         await put_identity(transaction, user_id, verified)
     if user_id == own.user_id:
-        await sign_own_master_key(transaction, verified, now_ms)
+        await sign_own_master_key(transaction, verified)
         await _note_signed_by_own(transaction, own.user_id, verified)
         return
     seed = await private_seed(transaction, SigningKeyName.USER_SIGNING)
     if seed is not None:
-        sign_user(transaction, own, user_id, identity, seed, now_ms)
+        sign_user(transaction, own, user_id, identity, seed)
 
 
 async def accept_identity(transaction: Transaction, user_id: UserId, master_key: Ed25519Key) -> None:
@@ -323,7 +321,7 @@ async def keep_private_seed(transaction: Transaction, name: SigningKeyName, seed
     return True
 
 
-async def sign_own_master_key(transaction: Transaction, identity: Identity, now_ms: int) -> None:
+async def sign_own_master_key(transaction: Transaction, identity: Identity) -> None:
     """Sign the master key of this device's user with this device's key, unless the homeserver shows that already.
 
     This device's key also signs keys to begin sessions with, and backups. So a master key with a field that could be
@@ -335,28 +333,26 @@ async def sign_own_master_key(transaction: Transaction, identity: Identity, now_
     if not is_signed(identity.master, own.user_id, key_id, key) and master.keys() == SIGNING_KEY_FIELDS:
         signature = (await own_account(transaction)).sign(signable(master))
         signed = with_signature(master, own.user_id, key_id, signature)
-        publish_signature(transaction, own.user_id, identity.master_key, signed, now_ms)
+        publish_signature(transaction, own.user_id, identity.master_key, signed)
 
 
-def sign_own_device(transaction: Transaction, own: OwnDevice, seed: bytes, now_ms: int) -> None:
+def sign_own_device(transaction: Transaction, own: OwnDevice, seed: bytes) -> None:
     """Sign this device with the self-signing key."""
     signed = signed_by(without_signatures(own.keys), own.user_id, seed)
-    publish_signature(transaction, own.user_id, own.device_id, signed, now_ms)
+    publish_signature(transaction, own.user_id, own.device_id, signed)
 
 
-def sign_user(
-    transaction: Transaction, own: OwnDevice, user_id: UserId, identity: Identity, seed: bytes, now_ms: int
-) -> None:
+def sign_user(transaction: Transaction, own: OwnDevice, user_id: UserId, identity: Identity, seed: bytes) -> None:
     """Sign another user's master key with the user-signing key, unless the homeserver shows that already."""
     key = public_key(seed)
     if not is_signed(identity.master, own.user_id, f"ed25519:{key}", key):
         signed = signed_by(without_signatures(identity.master), own.user_id, seed)
-        publish_signature(transaction, user_id, identity.master_key, signed, now_ms)
+        publish_signature(transaction, user_id, identity.master_key, signed)
 
 
-def publish_signature(transaction: Transaction, user_id: UserId, name: str, signed: JsonObject, now_ms: int) -> None:
+def publish_signature(transaction: Transaction, user_id: UserId, name: str, signed: JsonObject) -> None:
     """Have a signature uploaded."""
-    transaction.put(UNPUBLISHED_SIGNATURE, new_id(now_ms), UnpublishedSignature(user_id, name, signed))
+    transaction.put(UNPUBLISHED_SIGNATURE, new_id(transaction), UnpublishedSignature(user_id, name, signed))
 
 
 async def _note_signed_by_own(transaction: Transaction, own_user: UserId, own: Identity) -> None:

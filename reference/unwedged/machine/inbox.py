@@ -91,9 +91,7 @@ async def forget_position(transaction: Transaction, asked_with: SyncPosition) ->
         transaction.delete(SYNC, name)
 
 
-async def receive(
-    transaction: Transaction, changes: SyncChanges, asked_with: SyncPosition, now_ms: int
-) -> tuple[SyncOutcome, bool]:
+async def receive(transaction: Transaction, changes: SyncChanges, asked_with: SyncPosition) -> tuple[SyncOutcome, bool]:
     """Apply a response to what it was asked with; each of its two tokens is judged for itself.
 
     Return also whether parts of large batches are left.
@@ -110,11 +108,11 @@ async def receive(
         await devices.note_left(transaction, changes.left)
         await account.note_counts(transaction, asked_with.serial, changes.one_time_keys, changes.unused_fallback_types)
     if await _takes_to_device(transaction, changes, asked_with, outcome):
-        await _take_events(transaction, changes.to_device, outcome, now_ms)
+        await _take_events(transaction, changes.to_device, outcome)
     return outcome, await transaction.get(BACKLOG, None) is not None
 
 
-async def work_off(transaction: Transaction, now_ms: int) -> SyncOutcome | None:
+async def work_off(transaction: Transaction) -> SyncOutcome | None:
     """Process the oldest part of what large batches have left, or return ``None`` where nothing is left."""
     backlog = await transaction.get(BACKLOG, None)
     if backlog is None:
@@ -128,7 +126,7 @@ async def work_off(transaction: Transaction, now_ms: int) -> SyncOutcome | None:
         outcome.problems.append(Problem(None, None, "damaged"))
         events = []
     for event in events:
-        await _process(transaction, event, outcome, now_ms)
+        await _process(transaction, event, outcome)
     transaction.delete(UNPROCESSED, backlog.first)
     if backlog.first + 1 == backlog.next:
         transaction.delete(BACKLOG, None)
@@ -154,11 +152,11 @@ async def _takes_to_device(
     return True
 
 
-async def _take_events(transaction: Transaction, events: list[object], outcome: SyncOutcome, now_ms: int) -> None:
+async def _take_events(transaction: Transaction, events: list[object], outcome: SyncOutcome) -> None:
     backlog = await transaction.get(BACKLOG, None)
     if backlog is None and len(events) <= EVENTS_IN_A_COMMIT:
         for event in events:
-            await _process(transaction, event, outcome, now_ms)
+            await _process(transaction, event, outcome)
         return
     well_formed = [event for event in events if isinstance(event, dict) and is_storable(event)]
     outcome.problems += [Problem(None, None, MalformedMessage.code)] * (len(events) - len(well_formed))
@@ -173,7 +171,7 @@ async def _take_events(transaction: Transaction, events: list[object], outcome: 
     transaction.put(BACKLOG, None, Backlog(first, after))
 
 
-async def _process(transaction: Transaction, raw: object, outcome: SyncOutcome, now_ms: int) -> None:
+async def _process(transaction: Transaction, raw: object, outcome: SyncOutcome) -> None:
     """Process one event. Only what the store raises gets out."""
     try:
         if not is_storable(raw):
@@ -201,7 +199,7 @@ async def _process(transaction: Transaction, raw: object, outcome: SyncOutcome, 
         decrypted: JsonObject | None = None if payload is None else {"type": payload.type, "content": payload.content}
         if not is_storable(decrypted):
             decrypted = None
-        transaction.put(PUT_ASIDE, outbox.new_id(now_ms), PutAside(msgspec.to_builtins(event), decrypted))
+        transaction.put(PUT_ASIDE, outbox.new_id(transaction), PutAside(msgspec.to_builtins(event), decrypted))
 
 
 async def _decrypt(transaction: Transaction, event: _Event) -> olm.OlmEvent:

@@ -82,7 +82,7 @@ class OlmMachine:
         """The key that names this device in Olm."""
         self.ed25519: Ed25519Key = own.ed25519
         """The key that signs for this device."""
-        self.cross_signing = CrossSigning(store, clock)
+        self.cross_signing = CrossSigning(store)
         """The identity of this device's user, and those of others."""
         self.key_backup = KeyBackup(store)
         """The backup of room keys."""
@@ -164,7 +164,7 @@ class OlmMachine:
         """
         _must_be_position(asked_with)
         changes = changes_of(response, asked_with)
-        outcome, backlog = await self._store.run(inbox.receive, changes, asked_with, self._clock.now())
+        outcome, backlog = await self._store.run(inbox.receive, changes, asked_with)
         if backlog:
             rest = await self.work_off_backlog()
             outcome.events += rest.events
@@ -174,7 +174,7 @@ class OlmMachine:
     async def work_off_backlog(self) -> SyncOutcome:
         """Process what large batches have left, in order; maybe what another process had begun."""
         total = SyncOutcome()
-        while (outcome := await self._store.run(inbox.work_off, self._clock.now())) is not None:
+        while (outcome := await self._store.run(inbox.work_off)) is not None:
             total.applied = True
             total.events += outcome.events
             total.problems += outcome.problems
@@ -232,7 +232,7 @@ class OlmMachine:
                 case ToDevice():
                     await outbox.sent(transaction, request)
                 case SigningKeysUpload():
-                    await cross_signing.take_keys_answer(transaction, request, self._clock.now())
+                    await cross_signing.take_keys_answer(transaction, request)
                 case SignatureUpload():
                     await cross_signing.take_signatures_answer(transaction, request, response)
                 case BackupVersionCreate():

@@ -231,7 +231,7 @@ async def take_claim_answer(transaction: Transaction, request: KeysClaim, respon
             session = account.outbound_session(key, one_time_key)  # which does not change the account
         except MalformedMessage:
             if not mark.told:
-                send(transaction, now_ms, "m.room_key.withheld", {device: _no_olm(own)})
+                send(transaction, "m.room_key.withheld", {device: _no_olm(own)})
             later = msgspec.structs.replace(mark, not_before_ms=now_ms + UNWEDGED_EVERY_MS, told=True)
             transaction.put(WANTED_SESSION, name, later)
             continue
@@ -239,7 +239,7 @@ async def take_claim_answer(transaction: Transaction, request: KeysClaim, respon
         peer.generation += 1
         await note_new_session(transaction, name)
         if mark.wedged:
-            send(transaction, now_ms, "m.room.encrypted", {device: encrypt(peer, own, known, "m.dummy", {})})
+            send(transaction, "m.room.encrypted", {device: encrypt(peer, own, known, "m.dummy", {})})
         transaction.put(PEER, name, peer)
 
 

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 from collections.abc import Mapping
+from typing import Final
 
 from unwedged.machine.identifiers import Device, DeviceId, JsonObject, TransactionId, UserId
 from unwedged.machine.records import OUTBOX, OutgoingToDevice
 from unwedged.machine.requests import ToDevice
 from unwedged.store import Transaction, View
 
+_MADE_HERE: Final = itertools.count()
 
-def send(transaction: Transaction, now_ms: int, event_type: str, contents: Mapping[Device, JsonObject]) -> None:
-    """Have one request sent. Requests are listed in the order of their making."""
+
+def send(transaction: Transaction, event_type: str, contents: Mapping[Device, JsonObject]) -> None:
+    """Have one request sent. Requests are listed in the order of their making, whatever the clocks say."""
     messages: dict[UserId, dict[DeviceId, JsonObject]] = {}
     for device, content in contents.items():
         messages.setdefault(device.user_id, {})[device.device_id] = content
-    transaction.put(OUTBOX, new_id(now_ms), OutgoingToDevice(event_type, messages))
+    transaction.put(OUTBOX, new_id(transaction), OutgoingToDevice(event_type, messages))
 
 
-def new_id(now_ms: int) -> TransactionId:
-    """Return an id that no other has, and that is listed after those of before ``now_ms``."""
-    return TransactionId(f"{now_ms:015d}-{secrets.token_hex(8)}")
+def new_id(transaction: Transaction) -> TransactionId:
+    """Return an id that no other has, and that is listed after those of all commits before, and of this one so far."""
+    return TransactionId(f"{transaction.version:015d}-{next(_MADE_HERE):010d}-{secrets.token_hex(8)}")
 
 
 async def waiting(reading: Transaction | View) -> list[ToDevice]:

@@ -165,8 +165,8 @@ async def share(
     without_session = tuple(key for key in lacking if not recipients[key].reachable)
     for key in without_session:
         await olm.want_session(transaction, key)
-    await _send_keys(transaction, own, room_id, outbound, shared, {key: recipients[key] for key in now}, now_ms)
-    _send_withheld(transaction, own, room_id, shared, withheld, now_ms)
+    await _send_keys(transaction, own, room_id, outbound, shared, {key: recipients[key] for key in now})
+    _send_withheld(transaction, own, room_id, shared, withheld)
     complete = len(now) + len(without_session) == len(lacking)
     if complete:
         outbound.recipients_version = await transaction.get(RECIPIENTS_VERSION, None) or 0
@@ -321,7 +321,6 @@ async def _send_keys(
     outbound: OutboundSession,
     shared: SharedKey,
     recipients: dict[PeerName, _Recipient],
-    now_ms: int,
 ) -> None:
     contents: dict[Device, JsonObject] = {}
     for key, recipient in recipients.items():
@@ -336,7 +335,7 @@ async def _send_keys(
         shared.devices[key] = SharedWith(index, recipient.generation)
         transaction.put(PEER, key, peer)
     if contents:
-        send(transaction, now_ms, "m.room.encrypted", contents)
+        send(transaction, "m.room.encrypted", contents)
 
 
 def _room_key(room_id: RoomId, outbound: OutboundSession, session_key: str) -> JsonObject:
@@ -356,7 +355,6 @@ def _send_withheld(
     room_id: RoomId,
     shared: SharedKey,
     withheld: dict[PeerName, tuple[Device, str]],
-    now_ms: int,
 ) -> None:
     contents: dict[Device, JsonObject] = {}
     for key, (owner, code) in withheld.items():
@@ -372,4 +370,4 @@ def _send_withheld(
             "reason": REASONS[code],
         }
     if contents:
-        send(transaction, now_ms, "m.room_key.withheld", contents)
+        send(transaction, "m.room_key.withheld", contents)

@@ -482,6 +482,11 @@ class Transaction:
         return f"<Transaction {self._operation.state}>"
 
     @property
+    def version(self) -> Version:
+        """The version of the store that it reads. Of two that wrote something, the later has the larger one."""
+        return self._operation.snapshot.version
+
+    @property
     def committed(self) -> Version | None:
         """The version that its commit made; ``None`` before it, and where there was nothing to write."""
         return self._operation.committed
