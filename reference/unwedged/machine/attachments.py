@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 from unwedged.machine.errors import MalformedAttachmentKey, TamperedAttachment, UnsupportedAttachment
 from unwedged.machine.identifiers import JsonObject
 from unwedged.machine.unpadded_base64 import to_unpadded, unpadded
+from unwedged.machine.unshown import Unshown
 
 _VERSION: Final = "v2"
 _ALGORITHM: Final = "A256CTR"
@@ -35,7 +36,7 @@ _URL_SAFE: Final = str.maketrans("+/", "-_")
 _FROM_URL_SAFE: Final = str.maketrans("-_", "+/")
 
 
-class _WebKey(msgspec.Struct):
+class _WebKey(Unshown, msgspec.Struct):
     kty: str
     alg: str
     k: str

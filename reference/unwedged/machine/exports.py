@@ -30,6 +30,7 @@ from unwedged.machine.errors import (
 )
 from unwedged.machine.identifiers import Curve25519Key, GroupSessionId, RoomId
 from unwedged.machine.unpadded_base64 import unpadded
+from unwedged.machine.unshown import Unshown
 
 ROUNDS: Final = 500_000
 """For new files: what Element writes, and some tenths of a second."""
@@ -60,6 +61,7 @@ class ExportedSession:
 
 
 class SessionEntry(
+    Unshown,
     msgspec.Struct,
     rename={
         "m_shared_history": "m.shared_history",

@@ -18,6 +18,7 @@ from unwedged.machine.identifiers import OLM, Curve25519Key, JsonObject, PeerNam
 from unwedged.machine.ratchets import OlmMessage
 from unwedged.machine.records import ACCOUNT, BACKLOG, PEER, PUT_ASIDE, SYNC, UNPROCESSED, Backlog, Peer, PutAside
 from unwedged.machine.sync import TO_DEVICE, SyncChanges, SyncPosition
+from unwedged.machine.unshown import Unshown
 from unwedged.machine.wire import is_storable, parsed
 from unwedged.store import MalformedRecord, StoreError, TamperedRecord, Transaction, View
 
@@ -58,7 +59,7 @@ class SyncOutcome:
     problems: list[Problem] = field(default_factory=list)
 
 
-class _Event(msgspec.Struct):
+class _Event(Unshown, msgspec.Struct):
     type: str
     sender: UserId
     content: JsonObject

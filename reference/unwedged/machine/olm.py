@@ -35,6 +35,7 @@ from unwedged.machine.records import (
 )
 from unwedged.machine.requests import Claimed, KeysClaim, ToDevice, objects
 from unwedged.machine.signing import is_signed
+from unwedged.machine.unshown import Unshown
 from unwedged.machine.wire import decoded
 from unwedged.store import Transaction
 
@@ -57,7 +58,7 @@ class _Keys(msgspec.Struct, frozen=True):
     ed25519: str
 
 
-class _Payload(msgspec.Struct, frozen=True):
+class _Payload(Unshown, msgspec.Struct, frozen=True):
     type: str
     content: JsonObject
     sender: str

@@ -30,6 +30,7 @@ from unwedged.machine.identifiers import (
     UserId,
 )
 from unwedged.machine.ratchets import Account, InboundGroup, OlmSession, OutboundGroup
+from unwedged.machine.unshown import Unshown
 from unwedged.store import TEXT, Codec, Kind, RecordKind
 
 Value = TypeVar("Value")
@@ -269,7 +270,7 @@ class OutboundSession(msgspec.Struct):
     """Grows each time these are others than before."""
 
 
-class SharedKey(msgspec.Struct):
+class SharedKey(Unshown, msgspec.Struct):
     """Which devices have the key of a room's outbound session."""
 
     session_id: GroupSessionId
@@ -278,9 +279,6 @@ class SharedKey(msgspec.Struct):
     """The session's key at each index at which it was shared with somebody."""
     withheld: dict[PeerName, str] = {}
     """Which devices were told that they don't get the key, and by which code."""
-
-    def __repr__(self) -> str:
-        return f"<SharedKey devices={len(self.devices)}>"
 
 
 class KeySource(Enum):
@@ -397,15 +395,12 @@ class Backlog(msgspec.Struct, frozen=True):
     next: int
 
 
-class PutAside(msgspec.Struct, frozen=True):
+class PutAside(Unshown, msgspec.Struct, frozen=True):
     """A to-device event that met a fault of this program: kept, so that it is not lost."""
 
     event: JsonObject
     payload: JsonObject | None
     """What it decrypted to, since it decrypts only once."""
-
-    def __repr__(self) -> str:
-        return "<PutAside>"
 
 
 _PICKLED: Final = (Account, InboundGroup, OlmSession, OutboundGroup)

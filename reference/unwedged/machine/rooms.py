@@ -50,6 +50,7 @@ from unwedged.machine.records import (
     SeenPart,
     Withheld,
 )
+from unwedged.machine.unshown import Unshown
 from unwedged.machine.wire import decoded, is_storable, parsed
 from unwedged.store import Transaction, View
 
@@ -94,7 +95,7 @@ class DecryptedEvent:
     trust: SenderTrust
 
 
-class _RoomKey(msgspec.Struct):
+class _RoomKey(Unshown, msgspec.Struct):
     algorithm: str
     room_id: RoomId
     session_id: GroupSessionId
@@ -122,7 +123,7 @@ class _Event(msgspec.Struct):
     origin_server_ts: int = 0
 
 
-class _Plaintext(msgspec.Struct):
+class _Plaintext(Unshown, msgspec.Struct):
     type: str
     content: JsonObject
     room_id: str

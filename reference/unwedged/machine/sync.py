@@ -12,6 +12,7 @@ import msgspec
 
 from unwedged.machine.errors import MalformedResponse
 from unwedged.machine.identifiers import ONE_TIME_KEY, JsonObject, UserId
+from unwedged.machine.unshown import Unshown
 from unwedged.machine.wire import is_storable, parsed
 
 TO_DEVICE: Final = "to_device"
@@ -32,7 +33,7 @@ class SyncPosition(msgspec.Struct, frozen=True):
     """Of this device's offers of keys, when it was asked."""
 
 
-class SyncChanges(msgspec.Struct, frozen=True):
+class SyncChanges(Unshown, msgspec.Struct, frozen=True):
     """What there is for the machine in one response."""
 
     next_token: str
@@ -51,7 +52,7 @@ class _DeviceLists(msgspec.Struct):
     left: list[UserId] = []
 
 
-class _Events(msgspec.Struct):
+class _Events(Unshown, msgspec.Struct):
     events: list[object] = []
 
 
@@ -63,7 +64,7 @@ class _Classic(msgspec.Struct):
     device_unused_fallback_key_types: list[str] | None = None
 
 
-class _SlidingToDevice(msgspec.Struct):
+class _SlidingToDevice(Unshown, msgspec.Struct):
     next_batch: str
     events: list[object] = []
 
