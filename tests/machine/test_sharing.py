@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import hypothesis.strategies as st
 import msgspec
 import pytest
 from hypothesis import given
 
 from tests.machine.scene import ALICE, BOB, ROOM, Scene
-from unwedged.machine import sharing
+from unwedged.machine import LocalTrust, ToDevice, devices, sharing
 from unwedged.machine.account import _device_keys
 from unwedged.machine.identifiers import Curve25519Key, Device, DeviceId, PeerName, UserId
 from unwedged.machine.ratchets import Account, OutboundGroup
@@ -23,6 +25,7 @@ from unwedged.machine.records import (
     SharedWith,
 )
 from unwedged.store import Transaction
+from unwedged.store.transactions import TransactionOperation
 
 SETTINGS = RoomSettings("m.megolm.v1.aes-sha2", rotation_messages=3, rotation_period_ms=1000)
 
@@ -53,6 +56,41 @@ def test_another_key_where_one_who_has_it_is_no_recipient(have: frozenset[str], 
     assert rotates == bool(have - recipients)
 
 
+async def test_no_commit_of_a_share_marks_or_tells_more_devices_than_so_many(
+    alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = alice_and_bob
+    for module, name in ((sharing, "DEVICES_IN_A_COMMIT"), (devices, "USERS_IN_A_COMMIT")):
+        monkeypatch.setattr(module, name, 3)
+    users = [UserId(f"@user{number}:example.org") for number in range(5)]
+
+    async def add_devices(transaction: Transaction) -> None:
+        for user in users:
+            known = {}
+            for trust in (LocalTrust.UNSET, LocalTrust.BLOCKED):
+                device_id = DeviceId(trust.name)
+                known[device_id] = KnownDevice(_device_keys(Account(), Device(user, device_id)), trust)
+            transaction.put(DEVICES, user, known)
+
+    machine = scene.app.machine
+    await machine._store.run(add_devices)
+    commits: list[Counter[str]] = []
+    finish = TransactionOperation.finish
+
+    async def counted(operation: TransactionOperation) -> None:
+        commits.append(Counter(name.kind for name in operation._writes))
+        await finish(operation)
+
+    monkeypatch.setattr(TransactionOperation, "finish", counted)
+    shared = await machine.share_room_key(ROOM, users)
+    assert len(shared.without_session) == 5
+    assert [commit["tracked"] for commit in commits if commit["tracked"]] == [3, 2]
+    assert [commit["wanted_session"] for commit in commits if commit["wanted_session"]] == [3, 2]
+    notices = [each for each in await machine.outgoing_requests() if isinstance(each, ToDevice)]
+    assert {notice.event_type for notice in notices} == {"m.room_key.withheld"}
+    assert [len(notice.messages) for notice in notices] == [1, 3, 1]
+
+
 async def test_a_large_room_is_shared_with_in_several_commits(
     alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,13 +100,13 @@ async def test_a_large_room_is_shared_with_in_several_commits(
 
     async def add_devices(transaction: Transaction) -> None:
         own = Account()
-        devices = {}
+        known = {}
         for number in range(10):
             account, device_id = Account(), DeviceId(f"D{number}")
             (key,) = account.make_one_time_keys(1).values()
-            devices[device_id] = KnownDevice(_device_keys(account, Device(user, device_id)))
+            known[device_id] = KnownDevice(_device_keys(account, Device(user, device_id)))
             transaction.put(PEER, peer(account.curve25519), Peer([own.outbound_session(account.curve25519, key)]))
-        transaction.put(DEVICES, user, devices)
+        transaction.put(DEVICES, user, known)
 
     await scene.app.machine._store.run(add_devices)
     commits = scene.app.machine._store.statistics().commits

@@ -29,16 +29,22 @@ from unwedged.machine.wire import is_storable
 from unwedged.store import Transaction, View
 
 USERS_IN_A_QUERY: Final = 250
+USERS_IN_A_COMMIT: Final = 250
 
 logger = logging.getLogger(__name__)
 
 
-async def track(transaction: Transaction, user_ids: Iterable[UserId]) -> None:
-    """Follow the device lists of users, from now on."""
+async def track(transaction: Transaction, user_ids: Iterable[UserId]) -> bool:
+    """Follow the device lists of users, from now on; of so many in one commit. Say whether all are followed now."""
+    begun = 0
     for user_id in user_ids:
         tracked = await transaction.get(TRACKED, user_id)
         if tracked is None or not tracked.followed:
+            if begun == USERS_IN_A_COMMIT:
+                return False
             _mark(transaction, user_id, tracked)
+            begun += 1
+    return True
 
 
 async def note_changed(transaction: Transaction, user_ids: Iterable[UserId]) -> None:

@@ -289,7 +289,9 @@ class OlmMachine:
 
     async def track_users(self, user_ids: Iterable[str]) -> None:
         """Follow the device lists of users."""
-        await self._store.run(devices.track, _users(user_ids))
+        users = _users(user_ids)
+        while not await self._store.run(devices.track, users):
+            pass
 
     async def devices_of(self, user_id: str) -> dict[DeviceId, KnownDevice]:
         """Return the devices of a user that are known."""
@@ -333,8 +335,8 @@ class OlmMachine:
         """
         members = frozenset(_users(user_ids))
         while True:
-            shared, complete = await self._store.run(sharing.share, RoomId(room_id), members, self._clock.now())
-            if complete:
+            shared = await self._store.run(sharing.share, RoomId(room_id), members, self._clock.now())
+            if shared is not None:
                 return shared
 
     async def encrypt_room_event(

@@ -47,6 +47,7 @@ from unwedged.machine.records import (
     RECIPIENTS_VERSION,
     ROOM,
     SHARED_KEY,
+    WANTED_SESSION,
     InboundSession,
     KeySource,
     KnownDevice,
@@ -63,6 +64,7 @@ from unwedged.machine.wire import is_json, parsed
 from unwedged.store import Transaction
 
 DEVICES_IN_A_COMMIT: Final = 250
+"""So many devices are given a key, marked for a claim or told that they get none in one commit."""
 BLOCKED: Final = "m.blacklisted"
 UNVERIFIED: Final = "m.unverified"
 REASONS: Final = {
@@ -142,17 +144,16 @@ async def set_strategy(transaction: Transaction, room_id: RoomId, strategy: Shar
         transaction.put(ROOM, room_id, msgspec.structs.replace(before, strategy=strategy))
 
 
-async def share(
-    transaction: Transaction, room_id: RoomId, user_ids: frozenset[UserId], now_ms: int
-) -> tuple[Sharing, bool]:
+async def share(transaction: Transaction, room_id: RoomId, user_ids: frozenset[UserId], now_ms: int) -> Sharing | None:
     """Give the room key to some more of the devices of ``user_ids``, after replacing it where that is due.
 
-    Return also whether that is complete: every device that can be reached has the key.
+    ``None`` means that it is to be called again: one commit does no more than so much.
     """
     settings = await _settings(transaction, room_id)
     own = await own_device(transaction)
     ordered = sorted(user_ids)
-    await devices.track(transaction, ordered)
+    if not await devices.track(transaction, ordered):
+        return None
     recipients, withheld, outdated = await _recipients(transaction, ordered, settings.strategy)
     outbound, shared = await transaction.get(OUTBOUND, room_id), await transaction.get(SHARED_KEY, room_id)
     if outbound is None or shared is None or must_rotate(outbound, shared, settings, frozenset(recipients), now_ms):
@@ -161,19 +162,26 @@ async def share(
     if outbound.members != members:
         outbound.members, outbound.members_number = members, outbound.members_number + 1
     lacking = tuple(key for key, recipient in recipients.items() if _lacks(shared, key, recipient))
-    now = tuple(key for key in lacking if recipients[key].reachable)[:DEVICES_IN_A_COMMIT]
     without_session = tuple(key for key in lacking if not recipients[key].reachable)
-    for key in without_session:
+    to_give = [key for key in lacking if recipients[key].reachable]
+    to_claim = [key for key in without_session if await transaction.get(WANTED_SESSION, key) is None]
+    to_tell = [key for key, (_, code) in withheld.items() if shared.withheld.get(key) != code]
+    given = to_give[:DEVICES_IN_A_COMMIT]
+    claimed = to_claim[: DEVICES_IN_A_COMMIT - len(given)]
+    told = to_tell[: DEVICES_IN_A_COMMIT - len(given) - len(claimed)]
+    await _send_keys(transaction, own, room_id, outbound, shared, {key: recipients[key] for key in given})
+    for key in claimed:
         await olm.want_session(transaction, key)
-    await _send_keys(transaction, own, room_id, outbound, shared, {key: recipients[key] for key in now})
-    _send_withheld(transaction, own, room_id, shared, withheld)
-    complete = len(now) + len(without_session) == len(lacking)
+    _send_withheld(transaction, own, room_id, shared, {key: withheld[key] for key in told})
+    complete = len(given) + len(claimed) + len(told) == len(to_give) + len(to_claim) + len(to_tell)
     if complete:
         outbound.recipients_version = await transaction.get(RECIPIENTS_VERSION, None) or 0
     transaction.put(OUTBOUND, room_id, outbound)
     transaction.put(SHARED_KEY, room_id, shared)
+    if not complete:
+        return None
     left_out = tuple(recipients[key].owner for key in without_session)
-    return Sharing(outbound.session.session_id, outbound.members_number, outdated, left_out), complete
+    return Sharing(outbound.session.session_id, outbound.members_number, outdated, left_out)
 
 
 async def encrypt(
@@ -358,8 +366,6 @@ def _send_withheld(
 ) -> None:
     contents: dict[Device, JsonObject] = {}
     for key, (owner, code) in withheld.items():
-        if shared.withheld.get(key) == code:
-            continue
         shared.withheld[key] = code
         contents[owner] = {
             "algorithm": MEGOLM,
