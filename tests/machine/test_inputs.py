@@ -16,9 +16,10 @@ from tests.machine.client import Client
 from tests.machine.homeserver import Homeserver, Json
 from tests.machine.message_keys import MessageKeys
 from tests.machine.scene import ALICE, BOB, HOUR_MS, ROOM, Scene
-from unwedged.machine import KeysClaim, KeysUpload, OlmMachine, Problem, Request, ToDevice
-from unwedged.machine.errors import AnotherDevice
+from unwedged.machine import KeysClaim, KeysUpload, LocalTrust, OlmMachine, Problem, Request, ToDevice, sharing
+from unwedged.machine.errors import AnotherDevice, MissingRoomKey
 from unwedged.machine.identifiers import PeerName
+from unwedged.machine.olm import note_new_recipients
 from unwedged.machine.ratchets import MOST_ONE_TIME_KEYS
 from unwedged.machine.records import ACCOUNT, OWN_DEVICE, PEER, WANTED_SESSION, OwnDevice, Peer, WantedSession
 from unwedged.store import RecordKind, Transaction, View
@@ -233,6 +234,63 @@ async def test_shared_set_survives_unwedging(alice_and_bob: Scene) -> None:
     assert await scene.app.read(ROOM, lost) == "lost at first"
 
 
+@pytest.mark.parametrize("discarded", [False, True])
+async def test_keys_that_were_replaced_before_the_session_was_are_sent_again(
+    alice_and_bob: Scene, discarded: bool
+) -> None:
+    """They are lost with the broken session too."""
+    scene = alice_and_bob
+    await scene.greet()
+    await wedge(scene)
+    lost = []
+    for number in range(sharing.EARLIER_KEYS_KEPT + 1):
+        if discarded:
+            await scene.bob.machine.discard_room_key(ROOM)
+        else:
+            scene.clock.added_ms += 8 * 24 * HOUR_MS
+        lost += [await scene.bob.say(ROOM, f"{number}"), await scene.bob.say(ROOM, f"{number}")]
+    await scene.app.sync()
+    for event in lost:
+        with pytest.raises(MissingRoomKey):
+            await scene.app.read(ROOM, event)
+    await scene.app.send_all()
+    await scene.bob.sync()
+    await scene.bob.say(ROOM, "over the new session")
+    assert not (await scene.extension.sync()).problems
+    read = await scene.app.machine.decrypt_room_events(ROOM, lost)
+    assert [getattr(each, "index", each) for each in read] == [0, 1] * len(lost[::2])
+    before = len(olm_messages(scene))
+    await scene.bob.say(ROOM, "nothing is sent twice")
+    assert len(olm_messages(scene)) == before
+
+
+async def test_what_is_sent_again_goes_only_to_devices_that_get_the_key_of_the_room_now(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await scene.greet()
+    await scene.bob.say(ROOM, "with Alice")
+    await wedge(scene)
+    await scene.bob.machine.set_trust(ALICE, "PHONE", scene.app.machine.ed25519, LocalTrust.BLOCKED)
+    await scene.bob.say(ROOM, "without her")
+    before = len(olm_messages(scene))
+    await scene.bob.machine._store.run(replace_session, scene.app)
+    await scene.bob.say(ROOM, "without her")
+    assert len(olm_messages(scene)) == before
+
+
+async def test_keys_that_were_replaced_long_ago_are_not_sent_again(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await scene.greet()
+    await scene.bob.say(ROOM, "now")
+    await scene.bob.machine.discard_room_key(ROOM)
+    await scene.bob.say(ROOM, "then")
+    scene.clock.added_ms += sharing.EARLIER_KEY_KEPT_MS
+    await scene.bob.say(ROOM, "long after that")
+    before = len(olm_messages(scene))
+    await scene.bob.machine._store.run(replace_session, scene.app)
+    await scene.bob.say(ROOM, "over the new session")
+    assert len(olm_messages(scene)) == before + 2  # the key of the room, and the one that it had until today
+
+
 @pytest.mark.parametrize("answered", [False, True])
 async def test_one_time_exchange_frozen(alice_and_bob: Scene, answered: bool) -> None:
     """A process stops between a claim and its answer. The other goes on, and the late answer changes nothing."""
@@ -354,6 +412,16 @@ async def wedge(scene: Scene) -> None:
         transaction.put(PEER, key, peer)
 
     await scene.app.machine._store.run(forget)
+
+
+async def replace_session(transaction: Transaction, other: Client) -> None:
+    """Let the session with another device count as a new one: what went over the one before may be lost."""
+    name = PeerName(other.machine.device.user_id, other.machine.curve25519)
+    peer = await transaction.get(PEER, name)
+    assert peer is not None
+    peer.generation += 1
+    transaction.put(PEER, name, peer)
+    await note_new_recipients(transaction)
 
 
 async def own(client: Client) -> OwnDevice:

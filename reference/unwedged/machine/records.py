@@ -279,6 +279,18 @@ class SharedKey(Unshown, msgspec.Struct):
     """The session's key at each index at which it was shared with somebody."""
     withheld: dict[PeerName, str] = {}
     """Which devices were told that they don't get the key, and by which code."""
+    number: int = 0
+    """Of the room's sessions, in the order of their making."""
+    shared_history: bool = False
+    replaced_ms: int = 0
+    """When another session took the place of this one."""
+
+
+class EarlierKey(NamedTuple):
+    """A place for one of the last sessions of a room that were replaced."""
+
+    room_id: RoomId
+    place: int
 
 
 class KeySource(Enum):
@@ -458,6 +470,7 @@ TRACKED: Final = RecordKind("tracked", _name(UserId), _codec(Tracked))
 OUTDATED: Final = RecordKind("outdated", _name(UserId), _codec(int))
 OUTBOUND: Final = RecordKind("outbound_group_session", _name(RoomId), _codec(OutboundSession))
 SHARED_KEY: Final = RecordKind("shared_key", _name(RoomId), _codec(SharedKey))
+EARLIER_SHARED_KEY: Final = RecordKind("earlier_shared_key", _codec(EarlierKey), _codec(SharedKey))
 INBOUND: Final = RecordKind("inbound_group_session", NAME, _codec(InboundSession))
 SEEN: Final = RecordKind("seen", _codec(SeenPart), _codec(dict[int, Reading]))
 BACKUP: Final = RecordKind("backup", _THE_ONE, _codec(Backup))
@@ -486,6 +499,7 @@ KINDS: Final[tuple[Kind, ...]] = (
     OUTDATED,
     OUTBOUND,
     SHARED_KEY,
+    EARLIER_SHARED_KEY,
     INBOUND,
     SEEN,
     BACKUP,

@@ -7,7 +7,7 @@ which devices have the key change in the commit before anything leaves.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,6 +40,7 @@ from unwedged.machine.outbox import send
 from unwedged.machine.ratchets import InboundGroup, OutboundGroup
 from unwedged.machine.records import (
     DEVICES,
+    EARLIER_SHARED_KEY,
     INBOUND,
     OUTBOUND,
     OUTDATED,
@@ -48,6 +49,7 @@ from unwedged.machine.records import (
     ROOM,
     SHARED_KEY,
     WANTED_SESSION,
+    EarlierKey,
     InboundSession,
     KeySource,
     KnownDevice,
@@ -71,6 +73,12 @@ REASONS: Final = {
     BLOCKED: "The sender has blocked this device.",
     UNVERIFIED: "The sender shares keys only with devices that their user has signed.",
 }
+EARLIER_KEYS_KEPT: Final = 8
+"""Of a room so many keys that were replaced are sent again to a device that may have lost them."""
+EARLIER_KEY_KEPT_MS: Final = 90 * 86_400_000
+"""For so long after they were replaced."""
+NOT_SENT: Final = -1
+"""No device has ever had this generation."""
 SHORTEST_PERIOD_MS: Final = 3_600_000
 """A room can't have its keys replaced more often by their age: a key that is too old before it is shared is never used.
 """
@@ -157,25 +165,28 @@ async def share(transaction: Transaction, room_id: RoomId, user_ids: frozenset[U
     recipients, withheld, outdated = await _recipients(transaction, ordered, settings.strategy)
     outbound, shared = await transaction.get(OUTBOUND, room_id), await transaction.get(SHARED_KEY, room_id)
     if outbound is None or shared is None or must_rotate(outbound, shared, settings, frozenset(recipients), now_ms):
-        outbound, shared = await _make(transaction, own, room_id, settings, now_ms)
+        outbound, shared = await _make(transaction, own, room_id, settings, shared, now_ms)
     members = hashlib.sha256(msgspec.json.encode(ordered)).digest()
     if outbound.members != members:
         outbound.members, outbound.members_number = members, outbound.members_number + 1
     lacking = tuple(key for key, recipient in recipients.items() if _lacks(shared, key, recipient))
     without_session = tuple(key for key in lacking if not recipients[key].reachable)
-    to_give = [key for key in lacking if recipients[key].reachable]
+    to_give = [(shared, key) for key in lacking if recipients[key].reachable]
+    if outbound.recipients_version != await _version(transaction):
+        to_give += await _earlier_lacking(transaction, room_id, recipients, now_ms)
     to_claim = [key for key in without_session if await transaction.get(WANTED_SESSION, key) is None]
     to_tell = [key for key, (_, code) in withheld.items() if shared.withheld.get(key) != code]
     given = to_give[:DEVICES_IN_A_COMMIT]
     claimed = to_claim[: DEVICES_IN_A_COMMIT - len(given)]
     told = to_tell[: DEVICES_IN_A_COMMIT - len(given) - len(claimed)]
-    await _send_keys(transaction, own, room_id, outbound, shared, {key: recipients[key] for key in given})
+    _begin(shared, outbound.session, [key for of, key in given if of is shared])
+    await _send_keys(transaction, own, room_id, given, recipients)
     for key in claimed:
         await olm.want_session(transaction, key)
     _send_withheld(transaction, own, room_id, shared, {key: withheld[key] for key in told})
     complete = len(given) + len(claimed) + len(told) == len(to_give) + len(to_claim) + len(to_tell)
     if complete:
-        outbound.recipients_version = await transaction.get(RECIPIENTS_VERSION, None) or 0
+        outbound.recipients_version = await _version(transaction)
     transaction.put(OUTBOUND, room_id, outbound)
     transaction.put(SHARED_KEY, room_id, shared)
     if not complete:
@@ -203,7 +214,7 @@ async def encrypt(
     outbound = await transaction.get(OUTBOUND, room_id)
     if outbound is None or is_used_up(outbound, settings, now_ms):
         raise RoomKeyNotShared("the room has no key that may be used: share one with its members first")
-    if outbound.recipients_version != (await transaction.get(RECIPIENTS_VERSION, None) or 0):
+    if outbound.recipients_version != await _version(transaction):
         raise RoomKeyNotShared("a device list, or a session with a device, has changed: share the room's key again")
     if (outbound.session.session_id, outbound.members_number) != (sharing.session_id, sharing.members_number):
         raise RoomKeyNotShared("the room's key was shared with other members since: share it again")
@@ -227,7 +238,6 @@ async def encrypt(
 async def discard(transaction: Transaction, room_id: RoomId) -> None:
     """Let the next message be encrypted with another key."""
     transaction.delete(OUTBOUND, room_id)
-    transaction.delete(SHARED_KEY, room_id)
 
 
 def is_used_up(outbound: OutboundSession, settings: RoomSettings, now_ms: int) -> bool:
@@ -248,6 +258,11 @@ def must_rotate(
 ) -> bool:
     """Say whether another key is needed: the session is used up, or some device that has its key must read no more."""
     return is_used_up(outbound, settings, now_ms) or not recipients.issuperset(shared.devices)
+
+
+async def _version(transaction: Transaction) -> int:
+    """Return the version of recipients."""
+    return await transaction.get(RECIPIENTS_VERSION, None) or 0
 
 
 async def _settings(transaction: Transaction, room_id: RoomId) -> RoomSettings:
@@ -304,8 +319,19 @@ def _lacks(shared: SharedKey, key: PeerName, recipient: _Recipient) -> bool:
 
 
 async def _make(
-    transaction: Transaction, own: OwnDevice, room_id: RoomId, settings: RoomSettings, now_ms: int
+    transaction: Transaction,
+    own: OwnDevice,
+    room_id: RoomId,
+    settings: RoomSettings,
+    before: SharedKey | None,
+    now_ms: int,
 ) -> tuple[OutboundSession, SharedKey]:
+    """Make a session, in the place of the one ``before``. Who has the key of that stays known for a while."""
+    number = 0
+    if before is not None:
+        number = before.number + 1
+        before.replaced_ms = now_ms
+        transaction.put(EARLIER_SHARED_KEY, _place(room_id, before), before)
     session = OutboundGroup()
     session_key = session.session_key
     inbound = InboundSession(
@@ -319,41 +345,71 @@ async def _make(
     name = GroupSessionName(room_id, session.session_id)
     transaction.put(INBOUND, name, inbound)
     await backup.note_room_key(transaction, name, inbound)
-    return OutboundSession(session, now_ms, settings), SharedKey(session.session_id)
+    shared = SharedKey(session.session_id, number=number, shared_history=settings.shared_history)
+    return OutboundSession(session, now_ms, settings), shared
+
+
+def _place(room_id: RoomId, shared: SharedKey) -> EarlierKey:
+    return EarlierKey(room_id, shared.number % EARLIER_KEYS_KEPT)
+
+
+async def _earlier_lacking(
+    transaction: Transaction, room_id: RoomId, recipients: Mapping[PeerName, _Recipient], now_ms: int
+) -> list[tuple[SharedKey, PeerName]]:
+    """Return which of the room's earlier keys went to which recipients over a session that was replaced since."""
+    lacking: list[tuple[SharedKey, PeerName]] = []
+    for place in range(EARLIER_KEYS_KEPT):
+        earlier = await transaction.get(EARLIER_SHARED_KEY, EarlierKey(room_id, place))
+        if earlier is None:
+            continue
+        if now_ms - earlier.replaced_ms >= EARLIER_KEY_KEPT_MS:
+            transaction.delete(EARLIER_SHARED_KEY, EarlierKey(room_id, place))
+            continue
+        reachable = [key for key in earlier.devices if key in recipients and recipients[key].reachable]
+        lacking += [(earlier, key) for key in reachable if _lacks(earlier, key, recipients[key])]
+    return lacking
+
+
+def _begin(shared: SharedKey, session: OutboundGroup, keys: Iterable[PeerName]) -> None:
+    """Let devices that don't have the key read from the next message on."""
+    new = [key for key in keys if key not in shared.devices]
+    if new:
+        shared.session_keys.setdefault(session.index, session.session_key)
+    for key in new:
+        shared.devices[key] = SharedWith(session.index, NOT_SENT)
 
 
 async def _send_keys(
     transaction: Transaction,
     own: OwnDevice,
     room_id: RoomId,
-    outbound: OutboundSession,
-    shared: SharedKey,
-    recipients: dict[PeerName, _Recipient],
+    given: Iterable[tuple[SharedKey, PeerName]],
+    recipients: Mapping[PeerName, _Recipient],
 ) -> None:
-    contents: dict[Device, JsonObject] = {}
-    for key, recipient in recipients.items():
+    """Send each key to each of its devices, from the message that it was first shared at."""
+    contents: dict[GroupSessionId, dict[Device, JsonObject]] = {}
+    for shared, key in given:
         peer = await transaction.get(PEER, key)
         assert peer is not None  # it is reachable
-        before = shared.devices.get(key)
-        index = outbound.session.index if before is None else before.index
-        if index not in shared.session_keys:
-            shared.session_keys[index] = outbound.session.session_key
-        content = _room_key(room_id, outbound, shared.session_keys[index])
-        contents[recipient.owner] = olm.encrypt(peer, own, recipient.device, "m.room_key", content)
+        recipient, index = recipients[key], shared.devices[key].index
+        content = _room_key(room_id, shared, shared.session_keys[index])
+        encrypted = olm.encrypt(peer, own, recipient.device, "m.room_key", content)
+        contents.setdefault(shared.session_id, {})[recipient.owner] = encrypted
         shared.devices[key] = SharedWith(index, recipient.generation)
         transaction.put(PEER, key, peer)
-    if contents:
-        send(transaction, "m.room.encrypted", contents)
+        if shared.replaced_ms:
+            transaction.put(EARLIER_SHARED_KEY, _place(room_id, shared), shared)
+    for of_session in contents.values():
+        send(transaction, "m.room.encrypted", of_session)
 
 
-def _room_key(room_id: RoomId, outbound: OutboundSession, session_key: str) -> JsonObject:
-    shared_history = outbound.settings.shared_history
+def _room_key(room_id: RoomId, shared: SharedKey, session_key: str) -> JsonObject:
     return {
         "algorithm": MEGOLM,
         "room_id": room_id,
-        "session_id": outbound.session.session_id,
+        "session_id": shared.session_id,
         "session_key": session_key,
-        **dict.fromkeys(SHARED_HISTORY[:2], shared_history),
+        **dict.fromkeys(SHARED_HISTORY[:2], shared.shared_history),
     }
 
 
