@@ -9,12 +9,14 @@ import pytest
 from tests.machine.client import Client
 from tests.machine.homeserver import Device, Json
 from tests.machine.scene import ALICE, BOB, HOUR_MS, MEGOLM, MINUTE_MS, ROOM, Scene
-from unwedged.machine import KeysClaim, KeysQuery, KeysUpload, LocalTrust, MachineError, account
-from unwedged.machine.account import _signed_keys
-from unwedged.machine.errors import MissingRoomKey
-from unwedged.machine.identifiers import Curve25519Key, DeviceId, UserId
+from unwedged.machine import KeysClaim, KeysQuery, KeysUpload, LocalTrust, MachineError, SenderTrust, account, olm
+from unwedged.machine.account import _signed_keys, own_device
+from unwedged.machine.errors import MissingRoomKey, WrongSender
+from unwedged.machine.identifiers import Curve25519Key, DeviceId, PeerName, UserId
 from unwedged.machine.identifiers import Device as Owned
 from unwedged.machine.ratchets import Account
+from unwedged.machine.records import DEVICES, PEER, SHARED_KEY
+from unwedged.store import Transaction, View
 
 EVE = UserId("@eve:example.org")
 NO_KEY = Curve25519Key(base64.b64encode(bytes(32)).decode().rstrip("="))
@@ -186,3 +188,58 @@ async def test_only_the_sender_of_a_message_withholds_its_key(alice_and_bob: Sce
     await scene.bob.sync()
     with pytest.raises(MissingRoomKey):
         await scene.bob.read(ROOM, event)
+
+
+async def give_as_own(eve: Client, bob: Client, alice: Client) -> None:
+    """Let Eve send Alice the key of Bob's session as if it were hers."""
+
+    async def key_of_bob(view: View) -> Json:
+        shared = await view.get(SHARED_KEY, ROOM)
+        assert shared is not None
+        names: Json = {"algorithm": MEGOLM, "room_id": ROOM, "session_id": shared.session_id}
+        return {**names, "session_key": shared.session_keys[0]}
+
+    async def encrypt(transaction: Transaction, content: Json) -> Json:
+        own, name = await own_device(transaction), PeerName(UserId(ALICE), alice.machine.curve25519)
+        peer, known = await transaction.get(PEER, name), await transaction.get(DEVICES, UserId(ALICE))
+        assert peer is not None
+        assert known is not None
+        transaction.put(PEER, name, peer)
+        return olm.encrypt(peer, own, known[DeviceId("PHONE")], "m.room_key", content)
+
+    stolen = await bob.machine._store.query(key_of_bob)
+    encrypted = await eve.machine._store.run(encrypt, stolen)
+    eve.call("PUT", "sendToDevice/m.room.encrypted/stolen", {"messages": {ALICE: {"PHONE": encrypted}}})
+
+
+@pytest.mark.parametrize("eve_first", [False, True])
+async def test_whoever_gives_the_key_of_another_as_own_changes_nothing_for_that_one(
+    alice_and_bob: Scene, eve_first: bool
+) -> None:
+    scene = alice_and_bob
+    scene.server.sign_in(Device(EVE, "EVE"))
+    eve = await scene.open(EVE, "EVE", "eve")
+    await eve.machine.set_room_encryption(ROOM, {"algorithm": MEGOLM})
+    await eve.send_all()
+    scene.server.join(ROOM, EVE)
+    await scene.greet()
+    await eve.say(ROOM, "I am here")
+    await scene.app.sync()
+    await scene.bob.machine.discard_room_key(ROOM)
+    await scene.bob.machine.share_room_key(ROOM, scene.server.members(ROOM))
+    async with scene.extension.machine.room_keys_received_stream() as keys:
+        for is_eve in (eve_first, not eve_first):
+            await (give_as_own(eve, scene.bob, scene.app) if is_eve else scene.bob.send_all())
+            assert not (await scene.app.sync()).problems
+            await anext(keys)  # whoever waits for Bob's hears of it
+    event = await scene.bob.say(ROOM, "hello")
+    as_own = eve.post(ROOM, event["content"])  # type: ignore[arg-type]
+    for _ in range(2):
+        assert (await scene.app.machine.decrypt_room_event(ROOM, as_own)).sender_key == eve.machine.curve25519
+        decrypted = await scene.app.machine.decrypt_room_event(ROOM, event)
+        assert (decrypted.sender, decrypted.sender_key) == (BOB, scene.bob.machine.curve25519)
+        assert decrypted.trust is SenderTrust.KNOWN_DEVICE
+    both = await scene.extension.machine.decrypt_room_events(ROOM, [as_own, event, {**as_own, "event_id": "$again"}])
+    assert [type(each).__name__ for each in both] == ["DecryptedEvent", "DecryptedEvent", "ReplayedMessage"]
+    with pytest.raises(WrongSender):
+        await scene.extension.machine.decrypt_room_event(ROOM, {**event, "sender": ALICE})

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
 from tests.machine.homeserver import Json
 from tests.machine.scene import ALICE, BOB, HOUR_MS, MEGOLM, ROOM, Scene
@@ -30,14 +32,16 @@ from unwedged.machine.ratchets import InboundGroup, OutboundGroup
 from unwedged.machine.records import DEVICES, OUTBOUND, OWN_DEVICE, PEER, SEEN, InboundSession, KeySource
 from unwedged.store import Transaction
 
+EVE = "@eve:example.org"
 
-def inbound(session: OutboundGroup, source: KeySource = KeySource.ROOM_KEY, sender_key: str = "c") -> InboundSession:
-    key = InboundGroup.from_session_key(session.session_key)
+
+def inbound(session: OutboundGroup, source: KeySource = KeySource.ROOM_KEY, sender: str = BOB) -> InboundSession:
+    key, sender_key = InboundGroup.from_session_key(session.session_key), f"the Curve25519 key of {sender}"
     if source is KeySource.IMPORT:
         exported = key.exported_at(key.first_index)
         assert exported is not None
         return InboundSession(InboundGroup.from_exported(exported), None, Curve25519Key(sender_key), None, source)
-    return InboundSession(key, UserId(BOB), Curve25519Key(sender_key), Ed25519Key("e"), source)
+    return InboundSession(key, UserId(sender), Curve25519Key(sender_key), Ed25519Key("e"), source)
 
 
 class TestWhichKeyIsBetter:
@@ -69,11 +73,46 @@ class TestWhichKeyIsBetter:
         offered = inbound(other)
         assert rooms.merged(offered, inbound(session, KeySource.IMPORT)) is offered
 
-    def test_the_key_of_another_maker_changes_nothing(self) -> None:
+    def test_the_beginning_that_another_user_gives_and_no_other_sender(self) -> None:
         session = OutboundGroup()
-        early = inbound(session, sender_key="thief")
+        early = inbound(session, sender=EVE)
         session.encrypt(b"")
-        assert rooms.merged(early, inbound(session)) is None
+        stored = inbound(session)
+        better = rooms.merged(early, stored)
+        assert better is not None
+        assert (better.session.first_index, better.sender, better.sender_key) == (0, BOB, stored.sender_key)
+        assert rooms.merged(inbound(session, sender=EVE), better) is None
+
+    @pytest.mark.parametrize("same", [False, True])
+    @given(
+        sources=st.tuples(*[st.sampled_from([KeySource.ROOM_KEY, KeySource.OWN, KeySource.IMPORT])] * 2),
+        senders=st.tuples(*[st.sampled_from([BOB, EVE])] * 2),
+        skipped=st.tuples(*[st.integers(0, 3)] * 2),
+    )
+    def test_the_stored_sender_is_believed_on_while_somebody_vouches_for_it(
+        self,
+        same: bool,
+        sources: tuple[KeySource, KeySource],
+        senders: tuple[str, str],
+        skipped: tuple[int, int],
+    ) -> None:
+        ratchet = OutboundGroup()
+        pickles = ratchet.pickle(), (ratchet if same else OutboundGroup()).pickle()
+        sessions = []
+        for pickle, source, sender, skip in zip(pickles, sources, senders, skipped, strict=True):
+            outbound = OutboundGroup.from_pickle(pickle)
+            for _ in range(skip):
+                outbound.encrypt(b"")
+            sessions.append(inbound(outbound, source, sender))
+        offered, stored = sessions
+        better = rooms.merged(offered, stored)
+        after = stored if better is None else better
+        if stored.source is not KeySource.IMPORT:
+            assert (after.sender, after.sender_key, after.source) == (stored.sender, stored.sender_key, stored.source)
+        if same:
+            assert after.session.first_index == min(skipped)
+        both_vouch = KeySource.IMPORT not in sources
+        assert rooms.is_given_also(offered, stored) == (same and both_vouch and senders[0] != senders[1])
 
 
 @pytest.mark.parametrize("better_first", [False, True])

@@ -350,11 +350,28 @@ class Backup(msgspec.Struct, frozen=True):
         return f"<Backup version={self.version!r} refused={self.refused}>"
 
 
+class Giver(NamedTuple):
+    """A user who gave a session that somebody else gave first."""
+
+    room_id: RoomId
+    session_id: GroupSessionId
+    user_id: UserId
+
+
+class GivenBy(msgspec.Struct, frozen=True):
+    """By which keys such a user vouches for the session as the user's own."""
+
+    sender_key: Curve25519Key
+    signing_key: Ed25519Key | None
+
+
 class SeenPart(NamedTuple):
     """Some messages of a Megolm session, by their indices."""
 
     room_id: RoomId
     session_id: GroupSessionId
+    giver: UserId | None
+    """The sender of the messages, where somebody else gave the session first."""
     number: int
 
 
@@ -472,6 +489,7 @@ OUTBOUND: Final = RecordKind("outbound_group_session", _name(RoomId), _codec(Out
 SHARED_KEY: Final = RecordKind("shared_key", _name(RoomId), _codec(SharedKey))
 EARLIER_SHARED_KEY: Final = RecordKind("earlier_shared_key", _codec(EarlierKey), _codec(SharedKey))
 INBOUND: Final = RecordKind("inbound_group_session", NAME, _codec(InboundSession))
+GIVEN_ALSO: Final = RecordKind("given_also", _codec(Giver), _codec(GivenBy))
 SEEN: Final = RecordKind("seen", _codec(SeenPart), _codec(dict[int, Reading]))
 BACKUP: Final = RecordKind("backup", _THE_ONE, _codec(Backup))
 UNBACKED: Final = RecordKind("unbacked", NAME, _codec(int), cached=False)
@@ -501,6 +519,7 @@ KINDS: Final[tuple[Kind, ...]] = (
     SHARED_KEY,
     EARLIER_SHARED_KEY,
     INBOUND,
+    GIVEN_ALSO,
     SEEN,
     BACKUP,
     UNBACKED,

@@ -41,9 +41,12 @@ from unwedged.machine.olm import OlmEvent
 from unwedged.machine.ratchets import InboundGroup
 from unwedged.machine.records import (
     DEVICES,
+    GIVEN_ALSO,
     INBOUND,
     SEEN,
     WITHHELD,
+    GivenBy,
+    Giver,
     InboundSession,
     KeySource,
     Reading,
@@ -150,9 +153,18 @@ async def receive_room_key(transaction: Transaction, event: OlmEvent) -> None:
 
 
 async def keep_better(transaction: Transaction, name: GroupSessionName, offered: InboundSession) -> bool:
-    """Keep the better of the stored session and the one ``offered``; say whether anything was better."""
+    """Keep the better of the stored session and the one ``offered``; say whether anything was better.
+
+    Anybody who has the key of another's session can give it, and be first. So whoever else gives it is noted: the
+    messages of each are believed to be the sender's own.
+    """
     stored = await transaction.get(INBOUND, name)
     better = offered if stored is None else merged(offered, stored)
+    if stored is not None and offered.sender is not None and is_given_also(offered, stored):
+        giver = Giver(*name, offered.sender)
+        if await transaction.get(GIVEN_ALSO, giver) is None:
+            transaction.put(GIVEN_ALSO, giver, GivenBy(offered.sender_key, offered.signing_key))
+            better = better or stored  # which reads more now: those who wait for it must hear of that
     if better is None:
         return False
     transaction.put(INBOUND, name, better)
@@ -165,20 +177,24 @@ async def keep_better(transaction: Transaction, name: GroupSessionName, offered:
 def merged(offered: InboundSession, stored: InboundSession) -> InboundSession | None:
     """Return what is best in two sessions of one name, or ``None`` where that is what is stored (pure).
 
-    They are the same session if they are equal from the later beginning on. Then the earlier one is better, and it is
-    vouched for if either is: every message is signed by the key that the session is named after. A different ratchet
-    under the same name replaces only one that nobody vouches for.
+    They are the same session if they are equal from the later beginning on. Then the earlier one is better, whoever
+    gave it, and it is vouched for if either is: every message is signed by the key that the session is named after. A
+    different ratchet under the same name replaces only one that nobody vouches for.
     """
     offered_vouched, stored_vouched = (one.source.is_vouched for one in (offered, stored))
     if not offered.session.is_same_from(stored.session):
         return offered if offered_vouched and not stored_vouched else None
-    if offered_vouched and stored_vouched and offered.sender_key != stored.sender_key:
-        return None
     voucher = offered if offered_vouched and not stored_vouched else stored
     earlier = offered if offered.session.first_index < stored.session.first_index else stored
     if voucher is stored and earlier is stored:
         return None
     return msgspec.structs.replace(voucher, session=earlier.session)
+
+
+def is_given_also(offered: InboundSession, stored: InboundSession) -> bool:
+    """Say whether ``offered`` is a session as it is stored, but vouched for by another user (pure)."""
+    vouched = all(one.source.is_vouched for one in (offered, stored))
+    return vouched and offered.sender != stored.sender and offered.session.is_same_from(stored.session)
 
 
 async def export_keys(view: View, names: Iterable[GroupSessionName]) -> list[ExportedSession]:
@@ -234,7 +250,7 @@ async def decrypt(
 ) -> list[DecryptedEvent | MachineError]:
     """Decrypt room events, each to what it says or to the reason why it can't be read."""
     results: list[DecryptedEvent | MachineError] = []
-    sessions: dict[GroupSessionId, _Session] = {}
+    sessions: _Sessions = {}
     for event in events:
         try:
             results.append(await _decrypt(transaction, room_id, event, sessions))
@@ -248,8 +264,9 @@ async def decrypt(
 class _Readings:
     """As which events the messages of one session were read."""
 
-    def __init__(self, name: GroupSessionName) -> None:
+    def __init__(self, name: GroupSessionName, giver: UserId | None) -> None:
         self._name = name
+        self._giver = giver
         self._parts: dict[int, dict[int, Reading]] = {}
         self._changed: set[int] = set()
 
@@ -258,7 +275,7 @@ class _Readings:
         number = index // INDICES_IN_A_PART
         part = self._parts.get(number)
         if part is None:
-            part = self._parts[number] = await transaction.get(SEEN, SeenPart(*self._name, number)) or {}
+            part = self._parts[number] = await transaction.get(SEEN, SeenPart(*self._name, self._giver, number)) or {}
         before = part.get(index)
         if before is None:
             part[index] = reading
@@ -269,7 +286,7 @@ class _Readings:
     def put(self, transaction: Transaction) -> None:
         """Write what was noted."""
         for number in self._changed:
-            transaction.put(SEEN, SeenPart(*self._name, number), self._parts[number])
+            transaction.put(SEEN, SeenPart(*self._name, self._giver, number), self._parts[number])
 
 
 @dataclass(frozen=True)
@@ -281,25 +298,19 @@ class _Session:
     trust: dict[UserId, SenderTrust] = field(default_factory=dict)
 
 
-async def _decrypt(
-    transaction: Transaction, room_id: RoomId, raw: JsonObject, sessions: dict[GroupSessionId, _Session]
-) -> DecryptedEvent:
+_Sessions = dict[tuple[GroupSessionId, UserId | None], _Session]
+"""By their ids, and by who gave them, where somebody else gave them first."""
+
+
+async def _decrypt(transaction: Transaction, room_id: RoomId, raw: JsonObject, sessions: _Sessions) -> DecryptedEvent:
     event = _event_of(raw)
     session_id = event.content.session_id
-    session = sessions.get(session_id)
-    if session is None:
-        name = GroupSessionName(room_id, session_id)
-        found = await transaction.get(INBOUND, name)
-        if found is None:
-            raise await _missing(transaction, name, event.sender)
-        session = sessions[session_id] = _Session(found, _Readings(name))
+    session = await _session_of(transaction, GroupSessionName(room_id, session_id), event.sender, sessions)
     inbound = session.inbound
     plaintext, index = inbound.session.decrypt(event.content.ciphertext)
     clear = decoded(plaintext, _PLAINTEXT, "a decrypted room message")
     if clear.room_id != room_id:
         raise WrongRoom("a room message was encrypted for another room")
-    if event.sender != inbound.sender and inbound.source.is_vouched:
-        raise WrongSender("a room message is from another user than its key")
     await session.readings.note(transaction, index, Reading(event.event_id, event.origin_server_ts))
     trust = session.trust.get(event.sender)
     if trust is None:
@@ -307,6 +318,30 @@ async def _decrypt(
     return DecryptedEvent(
         event.event_id, clear.type, clear.content, event.sender, inbound.sender_key, session_id, index, trust
     )
+
+
+async def _session_of(
+    transaction: Transaction, name: GroupSessionName, sender: UserId, sessions: _Sessions
+) -> _Session:
+    """Return the session that decrypts the messages of ``sender``. Raises why there is none."""
+    session = sessions.get((name.session_id, None))
+    if session is None:
+        found = await transaction.get(INBOUND, name)
+        if found is None:
+            raise await _missing(transaction, name, sender)
+        session = sessions[name.session_id, None] = _Session(found, _Readings(name, None))
+    if not session.inbound.source.is_vouched or session.inbound.sender == sender:
+        return session
+    also = sessions.get((name.session_id, sender))
+    if also is None:
+        given = await transaction.get(GIVEN_ALSO, Giver(*name, sender))
+        if given is None:
+            raise WrongSender("a room message is from another user than its key")
+        inbound = msgspec.structs.replace(
+            session.inbound, sender=sender, sender_key=given.sender_key, signing_key=given.signing_key
+        )
+        also = sessions[name.session_id, sender] = _Session(inbound, _Readings(name, sender))
+    return also
 
 
 def _event_of(raw: JsonObject) -> _Event:
