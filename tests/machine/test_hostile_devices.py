@@ -9,13 +9,14 @@ import pytest
 from tests.machine.client import Client
 from tests.machine.homeserver import Device, Json
 from tests.machine.scene import ALICE, BOB, HOUR_MS, MEGOLM, MINUTE_MS, ROOM, Scene
+from tests.machine.test_inputs import keys_of
 from unwedged.machine import KeysClaim, KeysQuery, KeysUpload, LocalTrust, MachineError, SenderTrust, account, olm
 from unwedged.machine.account import _signed_keys, own_device
 from unwedged.machine.errors import MissingRoomKey, WrongSender
 from unwedged.machine.identifiers import Curve25519Key, DeviceId, PeerName, UserId
 from unwedged.machine.identifiers import Device as Owned
 from unwedged.machine.ratchets import Account
-from unwedged.machine.records import DEVICES, PEER, SHARED_KEY
+from unwedged.machine.records import DEVICES, PEER, SHARED_KEY, WANTED_SESSION
 from unwedged.store import Transaction, View
 
 EVE = UserId("@eve:example.org")
@@ -88,6 +89,44 @@ async def test_nobody_wedges_the_device_of_somebody_else(alice_and_bob: Scene) -
     )
     outcome = await scene.app.sync()
     assert [problem.code for problem in outcome.problems] == ["unreadable"]
+    assert not await keys_of(scene.app, WANTED_SESSION)
+    event = await scene.app.say(ROOM, "hello")
+    await scene.bob.sync()
+    assert await scene.bob.read(ROOM, event) == "hello"
+
+
+async def test_keys_that_are_made_up_leave_no_marks(alice_and_bob: Scene) -> None:
+    """Bob is followed, and has one device. He sends messages from a hundred."""
+    scene = alice_and_bob
+    (key,) = Account().make_one_time_keys(1).values()
+    for number in range(100):
+        device = Account()
+        message = device.outbound_session(key, key).encrypt(b"no session decrypts this")
+        forged: Json = {
+            "algorithm": "m.olm.v1.curve25519-aes-sha2",
+            "sender_key": device.curve25519,
+            "ciphertext": {scene.app.machine.curve25519: {"type": message.type, "body": message.body}},
+        }
+        path = f"sendToDevice/m.room.encrypted/{number}"
+        scene.bob.call("PUT", path, {"messages": {ALICE: {"PHONE": forged}}})
+    outcome = await scene.app.sync()
+    assert [problem.code for problem in outcome.problems] == ["unreadable"] * 100
+    assert not await keys_of(scene.app, WANTED_SESSION)
+
+
+async def test_a_device_that_leaves_its_list_leaves_no_mark(alice_and_bob: Scene) -> None:
+    scene, machine = alice_and_bob, alice_and_bob.app.machine
+    keys = (await machine.devices_of(BOB))[DeviceId("LAPTOP")].keys
+    lists: tuple[Json, ...] = ({}, {"LAPTOP": keys})
+    for number, devices in enumerate(lists):
+        await share(scene.app, ALICE, BOB)
+        scene.server._changed.append((scene.server._tick(), BOB))
+        await scene.app.sync()
+        (query,) = [each for each in await machine.outgoing_requests() if isinstance(each, KeysQuery)]
+        assert len(await keys_of(scene.app, WANTED_SESSION)) == 1 - number
+        await machine.mark_sent(query, {"device_keys": {BOB: devices}})
+        await scene.extension.machine.outgoing_requests()
+        assert not await keys_of(scene.app, WANTED_SESSION)
     event = await scene.app.say(ROOM, "hello")
     await scene.bob.sync()
     assert await scene.bob.read(ROOM, event) == "hello"

@@ -173,9 +173,12 @@ async def want_session(transaction: Transaction, name: PeerName) -> None:
 
 
 async def note_wedged(transaction: Transaction, name: PeerName) -> None:
-    """Mark that the sessions with a device don't decrypt its messages. A new one is asked for once an hour at most."""
+    """Mark that the sessions with a device don't decrypt its messages. A new one is asked for once an hour at most.
+
+    A key that is on no device list gets no mark: anybody can make up any number of keys.
+    """
     marked = await transaction.get(WANTED_SESSION, name)
-    if marked is not None and marked.wedged:
+    if (marked is not None and marked.wedged) or await _device_with(transaction, name) is None:
         return
     peer = await transaction.get(PEER, name)
     not_before_ms = peer.unwedged_ms + UNWEDGED_EVERY_MS if peer is not None and peer.unwedged_ms else 0
@@ -185,7 +188,7 @@ async def note_wedged(transaction: Transaction, name: PeerName) -> None:
 async def hand_out_claim(transaction: Transaction, now_ms: int) -> KeysClaim | None:
     """Ask for a key of each device with which a session is wanted now, and note that; ``None`` where none is wanted.
 
-    A device that is not known yet has to wait for its owner's device list.
+    The mark of a device that has left its owner's device list is of no use any more.
     """
     wanted: list[Claimed] = []
     for name in await transaction.keys(WANTED_SESSION):
@@ -193,7 +196,10 @@ async def hand_out_claim(transaction: Transaction, now_ms: int) -> KeysClaim | N
         assert mark is not None  # listed above
         # What is further ahead was noted by a clock that was wrong.
         early = 0 < mark.not_before_ms - now_ms <= UNWEDGED_EVERY_MS
-        if early or (device := await _device_with(transaction, name)) is None:
+        device = await _device_with(transaction, name)
+        if device is None:
+            transaction.delete(WANTED_SESSION, name)
+        if early or device is None:
             continue
         peer = await transaction.get(PEER, name) or Peer()
         peer.claims += 1
