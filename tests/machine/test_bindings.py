@@ -2,18 +2,61 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+from pathlib import Path
+
 import pytest
 
-from tests.machine.homeserver import Json
+from tests.machine.homeserver import Device, Json
 from tests.machine.scene import ALICE, BOB, HOUR_MS, ROOM, Scene
-from tests.machine.test_inputs import ask_for_keys, own, peer_of, uploads, wedge
+from tests.machine.test_inputs import ask_for_keys, one_time_keys, own, peer_of, uploads, wedge
 from unwedged.machine import KeysClaim, KeysQuery, KeysUpload, LocalTrust, Request, ToDevice
 from unwedged.machine.errors import MalformedResponse, RoomKeyNotShared
 from unwedged.machine.identifiers import DeviceId, UserId
 from unwedged.machine.olm import CLAIMED_AGAIN_AFTER_MS
 from unwedged.machine.outbox import send
+from unwedged.machine.ratchets import MOST_ONE_TIME_KEYS
 from unwedged.machine.requests import decode, encode
 from unwedged.store import Transaction
+
+
+@pytest.mark.parametrize("arrived", [False, True])
+async def test_after_an_upload_that_failed_the_next_sync_decides(alice_and_bob: Scene, arrived: bool) -> None:
+    scene = alice_and_bob
+    await ask_for_keys(scene.app)
+    (failed,) = uploads(await scene.app.machine.outgoing_requests())
+    before = await scene.extension.machine.sync_position("before", sliding=True)
+    for keys in scene.server._devices.values():
+        keys.one_time.clear()
+    if arrived:
+        scene.app.call(failed.method, failed.path, failed.body)
+    for _ in range(2):
+        assert await scene.app.machine.mark_failed(failed, status=504) is not None
+    count: Json = {"extensions": {"e2ee": {"device_one_time_keys_count": {"signed_curve25519": 0}}}}
+    await scene.extension.machine.receive_sync_changes({"pos": "1/before", **count}, before)
+    assert not uploads(await scene.app.machine.outgoing_requests())  # it was asked before the upload failed
+    await scene.extension.sync("after", sliding=True)
+    after = uploads(await scene.extension.machine.outgoing_requests())
+    assert [len(one_time_keys(upload)) for upload in after] == ([] if arrived else [MOST_ONE_TIME_KEYS // 2])
+    assert not any(one_time_keys(failed).keys() & one_time_keys(upload).keys() for upload in after)
+    await scene.app.machine.mark_failed(failed, status=504)  # once more, and late
+    for upload in after:
+        await scene.extension.send(upload)
+    assert (await own(scene.app)).count == (MOST_ONE_TIME_KEYS if arrived else MOST_ONE_TIME_KEYS // 2)
+
+
+async def test_a_device_whose_first_upload_failed_is_published_by_the_next(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        scene = Scene(tmp_path, stack)
+        scene.server.sign_in(Device(ALICE, "PHONE"))
+        client = await scene.open(ALICE, "PHONE", "app")
+        (failed,) = await client.machine.outgoing_requests()
+        assert await client.machine.mark_failed(failed, status=None) == 1_000
+        (again,) = await client.machine.outgoing_requests()
+        assert isinstance(again, KeysUpload)
+        assert again.body["device_keys"]
+        await client.send(again)
+        assert not await client.machine.outgoing_requests()
 
 
 async def test_a_count_says_nothing_while_an_offer_stands(alice_and_bob: Scene) -> None:

@@ -132,8 +132,11 @@ async def take_upload_answer(transaction: Transaction, request: KeysUpload, resp
     transaction.delete(OFFER, None)
 
 
-async def take_upload_refusal(transaction: Transaction, request: KeysUpload) -> None:
-    """Give an offer up that the homeserver has refused: its keys are never offered again."""
+async def give_offer_up(transaction: Transaction, request: KeysUpload) -> None:
+    """Give an offer up that was refused, or whose outcome stays unknown: its keys are never offered again.
+
+    A sync that is asked after this says how many keys the homeserver holds, with or without these.
+    """
     offer = await transaction.get(OFFER, None)
     if offer is not None and offer.offer_id == request.offer_id:
         _give_up(transaction, await own_device(transaction))

@@ -258,15 +258,16 @@ class OlmMachine:
         other than 401, 408 and 429): then it is never listed again. Only queries always are, and uploads to the backup,
         unless 403 or 404 says that somebody else has changed its version: then the backup is off.
 
-        An upload or a claim whose outcome is unknown is not listed again either. It is given up after a while.
+        An upload or a claim whose outcome is unknown is not listed again either. The next sync says how many keys the
+        homeserver holds; a claim is made again after a while.
         """
         must_be_request(request)
+        if isinstance(request, KeysUpload):
+            await self._store.run(account.give_offer_up, request)
         if status is None or not 400 <= status < 500 or status in RETRIED_STATUSES:
             self._failures += 1
             return max(retry_after_ms or 0, min(RETRY_MS << min(self._failures - 1, 10), LONGEST_RETRY_MS))
         match request:
-            case KeysUpload():
-                await self._store.run(account.take_upload_refusal, request)
             case ToDevice():
                 await self._store.run(olm.take_refusal, request)
             case SigningKeysUpload():
@@ -275,8 +276,8 @@ class OlmMachine:
                 await self._store.run(cross_signing.take_signatures_refusal, request)
             case KeysQuery():
                 return LONGEST_RETRY_MS  # the mark stands: nobody else knows these devices either
-            case KeysClaim():
-                pass  # it was handed out once, and its marks say when the next may be
+            case KeysUpload() | KeysClaim():
+                pass  # they were handed out once
             case BackupUpload() | BackupVersionQuery() if status in GONE_STATUSES:
                 await self._store.run(backup.mark_refused, request)
             case BackupUpload():
