@@ -114,6 +114,7 @@ def fields(structure: type) -> dict[str, object]:
     """Return the fields of a structure, and what each may hold."""
     if issubclass(structure, msgspec.Struct):
         return {field.name: field.type for field in msgspec.structs.fields(structure)}
+    assert dataclasses.is_dataclass(structure)
     hints = typing.get_type_hints(structure)
     return {field.name: hints[field.name] for field in dataclasses.fields(structure)}
 

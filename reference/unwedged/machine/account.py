@@ -142,6 +142,11 @@ async def give_offer_up(transaction: Transaction, request: KeysUpload) -> None:
         _give_up(transaction, await own_device(transaction))
 
 
+async def lose_offer(transaction: Transaction) -> None:
+    """Give up an offer of which nothing is known any more."""
+    _give_up(transaction, await own_device(transaction))
+
+
 async def note_counts(
     transaction: Transaction, serial: int, count: int | None, unused_fallback_types: list[str] | None
 ) -> None:

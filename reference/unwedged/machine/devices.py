@@ -42,7 +42,7 @@ async def track(transaction: Transaction, user_ids: Iterable[UserId]) -> bool:
         if tracked is None or not tracked.followed:
             if begun == USERS_IN_A_COMMIT:
                 return False
-            _mark(transaction, user_id, tracked)
+            mark(transaction, user_id, tracked)
             begun += 1
     return True
 
@@ -52,7 +52,7 @@ async def note_changed(transaction: Transaction, user_ids: Iterable[UserId]) -> 
     for user_id in user_ids:
         tracked = await transaction.get(TRACKED, user_id)
         if tracked is not None and tracked.followed:
-            _mark(transaction, user_id, tracked)
+            mark(transaction, user_id, tracked)
 
 
 async def note_all_changed(transaction: Transaction) -> None:
@@ -134,7 +134,8 @@ def device_list(
     return after
 
 
-def _mark(transaction: Transaction, user_id: UserId, tracked: Tracked | None) -> None:
+def mark(transaction: Transaction, user_id: UserId, tracked: Tracked | None) -> None:
+    """Mark that a user's device list is out of date, under a number that follows the last one."""
     number = 1 if tracked is None else tracked.number + 1
     transaction.put(TRACKED, user_id, Tracked(number))
     transaction.put(OUTDATED, user_id, number)

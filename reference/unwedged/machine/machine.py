@@ -38,6 +38,7 @@ from unwedged.machine.records import (
     LocalTrust,
     SharingStrategy,
 )
+from unwedged.machine.repair import RepairedStore
 from unwedged.machine.requests import (
     BackupUpload,
     BackupVersionCreate,
@@ -112,7 +113,7 @@ class OlmMachine:
             if not device_id:
                 raise InvalidArgument("a device id is not empty")
             time = SystemClock() if clock is None else clock
-            store = await CryptoStore.open(
+            store = await RepairedStore.open(
                 path, passphrase=passphrase, key=key, label=label, kinds=KINDS, times=times, clock=time
             )
             try:

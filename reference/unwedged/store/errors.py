@@ -92,7 +92,14 @@ class SecretChanged(StoreError):
     """
 
 
-class TamperedRecord(StoreError):
+class UnreadableRecord(StoreError):
+    """A record can't be read, and never will be. It is a ``TamperedRecord`` or a ``MalformedRecord``."""
+
+    record: tuple[str, bytes] | None = None
+    """The name of its kind and its encoded key, where an operation asked for just this record."""
+
+
+class TamperedRecord(UnreadableRecord):
     """A row does not authenticate: it was edited, truncated, or moved from another row or another store."""
 
 
@@ -112,7 +119,7 @@ class NotAStore(StoreError):
     """The file is no crypto store, or is damaged beyond reading."""
 
 
-class MalformedRecord(StoreError):
+class MalformedRecord(UnreadableRecord):
     """A record authenticates but its codec can't read it: another program declares the kind differently."""
 
 

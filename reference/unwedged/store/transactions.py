@@ -28,6 +28,7 @@ from unwedged.store.errors import (
     SnapshotMoved,
     StoreBusy,
     StoreError,
+    UnreadableRecord,
 )
 from unwedged.store.guarded_cache import GuardedCache, RecordName
 from unwedged.store.lock import GUARD_ENDS, LeaseLock
@@ -213,8 +214,13 @@ class ViewOperation(Operation):
     async def get(self, kind: RecordKind[Key, Value], key: Key) -> Value | None:
         """Decode a record for the caller alone."""
         self._must_go_on()
-        encoded = await self._read(self._name(kind, key))
-        return None if encoded is None else kind.decode_value(encoded)
+        name = self._name(kind, key)
+        try:
+            encoded = await self._read(name)
+            return None if encoded is None else kind.decode_value(encoded)
+        except UnreadableRecord as unreadable:
+            unreadable.record = name
+            raise
 
     async def keys(self, kind: RecordKind[Key, Value]) -> tuple[Key, ...]:
         """List the keys of one kind."""
@@ -292,10 +298,14 @@ class TransactionOperation(Operation):
         self._must_go_on()
         name = self._name(kind, key)
         if name not in self._objects:
-            encoded = await self._read(name)
-            self._must_go_on()  # as a task of its own, this may have waited for longer than the transaction lasts
-            if name not in self._objects:
-                self._objects[name] = None if encoded is None else self._object(kind, name, encoded)
+            try:
+                encoded = await self._read(name)
+                self._must_go_on()  # as a task of its own, this may have waited for longer than the transaction lasts
+                if name not in self._objects:
+                    self._objects[name] = None if encoded is None else self._object(kind, name, encoded)
+            except UnreadableRecord as unreadable:
+                unreadable.record = name
+                raise
         # The name bears the kind, so that the only objects ever kept under it are of that kind's type.
         return cast("Value | None", self._objects[name])
 

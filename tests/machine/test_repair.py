@@ -1,0 +1,228 @@
+"""A record that can't be read stops nobody: it counts as lost, what it held is asked for again, and the log says so."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+
+import pytest
+
+from tests.machine.client import Client
+from tests.machine.scene import ALICE, BOB, HOUR_MS, KEY, MEGOLM, ROOM, Scene
+from tests.machine.test_inputs import peer_of
+from unwedged.machine import KeysClaim, LocalTrust, MachineError, OlmMachine, repair
+from unwedged.machine.errors import EncryptionDowngrade
+from unwedged.machine.identifiers import (
+    DeviceId,
+    GroupSessionId,
+    GroupSessionName,
+    PeerName,
+    RoomId,
+    TransactionId,
+    UserId,
+)
+from unwedged.machine.records import (
+    BACKLOG,
+    BACKUP,
+    DEVICES,
+    EARLIER_SHARED_KEY,
+    GIVEN_ALSO,
+    IDENTITY,
+    INBOUND,
+    KINDS,
+    LOCAL_TRUST,
+    OFFER,
+    OUTBOX,
+    OUTDATED,
+    PEER,
+    PRIVATE_IDENTITY,
+    PUT_ASIDE,
+    SYNC,
+    UNPROCESSED,
+    UNPUBLISHED_SIGNATURE,
+    WANTED_SESSION,
+    WITHHELD,
+    EarlierKey,
+    Giver,
+)
+from unwedged.machine.records import ROOM as ROOM_SETTINGS
+from unwedged.store import BYTES, CryptoStore, Kind, MalformedRecord, RecordKind, Transaction
+
+REPAIRED = [kind for kind in KINDS if kind.name not in repair.IRREPLACEABLE]
+NO_RECORD = b"\xc1"
+"""No msgpack begins so, and no text either."""
+
+
+def of(name: str) -> Kind:
+    (kind,) = [kind for kind in KINDS if kind.name == name]
+    return kind
+
+
+async def spoil(scene: Scene, kind: Kind) -> int:
+    """Write what nobody can read over each record of a kind, and where it would be if there were one; say how often."""
+    assert isinstance(kind, RecordKind)
+    peer = PeerName(UserId(BOB), scene.bob.machine.curve25519)
+    session = GroupSessionName(RoomId(ROOM), GroupSessionId("session"))
+    where: dict[str, list[object]] = {
+        BACKLOG.name: [None],
+        BACKUP.name: [None],
+        EARLIER_SHARED_KEY.name: [EarlierKey(RoomId(ROOM), 1)],
+        IDENTITY.name: [BOB],
+        PRIVATE_IDENTITY.name: [None],
+        UNPUBLISHED_SIGNATURE.name: [TransactionId("spoilt")],
+        GIVEN_ALSO.name: [Giver(*session, UserId(BOB))],
+        OFFER.name: [None],
+        OUTBOX.name: [TransactionId("spoilt")],
+        OUTDATED.name: [BOB],
+        LOCAL_TRUST.name: [BOB],
+        PUT_ASIDE.name: [TransactionId("spoilt")],
+        SYNC.name: ["classic:main"],
+        UNPROCESSED.name: [0],
+        WANTED_SESSION.name: [peer],
+        WITHHELD.name: [session],
+    }
+    raw = RecordKind(kind.name, kind.key, BYTES, cached=kind.cached)
+
+    async def write(transaction: Transaction) -> int:
+        keys = {*await transaction.keys(raw), *where.get(kind.name, [])}
+        for key in keys:
+            transaction.put(raw, key, NO_RECORD)
+        return len(keys)
+
+    async with CryptoStore.open(scene.folder / "PHONE.db", key=KEY, label="spoiler", kinds=[raw]) as store:
+        return await store.run(write)
+
+
+async def say_and_read(author: Client, reader: Client, text: str) -> None:
+    event = await author.say(ROOM, text)
+    await reader.sync()
+    assert await reader.read(ROOM, event) == text
+
+
+@pytest.mark.parametrize("kind", REPAIRED, ids=lambda kind: kind.name)
+async def test_a_kind_that_cannot_be_read_stops_nobody(
+    alice_and_bob: Scene, kind: Kind, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene = alice_and_bob
+    await scene.greet()
+    old = await scene.bob.say(ROOM, "old")
+    await scene.app.machine.close()
+    await scene.extension.machine.close()
+    spoilt = await spoil(scene, kind)
+    with caplog.at_level(logging.ERROR):
+        scene.app = await scene.open(ALICE, "PHONE", "app")
+        scene.extension = await scene.open(ALICE, "PHONE", "extension")
+        for _ in range(2):
+            for client in (scene.app, scene.extension):
+                await client.sync()
+                await client.send_all()
+                await client.machine.work_off_backlog()
+            scene.server._changed.append((scene.server._tick(), BOB))
+            await scene.bob.sync()
+            await scene.bob.send_all()
+            scene.clock.added_ms += HOUR_MS
+        await scene.app.machine.decrypt_room_events(ROOM, [old])
+        if kind in (INBOUND, EARLIER_SHARED_KEY):
+            for client in (scene.app, scene.bob):
+                await client.machine.discard_room_key(ROOM)  # a room key that is lost is lost
+        await say_and_read(scene.app, scene.bob, "from the app")
+        await say_and_read(scene.bob, scene.extension, "from Bob")
+        await say_and_read(scene.extension, scene.bob, "from the extension")
+    assert f"kind={kind.name}" in caplog.text or not spoilt or kind in UNREAD
+
+
+UNREAD = (GIVEN_ALSO, WITHHELD, UNPROCESSED)
+"""Nothing reads such a record but a message, or a key, of its own session; or it is of a batch that is not there."""
+
+
+async def test_sessions_that_cannot_be_read_are_replaced(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await scene.greet()
+    generation = (await peer_of(scene.app, scene.bob)).generation
+    await spoil_while_closed(scene, PEER)
+    event = await scene.bob.say(ROOM, "lost with the sessions, unless it is sent again")
+    await scene.bob.machine.discard_room_key(ROOM)
+    lost = await scene.bob.say(ROOM, "this too")
+    assert [problem.code for problem in (await scene.app.sync()).problems] == ["unreadable"]
+    peer = await peer_of(scene.app, scene.bob)
+    assert (peer.sessions, peer.generation == generation) == ([], False)
+    assert [type(request) for request in await scene.extension.machine.outgoing_requests()] == [KeysClaim]
+    scene.clock.added_ms += HOUR_MS
+    await scene.app.send_all()
+    await scene.bob.sync()
+    await scene.bob.say(ROOM, "over the new session")
+    await scene.extension.sync()
+    for each in (event, lost):
+        assert (await scene.app.machine.decrypt_room_event(ROOM, each)).sender == BOB
+
+
+async def spoil_while_closed(scene: Scene, kind: Kind) -> None:
+    await scene.app.machine.close()
+    await scene.extension.machine.close()
+    await spoil(scene, kind)
+    scene.app = await scene.open(ALICE, "PHONE", "app")
+    scene.extension = await scene.open(ALICE, "PHONE", "extension")
+
+
+@pytest.mark.parametrize("kind", [DEVICES, LOCAL_TRUST], ids=lambda kind: kind.name)
+async def test_what_the_owner_thinks_of_a_device_outlives_either_of_its_records(
+    alice_and_bob: Scene, kind: Kind
+) -> None:
+    scene = alice_and_bob
+    await scene.app.machine.set_trust(BOB, "LAPTOP", scene.bob.machine.ed25519, LocalTrust.BLOCKED)
+    await spoil_while_closed(scene, kind)
+    for client in (scene.app, scene.extension):
+        scene.server._changed.append((scene.server._tick(), BOB))
+        await client.sync()
+        await client.send_all()
+        assert (await client.machine.devices_of(BOB))[DeviceId("LAPTOP")].trust is LocalTrust.BLOCKED
+
+
+async def test_a_room_whose_settings_cannot_be_read_stays_encrypted(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await spoil_while_closed(scene, ROOM_SETTINGS)
+    with pytest.raises(EncryptionDowngrade):
+        await scene.app.machine.set_room_encryption(ROOM, {"algorithm": "m.other"})
+    await scene.app.machine.set_room_encryption(ROOM, {"algorithm": MEGOLM})
+
+
+async def test_a_key_that_cannot_be_read_is_a_missing_one(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    event = await scene.bob.say(ROOM, "hello")
+    await scene.app.sync()
+    await spoil_while_closed(scene, INBOUND)
+    (read,) = await scene.app.machine.decrypt_room_events(ROOM, [event])
+    assert isinstance(read, MachineError)
+    assert read.code == "missing_room_key"
+
+
+async def test_a_row_that_was_damaged_counts_as_lost_too(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await scene.greet()
+    for client in (scene.app, scene.extension):
+        await client.machine.close()
+    # In another process: closing the file in this one would drop the locks that its store holds.
+    damage = "UPDATE record SET value = zeroblob(100) WHERE kind = 'peer'"
+    program = "import sqlite3, sys; file = sqlite3.connect(sys.argv[1]); file.execute(sys.argv[2]); file.commit()"
+    path = str(scene.folder / "PHONE.db")
+    damaging = await asyncio.create_subprocess_exec(sys.executable, "-c", program, path, damage)
+    assert await damaging.wait() == 0
+    scene.app = await scene.open(ALICE, "PHONE", "app")
+    await say_and_read(scene.app, scene.bob, "hello")
+
+
+@pytest.mark.parametrize("name", sorted(repair.IRREPLACEABLE))
+async def test_without_its_keys_there_is_no_device(alice_and_bob: Scene, name: str) -> None:
+    scene = alice_and_bob
+    await scene.bob.say(ROOM, "hello")
+    await scene.app.machine.close()
+    await scene.extension.machine.close()
+    await spoil(scene, of(name))
+
+    async def use() -> None:
+        client = await scene.open(ALICE, "PHONE", "app")
+        await client.sync()
+
+    with pytest.raises(MalformedRecord):
+        await use()
