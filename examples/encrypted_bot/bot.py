@@ -57,6 +57,7 @@ async def main(address: str, access_token: str, user_id: str, store: str, label:
         OlmMachine.open(store, user_id=user_id, device_id=DEVICE, key=KEY, label=label) as machine,
     ):
         client = Client(http, machine, label)
+        await machine.work_off_backlog()  # what a process before this one has left
         await client.send_all()  # the device's keys
         print("ready", flush=True)
         await Bot(client, dict(zip(accidents[::2], accidents[1::2], strict=True))).work()

@@ -7,10 +7,12 @@ import sys
 
 import pytest
 
+from tests.machine.client import Client
 from tests.machine.homeserver import Json
 from tests.machine.scene import BOB, MEGOLM, ROOM, Scene
-from unwedged.machine import inbox, rooms
+from unwedged.machine import SenderTrust, inbox, rooms
 from unwedged.machine.errors import MalformedResponse
+from unwedged.machine.identifiers import TransactionId
 from unwedged.machine.records import BACKLOG, PUT_ASIDE, UNPROCESSED, Backlog, PutAside
 from unwedged.store import Transaction, View
 
@@ -149,7 +151,7 @@ async def test_a_large_batch_is_worked_off_in_order_by_whichever_process_is_awak
     async def killed() -> inbox.SyncOutcome:
         raise Killed
 
-    monkeypatch.setattr(scene.app.machine, "work_off_backlog", killed)
+    monkeypatch.setattr(scene.app.machine, "_work_off", killed)
     with pytest.raises(Killed):
         await scene.app.machine.receive_sync_changes(batch(1, events), position)
     # Its token has moved, and everything is kept; what comes next is put behind it.
@@ -210,6 +212,18 @@ async def test_a_large_batch_of_room_keys_loses_none(alice_and_bob: Scene) -> No
     assert bodies == [f"{number}" for number in range(count)]
 
 
+async def put_aside(client: Client) -> list[PutAside]:
+    async def read(view: View) -> list[PutAside]:
+        kept = []
+        for key in await view.keys(PUT_ASIDE):
+            aside = await view.get(PUT_ASIDE, key)
+            assert aside is not None
+            kept.append(aside)
+        return kept
+
+    return await client.machine._store.query(read)
+
+
 async def test_an_event_that_meets_a_fault_of_ours_is_kept(
     alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,13 +236,50 @@ async def test_an_event_that_meets_a_fault_of_ours_is_kept(
     monkeypatch.setattr(rooms, "receive_room_key", faulty)
     outcome = await scene.app.sync()
     assert [problem.code for problem in outcome.problems] == ["put_aside"]
-
-    async def kept(view: View) -> PutAside | None:
-        (key,) = await view.keys(PUT_ASIDE)
-        return await view.get(PUT_ASIDE, key)
-
-    aside = await scene.extension.machine._store.query(kept)
-    assert aside is not None
+    (aside,) = await put_aside(scene.extension)
     assert aside.payload is not None
-    assert aside.payload["type"] == "m.room_key"
+    assert aside.payload.type == "m.room_key"
     assert "secret" not in repr(aside)
+
+
+@pytest.mark.parametrize("decrypted", [False, True])
+async def test_an_event_that_met_a_fault_is_used_when_that_is_mended(
+    alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch, decrypted: bool
+) -> None:
+    scene = alice_and_bob
+    event = await scene.bob.say(ROOM, "hello")
+
+    async def faulty(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((rooms, "receive_room_key") if decrypted else (inbox, "_decrypt")), faulty)
+        await scene.app.sync()
+        for client in (scene.extension, scene.app):
+            outcome = await client.machine.work_off_backlog()
+            assert [problem.code for problem in outcome.problems] == ["put_aside"]
+            assert len(await put_aside(client)) == 1
+    outcome = await scene.extension.machine.work_off_backlog()
+    assert (outcome.applied, outcome.problems) == (True, [])
+    assert await scene.app.read(ROOM, event) == "hello"
+    assert (await scene.app.machine.decrypt_room_event(ROOM, event)).trust is SenderTrust.KNOWN_DEVICE
+    assert not await put_aside(scene.app)
+    assert not (await scene.app.machine.work_off_backlog()).applied
+
+
+async def test_many_events_that_met_faults_are_tried_again_in_several_commits(
+    alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = alice_and_bob.app.machine
+    monkeypatch.setattr(inbox, "EVENTS_IN_A_COMMIT", 2)
+    event: Json = {"type": "org.other", "sender": BOB, "content": {}}
+
+    async def leave(transaction: Transaction) -> None:
+        for number in range(5):
+            transaction.put(PUT_ASIDE, TransactionId(f"{number}"), PutAside({**event, "content": {"n": number}}, None))
+
+    await machine._store.run(leave)
+    commits = machine._store.statistics().commits
+    outcome = await machine.work_off_backlog()
+    assert [each.content["n"] for each in outcome.events] == [0, 1, 2, 3, 4]
+    assert machine._store.statistics().commits == commits + 3

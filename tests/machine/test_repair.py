@@ -11,7 +11,7 @@ import pytest
 from tests.machine.client import Client
 from tests.machine.scene import ALICE, BOB, HOUR_MS, KEY, MEGOLM, ROOM, Scene
 from tests.machine.test_inputs import peer_of
-from unwedged.machine import KeysClaim, LocalTrust, MachineError, OlmMachine, repair
+from unwedged.machine import KeysClaim, LocalTrust, MachineError, repair
 from unwedged.machine.errors import EncryptionDowngrade
 from unwedged.machine.identifiers import (
     DeviceId,

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from tests.machine.homeserver import Json
+from tests.machine.homeserver import Device, Json
 from tests.machine.scene import ALICE, BOB, HOUR_MS, MEGOLM, ROOM, Scene
 from unwedged.machine import DecryptedEvent, LocalTrust, SenderTrust, olm, rooms
 from unwedged.machine.errors import (
@@ -261,6 +261,23 @@ async def test_what_the_owner_thinks_of_the_sender_is_told(alice_and_bob: Scene)
         await scene.app.machine.set_trust(BOB, "NONE", scene.bob.machine.ed25519, LocalTrust.VERIFIED)
     with pytest.raises(InvalidArgument):  # another device of this name
         await scene.app.machine.set_trust(BOB, "LAPTOP", scene.app.machine.ed25519, LocalTrust.VERIFIED)
+
+
+async def test_a_device_that_is_not_known_yet_vouches_for_its_messages_when_it_is(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    scene.server.sign_in(Device(BOB, "TABLET"))
+    tablet = await scene.open(BOB, "TABLET", "tablet")
+    await tablet.machine.set_room_encryption(ROOM, {"algorithm": MEGOLM})
+    await tablet.send_all()
+    event = await tablet.say(ROOM, "from another device")
+    async with scene.extension.machine.devices_stream() as changes:
+        await scene.app.sync()
+        for trust in (SenderTrust.UNKNOWN_DEVICE, SenderTrust.KNOWN_DEVICE):
+            for client in (scene.app, scene.extension):
+                assert (await client.machine.decrypt_room_event(ROOM, event)).trust is trust
+            await scene.app.send_all()
+        news = await anext(changes)
+        assert getattr(news, "key", news) == BOB
 
 
 async def test_who_joins_later_reads_nothing_from_before(alice_and_bob: Scene) -> None:

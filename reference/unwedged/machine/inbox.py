@@ -7,6 +7,7 @@ process is awake. Events are processed in the order of their arrival.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,9 +15,20 @@ import msgspec
 
 from unwedged.machine import account, devices, olm, outbox, rooms
 from unwedged.machine.errors import MachineError, MalformedMessage, MessageUnreadable, UnsupportedAlgorithm
-from unwedged.machine.identifiers import OLM, Curve25519Key, JsonObject, PeerName, UserId
+from unwedged.machine.identifiers import OLM, Curve25519Key, JsonObject, PeerName, TransactionId, UserId
 from unwedged.machine.ratchets import OlmMessage
-from unwedged.machine.records import ACCOUNT, BACKLOG, PEER, PUT_ASIDE, SYNC, UNPROCESSED, Backlog, Peer, PutAside
+from unwedged.machine.records import (
+    ACCOUNT,
+    BACKLOG,
+    PEER,
+    PUT_ASIDE,
+    SYNC,
+    UNPROCESSED,
+    Backlog,
+    DecryptedPayload,
+    Peer,
+    PutAside,
+)
 from unwedged.machine.sync import TO_DEVICE, SyncChanges, SyncPosition
 from unwedged.machine.unshown import Unshown
 from unwedged.machine.wire import is_storable, parsed
@@ -57,6 +69,12 @@ class SyncOutcome:
     """Whether it was the next one. If not, it changed nothing: ask again with a new ``sync_position``."""
     events: list[ToDeviceEvent] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+
+    def add(self, other: SyncOutcome) -> None:
+        """Take in what became of something else."""
+        self.applied = self.applied or other.applied
+        self.events += other.events
+        self.problems += other.problems
 
 
 class _Event(Unshown, msgspec.Struct):
@@ -136,6 +154,31 @@ async def work_off(transaction: Transaction) -> SyncOutcome | None:
     return outcome
 
 
+async def put_aside(view: View) -> tuple[TransactionId, ...]:
+    """List the events that have met faults of this program."""
+    return await view.keys(PUT_ASIDE)
+
+
+async def try_again(transaction: Transaction, names: Iterable[TransactionId]) -> SyncOutcome:
+    """Process events once more that were put aside. Those that meet a fault again are put aside again."""
+    outcome = SyncOutcome(applied=True)
+    for name in names:
+        aside = await transaction.get(PUT_ASIDE, name)
+        if aside is None:
+            continue  # another process was faster
+        transaction.delete(PUT_ASIDE, name)
+        event = parsed(aside.event, _Event, "an event that was put aside")
+        payload = aside.payload
+        if payload is None:
+            decrypted = None
+        else:
+            decrypted = olm.OlmEvent(
+                payload.type, payload.content, event.sender, payload.sender_key, payload.signing_key
+            )
+        await _process_event(transaction, event, decrypted, outcome)
+    return outcome
+
+
 def _position_name(connection: str, *, sliding: bool) -> str:
     return f"{'sliding' if sliding else 'classic'}:{connection}"
 
@@ -181,10 +224,17 @@ async def _process(transaction: Transaction, raw: object, outcome: SyncOutcome) 
     except MalformedMessage as error:
         outcome.problems.append(Problem(None, None, error.code))
         return
-    payload: olm.OlmEvent | None = None
+    await _process_event(transaction, event, None, outcome)
+
+
+async def _process_event(
+    transaction: Transaction, event: _Event, payload: olm.OlmEvent | None, outcome: SyncOutcome
+) -> None:
+    """Process an event, and use what it decrypted to, if it did so before."""
     try:
         if event.type == "m.room.encrypted":
-            payload = await _decrypt(transaction, event)
+            if payload is None:
+                payload = await _decrypt(transaction, event)
             await _use(transaction, payload, outcome)
         elif event.type == "m.room_key.withheld":
             await rooms.note_withheld(transaction, event.sender, event.content)
@@ -197,9 +247,11 @@ async def _process(transaction: Transaction, raw: object, outcome: SyncOutcome) 
     except Exception as error:  # noqa: BLE001 (a fault of this program must neither lose the event nor stop the others)
         logger.error("a to-device event was put aside because of a %s", type(error).__name__)
         outcome.problems.append(Problem(event.sender, event.type, "put_aside"))
-        decrypted: JsonObject | None = None if payload is None else {"type": payload.type, "content": payload.content}
-        if not is_storable(decrypted):
-            decrypted = None
+        decrypted = (
+            None
+            if payload is None or not is_storable(payload.content)
+            else DecryptedPayload(payload.type, payload.content, payload.sender_key, payload.signing_key)
+        )
         transaction.put(PUT_ASIDE, outbox.new_id(transaction), PutAside(msgspec.to_builtins(event), decrypted))
 
 

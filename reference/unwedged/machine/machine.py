@@ -167,18 +167,25 @@ class OlmMachine:
         changes = changes_of(response, asked_with)
         outcome, backlog = await self._store.run(inbox.receive, changes, asked_with)
         if backlog:
-            rest = await self.work_off_backlog()
-            outcome.events += rest.events
-            outcome.problems += rest.problems
+            outcome.add(await self._work_off())
         return outcome
 
     async def work_off_backlog(self) -> SyncOutcome:
-        """Process what large batches have left, in order; maybe what another process had begun."""
+        """Process what is left of what was received: call it when the machine was opened.
+
+        That is the rest of large batches, in order, maybe of those that another process had begun; and events that met
+        a fault of this program, or of an older version, which are tried once more.
+        """
+        total = await self._work_off()
+        names = await self._store.query(inbox.put_aside)
+        for start in range(0, len(names), inbox.EVENTS_IN_A_COMMIT):
+            total.add(await self._store.run(inbox.try_again, names[start : start + inbox.EVENTS_IN_A_COMMIT]))
+        return total
+
+    async def _work_off(self) -> SyncOutcome:
         total = SyncOutcome()
         while (outcome := await self._store.run(inbox.work_off)) is not None:
-            total.applied = True
-            total.events += outcome.events
-            total.problems += outcome.problems
+            total.add(outcome)
         return total
 
     async def forget_sync_position(self, asked_with: SyncPosition) -> None:
@@ -290,7 +297,10 @@ class OlmMachine:
     # Users and devices
 
     async def track_users(self, user_ids: Iterable[str]) -> None:
-        """Follow the device lists of users."""
+        """Follow the device lists of users: of all members of encrypted rooms, so that the senders' devices are known.
+
+        ``share_room_key`` does so for those that it shares with.
+        """
         users = _users(user_ids)
         while not await self._store.run(devices.track, users):
             pass

@@ -424,12 +424,21 @@ class Backlog(msgspec.Struct, frozen=True):
     next: int
 
 
+class DecryptedPayload(Unshown, msgspec.Struct, frozen=True):
+    """What an Olm message decrypted to, and the keys that vouch for it."""
+
+    type: str
+    content: JsonObject
+    sender_key: Curve25519Key
+    signing_key: Ed25519Key
+
+
 class PutAside(Unshown, msgspec.Struct, frozen=True):
-    """A to-device event that met a fault of this program: kept, so that it is not lost."""
+    """A mark: a to-device event has met a fault of this program, and is to be tried again."""
 
     event: JsonObject
-    payload: JsonObject | None
-    """What it decrypted to, since it decrypts only once."""
+    payload: DecryptedPayload | None
+    """It decrypts only once."""
 
 
 _PICKLED: Final = (Account, InboundGroup, OlmSession, OutboundGroup)
