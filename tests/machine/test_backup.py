@@ -29,6 +29,7 @@ from tests.machine.backups import (
 from tests.machine.client import Client
 from tests.machine.homeserver import Device, Json
 from tests.machine.scene import ALICE, BOB, MEGOLM, ROOM, Scene
+from tests.machine.test_cross_signing import bootstrap
 from unwedged.machine import (
     BackupDownload,
     BackupUpload,
@@ -300,6 +301,18 @@ async def test_a_creation_that_was_sent_twice_comes_right(alice_and_bob: Scene) 
     assert backed_up(scene.app, new.decryption_key, "2") == await first_indices(scene.app)
 
 
+async def test_another_version_with_the_same_key_gets_all_room_keys(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    new = await create(scene.app)
+    await add(scene.extension, RoomKey())
+    await scene.app.send_all()
+    scene.app.call("POST", VERSION, new.request.body)
+    await ask_version(scene.app, answered=scene.extension)
+    assert await is_on(scene.app)
+    await scene.extension.send_all()
+    assert backed_up(scene.app, new.decryption_key, "2") == await first_indices(scene.app)
+
+
 async def test_a_creation_whose_answer_was_lost_is_found_by_asking(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     new = await scene.app.machine.key_backup.create_version()
@@ -331,10 +344,13 @@ async def test_a_late_answer_to_a_creation_turns_nothing_on(alice_and_bob: Scene
     await scene.extension.machine.key_backup.turn_off()
     await scene.app.send(new.request)
     assert await scene.extension.machine.key_backup.status() is None
-    await create(scene.extension)
-    before = await known(scene.app)
-    await scene.app.machine.mark_sent(new.request, {"version": "7"})
-    assert await known(scene.extension) == before
+    other = await scene.extension.machine.key_backup.create_version()
+    for _ in range(2):
+        before = await known(scene.app)
+        await scene.app.machine.mark_sent(new.request, {"version": "7"})
+        assert await known(scene.extension) == before
+        await scene.extension.send(other.request)
+    assert await is_on(scene.app)
     with pytest.raises(MalformedResponse):
         await scene.app.machine.mark_sent(new.request, {"version": 7})
 
@@ -434,6 +450,26 @@ async def test_a_version_is_trusted_by_the_signature_of_a_verified_device(alice_
     await add(scene.app, RoomKey())
     await scene.extension.send_all()
     assert backed_up(tablet, new.decryption_key) == await first_indices(scene.app)
+
+
+async def test_a_version_is_trusted_by_the_signature_of_the_verified_master_key(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await bootstrap(scene.app, scene.extension)
+    new = await create(scene.extension)
+    auth_data = new.request.body["auth_data"]
+    assert isinstance(auth_data, dict)
+    assert len(auth_data["signatures"][ALICE]) == 2
+    del auth_data["signatures"][ALICE]["ed25519:PHONE"]
+    scene.app.call("POST", VERSION, {"algorithm": ALGORITHM, "auth_data": auth_data})
+    tablet = await new_device(scene)
+    await ask_version(tablet)
+    trust = await tablet.machine.cross_signing.trust_of(ALICE)
+    assert trust.master_key is not None
+    assert not await is_on(tablet)
+    await tablet.machine.cross_signing.verify_user(ALICE, trust.master_key)
+    assert await is_on(tablet)
+    await tablet.machine.cross_signing.accept_identity(ALICE, trust.master_key)
+    assert not await is_on(tablet)
 
 
 async def test_another_public_key_under_a_signature_is_not_trusted(alice_and_bob: Scene) -> None:

@@ -1,8 +1,8 @@
 """The backup of room keys at the homeserver: its version, whether that is trusted, and which room keys it lacks.
 
-A room key that the backup lacks has a mark with a number of its own. An upload carries the numbers, and its answer
-settles the marks that still have them, under the version and public key that the upload was made for. So whatever
-changed meanwhile, in either process, is uploaded again.
+A room key that the backup lacks has a mark with a number of its own. It gets another one with each change, and with
+each change of the backup's version or public key. An upload carries the numbers, and its answer settles the marks that
+still have them. So whatever changed meanwhile, in either process, is uploaded again.
 
 Nothing that is in a backup is authentic: whoever knows its public key can put room keys there.
 """
@@ -237,11 +237,11 @@ async def uploads(reading: Transaction | View) -> list[BackupUpload]:
 
 
 async def mark_uploaded(transaction: Transaction, request: BackupUpload, response: JsonObject) -> None:
-    """Settle the marks that still have the number that was uploaded, where version and public key are the same."""
+    """Settle the marks that still have the number that was uploaded.
+
+    Under another version or public key all room keys have other numbers.
+    """
     _parsed(response, _Uploaded)
-    backup = await transaction.get(BACKUP, None)
-    if backup is None or (backup.version, backup.public_key) != (request.version, request.public_key):
-        return
     for room_id, numbers in request.numbers.items():
         for session_id, number in numbers.items():
             name = GroupSessionName(room_id, session_id)
