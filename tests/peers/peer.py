@@ -17,6 +17,13 @@ That of matrix-sdk-crypto does more, for cross-signing:
 - ``seeds``: return the private cross-signing keys;
 - ``strict``: from here on, share room keys only with devices that their user has signed.
 
+And for backups:
+
+- ``create_backup``: make a version of the backup, and use it; return its decryption key;
+- ``use_backup``: use the current version by its decryption ``key``; return whether it is trusted without that;
+- ``back_up``: upload all room keys that the backup lacks;
+- ``restore``: fetch all room keys from the backup; return how many there are, and how many were kept.
+
 Meanwhile the driver writes lines ``{"request": {"method": ..., "path": ..., "body": ...}}``, and for each of them reads
 a line ``{"status": ..., "body": ...}``, whose status is null where the answer was lost. In the end it writes
 ``{"returned": value}``, or ``{"raised": {"code": ..., "message": ...}}`` with the code ``lost``, ``refused`` (by the
@@ -40,6 +47,7 @@ import msgspec
 
 from tests.machine.homeserver import Device, Json
 from tests.peers.network import Network
+from unwedged.machine.unpadded_base64 import to_unpadded, unpadded
 
 REPOSITORY: Final = Path(__file__).parents[2]
 DRIVERS: Final = Path(__file__).parent
@@ -146,6 +154,22 @@ class Peer:
     async def seeds(self) -> Json:
         """Return its private cross-signing keys, in base64."""
         return await self._call("seeds")
+
+    async def create_backup(self) -> bytes:
+        """Make a version of the backup, and use it; return its decryption key."""
+        return unpadded(str((await self._call("create_backup"))["key"]))
+
+    async def use_backup(self, key: bytes) -> bool:
+        """Use the current version of the backup by its decryption key; say whether it is trusted without that."""
+        return bool((await self._call("use_backup", key=to_unpadded(key)))["trusted"])
+
+    async def back_up(self) -> None:
+        """Upload all room keys that the backup lacks."""
+        await self._call("back_up")
+
+    async def restore(self) -> Json:
+        """Fetch all room keys from the backup; say how many there are, and how many were kept."""
+        return await self._call("restore")
 
     async def share_with_signed_devices_only(self) -> None:
         """Share room keys from here on only with devices that their user has signed."""

@@ -128,6 +128,32 @@ class SharedDevice:
         await (await self.machine()).mark_sent(upload, answer)
         await self.bootstrap()
 
+    async def create_backup(self) -> bytes:
+        """Make a version of the backup; return its decryption key."""
+        new = await (await self.machine()).key_backup.create_version()
+        await self._send(decode(encode(new.request)))
+        return new.decryption_key
+
+    async def use_backup(self, key: bytes) -> bool:
+        """Use the current version of the backup by its decryption key; say whether it is trusted without that."""
+        await self._send(await (await self.machine()).key_backup.version_query())
+        status = await (await self.machine()).key_backup.status()
+        assert status is not None
+        await (await self.machine()).key_backup.import_decryption_key(key)
+        return status.is_on
+
+    async def back_up(self) -> None:
+        """Upload all room keys that the backup lacks."""
+        await self._send_all()
+
+    async def restore(self) -> Json:
+        """Fetch all room keys from the backup; say how many there are, and how many were kept."""
+        request = await (await self.machine()).key_backup.download()
+        answer = (await self._next()).call(request.method, request.path)
+        steps = [step async for step in (await self.machine()).key_backup.restore(request, answer)]
+        assert steps[-1].unreadable == 0
+        return {"imported": steps[-1].kept, "total": steps[-1].total}
+
     async def sessions(self, peer: Device) -> list[str]:
         """Return a copy of the Olm sessions with a device."""
         key = await self._key(peer)

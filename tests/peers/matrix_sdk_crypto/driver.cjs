@@ -37,6 +37,7 @@ async function send(request) {
         [sdk.RequestType.KeysQuery]: ["POST", "keys/query"],
         [sdk.RequestType.KeysClaim]: ["POST", "keys/claim"],
         [sdk.RequestType.ToDevice]: ["PUT", `sendToDevice/${request.event_type}/${request.txn_id}`],
+        [sdk.RequestType.KeysBackup]: ["PUT", `room_keys/keys?version=${request.version}`],
     }[request.type];
     const answer = await ask(method, path, JSON.parse(request.body));
     await machine.markRequestAsSent(request.id, request.type, JSON.stringify(answer));
@@ -129,6 +130,47 @@ const calls = {
     async seeds() {
         const seeds = await machine.exportCrossSigningKeys();
         return { master: seeds.masterKey, self_signing: seeds.self_signing_key, user_signing: seeds.userSigningKey };
+    },
+
+    // Makes a version of the backup, and begins to use it.
+    async create_backup() {
+        const key = sdk.BackupDecryptionKey.createRandomKey();
+        const [encoded, public_key] = [key.toBase64(), key.megolmV1PublicKey.publicKeyBase64];
+        const signatures = JSON.parse((await machine.sign(JSON.stringify({ public_key }))).asJSON());
+        const algorithm = "m.megolm_backup.v1.curve25519-aes-sha2";
+        await ask("POST", "room_keys/version", { algorithm, auth_data: { public_key, signatures } });
+        await calls.use_backup({ key: encoded });
+        return { key: encoded };
+    },
+
+    // Says whether the current version of the backup is trusted; begins to use it, by its decryption key.
+    async use_backup({ key: encoded }) {
+        const key = sdk.BackupDecryptionKey.fromBase64(encoded);
+        const info = await ask("GET", "room_keys/version");
+        const trusted = (await machine.verifyBackup(info)).trusted();
+        await machine.enableBackupV1(key.megolmV1PublicKey.publicKeyBase64, info.version);
+        await machine.saveBackupDecryptionKey(key, info.version);
+        return { trusted };
+    },
+
+    async back_up() {
+        for (let request; (request = await machine.backupRoomKeys()); ) await send(request);
+    },
+
+    async restore() {
+        const { decryptionKey, backupVersion } = await machine.getBackupKeys();
+        const restored = new Map();
+        const { rooms: backed } = await ask("GET", `room_keys/keys?version=${backupVersion}`);
+        for (const [room, { sessions }] of Object.entries(backed)) {
+            const keys = new Map();
+            for (const [id, { session_data }] of Object.entries(sessions)) {
+                const { ephemeral, mac, ciphertext } = session_data;
+                keys.set(id, JSON.parse(decryptionKey.decryptV1(ephemeral, mac, ciphertext)));
+            }
+            restored.set(new sdk.RoomId(room), keys);
+        }
+        const result = await machine.importBackedUpRoomKeys(restored, undefined, backupVersion);
+        return { imported: result.importedCount, total: result.totalCount };
     },
 
     async strict() {
