@@ -1,0 +1,322 @@
+"""What programs must not do with a store, its operations and its blocks."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import gc
+import inspect as inspect_module
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import unwedged.store
+from tests.store.crypto_store.operations import count_of, counter_of
+from tests.store.stores import COUNTER, DEVICE, KEY, KINDS, PATIENCE, Instance, all_that_can_run, count_up, workbench
+from unwedged.protocol.identifiers import Version
+from unwedged.store import (
+    BYTES,
+    TEXT,
+    Changed,
+    CryptoStore,
+    InvalidArgument,
+    Lagged,
+    LeaseTimes,
+    NestedOperation,
+    OperationEnded,
+    OperationsAbandoned,
+    RecordKind,
+    StoreClosed,
+    Transaction,
+    UnknownKind,
+    View,
+    crypto_store,
+    inspect,
+)
+
+
+def public(thing: object) -> set[str]:
+    """Return what completion offers of ``thing``."""
+    return {name for name in dir(thing) if not name.startswith("_")}
+
+
+def as_class(name: str) -> type[object]:
+    thing = getattr(unwedged.store, name)
+    return thing if isinstance(thing, type) else object
+
+
+class TestMisuse:
+    async def test_nothing_but_reading_and_writing_is_in_a_callers_reach(self, phone: Instance) -> None:
+        """What ends an operation, or moves the store's parts, could break a guarantee if a caller did it."""
+        async with phone.transaction() as transaction:
+            assert public(transaction) == {"get", "put", "delete", "keys", "committed"}
+            with pytest.raises(AttributeError):
+                transaction.committed = Version(7)  # type: ignore[misc]
+        async with phone.view() as view:
+            assert public(view) == {"get", "keys", "version"}
+        async with phone.subscribe(DEVICE) as changes:
+            assert public(changes) == set()
+
+    async def test_a_store_is_made_by_open_only(self) -> None:
+        with pytest.raises(InvalidArgument, match="made by CryptoStore"):
+            CryptoStore()
+        assert not inspect_module.signature(CryptoStore).parameters
+
+    async def test_completion_offers_what_is_documented_and_nothing_else(self, tmp_path: Path) -> None:
+        opening = CryptoStore.open(tmp_path / "store.db", key=KEY, label="one", kinds=KINDS)
+        assert public(opening) == set()
+        async with opening as store:
+            assert public(store) == public(CryptoStore) == {
+                *("open", "close", "pause", "resume", "change_secret"),
+                *("transaction", "view", "run", "query", "subscribe"),
+                *("mark", "statistics"),
+            }  # fmt: skip
+            statistics, mark = store.statistics(), store.mark()
+        assert public(COUNTER) == {
+            *("name", "key", "value", "cached"),
+            *("encode_key", "encode_value", "decode_key", "decode_value"),
+        }  # fmt: skip
+        inspected, change = inspect(tmp_path / "store.db"), Changed(Version(1), "a")
+        for data in (statistics, mark, LeaseTimes(), change, Lagged(Version(1)), TEXT, inspected, inspected.lease):
+            assert public(data) == {field.name for field in dataclasses.fields(data)}
+        errors = [thing for name in unwedged.store.__all__ if issubclass(thing := as_class(name), Exception)]
+        assert {name for error in errors for name in public(error) - public(Exception)} == set()
+        assert public(OperationsAbandoned("closed", ())) - public(Exception) == {"operations"}
+
+    async def test_nesting_is_refused(self, phone: Instance) -> None:
+        async with phone.transaction() as transaction:
+            await count_up(transaction)
+            with pytest.raises(NestedOperation, match="Pass the transaction"):
+                await phone.run(count_up)
+            with pytest.raises(NestedOperation):
+                await phone.query(count_of)
+            with pytest.raises(NestedOperation):
+                await phone.close()
+        assert await phone.query(count_of) == 1
+        async with phone.view():
+            with pytest.raises(NestedOperation):
+                await phone.run(count_up)
+
+    @pytest.mark.parametrize("begin", ["transaction", "view"])
+    async def test_nesting_in_a_child_is_refused(self, phone: Instance, begin: str) -> None:
+        async with phone.transaction() if begin == "transaction" else phone.view():
+            for outcome in await asyncio.gather(
+                phone.run(count_up), phone.query(count_of), phone.close(), return_exceptions=True
+            ):
+                assert isinstance(outcome, NestedOperation)
+            with pytest.raises(NestedOperation):
+                await asyncio.wait_for(phone.run(count_up), PATIENCE)
+            with pytest.raises(ExceptionGroup, match="unhandled errors") as group:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(phone.query(count_of))
+            assert group.group_contains(NestedOperation)
+        assert await phone.run(count_up) == 1
+
+    async def test_a_child_is_refused_for_as_long_as_its_operation_runs(self, phone: Instance) -> None:
+        """Also where nobody awaits the child: nobody can know that."""
+        ended = asyncio.Event()
+
+        async def child() -> int:
+            with pytest.raises(NestedOperation):
+                await phone.run(count_up)
+            await ended.wait()
+            return await phone.run(count_up)
+
+        async with phone.transaction() as transaction:
+            outlives = asyncio.create_task(child())
+            await asyncio.sleep(0)
+            await count_up(transaction)
+        ended.set()
+        assert await outlives == 2
+        assert await phone.run(count_up) == 3
+
+    async def test_a_task_remembers_no_operation_that_has_ended(self, phone: Instance) -> None:
+        """Else one that lives as long as the program keeps every operation that it ever ran."""
+        for _ in range(3):
+            await phone.run(count_up)
+        scope = crypto_store._SCOPE.get()
+        assert scope is not None
+        assert scope.outer is None
+
+    async def test_an_operation_of_another_store_may_run_inside(self, phone: Instance, tmp_path: Path) -> None:
+        async with workbench(tmp_path / "other.db") as elsewhere:
+            other = await elsewhere.instance("phone")
+            async with phone.transaction() as transaction:
+                assert await other.run(count_up) == 1
+                await count_up(transaction)
+                with pytest.raises(NestedOperation):
+                    await phone.run(count_up)
+                async with other.view():
+                    with pytest.raises(NestedOperation):
+                        await phone.run(count_up)
+
+    async def test_what_has_ended_is_not_used(self, phone: Instance) -> None:
+        async with phone.transaction() as transaction:
+            pass
+        with pytest.raises(OperationEnded):
+            transaction.put(DEVICE, "d", b"")
+        with pytest.raises(OperationEnded):
+            transaction.delete(DEVICE, "d")
+        async with phone.view() as view:
+            pass
+        for ended in (transaction, view):
+            with pytest.raises(OperationEnded):
+                await ended.get(DEVICE, "d")
+            with pytest.raises(OperationEnded):
+                await ended.keys(DEVICE)
+
+    @pytest.mark.parametrize("begin", ["transaction", "view"])
+    async def test_a_block_is_entered_and_left_once(self, phone: Instance, begin: str) -> None:
+        """What was put would be committed again later, over what others have committed since."""
+
+        def block() -> AbstractAsyncContextManager[Transaction | View]:
+            return phone.transaction() if begin == "transaction" else phone.view()
+
+        never_entered, twice = block(), block()
+        with pytest.raises(OperationEnded, match="never entered"):
+            await never_entered.__aexit__(None, None, None)
+        operation = await twice.__aenter__()
+        with pytest.raises(OperationEnded, match="begun before"):
+            await twice.__aenter__()
+        if isinstance(operation, Transaction):
+            await count_up(operation)
+        await twice.__aexit__(None, None, None)
+        counted = await phone.run(count_up)
+        with pytest.raises(OperationEnded, match="left before"):
+            await twice.__aexit__(None, None, None)
+        with pytest.raises(OperationEnded, match="left before"):
+            await twice.__aexit__(KeyError, KeyError("of the block's own"), None)
+        with pytest.raises(OperationEnded, match="begun before"):
+            async with twice:
+                pass
+        assert await phone.run(count_up) == counted + 1
+        assert phone._lock.guarded.turns.running == 0, "so that a rival gets the lease"
+
+    @pytest.mark.parametrize("begin", ["transaction", "view"])
+    async def test_a_clock_that_fails_keeps_no_turn(
+        self, phone: Instance, monkeypatch: pytest.MonkeyPatch, begin: str
+    ) -> None:
+        await phone.run(count_up)
+
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(phone.clock, "now", fail)
+            with pytest.raises(ZeroDivisionError):
+                await (phone.transaction() if begin == "transaction" else phone.view()).__aenter__()
+        assert phone._lock.guarded.turns.running == 0
+        assert await asyncio.wait_for(phone.run(count_up), PATIENCE) == 2
+
+    async def test_an_operation_that_is_no_coroutine_is_refused_and_writes_nothing(self, phone: Instance) -> None:
+        def put(transaction: Transaction) -> None:
+            transaction.put(DEVICE, "a", b"")
+
+        with pytest.raises(InvalidArgument, match="async def"):
+            await phone.run(put)  # type: ignore[arg-type]
+        async with phone.view() as view:
+            assert await view.get(DEVICE, "a") is None
+
+    async def test_a_block_left_inside_of_itself_is_committed_once(self, phone: Instance) -> None:
+        block = phone.transaction()
+
+        async def leave_twice() -> None:
+            async with block as transaction:
+                await count_up(transaction)
+                await block.__aexit__(None, None, None)
+
+        with pytest.raises(OperationEnded):
+            await leave_twice()
+        assert await phone.run(count_up) == 2
+        assert phone._lock.guarded.turns.running == 0
+
+    async def test_a_get_that_outlasts_its_transaction_takes_nothing(self, phone: Instance) -> None:
+        gate = phone.gated.hold_before("load")
+        async with phone.transaction() as transaction:
+            late = asyncio.create_task(counter_of(transaction))
+            await gate.reached.wait()
+        gate.opened.set()
+        with pytest.raises(OperationEnded):
+            await late
+
+    async def test_kinds_must_be_declared(self, phone: Instance) -> None:
+        other = RecordKind("device", TEXT, TEXT)
+        async with phone.transaction() as transaction:
+            with pytest.raises(UnknownKind, match="was not declared"):
+                transaction.put(RecordKind("other", TEXT, BYTES), "k", b"")
+            with pytest.raises(UnknownKind, match="declared with other codecs"):
+                await transaction.get(other, "k")
+            with pytest.raises(UnknownKind):
+                await transaction.keys(other)
+
+    async def test_nothing_goes_on_after_close(self, phone: Instance) -> None:
+        began, go_on = asyncio.Event(), asyncio.Event()
+
+        async def lasting(transaction: Transaction) -> int:
+            began.set()
+            await go_on.wait()
+            return await count_up(transaction)
+
+        running = asyncio.create_task(phone.run(lasting))
+        await began.wait()
+        behind = asyncio.create_task(phone.run(count_up))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(phone.close())
+        await asyncio.sleep(0)
+        with pytest.raises(StoreClosed):
+            await phone.run(count_up)
+        assert not closing.done()
+        go_on.set()
+        assert await running == 1
+        await closing
+        with pytest.raises(StoreClosed):
+            await behind
+        assert repr(phone) == "<CryptoStore 'phone' closed epoch=0 version=1 cached=1 running=0>"
+
+    async def test_closing_waits_for_all_that_runs(self, phone: Instance) -> None:
+        """Not just for the first that ends: the file must not be closed under the others."""
+        await phone.run(count_up)
+        ends = [asyncio.Event(), asyncio.Event()]
+
+        async def lasting(end: asyncio.Event, view: View) -> int | None:
+            await end.wait()
+            assert await view.keys(DEVICE) == ()
+            return await count_of(view)
+
+        first, second = (asyncio.create_task(phone.query(partial(lasting, end))) for end in ends)
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(phone.close())
+        ends[0].set()
+        assert await first == 1
+        await all_that_can_run()
+        assert "close" not in phone.gated.calls
+        ends[1].set()
+        assert await second == 1
+        await closing
+        assert phone.gated.calls[-1] == "close"
+
+
+class TestForgottenToClose:
+    async def test_it_is_said_which_store(self, tmp_path: Path) -> None:
+        async def forget(how: str) -> None:
+            store = await CryptoStore.open(tmp_path / how, key=KEY, label=how, kinds=KINDS)
+            assert await store.run(count_up) == 1
+            if how == "paused":
+                await store.pause()
+            if how == "closed":
+                await store.close()
+            if how == "forgotten":  # as far as a test may: no file stays open
+                await store._end_tasks()
+                await store._lock.stop()
+                await store._services.backend.close()
+
+        def all_of_them() -> None:
+            for how in ("paused", "closed", "forgotten"):
+                asyncio.run(forget(how))
+            gc.collect()
+
+        with pytest.warns(ResourceWarning, match="the store of 'forgotten' was never closed") as told:
+            await asyncio.to_thread(all_of_them)
+        assert len(told) == 1

@@ -1,0 +1,289 @@
+"""Stores are opened and shown, with right and wrong arguments."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import assert_type
+
+import pytest
+
+from tests.store.stores import COUNTER, DEVICE, KEY, KINDS, CancelledAt, Counter, Instance, count_up
+from unwedged.protocol.guard import Stage
+from unwedged.protocol.identifiers import InstanceId, Version
+from unwedged.store import (
+    BYTES,
+    TEXT,
+    Changed,
+    Codec,
+    CryptoStore,
+    InvalidArgument,
+    Opening,
+    RecordKind,
+    StoreMark,
+    Transaction,
+    UnknownKind,
+    View,
+    WrongKey,
+)
+from unwedged.store.clock import SystemRandomness
+from unwedged.store.expectations import Expectations
+from unwedged.store.sqlite import SqliteBackend
+
+
+async def opened(opening: Opening[CryptoStore]) -> CryptoStore:
+    return await opening
+
+
+class TestOpening:
+    async def test_a_store_is_made_and_found_again(self, tmp_path: Path) -> None:
+        path = tmp_path / "store.db"
+        async with await CryptoStore.open(path, key=KEY, label="one", kinds=KINDS) as store:
+            assert await store.run(count_up) == 1
+            async with store.view() as view:
+                counter = await view.get(COUNTER, "n")
+            assert counter is not None
+            assert counter.count == 1
+        async with await CryptoStore.open(str(path), key=KEY, label="two", kinds=KINDS) as store:
+            assert store.statistics().version == 1
+            assert await store.run(count_up) == 2
+
+    async def test_a_store_is_opened_once_by_each_call(self, tmp_path: Path) -> None:
+        opening = CryptoStore.open(tmp_path / "store.db", key=KEY, label="one", kinds=KINDS)
+        with pytest.raises(InvalidArgument, match="never entered"):
+            await opening.__aexit__(None, None, None)
+        assert not (tmp_path / "store.db").exists()
+        async with opening as store:
+            assert await store.run(count_up) == 1
+        assert store.statistics().state == "closed"
+        with pytest.raises(InvalidArgument, match="call it again"):
+            await opening
+        with pytest.raises(InvalidArgument, match="call it again"):
+            async with opening:
+                pass
+
+    async def test_cancelled_at_every_await_it_leaves_no_file_open(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nor the driver's thread, which would keep the program from ending."""
+        made: list[SqliteBackend] = []
+        prepare = SqliteBackend.open
+
+        async def noted(path: Path, expected: Expectations) -> SqliteBackend:
+            backend = await prepare(path, expected)
+            made.append(backend)
+            return backend
+
+        async def attempt(cancelled: CancelledAt[CryptoStore]) -> CryptoStore:
+            return await cancelled
+
+        monkeypatch.setattr(SqliteBackend, "open", noted)
+        for at in range(1, 100):
+            opening = opened(CryptoStore.open(tmp_path / "store.db", key=bytes(32), label="phone", kinds=KINDS))
+            cancelled = CancelledAt(opening, at, late=False)
+            task = asyncio.create_task(attempt(cancelled))
+            await asyncio.wait((task,))
+            if not cancelled.struck:
+                await task.result().close()
+                assert len(made) > 1, "it was cancelled too after the backend was there"
+                return
+            assert task.cancelled()
+            left_open = [backend for backend in made if not backend._closed]
+            for backend in left_open:
+                await backend.close()
+            assert not left_open
+        pytest.fail("it never got through")
+
+    async def test_two_may_make_its_key_at_once(self, tmp_path: Path) -> None:
+        backend = await SqliteBackend.open(tmp_path / "store.db")
+        await backend.close()
+
+        async def use(label: str) -> int:
+            async with await CryptoStore.open(tmp_path / "store.db", key=KEY, label=label, kinds=KINDS) as store:
+                return await store.run(count_up)
+
+        assert sorted(await asyncio.gather(use("one"), use("two"), use("three"))) == [1, 2, 3]
+
+    async def test_kinds_that_are_not_declared_are_left_alone(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = tmp_path / "store.db"
+        async with await CryptoStore.open(path, key=KEY, label="newer", kinds=KINDS) as newer:
+            await newer.run(count_up)
+            with caplog.at_level(logging.INFO):
+                older = await CryptoStore.open(path, key=KEY, label="older", kinds=[DEVICE])
+            assert "kinds=counter" in caplog.text
+            async with older, older.subscribe(DEVICE) as changes:
+                with pytest.raises(UnknownKind):
+                    await older.run(count_up)
+                async with older.transaction() as transaction:
+                    assert await transaction.keys(DEVICE) == ()
+                    transaction.put(DEVICE, "a", b"1")
+                assert await newer.run(count_up) == 2
+                async with older.transaction() as transaction:
+                    transaction.put(DEVICE, "b", b"2")
+                assert [await anext(changes) for _ in range(2)] == [
+                    Changed(Version(v), k) for v, k in ((2, "a"), (4, "b"))
+                ]
+
+    async def test_what_does_not_fit_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "store.db"
+        async with await CryptoStore.open(path, key=KEY, label="one", kinds=KINDS) as store:
+            await store.run(count_up)
+        with pytest.raises(WrongKey):
+            await CryptoStore.open(path, key=bytes(32), label="one", kinds=KINDS)
+        with pytest.raises(ValueError, match="'device' was declared twice"):
+            await CryptoStore.open(path, key=KEY, label="one", kinds=[DEVICE, RecordKind("device", TEXT, TEXT)])
+
+    async def test_equal_kinds_are_one_kind(self, tmp_path: Path) -> None:
+        """A program may declare a kind in several places."""
+        equal = RecordKind("device", Codec(str.encode, bytes.decode), BYTES)
+        async with CryptoStore.open(tmp_path / "store.db", key=KEY, label="one", kinds=[DEVICE, equal]) as store:
+            async with store.transaction() as transaction:
+                transaction.put(equal, "a", b"1")
+            async with store.subscribe(equal, since=0) as changes, store.view() as view:
+                assert await view.get(DEVICE, "a") == b"1"
+            assert await anext(changes) == Changed(Version(1), "a")
+
+
+class TestArguments:
+    async def test_they_are_passed_on(self, phone: Instance) -> None:
+        async def count_of_key(view: View, key: str, otherwise: int) -> int:
+            counter = await view.get(COUNTER, key)
+            return otherwise if counter is None else counter.count
+
+        assert await phone.run(count_up, "a") == 1
+        assert await phone.run(count_up, "a", attempts=2) == 2
+        assert await phone.query(count_of_key, "a", 7) == 2
+        assert await phone.query(count_of_key, "b", 7) == 7
+
+    async def test_they_are_typed(self, phone: Instance) -> None:
+        """``make lint`` checks this: each wrong call is an error of the type checker, and no right one is."""
+
+        async def both(transaction: Transaction, key: str, count: int) -> tuple[str, int]:
+            transaction.put(COUNTER, key, Counter(count))
+            return key, count
+
+        async def one(view: View, key: str) -> bytes | None:
+            return await view.get(DEVICE, key)
+
+        assert_type(await phone.run(both, "a", 1), tuple[str, int])
+        assert_type(await phone.query(one, "a", attempts=2), bytes | None)
+        with pytest.raises(TypeError):
+            await phone.run(both, "a")  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            await phone.query(one)  # type: ignore[arg-type]
+        with pytest.raises(AttributeError):
+            await phone.query(both, "a", 1)  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgument):
+            await phone.run(both, 7, 1)  # type: ignore[arg-type]
+
+
+def names_in(folder: Path) -> list[str]:
+    return [file.name for file in folder.iterdir()]
+
+
+class TestBadArguments:
+    """The type checker refuses all of this; a program that was not checked meets an exception of the store's own."""
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"kinds": None},
+            {"kinds": 7},
+            {"kinds": [None]},
+            {"times": 7},
+            {"times": ""},
+            {"label": 7},
+            {"key": "secret"},
+            {"expect": "existing"},
+            {"expect": True},
+            {"not_before": {}},
+        ],
+        ids=str,
+    )
+    async def test_of_open(self, tmp_path: Path, wrong: dict[str, object]) -> None:
+        right: dict[str, object] = {"key": bytes(32), "label": "phone", "kinds": KINDS}
+        with pytest.raises(InvalidArgument):
+            await CryptoStore.open(tmp_path / "store.db", **right | wrong)  # type: ignore[arg-type]
+        assert not names_in(tmp_path)
+
+    @pytest.mark.parametrize("wrong", [(7, 1), ("ab", "3"), ("ab", -1), ("ab", True)], ids=str)
+    def test_of_a_mark(self, wrong: tuple[str, int]) -> None:
+        with pytest.raises(InvalidArgument):
+            StoreMark(*wrong)
+
+    @pytest.mark.parametrize("wrong", [{"key": str}, {"value": int}, {"cached": "no"}], ids=str)
+    def test_of_a_record_kind(self, wrong: dict[str, object]) -> None:
+        right: dict[str, object] = {"name": "device", "key": TEXT, "value": BYTES}
+        with pytest.raises(InvalidArgument):
+            RecordKind(**right | wrong)  # type: ignore[arg-type]
+
+    def test_of_a_codec(self) -> None:
+        for encode, decode in ((7, bytes), (bytes, None)):
+            with pytest.raises(InvalidArgument):
+                Codec(encode, decode)  # type: ignore[arg-type]
+
+    async def test_a_name_that_is_no_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(InvalidArgument, match="in memory"):
+            await CryptoStore.open(":memory:", key=bytes(32), label="phone", kinds=KINDS)
+        assert not names_in(tmp_path)
+
+    async def test_a_source_of_chance_that_fails_leaves_no_file_open(self, tmp_path: Path) -> None:
+        class FailingRandomness(SystemRandomness):
+            def instance(self) -> InstanceId:
+                raise LookupError("no random numbers")
+
+        with pytest.raises(LookupError):
+            await CryptoStore.open(
+                tmp_path / "store.db", key=bytes(32), label="phone", kinds=KINDS, randomness=FailingRandomness()
+            )
+        assert not names_in(tmp_path)
+
+    @pytest.mark.parametrize("kind", [None, 7, "device"])
+    async def test_of_a_kind(self, phone: Instance, kind: RecordKind[str, bytes]) -> None:
+        async with phone.transaction() as transaction:
+            with pytest.raises(InvalidArgument):
+                await transaction.get(kind, "k")
+            with pytest.raises(InvalidArgument):
+                transaction.put(kind, "k", b"")
+            with pytest.raises(InvalidArgument):
+                transaction.delete(kind, "k")
+            with pytest.raises(InvalidArgument):
+                await transaction.keys(kind)
+        with pytest.raises(InvalidArgument):
+            async with phone.subscribe(kind):
+                pass
+
+    async def test_of_run(self, phone: Instance) -> None:
+        with pytest.raises(InvalidArgument):
+            await phone.run(7)  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgument):
+            await phone.query(None)  # type: ignore[arg-type]
+        for attempts in (0, "5"):
+            with pytest.raises(InvalidArgument):
+                await phone.run(count_up, attempts=attempts)  # type: ignore[arg-type]
+        assert phone.gated.calls == []
+
+    @pytest.mark.parametrize("timeout_seconds", [-1, float("nan"), "5", True])
+    async def test_of_closing_and_pausing(self, phone: Instance, timeout_seconds: float) -> None:
+        with pytest.raises(InvalidArgument):
+            await phone.close(timeout_seconds=timeout_seconds)
+        with pytest.raises(InvalidArgument):
+            await phone.pause(timeout_seconds=timeout_seconds)
+        assert await phone.run(count_up) == 1, "it is still open"
+
+
+async def test_representations_say_much_and_no_secret(phone: Instance) -> None:
+    async with phone.transaction() as transaction:
+        transaction.put(DEVICE, "secret key", b"secret value")
+        assert repr(transaction) == "<Transaction epoch=1 version=0>"
+    async with phone.view() as view:
+        await view.get(DEVICE, "secret key")
+        assert repr(phone) == "<CryptoStore 'phone' held epoch=1 version=1 cached=1 running=1>"
+    assert repr(view) == "<View epoch=1 version=1 ended>"
+    assert phone.lock.guard.stage is Stage.HELD
+    for shown in (repr(phone), repr(transaction), repr(view), repr(phone.statistics())):
+        assert "secret" not in shown

@@ -1,0 +1,319 @@
+"""Transactions and views, and how they are run again."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.store.crypto_store.operations import BrokenCounter, count_of, counter_of, lose_lease
+from tests.store.stores import COUNTER, DEVICE, PLAIN, Counter, Instance, Workbench, apart, count_up, failing
+from unwedged.protocol.guard import NO_GUARD
+from unwedged.store import (
+    InvalidArgument,
+    LeaseLost,
+    OperationEnded,
+    OperationInterrupted,
+    SnapshotMoved,
+    Transaction,
+    View,
+    crypto_store,
+)
+from unwedged.store.guarded_cache import RecordName
+
+
+class TestTransactions:
+    async def test_everything_is_written_together(self, bench: Workbench, phone: Instance) -> None:
+        async with phone.transaction() as transaction:
+            assert await transaction.get(DEVICE, "a") is None
+            transaction.put(DEVICE, "a", b"1")
+            transaction.put(DEVICE, "b", b"2")
+            transaction.put(PLAIN, "c", b"3")
+            transaction.delete(DEVICE, "b")
+            assert await transaction.get(DEVICE, "a") == b"1"
+            assert await transaction.get(DEVICE, "b") is None
+            assert await transaction.keys(DEVICE) == ("a",)
+            assert bench.stored() == {}
+        assert transaction.committed == 1
+        assert bench.stored() == {RecordName("device", b"a"): b"1", RecordName("plain", b"c"): b"3"}
+        bench.assert_cache_is_snapshot(phone)
+        async with phone.transaction() as transaction:
+            transaction.delete(DEVICE, "a")
+            transaction.put(DEVICE, "z", b"4")
+            transaction.put(DEVICE, "y", b"5")
+            assert await transaction.keys(DEVICE) == ("y", "z")
+        bench.assert_cache_is_snapshot(phone)
+
+    async def test_an_exception_drops_everything(self, bench: Workbench, phone: Instance) -> None:
+        await phone.run(count_up)
+
+        async def fail(transaction: Transaction) -> None:
+            await count_up(transaction)
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await phone.run(fail)
+        assert phone.statistics().live_objects == 0
+        assert await phone.run(count_up) == 2
+        bench.assert_cache_is_snapshot(phone)
+
+    async def test_there_is_one_live_object_of_each_record(self, phone: Instance) -> None:
+        async with phone.transaction() as transaction:
+            made = Counter(1)
+            transaction.put(COUNTER, "n", made)
+        async with phone.transaction() as transaction:
+            gets = [asyncio.create_task(counter_of(transaction)) for _ in range(2)]
+            one, again = [await get for get in gets]
+            assert one is again is made
+            made.count = 5
+            transaction.put(COUNTER, "n", made)
+        async with phone.view() as view:
+            copy = await view.get(COUNTER, "n")
+        assert copy is not None
+        assert copy is not made
+        assert copy.count == 5
+
+    async def test_two_gets_at_once_give_one_object(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        """Both find that they have to load the record, and both load it."""
+        await extension.run(count_up)
+        await extension.lock.release_now()
+        async with phone.transaction() as transaction:
+            gate = phone.gated.hold_after("load")
+            gets = [asyncio.create_task(counter_of(transaction)) for _ in range(2)]
+            await gate.reached.wait()
+            again = await gets[1]
+            gate.opened.set()
+            one = await gets[0]
+            assert phone.gated.calls.count("load") == 2
+            assert one is again
+            assert one is not None
+            one.count += 1
+            transaction.put(COUNTER, "n", one)
+        bench.assert_cache_is_snapshot(phone)
+
+    async def test_a_get_that_loads_does_not_undo_a_put_meanwhile(self, phone: Instance) -> None:
+        async with phone.transaction() as transaction:
+            gate = phone.gated.hold_after("load")
+            slow = asyncio.create_task(counter_of(transaction))
+            await gate.reached.wait()
+            made = Counter(7)
+            transaction.put(COUNTER, "n", made)
+            gate.opened.set()
+            assert await slow is made
+
+    async def test_nothing_is_put_during_the_commit(self, bench: Workbench, phone: Instance) -> None:
+        """It would be dropped without a word: what is written was encoded before."""
+        begun = asyncio.get_running_loop().create_future()
+
+        async def operation(transaction: Transaction) -> int:
+            begun.set_result(transaction)
+            return await count_up(transaction)
+
+        gate = phone.gated.hold_before("commit")
+        running = asyncio.create_task(phone.run(operation))
+        transaction: Transaction = await begun
+        await gate.reached.wait()
+        with pytest.raises(OperationEnded):
+            transaction.put(DEVICE, "d", b"late")
+        with pytest.raises(OperationEnded):
+            transaction.delete(COUNTER, "n")
+        with pytest.raises(OperationEnded):
+            await transaction.get(COUNTER, "n")
+        gate.opened.set()
+        assert await running == 1
+        assert bench.stored() == {RecordName("counter", b"n"): b"1"}
+
+    async def test_nothing_is_read_during_the_validation(self, phone: Instance) -> None:
+        gate = phone.gated.hold_before("check")
+        begun = asyncio.get_running_loop().create_future()
+
+        async def operation(view: View) -> None:
+            begun.set_result(view)
+
+        running = asyncio.create_task(phone.query(operation))
+        view: View = await begun
+        await gate.reached.wait()
+        with pytest.raises(OperationEnded):
+            await view.get(COUNTER, "n")
+        gate.opened.set()
+        await running
+
+    async def test_what_was_not_put_was_not_changed(self, phone: Instance) -> None:
+        await phone.run(count_up)
+        async with phone.transaction() as transaction:
+            counter = await transaction.get(COUNTER, "n")
+            assert counter is not None
+            counter.count = 100
+        assert await phone.run(count_up) == 2
+
+    async def test_an_object_put_twice_is_two_afterwards(self, bench: Workbench, phone: Instance) -> None:
+        async with phone.transaction() as transaction:
+            counter = Counter(1)
+            transaction.put(COUNTER, "n", counter)
+            transaction.put(COUNTER, "m", counter)
+        assert await phone.run(count_up) == 2
+        bench.assert_cache_is_snapshot(phone)
+
+    async def test_a_deleted_record_leaves_no_live_object(self, bench: Workbench, phone: Instance) -> None:
+        await phone.run(count_up)
+        async with phone.transaction() as transaction:
+            transaction.delete(COUNTER, "n")
+        bench.assert_cache_is_snapshot(phone)
+        assert await phone.run(count_up) == 1
+
+    async def test_they_run_one_at_a_time(self, phone: Instance) -> None:
+        assert sorted(await asyncio.gather(*(phone.run(count_up) for _ in range(20)))) == list(range(1, 21))
+
+    async def test_one_that_only_read_is_validated(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await phone.run(count_up)
+        async with failing(LeaseLost, phone.transaction()) as transaction:
+            await transaction.get(COUNTER, "n")
+            await lose_lease(bench, extension)
+        assert phone.lock.guard == NO_GUARD
+
+    async def test_uncached_kinds_stay_out_of_memory(self, phone: Instance) -> None:
+        async with phone.transaction() as transaction:
+            transaction.put(PLAIN, "p", b"1")
+        for _ in range(2):
+            async with phone.transaction() as transaction:
+                assert await transaction.get(PLAIN, "p") == b"1"
+                assert await transaction.get(PLAIN, "p") == b"1"
+        async with phone.view() as view:
+            assert await view.get(PLAIN, "p") == b"1"
+            assert await view.get(PLAIN, "p") == b"1"
+        assert phone.gated.calls.count("load") == 3, "each operation loads it once"
+        assert phone.statistics().cached_records == phone.statistics().live_objects == 0
+
+    async def test_a_value_that_has_no_encoding_spoils_nothing(self, bench: Workbench, phone: Instance) -> None:
+        await phone.run(count_up)
+        async with failing(InvalidArgument, phone.transaction()) as transaction:
+            await count_up(transaction)
+            transaction.put(COUNTER, "m", BrokenCounter(1))
+        assert await phone.run(count_up) == 2
+        bench.assert_cache_is_snapshot(phone)
+
+
+class TestViews:
+    async def test_they_see_one_version_while_others_commit(self, phone: Instance) -> None:
+        await phone.run(count_up)
+        async with phone.view() as view:
+            assert await count_of(view) == 1
+            await apart(phone.run(count_up))
+            assert await count_of(view) == 1
+        assert await phone.query(count_of) == 2
+
+    async def test_what_they_can_no_longer_load_is_said(self, bench: Workbench, phone: Instance) -> None:
+        async def write(transaction: Transaction) -> None:
+            transaction.put(DEVICE, "d", b"2")
+
+        async with failing(SnapshotMoved, phone.view()) as view:
+            await apart(phone.run(write))
+            await view.get(DEVICE, "d")
+        async with failing(SnapshotMoved, phone.view()) as view:
+            await apart(phone.run(write))
+            await view.keys(DEVICE)
+        async with phone.view() as view:
+            await apart(phone.run(write))
+            assert await view.get(DEVICE, "other") is None
+            assert await view.keys(COUNTER) == ()
+        bench.assert_cache_is_snapshot(phone)
+
+    async def test_a_load_that_comes_back_after_a_commit_does_not_enter_the_cache(
+        self, bench: Workbench, phone: Instance
+    ) -> None:
+        gate = phone.gated.hold_after("load")
+        looking = asyncio.create_task(phone.query(count_of))
+        await gate.reached.wait()
+        async with phone.transaction() as transaction:
+            transaction.put(COUNTER, "n", Counter(7))
+        gate.opened.set()
+        assert await looking is None
+        bench.assert_cache_is_snapshot(phone)
+
+    async def test_none_begins_while_a_commit_is_in_flight(self, phone: Instance) -> None:
+        await phone.run(count_up)
+        gate = phone.gated.hold_after("commit")
+        committing = asyncio.create_task(phone.run(count_up))
+        await gate.reached.wait()
+        looking = asyncio.create_task(phone.query(count_of))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert phone.lock.guarded.turns.running == 1
+        gate.opened.set()
+        assert await committing == 2
+        assert await looking == 2
+
+    async def test_without_the_lease_there_is_no_answer(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await phone.run(count_up)
+        async with failing(LeaseLost, phone.view()) as view:
+            assert await count_of(view) == 1
+            await lose_lease(bench, extension)
+        assert await phone.query(count_of) == 2
+
+    async def test_a_load_without_the_lease_is_stopped(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        async with failing(LeaseLost, phone.view()) as view:
+            await view.get(DEVICE, "d")
+            await lose_lease(bench, extension)
+            await view.get(COUNTER, "n")
+        assert phone.lock.guard == NO_GUARD
+
+
+class TestRerunning:
+    async def test_a_lost_lease_is_out_of_sight(self, bench: Workbench, phone: Instance, extension: Instance) -> None:
+        tries = 0
+
+        async def unlucky(transaction: Transaction) -> int:
+            nonlocal tries
+            tries += 1
+            count = await count_up(transaction)
+            if tries < 3:
+                await asyncio.create_task(lose_lease(bench, extension))
+            return count
+
+        assert await phone.run(unlucky) == 3
+        assert tries == 3
+        assert phone.statistics().reruns == 2
+        assert phone.statistics().leases_lost == 2
+        bench.assert_cache_is_snapshot(phone)
+
+    async def test_it_gives_up_after_the_stated_number(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        tries = 0
+
+        async def hopeless(_view: View) -> None:
+            nonlocal tries
+            tries += 1
+            await asyncio.create_task(lose_lease(bench, extension))
+
+        with pytest.raises(OperationInterrupted):
+            await phone.query(hopeless)
+        assert tries == crypto_store.MOST_ATTEMPTS
+        with pytest.raises(OperationInterrupted):
+            await phone.query(hopeless, attempts=1)
+        assert tries == crypto_store.MOST_ATTEMPTS + 1
+        with pytest.raises(ValueError, match="at least one attempt"):
+            await phone.query(hopeless, attempts=0)
+
+    async def test_other_failures_are_the_callers(self, phone: Instance) -> None:
+        async def wrong(_transaction: Transaction) -> None:
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await phone.run(wrong)
+
+    async def test_results_leave_only_after_the_commit(self, phone: Instance) -> None:
+        gate = phone.gated.hold_before("commit")
+        running = asyncio.create_task(phone.run(count_up))
+        await gate.reached.wait()
+        assert not running.done()
+        gate.opened.set()
+        assert await running == 1

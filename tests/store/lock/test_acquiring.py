@@ -1,0 +1,341 @@
+"""How an instance takes the lease: asking, the sync that follows, and the operations that wait meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from itertools import accumulate
+from typing import TypeVar
+
+import pytest
+
+from tests.store.lock.waiting import held, lock_tasks_end, pauses_end
+from tests.store.stores import PATIENCE, Instance, Workbench, all_that_can_run, count_up, take_over
+from unwedged.protocol.guard import NO_GUARD, Stage
+from unwedged.protocol.identifiers import Epoch, Milliseconds
+from unwedged.store.errors import LeaseLost, StorageFailed, StoreBusy
+from unwedged.store.lock import LeaseTimes
+from unwedged.store.row_watch import EAGER_LOOKS, LONGEST_PAUSE_MS, PAUSE_DIVISOR_IF_NEXT, SHORTEST_PAUSE_MS
+
+Answer = TypeVar("Answer")
+
+
+class TestTimes:
+    def test_the_defaults_are_valid(self) -> None:
+        assert LeaseTimes() == LeaseTimes(Milliseconds(2000), Milliseconds(500), Milliseconds(100))
+
+    @pytest.mark.parametrize(
+        ("duration", "renew_every_ms", "idle_after_ms"),
+        [(0, 1, 1), (60_001, 500, 100), (2000, 667, 100), (2000, 0, 100), (2000, 500, 0)],
+    )
+    def test_others_are_refused(self, duration: int, renew_every_ms: int, idle_after_ms: int) -> None:
+        with pytest.raises(ValueError, match="ms"):
+            LeaseTimes(Milliseconds(duration), Milliseconds(renew_every_ms), Milliseconds(idle_after_ms))
+
+
+class TestAcquiring:
+    async def test_the_epoch_grows_each_time(self, phone: Instance) -> None:
+        for epoch in (1, 2, 3):
+            await take_over(phone)
+            assert phone.lock.guard.epoch == epoch
+            await phone.lock.release_now()
+            assert phone.lock.guard == NO_GUARD
+
+    async def test_a_refused_instance_sets_wanted(self, phone: Instance, extension: Instance) -> None:
+        await take_over(phone)
+        assert not await extension.lock.acquire_now()
+        assert extension.lock.guard == NO_GUARD
+        await phone.lock.renew_now()
+        assert phone.lock.guard.stage is Stage.CLOSING
+        await lock_tasks_end(phone)
+        assert phone.lock.guard == NO_GUARD
+        await take_over(extension)
+
+    async def test_a_lapsed_lease_is_taken_and_its_guard_dies_at_the_next_access(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await take_over(phone)
+        bench.lapse()
+        await take_over(extension)
+        assert phone.lock.guard.stage is Stage.HELD
+        await phone.lock.renew_now()
+        assert phone.lock.guard == NO_GUARD
+        assert phone.statistics().leases_lost == 1
+
+    async def test_a_clock_that_jumps_back_leaves_nobody_stuck(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await take_over(phone)
+        bench.clock.time -= 500_000
+        await take_over(extension)
+
+    async def test_all_waiting_operations_share_one_acquisition(self, phone: Instance) -> None:
+        await asyncio.gather(*(held(phone) for _ in range(10)))
+        assert phone.gated.calls == ["look", "acquire", "changes"]
+
+    async def test_a_cancelled_caller_cancels_it_for_nobody(self, phone: Instance) -> None:
+        gate = phone.gated.hold_before("changes")
+        first, second = asyncio.create_task(held(phone)), asyncio.create_task(held(phone))
+        await gate.reached.wait()
+        first.cancel()
+        gate.opened.set()
+        await second
+        assert first.cancelled()
+        assert phone.gated.calls == ["look", "acquire", "changes"]
+
+    async def test_nothing_begins_before_the_sync_is_done(self, phone: Instance) -> None:
+        gate = phone.gated.hold_after("changes")
+        early = asyncio.create_task(held(phone))
+        await gate.reached.wait()
+        late = asyncio.create_task(held(phone))
+        await all_that_can_run()
+        assert phone.lock.guard.stage is Stage.SYNCING
+        assert not early.done()
+        assert not late.done()
+        gate.opened.set()
+        await asyncio.gather(early, late)
+
+    @pytest.mark.parametrize("failure", [StoreBusy("busy"), StorageFailed("no disk"), RuntimeError("a bug")])
+    async def test_a_failed_sync_leaves_no_guard_and_is_told_to_all(
+        self, phone: Instance, extension: Instance, bench: Workbench, failure: Exception
+    ) -> None:
+        await extension.run(count_up)
+        await extension.lock.release_now()
+        phone.gated.failures["changes"] = failure
+        outcomes = await asyncio.gather(*(held(phone) for _ in range(3)), return_exceptions=True)
+        assert outcomes == [failure] * 3
+        assert phone.lock.guard == NO_GUARD
+        assert phone.lock.guarded.cache.version == 0, "it must not count as synced"
+        assert await phone.run(count_up) == 2
+        bench.assert_cache_is_snapshot(phone)
+
+    async def test_after_a_failed_sync_somebody_else_gets_the_lease(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        """The sync fails again and again, and so does whoever runs an operation again and again."""
+
+        async def stubborn() -> None:
+            while True:
+                phone.gated.failures["changes"] = StorageFailed("no disk")
+                with pytest.raises(StorageFailed):
+                    await held(phone)
+
+        trying = asyncio.create_task(stubborn())
+        await bench.clock.asleep(0)
+        waiting = asyncio.create_task(held(extension))
+        await pauses_end(extension, waiting)
+        assert extension.lock.guard.stage is Stage.HELD
+        trying.cancel()
+
+    async def test_a_failed_sync_gives_the_row_up(self, phone: Instance, extension: Instance) -> None:
+        phone.gated.failures["changes"] = StorageFailed("no disk")
+        with pytest.raises(StorageFailed):
+            await phone.lock.acquire_now()
+        await take_over(extension)
+
+    async def test_it_stands_back_only_if_somebody_waits(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        phone.gated.failures["changes"] = StorageFailed("no disk")
+        with pytest.raises(StorageFailed):
+            await held(phone)
+        async with asyncio.timeout(PATIENCE):
+            await held(phone)
+        assert bench.clock.slept == []
+        await phone.lock.release_now()
+
+        gate = phone.gated.hold_before("changes")
+        phone.gated.failures["changes"] = StorageFailed("no disk")
+        failing = asyncio.create_task(held(phone))
+        await gate.reached.wait()
+        assert not await extension.lock.acquire_now()
+        gate.opened.set()
+        with pytest.raises(StorageFailed):
+            await failing
+        again = asyncio.create_task(held(phone))
+        await pauses_end(phone, again)
+        assert LONGEST_PAUSE_MS <= sum(bench.clock.slept) <= 3 * LONGEST_PAUSE_MS
+
+    async def test_where_the_row_can_not_be_given_up_the_lease_lapses(
+        self, bench: Workbench, phone: Instance, extension: Instance, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        phone.gated.failures |= {"changes": StorageFailed("no disk"), "release": StoreBusy("busy")}
+        with pytest.raises(StorageFailed):
+            await phone.lock.acquire_now()
+        assert "release failed label=phone epoch=1: busy" in caplog.text
+        assert not await extension.lock.acquire_now()
+        bench.lapse()
+        await take_over(extension)
+
+    async def test_a_failure_that_somebody_is_told_is_not_logged_as_well(
+        self, phone: Instance, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        phone.gated.failures["changes"] = StorageFailed("no disk")
+        with pytest.raises(StorageFailed):
+            await phone.run(count_up)
+        assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+    @pytest.mark.parametrize("failure", [StorageFailed("no disk"), RuntimeError("a mistake")])
+    async def test_a_failure_that_nobody_is_told_is_logged_once(
+        self, phone: Instance, caplog: pytest.LogCaptureFixture, failure: Exception
+    ) -> None:
+        """A traceback is for those who can mend the program."""
+        gate = phone.gated.hold_before("changes")
+        phone.gated.failures["changes"] = failure
+        leaving = asyncio.create_task(phone.run(count_up))
+        await gate.reached.wait()
+        leaving.cancel()
+        gate.opened.set()
+        await lock_tasks_end(phone)
+        [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
+        if isinstance(failure, StorageFailed):
+            assert record.getMessage() == "asking for the lease failed label=phone: no disk"
+            assert record.exc_info is None
+        else:
+            assert record.exc_info is not None
+            assert record.exc_info[1] is failure
+
+    async def test_a_lease_that_lapses_during_the_sync_is_asked_for_again(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        gate = phone.gated.hold_before("changes")
+        waiting = asyncio.create_task(held(phone))
+        await gate.reached.wait()
+        bench.lapse()
+        await take_over(extension)
+        await extension.lock.release_now()
+        gate.opened.set()
+        await waiting
+        assert phone.lock.guard.epoch == 3
+
+    async def test_a_renewal_may_find_out_during_the_sync(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        gate = phone.gated.hold_after("changes")
+        acquiring = asyncio.create_task(phone.lock.acquire_now())
+        await gate.reached.wait()
+        bench.lapse()
+        await take_over(extension)
+        await phone.lock.renew_now()
+        gate.opened.set()
+        with pytest.raises(LeaseLost):
+            await acquiring
+        assert phone.lock.guard == NO_GUARD
+
+    async def test_a_waiting_instance_looks_eagerly_and_then_after_growing_pauses(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await take_over(phone)
+        waiting = asyncio.create_task(held(extension))
+        await bench.clock.asleep(1)
+        assert extension.gated.calls == ["look", "acquire"] + EAGER_LOOKS * ["look"]
+        for pauses in range(1, 95):
+            await bench.clock.asleep(pauses)
+            bench.clock.advance(bench.clock.slept[-1])
+        await bench.clock.asleep(95)
+        bounds = [
+            min(max(so_far // PAUSE_DIVISOR_IF_NEXT, SHORTEST_PAUSE_MS), LONGEST_PAUSE_MS)
+            for so_far in accumulate(bench.clock.slept, initial=0)
+        ]
+        assert all(bound / 2 <= pause <= bound for bound, pause in zip(bounds, bench.clock.slept, strict=False))
+        assert bounds[-1] == LONGEST_PAUSE_MS
+        assert len(set(bench.clock.slept[-9:])) > 1, "chance keeps those who wait from looking in step"
+        assert extension.gated.calls.count("acquire") == 1, "word was left once"
+        await phone.lock.release_now()
+        bench.clock.advance(LONGEST_PAUSE_MS)
+        await waiting
+
+    async def test_when_the_lease_changes_hands_looking_begins_anew(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await take_over(phone)
+        waiting = asyncio.create_task(held(extension))
+        for pauses in range(1, 9):
+            await bench.clock.asleep(pauses)
+            bench.clock.advance(LONGEST_PAUSE_MS)
+        await bench.clock.asleep(9)
+        await phone.lock.release_now()
+        await take_over(phone)
+        del extension.gated.calls[:]
+        bench.clock.advance(LONGEST_PAUSE_MS)
+        await bench.clock.asleep(10)
+        assert extension.gated.calls == ["look", "acquire"], "word is left anew, but it looks eagerly only at first"
+        assert bench.clock.slept[9] <= SHORTEST_PAUSE_MS
+        await phone.lock.release_now()
+        bench.clock.advance(LONGEST_PAUSE_MS)
+        await waiting
+
+    async def test_nobody_asks_when_nobody_waits_any_more(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await take_over(phone)
+        waiting = asyncio.create_task(held(extension))
+        await bench.clock.asleep(1)
+        waiting.cancel()
+        before = list(extension.gated.calls)
+        bench.clock.advance(LONGEST_PAUSE_MS)
+        await lock_tasks_end(extension)
+        assert extension.gated.calls == before
+
+
+class TestTurns:
+    async def test_it_is_over_when_the_last_that_waits_is_cancelled(self, phone: Instance, extension: Instance) -> None:
+        began, go_on = asyncio.Event(), asyncio.Event()
+
+        async def lasting(_: object) -> None:
+            began.set()
+            await go_on.wait()
+
+        running = asyncio.create_task(phone.run(lasting))
+        await began.wait()
+        behind = asyncio.create_task(phone.run(count_up))
+        await asyncio.sleep(0)
+        assert phone.lock._waiting
+        assert not await extension.lock.acquire_now()
+        await phone.lock.renew_now()
+        assert phone.statistics().state == "held", "somebody waits here too"
+        behind.cancel()
+        await asyncio.wait((behind,))
+        assert phone.statistics().state == "closing"
+        go_on.set()
+        await running
+
+    async def test_an_operation_behind_a_dead_guards_transaction_gets_the_next_guard(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        began, go_on = asyncio.Event(), asyncio.Event()
+
+        async def zombie() -> None:
+            async with phone.transaction() as transaction:
+                await count_up(transaction)
+                began.set()
+                await go_on.wait()
+
+        slow = asyncio.create_task(zombie())
+        await began.wait()
+        behind = asyncio.create_task(phone.run(count_up))
+        await asyncio.sleep(0)
+        bench.lapse()
+        assert await extension.run(count_up) == 1
+        await extension.lock.release_now()
+        await phone.lock.renew_now()
+        async with asyncio.timeout(PATIENCE):
+            assert await behind == 2, "while the zombie still runs"
+        assert phone.statistics().reruns == 0, "it did not begin under the dead guard"
+        go_on.set()
+        with pytest.raises(LeaseLost):
+            await slow
+        bench.assert_cache_is_snapshot(phone)
+
+
+async def test_it_says_what_it_is(phone: Instance) -> None:
+    assert repr(phone.lock).startswith("<LeaseLock 'phone' instance=")
+    await take_over(phone)
+    assert repr(phone.lock).endswith(" held epoch=1 version=0 running=0>")
+
+
+async def test_news_about_another_epoch_change_nothing(phone: Instance) -> None:
+    await take_over(phone)
+    phone.lock.lost(Epoch(7))
+    phone.lock.note_waiter(Epoch(7), wanted=True)
+    assert phone.lock.guard.stage is Stage.HELD

@@ -1,0 +1,304 @@
+"""Renewals, operations that do not end, and the end of the store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import TypeVar
+
+import pytest
+
+from tests.store.lock.waiting import held, lock_tasks_end, pauses_end
+from tests.store.stores import DEVICE, Instance, Workbench, all_that_can_run, count_up, take_over
+from unwedged.protocol.guard import NO_GUARD, Stage
+from unwedged.store.errors import LeaseLost, StorageFailed, StoreBusy, StoreClosed, StoreError
+
+Answer = TypeVar("Answer")
+
+
+class TestRenewing:
+    @pytest.mark.parametrize("late", [False, True])
+    async def test_an_answer_about_a_dead_guard_does_not_touch_the_next(
+        self, phone: Instance, extension: Instance, bench: Workbench, late: bool
+    ) -> None:
+        """The renewal of epoch 1 is under way, before or after the database, while epoch 3 comes about."""
+        await take_over(phone)
+        await extension.lock.acquire_now()
+        gate = phone.gated.hold_after("renew") if late else phone.gated.hold_before("renew")
+        renewing = asyncio.create_task(phone.lock.renew_now())
+        await gate.reached.wait()
+        bench.lapse()
+        await take_over(extension)
+        await phone.lock.renew_now()
+        await extension.lock.release_now()
+        await take_over(phone)
+        gate.opened.set()
+        await renewing
+        assert phone.lock.guard.stage is Stage.HELD
+        assert phone.lock.guard.epoch == 3
+
+    async def test_the_tasks_renew_and_release_by_the_clock(self, phone: Instance) -> None:
+        phone.lock.start()
+        await take_over(phone)
+        await phone.clock.asleep(2)
+        assert sorted(phone.clock.slept) == [100, 500]
+        async with phone.view():
+            phone.clock.advance(100)  # something began since, and is running
+            await phone.clock.asleep(3)
+            phone.clock.advance(100)
+            await phone.clock.asleep(4)
+            assert phone.lock.guard.stage is Stage.HELD
+        phone.clock.advance(100)  # something ended since
+        await phone.clock.asleep(5)
+        assert phone.lock.guard.stage is Stage.HELD
+        gate = phone.gated.hold_after("release")
+        phone.clock.advance(100)
+        await gate.reached.wait()
+        assert phone.lock.guard == NO_GUARD
+        gate.opened.set()
+
+    async def test_a_lease_is_not_idle_right_after_a_sync_that_took_long(self, phone: Instance) -> None:
+        """Something waits for it. To give it up now would mean to sync again, perhaps without end."""
+        phone.lock.start()
+        gate = phone.gated.hold_before("changes")
+        acquiring = asyncio.create_task(phone.lock.acquire_now())
+        await gate.reached.wait()
+        await phone.clock.asleep(2)
+        gate.opened.set()
+        assert await acquiring
+        phone.clock.advance(100)
+        await all_that_can_run()
+        assert phone.lock.guard.stage is Stage.HELD
+        phone.clock.advance(100)
+        await all_that_can_run()
+        assert phone.lock.guard == NO_GUARD
+
+    @pytest.mark.parametrize("failure", [StoreBusy("busy"), StorageFailed("the disk is full")])
+    async def test_a_failed_renewal_is_tried_again(
+        self, phone: Instance, caplog: pytest.LogCaptureFixture, failure: StoreError
+    ) -> None:
+        phone.lock.start()
+        await take_over(phone)
+        async with phone.view():
+            await phone.clock.asleep(2)
+            phone.gated.failures["renew"] = failure
+            phone.clock.advance(500)
+            await phone.clock.asleep(4)
+            gate = phone.gated.hold_after("renew")
+            phone.clock.advance(500)
+            await gate.reached.wait()
+            gate.opened.set()
+        [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
+        assert record.getMessage() == f"renewal failed label=phone epoch=1: {failure}"
+        assert record.exc_info is None
+        assert phone.lock.guard.stage is Stage.HELD
+
+
+async def ends_when(go_on: asyncio.Event, store: Instance) -> None:
+    async with store.view() as view:
+        await go_on.wait()
+        await view.get(DEVICE, "d")
+
+
+class TestOverdue:
+    """Somebody waits, and an operation does not end: it may wait for the very process that it keeps out."""
+
+    @pytest.fixture
+    async def go_on(self) -> asyncio.Event:
+        return asyncio.Event()
+
+    @pytest.fixture
+    async def running(
+        self, phone: Instance, extension: Instance, go_on: asyncio.Event
+    ) -> AsyncIterator[asyncio.Task[None]]:
+        """An operation of phone's that runs, while extension waits and phone knows."""
+        task = asyncio.create_task(ends_when(go_on, phone))
+        await all_that_can_run()
+        assert not await extension.lock.acquire_now()
+        await phone.lock.renew_now()
+        assert phone.lock.guard.stage is Stage.CLOSING
+        yield task
+        go_on.set()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def test_its_lease_is_renewed_no_more_and_somebody_else_gets_it(
+        self,
+        bench: Workbench,
+        phone: Instance,
+        extension: Instance,
+        go_on: asyncio.Event,
+        running: asyncio.Task[None],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        bench.clock.advance(2001)
+        phone.lock.stop_renewing_if_overdue()
+        assert phone.lock.guard.stage is Stage.EXPIRING
+        [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        assert warning.endswith("label=phone epoch=1: ends_when (2001 ms)")
+        del phone.gated.calls[:]
+        await phone.lock.renew_now()
+        assert phone.gated.calls == []
+        await take_over(extension)
+        assert await extension.run(count_up) == 1
+        go_on.set()
+        with pytest.raises(LeaseLost):
+            await running
+
+    async def test_it_may_end_as_long_as_the_lease_lasts(
+        self, bench: Workbench, phone: Instance, extension: Instance, go_on: asyncio.Event, running: asyncio.Task[None]
+    ) -> None:
+        bench.clock.advance(2001)
+        phone.lock.stop_renewing_if_overdue()
+        go_on.set()
+        await running
+        await lock_tasks_end(phone)
+        assert phone.lock.guard == NO_GUARD
+        await take_over(extension)
+
+    async def test_nothing_begins_meanwhile(
+        self, bench: Workbench, phone: Instance, running: asyncio.Task[None]
+    ) -> None:
+        bench.clock.advance(2001)
+        phone.lock.stop_renewing_if_overdue()
+        new = asyncio.create_task(phone.run(count_up))
+        await all_that_can_run()
+        assert phone.lock.guarded.turns.running == 1
+        assert not running.done()
+        await phone.lock.let_expire()
+        assert await new == 1
+
+    async def test_it_is_given_its_time(self, bench: Workbench, phone: Instance, running: asyncio.Task[None]) -> None:
+        bench.clock.advance(2000)
+        phone.lock.stop_renewing_if_overdue()
+        assert phone.lock.guard.stage is Stage.CLOSING
+        assert not running.done()
+
+    async def test_a_clock_that_was_put_back_gives_it_its_time_once_more(
+        self,
+        bench: Workbench,
+        phone: Instance,
+        extension: Instance,
+        running: asyncio.Task[None],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """And no more: else whoever waits would wait until the clock is again where it was."""
+        bench.clock.time -= 30_000
+        phone.lock.stop_renewing_if_overdue()
+        del phone.gated.calls[:]
+        await phone.lock.renew_now()
+        assert phone.gated.calls == ["renew"]
+        bench.clock.advance(2001)
+        phone.lock.stop_renewing_if_overdue()
+        assert phone.lock.guard.stage is Stage.EXPIRING
+        assert caplog.records[-1].getMessage().endswith("ends_when (2001 ms)"), "for so long at least"
+        await take_over(extension)
+        assert not running.done()
+
+    async def test_where_nobody_waits_it_may_take_any_time(self, bench: Workbench, phone: Instance) -> None:
+        async with phone.view():
+            bench.clock.advance(100_000)
+            phone.lock.stop_renewing_if_overdue()
+            assert phone.lock.guard.stage is Stage.HELD
+
+    async def test_a_commit_is_given_any_time(self, bench: Workbench, phone: Instance, extension: Instance) -> None:
+        gate = phone.gated.hold_before("commit")
+        committing = asyncio.create_task(phone.run(count_up))
+        await gate.reached.wait()
+        assert not await extension.lock.acquire_now()
+        await phone.lock.renew_now()
+        bench.clock.advance(100_000)
+        phone.lock.stop_renewing_if_overdue()
+        assert phone.lock.guard.stage is Stage.CLOSING
+        gate.opened.set()
+        assert await committing == 1
+
+    async def test_a_guard_whose_time_is_up_dies_also_where_nobody_takes_the_lease(
+        self, bench: Workbench, phone: Instance, running: asyncio.Task[None]
+    ) -> None:
+        """Whoever waited may be gone, and what waits here must not wait for the operation."""
+        bench.clock.advance(1999)
+        await phone.lock.renew_now()
+        bench.clock.advance(1999)
+        phone.lock.stop_renewing_if_overdue()
+        await phone.lock.let_expire()
+        assert phone.lock.guard.stage is Stage.EXPIRING
+        new = asyncio.create_task(phone.run(count_up))
+        await all_that_can_run()
+        bench.clock.advance(1)
+        await phone.lock.let_expire()
+        await pauses_end(phone, new)
+        assert await new == 1
+        assert not running.done()
+
+    async def test_so_does_one_whose_lease_claims_to_last_longer_than_any(
+        self, bench: Workbench, phone: Instance, running: asyncio.Task[None]
+    ) -> None:
+        """The clock was put back once it was renewed no more: others may take the lease, but nobody does."""
+        bench.clock.advance(2001)
+        phone.lock.stop_renewing_if_overdue()
+        bench.clock.time -= 3_600_000
+        await phone.lock.let_expire()
+        assert phone.lock.guard == NO_GUARD
+        assert not running.done()
+
+    async def test_the_tasks_see_to_it_by_the_clock(
+        self, phone: Instance, extension: Instance, running: asyncio.Task[None]
+    ) -> None:
+        phone.lock.start()
+        waiting = asyncio.create_task(held(extension))
+        await pauses_end(extension, waiting)
+        assert not running.done()
+        assert "renew" in phone.gated.calls
+
+    async def test_they_let_the_guard_die_too(self, phone: Instance, running: asyncio.Task[None]) -> None:
+        """Whoever waited is gone."""
+        phone.lock.start()
+        new = asyncio.create_task(phone.run(count_up))
+        await pauses_end(phone, new)
+        assert await new == 1
+        assert not running.done()
+
+
+class TestClosing:
+    async def test_the_lease_is_given_up(self, phone: Instance, extension: Instance) -> None:
+        await take_over(phone)
+        await phone.close()
+        await phone.close()
+        await take_over(extension)
+
+    async def test_an_operation_that_waits_for_the_lease_is_refused(self, phone: Instance, extension: Instance) -> None:
+        await take_over(phone)
+        waiting = asyncio.create_task(held(extension))
+        await extension.clock.asleep(1)
+        await extension.close()
+        with pytest.raises(StoreClosed):
+            await waiting
+
+    @pytest.mark.parametrize("ends", ["pause", "close"])
+    async def test_a_lease_that_was_just_taken_is_given_up(
+        self, phone: Instance, extension: Instance, ends: str
+    ) -> None:
+        """Also where this instance does not know yet that it has it: else others wait until it lapses."""
+        gate = phone.gated.hold_after("acquire")
+        waiting = asyncio.create_task(held(phone))
+        await gate.reached.wait()
+        ending = asyncio.create_task(phone.pause() if ends == "pause" else phone.close())
+        await all_that_can_run()
+        gate.opened.set()
+        await ending
+        await take_over(extension)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+    async def test_an_acquisition_under_way_is_finished_and_undone(self, phone: Instance, extension: Instance) -> None:
+        gate = phone.gated.hold_before("changes")
+        waiting = asyncio.create_task(held(phone))
+        await gate.reached.wait()
+        closing = asyncio.create_task(phone.close())
+        await asyncio.sleep(0)
+        gate.opened.set()
+        await closing
+        with pytest.raises(StoreClosed):
+            await waiting
+        await take_over(extension)
