@@ -133,7 +133,7 @@ def known(curve25519: str, ed25519: str) -> KnownDevice:
 
 @asynccontextmanager
 async def machine(path: Path) -> AsyncIterator[OlmMachine]:
-    """Open Alice's device. It keeps the lease while others have their turn."""
+    """Open Alice's device. It keeps the lease while others are measured."""
     async with OlmMachine.open(
         path, user_id=ALICE[0], device_id=ALICE[1], label="alice", key=KEY, times=_STEADY
     ) as own:

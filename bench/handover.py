@@ -353,7 +353,7 @@ def report() -> str:
 ## Handing over
 
 Two processes make every other update of one shared record, through `CryptoStore.run`, and each wants it again at once:
-so each turn is a handover: the holder learns that somebody waits, the lease is given up and taken, the cache is brought
+so each turn is a handover: the holder learns that somebody waits, the lease is released and taken, the cache is brought
 up to date, one record is loaded, and one commit made. Beside it, round by round, the same two processes take turns on a
 bare row, through the same driver at the same durability: they spin on reading it, and write in one `BEGIN IMMEDIATE`
 transaction. A turn lasts from the end of the other process's update to the end of one's own; there were

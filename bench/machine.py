@@ -1,6 +1,6 @@
 """The machine: messages, readings, handovers and caches, beside the bare ratchets and beside other libraries.
 
-Two groups run in the peers' environment, ``.venv/peers``, so that all sides have their turns in one process.
+Two groups run in the peers' environment, ``.venv/peers``, so that all sides are sampled in one process.
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ async def fill(own: OlmMachine, sessions: int) -> None:
 
 
 async def handed_over(first: OlmMachine, second: OlmMachine, loops: int) -> float:
-    """Time how ``first`` takes the lease and encrypts, after ``second`` has done so and given the lease up."""
+    """Time how ``first`` takes the lease and encrypts, after ``second`` has done so and released the lease."""
     seconds = 0.0
     there, here = await encrypting(second), await encrypting(first)
     await first._store._lock.release_now()
@@ -381,7 +381,7 @@ stores to itself. Neither verifies the signature of the device keys that come wi
 
 ### A handover and the next operation
 
-Another process has encrypted a message in the same room, and has given the lease up. From here on it is counted how
+Another process has encrypted a message in the same room, and has released the lease. From here on it is counted how
 long it takes to acquire the lease, to bring the cache up to date, to load what changed and to encrypt the next message.
 The Olm sessions are with as many devices.
 

@@ -1,9 +1,9 @@
 """How anything is measured here: in rounds, each subject in turn with what it is compared with.
 
 A *subject* is something to be timed; a *group* sets up several that are compared with each other. A *round* is one
-process of its own, in which the subjects of a group take turns: so many times that the clock can measure it, then the
-next one. A ratio is formed within each round and reported as the median over all rounds, with its quartiles. A machine
-that slows down for a second slows both sides down, and the spread shows what that leaves.
+process of its own, in which each subject of a group is sampled in turn: it runs so often that the clock can measure it,
+then the next one does. A ratio is formed within each round and reported as the median over all rounds, with its
+quartiles. A machine that slows down for a second slows both sides down, and the spread shows what that leaves.
 
 pyperf keeps the results, notes the machine and the versions, and can look at the raw files: ``python -m pyperf stats
 build/benchmarks/transactions.json``. Its own runner would not do, as it has done with one subject before it begins the
@@ -51,11 +51,11 @@ PEERS_PYTHON: Final = ".venv/peers/bin/python"
 RESULTS: Final = Path(sized("build/benchmarks", "build/smoke"))
 """Raw results, and the stores that are measured: on the disk that the project is on."""
 
-TURNS: Final = sized(8, 1)
-"""How often each subject has its turn in a round."""
+SAMPLES: Final = sized(8, 1)
+"""How many samples of each subject a round takes."""
 
-TURN: Final = sized(0.1, 0.001)
-"""How many seconds a turn lasts at least."""
+SAMPLE_SECONDS: Final = sized(0.1, 0.001)
+"""How long a sample lasts at least."""
 
 _LIBRARIES = ("aiosqlite", "cryptography", "rpds-py", "vodozemac", "matrix-nio", "peewee", "mautrix", "python-olm")
 
@@ -231,17 +231,17 @@ async def _round(group: Group, folder: Path) -> dict[str, tuple[int, list[float]
     async with group(folder) as subjects:
         loops = {name: await _calibrated(timed) for name, timed in subjects.items()}
         values: dict[str, list[float]] = {name: [] for name in subjects}
-        for _ in range(TURNS):
+        for _ in range(SAMPLES):
             for name, timed in subjects.items():
                 values[name].append(await timed(loops[name]) / loops[name])
     return {name: (loops[name], values[name]) for name in subjects}
 
 
 async def _calibrated(timed: Timed) -> int:
-    """Return how many loops make a turn; trying that warms up."""
+    """Return how many loops make a sample; trying that warms up."""
     loops = 1
-    while (seconds := await timed(loops)) < TURN:
-        loops *= 2 if seconds > TURN / 10 else 8
+    while (seconds := await timed(loops)) < SAMPLE_SECONDS:
+        loops *= 2 if seconds > SAMPLE_SECONDS / 10 else 8
     return loops
 
 

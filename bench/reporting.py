@@ -27,7 +27,7 @@ def head(measured: Mapping[str, Results]) -> str:
     return f"""\
 # How fast, against what
 
-Each figure stands beside what it is compared with, measured in the same process, in turns of a tenth of a second, so
+Each figure stands beside what it is compared with, measured in the same process, in samples of a tenth of a second, so
 that a machine that is busy for a while is so for both. A ratio is the median over several such processes; in brackets
 are its quartiles: half of them lie between. What was aimed at stands beside it, and whether it was met.
 

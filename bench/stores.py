@@ -49,7 +49,7 @@ _STEADY: Final = LeaseTimes(idle_after_ms=Milliseconds(24 * 60 * 60 * 1000))
 async def opened(path: Path, cache_limit_bytes: int | None = None) -> AsyncIterator[CryptoStore]:
     """Open a store, or make one, with a key: what a passphrase costs is measured separately.
 
-    It keeps the lease while others have their turn.
+    It keeps the lease while others are measured.
     """
     async with CryptoStore.open(
         path,

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from bench.measuring import RESULTS, Aim, Effort, Group, Results, Timed, measure_in_rounds, program, sized
+from bench.measuring import RESULTS, Aim, Effort, Group, Results, Timed, each, measure_in_rounds, program, sized
 from bench.plots import Line, lines
 from bench.reporting import Pair, aims_of, compared, duration, table
 from bench.stores import SESSION_SIZE, WORDS, copy_of, everything, fill, key_of, opened
@@ -59,7 +59,7 @@ async def taking_over(cached: int, folder: Path) -> AsyncIterator[Mapping[str, T
         await writer._lock.release_now()
 
     async def caught_up(store: CryptoStore) -> None:
-        """Let it hear of all that happened while others had their turns: that is not what is measured."""
+        """Let it sync what happened while others were measured: that is not measured here."""
         async with store.view():
             pass
         await store._lock.release_now()
@@ -70,9 +70,7 @@ async def taking_over(cached: int, folder: Path) -> AsyncIterator[Mapping[str, T
         await keeper._lock.release_now()
         for _ in range(loops):
             await changed_by_another(changed)
-            began = time.perf_counter()
-            await keeper.query(partial(read, keys[:TOUCHED]))
-            seconds += time.perf_counter() - began
+            seconds += await each(partial(keeper.query, partial(read, keys[:TOUCHED])))(1)
             await keeper.query(partial(read, keys[TOUCHED:changed]))
             assert keeper.statistics().cached_records == cached
             await keeper._lock.release_now()
@@ -84,9 +82,7 @@ async def taking_over(cached: int, folder: Path) -> AsyncIterator[Mapping[str, T
         for _ in range(loops):
             await changed_by_another(10)
             forget(dropper)
-            began = time.perf_counter()
-            await load()
-            seconds += time.perf_counter() - began
+            seconds += await each(load)(1)
             await dropper._lock.release_now()
         return seconds
 
@@ -155,7 +151,7 @@ def report() -> str:
     return f"""\
 ## Taking over
 
-Another process changed some records and gave the lease up. From here on it is counted how long it takes to acquire the
+Another process changed some records and released the lease. From here on it is counted how long it takes to acquire the
 lease, to bring the cache up to date, and to read what the next operations want: {TOUCHED} records, as many of the
 changed ones among them as there are. It is compared with dropping the cache, as a process must that does not know what
 changed, so that those {TOUCHED} are loaded one by one; and with loading the whole store, in one query, without even

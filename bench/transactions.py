@@ -79,13 +79,13 @@ async def transactions(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
     async def unsealed() -> OlmMessage:
         message, pickle = step(session)
         row = Row(RowName(SESSIONS.name, KEY.encode()), pickle)
-        await services.backend.commit(epoch, [row], Milliseconds(services.clock.now()), duration, alone=True)
+        await services.backend.commit(epoch, [row], Milliseconds(services.clock.now()), duration, may_release=True)
         return message
 
     async def sealed() -> OlmMessage:
         message, pickle = step(session)
         batch = await services.records.seal({RecordName(SESSIONS.name, KEY.encode()): pickle})
-        await services.records.commit(epoch, batch, Milliseconds(services.clock.now()), duration, alone=True)
+        await services.records.commit(epoch, batch, Milliseconds(services.clock.now()), duration, may_release=True)
         return message
 
     async def meet(transaction: Transaction) -> None:

@@ -60,7 +60,7 @@ EXTENT: Mapping[str, Mapping[str, int]] = {
         "Crash": 123_808,
         "Truncate": 25_449,
         "Want": 8_550,
-        "Lapse": 31_404,
+        "Expire": 31_404,
         "Sync": 7_102,
         "SyncFails": 8_738,
         "Renew": 51_964,

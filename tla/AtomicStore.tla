@@ -1,7 +1,7 @@
 ----------------------------- MODULE AtomicStore -----------------------------
 (* What a user of the store may assume, and all they need to read: no lock, no *)
 (* cache, no process's memory. Operations are called, take effect at one       *)
-(* moment before they return, and may be given up by a crash or an error.      *)
+(* moment before they return, and may be abandoned by a crash or an error.     *)
 (*                                                                             *)
 (* A transaction's effect is one step. If it fails, or writes nothing, its     *)
 (* answer (an error is one) comes from the store as it is at one such step. A  *)
@@ -65,9 +65,9 @@ Return(o) ==
 
 \* A cancelled caller, a commit that fails, or a crash, which takes several down at once.
 \* What had taken effect stays; what had not never will. (An operation that is
-\* run again, out of sight of its caller, is given up and called once more: that
+\* run again, out of sight of its caller, is abandoned and called once more: that
 \* only shortens the time in which it must take effect.)
-GiveUp(gone) ==
+Abandon(gone) ==
     /\ \A o \in gone : call[o].stage # "idle"
     /\ call' = [o \in Operations |-> IF o \in gone THEN NoCall ELSE call[o]]
     /\ UNCHANGED history
@@ -76,7 +76,7 @@ ANext ==
     \/ UNCHANGED avars  \* nothing that a user sees (said first: that is what most steps are)
     \/ \E o \in Operations :
         ACall(o, "transaction") \/ ACall(o, "view") \/ Update(o) \/ Look(o) \/ Return(o)
-    \/ \E gone \in (SUBSET Operations) \ {{}} : GiveUp(gone)
+    \/ \E gone \in (SUBSET Operations) \ {{}} : Abandon(gone)
 
 AtomicSpec == AInit /\ [][ANext]_avars
 ===============================================================================

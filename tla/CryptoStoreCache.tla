@@ -21,7 +21,7 @@
 (* with suspended processes is among those below. A process that pauses has   *)
 (* released its lease (Release), and takes no step until it goes on; its      *)
 (* cache, and what its subscribers have heard, are then as they were. Clocks  *)
-(* do not appear: a lease may expire at any moment (Lapse).                   *)
+(* do not appear: a lease may expire at any moment (Expire).                  *)
 EXTENDS Lease, Sequences, FiniteSets
 
 CONSTANTS
@@ -50,7 +50,7 @@ VARIABLES
     floor,      \* the change log was cut up to this version: it has the later ones only
     guard,      \* by process: its right to use the store
     cache,      \* by process: some records of the snapshot at one version
-    heard,      \* by process: what its subscriber was told since it subscribed
+    heard,      \* by process: what was published to its subscriber
     op          \* by operation: how far it is
 
 vars == <<lease, history, commits, floor, guard, cache, heard, op>>
@@ -157,7 +157,7 @@ Idle == [stage |-> "idle", mode |-> "none", under |-> 0, at |-> 0, begun |-> 0,
 \*           updates were computed from
 \* loading   record, value and version of a load whose answer is on its way
 \* sawWaiter whether its last access said that somebody waits
-\* released  whether its commit gave the lease up
+\* released  whether its commit released the lease
 
 Of(p) == {o \in Operations : Home[o] = p}
 
@@ -222,7 +222,7 @@ Sync(p) ==
     /\ UNCHANGED <<lease, history, commits, floor, op>>
 
 \* An error on the way: no guard, and the cache stays what and where it was. The lease
-\* is given up, or left to expire.
+\* is released, or left to expire.
 SyncFails(p) ==
     /\ guard[p].stage = "syncing"
     /\ guard' = [guard EXCEPT ![p] = NoGuard]
@@ -232,7 +232,7 @@ SyncFails(p) ==
     /\ UNCHANGED <<history, commits, floor, heard, op>>
 
 \* An operation begins under a guard: it has the guard's cache before it, as an
-\* immutable value. Transactions of one guard take turns. A view does not begin
+\* immutable value. Transactions of one guard run one at a time. A view does not begin
 \* while a commit is under way: it could miss what others may have seen.
 MayBegin(o, mode) ==
     LET p == Home[o]
@@ -289,14 +289,14 @@ Fill(o) ==
         /\ UNCHANGED <<lease, history, commits, floor, guard, heard>>
 
 \* Rules 4, 5 and 8: all of an operation's records, the version and the change log,
-\* behind the fence, in one database transaction; it renews the lease as well, or gives
-\* it up if somebody waits and no other operation needs it, or keeps it for those that
+\* behind the fence, in one database transaction; it renews the lease as well, or
+\* releases it if somebody waits and no other operation needs it, or keeps it for those that
 \* come next. (A process knows that when it sends the commit. A view that ends on the way
 \* is then as one that ends just after.)
 Commit(o, updated) ==
     LET p == Home[o]
         base == [r \in updated |-> op[o].known[r]]
-        alone == WorkingUnder(p, op[o].under) = {o}
+        mayRelease == WorkingUnder(p, op[o].under) = {o}
     IN  /\ op[o].stage = "running" /\ op[o].mode = "transaction"
         /\ updated # {} /\ updated \subseteq AnyRecord(op[o].known)
         /\ Version < MaxVersion
@@ -307,11 +307,11 @@ Commit(o, updated) ==
         /\ commits' = Append(commits, base)
         /\ history' = Append(history, [r \in Records |->
                 IF r \in updated THEN base[r] + 1 ELSE Value(r, Version)])
-        /\ \E parts \in Notable(alone) :
+        /\ \E releases \in Notable(mayRelease) :
             /\ op' = [op EXCEPT ![o].stage = "committed", ![o].at = Version + 1,
                                 ![o].known = Part(@, updated), ![o].sawWaiter = lease.wanted,
-                                ![o].released = MayAccess(o) /\ GivesWay(lease, parts)]
-            /\ lease' = IF MayAccess(o) THEN Committed(lease, parts) ELSE lease
+                                ![o].released = MayAccess(o) /\ HandsOver(lease, releases)]
+            /\ lease' = IF MayAccess(o) THEN Committed(lease, releases) ELSE lease
         /\ UNCHANGED <<floor, guard, cache, heard>>
 
 \* Rule 6: a view asks whether its epoch still stands.
@@ -332,10 +332,10 @@ Fail(o) ==
     /\ op' = [op EXCEPT ![o].stage = "validated", ![o].at = 0, ![o].begun = 0, ![o].sawWaiter = lease.wanted]
     /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
 
-\* The cache takes the new values, subscribers are published, the caller is answered:
+\* The cache takes the new values, the changes are published, the caller is answered:
 \* one step of the process. If the guard died in between, the commit counts all
-\* the same, and the cache is no longer this operation's to touch. If the commit gave
-\* the lease up, the guard ends here: nothing has begun under it since, as operations
+\* the same, and the cache is no longer this operation's to touch. If the commit released
+\* the lease, the guard ends here: nothing has begun under it since, as operations
 \* don't while a commit is on its way.
 Finish(o) ==
     LET p == Home[o]
@@ -416,7 +416,7 @@ Release(p) ==
     /\ UNCHANGED <<history, commits, floor, cache, heard, op>>
 
 \* A lease expires, at any moment: its holder was suspended, or a clock jumped.
-Lapse ==
+Expire ==
     /\ lease.left > 0 /\ lease.holder # Nobody
     /\ lease' = [lease EXCEPT !.left = 0]
     /\ UNCHANGED <<history, commits, floor, guard, cache, heard, op>>
@@ -463,7 +463,7 @@ Next ==
         \/ Acquire(p) \/ Want(p) \/ Sync(p) \/ SyncFails(p) \/ Renew(p) \/ LoseGuard(p)
         \/ Release(p) \/ Crash(p) \/ Listen(p)
         \/ \E r \in Records : Forget(p, r)
-    \/ Lapse
+    \/ Expire
     \/ Truncate
 
 Spec == Init /\ [][Next]_vars
@@ -485,7 +485,7 @@ TypeOK ==
         /\ op[o].under \in 0..MaxEpoch /\ op[o].known \in SomeRecords
 
 InUse(p) ==
-    \/ guard[p].stage \in {"held", "closing"}
+    \/ guard[p].stage \in {"held", "draining"}
     \/ \E o \in WorkingUnder(p, guard[p].epoch) : guard[p].stage # "none"
 
 \* While the fence lets the guard pass, the cache is of the version the store is
@@ -521,13 +521,13 @@ OneFencedHolder ==
         (/\ guard[p].stage # "none" /\ FencePasses(lease, guard[p].epoch)
          /\ guard[q].stage # "none" /\ FencePasses(lease, guard[q].epoch)) => p = q
 
-\* Its process need not know yet that its commit has given the lease up.
-GaveWay(p) ==
+\* Its process need not know yet that its commit has released the lease.
+HandedOver(p) ==
     lease.holder = Nobody /\ \E o \in WorkingUnder(p, guard[p].epoch) : op[o].released
 
 GuardIsHonest ==
     \A p \in Processes : (guard[p].stage # "none" /\ lease.epoch = guard[p].epoch)
-        => lease.holder = p \/ GaveWay(p)
+        => lease.holder = p \/ HandedOver(p)
 
 EpochNeverReused ==
     [][\A p \in Processes : (guard[p].stage = "none" /\ guard'[p].stage # "none")
@@ -546,7 +546,7 @@ StreamComplete ==
         /\ \A i \in 2..Len(heard[p]) :
             \/ heard[p][i].version = heard[p][i - 1].version + 1
             \/ heard[p][i].lagged /\ heard[p][i].version > heard[p][i - 1].version
-        /\ guard[p].stage \in {"held", "closing"} => LastHeard(heard[p]) >= cache[p].version
+        /\ guard[p].stage \in {"held", "draining"} => LastHeard(heard[p]) >= cache[p].version
 
 -------------------------------------------------------------------------------
 (* What all this amounts to for the user: AtomicStore. What was committed or    *)

@@ -14,7 +14,7 @@
 (*   NoIdTwice            no two keys have one id                             *)
 (*   ExactlyOnce          no key is given to it again after it was claimed    *)
 (*   KeysBounded          it has no more keys than the target says, but for   *)
-(*                        those that were given up and arrive all the same    *)
+(*                        those that were abandoned and arrive all the same   *)
 (*                                                                            *)
 (* and to whoever begins a session with this device:                          *)
 (*                                                                            *)
@@ -27,7 +27,7 @@
 (* One-time keys. One commit makes an offer: it makes the keys, and notes     *)
 (* them as offered. Only then may the request leave, and it is handed out     *)
 (* once. As long as the offer is open, no other is made. It is settled by its *)
-(* response. If none comes for long, the offer is given up: the server may    *)
+(* response. If none comes for long, the offer is abandoned: the server may   *)
 (* have the keys, so their private halves are kept, and their ids are never   *)
 (* used again. How many keys the server has, only a sync says; and only if no *)
 (* offer was open when it was asked for, and none was made since. (The second *)
@@ -35,7 +35,7 @@
 (* Sliding sync leaves a count out that is as the connection was told before: *)
 (* so what it was told is kept, also where that came too late to count.       *)
 (*                                                                            *)
-(* A process that was suspended may still send an offer that was given up.    *)
+(* A process that was suspended may still send an offer that was abandoned.   *)
 (* Nobody can prevent that. Then the server has more keys than the target     *)
 (* says, by one batch at most where there are two processes, and by one more  *)
 (* for each further process. KeysBounded allows that, and no more.            *)
@@ -86,7 +86,7 @@ vars == <<store, server, peers, flight>>
 (*           private    the one-time keys whose private halves are there        *)
 (*           confirmed  of these, those that the server is known to have got    *)
 (*           offer      the keys of the open offer                              *)
-(*           turn       the number of the last offer                            *)
+(*           serial     the number of the last offer                            *)
 (*           missing    how many one-time keys are to be offered                *)
 (*           told       by connection: the last count that it brought, whether  *)
 (*                      it counts or not                                        *)
@@ -107,7 +107,7 @@ vars == <<store, server, peers, flight>>
 (* A key is known by its id, and by the number of the offer it was made for.    *)
 
 NoStore ==
-    [account |-> 0, next |-> 1, private |-> {}, confirmed |-> {}, offer |-> {}, turn |-> 0,
+    [account |-> 0, next |-> 1, private |-> {}, confirmed |-> {}, offer |-> {}, serial |-> 0,
      missing |-> 0, told |-> [p \in Sliding |-> 0],
      fallback |-> 0, unpublished |-> FALSE, used |-> FALSE, ripe |-> TRUE]
 
@@ -153,7 +153,7 @@ AnswerSync(p) ==
     /\ flight[p] = Idle /\ store.account > 0
     /\ LET count == Cardinality(server.available)
            usual == IF p \in Sliding THEN server.told[p] ELSE 0
-           asked == IF store.offer = {} THEN store.turn ELSE None
+           asked == IF store.offer = {} THEN store.serial ELSE None
        IN  Hand(p, [kind |-> "sync", stage |-> "response", asked |-> asked,
                     count |-> (IF count = usual THEN None ELSE count), used |-> server.used])
     /\ UNCHANGED <<store, server, peers>>
@@ -166,7 +166,7 @@ ReceiveSync(p) ==
            count == CASE sync.count # None -> sync.count
                       [] p \in Sliding /\ ~Broken("count-absent-two-meanings") -> store.told[p]
                       [] OTHER -> 0
-           counts == sync.asked = store.turn \/ Broken("stale-count")
+           counts == sync.asked = store.serial \/ Broken("stale-count")
            told == [q \in Sliding |-> IF q = p THEN count ELSE store.told[q]]
        IN  /\ store' = [store EXCEPT
                             !.told = told,
@@ -179,18 +179,18 @@ ReceiveSync(p) ==
 -------------------------------------------------------------------------------
 (* Offers of one-time keys.                                                     *)
 
-Request(turn, keys) == [kind |-> "keys", stage |-> "request", turn |-> turn, keys |-> keys]
+Request(serial, keys) == [kind |-> "keys", stage |-> "request", serial |-> serial, keys |-> keys]
 
 OfferKeys(p) ==
     /\ flight[p] = Idle
-    /\ LET turn == store.turn + 1
+    /\ LET serial == store.serial + 1
            last == store.next + store.missing - 1
-           keys == {[id |-> id, turn |-> turn] : id \in store.next..last}
+           keys == {[id |-> id, serial |-> serial] : id \in store.next..last}
        IN  /\ last \in store.next..MaxId  \* so some are missing
            /\ store' = (IF Broken("upload-before-persist") THEN store
                         ELSE [store EXCEPT !.next = last + 1, !.private = @ \cup keys,
-                                           !.offer = keys, !.turn = turn, !.missing = 0])
-           /\ Hand(p, Request(turn, keys))
+                                           !.offer = keys, !.serial = serial, !.missing = 0])
+           /\ Hand(p, Request(serial, keys))
     /\ UNCHANGED <<server, peers>>
 
 \* The fault "upload-repeated": an offer that nobody has in hand any more is sent again.
@@ -198,7 +198,7 @@ RepeatOffer(p) ==
     /\ Broken("upload-repeated")
     /\ flight[p] = Idle /\ store.offer # {}
     /\ \A q \in Processes : flight[q].kind # "keys"
-    /\ Hand(p, Request(store.turn, store.offer))
+    /\ Hand(p, Request(store.serial, store.offer))
     /\ UNCHANGED <<store, server, peers>>
 
 \* The fault "one-time-exchange-frozen": a process is suspended with an offer in hand, and
@@ -207,7 +207,7 @@ OfferForFrozen(p) ==
     /\ Broken("one-time-exchange-frozen")
     /\ flight[p] = Idle /\ store.offer # {}
     /\ \E q \in Processes : flight[q].kind = "keys"
-    /\ Hand(p, Request(store.turn, store.offer))
+    /\ Hand(p, Request(store.serial, store.offer))
     /\ UNCHANGED <<store, server, peers>>
 
 \* The server keeps what it has under an id. Whether it then refuses the request or says
@@ -219,20 +219,20 @@ AnswerUpload(p) ==
     /\ Move(p, "response")
     /\ UNCHANGED <<store, peers>>
 
-Open(turn) == store.offer # {} /\ store.turn = turn
+Open(serial) == store.offer # {} /\ store.serial = serial
 
 Settled == [store EXCEPT !.offer = {}]
 
 \* What the server may have stays usable; its ids are not used again.
-GivenUp ==
+Abandoned ==
     IF Broken("upload-again-same-id")
     THEN [Settled EXCEPT !.next = @ - Cardinality(store.offer), !.private = @ \ store.offer]
     ELSE Settled
 
-\* The response to an offer settles exactly that offer. (To one that was given up: nothing.)
+\* The response to an offer settles exactly that offer. (To one that was abandoned: nothing.)
 MarkSent(p) ==
     /\ Waits(p, "keys", "response")
-    /\ store' = (IF ~Open(flight[p].turn) THEN store
+    /\ store' = (IF ~Open(flight[p].serial) THEN store
                  ELSE [Settled EXCEPT !.confirmed = @ \cup
                         (IF Broken("publish-marks-too-many") THEN store.private
                          ELSE store.private \cap flight[p].keys)])
@@ -242,14 +242,14 @@ MarkSent(p) ==
 \* The server has refused an offer, and has nothing of it.
 MarkFailed(p) ==
     /\ Waits(p, "keys", "request")
-    /\ store' = (IF Open(flight[p].turn) THEN GivenUp ELSE store)
+    /\ store' = (IF Open(flight[p].serial) THEN Abandoned ELSE store)
     /\ Hand(p, Idle)
     /\ UNCHANGED <<server, peers>>
 
 \* For long, nobody knows what became of the offer.
-GiveOfferUp ==
+AbandonOffer ==
     /\ store.offer # {}
-    /\ store' = GivenUp
+    /\ store' = Abandoned
     /\ UNCHANGED <<server, peers, flight>>
 
 -------------------------------------------------------------------------------
@@ -345,7 +345,7 @@ Next ==
         \/ AnswerUpload(p) \/ MarkSent(p) \/ MarkFailed(p)
         \/ UploadFallback(p) \/ AnswerFallback(p) \/ MarkFallbackSent(p)
         \/ Lose(p)
-    \/ GiveOfferUp
+    \/ AbandonOffer
     \/ \E key \in server.received : ClaimKey(key) \/ ReceiveMessage(key) \/ ReceiveBadMessage(key)
     \/ ClaimFallback \/ PeriodPasses \/ RotateFallback
     \/ \E key \in 1..MaxFallback : ReceiveFallbackMessage(key)
@@ -359,7 +359,7 @@ Next ==
 (* these assumptions the server stays without keys for ever: `python -m         *)
 (* checking conditions Keys!Fairness` leaves them out, one at a time.           *)
 Fairness ==
-    /\ WF_vars(GiveOfferUp)
+    /\ WF_vars(AbandonOffer)
     /\ \A p \in Awake :
         /\ WF_vars(CreateAccount(p))
         /\ WF_vars(Lose(p))
@@ -371,10 +371,10 @@ FairSpec == Spec /\ Fairness
 -------------------------------------------------------------------------------
 (* Guarantees.                                                                  *)
 
-SomeKeys == [id: 1..MaxId, turn: 1..MaxId]
+SomeKeys == [id: 1..MaxId, serial: 1..MaxId]
 
 TypeOK ==
-    /\ store.account \in 0..2 /\ store.next \in 1..(MaxId + 1) /\ store.turn \in 0..MaxId
+    /\ store.account \in 0..2 /\ store.next \in 1..(MaxId + 1) /\ store.serial \in 0..MaxId
     /\ store.private \subseteq SomeKeys /\ store.confirmed \subseteq SomeKeys /\ store.offer \subseteq SomeKeys
     /\ store.missing \in 0..Target /\ store.told \in [Sliding -> 0..MaxId]
     /\ store.fallback \in 0..(MaxFallback + 1)
@@ -392,7 +392,7 @@ NoIdTwice ==
 
 ExactlyOnce == [][server.received \cap server'.available \subseteq server.available]_vars
 
-\* Those that were given up are neither confirmed nor offered. A process that was suspended
+\* Those that were abandoned are neither confirmed nor offered. A process that was suspended
 \* may send them late: one batch for each process but the one that counts.
 KeysBounded ==
     /\ Cardinality(server.available \cap (store.confirmed \cup store.offer)) <= Target

@@ -50,19 +50,19 @@ Renewed(row) == [row EXCEPT !.left = LeaseTime]
 \* (What is left of a lease that nobody holds is of no interest: 0.)
 Released(row) == [row EXCEPT !.holder = Nobody, !.left = 0]
 
-\* Rule 8: what a commit makes of the row, in its own transaction. It may give the lease
-\* up, if somebody waits and its operation is alone under the guard: that saves the holder
-\* a second write, and the waiter the time until it comes.
-GivesWay(row, alone) == row.wanted /\ alone /\ ~Broken("waiter-ignored")
+\* Rule 8: what a commit makes of the row, in its own transaction. It may release
+\* the lease, if somebody waits and no other operation works under the guard: that saves the
+\* holder a second write, and the waiter the time until it comes.
+HandsOver(row, mayRelease) == row.wanted /\ mayRelease /\ ~Broken("waiter-ignored")
 
-Committed(row, alone) == IF GivesWay(row, alone) THEN Released(row) ELSE Renewed(row)
+Committed(row, mayRelease) == IF HandsOver(row, mayRelease) THEN Released(row) ELSE Renewed(row)
 
 \* Rule 8: that somebody waits is heeded at once, or later: a turn lasts as long as it is
 \* worth something. (So it is whatever a renewal or a commit brings that may be noted,
-\* and a commit that could give the lease up may keep it.)
+\* and a commit that could release the lease may keep it.)
 Notable(sawWaiter) == {FALSE, sawWaiter}
 
-\* Rule 2: after a failed sync the lease is given up. That is a write, which may fail as
+\* Rule 2: after a failed sync the lease is released. That is a write, which may fail as
 \* well; then the lease is left to expire.
 LeftBehind(row, epoch) ==
     {row} \cup (IF FencePasses(row, epoch) THEN {Released(row)} ELSE {})
@@ -70,7 +70,7 @@ LeftBehind(row, epoch) ==
 -------------------------------------------------------------------------------
 (* The guard, as far as its process knows: bound to one epoch.                 *)
 
-Stages == {"none", "syncing", "held", "closing", "expiring"}
+Stages == {"none", "syncing", "held", "draining", "expiring"}
 
 Guards == [stage: Stages, epoch: Nat]
 
@@ -84,19 +84,19 @@ Synced(guarding) == [guarding EXCEPT !.stage = "held"]
 \* Rule 8: what a renewal or a commit brings back about waiting.
 WaiterNoted(guarding, wanted) ==
     IF wanted /\ guarding.stage = "held" /\ ~Broken("waiter-ignored")
-    THEN [guarding EXCEPT !.stage = "closing"] ELSE guarding
+    THEN [guarding EXCEPT !.stage = "draining"] ELSE guarding
 
 \* Rule 8: what still runs has had its time. The lease is renewed no more; as long as it
 \* lasts, what runs may finish.
 Overdue(guarding) ==
-    IF guarding.stage = "closing" THEN [guarding EXCEPT !.stage = "expiring"] ELSE guarding
+    IF guarding.stage = "draining" THEN [guarding EXCEPT !.stage = "expiring"] ELSE guarding
 
 Lost(guarding, epoch) == IF guarding.epoch = epoch THEN NoGuard ELSE guarding
 
 Admits(guarding) == guarding.stage = "held"
 
-Renewable(guarding) == guarding.stage \in {"syncing", "held", "closing"}
+Renewable(guarding) == guarding.stage \in {"syncing", "held", "draining"}
 
 Stands(guarding, epoch) ==
-    guarding.epoch = epoch /\ guarding.stage \in {"held", "closing", "expiring"}
+    guarding.epoch = epoch /\ guarding.stage \in {"held", "draining", "expiring"}
 ===============================================================================

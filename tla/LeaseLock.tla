@@ -111,7 +111,7 @@ Sync(p) ==
     /\ synced' = [synced EXCEPT ![p] = guard[p].epoch]
     /\ UNCHANGED <<lease, op, prompt, jumps>>
 
-\* A sync that fails, after which the lease is given up if the process writes that.
+\* A sync that fails, after which the lease is released if the process writes that.
 FailedSync(p, writes) ==
     /\ guard' = [guard EXCEPT ![p] = NoGuard]
     /\ ForgetHold(p)
@@ -120,7 +120,7 @@ FailedSync(p, writes) ==
                 THEN Released(lease) ELSE lease
     /\ UNCHANGED jumps
 
-\* The error answers whoever waits. The process then tries to give the lease up; the
+\* The error answers whoever waits. The process then tries to release the lease; the
 \* write may fail as well.
 SyncFails(p) ==
     /\ guard[p].stage = "syncing"
@@ -140,13 +140,13 @@ WriteBegins(p) ==
     /\ UNCHANGED <<lease, guard, synced, prompt, jumps>>
 
 \* The renewal shares the connection and has had no turn: so the write itself
-\* renews the lease, as its last statement. Or it gives the lease up, if somebody waits
+\* renews the lease, as its last statement. Or it releases the lease, if somebody waits
 \* and the process has no other operation that needs it (about that nothing is said here).
 WriteEnds(p) ==
     /\ op[p] = "writing"
     /\ op' = [op EXCEPT ![p] = "idle"]
-    /\ \E alone \in BOOLEAN, sawWaiter \in Notable(lease.wanted) :
-        /\ lease' = IF Broken("renewal-starved") THEN lease ELSE Committed(lease, alone)
+    /\ \E mayRelease \in BOOLEAN, sawWaiter \in Notable(lease.wanted) :
+        /\ lease' = IF Broken("renewal-starved") THEN lease ELSE Committed(lease, mayRelease)
         /\ IF lease'.holder = Nobody
            THEN guard' = [guard EXCEPT ![p] = NoGuard] /\ ForgetHold(p)
            ELSE guard' = [guard EXCEPT ![p] = WaiterNoted(@, sawWaiter)] /\ UNCHANGED <<synced, prompt>>
@@ -170,8 +170,8 @@ Renew(p) ==
 \* Somebody has waited for longer than operations are given, and one still runs: for a
 \* person, for the network, for what only comes once another process had the lease. (A
 \* write is not such an operation: it ends by itself.)
-Expire(p) ==
-    /\ guard[p].stage = "closing" /\ op[p] = "running" /\ ~Broken("waits-inside")
+StopRenewing(p) ==
+    /\ guard[p].stage = "draining" /\ op[p] = "running" /\ ~Broken("waits-inside")
     /\ guard' = [guard EXCEPT ![p] = Overdue(@)]
     /\ UNCHANGED <<lease, synced, op, prompt, jumps>>
 
@@ -191,7 +191,7 @@ Lose(p) ==
             /\ UNCHANGED lease
     /\ UNCHANGED jumps
 
-\* The holder gives the lease up: because it idles, or because somebody waits.
+\* The holder releases the lease: because it idles, or because somebody waits.
 Release(p) ==
     /\ Stands(guard[p], guard[p].epoch) /\ DatabaseFree
     /\ op[p] \in {"idle", "waiting"}
@@ -204,7 +204,7 @@ Release(p) ==
 
 \* Time passes the lease's end: of a process that is gone, that sleeps, that has no turn
 \* to renew because it writes, or that does not renew any more.
-Lapse ==
+Expire ==
     /\ lease.left \in 1..LeaseTime
     /\ \/ lease.holder \in {Nobody, Departed}
        \/ lease.holder \in Processes /\ (~prompt[lease.holder] \/ op[lease.holder] = "writing"
@@ -234,9 +234,9 @@ Crash(p) ==
 Next ==
     \/ \E p \in Processes :
         \/ Call(p) \/ Acquire(p) \/ Want(p) \/ Sync(p) \/ SyncFails(p) \/ Begin(p)
-        \/ WriteBegins(p) \/ WriteEnds(p) \/ End(p) \/ Renew(p) \/ Expire(p) \/ Lose(p)
+        \/ WriteBegins(p) \/ WriteEnds(p) \/ End(p) \/ Renew(p) \/ StopRenewing(p) \/ Lose(p)
         \/ Release(p) \/ Crash(p)
-    \/ Lapse
+    \/ Expire
     \/ ClockJump
 
 (* Fairness, in words. Time passes. A process that waits keeps looking. A    *)
@@ -247,7 +247,7 @@ Next ==
 (* way or the other. It may fail each time; but the write that then gives    *)
 (* the lease up does not fail each time. A process that is awake goes on     *)
 (* with what it does: it notes some day that somebody waits, renews no more  *)
-(* if its operation does not end then, and gives the lease up if it does.    *)
+(* if its operation does not end then, and releases the lease if it does.    *)
 (* Nothing is assumed about when operations end. A process that is not       *)
 (* prompt may be suspended for ever, and owes nothing, unless it wants       *)
 (* something itself.                                                         *)
@@ -256,18 +256,18 @@ Next ==
 (* LeaseLock!Fairness` leaves them out, one at a time, and TLC finds a       *)
 (* process that waits for ever. The following was tried by hand, with one    *)
 (* property and the bounds of LeaseLockProgress. Without the assumption      *)
-(* about Lapse, Acquire or the sync, a lock is found that nobody holds       *)
+(* about Expire, Acquire or the sync, a lock is found that nobody holds      *)
 (* (LockNotStuck). Where Acquire, Begin or the sync has weak fairness only,  *)
 (* the same is found as without it.                                          *)
 Fairness ==
-    /\ WF_vars(Lapse)
+    /\ WF_vars(Expire)
     /\ \A p \in Processes :
         /\ WF_vars(Want(p)) /\ SF_vars(Acquire(p)) /\ SF_vars(Begin(p))
         /\ SF_vars(Sync(p) \/ (guard[p].stage = "syncing" /\ FailedSync(p, TRUE)))
         /\ WF_vars(Lose(p))
         /\ WF_vars(prompt[p] /\ Renew(p) /\ guard' # guard)
-        /\ WF_vars(prompt[p] /\ Expire(p))
-        /\ WF_vars((prompt[p] \/ op[p] = "waiting") /\ guard[p].stage \in {"closing", "expiring"} /\ Release(p))
+        /\ WF_vars(prompt[p] /\ StopRenewing(p))
+        /\ WF_vars((prompt[p] \/ op[p] = "waiting") /\ guard[p].stage \in {"draining", "expiring"} /\ Release(p))
 
 Spec == Init /\ [][Next]_vars
 FairSpec == Spec /\ Fairness

@@ -20,7 +20,7 @@ from checking.errors import CheckError
 from checking.replay.faults import FAULTS, injected
 from checking.replay.model_states import constants_of, prompt_in, waiting_in
 from checking.replay.observation import observe
-from checking.replay.process_steps import acquire, expire, release, renew, sync, sync_fails
+from checking.replay.process_steps import acquire, release, renew, stop_renewing, sync, sync_fails
 from checking.replay.properties import PROPERTIES, ObservedStep
 from checking.replay.steps import take
 from checking.replay.transitions import Step, lock_step_between, step_between
@@ -179,13 +179,13 @@ async def _fair_steps(world: World, result: Result) -> str | None:
         for name, process in world.processes.items():
             if name in failing:
                 await acquire(world, name)
-                await sync_fails(world, name, given_up=True)
+                await sync_fails(world, name, released=True)
             elif process.sync is not None:
                 await sync(world, name)
             await renew(world, name)
-            if process.store.lock.guard.stage is Stage.CLOSING:
+            if process.store.lock.guard.stage is Stage.DRAINING:
                 await release(world, name)
-                expire(world, name)
+                stop_renewing(world, name)
                 await renew(world, name)
         for name in sorted(waiting):
             if world.processes[name].store.lock.guard.stage is Stage.NONE and await acquire(world, name):

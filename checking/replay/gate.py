@@ -120,10 +120,10 @@ class GatedBackend:
         return await call.delivered()
 
     async def commit(
-        self, epoch: Epoch, rows: Sequence[Row], now: Milliseconds, duration: Milliseconds, *, alone: bool
+        self, epoch: Epoch, rows: Sequence[Row], now: Milliseconds, duration: Milliseconds, *, may_release: bool
     ) -> Committed:
         """Stop at the gate."""
-        call = PendingCall(lambda: self._backend.commit(epoch, rows, now, duration, alone=alone))
+        call = PendingCall(lambda: self._backend.commit(epoch, rows, now, duration, may_release=may_release))
         self.arrived.append(call)
         return await call.delivered()
 

@@ -59,7 +59,7 @@ async def _run(world: World, mine: frozenset[str], theirs: frozenset[str]) -> No
 async def _work(
     world: World, process: str, operation: str, loads: frozenset[str], changes: frozenset[str], *, acquires: bool = True
 ) -> None:
-    """Let a process take the lease, change some records, and give the lease up."""
+    """Let a process take the lease, change some records, and release the lease."""
     steps = [Step("Acquire", process=process), Step("Sync", process=process)] if acquires else []
     steps.append(Step("Begin", operation=operation, mode="transaction"))
     for record in sorted(loads):

@@ -23,7 +23,7 @@ def _failed_sync_keeps_lease(_: World) -> Sequence[Substitution]:
     async def keep(self: LeaseLock, epoch: Epoch) -> None:
         self.lost(epoch)
 
-    return [(LeaseLock, "_abandon_lease", keep)]
+    return [(LeaseLock, "_end_guard_and_release", keep)]
 
 
 def _waits_inside(_: World) -> Sequence[Substitution]:
@@ -104,9 +104,9 @@ def _waiter_ignored(_: World) -> Sequence[Substitution]:
         now: Milliseconds,
         duration: Milliseconds,
         *,
-        alone: bool,
+        may_release: bool,
     ) -> Committed:
-        return await commit(self, epoch, rows, now, duration, alone=False)
+        return await commit(self, epoch, rows, now, duration, may_release=False)
 
     return [(LeaseLock, "note_waiter", lambda self, epoch, wanted: None), (SqliteBackend, "commit", keep)]
 

@@ -33,7 +33,7 @@ async def begin(world: World, name: str, mode: str) -> bool:
 
 
 def start(world: World, name: str, mode: str) -> Actor:
-    """Make an operation, which enters its transaction or view when its turn comes."""
+    """Make an operation, which enters its transaction or view when it may begin."""
     store = world.process_of(name).store
     actor = Actor(mode, Version(world.database.state().version))
     actor.task = asyncio.create_task(actor.perform(store.transaction() if mode == "transaction" else store.view()))

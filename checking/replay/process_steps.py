@@ -40,8 +40,8 @@ async def sync(world: World, name: str) -> bool:
     return await _end_sync(world, process)
 
 
-async def sync_fails(world: World, name: str, *, given_up: bool = False) -> bool:
-    """Let the sync fail, and unless the lease is to be ``given_up`` the write that would do so as well."""
+async def sync_fails(world: World, name: str, *, released: bool = False) -> bool:
+    """Let the sync fail, and unless the lease is to be ``released`` the write that would do so as well."""
     process = world.processes[name]
     if process.sync is None:
         return world.refused("SyncFails", "no sync stands at the gate")
@@ -49,7 +49,7 @@ async def sync_fails(world: World, name: str, *, given_up: bool = False) -> bool
     process.sync.deliver()
     assert process.acquiring is not None
     while not process.acquiring.done():
-        await pass_next_call(process.gate, process.acquiring, fails=not given_up)
+        await pass_next_call(process.gate, process.acquiring, fails=not released)
     return not await _end_sync(world, process)
 
 
@@ -99,13 +99,13 @@ async def lose_guard(world: World, name: str, way: str = "") -> bool:
 
 
 async def release(world: World, name: str) -> bool:
-    """Give the lease up."""
+    """Release the lease."""
     process = world.processes[name]
     await run_to_end(process.gate, process.store.lock.release_now())
     return True
 
 
-def expire(world: World, name: str) -> None:
+def stop_renewing(world: World, name: str) -> None:
     """Let so much time go by that a process renews no more, if somebody waits and its operations don't end."""
     lock = world.processes[name].store.lock
     world.clock.time_ms += lock.times.overdue_after_ms + 1

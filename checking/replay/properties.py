@@ -12,7 +12,7 @@ from itertools import pairwise
 from checking.replay.observation import NOBODY, Observation
 
 NONE = "none"
-IN_USE = ("held", "closing", "expiring")
+IN_USE = ("held", "draining", "expiring")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +127,11 @@ def guard_is_honest(observed: ObservedStep) -> str | None:
             continue
         if epoch != observed.synced[process]:
             return f"{process} has a guard of epoch {epoch}, and synced under {observed.synced[process]}"
-        gave_way = holder == NOBODY and any(
+        handed_over = holder == NOBODY and any(
             op.released and op.under == epoch and observed.home[operation] == process
             for operation, op in observed.after.operations.items()
         )
-        if epoch == row_epoch and holder != process and not gave_way:
+        if epoch == row_epoch and holder != process and not handed_over:
             return f"{process} has a guard of epoch {epoch}, and the lease is {holder}'s"
     return None
 

@@ -18,7 +18,7 @@ async def take(world: World, step: Step) -> bool:
         case "Sync":
             return await process_steps.sync(world, step.process)
         case "SyncFails":
-            return await process_steps.sync_fails(world, step.process, given_up=step.given_up)
+            return await process_steps.sync_fails(world, step.process, released=step.released)
         case "Renew":
             return await process_steps.renew(world, step.process)
         case "LoseGuard":
@@ -29,8 +29,8 @@ async def take(world: World, step: Step) -> bool:
             return await process_steps.listen(world, step.process)
         case "Crash":
             await world.crash(step.process)
-        case "Lapse":
-            world.lapse()
+        case "Expire":
+            world.expire_lease()
         case "Truncate":
             await world.truncate()
         case "Forget":
@@ -62,8 +62,8 @@ async def take(world: World, step: Step) -> bool:
             if step.operation in world.processes[step.process].actors:
                 await operation_steps.lose(world, step.operation)
             return lost
-        case "Expire":
-            process_steps.expire(world, step.process)
+        case "StopRenewing":
+            process_steps.stop_renewing(world, step.process)
         case "WriteBegins":
             return await operation_steps.write_begins(world, step.operation)
         case "WriteEnds":

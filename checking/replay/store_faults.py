@@ -17,6 +17,7 @@ from unwedged.protocol.guard import Guard, Stage
 from unwedged.protocol.identifiers import Epoch, Milliseconds, Version
 from unwedged.protocol.lease import Lease
 from unwedged.store import statements
+from unwedged.store.admission import Admission
 from unwedged.store.backend import Committed, Loaded, RowName
 from unwedged.store.crypto_store import CryptoStore
 from unwedged.store.errors import StoreBusy
@@ -25,7 +26,6 @@ from unwedged.store.lock import LeaseLock
 from unwedged.store.sealed_records import Batch
 from unwedged.store.sqlite import SqliteBackend
 from unwedged.store.transactions import Operation, TransactionOperation
-from unwedged.store.turns import Turns
 
 _LAST_VERSION = Version(2**31)
 
@@ -74,7 +74,7 @@ def _two_live_copies(_: World) -> Sequence[Substitution]:
     return [
         (LeaseLock, "begin_transaction", LeaseLock.begin_view),
         (LeaseLock, "end_transaction", LeaseLock.end_view),
-        (Turns, "begin_commit", lambda turns: None),
+        (Admission, "begin_commit", lambda admission: None),
     ]
 
 
@@ -249,9 +249,9 @@ def _cancelled_commit(_: World) -> Sequence[Substitution]:
         await self._commit(await self._batch())
 
     async def persist(self: TransactionOperation, batch: Batch) -> Committed:
-        services, alone = self._services, self._services.lock.may_give_up(self._guarded)
+        services, may_release = self._services, self._services.lock.may_release(self._guarded)
         now, duration = Milliseconds(services.clock.now()), Milliseconds(services.lock.times.duration_ms)
-        return await services.records.commit(self.epoch, batch, now, duration, alone=alone)
+        return await services.records.commit(self.epoch, batch, now, duration, may_release=may_release)
 
     return [(TransactionOperation, "finish", commit), (TransactionOperation, "_persist", persist)]
 

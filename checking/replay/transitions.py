@@ -37,8 +37,8 @@ class Step:
     operation: str = ""
     mode: str = ""
     records: frozenset[str] = frozenset()
-    given_up: bool = False
-    """Whether a sync that fails gives the lease up."""
+    released: bool = False
+    """Whether a sync that fails releases the lease."""
     way: str = ""
     """How the implementation takes it, where it can do so in several ways."""
 
@@ -58,7 +58,7 @@ class Step:
 _OPERATION_ACTIONS = {"Begin", "Load", "Fill", "Commit", "Validate", "Fail", "Finish", "Lose", "Outdated", "Abort"} | {
     "ForgetCommit"
 }
-_ENVIRONMENT_ACTIONS = {"Lapse", "Truncate"}
+_ENVIRONMENT_ACTIONS = {"Expire", "Truncate"}
 
 
 def step_between(label: Label, before: State, after: State) -> Step:
@@ -94,7 +94,7 @@ def _steps_between(action: str, before: State, after: State) -> list[Step]:
             case "Outdated":
                 return [replace(step, records=frozenset({record})) for record in _outdated(before, was)]
         return [step]
-    step = Step(action, given_up=_given_up(before, after))
+    step = Step(action, released=_released(before, after))
     if action == "Forget":
         (process,) = changed_arguments(before["cache"], after["cache"])
         (record,) = changed_arguments(*(entry(state["cache"], process)["records"] for state in (before, after)))
@@ -102,7 +102,7 @@ def _steps_between(action: str, before: State, after: State) -> list[Step]:
     return [replace(step, process=process) for process in _processes(action, before, after)]
 
 
-def _given_up(before: State, after: State) -> bool:
+def _released(before: State, after: State) -> bool:
     nobody = ModelValue(NOBODY)
     return entry(before, "lease")["holder"] != nobody and entry(after, "lease")["holder"] == nobody
 
@@ -177,7 +177,7 @@ def lock_step_between(label: Label, before: State, after: State) -> Step:
     step = _chosen(label, _lock_steps_between(label.action, before, after))
     if label.action == "ClockJump":
         back = cast("int", entry(after, "lease")["left"]) > 0
-        return Step("JumpBack" if back else "Lapse")
+        return Step("JumpBack" if back else "Expire")
     if not step.process or label.action == "Want":
         return step
     action = _STORE_ACTIONS.get(label.action, label.action)
@@ -194,7 +194,7 @@ def _lock_steps_between(action: str, before: State, after: State) -> list[Step]:
         p for variable in ("guard", "op", "synced") for p in changed_arguments(before[variable], after[variable])
     ]
     processes = [name_of(changed[0])] if changed else _processes(action, before, after)
-    return [Step(action, process=process, given_up=_given_up(before, after)) for process in processes]
+    return [Step(action, process=process, released=_released(before, after)) for process in processes]
 
 
 _STORE_ACTIONS = {"End": "Abort", "Lose": "LoseAll"}

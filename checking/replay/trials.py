@@ -29,7 +29,7 @@ class Trial(NamedTuple):
 TRIALS = frozenset(
     {
         "begin while syncing",
-        "begin while closing",
+        "begin while draining",
         "begin a transaction beside another",
         "begin a view beside a commit",
         "acquire what is not free",
@@ -65,7 +65,7 @@ def trials(state: State) -> list[tuple[Trial, Value]]:
                 )
         if stage == "none" and lease["wanted"] and not _takeable(lease, p):
             what.append(Trial("acquire what is not free", process))
-        if stage in ("held", "closing") and working:
+        if stage in ("held", "draining") and working:
             what.append(Trial("release under an operation", process))
         found += [(trial, (*trial[:3], about)) for trial in what]
     return found
@@ -73,7 +73,7 @@ def trials(state: State) -> list[tuple[Trial, Value]]:
 
 def _must_wait(stage: str, working: Sequence[Function]) -> list[tuple[str, str]]:
     """Return the modes of operation that may not begin, and why."""
-    if stage in ("syncing", "closing"):
+    if stage in ("syncing", "draining"):
         return [(mode, f"begin while {stage}") for mode in ("transaction", "view")]
     if stage != "held":
         return []

@@ -111,8 +111,8 @@ class World:
             clock=self.clock,
             randomness=UnusedRandomness(),
         )
-        # In the model, giving the lease up is a step of its own; here it is one the replay takes.
-        store.lock.give_way = lambda: None  # type: ignore[method-assign]
+        # In the model, releasing the lease is a step of its own; here it is one the replay takes.
+        store.lock.begin_release = lambda: None  # type: ignore[method-assign]
         self.processes[name] = Process(name, instance, gate, store)
 
     # What no process does
@@ -121,7 +121,7 @@ class World:
         """Let the wall clock jump back, by more than any lease lasts."""
         self.clock.time_ms -= 10 * LONGEST_LEASE_MS
 
-    def lapse(self) -> None:
+    def expire_lease(self) -> None:
         """Let the lease's time run out."""
         self.clock.time_ms = max(self.clock.time_ms, self.database.state().expires)
 

@@ -209,12 +209,12 @@ class SharedStore:
         assert await process.next_answer() == Opened()
         return process
 
-    def lapse(self) -> None:
+    def expire_lease(self) -> None:
         """Let more time pass than a lease lasts. A process that is not told so does not renew."""
         self.clock.advance(Milliseconds(TIMES.duration_ms + 1))
 
     async def perform(self, process: StoryProcess, operation: Operation) -> Outcome:
-        """Have an operation done; where another process holds the lease, have it give way."""
+        """Have an operation done; where another process holds the lease, have it hand the lease over."""
         process.send(operation)
         return await self.outcome(process)
 
@@ -241,7 +241,7 @@ class SharedStore:
                 holder.send(Tick())
                 await holder.log_line(f"lease released label={holder.label} epoch={lease.epoch}")
             if not holders:
-                self.lapse()  # It was killed.
+                self.expire_lease()  # It was killed.
         self.ask_again(process)
 
     async def renewed(self, process: StoryProcess) -> None:
@@ -258,9 +258,9 @@ class SharedStore:
         process.send(Tick())
 
     def wanted(self) -> Wanted | None:
-        """Return the lease if somebody waits for it and it has not lapsed.
+        """Return the lease if somebody waits for it and it has not expired.
 
-        A process that gave way lets a moment pass before it asks again: it waits, but not yet for the lease.
+        A process that handed the lease over lets a moment pass before it asks again: it does not want the lease yet.
         """
         found = inspect(self.store, 0)
         lease = found.lease

@@ -41,9 +41,9 @@ class UnfencedBackend(SqliteBackend):
         return replace(await super().keys(await self._standing(epoch), kind, since), changed=False)
 
     async def commit(
-        self, epoch: Epoch, rows: Sequence[Row], now: Milliseconds, duration: Milliseconds, *, alone: bool
+        self, epoch: Epoch, rows: Sequence[Row], now: Milliseconds, duration: Milliseconds, *, may_release: bool
     ) -> Committed:
-        return await super().commit(await self._standing(epoch), rows, now, duration, alone=alone)
+        return await super().commit(await self._standing(epoch), rows, now, duration, may_release=may_release)
 
     async def _standing(self, epoch: Epoch) -> Epoch:
         for (standing,) in await self._read("SELECT epoch FROM state", {}):

@@ -68,7 +68,7 @@ class Story:
         process.send(operation)
         await self._shared.stands(process)
         await process.suspend()
-        self._shared.lapse()
+        self._shared.expire_lease()
         say(process.label, f"{what}, and in the middle of it is suspended for longer than its lease")
 
     async def _goes_on(self, process: StoryProcess) -> Outcome:

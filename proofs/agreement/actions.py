@@ -314,8 +314,8 @@ def _commit(i: Instance, s: State) -> Iterator[State]:
         op = s.op[o]
         if op.stage != "running" or op.mode != "transaction" or s.version >= i.max_version:
             continue
-        for parts in i.notable(len(i.working(s, p, op.under)) == 1):
-            row = lease.commit(s.lease, op.under, NOW, LONGEST_LEASE_MS, parts)
+        for may_release in i.notable(len(i.working(s, p, op.under)) == 1):
+            row = lease.commit(s.lease, op.under, NOW, LONGEST_LEASE_MS, may_release)
             if row is None:
                 continue
             released = row.holder is None
@@ -408,7 +408,7 @@ def _release(i: Instance, s: State) -> Iterator[State]:
             yield replace(s, lease=replace(row, expires=NOW), guard=s.guard.insert(p, guard.lost(s.guard[p], epoch)))
 
 
-def _lapse(_: Instance, s: State) -> Iterator[State]:
+def _expire(_: Instance, s: State) -> Iterator[State]:
     if s.lease.expires > NOW and s.lease.holder is not None:
         yield replace(s, lease=replace(s.lease, expires=NOW))
 
@@ -470,7 +470,7 @@ ACTIONS: Mapping[str, tuple[Callable[[Instance, State], Iterator[State]], frozen
     "Renew": (_renew, frozenset({"lease.renew", "guard.waiter_noted"})),
     "LoseGuard": (_lose_guard, frozenset({"lease.fence", "guard.lost"})),
     "Release": (_release, frozenset({"lease.release", "guard.releasable", "guard.lost"})),
-    "Lapse": (_lapse, frozenset()),
+    "Expire": (_expire, frozenset()),
     "Crash": (_crash, frozenset({"cache.empty"})),
     "Forget": (_forget, frozenset({"cache.forget"})),
     "Truncate": (_truncate, frozenset()),

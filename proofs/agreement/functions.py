@@ -80,14 +80,14 @@ def _renew(entry: Entry) -> Lines:
 
 
 def _commit(entry: Entry) -> Lines:
-    alone = not of.names(entry.input["running"])
+    may_release = not of.names(entry.input["running"])
     for row, now in entry.rows():
         for duration in DURATIONS:
             expected = _extended(entry, now, duration)
             if expected is not None and expected.holder is None:
                 # What is left of a lease that nobody holds is of no interest. In the code it is as if renewed.
                 expected = replace(expected, expires=Milliseconds(now + duration))
-            yield (row, _asking(entry).epoch, now, duration, alone), expected
+            yield (row, _asking(entry).epoch, now, duration, may_release), expected
 
 
 def _extended(entry: Entry, now: int, duration: int) -> Lease | None:

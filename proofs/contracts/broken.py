@@ -62,7 +62,7 @@ FAULTS: dict[str, Fault] = {
         "lease.commit", "return renewed", "return renewed or lease"
     ),
     "lease.commit: a waiter can have it": Fault("lease.commit", "release(renewed, epoch)", "renewed"),
-    "lease.commit: otherwise it is kept": Fault("lease.commit", " and alone", ""),
+    "lease.commit: otherwise it is kept": Fault("lease.commit", " and may_release", ""),
     "lease.commit: its time counts from now": Fault("lease.commit", "release(renewed, epoch)", "release(lease, epoch)"),
     "lease.commit: all else stays": Fault(
         "lease.commit", "release(renewed, epoch)", "release(replace(renewed, wanted=False), epoch)"
@@ -77,53 +77,53 @@ FAULTS: dict[str, Fault] = {
     "guard.synced: only a syncing guard changes, to held": Fault(
         "guard.synced", "guard == Guard(Stage.SYNCING, epoch)", "guard.epoch == epoch"
     ),
-    "guard.synced: operations may begin": Fault("guard.synced", "stage=Stage.HELD", "stage=Stage.CLOSING"),
+    "guard.synced: operations may begin": Fault("guard.synced", "stage=Stage.HELD", "stage=Stage.DRAINING"),
     "guard.waiter_noted: the epoch stays": Fault(
-        "guard.waiter_noted", "stage=Stage.CLOSING", "stage=Stage.CLOSING, epoch=Epoch(0)"
+        "guard.waiter_noted", "stage=Stage.DRAINING", "stage=Stage.DRAINING, epoch=Epoch(0)"
     ),
     "guard.waiter_noted: nothing changes unless somebody waits for this epoch's holder": Fault(
         "guard.waiter_noted", "wanted and ", ""
     ),
-    "guard.waiter_noted: only a held guard changes, to closing": Fault(
+    "guard.waiter_noted: only a held guard changes, to draining": Fault(
         "guard.waiter_noted", "guard == Guard(Stage.HELD, epoch)", "guard.epoch == epoch"
     ),
     "guard.waiter_noted: nothing new begins where somebody waits": Fault(
-        "guard.waiter_noted", "stage=Stage.CLOSING", ""
+        "guard.waiter_noted", "stage=Stage.DRAINING", ""
     ),
-    "guard.waiter_noted: what runs may finish": Fault("guard.waiter_noted", "stage=Stage.CLOSING", "stage=Stage.NONE"),
+    "guard.waiter_noted: what runs may finish": Fault("guard.waiter_noted", "stage=Stage.DRAINING", "stage=Stage.NONE"),
     "guard.overdue: the epoch stays": Fault(
         "guard.overdue", "stage=Stage.EXPIRING", "stage=Stage.EXPIRING, epoch=Epoch(0)"
     ),
     "guard.overdue: a guard of another epoch is left alone": Fault(
-        "guard.overdue", "guard == Guard(Stage.CLOSING, epoch)", "guard.stage is Stage.CLOSING"
+        "guard.overdue", "guard == Guard(Stage.DRAINING, epoch)", "guard.stage is Stage.DRAINING"
     ),
-    "guard.overdue: only a closing guard does": Fault(
-        "guard.overdue", "guard == Guard(Stage.CLOSING, epoch)", "guard.epoch == epoch"
+    "guard.overdue: only a draining guard does": Fault(
+        "guard.overdue", "guard == Guard(Stage.DRAINING, epoch)", "guard.epoch == epoch"
     ),
     "guard.overdue: its lease is renewed no more": Fault(
-        "guard.overdue", "guard == Guard(Stage.CLOSING, epoch)", "guard == Guard(Stage.HELD, epoch)"
+        "guard.overdue", "guard == Guard(Stage.DRAINING, epoch)", "guard == Guard(Stage.HELD, epoch)"
     ),
     "guard.overdue: what runs may finish": Fault("guard.overdue", "stage=Stage.EXPIRING", "stage=Stage.NONE"),
     "guard.lost: a guard of another epoch is left alone": Fault("guard.lost", "guard.epoch == epoch", "True"),
     "guard.lost: the guard is gone": Fault("guard.lost", "NO_GUARD", "taken(epoch)"),
     "guard.admits: what begins may finish": Fault("guard.admits", "is Stage.HELD", "is not Stage.NONE"),
-    "guard.admits: nothing begins under a closing guard": Fault(
-        "guard.admits", "is Stage.HELD", "in (Stage.HELD, Stage.CLOSING)"
+    "guard.admits: nothing begins under a draining guard": Fault(
+        "guard.admits", "is Stage.HELD", "in (Stage.HELD, Stage.DRAINING)"
     ),
-    "guard.admits: operations begin under a held guard": Fault("guard.admits", "is Stage.HELD", "is Stage.CLOSING"),
+    "guard.admits: operations begin under a held guard": Fault("guard.admits", "is Stage.HELD", "is Stage.DRAINING"),
     "guard.stands: no operation of another epoch does": Fault("guard.stands", "guard.epoch == epoch and ", ""),
     "guard.stands: none does before the sync or after the end": Fault(
-        "guard.stands", "in (Stage.HELD, Stage.CLOSING, Stage.EXPIRING)", "is not Stage.NONE"
+        "guard.stands", "in (Stage.HELD, Stage.DRAINING, Stage.EXPIRING)", "is not Stage.NONE"
     ),
     "guard.stands: the guard's own do": Fault(
-        "guard.stands", "in (Stage.HELD, Stage.CLOSING, Stage.EXPIRING)", "is Stage.HELD"
+        "guard.stands", "in (Stage.HELD, Stage.DRAINING, Stage.EXPIRING)", "is Stage.HELD"
     ),
     "guard.releasable: never while an operation runs": Fault("guard.releasable", " and running == 0", ""),
     "guard.releasable: only where there is a guard": Fault(
-        "guard.releasable", "in (Stage.HELD, Stage.CLOSING, Stage.EXPIRING)", "is not Stage.NONE"
+        "guard.releasable", "in (Stage.HELD, Stage.DRAINING, Stage.EXPIRING)", "is not Stage.NONE"
     ),
     "guard.releasable: always after the last operation": Fault(
-        "guard.releasable", "in (Stage.HELD, Stage.CLOSING, Stage.EXPIRING)", "is Stage.CLOSING"
+        "guard.releasable", "in (Stage.HELD, Stage.DRAINING, Stage.EXPIRING)", "is Stage.DRAINING"
     ),
     # The cache.
     "cache.empty: it knows nothing": Fault("cache.empty", "HashTrieMap()", "HashTrieMap({version: None})"),
@@ -181,10 +181,10 @@ FAULTS: dict[str, Fault] = {
     ),
     "cache.forget: no record enters": Fault("cache.forget", "records=records", "records=records.insert(None, None)"),
     # The stream.
-    "stream.news: nothing is told that was heard": Fault(
+    "stream.news: nothing is delivered twice": Fault(
         "stream.news", "change.version > heard", "change.version >= heard"
     ),
-    "stream.news: a lag is told where there is one": Fault("stream.news", "not reaches(log.floor, heard)", "False"),
+    "stream.news: a lag where there is one": Fault("stream.news", "not reaches(log.floor, heard)", "False"),
     "stream.news: each once, in order": Fault("stream.news", "in log.changes", "in log.changes[::-1]"),
     # Several steps.
     "laws.after: only acquiring changes the epoch": Fault(
@@ -204,7 +204,7 @@ FAULTS: dict[str, Fault] = {
     "laws.true_after_install: a true cache stays true": Fault(
         "cache.install", "version != cache.version + 1", "version <= cache.version"
     ),
-    "laws.news_of_two_readings: each change is told once, in order, wherever the readings part": Fault(
+    "laws.news_of_two_readings: each change is delivered once, in order, wherever the readings part": Fault(
         "stream.news", "change.version > heard", "change.version >= heard"
     ),
 }

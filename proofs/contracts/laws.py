@@ -65,7 +65,7 @@ def passes_again(
 
 
 def released(lease: Lease, epoch: Epoch, other: Epoch) -> bool:
-    """Say whether the guard of ``other`` passes the fence once that of ``epoch`` has given the lease up.
+    """Say whether the guard of ``other`` passes the fence once that of ``epoch`` has released the lease.
 
     pre: leases.fence(lease, epoch)
     post: not _  # nobody passes
@@ -143,12 +143,12 @@ def true_after_install(
 
 
 def news_of_two_readings(heard: Version, log: ChangeLog[Name], between: Version) -> tuple[Change[Name] | Lagged, ...]:
-    """What is told by two readings of a log that reaches back, one at the version ``between`` and one now.
+    """What two readings deliver of a log that reaches back, one at the version ``between`` and one now.
 
     pre: log.floor <= heard <= between <= log.version
     pre: all(line.version <= log.version for line in log.changes)
     pre: all(line.version <= later.version for line, later in zip(log.changes, log.changes[1:]))
-    post: _ == streams.news(heard, log)  # each change is told once, in order, wherever the readings part
+    post: _ == streams.news(heard, log)  # each change is delivered once, in order, wherever the readings part
     """
     read = tuple(line for line in log.changes if line.version <= between)
     return streams.news(heard, replace(log, version=between, changes=read)) + streams.news(between, log)

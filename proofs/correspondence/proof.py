@@ -37,7 +37,7 @@ MORE_FAULTS = {
 }
 """Those that break no guarantee of the induction, with the actions that they are in."""
 
-# The clock jumps in LeaseLock only; in CryptoStoreCache a lease lapses at any moment.
+# The clock jumps in LeaseLock only; in CryptoStoreCache a lease expires at any moment.
 ONLY_ENCODED = frozenset({"ClockJump"})
 
 NOWHERE = number(-1)  # where there is nothing to compare
@@ -53,7 +53,7 @@ class Instance:
     modes: Mapping[str, tuple[Term, ...]]
     """What each operation may be."""
     chooses: bool = False
-    """Whether it may be heeded later that somebody waits, and the lease given up after a failed sync."""
+    """Whether it may be heeded later that somebody waits, and the lease released after a failed sync."""
 
 
 INSTANCES = (
@@ -166,7 +166,7 @@ def _with_parameters(model: Model, instance: Instance) -> Iterator[Action]:
     s, universe = model.state, model.universe
     expected = _actions_in(model, instance)
     heeds = (TRUE, FALSE) if instance.chooses else (TRUE,)
-    gives_up = (FALSE, TRUE) if instance.chooses else (FALSE,)
+    releases = (FALSE, TRUE) if instance.chooses else (FALSE,)
     made: set[str] = set()
     for action in chain(
         (make(s, p) for make in model.actions_of_processes() for p in universe.processes),
@@ -174,16 +174,16 @@ def _with_parameters(model: Model, instance: Instance) -> Iterator[Action]:
         (model.begin(s, o, mode) for o in universe.operations for mode in instance.modes[str(o)]),
         (make(s, o, r) for make in (model.load, model.outdated) for o in universe.operations for r in universe.records),
         (
-            model.commit(s, o, updated, parts)
+            model.commit(s, o, updated, releases)
             for o in universe.operations
             for updated in _parts(universe.records)
-            for parts in heeds
+            for releases in heeds
         ),
         (model.finish(s, o, heeded) for o in universe.operations for heeded in heeds),
         (model.renew(s, p, heeded) for p in universe.processes for heeded in heeds),
-        (model.sync_fails(s, p, given) for p in universe.processes for given in gives_up),
+        (model.sync_fails(s, p, given) for p in universe.processes for given in releases),
         (model.forget(s, p, r) for p in universe.processes for r in universe.records),
-        (model.lapse(s), model.truncate(s)),
+        (model.expire(s), model.truncate(s)),
     ):
         if action.name in expected:
             made.add(action.name)
@@ -239,7 +239,7 @@ def _projected(model: Model, s: Formulas) -> dict[str, Term]:
         parts[f"version of {o}"] = s.at(o)
         parts[f"begin of {o}"] = s.begun(o)
         parts[f"waiter seen by {o}"] = s.saw_waiter(o)
-        parts[f"lease given up by {o}"] = s.released(o)
+        parts[f"lease released by {o}"] = s.released(o)
         # The added variable, where TLA+ has what it must be.
         parts[f"snapshot of {o}"] = choose(among(s.stage(o), RUNNING, LOADING, COMMITTED), s.snapshot(o), NOWHERE)
         parts[f"value that {o} loads"] = choose(loading, s.load_value(o), NOWHERE)

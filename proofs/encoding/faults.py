@@ -4,7 +4,7 @@ FAULTS: dict[str, str] = {
     "stale-account-overwrite": "Lose preserves KnowledgeIsOfOneSnapshot",
     "session-cache-survives": "Sync preserves CacheIsOfItsVersion",
     "generation-in-machine": "Sync preserves FencedCacheIsCurrent",
-    "two-live-copies": "Begin preserves TransactionsTakeTurns",
+    "two-live-copies": "Begin preserves OneTransactionAtATime",
     "first-acquire-is-clean": "Sync preserves CacheIsOfItsVersion",
     "dirty-hidden-from-reentrant": "Begin preserves NobodyWorksBeforeTheSync",
     "lease-lapses-unfenced": "Commit preserves NoLostUpdate",

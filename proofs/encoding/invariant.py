@@ -7,8 +7,8 @@ why it holds, or what it promises.
 from collections.abc import Callable
 
 from proofs.encoding.model import (
-    CLOSING,
     COMMITTED,
+    DRAINING,
     HELD,
     IDLE,
     LOADING,
@@ -68,23 +68,23 @@ def epochs_only_grow(m: Model, s: State) -> Term:
 def guard_is_honest(m: Model, s: State) -> Term:
     """Only the holder of the lease has a guard of its epoch, since a release ends the guard first.
 
-    Where a commit gave it up, the guard ends when its answer arrives, and until then nobody holds the lease.
+    Where a commit released it, the guard ends when its answer arrives, and until then nobody holds the lease.
     """
     u = m.universe
 
-    def gave_way(p: Term) -> Term:
-        gave_up = u.some(u.operation, lambda o: every(m.working_under(s, p, s.guard_epoch(p), o), s.released(o)))
-        return every(eq(s.holder, u.nobody), gave_up)
+    def handed_over(p: Term) -> Term:
+        released = u.some(u.operation, lambda o: every(m.working_under(s, p, s.guard_epoch(p), o), s.released(o)))
+        return every(eq(s.holder, u.nobody), released)
 
     def honest(p: Term) -> Term:
         its_own = every(ne(s.guard_stage(p), NONE), eq(s.epoch, s.guard_epoch(p)))
-        return implies(its_own, either(eq(s.holder, p), gave_way(p)))
+        return implies(its_own, either(eq(s.holder, p), handed_over(p)))
 
     return u.each(u.process, honest)
 
 
-def gave_the_lease_up(m: Model, s: State) -> Term:
-    """Only a commit gives the lease up, and its epoch never passes again: whoever takes it next has a new one."""
+def released_the_lease(m: Model, s: State) -> Term:
+    """Only a commit releases the lease, and its epoch never passes again: whoever takes it next has a new one."""
     u = m.universe
     return u.each(
         u.operation,
@@ -205,7 +205,7 @@ def fenced_cache_is_current(m: Model, s: State) -> Term:
             eq(s.at(s.committer), s.version),
             m.working_under(s, p, s.guard_epoch(p), s.committer),
         )
-        in_use = every(among(s.guard_stage(p), HELD, CLOSING), m.fence_passes(s, s.guard_epoch(p)))
+        in_use = every(among(s.guard_stage(p), HELD, DRAINING), m.fence_passes(s, s.guard_epoch(p)))
         return implies(in_use, either(eq(s.cache_version(p), s.version), on_its_way))
 
     return u.each(u.process, current)
@@ -216,7 +216,7 @@ def subscribers_have_heard(m: Model, s: State) -> Term:
     u = m.universe
 
     def has_heard(p: Term) -> Term:
-        in_use = every(among(s.guard_stage(p), HELD, CLOSING), ne(s.heard(p), NOT_SUBSCRIBED))
+        in_use = every(among(s.guard_stage(p), HELD, DRAINING), ne(s.heard(p), NOT_SUBSCRIBED))
         return implies(in_use, s.heard(p) >= s.cache_version(p))
 
     return u.each(u.process, has_heard)
@@ -241,11 +241,11 @@ def stages_have_modes(m: Model, s: State) -> Term:
     )
 
 
-def transactions_take_turns(m: Model, s: State) -> Term:
+def one_transaction_at_a_time(m: Model, s: State) -> Term:
     """Of one guard's operations, at most one is a transaction: Begin waits for its end."""
     u = m.universe
 
-    def alone(o: Term, other: Term) -> Term:
+    def only_one(o: Term, other: Term) -> Term:
         both = every(
             eq(m.home(o), m.home(other)),
             eq(s.under(o), s.under(other)),
@@ -254,7 +254,7 @@ def transactions_take_turns(m: Model, s: State) -> Term:
         )
         return implies(both, eq(o, other))
 
-    return u.each2(u.operation, u.operation, alone)
+    return u.each2(u.operation, u.operation, only_one)
 
 
 def knowledge_is_of_one_snapshot(m: Model, s: State) -> Term:
@@ -343,7 +343,7 @@ def fenced_view_is_fresh(m: Model, s: State) -> Term:
 INVARIANT: tuple[Conjunct, ...] = (
     epochs_only_grow,
     guard_is_honest,
-    gave_the_lease_up,
+    released_the_lease,
     fenced_operation_has_its_guard,
     nobody_works_before_the_sync,
     log_is_within_history,
@@ -356,7 +356,7 @@ INVARIANT: tuple[Conjunct, ...] = (
     fenced_cache_is_current,
     subscribers_have_heard,
     stages_have_modes,
-    transactions_take_turns,
+    one_transaction_at_a_time,
     knowledge_is_of_one_snapshot,
     snapshot_is_where_it_is_said,
     commit_answers_what_it_wrote,
@@ -375,7 +375,7 @@ def cache_is_snapshot(m: Model, s: State) -> Term:
 
     def in_use(p: Term) -> Term:
         works = u.some(u.operation, lambda o: m.working_under(s, p, s.guard_epoch(p), o))
-        return either(among(s.guard_stage(p), HELD, CLOSING), every(works, ne(s.guard_stage(p), NONE)))
+        return either(among(s.guard_stage(p), HELD, DRAINING), every(works, ne(s.guard_stage(p), NONE)))
 
     def is_copy(p: Term, r: Term) -> Term:
         same = eq(s.cache_value(p, r), s.value(r, s.cache_version(p)))
@@ -580,13 +580,13 @@ def return_(m: Model, s: State, t: State) -> Term:
     return every(_done(s, m.o), eq(t.stage(m.o), IDLE), _same_calls(m, s, t, m.o), _same_history(m, s, t))
 
 
-def give_up(m: Model, s: State, t: State) -> Term:
-    """GiveUp({o})."""
+def abandon(m: Model, s: State, t: State) -> Term:
+    """Abandon({o})."""
     return every(ne(s.stage(m.o), IDLE), eq(t.stage(m.o), IDLE), _same_calls(m, s, t, m.o), _same_history(m, s, t))
 
 
-def give_up_all(m: Model, s: State, t: State) -> Term:
-    """GiveUp of all of a process's calls; where it has none, that changes nothing."""
+def abandon_all(m: Model, s: State, t: State) -> Term:
+    """Abandon of all of a process's calls; where it has none, that changes nothing."""
 
     def gone(o: Term) -> Term:
         return choose(eq(m.home(o), m.p), eq(t.stage(o), IDLE), _same_call(m, s, t, o))
@@ -605,11 +605,11 @@ ATOMIC_STEPS: dict[str, Callable[[Model, State, State], Term]] = {
     "Validate": look,
     "Fail": look,
     "Finish": return_,
-    "Lose": give_up,
-    "Outdated": give_up,
-    "Abort": give_up,
+    "Lose": abandon,
+    "Outdated": abandon,
+    "Abort": abandon,
     "ForgetCommit": return_,
-    "Crash": give_up_all,
+    "Crash": abandon_all,
 }
 
 

@@ -39,7 +39,7 @@ from proofs.encoding.terms import (
     put_row,
 )
 
-GUARD_STAGE, (NONE, SYNCING, HELD, CLOSING) = choice("GuardStage", "none", "syncing", "held", "closing")
+GUARD_STAGE, (NONE, SYNCING, HELD, DRAINING) = choice("GuardStage", "none", "syncing", "held", "draining")
 STAGE, (IDLE, RUNNING, LOADING, COMMITTED, VALIDATED) = choice(
     "Stage", "idle", "running", "loading", "committed", "validated"
 )
@@ -229,17 +229,17 @@ class Model:
 
     def stands(self, s: State, p: Term, epoch: Term) -> Term:
         """The process's guard is of that epoch and past its sync."""
-        return every(eq(s.guard_epoch(p), epoch), among(s.guard_stage(p), HELD, CLOSING))
+        return every(eq(s.guard_epoch(p), epoch), among(s.guard_stage(p), HELD, DRAINING))
 
     def waiter_noted(self, s: State, p: Term, saw_waiter: Term) -> Of:
         """The stages of guards, where one hears whether somebody waits."""
         if self.broken("waiter-ignored"):
             return s.guard_stage
-        return put(s.guard_stage, p, choose(every(saw_waiter, eq(s.guard_stage(p), HELD)), CLOSING, s.guard_stage(p)))
+        return put(s.guard_stage, p, choose(every(saw_waiter, eq(s.guard_stage(p), HELD)), DRAINING, s.guard_stage(p)))
 
-    def gives_way(self, s: State, parts: Term) -> Term:
-        """Rule 8: a commit gives the lease up instead of renewing it."""
-        return FALSE if self.broken("waiter-ignored") else every(s.wanted, parts)
+    def hands_over(self, s: State, may_release: Term) -> Term:
+        """Rule 8: a commit releases the lease instead of renewing it."""
+        return FALSE if self.broken("waiter-ignored") else every(s.wanted, may_release)
 
     # Operations.
 
@@ -247,8 +247,8 @@ class Model:
         """The operation is one of the process's, under way, and of that epoch."""
         return every(eq(self.home(o), p), ne(s.stage(o), IDLE), eq(s.under(o), epoch))
 
-    def alone(self, s: State, o: Term) -> Term:
-        """No other operation works under its guard."""
+    def may_release(self, s: State, o: Term) -> Term:
+        """No other operation works under its guard: its commit may release the lease."""
         return self.universe.each(
             self.universe.operation,
             lambda other: implies(self.working_under(s, self.home(o), s.under(o), other), eq(other, o)),
@@ -352,16 +352,16 @@ class Model:
         )
         return Action("Sync", (p,), enabled, after)
 
-    def sync_fails(self, s: State, p: Term, gives_up: Term) -> Action:
-        """No guard, and the cache stays what and where it was. The lease is given up, or left to expire."""
+    def sync_fails(self, s: State, p: Term, releases: Term) -> Action:
+        """No guard, and the cache stays what and where it was. The lease is released, or left to expire."""
         after = self._without_guard(s, p)
         if self.broken("reload-failure-swallowed"):
             after = replace(after, cache_version=put(s.cache_version, p, s.version))
-        released = every(gives_up, self.fence_passes(s, s.guard_epoch(p)))
+        released = every(releases, self.fence_passes(s, s.guard_epoch(p)))
         after = replace(
             after, holder=choose(released, self.universe.nobody, s.holder), left=choose(released, 0, s.left)
         )
-        return Action("SyncFails", (p, gives_up), eq(s.guard_stage(p), SYNCING), after)
+        return Action("SyncFails", (p, releases), eq(s.guard_stage(p), SYNCING), after)
 
     def begin(self, s: State, o: Term, mode: Term) -> Action:
         """An operation begins under a guard, with the cache as it is."""
@@ -375,9 +375,9 @@ class Model:
             admits = either(admits, every(eq(s.guard_stage(p), SYNCING), eq(s.cache_version(p), s.version)))
 
         def allows(other: Term) -> Term:
-            turns = TRUE if self.broken("two-live-copies") else implies(eq(mode, TRANSACTION), eq(s.mode(other), VIEW))
+            writes = TRUE if self.broken("two-live-copies") else implies(eq(mode, TRANSACTION), eq(s.mode(other), VIEW))
             settled = implies(eq(mode, VIEW), ne(s.stage(other), COMMITTED))
-            return implies(self.working_under(s, p, s.guard_epoch(p), other), every(turns, settled))
+            return implies(self.working_under(s, p, s.guard_epoch(p), other), every(writes, settled))
 
         enabled = every(eq(s.stage(o), IDLE), admits, self.universe.each(self.universe.operation, allows))
         after = replace(
@@ -425,10 +425,10 @@ class Model:
         )
         return Action("Fill", (o,), eq(s.stage(o), LOADING), after)
 
-    def commit(self, s: State, o: Term, updated: Of, parts: Term) -> Action:
+    def commit(self, s: State, o: Term, updated: Of, releases: Term) -> Action:
         """Rules 4, 5 and 8: the records, the version, the log and the lease, behind the fence, in one step.
 
-        Whether it parts with a lease that it could give up is its own choice: others may come next.
+        Whether it releases a lease that it may release is its own choice: others may come next.
         """
         record, version = self.universe.record, s.version + 1
         enabled = every(
@@ -442,7 +442,7 @@ class Model:
         elif not self.broken("lease-lapses-unfenced"):
             enabled = every(enabled, either(self.may_access(s, o), self.unguarded(s, o)))
 
-        released = every(self.may_access(s, o), self.gives_way(s, every(parts, self.alone(s, o))))
+        released = every(self.may_access(s, o), self.hands_over(s, every(releases, self.may_release(s, o))))
 
         def value(r: Term, v: Term) -> Term:
             new = choose(updated(r), s.known(o, r) + 1, s.value(r, s.version))
@@ -464,7 +464,7 @@ class Model:
             holder=choose(released, self.universe.nobody, s.holder),
             left=choose(released, 0, choose(self.may_access(s, o), self.lease_time, s.left)),
         )
-        return Action("Commit", (o, parts), enabled, after)
+        return Action("Commit", (o, releases), enabled, after)
 
     def validate(self, s: State, o: Term) -> Action:
         """Rule 6: a view asks whether its epoch still stands."""
@@ -603,17 +603,17 @@ class Model:
     def release(self, s: State, p: Term) -> Action:
         """Rule 8. The guard is dead before the row is free."""
         enabled = every(
-            among(s.guard_stage(p), HELD, CLOSING),
+            among(s.guard_stage(p), HELD, DRAINING),
             self.universe.each(self.universe.operation, lambda o: no(self.working_under(s, p, s.guard_epoch(p), o))),
             self.fence_passes(s, s.guard_epoch(p)),
         )
         after = s if self.broken("guard-outlives-release") else self._without_guard(s, p)
         return Action("Release", (p,), enabled, replace(after, holder=self.universe.nobody, left=ZERO))
 
-    def lapse(self, s: State) -> Action:
+    def expire(self, s: State) -> Action:
         """A lease expires, at any moment."""
         enabled = every(s.left > 0, ne(s.holder, self.universe.nobody))
-        return Action("Lapse", (), enabled, replace(s, left=ZERO))
+        return Action("Expire", (), enabled, replace(s, left=ZERO))
 
     def clock_jump(self, s: State, left: Term) -> Action:
         """Of LeaseLock.tla, and more than its: what is left of a lease becomes anything, at any moment (rule 7)."""
@@ -707,7 +707,7 @@ class Model:
             self.outdated(s, o, r),
             self.commit(s, o, self.updated, self.chosen),
             self.finish(s, o, self.chosen),
-            self.lapse(s),
+            self.expire(s),
             self.clock_jump(s, self.any_number),
             self.truncate(s),
         ]

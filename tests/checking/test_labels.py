@@ -138,7 +138,7 @@ async def test_both_forms_of_a_counterexample_are_read(toolbox: Toolbox, specifi
 
 
 @pytest.mark.parametrize(
-    "text", ["Lapse", "Acquire(p1)", 'Begin(o1,"view")', "Commit(o1,{r1, r2})", "Inner!Step(<<1>>)"]
+    "text", ["Expire", "Acquire(p1)", 'Begin(o1,"view")', "Commit(o1,{r1, r2})", "Inner!Step(<<1>>)"]
 )
 def test_a_label_is_written_as_it_was_read(text: str) -> None:
     assert str(parse_label(text)) == text

@@ -46,13 +46,13 @@ from unwedged.protocol.cache import Cache, ChangeLog
 from unwedged.protocol.guard import Stage
 from unwedged.protocol.identifiers import Epoch, Version
 from unwedged.store import database, statements
+from unwedged.store.admission import Admission
 from unwedged.store.crypto_store import CryptoStore
 from unwedged.store.guarded_cache import GuardedCache, RecordName
 from unwedged.store.lock import LeaseLock
 from unwedged.store.sqlite import SqliteBackend
 from unwedged.store.streams import Streams
 from unwedged.store.transactions import Operation
-from unwedged.store.turns import Turns
 
 
 @pytest.fixture(scope="session")
@@ -283,7 +283,7 @@ BREAKS: Mapping[str, Break] = {
     "fence-never-passes": Break(other_sql(statements.FENCE, "FALSE"), "guards:"),
     "epoch-does-not-grow": Break(other_sql("epoch = epoch + free", "epoch = max(epoch, 1)"), "lease:"),
     "held-lease-is-taken": Break(other_sql(statements.TAKEABLE, "TRUE"), "lease:"),
-    "lapsed-lease-is-kept": Break(other_sql(statements.TAKEABLE, "holder IS NULL"), "lease:"),
+    "expired-lease-is-kept": Break(other_sql(statements.TAKEABLE, "holder IS NULL"), "lease:"),
     "no-waiter-is-noted": Break(other_sql("wanted = NOT free", "wanted = FALSE"), "lease:"),
     "renewal-has-no-effect": Break(
         other_sql(statements.RENEW, statements.RENEW.replace(":now + :duration", "expires")), "lease:"
@@ -330,9 +330,11 @@ BREAKS: Mapping[str, Break] = {
     ),
     "live-objects-all-dropped": Break((GuardedCache, "successor", with_no_live_objects), "has the live objects of"),
     "begin-while-syncing": Break(admits_also(Stage.SYNCING), "not begin here"),
-    "begin-while-closing": Break(admits_also(Stage.CLOSING), "not begin here"),
-    "view-beside-a-commit": Break((Turns, "begin_commit", note_nothing), "not begin here as a view"),
-    "no-turns": Break((LeaseLock, "begin_transaction", LeaseLock.begin_view), "not begin here as a transaction"),
+    "begin-while-draining": Break(admits_also(Stage.DRAINING), "not begin here"),
+    "view-beside-a-commit": Break((Admission, "begin_commit", note_nothing), "not begin here as a view"),
+    "two-transactions-at-once": Break(
+        (LeaseLock, "begin_transaction", LeaseLock.begin_view), "not begin here as a transaction"
+    ),
     "failures-do-not-ask": Break((Operation, "confirm", do_nothing), "ended before it came to the database"),
     "subscribers-hear-no-commits": Break((Streams, "publish", note_nothing), "heard:"),
     "subscribers-hear-another-record": Break((Streams, "publish", publish_another_record), "was told that version"),

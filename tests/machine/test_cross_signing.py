@@ -266,7 +266,7 @@ async def test_a_reset_asks_for_a_password_and_keeps_the_old_keys_until_it_is_do
     assert await device_trust(scene.bob, ALICE, "PHONE") is DeviceTrust.CROSS_SIGNED
 
 
-async def test_a_reset_that_is_given_up_leaves_the_identity(alice_and_bob: Scene) -> None:
+async def test_a_reset_that_is_abandoned_leaves_the_identity(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await bootstrap(scene.app)
     await scene.app.machine.cross_signing.reset()
@@ -486,7 +486,7 @@ async def test_a_signature_that_the_homeserver_refuses_is_not_sent_again(alice_a
     assert (await scene.app.machine.cross_signing.status()).own_device_signed
 
 
-async def test_signatures_that_the_homeserver_refuses_all_at_once_are_given_up(alice_and_bob: Scene) -> None:
+async def test_signatures_that_the_homeserver_refuses_all_at_once_are_abandoned(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.app.machine.cross_signing.bootstrap()
     await scene.app.send_all(SigningKeysUpload)

@@ -96,7 +96,7 @@ async def test_upload_again_same_id(alice_and_bob: Scene) -> None:
     await scene.app.machine.close()
     assert not uploads(await scene.extension.machine.outgoing_requests())
     scene.clock.added_ms += HOUR_MS
-    assert not uploads(await scene.extension.machine.outgoing_requests())  # given up; no count is known
+    assert not uploads(await scene.extension.machine.outgoing_requests())  # abandoned; no count is known
     await ask_for_keys(scene.extension)
     (after,) = uploads(await scene.extension.machine.outgoing_requests())
     assert not one_time_keys(lost).keys() & one_time_keys(after).keys()
@@ -117,7 +117,7 @@ async def test_upload_that_is_refused_is_never_sent_again(alice_and_bob: Scene) 
 
 
 async def test_publish_marks_too_many(alice_and_bob: Scene) -> None:
-    """A late answer to an offer that was given up says nothing about the offer that follows it."""
+    """A late answer to an offer that was abandoned says nothing about the offer that follows it."""
     scene = alice_and_bob
     await ask_for_keys(scene.app)
     (first,) = uploads(await scene.app.machine.outgoing_requests())

@@ -1,6 +1,6 @@
 """Two operating-system processes of one device on one store, and a peer; processes are suspended and killed at random.
 
-Nothing waits for time to pass: leases lapse since the clock that the processes share is moved.
+Nothing waits for time to pass: leases expire since the clock that the processes share is moved.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tests.machine.worker import (
     Turn,
 )
 from unwedged.machine import MachineError, OlmMachine
-from unwedged.machine.account import OFFER_GIVEN_UP_AFTER_MS
+from unwedged.machine.account import OFFER_ABANDONED_AFTER_MS
 from unwedged.store import LeaseTimes
 
 REPOSITORY: Final = Path(__file__).parents[2]
@@ -87,7 +87,7 @@ class Process:
                     case None:
                         assert await self._process.wait() == -signal.SIGKILL
                         self._stage.happened["killed"] += 1
-                        self._stage.lapse()
+                        self._stage.expire_lease()
                         await self.start()
                         return None
                     case _:
@@ -110,7 +110,7 @@ class Process:
         """Let the other process take a turn meanwhile, for which it takes the lease if this one has it."""
         await asyncio.to_thread(os.waitid, os.P_PID, self._process.pid, os.WSTOPPED)
         self._stage.happened["suspended"] += 1
-        self._stage.lapse()
+        self._stage.expire_lease()
         [other] = (each for each in self._stage.processes if each is not self)
         await other.take(self._stage.turn(other.label))
         self._process.send_signal(signal.SIGCONT)
@@ -141,7 +141,7 @@ class Stage:
         self.said: set[str] = set()
         self.problems: set[str] = set()
 
-    def lapse(self) -> None:
+    def expire_lease(self) -> None:
         """Let more time pass than a lease lasts."""
         self.clock.advance(LeaseTimes().duration_ms + 1)
 
@@ -167,7 +167,7 @@ class Stage:
             wanted = {"one_time_keys": {PHONE.user: {PHONE.device: "signed_curve25519"}}}
             self.homeserver.request(LAPTOP, "POST", "keys/claim", wanted)
         if self.chosen.random() < 0.3:
-            self.clock.advance(OFFER_GIVEN_UP_AFTER_MS)
+            self.clock.advance(OFFER_ABANDONED_AFTER_MS)
         await self.all_act(self.chosen.choice(self.processes), interruption)
 
     async def all_act(self, victim: Process | None = None, interruption: Interruption | None = None) -> None:

@@ -25,7 +25,7 @@ from unwedged.store import LeaseTimes, Transaction, View
 
 LABELS: Final = ("app", "extension")
 RETRIED_AFTER_MS: Final = 660_000
-"""When an application that heard no answer tries again: late enough for an upload of keys to be given up."""
+"""When an application that heard no answer tries again: late enough for an upload of keys to be abandoned."""
 
 
 class Process(Client):

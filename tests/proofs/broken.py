@@ -13,7 +13,7 @@ from unwedged.protocol.lease import LONGEST_LEASE_MS, Lease
 from unwedged.protocol.stream import Lagged
 
 Copy = Cache[str, int]
-HOLDS = (Stage.HELD, Stage.CLOSING)
+HOLDS = (Stage.HELD, Stage.DRAINING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def waiter_waits_on(row: Lease, epoch: Epoch, now: Milliseconds, duration: Milli
 def others_are_forgotten(
     row: Lease, epoch: Epoch, now: Milliseconds, duration: Milliseconds, _alone: bool
 ) -> Lease | None:
-    return COMMIT(row, epoch, now, duration, alone=True)
+    return COMMIT(row, epoch, now, duration, may_release=True)
 
 
 def epoch_is_given_back(row: Lease, epoch: Epoch) -> Lease | None:
@@ -81,7 +81,7 @@ def other_epoch_is_synced(held: Guard, _: Epoch) -> Guard:
 
 
 def other_epoch_is_told(held: Guard, _: Epoch, wanted: bool) -> Guard:
-    return replace(held, stage=Stage.CLOSING) if wanted and held.stage is Stage.HELD else held
+    return replace(held, stage=Stage.DRAINING) if wanted and held.stage is Stage.HELD else held
 
 
 def changes_are_ignored(old: Copy, log: ChangeLog[str]) -> Copy:
@@ -157,7 +157,7 @@ BROKEN = (
     Broken("guard.waiter_noted", "other epoch is told", other_epoch_is_told, frozenset({"Finish"})),
     Broken("guard.overdue", "any guard is overdue", lambda held, _: replace(held, stage=Stage.EXPIRING)),
     Broken("guard.lost", "other epoch is lost", lambda _held, _epoch: NO_GUARD, frozenset({"Lose", "Finish"})),
-    Broken("guard.admits", "closing admits", lambda held: held.stage in HOLDS, frozenset({"Begin"})),
+    Broken("guard.admits", "draining admits", lambda held: held.stage in HOLDS, frozenset({"Begin"})),
     Broken("guard.stands", "any epoch stands", lambda held, _: held.stage in HOLDS, frozenset({"Fill", "Finish"})),
     Broken("guard.releasable", "nobody is waited for", lambda held, _: held.stage in HOLDS, frozenset({"Release"})),
     Broken(

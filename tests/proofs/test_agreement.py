@@ -171,11 +171,11 @@ BROKEN_DEFINITIONS = {
         "[row EXCEPT !.wanted = FALSE, !.left = LeaseTime]",
     ),
     "lease.release lease.commit": ("!.holder = Nobody, !.left", "!.holder = Nobody, !.wanted = FALSE, !.left"),
-    "lease.commit": ("row.wanted /\\ alone /\\ ~Broken", "row.wanted /\\ ~Broken"),
+    "lease.commit": ("row.wanted /\\ mayRelease /\\ ~Broken", "row.wanted /\\ ~Broken"),
     "guard.taken": ('Taken(epoch) == [stage |-> "syncing"', 'Taken(epoch) == [stage |-> "held"'),
-    "guard.synced": ('!.stage = "held"]', '!.stage = "closing"]'),
+    "guard.synced": ('!.stage = "held"]', '!.stage = "draining"]'),
     "guard.waiter_noted": ('wanted /\\ guarding.stage = "held"', 'wanted /\\ guarding.stage # "none"'),
-    "guard.overdue": ('IF guarding.stage = "closing" THEN', 'IF guarding.stage = "held" THEN'),
+    "guard.overdue": ('IF guarding.stage = "draining" THEN', 'IF guarding.stage = "held" THEN'),
     "guard.lost": ("IF guarding.epoch = epoch THEN", "IF guarding.epoch <= epoch THEN"),
     "guard.admits": ('Admits(guarding) == guarding.stage = "held"', 'Admits(guarding) == guarding.stage # "none"'),
     "guard.stands": ("    guarding.epoch = epoch /\\ guarding", "    guarding"),
@@ -189,9 +189,10 @@ def test_a_broken_definition_is_in_its_tables(copy: Path, names: str, lines: tup
     assert differing(functions_agree, copy) == set(names.split())
 
 
-def test_the_table_of_a_commit_says_whether_it_is_alone(copy: Path) -> None:
+def test_the_table_of_a_commit_says_whether_it_may_release(copy: Path) -> None:
     change(copy / "MCFunctions.tla", "OfLease \\/ OfGuard \\/ OfCache \\/ OfStream", "OfLease \\/ OfGuard")
-    change(copy.parent / "CryptoStoreCache.tla", "alone == WorkingUnder(p, op[o].under) = {o}", "alone == TRUE")
+    only_one = "mayRelease == WorkingUnder(p, op[o].under) = {o}"
+    change(copy.parent / "CryptoStoreCache.tla", only_one, "mayRelease == TRUE")
     assert differing(functions_agree, copy) == {"lease.commit"}
 
 

@@ -59,13 +59,13 @@ def test_a_broken_rule_of_the_encoding(reading: GraphReader, fault: str) -> None
     assert notices(reading, fault)
 
 
-def test_whether_a_commit_is_alone_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whether_a_commit_may_release_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     with_two_in_one_process = INSTANCES[1]
     graph, wrong = graph_of(MANIFEST, with_two_in_one_process.name)
     assert wrong == []
     crowded = GraphReader(with_two_in_one_process, graph)
     assert list(wrong_steps(crowded, Model(crowded.universe), {"Commit"}, Examined())) == []
-    monkeypatch.setattr(Model, "alone", lambda *_: TRUE)
+    monkeypatch.setattr(Model, "may_release", lambda *_: TRUE)
     assert {
         (each.name, each.what) for each in wrong_steps(crowded, Model(crowded.universe), {"Commit"}, Examined())
     } == {

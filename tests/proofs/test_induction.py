@@ -13,9 +13,9 @@ from proofs.encoding.invariant import (
     INVARIANT,
     Conjunct,
     fenced_cache_is_current,
-    gave_the_lease_up,
+    one_transaction_at_a_time,
+    released_the_lease,
     spelled,
-    transactions_take_turns,
 )
 from proofs.encoding.model import Model, State
 from proofs.encoding.terms import Answer, Term, eq, no, small, unbounded
@@ -68,16 +68,16 @@ def test_a_conjunct_that_is_too_strong_is_noticed() -> None:
     assert "    Commit preserves CacheIsAlwaysCurrent: sat" in lines
 
 
-def test_a_commit_that_gives_the_lease_up_is_possible() -> None:
-    def nobody_gave_the_lease_up(m: Model, s: State) -> Term:
+def test_a_commit_that_releases_the_lease_is_possible() -> None:
+    def nobody_released_the_lease(m: Model, s: State) -> Term:
         return m.universe.each(m.universe.operation, lambda o: no(s.released(o)))
 
-    todo = obligations(Model(small()), [*INVARIANT, nobody_gave_the_lease_up])
+    todo = obligations(Model(small()), [*INVARIANT, nobody_released_the_lease])
     failures = shown(todo, lambda _line: None, Examined())
-    assert failures == [Failure("Commit preserves NobodyGaveTheLeaseUp", "sat")]
+    assert failures == [Failure("Commit preserves NobodyReleasedTheLease", "sat")]
 
 
-@pytest.mark.parametrize("missing", [transactions_take_turns, fenced_cache_is_current, gave_the_lease_up])
+@pytest.mark.parametrize("missing", [one_transaction_at_a_time, fenced_cache_is_current, released_the_lease])
 def test_a_conjunct_that_is_missing_is_noticed(missing: Conjunct) -> None:
     rest = [conjunct for conjunct in INVARIANT if conjunct is not missing]
     todo = obligations(Model(small()), rest)
@@ -89,7 +89,7 @@ def test_a_conjunct_that_is_missing_is_noticed(missing: Conjunct) -> None:
 
 
 def test_one_solver_that_does_not_know_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    todo = list(some(Model(small()), "Lapse"))
+    todo = list(some(Model(small()), "Expire"))
     monkeypatch.setattr(induction, "satisfiable", lambda _formulas, _wishes: Answer("unknown", lambda term: term))
     failures = shown(iter(todo), lambda _line: None, Examined())
     assert failures == [Failure(each.name, "z3 says unknown, cvc5 says unsat") for each in todo]
@@ -98,7 +98,7 @@ def test_one_solver_that_does_not_know_is_a_failure(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("said", ["sat", "unknown (RESOURCEOUT)", ""])
 def test_both_solvers_must_say_so(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(second_solver, "verdict", lambda _text: said)
-    todo, examined = list(some(Model(small()), "Lapse")), Examined()
+    todo, examined = list(some(Model(small()), "Expire")), Examined()
     failures = shown(iter(todo), lambda _line: None, examined)
     assert failures == [Failure(each.name, f"z3 says unsat, cvc5 says {said}") for each in todo]
     assert examined == {"what z3 calls unsat": len(todo), f"what cvc5 calls {said}": len(todo)}

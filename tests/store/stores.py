@@ -168,9 +168,11 @@ class GatedBackend:
         return await self._call("keys", lambda: self.inner.keys(epoch, kind, since))
 
     async def commit(
-        self, epoch: Epoch, rows: Sequence[Row], now: Milliseconds, duration: Milliseconds, *, alone: bool
+        self, epoch: Epoch, rows: Sequence[Row], now: Milliseconds, duration: Milliseconds, *, may_release: bool
     ) -> Committed:
-        return await self._call("commit", lambda: self.inner.commit(epoch, rows, now, duration, alone=alone))
+        return await self._call(
+            "commit", lambda: self.inner.commit(epoch, rows, now, duration, may_release=may_release)
+        )
 
     async def truncate(self, floor: Version) -> None:
         await self._call("truncate", lambda: self.inner.truncate(floor))
@@ -241,7 +243,7 @@ class Workbench:
         self._opened.append(store)
         return store
 
-    def lapse(self) -> None:
+    def expire_lease(self) -> None:
         """Let more time pass than any lease lasts, without waking a process that would renew."""
         self.clock.time += 100_000
 
@@ -319,7 +321,7 @@ async def apart(work: Coroutine[None, None, Result]) -> Result:
 
 
 async def take_over(store: Instance) -> None:
-    """Have ``store`` take a lease that is free or lapsed."""
+    """Have ``store`` take a lease that is free or expired."""
     assert await store.lock.acquire_now()
 
 

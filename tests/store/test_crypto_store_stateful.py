@@ -130,8 +130,8 @@ class TwoStores(RuleBasedStateMachine):
         self.wait(self.processes[which].store.lock.release_now())
 
     @rule()
-    def lapse(self) -> None:
-        self.bench.lapse()
+    def expire_lease(self) -> None:
+        self.bench.expire_lease()
 
     @rule(jump=st.integers(-200_000, 200_000))
     def jump(self, jump: int) -> None:

@@ -38,7 +38,7 @@ async def fill(path: Path) -> SqliteBackend:
     backend = await SqliteBackend.open(path)
     epoch = (await backend.acquire(InstanceId(7), "phone app", NOW, DURATION)).epoch
     for rows in ([Row(A, b"1"), Row(C, b"1")], [Row(B, b"2")], [Row(C, b"3")]):
-        await backend.commit(epoch, rows, NOW, DURATION, alone=False)
+        await backend.commit(epoch, rows, NOW, DURATION, may_release=False)
     await backend.truncate(Version(1))
     await backend.acquire(InstanceId(8), "extension", NOW, DURATION)
     return backend
@@ -89,7 +89,7 @@ async def test_a_store_that_is_open_here(tmp_path: Path) -> None:
         before = folder(tmp_path)
         assert inspect(tmp_path / "store") == expected(backend.identity.hex())
         assert folder(tmp_path) == before
-        await backend.commit(Epoch(1), [Row(A, None)], NOW, DURATION, alone=False)
+        await backend.commit(Epoch(1), [Row(A, None)], NOW, DURATION, may_release=False)
         assert inspect(tmp_path / "store").version == 4, "the last commit is seen"
         assert inspect(tmp_path / "store").records == {"device": 1, "session": 1}
 
@@ -145,7 +145,7 @@ async def test_a_store_that_is_opened_and_closed_meanwhile_is_looked_at_again(
 async def test_the_kinds_of_one_version_are_in_order(tmp_path: Path) -> None:
     async with filled(tmp_path / "store") as backend:
         rows = [Row(name, b"4") for name in (C, A)]
-        await backend.commit(Epoch(1), rows, NOW, DURATION, alone=False)
+        await backend.commit(Epoch(1), rows, NOW, DURATION, may_release=False)
         assert inspect(tmp_path / "store", lines=2).changes == ((4, "device"), (4, "session"))
 
 

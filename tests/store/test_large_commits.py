@@ -47,10 +47,10 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 class Strain:
-    """Counts what is done on the loop's own thread between two turns of the loop."""
+    """Counts what is done on the loop's own thread between two iterations of the loop."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.turns = 0
+        self.iterations = 0
         self.here: Tally[tuple[str, int]] = Tally()
         self.elsewhere: Tally[str] = Tally()
         self._patch = patch
@@ -69,16 +69,16 @@ class Strain:
 
     def count(self, name: str) -> None:
         if threading.get_ident() == self._loop:
-            self.here[name, self.turns] += 1
+            self.here[name, self.iterations] += 1
         else:
             self.elsewhere[name] += 1
 
     def longest(self, name: str) -> int:
         return max((count for (counted, _), count in self.here.items() if counted == name), default=0)
 
-    async def keep_turning(self) -> None:
+    async def keep_iterating(self) -> None:
         while True:
-            self.turns += 1
+            self.iterations += 1
             await asyncio.sleep(0)
 
 
@@ -89,9 +89,9 @@ async def strain(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Strain]:
         made.watch(Sealer, name)
     for name in ("install", "sync"):
         made.watch(rules, name)
-    turning = asyncio.create_task(made.keep_turning())
+    iterating = asyncio.create_task(made.keep_iterating())
     yield made
-    turning.cancel()
+    iterating.cancel()
 
 
 async def put_many(transaction: Transaction, count: int = MANY, start: int = 0) -> None:
@@ -123,9 +123,9 @@ class TestTheLoopGoesOn:
             strain.watch(owner, name)
         strain.here.clear()
         strain.elsewhere.clear()
-        before = strain.turns
+        before = strain.iterations
         await phone.run(put_many)
-        assert strain.turns >= before + MANY // FEW_RECORDS
+        assert strain.iterations >= before + MANY // FEW_RECORDS
         here = {name for name, _ in strain.here}
         if limit is None:
             assert not here, "nothing was sealed or installed on the loop's thread"
@@ -297,7 +297,7 @@ class TestTheLease:
         assert sealed == FEW_RECORDS
         assert "commit" not in phone.gated.calls
         await phone.lock.release_now()
-        bench.lapse()
+        bench.expire_lease()
         assert await extension.run(count_up) == 1
 
     async def test_that_was_lost_meanwhile_is_noticed(self, bench: Workbench, held: Held) -> None:
@@ -305,7 +305,7 @@ class TestTheLease:
         await take_over(phone)
         committing = asyncio.create_task(phone.run(put_many, attempts=1))
         await held.reached.wait()
-        bench.lapse()
+        bench.expire_lease()
         await take_over(extension)
         held.go_on.set()
         with pytest.raises(LeaseLost):

@@ -34,7 +34,7 @@ from unwedged.store import (
 )
 
 KEEPS = LeaseTimes(Milliseconds(3_000), renew_every_ms=Milliseconds(1_000), idle_after_ms=Milliseconds(60_000))
-"""Its holder keeps the lease, and others need not wait for it for long where the holder can't give it up."""
+"""Its holder keeps the lease, and others need not wait for it for long where the holder can't release it."""
 LONG = LeaseTimes(Milliseconds(60_000), renew_every_ms=Milliseconds(20_000), idle_after_ms=Milliseconds(60_000))
 
 

@@ -1,6 +1,6 @@
 """Pausing: nothing of the store is held, and going on misses nothing and takes no other file for it."""
 
-# ruff: noqa: ASYNC110, ASYNC240 (what is waited for comes within a few turns; files in a test take no time)
+# ruff: noqa: ASYNC110, ASYNC240 (what is waited for comes within a few iterations; files in a test take no time)
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Workbench]:
 
 
 def opened(path: Path, label: str = "one") -> Awaitable[CryptoStore]:
-    # Only what a test is about gives the lease up: one that idles does so at once.
+    # Only what a test is about releases the lease: one that idles does so at once.
     times = LeaseTimes(idle_after_ms=Milliseconds(1))
     return CryptoStore.open(path, key=KEY, label=label, kinds=KINDS, times=times)
 
@@ -118,7 +118,7 @@ class TestNothingIsHeld:
         await pausing
         async with await opened(path, "other") as other:
             assert await other.run(count_up) == 1
-            assert other.statistics().epoch == 2, "it was free, and need not lapse"
+            assert other.statistics().epoch == 2, "it was free, and need not expire"
 
     async def test_nothing_begins_by_itself(self, store: CryptoStore, path: Path) -> None:
         async with store.subscribe(DEVICE):
@@ -314,7 +314,7 @@ class TestWhatRuns:
         await ending
         assert store.gated.calls[-1] == "close"
 
-    async def test_is_given_up_on_after_a_while_and_runs_again(self, store: CryptoStore, path: Path) -> None:
+    async def test_is_abandoned_after_a_while_and_runs_again(self, store: CryptoStore, path: Path) -> None:
         attempts: list[int] = []
         go_on = asyncio.Event()
 
@@ -353,7 +353,7 @@ class TestWhatRuns:
             while not store._lock._waiting:
                 await asyncio.sleep(0)
             transaction.put(DEVICE, "a", b"")
-        assert store._lock.guarded.turns.running == 1
+        assert store._lock.guarded.admission.running == 1
         assert not store._operations
 
         async def let_go_on() -> None:
@@ -367,7 +367,7 @@ class TestWhatRuns:
         assert await waiting == 1
         assert store.statistics().reruns == 0
 
-    async def test_what_waits_for_its_turn_waits_on(self, store: CryptoStore, path: Path) -> None:
+    async def test_what_waits_to_begin_waits_on(self, store: CryptoStore, path: Path) -> None:
         async with store.transaction() as transaction:
             waiting = outside(store.run(count_up))
             while not store._lock._waiting:

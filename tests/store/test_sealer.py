@@ -318,7 +318,7 @@ class TestStored:
             Row(RowName(kind, sealer.hide(kind, key)), sealer.seal(kind, key, value))
             for (kind, key), value in zip(names, self.VALUES, strict=True)
         ]
-        await backend.commit(lease.epoch, rows, Milliseconds(0), Milliseconds(60_000), alone=False)
+        await backend.commit(lease.epoch, rows, Milliseconds(0), Milliseconds(60_000), may_release=False)
         await backend.close()
 
     async def read(self, path: Path) -> list[bytes]:

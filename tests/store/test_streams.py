@@ -49,7 +49,7 @@ async def heard(subscription: Subscription[str], count: int) -> list[Changed[str
 
 
 async def committed_by(store: Instance, *keys: str) -> None:
-    """Commit one change for each key, and give the lease up."""
+    """Commit one change for each key, and release the lease."""
     for key in keys:
         await store.run(lambda transaction, key=key: count_up(transaction, key))  # type: ignore[misc]
     await store.lock.release_now()
@@ -161,7 +161,7 @@ async def test_they_outlive_an_invalidation_and_miss_nothing(
 ) -> None:
     async with phone.subscribe(COUNTER) as changes:
         await phone.run(count_up)
-        bench.lapse()
+        bench.expire_lease()
         await committed_by(extension, "n")
         async with failing(LeaseLost, phone.transaction()) as transaction:
             await count_up(transaction)
@@ -177,7 +177,7 @@ async def test_a_commit_that_outlived_its_guard_is_told_once(
         gate = phone.gated.hold_after("commit")
         committing = asyncio.create_task(phone.run(count_up))
         await gate.reached.wait()
-        bench.lapse()
+        bench.expire_lease()
         await committed_by(extension, "n")
         await phone.lock.renew_now()
         await take_over(phone)
@@ -345,7 +345,7 @@ class TestSinceAVersion:
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
         await phone.run(count_up)
-        bench.lapse()
+        bench.expire_lease()
         await committed_by(extension, "a", "b")
         assert phone.lock.stands(phone.lock.guard.epoch)
         async with phone.subscribe(COUNTER, since=2) as later, phone.subscribe(COUNTER, since=0) as changes:
@@ -450,7 +450,7 @@ class Played:
         store = self.stores[index]
         match name:
             case "commit":
-                self.bench.lapse()  # The other one does not know yet that its guard is dead.
+                self.bench.expire_lease()  # The other one does not know yet that its guard is dead.
                 await store.lock.renew_now()
                 await take_over(store)
                 await store.run(count_up_all, keys)

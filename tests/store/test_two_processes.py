@@ -1,6 +1,6 @@
 """Two real processes on one store, with a real Olm session that Bob has the other end of.
 
-They are really suspended and killed, at points that are chosen, and their leases lapse because the clock of their
+They are really suspended and killed, at points that are chosen, and their leases expire because the clock of their
 machine is moved. So every run with one seed makes the same steps.
 """
 
@@ -59,7 +59,7 @@ class TestInterruptions:
         app.send(Encrypt(1, "slow", Point.READ))
         assert await shared.stands(app) == Stands(Point.READ)
         await app.suspend()
-        shared.lapse()
+        shared.expire_lease()
 
         quick = await shared.perform(extension, Encrypt(2, "quick"))
         assert isinstance(quick, Done)
@@ -80,7 +80,7 @@ class TestInterruptions:
         app.send(Encrypt(1, "hello", Point.READ))
         assert await shared.stands(app) == Stands(Point.READ)
         await app.suspend()
-        shared.lapse()
+        shared.expire_lease()
         assert await shared.perform(extension, Meet(bob.invitation)) == Done(epochs=(2,))
 
         app.send(GoOn())
@@ -94,7 +94,7 @@ class TestInterruptions:
         bob, app, extension = Bob(), await shared.start("app"), await shared.start("extension")
         await shared.perform(app, Meet(bob.invitation))
         await app.suspend()
-        shared.lapse()
+        shared.expire_lease()
         bob.decrypt(ciphertext(await shared.perform(extension, Encrypt(1, "one"))))
         app.send(Tick())
         app.resume()
@@ -104,7 +104,7 @@ class TestInterruptions:
         assert two.epochs == (3,)
         assert bob.decrypt(ciphertext(two)) == "two"
 
-    async def test_a_process_gives_way_after_its_operation_to_one_that_waits(self, shared: SharedStore) -> None:
+    async def test_a_process_hands_over_after_its_operation_to_one_that_waits(self, shared: SharedStore) -> None:
         bob, app, extension = Bob(), await shared.start("app"), await shared.start("extension")
         await shared.perform(app, Meet(bob.invitation))
         app.send(Encrypt(1, "one", Point.STEPPED))
@@ -133,7 +133,7 @@ class TestInterruptions:
         app.send(Tick())
         line = await app.log_line_beginning("somebody waits for the lease, which is renewed no more")
         assert "label=app epoch=1: __main__.Operations._encrypt (6000 ms)" in line
-        shared.lapse()
+        shared.expire_lease()
         shared.ask_again(extension)
         two = await shared.outcome(extension)
         assert bob.decrypt(ciphertext(two)) == "two"
@@ -151,7 +151,7 @@ class TestInterruptions:
         app.send(Encrypt(1, "one", point))
         await shared.stands(app)
         await app.kill()
-        shared.lapse()
+        shared.expire_lease()
         one = ciphertext(await shared.perform(extension, Encrypt(1, "one")))
         two = ciphertext(await shared.perform(extension, Encrypt(2, "two")))
         assert [bob.decrypt(one), bob.decrypt(two)] == ["one", "two"]
@@ -241,16 +241,16 @@ class Conversation:
         self._wake_up()
 
     async def _make_way(self, label: str) -> None:
-        """Somebody waits for the lease: its holder, if it is alive and awake, gives way. Perhaps it is neither."""
+        """Somebody waits for the lease: its holder, if it is alive and awake, hands it over. Perhaps it is neither."""
         [other] = (each for each in LABELS if each != label)
         if self._shared.wanted() is not None:
             match self._one_of(
-                {"asked to give way": 6, "suspended between operations": 3, "killed between operations": 1}
+                {"asked to hand over": 6, "suspended between operations": 3, "killed between operations": 1}
             ):
                 case "suspended between operations":
                     await self._shared.processes[other].suspend()
                     self._asleep.add(other)
-                    self._shared.lapse()
+                    self._shared.expire_lease()
                 case "killed between operations":
                     await self._replace(other)
         await self._shared.make_way(self._shared.processes[label])
@@ -264,7 +264,7 @@ class Conversation:
                 process = self._shared.processes[label]
                 await process.suspend()
                 process.send(GoOn())
-                self._shared.lapse()
+                self._shared.expire_lease()
                 for _ in range(self._random.randint(1, 3)):
                     await self._turn(other, [None])
                 process.resume()
@@ -279,7 +279,7 @@ class Conversation:
 
     async def _replace(self, label: str) -> None:
         await self._shared.processes[label].kill()
-        self._shared.lapse()
+        self._shared.expire_lease()
         await self._shared.start(label)
 
     def _wake_up(self) -> None:

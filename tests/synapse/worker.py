@@ -39,7 +39,7 @@ Result = TypeVar("Result")
 
 KEY = bytes(32)
 TIMES = LeaseTimes(duration_ms=1000, renew_every_ms=250)
-"""Short, since tests wait until they lapse."""
+"""Short, since tests wait until they expire."""
 
 
 class AdvancedClock(SystemClock):

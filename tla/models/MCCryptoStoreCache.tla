@@ -36,7 +36,7 @@ LeftAlone(row, epoch) == {row}
 (* The replay model. Every one of its transitions is driven through the        *)
 (* implementation, so it must be small; without symmetry, and with three epochs *)
 (* and two commits, the specification has millions. It tells one story instead, *)
-(* with all its byways: p1 works, loses the lease or gives it up; p2 works and  *)
+(* with all its byways: p1 works, loses the lease or releases it; p2 works and  *)
 (* may change a record behind p1's back; p1 works again. Each step is one of the *)
 (* specification: what is left out is left out by a constraint on steps.        *)
 
@@ -98,7 +98,7 @@ NoticeInTime ==
 
 \* A lease expires where somebody waits for it and where that may hurt: while p1 works,
 \* while p2's commit is on its way back, during a sync, or when its holder is gone.
-LapseWhereItHurts ==
+ExpireWhereItHurts ==
     (lease.left > 0 /\ lease'.left = 0 /\ lease'.holder # Nobody) =>
         /\ lease.wanted
         /\ \/ lease.holder = p1 /\ InFlight > 0
@@ -168,7 +168,7 @@ ListenInPeace ==
 
 ReplayStep ==
     /\ TakeTurns /\ EndSoon /\ LoadInOrder /\ CommitNowAndThen /\ FewAreDoomed /\ FindOutByAccess
-    /\ FindOutBySync /\ AnswerAtOnce /\ NoticeInTime /\ LapseWhereItHurts /\ CrashAfterCommit
+    /\ FindOutBySync /\ AnswerAtOnce /\ NoticeInTime /\ ExpireWhereItHurts /\ CrashAfterCommit
     /\ FailWhereItMatters /\ FailAtTheEnd /\ ForgetUnderWay /\ Undisturbed
     /\ TruncateBetween /\ ListenInPeace
 
@@ -184,7 +184,7 @@ CalmNext ==
         \/ \E r \in Records : Load(o, r) \/ Outdated(o, r)
     \/ \E p \in Processes :
         \/ Acquire(p) \/ Sync(p) \/ LoseGuard(p) \/ Release(p)
-    \/ Lapse
+    \/ Expire
     \/ Truncate
 
 CalmSpec == Init /\ [][CalmNext]_vars
@@ -210,7 +210,7 @@ NeverSyncFails == [][\A p \in Processes : ~SyncFails(p)]_vars
 NeverRenew     == [][\A p \in Processes : ~Renew(p)]_vars
 NeverLoseGuard == [][\A p \in Processes : ~LoseGuard(p)]_vars
 NeverRelease   == [][\A p \in Processes : ~Release(p)]_vars
-NeverLapse     == [][~Lapse]_vars
+NeverExpire    == [][~Expire]_vars
 NeverCrash     == [][\A p \in Processes : ~Crash(p)]_vars
 NeverForget    == [][\A p \in Processes, r \in Records : ~Forget(p, r)]_vars
 NeverTruncate  == [][~Truncate]_vars
@@ -228,15 +228,15 @@ NeverFlushesAll ==
     [][\A p \in Processes : (Sync(p) /\ Keeps(p) = {}) =>
         \A r \in AnyRecord(cache[p].records) : cache[p].records[r] # Value(r, Version)]_vars
 
-\* a commit gives the lease up, and one that could keeps it;
-NeverGivesWay == \A o \in Operations : ~op[o].released
+\* a commit releases the lease, and one that could keeps it;
+NeverReleasesAtCommit == \A o \in Operations : ~op[o].released
 NeverStays ==
     [][\A o \in Operations :
         (WorkingUnder(Home[o], op[o].under) = {o} /\ op[o].stage = "running" /\ op'[o].stage = "committed" /\ op'[o].sawWaiter)
             => op'[o].released]_vars
 
-\* a failed sync gives the lease up;
-NeverGivesUp == [][\A p \in Processes : SyncFails(p) => lease' = lease]_vars
+\* a failed sync releases the lease;
+NeverReleasesAfterFailedSync == [][\A p \in Processes : SyncFails(p) => lease' = lease]_vars
 
 \* a commit is answered after another process has committed in its turn;
 NeverAnswersLate ==

@@ -63,9 +63,9 @@ OfLease ==
         \/ \E epoch \in Epochs :
             \/ Ask("fence", [row |-> row, epoch |-> epoch])
             \/ Ask("renew", [row |-> row, guard |-> [stage |-> "held", epoch |-> epoch]])
-            \/ \E alone \in BOOLEAN :
+            \/ \E mayRelease \in BOOLEAN :
                 Ask("commit", [row |-> row, guard |-> [stage |-> "held", epoch |-> epoch],
-                               running |-> IF alone THEN {} ELSE {o2},
+                               running |-> IF mayRelease THEN {} ELSE {o2},
                                work |-> [Idle EXCEPT !.stage = "running", !.mode = "transaction", !.under = epoch,
                                                      !.known = [r \in Records |-> 0]]])
             \/ Ask("release", [row |-> row, guard |-> [stage |-> "held", epoch |-> epoch]])

@@ -36,7 +36,7 @@ WorksAfterTheSync(o, x) ==
 IsFencedAfterwards(o, x) ==
     x.released => x.stage = "committed" /\ ~Fenced(x)
 
-GaveTheLeaseUp == Each(IsFencedAfterwards)
+ReleasedTheLease == Each(IsFencedAfterwards)
 FencedOperationHasItsGuard == Each(HasItsGuard)
 NobodyWorksBeforeTheSync == Each(WorksAfterTheSync)
 
@@ -69,7 +69,7 @@ CacheIsOfItsVersion ==
 
 FencedCacheIsCurrent ==
     \A p \in Processes :
-        (guard[p].stage \in {"held", "closing"} /\ FencePasses(lease, guard[p].epoch)) =>
+        (guard[p].stage \in {"held", "draining"} /\ FencePasses(lease, guard[p].epoch)) =>
             \/ cache[p].version = Version
             \/ /\ cache[p].version + 1 = Version
                /\ \E o \in WorkingUnder(p, guard[p].epoch) :
@@ -77,7 +77,7 @@ FencedCacheIsCurrent ==
 
 SubscribersHaveHeard ==
     \A p \in Subscribers :
-        (guard[p].stage \in {"held", "closing"} /\ heard[p] # <<>>) => LastHeard(heard[p]) >= cache[p].version
+        (guard[p].stage \in {"held", "draining"} /\ heard[p] # <<>>) => LastHeard(heard[p]) >= cache[p].version
 
 -------------------------------------------------------------------------------
 (* Operations.                                                                  *)
@@ -87,7 +87,7 @@ HasAMode(o, x) ==
     /\ x.stage = "committed" => x.mode = "transaction"
     /\ x.stage = "idle" => AnyRecord(x.known) = {}
 
-TransactionsTakeTurns ==
+OneTransactionAtATime ==
     \A o, other \in Operations :
         (/\ Home[o] = Home[other] /\ op[o].under = op[other].under
          /\ op[o].mode = "transaction" /\ op[other].mode = "transaction") => o = other
@@ -131,14 +131,14 @@ Count(written, r, v) == Cardinality({i \in 1..v : r \in written[i]})
 \* What is left of a lease, and whether somebody waits, are in no conjunct. So each has but
 \* the one value that forbids nothing: a lease has expired as soon as it is taken, and
 \* somebody always waits (which may always be heeded later). All else that a step can do
-\* it can do then. (Want and Lapse, which change nothing else, do not occur.)
+\* it can do then. (Want and Expire, which change nothing else, do not occur.)
 TakenByAnybody(row, p, epoch) == [epoch |-> epoch, holder |-> p, left |-> 0, wanted |-> TRUE]
 
 \* By EpochsOnlyGrow.
 Leases == {row \in [epoch : 0..MaxEpoch, holder : Processes \cup {Nobody, Departed}, left : {0}, wanted : {TRUE}] :
     row.holder # Nobody => row.epoch >= 1}
 
-GuardsGiven == {NoGuard} \cup [stage : {"syncing", "held", "closing"}, epoch : 1..lease.epoch]
+GuardsGiven == {NoGuard} \cup [stage : {"syncing", "held", "draining"}, epoch : 1..lease.epoch]
 
 \* By CacheIsOfItsVersion.
 Copies(v) == {Part(Snapshot(v), asked) : asked \in SUBSET Records}
@@ -173,12 +173,12 @@ AnyInit ==
         /\ floor \in 0..n
         /\ lease \in Leases
         /\ guard \in [Processes -> GuardsGiven]
-        /\ \A p \in Processes :  \* (as GuardIsHonest says, whoever gave way)
+        /\ \A p \in Processes :  \* (as GuardIsHonest says, whoever handed over)
             (guard[p].stage # "none" /\ lease.epoch = guard[p].epoch) => lease.holder \in {p, Nobody}
         /\ heard = [p \in Processes |-> <<>>]
         /\ \E x \in Fitting(o1), y \in Fitting(o3) : op = (o1 :> x @@ o3 :> y)
         /\ GuardIsHonest
-        /\ TransactionsTakeTurns
+        /\ OneTransactionAtATime
         /\ cache \in [Processes -> Caches]
         /\ FencedCacheIsCurrent
 

@@ -10,7 +10,7 @@ NeverOfferKeys        == [][\A p \in Processes : ~OfferKeys(p)]_vars
 NeverAnswerUpload     == [][\A p \in Processes : ~AnswerUpload(p)]_vars
 NeverMarkSent         == [][\A p \in Processes : ~MarkSent(p)]_vars
 NeverMarkFailed       == [][\A p \in Processes : ~MarkFailed(p)]_vars
-NeverGiveOfferUp      == [][~GiveOfferUp]_vars
+NeverAbandonOffer     == [][~AbandonOffer]_vars
 NeverClaimKey         == [][\A key \in server.received : ~ClaimKey(key)]_vars
 NeverReceiveMessage   == [][\A key \in server.received : ~ReceiveMessage(key)]_vars
 NeverReceiveBadMessage == [][\A key \in server.received : ~ReceiveBadMessage(key)]_vars
@@ -24,16 +24,16 @@ NeverRotateFallback   == [][~RotateFallback]_vars
 NeverLose             == [][\A p \in Processes : ~Lose(p)]_vars
 
 \* Of the situations that much of the specification is there for:
-\* the server gets an offer that was given up, and with it more keys than the target says;
+\* the server gets an offer that was abandoned, and with it more keys than the target says;
 NeverOvershoots == Cardinality(server.available) <= Target
 
-\* a response comes to an offer that was given up, while another is open;
+\* a response comes to an offer that was abandoned, while another is open;
 NeverAnsweredLate ==
     [][\A p \in Processes : (MarkSent(p) /\ store.offer # {}) => store' # store]_vars
 
 \* a count comes too late to count, and another tells that it is still so;
 NeverAsBefore ==
-    [][\A p \in Sliding : (ReceiveSync(p) /\ flight[p].count = None /\ store.turn > 0) => store'.missing = 0]_vars
+    [][\A p \in Sliding : (ReceiveSync(p) /\ flight[p].count = None /\ store.serial > 0) => store'.missing = 0]_vars
 
 \* a message comes that was made with the fallback key before the current one.
 NeverPrevious ==

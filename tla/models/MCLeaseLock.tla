@@ -26,11 +26,11 @@ NeverWriteBegins == [][\A p \in Processes : ~WriteBegins(p)]_vars
 NeverWriteEnds   == [][\A p \in Processes : ~WriteEnds(p)]_vars
 NeverEnd         == [][\A p \in Processes : ~End(p)]_vars
 NeverRenew       == [][\A p \in Processes : ~Renew(p)]_vars
-NeverExpire      == [][\A p \in Processes : ~Expire(p)]_vars
+NeverStopRenewing == [][\A p \in Processes : ~StopRenewing(p)]_vars
 NeverLose        == [][\A p \in Processes : ~Lose(p)]_vars
 NeverRelease     == [][\A p \in Processes : ~Release(p)]_vars
 NeverCrash       == [][\A p \in Processes : ~Crash(p)]_vars
-NeverLapse       == [][~Lapse]_vars
+NeverExpire      == [][~Expire]_vars
 NeverClockJump   == [][~ClockJump]_vars
 
 \* Of the situations that much of the specification is there for:

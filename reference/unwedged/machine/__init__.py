@@ -16,7 +16,7 @@
 
         await machine.set_room_encryption(room_id, encryption)  # the content of the room's m.room.encryption event
         while not (shared := await machine.share_room_key(room_id, members)).reaches_all:
-            ...  # send the outgoing requests, as above: a query, a claim, the key itself. Give up after a few rounds.
+            ...  # send the outgoing requests, as above: a query, a claim, the key itself. Stop after a few rounds.
         message = {"msgtype": "m.text", "body": "Hello"}
         content = await machine.encrypt_room_event(room_id, shared, "m.room.message", message)
 
@@ -25,6 +25,9 @@ there. Key export files, encrypted attachments and the secret storage are in ``e
 ``secret_storage``.
 
 Every exception that is raised on purpose is a ``MachineError``, or a ``StoreError`` of ``unwedged.store``.
+
+The names in ``__all__`` and the modules ``requests``, ``exports`` and ``attachments`` are the public interface. The
+other modules below are not.
 """
 
 from importlib.util import find_spec

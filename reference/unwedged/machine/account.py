@@ -1,7 +1,7 @@
 """The device's account: made once, its keys signed, offered once each, and kept at the homeserver's count.
 
 An offer is made, signed and noted in one commit, before anything leaves. So each key is handed out to one request
-of one process. What becomes of that request may stay unknown: then the offer is given up after a while, its private
+of one process. What becomes of that request may stay unknown: then the offer is abandoned after a while, its private
 keys are kept, and other keys are offered.
 """
 
@@ -21,8 +21,8 @@ from unwedged.store import Transaction, View
 ALGORITHMS: Final = (OLM, MEGOLM)
 REFILL_BELOW: Final = MOST_ONE_TIME_KEYS // 2
 """With so few keys at the homeserver, more are offered."""
-OFFER_GIVEN_UP_AFTER_MS: Final = 600_000
-"""An offer whose outcome is unknown for so long is given up."""
+OFFER_ABANDONED_AFTER_MS: Final = 600_000
+"""An offer whose outcome is unknown for so long is abandoned."""
 FALLBACK_KEPT_MS: Final = 3_600_000
 """A fallback key is replaced this long after the homeserver had it at the soonest. The account keeps two of them:
 messages that were made with the last but one can't be read."""
@@ -62,7 +62,7 @@ def keys_wanted(own: OwnDevice) -> int:
     held = 0 if not own.published else own.count
     if held is None or held >= REFILL_BELOW:
         return 0
-    return max(1, (MOST_ONE_TIME_KEYS - held) >> own.given_up)
+    return max(1, (MOST_ONE_TIME_KEYS - held) >> own.abandoned)
 
 
 def wants_new_fallback(own: OwnDevice, now_ms: int) -> bool:
@@ -79,9 +79,9 @@ async def hand_out_offer(transaction: Transaction, now_ms: int) -> KeysUpload | 
     offer = await transaction.get(OFFER, None)
     if offer is not None:
         # Of what is further ahead than that, the clock was wrong.
-        if abs(now_ms - offer.handed_out_ms) < OFFER_GIVEN_UP_AFTER_MS:
+        if abs(now_ms - offer.handed_out_ms) < OFFER_ABANDONED_AFTER_MS:
             return None
-        _give_up(transaction, own)
+        _abandon(transaction, own)
     count, new_fallback = keys_wanted(own), wants_new_fallback(own, now_ms)
     with_fallback = new_fallback or own.fallback_confirmed_ms is None
     if own.published and not count and not with_fallback:
@@ -126,25 +126,25 @@ async def take_upload_answer(transaction: Transaction, request: KeysUpload, resp
     if offer.fallback:
         own.fallback_confirmed_ms = now_ms
     own.count = count
-    own.given_up = 0
+    own.abandoned = 0
     own.serial += 1
     transaction.put(OWN_DEVICE, None, own)
     transaction.delete(OFFER, None)
 
 
-async def give_offer_up(transaction: Transaction, request: KeysUpload) -> None:
-    """Give an offer up that was refused, or whose outcome stays unknown: its keys are never offered again.
+async def abandon_offer(transaction: Transaction, request: KeysUpload) -> None:
+    """Abandon an offer that was refused, or whose outcome stays unknown: its keys are never offered again.
 
     A sync that is asked after this says how many keys the homeserver holds, with or without these.
     """
     offer = await transaction.get(OFFER, None)
     if offer is not None and offer.offer_id == request.offer_id:
-        _give_up(transaction, await own_device(transaction))
+        _abandon(transaction, await own_device(transaction))
 
 
 async def lose_offer(transaction: Transaction) -> None:
-    """Give up an offer of which nothing is known any more."""
-    _give_up(transaction, await own_device(transaction))
+    """Abandon an offer whose record can no longer be read."""
+    _abandon(transaction, await own_device(transaction))
 
 
 async def note_counts(
@@ -165,9 +165,9 @@ async def note_counts(
     transaction.put(OWN_DEVICE, None, own)
 
 
-def _give_up(transaction: Transaction, own: OwnDevice) -> None:
-    logger.warning("an upload of keys was given up given_up=%d", own.given_up + 1)
-    own.given_up += 1
+def _abandon(transaction: Transaction, own: OwnDevice) -> None:
+    logger.warning("an upload of keys was abandoned in_a_row=%d", own.abandoned + 1)
+    own.abandoned += 1
     own.serial += 1
     own.count = None
     transaction.put(OWN_DEVICE, None, own)

@@ -150,8 +150,8 @@ async def bootstrap(transaction: Transaction) -> CrossSigningStatus:
     private = await transaction.get(PRIVATE_IDENTITY, None) or PrivateIdentity()
     identity = await identities.identity_of(transaction, own.user_id)
     pending = private.pending
-    given_up = pending is not None and pending.reset and not pending.listed
-    if pending is not None and _may_replace(pending, identity) and not given_up:
+    abandoned = pending is not None and pending.reset and not pending.listed
+    if pending is not None and _may_replace(pending, identity) and not abandoned:
         _list(transaction, private, pending)
     elif identity is None:
         _list(transaction, private, pending or _made(reset=False))

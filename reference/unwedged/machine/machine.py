@@ -134,7 +134,7 @@ class OlmMachine:
         await self.close()
 
     async def close(self) -> None:
-        """Wait for what is under way, give the lease up and close the store."""
+        """Wait for what is under way, release the lease and close the store."""
         await self._store.close()
 
     async def pause(self) -> None:
@@ -271,7 +271,7 @@ class OlmMachine:
         """
         must_be_request(request)
         if isinstance(request, KeysUpload):
-            await self._store.run(account.give_offer_up, request)
+            await self._store.run(account.abandon_offer, request)
         if status is None or not 400 <= status < 500 or status in RETRIED_STATUSES:
             self._failures += 1
             return max(retry_after_ms or 0, min(RETRY_MS << min(self._failures - 1, 10), LONGEST_RETRY_MS))

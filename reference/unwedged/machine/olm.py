@@ -251,7 +251,7 @@ async def take_claim_answer(transaction: Transaction, request: KeysClaim, respon
 
 
 async def take_refusal(transaction: Transaction, request: ToDevice) -> None:
-    """Give up messages that the homeserver will never take: what they brought to each device is sent again."""
+    """Abandon messages that the homeserver will never take: what they brought to each device is sent again."""
     logger.warning("a request with to-device messages was refused event_type=%s", request.event_type)
     await sent(transaction, request)
     if request.event_type != "m.room.encrypted":

@@ -47,12 +47,12 @@ class OwnDevice(msgspec.Struct):
     published: bool = False
     """Whether the homeserver has confirmed the device keys."""
     serial: int = 0
-    """Grows with each offer that is handed out, answered or given up. A count says something only about the serial that
-    it was asked under."""
+    """Grows with each offer that is handed out, answered or abandoned. A count says something only about the serial
+    that it was asked under."""
     count: int | None = None
     """How many one-time keys the homeserver holds, as far as is known under this serial."""
-    given_up: int = 0
-    """How many offers in a row were given up. Each is half as large as the one before."""
+    abandoned: int = 0
+    """How many offers in a row were abandoned. Each is half as large as the one before."""
     fallback: JsonObject | None = None
     """The newest fallback key, signed. Uploaded again until the homeserver has confirmed it."""
     fallback_confirmed_ms: int | None = None

@@ -2,7 +2,7 @@
 
 Every function returns a new cache and leaves the old one as it was, so that whoever still holds the old one goes on
 seeing one unchanged version. A record that is known not to exist is cached as ``None``; a record that was never
-loaded is not in the map at all: those two must never be confused.
+loaded is not in the map at all: never confuse the two.
 
 Twins in ``tla/CryptoStoreCache.tla``: ``SyncedCache``, ``FilledCache``, ``InstalledCache``, ``ForgottenCache``.
 """

@@ -3,7 +3,7 @@
 ::
 
             taken            synced       waiter_noted(wanted)    overdue
-    NONE  ---------> SYNCING ------> HELD ---------> CLOSING ---------> EXPIRING
+    NONE  ---------> SYNCING ------> HELD --------> DRAINING ---------> EXPIRING
       ^                 |              |                |                  |
       '-----------------'--------------'----------------'-- lost, dropped -'
 
@@ -29,7 +29,7 @@ class Stage(Enum):
     """It took the lease; its cache may be stale, so nothing may use it yet (rule 2)."""
     HELD = "held"
     """Operations may begin."""
-    CLOSING = "closing"
+    DRAINING = "draining"
     """Somebody waits: what runs may finish, nothing new begins (rule 8)."""
     EXPIRING = "expiring"
     """Somebody has waited for too long: what runs may finish as long as the lease lasts, which is renewed no more."""
@@ -73,12 +73,12 @@ def waiter_noted(guard: Guard, epoch: Epoch, wanted: bool) -> Guard:
 
     post: _.epoch == guard.epoch  # the epoch stays
     post: wanted and guard.epoch == epoch or _ == guard  # nothing changes unless somebody waits for this epoch's holder
-    post: _ == guard or (guard.stage, _.stage) == (Stage.HELD, Stage.CLOSING)  # only a held guard changes, to closing
+    post: _ == guard or (guard.stage, _.stage) == (Stage.HELD, Stage.DRAINING)  # only a held guard changes, to draining
     post: implies(wanted and guard.epoch == epoch, not admits(_))  # nothing new begins where somebody waits
     post: implies(stands(guard, epoch), stands(_, epoch))  # what runs may finish
     """
     if wanted and guard == Guard(Stage.HELD, epoch):
-        return replace(guard, stage=Stage.CLOSING)
+        return replace(guard, stage=Stage.DRAINING)
     return guard
 
 
@@ -87,11 +87,11 @@ def overdue(guard: Guard, epoch: Epoch) -> Guard:
 
     post: _.epoch == guard.epoch  # the epoch stays
     post: guard.epoch == epoch or _ == guard  # a guard of another epoch is left alone
-    post: _ == guard or (guard.stage, _.stage) == (Stage.CLOSING, Stage.EXPIRING)  # only a closing guard does
-    post: implies(guard == Guard(Stage.CLOSING, epoch), _.stage is Stage.EXPIRING)  # its lease is renewed no more
+    post: _ == guard or (guard.stage, _.stage) == (Stage.DRAINING, Stage.EXPIRING)  # only a draining guard does
+    post: implies(guard == Guard(Stage.DRAINING, epoch), _.stage is Stage.EXPIRING)  # its lease is renewed no more
     post: implies(stands(guard, epoch), stands(_, epoch))  # what runs may finish
     """
-    if guard == Guard(Stage.CLOSING, epoch):
+    if guard == Guard(Stage.DRAINING, epoch):
         return replace(guard, stage=Stage.EXPIRING)
     return guard
 
@@ -109,7 +109,7 @@ def admits(guard: Guard) -> bool:
     """Say whether an operation may begin under this guard.
 
     post: implies(_, stands(guard, guard.epoch))  # what begins may finish
-    post: implies(guard.stage in (Stage.CLOSING, Stage.EXPIRING), not _)  # nothing begins under a closing guard
+    post: implies(guard.stage in (Stage.DRAINING, Stage.EXPIRING), not _)  # nothing begins under a draining guard
     post: implies(guard.stage is Stage.HELD, _)  # operations begin under a held guard
     """
     return guard.stage is Stage.HELD
@@ -122,14 +122,14 @@ def stands(guard: Guard, epoch: Epoch) -> bool:
     post: implies(guard.stage in (Stage.NONE, Stage.SYNCING), not _)  # none does before the sync or after the end
     post: implies(guard.stage not in (Stage.NONE, Stage.SYNCING) and guard.epoch == epoch, _)  # the guard's own do
     """
-    return guard.epoch == epoch and guard.stage in (Stage.HELD, Stage.CLOSING, Stage.EXPIRING)
+    return guard.epoch == epoch and guard.stage in (Stage.HELD, Stage.DRAINING, Stage.EXPIRING)
 
 
 def releasable(guard: Guard, running: int) -> bool:
-    """Say whether the lease may be given up while ``running`` operations still use the guard (rule 8).
+    """Say whether the lease may be released while ``running`` operations still use the guard (rule 8).
 
     post: implies(_, running == 0)  # never while an operation runs
     post: implies(_, stands(guard, guard.epoch))  # only where there is a guard
     post: implies(running == 0 and stands(guard, guard.epoch), _)  # always after the last operation
     """
-    return guard.stage in (Stage.HELD, Stage.CLOSING, Stage.EXPIRING) and running == 0
+    return guard.stage in (Stage.HELD, Stage.DRAINING, Stage.EXPIRING) and running == 0

@@ -1,6 +1,6 @@
 """The lease row and everything that may happen to it (rules 1, 4, 7 and 8).
 
-The row is the only thing that processes share about who may use the store. Each function takes the row as it is and
+The row is all that processes share about the right to use the store. Each function takes the row as it is and
 returns the row as it shall be, or ``None`` where the rule refuses and nothing may change.
 
 ========== ================================= ===========================================
@@ -13,8 +13,8 @@ release    the fence passes                  nobody holds it; the epoch stays
 commit     the fence passes                  full time, or nobody holds it
 ========== ================================= ===========================================
 
-Clocks decide only *when* a lease may be taken, never *who* may write: that is the fence's, and the fence reads no
-clock. Twins in ``tla/Lease.tla``: ``Takeable``, ``Acquired``, ``Wanted``, ``FencePasses``, ``Renewed``, ``Released``,
+Clocks decide only *when* a lease may be taken. Which process may write is decided by the fence, which reads no clock.
+Twins in ``tla/Lease.tla``: ``Takeable``, ``Acquired``, ``Wanted``, ``FencePasses``, ``Renewed``, ``Released``,
 ``Committed``.
 """
 
@@ -105,7 +105,7 @@ def renew(lease: Lease, epoch: Epoch, now: Milliseconds, duration: Milliseconds)
 
 
 def release(lease: Lease, epoch: Epoch) -> Lease | None:
-    """Give the lease of ``epoch`` up; ``None`` when the fence stops it, and then there is nothing to give up.
+    """Release the lease of ``epoch``; ``None`` when the fence stops it, and then there is nothing to release.
 
     post: (_ is not None) == fence(lease, epoch)  # it succeeds exactly where the fence passes
     post: _ is None or _.holder is None  # nobody holds it
@@ -116,19 +116,20 @@ def release(lease: Lease, epoch: Epoch) -> Lease | None:
     return replace(lease, holder=None)
 
 
-def commit(lease: Lease, epoch: Epoch, now: Milliseconds, duration: Milliseconds, alone: bool) -> Lease | None:
+def commit(lease: Lease, epoch: Epoch, now: Milliseconds, duration: Milliseconds, may_release: bool) -> Lease | None:
     """Make of the row what a commit under ``epoch`` does in its own transaction; ``None`` when the fence stops it.
 
-    It renews the lease. Where somebody waits, and its operation is ``alone`` under the guard, it gives the lease up
-    instead: that saves the holder a second write, and an instance that waits the time until it comes (rule 8).
+    It renews the lease. Where somebody waits and the commit ``may_release``, because no other operation needs the
+    guard, it releases the lease instead: that saves the holder a second write, and an instance that waits the time
+    until that write (rule 8).
 
     post: (_ is not None) == fence(lease, epoch)  # it succeeds exactly where the fence passes
-    post: implies(_ is not None and lease.wanted and alone, _ is not None and _.holder is None)  # a waiter can have it
-    post: _ is None or lease.wanted and alone or _.holder == lease.holder  # otherwise it is kept
+    post: _ is None or not (lease.wanted and may_release) or _.holder is None  # a waiter can have it
+    post: _ is None or lease.wanted and may_release or _.holder == lease.holder  # otherwise it is kept
     post: _ is None or _.expires == now + duration  # its time counts from now
     post: _ is None or (_.epoch, _.wanted) == (lease.epoch, lease.wanted)  # all else stays
     """
     renewed = renew(lease, epoch, now, duration)
-    if renewed is not None and renewed.wanted and alone:
+    if renewed is not None and renewed.wanted and may_release:
         return release(renewed, epoch)
     return renewed

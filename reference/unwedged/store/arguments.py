@@ -1,7 +1,7 @@
 """Arguments that callers give, looked at before anything is made of them.
 
-Types say the same. But they are not checked where the program runs, and what is wrong would come to light late: as an
-exception of some library, which may quote a secret, when a file has been made already.
+Types say the same, but nothing checks them while the program runs. A wrong argument would then be noticed late: by an
+exception of some library, which may quote a secret, after a file has been made.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from unwedged.store.errors import InvalidArgument
 
 
 def text_of(value: object, what: str) -> str:
-    """Return a text that has an encoding. ``what`` it is goes into the exception; the text itself does not."""
+    """Return a text that has an encoding. The exception names ``what`` it is, and does not quote the text."""
     if not isinstance(value, str):
         raise InvalidArgument(f"{what} is a str, not a {type(value).__name__}")
     if any("\ud800" <= character <= "\udfff" for character in value):
@@ -24,7 +24,7 @@ def text_of(value: object, what: str) -> str:
 
 
 def octets_of(value: object, length: int, what: str) -> bytes:
-    """Return so many bytes. ``what`` they are goes into the exception; the bytes do not."""
+    """Return so many bytes. The exception names ``what`` they are, and does not quote the bytes."""
     if not isinstance(value, bytes):
         raise InvalidArgument(f"{what} is {length} bytes, not a {type(value).__name__}")
     if len(value) != length:
@@ -33,7 +33,7 @@ def octets_of(value: object, length: int, what: str) -> bytes:
 
 
 def size_of(value: object, what: str) -> int:
-    """Return a number of bytes. ``what`` it is goes into the exception."""
+    """Return a number of bytes. The exception names ``what`` it is."""
     size = whole_of(value, what)
     if size < 0:
         raise InvalidArgument(f"{what} is at least 0 bytes, not {size}")
@@ -49,27 +49,27 @@ def version_of(value: object) -> Version:
 
 
 def whole_of(value: object, what: str) -> int:
-    """Return a whole number. ``what`` it is goes into the exception."""
+    """Return a whole number. The exception names ``what`` it is."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidArgument(f"{what} is an int, not a {type(value).__name__}")
     return value
 
 
 def seconds_of(value: object, what: str) -> float:
-    """Return a length of time. ``what`` it is goes into the exception."""
+    """Return a length of time. The exception names ``what`` it is."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:
         raise InvalidArgument(f"{what} is a number of seconds, at least 0, not {value!r}")
     return value
 
 
 def must_be_callable(value: object, what: str) -> None:
-    """Refuse what can't be called. ``what`` it is goes into the exception."""
+    """Refuse what can't be called. The exception names ``what`` it is."""
     if not callable(value):
         raise InvalidArgument(f"{what} is a function, not a {type(value).__name__}")
 
 
 def must_be_awaitable(value: object) -> None:
-    """Refuse what an operation returned that is no coroutine."""
+    """Refuse what an operation returned if it is no coroutine."""
     if not isawaitable(value):
         raise InvalidArgument(f"an operation is declared with 'async def': it returned a {type(value).__name__}")
 

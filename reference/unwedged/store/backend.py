@@ -58,7 +58,7 @@ class Committed:
     wanted: bool
     """Whether somebody waits."""
     released: bool
-    """Whether the lease was given up."""
+    """Whether the lease was released."""
 
 
 class Backend(Protocol):
@@ -78,7 +78,7 @@ class Backend(Protocol):
         """Extend the lease of ``epoch`` to ``duration`` from ``now`` and return the row. Fenced."""
 
     async def release(self, epoch: Epoch) -> None:
-        """Give up the lease of ``epoch``; nothing happens if it is no longer held under that epoch."""
+        """Release the lease of ``epoch``; nothing happens if it is no longer held under that epoch."""
 
     async def check(self, epoch: Epoch) -> Lease:
         """Return the lease row. Fenced: that it returns is the answer (rule 6)."""
@@ -93,11 +93,11 @@ class Backend(Protocol):
         """Read the keys of all rows of one kind, and whether any of them changed after ``since``. Fenced."""
 
     async def commit(
-        self, epoch: Epoch, rows: Sequence[Row], now: Milliseconds, duration: Milliseconds, *, alone: bool
+        self, epoch: Epoch, rows: Sequence[Row], now: Milliseconds, duration: Milliseconds, *, may_release: bool
     ) -> Committed:
         """Write all ``rows``, the next version and the change log, and renew the lease, all or nothing. Fenced.
 
-        Where somebody waits, and this operation is ``alone``, the lease is given up instead of renewed (rule 8).
+        Where somebody waits, and this commit ``may_release`` the lease, it is released instead of renewed (rule 8).
 
         The transaction is durable when this returns. A caller that is cancelled while it runs learns of that
         only when the transaction was either rolled back or committed; it is never left open.

@@ -1,8 +1,8 @@
 """When and how the write-ahead log is moved into the file: only here, and only under the write lock.
 
 Releases of SQLite up to 3.51.2 can damage the file when a checkpoint without that lock meets a commit that begins the
-log anew (``wal-reset``). Automatic checkpoints have no such lock, nor has ``wal_checkpoint(FULL)`` where it finds it
-taken; so there are none.
+log anew (``wal-reset``). Automatic checkpoints do not hold that lock. Nor does ``wal_checkpoint(FULL)``
+where another connection has it. So the store uses neither.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ class Checkpoints:
         return True
 
     def make_due(self) -> None:
-        """Have one made at the next write: where the disk is full, a log that begins anew needs no more room."""
+        """Have a checkpoint made at the next write: on a full disk, a log that begins anew needs no more room."""
         self._pages = LONGEST_LOG_PAGES
 
     def make(self, files: Files, connection: Connection) -> None:
-        """Make a checkpoint, or let it be: what was written is written, whatever comes of this.
+        """Make a checkpoint if that is possible. What was committed stays committed if it is not.
 
         Beside a file that is empty SQLite would delete the log, and with it what was committed. So it must be the file
         that is open here.
@@ -70,8 +70,8 @@ def pages_of(rows: int, value_bytes: int) -> int:
 def _checkpoint(connection: Connection, path: Path) -> None:
     """Move the log into the file while nobody writes; if others write or read, for long, leave it for the next time.
 
-    One connection holds the write lock, and another moves the log: SQLite does not do both with one. So nobody begins
-    the log anew meanwhile, and nothing can go wrong in SQLite that does when somebody does.
+    One connection holds the write lock, and another moves the log: SQLite does not do both with one. So no commit
+    begins the log anew meanwhile, and SQLite's bug needs one that does.
     """
     with contextlib.closing(database.connect(path)) as other:
         database.rows(other, IDENTITY, {})

@@ -1,6 +1,6 @@
 """Time and randomness, behind one seam, so that tests and the replay can hold both still.
 
-No safety property depends on either (rule 7): the clock decides when to try, to renew and to give up; chance keeps
+No safety property depends on either (rule 7): the clock decides when to try, to renew and to release; chance keeps
 waiting processes from trying in step, and names the instances.
 """
 

@@ -1,6 +1,6 @@
-"""Work that is never left halfway: a caller that is cancelled while it runs learns of that only when it has ended.
+"""Work that is never left halfway: a caller that is cancelled meanwhile gets the cancellation once the work has ended.
 
-To be cancelled earlier would mean that nothing has happened, when it may yet happen.
+A caller that got it earlier would believe that nothing has happened, although the work may still be done.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ async def run_to_completion(work: Coroutine[object, object, Result]) -> Result:
 
 
 async def _run_and_signal(ended: asyncio.Future[None], work: Coroutine[object, object, Result]) -> Result:
-    """Do ``work``, and signal its end a round of the loop earlier than the task itself would."""
+    """Do ``work``, and signal its end an iteration of the loop earlier than the task itself would."""
     try:
         return await work
     finally:

@@ -1,7 +1,7 @@
 """The store as programs use it.
 
-An operation that loses the lease is run again on fresh state, out of sight of its caller: to a caller the cache is an
-async operation that may fail, and nothing else.
+An operation that loses the lease is run again on fresh state, and its caller does not notice: to a caller the cache
+is an async operation that may fail, and nothing else.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Statistics:
     """What a store object holds and did, at one moment."""
 
     state: str
-    """``paused``, ``closed``, or the stage of the guard: ``none``, ``syncing``, ``held``, ``closing``, ``expiring``."""
+    """``paused``, ``closed``, or the guard's stage: ``none``, ``syncing``, ``held``, ``draining`` or ``expiring``."""
     epoch: Epoch
     """That of the guard; 0 where there is none."""
     version: Version
@@ -120,7 +120,7 @@ class Statistics:
     """Operations run again by ``run`` and ``query``, each time counted."""
     leases_acquired: int
     leases_lost: int
-    """Guards that died of something else than being given up."""
+    """Guards that died of something else than a release."""
     invalidations: int
     """Syncs that found the cache out of date."""
     records_dropped: int
@@ -157,7 +157,7 @@ one as soon as the operation that it was made in has ended, since that is noted 
 
 
 class _Block(AbstractAsyncContextManager[Facade], Generic[AnyOperation, Facade]):
-    """An operation of ``store`` as a block of its caller's code; or of ``code``, which was called after ``pauses``."""
+    """An operation of ``store``: a block of its caller's code, or ``code``. The call came after so many ``pauses``."""
 
     __slots__ = ("_begun", "_code", "_facade_type", "_operation", "_operation_type", "_pauses", "_scope", "_store")
 
@@ -513,13 +513,13 @@ class CryptoStore:
         )
 
     async def pause(self, *, timeout_seconds: float | None = None) -> None:
-        """Wait for what runs, give the lease up, and let go of every file and lock: before this process is suspended.
+        """Wait for what runs, release the lease, and let go of every file and lock: before this process is suspended.
 
         This object stays as it is, with its cache and its subscriptions. It goes on at ``resume()``, or when an
         operation is called after this has returned. What was called before, and has not begun, waits until then. A
         subscriber misses nothing: it gets all that others committed meanwhile then.
 
-        Operations that have not ended after ``timeout_seconds`` are given up on: the store is paused all the same, and
+        Operations that have not ended after ``timeout_seconds`` are abandoned: the store is paused all the same, and
         ``OperationsAbandoned`` says which they were. ``run`` and ``query`` run them again once the store goes on. A
         commit that is under way by then is waited for.
         """
@@ -555,9 +555,9 @@ class CryptoStore:
         await self._resume_if_paused(None)
 
     async def close(self, *, timeout_seconds: float | None = None) -> None:
-        """Let nothing begin any more, wait for what runs, give the lease up, and let go of the file.
+        """Let nothing begin any more, wait for what runs, release the lease, and let go of the file.
 
-        Operations that have not ended after ``timeout_seconds`` are given up on: the store is closed all the same, and
+        Operations that have not ended after ``timeout_seconds`` are abandoned: the store is closed all the same, and
         ``OperationsAbandoned`` says which they were. A commit that is under way by then is waited for.
         """
         self._owner_process.must_be_current()
@@ -673,7 +673,7 @@ class CryptoStore:
             self._idle.set()
 
     async def _wait_until_idle(self, timeout_seconds: float | None) -> tuple[str, ...]:
-        """Wait until no operation runs; return the names of those that are given up on."""
+        """Wait until no operation runs; return the names of those that are abandoned."""
         abandoned: tuple[str, ...] = ()
         await asyncio.sleep(0)  # Whatever has been let begin is counted then.
         try:
@@ -685,7 +685,7 @@ class CryptoStore:
         return abandoned
 
     async def _enter_pause(self) -> None:
-        """Give up the lease, end all tasks, and close all files."""
+        """Release the lease, end all tasks, and close all files."""
         try:
             await self._end_tasks()
             await self._lock.stop()
@@ -698,8 +698,9 @@ class CryptoStore:
     async def _resume_if_paused(self, pauses: int | None) -> None:
         """Make sure that the store is not paused, nor about to be. Does not switch tasks where it is neither.
 
-        The caller's call came after so many ``pauses``. It wakes the store from none of the later ones: else
-        what waited for a pause, or was given up on, would undo it at once. ``None`` wakes the store from any.
+        The caller's call came after so many ``pauses``, and wakes the store from none of the later ones. Otherwise an
+        operation that waited during a pause, or that the pause abandoned, would undo it at once. ``None`` wakes the
+        store from any.
         """
         while self._paused or self._changing_state.locked():
             async with self._changing_state:
@@ -758,7 +759,7 @@ class CryptoStore:
         try:
             await self._publish_foreign_commits()
         except (StoreReplaced, UnsupportedSchema) as failure:
-            self._streams.close(failure)  # which nothing that others do can mend
+            self._streams.close(failure)  # Nothing that others do can mend this.
         except StoreError as failure:
             if not self._listening_failed:  # Once, however long it lasts.
                 logger.warning("listening failed label=%s: %s", self._lock.label, failure)

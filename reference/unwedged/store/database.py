@@ -46,7 +46,8 @@ lock free for a fraction of a millisecond each time. A single try hardly ever me
 always does."""
 
 LARGE_COMMIT_MEMORY_KIB = 64 * 1024
-"""So many KiB a large commit may use for pages of the database: half the time, and so half as long for all others."""
+"""So many KiB a large commit may use for pages of the database. It then takes half the time, and others wait half as
+long."""
 
 TEXT_OF: Final = partial(str, encoding="utf-8", errors="replace")
 """How a text of the file is read. A damaged one is not what it was, so that nothing that depends on it authenticates;
@@ -57,7 +58,7 @@ monotonic_seconds: Final = time.monotonic
 
 
 class Driver(aiosqlite.Connection):
-    """The driver, and what it lacks: any work in one hop to its thread and back.
+    """The driver, and what it lacks: a way to do any work in one hop to its thread and back.
 
     Its thread does not keep a program alive that ends without closing the store. A transaction that is under way then
     is committed or not: that is the database's promise, whatever becomes of the process.
@@ -70,13 +71,13 @@ class Driver(aiosqlite.Connection):
     async def call(self, work: Callable[[Connection], Result]) -> Result:
         """Run ``work`` on the driver's thread, as soon as the database is not busy.
 
-        It is over when this is, also where the end of the loop cancels everybody.
+        The work has ended when this returns or raises, also where the end of the loop cancels all tasks.
         """
         try:
             # The driver's own way to do anything at all, protected and without types: bound its version.
             result: Result = await self._execute(retry_while_busy, work, self._conn)  # type: ignore[no-untyped-call]
         except asyncio.CancelledError:
-            # The driver does it all the same, and in order: when what is asked for now is done, so is that.
+            # The driver does it all the same, and in order: once a later request is done, so is this one.
             while True:
                 with contextlib.suppress(asyncio.CancelledError):
                     await self.rollback()

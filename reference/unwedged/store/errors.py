@@ -29,7 +29,7 @@ class StoreClosed(StoreError):
 class StoreBusy(StoreError):
     """SQLite could not write in time: another process keeps its write lock, perhaps because it was suspended.
 
-    Nothing was written. This is not the lease, which lapses: the lock is kept for as long as that process sleeps.
+    Nothing was written. This is not the lease, which expires: the lock is kept for as long as that process sleeps.
     """
 
 

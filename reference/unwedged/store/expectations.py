@@ -1,4 +1,4 @@
-"""What a program may know of a store before it opens it, and how a store that is not so is refused.
+"""What a program may know of a store before it opens it, and how a store that differs is refused.
 
 The file of a store may be out of reach for a moment, lost, or an older copy that somebody put back. A new store in its
 place would give the device a second identity; an older copy takes every ratchet back. Only the application can know.
@@ -41,7 +41,7 @@ class StoreMark:
 
 @dataclass(frozen=True, slots=True)
 class Expectations:
-    """All that a program knows. What the store must not be older than exists."""
+    """All that a program knows. A store that must not be older than a mark must exist."""
 
     existence: Existence = Existence.ANY
     not_before: StoreMark | None = None
@@ -84,4 +84,4 @@ class Expectations:
 
 
 ANYTHING = Expectations()
-"""What a program expects that knows nothing."""
+"""The expectations of a program that knows nothing of the store."""

@@ -5,7 +5,7 @@ replaced, or the write-ahead log was, because this process lost its locks. POSIX
 closing *any* descriptor of the file drops them, also one that only read it. The next other process that closes the
 store then takes itself for the last one, and deletes the log.
 
-So nothing in this process may open the file but SQLite, here least of all: it is only asked for its device and inode.
+So only SQLite may open the file in this process. This module only asks the system for its device and inode.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from unwedged.protocol import cache as rules
 from unwedged.protocol.cache import Cache, ChangeLog
 from unwedged.protocol.identifiers import Epoch, Version
-from unwedged.store.turns import Turns
+from unwedged.store.admission import Admission
 
 
 class RecordName(NamedTuple):
@@ -72,7 +72,7 @@ class GuardedCache:
     """The cache of the guard of ``epoch``, as an immutable value that is swapped, and what goes with it.
 
     ``live`` has the decoded, mutable objects of some of the cached records: at most one of each, and none of them
-    while a transaction works on it. ``turns`` are those of the operations that use this cache. With a ``ledger`` the
+    while a transaction works on it. ``admission`` counts the operations that use this cache. With a ``ledger`` the
     cache is kept within a limit; the snapshots of running operations, and the objects that a transaction took, are
     theirs and don't count.
     """
@@ -88,7 +88,7 @@ class GuardedCache:
         self.cache = cache
         self.live = live
         self.ledger = ledger
-        self.turns = Turns()
+        self.admission = Admission()
 
     def successor(self, epoch: Epoch, log: ChangeLog[RecordName], cache: Cache[RecordName, bytes]) -> GuardedCache:
         """Make the next guard's out of ``cache``: what this one still knows for certain (rules 2 and 3).

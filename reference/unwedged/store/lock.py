@@ -20,6 +20,7 @@ from unwedged.protocol.cache import ChangeLog
 from unwedged.protocol.guard import NO_GUARD, Guard, Stage
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.protocol.lease import LONGEST_LEASE_MS, takeable
+from unwedged.store.admission import Queue
 from unwedged.store.arguments import whole_of
 from unwedged.store.backend import Backend
 from unwedged.store.clock import Clock, Randomness
@@ -27,7 +28,6 @@ from unwedged.store.errors import InvalidArgument, LeaseLost, StoreClosed, Store
 from unwedged.store.guarded_cache import GuardedCache, RecordName
 from unwedged.store.offloading import offload
 from unwedged.store.row_watch import RowWatch
-from unwedged.store.turns import Queue
 
 Answer = TypeVar("Answer")
 
@@ -48,7 +48,7 @@ class LeaseTimes:
 
     ``renew_every_ms``: at most a third of it, so that one renewal may fail or come late without consequences.
 
-    ``idle_after_ms``: a holder gives the lease up when no operation began or ended for so long. Taking it again costs
+    ``idle_after_ms``: a holder releases the lease when no operation began or ended for so long. Taking it again costs
     one write and one read; so a holder keeps it between the operations of one burst, but not from one burst to the
     next.
 
@@ -56,9 +56,9 @@ class LeaseTimes:
     may go on until the lease ends. So a process that waits gets it after this time, ``duration_ms`` and two times
     ``renew_every_ms`` at most, however long operations run; and a short operation on a busy machine is not cut off.
 
-    ``turn_ms``: for so long a holder serves what waits in its own process before it gives way to another. Where nothing
-    waits in it, it gives way at once. Each turn costs a handover and a sync; eight processes that all want the lease
-    have it two or three times a second each.
+    ``turn_ms``: for so long a holder serves what waits in its own process before it hands the lease over. Where
+    nothing waits in it, it does so at once. Each turn costs a handover and a sync; eight processes that all want the
+    lease have it two or three times a second each.
     """
 
     duration_ms: int = 2000
@@ -128,21 +128,21 @@ class LeaseLock:
         self._read_log = read_log
         self._on_synced = on_synced
         self._activity = 0
-        self._closing_since = Milliseconds(0)
+        self._draining_since = Milliseconds(0)
         self._transactions: Queue[GuardedCache] = Queue()
         self._views: Queue[GuardedCache] = Queue()
         self._held_since = Milliseconds(0)
         self._waiter_seen_under: Epoch | None = None
         """The epoch under which this instance has learnt that somebody waits. It is noted when its turn is over."""
-        self._gave_way: Epoch | None = None
-        """The epoch that was given up because somebody waited, until this instance wants the lease again."""
+        self._handed_over: Epoch | None = None
+        """The epoch whose lease was handed over because somebody waited, until this instance wants the lease again."""
         self._watch = RowWatch(instance, randomness)
         self._closed = False
         self._admitting_paused = False
         self._acquiring = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._row = asyncio.Lock()
-        """Taking the lease and giving it up do not overlap: else the one could undo the other."""
+        """Taking the lease and releasing it do not overlap: else the one could undo the other."""
         self._unguarded = asyncio.Event()
         self._unguarded.set()
         self._guarded = asyncio.Event()
@@ -150,7 +150,7 @@ class LeaseLock:
     def __repr__(self) -> str:
         return (
             f"<LeaseLock {self.label!r} instance={self.instance} {self.guard.stage.value} epoch={self.guard.epoch} "
-            f"version={self.guarded.cache.version} running={self.guarded.turns.running}>"
+            f"version={self.guarded.cache.version} running={self.guarded.admission.running}>"
         )
 
     # Operations
@@ -160,22 +160,22 @@ class LeaseLock:
         return await self._begin(self._views, self.end_view)
 
     async def begin_transaction(self) -> GuardedCache:
-        """Let a transaction begin when no other one runs under this guard; it has the turn until it ends."""
+        """Let a transaction begin when no other one runs under this guard; none does until it ends."""
         return await self._begin(self._transactions, self.end_transaction)
 
     def end_view(self, guarded: GuardedCache) -> None:
         """Count a view out."""
-        guarded.turns.end_view()
+        guarded.admission.end_view()
         self._operation_ended()
 
     def end_transaction(self, guarded: GuardedCache) -> None:
-        """Count a transaction out, and let the next one have its turn."""
-        guarded.turns.end_transaction()
+        """Count a transaction out, and let the next one begin."""
+        guarded.admission.end_transaction()
         self._operation_ended()
 
-    def may_give_up(self, guarded: GuardedCache) -> bool:
-        """Say whether a commit that begins now may give the lease up if somebody waits: it is the last of its turn."""
-        return guarded.turns.alone and not self._turn_continues()
+    def may_release(self, guarded: GuardedCache) -> bool:
+        """Say whether a commit that begins now may release the lease if somebody waits: it is the last of its turn."""
+        return guarded.admission.running == 1 and not self._turn_continues()
 
     async def _begin(self, queue: Queue[GuardedCache], end: Callable[[GuardedCache], None]) -> GuardedCache:
         """Wait until it may begin. Does not switch tasks where it may already."""
@@ -198,15 +198,15 @@ class LeaseLock:
         self._proceed()
 
     def _proceed(self) -> None:
-        """Do what has become possible: note that the turn is over, give the lease up, or let operations begin."""
+        """Do what has become possible: note that the turn is over, release the lease, or let operations begin."""
         if self._waiter_seen_under == self.guard.epoch and not self._turn_continues():
             noted = rules.waiter_noted(self.guard, self.guard.epoch, wanted=True)
             if noted != self.guard:
                 self._set_guard(noted)
                 return
-        running = self.guarded.turns.running
-        if self.guard.stage in (Stage.CLOSING, Stage.EXPIRING) and rules.releasable(self.guard, running):
-            self.give_way()
+        running = self.guarded.admission.running
+        if self.guard.stage in (Stage.DRAINING, Stage.EXPIRING) and rules.releasable(self.guard, running):
+            self.begin_release()
         self._let_begin()
 
     def _let_begin(self) -> None:
@@ -214,12 +214,12 @@ class LeaseLock:
         if self._admitting_paused:
             return
         if rules.admits(self.guard):
-            guarded, turns = self.guarded, self.guarded.turns
-            while turns.admits_view() and self._views.let_begin(guarded):
-                turns.begin_view()
+            guarded, admission = self.guarded, self.guarded.admission
+            while admission.admits_view() and self._views.let_begin(guarded):
+                admission.begin_view()
                 self._activity += 1
-            if turns.admits_transaction() and self._transactions.let_begin(guarded):
-                turns.begin_transaction()
+            if admission.admits_transaction() and self._transactions.let_begin(guarded):
+                admission.begin_transaction()
                 self._activity += 1
         elif self._waiting and not self._acquiring:
             self._acquiring = True
@@ -249,9 +249,9 @@ class LeaseLock:
             self._proceed()
 
     def released(self, epoch: Epoch) -> None:
-        """Note that a commit under ``epoch`` gave the lease up, since somebody waits: the guard is dead."""
+        """Note that a commit under ``epoch`` released the lease, since somebody waits: the guard is dead."""
         if self.guard.epoch == epoch and self.guard != NO_GUARD:
-            self._gave_way = epoch
+            self._handed_over = epoch
             logger.info("lease released label=%s epoch=%d", self.label, epoch)
         self._set_guard(rules.lost(self.guard, epoch))
 
@@ -277,8 +277,8 @@ class LeaseLock:
         """Take over what the protocol decided, and wake what waits for it."""
         if guard == self.guard:
             return
-        if guard.stage is Stage.CLOSING:
-            self._closing_since = self._now()
+        if guard.stage is Stage.DRAINING:
+            self._draining_since = self._now()
         self.guard = guard
         if guard == NO_GUARD:
             self._guarded.clear()
@@ -314,7 +314,7 @@ class LeaseLock:
                 self.lost(lease.epoch)
                 raise
             except BaseException:
-                await self._abandon_lease(lease.epoch)
+                await self._end_guard_and_release(lease.epoch)
                 raise
             return rules.admits(self.guard)
 
@@ -340,24 +340,24 @@ class LeaseLock:
         )
         self._on_synced(log)
 
-    async def _abandon_lease(self, epoch: Epoch) -> None:
-        """Give up a lease whose sync failed, or whose operations are not waited for (rules 2 and 8)."""
+    async def _end_guard_and_release(self, epoch: Epoch) -> None:
+        """End a guard and release its lease: its sync failed, or nobody waits for its operations (rules 2 and 8)."""
         self.lost(epoch)
         try:
             await self._backend.release(epoch)
             lease = await self._backend.look()
-        except StoreError as failure:  # Nothing is lost but time: the lease lapses.
+        except StoreError as failure:  # Nothing is lost but time: the lease expires.
             logger.warning("release failed label=%s epoch=%d: %s", self.label, epoch, failure)
             return
         if lease.wanted:
-            self._gave_way = epoch
+            self._handed_over = epoch
 
     def stop_renewing_if_overdue(self) -> None:
         """Renew no more if somebody has waited for too long, and the code of an operation still runs (rule 8)."""
         now, epoch = self._now(), self.guard.epoch
-        running = [operation for operation in self.guarded.turns.operations if not operation.ended]
-        self._closing_since = min(self._closing_since, now)  # A clock that was put back gives them their time anew.
-        if not running or now - self._closing_since <= self.times.overdue_after_ms:
+        running = [operation for operation in self.guarded.admission.operations if not operation.ended]
+        self._draining_since = min(self._draining_since, now)  # A clock that was put back gives them their time anew.
+        if not running or now - self._draining_since <= self.times.overdue_after_ms:
             return
         expiring = rules.overdue(self.guard, epoch)
         if expiring != self.guard:
@@ -365,13 +365,13 @@ class LeaseLock:
                 "somebody waits for the lease, which is renewed no more: operations do not end label=%s epoch=%d: %s",
                 *(self.label, epoch),
                 ", ".join(
-                    f"{operation.name} ({now - min(operation.began_ms, self._closing_since)} ms)"
+                    f"{operation.name} ({now - min(operation.began_ms, self._draining_since)} ms)"
                     for operation in running
                 ),
             )
             self._set_guard(expiring)
 
-    async def let_expire(self) -> None:
+    async def end_if_expired(self) -> None:
         """End a guard whose lease is renewed no more, once its time is up: whatever waits here may ask for another."""
         epoch = self.guard.epoch
         try:
@@ -396,12 +396,12 @@ class LeaseLock:
         self.note_waiter(epoch, lease.wanted)
 
     async def release_now(self) -> None:
-        """Give the lease up, if no operation runs. The guard dies before the row is free for others (rule 8)."""
+        """Release the lease, if no operation runs. The guard dies before the row is free for others (rule 8)."""
         async with self._row:
             guard = self.guard
-            if not rules.releasable(guard, self.guarded.turns.running):
+            if not rules.releasable(guard, self.guarded.admission.running):
                 return
-            self._gave_way = guard.epoch if guard.stage in (Stage.CLOSING, Stage.EXPIRING) else None
+            self._handed_over = guard.epoch if guard.stage in (Stage.DRAINING, Stage.EXPIRING) else None
             self._set_guard(rules.lost(guard, guard.epoch))
             await self._backend.release(guard.epoch)
             logger.info("lease released label=%s epoch=%d", self.label, guard.epoch)
@@ -413,19 +413,19 @@ class LeaseLock:
         self._start(self._keep_renewing())
         self._start(self._release_when_idle())
 
-    def give_way(self) -> None:
+    def begin_release(self) -> None:
         """Release in a task of its own."""
         self._start(self._release())
 
     async def stop(self) -> None:
-        """Give the lease up, and end the tasks. What still runs is stopped by the fence."""
+        """Release the lease, and end the tasks. What still runs is stopped by the fence."""
         async with self._row:  # so that no task is cancelled between the row and the guard that it is about
             for task in self._tasks:
                 task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._release()
         if self.guard != NO_GUARD:  # Operations still run, which nobody waits for.
-            await self._abandon_lease(self.guard.epoch)
+            await self._end_guard_and_release(self.guard.epoch)
 
     def pause_admitting(self) -> None:
         """Let nothing begin for now; what waits goes on waiting."""
@@ -479,9 +479,9 @@ class LeaseLock:
             await self._unguarded.wait()
             if not self._waiting:
                 return
-            if self._gave_way is not None:
-                watch.stand_back(self._gave_way)
-                self._gave_way = None
+            if self._handed_over is not None:
+                watch.stand_back(self._handed_over)
+                self._handed_over = None
             lease = await self._backend.look()
             free = takeable(lease, self.instance, self._now())
             # Asking takes the lease or sets ``wanted``. Where that is set already it would write for nothing.
@@ -490,7 +490,7 @@ class LeaseLock:
                     if await self.acquire_now():
                         return
                 except LeaseLost:
-                    continue  # it lapsed during the sync, and somebody took it
+                    continue  # it expired during the sync, and somebody took it
             if pause := watch.pause():
                 await self._clock.sleep(pause)
 
@@ -502,10 +502,10 @@ class LeaseLock:
             await self._guarded.wait()
             await self._clock.sleep(Milliseconds(self.times.renew_every_ms))
             self.stop_renewing_if_overdue()
-            if self.guarded.turns.committing:
+            if self.guarded.admission.committing:
                 continue  # A commit renews the lease itself, and until it is done nobody else can write.
             try:
-                await (self.let_expire() if self.guard.stage is Stage.EXPIRING else self.renew_now())
+                await (self.end_if_expired() if self.guard.stage is Stage.EXPIRING else self.renew_now())
             except StoreError as failure:
                 logger.warning("renewal failed label=%s epoch=%d: %s", self.label, self.guard.epoch, failure)
 
@@ -520,5 +520,5 @@ class LeaseLock:
     async def _release(self) -> None:
         try:
             await self.release_now()
-        except StoreError as failure:  # Nothing is lost but time: the lease lapses.
+        except StoreError as failure:  # Nothing is lost but time: the lease expires.
             logger.warning("release failed label=%s: %s", self.label, failure)

@@ -57,9 +57,9 @@ class RowWatch:
         """Note that this instance has its turn."""
         self._turns[self._instance] = epoch
 
-    def stand_back(self, given_up: Epoch) -> None:
-        """Ask for nothing until somebody has had the lease that this instance gave up, or until nobody comes for it."""
-        self._seen = given_up
+    def stand_back(self, released: Epoch) -> None:
+        """Ask for nothing until another instance has had the lease that this one released, or until none comes."""
+        self._seen = released
         self._stand_back_ms = self._between(LONGEST_PAUSE_MS, 2 * LONGEST_PAUSE_MS)
 
     def saw(self, lease: Lease, *, free: bool) -> bool:

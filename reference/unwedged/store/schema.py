@@ -105,7 +105,7 @@ def version_of(application: int, schema: int, tables: int) -> int:
 def identity_of(connection: Connection) -> tuple[bytes, Version]:
     """Return which store a file is, and its version, in one transaction of the caller's or in none.
 
-    Refuse a file that is damaged where it says that: such a one is no sound store.
+    Refuse a file whose damage concerns these answers: it is no sound store.
     """
     reports = [report for statement in _CHECKS for (report,) in database.rows(connection, statement, {})]
     identities = database.rows(connection, IDENTITY, {})

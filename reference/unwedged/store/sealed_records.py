@@ -62,10 +62,10 @@ class SealedRecords:
         self._sealer = sealer
         self._row = lru_cache(KEPT_ROW_NAMES)(self._hidden)
         self._left_out: dict[str, int] = {}
-        """How many rows the last listing of each kind had to leave out: it is said when that changes."""
+        """How many rows the last listing of each kind had to leave out. The log says when that changes."""
 
     async def changes(self, since: Version, epoch: Epoch | None) -> ChangeLog[RecordName]:
-        """Read the change log after ``since``. A line that can't be read ends it: it does not reach back beyond."""
+        """Read the change log after ``since``. The log reaches back no further than to a line that can't be read."""
         log = await self._backend.changes(since, epoch)
         try:
             return ChangeLog(log.version, log.floor, tuple(await offload_each(self._revealed, log.changes)))
@@ -120,10 +120,10 @@ class SealedRecords:
         now: Milliseconds,
         duration: Milliseconds,
         *,
-        alone: bool,
+        may_release: bool,
     ) -> Committed:
         """Write the whole batch, or nothing."""
-        return await self._backend.commit(epoch, batch.rows, now, duration, alone=alone)
+        return await self._backend.commit(epoch, batch.rows, now, duration, may_release=may_release)
 
     def _revealed_key(self, kind: str, hidden: bytes) -> bytes | None:
         try:

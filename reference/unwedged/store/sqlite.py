@@ -153,14 +153,14 @@ class SqliteBackend:
         return Listed(Version(rows[0][0]), keys, bool(rows[0][2]))
 
     async def commit(
-        self, epoch: Epoch, rows: Sequence[Row], now: Milliseconds, duration: Milliseconds, *, alone: bool
+        self, epoch: Epoch, rows: Sequence[Row], now: Milliseconds, duration: Milliseconds, *, may_release: bool
     ) -> Committed:
         """As ``Backend`` says, on the driver's thread. The lease counts from when it is written, where that is late."""
         began = database.monotonic_seconds()
         values, size = await offload(len(rows), partial(statements.values_of, rows))
 
         def write(connection: Connection) -> Committed:
-            parameters: Parameters = {"epoch": epoch, "now": now, "duration": duration, "alone": alone}
+            parameters: Parameters = {"epoch": epoch, "now": now, "duration": duration, "may_release": may_release}
             rows = database.rows(connection, statements.ADVANCE, parameters)
             if not rows:
                 self._must_know_schema(connection)

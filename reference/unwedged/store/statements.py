@@ -74,7 +74,7 @@ ADVANCE: Final = f"""
     UPDATE state SET
         version = version + 1,
         expires = :now + :duration,
-        holder = iif(wanted AND :alone, NULL, holder)
+        holder = iif(wanted AND :may_release, NULL, holder)
     WHERE {FENCE}
     RETURNING version, wanted, holder IS NULL
 """

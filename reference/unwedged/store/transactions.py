@@ -70,7 +70,7 @@ class Services:
 
 
 class Operation:
-    """What is behind transactions and views alike: the snapshot they began on, and reading it.
+    """The part that transactions and views share: the snapshot they began on, and reading it.
 
     The snapshot is an immutable value: what other operations do to the cache meanwhile can't be seen in it.
     """
@@ -86,9 +86,9 @@ class Operation:
         self._code = code
         self._services = services
         self._guarded = guarded
-        guarded.turns.operations.add(self)
+        guarded.admission.operations.add(self)
         self._doom: StoreError | None = None
-        """Why it can't go on, once it can't: an operation that catches it gets it again at each access, to its end."""
+        """The error that stopped it. Code that catches it gets it again at each later access, and at the end."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.state}>"
@@ -109,11 +109,11 @@ class Operation:
 
     @classmethod
     async def begin(cls, services: Services, code: object) -> Self:
-        """Wait for its turn, and begin."""
+        """Wait until it may begin, and begin."""
         guarded = await services.lock.begin_view()
         try:
             return cls(services, guarded, code)
-        except BaseException:  # The clock is anybody's.
+        except BaseException:  # The application's clock may fail.
             services.lock.end_view(guarded)
             raise
 
@@ -122,12 +122,12 @@ class Operation:
         self.ended = True
 
     def leave(self) -> None:
-        """Give its turn back."""
-        self._guarded.turns.operations.discard(self)
+        """Let the next one begin."""
+        self._guarded.admission.operations.discard(self)
         self._services.lock.end_view(self._guarded)
 
     async def finish(self) -> None:
-        """End it as its caller's code did, without an exception. That it returns says that it happened."""
+        """End it after its caller's code has ended without an exception. If this returns, the operation took effect."""
         self.end()
         await self.validate()
 
@@ -284,8 +284,8 @@ class TransactionOperation(Operation):
             raise
 
     def leave(self) -> None:
-        """Let the next transaction have its turn."""
-        self._guarded.turns.operations.discard(self)
+        """Let the next transaction begin."""
+        self._guarded.admission.operations.discard(self)
         self._services.lock.end_transaction(self._guarded)
 
     def __init__(self, services: Services, guarded: GuardedCache, code: object) -> None:
@@ -383,19 +383,19 @@ class TransactionOperation(Operation):
         return await asyncio.to_thread(outcome)
 
     async def _commit(self, batch: Batch, expected: _Outcome | None = None) -> None:
-        turns = self._guarded.turns
-        turns.begin_commit()
+        admission = self._guarded.admission
+        admission.begin_commit()
         try:
             self._finish(await self._persist(batch), batch.writes, expected)
         finally:
-            turns.end_commit()
+            admission.end_commit()
 
     async def _persist(self, batch: Batch) -> Committed:
         services, lock = self._services, self._services.lock
         try:
-            alone = lock.may_give_up(self._guarded)
+            may_release = lock.may_release(self._guarded)
             now, duration = Milliseconds(services.clock.now()), Milliseconds(lock.times.duration_ms)
-            return await services.records.commit(self.epoch, batch, now, duration, alone=alone)
+            return await services.records.commit(self.epoch, batch, now, duration, may_release=may_release)
         except StoreBusy:
             raise  # nothing was written, and the guard is as good as before
         except BaseException:

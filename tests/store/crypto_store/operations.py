@@ -24,8 +24,8 @@ async def counter_of(transaction: Transaction) -> Counter | None:
 
 
 async def lose_lease(bench: Workbench, other: Instance) -> None:
-    """Have ``other`` take the lapsed lease, count up, and give it back."""
-    bench.lapse()
+    """Have ``other`` take the expired lease, count up, and give it back."""
+    bench.expire_lease()
     await other.run(count_up)
     await other.lock.release_now()
 

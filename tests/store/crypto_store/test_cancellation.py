@@ -110,5 +110,5 @@ class TestCancellation:
         after = await phone.run(count_up)
         assert after == seen + 1
         bench.assert_cache_is_snapshot(phone)
-        assert phone.lock.guarded.turns.running == 0
+        assert phone.lock.guarded.admission.running == 0
         return after

@@ -192,7 +192,7 @@ class TestMisuse:
             async with twice:
                 pass
         assert await phone.run(count_up) == counted + 1
-        assert phone._lock.guarded.turns.running == 0, "so that a rival gets the lease"
+        assert phone._lock.guarded.admission.running == 0, "so that a rival gets the lease"
 
     @pytest.mark.parametrize("begin", ["transaction", "view"])
     async def test_a_clock_that_fails_keeps_no_turn(
@@ -207,7 +207,7 @@ class TestMisuse:
             patch.setattr(phone.clock, "now", fail)
             with pytest.raises(ZeroDivisionError):
                 await (phone.transaction() if begin == "transaction" else phone.view()).__aenter__()
-        assert phone._lock.guarded.turns.running == 0
+        assert phone._lock.guarded.admission.running == 0
         assert await asyncio.wait_for(phone.run(count_up), PATIENCE) == 2
 
     async def test_an_operation_that_is_no_coroutine_is_refused_and_writes_nothing(self, phone: Instance) -> None:
@@ -230,7 +230,7 @@ class TestMisuse:
         with pytest.raises(OperationEnded):
             await leave_twice()
         assert await phone.run(count_up) == 2
-        assert phone._lock.guarded.turns.running == 0
+        assert phone._lock.guarded.admission.running == 0
 
     async def test_a_get_that_outlasts_its_transaction_takes_nothing(self, phone: Instance) -> None:
         gate = phone.gated.hold_before("load")

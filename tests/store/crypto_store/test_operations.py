@@ -242,7 +242,7 @@ class TestViews:
         looking = asyncio.create_task(phone.query(count_of))
         for _ in range(20):
             await asyncio.sleep(0)
-        assert phone.lock.guarded.turns.running == 1
+        assert phone.lock.guarded.admission.running == 1
         gate.opened.set()
         assert await committing == 2
         assert await looking == 2

@@ -46,16 +46,16 @@ class TestAcquiring:
         assert not await extension.lock.acquire_now()
         assert extension.lock.guard == NO_GUARD
         await phone.lock.renew_now()
-        assert phone.lock.guard.stage is Stage.CLOSING
+        assert phone.lock.guard.stage is Stage.DRAINING
         await lock_tasks_end(phone)
         assert phone.lock.guard == NO_GUARD
         await take_over(extension)
 
-    async def test_a_lapsed_lease_is_taken_and_its_guard_dies_at_the_next_access(
+    async def test_a_expired_lease_is_taken_and_its_guard_dies_at_the_next_access(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
         await take_over(phone)
-        bench.lapse()
+        bench.expire_lease()
         await take_over(extension)
         assert phone.lock.guard.stage is Stage.HELD
         await phone.lock.renew_now()
@@ -156,7 +156,7 @@ class TestAcquiring:
         await pauses_end(phone, again)
         assert LONGEST_PAUSE_MS <= sum(bench.clock.slept) <= 3 * LONGEST_PAUSE_MS
 
-    async def test_where_the_row_can_not_be_given_up_the_lease_lapses(
+    async def test_where_the_row_can_not_be_released_the_lease_expires(
         self, bench: Workbench, phone: Instance, extension: Instance, caplog: pytest.LogCaptureFixture
     ) -> None:
         phone.gated.failures |= {"changes": StorageFailed("no disk"), "release": StoreBusy("busy")}
@@ -164,7 +164,7 @@ class TestAcquiring:
             await phone.lock.acquire_now()
         assert "release failed label=phone epoch=1: busy" in caplog.text
         assert not await extension.lock.acquire_now()
-        bench.lapse()
+        bench.expire_lease()
         await take_over(extension)
 
     async def test_a_failure_that_somebody_is_told_is_not_logged_as_well(
@@ -195,13 +195,13 @@ class TestAcquiring:
             assert record.exc_info is not None
             assert record.exc_info[1] is failure
 
-    async def test_a_lease_that_lapses_during_the_sync_is_asked_for_again(
+    async def test_a_lease_that_expires_during_the_sync_is_asked_for_again(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
         gate = phone.gated.hold_before("changes")
         waiting = asyncio.create_task(held(phone))
         await gate.reached.wait()
-        bench.lapse()
+        bench.expire_lease()
         await take_over(extension)
         await extension.lock.release_now()
         gate.opened.set()
@@ -214,7 +214,7 @@ class TestAcquiring:
         gate = phone.gated.hold_after("changes")
         acquiring = asyncio.create_task(phone.lock.acquire_now())
         await gate.reached.wait()
-        bench.lapse()
+        bench.expire_lease()
         await take_over(extension)
         await phone.lock.renew_now()
         gate.opened.set()
@@ -240,7 +240,7 @@ class TestAcquiring:
         assert all(bound / 2 <= pause <= bound for bound, pause in zip(bounds, bench.clock.slept, strict=False))
         assert bounds[-1] == LONGEST_PAUSE_MS
         assert len(set(bench.clock.slept[-9:])) > 1, "chance keeps those who wait from looking in step"
-        assert extension.gated.calls.count("acquire") == 1, "word was left once"
+        assert extension.gated.calls.count("acquire") == 1, "wanted was set once"
         await phone.lock.release_now()
         bench.clock.advance(LONGEST_PAUSE_MS)
         await waiting
@@ -259,7 +259,7 @@ class TestAcquiring:
         del extension.gated.calls[:]
         bench.clock.advance(LONGEST_PAUSE_MS)
         await bench.clock.asleep(10)
-        assert extension.gated.calls == ["look", "acquire"], "word is left anew, but it looks eagerly only at first"
+        assert extension.gated.calls == ["look", "acquire"], "wanted is set anew, but it looks eagerly only at first"
         assert bench.clock.slept[9] <= SHORTEST_PAUSE_MS
         await phone.lock.release_now()
         bench.clock.advance(LONGEST_PAUSE_MS)
@@ -296,7 +296,7 @@ class TestTurns:
         assert phone.statistics().state == "held", "somebody waits here too"
         behind.cancel()
         await asyncio.wait((behind,))
-        assert phone.statistics().state == "closing"
+        assert phone.statistics().state == "draining"
         go_on.set()
         await running
 
@@ -315,7 +315,7 @@ class TestTurns:
         await began.wait()
         behind = asyncio.create_task(phone.run(count_up))
         await asyncio.sleep(0)
-        bench.lapse()
+        bench.expire_lease()
         assert await extension.run(count_up) == 1
         await extension.lock.release_now()
         await phone.lock.renew_now()

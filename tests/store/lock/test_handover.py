@@ -19,7 +19,7 @@ from unwedged.store.row_watch import LONGEST_PAUSE_MS, SHORTEST_PAUSE_MS
 Answer = TypeVar("Answer")
 
 
-class TestGivingWay:
+class TestHandover:
     async def test_what_runs_may_finish_and_nothing_new_begins(self, phone: Instance, extension: Instance) -> None:
         began, go_on = asyncio.Event(), asyncio.Event()
 
@@ -32,10 +32,10 @@ class TestGivingWay:
         await began.wait()
         await extension.lock.acquire_now()
         await phone.lock.renew_now()
-        assert phone.lock.guard.stage is Stage.CLOSING
+        assert phone.lock.guard.stage is Stage.DRAINING
         new = asyncio.create_task(phone.run(count_up))
         await all_that_can_run()
-        assert phone.lock.guarded.turns.running == 1
+        assert phone.lock.guarded.admission.running == 1
         go_on.set()
         await running
         await take_over_soon(extension)
@@ -44,7 +44,7 @@ class TestGivingWay:
         await pauses_end(phone, new)
         assert await new == 2
 
-    async def test_an_operation_that_waited_for_its_turn_does_not_begin_once_the_turn_of_the_process_is_over(
+    async def test_an_operation_that_waits_to_begin_does_not_begin_once_the_turn_is_over(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
         await take_over(phone)
@@ -55,7 +55,7 @@ class TestGivingWay:
             await extension.lock.acquire_now()
             bench.clock.advance(phone.lock.times.turn_ms)
             await phone.lock.renew_now()
-            assert phone.lock.guard.stage is Stage.CLOSING
+            assert phone.lock.guard.stage is Stage.DRAINING
             gate.opened.set()
         await take_over_soon(extension)
         assert await extension.run(count_up) == 2, "one of the three was done"
@@ -63,7 +63,7 @@ class TestGivingWay:
         await pauses_end(phone, behind)
         assert sorted(await behind) == [1, 3, 4]
 
-    async def test_what_waits_here_is_served_before_giving_way(self, phone: Instance, extension: Instance) -> None:
+    async def test_what_waits_here_is_served_before_the_handover(self, phone: Instance, extension: Instance) -> None:
         await take_over(phone)
         async with phone.view():
             behind = asyncio.create_task(self._many(phone, 3))
@@ -74,7 +74,7 @@ class TestGivingWay:
             assert phone.lock.guard.stage is Stage.HELD, "the turn goes on"
             gate.opened.set()
         assert await behind == [1, 2, 3]
-        assert phone.lock.guard == NO_GUARD, "the last one gave the lease up at once"
+        assert phone.lock.guard == NO_GUARD, "the last one released the lease at once"
         assert "release" not in phone.gated.calls
         assert await extension.lock.acquire_now()
         assert phone.gated.calls.count("acquire") == 1
@@ -103,7 +103,7 @@ class TestGivingWay:
             bench.clock.time -= 1_000
             await extension.lock.acquire_now()
             await phone.lock.renew_now()
-            assert phone.lock.guard.stage is Stage.CLOSING
+            assert phone.lock.guard.stage is Stage.DRAINING
             behind.cancel()
 
     async def test_a_cancelled_operation_is_passed_over(self, phone: Instance) -> None:
@@ -148,19 +148,19 @@ class TestGivingWay:
     async def _many(self, store: Instance, number: int) -> list[int]:
         return await asyncio.gather(*(asyncio.create_task(apart(store.run(count_up))) for _ in range(number)))
 
-    async def test_an_instance_that_gave_way_stands_back_for_longer_than_a_waiter_pauses(
+    async def test_an_instance_that_handed_over_stands_back_for_longer_than_a_waiter_pauses(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
-        """Whoever it gave way to does not come."""
-        await self._give_way(phone, extension)
+        """Whoever waited does not come."""
+        await self._hand_over(phone, extension)
         waiting = asyncio.create_task(held(phone))
         await pauses_end(phone, waiting)
         assert LONGEST_PAUSE_MS <= sum(bench.clock.slept) <= 3 * LONGEST_PAUSE_MS
 
-    async def test_an_instance_that_gave_way_stands_back_only_until_another_had_the_lease(
+    async def test_an_instance_that_handed_over_stands_back_only_until_another_had_the_lease(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
-        await self._give_way(phone, extension)
+        await self._hand_over(phone, extension)
         waiting = asyncio.create_task(held(phone))
         await bench.clock.asleep(1)
         assert set(phone.gated.calls) == {"look"}
@@ -169,12 +169,12 @@ class TestGivingWay:
         await bench.clock.asleep(2)
         assert phone.gated.calls.count("acquire") == 1, "it has set wanted"
         await extension.lock.renew_now()
-        assert extension.lock.guard.stage is Stage.CLOSING
+        assert extension.lock.guard.stage is Stage.DRAINING
         await lock_tasks_end(extension)
         bench.clock.advance(LONGEST_PAUSE_MS)
         await waiting
 
-    async def _give_way(self, giver: Instance, taker: Instance) -> None:
+    async def _hand_over(self, giver: Instance, taker: Instance) -> None:
         await take_over(giver)
         await taker.lock.acquire_now()
         await giver.lock.renew_now()
@@ -196,7 +196,7 @@ class TestGivingWay:
             await lock_tasks_end(phone)
             assert phone.lock.guard == NO_GUARD
 
-    async def test_the_last_commit_gives_the_lease_up_itself(
+    async def test_the_last_commit_releases_the_lease_itself(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
         await take_over(phone)
@@ -214,7 +214,7 @@ class TestGivingWay:
         assert phone.statistics().records_dropped == 0
         bench.assert_cache_is_snapshot(phone)
 
-    async def test_an_instance_that_gave_way_at_a_commit_stands_back_too(
+    async def test_an_instance_that_handed_over_at_a_commit_stands_back_too(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
         await take_over(phone)
@@ -228,7 +228,7 @@ class TestGivingWay:
         async with phone.view() as view:
             await extension.lock.acquire_now()
             await apart(phone.run(count_up))
-            assert phone.lock.guard.stage is Stage.CLOSING
+            assert phone.lock.guard.stage is Stage.DRAINING
             assert not await extension.lock.acquire_now()
             await view.get(DEVICE, "d")
         await take_over_soon(extension)
@@ -248,7 +248,7 @@ class TestGivingWay:
             asyncio.create_task(phone.query(lambda view: view.get(DEVICE, "d"))),
         ]
         await all_that_can_run()
-        assert phone.lock.guarded.turns.running == 1
+        assert phone.lock.guarded.admission.running == 1
         gate.opened.set()
         assert await giving == 1
         await extension.lock.release_now()
@@ -323,7 +323,7 @@ class TestGivingWay:
         assert record.getMessage() == "release failed label=phone: busy"
         assert record.exc_info is None
         assert phone.lock.guard == NO_GUARD
-        bench.lapse()
+        bench.expire_lease()
         await take_over(extension)
 
 
@@ -355,6 +355,6 @@ class Watched:
 
 
 async def take_over_soon(store: Instance) -> None:
-    """Take the lease once the other has given it up; it is about to."""
+    """Take the lease once the other has released it; it is about to."""
     while not await store.lock.acquire_now():
         pass

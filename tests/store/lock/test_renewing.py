@@ -28,7 +28,7 @@ class TestRenewing:
         gate = phone.gated.hold_after("renew") if late else phone.gated.hold_before("renew")
         renewing = asyncio.create_task(phone.lock.renew_now())
         await gate.reached.wait()
-        bench.lapse()
+        bench.expire_lease()
         await take_over(extension)
         await phone.lock.renew_now()
         await extension.lock.release_now()
@@ -59,7 +59,7 @@ class TestRenewing:
         gate.opened.set()
 
     async def test_a_lease_is_not_idle_right_after_a_sync_that_took_long(self, phone: Instance) -> None:
-        """Something waits for it. To give it up now would mean to sync again, perhaps without end."""
+        """Something waits for it. To release it now would mean to sync again, perhaps without end."""
         phone.lock.start()
         gate = phone.gated.hold_before("changes")
         acquiring = asyncio.create_task(phone.lock.acquire_now())
@@ -117,7 +117,7 @@ class TestOverdue:
         await all_that_can_run()
         assert not await extension.lock.acquire_now()
         await phone.lock.renew_now()
-        assert phone.lock.guard.stage is Stage.CLOSING
+        assert phone.lock.guard.stage is Stage.DRAINING
         yield task
         go_on.set()
         await asyncio.gather(task, return_exceptions=True)
@@ -163,15 +163,15 @@ class TestOverdue:
         phone.lock.stop_renewing_if_overdue()
         new = asyncio.create_task(phone.run(count_up))
         await all_that_can_run()
-        assert phone.lock.guarded.turns.running == 1
+        assert phone.lock.guarded.admission.running == 1
         assert not running.done()
-        await phone.lock.let_expire()
+        await phone.lock.end_if_expired()
         assert await new == 1
 
     async def test_it_is_given_its_time(self, bench: Workbench, phone: Instance, running: asyncio.Task[None]) -> None:
         bench.clock.advance(2000)
         phone.lock.stop_renewing_if_overdue()
-        assert phone.lock.guard.stage is Stage.CLOSING
+        assert phone.lock.guard.stage is Stage.DRAINING
         assert not running.done()
 
     async def test_a_clock_that_was_put_back_gives_it_its_time_once_more(
@@ -209,7 +209,7 @@ class TestOverdue:
         await phone.lock.renew_now()
         bench.clock.advance(100_000)
         phone.lock.stop_renewing_if_overdue()
-        assert phone.lock.guard.stage is Stage.CLOSING
+        assert phone.lock.guard.stage is Stage.DRAINING
         gate.opened.set()
         assert await committing == 1
 
@@ -221,12 +221,12 @@ class TestOverdue:
         await phone.lock.renew_now()
         bench.clock.advance(1999)
         phone.lock.stop_renewing_if_overdue()
-        await phone.lock.let_expire()
+        await phone.lock.end_if_expired()
         assert phone.lock.guard.stage is Stage.EXPIRING
         new = asyncio.create_task(phone.run(count_up))
         await all_that_can_run()
         bench.clock.advance(1)
-        await phone.lock.let_expire()
+        await phone.lock.end_if_expired()
         await pauses_end(phone, new)
         assert await new == 1
         assert not running.done()
@@ -238,7 +238,7 @@ class TestOverdue:
         bench.clock.advance(2001)
         phone.lock.stop_renewing_if_overdue()
         bench.clock.time -= 3_600_000
-        await phone.lock.let_expire()
+        await phone.lock.end_if_expired()
         assert phone.lock.guard == NO_GUARD
         assert not running.done()
 
@@ -261,7 +261,7 @@ class TestOverdue:
 
 
 class TestClosing:
-    async def test_the_lease_is_given_up(self, phone: Instance, extension: Instance) -> None:
+    async def test_the_lease_is_released(self, phone: Instance, extension: Instance) -> None:
         await take_over(phone)
         await phone.close()
         await phone.close()
@@ -276,10 +276,10 @@ class TestClosing:
             await waiting
 
     @pytest.mark.parametrize("ends", ["pause", "close"])
-    async def test_a_lease_that_was_just_taken_is_given_up(
+    async def test_a_lease_that_was_just_taken_is_released(
         self, phone: Instance, extension: Instance, ends: str
     ) -> None:
-        """Also where this instance does not know yet that it has it: else others wait until it lapses."""
+        """Also where this instance does not know yet that it has it: else others wait until it expires."""
         gate = phone.gated.hold_after("acquire")
         waiting = asyncio.create_task(held(phone))
         await gate.reached.wait()

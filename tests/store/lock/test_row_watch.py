@@ -37,7 +37,7 @@ class TestWatching:
     """How a process that waits watches the row."""
 
     @given(st.lists(st.booleans(), max_size=60), st.randoms(use_true_random=False))
-    def test_a_process_that_gave_way_lets_another_pass_but_does_not_wait_for_nobody(
+    def test_a_process_that_handed_over_lets_another_pass_but_does_not_wait_for_nobody(
         self, changes: list[bool], random: Random
     ) -> None:
         watch = RowWatch(InstanceId(1), SeededRandomness(random.randrange(1000)))

@@ -113,9 +113,9 @@ def bad_row() -> Row:
 
 ROWS = [Row(A, b"new"), Row(B, None), Row(C, b"new")]
 HOPS: dict[str, Operation] = {
-    "commit": lambda backend: backend.commit(Epoch(1), ROWS, Milliseconds(NOW + 1), DURATION, alone=True),
-    "commit-fails": lambda backend: backend.commit(Epoch(1), [*ROWS, bad_row()], NOW, DURATION, alone=True),
-    "commit-fenced": lambda backend: backend.commit(Epoch(9), ROWS, NOW, DURATION, alone=True),
+    "commit": lambda backend: backend.commit(Epoch(1), ROWS, Milliseconds(NOW + 1), DURATION, may_release=True),
+    "commit-fails": lambda backend: backend.commit(Epoch(1), [*ROWS, bad_row()], NOW, DURATION, may_release=True),
+    "commit-fenced": lambda backend: backend.commit(Epoch(9), ROWS, NOW, DURATION, may_release=True),
     "truncate": lambda backend: backend.truncate(Version(9)),
     "sealing": lambda backend: backend.sealing(b"header"),
     "keys": lambda backend: backend.keys(Epoch(1), "device", Version(0)),
@@ -134,7 +134,7 @@ async def prepared(path: Path) -> Store:
     await backend._read("PRAGMA synchronous = OFF", {})
     store = Store(backend, path)
     await backend.acquire(ME, "me", NOW, DURATION)
-    await backend.commit(Epoch(1), [Row(A, b"old"), Row(B, b"old")], NOW, DURATION, alone=False)
+    await backend.commit(Epoch(1), [Row(A, b"old"), Row(B, b"old")], NOW, DURATION, may_release=False)
     return store
 
 

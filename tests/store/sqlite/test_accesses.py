@@ -24,7 +24,7 @@ async def test_two_backends_on_one_file(store: Store) -> None:
         held = await one.acquire(ME, "one", NOW, DURATION)
         assert (held.holder, held.epoch) == (ME, 1)
         assert await two.acquire(OTHER, "two", NOW, DURATION) == lease.want(held)
-        assert await one.commit(Epoch(1), [Row(A, b"one")], NOW, DURATION, alone=False) == Committed(
+        assert await one.commit(Epoch(1), [Row(A, b"one")], NOW, DURATION, may_release=False) == Committed(
             Version(1), wanted=True, released=False
         )
         await one.release(Epoch(1))
@@ -32,9 +32,9 @@ async def test_two_backends_on_one_file(store: Store) -> None:
         assert (await two.changes(Version(0), Epoch(2))).changes == (cache.Change(Version(1), A),)
         assert (await two.load(Epoch(2), A, Version(0))).value == b"one"
         with pytest.raises(LeaseLost):
-            await one.commit(Epoch(1), [Row(A, b"stale")], NOW, DURATION, alone=False)
+            await one.commit(Epoch(1), [Row(A, b"stale")], NOW, DURATION, may_release=False)
         await one.release(Epoch(1))
-        assert (await two.commit(Epoch(2), [Row(A, b"two")], NOW, DURATION, alone=False)).version == 2
+        assert (await two.commit(Epoch(2), [Row(A, b"two")], NOW, DURATION, may_release=False)).version == 2
         assert (await one.changes(Version(1), None)).changes == (cache.Change(Version(2), A),)
 
 
@@ -43,10 +43,10 @@ async def test_short_statements_see_nothing_of_a_commit_under_way_and_do_not_wai
 ) -> None:
     epoch = await hold(store)
     row = store.state()[0]
-    await store.backend.commit(epoch, [Row(A, b"old")], NOW, DURATION, alone=False)
+    await store.backend.commit(epoch, [Row(A, b"old")], NOW, DURATION, may_release=False)
     stopped = Stopped(monkeypatch)
     commit = asyncio.create_task(
-        store.backend.commit(epoch, [Row(A, b"new")], Milliseconds(NOW + 1), DURATION, alone=False)
+        store.backend.commit(epoch, [Row(A, b"new")], Milliseconds(NOW + 1), DURATION, may_release=False)
     )
     await stopped.reached.wait()
     assert await store.backend.check(epoch) == await store.backend.look() == row
@@ -82,17 +82,17 @@ async def test_contents(store: Store) -> None:
     epoch = await hold(store)
     assert await store.backend.contents() == (0, frozenset())
     rows = [Row(RowName(kind, key), b"value") for kind in ("a", "b", "d") for key in (b"1", b"2")]
-    await store.backend.commit(epoch, rows, NOW, DURATION, alone=False)
+    await store.backend.commit(epoch, rows, NOW, DURATION, may_release=False)
     assert await store.backend.contents() == (1, frozenset({"a", "b", "d"}))
     await store.backend.commit(
-        epoch, [Row(RowName("b", key), None) for key in (b"1", b"2")], NOW, DURATION, alone=False
+        epoch, [Row(RowName("b", key), None) for key in (b"1", b"2")], NOW, DURATION, may_release=False
     )
     assert await store.backend.contents() == (2, frozenset({"a", "d"}))
 
 
 async def test_a_row_without_a_value_is_not_an_absent_one(store: Store) -> None:
     epoch = await hold(store)
-    await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+    await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, may_release=False)
     store.raw.execute("DROP TRIGGER record_updated")
     store.raw.execute("UPDATE record SET value = NULL")
     assert await store.backend.load(epoch, A, Version(1)) == Loaded(Version(1), b"", changed=False)
@@ -133,4 +133,4 @@ async def test_a_closed_backend(store: Store) -> None:
     with pytest.raises(StoreClosed):
         await backend.check(Epoch(1))
     with pytest.raises(StoreClosed):
-        await backend.commit(Epoch(1), [], NOW, DURATION, alone=False)
+        await backend.commit(Epoch(1), [], NOW, DURATION, may_release=False)

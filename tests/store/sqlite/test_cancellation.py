@@ -94,7 +94,8 @@ async def test_cancelled_at_every_hop(tmp_path: Path, operation: Operation, canc
                 assert normal(store, identity) == outcome, "nothing comes after"
                 await store.backend.acquire(ME, "me", NOW, DURATION)
                 epoch = store.state()[0].epoch
-                assert (await store.backend.commit(epoch, [Row(A, b"next")], NOW, DURATION, alone=False)).version >= 2
+                done = await store.backend.commit(epoch, [Row(A, b"next")], NOW, DURATION, may_release=False)
+                assert done.version >= 2
             finally:
                 await store.close()
 
@@ -117,7 +118,7 @@ async def test_even_then_the_caller_is_told_only_after_the_driver_is_done(store:
     epoch = await hold(store)
     gate = threading.Event()
     store.backend._driver._tx.put_nowait((None, partial(gate.wait, 60)))
-    commit = store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+    commit = store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, may_release=False)
     caller = asyncio.create_task(running(commit))
     for _ in range(10):  # until it waits for the driver
         await asyncio.sleep(0)
@@ -155,11 +156,11 @@ async def test_cancelled_while_the_database_is_busy(tmp_path: Path, operation: O
 
 async def test_opening_cancelled_at_every_step(tmp_path: Path) -> None:
     """Cancelled later and later, until it gets through: the file is a store, or can still become one."""
-    turns = 0
+    iterations = 0
     while True:
-        path = tmp_path / f"{turns}"
+        path = tmp_path / f"{iterations}"
         task = asyncio.create_task(SqliteBackend.open(path))
-        for _ in range(turns):
+        for _ in range(iterations):
             await asyncio.sleep(0)
         if task.done():
             await (await task).close()
@@ -170,7 +171,7 @@ async def test_opening_cancelled_at_every_step(tmp_path: Path) -> None:
             await result.close()
         async with opened(path) as backend:
             await backend.acquire(ME, "me", NOW, DURATION)
-        turns = turns * 2 + 1
+        iterations = iterations * 2 + 1
 
 
 async def test_closing_is_not_interrupted(store: Store) -> None:

@@ -53,7 +53,7 @@ async def test_a_checkpoint_waits_for_a_writer_and_then_the_log_is_begun_anew(
 ) -> None:
     epoch = await hold(store)
     for _ in range(5):
-        await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+        await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, may_release=False)
     checkpointing, transaction = EarlyCheckpoints(monkeypatch, store.path), database.transaction
     with closing(checkpointing.writer()) as writer:
 
@@ -66,7 +66,7 @@ async def test_a_checkpoint_waits_for_a_writer_and_then_the_log_is_begun_anew(
 
         checkpointing.at_pause = lambda: writer.execute("COMMIT")
         monkeypatch.setattr(database, "transaction", meet)
-        await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+        await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, may_release=False)
     assert checkpointing.pauses == [database.EAGER_PAUSE_SECONDS]
     assert checkpointing.statements == ["PRAGMA wal_checkpoint(PASSIVE)"]
     monkeypatch.undo()
@@ -90,7 +90,7 @@ async def test_the_log_is_moved_only_while_nobody_can_begin_it_anew(
         refused.append("a writer")
 
     checkpointing.at_checkpoint = meet
-    await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+    await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, may_release=False)
     await store.backend.renew(epoch, NOW, DURATION)
     assert refused == ["a writer"] * 2, "after a commit, and where only the lease is written"
     assert set(checkpointing.statements) == {"PRAGMA wal_checkpoint(PASSIVE)"}
@@ -104,15 +104,15 @@ async def test_a_commit_is_made_also_where_no_checkpoint_can_be(store: Store, mo
     with closing(checkpointing.writer()) as reader:  # whose snapshot is older than the log
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM state").fetchall()
-        done = await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+        done = await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, may_release=False)
         assert done == Committed(Version(1), wanted=False, released=False)
-    assert sum(checkpointing.pauses) == pytest.approx(database.EAGER_SECONDS), "then it gives up"
+    assert sum(checkpointing.pauses) == pytest.approx(database.EAGER_SECONDS), "then it stops trying"
 
     def fail() -> None:
         raise sqlite3.OperationalError("disk I/O error")
 
     checkpointing.at_checkpoint = fail
-    done = await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+    done = await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, may_release=False)
     assert done == Committed(Version(2), wanted=False, released=False)
     with store.locked():
         pass
@@ -134,7 +134,7 @@ async def test_large_values_do_not_make_the_log_grow(store: Store) -> None:
     epoch = await hold(store)
     large = [Row(A, bytes(checkpoints.LONGEST_LOG_PAGES * checkpoints.PAGE_BYTES // 10))]
     for _ in range(50):
-        await store.backend.commit(epoch, large, NOW, DURATION, alone=False)
+        await store.backend.commit(epoch, large, NOW, DURATION, may_release=False)
     assert store.path.with_name("store-wal").stat().st_size < 15 * len(large[0].value or b"")
 
 
@@ -159,9 +159,9 @@ async def test_where_the_disk_is_full_of_the_log_it_is_begun_anew(store: Store) 
     """The commit that finds the disk full fails. What comes next makes room, so that the store is not stuck."""
     epoch = await hold(store)
     for number in range(20):
-        await store.backend.commit(epoch, [Row(A, b"%d" % number)], NOW, DURATION, alone=False)
+        await store.backend.commit(epoch, [Row(A, b"%d" % number)], NOW, DURATION, may_release=False)
     with no_file_longer_than(store.path.with_name("store-wal").stat().st_size):
         with pytest.raises(StorageFailed):
-            await store.backend.commit(epoch, [Row(A, b"new")], NOW, DURATION, alone=False)
+            await store.backend.commit(epoch, [Row(A, b"new")], NOW, DURATION, may_release=False)
         epoch = (await store.backend.acquire(ME, "me", NOW, DURATION)).epoch
-        assert (await store.backend.commit(epoch, [Row(A, b"new")], NOW, DURATION, alone=False)).version == 21
+        assert (await store.backend.commit(epoch, [Row(A, b"new")], NOW, DURATION, may_release=False)).version == 21

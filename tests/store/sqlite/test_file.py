@@ -54,7 +54,7 @@ async def test_only_the_lease_is_written_without_waiting_for_the_disk(store: Sto
     await store.backend.renew(epoch, NOW, DURATION)
     assert written["durable"] == []
     assert len(written["here"]) == 2
-    await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+    await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, may_release=False)
     await store.backend.truncate(Version(1))
     await store.backend.sealing(b"header")
     assert len(written["here"]) == 2
@@ -68,10 +68,10 @@ async def test_old_values_leave_the_file(tmp_path: Path) -> None:
     store = Store(await SqliteBackend.open(path), path)
     epoch = await hold(store)
     old = [Row(A, b"ratchet state of old" * 40), Row(B, b"deleted ratchet" * 400)]
-    await store.backend.commit(epoch, old, NOW, DURATION, alone=False)
+    await store.backend.commit(epoch, old, NOW, DURATION, may_release=False)
     store.raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     assert "ratchet" in text(path)
-    await store.backend.commit(epoch, [Row(A, b"new"), Row(B, None)], NOW, DURATION, alone=False)
+    await store.backend.commit(epoch, [Row(A, b"new"), Row(B, None)], NOW, DURATION, may_release=False)
     await store.close()
     assert names_in(tmp_path) == ["store"]
     assert "ratchet" not in text(path)
@@ -167,7 +167,7 @@ async def test_damage_within_the_file_is_named_as_what_it_is(tmp_path: Path) -> 
     path = tmp_path / "store"
     async with opened(path) as backend:
         row = await backend.acquire(ME, "me", NOW, DURATION)
-        await backend.commit(row.epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+        await backend.commit(row.epoch, [Row(A, b"value")], NOW, DURATION, may_release=False)
     with closing(sqlite3.connect(path)) as raw:
         [(page,)] = raw.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'record'")
         [(size,)] = raw.execute("PRAGMA page_size")
@@ -210,9 +210,9 @@ async def test_a_file_that_was_replaced_is_noticed_either_way(
         epoch = (await backend.acquire(ME, "me", NOW, DURATION)).epoch
         os.rename(path, tmp_path / "other")  # noqa: PTH104
         with pytest.raises(StoreReplaced):
-            await backend.commit(epoch, ROWS, NOW, DURATION, alone=False)
+            await backend.commit(epoch, ROWS, NOW, DURATION, may_release=False)
         os.rename(tmp_path / "other", path)  # noqa: PTH104
-        await backend.commit(epoch, ROWS, NOW, DURATION, alone=False)
+        await backend.commit(epoch, ROWS, NOW, DURATION, may_release=False)
 
 
 def test_connecting_makes_no_file(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_a_damaged_file_is_never_believed(
             loaded = await backend.load(row.epoch, A, Version(0))
             assert isinstance(loaded.value, bytes | None)
             await backend.changes(Version(0), None)
-            await backend.commit(row.epoch, ROWS, NOW, DURATION, alone=False)
+            await backend.commit(row.epoch, ROWS, NOW, DURATION, may_release=False)
         finally:
             await backend.close()
 

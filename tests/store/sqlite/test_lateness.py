@@ -25,7 +25,7 @@ async def test_a_lease_counts_from_the_end_of_a_long_transaction(
     monkeypatch.setattr(database, "monotonic_seconds", Ticks(5.0, 5.0 + took))
     assert await store.backend.renew(row.epoch, NOW, DURATION) == store.state()[0] == row
     monkeypatch.setattr(database, "monotonic_seconds", Ticks(7.0, 7.0 + took))
-    await store.backend.commit(row.epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+    await store.backend.commit(row.epoch, [Row(A, b"value")], NOW, DURATION, may_release=False)
     assert store.state()[0] == row
 
 
@@ -45,7 +45,7 @@ async def test_a_renewal_behind_a_long_commit_does_not_shorten_the_lease(
     monkeypatch.setattr(database, "monotonic_seconds", lambda: time / 1000)
     monkeypatch.setattr(database, "BUSY_TIMEOUT_SECONDS", 60)
     stopped = Stopped(monkeypatch)
-    commit = asyncio.create_task(store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False))
+    commit = asyncio.create_task(store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, may_release=False))
     await stopped.reached.wait()
     renewal = asyncio.create_task(store.backend.renew(epoch, NOW, DURATION))
     await asyncio.sleep(0)

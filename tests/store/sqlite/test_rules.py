@@ -82,16 +82,17 @@ class TestTheSqlIsTheRules:
     @on_a_file
     @given(rows_and_clocks(), epochs, durations, st.booleans())
     def test_commit(
-        self, run: Run, state: tuple[Lease, Milliseconds], epoch: Epoch, duration: Milliseconds, alone: bool
+        self, run: Run, state: tuple[Lease, Milliseconds], epoch: Epoch, duration: Milliseconds, may_release: bool
     ) -> None:
         row, now = state
         run.store.reset(row, "before")
         before = run.store.dump()
-        expected = lease.commit(row, epoch, now, duration, alone)
+        expected = lease.commit(row, epoch, now, duration, may_release)
         final = row if expected is None else expected
         with refused(fence=expected is None):
-            result = run.runner.run(run.backend.commit(epoch, [Row(A, b"value")], now, duration, alone=alone))
-            assert result == Committed(Version(1), row.wanted, row.wanted and alone)
+            commit = run.backend.commit(epoch, [Row(A, b"value")], now, duration, may_release=may_release)
+            result = run.runner.run(commit)
+            assert result == Committed(Version(1), row.wanted, row.wanted and may_release)
         assert run.store.state() == (final, "before")
         assert (run.store.dump() == before) == (expected is None)
 
@@ -173,14 +174,14 @@ class SqlAndRules(RuleBasedStateMachine):
         row = lease.release(self.row, self.epoch(step)) or self.row
         self.write(self.backend.release(self.epoch(step)), row, None)
 
-    @rule(step=steps_from_here, rows=written, time=times, duration=durations, alone=st.booleans(), late=lates)
+    @rule(step=steps_from_here, rows=written, time=times, duration=durations, may_release=st.booleans(), late=lates)
     def commit(
-        self, step: int, rows: list[Row], time: tuple[bool, int], duration: Milliseconds, alone: bool, late: int
+        self, step: int, rows: list[Row], time: tuple[bool, int], duration: Milliseconds, may_release: bool, late: int
     ) -> None:
         epoch, now, version = self.epoch(step), self.at(time), Version(self.version + 1)
-        row = self.in_full(lease.commit(self.row, epoch, now, duration, alone), duration, late)
-        done = Committed(version, self.row.wanted, self.row.wanted and alone)
-        if self.write(self.backend.commit(epoch, rows, now, duration, alone=alone), row, done):
+        row = self.in_full(lease.commit(self.row, epoch, now, duration, may_release), duration, late)
+        done = Committed(version, self.row.wanted, self.row.wanted and may_release)
+        if self.write(self.backend.commit(epoch, rows, now, duration, may_release=may_release), row, done):
             self.version = version
             self.log |= {(version, each.name) for each in rows}
             self.records |= {each.name: each.value for each in rows if each.value is not None}
@@ -345,9 +346,9 @@ BROKEN_STATEMENTS = [
     ("ADVANCE", HOLDER, ""),
     ("ADVANCE", "version + 1", "version + 2"),
     ("ADVANCE", "expires = :now + :duration", "expires = expires"),
-    ("ADVANCE", "wanted AND :alone", "wanted"),
-    ("ADVANCE", "wanted AND :alone", ":alone"),
-    ("ADVANCE", "iif(wanted AND :alone, NULL, holder)", "holder"),
+    ("ADVANCE", "wanted AND :may_release", "wanted"),
+    ("ADVANCE", "wanted AND :may_release", ":may_release"),
+    ("ADVANCE", "iif(wanted AND :may_release, NULL, holder)", "holder"),
     ("ADVANCE", "\n    WHERE", ", wanted = 0 WHERE"),
     ("PUT", "excluded.value", "value"),
     ("RAISE_FLOOR", "max(floor, min(:floor, version))", "min(:floor, version)"),
@@ -398,7 +399,7 @@ def test_records_and_change_log(run: Run, steps: list[list[Row] | Version]) -> N
             log = {line for line in log if line[0] > floor}
             continue
         version = Version(version + 1)
-        assert go(backend.commit(epoch, step, NOW, DURATION, alone=False)) == Committed(
+        assert go(backend.commit(epoch, step, NOW, DURATION, may_release=False)) == Committed(
             version, wanted=False, released=False
         )
         for row in step:

@@ -58,9 +58,9 @@ async def test_two_commits_of_two_processes_at_once(store: Store, monkeypatch: p
     epoch = await hold(store)
     async with opened(store.path) as other:
         stopped = Stopped(monkeypatch)
-        first = asyncio.create_task(store.backend.commit(epoch, [Row(A, b"1")], NOW, DURATION, alone=False))
+        first = asyncio.create_task(store.backend.commit(epoch, [Row(A, b"1")], NOW, DURATION, may_release=False))
         await stopped.reached.wait()
-        second = asyncio.create_task(other.commit(epoch, [Row(A, b"2")], NOW, DURATION, alone=False))
+        second = asyncio.create_task(other.commit(epoch, [Row(A, b"2")], NOW, DURATION, may_release=False))
         await other.look()
         stopped.go_on()
         assert [(await first).version, (await second).version] == [1, 2]
@@ -76,7 +76,7 @@ async def test_a_busy_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> No
             lambda: impatient.acquire(OTHER, "other", NOW, DURATION),
             lambda: impatient.renew(epoch, NOW, DURATION),
             lambda: impatient.release(epoch),
-            lambda: impatient.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False),
+            lambda: impatient.commit(epoch, [Row(A, b"value")], NOW, DURATION, may_release=False),
             lambda: impatient.truncate(Version(0)),
             lambda: impatient.sealing(b"header"),
         ]
@@ -102,10 +102,10 @@ async def test_a_wait_that_is_over_is_no_part_of_the_next_one(store: Store, monk
 
     async def refused_after(seconds: float) -> None:
         with store.locked(), pytest.raises(StoreBusy, match=f"has waited for {seconds:.1f} s"):
-            await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+            await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, may_release=False)
 
     async def commit() -> None:
-        await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, alone=False)
+        await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, may_release=False)
 
     async def renew() -> None:
         await store.backend.renew(epoch, NOW, DURATION)

@@ -1,4 +1,4 @@
-"""Turns of operations in this process: what runs under one guard, and what waits to begin (rules 5 and 8)."""
+"""Admission of operations: what runs under one guard, and what waits to begin (rules 5 and 8)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Running(Protocol):
         """The qualified name of its code, for people."""
 
 
-class Turns:
+class Admission:
     """What runs under one guard. Views run beside everything else, and transactions one after the other.
 
     No view begins during a commit: it would answer from before the commit, and end after it.
@@ -35,16 +35,11 @@ class Turns:
 
     def __init__(self) -> None:
         self.operations: set[Running] = set()
-        """Those that have begun, as far as their own task has noticed."""
+        """Those that have begun. (An operation that was let begin is among them once its own task goes on.)"""
         self.running = 0
-        """How many have their turn."""
+        """How many were let begin and have not ended."""
         self._writing = False
         self._committing = False
-
-    @property
-    def alone(self) -> bool:
-        """Whether nothing runs but one operation."""
-        return self.running == 1
 
     @property
     def committing(self) -> bool:
@@ -95,7 +90,7 @@ class Queue(Generic[Given]):
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[asyncio.Future[Given], None] = OrderedDict()
-        """In order, and left without a search by a caller that is cancelled."""
+        """In order. A caller that is cancelled leaves without a search."""
 
     def __len__(self) -> int:
         return len(self._waiting)
