@@ -14,6 +14,8 @@ That of matrix-sdk-crypto does more, for cross-signing:
 - ``bootstrap``: make an identity, or make another one, where ``auth`` proves to the homeserver who asks;
 - ``verify``: verify the identity of ``user`` as it is;
 - ``trust``: return what it thinks of the identity of ``user``, and of a ``device``;
+- ``verify_device``: note that another ``device`` of the same user is verified;
+- ``secrets``: ask the user's other devices for what is missing, and return of each private key whether it is here;
 - ``seeds``: return the private cross-signing keys;
 - ``strict``: from here on, share room keys only with devices that their user has signed.
 
@@ -150,6 +152,14 @@ class Peer:
     async def trust(self, device: Device) -> Json:
         """Return what it thinks of a user's identity and a device."""
         return await self._call("trust", user=device.user, device=device.device)
+
+    async def verify_device(self, device: str) -> None:
+        """Note that another device of the same user is verified."""
+        await self._call("verify_device", device=device)
+
+    async def ask_for_secrets(self) -> Json:
+        """Ask the user's other devices for what is missing; say which private cross-signing keys are here."""
+        return await self._call("secrets")
 
     async def seeds(self) -> Json:
         """Return its private cross-signing keys, in base64."""

@@ -214,6 +214,24 @@ class WrongRoom(MachineError):
     code = "wrong_room"
 
 
+class RequestRefused(MachineError):
+    """Somebody asks for a secret or a room key, and gets none: another user, or a device that asks for too much."""
+
+    code = "request_refused"
+
+
+class NotAsked(MachineError):
+    """A device sends a secret or a room key that it was not asked for, or that device is not verified."""
+
+    code = "not_asked"
+
+
+class WrongSecret(MachineError):
+    """A device sends a private key that is not that of the public key."""
+
+    code = "wrong_secret"
+
+
 class NotEncrypted(MachineError):
     """The room is not known to be encrypted."""
 

@@ -9,6 +9,8 @@ EventId = NewType("EventId", str)
 GroupSessionId = NewType("GroupSessionId", str)
 TransactionId = NewType("TransactionId", str)
 BackupVersion = NewType("BackupVersion", str)
+RequestId = NewType("RequestId", str)
+"""Of a request for a secret or a room key, which one device of a user sends to the others."""
 Curve25519Key = NewType("Curve25519Key", str)
 """Unpadded base64 of the public key, which names an Olm account."""
 Ed25519Key = NewType("Ed25519Key", str)

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from unwedged.machine import account, devices, olm, outbox, rooms
+from unwedged.machine import account, asking, devices, gossip, key_requests, olm, outbox, rooms, secrets
 from unwedged.machine.errors import MachineError, MalformedMessage, MessageUnreadable, UnsupportedAlgorithm
 from unwedged.machine.identifiers import OLM, Curve25519Key, JsonObject, PeerName, TransactionId, UserId
 from unwedged.machine.ratchets import OlmMessage
@@ -238,6 +238,8 @@ async def _process_event(
             await _use(transaction, payload, outcome)
         elif event.type == "m.room_key.withheld":
             await rooms.note_withheld(transaction, event.sender, event.content)
+        elif event.type in (asking.SECRET_REQUEST, asking.ROOM_KEY_REQUEST):
+            await gossip.receive_request(transaction, event.type, event.sender, event.content)
         else:
             outcome.events.append(ToDeviceEvent(event.type, event.sender, event.content, encrypted=False))
     except MachineError as error:
@@ -283,5 +285,9 @@ async def _decrypt(transaction: Transaction, event: _Event) -> olm.OlmEvent:
 async def _use(transaction: Transaction, event: olm.OlmEvent, outcome: SyncOutcome) -> None:
     if event.type == "m.room_key":
         await rooms.receive_room_key(transaction, event)
+    elif event.type == key_requests.FORWARDED_ROOM_KEY:
+        await key_requests.receive_forwarded(transaction, event)
+    elif event.type == secrets.SECRET_SEND:
+        await secrets.receive_secret(transaction, event)
     elif event.type != "m.dummy":
         outcome.events.append(ToDeviceEvent(event.type, event.sender, event.content, encrypted=True))

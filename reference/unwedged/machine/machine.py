@@ -12,7 +12,20 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
 
-from unwedged.machine import account, backup, cross_signing, devices, identities, inbox, olm, outbox, rooms, sharing
+from unwedged.machine import (
+    account,
+    backup,
+    cross_signing,
+    devices,
+    gossip,
+    identities,
+    inbox,
+    key_requests,
+    olm,
+    outbox,
+    rooms,
+    sharing,
+)
 from unwedged.machine.cross_signing import CrossSigning
 from unwedged.machine.errors import InvalidArgument, MachineError, MalformedResponse
 from unwedged.machine.exports import ExportedSession
@@ -53,6 +66,7 @@ from unwedged.machine.requests import (
     must_be_request,
 )
 from unwedged.machine.rooms import KEYS_IN_A_COMMIT, DecryptedEvent
+from unwedged.machine.secret_sharing import SecretSharing
 from unwedged.machine.sharing import Sharing
 from unwedged.machine.sync import SyncPosition, changes_of
 from unwedged.store import Clock, CryptoStore, LeaseTimes, Opening, Subscription, Transaction, View
@@ -87,6 +101,8 @@ class OlmMachine:
         """The identity of this device's user, and those of others."""
         self.key_backup = KeyBackup(store)
         """The backup of room keys."""
+        self.secrets = SecretSharing(store)
+        """Secrets that this user's devices give each other."""
 
     @classmethod
     def open(
@@ -210,6 +226,7 @@ class OlmMachine:
         async def collect(transaction: Transaction) -> list[Request]:
             now_ms = self._clock.now()
             requests: list[Request] = []
+            await gossip.work_off(transaction)
             upload = await account.hand_out_offer(transaction, now_ms)
             claim = await olm.hand_out_claim(transaction, now_ms)
             if upload is not None:
@@ -339,6 +356,14 @@ class OlmMachine:
             raise InvalidArgument(f"a strategy is a SharingStrategy, and no {type(strategy).__name__}")
         await self._store.run(sharing.set_strategy, RoomId(room_id), strategy)
 
+    async def set_history_visibility(self, room_id: str, content: JsonObject) -> None:
+        """Note who may read a room's history, from the content of its ``m.room.history_visibility`` event.
+
+        Where those may that join later, what is sent from here on is marked so, with another room key: then devices may
+        give that key to whoever is invited. Raises ``NotEncrypted``, so call it after ``set_room_encryption``.
+        """
+        await self._store.run(sharing.set_history_visibility, RoomId(room_id), content)
+
     async def share_room_key(self, room_id: str, user_ids: Iterable[str]) -> Sharing:
         """Make sure that the devices of ``user_ids``, all members of the room, have the key of what is sent next.
 
@@ -383,6 +408,14 @@ class OlmMachine:
         if isinstance(result, MachineError):
             raise result
         return result
+
+    async def request_room_keys(self, room_id: str, events: Iterable[JsonObject]) -> int:
+        """Ask this user's verified devices for the keys of events that can't be read; say how many keys these are.
+
+        Each key is asked for once, by whichever process. What comes is heard on ``room_keys_received_stream``.
+        Raises ``MalformedMessage`` and ``UnsupportedAlgorithm``.
+        """
+        return await self._store.run(key_requests.request, RoomId(room_id), list(events))
 
     async def export_room_keys(self) -> list[ExportedSession]:
         """Return all room keys, for ``exports.encrypt_export``."""

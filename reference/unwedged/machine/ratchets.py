@@ -296,10 +296,7 @@ class InboundGroup:
 
     def decrypt(self, ciphertext: str) -> tuple[bytes, int]:
         """Return the plaintext and its index. Raises ``MalformedMessage``, ``UnknownIndex``, ``MessageUnreadable``."""
-        try:
-            message = vodozemac.MegolmMessage.from_base64(ciphertext)
-        except ValueError:
-            raise MalformedMessage("this is no Megolm message") from None
+        message = _megolm_message(ciphertext)
         if message.message_index() < self.first_index:
             raise UnknownIndex(f"message {message.message_index()} comes before {self.first_index}, the first known")
         try:
@@ -372,3 +369,16 @@ class BackupDecryption:
             return self._decryption.decrypt(encrypted)
         except ValueError:
             raise MessageUnreadable("the decryption key does not decrypt this backed-up room key") from None
+
+
+def index_of(ciphertext: str) -> int:
+    """Return the place of a message in its Megolm session. Raises ``MalformedMessage``."""
+    index: int = _megolm_message(ciphertext).message_index()
+    return index
+
+
+def _megolm_message(ciphertext: str) -> vodozemac.MegolmMessage:
+    try:
+        return vodozemac.MegolmMessage.from_base64(ciphertext)
+    except ValueError:
+        raise MalformedMessage("this is no Megolm message") from None

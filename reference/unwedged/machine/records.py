@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
@@ -25,6 +25,7 @@ from unwedged.machine.identifiers import (
     GroupSessionName,
     JsonObject,
     PeerName,
+    RequestId,
     RoomId,
     TransactionId,
     UserId,
@@ -305,6 +306,9 @@ class KeySource(Enum):
     BACKUP = "backup"
     """From the backup, where anybody could put it: nobody vouches for it either."""
 
+    FORWARDED = "forwarded"
+    """From another device of this user, which was asked for it: nobody vouches for its maker."""
+
     @property
     def is_vouched(self) -> bool:
         """Whether the maker's device vouches for the key."""
@@ -316,7 +320,7 @@ class InboundSession(msgspec.Struct):
 
     session: InboundGroup
     sender: UserId | None
-    """``None`` for a session that was imported: nobody vouches for its maker."""
+    """``None`` where nobody vouches for its maker."""
     sender_key: Curve25519Key
     signing_key: Ed25519Key | None
     """The Ed25519 key that its maker claims, as far as it is known."""
@@ -398,6 +402,38 @@ class SharingStrategy(Enum):
     """Those that their user has signed, or that the owner of this device has verified."""
     REFUSE_UNVERIFIED = "refuse_unverified"
     """All, but nothing is shared while a verified user has a device that is not verified."""
+
+
+class WantedSecret(msgspec.Struct, frozen=True, tag="secret"):
+    """A secret that one device of a user asks the others for."""
+
+    name: str
+
+
+class WantedRoomKey(msgspec.Struct, frozen=True, tag="room_key"):
+    """A room key that one device of a user asks the others for."""
+
+    name: GroupSessionName
+    index: int = 0
+    """The first message that is to be read with it."""
+
+
+Wanted: TypeAlias = WantedSecret | WantedRoomKey
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A mark: what the user's other devices are asked for."""
+
+    wanted: Wanted
+    devices: dict[DeviceId, Curve25519Key] = {}
+    """Which devices were asked so far. Nobody else may answer."""
+
+
+class ReceivedSecret(Unshown, msgspec.Struct, frozen=True):
+    """A secret that another device sent when it was asked, as long as it is not used."""
+
+    secret: str
+    sender: DeviceId
 
 
 class RoomSettings(msgspec.Struct, frozen=True):
@@ -508,6 +544,10 @@ OUTBOX: Final = RecordKind("outbox", _name(TransactionId), _codec(OutgoingToDevi
 BACKLOG: Final = RecordKind("backlog", _THE_ONE, _codec(Backlog))
 UNPROCESSED: Final = RecordKind("unprocessed", _codec(int), _codec(list[JsonObject]), cached=False)
 PUT_ASIDE: Final = RecordKind("put_aside", _name(TransactionId), _codec(PutAside), cached=False)
+ASKED: Final = RecordKind("asked", _name(RequestId), _codec(Asked))
+WAITING: Final = RecordKind("waiting", _name(DeviceId), _codec(dict[RequestId, Wanted]))
+ANSWERED: Final = RecordKind("answered", _name(DeviceId), _codec(list[bytes]))
+SECRET: Final = RecordKind("secret", TEXT, _codec(ReceivedSecret), cached=False)
 
 KINDS: Final[tuple[Kind, ...]] = (
     ACCOUNT,
@@ -538,4 +578,8 @@ KINDS: Final[tuple[Kind, ...]] = (
     BACKLOG,
     UNPROCESSED,
     PUT_ASIDE,
+    ASKED,
+    WAITING,
+    ANSWERED,
+    SECRET,
 )

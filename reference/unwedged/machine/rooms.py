@@ -62,6 +62,7 @@ INDICES_IN_A_PART: Final = 64
 few."""
 KEYS_IN_A_COMMIT: Final = 250
 """So many room keys are imported in one commit."""
+UNAVAILABLE: Final = "m.unavailable"
 SHARED_HISTORY: Final = ("shared_history", "m.shared_history", "org.matrix.msc3061.shared_history")
 
 
@@ -119,7 +120,9 @@ class _Megolm(msgspec.Struct):
     session_id: GroupSessionId = GroupSessionId("")
 
 
-class _Event(msgspec.Struct):
+class EncryptedEvent(msgspec.Struct):
+    """A room event that is encrypted by Megolm, as far as it is looked at."""
+
     event_id: EventId
     sender: UserId
     content: _Megolm
@@ -238,6 +241,8 @@ async def note_withheld(transaction: Transaction, sender: UserId, content: JsonO
     withheld = parsed(content, _Withheld, "a notice of a withheld key")
     if withheld.algorithm != MEGOLM:
         raise UnsupportedAlgorithm("a withheld key is not for Megolm")
+    if withheld.code == UNAVAILABLE:
+        return  # A device that was asked has not got the key: that says nothing of the one that made it.
     if withheld.room_id is None or withheld.session_id is None:
         return  # m.no_olm: no session could be made. It names no room key, and a new session is the other side's work.
     name = GroupSessionName(withheld.room_id, withheld.session_id)
@@ -303,7 +308,7 @@ _Sessions = dict[tuple[GroupSessionId, UserId | None], _Session]
 
 
 async def _decrypt(transaction: Transaction, room_id: RoomId, raw: JsonObject, sessions: _Sessions) -> DecryptedEvent:
-    event = _event_of(raw)
+    event = encrypted_event(raw)
     session_id = event.content.session_id
     session = await _session_of(transaction, GroupSessionName(room_id, session_id), event.sender, sessions)
     inbound = session.inbound
@@ -344,8 +349,9 @@ async def _session_of(
     return also
 
 
-def _event_of(raw: JsonObject) -> _Event:
-    event = parsed(raw, _Event, "an encrypted room event")
+def encrypted_event(raw: JsonObject) -> EncryptedEvent:
+    """Return an encrypted event. Raises ``MalformedMessage`` and ``UnsupportedAlgorithm``."""
+    event = parsed(raw, EncryptedEvent, "an encrypted room event")
     if not is_storable((event.event_id, event.sender, event.origin_server_ts, event.content.session_id)):
         raise MalformedMessage("an encrypted room event has a name that no record can keep")
     if event.content.algorithm != MEGOLM:

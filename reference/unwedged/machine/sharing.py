@@ -79,6 +79,8 @@ EARLIER_KEY_KEPT_MS: Final = 90 * 86_400_000
 """For so long after they were replaced."""
 NOT_SENT: Final = -1
 """No device has ever had this generation."""
+SHARED_VISIBILITIES: Final = ("shared", "world_readable")
+"""Of a room's history, for whoever joins later (Matrix specification, "Shareable encryption sessions")."""
 SHORTEST_PERIOD_MS: Final = 3_600_000
 """A room can't have its keys replaced more often by their age: a key that is too old before it is shared is never used.
 """
@@ -150,6 +152,17 @@ async def set_strategy(transaction: Transaction, room_id: RoomId, strategy: Shar
     before = await _settings(transaction, room_id)
     if before.strategy is not strategy:
         transaction.put(ROOM, room_id, msgspec.structs.replace(before, strategy=strategy))
+
+
+async def set_history_visibility(transaction: Transaction, room_id: RoomId, content: JsonObject) -> None:
+    """Note who may read a room's history. What is none that is known lets nobody read it who joins later.
+
+    Raises ``NotEncrypted``.
+    """
+    before = await _settings(transaction, room_id)
+    shared = content.get("history_visibility") in SHARED_VISIBILITIES
+    if shared != before.shared_history:
+        transaction.put(ROOM, room_id, msgspec.structs.replace(before, shared_history=shared))
 
 
 async def share(transaction: Transaction, room_id: RoomId, user_ids: frozenset[UserId], now_ms: int) -> Sharing | None:

@@ -38,6 +38,7 @@ async function send(request) {
         [sdk.RequestType.KeysClaim]: ["POST", "keys/claim"],
         [sdk.RequestType.ToDevice]: ["PUT", `sendToDevice/${request.event_type}/${request.txn_id}`],
         [sdk.RequestType.KeysBackup]: ["PUT", `room_keys/keys?version=${request.version}`],
+        [sdk.RequestType.SignatureUpload]: ["POST", "keys/signatures/upload"],
     }[request.type];
     const answer = await ask(method, path, JSON.parse(request.body));
     await machine.markRequestAsSent(request.id, request.type, JSON.stringify(answer));
@@ -171,6 +172,18 @@ const calls = {
         }
         const result = await machine.importBackedUpRoomKeys(restored, undefined, backupVersion);
         return { imported: result.importedCount, total: result.totalCount };
+    },
+
+    async verify_device({ device }) {
+        const known = await machine.getDevice(machine.userId, new sdk.DeviceId(device));
+        await known.setLocalTrust(sdk.LocalTrust.Verified);
+    },
+
+    async secrets() {
+        await machine.requestMissingSecretsIfNeeded();
+        await sendOutgoing();
+        const status = await machine.crossSigningStatus();
+        return { master: status.hasMaster, self_signing: status.hasSelfSigning, user_signing: status.hasUserSigning };
     },
 
     async strict() {
