@@ -56,11 +56,13 @@ from unwedged.machine.errors import (
     MessageUnreadable,
     MissingRoomKey,
     NoBackup,
+    NotAsked,
     NotCanonical,
     NotEncrypted,
     NotStoredForKey,
     RepeatedMessage,
     ReplayedMessage,
+    RequestRefused,
     RoomKeyNotShared,
     RoundsOutOfBounds,
     TamperedAttachment,
@@ -76,6 +78,7 @@ from unwedged.machine.errors import (
     WrongExportPassphrase,
     WrongRecipient,
     WrongRoom,
+    WrongSecret,
     WrongSender,
     WrongSigningKey,
     WrongStorageKey,
@@ -84,7 +87,14 @@ from unwedged.machine.identities import DeviceTrust, UserTrust
 from unwedged.machine.inbox import Problem, SyncOutcome, ToDeviceEvent
 from unwedged.machine.key_backup import BackupStatus, KeyBackup, RestoreProgress
 from unwedged.machine.machine import OlmMachine
-from unwedged.machine.records import KnownDevice, LocalTrust, SharingStrategy, SigningKeyName, SigningSeeds
+from unwedged.machine.records import (
+    KnownDevice,
+    LocalTrust,
+    ReceivedSecret,
+    SharingStrategy,
+    SigningKeyName,
+    SigningSeeds,
+)
 from unwedged.machine.requests import (
     BackupDownload,
     BackupUpload,
@@ -135,14 +145,17 @@ __all__ = [
     "MissingRoomKey",
     "NewBackupVersion",
     "NoBackup",
+    "NotAsked",
     "NotCanonical",
     "NotEncrypted",
     "NotStoredForKey",
     "OlmMachine",
     "Problem",
+    "ReceivedSecret",
     "RepeatedMessage",
     "ReplayedMessage",
     "Request",
+    "RequestRefused",
     "RestoreProgress",
     "RoomKeyNotShared",
     "RoundsOutOfBounds",
@@ -171,6 +184,7 @@ __all__ = [
     "WrongExportPassphrase",
     "WrongRecipient",
     "WrongRoom",
+    "WrongSecret",
     "WrongSender",
     "WrongSigningKey",
     "WrongStorageKey",
