@@ -7,7 +7,18 @@ from collections.abc import Iterable
 from urllib.parse import quote
 
 from tests.machine.homeserver import Device, Homeserver, Json
-from unwedged.machine import OlmMachine, Request, Sharing, SyncOutcome, SyncPosition
+from unwedged.machine import (
+    KeysClaim,
+    KeysQuery,
+    KeysUpload,
+    OlmMachine,
+    Request,
+    RoomMessage,
+    Sharing,
+    SyncOutcome,
+    SyncPosition,
+    ToDevice,
+)
 
 
 class Refused(Exception):
@@ -37,8 +48,13 @@ class Client:
         return answer
 
     async def send(self, request: Request) -> None:
-        """Send one request and give its answer to the machine."""
-        await self.machine.mark_sent(request, self.call(request.method, request.path, request.body))
+        """Send one request and give its answer to the machine; what is for an encrypted room is encrypted."""
+        sent = request
+        if isinstance(request, RoomMessage) and self.server.is_encrypted(request.room_id):
+            shared = await self.share(request.room_id, self.server.members(request.room_id))
+            names = request.room_id, shared, request.event_type
+            sent = request.encrypted(await self.machine.encrypt_room_event(*names, request.content))
+        await self.machine.mark_sent(request, self.call(sent.method, sent.path, sent.body))
 
     async def send_all(self, *kinds: type[Request]) -> list[Request]:
         """Send requests, of some kinds or of all, until there are none."""
@@ -87,7 +103,7 @@ class Client:
         members = list(members)
         shared = await self.machine.share_room_key(room, members)
         for _ in range(3):
-            await self.send_all()
+            await self.send_all(KeysUpload, KeysQuery, KeysClaim, ToDevice)
             if shared.reaches_all:
                 break
             shared = await self.machine.share_room_key(room, members)

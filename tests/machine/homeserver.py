@@ -18,8 +18,9 @@ to-device messages and encryption are there; filter, or leave anything out of a 
 from __future__ import annotations
 
 import re
+import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -40,6 +41,10 @@ _PREFIX: Final = re.compile(r"/_matrix/client/(?:r0|v\d+|unstable/org\.matrix\.s
 PASSWORD: Final = "open sesame"
 """Everybody's, where one is needed."""
 SIGNING_KEYS: Final = ("master", "self_signing", "user_signing")
+
+
+def wall_clock_ms() -> int:
+    return int(time.time() * 1000)
 
 
 class Device(NamedTuple):
@@ -210,11 +215,14 @@ class _Backup:
 class Homeserver:
     """Devices, their keys and messages, and rooms with members; see the module for what is missing."""
 
-    def __init__(self, *, to_device_limit: int = 100) -> None:
+    def __init__(self, *, to_device_limit: int = 100, now_ms: Callable[[], int] = wall_clock_ms) -> None:
         """At most ``to_device_limit`` to-device messages are in one response."""
         self.arrivals: list[Arrival] = []
         self._to_device_limit = to_device_limit
         self._now = 0
+        self._now_ms = now_ms
+        self._last_ms = 0
+        """The time of the newest event."""
         self._devices: dict[Device, _Keys] = {}
         self._changed: list[tuple[int, str]] = []
         """Whose devices changed, and when."""
@@ -230,6 +238,8 @@ class Homeserver:
         """All versions of each user; the first is version 1."""
         self._answered: dict[tuple[Device, str, str], Json] = {}
         """What was answered to a transaction of a device."""
+        self._transactions: dict[tuple[Device, str], str] = {}
+        """The transaction that a device has sent an event under: it alone is told that."""
 
     # Devices and rooms, for the test that sets the scene.
 
@@ -264,6 +274,10 @@ class Homeserver:
     def members(self, room: str) -> set[str]:
         """Say who is in a room now."""
         return {user for joined, user in self._memberships(self._now) if joined == room}
+
+    def is_encrypted(self, room: str) -> bool:
+        """Say whether a room has ever been encrypted."""
+        return any(event["type"] == "m.room.encryption" for event in self.events(room))
 
     def events(self, room: str) -> list[Json]:
         """Return all events of a room, first to last."""
@@ -561,7 +575,9 @@ class Homeserver:
             raise MatrixError(403, "M_FORBIDDEN", "the user is not in the room")
         done = device, f"{room}/{kind}", transaction
         if done not in self._answered:
-            self._answered[done] = {"event_id": self._append(room, device.user, {"type": kind, "content": body})}
+            event_id = self._append(room, device.user, {"type": kind, "content": body})
+            self._transactions[device, event_id] = transaction
+            self._answered[done] = {"event_id": event_id}
         return self._answered[done]
 
     def _sync(self, device: Device, since: str | None = None) -> Json:
@@ -577,6 +593,7 @@ class Homeserver:
             events = [event for at, of, event in self._events if of == room and at > begin]
             if room not in joined:  # The user may know no more than that.
                 events = [event for event in events if event.get("state_key") == user]
+            events = [self._with_transaction(event, device) for event in events]
             if events:
                 section = rooms["join" if room in joined else "leave"]
                 section[room] = {"timeline": {"events": events, "limited": False}, "state": {"events": []}}
@@ -634,7 +651,8 @@ class Homeserver:
     def _append(self, room: str, sender: str, event: Json) -> str:
         name = f"$event{self._tick()}"
         # A clock that never stands still, so that no two events have the same time.
-        told = {"event_id": name, "sender": sender, "origin_server_ts": 1_700_000_000_000 + self._now, **event}
+        self._last_ms = max(self._last_ms + 1, self._now_ms())
+        told = {"event_id": name, "sender": sender, "origin_server_ts": self._last_ms, **event}
         self._events.append((self._now, room, told))
         return name
 
@@ -665,6 +683,10 @@ class Homeserver:
         changed |= {who for room, who in after if (room, who) in joined or (room, user) in joined}
         signed = {who for when, signer, who in self._signed if when > then and signer == user}
         return {"changed": sorted((changed & sharing) | signed), "left": sorted({who for _, who in before} - sharing)}
+
+    def _with_transaction(self, event: Json, device: Device) -> Json:
+        transaction = self._transactions.get((device, str(event["event_id"])))
+        return event if transaction is None else {**event, "unsigned": {"transaction_id": transaction}}
 
     @staticmethod
     def _messages(keys: _Keys, acknowledged: int, limit: int) -> tuple[list[Json], int]:

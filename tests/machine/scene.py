@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from tests.machine.client import Client
-from tests.machine.homeserver import Device, Homeserver, Json
+from tests.machine.homeserver import Device, Homeserver, Json, wall_clock_ms
 from unwedged.machine import OlmMachine
 from unwedged.machine.identifiers import RoomId
 from unwedged.store import LeaseTimes, Milliseconds
@@ -27,7 +27,7 @@ class MovableClock:
         self.added_ms = 0
 
     def now(self) -> int:
-        return int(asyncio.get_running_loop().time() * 1000) + self.added_ms
+        return wall_clock_ms() + self.added_ms
 
     async def sleep(self, duration: Milliseconds) -> None:
         await asyncio.sleep(duration / 1000)
@@ -38,8 +38,8 @@ class Scene:
 
     def __init__(self, folder: Path, stack: AsyncExitStack) -> None:
         self.folder = folder
-        self.server = Homeserver()
         self.clock = MovableClock()
+        self.server = Homeserver(now_ms=self.clock.now)
         self._stack = stack
 
     async def open(self, user: str, device: str, label: str) -> Client:

@@ -18,6 +18,12 @@ That of matrix-sdk-crypto does more, for cross-signing:
 - ``secrets``: ask the user's other devices for what is missing, and return of each private key whether it is here;
 - ``seeds``: return the private cross-signing keys;
 - ``strict``: from here on, share room keys only with devices that their user has signed.
+Those of matrix-sdk-crypto and mautrix-go also verify:
+
+- ``request_verification``: ask ``user`` in ``room``, or a ``device`` of ``user``; return the name of the ``flow``;
+- ``verification``: return what is known of all verifications, by their names;
+- ``accept_verification``, ``start_sas``, ``confirm_sas``, ``cancel_verification``, ``show_qr_code``, ``scan_qr_code``
+  and ``confirm_scan``: take a step of a ``flow``.
 
 And for backups:
 
@@ -37,12 +43,13 @@ from __future__ import annotations
 import asyncio
 import os
 from asyncio.subprocess import PIPE, Process
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import quote
 
 import msgspec
@@ -68,6 +75,16 @@ class Refused(Exception):
 class Unreadable(Exception):
     """The peer can't decrypt an event."""
 
+
+VerificationStep = Literal[
+    "accept_verification",
+    "start_sas",
+    "confirm_sas",
+    "cancel_verification",
+    "show_qr_code",
+    "scan_qr_code",
+    "confirm_scan",
+]
 
 RAISED: Final[dict[str, type[Exception]]] = {"lost": Lost, "refused": Refused, "unreadable": Unreadable}
 
@@ -102,6 +119,18 @@ class Raised(msgspec.Struct):
 
     code: str
     message: str
+
+
+class PeersVerification(msgspec.Struct):
+    """What a library has told of a verification."""
+
+    phase: str
+    """``requested``, ``ready``, ``comparing``, ``scanned``, ``done``, ``cancelled``, or one of the library's own."""
+    code: str = ""
+    """Why it was cancelled."""
+    decimals: tuple[int, int, int] | None = None
+    emoji: list[tuple[str, str]] | None = None
+    qr_code: str | None = None
 
 
 class Line(msgspec.Struct):
@@ -201,6 +230,20 @@ class Peer:
         content = (await self.decrypt(room, event))["content"]
         assert isinstance(content, dict)
         return str(content["body"])
+
+    async def request_verification(self, user: str, *, device: str | None = None, room: str | None = None) -> str:
+        """Ask a device of a user, or a user in a room, to verify; return how that is called."""
+        given = {"user": user, "device": device, "room": room}
+        answer = await self._call("request_verification", **{name: value for name, value in given.items() if value})
+        return str(answer["flow"])
+
+    async def verifications(self) -> dict[str, PeersVerification]:
+        """Return what is known of all verifications."""
+        return msgspec.convert(await self._call("verification"), dict[str, PeersVerification])
+
+    async def verify_by(self, step: VerificationStep, flow: str, scanned: bytes = b"") -> Json:
+        """Take a step of a verification."""
+        return await self._call(step, flow=flow, scanned=b64encode(scanned).decode())
 
     async def _call(self, name: str, **arguments: object) -> Json:
         await self._write({"call": name, **arguments})

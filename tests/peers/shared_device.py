@@ -16,7 +16,7 @@ from tests.machine.homeserver import Device, Json
 from tests.machine.scene import KEY, MovableClock
 from tests.peers.network import Network
 from tests.peers.peer import Lost, Unreadable
-from unwedged.machine import MachineError, OlmMachine, Request, SigningKeysUpload, SyncPosition
+from unwedged.machine import MachineError, OlmMachine, Request, RoomMessage, SigningKeysUpload, SyncPosition
 from unwedged.machine.identifiers import PeerName, UserId
 from unwedged.machine.ratchets import OlmSession
 from unwedged.machine.records import PEER
@@ -52,7 +52,14 @@ class SharedDevice:
     """
 
     def __init__(
-        self, folder: Path, device: Device, network: Network, chosen: random.Random | None, *, restarts: bool
+        self,
+        folder: Path,
+        device: Device,
+        network: Network,
+        chosen: random.Random | None,
+        *,
+        restarts: bool,
+        verifies: bool,
     ) -> None:
         self.device = device
         self.problems: set[str] = set()
@@ -60,6 +67,7 @@ class SharedDevice:
         self._network = network
         self._path = folder / "shared.db"
         self._restarts = restarts
+        self._verifies = verifies
         self._chosen = chosen
         self._clock = MovableClock()
         self._processes: list[Process] = []
@@ -88,15 +96,7 @@ class SharedDevice:
 
     async def send(self, room: str, text: str) -> Json:
         """Send a message, after its key."""
-        members = self._network.homeserver.members(room)
-        sharing = await (await self._next()).machine.share_room_key(room, members)
-        for _ in range(3):
-            await self._send_all()
-            if sharing.reaches_all:
-                break
-            sharing = await (await self._next()).machine.share_room_key(room, members)
-        machine = (await self._next()).machine
-        content = await machine.encrypt_room_event(room, sharing, "m.room.message", {"msgtype": "m.text", "body": text})
+        content = await self._encrypt(room, "m.room.message", {"msgtype": "m.text", "body": text})
         return (await self._next()).post(room, content)
 
     async def read(self, room: str, event: Json) -> str:
@@ -217,8 +217,19 @@ class SharedDevice:
             self.problems.update(problem.code for problem in outcome.problems)
         return response
 
+    async def _encrypt(self, room: str, event_type: str, content: Json) -> Json:
+        """Encrypt an event, after the room's key was shared."""
+        members = self._network.homeserver.members(room)
+        sharing = await (await self._next()).machine.share_room_key(room, members)
+        for _ in range(3):
+            await self._send_all(into_rooms=False)
+            if sharing.reaches_all:
+                break
+            sharing = await (await self._next()).machine.share_room_key(room, members)
+        return await (await self._next()).machine.encrypt_room_event(room, sharing, event_type, content)
+
     async def _follow(self, response: Json) -> None:
-        """Take from a sync what the rooms say of encryption, and who is in them."""
+        """Take from a sync what the rooms say of encryption and, if wanted, of verifications; and who is in them."""
         rooms = response["rooms"]
         assert isinstance(rooms, dict)
         for room, joined in rooms["join"].items():
@@ -226,15 +237,36 @@ class SharedDevice:
                 if event["type"] == "m.room.encryption":
                     await (await self._next()).machine.set_room_encryption(room, event["content"])
             await (await self._next()).machine.track_users(self._network.homeserver.members(room))
+            for event in joined["timeline"]["events"]:
+                if self._verifies:
+                    await self._take(room, event)
 
-    async def _send_all(self) -> None:
-        while requests := await (await self._next()).machine.outgoing_requests():
+    async def _take(self, room: str, event: Json) -> None:
+        """Let the device know an event of a room, as far as it can be read."""
+        decrypted = None
+        if event["type"] == "m.room.encrypted":
+            [read] = await (await self._next()).machine.decrypt_room_events(room, [event])
+            if isinstance(read, MachineError):
+                return
+            decrypted = read
+        await (await self._next()).machine.verifications.receive_room_event(room, event, decrypted)
+
+    async def _send_all(self, *, into_rooms: bool = True) -> None:
+        while requests := [
+            request
+            for request in await (await self._next()).machine.outgoing_requests()
+            if into_rooms or not isinstance(request, RoomMessage)
+        ]:
             for request in requests:
                 await self._send(decode(encode(request)))
 
     async def _send(self, request: Request) -> None:
+        sent = request
+        if isinstance(request, RoomMessage):
+            content = await self._encrypt(request.room_id, request.event_type, request.content)
+            sent = request.encrypted(content)
         try:
-            answer = (await self._next()).call(request.method, request.path, request.body)
+            answer = (await self._next()).call(sent.method, sent.path, sent.body)
         except Lost:
             await (await self._next()).machine.mark_failed(request, status=None)
             self._clock.added_ms += RETRIED_AFTER_MS
@@ -249,10 +281,16 @@ class SharedDevice:
 
 @asynccontextmanager
 async def shared_device(
-    folder: Path, device: Device, network: Network, chosen: random.Random | None = None, *, restarts: bool = False
+    folder: Path,
+    device: Device,
+    network: Network,
+    chosen: random.Random | None = None,
+    *,
+    restarts: bool = False,
+    verifies: bool = False,
 ) -> AsyncIterator[SharedDevice]:
     """Run the two processes of a device; it is signed in. In the end none of its one-time keys was offered twice."""
-    shared = SharedDevice(folder, device, network, chosen, restarts=restarts)
+    shared = SharedDevice(folder, device, network, chosen, restarts=restarts, verifies=verifies)
     await shared.open()
     try:
         yield shared

@@ -278,3 +278,45 @@ class WrongBackupKey(MachineError):
     """A decryption key is not the one of the backup."""
 
     code = "wrong_backup_key"
+
+
+class UnknownVerification(MachineError):
+    """There is no such verification, or there is none any more."""
+
+    code = "unknown_verification"
+
+
+class WrongPhase(MachineError):
+    """A verification has not come as far as this needs, or has come further, or is over."""
+
+    code = "wrong_phase"
+
+
+class UnknownDevice(MachineError):
+    """The keys of a device, or of its owner, are not known: track its owner, and send what is to be sent."""
+
+    code = "unknown_device"
+
+
+class UnsupportedVerification(MachineError):
+    """The two devices have no method of verification in common that this needs."""
+
+    code = "unsupported_verification"
+
+
+class TooManyVerifications(MachineError):
+    """Others ask for so many verifications at once that this one was dropped."""
+
+    code = "too_many_verifications"
+
+
+class MalformedQrCode(MachineError):
+    """What was scanned is no QR code of a verification."""
+
+    code = "malformed_qr_code"
+
+
+class WrongQrCode(MachineError):
+    """The QR code is for another verification than the one that it was scanned for."""
+
+    code = "wrong_qr_code"

@@ -8,6 +8,8 @@ RoomId = NewType("RoomId", str)
 EventId = NewType("EventId", str)
 GroupSessionId = NewType("GroupSessionId", str)
 TransactionId = NewType("TransactionId", str)
+FlowId = NewType("FlowId", str)
+"""The name of a verification in this device's store. It stays, whatever the messages call the verification."""
 BackupVersion = NewType("BackupVersion", str)
 RequestId = NewType("RequestId", str)
 """Of a request for a secret or a room key, which one device of a user sends to the others."""

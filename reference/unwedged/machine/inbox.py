@@ -13,7 +13,19 @@ from typing import Final
 
 import msgspec
 
-from unwedged.machine import account, asking, devices, gossip, key_requests, olm, outbox, rooms, secrets
+from unwedged.machine import (
+    account,
+    asking,
+    devices,
+    gossip,
+    key_requests,
+    olm,
+    outbox,
+    rooms,
+    secrets,
+    verification,
+    verifications,
+)
 from unwedged.machine.errors import MachineError, MalformedMessage, MessageUnreadable, UnsupportedAlgorithm
 from unwedged.machine.identifiers import OLM, Curve25519Key, JsonObject, PeerName, TransactionId, UserId
 from unwedged.machine.ratchets import OlmMessage
@@ -110,7 +122,9 @@ async def forget_position(transaction: Transaction, asked_with: SyncPosition) ->
         transaction.delete(SYNC, name)
 
 
-async def receive(transaction: Transaction, changes: SyncChanges, asked_with: SyncPosition) -> tuple[SyncOutcome, bool]:
+async def receive(
+    transaction: Transaction, changes: SyncChanges, asked_with: SyncPosition, now_ms: int
+) -> tuple[SyncOutcome, bool]:
     """Apply a response to what it was asked with; each of its two tokens is judged for itself.
 
     Return also whether parts of large batches are left.
@@ -127,11 +141,11 @@ async def receive(transaction: Transaction, changes: SyncChanges, asked_with: Sy
         await devices.note_left(transaction, changes.left)
         await account.note_counts(transaction, asked_with.serial, changes.one_time_keys, changes.unused_fallback_types)
     if await _takes_to_device(transaction, changes, asked_with, outcome):
-        await _take_events(transaction, changes.to_device, outcome)
+        await _take_events(transaction, changes.to_device, outcome, now_ms)
     return outcome, await transaction.get(BACKLOG, None) is not None
 
 
-async def work_off(transaction: Transaction) -> SyncOutcome | None:
+async def work_off(transaction: Transaction, now_ms: int) -> SyncOutcome | None:
     """Process the oldest part of what large batches have left, or return ``None`` where nothing is left."""
     backlog = await transaction.get(BACKLOG, None)
     if backlog is None:
@@ -145,7 +159,7 @@ async def work_off(transaction: Transaction) -> SyncOutcome | None:
         outcome.problems.append(Problem(None, None, "damaged"))
         events = []
     for event in events:
-        await _process(transaction, event, outcome)
+        await _process(transaction, event, outcome, now_ms)
     transaction.delete(UNPROCESSED, backlog.first)
     if backlog.first + 1 == backlog.next:
         transaction.delete(BACKLOG, None)
@@ -159,7 +173,7 @@ async def put_aside(view: View) -> tuple[TransactionId, ...]:
     return await view.keys(PUT_ASIDE)
 
 
-async def try_again(transaction: Transaction, names: Iterable[TransactionId]) -> SyncOutcome:
+async def try_again(transaction: Transaction, names: Iterable[TransactionId], now_ms: int) -> SyncOutcome:
     """Process events once more that were put aside. Those that meet a fault again are put aside again."""
     outcome = SyncOutcome(applied=True)
     for name in names:
@@ -175,7 +189,7 @@ async def try_again(transaction: Transaction, names: Iterable[TransactionId]) ->
             decrypted = olm.OlmEvent(
                 payload.type, payload.content, event.sender, payload.sender_key, payload.signing_key
             )
-        await _process_event(transaction, event, decrypted, outcome)
+        await _process_event(transaction, event, decrypted, outcome, now_ms)
     return outcome
 
 
@@ -196,11 +210,11 @@ async def _takes_to_device(
     return True
 
 
-async def _take_events(transaction: Transaction, events: list[object], outcome: SyncOutcome) -> None:
+async def _take_events(transaction: Transaction, events: list[object], outcome: SyncOutcome, now_ms: int) -> None:
     backlog = await transaction.get(BACKLOG, None)
     if backlog is None and len(events) <= EVENTS_IN_A_COMMIT:
         for event in events:
-            await _process(transaction, event, outcome)
+            await _process(transaction, event, outcome, now_ms)
         return
     well_formed = [event for event in events if isinstance(event, dict) and is_storable(event)]
     outcome.problems += [Problem(None, None, MalformedMessage.code)] * (len(events) - len(well_formed))
@@ -215,7 +229,7 @@ async def _take_events(transaction: Transaction, events: list[object], outcome: 
     transaction.put(BACKLOG, None, Backlog(first, after))
 
 
-async def _process(transaction: Transaction, raw: object, outcome: SyncOutcome) -> None:
+async def _process(transaction: Transaction, raw: object, outcome: SyncOutcome, now_ms: int) -> None:
     """Process one event. Only what the store raises gets out."""
     try:
         if not is_storable(raw):
@@ -224,22 +238,24 @@ async def _process(transaction: Transaction, raw: object, outcome: SyncOutcome) 
     except MalformedMessage as error:
         outcome.problems.append(Problem(None, None, error.code))
         return
-    await _process_event(transaction, event, None, outcome)
+    await _process_event(transaction, event, None, outcome, now_ms)
 
 
 async def _process_event(
-    transaction: Transaction, event: _Event, payload: olm.OlmEvent | None, outcome: SyncOutcome
+    transaction: Transaction, event: _Event, payload: olm.OlmEvent | None, outcome: SyncOutcome, now_ms: int
 ) -> None:
     """Process an event, and use what it decrypted to, if it did so before."""
     try:
         if event.type == "m.room.encrypted":
             if payload is None:
                 payload = await _decrypt(transaction, event)
-            await _use(transaction, payload, outcome)
+            await _use(transaction, payload, outcome, now_ms)
         elif event.type == "m.room_key.withheld":
             await rooms.note_withheld(transaction, event.sender, event.content)
         elif event.type in (asking.SECRET_REQUEST, asking.ROOM_KEY_REQUEST):
             await gossip.receive_request(transaction, event.type, event.sender, event.content)
+        elif event.type.startswith(verification.PREFIX):
+            await verifications.receive(transaction, event.sender, event.type, event.content, now_ms)
         else:
             outcome.events.append(ToDeviceEvent(event.type, event.sender, event.content, encrypted=False))
     except MachineError as error:
@@ -282,12 +298,14 @@ async def _decrypt(transaction: Transaction, event: _Event) -> olm.OlmEvent:
     return olm.checked(plaintext, event.sender, sender_key, own)
 
 
-async def _use(transaction: Transaction, event: olm.OlmEvent, outcome: SyncOutcome) -> None:
+async def _use(transaction: Transaction, event: olm.OlmEvent, outcome: SyncOutcome, now_ms: int) -> None:
     if event.type == "m.room_key":
         await rooms.receive_room_key(transaction, event)
     elif event.type == key_requests.FORWARDED_ROOM_KEY:
         await key_requests.receive_forwarded(transaction, event)
     elif event.type == secrets.SECRET_SEND:
         await secrets.receive_secret(transaction, event)
+    elif event.type.startswith(verification.PREFIX):
+        await verifications.receive(transaction, event.sender, event.type, event.content, now_ms)
     elif event.type != "m.dummy":
         outcome.events.append(ToDeviceEvent(event.type, event.sender, event.content, encrypted=True))

@@ -25,6 +25,7 @@ from unwedged.machine import (
     outbox,
     rooms,
     sharing,
+    verifications,
 )
 from unwedged.machine.cross_signing import CrossSigning
 from unwedged.machine.errors import InvalidArgument, MachineError, MalformedResponse
@@ -60,6 +61,7 @@ from unwedged.machine.requests import (
     KeysQuery,
     KeysUpload,
     Request,
+    RoomMessage,
     SignatureUpload,
     SigningKeysUpload,
     ToDevice,
@@ -69,6 +71,7 @@ from unwedged.machine.rooms import KEYS_IN_A_COMMIT, DecryptedEvent
 from unwedged.machine.secret_sharing import SecretSharing
 from unwedged.machine.sharing import Sharing
 from unwedged.machine.sync import SyncPosition, changes_of
+from unwedged.machine.verifications import Verifications
 from unwedged.store import Clock, CryptoStore, LeaseTimes, Opening, Subscription, Transaction, View
 from unwedged.store.arguments import text_of
 from unwedged.store.clock import SystemClock
@@ -99,6 +102,8 @@ class OlmMachine:
         """The key that signs for this device."""
         self.cross_signing = CrossSigning(store)
         """The identity of this device's user, and those of others."""
+        self.verifications = Verifications(store, clock)
+        """Comparing keys with other devices and users."""
         self.key_backup = KeyBackup(store)
         """The backup of room keys."""
         self.secrets = SecretSharing(store)
@@ -181,7 +186,7 @@ class OlmMachine:
         """
         _must_be_position(asked_with)
         changes = changes_of(response, asked_with)
-        outcome, backlog = await self._store.run(inbox.receive, changes, asked_with)
+        outcome, backlog = await self._store.run(inbox.receive, changes, asked_with, self._clock.now())
         if backlog:
             outcome.add(await self._work_off())
         return outcome
@@ -195,12 +200,13 @@ class OlmMachine:
         total = await self._work_off()
         names = await self._store.query(inbox.put_aside)
         for start in range(0, len(names), inbox.EVENTS_IN_A_COMMIT):
-            total.add(await self._store.run(inbox.try_again, names[start : start + inbox.EVENTS_IN_A_COMMIT]))
+            part = names[start : start + inbox.EVENTS_IN_A_COMMIT]
+            total.add(await self._store.run(inbox.try_again, part, self._clock.now()))
         return total
 
     async def _work_off(self) -> SyncOutcome:
         total = SyncOutcome()
-        while (outcome := await self._store.run(inbox.work_off)) is not None:
+        while (outcome := await self._store.run(inbox.work_off, self._clock.now())) is not None:
             total.add(outcome)
         return total
 
@@ -225,6 +231,7 @@ class OlmMachine:
 
         async def collect(transaction: Transaction) -> list[Request]:
             now_ms = self._clock.now()
+            await verifications.pass_time(transaction, now_ms)
             requests: list[Request] = []
             await gossip.work_off(transaction)
             upload = await account.hand_out_offer(transaction, now_ms)
@@ -256,6 +263,8 @@ class OlmMachine:
                     await olm.take_claim_answer(transaction, request, response, self._clock.now())
                 case ToDevice():
                     await outbox.sent(transaction, request)
+                case RoomMessage():
+                    await verifications.take_answer(transaction, request, response)
                 case SigningKeysUpload():
                     await cross_signing.take_keys_answer(transaction, request)
                 case SignatureUpload():
@@ -295,6 +304,8 @@ class OlmMachine:
         match request:
             case ToDevice():
                 await self._store.run(olm.take_refusal, request)
+            case RoomMessage():
+                await self._store.run(outbox.sent, request)
             case SigningKeysUpload():
                 await self._store.run(cross_signing.take_keys_refusal, request)
             case SignatureUpload():

@@ -7,20 +7,39 @@ import secrets
 from collections.abc import Mapping
 from typing import Final
 
-from unwedged.machine.identifiers import Device, DeviceId, JsonObject, TransactionId, UserId
-from unwedged.machine.records import OUTBOX, OutgoingToDevice
-from unwedged.machine.requests import ToDevice
+from unwedged.machine.identifiers import Device, DeviceId, JsonObject, RoomId, TransactionId, UserId
+from unwedged.machine.records import OUTBOX, ROOM_OUTBOX, OutgoingToDevice, OutgoingToRoom
+from unwedged.machine.requests import RoomMessage, ToDevice
 from unwedged.store import Transaction, View
 
 _MADE_HERE: Final = itertools.count()
 
 
-def send(transaction: Transaction, event_type: str, contents: Mapping[Device, JsonObject]) -> None:
-    """Have one request sent. Requests are listed in the order of their making, whatever the clocks say."""
+def send(
+    transaction: Transaction,
+    event_type: str,
+    contents: Mapping[Device, JsonObject],
+    after: TransactionId | None = None,
+) -> TransactionId:
+    """Have one request sent. Requests are listed in the order of their making, whatever the clocks say.
+
+    This one is listed only when that ``after`` which it is to arrive is answered.
+    """
     messages: dict[UserId, dict[DeviceId, JsonObject]] = {}
     for device, content in contents.items():
         messages.setdefault(device.user_id, {})[device.device_id] = content
-    transaction.put(OUTBOX, new_id(transaction), OutgoingToDevice(event_type, messages))
+    transaction_id = new_id(transaction)
+    transaction.put(OUTBOX, transaction_id, OutgoingToDevice(event_type, messages, after))
+    return transaction_id
+
+
+def send_to_room(
+    transaction: Transaction, room_id: RoomId, event_type: str, content: JsonObject, after: TransactionId | None = None
+) -> TransactionId:
+    """Have one event sent to a room, likewise. The application encrypts it where the room is encrypted."""
+    transaction_id = new_id(transaction)
+    transaction.put(ROOM_OUTBOX, transaction_id, OutgoingToRoom(room_id, event_type, content, after))
+    return transaction_id
 
 
 def new_id(transaction: Transaction) -> TransactionId:
@@ -28,17 +47,28 @@ def new_id(transaction: Transaction) -> TransactionId:
     return TransactionId(f"{transaction.version:015d}-{next(_MADE_HERE):010d}-{secrets.token_hex(8)}")
 
 
-async def waiting(reading: Transaction | View) -> list[ToDevice]:
-    """List the requests that were not answered yet."""
-    requests = []
-    for transaction_id in await reading.keys(OUTBOX):
+async def waiting(reading: Transaction | View) -> list[ToDevice | RoomMessage]:
+    """List the requests that were not answered yet, but for those that have to follow one of these."""
+    to_device, to_room = await reading.keys(OUTBOX), await reading.keys(ROOM_OUTBOX)
+    unanswered = {*to_device, *to_room}
+    requests: list[ToDevice | RoomMessage] = []
+    for transaction_id in to_device:
         outgoing = await reading.get(OUTBOX, transaction_id)
         assert outgoing is not None  # listed above
-        requests.append(ToDevice(transaction_id, outgoing.event_type, outgoing.messages))
+        if outgoing.after not in unanswered:
+            requests.append(ToDevice(transaction_id, outgoing.event_type, outgoing.messages))
+    for transaction_id in to_room:
+        event = await reading.get(ROOM_OUTBOX, transaction_id)
+        assert event is not None  # as above
+        if event.after not in unanswered:
+            requests.append(RoomMessage(transaction_id, event.room_id, event.event_type, event.content))
     return requests
 
 
-async def sent(transaction: Transaction, request: ToDevice) -> None:
-    """Note that the homeserver has taken a request."""
-    if await transaction.get(OUTBOX, request.transaction_id) is not None:
+async def sent(transaction: Transaction, request: ToDevice | RoomMessage) -> None:
+    """Note that the homeserver has taken a request, or never will."""
+    if isinstance(request, RoomMessage):
+        if await transaction.get(ROOM_OUTBOX, request.transaction_id) is not None:
+            transaction.delete(ROOM_OUTBOX, request.transaction_id)
+    elif await transaction.get(OUTBOX, request.transaction_id) is not None:
         transaction.delete(OUTBOX, request.transaction_id)

@@ -21,6 +21,7 @@ from unwedged.machine.identifiers import (
     DeviceId,
     Ed25519Key,
     EventId,
+    FlowId,
     GroupSessionId,
     GroupSessionName,
     JsonObject,
@@ -30,7 +31,9 @@ from unwedged.machine.identifiers import (
     TransactionId,
     UserId,
 )
+from unwedged.machine.qr import QrCode
 from unwedged.machine.ratchets import Account, InboundGroup, OlmSession, OutboundGroup
+from unwedged.machine.sas import Macs
 from unwedged.machine.unshown import Unshown
 from unwedged.store import TEXT, Codec, Kind, RecordKind
 
@@ -446,11 +449,119 @@ class RoomSettings(msgspec.Struct, frozen=True):
     strategy: SharingStrategy = SharingStrategy.ALL_DEVICES
 
 
+class Method(Enum):
+    """A way to verify, from the side of the device that can take it."""
+
+    SAS = "m.sas.v1"
+    """Two people compare short strings."""
+    SHOW_QR_CODE = "m.qr_code.show.v1"
+    SCAN_QR_CODE = "m.qr_code.scan.v1"
+
+
+class Phase(Enum):
+    """How far a verification has come."""
+
+    REQUESTED = "requested"
+    READY = "ready"
+    """Both devices take part. Either may begin with one of the methods."""
+    STARTED = "started"
+    """This device has begun, to compare short strings; the other one has to accept that."""
+    ACCEPTED = "accepted"
+    """Ephemeral keys are on their way."""
+    KEYS_EXCHANGED = "keys_exchanged"
+    """The short strings can be compared."""
+    CONFIRMED = "confirmed"
+    """Here they were found equal; the proof from the other device is missing."""
+    SCANNED = "scanned"
+    """The other device has scanned this one's QR code. A person says whether it shows success."""
+    RECIPROCATED = "reciprocated"
+    """This device has scanned the other one's QR code, and found the right keys in it."""
+    DONE = "done"
+    CANCELLED = "cancelled"
+
+
+class Sas(Unshown, msgspec.Struct, frozen=True):
+    """What this device has of a comparison of short strings."""
+
+    secret: bytes
+    """The private half of this device's ephemeral key. It is deleted when the verification ends."""
+    start: JsonObject
+    """The content of the message that began, as it was sent or received: the commitment covers all of it."""
+    we_started: bool
+    strings: tuple[str, ...]
+    """The forms that both devices know."""
+    commitment: str = ""
+    """The one that the other device has sent."""
+    their_key: str = ""
+    """The public half of the other device's ephemeral key."""
+    their_macs: Macs | None = None
+
+
+class Cancellation(NamedTuple):
+    """Why a verification ended."""
+
+    code: str
+    by_us: bool
+
+
+class VerificationFlow(msgspec.Struct, frozen=True):
+    """A verification, from its request to a while after its end."""
+
+    user_id: UserId
+    """The user at the other end, who may be this device's own."""
+    requested_by_us: bool
+    began_ms: int
+    expires_ms: int
+    transaction_id: str | None
+    """What its messages call it. ``None`` for a request in a room that the homeserver has not given an event id yet."""
+    device_id: DeviceId | None = None
+    """The other device; ``None`` as long as none has answered this one's request."""
+    recipients: tuple[DeviceId, ...] = ()
+    """The devices that this one's request went to. None in a room."""
+    room_id: RoomId | None = None
+    """``None`` where its messages are to-device messages."""
+    phase: Phase = Phase.REQUESTED
+    ours: tuple[Method, ...] = ()
+    """What this device can do."""
+    theirs: tuple[Method, ...] = ()
+    sas: Sas | None = None
+    shown: QrCode | None = None
+    """The QR code that this device shows."""
+    scanned: QrCode | None = None
+    """The other device's."""
+    received: tuple[bytes, ...] = ()
+    """Digests of the messages that were taken: two connections may bring the same one."""
+    last_sent: TransactionId | None = None
+    """The message that the next one has to follow."""
+    cancellation: Cancellation | None = None
+    ended_ms: int = 0
+
+    def __repr__(self) -> str:
+        return f"<VerificationFlow {self.phase.value}>"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing that is received or done changes it any more."""
+        return self.phase in (Phase.DONE, Phase.CANCELLED)
+
+
 class OutgoingToDevice(msgspec.Struct, frozen=True):
     """A mark: messages that are to be sent to devices, each already encrypted."""
 
     event_type: str
     messages: dict[UserId, dict[DeviceId, JsonObject]]
+    after: TransactionId | None = None
+    """What must have been answered before this is sent."""
+
+
+class OutgoingToRoom(msgspec.Struct, frozen=True):
+    """A mark: an event that is to be sent to a room, not encrypted yet."""
+
+    room_id: RoomId
+    event_type: str
+    content: JsonObject
+    after: TransactionId | None = None
+    """As above."""
 
 
 class Backlog(msgspec.Struct, frozen=True):
@@ -541,6 +652,8 @@ UNBACKED: Final = RecordKind("unbacked", NAME, _codec(int), cached=False)
 WITHHELD: Final = RecordKind("withheld", NAME, _codec(Withheld), cached=False)
 ROOM: Final = RecordKind("room", _name(RoomId), _codec(RoomSettings))
 OUTBOX: Final = RecordKind("outbox", _name(TransactionId), _codec(OutgoingToDevice), cached=False)
+ROOM_OUTBOX: Final = RecordKind("room_outbox", _name(TransactionId), _codec(OutgoingToRoom), cached=False)
+VERIFICATION: Final = RecordKind("verification", _name(FlowId), _codec(VerificationFlow))
 BACKLOG: Final = RecordKind("backlog", _THE_ONE, _codec(Backlog))
 UNPROCESSED: Final = RecordKind("unprocessed", _codec(int), _codec(list[JsonObject]), cached=False)
 PUT_ASIDE: Final = RecordKind("put_aside", _name(TransactionId), _codec(PutAside), cached=False)
@@ -575,6 +688,8 @@ KINDS: Final[tuple[Kind, ...]] = (
     WITHHELD,
     ROOM,
     OUTBOX,
+    ROOM_OUTBOX,
+    VERIFICATION,
     BACKLOG,
     UNPROCESSED,
     PUT_ASIDE,

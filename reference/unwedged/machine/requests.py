@@ -104,6 +104,36 @@ class ToDevice(msgspec.Struct, frozen=True, tag=True):
         return {"messages": self.messages}
 
 
+class RoomMessage(msgspec.Struct, frozen=True, tag=True):
+    """Send an event to a room. May be sent again, as above.
+
+    Where the room is encrypted, encrypt ``content`` as an event of ``event_type``, and send ``encrypted`` instead. What
+    is encrypted anew is still the same request for the homeserver: it keeps what came first.
+    """
+
+    transaction_id: TransactionId
+    room_id: RoomId
+    event_type: str
+    content: JsonObject
+
+    method = "PUT"
+
+    def encrypted(self, content: JsonObject) -> RoomMessage:
+        """Return the same request with the content that it was encrypted to."""
+        return RoomMessage(self.transaction_id, self.room_id, "m.room.encrypted", content)
+
+    @property
+    def path(self) -> str:
+        """The request's path."""
+        parts = (self.room_id, "send", self.event_type, self.transaction_id)
+        return f"{_ROOT}/rooms/{'/'.join(quote(part, safe='') for part in parts)}"
+
+    @property
+    def body(self) -> JsonObject:
+        """The request's JSON."""
+        return self.content
+
+
 class SigningKeysUpload(msgspec.Struct, frozen=True, tag=True):
     """Publish cross-signing keys. May be sent again.
 
@@ -192,6 +222,7 @@ Request: TypeAlias = (
     | KeysQuery
     | KeysClaim
     | ToDevice
+    | RoomMessage
     | SigningKeysUpload
     | SignatureUpload
     | BackupVersionCreate

@@ -15,6 +15,7 @@ const trust = () => new sdk.DecryptionSettings(sdk.TrustRequirement.Untrusted); 
 let machine, since;
 let strategy = () => sdk.CollectStrategy.allDevices(); // Whom keys are shared with.
 
+const methods = () => Object.values(sdk.VerificationMethod).filter((method) => typeof method === "number");
 const users = (names) => names.map((name) => new sdk.UserId(name));
 const write = (value) => process.stdout.write(JSON.stringify(value) + "\n");
 
@@ -39,19 +40,71 @@ async function send(request) {
         [sdk.RequestType.ToDevice]: ["PUT", `sendToDevice/${request.event_type}/${request.txn_id}`],
         [sdk.RequestType.KeysBackup]: ["PUT", `room_keys/keys?version=${request.version}`],
         [sdk.RequestType.SignatureUpload]: ["POST", "keys/signatures/upload"],
+        [sdk.RequestType.RoomMessage]: ["PUT", `rooms/${request.room_id}/send/m.room.encrypted/${request.txn_id}`],
     }[request.type];
-    const answer = await ask(method, path, JSON.parse(request.body));
-    await machine.markRequestAsSent(request.id, request.type, JSON.stringify(answer));
+    let body = JSON.parse(request.body);
+    if (request.type === sdk.RequestType.RoomMessage) {
+        await shareKey(request.room_id);
+        body = await calls.encrypt({ room: request.room_id, type: request.event_type, content: body });
+    }
+    const answer = await ask(method, path, body);
+    if (request.id) await machine.markRequestAsSent(request.id, request.type, JSON.stringify(answer));
+    return answer;
 }
 
 async function sendOutgoing() {
     for (const request of await machine.outgoingRequests()) await send(request);
 }
 
+// All verifications by their names. The machine forgets those that are over.
+const flows = new Map();
+
+function followFlows() {
+    const followed = [userId, ...[...rooms.values()].flatMap(({ members }) => [...members])];
+    for (const user of new Set(followed)) {
+        for (const request of machine.getVerificationRequests(new sdk.UserId(user))) flows.set(request.flowId, request);
+    }
+}
+
+// A comparison of short strings that the other side begins is accepted, as the specification has it.
+async function acceptStarted() {
+    followFlows();
+    for (const request of flows.values()) {
+        const begun = request.getVerification();
+        const accepted = begun instanceof sdk.Sas ? begun.accept() : undefined;
+        if (accepted) await send(accepted);
+    }
+}
+
+// Shows the machine what an event of a room says of a verification.
+async function receiveInRoom(room, event) {
+    let { type, content } = event;
+    if (type === "m.room.encrypted") {
+        const decrypted = await calls.decrypt({ room, event }).catch(() => null);
+        if (decrypted === null) return; // no key; or it is none of its business
+        ({ type, content } = decrypted);
+    }
+    if (type.startsWith("m.key.verification.") || content.msgtype === "m.key.verification.request") {
+        const shown = { ...event, room_id: room, type, content };
+        await machine.receiveVerificationEvent(JSON.stringify(shown), new sdk.RoomId(room));
+    }
+}
+
 // Claims keys of the devices of some users with which there is no session, and of those whose sessions are broken.
 async function claim(names) {
     const request = await machine.getMissingSessions(users(names));
     if (request) await send(request);
+}
+
+// Shares the key of a room.
+async function shareKey(room) {
+    const { members, encryption } = rooms.get(room);
+    await claim([...members]);
+    const settings = new sdk.EncryptionSettings();
+    settings.sharingStrategy = strategy();
+    if (encryption.rotation_period_msgs) settings.rotationPeriodMessages = BigInt(encryption.rotation_period_msgs);
+    const requests = await machine.shareRoomKey(new sdk.RoomId(room), users([...members]), settings);
+    for (const request of requests) await send(request);
 }
 
 function follow(room, event) {
@@ -80,21 +133,17 @@ const calls = {
         for (const [room, { timeline }] of Object.entries(answer.rooms.join)) {
             for (const event of timeline.events) follow(room, event);
             await machine.updateTrackedUsers(users([...rooms.get(room).members]));
+            for (const event of timeline.events) await receiveInRoom(room, event);
         }
         since = answer.next_batch;
         await claim([]);
+        await acceptStarted();
         await sendOutgoing();
     },
 
     async share({ room }) {
-        const { members, encryption } = rooms.get(room);
         await sendOutgoing();
-        await claim([...members]);
-        const settings = new sdk.EncryptionSettings();
-        settings.sharingStrategy = strategy();
-        if (encryption.rotation_period_msgs) settings.rotationPeriodMessages = BigInt(encryption.rotation_period_msgs);
-        const requests = await machine.shareRoomKey(new sdk.RoomId(room), users([...members]), settings);
-        for (const request of requests) await send(request);
+        await shareKey(room);
     },
 
     async encrypt({ room, type, content }) {
@@ -188,6 +237,70 @@ const calls = {
 
     async strict() {
         strategy = () => sdk.CollectStrategy.identityBasedStrategy();
+    },
+
+    async request_verification({ user, device: name, room }) {
+        if (room) {
+            const identity = await machine.getIdentity(new sdk.UserId(user));
+            await shareKey(room);
+            const asked = JSON.parse(identity.verificationRequestContent(methods()));
+            const content = await calls.encrypt({ room, type: "m.room.message", content: asked });
+            const { event_id } = await ask("PUT", `rooms/${room}/send/m.room.encrypted/${Math.random()}`, content);
+            identity.requestVerification(new sdk.RoomId(room), new sdk.EventId(event_id), methods());
+            followFlows();
+            return { flow: event_id };
+        }
+        const device = await machine.getDevice(new sdk.UserId(user), new sdk.DeviceId(name));
+        const [request, message] = device.requestVerification(methods());
+        await send(message);
+        followFlows();
+        return { flow: request.flowId };
+    },
+
+    async verification() {
+        const told = {};
+        const phases = sdk.VerificationRequestPhase;
+        followFlows();
+        for (const [name, request] of flows) {
+            told[name] = { phase: phases[request.phase()].toLowerCase(), code: request.cancelInfo?.cancelCode() ?? "" };
+            const begun = request.phase() === phases.Transitioned ? request.getVerification() : undefined;
+            if (begun instanceof sdk.Sas && begun.canBePresented()) {
+                const emoji = begun.emoji()?.map(({ symbol, description }) => [symbol, description]);
+                Object.assign(told[name], { phase: "comparing", decimals: [...begun.decimals()], emoji });
+            } else if (begun instanceof sdk.Qr && begun.hasBeenScanned()) told[name].phase = "scanned";
+        }
+        return told;
+    },
+
+    async accept_verification({ flow: name }) {
+        await send(flows.get(name).acceptWithMethods(methods()));
+    },
+
+    async start_sas({ flow: name }) {
+        const [, request] = await flows.get(name).startSas();
+        await send(request);
+    },
+
+    async confirm_sas({ flow: name }) {
+        for (const request of await flows.get(name).getVerification().confirm()) await send(request);
+    },
+
+    async cancel_verification({ flow: name }) {
+        await send(flows.get(name).cancel());
+    },
+
+    async show_qr_code({ flow: name }) {
+        const code = await flows.get(name).generateQrCode();
+        return { shown: Buffer.from(code.toBytes()).toString("base64") };
+    },
+
+    async scan_qr_code({ flow: name, scanned }) {
+        const code = sdk.QrCodeScan.fromBytes(Uint8ClampedArray.from(Buffer.from(scanned, "base64")));
+        await send((await flows.get(name).scanQrCode(code)).reciprocate());
+    },
+
+    async confirm_scan({ flow: name }) {
+        await send(flows.get(name).getVerification().confirmScanning());
     },
 
     async wait() {

@@ -14,11 +14,13 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/crypto"
+	"maunium.net/go/mautrix/crypto/verificationhelper"
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 )
@@ -32,6 +34,11 @@ type line struct {
 	Type    string          `json:"type"`
 	Content json.RawMessage `json:"content"`
 	Event   *event.Event    `json:"event"`
+	User    id.UserID       `json:"user"`
+	Device  id.DeviceID     `json:"device"`
+	Scanned []byte          `json:"scanned"`
+
+	Flow id.VerificationTransactionID `json:"flow"`
 
 	Status *int            `json:"status"`
 	Body   json.RawMessage `json:"body"`
@@ -120,6 +127,83 @@ type wedged struct {
 	key  id.SenderKey
 }
 
+// encryption is how the library's client encrypts what its verifications send to a room.
+type encryption struct {
+	driver *driver
+}
+
+func (e encryption) Encrypt(
+	ctx context.Context, room id.RoomID, kind event.Type, content any,
+) (*event.EncryptedEventContent, error) {
+	if err := e.driver.share(ctx, room); err != nil {
+		return nil, err
+	}
+	return e.driver.machine.EncryptMegolmEvent(ctx, room, kind, content)
+}
+
+func (e encryption) Decrypt(ctx context.Context, encrypted *event.Event) (*event.Event, error) {
+	return e.driver.machine.DecryptMegolmEvent(ctx, encrypted)
+}
+
+func (e encryption) WaitForSession(context.Context, id.RoomID, id.SenderKey, id.SessionID, time.Duration) bool {
+	return false
+}
+
+func (e encryption) RequestSession(context.Context, id.RoomID, id.SenderKey, id.SessionID, id.UserID, id.DeviceID) {
+}
+
+func (e encryption) Init(context.Context) error { return nil }
+
+// flow is what the library has told of a verification.
+type flow struct {
+	Phase    string      `json:"phase"`
+	Code     string      `json:"code"`
+	Decimals []int       `json:"decimals"`
+	Emoji    [][2]string `json:"emoji"`
+	QRCode   []byte      `json:"qr_code"`
+}
+
+func (d *driver) VerificationRequested(
+	_ context.Context, name id.VerificationTransactionID, _ id.UserID, _ id.DeviceID,
+) {
+	d.flows[name] = &flow{Phase: "requested"}
+}
+
+func (d *driver) VerificationReady(
+	_ context.Context, name id.VerificationTransactionID, _ id.DeviceID, _, _ bool, code *verificationhelper.QRCode,
+) {
+	d.flows[name] = &flow{Phase: "ready"}
+	if code != nil {
+		d.flows[name].QRCode = code.Bytes()
+	}
+}
+
+func (d *driver) VerificationCancelled(
+	_ context.Context, name id.VerificationTransactionID, code event.VerificationCancelCode, _ string,
+) {
+	d.flows[name] = &flow{Phase: "cancelled", Code: string(code)}
+}
+
+func (d *driver) VerificationDone(
+	_ context.Context, name id.VerificationTransactionID, _ event.VerificationMethod,
+) {
+	d.flows[name] = &flow{Phase: "done"}
+}
+
+func (d *driver) ShowSAS(
+	_ context.Context, name id.VerificationTransactionID, emoji []rune, descriptions []string, decimals []int,
+) {
+	shown := &flow{Phase: "comparing", Decimals: decimals}
+	for at, each := range emoji {
+		shown.Emoji = append(shown.Emoji, [2]string{string(each), descriptions[at]})
+	}
+	d.flows[name] = shown
+}
+
+func (d *driver) QRCodeScanned(_ context.Context, name id.VerificationTransactionID) {
+	d.flows[name] = &flow{Phase: "scanned"}
+}
+
 type driver struct {
 	client  *mautrix.Client
 	rooms   mautrix.StateStore
@@ -127,6 +211,8 @@ type driver struct {
 	machine *crypto.OlmMachine
 	since   string
 	wedged  []wedged // Their sessions are replaced after the sync, instead of at some time in the background.
+	helper  *verificationhelper.VerificationHelper
+	flows   map[id.VerificationTransactionID]*flow
 }
 
 func newDriver(user id.UserID, device id.DeviceID, network http.RoundTripper) (*driver, error) {
@@ -144,11 +230,57 @@ func newDriver(user id.UserID, device id.DeviceID, network http.RoundTripper) (*
 	syncer.OnSync(machine.ProcessSyncResponse)
 	syncer.OnEvent(client.StateStoreSyncHandler)
 	syncer.OnEventType(event.StateMember, machine.HandleMemberEvent)
-	made := &driver{client, rooms, store, machine, "", nil}
+	made := &driver{
+		client: client, rooms: rooms, store: store, machine: machine,
+		flows: make(map[id.VerificationTransactionID]*flow),
+	}
+	client.Crypto = encryption{made}
+	syncer.OnEventType(event.EventEncrypted, made.decryptVerification)
+	made.helper = verificationhelper.NewVerificationHelper(client, machine, nil, made, true, true, true)
+	if err = made.helper.Init(context.Background()); err != nil {
+		return nil, err
+	}
 	machine.NeedsUnwedgeCallback = func(_ context.Context, user id.UserID, key id.SenderKey) {
 		made.wedged = append(made.wedged, wedged{user, key})
 	}
 	return made, machine.Load(context.Background())
+}
+
+// decryptVerification shows the library what is encrypted in a room, if it is of a verification.
+func (d *driver) decryptVerification(ctx context.Context, encrypted *event.Event) {
+	decrypted, err := d.machine.DecryptMegolmEvent(ctx, encrypted)
+	if err != nil {
+		return // no key; or it is none of its business
+	}
+	asked := decrypted.Type == event.EventMessage && decrypted.Content.AsMessage().MsgType == event.MsgVerificationRequest
+	if asked || strings.HasPrefix(decrypted.Type.Type, "m.key.verification.") {
+		d.client.Syncer.(mautrix.DispatchableSyncer).Dispatch(ctx, decrypted)
+	}
+}
+
+func (d *driver) share(ctx context.Context, room id.RoomID) error {
+	session, err := d.store.GetOutboundGroupSession(ctx, room)
+	if err != nil || (session != nil && session.Shared && !session.Expired()) {
+		return err
+	}
+	members, err := d.rooms.GetRoomJoinedOrInvitedMembers(ctx, room)
+	if err != nil {
+		return err
+	}
+	return d.machine.ShareGroupSession(ctx, room, members)
+}
+
+// bootstrap makes an identity.
+func (d *driver) bootstrap(ctx context.Context) error {
+	keys, err := d.machine.GenerateCrossSigningKeys()
+	if err != nil {
+		return err
+	} else if err = d.machine.PublishCrossSigningKeys(ctx, keys, nil); err != nil {
+		return err
+	} else if err = d.machine.SignOwnDevice(ctx, d.machine.OwnIdentity()); err != nil {
+		return err
+	}
+	return d.machine.SignOwnMasterKey(ctx)
 }
 
 func (d *driver) do(ctx context.Context, call line) (any, error) {
@@ -188,6 +320,47 @@ func (d *driver) do(ctx context.Context, call line) (any, error) {
 	case "wait":
 		d.store.waited = time.Hour
 		return nil, nil
+	case "bootstrap":
+		return nil, d.bootstrap(ctx)
+	case "request_verification":
+		var name id.VerificationTransactionID
+		var err error
+		if call.Room == "" {
+			name, err = d.helper.StartVerification(ctx, call.User)
+		} else {
+			name, err = d.helper.StartInRoomVerification(ctx, call.Room, call.User)
+		}
+		d.flows[name] = &flow{Phase: "requested"}
+		return map[string]any{"flow": name}, err
+	case "trust":
+		device, err := d.machine.GetOrFetchDevice(ctx, call.User, call.Device)
+		if err != nil {
+			return nil, err
+		}
+		state, err := d.machine.ResolveTrustContext(ctx, device)
+		if err != nil {
+			return nil, err
+		}
+		verified, err := d.machine.IsUserTrusted(ctx, call.User)
+		return map[string]any{"verified": verified, "trusted": state >= id.TrustStateCrossSignedVerified}, err
+	case "verification":
+		names := make(map[string]any)
+		for name, each := range d.flows {
+			names[string(name)] = each
+		}
+		return names, nil
+	case "accept_verification":
+		return nil, d.helper.AcceptVerification(ctx, call.Flow)
+	case "start_sas":
+		return nil, d.helper.StartSAS(ctx, call.Flow)
+	case "confirm_sas":
+		return nil, d.helper.ConfirmSAS(ctx, call.Flow)
+	case "cancel_verification":
+		return nil, d.helper.CancelVerification(ctx, call.Flow, event.VerificationCancelCodeUser, "not now")
+	case "scan_qr_code":
+		return nil, d.helper.HandleScannedQRData(ctx, call.Scanned)
+	case "confirm_scan":
+		return nil, d.helper.ConfirmQRCodeScanned(ctx, call.Flow)
 	default:
 		return nil, fmt.Errorf("no call %q", call.Call)
 	}
