@@ -12,11 +12,24 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
+from tests.machine.client import Client
 from tests.machine.homeserver import Json
+from tests.machine.own_devices import another_device
 from tests.machine.scene import ALICE, BOB, MEGOLM, ROOM, Scene
 from tests.machine.test_inputs import ask_for_keys
-from unwedged.machine import KeysClaim, KeysQuery, KeysUpload, MachineError, Request, ToDevice
+from unwedged.machine import (
+    KeysClaim,
+    KeysQuery,
+    KeysUpload,
+    MachineError,
+    Request,
+    ToDevice,
+    asking,
+    key_requests,
+    secrets,
+)
 from unwedged.machine.identifiers import Curve25519Key, Device, DeviceId, TransactionId, UserId
+from unwedged.machine.olm import OlmEvent
 from unwedged.machine.requests import Claimed
 
 Result = TypeVar("Result")
@@ -137,6 +150,78 @@ def test_olm_messages(session: Session, changes: Json, kind: object, body: str) 
         "ciphertext": {scene.app.machine.curve25519: {"type": kind, "body": body}},
     }
     bring(session, "m.room.encrypted", content | changes, {"content": content})
+
+
+ACTIONS = st.sampled_from(["request", "request_cancellation"])
+ROOM_KEYS = st.fixed_dictionaries(
+    {"algorithm": st.just(MEGOLM) | VALUES, "room_id": st.just(ROOM) | VALUES, "session_id": WORDS | VALUES}
+)
+
+
+@settings(deadline=None)
+@given(
+    event_type=st.sampled_from([asking.SECRET_REQUEST, asking.ROOM_KEY_REQUEST]),
+    content=st.fixed_dictionaries(
+        {
+            "action": ACTIONS | VALUES,
+            "request_id": WORDS | VALUES,
+            "requesting_device_id": st.sampled_from(["TABLET", "PHONE", "LAPTOP"]) | VALUES,
+            "name": WORDS | VALUES,
+            "body": ROOM_KEYS | VALUES,
+        }
+    ),
+)
+def test_requests_for_secrets_and_room_keys(session: Session, tablet: Client, event_type: str, content: Json) -> None:
+    machine = session.scene.app.machine
+    position = session.wait(machine.sync_position("hostile"))
+    event: Json = {"type": event_type, "sender": ALICE, "content": content}
+    outcome = session.wait(
+        machine.receive_sync_changes({"next_batch": "x", "to_device": {"events": [event]}}, position)
+    )
+    assert "put_aside" not in {problem.code for problem in outcome.problems}
+    session.wait(session.scene.extension.machine.outgoing_requests())
+    assert tablet.device.device == "TABLET"  # which is verified, so that it gets answers
+
+
+@settings(deadline=None)
+@given(
+    answers=st.fixed_dictionaries({"secret": WORDS | VALUES}),
+    key=ROOM_KEYS,
+    more=st.fixed_dictionaries(
+        {
+            "session_key": WORDS | VALUES,
+            "sender_key": WORDS | VALUES,
+            "sender_claimed_ed25519_key": WORDS | VALUES,
+            "shared_history": VALUES,
+        }
+    ),
+)
+def test_answers_of_a_verified_device(session: Session, tablet: Client, answers: Json, key: Json, more: Json) -> None:
+    store = session.scene.app.machine._store
+    for request_id in session.wait(store.query(asking.all_asked)):
+        secret = olm_event(tablet, secrets.SECRET_SEND, {"request_id": request_id, **answers})
+        session.named(store.run(secrets.receive_secret, secret))
+    forwarded = olm_event(tablet, key_requests.FORWARDED_ROOM_KEY, key | more)
+    session.named(store.run(key_requests.receive_forwarded, forwarded))
+    asked = session.wait(store.query(asking.all_asked))
+    assert {str(each.wanted.name) for each in asked.values()} >= set(secrets.SIGNING_KEYS)
+
+
+@pytest.fixture(scope="module")
+def tablet(session: Session) -> Client:
+    """A verified device of Alice's that was asked for all secrets, and for a room key."""
+    scene = session.scene
+    other = session.wait(another_device(scene))
+    session.wait(scene.app.machine.secrets.request(secrets.SIGNING_KEYS))
+    ciphertext = session.wait(scene.bob.say(ROOM, "its key is not here yet"))
+    session.wait(scene.app.machine.request_room_keys(ROOM, [ciphertext]))
+    session.wait(scene.app.send_all())
+    return other
+
+
+def olm_event(sender: Client, event_type: str, content: Json) -> OlmEvent:
+    machine = sender.machine
+    return OlmEvent(event_type, content, UserId(ALICE), machine.curve25519, machine.ed25519)
 
 
 @settings(deadline=None)

@@ -15,6 +15,7 @@ import pytest
 from tests.machine.client import Client
 from tests.machine.homeserver import Homeserver, Json
 from tests.machine.message_keys import MessageKeys
+from tests.machine.own_devices import another_device, sent_to
 from tests.machine.scene import ALICE, BOB, HOUR_MS, ROOM, Scene
 from unwedged.machine import KeysClaim, KeysUpload, LocalTrust, OlmMachine, Problem, Request, ToDevice, sharing
 from unwedged.machine.errors import AnotherDevice, MissingRoomKey
@@ -305,6 +306,25 @@ async def test_one_time_exchange_frozen(alice_and_bob: Scene, answered: bool) ->
     await scene.app.machine.mark_sent(claim, answer)
     after = await peer_of(scene.extension, scene.bob)
     assert [each.session_id for each in after.sessions] == [each.session_id for each in before.sessions]
+
+
+async def test_secret_sent_twice(alice_and_bob: Scene) -> None:
+    """A session with a device whose request has waited for one is there, and both processes see it at once."""
+    scene = alice_and_bob
+    while not (await scene.app.machine.cross_signing.bootstrap()).is_complete:
+        await scene.app.send_all()
+    tablet = await another_device(scene)
+    await tablet.machine.secrets.request(["m.cross_signing.master"])
+    await tablet.send_all()
+    await scene.app.sync()
+    (claim,) = [each for each in await scene.app.machine.outgoing_requests() if isinstance(each, KeysClaim)]
+    await scene.app.send(claim)
+    before = len(sent_to(scene, tablet.device, "m.room.encrypted"))
+    listed = await asyncio.gather(*(each.machine.outgoing_requests() for each in (scene.app, scene.extension)))
+    assert len({request.transaction_id for each in listed for request in each if isinstance(request, ToDevice)}) == 1
+    for client in (scene.extension, scene.app):
+        await client.send_all()
+    assert len(sent_to(scene, tablet.device, "m.room.encrypted")) == before + 1
 
 
 async def test_query_clears_newer_flag(alice_and_bob: Scene) -> None:

@@ -22,6 +22,9 @@ OURS = Device(ALICE, "OURS")
 THEIRS = Device(ALICE, "THEIRS")
 BOB = Device("@bob:example.org", "BOBSPHONE")
 
+RESTARTS = pytest.mark.parametrize("restarts", [False, True])
+"""Whether that process was started just before."""
+
 
 async def verify(ours: SharedDevice, theirs: Peer) -> None:
     """Let each of the two devices be verified by the other."""
@@ -38,9 +41,10 @@ async def exchange(*participants: SharedDevice | Peer) -> None:
             await each.sync()
 
 
-async def test_they_give_us_the_private_cross_signing_keys(scene: Scene, tmp_path: Path) -> None:
+@RESTARTS
+async def test_they_give_us_the_private_cross_signing_keys(scene: Scene, tmp_path: Path, restarts: bool) -> None:
     theirs = await scene.start(MATRIX_SDK_CRYPTO, THEIRS)
-    async with shared_device(tmp_path, OURS, scene.network) as ours:
+    async with shared_device(tmp_path, OURS, scene.network, restarts=restarts) as ours:
         await scene.meet(ours, theirs)
         await theirs.bootstrap()
         await scene.settle(ours, theirs)
@@ -52,9 +56,10 @@ async def test_they_give_us_the_private_cross_signing_keys(scene: Scene, tmp_pat
         assert ours.problems == set()
 
 
-async def test_we_give_them_the_private_cross_signing_keys(scene: Scene, tmp_path: Path) -> None:
+@RESTARTS
+async def test_we_give_them_the_private_cross_signing_keys(scene: Scene, tmp_path: Path, restarts: bool) -> None:
     theirs = await scene.start(MATRIX_SDK_CRYPTO, THEIRS)
-    async with shared_device(tmp_path, OURS, scene.network) as ours:
+    async with shared_device(tmp_path, OURS, scene.network, restarts=restarts) as ours:
         await scene.meet(ours, theirs)
         await ours.bootstrap()
         await scene.settle(ours, theirs)
@@ -65,11 +70,12 @@ async def test_we_give_them_the_private_cross_signing_keys(scene: Scene, tmp_pat
         assert ours.problems == set()
 
 
-async def test_they_give_us_a_room_key(scene: Scene, tmp_path: Path) -> None:
+@RESTARTS
+async def test_they_give_us_a_room_key(scene: Scene, tmp_path: Path, restarts: bool) -> None:
     theirs, bob = await scene.start(MATRIX_SDK_CRYPTO, THEIRS), await scene.start(MATRIX_SDK_CRYPTO, BOB)
     await scene.meet(theirs, bob)
     event = await scene.say(bob, "before our device was there", theirs)
-    async with shared_device(tmp_path, OURS, scene.network) as ours:
+    async with shared_device(tmp_path, OURS, scene.network, restarts=restarts) as ours:
         await scene.settle(ours, theirs, bob)
         await verify(ours, theirs)
         with pytest.raises(Unreadable):
@@ -80,9 +86,10 @@ async def test_they_give_us_a_room_key(scene: Scene, tmp_path: Path) -> None:
         assert ours.problems == set()
 
 
-async def test_we_give_them_a_room_key(scene: Scene, tmp_path: Path) -> None:
+@RESTARTS
+async def test_we_give_them_a_room_key(scene: Scene, tmp_path: Path, restarts: bool) -> None:
     bob = await scene.start(MATRIX_SDK_CRYPTO, BOB)
-    async with shared_device(tmp_path, OURS, scene.network) as ours:
+    async with shared_device(tmp_path, OURS, scene.network, restarts=restarts) as ours:
         await scene.meet(ours, bob)
         event = await scene.say(bob, "before their device was there", ours)
         theirs = await scene.start(MATRIX_SDK_CRYPTO, THEIRS)
