@@ -15,6 +15,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.text import Text
 
+from checking.conformance import kit
 from checking.display import (
     counting,
     fall_line,
@@ -208,6 +209,19 @@ def conditions(*prefixes: str) -> int:
     for discrepancy in wrong:
         console.print(Text(discrepancy, "red"))
     return FAILED if wrong else OK
+
+
+@app.command
+def vectors() -> int:
+    """Write the test vectors for other implementations anew: spec/conformance."""
+    console = make_console()
+    root = find_manifest(Path.cwd()).parents[2]
+    changed = kit.write(root)
+    for path in changed:
+        console.print(f"Wrote {path.relative_to(root)}.")
+    if not changed:
+        console.print("All vectors are as the reference makes them.")
+    return OK
 
 
 def _manifest() -> Manifest:

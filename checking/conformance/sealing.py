@@ -1,0 +1,350 @@
+"""Vectors for sealing: what is sealed to what, and what must be refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, TypeAlias
+from unittest import mock
+
+import msgspec
+
+from checking.conformance.cases import Case, Unexpected, Vectors, must_be_unique
+from unwedged.store import sealer as module
+from unwedged.store.errors import NotAStore, TamperedRecord, WrongKey, WrongPassphrase
+from unwedged.store.sealer import Cost, Passphrase, RandomKey, Sealer, Secret
+
+FORMAT: Final = "unwedged-sealing-1"
+
+STORE: Final = bytes(range(16))
+OTHER_STORE: Final = bytes(range(1, 17))
+STORE_KEY: Final = bytes(range(0x20, 0x40))
+SECRET_KEY: Final = bytes(range(0x80, 0xA0))
+SALT: Final = bytes(range(0x50, 0x60))
+NONCE: Final = bytes(range(0x40, 0x4C))
+WRAPPING_NONCE: Final = bytes(range(0x60, 0x6C))
+PASSPHRASE: Final = "correct horse"
+KIND: Final = "olm_session"
+CHEAP: Final = Cost(n=2, r=8, p=1)
+"""What a test need not wait for. No store should have it: only the cost keeps others from guessing a passphrase."""
+
+
+class Hide(Case, tag_field="call", tag="hide", frozen=True, kw_only=True):
+    """The key of a record becomes the key of a row. Bytes are in hexadecimal, here and below."""
+
+    store: str
+    store_key: str
+    kind: str
+    key: str
+    hidden: str | None = None
+
+
+class Reveal(Case, tag_field="call", tag="reveal", frozen=True, kw_only=True):
+    """The key of a row becomes the key of a record again."""
+
+    store: str
+    store_key: str
+    kind: str
+    hidden: str
+    key: str | None = None
+
+
+class Seal(Case, tag_field="call", tag="seal", frozen=True, kw_only=True):
+    """A value is sealed. The nonce is random, but in a test."""
+
+    store: str
+    store_key: str
+    kind: str
+    key: str
+    value: str
+    nonce: str
+    sealed: str | None = None
+
+
+class Open(Case, tag_field="call", tag="open", frozen=True, kw_only=True):
+    """A sealed value is opened."""
+
+    store: str
+    store_key: str
+    kind: str
+    key: str
+    sealed: str
+    value: str | None = None
+
+
+class Unlock(Case, tag_field="call", tag="unlock", frozen=True, kw_only=True):
+    """A header is unlocked by a passphrase, or by a key."""
+
+    store: str
+    header: str
+    passphrase: str | None = None
+    secret_key: str | None = None
+    store_key: str | None = None
+
+
+SealingCase: TypeAlias = Hide | Reveal | Seal | Open | Unlock
+
+
+def run(case: SealingCase) -> SealingCase:
+    """Do with the reference what a case says, and return the case with what came of it."""
+    answer: str | None = None
+    error: str | None = None
+    try:
+        answer = _called(case).hex()
+    except (NotAStore, TamperedRecord, WrongKey, WrongPassphrase) as refusal:
+        error = type(refusal).__name__
+    name = {Hide: "hidden", Reveal: "key", Seal: "sealed", Open: "value", Unlock: "store_key"}[type(case)]
+    return msgspec.structs.replace(case, **{name: answer, "valid": error is None, "error": error})
+
+
+def make() -> Vectors[SealingCase]:
+    """Make all cases."""
+    cases = [*_names(), *_values(), *_headers()]
+    must_be_unique([case.id for case in cases])
+    made = [run(case) for case in cases]
+    for meant, case in zip(cases, made, strict=True):
+        if (meant.valid, meant.error) != (case.valid, case.error):
+            raise Unexpected(f"{case.id}: meant was {meant.error}, and what came is {case.error}")
+    return Vectors(FORMAT, made)
+
+
+def _called(case: SealingCase) -> bytes:
+    match case:
+        case Hide():
+            return _sealer(case.store, case.store_key).hide(case.kind, bytes.fromhex(case.key))
+        case Reveal():
+            return _sealer(case.store, case.store_key).reveal(case.kind, bytes.fromhex(case.hidden))
+        case Seal():
+            with random_bytes(bytes.fromhex(case.nonce)):
+                sealer = _sealer(case.store, case.store_key)
+                return sealer.seal(case.kind, bytes.fromhex(case.key), bytes.fromhex(case.value))
+        case Open():
+            sealer = _sealer(case.store, case.store_key)
+            return sealer.open(case.kind, bytes.fromhex(case.key), bytes.fromhex(case.sealed))
+        case Unlock():
+            return Sealer.unlock(_secret(case), bytes.fromhex(case.store), bytes.fromhex(case.header))._key
+
+
+def _sealer(store: str, store_key: str) -> Sealer:
+    return Sealer._of(bytes.fromhex(store), bytes.fromhex(store_key))
+
+
+def _secret(case: Unlock) -> Secret:
+    if case.secret_key is not None:
+        return RandomKey(bytes.fromhex(case.secret_key))
+    assert case.passphrase is not None
+    return Passphrase(case.passphrase)
+
+
+@contextmanager
+def random_bytes(*drawn: bytes) -> Iterator[None]:
+    """Let the reference draw these as its random bytes, in order."""
+    with mock.patch("unwedged.store.sealer.os.urandom", side_effect=drawn):
+        yield
+
+
+_NAMED: Final = {"store": STORE.hex(), "store_key": STORE_KEY.hex(), "kind": KIND}
+
+_KEYS: Final = {
+    "empty": b"",
+    "10-bytes": b"curve25519",
+    "31-bytes": bytes(range(31)),
+    "32-bytes": bytes(range(32)),
+    "33-bytes": bytes(range(33)),
+    "63-bytes": bytes(range(63)),
+    "64-bytes": bytes(range(64)),
+    "like-padding": b"key\x80",
+    "like-padding-and-zero": b"key\x80\x00",
+    "only-like-padding": b"\x80\x00",
+    "zeros": bytes(5),
+    "not-ascii": "Ключ/鍵".encode(),
+    "not-text": b"\xff\xfe\x00\x01",
+}
+
+
+def _names() -> Iterator[SealingCase]:
+    for name, key in _KEYS.items():
+        hide = Hide(
+            id=f"hide-{name}", shows="a key is padded, and hidden the same each time", clause="Sealing", valid=True,
+            **_NAMED, key=key.hex(),
+        )  # fmt: skip
+        yield hide
+        yield Reveal(
+            id=f"reveal-{name}", shows="a hidden key is revealed with the length that it had", clause="Sealing", valid=True,
+            **_NAMED, hidden=_called(hide).hex(),
+        )  # fmt: skip
+    yield Hide(
+        id="hide-other-kind", shows="one key is hidden differently under another kind", clause="Sealing", valid=True,
+        **{**_NAMED, "kind": "device"}, key=b"curve25519".hex(),
+    )  # fmt: skip
+    yield Hide(
+        id="hide-other-store", shows="one key is hidden differently in another store with the same store key",
+        clause="Sealing", valid=True, **{**_NAMED, "store": OTHER_STORE.hex()}, key=b"curve25519".hex(),
+    )  # fmt: skip
+    hidden = _sealer(STORE.hex(), STORE_KEY.hex()).hide(KIND, b"curve25519")
+    moved = {
+        "other-kind": {"kind": "device"},
+        "other-store": {"store": OTHER_STORE.hex()},
+        "other-store-key": {"store_key": SECRET_KEY.hex()},
+    }
+    for name, other in moved.items():
+        yield Reveal(
+            id=f"reveal-{name}", shows="a row that was moved does not authenticate", clause="Sealing", valid=False,
+            error="TamperedRecord", **{**_NAMED, **other}, hidden=hidden.hex(),
+        )  # fmt: skip
+    for length in range(len(hidden)):
+        yield Reveal(
+            id=f"reveal-cut-to-{length}", shows="a hidden key that was cut off does not authenticate",
+            clause="Sealing", valid=False, error="TamperedRecord", **_NAMED, hidden=hidden[:length].hex(),
+        )  # fmt: skip
+
+
+def _values() -> Iterator[SealingCase]:
+    named = {**_NAMED, "key": b"curve25519".hex()}
+    values = {"empty": b"", "one-byte": b"\x00", "short": b"pickle", "a-thousand-bytes": bytes(range(250)) * 4}
+    for name, value in values.items():
+        seal = Seal(
+            id=f"seal-{name}", shows="a value is sealed, with its nonce in front", clause="Sealing", valid=True,
+            **named, value=value.hex(), nonce=NONCE.hex(),
+        )  # fmt: skip
+        yield seal
+        yield Open(
+            id=f"open-{name}", shows="a sealed value is opened", clause="Sealing", valid=True, **named,
+            sealed=_called(seal).hex(),
+        )  # fmt: skip
+    for name in ("empty", "not-ascii", "64-bytes"):
+        yield Seal(
+            id=f"seal-key-{name}", shows="a value is bound to its record's key, whatever that is", clause="Sealing", valid=True,
+            **{**named, "key": _KEYS[name].hex()}, value=b"pickle".hex(), nonce=NONCE.hex(),
+        )  # fmt: skip
+    sealed = _called(
+        seal := Seal(id="", shows="", clause="", valid=True, **named, value=b"pickle".hex(), nonce=NONCE.hex())
+    )
+    moved = {
+        "other-store": {"store": OTHER_STORE.hex()},
+        "other-store-key": {"store_key": SECRET_KEY.hex()},
+        "other-kind": {"kind": "device"},
+        "other-key": {"key": b"curve25518".hex()},
+        "longer-kind-shorter-key": {"kind": f"{KIND}c", "key": b"urve25519".hex()},
+    }
+    for name, other in moved.items():
+        yield Open(
+            id=f"open-{name}", shows="a value that was moved does not authenticate", clause="Sealing", valid=False,
+            error="TamperedRecord", **{**named, **other}, sealed=sealed.hex(),
+        )  # fmt: skip
+    for length in range(len(sealed)):
+        yield Open(
+            id=f"open-cut-to-{length}", shows="a value that was cut off does not authenticate", clause="Sealing",
+            valid=False, error="TamperedRecord", **named, sealed=sealed[:length].hex(),
+        )  # fmt: skip
+    for place in (0, len(seal.nonce) // 2, len(sealed) - 1):
+        flipped = bytearray(sealed)
+        flipped[place] ^= 1
+        yield Open(
+            id=f"open-bit-flipped-in-{place}", shows="a value with another bit does not authenticate",
+            clause="Sealing", valid=False, error="TamperedRecord", **named, sealed=flipped.hex(),
+        )  # fmt: skip
+
+
+def header_of(secret: Secret, cost: Cost = CHEAP) -> bytes:
+    """Return a header that the reference makes, with what would be random fixed."""
+    drawn = (SALT, WRAPPING_NONCE) if isinstance(secret, Passphrase) else (WRAPPING_NONCE,)
+    with random_bytes(*drawn), mock.patch.object(module, "COST", cost):
+        return module._wrap(secret, STORE, STORE_KEY)
+
+
+def _header(secret: Secret, cost: Cost = CHEAP) -> dict[str, object]:
+    header: dict[str, object] = json.loads(header_of(secret, cost))
+    return header
+
+
+def _unlock(
+    name: str, shows: str, header: dict[str, object] | bytes, secret: Secret, error: str | None = None
+) -> Unlock:
+    encoded = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return Unlock(
+        id=f"unlock-{name}", shows=shows, clause="Sealing", valid=error is None, error=error, store=STORE.hex(),
+        header=encoded.hex(), passphrase=secret.text if isinstance(secret, Passphrase) else None,
+        secret_key=secret.octets.hex() if isinstance(secret, RandomKey) else None,
+    )  # fmt: skip
+
+
+def _headers() -> Iterator[SealingCase]:
+    passphrase, key = Passphrase(PASSPHRASE), RandomKey(SECRET_KEY)
+    by_passphrase, by_key = _header(passphrase), _header(key)
+    unlocks = "a secret unlocks the store key"
+    yield _unlock("by-passphrase", unlocks, by_passphrase, passphrase)
+    yield _unlock("by-passphrase-usual-cost", unlocks, _header(passphrase, module.COST), passphrase)
+    yield _unlock("by-key", unlocks, by_key, key)
+    accented = Passphrase("pass\u00e9 \U0001f511")
+    yield _unlock("by-passphrase-not-ascii", "a passphrase is taken as UTF-8", _header(accented), accented)
+    decomposed = Passphrase("passe\u0301 \U0001f511")
+    yield _unlock(
+        "by-passphrase-normalised", "a passphrase is not normalised", _header(accented), decomposed, "WrongPassphrase"
+    )
+    first = {name: value for name, value in by_passphrase.items() if name != "wrapped_by"}
+    yield _unlock(
+        "first-format", "the first format knows passphrases only", {**first, "format": "unwedged-1"}, passphrase
+    )
+    yield _unlock(
+        "wrong-passphrase", "another passphrase is refused", by_passphrase, Passphrase("wrong"), "WrongPassphrase"
+    )
+    yield _unlock("wrong-key", "another key is refused", by_key, RandomKey(bytes(32)), "WrongKey")
+    yield _unlock("key-for-a-passphrase", "a store with a passphrase has no key", by_passphrase, key, "WrongKey")
+    yield _unlock("passphrase-for-a-key", "a store with a key has no passphrase", by_key, passphrase, "WrongPassphrase")
+    for name, change in _bad_costs().items():
+        yield _unlock(
+            f"cost-{name}", "a cost that can't be paid is refused before it is paid", {**by_passphrase, **change},
+            passphrase, "NotAStore",
+        )  # fmt: skip
+    for name, header in _bad_headers(by_passphrase, by_key).items():
+        yield _unlock(f"header-{name}", "a header that is none is refused", header, passphrase, "NotAStore")
+
+
+def _bad_costs() -> dict[str, dict[str, object]]:
+    return {
+        "n-0": {"n": 0},
+        "n-1": {"n": 1},
+        "n-3": {"n": 3},
+        "n-negative": {"n": -2},
+        "r-0": {"r": 0},
+        "r-negative": {"r": -8},
+        "p-0": {"p": 0},
+        "n-times-r-beyond-bound": {"n": 2**19},
+        "n-times-r-times-p-beyond-bound": {"n": 2**18, "p": 5},
+        "n-times-r-overflows-64-bits": {"n": 2**61, "r": 8},
+        "n-times-r-overflows-to-little": {"n": 2**63, "r": 2},
+        "n-times-r-times-p-overflows-64-bits": {"n": 2, "r": 2**32, "p": 2**31},
+        "n-beyond-64-bits": {"n": 2**64},
+        "n-fraction": {"n": 2.0},
+        "n-text": {"n": "2"},
+        "n-true": {"n": True},
+        "r-null": {"r": None},
+    }
+
+
+def _bad_headers(by_passphrase: dict[str, object], by_key: dict[str, object]) -> dict[str, dict[str, object] | bytes]:
+    def without(name: str) -> dict[str, object]:
+        return {field: value for field, value in by_passphrase.items() if field != name}
+
+    wrapped = str(by_passphrase["key"])
+    return {
+        "empty": b"",
+        "no-json": b"{",
+        "no-object": b"[]",
+        "not-utf-8": b'{"format": "\xff"}',
+        "deep": b"[" * 900,
+        "longer-than-1000-bytes": {**by_passphrase, "x": "x" * 1000},
+        "unknown-format": {**by_passphrase, "format": "unwedged-3"},
+        "unknown-wrapping": {**by_passphrase, "wrapped_by": "password"},
+        "no-wrapping": without("wrapped_by"),
+        **{f"no-{name}": without(name) for name in ("format", "n", "r", "p", "salt", "key")},
+        "salt-short": {**by_passphrase, "salt": SALT[:-1].hex()},
+        "salt-long": {**by_passphrase, "salt": (SALT + b"x").hex()},
+        "salt-no-hexadecimal": {**by_passphrase, "salt": "x" * 32},
+        "key-short": {**by_passphrase, "key": wrapped[:-2]},
+        "key-long": {**by_passphrase, "key": wrapped + "00"},
+        "key-odd": {**by_passphrase, "key": wrapped[:-1]},
+        "key-of-a-key-short": {**by_key, "key": str(by_key["key"])[:-2]},
+    }

@@ -1,0 +1,94 @@
+"""The test vectors for other implementations are what the reference does, and find what they are there to find."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from checking.conformance import files, kit, rows, sealing
+from checking.conformance.cases import Case, Vectors
+from unwedged.store import statements
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / kit.FOLDER
+
+
+def row_cases() -> list[rows.RowCase]:
+    return msgspec.json.decode((FOLDER / "rows.json").read_bytes(), type=Vectors[rows.RowCase]).cases
+
+
+def file_cases() -> list[files.FileCase]:
+    return msgspec.json.decode((FOLDER / "files.json").read_bytes(), type=Vectors[files.FileCase]).cases
+
+
+def sealing_cases() -> list[sealing.SealingCase]:
+    return msgspec.json.decode((FOLDER / "sealing.json").read_bytes(), type=Vectors[sealing.SealingCase]).cases
+
+
+def all_cases() -> list[Case]:
+    return [*sealing_cases(), *row_cases(), *file_cases()]
+
+
+def test_the_files_are_what_the_reference_makes() -> None:
+    for name, content in kit.contents().items():
+        assert (FOLDER / name).read_bytes() == content, f"{name} is old: python -m checking vectors writes it anew"
+
+
+def test_nothing_else_lies_there() -> None:
+    assert {path.name for path in FOLDER.iterdir()} == {*kit.contents(), "README.md"}
+
+
+def test_each_case_names_a_clause_and_a_known_bug() -> None:
+    headings = {
+        line.lstrip("#").strip()
+        for line in (ROOT / "spec" / "protocol.md").read_text().splitlines()
+        if line.startswith("#")
+    }
+    slugs = (ROOT / "spec" / "guarantees.md").read_text()
+    for case in all_cases():
+        assert case.clause in headings, case.id
+        assert case.bug is None or f"`{case.bug}`" in slugs, case.id
+
+
+def test_a_case_that_is_refused_has_an_error_and_any_other_an_answer() -> None:
+    for case in all_cases():
+        assert case.valid == (case.error is None), case.id
+
+
+UNFENCED_SYNC = statements.CHANGES.replace(statements.FENCE, "true")
+OWN_LEASE_NOT_TAKEABLE = statements.ACQUIRE.replace(" OR holder = :instance", "")
+EPOCH_KEPT_ON_RETAKING = statements.ACQUIRE.replace(
+    "epoch = epoch + free", "epoch = epoch + (free AND holder IS NOT :instance)"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "broken", "found"),
+    [
+        (
+            "CHANGES",
+            UNFENCED_SYNC,
+            {"sync-after-another-epoch", "sync-after-the-own-next-epoch", "sync-after-giving-up"},
+        ),
+        ("ACQUIRE", OWN_LEASE_NOT_TAKEABLE, {"acquire-own"}),
+        ("ACQUIRE", EPOCH_KEPT_ON_RETAKING, {"acquire-own", "acquire-own-expired"}),
+    ],
+    ids=["sync read is not fenced", "own lease can't be taken", "epoch is kept on retaking"],
+)
+async def test_a_broken_access_fails_by_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, broken: str, found: set[str]
+) -> None:
+    assert broken != getattr(statements, name)
+    monkeypatch.setattr(statements, name, broken)
+    cases = row_cases()
+    made = await rows.run_all(cases)
+    failed = {meant.id for meant, case in zip(cases, made, strict=True) if meant != case}
+    assert failed == found
+
+
+async def test_a_file_whose_log_was_truncated_is_noticed_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statements, "CHANGES", statements.CHANGES.replace("version, floor,", "version, 0 AS floor,"))
+    failed = {case.id for case in file_cases() if await files.run(case) != case}
+    assert failed == {"log-truncated"}
