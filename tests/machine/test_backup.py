@@ -30,6 +30,7 @@ from tests.machine.client import Client
 from tests.machine.homeserver import Device, Json
 from tests.machine.scene import ALICE, BOB, MEGOLM, ROOM, Scene
 from tests.machine.test_cross_signing import bootstrap
+from tests.machine.test_repair import spoil_while_closed
 from unwedged.machine import (
     BackupDownload,
     BackupUpload,
@@ -49,6 +50,7 @@ from unwedged.machine import (
 from unwedged.machine.backup import ALGORITHM, KEYS_IN_AN_UPLOAD
 from unwedged.machine.identifiers import BackupVersion
 from unwedged.machine.ratchets import BackupDecryption, BackupEncryption
+from unwedged.machine.records import BACKUP, INBOUND, UNBACKED
 from unwedged.machine.requests import decode, encode
 from unwedged.machine.rooms import KEYS_IN_A_COMMIT
 from unwedged.machine.unpadded_base64 import unpadded
@@ -429,6 +431,45 @@ async def test_backup_off_after_invalidation(alice_and_bob: Scene) -> None:
         await one.machine.key_backup.import_decryption_key(new.decryption_key)
         await other.send_all()
         assert backed_up(one, new.decryption_key) == await first_indices(one)
+
+
+# What can't be read
+
+
+async def test_a_mark_that_cannot_be_read_is_made_again(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    new = await create(scene.app)
+    await add(scene.app, RoomKey(), RoomKey())
+    upload = await upload_of(scene.extension)
+    await spoil_while_closed(scene, UNBACKED)
+    assert (await upload_of(scene.app)).numbers != upload.numbers
+    await scene.extension.send_all()
+    assert backed_up(scene.app, new.decryption_key) == await first_indices(scene.app)
+    assert len(await first_indices(scene.app)) == 2
+
+
+async def test_room_keys_that_cannot_be_read_hold_no_others_up(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    new = await create(scene.app)
+    await add(scene.app, *(RoomKey() for _ in range(KEYS_IN_AN_UPLOAD + 1)))
+    await spoil_while_closed(scene, INBOUND)
+    kept = RoomKey()
+    await add(scene.app, kept)
+    await scene.extension.send_all()
+    assert backed_up(scene.app, new.decryption_key) == {kept.name: 0}
+    assert not await marks(scene.app)
+
+
+async def test_a_backup_that_cannot_be_read_is_off(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await create(scene.app)
+    await add(scene.app, RoomKey())
+    await spoil_while_closed(scene, BACKUP)
+    assert await scene.extension.machine.key_backup.status() is None
+    assert not await marks(scene.app)
+    await ask_version(scene.app)
+    assert await is_on(scene.extension)
+    assert len(await marks(scene.extension)) == 1
 
 
 # Trust

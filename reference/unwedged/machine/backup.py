@@ -108,7 +108,12 @@ _SESSION_DATA: Final = msgspec.json.Decoder(JsonObject)
 async def note_room_key(transaction: Transaction, name: GroupSessionName, offered: InboundSession) -> None:
     """Mark a room key that has changed in what was ``offered``: the backup lacks it, unless it came from there."""
     if offered.source is not KeySource.BACKUP and await transaction.get(BACKUP, None) is not None:
-        transaction.put(UNBACKED, name, _new_number())
+        mark(transaction, name)
+
+
+def mark(transaction: Transaction, name: GroupSessionName) -> None:
+    """Note that the backup lacks a room key as it is now."""
+    transaction.put(UNBACKED, name, _new_number())
 
 
 # The version
@@ -183,8 +188,8 @@ async def turn_off(transaction: Transaction) -> None:
     """Forget the backup and its decryption key. What is at the homeserver stays there."""
     if await transaction.get(BACKUP, None) is not None:
         transaction.delete(BACKUP, None)
-        for name in await transaction.keys(UNBACKED):
-            transaction.delete(UNBACKED, name)
+    for name in await transaction.keys(UNBACKED):
+        transaction.delete(UNBACKED, name)
 
 
 async def keep_decryption_key(transaction: Transaction, key: bytes) -> bool:
@@ -229,7 +234,7 @@ async def uploads(reading: Transaction | View) -> list[BackupUpload]:
     for name in (await reading.keys(UNBACKED))[:KEYS_IN_AN_UPLOAD]:
         number, inbound = await reading.get(UNBACKED, name), await reading.get(INBOUND, name)
         assert number is not None  # listed above
-        assert inbound is not None  # it was there when the mark was made, and is never deleted
+        assert inbound is not None  # it was there when the mark was made; if it is lost, so is the mark
         numbers.setdefault(name.room_id, {})[name.session_id] = number
         sessions = rooms.setdefault(name.room_id, {"sessions": {}})["sessions"]
         sessions[name.session_id] = _key_data(encryption, name, inbound)

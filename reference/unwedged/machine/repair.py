@@ -10,13 +10,15 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar, TypeVarTuple
 
-from unwedged.machine import account, devices, olm
+from unwedged.machine import account, backup, devices, olm
 from unwedged.machine.identifiers import MEGOLM, Ed25519Key
 from unwedged.machine.records import (
     ACCOUNT,
     BACKLOG,
+    BACKUP,
     DEVICES,
     IDENTITY,
+    INBOUND,
     KINDS,
     LOCAL_TRUST,
     OFFER,
@@ -26,6 +28,7 @@ from unwedged.machine.records import (
     RECIPIENTS_VERSION,
     ROOM,
     TRACKED,
+    UNBACKED,
     UNPROCESSED,
     WANTED_SESSION,
     Backlog,
@@ -127,6 +130,14 @@ async def replace(transaction: Transaction, kind_name: str, key: bytes) -> None:
             transaction.put(ROOM, ROOM.decode_key(key), RoomSettings(MEGOLM))  # once encrypted, always
         case OFFER.name:
             await account.lose_offer(transaction)
+        case INBOUND.name:
+            transaction.delete(UNBACKED, INBOUND.decode_key(key))
+        case UNBACKED.name:
+            session = UNBACKED.decode_key(key)
+            if await transaction.get(INBOUND, session) is not None:
+                backup.mark(transaction, session)
+        case BACKUP.name:
+            await backup.turn_off(transaction)
         case BACKLOG.name:
             left = await transaction.keys(UNPROCESSED)
             if left:
