@@ -492,7 +492,7 @@ class Homeserver:
             return {"version": f"{len(versions)}"}
         if version is None:
             version = self._current_version(device.user)
-        backup = self._backup(device.user, version)
+        backup = self._backup(device.user, version, deleted=method == "DELETE")
         if method == "PUT":
             info = _parsed(body, BackupInfo)
             if info.version not in (None, version) or info.algorithm != backup.info.algorithm:
@@ -562,9 +562,10 @@ class Homeserver:
             raise MatrixError(404, "M_NOT_FOUND", "No backup found")
         return f"{numbers[-1]}"
 
-    def _backup(self, user: str, version: str) -> _Backup:
+    def _backup(self, user: str, version: str, *, deleted: bool = False) -> _Backup:
+        """Return a version; with ``deleted``, also one that was deleted, which can be deleted again."""
         for number, backup in enumerate(self._backups[user], 1):
-            if version == f"{number}" and not backup.deleted:
+            if version == f"{number}" and backup.deleted <= deleted:
                 return backup
         raise MatrixError(404, "M_NOT_FOUND", "Unknown backup version")
 

@@ -1,6 +1,6 @@
 """Inputs from the field, each named after its bug in the track record, with the right outcome.
 
-The input about backups (``two-keys-one-version``) needs backups, which the machine does not have yet.
+The input about backups (``two-keys-one-version``) is in ``test_backup.py``.
 """
 
 from __future__ import annotations

@@ -61,13 +61,23 @@ class Read(Command, frozen=True, tag=True):
     events: list[Json]
 
 
+class MakeBackup(Command, frozen=True, tag=True):
+    """Make a version of the backup of room keys."""
+
+
+class UseBackup(Command, frozen=True, tag=True):
+    """Use the current version of the backup by its decryption key, and restore what is there."""
+
+    key: bytes
+
+
 class Advance(Command, frozen=True, tag=True):
     """Move the clock of this process forward."""
 
     duration_ms: int
 
 
-AnyCommand = Track | Sync | Send | Say | Read | Advance
+AnyCommand = Track | Sync | Send | Say | Read | MakeBackup | UseBackup | Advance
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -79,6 +89,10 @@ class Answer(msgspec.Struct, frozen=True):
     problems: list[str] = []
     """The codes of to-device events that could not be used, or of messages that could not be read."""
     event_id: str | None = None
+    decryption_key: bytes = b""
+    """Of a version of the backup that was made."""
+    restored: int = 0
+    """How many room keys the backup has brought."""
     applied: bool = False
 
 

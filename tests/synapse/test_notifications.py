@@ -1,7 +1,6 @@
 """A notification extension beside an app: what clients of this kind met in the field, told anew.
 
-Complement-crypto has nine such scenarios. The one that restores keys from a backup is missing, since the machine knows
-no backups yet.
+Complement-crypto has nine such scenarios. The one that restores keys from a backup is in ``test_backup.py``.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from tests.synapse.commands import (
     AnyCommand,
     Command,
     Interruption,
+    MakeBackup,
     Place,
     Read,
     Say,
@@ -28,6 +29,7 @@ from tests.synapse.commands import (
     Settings,
     Sync,
     Track,
+    UseBackup,
 )
 from unwedged.machine import MachineError, OlmMachine, inbox
 from unwedged.store import CryptoStore, LeaseTimes, Milliseconds, Transaction
@@ -118,11 +120,30 @@ async def perform(client: Client, clock: AdvancedClock, command: Command) -> Ans
                 texts=["" if isinstance(each, MachineError) else str(each.content["body"]) for each in results],
                 problems=[each.code for each in results if isinstance(each, MachineError)],
             )
+        case MakeBackup():
+            new = await client.machine.key_backup.create_version()
+            await client.send(new.request)
+            return Answer(decryption_key=new.decryption_key)
+        case UseBackup(key=key):
+            return await use_backup(client, key)
         case Advance(duration_ms=duration_ms):
             clock.added_ms += duration_ms
         case _:
             raise AssertionError(command)
     return Answer()
+
+
+async def use_backup(client: Client, key: bytes) -> Answer:
+    backup = client.machine.key_backup
+    await client.send(await backup.version_query())
+    try:
+        await backup.import_decryption_key(key)
+    except MachineError as error:
+        return Answer(problems=[error.code])
+    request = await backup.download()
+    answer = await client.call(request.method, request.path)
+    kept = [progress.kept async for progress in backup.restore(request, answer)]
+    return Answer(restored=kept[-1] if kept else 0)
 
 
 async def serve(settings: Settings) -> None:
