@@ -14,9 +14,9 @@ from packaging.utils import canonicalize_name
 REPOSITORY = Path(__file__).parents[2]
 REQUIREMENTS = REPOSITORY / "requirements"
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
-LOCKS = ("bench", "develop", "lock", "peers", "synapse")
-ALONE = ("lock", "synapse")
-"""Locks of environments that the package itself is not installed in."""
+LOCKS = ("bench", "develop", "go", "lock", "peers", "synapse")
+ALONE = ("go", "lock", "synapse")
+"""Locks that do not bring along what the package itself needs."""
 
 
 def entries(lock: str) -> dict[str, tuple[Requirement, list[str]]]:
