@@ -173,7 +173,7 @@ class Committing(msgspec.Struct, tag="commit", tag_field="access", frozen=True):
     epoch: int
     records: list[RecordRow]
     may_release: bool
-    """Whether the operation is the only one that runs, so that the lease may be given up to whoever waits (rule 8)."""
+    """Whether the operation is the only one that runs, so that the lease may be released for whoever waits (rule 8)."""
     now: int = NOW
     duration: int = DURATION
 
@@ -434,7 +434,7 @@ def _acquiring() -> Iterator[RowCase]:
 STOPPED: Final = {
     "after-another-epoch": ("another instance has had the lease", _state(epoch=5, holder=EXTENSION)),
     "after-the-own-next-epoch": ("the same instance has taken the lease again", _state(epoch=5)),
-    "after-giving-up": ("the lease was given up", _state(holder=None)),
+    "after-release": ("the lease was released", _state(holder=None)),
 }
 
 
@@ -457,7 +457,7 @@ def _lease() -> Iterator[RowCase]:
     yield _case("renew", "a lease counts from now", RULES[8], Renewing(4))
     yield _case("renew-wanted", "the holder learns that somebody waits", RULES[8], Renewing(4), _state(wanted=1))
     yield from _fenced("renew", RULES[4], Renewing(4), "renew-ignores-loss")
-    yield _case("release", "a lease that is given up is free at once", RULES[8], Releasing(4), _state(wanted=1))
+    yield _case("release", "a lease that is released is free at once", RULES[8], Releasing(4), _state(wanted=1))
     for how, (shows, before) in STOPPED.items():
         yield _case(
             f"release-{how}", f"nothing happens: {shows}", RULES[4], Releasing(4), before, bug="guard-outlives-release"
@@ -572,7 +572,7 @@ def _committing() -> Iterator[RowCase]:
     yield _case("commit-nothing-known", "the first commit of a store", clause, commit(new), _state(version=0, floor=0))
     wanted = _state(wanted=1)
     yield _case(
-        "commit-and-release", "the lease is given up to whoever waits", RULES[8], commit(new, may_release=True), wanted
+        "commit-and-release", "the lease is released for whoever waits", RULES[8], commit(new, may_release=True), wanted
     )
     yield _case(
         "commit-while-others-run",

@@ -70,7 +70,7 @@ EPOCH_KEPT_ON_RETAKING = statements.ACQUIRE.replace(
         (
             "CHANGES",
             UNFENCED_SYNC,
-            {"sync-after-another-epoch", "sync-after-the-own-next-epoch", "sync-after-giving-up"},
+            {"sync-after-another-epoch", "sync-after-the-own-next-epoch", "sync-after-release"},
         ),
         ("ACQUIRE", OWN_LEASE_NOT_TAKEABLE, {"acquire-own"}),
         ("ACQUIRE", EPOCH_KEPT_ON_RETAKING, {"acquire-own", "acquire-own-expired"}),

@@ -172,7 +172,7 @@ class TestAsking:
         assert await tablet.read(ROOM, early) == "early"
         assert await asked(tablet) == 0
 
-    async def test_the_oldest_of_too_many_requests_is_given_up(
+    async def test_the_oldest_of_too_many_requests_is_abandoned(
         self, alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(asking, "MOST_ASKED", 2)

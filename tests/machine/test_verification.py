@@ -553,12 +553,12 @@ def test_messages_in_a_room_name_the_event_that_asked() -> None:
     assert verification.requested_in_room(own, room, LAPTOP.user_id, event_id, 0, message.content) is None
 
 
-def test_a_request_in_a_room_that_is_given_up_before_it_has_an_id_is_cancelled_later() -> None:
+def test_a_request_in_a_room_that_is_cancelled_before_it_has_an_id_is_cancelled_later() -> None:
     own = context(PHONE, LAPTOP)
     asked = verification.request_in_room(own, LAPTOP.user_id, RoomId("!room:example.org"), ALL)
-    given_up = verification.cancel(asked.flow, own)
-    assert given_up.outgoing == ()
-    (cancel,) = verification.named(given_up.flow, EventId("$asked")).outgoing
+    cancelled = verification.cancel(asked.flow, own)
+    assert cancelled.outgoing == ()
+    (cancel,) = verification.named(cancelled.flow, EventId("$asked")).outgoing
     assert cancel.content["code"] == "m.user"
 
 
@@ -653,7 +653,7 @@ class Attacked(RuleBasedStateMachine):
         self.step(side, action)
 
     @rule(side=st.integers(0, 1))
-    def give_up(self, side: int) -> None:
+    def cancel(self, side: int) -> None:
         self.step(side, verification.cancel)
 
     @rule(side=st.integers(0, 1))

@@ -404,7 +404,7 @@ async def test_a_message_that_gets_lost_is_sent_again_and_none_overtakes_it(ends
     assert [await end.phase() for end in ends] == [Phase.DONE] * 2
 
 
-async def test_a_message_that_the_homeserver_refuses_is_given_up(devices: Devices) -> None:
+async def test_a_message_that_the_homeserver_refuses_is_abandoned(devices: Devices) -> None:
     await ask(devices.phone, devices.laptop)
     (asked,) = [each for each in await devices.phone.machine.outgoing_requests() if isinstance(each, RoomMessage)]
     with pytest.raises(MalformedResponse):

@@ -25,7 +25,7 @@ CANCELLATION: Final = "request_cancellation"
 SECRET_REQUEST: Final = "m.secret.request"  # noqa: S105 (a type of event)
 ROOM_KEY_REQUEST: Final = "m.room_key_request"
 MOST_ASKED: Final = 500
-"""When more is asked for, the oldest request is given up: what nobody has must not be asked for for ever."""
+"""When more is asked for, the oldest request is abandoned: what nobody has must not be asked for for ever."""
 
 
 async def all_asked(reading: Transaction | View) -> dict[RequestId, Asked]:

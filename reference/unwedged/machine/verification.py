@@ -350,7 +350,7 @@ def mismatch(flow: VerificationFlow, context: Context) -> Step:
 
 
 def cancel(flow: VerificationFlow, context: Context) -> Step:
-    """Decline a verification, or give it up. Raises ``WrongPhase`` where it is over."""
+    """Decline a verification, or cancel it. Raises ``WrongPhase`` where it is over."""
     if flow.is_over:
         raise WrongPhase("the verification is over")
     return _cancelled(flow, USER, context)
