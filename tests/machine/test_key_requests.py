@@ -266,6 +266,20 @@ class TestAnswersThatDoNotCount:
         assert await receive(scene.app, await forwarded_by(scene, tablet, event)) == []
         assert await scene.extension.read(ROOM, event) == "on the tablet"
 
+    async def test_a_key_under_the_name_of_another_one_that_was_asked_for(self, alice_and_bob: Scene) -> None:
+        scene = alice_and_bob
+        tablet = await another_device(scene)
+        event = await own_old_message(tablet)
+        await tablet.machine.discard_room_key(ROOM)
+        other = await own_old_message(tablet)
+        await scene.app.machine.request_room_keys(ROOM, [event, other])
+        await scene.extension.send_all()
+        forwarded = await forwarded_by(scene, tablet, event, {"session_id": session_of(other)})
+        assert await receive(scene.extension, forwarded) == ["malformed"]
+        for each in (event, other):
+            assert isinstance(await unreadable(scene.app, each), MissingRoomKey)
+        assert await asked(scene.extension) == 2
+
 
 async def content_of(owner: Client, event: Json) -> Json:
     (exported,) = [each for each in await owner.machine.export_room_keys() if each.session_id == session_of(event)]
