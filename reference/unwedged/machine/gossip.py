@@ -60,7 +60,7 @@ LONGEST_WANTED: Final = 1_000
 """In bytes of JSON. With these, what one device may have waiting has a size."""
 
 
-class _Request(msgspec.Struct):
+class _DeviceRequest(msgspec.Struct):
     action: str
     request_id: RequestId
     requesting_device_id: DeviceId
@@ -70,14 +70,14 @@ class _SecretRequest(msgspec.Struct):
     name: str
 
 
-class _RoomKey(msgspec.Struct):
+class _WantedRoomKey(msgspec.Struct):
     algorithm: str
     room_id: RoomId
     session_id: GroupSessionId
 
 
 class _RoomKeyRequest(msgspec.Struct):
-    body: _RoomKey
+    body: _WantedRoomKey
 
 
 async def receive_request(transaction: Transaction, event_type: str, sender: UserId, content: JsonObject) -> None:
@@ -85,7 +85,7 @@ async def receive_request(transaction: Transaction, event_type: str, sender: Use
 
     Raises ``MalformedMessage``, ``UnsupportedAlgorithm`` and ``RequestRefused``.
     """
-    request = parsed(content, _Request, "a request of another device")
+    request = parsed(content, _DeviceRequest, "a request of another device")
     own = await own_device(transaction)
     if sender != own.user_id:
         raise RequestRefused("secrets and room keys go to this user's own devices")

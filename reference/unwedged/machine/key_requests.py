@@ -26,13 +26,14 @@ from unwedged.machine.identifiers import (
 from unwedged.machine.olm import OlmEvent
 from unwedged.machine.ratchets import InboundGroup, index_of
 from unwedged.machine.records import INBOUND, InboundSession, KeySource, WantedRoomKey
+from unwedged.machine.unshown import Unshown
 from unwedged.machine.wire import is_storable, parsed
 from unwedged.store import Transaction, View
 
 FORWARDED_ROOM_KEY: Final = "m.forwarded_room_key"
 
 
-class _Forwarded(msgspec.Struct):
+class _Forwarded(Unshown, msgspec.Struct):
     algorithm: str
     room_id: RoomId
     session_id: GroupSessionId

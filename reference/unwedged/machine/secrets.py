@@ -20,6 +20,7 @@ from unwedged.machine.identifiers import RequestId
 from unwedged.machine.olm import OlmEvent
 from unwedged.machine.records import ASKED, BACKUP, SECRET, ReceivedSecret, SigningKeyName, WantedSecret
 from unwedged.machine.unpadded_base64 import to_unpadded, unpadded
+from unwedged.machine.unshown import Unshown
 from unwedged.machine.wire import is_storable, parsed
 from unwedged.store import Transaction, View
 
@@ -29,7 +30,7 @@ SIGNING_KEYS: Final = {f"m.cross_signing.{name.value}": name for name in Signing
 """By the names that their private halves have as secrets."""
 
 
-class _Send(msgspec.Struct):
+class _Send(Unshown, msgspec.Struct):
     request_id: RequestId
     secret: str
 
