@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from tests.machine.client import Client
 from tests.machine.homeserver import Device, Homeserver, Json, wall_clock_ms
+from tests.machine.message_keys import MessageKeys
 from unwedged.machine import OlmMachine
 from unwedged.machine.identifiers import RoomId
 from unwedged.store import LeaseTimes, Milliseconds
@@ -79,6 +81,20 @@ class Scene:
             event = await author.say(ROOM, "hello")
             await reader.sync()
             assert await reader.read(ROOM, event) == "hello"
+
+
+def must_be_sound(server: Homeserver) -> None:
+    """Check all that has arrived: nothing was refused, and no message key and no one-time key was used twice."""
+    keys = MessageKeys()
+    keys.add_arrivals(server.arrivals)
+    refused = {arrival.status for arrival in server.arrivals if "/keys/" in arrival.path}
+    assert refused <= {200}, "the homeserver refused a request"
+    offered: set[tuple[str, str]] = set()
+    for arrival in server.arrivals:
+        if arrival.path.endswith("/keys/upload"):
+            for name in json.loads(arrival.body).get("one_time_keys", {}):
+                assert (arrival.device.device, name) not in offered, "a one-time key was offered twice"
+                offered.add((arrival.device.device, name))
 
 
 @asynccontextmanager

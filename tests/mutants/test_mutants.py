@@ -1,4 +1,4 @@
-"""Changes of one line that break the store, each with the test that notices it.
+"""Changes of one line that break the store or the machine, each with the test that notices it.
 
 Each of them was made once by hand, and no test failed. Here each is made again, to a copy of the package: the test that
 is named must fail. If a line is gone, find what took its place, and change that.
@@ -18,6 +18,7 @@ import pytest
 
 ROOT: Final = Path(__file__).parents[2]
 STORE: Final = "reference/unwedged/store"
+MACHINE: Final = "reference/unwedged/machine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,11 @@ class Mutant:
 
     def __str__(self) -> str:
         return self.wrong.replace(" ", "-")
+
+    @property
+    def tests(self) -> str:
+        """Return the test's path: a layer and its tests have one name."""
+        return f"tests/{Path(self.file).parent.name}/{self.test}"
 
 
 MUTANTS: Final = (
@@ -287,6 +293,13 @@ MUTANTS: Final = (
         "",
         "sqlite/test_checkpoints.py::test_the_pages_of_a_commit_are_those_of_its_values_and_of_its_rows",
     ),
+    Mutant(
+        "a session is replaced as often as it breaks",
+        f"{MACHINE}/olm.py",
+        "peer.unwedged_ms + UNWEDGED_EVERY_MS if",
+        "peer.unwedged_ms if",
+        "test_bindings.py::test_a_wedged_session_is_replaced_once_an_hour",
+    ),
 )
 
 
@@ -302,8 +315,8 @@ def run(package: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def outcome_of(package: Path, *names: str) -> subprocess.CompletedProcess[str]:
-    """Run tests of the store on that copy of the package."""
-    return run(package, PYTEST, "-q", "-x", "-p", "no:cacheprovider", *(f"tests/store/{name}" for name in names))
+    """Run tests on that copy of the package."""
+    return run(package, PYTEST, "-q", "-x", "-p", "no:cacheprovider", *names)
 
 
 @pytest.fixture
@@ -316,7 +329,7 @@ def package(tmp_path: Path) -> Path:
 def test_without_a_change_the_tests_pass_on_the_copy(package: Path) -> None:
     found = run(package, "import unwedged.store; print(unwedged.store.__file__)")
     assert Path(found.stdout.strip()).is_relative_to(package), found
-    passed = outcome_of(package, *sorted({mutant.test for mutant in MUTANTS}))
+    passed = outcome_of(package, *sorted({mutant.tests for mutant in MUTANTS}))
     assert passed.returncode == 0, passed.stdout
 
 
@@ -326,5 +339,5 @@ def test_a_mutant_dies(package: Path, mutant: Mutant) -> None:
     source = file.read_text()
     assert source.count(mutant.line) == 1, f"{mutant.file} no longer has this line once. What took its place?"
     file.write_text(source.replace(mutant.line, mutant.instead))
-    outcome = outcome_of(package, mutant.test)
+    outcome = outcome_of(package, mutant.tests)
     assert outcome.returncode == 1, f"no test failed:\n{outcome.stdout}"
