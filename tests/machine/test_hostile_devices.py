@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 
 import pytest
@@ -10,6 +11,7 @@ from tests.machine.client import Client
 from tests.machine.homeserver import Device, Json
 from tests.machine.scene import ALICE, BOB, HOUR_MS, MEGOLM, MINUTE_MS, ROOM, Scene
 from tests.machine.test_inputs import keys_of
+from tests.store.stores import PATIENCE
 from unwedged.machine import KeysClaim, KeysQuery, KeysUpload, LocalTrust, MachineError, SenderTrust, account, olm
 from unwedged.machine.account import _signed_keys, own_device
 from unwedged.machine.errors import MissingRoomKey, WrongSender
@@ -270,7 +272,8 @@ async def test_whoever_gives_the_key_of_another_as_own_changes_nothing_for_that_
         for is_eve in (eve_first, not eve_first):
             await (give_as_own(eve, scene.bob, scene.app) if is_eve else scene.bob.send_all())
             assert not (await scene.app.sync()).problems
-            await anext(keys)  # whoever waits for Bob's hears of it
+            async with asyncio.timeout(PATIENCE):
+                await anext(keys)  # whoever waits for Bob's hears of it
     event = await scene.bob.say(ROOM, "hello")
     as_own = eve.post(ROOM, event["content"])  # type: ignore[arg-type]
     for _ in range(2):

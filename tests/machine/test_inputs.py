@@ -19,7 +19,7 @@ from tests.machine.own_devices import another_device, sent_to
 from tests.machine.scene import ALICE, BOB, HOUR_MS, ROOM, Scene
 from unwedged.machine import KeysClaim, KeysUpload, LocalTrust, OlmMachine, Problem, Request, ToDevice, sharing
 from unwedged.machine.errors import AnotherDevice, MissingRoomKey
-from unwedged.machine.identifiers import PeerName
+from unwedged.machine.identifiers import PeerName, UserId
 from unwedged.machine.olm import note_new_recipients
 from unwedged.machine.ratchets import MOST_ONE_TIME_KEYS
 from unwedged.machine.records import ACCOUNT, OWN_DEVICE, PEER, WANTED_SESSION, OwnDevice, Peer, WantedSession
@@ -276,6 +276,27 @@ async def test_what_is_sent_again_goes_only_to_devices_that_get_the_key_of_the_r
     await scene.bob.machine._store.run(replace_session, scene.app)
     await scene.bob.say(ROOM, "without her")
     assert len(olm_messages(scene)) == before
+
+
+async def test_what_is_sent_again_waits_for_a_session(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await scene.greet()
+    events = [await scene.bob.say(ROOM, "one")]
+    await scene.bob.machine.discard_room_key(ROOM)
+    events.append(await scene.bob.say(ROOM, "two"))
+    scene.server._devices[scene.app.device].inbox.clear()  # what was sent is lost
+
+    async def lose_sessions(transaction: Transaction) -> None:
+        await replace_session(transaction, scene.app)
+        peer = await transaction.get(PEER, PeerName(UserId(ALICE), scene.app.machine.curve25519))
+        assert peer is not None
+        peer.sessions = []
+
+    await scene.bob.machine._store.run(lose_sessions)
+    assert (await scene.bob.machine.share_room_key(ROOM, [ALICE, BOB])).without_session
+    await scene.bob.say(ROOM, "three")
+    await scene.app.sync()
+    assert [await scene.app.read(ROOM, event) for event in events] == ["one", "two"]
 
 
 async def test_keys_that_were_replaced_long_ago_are_not_sent_again(alice_and_bob: Scene) -> None:
