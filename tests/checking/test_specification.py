@@ -34,6 +34,9 @@ NEXT = {
     "Sessions": "Next",
     "Keys": "Next",
     "Lists": "Next",
+    "Backup": "Next",
+    "Verification": "Next",
+    "Gossip": "Next",
 }
 """The modules that have behaviour, and the disjunction of their actions."""
 
@@ -115,8 +118,8 @@ def definitions(module: str) -> dict[str, str]:
 
 def actions(module: str) -> set[str]:
     defined = definitions(module)
-    # A step that changes nothing is no action.
-    steps = re.sub(r"UNCHANGED \w+", "", defined[NEXT[module]].split("\n\n")[0])
+    # A step that changes nothing is no action, and neither are the sets of which actions take elements.
+    steps = re.sub(r"UNCHANGED \w+|\\in [^:]+:", "", defined[NEXT[module]].split("\n\n")[0])
     return set(re.findall(r"\w+", steps)) & defined.keys()
 
 

@@ -1,0 +1,343 @@
+-------------------------------- MODULE Backup --------------------------------
+(* Room keys are kept at the server as well, encrypted for the key of a      *)
+(* backup version. Keys get better (they begin earlier) while a worse one is *)
+(* being uploaded, somebody else makes another version, and the answers to   *)
+(* uploads come late, twice, or in another process. The machine promises to  *)
+(* the person, who loses the device one day:                                 *)
+(*                                                                           *)
+(*   BackedUpIsBest        a room key that counts as backed up is in the     *)
+(*                         backup, from the first index that we know, in a   *)
+(*                         form that the version's key decrypts              *)
+(*   OneKeyPerVersion      nothing in a version is encrypted for another key *)
+(*                         than the version's own                            *)
+(*   OnlyToTrusted         nothing is encrypted for a key that somebody else *)
+(*                         has put there                                     *)
+(*   SurvivesInvalidation  a backup that is on stays on, until the server    *)
+(*                         says that there is another version                *)
+(*   EverythingIsBackedUp  each room key is in the current version some day, *)
+(*                         if that is one to trust (see Fairness)            *)
+(*                                                                           *)
+(* The store is AtomicStore: an operation is one step, and each action below *)
+(* that changes the store is one operation. A process is nothing but a place *)
+(* where a request or a response waits, flight[p]. A crash, an invalidation, *)
+(* a request or a response that is lost: each is Lose(p). A process that is  *)
+(* suspended takes no step.                                                  *)
+(*                                                                           *)
+(* A room key that is to be uploaded has a mark, whose number is a new one   *)
+(* each time that the key gets better, and with each other version. A        *)
+(* request carries the number of each mark, the version, and its key; its    *)
+(* answer settles the marks that still have their numbers. A version that    *)
+(* we make has its key before it is asked for, and until it is answered,     *)
+(* each process that makes one gets the same. What the server says of        *)
+(* versions counts if we know the same version as when it was asked. Nothing *)
+(* is uploaded unless we have made the version's key, or somebody whom we    *)
+(* trust has signed it. With another version each room key is marked. Those  *)
+(* that come from the backup are not marked: they are taken only from the    *)
+(* version that we know.                                                     *)
+(*                                                                           *)
+(* The server gives numbers to versions, takes uploads to the newest one     *)
+(* only, and of two room keys of one session keeps the better.               *)
+(*                                                                           *)
+(* Left out: that a person turns the backup off; that a version is deleted;  *)
+(* decryption keys, which come by Gossip or from the secret storage; and how *)
+(* far a room key is trusted that comes from a backup.                       *)
+EXTENDS Naturals, Sequences, FiniteSets
+
+CONSTANTS
+    Processes,    \* the programs that share the store
+    Nothing,      \* in the place of a room key, a mark, a request or a response: there is none
+    Awake,        \* the processes that are not suspended for ever
+    Sessions,     \* the room sessions
+    MaxIndex,     \* bound: first indices
+    MaxKeys,      \* bound: backup keys that we make
+    MaxVersions,  \* bound: versions
+    Fault         \* "none", or the slug of the one rule that is broken
+
+Broken(slug) == Fault = slug
+
+ASSUME Cardinality(Processes) >= 2 /\ Awake \subseteq Processes
+
+VARIABLES
+    server,  \* what the server has
+    store,   \* the records
+    flight   \* by process: the request or the response that it has in its hands
+
+vars == <<server, store, flight>>
+
+-------------------------------------------------------------------------------
+\* Backup keys of ours are numbered. Two stand for those of others: one that somebody
+\* whom we trust has signed, and one that nobody has.
+Signed == 98
+Unsigned == 99
+
+\* server  versions  the key of each version, the newest last
+\*         backed    what is in them
+\* store   first     by session: the first index of its room key
+\*         unbacked  by session: the number of its mark. No other mark has it, as it is made
+\*                   of the version, its key and the first index when that was marked
+\*         backup    the version that we know (0: it is not made yet), its key (0: there is
+\*                   none), and whether the server has refused it
+\*         keys      how many backup keys we have made
+NoBackup == [version |-> 0, key |-> 0, refused |-> FALSE]
+
+Init ==
+    /\ server = [versions |-> <<>>, backed |-> {}]
+    /\ store = [first |-> [s \in Sessions |-> Nothing], unbacked |-> [s \in Sessions |-> Nothing],
+                backup |-> NoBackup, keys |-> 0]
+    /\ flight = [p \in Processes |-> Nothing]
+
+InFlight(p, stage) == flight[p] # Nothing /\ flight[p].stage = stage
+
+Hand(p, what) == flight' = [flight EXCEPT ![p] = what]
+
+Current == Len(server.versions)
+
+Trusted(key) == key \in 1..store.keys \/ key = Signed
+
+Better(index, other) == IF other = Nothing THEN TRUE ELSE index < other
+
+\* What is in the versions after some room keys were put into one.
+Kept(version, key, index) ==
+    LET better == {s \in DOMAIN index : \A b \in server.backed :
+                      (b.version = version /\ b.session = s) => Better(index[s], b.index)}
+    IN  {b \in server.backed : b.version # version \/ b.session \notin better}
+        \cup {[version |-> version, session |-> s, index |-> index[s], key |-> key] : s \in better}
+
+\* Whether a request was made for the backup that we know.
+Bound(request) == request.version = store.backup.version /\ request.key = store.backup.key
+
+Number(backup, index) == <<backup.version, backup.key, index>>
+
+IsBeingMade == store.backup # NoBackup /\ store.backup.version = 0
+
+IsOn == store.backup.version # 0 /\ ~store.backup.refused /\ Trusted(store.backup.key)
+
+-------------------------------------------------------------------------------
+\* A room key comes, or a better one than we have.
+ReceiveRoomKey(s, index) ==
+    /\ Better(index, store.first[s])
+    /\ store' = [store EXCEPT !.first[s] = index,
+                              !.unbacked[s] = IF store.backup = NoBackup THEN @ ELSE Number(store.backup, index)]
+    /\ UNCHANGED <<server, flight>>
+
+-------------------------------------------------------------------------------
+(* Versions.                                                                 *)
+
+\* The store with another backup, which has none of our room keys.
+Begun(backup) ==
+    [store EXCEPT !.backup = backup,
+                  !.unbacked = [s \in Sessions |-> IF store.first[s] = Nothing THEN Nothing
+                                                   ELSE Number(backup, store.first[s])]]
+
+\* create_version: a backup key, and a request for a version with it.
+CreateVersion(p) ==
+    /\ flight[p] = Nothing
+    /\ LET key == IF IsBeingMade THEN store.backup.key ELSE store.keys + 1
+       IN  /\ key <= MaxKeys
+           /\ store' = IF IsBeingMade THEN store
+                       ELSE [Begun([version |-> 0, key |-> key, refused |-> FALSE]) EXCEPT !.keys = key]
+           /\ Hand(p, [stage |-> "create", key |-> key])
+    /\ UNCHANGED server
+
+AnswerCreate(p) ==
+    /\ InFlight(p, "create")
+    /\ Current < MaxVersions
+    /\ server' = [server EXCEPT !.versions = Append(@, flight[p].key)]
+    /\ Hand(p, [stage |-> "created", version |-> Current + 1, key |-> flight[p].key])
+    /\ UNCHANGED store
+
+\* mark_sent. The key that is waiting for its version must be the one that it was asked for with.
+MarkCreated(p) ==
+    /\ InFlight(p, "created")
+    /\ IsBeingMade
+    /\ store.backup.key = flight[p].key \/ Broken("two-keys-one-version")
+    /\ store' = [store EXCEPT !.backup.version = flight[p].version]
+    /\ Hand(p, Nothing)
+    /\ UNCHANGED server
+
+\* mark_sent, where the version is known already, or the backup is another one by now.
+IgnoreCreated(p) ==
+    /\ InFlight(p, "created")
+    /\ ~IsBeingMade \/ store.backup.key # flight[p].key
+    /\ Hand(p, Nothing)
+    /\ UNCHANGED <<server, store>>
+
+\* Another device of ours makes a version, or somebody who can act for us at the server.
+ChangeVersion(key) ==
+    /\ Current < MaxVersions
+    /\ server' = [server EXCEPT !.versions = Append(@, key)]
+    /\ UNCHANGED <<store, flight>>
+
+\* version_query. The server answers at once. (One step: an answer that is newer than its
+\* question is no worse.)
+AskVersion(p) ==
+    /\ flight[p] = Nothing
+    /\ Current > 0
+    /\ Hand(p, [stage |-> "version", version |-> store.backup.version, key |-> store.backup.key,
+                newest |-> Current, newestKey |-> server.versions[Current]])
+    /\ UNCHANGED <<server, store>>
+
+\* mark_sent. While a version of our own is being made, only that one counts.
+MarkVersion(p) ==
+    /\ InFlight(p, "version")
+    /\ Bound(flight[p])
+    /\ LET answer == flight[p]
+           backup == [version |-> answer.newest, key |-> answer.newestKey, refused |-> FALSE]
+       IN  store' = CASE backup.key = store.backup.key /\ store.backup.version \in {0, backup.version} ->
+                             [store EXCEPT !.backup = backup]
+                      [] backup.key # store.backup.key /\ IsBeingMade -> store
+                      [] OTHER -> Begun(backup)
+    /\ Hand(p, Nothing)
+    /\ UNCHANGED server
+
+IgnoreVersion(p) ==
+    /\ InFlight(p, "version")
+    /\ ~Bound(flight[p])
+    /\ Hand(p, Nothing)
+    /\ UNCHANGED <<server, store>>
+
+-------------------------------------------------------------------------------
+(* Uploads. Several may be under way at once, with the same room keys too.   *)
+
+\* outgoing_requests: some of the room keys that are marked.
+AskUpload(p) ==
+    /\ flight[p] = Nothing
+    /\ store.backup.version # 0
+    /\ ~store.backup.refused
+    /\ Trusted(store.backup.key) \/ Broken("untrusted-version-taken")
+    /\ \E batch \in (SUBSET {s \in Sessions : store.unbacked[s] # Nothing}) \ {{}} :
+        Hand(p, [stage |-> "upload", version |-> store.backup.version, key |-> store.backup.key,
+                 mark |-> [s \in batch |-> store.unbacked[s]], index |-> [s \in batch |-> store.first[s]]])
+    /\ UNCHANGED <<server, store>>
+
+\* The server takes an upload to the newest version, and refuses any other.
+AnswerUpload(p) ==
+    /\ InFlight(p, "upload")
+    /\ LET upload == flight[p]
+           Answer(stage) == [stage |-> stage, version |-> upload.version, key |-> upload.key, mark |-> upload.mark]
+       IN  IF upload.version = Current
+           THEN /\ server' = [server EXCEPT !.backed = Kept(upload.version, upload.key, upload.index)]
+                /\ Hand(p, Answer("uploaded"))
+           ELSE /\ Hand(p, Answer("refused"))
+                /\ UNCHANGED server
+    /\ UNCHANGED store
+
+\* mark_sent. It settles the marks that still have their numbers.
+MarkUploaded(p) ==
+    /\ InFlight(p, "uploaded")
+    /\ LET mark == flight[p].mark
+           settled == {s \in DOMAIN mark : store.unbacked[s] = mark[s] \/ Broken("backup-flag-race")}
+       IN  store' = [store EXCEPT !.unbacked = [s \in Sessions |-> IF s \in settled THEN Nothing ELSE @[s]]]
+    /\ Hand(p, Nothing)
+    /\ UNCHANGED server
+
+\* mark_failed: there is another version.
+MarkRefused(p) ==
+    /\ InFlight(p, "refused")
+    /\ store' = IF Bound(flight[p]) THEN [store EXCEPT !.backup.refused = TRUE] ELSE store
+    /\ Hand(p, Nothing)
+    /\ UNCHANGED server
+
+-------------------------------------------------------------------------------
+(* Room keys that come from the backup.                                      *)
+
+\* Another device of ours puts a room key into the newest version.
+OtherUploads(s, index) ==
+    /\ Current > 0
+    /\ Trusted(server.versions[Current])
+    /\ server' = [server EXCEPT !.backed = Kept(Current, server.versions[Current], [t \in {s} |-> index])]
+    /\ UNCHANGED <<store, flight>>
+
+\* download. The server answers at once, also for a version that is not the newest any more.
+Download(p) ==
+    /\ flight[p] = Nothing
+    /\ store.backup.version # 0
+    /\ LET there == {b \in server.backed : b.version = store.backup.version /\ b.key = store.backup.key}
+       IN  /\ there # {}
+           /\ Hand(p, [stage |-> "downloaded", version |-> store.backup.version, key |-> store.backup.key,
+                       index |-> [s \in {b.session : b \in there} |-> (CHOOSE b \in there : b.session = s).index]])
+    /\ UNCHANGED <<server, store>>
+
+\* restore: those that are better than ours.
+Restore(p) ==
+    /\ InFlight(p, "downloaded")
+    /\ Bound(flight[p]) \/ Broken("restored-from-older-version")
+    /\ LET index == flight[p].index
+           better == {s \in DOMAIN index : Better(index[s], store.first[s])}
+       IN  store' = [store EXCEPT !.first = [s \in Sessions |-> IF s \in better THEN index[s] ELSE @[s]]]
+    /\ Hand(p, Nothing)
+    /\ UNCHANGED server
+
+-------------------------------------------------------------------------------
+\* The fault "backup-off-after-invalidation": that the backup is on is known to a machine,
+\* and not to the one that is made after it.
+Lose(p) ==
+    /\ flight[p] # Nothing \/ Broken("backup-off-after-invalidation")
+    /\ Hand(p, Nothing)
+    /\ store' = IF Broken("backup-off-after-invalidation") THEN [store EXCEPT !.backup = NoBackup] ELSE store
+    /\ UNCHANGED server
+
+Indices == 0..MaxIndex
+
+Next ==
+    \/ \E s \in Sessions, index \in Indices : ReceiveRoomKey(s, index) \/ OtherUploads(s, index)
+    \/ \E key \in {Signed, Unsigned} : ChangeVersion(key)
+    \/ \E p \in Processes :
+        \/ CreateVersion(p) \/ AnswerCreate(p) \/ MarkCreated(p) \/ IgnoreCreated(p)
+        \/ AskVersion(p) \/ MarkVersion(p) \/ IgnoreVersion(p)
+        \/ AskUpload(p) \/ AnswerUpload(p) \/ MarkUploaded(p) \/ MarkRefused(p)
+        \/ Download(p) \/ Restore(p) \/ Lose(p)
+
+(* Fairness, in words. One process that is awake suffices. It waits for      *)
+(* nothing for ever: what it waits for comes, or is lost. It asks for the    *)
+(* newest version again and again, also while the backup is on, and some of  *)
+(* the answers come: as long as there is nothing to upload, no refusal tells *)
+(* that there is another version. It uploads what is marked again and again; *)
+(* some of these requests are answered, and some of the answers come. The    *)
+(* others may be suspended for ever, whatever they have in hand. Without any *)
+(* of these assumptions a room key stays out of the backup for ever: `python *)
+(* -m checking conditions Backup!Fairness` leaves them out, one at a time.   *)
+Fairness ==
+    \A p \in Awake :
+        /\ WF_vars(Lose(p))
+        /\ SF_vars(AskVersion(p)) /\ SF_vars(MarkVersion(p))
+        /\ SF_vars(AskUpload(p)) /\ SF_vars(AnswerUpload(p)) /\ SF_vars(MarkUploaded(p))
+
+Spec == Init /\ [][Next]_vars
+FairSpec == Spec /\ Fairness
+
+-------------------------------------------------------------------------------
+Keys == 1..MaxKeys \cup {Signed, Unsigned}
+
+TypeOK ==
+    /\ Current <= MaxVersions /\ \A i \in DOMAIN server.versions : server.versions[i] \in Keys
+    /\ server.backed \subseteq [version : 1..Current, session : Sessions, index : Indices, key : Keys]
+    /\ store.first \in [Sessions -> Indices \cup {Nothing}]
+    /\ store.unbacked \in [Sessions -> ((0..Current) \X Keys \X Indices) \cup {Nothing}]
+    /\ store.backup \in [version : 0..Current, key : Keys \cup {0}, refused : BOOLEAN]
+    /\ store.keys \in 0..MaxKeys
+    /\ \A p \in Processes : flight[p] = Nothing
+        \/ flight[p].stage \in {"create", "created", "version", "upload", "uploaded", "refused", "downloaded"}
+
+\* Whether a version has a room key from its first index on.
+IsIn(s, version) ==
+    \E b \in server.backed :
+        b.session = s /\ b.version = version /\ b.key = server.versions[version] /\ b.index <= store.first[s]
+
+Known == {s \in Sessions : store.first[s] # Nothing}
+
+BackedUpIsBest ==
+    store.backup # NoBackup =>
+        \A s \in Known : store.unbacked[s] # Nothing \/ (store.backup.version # 0 /\ IsIn(s, store.backup.version))
+
+OneKeyPerVersion == \A b \in server.backed : b.key = server.versions[b.version]
+
+OnlyToTrusted == \A b \in server.backed : Trusted(b.key)
+
+SurvivesInvalidation ==
+    [][(IsOn /\ ~IsOn') => \E p \in Processes : MarkRefused(p) \/ MarkVersion(p) \/ CreateVersion(p)]_vars
+
+\* (Within the bounds, room keys get better and versions change a few times at most.)
+EverythingIsBackedUp ==
+    <>[]((Current > 0 /\ Trusted(server.versions[Current]) /\ ~IsBeingMade) => \A s \in Known : IsIn(s, Current))
+===============================================================================

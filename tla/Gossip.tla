@@ -1,0 +1,416 @@
+-------------------------------- MODULE Gossip --------------------------------
+(* Devices of one person ask each other for secrets and room keys. Others    *)
+(* ask us, and cancel; we ask others, and cancel. Each process of our device *)
+(* may hear a message and send what is to be sent. An attacker may put       *)
+(* devices on the person's list, which ask and answer too. The machine       *)
+(* promises to the person:                                                   *)
+(*                                                                           *)
+(*   NothingGivenAway   no request of an attacker's device is answered, nor  *)
+(*                      one of a device that the person has blocked          *)
+(*   NothingUnasked     what is taken comes from a device of the person's    *)
+(*                      own that is not blocked, in answer to a request of   *)
+(*                      ours that is open                                    *)
+(*   ExactlyOnce        no request is answered twice, by us or to us         *)
+(*   NoneAfterCancel    none is answered that we know to be cancelled        *)
+(*   NothingLost        a request of others that we have heard waits, or is  *)
+(*                      cancelled, or its answer is sent or to be sent; and  *)
+(*                      one of ours that another device holds is open, or    *)
+(*                      its cancellation is on its way                       *)
+(*   EverythingArrives  each request comes to an end, on both sides: ours,   *)
+(*                      and those of devices that we have verified (see      *)
+(*                      Fairness)                                            *)
+(*                                                                           *)
+(* The store is AtomicStore: an operation is one step, and each action below *)
+(* that changes the store is one operation. A process is nothing but a place *)
+(* where a request or a response waits, flight[p]. A crash, an invalidation, *)
+(* a request or a response that is lost: each is Lose(p). A process that is  *)
+(* suspended takes no step.                                                  *)
+(*                                                                           *)
+(* A request of others is a record until it is answered. It waits until      *)
+(* there is an Olm session with the device, and until the person has         *)
+(* verified that: the answer is in the commit that deletes the record. What  *)
+(* was answered or cancelled is known when it comes again. A request of ours *)
+(* is a record until it is answered or cancelled. It goes to each device     *)
+(* that is verified, now or later, and the record says to which. Each that   *)
+(* was asked and has not answered is told that it is over. A person verifies *)
+(* their own devices only (Verification); and may block one that is lost,    *)
+(* which an attacker may then have.                                          *)
+(*                                                                           *)
+(* Left out: what is asked for (we have what others want); whether a secret  *)
+(* belongs to its public key, which is known of secrets and not of room      *)
+(* keys; sessions that break (Sessions); and how messages arrive (Inbox).    *)
+EXTENDS Naturals, Sequences, FiniteSets
+
+CONSTANTS
+    Processes,   \* the programs that share the store
+    Nothing,     \* in flight: nothing
+    Own,         \* the person's other devices
+    Planted,     \* devices of an attacker on the person's list
+    Requests,    \* the requests of others: records of the device (by) and a number
+    MaxAsks,     \* bound: requests of ours
+    MaxUnasked,  \* bound: answers to no request
+    MaxRepeated, \* bound: messages that the server sends again
+    MaxBlocked,  \* bound: devices that are blocked
+    Fault        \* "none", or the slug of the one rule that is broken
+
+Broken(slug) == Fault = slug
+
+\* The faults that do in two operations what belongs in one.
+TwoCommits == Broken("secret-sent-twice") \/ Broken("waiting-in-memory")
+
+Devices == Own \cup Planted
+
+ASSUME /\ Cardinality(Processes) >= 2 /\ Own \cap Planted = {}
+       /\ \A r \in Requests : r.by \in Devices
+
+VARIABLES
+    peers,   \* the other devices
+    server,  \* messages that are on their way to us, and those that were delivered for us
+    store,   \* the records
+    flight,  \* by process: the request or the response that it has in its hands
+    given,   \* by request of others: how often we have answered it
+    taken    \* the answers that we have taken, oldest first
+
+vars == <<peers, server, store, flight, given, taken>>
+
+\* peers   asked      their requests that were sent
+\*         cancelled  those that were cancelled
+\*         answered   those whose answer has come
+\*         holds      requests of ours that a device knows, and has not answered
+\*         unasked    how many answers to no request were sent
+\* server  toUs       what we have not heard yet, oldest first
+\*         repeated   how many messages were sent to us again
+\*         delivered  our messages that have arrived: the server knows those that come again
+\* store   verified   the devices that the person has verified
+\*         blocked    those that the person has blocked
+\*         sessions   the devices with which there is an Olm session
+\*         waiting    requests of others that are not answered yet
+\*         answered   those that were answered or cancelled
+\*         asked      our request that is open, if any: its number, and to whom it went
+\*         asks       the number of the last one
+\*         outbox     what is to be sent
+Init ==
+    /\ peers = [asked |-> {}, cancelled |-> {}, answered |-> {}, holds |-> {}, unasked |-> 0]
+    /\ server = [toUs |-> <<>>, delivered |-> {}, repeated |-> 0]
+    /\ store = [verified |-> {}, blocked |-> {}, sessions |-> {}, waiting |-> {}, answered |-> {},
+                asked |-> {}, asks |-> 0, outbox |-> {}]
+    /\ flight = [p \in Processes |-> Nothing]
+    /\ given = [r \in Requests |-> 0]
+    /\ taken = <<>>
+
+InFlight(p, stage) == flight[p] # Nothing /\ flight[p].stage = stage
+
+Request(r) == [type |-> "request", request |-> r]
+Cancellation(r) == [type |-> "cancellation", request |-> r]
+Answer(number, from) == [type |-> "answer", number |-> number, from |-> from]
+
+\* What we may ever send.
+Messages ==
+    [type : {"answer"}, request : Requests] \cup [type : {"ask", "over"}, number : 1..MaxAsks, to : SUBSET Own \ {{}}]
+
+Hears(type) == server.toUs # <<>> /\ Head(server.toUs).type = type
+
+Heard == server' = [server EXCEPT !.toUs = Tail(@)]
+
+ToUs(message) == server' = [server EXCEPT !.toUs = Append(@, message)]
+
+-------------------------------------------------------------------------------
+(* Others ask us.                                                            *)
+
+PeerAsks(r) ==
+    /\ r \notin peers.asked
+    /\ peers' = [peers EXCEPT !.asked = @ \cup {r}]
+    /\ ToUs(Request(r))
+    /\ UNCHANGED <<store, flight, given, taken>>
+
+PeerCancels(r) ==
+    /\ r \in peers.asked
+    /\ r \notin peers.cancelled
+    /\ peers' = [peers EXCEPT !.cancelled = @ \cup {r}]
+    /\ ToUs(Cancellation(r))
+    /\ UNCHANGED <<store, flight, given, taken>>
+
+\* The server sends a request again, as it does on a second connection.
+RepeatRequest(r) ==
+    /\ r \in peers.asked
+    /\ server.repeated < MaxRepeated
+    /\ server' = [server EXCEPT !.toUs = Append(@, Request(r)), !.repeated = @ + 1]
+    /\ UNCHANGED <<peers, store, flight, given, taken>>
+
+\* The fault "waiting-in-memory": it waits where a process has it.
+ReceiveRequest(p) ==
+    /\ Hears("request")
+    /\ Head(server.toUs).request \notin store.answered
+    /\ LET r == Head(server.toUs).request
+       IN  IF Broken("waiting-in-memory")
+           THEN /\ flight' = [flight EXCEPT ![p] = [stage |-> "waiting", request |-> r]]
+                /\ UNCHANGED store
+           ELSE /\ store' = [store EXCEPT !.waiting = @ \cup {r}]
+                /\ UNCHANGED flight
+    /\ Heard
+    /\ UNCHANGED <<peers, given, taken>>
+
+IgnoreRequest ==
+    /\ Hears("request")
+    /\ Head(server.toUs).request \in store.answered
+    /\ Heard
+    /\ UNCHANGED <<peers, store, flight, given, taken>>
+
+ReceiveCancellation ==
+    /\ Hears("cancellation")
+    /\ LET r == Head(server.toUs).request
+       IN  store' = [store EXCEPT !.waiting = @ \ {r}, !.answered = @ \cup {r}]
+    /\ Heard
+    /\ UNCHANGED <<peers, flight, given, taken>>
+
+\* The person has verified a device (Verification).
+VerifyDevice(d) ==
+    /\ d \in Own \ (store.verified \cup store.blocked)
+    /\ store' = [store EXCEPT !.verified = @ \cup {d}]
+    /\ UNCHANGED <<peers, server, flight, given, taken>>
+
+\* The person has lost a device.
+BlockDevice(d) ==
+    /\ d \in store.verified
+    /\ Cardinality(store.blocked) < MaxBlocked
+    /\ store' = [store EXCEPT !.verified = @ \ {d}, !.blocked = @ \cup {d}]
+    /\ UNCHANGED <<peers, server, flight, given, taken>>
+
+\* A claim is answered, or the device begins a session (Sessions). It matters to those only
+\* that ask for something.
+BeginSession(d) ==
+    /\ \E r \in peers.asked : r.by = d
+    /\ d \notin store.sessions
+    /\ store' = [store EXCEPT !.sessions = @ \cup {d}]
+    /\ UNCHANGED <<peers, server, flight, given, taken>>
+
+MayAnswer(r) == r.by \in store.sessions /\ (r.by \in store.verified \/ Broken("answered-unverified"))
+
+Answered(r) ==
+    /\ store' = [store EXCEPT !.waiting = @ \ {r}, !.answered = @ \cup {r},
+                              !.outbox = @ \cup {[type |-> "answer", request |-> r]}]
+    /\ given' = [given EXCEPT ![r] = @ + 1]
+
+\* work_off: one that waits for nothing any more is answered, by whichever process looks.
+AnswerWaiting(r) ==
+    /\ ~Broken("secret-sent-twice")
+    /\ r \in store.waiting
+    /\ MayAnswer(r)
+    /\ Answered(r)
+    /\ UNCHANGED <<peers, server, flight, taken>>
+
+\* The fault "secret-sent-twice": what waits is read in one operation, and answered in another.
+ReadWaiting(p, r) ==
+    /\ Broken("secret-sent-twice")
+    /\ flight[p] = Nothing
+    /\ r \in store.waiting
+    /\ flight' = [flight EXCEPT ![p] = [stage |-> "waiting", request |-> r]]
+    /\ UNCHANGED <<peers, server, store, given, taken>>
+
+\* The answer to what a process has in its hands, of the faults that leave it there.
+AnswerFromMemory(p) ==
+    /\ TwoCommits
+    /\ InFlight(p, "waiting")
+    /\ MayAnswer(flight[p].request)
+    /\ Answered(flight[p].request)
+    /\ flight' = [flight EXCEPT ![p] = Nothing]
+    /\ UNCHANGED <<peers, server, taken>>
+
+-------------------------------------------------------------------------------
+(* We ask others.                                                            *)
+
+Ask ==
+    /\ store.asked = {}
+    /\ store.asks < MaxAsks
+    /\ store' = [store EXCEPT !.asks = @ + 1, !.asked = {[number |-> store.asks + 1, of |-> {}]}]
+    /\ UNCHANGED <<peers, server, flight, given, taken>>
+
+\* work_off: the request goes to verified devices to which it has not gone yet.
+SendAsk ==
+    /\ \E ask \in store.asked :
+        LET added == store.verified \ ask.of
+        IN  /\ added # {}
+            /\ store' = [store EXCEPT
+                    !.asked = {[ask EXCEPT !.of = @ \cup added]},
+                    !.outbox = @ \cup {[type |-> "ask", number |-> ask.number, to |-> added]}]
+    /\ UNCHANGED <<peers, server, flight, given, taken>>
+
+Asking(number) == {message \in store.outbox : message.type = "ask" /\ message.number = number}
+
+\* The store in which a request of ours is over. All that it went to are told so, but for
+\* the one that has answered.
+Over(ask, by) ==
+    LET sent == IF Broken("cancelled-while-in-flight") THEN Asking(ask.number) ELSE {}
+        told == ask.of \ (by \cup UNION {message.to : message \in sent})
+    IN  [store EXCEPT !.asked = @ \ {ask},
+                      !.outbox = (@ \ sent) \cup
+                        (IF told = {} THEN {} ELSE {[type |-> "over", number |-> ask.number, to |-> told]})]
+
+\* The person gives up, or what was asked for has come in another way.
+CancelAsk ==
+    /\ \E ask \in store.asked : store' = Over(ask, {})
+    /\ UNCHANGED <<peers, server, flight, given, taken>>
+
+\* A device that we have asked answers.
+PeerAnswers(d, number) ==
+    /\ [number |-> number, device |-> d] \in peers.holds
+    /\ peers' = [peers EXCEPT !.holds = @ \ {[number |-> number, device |-> d]}]
+    /\ ToUs(Answer(number, d))
+    /\ UNCHANGED <<store, flight, given, taken>>
+
+\* An answer that nobody asked for: a device of the person's own makes a mistake; one of
+\* the attacker's knows the numbers of our requests. So does one that is blocked.
+PeerSendsUnasked(d, number) ==
+    /\ peers.unasked < MaxUnasked
+    /\ number <= store.asks
+    /\ d \in Own \ store.blocked => number = 0
+    /\ peers' = [peers EXCEPT !.unasked = @ + 1]
+    /\ ToUs(Answer(number, d))
+    /\ UNCHANGED <<store, flight, given, taken>>
+
+Asked(number) == {ask \in store.asked : ask.number = number}
+
+\* Whether an answer comes from a device that we have asked, and that is verified still.
+FromAsked(answer) ==
+    answer.from \in store.verified /\ \A ask \in Asked(answer.number) : answer.from \in ask.of
+
+ReceiveAnswer ==
+    /\ Hears("answer")
+    /\ Asked(Head(server.toUs).number) # {} \/ Broken("answer-unasked")
+    /\ FromAsked(Head(server.toUs)) \/ Broken("answer-from-unverified")
+    /\ LET answer == Head(server.toUs)
+           asked == Asked(answer.number)
+       IN  /\ store' = IF asked = {} THEN store ELSE Over(CHOOSE ask \in asked : TRUE, {answer.from})
+           /\ taken' = Append(taken, answer)
+    /\ Heard
+    /\ UNCHANGED <<peers, flight, given>>
+
+\* It is to no request that is open, or from a device that we have not asked.
+IgnoreAnswer ==
+    /\ Hears("answer")
+    /\ Asked(Head(server.toUs).number) = {} \/ ~FromAsked(Head(server.toUs))
+    /\ Heard
+    /\ UNCHANGED <<peers, store, flight, given, taken>>
+
+-------------------------------------------------------------------------------
+\* outgoing_requests: what is in the outbox is listed in each process until it is answered,
+\* in the order of its making. (Only the order of a request and its end matters.)
+OutgoingRequest(p, message) ==
+    /\ flight[p] = Nothing
+    /\ message \in store.outbox
+    /\ message.type = "over" => Asking(message.number) = {}
+    /\ flight' = [flight EXCEPT ![p] = [stage |-> "request", message |-> message]]
+    /\ UNCHANGED <<peers, server, store, given, taken>>
+
+\* The server has a request, and answers. A message that it has already goes no further.
+Deliver(p) ==
+    /\ InFlight(p, "request")
+    /\ LET message == flight[p].message
+           holds == IF message.type = "answer" THEN {} ELSE {[number |-> message.number, device |-> d] : d \in message.to}
+       IN  /\ peers' = CASE message \in server.delivered -> peers
+                         [] message \notin server.delivered /\ message.type = "answer" ->
+                                [peers EXCEPT !.answered = @ \cup {message.request}]
+                         [] message \notin server.delivered /\ message.type = "ask" ->
+                                [peers EXCEPT !.holds = @ \cup holds]
+                         [] OTHER -> [peers EXCEPT !.holds = @ \ holds]
+           /\ server' = [server EXCEPT !.delivered = @ \cup {message}]
+    /\ flight' = [flight EXCEPT ![p].stage = "answered"]
+    /\ UNCHANGED <<store, given, taken>>
+
+\* mark_sent. That of a request which the other process has sent as well finds nothing.
+MarkSent(p) ==
+    /\ InFlight(p, "answered")
+    /\ store' = [store EXCEPT !.outbox = @ \ {flight[p].message}]
+    /\ flight' = [flight EXCEPT ![p] = Nothing]
+    /\ UNCHANGED <<peers, server, given, taken>>
+
+Lose(p) ==
+    /\ flight[p] # Nothing
+    /\ flight' = [flight EXCEPT ![p] = Nothing]
+    /\ UNCHANGED <<peers, server, store, given, taken>>
+
+Hear ==
+    \/ \E p \in Processes : ReceiveRequest(p)
+    \/ IgnoreRequest \/ ReceiveCancellation \/ ReceiveAnswer \/ IgnoreAnswer
+
+Next ==
+    \/ \E r \in Requests : PeerAsks(r) \/ PeerCancels(r) \/ RepeatRequest(r) \/ AnswerWaiting(r)
+    \/ \E d \in Devices : VerifyDevice(d) \/ BlockDevice(d) \/ BeginSession(d)
+    \/ IgnoreRequest \/ ReceiveCancellation \/ ReceiveAnswer \/ IgnoreAnswer
+    \/ Ask \/ SendAsk \/ CancelAsk
+    \/ \E d \in Devices, number \in 0..MaxAsks : PeerAnswers(d, number) \/ PeerSendsUnasked(d, number)
+    \/ \E p \in Processes :
+        \/ ReceiveRequest(p) \/ AnswerFromMemory(p) \/ Deliver(p) \/ MarkSent(p) \/ Lose(p)
+        \/ \E r \in Requests : ReadWaiting(p, r)
+        \/ \E message \in Messages : OutgoingRequest(p, message)
+
+(* Fairness, in words. It is enough that one process is awake, whichever.    *)
+(* Syncs come, and what they bring is heard. There is a session with each    *)
+(* device some day, and what waits no more is answered. A request of ours    *)
+(* goes to each device that is verified, and one that it has reached answers *)
+(* some day. If requests with one message can be made again and again, one   *)
+(* is made; if they reach the server again and again, one is answered; and   *)
+(* what a process has an answer to it does not keep for ever. Without any of *)
+(* these a request waits for ever: `python -m checking conditions            *)
+(* Gossip!Fairness`.                                                         *)
+Fairness ==
+    /\ WF_vars(Hear)
+    /\ WF_vars(\E d \in Devices : BeginSession(d))
+    /\ WF_vars(\E r \in Requests : AnswerWaiting(r))
+    /\ WF_vars(SendAsk)
+    /\ WF_vars(\E d \in Own, number \in 1..MaxAsks : PeerAnswers(d, number))
+    /\ WF_vars(\E p \in Processes : MarkSent(p))
+    /\ WF_vars(\E p \in Processes : Deliver(p))
+    /\ \A message \in Messages :
+        /\ SF_vars(\E p \in Processes : OutgoingRequest(p, message))
+        /\ SF_vars(\E p \in Processes : InFlight(p, "request") /\ flight[p].message = message /\ Deliver(p))
+
+Spec == Init /\ [][Next]_vars
+FairSpec == Spec /\ Fairness
+
+-------------------------------------------------------------------------------
+TypeOK ==
+    /\ peers.asked \subseteq Requests /\ peers.cancelled \subseteq peers.asked /\ peers.answered \subseteq Requests
+    /\ peers.holds \subseteq [number : 1..MaxAsks, device : Own] /\ peers.unasked \in 0..MaxUnasked
+    /\ server.delivered \subseteq Messages
+    /\ store.verified \subseteq Own /\ store.blocked \subseteq Own /\ store.sessions \subseteq Devices
+    /\ store.waiting \subseteq peers.asked /\ store.answered \subseteq peers.asked
+    /\ store.asked \subseteq [number : 1..MaxAsks, of : SUBSET Own] /\ Cardinality(store.asked) <= 1
+    /\ store.asks \in 0..MaxAsks
+    /\ store.outbox \subseteq Messages
+    /\ \A p \in Processes : flight[p] = Nothing \/ flight[p].stage \in {"request", "answered", "waiting"}
+
+\* The devices that are in the person's own hands, as far as the person has said.
+InOwnHands == Own \ store.blocked
+
+NothingGivenAway == [][\A r \in Requests : given'[r] > given[r] => r.by \in InOwnHands]_vars
+
+NothingUnasked ==
+    [][taken' # taken => LET answer == taken'[Len(taken')]
+                         IN  answer.from \in InOwnHands /\ Asked(answer.number) # {}]_vars
+
+ExactlyOnce ==
+    /\ \A r \in Requests : given[r] <= 1
+    /\ \A i, j \in DOMAIN taken : taken[i].number = taken[j].number => i = j
+
+OnItsWay(message) == \E i \in DOMAIN server.toUs : server.toUs[i] = message
+
+KnownToBeCancelled(r) == r \in peers.cancelled /\ ~OnItsWay(Cancellation(r))
+
+NoneAfterCancel == [][\A r \in Requests : given'[r] > given[r] => ~KnownToBeCancelled(r)]_vars
+
+NothingLost ==
+    /\ \A r \in peers.asked : \/ OnItsWay(Request(r))
+                              \/ r \in store.waiting
+                              \/ KnownToBeCancelled(r)
+                              \/ [type |-> "answer", request |-> r] \in store.outbox \cup server.delivered
+    /\ \A hold \in peers.holds :
+        \/ Asked(hold.number) # {}
+        \/ \E message \in store.outbox :
+            message.type = "over" /\ message.number = hold.number /\ hold.device \in message.to
+
+\* (Others ask a few times at most, and so do we. Where nobody is verified, nobody is asked.)
+EverythingArrives ==
+    <>[](/\ store.asked = {} \/ store.verified = {}
+         /\ \A r \in peers.asked : r.by \in store.verified => r \in peers.answered \/ KnownToBeCancelled(r))
+===============================================================================

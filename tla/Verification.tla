@@ -1,0 +1,450 @@
+----------------------------- MODULE Verification -----------------------------
+(* Two people compare emoji (SAS), and their devices trust each other. Our   *)
+(* device is several processes on one store: any of them may hear a message, *)
+(* show the emoji, take the person's answer, or send what is to be sent. The *)
+(* machine promises to the person, and to the peer:                          *)
+(*                                                                           *)
+(*   TrustOnlyIfConfirmed  the peer's identity is trusted only if both       *)
+(*                         people confirmed that their emoji are equal, and  *)
+(*                         if it is the peer's, and no attacker's            *)
+(*   DoneIsTrusted         a flow that ended well has left its result        *)
+(*   SurvivesInvalidation  the peer is never left alone: as long as it goes  *)
+(*                         on, so can we, or what ends its flow is on its    *)
+(*                         way                                               *)
+(*   EverythingArrives     each flow ends, and in trust on both sides unless *)
+(*                         somebody cancels it (see Fairness)                *)
+(*                                                                           *)
+(* The store is AtomicStore: an operation is one step, and each action below *)
+(* that changes the store is one operation. A process is nothing but a place *)
+(* where a request or a response waits, flight[p]. A crash, an invalidation, *)
+(* a request or a response that is lost: each is Lose(p). A process that is  *)
+(* suspended takes no step. The flow is a record, and so is its ephemeral    *)
+(* secret. What a step sends is stored in its commit, and leaves in order.   *)
+(*                                                                           *)
+(* One side starts, the other accepts. Whoever accepts commits to its        *)
+(* ephemeral key; then whoever started shows its key, and then the other     *)
+(* one. Where both start at once, one start counts, for both the same. From  *)
+(* the two keys follow the emoji, and a secret for a MAC of each side's      *)
+(* identity key. A side sends its MAC once its person has confirmed.         *)
+(*                                                                           *)
+(* The homeserver may be an attacker's (Attack). Then the identity key that  *)
+(* we know as the peer's may be a fake, and messages to us are forged and    *)
+(* withheld. The attacker makes MACs under each secret that it knows: one    *)
+(* side of it must be an ephemeral key of its own. It can find an ephemeral  *)
+(* key that gives the emoji it wants ("chosen"), but only when it has seen   *)
+(* our key; the commitment keeps it from that. Emoji are equal by no other   *)
+(* chance. The peer checks as we do, so that it is no use to attack it.      *)
+(*                                                                           *)
+(* Left out: how a flow is requested and accepted; the message "done", by    *)
+(* which each side learns that the other is through; what else is signed     *)
+(* then; QR codes; and how messages arrive (Inbox).                          *)
+EXTENDS Naturals, Sequences, FiniteSets
+
+CONSTANTS
+    Processes,   \* the programs that share the store
+    Nothing,     \* in the place of a key, a request or a response: there is none
+    Attack,      \* whether the homeserver is an attacker's
+    MaxForged,   \* bound: messages that the attacker makes
+    MaxCancels,  \* bound: how often a person cancels
+    Fault        \* "none", or the slug of the one rule that is broken
+
+Broken(slug) == Fault = slug
+
+ASSUME Cardinality(Processes) >= 1 /\ Attack \in BOOLEAN /\ (~Attack => MaxForged = 0)
+
+VARIABLES
+    setting,  \* what is so from the beginning, and never changes
+    peer,     \* the peer's flow
+    server,   \* messages that are on their way
+    store,    \* the records
+    flight,   \* by process: the request or the response that it has in its hands
+    people    \* who has confirmed ("ours", "peers"), and how often somebody cancelled
+
+vars == <<setting, peer, server, store, flight, people>>
+
+-------------------------------------------------------------------------------
+\* setting  first       whether our start counts where both start at once
+\*          identity    the identity key that we know as the peer's
+\* peer, and store.flow, are flows:
+\*          phase       "ready", "started", "accepted", "exchanged" (the keys are, and the
+\*                      emoji shown), "confirmed" (by the person); at the end "done" or
+\*                      "cancelled"
+\*          role        "starter" or "accepter"
+\*          commitment  the key to which the accepter has committed
+\*          key         the other side's ephemeral key
+\*          mac         the other side's MAC, where it came before the person confirmed
+\* store    trusted     whether the identity key that we know is trusted
+\*          outbox      what is to be sent, oldest first
+\*          sent        how many messages were sent
+\* server   delivered   how many of these have reached the server: it knows those that
+\*                      come again
+\*          toPeer      what the peer has not heard yet, oldest first
+\*          toUs        what we have not heard yet
+\*          forged      how many messages the attacker has made
+NewFlow ==
+    [phase |-> "ready", role |-> "accepter", commitment |-> Nothing, key |-> Nothing, mac |-> Nothing]
+
+Init ==
+    /\ setting \in [first : BOOLEAN, identity : IF Attack THEN {"genuine", "fake"} ELSE {"genuine"}]
+    /\ peer = NewFlow
+    /\ server = [delivered |-> 0, toPeer |-> <<>>, toUs |-> <<>>, forged |-> 0]
+    /\ store = [flow |-> NewFlow, trusted |-> FALSE, outbox |-> <<>>, sent |-> 0]
+    /\ flight = [p \in Processes |-> Nothing]
+    /\ people = [confirmed |-> {}, cancels |-> 0]
+
+InFlight(p, stage) == flight[p] # Nothing /\ flight[p].stage = stage
+
+Start == [type |-> "start"]
+Accept(commitment) == [type |-> "accept", commitment |-> commitment]
+Key(key) == [type |-> "key", key |-> key]
+Mac(secret, identity) == [type |-> "mac", secret |-> secret, identity |-> identity]
+Cancel == [type |-> "cancel"]
+
+\* All that we may ever hear.
+Messages ==
+    LET keys == {"peers", "attackers", "chosen"}
+        secrets == {{"ours", key} : key \in keys} \cup {{"peers", "attackers"}}
+    IN  {Start, Cancel} \cup {Accept(key) : key \in keys} \cup {Key(key) : key \in keys}
+        \cup {Mac(secret, identity) : secret \in secrets, identity \in {"genuine", "fake"}}
+
+\* A flow that has no end yet. (One that is "gone" is so only by a fault.)
+Live(flow) == flow.phase \notin {"done", "cancelled", "gone"}
+
+Shows(flow) == flow.phase \in {"exchanged", "confirmed", "done"}
+
+Secret == {"ours", store.flow.key}
+SecretOfPeer == {"peers", peer.key}
+
+\* What the two people see when they compare.
+Equal == Shows(store.flow) /\ Shows(peer) /\ (Secret = SecretOfPeer \/ store.flow.key = "chosen")
+
+-------------------------------------------------------------------------------
+(* The attacker. What it makes is heard at once: it could make it later.     *)
+
+HasSeenOurKey == store.flow.role = "starter" /\ store.flow.phase # "started"
+
+Forgeable ==
+    LET keys == {"attackers"} \cup (IF HasSeenOurKey THEN {"chosen"} ELSE {})
+    IN  {Start, Cancel}
+        \cup {Accept(key) : key \in keys}
+        \cup {Key(key) : key \in keys}
+        \cup {Mac({"ours", key}, identity) : key \in {"attackers", "chosen"}, identity \in {"genuine", "fake"}}
+
+\* A message of the peer never comes.
+Withhold ==
+    /\ Attack
+    /\ server.toUs # <<>>
+    /\ server' = [server EXCEPT !.toUs = Tail(@)]
+    /\ UNCHANGED <<setting, peer, store, flight, people>>
+
+\* The attacker shows its own ephemeral key in the place of ours.
+ReplaceOurKey ==
+    /\ Attack
+    /\ server.toPeer # <<>> /\ Head(server.toPeer) = Key("ours")
+    /\ server' = [server EXCEPT !.toPeer = <<Key("attackers")>> \o Tail(@)]
+    /\ UNCHANGED <<setting, peer, store, flight, people>>
+
+-------------------------------------------------------------------------------
+(* Our side. Each step is one commit, by whichever process takes it.         *)
+
+\* What we may hear next: the peer's oldest message, or one that the attacker makes.
+Hearable ==
+    (IF server.toUs = <<>> THEN {} ELSE {Head(server.toUs)})
+    \cup (IF Attack /\ Live(store.flow) /\ server.forged < MaxForged THEN Forgeable ELSE {})
+
+Heard(message) ==
+    server' = IF server.toUs # <<>> /\ message = Head(server.toUs) THEN [server EXCEPT !.toUs = Tail(@)]
+              ELSE [server EXCEPT !.forged = @ + 1]
+
+Stored(flow, messages) == [store EXCEPT !.flow = flow, !.outbox = @ \o messages]
+
+\* The flow with a confirmation and a right MAC: its result is in the commit that ends it.
+Ended(flow, messages) ==
+    [Stored([flow EXCEPT !.phase = "done"], messages) EXCEPT !.trusted = @ \/ ~Broken("result-in-second-commit")]
+
+\* The fault "result-in-second-commit": the result is still to be stored.
+ResultInHand ==
+    IF Broken("result-in-second-commit") /\ store'.flow.phase = "done"
+    THEN \E p \in Processes : flight' = [flight EXCEPT ![p] = [stage |-> "result"]]
+    ELSE UNCHANGED flight
+
+StartSas ==
+    /\ store.flow.phase = "ready"
+    /\ store' = Stored([store.flow EXCEPT !.phase = "started", !.role = "starter"], <<Start>>)
+    /\ UNCHANGED <<setting, peer, server, flight, people>>
+
+\* If we have started too, our own start is given up.
+ReceiveStart(message) ==
+    /\ message.type = "start" /\ message \in Hearable
+    /\ store.flow.phase = "ready" \/ (store.flow.phase = "started" /\ ~setting.first)
+    /\ store' = Stored([store.flow EXCEPT !.phase = "accepted", !.role = "accepter"], <<Accept("ours")>>)
+    /\ Heard(message)
+    /\ UNCHANGED <<setting, peer, flight, people>>
+
+\* We have started too, and ours is the one that counts.
+IgnoreStart(message) ==
+    /\ message.type = "start" /\ message \in Hearable
+    /\ store.flow.phase = "started" /\ setting.first
+    /\ Heard(message)
+    /\ UNCHANGED <<setting, peer, store, flight, people>>
+
+ReceiveAccept(message) ==
+    /\ message.type = "accept" /\ message \in Hearable
+    /\ store.flow.phase = "started"
+    /\ store' = Stored([store.flow EXCEPT !.phase = "accepted", !.commitment = message.commitment],
+                     <<Key("ours")>>)
+    /\ Heard(message)
+    /\ UNCHANGED <<setting, peer, flight, people>>
+
+AsCommitted(key) == store.flow.role = "starter" => key = store.flow.commitment
+
+\* Of two keys that come, the first one counts.
+ReceiveKey(message) ==
+    /\ message.type = "key" /\ message \in Hearable
+    /\ store.flow.phase = "accepted"
+    /\ AsCommitted(message.key) \/ Broken("commitment-unchecked")
+    /\ store' = Stored([store.flow EXCEPT !.phase = "exchanged", !.key = message.key],
+                     IF store.flow.role = "accepter" THEN <<Key("ours")>> ELSE <<>>)
+    /\ Heard(message)
+    /\ UNCHANGED <<setting, peer, flight, people>>
+
+\* Made under our secret, and of the identity key that we know.
+Right(mac) == mac.secret = Secret /\ (mac.identity = setting.identity \/ Broken("mac-of-another-key"))
+
+ReceiveMac(message) ==
+    /\ message.type = "mac" /\ message \in Hearable
+    /\ store.flow.phase = "confirmed"
+    /\ Right(message)
+    /\ store' = Ended(store.flow, <<>>)
+    /\ ResultInHand
+    /\ Heard(message)
+    /\ UNCHANGED <<setting, peer, people>>
+
+\* It may come before our person has answered: then it is kept as it is.
+KeepMac(message) ==
+    /\ message.type = "mac" /\ message \in Hearable
+    /\ store.flow.phase = "exchanged"
+    /\ store.flow.mac = Nothing
+    /\ store' = IF Broken("trusted-unconfirmed") /\ Right(message) THEN Ended(store.flow, <<>>)
+                ELSE Stored([store.flow EXCEPT !.mac = message], <<>>)
+    /\ Heard(message)
+    /\ UNCHANGED <<setting, peer, flight, people>>
+
+OurMac == Mac(Secret, "ours")
+
+\* The person sees that the emoji are equal, and says so in one of the processes.
+ConfirmSas ==
+    /\ store.flow.phase = "exchanged"
+    /\ Equal
+    /\ LET mac == store.flow.mac
+           confirmed == [store.flow EXCEPT !.phase = "confirmed"]
+       IN  store' = CASE mac = Nothing -> Stored(confirmed, <<OurMac>>)
+                      [] mac # Nothing /\ Right(mac) -> Ended(confirmed, <<OurMac>>)
+                      [] OTHER -> Stored([confirmed EXCEPT !.phase = "cancelled"], <<OurMac, Cancel>>)
+    /\ ResultInHand
+    /\ people' = [people EXCEPT !.confirmed = @ \cup {"ours"}]
+    /\ UNCHANGED <<setting, peer, server>>
+
+Cancelled == Stored([store.flow EXCEPT !.phase = "cancelled"], <<Cancel>>)
+
+\* The person gives up, or sees that the emoji differ, or nothing comes for long.
+CancelFlow ==
+    /\ Live(store.flow)
+    /\ people.cancels < MaxCancels
+    /\ people' = [people EXCEPT !.cancels = @ + 1]
+    /\ store' = Cancelled
+    /\ UNCHANGED <<setting, peer, server, flight>>
+
+ReceiveCancel(message) ==
+    /\ message.type = "cancel" /\ message \in Hearable
+    /\ Live(store.flow)
+    /\ store' = Stored([store.flow EXCEPT !.phase = "cancelled"], <<>>)
+    /\ Heard(message)
+    /\ UNCHANGED <<setting, peer, flight, people>>
+
+\* Whether a message is what the flow waits for. (Written again, so that what each action
+\* asks for stands there.)
+Expected(message) ==
+    CASE message.type = "start" -> store.flow.phase \in {"ready", "started"}
+      [] message.type = "accept" -> store.flow.phase = "started"
+      [] message.type = "key" -> store.flow.phase = "accepted" /\ AsCommitted(message.key)
+      [] message.type = "mac" -> \/ store.flow.phase = "exchanged" /\ store.flow.mac = Nothing
+                                 \/ store.flow.phase = "confirmed" /\ Right(message)
+      [] OTHER -> TRUE
+
+\* A message out of turn, a key that nobody has committed to, a MAC that is wrong.
+RefuseMessage(message) ==
+    /\ message \in Hearable
+    /\ Live(store.flow)
+    /\ ~Expected(message)
+    /\ store' = Cancelled
+    /\ Heard(message)
+    /\ UNCHANGED <<setting, peer, flight, people>>
+
+\* Whatever comes when the flow has ended.
+IgnoreMessage(message) ==
+    /\ message \in Hearable
+    /\ ~Live(store.flow)
+    /\ Heard(message)
+    /\ UNCHANGED <<setting, peer, store, flight, people>>
+
+\* outgoing_requests: the oldest message that is not sent yet, in each process that asks.
+OutgoingRequest(p) ==
+    /\ flight[p] = Nothing
+    /\ store.outbox # <<>>
+    /\ flight' = [flight EXCEPT ![p] = [stage |-> "request", number |-> store.sent + 1, message |-> Head(store.outbox)]]
+    /\ UNCHANGED <<setting, peer, server, store, people>>
+
+\* The server has a request, and answers. One that it has already goes no further.
+Deliver(p) ==
+    /\ InFlight(p, "request")
+    /\ server' = IF flight[p].number <= server.delivered THEN server
+                 ELSE [server EXCEPT !.delivered = @ + 1, !.toPeer = Append(@, flight[p].message)]
+    /\ flight' = [flight EXCEPT ![p] = [stage |-> "answered", number |-> @.number]]
+    /\ UNCHANGED <<setting, peer, store, people>>
+
+\* mark_sent. That of a request which the other process has sent as well finds nothing.
+MarkSent(p) ==
+    /\ InFlight(p, "answered")
+    /\ store' = IF flight[p].number <= store.sent THEN store
+                ELSE [store EXCEPT !.sent = @ + 1, !.outbox = Tail(@)]
+    /\ flight' = [flight EXCEPT ![p] = Nothing]
+    /\ UNCHANGED <<setting, peer, server, people>>
+
+\* The fault "verification-interrupted": the flow is an object in memory, which goes as well.
+Lose(p) ==
+    /\ flight[p] # Nothing \/ Broken("verification-interrupted")
+    /\ flight' = [flight EXCEPT ![p] = Nothing]
+    /\ store' = IF Broken("verification-interrupted") /\ store.flow.phase # "ready"
+                THEN [store EXCEPT !.flow.phase = "gone"] ELSE store
+    /\ UNCHANGED <<setting, peer, server, people>>
+
+\* The second commit, of the fault that has two.
+CommitResult(p) ==
+    /\ Broken("result-in-second-commit")
+    /\ InFlight(p, "result")
+    /\ store' = [store EXCEPT !.trusted = TRUE]
+    /\ flight' = [flight EXCEPT ![p] = Nothing]
+    /\ UNCHANGED <<setting, peer, server, people>>
+
+-------------------------------------------------------------------------------
+(* The peer, which does the same in one process that nothing happens to.     *)
+
+Says(flow, heard, messages) ==
+    /\ peer' = flow
+    /\ server' = [server EXCEPT !.toPeer = heard, !.toUs = @ \o messages]
+    /\ UNCHANGED <<setting, store, flight>>
+
+PeerStarts ==
+    /\ peer.phase = "ready"
+    /\ Says([peer EXCEPT !.phase = "started", !.role = "starter"], server.toPeer, <<Start>>)
+    /\ UNCHANGED people
+
+PeerHears ==
+    /\ server.toPeer # <<>>
+    /\ LET message == Head(server.toPeer)
+           Becomes(flow, messages) == Says(flow, Tail(server.toPeer), messages)
+       IN  CASE ~Live(peer) -> Becomes(peer, <<>>)
+             [] message.type = "start" /\ (peer.phase = "ready" \/ (peer.phase = "started" /\ setting.first)) ->
+                    Becomes([peer EXCEPT !.phase = "accepted", !.role = "accepter"], <<Accept("peers")>>)
+             [] message.type = "start" /\ peer.phase = "started" /\ ~setting.first -> Becomes(peer, <<>>)
+             [] message.type = "accept" /\ peer.phase = "started" ->
+                    Becomes([peer EXCEPT !.phase = "accepted"], <<Key("peers")>>)
+             [] message.type = "key" /\ peer.phase = "accepted" ->
+                    Becomes([peer EXCEPT !.phase = "exchanged", !.key = message.key],
+                         IF peer.role = "accepter" THEN <<Key("peers")>> ELSE <<>>)
+             [] message.type = "mac" /\ peer.phase = "exchanged" /\ peer.mac = Nothing ->
+                    Becomes([peer EXCEPT !.mac = message], <<>>)
+             [] message.type = "mac" /\ peer.phase = "confirmed" /\ message.secret = SecretOfPeer ->
+                    Becomes([peer EXCEPT !.phase = "done"], <<>>)
+             [] message.type = "cancel" -> Becomes([peer EXCEPT !.phase = "cancelled"], <<>>)
+             [] OTHER -> Becomes([peer EXCEPT !.phase = "cancelled"], <<Cancel>>)
+    /\ UNCHANGED people
+
+\* (Its person finds out first if a MAC that has come already is wrong.)
+PeerConfirms ==
+    /\ peer.phase = "exchanged"
+    /\ Equal
+    /\ peer.mac # Nothing => peer.mac.secret = SecretOfPeer
+    /\ Says([peer EXCEPT !.phase = IF peer.mac = Nothing THEN "confirmed" ELSE "done"], server.toPeer,
+            <<Mac(SecretOfPeer, "genuine")>>)
+    /\ people' = [people EXCEPT !.confirmed = @ \cup {"peers"}]
+
+PeerCancels ==
+    /\ Live(peer)
+    /\ people.cancels < MaxCancels
+    /\ people' = [people EXCEPT !.cancels = @ + 1]
+    /\ Says([peer EXCEPT !.phase = "cancelled"], server.toPeer, <<Cancel>>)
+
+-------------------------------------------------------------------------------
+Hear ==
+    \E message \in Messages :
+        \/ ReceiveStart(message) \/ IgnoreStart(message) \/ ReceiveAccept(message) \/ ReceiveKey(message)
+        \/ ReceiveMac(message) \/ KeepMac(message) \/ ReceiveCancel(message)
+        \/ RefuseMessage(message) \/ IgnoreMessage(message)
+
+Next ==
+    \/ StartSas \/ ConfirmSas \/ CancelFlow
+    \/ \E message \in Messages :
+        \/ ReceiveStart(message) \/ IgnoreStart(message) \/ ReceiveAccept(message) \/ ReceiveKey(message)
+        \/ ReceiveMac(message) \/ KeepMac(message) \/ ReceiveCancel(message)
+        \/ RefuseMessage(message) \/ IgnoreMessage(message)
+    \/ \E p \in Processes : OutgoingRequest(p) \/ Deliver(p) \/ MarkSent(p) \/ Lose(p) \/ CommitResult(p)
+    \/ PeerStarts \/ PeerHears \/ PeerConfirms \/ PeerCancels
+    \/ Withhold \/ ReplaceOurKey
+
+(* Fairness, in words. It is enough that one process is awake, whichever.    *)
+(* Somebody starts. Syncs come, and what they bring is heard, on both sides; *)
+(* and both people answer. If requests with the oldest message can be made   *)
+(* again and again, one is made; if they reach the server again and again,   *)
+(* one is answered; and if such answers come again and again, one is handed  *)
+(* in. Without any of these a flow lasts for ever: `python -m checking       *)
+(* conditions Verification!Fairness`.                                        *)
+Fairness ==
+    /\ WF_vars(StartSas)
+    /\ WF_vars(Hear)
+    /\ WF_vars(ConfirmSas)
+    /\ SF_vars(\E p \in Processes : OutgoingRequest(p))
+    /\ SF_vars(\E p \in Processes : InFlight(p, "request") /\ flight[p].number > store.sent /\ Deliver(p))
+    /\ SF_vars(\E p \in Processes : InFlight(p, "answered") /\ flight[p].number > store.sent /\ MarkSent(p))
+    /\ WF_vars(PeerHears)
+    /\ WF_vars(PeerConfirms)
+
+Spec == Init /\ [][Next]_vars
+FairSpec == Spec /\ Fairness
+
+-------------------------------------------------------------------------------
+Flows ==
+    [phase : {"ready", "started", "accepted", "exchanged", "confirmed", "done", "cancelled", "gone"},
+     role : {"starter", "accepter"},
+     commitment : {Nothing, "peers", "attackers", "chosen"},
+     key : {Nothing, "ours", "peers", "attackers", "chosen"},
+     mac : {Nothing} \cup [type : {"mac"}, secret : SUBSET {"ours", "peers", "attackers", "chosen"},
+                           identity : {"ours", "genuine", "fake"}]]
+
+TypeOK ==
+    /\ peer \in Flows /\ store.flow \in Flows /\ store.trusted \in BOOLEAN
+    /\ server.delivered \in store.sent..(store.sent + Len(store.outbox))
+    /\ server.forged \in 0..MaxForged
+    /\ people \in [confirmed : SUBSET {"ours", "peers"}, cancels : 0..MaxCancels]
+    /\ \A p \in Processes : flight[p] = Nothing \/ flight[p].stage \in {"request", "answered", "result"}
+
+TrustOnlyIfConfirmed ==
+    store.trusted => people.confirmed = {"ours", "peers"} /\ setting.identity = "genuine"
+
+DoneIsTrusted == store.flow.phase = "done" => store.trusted
+
+\* What the peer has not heard yet.
+OnTheirWay ==
+    server.toPeer \o SubSeq(store.outbox, server.delivered - store.sent + 1, Len(store.outbox))
+
+\* (Where there is no attacker: one can make us end a flow that the peer goes on with.)
+SurvivesInvalidation ==
+    Live(peer) => \/ Live(store.flow)
+                  \/ \E i \in DOMAIN OnTheirWay : OnTheirWay[i].type \in {"mac", "cancel"}
+
+\* (Where there is no attacker.)
+EverythingArrives ==
+    <>[](\/ store.trusted /\ peer.phase = "done"
+         \/ people.cancels > 0 /\ ~Live(store.flow) /\ ~Live(peer))
+===============================================================================

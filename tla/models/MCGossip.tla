@@ -1,0 +1,64 @@
+------------------------------- MODULE MCGossip -------------------------------
+(* Gossip made finite: who asks.                                             *)
+EXTENDS Gossip, TLC
+
+CONSTANTS d1, d2, planted
+
+\* Processes are alike.
+Alike == Permutations(Processes)
+
+Asks(d, number) == [by |-> d, number |-> number]
+
+NobodyAsks == {}
+
+\* A device of the person's own.
+OneAsks == {Asks(d1, 1)}
+
+\* One of the attacker's too.
+BothAsk == {Asks(d1, 1), Asks(planted, 1)}
+
+\* And the first one for two things.
+ThreeRequests == {Asks(d1, 1), Asks(d1, 2), Asks(planted, 1)}
+
+-------------------------------------------------------------------------------
+(* Probes: each says that an action never happens, and must be found wrong.  *)
+
+NeverPeerAsks            == [][\A r \in Requests : ~PeerAsks(r)]_vars
+NeverPeerCancels         == [][\A r \in Requests : ~PeerCancels(r)]_vars
+NeverRepeatRequest       == [][\A r \in Requests : ~RepeatRequest(r)]_vars
+NeverReceiveRequest      == [][\A p \in Processes : ~ReceiveRequest(p)]_vars
+NeverIgnoreRequest       == [][~IgnoreRequest]_vars
+NeverReceiveCancellation == [][~ReceiveCancellation]_vars
+NeverVerifyDevice        == [][\A d \in Devices : ~VerifyDevice(d)]_vars
+NeverBlockDevice         == [][\A d \in Devices : ~BlockDevice(d)]_vars
+NeverBeginSession        == [][\A d \in Devices : ~BeginSession(d)]_vars
+NeverAnswerWaiting       == [][\A r \in Requests : ~AnswerWaiting(r)]_vars
+NeverAsk                 == [][~Ask]_vars
+NeverSendAsk             == [][~SendAsk]_vars
+NeverCancelAsk           == [][~CancelAsk]_vars
+NeverPeerAnswers         == [][\A d \in Own, number \in 1..MaxAsks : ~PeerAnswers(d, number)]_vars
+NeverPeerSendsUnasked    == [][\A d \in Devices, number \in 0..MaxAsks : ~PeerSendsUnasked(d, number)]_vars
+NeverReceiveAnswer       == [][~ReceiveAnswer]_vars
+NeverIgnoreAnswer        == [][~IgnoreAnswer]_vars
+NeverOutgoingRequest     == [][\A p \in Processes : \A message \in Messages : ~OutgoingRequest(p, message)]_vars
+NeverDeliver             == [][\A p \in Processes : ~Deliver(p)]_vars
+NeverMarkSent            == [][\A p \in Processes : ~MarkSent(p)]_vars
+NeverLose                == [][\A p \in Processes : ~Lose(p)]_vars
+
+\* Of the situations that much of the specification is there for:
+\* a request waits until its device is verified;
+NeverWaitsForVerification ==
+    [][\A d \in Devices : VerifyDevice(d) => \A r \in store.waiting : r.by # d]_vars
+
+\* two devices answer one request of ours;
+NeverSecondAnswer ==
+    [][IgnoreAnswer => \A i \in DOMAIN taken : taken[i].number # Head(server.toUs).number]_vars
+
+\* a request of ours goes to a device that is verified only later;
+NeverAskedLater == [][SendAsk => \A ask \in store.asked : ask.of = {}]_vars
+
+\* a device whose answer is on its way is blocked.
+NeverAnswersBlocked ==
+    [][\A d \in Devices : BlockDevice(d) =>
+        \A i \in DOMAIN server.toUs : server.toUs[i].type = "answer" => server.toUs[i].from # d]_vars
+===============================================================================
