@@ -11,6 +11,7 @@ import pytest
 from tests.machine.client import Client, Refused
 from tests.machine.homeserver import PASSWORD, Device, Json
 from tests.machine.scene import ALICE, BOB, ROOM, Scene
+from tests.machine.test_homeserver import cross_signing_keys
 from tests.machine.test_inputs import own
 from unwedged.machine import (
     AnotherIdentity,
@@ -509,11 +510,27 @@ async def test_what_this_device_sends_over_olm_bears_the_signature_of_its_user(a
     await scene.greet()
 
 
-async def test_a_share_is_old_where_an_identity_has_changed(alice_and_bob: Scene) -> None:
-    scene = alice_and_bob
-    shared = await scene.app.share(ROOM, [ALICE, BOB])
+@pytest.mark.parametrize("change", ["reset", "verify", "accept"])
+async def test_a_share_is_old_where_an_identity_or_what_is_thought_of_it_has_changed(
+    alice_and_bob: Scene, change: str
+) -> None:
+    scene, signing = alice_and_bob, alice_and_bob.extension.machine.cross_signing
     await bootstrap(scene.bob)
-    await settle(scene.extension)
+    await settle(scene.app)
+    if change == "accept":
+        await verify(scene.app, BOB)
+    shared = await scene.app.share(ROOM, [ALICE, BOB])
+    key = (await signing.trust_of(BOB)).master_key
+    assert key is not None
+    if change == "reset":
+        scene.server._signing_keys[BOB] |= {
+            name.removesuffix("_key"): key for name, key in cross_signing_keys(scene.bob.device, 1).items()
+        }
+        scene.server._changed.append((scene.server._tick(), BOB))
+        await settle(scene.extension)
+        assert (await signing.trust_of(BOB)).changed
+    else:
+        await (signing.verify_user if change == "verify" else signing.accept_identity)(BOB, key)
     with pytest.raises(RoomKeyNotShared):
         await scene.app.machine.encrypt_room_event(ROOM, shared, "m.room.message", {"body": "for whom?"})
 
