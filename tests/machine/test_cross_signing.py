@@ -18,6 +18,7 @@ from unwedged.machine import (
     DeviceTrust,
     InvalidArgument,
     KeysQuery,
+    KeysUpload,
     LocalTrust,
     Request,
     RoomKeyNotShared,
@@ -117,6 +118,39 @@ async def test_an_identity_is_made_in_two_processes_by_turns(alice_and_bob: Scen
     assert own_view is not None
     assert is_signed(own_view.master, UserId(ALICE), "ed25519:PHONE", scene.app.machine.ed25519)
     assert identity.user_signing is None
+
+
+async def test_what_is_complete_is_not_sent_again(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await bootstrap(scene.app)
+    await bootstrap(scene.bob)
+    await settle(scene.app)
+    await verify(scene.app, BOB)
+    await settle(scene.app)
+    signing = scene.extension.machine.cross_signing
+    seeds = await signing.export_seeds()
+    commits = scene.extension.machine._store.statistics().commits
+    await signing.bootstrap()
+    await signing.import_seeds(seeds)
+    await verify(scene.extension, BOB)
+    assert scene.extension.machine._store.statistics().commits == commits
+    assert not await scene.app.machine.outgoing_requests()
+
+
+async def test_a_device_is_signed_after_the_homeserver_knows_it(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    scene.server.sign_in(Device(ALICE, "TABLET"))
+    other = await scene.open(ALICE, "TABLET", "tablet")
+    (upload,) = [each for each in await other.machine.outgoing_requests() if isinstance(each, KeysUpload)]
+    await other.machine.cross_signing.bootstrap()
+    await other.send_all(KeysQuery)
+    await other.machine.cross_signing.bootstrap()
+    await other.send_all()
+    assert not any(arrival.path.endswith("signatures/upload") for arrival in scene.server.arrivals)
+    await other.send(upload)
+    await bootstrap(other)
+    await settle(scene.bob)
+    assert await device_trust(scene.bob, ALICE, "TABLET") is DeviceTrust.CROSS_SIGNED
 
 
 async def test_two_processes_that_begin_at_once_make_one_identity(alice_and_bob: Scene) -> None:
@@ -236,10 +270,11 @@ async def test_a_query_that_was_asked_before_brings_the_old_identity_not_back(al
     await scene.app.sync()
     (query,) = [each for each in await scene.app.machine.outgoing_requests() if isinstance(each, KeysQuery)]
     old = scene.app.call(query.method, query.path, query.body)
-    await reset(scene.extension)
-    new = (await scene.extension.machine.cross_signing.status()).master_key
+    await scene.extension.machine.cross_signing.reset()
+    (upload,) = await signing_keys_uploads(scene.extension)
+    await scene.extension.machine.mark_sent(upload, scene.extension.call("POST", upload.path, upload.body | AUTH))
     await scene.app.machine.mark_sent(query, old)
-    assert (await scene.app.machine.cross_signing.status()).master_key == new
+    assert (await scene.app.machine.cross_signing.status()).master_key == upload.master_key
 
 
 async def test_a_reset_asks_for_a_password_and_keeps_the_old_keys_until_it_is_done(alice_and_bob: Scene) -> None:
@@ -416,6 +451,26 @@ async def test_the_change_of_an_identity_that_was_verified_is_told_until_a_perso
     assert (trust.verified, trust.changed, trust.violated) == (False, True, ends_by == "verify")
 
 
+@pytest.mark.parametrize("by", ["verify", "import"])
+async def test_a_user_who_was_verified_elsewhere_counts_as_verified_once_as_soon_as_that_is_known(
+    alice_and_bob: Scene, by: str
+) -> None:
+    scene = alice_and_bob
+    other = await tablet(scene)
+    await bootstrap(scene.app)
+    await bootstrap(scene.bob)
+    await settle(scene.app)
+    await verify(scene.app, BOB)
+    await settle(scene.app, other)
+    if by == "verify":
+        await verify(other, ALICE)
+    else:
+        await other.machine.cross_signing.import_seeds(await scene.extension.machine.cross_signing.export_seeds())
+    await reset(scene.bob)
+    await settle(other)
+    assert (await other.machine.cross_signing.trust_of(BOB)).violated
+
+
 async def test_what_a_replaced_identity_of_ones_own_has_signed_counts_no_more(alice_and_bob: Scene) -> None:
     """Else a homeserver could replace it, and verify everybody by the new one."""
     scene = alice_and_bob
@@ -573,6 +628,7 @@ async def test_nothing_is_shared_while_a_verified_user_has_an_unverified_device(
 ) -> None:
     scene = alice_and_bob
     await scene.app.machine.set_sharing_strategy(ROOM, SharingStrategy.REFUSE_UNVERIFIED)
+    await scene.app.say(ROOM, "to all devices, since nobody is verified")
     await bootstrap(scene.bob)
     await settle(scene.app)
     await scene.app.say(ROOM, "to all devices")

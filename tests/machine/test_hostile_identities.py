@@ -128,6 +128,19 @@ def test_an_answer_that_is_spoilt_changes_no_identity(
         assert after.identity.self_signing_key == before.identity.self_signing_key
 
 
+async def test_the_user_signing_key_of_another_user_is_not_kept(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await bootstrap(scene.bob)
+    await scene.app.sync()
+    (query,) = [each for each in await scene.app.machine.outgoing_requests() if isinstance(each, KeysQuery)]
+    answer = scene.app.call(query.method, query.path, query.body)
+    answer["user_signing_keys"] = {BOB: scene.server._signing_keys[BOB]["user_signing"]}
+    await scene.extension.machine.mark_sent(query, answer)
+    identity = (await scene.app.machine.cross_signing.trust_of(BOB)).identity
+    assert identity is not None
+    assert identity.user_signing is None
+
+
 async def test_a_device_signs_no_master_key_that_could_be_taken_for_something_else(alice_and_bob: Scene) -> None:
     """What a device signs as "key" is a key to begin a session with. The homeserver adds one to the master key."""
     scene = alice_and_bob
