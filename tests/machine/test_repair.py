@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tests.machine.client import Client
+from tests.machine.homeserver import Json
 from tests.machine.scene import ALICE, BOB, HOUR_MS, KEY, MEGOLM, ROOM, Scene
 from tests.machine.test_inputs import peer_of
 from unwedged.machine import KeysClaim, LocalTrust, MachineError, repair
@@ -155,6 +156,46 @@ async def test_sessions_that_cannot_be_read_are_replaced(alice_and_bob: Scene) -
     await scene.extension.sync()
     for each in (event, lost):
         assert (await scene.app.machine.decrypt_room_event(ROOM, each)).sender == BOB
+
+
+async def test_what_went_over_sessions_that_are_lost_is_sent_again(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    event = await scene.app.say(ROOM, "hello")
+    scene.server._devices[scene.bob.device].inbox.clear()
+    await spoil_while_closed(scene, PEER)
+    await scene.app.share(ROOM, [ALICE, BOB])
+    await scene.bob.sync()
+    assert await scene.bob.read(ROOM, event) == "hello"
+
+
+async def test_sessions_that_are_lost_are_replaced_before_a_message_shows_it(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await scene.greet()
+    await spoil_while_closed(scene, PEER)
+    assert not (await peer_of(scene.app, scene.bob)).sessions
+    await scene.extension.send_all()
+    assert len((await peer_of(scene.app, scene.bob)).sessions) == 1
+
+
+async def test_devices_that_are_lost_are_asked_for_again(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await scene.greet()
+    await spoil_while_closed(scene, DEVICES)
+    await say_and_read(scene.app, scene.bob, "hello")
+
+
+async def test_parts_of_a_batch_are_found_without_the_record_that_counts_them(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    event: Json = {"type": "org.other", "sender": BOB, "content": {}}
+
+    async def leave(transaction: Transaction) -> None:
+        for number in (3, 4):
+            transaction.put(UNPROCESSED, number, [event])
+
+    await scene.app.machine._store.run(leave)
+    await spoil_while_closed(scene, BACKLOG)
+    assert len((await scene.app.machine.work_off_backlog()).events) == 2
+    assert not (await scene.extension.machine.work_off_backlog()).applied
 
 
 async def spoil_while_closed(scene: Scene, kind: Kind) -> None:
