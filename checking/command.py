@@ -22,17 +22,20 @@ from checking.display import (
     make_console,
     show_failures,
     show_faults,
-    show_replay,
+    show_replays,
     show_trace,
     watching,
 )
 from checking.errors import CheckError
+from checking.machine_replay import counterexamples as machine_counterexamples
+from checking.machine_replay.counterparts import COUNTERPARTS
+from checking.machine_replay.drive import Dump, replay_dumps
 from checking.models.conditions import Fall, all_conditions, discrepancies, read_condition_list, take_out
-from checking.models.manifest import Band, Layer, Manifest, find_manifest, read_manifest
-from checking.models.schedule import Outcome, check_models
+from checking.models.manifest import Band, Layer, Manifest, Model, find_manifest, read_manifest
+from checking.models.schedule import Outcome, check_models, dump_of
 from checking.replay.counterexamples import replay_counterexample
 from checking.replay.drive import replay_graph
-from checking.report import ReplayReport, Report, fault_reports, model_report, write_report
+from checking.report import MachineReplayReport, ReplayReport, Report, fault_reports, model_report, write_report
 from checking.tlc import run as tlc
 from checking.tlc.toolbox import find_toolbox
 
@@ -65,11 +68,10 @@ def check(*, report: Path | None = None, deep: bool = False) -> int:
     models = manifest.band(Band.DEEP) if deep else manifest.band(Band.SMOKE, Band.FAULT, Band.PROBE, Band.REPLAY)
     toolbox = find_toolbox()
     with tempfile.TemporaryDirectory() as scratch:
-        dump = Path(scratch) / "replay.dot"
         with watching(console, len(models)) as reporter:
-            outcomes = _run_interruptibly(check_models(toolbox, manifest, models, reporter, dump))
+            outcomes = _run_interruptibly(check_models(toolbox, manifest, models, reporter, Path(scratch)))
         passed = all(outcome.passed for outcome in outcomes)
-        replayed = None if deep else _replay(console, dump)
+        replayed = None if deep else _replay(console, manifest.band(Band.REPLAY), Path(scratch))
     verdicts, failures = _replay_faults(outcomes)
     faults = fault_reports(outcomes, verdicts)
     passed = passed and not failures and (deep or replayed is not None)
@@ -79,10 +81,19 @@ def check(*, report: Path | None = None, deep: bool = False) -> int:
     for failure in failures:
         console.print(Text(failure, "red"))
     if replayed is not None:
-        show_replay(console, replayed)
+        show_replays(console, *replayed)
     if report is not None:
-        found = Report(passed=passed, models=tuple(map(model_report, outcomes)), faults=faults, replay=replayed)
-        write_report(found, report)
+        of_store, of_machine = (None, ()) if replayed is None else replayed
+        write_report(
+            Report(
+                passed=passed,
+                models=tuple(map(model_report, outcomes)),
+                faults=faults,
+                replay=of_store,
+                machine_replays=of_machine,
+            ),
+            report,
+        )
     wrong = sum(not outcome.passed for outcome in outcomes)
     console.print(
         Text(
@@ -100,51 +111,69 @@ def check(*, report: Path | None = None, deep: bool = False) -> int:
 
 
 @app.command
-def replay() -> int:
-    """Drive every transition of the replay model through the real store, and compare after each step."""
+def replay(*names: str) -> int:
+    """Drive every transition of the replay models through the real store and machine, and compare after each step.
+
+    Parameters
+    ----------
+    names
+        Only these models.
+
+    """
     console = make_console()
     manifest = _manifest()
     toolbox = find_toolbox()
-    models = manifest.band(Band.REPLAY)
+    models = tuple(model for model in manifest.band(Band.REPLAY) if not names or model.name in names)
     with tempfile.TemporaryDirectory() as scratch:
-        dump = Path(scratch) / "replay.dot"
         with watching(console, len(models)) as reporter:
-            outcomes = _run_interruptibly(check_models(toolbox, manifest, models, reporter, dump))
+            outcomes = _run_interruptibly(check_models(toolbox, manifest, models, reporter, Path(scratch)))
         show_failures(console, outcomes)
         if not outcomes or not all(outcome.passed for outcome in outcomes):
             return FAILED
-        replayed = _replay(console, dump)
+        replayed = _replay(console, models, Path(scratch))
     if replayed is None:
         return FAILED
-    show_replay(console, replayed)
+    show_replays(console, *replayed)
     return OK
 
 
-def _replay(console: Console, dump: Path) -> ReplayReport | None:
-    """Replay a graph, and say why if that failed."""
-    with counting(console, "replayed steps") as on_progress:
-        try:
-            if not dump.exists():
-                raise CheckError("there is no replay model, or TLC did not dump its graph")
-            return replay_graph(dump, on_progress)
-        except CheckError as error:
-            console.print(Text(f"replay: {error}", "red"))
-            return None
+def _replay(
+    console: Console, models: Sequence[Model], folder: Path
+) -> tuple[ReplayReport | None, tuple[MachineReplayReport, ...]] | None:
+    """Replay graphs, that of the store and those of the machine, and say why if that failed."""
+    of_machine = [model for model in models if model.specification in COUNTERPARTS]
+    of_store = [model for model in models if model not in of_machine]
+    try:
+        if not models or not all(dump_of(model, folder).exists() for model in models):
+            raise CheckError("there is no replay model, or TLC did not dump its graph")
+        with counting(console, "replayed steps") as on_progress:
+            stores = [replay_graph(dump_of(model, folder), on_progress) for model in of_store]
+        with counting(console, "replayed transitions") as on_progress:
+            dumps = [Dump(model.name, model.specification, dump_of(model, folder)) for model in of_machine]
+            return next(iter(stores), None), tuple(replay_dumps(dumps, on_progress))
+    except CheckError as error:
+        console.print(Text(f"replay: {error}", "red"))
+        return None
 
 
 def _replay_faults(outcomes: Sequence[Outcome]) -> tuple[dict[str, str], list[str]]:
     """Replay the counterexample of each fault, with the fault and without; return what failed, and what was wrong.
 
-    Those of the layer that knows Matrix can't be replayed yet: nothing implements their models.
+    Those of modules of the machine that have no counterpart are left out.
     """
     verdicts: dict[str, str] = {}
     failures: list[str] = []
     for outcome in outcomes:
         model, result = outcome.model, outcome.result
-        if model.slug is None or model.property is None or model.layer is Layer.MACHINE:
+        if model.slug is None or model.property is None:
             continue
         try:
-            verdicts[model.name] = replay_counterexample(model.slug, model.property, result)
+            if model.layer is not Layer.MACHINE:
+                verdicts[model.name] = replay_counterexample(model.slug, model.property, result)
+            elif model.specification in COUNTERPARTS:
+                verdicts[model.name] = machine_counterexamples.replay_counterexample(
+                    model.specification, model.slug, model.property, result
+                )
         except CheckError as error:
             verdicts[model.name] = "WRONG"
             failures.append(f"{model.name}: {error}")

@@ -14,7 +14,7 @@ from rich.text import Text
 from checking.models.conditions import Fall
 from checking.models.manifest import Model
 from checking.models.schedule import Outcome, ProgressReporter
-from checking.report import FaultReport, ReplayReport
+from checking.report import FaultReport, MachineReplayReport, ReplayReport
 from checking.tlc.run import Progress, Result, Verdict
 from checking.tlc.values import State, render_value
 
@@ -49,14 +49,21 @@ def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
-def show_replay(console: Console, replayed: ReplayReport) -> None:
-    """Say how much of the replay model was driven through the implementation, and how fast."""
-    console.print(
-        f"Replay: {replayed.covered:,} of {replayed.transitions:,} transitions covered in {replayed.steps:,} steps and "
-        f"{replayed.seconds:.0f} s, {replayed.steps_per_second:,.0f} steps a second in each of "
-        f"{replayed.processes} processes. Tried where it had to change nothing: "
-        f"{', '.join(f'{what} ({count})' for what, count in replayed.tried.items())}."
-    )
+def show_replays(console: Console, of_store: ReplayReport | None, of_machine: Sequence[MachineReplayReport]) -> None:
+    """Say how much of the replay models was driven through the implementation, and how fast."""
+    if of_store is not None:
+        console.print(
+            f"Replay: {of_store.covered:,} of {of_store.transitions:,} transitions covered in {of_store.steps:,} steps "
+            f"and {of_store.seconds:.0f} s, {of_store.steps_per_second:,.0f} steps a second in each of "
+            f"{of_store.processes} processes. Tried where it had to change nothing: "
+            f"{', '.join(f'{what} ({count})' for what, count in of_store.tried.items())}."
+        )
+    for each in of_machine:
+        console.print(
+            f"{each.model}: {each.covered:,} of {each.transitions:,} transitions covered in {each.seconds:.0f} s. "
+            f"Changed nothing, as it had to: what was handed in again ({each.repeated:,}), what the model does not "
+            f"allow ({each.refused:,})."
+        )
 
 
 class _LineReporter:

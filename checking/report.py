@@ -63,6 +63,19 @@ class ReplayReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """In each process."""
 
 
+class MachineReplayReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The transitions of a model of the Matrix device, driven through real machines."""
+
+    model: str
+    transitions: int
+    covered: int
+    repeated: int
+    """How often a machine was given once more what a step had given to another one, and nothing changed."""
+    refused: int
+    """How often a machine was asked for what the model does not allow, and nothing changed."""
+    seconds: float
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that one check found."""
 
@@ -70,6 +83,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     models: tuple[ModelReport, ...]
     faults: tuple[FaultReport, ...]
     replay: ReplayReport | None
+    machine_replays: tuple[MachineReplayReport, ...]
+    """One for each model of the Matrix device that is replayed; none where that failed."""
 
 
 def model_report(outcome: Outcome) -> ModelReport:

@@ -43,18 +43,19 @@ class ProgressReporter(Protocol):
 
 
 async def check_models(
-    toolbox: Toolbox, manifest: Manifest, models: Sequence[Model], reporter: ProgressReporter, dump: Path | None = None
+    toolbox: Toolbox, manifest: Manifest, models: Sequence[Model], reporter: ProgressReporter, dumps: Path | None = None
 ) -> tuple[Outcome, ...]:
     """Check ``models``; the outcomes are in their order. Cancelling this ends every TLC.
 
-    The graph of the replay model, if it is among them, goes to ``dump``.
+    The graph of each replay model among them goes to a file in ``dumps``, as ``dump_of`` says.
     """
     cores = _Cores(os.cpu_count() or 1)
 
     async def check(model: Model) -> Outcome:
         async with cores.taken(model.workers):
             reporter.started(model)
-            job = manifest.job(model, dump if model.band is Band.REPLAY else None)
+            dump = dump_of(model, dumps) if model.band is Band.REPLAY and dumps is not None else None
+            job = manifest.job(model, dump)
             result = await run(toolbox, job, lambda progress: reporter.progressed(model, progress))
         outcome = Outcome(model, result, differences(model, result))
         reporter.finished(outcome)
@@ -65,6 +66,11 @@ async def check_models(
     async with asyncio.TaskGroup() as group:
         tasks = {model.name: group.create_task(check(model)) for model in order}
     return tuple(tasks[model.name].result() for model in models)
+
+
+def dump_of(model: Model, folder: Path) -> Path:
+    """Return the file for the graph of a model."""
+    return folder / f"{model.name}.dot"
 
 
 class _Cores:

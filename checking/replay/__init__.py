@@ -8,5 +8,5 @@ The models are read: ``model_states`` says what a state is, ``transitions`` whic
 
 Then both are compared: ``observation`` is what they are compared in, ``drive`` covers a model's graph and ``trials``
 tries what must change nothing, ``live_objects`` what no model speaks of; ``counterexamples`` inject ``faults`` and ask
-``properties``.
+``properties``, and ``verdicts`` says what follows. ``workers`` share the work.
 """

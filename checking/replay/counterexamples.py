@@ -7,23 +7,23 @@ without it, no property may be, and the way that led to the violation must be ba
 from __future__ import annotations
 
 import asyncio
-import logging
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from unittest.mock import patch
 
 from checking.errors import CheckError
-from checking.replay.faults import FAULTS, injected
+from checking.replay.faults import FAULTS
 from checking.replay.model_states import constants_of, prompt_in, waiting_in
 from checking.replay.observation import observe
 from checking.replay.process_steps import acquire, release, renew, stop_renewing, sync, sync_fails
 from checking.replay.properties import PROPERTIES, ObservedStep
 from checking.replay.steps import take
+from checking.replay.substitutions import substituted
 from checking.replay.transitions import Step, lock_step_between, step_between
+from checking.replay.verdicts import Finding, verdict
 from checking.replay.world import World
 from checking.tlc.run import Result, TraceStep
 from unwedged.protocol.guard import Stage
@@ -35,58 +35,30 @@ PROGRESS_PROPERTIES = ("LockNotStuck", "WaiterServed")
 """The properties that say that something happens some day. They are judged at the end of a counterexample."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What came of replaying one counterexample once."""
-
-    violated: str | None
-    """The first property that was found violated."""
-    detail: str
-    refused: int
-    """How many of its steps were not possible."""
-
-
 def replay_counterexample(slug: str, named: str, result: Result) -> str:
-    """Replay a fault's counterexample with and without the fault; return the property that failed with it.
-
-    Raises ``CheckError`` unless exactly the named property fails with the fault, and none does without it.
-    """
+    """Replay a fault's counterexample with and without the fault, and judge by ``verdict``."""
     if slug not in FAULTS:
         raise CheckError(f"the reference has no injection for the fault {slug!r}")
-    if not result.trace:
-        raise CheckError(f"{slug}: there is no counterexample to replay")
-    broken = asyncio.run(_replay(result, slug, (named,)))
-    if broken.violated is None:
-        raise CheckError(f"{slug}: with the fault injected, {named} holds along the whole counterexample")
-    sound = asyncio.run(
-        _replay(result, None, (*PROPERTIES, *(PROGRESS_PROPERTIES if named in PROGRESS_PROPERTIES else ())))
+    all_properties = (*PROPERTIES, *(PROGRESS_PROPERTIES if named in PROGRESS_PROPERTIES else ()))
+    return verdict(
+        slug,
+        named,
+        result,
+        broken=lambda: asyncio.run(_replay(result, slug, (named,))),
+        sound=lambda: asyncio.run(_replay(result, None, all_properties)),
     )
-    if sound.violated is not None:
-        raise CheckError(f"{slug}: without the fault, {sound.violated} is violated all the same: {sound.detail}")
-    return broken.violated
-
-
-@contextmanager
-def _logging_disabled() -> Iterator[None]:
-    """Keep to itself what the store logs of failures that the replay injects."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 async def _replay(result: Result, slug: str | None, properties: Sequence[str]) -> Finding:
     of_lock = "prompt" in result.trace[0].state
     constants = constants_of([step.state for step in result.trace])
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack, _logging_disabled():
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         world = await World.open(Path(folder), *constants)
         world.strict = False
         try:
             stack.enter_context(patch.object(database, "monotonic_seconds", lambda: world.clock.time_ms / 1000))
             if slug is not None:
-                stack.enter_context(injected(slug, world))
+                stack.enter_context(substituted(FAULTS[slug](world)))
             _pause_at_last_statement(world, stack)
             await world.reset()
             checker = _PropertyChecker(world)

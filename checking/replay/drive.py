@@ -8,16 +8,11 @@ tried: it must change nothing.
 from __future__ import annotations
 
 import asyncio
-import logging
-import multiprocessing
-import os
-import signal
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 from checking.errors import CheckError
@@ -27,6 +22,7 @@ from checking.replay.observation import Observation, observe
 from checking.replay.steps import take
 from checking.replay.transitions import WAYS, Step, step_between, ways
 from checking.replay.trials import TRIALS, attempt, trials
+from checking.replay.workers import Workers, count_steps
 from checking.replay.world import World
 from checking.report import ReplayReport
 from checking.tlc.graph import Edge, Graph, Walk, cover, read_graph
@@ -144,17 +140,11 @@ def replay_graph(path: Path, on_progress: Callable[[int, int], None]) -> ReplayR
     ways_taken = Counter(f"{edge.action} by {edge.way}" for edge in graph.edges if edge.way)
     _demand_all(WAYS, ways_taken, "has no transition")
     steps = sum(len(walk.edges) for walk in cover(graph))
-    context = multiprocessing.get_context("spawn")
-    cores = os.cpu_count() or 1
-    taken = context.Value("q", 0)
     began = time.perf_counter()
-    with context.Pool(cores, _ignore_interrupts, (taken,)) as pool:
-        running = pool.apply_async(_run_scenarios)
-        shares = pool.starmap_async(_replay_share, [(path, share, cores) for share in range(cores)])
-        while not shares.ready():
-            shares.wait(0.5)
-            on_progress(taken.value, steps)
-        replayed = shares.get()
+    with Workers() as workers:
+        running = workers.start(_run_scenarios)
+        shares = [workers.start(_replay_share, path, share, workers.count) for share in range(workers.count)]
+        replayed = workers.wait(shares, lambda taken: on_progress(taken, steps))
         scenarios = running.get()
     seconds = time.perf_counter() - began
     covered = frozenset[int]().union(*(share.covered for share in replayed))
@@ -171,7 +161,7 @@ def replay_graph(path: Path, on_progress: Callable[[int, int], None]) -> ReplayR
         tried=dict(sorted(tried.items())),
         scenarios=scenarios,
         steps=sum(share.steps for share in replayed),
-        processes=cores,
+        processes=len(replayed),
         seconds=round(seconds, 1),
         # By the time each process spent on steps, not on reading the graph: what one core does.
         steps_per_second=round(sum(share.steps for share in replayed) / sum(share.seconds for share in replayed)),
@@ -183,27 +173,11 @@ def _demand_all(expected: Iterable[str], found: Mapping[str, int], otherwise: st
         raise CheckError(f"the replay model {otherwise} {', '.join(missing)}")
 
 
-_taken: Synchronized[int]
-
-
-def _ignore_interrupts(taken: Synchronized[int]) -> None:
-    """Leave Ctrl-C to the parent, which ends the pool."""
-    global _taken
-    _taken = taken
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.disable(logging.CRITICAL)  # what the store says of failures that the replay injects
-
-
 def _run_scenarios() -> int:
     return asyncio.run(run_scenarios())
 
 
 def _replay_share(path: Path, share: int, shares: int) -> Coverage:
     """Replay every ``shares``-th walk. Graph and walks are the same in each process."""
-
-    def count(steps: int) -> None:
-        with _taken.get_lock():
-            _taken.value += steps
-
     graph = each_way(read_graph(path))
-    return asyncio.run(replay(graph, cover(graph)[share::shares], count))
+    return asyncio.run(replay(graph, cover(graph)[share::shares], count_steps))

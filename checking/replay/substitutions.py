@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TypeAlias
+from unittest.mock import patch
 
 from checking.replay.world import World
 
@@ -11,3 +13,12 @@ Substitution: TypeAlias = "tuple[object, str, object]"
 """An object, the name of one of its attributes, and what to put there."""
 
 Fault: TypeAlias = Callable[[World], Sequence[Substitution]]
+
+
+@contextmanager
+def substituted(substitutions: Iterable[Substitution]) -> Iterator[None]:
+    """Make substitutions for as long as this lasts."""
+    with ExitStack() as stack:
+        for owner, name, substitute in substitutions:
+            stack.enter_context(patch.object(owner, name, substitute))
+        yield

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Protocol, TypeVar, cast
 
 from checking.errors import CheckError
 from checking.replay.model_states import (
@@ -63,10 +63,21 @@ _ENVIRONMENT_ACTIONS = {"Expire", "Truncate"}
 
 def step_between(label: Label, before: State, after: State) -> Step:
     """Tell which step of ``CryptoStoreCache`` leads from one state to the other. Where several do, choose one."""
-    return _chosen(label, _steps_between(label.action, before, after))
+    return chosen(label, _steps_between(label.action, before, after))
 
 
-def _chosen(label: Label, possible: Sequence[Step]) -> Step:
+class Parametrised(Protocol):
+    """What a transition may be."""
+
+    @property
+    def parameters(self) -> tuple[Value, ...]:
+        """Those of its action, as TLC has them."""
+
+
+Candidate = TypeVar("Candidate", bound=Parametrised)
+
+
+def chosen(label: Label, possible: Sequence[Candidate]) -> Candidate:
     """Return the step that the label's parameters name, or the first that is possible where it has none."""
     if not label.parameters:
         return possible[0]
@@ -174,7 +185,7 @@ def _outdated(before: State, operation: Function) -> list[str]:
 
 def lock_step_between(label: Label, before: State, after: State) -> Step:
     """Tell which step of ``LeaseLock`` leads from one state to the other, and what it is to a store."""
-    step = _chosen(label, _lock_steps_between(label.action, before, after))
+    step = chosen(label, _lock_steps_between(label.action, before, after))
     if label.action == "ClockJump":
         back = cast("int", entry(after, "lease")["left"]) > 0
         return Step("JumpBack" if back else "Expire")

@@ -236,3 +236,13 @@ def _render_function(function: HashTrieMap[Value, Value]) -> str:
 def render_state(state: State) -> str:
     """Write a state in TLA+, the same text for equal states."""
     return "\n".join(f"/\\ {name} = {render_value(state[name])}" for name in sorted(state))
+
+
+def record(**fields: Value) -> Value:
+    """Make a record."""
+    return HashTrieMap(fields)
+
+
+def function(values: Mapping[Value, Value]) -> Value:
+    """Make a function whose arguments are no numbers. TLC prints an empty one as a sequence."""
+    return HashTrieMap(values) if values else ()

@@ -237,6 +237,6 @@ def test_each_property_is_shown_to_fail() -> None:
 
 def test_each_property_that_a_fault_violates_is_among_them() -> None:
     manifest = read_manifest(find_manifest(Path(__file__).parent))
-    # Nothing of the machine's models is replayed yet.
+    # Of the models of the Matrix device: tests/checking/test_machine_replay.py.
     replayed = [model for model in manifest.band(Band.FAULT) if model.layer is not Layer.MACHINE]
     assert {model.property for model in replayed} <= {*PROPERTIES, *PROGRESS_PROPERTIES}

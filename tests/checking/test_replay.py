@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from checking.errors import CheckError
-from checking.models.manifest import Band, find_manifest, read_manifest
+from checking.models.manifest import find_manifest, read_manifest
 from checking.replay import drive as replaying
 from checking.replay.counters import COUNTER
 from checking.replay.drive import Diverged, compare, each_way, replay, replay_graph, step_of
@@ -59,7 +59,7 @@ from unwedged.store.transactions import Operation
 def dump(toolbox: Toolbox, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Have the real TLC write down the graph of the replay model."""
     manifest = read_manifest(find_manifest(Path(__file__).parent))
-    (model,) = manifest.band(Band.REPLAY)
+    model = manifest.model("Replay")
     path = tmp_path_factory.mktemp("graph") / "replay.dot"
     result = asyncio.run(tlc.run(toolbox, manifest.job(model, path)))
     assert result.verdict is Verdict.PASS, result.detail

@@ -6,8 +6,8 @@ from typing import Final
 
 import msgspec
 
-from tests.machine.client import Client, Refused
-from tests.machine.homeserver import Json
+from checking.machine_replay.client import Client, Refused
+from checking.machine_replay.homeserver import Json
 from tests.machine.scene import MEGOLM, ROOM
 from unwedged.machine import NewBackupVersion
 from unwedged.machine.exports import ExportedSession

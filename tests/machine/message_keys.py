@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
-from tests.machine.homeserver import Arrival
+from checking.machine_replay.homeserver import Arrival
 
 K = TypeVar("K")
 

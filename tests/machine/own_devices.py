@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from tests.machine.client import Client
-from tests.machine.homeserver import Device, Json, SendToDevice
+from checking.machine_replay.client import Client
+from checking.machine_replay.homeserver import Device, Json, SendToDevice
 from tests.machine.scene import ALICE, ROOM, Scene
 from unwedged.machine import LocalTrust, olm
 from unwedged.machine.identifiers import OLM, DeviceId, PeerName, UserId

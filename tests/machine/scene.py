@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from tests.machine.client import Client
-from tests.machine.homeserver import Device, Homeserver, Json, wall_clock_ms
+from checking.machine_replay.client import Client
+from checking.machine_replay.homeserver import Device, Homeserver, Json, wall_clock_ms
 from tests.machine.message_keys import MessageKeys
 from unwedged.machine import OlmMachine
 from unwedged.machine.identifiers import RoomId

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.machine.homeserver import Json
+from checking.machine_replay.homeserver import Json
 from tests.machine.scene import ALICE, BOB, HOUR_MS, MEGOLM, ROOM, Scene
 from tests.machine.test_inputs import deliver
 from unwedged.machine import KeysClaim, KeysQuery, MalformedResponse, MissingRoomKey, OlmMachine, WithheldRoomKey, olm

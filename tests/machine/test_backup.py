@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.padding import PKCS7
 
+from checking.machine_replay.client import Client
+from checking.machine_replay.homeserver import Device, Json
 from tests.machine.backups import (
     VERSION,
     RoomKey,
@@ -26,8 +28,6 @@ from tests.machine.backups import (
     known,
     marks,
 )
-from tests.machine.client import Client
-from tests.machine.homeserver import Device, Json
 from tests.machine.scene import ALICE, BOB, MEGOLM, ROOM, Scene
 from tests.machine.test_cross_signing import bootstrap
 from tests.machine.test_repair import spoil_while_closed

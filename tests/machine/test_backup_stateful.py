@@ -19,9 +19,9 @@ import hypothesis.strategies as st
 from hypothesis import Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from checking.machine_replay.client import Client
+from checking.machine_replay.homeserver import Device, Homeserver, Json
 from tests.machine.backups import RoomKey, backed_up, first_indices, known, marks
-from tests.machine.client import Client
-from tests.machine.homeserver import Device, Homeserver, Json
 from tests.machine.scene import ALICE, KEY, MovableClock
 from unwedged.machine import (
     BackupDownload,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.machine.homeserver import Device, Json
+from checking.machine_replay.homeserver import Device, Json
 from tests.machine.scene import ALICE, BOB, HOUR_MS, ROOM, Scene
 from tests.machine.test_inputs import ask_for_keys, one_time_keys, own, peer_of, uploads, wedge
 from unwedged.machine import KeysClaim, KeysQuery, KeysUpload, LocalTrust, Request, ToDevice

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import pytest
 
-from tests.machine.client import Client, Refused
-from tests.machine.homeserver import PASSWORD, Device, Json
+from checking.machine_replay.client import Client, Refused
+from checking.machine_replay.homeserver import PASSWORD, Device, Json
 from tests.machine.scene import ALICE, BOB, ROOM, Scene
 from tests.machine.test_homeserver import cross_signing_keys
 from tests.machine.test_inputs import own

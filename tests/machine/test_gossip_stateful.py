@@ -19,8 +19,8 @@ import msgspec
 from hypothesis import Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from tests.machine.client import Client
-from tests.machine.homeserver import Device, Homeserver, Json
+from checking.machine_replay.client import Client
+from checking.machine_replay.homeserver import Device, Homeserver, Json
 from tests.machine.scene import ALICE, HOUR_MS, KEY, MEGOLM, ROOM, MovableClock
 from unwedged.machine import DecryptedEvent, LocalTrust, OlmMachine, Request, asking
 from unwedged.machine.records import ASKED, WAITING

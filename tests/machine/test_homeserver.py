@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.machine.homeserver import PASSWORD, Device, Homeserver, Json
+from checking.machine_replay.homeserver import PASSWORD, Device, Homeserver, Json
 from unwedged.machine import SigningKeyName
 from unwedged.machine.identifiers import UserId
 from unwedged.machine.identities import signing_keys

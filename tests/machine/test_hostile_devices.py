@@ -7,8 +7,8 @@ import base64
 
 import pytest
 
-from tests.machine.client import Client
-from tests.machine.homeserver import Device, Json
+from checking.machine_replay.client import Client
+from checking.machine_replay.homeserver import Device, Json
 from tests.machine.scene import ALICE, BOB, HOUR_MS, MEGOLM, MINUTE_MS, ROOM, Scene
 from tests.machine.test_inputs import keys_of
 from tests.store.stores import PATIENCE

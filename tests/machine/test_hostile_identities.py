@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from tests.machine.homeserver import Json
+from checking.machine_replay.homeserver import Json
 from tests.machine.scene import ALICE, BOB, Scene
 from tests.machine.test_cross_signing import bootstrap, settle, tablet, verify
 from tests.machine.test_hostile_input import OBJECTS, VALUES, WORDS, Session

@@ -12,8 +12,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from tests.machine.client import Client
-from tests.machine.homeserver import Json
+from checking.machine_replay.client import Client
+from checking.machine_replay.homeserver import Json
 from tests.machine.own_devices import another_device
 from tests.machine.scene import ALICE, BOB, MEGOLM, ROOM, Scene
 from tests.machine.test_inputs import ask_for_keys

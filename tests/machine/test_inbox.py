@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from tests.machine.client import Client
-from tests.machine.homeserver import Json
+from checking.machine_replay.client import Client
+from checking.machine_replay.homeserver import Json
 from tests.machine.scene import BOB, MEGOLM, ROOM, Scene
 from unwedged.machine import SenderTrust, inbox, rooms
 from unwedged.machine.errors import MalformedResponse

@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.machine.client import Client
-from tests.machine.homeserver import Homeserver, Json
+from checking.machine_replay.client import Client
+from checking.machine_replay.homeserver import Homeserver, Json
 from tests.machine.message_keys import MessageKeys
 from tests.machine.own_devices import another_device, sent_to
 from tests.machine.scene import ALICE, BOB, HOUR_MS, ROOM, Scene

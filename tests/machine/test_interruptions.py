@@ -17,7 +17,7 @@ from typing import Final, ParamSpec, TypeVar
 
 import pytest
 
-from tests.machine.homeserver import Json
+from checking.machine_replay.homeserver import Json
 from tests.machine.scene import ALICE, BOB, HOUR_MS, MEGOLM, ROOM, Scene, must_be_sound
 from tests.machine.test_inputs import ask_for_keys, own
 from tests.store.stores import CancelledAt

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.machine.client import Client
-from tests.machine.homeserver import Device, Json
+from checking.machine_replay.client import Client
+from checking.machine_replay.homeserver import Device, Json
 from tests.machine.own_devices import another_device, encrypted_for, receive, sent_to, trust, verify
 from tests.machine.scene import ALICE, BOB, MEGOLM, ROOM, Scene
 from unwedged.machine import LocalTrust, MachineError, MissingRoomKey, SenderTrust, asking, gossip

@@ -7,7 +7,7 @@ import base64
 import pytest
 from vodozemac import Account, GroupSession, Session
 
-from tests.machine.homeserver import Json
+from checking.machine_replay.homeserver import Json
 from tests.machine.message_keys import Malformed, MessageKeyReused, MessageKeys, megolm_index, olm_place
 
 PICKLE_KEY = bytes(32)

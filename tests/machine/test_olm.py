@@ -7,7 +7,7 @@ import copy
 import msgspec
 import pytest
 
-from tests.machine.homeserver import Json
+from checking.machine_replay.homeserver import Json
 from unwedged.machine import account, devices, olm
 from unwedged.machine.errors import (
     MachineError,

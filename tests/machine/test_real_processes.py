@@ -21,9 +21,9 @@ from typing import Final
 import msgspec
 import pytest
 
+from checking.machine_replay.client import Client
+from checking.machine_replay.homeserver import Device, Homeserver, Json
 from examples.story.program import MachineClock
-from tests.machine.client import Client
-from tests.machine.homeserver import Device, Homeserver, Json
 from tests.machine.message_keys import MessageKeys
 from tests.machine.scene import ALICE, BOB, HOUR_MS, KEY, MEGOLM, ROOM
 from tests.machine.worker import (

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from tests.machine.client import Client
-from tests.machine.homeserver import Json
+from checking.machine_replay.client import Client
+from checking.machine_replay.homeserver import Json
 from tests.machine.scene import ALICE, BOB, HOUR_MS, KEY, MEGOLM, ROOM, Scene
 from tests.machine.test_inputs import peer_of
 from unwedged.machine import KeysClaim, LocalTrust, MachineError, repair

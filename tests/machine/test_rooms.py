@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from tests.machine.homeserver import Device, Json
+from checking.machine_replay.homeserver import Device, Json
 from tests.machine.scene import ALICE, BOB, HOUR_MS, MEGOLM, ROOM, Scene
 from unwedged.machine import DecryptedEvent, LocalTrust, SenderTrust, olm, rooms
 from unwedged.machine.errors import (

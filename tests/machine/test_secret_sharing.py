@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from checking.machine_replay.client import Client
+from checking.machine_replay.homeserver import Json
 from tests.machine import backups
-from tests.machine.client import Client
-from tests.machine.homeserver import Json
 from tests.machine.own_devices import another_device, encrypted_for, receive, sent_to, trust, verify
 from tests.machine.scene import ALICE, BOB, ROOM, Scene
 from unwedged.machine import LocalTrust, asking

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.machine.homeserver import Json
+from checking.machine_replay.homeserver import Json
 from unwedged.machine.errors import (
     InvalidArgument,
     MachineError,

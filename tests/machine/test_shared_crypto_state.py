@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.machine.client import Client
-from tests.machine.homeserver import Json
+from checking.machine_replay.client import Client
+from checking.machine_replay.homeserver import Json
 from tests.machine.message_keys import MessageKeys
 from tests.machine.scene import ROOM, Scene
 

@@ -18,8 +18,8 @@ import hypothesis.strategies as st
 from hypothesis import Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from tests.machine.client import Client
-from tests.machine.homeserver import Device, Homeserver, Json
+from checking.machine_replay.client import Client
+from checking.machine_replay.homeserver import Device, Homeserver, Json
 from tests.machine.scene import ALICE, BOB, HOUR_MS, KEY, MEGOLM, ROOM, MovableClock, must_be_sound
 from unwedged.machine import KeysClaim, KeysUpload, MachineError, OlmMachine, Request, SyncPosition
 from unwedged.machine.errors import MissingRoomKey

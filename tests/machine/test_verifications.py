@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import pytest
 
-from tests.machine.client import Client
-from tests.machine.homeserver import Device, Json
+from checking.machine_replay.client import Client
+from checking.machine_replay.homeserver import Device, Json
 from tests.machine.scene import ALICE, BOB, MINUTE_MS, ROOM, Scene
 from unwedged.machine import (
     DeviceTrust,

@@ -21,9 +21,9 @@ from typing import Final
 
 import msgspec
 
+from checking.machine_replay.client import Client
+from checking.machine_replay.homeserver import Device, Homeserver, Json
 from examples.story.program import MachineClock
-from tests.machine.client import Client
-from tests.machine.homeserver import Device, Homeserver, Json
 from tests.machine.scene import KEY, MEGOLM, ROOM
 from unwedged.machine import MachineError, OlmMachine
 from unwedged.machine.errors import RoomKeyNotShared

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal, NamedTuple
 
-from tests.machine.homeserver import Device, Homeserver, Json
+from checking.machine_replay.homeserver import Device, Homeserver, Json
 from tests.machine.message_keys import MessageKeys
 
 FaultKind = Literal["request lost", "response lost", "repeated"]

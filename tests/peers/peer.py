@@ -54,7 +54,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from tests.machine.homeserver import Device, Json
+from checking.machine_replay.homeserver import Device, Json
 from tests.peers.network import Network
 from unwedged.machine.unpadded_base64 import to_unpadded, unpadded
 

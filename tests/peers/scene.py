@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Protocol, TypeVar
 
-from tests.machine.homeserver import Device, Homeserver, Json
+from checking.machine_replay.homeserver import Device, Homeserver, Json
 from tests.peers.network import Network
 from tests.peers.peer import Library, Lost, Peer, peer
 

@@ -11,8 +11,8 @@ from typing import Final
 
 import msgspec
 
-from tests.machine.client import Client
-from tests.machine.homeserver import Device, Json
+from checking.machine_replay.client import Client
+from checking.machine_replay.homeserver import Device, Json
 from tests.machine.scene import KEY, MovableClock
 from tests.peers.network import Network
 from tests.peers.peer import Lost, Unreadable

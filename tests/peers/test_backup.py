@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.machine.homeserver import PASSWORD, Device, Json
+from checking.machine_replay.homeserver import PASSWORD, Device, Json
 from tests.peers.network import FAULT_KINDS, Fault, FaultKind
 from tests.peers.peer import MATRIX_SDK_CRYPTO, Peer, Unreadable
 from tests.peers.scene import ROOM, Scene, repeated

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.machine.homeserver import Device, Json
+from checking.machine_replay.homeserver import Device, Json
 from tests.peers.peer import LIBRARIES, Library, Peer, Unreadable
 from tests.peers.scene import Scene
 from tests.peers.shared_device import SharedDevice, shared_device

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.machine.homeserver import Device, Json
+from checking.machine_replay.homeserver import Device, Json
 from tests.peers.network import FAULT_KINDS, PATHS, Fault, FaultKind
 from tests.peers.peer import LIBRARIES, MATRIX_NIO, Library, Unreadable
 from tests.peers.scene import ROOM, Participant, Scene, repeated, sessions

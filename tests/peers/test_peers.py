@@ -8,7 +8,7 @@ from itertools import product
 import msgspec
 import pytest
 
-from tests.machine.homeserver import Device, Json
+from checking.machine_replay.homeserver import Device, Json
 from tests.peers.network import FAULT_KINDS, PATHS, Fault, FaultKind
 from tests.peers.peer import LIBRARIES, MATRIX_NIO, MATRIX_SDK_CRYPTO, Library, Unreadable
 from tests.peers.scene import ROOM, Scene, repeated, sessions

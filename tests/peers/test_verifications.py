@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.machine.homeserver import Device
+from checking.machine_replay.homeserver import Device
 from tests.peers.peer import MATRIX_SDK_CRYPTO, MAUTRIX_GO, Library, Peer, PeersVerification
 from tests.peers.scene import ROOM, Scene
 from tests.peers.shared_device import SharedDevice, shared_device

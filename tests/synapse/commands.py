@@ -6,7 +6,7 @@ from enum import Enum
 
 import msgspec
 
-from tests.machine.homeserver import Json
+from checking.machine_replay.homeserver import Json
 
 
 class Place(Enum):

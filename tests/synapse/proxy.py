@@ -10,7 +10,7 @@ from enum import Enum
 
 from aiohttp import ClientSession, web
 
-from tests.machine.homeserver import Arrival, Device
+from checking.machine_replay.homeserver import Arrival, Device
 
 NEVER_ARRIVED = 0
 """The status of a request that was lost on its way."""

@@ -18,9 +18,9 @@ from typing import Final
 import msgspec
 from aiohttp import ClientSession
 
+from checking.machine_replay.homeserver import Device, Json
 from examples.encrypted_bot.client import ROOT, authorization
 from examples.encrypted_bot.synapse import log_in, register
-from tests.machine.homeserver import Device, Json
 from tests.machine.message_keys import MessageKeys
 from tests.synapse.commands import (
     STOPPED,

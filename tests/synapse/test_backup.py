@@ -7,8 +7,8 @@ from typing import Final
 import msgspec
 import pytest
 
+from checking.machine_replay.homeserver import Device, Homeserver, Json
 from examples.encrypted_bot.client import ROOT, authorization
-from tests.machine.homeserver import Device, Homeserver, Json
 from tests.synapse.commands import Interruption, MakeBackup, Place, Read, Send, Sync, UseBackup
 from tests.synapse.scene import Scene
 from unwedged.machine.ratchets import BackupDecryption

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from aiohttp import ClientSession
 
+from checking.machine_replay.homeserver import Json
 from examples.encrypted_bot.client import Client, authorization
 from examples.encrypted_bot.synapse import PASSWORD
-from tests.machine.homeserver import Json
 from tests.machine.scene import KEY
 from tests.synapse.scene import Scene
 from unwedged.machine import AnotherIdentity, DeviceTrust, OlmMachine, SenderTrust, SigningKeysUpload

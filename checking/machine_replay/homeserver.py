@@ -38,12 +38,13 @@ T = TypeVar("T")
 _PREFIX: Final = re.compile(r"/_matrix/client/(?:r0|v\d+|unstable/org\.matrix\.simplified_msc3575)/")
 
 
-PASSWORD: Final = "open sesame"
+PASSWORD: Final = "open sesame"  # noqa: S105 (it opens nothing but this)
 """Everybody's, where one is needed."""
 SIGNING_KEYS: Final = ("master", "self_signing", "user_signing")
 
 
 def wall_clock_ms() -> int:
+    """Return the milliseconds since 1970."""
     return int(time.time() * 1000)
 
 

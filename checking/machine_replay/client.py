@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterable
 from urllib.parse import quote
 
-from tests.machine.homeserver import Device, Homeserver, Json
+from checking.machine_replay.homeserver import Device, Homeserver, Json
 from unwedged.machine import (
     KeysClaim,
     KeysQuery,
@@ -30,6 +30,7 @@ class Refused(Exception):
 
 
 def text_message(text: str) -> Json:
+    """Return the content of a message in a room."""
     return {"msgtype": "m.text", "body": text}
 
 
@@ -42,6 +43,7 @@ class Client:
         self.device = Device(*machine.device)
 
     def call(self, method: str, path: str, body: Json | None = None) -> Json:
+        """Send a request, and return the body of its answer. Raises ``Refused``."""
         status, answer = self.server.request(self.device, method, path, body)
         if status != 200:
             raise Refused(status, answer.get("errcode"))

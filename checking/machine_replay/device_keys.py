@@ -1,0 +1,24 @@
+"""Devices that a homeserver knows, and that nothing is behind."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from checking.machine_replay.homeserver import Device, Json
+from unwedged.machine.account import ALGORITHMS
+from unwedged.machine.identifiers import UserId
+from unwedged.machine.ratchets import Account
+from unwedged.machine.signing import signable, with_signature
+
+
+@cache
+def signed_device_keys(device: Device) -> Json:
+    """Return the device keys of a device, as its owner uploads them: the same each time."""
+    account = Account()
+    keys: Json = {
+        "user_id": device.user,
+        "device_id": device.device,
+        "algorithms": list(ALGORITHMS),
+        "keys": {f"curve25519:{device.device}": account.curve25519, f"ed25519:{device.device}": account.ed25519},
+    }
+    return with_signature(keys, UserId(device.user), f"ed25519:{device.device}", account.sign(signable(keys)))

@@ -1,0 +1,233 @@
+"""Replay: every transition of a model's graph, taken by real machines, and compared with the model after each step.
+
+The first way to a state leads from an initial one. What is there then is kept, the real records among it, and put back
+where another transition leaves the same state: so each transition is taken once. What the model does not allow there is
+asked for as well, and what a step gave to a machine is given once more: both must change nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from checking.errors import CheckError
+from checking.machine_replay.counterpart import Counterpart, Impossible
+from checking.machine_replay.counterparts import COUNTERPARTS
+from checking.machine_replay.shared_device import Row
+from checking.replay.drive import Diverged
+from checking.replay.transitions import chosen
+from checking.replay.workers import Workers, count_steps
+from checking.report import MachineReplayReport
+from checking.tlc.graph import Graph, read_graph
+from checking.tlc.values import Label, State, Value, render_value
+
+_MEMORY = Path("/dev/shm")  # noqa: S108 (the names in it are random)
+FOLDER = _MEMORY if _MEMORY.is_dir() else None
+"""Where the files are: on no disk, if possible. Nothing here is to outlive a power cut."""
+
+
+class Kept(NamedTuple):
+    """All that there was in one state."""
+
+    rows: tuple[tuple[Row, ...], ...]
+    """Of each device."""
+    outside: bytes
+
+
+def keep(counterpart: Counterpart) -> Kept:
+    """Keep all that there is."""
+    return Kept(tuple(device.rows() for device in counterpart.devices), pickle.dumps(counterpart.outside))
+
+
+async def put_back(counterpart: Counterpart, kept: Kept) -> None:
+    """Let everything be as it was."""
+    for device, rows in zip(counterpart.devices, kept.rows, strict=True):
+        await device.restore(rows)
+    counterpart.outside = pickle.loads(kept.outside)  # noqa: S301 (this process has pickled it)
+
+
+@dataclass(slots=True)
+class Coverage:
+    """How far a replay has come."""
+
+    covered: int = 0
+    """Transitions of the model, each taken once."""
+    repeated: int = 0
+    """How often a machine was given something once more, and it changed nothing."""
+    refused: int = 0
+    """How often a machine was asked for what the model does not allow, and it changed nothing."""
+
+
+class Replay:
+    """Covers a graph by a counterpart."""
+
+    def __init__(self, graph: Graph, counterpart: Counterpart) -> None:
+        """For ``replay``."""
+        self.coverage = Coverage()
+        self._graph = graph
+        self._counterpart = counterpart
+        self._steps = [
+            counterpart.steps(edge.action, graph.states[edge.source], graph.states[edge.target]) for edge in graph.edges
+        ]
+        """By transition, which steps it may be."""
+        self._untaken: list[list[int]] = [[] for _ in graph.states]
+        self._allowed: list[set[Label]] = [set() for _ in graph.states]
+        for number, edge in enumerate(graph.edges):
+            self._untaken[edge.source].append(number)
+            self._allowed[edge.source].update(self._steps[number])
+        self._seen: set[int] = set()
+        self._kept: dict[int, tuple[Kept, tuple[Label, ...]]] = {}
+        """By state where transitions are left: what was there, and the way that led there."""
+
+    async def cover(self, on_steps: Callable[[int], None]) -> None:
+        """Take every transition. Raises ``Diverged`` where the machine does not follow."""
+        (initial,) = self._graph.initial
+        await self._arrive(initial, [])
+        while self._kept:
+            state = next(reversed(self._kept))
+            kept, way = self._kept[state]
+            await put_back(self._counterpart, kept)
+            taken = await self._walk(state, list(way))
+            on_steps(taken)
+
+    async def _walk(self, state: int, way: list[Label]) -> int:
+        """Go on from a state as long as there are transitions to take; say how many were taken."""
+        taken = 0
+        while self._untaken[state]:
+            number = self._untaken[state].pop()
+            if not self._untaken[state]:
+                self._kept.pop(state, None)
+            edge = self._graph.edges[number]
+            step = chosen(edge.label, self._steps[number])
+            way.append(step)
+            state = edge.target
+            try:
+                await self._counterpart.take(step)
+                self._compare(state)
+                if await self._counterpart.repeat(step):
+                    self.coverage.repeated += 1
+                    self._compare(state)
+                if state not in self._seen:
+                    await self._arrive(state, way)
+            except CheckError as error:
+                raise Diverged(f"{error}\nafter {' '.join(map(str, way))}") from error
+            taken += 1
+        self.coverage.covered += taken
+        return taken
+
+    async def _arrive(self, state: int, way: list[Label]) -> None:
+        """Keep what is there, and ask for what the model does not allow."""
+        self._seen.add(state)
+        self._compare(state)
+        if self._untaken[state]:
+            self._kept[state] = keep(self._counterpart), tuple(way)
+        for step in self._counterpart.choices():
+            if step not in self._allowed[state]:
+                await self._refuse(step)
+                self.coverage.refused += 1
+                self._compare(state)
+
+    async def _refuse(self, step: Label) -> None:
+        try:
+            await self._counterpart.take(step)
+        except Impossible:
+            return
+        raise Diverged(f"the model does not allow the step {step} here, and the machine takes it")
+
+    def _compare(self, state: int) -> None:
+        compare(self._counterpart.observe(), self._graph.states[state])
+
+
+def compare(observed: State, wanted: State) -> None:
+    """Raise ``Diverged`` with the differences, if there are any."""
+    differences = [
+        f"{name}: the model has {render_value(model)}, the machine {render_value(machine)}"
+        for variable in wanted
+        for name, model, machine in _differences(variable, wanted[variable], observed[variable])
+    ]
+    if differences:
+        raise Diverged("; ".join(differences))
+
+
+def _differences(name: str, model: Value, machine: Value) -> list[tuple[str, Value, Value]]:
+    # Not "!=": between two of rpds's maps that is wrong as soon as one entry is the same.
+    if model == machine:
+        return []
+    if not isinstance(model, Mapping) or not isinstance(machine, Mapping) or set(model) != set(machine):
+        return [(name, model, machine)]
+    return [each for part in model for each in _differences(f"{name}.{part}", model[part], machine[part])]
+
+
+async def replay(graph: Graph, kind: type[Counterpart], on_steps: Callable[[int], None]) -> Coverage:
+    """Cover a graph by a counterpart of its model. Raises ``Diverged`` where the machine does not follow."""
+    async with opened(kind, graph.states[graph.initial[0]]) as counterpart:
+        covering = Replay(graph, counterpart)
+        await covering.cover(on_steps)
+    return covering.coverage
+
+
+@asynccontextmanager
+async def opened(kind: type[Counterpart], initial: State) -> AsyncIterator[Counterpart]:
+    """Have a counterpart of a model."""
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+        counterpart = await kind.open(Path(folder), initial)
+        try:
+            yield counterpart
+        finally:
+            await counterpart.close()
+
+
+class Dump(NamedTuple):
+    """The graph of a model, as TLC dumped it."""
+
+    model: str
+    specification: str
+    path: Path
+
+
+def replay_dumps(dumps: Sequence[Dump], on_progress: Callable[[int, int], None]) -> list[MachineReplayReport]:
+    """Replay the graphs of models, as many at once as there are cores.
+
+    ``on_progress`` is told how many transitions were taken, and how many there are. Raises ``CheckError`` where one was
+    not covered, or a machine diverged.
+    """
+    transitions = {dump: dump.path.read_text(encoding="utf-8").count(" -> ") for dump in dumps}
+    with Workers() as workers:
+        # The largest first, so that the small ones fill the gap at the end.
+        order = sorted(dumps, key=lambda dump: -transitions[dump])
+        started = {dump: workers.start(_replay_dump, dump) for dump in order}
+        return workers.wait(
+            [started[dump] for dump in dumps], lambda taken: on_progress(taken, sum(transitions.values()))
+        )
+
+
+def _replay_dump(dump: Dump) -> MachineReplayReport:
+    """Replay one graph, in a process of its own."""
+    kind = COUNTERPARTS.get(dump.specification)
+    if kind is None:
+        raise CheckError(f"{dump.model}: nothing stands for {dump.specification} in the replay")
+    graph = read_graph(dump.path)
+    if not graph.edges:
+        raise CheckError(f"{dump.model}: there is no transition to replay")
+    began = time.perf_counter()
+    try:
+        coverage = asyncio.run(replay(graph, kind, count_steps))
+    except CheckError as error:
+        raise CheckError(f"{dump.model}: {error}") from error
+    if coverage.covered != len(graph.edges):
+        raise CheckError(f"{dump.model}: {len(graph.edges) - coverage.covered} transitions were not covered")
+    return MachineReplayReport(
+        model=dump.model,
+        transitions=len(graph.edges),
+        covered=coverage.covered,
+        repeated=coverage.repeated,
+        refused=coverage.refused,
+        seconds=round(time.perf_counter() - began, 1),
+    )

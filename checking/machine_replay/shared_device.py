@@ -1,0 +1,118 @@
+"""A device that several processes share: real machines on one real store file, of which one at a time does something.
+
+Nothing moves by the clock. The lease goes to the process that is to do something, and what the file has is read, kept
+and put back through a connection that takes no part in the protocol.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from checking.replay.doubles import ManualClock
+from unwedged.machine import OlmMachine
+from unwedged.machine.identifiers import Device
+from unwedged.store import RecordKind
+from unwedged.store.sqlite import SqliteBackend
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+Result = TypeVar("Result")
+
+_KEY = bytes(32)
+
+
+class Row(NamedTuple):
+    """A record as it is in the file."""
+
+    kind: str
+    key: bytes
+    value: bytes
+
+
+class SharedDevice:
+    """A device, and a machine of it in each of its processes."""
+
+    def __init__(self, machines: dict[str, OlmMachine], connection: sqlite3.Connection) -> None:
+        """For ``open``."""
+        self._machines = machines
+        self._connection = connection
+        self._sealer = next(iter(machines.values()))._store._sealer
+        self._active: str | None = None
+        """The process that may hold the lease."""
+
+    @classmethod
+    async def open(cls, path: Path, device: Device, processes: Sequence[str], clock: ManualClock) -> SharedDevice:
+        """Make the store at ``path``, and let each process open it."""
+        machines: dict[str, OlmMachine] = {}
+        for process in processes:
+            machines[process] = await OlmMachine.open(
+                path, user_id=device.user_id, device_id=device.device_id, label=process, key=_KEY, clock=clock
+            )
+            await _release(machines[process])
+            backend = machines[process]._store._services.backend
+            assert isinstance(backend, SqliteBackend)
+            # On the loop's own thread: to go to the driver's and back takes longer than the work.
+            backend._driver.call = partial(_call_at_once, backend._driver._conn)  # type: ignore[method-assign]
+        return cls(machines, sqlite3.connect(path, isolation_level=None))
+
+    async def close(self) -> None:
+        """Let go of the file."""
+        await self._hand_over()
+        for machine in self._machines.values():
+            await machine.close()
+        self._connection.close()
+
+    async def machine(self, process: str) -> OlmMachine:
+        """Return the machine of a process, which is to do something now."""
+        if self._active != process:
+            await self._hand_over()
+            self._active = process
+        return self._machines[process]
+
+    async def another_machine(self) -> OlmMachine:
+        """Return the machine of a process that did not do the last thing."""
+        return await self.machine(next(process for process in self._machines if process != self._active))
+
+    def records(self, kind: RecordKind[Key, Value]) -> dict[Key, Value]:
+        """Return all records of a kind, as they are in the file."""
+        rows = self._connection.execute("SELECT key, value FROM record WHERE kind = ?", (kind.name,))
+        return dict(self._opened(kind, key, value) for key, value in rows)
+
+    def rows(self) -> tuple[Row, ...]:
+        """Return all records, to put them back some day."""
+        return tuple(Row(*row) for row in self._connection.execute("SELECT kind, key, value FROM record"))
+
+    async def restore(self, rows: Sequence[Row]) -> None:
+        """Let the store have these records and no others, as if they had just been committed.
+
+        To the machines it is a commit that they did not see, and of which the change log says nothing.
+        """
+        await self._hand_over()
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("DELETE FROM record")
+        connection.executemany("INSERT INTO record (kind, key, value) VALUES (?, ?, ?)", rows)
+        connection.execute("DELETE FROM change")
+        connection.execute("UPDATE state SET version = version + 1, floor = version + 1")
+        connection.execute("COMMIT")
+
+    def _opened(self, kind: RecordKind[Key, Value], key: bytes, value: bytes) -> tuple[Key, Value]:
+        name = self._sealer.reveal(kind.name, key)
+        return kind.key.decode(name), kind.value.decode(self._sealer.open(kind.name, name, value))
+
+    async def _hand_over(self) -> None:
+        if self._active is not None:
+            await _release(self._machines[self._active])
+            self._active = None
+
+
+async def _call_at_once(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], Result]) -> Result:
+    return work(connection)
+
+
+async def _release(machine: OlmMachine) -> None:
+    await machine._store._lock.release_now()

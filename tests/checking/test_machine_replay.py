@@ -1,0 +1,253 @@
+"""Real machines on the graphs of the models of the Matrix device, and that a broken machine is noticed.
+
+``python -m checking replay NAME`` takes every transition of a model once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from checking.errors import CheckError
+from checking.machine_replay import drive
+from checking.machine_replay.counterexamples import replay_counterexample
+from checking.machine_replay.counterparts import COUNTERPARTS
+from checking.machine_replay.drive import Coverage, Dump, replay, replay_dumps
+from checking.models.manifest import Band, Layer, Manifest, Model, find_manifest, read_manifest
+from checking.replay.drive import Diverged
+from checking.replay.substitutions import Substitution
+from checking.tlc import run as tlc
+from checking.tlc.graph import Graph, read_graph
+from checking.tlc.run import Result
+from checking.tlc.toolbox import Toolbox
+from checking.tlc.values import ModelValue, State, function, record
+from unwedged.machine import SyncPosition, devices, inbox
+from unwedged.machine.identifiers import JsonObject, UserId
+from unwedged.machine.records import OUTDATED, TRACKED, Tracked
+from unwedged.machine.requests import KeysQuery
+from unwedged.store import Transaction
+
+MOST_STEPS = 2_000
+"""Each break of the machine shows within so many steps."""
+
+
+def note_nothing(taken: int, of: int) -> None:
+    pass
+
+
+def stop_late() -> Callable[[int], None]:
+    """Return what stops a replay that has taken many steps."""
+    total = 0
+
+    def count(steps: int) -> None:
+        nonlocal total
+        total += steps
+        assert total < MOST_STEPS, "nothing has shown"
+
+    return count
+
+
+@pytest.fixture(scope="session")
+def manifest() -> Manifest:
+    return read_manifest(find_manifest(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def found(toolbox: Toolbox, manifest: Manifest) -> Callable[[Model], Result]:
+    """Return what finds the counterexample of a model, with the real TLC."""
+    return lambda model: asyncio.run(tlc.run(toolbox, manifest.job(model)))
+
+
+@pytest.fixture(scope="session")
+def graph(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    path = tmp_path_factory.mktemp("graph") / "lists.dot"
+    asyncio.run(tlc.run(toolbox, manifest.job(manifest.model("ReplayListsAnew"), path)))
+    return read_graph(path)
+
+
+@pytest.fixture(scope="session")
+def small_dump(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Have TLC write down the graph of a model that is smaller still."""
+    folder = tmp_path_factory.mktemp("small")
+    job = manifest.job(manifest.model("ReplayLists"), folder / "small.dot")
+    configuration = folder / "Small.cfg"
+    text = job.configuration.read_text(encoding="utf-8")
+    configuration.write_text(text.replace("{classic, sliding}", "{classic}").replace("{sliding}", "{}"))
+    specification = folder / job.specification.name
+    specification.write_bytes(job.specification.read_bytes())
+    asyncio.run(tlc.run(toolbox, replace(job, specification=specification, configuration=configuration)))
+    return folder / "small.dot"
+
+
+# Which models
+
+
+def machine_faults(manifest: Manifest, specification: str) -> list[Model]:
+    return [
+        model
+        for model in manifest.band(Band.FAULT)
+        if model.specification == specification and model.layer is Layer.MACHINE
+    ]
+
+
+@pytest.mark.parametrize("specification", COUNTERPARTS)
+def test_every_fault_of_a_module_is_injected_and_every_property_that_it_violates_is_asked(
+    manifest: Manifest, specification: str
+) -> None:
+    models = machine_faults(manifest, specification)
+    assert {model.slug for model in models} == COUNTERPARTS[specification].faults.keys()
+    assert {model.property for model in models} <= COUNTERPARTS[specification].properties.keys()
+
+
+def test_every_module_that_has_a_counterpart_has_a_graph_to_replay(manifest: Manifest) -> None:
+    assert COUNTERPARTS.keys() <= {model.specification for model in manifest.band(Band.REPLAY)}
+
+
+# That a replay fails where it should
+
+
+async def _note_nobody(transaction: Transaction, user_ids: Iterable[UserId] = ()) -> None:
+    del transaction, user_ids
+
+
+def _mark_without_a_new_number(transaction: Transaction, user_id: UserId, tracked: Tracked | None) -> None:
+    del tracked
+    transaction.put(TRACKED, user_id, Tracked(1))
+    transaction.put(OUTDATED, user_id, 1)
+
+
+async def _ask_for_all(transaction: Transaction) -> list[KeysQuery]:
+    numbers = {}
+    for user_id in await transaction.keys(TRACKED):
+        tracked = await transaction.get(TRACKED, user_id)
+        assert tracked is not None
+        numbers[user_id] = tracked.number
+    return [KeysQuery(numbers)] if numbers else []
+
+
+async def _forget_nothing(transaction: Transaction, asked_with: SyncPosition) -> None:
+    del transaction, asked_with
+
+
+async def _settle_nothing(transaction: Transaction, request: KeysQuery, response: JsonObject) -> None:
+    del transaction, request, response
+
+
+@dataclass(frozen=True)
+class Break:
+    substitutions: Sequence[Substitution]
+    told: str
+
+
+BREAKS = {
+    "a change is not marked": Break([(devices, "note_changed", _note_nobody)], r"store\.outdated\.u\d: the model has"),
+    "a number is used twice": Break([(devices, "mark", _mark_without_a_new_number)], r"store\.(outdated|next)"),
+    "what is known is asked for": Break([(devices, "queries", _ask_for_all)], r"does not allow the step AnswerQuery"),
+    "a token is not forgotten": Break([(inbox, "forget_position", _forget_nothing)], r"store\.token\.sliding"),
+    "an answer is lost": Break([(devices, "take_query_answer", _settle_nothing)], r"store\.(known|outdated)"),
+    **{slug: Break(fault(), r"the model has") for slug, fault in COUNTERPARTS["MCLists.tla"].faults.items()},
+}
+
+
+@pytest.mark.parametrize("broken", BREAKS)
+def test_a_broken_machine_diverges(graph: Graph, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    for substitution in BREAKS[broken].substitutions:
+        monkeypatch.setattr(*substitution)
+    with pytest.raises(Diverged, match=rf"(?s){BREAKS[broken].told}.*\nafter \w+"):
+        asyncio.run(replay(graph, COUNTERPARTS["MCLists.tla"], stop_late()))
+
+
+def of_dump(path: Path, specification: str = "MCLists.tla") -> Dump:
+    return Dump("Some", specification, path)
+
+
+def test_each_transition_is_covered_and_reported(small_dump: Path) -> None:
+    edges = read_graph(small_dump).edges
+    progress: list[tuple[int, int]] = []
+    [report] = replay_dumps([of_dump(small_dump)], lambda taken, of: progress.append((taken, of)))
+    assert (report.model, report.transitions, report.covered) == ("Some", len(edges), len(edges))
+    assert progress[-1][0] == len(edges)
+    assert report.repeated == sum(edge.action in ("ReceiveSync", "MarkSent") for edge in edges)
+    assert report.refused > 0
+
+
+def test_a_graph_without_a_transition_is_refused(small_dump: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.dot"
+    lines = small_dump.read_text(encoding="utf-8").splitlines(keepends=True)
+    empty.write_text(next(line for line in lines if "style = filled" in line), encoding="utf-8")
+    with pytest.raises(CheckError, match="Some: there is no transition to replay"):
+        replay_dumps([of_dump(empty)], note_nothing)
+
+
+def test_a_module_without_a_counterpart_is_refused(small_dump: Path) -> None:
+    with pytest.raises(CheckError, match="Some: nothing stands for Other in the replay"):
+        replay_dumps([of_dump(small_dump, "Other")], note_nothing)
+
+
+def test_a_transition_that_was_not_covered_is_missed(small_dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def cover_nothing(*_: object) -> Coverage:
+        return Coverage()
+
+    monkeypatch.setattr(drive, "replay", cover_nothing)
+    with pytest.raises(CheckError, match=r"Some: \d+ transitions were not covered"):
+        drive._replay_dump(of_dump(small_dump))
+
+
+# Faults
+
+
+@pytest.mark.parametrize("slug", COUNTERPARTS["MCLists.tla"].faults)
+def test_the_machine_broken_alike_violates_the_same_property(
+    manifest: Manifest, found: Callable[[Model], Result], slug: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = manifest.model(f"fault-{slug}")
+    assert model.property is not None
+    result = found(model)
+    assert replay_counterexample(model.specification, slug, model.property, result) == model.property
+    # And without the fault nothing is violated, which is noticed too.
+    monkeypatch.setattr(COUNTERPARTS[model.specification], "faults", {slug: list})
+    with pytest.raises(CheckError, match=f"{slug}: with the fault injected, {model.property} holds"):
+        replay_counterexample(model.specification, slug, model.property, result)
+    with pytest.raises(CheckError, match="there is no counterexample to replay"):
+        replay_counterexample(model.specification, slug, model.property, replace(result, trace=()))
+
+
+# Properties
+
+NONE, U1, CLASSIC, SLIDING = map(ModelValue, ("None", "u1", "classic", "sliding"))
+
+
+def lists_state(known: object, outdated: object, classic: int, sliding: object) -> State:
+    return {
+        "store": record(
+            tracked=frozenset({U1}),
+            known=function({U1: known}),  # type: ignore[dict-item]
+            outdated=function({U1: outdated}),  # type: ignore[dict-item]
+            token=function({CLASSIC: classic, SLIDING: sliding}),  # type: ignore[dict-item]
+        ),
+        "server": record(changed=function({U1: 2})),
+    }
+
+
+RIGHT = {
+    "current": lists_state(2, NONE, 2, 2),
+    "marked": lists_state(1, 3, 2, 2),
+    "not told yet": lists_state(1, NONE, 1, NONE),
+}
+
+
+@pytest.mark.parametrize("state", RIGHT.values(), ids=RIGHT)
+def test_what_is_right_is_accepted(state: State) -> None:
+    assert COUNTERPARTS["MCLists.tla"].properties["DirtyNotLost"](state, state) is None
+
+
+@pytest.mark.parametrize("sliding", [2, NONE])
+def test_a_lost_change_is_reported(sliding: object) -> None:
+    state = lists_state(1, NONE, 2, sliding)
+    wrong = COUNTERPARTS["MCLists.tla"].properties["DirtyNotLost"](state, state)
+    assert wrong is not None
+    assert "u1" in wrong
