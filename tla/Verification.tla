@@ -173,7 +173,7 @@ StartSas ==
     /\ store' = Stored([store.flow EXCEPT !.phase = "started", !.role = "starter"], <<Start>>)
     /\ UNCHANGED <<setting, peer, server, flight, people>>
 
-\* If we have started too, our own start is given up.
+\* If we have started too, our own start is abandoned.
 ReceiveStart(message) ==
     /\ message.type = "start" /\ message \in Hearable
     /\ store.flow.phase = "ready" \/ (store.flow.phase = "started" /\ ~setting.first)

@@ -33,7 +33,7 @@ NeverReplaceOurKey   == [][~ReplaceOurKey]_vars
 \* a message is heard that the attacker has made;
 NeverForged == server.forged = 0
 
-\* our own start is given up for the peer's;
+\* our own start is abandoned for the peer's;
 NeverYields ==
     [][\A message \in Messages : ReceiveStart(message) => store.flow.phase = "ready"]_vars
 
