@@ -201,6 +201,15 @@ def test_events_reach_the_members_of_a_room(homeserver: Homeserver) -> None:
     assert accepted(homeserver, BOB, "GET", f"rooms/{ROOM}/joined_members") == {"joined": {BOB.user: {}}}
 
 
+def test_the_device_that_sent_an_event_alone_is_told_under_which_transaction(homeserver: Homeserver) -> None:
+    homeserver.create_room(ROOM, ALICE.user, BOB.user)
+    accepted(homeserver, BOB, "PUT", f"rooms/{quote(ROOM)}/send/m.room.message/mine", {})
+    for device, told in ((ALICE, None), (BOBS_TABLET, None), (BOB, {"transaction_id": "mine"})):
+        rooms = sync(homeserver, device)["rooms"]
+        assert isinstance(rooms, dict)
+        assert rooms["join"][ROOM]["timeline"]["events"][-1].get("unsigned") == told
+
+
 def test_sliding_sync_has_two_tokens(homeserver: Homeserver) -> None:
     homeserver.create_room(ROOM, ALICE.user, BOB.user)
     send(homeserver, "1", to_bob("one"))

@@ -21,8 +21,18 @@ from checking.machine_replay.homeserver import Json
 from tests.machine.scene import ALICE, BOB, HOUR_MS, MEGOLM, ROOM, Scene, must_be_sound
 from tests.machine.test_inputs import ask_for_keys, own
 from tests.store.stores import CancelledAt
-from unwedged.machine import KeysClaim, KeysQuery, KeysUpload, LocalTrust, OlmMachine, ToDevice, inbox
-from unwedged.machine.identifiers import PeerName, UserId
+from unwedged.machine import (
+    KeysClaim,
+    KeysQuery,
+    KeysUpload,
+    LocalTrust,
+    OlmMachine,
+    Phase,
+    ToDevice,
+    WrongPhase,
+    inbox,
+)
+from unwedged.machine.identifiers import FlowId, PeerName, UserId
 from unwedged.machine.records import BACKLOG, UNPROCESSED, WANTED_SESSION, Backlog, WantedSession
 from unwedged.store import StorageFailed, StoreBusy, Transaction, Version
 
@@ -230,6 +240,68 @@ async def import_room_keys(scene: Scene) -> Work:
     return Work(lambda machine: machine.import_room_keys(exported), is_read)
 
 
+async def settle(scene: Scene) -> None:
+    """Let what is on its way between the two devices arrive."""
+    while sum([len(await client.send_all()) for client in (scene.app, scene.bob)]):
+        for client in (scene.app, scene.bob):
+            await client.sync()
+
+
+async def compared(scene: Scene) -> tuple[FlowId, FlowId]:
+    """Let Alice's device and Bob's show the same short string; return how each calls that."""
+    (device,) = (await scene.app.machine.devices_of(BOB)).values()
+    await scene.app.machine.set_trust(BOB, "LAPTOP", device.ed25519, LocalTrust.UNSET)
+    ours = await scene.app.machine.verifications.request(BOB)
+    await settle(scene)
+    theirs = (await scene.bob.machine.verifications.get_all())[-1].flow_id
+    await scene.bob.machine.verifications.accept(theirs)
+    await settle(scene)
+    await scene.bob.machine.verifications.start_sas(theirs)
+    await settle(scene)
+    return ours, theirs
+
+
+async def a_verification_is_confirmed(scene: Scene) -> Work:
+    ours, theirs = await compared(scene)
+    await scene.bob.machine.verifications.confirm(theirs)
+    await settle(scene)
+
+    async def confirm(machine: OlmMachine) -> None:
+        with contextlib.suppress(WrongPhase):  # where the other process has done so
+            await machine.verifications.confirm(ours)
+
+    async def both_are_verified() -> None:
+        await settle(scene)
+        for client, flow_id, user in ((scene.extension, ours, BOB), (scene.bob, theirs, ALICE)):
+            flow = await client.machine.verifications.get(flow_id)
+            assert flow is not None
+            assert flow.phase is Phase.DONE
+            (device,) = (await client.machine.devices_of(user)).values()
+            assert device.trust is LocalTrust.VERIFIED
+
+    return Work(confirm, both_are_verified)
+
+
+async def a_verification_is_proven(scene: Scene) -> Work:
+    """The proof of the other device comes with a sync, and ends the verification."""
+    ours, theirs = await compared(scene)
+    await scene.app.machine.verifications.confirm(ours)
+    await settle(scene)
+    await scene.bob.machine.verifications.confirm(theirs)
+    await scene.bob.send_all()
+    position = await scene.app.machine.sync_position()
+    response = scene.app.ask(position)
+
+    async def is_verified() -> None:
+        flow = await scene.extension.machine.verifications.get(ours)
+        assert flow is not None
+        assert flow.phase is Phase.DONE
+        (device,) = (await scene.extension.machine.devices_of(BOB)).values()
+        assert device.trust is LocalTrust.VERIFIED
+
+    return Work(lambda machine: machine.receive_sync_changes(response, position), is_verified)
+
+
 async def readings(scene: Scene) -> Work:
     async def read(machine: OlmMachine) -> None:
         await machine.sync_position()
@@ -259,6 +331,8 @@ WORKS: Final = (
     set_room_encryption,
     discard_room_key,
     import_room_keys,
+    a_verification_is_confirmed,
+    a_verification_is_proven,
     readings,
 )
 
