@@ -74,6 +74,31 @@ async def test_count_absent_two_meanings_classic(alice_and_bob: Scene) -> None:
     assert len(one_time_keys(upload)) == MOST_ONE_TIME_KEYS
 
 
+async def test_count_left_out_of_a_connection(alice_and_bob: Scene) -> None:
+    """The offer that a count has led to is lost, and the homeserver does not say again how many keys it holds."""
+    scene = alice_and_bob
+    await ask_for_keys(scene.app)
+    assert uploads(await scene.app.machine.outgoing_requests())
+    scene.clock.added_ms += HOUR_MS
+    assert not uploads(await scene.extension.machine.outgoing_requests())  # abandoned; no count is known
+    assert await hear_nothing_new(scene.extension, "another")
+    assert not uploads(await scene.extension.machine.outgoing_requests())  # it was never told anything
+    assert await hear_nothing_new(scene.extension, "counts")
+    assert uploads(await scene.app.machine.outgoing_requests())
+
+
+async def test_what_came_too_late_to_count_and_is_left_out_later(alice_and_bob: Scene) -> None:
+    """While an offer is under way, a sync says that there is no key left, and that the fallback key was used."""
+    scene = alice_and_bob
+    await ask_for_keys(scene.app)
+    (upload,) = uploads(await scene.app.machine.outgoing_requests())
+    assert await hear_nothing_new(scene.extension, "counts", device_unused_fallback_key_types=[])
+    await scene.app.send(upload)
+    assert not (await own(scene.app)).fallback_used
+    assert await hear_nothing_new(scene.extension, "counts", device_one_time_keys_count={"signed_curve25519": 50})
+    assert ((await own(scene.app)).fallback_used, (await own(scene.app)).count) == (True, 50)
+
+
 async def test_stale_count(alice_and_bob: Scene) -> None:
     """A sync that was asked for before an offer says nothing about it, however often it comes."""
     scene = alice_and_bob
@@ -406,6 +431,13 @@ def flipped(content: Json) -> Json:
         body = message["body"]
         message["body"] = body[:-4] + ("AAAA" if body[-4:] != "AAAA" else "BBBB")
     return spoilt
+
+
+async def hear_nothing_new(client: Client, connection: str, **but: object) -> bool:
+    """Let a sliding connection be told what has changed, and nothing else; say whether its response was applied."""
+    position = await client.machine.sync_position(connection, sliding=True)
+    response: Json = {"pos": f"{position.token}+", "extensions": {"e2ee": but}}
+    return (await client.machine.receive_sync_changes(response, position)).applied
 
 
 async def ask_for_keys(client: Client) -> None:

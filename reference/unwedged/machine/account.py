@@ -13,9 +13,10 @@ from typing import Final
 from unwedged.machine.errors import AnotherDevice, MalformedResponse
 from unwedged.machine.identifiers import MEGOLM, OLM, ONE_TIME_KEY, Curve25519Key, Device, JsonObject, TransactionId
 from unwedged.machine.ratchets import MOST_ONE_TIME_KEYS, Account
-from unwedged.machine.records import ACCOUNT, OFFER, OWN_DEVICE, Offer, OwnDevice
+from unwedged.machine.records import ACCOUNT, OFFER, OWN_DEVICE, Offer, OwnDevice, ToldKeys
 from unwedged.machine.requests import KeysUpload
 from unwedged.machine.signing import signable, with_signature
+from unwedged.machine.sync import SyncPosition
 from unwedged.store import Transaction, View
 
 ALGORITHMS: Final = (OLM, MEGOLM)
@@ -147,22 +148,35 @@ async def lose_offer(transaction: Transaction) -> None:
     _abandon(transaction, await own_device(transaction))
 
 
-async def note_counts(
-    transaction: Transaction, serial: int, count: int | None, unused_fallback_types: list[str] | None
-) -> None:
+async def note_counts(transaction: Transaction, asked_with: SyncPosition, said: ToldKeys) -> None:
     """Take what a sync says of the homeserver's keys, unless an offer was under way or made since it was asked for.
 
-    ``None`` means that the sync said nothing.
+    Sliding sync leaves out what is as the connection was told before. So that is noted also where it does not count.
     """
     own = await own_device(transaction)
-    if serial != own.serial or await transaction.get(OFFER, None) is not None:
-        return
-    used = own.fallback_used if unused_fallback_types is None else ONE_TIME_KEY not in unused_fallback_types
-    if own.fallback_used == used and count in (None, own.count):
-        return
-    own.fallback_used = used
-    own.count = own.count if count is None else count
-    transaction.put(OWN_DEVICE, None, own)
+    told = told_now(own, asked_with, said)
+    is_news = asked_with.sliding and told != own.told.get(asked_with.connection)
+    if is_news:
+        own.told = {**own.told, asked_with.connection: told}
+    if asked_with.serial == own.serial and await transaction.get(OFFER, None) is None:
+        types = told.unused_fallback_types
+        used = own.fallback_used if types is None else ONE_TIME_KEY not in types
+        count = own.count if told.one_time_keys is None else told.one_time_keys
+        is_news |= (own.fallback_used, own.count) != (used, count)
+        own.fallback_used, own.count = used, count
+    if is_news:
+        transaction.put(OWN_DEVICE, None, own)
+
+
+def told_now(own: OwnDevice, asked_with: SyncPosition, said: ToldKeys) -> ToldKeys:
+    """Return what a response says of the homeserver's keys, with what it leaves out because nothing changed."""
+    before = own.told.get(asked_with.connection) if asked_with.sliding and asked_with.token is not None else None
+    if before is None:
+        return said
+    return ToldKeys(
+        before.one_time_keys if said.one_time_keys is None else said.one_time_keys,
+        before.unused_fallback_types if said.unused_fallback_types is None else said.unused_fallback_types,
+    )
 
 
 def _abandon(transaction: Transaction, own: OwnDevice) -> None:

@@ -40,6 +40,7 @@ from unwedged.machine.records import (
     DecryptedPayload,
     Peer,
     PutAside,
+    ToldKeys,
 )
 from unwedged.machine.sync import TO_DEVICE, SyncChanges, SyncPosition
 from unwedged.machine.unshown import Unshown
@@ -139,7 +140,8 @@ async def receive(
             await devices.note_all_changed(transaction)
         await devices.note_changed(transaction, changes.changed)
         await devices.note_left(transaction, changes.left)
-        await account.note_counts(transaction, asked_with.serial, changes.one_time_keys, changes.unused_fallback_types)
+        said = ToldKeys(changes.one_time_keys, changes.unused_fallback_types)
+        await account.note_counts(transaction, asked_with, said)
     if await _takes_to_device(transaction, changes, asked_with, outcome):
         await _take_events(transaction, changes.to_device, outcome, now_ms)
     return outcome, await transaction.get(BACKLOG, None) is not None

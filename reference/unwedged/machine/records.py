@@ -41,6 +41,13 @@ Value = TypeVar("Value")
 Name = TypeVar("Name")
 
 
+class ToldKeys(msgspec.Struct, frozen=True):
+    """What a connection was last told of this device's keys at the homeserver, where it was told anything."""
+
+    one_time_keys: int | None
+    unused_fallback_types: list[str] | None
+
+
 class OwnDevice(msgspec.Struct):
     """Whose device this is, and what the homeserver has of its keys."""
 
@@ -62,6 +69,8 @@ class OwnDevice(msgspec.Struct):
     fallback_confirmed_ms: int | None = None
     """When the homeserver confirmed it; ``None`` as long as it has not."""
     fallback_used: bool = False
+    told: dict[str, ToldKeys] = {}
+    """By sliding connection, whether it counted or not: a response that leaves it out says that it is still so."""
 
 
 class Offer(msgspec.Struct, frozen=True):
