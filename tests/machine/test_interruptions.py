@@ -28,6 +28,7 @@ from unwedged.machine import (
     LocalTrust,
     OlmMachine,
     Phase,
+    SharingStrategy,
     ToDevice,
     WrongPhase,
     inbox,
@@ -224,6 +225,22 @@ async def set_room_encryption(scene: Scene) -> Work:
     return Work(lambda machine: machine.set_room_encryption(ROOM, content))
 
 
+async def set_sharing_strategy(scene: Scene) -> Work:
+    strategies = itertools.cycle((SharingStrategy.ALL_DEVICES, SharingStrategy.REFUSE_UNVERIFIED))
+    await scene.app.machine.set_sharing_strategy(ROOM, next(strategies))
+    strategy = next(strategies)
+
+    async def is_set_back() -> None:
+        await scene.app.machine.set_sharing_strategy(ROOM, next(strategies))
+
+    return Work(lambda machine: machine.set_sharing_strategy(ROOM, strategy), is_set_back)
+
+
+async def set_history_visibility(scene: Scene) -> Work:
+    await scene.app.machine.set_history_visibility(ROOM, {"history_visibility": "joined"})
+    return Work(lambda machine: machine.set_history_visibility(ROOM, {"history_visibility": "shared"}))
+
+
 async def discard_room_key(scene: Scene) -> Work:
     await scene.app.share(ROOM, [ALICE, BOB])
     return Work(lambda machine: machine.discard_room_key(ROOM))
@@ -329,6 +346,8 @@ WORKS: Final = (
     set_trust,
     track_users,
     set_room_encryption,
+    set_sharing_strategy,
+    set_history_visibility,
     discard_room_key,
     import_room_keys,
     a_verification_is_confirmed,
