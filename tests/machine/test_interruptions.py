@@ -19,6 +19,7 @@ import pytest
 
 from checking.machine_replay.homeserver import Json
 from tests.machine.scene import ALICE, BOB, HOUR_MS, MEGOLM, ROOM, Scene, must_be_sound
+from tests.machine.test_cross_signing import AUTH, bootstrap, signing_keys_uploads
 from tests.machine.test_inputs import ask_for_keys, own
 from tests.store.stores import CancelledAt
 from unwedged.machine import (
@@ -29,12 +30,14 @@ from unwedged.machine import (
     OlmMachine,
     Phase,
     SharingStrategy,
+    SignatureUpload,
+    SigningKeysUpload,
     ToDevice,
     WrongPhase,
     inbox,
 )
 from unwedged.machine.identifiers import FlowId, PeerName, UserId
-from unwedged.machine.records import BACKLOG, UNPROCESSED, WANTED_SESSION, Backlog, WantedSession
+from unwedged.machine.records import BACKLOG, PRIVATE_IDENTITY, UNPROCESSED, WANTED_SESSION, Backlog, WantedSession
 from unwedged.store import StorageFailed, StoreBusy, Transaction, Version
 
 Parameters = ParamSpec("Parameters")
@@ -319,11 +322,77 @@ async def a_verification_is_proven(scene: Scene) -> Work:
     return Work(lambda machine: machine.receive_sync_changes(response, position), is_verified)
 
 
+async def forget_private_keys(transaction: Transaction) -> None:
+    transaction.delete(PRIVATE_IDENTITY, None)
+
+
+async def new_signing_keys(scene: Scene) -> SigningKeysUpload:
+    """Make an identity in place of any that is there."""
+    await scene.app.machine._store.run(forget_private_keys)
+    await scene.app.machine.cross_signing.reset()
+    (upload,) = await signing_keys_uploads(scene.app)
+    return upload
+
+
+async def reset(scene: Scene) -> Work:
+    await new_signing_keys(scene)
+    await scene.app.machine._store.run(forget_private_keys)
+
+    async def one_identity_is_made() -> None:
+        (one,), (other,) = [await signing_keys_uploads(client) for client in (scene.app, scene.extension)]
+        assert one == other
+        await scene.app.machine._store.run(forget_private_keys)
+
+    return Work(lambda machine: machine.cross_signing.reset(), one_identity_is_made)
+
+
+async def signing_keys_are_answered(scene: Scene) -> Work:
+    upload = await new_signing_keys(scene)
+    answer = scene.app.call(upload.method, upload.path, upload.body | AUTH)
+
+    async def the_private_keys_are_here() -> None:
+        status = await scene.app.machine.cross_signing.status()
+        assert (status.master_key, len(status.private_keys), status.pending) == (upload.master_key, 3, False)
+
+    return Work(lambda machine: machine.mark_sent(upload, answer), the_private_keys_are_here)
+
+
+async def signatures_are_answered(scene: Scene) -> Work:
+    upload = await new_signing_keys(scene)
+    answer = scene.app.call(upload.method, upload.path, upload.body | AUTH)
+    await scene.app.machine.mark_sent(upload, answer)
+    requests = await scene.extension.machine.outgoing_requests()
+    (signatures,) = [request for request in requests if isinstance(request, SignatureUpload)]
+    answer = scene.app.call(signatures.method, signatures.path, signatures.body)
+
+    async def the_device_is_signed() -> None:
+        assert (await scene.app.machine.cross_signing.status()).own_device_signed
+
+    return Work(lambda machine: machine.mark_sent(signatures, answer), the_device_is_signed)
+
+
+async def verify_user(scene: Scene) -> Work:
+    await bootstrap(scene.bob)
+    await scene.app.sync()
+    await scene.app.send_all()
+    trust = await scene.app.machine.cross_signing.trust_of(BOB)
+    assert trust.master_key is not None
+    key: str = trust.master_key
+    await scene.app.machine.cross_signing.accept_identity(BOB, key)
+
+    async def is_verified() -> None:
+        assert (await scene.app.machine.cross_signing.trust_of(BOB)).verified
+
+    return Work(lambda machine: machine.cross_signing.verify_user(BOB, key), is_verified)
+
+
 async def readings(scene: Scene) -> Work:
     async def read(machine: OlmMachine) -> None:
         await machine.sync_position()
         await machine.devices_of(BOB)
         await machine.export_room_keys()
+        await machine.cross_signing.status()
+        await machine.cross_signing.trust_of(BOB)
 
     del scene
     return Work(read)
@@ -352,6 +421,10 @@ WORKS: Final = (
     import_room_keys,
     a_verification_is_confirmed,
     a_verification_is_proven,
+    reset,
+    signing_keys_are_answered,
+    signatures_are_answered,
+    verify_user,
     readings,
 )
 
