@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from unwedged.machine import sas, verification
 from unwedged.machine.errors import MachineError, MalformedMessage, UnknownDevice, UnsupportedVerification, WrongPhase
 from unwedged.machine.identifiers import Device, DeviceId, Ed25519Key, EventId, JsonObject, RoomId, UserId
+from unwedged.machine.qr import Mode
 from unwedged.machine.records import VERIFICATION, Method, Phase, VerificationFlow
 from unwedged.machine.unpadded_base64 import to_unpadded
 from unwedged.machine.verification import Context, Outgoing, Step, Verified
@@ -230,6 +231,48 @@ def test_whoever_does_not_trust_its_own_master_key_has_nobody_sign_it() -> None:
     assert shown is not None
     by_code.act(0, lambda flow, known: verification.scan(flow, shown, known))
     assert by_code.codes == ["m.key_mismatch"] * 2
+
+
+def test_a_qr_code_for_one_s_own_devices_verifies_no_other_user() -> None:
+    pair = Pair()
+    pair.accept()
+    pair.act(1, verification.show_qr_code)
+    shown = pair.flows[1].shown
+    assert shown is not None
+    odd = msgspec.structs.replace(shown, mode=Mode.OWN_TRUSTED)
+    pair.act(0, lambda flow, known: verification.scan(flow, odd, known))
+    assert pair.codes == ["m.user_mismatch"] * 2
+
+
+def test_a_scanner_that_is_through_before_a_person_confirms_is_awaited() -> None:
+    """As mautrix-go does it."""
+    pair = Pair()
+    pair.accept()
+    pair.act(1, verification.show_qr_code)
+    shown = pair.flows[1].shown
+    assert shown is not None
+    pair.act(0, lambda flow, known: verification.scan(flow, shown, known))
+    assert pair.deliver(1, verification.DONE, {"transaction_id": NAME}) == ()
+    assert pair.phases[1] is Phase.SCANNED
+    pair.act(1, verification.confirm)
+    assert pair.phases == [Phase.DONE] * 2
+
+
+def test_another_device_begins_nothing_in_a_verification() -> None:
+    pair = Pair()
+    pair.accept()
+    (start,) = pair.take(0, verification.start_sas(pair.flows[0], pair.contexts[0]))
+    assert pair.deliver(1, start.event_type, {**start.content, "from_device": "TABLET"}) == ()
+    assert pair.phases[1] is Phase.READY
+    pair.carry(0, (start,))
+    assert pair.phases == [Phase.KEYS_EXCHANGED] * 2
+
+
+def test_two_proofs_are_one_too_many() -> None:
+    pair = compared()
+    pair.act(1, verification.confirm)
+    (cancel,) = pair.deliver(0, verification.MAC, {"mac": {}, "keys": "", "transaction_id": NAME})
+    assert cancel.content["code"] == "m.unexpected_message"
 
 
 def test_a_wrong_secret_of_a_scanner_is_noticed() -> None:

@@ -532,6 +532,24 @@ async def test_an_answer_to_what_was_never_asked_is_answered(devices: Devices) -
     assert (await records(devices.phone))[0] == 0
 
 
+async def test_a_start_that_no_request_came_before_waits_for_a_person(devices: Devices) -> None:
+    start: Json = {
+        "from_device": "LAPTOP",
+        "method": "m.sas.v1",
+        "key_agreement_protocols": ["curve25519-hkdf-sha256"],
+        "hashes": ["sha256"],
+        "message_authentication_codes": ["hkdf-hmac-sha256.v2"],
+        "short_authentication_string": ["decimal"],
+    }
+    begun = event("start", **start)
+    assert await Inbox(devices.phone).bring(begun, begun, event("cancel", transaction_id="unknown")) == []
+    assert await devices.phone.phase() is Phase.REQUESTED
+    await devices.phone.accept()
+    assert await devices.phone.phase() is Phase.ACCEPTED
+    (accept,) = [each for each in await devices.phone.machine.outgoing_requests() if isinstance(each, ToDevice)]
+    assert (accept.event_type, list(accept.messages[BOB])) == (f"{PREFIX}accept", ["LAPTOP"])  # type: ignore[index]
+
+
 async def test_of_several_requests_of_one_device_none_counts(devices: Devices) -> None:
     scene, bring = devices.scene, Inbox(devices.phone).bring
     assert await bring(asks(scene), asks(scene), asks(scene, name="second")) == []
