@@ -61,6 +61,19 @@ class Read(Command, frozen=True, tag=True):
     events: list[Json]
 
 
+class Verify(Command, frozen=True, tag=True):
+    """Note that another device of the same user is verified."""
+
+    device: str
+
+
+class AskForKeys(Command, frozen=True, tag=True):
+    """Ask the user's other devices for the keys of events."""
+
+    room: str
+    events: list[Json]
+
+
 class MakeBackup(Command, frozen=True, tag=True):
     """Make a version of the backup of room keys."""
 
@@ -77,7 +90,7 @@ class Advance(Command, frozen=True, tag=True):
     duration_ms: int
 
 
-AnyCommand = Track | Sync | Send | Say | Read | MakeBackup | UseBackup | Advance
+AnyCommand = Track | Sync | Send | Say | Read | Verify | AskForKeys | MakeBackup | UseBackup | Advance
 
 
 class Answer(msgspec.Struct, frozen=True):

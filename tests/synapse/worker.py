@@ -19,6 +19,7 @@ from tests.synapse.commands import (
     Advance,
     Answer,
     AnyCommand,
+    AskForKeys,
     Command,
     Interruption,
     MakeBackup,
@@ -30,8 +31,10 @@ from tests.synapse.commands import (
     Sync,
     Track,
     UseBackup,
+    Verify,
 )
-from unwedged.machine import MachineError, OlmMachine, inbox
+from unwedged.machine import LocalTrust, MachineError, OlmMachine, inbox
+from unwedged.machine.identifiers import DeviceId
 from unwedged.store import CryptoStore, LeaseTimes, Milliseconds, Transaction
 from unwedged.store.clock import SystemClock
 from unwedged.store.crypto_store import MOST_ATTEMPTS
@@ -120,6 +123,12 @@ async def perform(client: Client, clock: AdvancedClock, command: Command) -> Ans
                 texts=["" if isinstance(each, MachineError) else str(each.content["body"]) for each in results],
                 problems=[each.code for each in results if isinstance(each, MachineError)],
             )
+        case Verify(device=device):
+            user = client.machine.device.user_id
+            known = (await client.machine.devices_of(user))[DeviceId(device)]
+            await client.machine.set_trust(user, device, known.ed25519, LocalTrust.VERIFIED)
+        case AskForKeys(room=room, events=events):
+            await client.machine.request_room_keys(room, events)
         case MakeBackup():
             new = await client.machine.key_backup.create_version()
             await client.send(new.request)
