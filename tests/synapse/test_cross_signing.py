@@ -22,6 +22,8 @@ from unwedged.store import LeaseTimes
 class Devices:
     """Alice's phone in two processes, her tablet, and Bob's laptop."""
 
+    client: type[Client] = Client
+
     def __init__(self, scene: Scene, stack: AsyncExitStack) -> None:
         self.scene = scene
         self._stack = stack
@@ -51,7 +53,7 @@ class Devices:
             times=LeaseTimes(idle_after_ms=1),
         )
         await self._stack.enter_async_context(machine)
-        client = Client(http, machine, label, sliding=sliding)
+        client = self.client(http, machine, label, sliding=sliding)
         await client.send_all()
         await machine.track_users([self.scene.alice, self.scene.bob])
         return client
