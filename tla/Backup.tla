@@ -15,7 +15,8 @@
 (*   SurvivesInvalidation  a backup that is on stays on, until the server    *)
 (*                         says that there is another version                *)
 (*   EverythingIsBackedUp  each room key is in the current version some day, *)
-(*                         if that is one to trust (see Fairness)            *)
+(*                         and counts as backed up, if the version is one to *)
+(*                         trust (see Fairness)                              *)
 (*                                                                           *)
 (* The store is AtomicStore: an operation is one step, and each action below *)
 (* that changes the store is one operation. A process is nothing but a place *)
@@ -339,5 +340,6 @@ SurvivesInvalidation ==
 
 \* (Within the bounds, room keys get better and versions change a few times at most.)
 EverythingIsBackedUp ==
-    <>[]((Current > 0 /\ Trusted(server.versions[Current]) /\ ~IsBeingMade) => \A s \in Known : IsIn(s, Current))
+    <>[]((Current > 0 /\ Trusted(server.versions[Current]) /\ ~IsBeingMade) =>
+            \A s \in Known : store.unbacked[s] = Nothing /\ IsIn(s, Current))
 ===============================================================================

@@ -43,7 +43,7 @@ EXTENDS Naturals, Sequences, FiniteSets
 
 CONSTANTS
     Processes,   \* the programs that share the store
-    Nothing,     \* in flight: nothing
+    Nothing,     \* in the place of a message, a request or a response: there is none
     Own,         \* the person's other devices
     Planted,     \* devices of an attacker on the person's list
     Requests,    \* the requests of others: records of the device (by) and a number
@@ -108,19 +108,24 @@ Answer(number, from) == [type |-> "answer", number |-> number, from |-> from]
 Messages ==
     [type : {"answer"}, request : Requests] \cup [type : {"ask", "over"}, number : 1..MaxAsks, to : SUBSET Own \ {{}}]
 
-Hears(type) == server.toUs # <<>> /\ Head(server.toUs).type = type
+\* What we hear next.
+Oldest == IF server.toUs = <<>> THEN Nothing ELSE Head(server.toUs)
 
-Heard == server' = [server EXCEPT !.toUs = Tail(@)]
+Hears(type) == Oldest # Nothing /\ Oldest.type = type
+
+Heard == server' = [server EXCEPT !.toUs = SubSeq(@, 2, Len(@))]
 
 ToUs(message) == server' = [server EXCEPT !.toUs = Append(@, message)]
 
 -------------------------------------------------------------------------------
 (* Others ask us.                                                            *)
 
+\* A device asks; or the server sends its request again, as it does on a second connection.
 PeerAsks(r) ==
-    /\ r \notin peers.asked
+    /\ r \notin peers.asked \/ server.repeated < MaxRepeated
     /\ peers' = [peers EXCEPT !.asked = @ \cup {r}]
-    /\ ToUs(Request(r))
+    /\ server' = [server EXCEPT !.toUs = Append(@, Request(r)),
+                                !.repeated = IF r \in peers.asked THEN @ + 1 ELSE @]
     /\ UNCHANGED <<store, flight, given, taken>>
 
 PeerCancels(r) ==
@@ -130,18 +135,11 @@ PeerCancels(r) ==
     /\ ToUs(Cancellation(r))
     /\ UNCHANGED <<store, flight, given, taken>>
 
-\* The server sends a request again, as it does on a second connection.
-RepeatRequest(r) ==
-    /\ r \in peers.asked
-    /\ server.repeated < MaxRepeated
-    /\ server' = [server EXCEPT !.toUs = Append(@, Request(r)), !.repeated = @ + 1]
-    /\ UNCHANGED <<peers, store, flight, given, taken>>
-
 \* The fault "waiting-in-memory": it waits where a process has it.
 ReceiveRequest(p) ==
     /\ Hears("request")
-    /\ Head(server.toUs).request \notin store.answered
-    /\ LET r == Head(server.toUs).request
+    /\ Oldest.request \notin store.answered
+    /\ LET r == Oldest.request
        IN  IF Broken("waiting-in-memory")
            THEN /\ flight' = [flight EXCEPT ![p] = [stage |-> "waiting", request |-> r]]
                 /\ UNCHANGED store
@@ -152,13 +150,13 @@ ReceiveRequest(p) ==
 
 IgnoreRequest ==
     /\ Hears("request")
-    /\ Head(server.toUs).request \in store.answered
+    /\ Oldest.request \in store.answered
     /\ Heard
     /\ UNCHANGED <<peers, store, flight, given, taken>>
 
 ReceiveCancellation ==
     /\ Hears("cancellation")
-    /\ LET r == Head(server.toUs).request
+    /\ LET r == Oldest.request
        IN  store' = [store EXCEPT !.waiting = @ \ {r}, !.answered = @ \cup {r}]
     /\ Heard
     /\ UNCHANGED <<peers, flight, given, taken>>
@@ -276,9 +274,9 @@ FromAsked(answer) ==
 
 ReceiveAnswer ==
     /\ Hears("answer")
-    /\ Asked(Head(server.toUs).number) # {} \/ Broken("answer-unasked")
-    /\ FromAsked(Head(server.toUs)) \/ Broken("answer-from-unverified")
-    /\ LET answer == Head(server.toUs)
+    /\ Asked(Oldest.number) # {} \/ Broken("answer-unasked")
+    /\ FromAsked(Oldest) \/ Broken("answer-from-unverified")
+    /\ LET answer == Oldest
            asked == Asked(answer.number)
        IN  /\ store' = IF asked = {} THEN store ELSE Over(CHOOSE ask \in asked : TRUE, {answer.from})
            /\ taken' = Append(taken, answer)
@@ -288,7 +286,7 @@ ReceiveAnswer ==
 \* It is to no request that is open, or from a device that we have not asked.
 IgnoreAnswer ==
     /\ Hears("answer")
-    /\ Asked(Head(server.toUs).number) = {} \/ ~FromAsked(Head(server.toUs))
+    /\ Asked(Oldest.number) = {} \/ ~FromAsked(Oldest)
     /\ Heard
     /\ UNCHANGED <<peers, store, flight, given, taken>>
 
@@ -334,7 +332,7 @@ Hear ==
     \/ IgnoreRequest \/ ReceiveCancellation \/ ReceiveAnswer \/ IgnoreAnswer
 
 Next ==
-    \/ \E r \in Requests : PeerAsks(r) \/ PeerCancels(r) \/ RepeatRequest(r) \/ AnswerWaiting(r)
+    \/ \E r \in Requests : PeerAsks(r) \/ PeerCancels(r) \/ AnswerWaiting(r)
     \/ \E d \in Devices : VerifyDevice(d) \/ BlockDevice(d) \/ BeginSession(d)
     \/ IgnoreRequest \/ ReceiveCancellation \/ ReceiveAnswer \/ IgnoreAnswer
     \/ Ask \/ SendAsk \/ CancelAsk

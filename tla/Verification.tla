@@ -8,6 +8,8 @@
 (*                         people confirmed that their emoji are equal, and  *)
 (*                         if it is the peer's, and no attacker's            *)
 (*   DoneIsTrusted         a flow that ended well has left its result        *)
+(*   ExactlyOnce           no message of a flow is made twice, whichever     *)
+(*                         processes take its steps                          *)
 (*   SurvivesInvalidation  the peer is never left alone: as long as it goes  *)
 (*                         on, so can we, or what ends its flow is on its    *)
 (*                         way                                               *)
@@ -42,7 +44,7 @@ EXTENDS Naturals, Sequences, FiniteSets
 
 CONSTANTS
     Processes,   \* the programs that share the store
-    Nothing,     \* in the place of a key, a request or a response: there is none
+    Nothing,     \* in the place of a key, a message, a request or a response: there is none
     Attack,      \* whether the homeserver is an attacker's
     MaxForged,   \* bound: messages that the attacker makes
     MaxCancels,  \* bound: how often a person cancels
@@ -92,6 +94,9 @@ Init ==
     /\ flight = [p \in Processes |-> Nothing]
     /\ people = [confirmed |-> {}, cancels |-> 0]
 
+Oldest(queue) == IF queue = <<>> THEN Nothing ELSE Head(queue)
+Rest(queue) == SubSeq(queue, 2, Len(queue))
+
 InFlight(p, stage) == flight[p] # Nothing /\ flight[p].stage = stage
 
 Start == [type |-> "start"]
@@ -134,14 +139,14 @@ Forgeable ==
 Withhold ==
     /\ Attack
     /\ server.toUs # <<>>
-    /\ server' = [server EXCEPT !.toUs = Tail(@)]
+    /\ server' = [server EXCEPT !.toUs = Rest(@)]
     /\ UNCHANGED <<setting, peer, store, flight, people>>
 
 \* The attacker shows its own ephemeral key in the place of ours.
 ReplaceOurKey ==
     /\ Attack
-    /\ server.toPeer # <<>> /\ Head(server.toPeer) = Key("ours")
-    /\ server' = [server EXCEPT !.toPeer = <<Key("attackers")>> \o Tail(@)]
+    /\ Oldest(server.toPeer) = Key("ours")
+    /\ server' = [server EXCEPT !.toPeer = <<Key("attackers")>> \o Rest(@)]
     /\ UNCHANGED <<setting, peer, store, flight, people>>
 
 -------------------------------------------------------------------------------
@@ -149,11 +154,11 @@ ReplaceOurKey ==
 
 \* What we may hear next: the peer's oldest message, or one that the attacker makes.
 Hearable ==
-    (IF server.toUs = <<>> THEN {} ELSE {Head(server.toUs)})
+    ({Oldest(server.toUs)} \ {Nothing})
     \cup (IF Attack /\ Live(store.flow) /\ server.forged < MaxForged THEN Forgeable ELSE {})
 
 Heard(message) ==
-    server' = IF server.toUs # <<>> /\ message = Head(server.toUs) THEN [server EXCEPT !.toUs = Tail(@)]
+    server' = IF message = Oldest(server.toUs) THEN [server EXCEPT !.toUs = Rest(@)]
               ELSE [server EXCEPT !.forged = @ + 1]
 
 Stored(flow, messages) == [store EXCEPT !.flow = flow, !.outbox = @ \o messages]
@@ -234,7 +239,7 @@ OurMac == Mac(Secret, "ours")
 
 \* The person sees that the emoji are equal, and says so in one of the processes.
 ConfirmSas ==
-    /\ store.flow.phase = "exchanged"
+    /\ store.flow.phase = "exchanged" \/ (Broken("confirmed-twice") /\ store.flow.phase = "confirmed")
     /\ Equal
     /\ LET mac == store.flow.mac
            confirmed == [store.flow EXCEPT !.phase = "confirmed"]
@@ -292,7 +297,7 @@ IgnoreMessage(message) ==
 OutgoingRequest(p) ==
     /\ flight[p] = Nothing
     /\ store.outbox # <<>>
-    /\ flight' = [flight EXCEPT ![p] = [stage |-> "request", number |-> store.sent + 1, message |-> Head(store.outbox)]]
+    /\ flight' = [flight EXCEPT ![p] = [stage |-> "request", number |-> store.sent + 1, message |-> Oldest(store.outbox)]]
     /\ UNCHANGED <<setting, peer, server, store, people>>
 
 \* The server has a request, and answers. One that it has already goes no further.
@@ -307,7 +312,7 @@ Deliver(p) ==
 MarkSent(p) ==
     /\ InFlight(p, "answered")
     /\ store' = IF flight[p].number <= store.sent THEN store
-                ELSE [store EXCEPT !.sent = @ + 1, !.outbox = Tail(@)]
+                ELSE [store EXCEPT !.sent = @ + 1, !.outbox = Rest(@)]
     /\ flight' = [flight EXCEPT ![p] = Nothing]
     /\ UNCHANGED <<setting, peer, server, people>>
 
@@ -342,8 +347,8 @@ PeerStarts ==
 
 PeerHears ==
     /\ server.toPeer # <<>>
-    /\ LET message == Head(server.toPeer)
-           Becomes(flow, messages) == Says(flow, Tail(server.toPeer), messages)
+    /\ LET message == Oldest(server.toPeer)
+           Becomes(flow, messages) == Says(flow, Rest(server.toPeer), messages)
        IN  CASE ~Live(peer) -> Becomes(peer, <<>>)
              [] message.type = "start" /\ (peer.phase = "ready" \/ (peer.phase = "started" /\ setting.first)) ->
                     Becomes([peer EXCEPT !.phase = "accepted", !.role = "accepter"], <<Accept("peers")>>)
@@ -433,6 +438,9 @@ TrustOnlyIfConfirmed ==
     store.trusted => people.confirmed = {"ours", "peers"} /\ setting.identity = "genuine"
 
 DoneIsTrusted == store.flow.phase = "done" => store.trusted
+
+ExactlyOnce ==
+    \A i, j \in DOMAIN store.outbox : store.outbox[i].type = store.outbox[j].type => i = j
 
 \* What the peer has not heard yet.
 OnTheirWay ==

@@ -31,6 +31,7 @@ MODULES = {
     "Sessions": "MCSessions.tla",
     "Keys": "MCKeys.tla",
     "Lists": "MCLists.tla",
+    "Backup": "MCBackup.tla",
 }
 """The modules whose conditions are taken out, and what makes them finite."""
 
@@ -41,6 +42,8 @@ LOWERED_BOUNDS = {
     "Keys": {"MaxId": 2},
     "KeysProgress": {"MaxId": 2},
     "Lists": {"MaxChanges": 1},
+    "Backup": {"MaxIndex": 0},
+    "BackupProgress": {"MaxIndex": 0},
     "Refinement": {"MaxVersion": 1},
     "RefinementOfTwoRecords": {"MaxEpoch": 2},
     "Streams": {"MaxVersion": 1},

@@ -25,7 +25,6 @@ ThreeRequests == {Asks(d1, 1), Asks(d1, 2), Asks(planted, 1)}
 
 NeverPeerAsks            == [][\A r \in Requests : ~PeerAsks(r)]_vars
 NeverPeerCancels         == [][\A r \in Requests : ~PeerCancels(r)]_vars
-NeverRepeatRequest       == [][\A r \in Requests : ~RepeatRequest(r)]_vars
 NeverReceiveRequest      == [][\A p \in Processes : ~ReceiveRequest(p)]_vars
 NeverIgnoreRequest       == [][~IgnoreRequest]_vars
 NeverReceiveCancellation == [][~ReceiveCancellation]_vars
@@ -46,6 +45,9 @@ NeverMarkSent            == [][\A p \in Processes : ~MarkSent(p)]_vars
 NeverLose                == [][\A p \in Processes : ~Lose(p)]_vars
 
 \* Of the situations that much of the specification is there for:
+\* the server sends a request again that was answered;
+NeverAskedAgain == [][\A r \in Requests : PeerAsks(r) => r \notin store.answered]_vars
+
 \* a request waits until its device is verified;
 NeverWaitsForVerification ==
     [][\A d \in Devices : VerifyDevice(d) => \A r \in store.waiting : r.by # d]_vars
