@@ -41,7 +41,7 @@ class QrCode(msgspec.Struct, frozen=True):
     """By which the other device proves that it has scanned the code."""
 
     def __repr__(self) -> str:
-        return f"<QrCode {self.mode.name}>"
+        return f"<QrCode {self.mode}>"
 
     def encode(self) -> bytes:
         """Return the bytes to be drawn, as one segment in byte mode."""

@@ -546,7 +546,7 @@ class VerificationFlow(msgspec.Struct, frozen=True):
     ended_ms: int = 0
 
     def __repr__(self) -> str:
-        return f"<VerificationFlow {self.phase.value}>"
+        return f"<VerificationFlow {self.phase}>"
 
     @property
     def is_over(self) -> bool:
@@ -563,7 +563,7 @@ class OutgoingToDevice(msgspec.Struct, frozen=True):
     """What must have been answered before this is sent."""
 
 
-class OutgoingToRoom(msgspec.Struct, frozen=True):
+class OutgoingToRoom(Unshown, msgspec.Struct, frozen=True):
     """A mark: an event that is to be sent to a room, not encrypted yet."""
 
     room_id: RoomId

@@ -26,6 +26,7 @@ from unwedged.machine.identifiers import (
     TransactionId,
     UserId,
 )
+from unwedged.machine.unshown import Unshown
 
 _ROOT: Final = "/_matrix/client/v3"
 CLAIM_TIMEOUT_MS: Final = 10_000
@@ -104,7 +105,7 @@ class ToDevice(msgspec.Struct, frozen=True, tag=True):
         return {"messages": self.messages}
 
 
-class RoomMessage(msgspec.Struct, frozen=True, tag=True):
+class RoomMessage(Unshown, msgspec.Struct, frozen=True, tag=True):
     """Send an event to a room. May be sent again, as above.
 
     Where the room is encrypted, encrypt ``content`` as an event of ``event_type``, and send ``encrypted`` instead. What

@@ -28,6 +28,7 @@ from unwedged.machine.qr import Mode, QrCode
 from unwedged.machine.records import Cancellation, Method, Phase, Sas, VerificationFlow
 from unwedged.machine.sas import Ephemeral, Macs, ShortString
 from unwedged.machine.unpadded_base64 import to_unpadded, unpadded
+from unwedged.machine.unshown import Unshown
 from unwedged.machine.wire import parsed
 
 TIMEOUT_MS: Final = 600_000
@@ -132,7 +133,7 @@ class Step:
     """Only of a flow that is done by this very step."""
 
 
-class _Request(msgspec.Struct):
+class _Request(Unshown, msgspec.Struct):
     from_device: DeviceId
     methods: list[str]
 
@@ -145,7 +146,7 @@ class _RoomRequest(_Request):
     to: UserId
 
 
-class _Start(msgspec.Struct):
+class _Start(Unshown, msgspec.Struct):
     from_device: DeviceId
     method: str
 
@@ -161,7 +162,7 @@ class _Reciprocate(_Start):
     secret: str
 
 
-class _Accept(msgspec.Struct):
+class _Accept(Unshown, msgspec.Struct):
     key_agreement_protocol: str
     hash: str
     message_authentication_code: str
@@ -169,11 +170,11 @@ class _Accept(msgspec.Struct):
     commitment: str
 
 
-class _Key(msgspec.Struct):
+class _Key(Unshown, msgspec.Struct):
     key: str
 
 
-class _Mac(msgspec.Struct):
+class _Mac(Unshown, msgspec.Struct):
     mac: dict[str, str]
     keys: str
 

@@ -48,6 +48,7 @@ from unwedged.machine.records import (
 from unwedged.machine.requests import RoomMessage
 from unwedged.machine.rooms import DecryptedEvent
 from unwedged.machine.sas import Emoji
+from unwedged.machine.unshown import Unshown
 from unwedged.machine.verification import Context, Step
 from unwedged.machine.wire import is_storable, parsed
 from unwedged.store import Clock, CryptoStore, Subscription, Transaction, View
@@ -80,7 +81,7 @@ class Verification:
     """Why it was cancelled."""
 
 
-class _RoomEvent(msgspec.Struct):
+class _RoomEvent(Unshown, msgspec.Struct):
     event_id: EventId
     sender: UserId
     type: str
