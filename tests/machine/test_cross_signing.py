@@ -528,6 +528,21 @@ async def test_a_device_of_ones_own_is_signed_by_verifying_it(alice_and_bob: Sce
     assert await device_trust(scene.bob, ALICE, "TABLET") is DeviceTrust.CROSS_SIGNED
 
 
+async def test_a_device_that_a_replaced_identity_has_signed_is_not_signed(alice_and_bob: Scene) -> None:
+    """Also before the devices are asked for again."""
+    scene = alice_and_bob
+    other = await tablet(scene)
+    await bootstrap(scene.app)
+    await settle(other)
+    await other.machine.cross_signing.import_seeds(await scene.app.machine.cross_signing.export_seeds())
+    await settle(other, scene.app)
+    assert await device_trust(scene.extension, ALICE, "TABLET") is DeviceTrust.VERIFIED
+    await scene.app.machine.cross_signing.reset()
+    (upload,) = await signing_keys_uploads(scene.app)
+    await scene.app.machine.mark_sent(upload, scene.app.call("POST", upload.path, upload.body | AUTH))
+    assert await device_trust(scene.extension, ALICE, "TABLET") is DeviceTrust.UNSIGNED
+
+
 async def test_a_signature_that_the_homeserver_refuses_is_not_sent_again(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.app.machine.cross_signing.bootstrap()
@@ -584,6 +599,7 @@ async def test_a_share_is_old_where_an_identity_or_what_is_thought_of_it_has_cha
         scene.server._changed.append((scene.server._tick(), BOB))
         await settle(scene.extension)
         assert (await signing.trust_of(BOB)).changed
+        assert await device_trust(scene.app, BOB, "LAPTOP") is DeviceTrust.UNSIGNED
     else:
         await (signing.verify_user if change == "verify" else signing.accept_identity)(BOB, key)
     with pytest.raises(RoomKeyNotShared):

@@ -25,6 +25,7 @@ from unwedged.machine.records import (
     Tracked,
 )
 from unwedged.machine.requests import KeysQuery, objects
+from unwedged.machine.signing import is_signed
 from unwedged.machine.wire import is_storable
 from unwedged.store import Transaction, View
 
@@ -94,17 +95,17 @@ async def take_query_answer(transaction: Transaction, request: KeysQuery, respon
     for user_id, number in request.users.items():
         if user_id not in of_users or await transaction.get(OUTDATED, user_id) != number:
             continue
+        given = {name: keys[user_id] for name, keys in signing_keys.items() if user_id in keys}
+        identity = await take_keys(transaction, user_id, given)
         before = await transaction.get(DEVICES, user_id) or {}
         trust = await transaction.get(LOCAL_TRUST, user_id) or {}
-        after = device_list(user_id, before, of_users[user_id], trust)
+        self_signing = None if identity is None else identity.self_signing_key
+        after = device_list(user_id, before, of_users[user_id], trust, self_signing)
         if user_id == own.user_id:
             after.pop(own.device_id, None)
         if after != before:
             transaction.put(DEVICES, user_id, after)
             await note_new_recipients(transaction)
-        await take_keys(
-            transaction, user_id, {name: keys[user_id] for name, keys in signing_keys.items() if user_id in keys}
-        )
         transaction.delete(OUTDATED, user_id)
 
 
@@ -113,11 +114,13 @@ def device_list(
     before: dict[DeviceId, KnownDevice],
     answer: dict[str, object],
     trust: Mapping[Ed25519Key, LocalTrust],
+    self_signing: Ed25519Key | None = None,
 ) -> dict[DeviceId, KnownDevice]:
     """Return a user's devices by an answer: those that are signed as they must be, and that kept their keys.
 
     A device is not removed because an answer spoils its keys: then it stays as it was. What this device's owner thinks
-    of it is found by its signing key, also where it had left the list.
+    of it is found by its signing key, also where it had left the list. Its user has signed it with the ``self_signing``
+    key, or with none that is known.
     """
     after: dict[DeviceId, KnownDevice] = {}
     for name, keys in answer.items():
@@ -130,7 +133,9 @@ def device_list(
             if known is not None:
                 after[device_id] = known
             continue
-        after[device_id] = KnownDevice(device.keys, trust.get(device.ed25519, LocalTrust.UNSET))
+        signed = self_signing is not None and is_signed(device.keys, user_id, f"ed25519:{self_signing}", self_signing)
+        local_trust = trust.get(device.ed25519, LocalTrust.UNSET)
+        after[device_id] = KnownDevice(device.keys, local_trust, self_signing if signed else None)
     return after
 
 

@@ -87,7 +87,7 @@ class UserTrust:
         """Say how far a device of this user is trusted."""
         if device.trust is LocalTrust.BLOCKED:
             return DeviceTrust.BLOCKED
-        signed = self.identity is not None and is_cross_signed(self.user_id, self.identity, device.keys)
+        signed = self.identity is not None and device.signed_by == self.identity.self_signing_key
         if device.trust is LocalTrust.VERIFIED or (signed and self.verified):
             return DeviceTrust.VERIFIED
         return DeviceTrust.CROSS_SIGNED if signed else DeviceTrust.UNSIGNED
@@ -124,7 +124,7 @@ def checked_keys(
 
 
 def is_cross_signed(user_id: UserId, identity: Identity, keys: JsonObject) -> bool:
-    """Say whether the owner of a device has signed its keys (pure)."""
+    """Say whether a user has signed the keys of a device (pure)."""
     key = identity.self_signing_key
     return is_signed(keys, user_id, f"ed25519:{key}", key)
 
@@ -179,18 +179,23 @@ async def verified_own_device(reading: Transaction | View, curve25519: Curve2551
     return None
 
 
-async def take_keys(transaction: Transaction, user_id: UserId, given: dict[SigningKeyName, JsonObject]) -> None:
-    """Take a user's cross-signing keys from the answer to a query. What is malformed, or missing, changes nothing."""
+async def take_keys(
+    transaction: Transaction, user_id: UserId, given: dict[SigningKeyName, JsonObject]
+) -> Identity | None:
+    """Take a user's cross-signing keys from the answer to a query, and return the identity as it is then known.
+
+    What is malformed, or missing, changes nothing.
+    """
+    before = await transaction.get(IDENTITY, user_id)
     if not given:
-        return
+        return before
     own_user = (await own_device(transaction)).user_id
     if user_id != own_user:
         given.pop(SigningKeyName.USER_SIGNING, None)
-    before = await transaction.get(IDENTITY, user_id)
     keys = checked_keys(user_id, given)
     if keys is None:
         logger.warning("the cross-signing keys of a user were refused known=%s", before is not None)
-        return
+        return before
     master, self_signing = keys[SigningKeyName.MASTER], keys[SigningKeyName.SELF_SIGNING]
     after = Identity(master, self_signing, keys.get(SigningKeyName.USER_SIGNING), only_key(master))
     if before is not None:
@@ -204,6 +209,7 @@ async def take_keys(transaction: Transaction, user_id: UserId, given: dict[Signi
         after = msgspec.structs.replace(after, verified_once=True)
     if after != before:
         await put_identity(transaction, user_id, after)
+    return after
 
 
 async def put_identity(transaction: Transaction, user_id: UserId, identity: Identity) -> None:
@@ -226,7 +232,9 @@ async def set_trust(
     if devices[device_id].trust != trust:
         by_key = await transaction.get(LOCAL_TRUST, user_id) or {}
         transaction.put(LOCAL_TRUST, user_id, {**by_key, devices[device_id].ed25519: trust})
-        transaction.put(DEVICES, user_id, {**devices, device_id: KnownDevice(devices[device_id].keys, trust)})
+        transaction.put(
+            DEVICES, user_id, {**devices, device_id: msgspec.structs.replace(devices[device_id], trust=trust)}
+        )
         await note_new_recipients(transaction)
 
 

@@ -123,6 +123,8 @@ class KnownDevice(msgspec.Struct, frozen=True):
 
     keys: JsonObject
     trust: LocalTrust = LocalTrust.UNSET
+    signed_by: Ed25519Key | None = None
+    """The self-signing key of its user that has signed these keys, as far as one was known when they came."""
 
     @property
     def device_id(self) -> DeviceId:
