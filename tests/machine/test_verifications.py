@@ -411,6 +411,23 @@ async def test_a_message_that_the_homeserver_refuses_is_abandoned(devices: Devic
     assert await devices.phone.machine.outgoing_requests() == []
 
 
+async def test_a_request_that_could_not_be_sent_in_time_is_sent_no_more(devices: Devices) -> None:
+    await ask(devices.phone, devices.laptop)
+    devices.scene.clock.added_ms += 10 * MINUTE_MS
+    assert await devices.phone.machine.outgoing_requests() != []
+    assert await devices.phone.code() == "m.timeout"
+    devices.scene.clock.added_ms += 10 * MINUTE_MS + 1_000
+    assert await devices.phone.machine.outgoing_requests() == []
+    assert await records(devices.phone) == (0, 0)
+
+
+async def test_a_request_in_a_room_that_is_given_up_unsent_is_cancelled_when_it_is_sent(devices: Devices) -> None:
+    await ask(devices.phone, devices.laptop)
+    await devices.phone.cancel()
+    await settle(devices.phone, devices.laptop)
+    assert await devices.laptop.code() == "m.user"
+
+
 async def test_a_request_in_a_room_is_known_by_its_echo(devices: Devices) -> None:
     """The answer to the request is lost; what the room brings names it all the same."""
     await ask(devices.phone, devices.laptop)

@@ -65,10 +65,15 @@ async def waiting(reading: Transaction | View) -> list[ToDevice | RoomMessage]:
     return requests
 
 
+async def take_back(transaction: Transaction, transaction_id: TransactionId) -> None:
+    """Have an event sent to its room no more, if it is not known to be there."""
+    if await transaction.get(ROOM_OUTBOX, transaction_id) is not None:
+        transaction.delete(ROOM_OUTBOX, transaction_id)
+
+
 async def sent(transaction: Transaction, request: ToDevice | RoomMessage) -> None:
     """Note that the homeserver has taken a request, or never will."""
     if isinstance(request, RoomMessage):
-        if await transaction.get(ROOM_OUTBOX, request.transaction_id) is not None:
-            transaction.delete(ROOM_OUTBOX, request.transaction_id)
+        await take_back(transaction, request.transaction_id)
     elif await transaction.get(OUTBOX, request.transaction_id) is not None:
         transaction.delete(OUTBOX, request.transaction_id)

@@ -329,6 +329,8 @@ async def pass_time(transaction: Transaction, now_ms: int) -> None:
         assert flow is not None  # listed above
         if verification.is_forgotten(flow, now_ms):
             transaction.delete(VERIFICATION, flow_id)
+            if flow.transaction_id is None and flow.last_sent is not None:
+                await outbox.take_back(transaction, flow.last_sent)
         elif not flow.is_over:
             context = await _context(transaction, flow.user_id, flow.device_id, now_ms)
             await _take(transaction, flow_id, flow, verification.time_out(flow, context))
