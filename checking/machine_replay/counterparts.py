@@ -6,6 +6,12 @@ from collections.abc import Mapping
 from typing import Final
 
 from checking.machine_replay.counterpart import Counterpart
+from checking.machine_replay.keys import Keys
 from checking.machine_replay.lists import Lists
 
-COUNTERPARTS: Final[Mapping[str, type[Counterpart]]] = {"MCLists.tla": Lists}
+COUNTERPARTS: Final[Mapping[str, type[Counterpart]]] = {"MCKeys.tla": Keys, "MCLists.tla": Lists}
+
+
+def faults_of(specification: str) -> frozenset[str]:
+    """Return the faults of a module that can be injected into the machine."""
+    return frozenset(COUNTERPARTS[specification].faults) if specification in COUNTERPARTS else frozenset()

@@ -253,6 +253,15 @@ class Homeserver:
         del self._devices[device]
         self._changed.append((self._tick(), device.user))
 
+    def one_time_keys(self, device: Device) -> list[str]:
+        """Return the names of a device's one-time keys, in the order in which they are handed out."""
+        return list(self._signed_in(device).one_time)
+
+    def hand_out_first(self, device: Device, name: str) -> None:
+        """Let the next one-time key of a device that is handed out be this one."""
+        keys = self._signed_in(device)
+        keys.one_time = {name: keys.one_time[name], **keys.one_time}
+
     def forget_connections(self, device: Device) -> None:
         """Know no ``pos`` of the device's sliding-sync connections any more, as after they expired."""
         self._signed_in(device).positions.clear()

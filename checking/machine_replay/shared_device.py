@@ -10,12 +10,13 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 from checking.replay.doubles import ManualClock
 from unwedged.machine import OlmMachine
 from unwedged.machine.identifiers import Device
 from unwedged.store import RecordKind
+from unwedged.store.sealer import Sealer
 from unwedged.store.sqlite import SqliteBackend
 
 Key = TypeVar("Key")
@@ -36,28 +37,28 @@ class Row(NamedTuple):
 class SharedDevice:
     """A device, and a machine of it in each of its processes."""
 
-    def __init__(self, machines: dict[str, OlmMachine], connection: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, device: Device, clock: ManualClock) -> None:
         """For ``open``."""
-        self._machines = machines
-        self._connection = connection
-        self._sealer = next(iter(machines.values()))._store._sealer
+        self._path = path
+        self._device = device
+        self._clock = clock
+        self._machines: dict[str, OlmMachine] = {}
         self._active: str | None = None
         """The process that may hold the lease."""
+        self._connection: sqlite3.Connection
+        self._sealer: Sealer
+        self._rows: dict[Row, tuple[object, object]] = {}
+        """The records that were read, by the rows that they were."""
 
     @classmethod
     async def open(cls, path: Path, device: Device, processes: Sequence[str], clock: ManualClock) -> SharedDevice:
         """Make the store at ``path``, and let each process open it."""
-        machines: dict[str, OlmMachine] = {}
+        made = cls(path, device, clock)
         for process in processes:
-            machines[process] = await OlmMachine.open(
-                path, user_id=device.user_id, device_id=device.device_id, label=process, key=_KEY, clock=clock
-            )
-            await _release(machines[process])
-            backend = machines[process]._store._services.backend
-            assert isinstance(backend, SqliteBackend)
-            # On the loop's own thread: to go to the driver's and back takes longer than the work.
-            backend._driver.call = partial(_call_at_once, backend._driver._conn)  # type: ignore[method-assign]
-        return cls(machines, sqlite3.connect(path, isolation_level=None))
+            made._machines[process] = await made._open(process)
+        made._connection = sqlite3.connect(path, isolation_level=None)
+        made._sealer = made._machines[processes[0]]._store._sealer
+        return made
 
     async def close(self) -> None:
         """Let go of the file."""
@@ -65,6 +66,13 @@ class SharedDevice:
         for machine in self._machines.values():
             await machine.close()
         self._connection.close()
+
+    async def reopen(self, process: str) -> OlmMachine:
+        """Let a process begin anew, and return its machine."""
+        await self._hand_over()
+        await self._machines[process].close()
+        self._machines[process] = await self._open(process)
+        return self._machines[process]
 
     async def machine(self, process: str) -> OlmMachine:
         """Return the machine of a process, which is to do something now."""
@@ -78,9 +86,9 @@ class SharedDevice:
         return await self.machine(next(process for process in self._machines if process != self._active))
 
     def records(self, kind: RecordKind[Key, Value]) -> dict[Key, Value]:
-        """Return all records of a kind, as they are in the file."""
+        """Return all records of a kind, as they are in the file. Nobody may change them."""
         rows = self._connection.execute("SELECT key, value FROM record WHERE kind = ?", (kind.name,))
-        return dict(self._opened(kind, key, value) for key, value in rows)
+        return dict(self._opened(kind, *row) for row in rows)
 
     def rows(self) -> tuple[Row, ...]:
         """Return all records, to put them back some day."""
@@ -100,9 +108,30 @@ class SharedDevice:
         connection.execute("UPDATE state SET version = version + 1, floor = version + 1")
         connection.execute("COMMIT")
 
-    def _opened(self, kind: RecordKind[Key, Value], key: bytes, value: bytes) -> tuple[Key, Value]:
-        name = self._sealer.reveal(kind.name, key)
-        return kind.key.decode(name), kind.value.decode(self._sealer.open(kind.name, name, value))
+    def _opened(self, kind: RecordKind[Key, Value], key: bytes, sealed: bytes) -> tuple[Key, Value]:
+        """Return a record that was opened; the same object for the same row."""
+        row = Row(kind.name, key, sealed)
+        if row not in self._rows:
+            name = self._sealer.reveal(kind.name, key)
+            value = kind.value.decode(self._sealer.open(kind.name, name, sealed))
+            self._rows[row] = kind.key.decode(name), value
+        return cast("tuple[Key, Value]", self._rows[row])  # what this kind has put there
+
+    async def _open(self, process: str) -> OlmMachine:
+        machine = await OlmMachine.open(
+            self._path,
+            user_id=self._device.user_id,
+            device_id=self._device.device_id,
+            label=process,
+            key=_KEY,
+            clock=self._clock,
+        )
+        await _release(machine)
+        backend = machine._store._services.backend
+        assert isinstance(backend, SqliteBackend)
+        # On the loop's own thread: to go to the driver's and back takes longer than the work.
+        backend._driver.call = partial(_call_at_once, backend._driver._conn)  # type: ignore[method-assign]
+        return machine
 
     async def _hand_over(self) -> None:
         if self._active is not None:

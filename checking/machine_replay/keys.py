@@ -1,0 +1,449 @@
+"""The one-time keys of the module Keys on real machines. Device keys and a fallback key are uploaded when it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar, Final, NamedTuple, Self, TypeVar, cast
+
+import msgspec
+
+from checking.errors import CheckError
+from checking.machine_replay import keys_faults
+from checking.machine_replay.client import Client
+from checking.machine_replay.counterpart import Counterpart, Impossible, Property
+from checking.machine_replay.device_keys import account_of, signed_device_keys
+from checking.machine_replay.homeserver import Device, Homeserver, Json
+from checking.machine_replay.shared_device import SharedDevice
+from checking.replay.doubles import ManualClock
+from checking.replay.model_states import Function, changed_arguments, entry, function_of, name_of
+from checking.replay.substitutions import Substitution, substituted
+from checking.tlc.values import Label, ModelValue, State, Value, function, record
+from unwedged.machine import KeysUpload, OlmMachine, SyncPosition, account, olm
+from unwedged.machine import identifiers as ids
+from unwedged.machine.errors import MessageUnreadable
+from unwedged.machine.ratchets import Account, OlmMessage
+from unwedged.machine.records import ACCOUNT, OFFER, OWN_DEVICE, KnownDevice, OwnDevice, Peer
+
+_OWN: Final = Device("@alice:example.org", "PHONE")
+_PEER: Final = Device("@bob:example.org", "LAPTOP")
+_NONE: Final = ModelValue("None")
+_IDLE: Final = record(kind="none")
+_TARGET: Final = 1
+"""How many keys the homeserver is to have: that of the model ReplayKeys."""
+_COUNTS: Final = "device_one_time_keys_count"
+
+
+class _Key(NamedTuple):
+    """A one-time key as the model knows it."""
+
+    id: int
+    serial: int
+    """The number of the offer that it was made for."""
+
+
+@dataclass(frozen=True)
+class _Sync:
+    position: SyncPosition
+    response: Json
+
+
+@dataclass(frozen=True)
+class _Upload:
+    request: KeysUpload
+    response: Json | None = None
+
+
+Held = TypeVar("Held", _Sync, _Upload)
+
+
+@dataclass
+class _Outside:
+    server: Homeserver
+    flight: dict[str, _Sync | _Upload | None]
+    accounts: set[str] = field(default_factory=set)
+    """The identity keys of all accounts that were made."""
+    names: dict[str, _Key] = field(default_factory=dict)
+    """By its name at the homeserver: each one-time key that was offered."""
+    offers: list[KeysUpload] = field(default_factory=list)
+    messages: dict[_Key, Json] = field(default_factory=dict)
+    """What somebody would send who has claimed it."""
+    asked_offers: dict[int, int | None] = field(default_factory=dict)
+    """By serial: the number of the last offer; ``None`` where one was open."""
+    told: int = 0
+    """What the sliding connection was told of the count."""
+    received: set[_Key] = field(default_factory=set)
+    confirmed: set[_Key] = field(default_factory=set)
+    claimed: set[_Key] = field(default_factory=set)
+    bad: int = 0
+    sent: int = 0
+    """How many messages to the device there were."""
+
+
+def _keys(state: State, variable: str, part: str) -> frozenset[_Key]:
+    return frozenset(map(_of_value, cast("frozenset[Value]", entry(state, variable)[part])))
+
+
+def _keys_bounded(_: State, now: State) -> str | None:
+    available = _keys(now, "server", "available")
+    wanted = available & (_keys(now, "store", "confirmed") | _keys(now, "store", "offer"))
+    if len(wanted) > _TARGET or len(available) > _TARGET * len(function_of(now["flight"])):
+        return f"the homeserver has {sorted(available)}, of which {sorted(wanted)} were not abandoned"
+    return None
+
+
+def _no_orphaned_key(_: State, now: State) -> str | None:
+    handed_out = _keys(now, "server", "available") | _keys(now, "peers", "claimed")
+    orphaned = handed_out - _keys(now, "store", "private")
+    return f"nobody can use {sorted(orphaned)}" if orphaned else None
+
+
+def _exactly_once(was: State, now: State) -> str | None:
+    given_before = _keys(was, "server", "received") - _keys(was, "server", "available")
+    again = given_before & _keys(now, "server", "available")
+    return f"the homeserver hands {sorted(again)} out again" if again else None
+
+
+class Keys(Counterpart):
+    """A process syncs by a connection of its own name."""
+
+    properties: ClassVar[Mapping[str, Property]] = {
+        "KeysBounded": _keys_bounded,
+        "NoOrphanedKey": _no_orphaned_key,
+        "ExactlyOnce": _exactly_once,
+    }
+    faults: ClassVar[Mapping[str, Callable[[], Sequence[Substitution]]]] = keys_faults.FAULTS
+
+    outside: _Outside
+
+    def __init__(self, device: SharedDevice, outside: _Outside, initial: State, resources: ExitStack) -> None:
+        """For ``open``."""
+        self.devices = (device,)
+        self.outside = outside
+        self._device = device
+        self._sliding = sorted(map(name_of, function_of(entry(initial, "store")["told"])))
+        self._resources = resources
+        self._given: _Sync | _Upload | None = None
+
+    @classmethod
+    async def open(cls, folder: Path, initial: State) -> Self:
+        """As the base class says."""
+        processes = sorted(map(name_of, function_of(initial["flight"])))
+        resources = ExitStack()
+        resources.enter_context(
+            substituted([(account, "MOST_ONE_TIME_KEYS", _TARGET), (account, "REFILL_BELOW", _TARGET)])
+        )
+        server = Homeserver()
+        server.sign_in(_OWN)
+        server.sign_in(_PEER)
+        own = ids.Device(ids.UserId(_OWN.user), ids.DeviceId(_OWN.device))
+        device = await SharedDevice.open(folder / "device.store", own, processes, ManualClock())
+        await device.restore(())
+        return cls(device, _Outside(server, dict.fromkeys(processes)), initial, resources)
+
+    async def close(self) -> None:
+        """As the base class says."""
+        await super().close()
+        self._resources.close()
+
+    @staticmethod
+    def steps(action: str, before: State, after: State) -> list[Label]:
+        """As the base class says. What TLC calls a step that is about a key, the states don't need to be told."""
+
+        def keys(variable: str, part: str, state: State) -> frozenset[Value]:
+            return cast("frozenset[Value]", entry(state, variable)[part])
+
+        if action == "AbandonOffer":
+            return [Label(action)]
+        claimed, claimed_then = keys("peers", "claimed", before), keys("peers", "claimed", after)
+        if entry(before, "peers")["bad"] != entry(after, "peers")["bad"]:
+            spent = keys("store", "private", before) - keys("store", "private", after)
+            received = sorted(spent or keys("server", "received", before), key=_of_value)
+            return [Label("ReceiveBadMessage", (key,)) for key in received]
+        if claimed != claimed_then:
+            (key,) = claimed ^ claimed_then
+            return [Label("ClaimKey" if key in claimed_then else "ReceiveMessage", (key,))]
+        processes = changed_arguments(before["flight"], after["flight"])
+        if action == "CreateAccount":
+            processes = processes or sorted(function_of(before["flight"]), key=name_of)
+        return [Label(action, (process,)) for process in processes]
+
+    def choices(self) -> Sequence[Label]:
+        """As the base class says: whether keys are offered. Where some are missing, only the bound may forbid it."""
+        if not self.outside.accounts or self._missing():
+            return []
+        return [Label("OfferKeys", (ModelValue(p),)) for p, held in self.outside.flight.items() if held is None]
+
+    async def take(self, step: Label) -> None:
+        """As the base class says."""
+        outside = self.outside
+        match step.action, step.parameters:
+            case "CreateAccount", (ModelValue(process),):
+                await self._begin(process)
+            case "AnswerSync", (ModelValue(process),):
+                outside.flight[process] = await self._ask(process)
+            case "ReceiveSync", (ModelValue(process),):
+                held = self._held(process, _Sync)
+                await self._give(await self._device.machine(process), held)
+                outside.flight[process], self._given = None, held
+                count = _count(held.response, sliding=held.position.sliding)
+                if held.position.sliding and count is not None:
+                    outside.told = count
+            case (("OfferKeys" | "RepeatOffer" | "OfferForFrozen"), (ModelValue(process),)):
+                await self._offer(process)
+            case "AnswerUpload", (ModelValue(process),):
+                self._upload(process)
+            case "MarkSent", (ModelValue(process),):
+                await self._mark_sent(process)
+            case "MarkFailed", (ModelValue(process),):
+                refused = self._held(process, _Upload)
+                await (await self._device.machine(process)).mark_failed(refused.request, status=400)
+                outside.flight[process] = None
+            case "AbandonOffer", ():
+                machine = await self._device.another_machine()
+                await machine.mark_failed(outside.offers[-1], status=None)
+            case "ClaimKey", (key,):
+                self._claim(_of_value(key))
+            case "ReceiveMessage", (key,):
+                await self._deliver(outside.messages[_of_value(key)])
+                outside.claimed.remove(_of_value(key))
+            case "ReceiveBadMessage", (key,):
+                await self._deliver(_spoilt(outside.messages[_of_value(key)]))
+                outside.bad += 1
+            case "Lose", (ModelValue(process),):
+                outside.flight[process] = None
+            case _:
+                raise CheckError(f"the replay has no counterpart of the step {step}")
+        outside.server.arrivals.clear()
+
+    async def repeat(self, step: Label) -> bool:
+        """As the base class says."""
+        if step.action not in ("ReceiveSync", "MarkSent"):
+            return False
+        assert self._given is not None  # by this step
+        await self._give(await self._device.another_machine(), self._given)
+        return True
+
+    def observe(self) -> State:
+        """As the base class says."""
+        outside = self.outside
+        own = self._device.records(OWN_DEVICE).get(None)
+        offer = self._device.records(OFFER).get(None)
+        held = self._device.records(ACCOUNT).get(None)
+        private = frozenset[_Key]() if held is None else self._private(held)
+        offered = [upload for upload in outside.offers if offer is not None and upload.offer_id == offer.offer_id]
+        told = {} if own is None else {name: said.one_time_keys or 0 for name, said in own.told.items()}
+        return {
+            "store": record(
+                account=len(outside.accounts),
+                next=len(outside.names) + 1,
+                private=_values(private),
+                confirmed=_values(outside.confirmed & private),
+                offer=_values(key for upload in offered for key in self._keys_of(upload)),
+                serial=len(outside.offers),
+                missing=self._missing(),
+                told=function({ModelValue(process): told.get(process, 0) for process in self._sliding}),
+                # The fallback key is published when the device begins, and of no interest here.
+                fallback=len(outside.accounts),
+                unpublished=bool(outside.accounts),
+                used=False,
+                ripe=not outside.accounts,
+            ),
+            "server": record(
+                available=_values(self._available()),
+                received=_values(outside.received),
+                fallback=0,
+                used=False,
+                told=function({ModelValue(process): outside.told for process in self._sliding}),
+            ),
+            "peers": record(claimed=_values(outside.claimed), waiting=frozenset(), bad=outside.bad),
+            "flight": function({ModelValue(process): self._in_hand(each) for process, each in outside.flight.items()}),
+        }
+
+    async def _begin(self, process: str) -> None:
+        """Let a process make the account, and the others find it; publish what begins a device, and use its key up."""
+        outside = self.outside
+        machine = await self._device.reopen(process)
+        outside.accounts.add(machine.curve25519)
+        for other in outside.flight.keys() - {process}:
+            outside.accounts.add((await self._device.reopen(other)).curve25519)
+        client = Client(outside.server, await self._device.machine(process))
+        for connection in self._sliding:
+            await client.sync(connection, sliding=True)
+        await client.send_all(KeysUpload)
+        claim = {"one_time_keys": {_OWN.user: {_OWN.device: ids.ONE_TIME_KEY}}}
+        status, _ = outside.server.request(_OWN, "POST", "/_matrix/client/v3/keys/claim", claim)
+        assert status == 200
+
+    async def _ask(self, process: str) -> _Sync:
+        outside, sliding = self.outside, process in self._sliding
+        machine = await self._device.machine(process)
+        position = await machine.sync_position(process, sliding=sliding)
+        is_open = bool(self._device.records(OFFER))
+        outside.asked_offers[position.serial] = None if is_open else len(outside.offers)
+        response = Client(outside.server, machine).ask(position)
+        # A homeserver may leave a count out: of 0 in classic sync, and in sliding sync of what it said before.
+        if _count(response, sliding=sliding) == (outside.told if sliding else 0):
+            del _part_of(response, sliding=sliding)[_COUNTS]
+        return _Sync(position, response)
+
+    async def _offer(self, process: str) -> None:
+        outside = self.outside
+        requests = await (await self._device.machine(process)).outgoing_requests()
+        uploads = [request for request in requests if isinstance(request, KeysUpload)]
+        if not uploads:
+            raise Impossible(f"{process} offers no keys")
+        (upload,) = uploads
+        outside.flight[process] = _Upload(upload)
+        if upload in outside.offers:
+            return  # as only a broken machine does
+        outside.offers.append(upload)
+        keys = cast("dict[str, Json]", upload.body["one_time_keys"])
+        for name, key in keys.items():
+            outside.names[name] = _Key(len(outside.names) + 1, len(outside.offers))
+            outside.messages[outside.names[name]] = self._message_with(str(key["key"]))
+
+    def _upload(self, process: str) -> None:
+        outside, upload = self.outside, self._held(process, _Upload)
+        if upload.response is not None:
+            raise Impossible(f"{process} has sent its offer")
+        before = self._available()
+        status, response = outside.server.request(_OWN, upload.request.method, upload.request.path, upload.request.body)
+        assert status == 200
+        outside.received |= self._available() - before
+        outside.flight[process] = _Upload(upload.request, response)
+
+    async def _mark_sent(self, process: str) -> None:
+        outside, upload = self.outside, self._held(process, _Upload)
+        if upload.response is None:
+            raise Impossible(f"{process} has no answer to its offer")
+        was = self._device.records(OFFER).get(None)
+        await self._give(await self._device.machine(process), upload)
+        if was is not None and not self._device.records(OFFER):
+            settled = next(each for each in outside.offers if each.offer_id == was.offer_id)
+            outside.confirmed |= self._keys_of(settled)
+        outside.flight[process], self._given = None, upload
+
+    async def _give(self, machine: OlmMachine, held: _Sync | _Upload) -> None:
+        match held:
+            case _Sync(position, response):
+                await machine.receive_sync_changes(response, position)
+            case _Upload(request, response):
+                assert response is not None
+                await machine.mark_sent(request, response)
+
+    def _claim(self, key: _Key) -> None:
+        name = next(name for name, named in self.outside.names.items() if named == key)
+        self.outside.server.hand_out_first(_OWN, name)
+        claim = {"one_time_keys": {_OWN.user: {_OWN.device: ids.ONE_TIME_KEY}}}
+        status, response = self.outside.server.request(_PEER, "POST", "/_matrix/client/v3/keys/claim", claim)
+        assert status == 200
+        assert name in str(response)
+        self.outside.claimed.add(key)
+
+    async def _deliver(self, content: Json) -> None:
+        """Let the device receive a message, over a connection that says nothing of keys."""
+        self.outside.sent += 1
+        number = f"{self.outside.sent}"
+        event = {"type": "m.room.encrypted", "sender": _PEER.user, "content": content}
+        machine = await self._device.another_machine()
+        position = await machine.sync_position("messages", sliding=True)
+        response: Json = {"pos": number, "extensions": {"to_device": {"next_batch": number, "events": [event]}}}
+        await machine.receive_sync_changes(response, position)
+
+    def _message_with(self, one_time_key: str) -> Json:
+        """Return what begins a session with this device by one of its keys."""
+        recipient = KnownDevice(self._device.records(OWN_DEVICE)[None].keys)
+        session = account_of(_PEER).outbound_session(recipient.curve25519, one_time_key)
+        own = OwnDevice(ids.UserId(_PEER.user), ids.DeviceId(_PEER.device), signed_device_keys(_PEER))
+        return olm.encrypt(Peer([session]), own, recipient, "m.dummy", {})
+
+    def _private(self, held: Account) -> frozenset[_Key]:
+        """Return the keys with which a message can be read."""
+        return frozenset(key for key, content in self.outside.messages.items() if _reads(held, *_parts(content)))
+
+    def _missing(self) -> int:
+        own = self._device.records(OWN_DEVICE).get(None)
+        return 0 if own is None or self._device.records(OFFER) else account.keys_wanted(own)
+
+    def _keys_of(self, upload: KeysUpload) -> set[_Key]:
+        return {self.outside.names[name] for name in cast("Json", upload.body["one_time_keys"])}
+
+    def _available(self) -> set[_Key]:
+        names = self.outside.names
+        return {names[name] for name in self.outside.server.one_time_keys(_OWN) if name in names}
+
+    def _held(self, process: str, kind: type[Held]) -> Held:
+        held = self.outside.flight[process]
+        if not isinstance(held, kind):
+            raise Impossible(f"{process} has no such thing in hand")
+        return held
+
+    def _in_hand(self, held: _Sync | _Upload | None) -> Value:
+        match held:
+            case None:
+                return _IDLE
+            case _Upload(request, response):
+                return record(
+                    kind="keys",
+                    stage="request" if response is None else "response",
+                    serial=1 + self.outside.offers.index(request),
+                    keys=_values(self._keys_of(request)),
+                )
+            case _Sync(position, response):
+                count, asked = _count(response, sliding=position.sliding), self.outside.asked_offers[position.serial]
+                return record(
+                    kind="sync",
+                    stage="response",
+                    asked=_NONE if asked is None else asked,
+                    count=_NONE if count is None else count,
+                    used=False,
+                )
+
+
+def _part_of(response: Json, *, sliding: bool) -> Json:
+    return cast("dict[str, Json]", response["extensions"])["e2ee"] if sliding else response
+
+
+def _count(response: Json, *, sliding: bool) -> int | None:
+    counts = _part_of(response, sliding=sliding).get(_COUNTS)
+    return None if counts is None else cast("dict[str, int]", counts)[ids.ONE_TIME_KEY]
+
+
+def _value(key: _Key) -> Value:
+    return record(id=key.id, serial=key.serial)
+
+
+def _of_value(value: Value) -> _Key:
+    key = cast("Function", value)
+    return _Key(cast("int", key["id"]), cast("int", key["serial"]))
+
+
+def _values(keys: Iterable[_Key]) -> frozenset[Value]:
+    return frozenset(map(_value, keys))
+
+
+def _parts(content: Json) -> tuple[str, int, str]:
+    ((_, message),) = cast("dict[str, Json]", content["ciphertext"]).items()
+    return str(content["sender_key"]), cast("int", message["type"]), str(message["body"])
+
+
+def _spoilt(content: Json) -> Json:
+    spoilt = msgspec.json.decode(msgspec.json.encode(content), type=Json)
+    ((_, message),) = cast("dict[str, Json]", spoilt["ciphertext"]).items()
+    body = str(message["body"])
+    message["body"] = body[:-4] + ("AAAA" if body[-4:] != "AAAA" else "BBBB")
+    return spoilt
+
+
+@lru_cache(maxsize=10_000)
+def _reads(held: Account, sender_key: str, kind: int, body: str) -> bool:
+    """Say whether an account has the private half of the key that a message was made with."""
+    try:
+        Account.from_pickle(held.pickle()).inbound_session(ids.Curve25519Key(sender_key), OlmMessage(kind, body))
+    except MessageUnreadable:
+        return False
+    return True
