@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+import json
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TypeVar
 
 import hypothesis.strategies as st
+import msgspec
 import pytest
 from hypothesis import given, settings
 
@@ -25,11 +27,13 @@ from unwedged.machine import (
     Request,
     ToDevice,
     asking,
+    backup,
     key_requests,
     secrets,
 )
 from unwedged.machine.identifiers import Curve25519Key, Device, DeviceId, TransactionId, UserId
 from unwedged.machine.olm import OlmEvent
+from unwedged.machine.ratchets import BackupEncryption
 from unwedged.machine.requests import Claimed
 
 Result = TypeVar("Result")
@@ -67,6 +71,10 @@ VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4), max_leaves=12
 )
 OBJECTS = st.dictionaries(WORDS, VALUES, max_size=5)
+
+
+def written(value: Mapping[str, object]) -> bytes:
+    return json.dumps(value).encode()
 
 
 class Session:
@@ -222,6 +230,64 @@ def tablet(session: Session) -> Client:
 def olm_event(sender: Client, event_type: str, content: Json) -> OlmEvent:
     machine = sender.machine
     return OlmEvent(event_type, content, UserId(ALICE), machine.curve25519, machine.ed25519)
+
+
+PUBLIC_KEYS = st.sampled_from(["B" * 43, "A" * 43, "B" * 43 + "="]) | WORDS
+AUTH_DATA = st.fixed_dictionaries({"public_key": PUBLIC_KEYS}, optional={"signatures": VALUES, "x": VALUES})
+VERSIONS = st.fixed_dictionaries(
+    {"algorithm": st.just(backup.ALGORITHM) | VALUES, "auth_data": AUTH_DATA | VALUES, "version": WORDS | VALUES}
+)
+
+
+@settings(deadline=None)
+@given(version=VERSIONS, answer=OBJECTS)
+def test_answers_about_the_version_of_the_backup(session: Session, version: Json, answer: Json) -> None:
+    machine = session.scene.app.machine
+    created = session.wait(machine.key_backup.create_version())
+    for each in (answer, version):
+        session.named(machine.mark_sent(created.request, each))
+    session.wait(session.scene.extension.machine.outgoing_requests())
+    session.wait(machine.key_backup.turn_off())
+    for each in (answer, version):
+        query = session.wait(machine.key_backup.version_query())
+        session.named(machine.mark_sent(query, each))
+        session.wait(session.scene.extension.machine.outgoing_requests())
+        session.wait(session.scene.extension.machine.key_backup.status())
+    session.wait(machine.key_backup.turn_off())
+
+
+MESSAGES = st.fixed_dictionaries({"ephemeral": PUBLIC_KEYS, "ciphertext": WORDS | VALUES, "mac": WORDS})
+BACKED_UP = st.fixed_dictionaries({"session_data": MESSAGES | VALUES}) | VALUES
+
+
+@settings(deadline=None)
+@given(
+    rooms=st.dictionaries(WORDS, st.fixed_dictionaries({"sessions": st.dictionaries(WORDS, BACKED_UP)}) | VALUES),
+    clear=st.binary(max_size=20)
+    | st.fixed_dictionaries(
+        {
+            "algorithm": st.just(MEGOLM) | VALUES,
+            "sender_key": WORDS | VALUES,
+            "session_key": WORDS | VALUES,
+            "sender_claimed_keys": VALUES,
+        }
+    ).map(written),
+)
+def test_what_is_in_a_backup(session: Session, rooms: Json, clear: bytes) -> None:
+    machine = session.scene.app.machine
+    created = session.wait(machine.key_backup.create_version())
+    session.wait(machine.mark_sent(created.request, {"version": "1"}))
+    message = msgspec.to_builtins(BackupEncryption(created.request.public_key).encrypt(clear))
+    encrypted: Json = {"rooms": {ROOM: {"sessions": {"AAAA": {"session_data": message}}}}}
+
+    async def restore(answer: Json) -> None:
+        request = await machine.key_backup.download()
+        async for progress in machine.key_backup.restore(request, answer):
+            assert progress.kept == 0
+
+    session.named(restore({"rooms": rooms}))
+    session.wait(restore(encrypted))
+    session.wait(session.scene.extension.machine.key_backup.turn_off())
 
 
 @settings(deadline=None)
