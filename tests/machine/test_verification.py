@@ -294,6 +294,7 @@ def test_a_person_who_sees_no_success_after_a_scan_verifies_nothing() -> None:
     pair.act(1, verification.mismatch)
     assert pair.codes == ["m.key_mismatch"] * 2
     assert pair.verified == [None, None]
+    assert [(flow.shown, flow.scanned) for flow in pair.flows] == [(None, None)] * 2
 
 
 def test_strings_that_differ_verify_nothing() -> None:

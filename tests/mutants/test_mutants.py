@@ -300,6 +300,20 @@ MUTANTS: Final = (
         "peer.unwedged_ms if",
         "test_bindings.py::test_a_wedged_session_is_replaced_once_an_hour",
     ),
+    Mutant(
+        "a device that is named like a key passes for it",
+        f"{MACHINE}/verification.py",
+        "known = {}  # a device",
+        "pass  # a device",
+        "test_verification.py::test_a_device_that_is_named_like_a_key_passes_for_none",
+    ),
+    Mutant(
+        "the secret of a QR code outlives its verification",
+        f"{MACHINE}/verification.py",
+        "        shown=None,\n        scanned=None,\n    )",
+        "        scanned=None,\n    )",
+        "test_verification.py::test_a_person_who_sees_no_success_after_a_scan_verifies_nothing",
+    ),
 )
 
 
