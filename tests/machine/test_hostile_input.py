@@ -183,9 +183,12 @@ def test_requests_for_secrets_and_room_keys(session: Session, tablet: Client, ev
     machine = session.scene.app.machine
     position = session.wait(machine.sync_position("hostile"))
     event: Json = {"type": event_type, "sender": ALICE, "content": content}
-    outcome = session.wait(
-        machine.receive_sync_changes({"next_batch": "x", "to_device": {"events": [event]}}, position)
-    )
+    response: Json = {
+        "next_batch": "x",
+        "to_device": {"events": [event]},
+        "device_one_time_keys_count": {"signed_curve25519": 50},
+    }
+    outcome = session.wait(machine.receive_sync_changes(response, position))
     assert "put_aside" not in {problem.code for problem in outcome.problems}
     session.wait(session.scene.extension.machine.outgoing_requests())
     assert tablet.device.device == "TABLET"  # which is verified, so that it gets answers
