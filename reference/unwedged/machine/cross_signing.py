@@ -10,6 +10,7 @@ import logging
 import secrets
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
@@ -35,7 +36,7 @@ from unwedged.machine.requests import SignatureUpload, SigningKeysUpload, object
 from unwedged.machine.signing import public_key, with_signature
 from unwedged.store import CryptoStore, Subscription, Transaction, View
 
-SIGNATURES_IN_A_REQUEST = 250
+SIGNATURES_IN_A_REQUEST: Final = 250
 
 logger = logging.getLogger(__name__)
 
