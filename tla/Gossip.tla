@@ -251,9 +251,9 @@ CancelAsk ==
 
 \* A device that we have asked answers.
 PeerAnswers(d, number) ==
-    /\ [number |-> number, device |-> d] \in peers.holds
-    /\ peers' = [peers EXCEPT !.holds = @ \ {[number |-> number, device |-> d]}]
-    /\ ToUs(Answer(number, d))
+    /\ \E hold \in peers.holds \cap {[number |-> number, device |-> d]} :
+        /\ peers' = [peers EXCEPT !.holds = @ \ {hold}]
+        /\ ToUs(Answer(number, d))
     /\ UNCHANGED <<store, flight, given, taken>>
 
 \* An answer that nobody asked for: a device of the person's own makes a mistake; one of
@@ -358,7 +358,6 @@ Fairness ==
     /\ WF_vars(SendAsk)
     /\ WF_vars(\E d \in Own, number \in 1..MaxAsks : PeerAnswers(d, number))
     /\ WF_vars(\E p \in Processes : MarkSent(p))
-    /\ WF_vars(\E p \in Processes : Deliver(p))
     /\ \A message \in Messages :
         /\ SF_vars(\E p \in Processes : OutgoingRequest(p, message))
         /\ SF_vars(\E p \in Processes : InFlight(p, "request") /\ flight[p].message = message /\ Deliver(p))

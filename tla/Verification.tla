@@ -145,8 +145,9 @@ Withhold ==
 \* The attacker shows its own ephemeral key in the place of ours.
 ReplaceOurKey ==
     /\ Attack
-    /\ Oldest(server.toPeer) = Key("ours")
-    /\ server' = [server EXCEPT !.toPeer = <<Key("attackers")>> \o Rest(@)]
+    /\ \E i \in DOMAIN server.toPeer \cap {1} :
+        /\ server.toPeer[i] = Key("ours")
+        /\ server' = [server EXCEPT !.toPeer[i] = Key("attackers")]
     /\ UNCHANGED <<setting, peer, store, flight, people>>
 
 -------------------------------------------------------------------------------
@@ -159,7 +160,7 @@ Hearable ==
 
 Heard(message) ==
     server' = IF message = Oldest(server.toUs) THEN [server EXCEPT !.toUs = Rest(@)]
-              ELSE [server EXCEPT !.forged = @ + 1]
+              ELSE [server EXCEPT !.forged = IF @ < MaxForged THEN @ + 1 ELSE @]
 
 Stored(flow, messages) == [store EXCEPT !.flow = flow, !.outbox = @ \o messages]
 

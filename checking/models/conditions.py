@@ -32,6 +32,8 @@ MODULES = {
     "Keys": "MCKeys.tla",
     "Lists": "MCLists.tla",
     "Backup": "MCBackup.tla",
+    "Verification": "MCVerification.tla",
+    "Gossip": "MCGossip.tla",
 }
 """The modules whose conditions are taken out, and what makes them finite."""
 
@@ -44,6 +46,10 @@ LOWERED_BOUNDS = {
     "Lists": {"MaxChanges": 1},
     "Backup": {"MaxIndex": 0},
     "BackupProgress": {"MaxIndex": 0},
+    "Verification": {"MaxCancels": 0},
+    "VerificationProgress": {"MaxCancels": 0},
+    "Gossip": {"MaxBlocked": 0},
+    "GossipAsking": {"MaxBlocked": 0},
     "Refinement": {"MaxVersion": 1},
     "RefinementOfTwoRecords": {"MaxEpoch": 2},
     "Streams": {"MaxVersion": 1},
