@@ -18,11 +18,13 @@ from typing import Final, ParamSpec, TypeVar
 import pytest
 
 from checking.machine_replay.homeserver import Json
+from tests.machine.backups import RoomKey, create, first_indices, is_on, marks
 from tests.machine.scene import ALICE, BOB, HOUR_MS, MEGOLM, ROOM, Scene, must_be_sound
 from tests.machine.test_cross_signing import AUTH, bootstrap, signing_keys_uploads
 from tests.machine.test_inputs import ask_for_keys, own
 from tests.store.stores import CancelledAt
 from unwedged.machine import (
+    BackupUpload,
     KeysClaim,
     KeysQuery,
     KeysUpload,
@@ -37,7 +39,15 @@ from unwedged.machine import (
     inbox,
 )
 from unwedged.machine.identifiers import FlowId, PeerName, UserId
-from unwedged.machine.records import BACKLOG, PRIVATE_IDENTITY, UNPROCESSED, WANTED_SESSION, Backlog, WantedSession
+from unwedged.machine.records import (
+    BACKLOG,
+    INBOUND,
+    PRIVATE_IDENTITY,
+    UNPROCESSED,
+    WANTED_SESSION,
+    Backlog,
+    WantedSession,
+)
 from unwedged.store import StorageFailed, StoreBusy, Transaction, Version
 
 Parameters = ParamSpec("Parameters")
@@ -386,6 +396,74 @@ async def verify_user(scene: Scene) -> Work:
     return Work(lambda machine: machine.cross_signing.verify_user(BOB, key), is_verified)
 
 
+async def create_backup_version(scene: Scene) -> Work:
+    await scene.app.machine.key_backup.turn_off()
+
+    async def one_key_is_made() -> None:
+        one, other = [await client.machine.key_backup.create_version() for client in (scene.app, scene.extension)]
+        assert one == other
+        await scene.app.machine.key_backup.turn_off()
+
+    return Work(lambda machine: machine.key_backup.create_version(), one_key_is_made)
+
+
+async def a_backup_version_is_answered(scene: Scene) -> Work:
+    await scene.app.machine.key_backup.turn_off()
+    new = await scene.app.machine.key_backup.create_version()
+    answer = scene.app.call(new.request.method, new.request.path, new.request.body)
+
+    async def it_is_on() -> None:
+        assert await is_on(scene.app)
+
+    return Work(lambda machine: machine.mark_sent(new.request, answer), it_is_on)
+
+
+async def a_backup_upload_is_answered(scene: Scene) -> Work:
+    await create(scene.app)
+    (upload,) = [each for each in await scene.app.machine.outgoing_requests() if isinstance(each, BackupUpload)]
+    answer = scene.app.call(upload.method, upload.path, upload.body)
+
+    async def is_settled() -> None:
+        assert not await marks(scene.app)
+
+    return Work(lambda machine: machine.mark_sent(upload, answer), is_settled)
+
+
+async def a_backup_upload_is_refused(scene: Scene) -> Work:
+    await create(scene.app)
+    (upload,) = [each for each in await scene.app.machine.outgoing_requests() if isinstance(each, BackupUpload)]
+
+    async def it_is_off() -> None:
+        assert not await is_on(scene.app)
+        await scene.app.machine.key_backup.turn_off()
+
+    return Work(lambda machine: machine.mark_failed(upload, status=403), it_is_off)
+
+
+async def restore(scene: Scene) -> Work:
+    await create(scene.app)
+    key = RoomKey()
+    await scene.app.machine.import_room_keys([key.exported()])
+    await scene.app.send_all()
+    request = await scene.app.machine.key_backup.download(key.name.room_id, key.name.session_id)
+    answer = scene.app.call(request.method, request.path)
+
+    async def forget(transaction: Transaction) -> None:
+        transaction.delete(INBOUND, key.name)
+
+    async def restore(machine: OlmMachine) -> None:
+        async for progress in machine.key_backup.restore(request, answer):
+            assert progress.unreadable == 0
+
+    async def it_is_here_and_not_marked() -> None:
+        assert key.name in await first_indices(scene.app)
+        assert not await marks(scene.app)
+        await scene.app.machine._store.run(forget)
+
+    await scene.app.machine._store.run(forget)
+    return Work(restore, it_is_here_and_not_marked)
+
+
 async def readings(scene: Scene) -> Work:
     async def read(machine: OlmMachine) -> None:
         await machine.sync_position()
@@ -425,6 +503,11 @@ WORKS: Final = (
     signing_keys_are_answered,
     signatures_are_answered,
     verify_user,
+    create_backup_version,
+    a_backup_version_is_answered,
+    a_backup_upload_is_answered,
+    a_backup_upload_is_refused,
+    restore,
     readings,
 )
 
