@@ -31,7 +31,7 @@ check: $(READY) ## Check the models, find every fault by name, replay the model 
 check-deep: $(READY) ## The same with every bound raised by one: at most half an hour on two cores
 	@$(VENV)/bin/python -m checking check --deep
 
-conditions: $(READY) ## Take each condition of the specification out and say which property falls: three quarters of an hour
+conditions: $(READY) ## Take each condition of the specification out and say which property falls: more than an hour
 	@$(VENV)/bin/python -m checking conditions
 
 prove: $(READY) ## Prove the protocol for any number of processes and records, and that it is what the code does
