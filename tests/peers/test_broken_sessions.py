@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from checking.machine_replay.homeserver import Device, Json
-from tests.peers.peer import LIBRARIES, Library, Peer, Unreadable
+from tests.peers.peer import LIBRARIES, MATRIX_NIO, Library, Peer, Unreadable
 from tests.peers.scene import Scene
 from tests.peers.shared_device import SharedDevice, shared_device
 
@@ -62,7 +62,8 @@ async def test_what_a_peer_could_not_read_becomes_readable(scene: Scene, ours: S
     await alice.sync()
     assert await alice.read(LOST_ROOM, again) == "by the same room key"
     assert await alice.read(LOST_ROOM, lost) == "lost"
-    assert ours.problems == set()
+    # matrix-nio asks for the room key as well, and keys that are asked for go to a user's own devices only.
+    assert ours.problems == ({"request_refused"} if library is MATRIX_NIO else set())
 
 
 @EACH
