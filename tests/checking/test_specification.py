@@ -402,3 +402,12 @@ def test_the_sealing_example() -> None:
     assert labels
     assert all(f'"{label}"' in inspect.getsource(module) for label in labels)
     assert example["sealed value"].startswith(bytes(range(0x40, 0x4C)).hex())
+
+
+def test_the_readme_of_the_specifications_names_each_of_them() -> None:
+    readme = (ROOT / "tla" / "README.md").read_text()
+    named = set(re.findall(r"^\| `(\w+)` \|", readme, re.MULTILINE))
+    assert named == {path.stem for path in (ROOT / "tla").glob("*.tla")}
+    assert {band.value for band in Band} - {"proof"} == set(
+        re.findall(r"^\| (\w+) \|.*make check", readme, re.MULTILINE)
+    )
