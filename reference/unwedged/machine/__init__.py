@@ -26,8 +26,8 @@ there. Key export files, encrypted attachments and the secret storage are in ``e
 
 Every exception that is raised on purpose is a ``MachineError``, or a ``StoreError`` of ``unwedged.store``.
 
-The names in ``__all__`` and the modules ``requests``, ``exports`` and ``attachments`` are the public interface. The
-other modules below are not.
+The names in ``__all__`` and the modules ``requests``, ``exports``, ``attachments`` and ``secret_storage`` are the
+public interface. The other modules below are not.
 """
 
 from importlib.util import find_spec

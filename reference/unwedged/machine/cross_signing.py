@@ -100,7 +100,8 @@ class CrossSigning:
         """Keep private keys that another device, or a person, has given: all of them or none.
 
         With the master key the identity counts as verified. Raises ``WrongSigningKey`` where one does not belong to
-        the identity, or where it is not known which identity the user has.
+        the identity, or where it is not known which identity the user has: on a new device, track the user
+        (``OlmMachine.track_users``) and send the query first.
         """
         if not isinstance(seeds, SigningSeeds):
             raise InvalidArgument(f"private keys are SigningSeeds, and no {type(seeds).__name__}")

@@ -94,8 +94,9 @@ class KeyBackup:
     async def version_query(self) -> BackupVersionQuery:
         """Return the question which version is the current one, to be given back with its answer.
 
-        The answer turns the backup on if that version is trusted. Ask at the beginning, where the status says that the
-        version was refused, and now and then: as long as there is nothing to upload, no refusal tells of another one.
+        The answer turns the backup on if that version is trusted. The status 404 says that there is none: give it to
+        ``mark_failed``. Ask at the beginning, where the status says that the version was refused, and now and then: as
+        long as there is nothing to upload, no refusal tells of another one.
         """
         return await self._store.query(backup.version_query)
 

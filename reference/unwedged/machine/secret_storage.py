@@ -2,7 +2,9 @@
 
 Matrix specification, client-server API, "Secrets", "Storage". A key of the storage is random or comes from a
 passphrase, and its description is account data too (``key_event_type``). A secret is encrypted for any number of keys;
-one of them is the default (``DEFAULT_KEY``). The application fetches and stores the account data.
+one of them is the default (``DEFAULT_KEY``). The application fetches and stores the account data. A private key is
+stored as unpadded base64: a seed of ``SigningSeeds`` under ``m.cross_signing.master``, ``m.cross_signing.self_signing``
+or ``m.cross_signing.user_signing``, the decryption key of the backup under ``m.megolm_backup.v1``.
 
 The homeserver may have changed any of it. A secret's HMAC covers the ciphertext, and not the counter block that it
 begins with: so a secret counts only after a check of its own, such as of a private key against its public half.

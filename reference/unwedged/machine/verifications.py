@@ -203,7 +203,11 @@ class Verifications:
         return await self._store.query(read)
 
     def stream(self) -> AbstractAsyncContextManager[Subscription[FlowId]]:
-        """Iterate over the verifications that begin, change and end, whichever process sees to it."""
+        """Iterate over the verifications that begin, change and end, whichever process sees to it.
+
+        Each item is a ``Changed``, whose key is the flow's id, or a ``Lagged``. Once it is entered, ``get_all`` has
+        what began before.
+        """
         return self._store.subscribe(VERIFICATION)
 
     async def _act(self, flow_id: FlowId, action: Callable[[VerificationFlow, Context], Step]) -> VerificationFlow:
