@@ -192,7 +192,7 @@ def modelled() -> dict[str, dict[str, str]]:
 
 
 def unmodelled() -> dict[str, dict[str, str]]:
-    """Return the rows of what no model knows, by slug: of the layer that is not there yet, and of the system below."""
+    """Return the rows of what no model knows, by slug: of the machine, and of the system below."""
     without = [t for t in tables("guarantees") if "Slug" in t.columns and "Model" not in t.columns]
     assert [table.rows[0]["Layer"] for table in without] == ["O", "M"]
     return {slug: row for table in without for row in table.rows for slug in spans(row["Slug"])}

@@ -1,7 +1,7 @@
 """Secrets that a user's verified devices give each other: private cross-signing keys, and the key of the backup.
 
-A private key counts only if it is that of the public key. What can't be judged here, since the public key is not known
-or this program does not know the secret, stays in the inbox until the application has used it.
+A private cross-signing key counts only if it belongs to the public key. What can't be used here, such as the key of a
+backup version that is not known, stays in the secret inbox until the application deletes it.
 """
 
 from __future__ import annotations
