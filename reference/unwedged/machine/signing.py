@@ -25,10 +25,11 @@ _NOT_SIGNED: Final = frozenset({"signatures", "unsigned"})
 def canonical(value: object) -> bytes:
     """Return the one encoding of ``value`` that signatures are made over.
 
-    Raises ``NotCanonical`` for what has none: fractions, integers beyond 53 bits, and lone surrogates.
+    Raises ``NotCanonical`` for what has none: fractions, integers beyond 53 bits, and lone surrogates; and for what is
+    nested too deeply to be looked at.
     """
-    _must_be_canonical(value)
     try:
+        _must_be_canonical(value)
         return _ENCODER.encode(value)
     except (UnicodeEncodeError, RecursionError) as error:
         reason = type(error).__name__

@@ -6,6 +6,7 @@ JSON can hold what no text has, such as half of a surrogate pair, and numbers an
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
 import msgspec
@@ -13,6 +14,10 @@ import msgspec
 from unwedged.machine.errors import MachineError, MalformedMessage
 
 Shape = TypeVar("Shape")
+
+DEEPEST: Final = 100
+"""So many objects and arrays may lie in each other. The interpreter gives up somewhere between, depending on who calls:
+what could be written from one place could not be read from another."""
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 
@@ -57,4 +62,17 @@ def is_storable(value: object) -> bool:
         _ENCODER.encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError):
         return False
-    return True
+    return _is_shallow(value)
+
+
+def _is_shallow(value: object) -> bool:
+    level = _parts_of([value])
+    for _ in range(DEEPEST):
+        if not level:
+            return True
+        level = _parts_of(part for each in level for part in (each.values() if isinstance(each, dict) else each))
+    return not level
+
+
+def _parts_of(values: Iterable[object]) -> list[Mapping[object, object] | Sequence[object]]:
+    return [value for value in values if isinstance(value, (dict, list, tuple))]
