@@ -30,7 +30,7 @@ from unwedged.machine.errors import InvalidArgument
 from unwedged.machine.identifiers import FlowId
 from unwedged.machine.records import OUTBOX, ROOM_OUTBOX, VERIFICATION, Method, Phase
 from unwedged.machine.requests import Request, decode, encode
-from unwedged.machine.verifications import FLOWS_OF_A_USER, FLOWS_OF_OTHERS, Verification
+from unwedged.machine.verifications import FLOWS_OF_A_USER, FLOWS_OF_OTHERS, MOST_UNSENT, Verification
 from unwedged.store import View
 
 T = TypeVar("T")
@@ -428,6 +428,13 @@ async def test_a_request_in_a_room_that_is_given_up_unsent_is_cancelled_when_it_
     assert await devices.laptop.code() == "m.user"
 
 
+async def test_an_event_id_that_no_event_has_names_no_verification(devices: Devices) -> None:
+    await ask(devices.phone, devices.laptop)
+    (asked,) = [each for each in await devices.phone.machine.outgoing_requests() if isinstance(each, RoomMessage)]
+    with pytest.raises(MalformedResponse):
+        await devices.phone.machine.mark_sent(asked, {"event_id": "$" * 256})
+
+
 async def test_a_request_in_a_room_is_known_by_its_echo(devices: Devices) -> None:
     """The answer to the request is lost; what the room brings names it all the same."""
     await ask(devices.phone, devices.laptop)
@@ -547,6 +554,16 @@ async def test_an_answer_to_what_was_never_asked_is_answered(devices: Devices) -
     assert (await records(devices.phone))[0] == 0
 
 
+async def test_answers_to_what_was_never_asked_fill_no_store(devices: Devices) -> None:
+    bring = Inbox(devices.phone).bring
+    for _ in range(2):
+        every = range(MOST_UNSENT + 10)
+        answers = [event("ready", transaction_id=f"{name}", from_device="LAPTOP", methods=[]) for name in every]
+        assert await bring(*answers) == []
+        assert await records(devices.phone) == (0, MOST_UNSENT)
+        await devices.phone.send()
+
+
 async def test_a_start_that_no_request_came_before_waits_for_a_person(devices: Devices) -> None:
     start: Json = {
         "from_device": "LAPTOP",
@@ -640,6 +657,7 @@ async def test_events_of_no_verification_are_left_alone(devices: Devices, change
         {"content": {"m.relates_to": {"event_id": 5}}},
         {"content": {"m.relates_to": {"event_id": "$x"}}, "sender": 5},
         {"content": {"m.relates_to": {"event_id": "\ud800"}}},
+        {"content": {"m.relates_to": {"event_id": "$x"}}, "event_id": "$" * 256},
     ],
 )
 async def test_malformed_events_of_a_room_are_refused(devices: Devices, change: Json) -> None:
@@ -664,6 +682,8 @@ async def test_what_cannot_be_asked_is_refused_by_name(devices: Devices) -> None
         await verifications.request(ALICE, ["WATCH"])
     with pytest.raises(InvalidArgument):
         await verifications.request(ALICE, methods=())
+    with pytest.raises(InvalidArgument):
+        await verifications.scan_qr_code(FlowId("none"), "MATRIX")  # type: ignore[arg-type]
     with pytest.raises(UnknownVerification):
         await verifications.cancel(FlowId("none"))
     assert await records(devices.phone) == (0, 0)

@@ -38,6 +38,7 @@ from unwedged.machine.identifiers import (
 from unwedged.machine.identities import identity_of, note_device_verified, note_identity_verified, user_trust
 from unwedged.machine.records import (
     DEVICES,
+    OUTBOX,
     VERIFICATION,
     Cancellation,
     KnownDevice,
@@ -57,6 +58,8 @@ FLOWS_OF_A_USER: Final = 8
 """So many verifications that one user has asked for are kept, those that are over included."""
 FLOWS_OF_OTHERS: Final = 64
 """And so many that others than this device's own user have asked for."""
+MOST_UNSENT: Final = 100
+"""While so many messages wait to be sent, what is of no verification that is known is not answered."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,8 @@ class Verifications:
 
         Raises ``WrongPhase``, ``UnsupportedVerification``, ``MalformedQrCode`` and ``WrongQrCode``.
         """
+        if not isinstance(scanned, bytes):
+            raise InvalidArgument(f"a QR code holds bytes, and no {type(scanned).__name__}")
         code = qr.decode(scanned)
         await self._act(flow_id, lambda flow, context: verification.scan(flow, code, context))
 
@@ -279,7 +284,8 @@ async def receive(transaction: Transaction, sender: UserId, event_type: str, con
             await _begin(transaction, step, context)
         case verification.READY:
             step = verification.unknown_transaction(sender, name, content, context)
-            if step.flow.device_id in (await transaction.get(DEVICES, sender) or {}):
+            known = step.flow.device_id in (await transaction.get(DEVICES, sender) or {})
+            if known and len(await transaction.keys(OUTBOX)) < MOST_UNSENT:
                 _send(transaction, step)
         case verification.CANCEL:
             pass
@@ -320,8 +326,8 @@ async def receive_in_room(transaction: Transaction, room_id: RoomId, event: _Roo
 async def take_answer(transaction: Transaction, message: RoomMessage, response: JsonObject) -> None:
     """Note that an event of a verification is in its room. Raises ``MalformedResponse``."""
     event_id = response.get("event_id")
-    if not isinstance(event_id, str) or not is_storable(event_id):
-        raise MalformedResponse("a homeserver gives an id to each event")
+    if not isinstance(event_id, str) or not is_storable(event_id) or len(event_id) > verification.LONGEST_NAME:
+        raise MalformedResponse("a homeserver gives an id to each event, of at most 255 characters")
     await _note_event_id(transaction, message.transaction_id, EventId(event_id))
     await outbox.sent(transaction, message)
 
@@ -487,7 +493,10 @@ def _room_event(event: JsonObject, decrypted: DecryptedEvent | None) -> _RoomEve
         return None
     if not is_storable([event, content]):
         raise MalformedMessage("no record could keep an event of a verification")
-    return parsed({**event, "type": event_type, "content": content}, _RoomEvent, "an event of a verification")
+    taken = parsed({**event, "type": event_type, "content": content}, _RoomEvent, "an event of a verification")
+    if len(taken.event_id) > verification.LONGEST_NAME:
+        raise MalformedMessage("an event of a verification has an id that is too long")
+    return taken
 
 
 def _related(content: JsonObject) -> str:
