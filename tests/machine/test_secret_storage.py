@@ -188,6 +188,7 @@ class TestKeys:
             ({"passphrase": {"algorithm": "m.pbkdf2", "salt": "x", "iterations": 10_000_001}}, RoundsOutOfBounds),
             ({"passphrase": {"algorithm": "m.pbkdf2", "salt": "x", "iterations": 2**63}}, RoundsOutOfBounds),
             ({"passphrase": {"algorithm": "m.pbkdf2", "salt": 5, "iterations": 1}}, MalformedStorageKey),
+            ({"passphrase": {"algorithm": "m.pbkdf2", "salt": NO_UTF8, "iterations": 1}}, MalformedStorageKey),
             ({"passphrase": {"algorithm": "m.pbkdf2", "salt": "x", "iterations": 1.5}}, MalformedStorageKey),
             ({"iv": "MeowMeowMeow"}, MalformedStorageKey),
             ({"iv": "not base64!"}, MalformedStorageKey),

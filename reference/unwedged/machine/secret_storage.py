@@ -37,7 +37,7 @@ from unwedged.machine.errors import (
 from unwedged.machine.identifiers import JsonObject
 from unwedged.machine.recovery_keys import KEY_BYTES, decode_recovery_key, encode_recovery_key
 from unwedged.machine.unpadded_base64 import to_unpadded, unpadded
-from unwedged.machine.wire import parsed
+from unwedged.machine.wire import is_storable, parsed
 
 ALGORITHM: Final = "m.secret_storage.v1.aes-hmac-sha2"
 DEFAULT_KEY: Final = "m.secret_storage.default_key"
@@ -148,6 +148,8 @@ def key_from_passphrase(key_id: str, description: JsonObject, passphrase: str) -
         raise MalformedStorageKey("this key of the secret storage comes from no passphrase")
     if made.algorithm != _PBKDF2 or made.bits != 8 * KEY_BYTES:
         raise UnsupportedStorageKey("a key of the secret storage comes from a passphrase in a way that is not known")
+    if not is_storable(made.salt):
+        raise MalformedStorageKey("the salt of a key of the secret storage is no text")
     if not 1 <= made.iterations <= MOST_ROUNDS:
         raise RoundsOutOfBounds(f"the key asks for {made.iterations} rounds, and 1 to {MOST_ROUNDS} are accepted")
     key = from_passphrase(octets(passphrase), made.salt.encode(), made.iterations, KEY_BYTES)
