@@ -5,6 +5,7 @@
     async with OlmMachine.open(
         "device.db", user_id="@bot:example.org", device_id="BOT", passphrase="...", label="bot"
     ) as machine:
+        await machine.work_off_backlog()  # what another process has left
         for request in await machine.outgoing_requests():
             response = await http.request(request.method, request.path, json=request.body)
             await machine.mark_sent(request, response.json())
@@ -15,19 +16,21 @@
         await machine.receive_sync_changes(response.json(), position)
 
         await machine.set_room_encryption(room_id, encryption)  # the content of the room's m.room.encryption event
+        await machine.track_users(members)
         while not (shared := await machine.share_room_key(room_id, members)).reaches_all:
             ...  # send the outgoing requests, as above: a query, a claim, the key itself. Stop after a few rounds.
         message = {"msgtype": "m.text", "body": "Hello"}
         content = await machine.encrypt_room_event(room_id, shared, "m.room.message", message)
 
-A request may be answered in another process than it was made in: ``requests.encode`` and ``requests.decode`` carry it
-there. Key export files, encrypted attachments and the secret storage are in ``exports``, ``attachments`` and
-``secret_storage``.
+The attributes ``cross_signing``, ``verifications``, ``key_backup`` and ``secrets`` of a machine have the calls of these
+topics. A request may be answered in another process than the one that made it: ``requests.encode`` and
+``requests.decode`` carry it there. Key export files, encrypted attachments and the secret storage are in ``exports``,
+``attachments`` and ``secret_storage``.
 
 Every exception that is raised on purpose is a ``MachineError``, or a ``StoreError`` of ``unwedged.store``.
 
-The names in ``__all__`` and the modules ``requests``, ``exports``, ``attachments`` and ``secret_storage`` are the
-public interface. The other modules below are not.
+The names in ``__all__`` and the modules ``requests``, ``identifiers``, ``exports``, ``attachments`` and
+``secret_storage`` are the public interface. The other modules below are not.
 """
 
 from importlib.util import find_spec
@@ -121,6 +124,7 @@ from unwedged.machine.requests import (
 )
 from unwedged.machine.rooms import DecryptedEvent, SenderTrust
 from unwedged.machine.sas import Emoji
+from unwedged.machine.secret_sharing import SecretSharing
 from unwedged.machine.sharing import Sharing
 from unwedged.machine.sync import SyncPosition
 from unwedged.machine.verifications import Verification, Verifications
@@ -178,6 +182,7 @@ __all__ = [
     "RoomKeyNotShared",
     "RoomMessage",
     "RoundsOutOfBounds",
+    "SecretSharing",
     "SenderTrust",
     "Sharing",
     "SharingStrategy",

@@ -1,4 +1,4 @@
-"""The device's account: made once, its keys signed, offered once each, and kept at the homeserver's count.
+"""The device's account, which is made once, and its one-time and fallback keys: each is signed, and offered once.
 
 An offer is made, signed and noted in one commit, before anything leaves. So each key is handed out to one request
 of one process. What becomes of that request may stay unknown: then the offer is abandoned after a while, its private
@@ -79,7 +79,7 @@ async def hand_out_offer(transaction: Transaction, now_ms: int) -> KeysUpload | 
     own = await own_device(transaction)
     offer = await transaction.get(OFFER, None)
     if offer is not None:
-        # Of what is further ahead than that, the clock was wrong.
+        # A time that lies further ahead was noted by a clock that was wrong.
         if abs(now_ms - offer.handed_out_ms) < OFFER_ABANDONED_AFTER_MS:
             return None
         _abandon(transaction, own)
@@ -109,9 +109,9 @@ async def hand_out_offer(transaction: Transaction, now_ms: int) -> KeysUpload | 
 
 
 async def take_upload_answer(transaction: Transaction, request: KeysUpload, response: JsonObject, now_ms: int) -> None:
-    """Note that the homeserver has what the offer held. Late and repeated answers say nothing of the offer.
+    """Note that the homeserver has what the offer held. A late or repeated answer does not settle the current offer.
 
-    But where they bring an older fallback key back, the newest is uploaded again.
+    But if it is for an older fallback key, the newest is uploaded again.
     """
     counts = response.get("one_time_key_counts")
     count = counts.get(ONE_TIME_KEY, 0) if isinstance(counts, dict) else None
@@ -151,7 +151,7 @@ async def lose_offer(transaction: Transaction) -> None:
 async def note_counts(transaction: Transaction, asked_with: SyncPosition, said: ToldKeys) -> None:
     """Take what a sync says of the homeserver's keys, unless an offer was under way or made since it was asked for.
 
-    Sliding sync leaves out what is as the connection was told before. So that is noted also where it does not count.
+    Sliding sync leaves out what has not changed since the connection was told. So that is noted in any case.
     """
     own = await own_device(transaction)
     told = told_now(own, asked_with, said)
@@ -169,7 +169,7 @@ async def note_counts(transaction: Transaction, asked_with: SyncPosition, said: 
 
 
 def told_now(own: OwnDevice, asked_with: SyncPosition, said: ToldKeys) -> ToldKeys:
-    """Return what a response says of the homeserver's keys, with what it leaves out because nothing changed."""
+    """Return what a response says of the homeserver's keys, and what the connection was told of the rest before."""
     before = own.told.get(asked_with.connection) if asked_with.sliding and asked_with.token is not None else None
     if before is None:
         return said

@@ -1,6 +1,6 @@
 """What the user's other devices are asked for: secrets and room keys that are not here.
 
-A request is a record from the moment it is made, by whichever process, until its answer or its giving up. So an answer
+A request is a record from the moment it is made, by whichever process, until it is answered or abandoned. So an answer
 counts only if this device asked for it, and only from a device that was asked.
 """
 
@@ -39,7 +39,7 @@ async def all_asked(reading: Transaction | View) -> dict[RequestId, Asked]:
 
 
 async def ask(transaction: Transaction, wanted: Sequence[Wanted]) -> None:
-    """Ask for all of ``wanted``. What is asked for already stays one request, and begins at the earlier message."""
+    """Ask for all of ``wanted``. What is asked for already stays one request, from the earlier message on."""
     every = await all_asked(transaction)
     by_name = {_name(asked.wanted): request_id for request_id, asked in every.items()}
     for each in wanted:
@@ -71,7 +71,7 @@ async def send_request(
 
 
 async def settle(transaction: Transaction, request_id: RequestId, asked: Asked, by: DeviceId | None = None) -> None:
-    """Ask no more. All devices that were asked are told so, other than the one that it was settled ``by``."""
+    """End a request. All devices that were asked are told so, except the one that it was settled ``by``."""
     own = await own_device(transaction)
     event_type, content = _request(own, request_id, CANCELLATION, asked.wanted)
     told = {Device(own.user_id, device_id): content for device_id in asked.devices if device_id != by}

@@ -47,7 +47,7 @@ class _Hashes(msgspec.Struct):
 
 
 class _EncryptedFile(msgspec.Struct):
-    """The parts of an ``EncryptedFile`` that decryption needs. What else the specification demands protects nobody."""
+    """The parts of an ``EncryptedFile`` that decryption needs. Its other fields protect nothing."""
 
     v: str
     key: _WebKey

@@ -106,7 +106,7 @@ _SESSION_DATA: Final = msgspec.json.Decoder(JsonObject)
 
 
 async def note_room_key(transaction: Transaction, name: GroupSessionName, offered: InboundSession) -> None:
-    """Mark a room key that has changed in what was ``offered``: the backup lacks it, unless it came from there."""
+    """Mark a room key that ``offered`` has made or changed: the backup lacks it, unless it came from there."""
     if offered.source is not KeySource.BACKUP and await transaction.get(BACKUP, None) is not None:
         mark(transaction, name)
 
@@ -137,7 +137,7 @@ async def create_version(transaction: Transaction) -> NewBackupVersion:
 
 
 async def mark_created(transaction: Transaction, request: BackupVersionCreate, response: JsonObject) -> None:
-    """Note what the homeserver calls the new version, unless it is known or the backup is another one by now."""
+    """Note what the homeserver calls the new version, unless that is known, or the backup is another one by now."""
     version = _parsed(response, _Created).version
     if not is_storable(version):
         raise MalformedResponse("the name of a backup version is no text")
@@ -154,7 +154,7 @@ async def version_query(reading: Transaction | View) -> BackupVersionQuery:
 
 
 async def mark_version(transaction: Transaction, request: BackupVersionQuery, response: JsonObject) -> None:
-    """Take the version that the homeserver says is current, where what was known then is still known.
+    """Take the version that the homeserver says is current, if the backup is the one that was known when it was asked.
 
     While a version is being made here, only that one counts. Raises ``MalformedResponse``, and
     ``UnsupportedAlgorithm`` for a backup of another kind.

@@ -242,12 +242,12 @@ async def take_keys_answer(transaction: Transaction, request: SigningKeysUpload)
     transaction.put(PRIVATE_IDENTITY, None, PrivateIdentity(seeds))
     await identities.put_identity(transaction, own.user_id, identity)
     await _sign(transaction, own, identity, seeds)
-    # The answer to a query that was asked before this one knows no better.
+    # The answer to a query that was asked before would bring the old identity back.
     await devices.note_changed(transaction, [own.user_id])
 
 
 async def take_keys_refusal(transaction: Transaction, request: SigningKeysUpload) -> None:
-    """List an upload no more that the homeserver has refused. Its keys stay: a late answer may say that it has them."""
+    """Stop listing an upload that the homeserver has refused. Its keys stay: a late answer may say that it has them."""
     private = await _pending(transaction, request)
     if private is not None and private.pending is not None and private.pending.listed:
         pending = msgspec.structs.replace(private.pending, listed=False)
@@ -255,7 +255,7 @@ async def take_keys_refusal(transaction: Transaction, request: SigningKeysUpload
 
 
 async def take_signatures_answer(transaction: Transaction, request: SignatureUpload, response: JsonObject) -> None:
-    """Note which signatures the homeserver has. One that it refuses is not sent again: what is trusted stays so."""
+    """Note which signatures the homeserver has. One that it refuses is not sent again; trust on this device stays."""
     failures = objects(response, "failures")
     own = await own_device(transaction)
     for mark in request.signatures:
@@ -276,7 +276,7 @@ async def take_signatures_answer(transaction: Transaction, request: SignatureUpl
 
 
 async def take_signatures_refusal(transaction: Transaction, request: SignatureUpload) -> None:
-    """Give signatures up that the homeserver will never take."""
+    """Give up signatures that the homeserver will never take."""
     logger.warning("an upload of signatures was refused count=%d", len(request.signatures))
     for mark in request.signatures:
         if await transaction.get(UNPUBLISHED_SIGNATURE, mark) is not None:

@@ -1,4 +1,4 @@
-"""Whose devices are of interest, what is known of them, and when that is out of date.
+"""Which users are followed, what is known of their devices, and when that is out of date.
 
 A mark says that a user's device list changed. It bears a number, the question for the list carries the number, and
 the answer counts only while the mark has it. So an old or late answer never settles a newer mark.
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 async def track(transaction: Transaction, user_ids: Iterable[UserId]) -> bool:
-    """Follow the device lists of users, from now on; of so many in one commit. Say whether all are followed now."""
+    """Follow the device lists of users, ``USERS_IN_A_COMMIT`` new ones a commit; say whether all are followed now."""
     begun = 0
     for user_id in user_ids:
         tracked = await transaction.get(TRACKED, user_id)
@@ -62,7 +62,7 @@ async def note_all_changed(transaction: Transaction) -> None:
 
 
 async def note_left(transaction: Transaction, user_ids: Iterable[UserId]) -> None:
-    """Follow users no more, with whom no room is shared."""
+    """Stop following users with whom no room is shared any more."""
     for user_id in user_ids:
         tracked = await transaction.get(TRACKED, user_id)
         if tracked is not None and tracked.followed:
@@ -116,11 +116,11 @@ def device_list(
     trust: Mapping[Ed25519Key, LocalTrust],
     self_signing: Ed25519Key | None = None,
 ) -> dict[DeviceId, KnownDevice]:
-    """Return a user's devices by an answer: those that are signed as they must be, and that kept their keys.
+    """Return a user's devices from an answer: those that are signed correctly, and that kept their keys.
 
-    A device is not removed because an answer spoils its keys: then it stays as it was. What this device's owner thinks
-    of it is found by its signing key, also where it had left the list. Its user has signed it with the ``self_signing``
-    key, or with none that is known.
+    A device is not removed because an answer spoils its keys: then it stays as it was. What this device's owner
+    thinks of it is looked up by its signing key, also if it had left the list. ``self_signing`` is the key of its user
+    that may have signed it, if that key is known.
     """
     after: dict[DeviceId, KnownDevice] = {}
     for name, keys in answer.items():

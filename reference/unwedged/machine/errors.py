@@ -9,7 +9,7 @@ from unwedged.store import errors
 
 
 class MachineError(Exception):
-    """Something about Matrix is not as it must be."""
+    """The base of all exceptions that the machine raises on purpose."""
 
     code: ClassVar[str] = "machine_error"
     """What a program compares. It stays as it is, also where the name of the class or the text changes."""

@@ -1,7 +1,7 @@
-"""Requests for secrets and room keys, between the devices of one user: what waits is worked off by whoever is awake.
+"""Requests for secrets and room keys, between the devices of one user: whichever process is awake answers them.
 
-A request of another device is a record. It waits for as long as that device is not verified, or can't be reached. It is
-deleted in the commit that answers it, so that it is answered once; and when the event comes again, on another
+A request of another device is a record. It waits while that device is not verified, or has no session with this one. It
+is deleted in the commit that answers it, so that it is answered once; and when the event comes again, on another
 connection, it is known.
 """
 
@@ -115,9 +115,9 @@ async def receive_request(transaction: Transaction, event_type: str, sender: Use
 
 
 async def work_off(transaction: Transaction) -> None:
-    """Send what this device asks for to those that it was not sent to yet; answer what others ask for, where it may be.
+    """Send what this device asks for to those that it was not sent to yet; answer others where that is allowed.
 
-    What this device asks for and has got some other way is settled.
+    A request of this device is settled if what it asks for has arrived in another way.
     """
     every, requesters = await asking.all_asked(transaction), await transaction.keys(WAITING)
     if not every and not requesters:
@@ -191,7 +191,7 @@ async def _is_here(transaction: Transaction, wanted: Wanted) -> bool:
 async def _note_done(
     transaction: Transaction, device_id: DeviceId, waiting: dict[RequestId, Wanted], done: Iterable[RequestId]
 ) -> None:
-    """Let requests wait no more, and know them when they come again."""
+    """Delete requests that waited, and remember their ids, since they may come again."""
     left = {request_id: wanted for request_id, wanted in waiting.items() if request_id not in done}
     answered = [*(await transaction.get(ANSWERED, device_id) or []), *map(_digest, done)]
     transaction.put(ANSWERED, device_id, answered[-KEPT_ANSWERED:])

@@ -1,7 +1,8 @@
 """Cross-signing identities: whose keys they are, which of them is verified, and how far that makes a device trusted.
 
-An identity is a user's master key and what that signs. The first one that is seen is pinned; another one is told, and
-where the one before was verified it counts as a violation, until a person says what to make of it.
+An identity is a user's master key and the keys that it signs. The first one that is seen is pinned. Another one is
+reported as a change; if the identity before it was verified, that is a violation, until a person verifies or accepts
+the new one.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class DeviceTrust(Enum):
 
 @dataclass(frozen=True)
 class UserTrust:
-    """What is known of a user's identity. It is as things are now: nothing of it is kept."""
+    """What is known of a user's identity. It is computed at each call, and is not stored."""
 
     user_id: UserId
     identity: Identity | None
@@ -132,7 +133,7 @@ def is_cross_signed(user_id: UserId, identity: Identity, keys: JsonObject) -> bo
 def is_verified(user_id: UserId, identity: Identity, own_user: UserId, own: Identity | None) -> bool:
     """Say whether an identity was verified: here, or by a signature of this device's user (pure).
 
-    A signature counts only while the identity of this device's user, whose it is, is verified here.
+    A signature by this device's user counts only while that user's own identity is verified here.
     """
     if identity.compared == identity.master_key:
         return True
@@ -213,7 +214,7 @@ async def take_keys(
 
 
 async def put_identity(transaction: Transaction, user_id: UserId, identity: Identity) -> None:
-    """Write an identity: whom a room key may be shared with may have changed."""
+    """Write an identity, and note that the recipients of room keys may have changed."""
     transaction.put(IDENTITY, user_id, identity)
     await note_new_recipients(transaction)
 

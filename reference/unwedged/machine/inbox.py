@@ -55,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Problem:
-    """A to-device event that could not be used. It harmed nothing else."""
+    """A to-device event that could not be used. The others were processed."""
 
     sender: str | None
     event_type: str | None
@@ -84,7 +84,7 @@ class SyncOutcome:
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, other: SyncOutcome) -> None:
-        """Take in what became of something else."""
+        """Add the outcome of a further part."""
         self.applied = self.applied or other.applied
         self.events += other.events
         self.problems += other.problems
@@ -232,7 +232,7 @@ async def _take_events(transaction: Transaction, events: list[object], outcome: 
 
 
 async def _process(transaction: Transaction, raw: object, outcome: SyncOutcome, now_ms: int) -> None:
-    """Process one event. Only what the store raises gets out."""
+    """Process one event. Raises only what the store raises."""
     try:
         if not is_storable(raw):
             raise MalformedMessage("no record could keep a to-device event")

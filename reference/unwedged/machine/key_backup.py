@@ -85,18 +85,18 @@ class KeyBackup:
     async def create_version(self) -> NewBackupVersion:
         """Turn the backup on with a version of its own, which replaces the one before, for all devices of the user.
 
-        Send the request, and give it back with its answer. Until it is answered, this returns the same one again, in
-        either process: then nobody knows whether the homeserver has it. Sent again, it makes another version with the
-        same key, which is as good.
+        Send the request, and give it back with its answer. Until it is answered, each further call returns the same
+        request, in either process. If it is sent twice, the homeserver makes two versions with the same key,
+        and may refuse uploads until ``version_query`` has told which of them is the current one.
         """
         return await self._store.run(backup.create_version)
 
     async def version_query(self) -> BackupVersionQuery:
-        """Return the question which version is the current one, to be given back with its answer.
+        """Return the request that asks which version is the current one. Give it back with its answer.
 
         The answer turns the backup on if that version is trusted. The status 404 says that there is none: give it to
-        ``mark_failed``. Ask at the beginning, where the status says that the version was refused, and now and then: as
-        long as there is nothing to upload, no refusal tells of another one.
+        ``mark_failed``. Ask at the beginning, where the status says that the version was refused, and now and then:
+        while there is nothing to upload, no refusal shows that there is another one.
         """
         return await self._store.query(backup.version_query)
 
@@ -110,7 +110,7 @@ class KeyBackup:
         return await self._store.query(read)
 
     async def import_decryption_key(self, key: bytes) -> None:
-        """Keep the decryption key of the backup, which makes that trusted.
+        """Keep the decryption key of the backup. That makes the backup trusted.
 
         Raises ``NoBackup`` where no version is known yet, and ``WrongBackupKey`` where it is not that one's.
         """

@@ -192,10 +192,10 @@ class OlmMachine:
         return outcome
 
     async def work_off_backlog(self) -> SyncOutcome:
-        """Process what is left of what was received: call it when the machine was opened.
+        """Process what was received and not processed yet. Call it after the machine was opened.
 
-        That is the rest of large batches, in order, maybe of those that another process had begun; and events that met
-        a fault of this program, or of an older version, which are tried once more.
+        That is the rest of large batches, in order, also of those that another process has begun; and events that met
+        a fault of this program, or of an older version of it, which are tried once more.
         """
         total = await self._work_off()
         names = await self._store.query(inbox.put_aside)
@@ -225,8 +225,9 @@ class OlmMachine:
     async def outgoing_requests(self) -> list[Request]:
         """Return what is to be sent. Give each request back with its response (``mark_sent``, ``mark_failed``).
 
-        Messages to devices, queries, and what cross-signing and the backup upload are listed, in every process, until
-        they are answered. An upload of the device's keys and a claim are handed out once.
+        Messages to devices, events of verifications, queries, and the uploads of cross-signing and of the backup are
+        listed in every process, until they are answered. An upload of the device's keys and a claim are handed out
+        once.
         """
 
         async def collect(transaction: Transaction) -> list[Request]:
@@ -288,9 +289,10 @@ class OlmMachine:
         """Say in how many milliseconds to look at ``outgoing_requests`` again after a request failed.
 
         ``status`` is that of the homeserver's answer, ``None`` where there was none, and ``retry_after_ms`` what it
-        asked for. ``None`` comes back where the homeserver has refused the request for good (a status from 400 to 499
-        other than 401, 408 and 429): then it is never listed again. Only queries always are, and uploads to the backup,
-        unless 403 or 404 says that somebody else has changed its version: then the backup is off.
+        asked for. ``None`` means that the homeserver has refused the request for good (a status from 400 to 499 other
+        than 401, 408 and 429), and that it is not listed again. Key queries, and uploads to the backup, are never
+        refused for good: they stay listed. But 403 or 404 for an upload to the backup says that somebody else has
+        changed its version: nothing more is uploaded, and ``None`` is returned.
 
         An upload or a claim whose outcome is unknown is not listed again either. The next sync says how many keys the
         homeserver holds; a claim is made again after a while.
@@ -370,8 +372,9 @@ class OlmMachine:
     async def set_history_visibility(self, room_id: str, content: JsonObject) -> None:
         """Note who may read a room's history, from the content of its ``m.room.history_visibility`` event.
 
-        Where those may that join later, what is sent from here on is marked so, with another room key: then devices may
-        give that key to whoever is invited. Raises ``NotEncrypted``, so call it after ``set_room_encryption``.
+        If users who join later may read it, what is sent from here on has another room key, which is marked as shared
+        history: devices may give such a key to users that are invited. Raises ``NotEncrypted``, so call it after
+        ``set_room_encryption``.
         """
         await self._store.run(sharing.set_history_visibility, RoomId(room_id), content)
 

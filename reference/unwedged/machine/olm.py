@@ -167,7 +167,7 @@ async def note_new_session(transaction: Transaction, name: PeerName) -> None:
 
 
 async def want_session(transaction: Transaction, name: PeerName) -> None:
-    """Mark that no session with a device is there. Whatever stands already stays."""
+    """Mark that a session with a device is needed, unless there is a mark already."""
     if await transaction.get(WANTED_SESSION, name) is None:
         transaction.put(WANTED_SESSION, name, WantedSession())
 
@@ -251,7 +251,7 @@ async def take_claim_answer(transaction: Transaction, request: KeysClaim, respon
 
 
 async def take_refusal(transaction: Transaction, request: ToDevice) -> None:
-    """Abandon messages that the homeserver will never take: what they brought to each device is sent again."""
+    """Abandon messages that the homeserver will never take: room keys in them are sent again."""
     logger.warning("a request with to-device messages was refused event_type=%s", request.event_type)
     await sent(transaction, request)
     if request.event_type != "m.room.encrypted":

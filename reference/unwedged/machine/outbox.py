@@ -23,7 +23,7 @@ def send(
 ) -> TransactionId:
     """Have one request sent. Requests are listed in the order of their making, whatever the clocks say.
 
-    This one is listed only when that ``after`` which it is to arrive is answered.
+    If ``after`` is given, this one is listed only when that one is answered.
     """
     messages: dict[UserId, dict[DeviceId, JsonObject]] = {}
     for device, content in contents.items():
@@ -48,7 +48,7 @@ def new_id(transaction: Transaction) -> TransactionId:
 
 
 async def waiting(reading: Transaction | View) -> list[ToDevice | RoomMessage]:
-    """List the requests that were not answered yet, but for those that have to follow one of these."""
+    """List the requests that were not answered yet, except those that must follow another of them."""
     to_device, to_room = await reading.keys(OUTBOX), await reading.keys(ROOM_OUTBOX)
     unanswered = {*to_device, *to_room}
     requests: list[ToDevice | RoomMessage] = []
@@ -66,7 +66,7 @@ async def waiting(reading: Transaction | View) -> list[ToDevice | RoomMessage]:
 
 
 async def take_back(transaction: Transaction, transaction_id: TransactionId) -> None:
-    """Have an event sent to its room no more, if it is not known to be there."""
+    """Stop sending an event to its room, unless it is known to be there."""
     if await transaction.get(ROOM_OUTBOX, transaction_id) is not None:
         transaction.delete(ROOM_OUTBOX, transaction_id)
 

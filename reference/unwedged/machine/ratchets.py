@@ -1,4 +1,4 @@
-"""Olm, Megolm and the encryption of backups by vodozemac, and nothing else that imports it.
+"""Olm, Megolm and the encryption of backups by vodozemac, which no other module imports.
 
 What this module adds: types, errors of its own without any part of a message in them, and that a failed decryption
 changes nothing. vodozemac's own sessions may change when a decryption fails: what failed is never used again.

@@ -70,7 +70,7 @@ class OwnDevice(msgspec.Struct):
     """When the homeserver confirmed it; ``None`` as long as it has not."""
     fallback_used: bool = False
     told: dict[str, ToldKeys] = {}
-    """By sliding connection, whether it counted or not: a response that leaves it out says that it is still so."""
+    """By sliding connection, also if it did not count: a response that leaves it out means that it has not changed."""
 
 
 class Offer(msgspec.Struct, frozen=True):
@@ -253,11 +253,11 @@ class UnpublishedSignature(msgspec.Struct, frozen=True):
     name: str
     """Of what is signed: a device id, or a master key."""
     signed: JsonObject
-    """The key with no other signature."""
+    """The key, with this signature only."""
 
 
 class Tracked(msgspec.Struct, frozen=True):
-    """A user whose devices are, or were, of interest."""
+    """A user who is, or was, followed."""
 
     number: int
     """Of the last mark that was made: numbers are never used twice."""
@@ -265,7 +265,7 @@ class Tracked(msgspec.Struct, frozen=True):
 
 
 class SharedWith(msgspec.Struct, frozen=True, array_like=True):
-    """From which message on a device can read, and over which generation of its Olm sessions it was told."""
+    """From which message on a device can read, and under which generation of its Olm sessions the key was sent."""
 
     index: int
     generation: int
@@ -282,7 +282,7 @@ class OutboundSession(msgspec.Struct):
     members: bytes = b""
     """A digest of the users that it was shared with last."""
     members_number: int = 0
-    """Grows each time these are others than before."""
+    """Grows each time that these are not the same as before."""
 
 
 class SharedKey(Unshown, msgspec.Struct):
@@ -356,7 +356,7 @@ class Backup(msgspec.Struct, frozen=True):
 
     public_key: Curve25519Key
     auth_data: JsonObject
-    """What names the public key, with its signatures, as it was received or made."""
+    """The JSON with the public key and its signatures, as it was received or made."""
     version: BackupVersion | None = None
     """``None`` while the homeserver has not answered to the backup that this device makes."""
     decryption_key: bytes | None = None
@@ -444,7 +444,7 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class ReceivedSecret(Unshown, msgspec.Struct, frozen=True):
-    """A secret that another device sent when it was asked, as long as it is not used."""
+    """A secret that another device sent when it was asked, until the application deletes it."""
 
     secret: str
     sender: DeviceId
@@ -492,7 +492,7 @@ class Phase(Enum):
 
 
 class Sas(Unshown, msgspec.Struct, frozen=True):
-    """What this device has of a comparison of short strings."""
+    """What this device knows of a comparison of short strings."""
 
     secret: bytes
     """The private half of this device's ephemeral key. It is deleted when the verification ends."""

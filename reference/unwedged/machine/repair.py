@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 
 class RepairedStore(CryptoStore):
-    """A store in which an operation that meets a record that can't be read runs again, when that is replaced."""
+    """A store that replaces a record that can't be read, and then runs the operation that met it again."""
 
     async def run(
         self,

@@ -158,8 +158,8 @@ async def receive_room_key(transaction: Transaction, event: OlmEvent) -> None:
 async def keep_better(transaction: Transaction, name: GroupSessionName, offered: InboundSession) -> bool:
     """Keep the better of the stored session and the one ``offered``; say whether anything was better.
 
-    Anybody who has the key of another's session can give it, and be first. So whoever else gives it is noted: the
-    messages of each are believed to be the sender's own.
+    Anybody who has the key of another's session can give it, and be first. So each further user who gives it is noted,
+    and each one's messages are attributed to that user.
     """
     stored = await transaction.get(INBOUND, name)
     better = offered if stored is None else merged(offered, stored)

@@ -17,9 +17,9 @@ class SecretSharing:
 
     Private cross-signing keys and the decryption key of the backup are given to this user's verified devices when they
     ask for them. This device asks for them by ``request_missing``, in whichever process: once, however often it is
-    called. Each of the user's devices that is verified, now or later, is asked. What comes is put to its use where it
-    fits; what can't be judged stays in the inbox until the application deletes it, such as the key of a backup whose
-    version is not known here yet (``KeyBackup.import_decryption_key``).
+    called. Each of the user's devices that is verified, now or later, is asked. What fits is used; what can't be used
+    here stays in the secret inbox until the application deletes it, such as the key of a backup whose version is not
+    known here yet (``KeyBackup.import_decryption_key``).
     """
 
     def __init__(self, store: CryptoStore) -> None:
@@ -37,13 +37,13 @@ class SecretSharing:
         return await self._store.run(ask)
 
     async def request(self, names: Iterable[str]) -> None:
-        """Ask for secrets by their names, such as an application's own. What is in the inbox is not asked for."""
+        """Ask for secrets by name, such as an application's own. What is in the secret inbox is not asked for."""
         if isinstance(names, str):
             raise InvalidArgument("secrets are several, such as a list of names, not one text")
         await self._store.run(secrets.request, [text_of(name, "the name of a secret") for name in names])
 
     async def received(self, name: str) -> ReceivedSecret | None:
-        """Return the secret of this name that is in the inbox. It came from a verified device that was asked for it."""
+        """Return a secret from the secret inbox. It came from a verified device that was asked for it."""
 
         async def read(view: View) -> ReceivedSecret | None:
             return await view.get(SECRET, name)
@@ -51,7 +51,7 @@ class SecretSharing:
         return await self._store.query(read)
 
     async def delete_received(self, name: str) -> None:
-        """Delete a secret from the inbox, after it was used or found to be wrong."""
+        """Delete a secret from the secret inbox, after it was used or found to be wrong."""
 
         async def delete(transaction: Transaction) -> None:
             transaction.delete(SECRET, name)
@@ -59,5 +59,5 @@ class SecretSharing:
         await self._store.run(delete)
 
     def secrets_stream(self) -> AbstractAsyncContextManager[Subscription[str]]:
-        """Iterate over the names of the secrets that come into the inbox or leave it, in whichever process."""
+        """Iterate over the names of secrets that come into the secret inbox or leave it, in whichever process."""
         return self._store.subscribe(SECRET)

@@ -101,8 +101,8 @@ class Sharing:
     def reaches_all(self) -> bool:
         """Whether every device of every member gets the key.
 
-        If not, send what is among the outgoing requests and share again, until it does or that makes no difference
-        any more. What is encrypted before, the devices that are left out will never read.
+        If not, send the outgoing requests and share again, until it does or that makes no difference any more. Devices
+        that are left out never read what is encrypted before they get the key.
         """
         return not self.outdated and not self.without_session
 
@@ -155,7 +155,7 @@ async def set_strategy(transaction: Transaction, room_id: RoomId, strategy: Shar
 
 
 async def set_history_visibility(transaction: Transaction, room_id: RoomId, content: JsonObject) -> None:
-    """Note who may read a room's history. What is none that is known lets nobody read it who joins later.
+    """Note who may read a room's history. A visibility that is not known hides it from later members.
 
     Raises ``NotEncrypted``.
     """
@@ -168,7 +168,7 @@ async def set_history_visibility(transaction: Transaction, room_id: RoomId, cont
 async def share(transaction: Transaction, room_id: RoomId, user_ids: frozenset[UserId], now_ms: int) -> Sharing | None:
     """Give the room key to some more of the devices of ``user_ids``, after replacing it where that is due.
 
-    ``None`` means that it is to be called again: one commit does no more than so much.
+    ``None`` means that one commit did only a part: call it again.
     """
     settings = await _settings(transaction, room_id)
     own = await own_device(transaction)
@@ -254,7 +254,7 @@ async def discard(transaction: Transaction, room_id: RoomId) -> None:
 
 
 def is_used_up(outbound: OutboundSession, settings: RoomSettings, now_ms: int) -> bool:
-    """Say whether a session must encrypt no more: by messages, age, or because the room's settings changed (pure)."""
+    """Say whether a session is to be replaced: by messages, age, or because the room's settings changed (pure)."""
     return (
         outbound.settings != settings
         or outbound.session.index >= settings.rotation_messages
@@ -339,7 +339,7 @@ async def _make(
     before: SharedKey | None,
     now_ms: int,
 ) -> tuple[OutboundSession, SharedKey]:
-    """Make a session, in the place of the one ``before``. Who has the key of that stays known for a while."""
+    """Make a session, in the place of the one ``before``. Which devices have its key stays noted for a while."""
     number = 0
     if before is not None:
         number = before.number + 1

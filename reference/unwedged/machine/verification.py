@@ -466,7 +466,7 @@ def time_out(flow: VerificationFlow, context: Context) -> Step:
 
 
 def is_forgotten(flow: VerificationFlow, now_ms: int) -> bool:
-    """Say whether a flow has been over for so long that its messages are expected no more."""
+    """Say whether a flow has been over for so long that no more of its messages are expected."""
     return flow.is_over and not is_before(now_ms, flow.ended_ms + TIMEOUT_MS)
 
 
@@ -479,7 +479,7 @@ def is_before(now_ms: int, then_ms: int) -> bool:
 
 
 def usable(flow: VerificationFlow) -> tuple[Method, ...]:
-    """Return what this device can do and the other can do its part of."""
+    """Return the methods that both devices can take their part in."""
     return tuple(method for method in flow.ours if COUNTERPARTS[method] in flow.theirs)
 
 

@@ -64,7 +64,7 @@ MOST_UNSENT: Final = 100
 
 @dataclass(frozen=True)
 class Verification:
-    """A verification as it can be shown to a person."""
+    """A verification as an application shows it to a person."""
 
     flow_id: FlowId
     user_id: UserId
@@ -94,10 +94,10 @@ class _RoomEvent(Unshown, msgspec.Struct):
 
 
 class Verifications:
-    """What the owner of this device does to verify others. Got as ``machine.verifications``."""
+    """What the owner of this device does to verify others, as ``OlmMachine.verifications``."""
 
     def __init__(self, store: CryptoStore, clock: Clock) -> None:
-        """Callers have it from their machine."""
+        """Callers use ``OlmMachine.verifications``."""
         self._store = store
         self._clock = clock
 
@@ -147,7 +147,7 @@ class Verifications:
         await self._act(flow_id, verification.confirm)
 
     async def mismatch(self, flow_id: FlowId) -> None:
-        """Say the contrary. It cancels the verification. Raises ``WrongPhase``."""
+        """Say that they are not equal, or that it does not. That cancels the verification. Raises ``WrongPhase``."""
         await self._act(flow_id, verification.mismatch)
 
     async def cancel(self, flow_id: FlowId) -> None:
