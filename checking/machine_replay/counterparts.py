@@ -8,8 +8,13 @@ from typing import Final
 from checking.machine_replay.counterpart import Counterpart
 from checking.machine_replay.keys import Keys
 from checking.machine_replay.lists import Lists
+from checking.machine_replay.sharing import Sharing
 
-COUNTERPARTS: Final[Mapping[str, type[Counterpart]]] = {"MCKeys.tla": Keys, "MCLists.tla": Lists}
+COUNTERPARTS: Final[Mapping[str, type[Counterpart]]] = {
+    "MCKeys.tla": Keys,
+    "MCLists.tla": Lists,
+    "MCSharing.tla": Sharing,
+}
 
 
 def faults_of(specification: str) -> frozenset[str]:

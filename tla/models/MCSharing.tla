@@ -16,6 +16,9 @@ LeavesAndReturns == <<{d1, d2}, {d1}, {d1, d2}>>
 \* Three devices; one comes late, and another leaves.
 ComesAndLeaves == <<{d1, d2}, {d1, d2, d3}, {d2, d3}>>
 
+\* Less, for real machines: no request is sent.
+NothingSent == \A p \in Processes : flight[p] = Nothing
+
 -------------------------------------------------------------------------------
 (* Probes: each says that an action never happens, and must be found wrong.  *)
 

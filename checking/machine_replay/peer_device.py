@@ -1,0 +1,68 @@
+"""A device of somebody else that can be sent room keys, and reads them. It never answers."""
+
+from __future__ import annotations
+
+from typing import Final, cast
+
+import msgspec
+
+from checking.machine_replay.device_keys import account_of, signed_device_keys
+from checking.machine_replay.homeserver import Device, Homeserver, Json
+from unwedged.machine.identifiers import Curve25519Key, UserId
+from unwedged.machine.ratchets import Account, OlmMessage
+from unwedged.machine.signing import signable, with_signature
+
+_ROOT: Final = "/_matrix/client/v3"
+
+
+class PeerDevice:
+    """A device to which all messages belong to one Olm session, made with its only one-time key.
+
+    As it never answers, each message tells how to make the session: so it keeps none, and reads each message anew.
+    """
+
+    def __init__(self, device: Device) -> None:
+        """Make the one-time key."""
+        self.device = device
+        account = account_of(device)
+        ((name, key),) = account.make_one_time_keys(1).items()
+        unsigned: Json = {"key": key}
+        signature = account.sign(signable(unsigned))
+        self._one_time_key = {
+            f"signed_curve25519:{name}": with_signature(
+                unsigned, UserId(device.user), f"ed25519:{device.device}", signature
+            )
+        }
+        self._account = account.pickle()
+        self._curve25519 = account.curve25519
+        self._since: str | None = None
+
+    def sign_in(self, server: Homeserver) -> None:
+        """Have an account on a homeserver, with all keys."""
+        server.sign_in(self.device)
+        keys = {"device_keys": signed_device_keys(self.device), "one_time_keys": self._one_time_key}
+        server.request(self.device, "POST", f"{_ROOT}/keys/upload", keys)
+
+    def acknowledge(self, server: Homeserver) -> None:
+        """Let the homeserver forget what is there now."""
+        self._since = str(self._sync(server)["next_batch"])
+
+    def contents(self, server: Homeserver) -> list[Json]:
+        """Return the contents of the messages that the homeserver has for the device."""
+        events = cast("dict[str, list[Json]]", self._sync(server)["to_device"])["events"]
+        return [cast("Json", event["content"]) for event in events]
+
+    def decrypted(self, content: Json) -> Json:
+        """Return what the content of an encrypted message says."""
+        encrypted = cast("dict[str, Json]", content["ciphertext"])[self._curve25519]
+        message = OlmMessage(cast("int", encrypted["type"]), str(encrypted["body"]))
+        sender_key = Curve25519Key(str(content["sender_key"]))
+        _, plaintext = Account.from_pickle(self._account).inbound_session(sender_key, message)
+        return cast("Json", msgspec.json.decode(plaintext, type=Json)["content"])
+
+    def _sync(self, server: Homeserver) -> Json:
+        status, response = server.request(
+            self.device, "GET", f"{_ROOT}/sync" + ("" if self._since is None else f"?since={self._since}")
+        )
+        assert status == 200
+        return response

@@ -1,0 +1,115 @@
+"""The faults of the module Sharing, injected into the machine: each breaks the rule that its model breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from checking.replay.substitutions import Substitution
+from unwedged.machine import OlmMachine, Sharing, sharing
+from unwedged.machine.identifiers import Device, JsonObject, PeerName, RoomId, TransactionId, UserId
+from unwedged.machine.ratchets import OutboundGroup
+from unwedged.machine.records import OUTBOUND, OutboundSession, RoomSettings, SharedKey
+from unwedged.store import Transaction
+
+_encrypt = sharing.encrypt
+_share = sharing.share
+
+
+class _SaveFailed(Exception):
+    """A commit fails."""
+
+
+def _send_before_persist() -> Sequence[Substitution]:
+    """A message leaves, and its index is to be stored by a later commit, which never comes."""
+
+    async def encrypt(
+        transaction: Transaction,
+        room_id: RoomId,
+        shared: Sharing,
+        event_type: str,
+        content: Mapping[str, object],
+        now_ms: int,
+    ) -> JsonObject:
+        outbound = await transaction.get(OUTBOUND, room_id)
+        stored = None if outbound is None else outbound.session.pickle()
+        encrypted = await _encrypt(transaction, room_id, shared, event_type, content, now_ms)
+        assert outbound is not None  # else there is nothing to encrypt with
+        assert stored is not None
+        before = msgspec.structs.replace(outbound, session=OutboundGroup.from_pickle(stored))
+        transaction.put(OUTBOUND, room_id, before)
+        return encrypted
+
+    return [(sharing, "encrypt", encrypt)]
+
+
+def _save_error_ignored() -> Sequence[Substitution]:
+    """The commit of an index fails, and the message leaves all the same."""
+
+    async def encrypt(
+        machine: OlmMachine, room_id: str, shared: Sharing, event_type: str, content: Mapping[str, object]
+    ) -> JsonObject:
+        encrypted: list[JsonObject] = []
+
+        async def fail(transaction: Transaction) -> None:
+            names = RoomId(room_id), shared, event_type
+            encrypted.append(await _encrypt(transaction, *names, content, machine._clock.now()))
+            raise _SaveFailed
+
+        try:
+            await machine._store.run(fail)
+        except _SaveFailed:
+            return encrypted[0]
+        raise AssertionError
+
+    return [(OlmMachine, "encrypt_room_event", encrypt)]
+
+
+def _requests_in_memory() -> Sequence[Substitution]:
+    """That a device has a key is stored; the request that brings it there is not."""
+
+    def send(transaction: Transaction, event_type: str, contents: Mapping[Device, JsonObject]) -> TransactionId:
+        del transaction, event_type, contents
+        return TransactionId("in memory")
+
+    return [(sharing, "send", send)]
+
+
+def _shared_then_invalidated() -> Sequence[Substitution]:
+    """Requests are stored, and the session whose key they bring is not."""
+
+    async def share(
+        transaction: Transaction, room_id: RoomId, user_ids: frozenset[UserId], now_ms: int
+    ) -> Sharing | None:
+        shared = await _share(transaction, room_id, user_ids, now_ms)
+        transaction.delete(OUTBOUND, room_id)
+        return shared
+
+    return [(sharing, "share", share)]
+
+
+def _left_member_kept() -> Sequence[Substitution]:
+    """Nobody looks whether a device that has the key must read no more."""
+
+    def must_rotate(
+        outbound: OutboundSession,
+        shared: SharedKey,
+        settings: RoomSettings,
+        recipients: frozenset[PeerName],
+        now_ms: int,
+    ) -> bool:
+        del shared, recipients
+        return sharing.is_used_up(outbound, settings, now_ms)
+
+    return [(sharing, "must_rotate", must_rotate)]
+
+
+FAULTS: Final[Mapping[str, Callable[[], Sequence[Substitution]]]] = {
+    "send-before-persist": _send_before_persist,
+    "save-error-ignored": _save_error_ignored,
+    "requests-in-memory": _requests_in_memory,
+    "shared-then-invalidated": _shared_then_invalidated,
+    "left-member-kept": _left_member_kept,
+}

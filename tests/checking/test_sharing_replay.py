@@ -1,0 +1,173 @@
+"""Real machines on a graph of the module Sharing, and that a broken machine is noticed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from checking.machine_replay.counterparts import COUNTERPARTS
+from checking.machine_replay.drive import replay
+from checking.models.manifest import Manifest, find_manifest, read_manifest
+from checking.replay.drive import Diverged
+from checking.replay.substitutions import Substitution
+from checking.tlc import run as tlc
+from checking.tlc.graph import Graph, read_graph
+from checking.tlc.toolbox import Toolbox
+from checking.tlc.values import ModelValue, State, Value, function, record
+from unwedged.machine import Sharing, sharing
+from unwedged.machine.identifiers import JsonObject, RoomId
+from unwedged.machine.records import OUTBOUND
+from unwedged.store import Transaction
+
+SHARING = COUNTERPARTS["MCSharing.tla"]
+MOST_STEPS = 2_000
+"""Each break of the machine shows within so many steps."""
+
+
+@pytest.fixture(scope="module")
+def manifest() -> Manifest:
+    return read_manifest(find_manifest(Path(__file__).parent))
+
+
+@pytest.fixture(scope="module")
+def graph(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    path = tmp_path_factory.mktemp("graph") / "sharing.dot"
+    asyncio.run(tlc.run(toolbox, manifest.job(manifest.model("ReplaySharingUnsent"), path)))
+    return read_graph(path)
+
+
+# That a replay fails where it should
+
+sound_encrypt = sharing.encrypt
+
+
+async def _encrypt_for_whomever(
+    transaction: Transaction,
+    room_id: RoomId,
+    shared: Sharing,
+    event_type: str,
+    content: Mapping[str, object],
+    now_ms: int,
+) -> JsonObject:
+    outbound = await transaction.get(OUTBOUND, room_id)
+    if outbound is not None:
+        shared = Sharing(outbound.session.session_id, outbound.members_number, shared.outdated, shared.without_session)
+    return await sound_encrypt(transaction, room_id, shared, event_type, content, now_ms)
+
+
+@dataclass(frozen=True)
+class Break:
+    substitutions: Sequence[Substitution]
+    told: str
+
+
+BREAKS = {
+    "nobody looks who the key was shared with": Break(
+        [(sharing, "encrypt", _encrypt_for_whomever)], r"does not allow the step Encrypt"
+    ),
+    **{
+        slug: Break(SHARING.faults[slug](), told)
+        for slug, told in {
+            "send-before-persist": r"store\.session\.index",
+            "save-error-ignored": r"store\.session\.index",
+            "requests-in-memory": r"store\.outbox",
+            "shared-then-invalidated": r"store: the model has|store\.session",
+            "left-member-kept": r"store\.session\.number: the model has 2, the machine 1",
+        }.items()
+    },
+}
+
+
+def stop_late() -> Callable[[int], None]:
+    """Return what stops a replay that has taken many steps."""
+    total = 0
+
+    def count(steps: int) -> None:
+        nonlocal total
+        total += steps
+        assert total < MOST_STEPS, "nothing has shown"
+
+    return count
+
+
+@pytest.mark.parametrize("broken", BREAKS)
+def test_a_broken_machine_diverges(graph: Graph, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    for substitution in BREAKS[broken].substitutions:
+        monkeypatch.setattr(*substitution)
+    with pytest.raises(Diverged, match=rf"(?s){BREAKS[broken].told}.*\nafter \w+"):
+        asyncio.run(replay(graph, SHARING, stop_late()))
+
+
+# Properties
+
+D1, D2 = map(ModelValue, ("d1", "d2"))
+
+
+def key(to: ModelValue, session: int, since: int) -> Value:
+    return record(to=to, session=session, **{"from": since})
+
+
+def message(session: int, index: int, *to: ModelValue) -> Value:
+    return record(session=session, index=index, to=frozenset(to))
+
+
+RIGHT: dict[str, Value] = {
+    "session": record(number=2, index=1, shared=function({D1: 0})),
+    "outbox": frozenset({key(D1, 2, 0)}),
+}
+ARRIVED = frozenset({key(D1, 1, 0), key(D2, 1, 1)})
+MESSAGES = (message(1, 0, D1), message(1, 1, D1, D2), message(2, 0, D1))
+
+
+def sharing_state(
+    *, arrived: frozenset[Value] = ARRIVED, messages: tuple[Value, ...] = MESSAGES, **store: Value
+) -> State:
+    return {"store": record(**(RIGHT | store)), "arrived": arrived, "messages": messages}
+
+
+def test_what_is_right_is_accepted() -> None:
+    state = sharing_state()
+    assert [holds(state, state) for holds in SHARING.properties.values()] == [None, None, None]
+
+
+NOTHING = ModelValue("Nothing")
+WRONG = {
+    "an index is used twice": (
+        sharing_state(messages=(*MESSAGES, message(1, 1, D1, D2))),
+        "NoRatchetReuse",
+        "1 of the session 1 was encrypted twice",
+    ),
+    "a key is not sent": (
+        sharing_state(outbox=frozenset(), messages=()),
+        "NothingLost",
+        "d1 counts as having the key of the session 2",
+    ),
+    "no session is stored": (sharing_state(session=NOTHING), "NothingLost", "no session is stored"),
+    "a later session is not stored": (
+        sharing_state(arrived=ARRIVED | {key(D1, 3, 0)}),
+        "NothingLost",
+        "whose session is not stored",
+    ),
+    "a message can't be read": (
+        sharing_state(messages=(*MESSAGES, message(2, 1, D1, D2))),
+        "NothingLost",
+        "d2 can't read",
+    ),
+    "a message is read by another": (
+        sharing_state(arrived=ARRIVED | {key(D2, 1, 0)}),
+        "LeftCantRead",
+        "d2 can read",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_wrong_is_reported(wrong: str) -> None:
+    state, violated, told = WRONG[wrong]
+    found = {name: detail for name, holds in SHARING.properties.items() if (detail := holds(state, state)) is not None}
+    assert found.keys() == {violated}
+    assert told in found[violated]
