@@ -10,8 +10,7 @@ import sys
 from aiohttp import ClientSession
 
 from examples.encrypted_bot.client import Client, authorization
-from unwedged.machine import MachineError, OlmMachine
-from unwedged.machine.errors import MissingRoomKey
+from unwedged.machine import MachineError, MissingRoomKey, OlmMachine
 from unwedged.machine.identifiers import JsonObject
 
 KEY = bytes(32)  # A real bot makes 32 random bytes once, and keeps them where the system keeps secrets.

@@ -8,8 +8,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 from aiohttp import ClientError, ClientSession
 
-from unwedged.machine import OlmMachine, Request, Sharing, SyncOutcome, SyncPosition
-from unwedged.machine.errors import RoomKeyNotShared
+from unwedged.machine import OlmMachine, Request, RoomKeyNotShared, Sharing, SyncOutcome, SyncPosition
 from unwedged.machine.identifiers import JsonObject
 
 ROOT: Final = "/_matrix/client/v3"
