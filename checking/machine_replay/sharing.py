@@ -169,10 +169,11 @@ class Sharing(Counterpart):
         return [Label(action, (process,))]
 
     def choices(self) -> Sequence[Label]:
-        """As the base class says: what is sent, and whether a message may be encrypted."""
+        """As the base class says: whether what is done with is sent again, and whether a message may be encrypted."""
         outside = self.outside
         idle = [ModelValue(process) for process, held in outside.flight.items() if held is None]
-        choices = [Label("OutgoingRequest", (process, key)) for process in idle for key in self._arrived()]
+        done = set(self._arrived()) - self._outbox()
+        choices = [Label("OutgoingRequest", (process, key)) for process in idle for key in done]
         if len(outside.messages) < _MESSAGES:
             choices += [Label("Encrypt", (ModelValue(process),)) for process in outside.knows]
         return choices
@@ -234,11 +235,7 @@ class Sharing(Counterpart):
             "knows": function({ModelValue(process): number for process, number in outside.knows.items()}),
             "store": record(
                 session=session,
-                outbox=frozenset(
-                    self._key(device, content)
-                    for outgoing in self._device.records(OUTBOX).values()
-                    for device, content in _contents(outgoing.messages)
-                ),
+                outbox=self._outbox(),
             ),
             "flight": function({ModelValue(process): self._flight(held) for process, held in outside.flight.items()}),
             "arrived": frozenset(self._arrived()),
@@ -323,6 +320,14 @@ class Sharing(Counterpart):
             return _NOTHING
         ((device, content),) = _contents(held.request.messages)
         return record(stage="request" if held.response is None else "answered", key=self._key(device, content))
+
+    def _outbox(self) -> frozenset[Value]:
+        """Return the keys that are to be sent."""
+        return frozenset(
+            self._key(device, content)
+            for outgoing in self._device.records(OUTBOX).values()
+            for device, content in _contents(outgoing.messages)
+        )
 
     def _arrived(self) -> list[Value]:
         """Return the keys that are with the homeserver, for their devices."""

@@ -16,8 +16,13 @@ LeavesAndReturns == <<{d1, d2}, {d1}, {d1, d2}>>
 \* Three devices; one comes late, and another leaves.
 ComesAndLeaves == <<{d1, d2}, {d1, d2, d3}, {d2, d3}>>
 
-\* Less, for real machines: no request is sent.
+\* Less, for real machines: no request is sent;
 NothingSent == \A p \in Processes : flight[p] = Nothing
+
+\* one at a time is, and only to one device.
+OneAtATime ==
+    /\ Cardinality({p \in Processes : flight[p] # Nothing}) <= 1
+    /\ \A p \in Processes : flight[p] # Nothing => flight[p].key.to = d1
 
 -------------------------------------------------------------------------------
 (* Probes: each says that an action never happens, and must be found wrong.  *)
