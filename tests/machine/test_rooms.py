@@ -72,6 +72,15 @@ class TestWhichKeyIsBetter:
         assert rooms.merged(inbound(other, KeySource.IMPORT), inbound(session)) is None
         offered = inbound(other)
         assert rooms.merged(offered, inbound(session, KeySource.IMPORT)) is offered
+        assert rooms.merged(offered, inbound(session, KeySource.FORWARDED)) is offered
+
+    @pytest.mark.parametrize("anybodys", [KeySource.IMPORT, KeySource.BACKUP])
+    def test_an_own_device_takes_the_place_of_what_anybody_could_have_made(self, anybodys: KeySource) -> None:
+        session, other = OutboundGroup(), OutboundGroup()
+        forwarded = inbound(session, KeySource.FORWARDED)
+        assert rooms.merged(forwarded, inbound(other, anybodys)) is forwarded
+        assert rooms.merged(inbound(other, anybodys), forwarded) is None
+        assert rooms.merged(forwarded, inbound(other, KeySource.FORWARDED)) is None
 
     def test_the_beginning_that_another_user_gives_and_no_other_sender(self) -> None:
         session = OutboundGroup()

@@ -328,6 +328,14 @@ class KeySource(Enum):
         """Whether the maker's device vouches for the key."""
         return self in (KeySource.OWN, KeySource.ROOM_KEY)
 
+    @property
+    def standing(self) -> int:
+        """How far a key is believed: its maker's most, then another own device's, least what anybody could have made.
+
+        Whoever knows the backup's public key can put a key into it.
+        """
+        return 2 if self.is_vouched else int(self is KeySource.FORWARDED)
+
 
 class InboundSession(msgspec.Struct):
     """A Megolm session that this device can read, where its key came from, and how far that can be trusted."""

@@ -182,11 +182,12 @@ def merged(offered: InboundSession, stored: InboundSession) -> InboundSession | 
 
     They are the same session if they are equal from the later beginning on. Then the earlier one is better, whoever
     gave it, and it is vouched for if either is: every message is signed by the key that the session is named after. A
-    different ratchet under the same name replaces only one that nobody vouches for.
+    different ratchet under the same name replaces only one of lower standing: else whoever puts a wrong one into the
+    backup would keep the right one out.
     """
-    offered_vouched, stored_vouched = (one.source.is_vouched for one in (offered, stored))
     if not offered.session.is_same_from(stored.session):
-        return offered if offered_vouched and not stored_vouched else None
+        return offered if offered.source.standing > stored.source.standing else None
+    offered_vouched, stored_vouched = (one.source.is_vouched for one in (offered, stored))
     voucher = offered if offered_vouched and not stored_vouched else stored
     earlier = offered if offered.session.first_index < stored.session.first_index else stored
     if voucher is stored and earlier is stored:
