@@ -11,6 +11,7 @@ import pytest
 from checking.machine_replay.client import Client
 from checking.machine_replay.homeserver import Json
 from tests.machine.scene import ALICE, BOB, HOUR_MS, KEY, MEGOLM, ROOM, Scene
+from tests.machine.test_cross_signing import bootstrap, reset, settle, verify
 from tests.machine.test_inputs import peer_of
 from unwedged.machine import KeysClaim, LocalTrust, MachineError, repair
 from unwedged.machine.errors import EncryptionDowngrade
@@ -30,6 +31,7 @@ from unwedged.machine.records import (
     EARLIER_SHARED_KEY,
     GIVEN_ALSO,
     IDENTITY,
+    IDENTITY_TRUST,
     INBOUND,
     KINDS,
     LOCAL_TRUST,
@@ -70,6 +72,7 @@ async def spoil(scene: Scene, kind: Kind) -> int:
         BACKUP.name: [None],
         EARLIER_SHARED_KEY.name: [EarlierKey(RoomId(ROOM), 1)],
         IDENTITY.name: [BOB],
+        IDENTITY_TRUST.name: [BOB],
         PRIVATE_IDENTITY.name: [None],
         UNPUBLISHED_SIGNATURE.name: [TransactionId("spoilt")],
         GIVEN_ALSO.name: [Giver(*session, UserId(BOB))],
@@ -218,6 +221,26 @@ async def test_what_the_owner_thinks_of_a_device_outlives_either_of_its_records(
         await client.sync()
         await client.send_all()
         assert (await client.machine.devices_of(BOB))[DeviceId("LAPTOP")].trust is LocalTrust.BLOCKED
+
+
+@pytest.mark.parametrize("kind", [IDENTITY, IDENTITY_TRUST], ids=lambda kind: kind.name)
+async def test_what_is_known_of_an_identity_outlives_either_of_its_records(alice_and_bob: Scene, kind: Kind) -> None:
+    scene = alice_and_bob
+    await bootstrap(scene.bob)
+    await settle(scene.app)
+    await verify(scene.app, BOB)
+    await spoil_while_closed(scene, kind)
+    await scene.app.machine.cross_signing.trust_of(BOB)
+    scene.server._changed.append((scene.server._tick(), BOB))
+    await settle(scene.app)
+    trust = await scene.extension.machine.cross_signing.trust_of(BOB)
+    assert (trust.verified, trust.changed) == (True, False)
+    await spoil_while_closed(scene, kind)
+    await scene.app.machine.cross_signing.trust_of(BOB)
+    await reset(scene.bob)
+    await settle(scene.app)
+    trust = await scene.extension.machine.cross_signing.trust_of(BOB)
+    assert (trust.verified, trust.changed, trust.violated) == (False, True, True)
 
 
 async def test_a_room_whose_settings_cannot_be_read_stays_encrypted(alice_and_bob: Scene) -> None:

@@ -23,6 +23,7 @@ from unwedged.machine.outbox import new_id
 from unwedged.machine.records import (
     DEVICES,
     IDENTITY,
+    IDENTITY_TRUST,
     LOCAL_TRUST,
     PRIVATE_IDENTITY,
     UNPUBLISHED_SIGNATURE,
@@ -188,6 +189,7 @@ async def take_keys(
     What is malformed, or missing, changes nothing.
     """
     before = await transaction.get(IDENTITY, user_id)
+    trust = await transaction.get(IDENTITY_TRUST, user_id)
     if not given:
         return before
     own_user = (await own_device(transaction)).user_id
@@ -199,12 +201,12 @@ async def take_keys(
         return before
     master, self_signing = keys[SigningKeyName.MASTER], keys[SigningKeyName.SELF_SIGNING]
     after = Identity(master, self_signing, keys.get(SigningKeyName.USER_SIGNING), only_key(master))
-    if before is not None:
+    if trust is not None:
         after = msgspec.structs.replace(
-            after, pinned=before.pinned, compared=before.compared, verified_once=before.verified_once
+            after, pinned=trust.pinned, compared=trust.compared, verified_once=trust.verified_once
         )
-        if before.master_key != after.master_key:
-            logger.warning("the identity of a user has changed verified_once=%s", before.verified_once)
+    if before is not None and before.master_key != after.master_key:
+        logger.warning("the identity of a user has changed verified_once=%s", before.verified_once)
     own = after if user_id == own_user else await identity_of(transaction, own_user)
     if is_verified(user_id, after, own_user, own):
         after = msgspec.structs.replace(after, verified_once=True)
@@ -215,7 +217,7 @@ async def take_keys(
 
 async def put_identity(transaction: Transaction, user_id: UserId, identity: Identity) -> None:
     """Write an identity, and note that the recipients of room keys may have changed."""
-    transaction.put(IDENTITY, user_id, identity)
+    _put_with_trust(transaction, user_id, identity)
     await note_new_recipients(transaction)
 
 
@@ -370,7 +372,12 @@ async def _note_signed_by_own(transaction: Transaction, own_user: UserId, own: I
         identity = await transaction.get(IDENTITY, user_id)
         assert identity is not None  # listed above
         if not identity.verified_once and is_verified(user_id, identity, own_user, own):
-            transaction.put(IDENTITY, user_id, msgspec.structs.replace(identity, verified_once=True))
+            _put_with_trust(transaction, user_id, msgspec.structs.replace(identity, verified_once=True))
+
+
+def _put_with_trust(transaction: Transaction, user_id: UserId, identity: Identity) -> None:
+    transaction.put(IDENTITY, user_id, identity)
+    transaction.put(IDENTITY_TRUST, user_id, identity.trust)
 
 
 def _fits(seed: bytes | None, identity: Identity, name: SigningKeyName) -> bool:

@@ -163,6 +163,14 @@ class SigningKeyName(Enum):
     """Signs the master keys of other users. The homeserver shows it to its owner only."""
 
 
+class IdentityTrust(msgspec.Struct, frozen=True):
+    """What this device's owner thinks of a user's identity: as ``Identity`` has it, and as it outlives that record."""
+
+    pinned: Ed25519Key
+    compared: Ed25519Key | None
+    verified_once: bool
+
+
 class Identity(msgspec.Struct, frozen=True):
     """A user's cross-signing keys as their owner signed them, and what this device's owner thinks of them."""
 
@@ -175,6 +183,11 @@ class Identity(msgspec.Struct, frozen=True):
     """The master key that was verified on this device."""
     verified_once: bool = False
     """Whether the identity was verified at any time, here or on another device of this user."""
+
+    @property
+    def trust(self) -> IdentityTrust:
+        """What this device's owner thinks of it."""
+        return IdentityTrust(self.pinned, self.compared, self.verified_once)
 
     @property
     def master_key(self) -> Ed25519Key:
@@ -654,6 +667,7 @@ DEVICES: Final = RecordKind("devices", _name(UserId), _codec(dict[DeviceId, Know
 RECIPIENTS_VERSION: Final = RecordKind("recipients_version", _THE_ONE, _codec(int))
 LOCAL_TRUST: Final = RecordKind("local_trust", _name(UserId), _codec(dict[Ed25519Key, LocalTrust]))
 IDENTITY: Final = RecordKind("identity", _name(UserId), _codec(Identity))
+IDENTITY_TRUST: Final = RecordKind("identity_trust", _name(UserId), _codec(IdentityTrust))
 PRIVATE_IDENTITY: Final = RecordKind("private_identity", _THE_ONE, _codec(PrivateIdentity))
 UNPUBLISHED_SIGNATURE: Final = RecordKind(
     "unpublished_signature", _name(TransactionId), _codec(UnpublishedSignature), cached=False
@@ -691,6 +705,7 @@ KINDS: Final[tuple[Kind, ...]] = (
     DEVICES,
     LOCAL_TRUST,
     IDENTITY,
+    IDENTITY_TRUST,
     PRIVATE_IDENTITY,
     UNPUBLISHED_SIGNATURE,
     RECIPIENTS_VERSION,

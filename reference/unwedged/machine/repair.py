@@ -18,6 +18,7 @@ from unwedged.machine.records import (
     BACKUP,
     DEVICES,
     IDENTITY,
+    IDENTITY_TRUST,
     INBOUND,
     KINDS,
     LOCAL_TRUST,
@@ -126,6 +127,10 @@ async def replace(transaction: Transaction, kind_name: str, key: bytes) -> None:
             for device in (await transaction.get(DEVICES, user_id) or {}).values():
                 trust[device.ed25519] = device.trust
             transaction.put(LOCAL_TRUST, user_id, trust)
+        case IDENTITY_TRUST.name:
+            identity = await transaction.get(IDENTITY, IDENTITY_TRUST.decode_key(key))
+            if identity is not None:
+                transaction.put(IDENTITY_TRUST, IDENTITY_TRUST.decode_key(key), identity.trust)
         case ROOM.name:
             transaction.put(ROOM, ROOM.decode_key(key), RoomSettings(MEGOLM))  # once encrypted, always
         case OFFER.name:
