@@ -9,16 +9,27 @@ import pytest
 
 from checking.machine_replay.client import Client
 from checking.machine_replay.homeserver import Device, Json
+from tests.machine.own_devices import receive
 from tests.machine.scene import ALICE, BOB, HOUR_MS, MEGOLM, MINUTE_MS, ROOM, Scene
 from tests.machine.test_inputs import keys_of
 from tests.store.stores import PATIENCE
-from unwedged.machine import KeysClaim, KeysQuery, KeysUpload, LocalTrust, MachineError, SenderTrust, account, olm
+from unwedged.machine import (
+    KeysClaim,
+    KeysQuery,
+    KeysUpload,
+    LocalTrust,
+    MachineError,
+    SenderTrust,
+    account,
+    olm,
+    rooms,
+)
 from unwedged.machine.account import _signed_keys, own_device
 from unwedged.machine.errors import MissingRoomKey, WrongSender
 from unwedged.machine.identifiers import Curve25519Key, DeviceId, PeerName, UserId
 from unwedged.machine.identifiers import Device as Owned
 from unwedged.machine.ratchets import Account
-from unwedged.machine.records import DEVICES, PEER, SHARED_KEY, WANTED_SESSION
+from unwedged.machine.records import DEVICES, PEER, SHARED_KEY, WANTED_SESSION, WITHHELD, Withheld
 from unwedged.store import Transaction, View
 
 EVE = UserId("@eve:example.org")
@@ -229,6 +240,34 @@ async def test_only_the_sender_of_a_message_withholds_its_key(alice_and_bob: Sce
     await scene.bob.sync()
     with pytest.raises(MissingRoomKey):
         await scene.bob.read(ROOM, event)
+
+
+async def test_notices_of_withheld_keys_have_bounds(alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rooms, "MOST_WITHHELD", 3)
+    scene = alice_and_bob
+
+    def notice(session_id: str, room_id: str = ROOM) -> Json:
+        content: Json = {"algorithm": MEGOLM, "room_id": room_id, "session_id": session_id}
+        content |= {"code": "c" * 1000, "reason": "r" * 1000}
+        return {"type": "m.room_key.withheld", "sender": EVE, "content": content}
+
+    async def kept(view: View) -> dict[str, Withheld]:
+        notices: dict[str, Withheld] = {}
+        for name in await view.keys(WITHHELD):
+            withheld = await view.get(WITHHELD, name)
+            assert withheld is not None
+            notices[name.session_id] = withheld
+        return notices
+
+    assert await receive(scene.app, *[notice(f"{number}") for number in range(9)]) == []
+    assert await receive(scene.extension, notice("last"), notice("last")) == []
+    names = await scene.app.machine._store.query(kept)
+    assert len(names) == 3
+    assert "last" in names
+    too_long = [notice("x" * 256), notice("x", "!" + "x" * 255)]
+    assert await receive(scene.app, *too_long) == ["malformed"] * 2
+    for withheld in (await scene.extension.machine._store.query(kept)).values():
+        assert withheld == Withheld("c" * 200, "r" * 200, UserId(EVE))
 
 
 async def give_as_own(eve: Client, bob: Client, alice: Client) -> None:

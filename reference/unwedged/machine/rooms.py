@@ -6,6 +6,7 @@ another event. So a first reading is a write: read many in one call.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -62,6 +63,10 @@ INDICES_IN_A_PART: Final = 64
 few."""
 KEYS_IN_A_COMMIT: Final = 250
 """So many room keys are imported in one commit."""
+MOST_WITHHELD: Final = 1_000
+"""Anybody may send notices, of any session. So each further one takes the place of a random one."""
+LONGEST_NAME: Final = 255
+"""Of a room or a session in such a notice."""
 UNAVAILABLE: Final = "m.unavailable"
 SHARED_HISTORY: Final = ("shared_history", "m.shared_history", "org.matrix.msc3061.shared_history")
 
@@ -247,8 +252,14 @@ async def note_withheld(transaction: Transaction, sender: UserId, content: JsonO
     if withheld.room_id is None or withheld.session_id is None:
         return  # m.no_olm: no session could be made. It names no room key, and a new session is the other side's work.
     name = GroupSessionName(withheld.room_id, withheld.session_id)
-    if await transaction.get(INBOUND, name) is None:
-        transaction.put(WITHHELD, name, Withheld(withheld.code, withheld.reason[:200], sender))
+    if max(map(len, name)) > LONGEST_NAME:
+        raise MalformedMessage("a notice of a withheld key has names that are too long")
+    if await transaction.get(INBOUND, name) is not None:
+        return
+    known = await transaction.keys(WITHHELD)
+    if len(known) >= MOST_WITHHELD and name not in known:
+        transaction.delete(WITHHELD, secrets.choice(known))
+    transaction.put(WITHHELD, name, Withheld(withheld.code[:200], withheld.reason[:200], sender))
 
 
 async def decrypt(
