@@ -8,12 +8,14 @@ from checking.machine_replay.client import Client
 from checking.machine_replay.homeserver import Device, Json
 from tests.machine.own_devices import another_device, encrypted_for, receive, sent_to, trust, verify
 from tests.machine.scene import ALICE, BOB, MEGOLM, ROOM, Scene
-from unwedged.machine import LocalTrust, MachineError, MissingRoomKey, SenderTrust, asking, gossip
+from unwedged.machine import LocalTrust, MachineError, MissingRoomKey, SenderTrust, asking, gossip, outbox
 from unwedged.machine.errors import MalformedMessage, NotEncrypted, UnknownIndex, WithheldRoomKey
 from unwedged.machine.identifiers import GroupSessionId, GroupSessionName, PeerName, UserId
 from unwedged.machine.key_requests import FORWARDED_ROOM_KEY
-from unwedged.machine.records import ANSWERED, ASKED, INBOUND, PEER, WAITING, KeySource
+from unwedged.machine.records import ANSWERED, ASKED, INBOUND, OUTBOX, PEER, WAITING, KeySource
 from unwedged.store import Transaction, View
+
+CANCEL = "request_cancellation"
 
 
 def session_of(event: Json) -> GroupSessionId:
@@ -392,6 +394,43 @@ class TestAnswering:
         assert withheld["code"] == "m.blacklisted"
         assert sent_to(scene, tablet.device, "m.room.encrypted") == []
 
+    async def test_while_sending_fails_a_blocked_device_fills_no_outbox(
+        self, alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(outbox, "MOST_UNSENT", 3)
+        scene = alice_and_bob
+        tablet = await another_device(scene)
+        await scene.app.send_all()
+        await trust(scene.app, tablet, LocalTrust.BLOCKED)
+        for number in range(9):
+            client = (scene.app, scene.extension)[number % 2]
+            assert await receive(client, room_key_request("x", f"{number}")) == []
+            await client.machine.outgoing_requests()
+
+        async def unsent(view: View) -> int:
+            return len(await view.keys(OUTBOX))
+
+        assert (await scene.app.machine._store.query(unsent), await waiting(scene.extension)) == (3, 6)
+        for client in (scene.extension, scene.app):
+            await client.send_all()
+        assert await waiting(scene.app) == 0
+        assert len(sent_to(scene, tablet.device, "m.room_key.withheld")) == 9
+
+    async def test_what_was_answered_is_forgotten_with_the_device(self, alice_and_bob: Scene) -> None:
+        scene = alice_and_bob
+        tablet, desk = await another_device(scene), await another_device(scene, "DESK")
+        for device in ("TABLET", "DESK"):
+            assert await receive(scene.app, room_key_request("x", "1", device=device, action=CANCEL)) == []
+
+        async def answered(view: View) -> set[str]:
+            return {*await view.keys(ANSWERED)}
+
+        assert await scene.extension.machine._store.query(answered) == {"TABLET", "DESK"}
+        scene.server.sign_out(tablet.device)
+        await scene.app.sync()
+        await scene.extension.send_all()
+        assert await scene.app.machine._store.query(answered) == {desk.device.device}
+
     async def test_another_user_gets_no_key(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         event = await old_message(scene)
@@ -453,7 +492,7 @@ class TestAnswering:
         ]
         assert await receive(scene.app, *long_names) == ["malformed"] * 3
         for number in range(9):
-            cancelled = room_key_request("x", f"{number}", action="request_cancellation")
+            cancelled = room_key_request("x", f"{number}", action=CANCEL)
             assert await receive(scene.extension, cancelled) == []
 
         async def answered(view: View) -> list[bytes]:

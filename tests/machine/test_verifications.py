@@ -28,9 +28,10 @@ from unwedged.machine import (
 )
 from unwedged.machine.errors import InvalidArgument
 from unwedged.machine.identifiers import FlowId
+from unwedged.machine.outbox import MOST_UNSENT
 from unwedged.machine.records import OUTBOX, ROOM_OUTBOX, VERIFICATION, Method, Phase
 from unwedged.machine.requests import Request, decode, encode
-from unwedged.machine.verifications import FLOWS_OF_A_USER, FLOWS_OF_OTHERS, MOST_UNSENT, Verification
+from unwedged.machine.verifications import FLOWS_OF_A_USER, FLOWS_OF_OTHERS, Verification
 from unwedged.store import View
 
 T = TypeVar("T")

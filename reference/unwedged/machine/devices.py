@@ -15,6 +15,7 @@ from unwedged.machine.identifiers import DeviceId, Ed25519Key, JsonObject, UserI
 from unwedged.machine.identities import take_keys
 from unwedged.machine.olm import device_of, note_new_recipients
 from unwedged.machine.records import (
+    ANSWERED,
     DEVICES,
     LOCAL_TRUST,
     OUTDATED,
@@ -103,6 +104,12 @@ async def take_query_answer(transaction: Transaction, request: KeysQuery, respon
         after = device_list(user_id, before, of_users[user_id], trust, self_signing)
         if user_id == own.user_id:
             after.pop(own.device_id, None)
+            for device_id in await transaction.keys(ANSWERED):
+                if device_id not in after:
+                    transaction.delete(ANSWERED, device_id)
+            for device_id in await transaction.keys(ANSWERED):
+                if device_id not in after:
+                    transaction.delete(ANSWERED, device_id)
         if after != before:
             transaction.put(DEVICES, user_id, after)
             await note_new_recipients(transaction)

@@ -30,7 +30,7 @@ from unwedged.machine.identifiers import (
     UserId,
 )
 from unwedged.machine.identities import verified_own_device
-from unwedged.machine.outbox import send
+from unwedged.machine.outbox import is_full, send
 from unwedged.machine.records import (
     ANSWERED,
     DEVICES,
@@ -146,7 +146,10 @@ async def _answer(
     *,
     verified: bool,
 ) -> None:
-    """Answer the requests of one device, if it is verified and can be reached. Until then they wait."""
+    """Answer the requests of one device, if it is verified and can be reached. Until then they wait.
+
+    Those of a blocked device wait while too much is unsent: it would be told of each that it gets nothing.
+    """
     waiting = await transaction.get(WAITING, device_id)
     assert waiting is not None  # listed by the caller
     if device is None:
@@ -157,6 +160,8 @@ async def _answer(
     blocked = device.trust is LocalTrust.BLOCKED
     peer = await transaction.get(PEER, name) or Peer()
     if not blocked and not verified:
+        return
+    if blocked and await is_full(transaction):
         return
     if not blocked and not peer.sessions:
         await olm.want_session(transaction, name)

@@ -12,6 +12,9 @@ from unwedged.machine.records import OUTBOX, ROOM_OUTBOX, OutgoingToDevice, Outg
 from unwedged.machine.requests import RoomMessage, ToDevice
 from unwedged.store import Transaction, View
 
+MOST_UNSENT: Final = 100
+"""While so many messages wait to be sent, nothing is answered that anybody could go on asking."""
+
 _MADE_HERE: Final = itertools.count()
 
 
@@ -45,6 +48,11 @@ def send_to_room(
 def new_id(transaction: Transaction) -> TransactionId:
     """Return an id that no other has, and that is listed after those of all commits before, and of this one so far."""
     return TransactionId(f"{transaction.version:015d}-{next(_MADE_HERE):010d}-{secrets.token_hex(8)}")
+
+
+async def is_full(transaction: Transaction) -> bool:
+    """Say whether so much waits to be sent to devices that what could be asked without end is not answered."""
+    return len(await transaction.keys(OUTBOX)) >= MOST_UNSENT
 
 
 async def waiting(reading: Transaction | View) -> list[ToDevice | RoomMessage]:

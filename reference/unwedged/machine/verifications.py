@@ -38,7 +38,6 @@ from unwedged.machine.identifiers import (
 from unwedged.machine.identities import identity_of, note_device_verified, note_identity_verified, user_trust
 from unwedged.machine.records import (
     DEVICES,
-    OUTBOX,
     VERIFICATION,
     Cancellation,
     KnownDevice,
@@ -58,8 +57,6 @@ FLOWS_OF_A_USER: Final = 8
 """So many verifications that one user has asked for are kept, those that are over included."""
 FLOWS_OF_OTHERS: Final = 64
 """And so many that others than this device's own user have asked for."""
-MOST_UNSENT: Final = 100
-"""While so many messages wait to be sent, what is of no verification that is known is not answered."""
 
 
 @dataclass(frozen=True)
@@ -285,7 +282,7 @@ async def receive(transaction: Transaction, sender: UserId, event_type: str, con
         case verification.READY:
             step = verification.unknown_transaction(sender, name, content, context)
             known = step.flow.device_id in (await transaction.get(DEVICES, sender) or {})
-            if known and len(await transaction.keys(OUTBOX)) < MOST_UNSENT:
+            if known and not await outbox.is_full(transaction):
                 _send(transaction, step)
         case verification.CANCEL:
             pass
