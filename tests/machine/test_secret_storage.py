@@ -22,6 +22,7 @@ from unwedged.machine.errors import (
     NotStoredForKey,
     RoundsOutOfBounds,
     TamperedStoredSecret,
+    UncheckedStorageKey,
     UnsupportedStorageKey,
     WrongStorageKey,
 )
@@ -170,6 +171,16 @@ class TestKeys:
         for missing in ("iv", "mac"):
             description = {name: value for name, value in CORRECT_HORSE.items() if name != missing}
             assert key_from_recovery_key(KEY_ID, description, ANOTHER_RECOVERY_KEY).recovery_key == ANOTHER_RECOVERY_KEY
+
+    def test_nothing_is_stored_for_a_key_whose_description_has_no_check(self) -> None:
+        """Else a homeserver could let a passphrase be used with one round, and guess it by what is stored."""
+        passphrase = {"algorithm": "m.pbkdf2", "iterations": 1, "salt": "x"}
+        for missing in ({"iv"}, {"mac"}, {"iv", "mac"}):
+            kept: Json = {name: value for name, value in CORRECT_HORSE.items() if name not in missing}
+            key = key_from_passphrase(KEY_ID, {**kept, "passphrase": passphrase}, PASSPHRASE)
+            for keys in ([key], [new_storage_key(), key]):
+                with pytest.raises(UncheckedStorageKey):
+                    encrypt_secret(MASTER, "a secret", iter(keys))
 
     @pytest.mark.parametrize(
         ("changed", "error"),

@@ -75,6 +75,12 @@ class WrongStorageKey(MachineError):
     code = "wrong_storage_key"
 
 
+class UncheckedStorageKey(MachineError):
+    """The description of a key of the secret storage does not show which key it is: so nothing is stored for it."""
+
+    code = "unchecked_storage_key"
+
+
 class NotStoredForKey(MachineError):
     """A secret is not in the secret storage, or is not encrypted for this key of it."""
 

@@ -31,6 +31,7 @@ from unwedged.machine.errors import (
     NotStoredForKey,
     RoundsOutOfBounds,
     TamperedStoredSecret,
+    UncheckedStorageKey,
     UnsupportedStorageKey,
     WrongStorageKey,
 )
@@ -168,8 +169,14 @@ def encrypt_secret(name: str, secret: str, keys: Iterable[StorageKey]) -> JsonOb
     """Return the content of the account data ``name`` that keeps a secret: each of ``keys`` opens it.
 
     It takes the place of what is there: whoever has none of ``keys`` can't read it any more. Raises ``InvalidArgument``
-    without a key, and for a secret that has no UTF-8.
+    without a key, and for a secret that has no UTF-8, and ``UncheckedStorageKey``: a homeserver that removes the check
+    from a description can also lower the rounds, and then guess the passphrase of what is stored.
     """
+    keys = tuple(keys)
+    for key in keys:
+        described = _described(key.description)
+        if described.iv is None or described.mac is None:
+            raise UncheckedStorageKey("the description of a key has no check, so the homeserver may have changed it")
     try:
         plaintext = secret.encode()
     except UnicodeEncodeError:  # It holds the secret: it must not become the context of what is raised.
@@ -224,7 +231,10 @@ def _described(description: JsonObject) -> _Description:
 
 
 def _checked(key_id: str, description: JsonObject, described: _Description, key: bytes) -> StorageKey:
-    """Return the key, unless its description shows that it is another. Without such a check any key is right."""
+    """Return the key, unless its description shows that it is another. Without such a check any key is right.
+
+    With the wrong one nothing can be read. But nothing must be stored for it: ``encrypt_secret`` sees to that.
+    """
     if described.iv is not None and described.mac is not None:
         try:
             iv, expected = unpadded(described.iv), unpadded(described.mac)
