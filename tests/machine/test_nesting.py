@@ -9,9 +9,9 @@ from typing import TypeVar
 import pytest
 
 from checking.machine_replay.homeserver import Json
-from tests.machine.scene import BOB, Scene
+from tests.machine.scene import ALICE, BOB, ROOM, Scene
 from tests.machine.test_cross_signing import bootstrap
-from unwedged.machine import KeysQuery, MalformedResponse
+from unwedged.machine import InvalidArgument, KeysQuery, MalformedResponse
 from unwedged.machine.errors import NotCanonical
 from unwedged.machine.signing import canonical
 from unwedged.machine.wire import DEEPEST, is_storable
@@ -42,6 +42,23 @@ def test_no_record_keeps_what_is_nested_too_deeply(wrap: Callable[[object], obje
 def test_what_is_nested_too_deeply_has_no_canonical_json() -> None:
     with pytest.raises(NotCanonical):
         canonical(nested(5_000))
+
+
+async def test_content_that_is_nested_too_deeply_is_refused_by_name(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    shared = await scene.app.share(ROOM, [ALICE, BOB])
+    endless: list[object] = []
+    endless += [endless, endless]
+    for value in (nested(DEEPEST), nested(300), nested(5_000), endless):
+        with pytest.raises(InvalidArgument):
+            await scene.app.machine.encrypt_room_event(ROOM, shared, "org.deep", {"x": value})
+    content: Json = {"x": nested(DEEPEST - 1)}
+    event = await scene.extension.machine.encrypt_room_event(ROOM, shared, "org.deep", content)
+    await scene.app.send_all()
+    await scene.bob.sync()
+    arrived: Json = {"type": "m.room.encrypted", "event_id": "$deep", "sender": ALICE, "content": event}
+    read = await scene.bob.machine.decrypt_room_event(ROOM, arrived)
+    assert (read.index, read.content) == (0, content)
 
 
 async def test_an_identity_is_not_forgotten_because_of_what_a_homeserver_adds_to_it(alice_and_bob: Scene) -> None:

@@ -62,7 +62,7 @@ from unwedged.machine.records import (
     SharingStrategy,
 )
 from unwedged.machine.rooms import SHARED_HISTORY
-from unwedged.machine.wire import is_json, parsed
+from unwedged.machine.wire import DEEPEST, is_json, parsed
 from unwedged.store import Transaction
 
 DEVICES_IN_A_COMMIT: Final = 250
@@ -221,7 +221,8 @@ async def encrypt(
     It is lost unless the commit succeeds. Where the key is now shared with others, or was replaced, or a device list
     has changed since, another share comes first.
 
-    Raises ``NotEncrypted``, ``RoomKeyNotShared``, and ``InvalidArgument`` for content that is not JSON.
+    Raises ``NotEncrypted``, ``RoomKeyNotShared``, and ``InvalidArgument`` for content that is not JSON or is nested
+    too deeply.
     """
     settings = await _settings(transaction, room_id)
     outbound = await transaction.get(OUTBOUND, room_id)
@@ -233,7 +234,10 @@ async def encrypt(
         raise RoomKeyNotShared("the room's key was shared with other members since: share it again")
     own = await own_device(transaction)
     if not isinstance(content, dict) or not is_json(content):
-        raise InvalidArgument("the content of an event is a JSON object, of dict, list, str, int, float, bool and None")
+        raise InvalidArgument(
+            "the content of an event is a JSON object, of dict, list, str, int, float, bool and None, "
+            f"of at most {DEEPEST} levels"
+        )
     plaintext = msgspec.json.encode({"type": event_type, "content": content, "room_id": room_id})
     encrypted: JsonObject = {
         "algorithm": MEGOLM,

@@ -32,17 +32,18 @@ def parsed(value: object, shape: type[Shape], what: str, error: type[MachineErro
     raise error(f"{what} is not built as the Matrix specification demands")
 
 
-def is_json(value: object) -> bool:
-    """Say whether ``value`` is JSON as it is, and comes back as the same."""
+def is_json(value: object, levels: int = DEEPEST) -> bool:
+    """Say whether ``value`` is JSON as it is, of so many ``levels`` at most, and comes back as the same."""
     match value:
         case None | str() | int():
             return is_storable(value)
         case float():
             return math.isfinite(value)
-        case dict():
-            return all(isinstance(name, str) and is_storable(name) and is_json(part) for name, part in value.items())
-        case list():
-            return all(map(is_json, value))
+        case dict() if levels:
+            names = all(isinstance(name, str) and is_storable(name) for name in value)
+            return names and all(is_json(part, levels - 1) for part in value.values())
+        case list() if levels:
+            return all(is_json(part, levels - 1) for part in value)
     return False
 
 
