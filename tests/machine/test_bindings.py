@@ -190,6 +190,28 @@ async def test_a_wedged_session_is_replaced_once_an_hour(alice_and_bob: Scene) -
     assert claims == 2
 
 
+async def test_a_session_is_replaced_once_an_hour_though_the_answer_to_a_claim_comes_late(
+    alice_and_bob: Scene,
+) -> None:
+    scene = alice_and_bob
+    await scene.greet()
+    replaced = []
+    for waited_ms in (HOUR_MS, 0):
+        await wedge(scene)
+        await scene.bob.machine.discard_room_key(ROOM)
+        await scene.bob.say(ROOM, "unreadable")
+        await scene.app.sync()
+        before = (await peer_of(scene.app, scene.bob)).generation
+        claims = [each for each in await scene.app.machine.outgoing_requests() if isinstance(each, KeysClaim)]
+        scene.clock.added_ms += waited_ms
+        for claim in claims:
+            await scene.extension.send(claim)
+        replaced.append((await peer_of(scene.app, scene.bob)).generation - before)
+        await scene.app.send_all()
+        await scene.bob.sync()
+    assert replaced == [1, 0]
+
+
 async def test_a_room_key_that_the_homeserver_refused_is_sent_again(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.greet()

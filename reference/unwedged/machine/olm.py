@@ -246,6 +246,7 @@ async def take_claim_answer(transaction: Transaction, request: KeysClaim, respon
         peer.generation += 1
         await note_new_session(transaction, name)
         if mark.wedged:
+            peer.unwedged_ms = now_ms  # the answer may be late: the next session comes an hour after this one
             send(transaction, "m.room.encrypted", {device: encrypt(peer, own, known, "m.dummy", {})})
         transaction.put(PEER, name, peer)
 

@@ -93,7 +93,7 @@ class Peer(msgspec.Struct):
     claims: int = 0
     """How often one of the device's keys was asked for."""
     unwedged_ms: int = 0
-    """When one was last asked for because the sessions are broken."""
+    """When one was last asked for or made because the sessions are broken."""
 
 
 class WantedSession(msgspec.Struct, frozen=True):
