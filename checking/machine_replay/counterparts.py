@@ -8,11 +8,13 @@ from typing import Final
 from checking.machine_replay.counterpart import Counterpart
 from checking.machine_replay.keys import Keys
 from checking.machine_replay.lists import Lists
+from checking.machine_replay.sessions import Sessions
 from checking.machine_replay.sharing import Sharing
 
 COUNTERPARTS: Final[Mapping[str, type[Counterpart]]] = {
     "MCKeys.tla": Keys,
     "MCLists.tla": Lists,
+    "MCSessions.tla": Sessions,
     "MCSharing.tla": Sharing,
 }
 

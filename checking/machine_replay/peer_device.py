@@ -1,4 +1,4 @@
-"""A device of somebody else that can be sent room keys, and reads them. It never answers."""
+"""A device of somebody else that can be sent room keys, and reads them. Nothing that it answers can be read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 from checking.machine_replay.device_keys import account_of, signed_device_keys
 from checking.machine_replay.homeserver import Device, Homeserver, Json
-from unwedged.machine.identifiers import Curve25519Key, UserId
+from unwedged.machine.identifiers import OLM, Curve25519Key, UserId
 from unwedged.machine.ratchets import Account, OlmMessage
 from unwedged.machine.signing import signable, with_signature
 
@@ -16,9 +16,9 @@ _ROOT: Final = "/_matrix/client/v3"
 
 
 class PeerDevice:
-    """A device to which all messages belong to one Olm session, made with its only one-time key.
+    """A device to which each Olm session is made with its only one-time key.
 
-    As it never answers, each message tells how to make the session: so it keeps none, and reads each message anew.
+    As no answer is read, each message tells how to make the session: so it keeps none, and reads each message anew.
     """
 
     def __init__(self, device: Device) -> None:
@@ -34,12 +34,16 @@ class PeerDevice:
             )
         }
         self._account = account.pickle()
-        self._curve25519 = account.curve25519
+        self.curve25519 = account.curve25519
         self._since: str | None = None
 
     def sign_in(self, server: Homeserver) -> None:
         """Have an account on a homeserver, with all keys."""
         server.sign_in(self.device)
+        self.publish(server)
+
+    def publish(self, server: Homeserver) -> None:
+        """Upload all keys, the one-time key anew if it was claimed."""
         keys = {"device_keys": signed_device_keys(self.device), "one_time_keys": self._one_time_key}
         server.request(self.device, "POST", f"{_ROOT}/keys/upload", keys)
 
@@ -54,11 +58,28 @@ class PeerDevice:
 
     def decrypted(self, content: Json) -> Json:
         """Return what the content of an encrypted message says."""
-        encrypted = cast("dict[str, Json]", content["ciphertext"])[self._curve25519]
+        return cast("Json", self.opened(content)[1]["content"])
+
+    def opened(self, content: Json) -> tuple[str, Json]:
+        """Return the id of the session that an encrypted message belongs to, and the event in it."""
+        encrypted = cast("dict[str, Json]", content["ciphertext"])[self.curve25519]
         message = OlmMessage(cast("int", encrypted["type"]), str(encrypted["body"]))
         sender_key = Curve25519Key(str(content["sender_key"]))
-        _, plaintext = Account.from_pickle(self._account).inbound_session(sender_key, message)
-        return cast("Json", msgspec.json.decode(plaintext, type=Json)["content"])
+        session, plaintext = Account.from_pickle(self._account).inbound_session(sender_key, message)
+        return session.session_id, msgspec.json.decode(plaintext, type=Json)
+
+    def unreadable(self, recipient: Curve25519Key) -> Json:
+        """Return the content of a message over a session that the recipient does not have."""
+        stranger = Account()
+        ((_, key),) = self._one_time_key.items()
+        message = stranger.outbound_session(self.curve25519, str(key["key"])).encrypt(b"")
+        session, _ = Account.from_pickle(self._account).inbound_session(stranger.curve25519, message)
+        encrypted = session.encrypt(b"")
+        return {
+            "algorithm": OLM,
+            "sender_key": self.curve25519,
+            "ciphertext": {recipient: {"type": encrypted.type, "body": encrypted.body}},
+        }
 
     def _sync(self, server: Homeserver) -> Json:
         status, response = server.request(

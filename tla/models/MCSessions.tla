@@ -6,6 +6,13 @@ EXTENDS Sessions, TLC
 \* Processes are alike.
 Alike == Permutations(Processes)
 
+\* Less, for real machines: no message is sent.
+NothingSent == \A p \in Processes : flight[p] = Nothing \/ flight[p].stage \in {"claim", "claimed"}
+
+\* Or only one message at a time: where both processes have one in hand, it is the same.
+InHand(p) == InFlight(p, "request") \/ InFlight(p, "answered")
+OneAtATime == \A p, q \in Processes : (InHand(p) /\ InHand(q)) => flight[p].message = flight[q].message
+
 NeverBreak           == [][~Break]_vars
 NeverPeerSends       == [][~PeerSends]_vars
 NeverReceiveSync     == [][\A p \in Processes : ~ReceiveSync(p)]_vars

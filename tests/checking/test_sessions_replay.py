@@ -1,0 +1,161 @@
+"""Real machines on a graph of the module Sessions, and that a broken machine is noticed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from checking.machine_replay.counterparts import COUNTERPARTS
+from checking.machine_replay.drive import replay
+from checking.models.manifest import Manifest, find_manifest, read_manifest
+from checking.replay.drive import Diverged
+from checking.replay.substitutions import Substitution
+from checking.tlc import run as tlc
+from checking.tlc.graph import Graph, read_graph
+from checking.tlc.toolbox import Toolbox
+from checking.tlc.values import State, record
+from unwedged.machine import olm
+from unwedged.machine.identifiers import JsonObject, PeerName
+from unwedged.machine.records import PEER, WANTED_SESSION
+from unwedged.machine.requests import KeysClaim
+from unwedged.store import Transaction
+
+SESSIONS = COUNTERPARTS["MCSessions.tla"]
+MOST_STEPS = 3_000
+"""Each break of the machine shows within so many steps."""
+
+
+@pytest.fixture(scope="module")
+def manifest() -> Manifest:
+    return read_manifest(find_manifest(Path(__file__).parent))
+
+
+@pytest.fixture(scope="module")
+def graph(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    path = tmp_path_factory.mktemp("graph") / "sessions.dot"
+    asyncio.run(tlc.run(toolbox, manifest.job(manifest.model("ReplaySessionsUnsent"), path)))
+    return read_graph(path)
+
+
+# That a replay fails where it should
+
+sound_answer = olm.take_claim_answer
+sound_note = olm.note_wedged
+
+
+async def _mark_nothing(transaction: Transaction, name: PeerName) -> None:
+    del transaction, name
+
+
+async def _mark_anew(transaction: Transaction, name: PeerName) -> None:
+    """Forget when a claim was handed out."""
+    await sound_note(transaction, name)
+    mark = await transaction.get(WANTED_SESSION, name)
+    if mark is not None:
+        transaction.put(WANTED_SESSION, name, msgspec.structs.replace(mark, not_before_ms=0))
+
+
+async def _take_any(transaction: Transaction, request: KeysClaim, response: JsonObject, now_ms: int) -> None:
+    """Take the answer to an older claim as well, as long as there is a mark."""
+    wanted = []
+    for claimed in request.wanted:
+        mark = await transaction.get(WANTED_SESSION, PeerName(claimed.device.user_id, claimed.curve25519))
+        wanted.append(claimed if mark is None else claimed._replace(number=mark.number))
+    await sound_answer(transaction, KeysClaim(tuple(wanted)), response, now_ms)
+
+
+async def _take_without_generation(
+    transaction: Transaction, request: KeysClaim, response: JsonObject, now_ms: int
+) -> None:
+    """Let what was sent over the old session count as sent: the fault shared-set-survives-unwedging."""
+    name = PeerName(request.wanted[0].device.user_id, request.wanted[0].curve25519)
+    before = await transaction.get(PEER, name)
+    assert before is not None
+    generation = before.generation
+    await sound_answer(transaction, request, response, now_ms)
+    peer = await transaction.get(PEER, name)
+    assert peer is not None
+    peer.generation = generation
+    transaction.put(PEER, name, peer)
+
+
+async def _take_without_time(transaction: Transaction, request: KeysClaim, response: JsonObject, now_ms: int) -> None:
+    name = PeerName(request.wanted[0].device.user_id, request.wanted[0].curve25519)
+    before = await transaction.get(PEER, name)
+    assert before is not None
+    unwedged_ms = before.unwedged_ms
+    await sound_answer(transaction, request, response, now_ms)
+    peer = await transaction.get(PEER, name)
+    assert peer is not None
+    peer.unwedged_ms = unwedged_ms
+    transaction.put(PEER, name, peer)
+
+
+@dataclass(frozen=True)
+class Break:
+    substitutions: Sequence[Substitution]
+    told: str
+
+
+BREAKS = {
+    "no mark is made": Break([(olm, "note_wedged", _mark_nothing)], r"store\.(unwedge|marks)"),
+    "another message lets a claim be handed out again": Break(
+        [(olm, "note_wedged", _mark_anew)], r"does not allow the step HandOutClaim"
+    ),
+    "a late answer counts": Break([(olm, "take_claim_answer", _take_any)], r"store\.(generation|unwedge|outbox)"),
+    "a key that was shared stays so": Break(
+        [(olm, "take_claim_answer", _take_without_generation)], r"store\.shared: the model has 0, the machine 2"
+    ),
+    "the time of a new session is not noted": Break(
+        [(olm, "take_claim_answer", _take_without_time)], r"store\.triedLately: the model has TRUE"
+    ),
+    "unwedge-races-itself": Break(SESSIONS.faults["unwedge-races-itself"](), r"store\.triedLately"),
+}
+
+
+def stop_late() -> Callable[[int], None]:
+    """Return what stops a replay that has taken many steps."""
+    total = 0
+
+    def count(steps: int) -> None:
+        nonlocal total
+        total += steps
+        assert total < MOST_STEPS, "nothing has shown"
+
+    return count
+
+
+@pytest.mark.parametrize("broken", BREAKS)
+def test_a_broken_machine_diverges(graph: Graph, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    for substitution in BREAKS[broken].substitutions:
+        monkeypatch.setattr(*substitution)
+    with pytest.raises(Diverged, match=rf"(?s){BREAKS[broken].told}.*\nafter \w+"):
+        asyncio.run(replay(graph, SESSIONS, stop_late()))
+
+
+# Properties
+
+
+def sessions_state(*, claims: int, generation: int) -> State:
+    return {"store": record(generation=generation, marks=1), "claims": claims}
+
+
+def test_what_is_right_is_accepted() -> None:
+    state = sessions_state(claims=1, generation=2)
+    assert [holds(state, state) for holds in SESSIONS.properties.values()] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("claims", "generation", "violated", "told"),
+    [(2, 2, "KeysBounded", "2 keys were claimed"), (1, 3, "ExactlyOnce", "1 marks were settled by 2 new sessions")],
+)
+def test_what_is_wrong_is_reported(claims: int, generation: int, violated: str, told: str) -> None:
+    state = sessions_state(claims=claims, generation=generation)
+    found = {name: wrong for name, holds in SESSIONS.properties.items() if (wrong := holds(state, state)) is not None}
+    assert found.keys() == {violated}
+    assert told in found[violated]
