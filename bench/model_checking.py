@@ -31,6 +31,9 @@ from checking.tlc.toolbox import Toolbox, find_toolbox
 PUBLISHED_TESTS, PUBLISHED_SECONDS = 87_143, 40 * 60
 """The nearest known work: the tests that MongoDB generates from the state graph of its model of WiredTiger."""
 
+REPLAYED = "Replay"
+"""The model whose replay drives the store; others drive the Matrix device."""
+
 RAW = RESULTS / "model-checking.json"
 
 BASE = {
@@ -148,8 +151,7 @@ def measure_all(bands: Sequence[Band]) -> Measured:
                 runs.append(pool.submit(_measured, toolbox, name, job).result())
                 on_progress(len(runs), len(models) + len(growth))
         dump = Path(scratch) / "replay.dot"
-        (replayed,) = manifest.band(Band.REPLAY)
-        asyncio.run(run(toolbox, manifest.job(replayed, dump)))
+        asyncio.run(run(toolbox, manifest.job(manifest.model(REPLAYED), dump)))
         with counting(console, "replayed steps") as on_progress:
             replay = sized(replay_graph, replay_briefly)(dump, on_progress)
     return Measured(models=tuple(runs[: len(models)]), growth=tuple(runs[len(models) :]), replay=replay)
