@@ -14,7 +14,7 @@ import msgspec
 from unwedged.machine.account import own_device
 from unwedged.machine.errors import NotAsked
 from unwedged.machine.identifiers import MEGOLM, Device, DeviceId, JsonObject, RequestId
-from unwedged.machine.identities import verified_own_device
+from unwedged.machine.identities import verified_own_devices
 from unwedged.machine.olm import OlmEvent
 from unwedged.machine.outbox import new_id, send
 from unwedged.machine.records import ASKED, Asked, KnownDevice, OwnDevice, Wanted, WantedRoomKey, WantedSecret
@@ -83,7 +83,8 @@ async def settle(transaction: Transaction, request_id: RequestId, asked: Asked, 
 async def must_be_asked(transaction: Transaction, asked: Asked | None, event: OlmEvent) -> DeviceId:
     """Return the device that answers. Raises ``NotAsked`` unless it was asked, and is still verified."""
     own = await own_device(transaction)
-    device = await verified_own_device(transaction, event.sender_key) if event.sender == own.user_id else None
+    verified = await verified_own_devices(transaction) if event.sender == own.user_id else {}
+    device = verified.get(event.sender_key)
     if device is None or device.ed25519 != event.signing_key:
         raise NotAsked("a secret or a room key comes from a device that is not one of this user's verified ones")
     if asked is None or asked.devices.get(device.device_id) != device.curve25519:

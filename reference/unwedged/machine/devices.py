@@ -107,9 +107,6 @@ async def take_query_answer(transaction: Transaction, request: KeysQuery, respon
             for device_id in await transaction.keys(ANSWERED):
                 if device_id not in after:
                     transaction.delete(ANSWERED, device_id)
-            for device_id in await transaction.keys(ANSWERED):
-                if device_id not in after:
-                    transaction.delete(ANSWERED, device_id)
         if after != before:
             transaction.put(DEVICES, user_id, after)
             await note_new_recipients(transaction)

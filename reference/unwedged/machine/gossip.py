@@ -29,7 +29,7 @@ from unwedged.machine.identifiers import (
     RoomId,
     UserId,
 )
-from unwedged.machine.identities import verified_own_device
+from unwedged.machine.identities import verified_own_devices
 from unwedged.machine.outbox import is_full, send
 from unwedged.machine.records import (
     ANSWERED,
@@ -55,6 +55,7 @@ MOST_WAITING: Final = 200
 MOST_REQUESTERS: Final = 50
 """Devices whose requests wait."""
 KEPT_ANSWERED: Final = 2 * MOST_WAITING
+NOT_GIVEN: Final = "The device that was asked does not give this key, or has not got it."
 LONGEST_ID: Final = 255
 LONGEST_WANTED: Final = 1_000
 """In bytes of JSON. With these, what one device may have waiting has a size."""
@@ -124,11 +125,7 @@ async def work_off(transaction: Transaction) -> None:
         return
     own = await own_device(transaction)
     devices = await transaction.get(DEVICES, own.user_id) or {}
-    verified = {
-        device_id: device
-        for device_id, device in devices.items()
-        if await verified_own_device(transaction, device.curve25519) == device
-    }
+    verified = {device.device_id: device for device in (await verified_own_devices(transaction)).values()}
     for request_id, asked in every.items():
         if await _is_here(transaction, asked.wanted):
             await asking.settle(transaction, request_id, asked)
@@ -174,7 +171,9 @@ async def _answer(
             transaction.put(PEER, name, peer)
         elif isinstance(wanted, WantedRoomKey):
             code = BLOCKED if blocked else UNAVAILABLE
-            send(transaction, "m.room_key.withheld", {recipient: _withheld(own, wanted.name, code)})
+            send(
+                transaction, "m.room_key.withheld", {recipient: olm.withheld_notice(own, code, NOT_GIVEN, wanted.name)}
+            )
     await _note_done(transaction, device_id, waiting, waiting)
 
 
@@ -218,17 +217,6 @@ def _wanted(event_type: str, content: JsonObject) -> Wanted:
     if len(msgspec.json.encode(wanted)) > LONGEST_WANTED:
         raise MalformedMessage("a request of another device has names that are too long")
     return wanted
-
-
-def _withheld(own: OwnDevice, name: GroupSessionName, code: str) -> JsonObject:
-    return {
-        "algorithm": MEGOLM,
-        "room_id": name.room_id,
-        "session_id": name.session_id,
-        "sender_key": olm.own_key(own, "curve25519"),
-        "code": code,
-        "reason": "The device that was asked does not give this key, or has not got it.",
-    }
 
 
 def _digest(request_id: RequestId) -> bytes:

@@ -168,17 +168,18 @@ async def device_trust(reading: Transaction | View, user_id: UserId, device: Kno
     return (await user_trust(reading, user_id)).of(device)
 
 
-async def verified_own_device(reading: Transaction | View, curve25519: Curve25519Key) -> KnownDevice | None:
-    """Return another device of this device's user, if it is verified.
+async def verified_own_devices(reading: Transaction | View) -> dict[Curve25519Key, KnownDevice]:
+    """Return the other devices of this device's user that are verified. Of several with one key the first counts.
 
     Secrets and room keys that somebody asks for go to such devices only, and come from such devices only.
     """
     own = await own_device(reading)
     trust = await user_trust(reading, own.user_id)
+    verified: dict[Curve25519Key, KnownDevice] = {}
     for device in (await reading.get(DEVICES, own.user_id) or {}).values():
-        if device.curve25519 == curve25519 and trust.of(device) is DeviceTrust.VERIFIED:
-            return device
-    return None
+        if trust.of(device) is DeviceTrust.VERIFIED:
+            verified.setdefault(device.curve25519, device)
+    return verified
 
 
 async def take_keys(

@@ -79,7 +79,7 @@ async def forwarded(reading: Transaction | View, name: GroupSessionName) -> Json
         "sender_key": inbound.sender_key,
         "sender_claimed_ed25519_key": inbound.signing_key,
         "forwarding_curve25519_key_chain": [],
-        **dict.fromkeys(rooms.SHARED_HISTORY[:2], inbound.shared_history),
+        **rooms.shared_history_flags(shared_history=inbound.shared_history),
     }
 
 
@@ -100,7 +100,7 @@ async def receive_forwarded(transaction: Transaction, event: OlmEvent) -> None:
     session = InboundGroup.from_exported(key.session_key)
     if session.session_id != key.session_id or not is_storable((name, key.sender_key, key.sender_claimed_ed25519_key)):
         raise MalformedMessage("a forwarded room key has another session id than it says, or a name that is no text")
-    shared_history = any(event.content.get(flag) is True for flag in rooms.SHARED_HISTORY)
+    shared_history = rooms.has_shared_history(event.content)
     inbound = InboundSession(
         session, None, key.sender_key, key.sender_claimed_ed25519_key, KeySource.FORWARDED, shared_history
     )

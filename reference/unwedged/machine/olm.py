@@ -20,7 +20,17 @@ from unwedged.machine.errors import (
     WrongRecipient,
     WrongSender,
 )
-from unwedged.machine.identifiers import MEGOLM, OLM, Curve25519Key, Device, Ed25519Key, JsonObject, PeerName, UserId
+from unwedged.machine.identifiers import (
+    MEGOLM,
+    OLM,
+    Curve25519Key,
+    Device,
+    Ed25519Key,
+    GroupSessionName,
+    JsonObject,
+    PeerName,
+    UserId,
+)
 from unwedged.machine.outbox import send, sent
 from unwedged.machine.ratchets import Account, OlmMessage, OlmSession
 from unwedged.machine.records import (
@@ -49,6 +59,8 @@ UNWEDGED_EVERY_MS: Final = 3_600_000
 CLAIMED_AGAIN_AFTER_MS: Final = 60_000
 """A claim whose answer is missing for so long is made again."""
 CLAIMS_IN_A_REQUEST: Final = 250
+NO_OLM: Final = "m.no_olm"
+NO_OLM_REASON: Final = "The sender has found no key to begin an Olm session with."
 
 
 logger = logging.getLogger(__name__)
@@ -238,7 +250,7 @@ async def take_claim_answer(transaction: Transaction, request: KeysClaim, respon
             session = account.outbound_session(key, one_time_key)  # which does not change the account
         except MalformedMessage:
             if not mark.told:
-                send(transaction, "m.room_key.withheld", {device: _no_olm(own)})
+                send(transaction, "m.room_key.withheld", {device: withheld_notice(own, NO_OLM, NO_OLM_REASON)})
             later = msgspec.structs.replace(mark, not_before_ms=now_ms + UNWEDGED_EVERY_MS, told=True)
             transaction.put(WANTED_SESSION, name, later)
             continue
@@ -270,13 +282,15 @@ async def take_refusal(transaction: Transaction, request: ToDevice) -> None:
     await note_new_recipients(transaction)
 
 
-def _no_olm(own: OwnDevice) -> JsonObject:
-    return {
+def withheld_notice(own: OwnDevice, code: str, reason: str, name: GroupSessionName | None = None) -> JsonObject:
+    """Return the content of an ``m.room_key.withheld`` event: about one room key, or about all that could be sent."""
+    content: JsonObject = {
         "algorithm": MEGOLM,
         "sender_key": own_key(own, "curve25519"),
-        "code": "m.no_olm",
-        "reason": "The sender has found no key to begin an Olm session with.",
+        "code": code,
+        "reason": reason,
     }
+    return content if name is None else content | {"room_id": name.room_id, "session_id": name.session_id}
 
 
 def _put_first(peer: Peer, session: OlmSession) -> None:

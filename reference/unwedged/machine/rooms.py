@@ -68,7 +68,8 @@ MOST_WITHHELD: Final = 1_000
 LONGEST_NAME: Final = 255
 """Of a room or a session in such a notice."""
 UNAVAILABLE: Final = "m.unavailable"
-SHARED_HISTORY: Final = ("shared_history", "m.shared_history", "org.matrix.msc3061.shared_history")
+_SHARED_HISTORY: Final = ("shared_history", "m.shared_history", "org.matrix.msc3061.shared_history")
+"""The spellings of the flag. All are read; the last, which is older than the specification, is not written."""
 
 
 class SenderTrust(Enum):
@@ -143,6 +144,16 @@ class _Plaintext(Unshown, msgspec.Struct):
 _PLAINTEXT: Final = msgspec.json.Decoder(_Plaintext)
 
 
+def has_shared_history(content: JsonObject) -> bool:
+    """Say whether a room key may be given to those who join the room later (pure)."""
+    return any(content.get(name) is True for name in _SHARED_HISTORY)
+
+
+def shared_history_flags(*, shared_history: bool) -> JsonObject:
+    """Return the parts of a room key's content that say so (pure)."""
+    return dict.fromkeys(_SHARED_HISTORY[:2], shared_history)
+
+
 async def receive_room_key(transaction: Transaction, event: OlmEvent) -> None:
     """Keep a room key that came over Olm, where it is better than what is there."""
     key = parsed(event.content, _RoomKey, "a room key")
@@ -153,7 +164,7 @@ async def receive_room_key(transaction: Transaction, event: OlmEvent) -> None:
     session = InboundGroup.from_session_key(key.session_key)
     if session.session_id != key.session_id:
         raise MalformedMessage("a room key has another session id than it says")
-    shared_history = any(event.content.get(name) is True for name in SHARED_HISTORY)
+    shared_history = has_shared_history(event.content)
     inbound = InboundSession(
         session, event.sender, event.sender_key, event.signing_key, KeySource.ROOM_KEY, shared_history
     )

@@ -61,7 +61,7 @@ from unwedged.machine.records import (
     SharedWith,
     SharingStrategy,
 )
-from unwedged.machine.rooms import SHARED_HISTORY
+from unwedged.machine.rooms import shared_history_flags
 from unwedged.machine.wire import DEEPEST, is_json, parsed
 from unwedged.store import Transaction
 
@@ -426,7 +426,7 @@ def _room_key(room_id: RoomId, shared: SharedKey, session_key: str) -> JsonObjec
         "room_id": room_id,
         "session_id": shared.session_id,
         "session_key": session_key,
-        **dict.fromkeys(SHARED_HISTORY[:2], shared.shared_history),
+        **shared_history_flags(shared_history=shared.shared_history),
     }
 
 
@@ -440,13 +440,6 @@ def _send_withheld(
     contents: dict[Device, JsonObject] = {}
     for key, (owner, code) in withheld.items():
         shared.withheld[key] = code
-        contents[owner] = {
-            "algorithm": MEGOLM,
-            "room_id": room_id,
-            "session_id": shared.session_id,
-            "sender_key": olm.own_key(own, "curve25519"),
-            "code": code,
-            "reason": REASONS[code],
-        }
+        contents[owner] = olm.withheld_notice(own, code, REASONS[code], GroupSessionName(room_id, shared.session_id))
     if contents:
         send(transaction, "m.room_key.withheld", contents)
