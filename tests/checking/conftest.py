@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from checking.models.manifest import Manifest, find_manifest, read_manifest
 from checking.tlc.toolbox import Toolbox, find_toolbox
 from tests.checking.specifications import Specifications
 
@@ -13,6 +14,11 @@ from tests.checking.specifications import Specifications
 @pytest.fixture(scope="session")
 def toolbox() -> Toolbox:
     return find_toolbox()
+
+
+@pytest.fixture(scope="session")
+def manifest() -> Manifest:
+    return read_manifest(find_manifest(Path(__file__).parent))
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from checking.models.conditions import (
@@ -20,7 +18,7 @@ from checking.models.conditions import (
     what_falls,
     without,
 )
-from checking.models.manifest import Manifest, find_manifest, read_manifest
+from checking.models.manifest import Manifest
 from checking.tlc.toolbox import Toolbox
 
 MODULE = r"""
@@ -64,11 +62,6 @@ Next == \E p \in P : Plain(p) \/ Nested(p) \/ Indirect(p) \/ OfTheFault(p)
 Unused(p) == /\ y = 7 /\ y' = 8
 ====
 """
-
-
-@pytest.fixture(scope="module")
-def manifest() -> Manifest:
-    return read_manifest(find_manifest(Path(__file__)))
 
 
 def condition(manifest: Manifest, name: str) -> Condition:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from checking.errors import CheckError
-from checking.models.manifest import Band, Layer, Manifest, Model, find_manifest, read_manifest
+from checking.models.manifest import Band, Layer, Manifest, Model
 from checking.replay.counterexamples import replay_counterexample
 from checking.replay.faults import FAULTS
 from checking.replay.lock_faults import LOCK_FAULTS
@@ -32,11 +32,6 @@ MODELS = (
     "fault-cancelled-commit",
     "fault-two-live-copies",
 )
-
-
-@pytest.fixture(scope="session")
-def manifest() -> Manifest:
-    return read_manifest(find_manifest(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")

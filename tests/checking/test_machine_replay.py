@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,15 +16,14 @@ from checking.errors import CheckError
 from checking.machine_replay import drive
 from checking.machine_replay.counterexamples import replay_counterexample
 from checking.machine_replay.counterparts import COUNTERPARTS
-from checking.machine_replay.drive import Coverage, Dump, replay, replay_dumps
-from checking.models.manifest import Band, Layer, Manifest, Model, find_manifest, read_manifest
-from checking.replay.drive import Diverged
-from checking.replay.substitutions import Substitution
+from checking.machine_replay.drive import Coverage, Dump, replay_dumps
+from checking.models.manifest import Band, Layer, Manifest, Model
 from checking.tlc import run as tlc
 from checking.tlc.graph import Graph, read_graph
 from checking.tlc.run import Result, Verdict
 from checking.tlc.toolbox import Toolbox
 from checking.tlc.values import ModelValue, State, function, record
+from tests.checking.machine_breaks import Break, graph_of
 from unwedged.machine import SyncPosition, account, devices, inbox
 from unwedged.machine.identifiers import JsonObject, UserId
 from unwedged.machine.records import OUTDATED, TRACKED, OwnDevice, ToldKeys, Tracked
@@ -39,23 +38,6 @@ def note_nothing(taken: int, of: int) -> None:
     pass
 
 
-def stop_late() -> Callable[[int], None]:
-    """Return what stops a replay that has taken many steps."""
-    total = 0
-
-    def count(steps: int) -> None:
-        nonlocal total
-        total += steps
-        assert total < MOST_STEPS, "nothing has shown"
-
-    return count
-
-
-@pytest.fixture(scope="session")
-def manifest() -> Manifest:
-    return read_manifest(find_manifest(Path(__file__).parent))
-
-
 @pytest.fixture(scope="session")
 def found(toolbox: Toolbox, manifest: Manifest) -> Callable[[Model], Result]:
     """Return what finds the counterexample of a model, with the real TLC."""
@@ -64,9 +46,7 @@ def found(toolbox: Toolbox, manifest: Manifest) -> Callable[[Model], Result]:
 
 @pytest.fixture(scope="session")
 def graph(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Graph:
-    path = tmp_path_factory.mktemp("graph") / "lists.dot"
-    asyncio.run(tlc.run(toolbox, manifest.job(manifest.model("ReplayListsAnew"), path)))
-    return read_graph(path)
+    return graph_of(toolbox, manifest, "ReplayListsAnew", tmp_path_factory.mktemp("graph"))
 
 
 @pytest.fixture(scope="session")
@@ -152,12 +132,6 @@ async def _settle_nothing(transaction: Transaction, request: KeysQuery, response
     del transaction, request, response
 
 
-@dataclass(frozen=True)
-class Break:
-    substitutions: Sequence[Substitution]
-    told: str
-
-
 BREAKS = {
     "a change is not marked": Break([(devices, "note_changed", _note_nobody)], r"store\.outdated\.u\d: the model has"),
     "a number is used twice": Break([(devices, "mark", _mark_without_a_new_number)], r"store\.(outdated|next)"),
@@ -170,10 +144,7 @@ BREAKS = {
 
 @pytest.mark.parametrize("broken", BREAKS)
 def test_a_broken_machine_diverges(graph: Graph, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
-    for substitution in BREAKS[broken].substitutions:
-        monkeypatch.setattr(*substitution)
-    with pytest.raises(Diverged, match=rf"(?s){BREAKS[broken].told}.*\nafter \w+"):
-        asyncio.run(replay(graph, COUNTERPARTS["MCLists.tla"], stop_late()))
+    BREAKS[broken].must_diverge(monkeypatch, graph, COUNTERPARTS["MCLists.tla"], MOST_STEPS)
 
 
 def _told_as_said(own: OwnDevice, asked_with: SyncPosition, said: ToldKeys) -> ToldKeys:
@@ -193,19 +164,14 @@ KEYS_BREAKS = {
 
 @pytest.fixture(scope="session")
 def keys_graph(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Graph:
-    path = tmp_path_factory.mktemp("keys") / "keys.dot"
-    asyncio.run(tlc.run(toolbox, manifest.job(manifest.model("ReplayKeysOfBadMessages"), path)))
-    return read_graph(path)
+    return graph_of(toolbox, manifest, "ReplayKeysOfBadMessages", tmp_path_factory.mktemp("keys"))
 
 
 @pytest.mark.parametrize("broken", KEYS_BREAKS)
 def test_a_machine_whose_keys_are_broken_diverges(
     keys_graph: Graph, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    for substitution in KEYS_BREAKS[broken].substitutions:
-        monkeypatch.setattr(*substitution)
-    with pytest.raises(Diverged, match=rf"(?s){KEYS_BREAKS[broken].told}.*\nafter \w+"):
-        asyncio.run(replay(keys_graph, COUNTERPARTS["MCKeys.tla"], stop_late()))
+    KEYS_BREAKS[broken].must_diverge(monkeypatch, keys_graph, COUNTERPARTS["MCKeys.tla"], MOST_STEPS)
 
 
 def of_dump(path: Path, specification: str = "MCLists.tla") -> Dump:

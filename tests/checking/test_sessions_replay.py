@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
 import msgspec
 import pytest
 
 from checking.machine_replay.counterparts import COUNTERPARTS
-from checking.machine_replay.drive import replay
-from checking.models.manifest import Manifest, find_manifest, read_manifest
-from checking.replay.drive import Diverged
-from checking.replay.substitutions import Substitution
-from checking.tlc import run as tlc
-from checking.tlc.graph import Graph, read_graph
+from checking.models.manifest import Manifest
+from checking.tlc.graph import Graph
 from checking.tlc.toolbox import Toolbox
 from checking.tlc.values import State, record
+from tests.checking.machine_breaks import Break, graph_of
 from unwedged.machine import olm
 from unwedged.machine.identifiers import JsonObject, PeerName
 from unwedged.machine.records import PEER, WANTED_SESSION
@@ -31,15 +23,8 @@ MOST_STEPS = 3_000
 
 
 @pytest.fixture(scope="module")
-def manifest() -> Manifest:
-    return read_manifest(find_manifest(Path(__file__).parent))
-
-
-@pytest.fixture(scope="module")
 def graph(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Graph:
-    path = tmp_path_factory.mktemp("graph") / "sessions.dot"
-    asyncio.run(tlc.run(toolbox, manifest.job(manifest.model("ReplaySessionsUnsent"), path)))
-    return read_graph(path)
+    return graph_of(toolbox, manifest, "ReplaySessionsUnsent", tmp_path_factory.mktemp("graph"))
 
 
 # That a replay fails where it should
@@ -96,12 +81,6 @@ async def _take_without_time(transaction: Transaction, request: KeysClaim, respo
     transaction.put(PEER, name, peer)
 
 
-@dataclass(frozen=True)
-class Break:
-    substitutions: Sequence[Substitution]
-    told: str
-
-
 BREAKS = {
     "no mark is made": Break([(olm, "note_wedged", _mark_nothing)], r"store\.(unwedge|marks)"),
     "another message lets a claim be handed out again": Break(
@@ -118,24 +97,9 @@ BREAKS = {
 }
 
 
-def stop_late() -> Callable[[int], None]:
-    """Return what stops a replay that has taken many steps."""
-    total = 0
-
-    def count(steps: int) -> None:
-        nonlocal total
-        total += steps
-        assert total < MOST_STEPS, "nothing has shown"
-
-    return count
-
-
 @pytest.mark.parametrize("broken", BREAKS)
 def test_a_broken_machine_diverges(graph: Graph, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
-    for substitution in BREAKS[broken].substitutions:
-        monkeypatch.setattr(*substitution)
-    with pytest.raises(Diverged, match=rf"(?s){BREAKS[broken].told}.*\nafter \w+"):
-        asyncio.run(replay(graph, SESSIONS, stop_late()))
+    BREAKS[broken].must_diverge(monkeypatch, graph, SESSIONS, MOST_STEPS)
 
 
 # Properties

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 
 import pytest
 
 from checking.machine_replay.counterparts import COUNTERPARTS
-from checking.machine_replay.drive import replay
-from checking.models.manifest import Manifest, find_manifest, read_manifest
-from checking.replay.drive import Diverged
-from checking.replay.substitutions import Substitution
-from checking.tlc import run as tlc
-from checking.tlc.graph import Graph, read_graph
+from checking.models.manifest import Manifest
+from checking.tlc.graph import Graph
 from checking.tlc.toolbox import Toolbox
 from checking.tlc.values import ModelValue, State, Value, function, record
+from tests.checking.machine_breaks import Break, graph_of
 from unwedged.machine import Sharing, sharing
 from unwedged.machine.identifiers import JsonObject, RoomId
 from unwedged.machine.records import OUTBOUND
@@ -29,15 +23,8 @@ MOST_STEPS = 2_000
 
 
 @pytest.fixture(scope="module")
-def manifest() -> Manifest:
-    return read_manifest(find_manifest(Path(__file__).parent))
-
-
-@pytest.fixture(scope="module")
 def graph(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Graph:
-    path = tmp_path_factory.mktemp("graph") / "sharing.dot"
-    asyncio.run(tlc.run(toolbox, manifest.job(manifest.model("ReplaySharingUnsent"), path)))
-    return read_graph(path)
+    return graph_of(toolbox, manifest, "ReplaySharingUnsent", tmp_path_factory.mktemp("graph"))
 
 
 # That a replay fails where it should
@@ -59,12 +46,6 @@ async def _encrypt_for_whomever(
     return await sound_encrypt(transaction, room_id, shared, event_type, content, now_ms)
 
 
-@dataclass(frozen=True)
-class Break:
-    substitutions: Sequence[Substitution]
-    told: str
-
-
 BREAKS = {
     "nobody looks who the key was shared with": Break(
         [(sharing, "encrypt", _encrypt_for_whomever)], r"does not allow the step Encrypt"
@@ -82,24 +63,9 @@ BREAKS = {
 }
 
 
-def stop_late() -> Callable[[int], None]:
-    """Return what stops a replay that has taken many steps."""
-    total = 0
-
-    def count(steps: int) -> None:
-        nonlocal total
-        total += steps
-        assert total < MOST_STEPS, "nothing has shown"
-
-    return count
-
-
 @pytest.mark.parametrize("broken", BREAKS)
 def test_a_broken_machine_diverges(graph: Graph, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
-    for substitution in BREAKS[broken].substitutions:
-        monkeypatch.setattr(*substitution)
-    with pytest.raises(Diverged, match=rf"(?s){BREAKS[broken].told}.*\nafter \w+"):
-        asyncio.run(replay(graph, SHARING, stop_late()))
+    BREAKS[broken].must_diverge(monkeypatch, graph, SHARING, MOST_STEPS)
 
 
 # Properties

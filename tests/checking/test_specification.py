@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import unwedged.protocol
-from checking.models.manifest import Band, Manifest, Model, read_manifest
+from checking.models.manifest import Band, Manifest, Model
 from checking.tlc.run import read_configuration
 from unwedged.store import schema
 from unwedged.store import sealer as module
@@ -131,11 +131,6 @@ def module_of(model: Model) -> str:
         names += re.findall(r"\w+", extended[1]) if extended else []
         names = [name for name in names if list((ROOT / "tla").rglob(f"{name}.tla"))]
     return names[0]
-
-
-@pytest.fixture(scope="module")
-def manifest() -> Manifest:
-    return read_manifest(ROOT / "tla" / "models" / "manifest.toml")
 
 
 def checked_by(manifest: Manifest, model: Model) -> set[str]:

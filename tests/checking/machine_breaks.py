@@ -1,0 +1,55 @@
+"""Breaks of the machine, and the replay that must notice each of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from checking.machine_replay.counterpart import Counterpart
+from checking.machine_replay.drive import replay
+from checking.models.manifest import Manifest
+from checking.replay.drive import Diverged
+from checking.replay.substitutions import Substitution
+from checking.tlc import run as tlc
+from checking.tlc.graph import Graph, read_graph
+from checking.tlc.toolbox import Toolbox
+
+
+def graph_of(toolbox: Toolbox, manifest: Manifest, name: str, folder: Path) -> Graph:
+    """Have TLC make the graph of a model of the replay band."""
+    path = folder / "replay.dot"
+    asyncio.run(tlc.run(toolbox, manifest.job(manifest.model(name), path)))
+    return read_graph(path)
+
+
+@dataclass(frozen=True)
+class Break:
+    """Parts of the machine that are replaced, and what the replay says of that."""
+
+    substitutions: Sequence[Substitution]
+    told: str
+
+    def must_diverge(
+        self, monkeypatch: pytest.MonkeyPatch, graph: Graph, counterpart: type[Counterpart], most_steps: int
+    ) -> None:
+        """Break the machine, and see that the replay of a graph notices it within so many steps."""
+        for substitution in self.substitutions:
+            monkeypatch.setattr(*substitution)
+        with pytest.raises(Diverged, match=rf"(?s){self.told}.*\nafter \w+"):
+            asyncio.run(replay(graph, counterpart, _stop_after(most_steps)))
+
+
+def _stop_after(most_steps: int) -> Callable[[int], None]:
+    """Return what stops a replay that has taken many steps."""
+    total = 0
+
+    def count(steps: int) -> None:
+        nonlocal total
+        total += steps
+        assert total < most_steps, "nothing has shown"
+
+    return count
