@@ -18,7 +18,7 @@ from unwedged.machine.identifiers import Device, DeviceId, Ed25519Key, EventId, 
 from unwedged.machine.qr import Mode
 from unwedged.machine.records import VERIFICATION, Method, Phase, VerificationFlow
 from unwedged.machine.unpadded_base64 import to_unpadded
-from unwedged.machine.verification import Context, Outgoing, Step, Verified
+from unwedged.machine.verification import Context, FlowStep, Outgoing, Verified
 
 PHONE = Device(UserId("@alice:example.org"), DeviceId("PHONE"))
 TABLET = Device(UserId("@alice:example.org"), DeviceId("TABLET"))
@@ -74,12 +74,12 @@ class Pair:
         self.flows = [asked.flow, flow]
         self.methods = methods
 
-    def take(self, side: int, step: Step) -> tuple[Outgoing, ...]:
+    def take(self, side: int, step: FlowStep) -> tuple[Outgoing, ...]:
         self.flows[side] = kept(step.flow)
         self.verified[side] = step.verified or self.verified[side]
         return step.outgoing
 
-    def act(self, side: int, action: Callable[[VerificationFlow, Context], Step]) -> None:
+    def act(self, side: int, action: Callable[[VerificationFlow, Context], FlowStep]) -> None:
         self.carry(side, self.take(side, action(self.flows[side], self.contexts[side])))
 
     def carry(self, side: int, messages: tuple[Outgoing, ...]) -> None:
@@ -691,7 +691,7 @@ class Attacked(RuleBasedStateMachine):
                 for side in (0, 1):
                     self.deliver_next(side)
 
-    def step(self, side: int, action: Callable[[VerificationFlow, Context], Step]) -> None:
+    def step(self, side: int, action: Callable[[VerificationFlow, Context], FlowStep]) -> None:
         known = replace(self.pair.contexts[side], random=secrets.token_bytes(32))
         try:
             step = action(self.pair.flows[side], known)
@@ -713,7 +713,7 @@ class Attacked(RuleBasedStateMachine):
         self.step(side, lambda flow, known: verification.accept(flow, methods, known))
 
     @rule(side=st.integers(0, 1), action=st.sampled_from([verification.start_sas, verification.show_qr_code]))
-    def choose(self, side: int, action: Callable[[VerificationFlow, Context], Step]) -> None:
+    def choose(self, side: int, action: Callable[[VerificationFlow, Context], FlowStep]) -> None:
         self.step(side, action)
 
     @rule(side=st.integers(0, 1))

@@ -124,7 +124,7 @@ class Verified:
 
 
 @dataclass(frozen=True)
-class Step:
+class FlowStep:
     """A flow after something has happened to it, and what follows from that."""
 
     flow: VerificationFlow
@@ -184,7 +184,7 @@ class _Mac(Unshown, msgspec.Struct):
 
 def request(
     context: Context, user_id: UserId, device_ids: Collection[DeviceId], methods: Collection[Method], name: str
-) -> Step:
+) -> FlowStep:
     """Ask devices of a user to verify: the first that answers does so, and the others are told."""
     flow = VerificationFlow(
         user_id,
@@ -200,10 +200,10 @@ def request(
         "methods": _on_the_wire(flow.ours),
         "timestamp": context.now_ms,
     }
-    return Step(flow, (_message(flow, REQUEST, content),))
+    return FlowStep(flow, (_message(flow, REQUEST, content),))
 
 
-def request_in_room(context: Context, user_id: UserId, room_id: RoomId, methods: Collection[Method]) -> Step:
+def request_in_room(context: Context, user_id: UserId, room_id: RoomId, methods: Collection[Method]) -> FlowStep:
     """Ask a user to verify, by an event in a room. Its id, which ``named`` takes, will name the flow's messages."""
     flow = VerificationFlow(
         user_id,
@@ -221,17 +221,17 @@ def request_in_room(context: Context, user_id: UserId, room_id: RoomId, methods:
         "methods": _on_the_wire(flow.ours),
         "to": user_id,
     }
-    return Step(flow, (Outgoing(ROOM_MESSAGE, content, ()),))
+    return FlowStep(flow, (Outgoing(ROOM_MESSAGE, content, ()),))
 
 
-def named(flow: VerificationFlow, event_id: EventId) -> Step:
+def named(flow: VerificationFlow, event_id: EventId) -> FlowStep:
     """Take the id that the homeserver has given to the request of a flow in a room."""
     if flow.transaction_id is not None:
-        return Step(flow)
+        return FlowStep(flow)
     flow = msgspec.structs.replace(flow, transaction_id=event_id)
     if flow.cancellation is None:
-        return Step(flow)
-    return Step(flow, (_cancel_message(flow, flow.cancellation.code),))
+        return FlowStep(flow)
+    return FlowStep(flow, (_cancel_message(flow, flow.cancellation.code),))
 
 
 def requested(context: Context, user_id: UserId, name: str, content: JsonObject) -> VerificationFlow | None:
@@ -254,7 +254,7 @@ def requested_in_room(
     return _asked(context, user_id, event_id, room_id, asked, sent_ms)
 
 
-def started_without_request(context: Context, user_id: UserId, name: str, content: JsonObject) -> Step:
+def started_without_request(context: Context, user_id: UserId, name: str, content: JsonObject) -> FlowStep:
     """Take a start that no request came before, as older clients send it. A person accepts it like a request."""
     start = parsed(content, _Start, "the start of a verification")
     if Device(user_id, start.from_device) == context.own:
@@ -273,13 +273,13 @@ def started_without_request(context: Context, user_id: UserId, name: str, conten
     step = _started(flow, content, context)
     if step.flow.is_over:
         return step
-    return Step(msgspec.structs.replace(step.flow, phase=Phase.REQUESTED))
+    return FlowStep(msgspec.structs.replace(step.flow, phase=Phase.REQUESTED))
 
 
 # What the owner of this device does
 
 
-def accept(flow: VerificationFlow, methods: Collection[Method], context: Context) -> Step:
+def accept(flow: VerificationFlow, methods: Collection[Method], context: Context) -> FlowStep:
     """Take part in a verification that another device has asked for. ``methods`` are what this one can do.
 
     Raises ``WrongPhase`` and ``UnsupportedVerification``.
@@ -293,10 +293,10 @@ def accept(flow: VerificationFlow, methods: Collection[Method], context: Context
         return _accepted_start(flow, flow.sas)
     ready: JsonObject = {"from_device": context.own.device_id, "methods": _on_the_wire(usable(flow))}
     flow = msgspec.structs.replace(flow, phase=Phase.READY)
-    return Step(flow, (_message(flow, READY, ready),))
+    return FlowStep(flow, (_message(flow, READY, ready),))
 
 
-def start_sas(flow: VerificationFlow, context: Context) -> Step:
+def start_sas(flow: VerificationFlow, context: Context) -> FlowStep:
     """Begin to compare short strings. Raises ``WrongPhase``, ``UnsupportedVerification`` and ``UnknownDevice``."""
     _must_be_ready(flow, Method.SAS)
     if context.their_key is None:
@@ -311,10 +311,10 @@ def start_sas(flow: VerificationFlow, context: Context) -> Step:
     }
     message = _message(flow, START, content)
     begun = Sas(context.random, message.content, we_started=True, strings=())
-    return Step(msgspec.structs.replace(flow, phase=Phase.STARTED, sas=begun), (message,))
+    return FlowStep(msgspec.structs.replace(flow, phase=Phase.STARTED, sas=begun), (message,))
 
 
-def confirm(flow: VerificationFlow, context: Context) -> Step:
+def confirm(flow: VerificationFlow, context: Context) -> FlowStep:
     """Say that both devices show the same short string, or that the other one shows that it scanned this one's code.
 
     Raises ``WrongPhase``.
@@ -336,12 +336,12 @@ def confirm(flow: VerificationFlow, context: Context) -> Step:
     flow = msgspec.structs.replace(flow, phase=Phase.CONFIRMED)
     sent = _message(flow, MAC, {"mac": {**proof.keys}, "keys": proof.key_ids})
     if exchange.their_macs is None:
-        return Step(flow, (sent,))
+        return FlowStep(flow, (sent,))
     checked = _checked(flow, exchange.their_macs, context)
-    return Step(checked.flow, (sent, *checked.outgoing), checked.verified)
+    return FlowStep(checked.flow, (sent, *checked.outgoing), checked.verified)
 
 
-def mismatch(flow: VerificationFlow, context: Context) -> Step:
+def mismatch(flow: VerificationFlow, context: Context) -> FlowStep:
     """Say that the short strings differ, or that the other device does not show success. Raises ``WrongPhase``."""
     if flow.phase is Phase.KEYS_EXCHANGED:
         return _cancelled(flow, MISMATCHED_SAS, context)
@@ -350,21 +350,21 @@ def mismatch(flow: VerificationFlow, context: Context) -> Step:
     raise WrongPhase("there is nothing to compare yet, or nothing any more")
 
 
-def cancel(flow: VerificationFlow, context: Context) -> Step:
+def cancel(flow: VerificationFlow, context: Context) -> FlowStep:
     """Decline a verification, or cancel it. Raises ``WrongPhase`` where it is over."""
     if flow.is_over:
         raise WrongPhase("the verification is over")
     return _cancelled(flow, USER, context)
 
 
-def show_qr_code(flow: VerificationFlow, context: Context) -> Step:
+def show_qr_code(flow: VerificationFlow, context: Context) -> FlowStep:
     """Make the QR code that this device shows.
 
     Raises ``WrongPhase``, ``UnsupportedVerification`` and ``UnknownDevice``.
     """
     _must_be_ready(flow, Method.SHOW_QR_CODE)
     if flow.shown is not None:
-        return Step(flow)
+        return FlowStep(flow)
     first: Ed25519Key | None
     second: Ed25519Key | None
     if flow.user_id != context.own.user_id:
@@ -378,10 +378,10 @@ def show_qr_code(flow: VerificationFlow, context: Context) -> Step:
     if first is None or second is None:
         raise UnknownDevice("a key that belongs into the QR code is not known yet")
     shown = QrCode(mode, _name(flow), first, second, context.random[: qr.SECRET_BYTES])
-    return Step(msgspec.structs.replace(flow, shown=shown))
+    return FlowStep(msgspec.structs.replace(flow, shown=shown))
 
 
-def scan(flow: VerificationFlow, code: QrCode, context: Context) -> Step:
+def scan(flow: VerificationFlow, code: QrCode, context: Context) -> FlowStep:
     """Compare the other device's QR code with the keys that are known here, and tell that device.
 
     Raises ``WrongPhase``, ``UnsupportedVerification``, and ``WrongQrCode`` where the code is for another verification.
@@ -407,17 +407,17 @@ def scan(flow: VerificationFlow, code: QrCode, context: Context) -> Step:
         "secret": to_unpadded(code.secret),
     }
     flow = msgspec.structs.replace(flow, phase=Phase.RECIPROCATED, scanned=code)
-    return Step(flow, (_message(flow, START, content),))
+    return FlowStep(flow, (_message(flow, START, content),))
 
 
 # What others send, and what time does
 
 
-def receive(flow: VerificationFlow, event_type: str, content: JsonObject, context: Context) -> Step:
+def receive(flow: VerificationFlow, event_type: str, content: JsonObject, context: Context) -> FlowStep:
     """Take a message of the other end. One that is malformed, or comes out of order, cancels the verification."""
     digest = _digest(event_type, content)
     if flow.is_over or digest in flow.received:
-        return Step(flow)
+        return FlowStep(flow)
     flow = msgspec.structs.replace(flow, received=(*flow.received, digest)[-RECEIVED_KEPT:])
     try:
         match event_type:
@@ -440,28 +440,28 @@ def receive(flow: VerificationFlow, event_type: str, content: JsonObject, contex
     return _cancelled(flow, UNEXPECTED_MESSAGE, context)
 
 
-def receive_from_own_user(flow: VerificationFlow, event_type: str, content: JsonObject, context: Context) -> Step:
+def receive_from_own_user(flow: VerificationFlow, event_type: str, content: JsonObject, context: Context) -> FlowStep:
     """Take what this device's user has sent in the room: another device of the user may have answered the request."""
     if flow.phase is not Phase.REQUESTED or flow.requested_by_us:
-        return Step(flow)
+        return FlowStep(flow)
     if event_type == READY and content.get("from_device") != context.own.device_id:
-        return Step(_ended(flow, Cancellation(ACCEPTED, by_us=False), context))
+        return FlowStep(_ended(flow, Cancellation(ACCEPTED, by_us=False), context))
     if event_type == CANCEL:
-        return Step(_ended(flow, Cancellation(USER, by_us=False), context))
-    return Step(flow)
+        return FlowStep(_ended(flow, Cancellation(USER, by_us=False), context))
+    return FlowStep(flow)
 
 
-def cancel_all(flow: VerificationFlow, context: Context) -> Step:
+def cancel_all(flow: VerificationFlow, context: Context) -> FlowStep:
     """Cancel one of several verifications that one device has begun at once."""
     return _cancelled(flow, UNEXPECTED_MESSAGE, context)
 
 
-def time_out(flow: VerificationFlow, context: Context) -> Step:
+def time_out(flow: VerificationFlow, context: Context) -> FlowStep:
     """End what takes too long. A request that nobody has answered here may still be answered by another device."""
     if flow.is_over or is_before(context.now_ms, flow.expires_ms):
-        return Step(flow)
+        return FlowStep(flow)
     if flow.phase is Phase.REQUESTED and not flow.requested_by_us:
-        return Step(_ended(flow, Cancellation(TIMEOUT, by_us=True), context))
+        return FlowStep(_ended(flow, Cancellation(TIMEOUT, by_us=True), context))
     return _cancelled(flow, TIMEOUT, context)
 
 
@@ -502,33 +502,33 @@ def short_string(flow: VerificationFlow, own: Device) -> ShortString | None:
 # The messages one by one
 
 
-def _receive_ready(flow: VerificationFlow, content: JsonObject, context: Context) -> Step:
+def _receive_ready(flow: VerificationFlow, content: JsonObject, context: Context) -> FlowStep:
     ready = parsed(content, _Request, "the answer to a request for a verification")
     if flow.recipients and ready.from_device not in flow.recipients:
-        return Step(flow)
+        return FlowStep(flow)
     if flow.device_id not in (None, ready.from_device):
-        return Step(flow)  # another device was first, and this one was told so
+        return FlowStep(flow)  # another device was first, and this one was told so
     if not flow.requested_by_us or flow.phase is not Phase.REQUESTED:
         return _cancelled(flow, UNEXPECTED_MESSAGE, context)
     others = tuple(device_id for device_id in flow.recipients if device_id != ready.from_device)
     flow = msgspec.structs.replace(
         flow, phase=Phase.READY, device_id=ready.from_device, theirs=_from_the_wire(ready.methods)
     )
-    step = Step(flow) if usable(flow) else _cancelled(flow, UNKNOWN_METHOD, context)
+    step = FlowStep(flow) if usable(flow) else _cancelled(flow, UNKNOWN_METHOD, context)
     told = (_cancel_message(flow, ACCEPTED, others),) if others else ()
-    return Step(step.flow, (*told, *step.outgoing))
+    return FlowStep(step.flow, (*told, *step.outgoing))
 
 
-def _receive_start(flow: VerificationFlow, content: JsonObject, context: Context) -> Step:
+def _receive_start(flow: VerificationFlow, content: JsonObject, context: Context) -> FlowStep:
     start = parsed(content, _Start, "the start of a verification")
     if start.from_device != flow.device_id:
-        return Step(flow)
+        return FlowStep(flow)
     if flow.phase in (Phase.STARTED, Phase.RECIPROCATED):
         ours = Method.SAS.value if flow.phase is Phase.STARTED else RECIPROCATE
         if start.method != ours:
             return _cancelled(flow, UNEXPECTED_MESSAGE, context)
         if context.own < Device(flow.user_id, flow.device_id):
-            return Step(flow)  # both have begun, and this device comes first
+            return FlowStep(flow)  # both have begun, and this device comes first
         flow = msgspec.structs.replace(flow, phase=Phase.READY, sas=None, scanned=None)
     if flow.phase is not Phase.READY:
         return _cancelled(flow, UNEXPECTED_MESSAGE, context)
@@ -538,7 +538,7 @@ def _receive_start(flow: VerificationFlow, content: JsonObject, context: Context
     return step if step.flow.sas is None else _accepted_start(step.flow, step.flow.sas)
 
 
-def _started(flow: VerificationFlow, content: JsonObject, context: Context) -> Step:
+def _started(flow: VerificationFlow, content: JsonObject, context: Context) -> FlowStep:
     """Note how the other device wants to compare short strings."""
     if content.get("method") != Method.SAS.value or Method.SAS not in usable(flow):
         return _cancelled(flow, UNKNOWN_METHOD, context)
@@ -552,10 +552,10 @@ def _started(flow: VerificationFlow, content: JsonObject, context: Context) -> S
     ):
         return _cancelled(flow, UNKNOWN_METHOD, context)
     sas.commitment("", content)  # which refuses what nobody can be committed to
-    return Step(msgspec.structs.replace(flow, sas=Sas(context.random, content, we_started=False, strings=strings)))
+    return FlowStep(msgspec.structs.replace(flow, sas=Sas(context.random, content, we_started=False, strings=strings)))
 
 
-def _accepted_start(flow: VerificationFlow, exchange: Sas) -> Step:
+def _accepted_start(flow: VerificationFlow, exchange: Sas) -> FlowStep:
     content: JsonObject = {
         "method": Method.SAS.value,
         "key_agreement_protocol": sas.KEY_AGREEMENT,
@@ -565,19 +565,19 @@ def _accepted_start(flow: VerificationFlow, exchange: Sas) -> Step:
         "commitment": sas.commitment(sas.public_key(exchange.secret), exchange.start),
     }
     flow = msgspec.structs.replace(flow, phase=Phase.ACCEPTED)
-    return Step(flow, (_message(flow, ACCEPT, content),))
+    return FlowStep(flow, (_message(flow, ACCEPT, content),))
 
 
-def _reciprocated(flow: VerificationFlow, content: JsonObject, context: Context) -> Step:
+def _reciprocated(flow: VerificationFlow, content: JsonObject, context: Context) -> FlowStep:
     start = parsed(content, _Reciprocate, "the start of a verification by QR code")
     if flow.shown is None:
         return _cancelled(flow, UNKNOWN_METHOD, context)
     if not sas.is_equal(start.secret, to_unpadded(flow.shown.secret)):
         return _cancelled(flow, KEY_MISMATCH, context)
-    return Step(msgspec.structs.replace(flow, phase=Phase.SCANNED))
+    return FlowStep(msgspec.structs.replace(flow, phase=Phase.SCANNED))
 
 
-def _receive_accept(flow: VerificationFlow, content: JsonObject, context: Context) -> Step:
+def _receive_accept(flow: VerificationFlow, content: JsonObject, context: Context) -> FlowStep:
     if flow.phase is not Phase.STARTED:
         return _cancelled(flow, UNEXPECTED_MESSAGE, context)
     chosen = parsed(content, _Accept, "what a device has chosen for a comparison")
@@ -587,10 +587,10 @@ def _receive_accept(flow: VerificationFlow, content: JsonObject, context: Contex
         return _cancelled(flow, UNKNOWN_METHOD, context)
     exchange = msgspec.structs.replace(_exchange(flow)[0], strings=strings, commitment=chosen.commitment)
     flow = msgspec.structs.replace(flow, phase=Phase.ACCEPTED, sas=exchange)
-    return Step(flow, (_key_message(flow, exchange),))
+    return FlowStep(flow, (_key_message(flow, exchange),))
 
 
-def _receive_key(flow: VerificationFlow, content: JsonObject, context: Context) -> Step:
+def _receive_key(flow: VerificationFlow, content: JsonObject, context: Context) -> FlowStep:
     exchange, _ = _exchange(flow) if flow.phase is Phase.ACCEPTED else (None, None)
     if exchange is None:
         return _cancelled(flow, UNEXPECTED_MESSAGE, context)
@@ -601,10 +601,10 @@ def _receive_key(flow: VerificationFlow, content: JsonObject, context: Context) 
         return _cancelled(flow, MISMATCHED_COMMITMENT, context)
     exchange = msgspec.structs.replace(exchange, their_key=key)
     flow = msgspec.structs.replace(flow, phase=Phase.KEYS_EXCHANGED, sas=exchange)
-    return Step(flow, () if exchange.we_started else (_key_message(flow, exchange),))
+    return FlowStep(flow, () if exchange.we_started else (_key_message(flow, exchange),))
 
 
-def _receive_mac(flow: VerificationFlow, content: JsonObject, context: Context) -> Step:
+def _receive_mac(flow: VerificationFlow, content: JsonObject, context: Context) -> FlowStep:
     if flow.phase not in (Phase.KEYS_EXCHANGED, Phase.CONFIRMED):
         return _cancelled(flow, UNEXPECTED_MESSAGE, context)
     proof = parsed(content, _Mac, "the proof of keys")
@@ -614,12 +614,12 @@ def _receive_mac(flow: VerificationFlow, content: JsonObject, context: Context) 
         return _checked(flow, theirs, context)
     if exchange.their_macs is not None:
         return _cancelled(flow, UNEXPECTED_MESSAGE, context)
-    return Step(msgspec.structs.replace(flow, sas=msgspec.structs.replace(exchange, their_macs=theirs)))
+    return FlowStep(msgspec.structs.replace(flow, sas=msgspec.structs.replace(exchange, their_macs=theirs)))
 
 
-def _receive_done(flow: VerificationFlow, context: Context) -> Step:
+def _receive_done(flow: VerificationFlow, context: Context) -> FlowStep:
     if flow.phase is Phase.SCANNED:
-        return Step(flow)  # the device that has scanned needs nothing more; its owner has not told this one's yet
+        return FlowStep(flow)  # the device that has scanned needs nothing more; its owner has not told this one's yet
     if flow.phase is not Phase.RECIPROCATED:
         return _cancelled(flow, UNEXPECTED_MESSAGE, context)
     assert flow.scanned is not None
@@ -629,19 +629,19 @@ def _receive_done(flow: VerificationFlow, context: Context) -> Step:
     return _finished(flow, verified, context)
 
 
-def _receive_cancel(flow: VerificationFlow, content: JsonObject, context: Context) -> Step:
+def _receive_cancel(flow: VerificationFlow, content: JsonObject, context: Context) -> FlowStep:
     code = content.get("code")
     code = code[:LONGEST_NAME] if isinstance(code, str) else USER
     told: tuple[Outgoing, ...] = ()
     if flow.phase is Phase.REQUESTED and flow.requested_by_us and len(flow.recipients) > 1:
         told = (_cancel_message(flow, USER),)  # one has declined for all
-    return Step(_ended(flow, Cancellation(code, by_us=False), context), told)
+    return FlowStep(_ended(flow, Cancellation(code, by_us=False), context), told)
 
 
 # What several of these have in common
 
 
-def unknown_transaction(user_id: UserId, name: str, content: JsonObject, context: Context) -> Step:
+def unknown_transaction(user_id: UserId, name: str, content: JsonObject, context: Context) -> FlowStep:
     """Answer a message of a verification that is not known here. No flow comes of it."""
     answered = parsed(content, _Request, "the answer to a request for a verification")
     flow = VerificationFlow(
@@ -674,7 +674,7 @@ def _asked(
     )
 
 
-def _checked(flow: VerificationFlow, theirs: Macs, context: Context) -> Step:
+def _checked(flow: VerificationFlow, theirs: Macs, context: Context) -> FlowStep:
     """End a comparison that was confirmed: compare what the other device proves with the keys that are known here."""
     exchange, device = _exchange(flow)
     known = {_key_id(key): key for key in (context.their_master_key,) if key is not None}
@@ -694,7 +694,7 @@ def _checked(flow: VerificationFlow, theirs: Macs, context: Context) -> Step:
     return _finished(flow, verified, context)
 
 
-def _finished(flow: VerificationFlow, verified: Verified, context: Context) -> Step:
+def _finished(flow: VerificationFlow, verified: Verified, context: Context) -> FlowStep:
     """End a verification with its result, if the keys that were compared are still those of the other end."""
     if (verified.device_key or context.their_key, verified.master_key or context.their_master_key) != (
         context.their_key,
@@ -702,12 +702,12 @@ def _finished(flow: VerificationFlow, verified: Verified, context: Context) -> S
     ):
         return _cancelled(flow, KEY_MISMATCH, context)
     ended = msgspec.structs.replace(_ended(flow, None, context), phase=Phase.DONE)
-    return Step(ended, (_message(flow, DONE, {}),), verified)
+    return FlowStep(ended, (_message(flow, DONE, {}),), verified)
 
 
-def _cancelled(flow: VerificationFlow, code: str, context: Context) -> Step:
+def _cancelled(flow: VerificationFlow, code: str, context: Context) -> FlowStep:
     message = () if flow.transaction_id is None else (_cancel_message(flow, code),)
-    return Step(_ended(flow, Cancellation(code, by_us=True), context), message)
+    return FlowStep(_ended(flow, Cancellation(code, by_us=True), context), message)
 
 
 def _ended(flow: VerificationFlow, cancellation: Cancellation | None, context: Context) -> VerificationFlow:

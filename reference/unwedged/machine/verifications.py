@@ -49,7 +49,7 @@ from unwedged.machine.requests import RoomMessage
 from unwedged.machine.rooms import DecryptedEvent
 from unwedged.machine.sas import Emoji
 from unwedged.machine.unshown import Unshown
-from unwedged.machine.verification import Context, Step
+from unwedged.machine.verification import Context, FlowStep
 from unwedged.machine.wire import is_storable, parsed
 from unwedged.store import Clock, CryptoStore, Subscription, Transaction, View
 
@@ -212,7 +212,7 @@ class Verifications:
         """
         return self._store.subscribe(VERIFICATION)
 
-    async def _act(self, flow_id: FlowId, action: Callable[[VerificationFlow, Context], Step]) -> VerificationFlow:
+    async def _act(self, flow_id: FlowId, action: Callable[[VerificationFlow, Context], FlowStep]) -> VerificationFlow:
         return await self._store.run(act, flow_id, action, self._clock.now())
 
 
@@ -246,7 +246,7 @@ async def request_in_room(
 
 
 async def act(
-    transaction: Transaction, flow_id: FlowId, action: Callable[[VerificationFlow, Context], Step], now_ms: int
+    transaction: Transaction, flow_id: FlowId, action: Callable[[VerificationFlow, Context], FlowStep], now_ms: int
 ) -> VerificationFlow:
     """Do what the owner of this device wants. Raises ``UnknownVerification``, and what ``action`` raises."""
     flow = await transaction.get(VERIFICATION, flow_id)
@@ -275,7 +275,7 @@ async def receive(transaction: Transaction, sender: UserId, event_type: str, con
         case verification.REQUEST:
             flow = verification.requested(context, sender, name, content)
             if flow is not None:
-                await _begin(transaction, Step(flow), context)
+                await _begin(transaction, FlowStep(flow), context)
         case verification.START:
             step = verification.started_without_request(context, sender, name, content)
             await _begin(transaction, step, context)
@@ -304,7 +304,7 @@ async def receive_in_room(transaction: Transaction, room_id: RoomId, event: _Roo
                 context, room_id, event.sender, event.event_id, event.origin_server_ts, event.content
             )
             if flow is not None:
-                await _begin(transaction, Step(flow), context)
+                await _begin(transaction, FlowStep(flow), context)
         return
     name = _related(event.content)
     if event.sender != own.user_id:
@@ -353,7 +353,7 @@ async def _receive(
     await _take(transaction, flow_id, flow, step)
 
 
-async def _begin(transaction: Transaction, step: Step, context: Context) -> None:
+async def _begin(transaction: Transaction, step: FlowStep, context: Context) -> None:
     """Keep a flow that another device has asked for. Of several that one device asks for at once all are cancelled.
 
     Raises ``TooManyVerifications``.
@@ -383,7 +383,7 @@ async def _begin(transaction: Transaction, step: Step, context: Context) -> None
 
 
 async def _take(
-    transaction: Transaction, flow_id: FlowId, before: VerificationFlow | None, step: Step
+    transaction: Transaction, flow_id: FlowId, before: VerificationFlow | None, step: FlowStep
 ) -> VerificationFlow:
     """Write all that comes of a step."""
     flow = _send(transaction, step)
@@ -398,7 +398,7 @@ async def _take(
     return flow
 
 
-def _send(transaction: Transaction, step: Step) -> VerificationFlow:
+def _send(transaction: Transaction, step: FlowStep) -> VerificationFlow:
     """Have the messages of a step sent, each after the one before it."""
     flow = step.flow
     for message in step.outgoing:
