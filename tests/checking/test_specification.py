@@ -92,6 +92,31 @@ def table(name: str, *columns: str) -> Table:
     return found
 
 
+LABELS = ("Property", "Models", "Faults", "Tests", "Code", "Clauses")
+"""What the section of a guarantee says after its sentences, in this order. Those that no model checks lack two."""
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """A section of ``guarantees.md``: what is promised, and what stands behind it, by label."""
+
+    name: str
+    promise: str
+    labelled: dict[str, str]
+
+
+@cache
+def guarantees() -> tuple[Guarantee, ...]:
+    [chapter] = re.findall(r"^## Promises\n(.*?)(?=^## )", document("guarantees"), re.DOTALL | re.MULTILINE)
+    found = []
+    for section in re.split(r"^#### ", chapter, flags=re.MULTILINE)[1:]:
+        heading, _, text = re.split(r"^### ", section, flags=re.MULTILINE)[0].partition("\n")
+        promise, *parts = re.split(r"^- \*\*(\w+)\*\*: *", text, flags=re.MULTILINE)
+        assert len(set(parts[::2])) == len(parts[::2]), f"a label comes twice: {heading}"
+        found.append(Guarantee(heading, promise.strip(), dict(zip(parts[::2], parts[1::2], strict=True))))
+    return tuple(found)
+
+
 def spans(text: str) -> list[str]:
     """Return what is set as code within lines."""
     return re.findall(r"`([^`\n]+)`", without_blocks(text))
@@ -278,11 +303,33 @@ def test_models_have_the_stated_bounds_and_properties(manifest: Manifest) -> Non
         assert {bound: actual.get(bound) for bound in stated} == stated, name
 
 
-@pytest.mark.parametrize("row", table("guarantees", "Promise", "Property").rows, ids=lambda row: row["Promise"][:20])
-def test_a_promise_is_held_by_its_models_and_broken_by_its_faults(manifest: Manifest, row: dict[str, str]) -> None:
-    properties = set(spans(row["Property"]))
-    models = spans(row["Models that hold it"])
-    faults = spans(row["Faults that show it can fail"])
+def test_there_are_guarantees_of_both_layers() -> None:
+    [chapter] = re.findall(r"^## Promises\n(.*?)(?=^## )", document("guarantees"), re.DOTALL | re.MULTILINE)
+    assert re.findall(r"^### (.*)$", chapter, re.MULTILINE) == ["The store", "The Matrix device"]
+    assert len(guarantees()) >= 32
+    assert len({guarantee.name for guarantee in guarantees()}) == len(guarantees())
+
+
+@pytest.mark.parametrize("guarantee", guarantees(), ids=lambda guarantee: guarantee.name)
+def test_a_guarantee_says_what_stands_behind_it(guarantee: Guarantee) -> None:
+    said = guarantee.labelled
+    assert guarantee.promise
+    assert list(said) == [label for label in LABELS if label in said]
+    assert said.keys() >= {"Property", "Tests", "Code", "Clauses"}
+    assert said["Property"].startswith("`") or said["Property"].startswith("none; ")
+    tests = re.findall(r"^  - (.*)$", said["Tests"], re.MULTILINE)
+    assert tests
+    assert all(re.fullmatch(r"`tests/[\w/]+\.py(::\w+)*`", test) for test in tests)
+    assert said["Tests"].split() == [word for test in tests for word in ("-", test)]
+    assert all(span.startswith("unwedged.") for span in spans(said["Code"]))
+    assert spans(said["Code"])
+
+
+@pytest.mark.parametrize("guarantee", guarantees(), ids=lambda guarantee: guarantee.name)
+def test_a_guarantee_is_held_by_its_models_and_broken_by_its_faults(manifest: Manifest, guarantee: Guarantee) -> None:
+    properties = set(spans(guarantee.labelled["Property"]))
+    models = spans(guarantee.labelled.get("Models", ""))
+    faults = spans(guarantee.labelled.get("Faults", ""))
     assert bool(properties) == bool(models) == bool(faults)
     held = [
         {f"{module_of(model)}!{name}" for name in checked_by(manifest, model)} for model in map(manifest.model, models)
@@ -290,6 +337,22 @@ def test_a_promise_is_held_by_its_models_and_broken_by_its_faults(manifest: Mani
     broken = [set(spans(modelled()[slug]["Property"])) for slug in faults]
     assert properties <= set().union(*held)
     assert all(properties & some for some in (*held, *broken))
+
+
+@pytest.mark.parametrize("guarantee", guarantees(), ids=lambda guarantee: guarantee.name)
+def test_the_clauses_of_a_guarantee_exist_and_are_those_that_its_faults_break(guarantee: Guarantee) -> None:
+    clauses = re.split(r",\s+", guarantee.labelled["Clauses"].strip())
+    rules = (
+        {f"P{number}" for number in rule_sections()}
+        | {"P22"}
+        | set(re.findall(r"^### (M\d+)\.", document("machine"), re.MULTILINE))
+    )
+    assert all(re.fullmatch(r"[PM]\d+(\.\d+)?", clause) for clause in clauses)
+    assert {clause.partition(".")[0] for clause in clauses} <= rules
+    dotted = {clause for clause in clauses if "." in clause}
+    assert dotted <= set(re.findall(r"\*\*([PM]\d+\.\d+)\*\*", documents()))
+    broken = {modelled()[slug].get("Rule") for slug in spans(guarantee.labelled.get("Faults", ""))} - {None}
+    assert {f"P{rule}" for rule in broken} <= {clause.partition(".")[0] for clause in clauses}
 
 
 @pytest.mark.parametrize("slug", modelled())
