@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -15,6 +16,8 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.text import Text
 
+from checking import guard_states
+from checking.citations import CHECKS, CODE, Specification
 from checking.conformance import kit
 from checking.display import (
     counting,
@@ -251,6 +254,49 @@ def vectors() -> int:
     if not changed:
         console.print("All vectors are as the reference makes them.")
     return OK
+
+
+@app.command
+def guard() -> int:
+    """Draw the states of the guard anew, as the code has them: spec/guard-states.svg. Print their table."""
+    root = find_manifest(Path.cwd()).parents[2]
+    if guard_states.write(root):
+        make_console().print(f"Wrote {guard_states.PICTURE}.")
+    sys.stdout.write(guard_states.table())
+    return OK
+
+
+@app.command
+def clauses(*prefixes: str) -> int:
+    """List the clauses of the specification and where each is cited; fail where a citation or a clause lacks the other.
+
+    Parameters
+    ----------
+    prefixes
+        Only the clauses whose numbers begin so, such as P4. Then each place is named.
+
+    """
+    console = make_console()
+    specification = Specification.read(find_manifest(Path.cwd()).parents[2])
+    shown = [clause for clause in specification.clauses.values() if clause.number.startswith(prefixes or "")]
+    for clause in shown:
+        citing = specification.citing(clause.number)
+        counts = Counter(citation.place for citation in citing)
+        line = ", ".join(f"{place} {counts[place]}" for place in (CODE, *sorted(CHECKS)) if counts[place])
+        console.print(Text(f"{clause.number:7}{clause.level or 'note':7}{line or clause.reason or '-'}"))
+        if prefixes:
+            for citation in citing:
+                console.print(Text(f"              {citation}", "dim"))
+    problems = specification.problems()
+    for problem in problems:
+        console.print(Text(problem, "red"))
+    normative = [clause for clause in specification.clauses.values() if clause.level]
+    console.print(
+        f"{len(specification.clauses)} clauses, {len(normative)} of them normative; "
+        f"{sum(clause.reason is not None for clause in normative)} of these say why nothing checks them; "
+        f"{len(problems)} problems."
+    )
+    return FAILED if problems else OK
 
 
 def _manifest() -> Manifest:

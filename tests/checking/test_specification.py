@@ -9,6 +9,7 @@ import inspect
 import json
 import pkgutil
 import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -19,7 +20,7 @@ import pytest
 import unwedged.protocol
 from checking.models.manifest import Band, Manifest, Model
 from checking.tlc.run import read_configuration
-from unwedged.store import schema
+from unwedged.store import schema, statements
 from unwedged.store import sealer as module
 from unwedged.store.sealer import COST, Passphrase, RandomKey, Sealer, Secret
 
@@ -422,12 +423,29 @@ def test_rules_that_are_implemented_are_cited() -> None:
 # Formats and numbers
 
 
+def sql_blocks() -> list[str]:
+    return re.findall(r"^```sql\n(.*?)^```$", document("protocol"), re.DOTALL | re.MULTILINE)
+
+
 def test_the_schema_is_the_one_that_is_stated() -> None:
-    [block] = re.findall(r"^```sql\n(.*?)^```$", document("protocol"), re.DOTALL | re.MULTILINE)
+    block, *_ = sql_blocks()
     actual = "".join(f"{statement};" for migration in schema.MIGRATIONS for statement in migration)
     assert block.split() == actual.replace(";", ";\n").split()
     assert f"`application_id` 0x{schema.APPLICATION_ID:08X}" in document("protocol")
     assert f"`user_version` {len(schema.MIGRATIONS)}" in document("protocol")
+
+
+def test_the_sql_that_is_printed_is_the_sql_that_is_run() -> None:
+    _, *blocks = sql_blocks()
+    printed = dict(re.findall(r"^-- (\w+)\n(.*?);\n", "".join(blocks), re.DOTALL | re.MULTILINE))
+    verbs = ("SELECT", "UPDATE", "INSERT", "DELETE", "WITH")
+    run = {
+        name: textwrap.dedent(value).strip()
+        for name, value in (*vars(schema).items(), *vars(statements).items())
+        if name.isupper() and isinstance(value, str) and value.split()[0] in verbs
+    }
+    assert len(run) >= 15
+    assert printed == run
 
 
 @pytest.mark.parametrize("row", table("protocol", "What", "Default", "Code").rows, ids=lambda row: row["What"])

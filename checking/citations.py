@@ -1,0 +1,194 @@
+"""The clauses of the specification, and where each is cited: by code, tests, models, proofs, checks and vectors.
+
+A clause is a paragraph or an item of a list that begins with its number in bold, such as ``**P4.1**``. It ends at the
+next clause, heading or note. It is normative if it says MUST, SHOULD or MAY. A citation is the bare number.
+
+Three things must hold. Each citation names a clause. Each normative clause is cited by a test, a model, a proof, a
+check or a vector, or says why not: ``(not checked: reason)``. And nothing is demanded outside of clauses.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+DOCUMENTS: Final = ("protocol.md", "machine.md", "state.md", "trace.md")
+"""The files of ``spec/`` that have clauses, or will have. A file without any is left alone."""
+
+CODE: Final = "code"
+SPECIFICATION: Final = "specification"
+PLACES: Final = {
+    "reference": CODE,
+    "tests": "tests",
+    "tla": "models",
+    "proofs": "proofs",
+    "checking": "checks",
+    "spec/conformance": "vectors",
+}
+"""The folders in which citations are looked for, and what each of them is."""
+
+CHECKS: Final = frozenset(PLACES.values()) - {CODE}
+"""What shows that a clause is kept. Code that keeps it is cited as well, but shows nothing."""
+
+_SUFFIXES: Final = frozenset({".cfg", ".go", ".json", ".md", ".py", ".rs", ".tla", ".toml"})
+_NUMBER: Final = r"[A-Z]\d+\.\d+"
+_BEGIN: Final = re.compile(rf"^ *(?:[-*] |\d+\. )?\*\*({_NUMBER})\*\*")
+_END: Final = re.compile(r"^ *(?:#|\*(?:Note|Reason|Example)\b|What goes wrong:|Checked by:)")
+_FENCE: Final = re.compile(r"^ *```")
+_CITED: Final = re.compile(rf"(?<![\w.*])({_NUMBER})(?!\w|\.\d|\*)")
+_DEMAND: Final = re.compile(r"(?<!\*)\b(MUST|SHOULD|MAY)\b(?!\*)")
+_REASON: Final = re.compile(r"\(not checked: ([^)]+)\)")
+
+
+@dataclass(frozen=True)
+class Clause:
+    """One numbered clause of a document."""
+
+    number: str
+    document: str
+    line: int
+    text: str
+
+    @cached_property
+    def level(self) -> str:
+        """The strongest word of demand in it; empty where it demands nothing."""
+        found = set(_DEMAND.findall(self.text))
+        return next((word for word in ("MUST", "SHOULD", "MAY") if word in found), "")
+
+    @cached_property
+    def reason(self) -> str | None:
+        """Why nothing checks it, where it says so."""
+        found = _REASON.search(" ".join(self.text.split()))
+        return found[1] if found else None
+
+    @property
+    def section(self) -> str:
+        """What stands before the point."""
+        return self.number.partition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """A place at which a clause is cited."""
+
+    number: str
+    place: str
+    path: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What a document demands, clause by clause, and the lines that demand something outside of any."""
+
+    clauses: tuple[Clause, ...]
+    outside: tuple[int, ...]
+
+
+def read_document(path: Path) -> Document:
+    """Find the clauses of a document."""
+    found: list[tuple[str, int, list[str]]] = []
+    outside: list[int] = []
+    current: list[str] | None = None
+    in_block = False
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if _FENCE.match(line):
+            in_block = not in_block
+        if not in_block and (begin := _BEGIN.match(line)):
+            current = []
+            found.append((begin[1], number, current))
+        elif not in_block and _END.match(line):
+            current = None
+        if current is not None:
+            current.append(line)
+        elif _DEMAND.search(line):
+            outside.append(number)
+    clauses = tuple(Clause(clause, path.name, line, "\n".join(text)) for clause, line, text in found)
+    return Document(clauses, tuple(outside) if clauses else ())
+
+
+@dataclass(frozen=True)
+class Specification:
+    """The clauses of all documents, and all citations."""
+
+    documents: dict[str, Document]
+    citations: tuple[Citation, ...]
+
+    @classmethod
+    def read(cls, root: Path) -> Specification:
+        """Read the documents and the sources of a clone."""
+        paths = [root / "spec" / name for name in DOCUMENTS]
+        documents = {path.name: read_document(path) for path in paths if path.is_file()}
+        return cls(documents, tuple(_citations(root)))
+
+    @cached_property
+    def clauses(self) -> dict[str, Clause]:
+        """All clauses by number, in the order of the documents."""
+        return {clause.number: clause for document in self.documents.values() for clause in document.clauses}
+
+    def citing(self, number: str) -> tuple[Citation, ...]:
+        """Return the places outside of the specification at which a clause is cited."""
+        return self._by_number.get(number, ())
+
+    @cached_property
+    def _by_number(self) -> dict[str, tuple[Citation, ...]]:
+        found: dict[str, list[Citation]] = {}
+        for citation in self.citations:
+            if citation.place != SPECIFICATION:
+                found.setdefault(citation.number, []).append(citation)
+        return {number: tuple(citations) for number, citations in found.items()}
+
+    def problems(self) -> list[str]:
+        """Say what is wrong: with the numbers, with a citation, or with a clause that nothing checks."""
+        return [*self._misnumbered(), *self._dangling(), *self._unchecked(), *self._outside()]
+
+    def _misnumbered(self) -> Iterator[str]:
+        for name, document in self.documents.items():
+            last: dict[str, int] = {}
+            for clause in document.clauses:
+                number = int(clause.number.partition(".")[2])
+                if number != last.get(clause.section, 0) + 1:
+                    yield f"spec/{name}:{clause.line}: {clause.number} is out of order"
+                last[clause.section] = number
+
+    def _dangling(self) -> Iterator[str]:
+        letters = {number[0] for number in self.clauses}
+        for citation in self.citations:
+            if citation.number[0] in letters and citation.number not in self.clauses:
+                yield f"{citation}: there is no clause {citation.number}"
+
+    def _unchecked(self) -> Iterator[str]:
+        for clause in self.clauses.values():
+            where = f"spec/{clause.document}:{clause.line}: {clause.number}"
+            checked = any(citation.place in CHECKS for citation in self.citing(clause.number))
+            if clause.level and not checked and clause.reason is None:
+                yield f"{where} is normative, and nothing that checks it cites it"
+            if checked and clause.reason is not None:
+                yield f"{where} says that nothing checks it, and something that checks it cites it"
+
+    def _outside(self) -> Iterator[str]:
+        for name, document in self.documents.items():
+            for line in document.outside:
+                yield f"spec/{name}:{line}: something is demanded outside of a clause"
+
+
+def _citations(root: Path) -> Iterator[Citation]:
+    for folder, place in PLACES.items():
+        yield from _citations_in(sorted((root / folder).rglob("*")), place, root)
+    yield from _citations_in(sorted((root / "spec").glob("*.md")), SPECIFICATION, root)
+
+
+def _citations_in(paths: Sequence[Path], place: str, root: Path) -> Iterator[Citation]:
+    for path in paths:
+        if path.suffix not in _SUFFIXES or not path.is_file():
+            continue
+        for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            for number in _CITED.findall(text):
+                yield Citation(number, place, path.relative_to(root).as_posix(), line)
