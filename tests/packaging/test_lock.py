@@ -14,8 +14,8 @@ from packaging.utils import canonicalize_name
 REPOSITORY = Path(__file__).parents[2]
 REQUIREMENTS = REPOSITORY / "requirements"
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
-LOCKS = ("bench", "develop", "go", "lock", "peers", "synapse")
-ALONE = ("go", "lock", "synapse")
+LOCKS = ("bench", "browser", "develop", "go", "lock", "peers", "site", "synapse")
+ALONE = ("browser", "go", "lock", "synapse")
 """Locks that do not bring along what the package itself needs."""
 
 
@@ -70,6 +70,24 @@ def test_the_benchmarks_add_to_what_development_needs_and_change_none_of_it() ->
     bench = {name: str(requirement) for name, (requirement, _) in entries("bench").items()}
     for name, (requirement, _) in entries("develop").items():
         assert bench[name].partition(";")[0] == str(requirement).partition(";")[0]
+
+
+@pytest.mark.parametrize("lock", ["site", "browser"])
+def test_what_is_installed_beside_the_benchmarks_changes_none_of_what_they_need(lock: str) -> None:
+    bench = {name: str(requirement) for name, (requirement, _) in entries("bench").items()}
+    for name, (requirement, _) in entries(lock).items():
+        assert bench.get(name, str(requirement)).partition(";")[0] == str(requirement).partition(";")[0]
+
+
+def test_what_the_browser_needs_from_npm_has_one_version_and_a_hash_and_no_address() -> None:
+    wanted = json.loads((REQUIREMENTS / "browser" / "package.json").read_text())["dependencies"]
+    root, *packages = json.loads((REQUIREMENTS / "browser" / "package-lock.json").read_text())["packages"].items()
+    assert root[1]["dependencies"] == wanted
+    locked = {name.removeprefix("node_modules/"): package["version"] for name, package in packages}
+    assert wanted.items() <= locked.items()
+    for name, package in packages:
+        assert re.fullmatch(r"sha512-[\w+/]{86}==", package["integrity"]), name
+        assert "resolved" not in package, name
 
 
 def test_what_comes_from_npm_has_one_version_and_a_hash_and_no_address() -> None:

@@ -1,0 +1,189 @@
+"""The rewriting of one page: its links lead to pages, and names of clauses, bugs, models and functions become links.
+
+Nothing here reads or writes a file, and what a page says is not changed.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+FENCE = re.compile(r"^(?P<fence>```+)(?P<language>[^\n`]*)\n(?P<content>.*?)^(?P=fence)[ ]*$", re.MULTILINE | re.DOTALL)
+HEADING = re.compile(r"^#{1,6} .*$", re.MULTILINE)
+CLAUSE = r"[PMST]\d{1,2}(?:\.\d{1,2})?"
+BUG = r"[a-z0-9]+(?:-[a-z0-9]+)+"
+RULE_HEADING = re.compile(rf"#+ (?:Rule (?P<rule>\d+)|(?P<clause>{CLAUSE}))\. .*")
+BUG_HEADING = re.compile(rf"#+ `?(?P<bug>{BUG})`?")
+BUG_ROW = re.compile(rf"^\| `(?P<bug>{BUG})` (?=\|)", re.MULTILINE)
+CLAUSE_BEGUN = re.compile(rf"(?:(?<=\n)|(?<=- )|(?<=\. ))\*\*(?P<own>{CLAUSE})\*\*")
+INLINE = re.compile(
+    r"!\[(?P<description>[^\]]*)\]\((?P<file>[^)\s]+)\)"
+    r"|\[(?P<text>(?:`[^`]*`|[^\[\]`])*)\]\((?P<target>[^)\s]+)\)"
+    r"|(?<!`)`(?P<name>[^`]+)`(?!`)"
+    rf"|{CLAUSE_BEGUN.pattern}"
+    rf"|(?<![\w.*-])(?P<cited>{CLAUSE})(?![\w*-]|\.\d)"
+)
+PYTHON_NAME = re.compile(r"unwedged(?:\.\w+)+")
+ELSEWHERE = ("http://", "https://", "mailto:")
+
+
+class LinkLeadsNowhere(Exception):
+    """A page links to a file that is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The clauses and bugs that have an anchor, each with the file that has it."""
+
+    clauses: dict[str, PurePosixPath] = field(default_factory=dict)
+    bugs: dict[str, PurePosixPath] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Where links may lead."""
+
+    pages: Mapping[PurePosixPath, str]
+    """What the path of a file or folder leads to. Those that are shown nowhere are missing."""
+    names: Mapping[str, str]
+    """What a name leads to that is set as code: a model, or a property of a module."""
+    places: Places
+    exists: Callable[[PurePosixPath], bool]
+    """Whether there is a file or folder."""
+
+
+def note_places(source: PurePosixPath, text: str, places: Places) -> None:
+    """Note the clauses and bugs that a page of the specification describes, where no page before it does."""
+    if source.parts[0] != "spec":
+        return
+    prose = FENCE.sub("", text)
+    for heading in HEADING.finditer(prose):
+        if found := RULE_HEADING.fullmatch(heading[0]):
+            places.clauses.setdefault(found["clause"] or f"P{found['rule']}", source)
+        elif found := BUG_HEADING.fullmatch(heading[0]):
+            places.bugs.setdefault(found["bug"], source)
+    for found in CLAUSE_BEGUN.finditer(prose):
+        places.clauses.setdefault(found["own"], source)
+    for found in BUG_ROW.finditer(prose):
+        places.bugs.setdefault(found["bug"], source)
+
+
+def clause_anchor(number: str) -> str:
+    """Return the anchor of a clause."""
+    return number.lower().replace(".", "-")
+
+
+def bug_anchor(bug: str) -> str:
+    """Return the anchor of a bug of the track record."""
+    return f"bug-{bug}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rewriting:
+    """The rewriting of one page."""
+
+    source: PurePosixPath
+    targets: Targets
+    pictures: Mapping[str, Callable[[str], str]]
+    """What draws a block, by the block's language; the rest of its first line is for readers of the source."""
+
+    def page(self, text: str) -> str:
+        """Return the page as Sphinx reads it."""
+        parts: list[str] = []
+        end = 0
+        for block in FENCE.finditer(text):
+            draw = self.pictures.get(block["language"])
+            parts += [self._prose(text[end : block.start()]), embedded(draw(block["content"])) if draw else block[0]]
+            end = block.end()
+        return "".join((*parts, self._prose(text[end:])))
+
+    def _prose(self, text: str) -> str:
+        parts: list[str] = []
+        end = 0
+        for heading in HEADING.finditer(text):
+            parts += [self._paragraphs(text[end : heading.start()]), self._heading(heading[0])]
+            end = heading.end()
+        return "".join((*parts, self._paragraphs(text[end:])))
+
+    def _heading(self, heading: str) -> str:
+        """Give a heading the anchor of the rule or bug that it begins."""
+        if (found := RULE_HEADING.fullmatch(heading)) and self._has(
+            self.targets.places.clauses, number := _number(found)
+        ):
+            return f"({clause_anchor(number)})=\n{heading}"
+        if (found := BUG_HEADING.fullmatch(heading)) and self._has(self.targets.places.bugs, found["bug"]):
+            return f"({bug_anchor(found['bug'])})=\n{heading}"
+        return heading
+
+    def _paragraphs(self, text: str) -> str:
+        def row(found: re.Match[str]) -> str:
+            bug = found["bug"]
+            return f"| [`{bug}`]{{#{bug_anchor(bug)}}} " if self._has(self.targets.places.bugs, bug) else found[0]
+
+        parts: list[str] = []
+        end = 0
+        for found in BUG_ROW.finditer(text):
+            parts += [INLINE.sub(self._inline, text[end : found.start()]), row(found)]
+            end = found.end()
+        return "".join((*parts, INLINE.sub(self._inline, text[end:])))
+
+    def _has(self, places: Mapping[str, PurePosixPath], name: str) -> bool:
+        return places.get(name) == self.source
+
+    def _inline(self, found: re.Match[str]) -> str:
+        if found["file"]:
+            return f"![{found['description']}](/{self._path(found['file'])})"
+        if found["target"]:
+            return self._link(found["text"], found["target"])
+        if found["name"]:
+            return self._name(found["name"])
+        if own := found["own"]:
+            return (
+                f"[**{own}**]{{#{clause_anchor(own)} .clause}}"
+                if self._has(self.targets.places.clauses, own)
+                else found[0]
+            )
+        cited = found["cited"]
+        return f"[{cited}](#{clause_anchor(cited)})" if cited in self.targets.places.clauses else cited
+
+    def _path(self, target: str) -> PurePosixPath:
+        path = PurePosixPath(posixpath.normpath(self.source.parent / target))
+        if not self.targets.exists(path):
+            raise LinkLeadsNowhere(f"{self.source}: {target}")
+        return path
+
+    def _link(self, text: str, target: str) -> str:
+        """Lead a link to the page of what it names; where that has none, only its text stays."""
+        if target.startswith((*ELSEWHERE, "#")):
+            return f"[{text}]({target})"
+        name, _, anchor = target.partition("#")
+        page = self.targets.pages.get(self._path(name))
+        if page is None:
+            return text
+        return f"[{text}]({page}#{anchor})" if anchor else f"[{text}]({page})"
+
+    def _name(self, name: str) -> str:
+        places = self.targets.places
+        if name in places.bugs:
+            return f"[`{name}`](#{bug_anchor(name)})"
+        if name in places.clauses:
+            return f"[`{name}`](#{clause_anchor(name)})"
+        if name in self.targets.names:
+            return f"[`{name}`]({self.targets.names[name]})"
+        if "/" in name and (page := self.targets.pages.get(PurePosixPath(name))):
+            return f"[`{name}`]({page})"
+        if PYTHON_NAME.fullmatch(name):
+            return f"{{py:obj}}`{name}`"
+        return f"`{name}`"
+
+
+def _number(found: re.Match[str]) -> str:
+    return found["clause"] or f"P{found['rule']}"
+
+
+def embedded(svg: str) -> str:
+    """Return the block of a page that is a picture."""
+    return f'```{{raw}} html\n<div class="picture" tabindex="0">{svg}</div>\n```'

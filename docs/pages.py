@@ -1,0 +1,122 @@
+"""Which files of the project are pages of the site, and in which order the site lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+START: Final = PurePosixPath("README.md")
+MODELS: Final = PurePosixPath("tla/README.md")
+EXAMPLES: Final = PurePosixPath("examples")
+"""A folder that is shown on one page."""
+
+NAVIGATION: Final = {
+    "Guides": ("docs/applications.md", "docs/implementers.md", "examples"),
+    "Specification": (
+        "spec/protocol.md",
+        "spec/machine.md",
+        "spec/state.md",
+        "spec/*.md",
+        "spec/conformance/README.md",
+    ),
+    "Evidence": (
+        "spec/guarantees.md",
+        "spec/track-record/README.md",
+        "tla/README.md",
+        "proofs/README.md",
+        "spec/benchmarks.md",
+    ),
+    "API": ("docs/api/store.md", "docs/api/machine.md", "docs/api/protocol.md"),
+    "Project": ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"),
+}
+"""What the site lists beside each page. A pattern stands for the files that nothing else names."""
+
+BELOW: Final = {
+    "tla/README.md": ("tla/*.tla", "tla/models/*.tla"),
+    "spec/track-record/README.md": ("spec/track-record/*.md",),
+}
+"""The pages that a page lists itself, since they are many."""
+
+
+class PageMissing(Exception):
+    """A file that the navigation names is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of the site, and the file or folder that it is made of."""
+
+    source: PurePosixPath
+
+    @property
+    def name(self) -> str:
+        """Return what Sphinx calls the page: its address, without the ending."""
+        if self.source == START:
+            return "index"
+        if self.source.name == "README.md":
+            return f"{self.source.parent}/index"
+        if self.source == EXAMPLES:
+            return "examples/index"
+        return str(self.source.with_suffix(""))
+
+    @property
+    def file(self) -> str:
+        """Return the file that Sphinx reads."""
+        return f"{self.name}.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """All pages: those of each part of the navigation, and those below another page."""
+
+    parts: dict[str, list[Page]]
+    below: dict[PurePosixPath, list[Page]]
+
+    def pages(self) -> Iterator[Page]:
+        """Yield every page once."""
+        yield Page(START)
+        for pages in (*self.parts.values(), *self.below.values()):
+            yield from pages
+
+
+def find(root: Path) -> Site:
+    """Find the pages in a checkout."""
+    named = {pattern for patterns in (*NAVIGATION.values(), *BELOW.values()) for pattern in patterns}
+    taken = {PurePosixPath(pattern) for pattern in named if "*" not in pattern}
+
+    def matching(patterns: tuple[str, ...]) -> Iterator[Page]:
+        for pattern in patterns:
+            if "*" not in pattern:
+                if (root / pattern).exists():
+                    yield Page(PurePosixPath(pattern))
+                elif pattern not in BELOW:
+                    raise PageMissing(pattern)
+            else:
+                for path in sorted(root.glob(pattern), key=lambda path: path.stem.lower()):
+                    if (source := PurePosixPath(path.relative_to(root))) not in taken:
+                        taken.add(source)
+                        yield Page(source)
+
+    return Site(
+        {caption: list(matching(patterns)) for caption, patterns in NAVIGATION.items()},
+        {
+            PurePosixPath(above): list(matching(patterns))
+            for above, patterns in BELOW.items()
+            if (root / above).exists()
+        },
+    )
+
+
+def navigation(site: Site, page: Page) -> str:
+    """Return what makes a page list others; nothing for most."""
+    if page.source == START:
+        return "".join(_list(pages, f":caption: {caption}\n:hidden:\n") for caption, pages in site.parts.items())
+    if page.source in site.below:
+        return _list(site.below[page.source], ":hidden:\n")
+    return ""
+
+
+def _list(pages: list[Page], options: str) -> str:
+    return f"\n```{{toctree}}\n{options}\n" + "".join(f"/{page.name}\n" for page in pages) + "```\n"

@@ -1,0 +1,122 @@
+"""The pages that Sphinx reads: each file that is one, rewritten, and the pages that are made of programs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from checking.models.manifest import Manifest, read_manifest
+from docs import models, pages
+from docs.markdown import Places, Rewriting, Targets, embedded, note_places
+from docs.pages import EXAMPLES, MODELS, Page, Site
+from docs.pictures import commits, ladder, sequence
+
+MACHINE: Final = PurePosixPath("spec/machine.md")
+SHOWN_ELSEWHERE: Final = {
+    PurePosixPath("reference/unwedged"): "/docs/api/store.md",
+    PurePosixPath("tla/models"): "/tla/index.md",
+    PurePosixPath("spec"): "/spec/protocol.md",
+    PurePosixPath("spec/conformance"): "/spec/conformance/index.md",
+}
+"""Folders that links name, with the pages that show what is in them."""
+
+
+def stage(root: Path, staged: Path) -> None:
+    """Write what Sphinx reads: each page rewritten, and the pictures that pages show."""
+    site = pages.find(root)
+    manifest = read_manifest(root / "tla" / "models" / "manifest.toml")
+    sources = {page: _read(root, page.source) for page in site.pages() if page.source.suffix == ".md"}
+    places = Places()
+    for page in sorted(
+        sources, key=lambda page: (not page.source.is_relative_to("spec/track-record"), str(page.source))
+    ):
+        note_places(page.source, sources[page], places)
+    targets = Targets(_pages(root, site), _names(root, site, manifest), places, lambda path: (root / path).exists())
+    for page in site.pages():
+        if page.source == EXAMPLES:
+            text = _examples(root)
+        elif page.source.suffix == ".tla":
+            text = _module(root, site, page, manifest, places)
+        else:
+            text = Rewriting(page.source, targets, _drawers(page)).page(_with_picture(page.source, sources[page]))
+        path = staged / page.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + pages.navigation(site, page), encoding="utf-8")
+    for picture in (root / "spec").rglob("*.svg"):
+        copy = staged / picture.relative_to(root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(picture, copy)
+
+
+def _read(root: Path, source: PurePosixPath) -> str:
+    return (root / source).read_text(encoding="utf-8")
+
+
+def _drawers(page: Page) -> Mapping[str, Callable[[str], str]]:
+    """Return what draws the blocks of a page."""
+    title = f"A sequence diagram of the page {page.name}; its steps are told in the text"
+    return {
+        "mermaid": lambda text: sequence.draw(sequence.parse(text), title),
+        "picture": lambda name: PICTURES[name.strip()](),
+    }
+
+
+PICTURES: Final = {"ladder": ladder.draw}
+"""The pictures that a page asks for by name."""
+
+
+def _with_picture(source: PurePosixPath, text: str) -> str:
+    """Put the matrix of commits above the table that it is drawn from."""
+    if source != MACHINE:
+        return text
+    heading = f"\n## {commits.HEADING}\n"
+    return text.replace(heading, f"{heading}\n{embedded(commits.draw(text))}\n", 1)
+
+
+def _pages(root: Path, site: Site) -> dict[PurePosixPath, str]:
+    """Return what the path of each file or folder leads to that is shown."""
+    shown = dict(SHOWN_ELSEWHERE)
+    for page in site.pages():
+        shown[page.source] = f"/{page.file}"
+        if page.source.name == "README.md":
+            shown.setdefault(page.source.parent, f"/{page.file}")
+    for file in _example_files(root):
+        shown[file] = f"/{Page(EXAMPLES).file}#{_example_anchor(file)}"
+        if file.parent != EXAMPLES:
+            shown.setdefault(file.parent, shown[file])
+    return shown
+
+
+def _names(root: Path, site: Site, manifest: Manifest) -> dict[str, str]:
+    """Return what models, modules and their definitions lead to."""
+    names = {model.name: f"#{models.model_anchor(model.name)}" for model in manifest.models}
+    for page in site.below[MODELS]:
+        module = page.source.stem
+        names[module] = names.get(module, f"/{page.file}")
+        names |= {f"{module}!{each}": f"/{page.file}" for each in models.definitions(_read(root, page.source))}
+    return names
+
+
+def _module(root: Path, site: Site, page: Page, manifest: Manifest, places: Places) -> str:
+    modules = {each.source.stem for each in site.below[MODELS]}
+    checked = [model for model in manifest.models if model.specification == page.source.name]
+    return models.module_page(page.source.stem, _read(root, page.source), checked, modules, places.bugs)
+
+
+def _example_files(root: Path) -> list[PurePosixPath]:
+    files = (PurePosixPath(path.relative_to(root)) for path in sorted((root / EXAMPLES).rglob("*.py")))
+    return [file for file in files if file.name != "__init__.py"]
+
+
+def _example_anchor(file: PurePosixPath) -> str:
+    return "-".join(file.with_suffix("").parts).replace("_", "-").replace("--main--", "main")
+
+
+def _examples(root: Path) -> str:
+    parts = (
+        f"({_example_anchor(file)})=\n## {file}\n\n```python\n{_read(root, file).rstrip()}\n```\n"
+        for file in _example_files(root)
+    )
+    return "\n".join(("# Examples\n\nEach of them is a program to run and to read.\n", *parts))

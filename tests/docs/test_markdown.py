@@ -1,0 +1,94 @@
+"""A page says on the site what its file says, and its links lead to pages."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+import pytest
+
+from docs.markdown import LinkLeadsNowhere, Places, Rewriting, Targets, embedded, note_places
+
+PROTOCOL = PurePosixPath("spec/protocol.md")
+RECORD = PurePosixPath("spec/track-record/fences.md")
+FILES = {PurePosixPath(name) for name in ("README.md", "spec/protocol.md", "spec/plot.svg", "spec/report.json", "tla")}
+PROTOCOL_TEXT = """# The protocol
+
+### Rule 4. Fence every access
+
+**P4.1** An access MUST be fenced.
+
+- **P4.2** So must a look.
+
+```text
+**P9.9** no clause
+```
+"""
+RECORD_TEXT = "# Fences\n\n| Bug | What |\n| --- | --- |\n| `stale-write` | it wrote |\n\n## `lost-lease`\n"
+
+
+def rewriting(source: PurePosixPath = PROTOCOL) -> Rewriting:
+    places = Places()
+    note_places(PROTOCOL, PROTOCOL_TEXT, places)
+    note_places(RECORD, RECORD_TEXT, places)
+    shown = {
+        PurePosixPath("README.md"): "/index.md",
+        PROTOCOL: "/spec/protocol.md",
+        PurePosixPath("tla"): "/tla/index.md",
+    }
+    names = {"Lease": "#model-Lease", "Lease!Held": "/tla/Lease.md"}
+    targets = Targets(shown, names, places, FILES.__contains__)
+    return Rewriting(source, targets, {"mermaid": lambda text: f"<svg>{len(text)}</svg>"})
+
+
+def test_clauses_and_bugs_are_found_where_they_are_stated() -> None:
+    places = rewriting().targets.places
+    assert set(places.clauses) == {"P4", "P4.1", "P4.2"}
+    assert set(places.bugs) == {"stale-write", "lost-lease"}
+
+
+def test_a_clause_gets_its_anchor_where_it_is_stated() -> None:
+    page = rewriting().page(PROTOCOL_TEXT)
+    assert "(p4)=\n### Rule 4. Fence every access\n" in page
+    assert "\n[**P4.1**]{#p4-1 .clause} An access" in page
+    assert "\n- [**P4.2**]{#p4-2 .clause} So must" in page
+    assert "```text\n**P9.9** no clause\n```" in page
+
+
+def test_a_bug_gets_its_anchor_where_it_is_described() -> None:
+    page = rewriting(RECORD).page(RECORD_TEXT)
+    assert "\n| [`stale-write`]{#bug-stale-write} | it wrote |\n" in page
+    assert "(bug-lost-lease)=\n## `lost-lease`" in page
+
+
+@pytest.mark.parametrize(
+    ("text", "rewritten"),
+    [
+        pytest.param("as P4.1 says", "as [P4.1](#p4-1) says", id="a clause"),
+        pytest.param("(P4.2, P4)", "([P4.2](#p4-2), [P4](#p4))", id="two clauses"),
+        pytest.param("P4.7, S256 and MP4.1", "P4.7, S256 and MP4.1", id="no clauses"),
+        pytest.param("`P4.1`", "[`P4.1`](#p4-1)", id="a clause as code"),
+        pytest.param("`stale-write`", "[`stale-write`](#bug-stale-write)", id="a bug"),
+        pytest.param("`Lease`", "[`Lease`](#model-Lease)", id="a model"),
+        pytest.param("`Lease!Held`", "[`Lease!Held`](/tla/Lease.md)", id="a property"),
+        pytest.param("`unwedged.store.CryptoStore`", "{py:obj}`unwedged.store.CryptoStore`", id="a function"),
+        pytest.param("`unwedged`, ``a`b``, `tests/x.py`", "`unwedged`, ``a`b``, `tests/x.py`", id="other code"),
+        pytest.param("`spec/protocol.md`", "[`spec/protocol.md`](/spec/protocol.md)", id="the path of a page"),
+        pytest.param("[the\nstart](../README.md#a-b)", "[the\nstart](/index.md#a-b)", id="a link to a page"),
+        pytest.param("[`tla/`](../tla/)", "[`tla/`](/tla/index.md)", id="a link to a folder"),
+        pytest.param("[a report](report.json)", "a report", id="a link to what is no page"),
+        pytest.param("[P4.1](#rules)", "[P4.1](#rules)", id="a link within the page"),
+        pytest.param("[z3](https://example.org/P4.1)", "[z3](https://example.org/P4.1)", id="a link elsewhere"),
+        pytest.param("![A plot of P4.1](plot.svg)", "![A plot of P4.1](/spec/plot.svg)", id="a picture"),
+        pytest.param("```mermaid\nA\n```", embedded("<svg>2</svg>"), id="a diagram"),
+        pytest.param("```python\n`stale-write` # P4.1\n```", "```python\n`stale-write` # P4.1\n```", id="a program"),
+        pytest.param("## P4.1 and `stale-write`", "## P4.1 and `stale-write`", id="a heading"),
+    ],
+)  # fmt: skip
+def test_names_become_links(text: str, rewritten: str) -> None:
+    assert rewriting().page(f"\n{text}\n") == f"\n{rewritten}\n"
+
+
+@pytest.mark.parametrize("link", ["[a](missing.md)", "![a](missing.svg)", "[a](../../README.md)"])
+def test_a_link_that_leads_nowhere_is_refused(link: str) -> None:
+    with pytest.raises(LinkLeadsNowhere, match="protocol"):
+        rewriting().page(link)

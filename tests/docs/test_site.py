@@ -1,0 +1,127 @@
+"""The pages that the site is built of, and how its links are followed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from docs import docstrings, links, models, pages
+from docs.staging import stage
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pages")
+    stage(ROOT, folder)
+    return folder
+
+
+def test_every_file_of_the_specification_is_a_page() -> None:
+    shown = {page.source for page in pages.find(ROOT).pages()}
+    for folder in ("spec", "tla", "proofs", "docs"):
+        for path in (ROOT / folder).rglob("*.md"):
+            assert PurePosixPath(path.relative_to(ROOT)) in shown
+    assert {PurePosixPath(path.relative_to(ROOT)) for path in (ROOT / "tla").rglob("*.tla")} <= shown
+
+
+def test_no_page_is_listed_twice() -> None:
+    names = [page.name for page in pages.find(ROOT).pages()]
+    assert len(names) == len(set(names))
+
+
+def test_a_page_that_the_navigation_names_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(pages.PageMissing, match=r"docs/applications\.md"):
+        pages.find(tmp_path)
+
+
+def test_every_page_is_written_and_every_model_is_on_one(staged: Path) -> None:
+    for page in pages.find(ROOT).pages():
+        assert (staged / page.file).read_text(encoding="utf-8").startswith("# ")
+    text = "".join(path.read_text(encoding="utf-8") for path in (staged / "tla").rglob("*.md"))
+    for configuration in (ROOT / "tla" / "models").glob("*.cfg"):
+        assert f"[`{configuration.stem}`]{{#model-{configuration.stem}}}" in text
+
+
+def test_names_lead_to_what_they_name(staged: Path) -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in staged.rglob("*.md"))
+    anchors = set(re.findall(r"^\(([\w-]+)\)=$", text, re.MULTILINE)) | set(re.findall(r"\]\{#([\w-]+)", text))
+    for prefix in ("bug-", "model-", "p", "m"):
+        named = set(re.findall(rf"\]\(#({prefix}[\w-]*)\)", text))
+        assert len(named & anchors) > 5, prefix
+    assert set(re.findall(r"\]\(#((?:bug|model)-[\w-]+)\)", text)) <= anchors
+
+
+def test_pictures_are_within_their_pages(staged: Path) -> None:
+    for page in ("index.md", "spec/machine.md", "docs/implementers.md"):
+        assert "<svg" in (staged / page).read_text(encoding="utf-8")
+    assert not any("```mermaid" in path.read_text(encoding="utf-8") for path in staged.rglob("*.md"))
+
+
+def test_the_comment_of_a_module_becomes_prose() -> None:
+    comment = "(* Two *of* them:  *)\n(*                 *)\n(*   One  first    *)\n(*   Two  second   *)\n"
+    text = f"---- MODULE Two ----\n{comment}EXTENDS One\nA == 1\n"
+    page = models.module_page("Two", text, [], {"One"}, ())
+    assert page.startswith(
+        "# Two\n\nTwo \\*of\\* them:\n\n```text\n  One  first\n  Two  second\n```\n\nIt extends [`One`](/tla/One.md).\n"
+    )
+    assert page.endswith(f"```text\n{text.strip()}\n```\n")
+    assert models.definitions(text) == ["A"]
+
+
+def test_contracts_become_a_list() -> None:
+    docstring = ["Take it.", "", "It may.", "pre: x > 0  # it is there", "post: _ or y", ""]
+    assert docstrings.rewritten(docstring) == [
+        "Take it.", "", "It may.", "", "* *pre*: it is there: ``x > 0``", "* *post*: ``_ or y``", "",
+    ]  # fmt: skip
+
+
+class TestLinks:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        (tmp_path / "sub").mkdir()
+        (tmp_path / "sub" / "page.html").write_text('<h1 id="top">A</h1>')
+        (tmp_path / "style.css").write_text("")
+        return tmp_path
+
+    @pytest.mark.parametrize(
+        "link",
+        [
+            "sub/page.html",
+            "sub/page.html#top",
+            "#here",
+            "style.css?v=1",
+            "https://example.org/x#y",
+            "#",
+            "./sub/../index.html",
+        ],
+    )
+    def test_that_lead_somewhere(self, folder: Path, link: str) -> None:
+        (folder / "index.html").write_text(f'<a id="here" href="{link}">A</a>')
+        assert list(links.broken(folder)) == []
+
+    @pytest.mark.parametrize(
+        "link",
+        [
+            "page.html",
+            "sub/page.html#absent",
+            "#absent",
+            "absent.css",
+            "style.css#top",
+            "sub",
+            "javascript:x",
+            "/etc/hosts",
+        ],
+    )
+    @pytest.mark.parametrize("element", ['<a href="{}">A</a>', '<img src="{}">'])
+    def test_that_lead_nowhere(self, folder: Path, link: str, element: str) -> None:
+        (folder / "index.html").write_text(element.format(link))
+        assert list(links.broken(folder)) == [f"index.html: {link}"]
+
+    def test_a_page_that_names_the_checkout(self, folder: Path) -> None:
+        (folder / "index.html").write_text("in /home/somebody/unwedged")
+        assert list(links.naming(folder, "/home/somebody")) == ["index.html: /home/somebody"]
+        assert list(links.naming(folder, "/home/nobody")) == []
