@@ -35,6 +35,7 @@ from examples.story.olm import (
 from examples.story.short_cuts import ShortCut
 from unwedged.protocol.identifiers import Milliseconds
 from unwedged.store import TEXT, CryptoStore, LeaseTimes, RecordKind, Transaction, View
+from unwedged.trace import NdjsonTracer, Tracer
 
 KEY: Final = bytes(32)
 """That of a throw-away store."""
@@ -292,12 +293,13 @@ class Telling(logging.Handler):
         tell(LogLine(record.getMessage()))
 
 
-async def run(path: Path, clock_path: Path, label: str) -> None:
+async def run(path: Path, clock_path: Path, label: str, tracer: Tracer) -> None:
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     clock = Sleepers(MachineClock(clock_path), lambda: tell(Waits()))
     kinds = (SESSION, SENT, RECEIVED)
-    async with CryptoStore.open(path, key=KEY, label=label, kinds=kinds, times=TIMES, clock=clock) as store:
+    opening = CryptoStore.open(path, key=KEY, label=label, kinds=kinds, times=TIMES, clock=clock, tracer=tracer)
+    async with opening as store:
         operations = Operations(store)
 
         async def perform(operation: Operation) -> None:
@@ -324,7 +326,8 @@ def main() -> None:
     logger = logging.getLogger("unwedged.store")
     logger.setLevel(logging.INFO)
     logger.addHandler(Telling())
-    asyncio.run(run(Path(path), Path(clock_path), label))
+    with NdjsonTracer(Path(path).with_name(f"{label}.ndjson")) as tracer:
+        asyncio.run(run(Path(path), Path(clock_path), label, tracer))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from tests.machine.message_keys import MessageKeys
 from unwedged.machine import OlmMachine
 from unwedged.machine.identifiers import RoomId
 from unwedged.store import LeaseTimes, Milliseconds
+from unwedged.trace import Tracer
 
 ROOM = RoomId("!room:example.org")
 ALICE, BOB = "@alice:example.org", "@bob:example.org"
@@ -38,8 +39,9 @@ class MovableClock:
 class Scene:
     """Alice's device in two processes, ``app`` and ``extension``; Bob's in one."""
 
-    def __init__(self, folder: Path, stack: AsyncExitStack) -> None:
+    def __init__(self, folder: Path, stack: AsyncExitStack, tracer: Tracer | None = None) -> None:
         self.folder = folder
+        self.tracer = tracer
         self.clock = MovableClock()
         self.server = Homeserver(now_ms=self.clock.now)
         self._stack = stack
@@ -54,6 +56,7 @@ class Scene:
             clock=self.clock,
             # Short, since here the processes of a device take turns.
             times=LeaseTimes(idle_after_ms=1),
+            tracer=self.tracer,
         )
         await self._stack.enter_async_context(machine)
         return Client(self.server, machine)
@@ -98,9 +101,9 @@ def must_be_sound(server: Homeserver) -> None:
 
 
 @asynccontextmanager
-async def scene(folder: Path) -> AsyncIterator[Scene]:
+async def scene(folder: Path, tracer: Tracer | None = None) -> AsyncIterator[Scene]:
     """Begin a scene, and close what was opened in it."""
     async with AsyncExitStack() as stack:
-        made = Scene(folder, stack)
+        made = Scene(folder, stack, tracer)
         await made.begin()
         yield made

@@ -28,6 +28,7 @@ from tests.machine.scene import KEY, MEGOLM, ROOM
 from unwedged.machine import MachineError, OlmMachine
 from unwedged.machine.errors import RoomKeyNotShared
 from unwedged.store import Milliseconds, StoreBusy, database
+from unwedged.trace import NdjsonTracer
 
 TRANSACTION: Final = database.transaction.__code__
 
@@ -211,8 +212,15 @@ async def run(path: Path, clock: Path, label: str, user: str, device: str) -> No
     interrupter = Interrupter()
     threading.setprofile(interrupter)
     sys.setprofile(interrupter)
+    tracer = NdjsonTracer(path.with_name(f"{label}.ndjson"))
     async with await OlmMachine.open(
-        path, user_id=user, device_id=device, key=KEY, label=label, clock=SharedClock(MachineClock(clock))
+        path,
+        user_id=user,
+        device_id=device,
+        key=KEY,
+        label=label,
+        clock=SharedClock(MachineClock(clock)),
+        tracer=tracer,
     ) as machine:
         application = Application(Client(HomeserverElsewhere(interrupter), machine), label)
         await machine.set_room_encryption(ROOM, {"algorithm": MEGOLM, "rotation_period_msgs": 5})

@@ -26,6 +26,7 @@ from unwedged.store.sealer import Sealer
 from unwedged.store.sqlite import SqliteBackend
 from unwedged.store.streams import Streams
 from unwedged.store.transactions import Transaction
+from unwedged.trace import Line, Tracer
 
 Result = TypeVar("Result")
 
@@ -210,6 +211,23 @@ class Instance(CryptoStore):
         await self._publish_foreign_commits()
 
 
+class Recorder:
+    """A tracer that keeps the lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+
+    def write(self, line: Line) -> None:
+        self.lines.append(line)
+
+    @property
+    def steps(self) -> list[str]:
+        return [str(line["step"]) for line in self.lines]
+
+    def last(self, step: str) -> Line:
+        return [line for line in self.lines if line["step"] == step][-1]
+
+
 class Workbench:
     """A store file, and process instances that share it."""
 
@@ -221,7 +239,12 @@ class Workbench:
         self._opened: list[Instance] = []
 
     async def instance(
-        self, label: str, *, times: LeaseTimes | None = None, cache_limit_bytes: int | None = None
+        self,
+        label: str,
+        *,
+        times: LeaseTimes | None = None,
+        cache_limit_bytes: int | None = None,
+        tracer: Tracer | None = None,
     ) -> Instance:
         backend = await SqliteBackend.open(self.path)
         if self.sealer is None:
@@ -238,6 +261,7 @@ class Workbench:
             clock=self.clock,
             randomness=self._randomness,
             cache_limit_bytes=cache_limit_bytes,
+            tracer=tracer,
         )
         store.gated, store.clock, store.sealer, store.path = gated, self.clock, self.sealer, self.path
         self._opened.append(store)

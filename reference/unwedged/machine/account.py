@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+from unwedged.machine import tracing
 from unwedged.machine.errors import AnotherDevice, MalformedResponse
 from unwedged.machine.identifiers import MEGOLM, OLM, ONE_TIME_KEY, Curve25519Key, Device, JsonObject, TransactionId
 from unwedged.machine.ratchets import MOST_ONE_TIME_KEYS, Account
-from unwedged.machine.records import ACCOUNT, OFFER, OWN_DEVICE, Offer, OwnDevice, ToldKeys
+from unwedged.machine.records import ACCOUNT, OFFER, OWN_DEVICE, KnownDevice, Offer, OwnDevice, ToldKeys
 from unwedged.machine.requests import KeysUpload
 from unwedged.machine.signing import signable, with_signature
 from unwedged.machine.sync import SyncPosition
@@ -41,6 +42,7 @@ async def open_account(transaction: Transaction, device: Device) -> OwnDevice:
         transaction.put(OWN_DEVICE, None, own)
     if (own.user_id, own.device_id) != device:
         raise AnotherDevice(f"the store belongs to the device {own.device_id!r} of {own.user_id!r}")
+    tracing.opened(transaction, device, KnownDevice(own.keys).curve25519)
     return own
 
 
@@ -105,7 +107,9 @@ async def hand_out_offer(transaction: Transaction, now_ms: int) -> KeysUpload | 
     transaction.put(ACCOUNT, None, account)
     transaction.put(OWN_DEVICE, None, own)
     transaction.put(OFFER, None, Offer(offer_id, now_ms, with_fallback))
-    return KeysUpload(offer_id, body)
+    upload = KeysUpload(offer_id, body)
+    tracing.offered(transaction, upload, count, fallback=with_fallback)
+    return upload
 
 
 async def take_upload_answer(transaction: Transaction, request: KeysUpload, response: JsonObject, now_ms: int) -> None:

@@ -23,6 +23,7 @@ from unwedged.machine import (
     outbox,
     rooms,
     secrets,
+    tracing,
     verification,
     verifications,
 )
@@ -142,7 +143,10 @@ async def receive(
         await devices.note_left(transaction, changes.left)
         said = ToldKeys(changes.one_time_keys, changes.unused_fallback_types)
         await account.note_counts(transaction, asked_with, said)
-    if await _takes_to_device(transaction, changes, asked_with, outcome):
+    lists = outcome.applied
+    events = await _takes_to_device(transaction, changes, asked_with, outcome)
+    tracing.batch(transaction, asked_with, changes, lists=lists, events=events)
+    if events:
         await _take_events(transaction, changes.to_device, outcome, now_ms)
     return outcome, await transaction.get(BACKLOG, None) is not None
 
@@ -260,12 +264,15 @@ async def _process_event(
             await verifications.receive(transaction, event.sender, event.type, event.content, now_ms)
         else:
             outcome.events.append(ToDeviceEvent(event.type, event.sender, event.content, encrypted=False))
+        tracing.received(transaction, event.sender, event.type if payload is None else payload.type)
     except MachineError as error:
+        tracing.received(transaction, event.sender, event.type if payload is None else payload.type, error.code)
         outcome.problems.append(Problem(event.sender, event.type, error.code))
     except StoreError:
         raise
     except Exception as error:  # noqa: BLE001 (a fault of this program must neither lose the event nor stop the others)
         logger.error("a to-device event was put aside because of a %s", type(error).__name__)
+        tracing.received(transaction, event.sender, event.type if payload is None else payload.type, "put_aside")
         outcome.problems.append(Problem(event.sender, event.type, "put_aside"))
         decrypted = (
             None
@@ -290,9 +297,12 @@ async def _decrypt(transaction: Transaction, event: _Event) -> olm.OlmEvent:
     generation = peer.generation
     try:
         plaintext = olm.decrypt(own_account, peer, sender_key, message)
-    except MessageUnreadable:
-        await olm.note_wedged(transaction, name)
+    except MachineError as error:
+        tracing.decrypted_olm(transaction, name, message, error.code)
+        if isinstance(error, MessageUnreadable):
+            await olm.note_wedged(transaction, name)
         raise
+    tracing.decrypted_olm(transaction, name, message, begins=peer.generation != generation)
     if peer.generation != generation:
         transaction.put(ACCOUNT, None, own_account)
         await olm.note_new_session(transaction, name)

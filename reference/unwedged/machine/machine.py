@@ -25,6 +25,7 @@ from unwedged.machine import (
     outbox,
     rooms,
     sharing,
+    tracing,
     verifications,
 )
 from unwedged.machine.cross_signing import CrossSigning
@@ -75,6 +76,7 @@ from unwedged.machine.verifications import Verifications
 from unwedged.store import Clock, CryptoStore, LeaseTimes, Opening, Subscription, Transaction, View
 from unwedged.store.arguments import text_of
 from unwedged.store.clock import SystemClock
+from unwedged.trace import Tracer
 
 RETRIED_STATUSES = frozenset({401, 408, 429})
 """The homeserver will take the same request later."""
@@ -121,6 +123,7 @@ class OlmMachine:
         key: bytes | None = None,
         times: LeaseTimes | None = None,
         clock: Clock | None = None,
+        tracer: Tracer | None = None,
     ) -> Opening[OlmMachine]:
         """Open the device's store, or make it with a new account: by ``await``, or by ``async with``.
 
@@ -135,7 +138,14 @@ class OlmMachine:
                 raise InvalidArgument("a device id is not empty")
             time = SystemClock() if clock is None else clock
             store = await RepairedStore.open(
-                path, passphrase=passphrase, key=key, label=label, kinds=KINDS, times=times, clock=time
+                path,
+                passphrase=passphrase,
+                key=key,
+                label=label,
+                kinds=KINDS,
+                times=times,
+                clock=time,
+                tracer=tracer,
             )
             try:
                 own = await store.run(account.open_account, device)
@@ -244,7 +254,9 @@ class OlmMachine:
             requests += await devices.queries(transaction)
             requests += await cross_signing.uploads(transaction)
             requests += await backup.uploads(transaction)
-            return [*requests, *await outbox.waiting(transaction)]
+            requests += await outbox.waiting(transaction)
+            tracing.handed_out(transaction, requests)
+            return requests
 
         return await self._store.run(collect)
 
@@ -276,6 +288,7 @@ class OlmMachine:
                     await backup.mark_version(transaction, request, response)
                 case BackupUpload():
                     await backup.mark_uploaded(transaction, request, response)
+            tracing.answered(transaction, request)
 
         must_be_request(request)
         if not isinstance(response, dict):

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Final
 
+from unwedged.machine import tracing
 from unwedged.machine.identifiers import Device, DeviceId, JsonObject, RoomId, TransactionId, UserId
 from unwedged.machine.records import OUTBOX, ROOM_OUTBOX, OutgoingToDevice, OutgoingToRoom
 from unwedged.machine.requests import RoomMessage, ToDevice
@@ -33,6 +34,7 @@ def send(
         messages.setdefault(device.user_id, {})[device.device_id] = content
     transaction_id = new_id(transaction)
     transaction.put(OUTBOX, transaction_id, OutgoingToDevice(event_type, messages, after))
+    tracing.sent(transaction, transaction_id, event_type, contents)
     return transaction_id
 
 

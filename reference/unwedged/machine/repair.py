@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar, TypeVarTuple
 
-from unwedged.machine import account, backup, devices, olm
+from unwedged.machine import account, backup, devices, olm, tracing
 from unwedged.machine.identifiers import MEGOLM, Ed25519Key
 from unwedged.machine.records import (
     ACCOUNT,
@@ -100,6 +100,7 @@ async def replace(transaction: Transaction, kind_name: str, key: bytes) -> None:
     else:
         return  # another process was faster
     logger.error("a record can't be read, and counts as lost kind=%s", kind_name)
+    tracing.repaired(transaction, kind_name, key)
     transaction.delete(kind, name)
     match kind_name:
         case PEER.name:

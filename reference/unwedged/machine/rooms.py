@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from unwedged.machine import backup
+from unwedged.machine import backup, tracing
 from unwedged.machine.errors import (
     MachineError,
     MalformedMessage,
@@ -184,6 +184,8 @@ async def keep_better(transaction: Transaction, name: GroupSessionName, offered:
         if await transaction.get(GIVEN_ALSO, giver) is None:
             transaction.put(GIVEN_ALSO, giver, GivenBy(offered.sender_key, offered.signing_key))
             better = better or stored  # which reads more now: those who wait for it must hear of that
+    kept, first = better is not None, offered.session.first_index
+    tracing.room_key(transaction, name, offered.source.value, first, offered.sender, kept=kept)
     if better is None:
         return False
     transaction.put(INBOUND, name, better)
@@ -271,6 +273,7 @@ async def note_withheld(transaction: Transaction, sender: UserId, content: JsonO
     if len(known) >= MOST_WITHHELD and name not in known:
         transaction.delete(WITHHELD, secrets.choice(known))
     transaction.put(WITHHELD, name, Withheld(withheld.code[:200], withheld.reason[:200], sender))
+    tracing.told_withheld(transaction, name, withheld.code, sender)
 
 
 async def decrypt(
@@ -284,6 +287,8 @@ async def decrypt(
             results.append(await _decrypt(transaction, room_id, event, sessions))
         except MachineError as error:
             results.append(error)
+        failure = results[-1]
+        tracing.decrypted_megolm(transaction, room_id, event, failure if isinstance(failure, MachineError) else None)
     for session in sessions.values():
         session.readings.put(transaction)
     return results

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from unwedged.machine import backup, devices, olm
+from unwedged.machine import backup, devices, olm, tracing
 from unwedged.machine.account import own_device
 from unwedged.machine.errors import (
     EncryptionDowngrade,
@@ -239,6 +239,7 @@ async def encrypt(
             f"of at most {DEEPEST} levels"
         )
     plaintext = msgspec.json.encode({"type": event_type, "content": content, "room_id": room_id})
+    index = outbound.session.index
     encrypted: JsonObject = {
         "algorithm": MEGOLM,
         "sender_key": olm.own_key(own, "curve25519"),
@@ -249,6 +250,7 @@ async def encrypt(
     if "m.relates_to" in content:
         encrypted["m.relates_to"] = content["m.relates_to"]
     transaction.put(OUTBOUND, room_id, outbound)
+    tracing.encrypted_megolm(transaction, GroupSessionName(room_id, outbound.session.session_id), index)
     return encrypted
 
 
@@ -405,6 +407,7 @@ async def _send_keys(
 ) -> None:
     """Send each key to each of its devices, from the message that it was first shared at."""
     contents: dict[GroupSessionId, dict[Device, JsonObject]] = {}
+    indices: dict[GroupSessionId, dict[Device, int]] = {}
     for shared, key in given:
         peer = await transaction.get(PEER, key)
         assert peer is not None  # it is reachable
@@ -412,12 +415,14 @@ async def _send_keys(
         content = _room_key(room_id, shared, shared.session_keys[index])
         encrypted = olm.encrypt(peer, own, recipient.device, "m.room_key", content)
         contents.setdefault(shared.session_id, {})[recipient.owner] = encrypted
+        indices.setdefault(shared.session_id, {})[recipient.owner] = index
         shared.devices[key] = SharedWith(index, recipient.generation)
         transaction.put(PEER, key, peer)
         if shared.replaced_ms:
             transaction.put(EARLIER_SHARED_KEY, _place(room_id, shared), shared)
-    for of_session in contents.values():
-        send(transaction, "m.room.encrypted", of_session)
+    for session_id, of_session in contents.items():
+        request = send(transaction, "m.room.encrypted", of_session)
+        tracing.shared(transaction, GroupSessionName(room_id, session_id), indices[session_id], request)
 
 
 def _room_key(room_id: RoomId, shared: SharedKey, session_key: str) -> JsonObject:
@@ -443,3 +448,5 @@ def _send_withheld(
         contents[owner] = olm.withheld_notice(own, code, REASONS[code], GroupSessionName(room_id, shared.session_id))
     if contents:
         send(transaction, "m.room_key.withheld", contents)
+        codes = dict(withheld.values())
+        tracing.withheld(transaction, GroupSessionName(room_id, shared.session_id), codes)

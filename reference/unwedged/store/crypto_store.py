@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Generic, Self, TypeAlias, TypeVar, TypeVarTuple
 
+import unwedged
 from unwedged.protocol.cache import empty
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.store import engine
@@ -66,6 +67,7 @@ from unwedged.store.transactions import (
     View,
     ViewOperation,
 )
+from unwedged.trace import Trace, Tracer
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -78,6 +80,9 @@ Kinds: TypeAlias = "Iterable[Kind] | list[object]"
 """Record kinds. A list of kinds of different types is a ``list[object]`` for mypy, unless it is annotated."""
 
 logger = logging.getLogger(__name__)
+
+LIBRARY = f"unwedged {unwedged.__version__}"
+"""What a trace names as its source."""
 
 MOST_ATTEMPTS = 5
 """How often ``run`` tries. A process loses the lease only by standing still for longer than it lasts. One that does so
@@ -229,6 +234,7 @@ class CryptoStore:
         clock: Clock,
         randomness: Randomness,
         cache_limit_bytes: int | None = None,
+        tracer: Tracer | None = None,
     ) -> Self:
         """Make a store object for ``open``, or for a harness that puts something of its own around the backend.
 
@@ -236,7 +242,8 @@ class CryptoStore:
         """
         ledger = None if cache_limit_bytes is None else Ledger(cache_limit_bytes)
         records = SealedRecords(backend, sealer)
-        streams = Streams(version)
+        trace = None if tracer is None else Trace(tracer, sealer.trace_key(), sealer.store, instance, clock.now)
+        streams = Streams(version, trace)
         lock = LeaseLock(
             backend,
             instance,
@@ -247,8 +254,13 @@ class CryptoStore:
             guarded=GuardedCache(Epoch(0), empty(version), {}, ledger),
             read_log=records.changes,
             on_synced=streams.publish,
+            trace=trace,
         )
-        services = Services(backend, records, lock, streams, clock, declared_by_name(kinds), Counts(), OwnerProcess())
+        if trace is not None:
+            program = trace.pseudonym("program", label)
+            trace.note("open", program=program, version=version, lease_ms=times.duration_ms, library=LIBRARY)
+        by_name, owner = declared_by_name(kinds), OwnerProcess()
+        services = Services(backend, records, lock, streams, clock, by_name, Counts(), owner, trace)
         store = cls.__new__(cls)
         store._set_up(sealer, services)  # noqa: SLF001 (of the class itself)
         return store
@@ -293,6 +305,7 @@ class CryptoStore:
         times: LeaseTimes | None = None,
         clock: Clock | None = None,
         randomness: Randomness | None = None,
+        tracer: Tracer | None = None,
     ) -> Opening[CryptoStore]:
         """Open the store at ``path``, or make one: ``async with CryptoStore.open(...) as store``, or ``await`` it.
 
@@ -314,6 +327,8 @@ class CryptoStore:
         adds. Those that were not used for longest are dropped, and loaded again where they are needed; what a commit
         of more than 250 records wrote is not kept at all. Without it all records that were ever used stay in memory.
         What an operation has read stays with it until it ends.
+
+        ``tracer`` gets a line for each step, in the format of ``spec/trace.md``.
         """
 
         async def open_store() -> CryptoStore:
@@ -326,6 +341,8 @@ class CryptoStore:
             own_clock = SystemClock() if clock is None else clock_of(clock)
             own_randomness = SystemRandomness() if randomness is None else randomness_of(randomness)
             instance = InstanceId(own_randomness.instance())
+            if tracer is not None:
+                must_be_callable(getattr(tracer, "write", None), "the write of a tracer")
             expected = Expectations(expect, not_before)
             with _naming_the_file(location):
                 backend = await SqliteBackend.open(location, expected)
@@ -350,6 +367,7 @@ class CryptoStore:
                 clock=own_clock,
                 randomness=own_randomness,
                 cache_limit_bytes=limit_bytes,
+                tracer=tracer,
             )
             store._run_tasks()  # noqa: SLF001 (of the class itself)
             return store
@@ -614,6 +632,8 @@ class CryptoStore:
                 if attempt == attempts:
                     raise
                 self._services.counts.reruns += 1
+                if self._services.trace is not None:
+                    self._services.trace.note("rerun", attempt=attempt + 1, why=type(interruption).__name__)
                 logger.info("operation runs again label=%s attempt=%d: %s", self._lock.label, attempt + 1, interruption)
         raise InvalidArgument("an operation needs at least one attempt")
 
@@ -693,6 +713,8 @@ class CryptoStore:
         finally:
             self._paused = True
             self._not_paused.clear()
+        if self._services.trace is not None:
+            self._services.trace.note("pause", version=self._lock.guarded.cache.version)
         logger.info("store paused label=%s version=%d", self._lock.label, self._lock.guarded.cache.version)
 
     async def _resume_if_paused(self, pauses: int | None) -> None:
@@ -713,6 +735,8 @@ class CryptoStore:
         await self._services.backend.reopen(self.mark())
         self._paused = False
         self._not_paused.set()
+        if self._services.trace is not None:
+            self._services.trace.note("resume")
         logger.info("store goes on label=%s", self._lock.label)
         self._lock.resume_admitting()
         if self._has_tasks:
@@ -738,6 +762,8 @@ class CryptoStore:
             finally:
                 self._streams.close()
                 await self._services.backend.close()
+                if self._services.trace is not None:
+                    self._services.trace.note("close")
 
     async def _end_tasks(self) -> None:
         for task in self._tasks:
@@ -772,6 +798,8 @@ class CryptoStore:
     async def _truncate(self, floor: Version) -> None:
         try:
             await self._services.backend.truncate(floor)
+            if self._services.trace is not None:
+                self._services.trace.note("truncate", floor=floor)
         except StoreError as failure:
             logger.warning("truncating failed label=%s floor=%d: %s", self._lock.label, floor, failure)
 

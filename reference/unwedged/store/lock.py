@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from unwedged.protocol import cache as cache_rules
 from unwedged.protocol import guard as rules
-from unwedged.protocol.cache import ChangeLog
+from unwedged.protocol.cache import Cache, ChangeLog
 from unwedged.protocol.guard import NO_GUARD, Guard, Stage
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.protocol.lease import LONGEST_LEASE_MS, takeable
@@ -28,6 +28,7 @@ from unwedged.store.errors import InvalidArgument, LeaseLost, StoreClosed, Store
 from unwedged.store.guarded_cache import GuardedCache, RecordName
 from unwedged.store.offloading import offload
 from unwedged.store.row_watch import RowWatch
+from unwedged.trace import MOST_LISTED, Trace
 
 Answer = TypeVar("Answer")
 
@@ -36,6 +37,13 @@ logger = logging.getLogger(__name__)
 
 GUARD_ENDS = (LeaseLost, StoreReplaced, UnsupportedSchema)
 """What ends a guard, and each operation under it, at whatever access it is met."""
+
+
+def why_lost(end: BaseException) -> str:
+    """Return what the trace says of what has ended a guard."""
+    if isinstance(end, LeaseLost):
+        return "fenced"
+    return "files_lost" if isinstance(end, GUARD_ENDS) else "unknown_outcome"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +120,7 @@ class LeaseLock:
         guarded: GuardedCache,
         read_log: Callable[[Version, Epoch], Awaitable[ChangeLog[RecordName]]],
         on_synced: Callable[[ChangeLog[RecordName]], None],
+        trace: Trace | None = None,
     ) -> None:
         self.instance = instance
         self.label = label
@@ -127,6 +136,7 @@ class LeaseLock:
         self._clock = clock
         self._read_log = read_log
         self._on_synced = on_synced
+        self._trace = trace
         self._activity = 0
         self._draining_since = Milliseconds(0)
         self._transactions: Queue[GuardedCache] = Queue()
@@ -255,10 +265,12 @@ class LeaseLock:
             logger.info("lease released label=%s epoch=%d", self.label, epoch)
         self._set_guard(rules.lost(self.guard, epoch))
 
-    def lost(self, epoch: Epoch) -> None:
-        """Note that the guard of ``epoch`` is dead."""
+    def lost(self, epoch: Epoch, why: str = "fenced") -> None:
+        """Note that the guard of ``epoch`` is dead, and for the trace, why."""
         if self.guard.epoch == epoch and self.guard != NO_GUARD:
             self.leases_lost += 1
+            if self._trace is not None:
+                self._trace.note("lose_guard", epoch=epoch, why=why)
             logger.info("lease lost label=%s epoch=%d version=%d", self.label, epoch, self.guarded.cache.version)
         self._set_guard(rules.lost(self.guard, epoch))
 
@@ -269,8 +281,8 @@ class LeaseLock:
         """
         try:
             return await access
-        except GUARD_ENDS:
-            self.lost(epoch)
+        except GUARD_ENDS as ends:
+            self.lost(epoch, why_lost(ends))
             raise
 
     def _set_guard(self, guard: Guard) -> None:
@@ -303,8 +315,12 @@ class LeaseLock:
             )
             if lease.holder != self.instance:
                 logger.debug("lease wanted label=%s epoch=%d", self.label, lease.epoch)
+                if self._trace is not None:
+                    self._trace.note("want", epoch=lease.epoch)
                 return False
             self.leases_acquired += 1
+            if self._trace is not None:
+                self._trace.note("acquire", epoch=lease.epoch)
             self._watch.took(lease.epoch)
             logger.info("lease acquired label=%s epoch=%d", self.label, lease.epoch)
             self._set_guard(rules.taken(lease.epoch))
@@ -314,7 +330,7 @@ class LeaseLock:
                 self.lost(lease.epoch)
                 raise
             except BaseException:
-                await self._end_guard_and_release(lease.epoch)
+                await self._end_guard_and_release(lease.epoch, "sync_failed")
                 raise
             return rules.admits(self.guard)
 
@@ -327,6 +343,8 @@ class LeaseLock:
         if self.guard != rules.taken(epoch):
             raise LeaseLost(f"the lease of epoch {epoch} was lost before its sync was done")
         self.guarded = self.guarded.successor(epoch, log, synced)
+        if self._trace is not None:
+            self._note_sync(self._trace, since, log)
         self._held_since = self._now()
         self._set_guard(rules.synced(self.guard, epoch))
         self._activity += 1
@@ -340,11 +358,32 @@ class LeaseLock:
         )
         self._on_synced(log)
 
-    async def _end_guard_and_release(self, epoch: Epoch) -> None:
+    def _note_sync(self, trace: Trace, since: Cache[RecordName, bytes], log: ChangeLog[RecordName]) -> None:
+        """Say from which version to which the cache was brought, what the log names, and what was dropped."""
+        kept = self.guarded.cache.records
+        changed = log.changes[:MOST_LISTED]
+        trace.note(
+            "sync",
+            epoch=self.guarded.epoch,
+            since=since.version,
+            version=log.version,
+            floor=log.floor,
+            changed=trace.records(change.key for change in changed),
+            changed_in=[change.version for change in changed],
+            dropped=trace.records(
+                dict.fromkeys(c.key for c in changed if c.key in since.records and c.key not in kept)
+            ),
+            unlisted=len(log.changes) - len(changed),
+            kept=len(kept),
+        )
+
+    async def _end_guard_and_release(self, epoch: Epoch, why: str = "abandoned") -> None:
         """End a guard and release its lease: its sync failed, or nobody waits for its operations (rules 2 and 8)."""
-        self.lost(epoch)
+        self.lost(epoch, why)
         try:
             await self._backend.release(epoch)
+            if self._trace is not None:
+                self._trace.note("release", epoch=epoch)
             lease = await self._backend.look()
         except StoreError as failure:  # Nothing is lost but time: the lease expires.
             logger.warning("release failed label=%s epoch=%d: %s", self.label, epoch, failure)
@@ -380,7 +419,7 @@ class LeaseLock:
             return
         now = self._now()
         if not now < lease.expires <= now + LONGEST_LEASE_MS:  # Others may take it (rule 1).
-            self.lost(epoch)
+            self.lost(epoch, "expired")
 
     async def renew_now(self) -> None:
         """Renew the lease once, if there is a guard; learn that somebody waits, or that the guard is dead."""
@@ -393,6 +432,8 @@ class LeaseLock:
             )
         except LeaseLost:
             return  # It is in the program's log, and whatever used the guard is stopped by the fence.
+        if self._trace is not None:
+            self._trace.note("renew", epoch=epoch, wanted=lease.wanted)
         self.note_waiter(epoch, lease.wanted)
 
     async def release_now(self) -> None:
@@ -404,6 +445,8 @@ class LeaseLock:
             self._handed_over = guard.epoch if guard.stage in (Stage.DRAINING, Stage.EXPIRING) else None
             self._set_guard(rules.lost(guard, guard.epoch))
             await self._backend.release(guard.epoch)
+            if self._trace is not None:
+                self._trace.note("release", epoch=guard.epoch)
             logger.info("lease released label=%s epoch=%d", self.label, guard.epoch)
 
     # Tasks

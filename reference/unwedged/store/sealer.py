@@ -135,6 +135,10 @@ class Sealer:
         names = HKDFExpand(SHA256(), 64, b"unwedged names").derive(key)
         return cls(store, header, key, AESGCMSIV(values), AESSIV(names))
 
+    def trace_key(self) -> bytes:
+        """Return the key of the pseudonyms in traces: all processes of the store have the same one (T2.1)."""
+        return HKDFExpand(SHA256(), _KEY, b"unwedged trace").derive(self._key)
+
     def hide(self, kind: str, key: bytes) -> bytes:
         """Return a record's key as it is stored: the same each time."""
         padding = b"\x80" + bytes(-(len(key) + 1) % _BLOCK)

@@ -19,6 +19,7 @@ from unwedged.store.errors import StoreError, StoreRolledBack
 from unwedged.store.guarded_cache import RecordName
 from unwedged.store.owner_process import OwnerProcess
 from unwedged.store.records import RecordKind
+from unwedged.trace import Trace
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -117,8 +118,9 @@ class Subscription(Generic[Key]):
 class Streams:
     """All subscriptions of one process, and the version up to which everything is published to them."""
 
-    def __init__(self, published: Version) -> None:
+    def __init__(self, published: Version, trace: Trace | None = None) -> None:
         self.published = published
+        self._trace = trace
         self.followed = asyncio.Event()
         """Set while there is a subscription."""
         self._subscriptions: list[Listener] = []
@@ -129,6 +131,9 @@ class Streams:
     def publish(self, log: ChangeLog[RecordName]) -> None:
         """Deliver to every subscriber what ``log`` has that is not published yet."""
         news = rules.news(self.published, log)
+        if news and self._subscriptions and self._trace is not None:
+            lagged = isinstance(news[0], Lagged)
+            self._trace.note("publish", since=self.published, version=log.version, lagged=lagged)
         self.published = max(self.published, log.version)
         for subscription in self._subscriptions:
             for item in news:
@@ -157,6 +162,8 @@ class Streams:
 
     def add(self, subscription: Listener) -> None:
         """Deliver to ``subscription`` what is published from now on."""
+        if self._trace is not None:
+            self._trace.note("subscribe", version=self.published)
         self._subscriptions.append(subscription)
         self.followed.set()
 

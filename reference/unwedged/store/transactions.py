@@ -31,12 +31,13 @@ from unwedged.store.errors import (
     UnreadableRecord,
 )
 from unwedged.store.guarded_cache import GuardedCache, RecordName
-from unwedged.store.lock import GUARD_ENDS, LeaseLock
+from unwedged.store.lock import GUARD_ENDS, LeaseLock, why_lost
 from unwedged.store.offloading import FEW_RECORDS, each_yielding
 from unwedged.store.owner_process import OwnerProcess
 from unwedged.store.records import Kind, RecordKind, must_be_declared
 from unwedged.store.sealed_records import Batch, SealedRecords
 from unwedged.store.streams import Streams
+from unwedged.trace import Field, OperationTrace, Remarks, Trace
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -67,6 +68,7 @@ class Services:
     kinds: Mapping[str, Kind]
     counts: Counts
     owner_process: OwnerProcess
+    trace: Trace | None = None
 
 
 class Operation:
@@ -75,6 +77,7 @@ class Operation:
     The snapshot is an immutable value: what other operations do to the cache meanwhile can't be seen in it.
     """
 
+    mode = "view"
     committed: Version | None = None
 
     def __init__(self, services: Services, guarded: GuardedCache, code: object) -> None:
@@ -87,6 +90,8 @@ class Operation:
         self._services = services
         self._guarded = guarded
         guarded.admission.operations.add(self)
+        trace = services.trace
+        self.trace = None if trace is None else OperationTrace(trace, self.mode, self.epoch, self.snapshot.version)
         self._doom: StoreError | None = None
         """The error that stopped it. Code that catches it gets it again at each later access, and at the end."""
 
@@ -139,6 +144,8 @@ class Operation:
         """Make sure that the epoch still stands: without it no answer counts (rule 6)."""
         self._must_not_be_doomed()
         lease = await self._access(self._services.backend.check(self.epoch))
+        if self.trace is not None:
+            self.trace.took_effect("validate", wanted=lease.wanted)
         self._services.lock.note_waiter(self.epoch, lease.wanted)
 
     async def confirm(self, failure: Exception) -> None:
@@ -149,6 +156,8 @@ class Operation:
         self.end()
         if isinstance(failure, OperationInterrupted) or failure is self._doom:
             return
+        if self.trace is not None:
+            self.trace.failed(failure)
         try:
             await self.validate()
         except StoreError as doubt:
@@ -160,10 +169,14 @@ class Operation:
             return await self._services.lock.fenced(self.epoch, access)
         except GUARD_ENDS as ends:
             self._doom = ends
+            if self.trace is not None:
+                self.trace.note("lose", why=why_lost(ends))
             raise
 
-    def _moved(self, what: str) -> SnapshotMoved:
+    def _moved(self, what: str, version: Version) -> SnapshotMoved:
         """Note that the snapshot can no longer be read: the operation can't go on."""
+        if self.trace is not None:
+            self.trace.note("outdated", version=version)
         self._doom = moved = SnapshotMoved(f"{what} changed after version {self.snapshot.version}")
         return moved
 
@@ -195,7 +208,9 @@ class Operation:
         """Bring a record from the database into the snapshot, and into the cache if that is still this guard's."""
         loaded = await self._access(self._services.records.load(self.epoch, name, self.snapshot.version))
         if loaded.changed:
-            raise self._moved(f"a {name.kind!r} record")
+            raise self._moved(f"a {name.kind!r} record", loaded.version)
+        if self.trace is not None:
+            self.trace.note("load", record=self.trace.record(*name), found=loaded.value is not None)
         self.snapshot = rules.fill(self.snapshot, self.snapshot.version, name, loaded.value)
         if self._services.kinds[name.kind].cached and self._services.lock.stands(self.epoch):
             self._guarded.fill(loaded.version, name, loaded.value)
@@ -204,7 +219,9 @@ class Operation:
         """Return the keys of one kind in the snapshot. They always come from the database: a cache is partial."""
         listed = await self._access(self._services.records.keys(self.epoch, kind, self.snapshot.version))
         if listed.changed:
-            raise self._moved(f"a {kind!r} record")
+            raise self._moved(f"a {kind!r} record", listed.version)
+        if self.trace is not None:
+            self.trace.note("list", kind=kind, found=len(listed.keys))
         return set(listed.keys)
 
 
@@ -272,6 +289,8 @@ class _Outcome:
 
 class TransactionOperation(Operation):
     """What a transaction does: it takes the live objects it works on out of the cache, and commits."""
+
+    mode = "transaction"
 
     @classmethod
     async def begin(cls, services: Services, code: object) -> Self:
@@ -398,10 +417,18 @@ class TransactionOperation(Operation):
             return await services.records.commit(self.epoch, batch, now, duration, may_release=may_release)
         except StoreBusy:
             raise  # nothing was written, and the guard is as good as before
-        except BaseException:
+        except BaseException as failure:
             # The fence stopped it, or nobody knows what was written: the next guard's sync finds out.
-            lock.lost(self.epoch)
+            if self.trace is not None:
+                self.trace.note(
+                    "commit_fails", why=why_lost(failure), **self.trace.written(batch.writes, self.snapshot.records)
+                )
+            lock.lost(self.epoch, why_lost(failure))
             raise
+
+    def _written(self, writes: Mapping[RecordName, bytes | None]) -> dict[str, Field]:
+        """Return how the trace says what is written."""
+        return {} if self.trace is None else self.trace.written(writes, self.snapshot.records)
 
     def _outcome(self, writes: Mapping[RecordName, bytes | None], version: Version) -> _Outcome:
         cached = {name: value for name, value in writes.items() if self._services.kinds[name.kind].cached}
@@ -417,6 +444,11 @@ class TransactionOperation(Operation):
         services, version = self._services, committed.version
         self.committed = version
         services.counts.commits += 1
+        if self.trace is not None:
+            lease = {"wanted": committed.wanted, "released": committed.released}
+            self.trace.took_effect(
+                "commit", version=version, **lease, **self.trace.written(writes, self.snapshot.records)
+            )
         logger.debug(
             "committed label=%s epoch=%d version=%d records=%d", services.lock.label, self.epoch, version, len(writes)
         )
@@ -495,6 +527,12 @@ class Transaction:
     def version(self) -> Version:
         """The version of the store that it reads. Of two that wrote something, the later has the larger one."""
         return self._operation.snapshot.version
+
+    @property
+    def trace(self) -> Remarks | None:
+        """Takes what the layer above says of this transaction, where anybody traces (``spec/trace.md``)."""
+        trace = self._operation.trace
+        return None if trace is None else trace.remarks
 
     @property
     def committed(self) -> Version | None:

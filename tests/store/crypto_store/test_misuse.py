@@ -14,7 +14,20 @@ import pytest
 
 import unwedged.store
 from tests.store.crypto_store.operations import count_of, counter_of
-from tests.store.stores import COUNTER, DEVICE, KEY, KINDS, PATIENCE, Instance, all_that_can_run, count_up, workbench
+from tests.store.stores import (
+    COUNTER,
+    DEVICE,
+    KEY,
+    KINDS,
+    PATIENCE,
+    Instance,
+    Recorder,
+    Workbench,
+    all_that_can_run,
+    count_up,
+    take_over,
+    workbench,
+)
 from unwedged.protocol.identifiers import Version
 from unwedged.store import (
     BYTES,
@@ -52,13 +65,20 @@ class TestMisuse:
     async def test_nothing_but_reading_and_writing_is_in_a_callers_reach(self, phone: Instance) -> None:
         """What ends an operation, or moves the store's parts, could break a guarantee if a caller did it."""
         async with phone.transaction() as transaction:
-            assert public(transaction) == {"get", "put", "delete", "keys", "version", "committed"}
+            assert public(transaction) == {"get", "put", "delete", "keys", "version", "committed", "trace"}
+            assert transaction.trace is None
             with pytest.raises(AttributeError):
                 transaction.committed = Version(7)  # type: ignore[misc]
         async with phone.view() as view:
             assert public(view) == {"get", "keys", "version"}
         async with phone.subscribe(DEVICE) as changes:
             assert public(changes) == set()
+
+    async def test_a_caller_can_add_to_a_trace_and_nothing_else(self, bench: Workbench) -> None:
+        traced = await bench.instance("traced", tracer=Recorder())
+        await take_over(traced)
+        async with traced.transaction() as transaction:
+            assert public(transaction.trace) == {"later", "pseudonym", "record"}
 
     async def test_a_store_is_made_by_open_only(self) -> None:
         with pytest.raises(InvalidArgument, match="made by CryptoStore"):

@@ -1,0 +1,397 @@
+"""The lines of a trace, as data. ``spec/trace.schema.json`` is made of these types; what is optional has a default.
+
+A reader takes what it knows and ignores other fields (T1.8).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Final, TypeAlias
+
+import msgspec
+
+FORMAT: Final = 1
+SCHEMA: Final = "https://json-schema.org/draft/2020-12/schema"
+
+Pseudonym: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
+NameOrNone: TypeAlias = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{16}|none)$")]
+RecordName: TypeAlias = Annotated[str, msgspec.Meta(pattern="^.+/[0-9a-f]{16}$")]
+"""The name of a kind, and the pseudonym of a key."""
+Digest: TypeAlias = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{16}|absent|unread)$")]
+Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
+Word: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[A-Za-z][A-Za-z0-9_.]*$", max_length=60)]
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True, tag_field="step"):
+    """What each line begins with."""
+
+    format: Annotated[int, msgspec.Meta(ge=1)]
+    store: Pseudonym
+    instance: Pseudonym
+    line: Positive
+    at_ms: int | None = None
+
+
+class Open(Head, frozen=True, kw_only=True, tag="open"):
+    """A process instance has opened the store."""
+
+    version: Number
+    program: Pseudonym | None = None
+    lease_ms: Positive | None = None
+    library: str | None = None
+
+
+class Acquire(Head, frozen=True, kw_only=True, tag="acquire"):
+    """It has taken the lease."""
+
+    epoch: Positive
+
+
+class Want(Head, frozen=True, kw_only=True, tag="want"):
+    """It was refused the lease, and has said in the row that it waits."""
+
+    epoch: Number
+
+
+class Sync(Head, frozen=True, kw_only=True, tag="sync"):
+    """Its cache is up to date, and the guard exists."""
+
+    epoch: Positive
+    since: Number
+    version: Number
+    floor: Number = 0
+    changed: list[RecordName] = []
+    changed_in: list[Number] = []
+    dropped: list[RecordName] = []
+    unlisted: Number = 0
+    kept: Number | None = None
+
+
+class Renew(Head, frozen=True, kw_only=True, tag="renew"):
+    """It has renewed the lease."""
+
+    epoch: Positive
+    wanted: bool | None = None
+
+
+class LoseGuard(Head, frozen=True, kw_only=True, tag="lose_guard"):
+    """Its guard is dead, and it did not release the lease."""
+
+    epoch: Positive
+    why: Word | None = None
+
+
+class Release(Head, frozen=True, kw_only=True, tag="release"):
+    """It has released the lease."""
+
+    epoch: Positive
+
+
+class OfOperation(Head, frozen=True, kw_only=True):
+    """What the lines of an operation have."""
+
+    operation: Positive
+    epoch: Positive
+    snapshot: Number
+    mode: Word | None = None
+    began_after: Number | None = None
+    failure: str | None = None
+
+
+class Load(OfOperation, frozen=True, kw_only=True, tag="load"):
+    """It has read a record from the database into its snapshot."""
+
+    record: RecordName
+    found: bool | None = None
+
+
+class ListKeys(OfOperation, frozen=True, kw_only=True, tag="list"):
+    """It has listed the keys of a kind."""
+
+    kind: str
+    found: Number | None = None
+
+
+class Outdated(OfOperation, frozen=True, kw_only=True, tag="outdated"):
+    """What it needed has changed since its snapshot, so that it can't go on."""
+
+    version: Number
+
+
+class Commit(OfOperation, frozen=True, kw_only=True, tag="commit"):
+    """It has committed, and made a version."""
+
+    version: Positive
+    records: list[RecordName]
+    based_on: list[Digest] = []
+    made: list[Digest] = []
+    unlisted: Number = 0
+    wanted: bool | None = None
+    released: bool = False
+
+
+class CommitFails(OfOperation, frozen=True, kw_only=True, tag="commit_fails"):
+    """Its commit was stopped by the fence, or nobody knows what was written."""
+
+    why: Word
+    records: list[RecordName] = []
+    based_on: list[Digest] = []
+    made: list[Digest] = []
+    unlisted: Number = 0
+
+
+class Validate(OfOperation, frozen=True, kw_only=True, tag="validate"):
+    """Its epoch still stood when it ended, so that what it answers counts."""
+
+    wanted: bool | None = None
+
+
+class Lose(OfOperation, frozen=True, kw_only=True, tag="lose"):
+    """The fence stopped one of its accesses."""
+
+    why: Word | None = None
+
+
+class Rerun(Head, frozen=True, kw_only=True, tag="rerun"):
+    """What was interrupted is run again."""
+
+    attempt: Positive
+    why: Word
+
+
+class Subscribe(Head, frozen=True, kw_only=True, tag="subscribe"):
+    """Somebody in this process subscribes, and has heard everything up to a version."""
+
+    version: Number
+
+
+class Publish(Head, frozen=True, kw_only=True, tag="publish"):
+    """Subscribers were told what changed up to a version, or that they missed something."""
+
+    since: Number
+    version: Number
+    lagged: bool = False
+
+
+class Truncate(Head, frozen=True, kw_only=True, tag="truncate"):
+    """It has cut the change log."""
+
+    floor: Number
+
+
+class Pause(Head, frozen=True, kw_only=True, tag="pause"):
+    """It has let go of the store for a while."""
+
+    version: Number | None = None
+
+
+class Resume(Head, frozen=True, kw_only=True, tag="resume"):
+    """It goes on after a pause."""
+
+
+class Close(Head, frozen=True, kw_only=True, tag="close"):
+    """It has closed the store."""
+
+
+class OfMachine(Head, frozen=True, kw_only=True):
+    """What the lines of the machine have: the operation that they took effect with."""
+
+    operation: Positive
+
+
+class OpenMachine(OfMachine, frozen=True, kw_only=True, tag="open_machine"):
+    """The store is that of this device."""
+
+    user: Pseudonym
+    device: Pseudonym
+    peer: Pseudonym | None = None
+
+
+class Batch(OfMachine, frozen=True, kw_only=True, tag="batch"):
+    """The response to a sync has come: its two parts were applied, or stale."""
+
+    connection: Pseudonym
+    asked: NameOrNone
+    next: NameOrNone
+    lists_applied: bool
+    events_applied: bool
+    events: Number
+    asked_events: NameOrNone = "none"
+    next_events: NameOrNone = "none"
+    sliding: bool = False
+
+
+class Receive(OfMachine, frozen=True, kw_only=True, tag="receive"):
+    """An event for this device was processed."""
+
+    sender: Pseudonym
+    type: Word
+    outcome: Word
+
+
+class DecryptOlm(OfMachine, frozen=True, kw_only=True, tag="decrypt_olm"):
+    """An Olm message was decrypted, or was not."""
+
+    peer: Pseudonym
+    outcome: Word
+    ratchet: Pseudonym | None = None
+    index: Number | None = None
+    begins_session: bool = False
+
+
+class DecryptMegolm(OfMachine, frozen=True, kw_only=True, tag="decrypt_megolm"):
+    """A room message was decrypted, or was not."""
+
+    outcome: Word
+    session: Pseudonym | None = None
+    room: Pseudonym | None = None
+    sender: Pseudonym | None = None
+    event: Pseudonym | None = None
+    index: Number | None = None
+
+
+class EncryptOlm(OfMachine, frozen=True, kw_only=True, tag="encrypt_olm"):
+    """A message was encrypted at a place of an Olm session."""
+
+    peer: Pseudonym
+    ratchet: Pseudonym
+    index: Number
+    request: Pseudonym | None = None
+
+
+class EncryptMegolm(OfMachine, frozen=True, kw_only=True, tag="encrypt_megolm"):
+    """A message was encrypted at a place of a Megolm session."""
+
+    session: Pseudonym
+    index: Number
+    room: Pseudonym | None = None
+
+
+class RoomKey(OfMachine, frozen=True, kw_only=True, tag="room_key"):
+    """A room key has come, and was kept if it was better than what was there."""
+
+    session: Pseudonym
+    first_index: Number
+    kept: bool
+    source: Word | None = None
+    sender: NameOrNone = "none"
+    room: Pseudonym | None = None
+
+
+class Share(OfMachine, frozen=True, kw_only=True, tag="share"):
+    """A room key was given to devices, to each from a place on."""
+
+    session: Pseudonym
+    devices: list[Pseudonym]
+    indices: list[Number] = []
+    request: Pseudonym | None = None
+    room: Pseudonym | None = None
+
+
+class Withhold(OfMachine, frozen=True, kw_only=True, tag="withhold"):
+    """Devices were told that they don't get a room key."""
+
+    session: Pseudonym
+    devices: list[Pseudonym]
+    codes: list[Word] = []
+    room: Pseudonym | None = None
+
+
+class ToldWithheld(OfMachine, frozen=True, kw_only=True, tag="told_withheld"):
+    """Somebody has said that this device does not get a room key."""
+
+    session: Pseudonym
+    code: Word
+    sender: Pseudonym | None = None
+    room: Pseudonym | None = None
+
+
+class Offer(OfMachine, frozen=True, kw_only=True, tag="offer"):
+    """One-time keys, or a fallback key, were made for an upload."""
+
+    request: Pseudonym
+    one_time_keys: Number
+    fallback: bool = False
+
+
+class Send(OfMachine, frozen=True, kw_only=True, tag="send"):
+    """Messages for devices were put into the outbox."""
+
+    request: Pseudonym
+    type: Word
+    devices: list[Pseudonym] = []
+
+
+class RequestMade(OfMachine, frozen=True, kw_only=True, tag="request"):
+    """A request was handed out to be sent."""
+
+    request: Pseudonym
+    type: Word
+
+
+class Answer(OfMachine, frozen=True, kw_only=True, tag="answer"):
+    """The answer to a request has come."""
+
+    request: Pseudonym
+    type: Word
+
+
+class Repair(OfMachine, frozen=True, kw_only=True, tag="repair"):
+    """A record could not be read, and counts as lost."""
+
+    record: RecordName
+
+
+StoreLine: TypeAlias = (
+    Open
+    | Acquire
+    | Want
+    | Sync
+    | Renew
+    | LoseGuard
+    | Release
+    | Load
+    | ListKeys
+    | Outdated
+    | Commit
+    | CommitFails
+    | Validate
+    | Lose
+    | Rerun
+    | Subscribe
+    | Publish
+    | Truncate
+    | Pause
+    | Resume
+    | Close
+)
+
+MachineLine: TypeAlias = (
+    OpenMachine
+    | Batch
+    | Receive
+    | DecryptOlm
+    | DecryptMegolm
+    | EncryptOlm
+    | EncryptMegolm
+    | RoomKey
+    | Share
+    | Withhold
+    | ToldWithheld
+    | Offer
+    | Send
+    | RequestMade
+    | Answer
+    | Repair
+)
+
+AnyLine: TypeAlias = StoreLine | MachineLine
+
+DECODER: Final[msgspec.json.Decoder[AnyLine]] = msgspec.json.Decoder(AnyLine)
+
+
+def schema() -> bytes:
+    """Return the JSON Schema of a line."""
+    made = {"$schema": SCHEMA, "title": "A line of a trace (spec/trace.md)", **msgspec.json.schema(AnyLine)}
+    return json.dumps(made, indent=2).encode() + b"\n"

@@ -1,0 +1,73 @@
+"""Where an Olm message stands in its session: the ratchet key and the index, which every message shows (pure).
+
+The library does not tell them. Formats: Matrix specification, "Olm: A Cryptographic Ratchet", "Message format".
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from unwedged.machine.unpadded_base64 import unpadded
+
+_PRE_KEY: Final = 0
+_VERSION: Final = 3
+_RATCHET_KEY: Final = 0x0A
+_INDEX: Final = 0x10
+_INNER_MESSAGE: Final = 0x22
+_MAC_BYTES: Final = 8
+_LONGEST_NUMBER: Final = 5
+"""In bytes."""
+
+
+class OlmPlace(NamedTuple):
+    """No two messages of one sender may have the same place."""
+
+    ratchet_key: bytes
+    message_index: int
+
+
+def olm_place(message_type: int, body: str) -> OlmPlace | None:
+    """Return the place of a message, or ``None`` for what is no Olm message."""
+    try:
+        message = unpadded(body)
+        if message_type == _PRE_KEY:
+            message = _chunk(_fields(message, 0), _INNER_MESSAGE)
+        fields = _fields(message, _MAC_BYTES)
+        message_index = fields[_INDEX]
+        return OlmPlace(_chunk(fields, _RATCHET_KEY), message_index) if isinstance(message_index, int) else None
+    except (ValueError, LookupError):
+        return None
+
+
+def _chunk(fields: dict[int, bytes | int], tag: int) -> bytes:
+    chunk = fields[tag]
+    if not isinstance(chunk, bytes):
+        raise ValueError("a number where bytes are expected")
+    return chunk
+
+
+def _fields(message: bytes, trailer: int) -> dict[int, bytes | int]:
+    """Return the fields of a message by their tags: numbers, and what is prefixed by its length."""
+    if message[:1] != bytes([_VERSION]):
+        raise ValueError("another version")
+    fields: dict[int, bytes | int] = {}
+    at, end = 1, len(message) - trailer
+    while at < end:
+        tag = message[at]
+        number, at = _number(message, at + 1)
+        if tag & 7 == 2:
+            fields[tag] = message[at : at + number]
+            at += number
+        else:
+            fields[tag] = number
+    return fields
+
+
+def _number(message: bytes, at: int) -> tuple[int, int]:
+    """Read a number, seven bits a byte; return it, and where it ends."""
+    value = 0
+    for place in range(_LONGEST_NUMBER):
+        value |= (message[at + place] & 0x7F) << 7 * place
+        if message[at + place] < 0x80:
+            return value, at + place + 1
+    raise ValueError("a number is too long")

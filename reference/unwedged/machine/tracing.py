@@ -1,0 +1,313 @@
+"""What the machine says of its steps, one function for each (T4). Each does nothing where nobody traces.
+
+All is written with the transaction in which it happens, and dropped with it. In the place of each name is a pseudonym;
+of what others have sent, only words that this program knows are written as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from unwedged.machine.errors import MachineError, MalformedMessage
+from unwedged.machine.identifiers import (
+    OLM,
+    Curve25519Key,
+    Device,
+    EventId,
+    GroupSessionId,
+    GroupSessionName,
+    JsonObject,
+    PeerName,
+    RoomId,
+    TransactionId,
+    UserId,
+)
+from unwedged.machine.olm_places import olm_place
+from unwedged.machine.ratchets import OlmMessage, index_of
+from unwedged.machine.requests import (
+    BackupUpload,
+    BackupVersionCreate,
+    BackupVersionQuery,
+    KeysClaim,
+    KeysQuery,
+    KeysUpload,
+    Request,
+    RoomMessage,
+    SignatureUpload,
+    SigningKeysUpload,
+    ToDevice,
+)
+from unwedged.machine.sync import SyncChanges, SyncPosition
+from unwedged.store import Transaction
+from unwedged.trace import MOST_LISTED, Remarks
+
+KNOWN_TYPES: Final = frozenset(
+    {
+        "m.dummy",
+        "m.forwarded_room_key",
+        "m.key.verification.accept",
+        "m.key.verification.cancel",
+        "m.key.verification.done",
+        "m.key.verification.key",
+        "m.key.verification.mac",
+        "m.key.verification.ready",
+        "m.key.verification.request",
+        "m.key.verification.start",
+        "m.room.encrypted",
+        "m.room_key",
+        "m.room_key.withheld",
+        "m.room_key_request",
+        "m.secret.request",
+        "m.secret.send",
+    }
+)
+"""Of to-device events. Any other type could say something about whoever sends it."""
+
+KNOWN_CODES: Final = frozenset(
+    {"m.blacklisted", "m.no_olm", "m.unauthorised", "m.unavailable", "m.unverified", "m.history_not_shared"}
+)
+"""Of notices that a room key is withheld."""
+
+OK: Final = "ok"
+OTHER: Final = "other"
+
+
+def opened(transaction: Transaction, device: Device, curve25519: Curve25519Key) -> None:
+    """A process has opened the machine of this device."""
+    if (trace := transaction.trace) is not None:
+        peer = _peer(trace, PeerName(device.user_id, curve25519))
+        trace.later(
+            "open_machine", user=trace.pseudonym("user", device.user_id), device=_device(trace, device), peer=peer
+        )
+
+
+def batch(
+    transaction: Transaction, asked_with: SyncPosition, changes: SyncChanges, *, lists: bool, events: bool
+) -> None:
+    """A sync's response has come. Its device lists and its to-device events were applied, or were stale."""
+    if (trace := transaction.trace) is not None:
+        trace.later(
+            "batch",
+            connection=trace.pseudonym("connection", asked_with.connection),
+            sliding=asked_with.sliding,
+            asked=_token(trace, asked_with.token),
+            next=_token(trace, changes.next_token),
+            lists_applied=lists,
+            asked_events=_token(trace, asked_with.to_device_token),
+            next_events=_token(trace, changes.next_to_device_token),
+            events_applied=events,
+            events=len(changes.to_device),
+        )
+
+
+def received(transaction: Transaction, sender: UserId, event_type: str, outcome: str = OK) -> None:
+    """A to-device event was processed: ``outcome`` is ``ok`` or the code of why it could not be used."""
+    if (trace := transaction.trace) is not None:
+        trace.later("receive", sender=trace.pseudonym("user", sender), type=_type(event_type), outcome=outcome)
+
+
+def decrypted_olm(
+    transaction: Transaction, peer: PeerName, message: OlmMessage, outcome: str = OK, *, begins: bool = False
+) -> None:
+    """An Olm message was decrypted, or was not; ``begins`` says whether it has begun a session."""
+    if (trace := transaction.trace) is not None:
+        place = _place(trace, message.type, message.body)
+        trace.later("decrypt_olm", peer=_peer(trace, peer), outcome=outcome, begins_session=begins, **place)
+
+
+def decrypted_megolm(transaction: Transaction, room_id: RoomId, raw: object, failure: MachineError | None) -> None:
+    """A room event was decrypted, or was not: whatever it is, as far as it can be read."""
+    if (trace := transaction.trace) is None:
+        return
+    fields: dict[str, str | int] = {}
+    with contextlib.suppress(msgspec.ValidationError, MalformedMessage):
+        event = msgspec.convert(raw, _Event)
+        fields["sender"], fields["event"] = (
+            trace.pseudonym("user", event.sender),
+            trace.pseudonym("event", event.event_id),
+        )
+        fields |= _session(trace, GroupSessionName(room_id, event.content.session_id))
+        fields["index"] = index_of(event.content.ciphertext)
+    trace.later("decrypt_megolm", outcome=OK if failure is None else failure.code, **fields)
+
+
+def encrypted_megolm(transaction: Transaction, name: GroupSessionName, index: int) -> None:
+    """A room message was encrypted at this place of its session."""
+    if (trace := transaction.trace) is not None:
+        trace.later("encrypt_megolm", **_session(trace, name), index=index)
+
+
+def sent(
+    transaction: Transaction, request: TransactionId, event_type: str, contents: Mapping[Device, JsonObject]
+) -> None:
+    """A request with messages to devices was put into the outbox. Each Olm message has its place in a ratchet."""
+    if (trace := transaction.trace) is None:
+        return
+    named = trace.pseudonym("request", request)
+    trace.later("send", request=named, type=_type(event_type), **_devices(trace, contents))
+    for device, content in contents.items():
+        if content.get("algorithm") == OLM:
+            [(key, body)] = msgspec.convert(content["ciphertext"], dict[Curve25519Key, _Ciphertext]).items()
+            place = _place(trace, body.type, body.body)
+            trace.later("encrypt_olm", request=named, peer=_peer(trace, PeerName(device.user_id, key)), **place)
+
+
+def shared(
+    transaction: Transaction, name: GroupSessionName, indices: Mapping[Device, int], request: TransactionId
+) -> None:
+    """A room key was given to devices, to each from a place on, by the messages of a request."""
+    if (trace := transaction.trace) is not None:
+        places = list(indices.values())[:MOST_LISTED]
+        trace.later(
+            "share",
+            **_session(trace, name),
+            request=trace.pseudonym("request", request),
+            **_devices(trace, indices),
+            indices=places,
+        )
+
+
+def withheld(transaction: Transaction, name: GroupSessionName, codes: Mapping[Device, str]) -> None:
+    """Devices were told that they don't get a room key, and why."""
+    if (trace := transaction.trace) is not None:
+        known = [_code(code) for code in codes.values()][:MOST_LISTED]
+        trace.later("withhold", **_session(trace, name), **_devices(trace, codes), codes=known)
+
+
+def told_withheld(transaction: Transaction, name: GroupSessionName, code: str, sender: UserId) -> None:
+    """Somebody has said that this device does not get a room key."""
+    if (trace := transaction.trace) is not None:
+        sender_name = trace.pseudonym("user", sender)
+        trace.later("told_withheld", **_session(trace, name), code=_code(code), sender=sender_name)
+
+
+def room_key(
+    transaction: Transaction,
+    name: GroupSessionName,
+    source: str,
+    first_index: int,
+    sender: UserId | None,
+    *,
+    kept: bool,
+) -> None:
+    """A room key has come, from wherever; it was ``kept`` if it was better than what was there."""
+    if (trace := transaction.trace) is not None:
+        trace.later(
+            "room_key",
+            **_session(trace, name),
+            source=source,
+            first_index=first_index,
+            sender="none" if sender is None else trace.pseudonym("user", sender),
+            kept=kept,
+        )
+
+
+def offered(transaction: Transaction, request: KeysUpload, one_time_keys: int, *, fallback: bool) -> None:
+    """Keys were made, and offered by a request."""
+    if (trace := transaction.trace) is not None:
+        trace.later("offer", request=_request(trace, request), one_time_keys=one_time_keys, fallback=fallback)
+
+
+def handed_out(transaction: Transaction, requests: Iterable[Request]) -> None:
+    """Requests were handed out to be sent."""
+    if (trace := transaction.trace) is not None:
+        for request in requests:
+            trace.later("request", type=type(request).__name__, request=_request(trace, request))
+
+
+def answered(transaction: Transaction, request: Request) -> None:
+    """The answer to a request has come. What it has settled is in the commit, if there is one."""
+    if (trace := transaction.trace) is not None:
+        trace.later("answer", type=type(request).__name__, request=_request(trace, request))
+
+
+def repaired(transaction: Transaction, kind: str, key: bytes) -> None:
+    """A record could not be read, and counts as lost."""
+    if (trace := transaction.trace) is not None:
+        trace.later("repair", record=trace.record(kind, key))
+
+
+class _Megolm(msgspec.Struct):
+    session_id: GroupSessionId
+    ciphertext: str
+
+
+class _Event(msgspec.Struct):
+    sender: UserId
+    event_id: EventId
+    content: _Megolm
+
+
+class _Ciphertext(msgspec.Struct):
+    type: int
+    body: str
+
+
+def _token(trace: Remarks, token: str | None) -> str:
+    return "none" if token is None else trace.pseudonym("token", token)
+
+
+def _type(event_type: str) -> str:
+    return event_type if event_type in KNOWN_TYPES else OTHER
+
+
+def _code(code: str) -> str:
+    return code if code in KNOWN_CODES else OTHER
+
+
+def _peer(trace: Remarks, peer: PeerName) -> str:
+    return trace.pseudonym("peer", peer.user_id, peer.curve25519)
+
+
+def _device(trace: Remarks, device: Device) -> str:
+    return trace.pseudonym("device", device.user_id, device.device_id)
+
+
+def _devices(trace: Remarks, devices: Iterable[Device]) -> dict[str, list[str]]:
+    return {"devices": [_device(trace, device) for device, _ in zip(devices, range(MOST_LISTED), strict=False)]}
+
+
+def _session(trace: Remarks, name: GroupSessionName) -> dict[str, str]:
+    return {"session": trace.pseudonym("session", name.session_id), "room": trace.pseudonym("room", name.room_id)}
+
+
+def _place(trace: Remarks, message_type: int, body: str) -> dict[str, str | int]:
+    place = olm_place(message_type, body)
+    return (
+        {}
+        if place is None
+        else {"ratchet": trace.pseudonym("ratchet", place.ratchet_key), "index": place.message_index}
+    )
+
+
+def _request(trace: Remarks, request: Request) -> str:
+    """Return what stands for what a request was made from (its binding)."""
+    bound: object
+    match request:
+        case KeysUpload():
+            bound = request.offer_id
+        case KeysQuery():
+            bound = sorted(request.users.items())
+        case KeysClaim():
+            bound = sorted(request.wanted)
+        case ToDevice() | RoomMessage():
+            return trace.pseudonym("request", request.transaction_id)
+        case SigningKeysUpload():
+            bound = request.master_key
+        case SignatureUpload():
+            bound = sorted(request.signatures)
+        case BackupVersionCreate():
+            bound = request.public_key
+        case BackupVersionQuery():
+            bound = [request.version, request.public_key]
+        case BackupUpload():
+            bound = [
+                request.version,
+                request.public_key,
+                sorted((r, sorted(n.items())) for r, n in request.numbers.items()),
+            ]
+    return trace.pseudonym("request", type(request).__name__, msgspec.json.encode(bound))

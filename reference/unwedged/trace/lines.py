@@ -1,0 +1,173 @@
+"""The lines that one process instance writes of its steps, and the pseudonyms in them (T1 to T3).
+
+What a tracer gets has passed through here: in the place of each name of a record, session, user or device is a keyed
+hash. Processes of one store have the same key, so that their lines can be joined; nobody else can try out names.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from itertools import islice
+from typing import Final, Protocol, TypeAlias, TypeVar
+
+FORMAT: Final = 1
+"""The version of the format, in each line."""
+
+PSEUDONYM_BYTES: Final = 8
+MOST_LISTED: Final = 250
+"""A line lists at most so many of anything (T1.6): more would hold the event loop up."""
+_KEPT_PSEUDONYMS: Final = 1024
+
+Field: TypeAlias = "str | int | bool | Sequence[str] | Sequence[int]"
+"""What a field of a line may be. A field that has no value is left out."""
+Line: TypeAlias = Mapping[str, Field]
+"""One step."""
+
+Name = TypeVar("Name", bound=tuple[str, bytes])
+"""The kind and the key of a record."""
+
+logger = logging.getLogger(__name__)
+
+
+class Tracer(Protocol):
+    """What takes the lines of a store's steps: a file, a log, a collector of spans."""
+
+    def write(self, line: Line) -> None:
+        """Take one line. It is called in the middle of the store's work: it must not wait for anything."""
+
+
+class Trace:
+    """What one process instance, or its one opening of a store, writes of its steps.
+
+    ``key`` is the same in all processes of the ``store`` and nobody else knows it. ``now`` is the process's clock.
+    """
+
+    def __init__(self, tracer: Tracer, key: bytes, store: bytes, instance: int, now: Callable[[], int]) -> None:
+        self.lines = 0
+        """How many lines were written."""
+        self._operations = 0
+        self._tracer = tracer
+        self._keyed = blake2b(key=key, digest_size=PSEUDONYM_BYTES)
+        self._now = now
+        self._failed = False
+        self._head: dict[str, Field] = {
+            "format": FORMAT,
+            "store": self.pseudonym("store", store),
+            "instance": f"{instance:016x}",
+        }
+        self.record = lru_cache(_KEPT_PSEUDONYMS)(self._record)
+        """Returns a record's kind and the pseudonym of its key (T2.4)."""
+
+    def __repr__(self) -> str:
+        return f"<Trace lines={self.lines}>"
+
+    def note(self, step: str, **fields: Field) -> None:
+        """Write one line. Where that fails the store goes on: its work does not depend on its trace."""
+        self.lines += 1
+        line = {**self._head, "line": self.lines, "at_ms": self._now(), "step": step, **fields}
+        try:
+            self._tracer.write(line)
+        except Exception as failure:  # noqa: BLE001 (a tracer is the application's)
+            if not self._failed:  # Once, however long it lasts. The numbers of the lines show what is missing.
+                logger.warning("tracing failed: %s", type(failure).__name__)
+            self._failed = True
+        else:
+            self._failed = False
+
+    def next_operation(self) -> int:
+        """Number one more operation of this instance."""
+        self._operations += 1
+        return self._operations
+
+    def pseudonym(self, what: str, *parts: str | bytes) -> str:
+        """Return what stands for a name: its keyed BLAKE2b of 8 bytes, in hexadecimal (T2.2)."""
+        hashed = self._keyed.copy()
+        for part in (what, *parts):
+            octets = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+            hashed.update(b"%d:%b" % (len(octets), octets))
+        return hashed.hexdigest()
+
+    def records(self, names: Iterable[tuple[str, bytes]]) -> list[str]:
+        """Return how a line lists records."""
+        return [self.record(*name) for name in islice(names, MOST_LISTED)]
+
+    def digest(self, record: tuple[str, bytes], value: bytes | None) -> str:
+        """Return what stands for a record's value: it tells equal ones from others, and nothing else (T2.5)."""
+        return "absent" if value is None else self.pseudonym("value", self.record(*record), value)
+
+    def _record(self, kind: str, key: bytes) -> str:
+        return f"{kind}/{self.pseudonym('record', kind, key)}"
+
+
+class Remarks:
+    """What the layer above the store says of an operation, to be written when that has taken effect (T4.1)."""
+
+    __slots__ = ("_noted", "_trace")
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self._noted: list[tuple[str, dict[str, Field]]] = []
+
+    def later(self, step: str, **fields: Field) -> None:
+        """Have one line written then. The operation may also be dropped, or be run again."""
+        self._noted.append((step, fields))
+
+    def pseudonym(self, what: str, *parts: str | bytes) -> str:
+        """As ``Trace.pseudonym``."""
+        return self._trace.pseudonym(what, *parts)
+
+    def record(self, kind: str, key: bytes) -> str:
+        """As ``Trace.record``."""
+        return self._trace.record(kind, key)
+
+
+class OperationTrace:
+    """What one operation of the store writes of its steps (T3.1)."""
+
+    __slots__ = ("_named", "_number", "_trace", "remarks")
+
+    def __init__(self, trace: Trace, mode: str, epoch: int, snapshot: int) -> None:
+        self.remarks = Remarks(trace)
+        self._trace = trace
+        self._number = trace.next_operation()
+        self._named: dict[str, Field] = {
+            "operation": self._number,
+            "mode": mode,
+            "epoch": epoch,
+            "snapshot": snapshot,
+            "began_after": trace.lines,
+        }
+
+    def note(self, step: str, **fields: Field) -> None:
+        """Write one line."""
+        self._trace.note(step, **self._named, **fields)
+
+    def took_effect(self, step: str, **fields: Field) -> None:
+        """Write that it has, and then what the layer above says of it."""
+        self.note(step, **fields)
+        noted = self.remarks._noted  # noqa: SLF001 (out of the reach of the layer above)
+        for remark, its_fields in noted:
+            self._trace.note(remark, operation=self._number, **its_fields)
+        noted.clear()
+
+    def failed(self, failure: Exception) -> None:
+        """Note that its code has failed, so that what was said of it has not happened."""
+        self.remarks._noted.clear()  # noqa: SLF001 (as above)
+        self._named["failure"] = type(failure).__name__
+
+    def record(self, kind: str, key: bytes) -> str:
+        """As ``Trace.record``."""
+        return self._trace.record(kind, key)
+
+    def written(self, writes: Mapping[Name, bytes | None], known: Mapping[Name, bytes | None]) -> dict[str, Field]:
+        """Return how a line says what a commit writes, and which values it has computed that from."""
+        trace, listed = self._trace, list(islice(writes.items(), MOST_LISTED))
+        return {
+            "records": [trace.record(*name) for name, _ in listed],
+            "based_on": [trace.digest(name, known[name]) if name in known else "unread" for name, _ in listed],
+            "made": [trace.digest(*write) for write in listed],
+            "unlisted": max(0, len(writes) - MOST_LISTED),
+        }

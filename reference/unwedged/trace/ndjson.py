@@ -1,0 +1,60 @@
+"""Lines in a file, one JSON object each. Several processes may write to one file."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from unwedged.trace.lines import Line
+
+_ENCODE: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+
+
+class NdjsonTracer:
+    """Appends each line to a file by one call of the system, so that no other process's line comes into its middle.
+
+    A process that is killed leaves all lines that it wrote, but perhaps not the whole of the last. What the system has
+    taken survives the process, and not a power cut.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Open the file at ``path``, or make one that only its owner reads."""
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        self._file: int | None = os.open(path, flags, 0o600)
+        self._is_cut = _is_cut(self._file)
+        """Whether the file may end within a line, which this one must not continue."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def write(self, line: Line) -> None:
+        """Append one line."""
+        if self._file is None:
+            raise ValueError("the trace's file was closed")
+        encoded = f"{_ENCODE(line)}\n".encode()
+        if self._is_cut:
+            encoded = b"\n" + encoded
+        self._is_cut = True  # unless all of it is written
+        if os.write(self._file, encoded) < len(encoded):
+            raise OSError("the trace's file took only a part of a line")
+        self._is_cut = False
+
+    def close(self) -> None:
+        """Let go of the file. Closing it twice does no harm."""
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
+
+
+def _is_cut(file: int) -> bool:
+    """Say whether the last line of a file has no end."""
+    size = os.fstat(file).st_size
+    return size > 0 and os.pread(file, 1, size - 1) != b"\n"

@@ -1,0 +1,215 @@
+"""What the machine says of its steps, and that nothing in it comes from a message or a key (``spec/trace.md``)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from checking.explain import lines as trace_lines
+from tests.machine.message_keys import decode, inner_message, olm_place
+from tests.machine.scene import ALICE, BOB, ROOM, Scene, scene
+from tests.store.stores import Recorder
+from unwedged.machine import KeysUpload, LocalTrust, MissingRoomKey, tracing
+from unwedged.machine.olm_places import olm_place as place_of
+from unwedged.machine.records import KINDS
+from unwedged.store import RecordKind, Transaction, View
+from unwedged.trace import Line
+
+SHORTEST: Final = 8
+"""A text of so many characters does not come about by chance."""
+WORDS: Final = " ".join(
+    [
+        *(tracing.KNOWN_TYPES | tracing.KNOWN_CODES),
+        *(kind.name for kind in KINDS),
+        trace_lines.schema().decode(),
+    ]
+)
+"""What may appear: words of the specification, of the format, and names of kinds."""
+
+
+def decoded(recorder: Recorder) -> list[trace_lines.AnyLine]:
+    made = []
+    for line in recorder.lines:
+        struct = trace_lines.DECODER.decode(json.dumps(line).encode())
+        unknown = line.keys() - {"step", *struct.__struct_fields__}
+        assert not unknown, f"{line['step']} has fields that the format does not know: {unknown}"
+        made.append(struct)
+    return made
+
+
+def of(recorder: Recorder, step: str) -> list[Line]:
+    return [line for line in recorder.lines if line["step"] == step]
+
+
+async def talk(on: Scene, text: str) -> None:
+    """Let both sides say something; a message comes again as another, one is not for us, and one is read too early."""
+    await on.greet()
+    event = await on.app.say(ROOM, text)
+    await on.bob.sync()
+    assert await on.bob.read(ROOM, event) == text
+    with pytest.raises(Exception, match="read before"):
+        await on.bob.machine.decrypt_room_event(ROOM, event | {"event_id": "$again"})
+    await on.extension.sync()
+    event = await on.bob.say(ROOM, text)
+    content = msgspec.convert(event["content"], dict[str, object])
+    with pytest.raises(MissingRoomKey):
+        await on.app.machine.decrypt_room_event(ROOM, event | {"content": content | {"session_id": "another"}})
+    [device] = (await on.app.machine.devices_of(BOB)).values()
+    await on.app.machine.set_trust(BOB, device.device_id, device.ed25519, LocalTrust.BLOCKED)
+    await on.app.say(ROOM, text)
+    await on.bob.sync()
+
+
+async def test_each_step_of_a_conversation(tmp_path: Path) -> None:
+    recorder = Recorder()
+    async with scene(tmp_path, recorder) as on:
+        await talk(on, "hello")
+    steps = Counter(str(line["step"]) for line in recorder.lines)
+    assert set(steps) >= {
+        *("open_machine", "batch", "receive", "decrypt_olm", "decrypt_megolm", "encrypt_olm", "encrypt_megolm"),
+        *("room_key", "share", "withhold", "told_withheld", "offer", "send", "request", "answer"),
+    }, steps
+    decoded(recorder)
+    assert {line["outcome"] for line in of(recorder, "decrypt_megolm")} == {"ok", "replayed", "missing_room_key"}
+    assert {line["first_index"] for line in of(recorder, "room_key")} == {0}
+
+
+async def test_a_stale_batch_says_so(tmp_path: Path) -> None:
+    recorder = Recorder()
+    async with scene(tmp_path, recorder) as on:
+        await on.bob.say(ROOM, "hello")
+        position = await on.app.machine.sync_position()
+        response = on.app.ask(position)
+        await on.app.machine.receive_sync_changes(response, position)
+        await on.extension.machine.receive_sync_changes(response, position)
+    applied, stale = of(recorder, "batch")[-2:]
+    assert (applied["lists_applied"], applied["events_applied"]) == (True, True)
+    assert (stale["lists_applied"], stale["events_applied"]) == (False, False)
+    assert (applied["asked"], applied["next"]) == (stale["asked"], stale["next"])
+    assert applied["instance"] != stale["instance"]
+
+
+async def test_a_request_and_its_answer_have_one_name_in_all_processes(tmp_path: Path) -> None:
+    recorder = Recorder()
+    async with scene(tmp_path, recorder) as on:
+        await on.app.machine.track_users(["@carol:example.org"])
+        [request] = await on.app.machine.outgoing_requests()
+        await on.extension.machine.mark_sent(request, on.app.call(request.method, request.path, request.body))
+    handed_out, answered = of(recorder, "request")[-1], of(recorder, "answer")[-1]
+    assert (handed_out["type"], handed_out["request"]) == (answered["type"], answered["request"])
+    assert handed_out["instance"] != answered["instance"]
+
+
+async def test_what_was_rolled_back_is_not_said(tmp_path: Path) -> None:
+    recorder = Recorder()
+    async with scene(tmp_path, recorder) as on:
+        before = len(of(recorder, "encrypt_megolm"))
+        shared = await on.app.share(ROOM, [ALICE, BOB])
+        await on.app.machine.discard_room_key(ROOM)
+        with pytest.raises(Exception, match="share"):
+            await on.app.machine.encrypt_room_event(ROOM, shared, "m.room.message", {})
+
+        async def fail(transaction: Transaction) -> None:
+            upload = KeysUpload(msgspec.convert("offer-x", str), {})  # type: ignore[arg-type]
+            tracing.answered(transaction, upload)
+            raise KeyError("for a reason")
+
+        with pytest.raises(KeyError):
+            await on.app.machine._store.run(fail)
+    assert len(of(recorder, "encrypt_megolm")) == before
+    assert of(recorder, "validate")[-1]["failure"] == "KeyError"
+
+
+async def test_a_place_is_the_one_that_the_message_shows(alice_and_bob: Scene) -> None:
+    await alice_and_bob.greet()
+    places = []
+    for arrival in alice_and_bob.server.arrivals:
+        for message in ciphertexts(json.loads(arrival.body)):
+            body = decode(message["body"])
+            assert place_of(int(str(message["type"])), str(message["body"])) == olm_place(
+                inner_message(body) if message["type"] == 0 else body
+            )
+            places.append(message)
+    assert {message["type"] for message in places} == {0, 1}
+
+
+@given(st.integers(0, 3), st.text())
+def test_what_is_no_message_has_no_place(message_type: int, body: str) -> None:
+    assert place_of(message_type, body) is None
+
+
+def ciphertexts(value: object) -> Iterator[dict[str, object]]:
+    if isinstance(value, dict):
+        if value.keys() == {"type", "body"}:
+            yield value
+        for each in value.values():
+            yield from ciphertexts(each)
+
+
+def texts(value: object) -> Iterator[str]:
+    """Return every text in a value, keys among them."""
+    match value:
+        case str():
+            yield value
+        case bytes():
+            yield value.hex()
+        case dict():
+            for each in value.items():
+                yield from texts(each)
+        case list() | tuple():
+            for each in value:
+                yield from texts(each)
+
+
+async def everything(on: Scene) -> set[str]:
+    """Return every text that is in a record, or that was sent to the homeserver."""
+    found: set[str] = set()
+    for arrival in on.server.arrivals:
+        found.update(texts([arrival.path.split("/"), json.loads(arrival.body)]))
+
+    async def read(view: View) -> None:
+        for kind in KINDS:
+            assert isinstance(kind, RecordKind)
+            for key in await view.keys(kind):
+                value = await view.get(kind, key)
+                found.update(texts([key if isinstance(key, str | tuple) else "", encoded(kind, value)]))
+
+    for client in (on.app, on.bob):
+        await client.machine._store.query(read)
+    found.update(texts([on.server.events(ROOM), on.app.device, on.bob.device]))
+    return {text for text in found if len(text) >= SHORTEST and text not in WORDS}
+
+
+def encoded(kind: RecordKind[object, object], value: object) -> object:
+    octets = kind.encode_value(value)
+    try:
+        return msgspec.msgpack.decode(octets)
+    except msgspec.DecodeError:
+        return octets
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(text=st.text(st.characters(codec="utf-8"), min_size=SHORTEST))
+def test_nothing_in_a_trace_comes_from_a_message_or_a_key(text: str) -> None:
+    async def run(folder: Path) -> None:
+        recorder = Recorder()
+        async with scene(folder, recorder) as on:
+            await talk(on, text)
+            secrets = {text, json.dumps(text)[1:-1], *await everything(on)}
+        trace = json.dumps(recorder.lines, ensure_ascii=False)
+        assert len(secrets) > 100
+        shown = [secret for secret in secrets if secret in trace]
+        assert not shown, shown
+
+    with TemporaryDirectory() as folder:
+        asyncio.run(run(Path(folder)))

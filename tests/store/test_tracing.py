@@ -1,0 +1,435 @@
+"""What the store says of its steps, and where it says it (``spec/trace.md``)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+from collections.abc import AsyncIterator, Iterable
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from checking.explain import lines as trace_lines
+from examples.story.processes import Bob, SharedStore, shared_store
+from examples.story.program import Done, Encrypt, GoOn, Meet, Point, Stands
+from examples.story.short_cuts import ShortCut
+from tests.store.stores import (
+    COUNTER,
+    KEY,
+    KINDS,
+    Instance,
+    Recorder,
+    Workbench,
+    apart,
+    count_up,
+    failing,
+    take_over,
+)
+from unwedged.store import (
+    CryptoStore,
+    InvalidArgument,
+    LeaseLost,
+    SnapshotMoved,
+    StorageFailed,
+    Transaction,
+    Version,
+    View,
+)
+from unwedged.trace import Field, Line, LoggingTracer, NdjsonTracer, OpenTelemetryTracer, OperationTrace, Trace
+
+ROOT: Final = Path(__file__).parents[2]
+SECRET: Final = "a canary that must not appear"
+
+
+async def count(view: View) -> int:
+    counter = await view.get(COUNTER, "n")
+    return 0 if counter is None else counter.count
+
+
+def decoded(lines: Iterable[Line]) -> list[trace_lines.AnyLine]:
+    """Return lines as the format has them: none has a field that the format lacks, and none is missing."""
+    made = []
+    for number, line in enumerate(lines, 1):
+        struct = trace_lines.DECODER.decode(json.dumps(line).encode())
+        unknown = line.keys() - {"step", *struct.__struct_fields__}
+        assert not unknown, f"{line['step']} has fields that the format does not know: {unknown}"
+        assert struct.line == number
+        made.append(struct)
+    return made
+
+
+class TestSteps:
+    @pytest.fixture
+    def recorder(self) -> Recorder:
+        return Recorder()
+
+    @pytest.fixture
+    async def traced(self, bench: Workbench, recorder: Recorder) -> Instance:
+        return await bench.instance("traced", tracer=recorder)
+
+    async def test_a_first_transaction(self, traced: Instance, recorder: Recorder) -> None:
+        await take_over(traced)
+        await traced.run(count_up)
+        assert recorder.steps == ["open", "acquire", "sync", "load", "commit"]
+        load, commit = decoded(recorder.lines)[3:]
+        assert isinstance(load, trace_lines.Load)
+        assert isinstance(commit, trace_lines.Commit)
+        assert (load.operation, load.snapshot, load.began_after, load.found) == (1, 0, 3, False)
+        assert (commit.operation, commit.version, commit.records) == (1, 1, [load.record])
+        assert commit.based_on == ["absent"]
+
+    async def test_each_commit_is_based_on_what_the_one_before_it_made(
+        self, bench: Workbench, traced: Instance, recorder: Recorder
+    ) -> None:
+        other = Recorder()
+        extension = await bench.instance("extension", tracer=other)
+        await take_over(traced)
+        await traced.run(count_up)
+        await traced.lock.release_now()
+        await take_over(extension)
+        await extension.run(count_up)
+        first, second = recorder.last("commit"), other.last("commit")
+        assert first["records"] == second["records"]
+        assert first["made"] == second["based_on"] != second["made"]
+        sync = other.last("sync")
+        assert (sync["changed"], sync["changed_in"], sync["dropped"]) == (first["records"], [1], [])
+
+    async def test_a_sync_says_what_it_drops(self, bench: Workbench, traced: Instance, recorder: Recorder) -> None:
+        await take_over(traced)
+        await traced.run(count_up)
+        await traced.run(count_up, "another")
+        await traced.lock.release_now()
+        extension = await bench.instance("extension")
+        await take_over(extension)
+        await extension.run(count_up)
+        await extension.lock.release_now()
+        await take_over(traced)
+        sync = recorder.last("sync")
+        assert (sync["since"], sync["version"], sync["kept"]) == (2, 3, 1)
+        assert sync["dropped"] == sync["changed"] == recorder.lines[4]["records"]
+
+    async def test_the_lease_is_refused_and_renewed(
+        self, bench: Workbench, traced: Instance, recorder: Recorder
+    ) -> None:
+        extension = await bench.instance("extension")
+        await take_over(extension)
+        assert not await traced.lock.acquire_now()
+        await extension.lock.release_now()
+        await take_over(traced)
+        await traced.lock.renew_now()
+        await traced.lock.release_now()
+        assert recorder.steps == ["open", "want", "acquire", "sync", "renew", "release"]
+
+    async def test_an_operation_that_lost_the_lease_is_run_again(
+        self, bench: Workbench, traced: Instance, recorder: Recorder
+    ) -> None:
+        extension = await bench.instance("extension")
+        await take_over(traced)
+        attempts = 0
+
+        async def overtaken(transaction: Transaction) -> None:
+            nonlocal attempts
+            attempts += 1
+            if attempts == 1:
+                bench.expire_lease()
+                await apart(take_over(extension))
+                await apart(extension.lock.release_now())
+            await count_up(transaction)
+
+        await traced.run(overtaken)
+        assert recorder.steps[3:] == ["lose_guard", "lose", "rerun", "acquire", "sync", "load", "commit"]
+        assert recorder.last("lose_guard")["why"] == recorder.last("lose")["why"] == "fenced"
+        decoded(recorder.lines)
+
+    async def test_a_commit_that_the_fence_stops(self, bench: Workbench, traced: Instance, recorder: Recorder) -> None:
+        extension = await bench.instance("extension")
+        await take_over(traced)
+        async with failing(LeaseLost, traced.transaction()) as transaction:
+            await count_up(transaction)
+            bench.expire_lease()
+            await apart(take_over(extension))
+        assert recorder.steps[4:] == ["commit_fails", "lose_guard"]
+        assert recorder.last("commit_fails")["why"] == "fenced"
+
+    async def test_a_commit_whose_outcome_nobody_knows(self, traced: Instance, recorder: Recorder) -> None:
+        await take_over(traced)
+        traced.gated.late_failures["commit"] = StorageFailed("the disk is gone")
+        async with failing(StorageFailed, traced.transaction()) as transaction:
+            await count_up(transaction)
+        failed = recorder.last("commit_fails")
+        assert (failed["why"], failed["records"]) == ("unknown_outcome", [recorder.last("load")["record"]])
+        assert recorder.steps[-1] == "lose_guard"
+        decoded(recorder.lines)
+
+    async def test_a_sync_that_fails(self, traced: Instance, recorder: Recorder) -> None:
+        traced.gated.failures["changes"] = StorageFailed("the disk is gone")
+        with pytest.raises(StorageFailed):
+            await traced.lock.acquire_now()
+        assert recorder.steps == ["open", "acquire", "lose_guard", "release"]
+        assert recorder.last("lose_guard")["why"] == "sync_failed"
+
+    async def test_an_answer_and_a_failure_are_validated(self, traced: Instance, recorder: Recorder) -> None:
+        await take_over(traced)
+
+        async def fail(view: View) -> None:
+            raise KeyError(f"{await count(view)} {SECRET}")
+
+        await traced.query(count)
+        with pytest.raises(KeyError):
+            await traced.query(fail)
+        answered, failed = (line for line in recorder.lines if line["step"] == "validate")
+        assert "failure" not in answered
+        assert failed["failure"] == "KeyError"
+        decoded(recorder.lines)
+
+    async def test_a_view_that_comes_too_late_for_a_record(self, traced: Instance, recorder: Recorder) -> None:
+        await take_over(traced)
+        async with failing(SnapshotMoved, traced.view()) as view:
+            await apart(traced.run(count_up))
+            await view.get(COUNTER, "n")
+        assert recorder.last("outdated")["version"] == 1
+        decoded(recorder.lines)
+
+    async def test_listing_pausing_and_closing(self, traced: Instance, recorder: Recorder) -> None:
+        async def keys(view: View) -> int:
+            return len(await view.keys(COUNTER))
+
+        await take_over(traced)
+        await traced.run(count_up)
+        assert await traced.query(keys) == 1
+        await traced.pause()
+        await traced.resume()
+        await traced._truncate(Version(1))
+        await traced.close()
+        assert recorder.steps[-6:] == ["validate", "release", "pause", "resume", "truncate", "close"]
+        assert recorder.last("list")["found"] == 1
+        decoded(recorder.lines)
+
+    async def test_what_subscribers_were_told(self, bench: Workbench, traced: Instance, recorder: Recorder) -> None:
+        extension = await bench.instance("extension")
+        async with traced.subscribe(COUNTER):
+            await take_over(extension)
+            await extension.run(count_up)
+            await traced.listen_now()
+            await extension.run(count_up)
+            await extension._truncate(Version(2))
+            await traced.listen_now()
+        told = [
+            (line["since"], line["version"], line["lagged"]) for line in recorder.lines if line["step"] == "publish"
+        ]
+        assert recorder.last("subscribe")["version"] == 0
+        assert told == [(0, 1, False), (1, 2, True)]
+        decoded(recorder.lines)
+
+    async def test_a_long_list_is_cut_and_says_so(self, traced: Instance, recorder: Recorder) -> None:
+        async def many(transaction: Transaction) -> None:
+            for number in range(300):
+                await count_up(transaction, f"{number}")
+
+        await take_over(traced)
+        await traced.run(many)
+        commit = recorder.last("commit")
+        assert (len(listed(commit["records"])), len(listed(commit["made"])), commit["unlisted"]) == (250, 250, 50)
+        decoded(recorder.lines)
+
+
+def listed(field: Field) -> list[object]:
+    assert isinstance(field, list)
+    return field
+
+
+class TestNames:
+    def test_all_processes_of_a_store_name_things_alike_and_other_stores_do_not(self) -> None:
+        def named(key: bytes, instance: int) -> str:
+            return Trace(Recorder(), key, b"store", instance, lambda: 0).pseudonym("user", "@alice:example.org")
+
+        assert named(bytes(32), 1) == named(bytes(32), 2) != named(bytes([1] * 32), 1)
+
+    def test_a_pseudonym_is_as_the_specification_says(self) -> None:
+        trace = Trace(Recorder(), bytes(range(32)), b"store", 1, lambda: 0)
+        hashed = blake2b("6:device7:@é:b.c5:PHONE".encode(), key=bytes(range(32)), digest_size=8)
+        assert trace.pseudonym("device", "@é:b.c", "PHONE") == hashed.hexdigest()
+
+    @given(st.lists(st.binary(), min_size=1), st.lists(st.binary(), min_size=1))
+    def test_names_of_other_parts_are_other_names(self, some: list[bytes], others: list[bytes]) -> None:
+        trace = Trace(Recorder(), bytes(32), b"store", 1, lambda: 0)
+        assert (trace.pseudonym("record", *some) == trace.pseudonym("record", *others)) == (some == others)
+
+    @given(key=st.text(min_size=4), value=st.binary(min_size=8), label=st.text(min_size=6))
+    def test_nothing_of_a_record_its_key_or_a_label_is_in_a_line(self, key: str, value: bytes, label: str) -> None:
+        """Nor is a hash of it that anybody could compute who guesses it."""
+        recorder = Recorder()
+        trace = Trace(recorder, bytes(32), b"store", 1, lambda: 0)
+        operation = OperationTrace(trace, "transaction", 1, 1)
+        name = ("kind", key.encode("utf-8", "surrogatepass"))
+        operation.failed(ValueError(value, label))
+        operation.took_effect("commit", **operation.written({name: value}, {name: value}))
+        trace.note("open", program=trace.pseudonym("program", label))
+        text = json.dumps(recorder.lines)
+        for secret in (name[1], value, label.encode("utf-8", "surrogatepass")):
+            for shown in shapes(secret):
+                assert shown not in text
+
+
+def shapes(secret: bytes) -> list[str]:
+    """Return how bytes could be shown."""
+    digests = [hashlib.new(name, secret).hexdigest()[:16] for name in ("sha256", "sha1", "md5")]
+    unkeyed = blake2b(secret, digest_size=8).hexdigest()
+    return [secret.hex(), base64.b64encode(secret).decode().rstrip("="), repr(secret), *digests, unkeyed]
+
+
+class TestFiles:
+    def test_what_comes_after_a_line_that_was_cut_begins_a_new_one(self, tmp_path: Path) -> None:
+        path = tmp_path / "trace.ndjson"
+        path.write_bytes(b'{"format":1,"sto')
+        with NdjsonTracer(path) as tracer:
+            tracer.write({"step": "one"})
+            tracer.write({"step": "two"})
+        assert path.read_bytes() == b'{"format":1,"sto\n{"step":"one"}\n{"step":"two"}\n'
+
+    def test_only_its_owner_reads_it(self, tmp_path: Path) -> None:
+        with NdjsonTracer(tmp_path / "trace.ndjson"):
+            pass
+        assert (tmp_path / "trace.ndjson").stat().st_mode & 0o777 == 0o600
+
+    def test_several_processes_write_whole_lines(self, tmp_path: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        writers = [context.Process(target=write_many, args=(tmp_path / "trace.ndjson", each)) for each in "ab"]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+            assert writer.exitcode == 0
+        written = [json.loads(line) for line in (tmp_path / "trace.ndjson").read_bytes().splitlines()]
+        for writer_name in "ab":
+            assert [line["line"] for line in written if line["step"][0] == writer_name] == list(range(500))
+
+    def test_a_line_that_was_written_in_part_is_not_continued(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write = os.write
+        with NdjsonTracer(tmp_path / "trace.ndjson") as tracer:
+            with monkeypatch.context() as patched:
+                patched.setattr(os, "write", lambda file, data: write(file, data[:5]))
+                with pytest.raises(OSError, match="part of a line"):
+                    tracer.write({"step": "one"})
+            tracer.write({"step": "two"})
+        assert (tmp_path / "trace.ndjson").read_bytes() == b'{"ste\n{"step":"two"}\n'
+
+
+def write_many(path: Path, name: str) -> None:
+    with NdjsonTracer(path) as tracer:
+        for number in range(500):
+            tracer.write({"step": name * 1000, "line": number})
+
+
+class TestTracers:
+    async def test_a_tracer_that_fails_does_no_harm(self, bench: Workbench, caplog: pytest.LogCaptureFixture) -> None:
+        class Full:
+            def write(self, line: Line) -> None:
+                raise OSError(f"no space for {line}")
+
+        store = await bench.instance("traced", tracer=Full())
+        await take_over(store)
+        assert await store.run(count_up) == 1
+        assert [record.getMessage() for record in caplog.records if "tracing" in record.getMessage()] == [
+            "tracing failed: OSError"
+        ]
+
+    async def test_a_closed_file_does_no_harm(self, bench: Workbench, tmp_path: Path) -> None:
+        with NdjsonTracer(tmp_path / "trace.ndjson") as tracer:
+            store = await bench.instance("traced", tracer=tracer)
+        await take_over(store)
+        assert await store.run(count_up) == 1
+
+    async def test_what_can_not_write_is_no_tracer(self, tmp_path: Path) -> None:
+        with pytest.raises(InvalidArgument, match="the write of a tracer"):
+            await CryptoStore.open(tmp_path / "store.db", key=KEY, label="x", kinds=KINDS, tracer=print)  # type: ignore[arg-type]
+
+    async def test_a_program_gets_a_trace_by_asking_for_it(self, tmp_path: Path) -> None:
+        recorder = Recorder()
+        opening = CryptoStore.open(tmp_path / "store.db", key=KEY, label=SECRET, kinds=KINDS, tracer=recorder)
+        async with opening as store:
+            await store.run(count_up)
+        assert recorder.steps == ["open", "acquire", "sync", "load", "commit", "release", "close"]
+        assert SECRET not in json.dumps(recorder.lines)
+        decoded(recorder.lines)
+
+    def test_lines_go_to_a_logger_at_its_level(self, caplog: pytest.LogCaptureFixture) -> None:
+        logger = logging.getLogger("a.program")
+        tracer = LoggingTracer(logger)
+        with caplog.at_level(logging.INFO, "a.program"):
+            tracer.write({"step": "one"})
+        with caplog.at_level(logging.DEBUG, "a.program"):
+            tracer.write({"step": "two", "line": 2})
+        assert [record.getMessage() for record in caplog.records] == ['{"step":"two","line":2}']
+
+    def test_lines_become_spans(self) -> None:
+        spans: list[tuple[str, dict[str, Field], list[str]]] = []
+
+        class Span:
+            def __init__(self, ended: list[str]) -> None:
+                self._ended = ended
+
+            def end(self) -> None:
+                self._ended.append("ended")
+
+        class Spans:
+            def start_span(self, name: str, *, attributes: dict[str, Field]) -> Span:
+                spans.append((name, attributes, []))
+                return Span(spans[-1][2])
+
+        OpenTelemetryTracer(Spans()).write({"step": "commit", "version": 3})
+        assert spans == [("unwedged.commit", {"unwedged.step": "commit", "unwedged.version": 3}, ["ended"])]
+
+
+def test_the_schema_is_that_of_the_lines() -> None:
+    assert (ROOT / "spec" / "trace.schema.json").read_bytes() == trace_lines.schema()
+
+
+class TestRealProcesses:
+    @pytest.fixture
+    async def shared(self, tmp_path: Path) -> AsyncIterator[SharedStore]:
+        async with shared_store(tmp_path, ShortCut.NONE) as opened:
+            yield opened
+
+    def read(self, shared: SharedStore, label: str) -> list[Line]:
+        written = shared.store.with_name(f"{label}.ndjson").read_bytes()
+        lines: list[Line] = [json.loads(line) for line in written.splitlines()]
+        decoded(lines)
+        return lines
+
+    async def test_a_suspension_past_the_lease(self, shared: SharedStore) -> None:
+        bob, app, extension = Bob(), await shared.start("app"), await shared.start("extension")
+        await shared.perform(app, Meet(bob.invitation))
+        app.send(Encrypt(1, "slow", Point.READ))
+        assert await shared.stands(app) == Stands(Point.READ)
+        await app.suspend()
+        shared.expire_lease()
+        assert isinstance(await shared.perform(extension, Encrypt(2, "quick")), Done)
+        app.send(GoOn())
+        app.resume()
+        assert isinstance(await shared.outcome(app), Done)
+        of_app, of_extension = self.read(shared, "app"), self.read(shared, "extension")
+        lost = [line["epoch"] for line in of_app if line["step"] in {"lose_guard", "lose", "commit_fails"}]
+        commits = [(line["version"], line["epoch"]) for line in of_app + of_extension if line["step"] == "commit"]
+        assert set(lost) == {1}
+        assert sorted(commits, key=str) == [(1, 1), (2, 2), (3, 3)]
+        assert {line["store"] for line in of_app} == {line["store"] for line in of_extension}
+
+    async def test_a_kill_leaves_all_lines_before_it(self, shared: SharedStore) -> None:
+        bob, app = Bob(), await shared.start("app")
+        await shared.perform(app, Meet(bob.invitation))
+        app.send(Encrypt(1, "one", Point.COMMITTED))
+        await shared.stands(app)
+        await app.kill()
+        steps = [line["step"] for line in self.read(shared, "app")]
+        assert steps == ["open", "acquire", "sync", "commit", "load", "commit"]
