@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from checking.machine_replay.backup import BackupOfRoomKeys
 from checking.machine_replay.counterpart import Counterpart
 from checking.machine_replay.keys import Keys
 from checking.machine_replay.lists import Lists
@@ -12,6 +13,7 @@ from checking.machine_replay.sessions import Sessions
 from checking.machine_replay.sharing import Sharing
 
 COUNTERPARTS: Final[Mapping[str, type[Counterpart]]] = {
+    "MCBackup.tla": BackupOfRoomKeys,
     "MCKeys.tla": Keys,
     "MCLists.tla": Lists,
     "MCSessions.tla": Sessions,

@@ -1,39 +1,18 @@
-"""Backups, for tests: room keys to be backed up, and what the homeserver has of them."""
+"""Backups, for tests: what is known of them here, and what the homeserver has."""
 
 from __future__ import annotations
 
 from typing import Final
 
-import msgspec
-
 from checking.machine_replay.client import Client, Refused
-from checking.machine_replay.homeserver import Json
-from tests.machine.scene import MEGOLM, ROOM
+from checking.machine_replay.room_key import first_index
 from unwedged.machine import NewBackupVersion
-from unwedged.machine.exports import ExportedSession
-from unwedged.machine.identifiers import Curve25519Key, GroupSessionId, GroupSessionName, RoomId
-from unwedged.machine.ratchets import BackupDecryption, BackupMessage, InboundGroup, OutboundGroup
+from unwedged.machine.identifiers import GroupSessionId, GroupSessionName, RoomId
+from unwedged.machine.ratchets import BackupDecryption
 from unwedged.machine.records import BACKUP, INBOUND, UNBACKED, Backup
 from unwedged.store import View
 
 VERSION: Final = "room_keys/version"
-
-
-class RoomKey:
-    """A room key that somebody has made, from any index on."""
-
-    def __init__(self, room: str = ROOM) -> None:
-        made = OutboundGroup()
-        self.name = GroupSessionName(RoomId(room), made.session_id)
-        self.outbound = made
-        self._inbound = InboundGroup.from_session_key(made.session_key)
-
-    def exported(self, index: int = 0) -> ExportedSession:
-        key = self._inbound.exported_at(index)
-        assert key is not None
-        claimed = {"ed25519": "B" * 43}
-        names = self.name.room_id, Curve25519Key("A" * 43), self.name.session_id
-        return ExportedSession(MEGOLM, *names, key, claimed, (), shared_history=False)
 
 
 async def create(client: Client, *, sender: Client | None = None, answered: Client | None = None) -> NewBackupVersion:
@@ -94,17 +73,10 @@ def backed_up(client: Client, key: bytes, version: str | None = None) -> dict[Gr
     if version is None:
         version = str(client.call("GET", VERSION)["version"])
     rooms = client.call("GET", f"room_keys/keys?version={version}")["rooms"]
+    decryption = BackupDecryption(key)
     assert isinstance(rooms, dict)
     return {
-        GroupSessionName(RoomId(room), GroupSessionId(session)): _first_index(key, data)
+        GroupSessionName(RoomId(room), GroupSessionId(session)): first_index(decryption, data)
         for room, sessions in rooms.items()
         for session, data in sessions["sessions"].items()
     }
-
-
-def _first_index(key: bytes, data: Json) -> int:
-    message = msgspec.convert(data["session_data"], BackupMessage)
-    clear = msgspec.json.decode(BackupDecryption(key).decrypt(message), type=Json)
-    session = InboundGroup.from_exported(str(clear["session_key"]))
-    assert session.first_index == data["first_message_index"]
-    return session.first_index

@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.padding import PKCS7
 
 from checking.machine_replay.client import Client
 from checking.machine_replay.homeserver import Device, Json
+from checking.machine_replay.room_key import RoomKey
 from tests.machine.backups import (
     VERSION,
-    RoomKey,
     ask_version,
     backed_up,
     create,

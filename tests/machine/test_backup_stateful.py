@@ -21,7 +21,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from checking.machine_replay.client import Client
 from checking.machine_replay.homeserver import Device, Homeserver, Json
-from tests.machine.backups import RoomKey, backed_up, first_indices, known, marks
+from checking.machine_replay.room_key import RoomKey
+from tests.machine.backups import backed_up, first_indices, known, marks
 from tests.machine.scene import ALICE, KEY, MovableClock
 from unwedged.machine import (
     BackupDownload,

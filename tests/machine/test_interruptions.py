@@ -18,7 +18,8 @@ from typing import Final, ParamSpec, TypeVar
 import pytest
 
 from checking.machine_replay.homeserver import Json
-from tests.machine.backups import RoomKey, create, first_indices, is_on, marks
+from checking.machine_replay.room_key import RoomKey
+from tests.machine.backups import create, first_indices, is_on, marks
 from tests.machine.scene import ALICE, BOB, HOUR_MS, MEGOLM, ROOM, Scene, must_be_sound
 from tests.machine.test_cross_signing import AUTH, bootstrap, signing_keys_uploads
 from tests.machine.test_inputs import ask_for_keys, own

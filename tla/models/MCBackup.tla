@@ -1,10 +1,24 @@
 ------------------------------- MODULE MCBackup -------------------------------
-(* Probes of Backup: each says that an action never happens, and must be     *)
-(* found wrong.                                                              *)
+(* Backup made finite.                                                       *)
 EXTENDS Backup, TLC
 
 \* Processes are alike.
 Alike == Permutations(Processes)
+
+\* To be replayed in reasonable time: nobody else makes versions,
+OnlyOurs == \A i \in DOMAIN server.versions : server.versions[i] \in 1..MaxKeys
+
+\* at most one process has something in hand,
+OneAtATime == Cardinality({p \in Processes : flight[p] # Nothing}) <= 1
+
+\* and an upload has all that is marked, as the machine makes it.
+OfAll ==
+    \A p \in Processes :
+        (flight[p] = Nothing /\ InFlight(p, "upload")') =>
+            DOMAIN flight'[p].mark = {s \in Sessions : store.unbacked[s] # Nothing}
+
+-------------------------------------------------------------------------------
+(* Probes: each says that an action never happens, and must be found wrong.  *)
 
 NeverReceiveRoomKey == [][\A s \in Sessions, index \in Indices : ~ReceiveRoomKey(s, index)]_vars
 NeverCreateVersion  == [][\A p \in Processes : ~CreateVersion(p)]_vars
