@@ -7,6 +7,7 @@ from typing import Final
 
 from checking.machine_replay.backup import BackupOfRoomKeys
 from checking.machine_replay.counterpart import Counterpart
+from checking.machine_replay.inbox import Inbox
 from checking.machine_replay.keys import Keys
 from checking.machine_replay.lists import Lists
 from checking.machine_replay.sessions import Sessions
@@ -14,6 +15,7 @@ from checking.machine_replay.sharing import Sharing
 
 COUNTERPARTS: Final[Mapping[str, type[Counterpart]]] = {
     "MCBackup.tla": BackupOfRoomKeys,
+    "MCInbox.tla": Inbox,
     "MCKeys.tla": Keys,
     "MCLists.tla": Lists,
     "MCSessions.tla": Sessions,

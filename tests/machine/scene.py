@@ -10,7 +10,7 @@ from pathlib import Path
 
 from checking.machine_replay.client import Client
 from checking.machine_replay.homeserver import Device, Homeserver, Json, wall_clock_ms
-from tests.machine.message_keys import MessageKeys
+from checking.machine_replay.message_keys import MessageKeys
 from unwedged.machine import OlmMachine
 from unwedged.machine.identifiers import RoomId
 from unwedged.store import LeaseTimes, Milliseconds

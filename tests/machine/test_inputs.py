@@ -14,7 +14,7 @@ import pytest
 
 from checking.machine_replay.client import Client
 from checking.machine_replay.homeserver import Homeserver, Json
-from tests.machine.message_keys import MessageKeys
+from checking.machine_replay.message_keys import MessageKeys
 from tests.machine.own_devices import another_device, sent_to
 from tests.machine.scene import ALICE, BOB, HOUR_MS, ROOM, Scene
 from unwedged.machine import KeysClaim, KeysUpload, LocalTrust, OlmMachine, Problem, Request, ToDevice, sharing

@@ -8,7 +8,7 @@ import pytest
 from vodozemac import Account, GroupSession, Session
 
 from checking.machine_replay.homeserver import Json
-from tests.machine.message_keys import Malformed, MessageKeyReused, MessageKeys, megolm_index, olm_place
+from checking.machine_replay.message_keys import Malformed, MessageKeyReused, MessageKeys, megolm_index, olm_place
 
 PICKLE_KEY = bytes(32)
 

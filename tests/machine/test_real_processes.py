@@ -23,8 +23,8 @@ import pytest
 
 from checking.machine_replay.client import Client
 from checking.machine_replay.homeserver import Device, Homeserver, Json
+from checking.machine_replay.message_keys import MessageKeys
 from examples.story.program import MachineClock
-from tests.machine.message_keys import MessageKeys
 from tests.machine.scene import ALICE, BOB, HOUR_MS, KEY, MEGOLM, ROOM
 from tests.machine.worker import (
     Done,

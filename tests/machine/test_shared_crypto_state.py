@@ -14,7 +14,7 @@ import pytest
 
 from checking.machine_replay.client import Client
 from checking.machine_replay.homeserver import Json
-from tests.machine.message_keys import MessageKeys
+from checking.machine_replay.message_keys import MessageKeys
 from tests.machine.scene import ROOM, Scene
 
 SEEDS = range(10)

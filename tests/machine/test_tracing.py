@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from checking.explain import lines as trace_lines
-from tests.machine.message_keys import decode, inner_message, olm_place
+from checking.machine_replay.message_keys import decode, inner_message, olm_place
 from tests.machine.scene import ALICE, BOB, ROOM, Scene, scene
 from tests.store.stores import Recorder
 from unwedged.machine import KeysUpload, LocalTrust, MissingRoomKey, tracing

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, Literal, NamedTuple
 
 from checking.machine_replay.homeserver import Device, Homeserver, Json
-from tests.machine.message_keys import MessageKeys
+from checking.machine_replay.message_keys import MessageKeys
 
 FaultKind = Literal["request lost", "response lost", "repeated"]
 FAULT_KINDS: Final[list[FaultKind]] = ["request lost", "response lost", "repeated"]

@@ -19,9 +19,9 @@ import msgspec
 from aiohttp import ClientSession
 
 from checking.machine_replay.homeserver import Device, Json
+from checking.machine_replay.message_keys import MessageKeys
 from examples.encrypted_bot.client import ROOT, authorization
 from examples.encrypted_bot.synapse import log_in, register
-from tests.machine.message_keys import MessageKeys
 from tests.synapse.commands import (
     STOPPED,
     Advance,

@@ -18,7 +18,24 @@ Shorter == <<PreKey(1), Bad, Olm(0), Repeat(1)>>
 \* One message more. The best key comes in the middle.
 Longer == <<Event, PreKey(1), Bad, Olm(0), Olm(2), Repeat(2)>>
 
+\* For the replay: the better key comes last,
+BetterLast == <<PreKey(1), Bad, Olm(0)>>
+
+\* or the worse one, and a message comes again.
+WorseAndAgain == <<Event, PreKey(1), Olm(2), Repeat(2)>>
+
+Second == {2}
 SecondAndFourth == {2, 4}
+
+\* What the reference makes of a batch, for the replay. It applies a batch whole or records it whole, and records it only
+\* where it has more than one message or must wait for others. Here a record is one message. One is worked off at a time.
+WholeOrRecorded ==
+    LET received == store'.token - store.token
+        before == Len(store.backlog)
+        after == Len(store'.backlog)
+    IN  IF received > 0
+        THEN after = 0 \/ (after = before + received /\ after > 1)
+        ELSE after >= before \/ after = before - 1
 
 -------------------------------------------------------------------------------
 (* Probes: each says that an action never happens, and must be found wrong.  *)

@@ -1,0 +1,187 @@
+"""The faults of the module Inbox, injected into the machine: each breaks the rule that its model breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, TypeVar
+
+import msgspec
+
+from checking.replay.substitutions import Substitution
+from unwedged.machine import OlmMachine, SyncOutcome, SyncPosition, devices, inbox, olm, rooms
+from unwedged.machine.errors import MessageUnreadable
+from unwedged.machine.identifiers import Curve25519Key, GroupSessionName, JsonObject, PeerName, UserId
+from unwedged.machine.ratchets import Account, OlmMessage, OlmSession
+from unwedged.machine.records import ACCOUNT, INBOUND, OUTDATED, PEER, SYNC, TRACKED, InboundSession, Peer
+from unwedged.machine.sync import SyncChanges, changes_of
+from unwedged.store import RecordKind, Transaction
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+_receive = inbox.receive
+_decrypt = olm.decrypt
+_note_wedged = olm.note_wedged
+_keep_better = rooms.keep_better
+
+
+def _stale_sync_response() -> Sequence[Substitution]:
+    """A response counts whatever it was asked with."""
+
+    async def receive(
+        transaction: Transaction, changes: SyncChanges, asked_with: SyncPosition, now_ms: int
+    ) -> tuple[SyncOutcome, bool]:
+        newest = await transaction.get(SYNC, f"classic:{asked_with.connection}")
+        return await _receive(transaction, changes, msgspec.structs.replace(asked_with, token=newest), now_ms)
+
+    return [(inbox, "receive", receive)]
+
+
+def _hash_after_failure() -> Sequence[Substitution]:
+    """Nobody looks whether a message came before, ere it could not be decrypted and a mark was made."""
+
+    def decrypt(account: Account, peer: Peer, sender_key: Curve25519Key, message: OlmMessage) -> bytes:
+        known, peer.digests = peer.digests, []
+        try:
+            return _decrypt(account, peer, sender_key, message)
+        finally:
+            peer.digests = known + peer.digests
+
+    return [(olm, "decrypt", decrypt)]
+
+
+def _failed_decrypt_mutates() -> Sequence[Substitution]:
+    """An attempt is made on the live session, which then begins to send, and is stored so.
+
+    What is read later goes on from the session as it was before the attempt.
+    """
+    before_attempt: dict[str, str] = {}
+
+    def decrypt(account: Account, peer: Peer, sender_key: Curve25519Key, message: OlmMessage) -> bytes:
+        before = {each.session_id: before_attempt.get(each.session_id, each.pickle()) for each in peer.sessions}
+        peer.sessions = list(map(OlmSession.from_pickle, before.values()))
+        live = [(session, session._unpickled()) for session in peer.sessions]
+        before_attempt.clear()
+        try:
+            return _decrypt(account, peer, sender_key, message)
+        except MessageUnreadable:
+            for session, attempted in live:
+                session._session, session._pickle = attempted, None
+            before_attempt.update(before)
+            raise
+
+    async def note_wedged(transaction: Transaction, name: PeerName) -> None:
+        peer = await transaction.get(PEER, name)
+        if peer is not None:
+            transaction.put(PEER, name, peer)
+        await _note_wedged(transaction, name)
+
+    return [(olm, "decrypt", decrypt), (olm, "note_wedged", note_wedged)]
+
+
+def _device_flag_lost() -> Sequence[Substitution]:
+    """The token moves on, and the changes of device lists that came with it are not noted."""
+
+    async def note_nobody(transaction: Transaction, user_ids: Iterable[UserId]) -> None:
+        del transaction, user_ids
+
+    return [(devices, "note_changed", note_nobody)]
+
+
+def _better_key_lost_in_batch() -> Sequence[Substitution]:
+    """A room key is compared with the one that was stored before the commit."""
+    before: dict[tuple[Transaction, GroupSessionName], InboundSession | None] = {}
+
+    async def keep_better(transaction: Transaction, name: GroupSessionName, offered: InboundSession) -> bool:
+        stored = await transaction.get(INBOUND, name)
+        stored = before.setdefault((transaction, name), stored)
+        if stored is None:
+            transaction.put(INBOUND, name, offered)
+            return True
+        transaction.put(INBOUND, name, stored)
+        return await _keep_better(transaction, name, offered)
+
+    return [(rooms, "keep_better", keep_better)]
+
+
+class _Parted(Transaction):
+    """Writes some kinds of records, and keeps what is to be written of the others. Nothing that it reads is changed."""
+
+    __slots__ = ("_is_first", "_transaction", "rest")
+
+    def __init__(self, transaction: Transaction, is_first: Callable[[str], bool]) -> None:
+        super().__init__(transaction._operation)
+        self._transaction = transaction
+        self._is_first = is_first
+        self.rest: list[Callable[[Transaction], None]] = []
+
+    async def get(self, kind: RecordKind[Key, Value], key: Key) -> Value | None:
+        value = await self._transaction.get(kind, key)
+        return None if value is None else kind.value.decode(kind.value.encode(value))
+
+    async def keys(self, kind: RecordKind[Key, Value]) -> tuple[Key, ...]:
+        return await self._transaction.keys(kind)
+
+    def put(self, kind: RecordKind[Key, Value], key: Key, value: Value) -> None:
+        if self._is_first(kind.name):
+            self._transaction.put(kind, key, value)
+        else:
+            self.rest.append(lambda transaction: transaction.put(kind, key, value))
+
+    def delete(self, kind: RecordKind[Key, Value], key: Key) -> None:
+        if self._is_first(kind.name):
+            self._transaction.delete(kind, key)
+        else:
+            self.rest.append(lambda transaction: transaction.delete(kind, key))
+
+
+def _two_commits(is_first: Callable[[str], bool]) -> Sequence[Substitution]:
+    """Only some kinds of records are stored first. The rest follows when the process goes on with the response."""
+    half_done: dict[OlmMachine, tuple[_Parted, SyncOutcome]] = {}
+
+    async def receive_sync_changes(machine: OlmMachine, response: JsonObject, asked_with: SyncPosition) -> SyncOutcome:
+        async def begin(transaction: Transaction) -> None:
+            parted = _Parted(transaction, is_first)
+            changes = changes_of(response, asked_with)
+            outcome, _ = await inbox.receive(parted, changes, asked_with, machine._clock.now())
+            half_done[machine] = parted, outcome
+
+        async def finish(transaction: Transaction) -> SyncOutcome:
+            parted, outcome = half_done.pop(machine)
+            for write in parted.rest:
+                write(transaction)
+            return outcome
+
+        if machine in half_done:
+            return await machine._store.run(finish)
+        await machine._store.run(begin)
+        return SyncOutcome(applied=True)
+
+    return [(OlmMachine, "receive_sync_changes", receive_sync_changes)]
+
+
+def _session_before_payload() -> Sequence[Substitution]:
+    """A session and the account are stored without what a message brought."""
+    return _two_commits(lambda kind: kind in (PEER.name, ACCOUNT.name))
+
+
+def _two_commits_per_sync() -> Sequence[Substitution]:
+    """The account is stored last, after a session that has spent a key of it."""
+    return _two_commits(lambda kind: kind != ACCOUNT.name)
+
+
+def _acknowledged_before_processed() -> Sequence[Substitution]:
+    """The token is stored, and marks, and then the messages are looked at."""
+    return _two_commits(lambda kind: kind in (SYNC.name, TRACKED.name, OUTDATED.name))
+
+
+FAULTS: Final[Mapping[str, Callable[[], Sequence[Substitution]]]] = {
+    "stale-sync-response": _stale_sync_response,
+    "hash-after-failure": _hash_after_failure,
+    "session-before-payload": _session_before_payload,
+    "two-commits-per-sync": _two_commits_per_sync,
+    "device-flag-lost": _device_flag_lost,
+    "failed-decrypt-mutates": _failed_decrypt_mutates,
+    "acknowledged-before-processed": _acknowledged_before_processed,
+    "better-key-lost-in-batch": _better_key_lost_in_batch,
+}

@@ -1,0 +1,197 @@
+"""Real machines on the graphs of the module Inbox, and that a broken machine is noticed."""
+
+from __future__ import annotations
+
+import pytest
+
+from checking.machine_replay.counterparts import COUNTERPARTS
+from checking.models.manifest import Manifest
+from checking.tlc.graph import Graph
+from checking.tlc.toolbox import Toolbox
+from checking.tlc.values import State, Value, record
+from tests.checking.machine_breaks import Break, graph_of
+from unwedged.machine import SyncOutcome, inbox, rooms
+from unwedged.machine.records import (
+    BACKLOG,
+    PEER,
+    UNPROCESSED,
+    Backlog,
+    InboundSession,
+)
+from unwedged.store import RecordKind, Transaction
+
+INBOX = COUNTERPARTS["MCInbox.tla"]
+MOST_STEPS = 5_000
+"""Each break of the machine shows within so many steps."""
+
+
+@pytest.fixture(scope="module")
+def graph(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    return graph_of(toolbox, manifest, "ReplayInbox", tmp_path_factory.mktemp("graph"))
+
+
+@pytest.fixture(scope="module")
+def graph_of_repeats(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    return graph_of(toolbox, manifest, "ReplayInboxOfRepeats", tmp_path_factory.mktemp("repeats"))
+
+
+# That a replay fails where it should
+
+sound_put = Transaction.put
+sound_take = inbox._take_events
+sound_work_off = inbox.work_off
+
+
+def _put_no_session(transaction: Transaction, kind: RecordKind[object, object], key: object, value: object) -> None:
+    if kind.name != PEER.name:
+        sound_put(transaction, kind, key, value)
+
+
+async def _take_instead(transaction: Transaction, events: list[object], outcome: SyncOutcome, now_ms: int) -> None:
+    """Let a batch take the place of what is recorded."""
+    if await transaction.get(BACKLOG, None) is not None:
+        transaction.delete(BACKLOG, None)
+        for part in await transaction.keys(UNPROCESSED):
+            transaction.delete(UNPROCESSED, part)
+    await sound_take(transaction, events, outcome, now_ms)
+
+
+async def _take_at_once(transaction: Transaction, events: list[object], outcome: SyncOutcome, now_ms: int) -> None:
+    """Apply a batch although an earlier one is still recorded."""
+    backlog = await transaction.get(BACKLOG, None)
+    if backlog is not None:
+        transaction.delete(BACKLOG, None)
+    await sound_take(transaction, events, outcome, now_ms)
+    if backlog is not None:
+        transaction.put(BACKLOG, None, backlog)
+
+
+async def _work_off_newest(transaction: Transaction, now_ms: int) -> SyncOutcome | None:
+    """Begin with what was recorded last."""
+    backlog = await transaction.get(BACKLOG, None)
+    if backlog is None:
+        return None
+    newest = backlog.next - 1
+    transaction.put(BACKLOG, None, Backlog(newest, newest + 2))
+    outcome = await sound_work_off(transaction, now_ms)
+    if newest == backlog.first:
+        transaction.delete(BACKLOG, None)
+    else:
+        transaction.put(BACKLOG, None, Backlog(backlog.first, newest))
+    return outcome
+
+
+def _newest(offered: InboundSession, stored: InboundSession) -> InboundSession | None:
+    del stored
+    return offered
+
+
+def _oldest(offered: InboundSession, stored: InboundSession) -> InboundSession | None:
+    del offered, stored
+    return None
+
+
+BREAKS = {
+    "a batch takes the place of what is recorded": Break(
+        [(inbox, "_take_events", _take_instead)], r"store\.backlog|these messages are not"
+    ),
+    "a batch overtakes what is recorded": Break(
+        [(inbox, "_take_events", _take_at_once)], r"store\.(backlog|effects)|these messages are not"
+    ),
+    "what was recorded last comes first": Break(
+        [(inbox, "work_off", _work_off_newest)], r"store\.effects|these messages are not"
+    ),
+    "a better key is not taken": Break([(rooms, "merged", _oldest)], r"store\.key: the model has 0, the machine 1"),
+    "a session is not stored": Break([(Transaction, "put", _put_no_session)], r"store\.session\.open"),
+    **{
+        slug: Break(INBOX.faults[slug](), told)
+        for slug, told in {
+            "stale-sync-response": r"the machine takes it",
+            "two-commits-per-sync": r"a response comes again, and the machine takes it",
+            "device-flag-lost": r"store\.outdated",
+            "failed-decrypt-mutates": r"sent|store\.session",
+            "acknowledged-before-processed": r"store\.backlog: the model has .*, the machine <<>>",
+        }.items()
+    },
+}
+BREAKS_OF_REPEATS = {
+    "a worse key is taken": Break([(rooms, "merged", _newest)], r"store\.key: the model has 1, the machine 2"),
+    "hash-after-failure": Break(INBOX.faults["hash-after-failure"](), r"store\.(effects|unwedge)"),
+    "better-key-lost-in-batch": Break(INBOX.faults["better-key-lost-in-batch"](), r"store\.key: the model has 1"),
+}
+
+
+@pytest.mark.parametrize("broken", BREAKS)
+def test_a_broken_machine_diverges(graph: Graph, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    BREAKS[broken].must_diverge(monkeypatch, graph, INBOX, MOST_STEPS)
+
+
+@pytest.mark.parametrize("broken", BREAKS_OF_REPEATS)
+def test_a_broken_machine_diverges_where_messages_come_again(
+    graph_of_repeats: Graph, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    BREAKS_OF_REPEATS[broken].must_diverge(monkeypatch, graph_of_repeats, INBOX, MOST_STEPS)
+
+
+# Properties
+
+
+def inbox_state(*, sent: tuple[Value, ...] = ((1, 0), (1, 1), (2, 0)), **store: Value) -> State:
+    """Return a state of the stream of ReplayInbox: all is applied, but for the last message."""
+    right: dict[str, Value] = {
+        "token": 3,
+        "account": "spent",
+        "session": record(open=True),
+        "key": 1,
+        "outdated": frozenset({2}),
+        "unwedge": frozenset({2}),
+        "backlog": (3,),
+        "effects": (1, 1, 0),
+    }
+    return {"store": record(**(right | store)), "sent": sent}
+
+
+RIGHT = {
+    "one is recorded": inbox_state(),
+    "all are applied": inbox_state(backlog=(), effects=(1, 1, 1), key=0),
+    "nothing has come": inbox_state(
+        token=0,
+        account="offered",
+        session=record(open=False),
+        key=9,
+        outdated=frozenset(),
+        backlog=(),
+        effects=(0, 0, 0),
+    ),
+}
+
+
+@pytest.mark.parametrize("state", RIGHT.values(), ids=RIGHT)
+def test_what_is_right_is_accepted(state: State) -> None:
+    assert [holds(state, state) for holds in INBOX.properties.values()] == [None] * 4
+
+
+WRONG = {
+    "a message is neither applied nor recorded": (inbox_state(backlog=()), "NothingLost", "the message 3 was neither"),
+    "a better key is not stored": (
+        inbox_state(backlog=(), effects=(1, 1, 1)),
+        "NothingLost",
+        "that the message 3 brought",
+    ),
+    "a message has two effects": (
+        inbox_state(effects=(1, 2, 0)),
+        "ExactlyOnce",
+        r"the messages [2] had an effect twice",
+    ),
+    "a session without its account": (inbox_state(account="offered"), "AtomicSync", "one is stored"),
+    "a change is not marked": (inbox_state(outdated=frozenset()), "AtomicSync", "lists changed at {2}"),
+    "a position is used twice": (inbox_state(sent=((1, 0), (1, 0))), "NoRatchetReuse", "was used twice"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_wrong_is_reported(wrong: str) -> None:
+    state, violated, told = WRONG[wrong]
+    found = {name: detail for name, holds in INBOX.properties.items() if (detail := holds(state, state)) is not None}
+    assert found.keys() == {violated}
+    assert told in found[violated]
