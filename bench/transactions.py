@@ -215,7 +215,7 @@ What each layer adds, from the least work to all of it:
                 "bare transaction in one hop": "the driver: a hop to its thread and back",
                 "unsealed commit": "fence, version, change log, secure deletion",
                 "sealed commit": "sealing the value, hiding the key",
-                "transaction": "lock, cache, a task that a cancelled caller waits for",
+                "transaction": "lock, cache, waiting without being cancelled",
             },
         )
     }

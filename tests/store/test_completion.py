@@ -1,34 +1,142 @@
-"""Work that is never left halfway, and that nothing remembers afterwards."""
+"""Work that is never left halfway: whatever it waits for, and however often its caller is cancelled."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
-from unwedged.store import completion as module
-from unwedged.store.completion import run_to_completion
+from unwedged.store.completion import Uncancellable, run_to_completion
+
+PAUSES: dict[str, Callable[[], Awaitable[object]]] = {
+    "nothing": lambda: asyncio.sleep(0),
+    "a timer": lambda: asyncio.sleep(0.001),
+    "a thread": lambda: asyncio.to_thread(str),
+    "a task": lambda: asyncio.create_task(asyncio.sleep(0)),
+    "what can't be cancelled": lambda: soon(),
+    "work of the same kind": lambda: run_to_completion(asyncio.sleep(0.001)),
+}
 
 
-async def fail() -> None:
-    raise LookupError("nothing there")
+async def soon() -> None:
+    done: Uncancellable[None] = Uncancellable()
+    asyncio.get_running_loop().call_later(0.001, done.set_result, None)
+    await done
 
 
-async def test_nothing_remembers_work_that_is_over() -> None:
-    """Else a program that commits for months would keep one task for each commit."""
+@pytest.mark.parametrize("times", [0, 1, 3])
+@pytest.mark.parametrize("pause", PAUSES.values(), ids=PAUSES.keys())
+async def test_it_ends_before_its_caller_is_told_of_a_cancellation(
+    pause: Callable[[], Awaitable[object]], times: int
+) -> None:
+    ended: list[str] = []
+    going_on = asyncio.Event()
 
-    async def nested() -> int:
-        return await run_to_completion(one())
+    async def work() -> str:
+        for _ in range(3):
+            going_on.set()
+            await pause()
+        ended.append("work")
+        return "done"
 
-    async def one() -> int:
-        return 1
+    async def calling() -> str:
+        return await run_to_completion(work())
 
-    assert await run_to_completion(nested()) == 1
+    caller = asyncio.create_task(calling())
+    await going_on.wait()
+    for _ in range(times):
+        caller.cancel()
+        await asyncio.sleep(0)
+    if times:
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+    else:
+        assert await caller == "done"
+    assert ended == ["work"]
+
+
+async def test_a_caller_that_was_cancelled_before_it_began_is_told_in_the_end() -> None:
+    ended: list[str] = []
+
+    async def work() -> None:
+        await asyncio.sleep(0)
+        ended.append("work")
+
+    async def calling() -> None:
+        current = asyncio.current_task()
+        assert current is not None
+        current.cancel()
+        await run_to_completion(work())
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(calling())
+    assert ended == ["work"]
+
+
+async def test_its_failure_is_its_callers_unless_that_was_cancelled(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise LookupError("nothing there")
+
     with pytest.raises(LookupError):
         await run_to_completion(fail())
-    caller = asyncio.create_task(run_to_completion(asyncio.sleep(0)))
+
+    async def calling() -> None:
+        await run_to_completion(fail())
+
+    caller = asyncio.create_task(calling())
     await asyncio.sleep(0)
     caller.cancel()
-    with pytest.raises(asyncio.CancelledError):
+    with caplog.at_level("DEBUG"), pytest.raises(asyncio.CancelledError):
         await caller
-    assert not module._completing
+    assert "nothing there" in caplog.text
+
+
+async def test_it_goes_on_after_a_failure_of_what_it_waits_for() -> None:
+    steps: list[str] = []
+
+    async def work() -> None:
+        failing: Uncancellable[None] = Uncancellable()
+        asyncio.get_running_loop().call_soon(failing.set_exception, LookupError("nothing there"))
+        try:
+            await failing
+        finally:
+            await soon()
+            steps.append("cleaned up")
+
+    with pytest.raises(LookupError):
+        await run_to_completion(work())
+    assert steps == ["cleaned up"]
+
+
+async def test_a_time_limit_counts_once_the_work_has_ended() -> None:
+    """The limit is told as its own exception: the cancellation that it makes is counted once."""
+    ended: list[str] = []
+
+    async def work() -> None:
+        await asyncio.sleep(0.01)
+        ended.append("work")
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            await run_to_completion(work())
+    assert ended == ["work"]
+
+
+def test_a_loop_that_ends_lets_it_end() -> None:
+    ended: list[str] = []
+
+    async def work() -> None:
+        await asyncio.sleep(0.01)
+        ended.append("work")
+
+    async def calling() -> None:
+        await run_to_completion(work())
+
+    async def main() -> None:
+        main.caller = asyncio.create_task(calling())  # type: ignore[attr-defined]
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert ended == ["work"]

@@ -7,54 +7,58 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from functools import partial
+import types
+from collections.abc import Coroutine, Generator
 from typing import TypeVar
 
 Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
-_completing: set[asyncio.Task[object]] = set()
+
+class Uncancellable(asyncio.Future[Result]):
+    """A future of something that happens in any case: a task that waits for it is cancelled once it is done."""
+
+    def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 (the signature is asyncio's)
+        """Refuse. A task that is cancelled meanwhile remembers that, and raises it when this future is done."""
+        return False
 
 
-async def run_to_completion(work: Coroutine[object, object, Result]) -> Result:
+@types.coroutine
+def run_to_completion(work: Coroutine[asyncio.Future[object] | None, None, Result]) -> Generator[object, None, Result]:
     """Run ``work`` to its end even if the caller is cancelled meanwhile. Only then is the cancellation raised.
 
-    The work runs in a task of its own, which only an event loop that ends cancels. Work that is part of such work needs
-    no task of its own.
+    The work runs in the caller's own task, since another task would cost a tenth of a commit. Whatever the work waits
+    for, the task waits for something that can't be cancelled.
     """
-    if asyncio.current_task() in _completing:
-        return await work
-    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(_run_and_signal(ended, work))
-    _completing.add(task)
     cancelled: asyncio.CancelledError | None = None
     try:
-        while not task.done():
+        while True:
+            waits_for = work.send(None)
             try:
-                await ended
+                if waits_for is None or isinstance(waits_for, Uncancellable):
+                    yield waits_for
+                else:
+                    yield from _end_of(waits_for)
             except asyncio.CancelledError as error:
                 cancelled = error
-                ended = asyncio.get_running_loop().create_future()
-                task.add_done_callback(partial(_signal, ended))
-    finally:
-        _completing.discard(task)
-    if cancelled is None:
-        return task.result()
-    if not task.cancelled() and (failure := task.exception()) is not None:
+            except Exception:  # noqa: BLE001, S110
+                pass  # What has come of the future: the work gets it from there.
+    except StopIteration as end:
+        if cancelled is None:
+            result: Result = end.value
+            return result
+    except Exception as failure:
+        if cancelled is None:
+            raise
         logger.debug("what a cancelled caller had begun failed: %r", failure)
+    finally:
+        work.close()
     raise cancelled
 
 
-async def _run_and_signal(ended: asyncio.Future[None], work: Coroutine[object, object, Result]) -> Result:
-    """Do ``work``, and signal its end an iteration of the loop earlier than the task itself would."""
-    try:
-        return await work
-    finally:
-        _signal(ended)
-
-
-def _signal(ended: asyncio.Future[None], _: object = None) -> None:
-    if not ended.done():
-        ended.set_result(None)
+def _end_of(awaited: asyncio.Future[object]) -> Generator[object, None, None]:
+    """Wait until ``awaited`` is done, whatever comes of it."""
+    ended: Uncancellable[None] = Uncancellable(loop=awaited.get_loop())
+    awaited.add_done_callback(lambda _: ended.set_result(None))
+    yield from ended.__await__()

@@ -5,7 +5,6 @@ Of all modules of the package, only this one and ``engine`` import ``sqlite3``.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import random
 import sqlite3
@@ -17,6 +16,7 @@ from typing import Final, TypeAlias, TypeVar
 
 import aiosqlite
 
+from unwedged.store.completion import Uncancellable
 from unwedged.store.errors import NotAStore, StorageFailed, StoreBusy
 
 Result = TypeVar("Result")
@@ -71,19 +71,12 @@ class Driver(aiosqlite.Connection):
     async def call(self, work: Callable[[Connection], Result]) -> Result:
         """Run ``work`` on the driver's thread, as soon as the database is not busy.
 
-        The work has ended when this returns or raises, also where the end of the loop cancels all tasks.
+        The work has ended when this returns or raises, also where its caller is cancelled meanwhile. The driver's own
+        way to do anything would forget what comes of it then. So this uses the queue behind that: bound its version.
         """
-        try:
-            # The driver's own way to do anything at all, protected and without types: bound its version.
-            result: Result = await self._execute(retry_while_busy, work, self._conn)  # type: ignore[no-untyped-call]
-        except asyncio.CancelledError:
-            # The driver does it all the same, and in order: once a later request is done, so is this one.
-            while True:
-                with contextlib.suppress(asyncio.CancelledError):
-                    await self.rollback()
-                    break
-            raise
-        return result
+        done: Uncancellable[Result] = Uncancellable()
+        self._tx.put_nowait((done, partial(retry_while_busy, work, self._conn)))
+        return await done
 
 
 def connect(path: Path) -> Connection:

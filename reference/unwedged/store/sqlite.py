@@ -298,7 +298,7 @@ class SqliteBackend:
 
         try:
             with database.translated():
-                return await run_to_completion(self._driver.call(checked))
+                return await self._driver.call(checked)
         except StoreBusy as busy:
             raise self._busy_error() from busy
 
