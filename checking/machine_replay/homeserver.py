@@ -253,6 +253,10 @@ class Homeserver:
         del self._devices[device]
         self._changed.append((self._tick(), device.user))
 
+    def waiting(self, device: Device) -> list[Json]:
+        """Return the messages to a device that it has not acknowledged."""
+        return [event for _, event in self._signed_in(device).inbox]
+
     def one_time_keys(self, device: Device) -> list[str]:
         """Return the names of a device's one-time keys, in the order in which they are handed out."""
         return list(self._signed_in(device).one_time)

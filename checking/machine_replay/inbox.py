@@ -21,7 +21,7 @@ from checking.replay.doubles import ManualClock
 from checking.replay.model_states import Function, changed_arguments, entry, function_of, name_of
 from checking.replay.substitutions import Substitution, substituted
 from checking.tlc.values import Label, ModelValue, State, Value, function, record
-from unwedged.machine import OlmMachine, SyncOutcome, SyncPosition, ToDeviceEvent, inbox, olm
+from unwedged.machine import OlmMachine, SyncOutcome, SyncPosition, ToDeviceEvent, account, inbox, olm
 from unwedged.machine import identifiers as ids
 from unwedged.machine.errors import MessageUnreadable, RepeatedMessage
 from unwedged.machine.ratchets import Account, OlmMessage, OlmSession, OutboundGroup
@@ -40,7 +40,7 @@ from unwedged.machine.records import (
     OwnDevice,
     Peer,
 )
-from unwedged.machine.sync import SyncChanges
+from unwedged.machine.sync import TO_DEVICE, SyncChanges
 from unwedged.store import Transaction
 
 _OWN: Final = Device("@alice:example.org", "PHONE")
@@ -207,7 +207,10 @@ async def _process_and_tell(transaction: Transaction, raw: object, outcome: Sync
 
 
 class Inbox(Counterpart):
-    """Both processes sync over one connection. The other device reads what it is sent, and answers that.
+    """Both processes sync over one classic connection. The other device reads what it is sent, and answers that.
+
+    Where the names of the processes begin with "s", each has a connection of sliding sync of its own. The model knows
+    nothing of a token that belongs to one connection; ``Lists`` does.
 
     How many messages make a batch large is chosen anew for each response. A process is killed after each commit.
     """
@@ -232,6 +235,8 @@ class Inbox(Counterpart):
         self._peer = peer
         self._own = own
         self._stream = _STREAMS[len(outside.effects)]
+        self._sliding = all(process.startswith("s") for process in outside.flight)
+        self._changes = () if self._sliding else _CHANGES
         self._resources = resources
         group = OutboundGroup()
         self._session_id = group.session_id
@@ -249,9 +254,18 @@ class Inbox(Counterpart):
     async def open(cls, folder: Path, initial: State) -> Self:
         """As the base class says. All keys are published, and the other device has claimed one."""
         processes = sorted(map(name_of, function_of(initial["flight"])))
+        sliding = all(process.startswith("s") for process in processes)
         numbers = range(1, 1 + len(_effects(initial)))
         resources = ExitStack()
-        resources.enter_context(substituted([(inbox, "_process", _process_and_tell)]))
+        resources.enter_context(
+            substituted(
+                [
+                    (inbox, "_process", _process_and_tell),
+                    (account, "MOST_ONE_TIME_KEYS", 1),
+                    (account, "REFILL_BELOW", 1),
+                ]
+            )
+        )
         server, peer = Homeserver(), PeerDevice(_PEER)
         server.sign_in(_OWN)
         peer.sign_in(server)
@@ -265,7 +279,8 @@ class Inbox(Counterpart):
             await machine.set_room_encryption(_room_of(number), {"algorithm": ids.MEGOLM})
         await client.send_all()
         await machine.track_users(users)
-        await client.sync(_CONNECTION)
+        for process in processes:
+            await client.sync(process if sliding else _CONNECTION, sliding=sliding)
         await client.send_all()
         known = KnownDevice(device.records(OWN_DEVICE)[None].keys)
         made = cls(
@@ -306,7 +321,7 @@ class Inbox(Counterpart):
         late = [
             Label("ReceiveSync", (ModelValue(process), len(held.batch)))
             for process, held in self.outside.flight.items()
-            if isinstance(held, _Answered) and held.position.token != token
+            if isinstance(held, _Answered) and held.position.to_device_token != token
         ]
         working = [] if self._device.records(BACKLOG) else [Label("WorkOffBacklog", (1,))]
         return [*late, *working, *([] if self._read().sessions else [Label("EncryptOlm")])]
@@ -319,9 +334,11 @@ class Inbox(Counterpart):
                 self._send(len(outside.contents) + 1)
             case "AskSync", (ModelValue(process),):
                 machine = await self._device.machine(process)
-                outside.flight[process] = _Asked(await machine.sync_position(_CONNECTION))
+                connection = process if self._sliding else _CONNECTION
+                outside.flight[process] = _Asked(await machine.sync_position(connection, sliding=self._sliding))
             case "AnswerSync", (ModelValue(process),):
-                outside.flight[process] = self._answer(self._held(process, _Asked).position)
+                client = Client(outside.server, await self._device.machine(process))
+                outside.flight[process] = self._answer(client, self._held(process, _Asked).position)
             case "ReceiveSync", (ModelValue(process), count):
                 held = self._held(process, _Answered)
                 if not await self._receive(await self._device.machine(process), held, cast("int", count)):
@@ -365,7 +382,9 @@ class Inbox(Counterpart):
         offered = _begins(self._device.records(ACCOUNT)[None], self._peer.curve25519, self._probe)
         place = self._next_place(peer) if peer.sessions else _Place(0, 0)
         return {
-            "server": record(arrived=len(outside.contents), forgotten=len(outside.contents) - len(self._waiting())),
+            "server": record(
+                arrived=len(outside.contents), forgotten=len(outside.contents) - len(outside.server.waiting(_OWN))
+            ),
             "flight": function({ModelValue(process): self._in_hand(held) for process, held in outside.flight.items()}),
             "store": record(
                 token=token,
@@ -377,7 +396,7 @@ class Inbox(Counterpart):
                     index=place.sent,
                 ),
                 key=_NO_KEY if inbound is None else inbound.session.first_index,
-                outdated=frozenset(change for change in _CHANGES if _user_id(change) in marks),
+                outdated=frozenset(change for change in self._changes if _user_id(change) in marks),
                 unwedge=frozenset(outside.unreadable) if wedged else frozenset(),
                 backlog=tuple(range(token - len(backlog) + 1, token + 1)),
                 effects=tuple(outside.effects.values()),
@@ -412,7 +431,7 @@ class Inbox(Counterpart):
         outside.contents[number] = content
         messages: Json = {_OWN.user: {_OWN.device: content}}
         self._request(_PEER, "PUT", f"sendToDevice/{event_type}/{number}", {"messages": messages})
-        if number in _CHANGES:
+        if number in self._changes:
             changed = Device(_user_id(number), "NEW")
             outside.server.sign_in(changed)
             self._request(changed, "POST", "keys/upload", {"device_keys": signed_device_keys(changed)})
@@ -431,18 +450,18 @@ class Inbox(Counterpart):
         self.outside.session = session.pickle()
         return content
 
-    def _answer(self, position: SyncPosition) -> _Answered:
+    def _answer(self, client: Client, position: SyncPosition) -> _Answered:
         """Let the homeserver answer a sync. It waits until there is something new."""
-        response = self._request(_OWN, "GET", f"sync?since={position.token}")
-        batch = self._numbered(cast("dict[str, list[Json]]", response["to_device"])["events"], self._arrived())
+        response = client.ask(position)
+        batch = self._numbered(self._events(response), self._arrived())
         if not batch:
             raise Impossible("there is nothing new")
-        self.outside.tokens[str(response["next_batch"])] = self._arrived()
+        self.outside.tokens[self._next_token(response)] = self._arrived()
         return _Answered(position, response, batch)
 
     async def _receive(self, machine: OlmMachine, held: _Answered, count: int) -> bool:
         """Give a response to the machine, to apply ``count`` messages in its commit; say whether it was taken."""
-        at_once = count == len(held.batch)
+        before, at_once = self._token(), count == len(held.batch)
         receive, work_off = inbox.receive, inbox.work_off
 
         async def receive_and_work_off(
@@ -462,6 +481,8 @@ class Inbox(Counterpart):
         ):
             outcome = await machine.receive_sync_changes(held.response, held.position)
         self._note(outcome)
+        if self._sliding:  # there the machine may have taken another part of the response
+            return bool(outcome.events) or self._token() != before
         return outcome.applied
 
     async def _work_off(self, count: int) -> None:
@@ -528,19 +549,21 @@ class Inbox(Counterpart):
         return ids.PeerName(ids.UserId(_PEER.user), self._peer.curve25519)
 
     def _token(self) -> str:
-        return self._device.records(SYNC)[f"classic:{_CONNECTION}"]
+        return self._device.records(SYNC)[TO_DEVICE if self._sliding else f"classic:{_CONNECTION}"]
+
+    def _events(self, response: Json) -> list[Json]:
+        to_device = cast("Json", response["extensions"])["to_device"] if self._sliding else response["to_device"]
+        return cast("dict[str, list[Json]]", to_device)["events"]
+
+    def _next_token(self, response: Json) -> str:
+        part = cast("dict[str, Json]", response["extensions"])["to_device"] if self._sliding else response
+        return str(part["next_batch"])
 
     def _backlog(self) -> tuple[int, ...]:
         """Return the recorded messages, of which the last is that up to which the token goes."""
         parts = sorted(self._device.records(UNPROCESSED).items())
         last = self.outside.tokens[self._token()]
         return self._numbered([event for _, events in parts for event in events], last)
-
-    def _waiting(self) -> list[Json]:
-        """Return the messages that the homeserver still has."""
-        response = self._request(_OWN, "GET", "sync")
-        self.outside.server.arrivals.clear()
-        return cast("dict[str, list[Json]]", response["to_device"])["events"]
 
     def _numbered(self, events: Sequence[Json], last: int) -> tuple[int, ...]:
         """Return the numbers of messages, of which the newest is ``last``."""
@@ -573,10 +596,10 @@ class Inbox(Counterpart):
     def _in_hand(self, held: _Held | None) -> Value:
         if held is None:
             return _NOTHING
-        since = self.outside.tokens[str(held.position.token)]
+        since = self.outside.tokens[str(held.position.to_device_token)]
         if isinstance(held, _Asked):
             return record(stage="asked", since=since)
-        until = self.outside.tokens[str(held.response["next_batch"])]
+        until = self.outside.tokens[self._next_token(held.response)]
         return record(stage="answered", since=since, until=until, batch=held.batch)
 
     def _request(self, device: Device, method: str, path: str, body: Json | None = None) -> Json:

@@ -10,14 +10,16 @@ from checking.tlc.graph import Graph
 from checking.tlc.toolbox import Toolbox
 from checking.tlc.values import State, Value, record
 from tests.checking.machine_breaks import Break, graph_of
-from unwedged.machine import SyncOutcome, inbox, rooms
+from unwedged.machine import SyncOutcome, SyncPosition, inbox, rooms
 from unwedged.machine.records import (
     BACKLOG,
     PEER,
+    SYNC,
     UNPROCESSED,
     Backlog,
     InboundSession,
 )
+from unwedged.machine.sync import TO_DEVICE, SyncChanges
 from unwedged.store import RecordKind, Transaction
 
 INBOX = COUNTERPARTS["MCInbox.tla"]
@@ -33,6 +35,11 @@ def graph(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="module")
 def graph_of_repeats(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Graph:
     return graph_of(toolbox, manifest, "ReplayInboxOfRepeats", tmp_path_factory.mktemp("repeats"))
+
+
+@pytest.fixture(scope="module")
+def sliding_graph(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    return graph_of(toolbox, manifest, "ReplayInboxSliding", tmp_path_factory.mktemp("sliding"))
 
 
 # That a replay fails where it should
@@ -81,6 +88,16 @@ async def _work_off_newest(transaction: Transaction, now_ms: int) -> SyncOutcome
     return outcome
 
 
+async def _take_by_connection(
+    transaction: Transaction, changes: SyncChanges, asked_with: SyncPosition, outcome: SyncOutcome
+) -> bool:
+    """Take messages from a response that is the next one of its connection, whatever the other one has brought."""
+    del asked_with
+    if outcome.applied and changes.next_to_device_token is not None:
+        transaction.put(SYNC, TO_DEVICE, changes.next_to_device_token)
+    return outcome.applied
+
+
 def _newest(offered: InboundSession, stored: InboundSession) -> InboundSession | None:
     del stored
     return offered
@@ -121,6 +138,13 @@ BREAKS_OF_REPEATS = {
 }
 
 
+BREAKS_OF_SLIDING = {
+    "a connection heeds its own token only": Break(
+        [(inbox, "_takes_to_device", _take_by_connection)], r"the machine takes it"
+    ),
+}
+
+
 @pytest.mark.parametrize("broken", BREAKS)
 def test_a_broken_machine_diverges(graph: Graph, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     BREAKS[broken].must_diverge(monkeypatch, graph, INBOX, MOST_STEPS)
@@ -131,6 +155,13 @@ def test_a_broken_machine_diverges_where_messages_come_again(
     graph_of_repeats: Graph, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     BREAKS_OF_REPEATS[broken].must_diverge(monkeypatch, graph_of_repeats, INBOX, MOST_STEPS)
+
+
+@pytest.mark.parametrize("broken", BREAKS_OF_SLIDING)
+def test_a_broken_machine_diverges_where_connections_share_a_token(
+    sliding_graph: Graph, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    BREAKS_OF_SLIDING[broken].must_diverge(monkeypatch, sliding_graph, INBOX, MOST_STEPS)
 
 
 # Properties
