@@ -21,7 +21,7 @@
 (* with suspended processes is among those below. A process that pauses has   *)
 (* released its lease (Release), and takes no step until it goes on; its      *)
 (* cache, and what its subscribers have heard, are then as they were. Clocks  *)
-(* do not appear: a lease may expire at any moment (Expire).                  *)
+(* do not appear: a lease may expire at any moment (Expire; P7.1).            *)
 EXTENDS Lease, Sequences, FiniteSets
 
 CONSTANTS
@@ -78,17 +78,18 @@ Part(records, asked) == [r \in Records |-> IF r \in asked THEN records[r] ELSE M
 Over(a, b) == [r \in Records |-> IF b[r] # Missing THEN b[r] ELSE a[r]]
 
 -------------------------------------------------------------------------------
-(* The cache (twins: protocol/cache.py).                                        *)
+(* The cache, P0.10 (twins: protocol/cache.py).                                 *)
 
+\* P0.11, P0.12. Any version that the store has had will do.
 NewCache == [version |-> 0, records |-> Nothing]
 
-\* Rule 2. The faults are the ways this was got wrong.
+\* P2.5, P2.8. The faults are the ways this was got wrong.
 SyncedCache(old) ==
     LET changed(r) == ChangedAfter(r, old.version)
         kept == [r \in Records |-> IF changed(r) THEN Missing ELSE old.records[r]]
         reaches == floor <= old.version \/ Broken("floor-ignored-at-sync")
     IN  CASE Broken("session-cache-survives") ->
-                \* a second cache, of one kind of record, that nobody told
+                \* a second cache, of one kind of record, that nobody told (P2.9)
                 [version |-> Version, records |-> [r \in Records |->
                     IF r = CHOOSE s \in Records : TRUE THEN old.records[r] ELSE kept[r]]]
           [] Broken("first-acquire-is-clean") /\ old.version = 0 ->
@@ -100,12 +101,12 @@ SyncedCache(old) ==
           [] OTHER ->
                 [version |-> Version, records |-> IF reaches THEN kept ELSE Nothing]
 
-\* A value that was loaded at one version may only enter a cache of that version.
+\* P4.8: a value that was loaded at one version may only enter a cache of that version.
 FilledCache(old, r, value, version) ==
     IF old.version = version /\ old.records[r] = Missing /\ ~Broken("partial-list")
     THEN [old EXCEPT !.records[r] = value] ELSE old
 
-\* Rule 5: at the version that this commit made.
+\* P5.21: at the version that this commit made.
 InstalledCache(old, version, written) ==
     LET news == [r \in Records |-> IF r \notin DOMAIN written THEN Missing
                                    ELSE IF Broken("partial-list") /\ old.records[r] = Missing THEN 1
@@ -114,7 +115,7 @@ InstalledCache(old, version, written) ==
     IN  IF Broken("late-version") THEN [version |-> Version, records |-> records]
         ELSE IF version = old.version + 1 THEN [version |-> version, records |-> records] ELSE old
 
-\* A partial copy of a snapshot stays one, whatever is dropped from it.
+\* P2.16: a partial copy of a snapshot stays one, whatever is dropped from it.
 ForgottenCache(old, r) == [old EXCEPT !.records[r] = Missing]
 
 -------------------------------------------------------------------------------
@@ -125,7 +126,7 @@ Heard(version, lagged) == [version |-> version, lagged |-> lagged]
 
 LastHeard(published) == published[Len(published)].version
 
-\* Everything that the log names up to a version, or that it no longer reaches.
+\* P9.5, P9.6: everything that the log names up to a version, or that it no longer reaches.
 PublishedUpTo(published, version) ==
     IF published = <<>> \/ version <= LastHeard(published) THEN published
     ELSE IF floor > LastHeard(published) /\ ~Broken("floor-ignored-in-stream")
@@ -133,7 +134,7 @@ PublishedUpTo(published, version) ==
     ELSE LET first == Later(LastHeard(published), floor)
          IN  published \o [i \in 1..(version - first) |-> Heard(first + i, FALSE)]
 
-\* A commit of the process's own, unless its subscriber has heard of it already. (Of
+\* P9.7: a commit of the process's own, unless its subscriber has heard of it already. (Of
 \* what came before it that commit says nothing; but then the guard's sync has.)
 PublishedOwn(published, version) ==
     IF published = <<>> \/ version <= LastHeard(published) THEN published
@@ -152,7 +153,7 @@ Idle == [stage |-> "idle", mode |-> "none", under |-> 0, at |-> 0, begun |-> 0,
 \* at        the version of its snapshot; once committed, the one it made
 \* begun     (only to state the refinement) the store's version when a view began
 \* known     what it can read in memory: the cache of its guard as it was when it
-\*           began, and what it loaded since. Nobody else can change that (rule 3),
+\*           began, and what it loaded since. Nobody else can change that (P3.2),
 \*           so that when it reads is of no importance. Once committed: what its
 \*           updates were computed from
 \* loading   record, value and version of a load whose answer is on its way
@@ -187,7 +188,7 @@ Init ==
     /\ heard = [p \in Processes |-> <<>>]
     /\ op = [o \in Operations |-> Idle]
 
-\* Rule 1. (Operations may be called at any time, so a process may want the lease
+\* P1.1 to P1.5. (Operations may be called at any time, so a process may want the lease
 \* at any time.)
 Acquire(p) ==
     /\ guard[p].stage = "none"
@@ -199,14 +200,14 @@ Acquire(p) ==
                 THEN [cache EXCEPT ![p].version = Version] ELSE cache
     /\ UNCHANGED <<history, commits, floor, heard, op>>
 
-\* A refused acquisition says in the row that somebody waits (rule 8).
+\* A refused acquisition says in the row that somebody waits (P1.3).
 Want(p) ==
     /\ guard[p].stage = "none"
     /\ ~Takeable(lease, p) /\ ~lease.wanted
     /\ lease' = Wanted(lease)
     /\ UNCHANGED <<history, commits, floor, guard, cache, heard, op>>
 
-\* Rules 2, 3 and 9: one fenced read of the change log; then the cache is swapped
+\* P2.2, P2.4 and P9.3: one fenced read of the change log; then the cache is swapped
 \* and the guard exists, in one step of the process.
 Sync(p) ==
     /\ guard[p].stage = "syncing"
@@ -221,7 +222,7 @@ Sync(p) ==
             ELSE PublishedUpTo(@, Version)]
     /\ UNCHANGED <<lease, history, commits, floor, op>>
 
-\* An error on the way: no guard, and the cache stays what and where it was. The lease
+\* P2.10, P2.11. An error on the way: no guard, and the cache stays what and where it was. The lease
 \* is released, or left to expire.
 SyncFails(p) ==
     /\ guard[p].stage = "syncing"
@@ -231,7 +232,7 @@ SyncFails(p) ==
                 THEN [cache EXCEPT ![p].version = Version] ELSE cache
     /\ UNCHANGED <<history, commits, floor, heard, op>>
 
-\* An operation begins under a guard: it has the guard's cache before it, as an
+\* P2.1, P5.1, P5.15. An operation begins under a guard: it has the guard's cache before it, as an
 \* immutable value. Transactions of one guard run one at a time. A view does not begin
 \* while a commit is under way: it could miss what others may have seen.
 MayBegin(o, mode) ==
@@ -259,12 +260,12 @@ Begin(o, mode) ==
             !.known = Over(cache[p].records, op[o].known)]]
     /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
 
-\* Rule 4 at the database.
+\* P4.2 at the database.
 MayAccess(o) == FencePasses(lease, op[o].under)
 
 Unguarded(o) == Broken("save-without-lock") /\ op[o].under = 0
 
-\* A record that was not cached is loaded, if it is still what it was in the
+\* P4.5, P4.6. A record that was not cached is loaded, if it is still what it was in the
 \* operation's snapshot.
 Load(o, r) ==
     /\ op[o].stage = "running"
@@ -275,7 +276,7 @@ Load(o, r) ==
     /\ op' = [op EXCEPT ![o].stage = "loading", ![o].loading = <<r, Value(r, Version), Version>>]
     /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
 
-\* Its answer arrives: for the operation, and for the cache if that is still the
+\* P3.4, P4.8. Its answer arrives: for the operation, and for the cache if that is still the
 \* guard's and has not moved on.
 Fill(o) ==
     LET p == Home[o]
@@ -288,7 +289,7 @@ Fill(o) ==
                     THEN [cache EXCEPT ![p] = FilledCache(@, r, value, version)] ELSE cache
         /\ UNCHANGED <<lease, history, commits, floor, guard, heard>>
 
-\* Rules 4, 5 and 8: all of an operation's records, the version and the change log,
+\* P5.16 to P5.18: all of an operation's records, the version and the change log,
 \* behind the fence, in one database transaction; it renews the lease as well, or
 \* releases it if somebody waits and no other operation needs it, or keeps it for those that
 \* come next. (A process knows that when it sends the commit. A view that ends on the way
@@ -314,7 +315,7 @@ Commit(o, updated) ==
             /\ lease' = IF MayAccess(o) THEN Committed(lease, releases) ELSE lease
         /\ UNCHANGED <<floor, guard, cache, heard>>
 
-\* Rule 6: a view asks whether its epoch still stands.
+\* P6.1: a view asks whether its epoch still stands.
 Validate(o) ==
     /\ op[o].stage = "running" /\ op[o].mode = "view"
     /\ AnyRecord(op[o].known) # {}
@@ -322,7 +323,7 @@ Validate(o) ==
     /\ op' = [op EXCEPT ![o].stage = "validated", ![o].at = 0, ![o].begun = 0, ![o].sawWaiter = lease.wanted]
     /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
 
-\* Rule 6 for failures: what an operation's own code fails of is what it has read, so its
+\* P6.2: what an operation's own code fails of is what it has read, so its
 \* caller may hear of that only once the fence has confirmed it. (A transaction that has
 \* written nothing is answered in the same way.)
 Fail(o) ==
@@ -332,7 +333,7 @@ Fail(o) ==
     /\ op' = [op EXCEPT ![o].stage = "validated", ![o].at = 0, ![o].begun = 0, ![o].sawWaiter = lease.wanted]
     /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
 
-\* The cache takes the new values, the changes are published, the caller is answered:
+\* P3.5, P5.20. The cache takes the new values, the changes are published, the caller is answered:
 \* one step of the process. If the guard died in between, the commit counts all
 \* the same, and the cache is no longer this operation's to touch. If the commit released
 \* the lease, the guard ends here: nothing has begun under it since, as operations
@@ -354,8 +355,8 @@ Finish(o) ==
            ELSE UNCHANGED <<cache, heard>>
         /\ UNCHANGED <<lease, history, commits, floor>>
 
-\* An access that the fence stops: the guard dies; the operation begins again on
-\* fresh state, out of sight of its caller (rule 4).
+\* P4.3, P4.11. An access that the fence stops: the guard dies; the operation begins again on
+\* fresh state, out of sight of its caller.
 Lose(o) ==
     LET p == Home[o] IN
     /\ op[o].stage = "running" /\ ~MayAccess(o) /\ ~Unguarded(o)
@@ -364,7 +365,7 @@ Lose(o) ==
                                THEN [Idle EXCEPT !.known = op[o].known] ELSE Idle]
     /\ UNCHANGED <<lease, history, commits, floor, cache, heard>>
 
-\* An operation needs a record that its own process changed since it began, or that
+\* P4.7. An operation needs a record that its own process changed since it began, or that
 \* it may have changed, for all that is left of the log.
 Outdated(o, r) ==
     /\ op[o].stage = "running"
@@ -373,7 +374,7 @@ Outdated(o, r) ==
     /\ op' = [op EXCEPT ![o] = Idle]
     /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
 
-\* The caller vanishes, or an access fails, the commit for one (the disk is full, the
+\* P5.23, P12.1. The caller vanishes, or an access fails, the commit for one (the disk is full, the
 \* database busy). Nothing was written; what the operation held is dropped.
 Abort(o) ==
     /\ op[o].stage \in {"running", "loading"}
@@ -391,7 +392,7 @@ ForgetCommit(o) ==
     /\ op' = [op EXCEPT ![o] = Idle]
     /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
 
-\* A renewal that comes through, and learns whether somebody waits.
+\* P1.7. A renewal that comes through, and learns whether somebody waits.
 Renew(p) ==
     /\ Renewable(guard[p])
     /\ FencePasses(lease, guard[p].epoch)
@@ -399,14 +400,14 @@ Renew(p) ==
     /\ \E sawWaiter \in Notable(lease.wanted) : guard' = [guard EXCEPT ![p] = WaiterNoted(@, sawWaiter)]
     /\ UNCHANGED <<history, commits, floor, cache, heard, op>>
 
-\* A renewal, or a sync, that the fence stops: the guard dies (rule 1).
+\* A renewal, or a sync, that the fence stops: the guard dies (P1.8, P2.13).
 LoseGuard(p) ==
     /\ guard[p].stage # "none"
     /\ ~FencePasses(lease, guard[p].epoch)
     /\ guard' = [guard EXCEPT ![p] = NoGuard]
     /\ UNCHANGED <<lease, history, commits, floor, cache, heard, op>>
 
-\* Rule 8. The guard is dead before the row is free.
+\* P8.18, P8.19. The guard is dead before the row is free.
 Release(p) ==
     /\ Stands(guard[p], guard[p].epoch)
     /\ WorkingUnder(p, guard[p].epoch) = {}
@@ -415,13 +416,13 @@ Release(p) ==
     /\ guard' = [guard EXCEPT ![p] = NoGuard]
     /\ UNCHANGED <<history, commits, floor, cache, heard, op>>
 
-\* A lease expires, at any moment: its holder was suspended, or a clock jumped.
+\* P7.1. A lease expires, at any moment: its holder was suspended, or a clock jumped.
 Expire ==
     /\ lease.left > 0 /\ lease.holder # Nobody
     /\ lease' = [lease EXCEPT !.left = 0]
     /\ UNCHANGED <<history, commits, floor, guard, cache, heard, op>>
 
-\* Killed, and started again under the same label: a new instance.
+\* P0.6. Killed, and started again under the same label: a new instance.
 Crash(p) ==
     /\ guard[p].stage # "none" \/ cache[p] # NewCache \/ \E o \in Of(p) : op[o].stage # "idle"
     /\ guard' = [guard EXCEPT ![p] = NoGuard]
@@ -431,20 +432,20 @@ Crash(p) ==
     /\ lease' = IF lease.holder = p THEN [lease EXCEPT !.holder = Departed] ELSE lease
     /\ UNCHANGED <<history, commits, floor>>
 
-\* Any record may be dropped from a cache at any time, to bound its size: it can be
+\* P2.16. Any record may be dropped from a cache at any time, to bound its size: it can be
 \* loaded again.
 Forget(p, r) ==
     /\ cache[p].records[r] # Missing
     /\ cache' = [cache EXCEPT ![p] = ForgottenCache(@, r)]
     /\ UNCHANGED <<lease, history, commits, floor, guard, heard, op>>
 
-\* The change log is cut.
+\* P4.16. The change log is cut.
 Truncate ==
     /\ floor < Version
     /\ floor' = Version
     /\ UNCHANGED <<lease, history, commits, guard, cache, heard, op>>
 
-\* A process that has subscribers and no guard looks at the change log (rule 9).
+\* A process that has subscribers and no guard looks at the change log (P9.4).
 Listen(p) ==
     /\ guard[p].stage = "none"
     /\ heard[p] # <<>> /\ ~Broken("foreign-writes-unseen") /\ ~Broken("streams-lost")

@@ -82,6 +82,7 @@ Call(p) ==
     /\ op' = [op EXCEPT ![p] = "waiting"]
     /\ UNCHANGED <<lease, guard, synced, prompt, jumps>>
 
+\* P1.1 to P1.5, P0.4.
 Acquire(p) ==
     /\ op[p] = "waiting" /\ guard[p].stage = "none" /\ DatabaseFree
     /\ EpochsLeft
@@ -97,13 +98,14 @@ Acquire(p) ==
     /\ \E inTime \in BOOLEAN : prompt' = [prompt EXCEPT ![p] = inTime]
     /\ UNCHANGED <<synced, op, jumps>>
 
-\* A refused acquisition says in the row that somebody waits.
+\* P1.3. A refused acquisition says in the row that somebody waits.
 Want(p) ==
     /\ op[p] = "waiting" /\ guard[p].stage = "none" /\ DatabaseFree
     /\ ~Takeable(lease, p) /\ ~lease.wanted
     /\ lease' = Wanted(lease)
     /\ UNCHANGED <<guard, synced, op, prompt, jumps>>
 
+\* P2.1.
 Sync(p) ==
     /\ guard[p].stage = "syncing"
     /\ FencePasses(lease, guard[p].epoch)
@@ -120,7 +122,7 @@ FailedSync(p, writes) ==
                 THEN Released(lease) ELSE lease
     /\ UNCHANGED jumps
 
-\* The error answers whoever waits. The process then tries to release the lease; the
+\* P2.10 to P2.12. The error answers whoever waits. The process then tries to release the lease; the
 \* write may fail as well.
 SyncFails(p) ==
     /\ guard[p].stage = "syncing"
@@ -139,7 +141,7 @@ WriteBegins(p) ==
     /\ op' = [op EXCEPT ![p] = "writing"]
     /\ UNCHANGED <<lease, guard, synced, prompt, jumps>>
 
-\* The renewal shares the connection and has had no turn: so the write itself
+\* P1.9, P5.17. The renewal shares the connection and has had no turn: so the write itself
 \* renews the lease, as its last statement. Or it releases the lease, if somebody waits
 \* and the process has no other operation that needs it (about that nothing is said here).
 WriteEnds(p) ==
@@ -158,7 +160,7 @@ End(p) ==
     /\ op' = [op EXCEPT ![p] = "idle"]
     /\ UNCHANGED <<lease, guard, synced, prompt, jumps>>
 
-\* A renewal that comes through, and brings news of a waiter, which is heeded now or
+\* P1.7, P8.2. A renewal that comes through, and brings news of a waiter, which is heeded now or
 \* later.
 Renew(p) ==
     /\ Renewable(guard[p]) /\ DatabaseFree
@@ -167,7 +169,7 @@ Renew(p) ==
     /\ \E sawWaiter \in Notable(lease.wanted) : guard' = [guard EXCEPT ![p] = WaiterNoted(@, sawWaiter)]
     /\ UNCHANGED <<synced, op, prompt, jumps>>
 
-\* Somebody has waited for longer than operations are given, and one still runs: for a
+\* P8.11, P8.13. Somebody has waited for longer than operations are given, and one still runs: for a
 \* person, for the network, for what only comes once another process had the lease. (A
 \* write is not such an operation: it ends by itself.)
 StopRenewing(p) ==
@@ -175,7 +177,7 @@ StopRenewing(p) ==
     /\ guard' = [guard EXCEPT ![p] = Overdue(@)]
     /\ UNCHANGED <<lease, synced, op, prompt, jumps>>
 
-\* An access under a guard whose lease is gone. The guard dies, and the operation
+\* P1.8, P4.3. An access under a guard whose lease is gone. The guard dies, and the operation
 \* waits for another.
 Lose(p) ==
     /\ guard[p].stage # "none" /\ DatabaseFree
@@ -191,7 +193,7 @@ Lose(p) ==
             /\ UNCHANGED lease
     /\ UNCHANGED jumps
 
-\* The holder releases the lease: because it idles, or because somebody waits.
+\* P8.1, P8.8, P8.18. The holder releases the lease: because it idles, or because somebody waits.
 Release(p) ==
     /\ Stands(guard[p], guard[p].epoch) /\ DatabaseFree
     /\ op[p] \in {"idle", "waiting"}
@@ -212,7 +214,7 @@ Expire ==
     /\ lease' = [lease EXCEPT !.left = 0]
     /\ UNCHANGED <<guard, synced, op, prompt, jumps>>
 
-\* The wall clock jumps, forward past the lease's end or back by more than any
+\* P7.1. The wall clock jumps, forward past the lease's end or back by more than any
 \* lease lasts. Nobody can be called prompt by such a clock.
 ClockJump ==
     /\ jumps < MaxJumps /\ lease.holder # Nobody
@@ -221,7 +223,7 @@ ClockJump ==
     /\ jumps' = jumps + 1
     /\ UNCHANGED <<guard, synced, op>>
 
-\* Killed, and started again under the same label: a new instance with nothing in
+\* P0.6. Killed, and started again under the same label: a new instance with nothing in
 \* its memory. (Killed and not started again: it takes no step any more.)
 Crash(p) ==
     /\ \/ guard[p].stage # "none" \/ op[p] # "idle"

@@ -17,7 +17,7 @@ class Case(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaul
     shows: str
     """What it shows, for people."""
     clause: str
-    """The heading of ``spec/protocol.md`` that demands it."""
+    """The clause of ``spec/protocol.md`` that demands it, such as P1.3."""
     bug: str | None = None
     """The fault of the track record that it finds."""
     valid: bool

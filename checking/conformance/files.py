@@ -185,54 +185,50 @@ def _case(
     )  # fmt: skip
 
 
-OPENING: Final = "Opening"
-LOG: Final = "Rule 2. Sync"
-
-
 def _cases() -> Iterator[FileCase]:
     identity, used = STORE.hex(), _used()
     hidden = _sealer().hide(KIND.name, b"first")
     flipped = bytes([hidden[0] ^ 1]) + hidden[1:]
-    yield _case("nothing", "a store is made where none is", OPENING, [])
-    yield _case("nothing-expected", "no store is made where one is expected", OPENING, [], "StoreMissing", expected="existing",
+    yield _case("nothing", "a store is made where none is", "P17.6", [])
+    yield _case("nothing-expected", "no store is made where one is expected", "P17.3", [], "StoreMissing", expected="existing",
                 bug="identity-where-none-was-expected")  # fmt: skip
-    yield _case("nothing-marked", "no store is made where the application knows one", OPENING, [], "StoreMissing",
+    yield _case("nothing-marked", "no store is made where the application knows one", "P17.9", [], "StoreMissing",
                 mark=Mark(identity, 0), bug="identity-where-none-was-expected")  # fmt: skip
-    yield _case("remains", "a log beside a file that is missing is what is left of a store", OPENING, [], "NotAStore",
+    yield _case("remains", "a log beside a file that is missing is what is left of a store", "P17.2", [], "NotAStore",
                 beside={"-wal": bytes(64).hex()}, bug="identity-where-none-was-expected")  # fmt: skip
-    yield _case("empty-store", "a store with a key, and without records", OPENING, _made())
-    yield _case("store-without-a-key", "the process that made it ended before it had a key: nobody has used it", OPENING,
+    yield _case("empty-store", "a store with a key, and without records", "P17.8", _made())
+    yield _case("store-without-a-key", "the process that made it ended before it had a key: nobody has used it", "P17.7",
                 _made(sealed=False))  # fmt: skip
-    yield _case("store-without-a-key-expected", "a store that nobody has used is not there yet", OPENING, _made(sealed=False),
+    yield _case("store-without-a-key-expected", "a store that nobody has used is not there yet", "P17.7", _made(sealed=False),
                 "StoreMissing", expected="existing")  # fmt: skip
-    yield _case("used-store", "two commits, which the change log names", OPENING, used)
-    yield _case("used-store-expected", "the store that is expected", OPENING, used, expected="existing")
-    yield _case("used-store-not-expected", "a store where none must be", OPENING, used, "StoreExists", expected="new")
+    yield _case("used-store", "two commits, which the change log names", "P17.8", used)
+    yield _case("used-store-expected", "the store that is expected", "P17.7", used, expected="existing")
+    yield _case("used-store-not-expected", "a store where none must be", "P17.4", used, "StoreExists", expected="new")
     yield _case(
-        "marked", "the store that the application knows, as far as it knows it", OPENING, used, mark=Mark(identity, 2)
+        "marked", "the store that the application knows, as far as it knows it", "P17.5", used, mark=Mark(identity, 2)
     )
-    yield _case("older-than-its-mark", "an older copy was put back", OPENING, used, "StoreRolledBack", mark=Mark(identity, 3),
+    yield _case("older-than-its-mark", "an older copy was put back", "P17.5", used, "StoreRolledBack", mark=Mark(identity, 3),
                 bug="restored-backup")  # fmt: skip
-    yield _case("other-than-its-mark", "another store", OPENING, used, "AnotherStore", mark=Mark(OTHER_STORE.hex(), 0))
-    yield _case("wrong-key", "the key of another store", "Sealing", used, "WrongKey", secret_key=STORE_KEY)
-    yield _case("newer-schema", "the file of a newer program", "A newer schema", _made(schema=len(MIGRATIONS) + 1),
+    yield _case("other-than-its-mark", "another store", "P17.5", used, "AnotherStore", mark=Mark(OTHER_STORE.hex(), 0))
+    yield _case("wrong-key", "the key of another store", "P22.11", used, "WrongKey", secret_key=STORE_KEY)
+    yield _case("newer-schema", "the file of a newer program", "P13.3", _made(schema=len(MIGRATIONS) + 1),
                 "UnsupportedSchema", bug="schema-moves-on")  # fmt: skip
-    yield _case("foreign-application", "the database of another program", OPENING, _made(application=1), "NotAStore")
+    yield _case("foreign-application", "the database of another program", "P13.3", _made(application=1), "NotAStore")
     yield _case(
-        "foreign-tables", "a database that says nothing of itself", OPENING, ["CREATE TABLE record (one)"], "NotAStore"
+        "foreign-tables", "a database that says nothing of itself", "P13.3", ["CREATE TABLE record (one)"], "NotAStore"
     )
-    yield _case("unknown-kind", "records of a kind that was not declared are left alone", "A newer schema",
+    yield _case("unknown-kind", "records of a kind that was not declared are left alone", "P20.5",
                 [*used, "UPDATE state SET version = version + 1",
                  f"INSERT INTO record VALUES ('later', {_blob(_sealer().hide('later', b'key'))}, x'02')"])  # fmt: skip
-    yield _case("log-truncated", "the change log begins after the first commit", LOG,
+    yield _case("log-truncated", "the change log begins after the first commit", "P2.5",
                 [*used, "UPDATE state SET floor = 1", "DELETE FROM change WHERE version <= 1"], bug="floor-ignored-at-sync")  # fmt: skip
-    yield _case("log-line-damaged", "a line that does not authenticate: the log does not reach back beyond it", LOG,
+    yield _case("log-line-damaged", "a line that does not authenticate: the log does not reach back beyond it", "P2.14",
                 [*used, f"UPDATE change SET key = {_blob(flipped)} WHERE version = 1"], bug="failed-sync-keeps-lease")  # fmt: skip
-    yield _case("value-damaged", "a value that does not authenticate concerns nobody who does not read it", "Sealing",
+    yield _case("value-damaged", "a value that does not authenticate concerns nobody who does not read it", "P22.1",
                 [*used, f"UPDATE record SET value = x'00' WHERE key = {_blob(hidden)}"])  # fmt: skip
-    yield _case("value-moved", "the value of one record in the place of another", "Sealing",
+    yield _case("value-moved", "the value of one record in the place of another", "P22.1",
                 [*used, "UPDATE record SET value = (SELECT max(value) FROM record)"])  # fmt: skip
-    yield _case("key-damaged", "a row whose key does not authenticate is no record", "Sealing",
+    yield _case("key-damaged", "a row whose key does not authenticate is no record", "P22.2",
                 [*used, f"UPDATE record SET key = {_blob(flipped)} WHERE key = {_blob(hidden)}"])  # fmt: skip
-    yield _case("held", "a process holds the lease: opening takes it from nobody", OPENING,
+    yield _case("held", "a process holds the lease: opening takes it from nobody", "P17.8",
                 [*used, "UPDATE state SET epoch = 1, holder = 11, label = 'app', expires = 9999999999999"])  # fmt: skip

@@ -1,4 +1,4 @@
-"""Vectors for the rows of a store: what each access of rule 4's table answers, and what it leaves behind."""
+"""Vectors for the rows of a store: what each access of P4.2 answers, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORMAT: Final = "unwedged-rows-1"
 
 NOW: Final = 1_000_000
 DURATION: Final = 30_000
-"""Long, so that no machine is so slow that an access counts as late (rule 8)."""
+"""Long, so that no machine is so slow that an access counts as late (P1.9)."""
 LONGEST_MS: Final = 60_000
 APP: Final = 11
 EXTENSION: Final = 12
@@ -111,7 +111,7 @@ class Commit(msgspec.Struct, frozen=True):
 
 
 class Acquiring(msgspec.Struct, tag="acquire", tag_field="access", frozen=True):
-    """Rule 1."""
+    """P1.3."""
 
     instance: int
     label: str
@@ -120,11 +120,11 @@ class Acquiring(msgspec.Struct, tag="acquire", tag_field="access", frozen=True):
 
 
 class Looking(msgspec.Struct, tag="look", tag_field="access", frozen=True):
-    """Rule 8."""
+    """P8.21."""
 
 
 class Renewing(msgspec.Struct, tag="renew", tag_field="access", frozen=True):
-    """Rule 8."""
+    """P1.7."""
 
     epoch: int
     now: int = NOW
@@ -132,26 +132,26 @@ class Renewing(msgspec.Struct, tag="renew", tag_field="access", frozen=True):
 
 
 class Releasing(msgspec.Struct, tag="release", tag_field="access", frozen=True):
-    """Rule 8, without a commit."""
+    """P8.18."""
 
     epoch: int
 
 
 class Checking(msgspec.Struct, tag="check", tag_field="access", frozen=True):
-    """Rule 6."""
+    """P6.1."""
 
     epoch: int
 
 
 class ReadingChanges(msgspec.Struct, tag="read_changes", tag_field="access", frozen=True):
-    """Rule 2, with an epoch; rule 9, without one."""
+    """P2.2, with an epoch; P9.4, without one."""
 
     since: int
     epoch: int | None
 
 
 class Loading(msgspec.Struct, tag="load", tag_field="access", frozen=True):
-    """Rule 4. ``since`` is the version of the operation's snapshot."""
+    """P4.5. ``since`` is the version of the operation's snapshot."""
 
     epoch: int
     kind: str
@@ -160,7 +160,7 @@ class Loading(msgspec.Struct, tag="load", tag_field="access", frozen=True):
 
 
 class ListingKeys(msgspec.Struct, tag="list", tag_field="access", frozen=True):
-    """Rule 4."""
+    """P4.9."""
 
     epoch: int
     kind: str
@@ -168,18 +168,18 @@ class ListingKeys(msgspec.Struct, tag="list", tag_field="access", frozen=True):
 
 
 class Committing(msgspec.Struct, tag="commit", tag_field="access", frozen=True):
-    """Rule 5. A record without a value is to be deleted."""
+    """P5.16 to P5.19. A record without a value is to be deleted."""
 
     epoch: int
     records: list[RecordRow]
     may_release: bool
-    """Whether the operation is the only one that runs, so that the lease may be released for whoever waits (rule 8)."""
+    """Whether the operation is the only one that runs, so that the lease may be released for whoever waits (P5.17)."""
     now: int = NOW
     duration: int = DURATION
 
 
 class Truncating(msgspec.Struct, tag="truncate", tag_field="access", frozen=True):
-    """Rule 2. Nobody's lease is needed."""
+    """P4.16. Nobody's lease is needed."""
 
     floor: int
 
@@ -363,13 +363,6 @@ def make() -> Vectors[RowCase]:
     return Vectors(FORMAT, made)
 
 
-RULES: Final = {
-    1: "Rule 1. Acquire", 2: "Rule 2. Sync", 4: "Rule 4. Fence every access", 5: "Rule 5. Commit, then cache, then release",
-    6: "Rule 6. Validate reads", 8: "Rule 8. Hand over", 9: "Rule 9. Publish every change",
-}  # fmt: skip
-SCHEMA_CLAUSE: Final = "A newer schema"
-
-
 def _case(
     name: str, shows: str, clause: str, call: Access, before: Tables | None = None, *, error: str | None = None,
     bug: str | None = None,
@@ -388,45 +381,44 @@ FREE: Final = _state(holder=None)
 
 
 def _acquiring() -> Iterator[RowCase]:
-    clause = RULES[1]
     ask = Acquiring(EXTENSION, "extension")
     own = Acquiring(APP, "app again")
-    yield _case("acquire-free", "a lease that nobody holds is taken under the next epoch", clause, ask, FREE)
+    yield _case("acquire-free", "a lease that nobody holds is taken under the next epoch", "P1.3", ask, FREE)
     yield _case(
         "acquire-free-wanted",
         "nobody waits yet for whoever takes the lease",
-        clause,
+        "P1.3",
         ask,
         _state(holder=None, wanted=1),
     )
-    yield _case("acquire-held", "a lease that is held is wanted, and stays as it is", clause, ask)
-    yield _case("acquire-held-and-wanted", "a lease that is wanted stays so", clause, ask, _state(wanted=1))
-    yield _case("acquire-expired", "a lease that has expired is taken", clause, ask, _state(expires=NOW - 1))
-    yield _case("acquire-expires-now", "a lease has expired at its very millisecond", clause, ask, _state(expires=NOW))
+    yield _case("acquire-held", "a lease that is held is wanted, and stays as it is", "P1.3", ask)
+    yield _case("acquire-held-and-wanted", "a lease that is wanted stays so", "P1.3", ask, _state(wanted=1))
+    yield _case("acquire-expired", "a lease that has expired is taken", "P1.2", ask, _state(expires=NOW - 1))
+    yield _case("acquire-expires-now", "a lease has expired at its very millisecond", "P1.2", ask, _state(expires=NOW))
     yield _case(
-        "acquire-expires-next", "a lease has not expired a millisecond before", clause, ask, _state(expires=NOW + 1)
+        "acquire-expires-next", "a lease has not expired a millisecond before", "P1.2", ask, _state(expires=NOW + 1)
     )
     yield _case(
         "acquire-own",
         "an instance takes its own lease again, under another epoch",
-        clause,
+        "P1.2",
         own,
         bug="failed-sync-keeps-lease",
     )
     yield _case(
         "acquire-own-expired", "a lease that is taken again gets another epoch, so that old guards of its holder die",
-        clause, own, _state(expires=NOW - 1), bug="renew-ignores-loss",
+        "P1.4", own, _state(expires=NOW - 1), bug="renew-ignores-loss",
     )  # fmt: skip
     yield _case(
-        "acquire-as-long-as-may-be", "a lease may last as long as the longest", clause, ask,
+        "acquire-as-long-as-may-be", "a lease may last as long as the longest", "P7.3", ask,
         _state(expires=NOW + LONGEST_MS), bug="clock-jump",
     )  # fmt: skip
     yield _case(
-        "acquire-absurd", "a lease that would last longer was written by a clock that was wrong, and is taken", clause, ask,
+        "acquire-absurd", "a lease that would last longer was written by a clock that was wrong, and is taken", "P7.3", ask,
         _state(expires=NOW + LONGEST_MS + 1), bug="clock-jump",
     )  # fmt: skip
     yield _case(
-        "acquire-newer-schema", "nobody takes the lease of a store with a newer schema", SCHEMA_CLAUSE, ask,
+        "acquire-newer-schema", "nobody takes the lease of a store with a newer schema", "P20.3", ask,
         msgspec.structs.replace(FREE, schema=2), error="UnsupportedSchema", bug="schema-moves-on",
     )  # fmt: skip
 
@@ -438,33 +430,33 @@ STOPPED: Final = {
 }
 
 
-def _fenced(name: str, clause: str, call: Access, bug: str | None) -> Iterator[RowCase]:
+def _fenced(name: str, call: Access, bug: str | None) -> Iterator[RowCase]:
     """Yield what each fenced access has in common: a clock does not stop it, and a lost lease does."""
     yield _case(
         f"{name}-expired",
         "a lease that has expired, and that nobody has taken, still fences",
-        clause,
+        "P4.1",
         call,
         _state(expires=NOW - 1),
     )
     for how, (shows, before) in STOPPED.items():
-        yield _case(f"{name}-{how}", f"stopped, since {shows}", clause, call, before, error="LeaseLost", bug=bug)
+        yield _case(f"{name}-{how}", f"stopped, since {shows}", "P4.3", call, before, error="LeaseLost", bug=bug)
 
 
 def _lease() -> Iterator[RowCase]:
-    yield _case("look-held", "whoever waits reads the lease", RULES[8], Looking())
-    yield _case("look-free", "whoever waits reads that nobody holds the lease", RULES[8], Looking(), FREE)
-    yield _case("renew", "a lease counts from now", RULES[8], Renewing(4))
-    yield _case("renew-wanted", "the holder learns that somebody waits", RULES[8], Renewing(4), _state(wanted=1))
-    yield from _fenced("renew", RULES[4], Renewing(4), "renew-ignores-loss")
-    yield _case("release", "a lease that is released is free at once", RULES[8], Releasing(4), _state(wanted=1))
+    yield _case("look-held", "whoever waits reads the lease", "P8.21", Looking())
+    yield _case("look-free", "whoever waits reads that nobody holds the lease", "P8.21", Looking(), FREE)
+    yield _case("renew", "a lease counts from now", "P1.7", Renewing(4))
+    yield _case("renew-wanted", "the holder learns that somebody waits", "P1.7", Renewing(4), _state(wanted=1))
+    yield from _fenced("renew", Renewing(4), "renew-ignores-loss")
+    yield _case("release", "a lease that is released is free at once", "P8.18", Releasing(4), _state(wanted=1))
     for how, (shows, before) in STOPPED.items():
         yield _case(
-            f"release-{how}", f"nothing happens: {shows}", RULES[4], Releasing(4), before, bug="guard-outlives-release"
+            f"release-{how}", f"nothing happens: {shows}", "P4.3", Releasing(4), before, bug="guard-outlives-release"
         )
-    yield _case("check", "the lease stands", RULES[6], Checking(4))
-    yield _case("check-wanted", "the holder learns that somebody waits", RULES[6], Checking(4), _state(wanted=1))
-    yield from _fenced("check", RULES[4], Checking(4), "lease-lapses-unfenced")
+    yield _case("check", "the lease stands", "P6.1", Checking(4))
+    yield _case("check-wanted", "the holder learns that somebody waits", "P8.2", Checking(4), _state(wanted=1))
+    yield from _fenced("check", Checking(4), "lease-lapses-unfenced")
 
 
 LOG: Final = Tables(
@@ -483,119 +475,120 @@ def _changes() -> Iterator[RowCase]:
         (5, "only later lines are read"),
         (7, "nothing is new"),
     ):
-        yield _case(f"sync-since-{since}", shows, RULES[2], ReadingChanges(since, 4), LOG)
+        yield _case(f"sync-since-{since}", shows, "P2.2", ReadingChanges(since, 4), LOG)
     yield _case(
-        "sync-since-before-the-floor", "the log does not reach back so far, and the floor says so", RULES[2],
+        "sync-since-before-the-floor", "the log does not reach back so far, and the floor says so", "P2.5",
         ReadingChanges(1, 4), LOG, bug="floor-ignored-at-sync",
     )  # fmt: skip
-    yield from _fenced("sync", RULES[4], ReadingChanges(7, 4), "lease-lapses-unfenced")
+    yield from _fenced("sync", ReadingChanges(7, 4), "lease-lapses-unfenced")
     yield _case(
         "listen-free",
         "listening needs no lease",
-        RULES[9],
+        "P9.4",
         ReadingChanges(5, None),
         msgspec.structs.replace(LOG, state=FREE.state),
     )
     yield _case(
-        "listen-newer-schema", "nobody reads the log of a newer schema", SCHEMA_CLAUSE, ReadingChanges(5, None),
+        "listen-newer-schema", "nobody reads the log of a newer schema", "P20.3", ReadingChanges(5, None),
         msgspec.structs.replace(LOG, schema=2), error="UnsupportedSchema", bug="schema-moves-on",
     )  # fmt: skip
 
 
 def _loading() -> Iterator[RowCase]:
-    clause, bug = RULES[4], "unfenced-load"
-    yield _case("load", "a record that did not change since", clause, Loading(4, SESSION, "02", 5), LOG)
-    yield _case("load-changed", "a record that changed since", clause, Loading(4, SESSION, "02", 4), LOG)
+    bug = "unfenced-load"
+    yield _case("load", "a record that did not change since", "P4.5", Loading(4, SESSION, "02", 5), LOG)
+    yield _case("load-changed", "a record that changed since", "P4.6", Loading(4, SESSION, "02", 4), LOG)
     yield _case(
         "load-other-kind-changed",
         "one key in another kind is another record",
-        clause,
+        "P4.6",
         Loading(4, SESSION, "01", 3),
         LOG,
     )
-    yield _case("load-absent", "a record that was never there", clause, Loading(4, SESSION, "09", 7), LOG)
-    yield _case("load-deleted-since", "a record that was deleted since", clause, Loading(4, SESSION, "03", 5), LOG)
+    yield _case("load-absent", "a record that was never there", "P4.5", Loading(4, SESSION, "09", 7), LOG)
+    yield _case("load-deleted-since", "a record that was deleted since", "P4.6", Loading(4, SESSION, "03", 5), LOG)
     yield _case(
-        "load-deleted-before", "a record that had been deleted by then", clause, Loading(4, SESSION, "03", 6), LOG
+        "load-deleted-before", "a record that had been deleted by then", "P4.6", Loading(4, SESSION, "03", 6), LOG
     )
-    yield _case("load-from-the-floor", "the log reaches back just so far", clause, Loading(4, SESSION, "01", 3), LOG)
+    yield _case("load-from-the-floor", "the log reaches back just so far", "P4.6", Loading(4, SESSION, "01", 3), LOG)
     yield _case(
-        "load-before-the-floor", "where the log does not reach back, the record counts as changed", clause,
+        "load-before-the-floor", "where the log does not reach back, the record counts as changed", "P4.6",
         Loading(4, DEVICE, "02", 1), LOG, bug="floor-ignored-at-load",
     )  # fmt: skip
     yield _case(
-        "load-null", "a row without a value is damaged, and not absent", clause, Loading(4, SESSION, "05", 7),
+        "load-null", "a row without a value is damaged, and not absent", "P16.6", Loading(4, SESSION, "05", 7),
         msgspec.structs.replace(LOG, record=[*LOG.record, RecordRow(SESSION, "05", None)]),
     )  # fmt: skip
-    yield from _fenced("load", clause, Loading(4, SESSION, "01", 7), bug)
+    yield from _fenced("load", Loading(4, SESSION, "01", 7), bug)
 
 
 def _listing() -> Iterator[RowCase]:
-    clause = RULES[4]
-    yield _case("list", "the keys of a kind, in their order", clause, ListingKeys(4, SESSION, 6), LOG)
-    yield _case("list-changed", "a record of the kind was deleted since", clause, ListingKeys(4, SESSION, 5), LOG)
+    yield _case("list", "the keys of a kind, in their order", "P4.9", ListingKeys(4, SESSION, 6), LOG)
+    yield _case("list-changed", "a record of the kind was deleted since", "P4.10", ListingKeys(4, SESSION, 5), LOG)
     yield _case(
-        "list-other-kind-changed", "only records of another kind changed since", clause, ListingKeys(4, SESSION, 6), LOG
+        "list-other-kind-changed",
+        "only records of another kind changed since",
+        "P4.10",
+        ListingKeys(4, SESSION, 6),
+        LOG,
     )
-    yield _case("list-none", "a kind that has no records", clause, ListingKeys(4, "room", 7), LOG)
+    yield _case("list-none", "a kind that has no records", "P4.9", ListingKeys(4, "room", 7), LOG)
     yield _case(
-        "list-before-the-floor", "where the log does not reach back, the kind counts as changed", clause,
+        "list-before-the-floor", "where the log does not reach back, the kind counts as changed", "P4.10",
         ListingKeys(4, "room", 1), LOG, bug="floor-ignored-at-load",
     )  # fmt: skip
-    yield from _fenced("list", clause, ListingKeys(4, SESSION, 7), "unfenced-load")
+    yield from _fenced("list", ListingKeys(4, SESSION, 7), "unfenced-load")
 
 
 def _committing() -> Iterator[RowCase]:
-    clause = RULES[5]
     new, other, gone = RecordRow(SESSION, "09", "b9"), RecordRow(SESSION, "01", "b1"), RecordRow(SESSION, "02", None)
 
     def commit(*records: RecordRow, may_release: bool = False) -> Committing:
         return Committing(4, list(records), may_release)
 
-    yield _case("commit-new", "a record that was not there", clause, commit(new), LOG)
-    yield _case("commit-changed", "a record that was there", clause, commit(other), LOG)
-    yield _case("commit-deletion", "a record is deleted, and the log says so", clause, commit(gone), LOG)
+    yield _case("commit-new", "a record that was not there", "P5.18", commit(new), LOG)
+    yield _case("commit-changed", "a record that was there", "P5.18", commit(other), LOG)
+    yield _case("commit-deletion", "a record is deleted, and the log says so", "P13.6", commit(gone), LOG)
     yield _case(
-        "commit-deletion-of-nothing", "the log names a deletion whether or not the record was there", clause,
+        "commit-deletion-of-nothing", "the log names a deletion whether or not the record was there", "P5.7",
         commit(RecordRow(DEVICE, "07", None)), LOG,
     )  # fmt: skip
     yield _case(
-        "commit-unchanged", "the log names a record that is written as it was", clause, commit(LOG.record[1]), LOG
+        "commit-unchanged", "the log names a record that is written as it was", "P5.7", commit(LOG.record[1]), LOG
     )
     yield _case(
         "commit-many",
         "all records of a commit have one version",
-        clause,
+        "P5.18",
         commit(RecordRow(DEVICE, "01", "d2"), other, gone, new),
         LOG,
     )
-    yield _case("commit-nothing-known", "the first commit of a store", clause, commit(new), _state(version=0, floor=0))
+    yield _case("commit-nothing-known", "the first commit of a store", "P5.16", commit(new), _state(version=0, floor=0))
     wanted = _state(wanted=1)
     yield _case(
-        "commit-and-release", "the lease is released for whoever waits", RULES[8], commit(new, may_release=True), wanted
+        "commit-and-release", "the lease is released for whoever waits", "P5.17", commit(new, may_release=True), wanted
     )
     yield _case(
         "commit-while-others-run",
         "the lease is kept while other operations run, and renewed",
-        RULES[8],
+        "P5.17",
         commit(new),
         wanted,
     )
     yield _case(
-        "commit-and-keep", "the lease is kept where nobody waits, and renewed", RULES[8], commit(new, may_release=True)
+        "commit-and-keep", "the lease is kept where nobody waits, and renewed", "P5.17", commit(new, may_release=True)
     )
-    yield from _fenced("commit", RULES[4], commit(new), "lease-lapses-unfenced")
+    yield from _fenced("commit", commit(new), "lease-lapses-unfenced")
 
 
 def _truncating() -> Iterator[RowCase]:
-    clause = RULES[2]
-    yield _case("truncate", "the floor rises, and the lines up to it go", clause, Truncating(5), LOG)
-    yield _case("truncate-beyond-the-version", "the floor never passes the version", clause, Truncating(99), LOG)
-    yield _case("truncate-below-the-floor", "the floor never falls", clause, Truncating(1), LOG)
+    yield _case("truncate", "the floor rises, and the lines up to it go", "P4.16", Truncating(5), LOG)
+    yield _case("truncate-beyond-the-version", "the floor never passes the version", "P4.16", Truncating(99), LOG)
+    yield _case("truncate-below-the-floor", "the floor never falls", "P4.16", Truncating(1), LOG)
     yield _case(
-        "truncate-unheld", "it needs no lease", clause, Truncating(5), msgspec.structs.replace(LOG, state=FREE.state)
+        "truncate-unheld", "it needs no lease", "P4.16", Truncating(5), msgspec.structs.replace(LOG, state=FREE.state)
     )
     yield _case(
-        "truncate-newer-schema", "nobody truncates the log of a newer schema", SCHEMA_CLAUSE, Truncating(5),
+        "truncate-newer-schema", "nobody truncates the log of a newer schema", "P16.9", Truncating(5),
         msgspec.structs.replace(LOG, schema=2), error="UnsupportedSchema", bug="schema-moves-on",
     )  # fmt: skip

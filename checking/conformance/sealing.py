@@ -166,21 +166,21 @@ _KEYS: Final = {
 def _names() -> Iterator[SealingCase]:
     for name, key in _KEYS.items():
         hide = Hide(
-            id=f"hide-{name}", shows="a key is padded, and hidden the same each time", clause="Sealing", valid=True,
+            id=f"hide-{name}", shows="a key is padded, and hidden the same each time", clause="P22.10", valid=True,
             **_NAMED, key=key.hex(),
         )  # fmt: skip
         yield hide
         yield Reveal(
-            id=f"reveal-{name}", shows="a hidden key is revealed with the length that it had", clause="Sealing", valid=True,
+            id=f"reveal-{name}", shows="a hidden key is revealed with the length that it had", clause="P22.10", valid=True,
             **_NAMED, hidden=_called(hide).hex(),
         )  # fmt: skip
     yield Hide(
-        id="hide-other-kind", shows="one key is hidden differently under another kind", clause="Sealing", valid=True,
+        id="hide-other-kind", shows="one key is hidden differently under another kind", clause="P22.10", valid=True,
         **{**_NAMED, "kind": "device"}, key=b"curve25519".hex(),
     )  # fmt: skip
     yield Hide(
         id="hide-other-store", shows="one key is hidden differently in another store with the same store key",
-        clause="Sealing", valid=True, **{**_NAMED, "store": OTHER_STORE.hex()}, key=b"curve25519".hex(),
+        clause="P22.10", valid=True, **{**_NAMED, "store": OTHER_STORE.hex()}, key=b"curve25519".hex(),
     )  # fmt: skip
     hidden = _sealer(STORE.hex(), STORE_KEY.hex()).hide(KIND, b"curve25519")
     moved = {
@@ -190,13 +190,13 @@ def _names() -> Iterator[SealingCase]:
     }
     for name, other in moved.items():
         yield Reveal(
-            id=f"reveal-{name}", shows="a row that was moved does not authenticate", clause="Sealing", valid=False,
+            id=f"reveal-{name}", shows="a row that was moved does not authenticate", clause="P22.2", valid=False,
             error="TamperedRecord", **{**_NAMED, **other}, hidden=hidden.hex(),
         )  # fmt: skip
     for length in range(len(hidden)):
         yield Reveal(
             id=f"reveal-cut-to-{length}", shows="a hidden key that was cut off does not authenticate",
-            clause="Sealing", valid=False, error="TamperedRecord", **_NAMED, hidden=hidden[:length].hex(),
+            clause="P22.2", valid=False, error="TamperedRecord", **_NAMED, hidden=hidden[:length].hex(),
         )  # fmt: skip
 
 
@@ -205,17 +205,17 @@ def _values() -> Iterator[SealingCase]:
     values = {"empty": b"", "one-byte": b"\x00", "short": b"pickle", "a-thousand-bytes": bytes(range(250)) * 4}
     for name, value in values.items():
         seal = Seal(
-            id=f"seal-{name}", shows="a value is sealed, with its nonce in front", clause="Sealing", valid=True,
+            id=f"seal-{name}", shows="a value is sealed, with its nonce in front", clause="P22.10", valid=True,
             **named, value=value.hex(), nonce=NONCE.hex(),
         )  # fmt: skip
         yield seal
         yield Open(
-            id=f"open-{name}", shows="a sealed value is opened", clause="Sealing", valid=True, **named,
+            id=f"open-{name}", shows="a sealed value is opened", clause="P22.10", valid=True, **named,
             sealed=_called(seal).hex(),
         )  # fmt: skip
     for name in ("empty", "not-ascii", "64-bytes"):
         yield Seal(
-            id=f"seal-key-{name}", shows="a value is bound to its record's key, whatever that is", clause="Sealing", valid=True,
+            id=f"seal-key-{name}", shows="a value is bound to its record's key, whatever that is", clause="P22.10", valid=True,
             **{**named, "key": _KEYS[name].hex()}, value=b"pickle".hex(), nonce=NONCE.hex(),
         )  # fmt: skip
     sealed = _called(
@@ -230,12 +230,12 @@ def _values() -> Iterator[SealingCase]:
     }
     for name, other in moved.items():
         yield Open(
-            id=f"open-{name}", shows="a value that was moved does not authenticate", clause="Sealing", valid=False,
+            id=f"open-{name}", shows="a value that was moved does not authenticate", clause="P22.1", valid=False,
             error="TamperedRecord", **{**named, **other}, sealed=sealed.hex(),
         )  # fmt: skip
     for length in range(len(sealed)):
         yield Open(
-            id=f"open-cut-to-{length}", shows="a value that was cut off does not authenticate", clause="Sealing",
+            id=f"open-cut-to-{length}", shows="a value that was cut off does not authenticate", clause="P22.1",
             valid=False, error="TamperedRecord", **named, sealed=sealed[:length].hex(),
         )  # fmt: skip
     for place in (0, len(seal.nonce) // 2, len(sealed) - 1):
@@ -243,7 +243,7 @@ def _values() -> Iterator[SealingCase]:
         flipped[place] ^= 1
         yield Open(
             id=f"open-bit-flipped-in-{place}", shows="a value with another bit does not authenticate",
-            clause="Sealing", valid=False, error="TamperedRecord", **named, sealed=flipped.hex(),
+            clause="P22.1", valid=False, error="TamperedRecord", **named, sealed=flipped.hex(),
         )  # fmt: skip
 
 
@@ -260,11 +260,11 @@ def _header(secret: Secret, cost: Cost = CHEAP) -> dict[str, object]:
 
 
 def _unlock(
-    name: str, shows: str, header: dict[str, object] | bytes, secret: Secret, error: str | None = None
+    name: str, shows: str, clause: str, header: dict[str, object] | bytes, secret: Secret, error: str | None = None
 ) -> Unlock:
     encoded = header if isinstance(header, bytes) else json.dumps(header).encode()
     return Unlock(
-        id=f"unlock-{name}", shows=shows, clause="Sealing", valid=error is None, error=error, store=STORE.hex(),
+        id=f"unlock-{name}", shows=shows, clause=clause, valid=error is None, error=error, store=STORE.hex(),
         header=encoded.hex(), passphrase=secret.text if isinstance(secret, Passphrase) else None,
         secret_key=secret.octets.hex() if isinstance(secret, RandomKey) else None,
     )  # fmt: skip
@@ -274,32 +274,63 @@ def _headers() -> Iterator[SealingCase]:
     passphrase, key = Passphrase(PASSPHRASE), RandomKey(SECRET_KEY)
     by_passphrase, by_key = _header(passphrase), _header(key)
     unlocks = "a secret unlocks the store key"
-    yield _unlock("by-passphrase", unlocks, by_passphrase, passphrase)
-    yield _unlock("by-passphrase-usual-cost", unlocks, _header(passphrase, module.COST), passphrase)
-    yield _unlock("by-key", unlocks, by_key, key)
+    yield _unlock("by-passphrase", unlocks, "P22.6", by_passphrase, passphrase)
+    yield _unlock("by-passphrase-usual-cost", unlocks, "P22.6", _header(passphrase, module.COST), passphrase)
+    yield _unlock("by-key", unlocks, "P22.6", by_key, key)
     accented = Passphrase("pass\u00e9 \U0001f511")
-    yield _unlock("by-passphrase-not-ascii", "a passphrase is taken as UTF-8", _header(accented), accented)
+    yield _unlock("by-passphrase-not-ascii", "a passphrase is taken as UTF-8", "P22.9", _header(accented), accented)
     decomposed = Passphrase("passe\u0301 \U0001f511")
     yield _unlock(
-        "by-passphrase-normalised", "a passphrase is not normalised", _header(accented), decomposed, "WrongPassphrase"
+        "by-passphrase-normalised",
+        "a passphrase is not normalised",
+        "P22.9",
+        _header(accented),
+        decomposed,
+        "WrongPassphrase",
     )
     first = {name: value for name, value in by_passphrase.items() if name != "wrapped_by"}
     yield _unlock(
-        "first-format", "the first format knows passphrases only", {**first, "format": "unwedged-1"}, passphrase
+        "first-format",
+        "the first format knows passphrases only",
+        "P22.7",
+        {**first, "format": "unwedged-1"},
+        passphrase,
     )
     yield _unlock(
-        "wrong-passphrase", "another passphrase is refused", by_passphrase, Passphrase("wrong"), "WrongPassphrase"
+        "wrong-passphrase",
+        "another passphrase is refused",
+        "P22.11",
+        by_passphrase,
+        Passphrase("wrong"),
+        "WrongPassphrase",
     )
-    yield _unlock("wrong-key", "another key is refused", by_key, RandomKey(bytes(32)), "WrongKey")
-    yield _unlock("key-for-a-passphrase", "a store with a passphrase has no key", by_passphrase, key, "WrongKey")
-    yield _unlock("passphrase-for-a-key", "a store with a key has no passphrase", by_key, passphrase, "WrongPassphrase")
+    yield _unlock("wrong-key", "another key is refused", "P22.11", by_key, RandomKey(bytes(32)), "WrongKey")
+    yield _unlock(
+        "key-for-a-passphrase", "a store with a passphrase has no key", "P22.11", by_passphrase, key, "WrongKey"
+    )
+    yield _unlock(
+        "passphrase-for-a-key", "a store with a key has no passphrase", "P22.11", by_key, passphrase, "WrongPassphrase"
+    )
     for name, change in _bad_costs().items():
         yield _unlock(
-            f"cost-{name}", "a cost that can't be paid is refused before it is paid", {**by_passphrase, **change},
+            f"cost-{name}", "a cost that can't be paid is refused before it is paid", "P22.8", {**by_passphrase, **change},
             passphrase, "NotAStore",
         )  # fmt: skip
     for name, header in _bad_headers(by_passphrase, by_key).items():
-        yield _unlock(f"header-{name}", "a header that is none is refused", header, passphrase, "NotAStore")
+        yield _unlock(
+            f"header-{name}",
+            "a header that is none is refused",
+            _clause_of_header(name),
+            header,
+            passphrase,
+            "NotAStore",
+        )
+
+
+def _clause_of_header(name: str) -> str:
+    if name in ("unknown-format", "no-format"):
+        return "P22.7"
+    return "P22.8" if name.startswith(("salt", "key")) else "P22.6"
 
 
 def _bad_costs() -> dict[str, dict[str, object]]:

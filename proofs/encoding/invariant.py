@@ -50,7 +50,7 @@ def is_commit(s: State, v: Term) -> Term:
 
 
 def epochs_only_grow(m: Model, s: State) -> Term:
-    """Rule 1: an acquisition takes an epoch that nobody has had, so all that were given are at most the row's."""
+    """P1.4: an acquisition takes an epoch that nobody has had, so all that were given are at most the row's."""
     u = m.universe
     return every(
         s.epoch >= 0,
@@ -105,7 +105,7 @@ def fenced_operation_has_its_guard(m: Model, s: State) -> Term:
 
 
 def nobody_works_before_the_sync(m: Model, s: State) -> Term:
-    """Rule 2: a guard admits nobody before it has synced, and its epoch is new."""
+    """P2.1: a guard admits nobody before it has synced, and its epoch is new."""
     u = m.universe
     return u.each(
         u.operation,
@@ -212,7 +212,7 @@ def fenced_cache_is_current(m: Model, s: State) -> Term:
 
 
 def subscribers_have_heard(m: Model, s: State) -> Term:
-    """Rule 9: what a cache in use has seen of other processes, its subscribers have heard of."""
+    """P9.3: what a cache in use has seen of other processes, its subscribers have heard of."""
     u = m.universe
 
     def has_heard(p: Term) -> Term:

@@ -238,7 +238,7 @@ class Model:
         return put(s.guard_stage, p, choose(every(saw_waiter, eq(s.guard_stage(p), HELD)), DRAINING, s.guard_stage(p)))
 
     def hands_over(self, s: State, may_release: Term) -> Term:
-        """Rule 8: a commit releases the lease instead of renewing it."""
+        """P5.17: a commit releases the lease instead of renewing it."""
         return FALSE if self.broken("waiter-ignored") else every(s.wanted, may_release)
 
     # Operations.
@@ -262,7 +262,7 @@ class Model:
         return self.stands(s, p, s.under(o))
 
     def may_access(self, s: State, o: Term) -> Term:
-        """Rule 4 at the database."""
+        """P4.2 at the database."""
         return self.fence_passes(s, s.under(o))
 
     def unguarded(self, s: State, o: Term) -> Term:
@@ -293,7 +293,7 @@ class Model:
     # The actions.
 
     def acquire(self, s: State, p: Term) -> Action:
-        """Rule 1."""
+        """P1.1 to P1.5."""
         if self.broken("holder-name-reuse"):  # the row bears "our" name, so it must be ours
             after = replace(s, guard_stage=put(s.guard_stage, p, SYNCING), guard_epoch=put(s.guard_epoch, p, s.epoch))
             return Action("Acquire", (p,), every(eq(s.guard_stage(p), NONE), self.real(s.holder)), after)
@@ -314,12 +314,12 @@ class Model:
         return Action("Acquire", (p,), every(eq(s.guard_stage(p), NONE), self.takeable(s, p)), after)
 
     def want(self, s: State, p: Term) -> Action:
-        """A refused acquisition notes that somebody waits."""
+        """P1.3. A refused acquisition notes that somebody waits."""
         enabled = every(eq(s.guard_stage(p), NONE), no(self.takeable(s, p)), no(s.wanted))
         return Action("Want", (p,), enabled, replace(s, wanted=TRUE))
 
     def sync(self, s: State, p: Term) -> Action:
-        """Rules 2 and 3: drop what changed since, then, and not before, the guard exists."""
+        """P2.4, P2.5: drop what changed since, then, and not before, the guard exists."""
         old = s.cache_version(p)
 
         def kept(r: Term) -> Term:
@@ -353,7 +353,7 @@ class Model:
         return Action("Sync", (p,), enabled, after)
 
     def sync_fails(self, s: State, p: Term, releases: Term) -> Action:
-        """No guard, and the cache stays what and where it was. The lease is released, or left to expire."""
+        """P2.10, P2.11. No guard, and the cache stays what and where it was. The lease is released, or expires."""
         after = self._without_guard(s, p)
         if self.broken("reload-failure-swallowed"):
             after = replace(after, cache_version=put(s.cache_version, p, s.version))
@@ -364,7 +364,7 @@ class Model:
         return Action("SyncFails", (p, releases), eq(s.guard_stage(p), SYNCING), after)
 
     def begin(self, s: State, o: Term, mode: Term) -> Action:
-        """An operation begins under a guard, with the cache as it is."""
+        """P2.1, P5.1, P5.15. An operation begins under a guard, with the cache as it is."""
         p = self.home(o)
         admits = eq(s.guard_stage(p), HELD)
         if self.broken("dirty-hidden-from-reentrant"):
@@ -394,7 +394,7 @@ class Model:
         return Action("Begin", (o, mode), enabled, after)
 
     def load(self, s: State, o: Term, r: Term) -> Action:
-        """A record that was not cached is loaded, if it is still what it was in the snapshot."""
+        """P4.5, P4.6. A record that was not cached is loaded, if it is still what it was in the snapshot."""
         enabled = every(eq(s.stage(o), RUNNING), no(s.knows(o, r)))
         if not self.broken("unfenced-load"):
             reaches = TRUE if self.broken("floor-ignored-at-load") else s.floor <= s.at(o)
@@ -410,7 +410,7 @@ class Model:
         return Action("Load", (o, r), enabled, after)
 
     def fill(self, s: State, o: Term) -> Action:
-        """The answer arrives: for the operation, and for the cache if that has not moved on."""
+        """P4.8. The answer arrives: for the operation, and for the cache if that has not moved on."""
         p, r, value = self.home(o), s.load_record(o), s.load_value(o)
         fills = every(self.uses_cache(s, o), eq(s.cache_version(p), s.load_version(o)), no(s.cached(p, r)))
         if self.broken("partial-list"):
@@ -426,7 +426,7 @@ class Model:
         return Action("Fill", (o,), eq(s.stage(o), LOADING), after)
 
     def commit(self, s: State, o: Term, updated: Of, releases: Term) -> Action:
-        """Rules 4, 5 and 8: the records, the version, the log and the lease, behind the fence, in one step.
+        """P5.16 to P5.18: the records, the version, the log and the lease, behind the fence, in one step.
 
         Whether it releases a lease that it may release is its own choice: others may come next.
         """
@@ -467,7 +467,7 @@ class Model:
         return Action("Commit", (o, releases), enabled, after)
 
     def validate(self, s: State, o: Term) -> Action:
-        """Rule 6: a view asks whether its epoch still stands."""
+        """P6.1: a view asks whether its epoch still stands."""
         enabled = every(
             eq(s.stage(o), RUNNING),
             eq(s.mode(o), VIEW),
@@ -478,7 +478,7 @@ class Model:
         return Action("Validate", (o,), enabled, self._validated(s, o))
 
     def fail(self, s: State, o: Term) -> Action:
-        """Rule 6 for failures: what it fails of is what it has read, and its caller hears of that behind the fence."""
+        """P6.2: what it fails of is what it has read, and its caller hears of that behind the fence."""
         enabled = every(eq(s.stage(o), RUNNING), self.universe.some(self.universe.record, lambda r: s.knows(o, r)))
         if not self.broken("stale-failure-believed"):
             enabled = every(enabled, self.may_access(s, o))
@@ -494,7 +494,7 @@ class Model:
         )
 
     def finish(self, s: State, o: Term, heeds: Term) -> Action:
-        """The cache takes the new values, subscribers are told, the caller is answered. It may end the guard.
+        """P5.20. The cache takes the new values, subscribers are told, the caller is answered. It may end the guard.
 
         Whether it heeds now or later that somebody waits is the process's choice.
         """
@@ -533,7 +533,7 @@ class Model:
         return Action("Finish", (o, heeds), among(s.stage(o), COMMITTED, VALIDATED), after)
 
     def lose(self, s: State, o: Term) -> Action:
-        """An access that the fence stops: the guard dies, the operation begins again."""
+        """P4.3, P4.11. An access that the fence stops: the guard dies, the operation begins again."""
         p = self.home(o)
         lost = eq(s.guard_epoch(p), s.under(o))
         idle = self._idle(s, o)
@@ -547,7 +547,7 @@ class Model:
         return Action("Lose", (o,), enabled, after)
 
     def outdated(self, s: State, o: Term, r: Term) -> Action:
-        """It needs a record that changed since it began, or may have: it begins again."""
+        """P4.7. It needs a record that changed since it began, or may have: it begins again."""
         enabled = every(
             eq(s.stage(o), RUNNING),
             no(s.knows(o, r)),
@@ -579,13 +579,13 @@ class Model:
         return Action("ForgetCommit", (o,), eq(s.stage(o), COMMITTED), self._idle(s, o))
 
     def renew(self, s: State, p: Term, heeds: Term) -> Action:
-        """A renewal that comes through, and says whether somebody waits, which is heeded now or later."""
+        """P1.7. A renewal that comes through, and says whether somebody waits, which is heeded now or later."""
         enabled = every(ne(s.guard_stage(p), NONE), self.fence_passes(s, s.guard_epoch(p)))
         after = replace(s, left=self.lease_time, guard_stage=self.waiter_noted(s, p, every(heeds, s.wanted)))
         return Action("Renew", (p, heeds), enabled, after)
 
     def lose_guard(self, s: State, p: Term) -> Action:
-        """A renewal, or a sync, that the fence stops: the guard dies (rule 1)."""
+        """A renewal, or a sync, that the fence stops: the guard dies (P1.8)."""
         enabled = every(ne(s.guard_stage(p), NONE), no(self.fence_passes(s, s.guard_epoch(p))))
         if self.broken("renew-ignores-loss"):  # it finds the row free, takes it again, and says nothing
             epoch = s.epoch + 1
@@ -601,7 +601,7 @@ class Model:
         return Action("LoseGuard", (p,), enabled, self._without_guard(s, p))
 
     def release(self, s: State, p: Term) -> Action:
-        """Rule 8. The guard is dead before the row is free."""
+        """P8.18. The guard is dead before the row is free."""
         enabled = every(
             among(s.guard_stage(p), HELD, DRAINING),
             self.universe.each(self.universe.operation, lambda o: no(self.working_under(s, p, s.guard_epoch(p), o))),
@@ -616,7 +616,7 @@ class Model:
         return Action("Expire", (), enabled, replace(s, left=ZERO))
 
     def clock_jump(self, s: State, left: Term) -> Action:
-        """Of LeaseLock.tla, and more than its: what is left of a lease becomes anything, at any moment (rule 7)."""
+        """Of LeaseLock.tla, and more than its: what is left of a lease becomes anything, at any moment (P7.1)."""
         return Action("ClockJump", (left,), TRUE, replace(s, left=left))
 
     def crash(self, s: State, p: Term) -> Action:
@@ -653,16 +653,16 @@ class Model:
         return Action("Crash", (p,), enabled, after)
 
     def forget(self, s: State, p: Term, r: Term) -> Action:
-        """Any record may be dropped from a cache at any time: it can be loaded again."""
+        """P2.16. Any record may be dropped from a cache at any time: it can be loaded again."""
         after = replace(s, cached=put_row(s.cached, p, lambda x: every(s.cached(p, x), ne(x, r))))
         return Action("Forget", (p, r), s.cached(p, r), after)
 
     def truncate(self, s: State) -> Action:
-        """The change log is cut."""
+        """P4.16. The change log is cut."""
         return Action("Truncate", (), s.floor < s.version, replace(s, floor=s.version))
 
     def listen(self, s: State, p: Term) -> Action:
-        """A process that has subscribers and no guard looks at the change log (rule 9)."""
+        """A process that has subscribers and no guard looks at the change log (P9.4)."""
         enabled = every(
             eq(s.guard_stage(p), NONE),
             self.subscribes(p),

@@ -1,7 +1,7 @@
 """The SQL does what the functions of `protocol` say: a test by examples, the same ones each time, and not a proof.
 
-Run `python -m proofs sql`. The tests are those of `tests/store/sqlite/test_rules.py` that compare the two. Each must
-have run and passed, with all its examples; one that is not listed here must not be among them either.
+Run `python -m proofs sql`. The tests are those of `tests/store/sqlite/test_rules.py` that compare the two (P16.1). Each
+must have run and passed, with all its examples; one that is not listed here must not be among them either.
 """
 
 import subprocess

@@ -7,7 +7,7 @@ The layers, each importing only those before it:
 * ``unwedged.machine``: one Matrix device in such a store; it needs the extra ``machine``.
 * ``unwedged.tools``: the command ``unwedged``, for people who run programs that share a store.
 
-The rules are numbered in ``spec/protocol.md``; docstrings cite them as "rule 4".
+The clauses are numbered in ``spec/protocol.md``; docstrings cite them, such as P4.1. Rule 4 is all of P4.
 """
 
 __version__ = "0.1.0"

@@ -135,6 +135,7 @@ async def test_an_upload_is_bounded_and_listed_until_it_is_answered(alice_and_bo
     assert len(backed_up(scene.app, new.decryption_key)) == KEYS_IN_AN_UPLOAD + 1
 
 
+# P10.5
 async def test_backup_flag_race(alice_and_bob: Scene) -> None:
     """A better key arrives while the worse one is uploaded."""
     scene = alice_and_bob

@@ -147,6 +147,7 @@ async def test_a_connection_that_begins_distrusts_all_device_lists(alice_and_bob
     assert not await scene.app.machine.outgoing_requests()
 
 
+# P10.1
 async def test_the_answer_to_an_older_claim_changes_nothing(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.app.machine.share_room_key(ROOM, [ALICE, BOB])

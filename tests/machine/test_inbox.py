@@ -78,6 +78,7 @@ async def test_a_malformed_response_changes_nothing(alice_and_bob: Scene, respon
     assert await machine.sync_position() == position
 
 
+# P10.1, P10.2
 async def test_a_stale_or_repeated_response_changes_nothing(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     position = await scene.app.machine.sync_position()

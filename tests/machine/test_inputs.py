@@ -99,6 +99,7 @@ async def test_what_came_too_late_to_count_and_is_left_out_later(alice_and_bob: 
     assert ((await own(scene.app)).fallback_used, (await own(scene.app)).count) == (True, 50)
 
 
+# P10.1
 async def test_stale_count(alice_and_bob: Scene) -> None:
     """A sync that was asked for before an offer says nothing about it, however often it comes."""
     scene = alice_and_bob
@@ -142,6 +143,7 @@ async def test_upload_that_is_refused_is_never_sent_again(alice_and_bob: Scene) 
     assert not one_time_keys(refused).keys() & one_time_keys(after).keys()
 
 
+# P10.3
 async def test_publish_marks_too_many(alice_and_bob: Scene) -> None:
     """A late answer to an offer that was abandoned says nothing about the offer that follows it."""
     scene = alice_and_bob
@@ -373,6 +375,7 @@ async def test_secret_sent_twice(alice_and_bob: Scene) -> None:
     assert len(sent_to(scene, tablet.device, "m.room.encrypted")) == before + 1
 
 
+# P10.4
 async def test_query_clears_newer_flag(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await changed(scene.app, BOB)

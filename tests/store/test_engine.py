@@ -36,6 +36,7 @@ def test_the_wal_reset_race(release: tuple[int, int, int], race: bool) -> None:
     assert ("can't harm" in engine.description(release)) is race
 
 
+# P14.1
 def test_the_least_release() -> None:
     engine.must_be_supported((3, 37, 0))
     with pytest.raises(UnsupportedSQLite, match=r"3\.37\.0 or later, and this program has 3\.36\.9"):
@@ -43,6 +44,7 @@ def test_the_least_release() -> None:
     engine.must_be_supported(sqlite3.sqlite_version_info)
 
 
+# P14.1
 async def test_below_that_nothing_is_opened_or_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "OLDEST_RELEASE", (99, 0, 0))
     with pytest.raises(UnsupportedSQLite):

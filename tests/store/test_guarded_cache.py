@@ -24,6 +24,7 @@ names = st.sampled_from(NAMES)
 values = st.none() | st.binary(max_size=400)
 
 
+# P2.16, P2.17
 class BoundedCache(RuleBasedStateMachine):
     """The model is the cache that would be if nothing were forgotten, and the order in which records were used."""
 

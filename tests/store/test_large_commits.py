@@ -238,6 +238,7 @@ async def held(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Held]:
 
 
 class TestTheLease:
+    # P5.13, P5.14
     async def test_is_renewed_while_many_records_are_sealed(self, bench: Workbench, held: Held) -> None:
         phone = await bench.instance("phone", times=LeaseTimes(idle_after_ms=NEVER))
         await take_over(phone)
@@ -255,6 +256,7 @@ class TestTheLease:
         await committing
         assert phone.statistics().reruns == 0
 
+    # P8.27
     async def test_is_not_renewed_beside_the_commit_which_does_that(self, bench: Workbench) -> None:
         phone = await bench.instance("phone", times=LeaseTimes(idle_after_ms=NEVER))
         await take_over(phone)
@@ -314,6 +316,7 @@ class TestTheLease:
 
 
 class TestBesideALargeCommit:
+    # P12.1, P15.3
     async def test_a_cancelled_caller_is_told_at_once_while_nothing_is_written(
         self, bench: Workbench, phone: Instance, held: Held
     ) -> None:

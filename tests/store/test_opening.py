@@ -54,6 +54,7 @@ async def refused(path: Path, error: type[Exception], opening: Callable[[], obje
 class TestExistence:
     """``identity-where-none-was-expected``."""
 
+    # P17.1, P17.3, P17.4
     async def test_what_must_exist_is_never_made(self, tmp_path: Path) -> None:
         path = tmp_path / "store"
         await refused(path, StoreMissing, lambda: opened(path, Existence.EXISTING))
@@ -67,6 +68,7 @@ class TestExistence:
         async with await opened(path, Existence.EXISTING) as store:
             assert await store.run(count_up) == 2
 
+    # P17.4, P17.7
     async def test_a_store_without_a_key_is_none_yet(self, tmp_path: Path) -> None:
         path = tmp_path / "store"
         await counted(path)
@@ -77,6 +79,7 @@ class TestExistence:
             assert store.mark().version == 1, "so that whoever wants to make one is not kept from it for ever"
         await refused(path, StoreExists, lambda: opened(path, Existence.NEW))
 
+    # P17.4
     async def test_what_must_be_new_is_never_opened(self, tmp_path: Path) -> None:
         path = tmp_path / "store"
         async with await opened(path, Existence.NEW) as store:
@@ -91,6 +94,7 @@ class TestExistence:
         assert sum(isinstance(outcome, StoreExists) for outcome in outcomes) == 7
         await stores[0].close()
 
+    # P17.6
     async def test_another_process_may_make_it_at_the_last_moment(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -108,6 +112,7 @@ class TestExistence:
         async with await opened(path, Existence.EXISTING) as store:
             assert await store.run(count_up) == 2
 
+    # P17.7
     async def test_of_two_that_give_it_a_key_one_has_made_it(self, tmp_path: Path) -> None:
         path = tmp_path / "store"
         await counted(path)
@@ -119,6 +124,7 @@ class TestExistence:
             if isinstance(outcome, CryptoStore):
                 await outcome.close()
 
+    # P17.9
     async def test_a_store_that_was_marked_is_missing_where_there_is_an_empty_file(self, tmp_path: Path) -> None:
         mark = await counted(tmp_path / "store")
         (tmp_path / "other").touch()
@@ -129,6 +135,7 @@ class TestExistence:
 class TestNames:
     """``two-names-for-one-file``."""
 
+    # P17.3, P18.7
     async def test_a_file_with_two_names_is_refused(self, tmp_path: Path) -> None:
         """SQLite would keep a log for each name, and two programs would write past each other."""
         path, other = tmp_path / "store", tmp_path / "other"
@@ -166,6 +173,7 @@ class TestNames:
             await refused(other, SeveralNames, lambda: opened(other))
             assert await store.run(count_up) == 1
 
+    # P18.7
     async def test_a_symbolic_link_is_no_second_name(self, tmp_path: Path) -> None:
         path, other = tmp_path / "store", tmp_path / "other"
         other.symlink_to(path)
@@ -176,6 +184,7 @@ class TestNames:
 class TestPlaces:
     """What stands in the place of a store is named as what it is."""
 
+    # P17.3
     @pytest.mark.parametrize(
         ("name", "what"),
         [
@@ -196,6 +205,7 @@ class TestPlaces:
 class TestRemains:
     """A store must not be made out of what is left of another."""
 
+    # P17.2
     @pytest.mark.parametrize("left", ["missing", "empty"])
     async def test_a_log_without_its_file(self, tmp_path: Path, left: str) -> None:
         path = tmp_path / "left" / "store"
@@ -208,6 +218,7 @@ class TestRemains:
         for expect in Existence:
             await refused(path, NotAStore, lambda expect=expect: opened(path, expect))  # type: ignore[misc]
 
+    # P17.2
     async def test_a_journal_without_its_file(self, tmp_path: Path) -> None:
         path = tmp_path / "store"
         journal(tmp_path, "CREATE TABLE before (x)")
@@ -241,6 +252,7 @@ def journal(folder: Path, before: str) -> None:
 class TestMarks:
     """``restored-backup``."""
 
+    # P17.5, P17.9
     async def test_an_older_copy_that_was_put_back_is_refused(self, tmp_path: Path) -> None:
         path, backup = tmp_path / "store", tmp_path / "backup"
         early = await counted(path, 2)
@@ -256,18 +268,21 @@ class TestMarks:
         async with await opened(path, not_before=early) as store:
             assert await store.run(count_up) == 3, "as far as that mark can tell"
 
+    # P17.5
     async def test_another_store_is_refused(self, tmp_path: Path) -> None:
         mark = await counted(tmp_path / "store")
         other = await counted(tmp_path / "other", 9)
         assert mark.identity != other.identity
         await refused(tmp_path / "store", AnotherStore, lambda: opened(tmp_path / "store", not_before=other))
 
+    # P17.9
     async def test_where_a_store_was_marked_none_is_made(self, tmp_path: Path) -> None:
         mark = StoreMark("00" * 16, Version(1))
         await refused(tmp_path / "store", StoreMissing, lambda: opened(tmp_path / "store", not_before=mark))
         with pytest.raises(InvalidArgument):
             await opened(tmp_path / "store", Existence.NEW, not_before=mark)
 
+    # P17.9
     async def test_a_mark_knows_what_others_committed_as_soon_as_this_process_does(self, tmp_path: Path) -> None:
         path = tmp_path / "store"
         async with await opened(path) as one, await opened(path) as other:

@@ -79,6 +79,7 @@ LOG_IS_SPARED: Final = sqlite3.sqlite_version_info >= (3, 51)
 class TestLosingTheFiles:
     """``store-remade-while-open`` and ``locks-dropped-by-reading``."""
 
+    # P18.2, P18.3, P18.6
     async def test_the_next_commit_is_refused_by_name(self, tmp_path: Path, loses: Callable[[Path], None]) -> None:
         path = tmp_path / "store"
         async with opened(path) as store:
@@ -92,6 +93,7 @@ class TestLosingTheFiles:
         after = int(at_work(path, "count"))
         assert after == (1 if loses is remove else 2), "what the others see, nobody else was given"
 
+    # P18.4
     async def test_the_next_acquisition_is_refused_by_name(self, tmp_path: Path, loses: Callable[[Path], None]) -> None:
         path = tmp_path / "store"
         async with opened(path) as store:
@@ -101,6 +103,7 @@ class TestLosingTheFiles:
             with pytest.raises(StoreReplaced):
                 await store.query(read)
 
+    # P18.4, P18.6
     async def test_the_next_renewal_ends_the_guard(self, tmp_path: Path, loses: Callable[[Path], None]) -> None:
         path = tmp_path / "store"
         async with opened(path, LONG) as store:
@@ -110,6 +113,7 @@ class TestLosingTheFiles:
                 await store._lock.renew_now()
             assert not store.statistics().epoch
 
+    # P9.12, P18.5
     async def test_subscriptions_end_with_the_error(self, tmp_path: Path, loses: Callable[[Path], None]) -> None:
         path = tmp_path / "store"
         async with opened(path) as store:
@@ -120,6 +124,7 @@ class TestLosingTheFiles:
                 with pytest.raises(StoreReplaced):
                     await anext(changes)
 
+    # P18.8
     async def test_closing_harms_nobody(self, tmp_path: Path, loses: Callable[[Path], None]) -> None:
         path = tmp_path / "store"
         async with opened(path) as store:
@@ -144,6 +149,7 @@ def empty_the_name(path: Path) -> None:
     path.touch()
 
 
+# P14.6, P17.2
 @pytest.mark.parametrize("loses", [remove_the_file, empty_the_name])
 async def test_a_store_that_lost_its_file_alone_keeps_its_log_however_often_it_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loses: Callable[[Path], None]
@@ -181,6 +187,7 @@ async def test_reading_the_file_costs_nothing_where_sqlite_spares_the_log(
     assert at_work(path, "count") == "4"
 
 
+# P18.3, P18.8
 @pytest.mark.skipif(LOG_IS_SPARED, reason="SQLite spares the log")
 async def test_what_was_committed_into_a_log_that_is_gone_is_never_moved_into_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -236,12 +243,14 @@ def careless(name: str, path: Path) -> subprocess.CompletedProcess[str]:
 class TestForks:
     """``inherited-through-fork``. Each parent goes on afterwards, and has lost none of its locks."""
 
+    # P21.1
     def test_every_entry_is_refused_at_once(self, tmp_path: Path) -> None:
         entries = ["run", "query", "transaction", "view", "subscribe", "change_secret", "pause", "resume", "close"]
         entries += ["statistics", "mark"]
         ran = careless("uses_it_at_every_entry", tmp_path / "store")
         assert ran.stdout.splitlines() == [*(f"{entry}: ForkedStore" for entry in entries), "2"], ran.stderr
 
+    # P21.3
     def test_a_loop_of_its_own_and_opening_it_again_do_not_help_but_another_store_is_fine(self, tmp_path: Path) -> None:
         ran = careless("uses_it_in_a_loop_of_its_own", tmp_path / "store")
         assert ran.stdout.splitlines() == [*["ForkedStore"] * 3, "1", "1"], ran.stderr
@@ -250,16 +259,19 @@ class TestForks:
         ran = careless("closed_it_before", tmp_path / "store")
         assert ran.stdout.splitlines() == ["1", "2"], ran.stderr
 
+    # P21.1, P21.2
     def test_an_operation_that_forked_is_refused_and_its_child_ends(self, tmp_path: Path) -> None:
         ran = careless("goes_on_inside_an_operation", tmp_path / "store")
         child = ["get: ForkedStore", "news: ForkedStore", "child goes on", "child: ForkedStore"]
         assert ran.stdout.splitlines() == [*child, "child ended: 7", "3"], ran.stderr
 
+    # P21.2
     def test_leaving_the_block_in_the_child_closes_nothing(self, tmp_path: Path) -> None:
         ran = careless("leaves_the_block", tmp_path / "store")
         assert ran.stdout.splitlines() == ["child: SystemExit", "child ended: 7", "2"], ran.stderr
 
 
+# P21.4
 @pytest.mark.parametrize(
     ("name", "status"),
     [("raises", 1), ("exits", 5), ("returns", 0), ("keeps_it_in_a_module", 0), ("exits_while_it_commits", 6)],
@@ -279,6 +291,7 @@ def test_a_program_that_does_not_close_ends_all_the_same(tmp_path: Path, name: s
 class TestUpgrades:
     """``schema-moves-on``. Two releases of one program share a store, and one of them is newer."""
 
+    # P20.3, P20.4
     async def test_a_newer_schema_under_an_open_program_is_refused_by_name(self, tmp_path: Path) -> None:
         path = tmp_path / "store"
         with worker(path) as older:
@@ -295,6 +308,7 @@ class TestUpgrades:
             async with opened(path):
                 pass
 
+    # P20.2, P20.4
     async def test_a_guard_that_stands_is_fenced_off(self, tmp_path: Path) -> None:
         path = tmp_path / "store"
         async with opened(path, LONG) as older:
@@ -309,6 +323,7 @@ class TestUpgrades:
         with worker(path, Release.NEW_SCHEMA) as newer:
             assert newer.do("count") == "2"
 
+    # P9.12, P20.4
     async def test_subscriptions_end_with_the_error(self, tmp_path: Path) -> None:
         path = tmp_path / "store"
         async with opened(path) as older, older.subscribe(COUNTS) as changes:
@@ -317,6 +332,7 @@ class TestUpgrades:
                     await anext(changes)
                 newer.close()
 
+    # P20.5
     def test_more_kinds_lock_nobody_out(self, tmp_path: Path) -> None:
         path = tmp_path / "store"
         with worker(path) as older, worker(path, Release.MORE_KINDS) as newer:
@@ -330,6 +346,7 @@ class TestUpgrades:
 # Suspended in the middle of a transaction
 
 
+# P15.2, P15.4
 async def test_a_process_suspended_in_a_transaction_keeps_the_others_out_and_is_named_to_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,6 +94,7 @@ async def count_of(view: View) -> int | None:
 
 
 class TestNothingIsHeld:
+    # P19.3
     async def test_no_descriptor_and_no_lock(self, store: CryptoStore, path: Path) -> None:
         async with store.subscribe(DEVICE):
             await store.run(count_up)
@@ -110,6 +111,7 @@ class TestNothingIsHeld:
         assert await store.run(count_up) == 2
         assert await store.query(count_of) == 2
 
+    # P19.3
     async def test_no_lease(self, store: CryptoStore, path: Path) -> None:
         async with store.transaction() as transaction:
             transaction.put(DEVICE, "a", b"1")
@@ -120,6 +122,7 @@ class TestNothingIsHeld:
             assert await other.run(count_up) == 1
             assert other.statistics().epoch == 2, "it was free, and need not expire"
 
+    # P19.1
     async def test_nothing_begins_by_itself(self, store: CryptoStore, path: Path) -> None:
         async with store.subscribe(DEVICE):
             await store.pause()
@@ -140,6 +143,7 @@ class TestNothingIsHeld:
 
 
 class TestGoingOn:
+    # P19.4
     @pytest.mark.parametrize(
         "use",
         [
@@ -165,6 +169,7 @@ class TestGoingOn:
         await store.pause()
         assert sorted(await asyncio.gather(*(store.run(count_up) for _ in range(5)))) == [1, 2, 3, 4, 5]
 
+    # P19.3, P19.6
     async def test_a_subscriber_misses_nothing(self, store: CryptoStore, path: Path) -> None:
         async with store.subscribe(DEVICE) as changes:
             await store.run(count_up)
@@ -183,6 +188,7 @@ class TestGoingOn:
                 transaction.put(DEVICE, "d", b"")
             assert await anext(changes) == Changed(Version(5), "d")
 
+    # P19.6
     async def test_a_subscriber_is_told_at_once_and_later_on(self, bench: Workbench) -> None:
         store, other = await bench.instance("one"), await bench.instance("other")
         store._run_tasks()
@@ -199,6 +205,7 @@ class TestGoingOn:
             bench.clock.advance(LISTEN_EVERY_MS)
             assert await anext(changes) == Changed(Version(2), "n")
 
+    # P19.3
     async def test_the_cache_is_kept_but_for_what_changed(self, store: CryptoStore, path: Path) -> None:
         async with store.transaction() as transaction:
             transaction.put(DEVICE, "a", b"1")
@@ -211,6 +218,7 @@ class TestGoingOn:
         statistics = store.statistics()
         assert (statistics.cached_records, statistics.records_dropped) == (2, 1)
 
+    # P19.5
     async def test_another_process_may_be_the_last_to_close(self, store: CryptoStore, path: Path) -> None:
         log = path.with_name("store.db-wal")
         async with await opened(path, "other") as other:
@@ -235,6 +243,7 @@ class TestGoingOn:
 
 
 class TestWhatRuns:
+    # P19.1, P19.2, P19.4
     async def test_is_waited_for_and_what_is_called_meanwhile_does_not_undo_the_pause(
         self, store: CryptoStore, path: Path
     ) -> None:
@@ -264,6 +273,7 @@ class TestWhatRuns:
         assert await store.run(count_up) in (2, 3), "what is called now opens the file, for both"
         assert await later in (2, 3)
 
+    # P19.1, P19.4
     @pytest.mark.parametrize(
         "use",
         [
@@ -314,6 +324,7 @@ class TestWhatRuns:
         await ending
         assert store.gated.calls[-1] == "close"
 
+    # P19.2, P19.4
     async def test_is_abandoned_after_a_while_and_runs_again(self, store: CryptoStore, path: Path) -> None:
         attempts: list[int] = []
         go_on = asyncio.Event()
@@ -367,6 +378,7 @@ class TestWhatRuns:
         assert await waiting == 1
         assert store.statistics().reruns == 0
 
+    # P19.1
     async def test_what_waits_to_begin_waits_on(self, store: CryptoStore, path: Path) -> None:
         async with store.transaction() as transaction:
             waiting = outside(store.run(count_up))
@@ -382,6 +394,7 @@ class TestWhatRuns:
         await store.resume()
         assert await waiting == 1
 
+    # P19.1
     async def test_what_waits_for_the_lease_waits_on(self, bench: Workbench) -> None:
         store, other = await bench.instance("one"), await bench.instance("other")
         await take_over(other)
@@ -441,6 +454,7 @@ class TestWhatRuns:
         assert await store.run(count_up) == 2
 
 
+# P19.5
 class TestAnotherFile:
     async def refuses(self, store: CryptoStore, error: type[StoreError]) -> None:
         for use in (store.resume(), store.run(count_up), store.query(count_of)):

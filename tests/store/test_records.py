@@ -62,6 +62,7 @@ def test_bad_json_is_malformed(encoded: bytes) -> None:
         KIND.decode_value(encoded)
 
 
+# P22.3
 def test_a_malformed_record_is_not_quoted() -> None:
     with pytest.raises(MalformedRecord) as caught:
         KIND.decode_key(b"secret\xff")
@@ -111,11 +112,13 @@ def test_a_name_is_a_text(name: str) -> None:
         RecordKind(name, key=TEXT, value=JSON)
 
 
+# P22.4
 @pytest.mark.parametrize("name", ["a", "olm_session", "x2", "a" * 40])
 def test_names(name: str) -> None:
     assert RecordKind(name, key=TEXT, value=JSON).name == name
 
 
+# P22.4
 @pytest.mark.parametrize("name", ["", "A", "2x", "_a", "a b", "a-b", "a\n", "ä", "a" * 41, "a.b"])
 def test_bad_names(name: str) -> None:
     with pytest.raises(ValueError, match="can't name a record kind"):

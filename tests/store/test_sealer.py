@@ -45,6 +45,7 @@ small = st.integers(-2, 64) | st.text("0123456789abcdef -", max_size=8)
 
 
 class TestProperties:
+    # P22.10
     @given(kinds, keys, st.binary(max_size=300))
     def test_what_is_sealed_comes_back(self, sealer: Sealer, kind: str, key: bytes, value: bytes) -> None:
         assert sealer.open(kind, key, sealer.seal(kind, key, value)) == value
@@ -78,6 +79,7 @@ class TestProperties:
     def test_the_length_of_a_key_shows_only_in_blocks(self, sealer: Sealer, key: bytes) -> None:
         assert len(sealer.hide("device", key)) == 16 + 32 * (len(key) // 32 + 1)
 
+    # P22.1
     @given(st.binary(max_size=100))
     def test_garbage_is_never_opened(self, sealer: Sealer, garbage: bytes) -> None:
         with pytest.raises(TamperedRecord):
@@ -100,10 +102,12 @@ class TestProperties:
                 Sealer.unlock(PASSPHRASE, STORE, json.dumps(edited).encode())
 
 
+# P22.10
 def test_sealing_twice_gives_different_bytes(sealer: Sealer) -> None:
     assert len({sealer.seal("device", b"key", b"value") for _ in range(50)}) == 50
 
 
+# P22.1
 def test_every_flip_and_every_truncation_of_a_value_is_noticed(sealer: Sealer) -> None:
     sealed = sealer.seal("device", b"key", b"a value")
     edits = [*flips(sealed), *(sealed[:length] for length in range(len(sealed))), sealed + b"\x00"]
@@ -112,6 +116,7 @@ def test_every_flip_and_every_truncation_of_a_value_is_noticed(sealer: Sealer) -
             sealer.open("device", b"key", edited)
 
 
+# P22.2
 def test_every_flip_and_every_truncation_of_a_name_is_noticed(sealer: Sealer) -> None:
     hidden = sealer.hide("device", b"key")
     edits = [*flips(hidden), *(hidden[:length] for length in range(len(hidden))), hidden + b"\x00"]
@@ -123,6 +128,7 @@ def test_every_flip_and_every_truncation_of_a_name_is_noticed(sealer: Sealer) ->
 SECRETS = pytest.mark.parametrize("secret", [PASSPHRASE, KEY], ids=["passphrase", "key"])
 
 
+# P22.11
 @SECRETS
 def test_only_the_secret_unlocks(secret: Secret) -> None:
     sealer = Sealer.create(secret, STORE)
@@ -138,6 +144,7 @@ def test_only_the_secret_unlocks(secret: Secret) -> None:
             Sealer.unlock(RandomKey(octets), STORE, sealer.header)
 
 
+# P22.11
 @SECRETS
 def test_the_other_sort_of_secret_is_told_to_be_one(secret: Secret) -> None:
     header = Sealer.create(secret, STORE).header
@@ -167,6 +174,7 @@ def test_wrapping_twice_gives_different_headers() -> None:
     assert len({sealer.header, sealer.rewrapped(KEY).header, sealer.rewrapped(PASSPHRASE).header}) == 3
 
 
+# P22.7
 def test_a_header_of_the_first_format_stays_readable() -> None:
     sealer = Sealer.create(PASSPHRASE, STORE)
     fields = json.loads(sealer.header)
@@ -177,6 +185,7 @@ def test_a_header_of_the_first_format_stays_readable() -> None:
     assert json.loads(again.rewrapped(PASSPHRASE).header)["format"] == "unwedged-2"
 
 
+# P22.7, P22.8
 @pytest.mark.parametrize(
     "edit",
     [
@@ -201,12 +210,14 @@ def test_an_edited_header_is_no_store(secret: Secret, edit: dict[str, str | list
         Sealer.unlock(secret, STORE, json.dumps(header).encode())
 
 
+# P22.6
 @pytest.mark.parametrize("header", [b"[]", b"7", b"null", b'"unwedged-2"', b"{}"])
 def test_a_header_that_is_no_object_is_no_store(header: bytes) -> None:
     with pytest.raises(NotAStore, match="sealing parameters"):
         Sealer.unlock(KEY, STORE, header)
 
 
+# P22.6
 def test_a_long_header_is_not_even_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     header = Sealer.create(PASSPHRASE, STORE).header
     Sealer.unlock(PASSPHRASE, STORE, header.ljust(1000))
@@ -230,6 +241,7 @@ def test_stores_with_the_same_passphrase_share_nothing() -> None:
         other.reveal("device", one.hide("device", b"key"))
 
 
+# P22.8
 @pytest.mark.parametrize(
     "cost",
     [
@@ -263,6 +275,7 @@ def test_a_header_can_not_ask_for_any_price(
         Sealer.unlock(PASSPHRASE, STORE, json.dumps(json.loads(header) | cost).encode())
 
 
+# P22.8
 @pytest.mark.parametrize("length", [0, 15, 17, 200])
 def test_a_salt_has_the_length_that_it_was_made_with(length: int) -> None:
     """An empty one would let all stores with this passphrase be attacked at once."""
@@ -288,6 +301,7 @@ def test_a_key_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     Sealer.unlock(KEY, STORE, Sealer.create(KEY, STORE).rewrapped(KEY).header)
 
 
+# P22.3
 @SECRETS
 def test_a_sealer_shows_no_secret(secret: Secret) -> None:
     sealer = Sealer.create(secret, STORE)
@@ -354,6 +368,7 @@ class TestStored:
     async def test_untouched(self, store: Path) -> None:
         assert sorted(await self.read(store)) == sorted(self.VALUES)
 
+    # P22.1, P22.2
     @pytest.mark.parametrize(
         ("question", "statement", "expected"),
         [
@@ -408,6 +423,7 @@ class TestStored:
             with pytest.raises(TamperedRecord):
                 await self.read(store)
 
+    # P22.1
     async def test_swapped_rows(self, store: Path) -> None:
         self.edit(
             store,
@@ -457,6 +473,7 @@ class TestStored:
         with pytest.raises(TamperedRecord):
             await self.read(store)
 
+    # P17.7
     async def test_the_first_sealing_header_stands(self, store: Path) -> None:
         before = self.only(store, "SELECT sealing FROM header")
         backend = await SqliteBackend.open(store)

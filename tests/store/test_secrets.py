@@ -158,6 +158,7 @@ class TestArguments:
 
 
 class TestChange:
+    # P22.12
     @pytest.mark.parametrize("old", [{"passphrase": "old"}, {"key": KEY}], ids=repr)
     @pytest.mark.parametrize("new", [{"passphrase": "new"}, {"key": OTHER_KEY}], ids=repr)
     async def test_from_either_sort_to_either(self, path: Path, old: Given, new: Given) -> None:
@@ -170,6 +171,7 @@ class TestChange:
             await opened(path, **old)
         assert await counted(path, **new) == 4
 
+    # P22.12
     async def test_one_row_is_written_and_nothing_else(self, path: Path) -> None:
         async with await opened(path, key=KEY) as store:
             await store.run(count_up)
@@ -198,6 +200,7 @@ class TestChange:
                 await store.change_secret(key=secret)
         assert await counted(path, key=b"3" * 32) == 1
 
+    # P22.12
     async def test_of_two_changes_at_once_one_is_refused(self, path: Path) -> None:
         async with await opened(path, key=KEY) as one, await opened(path, key=KEY) as other:
             outcomes = await asyncio.gather(

@@ -55,6 +55,7 @@ async def committed_by(store: Instance, *keys: str) -> None:
     await store.lock.release_now()
 
 
+# P5.20, P9.2, P9.3
 async def test_own_commits_are_told_when_they_return(phone: Instance) -> None:
     async with phone.subscribe(COUNTER) as changes:
         await committed_by(phone, "a", "b", "a")
@@ -69,6 +70,7 @@ async def test_nothing_is_told_of_what_was_not_committed(phone: Instance) -> Non
         await heard(changes, 0)
 
 
+# P2.4, P9.3
 async def test_foreign_commits_are_told_at_the_next_sync(phone: Instance, extension: Instance) -> None:
     async with phone.subscribe(COUNTER) as changes:
         await committed_by(phone, "a")
@@ -79,6 +81,7 @@ async def test_foreign_commits_are_told_at_the_next_sync(phone: Instance, extens
         assert await heard(changes, 1) == [changed(4, "c")]
 
 
+# P9.4
 async def test_foreign_commits_are_told_by_listening_meanwhile(phone: Instance, extension: Instance) -> None:
     phone.start()
     async with phone.subscribe(COUNTER) as changes:
@@ -109,6 +112,7 @@ async def test_without_subscribers_nobody_listens(phone: Instance) -> None:
     assert phone.clock.slept == [LISTEN_EVERY_MS]
 
 
+# P9.12
 async def test_a_failed_look_is_repeated(
     phone: Instance, extension: Instance, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -144,6 +148,7 @@ async def test_a_failure_that_lasts_is_told_when_it_begins_and_when_it_ends(
     ]
 
 
+# P9.2
 async def test_a_look_that_comes_back_late_repeats_nothing(phone: Instance, extension: Instance) -> None:
     async with phone.subscribe(COUNTER) as changes:
         await committed_by(extension, "a")
@@ -156,6 +161,7 @@ async def test_a_look_that_comes_back_late_repeats_nothing(phone: Instance, exte
         assert await heard(changes, 2) == [changed(1, "a"), changed(2, "b")]
 
 
+# P9.1
 async def test_they_outlive_an_invalidation_and_miss_nothing(
     bench: Workbench, phone: Instance, extension: Instance
 ) -> None:
@@ -169,6 +175,7 @@ async def test_they_outlive_an_invalidation_and_miss_nothing(
         assert await heard(changes, 3) == [changed(version, "n") for version in (1, 2, 3)]
 
 
+# P5.20, P9.2
 async def test_a_commit_that_outlived_its_guard_is_told_once(
     bench: Workbench, phone: Instance, extension: Instance
 ) -> None:
@@ -187,6 +194,7 @@ async def test_a_commit_that_outlived_its_guard_is_told_once(
         bench.assert_cache_is_snapshot(phone)
 
 
+# P9.6
 async def test_a_truncated_log_is_told_as_lag(phone: Instance, extension: Instance) -> None:
     async with phone.subscribe(COUNTER) as changes:
         await committed_by(extension, "a", "b", "c")
@@ -198,6 +206,7 @@ async def test_a_truncated_log_is_told_as_lag(phone: Instance, extension: Instan
         assert await heard(changes, 1) == [changed(4, "d")]
 
 
+# P9.8
 async def test_a_slow_subscriber_gets_lagged(phone: Instance) -> None:
     async with phone.subscribe(COUNTER, buffered_changes=2) as slow, phone.subscribe(COUNTER) as fast:
         await committed_by(phone, "a", "b", "c", "d")
@@ -205,6 +214,7 @@ async def test_a_slow_subscriber_gets_lagged(phone: Instance) -> None:
         await heard(fast, 4)
 
 
+# P9.5
 async def test_only_the_kind_asked_for_is_told_cached_or_not(phone: Instance) -> None:
     async with phone.subscribe(DEVICE) as devices, phone.subscribe(PLAIN) as plain:
         async with phone.transaction() as transaction:
@@ -215,6 +225,7 @@ async def test_only_the_kind_asked_for_is_told_cached_or_not(phone: Instance) ->
         assert await heard(plain, 1) == [changed(1, "p")]
 
 
+# P9.9
 async def test_a_subscription_begins_with_what_happens_next(phone: Instance, extension: Instance) -> None:
     await committed_by(extension, "a", "b")
     async with phone.subscribe(COUNTER) as changes:
@@ -223,6 +234,7 @@ async def test_a_subscription_begins_with_what_happens_next(phone: Instance, ext
         assert await heard(changes, 1) == [changed(3, "c")]
 
 
+# P9.12
 async def test_iteration_waits_and_ends_with_the_store(phone: Instance) -> None:
     async with phone.subscribe(COUNTER) as changes:
         collecting = asyncio.create_task(collect(changes))
@@ -265,6 +277,7 @@ async def test_both_processes_hear_the_same(
 
 
 class TestSinceAVersion:
+    # P9.10
     async def test_it_begins_with_the_first_change_after_it(self, phone: Instance, extension: Instance) -> None:
         await committed_by(extension, "a", "b", "c")
         everything = [changed(1, "a"), changed(2, "b"), changed(3, "c")]
@@ -272,6 +285,7 @@ class TestSinceAVersion:
             async with phone.subscribe(COUNTER, since=since) as changes:
                 assert await heard(changes, 3 - since) == everything[since:]
 
+    # P9.10
     async def test_it_goes_on_with_what_happens_next(self, phone: Instance, extension: Instance) -> None:
         await committed_by(extension, "a", "b")
         async with phone.subscribe(COUNTER, since=1) as late, phone.subscribe(COUNTER) as new:
@@ -298,6 +312,7 @@ class TestSinceAVersion:
         async with again.subscribe(COUNTER, since=mark.version) as changes:
             assert await heard(changes, 1) == [changed(2, "b")]
 
+    # P9.10
     async def test_others_hear_no_less_and_nothing_twice(self, phone: Instance, extension: Instance) -> None:
         async with phone.subscribe(COUNTER) as new:
             await committed_by(extension, "a", "b")
@@ -314,6 +329,7 @@ class TestSinceAVersion:
         async with phone.subscribe(DEVICE, since=0) as devices:
             assert await heard(devices, 1) == [changed(1, "d")]
 
+    # P9.10
     async def test_where_the_log_does_not_reach_back_there_is_a_lag(self, phone: Instance, extension: Instance) -> None:
         await committed_by(extension, "a", "b", "c")
         await extension.gated.truncate(Version(2))
@@ -321,12 +337,14 @@ class TestSinceAVersion:
             assert await heard(lagging, 1) == [Lagged(Version(3))]
             assert await heard(reaching, 1) == [changed(3, "c")]
 
+    # P9.8
     async def test_what_does_not_fit_into_the_buffer_is_a_lag(self, phone: Instance) -> None:
         """As it is for a subscriber that does not keep up."""
         await committed_by(phone, "a", "b", "c", "d")
         async with phone.subscribe(COUNTER, since=0, buffered_changes=2) as changes:
             assert await heard(changes, 2) == [Lagged(Version(3)), changed(4, "d")]
 
+    # P9.10
     async def test_what_this_process_commits_meanwhile_is_told_once_and_in_order(self, phone: Instance) -> None:
         await committed_by(phone, "a", "b")
         gate = phone.gated.hold_after("changes")
@@ -394,6 +412,7 @@ class TestSinceAVersion:
                 pass
         assert phone.statistics().subscriptions == 0
 
+    # P9.11
     @pytest.mark.parametrize("since", [3, 2**70])
     async def test_the_store_must_have_come_so_far(self, phone: Instance, extension: Instance, since: int) -> None:
         await committed_by(extension, "a", "b")
@@ -486,6 +505,7 @@ def in_order(news: Sequence[Changed[str] | Lagged]) -> list[Changed[str] | Lagge
     return sorted(news, key=lambda item: (item.version, "" if isinstance(item, Lagged) else item.key))
 
 
+# P9.2, P9.10
 @given(before=STEPS, after=STEPS)
 def test_since_any_version_each_change_is_told_once_or_a_lag(
     before: list[tuple[str, int, set[str]]], after: list[tuple[str, int, set[str]]]

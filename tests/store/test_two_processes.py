@@ -53,6 +53,7 @@ def ciphertext(outcome: Outcome) -> OlmMessage:
 
 
 class TestInterruptions:
+    # P4.11
     async def test_a_process_suspended_past_its_lease_starts_over_on_fresh_state(self, shared: SharedStore) -> None:
         bob, app, extension = Bob(), await shared.start("app"), await shared.start("extension")
         assert await shared.perform(app, Meet(bob.invitation)) == Done(epochs=(1,))
@@ -74,6 +75,7 @@ class TestInterruptions:
         assert bob.decrypt(ciphertext(slow)) == "slow"
         assert [place_of(ciphertext(each)).index for each in (quick, slow)] == [0, 1]
 
+    # P6.3
     async def test_an_operation_that_failed_on_stale_state_starts_over_too(self, shared: SharedStore) -> None:
         """It knew of no session, and was suspended; meanwhile there is one. To be told otherwise would undo that."""
         bob, app, extension = Bob(), await shared.start("app"), await shared.start("extension")
@@ -90,6 +92,7 @@ class TestInterruptions:
         assert hello.epochs == (1, 3)
         assert bob.decrypt(ciphertext(hello)) == "hello"
 
+    # P1.8
     async def test_a_renewal_does_not_bring_a_lost_lease_back(self, shared: SharedStore) -> None:
         bob, app, extension = Bob(), await shared.start("app"), await shared.start("extension")
         await shared.perform(app, Meet(bob.invitation))
@@ -104,6 +107,7 @@ class TestInterruptions:
         assert two.epochs == (3,)
         assert bob.decrypt(ciphertext(two)) == "two"
 
+    # P8.8
     async def test_a_process_hands_over_after_its_operation_to_one_that_waits(self, shared: SharedStore) -> None:
         bob, app, extension = Bob(), await shared.start("app"), await shared.start("extension")
         await shared.perform(app, Meet(bob.invitation))
@@ -120,6 +124,7 @@ class TestInterruptions:
         shared.ask_again(extension)
         assert bob.decrypt(ciphertext(await shared.outcome(extension))) == "two"
 
+    # P8.11
     async def test_an_operation_that_waits_for_another_process_keeps_nobody_out(self, shared: SharedStore) -> None:
         """The operation of the app ends only once the extension has had the lease."""
         bob, app, extension = Bob(), await shared.start("app"), await shared.start("extension")

@@ -18,7 +18,7 @@ Alike == Permutations(Records) \cup Permutations({o1, o2})
 RecordsAlike == Permutations(Records)
 
 \* Leases that have expired when they are taken. What is left of a lease is asked only by
-\* those who want it, and makes them wait (rule 7). So these allow all that lasting leases
+\* those who want it, and makes them wait (P1.2). So these allow all that lasting leases
 \* allow as long as nobody waits, in half as many states. (tests/checking/test_reductions.py
 \* compares the states, and looks for the faults.)
 AcquiredExpired(row, p, epoch) == [epoch |-> epoch, holder |-> p, left |-> 0, wanted |-> FALSE]

@@ -1,7 +1,7 @@
 """Requests to the homeserver. Each carries what it was made from, so that its answer can be judged by the store alone.
 
 The application sends them, by any HTTP client, and gives each back with its response: in the same process, in another
-one, late, or twice. ``encode`` and ``decode`` carry a request between processes.
+one, late, or twice (P10.1). ``encode`` and ``decode`` carry a request between processes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The cache: a partial copy of one snapshot, as an immutable value (rules 2, 3 and 5).
+"""The cache: a partial copy of one snapshot, as an immutable value (P0.10).
 
 Every function returns a new cache and leaves the old one as it was, so that whoever still holds the old one goes on
 seeing one unchanged version. A record that is known not to exist is cached as ``None``; a record that was never
@@ -51,7 +51,7 @@ class Cache(Generic[Key, Value]):
 
 
 def empty(version: Version) -> Cache[Key, Value]:
-    """A cache that has loaded nothing: true of every snapshot.
+    """A cache that has loaded nothing: true of every snapshot (P0.11).
 
     post: not _.records  # it knows nothing
     post: _.version == version  # it is of the version
@@ -60,7 +60,7 @@ def empty(version: Version) -> Cache[Key, Value]:
 
 
 def reaches(floor: Version, since: Version) -> bool:
-    """Say whether a log that is complete after ``floor`` names everything that changed after ``since``.
+    """Say whether a log that is complete after ``floor`` names everything that changed after ``since`` (P2.5, P4.6).
 
     post: _ == (since + 1 > floor)  # it does where the log is complete from the very next version on
     """
@@ -68,7 +68,7 @@ def reaches(floor: Version, since: Version) -> bool:
 
 
 def sync(cache: Cache[Key, Value], log: ChangeLog[Key]) -> Cache[Key, Value]:
-    """Bring ``cache`` to the log's version, dropping exactly the records that changed since its own (rule 2).
+    """Bring ``cache`` to the log's version, dropping exactly the records that changed since its own (P2.5).
 
     Where the log no longer reaches back to the cache's version, nothing can be trusted and everything is dropped.
 
@@ -87,7 +87,7 @@ def sync(cache: Cache[Key, Value], log: ChangeLog[Key]) -> Cache[Key, Value]:
 
 
 def fill(cache: Cache[Key, Value], version: Version, key: Key, value: Value | None) -> Cache[Key, Value]:
-    """Add a record that was loaded from the store at ``version``.
+    """Add a record that was loaded from the store at ``version`` (P4.8).
 
     Only a value of the cache's own version may enter, and only where none is: a load that was under way while a
     commit of this process landed must not bring an older value back, nor a newer one too early.
@@ -104,7 +104,7 @@ def fill(cache: Cache[Key, Value], version: Version, key: Key, value: Value | No
 
 
 def install(cache: Cache[Key, Value], version: Version, writes: Mapping[Key, Value | None]) -> Cache[Key, Value]:
-    """Take the new values of the commit that made ``version`` out of the cache's own version (rule 5).
+    """Take the new values of the commit that made ``version`` out of the cache's own version (P5.21).
 
     The version is the one that *this* commit made. A later one read from the store could be another process's, and
     would hide what that process changed. A commit that is not the cache's very next changes nothing.
@@ -124,7 +124,7 @@ def install(cache: Cache[Key, Value], version: Version, writes: Mapping[Key, Val
 
 
 def forget(cache: Cache[Key, Value], keys: Iterable[Key]) -> Cache[Key, Value]:
-    """Drop the records of these ``keys``, whichever they are: a partial copy of a snapshot stays one (rule 2).
+    """Drop the records of these ``keys``, whichever they are: a partial copy of a snapshot stays one (P2.16).
 
     post: _.version == cache.version  # the version stays
     post: not any(key in _.records for key in keys)  # what is named goes

@@ -1,4 +1,4 @@
-"""What one process instance knows about its own right to use the store (rules 1, 2, 3 and 8).
+"""What one process instance knows about its own right to use the store (P0.7 to P0.9).
 
 ::
 
@@ -26,11 +26,11 @@ class Stage(Enum):
     NONE = "none"
     """It has no guard."""
     SYNCING = "syncing"
-    """It took the lease; its cache may be stale, so nothing may use it yet (rule 2)."""
+    """It took the lease; its cache may be stale, so nothing may use it yet (P2.1)."""
     HELD = "held"
     """Operations may begin."""
     DRAINING = "draining"
-    """Somebody waits: what runs may finish, nothing new begins (rule 8)."""
+    """Somebody waits: what runs may finish, nothing new begins (P8.7)."""
     EXPIRING = "expiring"
     """Somebody has waited for too long: what runs may finish as long as the lease lasts, which is renewed no more."""
 
@@ -47,7 +47,7 @@ NO_GUARD = Guard(Stage.NONE, Epoch(0))
 
 
 def taken(epoch: Epoch) -> Guard:
-    """Note that the lease was acquired at ``epoch``: not yet a right to anything but syncing.
+    """Note that the lease was acquired at ``epoch``: not yet a right to anything but syncing (P1.5).
 
     post: (_.stage, _.epoch) == (Stage.SYNCING, epoch)  # it syncs under the epoch
     post: not admits(_) and not stands(_, epoch)  # nothing may use the cache yet
@@ -56,7 +56,7 @@ def taken(epoch: Epoch) -> Guard:
 
 
 def synced(guard: Guard, epoch: Epoch) -> Guard:
-    """Note that the cache is up to date under ``epoch``: now, and not before, the guard exists (rule 2).
+    """Note that the cache is up to date under ``epoch``: now, and not before, the guard exists (P2.4).
 
     post: _.epoch == guard.epoch  # the epoch stays
     post: guard.epoch == epoch or _ == guard  # a guard of another epoch is left alone
@@ -69,7 +69,7 @@ def synced(guard: Guard, epoch: Epoch) -> Guard:
 
 
 def waiter_noted(guard: Guard, epoch: Epoch, wanted: bool) -> Guard:
-    """Note what a renewal or a commit under ``epoch`` came back with: whether somebody waits (rule 8).
+    """Note what a renewal or a commit under ``epoch`` came back with: whether somebody waits (P8.2).
 
     post: _.epoch == guard.epoch  # the epoch stays
     post: wanted and guard.epoch == epoch or _ == guard  # nothing changes unless somebody waits for this epoch's holder
@@ -83,7 +83,7 @@ def waiter_noted(guard: Guard, epoch: Epoch, wanted: bool) -> Guard:
 
 
 def overdue(guard: Guard, epoch: Epoch) -> Guard:
-    """Note that somebody has waited for longer than what runs under ``epoch`` is given to end (rule 8).
+    """Note that somebody has waited for longer than what runs under ``epoch`` is given to end (P8.11).
 
     post: _.epoch == guard.epoch  # the epoch stays
     post: guard.epoch == epoch or _ == guard  # a guard of another epoch is left alone
@@ -96,8 +96,9 @@ def overdue(guard: Guard, epoch: Epoch) -> Guard:
     return guard
 
 
+# P4.3
 def lost(guard: Guard, epoch: Epoch) -> Guard:
-    """Note that the guard of ``epoch`` is dead: it was fenced off, or released, or its sync failed.
+    """Note that the guard of ``epoch`` is dead: it was fenced off, or released (P8.18), or its sync failed (P2.10).
 
     post: guard.epoch == epoch or _ == guard  # a guard of another epoch is left alone
     post: implies(guard.epoch == epoch, _ == NO_GUARD)  # the guard is gone
@@ -106,7 +107,7 @@ def lost(guard: Guard, epoch: Epoch) -> Guard:
 
 
 def admits(guard: Guard) -> bool:
-    """Say whether an operation may begin under this guard.
+    """Say whether an operation may begin under this guard (P2.1, P8.7).
 
     post: implies(_, stands(guard, guard.epoch))  # what begins may finish
     post: implies(guard.stage in (Stage.DRAINING, Stage.EXPIRING), not _)  # nothing begins under a draining guard
@@ -116,7 +117,7 @@ def admits(guard: Guard) -> bool:
 
 
 def stands(guard: Guard, epoch: Epoch) -> bool:
-    """Say whether an operation that began under ``epoch`` still works with this guard's cache (rule 3).
+    """Say whether an operation that began under ``epoch`` still works with this guard's cache (P3.3).
 
     post: implies(_, guard.epoch == epoch)  # no operation of another epoch does
     post: implies(guard.stage in (Stage.NONE, Stage.SYNCING), not _)  # none does before the sync or after the end
@@ -126,7 +127,7 @@ def stands(guard: Guard, epoch: Epoch) -> bool:
 
 
 def releasable(guard: Guard, running: int) -> bool:
-    """Say whether the lease may be released while ``running`` operations still use the guard (rule 8).
+    """Say whether the lease may be released while ``running`` operations still use the guard (P8.19).
 
     post: implies(_, running == 0)  # never while an operation runs
     post: implies(_, stands(guard, guard.epoch))  # only where there is a guard

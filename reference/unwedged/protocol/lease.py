@@ -1,4 +1,4 @@
-"""The lease row and everything that may happen to it (rules 1, 4, 7 and 8).
+"""The lease row and everything that may happen to it (P0.1, P1, P4, P7 and P8).
 
 The row is all that processes share about the right to use the store. Each function takes the row as it is and
 returns the row as it shall be, or ``None`` where the rule refuses and nothing may change.
@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds
 
 LONGEST_LEASE_MS = Milliseconds(60_000)
-"""No lease may be longer than this. One that claims to be is a clock's mistake, and counts as expired (rule 7)."""
+"""No lease may be longer than this. One that claims to be is a clock's mistake, and counts as expired (P7.3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,10 @@ class Lease:
 
 
 def takeable(lease: Lease, instance: InstanceId, now: Milliseconds) -> bool:
-    """Say whether ``instance`` may take the lease at ``now``.
+    """Say whether ``instance`` may take the lease at ``now`` (P1.2).
 
     It may when nobody holds it, when it holds it itself (and lost the guard that went with it), when its time is
-    up, and when it claims more time than any lease can have, because then a clock has jumped (rule 7).
+    up, and when it claims more time than any lease can have, because then a clock has jumped (P7.3).
 
     post: implies(lease.holder is None or lease.holder == instance, _)  # a free or own lease can be taken at any time
     post: _ or now < lease.expires <= now + LONGEST_LEASE_MS  # a refusal ends within the longest lease
@@ -57,10 +57,10 @@ def takeable(lease: Lease, instance: InstanceId, now: Milliseconds) -> bool:
 
 
 def acquire(lease: Lease, instance: InstanceId, now: Milliseconds, duration: Milliseconds) -> Lease | None:
-    """Take the lease for ``duration`` milliseconds; ``None`` when it is not ``takeable`` (rule 1).
+    """Take the lease for ``duration`` milliseconds; ``None`` when it is not ``takeable`` (P1.3).
 
     The epoch always grows, also when the same instance takes it again: whatever was done under an older epoch is
-    fenced off from here on.
+    fenced off from here on (P1.4).
 
     post: (_ is not None) == takeable(lease, instance, now)  # it succeeds exactly where it may
     post: _ is None or _.epoch == lease.epoch + 1  # the epoch grows by one
@@ -74,7 +74,7 @@ def acquire(lease: Lease, instance: InstanceId, now: Milliseconds, duration: Mil
 
 
 def want(lease: Lease) -> Lease:
-    """Set ``wanted``, from which the holder learns that somebody waits (rule 8).
+    """Set ``wanted``, from which the holder learns that somebody waits (P1.3).
 
     post: _.wanted  # somebody waits
     post: (_.epoch, _.holder, _.expires) == (lease.epoch, lease.holder, lease.expires)  # all else stays
@@ -83,7 +83,7 @@ def want(lease: Lease) -> Lease:
 
 
 def fence(lease: Lease, epoch: Epoch) -> bool:
-    """Say whether a guard of ``epoch`` may still read or write (rule 4). No clock is asked.
+    """Say whether a guard of ``epoch`` may still read or write (P4.1). No clock is asked.
 
     post: implies(_, epoch == lease.epoch)  # no epoch passes but the row's
     post: implies(_, lease.holder is not None)  # no epoch passes where nobody holds the lease
@@ -93,7 +93,7 @@ def fence(lease: Lease, epoch: Epoch) -> bool:
 
 
 def renew(lease: Lease, epoch: Epoch, now: Milliseconds, duration: Milliseconds) -> Lease | None:
-    """Extend the lease of ``epoch`` to ``duration`` from ``now``; ``None`` when the fence stops it (rule 1).
+    """Extend the lease of ``epoch`` to ``duration`` from ``now``; ``None`` when the fence stops it (P1.7).
 
     post: (_ is not None) == fence(lease, epoch)  # it succeeds exactly where the fence passes
     post: _ is None or _.expires == now + duration  # its time counts from now
@@ -105,7 +105,7 @@ def renew(lease: Lease, epoch: Epoch, now: Milliseconds, duration: Milliseconds)
 
 
 def release(lease: Lease, epoch: Epoch) -> Lease | None:
-    """Release the lease of ``epoch``; ``None`` when the fence stops it, and then there is nothing to release.
+    """Release the lease of ``epoch``; ``None`` when the fence stops it, and then there is nothing to release (P8.18).
 
     post: (_ is not None) == fence(lease, epoch)  # it succeeds exactly where the fence passes
     post: _ is None or _.holder is None  # nobody holds it
@@ -121,7 +121,7 @@ def commit(lease: Lease, epoch: Epoch, now: Milliseconds, duration: Milliseconds
 
     It renews the lease. Where somebody waits and the commit ``may_release``, because no other operation needs the
     guard, it releases the lease instead: that saves the holder a second write, and an instance that waits the time
-    until that write (rule 8).
+    until that write (P5.17).
 
     post: (_ is not None) == fence(lease, epoch)  # it succeeds exactly where the fence passes
     post: _ is None or not (lease.wanted and may_release) or _.holder is None  # a waiter can have it

@@ -1,4 +1,4 @@
-"""What is published to subscribers, and up to which version (rule 9).
+"""What is published to subscribers, and up to which version (P9.2).
 
 A subscriber gets every committed change once, in version order, whichever process made it. Where the change log no
 longer reaches back to what was delivered to it, it gets ``Lagged`` instead, and goes on from there.
@@ -19,11 +19,12 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True, slots=True)
 class Lagged:
-    """Changes up to and including ``version`` may have been missed: look at the records themselves."""
+    """Changes up to and including ``version`` may have been missed: look at the records themselves (P9.6)."""
 
     version: Version
 
 
+# P9.5, P9.6
 def news(heard: Version, log: ChangeLog[Key]) -> tuple[Change[Key] | Lagged, ...]:
     """Return what to deliver to a subscriber that has everything up to ``heard``: the changes after it, or a lag.
 

@@ -1,4 +1,4 @@
-"""Admission of operations: what runs under one guard, and what waits to begin (rules 5 and 8)."""
+"""Admission of operations: what runs under one guard, and what waits to begin (P5.1, P5.2)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Running(Protocol):
 class Admission:
     """What runs under one guard. Views run beside everything else, and transactions one after the other.
 
-    No view begins during a commit: it would answer from before the commit, and end after it.
+    No view begins during a commit (P5.15): it would answer from before the commit, and end after it.
     """
 
     __slots__ = ("_committing", "_writing", "operations", "running")

@@ -2,7 +2,7 @@
 
 Each method is one database transaction, and each that is made for a guard is fenced: in the same transaction it
 checks that the lease row still bears the guard's epoch, and raises ``LeaseLost`` and changes nothing where it does
-not (rule 4). A backend knows rows of bytes: no Matrix, no sealing, no cache.
+not (P4.2). A backend knows rows of bytes: no Matrix, no sealing, no cache.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Backend(Protocol):
         """Release the lease of ``epoch``; nothing happens if it is no longer held under that epoch."""
 
     async def check(self, epoch: Epoch) -> Lease:
-        """Return the lease row. Fenced: that it returns is the answer (rule 6)."""
+        """Return the lease row. Fenced: that it returns is the answer (P6.1)."""
 
     async def changes(self, since: Version, epoch: Epoch | None) -> ChangeLog[RowName]:
         """Read the change log after ``since``. Fenced where an ``epoch`` is given; subscribers read without one."""
@@ -97,7 +97,7 @@ class Backend(Protocol):
     ) -> Committed:
         """Write all ``rows``, the next version and the change log, and renew the lease, all or nothing. Fenced.
 
-        Where somebody waits, and this commit ``may_release`` the lease, it is released instead of renewed (rule 8).
+        Where somebody waits, and this commit ``may_release`` the lease, it is released instead of renewed (P5.17).
 
         The transaction is durable when this returns. A caller that is cancelled while it runs learns of that
         only when the transaction was either rolled back or committed; it is never left open.

@@ -1,4 +1,4 @@
-"""When and how the write-ahead log is moved into the file: only here, and only under the write lock.
+"""When and how the write-ahead log is moved into the file: only here, and only under the write lock (P14.2).
 
 Releases of SQLite up to 3.51.2 can damage the file when a checkpoint without that lock meets a commit that begins the
 log anew (``wal-reset``). Automatic checkpoints do not hold that lock. Nor does ``wal_checkpoint(FULL)``
@@ -52,10 +52,10 @@ class Checkpoints:
         self._pages = LONGEST_LOG_PAGES
 
     def make(self, files: Files, connection: Connection) -> None:
-        """Make a checkpoint if that is possible. What was committed stays committed if it is not.
+        """Make a checkpoint if that is possible. What was committed stays committed if it is not (P14.7).
 
         Beside a file that is empty SQLite would delete the log, and with it what was committed. So it must be the file
-        that is open here.
+        that is open here (P14.6).
         """
         with contextlib.suppress(database.Error, StoreReplaced):
             files.verify()
@@ -70,8 +70,8 @@ def pages_of(rows: int, value_bytes: int) -> int:
 def _checkpoint(connection: Connection, path: Path) -> None:
     """Move the log into the file while nobody writes; if others write or read, for long, leave it for the next time.
 
-    One connection holds the write lock, and another moves the log: SQLite does not do both with one. So no commit
-    begins the log anew meanwhile, and SQLite's bug needs one that does.
+    One connection holds the write lock, and another moves the log (P14.4): SQLite does not do both with one. So no
+    commit begins the log anew meanwhile, and SQLite's bug needs one that does.
     """
     with contextlib.closing(database.connect(path)) as other:
         database.rows(other, IDENTITY, {})

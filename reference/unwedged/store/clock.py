@@ -1,6 +1,6 @@
 """Time and randomness, behind one seam, so that tests and the replay can hold both still.
 
-No safety property depends on either (rule 7): the clock decides when to try, to renew and to release; chance keeps
+No safety property depends on either (P7.1): the clock decides when to try, to renew and to release; chance keeps
 waiting processes from trying in step, and names the instances.
 """
 
@@ -47,7 +47,7 @@ class SystemClock:
     """The machine's own clock."""
 
     def now(self) -> Milliseconds:
-        """Return the milliseconds since 1970."""
+        """Return the milliseconds since 1970 (P7.2)."""
         return Milliseconds(time.time_ns() // 1_000_000)
 
     async def sleep(self, duration: Milliseconds) -> None:
@@ -58,6 +58,7 @@ class SystemClock:
 class SystemRandomness:
     """The operating system's random numbers."""
 
+    # P0.4, P0.5
     def instance(self) -> InstanceId:
         """Return a random number that fits SQLite's signed integers: chance, not a name, makes it unique."""
         return InstanceId(secrets.randbelow(2**63 - 1) + 1)

@@ -1,6 +1,7 @@
 """Work that is never left halfway: a caller that is cancelled meanwhile gets the cancellation once the work has ended.
 
-A caller that got it earlier would believe that nothing has happened, although the work may still be done.
+A caller that got it earlier would believe that nothing has happened, although the work may still be done (P12.2,
+P12.4).
 """
 
 from __future__ import annotations

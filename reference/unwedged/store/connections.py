@@ -1,13 +1,13 @@
 """The connections to a store's file: how they are opened, and how the file comes to be a store of the newest schema.
 
-*Durability.* Write-ahead log with ``synchronous=FULL``: what a commit returned from survives a power cut. Less would be
-faster and wrong: a ratchet could move back after its ciphertext left. ``secure_delete`` overwrites old values in the
-file; the write-ahead log may keep them (sealed) until it is reused or the last process closes the store.
+*Durability* (P13.8). Write-ahead log with ``synchronous=FULL``: what a commit returned from survives a power cut. Less
+would be faster and wrong: a ratchet could move back after its ciphertext left. ``secure_delete`` overwrites old values
+in the file; the write-ahead log may keep them (sealed) until it is reused or the last process closes the store.
 
-*The lease* is written with ``synchronous=NORMAL``, on the loop's connection. A power cut may undo that, but it ends
-every process too: no process is left that believes in a lease that was forgotten, or whose epoch is given out again.
-Nor was anything committed under such an epoch: what is durable in the log is everything up to a commit, and so the
-acquisition before it.
+*The lease* (P13.11) is written with ``synchronous=NORMAL``, on the loop's connection. A power cut may undo that, but it
+ends every process too: no process is left that believes in a lease that was forgotten, or whose epoch is given out
+again. Nor was anything committed under such an epoch: what is durable in the log is everything up to a commit, and so
+the acquisition before it.
 """
 
 from __future__ import annotations

@@ -156,8 +156,8 @@ class _OperationScope:
 
 
 _SCOPE: ContextVar[_OperationScope | None] = ContextVar("scope", default=None)
-"""What the code that runs is inside of. A task inherits this from the code that makes it: if such a task began an
-operation, and were awaited, each would wait for the other; and nobody knows whether it will be awaited. It may begin
+"""What the code that runs is inside of (P11.3). A task inherits this from the code that makes it: if such a task began
+an operation, and were awaited, each would wait for the other; and nobody knows whether it will be awaited. It may begin
 one as soon as the operation that it was made in has ended, since that is noted in the object both share."""
 
 
@@ -603,7 +603,7 @@ class CryptoStore:
         self._start(self._keep_listening())
 
     async def _publish_foreign_commits(self) -> None:
-        """Publish what others committed. A process that has synced knows it already: nobody else can commit."""
+        """Publish what others committed. A process that has synced knows it already: nobody else can commit (P9.4)."""
         if not self._lock.stands(self._lock.guard.epoch):
             self._streams.publish(await self._services.records.changes(self._streams.published, None))
 
@@ -705,7 +705,7 @@ class CryptoStore:
         return abandoned
 
     async def _enter_pause(self) -> None:
-        """Release the lease, end all tasks, and close all files."""
+        """Release the lease, end all tasks, and close all files (P19.3)."""
         try:
             await self._end_tasks()
             await self._lock.stop()
@@ -721,8 +721,8 @@ class CryptoStore:
         """Make sure that the store is not paused, nor about to be. Does not switch tasks where it is neither.
 
         The caller's call came after so many ``pauses``, and wakes the store from none of the later ones. Otherwise an
-        operation that waited during a pause, or that the pause abandoned, would undo it at once. ``None`` wakes the
-        store from any.
+        operation that waited during a pause, or that the pause abandoned, would undo it at once (P19.4). ``None`` wakes
+        the store from any.
         """
         while self._paused or self._changing_state.locked():
             async with self._changing_state:
@@ -821,7 +821,7 @@ def _this_task() -> object:
 
 
 async def _unlock(backend: SqliteBackend, secret: Secret, expected: Expectations) -> Sealer:
-    """Return the sealer of a store, after making its key if it has none yet. Two processes may be doing so at once."""
+    """Return the sealer of a store, after making its key if it has none yet (P17.7). Two may be doing so at once."""
     header = await backend.sealing()
     if header is None:
         expected.must_allow_none()

@@ -127,7 +127,7 @@ def memory_for_a_large_commit(connection: Connection) -> Iterator[None]:
 
 
 def retry_while_busy(work: Callable[[Connection], Result], connection: Connection) -> Result:
-    """Do ``work``, which changes nothing where it finds the database busy, as soon as it is not."""
+    """Do ``work``, which changes nothing where it finds the database busy, as soon as it is not (P15.1)."""
     pauses = pauses_while_busy(EAGER_PAUSE_SECONDS)
     while True:
         try:

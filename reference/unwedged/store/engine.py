@@ -1,4 +1,4 @@
-"""Which SQLite this process has, and what that means for a store."""
+"""Which SQLite this process has, and what that means for a store (P14.1)."""
 
 from __future__ import annotations
 

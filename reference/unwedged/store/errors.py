@@ -15,11 +15,11 @@ class OperationInterrupted(StoreError):
 
 
 class LeaseLost(OperationInterrupted):
-    """The lease is no longer held under the operation's epoch (rule 4)."""
+    """The lease is no longer held under the operation's epoch (P4.3)."""
 
 
 class SnapshotMoved(OperationInterrupted):
-    """A view asked for a record that was not cached and that this process changed after the view began."""
+    """A view asked for a record that was not cached and that this process changed after the view began (P4.7)."""
 
 
 class StoreClosed(StoreError):

@@ -1,4 +1,4 @@
-"""What a program may know of a store before it opens it, and how a store that differs is refused.
+"""What a program may know of a store before it opens it, and how a store that differs is refused (P17.4, P17.5, P17.9).
 
 The file of a store may be out of reach for a moment, lost, or an older copy that somebody put back. A new store in its
 place would give the device a second identity; an older copy takes every ratchet back. Only the application can know.

@@ -1,4 +1,4 @@
-"""The files of a store, and whether they are still the ones that were opened.
+"""The files of a store, and whether they are still the ones that were opened (P18).
 
 A process that has the store open may go on to commit into files that nobody else sees: the file was removed or
 replaced, or the write-ahead log was, because this process lost its locks. POSIX locks belong to a process and a file;
@@ -88,7 +88,7 @@ def _leads_to(path: str, identity: Identity) -> bool:
 
 
 def must_not_be_inherited(file: Identity) -> None:
-    """Refuse a file that this process inherited open, through ``fork``: SQLite would take no locks on it."""
+    """Refuse a file that this process inherited open, through ``fork``: SQLite would take no locks on it (P21.3)."""
     if any(process != os.getpid() and held for (process, other), held in _held.items() if other == file):
         raise ForkedStore(
             "this process was forked from one that has the store open, and can't open it. Fork first and open the "
@@ -136,6 +136,7 @@ def resolved(path: Path) -> Path:
         raise StorageFailed("the store could not be opened: symbolic links lead in a circle") from error
 
 
+# P18.7
 def must_have_one_name(path: Path) -> None:
     """Refuse a file that has hard links: SQLite keeps a log beside each name, and finds only the one beside this."""
     if path.is_file() and path.stat().st_nlink > 1:
@@ -143,7 +144,7 @@ def must_have_one_name(path: Path) -> None:
 
 
 def _must_not_be_remains(path: Path) -> None:
-    """Refuse a missing or empty file beside a log: SQLite would delete that, and all that was committed in it.
+    """Refuse a missing or empty file beside a log: SQLite would delete that, and all that was committed in it (P17.2).
 
     The logs come first: a process that makes a store just now has written the file before anything is in them.
     """

@@ -1,4 +1,4 @@
-"""What a guard holds: the cache it may use, the live objects beside it, and what runs under it (rules 3 and 5).
+"""What a guard holds: the cache it may use, the live objects beside it, and what runs under it (P3.1).
 
 Each guard has a ``GuardedCache`` of its own, made when its sync is done. Nothing is ever changed in that of a dead
 guard, so an operation that still has one in hand can see nothing of the new guard's, and can spoil nothing there.
@@ -91,10 +91,10 @@ class GuardedCache:
         self.admission = Admission()
 
     def successor(self, epoch: Epoch, log: ChangeLog[RecordName], cache: Cache[RecordName, bytes]) -> GuardedCache:
-        """Make the next guard's out of ``cache``: what this one still knows for certain (rules 2 and 3).
+        """Make the next guard's out of ``cache``: what this one still knows for certain (P2.5, P2.7).
 
         The live objects move along, so that what is taken over costs what changed and not what is cached, and so
-        that an operation of the dead guard finds none here any more. So does the ledger.
+        that an operation of the dead guard finds none here any more (P3.6). So does the ledger.
         """
         live, self.live = self.live, {}
         ledger, self.ledger = self.ledger, None
@@ -124,7 +124,7 @@ class GuardedCache:
         live: Mapping[RecordName, object],
         made: Cache[RecordName, bytes] | None = None,
     ) -> None:
-        """Take the values of the commit that made ``version``, and its objects back (rule 5).
+        """Take the values of the commit that made ``version``, and its objects back (P5.20).
 
         ``made`` is the cache with those values, where it was made of this one's beforehand. There must be none with a
         ledger: it may have records that were forgotten meanwhile, and not have others that were counted.
@@ -155,7 +155,7 @@ class GuardedCache:
             self.ledger.use(name)
 
     def take(self, name: RecordName) -> object | None:
-        """Hand out the live object of a record, which from here on is the taker's alone."""
+        """Hand out the live object of a record, which from here on is the taker's alone (P5.4)."""
         live = self.live.pop(name, None)
         if self.ledger is not None and live is not None:
             self.ledger.count(name, self.cache.records[name], live=False)

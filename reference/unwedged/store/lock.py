@@ -1,4 +1,4 @@
-"""The lease as one process instance uses it (rules 1, 2, 7 and 8).
+"""The lease as one process instance uses it (P1, P2, P7 and P8).
 
 What the instance knows is a ``protocol.guard.Guard``, an immutable value. Every change of it is decided by a function
 of ``unwedged.protocol`` and takes place in ``LeaseLock._set_guard``, which never awaits. The database is asked outside
@@ -48,13 +48,13 @@ def why_lost(end: BaseException) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LeaseTimes:
-    """How long a lease lasts and what its holder does in the meantime, in milliseconds.
+    """How long a lease lasts and what its holder does in the meantime, in milliseconds (P23.1).
 
     ``duration_ms``: for so long a killed process keeps the others waiting, and for so long a live one may stand still
     without losing what it does. Two seconds is about the shortest that a busy phone keeps, and about the longest
     that a person waits for a notification.
 
-    ``renew_every_ms``: at most a third of it, so that one renewal may fail or come late without consequences.
+    ``renew_every_ms``: at most a third of it (P8.27), so that one renewal may fail or come late without consequences.
 
     ``idle_after_ms``: a holder releases the lease when no operation began or ended for so long. Taking it again costs
     one write and one read; so a holder keeps it between the operations of one burst, but not from one burst to the
@@ -152,7 +152,7 @@ class LeaseLock:
         self._acquiring = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._row = asyncio.Lock()
-        """Taking the lease and releasing it do not overlap: else the one could undo the other."""
+        """Taking the lease and releasing it do not overlap (P1.10): else the one could undo the other."""
         self._unguarded = asyncio.Event()
         self._unguarded.set()
         self._guarded = asyncio.Event()
@@ -166,11 +166,11 @@ class LeaseLock:
     # Operations
 
     async def begin_view(self) -> GuardedCache:
-        """Let a view begin: beside everything else, but not while a commit of this process is in flight."""
+        """Let a view begin: beside everything else, but not while a commit of this process is in flight (P5.15)."""
         return await self._begin(self._views, self.end_view)
 
     async def begin_transaction(self) -> GuardedCache:
-        """Let a transaction begin when no other one runs under this guard; none does until it ends."""
+        """Let a transaction begin when no other one runs under this guard; none does until it ends (P5.1)."""
         return await self._begin(self._transactions, self.end_transaction)
 
     def end_view(self, guarded: GuardedCache) -> None:
@@ -183,6 +183,7 @@ class LeaseLock:
         guarded.admission.end_transaction()
         self._operation_ended()
 
+    # P5.17
     def may_release(self, guarded: GuardedCache) -> bool:
         """Say whether a commit that begins now may release the lease if somebody waits: it is the last of its turn."""
         return guarded.admission.running == 1 and not self._turn_continues()
@@ -235,6 +236,7 @@ class LeaseLock:
             self._acquiring = True
             self._start(self._acquire())
 
+    # P8.4
     def _turn_continues(self) -> bool:
         """Say whether the turn goes on although somebody waits elsewhere: for a while, if somebody waits here too."""
         return self._waiting > 0 and 0 <= self._now() - self._held_since < self.times.turn_ms
@@ -259,7 +261,7 @@ class LeaseLock:
             self._proceed()
 
     def released(self, epoch: Epoch) -> None:
-        """Note that a commit under ``epoch`` released the lease, since somebody waits: the guard is dead."""
+        """Note that a commit under ``epoch`` released the lease, since somebody waits: the guard is dead (P8.20)."""
         if self.guard.epoch == epoch and self.guard != NO_GUARD:
             self._handed_over = epoch
             logger.info("lease released label=%s epoch=%d", self.label, epoch)
@@ -275,7 +277,7 @@ class LeaseLock:
         self._set_guard(rules.lost(self.guard, epoch))
 
     async def fenced(self, epoch: Epoch, access: Awaitable[Answer]) -> Answer:
-        """Await an access to the database made for ``epoch``; where the fence stops it, that guard is dead.
+        """Await an access to the database made for ``epoch``; where the fence stops it, that guard is dead (P4.3).
 
         So it is where this process has lost the files to which the lease belongs, or the right to write them.
         """
@@ -335,7 +337,7 @@ class LeaseLock:
             return rules.admits(self.guard)
 
     async def sync_cache(self, epoch: Epoch) -> None:
-        """Bring the cache up to date under ``epoch``. Then, and not before, the guard exists (rule 2)."""
+        """Bring the cache up to date under ``epoch``. Then, and not before, the guard exists (P2.2 to P2.4)."""
         since = self.guarded.cache
         log = await self._read_log(since.version, epoch)
         # Nobody can change the old cache while this one is made: no operation stands.
@@ -378,7 +380,7 @@ class LeaseLock:
         )
 
     async def _end_guard_and_release(self, epoch: Epoch, why: str = "abandoned") -> None:
-        """End a guard and release its lease: its sync failed, or nobody waits for its operations (rules 2 and 8)."""
+        """End a guard and release its lease: its sync failed, or nobody waits for its operations (P2.11, P8.17)."""
         self.lost(epoch, why)
         try:
             await self._backend.release(epoch)
@@ -391,8 +393,9 @@ class LeaseLock:
         if lease.wanted:
             self._handed_over = epoch
 
+    # P8.11, P8.12, P8.13, P8.14
     def stop_renewing_if_overdue(self) -> None:
-        """Renew no more if somebody has waited for too long, and the code of an operation still runs (rule 8)."""
+        """Renew no more if somebody has waited for too long, and the code of an operation still runs."""
         now, epoch = self._now(), self.guard.epoch
         running = [operation for operation in self.guarded.admission.operations if not operation.ended]
         self._draining_since = min(self._draining_since, now)  # A clock that was put back gives them their time anew.
@@ -410,6 +413,7 @@ class LeaseLock:
             )
             self._set_guard(expiring)
 
+    # P8.15
     async def end_if_expired(self) -> None:
         """End a guard whose lease is renewed no more, once its time is up: whatever waits here may ask for another."""
         epoch = self.guard.epoch
@@ -418,9 +422,10 @@ class LeaseLock:
         except LeaseLost:
             return
         now = self._now()
-        if not now < lease.expires <= now + LONGEST_LEASE_MS:  # Others may take it (rule 1).
+        if not now < lease.expires <= now + LONGEST_LEASE_MS:  # Others may take it (P1.2).
             self.lost(epoch, "expired")
 
+    # P1.7, P1.8
     async def renew_now(self) -> None:
         """Renew the lease once, if there is a guard; learn that somebody waits, or that the guard is dead."""
         epoch = self.guard.epoch
@@ -437,7 +442,7 @@ class LeaseLock:
         self.note_waiter(epoch, lease.wanted)
 
     async def release_now(self) -> None:
-        """Release the lease, if no operation runs. The guard dies before the row is free for others (rule 8)."""
+        """Release the lease, if no operation runs. The guard dies before the row is free for others (P8.18)."""
         async with self._row:
             guard = self.guard
             if not rules.releasable(guard, self.guarded.admission.running):
@@ -503,8 +508,8 @@ class LeaseLock:
     async def _acquire(self) -> None:
         """Ask for the lease until it is held or nobody waits for it any more.
 
-        In a task of its own for all operations that wait: that one of them is cancelled doesn't matter to the others.
-        Where it fails, all of them get the error, and none of them waits any more.
+        In a task of its own for all operations that wait: that one of them is cancelled doesn't matter to the others
+        (P1.11). Where it fails, all of them get the error, and none of them waits any more (P2.12).
         """
         try:
             await self._ask()
@@ -515,7 +520,7 @@ class LeaseLock:
             self._acquiring = False
 
     async def _ask(self) -> None:
-        """Look at the row until it can be taken, and set ``wanted`` in it (rule 8)."""
+        """Look at the row until it can be taken, and set ``wanted`` in it (P8.21, P8.22)."""
         watch = self._watch
         watch.begin()
         while True:
@@ -533,7 +538,7 @@ class LeaseLock:
                     if await self.acquire_now():
                         return
                 except LeaseLost:
-                    continue  # it expired during the sync, and somebody took it
+                    continue  # it expired during the sync, and somebody took it (P2.13)
             if pause := watch.pause():
                 await self._clock.sleep(pause)
 
@@ -546,7 +551,7 @@ class LeaseLock:
             await self._clock.sleep(Milliseconds(self.times.renew_every_ms))
             self.stop_renewing_if_overdue()
             if self.guarded.admission.committing:
-                continue  # A commit renews the lease itself, and until it is done nobody else can write.
+                continue  # A commit renews the lease itself, and until it is done nobody else can write (P8.27).
             try:
                 await (self.end_if_expired() if self.guard.stage is Stage.EXPIRING else self.renew_now())
             except StoreError as failure:

@@ -23,7 +23,7 @@ LARGEST_COMMIT_RECORDS = 200_000
 """Records, of 100 bytes each, in the largest commit that is meant to work beside others that want the lease.
 
 It is tested with a lease of the usual duration. The code of the operation itself has to end in time, as any has
-(rule 8): ``put`` for so many takes a processor seven tenths of a second. A larger commit is not refused. But its
+(P8.11): ``put`` for so many takes a processor seven tenths of a second. A larger commit is not refused. But its
 transaction keeps all others from writing, and a process that waits too long for that gets ``StoreBusy``.
 """
 

@@ -1,4 +1,4 @@
-"""A store object belongs to the process that opened it, and to no child that ``fork`` makes of that one.
+"""A store object belongs to the process that opened it, and to no child that ``fork`` makes of that one (P21.1).
 
 A child has copies of the connections without their locks, of the cache without its guard, and of the instance number,
 which must never be used twice. Nor may it open the same file anew while it has those copies: in its memory SQLite

@@ -118,7 +118,7 @@ def declared_by_name(kinds: object) -> dict[str, Kind]:
 
 
 def must_be_declared(value: object, declared: Mapping[str, Kind]) -> None:
-    """Refuse what is equal to none of the record kinds that were ``declared`` when the store was opened."""
+    """Refuse what is equal to none of the record kinds that were ``declared`` when the store was opened (P5.11)."""
     kind = kind_of(value)
     known = declared.get(kind.name)
     if known is kind or known == kind:  # It is asked at each access, and nearly always of the same object.

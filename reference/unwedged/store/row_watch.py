@@ -1,4 +1,4 @@
-"""How a process watches the lease row while it waits for its turn (rule 8). All of it is for progress only."""
+"""How a process watches the lease row while it waits for its turn. All of it is for progress only."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ LEAVE_FREE_MS = Milliseconds(5)
 process whose turn it is, while turns are as long as usual."""
 
 
+# P8.9, P8.10, P8.23, P8.24, P8.25
 class RowWatch:
     """What one instance knows of the others' turns, and its wait: when to look again, whether to ask for the lease."""
 

@@ -1,4 +1,4 @@
-"""The tables of a store, and how a file comes to have them.
+"""The tables of a store, and how a file comes to have them (P13.2 to P13.6).
 
 ``application_id`` tells a store from any other SQLite file, ``user_version`` counts the migrations that were applied.
 A program that knows fewer migrations than the file has seen refuses it.
@@ -69,8 +69,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
 """The statements that lead from each schema version to the next. Released ones are never edited, only added to."""
 
 FENCE_OFF: Final = "UPDATE state SET epoch = epoch + 1, holder = NULL"
-"""Part of every migration of a store that exists. It takes the lease away from older programs that have the store open:
-the fence of their guards stops all that they do, at no cost to anybody."""
+"""Part of every migration of a store that exists (P20.2). It takes the lease away from older programs that have the
+store open: the fence of their guards stops all that they do, at no cost to anybody."""
 
 SCHEMA: Final = "PRAGMA user_version"
 """The one number that says by which rules a file is written."""
@@ -91,6 +91,7 @@ KEYED: Final = "SELECT 1 FROM header WHERE sealing IS NOT NULL"
 """One row, unless the process that was making the store ended before it had a key: nobody could ever use it."""
 
 
+# P13.3, P17.4
 def version_of(application: int, schema: int, tables: int) -> int:
     """Return the schema version of a file from its census (0: an empty file, which may become a store)."""
     if (application, schema, tables) == (0, 0, 0):

@@ -64,6 +64,7 @@ class SealedRecords:
         self._left_out: dict[str, int] = {}
         """How many rows the last listing of each kind had to leave out. The log says when that changes."""
 
+    # P2.14
     async def changes(self, since: Version, epoch: Epoch | None) -> ChangeLog[RecordName]:
         """Read the change log after ``since``. The log reaches back no further than to a line that can't be read."""
         log = await self._backend.changes(since, epoch)
@@ -87,7 +88,7 @@ class SealedRecords:
     async def keys(self, epoch: Epoch, kind: str, since: Version) -> Listed:
         """Read the keys of one kind, and whether any of its records changed after ``since``.
 
-        A row whose key does not authenticate is no record, since nobody could ask for it.
+        A row whose key does not authenticate is no record (P22.2), since nobody could ask for it.
         """
         listed = await self._backend.keys(epoch, kind, since)
         revealed = await offload_each(partial(self._revealed_key, kind), listed.keys)

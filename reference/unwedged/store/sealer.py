@@ -49,6 +49,7 @@ class Cost(NamedTuple):
     r: int
     p: int
 
+    # P22.8
     def acceptable(self) -> bool:
         """Say whether a stored cost can be paid, so that an edited file can't take all memory or run for ever."""
         power_of_two = self.n >= 2 and self.n & (self.n - 1) == 0
@@ -227,7 +228,7 @@ def _expand(key: bytes) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _context(*parts: str | bytes) -> bytes:
-    """Join the parts so that no two different lists of parts give the same bytes."""
+    """Join the parts so that no two different lists of parts give the same bytes (P22.5)."""
     encoded = [part.encode() if isinstance(part, str) else part for part in parts]
     return b"".join(len(part).to_bytes(8, "big") + part for part in encoded)
 

@@ -205,9 +205,10 @@ class SqliteBackend:
     async def _disconnect(self) -> None:
         """Close both connections. Where they are the last ones of all processes, SQLite moves the log into the file.
 
-        It must not where this log is no longer the file's: it would overwrite what others have committed. A connection
-        that can only read keeps these from being the last, and does not move the log when it is the last itself.
-        Where the file was removed or replaced, SQLite notices that, and moves nothing: a connection would meet another.
+        It must not where this log is no longer the file's (P18.8): it would overwrite what others have committed. A
+        connection that can only read keeps these from being the last, and does not move the log when it is the last
+        itself. Where the file was removed or replaced, SQLite notices that, and moves nothing: a connection would meet
+        another.
         """
         with contextlib.ExitStack() as last:
             if self._files.only_the_log_is_lost():
@@ -262,8 +263,8 @@ class SqliteBackend:
 
         It writes so many ``rows``, whose values have so many bytes in all.
 
-        Before anything is written the file must be the one that was opened, and before it is acknowledged its log:
-        two questions instead of four, each of which takes as long as a statement.
+        Before anything is written the file must be the one that was opened (P18.2), and before it is acknowledged its
+        log (P18.3): two questions instead of four, each of which takes as long as a statement.
         """
         checkpoint_is_due = self._checkpoints.due_after(pages_of(rows, size))
 
@@ -322,6 +323,7 @@ class SqliteBackend:
             f"transaction. This one has waited for {now - self._busy_since:.1f} s; {holds}"
         )
 
+    # P13.10
     def _found(self, rows: list[ResultRow]) -> list[ResultRow]:
         """Return what a statement found, which is nothing only where it was stopped: by the fence, or as too old."""
         if not rows:
@@ -331,7 +333,7 @@ class SqliteBackend:
         return rows
 
     def _must_know_schema(self, connection: Connection) -> None:
-        """Make sure that no newer program has changed the rules by which the file is written."""
+        """Make sure that no newer program has changed the rules by which the file is written (P20.3)."""
         [(schema,)] = database.rows(connection, SCHEMA, {})
         if schema != self._schema:
             raise unsupported(schema)

@@ -1,4 +1,4 @@
-"""The SQL of each access (rule 4): its statements, the function that they call, and what their rows mean."""
+"""The SQL of each access (P16.1): its statements, the function that they call, and what their rows mean."""
 
 # ruff: noqa: S608 (statements are put together from the constants of this module, never from what callers give)
 
@@ -90,8 +90,8 @@ def lateness(began_seconds: float, duration_ms: Milliseconds) -> Milliseconds:
     """Return how many milliseconds ago the access began that writes a lease; 0: not worth mentioning.
 
     What takes more than half a lease, waiting included, has a ``now`` as old as that, and no renewal could run beside
-    it: the lease would be lost though its holder lives. So a lease counts from when it is written. This is a length of
-    time, measured here, so that the clock stays the caller's. Statements call it by the name ``late``.
+    it: the lease would be lost though its holder lives. So a lease counts from when it is written (P1.9). This is a
+    length of time, measured here, so that the clock stays the caller's. Statements call it by the name ``late``.
     """
     late = Milliseconds(int((database.monotonic_seconds() - began_seconds) * 1000))
     return Milliseconds(0) if 2 * late <= duration_ms else late

@@ -1,6 +1,6 @@
-"""Subscriptions: each gets every committed change once, in version order, whichever process made it (rule 9).
+"""Subscriptions: each gets every committed change once, in version order, whichever process made it (P9).
 
-They belong to the process and not to the cache, so that no invalidation cuts a subscriber off.
+They belong to the process and not to the cache, so that no invalidation cuts a subscriber off (P9.1).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Inbox:
         self._owner_process = OwnerProcess()
 
     def deliver(self, news: Change[RecordName] | Lagged) -> None:
-        """Keep ``news`` if it is about the subscriber's kind."""
+        """Keep ``news`` if it is about the subscriber's kind (P9.5, P9.8)."""
         if isinstance(news, Change) and news.key.kind != self.kind_name:
             return
         if len(self.news) >= self._limit:
@@ -129,7 +129,7 @@ class Streams:
         return len(self._subscriptions)
 
     def publish(self, log: ChangeLog[RecordName]) -> None:
-        """Deliver to every subscriber what ``log`` has that is not published yet."""
+        """Deliver to every subscriber what ``log`` has that is not published yet (P9.2)."""
         news = rules.news(self.published, log)
         if news and self._subscriptions and self._trace is not None:
             lagged = isinstance(news[0], Lagged)
@@ -139,6 +139,7 @@ class Streams:
             for item in news:
                 subscription.deliver(item)
 
+    # P9.10
     async def add_since(self, subscription: Listener, since: Version, read_log: ReadLog) -> None:
         """Deliver to ``subscription`` what was committed after ``since``; add it in the step in which it has caught up.
 
@@ -174,7 +175,7 @@ class Streams:
             self.followed.clear()
 
     def close(self, failure: StoreError | None = None) -> None:
-        """End all subscriptions, because of a ``failure`` if there is one."""
+        """End all subscriptions, because of a ``failure`` if there is one (P9.12)."""
         self.followed.clear()
         for subscription in self._subscriptions:
             subscription.close(failure)

@@ -1,4 +1,4 @@
-"""Operations: transactions and views, each on one snapshot under one epoch (rules 4, 5 and 6).
+"""Operations: transactions and views, each on one snapshot under one epoch (P4 to P6).
 
 ``Transaction`` and ``View`` are what callers get. What ends an operation (``end``, ``validate``, ``finish``) belongs to
 the store alone: an operation that a caller could commit halfway would count twice. So each of the two has an
@@ -74,7 +74,7 @@ class Services:
 class Operation:
     """The part that transactions and views share: the snapshot they began on, and reading it.
 
-    The snapshot is an immutable value: what other operations do to the cache meanwhile can't be seen in it.
+    The snapshot is an immutable value: what other operations do to the cache meanwhile can't be seen in it (P3.2).
     """
 
     mode = "view"
@@ -93,7 +93,8 @@ class Operation:
         trace = services.trace
         self.trace = None if trace is None else OperationTrace(trace, self.mode, self.epoch, self.snapshot.version)
         self._doom: StoreError | None = None
-        """The error that stopped it. Code that catches it gets it again at each later access, and at the end."""
+        """The error that stopped it. Code that catches it gets it again at each later access, and at the end
+        (P4.14)."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.state}>"
@@ -141,17 +142,18 @@ class Operation:
         self._doom = reason
 
     async def validate(self) -> None:
-        """Make sure that the epoch still stands: without it no answer counts (rule 6)."""
+        """Make sure that the epoch still stands: without it no answer counts (P6.1)."""
         self._must_not_be_doomed()
         lease = await self._access(self._services.backend.check(self.epoch))
         if self.trace is not None:
             self.trace.took_effect("validate", wanted=lease.wanted)
         self._services.lock.note_waiter(self.epoch, lease.wanted)
 
+    # P6.2
     async def confirm(self, failure: Exception) -> None:
         """Make sure that a failure of the operation's own code is an answer: its reason was read, and may be stale.
 
-        An interruption is no answer, and needs no confirmation. Nor does what has ended the operation.
+        An interruption is no answer, and needs no confirmation (P6.6). Nor does what has ended the operation.
         """
         self.end()
         if isinstance(failure, OperationInterrupted) or failure is self._doom:
@@ -204,6 +206,7 @@ class Operation:
             await self._load(name)
         return self.snapshot.records[name]
 
+    # P4.8
     async def _load(self, name: RecordName) -> None:
         """Bring a record from the database into the snapshot, and into the cache if that is still this guard's."""
         loaded = await self._access(self._services.records.load(self.epoch, name, self.snapshot.version))
@@ -215,6 +218,7 @@ class Operation:
         if self._services.kinds[name.kind].cached and self._services.lock.stands(self.epoch):
             self._guarded.fill(loaded.version, name, loaded.value)
 
+    # P4.9
     async def _list(self, kind: str) -> set[bytes]:
         """Return the keys of one kind in the snapshot. They always come from the database: a cache is partial."""
         listed = await self._access(self._services.records.keys(self.epoch, kind, self.snapshot.version))
@@ -229,7 +233,7 @@ class ViewOperation(Operation):
     """What a view does."""
 
     async def get(self, kind: RecordKind[Key, Value], key: Key) -> Value | None:
-        """Decode a record for the caller alone."""
+        """Decode a record for the caller alone (P6.8)."""
         self._must_go_on()
         name = self._name(kind, key)
         try:
@@ -248,7 +252,7 @@ class ViewOperation(Operation):
 
 @dataclass(frozen=True, slots=True)
 class _Put(Generic[Value]):
-    """An object to write. It becomes bytes only at the commit, since it may be changed until then."""
+    """An object to write. It becomes bytes only at the commit, since it may be changed until then (P5.6)."""
 
     encoder: Callable[[Value], bytes]
     value: Value
@@ -313,7 +317,7 @@ class TransactionOperation(Operation):
         self._writes: dict[RecordName, _Encodable | None] = {}
 
     async def get(self, kind: RecordKind[Key, Value], key: Key) -> Value | None:
-        """Hand out the live object of a record: the same each time."""
+        """Hand out the live object of a record: the same each time (P5.4)."""
         self._must_go_on()
         name = self._name(kind, key)
         if name not in self._objects:
@@ -344,7 +348,7 @@ class TransactionOperation(Operation):
         self._writes[name] = None
 
     async def keys(self, kind: RecordKind[Key, Value]) -> tuple[Key, ...]:
-        """List the keys of one kind, with those put here and without those deleted here."""
+        """List the keys of one kind, with those put here and without those deleted here (P5.8)."""
         self._must_go_on()
         must_be_declared(kind, self._services.kinds)
         keys = await self._list(kind.name)
@@ -354,7 +358,7 @@ class TransactionOperation(Operation):
         return tuple(kind.decode_key(key) for key in sorted(keys))
 
     async def finish(self) -> None:
-        """Write everything that was put or deleted, or, where that is nothing, validate what was read."""
+        """Write everything that was put or deleted, or, where that is nothing, validate what was read (P5.12)."""
         self.end()
         self._must_not_be_doomed()
         if not self._writes:
@@ -365,7 +369,7 @@ class TransactionOperation(Operation):
         await run_to_completion(self._commit(batch, expected))
 
     async def _batch(self) -> Batch:
-        """Encode and seal everything. Nothing is locked meanwhile, and the lease is renewed."""
+        """Encode and seal everything. Nothing is locked meanwhile, and the lease is renewed (P5.13, P5.14)."""
         try:
             encoded = await each_yielding(_encoded, tuple(self._writes.values()), self._must_stand)
         except LeaseLost:
@@ -416,7 +420,7 @@ class TransactionOperation(Operation):
             now, duration = Milliseconds(services.clock.now()), Milliseconds(lock.times.duration_ms)
             return await services.records.commit(self.epoch, batch, now, duration, may_release=may_release)
         except StoreBusy:
-            raise  # nothing was written, and the guard is as good as before
+            raise  # nothing was written, and the guard is as good as before (P5.23)
         except BaseException as failure:
             # The fence stopped it, or nobody knows what was written: the next guard's sync finds out.
             if self.trace is not None:
@@ -437,9 +441,10 @@ class TransactionOperation(Operation):
     def _finish(
         self, committed: Committed, writes: Mapping[RecordName, bytes | None], expected: _Outcome | None
     ) -> None:
-        """Let the cache take the values at the version of this commit, then publish it; all in one step (rule 5).
+        """Let the cache take the values at the version of this commit, then publish it; all in one step (P5.20).
 
-        Where the guard died meanwhile the commit counts all the same, but the cache is no longer this operation's.
+        Where the guard died meanwhile the commit counts all the same, but the cache is no longer this operation's
+        (P3.5).
         """
         services, version = self._services, committed.version
         self.committed = version
@@ -465,6 +470,7 @@ class TransactionOperation(Operation):
         else:
             services.lock.note_waiter(self.epoch, committed.wanted)
 
+    # P5.9
     def _live(self, cached: Mapping[RecordName, bytes | None]) -> dict[RecordName, object]:
         """Return the objects that were put, but none that was put twice: it can't be the live object of two records."""
         puts = {name: write.value for name in cached if (write := self._writes[name]) is not None}

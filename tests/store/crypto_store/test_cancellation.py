@@ -67,6 +67,7 @@ class TestCancellation:
         async with store.subscribe(COUNTER):
             pass
 
+    # P12.1
     @pytest.mark.parametrize("late", [False, True])
     @pytest.mark.parametrize("held", [False, True])
     @pytest.mark.parametrize(

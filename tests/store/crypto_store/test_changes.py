@@ -17,6 +17,7 @@ from unwedged.store.guarded_cache import RecordName
 
 
 class TestHandover:
+    # P2.5, P2.6
     async def test_what_changed_is_dropped_and_the_rest_is_kept(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -32,6 +33,7 @@ class TestHandover:
         bench.assert_cache_is_snapshot(phone)
         assert await phone.run(lambda transaction: count_up(transaction, "b")) == 3
 
+    # P2.4, P2.7
     async def test_all_live_objects_of_changed_records_are_dropped_and_no_others(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -50,6 +52,7 @@ class TestHandover:
         bench.assert_cache_is_snapshot(phone)
         assert [await phone.run(partial(count_up, key=key)) for key in (*changed, "same")] == [3, 3, 3, 2]
 
+    # P3.1, P3.6
     async def test_an_operation_of_a_dead_guard_finds_no_live_object(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -64,6 +67,7 @@ class TestHandover:
         bench.assert_cache_is_snapshot(phone)
         assert await phone.run(count_up) == 4
 
+    # P2.5
     async def test_a_truncated_log_drops_everything(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -76,6 +80,7 @@ class TestHandover:
         assert (phone.statistics().cached_records, phone.statistics().live_objects) == (0, 0)
         bench.assert_cache_is_snapshot(phone)
 
+    # P2.6
     async def test_an_unchanged_store_drops_nothing(self, phone: Instance, extension: Instance) -> None:
         await phone.run(count_up)
         await phone.lock.release_now()
@@ -105,6 +110,7 @@ class TestHandover:
         ]
 
 
+# P4.16
 async def test_the_change_log_is_truncated_now_and_then(phone: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crypto_store, "KEPT_VERSIONS", 3)
     monkeypatch.setattr(crypto_store, "TRUNCATE_EVERY_VERSIONS", 2)
@@ -143,6 +149,7 @@ class TestDamage:
         bench.edit(f"UPDATE change SET {request.param} WHERE version = 4")  # noqa: S608 (one of the two above)
         return bench
 
+    # P2.14, P2.15, P22.3
     async def test_a_line_that_can_not_be_read_empties_the_cache(
         self, damaged: Workbench, phone: Instance, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -154,6 +161,7 @@ class TestDamage:
         assert "0102" not in warning.getMessage()
         assert await phone.run(lambda transaction: count_up(transaction, "b")) == 3
 
+    # P2.14
     async def test_subscribers_are_told_that_they_lagged(self, bench: Workbench, phone: Instance) -> None:
         other = await bench.instance("other")
         async with phone.subscribe(COUNTER) as changes:
@@ -165,12 +173,14 @@ class TestDamage:
             await phone.listen_now()
             assert (await anext(changes)).version == 2
 
+    # P2.14, P2.15
     async def test_everybody_goes_on(self, damaged: Workbench, phone: Instance, extension: Instance) -> None:
         newcomer = await damaged.instance("newcomer")
         for count, store in enumerate((newcomer, phone, extension), 1):
             assert await store.run(count_up) == count
             await store.lock.release_now()
 
+    # P22.1
     async def test_a_value_that_can_not_be_decoded_fails_its_reader(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -187,6 +197,7 @@ class TestDamage:
         await phone.run(write)
         assert await phone.query(count_of) == 7
 
+    # P22.2, P22.3
     async def test_a_key_that_can_not_be_read_is_no_record(
         self, bench: Workbench, phone: Instance, extension: Instance, caplog: pytest.LogCaptureFixture
     ) -> None:

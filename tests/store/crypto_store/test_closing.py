@@ -13,6 +13,7 @@ from unwedged.store import OperationsAbandoned, StoreClosed, Transaction, View
 
 
 class TestClosingInTime:
+    # P8.17
     async def test_operations_that_do_not_end_are_named(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -59,6 +60,7 @@ class TestClosingInTime:
         with pytest.raises(StoreClosed):
             await running
 
+    # P8.17
     async def test_a_commit_under_way_is_waited_for(self, bench: Workbench, phone: Instance) -> None:
         gate = phone.gated.hold_before("commit")
         running = asyncio.create_task(phone.run(count_up))
@@ -71,6 +73,7 @@ class TestClosingInTime:
         assert await running == 1
         assert bench.version() == 1
 
+    # P8.16
     async def test_an_operation_that_was_just_let_begin_is_waited_for(self, phone: Instance) -> None:
         """Its turn has come, but its task has not yet gone on."""
         go_on = asyncio.Event()

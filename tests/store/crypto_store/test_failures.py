@@ -39,6 +39,7 @@ def confirmed_by(store: Instance) -> int:
 class TestFailuresAreAnswers:
     """An exception of an operation's own says something about the store, and may be as stale as any other answer."""
 
+    # P6.3
     @pytest.mark.parametrize("kind", ["run", "query"])
     async def test_one_whose_reason_no_longer_holds_is_not_raised(
         self, bench: Workbench, phone: Instance, extension: Instance, kind: str
@@ -57,6 +58,7 @@ class TestFailuresAreAnswers:
         assert await (phone.run(demand_late) if kind == "run" else phone.query(demand_late)) == 1
         assert tries == 2
 
+    # P6.3
     async def test_where_nothing_runs_it_again_it_is_the_cause(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -72,6 +74,7 @@ class TestFailuresAreAnswers:
             await lose_lease(bench, extension)
             raise NoSuchRecord
 
+    # P6.2
     async def test_one_that_is_so_reaches_the_caller_after_it_was_confirmed(self, phone: Instance) -> None:
         for attempt in (phone.run(demand), phone.query(demand)):
             del phone.gated.calls[:]
@@ -86,6 +89,7 @@ class TestFailuresAreAnswers:
                 await attempt
             assert told.value.__cause__ is None
 
+    # P8.2
     async def test_the_confirmation_notes_a_waiter(self, phone: Instance, extension: Instance) -> None:
         await take_over(phone)
         await extension.lock.acquire_now()
@@ -93,6 +97,7 @@ class TestFailuresAreAnswers:
             await phone.run(demand)
         assert phone.lock.guard.stage is not Stage.HELD
 
+    # P6.4
     async def test_where_it_can_not_be_confirmed_that_is_raised(self, phone: Instance) -> None:
         for doubt in (StoreBusy("busy"), StorageFailed("no disk")):
             phone.gated.failures["check"] = doubt
@@ -100,6 +105,7 @@ class TestFailuresAreAnswers:
                 await phone.query(demand)
             assert isinstance(told.value.__cause__, NoSuchRecord)
 
+    # P6.7
     @pytest.mark.parametrize("failure", [asyncio.CancelledError, KeyboardInterrupt, SystemExit])
     async def test_an_exception_that_ends_the_program_is_not_confirmed(
         self, phone: Instance, failure: type[BaseException]
@@ -109,6 +115,7 @@ class TestFailuresAreAnswers:
                 raise failure
         assert confirmed_by(phone) == 0
 
+    # P6.5
     async def test_a_value_that_has_no_encoding_may_come_from_old_state_too(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -137,6 +144,7 @@ class TestFailuresAreAnswers:
 class TestDoomed:
     """An operation that catches its interruption and goes on is told again, at each access and at its end."""
 
+    # P4.14
     @pytest.mark.parametrize("ending", ["normally", "by an exception of its own"])
     async def test_by_a_lost_lease(self, bench: Workbench, phone: Instance, extension: Instance, ending: str) -> None:
         await phone.run(count_up)
@@ -156,6 +164,7 @@ class TestDoomed:
             if ending != "normally":
                 raise NoSuchRecord
 
+    # P4.14
     async def test_what_was_put_before_is_not_written(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -167,6 +176,7 @@ class TestDoomed:
             del phone.gated.calls[:]
         assert phone.gated.calls == []
 
+    # P4.14
     @pytest.mark.parametrize("access", ["get", "keys"])
     async def test_by_a_snapshot_that_moved(self, phone: Instance, access: str) -> None:
         async def write(transaction: Transaction) -> None:
@@ -179,6 +189,7 @@ class TestDoomed:
             with pytest.raises(SnapshotMoved):
                 await view.get(COUNTER, "n")
 
+    # P4.11, P4.14
     async def test_one_that_catches_it_is_run_again(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -198,6 +209,7 @@ class TestDoomed:
 
 
 class TestFailingCommits:
+    # P5.23
     async def test_a_busy_database_leaves_the_cache_as_it_was(self, bench: Workbench, phone: Instance) -> None:
         await phone.run(count_up)
         phone.gated.failures["commit"] = StoreBusy("busy")
@@ -207,6 +219,7 @@ class TestFailingCommits:
         bench.assert_cache_is_snapshot(phone)
         assert await phone.run(count_up) == 2
 
+    # P5.23
     @pytest.mark.parametrize("landed", [False, True])
     async def test_where_the_outcome_is_unknown_the_next_sync_finds_out(
         self, bench: Workbench, phone: Instance, landed: bool
@@ -222,6 +235,7 @@ class TestFailingCommits:
             assert [(await anext(changes)).version for _ in range(1 + landed)] == list(range(2, 3 + landed))
         bench.assert_cache_is_snapshot(phone)
 
+    # P3.5, P5.21
     async def test_a_commit_that_outlives_its_guard_counts_but_is_not_installed(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -236,6 +250,7 @@ class TestFailingCommits:
         bench.assert_cache_is_snapshot(phone)
         assert await phone.run(count_up) == 3
 
+    # P12.2
     async def test_a_cancelled_caller_learns_of_it_once_the_outcome_is_known(
         self, bench: Workbench, phone: Instance
     ) -> None:
@@ -253,6 +268,7 @@ class TestFailingCommits:
         bench.assert_cache_is_snapshot(phone)
         assert await phone.run(count_up) == 3
 
+    # P12.2
     async def test_a_cancelled_commit_that_fails_is_handled_too(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:

@@ -62,6 +62,7 @@ def as_class(name: str) -> type[object]:
 
 
 class TestMisuse:
+    # P4.4
     async def test_nothing_but_reading_and_writing_is_in_a_callers_reach(self, phone: Instance) -> None:
         """What ends an operation, or moves the store's parts, could break a guarantee if a caller did it."""
         async with phone.transaction() as transaction:
@@ -108,6 +109,7 @@ class TestMisuse:
         assert {name for error in set(errors) - unreadable for name in public(error) - public(Exception)} == set()
         assert public(OperationsAbandoned("closed", ())) - public(Exception) == {"operations"}
 
+    # P11.3
     async def test_nesting_is_refused(self, phone: Instance) -> None:
         async with phone.transaction() as transaction:
             await count_up(transaction)
@@ -122,6 +124,7 @@ class TestMisuse:
             with pytest.raises(NestedOperation):
                 await phone.run(count_up)
 
+    # P11.3
     @pytest.mark.parametrize("begin", ["transaction", "view"])
     async def test_nesting_in_a_child_is_refused(self, phone: Instance, begin: str) -> None:
         async with phone.transaction() if begin == "transaction" else phone.view():
@@ -137,6 +140,7 @@ class TestMisuse:
             assert group.group_contains(NestedOperation)
         assert await phone.run(count_up) == 1
 
+    # P11.3
     async def test_a_child_is_refused_for_as_long_as_its_operation_runs(self, phone: Instance) -> None:
         """Also where nobody awaits the child: nobody can know that."""
         ended = asyncio.Event()
@@ -175,6 +179,7 @@ class TestMisuse:
                     with pytest.raises(NestedOperation):
                         await phone.run(count_up)
 
+    # P5.10
     async def test_what_has_ended_is_not_used(self, phone: Instance) -> None:
         async with phone.transaction() as transaction:
             pass
@@ -255,6 +260,7 @@ class TestMisuse:
         assert await phone.run(count_up) == 2
         assert phone._lock.guarded.admission.running == 0
 
+    # P5.10
     async def test_a_get_that_outlasts_its_transaction_takes_nothing(self, phone: Instance) -> None:
         gate = phone.gated.hold_before("load")
         async with phone.transaction() as transaction:
@@ -264,6 +270,7 @@ class TestMisuse:
         with pytest.raises(OperationEnded):
             await late
 
+    # P5.11
     async def test_kinds_must_be_declared(self, phone: Instance) -> None:
         other = RecordKind("device", TEXT, TEXT)
         async with phone.transaction() as transaction:
@@ -274,6 +281,7 @@ class TestMisuse:
             with pytest.raises(UnknownKind):
                 await transaction.keys(other)
 
+    # P8.16
     async def test_nothing_goes_on_after_close(self, phone: Instance) -> None:
         began, go_on = asyncio.Event(), asyncio.Event()
 
@@ -298,6 +306,7 @@ class TestMisuse:
             await behind
         assert repr(phone) == "<CryptoStore 'phone' closed epoch=0 version=1 cached=1 running=0>"
 
+    # P8.16
     async def test_closing_waits_for_all_that_runs(self, phone: Instance) -> None:
         """Not just for the first that ends: the file must not be closed under the others."""
         await phone.run(count_up)

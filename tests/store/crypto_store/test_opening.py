@@ -37,6 +37,7 @@ async def opened(opening: Opening[CryptoStore]) -> CryptoStore:
 
 
 class TestOpening:
+    # P0.12, P17.6
     async def test_a_store_is_made_and_found_again(self, tmp_path: Path) -> None:
         path = tmp_path / "store.db"
         async with await CryptoStore.open(path, key=KEY, label="one", kinds=KINDS) as store:
@@ -63,6 +64,7 @@ class TestOpening:
             async with opening:
                 pass
 
+    # P17.10
     async def test_cancelled_at_every_await_it_leaves_no_file_open(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -95,6 +97,25 @@ class TestOpening:
             assert not left_open
         pytest.fail("it never got through")
 
+    # P0.4, P0.6
+    async def test_each_store_object_is_an_instance_of_its_own(self, tmp_path: Path) -> None:
+        path = tmp_path / "store.db"
+        instances = set()
+        for _ in range(2):
+            async with (
+                CryptoStore.open(path, key=KEY, label="same", kinds=KINDS) as one,
+                CryptoStore.open(path, key=KEY, label="same", kinds=KINDS) as other,
+            ):
+                instances |= {one._lock.instance, other._lock.instance}
+        assert len(instances) == 4
+
+    # P0.4
+    def test_instances_are_random_and_fit_into_the_file(self) -> None:
+        drawn = [SystemRandomness().instance() for _ in range(1000)]
+        assert len(set(drawn)) == 1000
+        assert 1 <= min(drawn) < 2**58 < 2**62 < max(drawn) < 2**63
+
+    # P17.7
     async def test_two_may_make_its_key_at_once(self, tmp_path: Path) -> None:
         backend = await SqliteBackend.open(tmp_path / "store.db")
         await backend.close()
@@ -105,6 +126,7 @@ class TestOpening:
 
         assert sorted(await asyncio.gather(use("one"), use("two"), use("three"))) == [1, 2, 3]
 
+    # P17.8, P20.5
     async def test_kinds_that_are_not_declared_are_left_alone(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -127,6 +149,7 @@ class TestOpening:
                     Changed(Version(v), k) for v, k in ((2, "a"), (4, "b"))
                 ]
 
+    # P22.11
     async def test_what_does_not_fit_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "store.db"
         async with await CryptoStore.open(path, key=KEY, label="one", kinds=KINDS) as store:

@@ -23,6 +23,7 @@ from unwedged.store.guarded_cache import RecordName
 
 
 class TestTransactions:
+    # P5.5, P5.8, P5.18
     async def test_everything_is_written_together(self, bench: Workbench, phone: Instance) -> None:
         async with phone.transaction() as transaction:
             assert await transaction.get(DEVICE, "a") is None
@@ -44,6 +45,7 @@ class TestTransactions:
             assert await transaction.keys(DEVICE) == ("y", "z")
         bench.assert_cache_is_snapshot(phone)
 
+    # P5.23, P5.24
     async def test_an_exception_drops_everything(self, bench: Workbench, phone: Instance) -> None:
         await phone.run(count_up)
 
@@ -57,6 +59,7 @@ class TestTransactions:
         assert await phone.run(count_up) == 2
         bench.assert_cache_is_snapshot(phone)
 
+    # P0.13, P5.4, P6.8
     async def test_there_is_one_live_object_of_each_record(self, phone: Instance) -> None:
         async with phone.transaction() as transaction:
             made = Counter(1)
@@ -73,6 +76,7 @@ class TestTransactions:
         assert copy is not made
         assert copy.count == 5
 
+    # P5.4
     async def test_two_gets_at_once_give_one_object(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -93,6 +97,7 @@ class TestTransactions:
             transaction.put(COUNTER, "n", one)
         bench.assert_cache_is_snapshot(phone)
 
+    # P5.5
     async def test_a_get_that_loads_does_not_undo_a_put_meanwhile(self, phone: Instance) -> None:
         async with phone.transaction() as transaction:
             gate = phone.gated.hold_after("load")
@@ -103,6 +108,7 @@ class TestTransactions:
             gate.opened.set()
             assert await slow is made
 
+    # P5.10
     async def test_nothing_is_put_during_the_commit(self, bench: Workbench, phone: Instance) -> None:
         """It would be dropped without a word: what is written was encoded before."""
         begun = asyncio.get_running_loop().create_future()
@@ -125,6 +131,7 @@ class TestTransactions:
         assert await running == 1
         assert bench.stored() == {RecordName("counter", b"n"): b"1"}
 
+    # P5.10
     async def test_nothing_is_read_during_the_validation(self, phone: Instance) -> None:
         gate = phone.gated.hold_before("check")
         begun = asyncio.get_running_loop().create_future()
@@ -140,6 +147,7 @@ class TestTransactions:
         gate.opened.set()
         await running
 
+    # P5.6, P5.24
     async def test_what_was_not_put_was_not_changed(self, phone: Instance) -> None:
         await phone.run(count_up)
         async with phone.transaction() as transaction:
@@ -148,6 +156,7 @@ class TestTransactions:
             counter.count = 100
         assert await phone.run(count_up) == 2
 
+    # P5.9
     async def test_an_object_put_twice_is_two_afterwards(self, bench: Workbench, phone: Instance) -> None:
         async with phone.transaction() as transaction:
             counter = Counter(1)
@@ -156,6 +165,7 @@ class TestTransactions:
         assert await phone.run(count_up) == 2
         bench.assert_cache_is_snapshot(phone)
 
+    # P5.20
     async def test_a_deleted_record_leaves_no_live_object(self, bench: Workbench, phone: Instance) -> None:
         await phone.run(count_up)
         async with phone.transaction() as transaction:
@@ -163,9 +173,11 @@ class TestTransactions:
         bench.assert_cache_is_snapshot(phone)
         assert await phone.run(count_up) == 1
 
+    # P5.1
     async def test_they_run_one_at_a_time(self, phone: Instance) -> None:
         assert sorted(await asyncio.gather(*(phone.run(count_up) for _ in range(20)))) == list(range(1, 21))
 
+    # P5.12, P6.1
     async def test_one_that_only_read_is_validated(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -175,6 +187,7 @@ class TestTransactions:
             await lose_lease(bench, extension)
         assert phone.lock.guard == NO_GUARD
 
+    # P4.8
     async def test_uncached_kinds_stay_out_of_memory(self, phone: Instance) -> None:
         async with phone.transaction() as transaction:
             transaction.put(PLAIN, "p", b"1")
@@ -188,6 +201,7 @@ class TestTransactions:
         assert phone.gated.calls.count("load") == 3, "each operation loads it once"
         assert phone.statistics().cached_records == phone.statistics().live_objects == 0
 
+    # P5.13, P6.5
     async def test_a_value_that_has_no_encoding_spoils_nothing(self, bench: Workbench, phone: Instance) -> None:
         await phone.run(count_up)
         async with failing(InvalidArgument, phone.transaction()) as transaction:
@@ -198,6 +212,7 @@ class TestTransactions:
 
 
 class TestViews:
+    # P3.2, P5.3
     async def test_they_see_one_version_while_others_commit(self, phone: Instance) -> None:
         await phone.run(count_up)
         async with phone.view() as view:
@@ -206,6 +221,7 @@ class TestViews:
             assert await count_of(view) == 1
         assert await phone.query(count_of) == 2
 
+    # P4.6, P4.7, P4.9, P4.10
     async def test_what_they_can_no_longer_load_is_said(self, bench: Workbench, phone: Instance) -> None:
         async def write(transaction: Transaction) -> None:
             transaction.put(DEVICE, "d", b"2")
@@ -222,6 +238,7 @@ class TestViews:
             assert await view.keys(COUNTER) == ()
         bench.assert_cache_is_snapshot(phone)
 
+    # P4.8
     async def test_a_load_that_comes_back_after_a_commit_does_not_enter_the_cache(
         self, bench: Workbench, phone: Instance
     ) -> None:
@@ -234,6 +251,7 @@ class TestViews:
         assert await looking is None
         bench.assert_cache_is_snapshot(phone)
 
+    # P5.15, P11.2
     async def test_none_begins_while_a_commit_is_in_flight(self, phone: Instance) -> None:
         await phone.run(count_up)
         gate = phone.gated.hold_after("commit")
@@ -247,6 +265,7 @@ class TestViews:
         assert await committing == 2
         assert await looking == 2
 
+    # P4.13, P6.1
     async def test_without_the_lease_there_is_no_answer(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -256,6 +275,7 @@ class TestViews:
             await lose_lease(bench, extension)
         assert await phone.query(count_of) == 2
 
+    # P4.3, P4.5
     async def test_a_load_without_the_lease_is_stopped(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -267,6 +287,7 @@ class TestViews:
 
 
 class TestRerunning:
+    # P4.11
     async def test_a_lost_lease_is_out_of_sight(self, bench: Workbench, phone: Instance, extension: Instance) -> None:
         tries = 0
 
@@ -284,6 +305,7 @@ class TestRerunning:
         assert phone.statistics().leases_lost == 2
         bench.assert_cache_is_snapshot(phone)
 
+    # P4.12
     async def test_it_gives_up_after_the_stated_number(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -303,6 +325,7 @@ class TestRerunning:
         with pytest.raises(ValueError, match="at least one attempt"):
             await phone.query(hopeless, attempts=0)
 
+    # P6.2
     async def test_other_failures_are_the_callers(self, phone: Instance) -> None:
         async def wrong(_transaction: Transaction) -> None:
             raise ZeroDivisionError
@@ -310,6 +333,7 @@ class TestRerunning:
         with pytest.raises(ZeroDivisionError):
             await phone.run(wrong)
 
+    # P5.22
     async def test_results_leave_only_after_the_commit(self, phone: Instance) -> None:
         gate = phone.gated.hold_before("commit")
         running = asyncio.create_task(phone.run(count_up))

@@ -24,6 +24,7 @@ class TestTimes:
     def test_the_defaults_are_valid(self) -> None:
         assert LeaseTimes() == LeaseTimes(Milliseconds(2000), Milliseconds(500), Milliseconds(100))
 
+    # P1.6, P8.27
     @pytest.mark.parametrize(
         ("duration", "renew_every_ms", "idle_after_ms"),
         [(0, 1, 1), (60_001, 500, 100), (2000, 667, 100), (2000, 0, 100), (2000, 500, 0)],
@@ -34,6 +35,7 @@ class TestTimes:
 
 
 class TestAcquiring:
+    # P1.4
     async def test_the_epoch_grows_each_time(self, phone: Instance) -> None:
         for epoch in (1, 2, 3):
             await take_over(phone)
@@ -41,6 +43,7 @@ class TestAcquiring:
             await phone.lock.release_now()
             assert phone.lock.guard == NO_GUARD
 
+    # P1.3, P8.2, P8.8
     async def test_a_refused_instance_sets_wanted(self, phone: Instance, extension: Instance) -> None:
         await take_over(phone)
         assert not await extension.lock.acquire_now()
@@ -51,6 +54,7 @@ class TestAcquiring:
         assert phone.lock.guard == NO_GUARD
         await take_over(extension)
 
+    # P1.2, P1.8
     async def test_a_expired_lease_is_taken_and_its_guard_dies_at_the_next_access(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -62,6 +66,7 @@ class TestAcquiring:
         assert phone.lock.guard == NO_GUARD
         assert phone.statistics().leases_lost == 1
 
+    # P1.2, P7.3
     async def test_a_clock_that_jumps_back_leaves_nobody_stuck(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -69,10 +74,12 @@ class TestAcquiring:
         bench.clock.time -= 500_000
         await take_over(extension)
 
+    # P1.11
     async def test_all_waiting_operations_share_one_acquisition(self, phone: Instance) -> None:
         await asyncio.gather(*(held(phone) for _ in range(10)))
         assert phone.gated.calls == ["look", "acquire", "changes"]
 
+    # P1.11
     async def test_a_cancelled_caller_cancels_it_for_nobody(self, phone: Instance) -> None:
         gate = phone.gated.hold_before("changes")
         first, second = asyncio.create_task(held(phone)), asyncio.create_task(held(phone))
@@ -83,6 +90,7 @@ class TestAcquiring:
         assert first.cancelled()
         assert phone.gated.calls == ["look", "acquire", "changes"]
 
+    # P1.5, P2.1
     async def test_nothing_begins_before_the_sync_is_done(self, phone: Instance) -> None:
         gate = phone.gated.hold_after("changes")
         early = asyncio.create_task(held(phone))
@@ -95,6 +103,7 @@ class TestAcquiring:
         gate.opened.set()
         await asyncio.gather(early, late)
 
+    # P2.10, P2.12
     @pytest.mark.parametrize("failure", [StoreBusy("busy"), StorageFailed("no disk"), RuntimeError("a bug")])
     async def test_a_failed_sync_leaves_no_guard_and_is_told_to_all(
         self, phone: Instance, extension: Instance, bench: Workbench, failure: Exception
@@ -109,6 +118,7 @@ class TestAcquiring:
         assert await phone.run(count_up) == 2
         bench.assert_cache_is_snapshot(phone)
 
+    # P2.11
     async def test_after_a_failed_sync_somebody_else_gets_the_lease(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -127,12 +137,14 @@ class TestAcquiring:
         assert extension.lock.guard.stage is Stage.HELD
         trying.cancel()
 
+    # P2.11
     async def test_a_failed_sync_gives_the_row_up(self, phone: Instance, extension: Instance) -> None:
         phone.gated.failures["changes"] = StorageFailed("no disk")
         with pytest.raises(StorageFailed):
             await phone.lock.acquire_now()
         await take_over(extension)
 
+    # P2.11
     async def test_it_stands_back_only_if_somebody_waits(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -156,6 +168,7 @@ class TestAcquiring:
         await pauses_end(phone, again)
         assert LONGEST_PAUSE_MS <= sum(bench.clock.slept) <= 3 * LONGEST_PAUSE_MS
 
+    # P2.11
     async def test_where_the_row_can_not_be_released_the_lease_expires(
         self, bench: Workbench, phone: Instance, extension: Instance, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -195,6 +208,7 @@ class TestAcquiring:
             assert record.exc_info is not None
             assert record.exc_info[1] is failure
 
+    # P2.13
     async def test_a_lease_that_expires_during_the_sync_is_asked_for_again(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -208,6 +222,7 @@ class TestAcquiring:
         await waiting
         assert phone.lock.guard.epoch == 3
 
+    # P2.3
     async def test_a_renewal_may_find_out_during_the_sync(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -222,6 +237,7 @@ class TestAcquiring:
             await acquiring
         assert phone.lock.guard == NO_GUARD
 
+    # P8.21, P8.22, P8.23, P8.25
     async def test_a_waiting_instance_looks_eagerly_and_then_after_growing_pauses(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -245,6 +261,7 @@ class TestAcquiring:
         bench.clock.advance(LONGEST_PAUSE_MS)
         await waiting
 
+    # P8.25
     async def test_when_the_lease_changes_hands_looking_begins_anew(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -265,6 +282,7 @@ class TestAcquiring:
         bench.clock.advance(LONGEST_PAUSE_MS)
         await waiting
 
+    # P1.11
     async def test_nobody_asks_when_nobody_waits_any_more(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -279,6 +297,7 @@ class TestAcquiring:
 
 
 class TestTurns:
+    # P8.4, P8.5
     async def test_it_is_over_when_the_last_that_waits_is_cancelled(self, phone: Instance, extension: Instance) -> None:
         began, go_on = asyncio.Event(), asyncio.Event()
 
@@ -300,6 +319,7 @@ class TestTurns:
         go_on.set()
         await running
 
+    # P3.7, P11.1
     async def test_an_operation_behind_a_dead_guards_transaction_gets_the_next_guard(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -334,6 +354,7 @@ async def test_it_says_what_it_is(phone: Instance) -> None:
     assert repr(phone.lock).endswith(" held epoch=1 version=0 running=0>")
 
 
+# P0.9
 async def test_news_about_another_epoch_change_nothing(phone: Instance) -> None:
     await take_over(phone)
     phone.lock.lost(Epoch(7))

@@ -20,6 +20,7 @@ Answer = TypeVar("Answer")
 
 
 class TestHandover:
+    # P8.7, P8.8
     async def test_what_runs_may_finish_and_nothing_new_begins(self, phone: Instance, extension: Instance) -> None:
         began, go_on = asyncio.Event(), asyncio.Event()
 
@@ -44,6 +45,7 @@ class TestHandover:
         await pauses_end(phone, new)
         assert await new == 2
 
+    # P8.7, P5.2, P11.1
     async def test_an_operation_that_waits_to_begin_does_not_begin_once_the_turn_is_over(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -63,6 +65,7 @@ class TestHandover:
         await pauses_end(phone, behind)
         assert sorted(await behind) == [1, 3, 4]
 
+    # P8.4, P8.5
     async def test_what_waits_here_is_served_before_the_handover(self, phone: Instance, extension: Instance) -> None:
         await take_over(phone)
         async with phone.view():
@@ -79,6 +82,7 @@ class TestHandover:
         assert await extension.lock.acquire_now()
         assert phone.gated.calls.count("acquire") == 1
 
+    # P8.6
     async def test_a_turn_is_over_at_once_where_nothing_waits(self, phone: Instance, extension: Instance) -> None:
         await take_over(phone)
         async with phone.transaction() as transaction:
@@ -93,6 +97,7 @@ class TestHandover:
         assert phone.lock.guard == NO_GUARD
         assert await extension.lock.acquire_now()
 
+    # P8.4
     async def test_a_clock_that_jumps_back_ends_a_turn(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -106,6 +111,7 @@ class TestHandover:
             assert phone.lock.guard.stage is Stage.DRAINING
             behind.cancel()
 
+    # P5.2
     async def test_a_cancelled_operation_is_passed_over(self, phone: Instance) -> None:
         """Also in the moment before it leaves by itself."""
         await take_over(phone)
@@ -117,6 +123,7 @@ class TestHandover:
         async with asyncio.timeout(PATIENCE):
             assert await behind[3] == 1
 
+    # P5.2
     @pytest.mark.parametrize("waiting", [10, 200])
     async def test_only_those_that_begin_are_woken(
         self, bench: Workbench, phone: Instance, extension: Instance, waiting: int
@@ -148,6 +155,7 @@ class TestHandover:
     async def _many(self, store: Instance, number: int) -> list[int]:
         return await asyncio.gather(*(asyncio.create_task(apart(store.run(count_up))) for _ in range(number)))
 
+    # P8.9, P8.25
     async def test_an_instance_that_handed_over_stands_back_for_longer_than_a_waiter_pauses(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -157,6 +165,7 @@ class TestHandover:
         await pauses_end(phone, waiting)
         assert LONGEST_PAUSE_MS <= sum(bench.clock.slept) <= 3 * LONGEST_PAUSE_MS
 
+    # P8.9
     async def test_an_instance_that_handed_over_stands_back_only_until_another_had_the_lease(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -181,6 +190,7 @@ class TestHandover:
         await lock_tasks_end(giver)
         del giver.gated.calls[:]
 
+    # P8.9
     async def test_an_instance_that_released_as_idle_does_not_stand_back(self, phone: Instance) -> None:
         await take_over(phone)
         await phone.lock.release_now()
@@ -188,6 +198,7 @@ class TestHandover:
             await held(phone)
         assert phone.clock.slept == []
 
+    # P8.2
     async def test_a_commit_and_a_view_bring_the_news_too(self, phone: Instance, extension: Instance) -> None:
         for operation in (phone.run(count_up), phone.query(lambda view: view.get(DEVICE, "d"))):
             await take_over_soon(phone)
@@ -196,6 +207,7 @@ class TestHandover:
             await lock_tasks_end(phone)
             assert phone.lock.guard == NO_GUARD
 
+    # P5.17, P8.3, P8.20
     async def test_the_last_commit_releases_the_lease_itself(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -214,6 +226,7 @@ class TestHandover:
         assert phone.statistics().records_dropped == 0
         bench.assert_cache_is_snapshot(phone)
 
+    # P8.9
     async def test_an_instance_that_handed_over_at_a_commit_stands_back_too(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -224,6 +237,7 @@ class TestHandover:
         await pauses_end(phone, waiting)
         assert LONGEST_PAUSE_MS <= sum(bench.clock.slept) <= 3 * LONGEST_PAUSE_MS
 
+    # P5.17
     async def test_a_commit_beside_a_view_keeps_the_lease_for_it(self, phone: Instance, extension: Instance) -> None:
         async with phone.view() as view:
             await extension.lock.acquire_now()
@@ -233,6 +247,7 @@ class TestHandover:
             await view.get(DEVICE, "d")
         await take_over_soon(extension)
 
+    # P5.15, P8.20
     async def test_nothing_begins_between_such_a_commit_and_its_answer(
         self, phone: Instance, extension: Instance
     ) -> None:
@@ -256,6 +271,7 @@ class TestHandover:
         await pauses_end(phone, others[1])
         assert [await other for other in others] == [3, None]
 
+    # P3.5, P8.20
     async def test_a_renewal_between_such_a_commit_and_its_answer_does_no_harm(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -272,6 +288,7 @@ class TestHandover:
         bench.assert_cache_is_snapshot(phone)
         assert await phone.run(count_up) == 2
 
+    # P5.23
     async def test_such_a_commit_that_fails_gives_nothing_up(self, phone: Instance, extension: Instance) -> None:
         await take_over(phone)
         await extension.lock.acquire_now()
@@ -282,6 +299,7 @@ class TestHandover:
         assert not await extension.lock.acquire_now()
         assert await phone.run(count_up) == 1
 
+    # P8.18
     async def test_the_guard_dies_before_the_row_is_free(self, phone: Instance) -> None:
         await take_over(phone)
         gate = phone.gated.hold_before("release")
@@ -291,6 +309,7 @@ class TestHandover:
         gate.opened.set()
         await releasing
 
+    # P1.10
     async def test_taking_it_again_waits_for_the_release(self, phone: Instance) -> None:
         await take_over(phone)
         gate = phone.gated.hold_before("release")
@@ -303,6 +322,7 @@ class TestHandover:
         await asyncio.gather(releasing, guarded)
         assert await phone.run(count_up) == 1
 
+    # P8.19
     async def test_nothing_is_released_while_something_runs(self, phone: Instance) -> None:
         async with phone.view():
             await phone.lock.release_now()
@@ -310,6 +330,7 @@ class TestHandover:
         await phone.lock.release_now()
         assert phone.lock.guard == NO_GUARD
 
+    # P8.19
     async def test_a_failed_release_costs_only_time(
         self, bench: Workbench, phone: Instance, extension: Instance, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -18,6 +18,7 @@ Answer = TypeVar("Answer")
 
 
 class TestRenewing:
+    # P0.9
     @pytest.mark.parametrize("late", [False, True])
     async def test_an_answer_about_a_dead_guard_does_not_touch_the_next(
         self, phone: Instance, extension: Instance, bench: Workbench, late: bool
@@ -38,6 +39,7 @@ class TestRenewing:
         assert phone.lock.guard.stage is Stage.HELD
         assert phone.lock.guard.epoch == 3
 
+    # P8.1, P8.27
     async def test_the_tasks_renew_and_release_by_the_clock(self, phone: Instance) -> None:
         phone.lock.start()
         await take_over(phone)
@@ -58,6 +60,7 @@ class TestRenewing:
         assert phone.lock.guard == NO_GUARD
         gate.opened.set()
 
+    # P8.1
     async def test_a_lease_is_not_idle_right_after_a_sync_that_took_long(self, phone: Instance) -> None:
         """Something waits for it. To release it now would mean to sync again, perhaps without end."""
         phone.lock.start()
@@ -74,6 +77,7 @@ class TestRenewing:
         await all_that_can_run()
         assert phone.lock.guard == NO_GUARD
 
+    # P8.28
     @pytest.mark.parametrize("failure", [StoreBusy("busy"), StorageFailed("the disk is full")])
     async def test_a_failed_renewal_is_tried_again(
         self, phone: Instance, caplog: pytest.LogCaptureFixture, failure: StoreError
@@ -122,6 +126,7 @@ class TestOverdue:
         go_on.set()
         await asyncio.gather(task, return_exceptions=True)
 
+    # P8.11, P8.14
     async def test_its_lease_is_renewed_no_more_and_somebody_else_gets_it(
         self,
         bench: Workbench,
@@ -145,6 +150,7 @@ class TestOverdue:
         with pytest.raises(LeaseLost):
             await running
 
+    # P8.11
     async def test_it_may_end_as_long_as_the_lease_lasts(
         self, bench: Workbench, phone: Instance, extension: Instance, go_on: asyncio.Event, running: asyncio.Task[None]
     ) -> None:
@@ -156,6 +162,7 @@ class TestOverdue:
         assert phone.lock.guard == NO_GUARD
         await take_over(extension)
 
+    # P0.8
     async def test_nothing_begins_meanwhile(
         self, bench: Workbench, phone: Instance, running: asyncio.Task[None]
     ) -> None:
@@ -168,12 +175,14 @@ class TestOverdue:
         await phone.lock.end_if_expired()
         assert await new == 1
 
+    # P8.11
     async def test_it_is_given_its_time(self, bench: Workbench, phone: Instance, running: asyncio.Task[None]) -> None:
         bench.clock.advance(2000)
         phone.lock.stop_renewing_if_overdue()
         assert phone.lock.guard.stage is Stage.DRAINING
         assert not running.done()
 
+    # P8.12
     async def test_a_clock_that_was_put_back_gives_it_its_time_once_more(
         self,
         bench: Workbench,
@@ -201,6 +210,7 @@ class TestOverdue:
             phone.lock.stop_renewing_if_overdue()
             assert phone.lock.guard.stage is Stage.HELD
 
+    # P8.13
     async def test_a_commit_is_given_any_time(self, bench: Workbench, phone: Instance, extension: Instance) -> None:
         gate = phone.gated.hold_before("commit")
         committing = asyncio.create_task(phone.run(count_up))
@@ -213,6 +223,7 @@ class TestOverdue:
         gate.opened.set()
         assert await committing == 1
 
+    # P8.15
     async def test_a_guard_whose_time_is_up_dies_also_where_nobody_takes_the_lease(
         self, bench: Workbench, phone: Instance, running: asyncio.Task[None]
     ) -> None:
@@ -231,6 +242,7 @@ class TestOverdue:
         assert await new == 1
         assert not running.done()
 
+    # P8.15, P7.3
     async def test_so_does_one_whose_lease_claims_to_last_longer_than_any(
         self, bench: Workbench, phone: Instance, running: asyncio.Task[None]
     ) -> None:
@@ -261,12 +273,14 @@ class TestOverdue:
 
 
 class TestClosing:
+    # P8.16
     async def test_the_lease_is_released(self, phone: Instance, extension: Instance) -> None:
         await take_over(phone)
         await phone.close()
         await phone.close()
         await take_over(extension)
 
+    # P8.16
     async def test_an_operation_that_waits_for_the_lease_is_refused(self, phone: Instance, extension: Instance) -> None:
         await take_over(phone)
         waiting = asyncio.create_task(held(extension))
@@ -275,6 +289,7 @@ class TestClosing:
         with pytest.raises(StoreClosed):
             await waiting
 
+    # P1.10
     @pytest.mark.parametrize("ends", ["pause", "close"])
     async def test_a_lease_that_was_just_taken_is_released(
         self, phone: Instance, extension: Instance, ends: str
@@ -291,6 +306,7 @@ class TestClosing:
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
 
+    # P1.10
     async def test_an_acquisition_under_way_is_finished_and_undone(self, phone: Instance, extension: Instance) -> None:
         gate = phone.gated.hold_before("changes")
         waiting = asyncio.create_task(held(phone))

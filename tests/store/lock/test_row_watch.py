@@ -36,6 +36,7 @@ class LongestPauses(SeededRandomness):
 class TestWatching:
     """How a process that waits watches the row."""
 
+    # P8.9
     @given(st.lists(st.booleans(), max_size=60), st.randoms(use_true_random=False))
     def test_a_process_that_handed_over_lets_another_pass_but_does_not_wait_for_nobody(
         self, changes: list[bool], random: Random
@@ -52,6 +53,7 @@ class TestWatching:
             for _ in range(EAGER_LOOKS + 1):
                 paused += watch.pause()
 
+    # P8.25
     @given(st.lists(st.booleans(), max_size=300))
     def test_a_wait_is_prolonged_by_a_small_part_of_it(self, changes: list[bool]) -> None:
         watch, epoch, paused, before = RowWatch(InstanceId(1), SeededRandomness()), 1, 0, 0
@@ -65,12 +67,14 @@ class TestWatching:
             )
             paused += pause
 
+    # P8.24
     def test_it_looks_eagerly_as_long_as_the_lease_changes_hands_quickly(self) -> None:
         watch = RowWatch(InstanceId(1), SeededRandomness())
         for look in range(3 * EAGER_LOOKS):
             watch.saw(row(look // (EAGER_LOOKS - 1), 2), free=False)
             assert watch.pause() == 0
 
+    # P8.24
     def test_a_process_that_paused_once_looks_eagerly_again(self) -> None:
         """Two processes with short turns took five times as long for each: each looked while the other paused."""
         watch = RowWatch(InstanceId(1), SeededRandomness())
@@ -79,6 +83,7 @@ class TestWatching:
             assert [watch.pause() for _ in range(EAGER_LOOKS)] == [0] * EAGER_LOOKS
             assert watch.pause() == watch.pause() == SHORTEST_PAUSE_MS
 
+    # P8.24
     def test_a_process_whose_wait_is_long_looks_eagerly_no_more(self) -> None:
         watch, paused = RowWatch(InstanceId(1), SeededRandomness()), 0
         watch.saw(row(1, 2), free=False)
@@ -87,6 +92,7 @@ class TestWatching:
         watch.saw(row(2, 2), free=False)
         assert watch.pause() >= SHORTEST_PAUSE_MS
 
+    # P8.24, P8.25
     def test_one_that_leaves_the_lease_to_others_looks_less_often_and_not_eagerly(self) -> None:
         """It leaves the processor to the holder; and its pauses grow three times as fast as those of the next one."""
         behind, following = RowWatch(InstanceId(1), LongestPauses()), RowWatch(InstanceId(2), LongestPauses())
@@ -107,6 +113,7 @@ class TestWatching:
             assert pause == max(SHORTEST_PAUSE_MS, paused // PAUSE_DIVISOR_IF_NEXT)
             paused += pause
 
+    # P8.25
     def test_what_it_paused_for_the_turn_before_counts_up_to_the_longest_pause(self) -> None:
         watch, paused = RowWatch(InstanceId(1), LongestPauses()), 0
         watch.saw(row(1, 2), free=False)
@@ -115,6 +122,7 @@ class TestWatching:
         watch.saw(row(2, 2), free=False)
         assert watch.pause() == LONGEST_PAUSE_MS // PAUSE_DIVISOR_IF_NEXT
 
+    # P8.10
     @given(st.integers(2, 8), st.randoms(use_true_random=False))
     def test_processes_that_always_want_the_lease_have_it_in_turn(self, processes: int, random: Random) -> None:
         """Whatever the order in which they look, and whoever had the lease at first."""
@@ -149,6 +157,7 @@ class TestWatching:
             watch.stand_back(Epoch(epoch))
             assert watch.saw(row(epoch + 1), free=True), "the other one has had its turn, or nobody knows whose it was"
 
+    # P8.10
     @given(st.integers(1, 6))
     def test_a_free_lease_is_not_left_for_long_to_those_that_do_not_come(self, gone: int) -> None:
         watch = RowWatch(InstanceId(1), SeededRandomness())

@@ -17,6 +17,7 @@ from unwedged.store.errors import LeaseLost, StoreClosed
 from unwedged.store.inspection import inspect
 
 
+# P4.3
 async def test_two_backends_on_one_file(store: Store) -> None:
     one = store.backend
     async with opened(store.path) as two:
@@ -38,6 +39,7 @@ async def test_two_backends_on_one_file(store: Store) -> None:
         assert (await one.changes(Version(1), None)).changes == (cache.Change(Version(2), A),)
 
 
+# P13.12
 async def test_short_statements_see_nothing_of_a_commit_under_way_and_do_not_wait_for_it(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +92,7 @@ async def test_contents(store: Store) -> None:
     assert await store.backend.contents() == (2, frozenset({"a", "d"}))
 
 
+# P16.6
 async def test_a_row_without_a_value_is_not_an_absent_one(store: Store) -> None:
     epoch = await hold(store)
     await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, may_release=False)
@@ -98,6 +101,7 @@ async def test_a_row_without_a_value_is_not_an_absent_one(store: Store) -> None:
     assert await store.backend.load(epoch, A, Version(1)) == Loaded(Version(1), b"", changed=False)
 
 
+# P2.15
 async def test_a_text_that_is_damaged_is_another_one_and_stops_nobody(store: Store) -> None:
     """What depends on it does not authenticate. An exception would be raised again each time, by each process."""
     epoch = await hold(store)

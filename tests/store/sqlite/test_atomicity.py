@@ -10,6 +10,7 @@ from unwedged.store.backend import Row
 from unwedged.store.errors import StorageFailed
 
 
+# P0.2, P5.23
 @pytest.mark.parametrize("position", [0, 1, 2])
 async def test_a_commit_that_fails_changes_nothing(store: Store, position: int) -> None:
     epoch = await hold(store)

@@ -60,6 +60,7 @@ class Hops:
         return counted
 
 
+# P12.4
 @pytest.mark.usefixtures("stopped_clock")
 @pytest.mark.parametrize("cancelled", ["caller", "caller-again-and-again", "everybody"])
 @pytest.mark.parametrize("operation", HOPS.values(), ids=HOPS.keys())
@@ -116,6 +117,7 @@ def normal(store: Store, identity: str) -> Dump:
     return [line.replace(f"X'{store.backend.identity.hex().upper()}'", identity) for line in store.dump()]
 
 
+# P12.2, P12.4
 async def test_even_then_the_caller_is_told_only_after_the_driver_is_done(store: Store) -> None:
     """Everybody is cancelled, again and again, before the driver's thread has even begun."""
     epoch = await hold(store)
@@ -138,6 +140,7 @@ async def test_even_then_the_caller_is_told_only_after_the_driver_is_done(store:
         assert store.raw.execute("SELECT version FROM state").fetchone() == (1,)
 
 
+# P12.1
 @pytest.mark.parametrize("operation", SHORT.values(), ids=SHORT.keys())
 async def test_cancelled_while_the_database_is_busy(tmp_path: Path, operation: Operation) -> None:
     store = await prepared(tmp_path / "store")

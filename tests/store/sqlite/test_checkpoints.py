@@ -48,6 +48,7 @@ class EarlyCheckpoints:
         return sqlite3.connect(self.path, isolation_level=None, timeout=0, check_same_thread=False)
 
 
+# P14.4, P14.5
 async def test_a_checkpoint_waits_for_a_writer_and_then_the_log_is_begun_anew(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,6 +75,7 @@ async def test_a_checkpoint_waits_for_a_writer_and_then_the_log_is_begun_anew(
     assert store.raw.execute("PRAGMA wal_checkpoint").fetchone() == (0, 1, 1), "one page was written since"
 
 
+# P14.2, P14.4
 async def test_the_log_is_moved_only_while_nobody_can_begin_it_anew(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +100,7 @@ async def test_the_log_is_moved_only_while_nobody_can_begin_it_anew(
         pass  # and then it lets go
 
 
+# P14.5, P14.7
 async def test_a_commit_is_made_also_where_no_checkpoint_can_be(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     epoch = await hold(store)
     checkpointing = EarlyCheckpoints(monkeypatch, store.path)
@@ -118,6 +121,7 @@ async def test_a_commit_is_made_also_where_no_checkpoint_can_be(store: Store, mo
         pass
 
 
+# P14.3
 async def test_a_lease_that_changes_hands_again_and_again_does_not_fill_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +133,7 @@ async def test_a_lease_that_changes_hands_again_and_again_does_not_fill_the_disk
         assert (tmp_path / "store-wal").stat().st_size < 25 * 4200
 
 
+# P14.3
 async def test_large_values_do_not_make_the_log_grow(store: Store) -> None:
     """Ten of them are longer than the log may be."""
     epoch = await hold(store)
@@ -155,6 +160,7 @@ def no_file_longer_than(limit: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+# P14.8
 async def test_where_the_disk_is_full_of_the_log_it_is_begun_anew(store: Store) -> None:
     """The commit that finds the disk full fails. What comes next makes room, so that the store is not stuck."""
     epoch = await hold(store)

@@ -35,11 +35,13 @@ from unwedged.store.errors import LeaseLost, NotAStore, StorageFailed, StoreRepl
 from unwedged.store.sqlite import SqliteBackend
 
 
+# P5.19, P13.7, P13.8
 async def test_the_durability_that_is_promised(store: Store) -> None:
     for pragma, value in (("journal_mode", "wal"), ("synchronous", 2), ("secure_delete", 1)):
         assert (await store.backend._read(f"PRAGMA {pragma}", {}))[0][0] == value
 
 
+# P13.11
 async def test_only_the_lease_is_written_without_waiting_for_the_disk(store: Store) -> None:
     assert store.backend._loop_connection.execute("PRAGMA synchronous").fetchone() == (1,)
     written: dict[str, list[str]] = {"durable": [], "here": []}
@@ -63,6 +65,7 @@ async def test_only_the_lease_is_written_without_waiting_for_the_disk(store: Sto
     assert len(written["here"]) == 3
 
 
+# P13.7
 async def test_old_values_leave_the_file(tmp_path: Path) -> None:
     path = tmp_path / "store"
     store = Store(await SqliteBackend.open(path), path)
@@ -92,6 +95,7 @@ def mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
 
+# P17.3
 @pytest.mark.usefixtures("careless_umask")
 @pytest.mark.parametrize("exists", [False, True])
 async def test_only_the_owner_can_read_a_new_store(tmp_path: Path, exists: bool) -> None:
@@ -115,6 +119,7 @@ async def test_the_permissions_of_a_store_are_its_owners_choice(tmp_path: Path) 
     assert mode(path) == 0o640
 
 
+# P17.6, P17.7
 async def test_many_open_a_new_store_at_once(tmp_path: Path) -> None:
     backends = await asyncio.gather(*(SqliteBackend.open(tmp_path / "store") for _ in range(8)))
     assert len({backend.identity for backend in backends}) == 1
@@ -132,12 +137,14 @@ async def test_places_where_no_store_can_be(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["file"]
 
 
+# P13.3
 @pytest.mark.parametrize("content", [b"xy", b"Some notes of mine.\n" * 200, b"SQLite format 3\x00" + bytes(4080)])
 async def test_a_file_that_is_no_database(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "store").write_bytes(content)
     await unchanged(tmp_path / "store", NotAStore)
 
 
+# P13.3, P17.4
 @pytest.mark.parametrize(
     "script",
     [
@@ -154,6 +161,7 @@ async def test_a_database_of_somebody_else(tmp_path: Path, script: str) -> None:
     await unchanged(tmp_path / "store", NotAStore)
 
 
+# P17.5
 @pytest.mark.parametrize("damage", ["DELETE FROM state", "DELETE FROM header", "DROP TABLE state", "DROP TABLE header"])
 async def test_a_store_that_lacks_its_header_or_its_state(tmp_path: Path, damage: str) -> None:
     await open_and_close(tmp_path / "store")
@@ -195,6 +203,7 @@ def test_a_system_whose_statx_is_of_no_use(monkeypatch: pytest.MonkeyPatch, libc
     assert not files._has_statx()
 
 
+# P18.1, P18.2
 @pytest.mark.parametrize(
     "identity", [files._identity_by_stat, *([files._identity_by_statx] if files._has_statx() else [])]
 )
@@ -215,6 +224,7 @@ async def test_a_file_that_was_replaced_is_noticed_either_way(
         await backend.commit(epoch, ROWS, NOW, DURATION, may_release=False)
 
 
+# P14.6
 def test_connecting_makes_no_file(tmp_path: Path) -> None:
     """What has gone since it was looked at stays away: an empty file in its place would cost the log beside it."""
     with pytest.raises(database.Error):

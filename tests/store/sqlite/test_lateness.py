@@ -14,6 +14,7 @@ from unwedged.store import database
 from unwedged.store.backend import Row
 
 
+# P1.9
 @pytest.mark.parametrize(("took", "late"), [(0.0, 0), (1.0, 0), (1.5, 1500), (60.0, 60_000)])
 async def test_a_lease_counts_from_the_end_of_a_long_transaction(
     store: Store, monkeypatch: pytest.MonkeyPatch, took: float, late: int
@@ -29,6 +30,7 @@ async def test_a_lease_counts_from_the_end_of_a_long_transaction(
     assert store.state()[0] == row
 
 
+# P1.3
 async def test_a_refused_acquisition_prolongs_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     await hold(store)
     before, _ = store.state()
@@ -37,6 +39,7 @@ async def test_a_refused_acquisition_prolongs_nothing(store: Store, monkeypatch:
     assert store.state() == (lease.want(before), "me")
 
 
+# P1.9
 async def test_a_renewal_behind_a_long_commit_does_not_shorten_the_lease(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

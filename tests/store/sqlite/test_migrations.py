@@ -26,6 +26,7 @@ from unwedged.store import schema
 from unwedged.store.errors import NotAStore, UnsupportedSchema
 
 
+# P13.3
 async def test_a_newer_schema(tmp_path: Path) -> None:
     await open_and_close(tmp_path / "store")
     with closing(sqlite3.connect(tmp_path / "store")) as connection:
@@ -33,6 +34,7 @@ async def test_a_newer_schema(tmp_path: Path) -> None:
     await unchanged(tmp_path / "store", UnsupportedSchema)
 
 
+# P17.6, P20.1, P20.2
 async def test_an_older_schema_is_migrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "store"
     store = await prepared(path)
@@ -79,6 +81,7 @@ ACCESSES: dict[str, Operation] = HOPS | SHORT | {
 }  # fmt: skip
 
 
+# P16.9, P20.3
 @pytest.mark.parametrize("statements", [COMPATIBLE, INCOMPATIBLE], ids=["compatible", "incompatible"])
 @pytest.mark.parametrize("access", [name for name in ACCESSES if name not in {"release", "commit-fails"}])
 async def test_a_store_that_a_newer_program_migrates_is_closed_to_an_older_one(
@@ -104,6 +107,7 @@ async def test_a_store_that_a_newer_program_migrates_is_closed_to_an_older_one(
         await store.close()
 
 
+# P20.2
 async def test_a_migration_takes_the_lease_away(store: Store) -> None:
     epoch = await hold(store)
     migrate(store, COMPATIBLE)

@@ -45,8 +45,10 @@ def rows_and_clocks(draw: st.DrawFn) -> tuple[Lease, Milliseconds]:
     return Lease(draw(epochs), draw(st.none() | instances), expires, draw(st.booleans())), now
 
 
+# P4.1, P4.2, P16.1
 @pytest.mark.usefixtures("stopped_clock")
 class TestTheSqlIsTheRules:
+    # P1.2, P1.3
     @on_a_file
     @given(rows_and_clocks(), instances, durations)
     def test_acquire(
@@ -60,6 +62,7 @@ class TestTheSqlIsTheRules:
         assert result == expected
         assert run.store.state() == (expected, "before" if taken is None else "after")
 
+    # P1.7
     @on_a_file
     @given(rows_and_clocks(), epochs, durations)
     def test_renew(self, run: Run, state: tuple[Lease, Milliseconds], epoch: Epoch, duration: Milliseconds) -> None:
@@ -71,6 +74,7 @@ class TestTheSqlIsTheRules:
             assert run.runner.run(run.backend.renew(epoch, now, duration)) == expected
         assert run.store.state() == (final, "before")
 
+    # P8.18
     @on_a_file
     @given(rows_and_clocks(), epochs)
     def test_release(self, run: Run, state: tuple[Lease, Milliseconds], epoch: Epoch) -> None:
@@ -79,6 +83,7 @@ class TestTheSqlIsTheRules:
         run.runner.run(run.backend.release(epoch))
         assert run.store.state() == (lease.release(row, epoch) or row, "before")
 
+    # P5.16, P5.17
     @on_a_file
     @given(rows_and_clocks(), epochs, durations, st.booleans())
     def test_commit(
@@ -96,6 +101,7 @@ class TestTheSqlIsTheRules:
         assert run.store.state() == (final, "before")
         assert (run.store.dump() == before) == (expected is None)
 
+    # P8.21
     @on_a_file
     @given(rows_and_clocks(), epochs)
     def test_reads(self, run: Run, state: tuple[Lease, Milliseconds], epoch: Epoch) -> None:
@@ -289,6 +295,7 @@ def sql_and_rules(run: Run, monkeypatch: pytest.MonkeyPatch) -> type[RuleBasedSt
     return OnThisStore
 
 
+# P0.2, P1.9, P16.1
 def test_any_calls_at_any_times_do_what_the_rules_say(sql_and_rules: type[RuleBasedStateMachine]) -> None:
     run_state_machine_as_test(sql_and_rules)
 
@@ -366,6 +373,7 @@ def test_every_statement_is_broken() -> None:
     assert {name for name, _, _ in BROKEN_STATEMENTS} == texts - parts - header
 
 
+# P13.10, P16.1
 @pytest.mark.parametrize(("name", "old", "new"), BROKEN_STATEMENTS)
 def test_a_broken_statement_is_found(
     sql_and_rules: type[RuleBasedStateMachine], monkeypatch: pytest.MonkeyPatch, name: str, old: str, new: str
@@ -383,6 +391,7 @@ commits = st.lists(st.builds(Row, names, st.none() | st.binary(max_size=3)), max
 steps = st.lists(commits | st.integers(-1, 9).map(Version), max_size=8)
 
 
+# P4.6, P4.10, P4.16, P5.18, P13.5, P13.6
 @on_a_file
 @given(steps)
 def test_records_and_change_log(run: Run, steps: list[list[Row] | Version]) -> None:

@@ -7,6 +7,7 @@ import random
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from unwedged.store.errors import StoreBusy
 from unwedged.store.sqlite import SqliteBackend
 
 
+# P15.1
 async def test_a_short_statement_waits_while_another_transaction_is_under_way(store: Store) -> None:
     """Without stopping the loop, which it needs to go on."""
     waited = asyncio.create_task(hold(store))
@@ -67,6 +69,32 @@ async def test_two_commits_of_two_processes_at_once(store: Store, monkeypatch: p
     assert await store.backend.load(epoch, A, Version(2)) == Loaded(Version(2), b"2", changed=False)
 
 
+# P13.9
+async def test_a_writing_transaction_begins_as_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that reads first would fail where another process commits in between, however long it may wait."""
+    epoch = await hold(store)
+    transaction, writers = database.transaction, 0
+
+    def with_a_rival(work: Callable[[sqlite3.Connection], object], connection: sqlite3.Connection) -> object:
+        def before_anything_is_read(connection: sqlite3.Connection) -> object:
+            nonlocal writers
+            writers += 1
+            rival = sqlite3.connect(store.path, isolation_level=None, timeout=0)
+            with closing(rival), pytest.raises(sqlite3.OperationalError, match="locked"):
+                rival.execute("BEGIN IMMEDIATE")
+            return work(connection)
+
+        return transaction(before_anything_is_read, connection)
+
+    monkeypatch.setattr(database, "transaction", with_a_rival)
+    await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, may_release=False)
+    await store.backend.truncate(Version(1))
+    await store.backend.sealing(b"header")
+    assert await store.backend.reseal(b"header", b"other")
+    assert writers == 4
+
+
+# P15.2, P15.4
 async def test_a_busy_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     epoch = await hold(store)
     monkeypatch.setattr(database, "BUSY_TIMEOUT_SECONDS", 0.0)
@@ -93,6 +121,7 @@ async def test_a_busy_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> No
                 await write()
 
 
+# P15.4
 async def test_a_wait_that_is_over_is_no_part_of_the_next_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever write it was that ended it."""
     epoch = await hold(store)
@@ -118,6 +147,7 @@ async def test_a_wait_that_is_over_is_no_part_of_the_next_one(store: Store, monk
         now += 7
 
 
+# P17.6
 async def test_a_new_file_that_another_process_is_opening_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +167,7 @@ async def test_a_new_file_that_another_process_is_opening_is_waited_for(
     other.close()
 
 
+# P15.1
 @pytest.mark.parametrize("commit", [0.0005, 0.005, 0.02, 0.05])
 def test_a_process_gets_the_write_lock_beside_one_that_commits_again_and_again(
     monkeypatch: pytest.MonkeyPatch, commit: float
