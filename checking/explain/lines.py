@@ -31,6 +31,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, tag_field="step"):
     instance: Pseudonym
     line: Positive
     at_ms: int | None = None
+    """For people only (T1.9)."""
 
 
 class Open(Head, frozen=True, kw_only=True, tag="open"):

@@ -416,6 +416,11 @@ def test_rules_that_are_cited_exist() -> None:
         assert cited(path.read_text(encoding="utf-8")) <= rules, path.name
 
 
+def test_no_citation_and_no_clause_is_left_alone() -> None:
+    """``python -m checking clauses`` lists all clauses, and where each is cited."""
+    assert Specification.read(ROOT).problems() == []
+
+
 def test_sections_that_are_implemented_are_cited() -> None:
     specification = Specification.read(ROOT)
     cited = {citation.number.partition(".")[0] for citation in specification.citations if citation.place == CODE}

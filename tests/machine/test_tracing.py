@@ -110,6 +110,7 @@ async def test_a_request_and_its_answer_have_one_name_in_all_processes(tmp_path:
     assert handed_out["instance"] != answered["instance"]
 
 
+# T4.1
 async def test_what_was_rolled_back_is_not_said(tmp_path: Path) -> None:
     recorder = Recorder()
     async with scene(tmp_path, recorder) as on:
@@ -198,6 +199,7 @@ def encoded(kind: RecordKind[object, object], value: object) -> object:
         return octets
 
 
+# T2.3, T2.6
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(text=st.text(st.characters(codec="utf-8"), min_size=SHORTEST))
 def test_nothing_in_a_trace_comes_from_a_message_or_a_key(text: str) -> None:

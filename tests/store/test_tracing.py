@@ -75,6 +75,7 @@ class TestSteps:
     async def traced(self, bench: Workbench, recorder: Recorder) -> Instance:
         return await bench.instance("traced", tracer=recorder)
 
+    # T1.4, T5.1
     async def test_a_first_transaction(self, traced: Instance, recorder: Recorder) -> None:
         await take_over(traced)
         await traced.run(count_up)
@@ -116,6 +117,7 @@ class TestSteps:
         assert (sync["since"], sync["version"], sync["kept"]) == (2, 3, 1)
         assert sync["dropped"] == sync["changed"] == recorder.lines[4]["records"]
 
+    # T5.1
     async def test_the_lease_is_refused_and_renewed(
         self, bench: Workbench, traced: Instance, recorder: Recorder
     ) -> None:
@@ -149,6 +151,7 @@ class TestSteps:
         assert recorder.last("lose_guard")["why"] == recorder.last("lose")["why"] == "fenced"
         decoded(recorder.lines)
 
+    # T5.1
     async def test_a_commit_that_the_fence_stops(self, bench: Workbench, traced: Instance, recorder: Recorder) -> None:
         extension = await bench.instance("extension")
         await take_over(traced)
@@ -247,6 +250,7 @@ def listed(field: Field) -> list[object]:
 
 
 class TestNames:
+    # T2.1
     def test_all_processes_of_a_store_name_things_alike_and_other_stores_do_not(self) -> None:
         def named(key: bytes, instance: int) -> str:
             return Trace(Recorder(), key, b"store", instance, lambda: 0).pseudonym("user", "@alice:example.org")
@@ -263,6 +267,7 @@ class TestNames:
         trace = Trace(Recorder(), bytes(32), b"store", 1, lambda: 0)
         assert (trace.pseudonym("record", *some) == trace.pseudonym("record", *others)) == (some == others)
 
+    # T2.3, T2.6
     @given(key=st.text(min_size=4), value=st.binary(min_size=8), label=st.text(min_size=6))
     def test_nothing_of_a_record_its_key_or_a_label_is_in_a_line(self, key: str, value: bytes, label: str) -> None:
         """Nor is a hash of it that anybody could compute who guesses it."""
@@ -287,6 +292,7 @@ def shapes(secret: bytes) -> list[str]:
 
 
 class TestFiles:
+    # T1.5
     def test_what_comes_after_a_line_that_was_cut_begins_a_new_one(self, tmp_path: Path) -> None:
         path = tmp_path / "trace.ndjson"
         path.write_bytes(b'{"format":1,"sto')
@@ -300,6 +306,7 @@ class TestFiles:
             pass
         assert (tmp_path / "trace.ndjson").stat().st_mode & 0o777 == 0o600
 
+    # T1.5
     def test_several_processes_write_whole_lines(self, tmp_path: Path) -> None:
         context = multiprocessing.get_context("spawn")
         writers = [context.Process(target=write_many, args=(tmp_path / "trace.ndjson", each)) for each in "ab"]
@@ -332,6 +339,7 @@ def write_many(path: Path, name: str) -> None:
 
 
 class TestTracers:
+    # T1.7
     async def test_a_tracer_that_fails_does_no_harm(self, bench: Workbench, caplog: pytest.LogCaptureFixture) -> None:
         class Full:
             def write(self, line: Line) -> None:
@@ -425,6 +433,7 @@ class TestRealProcesses:
         assert sorted(commits, key=str) == [(1, 1), (2, 2), (3, 3)]
         assert {line["store"] for line in of_app} == {line["store"] for line in of_extension}
 
+    # T1.4
     async def test_a_kill_leaves_all_lines_before_it(self, shared: SharedStore) -> None:
         bob, app = Bob(), await shared.start("app")
         await shared.perform(app, Meet(bob.invitation))
