@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from checking.machine_replay.client import Client
 from checking.machine_replay.homeserver import Json
 from tests.machine.scene import BOB, MEGOLM, ROOM, Scene
-from unwedged.machine import SenderTrust, inbox, rooms
+from unwedged.machine import SenderTrust, inbox, olm, rooms
 from unwedged.machine.errors import MalformedResponse
 from unwedged.machine.identifiers import TransactionId
 from unwedged.machine.records import BACKLOG, PUT_ASIDE, UNPROCESSED, Backlog, PutAside
@@ -238,23 +239,30 @@ async def test_an_event_that_meets_a_fault_of_ours_is_kept(
     outcome = await scene.app.sync()
     assert [problem.code for problem in outcome.problems] == ["put_aside"]
     (aside,) = await put_aside(scene.extension)
-    assert aside.payload is not None
-    assert aside.payload.type == "m.room_key"
+    assert aside.plaintext is not None
+    assert json.loads(aside.plaintext)["type"] == "m.room_key"
     assert "secret" not in repr(aside)
 
 
-@pytest.mark.parametrize("decrypted", [False, True])
+FAULTY = {
+    "before it is decrypted": (inbox, "_decrypt"),
+    "before it is checked": (olm, "checked"),
+    "before it is used": (rooms, "receive_room_key"),
+}
+
+
+@pytest.mark.parametrize("faulty_part", FAULTY.values(), ids=FAULTY)
 async def test_an_event_that_met_a_fault_is_used_when_that_is_mended(
-    alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch, decrypted: bool
+    alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch, faulty_part: tuple[object, str]
 ) -> None:
     scene = alice_and_bob
     event = await scene.bob.say(ROOM, "hello")
 
-    async def faulty(*_: object) -> None:
+    def faulty(*_: object) -> None:
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(*((rooms, "receive_room_key") if decrypted else (inbox, "_decrypt")), faulty)
+        patch.setattr(*faulty_part, faulty)
         await scene.app.sync()
         for client in (scene.extension, scene.app):
             outcome = await client.machine.work_off_backlog()

@@ -38,7 +38,6 @@ from unwedged.machine.records import (
     SYNC,
     UNPROCESSED,
     Backlog,
-    DecryptedPayload,
     Peer,
     PutAside,
     ToldKeys,
@@ -188,14 +187,7 @@ async def try_again(transaction: Transaction, names: Iterable[TransactionId], no
             continue  # another process was faster
         transaction.delete(PUT_ASIDE, name)
         event = parsed(aside.event, _Event, "an event that was put aside")
-        payload = aside.payload
-        if payload is None:
-            decrypted = None
-        else:
-            decrypted = olm.OlmEvent(
-                payload.type, payload.content, event.sender, payload.sender_key, payload.signing_key
-            )
-        await _process_event(transaction, event, decrypted, outcome, now_ms)
+        await _process_event(transaction, event, aside.plaintext, outcome, now_ms)
     return outcome
 
 
@@ -248,13 +240,15 @@ async def _process(transaction: Transaction, raw: object, outcome: SyncOutcome, 
 
 
 async def _process_event(
-    transaction: Transaction, event: _Event, payload: olm.OlmEvent | None, outcome: SyncOutcome, now_ms: int
+    transaction: Transaction, event: _Event, plaintext: bytes | None, outcome: SyncOutcome, now_ms: int
 ) -> None:
     """Process an event, and use what it decrypted to, if it did so before."""
+    payload: olm.OlmEvent | None = None
     try:
         if event.type == "m.room.encrypted":
-            if payload is None:
-                payload = await _decrypt(transaction, event)
+            if plaintext is None:
+                plaintext = await _decrypt(transaction, event)
+            payload = await _checked(transaction, event, plaintext)
             await _use(transaction, payload, outcome, now_ms)
         elif event.type == "m.room_key.withheld":
             await rooms.note_withheld(transaction, event.sender, event.content)
@@ -274,16 +268,15 @@ async def _process_event(
         logger.error("a to-device event was put aside because of a %s", type(error).__name__)
         tracing.received(transaction, event.sender, event.type if payload is None else payload.type, "put_aside")
         outcome.problems.append(Problem(event.sender, event.type, "put_aside"))
-        decrypted = (
-            None
-            if payload is None or not is_storable(payload.content)
-            else DecryptedPayload(payload.type, payload.content, payload.sender_key, payload.signing_key)
-        )
-        transaction.put(PUT_ASIDE, outbox.new_id(transaction), PutAside(msgspec.to_builtins(event), decrypted))
+        transaction.put(PUT_ASIDE, outbox.new_id(transaction), PutAside(msgspec.to_builtins(event), plaintext))
 
 
-async def _decrypt(transaction: Transaction, event: _Event) -> olm.OlmEvent:
-    content = parsed(event.content, _Encrypted, "an encrypted to-device event")
+def _encrypted(event: _Event) -> _Encrypted:
+    return parsed(event.content, _Encrypted, "an encrypted to-device event")
+
+
+async def _decrypt(transaction: Transaction, event: _Event) -> bytes:
+    content = _encrypted(event)
     if content.algorithm != OLM:
         raise UnsupportedAlgorithm("a to-device event is not encrypted by Olm")
     own, own_account = await account.own_device(transaction), await account.own_account(transaction)
@@ -307,7 +300,12 @@ async def _decrypt(transaction: Transaction, event: _Event) -> olm.OlmEvent:
         transaction.put(ACCOUNT, None, own_account)
         await olm.note_new_session(transaction, name)
     transaction.put(PEER, name, peer)
-    return olm.checked(plaintext, event.sender, sender_key, own)
+    return plaintext
+
+
+async def _checked(transaction: Transaction, event: _Event, plaintext: bytes) -> olm.OlmEvent:
+    own = await account.own_device(transaction)
+    return olm.checked(plaintext, event.sender, _encrypted(event).sender_key, own)
 
 
 async def _use(transaction: Transaction, event: olm.OlmEvent, outcome: SyncOutcome, now_ms: int) -> None:

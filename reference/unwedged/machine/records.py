@@ -603,21 +603,12 @@ class Backlog(msgspec.Struct, frozen=True):
     next: int
 
 
-class DecryptedPayload(Unshown, msgspec.Struct, frozen=True):
-    """What an Olm message decrypted to, and the keys that vouch for it."""
-
-    type: str
-    content: JsonObject
-    sender_key: Curve25519Key
-    signing_key: Ed25519Key
-
-
 class PutAside(Unshown, msgspec.Struct, frozen=True):
     """A mark: a to-device event has met a fault of this program, and is to be tried again."""
 
     event: JsonObject
-    payload: DecryptedPayload | None
-    """It decrypts only once."""
+    plaintext: bytes | None
+    """What it decrypted to: it does so only once."""
 
 
 _PICKLED: Final = (Account, InboundGroup, OlmSession, OutboundGroup)
