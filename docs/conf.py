@@ -39,9 +39,9 @@ class Sphinx(Protocol):
 
 
 def setup(app: Sphinx) -> None:
-    """Show the contracts of functions as lists."""
+    """Let docstrings be rewritten."""
     app.connect("autodoc-process-docstring", _process)
 
 
-def _process(_app: Sphinx, _what: str, _name: str, _obj: object, _options: object, lines: list[str]) -> None:
-    lines[:] = docstrings.rewritten(lines)
+def _process(_app: Sphinx, _what: str, name: str, _obj: object, _options: object, lines: list[str]) -> None:
+    lines[:] = docstrings.rewritten(name, lines)

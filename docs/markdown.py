@@ -18,6 +18,7 @@ BUG = r"[a-z0-9]+(?:-[a-z0-9]+)+"
 RULE_HEADING = re.compile(rf"#+ (?:Rule (?P<rule>\d+)|(?P<clause>{CLAUSE}))\. .*")
 BUG_HEADING = re.compile(rf"#+ `?(?P<bug>{BUG})`?")
 BUG_ROW = re.compile(rf"^\| `(?P<bug>{BUG})` (?=\|)", re.MULTILINE)
+SECTION_ROW = re.compile(rf"^\| (?P<section>{CLAUSE}) \| \[[^\]]+\]\((?P<anchor>#[\w-]+)\) \|$", re.MULTILINE)
 CLAUSE_BEGUN = re.compile(rf"(?:(?<=\n)|(?<=- )|(?<=\. ))\*\*(?P<own>{CLAUSE})\*\*")
 INLINE = re.compile(
     r"!\[(?P<description>[^\]]*)\]\((?P<file>[^)\s]+)\)"
@@ -36,10 +37,12 @@ class LinkLeadsNowhere(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The clauses and bugs that have an anchor, each with the file that has it."""
+    """The clauses and bugs that have an anchor, each with the file that has it; and sections that have a number."""
 
     clauses: dict[str, PurePosixPath] = field(default_factory=dict)
     bugs: dict[str, PurePosixPath] = field(default_factory=dict)
+    sections: dict[str, str] = field(default_factory=dict)
+    """Where links to a section lead, by its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,8 @@ def note_places(source: PurePosixPath, text: str, places: Places) -> None:
             places.bugs.setdefault(found["bug"], source)
     for found in CLAUSE_BEGUN.finditer(prose):
         places.clauses.setdefault(found["own"], source)
+    for found in SECTION_ROW.finditer(prose):
+        places.sections.setdefault(found["section"], f"/{source}{found['anchor']}")
     for found in BUG_ROW.finditer(prose):
         places.bugs.setdefault(found["bug"], source)
 
@@ -87,16 +92,16 @@ class Rewriting:
 
     source: PurePosixPath
     targets: Targets
-    pictures: Mapping[str, Callable[[str], str]]
-    """What draws a block, by the block's language; the rest of its first line is for readers of the source."""
+    blocks: Mapping[str, Callable[[str], str]]
+    """What turns a block into another one, by the block's language."""
 
     def page(self, text: str) -> str:
         """Return the page as Sphinx reads it."""
         parts: list[str] = []
         end = 0
         for block in FENCE.finditer(text):
-            draw = self.pictures.get(block["language"])
-            parts += [self._prose(text[end : block.start()]), embedded(draw(block["content"])) if draw else block[0]]
+            turn = self.blocks.get(block["language"])
+            parts += [self._prose(text[end : block.start()]), turn(block["content"]) if turn else block[0]]
             end = block.end()
         return "".join((*parts, self._prose(text[end:])))
 
@@ -146,8 +151,12 @@ class Rewriting:
                 if self._has(self.targets.places.clauses, own)
                 else found[0]
             )
-        cited = found["cited"]
-        return f"[{cited}](#{clause_anchor(cited)})" if cited in self.targets.places.clauses else cited
+        target = self._clause(found["cited"])
+        return f"[{found['cited']}]({target})" if target else found["cited"]
+
+    def _clause(self, number: str) -> str | None:
+        places = self.targets.places
+        return f"#{clause_anchor(number)}" if number in places.clauses else places.sections.get(number)
 
     def _path(self, target: str) -> PurePosixPath:
         path = PurePosixPath(posixpath.normpath(self.source.parent / target))
@@ -169,8 +178,8 @@ class Rewriting:
         places = self.targets.places
         if name in places.bugs:
             return f"[`{name}`](#{bug_anchor(name)})"
-        if name in places.clauses:
-            return f"[`{name}`](#{clause_anchor(name)})"
+        if target := self._clause(name):
+            return f"[`{name}`]({target})"
         if name in self.targets.names:
             return f"[`{name}`]({self.targets.names[name]})"
         if "/" in name and (page := self.targets.pages.get(PurePosixPath(name))):

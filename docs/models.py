@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 
 from checking.models.manifest import Band, Model
 from docs.markdown import bug_anchor
@@ -30,13 +30,16 @@ def extended(text: str) -> list[str]:
     return re.findall(r"\w+", found[1]) if found else []
 
 
-def module_page(name: str, text: str, models: Iterable[Model], modules: Container[str], bugs: Container[str]) -> str:
-    """Return the page of a module, as Markdown that needs no rewriting."""
+def module_page(name: str, modules: Mapping[str, str], models: Iterable[Model], bugs: Container[str]) -> str:
+    """Return the page of one of the modules, which are given by name, as Markdown that needs no rewriting."""
+    text = modules[name]
     parts = [f"# {name}\n"]
     if found := COMMENT.search(text):
         parts.append(_prose(found[0]))
     if names := [module for module in extended(text) if module in modules]:
-        parts.append("It extends " + ", ".join(f"[`{module}`]({address(module)})" for module in names) + ".\n")
+        parts.append(f"It extends {_linked(names)}.\n")
+    if names := [module for module in modules if name in extended(modules[module])]:
+        parts.append(f"It is extended by {_linked(names)}.\n")
     if rows := [_row(model, bugs) for model in models]:
         head = "| Model | Band | TLC finds | Distinct states | Depth |\n| --- | --- | --- | ---: | ---: |\n"
         parts.append("## Models\n\n" + head + "".join(rows))
@@ -47,6 +50,10 @@ def module_page(name: str, text: str, models: Iterable[Model], modules: Containe
 def address(module: str) -> str:
     """Return the page of a module: those that only models need lie beside them."""
     return f"/tla/models/{module}.md" if module.startswith("MC") else f"/tla/{module}.md"
+
+
+def _linked(modules: Iterable[str]) -> str:
+    return ", ".join(f"[`{module}`]({address(module)})" for module in modules)
 
 
 def _prose(comment: str) -> str:

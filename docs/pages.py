@@ -33,6 +33,14 @@ NAVIGATION: Final = {
 }
 """What the site lists beside each page. A pattern stands for the files that nothing else names."""
 
+TITLES: Final = {
+    "spec/state.md": "State",
+    "spec/guarantees.md": "Guarantees",
+    "tla/README.md": "Models",
+    "spec/benchmarks.md": "Benchmarks",
+}
+"""What the navigation calls pages whose own titles are long, or say little beside those of other pages."""
+
 BELOW: Final = {
     "tla/README.md": ("tla/*.tla", "tla/models/*.tla"),
     "spec/track-record/README.md": ("spec/track-record/*.md",),
@@ -119,4 +127,9 @@ def navigation(site: Site, page: Page) -> str:
 
 
 def _list(pages: list[Page], options: str) -> str:
-    return f"\n```{{toctree}}\n{options}\n" + "".join(f"/{page.name}\n" for page in pages) + "```\n"
+    return f"\n```{{toctree}}\n{options}\n" + "".join(map(_entry, pages)) + "```\n"
+
+
+def _entry(page: Page) -> str:
+    title = TITLES.get(str(page.source))
+    return f"{title} </{page.name}>\n" if title else f"/{page.name}\n"

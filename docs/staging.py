@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from checking.models.manifest import Manifest, read_manifest
-from docs import models, pages
+from docs import api_blocks, models, pages
 from docs.markdown import Places, Rewriting, Targets, embedded, note_places
 from docs.pages import EXAMPLES, MODELS, Page, Site
 from docs.pictures import commits, ladder, sequence
@@ -40,7 +40,7 @@ def stage(root: Path, staged: Path) -> None:
         elif page.source.suffix == ".tla":
             text = _module(root, site, page, manifest, places)
         else:
-            text = Rewriting(page.source, targets, _drawers(page)).page(_with_picture(page.source, sources[page]))
+            text = Rewriting(page.source, targets, _blocks(page)).page(_with_picture(page.source, sources[page]))
         path = staged / page.file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + pages.navigation(site, page), encoding="utf-8")
@@ -54,12 +54,14 @@ def _read(root: Path, source: PurePosixPath) -> str:
     return (root / source).read_text(encoding="utf-8")
 
 
-def _drawers(page: Page) -> Mapping[str, Callable[[str], str]]:
-    """Return what draws the blocks of a page."""
+def _blocks(page: Page) -> Mapping[str, Callable[[str], str]]:
+    """Return what the blocks of a page become that are no listings."""
     title = f"A sequence diagram of the page {page.name}; its steps are told in the text"
     return {
-        "mermaid": lambda text: sequence.draw(sequence.parse(text), title),
-        "picture": lambda name: PICTURES[name.strip()](),
+        "mermaid": lambda text: embedded(sequence.draw(sequence.parse(text), title)),
+        "picture": lambda name: embedded(PICTURES[name.strip()]()),
+        "api": api_blocks.block,
+        "exceptions": api_blocks.exceptions,
     }
 
 
@@ -100,9 +102,9 @@ def _names(root: Path, site: Site, manifest: Manifest) -> dict[str, str]:
 
 
 def _module(root: Path, site: Site, page: Page, manifest: Manifest, places: Places) -> str:
-    modules = {each.source.stem for each in site.below[MODELS]}
+    modules = {each.source.stem: _read(root, each.source) for each in site.below[MODELS]}
     checked = [model for model in manifest.models if model.specification == page.source.name]
-    return models.module_page(page.source.stem, _read(root, page.source), checked, modules, places.bugs)
+    return models.module_page(page.source.stem, modules, checked, places.bugs)
 
 
 def _example_files(root: Path) -> list[PurePosixPath]:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from docs import docstrings, links, models, pages
+from docs import api_blocks, docstrings, links, models, pages
 from docs.staging import stage
 
 ROOT = Path(__file__).parents[2]
@@ -64,19 +64,37 @@ def test_pictures_are_within_their_pages(staged: Path) -> None:
 def test_the_comment_of_a_module_becomes_prose() -> None:
     comment = "(* Two *of* them:  *)\n(*                 *)\n(*   One  first    *)\n(*   Two  second   *)\n"
     text = f"---- MODULE Two ----\n{comment}EXTENDS One\nA == 1\n"
-    page = models.module_page("Two", text, [], {"One"}, ())
-    assert page.startswith(
-        "# Two\n\nTwo \\*of\\* them:\n\n```text\n  One  first\n  Two  second\n```\n\nIt extends [`One`](/tla/One.md).\n"
-    )
+    page = models.module_page("Two", {"One": "", "Two": text, "Six": "EXTENDS Naturals, Two\n"}, [], ())
+    told = "Two \\*of\\* them:\n\n```text\n  One  first\n  Two  second\n```\n"
+    modules = "It extends [`One`](/tla/One.md).\n\nIt is extended by [`Six`](/tla/Six.md).\n"
+    assert page.startswith(f"# Two\n\n{told}\n{modules}\n")
     assert page.endswith(f"```text\n{text.strip()}\n```\n")
     assert models.definitions(text) == ["A"]
 
 
 def test_contracts_become_a_list() -> None:
     docstring = ["Take it.", "", "It may.", "pre: x > 0  # it is there", "post: _ or y", ""]
-    assert docstrings.rewritten(docstring) == [
+    assert docstrings.rewritten("unwedged.protocol.lease.acquire", docstring) == [
         "Take it.", "", "It may.", "", "* *pre*: it is there: ``x > 0``", "* *post*: ``_ or y``", "",
     ]  # fmt: skip
+
+
+def test_what_says_nothing_of_its_own_is_left_out() -> None:
+    assert docstrings.rewritten("unwedged.machine.identifiers.Device.user", ["Alias for field number 0", ""]) == []
+    assert docstrings.rewritten("unwedged.machine.WrongKey.code", ["What a program compares."]) == []
+    assert docstrings.rewritten("unwedged.machine.MachineError.code", ["What it is."]) == ["What it is."]
+
+
+@pytest.mark.parametrize("module", ["unwedged.store", "unwedged.machine"])
+def test_every_public_name_is_in_the_api(module: str) -> None:
+    text = (ROOT / "docs" / "api" / f"{module.rpartition('.')[2]}.md").read_text(encoding="utf-8")
+    listed = " ".join(re.findall(r"^```api\n(.*?)^```", text, re.MULTILINE | re.DOTALL)).split()
+    assert f"```exceptions\n{module}\n```" in text
+    listed += re.findall(r"^\.\. autoexception:: (.+)$", api_blocks.exceptions(module), re.MULTILINE)
+    listed += [f"{module}.{name}" for name in re.findall(r"`unwedged\.protocol\.\w+\.(\w+)`", text)]
+    # Modules that are public themselves are listed beside, and codecs where they are defined.
+    own = [name for name in listed if name.removeprefix(f"{module}.").removeprefix("records.").isidentifier()]
+    assert sorted(name.rpartition(".")[2] for name in own) == sorted(api_blocks.public(module))
 
 
 class TestLinks:

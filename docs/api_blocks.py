@@ -1,0 +1,46 @@
+"""The blocks of a page that list names of the library: each becomes what Sphinx reads the name's documentation by."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import typing
+
+
+def block(names: str) -> str:
+    """Return the block in which Sphinx documents each of these names, one in a line."""
+    entries = "\n".join(_entry(name) for name in names.split())
+    return f"```{{eval-rst}}\n{entries}```"
+
+
+def exceptions(module: str) -> str:
+    """Return the block in which Sphinx documents all exceptions that a module has in its public interface."""
+    names = [f"{module.strip()}.{name}" for name in public(module.strip())]
+    return block("\n".join(name for name in names if _is_exception(_named(name))))
+
+
+def public(module: str) -> list[str]:
+    """Return the public names of a module."""
+    names: list[str] = importlib.import_module(module).__all__
+    return names
+
+
+def _entry(name: str) -> str:
+    named = _named(name)
+    if _is_exception(named):
+        return f".. autoexception:: {name}\n   :members:\n   :show-inheritance:\n"
+    if inspect.isclass(named) or isinstance(named, typing.NewType):
+        return f".. autoclass:: {name}\n   :members:\n   :undoc-members:\n"
+    if inspect.isfunction(named):
+        return f".. autofunction:: {name}\n"
+    return f".. autodata:: {name}\n   :no-value:\n"
+
+
+def _named(name: str) -> object:
+    module, _, attribute = name.rpartition(".")
+    named: object = getattr(importlib.import_module(module), attribute)
+    return named
+
+
+def _is_exception(named: object) -> bool:
+    return inspect.isclass(named) and issubclass(named, BaseException)
