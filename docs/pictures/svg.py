@@ -100,7 +100,8 @@ def dot(x: float, y: float, *, filled: bool) -> str:
 
 def drawing(width: float, height: float, title: str, shapes: Iterable[str]) -> str:
     """Put shapes together. The title is for people who can't see the picture."""
+    size = f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" style="min-width: {0.85 * width:g}px"'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="drawing" role="img" aria-label={quoteattr(title)} '
-        f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" font-size="{FONT_SIZE}">{"".join(shapes)}</svg>'
+        f'{size} font-size="{FONT_SIZE}">{"".join(shapes)}</svg>'
     )
