@@ -17,6 +17,7 @@ from unwedged.protocol.identifiers import Milliseconds
 from unwedged.store import TEXT, Codec, CryptoStore, LeaseTimes, RecordKind, Transaction
 from unwedged.store.guarded_cache import RecordName
 from unwedged.store.sqlite import SqliteBackend
+from unwedged.trace import Tracer
 
 _PICKLE_KEY: Final = bytes(32)
 
@@ -46,7 +47,9 @@ _STEADY: Final = LeaseTimes(idle_after_ms=Milliseconds(24 * 60 * 60 * 1000))
 
 
 @asynccontextmanager
-async def opened(path: Path, cache_limit_bytes: int | None = None) -> AsyncIterator[CryptoStore]:
+async def opened(
+    path: Path, cache_limit_bytes: int | None = None, tracer: Tracer | None = None
+) -> AsyncIterator[CryptoStore]:
     """Open a store, or make one, with a key: what a passphrase costs is measured separately.
 
     It keeps the lease while others are measured.
@@ -58,6 +61,7 @@ async def opened(path: Path, cache_limit_bytes: int | None = None) -> AsyncItera
         kinds=(SESSIONS, GROUP_SESSIONS, WORDS),
         cache_limit_bytes=cache_limit_bytes,
         times=_STEADY,
+        tracer=tracer,
     ) as store:
         yield store
 

@@ -20,6 +20,7 @@ from unwedged.store import CryptoStore, Transaction, View
 from unwedged.store.backend import Row, RowName
 from unwedged.store.database import Driver, transaction
 from unwedged.store.guarded_cache import RecordName
+from unwedged.trace import NdjsonTracer
 
 MODULE: Final = "bench.transactions"
 
@@ -103,6 +104,7 @@ async def transactions(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
         Driver(partial(sqlite3.connect, folder / "hopping.db", isolation_level=None)) as opening,
         opened(folder / "services.db") as dissected,
         opened(folder / "store.db") as store,
+        opened(folder / "traced.db", tracer=NdjsonTracer(folder / "trace.ndjson")) as traced,
     ):
         with closing(sqlite3.connect(folder / "direct.db", isolation_level=None)) as direct:
             assert isinstance(opening, Driver)
@@ -112,6 +114,7 @@ async def transactions(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
                 for connection in (driver, hopping):
                     await connection.execute(statement)
             await store.run(meet)
+            await traced.run(meet)
             services, epoch = dissected._services, await taken(dissected)
             duration = Milliseconds(services.lock.times.duration_ms)
             settle_logs(folder)
@@ -122,6 +125,7 @@ async def transactions(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
                 "bare transaction in one hop": each(in_one_hop),
                 "bare transaction": each(bare_transaction),
                 "transaction": each(lambda: store.run(encrypt)),
+                "traced transaction": each(lambda: traced.run(encrypt)),
                 "sealed commit": each(sealed),
                 "unsealed commit": each(unsealed),
             }
@@ -151,17 +155,20 @@ async def views(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
     async with (
         aiosqlite.connect(folder / "bare.db", isolation_level=None) as driver,
         opened(folder / "store.db") as store,
+        opened(folder / "traced.db", tracer=NdjsonTracer(folder / "trace.ndjson")) as traced,
     ):
         with closing(sqlite3.connect(folder / "direct.db", isolation_level=None)) as direct:
             for statement in BARE:
                 direct.execute(statement)
                 await driver.execute(statement)
             await store.run(write)
+            await traced.run(write)
             epoch = await taken(store)
             yield {
                 "bare read without the driver": each(without_driver),
                 "bare read": each(bare_read),
                 "view": each(lambda: store.query(read)),
+                "traced view": each(lambda: traced.query(read)),
                 "fence": each(lambda: store._services.backend.check(epoch)),
             }
 
@@ -180,7 +187,12 @@ def measure(effort: Effort) -> None:
     measure_in_rounds(MODULE, list(GROUPS), effort.rounds)
 
 
-PAIRS: Final[tuple[Pair, ...]] = (("transaction", "bare transaction", 1.5), ("view", "bare read", 1.3))
+PAIRS: Final[tuple[Pair, ...]] = (
+    ("transaction", "bare transaction", 1.5),
+    ("view", "bare read", 1.3),
+    ("traced transaction", "transaction", 1.05),
+    ("traced view", "view", None),
+)
 
 
 def aims() -> list[Aim]:
@@ -199,7 +211,8 @@ beside the same ratchet step and pickle with one bare transaction (`BEGIN IMMEDI
 driver, in the same journal mode (WAL) and with the same durability (`synchronous=FULL`). A view of one cached record,
 beside a look into a dict and one query of the lease's epoch through the same driver. (The store asks for the epoch on
 the event loop's own thread, and makes a commit in one hop to the driver's thread where the bare transaction takes
-three: that is how both can be quicker than what they are compared with.)
+three: that is how both can be quicker than what they are compared with.) The same transaction and view, traced to a
+file (`spec/trace.md`).
 
 {compared(results, *PAIRS)}
 

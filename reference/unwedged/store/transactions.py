@@ -146,7 +146,7 @@ class Operation:
         self._must_not_be_doomed()
         lease = await self._access(self._services.backend.check(self.epoch))
         if self.trace is not None:
-            self.trace.took_effect("validate", wanted=lease.wanted)
+            self.trace.took_effect("validate", {"wanted": lease.wanted})
         self._services.lock.note_waiter(self.epoch, lease.wanted)
 
     # P6.2
@@ -450,10 +450,8 @@ class TransactionOperation(Operation):
         self.committed = version
         services.counts.commits += 1
         if self.trace is not None:
-            lease = {"wanted": committed.wanted, "released": committed.released}
-            self.trace.took_effect(
-                "commit", version=version, **lease, **self.trace.written(writes, self.snapshot.records)
-            )
+            lease = {"version": version, "wanted": committed.wanted, "released": committed.released}
+            self.trace.took_effect("commit", {**lease, **self._written(writes)})
         logger.debug(
             "committed label=%s epoch=%d version=%d records=%d", services.lock.label, self.epoch, version, len(writes)
         )

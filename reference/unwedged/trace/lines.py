@@ -26,6 +26,8 @@ Field: TypeAlias = "str | int | bool | Sequence[str] | Sequence[int]"
 Line: TypeAlias = Mapping[str, Field]
 """One step."""
 
+_NO_FIELDS: Final[Line] = {}
+
 Name = TypeVar("Name", bound=tuple[str, bytes])
 """The kind and the key of a record."""
 
@@ -58,6 +60,8 @@ class Trace:
             "store": self.pseudonym("store", store),
             "instance": f"{instance:016x}",
         }
+        self._digests: dict[tuple[str, bytes], tuple[bytes, str]] = {}
+        """Of what the last commit wrote: the next one often begins from it."""
         self.record = lru_cache(_KEPT_PSEUDONYMS)(self._record)
         """Returns a record's kind and the pseudonym of its key (T2.4)."""
 
@@ -66,10 +70,13 @@ class Trace:
 
     def note(self, step: str, **fields: Field) -> None:
         """Write one line. Where that fails the store goes on: its work does not depend on its trace."""
+        self.write(step, fields)
+
+    def write(self, step: str, fields: dict[str, Field], more: Mapping[str, Field] = _NO_FIELDS) -> None:
+        """As ``note``, of the fields in two parts."""
         self.lines += 1
-        line = {**self._head, "line": self.lines, "at_ms": self._now(), "step": step, **fields}
         try:
-            self._tracer.write(line)
+            self._tracer.write({**self._head, "line": self.lines, "at_ms": self._now(), "step": step, **fields, **more})
         except Exception as failure:  # noqa: BLE001 (a tracer is the application's)
             if not self._failed:  # Once, however long it lasts. The numbers of the lines show what is missing.
                 logger.warning("tracing failed: %s", type(failure).__name__)
@@ -87,7 +94,8 @@ class Trace:
         hashed = self._keyed.copy()
         for part in (what, *parts):
             octets = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
-            hashed.update(b"%d:%b" % (len(octets), octets))
+            hashed.update(b"%d:" % len(octets))
+            hashed.update(octets)
         return hashed.hexdigest()
 
     def records(self, names: Iterable[tuple[str, bytes]]) -> list[str]:
@@ -96,7 +104,27 @@ class Trace:
 
     def digest(self, record: tuple[str, bytes], value: bytes | None) -> str:
         """Return what stands for a record's value: it tells equal ones from others, and nothing else (T2.5)."""
-        return "absent" if value is None else self.pseudonym("value", self.record(*record), value)
+        if value is None:
+            return "absent"
+        known = self._digests.get(record)
+        if known is not None and known[0] is value:
+            return known[1]
+        return self.pseudonym("value", self.record(*record), value)
+
+    def written(self, writes: Mapping[Name, bytes | None], known: Mapping[Name, bytes | None]) -> dict[str, Field]:
+        """Return how a line says what a commit writes, and which values it has computed that from."""
+        listed = list(islice(writes.items(), MOST_LISTED))
+        based_on = [self.digest(name, known[name]) if name in known else "unread" for name, _ in listed]
+        made = [self.digest(*write) for write in listed]
+        self._digests = {
+            name: (value, digest) for (name, value), digest in zip(listed, made, strict=True) if value is not None
+        }
+        return {
+            "records": [self.record(*name) for name, _ in listed],
+            "based_on": based_on,
+            "made": made,
+            "unlisted": max(0, len(writes) - MOST_LISTED),
+        }
 
     def _record(self, kind: str, key: bytes) -> str:
         return f"{kind}/{self.pseudonym('record', kind, key)}"
@@ -127,14 +155,13 @@ class Remarks:
 class OperationTrace:
     """What one operation of the store writes of its steps (T3.1)."""
 
-    __slots__ = ("_named", "_number", "_trace", "remarks")
+    __slots__ = ("_named", "_trace", "remarks")
 
     def __init__(self, trace: Trace, mode: str, epoch: int, snapshot: int) -> None:
         self.remarks = Remarks(trace)
         self._trace = trace
-        self._number = trace.next_operation()
         self._named: dict[str, Field] = {
-            "operation": self._number,
+            "operation": trace.next_operation(),
             "mode": mode,
             "epoch": epoch,
             "snapshot": snapshot,
@@ -143,14 +170,14 @@ class OperationTrace:
 
     def note(self, step: str, **fields: Field) -> None:
         """Write one line."""
-        self._trace.note(step, **self._named, **fields)
+        self._trace.write(step, self._named, fields)
 
-    def took_effect(self, step: str, **fields: Field) -> None:
+    def took_effect(self, step: str, fields: Mapping[str, Field]) -> None:
         """Write that it has, and then what the layer above says of it."""
-        self.note(step, **fields)
+        self._trace.write(step, self._named, fields)
         noted = self.remarks._noted  # noqa: SLF001 (out of the reach of the layer above)
         for remark, its_fields in noted:
-            self._trace.note(remark, operation=self._number, **its_fields)
+            self._trace.write(remark, {"operation": self._named["operation"]}, its_fields)
         noted.clear()
 
     def failed(self, failure: Exception) -> None:
@@ -163,11 +190,5 @@ class OperationTrace:
         return self._trace.record(kind, key)
 
     def written(self, writes: Mapping[Name, bytes | None], known: Mapping[Name, bytes | None]) -> dict[str, Field]:
-        """Return how a line says what a commit writes, and which values it has computed that from."""
-        trace, listed = self._trace, list(islice(writes.items(), MOST_LISTED))
-        return {
-            "records": [trace.record(*name) for name, _ in listed],
-            "based_on": [trace.digest(name, known[name]) if name in known else "unread" for name, _ in listed],
-            "made": [trace.digest(*write) for write in listed],
-            "unlisted": max(0, len(writes) - MOST_LISTED),
-        }
+        """As ``Trace.written``."""
+        return self._trace.written(writes, known)

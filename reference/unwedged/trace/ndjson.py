@@ -6,11 +6,21 @@ import json
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 from unwedged.trace.lines import Line
 
-_ENCODE: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+try:
+    import msgspec
+except ImportError:  # It comes with the extra ``machine``, and takes a tenth of the time.
+
+    def _encoded(line: Line) -> bytes:
+        return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+
+else:
+
+    def _encoded(line: Line) -> bytes:
+        return msgspec.json.encode(line)
 
 
 class NdjsonTracer:
@@ -39,7 +49,7 @@ class NdjsonTracer:
         """Append one line."""
         if self._file is None:
             raise ValueError("the trace's file was closed")
-        encoded = f"{_ENCODE(line)}\n".encode()
+        encoded = _encoded(line) + b"\n"
         if self._is_cut:
             encoded = b"\n" + encoded
         self._is_cut = True  # unless all of it is written

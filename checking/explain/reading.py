@@ -1,0 +1,153 @@
+"""Traces as they are found: files that were cut off, are empty, mixed, or no traces at all. Each gets a clear answer."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from checking.errors import CheckError
+from checking.explain.lines import DECODER, FORMAT, AnyLine
+
+
+class NoTrace(CheckError):
+    """There is nothing to explain: a file is missing, empty, or no trace."""
+
+
+class UnknownFormat(CheckError):
+    """A trace is of a later version of the format."""
+
+
+class SeveralStores(CheckError):
+    """The traces are of several stores."""
+
+
+class Place(NamedTuple):
+    """Where a line was found."""
+
+    file: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.number}"
+
+
+class Found(NamedTuple):
+    """A line, and where it was found."""
+
+    line: AnyLine
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Logs:
+    """What the traces of one store say, instance by instance in the order of its lines, and what is to be said of them."""
+
+    store: str
+    instances: Mapping[str, Sequence[Found]]
+    remarks: Sequence[str]
+
+
+@dataclass(slots=True)
+class _Reading:
+    lines: list[Found] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+class _Head(msgspec.Struct):
+    format: int
+    step: str
+
+
+def read(paths: Iterable[Path], store: str | None = None) -> Logs:
+    """Read traces of one store, in any order. Raises ``NoTrace``, ``UnknownFormat`` and ``SeveralStores``."""
+    reading = _Reading()
+    for path in paths:
+        _read_file(path, reading)
+    if not reading.lines:
+        raise NoTrace("no file has a line of a trace: was a tracer given to every process that opened the store?")
+    files_of: dict[str, set[str]] = defaultdict(set)
+    for found in reading.lines:
+        files_of[found.line.store].add(found.place.file)
+    if store is None and len(files_of) > 1:
+        listed = "; ".join(f"{name} in {', '.join(sorted(files))}" for name, files in sorted(files_of.items()))
+        raise SeveralStores(
+            f"the lines are of {len(files_of)} stores ({listed}): name one of them, --store {min(files_of)}"
+        )
+    chosen = store or next(iter(files_of))
+    if chosen not in files_of:
+        raise NoTrace(f"no line is of the store {chosen}: there are {', '.join(sorted(files_of))}")
+    return Logs(chosen, _by_instance(reading, chosen), tuple(reading.remarks))
+
+
+def _read_file(path: Path, reading: _Reading) -> None:
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise NoTrace(f"{path} can't be read: {error.strerror}") from None
+    rows = text.split(b"\n")
+    before = len(reading.lines)
+    for number, row in enumerate(rows, 1):
+        if not row.strip():
+            continue
+        place = Place(str(path), number)
+        try:
+            reading.lines.append(Found(DECODER.decode(row), place))
+        except msgspec.DecodeError as error:
+            _note_unreadable(row, place, error, reading, last=number == len(rows))
+    if len(reading.lines) == before:
+        reading.remarks.append(f"{path} has no line that can be used")
+
+
+def _note_unreadable(row: bytes, place: Place, error: msgspec.DecodeError, reading: _Reading, *, last: bool) -> None:
+    """Say what is wrong with a line. Raises where that makes the rest useless."""
+    try:
+        head = msgspec.json.decode(row, type=_Head)
+    except msgspec.ValidationError:
+        raise NoTrace(f"{place} is no line of a trace: {_object(row)}") from None
+    except msgspec.DecodeError:
+        if last:
+            reading.remarks.append(f"{place}: the last line was cut off, as by a kill")
+        else:
+            reading.remarks.append(f"{place}: a line was cut off, as by a kill, before others were written")
+        return
+    if head.format != FORMAT:
+        raise UnknownFormat(
+            f"{place} is of version {head.format} of the format, and this program knows version {FORMAT}"
+        )
+    reading.remarks.append(f"{place}: the step {head.step!r} is left out: {error}")
+
+
+def _object(row: bytes) -> str:
+    try:
+        json.loads(row)
+    except (ValueError, RecursionError):
+        return "it is not JSON"
+    return "it has no format and no step"
+
+
+def _by_instance(reading: _Reading, store: str) -> dict[str, list[Found]]:
+    instances: dict[str, list[Found]] = defaultdict(list)
+    for found in reading.lines:
+        if found.line.store == store:
+            instances[found.line.instance].append(found)
+    for instance, lines in instances.items():
+        lines.sort(key=lambda found: found.line.line)
+        expected = 1
+        for found in lines:
+            if found.line.line > expected:
+                missing = f"{expected}" if found.line.line == expected + 1 else f"{expected} to {found.line.line - 1}"
+                reading.remarks.append(
+                    f"{found.place}: lines {missing} of the instance {instance} are missing before it"
+                )
+            elif found.line.line < expected:
+                reading.remarks.append(
+                    f"{found.place}: the line {found.line.line} of the instance {instance} comes twice"
+                )
+            expected = found.line.line + 1
+    return instances
