@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import aiosqlite
+import msgspec
 
 from bench.measuring import Aim, Effort, Group, Results, Timed, each, measure_in_rounds, program
 from bench.reporting import Pair, aims_of, compared, layers
@@ -104,7 +105,7 @@ async def transactions(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
         Driver(partial(sqlite3.connect, folder / "hopping.db", isolation_level=None)) as opening,
         opened(folder / "services.db") as dissected,
         opened(folder / "store.db") as store,
-        opened(folder / "traced.db", tracer=NdjsonTracer(folder / "trace.ndjson")) as traced,
+        opened(folder / "traced.db", tracer=NdjsonTracer(folder / "trace.ndjson", msgspec.json.encode)) as traced,
     ):
         with closing(sqlite3.connect(folder / "direct.db", isolation_level=None)) as direct:
             assert isinstance(opening, Driver)
@@ -155,7 +156,7 @@ async def views(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
     async with (
         aiosqlite.connect(folder / "bare.db", isolation_level=None) as driver,
         opened(folder / "store.db") as store,
-        opened(folder / "traced.db", tracer=NdjsonTracer(folder / "trace.ndjson")) as traced,
+        opened(folder / "traced.db", tracer=NdjsonTracer(folder / "trace.ndjson", msgspec.json.encode)) as traced,
     ):
         with closing(sqlite3.connect(folder / "direct.db", isolation_level=None)) as direct:
             for statement in BARE:

@@ -1,4 +1,4 @@
-"""Traces as they are found: files that were cut off, are empty, mixed, or no traces at all. Each gets a clear answer."""
+"""Traces as they are found: files that were cut off, are empty, mixed, or no traces at all. Each gets an answer."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Logs:
-    """What the traces of one store say, instance by instance in the order of its lines, and what is to be said of them."""
+    """What the traces of one store say, by instance in the order of its lines, and what is to be said of them."""
 
     store: str
     instances: Mapping[str, Sequence[Found]]

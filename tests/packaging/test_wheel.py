@@ -102,7 +102,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     here = [str(path.relative_to(SOURCES)) for path in SOURCES.rglob("*") if path.suffix == ".py"]
     assert sorted(names) == sorted([*here, "unwedged/py.typed"])
     parts = {Path(name).parts[1] for name in names}
-    assert parts == {"__init__.py", "__main__.py", "machine", "protocol", "py.typed", "store", "tools"}
+    assert parts == {"__init__.py", "__main__.py", "machine", "protocol", "py.typed", "store", "tools", "trace"}
 
 
 def test_it_says_what_it_is(metadata: PathDistribution) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import logging
@@ -13,6 +14,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,6 +46,7 @@ from unwedged.store import (
     View,
 )
 from unwedged.trace import Field, Line, LoggingTracer, NdjsonTracer, OpenTelemetryTracer, OperationTrace, Trace
+from unwedged.trace.ndjson import as_json
 
 ROOT: Final = Path(__file__).parents[2]
 SECRET: Final = "a canary that must not appear"
@@ -300,6 +303,12 @@ class TestFiles:
             tracer.write({"step": "one"})
             tracer.write({"step": "two"})
         assert path.read_bytes() == b'{"format":1,"sto\n{"step":"one"}\n{"step":"two"}\n'
+
+    @given(st.dictionaries(st.text(), st.text() | st.booleans() | st.lists(st.text()) | st.integers(-(2**63), 2**63)))
+    def test_both_encoders_say_the_same(self, line: dict[str, Field]) -> None:
+        assert json.loads(as_json(line)) == line
+        with contextlib.suppress(UnicodeEncodeError):
+            assert json.loads(msgspec.json.encode(line)) == line
 
     def test_only_its_owner_reads_it(self, tmp_path: Path) -> None:
         with NdjsonTracer(tmp_path / "trace.ndjson"):
