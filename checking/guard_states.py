@@ -43,7 +43,7 @@ _LABELS: Final = {
     "overdue": "overdue",
     "lost": "released, lost, or the sync failed",
 }
-_WIDTH, _HEIGHT, _GAP, _TOP, _MARGIN = 110, 44, 92, 50, 30
+_WIDTH, _HEIGHT, _GAP, _TOP, _MARGIN = 110, 44, 104, 36, 24
 
 
 def guard_in(stage: Stage) -> Guard:
@@ -76,8 +76,8 @@ def picture() -> str:
     width = 2 * _MARGIN + len(Stage) * _WIDTH + (len(Stage) - 1) * _GAP
     drawn = [_edge(name, places[a], places[b]) for name, leads in transitions().items() for a, b in leads.items()]
     drawn += [_box(stage, x) for stage, x in places.items()]
-    height = _TOP + _HEIGHT + 100
-    legend = "dashed: the end of the guard, by release, loss or a failed sync.   Green: operations may begin"
+    height = _TOP + _HEIGHT + 120
+    legend = "Dashed: the end of the guard, by release, loss or a failed sync.   Green: operations may begin"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'role="img" font-family="system-ui, sans-serif" font-size="13">\n'
@@ -141,11 +141,12 @@ def _edge(name: str, start: int, end: int) -> str:
             f'<text class="quiet" x="{end - _GAP // 2}" y="{middle - 8}" text-anchor="middle">{_LABELS[name]}</text>\n'
         )
         return line.format("", f"M{start + _WIDTH},{middle} H{end - 1}") + label
-    a, b = start + _WIDTH // 2, end + _WIDTH // 2
     if end > start:
+        a, b = start + _WIDTH // 2, end + _WIDTH // 2
         return line.format("", f"M{a},{_TOP} V{_TOP - 20} H{b} V{_TOP - 1}")
-    bottom = _TOP + _HEIGHT
-    return line.format(" end", f"M{a},{bottom} V{bottom + 36} H{b} V{bottom + 1}")
+    stages_back = (start - end) // (_WIDTH + _GAP)
+    a, b, bottom = start + _WIDTH // 2, end + _WIDTH - _WIDTH * stages_back // len(Stage), _TOP + _HEIGHT
+    return line.format(" end", f"M{a},{bottom} V{bottom + 6 + 16 * stages_back} H{b} V{bottom + 1}")
 
 
 def _described() -> str:
