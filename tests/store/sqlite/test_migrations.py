@@ -81,7 +81,7 @@ ACCESSES: dict[str, Operation] = HOPS | SHORT | {
 }  # fmt: skip
 
 
-# P16.9, P20.3
+# P16.9, P16.10, P20.3
 @pytest.mark.parametrize("statements", [COMPATIBLE, INCOMPATIBLE], ids=["compatible", "incompatible"])
 @pytest.mark.parametrize("access", [name for name in ACCESSES if name not in {"release", "commit-fails"}])
 async def test_a_store_that_a_newer_program_migrates_is_closed_to_an_older_one(
