@@ -277,6 +277,7 @@ def _headers() -> Iterator[SealingCase]:
     yield _unlock("by-passphrase", unlocks, "P22.6", by_passphrase, passphrase)
     yield _unlock("by-passphrase-usual-cost", unlocks, "P22.6", _header(passphrase, module.COST), passphrase)
     yield _unlock("by-key", unlocks, "P22.6", by_key, key)
+    yield _unlock("more-fields", "fields that a reader does not know are ignored", "P22.6", {**by_key, "later": 1}, key)
     accented = Passphrase("pass\u00e9 \U0001f511")
     yield _unlock("by-passphrase-not-ascii", "a passphrase is taken as UTF-8", "P22.9", _header(accented), accented)
     decomposed = Passphrase("passe\u0301 \U0001f511")

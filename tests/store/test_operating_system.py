@@ -346,7 +346,7 @@ class TestUpgrades:
 # Suspended in the middle of a transaction
 
 
-# P15.2, P15.4
+# P2.12, P15.2, P15.4
 async def test_a_process_suspended_in_a_transaction_keeps_the_others_out_and_is_named_to_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

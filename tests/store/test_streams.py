@@ -248,6 +248,7 @@ async def collect(subscription: Subscription[str]) -> list[Changed[str] | Lagged
     return [news async for news in subscription]
 
 
+# P5.11
 async def test_what_can_not_be_subscribed_to_is_said(phone: Instance) -> None:
     with pytest.raises(UnknownKind):
         async with phone.subscribe(RecordKind("other", TEXT, BYTES)):

@@ -9,7 +9,9 @@ import pytest
 from tests.store.crypto_store.operations import BrokenCounter, count_of, counter_of, lose_lease
 from tests.store.stores import COUNTER, DEVICE, PLAIN, Counter, Instance, Workbench, apart, count_up, failing
 from unwedged.protocol.guard import NO_GUARD
+from unwedged.protocol.identifiers import Version
 from unwedged.store import (
+    Changed,
     InvalidArgument,
     LeaseLost,
     OperationEnded,
@@ -155,6 +157,44 @@ class TestTransactions:
             assert counter is not None
             counter.count = 100
         assert await phone.run(count_up) == 2
+
+    # P5.7
+    async def test_what_was_put_was_changed(self, phone: Instance) -> None:
+        """Whoever puts an object back as it was says that it was changed: nothing compares it."""
+        await phone.run(count_up)
+        async with phone.subscribe(COUNTER) as changes:
+            async with phone.transaction() as transaction:
+                counter = await transaction.get(COUNTER, "n")
+                assert counter is not None
+                transaction.put(COUNTER, "n", counter)
+            async with phone.transaction() as deletion:
+                deletion.delete(COUNTER, "never there")
+            assert (transaction.committed, deletion.committed) == (2, 3)
+            assert [await anext(changes) for _ in range(2)] == [
+                Changed(Version(2), "n"),
+                Changed(Version(3), "never there"),
+            ]
+
+    # P5.6
+    async def test_an_object_is_written_as_it_is_at_the_commit(self, bench: Workbench, phone: Instance) -> None:
+        async with phone.transaction() as transaction:
+            counter = Counter(1)
+            transaction.put(COUNTER, "n", counter)
+            counter.count = 7
+        assert bench.stored() == {RecordName("counter", b"n"): b"7"}
+        bench.assert_cache_is_snapshot(phone)
+
+    # P5.5
+    async def test_the_last_of_several_puts_and_deletes_counts(self, bench: Workbench, phone: Instance) -> None:
+        async with phone.transaction() as transaction:
+            transaction.put(DEVICE, "a", b"1")
+            transaction.delete(DEVICE, "a")
+            transaction.put(DEVICE, "a", b"2")
+            assert await transaction.get(DEVICE, "a") == b"2"
+            transaction.put(DEVICE, "b", b"3")
+            transaction.delete(DEVICE, "b")
+        assert bench.stored() == {RecordName("device", b"a"): b"2"}
+        bench.assert_cache_is_snapshot(phone)
 
     # P5.9
     async def test_an_object_put_twice_is_two_afterwards(self, bench: Workbench, phone: Instance) -> None:
