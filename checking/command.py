@@ -41,6 +41,8 @@ from checking.replay.drive import replay_graph
 from checking.report import MachineReplayReport, ReplayReport, Report, fault_reports, model_report, write_report
 from checking.tlc import run as tlc
 from checking.tlc.toolbox import find_toolbox
+from checking.track_record import files
+from checking.track_record.counterexamples import counterexamples_of
 
 OK, FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
@@ -76,12 +78,13 @@ def check(*, report: Path | None = None, deep: bool = False) -> int:
         passed = all(outcome.passed for outcome in outcomes)
         replayed = None if deep else _replay(console, manifest.band(Band.REPLAY), Path(scratch))
     verdicts, failures = _replay_faults(outcomes)
+    outdated = [] if deep else files.differences(find_manifest(Path.cwd()).parents[2], counterexamples_of(outcomes))
     faults = fault_reports(outcomes, verdicts)
-    passed = passed and not failures and (deep or replayed is not None)
+    passed = passed and not failures and not outdated and (deep or replayed is not None)
     if faults:
         show_faults(console, faults)
     show_failures(console, outcomes)
-    for failure in failures:
+    for failure in (*failures, *outdated):
         console.print(Text(failure, "red"))
     if replayed is not None:
         show_replays(console, *replayed)
@@ -105,8 +108,9 @@ def check(*, report: Path | None = None, deep: bool = False) -> int:
         )
         if passed
         else Text(
-            f"{wrong} of {len(outcomes)} models and {len(failures)} of {len(verdicts)} replayed faults "
-            f"are not as expected{'' if deep or replayed else '; nor is the replay'}.",
+            f"{wrong} of {len(outcomes)} models, {len(failures)} of {len(verdicts)} replayed faults and "
+            f"{len(outdated)} recorded counterexamples are not as expected"
+            f"{'' if deep or replayed else '; nor is the replay'}.",
             "bold red",
         )
     )
@@ -297,6 +301,35 @@ def clauses(*prefixes: str) -> int:
         f"{len(problems)} problems."
     )
     return FAILED if problems else OK
+
+
+@app.command
+def track_record(*, anew: Annotated[bool, Parameter(negative=())] = False) -> int:
+    """Make the pages and drawings of the track record anew: spec/track-record.
+
+    Parameters
+    ----------
+    anew
+        Let TLC find all counterexamples first, and record them.
+
+    """
+    console = make_console()
+    manifest = _manifest()
+    root = find_manifest(Path.cwd()).parents[2]
+    if anew:
+        models = manifest.band(Band.FAULT)
+        with watching(console, len(models)) as reporter:
+            outcomes = _run_interruptibly(check_models(find_toolbox(), manifest, models, reporter))
+        show_failures(console, outcomes)
+        if not all(outcome.passed for outcome in outcomes):
+            return FAILED
+        files.record(root, counterexamples_of(outcomes))
+    changed = files.write(root)
+    for path in changed:
+        console.print(f"Wrote {path.relative_to(root)}." if path.exists() else f"Removed {path.relative_to(root)}.")
+    if not changed:
+        console.print("All pages are as they are made.")
+    return OK
 
 
 def _manifest() -> Manifest:

@@ -33,3 +33,7 @@ class UnknownModel(CheckError):
 
 class UnreadableOutput(CheckError):
     """TLC printed something that can't be read: a value, a state or a graph."""
+
+
+class TrackRecordInvalid(CheckError):
+    """The bugs of the track record contradict their format, or the counterexamples beside them."""

@@ -1,0 +1,270 @@
+"""The pages and drawings of the track record, made from what people wrote and what TLC found. Pure."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Final
+
+from checking.errors import TrackRecordInvalid
+from checking.machine_replay.counterparts import COUNTERPARTS, faults_of
+from checking.replay.faults import FAULTS
+from checking.track_record.bugs import Area, Bug, Source
+from checking.track_record.counterexamples import Counterexample, Taken
+from unwedged.tools.sequence import Sequence as Drawing
+from unwedged.tools.sequence import Step, svg_of, text_of
+
+AREAS: Final = {
+    Area.LOCK: "L: the lock",
+    Area.STORE: "S: the store and its cache",
+    Area.MACHINE: "M: the Matrix device",
+    Area.SYSTEM: "O: the operating system and the storage",
+}
+
+DOCUMENTS: Final = {"P": "protocol.md", "M": "machine.md", "S": "state.md", "T": "trace.md"}
+"""Where the clauses are, by their first letter."""
+
+_ORDER: Final = ("p1", "store", "p2", "p3", "homeserver", "peer", "person")
+"""The actors of the models from left to right."""
+
+_MADE: Final = "<!-- Made by `python -m checking track-record` from bugs.toml and counterexamples.json. -->\n"
+_WIDTH: Final = 120
+_MONTHS: Final = (
+    "", "January", "February", "March", "April", "May", "June",
+    "July", "August", "September", "October", "November", "December",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What of the other documents the pages link to."""
+
+    guarantees: Mapping[str, str]
+    """By property: the heading of a guarantee."""
+    rules: Mapping[str, str]
+    """By rule, such as P4 or M2: the heading of its section."""
+
+
+def surroundings(guarantees: str, *documents: str) -> Surroundings:
+    """Find the headings in the text of ``guarantees.md``, and in those of the documents that have rules."""
+    by_property: dict[str, str] = {}
+    for section in re.split(r"^#### ", guarantees, flags=re.MULTILINE)[1:]:
+        named = re.search(r"^- \*\*Property\*\*: (.*?)(?=^- )", section, re.MULTILINE | re.DOTALL)
+        for name in re.findall(r"`(\w+!\w+)`", named[1]) if named else ():
+            by_property.setdefault(name, section.partition("\n")[0])
+    rules: dict[str, str] = {}
+    for document in documents:
+        heading = ""
+        for line in document.splitlines():
+            if line.startswith("#"):
+                heading = line.lstrip("# ")
+                number = re.match(r"Rule (\d+)\.|(M\d+)\.", heading)
+                if number:
+                    rules[number[2] or f"P{number[1]}"] = heading
+            elif numbered := re.match(r" *(?:[-*] |\d+\. )?\*\*([A-Z]\d+)\.\d+\*\*", line):
+                rules.setdefault(numbered[1], heading)
+    return Surroundings(by_property, rules)
+
+
+def contents(bugs: Sequence[Bug], counterexamples: Sequence[Counterexample], around: Surroundings) -> dict[str, str]:
+    """Return what each file has to say, by its name."""
+    slugs = {bug.slug for bug in bugs}
+    unknown = sorted({each.slug for each in counterexamples} - slugs)
+    if unknown:
+        raise TrackRecordInvalid(f"TLC has counterexamples of bugs that bugs.toml does not have: {', '.join(unknown)}")
+    files = {"README.md": _index(bugs)}
+    for bug in bugs:
+        drawings = {
+            **{_file_of(each): drawing_of(bug, each) for each in counterexamples if each.slug == bug.slug},
+            **({f"{bug.slug}.svg": _drawing_of_acts(bug)} if bug.acts else {}),
+        }
+        if not drawings:
+            raise TrackRecordInvalid(f"of {bug.slug} there is neither a counterexample nor acts")
+        files |= {name: svg_of(drawing) for name, drawing in drawings.items()}
+        mine = [each for each in counterexamples if each.slug == bug.slug]
+        files[f"{bug.slug}.md"] = _page(bug, mine, drawings, around)
+    return files
+
+
+# Drawings
+
+
+def drawing_of(bug: Bug, found: Counterexample) -> Drawing:
+    """Return the drawing of a counterexample."""
+    steps = tuple(_step(found.module, taken) for taken in found.steps)
+    names = {name for step in steps for name in (step.actor, step.target)}
+    actors = tuple(name for name in _ORDER if name in names or name == "store")
+    return Drawing(bug.title, actors, steps, f"{found.violated.partition('!')[2]} is violated{_for_ever(found)}")
+
+
+def _for_ever(found: Counterexample) -> str:
+    if found.back_to is None:
+        return ""
+    if found.back_to == len(found.steps):
+        return ": after this nothing happens any more"
+    return f": steps {found.back_to + 1} to {len(found.steps)} repeat for ever"
+
+
+def _step(module: str, taken: Taken) -> Step:
+    phrases = PHRASES[module]
+    if taken.action not in phrases:
+        raise TrackRecordInvalid(f"actions.toml has no words for {module}!{taken.action}")
+    actors, _, phrase = phrases[taken.action].partition(": ")
+    actor, _, target = actors.partition(" > ")
+    if "process" in (actor, target) and not taken.process:
+        return Step("store", f"a process {phrase}", "", taken.changes)
+    who = {"process": taken.process, "": ""}
+    return Step(who.get(actor, actor), phrase.format(operation=taken.operation), who.get(target, target), taken.changes)
+
+
+PHRASES: Final[Mapping[str, Mapping[str, str]]] = tomllib.loads(
+    (resources.files(__package__) / "actions.toml").read_text(encoding="utf-8")
+)
+"""By module and action: who does what to whom, in words."""
+
+
+def _drawing_of_acts(bug: Bug) -> Drawing:
+    actors = dict.fromkeys(name for act in bug.acts for name in (act.who, act.to) if name)
+    steps = tuple(Step(act.who, act.does, act.to) for act in bug.acts)
+    return Drawing(bug.title, tuple(actors), steps, bug.ending)
+
+
+def _file_of(found: Counterexample) -> str:
+    return f"{found.model.removeprefix('fault-')}.svg"
+
+
+# Pages
+
+
+def _page(bug: Bug, found: Sequence[Counterexample], drawings: Mapping[str, Drawing], around: Surroundings) -> str:
+    return "\n".join(
+        (
+            _MADE,
+            f"# {bug.title}\n",
+            f"`{bug.slug}`, a bug of layer {AREAS[bug.layer]}.\n",
+            f"## What users {'saw' if bug.is_met else 'would see'}\n",
+            _filled(bug.seen),
+            "## How it happens\n",
+            _filled(bug.story),
+            *_interleavings(bug, found, drawings),
+            "## Where it is from\n",
+            *(f"- {_source(source)}" for source in bug.sources),
+            "",
+            "## What prevents it\n",
+            *_prevention(bug, around),
+            *_evidence(bug, found, around),
+        )
+    )
+
+
+def _interleavings(bug: Bug, found: Sequence[Counterexample], drawings: Mapping[str, Drawing]) -> Iterator[str]:
+    yield "## Step by step\n"
+    if found:
+        yield _filled(
+            "TLC finds this counterexample, a shortest one, in the specification with this bug put in."
+            if len(found) == 1
+            else "TLC finds these counterexamples, each a shortest one, in the specification with this bug put in."
+        )
+    for name, drawing in drawings.items():
+        if len(drawings) > 1:
+            yield f"### {drawing.ending.partition(' ')[0]}\n"
+        yield f"![{bug.title}: the same steps as in the text below]({name})\n"
+        yield f"```text\n{text_of(drawing)}```\n"
+
+
+def _source(source: Source) -> str:
+    said = f"[{source.at}]({source.link})" if source.link else source.at
+    return f"{said}, {_date(source.date)}" if source.date else said
+
+
+def _date(date: str) -> str:
+    year, *rest = date.split("-")
+    month = _MONTHS[int(rest[0])] if rest else ""
+    return " ".join((*((str(int(rest[1])),) if len(rest) > 1 else ()), *((month,) if month else ()), year))
+
+
+def _prevention(bug: Bug, around: Surroundings) -> Iterator[str]:
+    for clause in bug.clauses:
+        rule = clause.partition(".")[0]
+        if rule not in around.rules:
+            raise TrackRecordInvalid(f"{bug.slug} cites {clause}, and there is no {rule}")
+        heading = around.rules[rule]
+        yield f"- **{clause}** in [{heading}](../{DOCUMENTS[clause[0]]}#{anchor(heading)})"
+    yield ""
+    if bug.instead:
+        yield _filled(f"What is seen instead: {bug.instead}.")
+
+
+def _evidence(bug: Bug, found: Sequence[Counterexample], around: Surroundings) -> Iterator[str]:
+    yield "## See it fail\n"
+    if found:
+        yield "```console"
+        yield from (f"$ .venv/bin/python -m checking model {each.model}" for each in found)
+        yield "```\n"
+    for each in found:
+        guarantee = around.guarantees.get(each.violated)
+        linked = f", which is part of [{guarantee}](../guarantees.md#{anchor(guarantee)})" if guarantee else ""
+        yield _item(f"`{each.model}` violates `{each.violated}`{linked}.")
+    injected = _injection(bug, found)
+    if injected:
+        yield _item(
+            f"{injected} puts the bug into the reference. The counterexample is replayed there: "
+            "with the bug the same property falls, and without it none does."
+        )
+    if bug.tests:
+        yield "- Tests bring it about in the reference:" if not found else "- Tests:"
+        yield from (f"  - `{test}`" for test in bug.tests)
+    yield ""
+
+
+def _injection(bug: Bug, found: Sequence[Counterexample]) -> str:
+    if bug.slug in FAULTS:
+        return f'`FAULTS["{bug.slug}"]` of `checking.replay.faults`'
+    modules = {f"MC{each.module}.tla" for each in found} & COUNTERPARTS.keys()
+    for module in modules:
+        if bug.slug in faults_of(module):
+            name = module.removeprefix("MC").removesuffix(".tla").lower()
+            return f'`FAULTS["{bug.slug}"]` of `checking.machine_replay.{name}_faults`'
+    return ""
+
+
+def _index(bugs: Sequence[Bug]) -> str:
+    lines = [
+        _MADE,
+        "# The track record\n",
+        _filled(
+            "Real bugs of crypto stores that several processes or tasks share, and bugs that were found while this "
+            "project was made. Each has a page: what users saw, how it happens step by step, where it was reported, "
+            "what prevents it, and how to see it fail."
+        ),
+        _filled(
+            "Most steps are TLC's own counterexamples. The names of the actions and of what changes are those of the "
+            "models in `tla/`; p1 and p2 are processes, o1, o2 and o3 operations in them."
+        ),
+        _filled(f"There are {len(bugs)} bugs, {sum(bug.is_reported for bug in bugs)} of them with a public report."),
+    ]
+    for area, name in AREAS.items():
+        lines += [f"## {name}\n", "| Bug | Name | Reported |", "| --- | --- | --- |"]
+        for bug in bugs:
+            if bug.layer is area:
+                reported = ", ".join(source.at for source in bug.sources if source.is_report) or bug.sources[0].at
+                lines.append(f"| [{bug.title}]({bug.slug}.md) | `{bug.slug}` | {reported} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False) + "\n"
+
+
+def _item(text: str) -> str:
+    return _filled(f"- {text}").rstrip("\n").replace("\n", "\n  ")
+
+
+def anchor(heading: str) -> str:
+    """Return the anchor that a heading of Markdown gets."""
+    return re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-")
