@@ -55,6 +55,29 @@ def test_names_lead_to_what_they_name(staged: Path) -> None:
     assert set(re.findall(r"\]\(#((?:bug|model)-[\w-]+)\)", text)) <= anchors
 
 
+def headings(text: str) -> set[str]:
+    """Return the anchors of the headings of a page, made as MyST and others make them."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    return {
+        re.sub(r"[^\w -]", "", each).strip().lower().replace(" ", "-")
+        for each in re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    }
+
+
+def test_links_to_headings_lead_to_headings(staged: Path) -> None:
+    texts = {path.relative_to(staged).as_posix(): path.read_text(encoding="utf-8") for path in staged.rglob("*.md")}
+    marked = {
+        anchor for text in texts.values() for anchor in re.findall(r"^\(([\w-]+)\)=$|\]\{#([\w-]+)", text, re.MULTILINE)
+    }
+    named = {name for pair in marked for name in pair}
+    followed = 0
+    for page, text in texts.items():
+        for target, anchor in re.findall(r"\]\(/?([\w/.-]*)#([\w-]+)\)", text):
+            assert anchor in named or anchor in headings(texts[target or page]), f"{page}: {target}#{anchor}"
+            followed += 1
+    assert followed > 100
+
+
 def test_pictures_are_within_their_pages(staged: Path) -> None:
     for page in ("index.md", "spec/machine.md", "docs/implementers.md"):
         assert "<svg" in (staged / page).read_text(encoding="utf-8")
