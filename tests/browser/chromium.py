@@ -81,15 +81,21 @@ class Visit:
         return broken
 
     def overflow(self) -> list[str]:
-        """Return how far the page is wider than its window, and what reaches out of it; nothing if it is not."""
+        """Return what reaches out of the window, to where nobody can scroll within the page; at most five."""
         wide: list[str] = self.page.evaluate(
             """() => {
                 const width = document.documentElement.clientWidth;
-                if (document.documentElement.scrollWidth <= width) return [];
-                const reaching = [...document.body.querySelectorAll("*")].filter(
-                    (element) => element.getBoundingClientRect().right > width + 1);
-                return [`${document.documentElement.scrollWidth} instead of ${width}`,
-                    ...reaching.slice(0, 5).map((element) => element.outerHTML.slice(0, 150))];
+                const reached = (element) => {
+                    for (let each = element; each && each !== document.body; each = each.parentElement) {
+                        const style = getComputedStyle(each);
+                        if (style.position === "fixed" || style.visibility === "hidden") return true;
+                        if (each !== element && ["auto", "scroll"].includes(style.overflowX)) return true;
+                    }
+                    return false;
+                };
+                return [...document.body.querySelectorAll("*")]
+                    .filter((element) => element.getBoundingClientRect().right > width + 1 && !reached(element))
+                    .slice(0, 5).map((element) => element.outerHTML.slice(0, 150));
             }"""
         )
         return wide
