@@ -24,7 +24,7 @@ from checking.tlc.run import read_configuration
 from checking.track_record import files as track_record
 from checking.track_record.bugs import FOLDER, Area, Bug, read_bugs
 from checking.track_record.pages import PHRASES
-from unwedged.store import schema, statements
+from unwedged.store import errors, schema, statements
 from unwedged.store import sealer as module
 from unwedged.store.sealer import COST, Passphrase, RandomKey, Sealer, Secret
 
@@ -450,6 +450,14 @@ def test_sections_that_are_implemented_are_cited() -> None:
     sections = {clause.section for clause in specification.documents["protocol.md"].clauses}
     assert sections == {f"P{number}" for number in range(24)}
     assert sections <= cited
+
+
+def test_every_error_of_the_store_is_explained() -> None:
+    named = [name for row in table("protocol", "Error", "When").rows for name in spans(row["Error"])]
+    assert len(named) == len(set(named))
+    raised = [error for error in vars(errors).values() if inspect.isclass(error)]
+    most_special = {error.__name__ for error in raised if not any(error in other.__bases__ for other in raised)}
+    assert set(named) == most_special
 
 
 # Formats and numbers

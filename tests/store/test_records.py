@@ -62,7 +62,7 @@ def test_bad_json_is_malformed(encoded: bytes) -> None:
         KIND.decode_value(encoded)
 
 
-# P22.3
+# P22.3, P22.13
 def test_a_malformed_record_is_not_quoted() -> None:
     with pytest.raises(MalformedRecord) as caught:
         KIND.decode_key(b"secret\xff")
@@ -71,6 +71,7 @@ def test_a_malformed_record_is_not_quoted() -> None:
     assert caught.value.__context__ is None, "the codec's exception holds the record"
 
 
+# P22.13
 def test_whatever_a_codec_raises_becomes_a_malformed_record() -> None:
     class PickleError(Exception):
         pass
