@@ -192,6 +192,21 @@ class TestInbox:
         assert await scene.extension.machine.secrets.received(BACKUP_KEY) is None
         assert BACKUP_KEY not in await scene.extension.machine.secrets.request_missing()
 
+    async def test_the_key_of_the_backup_is_used_as_soon_as_the_version_is_known(self, alice_and_bob: Scene) -> None:
+        scene = alice_and_bob
+        tablet = await another_device(scene)
+        made = await backups.create(tablet)
+        await reach(tablet, scene.app)
+        await scene.app.machine.secrets.request([BACKUP_KEY])
+        await scene.extension.send_all()
+        await tablet.sync()
+        await tablet.send_all()
+        await scene.extension.sync()
+        assert await scene.app.machine.secrets.received(BACKUP_KEY) is not None
+        await backups.ask_version(scene.app)
+        assert await scene.extension.machine.key_backup.decryption_key() == made.decryption_key
+        assert await scene.extension.machine.secrets.received(BACKUP_KEY) is None
+
     async def test_the_key_of_another_backup_is_not_used(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         tablet = await another_device(scene)

@@ -24,6 +24,7 @@ from unwedged.machine import (
     olm,
     outbox,
     rooms,
+    secrets,
     sharing,
     tracing,
     verifications,
@@ -286,6 +287,7 @@ class OlmMachine:
                     await backup.mark_created(transaction, request, response)
                 case BackupVersionQuery():
                     await backup.mark_version(transaction, request, response)
+                    await secrets.use_backup_key(transaction)
                 case BackupUpload():
                     await backup.mark_uploaded(transaction, request, response)
             tracing.answered(transaction, request)

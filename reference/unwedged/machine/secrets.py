@@ -1,7 +1,7 @@
 """Secrets that a user's verified devices give each other: private cross-signing keys, and the key of the backup.
 
-A private cross-signing key counts only if it belongs to the public key. What can't be used here, such as the key of a
-backup version that is not known, stays in the secret inbox until the application deletes it.
+A private cross-signing key counts only if it belongs to the public key. What can't be used here stays in the secret
+inbox until the application deletes it. The key of a backup version that is not known yet stays there until it is.
 """
 
 from __future__ import annotations
@@ -85,6 +85,13 @@ async def _use(transaction: Transaction, name: str, secret: str) -> bool:
             raise WrongSecret("a private cross-signing key is not that of the public key")
         return True
     return name == BACKUP_KEY and await backup.keep_decryption_key(transaction, _key(secret))
+
+
+async def use_backup_key(transaction: Transaction) -> None:
+    """Put the key of the backup that is in the inbox to its use, if it is that of the version that is known by now."""
+    received = await transaction.get(SECRET, BACKUP_KEY)
+    if received is not None and await backup.keep_decryption_key(transaction, _key(received.secret)):
+        transaction.delete(SECRET, BACKUP_KEY)
 
 
 def _key(secret: str) -> bytes:
