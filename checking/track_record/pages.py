@@ -143,9 +143,9 @@ def _file_of(found: Counterexample) -> str:
 def _page(bug: Bug, found: Sequence[Counterexample], drawings: Mapping[str, Drawing], around: Surroundings) -> str:
     return "\n".join(
         (
+            f"# `{bug.slug}`\n",
             _MADE,
-            f"# {bug.title}\n",
-            f"`{bug.slug}`, a bug of layer {AREAS[bug.layer]}.\n",
+            _filled(f"**{bug.title}.** A bug of layer {AREAS[bug.layer]}."),
             f"## What users {'saw' if bug.is_met else 'would see'}\n",
             _filled(bug.seen),
             "## How it happens\n",
@@ -234,8 +234,8 @@ def _injection(bug: Bug, found: Sequence[Counterexample]) -> str:
 
 def _index(bugs: Sequence[Bug]) -> str:
     lines = [
-        _MADE,
         "# The track record\n",
+        _MADE,
         _filled(
             "Real bugs of crypto stores that several processes or tasks share, and bugs that were found while this "
             "project was made. Each has a page: what users saw, how it happens step by step, where it was reported, "

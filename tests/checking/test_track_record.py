@@ -121,7 +121,8 @@ def test_what_a_step_changes_is_said_by_the_smallest_part(before: str, after: st
 def test_a_page_says_all_that_is_known_of_a_bug() -> None:
     page = contents([BUG], [FOUND], AROUND)["renew-ignores-loss.md"]
     for said in (
-        "# A title",
+        "# `renew-ignores-loss`",
+        "**A title.** A bug of layer L: the lock.",
         "What was seen.",
         "What happened.",
         "](renew-ignores-loss.svg)",
