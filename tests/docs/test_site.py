@@ -40,7 +40,7 @@ def test_a_page_that_the_navigation_names_must_be_there(tmp_path: Path) -> None:
 
 def test_every_page_is_written_and_every_model_is_on_one(staged: Path) -> None:
     for page in pages.find(ROOT).pages():
-        assert (staged / page.file).read_text(encoding="utf-8").startswith("# ")
+        assert re.match(r"(\([\w-]+\)=\n)?# ", (staged / page.file).read_text(encoding="utf-8")), page.file
     text = "".join(path.read_text(encoding="utf-8") for path in (staged / "tla").rglob("*.md"))
     for configuration in (ROOT / "tla" / "models").glob("*.cfg"):
         assert f"[`{configuration.stem}`]{{#model-{configuration.stem}}}" in text
