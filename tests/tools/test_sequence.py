@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -16,7 +17,7 @@ SEQUENCE = Sequence(
     ("app", "store", "extension"),
     (
         Step("app", "takes the lease", "store", ("epoch: 0 -> 1",)),
-        Step("app", "is suspended"),
+        Step("app", "is <suspended> & sleeps"),
         Step("extension", "takes the lease", "store", ("epoch: 1 -> 2", "holder: app -> extension")),
         Step("extension", "tells the app", "app"),
     ),
@@ -26,7 +27,7 @@ SEQUENCE = Sequence(
 TEXT = """\
   1  app -> store        takes the lease
                            epoch: 0 -> 1
-  2  app                 is suspended
+  2  app                 is <suspended> & sleeps
   3  extension -> store  takes the lease
                            epoch: 1 -> 2
                            holder: app -> extension
@@ -75,14 +76,19 @@ def test_an_arrow_leads_from_the_actor_to_the_target() -> None:
     assert [int(tip[1]) for tip in tips if tip] == [store, store, app]
 
 
-def test_steps_do_not_overlap() -> None:
-    long = Step("app", "word " * 30, "store", ("one", "two"))
-    rows = [
-        (int(text.get("y", "")), int(text.get("x", "")))
-        for text in drawn(Sequence("t", ("app", "store"), (long, long), "end")).iter(f"{SVG}text")
-    ]
-    assert len(rows) == len(set(rows))
-    assert max(y for y, _ in rows) < int(drawn(Sequence("t", ("app", "store"), (long, long), "end")).get("height", ""))
+def test_each_step_is_below_the_one_before_and_its_changes_are_below_its_arrow() -> None:
+    long = Step("app", "word " * 30, "store", ("a: 1", "b: 2", "c: 3", "d: 4"))
+    root = drawn(Sequence("t", ("app", "store"), (long, long), "end"))
+    texts = [(element.text or "", int(element.get("y", ""))) for element in root.iter(f"{SVG}text")]
+    arrows = [int(line.get("y1", "")) for line in root.iter(f"{SVG}line") if line.get("class") == "arrow"]
+    words_at = [y for text, y in texts if text.startswith("word")]
+    notes_at = [y for text, y in texts if ":" in text]
+    middle = len(words_at) // 2
+    expected = [*words_at[:middle], arrows[0], *notes_at[:4], *words_at[middle:], arrows[1], *notes_at[4:]]
+    [end] = [y for text, y in texts if text == "end"]
+    ordered = [*expected, end, int(root.get("height", ""))]
+    assert middle > 2
+    assert all(before < after for before, after in pairwise(ordered))
 
 
 def test_a_long_note_is_cut_in_the_picture_and_whole_in_the_text() -> None:
