@@ -55,7 +55,11 @@ async def test_a_device_whose_first_upload_failed_is_published_by_the_next(tmp_p
         (again,) = await client.machine.outgoing_requests()
         assert isinstance(again, KeysUpload)
         assert again.body["device_keys"]
+        assert not one_time_keys(again)  # the homeserver may have those of the first
         await client.send(again)
+        (missing,) = uploads(await client.machine.outgoing_requests())
+        assert len(one_time_keys(missing)) == MOST_ONE_TIME_KEYS
+        await client.send(missing)
         assert not await client.machine.outgoing_requests()
 
 
@@ -133,6 +137,34 @@ async def test_a_fallback_key_that_a_late_upload_brings_back_is_replaced(alice_a
     await scene.extension.machine.mark_sent(late, {"one_time_key_counts": {"signed_curve25519": 50}})
     (again,) = uploads(await scene.app.machine.outgoing_requests())
     assert again.body == {"fallback_keys": (await own(scene.app)).fallback}
+
+
+async def test_an_offer_during_which_an_older_fallback_key_comes_back_does_not_confirm_the_newest(
+    alice_and_bob: Scene,
+) -> None:
+    """Found by the model ``Keys``: the older one may have arrived after the newest."""
+    scene = alice_and_bob
+    await ask_for_keys(scene.app)
+    (late,) = uploads(await scene.app.machine.outgoing_requests())
+    late = KeysUpload(late.offer_id, {**late.body, "fallback_keys": {"signed_curve25519:OLD": {"key": "old"}}})
+    await scene.app.machine.mark_failed(late, status=504)
+    position = await scene.app.machine.sync_position()
+    response: Json = {
+        "next_batch": "used",
+        "device_one_time_keys_count": {"signed_curve25519": 50},
+        "device_unused_fallback_key_types": [],
+    }
+    await scene.app.machine.receive_sync_changes(response, position)
+    scene.clock.added_ms += HOUR_MS
+    (rotation,) = uploads(await scene.app.machine.outgoing_requests())
+    answer: Json = {"one_time_key_counts": {"signed_curve25519": 50}}
+    for _ in range(2):
+        await scene.extension.machine.mark_sent(late, answer)
+    await scene.app.machine.mark_sent(rotation, answer)
+    (again,) = uploads(await scene.extension.machine.outgoing_requests())
+    assert again.body == {"fallback_keys": rotation.body["fallback_keys"]}
+    await scene.extension.machine.mark_sent(again, answer)
+    assert not uploads(await scene.app.machine.outgoing_requests())
 
 
 async def test_a_connection_that_begins_distrusts_all_device_lists(alice_and_bob: Scene) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+import msgspec
+
 from unwedged.machine import tracing
 from unwedged.machine.errors import AnotherDevice, MalformedResponse
 from unwedged.machine.identifiers import MEGOLM, OLM, ONE_TIME_KEY, Curve25519Key, Device, JsonObject, TransactionId
@@ -37,7 +39,7 @@ async def open_account(transaction: Transaction, device: Device) -> OwnDevice:
     own = await transaction.get(OWN_DEVICE, None)
     if own is None:
         account = Account()
-        own = OwnDevice(device.user_id, device.device_id, _device_keys(account, device))
+        own = OwnDevice(device.user_id, device.device_id, _device_keys(account, device), count=0)
         transaction.put(ACCOUNT, None, account)
         transaction.put(OWN_DEVICE, None, own)
     if (own.user_id, own.device_id) != device:
@@ -62,10 +64,9 @@ async def own_account(transaction: Transaction) -> Account:
 
 def keys_wanted(own: OwnDevice) -> int:
     """Say how many one-time keys to offer now."""
-    held = 0 if not own.published else own.count
-    if held is None or held >= REFILL_BELOW:
+    if own.count is None or own.count >= REFILL_BELOW:
         return 0
-    return max(1, (MOST_ONE_TIME_KEYS - held) >> own.abandoned)
+    return max(1, (MOST_ONE_TIME_KEYS - own.count) >> own.abandoned)
 
 
 def wants_new_fallback(own: OwnDevice, now_ms: int) -> bool:
@@ -115,7 +116,7 @@ async def hand_out_offer(transaction: Transaction, now_ms: int) -> KeysUpload | 
 async def take_upload_answer(transaction: Transaction, request: KeysUpload, response: JsonObject, now_ms: int) -> None:
     """Note that the homeserver has what the offer held. A late or repeated answer does not settle the current offer.
 
-    But if it is for an older fallback key, the newest is uploaded again.
+    But if it is for an older fallback key, the homeserver may hand that out again: the newest is uploaded once more.
     """
     counts = response.get("one_time_key_counts")
     count = counts.get(ONE_TIME_KEY, 0) if isinstance(counts, dict) else None
@@ -123,9 +124,11 @@ async def take_upload_answer(transaction: Transaction, request: KeysUpload, resp
         raise MalformedResponse("the answer to an upload has no counts of one-time keys")
     offer, own = await transaction.get(OFFER, None), await own_device(transaction)
     if offer is None or offer.offer_id != request.offer_id:
-        if request.body.get("fallback_keys") not in (None, own.fallback) and own.fallback_confirmed_ms is not None:
+        if request.body.get("fallback_keys") not in (None, own.fallback):
             own.fallback_confirmed_ms = None
             transaction.put(OWN_DEVICE, None, own)
+            if offer is not None:  # the older key may have arrived after this one
+                transaction.put(OFFER, None, msgspec.structs.replace(offer, fallback=False))
         return
     own.published = True
     if offer.fallback:

@@ -79,6 +79,7 @@ class Offer(msgspec.Struct, frozen=True):
     offer_id: TransactionId
     handed_out_ms: int
     fallback: bool
+    """Whether its answer says that the homeserver hands out the newest fallback key."""
 
 
 class Peer(msgspec.Struct):
