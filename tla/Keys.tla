@@ -27,11 +27,12 @@
 (* One-time keys. One commit makes an offer: it makes the keys, and notes     *)
 (* them as offered. Only then may the request leave, and it is handed out     *)
 (* once. As long as the offer is open, no other is made. It is settled by its *)
-(* response. If none comes for long, the offer is abandoned: the server may   *)
-(* have the keys, so their private halves are kept, and their ids are never   *)
-(* used again. How many keys the server has, only a sync says; and only if no *)
-(* offer was open when it was asked for, and none was made since. (The second *)
-(* is not enough: the server may count before the open offer arrives.)        *)
+(* response, which says how many keys the server has then. If none comes for  *)
+(* long, the offer is abandoned: the server may have the keys, so their       *)
+(* private halves are kept, and their ids are never used again. A sync says,  *)
+(* too, how many keys the server has; but only if no offer was open when it   *)
+(* was asked for, and none was made since. (The second is not enough: the     *)
+(* server may count before the open offer arrives.)                           *)
 (* Sliding sync leaves a count out that is as the connection was told before: *)
 (* so what it was told is kept, also where that came too late to count.       *)
 (*                                                                            *)
@@ -41,19 +42,23 @@
 (* for each further process. KeysBounded allows that, and no more.            *)
 (*                                                                            *)
 (* Fallback keys. The account keeps two: the current one and the one before.  *)
-(* The current one may be uploaded by anybody and repeatedly, until the       *)
-(* server is known to have it. It is replaced only if the server is known to  *)
-(* have it, says that it was used, and a period has passed since. This much   *)
-(* is assumed of time: within a period from then, messages that were made     *)
-(* with an older key arrive, and an upload of a fallback key is sent, or      *)
-(* never (PeriodPasses). An upload that a process sends later than that       *)
-(* brings an old key back, which the account may have dropped: NoOrphanedKey  *)
-(* and NoneUnreadable do not hold without the assumption.                     *)
+(* Each offer has the current one too, until the server is known to have it.  *)
+(* It is replaced only if the server is known to have it, says that it was    *)
+(* used, and a period has passed since. A process that was suspended may send *)
+(* an offer with an older key late. Its answer says that the server may hand  *)
+(* that out again: then the server is no longer known to have the current     *)
+(* one. This much is assumed of time: within a period from when the server is *)
+(* known to have a key, messages that were made with an older one arrive, and *)
+(* an upload of an older one is sent, or never (PeriodPasses); the answer to  *)
+(* one that is sent so late is not lost (Lose). An upload that a process      *)
+(* sends later than that brings a key back that the account may have dropped: *)
+(* NoOrphanedKey and NoneUnreadable do not hold without the assumption.       *)
 (*                                                                            *)
-(* Left out: device keys, which are uploaded in the same way as a fallback    *)
-(* key and never replaced; the token of a sync and the messages in it         *)
-(* (Inbox); sessions (Sessions). Two syncs of one connection that overtake    *)
-(* each other are left out with the token.                                    *)
+(* Left out: device keys, which are uploaded with the first fallback key, and *)
+(* never replaced; that each offer after an abandoned one is smaller;         *)
+(* the token of a sync and the messages in it (Inbox); sessions (Sessions).   *)
+(* Two syncs of one connection that overtake each other are left out with the *)
+(* token.                                                                     *)
 EXTENDS Naturals, FiniteSets
 
 CONSTANTS
@@ -63,14 +68,14 @@ CONSTANTS
     Awake,        \* the processes that are not suspended for ever
     Target,       \* how many one-time keys the server is to have
     MaxId,        \* bound: one-time keys
-    MaxFallback,  \* bound: fallback keys that are uploaded
+    MaxOffers,    \* bound: offers
+    MaxFallback,  \* bound: fallback keys. If it is 0, they are left out
     MaxBad,       \* bound: bad messages
     Fault         \* "none", or the slug of the one rule that is broken
 
 Broken(slug) == Fault = slug
 
 ASSUME /\ Cardinality(Processes) >= 2 /\ Sliding \subseteq Processes /\ Awake \subseteq Processes
-       /\ Target >= 1
 
 VARIABLES
     store,    \* the records, each change of which is one commit
@@ -85,19 +90,20 @@ vars == <<store, server, peers, flight>>
 (*           next       the id that the next one-time key gets                  *)
 (*           private    the one-time keys whose private halves are there        *)
 (*           confirmed  of these, those that the server is known to have got    *)
-(*           offer      the keys of the open offer                              *)
+(*           offer      the open offer, or None: its one-time keys, and the     *)
+(*                      fallback key that its answer will confirm; 0: none      *)
 (*           serial     the number of the last offer                            *)
 (*           missing    how many one-time keys are to be offered                *)
 (*           told       by connection: the last count that it brought, whether  *)
 (*                      it counts or not                                        *)
-(*           fallback   the current fallback key: they are numbered             *)
-(*           unpublished  whether the server is still to get it                 *)
-(*           used       whether the server says that it was used                *)
-(*           ripe       whether a period has passed since it was uploaded       *)
+(*           fallback   the current fallback key; 0: none. They are numbered    *)
+(*           confirmedFallback  whether the server is known to have it          *)
+(*           used       whether the server says that it has no unused one       *)
+(*           ripe       whether a period has passed since it was confirmed      *)
 (* server    available  one-time keys that it can hand out                      *)
 (*           received   (to state the guarantees) those that it ever got        *)
 (*           fallback   the fallback key that it hands out; 0: none             *)
-(*           used       whether it has handed that out                          *)
+(*           used       whether it has handed that out, or has none             *)
 (*           told       by connection: the last count in a response that was    *)
 (*                      received, as the request after it says                  *)
 (* peers     claimed    one-time keys with which a message will be made         *)
@@ -107,15 +113,15 @@ vars == <<store, server, peers, flight>>
 (* A key is known by its id, and by the number of the offer it was made for.    *)
 
 NoStore ==
-    [account |-> 0, next |-> 1, private |-> {}, confirmed |-> {}, offer |-> {}, serial |-> 0,
-     missing |-> 0, told |-> [p \in Sliding |-> 0],
-     fallback |-> 0, unpublished |-> FALSE, used |-> FALSE, ripe |-> TRUE]
+    [account |-> 0, next |-> 1, private |-> {}, confirmed |-> {}, offer |-> None, serial |-> 0,
+     missing |-> Target, told |-> [p \in Sliding |-> 0],
+     fallback |-> 0, confirmedFallback |-> MaxFallback = 0, used |-> FALSE, ripe |-> FALSE]
 
 Idle == [kind |-> "none"]
 
 Init ==
     /\ store = NoStore
-    /\ server = [available |-> {}, received |-> {}, fallback |-> 0, used |-> FALSE, told |-> NoStore.told]
+    /\ server = [available |-> {}, received |-> {}, fallback |-> 0, used |-> MaxFallback > 0, told |-> NoStore.told]
     /\ peers = [claimed |-> {}, waiting |-> {}, bad |-> 0]
     /\ flight = [p \in Processes |-> Idle]
 
@@ -138,13 +144,14 @@ FindNoAccount(p) ==
 
 CreateAccount(p) ==
     /\ store.account = 0 \/ (Broken("account-fork-at-creation") /\ flight[p].kind = "no account")
-    /\ store' = [NoStore EXCEPT !.account = store.account + 1, !.fallback = 1, !.unpublished = TRUE,
-                                !.ripe = FALSE]
+    /\ store' = [NoStore EXCEPT !.account = store.account + 1]
     /\ Hand(p, Idle)
     /\ UNCHANGED <<server, peers>>
 
 -------------------------------------------------------------------------------
 (* Counts.                                                                      *)
+
+Missing(count) == IF count < Target THEN Target - count ELSE 0
 
 \* A process asks for a sync, and the server answers. (One step: a count that is newer
 \* than its question would count less than it could.) A count may be left out: in classic
@@ -153,7 +160,7 @@ AnswerSync(p) ==
     /\ flight[p] = Idle /\ store.account > 0
     /\ LET count == Cardinality(server.available)
            usual == IF p \in Sliding THEN server.told[p] ELSE 0
-           asked == IF store.offer = {} THEN store.serial ELSE None
+           asked == IF store.offer = None THEN store.serial ELSE None
        IN  Hand(p, [kind |-> "sync", stage |-> "response", asked |-> asked,
                     count |-> (IF count = usual THEN None ELSE count), used |-> server.used])
     /\ UNCHANGED <<store, server, peers>>
@@ -170,72 +177,101 @@ ReceiveSync(p) ==
            told == [q \in Sliding |-> IF q = p THEN count ELSE store.told[q]]
        IN  /\ store' = [store EXCEPT
                             !.told = told,
-                            !.missing = IF ~counts THEN @ ELSE IF count < Target THEN Target - count ELSE 0,
-                            !.used = sync.used]
+                            !.missing = IF counts THEN Missing(count) ELSE @,
+                            !.used = IF counts THEN sync.used ELSE @]
            /\ server' = (IF sync.count # None THEN [server EXCEPT !.told = told] ELSE server)
     /\ Hand(p, Idle)
     /\ UNCHANGED peers
 
 -------------------------------------------------------------------------------
-(* Offers of one-time keys.                                                     *)
+(* Offers of one-time keys, and of the fallback key with them.                  *)
 
-Request(serial, keys) == [kind |-> "keys", stage |-> "request", serial |-> serial, keys |-> keys]
+Request(offer, serial) ==
+    [kind |-> "keys", stage |-> "request", serial |-> serial, keys |-> offer.keys, fallback |-> offer.fallback]
 
+\* Keys that are missing, and the current fallback key until the server is known to have
+\* it. That is replaced first, where it is time.
 OfferKeys(p) ==
     /\ flight[p] = Idle
-    /\ LET serial == store.serial + 1
+    /\ store.account > 0
+    /\ store.offer = None
+    /\ LET replaces == store.used /\ (store.ripe \/ (Broken("fallback-cycled-early") /\ store.fallback < MaxFallback))
+           first == store.fallback = 0 /\ MaxFallback > 0
+           fallback == IF first \/ replaces THEN store.fallback + 1 ELSE store.fallback
+           confirmed == store.confirmedFallback /\ fallback = store.fallback
+           serial == store.serial + 1
            last == store.next + store.missing - 1
-           keys == {[id |-> id, serial |-> serial] : id \in store.next..last}
-       IN  /\ last \in store.next..MaxId  \* so some are missing
+           offer == [keys |-> {[id |-> id, serial |-> serial] : id \in store.next..last},
+                     fallback |-> IF confirmed THEN 0 ELSE fallback]
+       IN  /\ offer.keys # {} \/ offer.fallback # 0
+           /\ last <= MaxId /\ serial <= MaxOffers
            /\ store' = (IF Broken("upload-before-persist") THEN store
-                        ELSE [store EXCEPT !.next = last + 1, !.private = @ \cup keys,
-                                           !.offer = keys, !.serial = serial, !.missing = 0])
-           /\ Hand(p, Request(serial, keys))
+                        ELSE [store EXCEPT !.next = last + 1, !.private = @ \cup offer.keys,
+                                           !.offer = offer, !.serial = serial, !.missing = 0,
+                                           !.fallback = fallback, !.confirmedFallback = confirmed,
+                                           !.used = @ /\ fallback = store.fallback,
+                                           !.ripe = @ /\ fallback = store.fallback])
+           /\ Hand(p, Request(offer, serial))
     /\ UNCHANGED <<server, peers>>
 
 \* The fault "upload-repeated": an offer that nobody has in hand any more is sent again.
 RepeatOffer(p) ==
     /\ Broken("upload-repeated")
-    /\ flight[p] = Idle /\ store.offer # {}
+    /\ flight[p] = Idle /\ store.offer # None
     /\ \A q \in Processes : flight[q].kind # "keys"
-    /\ Hand(p, Request(store.serial, store.offer))
+    /\ Hand(p, Request(store.offer, store.serial))
     /\ UNCHANGED <<store, server, peers>>
 
 \* The fault "one-time-exchange-frozen": a process is suspended with an offer in hand, and
 \* another makes the same request.
 OfferForFrozen(p) ==
     /\ Broken("one-time-exchange-frozen")
-    /\ flight[p] = Idle /\ store.offer # {}
+    /\ flight[p] = Idle /\ store.offer # None
     /\ \E q \in Processes : flight[q].kind = "keys"
-    /\ Hand(p, Request(store.serial, store.offer))
+    /\ Hand(p, Request(store.offer, store.serial))
     /\ UNCHANGED <<store, server, peers>>
 
 \* The server keeps what it has under an id. Whether it then refuses the request or says
 \* nothing is not specified (matrix-spec#1124); nor does it know a key that was claimed.
+\* A fallback key that it has already counts as unused again.
 AnswerUpload(p) ==
     /\ Waits(p, "keys", "request")
-    /\ LET new == {key \in flight[p].keys : \A other \in server.available : other.id # key.id}
-       IN  server' = [server EXCEPT !.available = @ \cup new, !.received = @ \cup new]
-    /\ Move(p, "response")
+    /\ LET upload == flight[p]
+           new == {key \in upload.keys : \A other \in server.available : other.id # key.id}
+           available == server.available \cup new
+       IN  /\ server' = [server EXCEPT !.available = available, !.received = @ \cup new,
+                                       !.fallback = IF upload.fallback = 0 THEN @ ELSE upload.fallback,
+                                       !.used = @ /\ upload.fallback = 0]
+           /\ Hand(p, [kind |-> "keys", stage |-> "response", serial |-> upload.serial, keys |-> upload.keys,
+                       fallback |-> upload.fallback, count |-> Cardinality(available)])
     /\ UNCHANGED <<store, peers>>
 
-Open(serial) == store.offer # {} /\ store.serial = serial
+Open(serial) == store.offer # None /\ store.serial = serial
 
-Settled == [store EXCEPT !.offer = {}]
+\* The server may have gone back to an older fallback key, or go back to it.
+PutsBack(p) == flight[p].kind = "keys" /\ flight[p].fallback \notin {0, store.fallback}
+
+Settled == [store EXCEPT !.offer = None]
 
 \* What the server may have stays usable; its ids are not used again.
 Abandoned ==
     IF Broken("upload-again-same-id")
-    THEN [Settled EXCEPT !.next = @ - Cardinality(store.offer), !.private = @ \ store.offer]
+    THEN [Settled EXCEPT !.next = @ - Cardinality(store.offer.keys), !.private = @ \ store.offer.keys]
     ELSE Settled
 
-\* The response to an offer settles exactly that offer. (To one that was abandoned: nothing.)
+\* The response to an offer settles exactly that offer. To one that was abandoned it says
+\* only that the server may hand out an older fallback key.
 MarkSent(p) ==
     /\ Waits(p, "keys", "response")
-    /\ store' = (IF ~Open(flight[p].serial) THEN store
-                 ELSE [Settled EXCEPT !.confirmed = @ \cup
-                        (IF Broken("publish-marks-too-many") THEN store.private
-                         ELSE store.private \cap flight[p].keys)])
+    /\ store' =
+        CASE Open(flight[p].serial) \/ (Broken("publish-marks-too-many") /\ store.offer # None) ->
+                [Settled EXCEPT !.confirmed = @ \cup (store.private \cap store.offer.keys),
+                                !.missing = Missing(flight[p].count),
+                                !.confirmedFallback = @ \/ store.offer.fallback # 0]
+          [] ~Open(flight[p].serial) /\ PutsBack(p) /\ ~Broken("fallback-put-back") ->
+                [store EXCEPT !.confirmedFallback = FALSE, !.ripe = FALSE,
+                              !.offer = IF @ = None THEN @ ELSE [@ EXCEPT !.fallback = 0]]
+          [] OTHER -> store
     /\ Hand(p, Idle)
     /\ UNCHANGED <<server, peers>>
 
@@ -248,7 +284,7 @@ MarkFailed(p) ==
 
 \* For long, nobody knows what became of the offer.
 AbandonOffer ==
-    /\ store.offer # {}
+    /\ store.offer # None
     /\ store' = Abandoned
     /\ UNCHANGED <<server, peers, flight>>
 
@@ -278,30 +314,10 @@ ReceiveBadMessage(key) ==
     /\ UNCHANGED <<server, flight>>
 
 -------------------------------------------------------------------------------
-(* Fallback keys.                                                               *)
+(* Peers claim fallback keys, and send messages with them.                      *)
 
 \* Those that the account keeps: its library has room for two.
 Kept == {store.fallback, store.fallback - 1} \ {0}
-
-UploadFallback(p) ==
-    /\ flight[p] = Idle
-    /\ store.unpublished
-    /\ store.fallback <= MaxFallback
-    /\ Hand(p, [kind |-> "fallback", stage |-> "request", key |-> store.fallback])
-    /\ UNCHANGED <<store, server, peers>>
-
-\* A key that the server has already counts as unused again.
-AnswerFallback(p) ==
-    /\ Waits(p, "fallback", "request")
-    /\ server' = [server EXCEPT !.fallback = flight[p].key, !.used = FALSE]
-    /\ Move(p, "response")
-    /\ UNCHANGED <<store, peers>>
-
-MarkFallbackSent(p) ==
-    /\ Waits(p, "fallback", "response")
-    /\ store' = [store EXCEPT !.unpublished = @ /\ flight[p].key # store.fallback]
-    /\ Hand(p, Idle)
-    /\ UNCHANGED <<server, peers>>
 
 ClaimFallback ==
     /\ server.available = {} /\ server.fallback # 0
@@ -315,26 +331,21 @@ ReceiveFallbackMessage(key) ==
     /\ peers' = [peers EXCEPT !.waiting = @ \ {key}]
     /\ UNCHANGED <<store, server, flight>>
 
-\* Since the current key was uploaded, a period has passed.
+\* Since the server is known to have the current key, a period has passed.
 PeriodPasses ==
-    /\ ~store.unpublished
+    /\ store.confirmedFallback
     /\ ~store.ripe
-    /\ peers.waiting \subseteq {store.fallback}
-    /\ \A p \in Processes : ~Waits(p, "fallback", "request")
-    /\ store' = [store EXCEPT !.ripe = TRUE]
-    /\ UNCHANGED <<server, peers, flight>>
-
-RotateFallback ==
-    /\ store.used
-    /\ store.ripe \/ Broken("fallback-cycled-early")
     /\ store.fallback < MaxFallback
-    /\ store' = [store EXCEPT !.fallback = @ + 1, !.unpublished = TRUE, !.used = FALSE, !.ripe = FALSE]
+    /\ peers.waiting \subseteq {store.fallback}
+    /\ \A p \in Processes : ~PutsBack(p)
+    /\ store' = [store EXCEPT !.ripe = TRUE]
     /\ UNCHANGED <<server, peers, flight>>
 
 -------------------------------------------------------------------------------
 \* A crash, an invalidation, a request or a response that gets lost.
 Lose(p) ==
     /\ flight[p] # Idle
+    /\ ~(PutsBack(p) /\ flight[p].stage = "response")
     /\ Hand(p, Idle)
     /\ UNCHANGED <<store, server, peers>>
 
@@ -343,11 +354,10 @@ Next ==
         \/ FindNoAccount(p) \/ CreateAccount(p) \/ AnswerSync(p) \/ ReceiveSync(p)
         \/ OfferKeys(p) \/ RepeatOffer(p) \/ OfferForFrozen(p)
         \/ AnswerUpload(p) \/ MarkSent(p) \/ MarkFailed(p)
-        \/ UploadFallback(p) \/ AnswerFallback(p) \/ MarkFallbackSent(p)
         \/ Lose(p)
     \/ AbandonOffer
     \/ \E key \in server.received : ClaimKey(key) \/ ReceiveMessage(key) \/ ReceiveBadMessage(key)
-    \/ ClaimFallback \/ PeriodPasses \/ RotateFallback
+    \/ ClaimFallback \/ PeriodPasses
     \/ \E key \in 1..MaxFallback : ReceiveFallbackMessage(key)
 
 (* Fairness, in words. One process that is awake suffices. It makes the account *)
@@ -371,17 +381,19 @@ FairSpec == Spec /\ Fairness
 -------------------------------------------------------------------------------
 (* Guarantees.                                                                  *)
 
-SomeKeys == [id: 1..MaxId, serial: 1..MaxId]
+SomeKeys == [id: 1..MaxId, serial: 1..MaxOffers]
+
+Offered == IF store.offer = None THEN {} ELSE store.offer.keys
 
 TypeOK ==
-    /\ store.account \in 0..2 /\ store.next \in 1..(MaxId + 1) /\ store.serial \in 0..MaxId
-    /\ store.private \subseteq SomeKeys /\ store.confirmed \subseteq SomeKeys /\ store.offer \subseteq SomeKeys
+    /\ store.account \in 0..2 /\ store.next \in 1..(MaxId + 1) /\ store.serial \in 0..MaxOffers
+    /\ store.private \subseteq SomeKeys /\ store.confirmed \subseteq SomeKeys /\ Offered \subseteq SomeKeys
     /\ store.missing \in 0..Target /\ store.told \in [Sliding -> 0..MaxId]
-    /\ store.fallback \in 0..(MaxFallback + 1)
+    /\ store.fallback \in 0..MaxFallback /\ (store.ripe => store.confirmedFallback)
     /\ server.available \subseteq server.received /\ server.received \subseteq SomeKeys
     /\ server.fallback \in 0..MaxFallback
     /\ peers.claimed \subseteq SomeKeys /\ peers.waiting \subseteq 1..MaxFallback /\ peers.bad \in 0..MaxBad
-    /\ \A p \in Processes : flight[p].kind \in {"none", "no account", "sync", "keys", "fallback"}
+    /\ \A p \in Processes : flight[p].kind \in {"none", "no account", "sync", "keys"}
 
 AccountCreatedOnce == store.account <= 1
 
@@ -395,7 +407,7 @@ ExactlyOnce == [][server.received \cap server'.available \subseteq server.availa
 \* Those that were abandoned are neither confirmed nor offered. A process that was suspended
 \* may send them late: one batch for each process but the one that counts.
 KeysBounded ==
-    /\ Cardinality(server.available \cap (store.confirmed \cup store.offer)) <= Target
+    /\ Cardinality(server.available \cap (store.confirmed \cup Offered)) <= Target
     /\ Cardinality(server.available) <= Target * Cardinality(Processes)
 
 NoOrphanedKey ==
@@ -404,6 +416,6 @@ NoOrphanedKey ==
 
 NoneUnreadable == peers.claimed \subseteq store.private /\ peers.waiting \subseteq Kept
 
-\* As long as there are ids left, which the machine never runs out of.
-KeysArrive == []<>(server.available # {} \/ store.next > MaxId)
+\* As long as there are numbers left, which the machine never runs out of.
+KeysArrive == []<>(server.available # {} \/ store.next > MaxId \/ store.serial = MaxOffers)
 ===============================================================================

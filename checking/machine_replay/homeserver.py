@@ -257,9 +257,17 @@ class Homeserver:
         """Return the messages to a device that it has not acknowledged."""
         return [event for _, event in self._signed_in(device).inbox]
 
-    def one_time_keys(self, device: Device) -> list[str]:
-        """Return the names of a device's one-time keys, in the order in which they are handed out."""
-        return list(self._signed_in(device).one_time)
+    def one_time_keys(self, device: Device) -> Json:
+        """Return a device's one-time keys by their names, in the order in which they are handed out."""
+        return {**self._signed_in(device).one_time}
+
+    def fallback_key(self, device: Device) -> tuple[Json, bool] | None:
+        """Return the fallback key of a device that is handed out, and whether it was."""
+        keys = self._signed_in(device)
+        if not keys.fallback:
+            return None
+        ((algorithm, (name, key)),) = keys.fallback.items()
+        return {name: key}, algorithm in keys.used_fallback
 
     def hand_out_first(self, device: Device, name: str) -> None:
         """Let the next one-time key of a device that is handed out be this one."""

@@ -1,4 +1,7 @@
-"""The one-time keys of the module Keys on real machines. Device keys and a fallback key are uploaded when it begins."""
+"""The module Keys on real machines: the account, one-time keys and fallback keys.
+
+A key counts as private where a message that was made with it can be read.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, Final, NamedTuple, Self, TypeVar, cast
+from typing import ClassVar, Final, NamedTuple, Self, TypeAlias, TypeVar, cast
 
 import msgspec
 
@@ -17,7 +20,7 @@ from checking.machine_replay.client import Client
 from checking.machine_replay.counterpart import Counterpart, Impossible, Property
 from checking.machine_replay.device_keys import account_of, signed_device_keys
 from checking.machine_replay.homeserver import Device, Homeserver, Json
-from checking.machine_replay.shared_device import SharedDevice
+from checking.machine_replay.shared_device import Opening, SharedDevice
 from checking.replay.doubles import ManualClock
 from checking.replay.model_states import Function, changed_arguments, entry, function_of, name_of
 from checking.replay.substitutions import Substitution, substituted
@@ -33,8 +36,11 @@ _PEER: Final = Device("@bob:example.org", "LAPTOP")
 _NONE: Final = ModelValue("None")
 _IDLE: Final = record(kind="none")
 _TARGET: Final = 1
-"""How many keys the homeserver is to have: that of the model ReplayKeys."""
+"""How many keys the homeserver is to have in the models of the faults."""
+_PERIOD_MS: Final = 1_000
+"""How long a fallback key is kept: much shorter than an offer stands that nobody answers."""
 _COUNTS: Final = "device_one_time_keys_count"
+_UNUSED: Final = "device_unused_fallback_key_types"
 
 
 class _Key(NamedTuple):
@@ -57,20 +63,35 @@ class _Upload:
     response: Json | None = None
 
 
+@dataclass(frozen=True)
+class _NoAccount:
+    """A process that is opening the store has found no account in it, and goes on later."""
+
+
+_InHand: TypeAlias = "_Sync | _Upload | _NoAccount"
 Held = TypeVar("Held", _Sync, _Upload)
 
 
 @dataclass
 class _Outside:
     server: Homeserver
-    flight: dict[str, _Sync | _Upload | None]
+    time_ms: int
+    flight: dict[str, _InHand | None]
     accounts: set[str] = field(default_factory=set)
     """The identity keys of all accounts that were made."""
-    names: dict[str, _Key] = field(default_factory=dict)
-    """By its name at the homeserver: each one-time key that was offered."""
+    ids: dict[str, int] = field(default_factory=dict)
+    """The names of all one-time keys that were offered."""
+    keys: dict[str, _Key] = field(default_factory=dict)
+    """These keys by their public halves."""
     offers: list[KeysUpload] = field(default_factory=list)
     messages: dict[_Key, Json] = field(default_factory=dict)
     """What somebody would send who has claimed it."""
+    fallbacks: dict[str, int] = field(default_factory=dict)
+    """All fallback keys, by their public halves."""
+    fallback_messages: dict[int, Json] = field(default_factory=dict)
+    """What somebody would send who has claimed one."""
+    waiting: dict[int, Json] = field(default_factory=dict)
+    """What was sent by somebody who has claimed one."""
     asked_offers: dict[int, int | None] = field(default_factory=dict)
     """By serial: the number of the last offer; ``None`` where one was open."""
     told: int = 0
@@ -87,9 +108,15 @@ def _keys(state: State, variable: str, part: str) -> frozenset[_Key]:
     return frozenset(map(_of_value, cast("frozenset[Value]", entry(state, variable)[part])))
 
 
+def _kept(newest: int) -> set[int]:
+    """Return the fallback keys that the account is to keep."""
+    return {number for number in (newest, newest - 1) if number > 0}
+
+
 def _keys_bounded(_: State, now: State) -> str | None:
-    available = _keys(now, "server", "available")
-    wanted = available & (_keys(now, "store", "confirmed") | _keys(now, "store", "offer"))
+    available, offer = _keys(now, "server", "available"), entry(now, "store")["offer"]
+    offered = () if offer == _NONE else cast("frozenset[Value]", cast("Function", offer)["keys"])
+    wanted = available & {*_keys(now, "store", "confirmed"), *map(_of_value, offered)}
     if len(wanted) > _TARGET or len(available) > _TARGET * len(function_of(now["flight"])):
         return f"the homeserver has {sorted(available)}, of which {sorted(wanted)} were not abandoned"
     return None
@@ -98,7 +125,33 @@ def _keys_bounded(_: State, now: State) -> str | None:
 def _no_orphaned_key(_: State, now: State) -> str | None:
     handed_out = _keys(now, "server", "available") | _keys(now, "peers", "claimed")
     orphaned = handed_out - _keys(now, "store", "private")
+    fallback, newest = (cast("int", entry(now, variable)["fallback"]) for variable in ("server", "store"))
+    if fallback not in {0, *_kept(newest)}:
+        return f"nobody can use the fallback key {fallback}"
     return f"nobody can use {sorted(orphaned)}" if orphaned else None
+
+
+def _account_created_once(_: State, now: State) -> str | None:
+    accounts = cast("int", entry(now, "store")["account"])
+    return f"{accounts} accounts were made" if accounts > 1 else None
+
+
+def _published_is_uploaded(_: State, now: State) -> str | None:
+    never_uploaded = _keys(now, "store", "confirmed") - _keys(now, "server", "received")
+    return f"the homeserver never got {sorted(never_uploaded)}" if never_uploaded else None
+
+
+def _no_id_twice(_: State, now: State) -> str | None:
+    keys = _keys(now, "server", "received") | _keys(now, "store", "private")
+    return f"of {sorted(keys)} two have one id" if len({key.id for key in keys}) < len(keys) else None
+
+
+def _none_unreadable(_: State, now: State) -> str | None:
+    peers = entry(now, "peers")
+    unreadable = _keys(now, "peers", "claimed") - _keys(now, "store", "private")
+    dropped = cast("frozenset[int]", peers["waiting"]) - _kept(cast("int", entry(now, "store")["fallback"]))
+    made_with = [*sorted(unreadable), *sorted(dropped)]
+    return f"messages made with {made_with} can't be read" if made_with else None
 
 
 def _exactly_once(was: State, now: State) -> str | None:
@@ -111,6 +164,10 @@ class Keys(Counterpart):
     """A process syncs by a connection of its own name."""
 
     properties: ClassVar[Mapping[str, Property]] = {
+        "AccountCreatedOnce": _account_created_once,
+        "PublishedIsUploaded": _published_is_uploaded,
+        "NoIdTwice": _no_id_twice,
+        "NoneUnreadable": _none_unreadable,
         "KeysBounded": _keys_bounded,
         "NoOrphanedKey": _no_orphaned_key,
         "ExactlyOnce": _exactly_once,
@@ -119,13 +176,18 @@ class Keys(Counterpart):
 
     outside: _Outside
 
-    def __init__(self, device: SharedDevice, outside: _Outside, initial: State, resources: ExitStack) -> None:
+    def __init__(
+        self, device: SharedDevice, clock: ManualClock, outside: _Outside, initial: State, resources: ExitStack
+    ) -> None:
         """For ``open``."""
         self.devices = (device,)
+        self._clock = clock
         self.outside = outside
         self._device = device
         self._sliding = sorted(map(name_of, function_of(entry(initial, "store")["told"])))
         self._resources = resources
+        self._target = cast("int", entry(initial, "store")["missing"])
+        self._openings: dict[str, Opening] = {}
         self._given: _Sync | _Upload | None = None
 
     @classmethod
@@ -133,19 +195,21 @@ class Keys(Counterpart):
         """As the base class says."""
         processes = sorted(map(name_of, function_of(initial["flight"])))
         resources = ExitStack()
-        resources.enter_context(
-            substituted([(account, "MOST_ONE_TIME_KEYS", _TARGET), (account, "REFILL_BELOW", _TARGET)])
-        )
-        server = Homeserver()
+        target = entry(initial, "store")["missing"]
+        limits = {"MOST_ONE_TIME_KEYS": target, "REFILL_BELOW": target, "FALLBACK_KEPT_MS": _PERIOD_MS}
+        resources.enter_context(substituted((account, name, value) for name, value in limits.items()))
+        server, clock = Homeserver(), ManualClock()
         server.sign_in(_OWN)
         server.sign_in(_PEER)
         own = ids.Device(ids.UserId(_OWN.user), ids.DeviceId(_OWN.device))
-        device = await SharedDevice.open(folder / "device.store", own, processes, ManualClock())
+        device = await SharedDevice.open(folder / "device.store", own, processes, clock)
         await device.restore(())
-        return cls(device, _Outside(server, dict.fromkeys(processes)), initial, resources)
+        return cls(device, clock, _Outside(server, clock.now(), dict.fromkeys(processes)), initial, resources)
 
     async def close(self) -> None:
         """As the base class says."""
+        for opening in self._openings.values():
+            await self._device.go_on(opening)
         await super().close()
         self._resources.close()
 
@@ -156,8 +220,11 @@ class Keys(Counterpart):
         def keys(variable: str, part: str, state: State) -> frozenset[Value]:
             return cast("frozenset[Value]", entry(state, variable)[part])
 
-        if action == "AbandonOffer":
+        if action in ("AbandonOffer", "ClaimFallback", "PeriodPasses"):
             return [Label(action)]
+        if action == "ReceiveFallbackMessage":
+            was, now = (cast("frozenset[int]", entry(state, "peers")["waiting"]) for state in (before, after))
+            return [Label(action, (number,)) for number in was - now]
         claimed, claimed_then = keys("peers", "claimed", before), keys("peers", "claimed", after)
         if entry(before, "peers")["bad"] != entry(after, "peers")["bad"]:
             spent = keys("store", "private", before) - keys("store", "private", after)
@@ -168,21 +235,32 @@ class Keys(Counterpart):
             return [Label("ClaimKey" if key in claimed_then else "ReceiveMessage", (key,))]
         processes = changed_arguments(before["flight"], after["flight"])
         if action == "CreateAccount":
-            processes = processes or sorted(function_of(before["flight"]), key=name_of)
+            flight = function_of(before["flight"])
+            processes = processes or [process for process in sorted(flight, key=name_of) if flight[process] == _IDLE]
         return [Label(action, (process,)) for process in processes]
 
     def choices(self) -> Sequence[Label]:
-        """As the base class says: whether keys are offered. Where some are missing, only the bound may forbid it."""
-        if not self.outside.accounts or self._missing():
+        """As the base class says: whether keys are offered. Where some are due, only a bound may forbid it."""
+        if not self.outside.accounts or self._is_due():
             return []
         return [Label("OfferKeys", (ModelValue(p),)) for p, held in self.outside.flight.items() if held is None]
 
     async def take(self, step: Label) -> None:
         """As the base class says."""
         outside = self.outside
+        self._clock.time_ms = outside.time_ms
         match step.action, step.parameters:
+            case "FindNoAccount", (ModelValue(process),):
+                rows = self._device.rows()
+                opening = await self._device.begin_to_open(process)
+                if opening is None:  # as it is: the account is looked for and made in one operation
+                    await self._device.restore(rows)
+                    raise Impossible(f"{process} does not look for the account without making it")
+                self._openings[process] = opening
+                outside.flight[process] = _NoAccount()
             case "CreateAccount", (ModelValue(process),):
                 await self._begin(process)
+                outside.flight[process] = None
             case "AnswerSync", (ModelValue(process),):
                 outside.flight[process] = await self._ask(process)
             case "ReceiveSync", (ModelValue(process),):
@@ -213,6 +291,12 @@ class Keys(Counterpart):
             case "ReceiveBadMessage", (key,):
                 await self._deliver(_spoilt(outside.messages[_of_value(key)]))
                 outside.bad += 1
+            case "ClaimFallback", ():
+                outside.waiting |= self._claim_fallback()
+            case "ReceiveFallbackMessage", (int(number),):
+                await self._deliver(outside.waiting.pop(number))
+            case "PeriodPasses", ():
+                outside.time_ms += _PERIOD_MS
             case "Lose", (ModelValue(process),):
                 outside.flight[process] = None
             case _:
@@ -235,48 +319,55 @@ class Keys(Counterpart):
         held = self._device.records(ACCOUNT).get(None)
         private = frozenset[_Key]() if held is None else self._private(held)
         offered = [upload for upload in outside.offers if offer is not None and upload.offer_id == offer.offer_id]
+        fallback = 0 if own is None else self._number_of(own.fallback)
+        self._must_keep(fallback, held)
+        handed_out = outside.server.fallback_key(_OWN)
         told = {} if own is None else {name: said.one_time_keys or 0 for name, said in own.told.items()}
         return {
             "store": record(
                 account=len(outside.accounts),
-                next=len(outside.names) + 1,
+                next=len(outside.ids) + 1,
                 private=_values(private),
                 confirmed=_values(outside.confirmed & private),
-                offer=_values(key for upload in offered for key in self._keys_of(upload)),
+                offer=_NONE
+                if offer is None
+                else record(
+                    keys=_values(key for upload in offered for key in self._keys_of(upload)),
+                    fallback=fallback if offer.fallback else 0,
+                ),
                 serial=len(outside.offers),
                 missing=self._missing(),
                 told=function({ModelValue(process): told.get(process, 0) for process in self._sliding}),
-                # The fallback key is published when the device begins, and of no interest here.
-                fallback=len(outside.accounts),
-                unpublished=bool(outside.accounts),
-                used=False,
-                ripe=not outside.accounts,
+                fallback=fallback,
+                confirmedFallback=own is not None and own.fallback_confirmed_ms is not None,
+                used=own is not None and own.fallback_used,
+                ripe=self._is_ripe(),
             ),
             "server": record(
                 available=_values(self._available()),
                 received=_values(outside.received),
-                fallback=0,
-                used=False,
+                fallback=0 if handed_out is None else self._number_of(handed_out[0]),
+                used=handed_out is None or handed_out[1],
                 told=function({ModelValue(process): outside.told for process in self._sliding}),
             ),
-            "peers": record(claimed=_values(outside.claimed), waiting=frozenset(), bad=outside.bad),
+            "peers": record(claimed=_values(outside.claimed), waiting=frozenset(outside.waiting), bad=outside.bad),
             "flight": function({ModelValue(process): self._in_hand(each) for process, each in outside.flight.items()}),
         }
 
     async def _begin(self, process: str) -> None:
-        """Let a process make the account, and the others find it; publish what begins a device, and use its key up."""
+        """Let a process make the account, and the others find it; let sliding sync begin, that says of no key."""
         outside = self.outside
-        machine = await self._device.reopen(process)
+        opening = self._openings.pop(process, None)
+        machine = await (self._device.reopen(process) if opening is None else self._device.go_on(opening))
         outside.accounts.add(machine.curve25519)
-        for other in outside.flight.keys() - {process}:
+        for other in outside.flight.keys() - {process} - self._openings.keys():
             outside.accounts.add((await self._device.reopen(other)).curve25519)
-        client = Client(outside.server, await self._device.machine(process))
         for connection in self._sliding:
-            await client.sync(connection, sliding=True)
-        await client.send_all(KeysUpload)
-        claim = {"one_time_keys": {_OWN.user: {_OWN.device: ids.ONE_TIME_KEY}}}
-        status, _ = outside.server.request(_OWN, "POST", "/_matrix/client/v3/keys/claim", claim)
-        assert status == 200
+            machine = await self._device.machine(process)
+            position = await machine.sync_position(connection, sliding=True)
+            response = Client(outside.server, machine).ask(position)
+            del _part_of(response, sliding=True)[_UNUSED]
+            await machine.receive_sync_changes(response, position)
 
     async def _ask(self, process: str) -> _Sync:
         outside, sliding = self.outside, process in self._sliding
@@ -301,17 +392,23 @@ class Keys(Counterpart):
         if upload in outside.offers:
             return  # as only a broken machine does
         outside.offers.append(upload)
-        keys = cast("dict[str, Json]", upload.body["one_time_keys"])
-        for name, key in keys.items():
-            outside.names[name] = _Key(len(outside.names) + 1, len(outside.offers))
-            outside.messages[outside.names[name]] = self._message_with(str(key["key"]))
+        for name, public in _public_halves(upload.body.get("one_time_keys")).items():
+            key = _Key(outside.ids.setdefault(name, len(outside.ids) + 1), len(outside.offers))
+            outside.keys[public], outside.messages[key] = key, self._message_with(public)
+        for public in _public_halves(upload.body.get("fallback_keys")).values():
+            number = outside.fallbacks.setdefault(public, len(outside.fallbacks) + 1)
+            outside.fallback_messages.setdefault(number, self._message_with(public))
 
     def _upload(self, process: str) -> None:
         outside, upload = self.outside, self._held(process, _Upload)
         if upload.response is not None:
             raise Impossible(f"{process} has sent its offer")
-        before = self._available()
-        status, response = outside.server.request(_OWN, upload.request.method, upload.request.path, upload.request.body)
+        before, body = self._available(), upload.request.body
+        if "one_time_keys" in body:  # what it has under an id it keeps, and says nothing
+            has = outside.server.one_time_keys(_OWN)
+            offered = cast("Json", body["one_time_keys"])
+            body = {**body, "one_time_keys": {name: key for name, key in offered.items() if name not in has}}
+        status, response = outside.server.request(_OWN, upload.request.method, upload.request.path, body)
         assert status == 200
         outside.received |= self._available() - before
         outside.flight[process] = _Upload(upload.request, response)
@@ -336,13 +433,23 @@ class Keys(Counterpart):
                 await machine.mark_sent(request, response)
 
     def _claim(self, key: _Key) -> None:
-        name = next(name for name, named in self.outside.names.items() if named == key)
+        name = next(name for name, number in self.outside.ids.items() if number == key.id)
         self.outside.server.hand_out_first(_OWN, name)
+        assert self.outside.keys[self._handed_out()] == key
+        self.outside.claimed.add(key)
+
+    def _claim_fallback(self) -> dict[int, Json]:
+        public = self._handed_out()
+        return {self.outside.fallbacks[public]: self._message_with(public)}
+
+    def _handed_out(self) -> str:
+        """Claim a key of this device, and return it."""
         claim = {"one_time_keys": {_OWN.user: {_OWN.device: ids.ONE_TIME_KEY}}}
         status, response = self.outside.server.request(_PEER, "POST", "/_matrix/client/v3/keys/claim", claim)
         assert status == 200
-        assert name in str(response)
-        self.outside.claimed.add(key)
+        of_users = cast("dict[str, dict[str, Json]]", response["one_time_keys"])
+        (public,) = _public_halves(of_users[_OWN.user][_OWN.device]).values()
+        return public
 
     async def _deliver(self, content: Json) -> None:
         """Let the device receive a message, over a connection that says nothing of keys."""
@@ -365,16 +472,41 @@ class Keys(Counterpart):
         """Return the keys with which a message can be read."""
         return frozenset(key for key, content in self.outside.messages.items() if _reads(held, *_parts(content)))
 
+    def _must_keep(self, newest: int, held: Account | None) -> None:
+        """Refuse an account that keeps other fallback keys than the newest and the one before it."""
+        messages = self.outside.fallback_messages.items() if held is not None else ()
+        kept = {number for number, content in messages if held is not None and _reads(held, *_parts(content))}
+        if kept != _kept(newest):
+            raise CheckError(f"the account keeps the fallback keys {sorted(kept)}, and the newest is {newest}")
+
     def _missing(self) -> int:
         own = self._device.records(OWN_DEVICE).get(None)
-        return 0 if own is None or self._device.records(OFFER) else account.keys_wanted(own)
+        if own is None:
+            return self._target
+        return 0 if self._device.records(OFFER) else account.keys_wanted(own)
+
+    def _is_due(self) -> bool:
+        own = self._device.records(OWN_DEVICE).get(None)
+        if own is None or self._device.records(OFFER):
+            return False
+        replaces = account.wants_new_fallback(own, self.outside.time_ms)
+        return replaces or own.fallback_confirmed_ms is None or account.keys_wanted(own) > 0
+
+    def _is_ripe(self) -> bool:
+        own = self._device.records(OWN_DEVICE).get(None)
+        confirmed_ms = None if own is None else own.fallback_confirmed_ms
+        return confirmed_ms is not None and self.outside.time_ms - confirmed_ms >= _PERIOD_MS
+
+    def _number_of(self, fallback: object) -> int:
+        return sum(self.outside.fallbacks[public] for public in _public_halves(fallback).values())
 
     def _keys_of(self, upload: KeysUpload) -> set[_Key]:
-        return {self.outside.names[name] for name in cast("Json", upload.body["one_time_keys"])}
+        publics = _public_halves(upload.body.get("one_time_keys")).values()
+        return {self.outside.keys[public] for public in publics}
 
     def _available(self) -> set[_Key]:
-        names = self.outside.names
-        return {names[name] for name in self.outside.server.one_time_keys(_OWN) if name in names}
+        available = _public_halves(self.outside.server.one_time_keys(_OWN)).values()
+        return {self.outside.keys[public] for public in available}
 
     def _held(self, process: str, kind: type[Held]) -> Held:
         held = self.outside.flight[process]
@@ -382,26 +514,37 @@ class Keys(Counterpart):
             raise Impossible(f"{process} has no such thing in hand")
         return held
 
-    def _in_hand(self, held: _Sync | _Upload | None) -> Value:
+    def _in_hand(self, held: _InHand | None) -> Value:
         match held:
             case None:
                 return _IDLE
+            case _NoAccount():
+                return record(kind="no account")
             case _Upload(request, response):
-                return record(
-                    kind="keys",
-                    stage="request" if response is None else "response",
-                    serial=1 + self.outside.offers.index(request),
-                    keys=_values(self._keys_of(request)),
-                )
+                upload: dict[str, Value] = {
+                    "serial": 1 + self.outside.offers.index(request),
+                    "keys": _values(self._keys_of(request)),
+                    "fallback": self._number_of(request.body.get("fallback_keys")),
+                }
+                if response is None:
+                    return record(kind="keys", stage="request", **upload)
+                counts = cast("dict[str, int]", response["one_time_key_counts"])
+                return record(kind="keys", stage="response", count=counts[ids.ONE_TIME_KEY], **upload)
             case _Sync(position, response):
+                unused = cast("list[str]", _part_of(response, sliding=position.sliding)[_UNUSED])
                 count, asked = _count(response, sliding=position.sliding), self.outside.asked_offers[position.serial]
                 return record(
                     kind="sync",
                     stage="response",
                     asked=_NONE if asked is None else asked,
                     count=_NONE if count is None else count,
-                    used=False,
+                    used=ids.ONE_TIME_KEY not in unused,
                 )
+
+
+def _public_halves(keys: object) -> dict[str, str]:
+    """Return keys by their names, as they are uploaded and claimed; none in the place of nothing."""
+    return {name: str(key["key"]) for name, key in cast("dict[str, Json]", keys or {}).items()}
 
 
 def _part_of(response: Json, *, sliding: bool) -> Json:

@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, TypeVar, TypeVarTuple, cast
 
 import msgspec
 
 from checking.replay.substitutions import Substitution
-from unwedged.machine import account, sync
-from unwedged.machine.account import hand_out_offer, own_device
-from unwedged.machine.records import OFFER
+from unwedged.machine import account, inbox, sync
+from unwedged.machine.account import hand_out_offer, open_account, own_account, own_device, take_upload_answer
+from unwedged.machine.errors import MessageUnreadable
+from unwedged.machine.identifiers import Curve25519Key, Device, JsonObject, TransactionId
+from unwedged.machine.ratchets import Account
+from unwedged.machine.records import ACCOUNT, OFFER, OWN_DEVICE, OwnDevice, ToldKeys
+from unwedged.machine.repair import RepairedStore
 from unwedged.machine.requests import KeysUpload
-from unwedged.machine.sync import SyncChanges
+from unwedged.machine.sync import SyncChanges, SyncPosition
+from unwedged.machine.unpadded_base64 import to_unpadded, unpadded
 from unwedged.store import RecordKind, Transaction
+from unwedged.store.crypto_store import MOST_ATTEMPTS
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
+Arguments = TypeVarTuple("Arguments")
+
+_ONE_TIME_KEY: Final = slice(3, 35)
+"""Where a pre-key message names it: behind the version, and the field's tag and length."""
+
+
+class _Around(Transaction):
+    """Stands around another transaction."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+
+    async def get(self, kind: RecordKind[Key, Value], key: Key) -> Value | None:
+        return await self._transaction.get(kind, key)
+
+    def put(self, kind: RecordKind[Key, Value], key: Key, value: Value) -> None:
+        self._transaction.put(kind, key, value)
 
 
 def _count_absent_two_meanings() -> Sequence[Substitution]:
@@ -30,14 +53,33 @@ def _count_absent_two_meanings() -> Sequence[Substitution]:
     return [(sync, "_of_sliding", zero)]
 
 
+def _account_fork_at_creation() -> Sequence[Substitution]:
+    """The account is looked for in one operation, and made in another one."""
+    run = RepairedStore.run
+
+    async def make(transaction: Transaction, device: Device) -> OwnDevice:
+        transaction.delete(OWN_DEVICE, None)
+        return await open_account(transaction, device)
+
+    async def run_apart(
+        store: RepairedStore,
+        operation: Callable[[Transaction, *Arguments], Awaitable[object]],
+        *arguments: *Arguments,
+        attempts: int = MOST_ATTEMPTS,
+    ) -> object:
+        if operation.__name__ != "open_account":
+            return await run(store, operation, *arguments, attempts=attempts)
+        (device,) = cast("tuple[Device]", arguments)
+        return await run(store, Transaction.get, OWN_DEVICE, None) or await run(store, make, device)
+
+    return [(RepairedStore, "run", run_apart)]
+
+
 def _upload_before_persist() -> Sequence[Substitution]:
-    """An offer leaves, and nothing of it is noted: none but that with which the device begins."""
+    """An offer leaves, and nothing of it is noted."""
 
-    class Unsaved(Transaction):
+    class Unsaved(_Around):
         """Writes nothing, and lets nothing that it reads be changed."""
-
-        def __init__(self, transaction: Transaction) -> None:
-            self._transaction = transaction
 
         async def get(self, kind: RecordKind[Key, Value], key: Key) -> Value | None:
             value = await self._transaction.get(kind, key)
@@ -50,8 +92,7 @@ def _upload_before_persist() -> Sequence[Substitution]:
             pass
 
     async def make(transaction: Transaction, now_ms: int) -> KeysUpload | None:
-        begins = not (await own_device(transaction)).published
-        return await hand_out_offer(transaction if begins else Unsaved(transaction), now_ms)
+        return await hand_out_offer(Unsaved(transaction), now_ms)
 
     return [(account, "hand_out_offer", make)]
 
@@ -71,7 +112,113 @@ def _handed_out_again() -> Sequence[Substitution]:
     return [(account, "hand_out_offer", make)]
 
 
+def _stale_count() -> Sequence[Substitution]:
+    """A count counts although an offer was made since it was asked for, or is under way."""
+    note_counts = account.note_counts
+
+    class WithoutOffer(_Around):
+        async def get(self, kind: RecordKind[Key, Value], key: Key) -> Value | None:
+            value = await super().get(kind, key)
+            return None if kind.name == OFFER.name else value
+
+    async def note(transaction: Transaction, asked_with: SyncPosition, said: ToldKeys) -> None:
+        serial = (await own_device(transaction)).serial
+        await note_counts(WithoutOffer(transaction), msgspec.structs.replace(asked_with, serial=serial), said)
+
+    return [(account, "note_counts", note)]
+
+
+def _publish_marks_too_many() -> Sequence[Substitution]:
+    """The answer to any offer is taken for the answer to the one that is open."""
+
+    async def take(transaction: Transaction, request: KeysUpload, response: JsonObject, now_ms: int) -> None:
+        offer = await transaction.get(OFFER, None)
+        answered = request if offer is None else KeysUpload(offer.offer_id, request.body)
+        await take_upload_answer(transaction, answered, response, now_ms)
+
+    return [(account, "take_upload_answer", take)]
+
+
+def _upload_again_same_id() -> Sequence[Substitution]:
+    """An offer is abandoned together with its keys: the account is again what it was before they were made."""
+    make_one_time_keys, abandon_offer = Account.make_one_time_keys, account.abandon_offer
+    before: dict[TransactionId, str] = {}
+    pickles: list[str] = []
+
+    def make(keys: Account, count: int) -> dict[str, Curve25519Key]:
+        pickles.append(keys.pickle())
+        return make_one_time_keys(keys, count)
+
+    async def offer(transaction: Transaction, now_ms: int) -> KeysUpload | None:
+        pickles.clear()
+        upload = await hand_out_offer(transaction, now_ms)
+        if upload is not None and pickles:
+            before[upload.offer_id] = pickles[0]
+        return upload
+
+    async def abandon(transaction: Transaction, request: KeysUpload) -> None:
+        is_open = await transaction.get(OFFER, None) is not None
+        await abandon_offer(transaction, request)
+        if is_open and await transaction.get(OFFER, None) is None and request.offer_id in before:
+            transaction.put(ACCOUNT, None, Account.from_pickle(before[request.offer_id]))
+
+    return [
+        (Account, "make_one_time_keys", make),
+        (account, "hand_out_offer", offer),
+        (account, "abandon_offer", abandon),
+    ]
+
+
+def _key_dropped_by_bad_message() -> Sequence[Substitution]:
+    """A message that can't be read spends the one-time key that it names: as if another one had been made with it."""
+    decrypt = inbox._decrypt
+
+    async def decrypt_or_spend(transaction: Transaction, event: inbox._Event) -> bytes:
+        try:
+            return await decrypt(transaction, event)
+        except MessageUnreadable:
+            own = await own_account(transaction)
+            content = msgspec.convert(event.content, inbox._Encrypted)
+            ((_, ciphertext),) = content.ciphertext.items()
+            named = unpadded(ciphertext.body)[_ONE_TIME_KEY]
+            sender = Account()
+            message = sender.outbound_session(own.curve25519, to_unpadded(named)).encrypt(b"")
+            own.inbound_session(sender.curve25519, message)
+            transaction.put(ACCOUNT, None, own)
+            raise
+
+    return [(inbox, "_decrypt", decrypt_or_spend)]
+
+
+def _fallback_cycled_early() -> Sequence[Substitution]:
+    """A fallback key is replaced as soon as the homeserver says that it was used."""
+
+    def wants(own: OwnDevice, now_ms: int) -> bool:
+        del now_ms
+        return own.fallback is None or own.fallback_used
+
+    return [(account, "wants_new_fallback", wants)]
+
+
+def _fallback_put_back() -> Sequence[Substitution]:
+    """The answer to an offer that no longer stands says nothing, whatever fallback key was in it."""
+
+    async def take(transaction: Transaction, request: KeysUpload, response: JsonObject, now_ms: int) -> None:
+        offer = await transaction.get(OFFER, None)
+        if offer is not None and offer.offer_id == request.offer_id:
+            await take_upload_answer(transaction, request, response, now_ms)
+
+    return [(account, "take_upload_answer", take)]
+
+
 FAULTS: Final[Mapping[str, Callable[[], Sequence[Substitution]]]] = {
+    "account-fork-at-creation": _account_fork_at_creation,
+    "stale-count": _stale_count,
+    "publish-marks-too-many": _publish_marks_too_many,
+    "upload-again-same-id": _upload_again_same_id,
+    "key-dropped-by-bad-message": _key_dropped_by_bad_message,
+    "fallback-cycled-early": _fallback_cycled_early,
+    "fallback-put-back": _fallback_put_back,
     "count-absent-two-meanings": _count_absent_two_meanings,
     "upload-before-persist": _upload_before_persist,
     "upload-repeated": _handed_out_again,

@@ -6,6 +6,7 @@ and put back through a connection that takes no part in the protocol.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 
 from checking.replay.doubles import ManualClock
+from checking.replay.substitutions import substituted
 from unwedged.machine import OlmMachine
 from unwedged.machine.identifiers import Device
-from unwedged.store import RecordKind
+from unwedged.store import CryptoStore, RecordKind
 from unwedged.store.sealer import Sealer
 from unwedged.store.sqlite import SqliteBackend
 
@@ -32,6 +34,13 @@ class Row(NamedTuple):
     kind: str
     key: bytes
     value: bytes
+
+
+class Opening(NamedTuple):
+    """A process that begins anew, and waits before it uses the store for the second time."""
+
+    opened: asyncio.Task[OlmMachine]
+    may_go_on: asyncio.Event
 
 
 class SharedDevice:
@@ -73,6 +82,36 @@ class SharedDevice:
         await self._machines[process].close()
         self._machines[process] = await self._open(process)
         return self._machines[process]
+
+    async def begin_to_open(self, process: str) -> Opening | None:
+        """Let a process begin anew, up to its second operation on the store; ``None`` where it needs only one."""
+        second, may_go_on, operations = asyncio.Event(), asyncio.Event(), 0
+        run = CryptoStore.run
+
+        async def counted(store: CryptoStore, *arguments: object, **keywords: object) -> object:
+            nonlocal operations
+            operations += 1
+            if operations > 1:
+                await store._lock.release_now()
+                second.set()
+                await may_go_on.wait()
+            return await run(store, *arguments, **keywords)  # type: ignore[arg-type]
+
+        with substituted([(CryptoStore, "run", counted)]):
+            opened = asyncio.create_task(self.reopen(process))
+            waits = asyncio.create_task(second.wait())
+            await asyncio.wait((opened, waits), return_when=asyncio.FIRST_COMPLETED)
+        waits.cancel()
+        if opened.done():
+            await opened
+            return None
+        return Opening(opened, may_go_on)
+
+    async def go_on(self, opening: Opening) -> OlmMachine:
+        """Let a process that waits go on, and return its machine."""
+        await self._hand_over()
+        opening.may_go_on.set()
+        return await opening.opened
 
     async def machine(self, process: str) -> OlmMachine:
         """Return the machine of a process, which is to do something now."""

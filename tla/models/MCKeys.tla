@@ -14,13 +14,9 @@ NeverAbandonOffer     == [][~AbandonOffer]_vars
 NeverClaimKey         == [][\A key \in server.received : ~ClaimKey(key)]_vars
 NeverReceiveMessage   == [][\A key \in server.received : ~ReceiveMessage(key)]_vars
 NeverReceiveBadMessage == [][\A key \in server.received : ~ReceiveBadMessage(key)]_vars
-NeverUploadFallback   == [][\A p \in Processes : ~UploadFallback(p)]_vars
-NeverAnswerFallback   == [][\A p \in Processes : ~AnswerFallback(p)]_vars
-NeverMarkFallbackSent == [][\A p \in Processes : ~MarkFallbackSent(p)]_vars
 NeverClaimFallback    == [][~ClaimFallback]_vars
 NeverReceiveFallbackMessage == [][\A key \in 1..MaxFallback : ~ReceiveFallbackMessage(key)]_vars
 NeverPeriodPasses     == [][~PeriodPasses]_vars
-NeverRotateFallback   == [][~RotateFallback]_vars
 NeverLose             == [][\A p \in Processes : ~Lose(p)]_vars
 
 \* Of the situations that much of the specification is there for:
@@ -29,13 +25,23 @@ NeverOvershoots == Cardinality(server.available) <= Target
 
 \* a response comes to an offer that was abandoned, while another is open;
 NeverAnsweredLate ==
-    [][\A p \in Processes : (MarkSent(p) /\ store.offer # {}) => store' # store]_vars
+    [][\A p \in Processes : (MarkSent(p) /\ store.offer # None) => store' # store]_vars
 
 \* a count comes too late to count, and another tells that it is still so;
 NeverAsBefore ==
     [][\A p \in Sliding : (ReceiveSync(p) /\ flight[p].count = None /\ store.serial > 0) => store'.missing = 0]_vars
 
+\* the server gets a fallback key that was replaced, and gets the current one again;
+NeverPutsBack ==
+    [][\A p \in Processes : (MarkSent(p) /\ PutsBack(p)) => store' = store]_vars
+
 \* a message comes that was made with the fallback key before the current one.
 NeverPrevious ==
     [][\A key \in 1..MaxFallback : ReceiveFallbackMessage(key) => key = store.fallback]_vars
+
+\* For the replay there is less at the same time: nobody claims a fallback key,
+NoneWaits == peers.waiting = {}
+
+\* and at most one process syncs.
+OneSyncs == \E p \in Processes : flight[p].kind # "sync"
 ===============================================================================
