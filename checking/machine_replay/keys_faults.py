@@ -29,19 +29,6 @@ _ONE_TIME_KEY: Final = slice(3, 35)
 """Where a pre-key message names it: behind the version, and the field's tag and length."""
 
 
-class _Around(Transaction):
-    """Stands around another transaction."""
-
-    def __init__(self, transaction: Transaction) -> None:
-        self._transaction = transaction
-
-    async def get(self, kind: RecordKind[Key, Value], key: Key) -> Value | None:
-        return await self._transaction.get(kind, key)
-
-    def put(self, kind: RecordKind[Key, Value], key: Key, value: Value) -> None:
-        self._transaction.put(kind, key, value)
-
-
 def _count_absent_two_meanings() -> Sequence[Substitution]:
     """A count that sliding sync leaves out is taken for 0."""
     of_sliding = sync._of_sliding
@@ -78,11 +65,11 @@ def _account_fork_at_creation() -> Sequence[Substitution]:
 def _upload_before_persist() -> Sequence[Substitution]:
     """An offer leaves, and nothing of it is noted."""
 
-    class Unsaved(_Around):
+    class Unsaved(Transaction):
         """Writes nothing, and lets nothing that it reads be changed."""
 
         async def get(self, kind: RecordKind[Key, Value], key: Key) -> Value | None:
-            value = await self._transaction.get(kind, key)
+            value = await super().get(kind, key)
             return None if value is None else kind.value.decode(kind.value.encode(value))
 
         def put(self, kind: RecordKind[Key, Value], key: Key, value: Value) -> None:
@@ -92,7 +79,7 @@ def _upload_before_persist() -> Sequence[Substitution]:
             pass
 
     async def make(transaction: Transaction, now_ms: int) -> KeysUpload | None:
-        return await hand_out_offer(Unsaved(transaction), now_ms)
+        return await hand_out_offer(Unsaved(transaction._operation), now_ms)
 
     return [(account, "hand_out_offer", make)]
 
@@ -116,14 +103,16 @@ def _stale_count() -> Sequence[Substitution]:
     """A count counts although an offer was made since it was asked for, or is under way."""
     note_counts = account.note_counts
 
-    class WithoutOffer(_Around):
+    class WithoutOffer(Transaction):
         async def get(self, kind: RecordKind[Key, Value], key: Key) -> Value | None:
             value = await super().get(kind, key)
             return None if kind.name == OFFER.name else value
 
     async def note(transaction: Transaction, asked_with: SyncPosition, said: ToldKeys) -> None:
         serial = (await own_device(transaction)).serial
-        await note_counts(WithoutOffer(transaction), msgspec.structs.replace(asked_with, serial=serial), said)
+        await note_counts(
+            WithoutOffer(transaction._operation), msgspec.structs.replace(asked_with, serial=serial), said
+        )
 
     return [(account, "note_counts", note)]
 
