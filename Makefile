@@ -22,7 +22,7 @@ GO := $(VENV)/peers/bin/go
 MAUTRIX_GO := $(VENV)/peers/mautrix-go
 
 .DEFAULT_GOAL := help
-.PHONY: help check check-deep conditions prove test peers synapse coverage site browser bench bench-smoke lint lock
+.PHONY: help check check-deep conditions prove test peers synapse coverage chaos soak site browser bench bench-smoke lint lock
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +59,12 @@ site: $(READY) $(SITE) ## Build the site from these files into build/site, and f
 
 browser: site $(BROWSER) ## Open every page of the site in a headless browser, in dark and light
 	@$(VENV)/bin/python -m pytest tests/browser
+
+chaos: $(READY) ## Let everything go wrong for real processes, for a minute
+	@$(VENV)/bin/python -m chaos $(if $(SEED),--seed $(SEED))
+
+soak: $(READY) ## The same for as long as SECONDS says, an hour if it says nothing
+	@$(VENV)/bin/python -m chaos --seconds $(or $(SECONDS),3600) $(if $(SEED),--seed $(SEED))
 
 bench: $(MEASURABLE) ## Measure how fast it is, against what, and rewrite spec/benchmarks.md: twenty minutes
 	@$(VENV)/bin/python -m bench $(BENCH)

@@ -1,8 +1,8 @@
-"""A process of a device, to be run as one: ``python -m tests.machine.worker STORE CLOCK LABEL``.
+"""A process of a device, to be run as one: ``python -m chaos.worker STORE CLOCK LABEL USER DEVICE``.
 
 It speaks lines of JSON. For each ``Turn`` that comes in it does what an application does, and meanwhile writes each
-request to the homeserver as a line, and reads the answer as one. It can be told to suspend or to kill itself in the
-middle of that, after so many calls and returns of functions, whichever thread makes them.
+request to the homeserver as a line, and reads the answer as one. It can be told to suspend or to kill itself, or to
+fork, in the middle of that, after so many calls and returns of functions, whichever thread makes them.
 """
 
 from __future__ import annotations
@@ -14,30 +14,35 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Final
 
 import msgspec
 
+from chaos.faults import Fault
 from checking.machine_replay.client import Client
 from checking.machine_replay.homeserver import Device, Homeserver, Json
 from examples.story.program import MachineClock
-from tests.machine.scene import KEY, MEGOLM, ROOM
-from unwedged.machine import MachineError, OlmMachine
+from unwedged.machine import MachineError, OlmMachine, Request
 from unwedged.machine.errors import RoomKeyNotShared
-from unwedged.store import Milliseconds, StoreBusy, database
+from unwedged.machine.identifiers import RoomId
+from unwedged.store import ForkedStore, Milliseconds, StoreError, database
 from unwedged.trace import NdjsonTracer
 
+ROOM: Final = RoomId("!room:example.org")
+MEGOLM: Final = "m.megolm.v1.aes-sha2"
+KEY: Final = bytes(32)
+"""That of a throw-away store."""
 TRANSACTION: Final = database.transaction.__code__
 
 
 class Interruption(msgspec.Struct, frozen=True):
     """What happens to a process in the middle of a turn."""
 
-    signal: int
-    """``SIGSTOP`` or ``SIGKILL``."""
+    fault: Fault
+    """One of ``IN_PROCESS``."""
     after: int
     """How many calls and returns of functions come first."""
 
@@ -49,6 +54,8 @@ class Turn(msgspec.Struct, frozen=True):
     text: str | None = None
     read: list[Json] = []
     interruption: Interruption | None = None
+    skew_ms: int = 0
+    """How far the clock of this process is ahead of the others'."""
 
 
 class HttpRequest(msgspec.Struct, frozen=True, tag=True):
@@ -63,6 +70,7 @@ class HttpAnswer(msgspec.Struct, frozen=True):
     """What the homeserver says to it."""
 
     status: int
+    """0 where nothing came back."""
     body: Json
 
 
@@ -74,27 +82,38 @@ class Suspends(msgspec.Struct, frozen=True, tag=True):
     """The process suspends itself now."""
 
 
+class Forked(msgspec.Struct, frozen=True, tag=True):
+    """The process has forked."""
+
+    refused: bool
+    """Whether the machine refused to be used in the child."""
+
+
 class Done(msgspec.Struct, frozen=True, tag=True):
     """The turn is over."""
 
     texts: list[str | None] = []
     """What the messages say, as far as they could be read."""
     problems: list[str] = []
-    """The codes of what the sync found wrong, and why the turn ended early, if it did."""
+    """The codes of what the sync found wrong."""
+    ended_by: str | None = None
+    """The name of the exception that has ended the turn early, if one has."""
 
 
-Line = HttpRequest | Opened | Suspends | Done
+Line = HttpRequest | Opened | Suspends | Forked | Done
+
+
+class Unreachable(Exception):
+    """No answer has come from the homeserver."""
 
 
 class Interrupter:
-    """Counts the calls and returns of all functions, until it is time. Suspends the process in no transaction.
-
-    While a process is suspended in a transaction of SQLite, all others only wait.
-    """
+    """Counts the calls and returns of all functions, until it is time for what is planned."""
 
     def __init__(self) -> None:
         self.planned: Interruption | None = None
         self.writes = False
+        self.use_machine: Callable[[], object]
         self._left = 0
 
     def plan(self, interruption: Interruption | None) -> None:
@@ -107,14 +126,36 @@ class Interrupter:
         self._left -= 1
         if self._left > 0 or self.writes:
             return
-        if self.planned.signal == signal.SIGSTOP:
-            if in_progress(TRANSACTION):
-                return
-            self.planned = None
-            self.write(Suspends())
-            os.kill(os.getpid(), signal.SIGSTOP)
-        else:
-            os.kill(os.getpid(), signal.SIGKILL)
+        match self.planned.fault:
+            case Fault.SUSPEND if not in_progress(TRANSACTION):
+                self._suspend()
+            case Fault.SUSPEND_IN_TRANSACTION if in_progress(TRANSACTION):
+                self._suspend()
+            case Fault.FORK:
+                self._fork()
+            case Fault.KILL:
+                os.kill(os.getpid(), signal.SIGKILL)
+            case _:
+                pass  # the moment has not come yet
+
+    def _suspend(self) -> None:
+        self.planned = None
+        self.write(Suspends())
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _fork(self) -> None:
+        self.planned = None
+        child = os.fork()
+        if child == 0:
+            refused = False
+            try:
+                self.use_machine()
+            except ForkedStore:
+                refused = True
+            finally:
+                os._exit(not refused)
+        _, status = os.waitpid(child, 0)
+        self.write(Forked(refused=os.waitstatus_to_exitcode(status) == 0))
 
     def write(self, line: Line) -> None:
         """Write a line, whole."""
@@ -127,7 +168,7 @@ class Interrupter:
 
 def in_progress(code: CodeType) -> bool:
     """Say whether a thread runs a function."""
-    for top in sys._current_frames().values():
+    for top in sys._current_frames().values():  # noqa: SLF001 (its documented name)
         frame: FrameType | None = top
         while frame is not None:
             if frame.f_code is code:
@@ -141,9 +182,10 @@ class SharedClock:
 
     def __init__(self, added: MachineClock) -> None:
         self._added = added
+        self.skew_ms = 0
 
     def now(self) -> int:
-        return time.monotonic_ns() // 1_000_000 + self._added.now()
+        return time.monotonic_ns() // 1_000_000 + self._added.now() + self.skew_ms
 
     async def sleep(self, duration: Milliseconds) -> None:
         await asyncio.sleep(duration / 1000)
@@ -162,7 +204,20 @@ class HomeserverElsewhere(Homeserver):
         del device
         self._interrupter.write(HttpRequest(method, path, dict(body or {})))
         answer = msgspec.json.decode(sys.stdin.readline(), type=HttpAnswer)
+        if not answer.status:
+            raise Unreachable
         return answer.status, answer.body
+
+
+class CarefulClient(Client):
+    """A client that says which requests have failed."""
+
+    async def send(self, request: Request) -> None:
+        try:
+            await super().send(request)
+        except Unreachable:
+            await self.machine.mark_failed(request, status=None)
+            raise
 
 
 class Application:
@@ -174,23 +229,24 @@ class Application:
         self._transactions = itertools.count()
 
     async def take(self, turn: Turn) -> Done:
-        done = Done()
+        texts: list[str | None] = []
+        problems: list[str] = []
         try:
             await self._client.send_all()
             asked = await self._client.ask_or_forget(self._label, sliding=turn.sliding)
             if asked is not None:
                 position, response = asked
                 outcome = await self._client.machine.receive_sync_changes(response, position)
-                done.problems.extend(problem.code for problem in outcome.problems)
+                problems.extend(problem.code for problem in outcome.problems)
             await self._client.send_all()
             if turn.text is not None:
                 await self._say(turn.text)
             if turn.read:
-                for read in await self._client.machine.decrypt_room_events(ROOM, turn.read):
-                    done.texts.append(None if isinstance(read, MachineError) else str(read.content["body"]))
-        except StoreBusy:
-            done.problems.append("busy")
-        return done
+                results = await self._client.machine.decrypt_room_events(ROOM, turn.read)
+                texts.extend(None if isinstance(read, MachineError) else str(read.content["body"]) for read in results)
+        except (StoreError, Unreachable) as error:
+            return Done(texts, problems, type(error).__name__)
+        return Done(texts, problems)
 
     async def _say(self, text: str) -> None:
         """Send a message, if all members can read it; as a careful application does."""
@@ -213,20 +269,23 @@ async def run(path: Path, clock: Path, label: str, user: str, device: str) -> No
     threading.setprofile(interrupter)
     sys.setprofile(interrupter)
     tracer = NdjsonTracer(path.with_name(f"{label}.ndjson"))
+    machine_clock = SharedClock(MachineClock(clock))
     async with await OlmMachine.open(
         path,
         user_id=user,
         device_id=device,
         key=KEY,
         label=label,
-        clock=SharedClock(MachineClock(clock)),
+        clock=machine_clock,
         tracer=tracer,
     ) as machine:
-        application = Application(Client(HomeserverElsewhere(interrupter), machine), label)
+        interrupter.use_machine = machine._store.mark  # noqa: SLF001 (the way into the store that awaits nothing)
+        application = Application(CarefulClient(HomeserverElsewhere(interrupter), machine), label)
         await machine.set_room_encryption(ROOM, {"algorithm": MEGOLM, "rotation_period_msgs": 5})
         interrupter.write(Opened())
         while line := await asyncio.to_thread(sys.stdin.readline):
             turn = msgspec.json.decode(line, type=Turn)
+            machine_clock.skew_ms = turn.skew_ms
             interrupter.plan(turn.interruption)
             done = await application.take(turn)
             interrupter.plan(None)

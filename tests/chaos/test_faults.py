@@ -1,0 +1,70 @@
+"""Each fault by itself: it comes about, and does no harm."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from chaos.faults import Fault
+from chaos.processes import REPOSITORY
+from chaos.stage import stage
+
+ROUNDS: Final = 4
+ENDED_BY: Final = {
+    Fault.SUSPEND_IN_TRANSACTION: "StoreBusy",
+    Fault.REPLACE_FILE: "StoreReplaced",
+    Fault.FILL_DISK: "StorageFailed",
+    Fault.LOSE_REQUESTS: "Unreachable",
+    Fault.LOSE_ANSWERS: "Unreachable",
+    Fault.DELAY_REQUESTS: "Unreachable",
+    Fault.KILL: "killed",
+}
+"""What ends turns: that of the process that suffers, or of the other."""
+
+
+@pytest.mark.parametrize("fault", Fault)
+async def test_it_comes_about_and_does_no_harm(tmp_path: Path, fault: Fault) -> None:
+    async with stage(tmp_path, seed=1) as on:
+        while on.happened[fault] < ROUNDS // 2:
+            for _ in range(ROUNDS):
+                await on.round(fault)
+        await on.settle()
+        await on.check()
+    assert on.losses == []
+    assert on.messages_read > ROUNDS
+    if fault in ENDED_BY:
+        assert on.turns[ENDED_BY[fault]], on.turns
+
+
+async def test_what_is_lost_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The homeserver forgets a message to a device: a room key never arrives."""
+    async with stage(tmp_path, seed=1) as on:
+        send = on.homeserver.request
+
+        def forgetful(device: object, method: str, path: str, body: object = None) -> object:
+            if "sendToDevice" in path:
+                return 200, {}
+            return send(device, method, path, body)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(on.homeserver, "request", forgetful)
+        for _ in range(ROUNDS):
+            await on.round(None)
+        await on.check()
+    assert any("can't read" in loss for loss in on.losses)
+
+
+def test_the_command_says_what_has_happened_and_how_to_repeat_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "chaos", "--seconds", "1", "--seed", "7", "--folder", str(tmp_path / "run")]
+    environment = {**os.environ, "PYTHONPATH": "reference"}
+    done = subprocess.run(  # noqa: S603 (a program of this project)
+        command, cwd=REPOSITORY, capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "seed 7" in done.stdout
+    assert "nothing was used twice" in done.stdout
+    assert "\x1b" not in done.stdout, "in a pipe it is plain"
