@@ -6,8 +6,9 @@
 (* that send to it:                                                          *)
 (*                                                                           *)
 (*   NothingLost        whatever the token has passed is applied, or a       *)
-(*                      record that is still to be worked off; of two keys   *)
-(*                      of one room session the better one stays             *)
+(*                      record that is still to be worked off or tried       *)
+(*                      again; of two keys of one room session the better    *)
+(*                      one stays                                            *)
 (*   ExactlyOnce        no message has its effect twice: one that comes      *)
 (*                      again is recognised, and is taken for no wedge       *)
 (*   NoneUnreadable     a message that was made well is read                 *)
@@ -37,8 +38,9 @@ CONSTANTS
     Nothing,      \* in flight: nothing
     Stream,       \* what the server gets for the device, oldest first: records with
                   \* a kind, "event" (not encrypted), "prekey", "olm", "bad" (nobody
-                  \* could read it) or "repeat" (the ciphertext of message `of` again),
-                  \* and, where it brings a room key, the key's first index
+                  \* could read it), "aside" (like "olm", but the program fails when it
+                  \* first uses it) or "repeat" (the ciphertext of message `of` again), and,
+                  \* where it brings a room key, the key's first index
     ListChanges,  \* the positions at which somebody's device list changes as well
     Limit,        \* so many messages are applied in one commit at most
     MaxSent,      \* bound: messages that the device sends over the session
@@ -57,9 +59,9 @@ Ciphertext(m) == IF Stream[m].kind = "repeat" THEN Stream[m].of ELSE m
 NoKey == 9  \* of a room session that is not known: a first index worse than any
 
 ASSUME /\ Cardinality(Processes) >= 2 /\ Limit >= 1 /\ ListChanges \subseteq Messages
-       /\ \A m \in Messages : Stream[m].kind \in {"event", "prekey", "olm", "bad", "repeat"}
+       /\ \A m \in Messages : Stream[m].kind \in {"event", "prekey", "olm", "aside", "bad", "repeat"}
        /\ \A m \in Messages : Stream[m].kind = "repeat" => Stream[m].of < m
-       /\ \A m \in Messages : Stream[m].kind \in {"prekey", "olm"} => Stream[m].key < NoKey
+       /\ \A m \in Messages : Stream[m].kind \in {"prekey", "olm", "aside"} => Stream[m].key < NoKey
 
 VARIABLES
     server,  \* how many messages have arrived, and up to which it has forgotten them
@@ -76,7 +78,9 @@ vars == <<server, flight, store, sent>>
 \* key          the first index of the room session's key
 \* outdated     marks: the changes of device lists that were noted
 \* unwedge      marks: the messages that could not be read
-\* backlog  the rest of a very large batch, in order
+\* backlog      the rest of a very large batch, in order
+\* aside        marks: what was read and met a fault of the program when it was used; with
+\*              its plaintext, since it is read only once
 \* effects      by message: how often it had one. Not a record: it is what the
 \*              application was told
 Init ==
@@ -84,7 +88,7 @@ Init ==
     /\ flight = [p \in Processes |-> Nothing]
     /\ store = [token |-> 0, account |-> "offered",
                 session |-> [open |-> FALSE, read |-> {}, chain |-> 0, index |-> 0],
-                key |-> NoKey, outdated |-> {}, unwedge |-> {}, backlog |-> <<>>,
+                key |-> NoKey, outdated |-> {}, unwedge |-> {}, backlog |-> <<>>, aside |-> {},
                 effects |-> [m \in Messages |-> 0]]
     /\ sent = <<>>
 
@@ -96,18 +100,20 @@ InFlight(p, stage) == flight[p] # Nothing /\ flight[p].stage = stage
 
 Readable(s, m) ==
     \/ Stream[m].kind = "prekey" /\ s.account = "offered"
-    \/ Stream[m].kind = "olm" /\ s.session.open
+    \/ Stream[m].kind \in {"olm", "aside"} /\ s.session.open
 
 Better(key, other) == IF key < other THEN key ELSE other
+
+\* What becomes of the room key that a message brings; `known` is the key that it is compared with.
+Used(s, known, m) == [s EXCEPT !.key = Better(Stream[m].key, known), !.effects[m] = @ + 1]
 
 \* Each message that is read turns the ratchet: the next one that is sent begins a chain.
 Read(s, database, m) ==
     LET read == s.session.read \cup {m}
         known == IF Broken("better-key-lost-in-batch") THEN database.key ELSE s.key
-    IN  [s EXCEPT !.account = IF Stream[m].kind = "prekey" THEN "spent" ELSE @,
-                  !.session = [open |-> TRUE, read |-> read, chain |-> Cardinality(read), index |-> 0],
-                  !.key = Better(Stream[m].key, known),
-                  !.effects[m] = @ + 1]
+        after == [s EXCEPT !.account = IF Stream[m].kind = "prekey" THEN "spent" ELSE @,
+                           !.session = [open |-> TRUE, read |-> read, chain |-> Cardinality(read), index |-> 0]]
+    IN  IF Stream[m].kind = "aside" THEN [after EXCEPT !.aside = @ \cup {m}] ELSE Used(after, known, m)
 
 \* It is tried on a copy of the session: what is left of the attempt is a mark.
 Unreadable(s, m) ==
@@ -201,6 +207,14 @@ WorkOffBacklog(p) ==
                     !.backlog = SubSeq(@, count + 1, Len(@))]
     /\ UNCHANGED <<server, flight, sent>>
 
+\* try_again: what met a fault of the program, which is mended by now. It is not decrypted anew:
+\* it would count as a repetition.
+TryAgain(p) ==
+    /\ \E m \in store.aside :
+        LET left == [store EXCEPT !.aside = @ \ {m}]
+        IN  store' = IF Broken("put-aside-decrypted-again") THEN left ELSE Used(left, store.key, m)
+    /\ UNCHANGED <<server, flight, sent>>
+
 \* The device sends something over the session: a room key, or m.dummy.
 EncryptOlm(p) ==
     /\ store.session.open
@@ -226,15 +240,16 @@ Next ==
     \/ PeerSends
     \/ \E p \in Processes :
         \/ AskSync(p) \/ AnswerSync(p) \/ ReceiveSync(p) \/ IgnoreSync(p) \/ WorkOffBacklog(p)
-        \/ EncryptOlm(p) \/ Lose(p) \/ CommitRest(p)
+        \/ TryAgain(p) \/ EncryptOlm(p) \/ Lose(p) \/ CommitRest(p)
 
 (* Fairness, in words. It is enough that one process is awake, whichever;    *)
 (* none is assumed to be. Some process asks, where one has nothing in its    *)
 (* hands. If requests reach the server again and again, one of them is       *)
 (* answered; if answers come again and again that were asked with the stored *)
 (* token, one of them is handed in. (So the network may lose many responses, *)
-(* but not all.) A response that is of no use is put away, and what is       *)
-(* recorded is worked off. Without any of these a message waits for ever:    *)
+(* but not all.) A response that is of no use is put away, what is recorded  *)
+(* is worked off, and what the program failed to use is tried again, once it *)
+(* can use it. Without any of these a message waits for ever:                *)
 (* `python -m checking conditions Inbox!Fairness`.                           *)
 Fairness ==
     /\ WF_vars(\E p \in Processes : AskSync(p))
@@ -242,6 +257,7 @@ Fairness ==
     /\ SF_vars(\E p \in Processes : ReceiveSync(p))
     /\ WF_vars(\E p \in Processes : IgnoreSync(p))
     /\ WF_vars(\E p \in Processes : WorkOffBacklog(p))
+    /\ WF_vars(\E p \in Processes : TryAgain(p))
 
 Spec == Init /\ [][Next]_vars
 FairSpec == Spec /\ Fairness
@@ -255,11 +271,12 @@ TypeOK ==
     /\ store.token \in 0..server.arrived /\ store.account \in {"offered", "spent"}
     /\ store.session.read \subseteq Messages /\ store.session.chain <= Len(Stream) + 1
     /\ store.key \in 0..NoKey /\ store.outdated \subseteq ListChanges
-    /\ store.unwedge \subseteq Messages /\ Recorded \subseteq Messages
+    /\ store.unwedge \subseteq Messages /\ Recorded \subseteq Messages /\ store.aside \subseteq Messages
 
 NothingLost ==
-    /\ \A m \in 1..store.token : m \in Recorded \/ store.effects[Ciphertext(m)] >= 1
-    /\ \A m \in Messages : (Stream[m].kind \in {"prekey", "olm"} /\ store.effects[m] >= 1 /\ m \notin store.unwedge)
+    /\ \A m \in 1..store.token :
+        m \in Recorded \/ Ciphertext(m) \in store.aside \/ store.effects[Ciphertext(m)] >= 1
+    /\ \A m \in Messages : (Stream[m].kind \in {"prekey", "olm", "aside"} /\ store.effects[m] >= 1 /\ m \notin store.unwedge)
                               => store.key <= Stream[m].key
 
 ExactlyOnce == \A m \in Messages : store.effects[m] <= 1

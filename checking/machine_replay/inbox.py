@@ -21,7 +21,7 @@ from checking.replay.doubles import ManualClock
 from checking.replay.model_states import Function, changed_arguments, entry, function_of, name_of
 from checking.replay.substitutions import Substitution, substituted
 from checking.tlc.values import Label, ModelValue, State, Value, function, record
-from unwedged.machine import OlmMachine, SyncOutcome, SyncPosition, ToDeviceEvent, account, inbox, olm
+from unwedged.machine import OlmMachine, SyncOutcome, SyncPosition, ToDeviceEvent, account, inbox, olm, rooms
 from unwedged.machine import identifiers as ids
 from unwedged.machine.errors import MessageUnreadable, RepeatedMessage
 from unwedged.machine.ratchets import Account, OlmMessage, OlmSession, OutboundGroup
@@ -33,6 +33,7 @@ from unwedged.machine.records import (
     OUTDATED,
     OWN_DEVICE,
     PEER,
+    PUT_ASIDE,
     SYNC,
     UNPROCESSED,
     WANTED_SESSION,
@@ -52,6 +53,7 @@ _CONNECTION: Final = "main"
 _NOTHING: Final = ModelValue("Nothing")
 _NO_KEY: Final = 9
 _USED: Final = "used"
+_PUT_ASIDE: Final = "put_aside"
 
 
 class _Message(NamedTuple):
@@ -74,6 +76,10 @@ def _olm(key: int) -> _Message:
     return _Message("olm", key)
 
 
+def _aside(key: int) -> _Message:
+    return _Message("aside", key)
+
+
 def _repeat(of: int) -> _Message:
     return _Message("repeat", of=of)
 
@@ -81,6 +87,7 @@ def _repeat(of: int) -> _Message:
 _STREAMS: Final = {
     len(stream): stream
     for stream in (
+        (_pre_key(1), _aside(0)),
         (_pre_key(1), _BAD, _olm(0)),
         (_EVENT, _pre_key(1), _olm(2), _repeat(2)),
         (_EVENT, _pre_key(1), _BAD, _olm(2), _repeat(2)),
@@ -165,11 +172,17 @@ def _original(stream: Sequence[_Message], number: int) -> int:
 
 def _nothing_lost(_: State, now: State) -> str | None:
     store, stream, effects = entry(now, "store"), _stream_of(now), _effects(now)
+    recorded, aside = cast("tuple[Value, ...]", store["backlog"]), cast("frozenset[Value]", store["aside"])
     for number in range(1, cast("int", store["token"]) + 1):
-        if number not in cast("tuple[Value, ...]", store["backlog"]) and not effects[_original(stream, number) - 1]:
+        original = _original(stream, number)
+        if number not in recorded and original not in aside and not effects[original - 1]:
             return f"the message {number} was neither applied nor recorded, and the token has passed it"
     for number, (message, had) in enumerate(zip(stream, effects, strict=True), 1):
-        read = had and message.kind in ("prekey", "olm") and number not in cast("frozenset[Value]", store["unwedge"])
+        read = (
+            had
+            and message.kind in ("prekey", "olm", "aside")
+            and number not in cast("frozenset[Value]", store["unwedge"])
+        )
         if read and cast("int", store["key"]) > message.key:
             return f"the key that the message {number} brought is not stored"
     return None
@@ -194,16 +207,18 @@ def _no_ratchet_reuse(_: State, now: State) -> str | None:
     return None if len(set(sent)) == len(sent) else "a position of the sending ratchet was used twice"
 
 
-_process: Final = inbox._process
+_receive_room_key: Final = rooms.receive_room_key
+_process: Final = inbox._process_event
 
 
-async def _process_and_tell(transaction: Transaction, raw: object, outcome: SyncOutcome, now_ms: int) -> None:
+async def _process_and_tell(
+    transaction: Transaction, event: inbox._Event, plaintext: bytes | None, outcome: SyncOutcome, now_ms: int
+) -> None:
     """Process an event, and let the outcome have one entry for it, whatever became of it."""
     told = SyncOutcome()
-    await _process(transaction, raw, told, now_ms)
-    content = cast("Json", cast("Json", raw)["content"])
+    await _process(transaction, event, plaintext, told, now_ms)
     code = told.problems[0].code if told.problems else _USED
-    outcome.events.append(ToDeviceEvent(code, ids.UserId(_PEER.user), content, encrypted=False))
+    outcome.events.append(ToDeviceEvent(code, event.sender, event.content, encrypted=False))
 
 
 class Inbox(Counterpart):
@@ -247,6 +262,8 @@ class Inbox(Counterpart):
             group.encrypt(b"")
         self._probe: OlmMessage
         """It begins a session by the one-time key of which the other device knows."""
+        self._is_faulty = True
+        """Whether the program fails when it uses the messages that the model has for that."""
         self._given: _Answered | None = None
         """What the machine was given last."""
 
@@ -260,7 +277,7 @@ class Inbox(Counterpart):
         resources.enter_context(
             substituted(
                 [
-                    (inbox, "_process", _process_and_tell),
+                    (inbox, "_process_event", _process_and_tell),
                     (account, "MOST_ONE_TIME_KEYS", 1),
                     (account, "REFILL_BELOW", 1),
                 ]
@@ -288,6 +305,7 @@ class Inbox(Counterpart):
         )
         made.outside.tokens[made._token()] = 0
         made._begin_session()
+        resources.enter_context(substituted([(rooms, "receive_room_key", made._receive_room_key)]))
         return made
 
     async def close(self) -> None:
@@ -301,7 +319,7 @@ class Inbox(Counterpart):
         was, now = entry(before, "store"), entry(after, "store")
         recorded = len(cast("tuple[Value, ...]", now["backlog"])) - len(cast("tuple[Value, ...]", was["backlog"]))
         match action:
-            case "PeerSends" | "EncryptOlm":
+            case "PeerSends" | "TryAgain" | "EncryptOlm":
                 return [Label(action)]
             case "WorkOffBacklog":
                 return [Label(action, (-recorded,))]
@@ -323,8 +341,13 @@ class Inbox(Counterpart):
             for process, held in self.outside.flight.items()
             if isinstance(held, _Answered) and held.position.to_device_token != token
         ]
-        working = [] if self._device.records(BACKLOG) else [Label("WorkOffBacklog", (1,))]
-        return [*late, *working, *([] if self._read().sessions else [Label("EncryptOlm")])]
+        device = self._device
+        possible = {
+            Label("WorkOffBacklog", (1,)): device.records(BACKLOG),
+            Label("TryAgain"): device.records(PUT_ASIDE),
+            Label("EncryptOlm"): self._read().sessions,
+        }
+        return [*late, *(step for step, there in possible.items() if not there)]
 
     async def take(self, step: Label) -> None:
         """As the base class says."""
@@ -355,6 +378,8 @@ class Inbox(Counterpart):
                     raise Impossible("the machine has stored everything in one commit")
             case "WorkOffBacklog", (count,):
                 await self._work_off(cast("int", count))
+            case "TryAgain", ():
+                await self._try_again()
             case "EncryptOlm", ():
                 await self._encrypt()
             case "Lose", (ModelValue(process),):
@@ -398,6 +423,10 @@ class Inbox(Counterpart):
                 key=_NO_KEY if inbound is None else inbound.session.first_index,
                 outdated=frozenset(change for change in self._changes if _user_id(change) in marks),
                 unwedge=frozenset(outside.unreadable) if wedged else frozenset(),
+                aside=frozenset(
+                    self._number(cast("Json", each.event["content"]))
+                    for each in self._device.records(PUT_ASIDE).values()
+                ),
                 backlog=tuple(range(token - len(backlog) + 1, token + 1)),
                 effects=tuple(outside.effects.values()),
             ),
@@ -422,7 +451,7 @@ class Inbox(Counterpart):
         match kind:
             case "event":
                 event_type, content = "org.example.event", {"number": number}
-            case "prekey" | "olm":
+            case "prekey" | "olm" | "aside":
                 content = self._encrypted(key)
             case "bad":
                 content = self._peer.unreadable(self._own.curve25519)
@@ -486,19 +515,35 @@ class Inbox(Counterpart):
         return outcome.applied
 
     async def _work_off(self, count: int) -> None:
-        """Work off so many recorded messages in one commit."""
-        machine = await self._device.another_machine()
+        """Work off so many recorded messages in one commit. What was put aside is tried again, and put aside again."""
+        machine, recorded = await self._device.another_machine(), self._device.records(BACKLOG)
         with substituted([(inbox, "work_off", _commits_of(inbox.work_off, count))]):
-            outcome = await machine.work_off_backlog()
-        if not outcome.applied:
+            self._note(await machine.work_off_backlog())
+        if not recorded:
             raise Impossible("nothing is recorded")
+
+    async def _try_again(self) -> None:
+        """Let what was put aside be tried again by a program that is mended."""
+        machine, self._is_faulty = await self._device.another_machine(), False
+        with substituted([(inbox, "work_off", _commits_of(inbox.work_off))]):
+            outcome = await machine.work_off_backlog()
+        self._is_faulty = True
+        if not outcome.applied:
+            raise Impossible("nothing was put aside")
         self._note(outcome)
+
+    async def _receive_room_key(self, transaction: Transaction, event: olm.OlmEvent) -> None:
+        """Use a room key, as far as the program can."""
+        faulty = [self._session_keys[message.key] for message in self._stream if message.kind == "aside"]
+        if self._is_faulty and event.content["session_key"] in faulty:
+            raise ZeroDivisionError
+        await _receive_room_key(transaction, event)
 
     def _note(self, outcome: SyncOutcome) -> None:
         """Note what the application was told."""
         for event in outcome.events:
             number = self._number(event.content)
-            if event.type == RepeatedMessage.code:
+            if event.type in (RepeatedMessage.code, _PUT_ASIDE):
                 continue
             if event.type == MessageUnreadable.code:
                 self.outside.unreadable.add(number)

@@ -10,9 +10,20 @@ import msgspec
 from checking.replay.substitutions import Substitution
 from unwedged.machine import OlmMachine, SyncOutcome, SyncPosition, devices, inbox, olm, rooms
 from unwedged.machine.errors import MessageUnreadable
-from unwedged.machine.identifiers import Curve25519Key, GroupSessionName, JsonObject, PeerName, UserId
+from unwedged.machine.identifiers import Curve25519Key, GroupSessionName, JsonObject, PeerName, TransactionId, UserId
 from unwedged.machine.ratchets import Account, OlmMessage, OlmSession
-from unwedged.machine.records import ACCOUNT, INBOUND, OUTDATED, PEER, SYNC, TRACKED, InboundSession, Peer
+from unwedged.machine.records import (
+    ACCOUNT,
+    INBOUND,
+    OUTDATED,
+    PEER,
+    PUT_ASIDE,
+    SYNC,
+    TRACKED,
+    InboundSession,
+    Peer,
+    PutAside,
+)
 from unwedged.machine.sync import SyncChanges, changes_of
 from unwedged.store import RecordKind, Transaction
 
@@ -23,6 +34,7 @@ _receive = inbox.receive
 _decrypt = olm.decrypt
 _note_wedged = olm.note_wedged
 _keep_better = rooms.keep_better
+_try_again = inbox.try_again
 
 
 def _stale_sync_response() -> Sequence[Substitution]:
@@ -102,6 +114,19 @@ def _better_key_lost_in_batch() -> Sequence[Substitution]:
         return await _keep_better(transaction, name, offered)
 
     return [(rooms, "keep_better", keep_better)]
+
+
+def _put_aside_decrypted_again() -> Sequence[Substitution]:
+    """What an event decrypted to is not kept with it."""
+
+    async def try_again(transaction: Transaction, names: Iterable[TransactionId], now_ms: int) -> SyncOutcome:
+        for name in names:
+            aside = await transaction.get(PUT_ASIDE, name)
+            if aside is not None:
+                transaction.put(PUT_ASIDE, name, PutAside(aside.event, None))
+        return await _try_again(transaction, names, now_ms)
+
+    return [(inbox, "try_again", try_again)]
 
 
 class _Parted(Transaction):
@@ -184,4 +209,5 @@ FAULTS: Final[Mapping[str, Callable[[], Sequence[Substitution]]]] = {
     "failed-decrypt-mutates": _failed_decrypt_mutates,
     "acknowledged-before-processed": _acknowledged_before_processed,
     "better-key-lost-in-batch": _better_key_lost_in_batch,
+    "put-aside-decrypted-again": _put_aside_decrypted_again,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from checking.machine_replay.counterparts import COUNTERPARTS
@@ -11,13 +13,16 @@ from checking.tlc.toolbox import Toolbox
 from checking.tlc.values import State, Value, record
 from tests.checking.machine_breaks import Break, graph_of
 from unwedged.machine import SyncOutcome, SyncPosition, inbox, rooms
+from unwedged.machine.identifiers import PeerName, TransactionId
 from unwedged.machine.records import (
     BACKLOG,
     PEER,
+    PUT_ASIDE,
     SYNC,
     UNPROCESSED,
     Backlog,
     InboundSession,
+    PutAside,
 )
 from unwedged.machine.sync import TO_DEVICE, SyncChanges
 from unwedged.store import RecordKind, Transaction
@@ -42,10 +47,17 @@ def sliding_graph(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest
     return graph_of(toolbox, manifest, "ReplayInboxSliding", tmp_path_factory.mktemp("sliding"))
 
 
+@pytest.fixture(scope="module")
+def graph_of_put_aside(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    return graph_of(toolbox, manifest, "ReplayInboxPutAside", tmp_path_factory.mktemp("aside"))
+
+
 # That a replay fails where it should
 
 sound_put = Transaction.put
 sound_take = inbox._take_events
+sound_decrypt = inbox._decrypt
+sound_try_again = inbox.try_again
 sound_work_off = inbox.work_off
 
 
@@ -98,6 +110,32 @@ async def _take_by_connection(
     return outcome.applied
 
 
+async def _try_again_and_keep(transaction: Transaction, names: Iterable[TransactionId], now_ms: int) -> SyncOutcome:
+    """Let what was used remain put aside."""
+    before: dict[TransactionId, PutAside] = {}
+    for name in names:
+        aside = await transaction.get(PUT_ASIDE, name)
+        assert aside is not None  # no process is faster
+        before[name] = aside
+    outcome = await sound_try_again(transaction, before, now_ms)
+    for name, aside in before.items():
+        transaction.put(PUT_ASIDE, name, aside)
+    return outcome
+
+
+async def _decrypt_without_a_trace(transaction: Transaction, event: inbox._Event) -> bytes:
+    """Read a message, and leave session and account as they are stored."""
+    stored: dict[PeerName, bytes] = {}
+    for name in await transaction.keys(PEER):
+        peer = await transaction.get(PEER, name)
+        assert peer is not None  # listed above
+        stored[name] = PEER.value.encode(peer)
+    plaintext = await sound_decrypt(transaction, event)
+    for name, encoded in stored.items():
+        transaction.put(PEER, name, PEER.value.decode(encoded))
+    return plaintext
+
+
 def _newest(offered: InboundSession, stored: InboundSession) -> InboundSession | None:
     del stored
     return offered
@@ -138,6 +176,13 @@ BREAKS_OF_REPEATS = {
 }
 
 
+BREAKS_OF_PUT_ASIDE = {
+    "what was used stays put aside": Break([(inbox, "try_again", _try_again_and_keep)], r"store\.aside"),
+    "a session is stored as it was before a message": Break(
+        [(inbox, "_decrypt", _decrypt_without_a_trace)], r"store\.session\.(read|chain)"
+    ),
+    "put-aside-decrypted-again": Break(INBOX.faults["put-aside-decrypted-again"](), r"store\.(aside|effects)"),
+}
 BREAKS_OF_SLIDING = {
     "a connection heeds its own token only": Break(
         [(inbox, "_takes_to_device", _take_by_connection)], r"the machine takes it"
@@ -155,6 +200,13 @@ def test_a_broken_machine_diverges_where_messages_come_again(
     graph_of_repeats: Graph, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     BREAKS_OF_REPEATS[broken].must_diverge(monkeypatch, graph_of_repeats, INBOX, MOST_STEPS)
+
+
+@pytest.mark.parametrize("broken", BREAKS_OF_PUT_ASIDE)
+def test_a_broken_machine_diverges_where_the_program_has_a_fault(
+    graph_of_put_aside: Graph, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    BREAKS_OF_PUT_ASIDE[broken].must_diverge(monkeypatch, graph_of_put_aside, INBOX, MOST_STEPS)
 
 
 @pytest.mark.parametrize("broken", BREAKS_OF_SLIDING)
@@ -177,6 +229,7 @@ def inbox_state(*, sent: tuple[Value, ...] = ((1, 0), (1, 1), (2, 0)), **store: 
         "outdated": frozenset({2}),
         "unwedge": frozenset({2}),
         "backlog": (3,),
+        "aside": frozenset(),
         "effects": (1, 1, 0),
     }
     return {"store": record(**(right | store)), "sent": sent}
@@ -184,6 +237,7 @@ def inbox_state(*, sent: tuple[Value, ...] = ((1, 0), (1, 1), (2, 0)), **store: 
 
 RIGHT = {
     "one is recorded": inbox_state(),
+    "one is put aside": inbox_state(backlog=(), aside=frozenset({3})),
     "all are applied": inbox_state(backlog=(), effects=(1, 1, 1), key=0),
     "nothing has come": inbox_state(
         token=0,

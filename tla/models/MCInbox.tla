@@ -5,6 +5,7 @@ EXTENDS Inbox
 Event == [kind |-> "event"]
 PreKey(key) == [kind |-> "prekey", key |-> key]
 Olm(key) == [kind |-> "olm", key |-> key]
+PutAside(key) == [kind |-> "aside", key |-> key]
 Bad == [kind |-> "bad"]
 Repeat(m) == [kind |-> "repeat", of |-> m]
 
@@ -13,16 +14,19 @@ Repeat(m) == [kind |-> "repeat", of |-> m]
 Mixed == <<Event, PreKey(1), Bad, Olm(2), Repeat(2)>>
 
 \* One message less, where each must be seen to arrive some day.
-Shorter == <<PreKey(1), Bad, Olm(0), Repeat(1)>>
+Shorter == <<PreKey(1), Bad, PutAside(0), Repeat(1)>>
 
-\* One message more. The best key comes in the middle.
-Longer == <<Event, PreKey(1), Bad, Olm(0), Olm(2), Repeat(2)>>
+\* One message more. The best key comes in the middle, and the program fails to use it at first.
+Longer == <<Event, PreKey(1), Bad, PutAside(0), Olm(2), Repeat(4)>>
 
 \* For the replay: the better key comes last,
 BetterLast == <<PreKey(1), Bad, Olm(0)>>
 
 \* or the worse one, and a message comes again.
 WorseAndAgain == <<Event, PreKey(1), Olm(2), Repeat(2)>>
+
+\* And one that the program fails to use at first.
+Faulty == <<PreKey(1), PutAside(0)>>
 
 Second == {2}
 SecondAndFourth == {2, 4}
@@ -46,6 +50,7 @@ NeverAnswerSync         == [][\A p \in Processes : ~AnswerSync(p)]_vars
 NeverReceiveSync        == [][\A p \in Processes : ~ReceiveSync(p)]_vars
 NeverIgnoreSync         == [][\A p \in Processes : ~IgnoreSync(p)]_vars
 NeverWorkOffBacklog     == [][\A p \in Processes : ~WorkOffBacklog(p)]_vars
+NeverTryAgain           == [][\A p \in Processes : ~TryAgain(p)]_vars
 NeverEncryptOlm         == [][\A p \in Processes : ~EncryptOlm(p)]_vars
 NeverLose               == [][\A p \in Processes : ~Lose(p)]_vars
 
