@@ -30,6 +30,7 @@ from checking.display import (
     watching,
 )
 from checking.errors import CheckError
+from checking.explain.explanation import explain as explain_traces
 from checking.machine_replay import counterexamples as machine_counterexamples
 from checking.machine_replay.counterparts import COUNTERPARTS, faults_of
 from checking.machine_replay.drive import Dump, replay_dumps
@@ -330,6 +331,24 @@ def track_record(*, anew: Annotated[bool, Parameter(negative=())] = False) -> in
     if not changed:
         console.print("All pages are as they are made.")
     return OK
+
+
+@app.command
+def explain(*logs: Path, store: str | None = None) -> int:
+    """Say what traces show: whether they are a behaviour of the specification, or which step can't be, and why.
+
+    Parameters
+    ----------
+    logs
+        The traces of all processes of one store (spec/trace.md), in any order.
+    store
+        The store, where the traces are of several: its pseudonym, as it stands in the lines.
+
+    """
+    specifications = find_manifest(Path.cwd()).parents[1]
+    explanation = _run_interruptibly(explain_traces(find_toolbox(), logs, store, specifications))
+    make_console().print(explanation.text(), end="", markup=False)
+    return OK if explanation.accepted else FAILED
 
 
 def _manifest() -> Manifest:

@@ -26,7 +26,7 @@ Word: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[A-Za-z][A-Za-z0-9_.]*$"
 class Head(msgspec.Struct, frozen=True, kw_only=True, tag_field="step"):
     """What each line begins with."""
 
-    format: Annotated[int, msgspec.Meta(ge=1)]
+    format: Annotated[int, msgspec.Meta(ge=FORMAT, le=FORMAT)]
     store: Pseudonym
     instance: Pseudonym
     line: Positive

@@ -94,6 +94,8 @@ class Result:
     """For an endless counterexample: the index of the step to which it returns (the last one: it stands still)."""
     detail: str
     """TLC's own words about what is wrong; empty if nothing is."""
+    printed: tuple[str, ...] = ()
+    """What the specification itself has printed, by ``PrintT``."""
 
 
 _SHORT_RUN_OPTIONS = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
@@ -176,6 +178,7 @@ async def run(toolbox: Toolbox, job: Job, on_progress: Callable[[Progress], None
         trace=tuple(reader.trace),
         lasso=reader.lasso,
         detail=f"TLC was ended: {unfinished}" if unfinished else reader.detail(verdict),
+        printed=reader.printed,
     )
 
 
@@ -329,6 +332,10 @@ class _OutputReader:
             self.violated = violated[1]
         if code in _VIOLATED_INITIALLY:
             self.trace.append(TraceStep(None, parse_state(text.partition("\n")[2])))
+
+    @property
+    def printed(self) -> tuple[str, ...]:
+        return tuple(self._loose)
 
     def verdict(self, exit_code: int) -> Verdict:
         """Decide by the messages and the exit code together: where they disagree, the run is not to be trusted."""

@@ -1,0 +1,136 @@
+"""What traces show, for people: what was covered; or the first step that can't be, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from checking.explain.lines import Commit, DecryptMegolm, DecryptOlm, Load, Sync
+from checking.explain.merging import Merged, Step, merge
+from checking.explain.reading import Found, Logs, read
+from checking.explain.reasons import REASONS, Certainty, Reason
+from checking.explain.validation import Validation, validate
+from checking.tlc.toolbox import Toolbox
+
+
+class Explanation:
+    """What came of a look at the traces of one store."""
+
+    def __init__(self, logs: Logs, merged: Merged, validation: Validation) -> None:
+        self.logs = logs
+        self.merged = merged
+        self.validation = validation
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the traces are a behaviour of the specification."""
+        return self.validation.followed == len(self.merged.steps)
+
+    @property
+    def impossible(self) -> Step | None:
+        """The first step that can't be."""
+        return None if self.accepted else self.merged.steps[self.validation.followed]
+
+    def text(self) -> str:
+        """Say it in words."""
+        return "\n".join(self._lines()) + "\n"
+
+    def _lines(self) -> Iterator[str]:
+        merged = self.merged
+        commits = sum(step.name == "commit" for step in merged.steps)
+        epochs = sum(step.name == "acquire" for step in merged.steps)
+        yield (
+            f"store {self.logs.store}: {sum(map(len, self.logs.instances.values())):,} lines of "
+            f"{len(merged.processes)} process instances; {epochs:,} acquisitions, {commits:,} commits of "
+            f"{len(merged.records):,} records"
+        )
+        for name, instance in merged.processes.items():
+            files = sorted({found.place.file for found in self.logs.instances[instance]})
+            yield f"  {name} is the instance {instance} in {', '.join(files)}"
+        for remark in merged.remarks:
+            yield f"  {remark}"
+        impossible = self.impossible
+        if impossible is None:
+            yield f"ACCEPTED: all {len(merged.steps):,} steps are a behaviour of the specification"
+            yield "  not covered: what subscribers were told, the steps of the machine, and reads that a cache answered"
+            return
+        followed = self.validation.followed
+        yield f"REJECTED: only {followed:,} of {len(merged.steps):,} steps are a behaviour of the specification"
+        yield f"  the first that is not: {described(impossible)}"
+        reasons = [REASONS[name] for name in sorted(self.validation.reasons)]
+        for reason in reasons:
+            yield f"  {impossible.facts.get('p', 'a process')} {reason.says} ({', '.join(reason.clauses)})"
+        for bugs, certainty in _bugs(reasons):
+            yield f"  this is {certainty.value} {' or '.join(bugs)} (spec/track-record)"
+        yield from self._origins(impossible)
+        yield from self._unread()
+
+    def _origins(self, impossible: Step) -> Iterator[str]:
+        """Say of each record of a commit which commit it was computed from, and which one it should have been."""
+        basis = impossible.facts.get("basis")
+        if not isinstance(basis, dict):
+            return
+        for record, number in basis.items():
+            writers = [
+                step
+                for step in self.merged.steps[: self.validation.followed]
+                if step.name == "commit" and record in _records(step)
+            ]
+            if number < len(writers):
+                source = f"version {writers[number - 1].facts['version']}" if number else "before the traces"
+                lost = "; ".join(described(step) for step in writers[number:])
+                yield f"  {record} was computed from its value of {source}, and overwrites: {lost}"
+
+    def _unread(self) -> Iterator[str]:
+        """List the messages that could not be read."""
+        for found in self._all():
+            match found.line:
+                case DecryptMegolm(session=session, index=index, outcome=outcome) if outcome != "ok":
+                    yield f"  {found.place}: message {index} of the session {session} was not read: {outcome}"
+                case DecryptOlm(ratchet=ratchet, index=index, outcome=outcome) if outcome not in {"ok", "repeated"}:
+                    yield f"  {found.place}: message {index} of the ratchet {ratchet} was not read: {outcome}"
+                case _:
+                    pass
+
+    def _all(self) -> Iterator[Found]:
+        for lines in self.logs.instances.values():
+            yield from lines
+
+
+def described(step: Step) -> str:
+    """Name a step, its process and its line."""
+    match step.line:
+        case Commit(version=version, snapshot=snapshot) if step.name in {"look", "commit"}:
+            what = f"commits version {version} from version {snapshot}"
+        case Sync(version=version, since=since):
+            what = f"syncs from version {since} to {version}"
+        case Load(record=record):
+            what = f"loads {record}"
+        case line:
+            what = step.name if line is None else f"{step.name} (operation {getattr(line, 'operation', '-')})"
+    under = getattr(step.line, "epoch", None)
+    where = "" if step.place is None else f" ({step.place})"
+    return f"{step.facts.get('p', 'somebody')} {what}{'' if under is None else f' under epoch {under}'}{where}"
+
+
+def _bugs(reasons: list[Reason]) -> Iterator[tuple[list[str], Certainty]]:
+    """Return the bugs that give all of the reasons, and how sure that is; or those that give each of them."""
+    named = [reason for reason in reasons if reason.bugs]
+    common = [bug for bug in named[0].bugs if all(bug in other.bugs for other in named)] if named else []
+    if common:
+        yield common, min((reason.certainty for reason in named), key=list(Certainty).index)
+    else:
+        yield from ((list(reason.bugs), reason.certainty) for reason in named)
+
+
+def _records(step: Step) -> tuple[str, ...]:
+    records = step.facts["records"]
+    assert isinstance(records, tuple)
+    return records
+
+
+async def explain(toolbox: Toolbox, paths: tuple[Path, ...], store: str | None, specifications: Path) -> Explanation:
+    """Read traces, put them in order, and let TLC decide."""
+    logs = read(paths, store)
+    merged = merge(logs)
+    return Explanation(logs, merged, await validate(toolbox, merged, specifications))

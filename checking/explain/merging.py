@@ -1,0 +1,419 @@
+"""Traces of all processes as one sequence of steps, in order by epoch and version, for ``tla/Trace.tla`` to judge.
+
+No clock is asked (T6.1). What was done under an epoch comes between its acquisition and the next one, in the order of
+its instance's lines; what shows that an epoch is over comes after the next acquisition. Nothing is judged here, and
+what traces leave out is put in only where nothing else can have happened: a lease expires before somebody else takes
+it, an operation begins before its first line, a version that nobody tells of was made by whoever held the lease.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Final, TypeAlias
+
+from checking.explain.lines import (
+    Acquire,
+    AnyLine,
+    Commit,
+    CommitFails,
+    Load,
+    Lose,
+    LoseGuard,
+    OfOperation,
+    Open,
+    Outdated,
+    Release,
+    Renew,
+    Sync,
+    Truncate,
+    Validate,
+    Want,
+)
+from checking.explain.reading import Found, Logs, Place
+
+Fact: TypeAlias = "int | bool | str | tuple[str, ...] | Mapping[str, int]"
+"""What ``tla/Trace.tla`` is told of a step: a number, a truth value, a name, a set of names, or a number for each."""
+
+UNTOLD: Final = 1_000_001
+UNREAD: Final = 1_000_002
+NEVER_SEEN: Final = 1_000_000
+"""The basis of an update that was computed from a value which no line tells of."""
+SOMETHING: Final = "?"
+"""In the place of the records that a commit wrote, where nobody says which they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step by its name in ``tla/Trace.tla``, what is known of it, and the line that tells of it, if one does."""
+
+    name: str
+    facts: Mapping[str, Fact]
+    place: Place | None = None
+    line: AnyLine | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """All steps in order."""
+
+    steps: Sequence[Step]
+    processes: Mapping[str, str]
+    """Names such as ``P1``, in the order in which they first took the lease, and the instance of each."""
+    operations: Mapping[str, str]
+    """Places for operations, and the process that each belongs to."""
+    records: tuple[str, ...]
+    remarks: tuple[str, ...]
+    base_epoch: int
+    base_version: int
+
+
+@dataclass(slots=True)
+class _Operation:
+    """What the lines of one operation say."""
+
+    first: OfOperation
+    last: int
+    slot: str = ""
+    ended: bool = False
+    loaded: list[str] = field(default_factory=list)
+
+
+_NO_FACTS: Final[Mapping[str, Fact]] = {}
+_ENDINGS: Final = (Commit, CommitFails, Validate, Lose, Outdated)
+
+
+def merge(logs: Logs) -> Merged:
+    """Put the lines of one store in order."""
+    return _Merging(logs).merged()
+
+
+class _Merging:
+    def __init__(self, logs: Logs) -> None:
+        self._logs = logs
+        self._remarks = list(logs.remarks)
+        lines = [found.line for found in self._all()]
+        self._commits = sorted((line for line in lines if isinstance(line, Commit)), key=lambda line: line.version)
+        self._syncs = sorted((line for line in lines if isinstance(line, Sync)), key=lambda line: line.epoch)
+        self._holders = {line.epoch: line.instance for line in lines if isinstance(line, Acquire)}
+        self._epochs = sorted(self._holders)
+        order = dict.fromkeys([*(self._holders[epoch] for epoch in self._epochs), *sorted(logs.instances)])
+        self._names = {instance: f"P{number}" for number, instance in enumerate(order, 1)}
+        self._base_epoch = min(self._epochs, default=1) - 1
+        first = [line.version for line in lines if isinstance(line, Open)]
+        first += [line.version - 1 for line in self._commits] + [line.since for line in self._syncs]
+        self._base_version = min(first, default=0)
+        self._untold = self._untold_versions()
+        self._values = self._numbered_values()
+        self._of_epoch: dict[int, dict[str, list[Step]]] = defaultdict(lambda: defaultdict(list))
+        self._slots: dict[str, str] = {}
+
+    def _all(self) -> Iterator[Found]:
+        for lines in self._logs.instances.values():
+            yield from lines
+
+    def merged(self) -> Merged:
+        """Return all steps in order."""
+        for instance, name in self._names.items():
+            _Instance(self, name, self._logs.instances[instance]).place()
+        self._place_untold()
+        steps = list(self._in_order())
+        return Merged(
+            steps,
+            {name: instance for instance, name in self._names.items()},
+            self._slots,
+            tuple(sorted({record for step in steps for record in _records(step)})),
+            tuple(self._remarks),
+            self._base_epoch,
+            self._base_version,
+        )
+
+    # Versions and values
+
+    def version(self, version: int) -> int:
+        """Count versions from the first that anything is known of."""
+        return max(0, version - self._base_version)
+
+    def epoch(self, epoch: int) -> int:
+        """Count epochs from the first that anybody acquired."""
+        return epoch - self._base_epoch
+
+    def after(self, epoch: int) -> int:
+        """Return the first epoch that was acquired after another one, or that one itself if it is the last."""
+        return min((one for one in self._epochs if one > epoch), default=epoch)
+
+    def _untold_versions(self) -> dict[int, dict[str, None]]:
+        """Return the versions that no commit tells of, and which records a sync says were written in each."""
+        told = {commit.version for commit in self._commits}
+        last = max([*told, *(sync.version for sync in self._syncs)], default=self._base_version)
+        untold: dict[int, dict[str, None]] = {
+            version: {} for version in range(self._base_version + 1, last + 1) if version not in told
+        }
+        for sync in self._syncs:
+            for record, version in zip(sync.changed, sync.changed_in, strict=False):
+                if version in untold:
+                    untold[version][record] = None
+        return untold
+
+    def _numbered_values(self) -> dict[str, dict[str, list[int]]]:
+        """Number the values of each record by their digests: 0 before all commits, then one more with each."""
+        numbers: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        counts: dict[str, int] = defaultdict(int)
+        untold = dict(self._untold)
+        for commit in self._commits:
+            for version in [one for one in untold if one < commit.version]:
+                for record in untold.pop(version):
+                    counts[record] += 1
+            for place, record in enumerate(commit.records):
+                if counts[record] == 0 and place < len(commit.based_on):
+                    numbers[record][commit.based_on[place]].append(0)
+                counts[record] += 1
+                if place < len(commit.made):
+                    numbers[record][commit.made[place]].append(counts[record])
+        return numbers
+
+    def bases(self, commit: Commit) -> dict[str, int]:
+        """Return of which value each update was computed. Equal values count as the newest of them."""
+        if len(commit.based_on) != len(commit.records):
+            return dict.fromkeys(commit.records, UNTOLD)
+        return {
+            record: UNREAD if digest == "unread" else self._newest(record, digest, commit)
+            for record, digest in zip(commit.records, commit.based_on, strict=True)
+        }
+
+    def _newest(self, record: str, digest: str, commit: Commit) -> int:
+        numbers = self._values[record].get(digest, [])
+        before = sum(record in other.records for other in self._commits if other.version < commit.version)
+        before += sum(record in written for version, written in self._untold.items() if version < commit.version)
+        return max((number for number in numbers if number <= before), default=NEVER_SEEN)
+
+    def reached(self, commit: Commit) -> int:
+        """Return the highest epoch of the commits up to one: versions tell in which order they were made."""
+        return max(other.epoch for other in self._commits if other.version <= commit.version)
+
+    # Steps
+
+    def slot(self, process: str, number: int) -> str:
+        """Return a place for one of the operations that a process has at a time."""
+        name = f"{process}/{number}"
+        self._slots[name] = process
+        return name
+
+    def put(self, epoch: int, process: str, step: Step) -> None:
+        """Let a process take one more step under an epoch."""
+        self._of_epoch[epoch][process].append(step)
+
+    def _place_untold(self) -> None:
+        """Put in the commits that nobody tells of: at the end of the last epoch before anybody saw them."""
+        for version, records in self._untold.items():
+            seen = min((sync.epoch for sync in self._syncs if sync.version >= version), default=None)
+            later = [commit.epoch for commit in self._commits if commit.version > version]
+            seen = min([*([seen] if seen is not None else []), *later])
+            under = max((epoch for epoch in self._epochs if epoch < seen), default=None)
+            if under is None:
+                self._remarks.append(f"version {version} was made before the traces begin")
+                continue
+            process = self._names[self._holders[under]]
+            self._remarks.append(
+                f"no line tells of version {version}: {process} held the lease, and its trace lacks the commit"
+            )
+            slot = self.slot(process, 0)
+            written = tuple(records) or (SOMETHING,)
+            snapshot = self.version(version - 1)
+            facts: dict[str, Fact] = {"p": process, "o": slot, "epoch": self.epoch(under), "snapshot": snapshot}
+            bases = dict.fromkeys(written, UNTOLD)
+            commit = {**facts, "version": self.version(version), "records": written, "basis": bases, "released": False}
+            self.put(under, process, Step("begin", {**facts, "mode": "transaction"}))
+            self.put(under, process, Step("look", {**facts, "records": written, "basis": bases}))
+            self.put(under, process, Step("commit", commit))
+            self.put(under, process, Step("finish", {"p": process, "o": slot}))
+
+    def _in_order(self) -> Iterator[Step]:
+        holder, free = "", True
+        for epoch in sorted(self._of_epoch):
+            steps_of = self._of_epoch[epoch]
+            taker = self._names[self._holders[epoch]] if epoch in self._holders else ""
+            own = steps_of.pop(taker, [])
+            before, own = _split(own, "acquire")
+            yield from before
+            if own:
+                if not free and holder != taker:
+                    yield Step("expire", {})
+                yield own[0]
+                own, holder, free = own[1:], taker, False
+            late: list[tuple[int, list[Step]]] = []
+            for steps in steps_of.values():
+                early, rest = _split(steps, "want", "look")
+                yield from early
+                if rest:
+                    late.append((_place_for(rest, own), rest))
+            done = 0
+            for place, rest in sorted(late, key=itemgetter(0)):
+                yield from own[done:place]
+                yield from rest
+                done = place
+            yield from own[done:]
+            free = free or any(_frees(step) for step in own)
+
+
+class _Instance:
+    """The steps of one instance, line by line."""
+
+    def __init__(self, merging: _Merging, name: str, lines: Sequence[Found]) -> None:
+        self._merging = merging
+        self._name = name
+        self._lines = lines
+        self._operations = self._of_lines()
+        self._bucket = next((found.line.epoch for found in lines if isinstance(found.line, Acquire | Want)), 0)
+        self._not_before = 0
+
+    def _of_lines(self) -> dict[int, _Operation]:
+        """Return the operations, each with a place that no other one has at the same time."""
+        operations: dict[int, _Operation] = {}
+        for found in self._lines:
+            line = found.line
+            if isinstance(line, OfOperation):
+                operation = operations.setdefault(line.operation, _Operation(line, line.line))
+                operation.last = line.line
+                operation.ended = operation.ended or isinstance(line, _ENDINGS)
+                if isinstance(line, Load):
+                    operation.loaded.append(line.record)
+        ends: list[int] = []
+        """By place, the last line of the operation that has it."""
+        for operation in sorted(operations.values(), key=_began_after):
+            began = _began_after(operation)
+            free = next((place for place, end in enumerate(ends) if end <= began), len(ends))
+            ends[free : free + 1] = [operation.last]
+            operation.slot = self._merging.slot(self._name, free + 1)
+        return operations
+
+    def place(self) -> None:
+        """Put all steps where they belong."""
+        beginning = sorted(self._operations.values(), key=_began_after, reverse=True)
+        ending = {each.last: each for each in self._operations.values() if not each.ended}
+        for found in self._lines:
+            while beginning and _began_after(beginning[-1]) < found.line.line:
+                self._begin(beginning.pop())
+            self._take(found)
+            if found.line.line in ending:
+                operation = ending[found.line.line]
+                self._put("abort", found, operation.first.epoch, {"o": operation.slot}, local=True)
+
+    def _begin(self, operation: _Operation) -> None:
+        first, merging = operation.first, self._merging
+        under = max(first.epoch, self._not_before)
+        for record in operation.loaded:
+            merging.put(under, self._name, Step("forget", {"p": self._name, "record": record}))
+        facts: dict[str, Fact] = {
+            "p": self._name,
+            "o": operation.slot,
+            "epoch": merging.epoch(first.epoch),
+            "snapshot": merging.version(first.snapshot),
+            "mode": first.mode or "transaction",
+        }
+        merging.put(under, self._name, Step("begin", facts))
+
+    def _put(
+        self, name: str, found: Found, under: int, facts: Mapping[str, Fact] = _NO_FACTS, *, local: bool = False
+    ) -> None:
+        """Put a step under an epoch. What only the process itself knows comes after all that it did before."""
+        under = max(under, self._bucket if local else self._not_before)
+        self._bucket = max(self._bucket, under)
+        epoch = getattr(found.line, "epoch", self._merging.epoch(0))
+        known = {"p": self._name, "epoch": self._merging.epoch(epoch), **facts}
+        self._merging.put(under, self._name, Step(name, known, found.place, found.line))
+
+    def _take(self, found: Found) -> None:
+        merging, line = self._merging, found.line
+        facts: dict[str, Fact] = {}
+        if isinstance(line, OfOperation):
+            facts = {"o": self._operations[line.operation].slot}
+        match line:
+            case Open():
+                self._put("open", found, self._bucket, {"version": merging.version(line.version)})
+            case Acquire():
+                self._put("acquire", found, line.epoch)
+            case Want():
+                self._put("want", found, line.epoch, local=True)
+            case Sync():
+                versions = {"since": merging.version(line.since), "version": merging.version(line.version)}
+                self._put("sync", found, line.epoch, {"dropped": tuple(line.dropped), **versions})
+            case Renew():
+                self._put("renew", found, line.epoch)
+            case LoseGuard(why="fenced"):
+                self._put("lose_guard", found, merging.after(line.epoch), local=True)
+            case LoseGuard():
+                self._put("end_guard", found, line.epoch, local=True)
+            case Release():
+                self._put("release", found, line.epoch)
+            case Load():
+                self._put("load", found, line.epoch, {**facts, "record": line.record})
+            case Commit():
+                facts |= {"snapshot": merging.version(line.snapshot)}
+                facts |= {"records": tuple(line.records), "basis": merging.bases(line)}
+                made = {"version": merging.version(line.version), "released": line.released}
+                under = merging.reached(line)
+                if under > line.epoch:
+                    self._not_before = under  # It was made too late, and so was all that its instance did after it.
+                self._put("look", found, under, facts)
+                self._put("commit", found, under, {**facts, **made})
+                self._put("finish", found, under, facts, local=True)
+            case CommitFails(why="fenced") | Lose(why="fenced"):
+                self._put("lose", found, merging.after(line.epoch), facts, local=True)
+            case CommitFails() | Lose():
+                self._put("abort", found, line.epoch, facts, local=True)
+            case Outdated():
+                self._put("outdated", found, line.epoch, facts)
+            case Validate():
+                self._put("validate", found, line.epoch, {**facts, "failed": line.failure is not None})
+                self._put("finish", found, line.epoch, facts, local=True)
+            case Truncate():
+                self._put("truncate", found, self._bucket, {"floor": merging.version(line.floor)}, local=True)
+            case _:
+                pass
+
+
+def _began_after(operation: _Operation) -> int:
+    first = operation.first
+    return first.line - 1 if first.began_after is None else first.began_after
+
+
+def _records(step: Step) -> Iterable[str]:
+    for fact in ("records", "dropped"):
+        names = step.facts.get(fact, ())
+        if isinstance(names, tuple):
+            yield from names
+    record = step.facts.get("record")
+    if isinstance(record, str):
+        yield record
+
+
+def _split(steps: list[Step], *names: str) -> tuple[list[Step], list[Step]]:
+    """Split before the first step of one of these names."""
+    place = next((place for place, step in enumerate(steps) if step.name in names), len(steps))
+    return steps[:place], steps[place:]
+
+
+def _place_for(steps: list[Step], own: list[Step]) -> int:
+    """Say how many of the holder's steps come before those of another instance: a want, or a late commit."""
+    if steps[0].name == "want":
+        return next((place for place, step in enumerate(own) if _hands_over(step)), len(own))
+    line = steps[0].line
+    before = [
+        place
+        for place, step in enumerate(own, 1)
+        if isinstance(line, Commit) and isinstance(step.line, Commit) and step.line.version < line.version
+    ]
+    return max(before, default=0)
+
+
+def _hands_over(step: Step) -> bool:
+    """Say whether somebody must have said before that it waits."""
+    line = step.line
+    return isinstance(line, Release) or bool(isinstance(line, Renew | Commit | Validate) and line.wanted)
+
+
+def _frees(step: Step) -> bool:
+    return step.name == "release" or (step.name == "commit" and step.facts["released"] is True)

@@ -1,0 +1,244 @@
+"""What traces show: real ones, faulty ones, and such as people really have (cut off, empty, mixed)."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from checking.explain import explanation as explained
+from checking.explain.merging import merge
+from checking.explain.reading import NoTrace, SeveralStores, UnknownFormat, read
+from checking.explain.reasons import REASONS
+from checking.tlc.toolbox import Toolbox
+from examples.story.processes import Bob, SharedStore, shared_store
+from examples.story.program import Encrypt, GoOn, Meet, Point, Stands
+from examples.story.short_cuts import ShortCut
+from examples.story.story import Story
+from tests.store.stores import Recorder, apart, count_up, take_over, workbench
+from unwedged.store import Transaction
+
+ROOT: Final = Path(__file__).parents[2]
+SPECIFICATIONS: Final = ROOT / "tla"
+
+Json = dict[str, object]
+Edit = Callable[[list[Json]], None]
+"""Makes a trace say something else."""
+
+
+async def recorded(folder: Path) -> list[Json]:
+    """Return the trace of two processes: each commits twice, one loses the lease under an operation, and they wait."""
+    recorder = Recorder()
+    async with workbench(folder / "store.db") as bench:
+        phone = await bench.instance("phone", tracer=recorder)
+        extension = await bench.instance("extension", tracer=recorder)
+        await take_over(phone)
+        await phone.run(count_up)
+        await phone.run(count_up)
+        assert not await extension.lock.acquire_now()
+        await phone.lock.release_now()
+        await take_over(extension)
+        await extension.run(count_up)
+
+        async def overtaken(transaction: Transaction) -> None:
+            if len(losses) == 0:
+                losses.append(extension)
+                bench.expire_lease()
+                await apart(take_over(phone))
+                await apart(phone.run(count_up))
+                await apart(phone.lock.release_now())
+            await count_up(transaction)
+
+        losses: list[object] = []
+        await extension.run(overtaken)
+        await extension.lock.renew_now()
+        await extension.lock.release_now()
+    return [dict(line) for line in recorder.lines]
+
+
+def written(folder: Path, lines: list[Json], name: str = "trace.ndjson") -> Path:
+    path = folder / name
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def found(lines: list[Json], step: str, number: int = 0) -> Json:
+    return [line for line in lines if line["step"] == step][number]
+
+
+class TestReading:
+    @pytest.fixture
+    async def lines(self, tmp_path: Path) -> list[Json]:
+        return await recorded(tmp_path)
+
+    async def test_a_last_line_that_was_cut_off_is_left_out(self, tmp_path: Path, lines: list[Json]) -> None:
+        path = written(tmp_path, lines)
+        path.write_bytes(path.read_bytes()[:-20])
+        logs = read([path])
+        assert logs.remarks == (f"{path}:{len(lines)}: the last line was cut off, as by a kill",)
+        assert sum(map(len, logs.instances.values())) == len(lines) - 1
+
+    async def test_lines_that_are_missing_are_named(self, tmp_path: Path, lines: list[Json]) -> None:
+        [other] = [number for number, line in enumerate(lines) if line == found(lines, "commit", 1)]
+        missing = lines.pop(other)
+        [remark] = read([written(tmp_path, lines)]).remarks
+        assert f"lines {missing['line']} of the instance {missing['instance']} are missing" in remark
+
+    def test_no_lines_at_all_are_no_trace(self, tmp_path: Path) -> None:
+        with pytest.raises(NoTrace, match="no file has a line"):
+            read([written(tmp_path, [])])
+
+    def test_a_file_that_is_not_there_is_no_trace(self, tmp_path: Path) -> None:
+        with pytest.raises(NoTrace, match="can't be read: No such file"):
+            read([tmp_path / "missing"])
+
+    @pytest.mark.parametrize("text", ['{"level": "info"}\n', "[1]\n"])
+    def test_another_log_is_no_trace(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "log").write_text(text)
+        with pytest.raises(NoTrace, match="no format and no step"):
+            read([tmp_path / "log"])
+
+    async def test_another_version_of_the_format_is_refused(self, tmp_path: Path, lines: list[Json]) -> None:
+        lines[3]["format"] = 2
+        with pytest.raises(UnknownFormat, match=r":4 is of version 2 of the format"):
+            read([written(tmp_path, lines)])
+
+    async def test_a_step_that_is_not_known_is_left_out_and_named(self, tmp_path: Path, lines: list[Json]) -> None:
+        lines[3]["step"] = "dance"
+        assert "the step 'dance' is left out" in read([written(tmp_path, lines)]).remarks[0]
+
+    async def test_of_two_stores_one_must_be_named(self, tmp_path: Path, lines: list[Json]) -> None:
+        of_one = [line for line in lines if line["instance"] == lines[0]["instance"]]
+        other = [line | {"store": "0" * 16, "instance": "1" * 16} for line in of_one]
+        paths = [written(tmp_path, lines), written(tmp_path, other, "other.ndjson")]
+        with pytest.raises(SeveralStores, match="2 stores"):
+            read(paths)
+        assert set(read(paths, "0" * 16).instances) == {"1" * 16}
+        with pytest.raises(NoTrace, match="no line is of the store"):
+            read(paths, "2" * 16)
+
+    async def test_neither_clocks_nor_the_order_of_lines_and_files_matter(
+        self, tmp_path: Path, lines: list[Json]
+    ) -> None:
+        expected = [(step.name, step.facts) for step in merge(read([written(tmp_path, lines)])).steps]
+        chance = random.Random(1)
+        shuffled = [line | {"at_ms": chance.randrange(10**12)} for line in lines]
+        chance.shuffle(shuffled)
+        paths = [written(tmp_path, shuffled[:9], "one"), written(tmp_path, shuffled[9:], "two")]
+        assert [(step.name, step.facts) for step in merge(read(paths)).steps] == expected
+
+
+def stale(lines: list[Json]) -> None:
+    found(lines, "commit", 3)["based_on"] = found(lines, "commit", 1)["made"]
+
+
+def unfenced(lines: list[Json]) -> None:
+    """The operation that lost the lease commits all the same, after the other process."""
+    found(lines, "commit_fails").update(step="commit", version=5, wanted=False, released=False)
+    found(lines, "commit", -1).update(version=6, snapshot=5)
+
+
+def unsynced(lines: list[Json]) -> None:
+    found(lines, "sync", 1)["step"] = "subscribe"
+
+
+def dropped_too_much(lines: list[Json]) -> None:
+    found(lines, "sync", 3)["dropped"] = ["counter/" + "0" * 16]
+
+
+def out_of_date(lines: list[Json]) -> None:
+    found(lines, "sync", 1)["since"] = 1
+
+
+EDITS: Final[dict[str, tuple[Edit, str]]] = {
+    "an update of an older value": (stale, "older_value"),
+    "a commit after the lease was lost": (unfenced, "commit_unfenced"),
+    "no sync": (unsynced, "began_unguarded"),
+    "a record dropped that never was there": (dropped_too_much, "dropped_unchanged"),
+    "a cache of another version": (out_of_date, "cache_version"),
+}
+
+
+class TestDeciding:
+    async def test_what_happened_is_accepted(self, tmp_path: Path, toolbox: Toolbox) -> None:
+        path = written(tmp_path, await recorded(tmp_path))
+        explanation = await explained.explain(toolbox, (path,), None, SPECIFICATIONS)
+        assert explanation.accepted, explanation.text()
+        assert "ACCEPTED" in explanation.text()
+
+    @pytest.mark.parametrize("name", EDITS)
+    async def test_what_can_not_have_happened_is_rejected_for_its_reason(
+        self, tmp_path: Path, toolbox: Toolbox, name: str
+    ) -> None:
+        lines = await recorded(tmp_path)
+        edit, reason = EDITS[name]
+        edit(lines)
+        explanation = await explained.explain(toolbox, (written(tmp_path, lines),), None, SPECIFICATIONS)
+        assert reason in explanation.validation.reasons, explanation.text()
+        assert REASONS[reason].says in explanation.text()
+
+
+class TestRealProcesses:
+    async def explain(self, shared: SharedStore, toolbox: Toolbox) -> explained.Explanation:
+        paths = tuple(sorted(shared.store.parent.glob("*.ndjson")))
+        return await explained.explain(toolbox, paths, None, SPECIFICATIONS)
+
+    async def test_a_suspension_and_a_kill_are_accepted(self, tmp_path: Path, toolbox: Toolbox) -> None:
+        async with shared_store(tmp_path, ShortCut.NONE) as shared:
+            bob, app, extension = Bob(), await shared.start("app"), await shared.start("extension")
+            await shared.perform(app, Meet(bob.invitation))
+            app.send(Encrypt(1, "slow", Point.STEPPED))
+            assert await shared.stands(app) == Stands(Point.STEPPED)
+            await app.suspend()
+            shared.expire_lease()
+            await shared.perform(extension, Encrypt(2, "quick"))
+            app.send(GoOn())
+            app.resume()
+            await shared.outcome(app)
+            app.send(Encrypt(3, "never said", Point.STEPPED))
+            await shared.stands(app)
+            await app.kill()
+            shared.expire_lease()
+            await shared.perform(extension, Encrypt(3, "said again"))
+            explanation = await self.explain(shared, toolbox)
+        assert explanation.accepted, explanation.text()
+
+    @pytest.mark.parametrize(
+        ("short_cut", "reason", "bug"),
+        [
+            (ShortCut.NO_FENCE, "commit_unfenced", "lease-lapses-unfenced"),
+            (ShortCut.KEPT_CACHE, "older_value", "session-cache-survives"),
+        ],
+    )
+    async def test_a_wedged_session_is_traced_to_its_cause(
+        self, tmp_path: Path, toolbox: Toolbox, short_cut: ShortCut, reason: str, bug: str
+    ) -> None:
+        async with shared_store(tmp_path, short_cut) as shared:
+            story = Story(shared)
+            await story.tell()
+            assert story.lost, "nothing was lost, and there is nothing to explain"
+            explanation = await self.explain(shared, toolbox)
+        assert reason in explanation.validation.reasons, explanation.text()
+        assert bug in explanation.text()
+        overwrites = r"olm_session/\w+ was computed from its value of version \d+, and overwrites: P\d+ commits version"
+        assert re.search(overwrites, explanation.text())
+
+
+def test_each_reason_is_one_of_the_specification_s() -> None:
+    specification = (SPECIFICATIONS / "Trace.tla").read_text()
+    named = re.findall(r'Unless\(.*?, "(\w+)"\)', specification, re.DOTALL)
+    named += re.findall(r'-> \{"(\w+)"\}', specification)
+    assert set(named) == set(REASONS)
+
+
+def test_each_reason_names_clauses_and_bugs_that_exist() -> None:
+    protocol = (ROOT / "spec" / "protocol.md").read_text()
+    bugs = {path.stem.removeprefix("fault-") for path in (SPECIFICATIONS / "models").glob("fault-*.cfg")}
+    for reason in REASONS.values():
+        assert all(f"**{clause}**" in protocol for clause in reason.clauses)
+        assert set(reason.bugs) <= bugs

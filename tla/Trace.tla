@@ -1,0 +1,213 @@
+-------------------------------- MODULE Trace --------------------------------
+(* Whether what processes say they did is a behaviour of CryptoStoreCache.    *)
+(* Log is what their traces say (spec/trace.md), put in order by epoch and    *)
+(* version. Each of its elements is one action, with what the trace says      *)
+(* of it; Next takes them one by one, and gets no further where one of them   *)
+(* can't happen. So the trace is accepted if and only if the end is reached.  *)
+(*                                                                            *)
+(* A trace does not tell everything, and what it leaves out may have happened *)
+(* in any way: a lease that somebody else takes has expired (Expire), a       *)
+(* record that is loaded again had been dropped (Forget), an operation of     *)
+(* which nothing came has ended (Abort), and a record that a commit writes    *)
+(* without having looked at it counts as loaded just before (Load, Fill).     *)
+(* What is read from a cache is read when the operation begins, as in the     *)
+(* specification.                                                             *)
+EXTENDS CryptoStoreCache, TLC
+
+CONSTANTS
+    Log,
+    Last    \* of a log that is not accepted: the element that can't happen. Else 0
+
+VARIABLE at     \* which element of Log is next
+
+\* In the place of the number of the value that an update was computed from:
+Untold == 1000001   \* the trace does not say
+Unread == 1000002   \* it was computed from none
+
+-------------------------------------------------------------------------------
+(* Each element has the name of a step, the process p, and what else is known. *)
+
+\* No action of the specification, where a new cache is of version 0: a cache that knows
+\* nothing is a copy of any version.
+OpenStore(e) ==
+    /\ guard[e.p].stage = "none" /\ cache[e.p] = NewCache
+    /\ e.version <= Version
+    /\ cache' = [cache EXCEPT ![e.p].version = e.version]
+    /\ UNCHANGED <<lease, history, commits, floor, guard, heard, op>>
+
+TakeLease(e) ==
+    /\ Acquire(e.p)
+    /\ lease'.epoch = e.epoch
+
+ComeUpToDate(e) ==
+    /\ Sync(e.p)
+    /\ guard[e.p].epoch = e.epoch
+    /\ cache[e.p].version = e.since
+    /\ Version = e.version
+    \* What was dropped was cached, had changed, and is gone.
+    /\ \A r \in e.dropped : cache[e.p].records[r] # Missing /\ cache'[e.p].records[r] = Missing
+
+\* A process that is refused says that it waits. Others may have said so before.
+AskInVain(e) ==
+    /\ lease.epoch = e.epoch
+    /\ IF lease.wanted
+       THEN guard[e.p].stage = "none" /\ ~Takeable(lease, e.p) /\ UNCHANGED vars
+       ELSE Want(e.p)
+
+\* No action of the specification: a process may end its guard whenever it likes, which
+\* takes away nothing but its own right to begin anything (spec/trace.md, lose_guard).
+EndGuard(e) ==
+    /\ guard[e.p].epoch = e.epoch
+    /\ guard' = [guard EXCEPT ![e.p] = NoGuard]
+    /\ UNCHANGED <<lease, history, commits, floor, cache, heard, op>>
+
+\* An operation that the fence has stopped may have noticed before.
+NoticeLoss(e) ==
+    IF guard[e.p].stage = "none" THEN UNCHANGED vars ELSE LoseGuard(e.p) /\ guard[e.p].epoch = e.epoch
+
+\* After a failed sync, and where operations were abandoned, the guard is at its end before.
+GiveBack(e) ==
+    IF guard[e.p].epoch = e.epoch THEN Release(e.p)
+    ELSE /\ guard[e.p].stage = "none" /\ lease.holder = e.p /\ FencePasses(lease, e.epoch)
+         /\ lease' = Released(lease)
+         /\ UNCHANGED <<history, commits, floor, guard, cache, heard, op>>
+
+BeginOperation(e) ==
+    /\ guard[e.p].epoch = e.epoch
+    /\ cache[e.p].version = e.snapshot
+    /\ Begin(e.o, e.mode)
+
+\* Load and Fill, of one record.
+ReadRecord(e) ==
+    /\ op[e.o].stage = "running" /\ op[e.o].known[e.record] = Missing
+    /\ MayAccess(e.o)
+    /\ ~ChangedAfter(e.record, op[e.o].at) /\ floor <= op[e.o].at
+    /\ LET value == Value(e.record, Version) IN
+        /\ op' = [op EXCEPT ![e.o].known[e.record] = value]
+        /\ cache' = IF UsesCache(e.o)
+                    THEN [cache EXCEPT ![e.p] = FilledCache(@, e.record, value, Version)] ELSE cache
+    /\ UNCHANGED <<lease, history, commits, floor, guard, heard>>
+
+DropRecord(e) ==
+    IF cache[e.p].records[e.record] = Missing THEN UNCHANGED vars ELSE Forget(e.p, e.record)
+
+\* What the snapshot lacks of what is written blindly, as if it were loaded now.
+Completed(e) ==
+    [op EXCEPT ![e.o].known = [r \in Records |->
+        IF @[r] = Missing /\ r \in e.records /\ e.basis[r] \in {Untold, Unread}
+           /\ ~ChangedAfter(r, op[e.o].at) /\ floor <= op[e.o].at
+        THEN Value(r, Version) ELSE @[r]]]
+
+LookAtRest(e) ==
+    /\ op[e.o].stage = "running" /\ MayAccess(e.o)
+    /\ op' = Completed(e)
+    /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
+
+CommitRecords(e) ==
+    /\ op[e.o].under = e.epoch /\ op[e.o].at = e.snapshot
+    /\ \A r \in e.records : e.basis[r] \in {Untold, Unread, op[e.o].known[r]}
+    /\ Commit(e.o, e.records)
+    /\ Len(commits') = e.version
+    /\ op'[e.o].released = e.released
+
+\* An answer whose operation has read nothing that the trace tells of.
+Answer(e) ==
+    IF AnyRecord(op[e.o].known) = {}
+    THEN /\ op[e.o].stage = "running" /\ MayAccess(e.o)
+         /\ op' = [op EXCEPT ![e.o].stage = "validated", ![e.o].at = 0, ![e.o].begun = 0]
+         /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
+    ELSE IF op[e.o].mode = "view" /\ ~e.failed THEN Validate(e.o) ELSE Fail(e.o)
+
+\* What an operation needs has changed; or there is too little left of the log to know.
+MeetChange(e) ==
+    /\ op[e.o].stage = "running" /\ MayAccess(e.o)
+    /\ Version > op[e.o].at \/ floor > op[e.o].at
+    /\ op' = [op EXCEPT ![e.o] = Idle]
+    /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
+
+CutLog(e) ==
+    /\ e.floor <= Version
+    /\ floor' = Later(floor, e.floor)
+    /\ UNCHANGED <<lease, history, commits, guard, cache, heard, op>>
+
+Step(e) ==
+    CASE e.step = "open"       -> OpenStore(e)
+      [] e.step = "acquire"    -> TakeLease(e)
+      [] e.step = "expire"     -> Expire
+      [] e.step = "want"       -> AskInVain(e)
+      [] e.step = "sync"       -> ComeUpToDate(e)
+      [] e.step = "renew"      -> Renew(e.p) /\ guard[e.p].epoch = e.epoch
+      [] e.step = "lose_guard" -> NoticeLoss(e)
+      [] e.step = "end_guard"  -> EndGuard(e)
+      [] e.step = "release"    -> GiveBack(e)
+      [] e.step = "begin"      -> BeginOperation(e)
+      [] e.step = "load"       -> ReadRecord(e)
+      [] e.step = "forget"     -> DropRecord(e)
+      [] e.step = "look"       -> LookAtRest(e)
+      [] e.step = "commit"     -> CommitRecords(e)
+      [] e.step = "validate"   -> Answer(e)
+      [] e.step = "finish"     -> Finish(e.o)
+      [] e.step = "lose"       -> Lose(e.o)
+      [] e.step = "outdated"   -> MeetChange(e)
+      [] e.step = "abort"      -> Abort(e.o)
+      [] e.step = "truncate"   -> CutLog(e)
+
+TraceInit == Init /\ at = 1
+
+TraceNext == at <= Len(Log) /\ Step(Log[at]) /\ at' = at + 1
+
+TraceSpec == TraceInit /\ [][TraceNext]_<<vars, at>>
+
+\* What tells states with the same place in the log from each other: what a process may
+\* have noted, or not.
+Place == <<at, guard, lease>>
+
+-------------------------------------------------------------------------------
+(* Of a log that is not accepted: what is wrong with the step that can't      *)
+(* happen. These are the conditions of the actions above, one by one; they    *)
+(* decide nothing, and only explain. checking/explain/reasons.py says which   *)
+(* clause of spec/protocol.md each of them is.                                *)
+
+Unless(holds, reason) == IF holds THEN {} ELSE {reason}
+
+Working(e) == op[e.o].stage = "running"
+
+Reasons(e) ==
+    CASE e.step = "acquire" ->
+            Unless(guard[e.p].stage = "none", "has_guard")
+            \cup Unless(e.epoch = lease.epoch + 1, "epoch_not_next")
+            \cup Unless(Takeable(lease, e.p), "lease_held")
+      [] e.step = "sync" ->
+            Unless(FencePasses(lease, e.epoch), "sync_unfenced")
+            \cup Unless(guard[e.p] = Taken(e.epoch), "not_syncing")
+            \cup Unless(cache[e.p].version = e.since, "cache_version")
+            \cup Unless(Version = e.version, "sync_not_newest")
+            \cup Unless(\A r \in e.dropped : cache[e.p].records[r] # Missing
+                        /\ SyncedCache(cache[e.p]).records[r] = Missing, "dropped_unchanged")
+      [] e.step = "want" -> {"lease_not_held"}
+      [] e.step = "renew" -> Unless(FencePasses(lease, e.epoch), "renewal_unfenced")
+      [] e.step = "release" ->
+            Unless(FencePasses(lease, e.epoch), "release_unfenced")
+            \cup Unless(WorkingUnder(e.p, e.epoch) = {}, "release_under_operations")
+      [] e.step \in {"lose", "lose_guard"} -> {"fence_would_pass"}
+      [] e.step = "begin" ->
+            Unless(guard[e.p].epoch = e.epoch /\ Admits(guard[e.p]), "began_unguarded")
+            \cup Unless(cache[e.p].version = e.snapshot, "cache_version")
+            \cup Unless(e.mode = "view" \/ \A o \in WorkingUnder(e.p, e.epoch) : op[o].mode = "view", "two_transactions")
+      [] e.step = "load" ->
+            Unless(MayAccess(e.o), "load_unfenced")
+            \cup Unless(~ChangedAfter(e.record, op[e.o].at), "load_changed")
+            \cup Unless(floor <= op[e.o].at, "load_after_floor")
+      [] e.step = "look" -> Unless(MayAccess(e.o), "commit_unfenced")
+      [] e.step = "commit" ->
+            Unless(MayAccess(e.o), "commit_unfenced")
+            \cup Unless(Len(commits) + 1 = e.version, "version_not_next")
+            \cup Unless(\A r \in e.records : op[e.o].known[r] # Missing, "read_from_nowhere")
+            \cup Unless(\A r \in e.records : e.basis[r] \in {Untold, Unread, Value(r, Version)}, "older_value")
+            \cup Unless(op[e.o].at = Len(commits), "older_snapshot")
+            \cup Unless(e.released => lease.wanted, "released_unwanted")
+      [] e.step = "validate" -> Unless(MayAccess(e.o), "answer_unfenced")
+      [] OTHER -> {}
+
+AtLast == at = Last => PrintT(<<"reasons", Reasons(Log[at]), lease, Version>>)
+===============================================================================
