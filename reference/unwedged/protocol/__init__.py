@@ -1,6 +1,6 @@
 """The rules of the protocol as pure functions over frozen dataclasses: no I/O, no clock, no asyncio.
 
-What ``tla/`` says, line for line, and what ``proofs/`` speaks about:
+They follow ``tla/`` line by line, and ``proofs/`` is about them:
 
 * ``lease``: the row that processes share, and the fence;
 * ``guard``: what one process knows about its own right to use the store;

@@ -1,8 +1,8 @@
 """The cache: a partial copy of one snapshot, as an immutable value (P0.10).
 
-Every function returns a new cache and leaves the old one as it was, so that whoever still holds the old one goes on
-seeing one unchanged version. A record that is known not to exist is cached as ``None``; a record that was never
-loaded is not in the map at all: never confuse the two.
+Every function returns a new cache and leaves the old one unchanged, so an operation that still holds the old one keeps
+seeing one version. A record that is known not to exist is cached as ``None``. A record that was never loaded is not in
+the map at all. Never confuse the two.
 
 Twins in ``tla/CryptoStoreCache.tla``: ``SyncedCache``, ``FilledCache``, ``InstalledCache``, ``ForgottenCache``.
 """
@@ -70,7 +70,7 @@ def reaches(floor: Version, since: Version) -> bool:
 def sync(cache: Cache[Key, Value], log: ChangeLog[Key]) -> Cache[Key, Value]:
     """Bring ``cache`` to the log's version, dropping exactly the records that changed since its own (P2.5).
 
-    Where the log no longer reaches back to the cache's version, nothing can be trusted and everything is dropped.
+    If the log no longer reaches back to the cache's version, no record can be trusted, and all are dropped.
 
     post: _.version == log.version  # it is of the log's version
     post: all(line.version <= cache.version or line.key not in _.records for line in log.changes)  # what changed goes
@@ -89,8 +89,8 @@ def sync(cache: Cache[Key, Value], log: ChangeLog[Key]) -> Cache[Key, Value]:
 def fill(cache: Cache[Key, Value], version: Version, key: Key, value: Value | None) -> Cache[Key, Value]:
     """Add a record that was loaded from the store at ``version`` (P4.8).
 
-    Only a value of the cache's own version may enter, and only where none is: a load that was under way while a
-    commit of this process landed must not bring an older value back, nor a newer one too early.
+    Only a value of the cache's own version may enter, and only if the cache has none: a load that was under way during
+    a commit of this process must neither restore an older value nor expose a newer one early.
 
     post: _.version == cache.version  # the version stays
     post: version == cache.version or _ == cache  # no value of another version enters
@@ -124,7 +124,7 @@ def install(cache: Cache[Key, Value], version: Version, writes: Mapping[Key, Val
 
 
 def forget(cache: Cache[Key, Value], keys: Iterable[Key]) -> Cache[Key, Value]:
-    """Drop the records of these ``keys``, whichever they are: a partial copy of a snapshot stays one (P2.16).
+    """Drop the records of these ``keys``: a partial copy of a snapshot stays a partial copy (P2.16).
 
     post: _.version == cache.version  # the version stays
     post: not any(key in _.records for key in keys)  # what is named goes

@@ -26,7 +26,7 @@ class Stage(Enum):
     NONE = "none"
     """It has no guard."""
     SYNCING = "syncing"
-    """It took the lease; its cache may be stale, so nothing may use it yet (P2.1)."""
+    """It took the lease; its cache may be stale, so no operation may use it yet (P2.1)."""
     HELD = "held"
     """Operations may begin."""
     DRAINING = "draining"
@@ -47,7 +47,7 @@ NO_GUARD = Guard(Stage.NONE, Epoch(0))
 
 
 def taken(epoch: Epoch) -> Guard:
-    """Note that the lease was acquired at ``epoch``: not yet a right to anything but syncing (P1.5).
+    """Note that the lease was acquired at ``epoch``: so far it only allows to sync (P1.5).
 
     post: (_.stage, _.epoch) == (Stage.SYNCING, epoch)  # it syncs under the epoch
     post: not admits(_) and not stands(_, epoch)  # nothing may use the cache yet
@@ -69,7 +69,7 @@ def synced(guard: Guard, epoch: Epoch) -> Guard:
 
 
 def waiter_noted(guard: Guard, epoch: Epoch, wanted: bool) -> Guard:
-    """Note what a renewal or a commit under ``epoch`` came back with: whether somebody waits (P8.2).
+    """Note whether somebody waits, as a renewal or a commit under ``epoch`` has returned (P8.2).
 
     post: _.epoch == guard.epoch  # the epoch stays
     post: wanted and guard.epoch == epoch or _ == guard  # nothing changes unless somebody waits for this epoch's holder
@@ -83,7 +83,7 @@ def waiter_noted(guard: Guard, epoch: Epoch, wanted: bool) -> Guard:
 
 
 def overdue(guard: Guard, epoch: Epoch) -> Guard:
-    """Note that somebody has waited for longer than what runs under ``epoch`` is given to end (P8.11).
+    """Note that somebody has waited for longer than running operations under ``epoch`` may take to end (P8.11).
 
     post: _.epoch == guard.epoch  # the epoch stays
     post: guard.epoch == epoch or _ == guard  # a guard of another epoch is left alone

@@ -1,7 +1,7 @@
 """The lease row and everything that may happen to it (P0.1, P1, P4, P7 and P8).
 
-The row is all that processes share about the right to use the store. Each function takes the row as it is and
-returns the row as it shall be, or ``None`` where the rule refuses and nothing may change.
+Processes share only this row about the right to use the store. Each function takes the row and returns the new row, or
+``None`` if the rule refuses and nothing may change.
 
 ========== ================================= ===========================================
 function   allowed when                      effect on the row
@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds
 
 LONGEST_LEASE_MS = Milliseconds(60_000)
-"""No lease may be longer than this. One that claims to be is a clock's mistake, and counts as expired (P7.3)."""
+"""No lease may be longer than this. If one seems longer, a clock has jumped, and the lease counts as expired (P7.3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +117,10 @@ def release(lease: Lease, epoch: Epoch) -> Lease | None:
 
 
 def commit(lease: Lease, epoch: Epoch, now: Milliseconds, duration: Milliseconds, may_release: bool) -> Lease | None:
-    """Make of the row what a commit under ``epoch`` does in its own transaction; ``None`` when the fence stops it.
+    """Return the row after a commit under ``epoch``, in its own transaction; ``None`` when the fence stops it.
 
-    It renews the lease. Where somebody waits and the commit ``may_release``, because no other operation needs the
-    guard, it releases the lease instead: that saves the holder a second write, and an instance that waits the time
-    until that write (P5.17).
+    The commit renews the lease. If somebody waits and the commit ``may_release`` (no other operation needs the guard),
+    it releases the lease instead. This saves a write per handover, and the waiter need not wait for that write (P5.17).
 
     post: (_ is not None) == fence(lease, epoch)  # it succeeds exactly where the fence passes
     post: _ is None or not (lease.wanted and may_release) or _.holder is None  # a waiter can have it

@@ -1,7 +1,7 @@
 """What is published to subscribers, and up to which version (P9.2).
 
-A subscriber gets every committed change once, in version order, whichever process made it. Where the change log no
-longer reaches back to what was delivered to it, it gets ``Lagged`` instead, and goes on from there.
+A subscriber gets every committed change once, in version order, whichever process made it. If the change log no longer
+reaches back to what was delivered to it, it gets ``Lagged`` instead, and continues from there.
 
 Twins in ``tla/CryptoStoreCache.tla``: ``PublishedUpTo`` and ``PublishedOwn``.
 """

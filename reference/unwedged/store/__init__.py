@@ -21,10 +21,10 @@
             async for change in changes:  # by whichever process
                 ...
 
-``TEXT``, ``BYTES`` and ``JSON`` are codecs, for keys as well as for values. ``CryptoStore.pause`` lets go of every file
-before the process is suspended. ``CryptoStore.mark`` is what an application keeps elsewhere, so that it learns of an
-older copy that was put back. ``inspect`` looks at a store without its secret. Every exception that is raised on purpose
-is a ``StoreError``.
+``TEXT``, ``BYTES`` and ``JSON`` are codecs, for keys as well as for values. ``CryptoStore.pause`` closes every file
+before the process is suspended. An application that keeps ``CryptoStore.mark`` elsewhere notices when an older copy was
+put back. ``inspect`` looks at a store without its secret. Every exception that is raised on purpose is a
+``StoreError``.
 
 The names in ``__all__`` are the public interface; the modules below are not.
 """

@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 from unwedged.protocol.identifiers import Milliseconds
 
 Given = TypeVar("Given")
-"""What an operation is given when it begins."""
+"""What an operation gets when it begins."""
 
 
 class Running(Protocol):
@@ -35,9 +35,9 @@ class Admission:
 
     def __init__(self) -> None:
         self.operations: set[Running] = set()
-        """Those that have begun. (An operation that was let begin is among them once its own task goes on.)"""
+        """Those that have begun. (An operation that was admitted is among them once its own task continues.)"""
         self.running = 0
-        """How many were let begin and have not ended."""
+        """How many were admitted and have not ended."""
         self._writing = False
         self._committing = False
 
@@ -59,7 +59,7 @@ class Admission:
         self.running += 1
 
     def begin_transaction(self) -> None:
-        """Count a transaction in: from here on no other one begins."""
+        """Count a transaction in: from now on no other one begins."""
         self.running += 1
         self._writing = True
 
@@ -84,8 +84,8 @@ class Admission:
 class Queue(Generic[Given]):
     """Operations of one mode that wait to begin: first come, first served.
 
-    Whatever waits is woken when its operation begins, and not before. So what a turn of the process costs depends on
-    how many operations it serves, and not on how many wait.
+    A task that waits is woken when its operation begins, and not before. So the cost of a turn depends on how many
+    operations it serves, and not on how many wait.
     """
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class Queue(Generic[Given]):
         return len(self._waiting)
 
     def join(self) -> asyncio.Future[Given]:
-        """Wait at the end. What is returned is done when the operation begins."""
+        """Wait at the end. The returned future is done when the operation begins."""
         place: asyncio.Future[Given] = asyncio.get_running_loop().create_future()
         self._waiting[place] = None
         return place
@@ -106,7 +106,7 @@ class Queue(Generic[Given]):
         self._waiting.pop(place, None)
 
     def let_begin(self, given: Given) -> bool:
-        """Let the first of them begin with what it is given; the caller counts it. Say whether there was one."""
+        """Let the first of them begin, and give it this; the caller counts it. Say whether there was one."""
         place = self._first()
         if place is None:
             return False

@@ -1,7 +1,7 @@
-"""Arguments that callers give, looked at before anything is made of them.
+"""Checks of callers' arguments, before they are used.
 
-Types say the same, but nothing checks them while the program runs. A wrong argument would then be noticed late: by an
-exception of some library, which may quote a secret, after a file has been made.
+Types say the same, but nothing checks them at run time. Without these checks a wrong argument would be noticed late, by
+an exception of some library, which may quote a secret, after a file has been made.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from unwedged.store.errors import InvalidArgument
 
 
 def text_of(value: object, what: str) -> str:
-    """Return a text that has an encoding. The exception names ``what`` it is, and does not quote the text."""
+    """Return a text that can be encoded. The exception names ``what`` it is, and does not quote the text."""
     if not isinstance(value, str):
         raise InvalidArgument(f"{what} is a str, not a {type(value).__name__}")
     if any("\ud800" <= character <= "\udfff" for character in value):
@@ -63,13 +63,13 @@ def seconds_of(value: object, what: str) -> float:
 
 
 def must_be_callable(value: object, what: str) -> None:
-    """Refuse what can't be called. The exception names ``what`` it is."""
+    """Refuse a value that can't be called. The exception names ``what`` it is."""
     if not callable(value):
         raise InvalidArgument(f"{what} is a function, not a {type(value).__name__}")
 
 
 def must_be_awaitable(value: object) -> None:
-    """Refuse what an operation returned if it is no coroutine."""
+    """Refuse what an operation has returned, unless it is a coroutine."""
     if not isawaitable(value):
         raise InvalidArgument(f"an operation is declared with 'async def': it returned a {type(value).__name__}")
 

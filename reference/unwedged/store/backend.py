@@ -1,8 +1,8 @@
 """What the store asks of a database engine.
 
-Each method is one database transaction, and each that is made for a guard is fenced: in the same transaction it
-checks that the lease row still bears the guard's epoch, and raises ``LeaseLost`` and changes nothing where it does
-not (P4.2). A backend knows rows of bytes: no Matrix, no sealing, no cache.
+Each method is one database transaction. Each method that is called for a guard is fenced: in the same transaction it
+checks that the lease row still has the guard's epoch. If not, it raises ``LeaseLost`` and changes nothing (P4.2). A
+backend knows rows of bytes: no Matrix, no sealing, no cache.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What a commit made: the store ``version``, and what came of the lease."""
+    """The result of a commit: the new store ``version``, and what happened to the lease."""
 
     version: Version
     wanted: bool
@@ -97,7 +97,7 @@ class Backend(Protocol):
     ) -> Committed:
         """Write all ``rows``, the next version and the change log, and renew the lease, all or nothing. Fenced.
 
-        Where somebody waits, and this commit ``may_release`` the lease, it is released instead of renewed (P5.17).
+        If somebody waits, and this commit ``may_release`` the lease, it is released instead of renewed (P5.17).
 
         The transaction is durable when this returns. A caller that is cancelled while it runs learns of that
         only when the transaction was either rolled back or committed; it is never left open.
@@ -107,10 +107,10 @@ class Backend(Protocol):
         """Forget the change log up to and including ``floor`` (at most the store's version)."""
 
     async def reseal(self, header: bytes, fresh: bytes) -> bool:
-        """Put ``fresh`` in the place of the sealing header, and say so, if that is still ``header``. Not fenced."""
+        """If the sealing header is still ``header``, replace it by ``fresh`` and return true. Not fenced."""
 
     async def reopen(self, known: StoreMark) -> None:
-        """Go on after ``close``, if it is still the same database, and no older copy of it."""
+        """Open the database again after ``close``, if it is still the same one and no older copy of it."""
 
     async def close(self) -> None:
-        """Let go of the database. The lease is not touched."""
+        """Close the database. The lease is not touched."""

@@ -1,8 +1,8 @@
 """When and how the write-ahead log is moved into the file: only here, and only under the write lock (P14.2).
 
 Releases of SQLite up to 3.51.2 can damage the file when a checkpoint without that lock meets a commit that begins the
-log anew (``wal-reset``). Automatic checkpoints do not hold that lock. Nor does ``wal_checkpoint(FULL)``
-where another connection has it. So the store uses neither.
+log anew (``wal-reset``). Automatic checkpoints do not hold that lock. Nor does ``wal_checkpoint(FULL)`` if another
+connection has it. So the store uses neither.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from unwedged.store.schema import IDENTITY
 
 LONGEST_LOG_PAGES = 1500
 """After this process has written about so many pages to the write-ahead log (with some 250 small commits), it moves the
-log into the file, and keeps others from writing meanwhile, so that the log is begun anew. SQLite's own way needs a
-moment in which nobody writes. Where processes hand over to each other that hardly ever comes: each transaction tries
-again, and the log grows and grows."""
+log into the file, and keeps others from writing meanwhile, so that the log is begun anew. SQLite's own checkpoints need
+a moment in which no process writes. When processes hand over to each other, that hardly ever happens: each transaction
+tries again, and the log keeps growing."""
 
 PAGES_OF_A_COMMIT = 6
 """About how many pages a small commit writes."""
@@ -40,7 +40,7 @@ class Checkpoints:
         self._pages = 0
 
     def due_after(self, pages: int) -> bool:
-        """Count ``pages`` that are written. Say whether a checkpoint is due then; if so, the count begins anew."""
+        """Count ``pages`` that are written. Say whether a checkpoint is due now; if so, start counting anew."""
         self._pages += pages
         if self._pages < LONGEST_LOG_PAGES:
             return False
@@ -48,14 +48,14 @@ class Checkpoints:
         return True
 
     def make_due(self) -> None:
-        """Have a checkpoint made at the next write: on a full disk, a log that begins anew needs no more room."""
+        """Make a checkpoint at the next write: on a full disk, a log that begins anew needs no more space."""
         self._pages = LONGEST_LOG_PAGES
 
     def make(self, files: Files, connection: Connection) -> None:
-        """Make a checkpoint if that is possible. What was committed stays committed if it is not (P14.7).
+        """Make a checkpoint if possible. If not, what was committed stays committed (P14.7).
 
-        Beside a file that is empty SQLite would delete the log, and with it what was committed. So it must be the file
-        that is open here (P14.6).
+        If the file is empty, SQLite would delete the log beside it, and with it what was committed. So it must be the
+        file that is open here (P14.6).
         """
         with contextlib.suppress(database.Error, StoreReplaced):
             files.verify()
@@ -63,12 +63,12 @@ class Checkpoints:
 
 
 def pages_of(rows: int, value_bytes: int) -> int:
-    """Say about how many pages a commit writes that has so many ``rows``."""
+    """Estimate how many pages a commit of so many ``rows`` writes."""
     return PAGES_OF_A_COMMIT + rows // ROWS_OF_A_PAGE + value_bytes // PAGE_BYTES
 
 
 def _checkpoint(connection: Connection, path: Path) -> None:
-    """Move the log into the file while nobody writes; if others write or read, for long, leave it for the next time.
+    """Move the log into the file while no process writes; if others write or read for long, leave it until next time.
 
     One connection holds the write lock, and another moves the log (P14.4): SQLite does not do both with one. So no
     commit begins the log anew meanwhile, and SQLite's bug needs one that does.

@@ -1,7 +1,7 @@
-"""Time and randomness, behind one seam, so that tests and the replay can hold both still.
+"""Time and randomness behind one interface, so that tests and the replay can control both.
 
-No safety property depends on either (P7.1): the clock decides when to try, to renew and to release; chance keeps
-waiting processes from trying in step, and names the instances.
+No safety property depends on either (P7.1). The clock decides when to try, to renew and to release. Random numbers keep
+waiting processes from trying in step, and identify the instances.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Work that is never left halfway: a caller that is cancelled meanwhile gets the cancellation once the work has ended.
+"""Work that always runs to its end: a cancelled caller gets the cancellation once the work has ended.
 
-A caller that got it earlier would believe that nothing has happened, although the work may still be done (P12.2,
-P12.4).
+A caller that got it earlier would believe that nothing happened, although the work may still be done (P12.2, P12.4).
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class Uncancellable(asyncio.Future[Result]):
-    """A future of something that happens in any case: a task that waits for it is cancelled once it is done."""
+    """A future of something that happens in any case: a task that waits for it is cancelled only once it is done."""
 
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 (the signature is asyncio's)
         """Refuse. A task that is cancelled meanwhile remembers that, and raises it when this future is done."""
@@ -44,7 +43,7 @@ def run_to_completion(work: Coroutine[asyncio.Future[object] | None, None, Resul
             except asyncio.CancelledError as error:
                 cancelled = error
             except Exception:  # noqa: BLE001, S110
-                pass  # What has come of the future: the work gets it from there.
+                pass  # The result of the future: the work gets it from there.
     except StopIteration as end:
         if cancelled is None:
             result: Result = end.value
@@ -59,7 +58,7 @@ def run_to_completion(work: Coroutine[asyncio.Future[object] | None, None, Resul
 
 
 def _end_of(awaited: asyncio.Future[object]) -> Generator[object, None, None]:
-    """Wait until ``awaited`` is done, whatever comes of it."""
+    """Wait until ``awaited`` is done, with a result or an exception."""
     ended: Uncancellable[None] = Uncancellable(loop=awaited.get_loop())
     awaited.add_done_callback(lambda _: ended.set_result(None))
     yield from ended.__await__()

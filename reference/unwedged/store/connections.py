@@ -1,13 +1,14 @@
-"""The connections to a store's file: how they are opened, and how the file comes to be a store of the newest schema.
+"""The connections to a store's file: how they are opened, and how the file gets the newest schema.
 
-*Durability* (P13.8). Write-ahead log with ``synchronous=FULL``: what a commit returned from survives a power cut. Less
-would be faster and wrong: a ratchet could move back after its ciphertext left. ``secure_delete`` overwrites old values
-in the file; the write-ahead log may keep them (sealed) until it is reused or the last process closes the store.
+*Durability* (P13.8). Write-ahead log with ``synchronous=FULL``: once a commit has returned, it survives a power cut. A
+weaker setting would be faster and wrong: a ratchet could move back after its ciphertext has left. ``secure_delete``
+overwrites old values in the file; the write-ahead log may keep them (sealed) until it is reused or the last process
+closes the store.
 
-*The lease* (P13.11) is written with ``synchronous=NORMAL``, on the loop's connection. A power cut may undo that, but it
-ends every process too: no process is left that believes in a lease that was forgotten, or whose epoch is given out
-again. Nor was anything committed under such an epoch: what is durable in the log is everything up to a commit, and so
-the acquisition before it.
+*The lease* (P13.11) is written with ``synchronous=NORMAL``, on the loop's connection. A power cut may undo that write,
+but it also ends every process. So no process is left that believes in a lost lease, or whose epoch is given out again.
+Nothing was committed under such an epoch either: the durable part of the log is always a prefix, so a durable commit
+includes the acquisition before it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from unwedged.store.schema import CENSUS, IDENTITY, KEYED, identity_of, upgrade,
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """A store's file as it is open."""
+    """A store's file while it is open."""
 
     driver: Driver
     on_loop: Connection
@@ -60,14 +61,14 @@ async def _prepared(driver: Driver, on_loop: Connection, expected: Expectations)
 
 
 def _prepare_on_loop(connection: Connection) -> None:
-    """Make the connection of the short statements ready; reading opens its write-ahead log."""
+    """Prepare the connection for short statements; reading opens its write-ahead log."""
     connection.create_function("late", 2, statements.lateness)
     for statement in ("PRAGMA synchronous = NORMAL", "PRAGMA wal_autocheckpoint = 0", IDENTITY):
         database.rows(connection, statement, {})
 
 
 def _prepare_driver(expected: Expectations, connection: Connection) -> bytes:
-    """Make sure of the schema, and return the store's identity. A file that is not as expected is left as it is."""
+    """Check and update the schema, and return the store's identity. An unexpected file is left as it is."""
 
     def rows(statement: str) -> list[ResultRow]:
         return database.rows(connection, statement, {})

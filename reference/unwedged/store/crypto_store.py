@@ -1,7 +1,7 @@
 """The store as programs use it.
 
-An operation that loses the lease is run again on fresh state, and its caller does not notice: to a caller the cache
-is an async operation that may fail, and nothing else.
+An operation that loses the lease is retried on fresh state, and its caller does not notice: for a caller the cache is
+just an async operation that may fail.
 """
 
 from __future__ import annotations
@@ -85,15 +85,16 @@ LIBRARY = f"unwedged {unwedged.__version__}"
 """What a trace names as its source."""
 
 MOST_ATTEMPTS = 5
-"""How often ``run`` tries. A process loses the lease only by standing still for longer than it lasts. One that does so
-five times in a row should learn of it."""
+"""How often ``run`` tries. A process loses the lease only if it stands still for longer than the lease lasts. If that
+happens five times in a row, the caller should know."""
 
 LISTEN_EVERY_MS = Milliseconds(250)
 """How often a process that does not hold the lease looks for changes that others made, if it has subscribers. A person
 hardly notices so short a delay, and a look is one indexed read."""
 
 KEPT_VERSIONS = 10_000
-"""How many versions the change log reaches back, at least. A process that slept through more reloads what it needs."""
+"""How many versions the change log reaches back, at least. A process that slept through more versions reloads what it
+needs."""
 
 TRUNCATE_EVERY_VERSIONS = 1_000
 """The log is truncated by the process that commits a version that is a multiple of this."""
@@ -104,7 +105,7 @@ BUFFERED_CHANGES = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What a store object holds and did, at one moment."""
+    """What a store object holds and has done, at one moment."""
 
     state: str
     """``paused``, ``closed``, or the guard's stage: ``none``, ``syncing``, ``held``, ``draining`` or ``expiring``."""
@@ -114,7 +115,7 @@ class Statistics:
     """The version that the cache is a partial copy of."""
     cached_records: int
     cached_bytes: int | None
-    """What they take in memory with their live objects, by estimate. Counted only where there is a limit."""
+    """An estimate of their memory, with their live objects. Counted only if there is a limit."""
     live_objects: int
     hits: int
     """Reads answered from memory."""
@@ -125,13 +126,13 @@ class Statistics:
     """Operations run again by ``run`` and ``query``, each time counted."""
     leases_acquired: int
     leases_lost: int
-    """Guards that died of something else than a release."""
+    """Guards that ended otherwise than by a release."""
     invalidations: int
     """Syncs that found the cache out of date."""
     records_dropped: int
     """Cached records that those syncs dropped."""
     records_forgotten: int
-    """Cached records that were dropped to keep within the limit."""
+    """Cached records that were dropped because of the limit."""
     subscriptions: int
 
 
@@ -236,7 +237,7 @@ class CryptoStore:
         cache_limit_bytes: int | None = None,
         tracer: Tracer | None = None,
     ) -> Self:
-        """Make a store object for ``open``, or for a harness that puts something of its own around the backend.
+        """Make a store object for ``open``, or for a test harness that wraps the backend.
 
         ``instance`` is a number that no other instance has or had, and ``version`` one that the store had or has.
         """
@@ -280,7 +281,7 @@ class CryptoStore:
         """What needs the file for a moment and is no operation."""
         self._paused = False
         self._pauses = 0
-        """How often ``pause`` has let go of everything and returned."""
+        """How often ``pause`` has closed everything and returned."""
         self._not_paused = asyncio.Event()
         """Set while the store is not paused, and as soon as it is closed."""
         self._not_paused.set()
@@ -309,8 +310,8 @@ class CryptoStore:
     ) -> Opening[CryptoStore]:
         """Open the store at ``path``, or make one: ``async with CryptoStore.open(...) as store``, or ``await`` it.
 
-        Nothing happens before that, and a store that was awaited has to be closed. ``label`` names this program to
-        people who inspect the store.
+        Nothing happens before that. A store that was awaited must be closed. ``label`` names this program to people who
+        inspect the store.
 
         The store's secret is either a ``passphrase``, or a ``key``: 32 random bytes from whatever keeps keys on this
         machine. With a key, opening takes neither the time nor the memory that a passphrase takes.
@@ -318,15 +319,14 @@ class CryptoStore:
         ``kinds`` are all kinds of records that this program reads and writes. Records of other kinds, which a newer
         program may know, are left alone.
 
-        A program that knows whether the store exists says so by ``expect``. If it is otherwise, that is refused as
-        ``StoreMissing`` or ``StoreExists``. One that has kept the store's ``mark()`` elsewhere gives it as
-        ``not_before``: an older copy that was put back is refused as ``StoreRolledBack``, another store as
-        ``AnotherStore``.
+        A program that knows whether the store exists passes ``expect``; otherwise ``StoreMissing`` or ``StoreExists``
+        is raised. A program that has kept the store's ``mark()`` elsewhere passes it as ``not_before``: then an older
+        copy raises ``StoreRolledBack``, and another store ``AnotherStore``.
 
-        ``cache_limit_bytes`` bounds what the cached records take in memory, by an estimate that includes what Python
-        adds. Those that were not used for longest are dropped, and loaded again where they are needed; what a commit
-        of more than 250 records wrote is not kept at all. Without it all records that were ever used stay in memory.
-        What an operation has read stays with it until it ends.
+        ``cache_limit_bytes`` limits the memory of the cached records, by an estimate that includes Python's overhead.
+        Those that were not used for longest are dropped, and loaded again when they are needed; what a commit of more
+        than 250 records wrote is not kept at all. Without a limit all records that were ever used stay in memory. What
+        an operation has read stays with it until it ends.
 
         ``tracer`` gets a line for each step, in the format of ``spec/trace.md``.
         """
@@ -353,7 +353,7 @@ class CryptoStore:
                     await backend.close()
                     raise
             if unknown := sorted(present - declared.keys()):
-                # A newer program's: they are left alone, neither refused nor read.
+                # A newer program's records: they are left alone, neither refused nor read.
                 logger.info("the store has records of kinds that were not declared kinds=%s", ",".join(unknown))
             logger.info("store opened label=%s version=%d sqlite=%s", label, version, engine.description())
             store = cls._assemble(
@@ -380,7 +380,7 @@ class CryptoStore:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._owner_process.is_current():  # In a child of its process the store is not open, and ends nothing.
+        if self._owner_process.is_current():  # In a forked child the store is not open, so there is nothing to end.
             await self.close()
 
     def __del__(self) -> None:
@@ -409,10 +409,10 @@ class CryptoStore:
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
         """Read and write one snapshot. Commits when the block is left normally; an exception drops everything.
 
-        Only the end of the block says that it happened; until then let nothing out that was computed inside. Raises
-        ``LeaseLost`` where the lease went to another process: nothing was written, and ``run`` would run it again.
-        That goes for an exception of the block's own as well: it may come from what is no longer so, and is then the
-        cause of the ``LeaseLost``.
+        It has happened only when the block has ended; until then, let nothing out that was computed inside. Raises
+        ``LeaseLost`` if the lease went to another process: nothing was written, and ``run`` would retry. The same holds
+        if the block raises an exception of its own: it may be based on stale state, and is then the cause of the
+        ``LeaseLost``.
 
         Inside, wait for no person, no network and no other process. Another process that waits for the lease gets it
         after a while (``LeaseTimes.overdue_after_ms``), and then this transaction is lost.
@@ -422,8 +422,8 @@ class CryptoStore:
     def view(self) -> AbstractAsyncContextManager[View]:
         """Read one snapshot, beside other operations. Use what was read only after the block was left normally.
 
-        Raises ``OperationInterrupted`` where the lease was lost, or where a record was needed that a commit of this
-        process changed after the view began; ``query`` would run it again.
+        Raises ``OperationInterrupted`` if the lease was lost, or if a record was needed that a commit of this process
+        changed after the view began; ``query`` would retry.
         """
         return _Block(self, ViewOperation, View)
 
@@ -435,9 +435,9 @@ class CryptoStore:
     ) -> Result:
         """Run ``operation`` in a transaction, with ``arguments``, and return its result once that is committed.
 
-        Where the transaction was interrupted, it is run again on fresh state, up to ``attempts`` times in all. So it
-        must do nothing that can't be done twice, except through its transaction. An exception that it raises reaches
-        the caller once it is certain that it was raised on the store's state as it was.
+        If the transaction was interrupted, it is retried on fresh state, up to ``attempts`` times in all. So it must do
+        nothing that can't be done twice, except through its transaction. An exception that it raises reaches the caller
+        once it is certain that the operation has read current state.
         """
         return await self._attempt(TransactionOperation, Transaction, operation, arguments, attempts)
 
@@ -456,13 +456,13 @@ class CryptoStore:
     ) -> AsyncIterator[Subscription[Key]]:
         """Iterate over every change of one kind, whichever process made it, in version order.
 
-        It begins with what is committed next. With ``since`` it begins with what was committed after that version,
-        such as the version of a view, or of a ``mark()`` that was kept. ``StoreRolledBack`` says that the store has
-        not come so far.
+        It begins with what is committed next. With ``since`` it begins with what was committed after that version, such
+        as the version of a view, or of a ``mark()`` that was kept. If the store's version is lower, it raises
+        ``StoreRolledBack``.
 
-        Iteration yields ``Changed``, or ``Lagged`` where changes may have been missed: the store does not know any more
-        what changed after ``since``, or more than ``buffered_changes`` would wait to be iterated over, be they from
-        before or from now on. It outlives every invalidation, and ends when the store is closed.
+        Iteration yields ``Changed``, or ``Lagged`` if changes may have been missed: the store no longer knows what
+        changed after ``since``, or more than ``buffered_changes`` changes, old or new, would be waiting. It outlives
+        every invalidation, and ends when the store is closed.
         """
         self._must_be_open()
         if whole_of(buffered_changes, "the length of a buffer") < 1:
@@ -483,12 +483,12 @@ class CryptoStore:
             self._streams.remove(inbox)
 
     async def change_secret(self, *, passphrase: str | None = None, key: bytes | None = None) -> None:
-        """From now on, let the store be opened with this ``passphrase`` or ``key``, and with nothing else.
+        """Change the secret: from now on, only this ``passphrase`` or ``key`` opens the store.
 
-        Processes that have the store open, this one included, go on undisturbed: the records are sealed as before. So a
-        copy of the file that was made before can still be opened with the old secret, and a process that once opened
-        the store knows the key that seals.
-        Raises ``SecretChanged`` where somebody else has changed the secret since this object was opened.
+        Processes that have the store open, this one included, are not disturbed, since the records are sealed as
+        before. So the old secret still opens an older copy of the file, and a process that once opened the store knows
+        the key that seals. Raises ``SecretChanged`` if another process has changed the secret since this object was
+        opened.
         """
         secret = secret_of(passphrase, key)
         self._must_be_open()
@@ -501,14 +501,14 @@ class CryptoStore:
     def mark(self) -> StoreMark:
         """Return which store this is, and the newest version of it that this process knows.
 
-        Kept in another place, it lets a later ``open`` notice an older copy that was put back.
+        If it is kept elsewhere, a later ``open`` can notice that an older copy was put back.
         """
         self._owner_process.must_be_current()
         version = max(self._lock.guarded.cache.version, self._streams.published)
         return StoreMark(self._services.backend.identity.hex(), version)
 
     def statistics(self) -> Statistics:
-        """Return what this object holds and did until now."""
+        """Return what this object holds and has done so far."""
         self._owner_process.must_be_current()
         lock, counts, ledger = self._lock, self._services.counts, self._lock.guarded.ledger
         return Statistics(
@@ -531,15 +531,15 @@ class CryptoStore:
         )
 
     async def pause(self, *, timeout_seconds: float | None = None) -> None:
-        """Wait for what runs, release the lease, and let go of every file and lock: before this process is suspended.
+        """Wait for running operations, release the lease, and close every file: before this process is suspended.
 
-        This object stays as it is, with its cache and its subscriptions. It goes on at ``resume()``, or when an
-        operation is called after this has returned. What was called before, and has not begun, waits until then. A
-        subscriber misses nothing: it gets all that others committed meanwhile then.
+        This object keeps its cache and its subscriptions. It opens the store again at ``resume()``, or when an
+        operation is called after this has returned. Operations that were called before, and have not begun, wait until
+        then. Subscribers miss nothing: they then get all that others have committed meanwhile.
 
-        Operations that have not ended after ``timeout_seconds`` are abandoned: the store is paused all the same, and
-        ``OperationsAbandoned`` says which they were. ``run`` and ``query`` run them again once the store goes on. A
-        commit that is under way by then is waited for.
+        Operations that have not ended after ``timeout_seconds`` are abandoned: the store is paused, and
+        ``OperationsAbandoned`` names them. ``run`` and ``query`` retry them once the store is resumed. A commit that is
+        under way is waited for.
         """
         if timeout_seconds is not None:
             seconds_of(timeout_seconds, "a timeout")
@@ -563,20 +563,20 @@ class CryptoStore:
             raise OperationsAbandoned("paused", abandoned)
 
     async def resume(self) -> None:
-        """Go on after ``pause()``, as the next operation would.
+        """Open the store again after ``pause()``, as the next operation would.
 
-        Raises ``StoreReplaced``, ``AnotherStore``, ``StoreRolledBack`` or ``StoreMissing`` where the file is no longer
-        the one that this object had open, or an older copy of it. The store stays paused then.
+        Raises ``StoreReplaced``, ``AnotherStore``, ``StoreRolledBack`` or ``StoreMissing`` if the file is no longer the
+        one that this object had open, or is an older copy of it. Then the store stays paused.
         """
         self._must_be_open()
         self._must_not_be_inside("a store can't go on")
         await self._resume_if_paused(None)
 
     async def close(self, *, timeout_seconds: float | None = None) -> None:
-        """Let nothing begin any more, wait for what runs, release the lease, and let go of the file.
+        """Let no operation begin any more, wait for running ones, release the lease, and close the file.
 
-        Operations that have not ended after ``timeout_seconds`` are abandoned: the store is closed all the same, and
-        ``OperationsAbandoned`` says which they were. A commit that is under way by then is waited for.
+        Operations that have not ended after ``timeout_seconds`` are abandoned: the store is closed, and
+        ``OperationsAbandoned`` names them. A commit that is under way is waited for.
         """
         self._owner_process.must_be_current()
         self._must_not_be_inside("a store can't be closed")
@@ -597,13 +597,13 @@ class CryptoStore:
     # Inner workings
 
     def _run_tasks(self) -> None:
-        """Begin to renew, release and listen by the clock."""
+        """Start to renew, release and listen at intervals."""
         self._has_tasks = True
         self._lock.start()
         self._start(self._keep_listening())
 
     async def _publish_foreign_commits(self) -> None:
-        """Publish what others committed. A process that has synced knows it already: nobody else can commit (P9.4)."""
+        """Publish what others committed. A process with the lease knows it already: no other one can commit (P9.4)."""
         if not self._lock.stands(self._lock.guard.epoch):
             self._streams.publish(await self._services.records.changes(self._streams.published, None))
 
@@ -679,7 +679,7 @@ class CryptoStore:
 
     @contextmanager
     def _using_the_file(self) -> Iterator[None]:
-        """Have pausing and closing wait for something that is no operation."""
+        """Make pausing and closing wait for something that is no operation."""
         self._file_users += 1
         self._idle.clear()
         try:
@@ -695,7 +695,7 @@ class CryptoStore:
     async def _wait_until_idle(self, timeout_seconds: float | None) -> tuple[str, ...]:
         """Wait until no operation runs; return the names of those that are abandoned."""
         abandoned: tuple[str, ...] = ()
-        await asyncio.sleep(0)  # Whatever has been let begin is counted then.
+        await asyncio.sleep(0)  # By then every operation that was admitted is counted.
         try:
             async with asyncio.timeout(timeout_seconds):
                 await self._idle.wait()
@@ -785,9 +785,9 @@ class CryptoStore:
         try:
             await self._publish_foreign_commits()
         except (StoreReplaced, UnsupportedSchema) as failure:
-            self._streams.close(failure)  # Nothing that others do can mend this.
+            self._streams.close(failure)  # Nothing that other processes do can repair this.
         except StoreError as failure:
-            if not self._listening_failed:  # Once, however long it lasts.
+            if not self._listening_failed:  # Only once, however long it lasts.
                 logger.warning("listening failed label=%s: %s", self._lock.label, failure)
             self._listening_failed = True
         else:

@@ -28,37 +28,36 @@ ResultRow: TypeAlias = sqlite3.Row
 BEGIN: Final = "BEGIN IMMEDIATE"
 
 BUSY_TIMEOUT_SECONDS = 5.0
-"""Seconds to wait for another process's transaction, which lasts milliseconds unless it writes very much."""
+"""For how many seconds to wait for another process's transaction. It lasts milliseconds, unless it writes a lot."""
 
 EAGER_SECONDS = 0.002
-"""A process first waits eagerly for so many seconds, since a short transaction ends in less. (SQLite's own way of
-waiting begins with a pause of a millisecond: longer than a whole handover.)"""
+"""A process first polls for so many seconds, since a short transaction ends sooner. (SQLite's busy handler begins with
+a pause of a millisecond, which is longer than a whole handover.)"""
 
 EAGER_PAUSE_SECONDS = 0.00005
-"""The pause between two eager tries, in seconds, on the driver's thread; the loop makes none."""
+"""The pause between two such polls, in seconds, on the driver's thread; on the loop there is none."""
 
 BUSY_PAUSE_SECONDS = 0.005
-"""The longest pause after the eager tries, in seconds. Each pause is random, from half of this to all of it."""
+"""The longest pause after this polling, in seconds. Each pause is random, from half of this to all of it."""
 
 EAGER_AGAIN_SECONDS = 0.001
-"""After each such pause it waits eagerly again, for so many seconds. A process that commits again and again leaves the
-lock free for a fraction of a millisecond each time. A single try hardly ever meets that; a wait as long as a commit
-always does."""
+"""After each such pause it polls again, for so many seconds. A process that commits again and again leaves the lock
+free for a fraction of a millisecond each time. A single try hardly ever finds it free; polling for as long as a commit
+takes always does."""
 
 LARGE_COMMIT_MEMORY_KIB = 64 * 1024
-"""So many KiB a large commit may use for pages of the database. It then takes half the time, and others wait half as
-long."""
+"""How many KiB a large commit may use for pages of the database. With that, it takes half the time."""
 
 TEXT_OF: Final = partial(str, encoding="utf-8", errors="replace")
-"""How a text of the file is read. A damaged one is not what it was, so that nothing that depends on it authenticates;
-an exception of the driver's would stop everybody who reads the row, for ever."""
+"""How text in the file is decoded. A damaged text becomes another text, so nothing that depends on it authenticates. An
+exception of the driver would stop every process that reads the row, for ever."""
 
 monotonic_seconds: Final = time.monotonic
-"""The clock of all lengths of time that are measured here, in seconds."""
+"""The clock for all durations that are measured here, in seconds."""
 
 
 class Driver(aiosqlite.Connection):
-    """The driver, and what it lacks: a way to do any work in one hop to its thread and back.
+    """The driver, with a way to do any work in one hop to its thread and back.
 
     Its thread does not keep a program alive that ends without closing the store. A transaction that is under way then
     is committed or not: that is the database's promise, whatever becomes of the process.
@@ -71,8 +70,8 @@ class Driver(aiosqlite.Connection):
     async def call(self, work: Callable[[Connection], Result]) -> Result:
         """Run ``work`` on the driver's thread, as soon as the database is not busy.
 
-        The work has ended when this returns or raises, also where its caller is cancelled meanwhile. The driver's own
-        way to do anything would forget what comes of it then. So this uses the queue behind that: bound its version.
+        The work has ended when this returns or raises, also if its caller is cancelled meanwhile. The driver's own
+        methods would lose the result then. So this uses the queue behind them: pin the driver's version.
         """
         done: Uncancellable[Result] = Uncancellable()
         self._tx.put_nowait((done, partial(retry_while_busy, work, self._conn)))
@@ -80,7 +79,7 @@ class Driver(aiosqlite.Connection):
 
 
 def connect(path: Path) -> Connection:
-    """Connect to the file at ``path``, and make none. Neither waits nor begins transactions by itself."""
+    """Connect to the existing file at ``path``. The connection neither waits nor begins transactions by itself."""
     uri = f"{path.absolute().as_uri()}?mode=rw"
     connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
     connection.text_factory = TEXT_OF
@@ -90,7 +89,7 @@ def connect(path: Path) -> Connection:
 def connect_read_only(path: Path, *, immutable: bool = False) -> Connection:
     """Connect to the file at ``path``, only to read it.
 
-    An ``immutable`` file is one that nobody writes meanwhile: SQLite then looks for no log, and makes none.
+    An ``immutable`` file is one that no process writes meanwhile: SQLite then neither looks for a log nor makes one.
     """
     mode = "mode=ro&immutable=1" if immutable else "mode=ro"
     connection = sqlite3.connect(f"{path.as_uri()}?{mode}", uri=True, isolation_level=None)
@@ -117,7 +116,7 @@ def transaction(work: Callable[[Connection], Result], connection: Connection) ->
 
 @contextlib.contextmanager
 def memory_for_a_large_commit(connection: Connection) -> Iterator[None]:
-    """Let a transaction have memory: without it, it writes the same pages to the log again and again."""
+    """Give a transaction more memory: without it, it writes the same pages to the log again and again."""
     [(usual,)] = rows(connection, "PRAGMA cache_size", {})
     rows(connection, f"PRAGMA cache_size = -{LARGE_COMMIT_MEMORY_KIB}", {})
     try:
@@ -127,7 +126,7 @@ def memory_for_a_large_commit(connection: Connection) -> Iterator[None]:
 
 
 def retry_while_busy(work: Callable[[Connection], Result], connection: Connection) -> Result:
-    """Do ``work``, which changes nothing where it finds the database busy, as soon as it is not (P15.1)."""
+    """Do ``work`` as soon as the database is not busy; while it is busy, ``work`` changes nothing (P15.1)."""
     pauses = pauses_while_busy(EAGER_PAUSE_SECONDS)
     while True:
         try:
@@ -158,7 +157,7 @@ def _pause_after(error: Error, pauses: Iterator[float]) -> float:
 
 
 def is_busy(error: Error) -> bool:
-    """Say whether a statement failed, and changed nothing, since another connection writes."""
+    """Say whether a statement failed, and changed nothing, because another connection writes."""
     return _code(error) == sqlite3.SQLITE_BUSY
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 
 class StoreError(Exception):
-    """Something about the store is not as it must be."""
+    """The base of all exceptions that the store raises on purpose."""
 
 
 class OperationInterrupted(StoreError):
-    """An operation could not go on with the snapshot it began on. Nothing was written: run it again."""
+    """An operation could not continue with the snapshot that it began on. Nothing was written: run it again."""
 
 
 class LeaseLost(OperationInterrupted):
@@ -41,7 +41,7 @@ class StorageFailed(StoreError):
 
 
 class InvalidArgument(StoreError, ValueError):
-    """A value that was given is of a type, or has a content, that the store can do nothing with."""
+    """A value that was passed has a type or a content that the store can't use."""
 
 
 class ForkedStore(StoreError):
@@ -87,13 +87,13 @@ class WrongKey(StoreError):
 class SecretChanged(StoreError):
     """Somebody changed the store's secret after this store object was opened.
 
-    Everything else goes on: the store key is still the same. To change the secret, open the store anew, with the
-    present one.
+    Everything else still works, since the store key is the same. To change the secret, open the store again with the
+    current one.
     """
 
 
 class UnreadableRecord(StoreError):
-    """A record can't be read, and never will be. It is a ``TamperedRecord`` or a ``MalformedRecord``."""
+    """A record can't be read, now or later. It is a ``TamperedRecord`` or a ``MalformedRecord``."""
 
     record: tuple[str, bytes] | None = None
     """The name of its kind and its encoded key, where an operation asked for just this record."""
@@ -104,11 +104,11 @@ class TamperedRecord(UnreadableRecord):
 
 
 class UnknownKind(StoreError):
-    """A record kind was used that was not declared when the store was opened, or was declared otherwise."""
+    """A record kind was used that was not declared, or was declared differently, when the store was opened."""
 
 
 class UnsupportedSchema(StoreError):
-    """A newer version of this library has changed the file's schema, maybe while it was open here: update this one."""
+    """A newer version of this library has changed the schema, maybe while the file was open here: update it."""
 
 
 class UnsupportedSQLite(StoreError):

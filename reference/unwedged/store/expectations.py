@@ -28,7 +28,7 @@ class Existence(Enum):
 
 @dataclass(frozen=True, slots=True)
 class StoreMark:
-    """Which store it was, and how far it had come: to be kept elsewhere, where nobody puts it back as well."""
+    """Which store it was, and its version: to be kept elsewhere, where it is not restored together with the file."""
 
     identity: str
     """The store's own random identity, in hexadecimal."""
@@ -73,7 +73,7 @@ class Expectations:
             raise StoreExists("there is a store already, and it was expected to be new")
 
     def must_allow(self, identity: bytes, version: Version) -> None:
-        """Refuse a store that is another than the one that was marked, or older than it was then."""
+        """Refuse a store that is not the marked one, or is older than it was when it was marked."""
         mark = self.not_before
         if mark is None:
             return

@@ -5,7 +5,7 @@ replaced, or the write-ahead log was, because this process lost its locks. POSIX
 closing *any* descriptor of the file drops them, also one that only read it. The next other process that closes the
 store then takes itself for the last one, and deletes the log.
 
-So only SQLite may open the file in this process. This module only asks the system for its device and inode.
+So only SQLite may open the file in this process. This module only asks the system for the device and the inode.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ class Files:
         self.verify_log()
 
     def verify_file(self) -> None:
-        """Make sure that the store's name still leads to its file: else the log may be another store's already."""
+        """Make sure that the store's name still leads to its file: otherwise the log may already be another store's."""
         if not _leads_to(self.path, self.identities[0]):
             raise StoreReplaced("the store's file was removed or replaced while it was open. Open the store again")
 
     def verify_log(self) -> None:
-        """Make sure that the write-ahead log is still there: else nobody else sees what is committed here."""
+        """Make sure that the write-ahead log is still there: otherwise no other process sees what is committed here."""
         if not _leads_to(self.log, self.identities[1]):
             raise StoreReplaced(
                 "the store's write-ahead log was removed or replaced while it was open: perhaps this program has read "
@@ -97,7 +97,7 @@ def must_not_be_inherited(file: Identity) -> None:
 
 
 def prepare(path: Path, expected: Expectations) -> Identity:
-    """Make the file where there is none, so that SQLite need not, and would not give it the user's usual permissions.
+    """Make the file if there is none: SQLite would make it with the user's usual permissions.
 
     SQLite gives its other files the same ones. A file that exists is never opened here: closing it would drop locks.
     """
@@ -120,7 +120,7 @@ def prepare(path: Path, expected: Expectations) -> Identity:
 
 
 def regular_file_at(path: Path) -> Identity:
-    """Return which file is at ``path``, and refuse what is none: to open a pipe would be to wait for its other end."""
+    """Return which file is at ``path``, and refuse anything else: opening a pipe would wait for its other end."""
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
         what = "it is a directory" if stat.S_ISDIR(mode) else "it is no regular file"
@@ -138,7 +138,7 @@ def resolved(path: Path) -> Path:
 
 # P18.7
 def must_have_one_name(path: Path) -> None:
-    """Refuse a file that has hard links: SQLite keeps a log beside each name, and finds only the one beside this."""
+    """Refuse a file that has hard links: SQLite keeps a log beside each name, and finds only this name's log."""
     if path.is_file() and path.stat().st_nlink > 1:
         raise SeveralNames("the store's file has several names (hard links): remove all but one, or copy it instead")
 

@@ -1,7 +1,7 @@
 """What a guard holds: the cache it may use, the live objects beside it, and what runs under it (P3.1).
 
-Each guard has a ``GuardedCache`` of its own, made when its sync is done. Nothing is ever changed in that of a dead
-guard, so an operation that still has one in hand can see nothing of the new guard's, and can spoil nothing there.
+Each guard has a ``GuardedCache`` of its own, made when its sync is done. The cache of a dead guard is never changed. So
+an operation that still uses it can neither see nor damage the new guard's cache.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class RecordName(NamedTuple):
 
 
 OVERHEAD_BYTES = 420
-"""What a cached record takes beside the bytes of its key and its value: Python's objects, its places in the map and in
-the order of use. Measured: see spec/benchmarks.md."""
+"""The memory of a cached record besides the bytes of its key and its value: Python's objects, and its places in the map
+and in the order of use. Measured: see spec/benchmarks.md."""
 
 
 class Ledger:
-    """What each cached record takes in memory, by estimate, in the order in which they were last used."""
+    """An estimate of each cached record's memory, in the order in which the records were last used."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
@@ -39,7 +39,7 @@ class Ledger:
         self._weights: OrderedDict[RecordName, int] = OrderedDict()
 
     def count(self, name: RecordName, value: bytes | None, *, live: bool) -> None:
-        """Count a record as it is now, and as used. A live object counts as much as the bytes it was decoded from."""
+        """Count a record as it is now, and as used. A live object counts as much as its bytes."""
         weight = OVERHEAD_BYTES + len(name.key) + len(value or b"") * (1 + live)
         self.bytes += weight - self._weights.pop(name, 0)
         self._weights[name] = weight
@@ -69,12 +69,12 @@ class Ledger:
 
 
 class GuardedCache:
-    """The cache of the guard of ``epoch``, as an immutable value that is swapped, and what goes with it.
+    """The cache of the guard of ``epoch``, as an immutable value that is swapped, and what belongs to it.
 
     ``live`` has the decoded, mutable objects of some of the cached records: at most one of each, and none of them
     while a transaction works on it. ``admission`` counts the operations that use this cache. With a ``ledger`` the
-    cache is kept within a limit; the snapshots of running operations, and the objects that a transaction took, are
-    theirs and don't count.
+    cache has a limit. The snapshots of running operations and the objects that a transaction took out belong to those
+    operations, and don't count.
     """
 
     def __init__(
@@ -91,10 +91,10 @@ class GuardedCache:
         self.admission = Admission()
 
     def successor(self, epoch: Epoch, log: ChangeLog[RecordName], cache: Cache[RecordName, bytes]) -> GuardedCache:
-        """Make the next guard's out of ``cache``: what this one still knows for certain (P2.5, P2.7).
+        """Make the next guard's cache out of ``cache``, which is what this one still knows for certain (P2.5, P2.7).
 
-        The live objects move along, so that what is taken over costs what changed and not what is cached, and so
-        that an operation of the dead guard finds none here any more (P3.6). So does the ledger.
+        The live objects move along, so that taking over costs as much as what changed, and not as what is cached; and
+        so that an operation of the dead guard finds none here any more (P3.6). The ledger moves along too.
         """
         live, self.live = self.live, {}
         ledger, self.ledger = self.ledger, None
@@ -126,8 +126,8 @@ class GuardedCache:
     ) -> None:
         """Take the values of the commit that made ``version``, and its objects back (P5.20).
 
-        ``made`` is the cache with those values, where it was made of this one's beforehand. There must be none with a
-        ledger: it may have records that were forgotten meanwhile, and not have others that were counted.
+        ``made`` is the cache with those values, if it was made beforehand from this one. With a ledger it must not be
+        given: it may have records that were forgotten meanwhile, and lack others that were counted.
         """
         known = self.cache
         self.cache = rules.install(known, version, writes) if made is None else made
@@ -142,7 +142,7 @@ class GuardedCache:
             self.forget(self.ledger.excess())
 
     def leave_out(self, version: Version, names: Iterable[RecordName]) -> None:
-        """Take the version of a commit that wrote ``names``, and nothing it wrote: as if that was forgotten at once.
+        """Take the version of a commit that wrote ``names``, but not its values: as if they were forgotten at once.
 
         For commits so large that counting all their records in one go would stop the loop.
         """
@@ -155,7 +155,7 @@ class GuardedCache:
             self.ledger.use(name)
 
     def take(self, name: RecordName) -> object | None:
-        """Hand out the live object of a record, which from here on is the taker's alone (P5.4)."""
+        """Hand out the live object of a record, which then belongs to the taker alone (P5.4)."""
         live = self.live.pop(name, None)
         if self.ledger is not None and live is not None:
             self.ledger.count(name, self.cache.records[name], live=False)

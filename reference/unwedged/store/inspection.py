@@ -54,8 +54,8 @@ def inspect(path: str | Path, lines: int = 20) -> Inspection:
         must_have_one_name(path)
         while True:
             before = _stamp(path)
-            # A write-ahead log is there while somebody has the store open, or died with it open. Without one, SQLite
-            # would make one to read the file, unless it may take for granted that nobody writes meanwhile ...
+            # A write-ahead log exists while a process has the store open, or after one died with it open. Without one,
+            # SQLite would make one to read the file, unless it may assume that no process writes meanwhile ...
             result = _read(path, lines, immutable=not before.wal)
             # ... which is what this makes sure of.
             if before.wal or before == _stamp(path):

@@ -1,8 +1,8 @@
 """The lease as one process instance uses it (P1, P2, P7 and P8).
 
 What the instance knows is a ``protocol.guard.Guard``, an immutable value. Every change of it is decided by a function
-of ``unwedged.protocol`` and takes place in ``LeaseLock._set_guard``, which never awaits. The database is asked outside
-of it, and its answers count only for the epoch they were asked for. So an answer that comes late can do no harm.
+of ``unwedged.protocol`` and takes place in ``LeaseLock._set_guard``, which never awaits. The database is accessed
+outside of it, and an answer counts only for the epoch for which it was requested. So a late answer does no harm.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ logger = logging.getLogger(__name__)
 
 
 GUARD_ENDS = (LeaseLost, StoreReplaced, UnsupportedSchema)
-"""What ends a guard, and each operation under it, at whatever access it is met."""
+"""The errors that end a guard, and each operation under it, at any access."""
 
 
 def why_lost(end: BaseException) -> str:
-    """Return what the trace says of what has ended a guard."""
+    """Return the trace's word for what has ended a guard."""
     if isinstance(end, LeaseLost):
         return "fenced"
     return "files_lost" if isinstance(end, GUARD_ENDS) else "unknown_outcome"
@@ -50,23 +50,23 @@ def why_lost(end: BaseException) -> str:
 class LeaseTimes:
     """How long a lease lasts and what its holder does in the meantime, in milliseconds (P23.1).
 
-    ``duration_ms``: for so long a killed process keeps the others waiting, and for so long a live one may stand still
-    without losing what it does. Two seconds is about the shortest that a busy phone keeps, and about the longest
-    that a person waits for a notification.
+    ``duration_ms``: how long a killed process keeps the others waiting, and how long a live one may stand still without
+    losing its work. Two seconds is about the shortest time that a busy phone can keep, and about the longest that a
+    person waits for a notification.
 
     ``renew_every_ms``: at most a third of it (P8.27), so that one renewal may fail or come late without consequences.
 
     ``idle_after_ms``: a holder releases the lease when no operation began or ended for so long. Taking it again costs
-    one write and one read; so a holder keeps it between the operations of one burst, but not from one burst to the
-    next.
+    one write and one read. So a holder keeps it between the operations of one burst, but not between bursts.
 
-    ``overdue_after_ms``: once somebody has waited for so long, a holder whose operations still run renews no more. They
-    may go on until the lease ends. So a process that waits gets it after this time, ``duration_ms`` and two times
-    ``renew_every_ms`` at most, however long operations run; and a short operation on a busy machine is not cut off.
+    ``overdue_after_ms``: once somebody has waited for so long, a holder whose operations still run no longer renews the
+    lease. The operations may continue until the lease ends. So a waiting process gets the lease after this time,
+    ``duration_ms`` and two times ``renew_every_ms`` at most, however long operations run; and a short operation on a
+    busy machine is not cut off.
 
-    ``turn_ms``: for so long a holder serves what waits in its own process before it hands the lease over. Where
-    nothing waits in it, it does so at once. Each turn costs a handover and a sync; eight processes that all want the
-    lease have it two or three times a second each.
+    ``turn_ms``: how long a holder serves what waits in its own process before it hands the lease over. If nothing waits
+    there, it hands it over at once. Each turn costs a handover and a sync; eight processes that all want the lease get
+    it two or three times a second each.
     """
 
     duration_ms: int = 2000
@@ -127,7 +127,7 @@ class LeaseLock:
         self.times = times
         self.guard = NO_GUARD
         self.guarded = guarded
-        """That of the guard, or of the last one: the next is made out of it."""
+        """The cache of the guard, or of the last one: the next cache is made from it."""
         self.leases_acquired = 0
         self.leases_lost = 0
         self.invalidations = 0
@@ -152,7 +152,7 @@ class LeaseLock:
         self._acquiring = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._row = asyncio.Lock()
-        """Taking the lease and releasing it do not overlap (P1.10): else the one could undo the other."""
+        """Taking the lease and releasing it do not overlap (P1.10): otherwise the one could undo the other."""
         self._unguarded = asyncio.Event()
         self._unguarded.set()
         self._guarded = asyncio.Event()
@@ -209,7 +209,7 @@ class LeaseLock:
         self._proceed()
 
     def _proceed(self) -> None:
-        """Do what has become possible: note that the turn is over, release the lease, or let operations begin."""
+        """Do what is possible now: note that the turn is over, release the lease, or let operations begin."""
         if self._waiter_seen_under == self.guard.epoch and not self._turn_continues():
             noted = rules.waiter_noted(self.guard, self.guard.epoch, wanted=True)
             if noted != self.guard:
@@ -221,7 +221,7 @@ class LeaseLock:
         self._let_begin()
 
     def _let_begin(self) -> None:
-        """Let begin whatever may, and where nothing may, ask for the lease."""
+        """Let operations begin that may, and if none may, ask for the lease."""
         if self._admitting_paused:
             return
         if rules.admits(self.guard):
@@ -268,7 +268,7 @@ class LeaseLock:
         self._set_guard(rules.lost(self.guard, epoch))
 
     def lost(self, epoch: Epoch, why: str = "fenced") -> None:
-        """Note that the guard of ``epoch`` is dead, and for the trace, why."""
+        """Note that the guard of ``epoch`` is dead; the trace gets the reason."""
         if self.guard.epoch == epoch and self.guard != NO_GUARD:
             self.leases_lost += 1
             if self._trace is not None:
@@ -277,9 +277,9 @@ class LeaseLock:
         self._set_guard(rules.lost(self.guard, epoch))
 
     async def fenced(self, epoch: Epoch, access: Awaitable[Answer]) -> Answer:
-        """Await an access to the database made for ``epoch``; where the fence stops it, that guard is dead (P4.3).
+        """Await an access to the database for ``epoch``; if the fence stops it, that guard is dead (P4.3).
 
-        So it is where this process has lost the files to which the lease belongs, or the right to write them.
+        It is also dead if this process has lost the files of the lease, or the right to write them.
         """
         try:
             return await access
@@ -288,7 +288,7 @@ class LeaseLock:
             raise
 
     def _set_guard(self, guard: Guard) -> None:
-        """Take over what the protocol decided, and wake what waits for it."""
+        """Set the guard that the protocol decided on, and wake what waits for it."""
         if guard == self.guard:
             return
         if guard.stage is Stage.DRAINING:
@@ -302,7 +302,7 @@ class LeaseLock:
             self._guarded.set()
         self._proceed()
 
-    # Single steps; the tasks below make them when their time has come
+    # Single steps; the tasks below make them at their times
 
     async def acquire_now(self) -> bool:
         """Try once to take the lease and to sync. Say whether operations may begin now.
@@ -337,7 +337,7 @@ class LeaseLock:
             return rules.admits(self.guard)
 
     async def sync_cache(self, epoch: Epoch) -> None:
-        """Bring the cache up to date under ``epoch``. Then, and not before, the guard exists (P2.2 to P2.4)."""
+        """Bring the cache up to date under ``epoch``. Only then the guard exists (P2.2 to P2.4)."""
         since = self.guarded.cache
         log = await self._read_log(since.version, epoch)
         # Nobody can change the old cache while this one is made: no operation stands.
@@ -380,7 +380,7 @@ class LeaseLock:
         )
 
     async def _end_guard_and_release(self, epoch: Epoch, why: str = "abandoned") -> None:
-        """End a guard and release its lease: its sync failed, or nobody waits for its operations (P2.11, P8.17)."""
+        """End a guard and release its lease: its sync failed, or its operations were abandoned (P2.11, P8.17)."""
         self.lost(epoch, why)
         try:
             await self._backend.release(epoch)
@@ -395,10 +395,10 @@ class LeaseLock:
 
     # P8.11, P8.12, P8.13, P8.14
     def stop_renewing_if_overdue(self) -> None:
-        """Renew no more if somebody has waited for too long, and the code of an operation still runs."""
+        """Stop renewing if somebody has waited for too long and the code of an operation still runs."""
         now, epoch = self._now(), self.guard.epoch
         running = [operation for operation in self.guarded.admission.operations if not operation.ended]
-        self._draining_since = min(self._draining_since, now)  # A clock that was put back gives them their time anew.
+        self._draining_since = min(self._draining_since, now)  # After a clock was put back, they get their time anew.
         if not running or now - self._draining_since <= self.times.overdue_after_ms:
             return
         expiring = rules.overdue(self.guard, epoch)
@@ -415,7 +415,7 @@ class LeaseLock:
 
     # P8.15
     async def end_if_expired(self) -> None:
-        """End a guard whose lease is renewed no more, once its time is up: whatever waits here may ask for another."""
+        """End a guard whose lease is no longer renewed, once its time is up: what waits here may then ask anew."""
         epoch = self.guard.epoch
         try:
             lease = await self.fenced(epoch, self._backend.check(epoch))
@@ -436,7 +436,7 @@ class LeaseLock:
                 epoch, self._backend.renew(epoch, self._now(), Milliseconds(self.times.duration_ms))
             )
         except LeaseLost:
-            return  # It is in the program's log, and whatever used the guard is stopped by the fence.
+            return  # It is in the program's log, and the fence stops all operations of the guard.
         if self._trace is not None:
             self._trace.note("renew", epoch=epoch, wanted=lease.wanted)
         self.note_waiter(epoch, lease.wanted)
@@ -457,7 +457,7 @@ class LeaseLock:
     # Tasks
 
     def start(self) -> None:
-        """Begin to renew and to release by the clock."""
+        """Start to renew and to release at intervals."""
         self._start(self._keep_renewing())
         self._start(self._release_when_idle())
 
@@ -466,17 +466,17 @@ class LeaseLock:
         self._start(self._release())
 
     async def stop(self) -> None:
-        """Release the lease, and end the tasks. What still runs is stopped by the fence."""
+        """Release the lease, and end the tasks. The fence stops what still runs."""
         async with self._row:  # so that no task is cancelled between the row and the guard that it is about
             for task in self._tasks:
                 task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._release()
-        if self.guard != NO_GUARD:  # Operations still run, which nobody waits for.
+        if self.guard != NO_GUARD:  # Operations still run that were abandoned.
             await self._end_guard_and_release(self.guard.epoch)
 
     def pause_admitting(self) -> None:
-        """Let nothing begin for now; what waits goes on waiting."""
+        """Let no operation begin for now; operations that wait continue to wait."""
         self._admitting_paused = True
 
     def resume_admitting(self) -> None:
@@ -485,7 +485,7 @@ class LeaseLock:
         self._proceed()
 
     def stop_admitting(self) -> None:
-        """Let nothing begin any more, and refuse what waits."""
+        """Let no operation begin any more, and refuse those that wait."""
         self._closed = True
         self._refuse(StoreClosed("the store was closed"))
 
@@ -502,14 +502,14 @@ class LeaseLock:
             return
         if isinstance(failure, StoreError):
             logger.warning("asking for the lease failed label=%s: %s", self.label, failure)
-        else:  # It is a mistake in the program, and to be found.
+        else:  # This is an error in the program, which must be found.
             logger.error("a task of the lock failed label=%s", self.label, exc_info=failure)
 
     async def _acquire(self) -> None:
         """Ask for the lease until it is held or nobody waits for it any more.
 
-        In a task of its own for all operations that wait: that one of them is cancelled doesn't matter to the others
-        (P1.11). Where it fails, all of them get the error, and none of them waits any more (P2.12).
+        This runs in a task of its own for all operations that wait: if one of them is cancelled, the others are not
+        affected (P1.11). If it fails, all of them get the error, and none waits any more (P2.12).
         """
         try:
             await self._ask()
@@ -532,7 +532,7 @@ class LeaseLock:
                 self._handed_over = None
             lease = await self._backend.look()
             free = takeable(lease, self.instance, self._now())
-            # Asking takes the lease or sets ``wanted``. Where that is set already it would write for nothing.
+            # Asking takes the lease or sets ``wanted``. If that is set already, it would write for nothing.
             if watch.saw(lease, free=free) and (free or not lease.wanted):
                 try:
                     if await self.acquire_now():

@@ -1,6 +1,6 @@
-"""Computing for many records, done apart from the event loop, so that this goes on meanwhile: it renews the lease.
+"""Computing for many records apart from the event loop, which must continue because it renews the lease.
 
-For few records a thread is not worth its while: going there and back takes longer than the work.
+For few records a thread does not pay: going there and back takes longer than the work.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ Made = TypeVar("Made")
 Result = TypeVar("Result")
 
 FEW_RECORDS = 250
-"""So many records are dealt with in one go on the loop's own thread: sealing them takes some five milliseconds."""
+"""How many records are processed at once on the loop's own thread: sealing them takes some five milliseconds."""
 
 SLICE_RECORDS = 5_000
-"""So many at a time are dealt with in a thread: a tenth of a second, for which a program that ends waits."""
+"""How many are processed at a time in a thread: this takes a tenth of a second, for which a program that ends waits."""
 
 LARGEST_COMMIT_RECORDS = 200_000
-"""Records, of 100 bytes each, in the largest commit that is meant to work beside others that want the lease.
+"""How many records of 100 bytes the largest supported commit has, while others want the lease.
 
-It is tested with a lease of the usual duration. The code of the operation itself has to end in time, as any has
-(P8.11): ``put`` for so many takes a processor seven tenths of a second. A larger commit is not refused. But its
-transaction keeps all others from writing, and a process that waits too long for that gets ``StoreBusy``.
+It is tested with a lease of the usual duration. The code of the operation itself must end in time, like any other
+(P8.11): ``put`` for so many takes seven tenths of a second. A larger commit is not refused. But its transaction keeps
+all others from writing, and a process that waits too long for that gets ``StoreBusy``.
 """
 
 
 async def offload(count: int, work: Callable[[], Result]) -> Result:
-    """Do ``work``, which is about ``count`` records; in a thread where they are many."""
+    """Do ``work`` for ``count`` records; in a thread if they are many."""
     return work() if count <= FEW_RECORDS else await asyncio.to_thread(work)
 
 
@@ -40,9 +40,9 @@ def no_check() -> None:
 async def offload_each(
     work: Callable[[Item], Made], items: Sequence[Item], check_may_continue: Callable[[], None] = no_check
 ) -> list[Made]:
-    """Do ``work`` for each item, in order; in a thread where they are many.
+    """Do ``work`` for each item, in order; in a thread if they are many.
 
-    ``check_may_continue`` is called before each slice, and ends it all where it raises.
+    ``check_may_continue`` is called before each slice; if it raises, everything ends.
     """
     if len(items) <= FEW_RECORDS:
         return _each(work, items)
@@ -56,7 +56,7 @@ async def offload_each(
 async def each_yielding(
     work: Callable[[Item], Made], items: Sequence[Item], check_may_continue: Callable[[], None] = no_check
 ) -> list[Made]:
-    """Do ``work`` for each item on the loop's own thread; where they are many, let others run in between."""
+    """Do ``work`` for each item on the loop's own thread; if they are many, let other tasks run in between."""
     made = _each(work, items[:FEW_RECORDS])
     for start in range(FEW_RECORDS, len(items), FEW_RECORDS):
         await asyncio.sleep(0)

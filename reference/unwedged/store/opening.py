@@ -24,7 +24,7 @@ Opened = TypeVar("Opened", bound=Closable)
 
 
 class Opening(AbstractAsyncContextManager[Opened], Generic[Opened]):
-    """Something that is about to be opened, once: by ``await``, or by ``async with``, which closes it as well."""
+    """Something that is to be opened once: by ``await``, or by ``async with``, which also closes it."""
 
     __slots__ = ("_open", "_opened")
 

@@ -1,8 +1,9 @@
-"""A store object belongs to the process that opened it, and to no child that ``fork`` makes of that one (P21.1).
+"""A store object belongs to the process that opened it, and to none of its forked children (P21.1).
 
 A child has copies of the connections without their locks, of the cache without its guard, and of the instance number,
-which must never be used twice. Nor may it open the same file anew while it has those copies: in its memory SQLite
-finds a lock on that file, and takes none. And its copy of the event loop waits for threads that are not there.
+which must never be used twice. It must not open the same file again either, while it has those copies: SQLite finds a
+lock on that file in its memory, and takes none. And its copy of the event loop waits for threads that do not exist
+there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 from unwedged.store.errors import ForkedStore
 
 _current_process = object()
-"""This process, and another one in each child. (To ask the system for a number would cost each access a call.)"""
+"""This process; a forked child has another value. (Asking the system for a number would cost each access a call.)"""
 
 
 def _forget() -> None:
@@ -36,7 +37,7 @@ class OwnerProcess:
         return self._process is _current_process
 
     def must_be_current(self) -> None:
-        """Refuse to go on in any other process. Awaits nothing: perhaps nothing can be awaited there."""
+        """Refuse to continue in any other process. This awaits nothing: perhaps nothing can be awaited there."""
         if self._process is not _current_process:
             raise ForkedStore(
                 "this process was forked from the one that opened the store, and can't use it. Fork first and open the "

@@ -29,7 +29,7 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
 # Both without slots: on Python 3.11, ``Codec[str](...)`` fails for a frozen dataclass that has them.
 @dataclass(frozen=True)
 class Codec(Generic[Plain]):
-    """How something becomes bytes and comes back. ``decode`` may raise anything on bytes that it can't read.
+    """How a value becomes bytes, and bytes a value. ``decode`` may raise anything on bytes that it can't read.
 
     Two codecs are equal if they are made of the same functions, and so are record kinds made of equal codecs. Each
     lambda is a function of its own.
@@ -177,7 +177,7 @@ class _OtherValue(ValueError):
 
 def _to_json(value: Json) -> bytes:
     text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-    # Else what is read would depend on whether it comes from the cache.
+    # Otherwise what is read would depend on whether it comes from the cache.
     if json.loads(text) != value:
         raise _OtherValue("it would come back as another value: JSON has no tuples, and its keys are texts")
     return text.encode()

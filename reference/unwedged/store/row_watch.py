@@ -7,29 +7,31 @@ from unwedged.protocol.lease import Lease
 from unwedged.store.clock import Randomness
 
 EAGER_LOOKS = 150
-"""A waiting process first looks so often without a pause: for some two milliseconds, which is longer than a short
-operation of the holder takes, handover included. No timer would do: the shortest of an event loop is a millisecond."""
+"""How often a waiting process first polls without a pause: for some two milliseconds, which is longer than a short
+operation of the holder takes, handover included. A timer is too slow: the shortest of an event loop is a
+millisecond."""
 
 SHORTEST_PAUSE_MS = Milliseconds(1)
-"""The least bound of a pause between two looks. A pause lasts for a random time from half of its bound to all of it, so
-that processes don't look in step."""
+"""The smallest bound of a pause between two looks. A pause lasts for a random time from half of its bound to all of it,
+so that processes don't look in step."""
 
 LONGEST_PAUSE_MS = Milliseconds(50)
 """The greatest bound of a pause between two looks."""
 
 SHORT_TURN_MS = Milliseconds(2)
-"""Where a waiting process has paused for no longer than this when the lease changes hands, it looks eagerly again."""
+"""If a waiting process has paused for no longer than this when the lease changes hands, it polls without pauses
+again."""
 
 PAUSE_DIVISOR_IF_NEXT = 12
-"""For the process whose turn is next: the bound of its pause is the time for which it has paused already, or paused
-for the turn before, divided by this. So its wait is longer than it need be by no more than such a part."""
+"""For the process whose turn is next: the bound of its pause is the time for which it has paused already, or paused in
+the previous turn, divided by this. So its wait is at most by such a part longer than necessary."""
 
 PAUSE_DIVISOR = 4
 """The same for each other process: it looks less often, and leaves the processor to the holder."""
 
 LEAVE_FREE_MS = Milliseconds(5)
-"""A free lease is left for so long to each process whose last turn is further back. It is longer than the pauses of the
-process whose turn it is, while turns are as long as usual."""
+"""For how long a free lease is left to each process whose last turn is further back. This is longer than the pauses of
+the process whose turn it is, while turns are as long as usual."""
 
 
 # P8.9, P8.10, P8.23, P8.24, P8.25
@@ -59,12 +61,12 @@ class RowWatch:
         self._turns[self._instance] = epoch
 
     def stand_back(self, released: Epoch) -> None:
-        """Ask for nothing until another instance has had the lease that this one released, or until none comes."""
+        """Do not ask for the lease until another instance has had it, or until it is clear that none comes."""
         self._seen = released
         self._stand_back_ms = self._between(LONGEST_PAUSE_MS, 2 * LONGEST_PAUSE_MS)
 
     def saw(self, lease: Lease, *, free: bool) -> bool:
-        """Note what is in the row, and whether the lease can be taken. Say whether to ask for it, if that is of use."""
+        """Note what is in the row, and whether the lease can be taken. Say whether it is useful to ask for it."""
         self._free = free
         if lease.epoch != self._seen:
             self._changed_hands(lease)
@@ -105,7 +107,8 @@ class RowWatch:
         self._left_free_ms = Milliseconds(0)
         self._paused_before_ms = min(self._paused_ms, LONGEST_PAUSE_MS)
         self._paused_ms = Milliseconds(0)
-        # The next turn may be as short. Else two processes would go on and on: each looks while the other pauses.
+        # The next turn may be as short. Otherwise two processes could go on for ever: each looks while the other
+        # pauses.
         if self._paused_before_ms <= SHORT_TURN_MS:
             self._looks = 0
 

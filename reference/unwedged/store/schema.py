@@ -69,11 +69,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
 """The statements that lead from each schema version to the next. Released ones are never edited, only added to."""
 
 FENCE_OFF: Final = "UPDATE state SET epoch = epoch + 1, holder = NULL"
-"""Part of every migration of a store that exists (P20.2). It takes the lease away from older programs that have the
-store open: the fence of their guards stops all that they do, at no cost to anybody."""
+"""Part of every migration of an existing store (P20.2). It takes the lease away from older programs that have the store
+open: the fence stops all that they do, at no extra cost."""
 
 SCHEMA: Final = "PRAGMA user_version"
-"""The one number that says by which rules a file is written."""
+"""The number that says by which rules a file is written."""
 
 CENSUS: Final = """
     SELECT (SELECT application_id FROM pragma_application_id), (SELECT user_version FROM pragma_user_version),

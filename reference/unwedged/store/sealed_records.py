@@ -1,4 +1,4 @@
-"""The seam between plain records above and sealed rows below: nothing above it sees a row, nothing below it a value."""
+"""The boundary between plain records above and sealed rows below: above it there are no rows, below it no values."""
 
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ class Batch:
 
 
 KEPT_ROW_NAMES: Final = 1024
-"""Hiding the name of a record gives the same each time. Between two accesses to the database it costs ten times what it
-costs in a loop, since the processor has forgotten the cipher by then: some 10 us of each commit."""
+"""Hiding the name of a record gives the same result each time, so it is cached. Between two accesses to the database it
+costs ten times as much as in a loop, because the cipher is no longer in the processor's cache: some 10 us of each
+commit."""
 
 _BY_NAME: Final = attrgetter("name")
 
@@ -55,7 +56,7 @@ def _in_order(rows: list[Row]) -> list[Row]:
 
 
 class SealedRecords:
-    """The records in the database. Its methods are the backend's of the same names, fenced where those are."""
+    """The records in the database. Its methods are those of the backend, and are fenced if those are."""
 
     def __init__(self, backend: Backend, sealer: Sealer) -> None:
         self._backend = backend
@@ -66,7 +67,7 @@ class SealedRecords:
 
     # P2.14
     async def changes(self, since: Version, epoch: Epoch | None) -> ChangeLog[RecordName]:
-        """Read the change log after ``since``. The log reaches back no further than to a line that can't be read."""
+        """Read the change log after ``since``. A line that can't be read limits how far back it reaches."""
         log = await self._backend.changes(since, epoch)
         try:
             return ChangeLog(log.version, log.floor, tuple(await offload_each(self._revealed, log.changes)))
@@ -88,7 +89,7 @@ class SealedRecords:
     async def keys(self, epoch: Epoch, kind: str, since: Version) -> Listed:
         """Read the keys of one kind, and whether any of its records changed after ``since``.
 
-        A row whose key does not authenticate is no record (P22.2), since nobody could ask for it.
+        A row whose key does not authenticate is no record (P22.2), since no caller could ask for it.
         """
         listed = await self._backend.keys(epoch, kind, since)
         revealed = await offload_each(partial(self._revealed_key, kind), listed.keys)
@@ -104,13 +105,13 @@ class SealedRecords:
     async def seal(
         self, writes: Mapping[RecordName, bytes | None], check_may_continue: Callable[[], None] = no_check
     ) -> Batch:
-        """Make ready what is to be written; a record without a value is to be deleted.
+        """Prepare what is to be written; a record without a value is to be deleted.
 
         The rows are in the order of the database's index: writing many takes half the time then.
         """
         if len(writes) <= FEW_RECORDS:
             return Batch(writes, _in_order([self._sealed(self._row, write) for write in writes.items()]))
-        # So many would take the place of those that are used again.
+        # So many would displace those that are used again.
         rows = await offload_each(partial(self._sealed, self._hidden), tuple(writes.items()), check_may_continue)
         return Batch(writes, await asyncio.to_thread(_in_order, rows))
 

@@ -1,12 +1,12 @@
 """Sealing: records are encrypted and authenticated before they reach the database, and checked when they come back.
 
 A random store key is made with the store and never changes. It is kept in the store, wrapped under a key that comes
-from the store's secret: scrypt derives it from a passphrase, HKDF from a key. So the secret can be changed by wrapping
-the store key anew, and nothing else is written. From the store key HKDF derives two others:
+from the store's secret: scrypt derives it from a passphrase, HKDF from a key. So changing the secret wraps the store
+key anew, and writes nothing else. From the store key HKDF derives two others:
 
 * *values* are sealed by AES-256-GCM-SIV under a random nonce. Associated data bind each to its store, kind and
   key, so that a row can't be moved. (GCM-SIV and not GCM: a store lives for years and writes often, and a repeated
-  random nonce must not be the end of it.)
+  random nonce must not break it.)
 * *record keys* are hidden by AES-SIV, which is deterministic, so that a row can be found by its key, and reversible, so
   that keys can be listed. They are padded, so that their length tells little.
 
@@ -31,7 +31,7 @@ from unwedged.store.arguments import octets_of, text_of
 from unwedged.store.errors import InvalidArgument, NotAStore, TamperedRecord, WrongKey, WrongPassphrase
 
 _FORMAT: Final = "unwedged-2"
-"""For new headers. ``unwedged-1`` knows passphrases only; a store that has it keeps it until its secret changes."""
+"""For new headers. ``unwedged-1`` supports passphrases only; a store that has it keeps it until its secret changes."""
 
 _NONCE: Final = 12
 _TAG: Final = 16
@@ -43,7 +43,7 @@ _LONGEST_HEADER: Final = 1000
 
 
 class Cost(NamedTuple):
-    """What scrypt may take: it needs ``128 * n * r`` bytes, and time in proportion to ``n * r * p``."""
+    """Limits for scrypt: it needs ``128 * n * r`` bytes, and time in proportion to ``n * r * p``."""
 
     n: int
     r: int
@@ -51,7 +51,7 @@ class Cost(NamedTuple):
 
     # P22.8
     def acceptable(self) -> bool:
-        """Say whether a stored cost can be paid, so that an edited file can't take all memory or run for ever."""
+        """Say whether a stored cost is acceptable, so that an edited file can't take all memory or run for ever."""
         power_of_two = self.n >= 2 and self.n & (self.n - 1) == 0
         return (
             power_of_two
@@ -70,7 +70,7 @@ extension does not have that memory: such a program uses a key, which nobody can
 
 @dataclass(frozen=True, slots=True)
 class Passphrase:
-    """A secret that people can remember, and that others may guess: opening costs what ``COST`` says."""
+    """A secret that people can remember, and that others may guess: opening is as expensive as ``COST`` says."""
 
     text: str = field(repr=False)
 
@@ -86,7 +86,7 @@ Secret: TypeAlias = Passphrase | RandomKey
 
 
 def secret_of(passphrase: str | None, key: bytes | None) -> Secret:
-    """Return the secret that was given, or raise ``InvalidArgument`` where that is not exactly one."""
+    """Return the secret that was passed, or raise ``InvalidArgument`` if there is not exactly one."""
     if passphrase is not None and key is not None:
         raise InvalidArgument("a store has either a passphrase or a key, and both were given")
     if key is not None:
@@ -127,7 +127,7 @@ class Sealer:
         return cls._of(store, _unwrap(secret, store, _parse(header)), header)
 
     def rewrapped(self, secret: Secret) -> Sealer:
-        """Return the same sealer with another header: from then on this secret unlocks it, and no other does."""
+        """Return the same sealer with another header: then only this secret unlocks it."""
         return self._of(self.store, self._key, _wrap(secret, self.store, self._key))
 
     @classmethod
@@ -234,7 +234,7 @@ def _context(*parts: str | bytes) -> bytes:
 
 
 def _parse(header: bytes) -> _ByPassphrase | _ByKey:
-    """Read a header that anybody may have edited."""
+    """Read a header, which anybody may have edited."""
     out_of_bounds = NotAStore("the store's sealing parameters are out of bounds")
     if len(header) > _LONGEST_HEADER:
         raise out_of_bounds

@@ -1,18 +1,18 @@
 """The backend on SQLite, through aiosqlite where something takes time, and directly where nothing does.
 
 *Transactions* that wait for the disk run on the driver's thread, each in one hop there and back: a hop takes about as
-long as all the statements of a commit. They begin with ``BEGIN IMMEDIATE``, so that none reads first and fails to write
-later. So do reads of any length: listing keys, looking at all kinds.
+long as all statements of a commit. They begin with ``BEGIN IMMEDIATE``, so that none reads first and fails to write
+later. Reads of any length (listing keys, looking at all kinds) run there too.
 
 *Short statements* run on the event loop's own thread, on a connection of their own: the lease row, the change log, one
 record. Each is a transaction by itself. They take a few microseconds, and the hop would keep the loop itself busy for
-several times as long. Two things could hold the loop up, and neither does: another's transaction, since this
-connection waits for none (what finds the database busy is tried again later, and the loop goes on meanwhile); and the
-disk, since this connection does not wait for it either. What remains is a page that has to be read from the file, and
-once in thousands of writes a log that is begun anew.
+several times as long. Neither another process's transaction nor the disk can block the loop: this connection waits for
+neither. (If the database is busy, the statement is tried again later, and the loop continues meanwhile.) The loop is
+only delayed by a page that must be read from the file, and, once in thousands of writes, by a log that is begun anew.
 
-*Cancellation.* A transaction on the driver's thread is run to completion: a cancelled caller waits for its end. A short
-statement can't be cancelled while it runs, only while it waits for another's transaction: then nothing has happened.
+*Cancellation.* A transaction on the driver's thread runs to completion: a cancelled caller waits for its end. A short
+statement can't be cancelled while it runs, only while it waits for another process's transaction; then nothing has
+happened.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ from unwedged.store.statements import lease_of
 Result = TypeVar("Result")
 
 STATEMENTS_PER_YIELD = 8
-"""After so many short statements others get a chance to run, renewals too: a task that asks again and again must not
-keep them from it. (After each one would take half as long again.)"""
+"""After so many short statements other tasks get a chance to run, renewals included: a task that reads in a loop must
+not block them. (Yielding after each statement would cost half as much again.)"""
 
 
 class SqliteBackend:
@@ -66,7 +66,7 @@ class SqliteBackend:
         self._checkpoints = Checkpoints()
         self._busy_since: float | None = None
         self._instance: InstanceId | None = None
-        """The one that last asked for the lease here."""
+        """The instance that last asked for the lease here."""
         self._closed = False
 
     @classmethod
@@ -99,7 +99,7 @@ class SqliteBackend:
         return await self._write(replace)
 
     async def contents(self) -> tuple[Version, frozenset[str]]:
-        """Return the version, and the kinds that there are records of: at a cost that does not grow with those."""
+        """Return the version, and the kinds of all records: the cost does not grow with their number."""
         rows = await self._read(statements.CONTENTS, {})
         return Version(rows[0][0]), frozenset(kind for _, kind in rows if kind is not None)
 
@@ -192,7 +192,7 @@ class SqliteBackend:
                 await run_to_completion(self._disconnect())
 
     async def reopen(self, known: StoreMark) -> None:
-        """As ``Backend`` says. The log may be another: the last to close the file deletes it."""
+        """As ``Backend`` says. The log may be another one: the last process that closes the file deletes it."""
         expected = Expectations(not_before=known)
         with database.translated():
             file = prepare(self._path, expected)
@@ -203,12 +203,12 @@ class SqliteBackend:
         self._closed = False
 
     async def _disconnect(self) -> None:
-        """Close both connections. Where they are the last ones of all processes, SQLite moves the log into the file.
+        """Close both connections. If they are the last ones of all processes, SQLite moves the log into the file.
 
-        It must not where this log is no longer the file's (P18.8): it would overwrite what others have committed. A
-        connection that can only read keeps these from being the last, and does not move the log when it is the last
-        itself. Where the file was removed or replaced, SQLite notices that, and moves nothing: a connection would meet
-        another.
+        It must not do that if this log is no longer the file's (P18.8): it would overwrite what others have committed.
+        So a read-only connection is open meanwhile: with it these are not the last ones, and it does not move the log
+        when it is the last itself. If the file was removed or replaced, SQLite notices that and moves nothing; a
+        read-only connection would open another file.
         """
         with contextlib.ExitStack() as last:
             if self._files.only_the_log_is_lost():
@@ -261,7 +261,7 @@ class SqliteBackend:
     async def _write(self, work: Callable[[Connection], Result], rows: int = 1, size: int = 0) -> Result:
         """Run ``work`` in a transaction on the driver's thread. Now and then make a checkpoint after it.
 
-        It writes so many ``rows``, whose values have so many bytes in all.
+        It writes so many ``rows``, whose values have ``size`` bytes in all.
 
         Before anything is written the file must be the one that was opened (P18.2), and before it is acknowledged its
         log (P18.3): two questions instead of four, each of which takes as long as a statement.
@@ -304,7 +304,7 @@ class SqliteBackend:
             raise self._busy_error() from busy
 
     def _busy_error(self) -> StoreBusy:
-        """Say what this process waits for, for how long, and which process probably has it: the holder of the lease."""
+        """Return an error that says what this process waits for, for how long, and which process probably has it."""
         now = database.monotonic_seconds()
         if self._busy_since is None:
             self._busy_since = now - database.BUSY_TIMEOUT_SECONDS
@@ -325,7 +325,7 @@ class SqliteBackend:
 
     # P13.10
     def _found(self, rows: list[ResultRow]) -> list[ResultRow]:
-        """Return what a statement found, which is nothing only where it was stopped: by the fence, or as too old."""
+        """Return what a statement found. It finds nothing only if the fence stopped it, or it is too old."""
         if not rows:
             with database.translated():
                 self._must_know_schema(self._loop_connection)

@@ -40,7 +40,7 @@ PROLONG: Final = "UPDATE state SET expires = expires + :late"
 RELEASE: Final = f"UPDATE state SET holder = NULL WHERE {FENCE}"
 CHECK: Final = f"SELECT {LEASE} FROM state WHERE {FENCE}"
 # A damaged line may have values of any type.
-# That there is one row of state is said so that SQLite reads the lines in their order, and no more than it should.
+# This says that there is one row of state, so that SQLite reads the lines in order, and no more than it should.
 CHANGES: Final = f"""
     SELECT state.version, floor, change.version, CAST(kind AS TEXT), CAST(key AS BLOB)
     FROM state LEFT JOIN change ON change.version > :since
@@ -48,7 +48,7 @@ CHANGES: Final = f"""
     ORDER BY change.version, kind, key
     LIMIT :most
 """
-# A row without a value is a damaged one, not an absent one: it must not authenticate. Nor must one of another type.
+# A row without a value is damaged, not absent: it must not authenticate. Neither must a value of another type.
 LOAD: Final = f"""
     SELECT version, iif(kind IS NULL, NULL, CAST(ifnull(value, '') AS BLOB)), floor > :since OR EXISTS (
         SELECT 1 FROM change WHERE change.version > :since AND kind = :kind AND key = :key)
@@ -62,7 +62,7 @@ KEYS: Final = f"""
     WHERE {FENCE}
     ORDER BY key
 """
-# From each kind straight to the next, past all of its records. (Not UNION ALL: a damaged index may lead in circles.)
+# From each kind directly to the next, past all its records. (Not UNION ALL: a damaged index may lead in circles.)
 CONTENTS: Final = """
     WITH RECURSIVE present(kind) AS (
         SELECT min(kind) FROM record
@@ -87,24 +87,24 @@ RESEAL: Final = "UPDATE header SET sealing = :fresh WHERE sealing = :header RETU
 
 
 def lateness(began_seconds: float, duration_ms: Milliseconds) -> Milliseconds:
-    """Return how many milliseconds ago the access began that writes a lease; 0: not worth mentioning.
+    """Return how many milliseconds ago the access began that writes a lease; 0 if that is not long.
 
-    What takes more than half a lease, waiting included, has a ``now`` as old as that, and no renewal could run beside
-    it: the lease would be lost though its holder lives. So a lease counts from when it is written (P1.9). This is a
-    length of time, measured here, so that the clock stays the caller's. Statements call it by the name ``late``.
+    If an access takes more than half a lease, waiting included, its ``now`` is that old, and no renewal could run
+    meanwhile: a live holder would lose the lease. So a lease counts from when it is written (P1.9). This is a duration,
+    measured here, so that the clock is still the caller's. Statements call it by the name ``late``.
     """
     late = Milliseconds(int((database.monotonic_seconds() - began_seconds) * 1000))
     return Milliseconds(0) if 2 * late <= duration_ms else late
 
 
 def lease_of(row: ResultRow) -> Lease:
-    """Return the lease that a row of ``LEASE`` is."""
+    """Return the lease in a row of ``LEASE``."""
     epoch, holder, expires, wanted = row
     return Lease(Epoch(epoch), None if holder is None else InstanceId(holder), Milliseconds(expires), bool(wanted))
 
 
 def change_log_of(rows: list[ResultRow]) -> ChangeLog[RowName]:
-    """Return the part of the change log that the rows of ``CHANGES`` are."""
+    """Return the part of the change log in the rows of ``CHANGES``."""
     [version, floor, *_] = rows[0]
     changes = tuple(Change(Version(line), RowName(kind, key)) for _, _, line, kind, key in rows if line is not None)
     return ChangeLog(Version(version), Version(floor), changes)

@@ -1,6 +1,6 @@
 """Subscriptions: each gets every committed change once, in version order, whichever process made it (P9).
 
-They belong to the process and not to the cache, so that no invalidation cuts a subscriber off (P9.1).
+They belong to the process and not to the cache, so no invalidation cuts off a subscriber (P9.1).
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class Listener(Protocol):
     """A subscription to any kind."""
 
     def deliver(self, news: Change[RecordName] | Lagged) -> None:
-        """Take the news, if they are about its kind."""
+        """Take the changes that are of its kind."""
 
     def close(self, failure: StoreError | None = None) -> None:
-        """Expect nothing more, because of a ``failure`` if there is one."""
+        """End, because of a ``failure`` if there is one."""
 
 
 class Inbox:
-    """What waits for one subscriber to be iterated over."""
+    """The changes that wait for one subscriber."""
 
     def __init__(self, kind_name: str, limit: int) -> None:
         self.kind_name = kind_name
@@ -60,7 +60,7 @@ class Inbox:
         self._owner_process = OwnerProcess()
 
     def deliver(self, news: Change[RecordName] | Lagged) -> None:
-        """Keep ``news`` if it is about the subscriber's kind (P9.5, P9.8)."""
+        """Keep ``news`` if it is of the subscriber's kind (P9.5, P9.8)."""
         if isinstance(news, Change) and news.key.kind != self.kind_name:
             return
         if len(self.news) >= self._limit:
@@ -70,13 +70,13 @@ class Inbox:
         self._has_news.set()
 
     def close(self, failure: StoreError | None = None) -> None:
-        """Take no more news. The iteration ends after the last that is kept, with the ``failure`` if there is one."""
+        """Take no more changes. The iteration ends after the last one, with the ``failure`` if there is one."""
         self._closed = True
         self._failure = self._failure or failure
         self._has_news.set()
 
     async def take(self) -> Change[RecordName] | Lagged | None:
-        """Wait for the next piece of news; after the last raise what ended them, or return ``None``."""
+        """Wait for the next change; after the last one, raise what ended them, or return ``None``."""
         self._owner_process.must_be_current()
         while not self.news:
             if self._failure is not None:
@@ -91,7 +91,7 @@ class Inbox:
 class Subscription(Generic[Key]):
     """The changes of one kind, to be iterated over; it ends when the store is closed.
 
-    Where this process can never again learn what others commit, it ends with that error (``StoreReplaced``,
+    If this process can never again learn what others commit, it ends with that error (``StoreReplaced``,
     ``UnsupportedSchema``). A subscriber that does not keep up gets ``Lagged`` in place of what did not fit into the
     buffer.
     """
@@ -129,7 +129,7 @@ class Streams:
         return len(self._subscriptions)
 
     def publish(self, log: ChangeLog[RecordName]) -> None:
-        """Deliver to every subscriber what ``log`` has that is not published yet (P9.2)."""
+        """Deliver to every subscriber what is in ``log`` and not yet published (P9.2)."""
         news = rules.news(self.published, log)
         if news and self._subscriptions and self._trace is not None:
             lagged = isinstance(news[0], Lagged)
@@ -143,7 +143,8 @@ class Streams:
     async def add_since(self, subscription: Listener, since: Version, read_log: ReadLog) -> None:
         """Deliver to ``subscription`` what was committed after ``since``; add it in the step in which it has caught up.
 
-        Added before that, it would get later changes first. What is read beyond ``published`` is delivered to all.
+        If it were added sooner, it would get later changes first. What is read beyond ``published`` is delivered to
+        all.
         """
         delivered = since
         while True:

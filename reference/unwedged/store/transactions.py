@@ -1,8 +1,8 @@
 """Operations: transactions and views, each on one snapshot under one epoch (P4 to P6).
 
-``Transaction`` and ``View`` are what callers get. What ends an operation (``end``, ``validate``, ``finish``) belongs to
-the store alone: an operation that a caller could commit halfway would count twice. So each of the two has an
-``Operation`` of its own behind it, which the store made and keeps.
+Callers get a ``Transaction`` or a ``View``. Only the store may end an operation (``end``, ``validate``, ``finish``): if
+a caller could commit it halfway, it would count twice. So each of the two has an ``Operation`` behind it, which the
+store made and keeps.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Counts:
-    """What happened so far, for ``Statistics``."""
+    """Counters for ``Statistics``."""
 
     hits: int = 0
     misses: int = 0
@@ -72,9 +72,9 @@ class Services:
 
 
 class Operation:
-    """The part that transactions and views share: the snapshot they began on, and reading it.
+    """The part that transactions and views share: the snapshot that they began on, and reading from it.
 
-    The snapshot is an immutable value: what other operations do to the cache meanwhile can't be seen in it (P3.2).
+    The snapshot is an immutable value: it does not show what other operations do to the cache meanwhile (P3.2).
     """
 
     mode = "view"
@@ -133,16 +133,16 @@ class Operation:
         self._services.lock.end_view(self._guarded)
 
     async def finish(self) -> None:
-        """End it after its caller's code has ended without an exception. If this returns, the operation took effect."""
+        """End it after its caller's code, which raised nothing. If this returns, the operation has taken effect."""
         self.end()
         await self.validate()
 
     def abandon(self, reason: StoreError) -> None:
-        """Let it go no further: nobody waits for it any more."""
+        """Stop it: it was abandoned."""
         self._doom = reason
 
     async def validate(self) -> None:
-        """Make sure that the epoch still stands: without it no answer counts (P6.1)."""
+        """Make sure that the epoch still stands: otherwise the answer does not count (P6.1)."""
         self._must_not_be_doomed()
         lease = await self._access(self._services.backend.check(self.epoch))
         if self.trace is not None:
@@ -151,9 +151,9 @@ class Operation:
 
     # P6.2
     async def confirm(self, failure: Exception) -> None:
-        """Make sure that a failure of the operation's own code is an answer: its reason was read, and may be stale.
+        """Make sure that a failure of the operation's own code is an answer: what it was based on may be stale.
 
-        An interruption is no answer, and needs no confirmation (P6.6). Nor does what has ended the operation.
+        An interruption is no answer, and needs no confirmation (P6.6). Neither does an error that ended the operation.
         """
         self.end()
         if isinstance(failure, OperationInterrupted) or failure is self._doom:
@@ -166,7 +166,7 @@ class Operation:
             raise doubt from failure
 
     async def _access(self, access: Awaitable[Answer]) -> Answer:
-        """Await an access to the database. Where the fence stops it, the operation can't go on."""
+        """Await an access to the database. If the fence stops it, the operation can't continue."""
         try:
             return await self._services.lock.fenced(self.epoch, access)
         except GUARD_ENDS as ends:
@@ -176,7 +176,7 @@ class Operation:
             raise
 
     def _moved(self, what: str, version: Version) -> SnapshotMoved:
-        """Note that the snapshot can no longer be read: the operation can't go on."""
+        """Note that the snapshot can no longer be read: the operation can't continue."""
         if self.trace is not None:
             self.trace.note("outdated", version=version)
         self._doom = moved = SnapshotMoved(f"{what} changed after version {self.snapshot.version}")
@@ -197,7 +197,7 @@ class Operation:
         return RecordName(kind.name, kind.encode_key(key))
 
     async def _read(self, name: RecordName) -> bytes | None:
-        """Return a record of the snapshot: from memory if it is there."""
+        """Return a record of the snapshot, from memory if possible."""
         if name in self.snapshot.records:
             self._services.counts.hits += 1
             self._guarded.use(name)
@@ -280,15 +280,15 @@ def _is_large(writes: Mapping[RecordName, bytes | None]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What a commit comes to inside this process: for the cache, and for subscribers."""
+    """The effects of a commit inside this process: on the cache, and for subscribers."""
 
     version: Version
     cached: Mapping[RecordName, bytes | None]
-    """What it wrote of those kinds that are cached."""
+    """What it wrote of cached kinds."""
     live: Mapping[RecordName, object]
     changes: tuple[Change[RecordName], ...]
     made: Cache[RecordName, bytes] | None = None
-    """The cache, where that was worked out beforehand."""
+    """The new cache, if it was computed beforehand."""
 
 
 class TransactionOperation(Operation):
@@ -323,13 +323,13 @@ class TransactionOperation(Operation):
         if name not in self._objects:
             try:
                 encoded = await self._read(name)
-                self._must_go_on()  # as a task of its own, this may have waited for longer than the transaction lasts
+                self._must_go_on()  # In a task of its own this may have waited until after the transaction's end.
                 if name not in self._objects:
                     self._objects[name] = None if encoded is None else self._object(kind, name, encoded)
             except UnreadableRecord as unreadable:
                 unreadable.record = name
                 raise
-        # The name bears the kind, so that the only objects ever kept under it are of that kind's type.
+        # The name includes the kind, so all objects that are kept under it have that kind's type.
         return cast("Value | None", self._objects[name])
 
     def put(self, kind: RecordKind[Key, Value], key: Key, value: Value) -> None:
@@ -358,7 +358,7 @@ class TransactionOperation(Operation):
         return tuple(kind.decode_key(key) for key in sorted(keys))
 
     async def finish(self) -> None:
-        """Write everything that was put or deleted, or, where that is nothing, validate what was read (P5.12)."""
+        """Write everything that was put or deleted; if there is nothing to write, validate what was read (P5.12)."""
         self.end()
         self._must_not_be_doomed()
         if not self._writes:
@@ -380,15 +380,15 @@ class TransactionOperation(Operation):
         return await self._services.records.seal(dict(zip(self._writes, encoded, strict=True)), self._must_stand)
 
     def _must_stand(self) -> None:
-        """Go no further with a large commit whose lease is known to be lost."""
+        """Stop a large commit whose lease is known to be lost."""
         if not self._services.lock.stands(self.epoch):
             raise LeaseLost("the lease was lost while its commit was made ready")
 
     async def _expected(self, writes: Mapping[RecordName, bytes | None]) -> _Outcome | None:
-        """Work out beforehand what a large commit comes to: afterwards that takes one step, in which nothing else runs.
+        """Compute the effects of a large commit beforehand: afterwards they take one step, in which nothing else runs.
 
-        What views bring into the cache meanwhile is forgotten by it, as any record may be at any time. Where the cache
-        has a limit, nothing that is written will be in it, and what is in it by now is forgotten slice by slice.
+        It forgets what views bring into the cache meanwhile, as any record may be forgotten at any time. If the cache
+        has a limit, it will keep nothing that is written, and forgets slice by slice what it has of that now.
         """
         if not _is_large(writes):
             return None
@@ -422,7 +422,7 @@ class TransactionOperation(Operation):
         except StoreBusy:
             raise  # nothing was written, and the guard is as good as before (P5.23)
         except BaseException as failure:
-            # The fence stopped it, or nobody knows what was written: the next guard's sync finds out.
+            # The fence stopped it, or it is not known what was written: the next guard's sync finds out.
             if self.trace is not None:
                 self.trace.note(
                     "commit_fails", why=why_lost(failure), **self.trace.written(batch.writes, self.snapshot.records)
@@ -431,7 +431,7 @@ class TransactionOperation(Operation):
             raise
 
     def _written(self, writes: Mapping[RecordName, bytes | None]) -> dict[str, Field]:
-        """Return how the trace says what is written."""
+        """Return what is written, in the words of the trace."""
         return {} if self.trace is None else self.trace.written(writes, self.snapshot.records)
 
     def _outcome(self, writes: Mapping[RecordName, bytes | None], version: Version) -> _Outcome:
@@ -443,8 +443,7 @@ class TransactionOperation(Operation):
     ) -> None:
         """Let the cache take the values at the version of this commit, then publish it; all in one step (P5.20).
 
-        Where the guard died meanwhile the commit counts all the same, but the cache is no longer this operation's
-        (P3.5).
+        If the guard died meanwhile, the commit still counts, but the cache is no longer this operation's (P3.5).
         """
         services, version = self._services, committed.version
         self.committed = version
@@ -485,8 +484,8 @@ class TransactionOperation(Operation):
 class View:
     """Reads of one snapshot.
 
-    What it returns is certain only once its block was left without an exception: until then the lease may turn out
-    to have been lost long ago. Each ``get`` returns an object of its own, which changes nothing if it is changed.
+    What it returns is certain only after its block was left without an exception: until then it may turn out that the
+    lease was lost long ago. Each ``get`` returns a new object, and changing it changes nothing else.
     """
 
     __slots__ = ("_operation",)
@@ -514,9 +513,9 @@ class View:
 class Transaction:
     """Reads and writes of one snapshot, committed together when its block is left without an exception.
 
-    ``get`` hands out the one live object of a record: nobody else has it, and the same comes back each time. After
-    changing it, ``put`` it; what is not put counts as not changed, and the object is dropped. After the block don't
-    touch any of them: they are the cache's, or nobody's.
+    ``get`` hands out the one live object of a record: no other operation has it, and each ``get`` returns the same one.
+    After changing it, ``put`` it; an object that is not put counts as unchanged, and is dropped. Don't use any of them
+    after the block: they belong to the cache, or were dropped.
     """
 
     __slots__ = ("_operation",)
@@ -529,18 +528,18 @@ class Transaction:
 
     @property
     def version(self) -> Version:
-        """The version of the store that it reads. Of two that wrote something, the later has the larger one."""
+        """The version of the store that it reads. Of two that wrote something, the later one has the larger version."""
         return self._operation.snapshot.version
 
     @property
     def trace(self) -> Remarks | None:
-        """Takes what the layer above says of this transaction, where anybody traces (``spec/trace.md``)."""
+        """Takes what the layer above says about this transaction, if there is a tracer (``spec/trace.md``)."""
         trace = self._operation.trace
         return None if trace is None else trace.remarks
 
     @property
     def committed(self) -> Version | None:
-        """The version that its commit made; ``None`` before it, and where there was nothing to write."""
+        """The version that its commit made; ``None`` before the commit, and if there was nothing to write."""
         return self._operation.committed
 
     async def get(self, kind: RecordKind[Key, Value], key: Key) -> Value | None:
@@ -548,7 +547,7 @@ class Transaction:
         return await self._operation.get(kind, key)
 
     def put(self, kind: RecordKind[Key, Value], key: Key, value: Value) -> None:
-        """Write ``value`` as it will be when the block is left. From here on it belongs to the store."""
+        """Write ``value`` as it will be when the block is left. From now on it belongs to the store."""
         self._operation.put(kind, key, value)
 
     def delete(self, kind: RecordKind[Key, Value], key: Key) -> None:

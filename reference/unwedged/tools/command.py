@@ -1,4 +1,4 @@
-"""The command line: which tools there are, where their output goes, and what is said where something goes wrong."""
+"""The command line: which tools there are, where their output goes, and which errors are shown."""
 
 from __future__ import annotations
 

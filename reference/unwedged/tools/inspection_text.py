@@ -38,7 +38,7 @@ def _rows(found: Inspection) -> Iterator[tuple[str, str]]:
 
 
 def _time(ms: Milliseconds) -> str:
-    """Return a time by the calendar, or as the number that it is: no calendar has all that a file may have."""
+    """Return a time by the calendar, or as a plain number if no calendar has it: a file may have any number."""
     try:
         return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
     except (OverflowError, ValueError, OSError):

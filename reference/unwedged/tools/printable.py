@@ -1,6 +1,6 @@
-"""Names and texts that anybody may have chosen, as they are shown in a terminal."""
+"""Names and texts from untrusted sources, made safe for a terminal."""
 
 
 def printable(text: str) -> str:
-    """Return a text as it is, or so that it can do nothing to a terminal."""
+    """Return a text as it is, or escaped if it could control a terminal."""
     return text if text.isprintable() else repr(text)
