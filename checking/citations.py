@@ -182,7 +182,8 @@ class Specification:
 def _citations(root: Path) -> Iterator[Citation]:
     for folder, place in PLACES.items():
         yield from _citations_in(sorted((root / folder).rglob("*")), place, root)
-    yield from _citations_in(sorted((root / "spec").glob("*.md")), SPECIFICATION, root)
+    in_text = (path for path in (root / "spec").rglob("*.md") if not path.is_relative_to(root / "spec" / "conformance"))
+    yield from _citations_in(sorted(in_text), SPECIFICATION, root)
 
 
 def _citations_in(paths: Sequence[Path], place: str, root: Path) -> Iterator[Citation]:

@@ -193,7 +193,7 @@ def _prevention(bug: Bug, around: Surroundings) -> Iterator[str]:
         if rule not in around.rules:
             raise TrackRecordInvalid(f"{bug.slug} cites {clause}, and there is no {rule}")
         heading = around.rules[rule]
-        yield f"- **{clause}** in [{heading}](../{DOCUMENTS[clause[0]]}#{anchor(heading)})"
+        yield f"- {clause}, in [{heading}](../{DOCUMENTS[clause[0]]}#{anchor(heading)})"
     yield ""
     if bug.instead:
         yield _filled(f"What is seen instead: {bug.instead}.")

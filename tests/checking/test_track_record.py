@@ -131,7 +131,7 @@ def test_a_page_says_all_that_is_known_of_a_bug() -> None:
         "GuardIsHonest is violated",
         "[robrix#1025](https://github.com/project-robius/robrix/issues/1025), 26 August 2026",
         "found by reading, November 2026",
-        "**P1.8** in [Rule 1. Acquire](../protocol.md#rule-1-acquire)",
+        "P1.8, in [Rule 1. Acquire](../protocol.md#rule-1-acquire)",
         "python -m checking model fault-renew-ignores-loss",
         "[Fenced](../guarantees.md#fenced)",
         '`FAULTS["renew-ignores-loss"]`',
