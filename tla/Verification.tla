@@ -24,10 +24,11 @@
 (* secret. What a step sends is stored in its commit, and leaves in order.   *)
 (*                                                                           *)
 (* One side starts, the other accepts. Whoever accepts commits to its        *)
-(* ephemeral key; then whoever started shows its key, and then the other     *)
-(* one. Where both start at once, one start counts, for both the same. From  *)
-(* the two keys follow the emoji, and a secret for a MAC of each side's      *)
-(* identity key. A side sends its MAC once its person has confirmed.         *)
+(* ephemeral key, and to the start that it accepts; then whoever started     *)
+(* shows its key, and then the other one. Where both start at once, one      *)
+(* start counts, for both the same. From the two keys follow the emoji, and  *)
+(* a secret for a MAC of each side's identity key. A side sends its MAC once *)
+(* its person has confirmed.                                                 *)
 (*                                                                           *)
 (* The homeserver may be an attacker's (Attack). Then the identity key that  *)
 (* we know as the peer's may be a fake, and messages to us are forged and    *)
@@ -39,7 +40,8 @@
 (*                                                                           *)
 (* Left out: how a flow is requested and accepted; the message "done", by    *)
 (* which each side learns that the other is through; what else is signed     *)
-(* then; QR codes; and how messages arrive (Inbox).                          *)
+(* then; QR codes; and how messages arrive (Inbox): one that comes again is  *)
+(* heard once.                                                               *)
 EXTENDS Naturals, Sequences, FiniteSets
 
 CONSTANTS
@@ -72,7 +74,8 @@ vars == <<setting, peer, server, store, flight, people>>
 \*                      emoji shown), "confirmed" (by the person); at the end "done" or
 \*                      "cancelled"
 \*          role        "starter" or "accepter"
-\*          commitment  the key to which the accepter has committed
+\*          commitment  the key to which the accepter has committed; "other" if it has accepted
+\*                      another start than this one
 \*          key         the other side's ephemeral key
 \*          mac         the other side's MAC, where it came before the person confirmed
 \* store    trusted     whether the identity key that we know is trusted
@@ -99,7 +102,7 @@ Rest(queue) == SubSeq(queue, 2, Len(queue))
 
 InFlight(p, stage) == flight[p] # Nothing /\ flight[p].stage = stage
 
-Start == [type |-> "start"]
+Start(by) == [type |-> "start", by |-> by]
 Accept(commitment) == [type |-> "accept", commitment |-> commitment]
 Key(key) == [type |-> "key", key |-> key]
 Mac(secret, identity) == [type |-> "mac", secret |-> secret, identity |-> identity]
@@ -109,7 +112,7 @@ Cancel == [type |-> "cancel"]
 Messages ==
     LET keys == {"peers", "attackers", "chosen"}
         secrets == {{"ours", key} : key \in keys} \cup {{"peers", "attackers"}}
-    IN  {Start, Cancel} \cup {Accept(key) : key \in keys} \cup {Key(key) : key \in keys}
+    IN  {Start("peers"), Start("attackers"), Cancel} \cup {Accept(key) : key \in keys} \cup {Key(key) : key \in keys}
         \cup {Mac(secret, identity) : secret \in secrets, identity \in {"genuine", "fake"}}
 
 \* A flow that has no end yet. (One that is "gone" is so only by a fault.)
@@ -130,7 +133,7 @@ HasSeenOurKey == store.flow.role = "starter" /\ store.flow.phase # "started"
 
 Forgeable ==
     LET keys == {"attackers"} \cup (IF HasSeenOurKey THEN {"chosen"} ELSE {})
-    IN  {Start, Cancel}
+    IN  {Start("attackers"), Cancel}
         \cup {Accept(key) : key \in keys}
         \cup {Key(key) : key \in keys}
         \cup {Mac({"ours", key}, identity) : key \in {"attackers", "chosen"}, identity \in {"genuine", "fake"}}
@@ -142,12 +145,12 @@ Withhold ==
     /\ server' = [server EXCEPT !.toUs = Rest(@)]
     /\ UNCHANGED <<setting, peer, store, flight, people>>
 
-\* The attacker shows its own ephemeral key in the place of ours.
+\* The attacker shows its own ephemeral key in the place of ours, or is committed to it.
 ReplaceOurKey ==
     /\ Attack
     /\ \E i \in DOMAIN server.toPeer \cap {1} :
-        /\ server.toPeer[i] = Key("ours")
-        /\ server' = [server EXCEPT !.toPeer[i] = Key("attackers")]
+        /\ server.toPeer[i] \in {Accept("ours"), Accept("other"), Key("ours")}
+        /\ server' = [server EXCEPT !.toPeer[i] = IF @ = Key("ours") THEN Key("attackers") ELSE Accept("attackers")]
     /\ UNCHANGED <<setting, peer, store, flight, people>>
 
 -------------------------------------------------------------------------------
@@ -176,14 +179,15 @@ ResultInHand ==
 
 StartSas ==
     /\ store.flow.phase = "ready"
-    /\ store' = Stored([store.flow EXCEPT !.phase = "started", !.role = "starter"], <<Start>>)
+    /\ store' = Stored([store.flow EXCEPT !.phase = "started", !.role = "starter"], <<Start("ours")>>)
     /\ UNCHANGED <<setting, peer, server, flight, people>>
 
 \* If we have started too, our own start is abandoned.
 ReceiveStart(message) ==
     /\ message.type = "start" /\ message \in Hearable
     /\ store.flow.phase = "ready" \/ (store.flow.phase = "started" /\ ~setting.first)
-    /\ store' = Stored([store.flow EXCEPT !.phase = "accepted", !.role = "accepter"], <<Accept("ours")>>)
+    /\ store' = Stored([store.flow EXCEPT !.phase = "accepted", !.role = "accepter"],
+                     <<Accept(IF message.by = "peers" THEN "ours" ELSE "other")>>)
     /\ Heard(message)
     /\ UNCHANGED <<setting, peer, flight, people>>
 
@@ -343,7 +347,7 @@ Says(flow, heard, messages) ==
 
 PeerStarts ==
     /\ peer.phase = "ready"
-    /\ Says([peer EXCEPT !.phase = "started", !.role = "starter"], server.toPeer, <<Start>>)
+    /\ Says([peer EXCEPT !.phase = "started", !.role = "starter"], server.toPeer, <<Start("peers")>>)
     /\ UNCHANGED people
 
 PeerHears ==
@@ -355,8 +359,9 @@ PeerHears ==
                     Becomes([peer EXCEPT !.phase = "accepted", !.role = "accepter"], <<Accept("peers")>>)
              [] message.type = "start" /\ peer.phase = "started" /\ ~setting.first -> Becomes(peer, <<>>)
              [] message.type = "accept" /\ peer.phase = "started" ->
-                    Becomes([peer EXCEPT !.phase = "accepted"], <<Key("peers")>>)
-             [] message.type = "key" /\ peer.phase = "accepted" ->
+                    Becomes([peer EXCEPT !.phase = "accepted", !.commitment = message.commitment], <<Key("peers")>>)
+             [] message.type = "key" /\ peer.phase = "accepted"
+                    /\ (peer.role = "starter" => message.key = peer.commitment) ->
                     Becomes([peer EXCEPT !.phase = "exchanged", !.key = message.key],
                          IF peer.role = "accepter" THEN <<Key("peers")>> ELSE <<>>)
              [] message.type = "mac" /\ peer.phase = "exchanged" /\ peer.mac = Nothing ->
@@ -423,7 +428,7 @@ FairSpec == Spec /\ Fairness
 Flows ==
     [phase : {"ready", "started", "accepted", "exchanged", "confirmed", "done", "cancelled", "gone"},
      role : {"starter", "accepter"},
-     commitment : {Nothing, "peers", "attackers", "chosen"},
+     commitment : {Nothing, "ours", "other", "peers", "attackers", "chosen"},
      key : {Nothing, "ours", "peers", "attackers", "chosen"},
      mac : {Nothing} \cup [type : {"mac"}, secret : SUBSET {"ours", "peers", "attackers", "chosen"},
                            identity : {"ours", "genuine", "fake"}]]

@@ -12,6 +12,7 @@ from checking.machine_replay.keys import Keys
 from checking.machine_replay.lists import Lists
 from checking.machine_replay.sessions import Sessions
 from checking.machine_replay.sharing import Sharing
+from checking.machine_replay.verification import Verification
 
 COUNTERPARTS: Final[Mapping[str, type[Counterpart]]] = {
     "MCBackup.tla": BackupOfRoomKeys,
@@ -20,6 +21,7 @@ COUNTERPARTS: Final[Mapping[str, type[Counterpart]]] = {
     "MCLists.tla": Lists,
     "MCSessions.tla": Sessions,
     "MCSharing.tla": Sharing,
+    "MCVerification.tla": Verification,
 }
 
 

@@ -66,15 +66,15 @@ class Coverage:
 
 
 class Replay:
-    """Covers a graph by a counterpart."""
+    """Covers a graph by counterparts, one for each initial state."""
 
-    def __init__(self, graph: Graph, counterpart: Counterpart) -> None:
+    def __init__(self, graph: Graph, kind: type[Counterpart]) -> None:
         """For ``replay``."""
         self.coverage = Coverage()
         self._graph = graph
-        self._counterpart = counterpart
+        self._counterpart: Counterpart
         self._steps = [
-            counterpart.steps(edge.action, graph.states[edge.source], graph.states[edge.target]) for edge in graph.edges
+            kind.steps(edge.action, graph.states[edge.source], graph.states[edge.target]) for edge in graph.edges
         ]
         """By transition, which steps it may be."""
         self._untaken: list[list[int]] = [[] for _ in graph.states]
@@ -86,9 +86,9 @@ class Replay:
         self._kept: dict[int, tuple[Kept, tuple[Label, ...]]] = {}
         """By state where transitions are left: what was there, and the way that led there."""
 
-    async def cover(self, on_steps: Callable[[int], None]) -> None:
-        """Take every transition. Raises ``Diverged`` where the machine does not follow."""
-        (initial,) = self._graph.initial
+    async def cover(self, initial: int, counterpart: Counterpart, on_steps: Callable[[int], None]) -> None:
+        """Take every transition beyond an initial state. Raises ``Diverged`` where the machine does not follow."""
+        self._counterpart = counterpart
         await self._arrive(initial, [])
         while self._kept:
             state = next(reversed(self._kept))
@@ -167,9 +167,10 @@ def _differences(name: str, model: Value, machine: Value) -> list[tuple[str, Val
 
 async def replay(graph: Graph, kind: type[Counterpart], on_steps: Callable[[int], None]) -> Coverage:
     """Cover a graph by a counterpart of its model. Raises ``Diverged`` where the machine does not follow."""
-    async with opened(kind, graph.states[graph.initial[0]]) as counterpart:
-        covering = Replay(graph, counterpart)
-        await covering.cover(on_steps)
+    covering = Replay(graph, kind)
+    for initial in graph.initial:
+        async with opened(kind, graph.states[initial]) as counterpart:
+            await covering.cover(initial, counterpart, on_steps)
     return covering.coverage
 
 

@@ -1,10 +1,18 @@
 ---------------------------- MODULE MCVerification ----------------------------
 (* Probes of Verification: each says that an action never happens, and must  *)
-(* be found wrong.                                                           *)
+(* be found wrong. And which parts of it are replayed on the machine.        *)
 EXTENDS Verification, TLC
 
 \* Processes are alike.
 Alike == Permutations(Processes)
+
+\* Where both start at once, ours counts.
+OurStartCounts == setting.first
+
+\* Each start counts with one of the two identity keys, and one message is on its way at a time.
+OneOnItsWay ==
+    /\ setting.first <=> setting.identity = "genuine"
+    /\ Len(server.toPeer) + Len(server.toUs) <= 1
 
 NeverStartSas        == [][~StartSas]_vars
 NeverReceiveStart    == [][\A message \in Messages : ~ReceiveStart(message)]_vars

@@ -1,0 +1,114 @@
+"""The faults of the module Verification, injected into the machine: each breaks the rule that its model breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from checking.replay.substitutions import Substitution
+from unwedged.machine import OlmMachine, sas, verification, verifications
+from unwedged.machine.identifiers import Device, DeviceId, Ed25519Key, JsonObject, UserId
+from unwedged.machine.records import VERIFICATION, Phase, VerificationFlow
+from unwedged.machine.sas import Macs
+from unwedged.machine.verification import Context, FlowStep
+from unwedged.store import Transaction
+
+_confirm = verification.confirm
+_proven = sas.proven
+_receive_key = verification._receive_key
+_receive_mac = verification._receive_mac
+_close = OlmMachine.close
+
+
+def _trusted_unconfirmed() -> Sequence[Substitution]:
+    """A MAC that is right ends the flow, whether the person has confirmed or not."""
+
+    def receive_mac(flow: VerificationFlow, content: JsonObject, context: Context) -> FlowStep:
+        step = _receive_mac(msgspec.structs.replace(flow, phase=Phase.CONFIRMED), content, context)
+        waits = flow.phase is Phase.KEYS_EXCHANGED and flow.sas is not None and flow.sas.their_macs is None
+        return step if waits and step.verified is not None else _receive_mac(flow, content, context)
+
+    return [(verification, "_receive_mac", receive_mac)]
+
+
+def _mac_of_another_key() -> Sequence[Substitution]:
+    """A MAC that is right is taken for that of the keys that are known, whichever keys it is of."""
+
+    def proven(
+        shared: bytes, sender: Device, receiver: Device, transaction_id: str, theirs: Macs, known: Mapping[str, str]
+    ) -> frozenset[str]:
+        names = sender, receiver, transaction_id
+        of_ids = sas.macs(shared, *names, dict.fromkeys(theirs.keys, "")).key_ids
+        return frozenset(known) if sas.is_equal(theirs.key_ids, of_ids) else _proven(shared, *names, theirs, known)
+
+    return [(sas, "proven", proven)]
+
+
+def _commitment_unchecked() -> Sequence[Substitution]:
+    """Any ephemeral key is taken, whichever the other device was committed to."""
+
+    def receive_key(flow: VerificationFlow, content: JsonObject, context: Context) -> FlowStep:
+        before = flow.sas
+        if flow.phase is not Phase.ACCEPTED or before is None:
+            return _receive_key(flow, content, context)
+        fitting = msgspec.structs.replace(before, commitment=sas.commitment(str(content["key"]), before.start))
+        step = _receive_key(msgspec.structs.replace(flow, sas=fitting), content, context)
+        assert step.flow.sas is not None  # the key is one
+        after = msgspec.structs.replace(step.flow.sas, commitment=before.commitment)
+        return FlowStep(msgspec.structs.replace(step.flow, sas=after), step.outgoing)
+
+    return [(verification, "_receive_key", receive_key)]
+
+
+def _result_in_second_commit() -> Sequence[Substitution]:
+    """The commit that ends a flow has no result: that is to be stored by another one, which never comes."""
+
+    async def note_identity(transaction: Transaction, user_id: UserId, master_key: Ed25519Key) -> None:
+        del transaction, user_id, master_key
+
+    async def note_device(transaction: Transaction, user_id: UserId, device_id: DeviceId, ed25519: Ed25519Key) -> None:
+        del transaction, user_id, device_id, ed25519
+
+    return [
+        (verifications, "note_identity_verified", note_identity),
+        (verifications, "note_device_verified", note_device),
+    ]
+
+
+def _confirmed_twice() -> Sequence[Substitution]:
+    """Each process takes the person's answer, whether the other one has taken it or not."""
+
+    def confirm(flow: VerificationFlow, context: Context) -> FlowStep:
+        if flow.phase is Phase.CONFIRMED:
+            flow = msgspec.structs.replace(flow, phase=Phase.KEYS_EXCHANGED)
+        return _confirm(flow, context)
+
+    return [(verification, "confirm", confirm)]
+
+
+def _verification_interrupted() -> Sequence[Substitution]:
+    """A flow is an object in memory, which goes with its process."""
+
+    async def forget(transaction: Transaction) -> None:
+        for flow_id in await transaction.keys(VERIFICATION):
+            flow = await transaction.get(VERIFICATION, flow_id)
+            if flow is not None and flow.phase is not Phase.READY:
+                transaction.delete(VERIFICATION, flow_id)
+
+    async def close(machine: OlmMachine) -> None:
+        await machine._store.run(forget)
+        await _close(machine)
+
+    return [(OlmMachine, "close", close)]
+
+
+FAULTS: Final[Mapping[str, Callable[[], Sequence[Substitution]]]] = {
+    "trusted-unconfirmed": _trusted_unconfirmed,
+    "mac-of-another-key": _mac_of_another_key,
+    "commitment-unchecked": _commitment_unchecked,
+    "result-in-second-commit": _result_in_second_commit,
+    "confirmed-twice": _confirmed_twice,
+    "verification-interrupted": _verification_interrupted,
+}
