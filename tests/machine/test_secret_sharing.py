@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 
 from checking.machine_replay.client import Client
@@ -9,8 +11,8 @@ from checking.machine_replay.homeserver import Json
 from tests.machine import backups
 from tests.machine.own_devices import another_device, encrypted_for, receive, sent_to, trust, verify
 from tests.machine.scene import ALICE, BOB, ROOM, Scene
-from unwedged.machine import LocalTrust, asking
-from unwedged.machine.identifiers import RequestId
+from unwedged.machine import DeviceTrust, LocalTrust, SignatureUpload, asking
+from unwedged.machine.identifiers import DeviceId, RequestId
 from unwedged.machine.records import ANSWERED, ReceivedSecret, SigningKeyName
 from unwedged.machine.secrets import BACKUP_KEY, SECRET_SEND, SIGNING_KEYS
 from unwedged.machine.unpadded_base64 import to_unpadded
@@ -82,6 +84,39 @@ class TestCrossSigningKeys:
         requests = sent_to(scene, tablet.device, asking.SECRET_REQUEST)
         assert [request["action"] for request in requests] == ["request"] * 4  # it knows what it has answered
         assert await names_asked(scene.app) == {BACKUP_KEY}
+
+    @pytest.mark.parametrize("name", [SigningKeyName.SELF_SIGNING, SigningKeyName.USER_SIGNING])
+    async def test_what_was_verified_before_a_key_was_here_is_signed_when_it_arrives(
+        self, alice_and_bob: Scene, name: SigningKeyName
+    ) -> None:
+        scene = alice_and_bob
+        tablet = await another_device(scene)
+        await bootstrapped(tablet)
+        await bootstrapped(scene.bob)
+        await know_identity(scene.app, tablet)
+        bobs = (await scene.app.machine.cross_signing.trust_of(BOB)).master_key
+        assert bobs is not None
+        await scene.app.machine.cross_signing.verify_user(BOB, bobs)
+        laptop = await another_device(scene, "DESK", verified=False)
+        await know_identity(scene.app)
+        await scene.app.machine.cross_signing.verify_device(ALICE, "DESK", laptop.machine.ed25519)
+        await scene.extension.send_all()
+        await scene.extension.machine.secrets.request([f"m.cross_signing.{name.value}"])
+        await scene.app.send_all()
+        await tablet.sync()
+        await tablet.send_all()
+        await scene.extension.sync()
+        requests = await scene.app.machine.outgoing_requests()
+        (upload,) = [each for each in requests if isinstance(each, SignatureUpload)]
+        signed = {(user, key) for user, keys in upload.body.items() for key in cast("Json", keys)}
+        desk = {(ALICE, "DESK")}
+        assert signed == (desk if name is SigningKeyName.SELF_SIGNING else {(BOB, bobs)})
+        await scene.app.send(upload)
+        await know_identity(scene.app, tablet)
+        if name is SigningKeyName.SELF_SIGNING:
+            assert (await tablet.machine.cross_signing.trust_of(ALICE)).of(
+                (await tablet.machine.devices_of(ALICE))[DeviceId("DESK")]
+            ) is DeviceTrust.VERIFIED
 
     async def test_the_phone_gives_them_to_a_device_that_is_verified_later(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob

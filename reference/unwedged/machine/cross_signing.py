@@ -336,15 +336,14 @@ async def _pending(transaction: Transaction, request: SigningKeysUpload) -> Priv
 
 
 async def _sign(transaction: Transaction, own: OwnDevice, identity: Identity, seeds: SigningSeeds) -> None:
-    """Sign this device, the master key, and the users that were verified here, where no such signature is known."""
+    """Sign this device, the master key, and whatever was verified here, where no such signature is known."""
     if seeds.self_signing is not None and not identities.is_cross_signed(own.user_id, identity, own.keys):
         identities.sign_own_device(transaction, own, seeds.self_signing)
     await identities.sign_own_master_key(transaction, identity)
-    if seeds.user_signing is not None:
-        for user_id in await transaction.keys(IDENTITY):
-            other = await identities.identity_of(transaction, user_id)
-            if user_id != own.user_id and other is not None and other.compared == other.master_key:
-                identities.sign_user(transaction, own, user_id, other, seeds.user_signing)
+    for name in (SigningKeyName.SELF_SIGNING, SigningKeyName.USER_SIGNING):
+        seed = seeds.seed(name)
+        if seed is not None:
+            await identities.sign_verified(transaction, name, seed)
 
 
 def _with_signatures_of(value: JsonObject, signed: JsonObject, signer: UserId) -> JsonObject:

@@ -362,6 +362,24 @@ def sign_user(transaction: Transaction, own: OwnDevice, user_id: UserId, identit
         publish_signature(transaction, user_id, identity.master_key, signed)
 
 
+async def sign_verified(transaction: Transaction, name: SigningKeyName, seed: bytes) -> None:
+    """Sign with a private key that is new here whatever was verified here before, where no such signature is known.
+
+    With the self-signing key these are this user's devices, with the user-signing key other users.
+    """
+    own = await own_device(transaction)
+    if name is SigningKeyName.SELF_SIGNING:
+        for device in (await transaction.get(DEVICES, own.user_id) or {}).values():
+            if device.trust is LocalTrust.VERIFIED and device.signed_by != public_key(seed):
+                signed = signed_by(without_signatures(device.keys), own.user_id, seed)
+                publish_signature(transaction, own.user_id, device.device_id, signed)
+    if name is SigningKeyName.USER_SIGNING:
+        for user_id in await transaction.keys(IDENTITY):
+            other = await identity_of(transaction, user_id)
+            if user_id != own.user_id and other is not None and other.compared == other.master_key:
+                sign_user(transaction, own, user_id, other, seed)
+
+
 def publish_signature(transaction: Transaction, user_id: UserId, name: str, signed: JsonObject) -> None:
     """Have a signature uploaded."""
     transaction.put(UNPUBLISHED_SIGNATURE, new_id(transaction), UnpublishedSignature(user_id, name, signed))

@@ -83,6 +83,7 @@ async def _use(transaction: Transaction, name: str, secret: str) -> bool:
     if name in SIGNING_KEYS:
         if not await identities.keep_private_seed(transaction, SIGNING_KEYS[name], _key(secret)):
             raise WrongSecret("a private cross-signing key is not that of the public key")
+        await identities.sign_verified(transaction, SIGNING_KEYS[name], _key(secret))
         return True
     return name == BACKUP_KEY and await backup.keep_decryption_key(transaction, _key(secret))
 
