@@ -21,6 +21,12 @@ from unwedged.machine.secret_storage import (
 )
 
 BACKUP: Final = "m.megolm_backup.v1"
+BOOTSTRAP_ROUNDS: Final = 5
+"""A query, the keys and the signatures are three."""
+
+
+class IdentityIncomplete(Exception):
+    """The bot has no identity, although all that it asks for was sent."""
 
 
 async def set_up(client: Client) -> str | None:
@@ -31,8 +37,7 @@ async def set_up(client: Client) -> str | None:
     if await _is_there(client, DEFAULT_KEY):
         return None
     machine = client.machine
-    while not (await machine.cross_signing.bootstrap()).is_complete:
-        await client.send_all()  # Synapse takes a user's first identity without a password.
+    await bootstrap(client)
     await client.send(await machine.key_backup.version_query())  # which may answer that there is none
     backup = await machine.key_backup.status()
     if backup is None or not backup.is_on:
@@ -47,6 +52,23 @@ async def set_up(client: Client) -> str | None:
         await _put(client, name, encrypt_secret(name, b64encode(secret).decode().rstrip("="), [key]))
     await _put(client, DEFAULT_KEY, default_key_content(key.key_id))
     return key.recovery_key
+
+
+async def bootstrap(client: Client) -> None:
+    """Make the bot's identity. Synapse takes a user's first one without a password.
+
+    Raises ``IdentityIncomplete``.
+    """
+    status = await client.machine.cross_signing.bootstrap()
+    for _ in range(BOOTSTRAP_ROUNDS):
+        if status.is_complete:
+            return
+        await client.send_all()
+        status = await client.machine.cross_signing.bootstrap()
+    if not status.is_complete:
+        raise IdentityIncomplete(
+            f"the homeserver did not take the bot's identity in {BOOTSTRAP_ROUNDS} rounds: {status}"
+        )
 
 
 async def restore(client: Client, recovery_key: str) -> int:
