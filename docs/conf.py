@@ -28,6 +28,8 @@ html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
 html_show_copyright = False
+html_use_index = False
+html_domain_indices = False
 html_theme_options = {"navigation_with_keys": False}
 
 

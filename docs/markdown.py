@@ -14,10 +14,7 @@ from pathlib import PurePosixPath
 FENCE = re.compile(r"^(?P<fence>```+)(?P<language>[^\n`]*)\n(?P<content>.*?)^(?P=fence)[ ]*$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#{1,6} .*$", re.MULTILINE)
 CLAUSE = r"[PMST]\d{1,2}(?:\.\d{1,2})?"
-BUG = r"[a-z0-9]+(?:-[a-z0-9]+)+"
 RULE_HEADING = re.compile(rf"#+ (?:Rule (?P<rule>\d+)|(?P<clause>{CLAUSE}))\. .*")
-BUG_HEADING = re.compile(rf"#+ `?(?P<bug>{BUG})`?")
-BUG_ROW = re.compile(rf"^\| `(?P<bug>{BUG})` (?=\|)", re.MULTILINE)
 SECTION_ROW = re.compile(rf"^\| (?P<section>{CLAUSE}) \| \[[^\]]+\]\((?P<anchor>#[\w-]+)\) \|$", re.MULTILINE)
 CLAUSE_BEGUN = re.compile(rf"(?:(?<=\n)|(?<=- )|(?<=\. ))\*\*(?P<own>{CLAUSE})\*\*")
 INLINE = re.compile(
@@ -37,10 +34,9 @@ class LinkLeadsNowhere(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The clauses and bugs that have an anchor, each with the file that has it; and sections that have a number."""
+    """The clauses of the specification, each with the file that states it; and its sections that have a number."""
 
     clauses: dict[str, PurePosixPath] = field(default_factory=dict)
-    bugs: dict[str, PurePosixPath] = field(default_factory=dict)
     sections: dict[str, str] = field(default_factory=dict)
     """Where links to a section lead, by its number."""
 
@@ -52,38 +48,29 @@ class Targets:
     pages: Mapping[PurePosixPath, str]
     """What the path of a file or folder leads to. Those that are shown nowhere are missing."""
     names: Mapping[str, str]
-    """What a name leads to that is set as code: a model, or a property of a module."""
+    """What a name leads to that is set as code: a bug, a model, or a property of a module."""
     places: Places
     exists: Callable[[PurePosixPath], bool]
     """Whether there is a file or folder."""
 
 
 def note_places(source: PurePosixPath, text: str, places: Places) -> None:
-    """Note the clauses and bugs that a page of the specification describes, where no page before it does."""
+    """Note the clauses that a page of the specification states, where no page before it does."""
     if source.parts[0] != "spec":
         return
     prose = FENCE.sub("", text)
     for heading in HEADING.finditer(prose):
         if found := RULE_HEADING.fullmatch(heading[0]):
             places.clauses.setdefault(found["clause"] or f"P{found['rule']}", source)
-        elif found := BUG_HEADING.fullmatch(heading[0]):
-            places.bugs.setdefault(found["bug"], source)
     for found in CLAUSE_BEGUN.finditer(prose):
         places.clauses.setdefault(found["own"], source)
     for found in SECTION_ROW.finditer(prose):
         places.sections.setdefault(found["section"], f"/{source}{found['anchor']}")
-    for found in BUG_ROW.finditer(prose):
-        places.bugs.setdefault(found["bug"], source)
 
 
 def clause_anchor(number: str) -> str:
     """Return the anchor of a clause."""
     return number.lower().replace(".", "-")
-
-
-def bug_anchor(bug: str) -> str:
-    """Return the anchor of a bug of the track record."""
-    return f"bug-{bug}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,34 +96,17 @@ class Rewriting:
         parts: list[str] = []
         end = 0
         for heading in HEADING.finditer(text):
-            parts += [self._paragraphs(text[end : heading.start()]), self._heading(heading[0])]
+            parts += [INLINE.sub(self._inline, text[end : heading.start()]), self._heading(heading[0])]
             end = heading.end()
-        return "".join((*parts, self._paragraphs(text[end:])))
-
-    def _heading(self, heading: str) -> str:
-        """Give a heading the anchor of the rule or bug that it begins."""
-        if (found := RULE_HEADING.fullmatch(heading)) and self._has(
-            self.targets.places.clauses, number := _number(found)
-        ):
-            return f"({clause_anchor(number)})=\n{heading}"
-        if (found := BUG_HEADING.fullmatch(heading)) and self._has(self.targets.places.bugs, found["bug"]):
-            return f"({bug_anchor(found['bug'])})=\n{heading}"
-        return heading
-
-    def _paragraphs(self, text: str) -> str:
-        def row(found: re.Match[str]) -> str:
-            bug = found["bug"]
-            return f"| [`{bug}`]{{#{bug_anchor(bug)}}} " if self._has(self.targets.places.bugs, bug) else found[0]
-
-        parts: list[str] = []
-        end = 0
-        for found in BUG_ROW.finditer(text):
-            parts += [INLINE.sub(self._inline, text[end : found.start()]), row(found)]
-            end = found.end()
         return "".join((*parts, INLINE.sub(self._inline, text[end:])))
 
-    def _has(self, places: Mapping[str, PurePosixPath], name: str) -> bool:
-        return places.get(name) == self.source
+    def _heading(self, heading: str) -> str:
+        """Give a heading the anchor of the rule that it begins."""
+        found = RULE_HEADING.fullmatch(heading)
+        return f"({clause_anchor(number)})=\n{heading}" if found and self._states(number := _number(found)) else heading
+
+    def _states(self, number: str) -> bool:
+        return self.targets.places.clauses.get(number) == self.source
 
     def _inline(self, found: re.Match[str]) -> str:
         if found["file"]:
@@ -146,11 +116,7 @@ class Rewriting:
         if found["name"]:
             return self._name(found["name"])
         if own := found["own"]:
-            return (
-                f"[**{own}**]{{#{clause_anchor(own)} .clause}}"
-                if self._has(self.targets.places.clauses, own)
-                else found[0]
-            )
+            return f"[**{own}**]{{#{clause_anchor(own)} .clause}}" if self._states(own) else found[0]
         target = self._clause(found["cited"])
         return f"[{found['cited']}]({target})" if target else found["cited"]
 
@@ -175,13 +141,10 @@ class Rewriting:
         return f"[{text}]({page}#{anchor})" if anchor else f"[{text}]({page})"
 
     def _name(self, name: str) -> str:
-        places = self.targets.places
-        if name in places.bugs:
-            return f"[`{name}`](#{bug_anchor(name)})"
         if target := self._clause(name):
             return f"[`{name}`]({target})"
-        if name in self.targets.names:
-            return f"[`{name}`]({self.targets.names[name]})"
+        if (target := self.targets.names.get(name)) and target != f"/{self.source}":
+            return f"[`{name}`]({target})"
         if "/" in name and (page := self.targets.pages.get(PurePosixPath(name))):
             return f"[`{name}`]({page})"
         if PYTHON_NAME.fullmatch(name):

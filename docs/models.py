@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
-from checking.models.manifest import Band, Model
-from docs.markdown import bug_anchor
+from checking.models.manifest import Model
 
 COMMENT = re.compile(r"(?:^\(\*.*\*\)\n)+", re.MULTILINE)
 EXTENDS = re.compile(r"^EXTENDS (.+(?:,\n.+)*)$", re.MULTILINE)
@@ -30,8 +29,11 @@ def extended(text: str) -> list[str]:
     return re.findall(r"\w+", found[1]) if found else []
 
 
-def module_page(name: str, modules: Mapping[str, str], models: Iterable[Model], bugs: Container[str]) -> str:
-    """Return the page of one of the modules, which are given by name, as Markdown that needs no rewriting."""
+def module_page(name: str, modules: Mapping[str, str], models: Iterable[Model], bugs: Mapping[str, str]) -> str:
+    """Return the page of one of the modules, which are given by name, as Markdown that needs no rewriting.
+
+    ``bugs`` has the page of each bug of the track record.
+    """
     text = modules[name]
     parts = [f"# {name}\n"]
     if found := COMMENT.search(text):
@@ -69,17 +71,12 @@ def _prose(comment: str) -> str:
     return "\n".join(parts)
 
 
-def _row(model: Model, bugs: Container[str]) -> str:
+def _row(model: Model, bugs: Mapping[str, str]) -> str:
     result = (
         f"`{model.property}` violated" if model.property else _EXPECTED.get(model.expected.value, model.expected.value)
     )
     name = f"[`{model.name}`]{{#{model_anchor(model.name)}}}"
-    slug = (
-        f"[`{model.slug}`](#{bug_anchor(model.slug)})"
-        if model.slug is not None and model.slug in bugs
-        else f"`{model.slug}`"
-    )
-    fault = f" of {slug}" if model.band is Band.FAULT else ""
+    fault = f" of [`{model.slug}`]({bugs[model.slug]})" if model.slug is not None else ""
     return f"| {name} | {model.band.value}{fault} | {result} | {model.distinct_states:,} | {model.depth} |\n"
 
 

@@ -9,6 +9,7 @@ from typing import Final
 
 START: Final = PurePosixPath("README.md")
 MODELS: Final = PurePosixPath("tla/README.md")
+TRACK_RECORD: Final = PurePosixPath("spec/track-record/README.md")
 EXAMPLES: Final = PurePosixPath("examples")
 """A folder that is shown on one page."""
 
@@ -23,6 +24,7 @@ NAVIGATION: Final = {
     ),
     "Evidence": (
         "spec/guarantees.md",
+        "spec/demands.md",
         "spec/track-record/README.md",
         "tla/README.md",
         "proofs/README.md",
@@ -42,8 +44,8 @@ TITLES: Final = {
 """What the navigation calls pages whose own titles are long, or say little beside those of other pages."""
 
 BELOW: Final = {
-    "tla/README.md": ("tla/*.tla", "tla/models/*.tla"),
-    "spec/track-record/README.md": ("spec/track-record/*.md",),
+    MODELS: ("tla/*.tla", "tla/models/*.tla"),
+    TRACK_RECORD: ("spec/track-record/*.md",),
 }
 """The pages that a page lists itself, since they are many."""
 
@@ -97,10 +99,9 @@ def find(root: Path) -> Site:
     def matching(patterns: tuple[str, ...]) -> Iterator[Page]:
         for pattern in patterns:
             if "*" not in pattern:
-                if (root / pattern).exists():
-                    yield Page(PurePosixPath(pattern))
-                elif pattern not in BELOW:
+                if not (root / pattern).exists():
                     raise PageMissing(pattern)
+                yield Page(PurePosixPath(pattern))
             else:
                 for path in sorted(root.glob(pattern), key=lambda path: path.stem.lower()):
                     if (source := PurePosixPath(path.relative_to(root))) not in taken:
@@ -109,11 +110,7 @@ def find(root: Path) -> Site:
 
     return Site(
         {caption: list(matching(patterns)) for caption, patterns in NAVIGATION.items()},
-        {
-            PurePosixPath(above): list(matching(patterns))
-            for above, patterns in BELOW.items()
-            if (root / above).exists()
-        },
+        {above: list(matching(patterns)) for above, patterns in BELOW.items()},
     )
 
 

@@ -10,7 +10,7 @@ from typing import Final
 from checking.models.manifest import Manifest, read_manifest
 from docs import api_blocks, models, pages
 from docs.markdown import Places, Rewriting, Targets, embedded, note_places
-from docs.pages import EXAMPLES, MODELS, Page, Site
+from docs.pages import EXAMPLES, MODELS, TRACK_RECORD, Page, Site
 from docs.pictures import commits, ladder, sequence
 
 MACHINE: Final = PurePosixPath("spec/machine.md")
@@ -29,16 +29,16 @@ def stage(root: Path, staged: Path) -> None:
     manifest = read_manifest(root / "tla" / "models" / "manifest.toml")
     sources = {page: _read(root, page.source) for page in site.pages() if page.source.suffix == ".md"}
     places = Places()
-    for page in sorted(
-        sources, key=lambda page: (not page.source.is_relative_to("spec/track-record"), str(page.source))
-    ):
+    for page in sources:
         note_places(page.source, sources[page], places)
-    targets = Targets(_pages(root, site), _names(root, site, manifest), places, lambda path: (root / path).exists())
+    bugs = {page.source.stem: f"/{page.file}" for page in site.below[TRACK_RECORD]}
+    names = bugs | _names(root, site, manifest)
+    targets = Targets(_pages(root, site), names, places, lambda path: (root / path).exists())
     for page in site.pages():
         if page.source == EXAMPLES:
             text = _examples(root)
         elif page.source.suffix == ".tla":
-            text = _module(root, site, page, manifest, places)
+            text = _module(root, site, page, manifest, bugs)
         else:
             text = Rewriting(page.source, targets, _blocks(page)).page(_with_picture(page.source, sources[page]))
         path = staged / page.file
@@ -101,10 +101,10 @@ def _names(root: Path, site: Site, manifest: Manifest) -> dict[str, str]:
     return names
 
 
-def _module(root: Path, site: Site, page: Page, manifest: Manifest, places: Places) -> str:
+def _module(root: Path, site: Site, page: Page, manifest: Manifest, bugs: Mapping[str, str]) -> str:
     modules = {each.source.stem: _read(root, each.source) for each in site.below[MODELS]}
     checked = [model for model in manifest.models if model.specification == page.source.name]
-    return models.module_page(page.source.stem, modules, checked, places.bugs)
+    return models.module_page(page.source.stem, modules, checked, bugs)
 
 
 def _example_files(root: Path) -> list[PurePosixPath]:

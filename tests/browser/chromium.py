@@ -81,7 +81,10 @@ class Visit:
         return broken
 
     def overflow(self) -> list[str]:
-        """Return what reaches out of the window, to where nobody can scroll within the page; at most five."""
+        """Return what reaches out of the window, unless it is in a part of the page that can be scrolled; at most five.
+
+        Where all of the page, its heading included, has to be scrolled sideways, the page does not fit.
+        """
         wide: list[str] = self.page.evaluate(
             """() => {
                 const width = document.documentElement.clientWidth;
@@ -89,7 +92,8 @@ class Visit:
                     for (let each = element; each && each !== document.body; each = each.parentElement) {
                         const style = getComputedStyle(each);
                         if (style.position === "fixed" || style.visibility === "hidden") return true;
-                        if (each !== element && ["auto", "scroll"].includes(style.overflowX)) return true;
+                        const scrolls = each !== element && ["auto", "scroll"].includes(style.overflowX);
+                        if (scrolls && !each.querySelector("h1")) return true;
                     }
                     return false;
                 };

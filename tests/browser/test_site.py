@@ -55,7 +55,7 @@ def site() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("name", [*PAGES, "genindex", "search"])
+@pytest.mark.parametrize("name", [*PAGES, "search"])
 def test_a_page_is_whole_and_fits_a_phone(browser: Browser, site: str, name: str, dark: bool) -> None:
     with visit(browser, dark=dark, width=PHONE) as seen:
         seen.open(f"{site}/{name}.html")
