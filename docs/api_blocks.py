@@ -5,6 +5,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import typing
+from typing import Final
+
+PACKAGES: Final = ("unwedged.store", "unwedged.machine")
+"""The packages whose public interface is what their ``__all__`` names."""
 
 
 def block(names: str) -> str:
@@ -17,6 +21,17 @@ def exceptions(module: str) -> str:
     """Return the block in which Sphinx documents all exceptions that a module has in its public interface."""
     names = [f"{module.strip()}.{name}" for name in public(module.strip())]
     return block("\n".join(name for name in names if _is_exception(_named(name))))
+
+
+def aliases() -> dict[str, str]:
+    """Return the names under which the API has classes and functions, by those that they have where they are defined."""
+    names = {}
+    for module in PACKAGES:
+        for name in public(module):
+            named = _named(f"{module}.{name}")
+            if inspect.isclass(named) or inspect.isfunction(named):
+                names[f"{named.__module__}.{named.__qualname__}"] = f"{module}.{name}"
+    return {place: name for place, name in names.items() if not place.startswith("unwedged.protocol.")}
 
 
 def public(module: str) -> list[str]:

@@ -49,6 +49,8 @@ class Targets:
     """What the path of a file or folder leads to. Those that are shown nowhere are missing."""
     names: Mapping[str, str]
     """What a name leads to that is set as code: a bug, a model, or a property of a module."""
+    documented: Mapping[str, str]
+    """The names under which the API has classes and functions, by those that they have where they are defined."""
     places: Places
     exists: Callable[[PurePosixPath], bool]
     """Whether there is a file or folder."""
@@ -148,6 +150,10 @@ class Rewriting:
         if "/" in name and (page := self.targets.pages.get(PurePosixPath(name))):
             return f"[`{name}`]({page})"
         if PYTHON_NAME.fullmatch(name):
+            parts = name.split(".")
+            for number in range(len(parts), 1, -1):
+                if documented := self.targets.documented.get(".".join(parts[:number])):
+                    return f"{{py:obj}}`{name} <{'.'.join((documented, *parts[number:]))}>`"
             return f"{{py:obj}}`{name}`"
         return f"`{name}`"
 

@@ -33,7 +33,7 @@ def stage(root: Path, staged: Path) -> None:
         note_places(page.source, sources[page], places)
     bugs = {page.source.stem: f"/{page.file}" for page in site.below[TRACK_RECORD]}
     names = bugs | _names(root, site, manifest)
-    targets = Targets(_pages(root, site), names, places, lambda path: (root / path).exists())
+    targets = Targets(_pages(root, site), names, api_blocks.aliases(), places, lambda path: (root / path).exists())
     for page in site.pages():
         if page.source == EXAMPLES:
             text = _examples(root)

@@ -39,7 +39,7 @@ def rewriting(source: PurePosixPath = PROTOCOL) -> Rewriting:
         PurePosixPath("tla"): "/tla/index.md",
     }
     names = {"stale-write": f"/{BUG}", "Lease": "#model-Lease", "Lease!Held": "/tla/Lease.md"}
-    targets = Targets(shown, names, places, FILES.__contains__)
+    targets = Targets(shown, names, {"unwedged.a.b.C": "unwedged.a.C"}, places, FILES.__contains__)
     return Rewriting(source, targets, {"mermaid": lambda text: f"```{{raw}}\n{text}```"})
 
 
@@ -69,6 +69,7 @@ def test_a_clause_gets_its_anchor_where_it_is_stated() -> None:
         pytest.param("`Lease`", "[`Lease`](#model-Lease)", id="a model"),
         pytest.param("`Lease!Held`", "[`Lease!Held`](/tla/Lease.md)", id="a property"),
         pytest.param("`unwedged.store.CryptoStore`", "{py:obj}`unwedged.store.CryptoStore`", id="a function"),
+        pytest.param("`unwedged.a.b.C.d`", "{py:obj}`unwedged.a.b.C.d <unwedged.a.C.d>`", id="a method"),
         pytest.param("`unwedged`, ``a`b``, `tests/x.py`", "`unwedged`, ``a`b``, `tests/x.py`", id="other code"),
         pytest.param("`spec/protocol.md`", "[`spec/protocol.md`](/spec/protocol.md)", id="the path of a page"),
         pytest.param("[the\nstart](../README.md#a-b)", "[the\nstart](/index.md#a-b)", id="a link to a page"),
