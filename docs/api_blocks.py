@@ -24,7 +24,7 @@ def exceptions(module: str) -> str:
 
 
 def aliases() -> dict[str, str]:
-    """Return the names under which the API has classes and functions, by those that they have where they are defined."""
+    """Return the names that classes and functions have in the API, by those that they have where they are defined."""
     names = {}
     for module in PACKAGES:
         for name in public(module):

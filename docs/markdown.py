@@ -50,7 +50,7 @@ class Targets:
     names: Mapping[str, str]
     """What a name leads to that is set as code: a bug, a model, or a property of a module."""
     documented: Mapping[str, str]
-    """The names under which the API has classes and functions, by those that they have where they are defined."""
+    """The names that classes and functions have in the API, by those that they have where they are defined."""
     places: Places
     exists: Callable[[PurePosixPath], bool]
     """Whether there is a file or folder."""
