@@ -32,7 +32,7 @@ from checking.display import (
 from checking.errors import CheckError
 from checking.explain.explanation import explain as explain_traces
 from checking.machine_replay import counterexamples as machine_counterexamples
-from checking.machine_replay.counterparts import COUNTERPARTS, faults_of
+from checking.machine_replay.counterparts import COUNTERPARTS, is_replayed
 from checking.machine_replay.drive import Dump, replay_dumps
 from checking.models.conditions import Fall, all_conditions, discrepancies, read_condition_list, take_out
 from checking.models.manifest import Band, Layer, Manifest, Model, find_manifest, read_manifest
@@ -167,7 +167,7 @@ def _replay(
 def _replay_faults(outcomes: Sequence[Outcome]) -> tuple[dict[str, str], list[str]]:
     """Replay the counterexample of each fault, with the fault and without; return what failed, and what was wrong.
 
-    Faults of the machine that can't be injected into it yet are left out.
+    Faults of the machine that can't be injected into it, or not be seen there, are left out.
     """
     verdicts: dict[str, str] = {}
     failures: list[str] = []
@@ -178,7 +178,7 @@ def _replay_faults(outcomes: Sequence[Outcome]) -> tuple[dict[str, str], list[st
         try:
             if model.layer is not Layer.MACHINE:
                 verdicts[model.name] = replay_counterexample(model.slug, model.property, result)
-            elif model.slug in faults_of(model.specification):
+            elif is_replayed(model.specification, model.slug, model.property):
                 verdicts[model.name] = machine_counterexamples.replay_counterexample(
                     model.specification, model.slug, model.property, result
                 )

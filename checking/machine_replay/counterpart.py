@@ -16,6 +16,10 @@ Property: TypeAlias = "Callable[[State, State], str | None]"
 """Says what is wrong with a step, by what was observed before it and after it."""
 
 
+Wanted: TypeAlias = "Callable[[State], bool]"
+"""Says of what was observed whether that is so which is to come about some day."""
+
+
 class Impossible(CheckError):
     """A step that a model takes can't be taken."""
 
@@ -29,6 +33,8 @@ class Counterpart(ABC):
 
     properties: ClassVar[Mapping[str, Property]]
     """Those that faults of the model violate."""
+    wanted: ClassVar[Mapping[str, Wanted]] = {}
+    """Of liveness properties that faults violate: what each of them says will be so for ever, some day."""
     faults: ClassVar[Mapping[str, Callable[[], Sequence[Substitution]]]]
     """The model's faults, injected into the machine by substitution: the product has no switch for them."""
 

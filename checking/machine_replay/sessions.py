@@ -12,7 +12,7 @@ import msgspec
 from checking.errors import CheckError
 from checking.machine_replay import sessions_faults
 from checking.machine_replay.client import Client
-from checking.machine_replay.counterpart import Counterpart, Impossible, Property
+from checking.machine_replay.counterpart import Counterpart, Impossible, Property, Wanted
 from checking.machine_replay.homeserver import Device, Homeserver, Json
 from checking.machine_replay.peer_device import PeerDevice
 from checking.machine_replay.shared_device import SharedDevice
@@ -96,6 +96,8 @@ class _Outside:
     generation: int = 1
     """Of the session over which the other device sends."""
     broken: set[int] = field(default_factory=set)
+    shared: int = 0
+    """Under which generation the room key was encrypted last."""
     has_room_key: bool = False
     unread: dict[int, Json] = field(default_factory=dict)
     """The contents of its messages, by their numbers."""
@@ -115,6 +117,11 @@ def _exactly_once(_: State, now: State) -> str | None:
     return f"{marks} marks were settled by {generation - 1} new sessions" if generation > 1 + marks else None
 
 
+def _everything_arrived(now: State) -> bool:
+    peer = entry(now, "peer")
+    return bool(peer["hasRoomKey"]) and peer["generation"] not in cast("frozenset[Value]", peer["broken"])
+
+
 class Sessions(Counterpart):
     """The other device reads what is sent over a session by its one-time key, unless that session is broken.
 
@@ -122,6 +129,7 @@ class Sessions(Counterpart):
     """
 
     properties: ClassVar[Mapping[str, Property]] = {"KeysBounded": _keys_bounded, "ExactlyOnce": _exactly_once}
+    wanted: ClassVar[Mapping[str, Wanted]] = {"EverythingArrives": _everything_arrived}
     faults: ClassVar[Mapping[str, Callable[[], Sequence[Substitution]]]] = sessions_faults.FAULTS
 
     outside: _Outside
@@ -227,6 +235,8 @@ class Sessions(Counterpart):
                 outside.time_ms += olm.UNWEDGED_EVERY_MS
                 outside.claims = 0
             case "Lose", (ModelValue(process),):
+                if outside.flight[process] is None:
+                    await self._device.reopen(process)  # what only the process knows is lost with it
                 outside.flight[process] = None
             case _:
                 raise CheckError(f"the replay has no counterpart of the step {step}")
@@ -257,7 +267,7 @@ class Sessions(Counterpart):
             "server": record(unread=frozenset(outside.unread), sent=outside.sent),
             "store": record(
                 generation=generation,
-                shared=generation if counts else 0,
+                shared=outside.shared if counts else 0,
                 unwedge=outside.marks if self._is_marked() else 0,
                 marks=outside.marks,
                 triedLately=tried,
@@ -304,6 +314,7 @@ class Sessions(Counterpart):
         if self._outbox() == before:
             await self._device.restore(rows)
             raise Impossible("the other device counts as having the key")
+        self.outside.shared = self.outside.generations[self._sessions().sessions[0].session_id]
 
     async def _outgoing(self, process: str, message: Value) -> _Send:
         """List what is in the outbox. In the reference the same call hands out a claim, which is another step here."""

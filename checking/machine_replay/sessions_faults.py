@@ -1,14 +1,16 @@
-"""The fault of the module Sessions that violates a safety property, injected into the machine."""
+"""Faults of the module Sessions, injected into the machine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import msgspec
 
 from checking.replay.substitutions import Substitution
-from unwedged.machine import olm
+from unwedged.machine import OlmMachine, Request, SyncOutcome, SyncPosition, olm
+from unwedged.machine.identifiers import JsonObject, PeerName
 from unwedged.machine.records import PEER, WANTED_SESSION
 from unwedged.machine.requests import KeysClaim
 from unwedged.store import Transaction
@@ -37,6 +39,52 @@ def _unwedge_races_itself() -> Sequence[Substitution]:
     return [(olm, "hand_out_claim", hand_out_claim)]
 
 
+def _wedged_mark_in_memory() -> Sequence[Substitution]:
+    """That a session is wedged is only known to the process that got the message, until it is handed a claim."""
+    receive_sync_changes, outgoing_requests = OlmMachine.receive_sync_changes, OlmMachine.outgoing_requests
+    note_wedged = olm.note_wedged
+    known: WeakKeyDictionary[OlmMachine, set[PeerName]] = WeakKeyDictionary()
+    receiving: list[OlmMachine] = []
+
+    async def receive(machine: OlmMachine, response: JsonObject, asked_with: SyncPosition) -> SyncOutcome:
+        receiving[:] = [machine]
+        return await receive_sync_changes(machine, response, asked_with)
+
+    async def remember(transaction: Transaction, name: PeerName) -> None:
+        del transaction
+        known.setdefault(receiving[0], set()).add(name)
+
+    async def outgoing(machine: OlmMachine) -> list[Request]:
+        for name in known.pop(machine, ()):
+            await machine._store.run(note_wedged, name)
+        return await outgoing_requests(machine)
+
+    return [
+        (OlmMachine, "receive_sync_changes", receive),
+        (OlmMachine, "outgoing_requests", outgoing),
+        (olm, "note_wedged", remember),
+    ]
+
+
+def _shared_set_survives_unwedging() -> Sequence[Substitution]:
+    """What was sent over a session that was broken counts as sent after it is replaced."""
+    take_claim_answer = olm.take_claim_answer
+
+    async def take(transaction: Transaction, request: KeysClaim, response: JsonObject, now_ms: int) -> None:
+        names = [PeerName(claimed.device.user_id, claimed.curve25519) for claimed in request.wanted]
+        before = {name: peer.generation for name in names if (peer := await transaction.get(PEER, name)) is not None}
+        await take_claim_answer(transaction, request, response, now_ms)
+        for name, generation in before.items():
+            peer = await transaction.get(PEER, name)
+            assert peer is not None  # there was one before
+            peer.generation = generation
+            transaction.put(PEER, name, peer)
+
+    return [(olm, "take_claim_answer", take)]
+
+
 FAULTS: Final[Mapping[str, Callable[[], Sequence[Substitution]]]] = {
     "unwedge-races-itself": _unwedge_races_itself,
+    "wedged-mark-in-memory": _wedged_mark_in_memory,
+    "shared-set-survives-unwedging": _shared_set_survives_unwedging,
 }
