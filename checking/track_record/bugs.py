@@ -76,7 +76,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Act(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A step of an interleaving that no model has."""
+    """A step of an interleaving, as a person tells it."""
 
     who: str
     does: str
@@ -104,7 +104,7 @@ class Bug(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """What is seen instead, where the bug is one of the system below."""
     tests: tuple[str, ...] = ()
     acts: tuple[Act, ...] = ()
-    """What happens in which order, where no model says so."""
+    """What happens in which order: where no model says so, or where its counterexample does not say who acts."""
     ending: str = ""
     """What comes of these acts."""
 

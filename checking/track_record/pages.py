@@ -78,14 +78,14 @@ def contents(bugs: Sequence[Bug], counterexamples: Sequence[Counterexample], aro
         raise TrackRecordInvalid(f"TLC has counterexamples of bugs that bugs.toml does not have: {', '.join(unknown)}")
     files = {"README.md": _index(bugs)}
     for bug in bugs:
+        mine = [each for each in counterexamples if each.slug == bug.slug]
         drawings = {
-            **{_file_of(each): drawing_of(bug, each) for each in counterexamples if each.slug == bug.slug},
-            **({f"{bug.slug}.svg": _drawing_of_acts(bug)} if bug.acts else {}),
+            **({f"{bug.slug}-in-short.svg" if mine else f"{bug.slug}.svg": _drawing_of_acts(bug)} if bug.acts else {}),
+            **{_file_of(each): drawing_of(bug, each) for each in mine},
         }
         if not drawings:
             raise TrackRecordInvalid(f"of {bug.slug} there is neither a counterexample nor acts")
         files |= {name: svg_of(drawing) for name, drawing in drawings.items()}
-        mine = [each for each in counterexamples if each.slug == bug.slug]
         files[f"{bug.slug}.md"] = _page(bug, mine, drawings, around)
     return files
 
@@ -162,15 +162,18 @@ def _page(bug: Bug, found: Sequence[Counterexample], drawings: Mapping[str, Draw
 
 
 def _interleavings(bug: Bug, found: Sequence[Counterexample], drawings: Mapping[str, Drawing]) -> Iterator[str]:
-    yield "## Step by step\n"
-    if found:
-        yield _filled(
-            "TLC finds this counterexample, a shortest one, in the specification with this bug put in."
-            if len(found) == 1
-            else "TLC finds these counterexamples, each a shortest one, in the specification with this bug put in."
-        )
-    for name, drawing in drawings.items():
-        if len(drawings) > 1:
+    in_short = len(drawings) - len(found)
+    for number, (name, drawing) in enumerate(drawings.items()):
+        if number < in_short:
+            yield "## In short\n" if found else "## Step by step\n"
+        elif number == in_short:
+            yield "## Step by step\n"
+            yield _filled(
+                "TLC finds this counterexample, a shortest one, in the specification with this bug put in."
+                if len(found) == 1
+                else "TLC finds these counterexamples, each a shortest one, in the specification with this bug put in."
+            )
+        if number >= in_short and len(found) > 1:
             yield f"### {drawing.ending.partition(' ')[0]}\n"
         yield f"![{bug.title}: the same steps as in the text below]({name})\n"
         yield f"```text\n{text_of(drawing)}```\n"

@@ -259,7 +259,8 @@ def test_what_no_model_has_is_brought_about_by_tests_and_is_told_step_by_step() 
     assert {bug.layer for bug in unmodelled} == {Area.SYSTEM, Area.MACHINE}
     assert all(bug.tests and bug.acts and bug.ending for bug in unmodelled)
     assert all(bug.instead for bug in unmodelled if bug.layer is Area.SYSTEM)
-    assert not any(bug.acts or bug.instead for bug in modelled().values())
+    assert all(bool(bug.acts) == bool(bug.ending) for bug in bugs().values())
+    assert not any(bug.instead for bug in modelled().values())
 
 
 @pytest.mark.parametrize("test", sorted({test for bug in bugs().values() for test in bug.tests}))

@@ -161,6 +161,21 @@ def test_what_no_model_has_is_drawn_from_its_acts() -> None:
     assert ET.fromstring(files_made["renew-ignores-loss.svg"]) is not None  # noqa: S314 (made here)
 
 
+def test_what_a_person_tells_comes_before_what_tlc_finds() -> None:
+    bug = msgspec.structs.replace(BUG, acts=(Act("app", "is suspended"),), ending="It is stale")
+    page = contents([bug], [FOUND], AROUND)["renew-ignores-loss.md"]
+    parts = (
+        "## In short",
+        "(renew-ignores-loss-in-short.svg)",
+        "is suspended",
+        "It is stale",
+        "## Step by step",
+        "(renew-ignores-loss.svg)",
+    )
+    places = [page.index(part) for part in parts]
+    assert places == sorted(places)
+
+
 @pytest.mark.parametrize(
     ("bug", "found", "said"),
     [
