@@ -337,7 +337,7 @@ def test_models_have_the_stated_bounds_and_properties(manifest: Manifest) -> Non
 def test_there_are_guarantees_of_both_layers() -> None:
     [chapter] = re.findall(r"^## Promises\n(.*?)(?=^## )", document("guarantees"), re.DOTALL | re.MULTILINE)
     assert re.findall(r"^### (.*)$", chapter, re.MULTILINE) == ["The store", "The Matrix device"]
-    assert len(guarantees()) >= 32
+    assert len(guarantees()) >= 37
     assert len({guarantee.name for guarantee in guarantees()}) == len(guarantees())
 
 
@@ -397,6 +397,12 @@ def test_a_fault_of_the_track_record_has_its_models(manifest: Manifest, slug: st
 
 def test_a_fault_with_a_model_is_in_the_track_record(manifest: Manifest) -> None:
     assert {model.slug for model in manifest.band(Band.FAULT)} == modelled().keys()
+
+
+def test_every_fault_with_a_model_breaks_a_guarantee() -> None:
+    assert {slug for guarantee in guarantees() for slug in spans(guarantee.labelled.get("Faults", ""))} == (
+        modelled().keys()
+    )
 
 
 def test_every_fault_is_a_line_of_the_specification() -> None:
