@@ -19,8 +19,9 @@ NAVIGATION: Final = {
         "spec/protocol.md",
         "spec/machine.md",
         "spec/state.md",
-        "spec/*.md",
+        "spec/trace.md",
         "spec/conformance/README.md",
+        "spec/**/*.md",
     ),
     "Evidence": (
         "spec/guarantees.md",
@@ -108,10 +109,8 @@ def find(root: Path) -> Site:
                         taken.add(source)
                         yield Page(source)
 
-    return Site(
-        {caption: list(matching(patterns)) for caption, patterns in NAVIGATION.items()},
-        {above: list(matching(patterns)) for above, patterns in BELOW.items()},
-    )
+    below = {above: list(matching(patterns)) for above, patterns in BELOW.items()}
+    return Site({caption: list(matching(patterns)) for caption, patterns in NAVIGATION.items()}, below)
 
 
 def navigation(site: Site, page: Page) -> str:
