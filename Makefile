@@ -83,14 +83,14 @@ lock: ## Renew requirements/ after a change of pyproject.toml; with UPGRADE=1, t
 	@$(PYTHON) -m venv $(VENV)/lock
 	@$(VENV)/lock/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements/lock.txt
 	@$(RESOLVE) $(if $(UPGRADE),--upgrade) --group lock --output-file requirements/lock.txt
-	@$(RESOLVE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra machine --group develop --output-file requirements/develop.txt
-	@$(RESOLVE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra machine --group bench --constraint requirements/develop.txt \
+	@$(RESOLVE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra machine --extra qr --group develop --output-file requirements/develop.txt
+	@$(RESOLVE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra machine --extra qr --group bench --constraint requirements/develop.txt \
 		--output-file requirements/bench.txt
-	@$(RESOLVE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra machine --group site --constraint requirements/bench.txt \
+	@$(RESOLVE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra machine --extra qr --group site --constraint requirements/bench.txt \
 		--output-file requirements/site.txt
 	@$(RESOLVE) $(if $(UPGRADE),--upgrade) --group browser --constraint requirements/bench.txt \
 		--output-file requirements/browser.txt
-	@$(RESOLVE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra machine --group peers --output-file requirements/peers.txt
+	@$(RESOLVE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra machine --extra qr --group peers --output-file requirements/peers.txt
 	@$(RESOLVE) $(if $(UPGRADE),--upgrade) --group go --output-file requirements/go.txt
 	@$(RESOLVE) $(if $(UPGRADE),--upgrade) --group synapse --output-file requirements/synapse.txt
 	@$(MAKE) --no-print-directory $(NODEJS)

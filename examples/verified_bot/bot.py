@@ -11,8 +11,8 @@ from aiohttp import ClientSession
 from examples.encrypted_bot.bot import DEVICE, KEY
 from examples.encrypted_bot.client import Client, authorization
 from examples.verified_bot.recovery import set_up
-from examples.verified_bot.verifying import emoji, verifications
-from unwedged.machine import MachineError, OlmMachine, Phase, WrongPhase
+from examples.verified_bot.verifying import drawn, emoji, verifications
+from unwedged.machine import MachineError, OlmMachine, Phase, UnknownDevice, WrongPhase
 
 
 async def read_messages(client: Client) -> None:
@@ -28,12 +28,16 @@ async def read_messages(client: Client) -> None:
 
 
 async def verify(client: Client) -> None:
-    """Show the emoji, and go on when the operator has compared them, in this process or in another one."""
+    """Show a QR code or emoji, and go on when the operator has compared, in this process or in another one."""
     async for flow in verifications(client):
-        if flow.phase is not Phase.KEYS_EXCHANGED:
+        if flow.phase is Phase.READY:
+            with suppress(UnknownDevice, WrongPhase):  # There is no code yet, or it is too late for one.
+                print(drawn(await client.machine.verifications.qr_code(flow.flow_id)), flush=True)
+            continue
+        if flow.phase not in (Phase.KEYS_EXCHANGED, Phase.SCANNED):
             print("verification:", flow.phase.value, flush=True)
             continue
-        print("shows:", emoji(flow), flush=True)
+        print("shows:", emoji(flow) or "a QR code that was scanned", flush=True)
         equal = await asyncio.to_thread(sys.stdin.readline) == "equal\n"
         with suppress(WrongPhase):  # The other device has said so before.
             if equal:

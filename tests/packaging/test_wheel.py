@@ -109,7 +109,7 @@ def test_it_says_what_it_is(metadata: PathDistribution) -> None:
     about = metadata.metadata
     assert (about["Name"], metadata.version, about["Requires-Python"]) == ("unwedged", unwedged.__version__, ">=3.11")
     assert (about["License-Expression"], about["License-File"]) == ("Apache-2.0", "LICENSE")
-    assert about.get_all("Provides-Extra") == ["machine"]
+    assert about.get_all("Provides-Extra") == ["machine", "qr"]
     assert [(entry.name, entry.value) for entry in metadata.entry_points] == [
         ("unwedged", "unwedged.tools.command:main")
     ]
