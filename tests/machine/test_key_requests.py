@@ -8,7 +8,7 @@ from checking.machine_replay.client import Client
 from checking.machine_replay.homeserver import Device, Json
 from tests.machine.own_devices import another_device, encrypted_for, receive, sent_to, trust, verify
 from tests.machine.scene import ALICE, BOB, MEGOLM, ROOM, Scene
-from unwedged.machine import LocalTrust, MachineError, MissingRoomKey, SenderTrust, asking, gossip, outbox
+from unwedged.machine import LocalTrust, MachineError, MissingRoomKey, SenderTrust, ToDevice, asking, gossip, outbox
 from unwedged.machine.errors import MalformedMessage, NotEncrypted, UnknownIndex, WithheldRoomKey
 from unwedged.machine.identifiers import GroupSessionId, GroupSessionName, PeerName, UserId
 from unwedged.machine.key_requests import FORWARDED_ROOM_KEY
@@ -40,6 +40,11 @@ async def waiting(client: Client) -> int:
         return number
 
     return await client.machine._store.query(count)
+
+
+async def requests_for_keys(client: Client) -> list[ToDevice]:
+    requests = [each for each in await client.machine.outgoing_requests() if isinstance(each, ToDevice)]
+    return [each for each in requests if each.event_type == asking.ROOM_KEY_REQUEST]
 
 
 async def source_of(client: Client, event: Json) -> KeySource | None:
@@ -144,6 +149,25 @@ class TestAsking:
         await tablet.sync()
         await tablet.send_all()
         assert sent_to(scene, scene.app.device, "m.room.encrypted") == []  # cancelled before it was answered
+
+    async def test_a_cancellation_is_listed_only_when_the_request_was_answered(self, alice_and_bob: Scene) -> None:
+        """Sent before it, it would be of no use: the other device would keep the request for ever."""
+        scene = alice_and_bob
+        tablet, desk = await another_device(scene), await another_device(scene, "DESK", verified=False)
+        event = await own_old_message(tablet)
+        await scene.app.machine.request_room_keys(ROOM, [event])
+        (to_tablet,) = await requests_for_keys(scene.extension)
+        await verify(scene, desk)
+        (first, to_desk) = await requests_for_keys(scene.app)
+        assert first == to_tablet
+        await scene.app.machine.import_room_keys(await tablet.machine.export_room_keys())
+        assert await requests_for_keys(scene.extension) == [to_tablet, to_desk]
+        await scene.extension.send(to_desk)
+        assert await requests_for_keys(scene.app) == [to_tablet]
+        await scene.app.send(to_tablet)
+        (cancellation,) = await requests_for_keys(scene.extension)
+        assert {content["action"] for content in cancellation.messages[UserId(ALICE)].values()} == {CANCEL}
+        assert cancellation.messages[UserId(ALICE)].keys() == {"TABLET", "DESK"}
 
     async def test_a_key_that_begins_too_late_does_not_settle_the_request(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob

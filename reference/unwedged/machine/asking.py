@@ -66,17 +66,20 @@ async def send_request(
     if added:
         own = await own_device(transaction)
         event_type, content = _request(own, request_id, REQUEST, asked.wanted)
-        send(transaction, event_type, {Device(own.user_id, device_id): content for device_id in added})
-        transaction.put(ASKED, request_id, Asked(asked.wanted, asked.devices | added))
+        sent = send(transaction, event_type, {Device(own.user_id, device_id): content for device_id in added})
+        transaction.put(ASKED, request_id, Asked(asked.wanted, asked.devices | added, (*asked.sent, sent)))
 
 
 async def settle(transaction: Transaction, request_id: RequestId, asked: Asked, by: DeviceId | None = None) -> None:
-    """End a request. All devices that were asked are told so, except the one that it was settled ``by``."""
+    """End a request. All devices that were asked are told so, except the one that it was settled ``by``.
+
+    They are told after they were asked: whoever hears it before would keep the request for ever.
+    """
     own = await own_device(transaction)
     event_type, content = _request(own, request_id, CANCELLATION, asked.wanted)
     told = {Device(own.user_id, device_id): content for device_id in asked.devices if device_id != by}
     if told:
-        send(transaction, event_type, told)
+        send(transaction, event_type, told, asked.sent)
     transaction.delete(ASKED, request_id)
 
 

@@ -23,11 +23,11 @@ def send(
     transaction: Transaction,
     event_type: str,
     contents: Mapping[Device, JsonObject],
-    after: TransactionId | None = None,
+    after: tuple[TransactionId, ...] = (),
 ) -> TransactionId:
     """Have one request sent. Requests are listed in the order of their making, whatever the clocks say.
 
-    If ``after`` is given, this one is listed only when that one is answered.
+    This one is listed only when all that it comes ``after`` are answered.
     """
     messages: dict[UserId, dict[DeviceId, JsonObject]] = {}
     for device, content in contents.items():
@@ -41,7 +41,7 @@ def send(
 def send_to_room(
     transaction: Transaction, room_id: RoomId, event_type: str, content: JsonObject, after: TransactionId | None = None
 ) -> TransactionId:
-    """Have one event sent to a room, likewise. The application encrypts it where the room is encrypted."""
+    """Have one event sent to a room, ``after`` another one. The application encrypts it where the room is encrypted."""
     transaction_id = new_id(transaction)
     transaction.put(ROOM_OUTBOX, transaction_id, OutgoingToRoom(room_id, event_type, content, after))
     return transaction_id
@@ -65,7 +65,7 @@ async def waiting(reading: Transaction | View) -> list[ToDevice | RoomMessage]:
     for transaction_id in to_device:
         outgoing = await reading.get(OUTBOX, transaction_id)
         assert outgoing is not None  # listed above
-        if outgoing.after not in unanswered:
+        if unanswered.isdisjoint(outgoing.after):
             requests.append(ToDevice(transaction_id, outgoing.event_type, outgoing.messages))
     for transaction_id in to_room:
         event = await reading.get(ROOM_OUTBOX, transaction_id)

@@ -463,6 +463,8 @@ class Asked(msgspec.Struct, frozen=True):
     wanted: Wanted
     devices: dict[DeviceId, Curve25519Key] = {}
     """Which devices were asked so far. Nobody else may answer."""
+    sent: tuple[TransactionId, ...] = ()
+    """The messages that ask them. The cancellation follows them."""
 
 
 class ReceivedSecret(Unshown, msgspec.Struct, frozen=True):
@@ -583,7 +585,7 @@ class OutgoingToDevice(msgspec.Struct, frozen=True):
 
     event_type: str
     messages: dict[UserId, dict[DeviceId, JsonObject]]
-    after: TransactionId | None = None
+    after: tuple[TransactionId, ...] = ()
     """What must have been answered before this is sent."""
 
 
@@ -594,7 +596,7 @@ class OutgoingToRoom(Unshown, msgspec.Struct, frozen=True):
     event_type: str
     content: JsonObject
     after: TransactionId | None = None
-    """As above."""
+    """Likewise."""
 
 
 class Backlog(msgspec.Struct, frozen=True):

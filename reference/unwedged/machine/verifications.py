@@ -406,7 +406,8 @@ def _send(transaction: Transaction, step: FlowStep) -> VerificationFlow:
             sent = outbox.send_to_room(transaction, flow.room_id, message.event_type, message.content, flow.last_sent)
         else:
             contents = {Device(flow.user_id, device_id): message.content for device_id in message.device_ids}
-            sent = outbox.send(transaction, message.event_type, contents, flow.last_sent)
+            after = () if flow.last_sent is None else (flow.last_sent,)
+            sent = outbox.send(transaction, message.event_type, contents, after)
         flow = msgspec.structs.replace(flow, last_sent=sent)
     return flow
 
