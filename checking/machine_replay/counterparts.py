@@ -7,6 +7,7 @@ from typing import Final
 
 from checking.machine_replay.backup import BackupOfRoomKeys
 from checking.machine_replay.counterpart import Counterpart
+from checking.machine_replay.gossip import Gossip
 from checking.machine_replay.inbox import Inbox
 from checking.machine_replay.keys import Keys
 from checking.machine_replay.lists import Lists
@@ -17,6 +18,7 @@ from checking.machine_replay.verification import Verification
 COUNTERPARTS: Final[Mapping[str, type[Counterpart]]] = {
     "MCBackup.tla": BackupOfRoomKeys,
     "MCInbox.tla": Inbox,
+    "MCGossip.tla": Gossip,
     "MCKeys.tla": Keys,
     "MCLists.tla": Lists,
     "MCSessions.tla": Sessions,

@@ -1,4 +1,4 @@
-"""A device of somebody else that can be sent room keys, and reads them. Nothing that it answers can be read."""
+"""Another device that can be sent room keys, and reads them. Each message that it sends begins a session anew."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from checking.machine_replay.device_keys import account_of, signed_device_keys
 from checking.machine_replay.homeserver import Device, Homeserver, Json
 from unwedged.machine.identifiers import OLM, Curve25519Key, UserId
 from unwedged.machine.ratchets import Account, OlmMessage
+from unwedged.machine.records import KnownDevice
 from unwedged.machine.signing import signable, with_signature
 
 _ROOT: Final = "/_matrix/client/v3"
@@ -67,6 +68,30 @@ class PeerDevice:
         sender_key = Curve25519Key(str(content["sender_key"]))
         session, plaintext = Account.from_pickle(self._account).inbound_session(sender_key, message)
         return session.session_id, msgspec.json.decode(plaintext, type=Json)
+
+    def encrypted(self, server: Homeserver, recipient: KnownDevice, event_type: str, content: Json) -> Json:
+        """Return the content of an encrypted event for another device, whose key is claimed for it."""
+        user, device = str(recipient.keys["user_id"]), recipient.device_id
+        claim: Json = {"one_time_keys": {user: {device: "signed_curve25519"}}}
+        _, response = server.request(self.device, "POST", f"{_ROOT}/keys/claim", claim)
+        ((_, key),) = cast("dict[str, dict[str, dict[str, Json]]]", response["one_time_keys"])[user][device].items()
+        own = signed_device_keys(self.device)
+        payload = {
+            "type": event_type,
+            "content": content,
+            "sender": self.device.user,
+            "sender_device_keys": own,
+            "recipient": user,
+            "recipient_keys": {"ed25519": recipient.ed25519},
+            "keys": {"ed25519": account_of(self.device).ed25519},
+        }
+        session = Account.from_pickle(self._account).outbound_session(recipient.curve25519, str(key["key"]))
+        message = session.encrypt(msgspec.json.encode(payload))
+        return {
+            "algorithm": OLM,
+            "sender_key": self.curve25519,
+            "ciphertext": {recipient.curve25519: {"type": message.type, "body": message.body}},
+        }
 
     def unreadable(self, recipient: Curve25519Key) -> Json:
         """Return the content of a message over a session that the recipient does not have."""

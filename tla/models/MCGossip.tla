@@ -17,8 +17,20 @@ OneAsks == {Asks(d1, 1)}
 \* One of the attacker's too.
 BothAsk == {Asks(d1, 1), Asks(planted, 1)}
 
-\* And the first one for two things.
+\* The first one, for two things.
+TwoRequests == {Asks(d1, 1), Asks(d1, 2)}
+
+\* And the attacker's too.
 ThreeRequests == {Asks(d1, 1), Asks(d1, 2), Asks(planted, 1)}
+
+\* To be replayed in reasonable time: one message is on its way to us,
+OneOnItsWay == Len(server.toUs) <= 1
+
+\* one message of ours is sent at a time, by both processes too,
+OneMessage == \A p, q \in Processes : (flight[p] # Nothing /\ flight[q] # Nothing) => flight[p].message = flight[q].message
+
+\* or by one of them.
+OneAtATime == Cardinality({p \in Processes : flight[p] # Nothing}) <= 1
 
 -------------------------------------------------------------------------------
 (* Probes: each says that an action never happens, and must be found wrong.  *)
