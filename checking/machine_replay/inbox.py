@@ -336,18 +336,19 @@ class Inbox(Counterpart):
     def choices(self) -> Sequence[Label]:
         """As the base class says: whether a late response counts, and what is read or sent where there is nothing."""
         token = self._token()
-        late = [
+        steps = [
             Label("ReceiveSync", (ModelValue(process), len(held.batch)))
             for process, held in self.outside.flight.items()
             if isinstance(held, _Answered) and held.position.to_device_token != token
         ]
-        device = self._device
-        possible = {
-            Label("WorkOffBacklog", (1,)): device.records(BACKLOG),
-            Label("TryAgain"): device.records(PUT_ASIDE),
-            Label("EncryptOlm"): self._read().sessions,
-        }
-        return [*late, *(step for step, there in possible.items() if not there)]
+        recorded, aside = self._device.records(BACKLOG), self._device.records(PUT_ASIDE)
+        if not recorded:
+            steps.append(Label("WorkOffBacklog", (1,)))
+        elif not aside:  # which is the same call of the machine
+            steps.append(Label("TryAgain"))
+        if not self._read().sessions:
+            steps.append(Label("EncryptOlm"))
+        return steps
 
     async def take(self, step: Label) -> None:
         """As the base class says."""
