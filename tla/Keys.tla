@@ -22,7 +22,7 @@
 (*                        out, can be used until a message has come of it     *)
 (*   NoneUnreadable       each message that is on its way can be read         *)
 (*   KeysArrive           if the server has no one-time key left, it is       *)
-(*                        offered new ones some day                           *)
+(*                        eventually offered new ones                         *)
 (*                                                                            *)
 (* One-time keys. One commit makes an offer: it makes the keys, and notes     *)
 (* them as offered. Only then may the request leave, and it is handed out     *)

@@ -1,9 +1,9 @@
 -------------------------------- MODULE Lease --------------------------------
-(* The words of the lock: what the lease row looks like, what a process knows  *)
-(* about its own right to use the store, and how each may change. No variables *)
-(* here, only functions from old values to new ones, so that both LeaseLock    *)
-(* (the lock alone, with its progress) and CryptoStoreCache (the lock with the *)
-(* store and its caches) speak of the same lock.                               *)
+(* The vocabulary of the lock: the lease row, what a process knows about its   *)
+(* own right to use the store, and how each may change. There are no variables *)
+(* here, only functions from old values to new ones. So both LeaseLock (the    *)
+(* lock alone, with its progress) and CryptoStoreCache (the lock with the      *)
+(* store and its caches) use the same lock.                                    *)
 (*                                                                             *)
 (* Twins: reference/unwedged/protocol/lease.py and guard.py.                   *)
 EXTENDS Naturals

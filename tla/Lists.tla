@@ -8,7 +8,7 @@
 (*                                                                            *)
 (*   DirtyNotLost  a device list is current, or is marked as outdated, or the *)
 (*                 server still has to tell of the change, on each connection *)
-(*   ListsCatchUp  each device list is current some day, and stays so when    *)
+(*   ListsCatchUp  each device list is eventually current, and stays so when  *)
 (*                 nothing changes any more                                   *)
 (*                                                                            *)
 (* A device has several sync connections, each with a token of its own, such  *)
