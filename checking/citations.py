@@ -16,8 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-DOCUMENTS: Final = ("protocol.md", "machine.md", "state.md", "trace.md")
-"""The files of ``spec/`` that have clauses, or will have. A file without any is left alone."""
+DOCUMENTS: Final = {"P": "protocol.md", "M": "machine.md", "S": "state.md", "T": "trace.md"}
+"""The files of ``spec/`` that have clauses, or will have, by the letter of these. A file without any is left alone."""
 
 CODE: Final = "code"
 SPECIFICATION: Final = "specification"
@@ -120,13 +120,15 @@ class Specification:
 
     documents: dict[str, Document]
     citations: tuple[Citation, ...]
+    strays: tuple[Citation, ...]
+    """Where a paragraph begins as a clause does, and none can be."""
 
     @classmethod
     def read(cls, root: Path) -> Specification:
         """Read the documents and the sources of a clone."""
-        paths = [root / "spec" / name for name in DOCUMENTS]
+        paths = [root / "spec" / name for name in DOCUMENTS.values()]
         documents = {path.name: read_document(path) for path in paths if path.is_file()}
-        return cls(documents, tuple(_citations(root)))
+        return cls(documents, tuple(_citations(root)), tuple(_strays(root)))
 
     @cached_property
     def clauses(self) -> dict[str, Clause]:
@@ -147,7 +149,8 @@ class Specification:
 
     def problems(self) -> list[str]:
         """Say what is wrong: with the numbers, with a citation, or with a clause that nothing checks."""
-        return [*self._misnumbered(), *self._dangling(), *self._unchecked(), *self._outside()]
+        strays = [f"{stray}: {stray.number} in bold begins a clause, and stands elsewhere" for stray in self.strays]
+        return [*strays, *self._misnumbered(), *self._dangling(), *self._unchecked(), *self._outside()]
 
     def _misnumbered(self) -> Iterator[str]:
         for name, document in self.documents.items():
@@ -182,8 +185,20 @@ class Specification:
 def _citations(root: Path) -> Iterator[Citation]:
     for folder, place in PLACES.items():
         yield from _citations_in(sorted((root / folder).rglob("*")), place, root)
-    in_text = (path for path in (root / "spec").rglob("*.md") if not path.is_relative_to(root / "spec" / "conformance"))
-    yield from _citations_in(sorted(in_text), SPECIFICATION, root)
+    yield from _citations_in(_prose(root), SPECIFICATION, root)
+
+
+def _prose(root: Path) -> list[Path]:
+    """Return the pages of the specification. What lies beside the vectors is cited as they are."""
+    return [path for path in sorted((root / "spec").rglob("*.md")) if path.parent.name != "conformance"]
+
+
+def _strays(root: Path) -> Iterator[Citation]:
+    for path in _prose(root):
+        name = path.relative_to(root / "spec").as_posix()
+        for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if (begin := _BEGIN.match(text)) and DOCUMENTS.get(begin[1][0]) != name:
+                yield Citation(begin[1], SPECIFICATION, f"spec/{name}", line)
 
 
 def _citations_in(paths: Sequence[Path], place: str, root: Path) -> Iterator[Citation]:

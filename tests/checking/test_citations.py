@@ -106,3 +106,10 @@ def test_what_is_demanded_outside_of_clauses(clone: Path) -> None:
 def test_clauses_are_numbered_one_after_the_other(clone: Path) -> None:
     write(clone, "spec/protocol.md", PROTOCOL.replace("Q1.2", "Q1.3"))
     assert problems(clone) == ["spec/protocol.md:7: Q1.3 is out of order"]
+
+
+@pytest.mark.parametrize("page", ["spec/machine.md", "spec/guarantees.md", "spec/track-record/a.md"])
+def test_a_clause_begins_in_its_document_and_nowhere_else(clone: Path, page: str) -> None:
+    """On a web page it would take the anchor of the clause."""
+    write(clone, page, "- **Q1.1** prevents it.\n")
+    assert problems(clone)[0] == f"{page}:1: Q1.1 in bold begins a clause, and stands elsewhere"
