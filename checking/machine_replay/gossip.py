@@ -12,7 +12,7 @@ import msgspec
 from checking.errors import CheckError
 from checking.machine_replay import gossip_faults
 from checking.machine_replay.client import Client
-from checking.machine_replay.counterpart import Counterpart, Impossible, Property
+from checking.machine_replay.counterpart import Counterpart, Impossible, Property, Wanted
 from checking.machine_replay.device_keys import account_of
 from checking.machine_replay.homeserver import Device, Homeserver, Json
 from checking.machine_replay.peer_device import PeerDevice
@@ -170,6 +170,16 @@ def _nothing_lost(_: State, now: State) -> str | None:
     return None
 
 
+def _everything_arrived(now: State) -> bool:
+    store, peers = _store(now), function_of(now["peers"])
+    verified = cast("frozenset[Value]", store["verified"])
+    return (not store["asked"] or not verified) and all(
+        request in cast("frozenset[Value]", peers["answered"]) or _is_known_to_be_cancelled(now, request)
+        for request in cast("frozenset[Value]", peers["asked"])
+        if function_of(request)["by"] in verified
+    )
+
+
 class Gossip(Counterpart):
     """Other devices of the user ask for the backup's key, or for a room key; this device asks them for room keys.
 
@@ -184,6 +194,7 @@ class Gossip(Counterpart):
         "NoneAfterCancel": _none_after_cancel,
         "NothingLost": _nothing_lost,
     }
+    wanted: ClassVar[Mapping[str, Wanted]] = {"EverythingArrives": _everything_arrived}
     faults: ClassVar[Mapping[str, Callable[[], Sequence[Substitution]]]] = gossip_faults.FAULTS
 
     outside: _Outside

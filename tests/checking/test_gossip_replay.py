@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 import msgspec
 import pytest
 
+from checking.machine_replay.counterexamples import replay_counterexample
 from checking.machine_replay.counterparts import COUNTERPARTS
 from checking.models.manifest import Manifest
+from checking.tlc import run as tlc
 from checking.tlc.graph import Graph
 from checking.tlc.toolbox import Toolbox
 from checking.tlc.values import ModelValue, State, Value, function, record
@@ -151,6 +154,17 @@ def test_a_broken_machine_diverges(graphs: Mapping[str, Graph], monkeypatch: pyt
     breaking.must_diverge(monkeypatch, graphs[graph], GOSSIP, MOST_STEPS)
 
 
+@pytest.mark.parametrize(
+    "name", ["fault-secret-sent-twice-NoneAfterCancel", "fault-waiting-in-memory-EverythingArrives"]
+)
+def test_a_fault_violates_its_other_property_too(toolbox: Toolbox, manifest: Manifest, name: str) -> None:
+    model = manifest.model(name)
+    assert model.slug is not None
+    assert model.property is not None
+    result = asyncio.run(tlc.run(toolbox, manifest.job(model)))
+    assert replay_counterexample(model.specification, model.slug, model.property, result) == model.property
+
+
 # Properties
 
 D1, PLANTED = map(ModelValue, ("d1", "planted"))
@@ -169,8 +183,10 @@ def gossip_state(
     *,
     asked: frozenset[Value] = frozenset({FIRST}),
     cancelled: frozenset[Value] = frozenset(),
+    answered: frozenset[Value] = frozenset(),
     holds: frozenset[Value] = frozenset(),
     to_us: tuple[Value, ...] = (),
+    verified: frozenset[Value] = frozenset(),
     blocked: frozenset[Value] = frozenset(),
     waiting: frozenset[Value] = frozenset({FIRST}),
     ours: frozenset[Value] = frozenset(),
@@ -179,9 +195,9 @@ def gossip_state(
     taken: tuple[Value, ...] = (),
 ) -> State:
     return {
-        "peers": record(asked=asked, cancelled=cancelled, holds=holds),
+        "peers": record(asked=asked, cancelled=cancelled, answered=answered, holds=holds),
         "server": record(toUs=to_us, delivered=frozenset()),
-        "store": record(blocked=blocked, waiting=waiting, asked=ours, outbox=outbox),
+        "store": record(verified=verified, blocked=blocked, waiting=waiting, asked=ours, outbox=outbox),
         "given": function({FIRST: 0, THEIRS: 0, **(given or {})}),
         "taken": taken,
     }
@@ -271,3 +287,12 @@ def test_what_is_wrong_is_reported(wrong: str) -> None:
     found = {name: detail for name, holds in GOSSIP.properties.items() if (detail := holds(was, now)) is not None}
     assert found.keys() == {violated}
     assert told in found[violated]
+
+
+def test_everything_has_arrived_when_nothing_waits_any_more() -> None:
+    arrived = GOSSIP.wanted["EverythingArrives"]
+    assert arrived(gossip_state())  # nobody is verified
+    assert not arrived(gossip_state(verified=frozenset({D1})))
+    assert arrived(gossip_state(verified=frozenset({D1}), answered=frozenset({FIRST})))
+    assert arrived(gossip_state(verified=frozenset({D1}), cancelled=frozenset({FIRST})))
+    assert not arrived(gossip_state(verified=frozenset({D1}), answered=frozenset({FIRST}), ours=frozenset({OPEN})))
