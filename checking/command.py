@@ -109,9 +109,9 @@ def check(*, report: Path | None = None, deep: bool = False) -> int:
         )
         if passed
         else Text(
-            f"{wrong} of {len(outcomes)} models, {len(failures)} of {len(verdicts)} replayed faults and "
-            f"{len(outdated)} recorded counterexamples are not as expected"
-            f"{'' if deep or replayed else '; nor is the replay'}.",
+            f"{wrong} of {len(outcomes)} models and {len(failures)} of {len(verdicts)} replayed faults "
+            f"are not as expected{'' if deep or replayed else '; nor is the replay'}"
+            f"{f'; nor are {len(outdated)} counterexamples the recorded ones' if outdated else ''}.",
             "bold red",
         )
     )

@@ -56,7 +56,7 @@ def read_counterexamples(root: Path) -> tuple[Counterexample, ...]:
     try:
         return msgspec.json.decode(path.read_bytes(), type=tuple[Counterexample, ...])
     except (msgspec.DecodeError, OSError) as error:
-        raise TrackRecordInvalid(f"{path}: {error}; python -m checking track-record writes it anew") from error
+        raise TrackRecordInvalid(f"{path}: {error}; python -m checking track-record --anew writes it anew") from error
 
 
 def encoded(counterexamples: Sequence[Counterexample]) -> bytes:

@@ -16,6 +16,7 @@ import pytest
 from checking.command import FAILED, INTERRUPTED, OK, UNUSABLE
 from checking.report import Report, schema
 from checking.tlc.run import Verdict
+from checking.track_record.counterexamples import FILE, Counterexample, Taken, encoded
 from tests.checking.specifications import CONSTANTS, Specifications
 from tests.checking.test_manifest import FAILING, PASSING, manifest_of
 
@@ -34,11 +35,26 @@ def checking(folder: Path, *arguments: str, **environment: str) -> subprocess.Co
     )
 
 
+RECORDED = Counterexample(
+    model="Failing",
+    slug="too-small",
+    violated="Counter!Small",
+    steps=(
+        Taken("Up", "", "", ("who[a]: 0 -> 1", "x: 0 -> 1")),
+        Taken("Up", "", "", ("who[a]: 1 -> 2", "x: 1 -> 2")),
+    ),
+    back_to=None,
+)
+
+
 @pytest.fixture
 def checkout(specifications: Specifications) -> Specifications:
     manifest_of(specifications, PASSING + FAILING)
     specifications.write("Passing.cfg", CONSTANTS + "SPECIFICATION Spec\nINVARIANT Bounded\n")
     specifications.write("Failing.cfg", CONSTANTS + "SPECIFICATION Spec\nINVARIANT Small\n")
+    recorded = specifications.folder.parents[1] / FILE
+    recorded.parent.mkdir(parents=True)
+    recorded.write_bytes(encoded([RECORDED]))
     return specifications
 
 
@@ -77,6 +93,17 @@ def test_a_check_that_finds_something_else_says_which_and_what(checkout: Specifi
     assert "Failing: property: expected Small, got Tiny\n" in done.stdout
     assert "1 of 2 models and " in done.stdout
     assert not msgspec.json.decode((tmp_path / "report.json").read_bytes(), type=Report).passed
+
+
+def test_a_check_that_finds_another_counterexample_than_is_recorded_has_failed(checkout: Specifications) -> None:
+    other = msgspec.structs.replace(RECORDED, steps=RECORDED.steps[:1])
+    (checkout.folder.parents[1] / FILE).write_bytes(encoded([other]))
+    done = checking(checkout.folder, "check")
+    assert done.returncode == FAILED
+    assert (
+        "the counterexample of Failing is not the recorded one; python -m checking track-record --anew" in done.stdout
+    )
+    assert done.stdout.endswith("; nor are 1 counterexamples the recorded ones.\n")
 
 
 def test_a_model_shows_its_counterexample(checkout: Specifications) -> None:
