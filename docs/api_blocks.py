@@ -7,7 +7,7 @@ import inspect
 import typing
 from typing import Final
 
-PACKAGES: Final = ("unwedged.store", "unwedged.machine")
+PACKAGES: Final = ("unwedged.store", "unwedged.machine", "unwedged.trace")
 """The packages whose public interface is what their ``__all__`` names."""
 
 

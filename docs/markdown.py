@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 FENCE = re.compile(r"^(?P<fence>```+)(?P<language>[^\n`]*)\n(?P<content>.*?)^(?P=fence)[ ]*$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#{1,6} .*$", re.MULTILINE)
 CLAUSE = r"[PMST]\d{1,2}(?:\.\d{1,2})?"
-RULE_HEADING = re.compile(rf"#+ (?:Rule (?P<rule>\d+)|(?P<clause>{CLAUSE}))\. .*")
+RULE_HEADING = re.compile(rf"#+ (?:Rule (?P<rule>\d+)\.|(?P<clause>{CLAUSE})\.?) .*")
 SECTION_ROW = re.compile(rf"^\| (?P<section>{CLAUSE}) \| \[[^\]]+\]\((?P<anchor>#[\w-]+)\) \|$", re.MULTILINE)
 CLAUSE_BEGUN = re.compile(rf"(?:(?<=\n)|(?<=- )|(?<=\. ))\*\*(?P<own>{CLAUSE})\*\*")
 INLINE = re.compile(

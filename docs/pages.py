@@ -31,7 +31,7 @@ NAVIGATION: Final = {
         "proofs/README.md",
         "spec/benchmarks.md",
     ),
-    "API": ("docs/api/store.md", "docs/api/machine.md", "docs/api/protocol.md"),
+    "API": ("docs/api/store.md", "docs/api/machine.md", "docs/api/trace.md", "docs/api/protocol.md"),
     "Project": ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"),
 }
 """What the site lists beside each page. A pattern stands for the files that nothing else names."""

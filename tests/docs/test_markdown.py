@@ -24,6 +24,8 @@ PROTOCOL_TEXT = """# The protocol
 
 - **P4.2** So must a look.
 
+## T1 Lines
+
 ```text
 **P9.9** no clause
 ```
@@ -45,7 +47,7 @@ def rewriting(source: PurePosixPath = PROTOCOL) -> Rewriting:
 
 def test_clauses_are_found_where_they_are_stated() -> None:
     places = rewriting().targets.places
-    assert set(places.clauses) == {"P4", "P4.1", "P4.2"}
+    assert set(places.clauses) == {"P4", "P4.1", "P4.2", "T1"}
     assert set(places.sections) == {"P4", "P12"}
 
 
