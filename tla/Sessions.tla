@@ -4,10 +4,10 @@
 (* older state. A message of that device that can't be read shows this. Then *)
 (* a one-time key of the device is claimed, a new session is made with it,   *)
 (* m.dummy is sent over that, so that the other device uses it too, and the  *)
-(* room key is sent again. The machine promises to the other device, and to  *)
-(* the people in the room:                                                   *)
+(* room key is sent again, and so are those that it replaced. The machine    *)
+(* promises to the other device, and to the people in the room:              *)
 (*                                                                           *)
-(*   EverythingArrives  a room key that was shared with the device           *)
+(*   EverythingArrives  each room key that was shared with the device        *)
 (*                      eventually arrives in a form that it can read; and a *)
 (*                      broken session is eventually replaced, for both ends *)
 (*   KeysBounded        at most one key of the device is claimed in an hour, *)
@@ -33,13 +33,14 @@ EXTENDS Naturals, FiniteSets
 CONSTANTS
     Processes,     \* the programs that share the store
     Nothing,       \* in flight: nothing
+    MaxKeys,       \* bound: room keys, one after the other
     MaxBreaks,     \* bound: how often a session breaks
     MaxMessages,   \* bound: messages that the device sends over a broken session
     Fault          \* "none", or the slug of the one rule that is broken
 
 Broken(slug) == Fault = slug
 
-ASSUME Cardinality(Processes) >= 2 /\ MaxBreaks >= 1 /\ MaxMessages >= MaxBreaks
+ASSUME Cardinality(Processes) >= 2 /\ MaxKeys >= 1 /\ MaxBreaks >= 1 /\ MaxMessages >= MaxBreaks
 
 VARIABLES
     peer,    \* the other device
@@ -52,28 +53,31 @@ vars == <<peer, server, store, flight, claims>>
 
 \* peer    generation    of the session over which it sends
 \*         broken        the sessions of which the two ends don't agree any more
-\*         hasRoomKey
+\*         roomKeys      those that it has got, by number
 \* server  unread        messages that we can't read, and have not processed, by number
 \*         sent          the number of the last
 \* store   generation    of the session over which we send
-\*         shared        under which the room key was encrypted; 0: not yet
+\*         key           the number of the room key
+\*         shared        under which that was encrypted, and those before it; 0: not yet
 \*         unwedge       the mark's number; 0: there is none
 \*         marks         the number of the last mark that was made
 \*         triedLately   whether a claim was handed out less than an hour ago
-\*         outbox        messages that are to be sent, each by its type and generation
+\*         outbox        messages that are to be sent, each by its type, its generation and its room key
 Init ==
-    /\ peer = [generation |-> 1, broken |-> {}, hasRoomKey |-> FALSE]
+    /\ peer = [generation |-> 1, broken |-> {}, roomKeys |-> {}]
     /\ server = [unread |-> {}, sent |-> 0]
-    /\ store = [generation |-> 1, shared |-> 0, unwedge |-> 0, marks |-> 0, triedLately |-> FALSE, outbox |-> {}]
+    /\ store = [generation |-> 1, key |-> 1, shared |-> 0, unwedge |-> 0, marks |-> 0, triedLately |-> FALSE, outbox |-> {}]
     /\ flight = [p \in Processes |-> Nothing]
     /\ claims = 0
 
 InFlight(p, stage) == flight[p] # Nothing /\ flight[p].stage = stage
 
-Types == {"m.dummy", "m.room_key"}
+Dummy(generation) == [type |-> "m.dummy", generation |-> generation, key |-> 0]
 
-\* What is to be sent over our newest session.
-Newest(type) == [type |-> type, generation |-> store.generation]
+RoomKey(generation, key) == [type |-> "m.room_key", generation |-> generation, key |-> key]
+
+\* What is to be sent over our newest session: a room key, or m.dummy, which has none.
+Newest(key) == IF key = 0 THEN Dummy(store.generation) ELSE RoomKey(store.generation, key)
 
 -------------------------------------------------------------------------------
 \* The two ends of the session that the device uses don't agree any more, and the next
@@ -138,7 +142,7 @@ TakeClaimAnswer(p) ==
                               !.shared = IF Broken("shared-set-survives-unwedging") THEN @ ELSE 0,
                               !.unwedge = 0,
                               !.triedLately = TRUE,
-                              !.outbox = @ \cup {[type |-> "m.dummy", generation |-> store.generation + 1]}]
+                              !.outbox = @ \cup {Dummy(store.generation + 1)}]
     /\ flight' = [flight EXCEPT ![p] = Nothing]
     /\ UNCHANGED <<peer, server, claims>>
 
@@ -150,11 +154,20 @@ IgnoreClaim(p) ==
     /\ flight' = [flight EXCEPT ![p] = Nothing]
     /\ UNCHANGED <<peer, server, store, claims>>
 
-\* share_room_key: where the device has not been given the key over this session.
+\* share_room_key: where the device has not been given the key over this session; nor those
+\* that it replaced.
 ShareRoomKey(p) ==
     /\ store.shared = 0
-    /\ store' = [store EXCEPT !.shared = store.generation,
-                              !.outbox = @ \cup {[type |-> "m.room_key", generation |-> store.generation]}]
+    /\ LET earlier == IF Broken("earlier-keys-not-resent") THEN {} ELSE 1..(store.key - 1)
+       IN  store' = [store EXCEPT !.shared = store.generation,
+                                  !.outbox = @ \cup {Newest(key) : key \in earlier \cup {store.key}}]
+    /\ UNCHANGED <<peer, server, flight, claims>>
+
+\* share_room_key, where the room key is to be replaced: the new one is given as well.
+ReplaceRoomKey(p) ==
+    /\ store.key < MaxKeys
+    /\ store.shared # 0
+    /\ store' = [store EXCEPT !.key = @ + 1, !.outbox = @ \cup {Newest(store.key + 1)}]
     /\ UNCHANGED <<peer, server, flight, claims>>
 
 \* outgoing_requests: what is in the outbox is listed in each process until it is answered.
@@ -170,7 +183,7 @@ Deliver(p) ==
     /\ LET message == flight[p].message
        IN  peer' = IF message.generation \in peer.broken THEN peer
                    ELSE [peer EXCEPT !.generation = IF message.generation > @ THEN message.generation ELSE @,
-                                     !.hasRoomKey = @ \/ message.type = "m.room_key"]
+                                     !.roomKeys = @ \cup ({message.key} \ {0})]
     /\ flight' = [flight EXCEPT ![p].stage = "answered"]
     /\ UNCHANGED <<server, store, claims>>
 
@@ -199,7 +212,7 @@ Next ==
     \/ HourPasses
     \/ \E p \in Processes :
         \/ ReceiveSync(p) \/ HandOutClaim(p) \/ AnswerClaim(p) \/ TakeClaimAnswer(p) \/ IgnoreClaim(p)
-        \/ ShareRoomKey(p) \/ Deliver(p) \/ MarkSent(p) \/ Lose(p)
+        \/ ShareRoomKey(p) \/ ReplaceRoomKey(p) \/ Deliver(p) \/ MarkSent(p) \/ Lose(p)
         \/ \E message \in store.outbox : OutgoingRequest(p, message)
 
 (* Fairness, in words. It is enough that one process is awake, whichever.    *)
@@ -220,9 +233,9 @@ Fairness ==
     /\ SF_vars(\E p \in Processes : TakeClaimAnswer(p))
     /\ WF_vars(\E p \in Processes : MarkSent(p))
     /\ WF_vars(\E p \in Processes : Deliver(p))
-    /\ \A type \in Types :
-        /\ SF_vars(\E p \in Processes : Newest(type) \in store.outbox /\ OutgoingRequest(p, Newest(type)))
-        /\ SF_vars(\E p \in Processes : InFlight(p, "request") /\ flight[p].message = Newest(type) /\ Deliver(p))
+    /\ \A key \in 0..MaxKeys :
+        /\ SF_vars(\E p \in Processes : Newest(key) \in store.outbox /\ OutgoingRequest(p, Newest(key)))
+        /\ SF_vars(\E p \in Processes : InFlight(p, "request") /\ flight[p].message = Newest(key) /\ Deliver(p))
 
 Spec == Init /\ [][Next]_vars
 FairSpec == Spec /\ Fairness
@@ -233,7 +246,8 @@ TypeOK ==
     /\ server.unread \subseteq 1..server.sent /\ server.sent \in 0..MaxMessages
     /\ store.generation \in 1..(MaxMessages + 1) /\ store.shared \in 0..store.generation
     /\ store.unwedge \in {0, store.marks} /\ store.marks \in 0..MaxMessages
-    /\ store.outbox \subseteq [type : Types, generation : 1..store.generation]
+    /\ store.key \in 1..MaxKeys /\ peer.roomKeys \subseteq 1..store.key
+    /\ store.outbox \subseteq [type : {"m.dummy", "m.room_key"}, generation : 1..store.generation, key : 0..store.key]
     /\ \A p \in Processes :
         flight[p] = Nothing \/ flight[p].stage \in {"mark", "claim", "claimed", "request", "answered"}
 
@@ -242,5 +256,5 @@ KeysBounded == claims <= 1
 ExactlyOnce == store.generation <= 1 + store.marks
 
 \* (The session breaks a few times at most.)
-EverythingArrives == <>[](peer.hasRoomKey /\ peer.generation \notin peer.broken)
+EverythingArrives == <>[](peer.roomKeys = 1..store.key /\ peer.generation \notin peer.broken)
 ===============================================================================

@@ -95,7 +95,7 @@ async def _replay_to_standstill(kind: type[Counterpart], result: Result, slug: s
                 return Finding(None, str(elsewhere), refused)
             if kind.wanted[named](counterpart.observe()):
                 return Finding(None, "", refused)
-            for step in counterpart.choices():
+            for step in counterpart.all_choices():
                 try:
                     await counterpart.take(step)
                 except Impossible:

@@ -56,6 +56,10 @@ class Counterpart(ABC):
     def choices(self) -> Sequence[Label]:
         """Return the steps that a caller can ask for now, where the machine alone decides whether they are possible."""
 
+    def all_choices(self) -> Sequence[Label]:
+        """Return the same, with those that only a bound or a constraint of a graph may forbid."""
+        return self.choices()
+
     @abstractmethod
     async def take(self, step: Label) -> None:
         """Take a step. Raises ``Impossible``, and then nothing has changed."""

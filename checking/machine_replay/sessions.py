@@ -39,7 +39,7 @@ _PEER: Final = Device("@bob:example.org", "LAPTOP")
 _ROOM: Final = ids.RoomId("!room:example.org")
 _OTHER_ROOM: Final = ids.RoomId("!other:example.org")
 _ENCRYPTION: Final = {"algorithm": ids.MEGOLM, "rotation_period_ms": 1_000_000_000_000}
-"""The model's room key is never replaced, however many hours pass."""
+"""A room key is not replaced because hours pass."""
 _CONNECTION: Final = "main"
 _NOTHING: Final = ModelValue("Nothing")
 
@@ -49,11 +49,13 @@ class _Message(NamedTuple):
 
     type: str
     generation: int
+    key: int
+    """The number of the room key in it; 0 for another message."""
 
     @property
     def value(self) -> Value:
         """As the model has it."""
-        return record(type=self.type, generation=self.generation)
+        return record(type=self.type, generation=self.generation, key=self.key)
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,10 @@ class _Outside:
     broken: set[int] = field(default_factory=set)
     shared: int = 0
     """Under which generation the room key was encrypted last."""
-    has_room_key: bool = False
+    keys: dict[str, int] = field(default_factory=dict)
+    """The numbers of the room keys, by their sessions."""
+    room_keys: set[int] = field(default_factory=set)
+    """Those that the other device has got."""
     unread: dict[int, Json] = field(default_factory=dict)
     """The contents of its messages, by their numbers."""
     sent: int = 0
@@ -119,7 +124,8 @@ def _exactly_once(_: State, now: State) -> str | None:
 
 def _everything_arrived(now: State) -> bool:
     peer = entry(now, "peer")
-    return bool(peer["hasRoomKey"]) and peer["generation"] not in cast("frozenset[Value]", peer["broken"])
+    all_keys = frozenset(range(1, cast("int", entry(now, "store")["key"]) + 1))
+    return peer["roomKeys"] == all_keys and peer["generation"] not in cast("frozenset[Value]", peer["broken"])
 
 
 class Sessions(Counterpart):
@@ -179,7 +185,7 @@ class Sessions(Counterpart):
                 was, now = (cast("frozenset[Value]", entry(state, "server")["unread"]) for state in (before, after))
                 (received,) = was - now
                 return [Label(action, (process, received)) for process in processes]
-            case "ShareRoomKey":
+            case "ShareRoomKey" | "ReplaceRoomKey":
                 return [Label(action, (process,)) for process in processes]
         changed = changed_arguments(before["flight"], after["flight"])
         if action == "HandOutClaim":
@@ -199,6 +205,12 @@ class Sessions(Counterpart):
             *(Label("OutgoingRequest", (process, message.value)) for process in idle for message in done),
             *(Label("ShareRoomKey", (ModelValue(process),)) for process in outside.flight),
         ]
+
+    def all_choices(self) -> Sequence[Label]:
+        """As the base class says: with what waits in the outbox."""
+        idle = [ModelValue(process) for process, held in self.outside.flight.items() if held is None]
+        waiting = [Label("OutgoingRequest", (process, message.value)) for process in idle for message in self._outbox()]
+        return [*self.choices(), *waiting]
 
     async def take(self, step: Label) -> None:
         """As the base class says."""
@@ -225,6 +237,9 @@ class Sessions(Counterpart):
                 if isinstance(held, _Send):
                     outside.done.add(self._message_in(held.request))
             case "ShareRoomKey", (ModelValue(process),):
+                await self._share(process)
+            case "ReplaceRoomKey", (ModelValue(process),):
+                await (await self._device.machine(process)).discard_room_key(_ROOM)
                 await self._share(process)
             case "OutgoingRequest", (ModelValue(process), message):
                 outside.flight[process] = await self._outgoing(process, message)
@@ -262,11 +277,12 @@ class Sessions(Counterpart):
         tried = peer.unwedged_ms > 0 and outside.time_ms - peer.unwedged_ms < olm.UNWEDGED_EVERY_MS
         return {
             "peer": record(
-                generation=outside.generation, broken=frozenset(outside.broken), hasRoomKey=outside.has_room_key
+                generation=outside.generation, broken=frozenset(outside.broken), roomKeys=frozenset(outside.room_keys)
             ),
             "server": record(unread=frozenset(outside.unread), sent=outside.sent),
             "store": record(
                 generation=generation,
+                key=1 if shared is None else shared.number + 1,
                 shared=outside.shared if counts else 0,
                 unwedge=outside.marks if self._is_marked() else 0,
                 marks=outside.marks,
@@ -311,6 +327,8 @@ class Sessions(Counterpart):
     async def _share(self, process: str) -> None:
         machine, rows, before = await self._device.machine(process), self._device.rows(), self._outbox()
         await machine.share_room_key(_ROOM, [_PEER.user])
+        shared = self._device.records(SHARED_KEY)[_ROOM]
+        self.outside.keys[shared.session_id] = shared.number + 1
         if self._outbox() == before:
             await self._device.restore(rows)
             raise Impossible("the other device counts as having the key")
@@ -332,7 +350,7 @@ class Sessions(Counterpart):
         """Let the other device receive a message; it reads it unless the session is broken."""
         if message.generation not in self.outside.broken:
             self.outside.generation = max(self.outside.generation, message.generation)
-            self.outside.has_room_key |= message.type == "m.room_key"
+            self.outside.room_keys |= {message.key} - {0}
 
     def _held(self, process: str) -> _Claim | _Send:
         held = self.outside.flight[process]
@@ -381,7 +399,8 @@ class Sessions(Counterpart):
         encrypted = msgspec.json.encode(content)
         if encrypted not in self._messages:
             session_id, event = self._peer.opened(content)
-            self._messages[encrypted] = _Message(str(event["type"]), self.outside.generations[session_id])
+            key = self.outside.keys.get(str(cast("Json", event["content"]).get("session_id")), 0)
+            self._messages[encrypted] = _Message(str(event["type"]), self.outside.generations[session_id], key)
         return self._messages[encrypted]
 
 

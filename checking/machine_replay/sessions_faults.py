@@ -9,9 +9,9 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from checking.replay.substitutions import Substitution
-from unwedged.machine import OlmMachine, Request, SyncOutcome, SyncPosition, olm
+from unwedged.machine import OlmMachine, Request, SyncOutcome, SyncPosition, olm, sharing
 from unwedged.machine.identifiers import JsonObject, PeerName
-from unwedged.machine.records import PEER, WANTED_SESSION
+from unwedged.machine.records import PEER, WANTED_SESSION, SharedKey
 from unwedged.machine.requests import KeysClaim
 from unwedged.store import Transaction
 
@@ -83,8 +83,18 @@ def _shared_set_survives_unwedging() -> Sequence[Substitution]:
     return [(olm, "take_claim_answer", take)]
 
 
+def _earlier_keys_not_resent() -> Sequence[Substitution]:
+    """Over a new session only the newest room key is sent again."""
+
+    async def none_lacking(*_: object) -> list[tuple[SharedKey, PeerName]]:
+        return []
+
+    return [(sharing, "_earlier_lacking", none_lacking)]
+
+
 FAULTS: Final[Mapping[str, Callable[[], Sequence[Substitution]]]] = {
     "unwedge-races-itself": _unwedge_races_itself,
     "wedged-mark-in-memory": _wedged_mark_in_memory,
     "shared-set-survives-unwedging": _shared_set_survives_unwedging,
+    "earlier-keys-not-resent": _earlier_keys_not_resent,
 }

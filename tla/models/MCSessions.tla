@@ -21,6 +21,7 @@ NeverAnswerClaim     == [][\A p \in Processes : ~AnswerClaim(p)]_vars
 NeverTakeClaimAnswer == [][\A p \in Processes : ~TakeClaimAnswer(p)]_vars
 NeverIgnoreClaim     == [][\A p \in Processes : ~IgnoreClaim(p)]_vars
 NeverShareRoomKey    == [][\A p \in Processes : ~ShareRoomKey(p)]_vars
+NeverReplaceRoomKey  == [][\A p \in Processes : ~ReplaceRoomKey(p)]_vars
 NeverOutgoingRequest == [][\A p \in Processes : \A message \in store.outbox : ~OutgoingRequest(p, message)]_vars
 NeverDeliver         == [][\A p \in Processes : ~Deliver(p)]_vars
 NeverMarkSent        == [][\A p \in Processes : ~MarkSent(p)]_vars
