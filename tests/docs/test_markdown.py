@@ -82,7 +82,7 @@ def test_a_clause_gets_its_anchor_where_it_is_stated() -> None:
         pytest.param("![A plot of P4.1](plot.svg)", "![A plot of P4.1](/spec/plot.svg)", id="a picture"),
         pytest.param("```mermaid\nA\n```", "```{raw}\nA\n```", id="a diagram"),
         pytest.param("```python\n`stale-write` # P4.1\n```", "```python\n`stale-write` # P4.1\n```", id="a program"),
-        pytest.param("## P4.1 and `stale-write`", "## P4.1 and `stale-write`", id="a heading"),
+        pytest.param("## On P4.1 and `stale-write`", "## On P4.1 and `stale-write`", id="a heading"),
     ],
 )  # fmt: skip
 def test_names_become_links(text: str, rewritten: str) -> None:
