@@ -109,6 +109,7 @@ Better(key, other) == IF key < other THEN key ELSE other
 Used(s, known, m) == [s EXCEPT !.key = Better(Stream[m].key, known), !.effects[m] = @ + 1]
 
 \* Each message that is read turns the ratchet: the next one that is sent begins a chain.
+\* M7.7
 Read(s, database, m) ==
     LET read == s.session.read \cup {m}
         known == IF Broken("better-key-lost-in-batch") THEN database.key ELSE s.key
@@ -117,12 +118,14 @@ Read(s, database, m) ==
     IN  IF Stream[m].kind = "aside" THEN [after EXCEPT !.aside = @ \cup {m}] ELSE Used(after, known, m)
 
 \* It is tried on a copy of the session: what is left of the attempt is a mark.
+\* M5.10, M7.4
 Unreadable(s, m) ==
     [s EXCEPT !.unwedge = @ \cup {m},
               !.effects[m] = @ + 1,
               !.session = IF Broken("failed-decrypt-mutates") /\ s.session.open
                           THEN [s.session EXCEPT !.chain = Cardinality(s.session.read) + 1, !.index = 0] ELSE @]
 
+\* M7.5
 AfterMessage(s, database, number) ==
     LET m == Ciphertext(number)
         recognised == m \in s.session.read /\ ~Broken("hash-after-failure")
@@ -171,6 +174,7 @@ ChangedLists(response) == {c \in ListChanges : response.since < c /\ c <= respon
 \* (how many does not matter, as long as they are few) and records the rest; where there
 \* are records already, it records all, so that the order is kept. The response stays in
 \* the caller's hands, who may hand it in again.
+\* M5.1, M5.2, M5.6, M5.8
 ReceiveSync(p) ==
     /\ InFlight(p, "answered")
     /\ flight[p].since = store.token \/ Broken("stale-sync-response")
@@ -195,6 +199,7 @@ ReceiveSync(p) ==
 
 \* receive_sync_changes with a response that was asked for with another token than the
 \* stored one: it is late, or was handed in before. It changes nothing.
+\* M5.2
 IgnoreSync(p) ==
     /\ InFlight(p, "answered")
     /\ flight[p].since # store.token
@@ -202,6 +207,7 @@ IgnoreSync(p) ==
     /\ UNCHANGED <<server, store, sent>>
 
 \* work_off_backlog: the first of the records, by whichever process is awake.
+\* M5.7
 WorkOffBacklog(p) ==
     /\ \E count \in 1..Least(Limit, Len(store.backlog)) :
         store' = [Applied(SubSeq(store.backlog, 1, count)) EXCEPT
@@ -210,6 +216,7 @@ WorkOffBacklog(p) ==
 
 \* try_again: what met a fault of the program, which is mended by now. It is not decrypted anew:
 \* it would count as a repetition.
+\* M5.11, M5.12
 TryAgain(p) ==
     /\ \E m \in store.aside :
         LET left == [store EXCEPT !.aside = @ \ {m}]
@@ -284,12 +291,14 @@ ExactlyOnce == \A m \in Messages : store.effects[m] <= 1
 
 NoneUnreadable == \A m \in store.unwedge : Stream[m].kind = "bad"
 
+\* M5.1
 AtomicSync ==
     /\ store.session.open <=> store.account = "spent"
     /\ store.outdated = {c \in ListChanges : c <= store.token}
 
 TokenForward == [][store'.token >= store.token]_vars
 
+\* M7.4
 NoRatchetReuse == \A i, j \in DOMAIN sent : sent[i] = sent[j] => i = j
 
 EverythingArrives ==

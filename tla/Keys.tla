@@ -142,6 +142,7 @@ FindNoAccount(p) ==
     /\ Hand(p, [kind |-> "no account"])
     /\ UNCHANGED <<store, server, peers>>
 
+\* M1.1
 CreateAccount(p) ==
     /\ store.account = 0 \/ (Broken("account-fork-at-creation") /\ flight[p].kind = "no account")
     /\ store' = [NoStore EXCEPT !.account = store.account + 1]
@@ -156,6 +157,7 @@ Missing(count) == IF count < Target THEN Target - count ELSE 0
 \* A process asks for a sync, and the server answers. (One step: a count that is newer
 \* than its question would count less than it could.) A count may be left out: in classic
 \* sync where it is 0, in sliding sync where it is as the connection was told before.
+\* M3.3, M3.4
 AnswerSync(p) ==
     /\ flight[p] = Idle /\ store.account > 0
     /\ LET count == Cardinality(server.available)
@@ -167,6 +169,7 @@ AnswerSync(p) ==
 
 \* What the connection was told is noted even where it does not count: a later response
 \* that leaves the count out refers to it.
+\* M3.2, M3.5
 ReceiveSync(p) ==
     /\ Waits(p, "sync", "response")
     /\ LET sync == flight[p]
@@ -191,6 +194,7 @@ Request(offer, serial) ==
 
 \* Keys that are missing, and the current fallback key until the server is known to have
 \* it. That is replaced first, where it is time.
+\* M2.1, M2.2, M3.6, M4.2, M4.3
 OfferKeys(p) ==
     /\ flight[p] = Idle
     /\ store.account > 0
@@ -215,6 +219,7 @@ OfferKeys(p) ==
     /\ UNCHANGED <<server, peers>>
 
 \* The fault "upload-repeated": an offer that nobody has in hand any more is sent again.
+\* M2.3
 RepeatOffer(p) ==
     /\ Broken("upload-repeated")
     /\ flight[p] = Idle /\ store.offer # None
@@ -224,6 +229,7 @@ RepeatOffer(p) ==
 
 \* The fault "one-time-exchange-frozen": a process is suspended with an offer in hand, and
 \* another makes the same request.
+\* M2.2
 OfferForFrozen(p) ==
     /\ Broken("one-time-exchange-frozen")
     /\ flight[p] = Idle /\ store.offer # None
@@ -254,6 +260,7 @@ PutsBack(p) == flight[p].kind = "keys" /\ flight[p].fallback \notin {0, store.fa
 Settled == [store EXCEPT !.offer = None]
 
 \* What the server may have stays usable; its ids are not used again.
+\* M2.9
 Abandoned ==
     IF Broken("upload-again-same-id")
     THEN [Settled EXCEPT !.next = @ - Cardinality(store.offer.keys), !.private = @ \ store.offer.keys]
@@ -261,6 +268,7 @@ Abandoned ==
 
 \* The response to an offer settles exactly that offer. To one that was abandoned it says
 \* only that the server may hand out an older fallback key.
+\* M2.4, M2.5, M4.4, M4.5
 MarkSent(p) ==
     /\ Waits(p, "keys", "response")
     /\ store' =
@@ -276,6 +284,7 @@ MarkSent(p) ==
     /\ UNCHANGED <<server, peers>>
 
 \* The server has refused an offer, and has nothing of it.
+\* M2.6
 MarkFailed(p) ==
     /\ Waits(p, "keys", "request")
     /\ store' = (IF Open(flight[p].serial) THEN Abandoned ELSE store)
@@ -283,6 +292,7 @@ MarkFailed(p) ==
     /\ UNCHANGED <<server, peers>>
 
 \* For long, nobody knows what became of the offer.
+\* M2.7
 AbandonOffer ==
     /\ store.offer # None
     /\ store' = Abandoned
@@ -298,6 +308,7 @@ ClaimKey(key) ==
     /\ UNCHANGED <<store, flight>>
 
 \* A pre-key message is read: its private half is spent in the commit that keeps the session.
+\* M7.7
 ReceiveMessage(key) ==
     /\ key \in peers.claimed
     /\ store' = [store EXCEPT !.private = @ \ {key}, !.confirmed = @ \ {key}]
@@ -306,6 +317,7 @@ ReceiveMessage(key) ==
 
 \* A pre-key message that can't be read: whoever has seen the public half can send one. It
 \* is reported, and changes nothing.
+\* M7.8
 ReceiveBadMessage(key) ==
     /\ peers.bad < MaxBad
     /\ store' = (IF Broken("key-dropped-by-bad-message") THEN [store EXCEPT !.private = @ \ {key}]
@@ -317,6 +329,7 @@ ReceiveBadMessage(key) ==
 (* Peers claim fallback keys, and send messages with them.                      *)
 
 \* Those that the account keeps: its library has room for two.
+\* M4.1
 Kept == {store.fallback, store.fallback - 1} \ {0}
 
 ClaimFallback ==
@@ -332,6 +345,7 @@ ReceiveFallbackMessage(key) ==
     /\ UNCHANGED <<store, server, flight>>
 
 \* Since the server is known to have the current key, a period has passed.
+\* M4.2
 PeriodPasses ==
     /\ store.confirmedFallback
     /\ ~store.ripe
@@ -395,13 +409,17 @@ TypeOK ==
     /\ peers.claimed \subseteq SomeKeys /\ peers.waiting \subseteq 1..MaxFallback /\ peers.bad \in 0..MaxBad
     /\ \A p \in Processes : flight[p].kind \in {"none", "no account", "sync", "keys"}
 
+\* M1.1
 AccountCreatedOnce == store.account <= 1
 
+\* M2.5
 PublishedIsUploaded == store.confirmed \subseteq server.received
 
+\* M2.9
 NoIdTwice ==
     \A key, other \in server.received \cup store.private : key.id = other.id => key = other
 
+\* M2.3
 ExactlyOnce == [][server.received \cap server'.available \subseteq server.available]_vars
 
 \* Those that were abandoned are neither confirmed nor offered. A process that was suspended
@@ -410,10 +428,12 @@ KeysBounded ==
     /\ Cardinality(server.available \cap (store.confirmed \cup Offered)) <= Target
     /\ Cardinality(server.available) <= Target * Cardinality(Processes)
 
+\* M2.1, M2.9
 NoOrphanedKey ==
     /\ server.available \cup peers.claimed \subseteq store.private
     /\ server.fallback # 0 => server.fallback \in Kept
 
+\* M4.2, M7.8
 NoneUnreadable == peers.claimed \subseteq store.private /\ peers.waiting \subseteq Kept
 
 \* As long as there are numbers left, which the machine never runs out of.

@@ -79,6 +79,7 @@ Init ==
 Hand(p, what) == flight' = [flight EXCEPT ![p] = what]
 
 \* The store with new marks for some users.
+\* M6.1
 Marked(records, users) ==
     IF users = {} THEN records
     ELSE [records EXCEPT !.outdated = [user \in Users |-> IF user \in users THEN records.next ELSE @[user]],
@@ -109,6 +110,7 @@ AnswerSync(p, c) ==
 
 \* Marks and token are one commit. A response that was asked for with another token than
 \* the store has now changes nothing.
+\* M5.2, M5.4
 ReceiveSync(p) ==
     /\ flight[p].kind = "sync"
     /\ LET sync == flight[p]
@@ -120,6 +122,7 @@ ReceiveSync(p) ==
 
 \* The server says that it does not know the token any more; or a process begins a
 \* connection anew.
+\* M5.5
 ForgetToken(c) ==
     /\ c \in Sliding
     /\ store.token[c] # None
@@ -133,6 +136,7 @@ ForgetToken(c) ==
 
 \* A process asks for the lists of the users that are marked, and the server answers. (One
 \* step: a list that is newer than its question is no worse.)
+\* M6.2
 AnswerQuery(p) ==
     /\ flight[p] = Idle
     /\ LET users == {user \in Users : store.outdated[user] # None}
@@ -142,6 +146,7 @@ AnswerQuery(p) ==
     /\ UNCHANGED <<store, server>>
 
 \* The response may arrive much later, and after one that is newer.
+\* M6.2
 MarkSent(p) ==
     /\ flight[p].kind = "query"
     /\ LET query == flight[p]

@@ -99,6 +99,7 @@ PeerSends ==
 
 \* receive_sync_changes, with a message that can't be read: the mark is stored with the
 \* token. If there is one already, it stays.
+\* M8.1
 ReceiveSync(p) ==
     /\ \E message \in server.unread : server' = [server EXCEPT !.unread = @ \ {message}]
     /\ IF Broken("wedged-mark-in-memory")
@@ -113,6 +114,7 @@ ReceiveSync(p) ==
 \* it was handed out. The request carries the number of the mark, and puts those that were
 \* handed out before it for the same mark out of date. (There the code gives each a number
 \* of its own; here theirs becomes 0, as numbers must not grow for ever.)
+\* M8.3
 HandOutClaim(p) ==
     /\ IF Broken("wedged-mark-in-memory") THEN InFlight(p, "mark") ELSE flight[p] = Nothing /\ store.unwedge > 0
     /\ ~store.triedLately
@@ -134,6 +136,7 @@ AnswerClaim(p) ==
 
 \* mark_sent, of a claim whose mark stands: the new session, m.dummy, and the end of the
 \* mark in one commit. What was sent over an older session counts as sent no more.
+\* M8.5, M8.10, M8.11
 TakeClaimAnswer(p) ==
     /\ InFlight(p, "claimed")
     /\ store.unwedge > 0
@@ -148,6 +151,7 @@ TakeClaimAnswer(p) ==
 
 \* mark_sent, of a claim that comes late: another one was handed out for its mark, or has
 \* settled it. The key is of no use.
+\* M8.5
 IgnoreClaim(p) ==
     /\ InFlight(p, "claimed")
     /\ store.unwedge = 0 \/ flight[p].mark # store.unwedge
@@ -156,6 +160,7 @@ IgnoreClaim(p) ==
 
 \* share_room_key: where the device has not been given the key over this session; nor those
 \* that it replaced.
+\* M8.11
 ShareRoomKey(p) ==
     /\ store.shared = 0
     /\ LET earlier == IF Broken("earlier-keys-not-resent") THEN {} ELSE 1..(store.key - 1)
@@ -195,6 +200,7 @@ MarkSent(p) ==
     /\ UNCHANGED <<peer, server, claims>>
 
 \* An hour has passed since the last claim was handed out.
+\* M8.4
 HourPasses ==
     /\ store.triedLately
     /\ store' = [store EXCEPT !.triedLately = FALSE]
@@ -251,6 +257,7 @@ TypeOK ==
     /\ \A p \in Processes :
         flight[p] = Nothing \/ flight[p].stage \in {"mark", "claim", "claimed", "request", "answered"}
 
+\* M8.4
 KeysBounded == claims <= 1
 
 ExactlyOnce == store.generation <= 1 + store.marks

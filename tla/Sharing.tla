@@ -90,6 +90,7 @@ Rotate(p) ==
 
 \* share_room_key, with the members whom the application knows: some of them in each commit.
 \* To whom the key is given, and what is to be sent, is stored together.
+\* M9.1, M9.2
 ShareRoomKey(p) ==
     /\ store.session # Nothing
     /\ \E given \in (SUBSET (Members(p) \ Shared)) \ {{}} :
@@ -112,6 +113,7 @@ ShareRoomKey(p) ==
 \* encrypt_room_event. The same operation looks whether the session is shared with the
 \* members whom the application knows, and with nobody else. The index is stored before the
 \* message leaves.
+\* M9.3, M9.4, M10.1, M10.2
 Encrypt(p) ==
     /\ store.session # Nothing
     /\ Members(p) \subseteq Shared
@@ -174,6 +176,7 @@ TypeOK ==
     /\ Shared \subseteq Devices /\ store.outbox \subseteq Keys /\ arrived \subseteq Keys
     /\ \A p \in Processes : flight[p] = Nothing \/ flight[p].stage \in {"request", "answered", "unsaved"}
 
+\* M10.2
 NoRatchetReuse ==
     \A i, j \in DOMAIN messages :
         (messages[i].session = messages[j].session /\ messages[i].index = messages[j].index) => i = j
@@ -184,11 +187,13 @@ Given == arrived \cup store.outbox
 Reads(d, message) ==
     \E key \in Given : key.to = d /\ key.session = message.session /\ key.from <= message.index
 
+\* M9.1
 NothingLost ==
     /\ \A d \in Shared : [to |-> d, session |-> store.session.number, from |-> store.session.shared[d]] \in Given
     /\ \A key \in Given : store.session # Nothing /\ key.session <= store.session.number
     /\ \A i \in DOMAIN messages : \A d \in messages[i].to : Reads(d, messages[i])
 
+\* M9.4, M9.7
 LeftCantRead ==
     \A i \in DOMAIN messages : \A d \in Devices \ messages[i].to : ~Reads(d, messages[i])
 ===============================================================================

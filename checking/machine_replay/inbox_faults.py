@@ -37,6 +37,7 @@ _keep_better = rooms.keep_better
 _try_again = inbox.try_again
 
 
+# M5.2
 def _stale_sync_response() -> Sequence[Substitution]:
     """A response counts whatever it was asked with."""
 
@@ -49,6 +50,7 @@ def _stale_sync_response() -> Sequence[Substitution]:
     return [(inbox, "receive", receive)]
 
 
+# M7.5
 def _hash_after_failure() -> Sequence[Substitution]:
     """Nobody looks whether a message came before, ere it could not be decrypted and a mark was made."""
 
@@ -62,6 +64,7 @@ def _hash_after_failure() -> Sequence[Substitution]:
     return [(olm, "decrypt", decrypt)]
 
 
+# M7.4
 def _failed_decrypt_mutates() -> Sequence[Substitution]:
     """An attempt is made on the live session, which then begins to send, and is stored so.
 
@@ -91,6 +94,7 @@ def _failed_decrypt_mutates() -> Sequence[Substitution]:
     return [(olm, "decrypt", decrypt), (olm, "note_wedged", note_wedged)]
 
 
+# M5.1
 def _device_flag_lost() -> Sequence[Substitution]:
     """The token moves on, and the changes of device lists that came with it are not noted."""
 
@@ -116,6 +120,7 @@ def _better_key_lost_in_batch() -> Sequence[Substitution]:
     return [(rooms, "keep_better", keep_better)]
 
 
+# M5.11
 def _put_aside_decrypted_again() -> Sequence[Substitution]:
     """What an event decrypted to is not kept with it."""
 
@@ -185,16 +190,19 @@ def _two_commits(is_first: Callable[[str], bool]) -> Sequence[Substitution]:
     return [(OlmMachine, "receive_sync_changes", receive_sync_changes)]
 
 
+# M5.1, M7.7
 def _session_before_payload() -> Sequence[Substitution]:
     """A session and the account are stored without what a message brought."""
     return _two_commits(lambda kind: kind in (PEER.name, ACCOUNT.name))
 
 
+# M5.1
 def _two_commits_per_sync() -> Sequence[Substitution]:
     """The account is stored last, after a session that has spent a key of it."""
     return _two_commits(lambda kind: kind != ACCOUNT.name)
 
 
+# M5.1
 def _acknowledged_before_processed() -> Sequence[Substitution]:
     """The token is stored, and marks, and then the messages are looked at."""
     return _two_commits(lambda kind: kind in (SYNC.name, TRACKED.name, OUTDATED.name))

@@ -29,6 +29,7 @@ _ONE_TIME_KEY: Final = slice(3, 35)
 """Where a pre-key message names it: behind the version, and the field's tag and length."""
 
 
+# M3.4
 def _count_absent_two_meanings() -> Sequence[Substitution]:
     """A count that sliding sync leaves out is taken for 0."""
     of_sliding = sync._of_sliding
@@ -40,6 +41,7 @@ def _count_absent_two_meanings() -> Sequence[Substitution]:
     return [(sync, "_of_sliding", zero)]
 
 
+# M1.1
 def _account_fork_at_creation() -> Sequence[Substitution]:
     """The account is looked for in one operation, and made in another one."""
     run = RepairedStore.run
@@ -62,6 +64,7 @@ def _account_fork_at_creation() -> Sequence[Substitution]:
     return [(RepairedStore, "run", run_apart)]
 
 
+# M2.1
 def _upload_before_persist() -> Sequence[Substitution]:
     """An offer leaves, and nothing of it is noted."""
 
@@ -84,6 +87,7 @@ def _upload_before_persist() -> Sequence[Substitution]:
     return [(account, "hand_out_offer", make)]
 
 
+# M2.2, M2.3
 def _handed_out_again() -> Sequence[Substitution]:
     """An open offer is handed out to whoever asks."""
     made: list[KeysUpload] = []
@@ -99,6 +103,7 @@ def _handed_out_again() -> Sequence[Substitution]:
     return [(account, "hand_out_offer", make)]
 
 
+# M3.2
 def _stale_count() -> Sequence[Substitution]:
     """A count counts although an offer was made since it was asked for, or is under way."""
     note_counts = account.note_counts
@@ -117,6 +122,7 @@ def _stale_count() -> Sequence[Substitution]:
     return [(account, "note_counts", note)]
 
 
+# M2.5
 def _publish_marks_too_many() -> Sequence[Substitution]:
     """The answer to any offer is taken for the answer to the one that is open."""
 
@@ -128,6 +134,7 @@ def _publish_marks_too_many() -> Sequence[Substitution]:
     return [(account, "take_upload_answer", take)]
 
 
+# M2.9
 def _upload_again_same_id() -> Sequence[Substitution]:
     """An offer is abandoned together with its keys: the account is again what it was before they were made."""
     make_one_time_keys, abandon_offer = Account.make_one_time_keys, account.abandon_offer
@@ -158,6 +165,7 @@ def _upload_again_same_id() -> Sequence[Substitution]:
     ]
 
 
+# M7.8
 def _key_dropped_by_bad_message() -> Sequence[Substitution]:
     """A message that can't be read spends the one-time key that it names: as if another one had been made with it."""
     decrypt = inbox._decrypt
@@ -179,6 +187,7 @@ def _key_dropped_by_bad_message() -> Sequence[Substitution]:
     return [(inbox, "_decrypt", decrypt_or_spend)]
 
 
+# M4.2
 def _fallback_cycled_early() -> Sequence[Substitution]:
     """A fallback key is replaced as soon as the homeserver says that it was used."""
 
@@ -189,6 +198,7 @@ def _fallback_cycled_early() -> Sequence[Substitution]:
     return [(account, "wants_new_fallback", wants)]
 
 
+# M4.4, M4.5
 def _fallback_put_back() -> Sequence[Substitution]:
     """The answer to an offer that no longer stands says nothing, whatever fallback key was in it."""
 

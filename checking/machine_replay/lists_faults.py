@@ -14,6 +14,7 @@ from unwedged.machine.requests import KeysQuery, objects
 from unwedged.store import Transaction
 
 
+# M6.2
 def _late_response_wins() -> Sequence[Substitution]:
     """A list is taken from any response, and only the mark is judged by its number."""
 
@@ -26,6 +27,7 @@ def _late_response_wins() -> Sequence[Substitution]:
     return [(devices, "take_query_answer", take)]
 
 
+# M6.2
 def _query_clears_newer_flag() -> Sequence[Substitution]:
     """A response settles any mark."""
 
@@ -37,6 +39,7 @@ def _query_clears_newer_flag() -> Sequence[Substitution]:
     return [(devices, "take_query_answer", take)]
 
 
+# M5.4
 def _posless_sync_drops_lists() -> Sequence[Substitution]:
     """A connection without a token marks nobody."""
 

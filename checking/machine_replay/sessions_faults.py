@@ -18,6 +18,7 @@ from unwedged.store import Transaction
 _hand_out_claim = olm.hand_out_claim
 
 
+# M8.3
 def _unwedge_races_itself() -> Sequence[Substitution]:
     """A claim is handed out, and its time is noted by its answer only."""
 
@@ -39,6 +40,7 @@ def _unwedge_races_itself() -> Sequence[Substitution]:
     return [(olm, "hand_out_claim", hand_out_claim)]
 
 
+# M8.1
 def _wedged_mark_in_memory() -> Sequence[Substitution]:
     """That a session is wedged is only known to the process that got the message, until it is handed a claim."""
     receive_sync_changes, outgoing_requests = OlmMachine.receive_sync_changes, OlmMachine.outgoing_requests
@@ -66,6 +68,7 @@ def _wedged_mark_in_memory() -> Sequence[Substitution]:
     ]
 
 
+# M8.11
 def _shared_set_survives_unwedging() -> Sequence[Substitution]:
     """What was sent over a session that was broken counts as sent after it is replaced."""
     take_claim_answer = olm.take_claim_answer
@@ -83,6 +86,7 @@ def _shared_set_survives_unwedging() -> Sequence[Substitution]:
     return [(olm, "take_claim_answer", take)]
 
 
+# M8.11
 def _earlier_keys_not_resent() -> Sequence[Substitution]:
     """Over a new session only the newest room key is sent again."""
 

@@ -22,6 +22,7 @@ class _SaveFailed(Exception):
     """A commit fails."""
 
 
+# M10.2
 def _send_before_persist() -> Sequence[Substitution]:
     """A message leaves, and its index is to be stored by a later commit, which never comes."""
 
@@ -45,6 +46,7 @@ def _send_before_persist() -> Sequence[Substitution]:
     return [(sharing, "encrypt", encrypt)]
 
 
+# M10.2
 def _save_error_ignored() -> Sequence[Substitution]:
     """The commit of an index fails, and the message leaves all the same."""
 
@@ -67,6 +69,7 @@ def _save_error_ignored() -> Sequence[Substitution]:
     return [(OlmMachine, "encrypt_room_event", encrypt)]
 
 
+# M9.1
 def _requests_in_memory() -> Sequence[Substitution]:
     """That a device has a key is stored; the request that brings it there is not."""
 
@@ -90,6 +93,7 @@ def _shared_then_invalidated() -> Sequence[Substitution]:
     return [(sharing, "share", share)]
 
 
+# M9.4, M9.7
 def _left_member_kept() -> Sequence[Substitution]:
     """Nobody looks whether a device that has the key must read no more."""
 

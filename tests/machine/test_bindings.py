@@ -20,6 +20,7 @@ from unwedged.machine.requests import decode, encode
 from unwedged.store import Transaction
 
 
+# M2.6, M2.8, M2.9, M2.10
 @pytest.mark.parametrize("arrived", [False, True])
 async def test_after_an_upload_that_failed_the_next_sync_decides(alice_and_bob: Scene, arrived: bool) -> None:
     scene = alice_and_bob
@@ -45,6 +46,7 @@ async def test_after_an_upload_that_failed_the_next_sync_decides(alice_and_bob: 
     assert (await own(scene.app)).count == (MOST_ONE_TIME_KEYS if arrived else MOST_ONE_TIME_KEYS // 2)
 
 
+# M2.8, M3.6
 async def test_a_device_whose_first_upload_failed_is_published_by_the_next(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         scene = Scene(tmp_path, stack)
@@ -63,6 +65,7 @@ async def test_a_device_whose_first_upload_failed_is_published_by_the_next(tmp_p
         assert not await client.machine.outgoing_requests()
 
 
+# M3.2
 async def test_a_count_says_nothing_while_an_offer_stands(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await ask_for_keys(scene.app)
@@ -75,6 +78,7 @@ async def test_a_count_says_nothing_while_an_offer_stands(alice_and_bob: Scene) 
     assert not uploads(await scene.app.machine.outgoing_requests())
 
 
+# M9.3
 async def test_a_device_list_that_changed_makes_the_share_old(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     shared = await scene.app.share(ROOM, [ALICE, BOB])
@@ -83,6 +87,7 @@ async def test_a_device_list_that_changed_makes_the_share_old(alice_and_bob: Sce
         await scene.app.machine.encrypt_room_event(ROOM, shared, "m.room.message", {"body": "for whom?"})
 
 
+# M4.2, M4.3
 async def test_no_other_fallback_key_before_the_newest_is_confirmed(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     offered: list[object] = []
@@ -102,6 +107,7 @@ async def test_no_other_fallback_key_before_the_newest_is_confirmed(alice_and_bo
     assert all(keys == offered[0] for keys in offered)
 
 
+# M4.2
 async def test_the_hour_of_a_fallback_key_begins_when_the_homeserver_has_it(alice_and_bob: Scene) -> None:
     """Found by the model ``Keys``: else it is replaced while the homeserver still hands out the one before it."""
     scene = alice_and_bob
@@ -127,6 +133,7 @@ async def test_the_hour_of_a_fallback_key_begins_when_the_homeserver_has_it(alic
     assert next_rotation.body["fallback_keys"] != rotation.body["fallback_keys"]
 
 
+# M2.5, M4.4
 async def test_a_fallback_key_that_a_late_upload_brings_back_is_replaced(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await ask_for_keys(scene.app)
@@ -139,6 +146,7 @@ async def test_a_fallback_key_that_a_late_upload_brings_back_is_replaced(alice_a
     assert again.body == {"fallback_keys": (await own(scene.app)).fallback}
 
 
+# M4.4, M4.5
 async def test_an_offer_during_which_an_older_fallback_key_comes_back_does_not_confirm_the_newest(
     alice_and_bob: Scene,
 ) -> None:
@@ -167,6 +175,7 @@ async def test_an_offer_during_which_an_older_fallback_key_comes_back_does_not_c
     assert not uploads(await scene.app.machine.outgoing_requests())
 
 
+# M5.4
 async def test_a_connection_that_begins_distrusts_all_device_lists(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     assert not await scene.app.machine.outgoing_requests()
@@ -179,7 +188,18 @@ async def test_a_connection_that_begins_distrusts_all_device_lists(alice_and_bob
     assert not await scene.app.machine.outgoing_requests()
 
 
-# P10.1
+# M6.3
+async def test_a_user_whom_an_answer_leaves_out_stays_marked(alice_and_bob: Scene) -> None:
+    scene = alice_and_bob
+    await scene.extension.sync("new", sliding=True)
+    (query,) = await scene.app.machine.outgoing_requests()
+    await scene.app.machine.mark_sent(query, {"device_keys": {ALICE: {}}, "failures": {"example.org": {"status": 503}}})
+    (again,) = await scene.extension.machine.outgoing_requests()
+    assert isinstance(again, KeysQuery)
+    assert set(again.users) == {BOB}
+
+
+# M8.5, M8.7, P10.1
 async def test_the_answer_to_an_older_claim_changes_nothing(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.app.machine.share_room_key(ROOM, [ALICE, BOB])
@@ -194,6 +214,7 @@ async def test_the_answer_to_an_older_claim_changes_nothing(alice_and_bob: Scene
     assert len((await peer_of(scene.app, scene.bob)).sessions) == 1
 
 
+# M8.5
 async def test_a_session_that_is_there_already_is_not_made_again(alice_and_bob: Scene) -> None:
     """The peer began one while the claim was under way."""
     scene = alice_and_bob
@@ -207,6 +228,7 @@ async def test_a_session_that_is_there_already_is_not_made_again(alice_and_bob: 
     assert before == after != []
 
 
+# M8.4
 async def test_a_wedged_session_is_replaced_once_an_hour(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.greet()
@@ -223,6 +245,7 @@ async def test_a_wedged_session_is_replaced_once_an_hour(alice_and_bob: Scene) -
     assert claims == 2
 
 
+# M8.4
 async def test_a_session_is_replaced_once_an_hour_though_the_answer_to_a_claim_comes_late(
     alice_and_bob: Scene,
 ) -> None:
@@ -283,6 +306,7 @@ async def test_what_one_commit_sends_leaves_in_the_order_of_its_making(alice_and
     assert types == [f"org.number.{number}" for number in range(20)]
 
 
+# M8.3
 async def test_another_unreadable_message_does_not_undo_a_claim_that_is_under_way(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.greet()
@@ -298,6 +322,7 @@ async def test_another_unreadable_message_does_not_undo_a_claim_that_is_under_wa
     assert len((await peer_of(scene.app, scene.bob)).sessions) == 1
 
 
+# M8.6, M8.8
 async def test_a_claimed_key_that_its_device_did_not_sign_makes_no_session(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.app.machine.share_room_key(ROOM, [ALICE, BOB])

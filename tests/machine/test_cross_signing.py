@@ -580,6 +580,7 @@ async def test_what_this_device_sends_over_olm_bears_the_signature_of_its_user(a
     await scene.greet()
 
 
+# M9.3
 @pytest.mark.parametrize("change", ["reset", "verify", "accept"])
 async def test_a_share_is_old_where_an_identity_or_what_is_thought_of_it_has_changed(
     alice_and_bob: Scene, change: str
@@ -606,6 +607,7 @@ async def test_a_share_is_old_where_an_identity_or_what_is_thought_of_it_has_cha
         await scene.app.machine.encrypt_room_event(ROOM, shared, "m.room.message", {"body": "for whom?"})
 
 
+# M9.9
 async def test_only_devices_that_their_user_has_signed_get_the_key(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.greet()
@@ -627,6 +629,7 @@ async def test_only_devices_that_their_user_has_signed_get_the_key(alice_and_bob
     assert await scene.bob.read(ROOM, event) == "for Bob"
 
 
+# M9.11, M9.12
 async def test_a_room_keeps_its_strategy_whatever_an_event_says(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.app.machine.set_sharing_strategy(ROOM, SharingStrategy.CROSS_SIGNED_DEVICES)
@@ -638,6 +641,7 @@ async def test_a_room_keeps_its_strategy_whatever_an_event_says(alice_and_bob: S
         await scene.app.machine.set_sharing_strategy(ROOM, "all_devices")  # type: ignore[arg-type]
 
 
+# M9.9
 @pytest.mark.parametrize("ends_by", ["sign", "verify", "block"])
 async def test_nothing_is_shared_while_a_verified_user_has_an_unverified_device(
     alice_and_bob: Scene, ends_by: str
@@ -668,6 +672,7 @@ async def test_nothing_is_shared_while_a_verified_user_has_an_unverified_device(
     await scene.app.say(ROOM, "again")
 
 
+# M9.10
 @pytest.mark.parametrize("strategy", [SharingStrategy.REFUSE_UNVERIFIED, SharingStrategy.CROSS_SIGNED_DEVICES])
 async def test_nothing_is_shared_while_the_identity_of_a_verified_user_has_changed(
     alice_and_bob: Scene, strategy: SharingStrategy

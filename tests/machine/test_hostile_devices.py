@@ -40,6 +40,7 @@ async def share(client: Client, *users: str) -> None:
     await client.machine.share_room_key(ROOM, users)
 
 
+# M9.5
 async def test_a_one_time_key_that_makes_no_secret_harms_no_other_device(alice_and_bob: Scene) -> None:
     scene, eve = alice_and_bob, Account()
     device = Owned(EVE, DeviceId("EVE"))
@@ -58,6 +59,7 @@ async def test_a_one_time_key_that_makes_no_secret_harms_no_other_device(alice_a
     assert await scene.bob.read(ROOM, event) == "hello"
 
 
+# M9.6
 @pytest.mark.parametrize("period_ms", [-1, 0, 1])
 async def test_a_room_whose_keys_get_old_at_once_can_still_be_written_in(alice_and_bob: Scene, period_ms: int) -> None:
     scene = alice_and_bob
@@ -68,6 +70,7 @@ async def test_a_room_whose_keys_get_old_at_once_can_still_be_written_in(alice_a
     assert await scene.bob.read(ROOM, event) == "hello"
 
 
+# M6.6
 async def test_a_blocked_device_that_leaves_its_list_and_comes_back_stays_blocked(alice_and_bob: Scene) -> None:
     scene, machine = alice_and_bob, alice_and_bob.app.machine
     await machine.set_trust(BOB, "LAPTOP", scene.bob.machine.ed25519, LocalTrust.BLOCKED)
@@ -86,6 +89,7 @@ async def test_a_blocked_device_that_leaves_its_list_and_comes_back_stays_blocke
         await scene.bob.read(ROOM, event)
 
 
+# M7.1, M8.1
 async def test_nobody_wedges_the_device_of_somebody_else(alice_and_bob: Scene) -> None:
     """Eve's messages claim Bob's key. Alice needs a session with Bob all the same."""
     scene = alice_and_bob
@@ -108,6 +112,7 @@ async def test_nobody_wedges_the_device_of_somebody_else(alice_and_bob: Scene) -
     assert await scene.bob.read(ROOM, event) == "hello"
 
 
+# M8.1
 async def test_keys_that_are_made_up_leave_no_marks(alice_and_bob: Scene) -> None:
     """Bob is followed, and has one device. He sends messages from a hundred."""
     scene = alice_and_bob
@@ -127,6 +132,7 @@ async def test_keys_that_are_made_up_leave_no_marks(alice_and_bob: Scene) -> Non
     assert not await keys_of(scene.app, WANTED_SESSION)
 
 
+# M8.2
 async def test_a_device_that_leaves_its_list_leaves_no_mark(alice_and_bob: Scene) -> None:
     scene, machine = alice_and_bob, alice_and_bob.app.machine
     keys = (await machine.devices_of(BOB))[DeviceId("LAPTOP")].keys
@@ -167,6 +173,7 @@ async def bear_bobs_key(scene: Scene) -> None:
     await scene.app.send_all()
 
 
+# M7.1
 @pytest.mark.parametrize("greeted", [False, True])
 async def test_a_device_that_bears_the_key_of_another_takes_nothing_from_it(
     alice_and_bob: Scene, greeted: bool
@@ -180,6 +187,7 @@ async def test_a_device_that_bears_the_key_of_another_takes_nothing_from_it(
     assert await scene.bob.read(ROOM, event) == "hello"
 
 
+# M7.1, M9.7
 async def test_who_leaves_reads_no_more_though_a_device_that_stays_bears_the_same_key(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await bear_bobs_key(scene)
@@ -193,6 +201,7 @@ async def test_who_leaves_reads_no_more_though_a_device_that_stays_bears_the_sam
         await scene.bob.read(ROOM, after)
 
 
+# M8.7
 async def test_a_claim_that_the_other_server_did_not_answer_is_made_again_soon(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await share(scene.app, ALICE, BOB)
@@ -205,6 +214,7 @@ async def test_a_claim_that_the_other_server_did_not_answer_is_made_again_soon(a
     assert await scene.bob.read(ROOM, event) == "hello"
 
 
+# M2.7, M8.9
 async def test_a_clock_that_was_ahead_keeps_no_key_back(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     scene.clock.added_ms += 1000 * HOUR_MS

@@ -128,6 +128,7 @@ def test_a_sliding_sync(session: Session, extensions: object) -> None:
     session.named(machine.receive_sync_changes({"pos": "x", "extensions": extensions}, position))
 
 
+# M5.10
 @settings(deadline=None)
 @given(kind=WORDS, content=OBJECTS, changes=OBJECTS)
 def test_to_device_events(session: Session, kind: str, content: Json, changes: Json) -> None:

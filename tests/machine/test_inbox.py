@@ -39,6 +39,7 @@ def batch(number: int, events: list[object]) -> Json:
     }
 
 
+# M5.10
 async def test_a_malformed_event_is_told_of_and_harms_no_other(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     event = await scene.bob.say(ROOM, "hello")
@@ -79,7 +80,7 @@ async def test_a_malformed_response_changes_nothing(alice_and_bob: Scene, respon
     assert await machine.sync_position() == position
 
 
-# P10.1, P10.2
+# M5.2, P10.1, P10.2
 async def test_a_stale_or_repeated_response_changes_nothing(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     position = await scene.app.machine.sync_position()
@@ -91,6 +92,7 @@ async def test_a_stale_or_repeated_response_changes_nothing(alice_and_bob: Scene
         assert (await client.machine.sync_position()).token == "1"
 
 
+# M7.5
 async def test_a_full_response_is_known_when_it_comes_on_another_connection(alice_and_bob: Scene) -> None:
     """Each connection gets what none has acknowledged, as much as fits; here all of it from one device."""
     scene = alice_and_bob
@@ -103,6 +105,7 @@ async def test_a_full_response_is_known_when_it_comes_on_another_connection(alic
     assert [problem.code for problem in second.problems] == ["repeated"] * 100
 
 
+# M5.3
 async def test_the_two_tokens_of_a_sliding_connection_are_judged_apart(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     of_app = await scene.app.machine.sync_position("app", sliding=True)
@@ -119,6 +122,7 @@ async def test_the_two_tokens_of_a_sliding_connection_are_judged_apart(alice_and
     assert (after.token, after.to_device_token) == ("1/extension", "7")
 
 
+# M5.5
 async def test_only_the_position_that_the_homeserver_has_forgotten_is_forgotten(alice_and_bob: Scene) -> None:
     """One process hears late that an older position is unknown: the other has gone on."""
     app, extension = alice_and_bob.app.machine, alice_and_bob.extension.machine
@@ -137,6 +141,7 @@ async def test_only_the_position_that_the_homeserver_has_forgotten_is_forgotten(
     assert (await extension.sync_position("other", sliding=True)).token == "1/other"
 
 
+# M5.6, M5.7, M5.8
 async def test_a_large_batch_is_worked_off_in_order_by_whichever_process_is_awake(
     alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +200,7 @@ async def test_a_part_that_was_damaged_keeps_nothing_back(alice_and_bob: Scene) 
     assert len(outcome.events) == 2
 
 
+# M5.6
 async def test_a_large_batch_of_room_keys_loses_none(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.greet()
@@ -226,6 +232,7 @@ async def put_aside(client: Client) -> list[PutAside]:
     return await client.machine._store.query(read)
 
 
+# M5.11
 async def test_an_event_that_meets_a_fault_of_ours_is_kept(
     alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,6 +258,7 @@ FAULTY = {
 }
 
 
+# M5.11, M5.12
 @pytest.mark.parametrize("faulty_part", FAULTY.values(), ids=FAULTY)
 async def test_an_event_that_met_a_fault_is_used_when_that_is_mended(
     alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch, faulty_part: tuple[object, str]

@@ -26,6 +26,7 @@ from unwedged.machine.records import ACCOUNT, OWN_DEVICE, PEER, WANTED_SESSION, 
 from unwedged.store import RecordKind, Transaction, View
 
 
+# M1.1
 async def test_both_processes_may_begin_at_once_and_there_is_one_account(tmp_path: Path) -> None:
     async def begin(label: str) -> OlmMachine:
         return await OlmMachine.open(
@@ -40,6 +41,7 @@ async def test_both_processes_may_begin_at_once_and_there_is_one_account(tmp_pat
     assert len(uploads) == 1
 
 
+# M1.2
 async def test_a_store_of_another_device_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "device.db"
     async with OlmMachine.open(path, user_id=ALICE, device_id="PHONE", key=bytes(32), label="app"):
@@ -58,6 +60,7 @@ async def test_stale_failure_believed(alice_and_bob: Scene) -> None:
     assert not await keys_of(scene.app, WANTED_SESSION)
 
 
+# M3.4
 async def test_count_absent_two_meanings_sliding(alice_and_bob: Scene) -> None:
     app = alice_and_bob.app
     position = await app.machine.sync_position(sliding=True)
@@ -66,6 +69,7 @@ async def test_count_absent_two_meanings_sliding(alice_and_bob: Scene) -> None:
     assert not uploads(await app.machine.outgoing_requests())
 
 
+# M3.3
 async def test_count_absent_two_meanings_classic(alice_and_bob: Scene) -> None:
     app = alice_and_bob.app
     position = await app.machine.sync_position()
@@ -74,6 +78,7 @@ async def test_count_absent_two_meanings_classic(alice_and_bob: Scene) -> None:
     assert len(one_time_keys(upload)) == MOST_ONE_TIME_KEYS
 
 
+# M3.4, M3.5
 async def test_count_left_out_of_a_connection(alice_and_bob: Scene) -> None:
     """The offer that a count has led to is lost, and the homeserver does not say again how many keys it holds."""
     scene = alice_and_bob
@@ -87,6 +92,7 @@ async def test_count_left_out_of_a_connection(alice_and_bob: Scene) -> None:
     assert uploads(await scene.app.machine.outgoing_requests())
 
 
+# M3.2, M3.5
 async def test_what_came_too_late_to_count_and_is_left_out_later(alice_and_bob: Scene) -> None:
     """While an offer is under way, a sync says that there is no key left, and that the fallback key was used."""
     scene = alice_and_bob
@@ -99,7 +105,7 @@ async def test_what_came_too_late_to_count_and_is_left_out_later(alice_and_bob: 
     assert ((await own(scene.app)).fallback_used, (await own(scene.app)).count) == (True, 50)
 
 
-# P10.1
+# M3.1, M3.2, P10.1
 async def test_stale_count(alice_and_bob: Scene) -> None:
     """A sync that was asked for before an offer says nothing about it, however often it comes."""
     scene = alice_and_bob
@@ -114,6 +120,7 @@ async def test_stale_count(alice_and_bob: Scene) -> None:
     assert offered <= MOST_ONE_TIME_KEYS * 6
 
 
+# M2.2, M2.7, M2.8, M2.9, M2.10
 async def test_upload_again_same_id(alice_and_bob: Scene) -> None:
     """The answer to an upload is lost with its process. The other goes on with other keys."""
     scene = alice_and_bob
@@ -131,6 +138,7 @@ async def test_upload_again_same_id(alice_and_bob: Scene) -> None:
     await scene.extension.send(after)
 
 
+# M2.6, M2.9
 async def test_upload_that_is_refused_is_never_sent_again(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await ask_for_keys(scene.app)
@@ -143,7 +151,7 @@ async def test_upload_that_is_refused_is_never_sent_again(alice_and_bob: Scene) 
     assert not one_time_keys(refused).keys() & one_time_keys(after).keys()
 
 
-# P10.3
+# M2.4, M2.5, P10.3
 async def test_publish_marks_too_many(alice_and_bob: Scene) -> None:
     """A late answer to an offer that was abandoned says nothing about the offer that follows it."""
     scene = alice_and_bob
@@ -161,6 +169,7 @@ async def test_publish_marks_too_many(alice_and_bob: Scene) -> None:
     assert (await own(scene.app)).count == 100
 
 
+# M7.7, M7.8
 async def test_key_dropped_by_bad_message(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.bob.machine.share_room_key(ROOM, [ALICE])
@@ -179,6 +188,7 @@ async def test_key_dropped_by_bad_message(alice_and_bob: Scene) -> None:
     assert len((await peer_of(scene.app, scene.bob)).sessions) == 1
 
 
+# M4.2, M4.3
 async def test_fallback_cycled_early(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     fallback = (await own(scene.app)).fallback
@@ -201,6 +211,7 @@ async def test_fallback_cycled_early(alice_and_bob: Scene) -> None:
     assert again.body["fallback_keys"] == rotation.body["fallback_keys"]
 
 
+# M5.1, M5.2
 async def test_acknowledged_before_processed(alice_and_bob: Scene) -> None:
     """A response is taken once, by whichever process is first, with all that is in it."""
     scene = alice_and_bob
@@ -212,6 +223,7 @@ async def test_acknowledged_before_processed(alice_and_bob: Scene) -> None:
     assert await scene.app.read(ROOM, event) == "hello"
 
 
+# M10.1
 async def test_shared_then_invalidated(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     shared = await scene.app.share(ROOM, [ALICE, BOB])
@@ -225,6 +237,7 @@ async def test_shared_then_invalidated(alice_and_bob: Scene) -> None:
     assert [getattr(each, "index", each) for each in read] == [0, 1, 2]
 
 
+# M8.3, M8.5
 async def test_unwedge_races_itself(alice_and_bob: Scene) -> None:
     """Two unreadable messages of one device, one in each process: one new session, and one message that says so."""
     scene = alice_and_bob
@@ -247,6 +260,7 @@ async def test_unwedge_races_itself(alice_and_bob: Scene) -> None:
     assert len(olm_messages(scene)) == before + 1
 
 
+# M8.10, M8.11
 async def test_shared_set_survives_unwedging(alice_and_bob: Scene) -> None:
     """What was sent over the broken session is sent again over the new one, from where it was first shared."""
     scene = alice_and_bob
@@ -262,6 +276,7 @@ async def test_shared_set_survives_unwedging(alice_and_bob: Scene) -> None:
     assert await scene.app.read(ROOM, lost) == "lost at first"
 
 
+# M8.11
 @pytest.mark.parametrize("discarded", [False, True])
 async def test_keys_that_were_replaced_before_the_session_was_are_sent_again(
     alice_and_bob: Scene, discarded: bool
@@ -292,6 +307,7 @@ async def test_keys_that_were_replaced_before_the_session_was_are_sent_again(
     assert len(olm_messages(scene)) == before
 
 
+# M8.12
 async def test_what_is_sent_again_goes_only_to_devices_that_get_the_key_of_the_room_now(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.greet()
@@ -326,6 +342,7 @@ async def test_what_is_sent_again_waits_for_a_session(alice_and_bob: Scene) -> N
     assert [await scene.app.read(ROOM, event) for event in events] == ["one", "two"]
 
 
+# M8.11
 async def test_keys_that_were_replaced_long_ago_are_not_sent_again(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.greet()
@@ -340,6 +357,7 @@ async def test_keys_that_were_replaced_long_ago_are_not_sent_again(alice_and_bob
     assert len(olm_messages(scene)) == before + 2  # the key of the room, and the one that it had until today
 
 
+# M8.5
 @pytest.mark.parametrize("answered", [False, True])
 async def test_one_time_exchange_frozen(alice_and_bob: Scene, answered: bool) -> None:
     """A process stops between a claim and its answer. The other goes on, and the late answer changes nothing."""
@@ -375,7 +393,7 @@ async def test_secret_sent_twice(alice_and_bob: Scene) -> None:
     assert len(sent_to(scene, tablet.device, "m.room.encrypted")) == before + 1
 
 
-# P10.4
+# M6.1, M6.2, P10.4
 async def test_query_clears_newer_flag(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await changed(scene.app, BOB)
@@ -389,6 +407,7 @@ async def test_query_clears_newer_flag(alice_and_bob: Scene) -> None:
     assert not await scene.app.machine.outgoing_requests()
 
 
+# M10.1
 async def test_no_message_key_is_used_twice(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     for number in range(5):

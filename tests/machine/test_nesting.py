@@ -32,6 +32,7 @@ async def called_from_afar(frames: int, call: Callable[[], Awaitable[Result]]) -
     return await (called_from_afar(frames - 1, call) if frames else call())
 
 
+# M5.9
 @pytest.mark.parametrize("wrap", [lambda value: value, lambda value: [value], lambda value: (value, 1)])
 def test_no_record_keeps_what_is_nested_too_deeply(wrap: Callable[[object], object]) -> None:
     around = 0 if wrap(1) == 1 else 1
@@ -107,6 +108,7 @@ def _response(events: Iterable[Json], number: int) -> Json:
     return {"next_batch": f"hostile{number}", "to_device": {"events": [*events]}, "device_one_time_keys_count": {}}
 
 
+# M5.9, M5.10
 @pytest.mark.parametrize("count", [1, 300])
 async def test_no_event_stops_a_sync_by_its_depth(alice_and_bob: Scene, count: int) -> None:
     """One that begins a verification is kept; all of a large batch are."""

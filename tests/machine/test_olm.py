@@ -88,6 +88,7 @@ def test_a_plaintext_does_not_hang_on_the_error_that_it_is_malformed(alice: Part
     assert raised.value.__context__ is None
 
 
+# M7.5
 def test_a_message_that_comes_again_is_recognised_and_changes_nothing(alice: Party, bob: Party) -> None:
     alice.begin_with(bob)
     messages = [alice.encrypts(bob), alice.encrypts(bob)]
@@ -100,6 +101,7 @@ def test_a_message_that_comes_again_is_recognised_and_changes_nothing(alice: Par
     assert bob.state() == before
 
 
+# M7.4, M7.8
 def test_a_message_that_fails_changes_nothing(alice: Party, bob: Party) -> None:
     """An attempt on the live session could activate its sending chain (``failed-decrypt-mutates``)."""
     alice.begin_with(bob)
@@ -116,6 +118,7 @@ def test_a_message_that_fails_changes_nothing(alice: Party, bob: Party) -> None:
     assert bob.decrypts(alice, message) == "hello"
 
 
+# M7.6
 def test_a_repeated_pre_key_message_on_a_fallback_key_opens_no_second_session(alice: Party, bob: Party) -> None:
     (key,) = bob.account.make_fallback_key().values()
     alice.peer.sessions.insert(0, alice.account.outbound_session(bob.account.curve25519, key))
@@ -127,6 +130,7 @@ def test_a_repeated_pre_key_message_on_a_fallback_key_opens_no_second_session(al
     assert len(bob.peer.sessions) == 1
 
 
+# M7.2, M7.3
 def test_the_session_that_received_last_is_used_and_few_are_kept(alice: Party, bob: Party) -> None:
     for _ in range(olm.KEPT_SESSIONS + 2):
         alice.begin_with(bob)
@@ -146,6 +150,7 @@ def test_to_begin_a_session_does_not_change_the_account(alice: Party, bob: Party
     assert alice.account.pickle() == before
 
 
+# M7.2
 def test_few_digests_are_kept(alice: Party, bob: Party) -> None:
     alice.begin_with(bob)
     for _ in range(olm.KEPT_DIGESTS + 5):
@@ -188,6 +193,7 @@ class TestWhoSentIt:
         assert "m.test" in repr(event)
         assert "content" not in repr(event)
 
+    # M7.9
     def test_what_is_wrong_has_a_name(self, alice: Party, bob: Party) -> None:
         eve = Party(EVE)
         spoilt = copy.deepcopy(alice.own.keys) | {"algorithms": []}
@@ -211,6 +217,8 @@ class TestWhoSentIt:
             with pytest.raises(MalformedMessage):
                 olm.checked(plaintext, ALICE, alice.account.curve25519, bob.own)
 
+    # M6.4, M6.5
+
 
 class TestDeviceLists:
     def test_a_device_is_known_by_what_it_signed(self, alice: Party) -> None:
@@ -230,6 +238,7 @@ class TestDeviceLists:
         # What it does not sign may be there, and is kept.
         assert olm.device_of(ALICE, alice.own.keys | {"unsigned": {"device_display_name": "phone"}}) is not None
 
+    # M6.4, M6.6
     def test_a_device_keeps_its_keys(self, alice: Party) -> None:
         device = alice.known.device_id
         before = {device: KnownDevice(alice.own.keys, LocalTrust.VERIFIED)}
@@ -240,5 +249,6 @@ class TestDeviceLists:
         trust = {alice.known.ed25519: LocalTrust.VERIFIED}
         assert devices.device_list(ALICE, before, {device: alice.own.keys}, trust) == before
 
+    # M6.4
     def test_a_device_under_the_name_of_another_is_refused(self, alice: Party) -> None:
         assert devices.device_list(ALICE, {}, {"OTHER": alice.own.keys}, {}) == {}

@@ -303,6 +303,8 @@ async def test_who_joins_later_reads_nothing_from_before(alice_and_bob: Scene) -
     await scene.app.sync()
     assert await scene.app.read(ROOM, before) == "alone"
 
+    # M9.7
+
 
 class TestSharing:
     async def test_another_key_when_a_member_left(self, alice_and_bob: Scene) -> None:
@@ -317,6 +319,7 @@ class TestSharing:
         with pytest.raises(MissingRoomKey):
             await scene.bob.read(ROOM, without_bob)
 
+    # M9.4
     async def test_a_message_is_for_those_that_its_share_was_made_with(self, alice_and_bob: Scene) -> None:
         """Found by the model ``Sharing``: the other process, whose member list is older, shares in between."""
         scene = alice_and_bob
@@ -335,6 +338,7 @@ class TestSharing:
         with pytest.raises(InvalidArgument):
             await scene.app.machine.encrypt_room_event(ROOM, None, "m.room.message", {})  # type: ignore[arg-type]
 
+    # M9.6
     async def test_another_key_after_so_many_messages(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         await scene.app.machine.set_room_encryption(ROOM, {"algorithm": MEGOLM, "rotation_period_msgs": 2})
@@ -344,6 +348,7 @@ class TestSharing:
         names = [content["session_id"] for content in sessions if isinstance(content, dict)]
         assert names[0] == names[1] != names[2] == names[3]
 
+    # M9.6
     async def test_another_key_after_so_long(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         shared = await scene.app.share(ROOM, [ALICE, BOB])
@@ -351,6 +356,7 @@ class TestSharing:
         with pytest.raises(RoomKeyNotShared):
             await scene.extension.machine.encrypt_room_event(ROOM, shared, "m.room.message", {})
 
+    # M9.7, M9.8
     async def test_no_key_for_a_device_that_is_blocked(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         await scene.app.say(ROOM, "before")
@@ -361,6 +367,7 @@ class TestSharing:
             await scene.bob.read(ROOM, event)
         assert raised.value.reason_code == "m.blacklisted"
 
+    # M9.12
     async def test_a_room_never_becomes_less_encrypted(self, alice_and_bob: Scene) -> None:
         machine = alice_and_bob.app.machine
         shared = await machine.share_room_key(ROOM, [ALICE])
@@ -375,6 +382,7 @@ class TestSharing:
         with pytest.raises(NotEncrypted):
             await machine.share_room_key("!other:example.org", [BOB])
 
+    # M10.2
     async def test_content_that_is_not_json_uses_up_no_place(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         shared = await scene.app.share(ROOM, [ALICE, BOB])

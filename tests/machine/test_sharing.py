@@ -30,6 +30,7 @@ from unwedged.store.transactions import TransactionOperation
 SETTINGS = RoomSettings("m.megolm.v1.aes-sha2", rotation_messages=3, rotation_period_ms=1000)
 
 
+# M9.6
 @given(messages=st.integers(0, 5), age_ms=st.integers(-5, 1005), changed=st.booleans())
 def test_a_session_is_used_up_by_messages_by_age_and_by_other_settings(
     messages: int, age_ms: int, changed: bool
@@ -46,6 +47,7 @@ def peer(key: str) -> PeerName:
     return PeerName(UserId("@many:example.org"), Curve25519Key(key))
 
 
+# M9.7
 @given(have=st.frozensets(st.sampled_from("abcd")), recipients=st.frozensets(st.sampled_from("abcd")))
 def test_another_key_where_one_who_has_it_is_no_recipient(have: frozenset[str], recipients: frozenset[str]) -> None:
     session = OutboundGroup()
@@ -56,6 +58,7 @@ def test_another_key_where_one_who_has_it_is_no_recipient(have: frozenset[str], 
     assert rotates == bool(have - recipients)
 
 
+# M9.2, M9.5
 async def test_no_commit_of_a_share_marks_or_tells_more_devices_than_so_many(
     alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,6 +94,7 @@ async def test_no_commit_of_a_share_marks_or_tells_more_devices_than_so_many(
     assert [len(notice.messages) for notice in notices] == [1, 3, 1]
 
 
+# M9.2
 async def test_a_large_room_is_shared_with_in_several_commits(
     alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

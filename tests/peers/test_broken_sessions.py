@@ -27,6 +27,7 @@ async def ours(scene: Scene, tmp_path: Path) -> AsyncIterator[SharedDevice]:
         yield shared
 
 
+# M8.1, M8.5
 @pytest.mark.parametrize("forgotten", [False, True], ids=["put back", "forgotten"])
 @EACH
 async def test_sessions_that_decrypt_no_more_are_replaced(
@@ -47,6 +48,7 @@ async def test_sessions_that_decrypt_no_more_are_replaced(
     assert ours.problems == {"unreadable"}
 
 
+# M8.11
 @EACH
 async def test_what_a_peer_could_not_read_becomes_readable(scene: Scene, ours: SharedDevice, library: Library) -> None:
     alice, lost = await wedged(scene, ours, library, alice_speaks=False, forgotten=False)

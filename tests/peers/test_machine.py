@@ -70,6 +70,7 @@ async def test_the_device_and_a_peer_read_each_other(scene: Scene, tmp_path: Pat
         assert len({key.sender_key for key in scene.network.message_keys.olm}) == 2
 
 
+# M9.7
 @pytest.mark.parametrize("library", EACH)
 async def test_whoever_left_reads_no_more(scene: Scene, tmp_path: Path, library: Library) -> None:
     alice, bob = await scene.start(library, ALICE), await scene.start(library, BOB)
@@ -88,6 +89,7 @@ async def test_whoever_left_reads_no_more(scene: Scene, tmp_path: Path, library:
                 await scene.settle(ours, alice, bob)
 
 
+# M2.3
 @pytest.mark.parametrize("kind", FAULT_KINDS)
 @pytest.mark.parametrize("library", EACH)
 async def test_one_of_each_request_is_lost_or_repeated(

@@ -34,6 +34,7 @@ async def test_the_fallback_key_begins_any_number_of_sessions(on: Scene) -> None
     await on.end()
 
 
+# M2.6, M2.9
 async def test_an_upload_that_fails_is_followed_by_another_one(on: Scene) -> None:
     """It never arrives, in either process. Other keys are offered after a while: nobody knows that it never arrived."""
     await on.begin()
@@ -52,6 +53,7 @@ async def test_an_upload_that_fails_is_followed_by_another_one(on: Scene) -> Non
     await on.end()
 
 
+# M8.7
 async def test_a_claim_that_fails_is_made_again(on: Scene) -> None:
     await on.begin()
     for label in ("extension", "app"):
@@ -81,6 +83,7 @@ async def test_a_room_key_that_does_not_leave_is_sent_by_the_other_process(on: S
     await on.end()
 
 
+# M5.1
 async def test_a_room_key_survives_the_process_that_receives_it(on: Scene) -> None:
     """It is killed as soon as it has the response, before and after what it does with it is kept."""
     await on.begin(rotation_messages=1)
@@ -123,6 +126,7 @@ async def test_a_room_key_of_a_device_that_can_not_be_looked_up_is_kept(on: Scen
     await on.end()
 
 
+# M9.6, M9.7
 async def test_a_room_key_is_replaced_when_it_must_be_and_only_then(on: Scene) -> None:
     """Both processes use one key, also after one begins anew, until somebody leaves, or it is old or used up."""
     await on.begin(rotation_messages=4)

@@ -102,6 +102,7 @@ async def test_an_extension_that_stays_open_is_not_wedged_by_an_app_that_is_open
     await on.end()
 
 
+# M2.2
 async def test_keys_that_both_could_upload_are_uploaded_once(on: Scene) -> None:
     """The answer to the app's upload takes long. Meanwhile the extension hears that keys are lacking, too."""
     await on.begin()
@@ -125,6 +126,7 @@ async def test_keys_that_both_could_upload_are_uploaded_once(on: Scene) -> None:
     await on.end()
 
 
+# M6.1
 async def test_a_device_that_came_while_only_the_extension_synced_is_not_missed(on: Scene) -> None:
     """Bob's second device signs in while the app is closed; the app's first message after that reaches it."""
     await on.begin()

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 async def open_account(transaction: Transaction, device: Device) -> OwnDevice:
-    """Return whose store this is; make the account if there is none. Raises ``AnotherDevice``."""
+    """Return whose store this is; make the account if there is none (M1.1, M1.2). Raises ``AnotherDevice``."""
     own = await transaction.get(OWN_DEVICE, None)
     if own is None:
         account = Account()
@@ -63,20 +63,21 @@ async def own_account(transaction: Transaction) -> Account:
 
 
 def keys_wanted(own: OwnDevice) -> int:
-    """Say how many one-time keys to offer now."""
+    """Say how many one-time keys to offer now (M2.10, M3.6)."""
     if own.count is None or own.count >= REFILL_BELOW:
         return 0
     return max(1, (MOST_ONE_TIME_KEYS - own.count) >> own.abandoned)
 
 
 def wants_new_fallback(own: OwnDevice, now_ms: int) -> bool:
-    """Say whether another fallback key is to be made."""
+    """Say whether another fallback key is to be made (M4.2)."""
     if own.fallback is None:
         return True
     confirmed_ms = own.fallback_confirmed_ms
     return confirmed_ms is not None and own.fallback_used and abs(now_ms - confirmed_ms) >= FALLBACK_KEPT_MS
 
 
+# M2.1, M2.2, M2.7
 async def hand_out_offer(transaction: Transaction, now_ms: int) -> KeysUpload | None:
     """Make an offer of what the homeserver lacks, and note it; ``None`` where nothing is due or one is under way."""
     own = await own_device(transaction)
@@ -113,6 +114,7 @@ async def hand_out_offer(transaction: Transaction, now_ms: int) -> KeysUpload | 
     return upload
 
 
+# M2.4, M2.5, M4.5
 async def take_upload_answer(transaction: Transaction, request: KeysUpload, response: JsonObject, now_ms: int) -> None:
     """Note that the homeserver has what the offer held. A late or repeated answer does not settle the current offer.
 
@@ -141,7 +143,7 @@ async def take_upload_answer(transaction: Transaction, request: KeysUpload, resp
 
 
 async def abandon_offer(transaction: Transaction, request: KeysUpload) -> None:
-    """Abandon an offer that was refused, or whose outcome stays unknown: its keys are never offered again.
+    """Abandon an offer that was refused, or whose outcome stays unknown: its keys are never offered again (M2.6).
 
     A sync that is asked after this says how many keys the homeserver holds, with or without these.
     """
@@ -155,6 +157,7 @@ async def lose_offer(transaction: Transaction) -> None:
     _abandon(transaction, await own_device(transaction))
 
 
+# M3.2, M3.5
 async def note_counts(transaction: Transaction, asked_with: SyncPosition, said: ToldKeys) -> None:
     """Take what a sync says of the homeserver's keys, unless an offer was under way or made since it was asked for.
 
@@ -175,6 +178,7 @@ async def note_counts(transaction: Transaction, asked_with: SyncPosition, said: 
         transaction.put(OWN_DEVICE, None, own)
 
 
+# M3.4
 def told_now(own: OwnDevice, asked_with: SyncPosition, said: ToldKeys) -> ToldKeys:
     """Return what a response says of the homeserver's keys, and what the connection was told of the rest before."""
     before = own.told.get(asked_with.connection) if asked_with.sliding and asked_with.token is not None else None

@@ -50,7 +50,7 @@ async def track(transaction: Transaction, user_ids: Iterable[UserId]) -> bool:
 
 
 async def note_changed(transaction: Transaction, user_ids: Iterable[UserId]) -> None:
-    """Mark the users among ``user_ids`` that are followed: their device lists changed."""
+    """Mark the users among ``user_ids`` that are followed: their device lists changed (M6.1)."""
     for user_id in user_ids:
         tracked = await transaction.get(TRACKED, user_id)
         if tracked is not None and tracked.followed:
@@ -72,7 +72,7 @@ async def note_left(transaction: Transaction, user_ids: Iterable[UserId]) -> Non
 
 
 async def queries(reading: Transaction | View) -> list[KeysQuery]:
-    """Return the questions for all device lists that are out of date. They may be asked any number of times."""
+    """Return the questions for all device lists that are out of date (M6.2). They may be asked any number of times."""
     numbers = {}
     for user_id in await reading.keys(OUTDATED):
         number = await reading.get(OUTDATED, user_id)
@@ -85,6 +85,7 @@ async def queries(reading: Transaction | View) -> list[KeysQuery]:
     ]
 
 
+# M6.2, M6.3
 async def take_query_answer(transaction: Transaction, request: KeysQuery, response: JsonObject) -> None:
     """Take devices and identities of those users whose mark still has the number that the question was asked under.
 
@@ -120,7 +121,7 @@ def device_list(
     trust: Mapping[Ed25519Key, LocalTrust],
     self_signing: Ed25519Key | None = None,
 ) -> dict[DeviceId, KnownDevice]:
-    """Return a user's devices from an answer: those that are signed correctly, and that kept their keys.
+    """Return a user's devices from an answer: those that are signed correctly, and that kept their keys (M6.4, M6.6).
 
     A device is not removed because an answer spoils its keys: then it stays as it was. What this device's owner
     thinks of it is looked up by its signing key, also if it had left the list. ``self_signing`` is the key of its user
@@ -144,7 +145,7 @@ def device_list(
 
 
 def mark(transaction: Transaction, user_id: UserId, tracked: Tracked | None) -> None:
-    """Mark that a user's device list is out of date, under a number that follows the last one."""
+    """Mark that a user's device list is out of date, under a number that follows the last one (M6.1)."""
     number = 1 if tracked is None else tracked.number + 1
     transaction.put(TRACKED, user_id, Tracked(number))
     transaction.put(OUTDATED, user_id, number)

@@ -117,7 +117,7 @@ async def position(view: View, connection: str, serial: int, *, sliding: bool) -
 
 
 async def forget_position(transaction: Transaction, asked_with: SyncPosition) -> None:
-    """Begin a connection anew whose ``pos`` the homeserver has forgotten, if that is still its newest."""
+    """Begin a connection anew whose ``pos`` the homeserver has forgotten, if that is still its newest (M5.5)."""
     name = _position_name(asked_with.connection, sliding=asked_with.sliding)
     if await transaction.get(SYNC, name) == asked_with.token is not None:
         transaction.delete(SYNC, name)
@@ -126,7 +126,7 @@ async def forget_position(transaction: Transaction, asked_with: SyncPosition) ->
 async def receive(
     transaction: Transaction, changes: SyncChanges, asked_with: SyncPosition, now_ms: int
 ) -> tuple[SyncOutcome, bool]:
-    """Apply a response to what it was asked with; each of its two tokens is judged for itself.
+    """Apply a response to what it was asked with; each of its two tokens is judged for itself (M5.1, M5.2, M5.3, M5.4).
 
     Return also whether parts of large batches are left.
     """
@@ -151,7 +151,7 @@ async def receive(
 
 
 async def work_off(transaction: Transaction, now_ms: int) -> SyncOutcome | None:
-    """Process the oldest part of what large batches have left, or return ``None`` where nothing is left."""
+    """Process the oldest part of what large batches have left, or return ``None`` where nothing is left (M5.7)."""
     backlog = await transaction.get(BACKLOG, None)
     if backlog is None:
         return None
@@ -179,7 +179,7 @@ async def put_aside(view: View) -> tuple[TransactionId, ...]:
 
 
 async def try_again(transaction: Transaction, names: Iterable[TransactionId], now_ms: int) -> SyncOutcome:
-    """Process events once more that were put aside. Those that meet a fault again are put aside again."""
+    """Process events once more that were put aside (M5.12). Those that meet a fault again are put aside again."""
     outcome = SyncOutcome(applied=True)
     for name in names:
         aside = await transaction.get(PUT_ASIDE, name)
@@ -228,7 +228,7 @@ async def _take_events(transaction: Transaction, events: list[object], outcome: 
 
 
 async def _process(transaction: Transaction, raw: object, outcome: SyncOutcome, now_ms: int) -> None:
-    """Process one event. Raises only what the store raises."""
+    """Process one event (M5.10). Raises only what the store raises."""
     try:
         if not is_storable(raw):
             raise MalformedMessage("no record could keep a to-device event")

@@ -114,6 +114,7 @@ def encrypt(peer: Peer, own: OwnDevice, recipient: KnownDevice, event_type: str,
     }
 
 
+# M7.3, M7.4, M7.5
 def decrypt(account: Account, peer: Peer, sender_key: Curve25519Key, message: OlmMessage) -> bytes:
     """Decrypt a message, and let ``peer`` and, for a new session, ``account`` move on. On an error neither changes.
 
@@ -134,7 +135,7 @@ def decrypt(account: Account, peer: Peer, sender_key: Curve25519Key, message: Ol
 
 
 def checked(plaintext: bytes, sender: UserId, sender_key: Curve25519Key, own: OwnDevice) -> OlmEvent:
-    """Return the event in a plaintext, after the checks that the Matrix specification demands (``m.olm.v1``).
+    """Return the event in a plaintext, after the checks that the Matrix specification demands (``m.olm.v1``) (M7.9).
 
     Raises ``MalformedMessage``, ``WrongRecipient`` and ``WrongSender``.
     """
@@ -184,6 +185,7 @@ async def want_session(transaction: Transaction, name: PeerName) -> None:
         transaction.put(WANTED_SESSION, name, WantedSession())
 
 
+# M8.1
 async def note_wedged(transaction: Transaction, name: PeerName) -> None:
     """Mark that the sessions with a device don't decrypt its messages. A new one is asked for once an hour at most.
 
@@ -197,6 +199,7 @@ async def note_wedged(transaction: Transaction, name: PeerName) -> None:
     transaction.put(WANTED_SESSION, name, WantedSession(wedged=True, not_before_ms=not_before_ms))
 
 
+# M8.2, M8.3, M8.9
 async def hand_out_claim(transaction: Transaction, now_ms: int) -> KeysClaim | None:
     """Ask for a key of each device with which a session is wanted now, and note that; ``None`` where none is wanted.
 
@@ -227,7 +230,7 @@ async def hand_out_claim(transaction: Transaction, now_ms: int) -> KeysClaim | N
 
 
 async def take_claim_answer(transaction: Transaction, request: KeysClaim, response: JsonObject, now_ms: int) -> None:
-    """Make the sessions that a claim was made for, where they are still wanted under the number it bears."""
+    """Make the sessions that a claim was made for, where they are still wanted under the number it bears (M8.5)."""
     of_users, failures = objects(response, "one_time_keys"), objects(response, "failures")
     own, account = await own_device(transaction), await own_account(transaction)
     for device, key, number in request.wanted:
@@ -298,6 +301,7 @@ def _put_first(peer: Peer, session: OlmSession) -> None:
     del peer.sessions[KEPT_SESSIONS:]
 
 
+# M7.6, M7.7
 def _decrypted(
     account: Account, peer: Peer, sender_key: Curve25519Key, message: OlmMessage
 ) -> tuple[OlmSession, bytes, int | None]:

@@ -122,7 +122,7 @@ class _Recipient:
 
 
 async def set_encryption(transaction: Transaction, room_id: RoomId, content: JsonObject) -> None:
-    """Note how a room is encrypted, from the content of its ``m.room.encryption`` event.
+    """Note how a room is encrypted, from the content of its ``m.room.encryption`` event (M9.12).
 
     Raises ``MalformedMessage`` and ``EncryptionDowngrade``: a room is never encrypted by less than it was.
     """
@@ -166,7 +166,7 @@ async def set_history_visibility(transaction: Transaction, room_id: RoomId, cont
 
 
 async def share(transaction: Transaction, room_id: RoomId, user_ids: frozenset[UserId], now_ms: int) -> Sharing | None:
-    """Give the room key to some more of the devices of ``user_ids``, after replacing it where that is due.
+    """Give the room key to some more of the devices of ``user_ids``, after replacing it where that is due (M9.1, M9.2).
 
     ``None`` means that one commit did only a part: call it again.
     """
@@ -208,6 +208,7 @@ async def share(transaction: Transaction, room_id: RoomId, user_ids: frozenset[U
     return Sharing(outbound.session.session_id, outbound.members_number, outdated, left_out)
 
 
+# M9.3, M9.4, M10.1
 async def encrypt(
     transaction: Transaction,
     room_id: RoomId,
@@ -259,6 +260,7 @@ async def discard(transaction: Transaction, room_id: RoomId) -> None:
     transaction.delete(OUTBOUND, room_id)
 
 
+# M9.6
 def is_used_up(outbound: OutboundSession, settings: RoomSettings, now_ms: int) -> bool:
     """Say whether a session is to be replaced: by messages, age, or because the room's settings changed (pure)."""
     return (
@@ -268,6 +270,7 @@ def is_used_up(outbound: OutboundSession, settings: RoomSettings, now_ms: int) -
     )
 
 
+# M9.7
 def must_rotate(
     outbound: OutboundSession,
     shared: SharedKey,
@@ -372,6 +375,7 @@ def _place(room_id: RoomId, shared: SharedKey) -> EarlierKey:
     return EarlierKey(room_id, shared.number % EARLIER_KEYS_KEPT)
 
 
+# M8.11, M8.12
 async def _earlier_lacking(
     transaction: Transaction, room_id: RoomId, recipients: Mapping[PeerName, _Recipient], now_ms: int
 ) -> list[tuple[SharedKey, PeerName]]:

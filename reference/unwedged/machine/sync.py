@@ -86,7 +86,7 @@ class _Sliding(msgspec.Struct):
 
 
 def changes_of(response: JsonObject, asked_with: SyncPosition) -> SyncChanges:
-    """Read a response. Raises ``MalformedResponse``, without any part of it."""
+    """Read a response (M3.3). Raises ``MalformedResponse``, without any part of it."""
     what = "the response to a sync"
     if asked_with.sliding:
         changes = _of_sliding(parsed(response, _Sliding, what, MalformedResponse))

@@ -58,7 +58,7 @@ def decoded(plaintext: bytes, decoder: msgspec.json.Decoder[Shape], what: str) -
 
 
 def is_storable(value: object) -> bool:
-    """Say whether a record could keep ``value``."""
+    """Say whether a record could keep ``value`` (M5.9)."""
     try:
         _ENCODER.encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError):
