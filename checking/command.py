@@ -23,6 +23,7 @@ from checking.display import (
     counting,
     fall_line,
     make_console,
+    show_drawing,
     show_failures,
     show_faults,
     show_replays,
@@ -44,6 +45,7 @@ from checking.tlc import run as tlc
 from checking.tlc.toolbox import find_toolbox
 from checking.track_record import files
 from checking.track_record.counterexamples import counterexamples_of
+from unwedged.tools.printable import printable
 
 OK, FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
@@ -347,7 +349,11 @@ def explain(*logs: Path, store: str | None = None) -> int:
     """
     specifications = find_manifest(Path.cwd()).parents[1]
     explanation = _run_interruptibly(explain_traces(find_toolbox(), logs, store, specifications))
-    make_console().print(explanation.text(), end="", markup=False)
+    console = make_console()
+    for line in explanation.text().splitlines():
+        console.print(printable(line), markup=False)
+    if not explanation.accepted:
+        show_drawing(console, explanation.drawing())
     return OK if explanation.accepted else FAILED
 
 

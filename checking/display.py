@@ -17,6 +17,8 @@ from checking.models.schedule import Outcome, ProgressReporter
 from checking.report import FaultReport, MachineReplayReport, ReplayReport
 from checking.tlc.run import Progress, Result, Verdict
 from checking.tlc.values import State, render_value
+from unwedged.tools.sequence import Sequence as Drawing
+from unwedged.tools.sequence import lifelines_of
 
 _PIPE_WIDTH = 120
 
@@ -169,3 +171,12 @@ def show_trace(console: Console, result: Result) -> None:
     if result.lasso is not None:
         stands_still = result.lasso == len(result.trace) - 1
         console.print("and then nothing, for ever" if stands_still else f"and back to {result.lasso + 1}, for ever")
+
+
+def show_drawing(console: Console, drawing: Drawing) -> None:
+    """Show a sequence diagram; the last line says what is wrong."""
+    *steps, ending = lifelines_of(drawing).splitlines()
+    console.print()
+    for line in steps:
+        console.print(Text(line))
+    console.print(Text(ending, "bold red"))

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from checking.explain.drawing import drawing_of, scenes
 from checking.explain.lines import Commit, DecryptMegolm, DecryptOlm, Load, Sync
 from checking.explain.merging import Merged, Step, merge
 from checking.explain.reading import Found, Logs, read
 from checking.explain.reasons import REASONS, Certainty, Reason
 from checking.explain.validation import Validation, validate
 from checking.tlc.toolbox import Toolbox
+from unwedged.tools.sequence import Sequence as Drawing
 
 
 class Explanation:
@@ -30,6 +32,18 @@ class Explanation:
     def impossible(self) -> Step | None:
         """The first step that can't be."""
         return None if self.accepted else self.merged.steps[self.validation.followed]
+
+    def drawing(self) -> Drawing:
+        """Return the last steps that are possible, and the first one that is not."""
+        return drawing_of(self.merged, scenes(self.merged, self.validation.followed), self._ending())
+
+    def _ending(self) -> str:
+        impossible = self.impossible
+        if impossible is None:
+            return "all steps are a behaviour of the specification"
+        reasons = [REASONS[name] for name in sorted(self.validation.reasons)]
+        said = "; ".join(f"{reason.says} ({', '.join(reason.clauses)})" for reason in reasons)
+        return f"impossible: {impossible.facts.get('p', 'a process')} {said or 'can not have done this'}"
 
     def text(self) -> str:
         """Say it in words."""

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from unwedged.tools.sequence import Sequence, Step, svg_of, text_of
+from unwedged.tools.sequence import Sequence, Step, lifelines_of, svg_of, text_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -44,6 +44,30 @@ def test_a_long_action_is_folded_below_itself() -> None:
     lines = text_of(Sequence("t", ("app",), (Step("app", "word " * 60),), "end")).splitlines()
     assert len(lines) == 4
     assert all(line.startswith(" " * 10 + "word") for line in lines[1:3])
+    assert max(map(len, lines)) <= 120
+
+
+LIFELINES = """\
+       app   store   extension
+  1     ●──────▶         │       takes the lease
+        │      │         │         epoch: 0 -> 1
+  2     ●      │         │       is <suspended> & sleeps
+  3     │      ◀─────────●       takes the lease
+        │      │         │         epoch: 1 -> 2
+        │      │         │         holder: app -> extension
+  4     ◀────────────────●       tells the app
+     two holders
+"""
+
+
+def test_an_arrow_goes_from_one_lifeline_to_another_with_the_words_beside_it() -> None:
+    assert lifelines_of(SEQUENCE) == LIFELINES
+
+
+def test_lifelines_go_on_beside_a_long_action() -> None:
+    lines = lifelines_of(Sequence("t", ("app", "store"), (Step("app", "word " * 60, "store"),), "end")).splitlines()
+    assert len(lines) == 5
+    assert all("│      │" in line for line in lines[2:4])
     assert max(map(len, lines)) <= 120
 
 

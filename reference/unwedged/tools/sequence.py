@@ -1,10 +1,14 @@
-"""Sequence diagrams of who does what in which order: as text, and as SVG that is legible on light and dark pages."""
+"""Sequence diagrams of who does what in which order: as text, as lifelines for a terminal, and as SVG.
+
+The SVG is legible on light and dark pages.
+"""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final
 from xml.sax.saxutils import escape
 
@@ -52,6 +56,37 @@ def text_of(sequence: Sequence) -> str:
         )
         lines += [f"{'':{width + 7}}  {note}" for note in step.note]
     return "\n".join((*lines, f"{'':5}{sequence.ending}", ""))
+
+
+def lifelines_of(sequence: Sequence) -> str:
+    """Return lifelines beside what happens: the steps of ``text_of``, for where a picture can't be shown."""
+    ends = list(accumulate(len(name) + 3 for name in sequence.actors))
+    places = {name: end - 2 - len(name) // 2 for name, end in zip(sequence.actors, ends, strict=True)}
+    indent = " " * 5
+    heads = "".join(f"{name:>{len(name) + 2}} " for name in sequence.actors)
+    idle = _lifelines(places, ends[-1])
+    lines = [(indent + heads).rstrip()]
+    for number, step in enumerate(sequence.steps, 1):
+        words = textwrap.wrap(step.action, _TEXT_WIDTH - ends[-1] - len(indent))
+        lines.append(f"{number:3}  {_lifelines(places, ends[-1], step)}  {words[0]}")
+        lines += [f"{indent}{idle}  {rest}" for rest in words[1:]]
+        lines += [f"{indent}{idle}    {note}" for note in step.note]
+    return "\n".join((*lines, indent + sequence.ending, ""))
+
+
+def _lifelines(places: dict[str, int], width: int, step: Step | None = None) -> str:
+    """Draw one line of the lifelines, and the arrow or the dot of a step."""
+    row = [" "] * width
+    for place in places.values():
+        row[place] = "│"
+    if step is not None:
+        here, there = places[step.actor], places[step.target or step.actor]
+        for place in range(min(here, there) + 1, max(here, there)):
+            row[place] = "─"
+        row[here] = "●"
+        if there != here:
+            row[there] = "▶" if there > here else "◀"
+    return "".join(row)
 
 
 _TEXT_WIDTH: Final = 120

@@ -1,0 +1,167 @@
+"""The steps up to the first impossible one, as a sequence diagram of processes, lease and store. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+from checking.explain.lines import LoseGuard
+from checking.explain.merging import Merged, Step
+from unwedged.tools.printable import printable
+from unwedged.tools.sequence import Sequence as Drawing
+from unwedged.tools.sequence import Step as Drawn
+
+LEASE, STORE = "lease", "store"
+SHOWN_STEPS: Final = 16
+"""Drawn before the last one, besides those that it depends on."""
+_SHOWN_RECORDS: Final = 3
+_SAID_BY_NEXT: Final = frozenset({"forget", "look"})
+"""Steps that the next one implies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A step as it is drawn, and how many steps of the specification have been taken when it is over."""
+
+    drawn: Drawn
+    taken: int
+
+
+def scenes(merged: Merged, followed: int) -> tuple[Scene, ...]:
+    """Return what is drawn: the steps that TLC has followed last, and the impossible one, if there is one."""
+    spans = list(_spans(merged.steps[: followed + 1]))
+    first = max(0, len(spans) - 1 - SHOWN_STEPS)
+    earlier = _needed(merged, spans[-1][-1]) if followed < len(merged.steps) else set()
+    chosen = [span for number, span in enumerate(spans) if number >= first or earlier.intersection(span)]
+    return tuple(_scenes(merged, chosen))
+
+
+def drawing_of(merged: Merged, shown: Sequence[Scene], ending: str) -> Drawing:
+    """Return the drawing of some steps: processes that are drawn, and between them the lease and the store."""
+    names = {name for scene in shown for name in (scene.drawn.actor, scene.drawn.target)}
+    first, *others = [name for name in merged.processes if name in names] or [""]
+    actors = tuple(name for name in (first, LEASE, STORE, *others) if name)
+    return Drawing("What the processes did", actors, tuple(scene.drawn for scene in shown), printable(ending))
+
+
+def _spans(steps: Sequence[Step]) -> Iterator[range]:
+    """Put together what is drawn as one step: what one line tells of, and what a step implies."""
+    begun = 0
+    for place, (step, after) in enumerate(pairwise((*steps, None)), 1):
+        assert step is not None
+        same_line = after is not None and step.place is not None and after.place == step.place
+        if after is None or not (same_line or step.name in _SAID_BY_NEXT):
+            yield range(begun, place)
+            begun = place
+
+
+def _needed(merged: Merged, impossible: int) -> set[int]:
+    """Return the earlier steps that an impossible one depends on.
+
+    These are the last acquisition, that of its own process, the begin of its operation, and commits of its records.
+    """
+    last = merged.steps[impossible]
+    records = set(_records(last))
+    found: dict[object, int] = {}
+    for place, step in enumerate(merged.steps[:impossible]):
+        own = step.facts.get("p") == last.facts.get("p")
+        if step.name == "acquire":
+            found["lease"] = place
+            if own:
+                found["own lease"] = place
+        if step.name == "begin" and step.facts.get("o") == last.facts.get("o"):
+            found["begin"] = place
+        if step.name == "commit" and records.intersection(_records(step)):
+            found["commit before"] = found.get("commit", place)
+            found["commit"] = place
+    return set(found.values())
+
+
+def _scenes(merged: Merged, chosen: Sequence[range]) -> Iterator[Scene]:
+    reached = 0
+    for span in chosen:
+        if span.start > reached:
+            left_out = span.start - reached
+            steps = "a step that is" if left_out == 1 else f"{left_out:,} steps that are"
+            yield Scene(Drawn(STORE, f"{steps} not shown"), span.start)
+        main = [place for place in span if merged.steps[place].name not in {"forget", "finish"}]
+        yield Scene(_drawn(merged, merged.steps[main[-1] if main else span[-1]]), span.stop)
+        reached = span.stop
+
+
+def _drawn(merged: Merged, step: Step) -> Drawn:
+    actor, target, action = _words(merged, step)
+    records = [printable(record) for record in _records(step)]
+    shown, left_out = records[:_SHOWN_RECORDS], len(records) - _SHOWN_RECORDS
+    told = () if step.place is None else (printable(f"{Path(step.place.file).name}:{step.place.number}"),)
+    return Drawn(actor, action, target, (*shown, *((f"and {left_out} more",) if left_out > 0 else ()), *told))
+
+
+def _words(merged: Merged, step: Step) -> tuple[str, str, str]:
+    """Say who does what to whom, with versions and epochs as they stand in the store."""
+    process = str(step.facts.get("p", LEASE))
+    operation = f"operation {step.facts.get('o')}"
+    epoch = _number(step, "epoch") + merged.base_epoch
+    snapshot = _number(step, "snapshot") + merged.base_version
+    version = _number(step, "version") + merged.base_version
+    match step.name:
+        case "open":
+            return process, STORE, f"opens the store at version {version}"
+        case "acquire":
+            return process, LEASE, f"takes the lease, epoch {epoch}"
+        case "expire":
+            return LEASE, "", "expires"
+        case "want":
+            return process, LEASE, f"is refused the lease, and notes in the row that it waits (epoch {epoch})"
+        case "sync":
+            return process, STORE, f"syncs from version {_number(step, 'since') + merged.base_version} to {version}"
+        case "renew":
+            return process, LEASE, f"renews the lease of epoch {epoch}"
+        case "lose_guard":
+            return process, LEASE, f"is stopped by the fence under epoch {epoch}, and has no guard any more"
+        case "end_guard":
+            why = step.line.why if isinstance(step.line, LoseGuard) else None
+            return process, "", f"ends its guard of epoch {epoch}{f' ({why})' if why else ''}"
+        case "release":
+            return process, LEASE, f"releases the lease of epoch {epoch}"
+        case "begin":
+            return process, "", f"{operation} begins under epoch {epoch}, from version {snapshot}"
+        case "load":
+            return process, STORE, f"{operation} loads a record"
+        case "forget":
+            return process, "", "drops a record from its cache"
+        case "look" | "commit":
+            made = getattr(step.line, "version", version)
+            return process, STORE, f"{operation} commits version {made} from version {snapshot}, under epoch {epoch}"
+        case "validate":
+            return process, STORE, f"{operation} confirms what it read, under epoch {epoch}"
+        case "finish":
+            return process, "", f"{operation} answers its caller"
+        case "lose":
+            return process, STORE, f"{operation} is stopped by the fence"
+        case "outdated":
+            return process, STORE, f"{operation} can't load a record at its version"
+        case "abort":
+            return process, "", f"{operation} ends without an answer"
+        case "truncate":
+            return process, STORE, f"cuts the change log up to version {_number(step, 'floor') + merged.base_version}"
+        case name:
+            return process, "", name
+
+
+def _number(step: Step, name: str) -> int:
+    number = step.facts.get(name, 0)
+    return number if isinstance(number, int) else 0
+
+
+def _records(step: Step) -> Iterator[str]:
+    for fact in ("records", "dropped"):
+        names = step.facts.get(fact, ())
+        if isinstance(names, tuple):
+            yield from names
+    record = step.facts.get("record")
+    if isinstance(record, str):
+        yield record
