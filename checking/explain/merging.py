@@ -245,7 +245,7 @@ class _Merging:
                 own, holder, free = own[1:], taker, False
             late: list[tuple[int, list[Step]]] = []
             for steps in steps_of.values():
-                early, rest = _split(steps, "want", "look")
+                early, rest = _split(steps, "open", "want", "look")
                 yield from early
                 if rest:
                     late.append((_place_for(rest, own), rest))
@@ -398,15 +398,13 @@ def _split(steps: list[Step], *names: str) -> tuple[list[Step], list[Step]]:
 
 def _place_for(steps: list[Step], own: list[Step]) -> int:
     """Say how many of the holder's steps come before those of another instance: a want, or a late commit."""
-    if steps[0].name == "want":
-        return next((place for place, step in enumerate(own) if _hands_over(step)), len(own))
     line = steps[0].line
-    before = [
-        place
-        for place, step in enumerate(own, 1)
-        if isinstance(line, Commit) and isinstance(step.line, Commit) and step.line.version < line.version
-    ]
-    return max(before, default=0)
+    version = line.version + (isinstance(line, Open)) if isinstance(line, Open | Commit) else 0
+    made = [place for place, step in enumerate(own, 1) if isinstance(step.line, Commit) and step.line.version < version]
+    after = max(made, default=0)
+    if any(step.name == "want" for step in steps[:2]):
+        return max(after, next((place for place, step in enumerate(own) if _hands_over(step)), len(own)))
+    return after
 
 
 def _hands_over(step: Step) -> bool:
