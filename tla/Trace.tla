@@ -16,6 +16,7 @@ EXTENDS CryptoStoreCache, TLC
 
 CONSTANTS
     Log,
+    Start,  \* the state before the first element: that of a new store, or the end of an earlier part
     Last    \* of a log that is not accepted: the element that can't happen. Else 0
 
 VARIABLE at     \* which element of Log is next
@@ -152,7 +153,28 @@ Step(e) ==
       [] e.step = "abort"      -> Abort(e.o)
       [] e.step = "truncate"   -> CutLog(e)
 
-TraceInit == Init /\ at = 1
+\* A long log is followed in parts, which begin where a lease is taken. What is known about
+\* the store then is enough: whichever guard there was is dead, what was cached and has
+\* changed since will be dropped by the next sync, and an operation that still runs is lost.
+TraceInit ==
+    /\ lease = Start.lease
+    /\ history = <<[r \in Records |-> Start.updates[r]]>>
+    /\ commits = <<>>
+    /\ floor = 0
+    /\ guard = Start.guards
+    /\ cache = [p \in Processes |-> [version |-> 0, records |-> [r \in Records |->
+                    IF <<p, r>> \in Start.cached THEN Start.updates[r] ELSE Missing]]]
+    /\ heard = [p \in Processes |-> <<>>]
+    /\ op = [o \in Operations |-> IF o \in DOMAIN Start.running
+                THEN [Idle EXCEPT !.stage = "running", !.mode = "transaction", !.under = Start.running[o]] ELSE Idle]
+    /\ at = 1
+
+\* The end of a part, for the next one to begin with.
+AtEnd == at = Len(Log) + 1 =>
+    PrintT(<<"end", lease.epoch, IF lease.holder = Nobody THEN "" ELSE lease.holder, lease.left, lease.wanted,
+             [p \in Processes |-> <<guard[p].stage, guard[p].epoch>>],
+             {<<p, r>> \in Processes \X Records : SyncedCache(cache[p]).records[r] # Missing},
+             [o \in Operations |-> op[o].under]>>)
 
 TraceNext == at <= Len(Log) /\ Step(Log[at]) /\ at' = at + 1
 

@@ -67,6 +67,11 @@ class Explanation:
         if impossible is None:
             yield f"ACCEPTED: all {len(merged.steps):,} steps are a behaviour of the specification"
             yield "  not covered: what subscribers were told, the steps of the machine, and reads that a cache answered"
+            if self.validation.parts > 1:
+                yield (
+                    f"  followed in {self.validation.parts} parts, which leaves out: from which version a process "
+                    "synced first in each part, and what it dropped that had changed before"
+                )
             return
         followed = self.validation.followed
         yield f"REJECTED: only {followed:,} of {len(merged.steps):,} steps are a behaviour of the specification"

@@ -9,7 +9,7 @@ it, an operation begins before its first line, a version that nobody tells of wa
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Final, TypeAlias
@@ -124,7 +124,7 @@ class _Merging:
             steps,
             {name: instance for instance, name in self._names.items()},
             self._slots,
-            tuple(sorted({record for step in steps for record in _records(step)})),
+            tuple(sorted({record for step in steps for record in records_of(step)})),
             tuple(self._remarks),
             self._base_epoch,
             self._base_version,
@@ -339,7 +339,8 @@ class _Instance:
                 self._put("want", found, line.epoch, local=True)
             case Sync():
                 versions = {"since": merging.version(line.since), "version": merging.version(line.version)}
-                self._put("sync", found, line.epoch, {"dropped": tuple(line.dropped), **versions})
+                what: dict[str, Fact] = {"dropped": tuple(line.dropped), "flushed": line.floor > line.since}
+                self._put("sync", found, line.epoch, {**what, **versions})
             case Renew():
                 self._put("renew", found, line.epoch)
             case LoseGuard(why="fenced"):
@@ -375,12 +376,8 @@ class _Instance:
                 pass
 
 
-def _began_after(operation: _Operation) -> int:
-    first = operation.first
-    return first.line - 1 if first.began_after is None else first.began_after
-
-
-def _records(step: Step) -> Iterable[str]:
+def records_of(step: Step) -> Iterator[str]:
+    """Return the records that a step is about."""
     for fact in ("records", "dropped"):
         names = step.facts.get(fact, ())
         if isinstance(names, tuple):
@@ -388,6 +385,11 @@ def _records(step: Step) -> Iterable[str]:
     record = step.facts.get("record")
     if isinstance(record, str):
         yield record
+
+
+def _began_after(operation: _Operation) -> int:
+    first = operation.first
+    return first.line - 1 if first.began_after is None else first.began_after
 
 
 def _split(steps: list[Step], *names: str) -> tuple[list[Step], list[Step]]:

@@ -1,22 +1,32 @@
-"""Have TLC decide whether steps are a behaviour of the specification (``tla/Trace.tla``)."""
+"""Have TLC decide whether steps are a behaviour of the specification (``tla/Trace.tla``).
+
+A long trace is followed in parts, since a state grows with what was committed and with the records that are looked at.
+Each part begins with the state that TLC has printed at the end of the one before.
+"""
 
 from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from rpds import HashTrieMap
+
 from checking.errors import CheckError
-from checking.explain.merging import Fact, Merged, Step
+from checking.explain.merging import Fact, Merged, Step, records_of
 from checking.tlc.run import Job, Result, Verdict, run
 from checking.tlc.toolbox import Toolbox
+from checking.tlc.values import Value, parse_value
 
 NO_PROCESS: Final = "idle"
 """One that does nothing: the specification wants two."""
 NO_OPERATION: Final = "idle/1"
+STEPS_IN_A_PART: Final = 800
+"""At least, but for the last part."""
 
 _CONFIGURATION: Final = """\
 SPECIFICATION TraceSpec
@@ -27,7 +37,9 @@ CONSTANTS
     Home <- TheHome
     Modes <- TheModes
     Log <- TheLog
-    Subscribers = {}
+    Start <- TheStart
+    Last = {last}
+    Subscribers = {{}}
     Missing = Missing
     Nobody = Nobody
     Departed = Departed
@@ -37,9 +49,11 @@ CONSTANTS
     Fault = "none"
 VIEW Place
 CHECK_DEADLOCK FALSE
+INVARIANT {invariant}
 """
 
 _RECORD_NAMES: Final = frozenset({"record", "records", "dropped", "basis"})
+_VERSION_NAMES: Final = frozenset({"version", "snapshot", "since", "floor"})
 
 
 class NotValidated(CheckError):
@@ -52,34 +66,76 @@ class Validation:
 
     followed: int
     """How many of them it could take."""
+    parts: int
     seconds: float
     reasons: frozenset[str] = frozenset()
     """Why it could not take the next one, by the names of ``Reasons`` in ``tla/Trace.tla``."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """The state that a part begins with."""
+
+    version: int = 0
+    lease: str = "NewRow"
+    guards: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    """Those that there are."""
+    cached: frozenset[tuple[str, str]] = frozenset()
+    """Which process has which record in its cache."""
+    running: Mapping[str, int] = field(default_factory=dict)
+    """The operations that run, and under which epoch each began."""
+    updates: Counter[str] = field(default_factory=Counter)
+    """How often each record was written so far."""
+
+
 async def validate(toolbox: Toolbox, merged: Merged, specifications: Path) -> Validation:
     """Let TLC follow the steps. Raises ``NotValidated`` where it does not come to a verdict."""
-    with tempfile.TemporaryDirectory(prefix="unwedged-trace-") as folder:
-        module = _written(Path(folder), merged)
-        result = await _run(toolbox, module, specifications, f"{_CONFIGURATION}CONSTANT Last = 0\n")
-        followed = result.depth - 1
-        if followed == len(merged.steps):
-            return Validation(followed, result.seconds)
-        last = f"CONSTANT Last = {followed + 1}\nINVARIANT AtLast\n"
-        explained = await _run(toolbox, module, specifications, f"{_CONFIGURATION}{last}")
-        return Validation(followed, result.seconds + explained.seconds, _reasons(explained.printed))
+    start, done, seconds, parts = _Start(), 0, 0.0, 0
+    for steps in _parts(merged.steps):
+        with tempfile.TemporaryDirectory(prefix="unwedged-trace-") as folder:
+            module = _Module(merged, steps, start)
+            path = module.written(Path(folder))
+            result = await _run(toolbox, path, specifications, 0, "AtEnd")
+            seconds, parts = seconds + result.seconds, parts + 1
+            followed = result.depth - 1
+            if followed < len(steps):
+                explained = await _run(toolbox, path, specifications, followed + 1, "AtLast")
+                return Validation(done + followed, parts, seconds + explained.seconds, _reasons(explained.printed))
+            start = module.end(result.printed)
+            done += len(steps)
+    return Validation(done, parts, seconds)
 
 
-def _written(folder: Path, merged: Merged) -> Path:
-    module = folder / "TheTrace.tla"
-    module.write_text(_module(merged), encoding="utf-8")
-    return module
+def _parts(steps: Sequence[Step]) -> Iterator[Sequence[Step]]:
+    """Cut where a lease is taken, and where every operation that runs is lost or abandoned by its next step."""
+    begun = 0
+    for place, step in enumerate(steps):
+        if step.name == "acquire" and place - begun >= STEPS_IN_A_PART and _may_cut(steps, begun, place):
+            yield steps[begun:place]
+            begun = place
+    if steps[begun:]:
+        yield steps[begun:]
 
 
-async def _run(toolbox: Toolbox, module: Path, specifications: Path, configuration: str) -> Result:
-    configured = module.with_suffix(".cfg")
-    configured.write_text(configuration, encoding="utf-8")
-    result = await run(toolbox, Job(module, configured, (specifications,), brief=True))
+def _may_cut(steps: Sequence[Step], begun: int, place: int) -> bool:
+    ended = {"finish", "lose", "abort", "outdated"}
+    last = {step.facts["o"]: step.name for step in steps[begun:place] if "o" in step.facts}
+    running = {operation for operation, name in last.items() if name not in ended}
+    for step in steps[place:]:
+        operation = step.facts.get("o")
+        if not running:
+            break
+        if operation in running:
+            if step.name not in {"lose", "abort"}:
+                return False
+            running.discard(operation)
+    return True
+
+
+async def _run(toolbox: Toolbox, module: Path, specifications: Path, last: int, invariant: str) -> Result:
+    configuration = module.with_suffix(".cfg")
+    configuration.write_text(_CONFIGURATION.format(last=last, invariant=invariant), encoding="utf-8")
+    result = await run(toolbox, Job(module, configuration, (specifications,), brief=True))
     if result.verdict is not Verdict.PASS:
         raise NotValidated(f"TLC came to no verdict on the traces: {result.verdict.value}\n{result.detail}")
     return result
@@ -94,43 +150,127 @@ def _reasons(printed: Iterable[str]) -> frozenset[str]:
     return min(every, key=len, default=frozenset())
 
 
-def _module(merged: Merged) -> str:
-    """Return a module with the steps, and with what they are about."""
-    numbers = {record: f"r{number}" for number, record in enumerate(merged.records, 1)}
-    homes = {NO_OPERATION: NO_PROCESS, **merged.operations}
-    steps = ",\n    ".join(_element(step, numbers) for step in merged.steps)
-    return f"""\
+class _Module:
+    """A module with the steps of a part, and with what they are about."""
+
+    def __init__(self, merged: Merged, steps: Sequence[Step], start: _Start) -> None:
+        self._steps = steps
+        self._start = start
+        self._processes = [NO_PROCESS, *merged.processes]
+        named = {str(step.facts["o"]) for step in steps if "o" in step.facts} | start.running.keys()
+        self._homes = {NO_OPERATION: NO_PROCESS} | {name: merged.operations[name] for name in sorted(named)}
+        records = sorted({record for step in steps for record in records_of(step)})
+        self._numbers = {record: f"r{number}" for number, record in enumerate(records, 1)} or {"": "r0"}
+
+    def written(self, folder: Path) -> Path:
+        """Write it, and return where."""
+        path = folder / "TheTrace.tla"
+        steps = ",\n    ".join(map(self._element, self._steps))
+        path.write_text(
+            f"""\
 ---- MODULE TheTrace ----
 EXTENDS Trace
-TheProcesses == {_set([NO_PROCESS, *merged.processes])}
-TheOperations == {_set(homes)}
-TheRecords == {_set(numbers.values() or ["r0"])}
-TheHome == {_function({operation: _text(home) for operation, home in homes.items()})}
+TheProcesses == {_set(self._processes)}
+TheOperations == {_set(self._homes)}
+TheRecords == {_set(self._numbers.values())}
+TheHome == {_function({operation: _text(home) for operation, home in self._homes.items()})}
 TheModes == [o \\in TheOperations |-> {{"transaction", "view"}}]
+TheStart == {self._begins()}
 TheLog == <<
     {steps}
 >>
 ====
-"""
+""",
+            encoding="utf-8",
+        )
+        return path
+
+    def end(self, printed: Iterable[str]) -> _Start:
+        """Return the state at the end, as TLC has printed it. What it did not look at is as it was."""
+        text = " ".join(printed)
+        ends = [found.start() for found in re.finditer(r'<<\s*"end"', text)]
+        if not ends:
+            raise NotValidated("TLC did not print how a part of the traces ends")
+        match parse_value(text[ends[-1] :]):
+            case (_, int(epoch), str(holder), int(left), bool(wanted), HashTrieMap() as guards, frozenset() as had, op):
+                return self._next(_row(epoch, holder, left, wanted=wanted), guards, had, op)
+        raise NotValidated(f"TLC has printed an end that can't be read: {text}")
+
+    def _next(self, lease: str, guards: HashTrieMap[Value, Value], pairs: frozenset[Value], under: Value) -> _Start:
+        names = {number: record for record, number in self._numbers.items()}
+        cached = {(str(process), names[str(record)]) for process, record in map(_pair, pairs)}
+        cached |= {(process, record) for process, record in self._start.cached if record not in self._numbers}
+        flushed = {str(step.facts["p"]) for step in self._steps if step.facts.get("flushed") is True}
+        cached -= {(p, r) for p, r in cached if p in flushed and r not in self._numbers}
+        assert isinstance(under, HashTrieMap)
+        updates = Counter(self._start.updates)
+        updates.update(record for step in self._steps if step.name == "commit" for record in records_of(step))
+        commits = sum(step.name == "commit" for step in self._steps)
+        return _Start(
+            self._start.version + commits,
+            lease,
+            {str(process): _guard(guard) for process, guard in guards.items() if _guard(guard)[1]},
+            frozenset(cached),
+            {str(operation): epoch for operation, epoch in under.items() if isinstance(epoch, int) and epoch},
+            updates,
+        )
+
+    def _begins(self) -> str:
+        start = self._start
+        guards = "".join(
+            f'{_text(process)} :> [stage |-> "{stage}", epoch |-> {epoch}] @@ '
+            for process, (stage, epoch) in start.guards.items()
+        )
+        every = "[p \\in TheProcesses |-> NoGuard]"
+        cached = ", ".join(
+            f"<<{_text(process)}, {_text(self._numbers[record])}>>"
+            for process, record in sorted(start.cached)
+            if record in self._numbers
+        )
+        updates = _function({number: str(start.updates[record]) for record, number in self._numbers.items()})
+        running = _function({operation: str(epoch) for operation, epoch in start.running.items()})
+        return (
+            f"[lease |-> {start.lease}, guards |-> {guards}{every}, "
+            f"cached |-> {{{cached}}}, updates |-> {updates}, running |-> {running}]"
+        )
+
+    def _element(self, step: Step) -> str:
+        facts = dict(step.facts)
+        since = facts.get("since")
+        if isinstance(since, int) and since < self._start.version:
+            facts["dropped"] = ()  # What changed before this part is no longer in the cache.
+        shown = ", ".join(f"{name} |-> {self._value(name, fact)}" for name, fact in facts.items())
+        return f"[step |-> {_text(step.name)}{', ' if shown else ''}{shown}]"
+
+    def _value(self, name: str, fact: Fact) -> str:
+        match fact:
+            case bool():
+                return "TRUE" if fact else "FALSE"
+            case int():
+                return str(max(0, fact - self._start.version) if name in _VERSION_NAMES else fact)
+            case str():
+                return _text(self._numbers[fact] if name in _RECORD_NAMES else fact)
+            case tuple():
+                return _set(self._numbers[record] for record in fact)
+            case _:
+                return _function({self._numbers[record]: str(number) for record, number in fact.items()})
 
 
-def _element(step: Step, numbers: Mapping[str, str]) -> str:
-    facts = ", ".join(f"{name} |-> {_value(name, fact, numbers)}" for name, fact in step.facts.items())
-    return f"[step |-> {_text(step.name)}{', ' if facts else ''}{facts}]"
+def _row(epoch: int, holder: str, left: int, *, wanted: bool) -> str:
+    who = _text(holder) if holder else "Nobody"
+    return f"[epoch |-> {epoch}, holder |-> {who}, left |-> {left}, wanted |-> {'TRUE' if wanted else 'FALSE'}]"
 
 
-def _value(name: str, fact: Fact, numbers: Mapping[str, str]) -> str:
-    match fact:
-        case bool():
-            return "TRUE" if fact else "FALSE"
-        case int():
-            return str(fact)
-        case str():
-            return _text(numbers[fact] if name in _RECORD_NAMES else fact)
-        case tuple():
-            return _set(numbers[record] for record in fact)
-        case _:
-            return _function({numbers[record]: str(number) for record, number in fact.items()})
+def _pair(value: Value) -> tuple[Value, Value]:
+    assert isinstance(value, tuple)
+    first, second = value
+    return first, second
+
+
+def _guard(value: Value) -> tuple[str, int]:
+    stage, epoch = _pair(value)
+    assert isinstance(epoch, int)
+    return str(stage), epoch
 
 
 def _text(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import Final
 import pytest
 
 from checking.explain import explanation as explained
+from checking.explain import validation
 from checking.explain.merging import merge
 from checking.explain.reading import NoTrace, SeveralStores, UnknownFormat, read
 from checking.explain.reasons import REASONS
@@ -164,21 +165,48 @@ EDITS: Final[dict[str, tuple[Edit, str]]] = {
 }
 
 
+NOT_SEEN_IN_PARTS: Final = {"a record dropped that never was there", "a cache of another version"}
+
+
+def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "STEPS_IN_A_PART", 5)
+
+
 class TestDeciding:
     async def test_what_happened_is_accepted(self, tmp_path: Path, toolbox: Toolbox) -> None:
         path = written(tmp_path, await recorded(tmp_path))
         explanation = await explained.explain(toolbox, (path,), None, SPECIFICATIONS)
         assert explanation.accepted, explanation.text()
-        assert "ACCEPTED" in explanation.text()
+        assert explanation.validation.parts == 1
+
+    async def test_what_happened_is_accepted_in_parts_and_it_says_what_that_leaves_out(
+        self, tmp_path: Path, toolbox: Toolbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        in_parts(monkeypatch)
+        path = written(tmp_path, await recorded(tmp_path))
+        explanation = await explained.explain(toolbox, (path,), None, SPECIFICATIONS)
+        assert explanation.accepted, explanation.text()
+        assert explanation.validation.parts == 4
+        assert "in 4 parts, which leaves out" in explanation.text()
 
     @pytest.mark.parametrize("name", EDITS)
     async def test_what_can_not_have_happened_is_rejected_for_its_reason(
         self, tmp_path: Path, toolbox: Toolbox, name: str
     ) -> None:
-        lines = await recorded(tmp_path)
+        await self.rejected(tmp_path, toolbox, name)
+
+    @pytest.mark.parametrize("name", sorted(EDITS.keys() - NOT_SEEN_IN_PARTS))
+    async def test_so_it_is_in_parts(
+        self, tmp_path: Path, toolbox: Toolbox, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        in_parts(monkeypatch)
+        await self.rejected(tmp_path, toolbox, name)
+
+    async def rejected(self, folder: Path, toolbox: Toolbox, name: str) -> None:
+        lines = await recorded(folder)
         edit, reason = EDITS[name]
         edit(lines)
-        explanation = await explained.explain(toolbox, (written(tmp_path, lines),), None, SPECIFICATIONS)
+        explanation = await explained.explain(toolbox, (written(folder, lines),), None, SPECIFICATIONS)
         assert reason in explanation.validation.reasons, explanation.text()
         assert REASONS[reason].says in explanation.text()
 
