@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Coroutine, Sequence
+from getpass import getpass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -31,7 +32,11 @@ from checking.display import (
     watching,
 )
 from checking.errors import CheckError
+from checking.explain import pseudonyms
 from checking.explain.explanation import explain as explain_traces
+from checking.explain.forensics import Name, Verdict, examine
+from checking.explain.history import histories
+from checking.explain.reading import read_all
 from checking.machine_replay import counterexamples as machine_counterexamples
 from checking.machine_replay.counterparts import COUNTERPARTS, is_replayed
 from checking.machine_replay.drive import Dump, replay_dumps
@@ -46,8 +51,10 @@ from checking.tlc.toolbox import find_toolbox
 from checking.track_record import files
 from checking.track_record.counterexamples import counterexamples_of
 from unwedged.tools.printable import printable
+from unwedged.trace import Trace
 
 OK, FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+KEY_BYTES = 32
 
 T = TypeVar("T")
 
@@ -336,17 +343,44 @@ def track_record(*, anew: Annotated[bool, Parameter(negative=())] = False) -> in
 
 
 @app.command
-def explain(*logs: Path, store: str | None = None) -> int:
+def explain(
+    *logs: Path,
+    store: str | None = None,
+    message: tuple[str, ...] = (),
+    olm: tuple[str, ...] = (),
+    reader: str | None = None,
+    unlock: tuple[Path, ...] = (),
+    passphrase_file: Path | None = None,
+    key_file: Path | None = None,
+) -> int:
     """Say what traces show: whether they are a behaviour of the specification, or which step can't be, and why.
+
+    With a message, say instead why that can't be decrypted.
 
     Parameters
     ----------
     logs
-        The traces of all processes of one store (spec/trace.md), in any order.
+        The traces of all processes of one store (spec/trace.md), in any order. For a message also those of the other
+        end's store.
     store
         The store, where the traces are of several: its pseudonym, as it stands in the lines.
+    message
+        A room message, SESSION:INDEX. The session is named as in the traces, once for each store; or by its real id,
+        if the store can be unlocked.
+    olm
+        An Olm message, RATCHET_KEY:INDEX, in the same way.
+    reader
+        The device that can't read the message, as the traces of the sender name it, or USER_ID/DEVICE_ID.
+    unlock
+        The file of a store, to find out what its traces call the real names. Its passphrase is asked for.
+    passphrase_file
+        A file with the passphrase of the stores to unlock, in its first line.
+    key_file
+        A file with the key of the stores to unlock: 32 bytes, or these in hexadecimal.
 
     """
+    if message or olm:
+        return _explain_message(logs, message, olm, reader, _traces(unlock, passphrase_file, key_file))
     specifications = find_manifest(Path.cwd()).parents[1]
     explanation = _run_interruptibly(explain_traces(find_toolbox(), logs, store, specifications))
     console = make_console()
@@ -355,6 +389,45 @@ def explain(*logs: Path, store: str | None = None) -> int:
     if not explanation.accepted:
         show_drawing(console, explanation.drawing())
     return OK if explanation.accepted else FAILED
+
+
+def _explain_message(
+    logs: tuple[Path, ...], message: tuple[str, ...], olm: tuple[str, ...], reader: str | None, traces: list[Trace]
+) -> int:
+    """Say what became of the key of one message."""
+    if message and olm:
+        raise CheckError("a message is either in a room or an Olm message: give --message or --olm")
+    called = pseudonyms.ratchet if olm else pseudonyms.session
+    places = [name.rpartition(":") for name in message or olm]
+    indices = {index for _, _, index in places}
+    if len(indices) != 1 or not all(index.isdecimal() for index in indices):
+        raise CheckError("a message is named SESSION:INDEX, with the same index for each of its stores")
+    named = frozenset[str]().union(*(called(name, traces) for name, _, _ in places))
+    devices = None if reader is None else pseudonyms.device(reader, traces)
+    finding = examine(histories(read_all(logs)), Name(named, int(indices.pop()), olm=bool(olm)), devices)
+    console = make_console()
+    console.print(Text(printable(finding.summary), "bold"))
+    for line in finding.details():
+        console.print(Text(printable(line), "" if line.startswith("  because") else "dim"))
+    return OK if finding.verdict is not Verdict.UNCLEAR else FAILED
+
+
+def _traces(stores: tuple[Path, ...], passphrase_file: Path | None, key_file: Path | None) -> list[Trace]:
+    """Return what makes the pseudonyms of stores. Secrets come from files or from a person, never from the command."""
+    try:
+        key = None if key_file is None else key_file.read_bytes()
+        passphrase = None if passphrase_file is None else passphrase_file.read_text().partition("\n")[0]
+        if key is not None and len(key) > KEY_BYTES:
+            key = bytes.fromhex(key.decode())
+    except OSError as error:
+        raise CheckError(f"a secret can't be read: {error}") from None
+    except ValueError:
+        raise CheckError(f"a key is {KEY_BYTES} bytes, or these in hexadecimal") from None
+    found = []
+    for path in stores:
+        asked = getpass(f"passphrase of {path}: ") if key is None and passphrase is None else passphrase
+        found.append(pseudonyms.trace_of(path, asked, key))
+    return found
 
 
 def _manifest() -> Manifest:

@@ -226,7 +226,7 @@ class Batch(OfMachine, frozen=True, kw_only=True, tag="batch"):
 class Receive(OfMachine, frozen=True, kw_only=True, tag="receive"):
     """An event for this device was processed."""
 
-    sender: Pseudonym
+    sender: NameOrNone
     type: Word
     outcome: Word
 
@@ -258,6 +258,7 @@ class EncryptOlm(OfMachine, frozen=True, kw_only=True, tag="encrypt_olm"):
     peer: Pseudonym
     ratchet: Pseudonym
     index: Number
+    device: Pseudonym | None = None
     request: Pseudonym | None = None
 
 

@@ -66,11 +66,7 @@ class _Head(msgspec.Struct):
 
 def read(paths: Iterable[Path], store: str | None = None) -> Logs:
     """Read traces of one store, in any order. Raises ``NoTrace``, ``UnknownFormat`` and ``SeveralStores``."""
-    reading = _Reading()
-    for path in paths:
-        _read_file(path, reading)
-    if not reading.lines:
-        raise NoTrace("no file has a line of a trace: was a tracer given to every process that opened the store?")
+    reading = _read_files(paths)
     files_of: dict[str, set[str]] = defaultdict(set)
     for found in reading.lines:
         files_of[found.line.store].add(found.place.file)
@@ -83,6 +79,22 @@ def read(paths: Iterable[Path], store: str | None = None) -> Logs:
     if chosen not in files_of:
         raise NoTrace(f"no line is of the store {chosen}: there are {', '.join(sorted(files_of))}")
     return Logs(chosen, _by_instance(reading, chosen), tuple(reading.remarks))
+
+
+def read_all(paths: Iterable[Path]) -> tuple[Logs, ...]:
+    """Read traces of any number of stores. Raises ``NoTrace`` and ``UnknownFormat``."""
+    reading = _read_files(paths)
+    stores = sorted({found.line.store for found in reading.lines})
+    return tuple(Logs(store, _by_instance(reading, store), tuple(reading.remarks)) for store in stores)
+
+
+def _read_files(paths: Iterable[Path]) -> _Reading:
+    reading = _Reading()
+    for path in paths:
+        _read_file(path, reading)
+    if not reading.lines:
+        raise NoTrace("no file has a line of a trace: was a tracer given to every process that opened the store?")
+    return reading
 
 
 def _read_file(path: Path, reading: _Reading) -> None:

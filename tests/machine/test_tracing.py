@@ -99,6 +99,17 @@ async def test_a_stale_batch_says_so(tmp_path: Path) -> None:
     assert applied["instance"] != stale["instance"]
 
 
+async def test_each_event_of_a_batch_has_a_line_also_what_is_no_event(tmp_path: Path) -> None:
+    recorder = Recorder()
+    async with scene(tmp_path, recorder) as on:
+        position = await on.app.machine.sync_position()
+        response = on.app.ask(position) | {"to_device": {"events": [1, {"type": 2}]}}
+        await on.app.machine.receive_sync_changes(response, position)
+    received = [(line["sender"], line["type"], line["outcome"]) for line in of(recorder, "receive")[-2:]]
+    assert received == [("none", "other", "malformed")] * 2
+    decoded(recorder)
+
+
 async def test_a_request_and_its_answer_have_one_name_in_all_processes(tmp_path: Path) -> None:
     recorder = Recorder()
     async with scene(tmp_path, recorder) as on:

@@ -215,7 +215,9 @@ async def _take_events(transaction: Transaction, events: list[object], outcome: 
             await _process(transaction, event, outcome, now_ms)
         return
     well_formed = [event for event in events if isinstance(event, dict) and is_storable(event)]
-    outcome.problems += [Problem(None, None, MalformedMessage.code)] * (len(events) - len(well_formed))
+    for _ in range(len(events) - len(well_formed)):
+        tracing.received(transaction, None, tracing.OTHER, MalformedMessage.code)
+        outcome.problems.append(Problem(None, None, MalformedMessage.code))
     if not well_formed:
         return
     first = after = 0
@@ -234,6 +236,7 @@ async def _process(transaction: Transaction, raw: object, outcome: SyncOutcome, 
             raise MalformedMessage("no record could keep a to-device event")
         event = parsed(raw, _Event, "a to-device event")
     except MalformedMessage as error:
+        tracing.received(transaction, None, tracing.OTHER, error.code)
         outcome.problems.append(Problem(None, None, error.code))
         return
     await _process_event(transaction, event, None, outcome, now_ms)

@@ -104,10 +104,10 @@ def batch(
         )
 
 
-def received(transaction: Transaction, sender: UserId, event_type: str, outcome: str = OK) -> None:
+def received(transaction: Transaction, sender: UserId | None, event_type: str, outcome: str = OK) -> None:
     """A to-device event was processed: ``outcome`` is ``ok`` or the code of why it could not be used."""
     if (trace := transaction.trace) is not None:
-        trace.later("receive", sender=trace.pseudonym("user", sender), type=_type(event_type), outcome=outcome)
+        trace.later("receive", sender=_sender(trace, sender), type=_type(event_type), outcome=outcome)
 
 
 def decrypted_olm(
@@ -153,7 +153,8 @@ def sent(
         if content.get("algorithm") == OLM:
             [(key, body)] = msgspec.convert(content["ciphertext"], dict[Curve25519Key, _Ciphertext]).items()
             place = _place(trace, body.type, body.body)
-            trace.later("encrypt_olm", request=named, peer=_peer(trace, PeerName(device.user_id, key)), **place)
+            peer = _peer(trace, PeerName(device.user_id, key))
+            trace.later("encrypt_olm", request=named, peer=peer, device=_device(trace, device), **place)
 
 
 def shared(
@@ -201,7 +202,7 @@ def room_key(
             **_session(trace, name),
             source=source,
             first_index=first_index,
-            sender="none" if sender is None else trace.pseudonym("user", sender),
+            sender=_sender(trace, sender),
             kept=kept,
         )
 
@@ -249,6 +250,10 @@ class _Ciphertext(msgspec.Struct):
 
 def _token(trace: Remarks, token: str | None) -> str:
     return "none" if token is None else trace.pseudonym("token", token)
+
+
+def _sender(trace: Remarks, sender: UserId | None) -> str:
+    return "none" if sender is None else trace.pseudonym("user", sender)
 
 
 def _type(event_type: str) -> str:

@@ -1,0 +1,412 @@
+"""Why a message can't be read: each verdict is brought about on real machines and stores, and found in their traces."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from checking import command
+from checking.command import OK, app
+from checking.errors import CheckError
+from checking.explain.forensics import Finding, Name, UnknownMessage, Verdict, examine
+from checking.explain.history import histories
+from checking.explain.reading import read_all
+from checking.explain.reasons import Certainty
+from checking.machine_replay.client import Client
+from checking.machine_replay.homeserver import Json
+from checking.replay.substitutions import Substitution, substituted
+from tests.machine.scene import ALICE, BOB, KEY, ROOM, Scene, scene
+from tests.store.stores import Recorder
+from unwedged.machine import LocalTrust, MachineError, inbox
+from unwedged.machine.records import INBOUND, SYNC
+from unwedged.protocol import cache as cache_rules
+from unwedged.store import BYTES, CryptoStore, RecordKind, Transaction
+from unwedged.trace import Line, Trace
+
+CERTAIN, LIKELY, POSSIBLE = Certainty
+
+KEPT_CACHE: Final[tuple[Substitution, ...]] = (
+    (cache_rules, "sync", lambda cache, log: replace(cache, version=log.version)),
+)
+"""A process keeps all that it has in memory, whatever others have written."""
+
+
+class Told:
+    """A scene, and what the traces of it tell."""
+
+    def __init__(self, on: Scene, folder: Path, recorder: Recorder) -> None:
+        self.on = on
+        self._folder = folder
+        self._recorder = recorder
+
+    def trace_of(self, client: Client) -> Trace:
+        trace = client.machine._store._services.trace
+        assert trace is not None
+        return trace
+
+    def name(self, event: Json) -> Name:
+        """Return what the traces of both stores call the message of an event."""
+        content = event["content"]
+        assert isinstance(content, dict)
+        sessions = {self.trace_of(each).pseudonym("session", content["session_id"]) for each in self.clients}
+        [index] = {
+            int(str(line["index"]))
+            for line in self._recorder.lines
+            if line["step"] == "decrypt_megolm"
+            and line.get("event")
+            in {self.trace_of(each).pseudonym("event", str(event["event_id"])) for each in self.clients}
+        }
+        return Name(frozenset(sessions), index)
+
+    @property
+    def clients(self) -> tuple[Client, Client]:
+        return self.on.app, self.on.bob
+
+    def explain(
+        self,
+        name: Name,
+        of: Iterable[Client] | None = None,
+        where: Callable[[Line], bool] = bool,
+    ) -> Finding:
+        """Explain a message by the traces of some devices, or of both."""
+        paths = []
+        for client in self.clients if of is None else of:
+            store = self.trace_of(client)._head["store"]
+            lines = [json.dumps(line) for line in self._recorder.lines if line["store"] == store and where(line)]
+            paths.append(self._folder / f"{client.device.device}.ndjson")
+            paths[-1].write_text("\n".join(lines) + "\n")
+        return examine(
+            histories(read_all(paths)), name, frozenset({self.trace_of(self.on.app).pseudonym("device", BOB, "LAPTOP")})
+        )
+
+    async def unreadable(self, event: Json, code: str) -> Name:
+        """Let Bob try to read an event, and fail for a reason."""
+        with pytest.raises(MachineError) as raised:
+            await self.on.bob.read(ROOM, event)
+        assert raised.value.code == code
+        return self.name(event)
+
+
+@asynccontextmanager
+async def told(folder: Path) -> AsyncIterator[Told]:
+    recorder = Recorder()
+    async with scene(folder, recorder) as on:
+        await on.greet()
+        yield Told(on, folder, recorder)
+
+
+def must_be(finding: Finding, verdict: Verdict, certainty: Certainty, *said: str) -> None:
+    text = "\n".join([finding.summary, *finding.details()])
+    assert (finding.verdict, finding.certainty) == (verdict, certainty), text
+    for each in said:
+        assert each in text, text
+
+
+async def only_alice(on: Scene, text: str) -> Json:
+    """Say something with a key that only Alice's devices get."""
+    shared = await on.app.share(ROOM, [ALICE])
+    content = {"msgtype": "m.text", "body": text}
+    return on.app.post(ROOM, await on.app.machine.encrypt_room_event(ROOM, shared, "m.room.message", content))
+
+
+async def test_a_message_that_was_read(tmp_path: Path) -> None:
+    async with told(tmp_path) as case:
+        event = await case.on.app.say(ROOM, "hello")
+        await case.on.bob.sync()
+        await case.on.bob.read(ROOM, event)
+        must_be(case.explain(case.name(event)), Verdict.READ, CERTAIN)
+
+
+async def test_a_key_that_comes_after_the_message(tmp_path: Path) -> None:
+    async with told(tmp_path) as case:
+        await case.on.app.machine.discard_room_key(ROOM)
+        event = await case.on.app.say(ROOM, "hello")
+        name = await case.unreadable(event, "missing_room_key")
+        await case.on.bob.sync()
+        must_be(case.explain(name), Verdict.LATE, CERTAIN, "it can be decrypted now")
+        must_be(case.explain(name, [case.on.bob]), Verdict.LATE, CERTAIN)
+
+
+async def test_a_key_that_was_never_shared(tmp_path: Path) -> None:
+    async with told(tmp_path) as case:
+        await case.on.app.machine.discard_room_key(ROOM)
+        event = await only_alice(case.on, "hello")
+        await case.on.bob.sync()
+        name = await case.unreadable(event, "missing_room_key")
+        must_be(case.explain(name), Verdict.NEVER_SHARED, CERTAIN, "no line tells that the key was given")
+        finding = case.explain(name, [case.on.bob])
+        must_be(finding, Verdict.NOT_OURS, LIKELY, "the traces of the sender are missing")
+
+
+async def test_a_key_that_was_shared_from_a_later_message_on(tmp_path: Path) -> None:
+    async with told(tmp_path) as case:
+        await case.on.app.machine.discard_room_key(ROOM)
+        early = await only_alice(case.on, "hello")
+        await case.on.app.say(ROOM, "welcome")
+        await case.on.bob.sync()
+        name = await case.unreadable(early, "unknown_index")
+        must_be(case.explain(name), Verdict.NEVER_SHARED, CERTAIN, "from message 1 on")
+        must_be(case.explain(name, [case.on.bob]), Verdict.NEVER_SHARED, CERTAIN, "from message 1 on")
+
+
+async def test_a_key_whose_request_was_never_sent(tmp_path: Path) -> None:
+    async with told(tmp_path) as case:
+        await case.on.app.machine.discard_room_key(ROOM)
+        shared = await case.on.app.machine.share_room_key(ROOM, [ALICE, BOB])
+        content = {"msgtype": "m.text", "body": "hello"}
+        encrypted = await case.on.app.machine.encrypt_room_event(ROOM, shared, "m.room.message", content)
+        event = case.on.app.post(ROOM, encrypted)
+        await case.on.bob.sync()
+        name = await case.unreadable(event, "missing_room_key")
+        must_be(case.explain(name), Verdict.NEVER_SHARED, CERTAIN, "no answer to it has come")
+
+
+async def test_a_key_that_is_withheld(tmp_path: Path) -> None:
+    async with told(tmp_path) as case:
+        [device] = (await case.on.app.machine.devices_of(BOB)).values()
+        await case.on.app.machine.set_trust(BOB, device.device_id, device.ed25519, LocalTrust.BLOCKED)
+        event = await case.on.app.say(ROOM, "hello")
+        await case.on.bob.sync()
+        name = await case.unreadable(event, "withheld_room_key")
+        must_be(case.explain(name), Verdict.WITHHELD, CERTAIN, "m.blacklisted")
+        must_be(case.explain(name, [case.on.bob]), Verdict.WITHHELD, CERTAIN, "m.blacklisted")
+
+
+async def test_a_key_that_was_shared_over_a_wedged_session(tmp_path: Path) -> None:
+    async with told(tmp_path) as case:
+        on = case.on
+        await on.app.machine.discard_room_key(ROOM)
+        await on.app.say(ROOM, "one")
+        await on.extension.machine.discard_room_key(ROOM)
+        await on.extension.say(ROOM, "two")
+        with substituted(KEPT_CACHE):
+            await on.app.machine.discard_room_key(ROOM)
+            event = await on.app.say(ROOM, "three")
+        await on.bob.sync()
+        name = await case.unreadable(event, "missing_room_key")
+        must_be(case.explain(name), Verdict.WEDGED, CERTAIN, "that is a fork: ", "computed peer/")
+        must_be(case.explain(name, [on.bob]), Verdict.WEDGED, LIKELY, "the traces of the sender are missing")
+        # The Olm message itself is followed by its ratchet key and index.
+        [wedged] = [
+            line for line in case._recorder.lines if line["step"] == "decrypt_olm" and line["outcome"] == "unreadable"
+        ]
+        olm = Name(frozenset({str(wedged["ratchet"])}), int(str(wedged["index"])), olm=True)
+        must_be(case.explain(olm, [on.bob]), Verdict.SPENT_TWICE, LIKELY, "two messages came with this key")
+        place = next(
+            (str(line["ratchet"]), int(str(line["index"])))
+            for number, line in enumerate(case._recorder.lines)
+            if line["step"] == "encrypt_olm"
+            and (line["ratchet"], line["index"])
+            in {
+                (each["ratchet"], each["index"])
+                for each in case._recorder.lines[:number]
+                if each["step"] == "encrypt_olm"
+            }
+        )
+        olm = Name(frozenset({place[0]}), place[1], olm=True)
+        must_be(case.explain(olm, [on.app]), Verdict.FORKED, CERTAIN, "computed peer/")
+
+
+async def test_a_ratchet_that_was_forked_by_a_stale_write(tmp_path: Path) -> None:
+    async with told(tmp_path) as case:
+        on = case.on
+        await on.app.say(ROOM, "one")
+        first = await on.extension.say(ROOM, "two")
+        with substituted(KEPT_CACHE):
+            second = await on.app.say(ROOM, "three")
+        await on.bob.sync()
+        assert await on.bob.read(ROOM, first) == "two"
+        name = await case.unreadable(second, "replayed")
+        must_be(case.explain(name), Verdict.FORKED, CERTAIN, "computed outbound_group_session/", "overwritten version")
+        must_be(case.explain(name, [on.app]), Verdict.FORKED, CERTAIN)
+        must_be(case.explain(name, [on.bob]), Verdict.SPENT_TWICE, POSSIBLE, "the traces of the sender are missing")
+
+
+async def test_a_key_that_was_spent_twice_since_an_older_store_was_put_back(tmp_path: Path) -> None:
+    async with told(tmp_path) as case:
+        on, path = case.on, tmp_path / "PHONE.db"
+        for client in (on.app, on.extension):
+            await client.machine.close()
+        shutil.copy(path, tmp_path / "older")
+        on.app = await on.open(ALICE, "PHONE", "app")
+        first = await on.app.say(ROOM, "one")
+        await on.app.machine.close()
+        shutil.copy(tmp_path / "older", path)
+        on.app = await on.open(ALICE, "PHONE", "app")
+        second = await on.app.say(ROOM, "two")
+        await on.bob.sync()
+        await on.bob.read(ROOM, first)
+        name = await case.unreadable(second, "replayed")
+        must_be(case.explain(name), Verdict.SPENT_TWICE, CERTAIN, "an older copy of the store was put back")
+
+
+async def test_a_message_that_somebody_sends_again(tmp_path: Path) -> None:
+    async with told(tmp_path) as case:
+        event = await case.on.app.say(ROOM, "hello")
+        await case.on.bob.sync()
+        await case.on.bob.read(ROOM, event)
+        name = await case.unreadable(event | {"event_id": "$again"}, "replayed")
+        must_be(case.explain(name), Verdict.NOT_OURS, CERTAIN, "somebody else has sent it again")
+
+
+async def forget(*_: object) -> None:
+    """Process nothing of a batch."""
+
+
+async def test_a_batch_that_was_lost(tmp_path: Path) -> None:
+    async with told(tmp_path) as case:
+        await case.on.app.machine.discard_room_key(ROOM)
+        event = await case.on.app.say(ROOM, "hello")
+        with substituted([(inbox, "_take_events", forget)]):
+            await case.on.bob.sync()
+        name = await case.unreadable(event, "missing_room_key")
+        must_be(case.explain(name), Verdict.BATCH_LOST, LIKELY, "1 of its events were never processed")
+        must_be(case.explain(name, [case.on.bob]), Verdict.BATCH_LOST, LIKELY, "never processed")
+
+
+async def test_a_batch_that_was_never_handed_in(tmp_path: Path) -> None:
+    """The token moves on without the events, as where a program keeps it in another store."""
+    async with told(tmp_path) as case:
+        await case.on.app.machine.discard_room_key(ROOM)
+        event = await case.on.app.say(ROOM, "hello")
+        unused = case.on.bob.ask(await case.on.bob.machine.sync_position())
+
+        async def move_on(transaction: Transaction) -> None:
+            transaction.put(SYNC, "classic:main", str(unused["next_batch"]))
+
+        async with CryptoStore.open(tmp_path / "LAPTOP.db", key=KEY, label="other", kinds=[SYNC]) as store:
+            await store.run(move_on)
+        await case.on.bob.sync()
+        name = await case.unreadable(event, "missing_room_key")
+        must_be(case.explain(name), Verdict.BATCH_LOST, LIKELY, "were never handed in")
+
+
+async def test_a_key_that_the_homeserver_loses(tmp_path: Path) -> None:
+    async with told(tmp_path) as case:
+        await case.on.app.machine.discard_room_key(ROOM)
+        event = await case.on.app.say(ROOM, "hello")
+        case.on.server._signed_in(case.on.bob.device).inbox.clear()
+        await case.on.bob.sync()
+        name = await case.unreadable(event, "missing_room_key")
+        must_be(case.explain(name), Verdict.NOT_OURS, CERTAIN, "the homeserver has taken it", "the key never arrived")
+
+
+async def test_a_key_whose_record_was_damaged(tmp_path: Path) -> None:
+    async with told(tmp_path) as case:
+        event = await case.on.app.say(ROOM, "hello")
+        await case.on.app.machine.discard_room_key(ROOM)
+        event = await case.on.app.say(ROOM, "hello")
+        await case.on.bob.sync()
+        await spoil_room_keys(tmp_path / "LAPTOP.db")
+        name = await case.unreadable(event, "missing_room_key")
+        must_be(case.explain(name), Verdict.LOST_HERE, CERTAIN, "could not read the record any more")
+        must_be(case.explain(name, [case.on.bob]), Verdict.LOST_HERE, CERTAIN)
+
+
+async def spoil_room_keys(path: Path) -> None:
+    raw = RecordKind(INBOUND.name, BYTES, BYTES)
+
+    async def spoil(transaction: Transaction) -> None:
+        for key in await transaction.keys(raw):
+            transaction.put(raw, key, b"\xc1")
+
+    async with CryptoStore.open(path, key=KEY, label="spoiler", kinds=[raw]) as store:
+        await store.run(spoil)
+
+
+async def test_what_no_line_tells_of_is_no_message(tmp_path: Path) -> None:
+    async with told(tmp_path) as case:
+        with pytest.raises(UnknownMessage):
+            case.explain(Name(frozenset({"0" * 16}), 0))
+        with pytest.raises(UnknownMessage):
+            case.explain(Name(frozenset({"0" * 16}), 0, olm=True))
+
+
+async def test_missing_traces_of_a_process_make_a_verdict_less_sure(tmp_path: Path) -> None:
+    async with told(tmp_path) as case:
+        await case.on.app.machine.discard_room_key(ROOM)
+        await case.on.extension.sync()
+        event = await only_alice(case.on, "hello")
+        await case.on.bob.sync()
+        name = await case.unreadable(event, "missing_room_key")
+        must_be(case.explain(name), Verdict.NEVER_SHARED, CERTAIN)
+        missing = case.trace_of(case.on.extension)._head["instance"]
+        finding = case.explain(name, where=lambda line: line["instance"] != missing)
+        must_be(finding, Verdict.NEVER_SHARED, LIKELY, "are of processes whose traces are missing")
+
+
+def written(folder: Path, case: Told) -> Path:
+    """Write the traces of both stores into one file."""
+    path = folder / "trace.ndjson"
+    path.write_text("".join(json.dumps(line) + "\n" for line in case._recorder.lines))
+    return path
+
+
+def explained(*arguments: str | Path) -> int:
+    """Run the command, in this process."""
+    code = app(["explain", *map(str, arguments)])
+    assert isinstance(code, int)
+    return code
+
+
+async def test_a_message_is_named_by_its_real_session_where_the_store_is_unlocked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with told(tmp_path) as case:
+        [device] = (await case.on.app.machine.devices_of(BOB)).values()
+        await case.on.app.machine.set_trust(BOB, device.device_id, device.ed25519, LocalTrust.BLOCKED)
+        event = await case.on.app.say(ROOM, "hello")
+        await case.on.bob.sync()
+        name = await case.unreadable(event, "withheld_room_key")
+        trace, laptop, phone, key = (
+            written(tmp_path, case),
+            *(tmp_path / each for each in ("LAPTOP.db", "PHONE.db", "key")),
+        )
+        content = event["content"]
+        assert isinstance(content, dict)
+        session = str(content["session_id"])
+        key.write_text(KEY.hex() + "\n")
+        unlocked = ("--unlock", laptop, "--unlock", phone, "--key-file", key, "--reader", f"{BOB}/LAPTOP")
+        assert explained(trace, "--message", f"{session}:{name.index}", *unlocked) == OK
+        by_real_name = capsys.readouterr().out
+        assert "certainly WITHHELD" in by_real_name
+        assert session not in by_real_name
+        named = [word for each in sorted(name.pseudonyms) for word in ("--message", f"{each}:{name.index}")]
+        assert explained(trace, *named) == OK
+        assert capsys.readouterr().out == by_real_name
+        for arguments, why in (
+            (("--message", f"{session}:0"), "give its pseudonym as it stands there, or the store by --unlock"),
+            (("--message", "a"), "SESSION:INDEX"),
+            (("--message", f"{session}:0", "--olm", f"{session}:0"), "either in a room or an Olm message"),
+            (("--message", f"{session}:0", "--unlock", laptop, "--key-file", "none"), "a secret can't be read"),
+            (("--message", f"{session}:0", "--unlock", laptop, "--key-file", trace), "in hexadecimal"),
+            (("--message", f"{session}:0", "--unlock", tmp_path / "none.db", "--key-file", key), "none.db"),
+            (("--message", f"{session}:0", "--unlock", laptop, "--passphrase-file", key), "with a key"),
+            (("--message", f"{'0' * 16}:0"), "no line tells of message 0"),
+        ):
+            with pytest.raises(CheckError, match=re.escape(why)):
+                explained(trace, *arguments)
+
+
+async def test_the_passphrase_of_a_store_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with CryptoStore.open(tmp_path / "bot.db", passphrase="a secret", label="bot", kinds=[]) as store:
+        name = store._sealer.trace_key()
+    asked: list[str] = []
+
+    def answer(prompt: str) -> str:
+        asked.append(prompt)
+        return "a secret"
+
+    monkeypatch.setattr(command, "getpass", answer)
+    [trace] = command._traces((tmp_path / "bot.db",), None, None)
+    assert asked == [f"passphrase of {tmp_path / 'bot.db'}: "]
+    expected = Trace(Recorder(), name, store._sealer.store, 0, lambda: 0)
+    assert trace.pseudonym("session", "one") == expected.pseudonym("session", "one")
