@@ -93,6 +93,7 @@ Hand(p, what) == flight' = [flight EXCEPT ![p] = what]
 
 Current == Len(server.versions)
 
+\* M19.11
 Trusted(key) == key \in 1..store.keys \/ key = Signed
 
 Better(index, other) == IF other = Nothing THEN TRUE ELSE index < other
@@ -115,6 +116,7 @@ IsOn == store.backup.version # 0 /\ ~store.backup.refused /\ Trusted(store.backu
 
 -------------------------------------------------------------------------------
 \* A room key comes, or a better one than we have.
+\* M19.2
 ReceiveRoomKey(s, index) ==
     /\ Better(index, store.first[s])
     /\ store' = [store EXCEPT !.first[s] = index,
@@ -125,12 +127,14 @@ ReceiveRoomKey(s, index) ==
 (* Versions.                                                                 *)
 
 \* The store with another backup, which has none of our room keys.
+\* M19.3
 Begun(backup) ==
     [store EXCEPT !.backup = backup,
                   !.unbacked = [s \in Sessions |-> IF store.first[s] = Nothing THEN Nothing
                                                    ELSE Number(backup, store.first[s])]]
 
 \* create_version: a backup key, and a request for a version with it.
+\* M19.5, M19.6
 CreateVersion(p) ==
     /\ flight[p] = Nothing
     /\ LET key == IF IsBeingMade THEN store.backup.key ELSE store.keys + 1
@@ -148,6 +152,7 @@ AnswerCreate(p) ==
     /\ UNCHANGED store
 
 \* mark_sent. The key that is waiting for its version must be the one that it was asked for with.
+\* M19.7
 MarkCreated(p) ==
     /\ InFlight(p, "created")
     /\ IsBeingMade
@@ -179,6 +184,7 @@ AskVersion(p) ==
     /\ UNCHANGED <<server, store>>
 
 \* mark_sent. While a version of our own is being made, only that one counts.
+\* M19.8, M19.9
 MarkVersion(p) ==
     /\ InFlight(p, "version")
     /\ Bound(flight[p])
@@ -201,6 +207,7 @@ IgnoreVersion(p) ==
 (* Uploads. Several may be under way at once, with the same room keys too.   *)
 
 \* outgoing_requests: some of the room keys that are marked.
+\* M19.14, M19.17
 AskUpload(p) ==
     /\ flight[p] = Nothing
     /\ store.backup.version # 0
@@ -224,6 +231,7 @@ AnswerUpload(p) ==
     /\ UNCHANGED store
 
 \* mark_sent. It settles the marks that still have their numbers.
+\* M19.15
 MarkUploaded(p) ==
     /\ InFlight(p, "uploaded")
     /\ LET mark == flight[p].mark
@@ -233,6 +241,7 @@ MarkUploaded(p) ==
     /\ UNCHANGED server
 
 \* mark_failed: there is another version.
+\* M19.16
 MarkRefused(p) ==
     /\ InFlight(p, "refused")
     /\ store' = IF Bound(flight[p]) THEN [store EXCEPT !.backup.refused = TRUE] ELSE store
@@ -260,6 +269,7 @@ Download(p) ==
     /\ UNCHANGED <<server, store>>
 
 \* restore: those that are better than ours.
+\* M19.20
 Restore(p) ==
     /\ InFlight(p, "downloaded")
     /\ Bound(flight[p]) \/ Broken("restored-from-older-version")
@@ -331,10 +341,13 @@ BackedUpIsBest ==
     store.backup # NoBackup =>
         \A s \in Known : store.unbacked[s] # Nothing \/ (store.backup.version # 0 /\ IsIn(s, store.backup.version))
 
+\* M19.6
 OneKeyPerVersion == \A b \in server.backed : b.key = server.versions[b.version]
 
+\* M19.11
 OnlyToTrusted == \A b \in server.backed : Trusted(b.key)
 
+\* M19.1
 SurvivesInvalidation ==
     [][(IsOn /\ ~IsOn') => \E p \in Processes : MarkRefused(p) \/ MarkVersion(p) \/ CreateVersion(p)]_vars
 

@@ -136,6 +136,7 @@ PeerCancels(r) ==
     /\ UNCHANGED <<store, flight, given, taken>>
 
 \* The fault "waiting-in-memory": it waits where a process has it.
+\* M17.8, M17.9
 ReceiveRequest(p) ==
     /\ Hears("request")
     /\ Oldest.request \notin store.answered
@@ -154,6 +155,7 @@ IgnoreRequest ==
     /\ Heard
     /\ UNCHANGED <<peers, store, flight, given, taken>>
 
+\* M17.8, M17.9
 ReceiveCancellation ==
     /\ Hears("cancellation")
     /\ LET r == Oldest.request
@@ -168,6 +170,7 @@ VerifyDevice(d) ==
     /\ UNCHANGED <<peers, server, flight, given, taken>>
 
 \* The person has lost a device.
+\* M17.10
 BlockDevice(d) ==
     /\ d \in store.verified
     /\ Cardinality(store.blocked) < MaxBlocked
@@ -182,6 +185,7 @@ BeginSession(d) ==
     /\ store' = [store EXCEPT !.sessions = @ \cup {d}]
     /\ UNCHANGED <<peers, server, flight, given, taken>>
 
+\* M17.1
 MayAnswer(r) == r.by \in store.sessions /\ (r.by \in store.verified \/ Broken("answered-unverified"))
 
 Answered(r) ==
@@ -190,6 +194,7 @@ Answered(r) ==
     /\ given' = [given EXCEPT ![r] = @ + 1]
 
 \* work_off: one that waits for nothing any more is answered, by whichever process looks.
+\* M17.8
 AnswerWaiting(r) ==
     /\ ~Broken("secret-sent-twice")
     /\ r \in store.waiting
@@ -217,6 +222,7 @@ AnswerFromMemory(p) ==
 -------------------------------------------------------------------------------
 (* We ask others.                                                            *)
 
+\* M17.2
 Ask ==
     /\ store.asked = {}
     /\ store.asks < MaxAsks
@@ -224,6 +230,7 @@ Ask ==
     /\ UNCHANGED <<peers, server, flight, given, taken>>
 
 \* work_off: the request goes to verified devices to which it has not gone yet.
+\* M17.3
 SendAsk ==
     /\ \E ask \in store.asked :
         LET added == store.verified \ ask.of
@@ -237,6 +244,7 @@ Asking(number) == {message \in store.outbox : message.type = "ask" /\ message.nu
 
 \* The store in which a request of ours is over. All that it went to are told so, but for
 \* the one that has answered.
+\* M17.6
 Over(ask, by) ==
     LET sent == IF Broken("cancelled-while-in-flight") THEN Asking(ask.number) ELSE {}
         told == ask.of \ (by \cup UNION {message.to : message \in sent})
@@ -269,9 +277,11 @@ PeerSendsUnasked(d, number) ==
 Asked(number) == {ask \in store.asked : ask.number = number}
 
 \* Whether an answer comes from a device that we have asked, and that is verified still.
+\* M17.4
 FromAsked(answer) ==
     answer.from \in store.verified /\ \A ask \in Asked(answer.number) : answer.from \in ask.of
 
+\* M17.6
 ReceiveAnswer ==
     /\ Hears("answer")
     /\ Asked(Oldest.number) # {} \/ Broken("answer-unasked")
@@ -284,6 +294,7 @@ ReceiveAnswer ==
     /\ UNCHANGED <<peers, flight, given>>
 
 \* It is to no request that is open, or from a device that we have not asked.
+\* M17.4
 IgnoreAnswer ==
     /\ Hears("answer")
     /\ Asked(Oldest.number) = {} \/ ~FromAsked(Oldest)
@@ -293,6 +304,7 @@ IgnoreAnswer ==
 -------------------------------------------------------------------------------
 \* outgoing_requests: what is in the outbox is listed in each process until it is answered,
 \* in the order of its making. (Only the order of a request and its end matters.)
+\* M17.7
 OutgoingRequest(p, message) ==
     /\ flight[p] = Nothing
     /\ message \in store.outbox
@@ -380,12 +392,15 @@ TypeOK ==
 \* The devices that are in the person's own hands, as far as the person has said.
 InOwnHands == Own \ store.blocked
 
+\* M17.1
 NothingGivenAway == [][\A r \in Requests : given'[r] > given[r] => r.by \in InOwnHands]_vars
 
+\* M17.4
 NothingUnasked ==
     [][taken' # taken => LET answer == taken'[Len(taken')]
                          IN  answer.from \in InOwnHands /\ Asked(answer.number) # {}]_vars
 
+\* M17.8, M17.9
 ExactlyOnce ==
     /\ \A r \in Requests : given[r] <= 1
     /\ \A i, j \in DOMAIN taken : taken[i].number = taken[j].number => i = j

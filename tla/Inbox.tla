@@ -103,9 +103,11 @@ Readable(s, m) ==
     \/ Stream[m].kind = "prekey" /\ s.account = "offered"
     \/ Stream[m].kind \in {"olm", "aside"} /\ s.session.open
 
+\* M11.1
 Better(key, other) == IF key < other THEN key ELSE other
 
 \* What becomes of the room key that a message brings; `known` is the key that it is compared with.
+\* M11.5
 Used(s, known, m) == [s EXCEPT !.key = Better(Stream[m].key, known), !.effects[m] = @ + 1]
 
 \* Each message that is read turns the ratchet: the next one that is sent begins a chain.

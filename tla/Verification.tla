@@ -165,9 +165,11 @@ Heard(message) ==
     server' = IF message = Oldest(server.toUs) THEN [server EXCEPT !.toUs = Rest(@)]
               ELSE [server EXCEPT !.forged = IF @ < MaxForged THEN @ + 1 ELSE @]
 
+\* M16.1
 Stored(flow, messages) == [store EXCEPT !.flow = flow, !.outbox = @ \o messages]
 
 \* The flow with a confirmation and a right MAC: its result is in the commit that ends it.
+\* M16.1, M16.2
 Ended(flow, messages) ==
     [Stored([flow EXCEPT !.phase = "done"], messages) EXCEPT !.trusted = @ \/ ~Broken("result-in-second-commit")]
 
@@ -183,6 +185,7 @@ StartSas ==
     /\ UNCHANGED <<setting, peer, server, flight, people>>
 
 \* If we have started too, our own start is abandoned.
+\* M16.9
 ReceiveStart(message) ==
     /\ message.type = "start" /\ message \in Hearable
     /\ store.flow.phase = "ready" \/ (store.flow.phase = "started" /\ ~setting.first)
@@ -206,6 +209,7 @@ ReceiveAccept(message) ==
     /\ Heard(message)
     /\ UNCHANGED <<setting, peer, flight, people>>
 
+\* M16.10
 AsCommitted(key) == store.flow.role = "starter" => key = store.flow.commitment
 
 \* Of two keys that come, the first one counts.
@@ -219,6 +223,7 @@ ReceiveKey(message) ==
     /\ UNCHANGED <<setting, peer, flight, people>>
 
 \* Made under our secret, and of the identity key that we know.
+\* M16.11
 Right(mac) == mac.secret = Secret /\ (mac.identity = setting.identity \/ Broken("mac-of-another-key"))
 
 ReceiveMac(message) ==
@@ -243,6 +248,7 @@ KeepMac(message) ==
 OurMac == Mac(Secret, "ours")
 
 \* The person sees that the emoji are equal, and says so in one of the processes.
+\* M16.11
 ConfirmSas ==
     /\ store.flow.phase = "exchanged" \/ (Broken("confirmed-twice") /\ store.flow.phase = "confirmed")
     /\ Equal
@@ -283,6 +289,7 @@ Expected(message) ==
       [] OTHER -> TRUE
 
 \* A message out of turn, a key that nobody has committed to, a MAC that is wrong.
+\* M16.7
 RefuseMessage(message) ==
     /\ message \in Hearable
     /\ Live(store.flow)
@@ -292,6 +299,7 @@ RefuseMessage(message) ==
     /\ UNCHANGED <<setting, peer, flight, people>>
 
 \* Whatever comes when the flow has ended.
+\* M16.7
 IgnoreMessage(message) ==
     /\ message \in Hearable
     /\ ~Live(store.flow)
@@ -299,6 +307,7 @@ IgnoreMessage(message) ==
     /\ UNCHANGED <<setting, peer, store, flight, people>>
 
 \* outgoing_requests: the oldest message that is not sent yet, in each process that asks.
+\* M16.5
 OutgoingRequest(p) ==
     /\ flight[p] = Nothing
     /\ store.outbox # <<>>
@@ -440,11 +449,13 @@ TypeOK ==
     /\ people \in [confirmed : SUBSET {"ours", "peers"}, cancels : 0..MaxCancels]
     /\ \A p \in Processes : flight[p] = Nothing \/ flight[p].stage \in {"request", "answered", "result"}
 
+\* M16.11
 TrustOnlyIfConfirmed ==
     store.trusted => people.confirmed = {"ours", "peers"} /\ setting.identity = "genuine"
 
 DoneIsTrusted == store.flow.phase = "done" => store.trusted
 
+\* M16.7
 ExactlyOnce ==
     \A i, j \in DOMAIN store.outbox : store.outbox[i].type = store.outbox[j].type => i = j
 
@@ -453,6 +464,7 @@ OnTheirWay ==
     server.toPeer \o SubSeq(store.outbox, server.delivered - store.sent + 1, Len(store.outbox))
 
 \* (Where there is no attacker: one can make us end a flow that the peer goes on with.)
+\* M16.1
 SurvivesInvalidation ==
     Live(peer) => \/ Live(store.flow)
                   \/ \E i \in DOMAIN OnTheirWay : OnTheirWay[i].type \in {"mac", "cancel"}

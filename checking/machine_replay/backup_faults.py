@@ -28,6 +28,7 @@ _read = backup.read
 _open_account = account.open_account
 
 
+# M19.15
 def _backup_flag_race() -> Sequence[Substitution]:
     """The answer to an upload settles each mark of its room keys, whatever has changed meanwhile."""
 
@@ -42,6 +43,7 @@ def _backup_flag_race() -> Sequence[Substitution]:
     return [(backup, "mark_uploaded", mark_uploaded)]
 
 
+# M19.7
 def _two_keys_one_version() -> Sequence[Substitution]:
     """A version counts as that of the key that waits for one, whichever key it was made with."""
 
@@ -53,6 +55,7 @@ def _two_keys_one_version() -> Sequence[Substitution]:
     return [(backup, "mark_created", mark_created)]
 
 
+# M19.1
 def _backup_off_after_invalidation() -> Sequence[Substitution]:
     """That the backup is on is known to a machine, and not to the one that is made after it."""
 
@@ -64,6 +67,7 @@ def _backup_off_after_invalidation() -> Sequence[Substitution]:
     return [(account, "open_account", open_account)]
 
 
+# M19.11
 def _untrusted_version_taken() -> Sequence[Substitution]:
     """Nobody looks whether the version is trusted."""
 
@@ -74,6 +78,7 @@ def _untrusted_version_taken() -> Sequence[Substitution]:
     return [(backup, "is_trusted", is_trusted)]
 
 
+# M19.20
 def _restored_from_older_version() -> Sequence[Substitution]:
     """A download is read by the decryption key that there was when it was made, whatever the backup is by now."""
     keys: dict[tuple[BackupVersion, Curve25519Key], bytes] = {}

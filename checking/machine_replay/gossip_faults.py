@@ -23,6 +23,7 @@ _must_be_asked = asking.must_be_asked
 _settle = asking.settle
 
 
+# M17.8
 def _secret_sent_twice() -> Sequence[Substitution]:
     """What waits is read in one operation, and answered in another, whatever has become of it meanwhile."""
     read: dict[DeviceId, dict[RequestId, Wanted]] = {}
@@ -42,6 +43,7 @@ def _secret_sent_twice() -> Sequence[Substitution]:
     return [(gossip, "receive_request", receive_request), (gossip, "work_off", work_off)]
 
 
+# M17.8
 def _waiting_in_memory() -> Sequence[Substitution]:
     """A request that can't be answered yet waits where no other process sees it."""
 
@@ -51,6 +53,7 @@ def _waiting_in_memory() -> Sequence[Substitution]:
     return [(gossip, "receive_request", receive_request)]
 
 
+# M17.1
 def _answered_unverified() -> Sequence[Substitution]:
     """Each device on the user's list is answered."""
 
@@ -61,6 +64,7 @@ def _answered_unverified() -> Sequence[Substitution]:
     return [(gossip, "verified_own_devices", every_own_device)]
 
 
+# M17.4
 def _answer_unasked() -> Sequence[Substitution]:
     """A room key of a verified device is taken, whether anybody asked for it or not."""
 
@@ -72,6 +76,7 @@ def _answer_unasked() -> Sequence[Substitution]:
     return [(key_requests, "must_be_asked", must_be_asked)]
 
 
+# M17.4
 def _answer_from_unverified() -> Sequence[Substitution]:
     """An answer is taken from whichever device knows what was asked for."""
 
@@ -84,6 +89,7 @@ def _answer_from_unverified() -> Sequence[Substitution]:
     return [(key_requests, "must_be_asked", must_be_asked)]
 
 
+# M17.7
 def _cancelled_while_in_flight() -> Sequence[Substitution]:
     """A request that is over is taken out of the outbox, though a process may have it in its hands."""
 

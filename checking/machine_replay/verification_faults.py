@@ -22,6 +22,7 @@ _receive_mac = verification._receive_mac
 _close = OlmMachine.close
 
 
+# M16.11
 def _trusted_unconfirmed() -> Sequence[Substitution]:
     """A MAC that is right ends the flow, whether the person has confirmed or not."""
 
@@ -33,6 +34,7 @@ def _trusted_unconfirmed() -> Sequence[Substitution]:
     return [(verification, "_receive_mac", receive_mac)]
 
 
+# M16.11
 def _mac_of_another_key() -> Sequence[Substitution]:
     """A MAC that is right is taken for that of the keys that are known, whichever keys it is of."""
 
@@ -46,6 +48,7 @@ def _mac_of_another_key() -> Sequence[Substitution]:
     return [(sas, "proven", proven)]
 
 
+# M16.10
 def _commitment_unchecked() -> Sequence[Substitution]:
     """Any ephemeral key is taken, whichever the other device was committed to."""
 
@@ -62,6 +65,7 @@ def _commitment_unchecked() -> Sequence[Substitution]:
     return [(verification, "_receive_key", receive_key)]
 
 
+# M16.1
 def _result_in_second_commit() -> Sequence[Substitution]:
     """The commit that ends a flow has no result: that is to be stored by another one, which never comes."""
 
@@ -77,6 +81,7 @@ def _result_in_second_commit() -> Sequence[Substitution]:
     ]
 
 
+# M16.1
 def _confirmed_twice() -> Sequence[Substitution]:
     """Each process takes the person's answer, whether the other one has taken it or not."""
 
@@ -88,6 +93,7 @@ def _confirmed_twice() -> Sequence[Substitution]:
     return [(verification, "confirm", confirm)]
 
 
+# M16.1
 def _verification_interrupted() -> Sequence[Substitution]:
     """A flow is an object in memory, which goes with its process."""
 

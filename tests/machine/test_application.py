@@ -125,6 +125,7 @@ async def test_a_relation_stays_readable_for_the_homeserver(alice_and_bob: Scene
     assert encrypted["m.relates_to"] == {"event_id": "$x"}
 
 
+# M14.1
 async def test_a_change_of_devices_is_heard_in_both_processes(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     async with scene.app.machine.devices_stream() as here, scene.extension.machine.devices_stream() as there:
@@ -149,6 +150,7 @@ async def test_a_connection_whose_position_is_forgotten_begins_anew(alice_and_bo
     assert position.to_device_token is not None
 
 
+# M13.4
 async def test_failures_of_what_is_not_listed_again(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.app.machine.share_room_key(ROOM, [ALICE, BOB])

@@ -99,6 +99,7 @@ async def reader(scene: Scene, new: NewBackupVersion) -> Client:
 # Uploads
 
 
+# M19.1, M19.2, M19.3
 async def test_what_is_here_and_what_comes_goes_to_the_backup(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.greet()
@@ -119,6 +120,7 @@ async def test_what_is_here_and_what_comes_goes_to_the_backup(alice_and_bob: Sce
     assert backed_up(scene.app, new.decryption_key) == await first_indices(scene.app)
 
 
+# M19.14
 async def test_an_upload_is_bounded_and_listed_until_it_is_answered(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     new = await create(scene.app)
@@ -135,7 +137,7 @@ async def test_an_upload_is_bounded_and_listed_until_it_is_answered(alice_and_bo
     assert len(backed_up(scene.app, new.decryption_key)) == KEYS_IN_AN_UPLOAD + 1
 
 
-# P10.5
+# M19.15, P10.5
 async def test_backup_flag_race(alice_and_bob: Scene) -> None:
     """A better key arrives while the worse one is uploaded."""
     scene = alice_and_bob
@@ -153,6 +155,7 @@ async def test_backup_flag_race(alice_and_bob: Scene) -> None:
     assert not await marks(scene.app)
 
 
+# M19.2, M19.15
 async def test_a_mark_that_is_made_again_is_another_one(alice_and_bob: Scene) -> None:
     """The answer to the first upload comes a second time while the better key waits."""
     scene = alice_and_bob
@@ -166,6 +169,7 @@ async def test_a_mark_that_is_made_again_is_another_one(alice_and_bob: Scene) ->
     assert await marks(scene.app) == {key.name}
 
 
+# M19.2
 async def test_a_key_that_is_replaced_at_the_same_index_is_uploaded_again(alice_and_bob: Scene) -> None:
     """The first index alone would not tell them apart: first nobody vouches for the key, then its maker does."""
     scene = alice_and_bob
@@ -190,6 +194,7 @@ async def sessions(client: Client) -> set[str]:
     return {name.session_id for name in await first_indices(client)}
 
 
+# M13.4, M19.18
 async def test_what_the_homeserver_refuses_otherwise_is_uploaded_again(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await create(scene.app)
@@ -211,6 +216,7 @@ async def test_what_is_no_answer_to_an_upload_settles_nothing(alice_and_bob: Sce
     assert await has_upload(scene.extension)
 
 
+# M19.3
 async def test_without_a_backup_nothing_is_marked(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.greet()
@@ -220,6 +226,7 @@ async def test_without_a_backup_nothing_is_marked(alice_and_bob: Scene) -> None:
     assert not await has_upload(scene.app)
 
 
+# M19.19
 async def test_no_key_is_called_verified_or_forwarded(alice_and_bob: Scene) -> None:
     """A homeserver would let such a key replace one that begins earlier, or the reverse."""
     scene = alice_and_bob
@@ -252,6 +259,7 @@ async def test_requests_go_to_another_process_as_bytes(alice_and_bob: Scene) -> 
 # Versions
 
 
+# M19.3, M19.15
 @pytest.mark.parametrize("swapped", [False, True])
 async def test_two_keys_one_version(alice_and_bob: Scene, swapped: bool) -> None:
     """A process uploads under a version that the other one replaces, and a better key arrives meanwhile."""
@@ -275,6 +283,7 @@ async def test_two_keys_one_version(alice_and_bob: Scene, swapped: bool) -> None
     assert backed_up(other, first.decryption_key, "1") == {key.name: 5 for key in keys}
 
 
+# M19.6
 async def test_whoever_creates_a_version_meanwhile_gets_the_same_one(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     new = await scene.app.machine.key_backup.create_version()
@@ -286,6 +295,7 @@ async def test_whoever_creates_a_version_meanwhile_gets_the_same_one(alice_and_b
     assert another.request.public_key != new.request.public_key
 
 
+# M19.7
 async def test_a_creation_that_was_sent_twice_comes_right(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await add(scene.app, RoomKey())
@@ -304,6 +314,7 @@ async def test_a_creation_that_was_sent_twice_comes_right(alice_and_bob: Scene) 
     assert backed_up(scene.app, new.decryption_key, "2") == await first_indices(scene.app)
 
 
+# M19.3, M19.10
 async def test_another_version_with_the_same_key_gets_all_room_keys(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     new = await create(scene.app)
@@ -316,6 +327,7 @@ async def test_another_version_with_the_same_key_gets_all_room_keys(alice_and_bo
     assert backed_up(scene.app, new.decryption_key, "2") == await first_indices(scene.app)
 
 
+# M19.8
 async def test_a_creation_whose_answer_was_lost_is_found_by_asking(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     new = await scene.app.machine.key_backup.create_version()
@@ -327,6 +339,7 @@ async def test_a_creation_whose_answer_was_lost_is_found_by_asking(alice_and_bob
     assert await scene.extension.machine.key_backup.create_version() != new
 
 
+# M19.9
 async def test_while_a_version_is_made_no_other_counts(alice_and_bob: Scene) -> None:
     """Otherwise the decryption key would be gone when the homeserver makes it the current one."""
     scene = alice_and_bob
@@ -341,6 +354,7 @@ async def test_while_a_version_is_made_no_other_counts(alice_and_bob: Scene) -> 
     assert await scene.app.machine.key_backup.decryption_key() == new.decryption_key
 
 
+# M19.7
 async def test_a_late_answer_to_a_creation_turns_nothing_on(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     new = await scene.app.machine.key_backup.create_version()
@@ -358,6 +372,7 @@ async def test_a_late_answer_to_a_creation_turns_nothing_on(alice_and_bob: Scene
         await scene.app.machine.mark_sent(new.request, {"version": 7})
 
 
+# M19.8
 async def test_a_version_that_was_asked_for_before_another_counts_for_nothing(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await create(scene.app)
@@ -370,6 +385,7 @@ async def test_a_version_that_was_asked_for_before_another_counts_for_nothing(al
     assert await scene.extension.machine.key_backup.decryption_key() == new.decryption_key
 
 
+# M19.10, M19.16, M19.17
 @pytest.mark.parametrize("status", GONE)
 async def test_a_version_that_somebody_else_replaces_turns_the_backup_off(alice_and_bob: Scene, status: int) -> None:
     scene = alice_and_bob
@@ -401,6 +417,7 @@ async def test_a_version_that_somebody_else_replaces_turns_the_backup_off(alice_
     assert backed_up(scene.app, theirs.decryption_key) == await first_indices(scene.extension)
 
 
+# M19.16
 async def test_a_backup_that_is_gone_is_off(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await create(scene.app)
@@ -411,6 +428,7 @@ async def test_a_backup_that_is_gone_is_off(alice_and_bob: Scene) -> None:
     assert await is_on(scene.extension)
 
 
+# M19.1, M19.4
 async def test_backup_off_after_invalidation(alice_and_bob: Scene) -> None:
     """Off and on in both processes, with the lease taken in between."""
     scene = alice_and_bob
@@ -476,6 +494,7 @@ async def test_a_backup_that_cannot_be_read_is_off(alice_and_bob: Scene) -> None
 # Trust
 
 
+# M19.11, M19.12
 async def test_a_version_is_trusted_by_the_signature_of_a_verified_device(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     tablet = await new_device(scene)
@@ -494,6 +513,7 @@ async def test_a_version_is_trusted_by_the_signature_of_a_verified_device(alice_
     assert backed_up(tablet, new.decryption_key) == await first_indices(scene.app)
 
 
+# M19.11
 async def test_a_version_is_trusted_by_the_signature_of_the_verified_master_key(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await bootstrap(scene.app, scene.extension)
@@ -514,6 +534,7 @@ async def test_a_version_is_trusted_by_the_signature_of_the_verified_master_key(
     assert not await is_on(tablet)
 
 
+# M19.11
 async def test_another_public_key_under_a_signature_is_not_trusted(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     new = await scene.app.machine.key_backup.create_version()
@@ -529,6 +550,7 @@ async def test_another_public_key_under_a_signature_is_not_trusted(alice_and_bob
     assert await is_on(scene.app)
 
 
+# M19.12
 async def test_a_signature_that_comes_later_counts(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     new = await scene.app.machine.key_backup.create_version()
@@ -549,6 +571,7 @@ async def test_a_signature_that_comes_later_counts(alice_and_bob: Scene) -> None
     assert not await marks(scene.app)  # it is the same version with the same key
 
 
+# M19.13
 async def test_a_decryption_key_is_kept_only_if_it_fits(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     tablet = await new_device(scene)
@@ -638,6 +661,7 @@ async def test_a_room_or_a_session_is_restored(alice_and_bob: Scene) -> None:
         await tablet.machine.key_backup.download(None, "session")
 
 
+# M19.20
 async def test_restoring_is_done_in_commits_of_bounded_length(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     new = await create(scene.app)
@@ -673,6 +697,7 @@ async def test_what_gets_better_after_restoring_is_uploaded(alice_and_bob: Scene
     assert not await marks(scene.app)
 
 
+# M19.2
 async def test_what_is_restored_goes_to_the_next_version(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     new = await create(scene.app)
@@ -687,6 +712,7 @@ async def test_what_is_restored_goes_to_the_next_version(alice_and_bob: Scene) -
     assert len(await first_indices(tablet)) == 1
 
 
+# M19.20
 async def test_keys_of_another_version_are_not_restored(alice_and_bob: Scene) -> None:
     """They would count as being in the current one."""
     scene = alice_and_bob
@@ -766,6 +792,7 @@ async def upload_or_create(scene: Scene) -> BackupVersionCreate:
     return (await scene.app.machine.key_backup.create_version()).request
 
 
+# M19.21
 async def test_a_key_of_the_backup_takes_the_place_of_none_that_its_maker_sent(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.greet()

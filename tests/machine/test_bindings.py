@@ -268,6 +268,7 @@ async def test_a_session_is_replaced_once_an_hour_though_the_answer_to_a_claim_c
     assert replaced == [1, 0]
 
 
+# M13.5
 async def test_a_room_key_that_the_homeserver_refused_is_sent_again(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.greet()
@@ -280,6 +281,7 @@ async def test_a_room_key_that_the_homeserver_refused_is_sent_again(alice_and_bo
     assert await scene.bob.read(ROOM, event) == "hello"
 
 
+# M13.1
 async def test_messages_leave_in_the_order_of_their_commits_though_a_clock_is_put_back(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.greet()
@@ -294,6 +296,7 @@ async def test_messages_leave_in_the_order_of_their_commits_though_a_clock_is_pu
         scene.clock.added_ms -= HOUR_MS
 
 
+# M13.1
 async def test_what_one_commit_sends_leaves_in_the_order_of_its_making(alice_and_bob: Scene) -> None:
     machine = alice_and_bob.app.machine
 
@@ -340,6 +343,7 @@ async def test_a_claimed_key_that_its_device_did_not_sign_makes_no_session(alice
     assert notice.messages[UserId(BOB)][DeviceId("LAPTOP")]["code"] == "m.no_olm"
 
 
+# M13.3
 async def test_a_request_goes_to_another_process_as_bytes(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.app.machine.share_room_key(ROOM, [ALICE, BOB])
@@ -357,6 +361,7 @@ async def test_a_request_goes_to_another_process_as_bytes(alice_and_bob: Scene) 
             decode(spoilt)
 
 
+# M13.1, M13.3, M13.4
 async def test_a_failed_request_says_when_to_try_again(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.app.share(ROOM, [ALICE, BOB])

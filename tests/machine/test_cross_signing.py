@@ -137,6 +137,7 @@ async def test_what_is_complete_is_not_sent_again(alice_and_bob: Scene) -> None:
     assert not await scene.app.machine.outgoing_requests()
 
 
+# M15.16
 async def test_a_device_is_signed_after_the_homeserver_knows_it(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     scene.server.sign_in(Device(ALICE, "TABLET"))
@@ -153,6 +154,7 @@ async def test_a_device_is_signed_after_the_homeserver_knows_it(alice_and_bob: S
     assert await device_trust(scene.bob, ALICE, "TABLET") is DeviceTrust.CROSS_SIGNED
 
 
+# M15.10
 async def test_two_processes_that_begin_at_once_make_one_identity(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     made = await asyncio.gather(*(client.machine.cross_signing.bootstrap() for client in (scene.app, scene.extension)))
@@ -165,6 +167,7 @@ async def test_two_processes_that_begin_at_once_make_one_identity(alice_and_bob:
     assert (await scene.app.machine.cross_signing.status()).master_key == one.master_key
 
 
+# M15.10
 @pytest.mark.parametrize("seed", range(8))
 async def test_one_identity_is_made_whatever_is_lost_late_or_repeated(alice_and_bob: Scene, seed: int) -> None:
     print(f"seed {seed}")  # noqa: T201 (shown where the test fails)
@@ -191,6 +194,7 @@ async def test_one_identity_is_made_whatever_is_lost_late_or_repeated(alice_and_
     assert not (await scene.bob.machine.cross_signing.trust_of(ALICE)).changed
 
 
+# M15.11
 async def test_nothing_is_made_before_it_is_known_that_the_user_has_none(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     other = await tablet(scene)
@@ -204,6 +208,7 @@ async def test_nothing_is_made_before_it_is_known_that_the_user_has_none(alice_a
         await scene.extension.machine.cross_signing.bootstrap()
 
 
+# M15.11
 async def test_keys_that_are_pending_never_replace_an_identity(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     other = await tablet(scene)
@@ -216,6 +221,7 @@ async def test_keys_that_are_pending_never_replace_an_identity(alice_and_bob: Sc
         await scene.extension.machine.cross_signing.bootstrap()
 
 
+# M13.2, M15.11
 async def test_an_upload_whose_answer_was_lost_is_sent_again(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.app.machine.cross_signing.bootstrap()
@@ -226,6 +232,7 @@ async def test_an_upload_whose_answer_was_lost_is_sent_again(alice_and_bob: Scen
     assert (await scene.app.machine.cross_signing.status()).master_key == upload.master_key
 
 
+# M15.13
 async def test_what_was_refused_is_listed_again_with_the_same_keys(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.app.machine.cross_signing.bootstrap()
@@ -252,6 +259,7 @@ async def test_an_answer_that_comes_late_or_twice_changes_nothing(alice_and_bob:
     assert (await scene.app.machine.cross_signing.status()).is_complete
 
 
+# M15.13
 async def test_a_late_answer_after_a_refusal_counts(alice_and_bob: Scene) -> None:
     """A proxy may refuse what the homeserver has taken."""
     scene = alice_and_bob
@@ -262,6 +270,7 @@ async def test_a_late_answer_after_a_refusal_counts(alice_and_bob: Scene) -> Non
     assert (await scene.extension.machine.cross_signing.status()).private_keys == EVERY_KEY
 
 
+# M15.12
 async def test_a_query_that_was_asked_before_brings_the_old_identity_not_back(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await bootstrap(scene.app)
@@ -277,6 +286,7 @@ async def test_a_query_that_was_asked_before_brings_the_old_identity_not_back(al
     assert (await scene.app.machine.cross_signing.status()).master_key == upload.master_key
 
 
+# M15.10
 async def test_a_reset_asks_for_a_password_and_keeps_the_old_keys_until_it_is_done(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await bootstrap(scene.app, scene.extension)
@@ -329,6 +339,7 @@ async def test_private_keys_go_to_another_device(alice_and_bob: Scene) -> None:
     assert await other.machine.cross_signing.export_seeds() == seeds
 
 
+# M15.18
 @pytest.mark.parametrize("name", [name.value for name in SigningKeyName])
 async def test_private_keys_of_another_identity_are_refused(alice_and_bob: Scene, name: str) -> None:
     scene = alice_and_bob
@@ -346,6 +357,7 @@ async def test_private_keys_of_another_identity_are_refused(alice_and_bob: Scene
         await other.machine.cross_signing.import_seeds(None)  # type: ignore[arg-type]
 
 
+# M15.18
 async def test_only_the_master_key_says_that_the_identity_is_the_users(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await bootstrap(scene.app)
@@ -376,6 +388,7 @@ async def test_private_keys_of_an_identity_that_was_replaced_elsewhere_are_of_no
         await scene.app.machine.cross_signing.bootstrap()
 
 
+# M15.4, M15.5
 async def test_a_user_is_verified_on_one_device_and_so_on_the_other(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     other = await tablet(scene)
@@ -401,6 +414,7 @@ async def test_a_user_is_verified_on_one_device_and_so_on_the_other(alice_and_bo
     assert ALICE not in str(trust.identity.master)
 
 
+# M15.8, M15.9
 async def test_a_message_says_who_vouches_for_its_sender(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
 
@@ -423,6 +437,7 @@ async def test_a_message_says_who_vouches_for_its_sender(alice_and_bob: Scene) -
     assert await trust() is SenderTrust.VERIFIED_DEVICE
 
 
+# M15.3, M15.6
 @pytest.mark.parametrize("ends_by", ["verify", "accept"])
 async def test_the_change_of_an_identity_that_was_verified_is_told_until_a_person_says_what_it_means(
     alice_and_bob: Scene, ends_by: str
@@ -451,6 +466,7 @@ async def test_the_change_of_an_identity_that_was_verified_is_told_until_a_perso
     assert (trust.verified, trust.changed, trust.violated) == (False, True, ends_by == "verify")
 
 
+# M15.6
 @pytest.mark.parametrize("by", ["verify", "import"])
 async def test_a_user_who_was_verified_elsewhere_counts_as_verified_once_as_soon_as_that_is_known(
     alice_and_bob: Scene, by: str
@@ -471,6 +487,7 @@ async def test_a_user_who_was_verified_elsewhere_counts_as_verified_once_as_soon
     assert (await other.machine.cross_signing.trust_of(BOB)).violated
 
 
+# M15.5
 async def test_what_a_replaced_identity_of_ones_own_has_signed_counts_no_more(alice_and_bob: Scene) -> None:
     """Else a homeserver could replace it, and verify everybody by the new one."""
     scene = alice_and_bob
@@ -492,6 +509,7 @@ async def test_what_a_replaced_identity_of_ones_own_has_signed_counts_no_more(al
     assert (await other.machine.cross_signing.trust_of(BOB)).verified
 
 
+# M15.15
 @pytest.mark.parametrize("by", ["bootstrap", "reset", "import"])
 async def test_a_user_who_was_verified_before_the_key_for_that_was_here_is_signed_with_it(
     alice_and_bob: Scene, by: str
@@ -513,6 +531,7 @@ async def test_a_user_who_was_verified_before_the_key_for_that_was_here_is_signe
     assert (await other.machine.cross_signing.trust_of(BOB)).verified
 
 
+# M15.16
 async def test_a_device_of_ones_own_is_signed_by_verifying_it(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     other = await tablet(scene)
@@ -528,6 +547,7 @@ async def test_a_device_of_ones_own_is_signed_by_verifying_it(alice_and_bob: Sce
     assert await device_trust(scene.bob, ALICE, "TABLET") is DeviceTrust.CROSS_SIGNED
 
 
+# M15.9
 async def test_a_device_that_a_replaced_identity_has_signed_is_not_signed(alice_and_bob: Scene) -> None:
     """Also before the devices are asked for again."""
     scene = alice_and_bob
@@ -543,6 +563,7 @@ async def test_a_device_that_a_replaced_identity_has_signed_is_not_signed(alice_
     assert await device_trust(scene.extension, ALICE, "TABLET") is DeviceTrust.UNSIGNED
 
 
+# M15.17
 async def test_a_signature_that_the_homeserver_refuses_is_not_sent_again(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.app.machine.cross_signing.bootstrap()
@@ -557,6 +578,7 @@ async def test_a_signature_that_the_homeserver_refuses_is_not_sent_again(alice_a
     assert (await scene.app.machine.cross_signing.status()).own_device_signed
 
 
+# M15.17
 async def test_signatures_that_the_homeserver_refuses_all_at_once_are_abandoned(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.app.machine.cross_signing.bootstrap()
@@ -699,6 +721,7 @@ def changed(news: Changed[Key] | Lagged) -> Key:
     return news.key
 
 
+# M14.1
 async def test_both_processes_hear_of_private_keys_and_identities(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     signing = scene.extension.machine.cross_signing

@@ -237,6 +237,7 @@ async def test_a_clock_that_was_ahead_keeps_no_key_back(alice_and_bob: Scene) ->
     assert KeysUpload in {type(request) for request in again}
 
 
+# M12.4
 async def test_only_the_sender_of_a_message_withholds_its_key(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     scene.server.sign_in(Device(EVE, "EVE"))
@@ -252,6 +253,7 @@ async def test_only_the_sender_of_a_message_withholds_its_key(alice_and_bob: Sce
         await scene.bob.read(ROOM, event)
 
 
+# M12.5
 async def test_notices_of_withheld_keys_have_bounds(alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rooms, "MOST_WITHHELD", 3)
     scene = alice_and_bob
@@ -302,6 +304,7 @@ async def give_as_own(eve: Client, bob: Client, alice: Client) -> None:
     eve.call("PUT", "sendToDevice/m.room.encrypted/stolen", {"messages": {ALICE: {"PHONE": encrypted}}})
 
 
+# M11.3, M11.4
 @pytest.mark.parametrize("eve_first", [False, True])
 async def test_whoever_gives_the_key_of_another_as_own_changes_nothing_for_that_one(
     alice_and_bob: Scene, eve_first: bool

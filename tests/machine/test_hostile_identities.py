@@ -49,21 +49,25 @@ def test_the_keys_of_a_user_are_accepted() -> None:
     assert checked_keys(USER, {**KEYS, SigningKeyName.MASTER: more}) is not None
 
 
+# M15.2
 @pytest.mark.parametrize("name", [SigningKeyName.MASTER, SigningKeyName.SELF_SIGNING])
 def test_an_identity_has_two_keys_at_least(name: SigningKeyName) -> None:
     assert checked_keys(USER, {each: key for each, key in KEYS.items() if each is not name}) is None
 
 
+# M15.2
 @given(name=NAMES, other=NAMES)
 def test_a_key_of_another_usage_is_refused(name: SigningKeyName, other: SigningKeyName) -> None:
     assert (checked_keys(USER, {**KEYS, name: KEYS[other]}) is None) == (name is not other)
 
 
+# M15.2
 @given(name=NAMES)
 def test_a_key_of_another_user_is_refused(name: SigningKeyName) -> None:
     assert checked_keys(USER, {**KEYS, name: signing_keys(UserId(ALICE), SEEDS)[name]}) is None
 
 
+# M15.2
 @given(name=NAMES)
 def test_a_key_that_another_master_key_has_signed_is_refused(name: SigningKeyName) -> None:
     assert checked_keys(USER, {**KEYS, name: OTHER_KEYS[name]}) is None
@@ -100,6 +104,7 @@ def test_nobody_but_the_master_key_says_what_signs_for_a_user(
             }
 
 
+# M15.1, M15.2
 @settings(deadline=None)
 @given(name=NAMES, field=FIELDS | WORDS, value=VALUES, whole=VALUES, user=st.sampled_from([ALICE, BOB]))
 def test_an_answer_that_is_spoilt_changes_no_identity(
@@ -141,6 +146,7 @@ async def test_the_user_signing_key_of_another_user_is_not_kept(alice_and_bob: S
     assert identity.user_signing is None
 
 
+# M15.14
 async def test_a_device_signs_no_master_key_that_could_be_taken_for_something_else(alice_and_bob: Scene) -> None:
     """What a device signs as "key" is a key to begin a session with. The homeserver adds one to the master key."""
     scene = alice_and_bob

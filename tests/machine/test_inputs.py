@@ -237,7 +237,7 @@ async def test_shared_then_invalidated(alice_and_bob: Scene) -> None:
     assert [getattr(each, "index", each) for each in read] == [0, 1, 2]
 
 
-# M8.3, M8.5
+# M8.3, M8.5, M13.3
 async def test_unwedge_races_itself(alice_and_bob: Scene) -> None:
     """Two unreadable messages of one device, one in each process: one new session, and one message that says so."""
     scene = alice_and_bob
@@ -374,6 +374,7 @@ async def test_one_time_exchange_frozen(alice_and_bob: Scene, answered: bool) ->
     assert [each.session_id for each in after.sessions] == [each.session_id for each in before.sessions]
 
 
+# M17.8
 async def test_secret_sent_twice(alice_and_bob: Scene) -> None:
     """A session with a device whose request has waited for one is there, and both processes see it at once."""
     scene = alice_and_bob

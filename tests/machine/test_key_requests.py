@@ -75,6 +75,8 @@ async def unreadable(client: Client, event: Json) -> MachineError:
         await client.read(ROOM, event)
     return raised.value
 
+    # M18.5
+
 
 class TestAsking:
     async def test_a_message_is_read_with_a_key_of_another_device(self, alice_and_bob: Scene) -> None:
@@ -97,6 +99,7 @@ class TestAsking:
         assert len(sent_to(scene, tablet.device, asking.ROOM_KEY_REQUEST)) == 1  # it is not told what it knows
         assert await scene.extension.machine.request_room_keys(ROOM, [event]) == 0
 
+    # M18.4
     async def test_a_new_device_gets_the_key_of_somebody_elses_message(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         event = await old_message(scene)
@@ -108,6 +111,7 @@ class TestAsking:
         await tablet.sync()
         assert await tablet.read(ROOM, event) == "before the tablet"
 
+    # M17.2, M18.2
     async def test_a_key_is_asked_for_once_whoever_asks_and_from_the_earliest_message(
         self, alice_and_bob: Scene
     ) -> None:
@@ -124,6 +128,7 @@ class TestAsking:
         (request,) = (await tablet.machine._store.query(asking.all_asked)).values()
         assert getattr(request.wanted, "index", None) == 0
 
+    # M17.3
     async def test_a_device_is_asked_when_it_is_verified(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         tablet = await another_device(scene, verified=False)
@@ -135,6 +140,7 @@ class TestAsking:
         await scene.extension.send_all()
         assert len(sent_to(scene, tablet.device, asking.ROOM_KEY_REQUEST)) == 1
 
+    # M18.2
     async def test_a_key_that_comes_from_elsewhere_settles_the_request(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         tablet = await another_device(scene)
@@ -150,6 +156,7 @@ class TestAsking:
         await tablet.send_all()
         assert sent_to(scene, scene.app.device, "m.room.encrypted") == []  # cancelled before it was answered
 
+    # M17.7
     async def test_a_cancellation_is_listed_only_when_the_request_was_answered(self, alice_and_bob: Scene) -> None:
         """Sent before it, it would be of no use: the other device would keep the request for ever."""
         scene = alice_and_bob
@@ -169,6 +176,7 @@ class TestAsking:
         assert {content["action"] for content in cancellation.messages[UserId(ALICE)].values()} == {CANCEL}
         assert cancellation.messages[UserId(ALICE)].keys() == {"TABLET", "DESK"}
 
+    # M18.2
     async def test_a_key_that_begins_too_late_does_not_settle_the_request(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         early = await scene.bob.say(ROOM, "early")  # only the phone has the key of this one
@@ -198,6 +206,7 @@ class TestAsking:
         assert await tablet.read(ROOM, early) == "early"
         assert await asked(tablet) == 0
 
+    # M18.3
     async def test_the_oldest_of_too_many_requests_is_abandoned(
         self, alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -225,6 +234,8 @@ class TestAsking:
                 )
         assert await asked(alice_and_bob.extension) == 0
 
+    # M18.1
+
 
 class TestAnswersThatDoNotCount:
     async def test_a_key_that_nobody_asked_for(self, alice_and_bob: Scene) -> None:
@@ -235,6 +246,7 @@ class TestAnswersThatDoNotCount:
         assert await receive(scene.extension, forwarded) == ["not_asked"]
         assert isinstance(await unreadable(scene.app, event), MissingRoomKey)
 
+    # M18.1
     async def test_a_key_from_a_device_that_is_verified_no_more(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         tablet = await another_device(scene)
@@ -332,6 +344,8 @@ async def reach(recipient: Client, sender: Client) -> None:
     await sender.sync()
     await sender.share(ROOM, [recipient.device.user])
 
+    # M17.8, M17.9
+
 
 class TestAnswering:
     async def test_a_request_waits_until_its_device_is_verified_and_is_answered_once(
@@ -357,6 +371,7 @@ class TestAnswering:
         await tablet.sync()
         assert await tablet.read(ROOM, event) == "before the tablet"
 
+    # M17.8
     async def test_a_request_that_is_cancelled_is_not_answered(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         tablet = await another_device(scene, verified=False)
@@ -370,6 +385,7 @@ class TestAnswering:
         await scene.app.send_all()
         assert sent_to(scene, tablet.device, "m.room_key.withheld") == []
 
+    # M18.4
     async def test_a_device_is_told_that_a_key_is_not_here(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         tablet = await another_device(scene)
@@ -386,6 +402,7 @@ class TestAnswering:
         assert isinstance(await unreadable(desk, event), MissingRoomKey)
         assert await asked(desk) == 1
 
+    # M18.6
     async def test_that_a_device_has_not_got_a_key_does_not_hide_why_its_maker_withholds_it(
         self, alice_and_bob: Scene
     ) -> None:
@@ -405,6 +422,7 @@ class TestAnswering:
         assert isinstance(error, WithheldRoomKey)
         assert error.reason_code == "m.blacklisted"
 
+    # M17.11, M18.4
     async def test_a_device_that_is_blocked_gets_no_key_and_is_told(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         event = await old_message(scene)
@@ -418,6 +436,7 @@ class TestAnswering:
         assert withheld["code"] == "m.blacklisted"
         assert sent_to(scene, tablet.device, "m.room.encrypted") == []
 
+    # M17.11
     async def test_while_sending_fails_a_blocked_device_fills_no_outbox(
         self, alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -440,6 +459,7 @@ class TestAnswering:
         assert await waiting(scene.app) == 0
         assert len(sent_to(scene, tablet.device, "m.room_key.withheld")) == 9
 
+    # M17.9
     async def test_what_was_answered_is_forgotten_with_the_device(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         tablet, desk = await another_device(scene), await another_device(scene, "DESK")
@@ -455,6 +475,7 @@ class TestAnswering:
         await scene.extension.send_all()
         assert await scene.app.machine._store.query(answered) == {desk.device.device}
 
+    # M17.10
     async def test_another_user_gets_no_key(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         event = await old_message(scene)
@@ -466,6 +487,7 @@ class TestAnswering:
         await scene.extension.send_all()
         assert not [each for each in scene.server.arrivals[before:] if "sendToDevice" in each.path]
 
+    # M17.10
     async def test_a_request_of_a_device_that_is_not_there_is_dropped_once_that_is_known(
         self, alice_and_bob: Scene
     ) -> None:
@@ -494,6 +516,7 @@ class TestAnswering:
         assert await waiting(scene.app) == 0
         assert len(sent_to(scene, tablet.device, "m.room.encrypted")) == 1
 
+    # M17.12
     async def test_requests_have_bounds(self, alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(gossip, "MOST_WAITING", 3)
         monkeypatch.setattr(gossip, "MOST_REQUESTERS", 2)
@@ -588,6 +611,8 @@ async def test_the_key_that_a_broken_session_lost_comes_from_another_device(alic
     await scene.extension.sync()
     assert await scene.app.read(ROOM, event) == "lost on the phone"
 
+    # M18.4, M18.7
+
 
 class TestSharedHistory:
     async def test_the_flag_goes_with_the_key_and_with_its_forward(self, alice_and_bob: Scene) -> None:
@@ -609,6 +634,7 @@ class TestSharedHistory:
             flags = {each.session_id: each.shared_history for each in await client.machine.export_room_keys()}
             assert flags == {session_of(event): False, session_of(shared): True}
 
+    # M18.7
     @pytest.mark.parametrize("visibility", ["joined", "invited", "other", None, ["shared"]])
     async def test_what_is_not_for_those_who_join_later_says_so(self, alice_and_bob: Scene, visibility: object) -> None:
         machine = alice_and_bob.app.machine

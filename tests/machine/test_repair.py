@@ -223,6 +223,7 @@ async def test_what_the_owner_thinks_of_a_device_outlives_either_of_its_records(
         assert (await client.machine.devices_of(BOB))[DeviceId("LAPTOP")].trust is LocalTrust.BLOCKED
 
 
+# M15.7
 @pytest.mark.parametrize("kind", [IDENTITY, IDENTITY_TRUST], ids=lambda kind: kind.name)
 async def test_what_is_known_of_an_identity_outlives_either_of_its_records(alice_and_bob: Scene, kind: Kind) -> None:
     scene = alice_and_bob

@@ -43,6 +43,8 @@ def inbound(session: OutboundGroup, source: KeySource = KeySource.ROOM_KEY, send
         return InboundSession(InboundGroup.from_exported(exported), None, Curve25519Key(sender_key), None, source)
     return InboundSession(key, UserId(sender), Curve25519Key(sender_key), Ed25519Key("e"), source)
 
+    # M11.1
+
 
 class TestWhichKeyIsBetter:
     def test_the_one_that_begins_earlier(self) -> None:
@@ -56,6 +58,7 @@ class TestWhichKeyIsBetter:
         assert rooms.merged(late, early) is None
         assert rooms.merged(early, early) is None
 
+    # M11.1
     def test_one_that_somebody_vouches_for_with_the_earlier_beginning_of_the_other(self) -> None:
         session = OutboundGroup()
         early = inbound(session, KeySource.IMPORT)
@@ -66,6 +69,7 @@ class TestWhichKeyIsBetter:
             assert better is not None
             assert (better.session.first_index, better.source, better.sender) == (0, KeySource.ROOM_KEY, BOB)
 
+    # M11.2
     def test_another_ratchet_under_the_name_replaces_only_what_nobody_vouches_for(self) -> None:
         session, other = OutboundGroup(), OutboundGroup()
         assert rooms.merged(inbound(other), inbound(session)) is None
@@ -74,6 +78,7 @@ class TestWhichKeyIsBetter:
         assert rooms.merged(offered, inbound(session, KeySource.IMPORT)) is offered
         assert rooms.merged(offered, inbound(session, KeySource.FORWARDED)) is offered
 
+    # M11.2
     @pytest.mark.parametrize("anybodys", [KeySource.IMPORT, KeySource.BACKUP])
     def test_an_own_device_takes_the_place_of_what_anybody_could_have_made(self, anybodys: KeySource) -> None:
         session, other = OutboundGroup(), OutboundGroup()
@@ -82,6 +87,7 @@ class TestWhichKeyIsBetter:
         assert rooms.merged(inbound(other, anybodys), forwarded) is None
         assert rooms.merged(forwarded, inbound(other, KeySource.FORWARDED)) is None
 
+    # M11.1
     def test_the_beginning_that_another_user_gives_and_no_other_sender(self) -> None:
         session = OutboundGroup()
         early = inbound(session, sender=EVE)
@@ -92,6 +98,7 @@ class TestWhichKeyIsBetter:
         assert (better.session.first_index, better.sender, better.sender_key) == (0, BOB, stored.sender_key)
         assert rooms.merged(inbound(session, sender=EVE), better) is None
 
+    # M11.1, M11.3
     @pytest.mark.parametrize("same", [False, True])
     @given(
         sources=st.tuples(*[st.sampled_from([KeySource.ROOM_KEY, KeySource.OWN, KeySource.IMPORT])] * 2),
@@ -124,6 +131,7 @@ class TestWhichKeyIsBetter:
         assert rooms.is_given_also(offered, stored) == (same and both_vouch and senders[0] != senders[1])
 
 
+# M11.5
 @pytest.mark.parametrize("better_first", [False, True])
 async def test_the_better_key_of_two_in_one_batch_is_kept(alice_and_bob: Scene, better_first: bool) -> None:
     """``better-key-lost-in-batch``: each key is compared with what the batch has brought so far."""
@@ -168,6 +176,7 @@ async def encrypted_again(scene: Scene) -> Json:
     return await scene.bob.machine._store.run(encrypt)
 
 
+# M12.1
 async def test_a_message_is_read_again_only_as_the_same_event(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     event = await scene.bob.say(ROOM, "once")
@@ -179,6 +188,7 @@ async def test_a_message_is_read_again_only_as_the_same_event(alice_and_bob: Sce
             await scene.extension.read(ROOM, {**event, **replay})
 
 
+# M12.1
 async def test_each_message_of_a_session_is_remembered_whichever_process_read_it(
     alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +205,7 @@ async def test_each_message_of_a_session_is_remembered_whichever_process_read_it
         assert [part.number for part in await view.keys(SEEN)] == [0, 1, 2]
 
 
+# M12.3
 async def test_each_reason_has_its_name(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     event = await scene.bob.say(ROOM, "hello")
@@ -218,6 +229,7 @@ async def test_each_reason_has_its_name(alice_and_bob: Scene) -> None:
     assert await scene.app.read(ROOM, event) == "hello"
 
 
+# M12.3
 async def test_a_message_of_another_room_is_refused(alice_and_bob: Scene) -> None:
     """A session's key is known by its room, so this takes a member who shares one key for two rooms."""
     scene = alice_and_bob
@@ -255,6 +267,7 @@ async def test_imported_keys_that_are_none_are_ignored(alice_and_bob: Scene) -> 
     assert await scene.app.machine.import_room_keys([spoilt, other, misnamed]) == 0
 
 
+# M12.2
 async def test_what_the_owner_thinks_of_the_sender_is_told(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     event = await scene.bob.say(ROOM, "hello")
@@ -272,6 +285,7 @@ async def test_what_the_owner_thinks_of_the_sender_is_told(alice_and_bob: Scene)
         await scene.app.machine.set_trust(BOB, "LAPTOP", scene.app.machine.ed25519, LocalTrust.VERIFIED)
 
 
+# M12.2
 async def test_a_device_that_is_not_known_yet_vouches_for_its_messages_when_it_is(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     scene.server.sign_in(Device(BOB, "TABLET"))
@@ -289,6 +303,7 @@ async def test_a_device_that_is_not_known_yet_vouches_for_its_messages_when_it_i
         assert getattr(news, "key", news) == BOB
 
 
+# M12.3
 async def test_who_joins_later_reads_nothing_from_before(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     before = await scene.bob.say(ROOM, "alone")  # with Alice
@@ -395,6 +410,7 @@ class TestSharing:
         assert (await scene.bob.machine.decrypt_room_event(ROOM, event)).index == 0
 
 
+# M14.1
 async def test_the_arrival_of_a_key_is_heard_in_both_processes(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     async with (

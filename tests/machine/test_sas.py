@@ -21,6 +21,7 @@ SECRETS = st.binary(min_size=32, max_size=32)
 KEYS = {"ed25519:LAPTOP": "a key", "ed25519:master": "another"}
 
 
+# M16.8
 @given(secret=SECRETS, alice_started=st.booleans(), name=st.text(st.characters(codec="utf-8"), max_size=20))
 @settings(max_examples=300, deadline=None)
 def test_strings_and_codes_are_those_of_vodozemac(secret: bytes, name: str, *, alice_started: bool) -> None:
@@ -73,6 +74,7 @@ def test_the_emoji_are_told_apart() -> None:
     assert len({each.description for each in sas.EMOJIS}) == 64
 
 
+# M16.11
 def test_only_what_is_right_in_every_part_is_proven() -> None:
     shared = secrets.token_bytes(32)
 

@@ -55,6 +55,8 @@ async def sent_by(sender: Client, recipient: Client, request: str, secret: objec
     """Have a device send a secret, whether or not it was asked."""
     return await encrypted_for(sender, recipient, SECRET_SEND, {"request_id": request, "secret": secret})
 
+    # M17.2
+
 
 class TestCrossSigningKeys:
     async def test_they_are_asked_for_in_one_process_and_used_in_the_other(self, alice_and_bob: Scene) -> None:
@@ -85,6 +87,7 @@ class TestCrossSigningKeys:
         assert [request["action"] for request in requests] == ["request"] * 4  # it knows what it has answered
         assert await names_asked(scene.app) == {BACKUP_KEY}
 
+    # M15.15
     @pytest.mark.parametrize("name", [SigningKeyName.SELF_SIGNING, SigningKeyName.USER_SIGNING])
     async def test_what_was_verified_before_a_key_was_here_is_signed_when_it_arrives(
         self, alice_and_bob: Scene, name: SigningKeyName
@@ -118,6 +121,7 @@ class TestCrossSigningKeys:
                 (await tablet.machine.devices_of(ALICE))[DeviceId("DESK")]
             ) is DeviceTrust.VERIFIED
 
+    # M17.1, M17.8
     async def test_the_phone_gives_them_to_a_device_that_is_verified_later(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         await bootstrapped(scene.app)
@@ -133,6 +137,7 @@ class TestCrossSigningKeys:
         await tablet.sync()
         assert (await tablet.machine.cross_signing.status()).private_keys == set(SigningKeyName)
 
+    # M17.4
     async def test_a_key_that_is_not_that_of_the_public_key_does_not_count(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         tablet = await another_device(scene)
@@ -152,6 +157,7 @@ class TestCrossSigningKeys:
         await scene.extension.sync()
         assert (await scene.app.machine.cross_signing.status()).private_keys == {SigningKeyName.SELF_SIGNING}
 
+    # M17.6
     async def test_what_comes_from_elsewhere_is_asked_for_no_more(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         tablet = await another_device(scene)
@@ -167,6 +173,8 @@ class TestCrossSigningKeys:
         before = len(sent_to(scene, scene.app.device, "m.room.encrypted"))
         await tablet.send_all()
         assert len(sent_to(scene, scene.app.device, "m.room.encrypted")) == before
+
+    # M17.5
 
 
 class TestInbox:
@@ -194,6 +202,7 @@ class TestInbox:
         await scene.extension.machine.secrets.delete_received(OTHER)
         assert await scene.app.machine.secrets.received(OTHER) is None
 
+    # M17.5
     async def test_a_key_of_a_backup_that_is_not_known_stays_there(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         tablet = await another_device(scene)
@@ -207,6 +216,7 @@ class TestInbox:
         assert received is not None
         assert received.secret == key
 
+    # M17.5
     async def test_the_key_of_the_backup_is_used_where_the_version_is_known(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         tablet = await another_device(scene)
@@ -227,6 +237,7 @@ class TestInbox:
         assert await scene.extension.machine.secrets.received(BACKUP_KEY) is None
         assert BACKUP_KEY not in await scene.extension.machine.secrets.request_missing()
 
+    # M17.5
     async def test_the_key_of_the_backup_is_used_as_soon_as_the_version_is_known(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         tablet = await another_device(scene)
@@ -260,6 +271,7 @@ class TestInbox:
         assert received.secret == key
         assert key != to_unpadded(made.decryption_key)
 
+    # M17.6
     async def test_the_others_are_told_when_one_has_answered(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         tablet, desk = await another_device(scene), await another_device(scene, "DESK")
@@ -285,6 +297,8 @@ class TestInbox:
             with pytest.raises(InvalidArgument):
                 await alice_and_bob.app.machine.secrets.request(names)  # type: ignore[arg-type]
 
+    # M17.4
+
 
 class TestWhatDoesNotCount:
     async def test_a_secret_that_nobody_asked_for(self, alice_and_bob: Scene) -> None:
@@ -293,6 +307,7 @@ class TestWhatDoesNotCount:
         await reach(tablet, scene.app)
         assert await receive(scene.app, await sent_by(tablet, scene.app, "x", "the secret")) == ["not_asked"]
 
+    # M17.4
     async def test_a_secret_from_a_device_that_was_not_asked(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         tablet, desk = await another_device(scene), await another_device(scene, "DESK", verified=False)
@@ -305,6 +320,7 @@ class TestWhatDoesNotCount:
         await reach(tablet, scene.app)
         assert await receive(scene.app, await sent_by(tablet, scene.app, asked, "the secret")) == []
 
+    # M17.4
     async def test_a_secret_from_a_device_that_is_verified_no_more(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         tablet = await another_device(scene)
@@ -319,6 +335,7 @@ class TestWhatDoesNotCount:
             ]
         assert await scene.app.machine.secrets.received(OTHER) is None
 
+    # M17.4
     @pytest.mark.parametrize("claimed", [{"keys": {"ed25519": "another"}}, {"sender": BOB}])
     async def test_a_secret_from_a_device_that_claims_to_be_another(self, alice_and_bob: Scene, claimed: Json) -> None:
         scene = alice_and_bob
@@ -358,6 +375,8 @@ class TestWhatDoesNotCount:
         ((asked, _),) = (await scene.app.machine._store.query(asking.all_asked)).items()
         assert await receive(scene.extension, await sent_by(tablet, scene.app, asked, "x")) == ["not_asked"]
 
+    # M17.9
+
 
 class TestAnswering:
     async def test_a_secret_is_given_once_whatever_comes_again(self, alice_and_bob: Scene) -> None:
@@ -377,6 +396,7 @@ class TestAnswering:
         await tablet.sync()
         assert (await tablet.machine.cross_signing.status()).private_keys == {SigningKeyName.MASTER}
 
+    # M17.1, M17.10
     async def test_nobody_else_gets_a_secret(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         await bootstrapped(scene.app)

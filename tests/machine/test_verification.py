@@ -115,6 +115,7 @@ def compared(one: Device = PHONE, other: Device = LAPTOP, *, started_by: int = 0
     return pair
 
 
+# M16.11
 @pytest.mark.parametrize("started_by", [0, 1])
 @pytest.mark.parametrize("other", [LAPTOP, TABLET], ids=["another user", "an own device"])
 def test_equal_strings_verify_both_keys(started_by: int, other: Device) -> None:
@@ -134,6 +135,7 @@ def test_equal_strings_verify_both_keys(started_by: int, other: Device) -> None:
     ]
 
 
+# M16.9
 @pytest.mark.parametrize(("own", "other"), [(PHONE, LAPTOP), (PHONE, TABLET), (LAPTOP, PHONE), (TABLET, PHONE)])
 def test_of_two_starts_that_of_the_smaller_name_counts(own: Device, other: Device) -> None:
     pair = Pair(own, other)
@@ -179,6 +181,7 @@ def test_two_scans_at_once_are_one_verification() -> None:
     assert pair.verified == [Verified(master_key=key(LAPTOP.user_id)), Verified(master_key=key(PHONE.user_id))]
 
 
+# M16.13
 @pytest.mark.parametrize("shown_by", [0, 1])
 @pytest.mark.parametrize("trusting", [0, 1, None], ids=["the first trusts", "the second trusts", "other users"])
 def test_a_qr_code_verifies_what_it_is_for(shown_by: int, trusting: int | None) -> None:
@@ -202,6 +205,7 @@ def test_a_qr_code_verifies_what_it_is_for(shown_by: int, trusting: int | None) 
     assert pair.verified == masters
 
 
+# M16.13
 @pytest.mark.parametrize("changed", ["their_master_key", "own_master_key"])
 def test_a_qr_code_with_another_key_verifies_nothing(changed: str) -> None:
     pair = Pair()
@@ -215,6 +219,7 @@ def test_a_qr_code_with_another_key_verifies_nothing(changed: str) -> None:
     assert pair.verified == [None, None]
 
 
+# M16.12
 def test_whoever_does_not_trust_its_own_master_key_has_nobody_sign_it() -> None:
     pair = compared()
     pair.contexts[0] = replace(pair.contexts[0], trusts_own_master_key=False)
@@ -284,6 +289,7 @@ def test_a_wrong_secret_of_a_scanner_is_noticed() -> None:
     assert pair.codes == ["m.key_mismatch"] * 2
 
 
+# M16.13
 def test_a_person_who_sees_no_success_after_a_scan_verifies_nothing() -> None:
     pair = Pair()
     pair.accept()
@@ -297,6 +303,7 @@ def test_a_person_who_sees_no_success_after_a_scan_verifies_nothing() -> None:
     assert [(flow.shown, flow.scanned) for flow in pair.flows] == [(None, None)] * 2
 
 
+# M16.11
 def test_strings_that_differ_verify_nothing() -> None:
     pair = compared()
     pair.act(0, verification.mismatch)
@@ -304,6 +311,7 @@ def test_strings_that_differ_verify_nothing() -> None:
     assert pair.verified == [None, None]
 
 
+# M16.11
 @pytest.mark.parametrize("side", [0, 1])
 def test_another_key_than_the_one_compared_is_not_verified(side: int) -> None:
     """The homeserver has shown one side another device key."""
@@ -323,6 +331,7 @@ def test_a_master_key_that_is_not_known_is_left_out() -> None:
     assert pair.verified[0] == Verified(key(LAPTOP.device_id), None)
 
 
+# M16.12
 def test_a_device_that_is_named_like_a_key_passes_for_none() -> None:
     """Its code for one would prove the other."""
     master = key(LAPTOP.user_id)
@@ -335,6 +344,7 @@ def test_a_device_that_is_named_like_a_key_passes_for_none() -> None:
     assert pair.verified[0] is None
 
 
+# M16.13
 def test_keys_that_change_after_a_scan_are_not_verified() -> None:
     pair = Pair()
     pair.accept()
@@ -347,6 +357,7 @@ def test_keys_that_change_after_a_scan_are_not_verified() -> None:
     assert pair.codes == ["m.key_mismatch"] * 2
 
 
+# M16.10
 def test_an_ephemeral_key_that_its_device_was_not_committed_to_is_noticed() -> None:
     pair = Pair()
     pair.accept()
@@ -358,6 +369,7 @@ def test_an_ephemeral_key_that_its_device_was_not_committed_to_is_noticed() -> N
     assert (cancel.event_type, cancel.content["code"]) == (verification.CANCEL, "m.mismatched_commitment")
 
 
+# M16.8
 @pytest.mark.parametrize(
     ("change", "code"),
     [
@@ -380,6 +392,7 @@ def test_a_start_that_can_not_be_taken_is_answered(change: JsonObject, code: str
     assert pair.codes == [code] * 2
 
 
+# M16.8
 @pytest.mark.parametrize(
     ("change", "code"),
     [
@@ -425,6 +438,7 @@ IN_ORDER = {
 }
 
 
+# M16.7
 @pytest.mark.parametrize("event_type", ["ready", "start", "accept", "key", "mac", "done", "other"])
 @pytest.mark.parametrize("phase", IN_ORDER, ids=lambda phase: phase.value)
 def test_what_comes_out_of_order_cancels(phase: Phase, event_type: str) -> None:
@@ -448,6 +462,7 @@ def test_what_comes_out_of_order_cancels(phase: Phase, event_type: str) -> None:
     assert cancel.content["code"] == "m.unexpected_message"
 
 
+# M16.14
 def test_the_first_device_that_answers_takes_part_and_the_others_are_told() -> None:
     devices = [DeviceId("TABLET"), DeviceId("WATCH"), DeviceId("CAR")]
     own = context(PHONE, TABLET)
@@ -472,6 +487,7 @@ def test_a_stranger_answers_no_request() -> None:
     assert (step.outgoing, step.flow.phase, step.flow.device_id) == ((), Phase.REQUESTED, None)
 
 
+# M16.14
 def test_one_device_declines_for_all() -> None:
     own = context(PHONE, TABLET)
     asked = verification.request(own, PHONE.user_id, [DeviceId("TABLET"), DeviceId("WATCH")], ALL, NAME)
@@ -540,6 +556,7 @@ def test_a_request_of_this_very_device_is_ignored() -> None:
         verification.started_without_request(own, PHONE.user_id, NAME, start)
 
 
+# M16.15, M16.16
 def test_time_ends_a_verification() -> None:
     pair = Pair()
     early, late = 2 * MINUTE_MS - 1, 2 * MINUTE_MS
@@ -556,6 +573,7 @@ def test_time_ends_a_verification() -> None:
         assert verification.is_forgotten(ended.flow, 20 * MINUTE_MS)
 
 
+# M16.15
 def test_a_time_that_a_wrong_clock_has_noted_is_over() -> None:
     own = context(PHONE, LAPTOP, now_ms=10**12)
     asked = verification.request(own, LAPTOP.user_id, [LAPTOP.device_id], ALL, NAME)
@@ -581,6 +599,7 @@ def test_a_start_without_a_request_and_of_another_method_is_answered() -> None:
     assert [message.content["code"] for message in step.outgoing] == ["m.unknown_method"]
 
 
+# M16.3
 def test_messages_in_a_room_name_the_event_that_asked() -> None:
     room, event_id = RoomId("!room:example.org"), EventId("$asked")
     own, other = context(PHONE, LAPTOP), context(LAPTOP, PHONE)
@@ -628,6 +647,7 @@ def test_another_own_device_may_answer_in_a_room(event_type: str, content: JsonO
     assert verification.receive_from_own_user(accepted, event_type, content, own).flow == accepted
 
 
+# M16.2
 def test_no_secret_is_shown_and_none_outlives_the_flow() -> None:
     pair = compared()
     flow = pair.flows[0]

@@ -177,6 +177,7 @@ async def ask(one: End, other: End, methods: tuple[Method, ...] = (Method.SAS,))
         await one.machine.verifications.request_in_room(ROOM, other.user, methods=methods)
 
 
+# M16.1
 @pytest.mark.parametrize("asks", [0, 1], ids=["the phone asks", "the other asks"])
 async def test_two_devices_verify_each_other(ends: tuple[End, End], devices: Devices, asks: int) -> None:
     """Before each step the processes of the phone are started anew."""
@@ -208,6 +209,7 @@ async def test_two_devices_verify_each_other(ends: tuple[End, End], devices: Dev
         assert await trust_of(end, other.user, other.processes[0].device.device) is LocalTrust.VERIFIED
 
 
+# M16.1
 @pytest.mark.parametrize("by", ["short strings", "QR code"])
 async def test_the_result_is_signed_in_the_commit_that_ends_it(
     ends: tuple[End, End], devices: Devices, by: str
@@ -265,6 +267,7 @@ async def test_a_qr_code_of_another_verification_is_refused(devices: Devices) ->
     assert await ends[1].phase() is Phase.READY
 
 
+# M16.9
 async def test_both_begin_at_once(ends: tuple[End, End]) -> None:
     await ask(*ends)
     await settle(*ends)
@@ -314,6 +317,7 @@ async def test_either_cancels_at_any_time(ends: tuple[End, End]) -> None:
         assert [flow.cancellation for flow in flows] == [("m.user", side == cancels) for side in (0, 1)]
 
 
+# M16.15
 async def test_a_verification_that_takes_too_long_ends_on_both_sides(ends: tuple[End, End], devices: Devices) -> None:
     await ask(*ends)
     await settle(*ends)
@@ -335,6 +339,7 @@ async def test_a_verification_that_takes_too_long_ends_on_both_sides(ends: tuple
         await ends[0].machine.verifications.accept(flow_id)
 
 
+# M16.15
 async def test_a_request_that_nobody_answers_here_may_be_answered_elsewhere(devices: Devices) -> None:
     await devices.laptop.machine.verifications.request(ALICE)
     await settle(devices.laptop, devices.phone, devices.tablet)
@@ -345,6 +350,7 @@ async def test_a_request_that_nobody_answers_here_may_be_answered_elsewhere(devi
     assert await devices.laptop.phase() is Phase.REQUESTED
 
 
+# M16.14
 async def test_the_other_devices_are_told_that_one_has_accepted(devices: Devices) -> None:
     await devices.laptop.machine.verifications.request(ALICE)
     await settle(devices.laptop, devices.phone, devices.tablet)
@@ -354,6 +360,7 @@ async def test_the_other_devices_are_told_that_one_has_accepted(devices: Devices
     assert [await end.phase() for end in (devices.phone, devices.laptop)] == [Phase.READY] * 2
 
 
+# M16.14
 async def test_in_a_room_another_own_device_may_have_accepted(devices: Devices) -> None:
     everybody = (devices.phone, devices.tablet, devices.laptop)
     await devices.laptop.machine.verifications.request_in_room(ROOM, ALICE)
@@ -368,6 +375,7 @@ async def test_in_a_room_another_own_device_may_have_accepted(devices: Devices) 
     assert await devices.tablet.phase() is Phase.CANCELLED
 
 
+# M16.6
 async def test_messages_in_an_encrypted_room_are_encrypted(devices: Devices) -> None:
     before = len(devices.scene.server.events(ROOM))
     await ask(devices.phone, devices.laptop)
@@ -378,6 +386,7 @@ async def test_messages_in_an_encrypted_room_are_encrypted(devices: Devices) -> 
     assert [event["type"] for event in sent] == ["m.room.encrypted"] * 2
 
 
+# M16.5
 async def test_a_message_that_gets_lost_is_sent_again_and_none_overtakes_it(ends: tuple[End, End]) -> None:
     await ask(*ends)
     await settle(*ends)
@@ -412,6 +421,7 @@ async def test_a_message_that_the_homeserver_refuses_is_abandoned(devices: Devic
     assert await devices.phone.machine.outgoing_requests() == []
 
 
+# M16.16
 async def test_a_request_that_could_not_be_sent_in_time_is_sent_no_more(devices: Devices) -> None:
     await ask(devices.phone, devices.laptop)
     devices.scene.clock.added_ms += 10 * MINUTE_MS
@@ -436,6 +446,7 @@ async def test_an_event_id_that_no_event_has_names_no_verification(devices: Devi
         await devices.phone.machine.mark_sent(asked, {"event_id": "$" * 256})
 
 
+# M16.4
 async def test_a_request_in_a_room_is_known_by_its_echo(devices: Devices) -> None:
     """The answer to the request is lost; what the room brings names it all the same."""
     await ask(devices.phone, devices.laptop)
@@ -456,6 +467,7 @@ async def test_a_request_in_a_room_is_known_by_its_echo(devices: Devices) -> Non
     assert await devices.laptop.phase() is Phase.KEYS_EXCHANGED
 
 
+# M16.7
 async def test_a_message_that_two_connections_bring_counts_once(devices: Devices) -> None:
     ends = devices.phone, devices.tablet
 
@@ -482,6 +494,7 @@ async def test_a_message_that_two_connections_bring_counts_once(devices: Devices
     assert [await end.phase() for end in ends] == [Phase.DONE] * 2
 
 
+# M14.1
 async def test_a_change_is_heard_in_both_processes(devices: Devices) -> None:
     streams = [process.machine.verifications.stream() for process in devices.phone.processes]
     async with streams[0] as here, streams[1] as there:
@@ -583,6 +596,7 @@ async def test_a_start_that_no_request_came_before_waits_for_a_person(devices: D
     assert (accept.event_type, list(accept.messages[BOB])) == (f"{PREFIX}accept", ["LAPTOP"])  # type: ignore[index]
 
 
+# M16.18
 async def test_of_several_requests_of_one_device_none_counts(devices: Devices) -> None:
     scene, bring = devices.scene, Inbox(devices.phone).bring
     assert await bring(asks(scene), asks(scene), asks(scene, name="second")) == []
@@ -592,6 +606,7 @@ async def test_of_several_requests_of_one_device_none_counts(devices: Devices) -
     assert await devices.phone.phase() is Phase.REQUESTED
 
 
+# M16.17
 async def test_others_make_no_more_flows_than_are_allowed(devices: Devices) -> None:
     scene, bring = devices.scene, Inbox(devices.phone).bring
     flood = [asks(scene, f"device {number}", f"{number}") for number in range(20)]
@@ -609,6 +624,7 @@ async def test_others_make_no_more_flows_than_are_allowed(devices: Devices) -> N
     assert await records(devices.phone) == (0, 0)
 
 
+# M16.17
 async def test_others_make_no_more_flows_in_rooms_than_are_allowed(devices: Devices) -> None:
     machine = devices.phone.machine
 

@@ -71,6 +71,7 @@ async def test_we_restore_what_it_has_backed_up(scene: Scene, tmp_path: Path) ->
         await reads_all(tablet, {**events, "after": after})
 
 
+# M19.11
 async def test_we_trust_its_version_by_the_identity_that_it_has_made(scene: Scene, tmp_path: Path) -> None:
     tablet = await scene.start(MATRIX_SDK_CRYPTO, TABLET)
     async with shared_device(tmp_path, OURS, scene.network) as ours:
@@ -87,6 +88,7 @@ async def test_we_trust_its_version_by_the_identity_that_it_has_made(scene: Scen
         assert await ours.use_backup(key)
 
 
+# M19.5
 async def test_it_trusts_our_version_by_the_identity_that_we_have_made(scene: Scene, tmp_path: Path) -> None:
     tablet = await scene.start(MATRIX_SDK_CRYPTO, TABLET)
     async with shared_device(tmp_path, OURS, scene.network) as ours:
@@ -100,6 +102,7 @@ async def test_it_trusts_our_version_by_the_identity_that_we_have_made(scene: Sc
         assert await tablet.use_backup(key)
 
 
+# M19.14
 @pytest.mark.parametrize("kind", FAULT_KINDS)
 async def test_requests_of_the_backup_are_lost_or_repeated(scene: Scene, tmp_path: Path, kind: FaultKind) -> None:
     bob = await scene.start(MATRIX_SDK_CRYPTO, BOB)

@@ -31,6 +31,7 @@ async def verify(ours: SharedDevice, device: Device) -> None:
     await (await ours.machine()).cross_signing.verify_user(device.user, key)
 
 
+# M15.4
 async def test_each_side_verifies_the_identity_of_the_other(scene: Scene, tmp_path: Path) -> None:
     alice = await scene.start(MATRIX_SDK_CRYPTO, ALICE)
     async with shared_device(tmp_path, OURS, scene.network) as ours:
@@ -53,6 +54,7 @@ async def test_each_side_verifies_the_identity_of_the_other(scene: Scene, tmp_pa
         assert read.trust is SenderTrust.VERIFIED_DEVICE
 
 
+# M15.3
 async def test_a_change_of_the_identity_of_either_side_is_noticed_by_the_other(scene: Scene, tmp_path: Path) -> None:
     alice = await scene.start(MATRIX_SDK_CRYPTO, ALICE)
     async with shared_device(tmp_path, OURS, scene.network) as ours:
@@ -78,6 +80,7 @@ async def test_a_change_of_the_identity_of_either_side_is_noticed_by_the_other(s
         assert (seen["verified"], seen["violated"], seen["signed"]) == (False, True, True)
 
 
+# M15.12
 async def test_a_peer_that_trusts_only_signed_devices_shares_with_ours(scene: Scene, tmp_path: Path) -> None:
     alice = await scene.start(MATRIX_SDK_CRYPTO, ALICE)
     async with shared_device(tmp_path, OURS, scene.network) as ours:

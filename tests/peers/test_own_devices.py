@@ -41,6 +41,7 @@ async def exchange(*participants: SharedDevice | Peer) -> None:
             await each.sync()
 
 
+# M17.2
 @RESTARTS
 async def test_they_give_us_the_private_cross_signing_keys(scene: Scene, tmp_path: Path, restarts: bool) -> None:
     theirs = await scene.start(MATRIX_SDK_CRYPTO, THEIRS)
@@ -56,6 +57,7 @@ async def test_they_give_us_the_private_cross_signing_keys(scene: Scene, tmp_pat
         assert ours.problems == set()
 
 
+# M17.1
 @RESTARTS
 async def test_we_give_them_the_private_cross_signing_keys(scene: Scene, tmp_path: Path, restarts: bool) -> None:
     theirs = await scene.start(MATRIX_SDK_CRYPTO, THEIRS)
@@ -70,6 +72,7 @@ async def test_we_give_them_the_private_cross_signing_keys(scene: Scene, tmp_pat
         assert ours.problems == set()
 
 
+# M18.2
 @RESTARTS
 async def test_they_give_us_a_room_key(scene: Scene, tmp_path: Path, restarts: bool) -> None:
     theirs, bob = await scene.start(MATRIX_SDK_CRYPTO, THEIRS), await scene.start(MATRIX_SDK_CRYPTO, BOB)
@@ -86,6 +89,7 @@ async def test_they_give_us_a_room_key(scene: Scene, tmp_path: Path, restarts: b
         assert ours.problems == set()
 
 
+# M18.4
 @RESTARTS
 async def test_we_give_them_a_room_key(scene: Scene, tmp_path: Path, restarts: bool) -> None:
     bob = await scene.start(MATRIX_SDK_CRYPTO, BOB)

@@ -127,6 +127,7 @@ async def meeting(
         assert ours.problems == set()
 
 
+# M16.8, M16.11
 @pytest.mark.parametrize("library", EACH)
 @pytest.mark.parametrize("started_by_us", [False, True], ids=["they start", "we start"])
 @pytest.mark.parametrize("asked_by_us", [False, True], ids=["they ask", "we ask"])
@@ -140,6 +141,7 @@ async def test_short_strings(meeting: Meeting, *, asked_by_us: bool, started_by_
     await meeting.is_done()
 
 
+# M16.9
 @pytest.mark.parametrize("library", EACH)
 async def test_both_start_at_once(meeting: Meeting) -> None:
     await meeting.we_ask()
@@ -167,6 +169,7 @@ async def test_cancellations_are_heard(meeting: Meeting) -> None:
     assert (await meeting.flow()).cancellation == ("m.user", False)
 
 
+# M16.13
 @pytest.mark.parametrize("library", EACH)
 async def test_they_scan_our_code(meeting: Meeting) -> None:
     await meeting.we_ask()
@@ -179,6 +182,7 @@ async def test_they_scan_our_code(meeting: Meeting) -> None:
     await meeting.is_done()
 
 
+# M16.13
 @pytest.mark.parametrize("library", EACH)
 async def test_we_scan_their_code(meeting: Meeting, library: Library) -> None:
     await meeting.they_ask()

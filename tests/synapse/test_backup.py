@@ -66,6 +66,7 @@ async def test_an_app_and_an_extension_back_up_in_turns(on: Scene) -> None:
     await restores_and_reads_all(on, made.decryption_key)
 
 
+# M19.15
 @pytest.mark.parametrize("place", list(Place), ids=lambda place: place.name)
 @pytest.mark.parametrize("killed", [False, True], ids=["suspended", "killed"])
 async def test_a_process_is_stopped_as_its_upload_is_answered(on: Scene, place: Place, killed: bool) -> None:

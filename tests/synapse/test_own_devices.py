@@ -48,6 +48,7 @@ async def test_a_tablet_gets_the_private_keys_and_the_key_of_an_old_message(on: 
         assert answers(on, "TABLET", "DESK") == set()
 
 
+# M17.8
 @pytest.mark.parametrize("place", list(Place), ids=lambda place: place.name)
 @pytest.mark.parametrize("killed", [False, True], ids=["suspended", "killed"])
 async def test_a_process_is_stopped_as_it_answers_a_request(on: Scene, place: Place, killed: bool) -> None:

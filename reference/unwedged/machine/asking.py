@@ -38,6 +38,7 @@ async def all_asked(reading: Transaction | View) -> dict[RequestId, Asked]:
     return every
 
 
+# M17.2, M18.2, M18.3
 async def ask(transaction: Transaction, wanted: Sequence[Wanted]) -> None:
     """Ask for all of ``wanted``. What is asked for already stays one request, from the earlier message on."""
     every = await all_asked(transaction)
@@ -61,7 +62,7 @@ async def send_request(
     asked: Asked,
     verified: Mapping[DeviceId, KnownDevice],
 ) -> None:
-    """Send a request to those of the user's verified devices that it was not sent to yet."""
+    """Send a request to those of the user's verified devices that it was not sent to yet (M17.3)."""
     added = {device_id: each.curve25519 for device_id, each in verified.items() if device_id not in asked.devices}
     if added:
         own = await own_device(transaction)
@@ -71,7 +72,7 @@ async def send_request(
 
 
 async def settle(transaction: Transaction, request_id: RequestId, asked: Asked, by: DeviceId | None = None) -> None:
-    """End a request. All devices that were asked are told so, except the one that it was settled ``by``.
+    """End a request (M17.6, M17.7). All devices that were asked are told so, except the one that it was settled ``by``.
 
     They are told after they were asked: whoever hears it before would keep the request for ever.
     """
@@ -84,7 +85,7 @@ async def settle(transaction: Transaction, request_id: RequestId, asked: Asked, 
 
 
 async def must_be_asked(transaction: Transaction, asked: Asked | None, event: OlmEvent) -> DeviceId:
-    """Return the device that answers. Raises ``NotAsked`` unless it was asked, and is still verified."""
+    """Return the device that answers (M17.4). Raises ``NotAsked`` unless it was asked, and is still verified."""
     own = await own_device(transaction)
     verified = await verified_own_devices(transaction) if event.sender == own.user_id else {}
     device = verified.get(event.sender_key)

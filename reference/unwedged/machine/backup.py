@@ -106,7 +106,7 @@ _SESSION_DATA: Final = msgspec.json.Decoder(JsonObject)
 
 
 async def note_room_key(transaction: Transaction, name: GroupSessionName, offered: InboundSession) -> None:
-    """Mark a room key that ``offered`` has made or changed: the backup lacks it, unless it came from there."""
+    """Mark a room key that ``offered`` has made or changed: the backup lacks it, unless it came from there (M19.2)."""
     if offered.source is not KeySource.BACKUP and await transaction.get(BACKUP, None) is not None:
         mark(transaction, name)
 
@@ -120,7 +120,7 @@ def mark(transaction: Transaction, name: GroupSessionName) -> None:
 
 
 async def create_version(transaction: Transaction) -> NewBackupVersion:
-    """Make a backup with a decryption key of its own, which replaces the one that is known.
+    """Make a backup with a decryption key of its own, which replaces the one that is known (M19.5, M19.6).
 
     Until its request is answered, this returns the same one again: there are no two keys for one version.
     """
@@ -136,6 +136,7 @@ async def create_version(transaction: Transaction) -> NewBackupVersion:
     return NewBackupVersion(BackupVersionCreate(backup.public_key, body), backup.decryption_key)
 
 
+# M19.7
 async def mark_created(transaction: Transaction, request: BackupVersionCreate, response: JsonObject) -> None:
     """Note what the homeserver calls the new version, unless that is known, or the backup is another one by now."""
     version = _parsed(response, _Created).version
@@ -153,6 +154,7 @@ async def version_query(reading: Transaction | View) -> BackupVersionQuery:
     return BackupVersionQuery(None, None) if backup is None else BackupVersionQuery(backup.version, backup.public_key)
 
 
+# M19.8, M19.9, M19.10
 async def mark_version(transaction: Transaction, request: BackupVersionQuery, response: JsonObject) -> None:
     """Take the version that the homeserver says is current, if the backup is the one that was known when it was asked.
 
@@ -175,7 +177,7 @@ async def mark_version(transaction: Transaction, request: BackupVersionQuery, re
 
 
 async def mark_refused(transaction: Transaction, request: BackupUpload | BackupVersionQuery) -> None:
-    """Note that the homeserver does not have this version, or that it is no longer the current one."""
+    """Note that the homeserver does not have this version, or that it is no longer the current one (M19.16)."""
     backup = await transaction.get(BACKUP, None)
     if backup is None or backup.version is None or backup.refused:
         return
@@ -185,7 +187,7 @@ async def mark_refused(transaction: Transaction, request: BackupUpload | BackupV
 
 
 async def turn_off(transaction: Transaction) -> None:
-    """Forget the backup and its decryption key. What is at the homeserver stays there."""
+    """Forget the backup and its decryption key (M19.4). What is at the homeserver stays there."""
     if await transaction.get(BACKUP, None) is not None:
         transaction.delete(BACKUP, None)
     for name in await transaction.keys(UNBACKED):
@@ -193,7 +195,7 @@ async def turn_off(transaction: Transaction) -> None:
 
 
 async def keep_decryption_key(transaction: Transaction, key: bytes) -> bool:
-    """Keep a decryption key if it is that of the backup; say whether it is."""
+    """Keep a decryption key if it is that of the backup; say whether it is (M19.13)."""
     backup = await transaction.get(BACKUP, None)
     try:
         fits = backup is not None and BackupDecryption(key).public_key == backup.public_key
@@ -206,6 +208,7 @@ async def keep_decryption_key(transaction: Transaction, key: bytes) -> bool:
     return True
 
 
+# M19.11, M19.12
 async def is_trusted(reading: Transaction | View, backup: Backup) -> bool:
     """Say whether room keys may go to a backup: its decryption key is here, or somebody trusted has signed it."""
     if backup.decryption_key is not None:
@@ -223,6 +226,7 @@ async def is_trusted(reading: Transaction | View, backup: Backup) -> bool:
 # Uploads
 
 
+# M19.14, M19.17
 async def uploads(reading: Transaction | View) -> list[BackupUpload]:
     """Return an upload of some room keys that the backup lacks, if it takes any. It may be sent any number of times."""
     backup = await reading.get(BACKUP, None)
@@ -242,7 +246,7 @@ async def uploads(reading: Transaction | View) -> list[BackupUpload]:
 
 
 async def mark_uploaded(transaction: Transaction, request: BackupUpload, response: JsonObject) -> None:
-    """Settle the marks that still have the number that was uploaded.
+    """Settle the marks that still have the number that was uploaded (M19.15).
 
     Under another version or public key all room keys have other numbers.
     """
@@ -285,7 +289,7 @@ def downloaded(request: BackupDownload, response: JsonObject) -> list[BackedUpKe
 async def read(
     reading: Transaction | View, request: BackupDownload, keys: Iterable[BackedUpKey]
 ) -> list[ExportedSession]:
-    """Return those of the room keys that can be read.
+    """Return those of the room keys that can be read (M19.20).
 
     Raises ``NoBackup`` where the backup is no longer the one that they were fetched from.
     """
@@ -312,7 +316,7 @@ async def read(
 
 
 async def _begin(transaction: Transaction, backup: Backup) -> None:
-    """Write a backup that has none of the room keys here."""
+    """Write a backup that has none of the room keys here (M19.3)."""
     transaction.put(BACKUP, None, backup)
     number = _new_number()
     for name in await transaction.keys(INBOUND):
@@ -351,7 +355,7 @@ def _backup_of(response: JsonObject) -> Backup:
 
 
 def _key_data(encryption: BackupEncryption, name: GroupSessionName, inbound: InboundSession) -> JsonObject:
-    """Return a room key as it is uploaded.
+    """Return a room key as it is uploaded (M19.19).
 
     It never says that it is verified, or was forwarded: a homeserver would then let it replace one that begins earlier,
     or replace it by one that begins later.

@@ -205,7 +205,7 @@ async def import_seeds(transaction: Transaction, seeds: SigningSeeds) -> CrossSi
 
 
 async def uploads(reading: Transaction | View) -> list[SigningKeysUpload | SignatureUpload]:
-    """Return what is to be published of keys and signatures. Each may be sent any number of times."""
+    """Return what is to be published of keys and signatures (M15.11, M15.16). Each may be sent any number of times."""
     own = await own_device(reading)
     private = await reading.get(PRIVATE_IDENTITY, None) or PrivateIdentity()
     identity = await identities.identity_of(reading, own.user_id)
@@ -223,7 +223,7 @@ async def uploads(reading: Transaction | View) -> list[SigningKeysUpload | Signa
 
 
 async def take_keys_answer(transaction: Transaction, request: SigningKeysUpload) -> None:
-    """Note that the homeserver has the keys that were made here, and sign this device with them."""
+    """Note that the homeserver has the keys that were made here, and sign this device with them (M15.10, M15.12)."""
     private = await _pending(transaction, request)
     if private is None or private.pending is None:
         return
@@ -246,6 +246,7 @@ async def take_keys_answer(transaction: Transaction, request: SigningKeysUpload)
     await devices.note_changed(transaction, [own.user_id])
 
 
+# M15.13
 async def take_keys_refusal(transaction: Transaction, request: SigningKeysUpload) -> None:
     """Stop listing an upload that the homeserver has refused. Its keys stay: a late answer may say that it has them."""
     private = await _pending(transaction, request)
@@ -254,6 +255,7 @@ async def take_keys_refusal(transaction: Transaction, request: SigningKeysUpload
         transaction.put(PRIVATE_IDENTITY, None, msgspec.structs.replace(private, pending=pending))
 
 
+# M15.17
 async def take_signatures_answer(transaction: Transaction, request: SignatureUpload, response: JsonObject) -> None:
     """Note which signatures the homeserver has. One that it refuses is not sent again; trust on this device stays."""
     failures = objects(response, "failures")

@@ -82,7 +82,7 @@ class _RoomKeyRequest(msgspec.Struct):
 
 
 async def receive_request(transaction: Transaction, event_type: str, sender: UserId, content: JsonObject) -> None:
-    """Note what another device of this user asks for, or that it asks no more.
+    """Note what another device of this user asks for, or that it asks no more (M17.8, M17.9, M17.10, M17.12).
 
     Raises ``MalformedMessage``, ``UnsupportedAlgorithm`` and ``RequestRefused``.
     """
@@ -135,6 +135,7 @@ async def work_off(transaction: Transaction) -> None:
         await _answer(transaction, own, device_id, devices.get(device_id), verified=device_id in verified)
 
 
+# M17.1, M17.8, M17.10, M17.11
 async def _answer(
     transaction: Transaction,
     own: OwnDevice,

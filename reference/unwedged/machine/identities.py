@@ -109,7 +109,7 @@ def signing_keys(user_id: UserId, seeds: Mapping[SigningKeyName, bytes]) -> dict
 def checked_keys(
     user_id: UserId, given: Mapping[SigningKeyName, JsonObject]
 ) -> dict[SigningKeyName, JsonObject] | None:
-    """Return a user's keys as they were ``given``, or ``None`` where any of them is not as it must be (pure).
+    """Return a user's keys as they were ``given``, or ``None`` where any of them is not as it must be (pure) (M15.2).
 
     Each names the user and its usage, and holds one key. The master key signs the other two. Without a user-signing
     key it is an identity all the same, since the homeserver shows that to its owner only.
@@ -132,7 +132,7 @@ def is_cross_signed(user_id: UserId, identity: Identity, keys: JsonObject) -> bo
 
 
 def is_verified(user_id: UserId, identity: Identity, own_user: UserId, own: Identity | None) -> bool:
-    """Say whether an identity was verified: here, or by a signature of this device's user (pure).
+    """Say whether an identity was verified: here, or by a signature of this device's user (pure) (M15.4, M15.5).
 
     A signature by this device's user counts only while that user's own identity is verified here.
     """
@@ -164,7 +164,7 @@ async def user_trust(reading: Transaction | View, user_id: UserId) -> UserTrust:
 
 
 async def device_trust(reading: Transaction | View, user_id: UserId, device: KnownDevice) -> DeviceTrust:
-    """Say how far a device is trusted."""
+    """Say how far a device is trusted (M15.9)."""
     return (await user_trust(reading, user_id)).of(device)
 
 
@@ -182,6 +182,7 @@ async def verified_own_devices(reading: Transaction | View) -> dict[Curve25519Ke
     return verified
 
 
+# M15.1, M15.3
 async def take_keys(
     transaction: Transaction, user_id: UserId, given: dict[SigningKeyName, JsonObject]
 ) -> Identity | None:
@@ -313,7 +314,7 @@ async def private_seed(reading: Transaction | View, name: SigningKeyName) -> byt
 
 
 async def keep_private_seed(transaction: Transaction, name: SigningKeyName, seed: bytes) -> bool:
-    """Keep a private key of this device's user; say whether it belongs to the identity. Else it is not kept.
+    """Keep a private key of this device's user; say whether it belongs to the identity (M15.18). Else it is not kept.
 
     Whoever knows the master key stands for the user: so with that one the identity is verified.
     """
@@ -333,6 +334,7 @@ async def keep_private_seed(transaction: Transaction, name: SigningKeyName, seed
     return True
 
 
+# M15.14
 async def sign_own_master_key(transaction: Transaction, identity: Identity) -> None:
     """Sign the master key of this device's user with this device's key, unless the homeserver shows that already.
 
@@ -362,6 +364,7 @@ def sign_user(transaction: Transaction, own: OwnDevice, user_id: UserId, identit
         publish_signature(transaction, user_id, identity.master_key, signed)
 
 
+# M15.15
 async def sign_verified(transaction: Transaction, name: SigningKeyName, seed: bytes) -> None:
     """Sign with a private key that is new here whatever was verified here before, where no such signature is known.
 
@@ -381,7 +384,7 @@ async def sign_verified(transaction: Transaction, name: SigningKeyName, seed: by
 
 
 def publish_signature(transaction: Transaction, user_id: UserId, name: str, signed: JsonObject) -> None:
-    """Have a signature uploaded."""
+    """Have a signature uploaded (M15.16)."""
     transaction.put(UNPUBLISHED_SIGNATURE, new_id(transaction), UnpublishedSignature(user_id, name, signed))
 
 

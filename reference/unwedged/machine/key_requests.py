@@ -65,6 +65,7 @@ async def is_here(reading: Transaction | View, wanted: WantedRoomKey) -> bool:
     return inbound is not None and inbound.session.first_index <= wanted.index
 
 
+# M18.4
 async def forwarded(reading: Transaction | View, name: GroupSessionName) -> JsonObject | None:
     """Return the content of the event that gives a room key to another device, or ``None`` where it can't be given."""
     inbound = await reading.get(INBOUND, name)
@@ -84,7 +85,7 @@ async def forwarded(reading: Transaction | View, name: GroupSessionName) -> Json
 
 
 async def receive_forwarded(transaction: Transaction, event: OlmEvent) -> None:
-    """Keep a room key from a device that was asked for it, where it is better than what is there.
+    """Keep a room key from a device that was asked for it, where it is better than what is there (M18.2).
 
     It settles the request if it reads the message that it was asked for. Raises ``MalformedMessage``,
     ``UnsupportedAlgorithm`` and ``NotAsked``.

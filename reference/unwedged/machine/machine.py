@@ -301,7 +301,7 @@ class OlmMachine:
     async def mark_failed(
         self, request: Request, *, status: int | None, retry_after_ms: int | None = None
     ) -> int | None:
-        """Say in how many milliseconds to look at ``outgoing_requests`` again after a request failed.
+        """Say in how many milliseconds to look at ``outgoing_requests`` again after a request failed (M13.4).
 
         ``status`` is that of the homeserver's answer, ``None`` where there was none, and ``retry_after_ms`` what it
         asked for. ``None`` means that the homeserver has refused the request for good (a status from 400 to 499 other

@@ -267,7 +267,7 @@ async def take_claim_answer(transaction: Transaction, request: KeysClaim, respon
 
 
 async def take_refusal(transaction: Transaction, request: ToDevice) -> None:
-    """Abandon messages that the homeserver will never take: room keys in them are sent again."""
+    """Abandon messages that the homeserver will never take: room keys in them are sent again (M13.5)."""
     logger.warning("a request with to-device messages was refused event_type=%s", request.event_type)
     await sent(transaction, request)
     if request.event_type != "m.room.encrypted":

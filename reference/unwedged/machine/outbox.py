@@ -47,6 +47,7 @@ def send_to_room(
     return transaction_id
 
 
+# M13.1
 def new_id(transaction: Transaction) -> TransactionId:
     """Return an id that no other has, and that is listed after those of all commits before, and of this one so far."""
     return TransactionId(f"{transaction.version:015d}-{next(_MADE_HERE):010d}-{secrets.token_hex(8)}")
@@ -58,7 +59,7 @@ async def is_full(transaction: Transaction) -> bool:
 
 
 async def waiting(reading: Transaction | View) -> list[ToDevice | RoomMessage]:
-    """List the requests that were not answered yet, except those that must follow another of them."""
+    """List the requests that were not answered yet, except those that must follow another of them (M13.1, M16.5)."""
     to_device, to_room = await reading.keys(OUTBOX), await reading.keys(ROOM_OUTBOX)
     unanswered = {*to_device, *to_room}
     requests: list[ToDevice | RoomMessage] = []

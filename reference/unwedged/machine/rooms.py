@@ -172,7 +172,7 @@ async def receive_room_key(transaction: Transaction, event: OlmEvent) -> None:
 
 
 async def keep_better(transaction: Transaction, name: GroupSessionName, offered: InboundSession) -> bool:
-    """Keep the better of the stored session and the one ``offered``; say whether anything was better.
+    """Keep the better of the stored session and the one ``offered``; say whether anything was better (M11.3).
 
     Anybody who has the key of another's session can give it, and be first. So each further user who gives it is noted,
     and each one's messages are attributed to that user.
@@ -196,7 +196,7 @@ async def keep_better(transaction: Transaction, name: GroupSessionName, offered:
 
 
 def merged(offered: InboundSession, stored: InboundSession) -> InboundSession | None:
-    """Return what is best in two sessions of one name, or ``None`` where that is what is stored (pure).
+    """Return what is best in two sessions of one name, or ``None`` where that is what is stored (pure) (M11.1, M11.2).
 
     They are the same session if they are equal from the later beginning on. Then the earlier one is better, whoever
     gave it, and it is vouched for if either is: every message is signed by the key that the session is named after. A
@@ -256,7 +256,7 @@ async def import_keys(transaction: Transaction, sessions: Iterable[ExportedSessi
 
 
 async def note_withheld(transaction: Transaction, sender: UserId, content: JsonObject) -> None:
-    """Note why somebody does not give a room key, unless it is here all the same."""
+    """Note why somebody does not give a room key, unless it is here all the same (M12.5, M18.6)."""
     withheld = parsed(content, _Withheld, "a notice of a withheld key")
     if withheld.algorithm != MEGOLM:
         raise UnsupportedAlgorithm("a withheld key is not for Megolm")
@@ -356,7 +356,7 @@ async def _decrypt(transaction: Transaction, room_id: RoomId, raw: JsonObject, s
 async def _session_of(
     transaction: Transaction, name: GroupSessionName, sender: UserId, sessions: _Sessions
 ) -> _Session:
-    """Return the session that decrypts the messages of ``sender``. Raises why there is none."""
+    """Return the session that decrypts the messages of ``sender`` (M11.4). Raises why there is none."""
     session = sessions.get((name.session_id, None))
     if session is None:
         found = await transaction.get(INBOUND, name)
@@ -387,6 +387,7 @@ def encrypted_event(raw: JsonObject) -> EncryptedEvent:
     return event
 
 
+# M12.4
 async def _missing(transaction: Transaction, name: GroupSessionName, sender: UserId) -> MachineError:
     withheld = await transaction.get(WITHHELD, name)
     if withheld is None or withheld.sender != sender:
@@ -394,6 +395,7 @@ async def _missing(transaction: Transaction, name: GroupSessionName, sender: Use
     return WithheldRoomKey("the sender withholds the key of this message", withheld.code)
 
 
+# M12.2
 async def _trust(transaction: Transaction, sender: UserId, inbound: InboundSession) -> SenderTrust:
     if not inbound.source.is_vouched:
         return SenderTrust.IMPORTED_KEY

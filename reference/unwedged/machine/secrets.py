@@ -63,6 +63,7 @@ async def secret_named(reading: Transaction | View, name: str) -> str | None:
     return None if key is None else to_unpadded(key)
 
 
+# M17.4, M17.5
 async def receive_secret(transaction: Transaction, event: OlmEvent) -> None:
     """Take a secret from a device that was asked for it. Raises ``NotAsked``, ``MalformedMessage``, ``WrongSecret``."""
     sent = parsed(event.content, _Send, "a secret")

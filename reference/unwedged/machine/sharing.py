@@ -155,7 +155,7 @@ async def set_strategy(transaction: Transaction, room_id: RoomId, strategy: Shar
 
 
 async def set_history_visibility(transaction: Transaction, room_id: RoomId, content: JsonObject) -> None:
-    """Note who may read a room's history. A visibility that is not known hides it from later members.
+    """Note who may read a room's history (M18.7). A visibility that is not known hides it from later members.
 
     Raises ``NotEncrypted``.
     """

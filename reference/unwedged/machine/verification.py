@@ -314,6 +314,7 @@ def start_sas(flow: VerificationFlow, context: Context) -> FlowStep:
     return FlowStep(msgspec.structs.replace(flow, phase=Phase.STARTED, sas=begun), (message,))
 
 
+# M16.12
 def confirm(flow: VerificationFlow, context: Context) -> FlowStep:
     """Say that both devices show the same short string, or that the other one shows that it scanned this one's code.
 
@@ -382,7 +383,7 @@ def show_qr_code(flow: VerificationFlow, context: Context) -> FlowStep:
 
 
 def scan(flow: VerificationFlow, code: QrCode, context: Context) -> FlowStep:
-    """Compare the other device's QR code with the keys that are known here, and tell that device.
+    """Compare the other device's QR code with the keys that are known here, and tell that device (M16.13).
 
     Raises ``WrongPhase``, ``UnsupportedVerification``, and ``WrongQrCode`` where the code is for another verification.
     """
@@ -413,6 +414,7 @@ def scan(flow: VerificationFlow, code: QrCode, context: Context) -> FlowStep:
 # What others send, and what time does
 
 
+# M16.7
 def receive(flow: VerificationFlow, event_type: str, content: JsonObject, context: Context) -> FlowStep:
     """Take a message of the other end. One that is malformed, or comes out of order, cancels the verification."""
     digest = _digest(event_type, content)
@@ -456,6 +458,7 @@ def cancel_all(flow: VerificationFlow, context: Context) -> FlowStep:
     return _cancelled(flow, UNEXPECTED_MESSAGE, context)
 
 
+# M16.15
 def time_out(flow: VerificationFlow, context: Context) -> FlowStep:
     """End what takes too long. A request that nobody has answered here may still be answered by another device."""
     if flow.is_over or is_before(context.now_ms, flow.expires_ms):
@@ -466,7 +469,7 @@ def time_out(flow: VerificationFlow, context: Context) -> FlowStep:
 
 
 def is_forgotten(flow: VerificationFlow, now_ms: int) -> bool:
-    """Say whether a flow has been over for so long that no more of its messages are expected."""
+    """Say whether a flow has been over for so long that no more of its messages are expected (M16.16)."""
     return flow.is_over and not is_before(now_ms, flow.ended_ms + TIMEOUT_MS)
 
 
@@ -519,6 +522,7 @@ def _receive_ready(flow: VerificationFlow, content: JsonObject, context: Context
     return FlowStep(step.flow, (*told, *step.outgoing))
 
 
+# M16.9
 def _receive_start(flow: VerificationFlow, content: JsonObject, context: Context) -> FlowStep:
     start = parsed(content, _Start, "the start of a verification")
     if start.from_device != flow.device_id:
@@ -590,6 +594,7 @@ def _receive_accept(flow: VerificationFlow, content: JsonObject, context: Contex
     return FlowStep(flow, (_key_message(flow, exchange),))
 
 
+# M16.10
 def _receive_key(flow: VerificationFlow, content: JsonObject, context: Context) -> FlowStep:
     exchange, _ = _exchange(flow) if flow.phase is Phase.ACCEPTED else (None, None)
     if exchange is None:
@@ -674,6 +679,7 @@ def _asked(
     )
 
 
+# M16.11, M16.12
 def _checked(flow: VerificationFlow, theirs: Macs, context: Context) -> FlowStep:
     """End a comparison that was confirmed: compare what the other device proves with the keys that are known here."""
     exchange, device = _exchange(flow)
@@ -695,7 +701,7 @@ def _checked(flow: VerificationFlow, theirs: Macs, context: Context) -> FlowStep
 
 
 def _finished(flow: VerificationFlow, verified: Verified, context: Context) -> FlowStep:
-    """End a verification with its result, if the keys that were compared are still those of the other end."""
+    """End a verification with its result, if the keys that were compared are still those of the other end (M16.11)."""
     if (verified.device_key or context.their_key, verified.master_key or context.their_master_key) != (
         context.their_key,
         context.their_master_key,
@@ -710,6 +716,7 @@ def _cancelled(flow: VerificationFlow, code: str, context: Context) -> FlowStep:
     return FlowStep(_ended(flow, Cancellation(code, by_us=True), context), message)
 
 
+# M16.2
 def _ended(flow: VerificationFlow, cancellation: Cancellation | None, context: Context) -> VerificationFlow:
     return msgspec.structs.replace(
         flow,

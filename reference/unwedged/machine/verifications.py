@@ -353,6 +353,7 @@ async def _receive(
     await _take(transaction, flow_id, flow, step)
 
 
+# M16.17, M16.18
 async def _begin(transaction: Transaction, step: FlowStep, context: Context) -> None:
     """Keep a flow that another device has asked for. Of several that one device asks for at once all are cancelled.
 
@@ -385,7 +386,7 @@ async def _begin(transaction: Transaction, step: FlowStep, context: Context) -> 
 async def _take(
     transaction: Transaction, flow_id: FlowId, before: VerificationFlow | None, step: FlowStep
 ) -> VerificationFlow:
-    """Write all that comes of a step."""
+    """Write all that comes of a step (M16.1)."""
     flow = _send(transaction, step)
     if flow != before:
         transaction.put(VERIFICATION, flow_id, flow)
@@ -399,7 +400,7 @@ async def _take(
 
 
 def _send(transaction: Transaction, step: FlowStep) -> VerificationFlow:
-    """Have the messages of a step sent, each after the one before it."""
+    """Have the messages of a step sent, each after the one before it (M16.5)."""
     flow = step.flow
     for message in step.outgoing:
         if flow.room_id is not None:
@@ -413,7 +414,7 @@ def _send(transaction: Transaction, step: FlowStep) -> VerificationFlow:
 
 
 async def _note_event_id(transaction: Transaction, transaction_id: TransactionId, event_id: EventId) -> None:
-    """Take the id of the event that a message was sent as, where the message is the request of a flow."""
+    """Take the id of the event that a message was sent as, where the message is the request of a flow (M16.4)."""
     for flow_id in await transaction.keys(VERIFICATION):
         flow = await transaction.get(VERIFICATION, flow_id)
         assert flow is not None  # listed above
@@ -424,7 +425,7 @@ async def _note_event_id(transaction: Transaction, transaction_id: TransactionId
 async def _find(
     reading: Transaction, user_id: UserId | None, room_id: RoomId | None, name: str
 ) -> tuple[FlowId, VerificationFlow] | None:
-    """Return the flow that messages of a user call so. ``None`` stands for any user."""
+    """Return the flow that messages of a user call so (M16.3). ``None`` stands for any user."""
     for flow_id in await reading.keys(VERIFICATION):
         flow = await reading.get(VERIFICATION, flow_id)
         assert flow is not None  # listed above
