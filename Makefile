@@ -22,7 +22,7 @@ GO := $(VENV)/peers/bin/go
 MAUTRIX_GO := $(VENV)/peers/mautrix-go
 
 .DEFAULT_GOAL := help
-.PHONY: help check check-deep conditions prove test peers synapse coverage chaos soak site browser bench bench-smoke lint lock
+.PHONY: help check check-deep conditions prove test peers synapse coverage chaos soak site browser bench bench-smoke lint lock explain
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,9 @@ check-deep: $(READY) ## The same with every bound raised by one: at most half an
 
 conditions: $(READY) ## Take each condition of the specification out and say which property falls: more than an hour
 	@$(VENV)/bin/python -m checking conditions
+
+explain: $(READY) ## Say what traces show: make explain LOGS="app.ndjson extension.ndjson"
+	@$(VENV)/bin/python -m checking explain $(LOGS)
 
 prove: $(READY) ## Prove the protocol for any number of processes and records, and that it is what the code does
 	@$(VENV)/bin/python -m proofs

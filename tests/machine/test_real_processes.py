@@ -5,6 +5,7 @@ Nothing waits for time to pass: leases expire since the clock that the processes
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Final
 
@@ -12,8 +13,27 @@ import pytest
 
 from chaos.faults import Fault
 from chaos.stage import stage
+from checking.explain.lines import DECODER
 
 ROUNDS: Final = 25
+TRACED: Final = {
+    *("open", "acquire", "want", "sync", "renew", "lose_guard", "release", "load", "list", "commit", "validate"),
+    *("rerun", "close", "open_machine", "batch", "receive", "decrypt_olm", "decrypt_megolm", "encrypt_olm"),
+    *("encrypt_megolm", "room_key", "share", "offer", "send", "request", "answer"),
+}
+"""Steps that each run brings about."""
+
+
+def traced(folder: Path) -> set[str]:
+    """Return the steps in the traces, each line of which is as the format says, unless a kill has cut it off."""
+    steps: set[str] = set()
+    for path in folder.glob("*.ndjson"):
+        for line in path.read_bytes().split(b"\n"):
+            if line.endswith(b"}"):
+                known, fields = DECODER.decode(line), json.loads(line)
+                assert fields.keys() - {"step"} <= set(known.__struct_fields__)
+                steps.add(fields["step"])
+    return steps
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -25,6 +45,7 @@ async def test_nothing_is_lost_and_nothing_is_used_twice(tmp_path: Path, seed: i
         await on.check()
         print(f"seed {seed}: {on.messages_read} messages, {dict(on.happened)}")  # noqa: T201 (shown where it fails)
     assert on.losses == []
+    assert traced(tmp_path) >= TRACED
     assert on.messages_read > ROUNDS
     assert on.happened[Fault.SUSPEND] > ROUNDS // 5
     assert on.happened[Fault.KILL]
