@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from getpass import getpass
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -34,7 +35,7 @@ from checking.display import (
 from checking.errors import CheckError
 from checking.explain import pseudonyms
 from checking.explain.explanation import explain as explain_traces
-from checking.explain.forensics import Name, Verdict, examine
+from checking.explain.forensics import Name, Verdict, examine, named_by_event
 from checking.explain.history import histories
 from checking.explain.reading import read_all
 from checking.machine_replay import counterexamples as machine_counterexamples
@@ -347,6 +348,7 @@ def explain(
     *logs: Path,
     store: str | None = None,
     message: tuple[str, ...] = (),
+    event: str | None = None,
     olm: tuple[str, ...] = (),
     reader: str | None = None,
     unlock: tuple[Path, ...] = (),
@@ -367,6 +369,8 @@ def explain(
     message
         A room message, SESSION:INDEX. The session is named as in the traces, once for each store; or by its real id,
         if the store can be unlocked.
+    event
+        Instead of the room message, an event that somebody has tried to decrypt as: its pseudonym or its id.
     olm
         An Olm message, RATCHET_KEY:INDEX, in the same way.
     reader
@@ -379,8 +383,8 @@ def explain(
         A file with the key of the stores to unlock: 32 bytes, or these in hexadecimal.
 
     """
-    if message or olm:
-        return _explain_message(logs, message, olm, reader, _traces(unlock, passphrase_file, key_file))
+    if message or event or olm:
+        return _explain_message(logs, message, event, olm, reader, _traces(unlock, passphrase_file, key_file))
     specifications = find_manifest(Path.cwd()).parents[1]
     explanation = _run_interruptibly(explain_traces(find_toolbox(), logs, store, specifications))
     console = make_console()
@@ -392,19 +396,29 @@ def explain(
 
 
 def _explain_message(
-    logs: tuple[Path, ...], message: tuple[str, ...], olm: tuple[str, ...], reader: str | None, traces: list[Trace]
+    logs: tuple[Path, ...],
+    message: tuple[str, ...],
+    event: str | None,
+    olm: tuple[str, ...],
+    reader: str | None,
+    traces: list[Trace],
 ) -> int:
     """Say what became of the key of one message."""
-    if message and olm:
+    if olm and (message or event):
         raise CheckError("a message is either in a room or an Olm message: give --message or --olm")
-    called = pseudonyms.ratchet if olm else pseudonyms.session
-    places = [name.rpartition(":") for name in message or olm]
-    indices = {index for _, _, index in places}
-    if len(indices) != 1 or not all(index.isdecimal() for index in indices):
-        raise CheckError("a message is named SESSION:INDEX, with the same index for each of its stores")
-    named = frozenset[str]().union(*(called(name, traces) for name, _, _ in places))
+    stores = histories(read_all(logs))
+    names = [] if event is None else [named_by_event(stores, pseudonyms.event(event, traces))]
+    for named in message or olm:
+        name, _, index = named.rpartition(":")
+        if not name or not index.isdecimal():
+            raise CheckError(f"{named} is no message: it is named SESSION:INDEX, or RATCHET_KEY:INDEX for --olm")
+        called = pseudonyms.ratchet(name, traces) if olm else pseudonyms.session(name, traces)
+        names.append(Name(called, int(index), olm=bool(olm)))
+    if len({name.index for name in names}) > 1:
+        raise CheckError("a message has the same index for each of its stores")
     devices = None if reader is None else pseudonyms.device(reader, traces)
-    finding = examine(histories(read_all(logs)), Name(named, int(indices.pop()), olm=bool(olm)), devices)
+    together = replace(names[0], pseudonyms=frozenset[str]().union(*(name.pseudonyms for name in names)))
+    finding = examine(stores, together, devices)
     console = make_console()
     console.print(Text(printable(finding.summary), "bold"))
     for line in finding.details():

@@ -190,6 +190,15 @@ class _Case:
         return certainty if self.complete else max(certainty, LIKELY, key=list(Certainty).index)
 
 
+def named_by_event(stores: Iterable[History], events: frozenset[str]) -> Name:
+    """Return the message that was read, or could not be, as one of the events. Raises ``UnknownMessage``."""
+    for store in stores:
+        for _, line in store.of(DecryptMegolm):
+            if line.event in events and line.session is not None and line.index is not None:
+                return Name(frozenset({line.session}), line.index)
+    raise UnknownMessage(f"no line tells of an attempt to decrypt the event {' or '.join(sorted(events))}")
+
+
 def examine(stores: Sequence[History], name: Name, reader_devices: frozenset[str] | None = None) -> Finding:
     """Return the verdict on a message. ``reader_devices`` are what traces may call the reader."""
     case = _Case(stores, name, reader_devices)
@@ -375,20 +384,26 @@ def _given(case: _Case, sender: History, lacking: tuple[History, Event | None] |
         case.tell(sender, *forks[0])
         write = _stale_write(sender, forks[0])
         case.tell(sender, None if write is None else write.commit)
+        if lacking is not None:
+            _unreadable_at(case, *lacking, taken)
         return case.found(
             Verdict.WEDGED,
             CERTAIN,
             f"the Olm message that bears the key has the place of another one ({forks[0][0].place})",
             *([] if write is None else [f"that is a fork: {_said(write)}"]),
         )
-    if lacking is not None:
-        reader, attempt = lacking
-        user = attempt.line.sender if attempt is not None and isinstance(attempt.line, DecryptMegolm) else None
-        places = {_olm(delivery.olm).index for delivery in taken if delivery.olm is not None}
-        wedged = [event for event in _unreadable(reader, user, attempt) if _decrypt_olm(event).index in places]
-        if wedged:
-            return _wedged_at_the_reader(case, reader, wedged)
+    if lacking is not None and (wedged := _unreadable_at(case, *lacking, taken)):
+        return _wedged_at_the_reader(case, lacking[0], wedged)
     return None
+
+
+def _unreadable_at(case: _Case, reader: History, attempt: Event | None, taken: list[_Delivery]) -> list[Event]:
+    """Return the sender's Olm messages that the reader could not decrypt and that have the index of one in question."""
+    user = attempt.line.sender if attempt is not None and isinstance(attempt.line, DecryptMegolm) else None
+    places = {_olm(delivery.olm).index for delivery in taken if delivery.olm is not None}
+    wedged = [event for event in _unreadable(reader, user, attempt) if _decrypt_olm(event).index in places]
+    case.tell(reader, *wedged)
+    return wedged
 
 
 def _wedged_at_the_reader(case: _Case, reader: History, wedged: list[Event]) -> Finding:

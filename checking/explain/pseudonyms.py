@@ -50,6 +50,11 @@ def session(name: str, traces: Sequence[Trace]) -> frozenset[str]:
     return _of("session", name, (name,), traces)
 
 
+def event(name: str, traces: Sequence[Trace]) -> frozenset[str]:
+    """Return what traces call a room event."""
+    return _of("event", name, (name,), traces)
+
+
 def ratchet(name: str, traces: Sequence[Trace]) -> frozenset[str]:
     """Return what traces call a ratchet key, which is written as unpadded base64."""
     if _PSEUDONYM.fullmatch(name):

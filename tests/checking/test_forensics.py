@@ -33,6 +33,7 @@ from unwedged.trace import Line, Trace
 
 CERTAIN, LIKELY, POSSIBLE = Certainty
 
+README: Final = (Path(__file__).parents[2] / "README.md").read_text()
 KEPT_CACHE: Final[tuple[Substitution, ...]] = (
     (cache_rules, "sync", lambda cache, log: replace(cache, version=log.version)),
 )
@@ -51,6 +52,11 @@ class Told:
         trace = client.machine._store._services.trace
         assert trace is not None
         return trace
+
+    def lines_of(self, process: Client) -> list[Line]:
+        """Return what one process has written."""
+        instance = self.trace_of(process)._head["instance"]
+        return [line for line in self._recorder.lines if line["instance"] == instance]
 
     def name(self, event: Json) -> Name:
         """Return what the traces of both stores call the message of an event."""
@@ -180,25 +186,31 @@ async def test_a_key_that_is_withheld(tmp_path: Path) -> None:
         must_be(case.explain(name, [case.on.bob]), Verdict.WITHHELD, CERTAIN, "m.blacklisted")
 
 
+async def wedged(case: Told) -> Name:
+    """Let a process share a key over an Olm session as it was before another process used it."""
+    on = case.on
+    await on.app.machine.discard_room_key(ROOM)
+    await on.app.say(ROOM, "one")
+    await on.extension.machine.discard_room_key(ROOM)
+    await on.extension.say(ROOM, "two")
+    with substituted(KEPT_CACHE):
+        await on.app.machine.discard_room_key(ROOM)
+        event = await on.app.say(ROOM, "three")
+    await on.bob.sync()
+    return await case.unreadable(event, "missing_room_key")
+
+
 async def test_a_key_that_was_shared_over_a_wedged_session(tmp_path: Path) -> None:
     async with told(tmp_path) as case:
         on = case.on
-        await on.app.machine.discard_room_key(ROOM)
-        await on.app.say(ROOM, "one")
-        await on.extension.machine.discard_room_key(ROOM)
-        await on.extension.say(ROOM, "two")
-        with substituted(KEPT_CACHE):
-            await on.app.machine.discard_room_key(ROOM)
-            event = await on.app.say(ROOM, "three")
-        await on.bob.sync()
-        name = await case.unreadable(event, "missing_room_key")
+        name = await wedged(case)
         must_be(case.explain(name), Verdict.WEDGED, CERTAIN, "that is a fork: ", "computed peer/")
         must_be(case.explain(name, [on.bob]), Verdict.WEDGED, LIKELY, "the traces of the sender are missing")
         # The Olm message itself is followed by its ratchet key and index.
-        [wedged] = [
+        [unread] = [
             line for line in case._recorder.lines if line["step"] == "decrypt_olm" and line["outcome"] == "unreadable"
         ]
-        olm = Name(frozenset({str(wedged["ratchet"])}), int(str(wedged["index"])), olm=True)
+        olm = Name(frozenset({str(unread["ratchet"])}), int(str(unread["index"])), olm=True)
         must_be(case.explain(olm, [on.bob]), Verdict.SPENT_TWICE, LIKELY, "two messages came with this key")
         place = next(
             (str(line["ratchet"]), int(str(line["index"])))
@@ -382,7 +394,12 @@ async def test_a_message_is_named_by_its_real_session_where_the_store_is_unlocke
         named = [word for each in sorted(name.pseudonyms) for word in ("--message", f"{each}:{name.index}")]
         assert explained(trace, *named) == OK
         assert capsys.readouterr().out == by_real_name
+        unlocked_by_event = ("--event", str(event["event_id"]), "--unlock", laptop, "--key-file", key)
+        assert explained(trace, *unlocked_by_event) == OK
+        assert "certainly WITHHELD" in capsys.readouterr().out
         for arguments, why in (
+            (("--event", "0" * 16), "no line tells of an attempt"),
+            (("--message", f"{'0' * 16}:0", "--message", f"{'1' * 16}:1"), "the same index"),
             (("--message", f"{session}:0"), "give its pseudonym as it stands there, or the store by --unlock"),
             (("--message", "a"), "SESSION:INDEX"),
             (("--message", f"{session}:0", "--olm", f"{session}:0"), "either in a room or an Olm message"),
@@ -410,3 +427,32 @@ async def test_the_passphrase_of_a_store_is_asked_for(tmp_path: Path, monkeypatc
     assert asked == [f"passphrase of {tmp_path / 'bot.db'}: "]
     expected = Trace(Recorder(), name, store._sealer.store, 0, lambda: 0)
     assert trace.pseudonym("session", "one") == expected.pseudonym("session", "one")
+
+
+async def test_the_readme_shows_what_the_command_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command_line, _, shown = next(
+        block
+        for block in re.findall(r"^```console\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+        if "--message" in block
+    ).partition("\n")
+    async with told(tmp_path) as case:
+        name = await wedged(case)
+        sessions = name.pseudonyms & {str(line.get("session")) for line in case.lines_of(case.on.app)}
+        for label, client in (("app", case.on.app), ("extension", case.on.extension)):
+            lines = [json.dumps(line) + "\n" for line in case.lines_of(client)]
+            (tmp_path / f"{label}.ndjson").write_text("".join(lines))
+        monkeypatch.chdir(tmp_path)
+        arguments = command_line.partition(" explain ")[2].split()
+        arguments[arguments.index("--message") + 1] = f"{min(sessions)}:{name.index}"
+        assert explained(*arguments) == OK
+    # Names are random; which line says what may change with any step that is added to a trace.
+    assert numbered(shown) == numbered(capsys.readouterr().out)
+
+
+def numbered(text: str) -> str:
+    """Put the number of its first appearance in the place of each pseudonym, and leave out the numbers of lines."""
+    names = list(dict.fromkeys(re.findall("[0-9a-f]{16}", text)))
+    text = re.sub("[0-9a-f]{16}", lambda found: f"name {names.index(found[0])}", text)
+    return re.sub(r"(ndjson):\d+", r"\1", text)

@@ -366,6 +366,7 @@ async def _make(
     )
     name = GroupSessionName(room_id, session.session_id)
     transaction.put(INBOUND, name, inbound)
+    tracing.room_key(transaction, name, inbound.source.value, 0, own.user_id, kept=True)
     await backup.note_room_key(transaction, name, inbound)
     shared = SharedKey(session.session_id, number=number, shared_history=settings.shared_history)
     return OutboundSession(session, now_ms, settings), shared
