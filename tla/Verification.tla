@@ -369,8 +369,7 @@ PeerHears ==
              [] message.type = "start" /\ peer.phase = "started" /\ ~setting.first -> Becomes(peer, <<>>)
              [] message.type = "accept" /\ peer.phase = "started" ->
                     Becomes([peer EXCEPT !.phase = "accepted", !.commitment = message.commitment], <<Key("peers")>>)
-             [] message.type = "key" /\ peer.phase = "accepted"
-                    /\ (peer.role = "starter" => message.key = peer.commitment) ->
+             [] message.type = "key" /\ peer.phase = "accepted" /\ (peer.role = "starter" => message.key = peer.commitment) ->
                     Becomes([peer EXCEPT !.phase = "exchanged", !.key = message.key],
                          IF peer.role = "accepter" THEN <<Key("peers")>> ELSE <<>>)
              [] message.type = "mac" /\ peer.phase = "exchanged" /\ peer.mac = Nothing ->
