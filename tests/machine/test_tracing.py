@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from checking.explain import lines as trace_lines
 from checking.machine_replay.message_keys import decode, inner_message, olm_place
-from tests.machine.scene import ALICE, BOB, ROOM, Scene, scene
+from tests.machine.scene import ALICE, BOB, MEGOLM, ROOM, Scene, scene
 from tests.store.stores import Recorder
 from unwedged.machine import KeysUpload, LocalTrust, MissingRoomKey, tracing
 from unwedged.machine.olm_places import olm_place as place_of
@@ -125,8 +125,8 @@ async def test_a_request_and_its_answer_have_one_name_in_all_processes(tmp_path:
 async def test_what_was_rolled_back_is_not_said(tmp_path: Path) -> None:
     recorder = Recorder()
     async with scene(tmp_path, recorder) as on:
-        before = len(of(recorder, "encrypt_megolm"))
         shared = await on.app.share(ROOM, [ALICE, BOB])
+        before = len(of(recorder, "encrypt_megolm")), len(of(recorder, "answer"))
         await on.app.machine.discard_room_key(ROOM)
         with pytest.raises(Exception, match="share"):
             await on.app.machine.encrypt_room_event(ROOM, shared, "m.room.message", {})
@@ -138,8 +138,21 @@ async def test_what_was_rolled_back_is_not_said(tmp_path: Path) -> None:
 
         with pytest.raises(KeyError):
             await on.app.machine._store.run(fail)
-    assert len(of(recorder, "encrypt_megolm")) == before
+    assert (len(of(recorder, "encrypt_megolm")), len(of(recorder, "answer"))) == before
     assert of(recorder, "validate")[-1]["failure"] == "KeyError"
+
+
+async def test_words_of_others_are_not_repeated(tmp_path: Path) -> None:
+    recorder = Recorder()
+    async with scene(tmp_path, recorder) as on:
+        withheld = {"algorithm": MEGOLM, "code": "said.by.bob", "room_id": ROOM, "session_id": "session"}
+        for event_type, content in (("app.of.bob", {}), ("m.room_key.withheld", withheld)):
+            messages = {"messages": {ALICE: {"PHONE": content}}}
+            on.bob.call("PUT", f"sendToDevice/{event_type}/{event_type}", messages)
+        await on.app.sync()
+    assert [line["type"] for line in of(recorder, "receive")] == ["other", "m.room_key.withheld"]
+    assert [line["code"] for line in of(recorder, "told_withheld")] == ["other"]
+    assert "bob" not in json.dumps(recorder.lines)
 
 
 async def test_a_place_is_the_one_that_the_message_shows(alice_and_bob: Scene) -> None:
