@@ -146,9 +146,9 @@ async def test_words_of_others_are_not_repeated(tmp_path: Path) -> None:
     recorder = Recorder()
     async with scene(tmp_path, recorder) as on:
         withheld = {"algorithm": MEGOLM, "code": "said.by.bob", "room_id": ROOM, "session_id": "session"}
-        for event_type, content in (("app.of.bob", {}), ("m.room_key.withheld", withheld)):
-            messages = {"messages": {ALICE: {"PHONE": content}}}
-            on.bob.call("PUT", f"sendToDevice/{event_type}/{event_type}", messages)
+        for event_type in ("app.of.bob", "m.room_key.withheld"):
+            path = f"sendToDevice/{event_type}/{event_type}"
+            on.bob.call("PUT", path, {"messages": {ALICE: {"PHONE": withheld}}})
         await on.app.sync()
     assert [line["type"] for line in of(recorder, "receive")] == ["other", "m.room_key.withheld"]
     assert [line["code"] for line in of(recorder, "told_withheld")] == ["other"]

@@ -16,6 +16,8 @@ from typing import Final
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,6 +47,7 @@ from unwedged.store import (
     Version,
     View,
 )
+from unwedged.store.sealer import Sealer
 from unwedged.trace import Field, Line, LoggingTracer, NdjsonTracer, OpenTelemetryTracer, OperationTrace, Trace
 from unwedged.trace.ndjson import as_json
 
@@ -259,6 +262,11 @@ class TestNames:
             return Trace(Recorder(), key, b"store", instance, lambda: 0).pseudonym("user", "@alice:example.org")
 
         assert named(bytes(32), 1) == named(bytes(32), 2) != named(bytes([1] * 32), 1)
+
+    def test_the_key_of_pseudonyms_comes_from_the_store_key(self) -> None:
+        """T2.1: and no other key that comes from it is the same."""
+        expected = HKDFExpand(SHA256(), 32, b"unwedged trace").derive(bytes(range(32)))
+        assert Sealer._of(b"store", bytes(range(32))).trace_key() == expected
 
     def test_a_pseudonym_is_as_the_specification_says(self) -> None:
         trace = Trace(Recorder(), bytes(range(32)), b"store", 1, lambda: 0)

@@ -175,10 +175,8 @@ class OperationTrace:
     def took_effect(self, step: str, fields: Mapping[str, Field]) -> None:
         """Write that it has, and then what the layer above says of it."""
         self._trace.write(step, self._named, fields)
-        noted = self.remarks._noted  # noqa: SLF001 (out of the reach of the layer above)
-        for remark, its_fields in noted:
+        for remark, its_fields in self.remarks._noted:  # noqa: SLF001 (out of the reach of the layer above)
             self._trace.write(remark, {"operation": self._named["operation"]}, its_fields)
-        noted.clear()
 
     def failed(self, failure: Exception) -> None:
         """Note that its code has failed, so that what was said of it has not happened."""
