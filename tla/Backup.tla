@@ -347,7 +347,7 @@ OneKeyPerVersion == \A b \in server.backed : b.key = server.versions[b.version]
 \* M19.11
 OnlyToTrusted == \A b \in server.backed : Trusted(b.key)
 
-\* M19.1
+\* M19.1, S1.1
 SurvivesInvalidation ==
     [][(IsOn /\ ~IsOn') => \E p \in Processes : MarkRefused(p) \/ MarkVersion(p) \/ CreateVersion(p)]_vars
 

@@ -463,7 +463,7 @@ OnTheirWay ==
     server.toPeer \o SubSeq(store.outbox, server.delivered - store.sent + 1, Len(store.outbox))
 
 \* (Where there is no attacker: one can make us end a flow that the peer goes on with.)
-\* M16.1
+\* M16.1, S1.1, S1.3
 SurvivesInvalidation ==
     Live(peer) => \/ Live(store.flow)
                   \/ \E i \in DOMAIN OnTheirWay : OnTheirWay[i].type \in {"mac", "cancel"}

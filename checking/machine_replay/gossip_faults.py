@@ -23,7 +23,7 @@ _must_be_asked = asking.must_be_asked
 _settle = asking.settle
 
 
-# M17.8
+# M17.8, M21.2
 def _secret_sent_twice() -> Sequence[Substitution]:
     """What waits is read in one operation, and answered in another, whatever has become of it meanwhile."""
     read: dict[DeviceId, dict[RequestId, Wanted]] = {}
@@ -43,7 +43,7 @@ def _secret_sent_twice() -> Sequence[Substitution]:
     return [(gossip, "receive_request", receive_request), (gossip, "work_off", work_off)]
 
 
-# M17.8
+# M17.8, M21.1
 def _waiting_in_memory() -> Sequence[Substitution]:
     """A request that can't be answered yet waits where no other process sees it."""
 

@@ -40,7 +40,7 @@ def _unwedge_races_itself() -> Sequence[Substitution]:
     return [(olm, "hand_out_claim", hand_out_claim)]
 
 
-# M8.1
+# M8.1, M21.1
 def _wedged_mark_in_memory() -> Sequence[Substitution]:
     """That a session is wedged is only known to the process that got the message, until it is handed a claim."""
     receive_sync_changes, outgoing_requests = OlmMachine.receive_sync_changes, OlmMachine.outgoing_requests

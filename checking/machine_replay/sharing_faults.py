@@ -69,7 +69,7 @@ def _save_error_ignored() -> Sequence[Substitution]:
     return [(OlmMachine, "encrypt_room_event", encrypt)]
 
 
-# M9.1
+# M9.1, M21.1, M21.2
 def _requests_in_memory() -> Sequence[Substitution]:
     """That a device has a key is stored; the request that brings it there is not."""
 

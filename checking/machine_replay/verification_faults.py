@@ -93,7 +93,7 @@ def _confirmed_twice() -> Sequence[Substitution]:
     return [(verification, "confirm", confirm)]
 
 
-# M16.1
+# M16.1, S1.3
 def _verification_interrupted() -> Sequence[Substitution]:
     """A flow is an object in memory, which goes with its process."""
 

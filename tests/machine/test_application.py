@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 
 from checking.machine_replay.homeserver import Json
 from tests.machine.scene import ALICE, BOB, HOUR_MS, MEGOLM, ROOM, Scene
 from tests.machine.test_inputs import deliver
-from unwedged.machine import KeysClaim, KeysQuery, MalformedResponse, MissingRoomKey, OlmMachine, WithheldRoomKey, olm
+from unwedged.machine import (
+    KeysClaim,
+    KeysQuery,
+    MalformedResponse,
+    MissingRoomKey,
+    OlmMachine,
+    WithheldRoomKey,
+    inbox,
+    olm,
+)
 from unwedged.machine.identifiers import DeviceId, PeerName, UserId
 from unwedged.machine.ratchets import OutboundGroup
 from unwedged.machine.records import DEVICES, OWN_DEVICE, PEER
@@ -164,6 +176,16 @@ async def test_failures_of_what_is_not_listed_again(alice_and_bob: Scene) -> Non
     wait_ms = await scene.app.machine.mark_failed(query, status=400)
     assert wait_ms is not None
     assert query in await scene.app.machine.outgoing_requests()
+
+
+# M20.3
+def test_no_module_of_the_machine_can_wait_for_a_network() -> None:
+    waiting = {"aiohttp", "asyncio", "http", "select", "selectors", "socket", "ssl", "urllib"}
+    for path in Path(inbox.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            assert waiting.isdisjoint(name.partition(".")[0] for name in names if name != "urllib.parse"), path.name
 
 
 async def test_a_machine_is_shown_without_secrets(alice_and_bob: Scene) -> None:

@@ -239,6 +239,7 @@ async def test_no_key_is_called_verified_or_forwarded(alice_and_bob: Scene) -> N
         assert (key["is_verified"], key["forwarded_count"]) == (False, 0)
 
 
+# M21.3
 async def test_requests_go_to_another_process_as_bytes(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     new = await scene.app.machine.key_backup.create_version()
@@ -455,6 +456,7 @@ async def test_backup_off_after_invalidation(alice_and_bob: Scene) -> None:
 # What can't be read
 
 
+# M23.2
 async def test_a_mark_that_cannot_be_read_is_made_again(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     new = await create(scene.app)
@@ -479,6 +481,7 @@ async def test_room_keys_that_cannot_be_read_hold_no_others_up(alice_and_bob: Sc
     assert not await marks(scene.app)
 
 
+# M23.2
 async def test_a_backup_that_cannot_be_read_is_off(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await create(scene.app)
@@ -550,7 +553,7 @@ async def test_another_public_key_under_a_signature_is_not_trusted(alice_and_bob
     assert await is_on(scene.app)
 
 
-# M19.12
+# M19.12, S3.1
 async def test_a_signature_that_comes_later_counts(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     new = await scene.app.machine.key_backup.create_version()

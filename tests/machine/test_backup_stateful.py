@@ -68,6 +68,7 @@ class Fetched:
     answer: Json
 
 
+# M20.4, M21.4
 class TwoProcessesWithABackup(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()

@@ -199,7 +199,7 @@ async def test_a_user_whom_an_answer_leaves_out_stays_marked(alice_and_bob: Scen
     assert set(again.users) == {BOB}
 
 
-# M8.5, M8.7, P10.1
+# M8.5, M8.7, M21.3, M21.4, P10.1
 async def test_the_answer_to_an_older_claim_changes_nothing(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.app.machine.share_room_key(ROOM, [ALICE, BOB])
@@ -343,7 +343,7 @@ async def test_a_claimed_key_that_its_device_did_not_sign_makes_no_session(alice
     assert notice.messages[UserId(BOB)][DeviceId("LAPTOP")]["code"] == "m.no_olm"
 
 
-# M13.3
+# M13.3, M20.4, M21.3
 async def test_a_request_goes_to_another_process_as_bytes(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.app.machine.share_room_key(ROOM, [ALICE, BOB])
@@ -361,7 +361,7 @@ async def test_a_request_goes_to_another_process_as_bytes(alice_and_bob: Scene) 
             decode(spoilt)
 
 
-# M13.1, M13.3, M13.4
+# M13.1, M13.3, M13.4, S3.2
 async def test_a_failed_request_says_when_to_try_again(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.app.share(ROOM, [ALICE, BOB])

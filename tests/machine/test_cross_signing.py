@@ -221,7 +221,7 @@ async def test_keys_that_are_pending_never_replace_an_identity(alice_and_bob: Sc
         await scene.extension.machine.cross_signing.bootstrap()
 
 
-# M13.2, M15.11
+# M13.2, M15.11, S3.1
 async def test_an_upload_whose_answer_was_lost_is_sent_again(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.app.machine.cross_signing.bootstrap()
@@ -245,6 +245,7 @@ async def test_what_was_refused_is_listed_again_with_the_same_keys(alice_and_bob
     await bootstrap(scene.app, scene.extension)
 
 
+# M21.3, M21.4
 async def test_an_answer_that_comes_late_or_twice_changes_nothing(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.app.machine.cross_signing.bootstrap()
@@ -547,7 +548,7 @@ async def test_a_device_of_ones_own_is_signed_by_verifying_it(alice_and_bob: Sce
     assert await device_trust(scene.bob, ALICE, "TABLET") is DeviceTrust.CROSS_SIGNED
 
 
-# M15.9
+# M15.9, S3.1
 async def test_a_device_that_a_replaced_identity_has_signed_is_not_signed(alice_and_bob: Scene) -> None:
     """Also before the devices are asked for again."""
     scene = alice_and_bob

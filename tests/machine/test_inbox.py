@@ -80,7 +80,7 @@ async def test_a_malformed_response_changes_nothing(alice_and_bob: Scene, respon
     assert await machine.sync_position() == position
 
 
-# M5.2, P10.1, P10.2
+# M5.2, M21.3, M21.4, P10.1, P10.2
 async def test_a_stale_or_repeated_response_changes_nothing(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     position = await scene.app.machine.sync_position()
@@ -176,6 +176,7 @@ async def test_a_large_batch_is_worked_off_in_order_by_whichever_process_is_awak
     assert await scene.app.machine._store.query(left) == (None, ())
 
 
+# M23.1
 async def test_a_part_that_was_damaged_keeps_nothing_back(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     machine = scene.app.machine

@@ -237,7 +237,7 @@ async def test_shared_then_invalidated(alice_and_bob: Scene) -> None:
     assert [getattr(each, "index", each) for each in read] == [0, 1, 2]
 
 
-# M8.3, M8.5, M13.3
+# M8.3, M8.5, M13.3, M21.2
 async def test_unwedge_races_itself(alice_and_bob: Scene) -> None:
     """Two unreadable messages of one device, one in each process: one new session, and one message that says so."""
     scene = alice_and_bob
@@ -357,7 +357,7 @@ async def test_keys_that_were_replaced_long_ago_are_not_sent_again(alice_and_bob
     assert len(olm_messages(scene)) == before + 2  # the key of the room, and the one that it had until today
 
 
-# M8.5
+# M8.5, M21.2
 @pytest.mark.parametrize("answered", [False, True])
 async def test_one_time_exchange_frozen(alice_and_bob: Scene, answered: bool) -> None:
     """A process stops between a claim and its answer. The other goes on, and the late answer changes nothing."""

@@ -617,7 +617,7 @@ def is_beginning(some: Sequence[object], of: Sequence[object]) -> bool:
     return some == of[: len(some)]
 
 
-# M13.1
+# M13.1, M20.2, M21.1, S1.3
 @pytest.mark.parametrize("interruption", [Cancelled, CancelledLate, Busy, DiskFull, DiskFailsLate])
 @pytest.mark.parametrize("prepare", WORKS, ids=lambda prepare: prepare.__name__)
 async def test_a_call_that_is_interrupted(

@@ -36,6 +36,7 @@ def traced(folder: Path) -> set[str]:
     return steps
 
 
+# M20.1, M20.2
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_nothing_is_lost_and_nothing_is_used_twice(tmp_path: Path, seed: int) -> None:
     async with stage(tmp_path, seed) as on:

@@ -29,11 +29,13 @@ STATE = Path(__file__).parents[2] / "spec" / "state.md"
 ROW = re.compile(r"^\| `(\w+)` \| [^|]*→[^|]* \| (yes|no) \|", re.MULTILINE)
 
 
+# S2.1, S2.2
 def test_the_specification_lists_all_kinds() -> None:
     listed = dict(ROW.findall(STATE.read_text(encoding="utf-8")))
     assert listed == {kind.name: "yes" if kind.cached else "no" for kind in KINDS}
 
 
+# S2.1
 def test_no_kind_is_left_out() -> None:
     assert {kind for kind in vars(records).values() if isinstance(kind, RecordKind)} == set(KINDS)
 

@@ -104,6 +104,7 @@ async def say_and_read(author: Client, reader: Client, text: str) -> None:
     assert await reader.read(ROOM, event) == text
 
 
+# M23.1
 @pytest.mark.parametrize("kind", REPAIRED, ids=lambda kind: kind.name)
 async def test_a_kind_that_cannot_be_read_stops_nobody(
     alice_and_bob: Scene, kind: Kind, caplog: pytest.LogCaptureFixture
@@ -140,6 +141,7 @@ UNREAD = (GIVEN_ALSO, WITHHELD, UNPROCESSED)
 """Nothing reads such a record but a message, or a key, of its own session; or it is of a batch that is not there."""
 
 
+# M23.2
 async def test_sessions_that_cannot_be_read_are_replaced(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.greet()
@@ -161,6 +163,7 @@ async def test_sessions_that_cannot_be_read_are_replaced(alice_and_bob: Scene) -
         assert (await scene.app.machine.decrypt_room_event(ROOM, each)).sender == BOB
 
 
+# M23.2
 async def test_what_went_over_sessions_that_are_lost_is_sent_again(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     event = await scene.app.say(ROOM, "hello")
@@ -171,6 +174,7 @@ async def test_what_went_over_sessions_that_are_lost_is_sent_again(alice_and_bob
     assert await scene.bob.read(ROOM, event) == "hello"
 
 
+# M23.2
 async def test_sessions_that_are_lost_are_replaced_before_a_message_shows_it(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.greet()
@@ -180,6 +184,7 @@ async def test_sessions_that_are_lost_are_replaced_before_a_message_shows_it(ali
     assert len((await peer_of(scene.app, scene.bob)).sessions) == 1
 
 
+# M23.2
 async def test_devices_that_are_lost_are_asked_for_again(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.greet()
@@ -187,6 +192,7 @@ async def test_devices_that_are_lost_are_asked_for_again(alice_and_bob: Scene) -
     await say_and_read(scene.app, scene.bob, "hello")
 
 
+# M23.2
 async def test_parts_of_a_batch_are_found_without_the_record_that_counts_them(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     event: Json = {"type": "org.other", "sender": BOB, "content": {}}
@@ -209,6 +215,7 @@ async def spoil_while_closed(scene: Scene, kind: Kind) -> None:
     scene.extension = await scene.open(ALICE, "PHONE", "extension")
 
 
+# M23.2
 @pytest.mark.parametrize("kind", [DEVICES, LOCAL_TRUST], ids=lambda kind: kind.name)
 async def test_what_the_owner_thinks_of_a_device_outlives_either_of_its_records(
     alice_and_bob: Scene, kind: Kind
@@ -223,7 +230,7 @@ async def test_what_the_owner_thinks_of_a_device_outlives_either_of_its_records(
         assert (await client.machine.devices_of(BOB))[DeviceId("LAPTOP")].trust is LocalTrust.BLOCKED
 
 
-# M15.7
+# M15.7, M23.2
 @pytest.mark.parametrize("kind", [IDENTITY, IDENTITY_TRUST], ids=lambda kind: kind.name)
 async def test_what_is_known_of_an_identity_outlives_either_of_its_records(alice_and_bob: Scene, kind: Kind) -> None:
     scene = alice_and_bob
@@ -244,6 +251,7 @@ async def test_what_is_known_of_an_identity_outlives_either_of_its_records(alice
     assert (trust.verified, trust.changed, trust.violated) == (False, True, True)
 
 
+# M23.2
 async def test_a_room_whose_settings_cannot_be_read_stays_encrypted(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await spoil_while_closed(scene, ROOM_SETTINGS)
@@ -252,6 +260,7 @@ async def test_a_room_whose_settings_cannot_be_read_stays_encrypted(alice_and_bo
     await scene.app.machine.set_room_encryption(ROOM, {"algorithm": MEGOLM})
 
 
+# M23.2
 async def test_a_key_that_cannot_be_read_is_a_missing_one(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     event = await scene.bob.say(ROOM, "hello")
@@ -262,6 +271,7 @@ async def test_a_key_that_cannot_be_read_is_a_missing_one(alice_and_bob: Scene) 
     assert read.code == "missing_room_key"
 
 
+# M23.1
 async def test_a_row_that_was_damaged_counts_as_lost_too(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.greet()
@@ -277,6 +287,7 @@ async def test_a_row_that_was_damaged_counts_as_lost_too(alice_and_bob: Scene) -
     await say_and_read(scene.app, scene.bob, "hello")
 
 
+# M23.2
 @pytest.mark.parametrize("name", sorted(repair.IRREPLACEABLE))
 async def test_without_its_keys_there_is_no_device(alice_and_bob: Scene, name: str) -> None:
     scene = alice_and_bob

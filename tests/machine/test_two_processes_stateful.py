@@ -67,6 +67,7 @@ class Process:
     client: Client = field(init=False)
 
 
+# M20.2, M20.4, M21.1, M21.4
 class TwoProcesses(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()

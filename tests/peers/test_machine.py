@@ -21,6 +21,7 @@ CAROL = Device("@carol:example.org", "CAROLSPHONE")
 EACH = [pytest.param(library, id=library.name) for library in LIBRARIES]
 
 
+# M20.1, M20.4
 @pytest.mark.parametrize("library", EACH)
 async def test_each_call_is_made_by_the_other_process(scene: Scene, tmp_path: Path, library: Library) -> None:
     alice = await scene.start(library, ALICE)
@@ -44,6 +45,7 @@ async def test_each_call_is_made_by_the_other_process(scene: Scene, tmp_path: Pa
     assert len({key.ratchet_key for key in keys.olm}) > 4
 
 
+# M20.2, M21.1
 @pytest.mark.parametrize("library", EACH)
 async def test_each_call_is_made_by_a_process_that_was_just_started(
     scene: Scene, tmp_path: Path, library: Library
@@ -89,7 +91,7 @@ async def test_whoever_left_reads_no_more(scene: Scene, tmp_path: Path, library:
                 await scene.settle(ours, alice, bob)
 
 
-# M2.3
+# M2.3, M21.4
 @pytest.mark.parametrize("kind", FAULT_KINDS)
 @pytest.mark.parametrize("library", EACH)
 async def test_one_of_each_request_is_lost_or_repeated(

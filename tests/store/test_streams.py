@@ -161,7 +161,7 @@ async def test_a_look_that_comes_back_late_repeats_nothing(phone: Instance, exte
         assert await heard(changes, 2) == [changed(1, "a"), changed(2, "b")]
 
 
-# P9.1
+# P9.1, S1.1, S4.1
 async def test_they_outlive_an_invalidation_and_miss_nothing(
     bench: Workbench, phone: Instance, extension: Instance
 ) -> None:

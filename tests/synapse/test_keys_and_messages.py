@@ -67,6 +67,7 @@ async def test_a_claim_that_fails_is_made_again(on: Scene) -> None:
     await on.end()
 
 
+# M21.2
 async def test_a_room_key_that_does_not_leave_is_sent_by_the_other_process(on: Scene) -> None:
     await on.begin(rotation_messages=1)
     for kind in (FaultKind.REQUEST_LOST, FaultKind.RESPONSE_LOST):

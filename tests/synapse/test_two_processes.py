@@ -55,6 +55,7 @@ async def command(on: Scene, kind: type[Command], text: str, interruption: Inter
     return kind(interruption=interruption)
 
 
+# M20.2
 @pytest.mark.parametrize("killed", [pytest.param(False, id="suspended"), pytest.param(True, id="killed")])
 @pytest.mark.parametrize("place", Place)
 async def test_a_process_is_interrupted_in_each_operation(on: Scene, place: Place, killed: bool) -> None:
@@ -188,6 +189,7 @@ async def happened_or_ended(fault: Fault, process: Process) -> None:
     await asyncio.gather(*waits, return_exceptions=True)
 
 
+# M20.2
 @pytest.mark.parametrize("seed", range(3))
 async def test_everybody_reads_everything_whatever_goes_wrong(on: Scene, seed: int) -> None:
     await on.begin(rotation_messages=2)

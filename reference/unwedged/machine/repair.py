@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 
 class RepairedStore(CryptoStore):
-    """A store that replaces a record that can't be read, and then runs the operation that met it again."""
+    """A store that replaces a record that can't be read, and then runs the operation that met it again (M23.1)."""
 
     async def run(
         self,
@@ -88,7 +88,7 @@ class RepairedStore(CryptoStore):
 
 
 async def replace(transaction: Transaction, kind_name: str, key: bytes) -> None:
-    """Let a record count as lost if it can't be read, and write what stands for it."""
+    """Let a record count as lost if it can't be read, and write what stands for it (M23.2)."""
     kind = _KINDS[kind_name]
     assert isinstance(kind, RecordKind)
     name = kind.decode_key(key)

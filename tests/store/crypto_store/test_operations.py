@@ -327,7 +327,7 @@ class TestViews:
 
 
 class TestRerunning:
-    # P4.11
+    # P4.11, S4.1
     async def test_a_lost_lease_is_out_of_sight(self, bench: Workbench, phone: Instance, extension: Instance) -> None:
         tries = 0
 

@@ -90,7 +90,7 @@ class TestAcquiring:
         assert first.cancelled()
         assert phone.gated.calls == ["look", "acquire", "changes"]
 
-    # P1.5, P2.1
+    # P1.5, P2.1, S4.1
     async def test_nothing_begins_before_the_sync_is_done(self, phone: Instance) -> None:
         gate = phone.gated.hold_after("changes")
         early = asyncio.create_task(held(phone))
