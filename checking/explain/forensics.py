@@ -93,8 +93,11 @@ class Finding:
         widest = max((len(version) for version, _, _ in rows), default=0)
         for version, process, event in rows:
             yield f"    {version:{widest}}  {process}  {described(event)} ({event.place})"
+        named = {event.process for _, event in self.told}
         for store in self.stores:
             for process, instance in store.processes.items():
+                if process not in named:
+                    continue
                 files = sorted({found.place.file for found in store.logs.instances[instance]})
                 yield f"  {process} is the instance {instance} of the store {store.logs.store}, in {', '.join(files)}"
 
@@ -167,27 +170,31 @@ class _Case:
                     f"{len(untold)} versions of the store {store.logs.store}, from {untold[0]} to {untold[-1]}, are of "
                     "processes whose traces are missing: what these did is not known"
                 )
-
-    @property
-    def complete(self) -> bool:
-        """Whether what no line tells of has not happened, as far as these stores go."""
-        return not self.unknown
+        self._gaps = bool(self.unknown)
 
     def tell(self, store: History, *events: Event | None) -> None:
         """Take events into what is told of the key."""
         self.told += [(store, event) for event in events if event is not None]
 
     def found(self, verdict: Verdict, certainty: Certainty, *because: str) -> Finding:
-        """Return the verdict; one that follows from what is not there is less sure where traces are missing."""
+        """Return the verdict, with what was told and what is not known."""
         order = {store.logs.store: number for number, store in enumerate(self.stores)}
         told = {(store.logs.store, event.place): (store, event) for store, event in self.told}
         in_order = sorted(told.values(), key=lambda pair: (order[pair[0].logs.store], pair[1].at))
         unknown = tuple(dict.fromkeys(self.unknown))
         return Finding(self.name, verdict, certainty, (*because, *self.because), unknown, tuple(in_order), self.stores)
 
+    def unless_gaps(self, certainty: Certainty) -> Certainty:
+        """Return how sure a verdict is that would be another one if a missing line of these stores said so."""
+        return _at_most_likely(certainty) if self._gaps else certainty
+
     def unless_missing(self, certainty: Certainty) -> Certainty:
         """Return how sure a verdict is that follows from what no line tells of."""
-        return certainty if self.complete else max(certainty, LIKELY, key=list(Certainty).index)
+        return _at_most_likely(certainty) if self.unknown else certainty
+
+
+def _at_most_likely(certainty: Certainty) -> Certainty:
+    return LIKELY if certainty is CERTAIN else certainty
 
 
 def named_by_event(stores: Iterable[History], events: frozenset[str]) -> Name:
@@ -269,7 +276,7 @@ def _as_the_reader_has_it(case: _Case, sender: History | None, reader: History, 
         case "unknown_index":
             first = min((_first(event) for event in keys), default=None)
             said = f"the key was given from {'a later message' if first is None else f'message {first}'} on"
-            return case.found(Verdict.NEVER_SHARED, CERTAIN, said)
+            return case.found(Verdict.NEVER_SHARED, case.unless_gaps(CERTAIN), said)
         case "withheld_room_key":
             return _withheld(case, reader)
         case "missing_room_key":
@@ -308,7 +315,11 @@ def _had_the_key(case: _Case, reader: History, usable: list[Event], attempt: Eve
     if write is not None:
         case.tell(reader, write.commit)
         return case.found(Verdict.LOST_HERE, LIKELY, _said(write))
-    return case.found(Verdict.LOST_HERE, CERTAIN, f"the key was stored ({before[0].place}), and was not there any more")
+    return case.found(
+        Verdict.LOST_HERE,
+        case.unless_gaps(LIKELY),
+        f"the key was stored ({before[0].place}), and was not there any more",
+    )
 
 
 def _as_the_sender_has_it(case: _Case, sender: History | None, lacking: tuple[History, Event | None] | None) -> Finding:
@@ -318,7 +329,8 @@ def _as_the_sender_has_it(case: _Case, sender: History | None, lacking: tuple[Hi
         if verdict is not None:
             return verdict
     if lacking is None:
-        return case.found(Verdict.NOT_OURS, LIKELY, "the sender has shared it, and the homeserver has taken it")
+        said = "the sender has shared it, and the homeserver has taken it: so far nothing is wrong"
+        return case.found(Verdict.UNCLEAR, POSSIBLE, said)
     reader, attempt = lacking
     user = attempt.line.sender if attempt is not None and isinstance(attempt.line, DecryptMegolm) else None
     lost = list(reader.lost_batches(None if attempt is None else attempt.at))
@@ -453,7 +465,7 @@ def _examine_olm(case: _Case) -> Finding:
             case.tell(sender, answer)
         if sender is not None and answer is None:
             return case.found(Verdict.NEVER_SHARED, case.unless_missing(LIKELY), f"no answer to {request} has come")
-        return case.found(Verdict.NOT_OURS, LIKELY, "the homeserver has taken it")
+        return case.found(Verdict.UNCLEAR, POSSIBLE, "the homeserver has taken it: so far nothing is wrong")
     case.tell(reader, *came[reader.logs.store])
     good = [event for event in came[reader.logs.store] if _decrypt_olm(event).outcome == "ok"]
     bad = [event for event in came[reader.logs.store] if _decrypt_olm(event).outcome not in {"ok", "repeated"}]
@@ -488,7 +500,7 @@ def _spent_twice(case: _Case, sender: History, uses: list[Event]) -> Finding | N
         case.because.append(f"version {repeated[0]} was made twice: an older copy of the store was put back")
     elif not any(isinstance(event.line, Commit) and event.line.based_on for event in sender.commits):
         case.unknown.append("based_on and made are missing: whether a stale write forked the ratchet")
-    return case.found(Verdict.SPENT_TWICE, CERTAIN, said)
+    return case.found(Verdict.SPENT_TWICE, case.unless_gaps(CERTAIN), said)
 
 
 def _stale_write(sender: History, uses: list[Event]) -> StaleWrite | None:

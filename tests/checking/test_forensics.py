@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 import re
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,14 +20,14 @@ from checking.command import OK, app
 from checking.errors import CheckError
 from checking.explain.forensics import Finding, Name, UnknownMessage, Verdict, examine
 from checking.explain.history import histories
-from checking.explain.reading import read_all
+from checking.explain.reading import NoTrace, read_all
 from checking.explain.reasons import Certainty
 from checking.machine_replay.client import Client
 from checking.machine_replay.homeserver import Json
 from checking.replay.substitutions import Substitution, substituted
 from tests.machine.scene import ALICE, BOB, KEY, ROOM, Scene, scene
 from tests.store.stores import Recorder
-from unwedged.machine import LocalTrust, MachineError, inbox
+from unwedged.machine import LocalTrust, MachineError, MissingRoomKey, inbox
 from unwedged.machine.records import INBOUND, SYNC
 from unwedged.protocol import cache as cache_rules
 from unwedged.store import BYTES, CryptoStore, RecordKind, Transaction
@@ -141,24 +143,33 @@ async def test_a_key_that_comes_after_the_message(tmp_path: Path) -> None:
         must_be(case.explain(name, [case.on.bob]), Verdict.LATE, CERTAIN)
 
 
+async def never_shared(case: Told) -> Name:
+    await case.on.app.machine.discard_room_key(ROOM)
+    await case.on.extension.sync()
+    event = await only_alice(case.on, "hello")
+    await case.on.bob.sync()
+    return await case.unreadable(event, "missing_room_key")
+
+
 async def test_a_key_that_was_never_shared(tmp_path: Path) -> None:
     async with told(tmp_path) as case:
-        await case.on.app.machine.discard_room_key(ROOM)
-        event = await only_alice(case.on, "hello")
-        await case.on.bob.sync()
-        name = await case.unreadable(event, "missing_room_key")
+        name = await never_shared(case)
         must_be(case.explain(name), Verdict.NEVER_SHARED, CERTAIN, "no line tells that the key was given")
         finding = case.explain(name, [case.on.bob])
         must_be(finding, Verdict.NOT_OURS, LIKELY, "the traces of the sender are missing")
 
 
+async def shared_later(case: Told) -> Name:
+    await case.on.app.machine.discard_room_key(ROOM)
+    early = await only_alice(case.on, "hello")
+    await case.on.app.say(ROOM, "welcome")
+    await case.on.bob.sync()
+    return await case.unreadable(early, "unknown_index")
+
+
 async def test_a_key_that_was_shared_from_a_later_message_on(tmp_path: Path) -> None:
     async with told(tmp_path) as case:
-        await case.on.app.machine.discard_room_key(ROOM)
-        early = await only_alice(case.on, "hello")
-        await case.on.app.say(ROOM, "welcome")
-        await case.on.bob.sync()
-        name = await case.unreadable(early, "unknown_index")
+        name = await shared_later(case)
         must_be(case.explain(name), Verdict.NEVER_SHARED, CERTAIN, "from message 1 on")
         must_be(case.explain(name, [case.on.bob]), Verdict.NEVER_SHARED, CERTAIN, "from message 1 on")
 
@@ -175,13 +186,17 @@ async def test_a_key_whose_request_was_never_sent(tmp_path: Path) -> None:
         must_be(case.explain(name), Verdict.NEVER_SHARED, CERTAIN, "no answer to it has come")
 
 
+async def withheld(case: Told) -> Name:
+    [device] = (await case.on.app.machine.devices_of(BOB)).values()
+    await case.on.app.machine.set_trust(BOB, device.device_id, device.ed25519, LocalTrust.BLOCKED)
+    event = await case.on.app.say(ROOM, "hello")
+    await case.on.bob.sync()
+    return await case.unreadable(event, "withheld_room_key")
+
+
 async def test_a_key_that_is_withheld(tmp_path: Path) -> None:
     async with told(tmp_path) as case:
-        [device] = (await case.on.app.machine.devices_of(BOB)).values()
-        await case.on.app.machine.set_trust(BOB, device.device_id, device.ed25519, LocalTrust.BLOCKED)
-        event = await case.on.app.say(ROOM, "hello")
-        await case.on.bob.sync()
-        name = await case.unreadable(event, "withheld_room_key")
+        name = await withheld(case)
         must_be(case.explain(name), Verdict.WITHHELD, CERTAIN, "m.blacklisted")
         must_be(case.explain(name, [case.on.bob]), Verdict.WITHHELD, CERTAIN, "m.blacklisted")
 
@@ -227,16 +242,21 @@ async def test_a_key_that_was_shared_over_a_wedged_session(tmp_path: Path) -> No
         must_be(case.explain(olm, [on.app]), Verdict.FORKED, CERTAIN, "computed peer/")
 
 
+async def forked(case: Told) -> Name:
+    on = case.on
+    await on.app.say(ROOM, "one")
+    first = await on.extension.say(ROOM, "two")
+    with substituted(KEPT_CACHE):
+        second = await on.app.say(ROOM, "three")
+    await on.bob.sync()
+    assert await on.bob.read(ROOM, first) == "two"
+    return await case.unreadable(second, "replayed")
+
+
 async def test_a_ratchet_that_was_forked_by_a_stale_write(tmp_path: Path) -> None:
     async with told(tmp_path) as case:
         on = case.on
-        await on.app.say(ROOM, "one")
-        first = await on.extension.say(ROOM, "two")
-        with substituted(KEPT_CACHE):
-            second = await on.app.say(ROOM, "three")
-        await on.bob.sync()
-        assert await on.bob.read(ROOM, first) == "two"
-        name = await case.unreadable(second, "replayed")
+        name = await forked(case)
         must_be(case.explain(name), Verdict.FORKED, CERTAIN, "computed outbound_group_session/", "overwritten version")
         must_be(case.explain(name, [on.app]), Verdict.FORKED, CERTAIN)
         must_be(case.explain(name, [on.bob]), Verdict.SPENT_TWICE, POSSIBLE, "the traces of the sender are missing")
@@ -273,13 +293,17 @@ async def forget(*_: object) -> None:
     """Process nothing of a batch."""
 
 
+async def batch_lost(case: Told) -> Name:
+    await case.on.app.machine.discard_room_key(ROOM)
+    event = await case.on.app.say(ROOM, "hello")
+    with substituted([(inbox, "_take_events", forget)]):
+        await case.on.bob.sync()
+    return await case.unreadable(event, "missing_room_key")
+
+
 async def test_a_batch_that_was_lost(tmp_path: Path) -> None:
     async with told(tmp_path) as case:
-        await case.on.app.machine.discard_room_key(ROOM)
-        event = await case.on.app.say(ROOM, "hello")
-        with substituted([(inbox, "_take_events", forget)]):
-            await case.on.bob.sync()
-        name = await case.unreadable(event, "missing_room_key")
+        name = await batch_lost(case)
         must_be(case.explain(name), Verdict.BATCH_LOST, LIKELY, "1 of its events were never processed")
         must_be(case.explain(name, [case.on.bob]), Verdict.BATCH_LOST, LIKELY, "never processed")
 
@@ -301,24 +325,31 @@ async def test_a_batch_that_was_never_handed_in(tmp_path: Path) -> None:
         must_be(case.explain(name), Verdict.BATCH_LOST, LIKELY, "were never handed in")
 
 
+async def lost_by_the_homeserver(case: Told) -> Name:
+    await case.on.app.machine.discard_room_key(ROOM)
+    event = await case.on.app.say(ROOM, "hello")
+    case.on.server._signed_in(case.on.bob.device).inbox.clear()
+    await case.on.bob.sync()
+    return await case.unreadable(event, "missing_room_key")
+
+
 async def test_a_key_that_the_homeserver_loses(tmp_path: Path) -> None:
     async with told(tmp_path) as case:
-        await case.on.app.machine.discard_room_key(ROOM)
-        event = await case.on.app.say(ROOM, "hello")
-        case.on.server._signed_in(case.on.bob.device).inbox.clear()
-        await case.on.bob.sync()
-        name = await case.unreadable(event, "missing_room_key")
+        name = await lost_by_the_homeserver(case)
         must_be(case.explain(name), Verdict.NOT_OURS, CERTAIN, "the homeserver has taken it", "the key never arrived")
+
+
+async def damaged(case: Told) -> Name:
+    await case.on.app.machine.discard_room_key(ROOM)
+    event = await case.on.app.say(ROOM, "hello")
+    await case.on.bob.sync()
+    await spoil_room_keys(case.on.folder / "LAPTOP.db")
+    return await case.unreadable(event, "missing_room_key")
 
 
 async def test_a_key_whose_record_was_damaged(tmp_path: Path) -> None:
     async with told(tmp_path) as case:
-        event = await case.on.app.say(ROOM, "hello")
-        await case.on.app.machine.discard_room_key(ROOM)
-        event = await case.on.app.say(ROOM, "hello")
-        await case.on.bob.sync()
-        await spoil_room_keys(tmp_path / "LAPTOP.db")
-        name = await case.unreadable(event, "missing_room_key")
+        name = await damaged(case)
         must_be(case.explain(name), Verdict.LOST_HERE, CERTAIN, "could not read the record any more")
         must_be(case.explain(name, [case.on.bob]), Verdict.LOST_HERE, CERTAIN)
 
@@ -344,11 +375,7 @@ async def test_what_no_line_tells_of_is_no_message(tmp_path: Path) -> None:
 
 async def test_missing_traces_of_a_process_make_a_verdict_less_sure(tmp_path: Path) -> None:
     async with told(tmp_path) as case:
-        await case.on.app.machine.discard_room_key(ROOM)
-        await case.on.extension.sync()
-        event = await only_alice(case.on, "hello")
-        await case.on.bob.sync()
-        name = await case.unreadable(event, "missing_room_key")
+        name = await never_shared(case)
         must_be(case.explain(name), Verdict.NEVER_SHARED, CERTAIN)
         missing = case.trace_of(case.on.extension)._head["instance"]
         finding = case.explain(name, where=lambda line: line["instance"] != missing)
@@ -427,6 +454,67 @@ async def test_the_passphrase_of_a_store_is_asked_for(tmp_path: Path, monkeypatc
     assert asked == [f"passphrase of {tmp_path / 'bot.db'}: "]
     expected = Trace(Recorder(), name, store._sealer.store, 0, lambda: 0)
     assert trace.pseudonym("session", "one") == expected.pseudonym("session", "one")
+
+
+@pytest.mark.parametrize(
+    "bring_about",
+    [never_shared, shared_later, withheld, wedged, forked, batch_lost, lost_by_the_homeserver, damaged],
+)
+async def test_lines_that_are_missing_never_make_another_verdict_certain(
+    tmp_path: Path, bring_about: Callable[[Told], Awaitable[Name]]
+) -> None:
+    async with told(tmp_path) as case:
+        name = await bring_about(case)
+        whole = case.explain(name)
+        lines = case._recorder.lines
+        last = {line["instance"]: number for number, line in enumerate(lines)}
+        chance = random.Random(bring_about.__name__)
+        for trial in range(40):
+            share = chance.choice([0.01, 0.1, 0.5])
+            # Whether lines after the last one are missing can't be seen.
+            gone = {
+                (line["instance"], line["line"])
+                for number, line in enumerate(lines)
+                if number < last[line["instance"]] and chance.random() < share
+            }
+
+            def is_left(line: Line, gone: frozenset[object] = frozenset(gone)) -> bool:
+                return (line["instance"], line["line"]) not in gone
+
+            try:
+                finding = case.explain(name, where=is_left)
+            except (UnknownMessage, NoTrace):
+                continue
+            if finding.certainty is CERTAIN:
+                assert finding.verdict is whole.verdict, f"trial {trial}: {finding.summary}"
+
+
+async def test_what_is_sound_is_not_blamed(tmp_path: Path) -> None:
+    """A long conversation of two processes that keep to the protocol."""
+    chance = random.Random(15)
+    async with told(tmp_path) as case:
+        events: list[Json] = []
+        for number in range(25):
+            process = chance.choice([case.on.app, case.on.extension])
+            if chance.random() < 0.3:
+                await process.machine.discard_room_key(ROOM)
+            events.append(await process.say(ROOM, f"message {number}"))
+            if chance.random() < 0.5:
+                with contextlib.suppress(MissingRoomKey):
+                    await case.on.bob.read(ROOM, events[-1])
+            if chance.random() < 0.3:
+                await case.on.bob.say(ROOM, f"answer {number}")
+            await case.on.bob.sync()
+            await chance.choice([case.on.app, case.on.extension]).sync()
+            await case.on.bob.read(ROOM, events[-1])
+        for event in events:
+            finding = case.explain(case.name(event))
+            assert (finding.verdict, finding.certainty) in {(Verdict.READ, CERTAIN), (Verdict.LATE, CERTAIN)}
+            assert not finding.unknown
+        for store in case.explain(case.name(events[0])).stores:
+            assert not store.stale_writes
+            assert not store.repeated_versions
+            assert not list(store.lost_batches(None))
 
 
 async def test_the_readme_shows_what_the_command_prints(
