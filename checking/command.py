@@ -347,6 +347,7 @@ def track_record(*, anew: Annotated[bool, Parameter(negative=())] = False) -> in
 def explain(
     *logs: Path,
     store: str | None = None,
+    html: Path | None = None,
     message: tuple[str, ...] = (),
     event: str | None = None,
     olm: tuple[str, ...] = (),
@@ -366,6 +367,8 @@ def explain(
         end's store.
     store
         The store, where the traces are of several: its pseudonym, as it stands in the lines.
+    html
+        Where to write a page that shows the steps, and the state after each of them; not for a message.
     message
         A room message, SESSION:INDEX. The session is named as in the traces, once for each store; or by its real id,
         if the store can be unlocked.
@@ -384,14 +387,19 @@ def explain(
 
     """
     if message or event or olm:
+        if html is not None:
+            raise CheckError("--html shows what happened to a store, not to a message: leave one of them out")
         return _explain_message(logs, message, event, olm, reader, _traces(unlock, passphrase_file, key_file))
-    specifications = find_manifest(Path.cwd()).parents[1]
-    explanation = _run_interruptibly(explain_traces(find_toolbox(), logs, store, specifications))
+    specifications, toolbox = find_manifest(Path.cwd()).parents[1], find_toolbox()
+    explanation = _run_interruptibly(explain_traces(toolbox, logs, store, specifications))
     console = make_console()
     for line in explanation.text().splitlines():
         console.print(printable(line), markup=False)
     if not explanation.accepted:
         show_drawing(console, explanation.drawing())
+    if html is not None:
+        html.write_text(_run_interruptibly(explanation.page(toolbox, specifications)), encoding="utf-8")
+        console.print(f"Wrote {printable(str(html))}.", markup=False)
     return OK if explanation.accepted else FAILED
 
 

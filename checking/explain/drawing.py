@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from checking.explain.lines import LoseGuard
-from checking.explain.merging import Merged, Step
+from checking.explain.merging import Merged, Step, records_of
 from unwedged.tools.printable import printable
 from unwedged.tools.sequence import Sequence as Drawing
 from unwedged.tools.sequence import Step as Drawn
@@ -64,7 +64,7 @@ def _needed(merged: Merged, impossible: int) -> set[int]:
     These are the last acquisition, that of its own process, the begin of its operation, and commits of its records.
     """
     last = merged.steps[impossible]
-    records = set(_records(last))
+    records = set(records_of(last))
     found: dict[object, int] = {}
     for place, step in enumerate(merged.steps[:impossible]):
         own = step.facts.get("p") == last.facts.get("p")
@@ -74,7 +74,7 @@ def _needed(merged: Merged, impossible: int) -> set[int]:
                 found["own lease"] = place
         if step.name == "begin" and step.facts.get("o") == last.facts.get("o"):
             found["begin"] = place
-        if step.name == "commit" and records.intersection(_records(step)):
+        if step.name == "commit" and records.intersection(records_of(step)):
             found["commit before"] = found.get("commit", place)
             found["commit"] = place
     return set(found.values())
@@ -94,7 +94,7 @@ def _scenes(merged: Merged, chosen: Sequence[range]) -> Iterator[Scene]:
 
 def _drawn(merged: Merged, step: Step) -> Drawn:
     actor, target, action = _words(merged, step)
-    records = [printable(record) for record in _records(step)]
+    records = [printable(record) for record in records_of(step)]
     shown, left_out = records[:_SHOWN_RECORDS], len(records) - _SHOWN_RECORDS
     told = () if step.place is None else (printable(f"{Path(step.place.file).name}:{step.place.number}"),)
     return Drawn(actor, action, target, (*shown, *((f"and {left_out} more",) if left_out > 0 else ()), *told))
@@ -155,13 +155,3 @@ def _words(merged: Merged, step: Step) -> tuple[str, str, str]:
 def _number(step: Step, name: str) -> int:
     number = step.facts.get(name, 0)
     return number if isinstance(number, int) else 0
-
-
-def _records(step: Step) -> Iterator[str]:
-    for fact in ("records", "dropped"):
-        names = step.facts.get(fact, ())
-        if isinstance(names, tuple):
-            yield from names
-    record = step.facts.get("record")
-    if isinstance(record, str):
-        yield record

@@ -8,8 +8,10 @@ from pathlib import Path
 from checking.explain.drawing import drawing_of, scenes
 from checking.explain.lines import Commit, DecryptMegolm, DecryptOlm, Load, Sync
 from checking.explain.merging import Merged, Step, merge
+from checking.explain.page import Frame, page
 from checking.explain.reading import Found, Logs, read
 from checking.explain.reasons import REASONS, Certainty, Reason
+from checking.explain.states import states
 from checking.explain.validation import Validation, validate
 from checking.tlc.toolbox import Toolbox
 from unwedged.tools.sequence import Sequence as Drawing
@@ -36,6 +38,20 @@ class Explanation:
     def drawing(self) -> Drawing:
         """Return the last steps that are possible, and the first one that is not."""
         return drawing_of(self.merged, scenes(self.merged, self.validation.followed), self._ending())
+
+    async def page(self, toolbox: Toolbox, specifications: Path) -> str:
+        """Return a page with the drawing, and with the states that TLC has between its steps."""
+        shown = scenes(self.merged, self.validation.followed)
+        places = {0, *(scene.taken for scene in shown)}
+        known = await states(toolbox, self.merged, self.validation, specifications, places)
+        frames = [
+            Frame("Before the first step", known.get(0)),
+            *(Frame(f"{scene.drawn.actor} {scene.drawn.action}", known.get(scene.taken)) for scene in shown),
+        ]
+        verdict = "accepted" if self.accepted else "rejected"
+        title = f"Traces of the store {self.logs.store}: {verdict}"
+        said = f"{self.text()}\nThe states are TLC's. In them the value of a record counts its updates.\n"
+        return page(title, said, drawing_of(self.merged, shown, self._ending()), frames)
 
     def _ending(self) -> str:
         impossible = self.impossible

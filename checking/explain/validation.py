@@ -29,7 +29,7 @@ STEPS_IN_A_PART: Final = 800
 """At least, but for the last part."""
 
 _CONFIGURATION: Final = """\
-SPECIFICATION TraceSpec
+SPECIFICATION {specification}
 CONSTANTS
     Processes <- TheProcesses
     Operations <- TheOperations
@@ -68,6 +68,8 @@ class Validation:
     """How many of them it could take."""
     parts: int
     seconds: float
+    last: Part | None = None
+    """The part that TLC has looked at last; ``None`` if there are no steps."""
     reasons: frozenset[str] = frozenset()
     """Why it could not take the next one, by the names of ``Reasons`` in ``tla/Trace.tla``."""
 
@@ -90,20 +92,21 @@ class _Start:
 
 async def validate(toolbox: Toolbox, merged: Merged, specifications: Path) -> Validation:
     """Let TLC follow the steps. Raises ``NotValidated`` where it does not come to a verdict."""
-    start, done, seconds, parts = _Start(), 0, 0.0, 0
+    start, done, seconds, parts, part = _Start(), 0, 0.0, 0, None
     for steps in _parts(merged.steps):
         with tempfile.TemporaryDirectory(prefix="unwedged-trace-") as folder:
-            module = _Module(merged, steps, start)
-            path = module.written(Path(folder))
-            result = await _run(toolbox, path, specifications, 0, "AtEnd")
+            part = Part(merged, steps, done, start)
+            path = part.written(Path(folder))
+            result = await follow(toolbox, path, specifications, 0, "AtEnd")
             seconds, parts = seconds + result.seconds, parts + 1
             followed = result.depth - 1
             if followed < len(steps):
-                explained = await _run(toolbox, path, specifications, followed + 1, "AtLast")
-                return Validation(done + followed, parts, seconds + explained.seconds, _reasons(explained.printed))
-            start = module.end(result.printed)
+                explained = await follow(toolbox, path, specifications, followed + 1, "AtLast")
+                seconds += explained.seconds
+                return Validation(done + followed, parts, seconds, part, _reasons(explained.printed))
+            start = part.end(result.printed)
             done += len(steps)
-    return Validation(done, parts, seconds)
+    return Validation(done, parts, seconds, part)
 
 
 def _parts(steps: Sequence[Step]) -> Iterator[Sequence[Step]]:
@@ -132,9 +135,13 @@ def _may_cut(steps: Sequence[Step], begun: int, place: int) -> bool:
     return True
 
 
-async def _run(toolbox: Toolbox, module: Path, specifications: Path, last: int, invariant: str) -> Result:
+async def follow(
+    toolbox: Toolbox, module: Path, specifications: Path, last: int, invariant: str, specification: str = "TraceSpec"
+) -> Result:
+    """Let TLC follow the steps of a module. Raises ``NotValidated`` where it can't."""
     configuration = module.with_suffix(".cfg")
-    configuration.write_text(_CONFIGURATION.format(last=last, invariant=invariant), encoding="utf-8")
+    text = _CONFIGURATION.format(specification=specification, last=last, invariant=invariant)
+    configuration.write_text(text, encoding="utf-8")
     result = await run(toolbox, Job(module, configuration, (specifications,), brief=True))
     if result.verdict is not Verdict.PASS:
         raise NotValidated(f"TLC came to no verdict on the traces: {result.verdict.value}\n{result.detail}")
@@ -150,10 +157,12 @@ def _reasons(printed: Iterable[str]) -> frozenset[str]:
     return min(every, key=len, default=frozenset())
 
 
-class _Module:
-    """A module with the steps of a part, and with what they are about."""
+class Part:
+    """A part: a module with its steps, and with what they are about."""
 
-    def __init__(self, merged: Merged, steps: Sequence[Step], start: _Start) -> None:
+    def __init__(self, merged: Merged, steps: Sequence[Step], first: int, start: _Start) -> None:
+        self.first = first
+        """The place of its first step among all."""
         self._steps = steps
         self._start = start
         self._processes = [NO_PROCESS, *merged.processes]
@@ -161,6 +170,16 @@ class _Module:
         self._homes = {NO_OPERATION: NO_PROCESS} | {name: merged.operations[name] for name in sorted(named)}
         records = sorted({record for step in steps for record in records_of(step)})
         self._numbers = {record: f"r{number}" for number, record in enumerate(records, 1)} or {"": "r0"}
+
+    @property
+    def version(self) -> int:
+        """The version that it begins with: its module counts from there."""
+        return self._start.version
+
+    @property
+    def records(self) -> Mapping[str, str]:
+        """What its module calls each record."""
+        return self._numbers
 
     def written(self, folder: Path) -> Path:
         """Write it, and return where."""

@@ -1,0 +1,109 @@
+"""The states between the steps of traces, as TLC has them: it follows the steps once more, and prints some states."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from rpds import HashTrieMap
+
+from checking.explain.merging import Merged, records_of
+from checking.explain.validation import NO_OPERATION, NO_PROCESS, NotValidated, Validation, follow
+from checking.tlc.toolbox import Toolbox
+from checking.tlc.values import State, Value, parse_value
+
+_MODULE: Final = """\
+---- MODULE TheStates ----
+EXTENDS TheTrace
+Looked == {looked}
+Named == {named}
+Known(values) == [r \\in {{r \\in Named : values[r] # Missing}} |-> values[r]]
+Everybody == Processes \\ {{"{no_process}"}}
+Busy == {{o \\in Operations \\ {{"{no_operation}"}} : op[o].stage # "idle"}}
+Shown ==
+    [at |-> at,
+     lease |-> [lease EXCEPT !.epoch = @ + {epoch}],
+     store |-> [version |-> Version + {version}, floor |-> floor + {version}],
+     guard |-> [p \\in Everybody |->
+        IF guard[p].stage = "none" THEN [stage |-> "none"]
+        ELSE [stage |-> guard[p].stage, epoch |-> guard[p].epoch + {epoch}]],
+     cache |-> [p \\in Everybody |->
+        [version |-> cache[p].version + {version}, records |-> Known(cache[p].records)]],
+     operation |-> [o \\in Busy |->
+        [stage |-> op[o].stage, mode |-> op[o].mode, under |-> op[o].under + {epoch},
+         at |-> op[o].at + {version}, known |-> Known(op[o].known)]]]
+
+\\* The states on one way to the last place.
+VARIABLE seen
+SeenInit == TraceInit /\\ seen = IF at \\in Looked THEN <<Shown>> ELSE <<>>
+SeenNext == TraceNext /\\ seen' = IF at' \\in Looked THEN Append(seen, Shown') ELSE seen
+SeenSpec == SeenInit /\\ [][SeenNext]_<<vars, at, seen>>
+AtLastPlace == at = {last} => PrintT(<<"states", seen>>)
+====
+"""
+
+
+async def states(
+    toolbox: Toolbox, merged: Merged, validation: Validation, specifications: Path, places: Collection[int]
+) -> Mapping[int, State]:
+    """Return states by the number of steps that were taken before, as far as they are in the part looked at last.
+
+    The numbers of records that they show are those of their updates.
+    """
+    part = validation.last
+    if part is None:
+        return {}
+    last = validation.followed - part.first + 1
+    looked = sorted(place for place in (taken - part.first + 1 for taken in places) if 1 <= place <= last)
+    steps = [merged.steps[taken - 1] for taken in places if taken > part.first]
+    named = sorted({part.records[record] for step in steps for record in records_of(step)})
+    module = _MODULE.format(
+        looked=_set(map(str, looked)),
+        named=_set(f'"{name}"' for name in named),
+        no_process=NO_PROCESS,
+        no_operation=NO_OPERATION,
+        epoch=merged.base_epoch,
+        version=merged.base_version + part.version,
+        last=last,
+    )
+    names = {number: record for record, number in part.records.items()}
+    with tempfile.TemporaryDirectory(prefix="unwedged-states-") as folder:
+        part.written(Path(folder))
+        path = Path(folder) / "TheStates.tla"
+        path.write_text(module, encoding="utf-8")
+        result = await follow(toolbox, path, specifications, 0, "AtLastPlace", "SeenSpec")
+    text = " ".join(result.printed)
+    begins = [found.start() for found in re.finditer(r'<<\s*"states"', text)]
+    match parse_value(text[begins[0] : begins[1] if len(begins) > 1 else None]) if begins else ():
+        case ("states", tuple() as seen):
+            return dict(_placed(seen, part.first - 1, names))
+    raise NotValidated(f"TLC has printed no states that can be read: {text}")
+
+
+def _placed(seen: Iterable[Value], first: int, names: Mapping[str, str]) -> Iterator[tuple[int, State]]:
+    """Return states by the number of steps before, with the records' own names."""
+    for state in seen:
+        assert isinstance(state, HashTrieMap)
+        place = state["at"]
+        assert isinstance(place, int)
+        shown = state.discard("at")
+        yield place + first, {str(variable): _with_names(shown[variable], names) for variable in shown}
+
+
+def _with_names(value: Value, names: Mapping[str, str], *, of_records: bool = False) -> Value:
+    if not isinstance(value, HashTrieMap):
+        return value
+    return HashTrieMap(
+        (
+            names[argument] if of_records and isinstance(argument, str) else argument,
+            _with_names(each, names, of_records=argument in ("records", "known")),
+        )
+        for argument, each in value.items()
+    )
+
+
+def _set(elements: Iterable[str]) -> str:
+    return f"{{{', '.join(elements)}}}"

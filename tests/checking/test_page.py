@@ -1,0 +1,87 @@
+"""The page of states: what differs is marked, and nothing that it shows can become markup."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+from checking.explain import explanation as explained
+from checking.explain.drawing import scenes
+from checking.explain.page import GONE, NEW, Frame, Row, differing, page
+from checking.tlc.toolbox import Toolbox
+from checking.tlc.values import State, record
+from tests.checking.test_explain import SPECIFICATIONS, recorded, unfenced, written
+from unwedged.tools.sequence import Sequence, Step
+
+DRAWING = Sequence("t", ("P1", "store"), (Step("P1", "commits", "store"),), "end")
+
+
+class Tags(HTMLParser):
+    """Notes which elements a page has."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:  # noqa: ARG002 (the library's parameters)
+        self.found.append(tag)
+
+
+def frames_in(text: str) -> list[dict[str, object]]:
+    found = re.search(r'<script type="application/json" id="frames">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    frames: list[dict[str, object]] = json.loads(found[1])
+    return frames
+
+
+def test_what_differs_from_the_state_before_is_marked() -> None:
+    before: State = {"lease": record(epoch=1, holder="P1"), "guard": record(P1="held")}
+    after: State = {"lease": record(epoch=2, holder="P1"), "guard": record(P2="taken")}
+    assert differing(before, after) == (
+        Row("lease", "epoch", "2", "was 1"),
+        Row("lease", "holder", "P1"),
+        Row("guard", "P1", "held", GONE),
+        Row("guard", "P2", "taken", NEW),
+    )
+
+
+def test_nothing_differs_from_a_state_that_is_not_known() -> None:
+    state: State = {"heard": (record(version=1), record(version=2)), "none": ()}
+    assert differing(None, state) == (Row("heard", "1 version", "1"), Row("heard", "2 version", "2"))
+
+
+def test_an_impossible_step_has_no_state() -> None:
+    frames = [Frame("before", {"floor": 0}), Frame("commits", None)]
+    assert [frame["rows"] for frame in frames_in(page("t", "s", DRAWING, frames))] == [[["floor", "", "0", ""]], None]
+
+
+def test_nothing_that_is_shown_can_become_markup() -> None:
+    evil = '</script><script>alert(1)</script><img src=x onerror="alert(1)">&lt;$hash'
+    drawing = Sequence(evil, (evil,), (Step(evil, evil, "", (evil,)),), evil)
+    hostile = page(evil, evil, drawing, [Frame(evil, {evil: record(**{evil: evil})})])
+    harmless = page("t", "s", Sequence("t", ("a",), (Step("a", "b", "", ("c",)),), "e"), [Frame("n", {"v": 0})])
+    tags = Tags(hostile).found
+    assert [tag for tag in tags if tag != "text"] == [tag for tag in Tags(harmless).found if tag != "text"]
+    assert frames_in(hostile) == [{"name": evil, "rows": [[evil, evil, evil, ""]]}]
+
+
+async def test_states_are_those_that_tlc_has_between_the_steps(tmp_path: Path, toolbox: Toolbox) -> None:
+    lines = await recorded(tmp_path)
+    unfenced(lines)
+    explanation = await explained.explain(toolbox, (written(tmp_path, lines),), None, SPECIFICATIONS)
+    frames = frames_in(await explanation.page(toolbox, SPECIFICATIONS))
+    shown = scenes(explanation.merged, explanation.validation.followed)
+    assert len(frames) == len(shown) + 1
+    *_, commit, impossible = frames
+    assert commit["name"] == "P1 operation P1/1 commits version 4 from version 3, under epoch 3"
+    rows = commit["rows"]
+    assert isinstance(rows, list)
+    assert ["store", "version", "4", "was 3"] in rows
+    [cached] = [row for row in rows if row[0] == "cache" and row[1].startswith("P1 records counter/")]
+    assert cached[2:] == ["4", "was 3"]
+    assert ["lease", "holder", "P1", ""] in rows
+    assert ["operation", "P2/1 under", "2", ""] in rows
+    assert impossible["rows"] is None
