@@ -228,7 +228,7 @@ def model(name: str, *, print_command: Annotated[bool, Parameter(negative=())] =
 
 @app.command
 def conditions(*prefixes: str) -> int:
-    """Take out each condition of the specification's actions and each fairness assumption; say which property falls.
+    """Take out each condition of the specification's actions and each fairness assumption; say which property fails.
 
     Parameters
     ----------

@@ -242,7 +242,7 @@ def _live_reference_survives(_: World) -> Sequence[Substitution]:
 
 
 def _cancelled_commit(_: World) -> Sequence[Substitution]:
-    """A cancelled caller tears its commit down, which lands all the same."""
+    """A cancelled caller tears its commit down, which takes effect all the same."""
 
     async def commit(self: TransactionOperation) -> None:
         self.ended = True

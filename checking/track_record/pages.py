@@ -46,7 +46,7 @@ class Surroundings:
     guarantees: Mapping[str, str]
     """By property: the heading of a guarantee."""
     rules: Mapping[str, str]
-    """By rule, such as P4 or M2: the heading of its section."""
+    """By rule, such as P4 or M2, and by clause, such as P0.4: the heading that it is under."""
 
 
 def surroundings(guarantees: str, *documents: str) -> Surroundings:
@@ -65,8 +65,9 @@ def surroundings(guarantees: str, *documents: str) -> Surroundings:
                 number = re.match(r"Rule (\d+)\.|(M\d+)\.", heading)
                 if number:
                     rules[number[2] or f"P{number[1]}"] = heading
-            elif numbered := re.match(r" *(?:[-*] |\d+\. )?\*\*([A-Z]\d+)\.\d+\*\*", line):
-                rules.setdefault(numbered[1], heading)
+            elif numbered := re.match(r" *(?:[-*] |\d+\. )?\*\*(([A-Z]\d+)\.\d+)\*\*", line):
+                rules.setdefault(numbered[2], heading)
+                rules[numbered[1]] = heading
     return Surroundings(by_property, rules)
 
 
@@ -195,7 +196,7 @@ def _prevention(bug: Bug, around: Surroundings) -> Iterator[str]:
         rule = clause.partition(".")[0]
         if rule not in around.rules:
             raise TrackRecordInvalid(f"{bug.slug} cites {clause}, and there is no {rule}")
-        heading = around.rules[rule]
+        heading = around.rules.get(clause, around.rules[rule])
         yield f"- {clause}, in [{heading}](../{DOCUMENTS[clause[0]]}#{anchor(heading)})"
     yield ""
     if bug.instead:
@@ -216,7 +217,7 @@ def _evidence(bug: Bug, found: Sequence[Counterexample], around: Surroundings) -
     if injected:
         yield _item(
             f"{injected} puts the bug into the reference. The counterexample is replayed there: "
-            "with the bug the same property falls, and without it none does."
+            "with the bug the same property is violated, and without it none is."
         )
     if bug.tests:
         yield "- Tests bring it about in the reference:" if not found else "- Tests:"

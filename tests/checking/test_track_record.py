@@ -217,13 +217,18 @@ def test_a_list_of_bugs_that_contradicts_itself_is_refused(tmp_path: Path) -> No
 def test_headings_are_found_for_properties_and_rules() -> None:
     around = surroundings(
         "#### Fenced\n\nIt is.\n\n- **Property**: `A!B`,\n  `A!C`\n- **Models**: `D`\n",
+        "## State\n\n### In the store\n\n**P0.1** It MUST.\n\n### In a process\n\n**P0.2** It MUST.\n\n"
         "### Rule 4. Fence\n\n**P4.1** It MUST.\n\n## Opening\n\n**P17.1** It MUST.\n",
         "### M5. One response\n",
     )
     assert around == replace(
         around,
         guarantees={"A!B": "Fenced", "A!C": "Fenced"},
-        rules={"P4": "Rule 4. Fence", "P17": "Opening", "M5": "M5. One response"},
+        rules={
+            **{"P0": "In the store", "P0.1": "In the store", "P0.2": "In a process"},
+            **{"P4": "Rule 4. Fence", "P4.1": "Rule 4. Fence", "P17": "Opening", "P17.1": "Opening"},
+            "M5": "M5. One response",
+        },
     )
 
 
