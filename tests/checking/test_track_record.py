@@ -225,8 +225,13 @@ def test_headings_are_found_for_properties_and_rules() -> None:
         around,
         guarantees={"A!B": "Fenced", "A!C": "Fenced"},
         rules={
-            **{"P0": "In the store", "P0.1": "In the store", "P0.2": "In a process"},
-            **{"P4": "Rule 4. Fence", "P4.1": "Rule 4. Fence", "P17": "Opening", "P17.1": "Opening"},
+            "P0": "In the store",
+            "P0.1": "In the store",
+            "P0.2": "In a process",
+            "P4": "Rule 4. Fence",
+            "P4.1": "Rule 4. Fence",
+            "P17": "Opening",
+            "P17.1": "Opening",
             "M5": "M5. One response",
         },
     )
