@@ -306,15 +306,10 @@ def _had_the_key(case: _Case, reader: History, usable: list[Event], attempt: Eve
             Verdict.LATE, CERTAIN, f"its key came ({usable[0].place}) after the attempt: it can be decrypted now"
         )
     records = frozenset().union(*(reader.records_of(event) for event in before))
-    assert attempt is not None
     if (repaired := reader.repaired(records)) is not None:
         case.tell(reader, repaired)
         said = f"{repaired.process} could not read the record any more, and counts it as lost ({repaired.place})"
         return case.found(Verdict.LOST_HERE, CERTAIN, said)
-    write = reader.stale_between(records, before[0], attempt)
-    if write is not None:
-        case.tell(reader, write.commit)
-        return case.found(Verdict.LOST_HERE, LIKELY, _said(write))
     return case.found(
         Verdict.LOST_HERE,
         case.unless_gaps(LIKELY),

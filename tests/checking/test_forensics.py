@@ -25,9 +25,9 @@ from checking.explain.reasons import Certainty
 from checking.machine_replay.client import Client
 from checking.machine_replay.homeserver import Json
 from checking.replay.substitutions import Substitution, substituted
-from tests.machine.scene import ALICE, BOB, KEY, ROOM, Scene, scene
+from tests.machine.scene import ALICE, BOB, KEY, MEGOLM, ROOM, Scene, scene
 from tests.store.stores import Recorder
-from unwedged.machine import LocalTrust, MachineError, MissingRoomKey, inbox
+from unwedged.machine import LocalTrust, MachineError, MissingRoomKey, inbox, rooms, sharing
 from unwedged.machine.records import INBOUND, SYNC
 from unwedged.protocol import cache as cache_rules
 from unwedged.store import BYTES, CryptoStore, RecordKind, Transaction
@@ -83,6 +83,7 @@ class Told:
         name: Name,
         of: Iterable[Client] | None = None,
         where: Callable[[Line], bool] = bool,
+        reader: tuple[str, str] = (BOB, "LAPTOP"),
     ) -> Finding:
         """Explain a message by the traces of some devices, or of both."""
         paths = []
@@ -91,9 +92,8 @@ class Told:
             lines = [json.dumps(line) for line in self._recorder.lines if line["store"] == store and where(line)]
             paths.append(self._folder / f"{client.device.device}.ndjson")
             paths[-1].write_text("\n".join(lines) + "\n")
-        return examine(
-            histories(read_all(paths)), name, frozenset({self.trace_of(self.on.app).pseudonym("device", BOB, "LAPTOP")})
-        )
+        devices = frozenset(self.trace_of(client).pseudonym("device", *reader) for client in self.clients)
+        return examine(histories(read_all(paths)), name, devices)
 
     async def unreadable(self, event: Json, code: str) -> Name:
         """Let Bob try to read an event, and fail for a reason."""
@@ -352,6 +352,79 @@ async def test_a_key_whose_record_was_damaged(tmp_path: Path) -> None:
         name = await damaged(case)
         must_be(case.explain(name), Verdict.LOST_HERE, CERTAIN, "could not read the record any more")
         must_be(case.explain(name, [case.on.bob]), Verdict.LOST_HERE, CERTAIN)
+
+
+async def test_a_key_that_another_program_has_deleted(tmp_path: Path) -> None:
+    async with told(tmp_path) as case:
+        await case.on.app.machine.discard_room_key(ROOM)
+        event = await case.on.app.say(ROOM, "hello")
+        await case.on.bob.sync()
+
+        async def delete(transaction: Transaction) -> None:
+            for key in await transaction.keys(INBOUND):
+                transaction.delete(INBOUND, key)
+
+        async with CryptoStore.open(tmp_path / "LAPTOP.db", key=KEY, label="other", kinds=[INBOUND]) as store:
+            await store.run(delete)
+        await case.on.bob.sync()
+        name = await case.unreadable(event, "missing_room_key")
+        finding = case.explain(name)
+        must_be(finding, Verdict.LOST_HERE, LIKELY, "was not there any more", "processes whose traces are missing")
+
+
+async def fail(*_: object) -> None:
+    raise KeyError
+
+
+async def test_a_key_that_met_a_fault_of_the_program(tmp_path: Path) -> None:
+    async with told(tmp_path) as case:
+        await case.on.app.machine.discard_room_key(ROOM)
+        event = await case.on.app.say(ROOM, "hello")
+        with substituted([(rooms, "receive_room_key", fail)]):
+            await case.on.bob.sync()
+        name = await case.unreadable(event, "missing_room_key")
+        must_be(case.explain(name), Verdict.LOST_HERE, LIKELY, "met a fault here and was put aside")
+
+
+async def test_a_key_that_the_sender_has_written_wrongly(tmp_path: Path) -> None:
+    async with told(tmp_path) as case:
+        await case.on.app.machine.discard_room_key(ROOM)
+        with substituted([(sharing, "_room_key", lambda *_: {"algorithm": MEGOLM, "session_key": "none"})]):
+            event = await case.on.app.say(ROOM, "hello")
+        await case.on.bob.sync()
+        name = await case.unreadable(event, "missing_room_key")
+        must_be(
+            case.explain(name), Verdict.NOT_OURS, LIKELY, "can't use an event for this device, m.room_key: malformed"
+        )
+
+
+async def test_a_key_that_comes_over_a_session_that_its_reader_has_forked(tmp_path: Path) -> None:
+    async with told(tmp_path) as case:
+        on = case.on
+        await on.app.machine.discard_room_key(ROOM)
+        await on.app.say(ROOM, "one")
+        await on.bob.sync()
+        await on.bob.machine.discard_room_key(ROOM)
+        await on.bob.say(ROOM, "two")
+        await on.app.sync()
+        await on.extension.machine.discard_room_key(ROOM)
+        await on.extension.say(ROOM, "three")
+        await on.bob.sync()
+        await on.bob.machine.discard_room_key(ROOM)
+        event = await on.bob.say(ROOM, "four")
+        with substituted(KEPT_CACHE):
+            await on.app.machine.discard_room_key(ROOM)
+            await on.app.say(ROOM, "five")
+            await on.app.sync()
+        with pytest.raises(MissingRoomKey):
+            await on.app.read(ROOM, event)
+        name = case.name(event)
+        finding = case.explain(name, reader=(ALICE, "PHONE"))
+        must_be(finding, Verdict.WEDGED, LIKELY, "the reader's own session was forked: ", "computed peer/")
+        lines = [line for line in case.lines_of(on.app) if line["step"] == "decrypt_olm"]
+        [unread] = [line for line in lines if line["outcome"] == "unreadable"]
+        olm = Name(frozenset({str(unread["ratchet"])}), int(str(unread["index"])), olm=True)
+        must_be(case.explain(olm, [on.app]), Verdict.FORKED, LIKELY, "the reader's own session was forked: ")
 
 
 async def spoil_room_keys(path: Path) -> None:
