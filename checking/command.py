@@ -35,7 +35,7 @@ from checking.display import (
 from checking.errors import CheckError
 from checking.explain import pseudonyms
 from checking.explain.explanation import explain as explain_traces
-from checking.explain.forensics import Name, Verdict, examine, named_by_event
+from checking.explain.forensics import SOUND, Name, Verdict, examine, named_by_event
 from checking.explain.history import histories
 from checking.explain.reading import read_all
 from checking.machine_replay import counterexamples as machine_counterexamples
@@ -428,7 +428,7 @@ def _explain_message(
     together = replace(names[0], pseudonyms=frozenset[str]().union(*(name.pseudonyms for name in names)))
     finding = examine(stores, together, devices)
     console = make_console()
-    console.print(Text(printable(finding.summary), "bold"))
+    console.print(Text(printable(finding.summary), "bold green" if finding.verdict in SOUND else "bold red"))
     for line in finding.details():
         console.print(Text(printable(line), "" if line.startswith("  because") else "dim"))
     return OK if finding.verdict is not Verdict.UNCLEAR else FAILED

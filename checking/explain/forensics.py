@@ -49,6 +49,9 @@ class Verdict(Enum):
     UNCLEAR = "unclear"
 
 
+SOUND: Final = frozenset({Verdict.READ, Verdict.LATE})
+
+
 class UnknownMessage(CheckError):
     """No line tells of the message."""
 
@@ -166,9 +169,10 @@ class _Case:
         self.reader_devices = reader_devices
         for store in stores:
             if untold := store.untold_versions:
+                count = sum(last - first + 1 for first, last in untold)
                 self.unknown.append(
-                    f"{len(untold)} versions of the store {store.logs.store}, from {untold[0]} to {untold[-1]}, are of "
-                    "processes whose traces are missing: what these did is not known"
+                    f"{count:,} versions of the store {store.logs.store}, from {untold[0][0]} to {untold[-1][1]}, are "
+                    "of processes whose traces are missing: what these did is not known"
                 )
         self._gaps = bool(self.unknown)
 

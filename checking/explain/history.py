@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 from checking.explain.lines import (
@@ -96,14 +97,16 @@ class History:
     def repeated_versions(self) -> tuple[int, ...]:
         """Versions that were made twice: the file was an older copy of itself the second time."""
         return tuple(
-            sorted({b.at.version for a, b in zip(self.commits, self.commits[1:], strict=False) if a.at[0] == b.at[0]})
+            sorted(
+                {after.at.version for before, after in pairwise(self.commits) if before.at.version == after.at.version}
+            )
         )
 
     @property
-    def untold_versions(self) -> tuple[int, ...]:
-        """Versions that no line tells of, between those that lines tell of."""
-        known = {event.at.version for event in self.commits}
-        return tuple(sorted(set(range(min(known), max(known))) - known)) if known else ()
+    def untold_versions(self) -> tuple[tuple[int, int], ...]:
+        """The first and the last of each row of versions that no line tells of, between those that lines tell of."""
+        known = sorted({event.at.version for event in self.commits})
+        return tuple((before + 1, after - 1) for before, after in pairwise(known) if after > before + 1)
 
     def lost_batches(self, until: Moment | None) -> Iterator[tuple[str, Event]]:
         """Return what was lost of responses to syncs, in words, and the batch after which that shows."""

@@ -452,7 +452,7 @@ async def test_missing_traces_of_a_process_make_a_verdict_less_sure(tmp_path: Pa
         must_be(case.explain(name), Verdict.NEVER_SHARED, CERTAIN)
         missing = case.trace_of(case.on.extension)._head["instance"]
         finding = case.explain(name, where=lambda line: line["instance"] != missing)
-        must_be(finding, Verdict.NEVER_SHARED, LIKELY, "are of processes whose traces are missing")
+        must_be(finding, Verdict.NEVER_SHARED, LIKELY, "processes whose traces are missing")
 
 
 def written(folder: Path, case: Told) -> Path:
