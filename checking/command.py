@@ -50,7 +50,9 @@ from checking.report import MachineReplayReport, ReplayReport, Report, fault_rep
 from checking.tlc import run as tlc
 from checking.tlc.toolbox import find_toolbox
 from checking.track_record import files
-from checking.track_record.counterexamples import counterexamples_of
+from checking.track_record.bugs import read_bugs
+from checking.track_record.counterexamples import counterexample_of, counterexamples_of
+from checking.track_record.pages import page_of_states
 from unwedged.tools.printable import printable
 from unwedged.trace import Trace
 
@@ -199,13 +201,17 @@ def _replay_faults(outcomes: Sequence[Outcome]) -> tuple[dict[str, str], list[st
 
 
 @app.command
-def model(name: str, *, print_command: Annotated[bool, Parameter(negative=())] = False) -> int:
+def model(
+    name: str, *, html: Path | None = None, print_command: Annotated[bool, Parameter(negative=())] = False
+) -> int:
     """Check one model, and show its counterexample if it has one.
 
     Parameters
     ----------
     name
         As in the manifest, tla/models/manifest.toml.
+    html
+        Where to write a page that shows the counterexample, and the state after each of its steps.
     print_command
         Print the exact command line that runs TLC, and do nothing else.
 
@@ -223,6 +229,11 @@ def model(name: str, *, print_command: Annotated[bool, Parameter(negative=())] =
         (outcome,) = _run_interruptibly(check_models(toolbox, manifest, (chosen,), reporter))
     show_trace(console, outcome.result)
     show_failures(console, (outcome,))
+    if html is not None and outcome.result.trace:
+        found, bugs = counterexample_of(chosen, outcome.result), read_bugs(find_manifest(Path.cwd()).parents[2])
+        _write_page(console, html, page_of_states(found, outcome.result.trace, bugs))
+    elif html is not None:
+        raise CheckError(f"{name} has no counterexample, so {html} is not written")
     return OK if outcome.passed else FAILED
 
 
@@ -398,8 +409,7 @@ def explain(
     if not explanation.accepted:
         show_drawing(console, explanation.drawing())
     if html is not None:
-        html.write_text(_run_interruptibly(explanation.page(toolbox, specifications)), encoding="utf-8")
-        console.print(f"Wrote {printable(str(html))}.", markup=False)
+        _write_page(console, html, _run_interruptibly(explanation.page(toolbox, specifications)))
     return OK if explanation.accepted else FAILED
 
 
@@ -450,6 +460,14 @@ def _traces(stores: tuple[Path, ...], passphrase_file: Path | None, key_file: Pa
         asked = getpass(f"passphrase of {path}: ") if key is None and passphrase is None else passphrase
         found.append(pseudonyms.trace_of(path, asked, key))
     return found
+
+
+def _write_page(console: Console, path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CheckError(f"{path} can't be written: {error.strerror}") from None
+    console.print(f"Wrote {printable(str(path))}.", markup=False)
 
 
 def _manifest() -> Manifest:

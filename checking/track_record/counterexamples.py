@@ -81,7 +81,7 @@ def counterexample_of(model: Model, result: Result) -> Counterexample:
     return Counterexample(
         model=model.name,
         slug=model.slug or "",
-        violated=f"{module}!{model.property}",
+        violated=f"{module}!{model.property or result.property or 'one of its properties'}",
         steps=tuple(_taken(module, before, after) for before, after in pairwise(result.trace)),
         back_to=result.lasso,
     )

@@ -11,8 +11,10 @@ from importlib import resources
 from typing import Final
 
 from checking.errors import TrackRecordInvalid
+from checking.explain.page import Frame, page
 from checking.machine_replay.counterparts import COUNTERPARTS, faults_of
 from checking.replay.faults import FAULTS
+from checking.tlc.run import TraceStep
 from checking.track_record.bugs import Area, Bug, Source
 from checking.track_record.counterexamples import Counterexample, Taken
 from unwedged.tools.sequence import Sequence as Drawing
@@ -82,7 +84,7 @@ def contents(bugs: Sequence[Bug], counterexamples: Sequence[Counterexample], aro
         mine = [each for each in counterexamples if each.slug == bug.slug]
         drawings = {
             **({f"{bug.slug}-in-short.svg" if mine else f"{bug.slug}.svg": _drawing_of_acts(bug)} if bug.acts else {}),
-            **{_file_of(each): drawing_of(bug, each) for each in mine},
+            **{_file_of(each): drawing_of(bug.title, each) for each in mine},
         }
         if not drawings:
             raise TrackRecordInvalid(f"of {bug.slug} there is neither a counterexample nor acts")
@@ -94,12 +96,21 @@ def contents(bugs: Sequence[Bug], counterexamples: Sequence[Counterexample], aro
 # Drawings
 
 
-def drawing_of(bug: Bug, found: Counterexample) -> Drawing:
+def page_of_states(found: Counterexample, trace: Sequence[TraceStep], bugs: Sequence[Bug]) -> str:
+    """Return a page with the drawing of a counterexample, and with each of its states."""
+    title = next((bug.title for bug in bugs if bug.slug == found.slug), found.model)
+    drawing = drawing_of(title, found)
+    names = ["The initial state", *(f"{step.actor} {step.action}" for step in drawing.steps)]
+    frames = [Frame(name, step.state) for name, step in zip(names, trace, strict=True)]
+    return page(title, f"{found.model}: {drawing.ending}", drawing, frames)
+
+
+def drawing_of(title: str, found: Counterexample) -> Drawing:
     """Return the drawing of a counterexample."""
     steps = tuple(_step(found.module, taken) for taken in found.steps)
     names = {name for step in steps for name in (step.actor, step.target)}
     actors = tuple(name for name in _ORDER if name in names or name == "store")
-    return Drawing(bug.title, actors, steps, f"{found.violated.partition('!')[2]} is violated{_for_ever(found)}")
+    return Drawing(title, actors, steps, f"{found.violated.partition('!')[2]} is violated{_for_ever(found)}")
 
 
 def _for_ever(found: Counterexample) -> str:
@@ -111,7 +122,7 @@ def _for_ever(found: Counterexample) -> str:
 
 
 def _step(module: str, taken: Taken) -> Step:
-    phrases = PHRASES[module]
+    phrases = PHRASES.get(module, {})
     if taken.action not in phrases:
         raise TrackRecordInvalid(f"actions.toml has no words for {module}!{taken.action}")
     actors, _, phrase = phrases[taken.action].partition(": ")

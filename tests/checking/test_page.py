@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
+
+from checking import command
+from checking.errors import CheckError
 from checking.explain import explanation as explained
 from checking.explain.drawing import scenes
 from checking.explain.page import GONE, NEW, Frame, Row, differing, page
@@ -85,3 +90,36 @@ async def test_states_are_those_that_tlc_has_between_the_steps(tmp_path: Path, t
     assert ["lease", "holder", "P1", ""] in rows
     assert ["operation", "P2/1 under", "2", ""] in rows
     assert impossible["rows"] is None
+
+
+def test_the_states_of_a_counterexample_are_shown_between_the_steps_of_its_drawing(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    assert command.model("fault-session-cache-survives", html=path) == command.OK
+    text = path.read_text()
+    assert "<h1>A second cache survives the invalidation</h1>" in text
+    assert "CacheIsSnapshot is violated" in text
+    first, *_, last = frames_in(text)
+    assert first["name"] == "The initial state"
+    assert last["name"] == "p1 syncs its cache"
+    assert len(frames_in(text)) == text.count('class="number"') + 1
+    rows = last["rows"]
+    assert isinstance(rows, list)
+    assert ["cache", "p1 version", "1", "was 0"] in rows
+    assert ["cache", "p1 records r1", "0", ""] in rows
+
+
+def test_without_a_counterexample_there_is_no_page(tmp_path: Path) -> None:
+    with pytest.raises(CheckError, match="has no counterexample"):
+        command.model("LeaseLock", html=tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_page_that_can_not_be_written_is_told_without_a_traceback(tmp_path: Path) -> None:
+    lines = asyncio.run(recorded(tmp_path))
+    with pytest.raises(CheckError, match="can't be written"):
+        command.explain(written(tmp_path, lines), html=tmp_path / "missing" / "page.html")
+
+
+def test_a_message_has_no_page_of_states(tmp_path: Path) -> None:
+    with pytest.raises(CheckError, match="leave one of them out"):
+        command.explain(tmp_path, message=("0" * 16 + ":0",), html=tmp_path / "page.html")
