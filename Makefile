@@ -60,7 +60,7 @@ coverage: $(READY) ## Run the tests of the library, and see which of its lines a
 site: $(READY) $(SITE) ## Build the site from these files into build/site, and follow every link within it
 	@$(VENV)/bin/python -m docs
 
-browser: site $(BROWSER) ## Open every page of the site in a headless browser, in dark and light
+browser: site $(BROWSER) ## Open every page of the site, and one of a trace, in a headless browser
 	@$(VENV)/bin/python -m pytest tests/browser
 
 chaos: $(READY) ## Let everything go wrong for real processes, for a minute
