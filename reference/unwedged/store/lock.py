@@ -262,19 +262,23 @@ class LeaseLock:
 
     def released(self, epoch: Epoch) -> None:
         """Note that a commit under ``epoch`` released the lease, since somebody waits: the guard is dead (P8.20)."""
-        if self.guard.epoch == epoch and self.guard != NO_GUARD:
+        before = self.guard
+        released = before.epoch == epoch and before != NO_GUARD
+        if released:
             self._handed_over = epoch
+        self._set_guard(rules.lost(before, epoch))
+        if released:
             logger.info("lease released label=%s epoch=%d", self.label, epoch)
-        self._set_guard(rules.lost(self.guard, epoch))
 
     def lost(self, epoch: Epoch, why: str = "fenced") -> None:
         """Note that the guard of ``epoch`` is dead; the trace gets the reason."""
-        if self.guard.epoch == epoch and self.guard != NO_GUARD:
+        before = self.guard
+        self._set_guard(rules.lost(before, epoch))  # first: what is said of it may fail
+        if before.epoch == epoch and before != NO_GUARD:
             self.leases_lost += 1
             if self._trace is not None:
                 self._trace.note("lose_guard", epoch=epoch, why=why)
             logger.info("lease lost label=%s epoch=%d version=%d", self.label, epoch, self.guarded.cache.version)
-        self._set_guard(rules.lost(self.guard, epoch))
 
     async def fenced(self, epoch: Epoch, access: Awaitable[Answer]) -> Answer:
         """Await an access to the database for ``epoch``; if the fence stops it, that guard is dead (P4.3).

@@ -409,7 +409,14 @@ class TransactionOperation(Operation):
         admission = self._guarded.admission
         admission.begin_commit()
         try:
-            self._finish(await self._persist(batch), batch.writes, expected)
+            committed = await self._persist(batch)
+            try:
+                self._finish(committed, batch.writes, expected)
+            except BaseException as failure:
+                # A signal, or what the application has put into its log, its tracer or its clock. The commit counts,
+                # but the cache may lack it: the next guard's sync finds out.
+                self._services.lock.lost(self.epoch, why_lost(failure))
+                raise
         finally:
             admission.end_commit()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 
@@ -233,6 +234,35 @@ class TestFailingCommits:
             assert phone.lock.guard == NO_GUARD
             assert await phone.run(count_up) == 2 + landed
             assert [(await anext(changes)).version for _ in range(1 + landed)] == list(range(2, 3 + landed))
+        bench.assert_cache_is_snapshot(phone)
+
+    # P5.23
+    @pytest.mark.parametrize("failure", [ZeroDivisionError, KeyboardInterrupt, asyncio.CancelledError])
+    @pytest.mark.parametrize("also", ["committed", "lease lost"])
+    async def test_nothing_is_lost_if_what_the_application_does_in_between_fails(
+        self,
+        bench: Workbench,
+        phone: Instance,
+        caplog: pytest.LogCaptureFixture,
+        failure: type[BaseException],
+        also: str,
+    ) -> None:
+        """It fails after the commit, before the cache takes its values: its log, its tracer, its clock, or a signal."""
+
+        def fail(record: logging.LogRecord) -> bool:
+            if record.msg.startswith(("committed", also)):
+                raise failure
+            return True
+
+        caplog.set_level(logging.DEBUG, "unwedged")
+        caplog.handler.addFilter(fail)
+        async with phone.subscribe(COUNTER) as changes:
+            with pytest.raises(failure):
+                await phone.run(count_up)
+            assert phone.lock.guard == NO_GUARD
+            caplog.handler.removeFilter(fail)
+            assert [await phone.run(count_up) for _ in range(2)] == [2, 3]
+            assert [(await anext(changes)).version for _ in range(3)] == [1, 2, 3]
         bench.assert_cache_is_snapshot(phone)
 
     # P3.5, P5.21
