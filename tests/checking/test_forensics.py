@@ -171,6 +171,7 @@ async def test_a_key_that_was_shared_from_a_later_message_on(tmp_path: Path) -> 
     async with told(tmp_path) as case:
         name = await shared_later(case)
         must_be(case.explain(name), Verdict.NEVER_SHARED, CERTAIN, "from message 1 on")
+        must_be(case.explain(name, [case.on.app]), Verdict.NEVER_SHARED, LIKELY, "from message 1 on")
         must_be(case.explain(name, [case.on.bob]), Verdict.NEVER_SHARED, CERTAIN, "from message 1 on")
 
 
@@ -197,8 +198,8 @@ async def withheld(case: Told) -> Name:
 async def test_a_key_that_is_withheld(tmp_path: Path) -> None:
     async with told(tmp_path) as case:
         name = await withheld(case)
-        must_be(case.explain(name), Verdict.WITHHELD, CERTAIN, "m.blacklisted")
-        must_be(case.explain(name, [case.on.bob]), Verdict.WITHHELD, CERTAIN, "m.blacklisted")
+        for stores in (None, [case.on.bob], [case.on.app]):
+            must_be(case.explain(name, stores), Verdict.WITHHELD, CERTAIN, "m.blacklisted")
 
 
 async def wedged(case: Told) -> Name:
@@ -262,22 +263,50 @@ async def test_a_ratchet_that_was_forked_by_a_stale_write(tmp_path: Path) -> Non
         must_be(case.explain(name, [on.bob]), Verdict.SPENT_TWICE, POSSIBLE, "the traces of the sender are missing")
 
 
+async def spent_twice(case: Told) -> Name:
+    """Put an older copy of the store back."""
+    on, path, older = case.on, case.on.folder / "PHONE.db", case.on.folder / "older"
+    for client in (on.app, on.extension):
+        await client.machine.close()
+    shutil.copy(path, older)
+    on.app = await on.open(ALICE, "PHONE", "app")
+    first = await on.app.say(ROOM, "one")
+    await on.app.machine.close()
+    shutil.copy(older, path)
+    on.app = await on.open(ALICE, "PHONE", "app")
+    second = await on.app.say(ROOM, "two")
+    await on.bob.sync()
+    await on.bob.read(ROOM, first)
+    return await case.unreadable(second, "replayed")
+
+
 async def test_a_key_that_was_spent_twice_since_an_older_store_was_put_back(tmp_path: Path) -> None:
     async with told(tmp_path) as case:
-        on, path = case.on, tmp_path / "PHONE.db"
-        for client in (on.app, on.extension):
-            await client.machine.close()
-        shutil.copy(path, tmp_path / "older")
-        on.app = await on.open(ALICE, "PHONE", "app")
-        first = await on.app.say(ROOM, "one")
-        await on.app.machine.close()
-        shutil.copy(tmp_path / "older", path)
-        on.app = await on.open(ALICE, "PHONE", "app")
-        second = await on.app.say(ROOM, "two")
-        await on.bob.sync()
-        await on.bob.read(ROOM, first)
-        name = await case.unreadable(second, "replayed")
+        name = await spent_twice(case)
         must_be(case.explain(name), Verdict.SPENT_TWICE, CERTAIN, "an older copy of the store was put back")
+
+
+async def test_a_fork_is_not_blamed_for_what_came_later(tmp_path: Path) -> None:
+    async with told(tmp_path) as case:
+        earlier = await forked(case)
+        name = await spent_twice(case)
+        must_be(case.explain(name), Verdict.SPENT_TWICE, CERTAIN, "an older copy of the store was put back")
+        must_be(case.explain(earlier), Verdict.FORKED, CERTAIN)
+
+
+async def test_a_write_without_a_reading_is_not_stale(tmp_path: Path) -> None:
+    async with told(tmp_path) as case:
+
+        async def write(transaction: Transaction) -> None:
+            transaction.put(SYNC, "classic:other", str(transaction.version))
+
+        for _ in range(2):
+            await case.on.app.machine._store.run(write)
+        event = await case.on.app.say(ROOM, "hello")
+        await case.on.bob.sync()
+        await case.on.bob.read(ROOM, event)
+        finding = case.explain(case.name(event))
+        assert not [write for store in finding.stores for write in store.stale_writes]
 
 
 async def test_a_message_that_somebody_sends_again(tmp_path: Path) -> None:
@@ -588,6 +617,11 @@ async def test_what_is_sound_is_not_blamed(tmp_path: Path) -> None:
             assert not store.stale_writes
             assert not store.repeated_versions
             assert not list(store.lost_batches(None))
+        # What a process without a trace has written is not taken for a stale value.
+        missing = case.trace_of(case.on.extension)._head["instance"]
+        finding = case.explain(case.name(events[0]), where=lambda line: line["instance"] != missing)
+        assert finding.unknown
+        assert not [write for store in finding.stores for write in store.stale_writes]
 
 
 async def test_the_readme_shows_what_the_command_prints(
