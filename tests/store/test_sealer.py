@@ -125,6 +125,25 @@ def test_every_flip_and_every_truncation_of_a_name_is_noticed(sealer: Sealer) ->
             sealer.reveal("device", edited)
 
 
+# P22.10
+@pytest.mark.parametrize("plain", [b"", b"key", bytes(32), b"key\x80", b"key\x80" + bytes(60), b"key\x01" + bytes(28)])
+def test_a_name_without_the_padding_is_no_name(sealer: Sealer, plain: bytes) -> None:
+    hidden = sealer._names.encrypt(plain, [module._context("name", STORE, b"device")])
+    with pytest.raises(TamperedRecord):
+        sealer.reveal("device", hidden)
+
+
+# P22.6
+def test_a_header_is_utf_8_and_its_octets_are_digits(sealer: Sealer) -> None:
+    header = json.loads(sealer.header)
+    in_capitals = {**header, "salt": header["salt"].upper(), "key": header["key"].upper()}
+    assert Sealer.unlock(PASSPHRASE, STORE, json.dumps(in_capitals).encode())._key == sealer._key
+    spaced = json.dumps({**header, "salt": f"{header['salt'][:2]} {header['salt'][2:]}"}).encode()
+    for refused in (b"\xef\xbb\xbf" + sealer.header, sealer.header.decode().encode("utf-16"), spaced):
+        with pytest.raises(NotAStore):
+            Sealer.unlock(PASSPHRASE, STORE, refused)
+
+
 SECRETS = pytest.mark.parametrize("secret", [PASSPHRASE, KEY], ids=["passphrase", "key"])
 
 

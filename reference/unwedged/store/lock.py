@@ -24,7 +24,15 @@ from unwedged.store.admission import Queue
 from unwedged.store.arguments import whole_of
 from unwedged.store.backend import Backend
 from unwedged.store.clock import Clock, Randomness
-from unwedged.store.errors import InvalidArgument, LeaseLost, StoreClosed, StoreError, StoreReplaced, UnsupportedSchema
+from unwedged.store.errors import (
+    InvalidArgument,
+    LeaseLost,
+    StoreClosed,
+    StoreError,
+    StoreReplaced,
+    StoreRolledBack,
+    UnsupportedSchema,
+)
 from unwedged.store.guarded_cache import GuardedCache, RecordName
 from unwedged.store.offloading import offload
 from unwedged.store.row_watch import RowWatch
@@ -344,6 +352,10 @@ class LeaseLock:
         """Bring the cache up to date under ``epoch``. Only then the guard exists (P2.2 to P2.4)."""
         since = self.guarded.cache
         log = await self._read_log(since.version, epoch)
+        if log.version < since.version:
+            raise StoreRolledBack(
+                f"the store is at version {log.version}, and was at {since.version}: an older copy was put back"
+            )
         # Nobody can change the old cache while this one is made: no operation stands.
         synced = await offload(len(log.changes), partial(cache_rules.sync, since, log))
         if self.guard != rules.taken(epoch):

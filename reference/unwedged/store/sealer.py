@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+from binascii import unhexlify
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
@@ -59,6 +60,7 @@ class Cost(NamedTuple):
             and self.p >= 1
             and self.n * self.r <= 2**21
             and self.n * self.r * self.p <= 2**23
+            and self.n < 2 ** (16 * self.r)  # RFC 7914, which libraries insist on.
         )
 
 
@@ -142,8 +144,7 @@ class Sealer:
 
     def hide(self, kind: str, key: bytes) -> bytes:
         """Return a record's key as it is stored: the same each time."""
-        padding = b"\x80" + bytes(-(len(key) + 1) % _BLOCK)
-        return self._names.encrypt(key + padding, [_context("name", self.store, kind.encode())])
+        return self._names.encrypt(_padded(key), [_context("name", self.store, kind.encode())])
 
     def reveal(self, kind: str, hidden: bytes) -> bytes:
         """Return the key that ``hide`` was given, or raise ``TamperedRecord``."""
@@ -151,7 +152,10 @@ class Sealer:
             padded = self._names.decrypt(hidden, [_context("name", self.store, kind.encode())])
         except (InvalidTag, ValueError):
             raise TamperedRecord(f"the key of a {kind!r} record does not authenticate") from None
-        return padded.rstrip(b"\x00")[:-1]
+        key = padded.rstrip(b"\x00")[:-1]
+        if _padded(key) != padded:
+            raise TamperedRecord(f"the key of a {kind!r} record authenticates, but has no padding")
+        return key
 
     def seal(self, kind: str, key: bytes, value: bytes) -> bytes:
         """Return a record's value as it is stored: different each time."""
@@ -226,6 +230,11 @@ def _expand(key: bytes) -> bytes:
     return HKDFExpand(SHA256(), _KEY, b"unwedged wrapping").derive(key)
 
 
+def _padded(key: bytes) -> bytes:
+    """Hide the length of a record's key, but for how many blocks it fills."""
+    return key + b"\x80" + bytes(-(len(key) + 1) % _BLOCK)
+
+
 @lru_cache(maxsize=1024)
 def _context(*parts: str | bytes) -> bytes:
     """Join the parts so that no two different lists of parts give the same bytes (P22.5)."""
@@ -240,13 +249,13 @@ def _parse(header: bytes) -> _ByPassphrase | _ByKey:
         raise out_of_bounds
     parsed: _ByPassphrase | _ByKey
     try:
-        fields = json.loads(header)
-        wrapped = bytes.fromhex(fields["key"])
+        fields = json.loads(header.decode())  # Of bytes Python would guess the encoding.
+        wrapped = unhexlify(fields["key"])
         if _is_by_passphrase(fields["format"], fields.get("wrapped_by")):
             numbers = [fields[name] for name in Cost._fields]
             if not all(type(number) is int for number in numbers):
                 raise ValueError("a cost is no integer")
-            parsed = _ByPassphrase(Cost(*numbers), bytes.fromhex(fields["salt"]), wrapped)
+            parsed = _ByPassphrase(Cost(*numbers), unhexlify(fields["salt"]), wrapped)
         else:
             parsed = _ByKey(wrapped)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:

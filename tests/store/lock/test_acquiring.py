@@ -13,7 +13,7 @@ from tests.store.lock.waiting import held, lock_tasks_end, pauses_end
 from tests.store.stores import PATIENCE, Instance, Workbench, all_that_can_run, count_up, take_over
 from unwedged.protocol.guard import NO_GUARD, Stage
 from unwedged.protocol.identifiers import Epoch, Milliseconds
-from unwedged.store.errors import LeaseLost, StorageFailed, StoreBusy
+from unwedged.store.errors import LeaseLost, StorageFailed, StoreBusy, StoreRolledBack
 from unwedged.store.lock import LeaseTimes
 from unwedged.store.row_watch import EAGER_LOOKS, LONGEST_PAUSE_MS, PAUSE_DIVISOR_IF_NEXT, SHORTEST_PAUSE_MS
 
@@ -117,6 +117,22 @@ class TestAcquiring:
         assert phone.lock.guarded.cache.version == 0, "it must not count as synced"
         assert await phone.run(count_up) == 2
         bench.assert_cache_is_snapshot(phone)
+
+    # P2.5, P2.10
+    async def test_a_store_that_is_older_than_the_cache_is_not_synced_with(
+        self, phone: Instance, bench: Workbench
+    ) -> None:
+        assert await phone.run(count_up) == 1
+        assert await phone.run(count_up) == 2
+        await phone.lock.release_now()
+        cache = phone.lock.guarded.cache
+        bench.edit("UPDATE state SET version = version - 1")
+        with pytest.raises(StoreRolledBack):
+            await held(phone)
+        assert phone.lock.guard == NO_GUARD
+        assert phone.lock.guarded.cache == cache
+        bench.edit("UPDATE state SET version = version + 1")
+        assert await phone.run(count_up) == 3
 
     # P2.11
     async def test_after_a_failed_sync_somebody_else_gets_the_lease(
