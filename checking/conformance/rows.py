@@ -6,9 +6,11 @@ import asyncio
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Final, TypeAlias
+from unittest import mock
 
 import msgspec
 
@@ -19,25 +21,27 @@ from unwedged.store import LeaseLost, UnsupportedSchema
 from unwedged.store.backend import Row, RowName
 from unwedged.store.sqlite import SqliteBackend
 
-FORMAT: Final = "unwedged-rows-1"
+FORMAT: Final = "unwedged-rows-2"
 
 NOW: Final = 1_000_000
 DURATION: Final = 30_000
-"""Long, so that no machine is so slow that an access counts as late (P1.9)."""
 LONGEST_MS: Final = 60_000
-APP: Final = 11
-EXTENSION: Final = 12
+APP: Final = "11"
+EXTENSION: Final = "12"
+LARGEST: Final = str(2**63 - 1)
+NEXT_TO_LARGEST: Final = str(2**63 - 2)
+"""A number with a floating point equals the largest."""
 SESSION: Final = "olm_session"
 DEVICE: Final = "device"
 
 
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The row of the table ``state``."""
+    """The row of the table ``state``. Numbers of instances are texts: many JSON parsers round those above 2^53."""
 
     version: int = 7
     floor: int = 2
     epoch: int = 4
-    holder: int | None = APP
+    holder: str | None = APP
     label: str = "app"
     expires: int = NOW + 1_000
     wanted: int = 0
@@ -73,7 +77,7 @@ class LeaseRow(msgspec.Struct, frozen=True):
     """What an access to the lease answers."""
 
     epoch: int
-    holder: int | None
+    holder: str | None
     expires: int
     wanted: bool
 
@@ -113,10 +117,12 @@ class Commit(msgspec.Struct, frozen=True):
 class Acquiring(msgspec.Struct, tag="acquire", tag_field="access", frozen=True):
     """P1.3."""
 
-    instance: int
+    instance: str
     label: str
     now: int = NOW
     duration: int = DURATION
+    took: int = 0
+    """How many milliseconds the access takes until it writes ``expires``, by a clock that does not jump (P1.9)."""
 
 
 class Looking(msgspec.Struct, tag="look", tag_field="access", frozen=True):
@@ -129,6 +135,7 @@ class Renewing(msgspec.Struct, tag="renew", tag_field="access", frozen=True):
     epoch: int
     now: int = NOW
     duration: int = DURATION
+    took: int = 0
 
 
 class Releasing(msgspec.Struct, tag="release", tag_field="access", frozen=True):
@@ -176,6 +183,7 @@ class Committing(msgspec.Struct, tag="commit", tag_field="access", frozen=True):
     """Whether the operation is the only one that runs, so that the lease may be released for whoever waits (P5.17)."""
     now: int = NOW
     duration: int = DURATION
+    took: int = 0
 
 
 class Truncating(msgspec.Struct, tag="truncate", tag_field="access", frozen=True):
@@ -214,7 +222,7 @@ class RowCase(Case, frozen=True, kw_only=True):
 
 
 _TABLES: Final = {
-    "state": "SELECT version, floor, epoch, holder, label, expires, wanted FROM state",
+    "state": "SELECT version, floor, epoch, CAST(holder AS TEXT), label, expires, wanted FROM state",
     "record": "SELECT kind, lower(hex(key)), CASE WHEN value IS NOT NULL THEN lower(hex(value)) END FROM record"
     " ORDER BY kind, key",
     "change": "SELECT version, kind, lower(hex(key)) FROM change ORDER BY version, kind, key",
@@ -234,7 +242,8 @@ class Store:
         answer: Answer | None = None
         error: str | None = None
         try:
-            answer = await self._called(case.call)
+            with _taking(getattr(case.call, "took", 0)):
+                answer = await self._called(case.call)
         except (LeaseLost, UnsupportedSchema) as refusal:
             error = type(refusal).__name__
         built: dict[str, Plain] | None = msgspec.to_builtins(answer)
@@ -290,7 +299,7 @@ class Store:
         backend = self._backend
         match call:
             case Acquiring():
-                taking = InstanceId(call.instance), call.label, Milliseconds(call.now), Milliseconds(call.duration)
+                taking = InstanceId(int(call.instance)), call.label, Milliseconds(call.now), Milliseconds(call.duration)
                 return _lease_row(await backend.acquire(*taking))
             case Looking():
                 return _lease_row(await backend.look())
@@ -335,7 +344,16 @@ class Store:
 
 
 def _lease_row(lease: protocol.Lease) -> LeaseRow:
-    return LeaseRow(lease.epoch, lease.holder, lease.expires, lease.wanted)
+    holder = None if lease.holder is None else str(lease.holder)
+    return LeaseRow(lease.epoch, holder, lease.expires, lease.wanted)
+
+
+@contextmanager
+def _taking(duration_ms: int) -> Iterator[None]:
+    """Let an access take so long: the clock stands still after the reference has first asked it."""
+    times = chain((0.0,), repeat(duration_ms / 1000))
+    with mock.patch("unwedged.store.database.monotonic_seconds", side_effect=times):
+        yield
 
 
 async def run_all(cases: list[RowCase]) -> list[RowCase]:
@@ -378,6 +396,7 @@ def _state(**changed: int | str | None) -> Tables:
 
 
 FREE: Final = _state(holder=None)
+LASTING: Final = _state(expires=NOW + 50_000)
 
 
 def _acquiring() -> Iterator[RowCase]:
@@ -417,10 +436,39 @@ def _acquiring() -> Iterator[RowCase]:
         "acquire-absurd", "a lease that would last longer was written by a clock that was wrong, and is taken", "P7.3", ask,
         _state(expires=NOW + LONGEST_MS + 1), bug="clock-jump",
     )  # fmt: skip
+    largest = Acquiring(LARGEST, "largest")
+    yield _case("acquire-largest", "an instance has the largest number that there is", "P0.4", largest, FREE)
+    yield _case(
+        "acquire-own-largest",
+        "the largest number is known again",
+        "P1.2",
+        largest,
+        _state(holder=LARGEST),
+        bug="failed-sync-keeps-lease",
+    )
+    yield _case(
+        "acquire-next-to-largest", "a number that rounds to that of the holder is another one", "P0.5",
+        Acquiring(NEXT_TO_LARGEST, "next to largest"), _state(holder=LARGEST), bug="holder-name-reuse",
+    )  # fmt: skip
+    yield from _late(
+        "acquire", Acquiring(EXTENSION, "extension", took=HALF), Acquiring(EXTENSION, "extension", took=LATE), FREE
+    )
     yield _case(
         "acquire-newer-schema", "nobody takes the lease of a store with a newer schema", "P20.3", ask,
         msgspec.structs.replace(FREE, schema=2), error="UnsupportedSchema", bug="schema-moves-on",
     )  # fmt: skip
+
+
+HALF: Final = DURATION // 2
+LATE: Final = DURATION // 2 + 500
+
+
+def _late(name: str, punctual: Access, late: Access, before: Tables) -> Iterator[RowCase]:
+    """Yield what the accesses that write ``expires`` have in common: what took them long is added."""
+    yield _case(f"{name}-in-half-the-time", "half of a lease's duration is not late", "P1.9", punctual, before)
+    yield _case(
+        f"{name}-late", "all the time that a late access took is added", "P1.9", late, before, bug="renewal-starved"
+    )
 
 
 STOPPED: Final = {
@@ -441,13 +489,22 @@ def _fenced(name: str, call: Access, bug: str | None) -> Iterator[RowCase]:
     )
     for how, (shows, before) in STOPPED.items():
         yield _case(f"{name}-{how}", f"stopped, since {shows}", "P4.3", call, before, error="LeaseLost", bug=bug)
+    yield _case(
+        f"{name}-newer-schema", "stopped, since a newer program has changed the schema", "P20.3", call,
+        msgspec.structs.replace(_state(epoch=5, holder=None), schema=2), error="UnsupportedSchema", bug="schema-moves-on",
+    )  # fmt: skip
 
 
 def _lease() -> Iterator[RowCase]:
     yield _case("look-held", "whoever waits reads the lease", "P8.21", Looking())
+    yield _case("look-largest", "whoever waits reads the largest number", "P8.21", Looking(), _state(holder=LARGEST))
     yield _case("look-free", "whoever waits reads that nobody holds the lease", "P8.21", Looking(), FREE)
     yield _case("renew", "a lease counts from now", "P1.7", Renewing(4))
     yield _case("renew-wanted", "the holder learns that somebody waits", "P1.7", Renewing(4), _state(wanted=1))
+    yield _case(
+        "renew-sooner", "a lease counts from now, also where it claimed to last longer", "P1.7", Renewing(4), LASTING
+    )
+    yield from _late("renew", Renewing(4, took=HALF), Renewing(4, took=LATE), Tables())
     yield from _fenced("renew", Renewing(4), "renew-ignores-loss")
     yield _case("release", "a lease that is released is free at once", "P8.18", Releasing(4), _state(wanted=1))
     for how, (shows, before) in STOPPED.items():
@@ -489,6 +546,13 @@ def _changes() -> Iterator[RowCase]:
         msgspec.structs.replace(LOG, state=FREE.state),
     )
     yield _case(
+        "listen-held",
+        "listening takes no notice of whoever holds the lease",
+        "P9.4",
+        ReadingChanges(5, None),
+        msgspec.structs.replace(LOG, state=_state(epoch=5, holder=EXTENSION).state),
+    )
+    yield _case(
         "listen-newer-schema", "nobody reads the log of a newer schema", "P20.3", ReadingChanges(5, None),
         msgspec.structs.replace(LOG, schema=2), error="UnsupportedSchema", bug="schema-moves-on",
     )  # fmt: skip
@@ -510,7 +574,10 @@ def _loading() -> Iterator[RowCase]:
     yield _case(
         "load-deleted-before", "a record that had been deleted by then", "P4.6", Loading(4, SESSION, "03", 6), LOG
     )
-    yield _case("load-from-the-floor", "the log reaches back just so far", "P4.6", Loading(4, SESSION, "01", 3), LOG)
+    yield _case(
+        "load-at-the-floor", "the log reaches back just so far", "P4.6", Loading(4, SESSION, "04", 2),
+        msgspec.structs.replace(LOG, record=[*LOG.record, RecordRow(SESSION, "04", "a4")]),
+    )  # fmt: skip
     yield _case(
         "load-before-the-floor", "where the log does not reach back, the record counts as changed", "P4.6",
         Loading(4, DEVICE, "02", 1), LOG, bug="floor-ignored-at-load",
@@ -534,6 +601,10 @@ def _listing() -> Iterator[RowCase]:
     )
     yield _case("list-none", "a kind that has no records", "P4.9", ListingKeys(4, "room", 7), LOG)
     yield _case(
+        "list-at-the-floor", "the log reaches back just so far", "P4.10", ListingKeys(4, "room", 2),
+        msgspec.structs.replace(LOG, record=[*LOG.record, RecordRow("room", "01", "e1")]),
+    )  # fmt: skip
+    yield _case(
         "list-before-the-floor", "where the log does not reach back, the kind counts as changed", "P4.10",
         ListingKeys(4, "room", 1), LOG, bug="floor-ignored-at-load",
     )  # fmt: skip
@@ -543,8 +614,8 @@ def _listing() -> Iterator[RowCase]:
 def _committing() -> Iterator[RowCase]:
     new, other, gone = RecordRow(SESSION, "09", "b9"), RecordRow(SESSION, "01", "b1"), RecordRow(SESSION, "02", None)
 
-    def commit(*records: RecordRow, may_release: bool = False) -> Committing:
-        return Committing(4, list(records), may_release)
+    def commit(*records: RecordRow, may_release: bool = False, took: int = 0) -> Committing:
+        return Committing(4, list(records), may_release, took=took)
 
     yield _case("commit-new", "a record that was not there", "P5.18", commit(new), LOG)
     yield _case("commit-changed", "a record that was there", "P5.18", commit(other), LOG)
@@ -578,6 +649,14 @@ def _committing() -> Iterator[RowCase]:
     yield _case(
         "commit-and-keep", "the lease is kept where nobody waits, and renewed", "P5.17", commit(new, may_release=True)
     )
+    yield _case(
+        "commit-sooner", "a lease counts from now, also where it claimed to last longer", "P5.16", commit(new), LASTING
+    )
+    yield from _late("commit", commit(new, took=HALF), commit(new, took=LATE), Tables())
+    yield _case(
+        "commit-late-and-release", "a late commit releases the lease all the same", "P5.17",
+        commit(new, may_release=True, took=LATE), wanted,
+    )  # fmt: skip
     yield from _fenced("commit", commit(new), "lease-lapses-unfenced")
 
 

@@ -58,6 +58,14 @@ OWN_LEASE_NOT_TAKEABLE = statements.ACQUIRE.replace(" OR holder = :instance", ""
 EPOCH_KEPT_ON_RETAKING = statements.ACQUIRE.replace(
     "epoch = epoch + free", "epoch = epoch + (free AND holder IS NOT :instance)"
 )
+LOAD_DISTRUSTS_THE_FLOOR = statements.LOAD.replace("floor > :since", "floor >= :since")
+KEYS_DISTRUST_THE_FLOOR = statements.KEYS.replace("floor > :since", "floor >= :since")
+RENEWAL_NEVER_SHORTENS = statements.RENEW.replace(
+    "expires = :now + :duration + late(:began, :duration)", "expires = max(expires, :now + :duration)"
+)
+NUMBERS_ARE_ROUNDED = statements.ACQUIRE.replace(
+    "holder = :instance OR", "CAST(holder AS REAL) = CAST(:instance AS REAL) OR"
+)
 
 
 @pytest.mark.parametrize(
@@ -66,12 +74,24 @@ EPOCH_KEPT_ON_RETAKING = statements.ACQUIRE.replace(
         (
             "CHANGES",
             UNFENCED_SYNC,
-            {"sync-after-another-epoch", "sync-after-the-own-next-epoch", "sync-after-release"},
+            {"sync-after-another-epoch", "sync-after-the-own-next-epoch", "sync-after-release", "sync-newer-schema"},
         ),
-        ("ACQUIRE", OWN_LEASE_NOT_TAKEABLE, {"acquire-own"}),
-        ("ACQUIRE", EPOCH_KEPT_ON_RETAKING, {"acquire-own", "acquire-own-expired"}),
+        ("ACQUIRE", OWN_LEASE_NOT_TAKEABLE, {"acquire-own", "acquire-own-largest"}),
+        ("ACQUIRE", EPOCH_KEPT_ON_RETAKING, {"acquire-own", "acquire-own-expired", "acquire-own-largest"}),
+        ("LOAD", LOAD_DISTRUSTS_THE_FLOOR, {"load-at-the-floor"}),
+        ("KEYS", KEYS_DISTRUST_THE_FLOOR, {"list-at-the-floor"}),
+        ("RENEW", RENEWAL_NEVER_SHORTENS, {"renew-sooner", "renew-late"}),
+        ("ACQUIRE", NUMBERS_ARE_ROUNDED, {"acquire-next-to-largest"}),
     ],
-    ids=["sync read is not fenced", "own lease can't be taken", "epoch is kept on retaking"],
+    ids=[
+        "sync read is not fenced",
+        "own lease can't be taken",
+        "epoch is kept on retaking",
+        "load distrusts the floor",
+        "listing distrusts the floor",
+        "renewal never shortens",
+        "numbers are rounded",
+    ],
 )
 async def test_a_broken_access_fails_by_name(
     monkeypatch: pytest.MonkeyPatch, name: str, broken: str, found: set[str]
