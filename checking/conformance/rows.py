@@ -447,7 +447,7 @@ def _acquiring() -> Iterator[RowCase]:
         bug="failed-sync-keeps-lease",
     )
     yield _case(
-        "acquire-next-to-largest", "a number that rounds to that of the holder is another one", "P0.5",
+        "acquire-next-to-largest", "a number that rounds to that of the holder is another one", "P1.2",
         Acquiring(NEXT_TO_LARGEST, "next to largest"), _state(holder=LARGEST), bug="holder-name-reuse",
     )  # fmt: skip
     yield from _late(
