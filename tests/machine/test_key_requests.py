@@ -583,7 +583,7 @@ def content_in(event: Json) -> Json:
 
 
 async def test_the_key_that_a_broken_session_lost_comes_from_another_device(alice_and_bob: Scene) -> None:
-    """M8 leaves that to its maker, which sends it again when the room's key is shared next."""
+    """M8.11 leaves that to its maker, which sends it again when the room's key is shared next."""
     scene = alice_and_bob
     tablet = await another_device(scene)
     await scene.bob.sync()

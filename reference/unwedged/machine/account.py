@@ -77,7 +77,7 @@ def wants_new_fallback(own: OwnDevice, now_ms: int) -> bool:
     return confirmed_ms is not None and own.fallback_used and abs(now_ms - confirmed_ms) >= FALLBACK_KEPT_MS
 
 
-# M2.1, M2.2, M2.7
+# M2.1, M2.2, M2.7, M4.3
 async def hand_out_offer(transaction: Transaction, now_ms: int) -> KeysUpload | None:
     """Make an offer of what the homeserver lacks, and note it; ``None`` where nothing is due or one is under way."""
     own = await own_device(transaction)
@@ -114,7 +114,7 @@ async def hand_out_offer(transaction: Transaction, now_ms: int) -> KeysUpload | 
     return upload
 
 
-# M2.4, M2.5, M4.5
+# M2.4, M2.5, M4.4, M4.5
 async def take_upload_answer(transaction: Transaction, request: KeysUpload, response: JsonObject, now_ms: int) -> None:
     """Note that the homeserver has what the offer held. A late or repeated answer does not settle the current offer.
 
@@ -190,6 +190,7 @@ def told_now(own: OwnDevice, asked_with: SyncPosition, said: ToldKeys) -> ToldKe
     )
 
 
+# M2.8, M2.9, M3.1
 def _abandon(transaction: Transaction, own: OwnDevice) -> None:
     logger.warning("an upload of keys was abandoned in_a_row=%d", own.abandoned + 1)
     own.abandoned += 1

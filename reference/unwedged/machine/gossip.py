@@ -115,6 +115,7 @@ async def receive_request(transaction: Transaction, event_type: str, sender: Use
             await note_changed(transaction, [own.user_id])
 
 
+# M17.3, M17.6
 async def work_off(transaction: Transaction) -> None:
     """Send what this device asks for to those that it was not sent to yet; answer others where that is allowed.
 

@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 
 class DeviceTrust(Enum):
-    """How far a device can be trusted to be its user's."""
+    """How far a device can be trusted to be its user's (M15.8)."""
 
     UNSIGNED = "unsigned"
     """Nobody vouches for it but the homeserver."""
@@ -397,6 +397,7 @@ async def _note_signed_by_own(transaction: Transaction, own_user: UserId, own: I
             _put_with_trust(transaction, user_id, msgspec.structs.replace(identity, verified_once=True))
 
 
+# M15.7
 def _put_with_trust(transaction: Transaction, user_id: UserId, identity: Identity) -> None:
     transaction.put(IDENTITY, user_id, identity)
     transaction.put(IDENTITY_TRUST, user_id, identity.trust)

@@ -208,6 +208,7 @@ async def _takes_to_device(
     return True
 
 
+# M5.6, M5.8
 async def _take_events(transaction: Transaction, events: list[object], outcome: SyncOutcome, now_ms: int) -> None:
     backlog = await transaction.get(BACKLOG, None)
     if backlog is None and len(events) <= EVENTS_IN_A_COMMIT:
@@ -245,7 +246,7 @@ async def _process(transaction: Transaction, raw: object, outcome: SyncOutcome, 
 async def _process_event(
     transaction: Transaction, event: _Event, plaintext: bytes | None, outcome: SyncOutcome, now_ms: int
 ) -> None:
-    """Process an event, and use what it decrypted to, if it did so before."""
+    """Process an event, and use what it decrypted to, if it did so before (M5.11)."""
     payload: olm.OlmEvent | None = None
     try:
         if event.type == "m.room.encrypted":

@@ -233,6 +233,7 @@ class OlmMachine:
 
     # Requests
 
+    # M13.2, M13.3
     async def outgoing_requests(self) -> list[Request]:
         """Return what is to be sent. Give each request back with its response (``mark_sent``, ``mark_failed``).
 

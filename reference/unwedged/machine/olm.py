@@ -199,7 +199,7 @@ async def note_wedged(transaction: Transaction, name: PeerName) -> None:
     transaction.put(WANTED_SESSION, name, WantedSession(wedged=True, not_before_ms=not_before_ms))
 
 
-# M8.2, M8.3, M8.9
+# M8.2, M8.3, M8.7, M8.9
 async def hand_out_claim(transaction: Transaction, now_ms: int) -> KeysClaim | None:
     """Ask for a key of each device with which a session is wanted now, and note that; ``None`` where none is wanted.
 
@@ -229,6 +229,7 @@ async def hand_out_claim(transaction: Transaction, now_ms: int) -> KeysClaim | N
     return KeysClaim(tuple(wanted)) if wanted else None
 
 
+# M8.4, M8.6, M8.8, M8.10
 async def take_claim_answer(transaction: Transaction, request: KeysClaim, response: JsonObject, now_ms: int) -> None:
     """Make the sessions that a claim was made for, where they are still wanted under the number it bears (M8.5)."""
     of_users, failures = objects(response, "one_time_keys"), objects(response, "failures")
@@ -296,6 +297,7 @@ def withheld_notice(own: OwnDevice, code: str, reason: str, name: GroupSessionNa
     return content if name is None else content | {"room_id": name.room_id, "session_id": name.session_id}
 
 
+# M7.2, M7.3
 def _put_first(peer: Peer, session: OlmSession) -> None:
     peer.sessions.insert(0, session)
     del peer.sessions[KEPT_SESSIONS:]

@@ -38,6 +38,7 @@ def send(
     return transaction_id
 
 
+# M16.6
 def send_to_room(
     transaction: Transaction, room_id: RoomId, event_type: str, content: JsonObject, after: TransactionId | None = None
 ) -> TransactionId:

@@ -235,7 +235,7 @@ _DECODER: Final[msgspec.json.Decoder[Request]] = msgspec.json.Decoder(Request)
 
 
 def encode(request: Request) -> bytes:
-    """Return ``request`` as JSON, for another process. The bytes hold no secrets."""
+    """Return ``request`` as JSON, for another process (M20.4). The bytes hold no secrets."""
     return msgspec.json.encode(request)
 
 

@@ -229,6 +229,7 @@ async def export_keys(view: View, names: Iterable[GroupSessionName]) -> list[Exp
     return exported
 
 
+# M18.5, M19.21
 async def import_keys(transaction: Transaction, sessions: Iterable[ExportedSession], source: KeySource) -> int:
     """Keep those of ``sessions`` that are better than what is there, and say how many these are. Others are ignored."""
     kept = 0

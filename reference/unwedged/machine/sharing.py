@@ -148,7 +148,7 @@ async def set_encryption(transaction: Transaction, room_id: RoomId, content: Jso
 
 
 async def set_strategy(transaction: Transaction, room_id: RoomId, strategy: SharingStrategy) -> None:
-    """Choose which devices get the keys of a room. Raises ``NotEncrypted``."""
+    """Choose which devices get the keys of a room (M9.11). Raises ``NotEncrypted``."""
     before = await _settings(transaction, room_id)
     if before.strategy is not strategy:
         transaction.put(ROOM, room_id, msgspec.structs.replace(before, strategy=strategy))
@@ -165,6 +165,7 @@ async def set_history_visibility(transaction: Transaction, room_id: RoomId, cont
         transaction.put(ROOM, room_id, msgspec.structs.replace(before, shared_history=shared))
 
 
+# M9.5
 async def share(transaction: Transaction, room_id: RoomId, user_ids: frozenset[UserId], now_ms: int) -> Sharing | None:
     """Give the room key to some more of the devices of ``user_ids``, after replacing it where that is due (M9.1, M9.2).
 
@@ -208,7 +209,7 @@ async def share(transaction: Transaction, room_id: RoomId, user_ids: frozenset[U
     return Sharing(outbound.session.session_id, outbound.members_number, outdated, left_out)
 
 
-# M9.3, M9.4, M10.1
+# M9.3, M9.4, M10.1, M10.2
 async def encrypt(
     transaction: Transaction,
     room_id: RoomId,
@@ -294,6 +295,7 @@ async def _settings(transaction: Transaction, room_id: RoomId) -> RoomSettings:
     return settings
 
 
+# M9.8, M9.9, M9.10
 async def _recipients(
     transaction: Transaction, user_ids: list[UserId], strategy: SharingStrategy
 ) -> tuple[dict[PeerName, _Recipient], dict[PeerName, tuple[Device, str]], tuple[UserId, ...]]:

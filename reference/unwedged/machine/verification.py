@@ -296,6 +296,7 @@ def accept(flow: VerificationFlow, methods: Collection[Method], context: Context
     return FlowStep(flow, (_message(flow, READY, ready),))
 
 
+# M16.8
 def start_sas(flow: VerificationFlow, context: Context) -> FlowStep:
     """Begin to compare short strings. Raises ``WrongPhase``, ``UnsupportedVerification`` and ``UnknownDevice``."""
     _must_be_ready(flow, Method.SAS)
@@ -442,6 +443,7 @@ def receive(flow: VerificationFlow, event_type: str, content: JsonObject, contex
     return _cancelled(flow, UNEXPECTED_MESSAGE, context)
 
 
+# M16.14
 def receive_from_own_user(flow: VerificationFlow, event_type: str, content: JsonObject, context: Context) -> FlowStep:
     """Take what this device's user has sent in the room: another device of the user may have answered the request."""
     if flow.phase is not Phase.REQUESTED or flow.requested_by_us:
