@@ -19,6 +19,7 @@ from checking.machine_replay.homeserver import Json
 from tests.machine.own_devices import another_device
 from tests.machine.scene import ALICE, BOB, MEGOLM, ROOM, Scene
 from tests.machine.test_inputs import ask_for_keys
+from tests.store.stores import Recorder
 from unwedged.machine import (
     KeysClaim,
     KeysQuery,
@@ -78,12 +79,12 @@ def written(value: Mapping[str, object]) -> bytes:
 
 
 class Session:
-    """A scene that all examples share, and its event loop."""
+    """A scene that all examples share, traced, and its event loop."""
 
     def __init__(self, folder: Path) -> None:
         self.loop = asyncio.new_event_loop()
         self.stack = AsyncExitStack()
-        self.scene = Scene(folder, self.stack)
+        self.scene = Scene(folder, self.stack, Recorder())
         self.wait(self.scene.begin())
         self.wait(self.scene.greet())
 

@@ -19,7 +19,7 @@ from checking.explain import lines as trace_lines
 from checking.machine_replay.message_keys import decode, inner_message, olm_place
 from tests.machine.scene import ALICE, BOB, MEGOLM, ROOM, Scene, scene
 from tests.store.stores import Recorder
-from unwedged.machine import KeysUpload, LocalTrust, MissingRoomKey, tracing
+from unwedged.machine import KeysUpload, LocalTrust, MachineError, MalformedMessage, MissingRoomKey, tracing
 from unwedged.machine.olm_places import olm_place as place_of
 from unwedged.machine.records import KINDS
 from unwedged.store import RecordKind, Transaction, View
@@ -119,6 +119,19 @@ async def test_a_request_and_its_answer_have_one_name_in_all_processes(tmp_path:
     handed_out, answered = of(recorder, "request")[-1], of(recorder, "answer")[-1]
     assert (handed_out["type"], handed_out["request"]) == (answered["type"], answered["request"])
     assert handed_out["instance"] != answered["instance"]
+
+
+async def test_a_room_event_that_no_text_can_hold_keeps_no_other_from_being_read(tmp_path: Path) -> None:
+    recorder = Recorder()
+    async with scene(tmp_path, recorder) as on:
+        await on.greet()
+        event = await on.bob.say(ROOM, "hello")
+        await on.app.sync()
+        spoilt = event | {"\ud800": 1}
+        [malformed, read] = await on.app.machine.decrypt_room_events(ROOM, [spoilt, event])
+    assert isinstance(malformed, MalformedMessage)
+    assert not isinstance(read, MachineError)
+    assert [line["outcome"] for line in of(recorder, "decrypt_megolm")[-2:]] == ["malformed", "ok"]
 
 
 # T4.1

@@ -42,6 +42,7 @@ from unwedged.machine.requests import (
     ToDevice,
 )
 from unwedged.machine.sync import SyncChanges, SyncPosition
+from unwedged.machine.wire import parsed
 from unwedged.store import Transaction
 from unwedged.trace import MOST_LISTED, Remarks
 
@@ -124,8 +125,8 @@ def decrypted_megolm(transaction: Transaction, room_id: RoomId, raw: object, fai
     if (trace := transaction.trace) is None:
         return
     fields: dict[str, str | int] = {}
-    with contextlib.suppress(msgspec.ValidationError, MalformedMessage):
-        event = msgspec.convert(raw, _Event)
+    with contextlib.suppress(MalformedMessage):
+        event = parsed(raw, _Event, "a room event")
         fields["sender"], fields["event"] = (
             trace.pseudonym("user", event.sender),
             trace.pseudonym("event", event.event_id),
