@@ -7,7 +7,7 @@ They follow ``tla/`` line by line, and ``proofs/`` is about them:
 * ``cache``: the partial copy of one snapshot, and how it is brought up to date;
 * ``stream``: what is published to subscribers.
 
-Functions state what always holds of them as contracts in the notation of PEP 316: ``pre:`` is what they take for
-granted of their arguments, ``post:`` what holds of the result ``_`` whatever the arguments are, and behind the ``#`` is
-the contract's name. ``python -m proofs contracts`` confirms each of them.
+Functions have contracts in the notation of PEP 316. ``pre:`` is what a function assumes about its arguments, ``post:``
+is what holds for the result ``_`` whatever the arguments are, and the comment after ``#`` is the contract's name.
+``python -m proofs contracts`` confirms each of them.
 """

@@ -51,7 +51,7 @@ class Cache(Generic[Key, Value]):
 
 
 def empty(version: Version) -> Cache[Key, Value]:
-    """A cache that has loaded nothing: true of every snapshot (P0.11).
+    """A cache that has loaded nothing: a true copy of every snapshot (P0.11).
 
     post: not _.records  # it knows nothing
     post: _.version == version  # it is of the version

@@ -7,9 +7,9 @@
       ^                 |              |                |                  |
       '-----------------'--------------'----------------'-- lost, dropped -'
 
-A guard is bound to one epoch. News about another epoch (a renewal that was under way while the lease changed hands)
-never touches it. Twins in ``tla/Lease.tla``: ``Taken``, ``Synced``, ``WaiterNoted``, ``Overdue``, ``Lost``, ``Admits``,
-``Stands``.
+A guard is bound to one epoch. An answer about another epoch (of a renewal that was under way while the lease changed
+hands) never changes it. Twins in ``tla/Lease.tla``: ``Taken``, ``Synced``, ``WaiterNoted``, ``Overdue``, ``Lost``,
+``Admits``, ``Stands``.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ NO_GUARD = Guard(Stage.NONE, Epoch(0))
 
 
 def taken(epoch: Epoch) -> Guard:
-    """Note that the lease was acquired at ``epoch``: so far it only allows to sync (P1.5).
+    """Note that the lease was acquired at ``epoch``: until the sync is done, it allows nothing but the sync (P1.5).
 
     post: (_.stage, _.epoch) == (Stage.SYNCING, epoch)  # it syncs under the epoch
     post: not admits(_) and not stands(_, epoch)  # nothing may use the cache yet

@@ -41,8 +41,8 @@ class Lease:
 def takeable(lease: Lease, instance: InstanceId, now: Milliseconds) -> bool:
     """Say whether ``instance`` may take the lease at ``now`` (P1.2).
 
-    It may when nobody holds it, when it holds it itself (and lost the guard that went with it), when its time is
-    up, and when it claims more time than any lease can have, because then a clock has jumped (P7.3).
+    It may if the lease is free, if it holds the lease itself (and lost the guard that went with it), if the lease has
+    expired, and if the lease claims more time than any lease can have, because then a clock has jumped (P7.3).
 
     post: implies(lease.holder is None or lease.holder == instance, _)  # a free or own lease can be taken at any time
     post: _ or now < lease.expires <= now + LONGEST_LEASE_MS  # a refusal ends within the longest lease
@@ -120,7 +120,8 @@ def commit(lease: Lease, epoch: Epoch, now: Milliseconds, duration: Milliseconds
     """Return the row after a commit under ``epoch``, in its own transaction; ``None`` when the fence stops it.
 
     The commit renews the lease. If somebody waits and the commit ``may_release`` (no other operation needs the guard),
-    it releases the lease instead. This saves a write per handover, and the waiter need not wait for that write (P5.17).
+    it releases the lease instead. This saves a write for each handover, and the waiter need not wait for that write
+    (P5.17).
 
     post: (_ is not None) == fence(lease, epoch)  # it succeeds exactly where the fence passes
     post: _ is None or not (lease.wanted and may_release) or _.holder is None  # a waiter can have it

@@ -28,7 +28,7 @@ class Running(Protocol):
 class Admission:
     """What runs under one guard. Views run beside everything else, and transactions one after the other.
 
-    No view begins during a commit (P5.15): it would answer from before the commit, and end after it.
+    No view begins during a commit (P5.15): it would answer from the state before the commit, but end after the commit.
     """
 
     __slots__ = ("_committing", "_writing", "operations", "running")
@@ -114,7 +114,7 @@ class Queue(Generic[Given]):
         return True
 
     def refuse(self, reason: Exception) -> int:
-        """Have all of them fail for a ``reason``, and return how many they were."""
+        """Have all waiting operations fail for a ``reason``, and return how many there were."""
         refused = 0
         while (place := self._first()) is not None:
             place.set_exception(reason)

@@ -1,7 +1,7 @@
 """Checks of callers' arguments, before they are used.
 
-Types say the same, but nothing checks them at run time. Without these checks a wrong argument would be noticed late, by
-an exception of some library, which may quote a secret, after a file has been made.
+Types say the same, but nothing checks types at run time. Without these checks a wrong argument would be noticed late:
+after a file has been made, and by an exception of some library, which may quote a secret.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def must_be_callable(value: object, what: str) -> None:
 
 
 def must_be_awaitable(value: object) -> None:
-    """Refuse what an operation has returned, unless it is a coroutine."""
+    """Refuse the value that an operation has returned, unless it is a coroutine."""
     if not isawaitable(value):
         raise InvalidArgument(f"an operation is declared with 'async def': it returned a {type(value).__name__}")
 

@@ -1,8 +1,8 @@
 """When and how the write-ahead log is moved into the file: only here, and only under the write lock (P14.2).
 
 Releases of SQLite up to 3.51.2 can damage the file when a checkpoint without that lock meets a commit that begins the
-log anew (``wal-reset``). Automatic checkpoints do not hold that lock. Nor does ``wal_checkpoint(FULL)`` if another
-connection has it. So the store uses neither.
+log anew (``wal-reset``). Automatic checkpoints do not hold the write lock. ``wal_checkpoint(FULL)`` does not hold it
+either if another connection has it. So the store uses neither.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Checkpoints:
     def make(self, files: Files, connection: Connection) -> None:
         """Make a checkpoint if possible. If not, what was committed stays committed (P14.7).
 
-        If the file is empty, SQLite would delete the log beside it, and with it what was committed. So it must be the
-        file that is open here (P14.6).
+        If the file was replaced by an empty one, SQLite would delete the log, and what was committed with it. So the
+        file must be the one that is open here (P14.6).
         """
         with contextlib.suppress(database.Error, StoreReplaced):
             files.verify()
@@ -70,8 +70,8 @@ def pages_of(rows: int, value_bytes: int) -> int:
 def _checkpoint(connection: Connection, path: Path) -> None:
     """Move the log into the file while no process writes; if others write or read for long, leave it until next time.
 
-    One connection holds the write lock, and another moves the log (P14.4): SQLite does not do both with one. So no
-    commit begins the log anew meanwhile, and SQLite's bug needs one that does.
+    One connection holds the write lock, and another moves the log (P14.4): SQLite does not do both with one connection.
+    So no commit begins the log anew meanwhile, and without such a commit SQLite's bug can't occur.
     """
     with contextlib.closing(database.connect(path)) as other:
         database.rows(other, IDENTITY, {})

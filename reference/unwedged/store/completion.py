@@ -1,6 +1,7 @@
 """Work that always runs to its end: a cancelled caller gets the cancellation once the work has ended.
 
-A caller that got it earlier would believe that nothing happened, although the work may still be done (P12.2, P12.4).
+A caller that got the cancellation earlier would believe that nothing happened, although the work may still be done
+(P12.2, P12.4).
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ class Uncancellable(asyncio.Future[Result]):
     """A future of something that happens in any case: a task that waits for it is cancelled only once it is done."""
 
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 (the signature is asyncio's)
-        """Refuse. A task that is cancelled meanwhile remembers that, and raises it when this future is done."""
+        """Refuse. A task that is cancelled meanwhile remembers this, and raises the error when this future is done."""
         return False
 
 
 @types.coroutine
 def run_to_completion(work: Coroutine[asyncio.Future[object] | None, None, Result]) -> Generator[object, None, Result]:
-    """Run ``work`` to its end even if the caller is cancelled meanwhile. Only then is the cancellation raised.
+    """Run ``work`` to its end even if the caller is cancelled meanwhile. The cancellation is raised only then.
 
     The work runs in the caller's own task, since another task would cost a tenth of a commit. Whatever the work waits
     for, the task waits for something that can't be cancelled.

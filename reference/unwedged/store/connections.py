@@ -6,9 +6,9 @@ overwrites old values in the file; the write-ahead log may keep them (sealed) un
 closes the store.
 
 *The lease* (P13.11) is written with ``synchronous=NORMAL``, on the loop's connection. A power cut may undo that write,
-but it also ends every process. So no process is left that believes in a lost lease, or whose epoch is given out again.
-Nothing was committed under such an epoch either: the durable part of the log is always a prefix, so a durable commit
-includes the acquisition before it.
+but it also ends every process. So no process is left that believes that it holds a lost lease, or whose epoch is given
+out again. Nothing was committed under such an epoch either: the durable part of the log is always a prefix, so a
+durable commit includes the acquisition before it.
 """
 
 from __future__ import annotations

@@ -409,10 +409,10 @@ class CryptoStore:
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
         """Read and write one snapshot. Commits when the block is left normally; an exception drops everything.
 
-        It has happened only when the block has ended; until then, let nothing out that was computed inside. Raises
-        ``LeaseLost`` if the lease went to another process: nothing was written, and ``run`` would retry. The same holds
-        if the block raises an exception of its own: it may be based on stale state, and is then the cause of the
-        ``LeaseLost``.
+        The transaction has taken effect only when the block has ended. Until then, pass on nothing that was computed
+        inside. Raises ``LeaseLost`` if the lease went to another process: nothing was written, and ``run`` would retry.
+        If the block raises an exception of its own after the lease was lost, ``LeaseLost`` is raised instead, since
+        that exception may be based on stale state. It is then the cause of the ``LeaseLost``.
 
         Inside, wait for no person, no network and no other process. Another process that waits for the lease gets it
         after a while (``LeaseTimes.overdue_after_ms``), and then this transaction is lost.
@@ -501,7 +501,7 @@ class CryptoStore:
     def mark(self) -> StoreMark:
         """Return which store this is, and the newest version of it that this process knows.
 
-        If it is kept elsewhere, a later ``open`` can notice that an older copy was put back.
+        If an application keeps the mark elsewhere, a later ``open`` can notice that an older copy was put back.
         """
         self._owner_process.must_be_current()
         version = max(self._lock.guarded.cache.version, self._streams.published)
@@ -603,7 +603,7 @@ class CryptoStore:
         self._start(self._keep_listening())
 
     async def _publish_foreign_commits(self) -> None:
-        """Publish what others committed. A process with the lease knows it already: no other one can commit (P9.4)."""
+        """Publish what others committed. The holder of the lease knows it already: no other one can commit (P9.4)."""
         if not self._lock.stands(self._lock.guard.epoch):
             self._streams.publish(await self._services.records.changes(self._streams.published, None))
 
@@ -718,11 +718,10 @@ class CryptoStore:
         logger.info("store paused label=%s version=%d", self._lock.label, self._lock.guarded.cache.version)
 
     async def _resume_if_paused(self, pauses: int | None) -> None:
-        """Make sure that the store is not paused, nor about to be. Does not switch tasks where it is neither.
+        """Make sure that the store is not paused, nor about to be. Does not switch tasks if it is neither.
 
-        The caller's call came after so many ``pauses``, and wakes the store from none of the later ones. Otherwise an
-        operation that waited during a pause, or that the pause abandoned, would undo it at once (P19.4). ``None`` wakes
-        the store from any.
+        The caller's call came after so many ``pauses``, and does not end any later pause. Otherwise an operation that
+        waited during a pause, or that the pause abandoned, would undo it at once (P19.4). ``None`` ends any pause.
         """
         while self._paused or self._changing_state.locked():
             async with self._changing_state:
@@ -745,7 +744,7 @@ class CryptoStore:
             await self._listen()
 
     def _abandon(self, reason: StoreError) -> tuple[str, ...]:
-        """Wait no more for the operations whose code still runs; return their names."""
+        """Stop waiting for the operations whose code still runs; return their names."""
         abandoned = [operation for operation in self._operations if not operation.ended]
         for operation in abandoned:
             operation.abandon(reason)

@@ -59,8 +59,8 @@ monotonic_seconds: Final = time.monotonic
 class Driver(aiosqlite.Connection):
     """The driver, with a way to do any work in one hop to its thread and back.
 
-    Its thread does not keep a program alive that ends without closing the store. A transaction that is under way then
-    is committed or not: that is the database's promise, whatever becomes of the process.
+    Its thread does not keep a program alive that ends without closing the store. A transaction that is then under way
+    is committed as a whole or not at all, whatever becomes of the process: SQLite guarantees this.
     """
 
     def __init__(self, connector: Callable[[], Connection]) -> None:

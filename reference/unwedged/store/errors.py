@@ -57,7 +57,7 @@ class StoreReplaced(StoreError):
 
 
 class SeveralNames(StoreError):
-    """The store's file has several names (hard links). Under each SQLite would keep a log of its own, for one file."""
+    """The store's file has several names (hard links). SQLite would keep a log for each name of the one file."""
 
 
 class StoreMissing(StoreError):
@@ -77,11 +77,11 @@ class StoreRolledBack(StoreError):
 
 
 class WrongPassphrase(StoreError):
-    """The passphrase does not open the store key, or the stored copy of that was damaged: both look the same."""
+    """The passphrase does not open the store key, or the stored copy of that key is damaged: both look the same."""
 
 
 class WrongKey(StoreError):
-    """The key does not open the store key, or the stored copy of that was damaged: both look the same."""
+    """The key does not open the store key, or the stored copy of the store key is damaged: both look the same."""
 
 
 class SecretChanged(StoreError):

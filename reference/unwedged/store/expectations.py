@@ -1,7 +1,8 @@
 """What a program may know of a store before it opens it, and how a store that differs is refused (P17.4, P17.5, P17.9).
 
 The file of a store may be out of reach for a moment, lost, or an older copy that somebody put back. A new store in its
-place would give the device a second identity; an older copy takes every ratchet back. Only the application can know.
+place would give the device a second identity. An older copy takes every ratchet back. Only the application can know
+which store to expect.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Expectations:
         return self.existence is not Existence.EXISTING and self.not_before is None
 
     def must_allow_none(self) -> None:
-        """Refuse that there is no store, unless one may be made."""
+        """Raise an exception because there is no store, unless one may be made."""
         if not self.makes:
             raise StoreMissing(
                 "no store has been made here (there is no file, or one that nothing was ever written to), and one was "
@@ -68,7 +69,7 @@ class Expectations:
             )
 
     def must_allow_one(self) -> None:
-        """Refuse that there is a store already, unless that may be."""
+        """Raise an exception because there is a store already, unless there may be one."""
         if self.existence is Existence.NEW:
             raise StoreExists("there is a store already, and it was expected to be new")
 

@@ -144,7 +144,7 @@ def must_have_one_name(path: Path) -> None:
 
 
 def _must_not_be_remains(path: Path) -> None:
-    """Refuse a missing or empty file beside a log: SQLite would delete that, and all that was committed in it (P17.2).
+    """Refuse a missing or empty file beside a log: SQLite would delete the log and all its commits (P17.2).
 
     The logs come first: a process that makes a store just now has written the file before anything is in them.
     """
@@ -193,7 +193,7 @@ def _libc() -> ctypes.CDLL:
 
 
 def _identity_by_statx(path: str) -> Identity:
-    """Ask which file is at ``path``, and not for its times.
+    """Ask which file is at ``path``, without asking for its times.
 
     Linux 6.13 and later gives a file whose times were asked for a finer time at its next change, and has to write that
     to the disk as well: each commit would take an eighth longer (statx(2); "multigrain timestamps").
@@ -206,7 +206,7 @@ def _identity_by_statx(path: str) -> Identity:
 
 
 def _has_statx() -> bool:
-    """Say whether the system has it, and allows it here: some sandboxes do not know it."""
+    """Say whether the system has ``statx``, and allows it here: some sandboxes do not know it."""
     try:
         return sys.platform == "linux" and _identity_by_statx("/") == _identity_by_stat("/")
     except (AttributeError, OSError):

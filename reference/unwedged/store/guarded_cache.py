@@ -50,7 +50,7 @@ class Ledger:
             self._weights.move_to_end(name)
 
     def drop(self, name: RecordName) -> None:
-        """Count a record no more."""
+        """Stop counting a record."""
         self.bytes -= self._weights.pop(name, 0)
 
     def clear(self) -> None:
@@ -93,8 +93,8 @@ class GuardedCache:
     def successor(self, epoch: Epoch, log: ChangeLog[RecordName], cache: Cache[RecordName, bytes]) -> GuardedCache:
         """Make the next guard's cache out of ``cache``, which is what this one still knows for certain (P2.5, P2.7).
 
-        The live objects move along, so that taking over costs as much as what changed, and not as what is cached; and
-        so that an operation of the dead guard finds none here any more (P3.6). The ledger moves along too.
+        The live objects move along, so the cost of taking over depends on what changed, and not on what is cached; and
+        an operation of the dead guard finds no live object here any more (P3.6). The ledger moves along too.
         """
         live, self.live = self.live, {}
         ledger, self.ledger = self.ledger, None

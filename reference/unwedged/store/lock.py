@@ -1,8 +1,9 @@
 """The lease as one process instance uses it (P1, P2, P7 and P8).
 
-What the instance knows is a ``protocol.guard.Guard``, an immutable value. Every change of it is decided by a function
-of ``unwedged.protocol`` and takes place in ``LeaseLock._set_guard``, which never awaits. The database is accessed
-outside of it, and an answer counts only for the epoch for which it was requested. So a late answer does no harm.
+What the instance knows is a ``protocol.guard.Guard``, an immutable value. A function of ``unwedged.protocol`` decides
+every change of the guard, and ``LeaseLock._set_guard``, which never awaits, makes the change. The database is accessed
+outside of that method, and an answer counts only for the epoch for which it was requested. So a late answer does no
+harm.
 """
 
 from __future__ import annotations

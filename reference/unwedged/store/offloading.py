@@ -1,4 +1,4 @@
-"""Computing for many records apart from the event loop, which must continue because it renews the lease.
+"""Computing for many records outside the event loop, since the loop must go on: it renews the lease.
 
 For few records a thread does not pay: going there and back takes longer than the work.
 """

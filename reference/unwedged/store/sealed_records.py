@@ -1,4 +1,4 @@
-"""The boundary between plain records above and sealed rows below: above it there are no rows, below it no values."""
+"""The boundary between plain records and sealed rows: callers see only records, and the backend sees only rows."""
 
 from __future__ import annotations
 

@@ -264,7 +264,7 @@ class SqliteBackend:
         It writes so many ``rows``, whose values have ``size`` bytes in all.
 
         Before anything is written the file must be the one that was opened (P18.2), and before it is acknowledged its
-        log (P18.3): two questions instead of four, each of which takes as long as a statement.
+        log (P18.3): that is two calls of the system instead of four, each of which takes as long as a statement.
         """
         checkpoint_is_due = self._checkpoints.due_after(pages_of(rows, size))
 

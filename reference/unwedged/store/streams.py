@@ -76,7 +76,7 @@ class Inbox:
         self._has_news.set()
 
     async def take(self) -> Change[RecordName] | Lagged | None:
-        """Wait for the next change; after the last one, raise what ended them, or return ``None``."""
+        """Wait for the next change; after the last one, raise the error that ended them, or return ``None``."""
         self._owner_process.must_be_current()
         while not self.news:
             if self._failure is not None:
@@ -91,9 +91,9 @@ class Inbox:
 class Subscription(Generic[Key]):
     """The changes of one kind, to be iterated over; it ends when the store is closed.
 
-    If this process can never again learn what others commit, it ends with that error (``StoreReplaced``,
-    ``UnsupportedSchema``). A subscriber that does not keep up gets ``Lagged`` in place of what did not fit into the
-    buffer.
+    If this process can never again learn what others commit, the iteration ends with the error that says why
+    (``StoreReplaced``, ``UnsupportedSchema``). A subscriber that does not keep up gets ``Lagged`` in place of what did
+    not fit into the buffer.
     """
 
     __slots__ = ("_decode_key", "_inbox")

@@ -1,8 +1,8 @@
 """Operations: transactions and views, each on one snapshot under one epoch (P4 to P6).
 
 Callers get a ``Transaction`` or a ``View``. Only the store may end an operation (``end``, ``validate``, ``finish``): if
-a caller could commit it halfway, it would count twice. So each of the two has an ``Operation`` behind it, which the
-store made and keeps.
+a caller could commit it halfway, the operation would count twice. So the store makes and keeps an ``Operation`` for
+each ``Transaction`` and each ``View``.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Operation:
 
     @property
     def state(self) -> str:
-        """Say on what it began, and whether it has ended."""
+        """Say which snapshot it began on, and whether it has ended."""
         return f"epoch={self.epoch} version={self.snapshot.version}{' ended' if self.ended else ''}"
 
     @property
@@ -138,7 +138,7 @@ class Operation:
         await self.validate()
 
     def abandon(self, reason: StoreError) -> None:
-        """Stop it: it was abandoned."""
+        """Stop it, because it was abandoned."""
         self._doom = reason
 
     async def validate(self) -> None:
@@ -385,7 +385,9 @@ class TransactionOperation(Operation):
             raise LeaseLost("the lease was lost while its commit was made ready")
 
     async def _expected(self, writes: Mapping[RecordName, bytes | None]) -> _Outcome | None:
-        """Compute the effects of a large commit beforehand: afterwards they take one step, in which nothing else runs.
+        """Compute the effects of a large commit beforehand.
+
+        After the commit they are then applied in one step, in which nothing else runs.
 
         It forgets what views bring into the cache meanwhile, as any record may be forgotten at any time. If the cache
         has a limit, it will keep nothing that is written, and forgets slice by slice what it has of that now.
@@ -535,7 +537,7 @@ class Transaction:
 
     @property
     def version(self) -> Version:
-        """The version of the store that it reads. Of two that wrote something, the later one has the larger version."""
+        """The version of the store that it reads. Of two transactions that wrote, the later one has the larger version."""
         return self._operation.snapshot.version
 
     @property
