@@ -126,7 +126,7 @@ class KeyBackup:
         await self._store.run(keep)
 
     async def turn_off(self) -> None:
-        """Upload no more, and forget the decryption key. What is at the homeserver stays there."""
+        """Stop uploading, and forget the decryption key. What is at the homeserver stays there."""
         await self._store.run(backup.turn_off)
 
     async def download(self, room_id: str | None = None, session_id: str | None = None) -> BackupDownload:

@@ -32,7 +32,7 @@ class Stage(Enum):
     DRAINING = "draining"
     """Somebody waits: what runs may finish, nothing new begins (P8.7)."""
     EXPIRING = "expiring"
-    """Somebody has waited for too long: what runs may finish as long as the lease lasts, which is renewed no more."""
+    """Somebody has waited for too long: what runs may finish as long as the lease lasts. It is no longer renewed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ class Queue(Generic[Given]):
         return place
 
     def leave(self, place: asyncio.Future[Given]) -> None:
-        """Wait no more."""
+        """Stop waiting."""
         self._waiting.pop(place, None)
 
     def let_begin(self, given: Given) -> bool:

@@ -59,7 +59,7 @@ class Ledger:
         self._weights.clear()
 
     def excess(self) -> list[RecordName]:
-        """Count no more, and return, the records that were not used for longest, until the rest is within the limit."""
+        """Stop counting the records that were not used for longest, until the rest is within the limit; return them."""
         names = []
         while self.bytes > self.limit_bytes:
             name, weight = self._weights.popitem(last=False)

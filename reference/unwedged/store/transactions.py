@@ -537,7 +537,7 @@ class Transaction:
 
     @property
     def version(self) -> Version:
-        """The version of the store that it reads. Of two transactions that wrote, the later one has the larger version."""
+        """The version of the store that it reads. Of two transactions that wrote, the later has the larger one."""
         return self._operation.snapshot.version
 
     @property
