@@ -9,7 +9,7 @@ it, an operation begins before its first line, a version that nobody tells of wa
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Final, TypeAlias
@@ -28,7 +28,6 @@ from checking.explain.lines import (
     Release,
     Renew,
     Sync,
-    Truncate,
     Validate,
     Want,
 )
@@ -106,6 +105,7 @@ class _Merging:
         first += [line.version - 1 for line in self._commits] + [line.since for line in self._syncs]
         self._base_version = min(first, default=0)
         self._untold = self._untold_versions()
+        self._failed = self._failed_commits(line for line in lines if isinstance(line, CommitFails))
         self._values = self._numbered_values()
         self._of_epoch: dict[int, dict[str, list[Step]]] = defaultdict(lambda: defaultdict(list))
         self._slots: dict[str, str] = {}
@@ -157,24 +157,42 @@ class _Merging:
                     untold[version][record] = None
         return untold
 
+    def _failed_commits(self, failures: Iterable[CommitFails]) -> dict[int, CommitFails]:
+        """Return which commits, of those whose outcome is unknown, have made versions that nobody else tells of."""
+        made: dict[int, CommitFails] = {}
+        for failed in sorted(failures, key=lambda failed: failed.epoch):
+            version = failed.snapshot + 1
+            named = self._untold.get(version)
+            if failed.why == "unknown_outcome" and named is not None and named.keys() <= set(failed.records):
+                made[version] = failed
+        for version, failed in made.items():
+            self._untold[version] = dict.fromkeys(failed.records)
+        return made
+
+    def made_by(self, failed: CommitFails) -> bool:
+        """Say whether a commit whose outcome its process did not learn has been made."""
+        return self._failed.get(failed.snapshot + 1) is failed
+
     def _numbered_values(self) -> dict[str, dict[str, list[int]]]:
         """Number the values of each record by their digests: 0 before all commits, then one more with each."""
         numbers: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         counts: dict[str, int] = defaultdict(int)
-        untold = dict(self._untold)
-        for commit in self._commits:
-            for version in [one for one in untold if one < commit.version]:
-                for record in untold.pop(version):
+        told: dict[int, Commit | CommitFails] = {commit.version: commit for commit in self._commits} | self._failed
+        for version in sorted({*told, *self._untold}):
+            commit = told.get(version)
+            if commit is None:
+                for record in self._untold[version]:
                     counts[record] += 1
-            for place, record in enumerate(commit.records):
-                if counts[record] == 0 and place < len(commit.based_on):
-                    numbers[record][commit.based_on[place]].append(0)
+                continue
+            for record, based_on, made in zip(commit.records, commit.based_on, commit.made, strict=False):
+                if counts[record] == 0:
+                    numbers[record][based_on].append(0)
+                numbers[record][made].append(counts[record] + 1)
+            for record in commit.records:
                 counts[record] += 1
-                if place < len(commit.made):
-                    numbers[record][commit.made[place]].append(counts[record])
         return numbers
 
-    def bases(self, commit: Commit) -> dict[str, int]:
+    def bases(self, commit: Commit | CommitFails) -> dict[str, int]:
         """Return of which value each update was computed. Equal values count as the newest of them."""
         if len(commit.based_on) != len(commit.records):
             return dict.fromkeys(commit.records, UNTOLD)
@@ -183,10 +201,11 @@ class _Merging:
             for record, digest in zip(commit.records, commit.based_on, strict=True)
         }
 
-    def _newest(self, record: str, digest: str, commit: Commit) -> int:
+    def _newest(self, record: str, digest: str, commit: Commit | CommitFails) -> int:
         numbers = self._values[record].get(digest, [])
-        before = sum(record in other.records for other in self._commits if other.version < commit.version)
-        before += sum(record in written for version, written in self._untold.items() if version < commit.version)
+        version = commit.version if isinstance(commit, Commit) else commit.snapshot + 1
+        before = sum(record in other.records for other in self._commits if other.version < version)
+        before += sum(record in written for untold, written in self._untold.items() if untold < version)
         return max((number for number in numbers if number <= before), default=NEVER_SEEN)
 
     def reached(self, commit: Commit) -> int:
@@ -208,6 +227,8 @@ class _Merging:
     def _place_untold(self) -> None:
         """Put in the commits that nobody tells of: at the end of the last epoch before anybody saw them."""
         for version, records in self._untold.items():
+            if version in self._failed:
+                continue
             seen = min((sync.epoch for sync in self._syncs if sync.version >= version), default=None)
             later = [commit.epoch for commit in self._commits if commit.version > version]
             seen = min([*([seen] if seen is not None else []), *later])
@@ -268,6 +289,8 @@ class _Instance:
         self._operations = self._of_lines()
         self._bucket = next((found.line.epoch for found in lines if isinstance(found.line, Acquire | Want)), 0)
         self._not_before = 0
+        self._unfinished: list[str] = []
+        """Operations that have committed without learning of it."""
 
     def _of_lines(self) -> dict[int, _Operation]:
         """Return the operations, each with a place that no other one has at the same time."""
@@ -339,6 +362,8 @@ class _Instance:
                 self._put("want", found, line.epoch, local=True)
             case Sync():
                 versions = {"since": merging.version(line.since), "version": merging.version(line.version)}
+                # When the log was cut is of no importance before a sync has met that.
+                self._put("truncate", found, line.epoch, {"floor": merging.version(line.floor)})
                 what: dict[str, Fact] = {"dropped": tuple(line.dropped), "flushed": line.floor > line.since}
                 self._put("sync", found, line.epoch, {**what, **versions})
             case Renew():
@@ -347,6 +372,9 @@ class _Instance:
                 self._put("lose_guard", found, merging.after(line.epoch), local=True)
             case LoseGuard():
                 self._put("end_guard", found, line.epoch, local=True)
+                for slot in self._unfinished:
+                    self._put("finish", found, line.epoch, {"o": slot}, local=True)
+                self._unfinished.clear()
             case Release():
                 self._put("release", found, line.epoch)
             case Load():
@@ -363,6 +391,13 @@ class _Instance:
                 self._put("finish", found, under, facts, local=True)
             case CommitFails(why="fenced") | Lose(why="fenced"):
                 self._put("lose", found, merging.after(line.epoch), facts, local=True)
+            case CommitFails() if merging.made_by(line):
+                facts |= {"snapshot": merging.version(line.snapshot)}
+                facts |= {"records": tuple(line.records), "basis": merging.bases(line)}
+                self._put("look", found, line.epoch, facts)
+                made = {"version": merging.version(line.snapshot + 1), "released": False}
+                self._put("commit", found, line.epoch, {**facts, **made})
+                self._unfinished.append(str(facts["o"]))
             case CommitFails() | Lose():
                 self._put("abort", found, line.epoch, facts, local=True)
             case Outdated():
@@ -370,8 +405,6 @@ class _Instance:
             case Validate():
                 self._put("validate", found, line.epoch, {**facts, "failed": line.failure is not None})
                 self._put("finish", found, line.epoch, facts, local=True)
-            case Truncate():
-                self._put("truncate", found, self._bucket, {"floor": merging.version(line.floor)}, local=True)
             case _:
                 pass
 
