@@ -15,15 +15,19 @@ from typing import Final
 
 import pytest
 
+from chaos import worker
+from chaos.faults import Fault
+from chaos.stage import LABELS, stage
 from checking import command
 from checking.command import OK, app
 from checking.errors import CheckError
-from checking.explain.forensics import Finding, Name, UnknownMessage, Verdict, examine
-from checking.explain.history import histories
+from checking.explain.forensics import SOUND, Finding, Name, UnknownMessage, Verdict, examine
+from checking.explain.history import History, histories
+from checking.explain.lines import DecryptMegolm
 from checking.explain.reading import NoTrace, read_all
 from checking.explain.reasons import Certainty
 from checking.machine_replay.client import Client
-from checking.machine_replay.homeserver import Json
+from checking.machine_replay.homeserver import Device, Json
 from checking.replay.substitutions import Substitution, substituted
 from tests.machine.scene import ALICE, BOB, KEY, MEGOLM, ROOM, Scene, scene
 from tests.store.stores import Recorder
@@ -300,8 +304,8 @@ async def test_a_write_without_a_reading_is_not_stale(tmp_path: Path) -> None:
         async def write(transaction: Transaction) -> None:
             transaction.put(SYNC, "classic:other", str(transaction.version))
 
-        for _ in range(2):
-            await case.on.app.machine._store.run(write)
+        for process in (case.on.app, case.on.extension):
+            await process.machine._store.run(write)
         event = await case.on.app.say(ROOM, "hello")
         await case.on.bob.sync()
         await case.on.bob.read(ROOM, event)
@@ -622,6 +626,60 @@ async def test_what_is_sound_is_not_blamed(tmp_path: Path) -> None:
         finding = case.explain(case.name(events[0]), where=lambda line: line["instance"] != missing)
         assert finding.unknown
         assert not [write for store in finding.stores for write in store.stale_writes]
+
+
+def of_phone(folder: Path) -> tuple[History, ...]:
+    """Read the traces of the phone's processes; its peer has none."""
+    return histories(read_all(folder / f"{label}.ndjson" for label in LABELS))
+
+
+def every_message(stores: Iterable[History]) -> set[Name]:
+    """Return the room messages that somebody tried to decrypt."""
+    return {
+        Name(frozenset({line.session}), line.index)
+        for store in stores
+        for _, line in store.of(DecryptMegolm)
+        if line.session is not None and line.index is not None
+    }
+
+
+async def test_faults_that_real_processes_survive_are_not_blamed(tmp_path: Path) -> None:
+    async with stage(tmp_path, seed=15) as on:
+        for fault in (Fault.KILL, Fault.LOSE_ANSWERS, Fault.SUSPEND, None):
+            await on.round(fault)
+        await on.settle()
+        await on.check()
+    assert on.losses == []
+    stores = of_phone(tmp_path)
+    messages = every_message(stores)
+    assert len(messages) > 3
+    for message in messages:
+        finding = examine(stores, message)
+        assert finding.verdict in SOUND, "\n".join([finding.summary, *finding.details()])
+    assert not [write for store in stores for write in store.stale_writes]
+
+
+async def test_a_key_that_the_homeserver_loses_for_real_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with stage(tmp_path, seed=15) as on:
+        request = on.homeserver.request
+
+        def forgetful(device: Device, method: str, path: str, body: Json | None = None) -> tuple[int, Json]:
+            return (200, {}) if "sendToDevice" in path else request(device, method, path, body)
+
+        monkeypatch.setattr(on.homeserver, "request", forgetful)
+        await on.bob.machine.discard_room_key(worker.ROOM)
+        await on.bob.say(worker.ROOM, "hello")
+        for _ in range(2):
+            await on.round(None)
+        await on.check()
+    stores = of_phone(tmp_path)
+    findings = [examine(stores, message) for message in every_message(stores)]
+    unread = [finding for finding in findings if finding.verdict not in SOUND]
+    assert unread
+    for finding in unread:
+        must_be(finding, Verdict.NOT_OURS, LIKELY, "the key never arrived", "the traces of the sender are missing")
 
 
 async def test_the_readme_shows_what_the_command_prints(
