@@ -35,7 +35,7 @@ class Admission:
 
     def __init__(self) -> None:
         self.operations: set[Running] = set()
-        """Those that have begun. (An operation that was admitted is among them once its own task continues.)"""
+        """The operations that have begun. (One that was admitted is among them once its own task continues.)"""
         self.running = 0
         """How many were admitted and have not ended."""
         self._writing = False
@@ -90,7 +90,7 @@ class Queue(Generic[Given]):
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[asyncio.Future[Given], None] = OrderedDict()
-        """In order. A caller that is cancelled leaves without a search."""
+        """In the order in which they came. A caller that is cancelled leaves without a search."""
 
     def __len__(self) -> int:
         return len(self._waiting)

@@ -34,7 +34,7 @@ class Connections:
     on_loop: Connection
     files: Files
     identity: bytes
-    """The store's."""
+    """The store's own random identity."""
 
 
 async def open_connections(path: Path, file: Identity, expected: Expectations) -> Connections:

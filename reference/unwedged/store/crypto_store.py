@@ -85,15 +85,15 @@ LIBRARY = f"unwedged {unwedged.__version__}"
 """What a trace names as its source."""
 
 MOST_ATTEMPTS = 5
-"""How often ``run`` tries. A process loses the lease only if it stands still for longer than the lease lasts. If that
-happens five times in a row, the caller should know."""
+"""How often ``run`` tries. A process loses the lease if it stands still for longer than the lease lasts, or if its
+operation does not end. If that happens five times in a row, the caller should know."""
 
 LISTEN_EVERY_MS = Milliseconds(250)
 """How often a process that does not hold the lease looks for changes that others made, if it has subscribers. A person
 hardly notices so short a delay, and a look is one indexed read."""
 
 KEPT_VERSIONS = 10_000
-"""How many versions the change log reaches back, at least. A process that slept through more versions reloads what it
+"""How many versions the change log reaches back, at least. A process that has missed more versions reloads what it
 needs."""
 
 TRUNCATE_EVERY_VERSIONS = 1_000
@@ -110,7 +110,7 @@ class Statistics:
     state: str
     """``paused``, ``closed``, or the guard's stage: ``none``, ``syncing``, ``held``, ``draining`` or ``expiring``."""
     epoch: Epoch
-    """That of the guard; 0 where there is none."""
+    """The epoch of the guard; 0 if there is no guard."""
     version: Version
     """The version that the cache is a partial copy of."""
     cached_records: int
@@ -126,7 +126,7 @@ class Statistics:
     """Operations run again by ``run`` and ``query``, each time counted."""
     leases_acquired: int
     leases_lost: int
-    """Guards that ended otherwise than by a release."""
+    """Guards that ended in another way than by a release."""
     invalidations: int
     """Syncs that found the cache out of date."""
     records_dropped: int
@@ -157,9 +157,10 @@ class _OperationScope:
 
 
 _SCOPE: ContextVar[_OperationScope | None] = ContextVar("scope", default=None)
-"""What the code that runs is inside of (P11.3). A task inherits this from the code that makes it: if such a task began
-an operation, and were awaited, each would wait for the other; and nobody knows whether it will be awaited. It may begin
-one as soon as the operation that it was made in has ended, since that is noted in the object both share."""
+"""The operation that the running code is inside of (P11.3). A task inherits it from the code that makes the task. If
+such a task began an operation, and its maker awaited the task, each would wait for the other; and nobody knows whether
+it will be awaited. The task may begin an operation as soon as the one that it was made in has ended: the scope object,
+which both share, says so."""
 
 
 class _Block(AbstractAsyncContextManager[Facade], Generic[AnyOperation, Facade]):

@@ -15,7 +15,7 @@ OLDEST_RELEASE: Final = (3, 37, 0)
 _FIRST_WITH_RACE: Final = (3, 7, 0)
 _FIRST_WITHOUT_RACE: Final = (3, 51, 3)
 _ALSO_FIXED_FROM: Final = ((3, 44, 6), (3, 50, 7))
-"""Releases of older lines that fix it as well, as all later ones of the same line do."""
+"""The first releases of older lines that fix it as well. All later releases of the same line do so too."""
 
 
 def must_be_supported(release: Release = sqlite3.sqlite_version_info) -> None:

@@ -23,8 +23,8 @@ class Existence(Enum):
     EXISTING = "existing"
     """It must be there already: nothing is ever made."""
     NEW = "new"
-    """It must not be there yet. Of several that try to make it, one succeeds. A store that nobody could ever use, since
-    the process that made it ended before it had a key, is not there yet."""
+    """It must not be there yet. Of several processes that try to make it, one succeeds. If the process that made a
+    store ended before the store had a key, nobody could ever use the store. So it counts as not there."""
 
 
 @dataclass(frozen=True, slots=True)

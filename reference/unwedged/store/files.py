@@ -29,7 +29,7 @@ Identity: TypeAlias = tuple[int, int]
 
 
 JOURNAL: Final = bytes.fromhex("d9d505f920a163d7")
-"""What a rollback journal of SQLite's begins with; bytes 16 to 20 are how many pages the database had before."""
+"""The first bytes of a rollback journal of SQLite. Its bytes 16 to 19 say how many pages the database had before."""
 
 _held: Counter[tuple[int, Identity]] = Counter()
 """How often each process has opened each file: this one, and those that it was forked from."""

@@ -35,7 +35,7 @@ class Ledger:
         self.limit_bytes = limit_bytes
         self.bytes = 0
         self.records_forgotten = 0
-        """How many records had to go so far."""
+        """How many records were dropped so far because of the limit."""
         self._weights: OrderedDict[RecordName, int] = OrderedDict()
 
     def count(self, name: RecordName, value: bytes | None, *, live: bool) -> None:

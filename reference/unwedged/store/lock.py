@@ -282,7 +282,7 @@ class LeaseLock:
     def lost(self, epoch: Epoch, why: str = "fenced") -> None:
         """Note that the guard of ``epoch`` is dead; the trace gets the reason."""
         before = self.guard
-        self._set_guard(rules.lost(before, epoch))  # first: what is said of it may fail
+        self._set_guard(rules.lost(before, epoch))  # first: the trace and the log may fail
         if before.epoch == epoch and before != NO_GUARD:
             self.leases_lost += 1
             if self._trace is not None:
@@ -415,7 +415,7 @@ class LeaseLock:
         """Stop renewing if somebody has waited for too long and the code of an operation still runs."""
         now, epoch = self._now(), self.guard.epoch
         running = [operation for operation in self.guarded.admission.operations if not operation.ended]
-        self._draining_since = min(self._draining_since, now)  # After a clock was put back, they get their time anew.
+        self._draining_since = min(self._draining_since, now)  # After the clock was set back, the time counts anew.
         if not running or now - self._draining_since <= self.times.overdue_after_ms:
             return
         expiring = rules.overdue(self.guard, epoch)

@@ -24,7 +24,7 @@ again."""
 
 PAUSE_DIVISOR_IF_NEXT = 12
 """For the process whose turn is next: the bound of its pause is the time for which it has paused already, or paused in
-the previous turn, divided by this. So its wait is at most by such a part longer than necessary."""
+the previous turn, divided by this. So its wait is longer than necessary by at most such a fraction."""
 
 PAUSE_DIVISOR = 4
 """The same for each other process: it looks less often, and leaves the processor to the holder."""
