@@ -24,7 +24,11 @@ EVENTS: Final[dict[str, tuple[str, Callable[[Guard, Epoch], Guard]]]] = {
         lambda g, e: rules.waiter_noted(g, e, wanted=True),
     ),
     "overdue": ("running operations are overdue", rules.overdue),
-    "lost": ("the lease is released or lost, or the sync fails", rules.lost),
+    "lost": (
+        "the lease is released, lost or given up; the sync fails; a commit's outcome is unknown; the files or the schema "
+        "were replaced",
+        rules.lost,
+    ),
 }
 """What happens to a guard, by the function that decides what becomes of it. A lease is acquired without one."""
 
