@@ -25,8 +25,10 @@ EVENTS: Final[dict[str, tuple[str, Callable[[Guard, Epoch], Guard]]]] = {
     ),
     "overdue": ("running operations are overdue", rules.overdue),
     "lost": (
-        "the lease is released, lost or given up; the sync fails; a commit's outcome is unknown; the files or the "
-        "schema were replaced",
+        (
+            "the lease is released, lost or given up; the sync fails; a commit's outcome is unknown; the files or the "
+            "schema were replaced"
+        ),
         rules.lost,
     ),
 }
