@@ -175,7 +175,7 @@ def show_trace(console: Console, result: Result) -> None:
 
 def show_drawing(console: Console, drawing: Drawing) -> None:
     """Show a sequence diagram; the last line says what is wrong."""
-    *steps, ending = lifelines_of(drawing).splitlines()
+    *steps, ending = lifelines_of(drawing, console.width).splitlines()
     console.print()
     for line in steps:
         console.print(Text(line))

@@ -46,7 +46,14 @@ class Explanation:
         known = await states(toolbox, self.merged, self.validation, specifications, places)
         frames = [
             Frame("Before the first step", known.get(0)),
-            *(Frame(f"{scene.drawn.actor} {scene.drawn.action}", known.get(scene.taken)) for scene in shown),
+            *(
+                Frame(
+                    f"{scene.drawn.actor} {scene.drawn.action}",
+                    known.get(scene.taken),
+                    impossible=scene.taken > self.validation.followed,
+                )
+                for scene in shown
+            ),
         ]
         verdict = "accepted" if self.accepted else "rejected"
         title = f"Traces of the store {self.logs.store}: {verdict}"

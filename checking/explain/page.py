@@ -45,12 +45,17 @@ class Frame:
 
     name: str
     state: State | None
-    """``None`` if there is none, because the step is impossible, or if it is not known."""
+    """``None`` if it is not known, or if there is none."""
+    impossible: bool = False
+    """Whether the step can't happen, so that no state comes after it."""
 
 
 def page(title: str, said: str, drawing: Drawing, frames: Sequence[Frame]) -> str:
     """Return the page. The first frame is what is before the first step of the drawing."""
-    shown = [{"name": frame.name, "rows": rows} for frame, rows in zip(frames, _all_rows(frames), strict=True)]
+    shown = [
+        {"name": frame.name, "impossible": frame.impossible, "rows": rows}
+        for frame, rows in zip(frames, _all_rows(frames), strict=True)
+    ]
     return Template(_TEMPLATE).substitute(
         hash=b64encode(sha256(_SCRIPT.encode()).digest()).decode(),
         title=escape(title),

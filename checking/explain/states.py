@@ -26,7 +26,8 @@ Busy == {{o \\in Operations \\ {{"{no_operation}"}} : op[o].stage # "idle"}}
 Shown ==
     [at |-> at,
      lease |-> [lease EXCEPT !.epoch = @ + {epoch}],
-     store |-> [version |-> Version + {version}, floor |-> floor + {version}],
+     store |-> IF floor = 0 THEN [version |-> Version + {version}]
+              ELSE [version |-> Version + {version}, floor |-> floor + {version}],
      guard |-> [p \\in Everybody |->
         IF guard[p].stage = "none" THEN [stage |-> "none"]
         ELSE [stage |-> guard[p].stage, epoch |-> guard[p].epoch + {epoch}]],

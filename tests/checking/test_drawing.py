@@ -75,7 +75,7 @@ def test_an_impossible_commit_is_drawn_with_all_that_it_depends_on(merged: Merge
 def test_processes_have_lifelines_and_the_lease_and_the_store_stand_between_them(merged: Merged) -> None:
     drawing = drawing_of(merged, scenes(merged, LATE), "impossible")
     assert drawing.actors == ("P1", "lease", "store", "P2")
-    text = lifelines_of(drawing)
+    text = lifelines_of(drawing, 120)
     assert "◀─────●    operation P2/1 commits version 5" in text
     assert text.endswith("     impossible\n")
 
@@ -86,7 +86,7 @@ def test_nothing_in_a_trace_can_control_a_terminal(merged: Merged) -> None:
         for step in merged.steps
     ]
     hostile = replace(merged, steps=steps)
-    text = lifelines_of(drawing_of(hostile, scenes(hostile, LATE), "\x1b[31m"))
+    text = lifelines_of(drawing_of(hostile, scenes(hostile, LATE), "\x1b[31m"), 120)
     assert "\\x1b[2Jtrace" in text
     assert all(line.isprintable() for line in text.splitlines())
 

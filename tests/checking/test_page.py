@@ -13,6 +13,7 @@ import pytest
 from checking import command
 from checking.errors import CheckError
 from checking.explain import explanation as explained
+from checking.explain import validation
 from checking.explain.drawing import scenes
 from checking.explain.page import GONE, NEW, Frame, Row, differing, page
 from checking.tlc.toolbox import Toolbox
@@ -42,6 +43,12 @@ def frames_in(text: str) -> list[dict[str, object]]:
     return frames
 
 
+def rows_of(frame: dict[str, object]) -> list[list[str]]:
+    rows = frame["rows"]
+    assert isinstance(rows, list)
+    return rows
+
+
 def test_what_differs_from_the_state_before_is_marked() -> None:
     before: State = {"lease": record(epoch=1, holder="P1"), "guard": record(P1="held")}
     after: State = {"lease": record(epoch=2, holder="P1"), "guard": record(P2="taken")}
@@ -58,7 +65,7 @@ def test_nothing_differs_from_a_state_that_is_not_known() -> None:
     assert differing(None, state) == (Row("heard", "1 version", "1"), Row("heard", "2 version", "2"))
 
 
-def test_an_impossible_step_has_no_state() -> None:
+def test_a_step_may_have_no_state() -> None:
     frames = [Frame("before", {"floor": 0}), Frame("commits", None)]
     assert [frame["rows"] for frame in frames_in(page("t", "s", DRAWING, frames))] == [[["floor", "", "0", ""]], None]
 
@@ -70,7 +77,30 @@ def test_nothing_that_is_shown_can_become_markup() -> None:
     harmless = page("t", "s", Sequence("t", ("a",), (Step("a", "b", "", ("c",)),), "e"), [Frame("n", {"v": 0})])
     tags = Tags(hostile).found
     assert [tag for tag in tags if tag != "text"] == [tag for tag in Tags(harmless).found if tag != "text"]
-    assert frames_in(hostile) == [{"name": evil, "rows": [[evil, evil, evil, ""]]}]
+    assert frames_in(hostile) == [{"name": evil, "impossible": False, "rows": [[evil, evil, evil, ""]]}]
+
+
+async def test_a_part_of_a_long_trace_is_shown_with_the_store_s_own_numbers(
+    tmp_path: Path, toolbox: Toolbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validation, "STEPS_IN_A_PART", 12)
+    lines = await recorded(tmp_path)
+    unfenced(lines)
+    path = written(tmp_path, lines)
+    explanation = await explained.explain(toolbox, (path,), None, SPECIFICATIONS)
+    assert explanation.validation.parts == 2
+    frames = frames_in(await explanation.page(toolbox, SPECIFICATIONS))
+    known = [frame for frame in frames if frame["rows"]]
+    assert all(frame["rows"] is None for frame in frames[: frames.index(known[0])])
+    assert ["store", "version", "2", ""] in rows_of(known[0])
+    assert rows_of(known[-1])[:6] == [
+        ["lease", "epoch", "3", ""],
+        ["lease", "holder", "P1", ""],
+        ["lease", "left", "1", ""],
+        ["lease", "wanted", "FALSE", ""],
+        ["store", "version", "4", "was 3"],
+        ["guard", "P1 epoch", "3", ""],
+    ]
 
 
 async def test_states_are_those_that_tlc_has_between_the_steps(tmp_path: Path, toolbox: Toolbox) -> None:
@@ -82,14 +112,13 @@ async def test_states_are_those_that_tlc_has_between_the_steps(tmp_path: Path, t
     assert len(frames) == len(shown) + 1
     *_, commit, impossible = frames
     assert commit["name"] == "P1 operation P1/1 commits version 4 from version 3, under epoch 3"
-    rows = commit["rows"]
-    assert isinstance(rows, list)
+    rows = rows_of(commit)
     assert ["store", "version", "4", "was 3"] in rows
     [cached] = [row for row in rows if row[0] == "cache" and row[1].startswith("P1 records counter/")]
     assert cached[2:] == ["4", "was 3"]
     assert ["lease", "holder", "P1", ""] in rows
     assert ["operation", "P2/1 under", "2", ""] in rows
-    assert impossible["rows"] is None
+    assert (impossible["rows"], impossible["impossible"], commit["impossible"]) == (None, True, False)
 
 
 def test_the_states_of_a_counterexample_are_shown_between_the_steps_of_its_drawing(tmp_path: Path) -> None:
@@ -102,8 +131,7 @@ def test_the_states_of_a_counterexample_are_shown_between_the_steps_of_its_drawi
     assert first["name"] == "The initial state"
     assert last["name"] == "p1 syncs its cache"
     assert len(frames_in(text)) == text.count('class="number"') + 1
-    rows = last["rows"]
-    assert isinstance(rows, list)
+    rows = rows_of(last)
     assert ["cache", "p1 version", "1", "was 0"] in rows
     assert ["cache", "p1 records r1", "0", ""] in rows
 

@@ -61,14 +61,16 @@ LIFELINES = """\
 
 
 def test_an_arrow_goes_from_one_lifeline_to_another_with_the_words_beside_it() -> None:
-    assert lifelines_of(SEQUENCE) == LIFELINES
+    assert lifelines_of(SEQUENCE, 120) == LIFELINES
 
 
-def test_lifelines_go_on_beside_a_long_action() -> None:
-    lines = lifelines_of(Sequence("t", ("app", "store"), (Step("app", "word " * 60, "store"),), "end")).splitlines()
-    assert len(lines) == 5
-    assert all("│      │" in line for line in lines[2:4])
-    assert max(map(len, lines)) <= 120
+@pytest.mark.parametrize(("columns", "lines_of_words"), [(120, 3), (80, 5)])
+def test_lifelines_go_on_beside_a_long_action(columns: int, lines_of_words: int) -> None:
+    long = Sequence("t", ("app", "store"), (Step("app", "word " * 60, "store"),), "end")
+    _, *lines, _ = lifelines_of(long, columns).splitlines()
+    assert len(lines) == lines_of_words
+    assert all("│      │" in line for line in lines[1:])
+    assert max(map(len, lines)) <= columns
 
 
 def drawn(sequence: Sequence) -> ET.Element:

@@ -58,8 +58,8 @@ def text_of(sequence: Sequence) -> str:
     return "\n".join((*lines, f"{'':5}{sequence.ending}", ""))
 
 
-def lifelines_of(sequence: Sequence) -> str:
-    """Return lifelines beside what happens: the steps of ``text_of``, for where a picture can't be shown."""
+def lifelines_of(sequence: Sequence, columns: int) -> str:
+    """Return lifelines beside what happens: the steps of ``text_of``, for a terminal with so many columns."""
     ends = list(accumulate(len(name) + 3 for name in sequence.actors))
     places = {name: end - 2 - len(name) // 2 for name, end in zip(sequence.actors, ends, strict=True)}
     indent = " " * 5
@@ -67,7 +67,7 @@ def lifelines_of(sequence: Sequence) -> str:
     idle = _lifelines(places, ends[-1])
     lines = [(indent + heads).rstrip()]
     for number, step in enumerate(sequence.steps, 1):
-        words = textwrap.wrap(step.action, _TEXT_WIDTH - ends[-1] - len(indent))
+        words = textwrap.wrap(step.action, max(_FEWEST_LETTERS, columns - ends[-1] - len(indent) - 2))
         lines.append(f"{number:3}  {_lifelines(places, ends[-1], step)}  {words[0]}")
         lines += [f"{indent}{idle}  {rest}" for rest in words[1:]]
         lines += [f"{indent}{idle}    {note}" for note in step.note]
@@ -90,6 +90,8 @@ def _lifelines(places: dict[str, int], width: int, step: Step | None = None) -> 
 
 
 _TEXT_WIDTH: Final = 120
+_FEWEST_LETTERS: Final = 20
+"""In a line beside lifelines, however narrow the terminal is."""
 
 _COLUMN: Final = 250
 _GUTTER: Final = 34
