@@ -17,10 +17,11 @@ from checking.conformance.cases import Case, Unexpected, Vectors, must_be_unique
 from checking.conformance.sealing import NONCE, OTHER_STORE, SECRET_KEY, STORE, STORE_KEY, header_of, random_bytes
 from unwedged.protocol.identifiers import Version
 from unwedged.store import Codec, CryptoStore, Existence, RecordKind, StoreError, StoreMark, TamperedRecord, View
+from unwedged.store.files import JOURNAL
 from unwedged.store.schema import APPLICATION_ID, MIGRATIONS
 from unwedged.store.sealer import RandomKey, Sealer
 
-FORMAT: Final = "unwedged-files-1"
+FORMAT: Final = "unwedged-files-2"
 
 KIND: Final = RecordKind("olm_session", Codec(bytes, bytes), Codec(bytes, bytes))
 KEYS: Final = (b"first", b"second")
@@ -48,7 +49,7 @@ class FileCase(Case, frozen=True, kw_only=True):
     script: list[str]
     """The SQL that makes the file, on a database that is empty; no statement: there is no file."""
     beside: dict[str, str] = {}
-    """Other files: what their name ends in, after that of the store, and their bytes in hexadecimal."""
+    """Files that are no work of SQLite's: what their name ends in, after the store's, and their bytes in hexadecimal."""
     secret_key: str
     expected: Literal["any", "existing", "new"] = "any"
     """What the application says of the store: that it must be there, or must not."""
@@ -85,6 +86,8 @@ def _content(path: Path) -> list[str] | None:
     """Return what a file says, whatever its journal mode; ``None`` where there is none."""
     if not path.exists():
         return None
+    if not path.read_bytes().startswith(b"SQLite format 3"):
+        return [path.read_bytes().hex()]
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         pragmas = [str(connection.execute(f"PRAGMA {name}").fetchall()) for name in ("application_id", "user_version")]
         return [*pragmas, *connection.iterdump()]
@@ -196,6 +199,29 @@ def _cases() -> Iterator[FileCase]:
                 mark=Mark(identity, 0), bug="identity-where-none-was-expected")  # fmt: skip
     yield _case("remains", "a log beside a file that is missing is what is left of a store", "P17.2", [], "NotAStore",
                 beside={"-wal": bytes(64).hex()}, bug="identity-where-none-was-expected")  # fmt: skip
+    yield _case("nothing-and-new", "a store is made where none must be", "P17.7", [], expected="new")
+    journal = JOURNAL.hex() + bytes(8).hex()
+    yield _case("remains-of-a-journal", "a journal of a database that had pages is what is left of a store", "P17.2", [], "NotAStore",
+                beside={"-journal": journal + "00000002"}, bug="identity-where-none-was-expected")  # fmt: skip
+    yield _case("journal-of-nothing", "a journal of a database that had no pages is what is left of nothing", "P17.2", [],
+                beside={"-journal": journal + "00000000"})  # fmt: skip
+    yield _case("empty-file", "an empty file becomes a store", "P17.3", [], beside={"": ""})
+    yield _case("empty-file-expected", "an empty file is no store", "P17.3", [], "StoreMissing", beside={"": ""},
+                expected="existing", bug="identity-where-none-was-expected")  # fmt: skip
+    yield _case("empty-file-remains", "a log beside an empty file is what is left of a store", "P17.2", [], "NotAStore",
+                beside={"": "", "-wal": bytes(64).hex()}, bug="identity-where-none-was-expected")  # fmt: skip
+    yield _case(
+        "garbage", "a file that is no database", "P17.4", [], "NotAStore", beside={"": b"no database, ".hex() * 100}
+    )
+    yield _case(
+        "no-header", "a store that does not say which one it is", "P17.5", [*used, "DELETE FROM header"], "NotAStore"
+    )
+    yield _case(
+        "no-state", "a store that does not say in what state it is", "P17.5", [*used, "DELETE FROM state"], "NotAStore"
+    )
+    yield _case("schema-0", "a file of no schema version that has tables", "P13.3", _made(schema=0), "NotAStore")
+    yield _case("foreign-and-newer", "the application's number is looked at first", "P17.4",
+                _made(schema=len(MIGRATIONS) + 1, application=1), "NotAStore")  # fmt: skip
     yield _case("empty-store", "a store with a key, and without records", "P17.8", _made())
     yield _case("store-without-a-key", "the process that made it ended before it had a key: nobody has used it", "P17.7",
                 _made(sealed=False))  # fmt: skip
@@ -230,5 +256,7 @@ def _cases() -> Iterator[FileCase]:
                 [*used, "UPDATE record SET value = (SELECT max(value) FROM record)"])  # fmt: skip
     yield _case("key-damaged", "a row whose key does not authenticate is no record", "P22.2",
                 [*used, f"UPDATE record SET key = {_blob(flipped)} WHERE key = {_blob(hidden)}"])  # fmt: skip
+    yield _case("held-by-the-largest", "the holder has the largest number that there is", "P17.8",
+                [*used, f"UPDATE state SET epoch = 1, holder = {2**63 - 1}, label = 'app', expires = 1"])  # fmt: skip
     yield _case("held", "a process holds the lease: opening takes it from nobody", "P17.8",
                 [*used, "UPDATE state SET epoch = 1, holder = 11, label = 'app', expires = 9999999999999"])  # fmt: skip

@@ -12,10 +12,11 @@ import msgspec
 
 from checking.conformance.cases import Case, Unexpected, Vectors, must_be_unique
 from unwedged.store import sealer as module
-from unwedged.store.errors import NotAStore, TamperedRecord, WrongKey, WrongPassphrase
-from unwedged.store.sealer import Cost, Passphrase, RandomKey, Sealer, Secret
+from unwedged.store.errors import InvalidArgument, NotAStore, TamperedRecord, WrongKey, WrongPassphrase
+from unwedged.store.records import Codec, RecordKind
+from unwedged.store.sealer import Cost, Passphrase, RandomKey, Sealer, Secret, secret_of
 
-FORMAT: Final = "unwedged-sealing-1"
+FORMAT: Final = "unwedged-sealing-2"
 
 STORE: Final = bytes(range(16))
 OTHER_STORE: Final = bytes(range(1, 17))
@@ -83,7 +84,13 @@ class Unlock(Case, tag_field="call", tag="unlock", frozen=True, kw_only=True):
     store_key: str | None = None
 
 
-SealingCase: TypeAlias = Hide | Reveal | Seal | Open | Unlock
+class Declare(Case, tag_field="call", tag="declare", frozen=True, kw_only=True):
+    """A kind of records is declared. There is no result."""
+
+    kind: str
+
+
+SealingCase: TypeAlias = Hide | Reveal | Seal | Open | Unlock | Declare
 
 
 def run(case: SealingCase) -> SealingCase:
@@ -92,15 +99,17 @@ def run(case: SealingCase) -> SealingCase:
     error: str | None = None
     try:
         answer = _called(case).hex()
-    except (NotAStore, TamperedRecord, WrongKey, WrongPassphrase) as refusal:
+    except (InvalidArgument, NotAStore, TamperedRecord, WrongKey, WrongPassphrase) as refusal:
         error = type(refusal).__name__
+    if isinstance(case, Declare):
+        return msgspec.structs.replace(case, valid=error is None, error=error)
     name = {Hide: "hidden", Reveal: "key", Seal: "sealed", Open: "value", Unlock: "store_key"}[type(case)]
     return msgspec.structs.replace(case, **{name: answer, "valid": error is None, "error": error})
 
 
 def make() -> Vectors[SealingCase]:
     """Make all cases."""
-    cases = [*_names(), *_values(), *_headers()]
+    cases = [*_names(), *_values(), *_headers(), *_secrets(), *_kinds()]
     must_be_unique([case.id for case in cases])
     made = [run(case) for case in cases]
     for meant, case in zip(cases, made, strict=True):
@@ -122,6 +131,9 @@ def _called(case: SealingCase) -> bytes:
         case Open():
             sealer = _sealer(case.store, case.store_key)
             return sealer.open(case.kind, bytes.fromhex(case.key), bytes.fromhex(case.sealed))
+        case Declare():
+            RecordKind(case.kind, Codec(bytes, bytes), Codec(bytes, bytes))
+            return b""
         case Unlock():
             return Sealer.unlock(_secret(case), bytes.fromhex(case.store), bytes.fromhex(case.header))._key
 
@@ -131,10 +143,7 @@ def _sealer(store: str, store_key: str) -> Sealer:
 
 
 def _secret(case: Unlock) -> Secret:
-    if case.secret_key is not None:
-        return RandomKey(bytes.fromhex(case.secret_key))
-    assert case.passphrase is not None
-    return Passphrase(case.passphrase)
+    return secret_of(case.passphrase, None if case.secret_key is None else bytes.fromhex(case.secret_key))
 
 
 @contextmanager
@@ -197,6 +206,17 @@ def _names() -> Iterator[SealingCase]:
         yield Reveal(
             id=f"reveal-cut-to-{length}", shows="a hidden key that was cut off does not authenticate",
             clause="P22.2", valid=False, error="TamperedRecord", **_NAMED, hidden=hidden[:length].hex(),
+        )  # fmt: skip
+    names = _sealer(STORE.hex(), STORE_KEY.hex())._names
+    unpadded = {
+        "nothing": b"", "zeros": bytes(32), "no-marker": b"curve25519".ljust(32, b"\x01"), "no-zeros": b"curve25519\x80",
+        "too-many-zeros": b"curve25519\x80".ljust(64, b"\x00"),
+    }  # fmt: skip
+    for name, plain in unpadded.items():
+        yield Reveal(
+            id=f"reveal-padded-with-{name}", shows="a hidden key without the padding counts as one that does not authenticate",
+            clause="P22.10", valid=False, error="TamperedRecord", **_NAMED,
+            hidden=names.encrypt(plain, [module._context("name", STORE, KIND)]).hex(),
         )  # fmt: skip
 
 
@@ -327,11 +347,85 @@ def _headers() -> Iterator[SealingCase]:
             "NotAStore",
         )
 
+    capitals = {**by_passphrase, **{name: str(by_passphrase[name]).upper() for name in ("salt", "key")}}
+    yield _unlock("capitals", "the digits of hexadecimal may be capitals", "P22.8", capitals, passphrase)
+    yield _unlock(
+        "first-format-and-wrapping", "the first format has no such field, so it is ignored", "P22.7",
+        {**by_passphrase, "format": "unwedged-1", "wrapped_by": "key"}, passphrase,
+    )  # fmt: skip
+    full = {**by_key, "x": ""}
+    full["x"] = "x" * (1000 - len(json.dumps(full)))
+    yield _unlock("1000-bytes", "a header may have 1000 bytes", "P22.6", full, key)
+    yield _unlock("1001-bytes", "a header has no more", "P22.6", {**full, "x": f"{full['x']}x"}, key, "NotAStore")
+    for name, secret, header, error in (
+        ("by-key", key, by_key, "WrongKey"),
+        ("by-passphrase", passphrase, by_passphrase, "WrongPassphrase"),
+    ):
+        wrapped = bytearray.fromhex(str(header["key"]))
+        wrapped[20] ^= 1
+        yield _unlock(
+            f"{name}-damaged", "a damaged wrapped key looks like a wrong secret", "P22.11",
+            {**header, "key": wrapped.hex()}, secret, error,
+        )  # fmt: skip
+    for name, cost in {
+        "n-and-r": Cost(2**15, 1, 1),
+        "n-above-2-to-16": Cost(2**16, 2, 1),
+        "least": Cost(2, 1, 1),
+    }.items():
+        yield _unlock(
+            f"cost-at-bound-{name}",
+            "a cost that is just within the bounds",
+            "P22.8",
+            _header(passphrase, cost),
+            passphrase,
+        )
+    # The secret is of the other sort, so that nobody has to pay: it is refused by name, and the header is not.
+    costly: dict[str, dict[str, object]] = {
+        "n-times-r": {"n": 2**18}, "n-times-r-times-p": {"n": 2**18, "p": 4}, "p": {"p": 2**19},
+    }  # fmt: skip
+    for name, change in costly.items():
+        yield _unlock(
+            f"cost-at-bound-{name}", "a cost that is just within the bounds, and a secret of the other sort", "P22.8",
+            {**by_passphrase, **change}, key, "WrongKey",
+        )  # fmt: skip
+    yield _unlock(
+        "header-and-secret-wrong", "a header that is none is refused before a secret of the other sort", "P22.11",
+        {**by_passphrase, "n": 3}, key, "NotAStore",
+    )  # fmt: skip
+
+
+def _secrets() -> Iterator[SealingCase]:
+    by_passphrase, by_key = _header(Passphrase(PASSPHRASE)), _header(RandomKey(SECRET_KEY))
+    yield _unlock(
+        "by-no-character", "a passphrase has a character", "P22.9", by_passphrase, Passphrase(""), "InvalidArgument"
+    )
+    for octets in (SECRET_KEY[:-1], SECRET_KEY + b"x", b""):
+        yield _unlock(
+            f"by-{len(octets)}-bytes", "a key has 32 bytes", "P22.9", by_key, RandomKey(octets), "InvalidArgument"
+        )
+
+
+def _kinds() -> Iterator[SealingCase]:
+    for kind in ("a", "z9_", "a" * 40):
+        yield Declare(id=f"declare-{kind}", shows="a name for a kind", clause="P22.4", valid=True, kind=kind)
+    for name, kind in {
+        "empty": "", "41-letters": "a" * 41, "digit-first": "1a", "line-first": "_a", "capital": "aB", "hyphen": "a-b",
+        "not-ascii": "s\u00e9ance", "digit-not-ascii": "a\u0661", "newline": "a\n",
+    }.items():  # fmt: skip
+        yield Declare(
+            id=f"declare-{name}",
+            shows="no name for a kind",
+            clause="P22.4",
+            valid=False,
+            error="InvalidArgument",
+            kind=kind,
+        )
+
 
 def _clause_of_header(name: str) -> str:
     if name in ("unknown-format", "no-format"):
         return "P22.7"
-    return "P22.8" if name.startswith(("salt", "key")) else "P22.6"
+    return "P22.8" if name.startswith(("salt", "key", "n-")) else "P22.6"
 
 
 def _bad_costs() -> dict[str, dict[str, object]]:
@@ -349,6 +443,7 @@ def _bad_costs() -> dict[str, dict[str, object]]:
         "n-times-r-overflows-to-little": {"n": 2**63, "r": 2},
         "n-times-r-times-p-overflows-64-bits": {"n": 2, "r": 2**32, "p": 2**31},
         "n-beyond-64-bits": {"n": 2**64},
+        "n-beyond-what-r-allows": {"n": 2**16, "r": 1},
         "n-fraction": {"n": 2.0},
         "n-text": {"n": "2"},
         "n-true": {"n": True},
@@ -365,6 +460,9 @@ def _bad_headers(by_passphrase: dict[str, object], by_key: dict[str, object]) ->
         "empty": b"",
         "no-json": b"{",
         "no-object": b"[]",
+        "byte-order-mark": b"\xef\xbb\xbf" + json.dumps(by_passphrase).encode(),
+        "utf-16": json.dumps(by_passphrase).encode("utf-16"),
+        "n-exponent": json.dumps(by_passphrase).replace('"n": 2,', '"n": 2e0,').encode(),
         "not-utf-8": b'{"format": "\xff"}',
         "deep": b"[" * 900,
         "longer-than-1000-bytes": {**by_passphrase, "x": "x" * 1000},
@@ -374,6 +472,8 @@ def _bad_headers(by_passphrase: dict[str, object], by_key: dict[str, object]) ->
         **{f"no-{name}": without(name) for name in ("format", "n", "r", "p", "salt", "key")},
         "salt-short": {**by_passphrase, "salt": SALT[:-1].hex()},
         "salt-long": {**by_passphrase, "salt": (SALT + b"x").hex()},
+        "salt-with-a-space": {**by_passphrase, "salt": f"{SALT[:1].hex()} {SALT[1:].hex()}"},
+        "key-with-a-space": {**by_passphrase, "key": f"{wrapped[:2]} {wrapped[2:]}"},
         "salt-no-hexadecimal": {**by_passphrase, "salt": "x" * 32},
         "key-short": {**by_passphrase, "key": wrapped[:-2]},
         "key-long": {**by_passphrase, "key": wrapped + "00"},
