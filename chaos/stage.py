@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from chaos.faults import ON_THE_WAY, Fault
 from chaos.processes import Process, device_command, interruption, replaced
@@ -20,6 +23,8 @@ from checking.machine_replay.message_keys import MessageKeys
 from examples.story.program import MachineClock
 from unwedged.machine import MachineError, OlmMachine
 from unwedged.machine.account import OFFER_ABANDONED_AFTER_MS
+from unwedged.machine.identifiers import Curve25519Key
+from unwedged.machine.ratchets import Account
 from unwedged.store import LeaseTimes
 
 ALICE: Final = "@alice:example.org"
@@ -39,6 +44,18 @@ TOUCHED: Final = 0.4
 MESSAGES_IN_A_TURN: Final = 200
 HARMLESS: Final = frozenset({"repeated"})
 """What a sync may find: a message that came again, since its answer was lost, or was older than another's."""
+
+
+class Claimed(msgspec.Struct):
+    """A key that was claimed."""
+
+    key: Curve25519Key
+
+
+class Identity(msgspec.Struct):
+    """The keys of a device, by algorithm and device."""
+
+    keys: dict[str, str]
 
 
 class Stage:
@@ -80,9 +97,11 @@ class Stage:
     async def round(self, fault: Fault | None) -> None:
         """Let everybody act at once, while one of the two processes suffers from a fault."""
         victim = self.chosen.choice(self.processes)
-        for _ in range(CLAIMS_IN_A_ROUND):
+        for claim in range(CLAIMS_IN_A_ROUND):
             wanted = {"one_time_keys": {PHONE.user: {PHONE.device: "signed_curve25519"}}}
-            self.homeserver.request(LAPTOP, "POST", "keys/claim", wanted)
+            _, answer = self.homeserver.request(LAPTOP, "POST", "keys/claim", wanted)
+            if claim == 0:
+                self._write_by(answer["one_time_keys"])
         if self.chosen.random() < 0.3:
             self.clock.advance(OFFER_ABANDONED_AFTER_MS)
         if fault is Fault.MOVE_CLOCK:
@@ -99,6 +118,30 @@ class Stage:
         self._on_the_way = None
         self._deliver_late()
 
+    def _write_by(self, claimed: object) -> None:
+        """Let a new device write, by a key that was claimed. This can be read only if the key's other half was kept."""
+        [key] = msgspec.convert(claimed, dict[str, dict[str, dict[str, Claimed]]])[PHONE.user][PHONE.device].values()
+        _, answer = self.homeserver.request(LAPTOP, "POST", "keys/query", {"device_keys": {PHONE.user: []}})
+        theirs = msgspec.convert(answer["device_keys"], dict[str, dict[str, Identity]])[PHONE.user][PHONE.device].keys
+        curve25519, ed25519 = (theirs[f"{algorithm}:{PHONE.device}"] for algorithm in ("curve25519", "ed25519"))
+        sender = Account()
+        payload = {
+            "type": "m.dummy",
+            "content": {},
+            "sender": LAPTOP.user,
+            "keys": {"ed25519": sender.ed25519},
+            "recipient": PHONE.user,
+            "recipient_keys": {"ed25519": ed25519},
+        }
+        message = sender.outbound_session(Curve25519Key(curve25519), key.key).encrypt(msgspec.json.encode(payload))
+        content = {
+            "algorithm": "m.olm.v1.curve25519-aes-sha2",
+            "sender_key": sender.curve25519,
+            "ciphertext": {curve25519: {"type": message.type, "body": message.body}},
+        }
+        messages = {"messages": {PHONE.user: {PHONE.device: content}}}
+        self.homeserver.request(LAPTOP, "PUT", f"sendToDevice/m.room.encrypted/{secrets.token_hex(8)}", messages)
+
     async def settle(self) -> None:
         """Let everything arrive. What was not answered is asked again after a while."""
         for process in self.processes:
@@ -112,6 +155,8 @@ class Stage:
         messages = self._messages()
         new, self._checked = messages[self._checked :], len(messages)
         self.messages_read += len(new)
+        said_by = {event["sender"] for event in new}
+        self.losses.extend(f"{user} can say nothing any more" for user in (ALICE, BOB) if user not in said_by)
         for process, label in zip(self.processes, LABELS, strict=True):
             for start in range(0, len(new), MESSAGES_IN_A_TURN):
                 part = new[start : start + MESSAGES_IN_A_TURN]

@@ -12,7 +12,8 @@ import pytest
 
 from chaos.faults import Fault
 from chaos.processes import REPOSITORY
-from chaos.stage import stage
+from chaos.stage import PHONE, stage
+from unwedged.machine.ratchets import Account
 
 ROUNDS: Final = 4
 ENDED_BY: Final = {
@@ -56,6 +57,25 @@ async def test_what_is_lost_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             await on.round(None)
         await on.check()
     assert any("can't read" in loss for loss in on.losses)
+
+
+async def test_a_key_that_was_offered_and_is_lost_is_told(tmp_path: Path) -> None:
+    """The homeserver hands out keys that the device does not have, under the names of those that it has."""
+    async with stage(tmp_path, seed=1) as on:
+        keys = on.homeserver._devices[PHONE].one_time  # nothing else can exchange them
+        for name, lost in zip(keys, Account().make_one_time_keys(len(keys)).values(), strict=True):
+            keys[name] = {**keys[name], "key": lost}
+        await on.round(None)
+        await on.round(None)
+    assert "a sync reported 'unreadable'" in on.losses
+
+
+async def test_nothing_said_is_nothing_read(tmp_path: Path) -> None:
+    async with stage(tmp_path, seed=1) as on:
+        await on.check()
+        assert not on.losses
+        await on.check()
+    assert [loss for loss in on.losses if "can say nothing" in loss]
 
 
 def test_the_command_says_what_has_happened_and_how_to_repeat_it(tmp_path: Path) -> None:
