@@ -354,16 +354,19 @@ def track_record(*, anew: Annotated[bool, Parameter(negative=())] = False) -> in
     return OK
 
 
+_REPEATED = Parameter(negative=(), show_default=False)
+
+
 @app.command
 def explain(
     *logs: Path,
     store: str | None = None,
     html: Path | None = None,
-    message: tuple[str, ...] = (),
+    message: Annotated[tuple[str, ...], _REPEATED] = (),
     event: str | None = None,
-    olm: tuple[str, ...] = (),
+    olm: Annotated[tuple[str, ...], _REPEATED] = (),
     reader: str | None = None,
-    unlock: tuple[Path, ...] = (),
+    unlock: Annotated[tuple[Path, ...], _REPEATED] = (),
     passphrase_file: Path | None = None,
     key_file: Path | None = None,
 ) -> int:
