@@ -181,9 +181,9 @@ def _interleavings(bug: Bug, found: Sequence[Counterexample], drawings: Mapping[
         elif number == in_short:
             yield "## Step by step\n"
             yield _filled(
-                "TLC finds this counterexample, a shortest one, in the specification with this bug put in."
+                "With this bug in the specification, TLC finds this counterexample. None is shorter."
                 if len(found) == 1
-                else "TLC finds these counterexamples, each a shortest one, in the specification with this bug put in."
+                else "With this bug in the specification, TLC finds these counterexamples. None is shorter for its property."
             )
         if number >= in_short and len(found) > 1:
             yield f"### {drawing.ending.partition(' ')[0]}\n"
