@@ -183,7 +183,7 @@ def _interleavings(bug: Bug, found: Sequence[Counterexample], drawings: Mapping[
             yield _filled(
                 "With this bug in the specification, TLC finds this counterexample. None is shorter."
                 if len(found) == 1
-                else "With this bug in the specification, TLC finds these counterexamples. None is shorter for its property."
+                else "With this bug in the specification, TLC finds these counterexamples, each as short as can be."
             )
         if number >= in_short and len(found) > 1:
             yield f"### {drawing.ending.partition(' ')[0]}\n"
