@@ -185,6 +185,14 @@ class TestSteps:
         assert recorder.steps == ["open", "acquire", "lose_guard", "release"]
         assert recorder.last("lose_guard")["why"] == "sync_failed"
 
+    async def test_a_release_that_fails(self, traced: Instance, recorder: Recorder) -> None:
+        await take_over(traced)
+        traced.gated.failures["release"] = StorageFailed("the disk is gone")
+        with pytest.raises(StorageFailed):
+            await traced.lock.release_now()
+        assert recorder.steps[-1] == "lose_guard"
+        assert recorder.last("lose_guard")["why"] == "release_failed"
+
     async def test_an_answer_and_a_failure_are_validated(self, traced: Instance, recorder: Recorder) -> None:
         await take_over(traced)
 

@@ -466,7 +466,12 @@ class LeaseLock:
                 return
             self._handed_over = guard.epoch if guard.stage in (Stage.DRAINING, Stage.EXPIRING) else None
             self._set_guard(rules.lost(guard, guard.epoch))
-            await self._backend.release(guard.epoch)
+            try:
+                await self._backend.release(guard.epoch)
+            except BaseException:
+                if self._trace is not None:
+                    self._trace.note("lose_guard", epoch=guard.epoch, why="release_failed")
+                raise
             if self._trace is not None:
                 self._trace.note("release", epoch=guard.epoch)
             logger.info("lease released label=%s epoch=%d", self.label, guard.epoch)
