@@ -19,10 +19,14 @@ from rich.live import Live
 from rich.table import Table
 
 from chaos.faults import Fault
-from chaos.processes import ProcessFailed
+from chaos.processes import REPOSITORY, ProcessFailed
 from chaos.stage import LABELS, Stage, stage
+from checking.explain.explanation import explain
+from checking.tlc.toolbox import find_toolbox
 
 ROUNDS_BETWEEN_CHECKS: Final = 20
+MOST_STEPS_FOLLOWED: Final = 60_000
+"""TLC follows some hundred steps in a second."""
 WEIGHTS: Final = {Fault.SUSPEND_IN_TRANSACTION: 1, Fault.REPLACE_FILE: 1, Fault.STARVE: 2}
 """How often a fault comes; the others come four times as often as those that take seconds."""
 
@@ -72,7 +76,19 @@ async def run(folder: Path, seed: int, seconds: float, console: Console) -> list
         console.print(report(on, rounds, time.monotonic() - began))
     steps = steps_of(folder)
     console.print(f"handovers {steps['acquire']:,}, reruns {steps['rerun']:,}, guards lost {steps['lose_guard']:,}")
-    return on.losses
+    return on.losses + await rejected(folder, steps.total(), console)
+
+
+async def rejected(folder: Path, steps: int, console: Console) -> list[str]:
+    """Say what the traces have that no behaviour of the specification has."""
+    logs = tuple(folder / f"{label}.ndjson" for label in LABELS)
+    if steps > MOST_STEPS_FOLLOWED:
+        names = " ".join(map(str, logs))
+        console.print(f"Not followed, since there are {steps:,} steps: python -m checking explain {names}")
+        return []
+    explanation = await explain(find_toolbox(), logs, None, REPOSITORY / "tla")
+    console.print(explanation.text(), markup=False)
+    return [] if explanation.accepted else ["the traces are no behaviour of the specification"]
 
 
 def main() -> int:
@@ -101,7 +117,9 @@ def main() -> int:
     if losses:
         console.print(again)
         return 1
-    console.print("Every message can be read, and nothing was used twice.")
+    console.print(
+        "Every message can be read, nothing was used twice, and the traces are a behaviour of the specification."
+    )
     return 0
 
 

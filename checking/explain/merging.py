@@ -316,7 +316,15 @@ class _Instance:
         """Put all steps where they belong."""
         beginning = sorted(self._operations.values(), key=_began_after, reverse=True)
         ending = {each.last: each for each in self._operations.values() if not each.ended}
+        guard: int | None = None
+        """The epoch of the guard that it has, as far as its lines tell."""
+        told = 0
         for found in self._lines:
+            if guard is not None and found.line.line != told + 1 and isinstance(found.line, Acquire):
+                # The line that tells how its guard has ended is missing.
+                ended: dict[str, Fact] = {"p": self._name, "epoch": self._merging.epoch(guard)}
+                self._merging.put(max(guard, self._bucket), self._name, Step("end_guard", ended))
+            guard, told = _guard_after(found.line, guard), found.line.line
             while beginning and _began_after(beginning[-1]) < found.line.line:
                 self._begin(beginning.pop())
             self._take(found)
@@ -407,6 +415,17 @@ class _Instance:
                 self._put("finish", found, line.epoch, facts, local=True)
             case _:
                 pass
+
+
+def _guard_after(line: AnyLine, guard: int | None) -> int | None:
+    """Return the epoch of the guard that an instance has after a line."""
+    match line:
+        case Acquire():
+            return line.epoch
+        case LoseGuard() | Release() | Commit(released=True):
+            return None
+        case _:
+            return guard
 
 
 def records_of(step: Step) -> Iterator[str]:

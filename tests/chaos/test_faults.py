@@ -86,5 +86,6 @@ def test_the_command_says_what_has_happened_and_how_to_repeat_it(tmp_path: Path)
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "seed 7" in done.stdout
+    assert "ACCEPTED" in done.stdout
     assert "nothing was used twice" in done.stdout
     assert "\x1b" not in done.stdout, "in a pipe it is plain"

@@ -189,6 +189,15 @@ class TestDeciding:
         assert explanation.validation.parts == 4
         assert "in 4 parts, which leaves out" in explanation.text()
 
+    async def test_a_line_that_is_missing_may_be_the_one_that_ends_a_guard(
+        self, tmp_path: Path, toolbox: Toolbox
+    ) -> None:
+        lines = await recorded(tmp_path)
+        path = written(tmp_path, [line for line in lines if line["step"] not in ("lose_guard", "release")])
+        explanation = await explained.explain(toolbox, (path,), None, SPECIFICATIONS)
+        assert explanation.accepted, explanation.text()
+        assert "missing" in explanation.text()
+
     @pytest.mark.parametrize("name", EDITS)
     async def test_what_can_not_have_happened_is_rejected_for_its_reason(
         self, tmp_path: Path, toolbox: Toolbox, name: str
