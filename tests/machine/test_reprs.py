@@ -82,6 +82,7 @@ PUBLIC: typing.Final = frozenset(
         "_Keys.ed25519",
         "_Megolm.algorithm",
         "_Megolm.ciphertext",
+        "_Ciphertext.body",
         "_OlmCiphertext.body",
         "_Passphrase.algorithm",
         "_Passphrase.salt",

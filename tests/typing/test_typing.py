@@ -14,7 +14,7 @@ from typing import Final, TypeVar, TypeVarTuple
 import pytest
 from mypy import api
 
-from unwedged import store
+from unwedged import store, trace
 
 REPOSITORY: Final = Path(__file__).parents[2]
 RIGHT: Final = Path(__file__).with_name("right.py")
@@ -112,8 +112,9 @@ def test_whatever_a_signature_names_can_be_imported(annotation: Annotation) -> N
         if isinstance(node, ast.Name):
             meant = getattr(sys.modules[annotation.module], node.id, None) or getattr(builtins, node.id)
             if not of_python(meant):
-                assert getattr(store, node.id, None) is meant, f"{node.id} is not in unwedged.store"
-                assert node.id in store.__all__
+                where = trace if getattr(meant, "__module__", "").startswith("unwedged.trace.") else store
+                assert getattr(where, node.id, None) is meant, f"{node.id} is not in {where.__name__}"
+                assert node.id in where.__all__
 
 
 def of_python(meant: object) -> bool:
