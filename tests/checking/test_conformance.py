@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,7 @@ import pytest
 from checking.citations import Specification
 from checking.conformance import files, kit, rows, sealing
 from checking.conformance.cases import Case, Vectors
-from unwedged.store import statements
+from unwedged.store import sealer, statements
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / kit.FOLDER
@@ -108,3 +109,40 @@ async def test_a_file_whose_log_was_truncated_is_noticed_by_name(monkeypatch: py
     monkeypatch.setattr(statements, "CHANGES", statements.CHANGES.replace("version, floor,", "version, 0 AS floor,"))
     failed = {case.id for case in file_cases() if await files.run(case) != case}
     assert failed == {"log-truncated"}
+
+
+@pytest.mark.parametrize(
+    ("longest", "found"),
+    [(500, {"unlock-1000-bytes"}), (999, {"unlock-1000-bytes"}), (1001, {"unlock-1001-bytes"})],
+)
+def test_another_bound_of_the_header_is_noticed_by_name(
+    monkeypatch: pytest.MonkeyPatch, longest: int, found: set[str]
+) -> None:
+    monkeypatch.setattr(sealer, "_LONGEST_HEADER", longest)
+    assert failed_headers() == found
+
+
+@pytest.mark.parametrize(
+    ("bound", "found"),
+    [
+        (lambda cost: cost.n * cost.r < 2**21, {"n-times-r", "n-times-r-times-p"}),
+        (lambda cost: cost.n * cost.r * cost.p < 2**23, {"n-times-r-times-p", "p"}),
+        (lambda cost: cost.n < 2**16, {"n-above-2-to-16", "n-times-r", "n-times-r-times-p"}),
+        (lambda cost: cost.n < 2 ** (15 * cost.r), {"n-and-r"}),
+        (lambda cost: cost.n > 2, {"least", "p"}),
+    ],
+    ids=["n times r", "n times r times p", "n", "n by r", "least n"],
+)
+def test_a_tighter_bound_of_the_cost_is_noticed_by_name(
+    monkeypatch: pytest.MonkeyPatch, bound: Callable[[sealer.Cost], bool], found: set[str]
+) -> None:
+    acceptable = sealer.Cost.acceptable
+    monkeypatch.setattr(sealer.Cost, "acceptable", lambda cost: acceptable(cost) and bound(cost))
+    at_bound = {name for name in failed_headers() if name.startswith("unlock-cost-at-bound-")}
+    assert at_bound == {f"unlock-cost-at-bound-{name}" for name in found}
+
+
+def failed_headers() -> set[str]:
+    """Return the cases of headers that come out otherwise now, but for the one whose cost is high."""
+    cases = [case for case in sealing_cases() if case.id.startswith("unlock-") and "usual-cost" not in case.id]
+    return {case.id for case in cases if sealing.run(case) != case}
