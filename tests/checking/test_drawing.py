@@ -15,8 +15,15 @@ from checking.explain.reading import Place, read
 from tests.checking.test_explain import recorded, unfenced, written
 from unwedged.tools.sequence import lifelines_of
 
-LATE = 34
-"""Where the commit is that comes after another process has taken the lease."""
+
+def index_of(merged: Merged, name: str, number: int) -> int:
+    """Return the index of a step, which has this number among those of its name."""
+    return [index for index, step in enumerate(merged.steps) if step.name == name][number - 1]
+
+
+def late(merged: Merged) -> int:
+    """Return the index of the commit that comes after another process has taken the lease."""
+    return index_of(merged, "commit", 5)
 
 
 @pytest.fixture
@@ -34,7 +41,7 @@ def actions(merged: Merged, followed: int) -> list[str]:
 
 
 def test_the_last_step_is_the_impossible_one_after_those_that_led_to_it(merged: Merged) -> None:
-    assert actions(merged, LATE)[-8:] == [
+    assert actions(merged, late(merged))[-8:] == [
         "P2: operation P2/1 begins under epoch 2, from version 3",
         "lease: expires",
         "P1 > lease: takes the lease, epoch 3",
@@ -47,21 +54,22 @@ def test_the_last_step_is_the_impossible_one_after_those_that_led_to_it(merged: 
 
 
 def test_each_drawn_step_says_how_many_steps_were_taken_by_then(merged: Merged) -> None:
-    taken = [scene.taken for scene in scenes(merged, LATE)]
+    taken = [scene.taken for scene in scenes(merged, late(merged))]
     assert taken == sorted(set(taken))
-    assert taken[-1] == LATE + 1
+    assert taken[-1] == late(merged) + 1
 
 
 def test_what_is_not_drawn_is_counted(merged: Merged) -> None:
-    first, *others = scenes(merged, LATE)
+    first, *others = scenes(merged, late(merged))
     assert first.drawn.action == f"{first.taken} steps that are not shown"
     assert len(others) == SHOWN_STEPS + 1
 
 
 def test_an_impossible_commit_is_drawn_with_all_that_it_depends_on(merged: Merged) -> None:
-    renewals = [replace(step, place=Place("more", number)) for number, step in enumerate([merged.steps[47]] * 100)]
-    longer = replace(merged, steps=[*merged.steps[:LATE], *renewals, *merged.steps[LATE:]])
-    drawn = actions(longer, LATE + 100)
+    renewal, commit = merged.steps[index_of(merged, "renew", 1)], late(merged)
+    renewals = [replace(renewal, place=Place("more", number)) for number in range(100)]
+    longer = replace(merged, steps=[*merged.steps[:commit], *renewals, *merged.steps[commit:]])
+    drawn = actions(longer, commit + 100)
     assert drawn[-1].startswith("P2 > store: operation P2/1 commits version 5")
     for depended_on in (
         "P2 > lease: takes the lease, epoch 2",
@@ -73,7 +81,7 @@ def test_an_impossible_commit_is_drawn_with_all_that_it_depends_on(merged: Merge
 
 
 def test_processes_have_lifelines_and_the_lease_and_the_store_stand_between_them(merged: Merged) -> None:
-    drawing = drawing_of(merged, scenes(merged, LATE), "impossible")
+    drawing = drawing_of(merged, scenes(merged, late(merged)), "impossible")
     assert drawing.actors == ("P1", "lease", "store", "P2")
     text = lifelines_of(drawing, 120)
     assert "◀─────●    operation P2/1 commits version 5" in text
@@ -86,7 +94,7 @@ def test_nothing_in_a_trace_can_control_a_terminal(merged: Merged) -> None:
         for step in merged.steps
     ]
     hostile = replace(merged, steps=steps)
-    text = lifelines_of(drawing_of(hostile, scenes(hostile, LATE), "\x1b[31m"), 120)
+    text = lifelines_of(drawing_of(hostile, scenes(hostile, late(hostile)), "\x1b[31m"), 120)
     assert "\\x1b[2Jtrace" in text
     assert all(line.isprintable() for line in text.splitlines())
 
