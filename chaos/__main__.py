@@ -88,7 +88,12 @@ async def rejected(folder: Path, steps: int, console: Console) -> list[str]:
         return []
     explanation = await explain(find_toolbox(), logs, None, REPOSITORY / "tla")
     console.print(explanation.text(), markup=False)
-    return [] if explanation.accepted else ["the traces are no behaviour of the specification"]
+    if explanation.accepted:
+        return []
+    if not explanation.complete:
+        console.print("This decides nothing: while the disk was full, lines of the traces were lost.")
+        return []
+    return ["the traces are no behaviour of the specification"]
 
 
 def main() -> int:
@@ -117,9 +122,7 @@ def main() -> int:
     if losses:
         console.print(again)
         return 1
-    console.print(
-        "Every message can be read, nothing was used twice, and the traces are a behaviour of the specification."
-    )
+    console.print("Every message can be read, and nothing was used twice.")
     return 0
 
 

@@ -196,7 +196,15 @@ class TestDeciding:
         path = written(tmp_path, [line for line in lines if line["step"] not in ("lose_guard", "release")])
         explanation = await explained.explain(toolbox, (path,), None, SPECIFICATIONS)
         assert explanation.accepted, explanation.text()
-        assert "missing" in explanation.text()
+        assert not explanation.complete
+
+    async def test_a_step_may_look_impossible_because_lines_are_missing(self, tmp_path: Path, toolbox: Toolbox) -> None:
+        lines = await recorded(tmp_path)
+        for missing in ((), ("sync",)):
+            path = written(tmp_path, [line for line in lines if line["step"] not in missing])
+            explanation = await explained.explain(toolbox, (path,), None, SPECIFICATIONS)
+            assert explanation.complete == explanation.accepted == (not missing), explanation.text()
+            assert ("may only look impossible" in explanation.text()) == bool(missing)
 
     @pytest.mark.parametrize("name", EDITS)
     async def test_what_can_not_have_happened_is_rejected_for_its_reason(
