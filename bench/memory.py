@@ -20,7 +20,7 @@ from unwedged.store.guarded_cache import OVERHEAD_BYTES, RecordName
 
 MODULE: Final = "bench.memory"
 
-COUNT: Final = sized(100_000, 5_000)
+COUNT: Final = sized(100_000, 25_000)
 CACHE: Final = "in the cache"
 COUNTED: Final = "in a cache with a limit that is not reached"
 DICT: Final = "in a dict"
