@@ -21,6 +21,7 @@ from rich.table import Table
 from chaos.faults import Fault
 from chaos.processes import REPOSITORY, ProcessFailed
 from chaos.stage import LABELS, Stage, stage
+from checking.display import make_console
 from checking.explain.explanation import explain
 from checking.tlc.toolbox import find_toolbox
 
@@ -90,7 +91,7 @@ async def rejected(folder: Path, steps: int, console: Console) -> list[str]:
     console.print(explanation.text(), markup=False)
     if explanation.accepted:
         return []
-    if not explanation.complete:
+    if not explanation.logs.complete:
         console.print("This decides nothing: while the disk was full, lines of the traces were lost.")
         return []
     return ["the traces are no behaviour of the specification"]
@@ -106,7 +107,7 @@ def main() -> int:
     seed = secrets.randbits(32) if arguments.seed is None else arguments.seed
     folder = Path(tempfile.mkdtemp(prefix="unwedged-chaos-")) if arguments.folder is None else arguments.folder
     folder.mkdir(exist_ok=True)
-    console = Console(highlight=False)
+    console = make_console()
     console.print(f"seed {seed}")
     again = f"The logs are in {folder}. Again: python -m chaos --seconds {arguments.seconds:g} --seed {seed}"
     try:

@@ -16,14 +16,14 @@ import msgspec
 
 from chaos.faults import ON_THE_WAY, Fault
 from chaos.processes import Process, device_command, interruption, replaced
-from chaos.worker import KEY, MEGOLM, ROOM, HttpAnswer, HttpRequest, SharedClock, Turn
+from chaos.worker import KEY, ROOM, HttpAnswer, HttpRequest, SharedClock, Turn
 from checking.machine_replay.client import Client
 from checking.machine_replay.homeserver import Device, Homeserver, Json
 from checking.machine_replay.message_keys import MessageKeys
 from examples.story.program import MachineClock
 from unwedged.machine import MachineError, OlmMachine
 from unwedged.machine.account import OFFER_ABANDONED_AFTER_MS
-from unwedged.machine.identifiers import Curve25519Key
+from unwedged.machine.identifiers import MEGOLM, Curve25519Key
 from unwedged.machine.ratchets import Account
 from unwedged.store import LeaseTimes
 

@@ -27,12 +27,11 @@ from checking.machine_replay.homeserver import Device, Homeserver, Json
 from examples.story.program import MachineClock
 from unwedged.machine import MachineError, OlmMachine, Request
 from unwedged.machine.errors import RoomKeyNotShared
-from unwedged.machine.identifiers import RoomId
+from unwedged.machine.identifiers import MEGOLM, RoomId
 from unwedged.store import ForkedStore, Milliseconds, StoreError, database
 from unwedged.trace import NdjsonTracer
 
 ROOM: Final = RoomId("!room:example.org")
-MEGOLM: Final = "m.megolm.v1.aes-sha2"
 KEY: Final = bytes(32)
 """That of a throw-away store."""
 TRANSACTION: Final = database.transaction.__code__

@@ -31,11 +31,6 @@ class Explanation:
         return self.validation.followed == len(self.merged.steps)
 
     @property
-    def complete(self) -> bool:
-        """Whether no line is missing. Where one is, a step may only look impossible."""
-        return not any(remark.endswith("missing before it") for remark in self.logs.remarks)
-
-    @property
     def impossible(self) -> Step | None:
         """The first step that can't be."""
         return None if self.accepted else self.merged.steps[self.validation.followed]
@@ -104,7 +99,7 @@ class Explanation:
         followed = self.validation.followed
         yield f"REJECTED: only {followed:,} of {len(merged.steps):,} steps are a behaviour of the specification"
         yield f"  the first that is not: {described(impossible)}"
-        if not self.complete:
+        if not self.logs.complete:
             yield "  lines are missing: it may only look impossible without them"
         reasons = [REASONS[name] for name in sorted(self.validation.reasons)]
         for reason in reasons:

@@ -52,6 +52,13 @@ class Logs:
     instances: Mapping[str, Sequence[Found]]
     remarks: Sequence[str]
 
+    @property
+    def complete(self) -> bool:
+        """Whether no line is missing before another one of its instance."""
+        return all(
+            len({found.line.line for found in lines}) == lines[-1].line.line for lines in self.instances.values()
+        )
+
 
 @dataclass(slots=True)
 class _Reading:

@@ -196,14 +196,14 @@ class TestDeciding:
         path = written(tmp_path, [line for line in lines if line["step"] not in ("lose_guard", "release")])
         explanation = await explained.explain(toolbox, (path,), None, SPECIFICATIONS)
         assert explanation.accepted, explanation.text()
-        assert not explanation.complete
+        assert not explanation.logs.complete
 
     async def test_a_step_may_look_impossible_because_lines_are_missing(self, tmp_path: Path, toolbox: Toolbox) -> None:
         lines = await recorded(tmp_path)
         for missing in ((), ("sync",)):
             path = written(tmp_path, [line for line in lines if line["step"] not in missing])
             explanation = await explained.explain(toolbox, (path,), None, SPECIFICATIONS)
-            assert explanation.complete == explanation.accepted == (not missing), explanation.text()
+            assert explanation.logs.complete == explanation.accepted == (not missing), explanation.text()
             assert ("may only look impossible" in explanation.text()) == bool(missing)
 
     @pytest.mark.parametrize("name", EDITS)
