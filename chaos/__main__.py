@@ -37,7 +37,7 @@ def steps_of(folder: Path) -> Counter[str]:
     steps: Counter[str] = Counter()
     for label in LABELS:
         path = folder / f"{label}.ndjson"
-        for line in path.read_bytes().splitlines() if path.exists() else ():
+        for line in filter(None, path.read_bytes().splitlines()) if path.exists() else ():
             try:
                 steps[msgspec.json.decode(line)["step"]] += 1
             except msgspec.DecodeError:

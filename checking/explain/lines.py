@@ -395,5 +395,6 @@ DECODER: Final[msgspec.json.Decoder[AnyLine]] = msgspec.json.Decoder(AnyLine)
 
 def schema() -> bytes:
     """Return the JSON Schema of a line."""
-    made = {"$schema": SCHEMA, "title": "A line of a trace (spec/trace.md)", **msgspec.json.schema(AnyLine)}
+    title = "A line of a trace (spec/trace.md), which stands between two line feeds: empty lines mean nothing"
+    made = {"$schema": SCHEMA, "title": title, **msgspec.json.schema(AnyLine)}
     return json.dumps(made, indent=2).encode() + b"\n"

@@ -11,7 +11,7 @@ from checking.replay.substitutions import Substitution
 from unwedged.machine import account, inbox, sync
 from unwedged.machine.account import hand_out_offer, open_account, own_account, own_device, take_upload_answer
 from unwedged.machine.errors import MessageUnreadable
-from unwedged.machine.identifiers import Curve25519Key, Device, JsonObject, TransactionId
+from unwedged.machine.identifiers import Curve25519Key, Device, JsonObject, PeerName, TransactionId
 from unwedged.machine.ratchets import Account
 from unwedged.machine.records import ACCOUNT, OFFER, OWN_DEVICE, OwnDevice, ToldKeys
 from unwedged.machine.repair import RepairedStore
@@ -170,7 +170,7 @@ def _key_dropped_by_bad_message() -> Sequence[Substitution]:
     """A message that can't be read spends the one-time key that it names: as if another one had been made with it."""
     decrypt = inbox._decrypt
 
-    async def decrypt_or_spend(transaction: Transaction, event: inbox._Event) -> bytes:
+    async def decrypt_or_spend(transaction: Transaction, event: inbox._Event) -> tuple[bytes, PeerName | None]:
         try:
             return await decrypt(transaction, event)
         except MessageUnreadable:

@@ -123,17 +123,17 @@ async def _try_again_and_keep(transaction: Transaction, names: Iterable[Transact
     return outcome
 
 
-async def _decrypt_without_a_trace(transaction: Transaction, event: inbox._Event) -> bytes:
+async def _decrypt_without_a_trace(transaction: Transaction, event: inbox._Event) -> tuple[bytes, PeerName | None]:
     """Read a message, and leave session and account as they are stored."""
     stored: dict[PeerName, bytes] = {}
     for name in await transaction.keys(PEER):
         peer = await transaction.get(PEER, name)
         assert peer is not None  # listed above
         stored[name] = PEER.value.encode(peer)
-    plaintext = await sound_decrypt(transaction, event)
+    decrypted = await sound_decrypt(transaction, event)
     for name, encoded in stored.items():
         transaction.put(PEER, name, PEER.value.decode(encoded))
-    return plaintext
+    return decrypted
 
 
 def _newest(offered: InboundSession, stored: InboundSession) -> InboundSession | None:

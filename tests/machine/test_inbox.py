@@ -285,6 +285,26 @@ async def test_an_event_that_met_a_fault_is_used_when_that_is_mended(
     assert not (await scene.app.machine.work_off_backlog()).applied
 
 
+# M5.11
+async def test_a_fault_once_a_session_has_begun_does_not_lose_the_message(
+    alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its key is spent: nobody can decrypt it a second time."""
+    scene = alice_and_bob
+    event = await scene.bob.say(ROOM, "hello")
+
+    def faulty(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(olm, "note_new_session", faulty)
+        outcome = await scene.app.sync()
+    assert [problem.code for problem in outcome.problems] == ["put_aside"]
+    outcome = await scene.extension.machine.work_off_backlog()
+    assert (outcome.applied, outcome.problems) == (True, [])
+    assert await scene.app.read(ROOM, event) == "hello"
+
+
 async def test_many_events_that_met_faults_are_tried_again_in_several_commits(
     alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

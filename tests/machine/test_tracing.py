@@ -23,7 +23,7 @@ from unwedged.machine import KeysUpload, LocalTrust, MachineError, MalformedMess
 from unwedged.machine.olm_places import olm_place as place_of
 from unwedged.machine.records import KINDS
 from unwedged.store import RecordKind, Transaction, View
-from unwedged.trace import Line
+from unwedged.trace import Line, Remarks
 
 SHORTEST: Final = 8
 """A text of so many characters does not come about by chance."""
@@ -132,6 +132,61 @@ async def test_a_room_event_that_no_text_can_hold_keeps_no_other_from_being_read
     assert isinstance(malformed, MalformedMessage)
     assert not isinstance(read, MachineError)
     assert [line["outcome"] for line in of(recorder, "decrypt_megolm")[-2:]] == ["malformed", "ok"]
+
+
+class FailsAt(Recorder):
+    """A tracer that does not take one step, or (``None``) takes none."""
+
+    def __init__(self, step: str | None, failure: BaseException) -> None:
+        super().__init__()
+        self.refused = 0
+        self._step = step
+        self._failure = failure
+
+    def write(self, line: Line) -> None:
+        if self._step in (None, line["step"]):
+            self.refused += 1
+            raise self._failure
+        super().write(line)
+
+
+SAID_OF_A_TALK: Final = (
+    *("open", "acquire", "sync", "load", "list", "commit", "validate", "release"),
+    *("open_machine", "batch", "receive", "decrypt_olm", "decrypt_megolm", "encrypt_olm", "encrypt_megolm"),
+    *("room_key", "share", "withhold", "told_withheld", "offer", "send", "request", "answer"),
+)
+
+
+# T1.7
+@pytest.mark.parametrize("step", [None, *SAID_OF_A_TALK])
+async def test_a_tracer_that_fails_at_a_step_does_no_harm(
+    tmp_path: Path, step: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracer = FailsAt(step, asyncio.CancelledError() if step is None else OSError())
+    async with scene(tmp_path, tracer) as on:
+        await talk(on, "hello")
+    assert tracer.refused
+    reports = [record.getMessage() for record in caplog.records if "tracing" in record.getMessage()]
+    assert set(reports) == {f"tracing failed: {type(tracer._failure).__name__}"}
+    assert len(reports) <= 3, "an instance has reported it more than once"
+
+
+# T1.7
+async def test_a_fault_in_what_the_machine_says_of_a_step_is_no_fault_of_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faulty(*_: object) -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Remarks, "pseudonym", faulty)
+    recorder = Recorder()
+    async with scene(tmp_path, recorder) as on:
+        await talk(on, "hello")
+    assert not {*recorder.steps} & {*SAID_OF_A_TALK[8:]}
+    instances = {line["instance"] for line in recorder.lines}
+    for instance in instances:
+        numbers = [line["line"] for line in recorder.lines if line["instance"] == instance]
+        assert numbers != list(range(1, len(numbers) + 1)), "nothing shows that lines are missing"
 
 
 # T4.1

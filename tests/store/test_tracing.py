@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import hashlib
 import json
 import logging
 import multiprocessing
-import os
+import resource
 from collections.abc import AsyncIterator, Iterable
 from hashlib import blake2b
 from pathlib import Path
@@ -312,13 +313,29 @@ def shapes(secret: bytes) -> list[str]:
 
 class TestFiles:
     # T1.5
-    def test_what_comes_after_a_line_that_was_cut_begins_a_new_one(self, tmp_path: Path) -> None:
+    def test_each_line_begins_and_ends_with_a_line_feed(self, tmp_path: Path) -> None:
         path = tmp_path / "trace.ndjson"
         path.write_bytes(b'{"format":1,"sto')
         with NdjsonTracer(path) as tracer:
             tracer.write({"step": "one"})
             tracer.write({"step": "two"})
-        assert path.read_bytes() == b'{"format":1,"sto\n{"step":"one"}\n{"step":"two"}\n'
+        assert path.read_bytes() == b'{"format":1,"sto\n{"step":"one"}\n\n{"step":"two"}\n'
+
+    # T1.5
+    def test_a_full_disk_cuts_only_the_lines_of_the_process_that_meets_it(self, tmp_path: Path) -> None:
+        path = tmp_path / "trace.ndjson"
+        writer = multiprocessing.get_context("spawn").Process(target=write_until_full, args=(path,))
+        with NdjsonTracer(path) as tracer:
+            tracer.write({"step": "before"})
+            writer.start()
+            writer.join()
+            assert writer.exitcode == 0
+            tracer.write({"step": "after"})
+        rows = path.read_bytes().split(b"\n")
+        assert b'{"step":"before"}' in rows
+        assert b'{"step":"after"}' in rows
+        cut = [row for row in rows if row and not row.endswith(b"}")]
+        assert [row[:17] for row in cut] == [b'{"step":"too long']
 
     @given(st.dictionaries(st.text(), st.text() | st.booleans() | st.lists(st.text()) | st.integers(-(2**63), 2**63)))
     def test_both_encoders_say_the_same(self, line: dict[str, Field]) -> None:
@@ -340,21 +357,19 @@ class TestFiles:
         for writer in writers:
             writer.join()
             assert writer.exitcode == 0
-        written = [json.loads(line) for line in (tmp_path / "trace.ndjson").read_bytes().splitlines()]
+        written = [json.loads(line) for line in (tmp_path / "trace.ndjson").read_bytes().splitlines() if line]
         for writer_name in "ab":
             assert [line["line"] for line in written if line["step"][0] == writer_name] == list(range(500))
 
-    def test_a_line_that_was_written_in_part_is_not_continued(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        write = os.write
-        with NdjsonTracer(tmp_path / "trace.ndjson") as tracer:
-            with monkeypatch.context() as patched:
-                patched.setattr(os, "write", lambda file, data: write(file, data[:5]))
-                with pytest.raises(OSError, match="part of a line"):
-                    tracer.write({"step": "one"})
-            tracer.write({"step": "two"})
-        assert (tmp_path / "trace.ndjson").read_bytes() == b'{"ste\n{"step":"two"}\n'
+
+def write_until_full(path: Path) -> None:
+    """Meet the end of the space within a line. Python ignores the signal that comes with it."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    with NdjsonTracer(path) as tracer:
+        with pytest.raises(OSError, match="part of a line"):
+            tracer.write({"step": "too long" * 1000})
+        with pytest.raises(OSError, match="too large"):
+            tracer.write({"step": "too late"})
 
 
 def write_many(path: Path, name: str) -> None:
@@ -376,6 +391,75 @@ class TestTracers:
         assert [record.getMessage() for record in caplog.records if "tracing" in record.getMessage()] == [
             "tracing failed: OSError"
         ]
+
+    # T1.7
+    @pytest.mark.parametrize("step", ["acquire", "want", "sync", "renew", "load", "list", "commit", "commit_fails",
+                                      "lose_guard", "lose", "rerun", "outdated", "validate", "release", "subscribe",
+                                      "publish", "pause", "resume", "truncate", "close"])  # fmt: skip
+    async def test_nor_does_one_that_fails_at_a_step(
+        self, bench: Workbench, step: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class FailsAt(Recorder):
+            def write(self, line: Line) -> None:
+                super().write(line)
+                if line["step"] == step:
+                    raise asyncio.CancelledError
+
+        tracer = FailsAt()
+        store, other = await bench.instance("traced", tracer=tracer), await bench.instance("other")
+        attempts: list[int] = []
+
+        async def overtaken(transaction: Transaction) -> None:
+            attempts.append(len(attempts))
+            await transaction.keys(COUNTER)
+            if len(attempts) <= 2:
+                if len(attempts) == 2:  # The commit is the first to meet the fence.
+                    await count_up(transaction)
+                bench.expire_lease()
+                await apart(take_over(other))
+                await apart(other.run(count_up))
+                await apart(other.lock.release_now())
+            await count_up(transaction)
+
+        async with store.subscribe(COUNTER) as changes:
+            await take_over(other)
+            assert not await store.lock.acquire_now()
+            await other.lock.release_now()
+            await take_over(store)
+            await store.lock.renew_now()
+            await store.run(overtaken)
+            async with failing(SnapshotMoved, store.view()) as view:
+                await apart(store.run(count_up, "m"))
+                await view.get(COUNTER, "m")
+            assert await store.query(count) == 3
+            told = [(await anext(changes)).version for _ in range(4)]
+            await store._truncate(Version(4))
+            await store.pause()
+            await store.resume()
+        await store.close()
+        assert told == [1, 2, 3, 4]
+        assert step in tracer.steps
+        reports = [record.getMessage() for record in caplog.records if "tracing" in record.getMessage()]
+        assert reports == ["tracing failed: CancelledError"]
+
+    # T1.7
+    async def test_nor_does_a_log_that_fails_itself(self, bench: Workbench) -> None:
+        class Broken(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                refused.append(record.getMessage())
+                raise OSError
+
+        refused: list[str] = []
+        logger = logging.getLogger("unwedged.trace")
+        handler = Broken()
+        logger.addHandler(handler)
+        try:
+            store = await bench.instance("traced", tracer=LoggingTracer(logger, logging.WARNING))
+            await take_over(store)
+            assert await store.run(count_up) == 1
+        finally:
+            logger.removeHandler(handler)
+        assert refused.count("tracing failed: OSError") == 1
 
     async def test_a_closed_file_does_no_harm(self, bench: Workbench, tmp_path: Path) -> None:
         with NdjsonTracer(tmp_path / "trace.ndjson") as tracer:
@@ -436,7 +520,7 @@ class TestRealProcesses:
 
     def read(self, shared: SharedStore, label: str) -> list[Line]:
         written = shared.store.with_name(f"{label}.ndjson").read_bytes()
-        lines: list[Line] = [json.loads(line) for line in written.splitlines()]
+        lines: list[Line] = [json.loads(line) for line in written.splitlines() if line]
         decoded(lines)
         return lines
 

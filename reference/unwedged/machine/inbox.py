@@ -251,7 +251,9 @@ async def _process_event(
     try:
         if event.type == "m.room.encrypted":
             if plaintext is None:
-                plaintext = await _decrypt(transaction, event)
+                plaintext, begun_with = await _decrypt(transaction, event)
+                if begun_with is not None:
+                    await olm.note_new_session(transaction, begun_with)
             payload = await _checked(transaction, event, plaintext)
             await _use(transaction, payload, outcome, now_ms)
         elif event.type == "m.room_key.withheld":
@@ -279,7 +281,8 @@ def _encrypted(event: _Event) -> _Encrypted:
     return parsed(event.content, _Encrypted, "an encrypted to-device event")
 
 
-async def _decrypt(transaction: Transaction, event: _Event) -> bytes:
+async def _decrypt(transaction: Transaction, event: _Event) -> tuple[bytes, PeerName | None]:
+    """Return the plaintext, and the peer if the message has begun a session."""
     content = _encrypted(event)
     if content.algorithm != OLM:
         raise UnsupportedAlgorithm("a to-device event is not encrypted by Olm")
@@ -299,12 +302,13 @@ async def _decrypt(transaction: Transaction, event: _Event) -> bytes:
         if isinstance(error, MessageUnreadable):
             await olm.note_wedged(transaction, name)
         raise
-    tracing.decrypted_olm(transaction, name, message, begins=peer.generation != generation)
-    if peer.generation != generation:
-        transaction.put(ACCOUNT, None, own_account)
-        await olm.note_new_session(transaction, name)
+    begins = peer.generation != generation
+    # Nobody can decrypt it again: from here to the return nothing fails.
     transaction.put(PEER, name, peer)
-    return plaintext
+    if begins:
+        transaction.put(ACCOUNT, None, own_account)
+    tracing.decrypted_olm(transaction, name, message, begins=begins)
+    return plaintext, name if begins else None
 
 
 async def _checked(transaction: Transaction, event: _Event, plaintext: bytes) -> olm.OlmEvent:

@@ -7,8 +7,9 @@ of what others have sent, only words that this program knows are written as they
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+from typing import Concatenate, Final, ParamSpec
 
 import msgspec
 
@@ -76,7 +77,25 @@ KNOWN_CODES: Final = frozenset(
 OK: Final = "ok"
 OTHER: Final = "other"
 
+Said = ParamSpec("Said")
 
+
+# T1.7
+def _harmless(say: Callable[Concatenate[Transaction, Said], None]) -> Callable[Concatenate[Transaction, Said], None]:
+    """Let a fault in what is said of a step be no fault of the step: its line is missing, and nothing else."""
+
+    @wraps(say)
+    def said(transaction: Transaction, /, *args: Said.args, **kwargs: Said.kwargs) -> None:
+        try:
+            say(transaction, *args, **kwargs)
+        except Exception as failure:  # noqa: BLE001 (whatever it is)
+            if (trace := transaction.trace) is not None:
+                trace.miss(failure)
+
+    return said
+
+
+@_harmless
 def opened(transaction: Transaction, device: Device, curve25519: Curve25519Key) -> None:
     """A process has opened the machine of this device."""
     if (trace := transaction.trace) is not None:
@@ -86,6 +105,7 @@ def opened(transaction: Transaction, device: Device, curve25519: Curve25519Key) 
         )
 
 
+@_harmless
 def batch(
     transaction: Transaction, asked_with: SyncPosition, changes: SyncChanges, *, lists: bool, events: bool
 ) -> None:
@@ -105,12 +125,14 @@ def batch(
         )
 
 
+@_harmless
 def received(transaction: Transaction, sender: UserId | None, event_type: str, outcome: str = OK) -> None:
     """A to-device event was processed: ``outcome`` is ``ok`` or the code of why it could not be used."""
     if (trace := transaction.trace) is not None:
         trace.later("receive", sender=_sender(trace, sender), type=_type(event_type), outcome=outcome)
 
 
+@_harmless
 def decrypted_olm(
     transaction: Transaction, peer: PeerName, message: OlmMessage, outcome: str = OK, *, begins: bool = False
 ) -> None:
@@ -120,6 +142,7 @@ def decrypted_olm(
         trace.later("decrypt_olm", peer=_peer(trace, peer), outcome=outcome, begins_session=begins, **place)
 
 
+@_harmless
 def decrypted_megolm(transaction: Transaction, room_id: RoomId, raw: object, failure: MachineError | None) -> None:
     """A room event was decrypted, or was not: whatever it is, as far as it can be read."""
     if (trace := transaction.trace) is None:
@@ -136,12 +159,14 @@ def decrypted_megolm(transaction: Transaction, room_id: RoomId, raw: object, fai
     trace.later("decrypt_megolm", outcome=OK if failure is None else failure.code, **fields)
 
 
+@_harmless
 def encrypted_megolm(transaction: Transaction, name: GroupSessionName, index: int) -> None:
     """A room message was encrypted at this place of its session."""
     if (trace := transaction.trace) is not None:
         trace.later("encrypt_megolm", **_session(trace, name), index=index)
 
 
+@_harmless
 def sent(
     transaction: Transaction, request: TransactionId, event_type: str, contents: Mapping[Device, JsonObject]
 ) -> None:
@@ -158,6 +183,7 @@ def sent(
             trace.later("encrypt_olm", request=named, peer=peer, device=_device(trace, device), **place)
 
 
+@_harmless
 def shared(
     transaction: Transaction, name: GroupSessionName, indices: Mapping[Device, int], request: TransactionId
 ) -> None:
@@ -173,6 +199,7 @@ def shared(
         )
 
 
+@_harmless
 def withheld(transaction: Transaction, name: GroupSessionName, codes: Mapping[Device, str]) -> None:
     """Devices were told that they don't get a room key, and why."""
     if (trace := transaction.trace) is not None:
@@ -180,6 +207,7 @@ def withheld(transaction: Transaction, name: GroupSessionName, codes: Mapping[De
         trace.later("withhold", **_session(trace, name), **_devices(trace, codes), codes=known)
 
 
+@_harmless
 def told_withheld(transaction: Transaction, name: GroupSessionName, code: str, sender: UserId) -> None:
     """Somebody has said that this device does not get a room key."""
     if (trace := transaction.trace) is not None:
@@ -187,6 +215,7 @@ def told_withheld(transaction: Transaction, name: GroupSessionName, code: str, s
         trace.later("told_withheld", **_session(trace, name), code=_code(code), sender=sender_name)
 
 
+@_harmless
 def room_key(
     transaction: Transaction,
     name: GroupSessionName,
@@ -208,12 +237,14 @@ def room_key(
         )
 
 
+@_harmless
 def offered(transaction: Transaction, request: KeysUpload, one_time_keys: int, *, fallback: bool) -> None:
     """Keys were made, and offered by a request."""
     if (trace := transaction.trace) is not None:
         trace.later("offer", request=_request(trace, request), one_time_keys=one_time_keys, fallback=fallback)
 
 
+@_harmless
 def handed_out(transaction: Transaction, requests: Iterable[Request]) -> None:
     """Requests were handed out to be sent."""
     if (trace := transaction.trace) is not None:
@@ -221,12 +252,14 @@ def handed_out(transaction: Transaction, requests: Iterable[Request]) -> None:
             trace.later("request", type=type(request).__name__, request=_request(trace, request))
 
 
+@_harmless
 def answered(transaction: Transaction, request: Request) -> None:
     """The answer to a request has come. What it has settled is in the commit, if there is one."""
     if (trace := transaction.trace) is not None:
         trace.later("answer", type=type(request).__name__, request=_request(trace, request))
 
 
+@_harmless
 def repaired(transaction: Transaction, kind: str, key: bytes) -> None:
     """A record could not be read, and counts as lost."""
     if (trace := transaction.trace) is not None:

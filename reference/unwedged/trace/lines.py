@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import islice
@@ -54,7 +55,7 @@ class Trace:
         self._tracer = tracer
         self._keyed = blake2b(key=key, digest_size=PSEUDONYM_BYTES)
         self._now = now
-        self._failed = False
+        self._reported: set[str] = set()
         self._head: dict[str, Field] = {
             "format": FORMAT,
             "store": self.pseudonym("store", store),
@@ -77,12 +78,23 @@ class Trace:
         self.lines += 1
         try:
             self._tracer.write({**self._head, "line": self.lines, "at_ms": self._now(), "step": step, **fields, **more})
-        except Exception as failure:  # noqa: BLE001 (a tracer is the application's)
-            if not self._failed:  # Once, however long it lasts. The numbers of the lines show what is missing.
-                logger.warning("tracing failed: %s", type(failure).__name__)
-            self._failed = True
-        else:
-            self._failed = False
+        except (KeyboardInterrupt, SystemExit):  # of a signal, which comes at any moment
+            raise
+        except BaseException as failure:  # noqa: BLE001 (a tracer is the application's)
+            self._note_failure(failure)
+
+    def miss(self, failure: Exception) -> None:
+        """Leave one line out, because of a failure."""
+        self.lines += 1
+        self._note_failure(failure)
+
+    def _note_failure(self, failure: BaseException) -> None:
+        """Log one of a kind, however often it comes. The numbers of the lines show what is missing."""
+        name = type(failure).__name__
+        if name not in self._reported:
+            self._reported.add(name)
+            with suppress(Exception):  # The log's handlers are the application's too.
+                logger.warning("tracing failed: %s", name)
 
     def next_operation(self) -> int:
         """Number one more operation of this instance."""
@@ -137,11 +149,15 @@ class Remarks:
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
-        self._noted: list[tuple[str, dict[str, Field]]] = []
+        self._noted: list[tuple[str, dict[str, Field]] | Exception] = []
 
     def later(self, step: str, **fields: Field) -> None:
         """Have one line written then. The operation may also be dropped, or be run again."""
         self._noted.append((step, fields))
+
+    def miss(self, failure: Exception) -> None:
+        """Have one line left out then, because of a failure."""
+        self._noted.append(failure)
 
     def pseudonym(self, what: str, *parts: str | bytes) -> str:
         """As ``Trace.pseudonym``."""
@@ -175,8 +191,11 @@ class OperationTrace:
     def took_effect(self, step: str, fields: Mapping[str, Field]) -> None:
         """Write that it has, and then what the layer above says of it."""
         self._trace.write(step, self._named, fields)
-        for remark, its_fields in self.remarks._noted:  # noqa: SLF001 (out of the reach of the layer above)
-            self._trace.write(remark, {"operation": self._named["operation"]}, its_fields)
+        for noted in self.remarks._noted:  # noqa: SLF001 (out of the reach of the layer above)
+            if isinstance(noted, Exception):
+                self._trace.miss(noted)
+            else:
+                self._trace.write(noted[0], {"operation": self._named["operation"]}, noted[1])
 
     def failed(self, failure: Exception) -> None:
         """Note that its code has failed, so that what was said of it has not happened."""
