@@ -40,6 +40,9 @@ REPOSITORIES: Final = {
 """Where on GitHub the issues of a project are."""
 
 
+_DATE: Final = r"^(\d{4}(-\d{2}(-\d{2})?)?)?$"
+
+
 class Area(Enum):
     """What a bug is a bug of."""
 
@@ -54,10 +57,21 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     at: str
     """An issue or a pull request, as ``project#number``; or other words."""
-    date: Annotated[str, msgspec.Meta(pattern=r"^(\d{4}(-\d{2}(-\d{2})?)?)?$")] = ""
-    """When, as exactly as is known."""
+    date: Annotated[str, msgspec.Meta(pattern=_DATE)] = ""
+    """When, as exactly as is known; with ``until``, the earliest day that is possible."""
+    until: Annotated[str, msgspec.Meta(pattern=_DATE)] = ""
+    """The latest day that is possible, where the day is not known."""
+    shown_by: str = ""
+    """What shows the date, where the source does not."""
     url: str = ""
-    """Where the words are no issue."""
+    """Where to read about it, if ``at`` is no issue."""
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for a source without a date, or with a range of dates that nothing shows."""
+        if not (self.date or self.until):
+            raise ValueError(f"of {self.at} there is no date")
+        if self.until and not self.shown_by:
+            raise ValueError(f"of {self.at} it is not said what shows the dates")
 
     @property
     def link(self) -> str:
@@ -98,8 +112,8 @@ class Bug(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     sources: tuple[Source, ...]
     properties: tuple[str, ...] = ()
     """What it violates in the models, as ``Module!Property``."""
-    clauses: tuple[str, ...]
-    """What of the specification prevents it."""
+    clauses: tuple[Annotated[str, msgspec.Meta(pattern=r"^[PM]\d+\.\d+$")], ...]
+    """The clauses of the specification that prevent it."""
     instead: str = ""
     """What is seen instead, where the bug is one of the system below."""
     tests: tuple[str, ...] = ()

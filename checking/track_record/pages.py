@@ -164,7 +164,7 @@ def _page(bug: Bug, found: Sequence[Counterexample], drawings: Mapping[str, Draw
             _filled(bug.story),
             *_interleavings(bug, found, drawings),
             "## Where it is from\n",
-            *(f"- {_source(source)}" for source in bug.sources),
+            *map(_source, bug.sources),
             "",
             "## What prevents it\n",
             *_prevention(bug, around),
@@ -193,7 +193,15 @@ def _interleavings(bug: Bug, found: Sequence[Counterexample], drawings: Mapping[
 
 def _source(source: Source) -> str:
     said = f"[{source.at}]({source.link})" if source.link else source.at
-    return f"{said}, {_date(source.date)}" if source.date else said
+    shown = f" ({source.shown_by})" if source.shown_by else ""
+    return _item(f"{said}, {_when(source)}{shown}")
+
+
+def _when(source: Source) -> str:
+    if not source.until:
+        return _date(source.date)
+    latest = _date(source.until)
+    return f"between {_date(source.date)} and {latest}" if source.date else f"by {latest}"
 
 
 def _date(date: str) -> str:

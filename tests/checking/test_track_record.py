@@ -187,7 +187,10 @@ def test_what_a_person_tells_comes_before_what_tlc_finds() -> None:
             msgspec.structs.replace(BUG, clauses=("P99",)), [FOUND], "there is no P99", id="a rule that is not there"
         ),
         pytest.param(
-            msgspec.structs.replace(BUG, sources=(Source(at="nobody#1"),)), [FOUND], "nobody#1", id="another project"
+            msgspec.structs.replace(BUG, sources=(Source(at="nobody#1", date="2026"),)),
+            [FOUND],
+            "nobody#1",
+            id="another project",
         ),
         pytest.param(
             BUG,
@@ -212,6 +215,29 @@ def test_a_list_of_bugs_that_contradicts_itself_is_refused(tmp_path: Path) -> No
     path.write_text(text.replace("story =", "storey =", 1), encoding="utf-8")
     with pytest.raises(TrackRecordInvalid, match="storey"):
         read_bugs(tmp_path)
+    path.write_text(text.replace(', date = "2026-08-26"', "", 1), encoding="utf-8")
+    with pytest.raises(TrackRecordInvalid, match="there is no date"):
+        read_bugs(tmp_path)
+    path.write_text(text.replace(', shown_by = "numbered before #4373"', ""), encoding="utf-8")
+    with pytest.raises(TrackRecordInvalid, match="not said what shows"):
+        read_bugs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (Source(at="found by reading", date="2026-11"), "found by reading, November 2026"),
+        (Source(at="a fork", until="2025-08-05", shown_by="merged then"), "a fork, by 5 August 2025 (merged then)"),
+        (
+            Source(at="a fork", date="2025-08-01", until="2025-08-05", shown_by="its number"),
+            "a fork, between 1 August 2025 and 5 August 2025 (its number)",
+        ),
+    ],
+    ids=["a date", "a latest day", "two days"],
+)
+def test_a_page_says_when_a_bug_was_reported(source: Source, said: str) -> None:
+    page = contents([msgspec.structs.replace(BUG, sources=(source,))], [FOUND], AROUND)[f"{BUG.slug}.md"]
+    assert f"\n- {said}\n" in page
 
 
 def test_headings_are_found_for_properties_and_rules() -> None:
