@@ -239,6 +239,7 @@ class DecryptOlm(OfMachine, frozen=True, kw_only=True, tag="decrypt_olm"):
     ratchet: Pseudonym | None = None
     index: Number | None = None
     begins_session: bool = False
+    mark: RecordName | None = None
 
 
 class DecryptMegolm(OfMachine, frozen=True, kw_only=True, tag="decrypt_megolm"):
@@ -339,6 +340,45 @@ class Answer(OfMachine, frozen=True, kw_only=True, tag="answer"):
     type: Word
 
 
+class Claim(OfMachine, frozen=True, kw_only=True, tag="claim"):
+    """What a claim that was handed out is for."""
+
+    request: Pseudonym
+    marks: list[RecordName]
+    claimed_ms: int
+    """The time that the machine goes by, as the marks have it."""
+
+
+class MakeSession(OfMachine, frozen=True, kw_only=True, tag="make_session"):
+    """A session with a device was made of a key that was claimed."""
+
+    peer: Pseudonym
+
+
+class Verification(OfMachine, frozen=True, kw_only=True, tag="verification"):
+    """A verification has come to a phase."""
+
+    record: RecordName
+    phase: Word
+
+
+class Backup(OfMachine, frozen=True, kw_only=True, tag="backup"):
+    """Another backup is known, or more of the one that was; or none any more."""
+
+    request: NameOrNone
+    """What a request is called that makes a version with this backup's key."""
+    version: NameOrNone
+
+
+class Give(OfMachine, frozen=True, kw_only=True, tag="give"):
+    """Another device was sent what it had asked for, or that it does not get it."""
+
+    asked: Pseudonym
+    device: Pseudonym
+    type: Word
+    answered: RecordName | None = None
+
+
 class Repair(OfMachine, frozen=True, kw_only=True, tag="repair"):
     """A record could not be read, and counts as lost."""
 
@@ -385,6 +425,11 @@ MachineLine: TypeAlias = (
     | Send
     | RequestMade
     | Answer
+    | Claim
+    | MakeSession
+    | Verification
+    | Backup
+    | Give
     | Repair
 )
 

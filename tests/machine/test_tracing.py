@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from checking.explain import lines as trace_lines
 from checking.machine_replay.message_keys import decode, inner_message, olm_place
-from tests.machine.scene import ALICE, BOB, MEGOLM, ROOM, Scene, scene
+from tests.machine.own_devices import another_device, encrypted_for, receive
+from tests.machine.scene import ALICE, BOB, HOUR_MS, MEGOLM, ROOM, Scene, scene
 from tests.store.stores import Recorder
 from unwedged.machine import KeysUpload, LocalTrust, MachineError, MalformedMessage, MissingRoomKey, tracing
 from unwedged.machine.olm_places import olm_place as place_of
@@ -82,6 +83,56 @@ async def test_each_step_of_a_conversation(tmp_path: Path) -> None:
     decoded(recorder)
     assert {line["outcome"] for line in of(recorder, "decrypt_megolm")} == {"ok", "replayed", "missing_room_key"}
     assert {line["first_index"] for line in of(recorder, "room_key")} == {0}
+
+
+async def test_each_step_between_the_devices_of_one_user(tmp_path: Path) -> None:
+    recorder = Recorder()
+    async with scene(tmp_path, recorder) as on:
+        tablet = await another_device(on)
+        await on.app.share(ROOM, [ALICE])
+        made = await on.app.machine.key_backup.create_version()
+        answer = on.app.call(made.request.method, made.request.path, made.request.body)
+        await on.extension.machine.mark_sent(made.request, answer)
+        flow = await on.app.machine.verifications.request(ALICE, ["TABLET"])
+        for client in (on.app, tablet):
+            await client.send_all()
+            await tablet.sync()
+        await on.extension.machine.verifications.cancel(flow)
+        on.clock.added_ms += HOUR_MS
+        await on.app.send_all()
+        event = await on.app.say(ROOM, "hello")
+        await tablet.sync()
+        content = msgspec.convert(event["content"], dict[str, object])
+        await tablet.machine.request_room_keys(ROOM, [event | {"content": content | {"session_id": "none"}}])
+        await tablet.send_all()
+        await on.extension.sync()
+        await on.app.send_all()
+        await on.app.machine.key_backup.turn_off()
+        message = await encrypted_for(tablet, on.app, "m.dummy", {})
+        for ciphertext in ciphertexts(message):
+            ciphertext["body"] = str(ciphertext["body"])[:-4] + "AAAA"
+        assert await receive(on.extension, message) == ["unreadable"]
+    decoded(recorder)
+    lines = {step: of(recorder, step) for step in ("claim", "make_session", "verification", "backup")}
+    phases = [line["phase"] for line in lines["verification"] if line["store"] == lines["backup"][0]["store"]]
+    assert phases == ["requested", "cancelled", "forgotten"]
+    made_request = next(line for line in of(recorder, "answer") if line["type"] == "BackupVersionCreate")["request"]
+    assert [line["request"] for line in lines["backup"]] == [made_request, made_request, "none"]
+    assert [line["version"] == "none" for line in lines["backup"]] == [True, False, True]
+    unread = of(recorder, "decrypt_olm")[-1]
+    [commit] = [line for line in of(recorder, "commit") if place(line) == place(unread)]
+    assert unread["mark"] in msgspec.convert(commit["records"], list[str])
+    assert {line["request"] for line in lines["claim"]} <= {line["request"] for line in of(recorder, "answer")}
+    [given] = of(recorder, "give")
+    [commit] = [line for line in of(recorder, "commit") if place(line) == place(given)]
+    assert given["type"] == "m.room_key.withheld"
+    assert given["answered"] in msgspec.convert(commit["records"], list[str])
+    assert len(lines["make_session"]) == sum(len(msgspec.convert(line["marks"], list[str])) for line in lines["claim"])
+
+
+def place(line: Line) -> tuple[object, object]:
+    """Say which operation a line is of."""
+    return line["instance"], line["operation"]
 
 
 async def test_a_stale_batch_says_so(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from unwedged.machine import tracing
 from unwedged.machine.account import own_account, own_device
 from unwedged.machine.errors import MachineError, MalformedMessage, MalformedResponse, NoBackup, UnsupportedAlgorithm
 from unwedged.machine.exports import ExportedSession, SessionEntry
@@ -145,7 +146,7 @@ async def mark_created(transaction: Transaction, request: BackupVersionCreate, r
     backup = await transaction.get(BACKUP, None)
     if backup is None or backup.version is not None or backup.public_key != request.public_key:
         return
-    transaction.put(BACKUP, None, msgspec.structs.replace(backup, version=version))
+    _put(transaction, msgspec.structs.replace(backup, version=version))
 
 
 async def version_query(reading: Transaction | View) -> BackupVersionQuery:
@@ -169,7 +170,7 @@ async def mark_version(transaction: Transaction, request: BackupVersionQuery, re
         offered = msgspec.structs.replace(offered, decryption_key=known.decryption_key)
         if known.version in (None, offered.version):
             if known != offered:
-                transaction.put(BACKUP, None, offered)
+                _put(transaction, offered)
             return
     elif known is not None and known.version is None:
         return
@@ -190,6 +191,7 @@ async def turn_off(transaction: Transaction) -> None:
     """Forget the backup and its decryption key (M19.4). What is at the homeserver stays there."""
     if await transaction.get(BACKUP, None) is not None:
         transaction.delete(BACKUP, None)
+        tracing.backup(transaction, None)
     for name in await transaction.keys(UNBACKED):
         transaction.delete(UNBACKED, name)
 
@@ -315,9 +317,14 @@ async def read(
 # What the above are made of
 
 
+def _put(transaction: Transaction, backup: Backup) -> None:
+    transaction.put(BACKUP, None, backup)
+    tracing.backup(transaction, backup)
+
+
 async def _begin(transaction: Transaction, backup: Backup) -> None:
     """Write a backup that has none of the room keys here (M19.3)."""
-    transaction.put(BACKUP, None, backup)
+    _put(transaction, backup)
     number = _new_number()
     for name in await transaction.keys(INBOUND):
         transaction.put(UNBACKED, name, number)

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from unwedged.machine import asking, key_requests, olm, secrets
+from unwedged.machine import asking, key_requests, olm, secrets, tracing
 from unwedged.machine.account import own_device
 from unwedged.machine.devices import note_changed, track
 from unwedged.machine.errors import MalformedMessage, RequestRefused, UnsupportedAlgorithm
@@ -171,11 +171,13 @@ async def _answer(
             encrypted = olm.encrypt(peer, own, device, *given)
             send(transaction, "m.room.encrypted", {recipient: encrypted})
             transaction.put(PEER, name, peer)
+            tracing.given(transaction, recipient, request_id, given[0])
         elif isinstance(wanted, WantedRoomKey):
             code = BLOCKED if blocked else UNAVAILABLE
             send(
                 transaction, "m.room_key.withheld", {recipient: olm.withheld_notice(own, code, NOT_GIVEN, wanted.name)}
             )
+            tracing.given(transaction, recipient, request_id, "m.room_key.withheld")
     await _note_done(transaction, device_id, waiting, waiting)
 
 

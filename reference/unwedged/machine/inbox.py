@@ -298,8 +298,10 @@ async def _decrypt(transaction: Transaction, event: _Event) -> tuple[bytes, Peer
     try:
         plaintext = olm.decrypt(own_account, peer, sender_key, message)
     except MachineError as error:
-        tracing.decrypted_olm(transaction, name, message, error.code)
-        if isinstance(error, MessageUnreadable):
+        unreadable = isinstance(error, MessageUnreadable)
+        marks = unreadable and await olm.is_listed(transaction, name)
+        tracing.decrypted_olm(transaction, name, message, error.code, marks=marks)
+        if unreadable:
             await olm.note_wedged(transaction, name)
         raise
     begins = peer.generation != generation

@@ -257,7 +257,7 @@ class OlmMachine:
             requests += await cross_signing.uploads(transaction)
             requests += await backup.uploads(transaction)
             requests += await outbox.waiting(transaction)
-            tracing.handed_out(transaction, requests)
+            tracing.handed_out(transaction, requests, now_ms)
             return requests
 
         return await self._store.run(collect)

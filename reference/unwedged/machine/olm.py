@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from unwedged.machine import tracing
 from unwedged.machine.account import own_account, own_device
 from unwedged.machine.errors import (
     MalformedMessage,
@@ -185,6 +186,11 @@ async def want_session(transaction: Transaction, name: PeerName) -> None:
         transaction.put(WANTED_SESSION, name, WantedSession())
 
 
+async def is_listed(transaction: Transaction, name: PeerName) -> bool:
+    """Say whether a device is on its owner's device list, as far as that is known."""
+    return await _device_with(transaction, name) is not None
+
+
 # M8.1
 async def note_wedged(transaction: Transaction, name: PeerName) -> None:
     """Mark that the sessions with a device don't decrypt its messages. A new one is asked for once an hour at most.
@@ -192,7 +198,7 @@ async def note_wedged(transaction: Transaction, name: PeerName) -> None:
     A key that is on no device list gets no mark: anybody can make up any number of keys.
     """
     marked = await transaction.get(WANTED_SESSION, name)
-    if (marked is not None and marked.wedged) or await _device_with(transaction, name) is None:
+    if (marked is not None and marked.wedged) or not await is_listed(transaction, name):
         return
     peer = await transaction.get(PEER, name)
     not_before_ms = peer.unwedged_ms + UNWEDGED_EVERY_MS if peer is not None and peer.unwedged_ms else 0
@@ -260,6 +266,7 @@ async def take_claim_answer(transaction: Transaction, request: KeysClaim, respon
             continue
         _put_first(peer, session)
         peer.generation += 1
+        tracing.session_made(transaction, name)
         await note_new_session(transaction, name)
         if mark.wedged:
             peer.unwedged_ms = now_ms  # the answer may be late: the next session comes an hour after this one

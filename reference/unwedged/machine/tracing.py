@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
-from typing import Concatenate, Final, ParamSpec
+from typing import Concatenate, Final, ParamSpec, TypeVar
 
 import msgspec
 
@@ -19,16 +19,19 @@ from unwedged.machine.identifiers import (
     Curve25519Key,
     Device,
     EventId,
+    FlowId,
     GroupSessionId,
     GroupSessionName,
     JsonObject,
     PeerName,
+    RequestId,
     RoomId,
     TransactionId,
     UserId,
 )
 from unwedged.machine.olm_places import olm_place
 from unwedged.machine.ratchets import OlmMessage, index_of
+from unwedged.machine.records import ANSWERED, VERIFICATION, WANTED_SESSION, Backup
 from unwedged.machine.requests import (
     BackupUpload,
     BackupVersionCreate,
@@ -44,8 +47,11 @@ from unwedged.machine.requests import (
 )
 from unwedged.machine.sync import SyncChanges, SyncPosition
 from unwedged.machine.wire import parsed
-from unwedged.store import Transaction
+from unwedged.store import RecordKind, Transaction
 from unwedged.trace import MOST_LISTED, Remarks
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 KNOWN_TYPES: Final = frozenset(
     {
@@ -134,12 +140,29 @@ def received(transaction: Transaction, sender: UserId | None, event_type: str, o
 
 @_harmless
 def decrypted_olm(
-    transaction: Transaction, peer: PeerName, message: OlmMessage, outcome: str = OK, *, begins: bool = False
+    transaction: Transaction,
+    peer: PeerName,
+    message: OlmMessage,
+    outcome: str = OK,
+    *,
+    begins: bool = False,
+    marks: bool = False,
 ) -> None:
-    """An Olm message was decrypted, or was not; ``begins`` says whether it has begun a session."""
+    """An Olm message was decrypted, or was not.
+
+    ``begins`` says whether it has begun a session, and ``marks`` whether there must be a mark now that one is wanted.
+    """
     if (trace := transaction.trace) is not None:
         place = _place(trace, message.type, message.body)
-        trace.later("decrypt_olm", peer=_peer(trace, peer), outcome=outcome, begins_session=begins, **place)
+        mark = {"mark": _record(trace, WANTED_SESSION, peer)} if marks else {}
+        trace.later("decrypt_olm", peer=_peer(trace, peer), outcome=outcome, begins_session=begins, **mark, **place)
+
+
+@_harmless
+def session_made(transaction: Transaction, peer: PeerName) -> None:
+    """A session with a device was made of a key that was claimed, and takes the place of what was there."""
+    if (trace := transaction.trace) is not None:
+        trace.later("make_session", peer=_peer(trace, peer))
 
 
 @_harmless
@@ -245,11 +268,17 @@ def offered(transaction: Transaction, request: KeysUpload, one_time_keys: int, *
 
 
 @_harmless
-def handed_out(transaction: Transaction, requests: Iterable[Request]) -> None:
-    """Requests were handed out to be sent."""
-    if (trace := transaction.trace) is not None:
-        for request in requests:
-            trace.later("request", type=type(request).__name__, request=_request(trace, request))
+def handed_out(transaction: Transaction, requests: Iterable[Request], now_ms: int) -> None:
+    """Requests were handed out to be sent. A claim also says for which marks, and when: that bounds the next one."""
+    if (trace := transaction.trace) is None:
+        return
+    for request in requests:
+        named = _request(trace, request)
+        trace.later("request", type=type(request).__name__, request=named)
+        if isinstance(request, KeysClaim):
+            peers = [PeerName(claimed.device.user_id, claimed.curve25519) for claimed in request.wanted]
+            marks = [_record(trace, WANTED_SESSION, peer) for peer in peers]
+            trace.later("claim", request=named, marks=marks, claimed_ms=now_ms)
 
 
 @_harmless
@@ -257,6 +286,34 @@ def answered(transaction: Transaction, request: Request) -> None:
     """The answer to a request has come. What it has settled is in the commit, if there is one."""
     if (trace := transaction.trace) is not None:
         trace.later("answer", type=type(request).__name__, request=_request(trace, request))
+
+
+@_harmless
+def verification(transaction: Transaction, flow_id: FlowId, phase: str) -> None:
+    """A verification has come to a phase; ``forgotten`` where it has been over for long, and its record is deleted."""
+    if (trace := transaction.trace) is not None:
+        trace.later("verification", record=_record(trace, VERIFICATION, flow_id), phase=phase)
+
+
+@_harmless
+def backup(transaction: Transaction, known: Backup | None) -> None:
+    """Another backup is known, or more of the one that was; ``None`` where it was turned off."""
+    if (trace := transaction.trace) is None:
+        return
+    if known is None:
+        trace.later("backup", request="none", version="none")
+        return
+    version = "none" if known.version is None else trace.pseudonym("version", known.version)
+    trace.later("backup", request=_request(trace, BackupVersionCreate(known.public_key, {})), version=version)
+
+
+@_harmless
+def given(transaction: Transaction, device: Device, request_id: RequestId, event_type: str) -> None:
+    """Another device was sent what it had asked for, or that it does not get it."""
+    if (trace := transaction.trace) is not None:
+        asked = trace.pseudonym("asked", device.user_id, device.device_id, request_id)
+        answered = _record(trace, ANSWERED, device.device_id)
+        trace.later("give", asked=asked, device=_device(trace, device), answered=answered, type=event_type)
 
 
 @_harmless
@@ -288,6 +345,10 @@ def _token(trace: Remarks, token: str | None) -> str:
 
 def _sender(trace: Remarks, sender: UserId | None) -> str:
     return "none" if sender is None else trace.pseudonym("user", sender)
+
+
+def _record(trace: Remarks, kind: RecordKind[Key, Value], key: Key) -> str:
+    return trace.record(kind.name, kind.encode_key(key))
 
 
 def _type(event_type: str) -> str:

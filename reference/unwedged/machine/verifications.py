@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from unwedged.machine import outbox, qr, sas, verification
+from unwedged.machine import outbox, qr, sas, tracing, verification
 from unwedged.machine.account import own_device
 from unwedged.machine.errors import (
     InvalidArgument,
@@ -336,6 +336,7 @@ async def pass_time(transaction: Transaction, now_ms: int) -> None:
         assert flow is not None  # listed above
         if verification.is_forgotten(flow, now_ms):
             transaction.delete(VERIFICATION, flow_id)
+            tracing.verification(transaction, flow_id, "forgotten")
             if flow.transaction_id is None and flow.last_sent is not None:
                 await outbox.take_back(transaction, flow.last_sent)
         elif not flow.is_over:
@@ -390,6 +391,7 @@ async def _take(
     flow = _send(transaction, step)
     if flow != before:
         transaction.put(VERIFICATION, flow_id, flow)
+        tracing.verification(transaction, flow_id, flow.phase.value)
     verified = step.verified
     if verified is not None and verified.master_key is not None:
         await note_identity_verified(transaction, flow.user_id, verified.master_key)
