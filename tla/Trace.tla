@@ -126,8 +126,8 @@ MeetChange(e) ==
     /\ op' = [op EXCEPT ![e.o] = Idle]
     /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
 
+\* The commit of the newest version may have no line yet.
 CutLog(e) ==
-    /\ e.floor <= Version
     /\ floor' = Later(floor, e.floor)
     /\ UNCHANGED <<lease, history, commits, guard, cache, heard, op>>
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from checking.explain.drawing import drawing_of, scenes
@@ -11,6 +11,7 @@ from checking.explain.merging import Merged, Step, merge
 from checking.explain.page import Frame, page
 from checking.explain.reading import Found, Logs, read
 from checking.explain.reasons import REASONS, Certainty, Reason
+from checking.explain.signs import named_by_signs
 from checking.explain.states import states
 from checking.explain.validation import Validation, validate
 from checking.tlc.toolbox import Toolbox
@@ -34,6 +35,18 @@ class Explanation:
     def impossible(self) -> Step | None:
         """The first step that can't be."""
         return None if self.accepted else self.merged.steps[self.validation.followed]
+
+    @property
+    def bugs(self) -> Sequence[tuple[Sequence[str], Certainty]]:
+        """The bugs that it may be due to, the likeliest first; several at once where nothing tells them apart."""
+        signs = named_by_signs(self.logs, self.merged, self.validation.followed, self.validation.reasons)
+        if signs:
+            return [(signs, Certainty.LIKELY)]
+        return list(_bugs([REASONS[name] for name in sorted(self.validation.reasons)]))
+
+    def _named(self) -> Iterator[str]:
+        for bugs, certainty in self.bugs:
+            yield f"  this is {certainty.value} {' or '.join(bugs)} (spec/track-record)"
 
     def drawing(self) -> Drawing:
         """Return the last steps that are possible, and the first one that is not."""
@@ -90,6 +103,7 @@ class Explanation:
         if impossible is None:
             yield f"ACCEPTED: all {len(merged.steps):,} steps are a behaviour of the specification"
             yield "  not covered: what subscribers were told, the steps of the machine, and reads that a cache answered"
+            yield from self._named()
             if self.validation.parts > 1:
                 yield (
                     f"  followed in {self.validation.parts} parts, which leaves out: from which version a process "
@@ -104,8 +118,7 @@ class Explanation:
         reasons = [REASONS[name] for name in sorted(self.validation.reasons)]
         for reason in reasons:
             yield f"  {impossible.facts.get('p', 'a process')} {reason.says} ({', '.join(reason.clauses)})"
-        for bugs, certainty in _bugs(reasons):
-            yield f"  this is {certainty.value} {' or '.join(bugs)} (spec/track-record)"
+        yield from self._named()
         yield from self._origins(impossible)
         yield from self._unread()
 

@@ -93,7 +93,8 @@ class OfOperation(Head, frozen=True, kw_only=True):
     """What the lines of an operation have."""
 
     operation: Positive
-    epoch: Positive
+    epoch: Number
+    """0 if it ran without a lease, as none may."""
     snapshot: Number
     mode: Word | None = None
     began_after: Number | None = None

@@ -134,11 +134,11 @@ class _Merging:
 
     def version(self, version: int) -> int:
         """Count versions from the first that anything is known of."""
-        return max(0, version - self._base_version)
+        return min(max(0, version - self._base_version), NEVER_SEEN)
 
     def epoch(self, epoch: int) -> int:
         """Count epochs from the first that anybody acquired."""
-        return epoch - self._base_epoch
+        return max(0, epoch - self._base_epoch)
 
     def after(self, epoch: int) -> int:
         """Return the first epoch that was acquired after another one, or that one itself if it is the last."""
@@ -174,7 +174,10 @@ class _Merging:
         return self._failed.get(failed.snapshot + 1) is failed
 
     def _numbered_values(self) -> dict[str, dict[str, list[int]]]:
-        """Number the values of each record by their digests: 0 before all commits, then one more with each."""
+        """Number the values of each record by their digests: 0 before all commits, then one more with each.
+
+        In an empty store there is no record: so what its first update knew of it can be judged as well.
+        """
         numbers: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         counts: dict[str, int] = defaultdict(int)
         told: dict[int, Commit | CommitFails] = {commit.version: commit for commit in self._commits} | self._failed
@@ -186,7 +189,7 @@ class _Merging:
                 continue
             for record, based_on, made in zip(commit.records, commit.based_on, commit.made, strict=False):
                 if counts[record] == 0:
-                    numbers[record][based_on].append(0)
+                    numbers[record]["absent" if self._base_version == 0 else based_on].append(0)
                 numbers[record][made].append(counts[record] + 1)
             for record in commit.records:
                 counts[record] += 1
@@ -209,8 +212,9 @@ class _Merging:
         return max((number for number in numbers if number <= before), default=NEVER_SEEN)
 
     def reached(self, commit: Commit) -> int:
-        """Return the highest epoch of the commits up to one: versions tell in which order they were made."""
-        return max(other.epoch for other in self._commits if other.version <= commit.version)
+        """Return the highest epoch that was there before a commit: versions tell in which order things were done."""
+        done = [other.epoch for other in self._commits if other.version <= commit.version]
+        return max([*done, *(sync.epoch for sync in self._syncs if sync.version < commit.version)])
 
     # Steps
 
@@ -334,7 +338,7 @@ class _Instance:
 
     def _begin(self, operation: _Operation) -> None:
         first, merging = operation.first, self._merging
-        under = max(first.epoch, self._not_before)
+        under = max(first.epoch, self._bucket)  # not before anything that its process had done before
         for record in operation.loaded:
             merging.put(under, self._name, Step("forget", {"p": self._name, "record": record}))
         facts: dict[str, Fact] = {

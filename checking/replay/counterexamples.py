@@ -59,7 +59,7 @@ async def _replay(result: Result, slug: str | None, properties: Sequence[str]) -
             stack.enter_context(patch.object(database, "monotonic_seconds", lambda: world.clock.time_ms / 1000))
             if slug is not None:
                 stack.enter_context(substituted(FAULTS[slug](world)))
-            _pause_at_last_statement(world, stack)
+            pause_at_last_statement(world, stack)
             await world.reset()
             checker = _PropertyChecker(world)
             for before, after in pairwise(result.trace):
@@ -115,7 +115,7 @@ class _PropertyChecker:
         return None
 
 
-def _pause_at_last_statement(world: World, stack: ExitStack) -> None:
+def pause_at_last_statement(world: World, stack: ExitStack) -> None:
     """Let a commit that shall take long stand before its last statement until it is told to go on."""
     lateness, loop = statements.lateness, asyncio.get_running_loop()
 

@@ -79,6 +79,8 @@ def _guard_outlives_release(_: World) -> Sequence[Substitution]:
 
     async def release_now(self: LeaseLock) -> None:
         await self._backend.release(self.guard.epoch)
+        if self._trace is not None and self.guard.stage is not Stage.NONE:
+            self._trace.note("release", epoch=self.guard.epoch)
 
     return [(LeaseLock, "release_now", release_now)]
 

@@ -11,7 +11,7 @@ from checking.replay.doubles import RecordingSubscriber
 from checking.replay.event_loop import cancel
 from checking.replay.gate import GatedBackend, PendingCall
 from unwedged.protocol.cache import ChangeLog
-from unwedged.protocol.identifiers import InstanceId
+from unwedged.protocol.identifiers import InstanceId, Version
 from unwedged.store.backend import RowName
 from unwedged.store.crypto_store import CryptoStore
 from unwedged.store.lock import LeaseLock
@@ -34,6 +34,10 @@ class ExposedStore(CryptoStore):
     async def listen_now(self) -> None:
         """Look at the change log, as a task of the store does from time to time."""
         await self._publish_foreign_commits()
+
+    async def truncate_now(self, floor: Version) -> None:
+        """Cut the change log, as a task of the store does from time to time."""
+        await self._truncate(floor)
 
 
 @dataclass(slots=True, eq=False)

@@ -259,6 +259,7 @@ def _cancelled_commit(_: World) -> Sequence[Substitution]:
 def _streams_lost(world: World) -> Sequence[Substitution]:
     """Subscribers hang on what an invalidation throws away."""
     successor = GuardedCache.successor
+    cut: set[str] = set()
 
     def cut_off(
         self: GuardedCache, epoch: Epoch, log: ChangeLog[RecordName], cache: Cache[RecordName, bytes]
@@ -266,7 +267,8 @@ def _streams_lost(world: World) -> Sequence[Substitution]:
         after = successor(self, epoch, log, cache)
         if len(after.cache.records) < len(self.cache.records):
             for process in world.processes.values():
-                if process.store.lock.guarded is self and process.subscriber is not None:
+                if process.store.lock.guarded is self and process.subscriber is not None and process.name not in cut:
+                    cut.add(process.name)
                     process.store.streams.remove(process.subscriber)
         return after
 

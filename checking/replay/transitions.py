@@ -191,7 +191,7 @@ def lock_step_between(label: Label, before: State, after: State) -> Step:
         return Step("JumpBack" if back else "Expire")
     if not step.process or label.action == "Want":
         return step
-    action = _STORE_ACTIONS.get(label.action, label.action)
+    action = STORE_ACTIONS.get(label.action, label.action)
     return replace(step, action=action, operation=OPERATION_OF[step.process], mode="transaction")
 
 
@@ -208,5 +208,5 @@ def _lock_steps_between(action: str, before: State, after: State) -> list[Step]:
     return [Step(action, process=process, released=_released(before, after)) for process in processes]
 
 
-_STORE_ACTIONS = {"End": "Abort", "Lose": "LoseAll"}
+STORE_ACTIONS = {"End": "Abort", "Lose": "LoseAll"}
 """What actions of ``LeaseLock`` are to a store, where that has another name."""

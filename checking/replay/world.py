@@ -24,6 +24,7 @@ from unwedged.protocol.lease import LONGEST_LEASE_MS
 from unwedged.store.lock import LeaseTimes
 from unwedged.store.sealer import RandomKey, Sealer
 from unwedged.store.sqlite import SqliteBackend
+from unwedged.trace import Tracer
 
 
 class World:
@@ -60,7 +61,10 @@ class World:
         self.last_statement = threading.Event()
         self._backends = backends
         self._sealer = sealer
-        self._instances = 0
+        self.instances = 0
+        """How many there have been."""
+        self.tracer: Tracer | None = None
+        """Where processes that start from now on write what they do."""
 
     @classmethod
     async def open(
@@ -91,15 +95,19 @@ class World:
         self.database.empty()
         self.bases.clear()
         self.history = [dict.fromkeys(self.records, 0)]
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the processes."""
         for name in self._backends:
             self._start(name)
         self.on_reset(self)
 
     def _start(self, name: str) -> None:
         if not self.same_instance:
-            self._instances += 1
+            self.instances += 1
         gate = GatedBackend(self._backends[name])
-        instance = InstanceId(self._instances + 1)
+        instance = InstanceId(self.instances + 1)
         store = ExposedStore._assemble(  # noqa: SLF001 (this is a harness, for which it is meant)
             gate,
             self._sealer,
@@ -110,6 +118,7 @@ class World:
             times=LeaseTimes(turn_ms=Milliseconds(0)),
             clock=self.clock,
             randomness=UnusedRandomness(),
+            tracer=self.tracer,
         )
         # In the model, releasing the lease is a step of its own; here it is one the replay takes.
         store.lock.begin_release = lambda: None  # type: ignore[method-assign]
