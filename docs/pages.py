@@ -29,6 +29,7 @@ NAVIGATION: Final = {
         "spec/track-record/README.md",
         "tla/README.md",
         "proofs/README.md",
+        "spec/trace-faults.md",
         "spec/benchmarks.md",
     ),
     "API": ("docs/api/store.md", "docs/api/machine.md", "docs/api/trace.md", "docs/api/protocol.md"),

@@ -1,12 +1,44 @@
-"""Writes the table of the faults anew."""
+"""Writes the table of the faults anew, or says what is found of those that are named."""
 
 from __future__ import annotations
 
+import argparse
+import asyncio
+import sys
+import tempfile
 from pathlib import Path
 
 from checking.models.manifest import find_manifest
-from checking.tlc.toolbox import find_toolbox
-from checking.traced_faults.table import write
+from checking.tlc.toolbox import Toolbox, find_toolbox
+from checking.traced_faults.faults import every_fault
+from checking.traced_faults.table import explained, named_first, write
+
+
+async def _try(toolbox: Toolbox, root: Path, names: set[str]) -> bool:
+    """Say what is found of some faults, and return whether each is named, and nothing without it."""
+    well = True
+    for fault in every_fault(root):
+        if fault.name not in names:
+            continue
+        for faulty in (True, False):
+            with tempfile.TemporaryDirectory(prefix="unwedged-fault-") as folder:
+                found = await explained(toolbox, fault.scene(Path(folder), faulty=faulty), root / "tla")
+                print(f"{fault.name}, {'in' if faulty else 'not in'} the processes:\n{found.text()}")  # noqa: T201
+            well &= fault.name in named_first(found) if faulty else found.accepted and not found.bugs
+    return well
+
+
+def main() -> int:
+    """Run it."""
+    parser = argparse.ArgumentParser(prog="python -m checking.traced_faults", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="say what is found of these, and write nothing")
+    names = set(parser.parse_args().names)
+    toolbox, root = find_toolbox(), find_manifest(Path.cwd()).parents[2]
+    if not names:
+        write(toolbox, root)
+        return 0
+    return not asyncio.run(_try(toolbox, root, names))
+
 
 if __name__ == "__main__":
-    write(find_toolbox(), find_manifest(Path.cwd()).parents[2])
+    sys.exit(main())

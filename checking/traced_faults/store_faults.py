@@ -1,22 +1,21 @@
-"""Starts real processes with a fault, drives them as TLC's counterexample says, and leaves their traces."""
+"""Faults of the lock and the store (layers L and S): real processes do what TLC's counterexample says, and go on."""
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from checking.errors import CheckError
+from checking.replay.faults import FAULTS
 from checking.replay.model_states import HOME, OPERATION_OF
 from checking.replay.transitions import STORE_ACTIONS, Step
-from checking.traced_faults.process import GO_ON, Answer, Command, Setting
-from checking.track_record.counterexamples import Counterexample, Taken
+from checking.traced_faults.fault import Optional, TracedFault
+from checking.traced_faults.processes import RealProcess
+from checking.traced_faults.store_process import GO_ON, Answer, Command, Setting
+from checking.track_record.counterexamples import Counterexample, Taken, read_counterexamples
 from unwedged.protocol.identifiers import Milliseconds
 
 BEGINNING_MS: Final = Milliseconds(1_000_000_000)
@@ -24,13 +23,58 @@ ROUNDS: Final = 2
 """How often each process goes on after the counterexample."""
 
 
-class ProcessEnded(CheckError):
-    """A process ended that should have gone on."""
+OPTIONAL: Final = Optional(
+    {
+        "`based_on` and `made`": frozenset({"based_on", "made"}),
+        "`began_after`": frozenset({"began_after"}),
+        "`changed` and `changed_in`": frozenset({"changed", "changed_in"}),
+        "`dropped`": frozenset({"dropped"}),
+        "`floor`": frozenset({"floor"}),
+        "`kept`": frozenset({"kept"}),
+        "`wanted`": frozenset({"wanted"}),
+        "`why`": frozenset({"why"}),
+    },
+    ("load", "renew", "truncate", "validate", "want"),
+)
+
+TWINS: Final = (frozenset({"dirty-hidden-from-reentrant", "reload-race"}),)
+"""Faults that nothing tells apart in the counterexamples of either."""
+
+UNSEEN: Final[Mapping[str, str]] = {
+    "clock-jump": "nothing: no process can do anything, and that has no line",
+    "failed-sync-keeps-lease": "nothing that a sound process whose release failed would not write as well",
+    "floor-ignored-at-load": "the floor, in `load`",
+    "floor-ignored-in-stream": "`publish`: what subscribers were told is not judged yet",
+    "foreign-writes-unseen": "`publish`: what subscribers were told is not judged yet",
+    "renewal-starved": "when the lease was to end, in `commit`; no line may be judged by a clock",
+    "stale-failure-believed": "the epoch that the fence found, in `validate`",
+    "streams-lost": "`publish`: what subscribers were told is not judged yet",
+    "unfenced-load": "the store's version, in `load`",
+    "unvalidated-view": "the epoch that the fence found, in `validate`",
+    "waiter-ignored": "for how long somebody waited, which may be a turn; no line may be judged by a clock",
+    "waits-inside": "for how long somebody waited; no line may be judged by a clock",
+}
 
 
-def traces_of(counterexample: Counterexample, folder: Path, *, faulty: bool = True) -> tuple[Path, ...]:
+def store_faults(root: Path) -> Sequence[TracedFault]:
+    """Return a fault for each counterexample of the lock and the store."""
+    by_slug = {each.slug: each for each in reversed(read_counterexamples(root)) if each.slug in FAULTS}
+    return [
+        TracedFault(
+            slug,
+            partial(traces_of, by_slug[slug]),
+            OPTIONAL,
+            twins=frozenset().union(*(twins for twins in TWINS if slug in twins)) - {slug},
+            unseen=UNSEEN.get(slug, ""),
+        )
+        for slug in sorted(by_slug)
+    ]
+
+
+def traces_of(counterexample: Counterexample, folder: Path, *, faulty: bool) -> tuple[Path, ...]:
     """Let real processes do what a counterexample says, with its fault or without, and return their traces."""
-    with _driven(counterexample, folder, faulty=faulty) as driver:
+    with ExitStack() as stack:
+        driver = _Driver(stack, counterexample, folder, counterexample.slug if faulty else None)
         steps = steps_of(counterexample)
         for step in steps[:-1] if steps[-1].action == "Crash" else steps:  # which would only cut off the trace
             driver.take(step)
@@ -82,24 +126,17 @@ class _Driver:
         self._instances = 0
         self._processes = {name: self._started(name) for name in sorted(set(self._home.values()))}
 
-    def _started(self, name: str) -> subprocess.Popen[str]:
+    def _started(self, name: str) -> RealProcess:
         setting = Setting(
             str(self._folder), name, self._instances, self._fault, self._home, self._records, self._subscribers
         )
         self._instances += 1
-        command = [sys.executable, "-m", "checking.traced_faults.process", msgspec.json.encode(setting).decode()]
-        process = self._stack.enter_context(
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603 (our own)
-        )
-        self._stack.callback(process.kill)
-        self._line_from(process)
-        return process
+        return RealProcess(self._stack, "checking.traced_faults.store_process", setting)
 
     def take(self, step: Step) -> None:
         """Let the process take a step that it is a step of."""
         if step.action == "Crash":
             self._processes[step.process].kill()
-            self._processes[step.process].wait()
             self._processes[step.process] = self._started(step.process)
         elif step.process:
             self._ask(step.process, step)
@@ -115,23 +152,6 @@ class _Driver:
                 self._ask(name, Step(GO_ON))
 
     def _ask(self, name: str, step: Step) -> bool:
-        process = self._processes[name]
-        assert process.stdin is not None
-        process.stdin.write(msgspec.json.encode(Command(step, self._time_ms)).decode() + "\n")
-        process.stdin.flush()
-        answer = msgspec.json.decode(self._line_from(process), type=Answer)
+        answer = self._processes[name].ask(Command(step, self._time_ms), Answer)
         self._time_ms = answer.time_ms
         return answer.possible
-
-    def _line_from(self, process: subprocess.Popen[str]) -> str:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            raise ProcessEnded(f"a process with the fault {self._fault} ended with {process.wait()}")
-        return line
-
-
-@contextmanager
-def _driven(counterexample: Counterexample, folder: Path, *, faulty: bool) -> Iterator[_Driver]:
-    with ExitStack() as stack:
-        yield _Driver(stack, counterexample, folder, counterexample.slug if faulty else None)

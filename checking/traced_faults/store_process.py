@@ -26,6 +26,7 @@ from checking.replay.steps import take
 from checking.replay.substitutions import substituted
 from checking.replay.transitions import Step
 from checking.replay.world import World
+from checking.traced_faults.processes import say
 from unwedged.protocol.guard import Stage
 from unwedged.protocol.identifiers import Version
 from unwedged.store import database
@@ -84,17 +85,12 @@ async def serve(setting: Setting) -> None:
         if world.same_instance:
             world.instances = 0
         world.begin()
-        _say("")
+        say("")
         while line := sys.stdin.readline():
             command = msgspec.json.decode(line, type=Command)
             world.clock.time_ms = command.time_ms
             possible = await _take(world, command.step)
-            _say(msgspec.json.encode(Answer(possible, world.clock.time_ms)).decode())
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+            say(msgspec.json.encode(Answer(possible, world.clock.time_ms)).decode())
 
 
 async def _take(world: World, step: Step) -> bool:

@@ -1,0 +1,56 @@
+"""Real processes that take commands and give answers, one JSON line each."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import ExitStack
+from typing import TypeVar
+
+import msgspec
+
+from checking.errors import CheckError
+
+Answer = TypeVar("Answer")
+
+
+class ProcessEnded(CheckError):
+    """A process ended that should have gone on."""
+
+
+class RealProcess:
+    """A process that runs a module, with a setting. It says an empty line when it is ready; ``stack`` kills it."""
+
+    def __init__(self, stack: ExitStack, module: str, setting: msgspec.Struct) -> None:
+        self._module = module
+        command = [sys.executable, "-m", module, msgspec.json.encode(setting).decode()]
+        self._process = stack.enter_context(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603 (our own)
+        )
+        stack.callback(self._process.kill)
+        self._line()
+
+    def ask(self, command: msgspec.Struct, answer: type[Answer]) -> Answer:
+        """Let it take a command, and return what it answers."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(msgspec.json.encode(command).decode() + "\n")
+        self._process.stdin.flush()
+        return msgspec.json.decode(self._line(), type=answer)
+
+    def kill(self) -> None:
+        """End it in the middle of what it does."""
+        self._process.kill()
+        self._process.wait()
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise ProcessEnded(f"a process of {self._module} ended with {self._process.wait()}")
+        return line
+
+
+def say(line: str) -> None:
+    """Say a line, in such a process."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
