@@ -7,6 +7,8 @@ from pathlib import Path
 
 from checking.explain.drawing import drawing_of, scenes
 from checking.explain.lines import Commit, DecryptMegolm, DecryptOlm, Load, Sync
+from checking.explain.machine_explanation import MachineExplanation, explain_machine
+from checking.explain.machine_steps import MachineStep, machine_steps
 from checking.explain.merging import Merged, Step, merge
 from checking.explain.page import Frame, page
 from checking.explain.reading import Found, Logs, read
@@ -21,28 +23,43 @@ from unwedged.tools.sequence import Sequence as Drawing
 class Explanation:
     """What came of a look at the traces of one store."""
 
-    def __init__(self, logs: Logs, merged: Merged, validation: Validation) -> None:
+    def __init__(self, logs: Logs, merged: Merged, validation: Validation, machine: MachineExplanation) -> None:
         self.logs = logs
         self.merged = merged
         self.validation = validation
+        self.machine = machine
 
     @property
     def accepted(self) -> bool:
         """Whether the traces are a behaviour of the specification."""
-        return self.validation.followed == len(self.merged.steps)
+        return self.impossible is None and self.machine.impossible is None
 
     @property
     def impossible(self) -> Step | None:
-        """The first step that can't be."""
-        return None if self.accepted else self.merged.steps[self.validation.followed]
+        """The first step of the store that can't be."""
+        followed = self.validation.followed
+        return self.merged.steps[followed] if followed < len(self.merged.steps) else None
+
+    @property
+    def _followed(self) -> int:
+        """How many steps of the store come before what is impossible."""
+        return self.validation.followed if self.machine.impossible is None else self.machine.place(self.merged)
+
+    @property
+    def reasons(self) -> Sequence[Reason]:
+        """Why the first impossible step can't be."""
+        if self.machine.impossible is not None:
+            return self.machine.reasons
+        return [REASONS[name] for name in sorted(self.validation.reasons)]
 
     @property
     def bugs(self) -> Sequence[tuple[Sequence[str], Certainty]]:
         """The bugs that it may be due to, the likeliest first; several at once where nothing tells them apart."""
-        signs = named_by_signs(self.logs, self.merged, self.validation.followed, self.validation.reasons)
-        if signs:
-            return [(signs, Certainty.LIKELY)]
-        return list(_bugs([REASONS[name] for name in sorted(self.validation.reasons)]))
+        if self.machine.impossible is None:
+            signs = named_by_signs(self.logs, self.merged, self.validation.followed, self.validation.reasons)
+            if signs:
+                return [(signs, Certainty.LIKELY)]
+        return list(_bugs(self.reasons))
 
     def _named(self) -> Iterator[str]:
         for bugs, certainty in self.bugs:
@@ -50,11 +67,11 @@ class Explanation:
 
     def drawing(self) -> Drawing:
         """Return the last steps that are possible, and the first one that is not."""
-        return drawing_of(self.merged, scenes(self.merged, self.validation.followed), self._ending())
+        return drawing_of(self.merged, scenes(self.merged, self._followed), self._ending())
 
     async def page(self, toolbox: Toolbox, specifications: Path) -> str:
         """Return a page with the drawing, and with the states that TLC has between its steps."""
-        shown = scenes(self.merged, self.validation.followed)
+        shown = scenes(self.merged, self._followed)
         places = {0, *(scene.taken for scene in shown)}
         known = await states(toolbox, self.merged, self.validation, specifications, places)
         frames = [
@@ -63,7 +80,7 @@ class Explanation:
                 Frame(
                     f"{scene.drawn.actor} {scene.drawn.action}",
                     known.get(scene.taken),
-                    impossible=scene.taken > self.validation.followed,
+                    impossible=scene.taken > self._followed,
                 )
                 for scene in shown
             ),
@@ -74,12 +91,15 @@ class Explanation:
         return page(title, said, drawing_of(self.merged, shown, self._ending()), frames)
 
     def _ending(self) -> str:
-        impossible = self.impossible
-        if impossible is None:
+        if self.accepted:
             return "all steps are a behaviour of the specification"
-        reasons = [REASONS[name] for name in sorted(self.validation.reasons)]
-        said = "; ".join(f"{reason.says} ({', '.join(reason.clauses)})" for reason in reasons)
-        return f"impossible: {impossible.facts.get('p', 'a process')} {said or 'can not have done this'}"
+        said = "; ".join(f"{reason.says} ({', '.join(reason.clauses)})" for reason in self.reasons)
+        if self.machine.impossible is not None:
+            process: object = self.machine.impossible.process
+        else:
+            assert self.impossible is not None
+            process = self.impossible.facts.get("p", "a process")
+        return f"impossible: {process} {said or 'can not have done this'}"
 
     def text(self) -> str:
         """Say it in words."""
@@ -100,9 +120,19 @@ class Explanation:
         for remark in merged.remarks:
             yield f"  {remark}"
         impossible = self.impossible
+        if self.machine.impossible is not None:
+            followed, every = self.machine.validation.followed, len(self.machine.steps)
+            yield f"REJECTED: only {followed:,} of {every:,} steps of the machine are a behaviour of the specification"
+            yield from self.machine.lines()
+            if not self.logs.complete:
+                yield "  lines are missing: it may only look impossible without them"
+            yield from self._named()
+            yield from self._unread()
+            return
         if impossible is None:
-            yield f"ACCEPTED: all {len(merged.steps):,} steps are a behaviour of the specification"
-            yield "  not covered: what subscribers were told, the steps of the machine, and reads that a cache answered"
+            and_machine = f", and so are {len(self.machine.steps):,} of the machine" if self.machine.steps else ""
+            yield f"ACCEPTED: all {len(merged.steps):,} steps are a behaviour of the specification{and_machine}"
+            yield "  not covered: what subscribers were told, what other devices did, and reads that a cache answered"
             yield from self._named()
             if self.validation.parts > 1:
                 yield (
@@ -115,8 +145,7 @@ class Explanation:
         yield f"  the first that is not: {described(impossible)}"
         if not self.logs.complete:
             yield "  lines are missing: it may only look impossible without them"
-        reasons = [REASONS[name] for name in sorted(self.validation.reasons)]
-        for reason in reasons:
+        for reason in self.reasons:
             yield f"  {impossible.facts.get('p', 'a process')} {reason.says} ({', '.join(reason.clauses)})"
         yield from self._named()
         yield from self._origins(impossible)
@@ -170,7 +199,7 @@ def described(step: Step) -> str:
     return f"{step.facts.get('p', 'somebody')} {what}{'' if under is None else f' under epoch {under}'}{where}"
 
 
-def _bugs(reasons: list[Reason]) -> Iterator[tuple[list[str], Certainty]]:
+def _bugs(reasons: Sequence[Reason]) -> Iterator[tuple[list[str], Certainty]]:
     """Return the bugs that give all of the reasons, and how sure that is; or those that give each of them."""
     named = [reason for reason in reasons if reason.bugs]
     common = [bug for bug in named[0].bugs if all(bug in other.bugs for other in named)] if named else []
@@ -188,6 +217,25 @@ def _records(step: Step) -> tuple[str, ...]:
 
 async def explain(toolbox: Toolbox, paths: tuple[Path, ...], store: str | None, specifications: Path) -> Explanation:
     """Read traces, put them in order, and let TLC decide."""
-    logs = read(paths, store)
+    return await explained(toolbox, read(paths, store), specifications)
+
+
+async def explained(
+    toolbox: Toolbox, logs: Logs, specifications: Path, known: Explanation | None = None
+) -> Explanation:
+    """Put traces in order, and let TLC decide; it is not asked about steps again that it has followed before."""
     merged = merge(logs)
-    return Explanation(logs, merged, await validate(toolbox, merged, specifications))
+    if known is not None and _told(merged.steps) == _told(known.merged.steps):
+        validation = known.validation
+    else:
+        validation = await validate(toolbox, merged, specifications)
+    if validation.followed < len(merged.steps):
+        return Explanation(logs, merged, validation, MachineExplanation())
+    steps = machine_steps(logs, merged)
+    if known is not None and _told(steps) == _told(known.machine.steps):
+        return Explanation(logs, merged, validation, MachineExplanation(steps, known.machine.validation))
+    return Explanation(logs, merged, validation, await explain_machine(toolbox, steps, specifications))
+
+
+def _told(steps: Sequence[Step] | Sequence[MachineStep]) -> object:
+    return [(step.name, step.facts) for step in steps]

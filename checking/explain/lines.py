@@ -6,7 +6,7 @@ A reader takes what it knows and ignores other fields (T1.8).
 from __future__ import annotations
 
 import json
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -19,6 +19,7 @@ RecordName: TypeAlias = Annotated[str, msgspec.Meta(pattern="^.+/[0-9a-f]{16}$")
 """The name of a kind, and the pseudonym of a key."""
 Digest: TypeAlias = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{16}|absent|unread)$")]
 Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+NumberOrNone: TypeAlias = Number | Literal["none"]
 Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
 Word: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[A-Za-z][A-Za-z0-9_.]*$", max_length=60)]
 
@@ -222,6 +223,10 @@ class Batch(OfMachine, frozen=True, kw_only=True, tag="batch"):
     asked_events: NameOrNone = "none"
     next_events: NameOrNone = "none"
     sliding: bool = False
+    serial: Number | None = None
+    one_time_keys: NumberOrNone | None = None
+    fallback: Word | None = None
+    changed: list[RecordName] = []
 
 
 class Receive(OfMachine, frozen=True, kw_only=True, tag="receive"):
@@ -237,6 +242,7 @@ class DecryptOlm(OfMachine, frozen=True, kw_only=True, tag="decrypt_olm"):
 
     peer: Pseudonym
     outcome: Word
+    message: Pseudonym | None = None
     ratchet: Pseudonym | None = None
     index: Number | None = None
     begins_session: bool = False
@@ -317,6 +323,16 @@ class Offer(OfMachine, frozen=True, kw_only=True, tag="offer"):
     request: Pseudonym
     one_time_keys: Number
     fallback: bool = False
+    serial: Number | None = None
+    keys: list[Pseudonym] = []
+    fallback_key: Pseudonym | None = None
+    kept_ms: Number | None = None
+
+
+class Abandon(OfMachine, frozen=True, kw_only=True, tag="abandon"):
+    """An offer was abandoned: it has failed, or nobody has answered it for long."""
+
+    request: Pseudonym
 
 
 class Send(OfMachine, frozen=True, kw_only=True, tag="send"):
@@ -332,6 +348,8 @@ class RequestMade(OfMachine, frozen=True, kw_only=True, tag="request"):
 
     request: Pseudonym
     type: Word
+    marks: list[RecordName] = []
+    lists: list[RecordName] = []
 
 
 class Answer(OfMachine, frozen=True, kw_only=True, tag="answer"):
@@ -339,6 +357,7 @@ class Answer(OfMachine, frozen=True, kw_only=True, tag="answer"):
 
     request: Pseudonym
     type: Word
+    one_time_keys: Number | None = None
 
 
 class Claim(OfMachine, frozen=True, kw_only=True, tag="claim"):
@@ -423,6 +442,7 @@ MachineLine: TypeAlias = (
     | Withhold
     | ToldWithheld
     | Offer
+    | Abandon
     | Send
     | RequestMade
     | Answer

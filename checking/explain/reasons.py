@@ -26,12 +26,14 @@ class Reason:
     """Why a step can't happen."""
 
     clauses: tuple[str, ...]
-    """Of ``spec/protocol.md``."""
+    """Of ``spec/protocol.md`` or ``spec/machine.md``."""
     says: str
     """What its process did."""
     bugs: tuple[str, ...] = ()
     """The names of bugs that do this, the likeliest first."""
     certainty: Certainty = Certainty.POSSIBLE
+    guarantee: str = ""
+    """The property that is violated, as ``Module!Property``, where the specification names one for it."""
 
 
 CERTAIN, LIKELY, POSSIBLE = Certainty

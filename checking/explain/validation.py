@@ -103,7 +103,7 @@ async def validate(toolbox: Toolbox, merged: Merged, specifications: Path) -> Va
             if followed < len(steps):
                 explained = await follow(toolbox, path, specifications, followed + 1, "AtLast")
                 seconds += explained.seconds
-                return Validation(done + followed, parts, seconds, part, _reasons(explained.printed))
+                return Validation(done + followed, parts, seconds, part, printed_reasons(explained.printed))
             start = part.end(result.printed)
             done += len(steps)
     return Validation(done, parts, seconds, part)
@@ -148,7 +148,7 @@ async def follow(
     return result
 
 
-def _reasons(printed: Iterable[str]) -> frozenset[str]:
+def printed_reasons(printed: Iterable[str]) -> frozenset[str]:
     """Return the fewest reasons of all that TLC has printed: it prints them for each state that it could come to."""
     every = [
         frozenset(re.findall(r'"(\w+)"', found[1]))

@@ -8,10 +8,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from checking.explain.explanation import explain
 from checking.models.manifest import find_manifest
 from checking.tlc.toolbox import Toolbox, find_toolbox
 from checking.traced_faults.faults import every_fault
-from checking.traced_faults.table import explained, named_first, write
+from checking.traced_faults.table import named_first, write
 
 
 async def _try(toolbox: Toolbox, root: Path, names: set[str]) -> bool:
@@ -22,7 +23,7 @@ async def _try(toolbox: Toolbox, root: Path, names: set[str]) -> bool:
             continue
         for faulty in (True, False):
             with tempfile.TemporaryDirectory(prefix="unwedged-fault-") as folder:
-                found = await explained(toolbox, fault.scene(Path(folder), faulty=faulty), root / "tla")
+                found = await explain(toolbox, fault.scene(Path(folder), faulty=faulty), None, root / "tla")
                 print(f"{fault.name}, {'in' if faulty else 'not in'} the processes:\n{found.text()}")  # noqa: T201
             well &= fault.name in named_first(found) if faulty else found.accepted and not found.bugs
     return well

@@ -12,11 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from checking.explain.explanation import Explanation
-from checking.explain.merging import Merged, merge
+from checking.explain.explanation import Explanation, explained
 from checking.explain.reading import read
-from checking.explain.reasons import REASONS
-from checking.explain.validation import validate
 from checking.tlc.toolbox import Toolbox
 from checking.traced_faults.fault import TracedFault
 from checking.traced_faults.faults import every_fault
@@ -41,15 +38,14 @@ async def row_of(toolbox: Toolbox, fault: TracedFault, specifications: Path, *, 
     """Let real processes have a fault, and return what their traces show."""
     with tempfile.TemporaryDirectory(prefix="unwedged-fault-") as folder:
         paths = fault.scene(Path(folder), faulty=True)
-        whole = await explained(toolbox, paths, specifications)
+        whole = await explained(toolbox, read(paths), specifications)
         named, needs = named_first(whole), []
         optional = [*fault.optional.fields, *fault.optional.steps] if with_fields and named else []
         for title in optional:
             less = _without(paths, title, fault.optional.fields.get(title, frozenset()), Path(folder) / "less")
-            if named_first(await explained(toolbox, less, specifications, whole)) != named:
+            if named_first(await explained(toolbox, read(less), specifications, whole)) != named:
                 needs.append(title if title in fault.optional.fields else f"the step `{title}`")
-    reasons = [REASONS[name] for name in sorted(whole.validation.reasons)]
-    clauses = dict.fromkeys(clause for reason in reasons for clause in reason.clauses)
+    clauses = dict.fromkeys(clause for reason in whole.reasons for clause in reason.clauses)
     certainty = next((certainty.value for _, certainty in whole.bugs), "")
     return Row(fault.name, named, tuple(clauses), certainty, tuple(needs))
 
@@ -59,26 +55,11 @@ def named_first(explanation: Explanation) -> tuple[str, ...]:
     return next((tuple(bugs) for bugs, _ in explanation.bugs), ())
 
 
-async def explained(
-    toolbox: Toolbox, paths: Sequence[Path], specifications: Path, known: Explanation | None = None
-) -> Explanation:
-    """Explain traces; TLC is not asked about the same steps again."""
-    logs = read(paths)
-    merged = merge(logs)
-    if known is not None and _told(merged) == _told(known.merged):
-        return Explanation(logs, merged, known.validation)
-    return Explanation(logs, merged, await validate(toolbox, merged, specifications))
-
-
-def _told(merged: Merged) -> object:
-    return [(step.name, step.facts) for step in merged.steps]
-
-
 def _without(paths: Iterable[Path], step: str, fields: frozenset[str], folder: Path) -> Sequence[Path]:
     """Write the traces again without some fields, and without a step."""
     folder.mkdir(exist_ok=True)
     for path in paths:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = [json.loads(line) for line in path.read_text().splitlines() if line]
         kept = [
             {name: value for name, value in line.items() if name not in fields}
             for line in lines

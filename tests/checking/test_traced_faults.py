@@ -8,10 +8,11 @@ from typing import Final
 
 import pytest
 
+from checking.explain.explanation import explain
 from checking.replay.faults import FAULTS
 from checking.tlc.toolbox import Toolbox
 from checking.traced_faults.faults import every_fault
-from checking.traced_faults.table import FILE, Row, explained, row_of, text_of
+from checking.traced_faults.table import FILE, Row, row_of, text_of
 
 ROOT: Final = Path(__file__).parents[2]
 SPECIFICATIONS: Final = ROOT / "tla"
@@ -43,7 +44,7 @@ async def test_a_fault_is_named_as_the_table_says(name: str, toolbox: Toolbox) -
 
 @pytest.mark.parametrize("name", ["lease-lapses-unfenced", "session-cache-survives", "renew-ignores-loss"])
 async def test_without_the_fault_the_same_steps_are_accepted(name: str, tmp_path: Path, toolbox: Toolbox) -> None:
-    explanation = await explained(toolbox, EVERY[name].scene(tmp_path, faulty=False), SPECIFICATIONS)
+    explanation = await explain(toolbox, EVERY[name].scene(tmp_path, faulty=False), None, SPECIFICATIONS)
     assert explanation.accepted, explanation.text()
     assert not explanation.bugs
 

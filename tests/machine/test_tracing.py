@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from checking.explain import lines as trace_lines
+from checking.machine_replay.homeserver import Device
 from checking.machine_replay.message_keys import decode, inner_message, olm_place
 from tests.machine.own_devices import another_device, encrypted_for, receive
 from tests.machine.scene import ALICE, BOB, HOUR_MS, MEGOLM, ROOM, Scene, scene
@@ -172,6 +173,40 @@ async def test_a_request_and_its_answer_have_one_name_in_all_processes(tmp_path:
     assert handed_out["instance"] != answered["instance"]
 
 
+async def test_an_offer_says_what_it_has_and_what_became_of_it(tmp_path: Path) -> None:
+    recorder = Recorder()
+    async with scene(tmp_path, recorder) as on:
+        device = Device(ALICE, "PHONE")
+        offered, answered = of(recorder, "offer")[0], of(recorder, "answer")[0]
+        assert (offered["one_time_keys"], offered["fallback"], offered["serial"]) == (50, True, 1)
+        assert len(set(msgspec.convert(offered["keys"], list[str]))) == 50
+        assert answered["one_time_keys"] == 50
+        for _ in range(30):
+            on.server.hand_out_first(device, next(iter(on.server.one_time_keys(device))))
+            claim: dict[str, object] = {"one_time_keys": {ALICE: {"PHONE": "signed_curve25519"}}}
+            on.bob.call("POST", "/_matrix/client/v3/keys/claim", claim)
+        await on.app.sync()
+        assert of(recorder, "batch")[-1]["one_time_keys"] == 20
+        [upload] = [each for each in await on.app.machine.outgoing_requests() if isinstance(each, KeysUpload)]
+        await on.extension.machine.mark_failed(upload, status=None)
+    again, abandoned = of(recorder, "offer")[-1], of(recorder, "abandon")[-1]
+    assert (again["one_time_keys"], again["serial"]) == (30, 3)
+    assert not {*msgspec.convert(again["keys"], list[str])} & {*msgspec.convert(offered["keys"], list[str])}
+    assert abandoned["request"] == again["request"]
+    assert abandoned["instance"] != again["instance"]
+
+
+async def test_a_question_for_device_lists_names_the_marks_that_were_set(tmp_path: Path) -> None:
+    recorder = Recorder()
+    async with scene(tmp_path, recorder) as on:
+        await on.app.machine.track_users(["@carol:example.org"])
+        await on.app.machine.outgoing_requests()
+    asked, tracked = of(recorder, "request")[-1], of(recorder, "commit")[-1]
+    records = msgspec.convert(tracked["records"], list[str])
+    assert asked["marks"] == [record for record in records if record.startswith("outdated/")]
+    assert [record.partition("/")[0] for record in msgspec.convert(asked["lists"], list[str])] == ["devices"]
+
+
 async def test_a_room_event_that_no_text_can_hold_keeps_no_other_from_being_read(tmp_path: Path) -> None:
     recorder = Recorder()
     async with scene(tmp_path, recorder) as on:
@@ -252,7 +287,7 @@ async def test_what_was_rolled_back_is_not_said(tmp_path: Path) -> None:
 
         async def fail(transaction: Transaction) -> None:
             upload = KeysUpload(msgspec.convert("offer-x", str), {})  # type: ignore[arg-type]
-            tracing.answered(transaction, upload)
+            tracing.answered(transaction, upload, {})
             raise KeyError("for a reason")
 
         with pytest.raises(KeyError):

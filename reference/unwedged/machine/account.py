@@ -87,13 +87,17 @@ async def hand_out_offer(transaction: Transaction, now_ms: int) -> KeysUpload | 
         if abs(now_ms - offer.handed_out_ms) < OFFER_ABANDONED_AFTER_MS:
             return None
         _abandon(transaction, own)
+        tracing.abandoned(transaction, offer.offer_id)
     count, new_fallback = keys_wanted(own), wants_new_fallback(own, now_ms)
     with_fallback = new_fallback or own.fallback_confirmed_ms is None
     if own.published and not count and not with_fallback:
         return None
     account = await own_account(transaction)
     device = Device(own.user_id, own.device_id)
+    kept_ms = None
     if new_fallback:
+        if own.fallback_confirmed_ms is not None:
+            kept_ms = abs(now_ms - own.fallback_confirmed_ms)
         own.fallback = _signed_keys(account, device, account.make_fallback_key(), {"fallback": True})
         own.fallback_confirmed_ms, own.fallback_used = None, False
     body: JsonObject = {}
@@ -110,7 +114,7 @@ async def hand_out_offer(transaction: Transaction, now_ms: int) -> KeysUpload | 
     transaction.put(OWN_DEVICE, None, own)
     transaction.put(OFFER, None, Offer(offer_id, now_ms, with_fallback))
     upload = KeysUpload(offer_id, body)
-    tracing.offered(transaction, upload, count, fallback=with_fallback)
+    tracing.offered(transaction, upload, own.serial, fallback=with_fallback, kept_ms=kept_ms)
     return upload
 
 
@@ -150,6 +154,7 @@ async def abandon_offer(transaction: Transaction, request: KeysUpload) -> None:
     offer = await transaction.get(OFFER, None)
     if offer is not None and offer.offer_id == request.offer_id:
         _abandon(transaction, await own_device(transaction))
+        tracing.abandoned(transaction, request.offer_id)
 
 
 async def lose_offer(transaction: Transaction) -> None:

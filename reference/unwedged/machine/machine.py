@@ -291,7 +291,7 @@ class OlmMachine:
                     await secrets.use_backup_key(transaction)
                 case BackupUpload():
                     await backup.mark_uploaded(transaction, request, response)
-            tracing.answered(transaction, request)
+            tracing.answered(transaction, request, response)
 
         must_be_request(request)
         if not isinstance(response, dict):

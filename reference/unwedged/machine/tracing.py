@@ -7,8 +7,9 @@ of what others have sent, only words that this program knows are written as they
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import wraps
+from itertools import islice
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
 import msgspec
@@ -16,6 +17,7 @@ import msgspec
 from unwedged.machine.errors import MachineError, MalformedMessage
 from unwedged.machine.identifiers import (
     OLM,
+    ONE_TIME_KEY,
     Curve25519Key,
     Device,
     EventId,
@@ -31,7 +33,7 @@ from unwedged.machine.identifiers import (
 )
 from unwedged.machine.olm_places import olm_place
 from unwedged.machine.ratchets import OlmMessage, index_of
-from unwedged.machine.records import ANSWERED, VERIFICATION, WANTED_SESSION, Backup
+from unwedged.machine.records import ANSWERED, DEVICES, OUTDATED, VERIFICATION, WANTED_SESSION, Backup
 from unwedged.machine.requests import (
     BackupUpload,
     BackupVersionCreate,
@@ -48,7 +50,7 @@ from unwedged.machine.requests import (
 from unwedged.machine.sync import SyncChanges, SyncPosition
 from unwedged.machine.wire import parsed
 from unwedged.store import RecordKind, Transaction
-from unwedged.trace import MOST_LISTED, Remarks
+from unwedged.trace import MOST_LISTED, Field, Remarks
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -82,6 +84,7 @@ KNOWN_CODES: Final = frozenset(
 
 OK: Final = "ok"
 OTHER: Final = "other"
+NONE: Final = "none"
 
 Said = ParamSpec("Said")
 
@@ -128,6 +131,10 @@ def batch(
             next_events=_token(trace, changes.next_to_device_token),
             events_applied=events,
             events=len(changes.to_device),
+            serial=asked_with.serial,
+            one_time_keys=NONE if changes.one_time_keys is None else changes.one_time_keys,
+            fallback=_fallback(changes.unused_fallback_types),
+            changed=_records(trace, OUTDATED, changes.changed),
         )
 
 
@@ -154,8 +161,17 @@ def decrypted_olm(
     """
     if (trace := transaction.trace) is not None:
         place = _place(trace, message.type, message.body)
+        named = trace.pseudonym("message", message.body)
         mark = {"mark": _record(trace, WANTED_SESSION, peer)} if marks else {}
-        trace.later("decrypt_olm", peer=_peer(trace, peer), outcome=outcome, begins_session=begins, **mark, **place)
+        trace.later(
+            "decrypt_olm",
+            peer=_peer(trace, peer),
+            message=named,
+            outcome=outcome,
+            begins_session=begins,
+            **mark,
+            **place,
+        )
 
 
 @_harmless
@@ -261,31 +277,65 @@ def room_key(
 
 
 @_harmless
-def offered(transaction: Transaction, request: KeysUpload, one_time_keys: int, *, fallback: bool) -> None:
-    """Keys were made, and offered by a request."""
+def offered(
+    transaction: Transaction, request: KeysUpload, serial: int, *, fallback: bool, kept_ms: int | None = None
+) -> None:
+    """Keys were made, and offered by a request; ``kept_ms`` is the age of the fallback key that this one replaces."""
+    if (trace := transaction.trace) is None:
+        return
+    ids = list(_names(request.body, "one_time_keys"))
+    fields: dict[str, Field] = {} if kept_ms is None else {"kept_ms": kept_ms}
+    for name in _names(request.body, "fallback_keys"):
+        fields["fallback_key"] = trace.pseudonym("key", name)
+    trace.later(
+        "offer",
+        request=_request(trace, request),
+        serial=serial,
+        one_time_keys=len(ids),
+        keys=[trace.pseudonym("key", name) for name in ids],
+        fallback=fallback,
+        **fields,
+    )
+
+
+@_harmless
+def abandoned(transaction: Transaction, offer: TransactionId) -> None:
+    """An offer was abandoned: it has failed, or nobody has answered it for long."""
     if (trace := transaction.trace) is not None:
-        trace.later("offer", request=_request(trace, request), one_time_keys=one_time_keys, fallback=fallback)
+        trace.later("abandon", request=_request(trace, KeysUpload(offer, {})))
 
 
 @_harmless
 def handed_out(transaction: Transaction, requests: Iterable[Request], now_ms: int) -> None:
-    """Requests were handed out to be sent. A claim also says for which marks, and when: that bounds the next one."""
+    """Requests were handed out to be sent. A question for device lists says which marks it was made for.
+
+    A claim also says for which marks, and when: that bounds the next one.
+    """
     if (trace := transaction.trace) is None:
         return
     for request in requests:
-        named = _request(trace, request)
-        trace.later("request", type=type(request).__name__, request=named)
+        fields = _named(trace, request)
+        if isinstance(request, KeysQuery):
+            fields["marks"] = _records(trace, OUTDATED, request.users)
+            fields["lists"] = _records(trace, DEVICES, request.users)
+        trace.later("request", **fields)
         if isinstance(request, KeysClaim):
             peers = [PeerName(claimed.device.user_id, claimed.curve25519) for claimed in request.wanted]
             marks = [_record(trace, WANTED_SESSION, peer) for peer in peers]
-            trace.later("claim", request=named, marks=marks, claimed_ms=now_ms)
+            trace.later("claim", request=_request(trace, request), marks=marks, claimed_ms=now_ms)
 
 
 @_harmless
-def answered(transaction: Transaction, request: Request) -> None:
+def answered(transaction: Transaction, request: Request, response: JsonObject) -> None:
     """The answer to a request has come. What it has settled is in the commit, if there is one."""
     if (trace := transaction.trace) is not None:
-        trace.later("answer", type=type(request).__name__, request=_request(trace, request))
+        fields = _named(trace, request)
+        if isinstance(request, KeysUpload):
+            counts = response.get("one_time_key_counts")
+            count = counts.get(ONE_TIME_KEY, 0) if isinstance(counts, dict) else None
+            assert isinstance(count, int)  # looked at before
+            fields["one_time_keys"] = count
+        trace.later("answer", **fields)
 
 
 @_harmless
@@ -345,6 +395,25 @@ def _token(trace: Remarks, token: str | None) -> str:
 
 def _sender(trace: Remarks, sender: UserId | None) -> str:
     return "none" if sender is None else trace.pseudonym("user", sender)
+
+
+def _names(body: JsonObject, part: str) -> Iterable[str]:
+    """Return the names of the keys in one part of an upload."""
+    return msgspec.convert(body.get(part, {}), dict[str, object])
+
+
+def _fallback(unused_types: Collection[str] | None) -> str:
+    """Return what a sync has said of the fallback key that the homeserver has."""
+    return NONE if unused_types is None else "unused" if ONE_TIME_KEY in unused_types else "used"
+
+
+def _records(trace: Remarks, kind: RecordKind[UserId, Value], users: Iterable[UserId]) -> list[str]:
+    """Return the records of one kind that some users have."""
+    return [_record(trace, kind, user) for user in islice(users, MOST_LISTED)]
+
+
+def _named(trace: Remarks, request: Request) -> dict[str, Field]:
+    return {"type": type(request).__name__, "request": _request(trace, request)}
 
 
 def _record(trace: Remarks, kind: RecordKind[Key, Value], key: Key) -> str:

@@ -1,0 +1,115 @@
+"""Have TLC decide whether the steps of the machine are possible (``tla/MachineTrace.tla``).
+
+Many steps are followed in parts. Each part begins with the state that TLC has printed at the end of the one before.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from checking.explain.machine_steps import MachineFact, MachineStep
+from checking.explain.validation import NotValidated, printed_reasons
+from checking.tlc.run import Job, Result, Verdict, run
+from checking.tlc.toolbox import Toolbox
+
+STEPS_IN_A_PART: Final = 2000
+"""At most."""
+
+_CONFIGURATION: Final = """\
+SPECIFICATION Spec
+CONSTANTS
+    Log <- TheLog
+    Start <- TheStart
+    Last = {last}
+    Target = 50
+    FallbackPeriod = 3600000
+    MessagesKept = 256
+VIEW Place
+CHECK_DEADLOCK FALSE
+INVARIANT {invariant}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineValidation:
+    """How far TLC could follow the steps of the machine."""
+
+    followed: int
+    """How many of them it could take."""
+    seconds: float
+    reasons: frozenset[str] = frozenset()
+    """Why it could not take the next one, by the names of ``Why`` in ``tla/MachineTrace.tla``."""
+
+
+async def validate_machine(toolbox: Toolbox, steps: Sequence[MachineStep], specifications: Path) -> MachineValidation:
+    """Let TLC follow the steps. Raises ``NotValidated`` where it does not come to a verdict."""
+    start, done, seconds = "Unstarted", 0, 0.0
+    while part := list(islice(steps, done, done + STEPS_IN_A_PART)):
+        with tempfile.TemporaryDirectory(prefix="unwedged-machine-") as folder:
+            path = Path(folder) / "TheMachine.tla"
+            path.write_text(_module(part, start), encoding="utf-8")
+            result = await _follow(toolbox, path, specifications, 0, "AtEnd")
+            seconds += result.seconds
+            followed = result.depth - 1
+            if followed < len(part):
+                explained = await _follow(toolbox, path, specifications, followed + 1, "AtLast")
+                reasons = printed_reasons(explained.printed)
+                return MachineValidation(done + followed, seconds + explained.seconds, reasons)
+        start = _end(result)
+        done += len(part)
+    return MachineValidation(done, seconds)
+
+
+async def _follow(toolbox: Toolbox, module: Path, specifications: Path, last: int, invariant: str) -> Result:
+    configuration = module.with_suffix(".cfg")
+    configuration.write_text(_CONFIGURATION.format(last=last, invariant=invariant), encoding="utf-8")
+    result = await run(toolbox, Job(module, configuration, (specifications,), brief=True))
+    if result.verdict is not Verdict.PASS:
+        raise NotValidated(f"TLC came to no verdict on the machine: {result.verdict.value}\n{result.detail}")
+    return result
+
+
+def _end(result: Result) -> str:
+    """Return the state that TLC has printed: it prints values as the language writes them."""
+    found = re.search(r'<<\s*"end",(.*)>>', " ".join(result.printed), re.DOTALL)
+    if found is None:
+        raise NotValidated("TLC did not print how a part of the machine's steps ends")
+    return found[1]
+
+
+def _module(steps: Sequence[MachineStep], start: str) -> str:
+    log = ",\n    ".join(map(_element, steps))
+    return f"""\
+---- MODULE TheMachine ----
+EXTENDS MachineTrace
+TheStart == {start}
+TheLog == <<
+    {log}
+>>
+====
+"""
+
+
+def _element(step: MachineStep) -> str:
+    shown = "".join(f", {name} |-> {_value(fact)}" for name, fact in step.facts.items())
+    return f'[step |-> "{step.name}"{shown}]'
+
+
+def _value(fact: MachineFact) -> str:
+    match fact:
+        case bool():
+            return "TRUE" if fact else "FALSE"
+        case int():
+            return str(fact)
+        case str():
+            return f'"{fact}"'
+        case Mapping():
+            return " @@ ".join(f'"{name}" :> "{value}"' for name, value in fact.items()) or "<<>>"
+        case _:
+            return "{" + ", ".join(f'"{name}"' for name in sorted(fact)) + "}"

@@ -1,0 +1,151 @@
+"""Steps of the machine in traces: those of real machines are possible, and what breaks a guarantee is named."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from checking.explain.explanation import Explanation, explain
+from checking.explain.machine_reasons import MACHINE_REASONS
+from checking.explain.machine_steps import machine_steps
+from checking.explain.merging import merge
+from checking.explain.reading import read
+from checking.tlc.toolbox import Toolbox
+from tests.machine.scene import ROOM, Scene, scene
+from tests.store.stores import Recorder
+
+ROOT: Final = Path(__file__).parents[2]
+SPECIFICATIONS: Final = ROOT / "tla"
+
+Json = dict[str, object]
+Edit = Callable[[list[Json]], None]
+"""Makes a trace say something else."""
+
+
+async def talk(on: Scene) -> None:
+    """Let a room's key be shared, and messages go both ways, over sliding sync too."""
+    await on.greet()
+    await on.extension.sync("extension", sliding=True)
+    event = await on.bob.say(ROOM, "again")
+    await on.extension.sync("extension", sliding=True)
+    assert await on.app.read(ROOM, event) == "again"
+    await on.app.say(ROOM, "hello")
+    await on.app.sync()
+    await on.app.send_all()
+
+
+async def recorded(folder: Path) -> list[Json]:
+    """Return the trace of the device that two processes share."""
+    recorder = Recorder()
+    async with scene(folder, recorder) as on:
+        await talk(on)
+    store = next(line["store"] for line in recorder.lines if line["step"] == "batch" and line["sliding"])
+    return [dict(line) for line in recorder.lines if line["store"] == store]
+
+
+async def explained(folder: Path, toolbox: Toolbox, lines: list[Json]) -> Explanation:
+    path = folder / "trace.ndjson"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return await explain(toolbox, (path,), None, SPECIFICATIONS)
+
+
+def number_of(lines: list[Json], step: str, number: int = 0, **fields: object) -> int:
+    """Return the place of a line."""
+    places = [place for place, line in enumerate(lines) if line["step"] == step and line.items() >= fields.items()]
+    return places[number]
+
+
+def change(step: str, number: int = 0, /, **fields: object) -> Edit:
+    """Let a line say something else."""
+
+    def edit(lines: list[Json]) -> None:
+        lines[number_of(lines, step, number)] |= fields
+
+    return edit
+
+
+def unwrite(step: str, kind: str, **fields: object) -> Edit:
+    """Let a commit lack the records of one kind: that with which the last line of a step took effect."""
+
+    def edit(lines: list[Json]) -> None:
+        line = lines[number_of(lines, step, -1, **fields)]
+        commit = lines[number_of(lines, "commit", operation=line["operation"], instance=line["instance"])]
+        for name in ("records", "based_on", "made"):
+            values, records = commit[name], commit["records"]
+            assert isinstance(values, list)
+            assert isinstance(records, list)
+            commit[f"{name}_left"] = [
+                value for value, record in zip(values, records, strict=True) if not record.startswith(f"{kind}/")
+            ]
+        for name in ("records", "based_on", "made"):
+            commit[name] = commit.pop(f"{name}_left")
+
+    return edit
+
+
+async def test_real_machines_are_accepted(tmp_path: Path, toolbox: Toolbox) -> None:
+    lines = await recorded(tmp_path)
+    explanation = await explained(tmp_path, toolbox, lines)
+    assert explanation.accepted, explanation.text()
+    assert len(explanation.machine.steps) > 30
+    assert f"and so are {len(explanation.machine.steps)} of the machine" in explanation.text()
+
+
+EDITS: Final[dict[str, Edit]] = {
+    "another_account": change("open_machine", -1, peer="0" * 16),
+    "stale_response": change("batch", -1, asked="0" * 16, lists_applied=True),
+    "session_not_stored": unwrite("decrypt_olm", "peer", outcome="ok"),
+    "place_used_again": change("encrypt_megolm", -1, index=0),
+    "request_not_stored": change("share", -1, request="0" * 16),
+}
+
+
+@pytest.mark.parametrize("reason", EDITS)
+async def test_an_impossible_step_is_named(tmp_path: Path, toolbox: Toolbox, reason: str) -> None:
+    lines = await recorded(tmp_path)
+    EDITS[reason](lines)
+    explanation = await explained(tmp_path, toolbox, lines)
+    assert not explanation.accepted
+    assert reason in explanation.machine.validation.reasons, explanation.text()
+    text = explanation.text()
+    assert MACHINE_REASONS[reason].says in text
+    assert f"this violates {MACHINE_REASONS[reason].guarantee}" in text
+    assert explanation.drawing().ending.startswith("impossible: P")
+
+
+async def test_what_may_be_cut_off_is_not_judged(tmp_path: Path, toolbox: Toolbox) -> None:
+    lines = await recorded(tmp_path)
+    last = number_of(lines, "share", -1)
+    change("share", -1, request="0" * 16)(lines)
+    del lines[last + 1]  # the next line of the same process may have been one of this operation
+    explanation = await explained(tmp_path, toolbox, lines)
+    assert explanation.machine.impossible is None, explanation.text()
+
+
+async def test_a_trace_of_the_store_alone_has_no_steps_of_the_machine(tmp_path: Path) -> None:
+    lines = [line for line in await recorded(tmp_path) if "began_after" in line or "operation" not in line]
+    path = tmp_path / "trace.ndjson"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    logs = read([path])
+    assert machine_steps(logs, merge(logs)) == []
+
+
+def test_each_reason_of_the_specification_is_explained() -> None:
+    specification = (SPECIFICATIONS / "MachineTrace.tla").read_text()
+    named = set(re.findall(r'"([a-z]+(?:_[a-z]+)+)"', specification))
+    assert named >= set(MACHINE_REASONS)
+
+
+def test_each_reason_names_clauses_guarantees_and_bugs_that_exist() -> None:
+    machine = (ROOT / "spec" / "machine.md").read_text()
+    bugs = {path.stem.removeprefix("fault-") for path in (SPECIFICATIONS / "models").glob("fault-*.cfg")}
+    for reason in MACHINE_REASONS.values():
+        assert all(f"**{clause}**" in machine for clause in reason.clauses)
+        assert set(reason.bugs) <= bugs
+        module, _, guarantee = reason.guarantee.partition("!")
+        assert re.search(rf"^{guarantee} ==", (SPECIFICATIONS / f"{module}.tla").read_text(), re.MULTILINE), guarantee
