@@ -21,6 +21,10 @@ CONSTANTS
 
 VARIABLE at     \* which element of Log is next
 
+\* The same. TLC evaluates a definition once, but all of what a configuration puts into
+\* the place of a constant each time that it is used.
+TheSteps == Log
+
 \* In the place of the number of the value that an update was computed from:
 Untold == 1000001   \* the trace does not say
 Unread == 1000002   \* it was computed from none
@@ -170,13 +174,13 @@ TraceInit ==
     /\ at = 1
 
 \* The end of a part, for the next one to begin with.
-AtEnd == at = Len(Log) + 1 =>
+AtEnd == at = Len(TheSteps) + 1 =>
     PrintT(<<"end", lease.epoch, IF lease.holder = Nobody THEN "" ELSE lease.holder, lease.left, lease.wanted,
              [p \in Processes |-> <<guard[p].stage, guard[p].epoch>>],
              {<<p, r>> \in Processes \X Records : SyncedCache(cache[p]).records[r] # Missing},
              [o \in Operations |-> op[o].under]>>)
 
-TraceNext == at <= Len(Log) /\ Step(Log[at]) /\ at' = at + 1
+TraceNext == at <= Len(TheSteps) /\ Step(TheSteps[at]) /\ at' = at + 1
 
 TraceSpec == TraceInit /\ [][TraceNext]_<<vars, at>>
 
@@ -231,5 +235,5 @@ Reasons(e) ==
       [] e.step = "validate" -> Unless(MayAccess(e.o), "answer_unfenced")
       [] OTHER -> {}
 
-AtLast == at = Last => PrintT(<<"reasons", Reasons(Log[at]), lease, Version>>)
+AtLast == at = Last => PrintT(<<"reasons", Reasons(TheSteps[at]), lease, Version>>)
 ===============================================================================

@@ -25,7 +25,7 @@ from checking.tlc.values import Value, parse_value
 NO_PROCESS: Final = "idle"
 """One that does nothing: the specification wants two."""
 NO_OPERATION: Final = "idle/1"
-STEPS_IN_A_PART: Final = 800
+STEPS_IN_A_PART: Final = 5000
 """At least, but for the last part."""
 
 _CONFIGURATION: Final = """\
