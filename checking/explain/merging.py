@@ -17,6 +17,7 @@ from typing import Final, TypeAlias
 from checking.explain.lines import (
     Acquire,
     AnyLine,
+    Close,
     Commit,
     CommitFails,
     Load,
@@ -55,6 +56,17 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Base:
+    """What traces are counted from: a moment when nobody has the lease, and no process of before takes part."""
+
+    epoch: int
+    """The last one that was acquired."""
+    version: int
+    digests: Mapping[str, str]
+    """Of the value of each record that a line tells of."""
+
+
+@dataclass(frozen=True, slots=True)
 class Merged:
     """All steps in order."""
 
@@ -67,6 +79,8 @@ class Merged:
     remarks: tuple[str, ...]
     base_epoch: int
     base_version: int
+    end: Base
+    """Where traces begin that follow these."""
 
 
 @dataclass(slots=True)
@@ -84,28 +98,31 @@ _NO_FACTS: Final[Mapping[str, Fact]] = {}
 _ENDINGS: Final = (Commit, CommitFails, Validate, Lose, Outdated)
 
 
-def merge(logs: Logs) -> Merged:
-    """Put the lines of one store in order."""
-    return _Merging(logs).merged()
+def merge(logs: Logs, base: Base | None = None) -> Merged:
+    """Put the lines of one store in order. Without a base they are counted from the first of each that they tell of."""
+    return _Merging(logs, base).merged()
 
 
 class _Merging:
-    def __init__(self, logs: Logs) -> None:
+    def __init__(self, logs: Logs, base: Base | None) -> None:
         self._logs = logs
         self._remarks = list(logs.remarks)
         lines = [found.line for found in self._all()]
         self._commits = sorted((line for line in lines if isinstance(line, Commit)), key=lambda line: line.version)
         self._syncs = sorted((line for line in lines if isinstance(line, Sync)), key=lambda line: line.epoch)
         self._holders = {line.epoch: line.instance for line in lines if isinstance(line, Acquire)}
+        first = [line.version for line in lines if isinstance(line, Open)]
+        first += [line.version - 1 for line in self._commits] + [line.since for line in self._syncs]
+        self._base = base or Base(min(self._holders, default=1) - 1, min(first, default=0), {})
+        self._cut_off = self._instances_cut_off()
+        self._untold_acquisitions = self._acquisitions_cut_off()
+        self._holders |= self._untold_acquisitions
         self._epochs = sorted(self._holders)
         order = dict.fromkeys([*(self._holders[epoch] for epoch in self._epochs), *sorted(logs.instances)])
         self._names = {instance: f"P{number}" for number, instance in enumerate(order, 1)}
-        self._base_epoch = min(self._epochs, default=1) - 1
-        first = [line.version for line in lines if isinstance(line, Open)]
-        first += [line.version - 1 for line in self._commits] + [line.since for line in self._syncs]
-        self._base_version = min(first, default=0)
         self._untold = self._untold_versions()
         self._failed = self._failed_commits(line for line in lines if isinstance(line, CommitFails))
+        self._newest_digests = dict(self._base.digests)
         self._values = self._numbered_values()
         self._of_epoch: dict[int, dict[str, list[Step]]] = defaultdict(lambda: defaultdict(list))
         self._slots: dict[str, str] = {}
@@ -119,6 +136,7 @@ class _Merging:
         for instance, name in self._names.items():
             _Instance(self, name, self._logs.instances[instance]).place()
         self._place_untold()
+        self._place_cut_off()
         steps = list(self._in_order())
         return Merged(
             steps,
@@ -126,19 +144,69 @@ class _Merging:
             self._slots,
             tuple(sorted({record for step in steps for record in records_of(step)})),
             tuple(self._remarks),
-            self._base_epoch,
-            self._base_version,
+            self._base.epoch,
+            self._base.version,
+            Base(max(self._epochs, default=self._base.epoch), self._last_version, self._newest_digests),
         )
+
+    # The last line of an instance that was killed, which may be missing (T1.4)
+
+    def _instances_cut_off(self) -> dict[str, int]:
+        """Return the instances that end without a guard and without a ``close``, and the last epoch of each."""
+        cut_off: dict[str, int] = {}
+        for instance, lines in self._logs.instances.items():
+            guard: int | None = None
+            for found in lines:
+                guard = _guard_after(found.line, guard)
+            if guard is None and not isinstance(lines[-1].line, Close):
+                cut_off[instance] = max((getattr(found.line, "epoch", 0) for found in lines), default=0)
+        return cut_off
+
+    def _acquisitions_cut_off(self) -> dict[int, str]:
+        """Return the epochs that no line tells of, and of each an instance that can have acquired it in the end."""
+        acquisitions: dict[int, str] = {}
+        for epoch in range(self._base.epoch + 1, max(self._holders, default=0)):
+            able = [(last, instance) for instance, last in self._cut_off.items() if last < epoch]
+            if epoch in self._holders or not able:
+                continue
+            _, acquisitions[epoch] = max(able)
+            del self._cut_off[acquisitions[epoch]]
+        return acquisitions
+
+    def _place_cut_off(self) -> None:
+        """Put in the acquisitions that were cut off, and that somebody waited where a commit shows that."""
+        for epoch, instance in self._untold_acquisitions.items():
+            process = self._names[instance]
+            self._remarks.append(
+                f"no line tells of epoch {epoch}: the lines of {process} end before, and it can have it"
+            )
+            self.put(epoch, process, Step("acquire", {"p": process, "epoch": self.epoch(epoch)}))
+        for epoch, steps in self._of_epoch.items():
+            every = [step for of_one in steps.values() for step in of_one]
+            able = [(last, instance) for instance, last in self._cut_off.items() if last <= epoch]
+            if (
+                not able
+                or not any(_was_asked_for(step) for step in every)
+                or any(step.name == "want" for step in every)
+            ):
+                continue
+            instance = max(able)[1]
+            del self._cut_off[instance]
+            process = self._names[instance]
+            self._remarks.append(
+                f"no line tells that somebody waited in epoch {epoch}: the lines of {process} end before, and it can"
+            )
+            self.put(epoch, process, Step("want", {"p": process, "epoch": self.epoch(epoch)}))
 
     # Versions and values
 
     def version(self, version: int) -> int:
         """Count versions from the first that anything is known of."""
-        return min(max(0, version - self._base_version), NEVER_SEEN)
+        return min(max(0, version - self._base.version), NEVER_SEEN)
 
     def epoch(self, epoch: int) -> int:
         """Count epochs from the first that anybody acquired."""
-        return max(0, epoch - self._base_epoch)
+        return max(0, epoch - self._base.epoch)
 
     def after(self, epoch: int) -> int:
         """Return the first epoch that was acquired after another one, or that one itself if it is the last."""
@@ -147,9 +215,9 @@ class _Merging:
     def _untold_versions(self) -> dict[int, dict[str, None]]:
         """Return the versions that no commit tells of, and which records a sync says were written in each."""
         told = {commit.version for commit in self._commits}
-        last = max([*told, *(sync.version for sync in self._syncs)], default=self._base_version)
+        self._last_version = last = max([*told, *(sync.version for sync in self._syncs)], default=self._base.version)
         untold: dict[int, dict[str, None]] = {
-            version: {} for version in range(self._base_version + 1, last + 1) if version not in told
+            version: {} for version in range(self._base.version + 1, last + 1) if version not in told
         }
         for sync in self._syncs:
             for record, version in zip(sync.changed, sync.changed_in, strict=False):
@@ -176,23 +244,30 @@ class _Merging:
     def _numbered_values(self) -> dict[str, dict[str, list[int]]]:
         """Number the values of each record by their digests: 0 before all commits, then one more with each.
 
-        In an empty store there is no record: so what its first update knew of it can be judged as well.
+        In an empty store there is no record: so what its first update knew of it can be judged as well. If no line
+        tells of a record's newest value, what the next update was computed from counts as that value.
         """
         numbers: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         counts: dict[str, int] = defaultdict(int)
+        for record, digest in self._newest_digests.items():
+            numbers[record][digest].append(0)
         told: dict[int, Commit | CommitFails] = {commit.version: commit for commit in self._commits} | self._failed
         for version in sorted({*told, *self._untold}):
             commit = told.get(version)
             if commit is None:
                 for record in self._untold[version]:
                     counts[record] += 1
+                    self._newest_digests.pop(record, None)
                 continue
             for record, based_on, made in zip(commit.records, commit.based_on, commit.made, strict=False):
-                if counts[record] == 0:
-                    numbers[record]["absent" if self._base_version == 0 else based_on].append(0)
+                if record not in self._newest_digests:
+                    empty = counts[record] == 0 and self._base.version == 0
+                    numbers[record]["absent" if empty else based_on].append(counts[record])
                 numbers[record][made].append(counts[record] + 1)
             for record in commit.records:
                 counts[record] += 1
+                self._newest_digests.pop(record, None)
+            self._newest_digests.update(zip(commit.records, commit.made, strict=False))
         return numbers
 
     def bases(self, commit: Commit | CommitFails) -> dict[str, int]:
@@ -356,8 +431,8 @@ class _Instance:
         """Put a step under an epoch. What only the process itself knows comes after all that it did before."""
         under = max(under, self._bucket if local else self._not_before)
         self._bucket = max(self._bucket, under)
-        epoch = getattr(found.line, "epoch", self._merging.epoch(0))
-        known = {"p": self._name, "epoch": self._merging.epoch(epoch), **facts}
+        epoch = getattr(found.line, "epoch", None)
+        known = {"p": self._name, **({} if epoch is None else {"epoch": self._merging.epoch(epoch)}), **facts}
         self._merging.put(under, self._name, Step(name, known, found.place, found.line))
 
     def _take(self, found: Found) -> None:
@@ -469,6 +544,11 @@ def _hands_over(step: Step) -> bool:
     """Say whether somebody must have said before that it waits."""
     line = step.line
     return isinstance(line, Release) or bool(isinstance(line, Renew | Commit | Validate) and line.wanted)
+
+
+def _was_asked_for(step: Step) -> bool:
+    """Say whether somebody waited for the lease that a commit has released."""
+    return step.name == "commit" and step.facts["released"] is True
 
 
 def _frees(step: Step) -> bool:

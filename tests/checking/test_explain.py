@@ -16,6 +16,7 @@ from checking.explain import validation
 from checking.explain.merging import merge
 from checking.explain.reading import NoTrace, SeveralStores, UnknownFormat, read
 from checking.explain.reasons import REASONS
+from checking.explain.validation import Validation, validate
 from checking.tlc.toolbox import Toolbox
 from examples.story.processes import Bob, SharedStore, shared_store
 from examples.story.program import Encrypt, GoOn, Meet, Point, Stands
@@ -226,6 +227,109 @@ class TestDeciding:
         explanation = await explained.explain(toolbox, (written(folder, lines),), None, SPECIFICATIONS)
         assert reason in explanation.validation.reasons, explanation.text()
         assert REASONS[reason].says in explanation.text()
+
+
+async def cut_off(folder: Path, step: str) -> list[Json]:
+    """Return the trace of processes one of which was killed when it had taken a step, before it wrote the line."""
+    recorder = Recorder()
+    async with workbench(folder / "store.db") as bench:
+        phone = await bench.instance("phone", tracer=recorder)
+        killed = await bench.instance("extension", tracer=recorder)
+        await take_over(phone)
+        await phone.run(count_up)
+        if step == "want":
+            assert not await killed.lock.acquire_now()
+            await phone.run(count_up)
+        else:
+            await phone.lock.release_now()
+            await take_over(killed)
+            if step == "commit":
+                await killed.run(count_up)
+            bench.expire_lease()
+        await take_over(phone)
+        await phone.run(count_up)
+        await phone.run(count_up)
+        await phone.lock.release_now()
+    lines: list[Json] = [dict(line) for line in recorder.lines]
+    of_killed = [line for line in lines if line["instance"] == found(lines, "open", 1)["instance"]]
+    for line in of_killed[of_killed.index(found(of_killed, step)) :]:
+        lines.remove(line)
+    return lines
+
+
+class TestAKill:
+    """T1.4: the last step of an instance that was killed may be missing."""
+
+    @pytest.mark.parametrize("step", ["acquire", "sync", "want", "commit"])
+    async def test_what_a_process_did_last_may_be_missing(self, tmp_path: Path, toolbox: Toolbox, step: str) -> None:
+        path = written(tmp_path, await cut_off(tmp_path, step))
+        explanation = await explained.explain(toolbox, (path,), None, SPECIFICATIONS)
+        assert explanation.accepted, explanation.text()
+        assert explanation.logs.complete
+
+    @pytest.mark.parametrize(("step", "reason"), [("acquire", "epoch_not_next"), ("want", "released_unwanted")])
+    async def test_no_process_that_went_on_can_have_done_it(
+        self, tmp_path: Path, toolbox: Toolbox, step: str, reason: str
+    ) -> None:
+        lines = await cut_off(tmp_path, step)
+        killed = found(lines, "open", 1)["instance"]
+        last = [line for line in lines if line["instance"] == killed][-1]
+        number = last["line"]
+        assert isinstance(number, int)
+        lines.append(
+            {name: last[name] for name in ("format", "store", "instance", "at_ms")}
+            | {"line": number + 1, "step": "close"}
+        )
+        explanation = await explained.explain(toolbox, (written(tmp_path, lines),), None, SPECIFICATIONS)
+        assert reason in explanation.validation.reasons, explanation.text()
+
+
+class TestOnePartAfterTheOther:
+    """Traces of a store that all processes have closed, and of what came after that."""
+
+    @pytest.fixture
+    async def parts(self, tmp_path: Path) -> list[list[Json]]:
+        recorders = [Recorder(), Recorder()]
+        async with workbench(tmp_path / "store.db") as bench:
+            for recorder in recorders:
+                phone = await bench.instance("phone", tracer=recorder)
+                await take_over(phone)
+                await phone.run(count_up)
+                await phone.run(count_up)
+                await phone.lock.release_now()
+        parts: list[list[Json]] = [[dict(line) for line in recorder.lines] for recorder in recorders]
+        # The workbench gives each instance a cache of version 0. A store gives it one of the version that it finds.
+        found(parts[1], "open")["version"] = found(parts[1], "sync")["since"] = 2
+        found(parts[1], "sync").update({"changed": [], "changed_in": []})
+        return parts
+
+    async def follow(self, folder: Path, toolbox: Toolbox, parts: list[list[Json]]) -> Validation:
+        base, last = None, Validation(0, 0, 0)
+        for lines in parts:
+            merged = merge(read([written(folder, lines)]), base)
+            base, last = merged.end, await validate(toolbox, merged, SPECIFICATIONS)
+        return last
+
+    async def test_each_begins_with_what_the_one_before_has_ended_with(
+        self, tmp_path: Path, toolbox: Toolbox, parts: list[list[Json]]
+    ) -> None:
+        assert not (await self.follow(tmp_path, toolbox, parts)).reasons
+
+    async def test_a_value_of_before_the_end_is_an_older_one(
+        self, tmp_path: Path, toolbox: Toolbox, parts: list[list[Json]]
+    ) -> None:
+        found(parts[1], "commit")["based_on"] = found(parts[0], "commit")["made"]
+        assert "older_value" in (await self.follow(tmp_path, toolbox, parts)).reasons
+        assert not (await self.follow(tmp_path, toolbox, parts[1:])).reasons, "alone it does not show"
+
+    async def test_an_epoch_of_before_does_not_come_again(
+        self, tmp_path: Path, toolbox: Toolbox, parts: list[list[Json]]
+    ) -> None:
+        for line in parts[1]:
+            if "epoch" in line:
+                line["epoch"] = found(parts[0], "acquire")["epoch"]
+        assert "epoch_not_next" in (await self.follow(tmp_path, toolbox, parts)).reasons
+        assert not (await self.follow(tmp_path, toolbox, parts[1:])).reasons, "alone it does not show"
 
 
 class TestRealProcesses:
