@@ -19,9 +19,11 @@ from __future__ import annotations
 
 import re
 import time
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Final, NamedTuple, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -233,8 +235,10 @@ class Homeserver:
         """Signatures that were uploaded: by whom, whose device or master key, and which one."""
         self._signed: list[tuple[int, str, str]] = []
         """When, by whom, and whose key was signed: that is told to whoever signed it, and to nobody else."""
-        self._events: list[tuple[int, str, Json]] = []
-        """When, the room, and the event."""
+        self._events: dict[str, list[tuple[int, Json]]] = defaultdict(list)
+        """By room: when, and the event."""
+        self._member_events: list[tuple[int, str, Json]] = []
+        """When, the room, and the event, of those that say who is in a room."""
         self._backups: dict[str, list[_Backup]] = defaultdict(list)
         """All versions of each user; the first is version 1."""
         self._answered: dict[tuple[Device, str, str], Json] = {}
@@ -299,11 +303,11 @@ class Homeserver:
 
     def is_encrypted(self, room: str) -> bool:
         """Say whether a room has ever been encrypted."""
-        return any(event["type"] == "m.room.encryption" for event in self.events(room))
+        return any(event["type"] == "m.room.encryption" for _, event in self._events[room])
 
-    def events(self, room: str) -> list[Json]:
-        """Return all events of a room, first to last."""
-        return [event for _, of, event in self._events if of == room]
+    def events(self, room: str, since: int = 0) -> list[Json]:
+        """Return the events of a room, first to last, but for so many that are known."""
+        return [event for _, event in self._events[room][since:]]
 
     # The client-server API.
 
@@ -613,7 +617,8 @@ class Homeserver:
         rooms: dict[str, Json] = {"join": {}, "leave": {}}
         for room in sorted(joined | left):
             begin = then if then is not None and room in left else 0
-            events = [event for at, of, event in self._events if of == room and at > begin]
+            known = bisect_right(self._events[room], begin, key=itemgetter(0))
+            events = self.events(room, known)
             if room not in joined:  # The user may know no more than that.
                 events = [event for event in events if event.get("state_key") == user]
             events = [self._with_transaction(event, device) for event in events]
@@ -676,7 +681,9 @@ class Homeserver:
         # A clock that never stands still, so that no two events have the same time.
         self._last_ms = max(self._last_ms + 1, self._now_ms())
         told = {"event_id": name, "sender": sender, "origin_server_ts": self._last_ms, **event}
-        self._events.append((self._now, room, told))
+        self._events[room].append((self._now, told))
+        if told["type"] == "m.room.member":
+            self._member_events.append((self._now, room, told))
         return name
 
     def _state(self, room: str, sender: str, kind: str, key: str, content: Json) -> None:
@@ -685,8 +692,8 @@ class Homeserver:
     def _memberships(self, at: int) -> set[tuple[str, str]]:
         """Who was in which room at a time."""
         joined: dict[tuple[str, str], bool] = {}
-        for when, room, event in self._events:
-            if when <= at and event["type"] == "m.room.member":
+        for when, room, event in self._member_events:
+            if when <= at:
                 joined[room, str(event["state_key"])] = event["content"] == {"membership": "join"}
         return {membership for membership, is_joined in joined.items() if is_joined}
 
@@ -700,7 +707,7 @@ class Homeserver:
         changed = {who for when, who in self._changed if when > then}
         joined = {
             (room, event["state_key"])
-            for when, room, event in self._events
+            for when, room, event in self._member_events
             if when > then and event["content"] == {"membership": "join"}
         }
         changed |= {who for room, who in after if (room, who) in joined or (room, user) in joined}
