@@ -9,43 +9,28 @@ import secrets
 import sys
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Final
 
-import msgspec
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from chaos.faults import Fault
 from chaos.processes import REPOSITORY, ProcessFailed
-from chaos.stage import LABELS, Stage, stage
+from chaos.stage import Stage, stage
+from chaos.traces import Followed
 from checking.display import make_console
-from checking.explain.explanation import explain
 from checking.tlc.toolbox import find_toolbox
 
 ROUNDS_BETWEEN_CHECKS: Final = 20
-MOST_STEPS_FOLLOWED: Final = 60_000
-"""TLC follows some hundred steps in a second."""
+LINES_IN_A_PART: Final = 10_000
+"""At least, but for the last part."""
 WEIGHTS: Final = {Fault.SUSPEND_IN_TRANSACTION: 1, Fault.REPLACE_FILE: 1, Fault.STARVE: 2}
 """How often a fault comes; the others come four times as often as those that take seconds."""
 
 
-def steps_of(folder: Path) -> Counter[str]:
-    """Count the steps of all processes, as their traces tell them."""
-    steps: Counter[str] = Counter()
-    for label in LABELS:
-        path = folder / f"{label}.ndjson"
-        for line in filter(None, path.read_bytes().splitlines()) if path.exists() else ():
-            try:
-                steps[msgspec.json.decode(line)["step"]] += 1
-            except msgspec.DecodeError:
-                steps["cut off"] += 1
-    return steps
-
-
-def report(on: Stage, rounds: int, seconds: float) -> Table:
+def report(on: Stage, followed: Followed, rounds: int, seconds: float) -> Table:
     """Say what has happened so far."""
     table = Table.grid(padding=(0, 2))
     table.add_row("rounds", f"{rounds:,} in {seconds:,.0f} s")
@@ -53,6 +38,11 @@ def report(on: Stage, rounds: int, seconds: float) -> Table:
     table.add_row("messages", f"{on.messages_read:,} read by everybody")
     for fault in Fault:
         table.add_row(fault.value, f"{on.happened[fault]:,}")
+    steps = followed.steps
+    table.add_row("traces", f"{followed.lines:,} lines accepted, in {followed.parts:,} parts of the run")
+    table.add_row(
+        "of these", f"handovers {steps['acquire']:,}, reruns {steps['rerun']:,}, guards lost {steps['lose_guard']:,}"
+    )
     table.add_row("losses", f"{len(on.losses):,}")
     return table
 
@@ -62,39 +52,32 @@ async def run(folder: Path, seed: int, seconds: float, console: Console) -> list
     chosen = random.Random(f"faults {seed}")  # noqa: S311 (a seed that repeats it is wanted)
     faults, weights = [None, *Fault], [4, *(WEIGHTS.get(fault, 4) for fault in Fault)]
     began, rounds = time.monotonic(), 0
+    followed = Followed(find_toolbox(), REPOSITORY / "tla")
     async with stage(folder, seed) as on:
+        following = asyncio.create_task(asyncio.sleep(0))
         with Live(console=console, auto_refresh=False, transient=True) as live:
-            while not on.losses and time.monotonic() < began + seconds:
+            while not on.losses and not followed.rejection and time.monotonic() < began + seconds:
                 await on.round(*chosen.choices(faults, weights))
                 rounds += 1
                 if rounds % ROUNDS_BETWEEN_CHECKS == 0:
                     await on.settle()
                     await on.check()
+                    if on.traces.lines >= LINES_IN_A_PART:
+                        await following  # At most one part waits for it.
+                        following = asyncio.create_task(followed.follow(await on.end_part()))
                 if console.is_terminal:
-                    live.update(report(on, rounds, time.monotonic() - began), refresh=True)
+                    live.update(report(on, followed, rounds, time.monotonic() - began), refresh=True)
             await on.settle()
             await on.check()
-        console.print(report(on, rounds, time.monotonic() - began))
-    steps = steps_of(folder)
-    console.print(f"handovers {steps['acquire']:,}, reruns {steps['rerun']:,}, guards lost {steps['lose_guard']:,}")
-    return on.losses + await rejected(folder, steps.total(), console)
-
-
-async def rejected(folder: Path, steps: int, console: Console) -> list[str]:
-    """Say what the traces have that no behaviour of the specification has."""
-    logs = tuple(folder / f"{label}.ndjson" for label in LABELS)
-    if steps > MOST_STEPS_FOLLOWED:
-        names = " ".join(map(str, logs))
-        console.print(f"Not followed, since there are {steps:,} steps: python -m checking explain {names}")
-        return []
-    explanation = await explain(find_toolbox(), logs, None, REPOSITORY / "tla")
-    console.print(explanation.text(), markup=False)
-    if explanation.accepted:
-        return []
-    if not explanation.logs.complete:
-        console.print("This decides nothing: while the disk was full, lines of the traces were lost.")
-        return []
-    return ["the traces are no behaviour of the specification"]
+    seconds = time.monotonic() - began
+    await following
+    if followed.rejection is None:
+        await followed.follow(on.traces.finish_part())
+    console.print(report(on, followed, rounds, seconds))
+    if followed.rejection is None:
+        return on.losses
+    console.print(followed.rejection, markup=False)
+    return [*on.losses, "the traces are no behaviour of the specification"]
 
 
 def main() -> int:

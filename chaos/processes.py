@@ -17,8 +17,8 @@ from typing import Final
 import msgspec
 
 from chaos.faults import IN_PROCESS, Fault
+from chaos.traces import Traces
 from chaos.worker import Done, Forked, HttpAnswer, HttpRequest, Interruption, Line, Opened, Suspends, Turn
-from checking.machine_replay.homeserver import Device
 
 REPOSITORY: Final = Path(__file__).parents[1]
 PATIENCE_SECONDS: Final = 60
@@ -36,14 +36,18 @@ class Process:
 
     def __init__(
         self,
-        command: tuple[str, ...],
+        label: str,
+        traces: Traces,
+        arguments: tuple[str, ...],
         answer: Callable[[HttpRequest], HttpAnswer],
         happened: Callable[[Fault], None],
         while_suspended: Callable[[Process], Awaitable[None]],
         errors: Path,
     ) -> None:
         self.skew_ms = 0
-        self._command = command
+        self._arguments = arguments
+        self._label = label
+        self._traces = traces
         self._answer = answer
         self._happened = happened
         self._while_suspended = while_suspended
@@ -52,15 +56,20 @@ class Process:
 
     async def start(self) -> None:
         """Start it, and wait until its machine is open."""
-        with self._errors.open("ab") as errors:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "chaos.worker", *self._command),
-                stdin=PIPE,
-                stdout=PIPE,
-                stderr=errors,
-                cwd=REPOSITORY,
-                limit=LONGEST_LINE,
-            )
+        trace = self._traces.receive(self._label)
+        try:
+            with self._errors.open("ab") as errors:
+                self._process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "chaos.worker", f"/dev/fd/{trace}", self._label, *self._arguments),
+                    stdin=PIPE,
+                    stdout=PIPE,
+                    stderr=errors,
+                    cwd=REPOSITORY,
+                    limit=LONGEST_LINE,
+                    pass_fds=(trace,),
+                )
+        finally:
+            os.close(trace)
         if await self._next() != Opened():
             raise self._failure("did not open its machine")
 
@@ -156,7 +165,7 @@ class Process:
 
     def _failure(self, what: str) -> ProcessFailed:
         said = self._errors.read_text(errors="replace")[-2_000:]
-        return ProcessFailed(f"the process {self._command[2]!r} {what}; it had said on stderr:\n{said}")
+        return ProcessFailed(f"the process {self._label!r} {what}; it had said on stderr:\n{said}")
 
 
 def interruption(fault: Fault | None, after: int) -> Interruption | None:
@@ -174,8 +183,3 @@ def replaced(path: Path) -> Iterator[None]:
         yield
     finally:
         original.replace(path)
-
-
-def device_command(store: Path, clock: Path, label: str, device: Device) -> tuple[str, ...]:
-    """Return the arguments of a worker."""
-    return (str(store), str(clock), label, *device)

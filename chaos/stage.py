@@ -7,7 +7,7 @@ import json
 import random
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,8 @@ from typing import Final
 import msgspec
 
 from chaos.faults import ON_THE_WAY, Fault
-from chaos.processes import Process, device_command, interruption, replaced
+from chaos.processes import Process, interruption, replaced
+from chaos.traces import Traces
 from chaos.worker import KEY, ROOM, HttpAnswer, HttpRequest, SharedClock, Turn
 from checking.machine_replay.client import Client
 from checking.machine_replay.homeserver import Device, Homeserver, Json
@@ -41,7 +42,9 @@ CLAIMS_IN_A_ROUND: Final = 15
 """So many one-time keys others claim, so that the device has to upload more every other round."""
 TOUCHED: Final = 0.4
 """The share of the requests that a fault on the way touches."""
+MESSAGES_READ_IN_A_TURN: Final = 3
 MESSAGES_IN_A_TURN: Final = 200
+"""So many at most, where every message is read."""
 HARMLESS: Final = frozenset({"repeated"})
 """What a sync may find: a message that came again, since its answer was lost, or was older than another's."""
 
@@ -72,11 +75,17 @@ class Stage:
         self.store = folder / "phone.db"
         self.clock_path = folder / "clock"
         self.clock = MachineClock.create(self.clock_path)
+        self.traces = Traces(folder, LABELS)
         self.chosen = random.Random(seed)  # noqa: S311 (a seed that repeats it is wanted)
         self.processes = [
             Process(
-                device_command(self.store, self.clock_path, label, PHONE),
-                *(self._answer, self._happens, self._other_acts, folder / f"{label}.stderr"),
+                label,
+                self.traces,
+                (str(self.store), str(self.clock_path), *PHONE),
+                self._answer,
+                self._happens,
+                self._other_acts,
+                folder / f"{label}.stderr",
             )
             for label in LABELS
         ]
@@ -85,9 +94,13 @@ class Stage:
         self._delayed: list[HttpRequest] = []
         self._said = 0
         self._keys = MessageKeys()
-        self._offered: Counter[tuple[str, str]] = Counter()
-        self._checked = 0
-        """So many messages of the room everybody has read."""
+        self._offered: set[tuple[str, str]] = set()
+        self._events_seen = 0
+        """So many events of the room are known."""
+        self._newest: list[Json] = []
+        """The newest messages of the room."""
+        self._unchecked: list[Json] = []
+        """Those that nobody had to read yet."""
 
     async def begin(self) -> None:
         """Let the device upload its keys before the peer says anything."""
@@ -142,6 +155,14 @@ class Stage:
         messages = {"messages": {PHONE.user: {PHONE.device: content}}}
         self.homeserver.request(LAPTOP, "PUT", f"sendToDevice/m.room.encrypted/{secrets.token_hex(8)}", messages)
 
+    async def end_part(self) -> tuple[Path, ...]:
+        """End the processes and start new ones, whose traces are a new part; return the files of the part before."""
+        for process in self.processes:
+            await process.end()
+        files = await asyncio.to_thread(self.traces.finish_part)
+        await asyncio.gather(*(process.start() for process in self.processes))
+        return files
+
     async def settle(self) -> None:
         """Let everything arrive. What was not answered is asked again after a while."""
         for process in self.processes:
@@ -152,8 +173,8 @@ class Stage:
 
     async def check(self) -> None:
         """See that everybody reads every message since the last check, and that nothing was used twice."""
-        messages = self._messages()
-        new, self._checked = messages[self._checked :], len(messages)
+        self._newest_messages()
+        new, self._unchecked = self._unchecked, []
         self.messages_read += len(new)
         said_by = {event["sender"] for event in new}
         self.losses.extend(f"{user} can say nothing any more" for user in (ALICE, BOB) if user not in said_by)
@@ -171,8 +192,13 @@ class Stage:
         self._check_texts("bob", new, texts)
         self._check_arrivals()
 
-    def _messages(self) -> list[Json]:
-        return [event for event in self.homeserver.events(ROOM) if event["type"] == "m.room.encrypted"]
+    def _newest_messages(self) -> list[Json]:
+        events = self.homeserver.events(ROOM, self._events_seen)
+        self._events_seen += len(events)
+        new = [event for event in events if event["type"] == "m.room.encrypted"]
+        self._unchecked.extend(new)
+        self._newest = [*self._newest, *new][-MESSAGES_READ_IN_A_TURN:]
+        return self._newest
 
     def _check_texts(self, reader: str, messages: list[Json], texts: list[str | None]) -> None:
         read = [text for text in texts if text is not None]
@@ -194,8 +220,9 @@ class Stage:
                 self.losses.append(f"the homeserver refused {arrival.path} with {arrival.status}")
             if arrival.device == PHONE and arrival.path.endswith("/keys/upload"):
                 for name, key in json.loads(arrival.body).get("one_time_keys", {}).items():
-                    self._offered.update([(name, key["key"])])
-        self.losses.extend(f"the one-time key {name} was offered twice" for name in _repeated(self._offered))
+                    if (name, key["key"]) in self._offered:
+                        self.losses.append(f"the one-time key {name} was offered twice")
+                    self._offered.add((name, key["key"]))
         self.homeserver.arrivals.clear()
 
     async def _all_act(self, victim: Process | None = None, fault: Fault | None = None) -> None:
@@ -209,7 +236,7 @@ class Stage:
         turn = Turn(
             sliding=self.chosen.random() < 0.5,
             text=self._new_text(),
-            read=self._messages()[-3:],
+            read=self._newest_messages(),
             interruption=interruption(fault, self.chosen.randrange(CALLS_IN_A_TURN)),
         )
         done = await process.take(turn, fault)
@@ -262,10 +289,6 @@ class Stage:
     def _new_text(self) -> str:
         self._said += 1
         return f"message {self._said}"
-
-
-def _repeated(offered: Counter[tuple[str, str]]) -> Iterable[str]:
-    return [name for (name, _), times in offered.items() if times > 1]
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""A process of a device, to be run as one: ``python -m chaos.worker STORE CLOCK LABEL USER DEVICE``.
+"""A process of a device, to be run as one: ``python -m chaos.worker TRACE LABEL STORE CLOCK USER DEVICE``.
 
 It speaks lines of JSON. For each ``Turn`` that comes in it does what an application does, and meanwhile writes each
 request to the homeserver as a line, and reads the answer as one. It can be told to suspend or to kill itself, or to
@@ -263,11 +263,11 @@ class Application:
         self._client.call("PUT", path, encrypted)
 
 
-async def run(path: Path, clock: Path, label: str, user: str, device: str) -> None:
+async def run(trace: Path, label: str, path: Path, clock: Path, user: str, device: str) -> None:
     interrupter = Interrupter()
     threading.setprofile(interrupter)
     sys.setprofile(interrupter)
-    tracer = NdjsonTracer(path.with_name(f"{label}.ndjson"))
+    tracer = NdjsonTracer(trace)
     machine_clock = SharedClock(MachineClock(clock))
     async with await OlmMachine.open(
         path,
@@ -292,4 +292,4 @@ async def run(path: Path, clock: Path, label: str, user: str, device: str) -> No
 
 
 if __name__ == "__main__":
-    asyncio.run(run(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]))
+    asyncio.run(run(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]), *sys.argv[5:]))

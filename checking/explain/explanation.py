@@ -9,7 +9,7 @@ from checking.explain.drawing import drawing_of, scenes
 from checking.explain.lines import Commit, DecryptMegolm, DecryptOlm, Load, Sync
 from checking.explain.machine_explanation import MachineExplanation, explain_machine
 from checking.explain.machine_steps import MachineStep, machine_steps
-from checking.explain.merging import Merged, Step, merge
+from checking.explain.merging import Base, Merged, Step, merge
 from checking.explain.page import Frame, page
 from checking.explain.reading import Found, Logs, read
 from checking.explain.reasons import REASONS, Certainty, Reason
@@ -221,10 +221,10 @@ async def explain(toolbox: Toolbox, paths: tuple[Path, ...], store: str | None, 
 
 
 async def explained(
-    toolbox: Toolbox, logs: Logs, specifications: Path, known: Explanation | None = None
+    toolbox: Toolbox, logs: Logs, specifications: Path, known: Explanation | None = None, base: Base | None = None
 ) -> Explanation:
     """Put traces in order, and let TLC decide; it is not asked about steps again that it has followed before."""
-    merged = merge(logs)
+    merged = merge(logs, base)
     if known is not None and _told(merged.steps) == _told(known.merged.steps):
         validation = known.validation
     else:
