@@ -100,7 +100,7 @@ FAULTS: dict[str, Fault] = {
     "guard.overdue: only a draining guard does": Fault(
         "guard.overdue", "guard == Guard(Stage.DRAINING, epoch)", "guard.epoch == epoch"
     ),
-    "guard.overdue: its lease is renewed no more": Fault(
+    "guard.overdue: its lease is no longer renewed": Fault(
         "guard.overdue", "guard == Guard(Stage.DRAINING, epoch)", "guard == Guard(Stage.HELD, epoch)"
     ),
     "guard.overdue: what runs may finish": Fault("guard.overdue", "stage=Stage.EXPIRING", "stage=Stage.NONE"),

@@ -136,7 +136,7 @@ class TestInterruptions:
         await shared.renewed(app)  # so it learns that somebody waits
         shared.clock.advance(TIMES.renew_every_ms)
         app.send(Tick())
-        line = await app.log_line_beginning("somebody waits for the lease, which is renewed no more")
+        line = await app.log_line_beginning("another process waits for the lease, which is no longer renewed")
         assert "label=app epoch=1: __main__.Operations._encrypt (6000 ms)" in line
         shared.expire_lease()
         shared.ask_again(extension)

@@ -1,8 +1,8 @@
-"""The device's account, which is made once, and its one-time and fallback keys: each is signed, and offered once.
+"""The device's account, which is made once, and its one-time and fallback keys (M1 to M4).
 
-An offer is made, signed and noted in one commit, before anything leaves. So each key is handed out to one request
-of one process. What becomes of that request may stay unknown: then the offer is abandoned after a while, its private
-keys are kept, and other keys are offered.
+An offer is an upload of keys. It is made, signed and noted in one commit, before the request leaves. So each key is in
+one request of one process. If the outcome of that request stays unknown, the offer is abandoned after a while: its
+private keys are kept, and other keys are offered.
 """
 
 from __future__ import annotations
@@ -24,18 +24,21 @@ from unwedged.store import Transaction, View
 
 ALGORITHMS: Final = (OLM, MEGOLM)
 REFILL_BELOW: Final = MOST_ONE_TIME_KEYS // 2
-"""With so few keys at the homeserver, more are offered."""
+"""If the homeserver has fewer one-time keys than this, more are offered."""
 OFFER_ABANDONED_AFTER_MS: Final = 600_000
-"""An offer whose outcome is unknown for so long is abandoned."""
+"""An offer is abandoned if its outcome is unknown for this long."""
 FALLBACK_KEPT_MS: Final = 3_600_000
-"""A fallback key is replaced this long after the homeserver had it at the soonest. The account keeps two of them:
-messages that were made with the last but one can't be read."""
+"""A fallback key is replaced no sooner than this after the homeserver has confirmed it. The account keeps the last two
+fallback keys: a message that was made with an older one can't be read."""
 
 logger = logging.getLogger(__name__)
 
 
 async def open_account(transaction: Transaction, device: Device) -> OwnDevice:
-    """Return whose store this is; make the account if there is none (M1.1, M1.2). Raises ``AnotherDevice``."""
+    """Return the device that the store belongs to; make its account if there is none (M1.1, M1.2).
+
+    Raises ``AnotherDevice`` if the store belongs to another device than ``device``.
+    """
     own = await transaction.get(OWN_DEVICE, None)
     if own is None:
         account = Account()
@@ -49,7 +52,7 @@ async def open_account(transaction: Transaction, device: Device) -> OwnDevice:
 
 
 async def own_device(reading: Transaction | View) -> OwnDevice:
-    """Return whose store this is."""
+    """Return the device that the store belongs to."""
     own = await reading.get(OWN_DEVICE, None)
     assert own is not None  # made when the machine was opened, and never deleted
     return own
@@ -63,14 +66,14 @@ async def own_account(transaction: Transaction) -> Account:
 
 
 def keys_wanted(own: OwnDevice) -> int:
-    """Say how many one-time keys to offer now (M2.10, M3.6)."""
+    """Return how many one-time keys to offer now (M2.10, M3.6)."""
     if own.count is None or own.count >= REFILL_BELOW:
         return 0
     return max(1, (MOST_ONE_TIME_KEYS - own.count) >> own.abandoned)
 
 
 def wants_new_fallback(own: OwnDevice, now_ms: int) -> bool:
-    """Say whether another fallback key is to be made (M4.2)."""
+    """Return whether to make another fallback key now (M4.2)."""
     if own.fallback is None:
         return True
     confirmed_ms = own.fallback_confirmed_ms
@@ -79,11 +82,14 @@ def wants_new_fallback(own: OwnDevice, now_ms: int) -> bool:
 
 # M2.1, M2.2, M2.7, M4.3
 async def hand_out_offer(transaction: Transaction, now_ms: int) -> KeysUpload | None:
-    """Make an offer of what the homeserver lacks, and note it; ``None`` where nothing is due or one is under way."""
+    """Make and note an offer of the keys that the homeserver lacks.
+
+    Return ``None`` if it lacks none, or if another offer is under way.
+    """
     own = await own_device(transaction)
     offer = await transaction.get(OFFER, None)
     if offer is not None:
-        # A time that lies further ahead was noted by a clock that was wrong.
+        # A wrong clock may have noted a time in the future.
         if abs(now_ms - offer.handed_out_ms) < OFFER_ABANDONED_AFTER_MS:
             return None
         _abandon(transaction, own)
@@ -120,9 +126,10 @@ async def hand_out_offer(transaction: Transaction, now_ms: int) -> KeysUpload | 
 
 # M2.4, M2.5, M4.4, M4.5
 async def take_upload_answer(transaction: Transaction, request: KeysUpload, response: JsonObject, now_ms: int) -> None:
-    """Note that the homeserver has what the offer held. A late or repeated answer does not settle the current offer.
+    """Note that the homeserver has the keys of the offer. A late or repeated answer does not settle the current offer.
 
-    But if it is for an older fallback key, the homeserver may hand that out again: the newest is uploaded once more.
+    But if that answer is for an older fallback key, the homeserver may hand out the older key again. So the newest key
+    is uploaded once more. Raises ``MalformedResponse`` if the answer has no counts.
     """
     counts = response.get("one_time_key_counts")
     count = counts.get(ONE_TIME_KEY, 0) if isinstance(counts, dict) else None
@@ -147,7 +154,7 @@ async def take_upload_answer(transaction: Transaction, request: KeysUpload, resp
 
 
 async def abandon_offer(transaction: Transaction, request: KeysUpload) -> None:
-    """Abandon an offer that was refused, or whose outcome stays unknown: its keys are never offered again (M2.6).
+    """Abandon an offer that was refused or has an unknown outcome. Its keys are never offered again (M2.6).
 
     A sync that is asked after this says how many keys the homeserver holds, with or without these.
     """
@@ -164,9 +171,10 @@ async def lose_offer(transaction: Transaction) -> None:
 
 # M3.2, M3.5
 async def note_counts(transaction: Transaction, asked_with: SyncPosition, said: ToldKeys) -> None:
-    """Take what a sync says of the homeserver's keys, unless an offer was under way or made since it was asked for.
+    """Use what a sync says about the keys at the homeserver, unless an offer stands or was made since it was asked.
 
-    Sliding sync leaves out what has not changed since the connection was told. So that is noted in any case.
+    Sliding sync leaves out what has not changed since the connection was last told. So what the connection was told is
+    noted in any case.
     """
     own = await own_device(transaction)
     told = told_now(own, asked_with, said)
@@ -185,7 +193,7 @@ async def note_counts(transaction: Transaction, asked_with: SyncPosition, said: 
 
 # M3.4
 def told_now(own: OwnDevice, asked_with: SyncPosition, said: ToldKeys) -> ToldKeys:
-    """Return what a response says of the homeserver's keys, and what the connection was told of the rest before."""
+    """Return what a response says about the homeserver's keys, completed by what its connection was told before."""
     before = own.told.get(asked_with.connection) if asked_with.sliding and asked_with.token is not None else None
     if before is None:
         return said

@@ -1,4 +1,4 @@
-"""AES-256 in counter mode, HMAC-SHA-256 and PBKDF2, as key export files and the secret storage have them."""
+"""AES-256 in counter mode, HMAC-SHA-256 and PBKDF2, as key export files and the secret storage use them."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 from unwedged.machine.errors import InvalidArgument
 
 MOST_ROUNDS: Final = 10_000_000
-"""Of a passphrase: some seconds. Whoever edits a file could otherwise have its reader derive a key for half an hour."""
+"""The most rounds for a passphrase; they take some seconds. A file that was tampered with can't ask for more."""
 
 
 def octets(passphrase: str) -> bytes:
-    """Return a passphrase as PBKDF2 takes it. Raises ``InvalidArgument`` for one that has no UTF-8."""
+    """Return a passphrase as PBKDF2 takes it. Raises ``InvalidArgument`` if it can't be encoded as UTF-8."""
     try:
         return passphrase.encode()
-    except UnicodeEncodeError:  # It holds the passphrase: it must not become the context of what is raised.
+    except UnicodeEncodeError:  # This exception holds the passphrase: it must not become the context of what is raised.
         pass
     raise InvalidArgument("the passphrase can't be encoded: it holds a lone surrogate")
 
 
 def from_passphrase(passphrase: bytes, salt: bytes, rounds: int, length: int) -> bytes:
-    """Derive a key by PBKDF2 with HMAC-SHA-512. It takes as long as there are rounds: the caller bounds them."""
+    """Derive a key of ``length`` bytes by PBKDF2 with HMAC-SHA-512. The caller bounds the rounds, and so the time."""
     return PBKDF2HMAC(SHA512(), length, salt, rounds).derive(passphrase)
 
 
 def new_iv() -> bytes:
-    """Return a counter to begin with. Its bit 63 is clear: some programs count with 64 bits and others with 128."""
+    """Return a random counter block of 16 bytes. Bit 63 is clear, since some programs count with 64 bits only."""
     iv = bytearray(os.urandom(16))
     iv[8] &= 0x7F
     return bytes(iv)
 
 
 def counted(key: bytes, iv: bytes, data: bytes) -> bytes:
-    """Encrypt or decrypt, which is the same for a cipher that counts."""
+    """Encrypt or decrypt, which is the same in counter mode."""
     cipher = Cipher(AES256(key), CTR(iv)).encryptor()
     return cipher.update(data) + cipher.finalize()
 

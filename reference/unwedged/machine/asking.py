@@ -1,7 +1,7 @@
-"""What the user's other devices are asked for: secrets and room keys that are not here.
+"""Requests of this device to the user's other devices, for secrets and room keys that are not here (M17, M18).
 
-A request is a record from the moment it is made, by whichever process, until it is answered or abandoned. So an answer
-counts only if this device asked for it, and only from a device that was asked.
+A request is a record until it is answered or abandoned, whichever process made it. So an answer counts only if this
+device asked for it, and only if it comes from a device that was asked.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ CANCELLATION: Final = "request_cancellation"
 SECRET_REQUEST: Final = "m.secret.request"  # noqa: S105 (a type of event)
 ROOM_KEY_REQUEST: Final = "m.room_key_request"
 MOST_ASKED: Final = 500
-"""When more is asked for, the oldest request is abandoned: what nobody has must not be asked for for ever."""
+"""Beyond this number the oldest request is abandoned, so that nothing is requested for ever."""
 
 
 async def all_asked(reading: Transaction | View) -> dict[RequestId, Asked]:
-    """Return what is asked for, oldest first."""
+    """Return the requests of this device, oldest first."""
     every = {}
     for request_id in await reading.keys(ASKED):
         asked = await reading.get(ASKED, request_id)
@@ -40,7 +40,7 @@ async def all_asked(reading: Transaction | View) -> dict[RequestId, Asked]:
 
 # M17.2, M18.2, M18.3
 async def ask(transaction: Transaction, wanted: Sequence[Wanted]) -> None:
-    """Ask for all of ``wanted``. What is asked for already stays one request, from the earlier message on."""
+    """Request all of ``wanted``. What was already requested stays one request, for the earlier of the two messages."""
     every = await all_asked(transaction)
     by_name = {_name(asked.wanted): request_id for request_id, asked in every.items()}
     for each in wanted:
@@ -72,9 +72,9 @@ async def send_request(
 
 
 async def settle(transaction: Transaction, request_id: RequestId, asked: Asked, by: DeviceId | None = None) -> None:
-    """End a request (M17.6, M17.7). All devices that were asked are told so, except the one that it was settled ``by``.
+    """End a request (M17.6, M17.7). All devices that were asked get a cancellation, except ``by``, which has answered.
 
-    They are told after they were asked: whoever hears it before would keep the request for ever.
+    The cancellation is sent after the request: a device that gets it first would keep the request for ever.
     """
     own = await own_device(transaction)
     event_type, content = _request(own, request_id, CANCELLATION, asked.wanted)
@@ -85,7 +85,7 @@ async def settle(transaction: Transaction, request_id: RequestId, asked: Asked, 
 
 
 async def must_be_asked(transaction: Transaction, asked: Asked | None, event: OlmEvent) -> DeviceId:
-    """Return the device that answers (M17.4). Raises ``NotAsked`` unless it was asked, and is still verified."""
+    """Return the device that answers (M17.4). Raises ``NotAsked`` unless it was asked and is still verified."""
     own = await own_device(transaction)
     verified = await verified_own_devices(transaction) if event.sender == own.user_id else {}
     device = verified.get(event.sender_key)

@@ -4,9 +4,9 @@ Matrix specification, client-server API, "Sending encrypted attachments" and "En
 key of its own, used with a counter of 64 bits that begins at zero behind 64 random bits. Key, counter block and a
 SHA-256 hash of the ciphertext travel in an event that is itself encrypted; the ciphertext is on the server.
 
-The hash is all that protects from a server which changes a file, since AES-CTR shows no change. A file that fits into
-memory is verified before any of it is returned. One that does not is decrypted in chunks, and **no chunk is verified
-before the whole file is**: a program that uses one earlier, uses what the server chose.
+Only the hash protects against a server that changes a file: AES-CTR does not detect changes. A file that fits into
+memory is verified before any of it is returned. A larger file is decrypted in chunks, and **no chunk is verified before
+the whole file is**: a program that uses a chunk earlier uses what the server chose.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _VERSION: Final = "v2"
 _ALGORITHM: Final = "A256CTR"
 _KEY_TYPE: Final = "oct"
 _MOST_BLOCKS: Final = 2**40
-"""16 TiB: no file is longer."""
+"""The counter must not overflow within this many blocks of 16 bytes (16 TiB), the longest file."""
 _URL_SAFE: Final = str.maketrans("+/", "-_")
 _FROM_URL_SAFE: Final = str.maketrans("-_", "+/")
 
@@ -57,10 +57,10 @@ class _EncryptedFile(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class AttachmentKey:
-    """What it takes to decrypt one attachment and to verify it. It belongs in an encrypted event and nowhere else.
+    """The key, counter block and hash of one attachment. It is a secret, and belongs only in an encrypted event.
 
-    Some programs fill all of the counter block at random, against the specification. That is accepted unless the
-    counter could overflow: then programs that count with 64 bits and those that count with 128 would disagree.
+    Some programs fill the whole counter block at random, against the specification. That is accepted unless the counter
+    could overflow: then programs that count with 64 bits would disagree with programs that count with 128.
     """
 
     key: bytes = field(repr=False)
@@ -70,7 +70,7 @@ class AttachmentKey:
     """The hash of the ciphertext."""
 
     def __post_init__(self) -> None:
-        """Raise ``MalformedAttachmentKey`` where a length is wrong or the counter could overflow."""
+        """Raise ``MalformedAttachmentKey`` if a length is wrong or the counter could overflow."""
         if (len(self.key), len(self.iv), len(self.sha256)) != (32, 16, 32):
             raise MalformedAttachmentKey("an attachment has a key of 32 bytes, an iv of 16, and a hash of 32")
         if int.from_bytes(self.iv[8:], "big") > 2**64 - _MOST_BLOCKS:
@@ -95,7 +95,7 @@ class AttachmentKey:
         return cls(key, iv, sha256)
 
     def encrypted_file(self, url: str) -> JsonObject:
-        """Return the ``EncryptedFile`` for an event, where ``url`` is what the server gave for the upload."""
+        """Return the ``EncryptedFile`` for an event. ``url`` is the address that the server returned for the upload."""
         return {
             "v": _VERSION,
             "url": url,
@@ -135,13 +135,13 @@ class AttachmentEncryptor:
         return ciphertext
 
     def finish(self) -> AttachmentKey:
-        """End the file, and return what decrypts it."""
+        """End the file, and return the key that decrypts it. Call it once, after the last chunk."""
         self._cipher.finalize()
         return AttachmentKey(self._key, self._iv, self._hash.digest())
 
 
 class AttachmentDecryptor:
-    """Decrypts one file in chunks of any size. Until ``finish`` has returned, nothing that it gave is verified."""
+    """Decrypts one file in chunks of any size. No chunk is verified until ``finish`` has returned."""
 
     def __init__(self, key: AttachmentKey) -> None:
         self._cipher = Cipher(AES256(key.key), CTR(key.iv)).decryptor()
@@ -154,20 +154,20 @@ class AttachmentDecryptor:
         return self._cipher.update(ciphertext)
 
     def finish(self) -> None:
-        """End the file. Raises ``TamperedAttachment`` if what came out of ``update`` must not be used."""
+        """End the file. Raises ``TamperedAttachment`` if the plaintext that ``update`` returned must not be used."""
         self._cipher.finalize()
         if self._hash.digest() != self._expected:
             raise TamperedAttachment("the attachment is not the one that its sender hashed")
 
 
 def encrypt_attachment(plaintext: bytes) -> tuple[bytes, AttachmentKey]:
-    """Return what is to be uploaded, and what decrypts it."""
+    """Return the ciphertext to upload, and the key that decrypts it."""
     encryptor = AttachmentEncryptor()
     return encryptor.update(plaintext), encryptor.finish()
 
 
 def decrypt_attachment(ciphertext: bytes, key: AttachmentKey) -> bytes:
-    """Return the file, once its hash is verified. Raises ``TamperedAttachment``."""
+    """Verify the hash, and return the plaintext. Raises ``TamperedAttachment`` if the hash is wrong."""
     decryptor = AttachmentDecryptor(key)
     plaintext = decryptor.update(ciphertext)
     decryptor.finish()
@@ -175,9 +175,9 @@ def decrypt_attachment(ciphertext: bytes, key: AttachmentKey) -> bytes:
 
 
 def decrypt_chunks(ciphertext: Iterable[bytes], key: AttachmentKey) -> Iterator[bytes]:
-    """Give the file in chunks, none of which is verified before the iteration has ended by itself.
+    """Yield the plaintext in chunks. No chunk is verified before the iteration has ended without an exception.
 
-    It ends with ``TamperedAttachment`` if what was given must not be used: write it where it can be thrown away.
+    Raises ``TamperedAttachment`` at the end if the chunks must not be used: write them where they can be discarded.
     """
     decryptor = AttachmentDecryptor(key)
     for chunk in ciphertext:

@@ -1,10 +1,10 @@
-"""The backup of room keys at the homeserver: its version, whether that is trusted, and which room keys it lacks.
+"""The backup of room keys at the homeserver: its version, whether that is trusted, and which room keys it lacks (M19).
 
-A room key that the backup lacks has a mark with a number of its own. It gets another one with each change, and with
-each change of the backup's version or public key. An upload carries the numbers, and its answer settles the marks that
-still have them. So whatever changed meanwhile, in either process, is uploaded again.
+A room key that the backup lacks has a mark with a unique number. The number changes whenever the key changes, and
+whenever the backup's version or public key changes. An upload carries the numbers, and its answer deletes the marks
+that still have them. So whatever changed meanwhile, in either process, is uploaded again.
 
-Nothing that is in a backup is authentic: whoever knows its public key can put room keys there.
+Nothing in a backup is authentic: anybody who knows its public key can put room keys there.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class NewBackupVersion:
-    """What makes a new version of the backup."""
+    """A new version of the backup: the request that makes it, and the key that decrypts it."""
 
     request: BackupVersionCreate
     decryption_key: bytes = field(repr=False)
-    """32 bytes, for the secret storage or for a person to keep: nothing else reads the backup on another device."""
+    """32 bytes. Keep it in the secret storage, or let a person keep it: without it no other device reads the backup."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class BackedUpKey:
 
     name: GroupSessionName
     message: BackupMessage | None
-    """``None`` where it is not built as the specification demands."""
+    """``None`` if it does not have the form that the specification demands."""
 
 
 class _AuthData(msgspec.Struct):
@@ -107,13 +107,13 @@ _SESSION_DATA: Final = msgspec.json.Decoder(JsonObject)
 
 
 async def note_room_key(transaction: Transaction, name: GroupSessionName, offered: InboundSession) -> None:
-    """Mark a room key that ``offered`` has made or changed: the backup lacks it, unless it came from there (M19.2)."""
+    """Mark a room key that ``offered`` has made or changed, unless it came from the backup (M19.2)."""
     if offered.source is not KeySource.BACKUP and await transaction.get(BACKUP, None) is not None:
         mark(transaction, name)
 
 
 def mark(transaction: Transaction, name: GroupSessionName) -> None:
-    """Note that the backup lacks a room key as it is now."""
+    """Mark that the backup lacks a room key as it is now."""
     transaction.put(UNBACKED, name, _new_number())
 
 
@@ -121,9 +121,9 @@ def mark(transaction: Transaction, name: GroupSessionName) -> None:
 
 
 async def create_version(transaction: Transaction) -> NewBackupVersion:
-    """Make a backup with a decryption key of its own, which replaces the one that is known (M19.5, M19.6).
+    """Make a backup with a new decryption key, in place of the known backup (M19.5, M19.6).
 
-    Until its request is answered, this returns the same one again: there are no two keys for one version.
+    Until the request is answered, each call returns the same key and request. So one version never has two keys.
     """
     backup = await transaction.get(BACKUP, None)
     if backup is None or backup.version is not None:
@@ -139,7 +139,10 @@ async def create_version(transaction: Transaction) -> NewBackupVersion:
 
 # M19.7
 async def mark_created(transaction: Transaction, request: BackupVersionCreate, response: JsonObject) -> None:
-    """Note what the homeserver calls the new version, unless that is known, or the backup is another one by now."""
+    """Note the name of the new version, unless it is known already or the backup was replaced meanwhile.
+
+    Raises ``MalformedResponse``.
+    """
     version = _parsed(response, _Created).version
     if not is_storable(version):
         raise MalformedResponse("the name of a backup version is no text")
@@ -150,17 +153,17 @@ async def mark_created(transaction: Transaction, request: BackupVersionCreate, r
 
 
 async def version_query(reading: Transaction | View) -> BackupVersionQuery:
-    """Return the question for the current version."""
+    """Return the request that asks for the current version."""
     backup = await reading.get(BACKUP, None)
     return BackupVersionQuery(None, None) if backup is None else BackupVersionQuery(backup.version, backup.public_key)
 
 
 # M19.8, M19.9, M19.10
 async def mark_version(transaction: Transaction, request: BackupVersionQuery, response: JsonObject) -> None:
-    """Take the version that the homeserver says is current, if the backup is the one that was known when it was asked.
+    """Use the version that the homeserver says is current, unless the known backup has changed since the question.
 
-    While a version is being made here, only that one counts. Raises ``MalformedResponse``, and
-    ``UnsupportedAlgorithm`` for a backup of another kind.
+    While a version is being made here, only that version counts. Raises ``MalformedResponse``, and
+    ``UnsupportedAlgorithm`` for a backup of another algorithm.
     """
     offered = _backup_of(response)
     if await version_query(transaction) != request:
@@ -188,7 +191,7 @@ async def mark_refused(transaction: Transaction, request: BackupUpload | BackupV
 
 
 async def turn_off(transaction: Transaction) -> None:
-    """Forget the backup and its decryption key (M19.4). What is at the homeserver stays there."""
+    """Forget the backup and its decryption key (M19.4). The backup at the homeserver is not deleted."""
     if await transaction.get(BACKUP, None) is not None:
         transaction.delete(BACKUP, None)
         tracing.backup(transaction, None)
@@ -197,7 +200,7 @@ async def turn_off(transaction: Transaction) -> None:
 
 
 async def keep_decryption_key(transaction: Transaction, key: bytes) -> bool:
-    """Keep a decryption key if it is that of the backup; say whether it is (M19.13)."""
+    """Keep a decryption key if it belongs to the backup; return whether it does (M19.13)."""
     backup = await transaction.get(BACKUP, None)
     try:
         fits = backup is not None and BackupDecryption(key).public_key == backup.public_key
@@ -212,7 +215,7 @@ async def keep_decryption_key(transaction: Transaction, key: bytes) -> bool:
 
 # M19.11, M19.12
 async def is_trusted(reading: Transaction | View, backup: Backup) -> bool:
-    """Say whether room keys may go to a backup: its decryption key is here, or somebody trusted has signed it."""
+    """Return whether room keys may go to a backup: its decryption key is here, or a trusted key has signed it."""
     if backup.decryption_key is not None:
         return True
     own = await own_device(reading)
@@ -230,7 +233,10 @@ async def is_trusted(reading: Transaction | View, backup: Backup) -> bool:
 
 # M19.14, M19.17
 async def uploads(reading: Transaction | View) -> list[BackupUpload]:
-    """Return an upload of some room keys that the backup lacks, if it takes any. It may be sent any number of times."""
+    """Return an upload of at most 100 room keys that the backup lacks. It may be sent any number of times.
+
+    The list is empty if the backup lacks none, or if no room keys may go to it.
+    """
     backup = await reading.get(BACKUP, None)
     if backup is None or backup.version is None or backup.refused or not await is_trusted(reading, backup):
         return []
@@ -248,9 +254,9 @@ async def uploads(reading: Transaction | View) -> list[BackupUpload]:
 
 
 async def mark_uploaded(transaction: Transaction, request: BackupUpload, response: JsonObject) -> None:
-    """Settle the marks that still have the number that was uploaded (M19.15).
+    """Delete the marks that still have the number that was uploaded (M19.15).
 
-    Under another version or public key all room keys have other numbers.
+    If the version or the public key has changed, all marks have other numbers. Raises ``MalformedResponse``.
     """
     _parsed(response, _Uploaded)
     for room_id, numbers in request.numbers.items():
@@ -266,7 +272,7 @@ async def mark_uploaded(transaction: Transaction, request: BackupUpload, respons
 async def download(
     reading: Transaction | View, room_id: RoomId | None, session_id: GroupSessionId | None
 ) -> BackupDownload:
-    """Return the request for room keys of the backup. Raises ``NoBackup``, also without the decryption key."""
+    """Return the request for room keys of the backup. Raises ``NoBackup`` if it or its decryption key is not here."""
     backup = await reading.get(BACKUP, None)
     if backup is None or backup.version is None or backup.decryption_key is None:
         raise NoBackup("there is no backup whose decryption key is here")
@@ -291,9 +297,9 @@ def downloaded(request: BackupDownload, response: JsonObject) -> list[BackedUpKe
 async def read(
     reading: Transaction | View, request: BackupDownload, keys: Iterable[BackedUpKey]
 ) -> list[ExportedSession]:
-    """Return those of the room keys that can be read (M19.20).
+    """Return the room keys that can be decrypted (M19.20).
 
-    Raises ``NoBackup`` where the backup is no longer the one that they were fetched from.
+    Raises ``NoBackup`` if the backup is no longer the one that they were fetched from.
     """
     backup = await reading.get(BACKUP, None)
     if (
@@ -323,7 +329,7 @@ def _put(transaction: Transaction, backup: Backup) -> None:
 
 
 async def _begin(transaction: Transaction, backup: Backup) -> None:
-    """Write a backup that has none of the room keys here (M19.3)."""
+    """Write a backup that lacks all room keys of this device (M19.3)."""
     _put(transaction, backup)
     number = _new_number()
     for name in await transaction.keys(INBOUND):
@@ -331,7 +337,7 @@ async def _begin(transaction: Transaction, backup: Backup) -> None:
 
 
 def _new_number() -> int:
-    """Return a number that no mark has had. A mark may be made again, so counting them would not do."""
+    """Return a number that no mark has had. It is random, since a counter would be lost together with its mark."""
     return secrets.randbits(63)
 
 
@@ -362,10 +368,10 @@ def _backup_of(response: JsonObject) -> Backup:
 
 
 def _key_data(encryption: BackupEncryption, name: GroupSessionName, inbound: InboundSession) -> JsonObject:
-    """Return a room key as it is uploaded (M19.19).
+    """Return a room key in the form in which it is uploaded (M19.19).
 
-    It never says that it is verified, or was forwarded: a homeserver would then let it replace one that begins earlier,
-    or replace it by one that begins later.
+    It is never uploaded as verified or as forwarded. A homeserver would prefer a verified key to a key that begins
+    earlier, and would replace a forwarded key by a key that begins later.
     """
     entry: JsonObject = msgspec.to_builtins(SessionEntry.of(inbound.exported(name)))
     del entry["room_id"], entry["session_id"]

@@ -1,7 +1,7 @@
-"""The cross-signing identity of this device's user: its private keys, how they are made and published, what they sign.
+"""The private cross-signing keys of this device's user: how they are made and published, and what they sign (M15).
 
-Keys are made once, by whichever process comes first, and are records before anything leaves. What is under way stays
-among the outgoing requests until it is answered, so that any process goes on with it.
+The first process that needs the keys makes them. They are records before any request leaves. A request is listed until
+it is answered, so that any process can go on with it.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CrossSigningStatus:
-    """What there is of the identity of this device's user."""
+    """What is known of the identity of this device's user, and which of its private keys are here."""
 
     master_key: Ed25519Key | None
-    """The public key that stands for the user, as far as it is known at the homeserver."""
+    """The public master key, if it is known."""
     verified: bool
-    """Whether this device has verified that it is the user's."""
+    """Whether the identity is verified on this device."""
     private_keys: frozenset[SigningKeyName]
     """Which private keys are here and belong to the identity."""
     useless_keys: frozenset[SigningKeyName]
-    """Which private keys are here and belong to another identity, which the user had before."""
+    """Which private keys are here but belong to an earlier identity of the user."""
     own_device_signed: bool
-    """Whether the homeserver has a signature of this device by the identity."""
+    """Whether the homeserver has the identity's signature of this device."""
     pending: bool
-    """Whether keys were made here that the homeserver has not confirmed."""
+    """Whether there are keys that were made here and that the homeserver has not confirmed."""
 
     @property
     def is_complete(self) -> bool:
-        """Whether there is nothing left to do for ``bootstrap``."""
+        """Whether ``bootstrap`` has nothing left to do."""
         return len(self.private_keys) == len(SigningKeyName) and self.own_device_signed and not self.pending
 
 
@@ -72,36 +72,36 @@ class CrossSigning:
         self._store = store
 
     async def bootstrap(self) -> CrossSigningStatus:
-        """Make an identity for this device's user, who has none, or go on with what was begun.
+        """Make an identity for this device's user if there is none, or go on with what was begun (M15.10, M15.11).
 
-        Send what is among the outgoing requests and call it again, until the status ``is_complete``: there may be a
-        query, the keys (see ``SigningKeysUpload`` about authentication) and signatures to send. Raises
-        ``AnotherIdentity`` where the homeserver has one whose private keys are not all here.
+        Send the outgoing requests and call it again until the status ``is_complete``. There may be a query, an upload
+        of keys (see ``SigningKeysUpload`` about authentication) and an upload of signatures. Raises
+        ``AnotherIdentity`` if the user has an identity already and not all of its private keys are here.
         """
         return await self._store.run(bootstrap)
 
     async def reset(self) -> CrossSigningStatus:
-        """Make another identity in place of the one that the user has. Go on with ``bootstrap``.
+        """Make a new identity in place of the one that the user has. Then go on with ``bootstrap``.
 
-        The old private keys stay until the homeserver has the new ones. ``mark_failed`` with the status 403 gives the
-        reset up.
+        The old private keys stay until the homeserver has confirmed the new ones. ``mark_failed`` with the status 403
+        ends the reset.
         """
         return await self._store.run(reset)
 
     async def status(self) -> CrossSigningStatus:
-        """Say what there is of the identity of this device's user."""
+        """Return what is known of the identity of this device's user."""
         return await self._store.query(status)
 
     async def export_seeds(self) -> SigningSeeds:
-        """Return the private keys that are here. They are secrets, and stand for the user."""
+        """Return the private keys that are here and belong to the identity. They are secrets: they act for the user."""
         return await self._store.query(identities.fitting_seeds)
 
     async def import_seeds(self, seeds: SigningSeeds) -> CrossSigningStatus:
-        """Keep private keys that another device, or a person, has given: all of them or none.
+        """Keep private keys that another device or a person has provided: all of them, or none (M15.18).
 
-        With the master key the identity counts as verified. Raises ``WrongSigningKey`` where one does not belong to
-        the identity, or where it is not known which identity the user has: on a new device, track the user
-        (``OlmMachine.track_users``) and send the query first.
+        To import the master key verifies the identity. Raises ``WrongSigningKey`` if a key does not belong to the
+        identity, or if the identity is not known yet: on a new device, first track the user
+        (``OlmMachine.track_users``) and send the query. Raises ``InvalidArgument`` for another type.
         """
         if not isinstance(seeds, SigningSeeds):
             raise InvalidArgument(f"private keys are SigningSeeds, and no {type(seeds).__name__}")
@@ -112,34 +112,34 @@ class CrossSigning:
         return await self._store.query(identities.user_trust, UserId(user_id))
 
     async def verify_user(self, user_id: str, master_key: str) -> None:
-        """Note that the identity of a user, which has the key that was compared, is verified; sign it if possible.
+        """Note that a person has compared this master key of a user; sign it if the private key for that is here.
 
-        Raises ``InvalidArgument`` where no such identity is known.
+        Raises ``InvalidArgument`` if no identity of this user with this key is known.
         """
         names = UserId(user_id), Ed25519Key(master_key)
         await self._store.run(identities.note_identity_verified, *names)
 
     async def verify_device(self, user_id: str, device_id: str, ed25519: str) -> None:
-        """Note that a device, which has the key that was compared, is verified; sign it if it is this user's.
+        """Note that a person has compared this Ed25519 key of a device; sign the device if it belongs to this user.
 
-        Raises ``InvalidArgument`` where no such device is known.
+        Raises ``InvalidArgument`` if no such device with this key is known.
         """
         names = UserId(user_id), DeviceId(device_id), Ed25519Key(ed25519)
         await self._store.run(identities.note_device_verified, *names)
 
     async def accept_identity(self, user_id: str, master_key: str) -> None:
-        """Take the identity of a user that has changed as it is, though nobody has compared it.
+        """Accept the changed identity of a user without a comparison of its key.
 
-        What was verified before is withdrawn. Raises ``InvalidArgument`` where no such identity is known.
+        The earlier verification is withdrawn. Raises ``InvalidArgument`` if no identity with this key is known.
         """
         await self._store.run(identities.accept_identity, UserId(user_id), Ed25519Key(master_key))
 
     def identities_stream(self) -> AbstractAsyncContextManager[Subscription[UserId]]:
-        """Iterate over the users whose identities change, whichever process hears of it."""
+        """Iterate over the users whose identities change, whichever process receives the change."""
         return self._store.subscribe(IDENTITY)
 
     def cross_signing_status_stream(self) -> AbstractAsyncContextManager[Subscription[None]]:
-        """Iterate over the changes of what private keys are here, whichever process makes them."""
+        """Iterate over the changes of the private keys that are here, whichever process makes them."""
         return self._store.subscribe(PRIVATE_IDENTITY)
 
 
@@ -148,7 +148,7 @@ async def bootstrap(transaction: Transaction) -> CrossSigningStatus:
     own = await own_device(transaction)
     await devices.track(transaction, [own.user_id])
     if await transaction.get(OUTDATED, own.user_id) is not None:
-        return await status(transaction)  # whether the user has one is not known yet
+        return await status(transaction)  # it is not known yet whether the user has an identity
     private = await transaction.get(PRIVATE_IDENTITY, None) or PrivateIdentity()
     identity = await identities.identity_of(transaction, own.user_id)
     pending = private.pending
@@ -167,7 +167,7 @@ async def bootstrap(transaction: Transaction) -> CrossSigningStatus:
 
 
 async def reset(transaction: Transaction) -> CrossSigningStatus:
-    """Make another identity, or go on with one that was made for that."""
+    """Make a new identity for a reset, or go on with a reset that was begun."""
     own = await own_device(transaction)
     await devices.track(transaction, [own.user_id])
     private = await transaction.get(PRIVATE_IDENTITY, None) or PrivateIdentity()
@@ -178,7 +178,7 @@ async def reset(transaction: Transaction) -> CrossSigningStatus:
 
 
 async def status(reading: Transaction | View) -> CrossSigningStatus:
-    """Say what there is of the identity of this device's user."""
+    """Return what is known of the identity of this device's user."""
     own = await own_device(reading)
     trust = await identities.user_trust(reading, own.user_id)
     private = await reading.get(PRIVATE_IDENTITY, None) or PrivateIdentity()
@@ -205,7 +205,7 @@ async def import_seeds(transaction: Transaction, seeds: SigningSeeds) -> CrossSi
 
 
 async def uploads(reading: Transaction | View) -> list[SigningKeysUpload | SignatureUpload]:
-    """Return what is to be published of keys and signatures (M15.11, M15.16). Each may be sent any number of times."""
+    """Return the uploads of keys and signatures (M15.11, M15.16). Each may be sent any number of times."""
     own = await own_device(reading)
     private = await reading.get(PRIVATE_IDENTITY, None) or PrivateIdentity()
     identity = await identities.identity_of(reading, own.user_id)
@@ -216,7 +216,7 @@ async def uploads(reading: Transaction | View) -> list[SigningKeysUpload | Signa
     if pending is not None and _is_to_be_uploaded(pending, identity) and (known or pending.reset):
         requests.append(_keys_upload(own.user_id, pending.seeds))
     marks = await reading.keys(UNPUBLISHED_SIGNATURE)
-    if own.published:  # A homeserver takes no signature of a device that it does not know.
+    if own.published:  # A homeserver refuses signatures of a device that it does not know.
         parts = range(0, len(marks), SIGNATURES_IN_A_REQUEST)
         requests += [await _signature_upload(reading, marks[at : at + SIGNATURES_IN_A_REQUEST]) for at in parts]
     return requests
@@ -248,7 +248,7 @@ async def take_keys_answer(transaction: Transaction, request: SigningKeysUpload)
 
 # M15.13
 async def take_keys_refusal(transaction: Transaction, request: SigningKeysUpload) -> None:
-    """Stop listing an upload that the homeserver has refused. Its keys stay: a late answer may say that it has them."""
+    """Stop listing an upload that the homeserver has refused. Its keys stay, since the homeserver may have them."""
     private = await _pending(transaction, request)
     if private is not None and private.pending is not None and private.pending.listed:
         pending = msgspec.structs.replace(private.pending, listed=False)
@@ -257,7 +257,7 @@ async def take_keys_refusal(transaction: Transaction, request: SigningKeysUpload
 
 # M15.17
 async def take_signatures_answer(transaction: Transaction, request: SignatureUpload, response: JsonObject) -> None:
-    """Note which signatures the homeserver has. One that it refuses is not sent again; trust on this device stays."""
+    """Note which signatures the homeserver has. A refused signature is not sent again. Trust on this device stays."""
     failures = objects(response, "failures")
     own = await own_device(transaction)
     for mark in request.signatures:
@@ -278,7 +278,7 @@ async def take_signatures_answer(transaction: Transaction, request: SignatureUpl
 
 
 async def take_signatures_refusal(transaction: Transaction, request: SignatureUpload) -> None:
-    """Give up signatures that the homeserver will never take."""
+    """Delete signatures that the homeserver has refused for good."""
     logger.warning("an upload of signatures was refused count=%d", len(request.signatures))
     for mark in request.signatures:
         if await transaction.get(UNPUBLISHED_SIGNATURE, mark) is not None:
@@ -297,7 +297,7 @@ def _list(transaction: Transaction, private: PrivateIdentity, pending: PendingId
 
 
 def _may_replace(pending: PendingIdentity, identity: Identity | None) -> bool:
-    """Say whether keys that were made here may be uploaded: never over an identity, unless to reset it (pure)."""
+    """Return whether keys that were made here may be uploaded: never over an identity, except to reset it (pure)."""
     return pending.reset or identity is None or identity.master_key == _master_key(pending.seeds)
 
 
@@ -330,7 +330,7 @@ async def _signature_upload(reading: Transaction | View, marks: tuple[Transactio
 
 
 async def _pending(transaction: Transaction, request: SigningKeysUpload) -> PrivateIdentity | None:
-    """Return the private keys if those that a request uploads are still pending."""
+    """Return the private keys if the keys of the request are still pending, otherwise ``None``."""
     private = await transaction.get(PRIVATE_IDENTITY, None)
     if private is None or private.pending is None or _master_key(private.pending.seeds) != request.master_key:
         return None
@@ -338,7 +338,7 @@ async def _pending(transaction: Transaction, request: SigningKeysUpload) -> Priv
 
 
 async def _sign(transaction: Transaction, own: OwnDevice, identity: Identity, seeds: SigningSeeds) -> None:
-    """Sign this device, the master key, and whatever was verified here, where no such signature is known."""
+    """Sign this device, the master key, and everything that was verified here, unless a signature is known already."""
     if seeds.self_signing is not None and not identities.is_cross_signed(own.user_id, identity, own.keys):
         identities.sign_own_device(transaction, own, seeds.self_signing)
     await identities.sign_own_master_key(transaction, identity)
@@ -349,7 +349,7 @@ async def _sign(transaction: Transaction, own: OwnDevice, identity: Identity, se
 
 
 def _with_signatures_of(value: JsonObject, signed: JsonObject, signer: UserId) -> JsonObject:
-    """Return ``value`` with the signatures, too, that a user has made of it in ``signed``."""
+    """Return ``value`` with the signatures added that the user ``signer`` has made in ``signed``."""
     signatures = signed["signatures"]
     assert isinstance(signatures, dict)  # made here
     for key_id, signature in signatures[signer].items():

@@ -1,7 +1,7 @@
-"""Which users are followed, what is known of their devices, and when that is out of date.
+"""Which users are followed, which devices they have, and which of these lists are out of date (M6).
 
-A mark says that a user's device list changed. It bears a number, the question for the list carries the number, and
-the answer counts only while the mark has it. So an old or late answer never settles a newer mark.
+A mark says that a user's device list has changed. It has a number, which the query for the list carries. The answer
+counts only while the mark has this number. So an old or late answer never deletes a newer mark.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 async def track(transaction: Transaction, user_ids: Iterable[UserId]) -> bool:
-    """Follow the device lists of users, ``USERS_IN_A_COMMIT`` new ones a commit; say whether all are followed now."""
+    """Follow the device lists of users, at most ``USERS_IN_A_COMMIT`` new ones; return whether all are followed now."""
     begun = 0
     for user_id in user_ids:
         tracked = await transaction.get(TRACKED, user_id)
@@ -50,7 +50,7 @@ async def track(transaction: Transaction, user_ids: Iterable[UserId]) -> bool:
 
 
 async def note_changed(transaction: Transaction, user_ids: Iterable[UserId]) -> None:
-    """Mark the users among ``user_ids`` that are followed: their device lists changed (M6.1)."""
+    """Mark the device lists of those ``user_ids`` that are followed as out of date (M6.1)."""
     for user_id in user_ids:
         tracked = await transaction.get(TRACKED, user_id)
         if tracked is not None and tracked.followed:
@@ -58,12 +58,12 @@ async def note_changed(transaction: Transaction, user_ids: Iterable[UserId]) -> 
 
 
 async def note_all_changed(transaction: Transaction) -> None:
-    """Mark all users that are followed: changes of their device lists may have been missed."""
+    """Mark the device lists of all followed users, since changes may have been missed (M5.4)."""
     await note_changed(transaction, await transaction.keys(TRACKED))
 
 
 async def note_left(transaction: Transaction, user_ids: Iterable[UserId]) -> None:
-    """Stop following users with whom no room is shared any more."""
+    """Stop following users who no longer share a room with this user."""
     for user_id in user_ids:
         tracked = await transaction.get(TRACKED, user_id)
         if tracked is not None and tracked.followed:
@@ -72,7 +72,7 @@ async def note_left(transaction: Transaction, user_ids: Iterable[UserId]) -> Non
 
 
 async def queries(reading: Transaction | View) -> list[KeysQuery]:
-    """Return the questions for all device lists that are out of date (M6.2). They may be asked any number of times."""
+    """Return the queries for all device lists that are out of date (M6.2). They may be sent any number of times."""
     numbers = {}
     for user_id in await reading.keys(OUTDATED):
         number = await reading.get(OUTDATED, user_id)
@@ -87,9 +87,10 @@ async def queries(reading: Transaction | View) -> list[KeysQuery]:
 
 # M6.2, M6.3
 async def take_query_answer(transaction: Transaction, request: KeysQuery, response: JsonObject) -> None:
-    """Take devices and identities of those users whose mark still has the number that the question was asked under.
+    """Use the devices and identities of the users whose mark still has the number of the query.
 
-    A user whom the answer leaves out, because the user's own server did not answer, stays marked.
+    A user who is missing in the answer, because the user's own server did not respond, stays marked. Raises
+    ``MalformedResponse``.
     """
     of_users = objects(response, "device_keys")
     signing_keys = {name: objects(response, f"{name.value}_keys") for name in SigningKeyName}
@@ -121,11 +122,11 @@ def device_list(
     trust: Mapping[Ed25519Key, LocalTrust],
     self_signing: Ed25519Key | None = None,
 ) -> dict[DeviceId, KnownDevice]:
-    """Return a user's devices from an answer: those that are signed correctly, and that kept their keys (M6.4, M6.6).
+    """Return the devices in an answer that are signed correctly and whose keys have not changed (M6.4, M6.6).
 
-    A device is not removed because an answer spoils its keys: then it stays as it was. What this device's owner
-    thinks of it is looked up by its signing key, also if it had left the list. ``self_signing`` is the key of its user
-    that may have signed it, if that key is known.
+    If the keys of a known device are changed or malformed, the device stays as it was. Whether this device's owner has
+    verified or blocked a device is looked up by its signing key, even if the device had left the list. ``self_signing``
+    is the user's self-signing key, if it is known.
     """
     after: dict[DeviceId, KnownDevice] = {}
     for name, keys in answer.items():

@@ -1,4 +1,7 @@
-"""Every exception the machine raises on purpose. None carries a secret or a plaintext, and each changes nothing."""
+"""Every exception that the machine raises on purpose. None holds a secret or a plaintext.
+
+A call that raises one of them has changed nothing.
+"""
 
 from __future__ import annotations
 
@@ -12,107 +15,107 @@ class MachineError(Exception):
     """The base of all exceptions that the machine raises on purpose."""
 
     code: ClassVar[str] = "machine_error"
-    """What a program compares. It stays as it is, also where the name of the class or the text changes."""
+    """For programs to compare. It stays the same even if the name of the class or the message changes."""
 
 
 class InvalidArgument(MachineError, errors.InvalidArgument):
-    """A value that was given is of a type, or has a content, that the machine can do nothing with."""
+    """An argument has a type or a value that the machine does not accept."""
 
     code = "invalid_argument"
 
 
 class MalformedExport(MachineError):
-    """A text is no key export file, or a part of it is missing."""
+    """A text is not a key export file, or a part of the file is missing."""
 
     code = "malformed_export"
 
 
 class UnsupportedExport(MachineError):
-    """A key export file has a version that is not known."""
+    """A key export file has an unknown version."""
 
     code = "unsupported_export"
 
 
 class RoundsOutOfBounds(MachineError):
-    """A passphrase is to be hashed in no rounds at all, or in so many that it would take minutes."""
+    """A file asks for zero rounds of PBKDF2, or for so many that they would take minutes."""
 
     code = "rounds_out_of_bounds"
 
 
 class WrongExportPassphrase(MachineError):
-    """The passphrase is not the one of the key export file, or the file was changed. Nobody can tell which."""
+    """The passphrase of a key export file is wrong, or the file was changed. It is impossible to say which."""
 
     code = "wrong_export_passphrase"
 
 
 class MalformedExportedSessions(MachineError):
-    """A key export file was decrypted, and what it holds is no list of sessions."""
+    """A key export file was decrypted, but its content is not a list of sessions."""
 
     code = "malformed_exported_sessions"
 
 
 class MalformedRecoveryKey(MachineError):
-    """A text is no recovery key: it was mistyped, cut, or is something else."""
+    """A text is not a recovery key: it was mistyped or cut, or is something else."""
 
     code = "malformed_recovery_key"
 
 
 class MalformedStorageKey(MachineError):
-    """The description of a key of the secret storage is not as the specification has it."""
+    """The description of a key of the secret storage is malformed."""
 
     code = "malformed_storage_key"
 
 
 class UnsupportedStorageKey(MachineError):
-    """A key of the secret storage is for an algorithm, or made from a passphrase in a way, that is not known."""
+    """A key of the secret storage uses an unknown algorithm, or an unknown derivation from a passphrase."""
 
     code = "unsupported_storage_key"
 
 
 class WrongStorageKey(MachineError):
-    """The passphrase, or the recovery key, is not that of this key of the secret storage."""
+    """The passphrase or the recovery key does not belong to this key of the secret storage."""
 
     code = "wrong_storage_key"
 
 
 class UncheckedStorageKey(MachineError):
-    """The description of a key of the secret storage does not show which key it is: so nothing is stored for it."""
+    """The description of a key of the secret storage can't be checked against it. So nothing is encrypted for it."""
 
     code = "unchecked_storage_key"
 
 
 class NotStoredForKey(MachineError):
-    """A secret is not in the secret storage, or is not encrypted for this key of it."""
+    """A secret is not in the secret storage, or is not encrypted for this key."""
 
     code = "not_stored_for_key"
 
 
 class MalformedStoredSecret(MachineError):
-    """What the secret storage has under a name is not as the specification has it, or decrypts to no text."""
+    """An entry of the secret storage is malformed, or is not text."""
 
     code = "malformed_stored_secret"
 
 
 class TamperedStoredSecret(MachineError):
-    """A secret was changed in the secret storage, was stored under another name, or was encrypted by another key."""
+    """A secret in the secret storage was changed, was moved from another name, or was encrypted by another key."""
 
     code = "tampered_stored_secret"
 
 
 class MalformedAttachmentKey(MachineError):
-    """What is needed for decrypting an attachment is missing, or is not as the specification has it."""
+    """The description of an encrypted attachment lacks a part or is malformed."""
 
     code = "malformed_attachment_key"
 
 
 class UnsupportedAttachment(MachineError):
-    """An attachment is encrypted by a version or an algorithm that is not known."""
+    """An attachment is encrypted by an unknown version or algorithm."""
 
     code = "unsupported_attachment"
 
 
 class TamperedAttachment(MachineError):
-    """An encrypted attachment is not the one that its sender hashed: it was cut, damaged or replaced."""
+    """An encrypted attachment does not have the hash that its sender gave: it was cut, damaged or replaced."""
 
     code = "tampered_attachment"
 
@@ -124,7 +127,7 @@ class AnotherDevice(MachineError):
 
 
 class AnotherIdentity(MachineError):
-    """The user has a cross-signing identity, and not all of its private keys are here.
+    """The user has a cross-signing identity already, and not all of its private keys are here.
 
     Verify this device, import the keys, or reset the identity.
     """
@@ -133,55 +136,55 @@ class AnotherIdentity(MachineError):
 
 
 class WrongSigningKey(MachineError):
-    """A private cross-signing key does not belong to the user's identity. None was kept."""
+    """A private cross-signing key does not belong to the user's identity. No key was kept."""
 
     code = "wrong_signing_key"
 
 
 class NotCanonical(MachineError):
-    """A JSON value has no canonical encoding, so that nobody can sign it."""
+    """A JSON value has no canonical encoding, so it can't be signed."""
 
     code = "not_canonical"
 
 
 class MalformedMessage(MachineError):
-    """A message, a key or an event is not built as the Matrix specification demands."""
+    """A message, a key or an event does not have the form that the Matrix specification demands."""
 
     code = "malformed"
 
 
 class MalformedResponse(MachineError):
-    """A homeserver's response is not built as the Matrix specification demands. Nothing of it was used."""
+    """A homeserver's response does not have the form that the Matrix specification demands. It was not used."""
 
     code = "malformed_response"
 
 
 class RepeatedMessage(MachineError):
-    """An Olm message was decrypted before. Nothing has changed."""
+    """An Olm message was decrypted before."""
 
     code = "repeated"
 
 
 class MessageUnreadable(MachineError):
-    """A message does not decrypt."""
+    """A message can't be decrypted."""
 
     code = "unreadable"
 
 
 class WrongRecipient(MachineError):
-    """A decrypted Olm message is for another user or device, or does not say for whom."""
+    """A decrypted Olm message is for another user or device, or does not name its recipient."""
 
     code = "wrong_recipient"
 
 
 class WrongSender(MachineError):
-    """A message does not come from where it says, or does not say so."""
+    """A message does not come from the sender that it names, or does not name its sender."""
 
     code = "wrong_sender"
 
 
 class UnsupportedAlgorithm(MachineError):
-    """An event or a room is encrypted by an algorithm that the machine does not know."""
+    """An event or a room uses an encryption algorithm that the machine does not know."""
 
     code = "unsupported_algorithm"
 
@@ -193,7 +196,7 @@ class MissingRoomKey(MachineError):
 
 
 class WithheldRoomKey(MachineError):
-    """The sender of a room message has said that it withholds the key. ``reason_code`` says why (``m.unverified``)."""
+    """The sender of a room message withholds its key. ``reason_code`` says why, such as ``m.unverified``."""
 
     code = "withheld_room_key"
 
@@ -203,13 +206,13 @@ class WithheldRoomKey(MachineError):
 
 
 class UnknownIndex(MachineError):
-    """A room message was sent before the first one that the key reads."""
+    """A room message has an index before the first index that its key can decrypt."""
 
     code = "unknown_index"
 
 
 class ReplayedMessage(MachineError):
-    """A room message was read before as another event."""
+    """The same ciphertext was read before as another event."""
 
     code = "replayed"
 
@@ -221,19 +224,19 @@ class WrongRoom(MachineError):
 
 
 class RequestRefused(MachineError):
-    """Somebody asks for a secret or a room key, and gets none: another user, or a device that asks for too much."""
+    """A request for a secret or a room key was refused: it is another user's, or too many requests wait already."""
 
     code = "request_refused"
 
 
 class NotAsked(MachineError):
-    """A device sends a secret or a room key that it was not asked for, or that device is not verified."""
+    """A device has sent a secret or a room key that it was not asked for, or the device is not verified."""
 
     code = "not_asked"
 
 
 class WrongSecret(MachineError):
-    """A device sends a private key that is not that of the public key."""
+    """A device has sent a private key that does not belong to the public key."""
 
     code = "wrong_secret"
 
@@ -245,25 +248,25 @@ class NotEncrypted(MachineError):
 
 
 class EncryptionDowngrade(MachineError):
-    """A room that is encrypted would stop being so, or change its algorithm."""
+    """An encrypted room would stop being encrypted, or change its algorithm."""
 
     code = "encryption_downgrade"
 
 
 class RoomKeyNotShared(MachineError):
-    """There is no room key that may be used now: call ``share_room_key`` first.
+    """There is no room key that may be used now. Call ``share_room_key`` first.
 
-    A share is good until a device list, the settings, or the age of the key demand another.
+    A share is valid until a device list, the settings or the age of the key demand another one (M9).
     """
 
     code = "room_key_not_shared"
 
 
 class UnverifiedRecipients(MachineError):
-    """The room's strategy forbids to share its key with all of its members. Nothing was shared.
+    """The room's strategy forbids to share its key with its members. Nothing was shared (M9.9, M9.10).
 
-    Verify or block each of ``devices``, which are not verified though their user is; and verify each of ``users`` anew,
-    whose identity was verified once and has changed, or accept it as it is.
+    ``devices`` are not verified although their users are: verify or block each of them. The identities of ``users``
+    were verified once and have changed: verify or accept each of them.
     """
 
     code = "unverified_recipients"
@@ -275,54 +278,54 @@ class UnverifiedRecipients(MachineError):
 
 
 class NoBackup(MachineError):
-    """There is no backup that this could be done with: none is known, or another one than was asked for."""
+    """No backup is known, or the known backup is not the one that the call is for."""
 
     code = "no_backup"
 
 
 class WrongBackupKey(MachineError):
-    """A decryption key is not the one of the backup."""
+    """A decryption key does not belong to the backup."""
 
     code = "wrong_backup_key"
 
 
 class UnknownVerification(MachineError):
-    """There is no such verification, or there is none any more."""
+    """There is no such verification, or it was forgotten after its end."""
 
     code = "unknown_verification"
 
 
 class WrongPhase(MachineError):
-    """A verification has not come as far as this needs, or has come further, or is over."""
+    """A verification is not in the phase that the call needs."""
 
     code = "wrong_phase"
 
 
 class UnknownDevice(MachineError):
-    """The keys of a device, or of its owner, are not known: track its owner, and send what is to be sent."""
+    """The keys of a device or of its owner are not known. Track the owner, and send the outgoing requests."""
 
     code = "unknown_device"
 
 
 class UnsupportedVerification(MachineError):
-    """The two devices have no method of verification in common that this needs."""
+    """The two devices do not share the method of verification that the call needs."""
 
     code = "unsupported_verification"
 
 
 class TooManyVerifications(MachineError):
-    """Others ask for so many verifications at once that this one was dropped."""
+    """A request for a verification was dropped, since others have begun too many (M16.17)."""
 
     code = "too_many_verifications"
 
 
 class MalformedQrCode(MachineError):
-    """What was scanned is no QR code of a verification."""
+    """The scanned bytes are not the QR code of a verification."""
 
     code = "malformed_qr_code"
 
 
 class WrongQrCode(MachineError):
-    """The QR code is for another verification than the one that it was scanned for."""
+    """The QR code belongs to another verification."""
 
     code = "wrong_qr_code"

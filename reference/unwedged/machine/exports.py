@@ -1,8 +1,8 @@
-"""Key export files: room keys under a passphrase, to be carried from one device to another.
+"""Key export files: room keys encrypted under a passphrase, to carry them from one device to another.
 
 Matrix specification, client-server API, "Key exports" and "Key export format". The file is text: base64 between two
-lines, of a version, a salt, a counter block (IV), a number of rounds, ciphertext and an HMAC over all of these.
-PBKDF2 with HMAC-SHA-512 derives two keys from the passphrase, one for AES-256-CTR and one for HMAC-SHA-256.
+marker lines. It encodes a version, a salt, a counter block (IV), the number of rounds, the ciphertext, and an HMAC over
+all of these. PBKDF2 with HMAC-SHA-512 derives two keys from the passphrase: for AES-256-CTR and for HMAC-SHA-256.
 
 Nothing is decrypted before the HMAC is verified. Both functions take as long as PBKDF2 does: call them in a thread.
 """
@@ -33,9 +33,9 @@ from unwedged.machine.unpadded_base64 import unpadded
 from unwedged.machine.unshown import Unshown
 
 ROUNDS: Final = 500_000
-"""For new files: what Element writes, and some tenths of a second."""
+"""The default for new files, as in Element. It takes some tenths of a second."""
 FEWEST_ROUNDS: Final = 100_000
-"""In a new file, by the specification. An old file may have fewer."""
+"""The specification's minimum for new files. An old file may have fewer."""
 
 _BEGIN: Final = "-----BEGIN MEGOLM SESSION DATA-----"
 _END: Final = "-----END MEGOLM SESSION DATA-----"
@@ -46,14 +46,14 @@ _MAC: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class ExportedSession:
-    """A Megolm session as a key export file has it. The names are those of the specification."""
+    """A Megolm session in a key export file. The names are those of the specification."""
 
     algorithm: str
     room_id: RoomId
     sender_key: Curve25519Key
     session_id: GroupSessionId
     session_key: str = field(repr=False)
-    """In the session export format. It begins at the first message that its receiver may read."""
+    """A secret, in the session export format. It decrypts from the first message on that its receiver may read."""
     sender_claimed_keys: Mapping[str, str]
     forwarding_curve25519_key_chain: tuple[Curve25519Key, ...]
     shared_history: bool
@@ -68,7 +68,7 @@ class SessionEntry(
         "msc3061_shared_history": "org.matrix.msc3061.shared_history",
     },
 ):
-    """A session in JSON. What older programs leave out may be missing, and what is not known here is ignored."""
+    """A session in JSON. Fields that older programs leave out may be missing. Unknown fields are ignored."""
 
     algorithm: str
     room_id: RoomId
@@ -85,8 +85,8 @@ class SessionEntry(
     def of(cls, session: ExportedSession) -> SessionEntry:
         """Return the JSON of a session.
 
-        matrix-sdk-crypto reads ``m.shared_history`` and not the specification's ``shared_history``, and refuses a
-        session that has the older spelling besides the first of these. So these two are written, and no third.
+        matrix-sdk-crypto reads ``m.shared_history`` and not the specification's ``shared_history``. It refuses a
+        session that has ``m.shared_history`` and the older spelling. So only the first two are written.
         """
         return cls(
             algorithm=session.algorithm,
@@ -122,8 +122,8 @@ _ENTRIES: Final = msgspec.json.Decoder(list[SessionEntry])
 def encrypt_export(sessions: Iterable[ExportedSession], passphrase: str, rounds: int = ROUNDS) -> str:
     """Return a key export file with these sessions.
 
-    Raises ``InvalidArgument`` for an empty passphrase, for fewer or more rounds than ``FEWEST_ROUNDS`` to
-    ``MOST_ROUNDS``, and for text that has no UTF-8.
+    Raises ``InvalidArgument`` for an empty passphrase, for rounds outside ``FEWEST_ROUNDS`` to ``MOST_ROUNDS``, and for
+    text that can't be encoded as UTF-8.
     """
     if not passphrase:
         raise InvalidArgument("a passphrase has at least one character")
@@ -132,7 +132,7 @@ def encrypt_export(sessions: Iterable[ExportedSession], passphrase: str, rounds:
     encoded = octets(passphrase)
     try:
         plaintext = msgspec.json.encode([SessionEntry.of(session) for session in sessions])
-    except UnicodeEncodeError:  # It holds the text: it must not become the context of what is raised.
+    except UnicodeEncodeError:  # This exception holds the text: it must not become the context of what is raised.
         plaintext = None
     if plaintext is None:
         raise InvalidArgument("a session has text that can't be encoded: it holds a lone surrogate")
@@ -140,18 +140,18 @@ def encrypt_export(sessions: Iterable[ExportedSession], passphrase: str, rounds:
 
 
 def decrypt_export(text: str, passphrase: str) -> list[ExportedSession]:
-    """Return the sessions of a key export file. They say where they come from, and nothing proves it.
+    """Return the sessions of a key export file. Nothing proves that a session comes from the sender that it names.
 
-    Text before and after the file is ignored. Raises ``MalformedExport`` where it is cut or is something else,
-    ``UnsupportedExport``, ``RoundsOutOfBounds``, ``WrongExportPassphrase`` also where the file was changed,
-    ``MalformedExportedSessions``, and ``InvalidArgument`` for a passphrase that has no UTF-8.
+    Text before and after the file is ignored. Raises ``MalformedExport`` if the file is cut or is something else,
+    ``UnsupportedExport``, ``RoundsOutOfBounds``, ``WrongExportPassphrase`` (also if the file was changed),
+    ``MalformedExportedSessions``, and ``InvalidArgument`` for a passphrase that can't be encoded as UTF-8.
     """
     plaintext = _open(_without_armour(text), octets(passphrase))
     try:
         return [entry.session() for entry in _ENTRIES.decode(plaintext)]
     except (msgspec.DecodeError, RecursionError) as error:
-        reason = str(error)  # Positions and types, and no value.
-    except UnicodeDecodeError:  # It holds the plaintext: it must not become the context of what is raised.
+        reason = str(error)  # It names positions and types, but no value.
+    except UnicodeDecodeError:  # This exception holds the plaintext: it must not become the context of what is raised.
         reason = "it is not UTF-8"
     raise MalformedExportedSessions(f"the file was decrypted, and holds no list of sessions: {reason}")
 
@@ -174,7 +174,7 @@ def _without_armour(text: str) -> bytes:
 
 
 def _seal(plaintext: bytes, passphrase: bytes, rounds: int) -> bytes:
-    """Encrypt, as the specification's steps 2 to 4 say."""
+    """Encrypt, by steps 2 to 4 of the specification."""
     salt, iv = os.urandom(16), new_iv()
     key, mac_key = _derive(passphrase, salt, rounds)
     content = _PREFIX.pack(_VERSION, salt, iv, rounds) + counted(key, iv, plaintext)
@@ -182,7 +182,7 @@ def _seal(plaintext: bytes, passphrase: bytes, rounds: int) -> bytes:
 
 
 def _open(payload: bytes, passphrase: bytes) -> bytes:
-    """Undo ``_seal``, once the HMAC is verified."""
+    """Verify the HMAC, then decrypt."""
     if payload and payload[0] != _VERSION:
         raise UnsupportedExport(f"the file has version {payload[0]}, and only {_VERSION} is known")
     content, expected = payload[:-_MAC], payload[-_MAC:]

@@ -1,8 +1,8 @@
-"""Requests for secrets and room keys, between the devices of one user: whichever process is awake answers them.
+"""Requests for secrets and room keys by other devices of this user. Any process answers them (M17, M18).
 
-A request of another device is a record. It waits while that device is not verified, or has no session with this one. It
-is deleted in the commit that answers it, so that it is answered once; and when the event comes again, on another
-connection, it is known.
+A request of another device is a record. It waits while that device is not verified, or has no session with this one.
+The commit that answers a request deletes it and remembers its id. So each request is answered once, even if its event
+comes again on another connection.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ from unwedged.machine.wire import parsed
 from unwedged.store import Transaction
 
 MOST_WAITING: Final = 200
-"""Requests of one device that wait."""
+"""The most requests of one device that may wait."""
 MOST_REQUESTERS: Final = 50
-"""Devices whose requests wait."""
+"""The most devices whose requests may wait."""
 KEPT_ANSWERED: Final = 2 * MOST_WAITING
 NOT_GIVEN: Final = "The device that was asked does not give this key, or has not got it."
 LONGEST_ID: Final = 255
 LONGEST_WANTED: Final = 1_000
-"""In bytes of JSON. With these, what one device may have waiting has a size."""
+"""In bytes of JSON. These limits bound the size of what waits for one device."""
 
 
 class _DeviceRequest(msgspec.Struct):
@@ -82,9 +82,10 @@ class _RoomKeyRequest(msgspec.Struct):
 
 
 async def receive_request(transaction: Transaction, event_type: str, sender: UserId, content: JsonObject) -> None:
-    """Note what another device of this user asks for, or that it asks no more (M17.8, M17.9, M17.10, M17.12).
+    """Note a request of another device of this user, or its cancellation (M17.8, M17.9, M17.10, M17.12).
 
-    Raises ``MalformedMessage``, ``UnsupportedAlgorithm`` and ``RequestRefused``.
+    Raises ``MalformedMessage``, ``UnsupportedAlgorithm``, and ``RequestRefused`` for another user's request or one too
+    many.
     """
     request = parsed(content, _DeviceRequest, "a request of another device")
     own = await own_device(transaction)
@@ -117,9 +118,9 @@ async def receive_request(transaction: Transaction, event_type: str, sender: Use
 
 # M17.3, M17.6
 async def work_off(transaction: Transaction) -> None:
-    """Send what this device asks for to those that it was not sent to yet; answer others where that is allowed.
+    """Send this device's requests to verified devices that did not get them yet; answer other devices' requests.
 
-    A request of this device is settled if what it asks for has arrived in another way.
+    A request of this device ends if what it asks for has arrived in another way.
     """
     every, requesters = await asking.all_asked(transaction), await transaction.keys(WAITING)
     if not every and not requesters:
@@ -145,9 +146,9 @@ async def _answer(
     *,
     verified: bool,
 ) -> None:
-    """Answer the requests of one device, if it is verified and can be reached. Until then they wait.
+    """Answer the requests of one device if it is verified and there is a session with it. Otherwise they wait.
 
-    Those of a blocked device wait while too much is unsent: it would be told of each that it gets nothing.
+    A blocked device is told of each room key that it gets none. Its requests wait while too many messages are unsent.
     """
     waiting = await transaction.get(WAITING, device_id)
     assert waiting is not None  # listed by the caller
@@ -182,7 +183,7 @@ async def _answer(
 
 
 async def _given(transaction: Transaction, request_id: RequestId, wanted: Wanted) -> tuple[str, JsonObject] | None:
-    """Return the event that gives what is wanted, or ``None`` where that is not here."""
+    """Return the event that gives what is wanted, or ``None`` if that is not here."""
     if isinstance(wanted, WantedSecret):
         secret = await secrets.secret_named(transaction, wanted.name)
         return None if secret is None else (secrets.SECRET_SEND, {"request_id": request_id, "secret": secret})
@@ -199,7 +200,7 @@ async def _is_here(transaction: Transaction, wanted: Wanted) -> bool:
 async def _note_done(
     transaction: Transaction, device_id: DeviceId, waiting: dict[RequestId, Wanted], done: Iterable[RequestId]
 ) -> None:
-    """Delete requests that waited, and remember their ids, since they may come again."""
+    """Delete requests, and remember their ids, since the same requests may come again (M17.9)."""
     left = {request_id: wanted for request_id, wanted in waiting.items() if request_id not in done}
     answered = [*(await transaction.get(ANSWERED, device_id) or []), *map(_digest, done)]
     transaction.put(ANSWERED, device_id, answered[-KEPT_ANSWERED:])

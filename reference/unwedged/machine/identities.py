@@ -1,8 +1,8 @@
-"""Cross-signing identities: whose keys they are, which of them is verified, and how far that makes a device trusted.
+"""Cross-signing identities: whose keys they are, which of them are verified, and which devices they make trusted (M15).
 
-An identity is a user's master key and the keys that it signs. The first one that is seen is pinned. Another one is
-reported as a change; if the identity before it was verified, that is a violation, until a person verifies or accepts
-the new one.
+An identity is a user's master key and the keys that it signs. The first identity of a user is pinned. A later one is
+reported as a change. If the earlier one was verified, the change is a violation, until a person verifies or accepts the
+new identity.
 """
 
 from __future__ import annotations
@@ -43,50 +43,50 @@ from unwedged.machine.wire import is_storable
 from unwedged.store import Transaction, View
 
 SIGNING_KEY_FIELDS: Final = {"user_id", "usage", "keys"}
-"""What a cross-signing key is made of, besides its signatures."""
+"""The fields of a cross-signing key, apart from its signatures."""
 
 logger = logging.getLogger(__name__)
 
 
 class DeviceTrust(Enum):
-    """How far a device can be trusted to be its user's (M15.8)."""
+    """Whether a device is known to belong to its user (M15.8)."""
 
     UNSIGNED = "unsigned"
-    """Nobody vouches for it but the homeserver."""
+    """Only the homeserver says that the device belongs to the user."""
     CROSS_SIGNED = "cross_signed"
-    """Its user has signed it, whose identity is not verified."""
+    """Its user has signed it, but the user's identity is not verified."""
     VERIFIED = "verified"
-    """The owner of this device has verified it, or the identity of its user, who has signed it."""
+    """The owner of this device has verified it, or it is signed by its user, whose identity is verified."""
     BLOCKED = "blocked"
     """The owner of this device has blocked it."""
 
 
 @dataclass(frozen=True)
 class UserTrust:
-    """What is known of a user's identity. It is computed at each call, and is not stored."""
+    """What is known of a user's identity. It is computed at each call and not stored (M15.9)."""
 
     user_id: UserId
     identity: Identity | None
     verified: bool
-    """Whether the identity, as it is now, was verified: here, or on another device of this user."""
+    """Whether the current identity is verified: here, or by another device of this device's user."""
 
     @property
     def master_key(self) -> Ed25519Key | None:
-        """The key that stands for the user, which a person can compare."""
+        """The public master key, which a person can compare; ``None`` if no identity is known."""
         return None if self.identity is None else self.identity.master_key
 
     @property
     def changed(self) -> bool:
-        """Whether it is another identity than the one that was seen first, or accepted last."""
+        """Whether this is not the identity that was seen first or accepted last."""
         return self.identity is not None and self.identity.pinned != self.identity.master_key
 
     @property
     def violated(self) -> bool:
-        """Whether it was verified once, and is no longer. Verify it anew, or accept it as it is."""
+        """Whether the user was verified once and no longer is (M15.6). Verify the identity again, or accept it."""
         return self.identity is not None and self.identity.verified_once and not self.verified
 
     def of(self, device: KnownDevice) -> DeviceTrust:
-        """Say how far a device of this user is trusted."""
+        """Return how far a device of this user is trusted."""
         if device.trust is LocalTrust.BLOCKED:
             return DeviceTrust.BLOCKED
         signed = self.identity is not None and device.signed_by == self.identity.self_signing_key
@@ -96,7 +96,7 @@ class UserTrust:
 
 
 def signing_keys(user_id: UserId, seeds: Mapping[SigningKeyName, bytes]) -> dict[SigningKeyName, JsonObject]:
-    """Return the public keys of a user with these private ones, the other two signed by the first (pure)."""
+    """Return the public keys for these private keys. The master key signs the other two (pure)."""
     keys: dict[SigningKeyName, JsonObject] = {}
     for name, seed in seeds.items():
         key = public_key(seed)
@@ -109,10 +109,10 @@ def signing_keys(user_id: UserId, seeds: Mapping[SigningKeyName, bytes]) -> dict
 def checked_keys(
     user_id: UserId, given: Mapping[SigningKeyName, JsonObject]
 ) -> dict[SigningKeyName, JsonObject] | None:
-    """Return a user's keys as they were ``given``, or ``None`` where any of them is not as it must be (pure) (M15.2).
+    """Return a user's keys as they were ``given``, or ``None`` if one of them is malformed or unsigned (pure) (M15.2).
 
-    Each names the user and its usage, and holds one key. The master key signs the other two. Without a user-signing
-    key it is an identity all the same, since the homeserver shows that to its owner only.
+    Each must name the user and its usage, and hold one key. The master key must have signed the other two. The
+    user-signing key may be missing, since the homeserver shows it only to its owner.
     """
     if not {SigningKeyName.MASTER, SigningKeyName.SELF_SIGNING} <= given.keys():
         return None
@@ -126,13 +126,13 @@ def checked_keys(
 
 
 def is_cross_signed(user_id: UserId, identity: Identity, keys: JsonObject) -> bool:
-    """Say whether a user has signed the keys of a device (pure)."""
+    """Return whether a user has signed the keys of a device (pure)."""
     key = identity.self_signing_key
     return is_signed(keys, user_id, f"ed25519:{key}", key)
 
 
 def is_verified(user_id: UserId, identity: Identity, own_user: UserId, own: Identity | None) -> bool:
-    """Say whether an identity was verified: here, or by a signature of this device's user (pure) (M15.4, M15.5).
+    """Return whether an identity is verified: here, or by a signature of this device's user (pure) (M15.4, M15.5).
 
     A signature by this device's user counts only while that user's own identity is verified here.
     """
@@ -144,12 +144,12 @@ def is_verified(user_id: UserId, identity: Identity, own_user: UserId, own: Iden
 
 
 async def identity_of(reading: Transaction | View, user_id: UserId) -> Identity | None:
-    """Return the identity of a user, as far as it is known."""
+    """Return the identity of a user, or ``None`` if none is known."""
     return await reading.get(IDENTITY, user_id)
 
 
 async def own_identity(reading: Transaction | View) -> Identity | None:
-    """Return the identity of this device's user, as far as it is known."""
+    """Return the identity of this device's user, or ``None`` if none is known."""
     return await identity_of(reading, (await own_device(reading)).user_id)
 
 
@@ -164,14 +164,15 @@ async def user_trust(reading: Transaction | View, user_id: UserId) -> UserTrust:
 
 
 async def device_trust(reading: Transaction | View, user_id: UserId, device: KnownDevice) -> DeviceTrust:
-    """Say how far a device is trusted (M15.9)."""
+    """Return how far a device is trusted (M15.9)."""
     return (await user_trust(reading, user_id)).of(device)
 
 
 async def verified_own_devices(reading: Transaction | View) -> dict[Curve25519Key, KnownDevice]:
-    """Return the other devices of this device's user that are verified. Of several with one key the first counts.
+    """Return the verified devices of this device's user, without this device, by their Curve25519 keys.
 
-    Secrets and room keys that somebody asks for go to such devices only, and come from such devices only.
+    If several devices have the same key, the first counts. Requested secrets and room keys go only to these devices,
+    and are accepted only from them.
     """
     own = await own_device(reading)
     trust = await user_trust(reading, own.user_id)
@@ -186,9 +187,9 @@ async def verified_own_devices(reading: Transaction | View) -> dict[Curve25519Ke
 async def take_keys(
     transaction: Transaction, user_id: UserId, given: dict[SigningKeyName, JsonObject]
 ) -> Identity | None:
-    """Take a user's cross-signing keys from the answer to a query, and return the identity as it is then known.
+    """Use a user's cross-signing keys from the answer to a query, and return the identity that is then known.
 
-    What is malformed, or missing, changes nothing.
+    Keys that are malformed or missing change nothing.
     """
     before = await transaction.get(IDENTITY, user_id)
     trust = await transaction.get(IDENTITY_TRUST, user_id)
@@ -226,10 +227,10 @@ async def put_identity(transaction: Transaction, user_id: UserId, identity: Iden
 async def set_trust(
     transaction: Transaction, user_id: UserId, device_id: DeviceId, key: Ed25519Key, trust: LocalTrust
 ) -> None:
-    """Note what this device's owner thinks of a device with this ``key``.
+    """Note how far this device's owner trusts the device that has this ``key``.
 
-    Raises ``InvalidArgument`` where no such device is known. The key is what a person has compared: a device may have
-    been replaced meanwhile by another one of the same name.
+    The key is the one that a person has compared: another device may have taken the same id meanwhile. Raises
+    ``InvalidArgument`` if no such device is known.
     """
     devices = await transaction.get(DEVICES, user_id) or {}
     if device_id not in devices or devices[device_id].ed25519 != key:
@@ -246,9 +247,9 @@ async def set_trust(
 async def note_device_verified(
     transaction: Transaction, user_id: UserId, device_id: DeviceId, ed25519: Ed25519Key
 ) -> None:
-    """Note that a device with this key was verified. An own device is signed as well, where the key for that is here.
+    """Note that the device with this key is verified. Sign it if it belongs to this user and the private key is here.
 
-    Raises ``InvalidArgument`` where no such device is known.
+    Raises ``InvalidArgument`` if no such device is known.
     """
     await set_trust(transaction, user_id, device_id, ed25519, LocalTrust.VERIFIED)
     own = await own_device(transaction)
@@ -260,10 +261,10 @@ async def note_device_verified(
 
 
 async def note_identity_verified(transaction: Transaction, user_id: UserId, master_key: Ed25519Key) -> None:
-    """Note that a user's identity with this key was verified, and sign it.
+    """Note that the identity with this master key is verified, and sign it.
 
-    Our own is signed with this device's key, that of another user with our user-signing key, where that is here.
-    Raises ``InvalidArgument`` where the user has no such identity, as far as is known.
+    This device's key signs our own identity. The user-signing key, if it is here, signs the identity of another user.
+    Raises ``InvalidArgument`` if the user's known identity has another key, or if none is known.
     """
     identity = await identity_with(transaction, user_id, master_key)
     own = await own_device(transaction)
@@ -280,9 +281,9 @@ async def note_identity_verified(transaction: Transaction, user_id: UserId, mast
 
 
 async def accept_identity(transaction: Transaction, user_id: UserId, master_key: Ed25519Key) -> None:
-    """Take a user's identity as it is, without comparing it: it is pinned, and an earlier verification is withdrawn.
+    """Accept a user's identity without a comparison: it is pinned, and an earlier verification is withdrawn.
 
-    Raises ``InvalidArgument`` where the user has no such identity, as far as is known.
+    Raises ``InvalidArgument`` if the user's known identity has another key, or if none is known.
     """
     identity = await identity_with(transaction, user_id, master_key)
     accepted = msgspec.structs.replace(identity, pinned=master_key, compared=None, verified_once=False)
@@ -291,7 +292,7 @@ async def accept_identity(transaction: Transaction, user_id: UserId, master_key:
 
 
 async def identity_with(transaction: Transaction, user_id: UserId, master_key: Ed25519Key) -> Identity:
-    """Return a user's identity. Raises ``InvalidArgument`` where it has another key than a person was shown."""
+    """Return a user's identity. Raises ``InvalidArgument`` if its key is not the one that a person was shown."""
     identity = await identity_of(transaction, user_id)
     if identity is None or identity.master_key != master_key:
         raise InvalidArgument("this user has no identity with this key, as far as is known")
@@ -314,9 +315,9 @@ async def private_seed(reading: Transaction | View, name: SigningKeyName) -> byt
 
 
 async def keep_private_seed(transaction: Transaction, name: SigningKeyName, seed: bytes) -> bool:
-    """Keep a private key of this device's user; say whether it belongs to the identity (M15.18). Else it is not kept.
+    """Keep a private key of this device's user if it belongs to the identity; return whether it does (M15.18).
 
-    Whoever knows the master key stands for the user: so with that one the identity is verified.
+    The private master key also verifies the identity, since its holder acts for the user.
     """
     identity = await own_identity(transaction)
     if identity is None or not _fits(seed, identity, name):
@@ -336,10 +337,10 @@ async def keep_private_seed(transaction: Transaction, name: SigningKeyName, seed
 
 # M15.14
 async def sign_own_master_key(transaction: Transaction, identity: Identity) -> None:
-    """Sign the master key of this device's user with this device's key, unless the homeserver shows that already.
+    """Sign the master key of this device's user with this device's key, unless the signature is known already.
 
-    This device's key also signs keys to begin sessions with, and backups. So a master key with a field that could be
-    taken for one of these is not signed: the homeserver may have added it.
+    This device's key also signs one-time keys and backups. So a master key with further fields is not signed: the
+    homeserver may have added a field that makes it look like one of these.
     """
     own = await own_device(transaction)
     key_id, key = f"ed25519:{own.device_id}", KnownDevice(own.keys).ed25519
@@ -357,7 +358,7 @@ def sign_own_device(transaction: Transaction, own: OwnDevice, seed: bytes) -> No
 
 
 def sign_user(transaction: Transaction, own: OwnDevice, user_id: UserId, identity: Identity, seed: bytes) -> None:
-    """Sign another user's master key with the user-signing key, unless the homeserver shows that already."""
+    """Sign another user's master key with the user-signing key, unless the signature is known already."""
     key = public_key(seed)
     if not is_signed(identity.master, own.user_id, f"ed25519:{key}", key):
         signed = signed_by(without_signatures(identity.master), own.user_id, seed)
@@ -366,9 +367,9 @@ def sign_user(transaction: Transaction, own: OwnDevice, user_id: UserId, identit
 
 # M15.15
 async def sign_verified(transaction: Transaction, name: SigningKeyName, seed: bytes) -> None:
-    """Sign with a private key that is new here whatever was verified here before, where no such signature is known.
+    """Sign everything that was verified here before the private key was here, unless the signature is known already.
 
-    With the self-signing key these are this user's devices, with the user-signing key other users.
+    The self-signing key signs this user's devices. The user-signing key signs other users.
     """
     own = await own_device(transaction)
     if name is SigningKeyName.SELF_SIGNING:
@@ -384,12 +385,12 @@ async def sign_verified(transaction: Transaction, name: SigningKeyName, seed: by
 
 
 def publish_signature(transaction: Transaction, user_id: UserId, name: str, signed: JsonObject) -> None:
-    """Have a signature uploaded (M15.16)."""
+    """Mark a signature for upload (M15.16)."""
     transaction.put(UNPUBLISHED_SIGNATURE, new_id(transaction), UnpublishedSignature(user_id, name, signed))
 
 
 async def _note_signed_by_own(transaction: Transaction, own_user: UserId, own: Identity) -> None:
-    """Remember whom this device's user has verified elsewhere, now that those signatures count."""
+    """Note the users that our user-signing key has signed as verified once, since its signatures count from now on."""
     for user_id in await transaction.keys(IDENTITY):
         identity = await transaction.get(IDENTITY, user_id)
         assert identity is not None  # listed above

@@ -1,7 +1,7 @@
-"""One sync response, one commit: its token and all that it changes. What is stale or repeated changes nothing.
+"""One sync response, one commit: its token and everything that it changes (M5). A stale response has no effect.
 
-A large batch is kept as records in the commit of its token, and worked off in commits of bounded length by whichever
-process is awake. Events are processed in the order of their arrival.
+A large batch of events becomes records in the commit of its token. Any process then processes these, in commits of
+bounded size. Events are processed in the order in which they arrived.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from unwedged.machine.wire import is_storable, parsed
 from unwedged.store import MalformedRecord, StoreError, TamperedRecord, Transaction, View
 
 EVENTS_IN_A_COMMIT: Final = 250
-"""More to-device events than this are not processed in the commit of their token."""
+"""A response with more to-device events than this is not processed in the commit of its token (M5.6)."""
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +60,13 @@ class Problem:
     sender: str | None
     event_type: str | None
     code: str
-    """That of the ``MachineError``; ``put_aside`` where this program failed, and the event was kept; ``damaged`` where
-    a part of a large batch can no longer be read from the store."""
+    """The code of the ``MachineError``; ``put_aside`` if the event met a fault of this program and was kept;
+    ``damaged`` if a part of a large batch can no longer be read from the store."""
 
 
 @dataclass(frozen=True)
 class ToDeviceEvent:
-    """An event that is not the machine's own, for the application. It is not kept: it is handed out once at most."""
+    """An event for the application, which the machine does not use itself. It is not stored."""
 
     type: str
     sender: UserId
@@ -76,10 +76,10 @@ class ToDeviceEvent:
 
 @dataclass
 class SyncOutcome:
-    """What became of a response."""
+    """The outcome of a response."""
 
     applied: bool = False
-    """Whether it was the next one. If not, it changed nothing: ask again with a new ``sync_position``."""
+    """Whether the response was the next one. If not, it changed nothing: sync again from a new ``sync_position``."""
     events: list[ToDeviceEvent] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
@@ -108,7 +108,7 @@ class _Encrypted(msgspec.Struct):
 
 
 async def position(view: View, connection: str, serial: int, *, sliding: bool) -> SyncPosition:
-    """Return what to ask the next sync of a connection with."""
+    """Return the position to ask the next sync of a connection with."""
     token = await view.get(SYNC, _position_name(connection, sliding=sliding))
     if not sliding:
         return SyncPosition(connection, token, token, sliding, serial)
@@ -117,7 +117,7 @@ async def position(view: View, connection: str, serial: int, *, sliding: bool) -
 
 
 async def forget_position(transaction: Transaction, asked_with: SyncPosition) -> None:
-    """Begin a connection anew whose ``pos`` the homeserver has forgotten, if that is still its newest (M5.5)."""
+    """Delete the ``pos`` of a connection if it is still the one that the homeserver has forgotten (M5.5)."""
     name = _position_name(asked_with.connection, sliding=asked_with.sliding)
     if await transaction.get(SYNC, name) == asked_with.token is not None:
         transaction.delete(SYNC, name)
@@ -126,9 +126,9 @@ async def forget_position(transaction: Transaction, asked_with: SyncPosition) ->
 async def receive(
     transaction: Transaction, changes: SyncChanges, asked_with: SyncPosition, now_ms: int
 ) -> tuple[SyncOutcome, bool]:
-    """Apply a response to what it was asked with; each of its two tokens is judged for itself (M5.1, M5.2, M5.3, M5.4).
+    """Apply a response. Each of its two tokens is compared separately with the stored one (M5.1, M5.2, M5.3, M5.4).
 
-    Return also whether parts of large batches are left.
+    Return the outcome, and whether parts of large batches are left.
     """
     outcome = SyncOutcome()
     name = _position_name(asked_with.connection, sliding=asked_with.sliding)
@@ -136,7 +136,7 @@ async def receive(
         outcome.applied = True
         transaction.put(SYNC, name, changes.next_token)
         if asked_with.token is None:
-            # A connection that begins is told of no device lists, whatever changed before.
+            # The first response of a connection names no changed device lists.
             await devices.note_all_changed(transaction)
         await devices.note_changed(transaction, changes.changed)
         await devices.note_left(transaction, changes.left)
@@ -151,7 +151,7 @@ async def receive(
 
 
 async def work_off(transaction: Transaction, now_ms: int) -> SyncOutcome | None:
-    """Process the oldest part of what large batches have left, or return ``None`` where nothing is left (M5.7)."""
+    """Process the oldest part that is left of large batches; return ``None`` if there is none (M5.7)."""
     backlog = await transaction.get(BACKLOG, None)
     if backlog is None:
         return None
@@ -159,7 +159,7 @@ async def work_off(transaction: Transaction, now_ms: int) -> SyncOutcome | None:
     try:
         events = await transaction.get(UNPROCESSED, backlog.first) or []
     except (MalformedRecord, TamperedRecord):
-        # It will never be readable, and must not keep back what comes after it.
+        # It will never be readable. The parts after it must not wait for it.
         logger.error("a part of a large batch was damaged, and is lost")
         outcome.problems.append(Problem(None, None, "damaged"))
         events = []
@@ -174,12 +174,12 @@ async def work_off(transaction: Transaction, now_ms: int) -> SyncOutcome | None:
 
 
 async def put_aside(view: View) -> tuple[TransactionId, ...]:
-    """List the events that have met faults of this program."""
+    """List the events that met a fault of this program and were put aside (M5.11)."""
     return await view.keys(PUT_ASIDE)
 
 
 async def try_again(transaction: Transaction, names: Iterable[TransactionId], now_ms: int) -> SyncOutcome:
-    """Process events once more that were put aside (M5.12). Those that meet a fault again are put aside again."""
+    """Process once more the events that were put aside (M5.12). An event that fails again is put aside again."""
     outcome = SyncOutcome(applied=True)
     for name in names:
         aside = await transaction.get(PUT_ASIDE, name)
@@ -198,7 +198,7 @@ def _position_name(connection: str, *, sliding: bool) -> str:
 async def _takes_to_device(
     transaction: Transaction, changes: SyncChanges, asked_with: SyncPosition, outcome: SyncOutcome
 ) -> bool:
-    """Say whether the to-device events of a response are the next ones, and move their token if so."""
+    """Return whether the to-device events of a response are the next ones. If so, move their token."""
     if not asked_with.sliding:
         return outcome.applied
     if changes.next_to_device_token is None or await transaction.get(SYNC, TO_DEVICE) != asked_with.to_device_token:
@@ -231,7 +231,7 @@ async def _take_events(transaction: Transaction, events: list[object], outcome: 
 
 
 async def _process(transaction: Transaction, raw: object, outcome: SyncOutcome, now_ms: int) -> None:
-    """Process one event (M5.10). Raises only what the store raises."""
+    """Process one event (M5.10). Raises only exceptions of the store."""
     try:
         if not is_storable(raw):
             raise MalformedMessage("no record could keep a to-device event")
@@ -246,7 +246,7 @@ async def _process(transaction: Transaction, raw: object, outcome: SyncOutcome, 
 async def _process_event(
     transaction: Transaction, event: _Event, plaintext: bytes | None, outcome: SyncOutcome, now_ms: int
 ) -> None:
-    """Process an event, and use what it decrypted to, if it did so before (M5.11)."""
+    """Process an event. If it was decrypted before, use the plaintext that was kept (M5.11)."""
     payload: olm.OlmEvent | None = None
     try:
         if event.type == "m.room.encrypted":
@@ -282,7 +282,7 @@ def _encrypted(event: _Event) -> _Encrypted:
 
 
 async def _decrypt(transaction: Transaction, event: _Event) -> tuple[bytes, PeerName | None]:
-    """Return the plaintext, and the peer if the message has begun a session."""
+    """Return the plaintext, and the name of the peer if the message began a session."""
     content = _encrypted(event)
     if content.algorithm != OLM:
         raise UnsupportedAlgorithm("a to-device event is not encrypted by Olm")
@@ -305,7 +305,7 @@ async def _decrypt(transaction: Transaction, event: _Event) -> tuple[bytes, Peer
             await olm.note_wedged(transaction, name)
         raise
     begins = peer.generation != generation
-    # Nobody can decrypt it again: from here to the return nothing fails.
+    # The message can't be decrypted again. So nothing may fail from here to the return.
     transaction.put(PEER, name, peer)
     if begins:
         transaction.put(ACCOUNT, None, own_account)

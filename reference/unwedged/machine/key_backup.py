@@ -1,4 +1,4 @@
-"""What an application does with the backup of room keys: ``OlmMachine.key_backup``."""
+"""The calls for the backup of room keys: ``OlmMachine.key_backup`` (M19)."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from unwedged.store import CryptoStore, Subscription, Transaction, View
 
 @dataclass(frozen=True)
 class BackupStatus:
-    """What is known of the backup, and whether room keys go to it."""
+    """What is known of the backup, and whether room keys are uploaded to it."""
 
     version: BackupVersion | None
-    """``None`` while the homeserver has not answered to the version that is made here."""
+    """``None`` until the homeserver has answered the request that makes this version."""
     public_key: Curve25519Key
     is_trusted: bool
-    """Whether its decryption key is here, or a verified device or the master key of the user has signed it."""
+    """Whether its decryption key is here, or a verified device or the verified master key of the user has signed it."""
     is_refused: bool
-    """Whether somebody else has changed the version: ask for the current one (``KeyBackup.version_query``)."""
+    """Whether another device has changed the version. Ask for the current one (``KeyBackup.version_query``)."""
     has_decryption_key: bool
     """Whether room keys can be restored."""
     waiting: int
@@ -45,15 +45,15 @@ class RestoreProgress:
     total: int
     done: int
     unreadable: int
-    """How many of these can't be read, since somebody has put something else there."""
+    """How many of these can't be decrypted, since somebody has put something else there."""
     kept: int
-    """How many of these were better than what was here."""
+    """How many of these were better than the keys that were here."""
 
 
 class KeyBackup:
     """The backup of the user's room keys at the homeserver.
 
-    Uploads are among ``OlmMachine.outgoing_requests`` while the backup is on, whichever process has turned it on.
+    While the backup is on, every process lists its uploads in ``OlmMachine.outgoing_requests``.
     """
 
     def __init__(self, store: CryptoStore) -> None:
@@ -61,7 +61,7 @@ class KeyBackup:
         self._store = store
 
     async def status(self) -> BackupStatus | None:
-        """Return what is known of the backup; ``None`` where none is known."""
+        """Return what is known of the backup, or ``None`` if none is known."""
 
         async def read(view: View) -> BackupStatus | None:
             known = await view.get(BACKUP, None)
@@ -79,29 +79,29 @@ class KeyBackup:
         return await self._store.query(read)
 
     def stream(self) -> AbstractAsyncContextManager[Subscription[None]]:
-        """Iterate over the changes of the backup, such as that another device has changed the version."""
+        """Iterate over the changes of the backup, in every process. Another device may have caused them."""
         return self._store.subscribe(BACKUP)
 
     async def create_version(self) -> NewBackupVersion:
-        """Turn the backup on with a version of its own, which replaces the one before, for all devices of the user.
+        """Turn the backup on with a new version, which replaces the earlier one for all devices of the user (M19.5).
 
-        Send the request, and give it back with its answer. Until it is answered, each further call returns the same
-        request, in either process. If it is sent twice, the homeserver makes two versions with the same key,
-        and may refuse uploads until ``version_query`` has told which of them is the current one.
+        Send the request, and pass it with its answer to ``mark_sent``. Until it is answered, each further call returns
+        the same request, in every process. If it is sent twice, the homeserver makes two versions with the same key,
+        and may refuse uploads until the answer to ``version_query`` says which version is the current one.
         """
         return await self._store.run(backup.create_version)
 
     async def version_query(self) -> BackupVersionQuery:
-        """Return the request that asks which version is the current one. Give it back with its answer.
+        """Return the request that asks which version is the current one. Pass it with its answer to ``mark_sent``.
 
-        The answer turns the backup on if that version is trusted. The status 404 says that there is none: give it to
-        ``mark_failed``. Ask at the beginning, where the status says that the version was refused, and now and then:
-        while there is nothing to upload, no refusal shows that there is another one.
+        The answer turns the backup on if that version is trusted. The status 404 means that there is no version: pass
+        it to ``mark_failed``. Ask at the start, when ``status`` says that the version was refused, and now and then:
+        without an upload, nothing shows that there is another version.
         """
         return await self._store.query(backup.version_query)
 
     async def decryption_key(self) -> bytes | None:
-        """Return the 32 bytes that read the backup, where they are here."""
+        """Return the 32 bytes that decrypt the backup, or ``None`` if they are not here."""
 
         async def read(view: View) -> bytes | None:
             known = await view.get(BACKUP, None)
@@ -110,9 +110,9 @@ class KeyBackup:
         return await self._store.query(read)
 
     async def import_decryption_key(self, key: bytes) -> None:
-        """Keep the decryption key of the backup. That makes the backup trusted.
+        """Keep the decryption key of the backup, 32 bytes. That makes the backup trusted (M19.11, M19.13).
 
-        Raises ``NoBackup`` where no version is known yet, and ``WrongBackupKey`` where it is not that one's.
+        Raises ``NoBackup`` if no version is known yet, and ``WrongBackupKey`` if the key belongs to another one.
         """
         if not isinstance(key, bytes):
             raise InvalidArgument(f"a decryption key is 32 bytes, and no {type(key).__name__}")
@@ -126,13 +126,13 @@ class KeyBackup:
         await self._store.run(keep)
 
     async def turn_off(self) -> None:
-        """Stop uploading, and forget the decryption key. What is at the homeserver stays there."""
+        """Stop uploading, and forget the decryption key. The backup at the homeserver is not deleted."""
         await self._store.run(backup.turn_off)
 
     async def download(self, room_id: str | None = None, session_id: str | None = None) -> BackupDownload:
         """Return the request for all room keys in the backup, for those of a room, or for one of them.
 
-        Raises ``NoBackup``, also where the decryption key is not here.
+        Raises ``NoBackup`` if there is no backup or its decryption key is not here.
         """
         if room_id is None and session_id is not None:
             raise InvalidArgument("a session means something only in its room")
@@ -141,11 +141,10 @@ class KeyBackup:
         return await self._store.query(backup.download, room, session)
 
     async def restore(self, request: BackupDownload, response: JsonObject) -> AsyncIterator[RestoreProgress]:
-        """Keep the room keys of a response where they are better than what is here, and say how far that has come.
+        """Keep the room keys of a response that are better than those here; yield the progress of each commit (M19.20).
 
-        Each step is a commit. Restoring that ends early is begun again by the same response. Nobody vouches for the
-        sender of what such a key decrypts. Raises ``MalformedResponse``, and ``NoBackup`` where the backup is another
-        one by now.
+        If the iteration ends early, call this again with the same response. Nobody vouches for the sender of a message
+        that such a key decrypts. Raises ``MalformedResponse``, and ``NoBackup`` if the backup was replaced meanwhile.
         """
         if not isinstance(request, BackupDownload):
             raise InvalidArgument(f"room keys are fetched by a download, not by a {type(request).__name__}")

@@ -1,6 +1,7 @@
-"""Room keys that a user's verified devices give each other when one of them can't read a message.
+"""Room keys that a user's verified devices give each other when one of them can't read a message (M18).
 
-A device gets what there is, from the first message on. Nobody vouches for the maker of a key that came so.
+A device gets the key from the first message on that this device can read. Nobody vouches for the maker of a key that
+was forwarded.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class _Forwarded(Unshown, msgspec.Struct):
 
 
 async def request(transaction: Transaction, room_id: RoomId, events: list[JsonObject]) -> int:
-    """Ask the user's other devices for the keys of messages that can't be read; say how many keys these are.
+    """Ask the user's other devices for the keys of messages that can't be read; return how many keys these are.
 
     Raises ``MalformedMessage`` and ``UnsupportedAlgorithm``.
     """
@@ -60,14 +61,14 @@ async def request(transaction: Transaction, room_id: RoomId, events: list[JsonOb
 
 
 async def is_here(reading: Transaction | View, wanted: WantedRoomKey) -> bool:
-    """Say whether a room key is here that reads the message it is wanted for."""
+    """Return whether a room key is here that reads the message for which it was requested."""
     inbound = await reading.get(INBOUND, wanted.name)
     return inbound is not None and inbound.session.first_index <= wanted.index
 
 
 # M18.4
 async def forwarded(reading: Transaction | View, name: GroupSessionName) -> JsonObject | None:
-    """Return the content of the event that gives a room key to another device, or ``None`` where it can't be given."""
+    """Return the content of the event that forwards a room key, or ``None`` if the key is not here."""
     inbound = await reading.get(INBOUND, name)
     session_key = None if inbound is None else inbound.session.exported_at(inbound.session.first_index)
     if inbound is None or session_key is None or inbound.signing_key is None:
@@ -85,10 +86,10 @@ async def forwarded(reading: Transaction | View, name: GroupSessionName) -> Json
 
 
 async def receive_forwarded(transaction: Transaction, event: OlmEvent) -> None:
-    """Keep a room key from a device that was asked for it, where it is better than what is there (M18.2).
+    """Keep a room key from a device that was asked for it, if it is better than the key that is here (M18.2).
 
-    It settles the request if it reads the message that it was asked for. Raises ``MalformedMessage``,
-    ``UnsupportedAlgorithm`` and ``NotAsked``.
+    The request ends if the key reads the message for which it was requested. Raises ``MalformedMessage``,
+    ``UnsupportedAlgorithm``, and ``NotAsked`` if no request to this device stands.
     """
     key = parsed(event.content, _Forwarded, "a forwarded room key")
     if key.algorithm != MEGOLM:

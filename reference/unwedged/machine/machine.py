@@ -1,8 +1,8 @@
 """One Matrix device that any number of processes share.
 
-Each call is one operation on the store, or a few in a row: the lock is inside. The machine itself keeps nothing that
-another process could change, so it is never out of date and never thrown away. It talks to no network: it gives
-requests, and takes responses, in the JSON of the client-server API.
+Each call is one operation on the store, or a few in a row (M20.1). Callers deal with no lock. The object itself keeps
+nothing that another process could change, so it is never out of date. It does not use the network: it returns requests
+and takes responses, in the JSON of the client-server API (M20.3).
 """
 
 from __future__ import annotations
@@ -80,23 +80,23 @@ from unwedged.store.clock import SystemClock
 from unwedged.trace import Tracer
 
 RETRIED_STATUSES = frozenset({401, 408, 429})
-"""The homeserver will take the same request later."""
+"""The same request may succeed later."""
 RETRY_MS = 1_000
-"""How long to wait after a failure; twice as long after each further one."""
+"""How long to wait after the first failure. The wait doubles with each further failure."""
 LONGEST_RETRY_MS = 300_000
 GONE_STATUSES = frozenset({403, 404})
-"""The homeserver has no such version of the backup, or another one is the current."""
+"""The homeserver does not have this version of the backup, or another version is current."""
 
 
 class OlmMachine:
-    """A device, opened by one process. Made by ``open``."""
+    """A device, opened by one process. Use ``open`` to make one."""
 
     def __init__(self, store: CryptoStore, device: Device, keys: JsonObject, clock: Clock) -> None:
-        """Callers use ``open``."""
+        """Use ``open`` instead."""
         self._store = store
         self._clock = clock
         self._failures = 0
-        """How many requests failed since one was answered."""
+        """How many requests have failed since the last one that was answered."""
         self.device = device
         own = KnownDevice(keys)
         self.curve25519: Curve25519Key = own.curve25519
@@ -104,13 +104,13 @@ class OlmMachine:
         self.ed25519: Ed25519Key = own.ed25519
         """The key that signs for this device."""
         self.cross_signing = CrossSigning(store)
-        """The identity of this device's user, and those of others."""
+        """Cross-signing: the identity of this device's user, and those of other users."""
         self.verifications = Verifications(store, clock)
-        """Comparing keys with other devices and users."""
+        """Verifications of other devices and users."""
         self.key_backup = KeyBackup(store)
         """The backup of room keys."""
         self.secrets = SecretSharing(store)
-        """Secrets that this user's devices give each other."""
+        """Secrets that this user's devices exchange."""
 
     @classmethod
     def open(
@@ -126,10 +126,10 @@ class OlmMachine:
         clock: Clock | None = None,
         tracer: Tracer | None = None,
     ) -> Opening[OlmMachine]:
-        """Open the device's store, or make it with a new account: by ``await``, or by ``async with``.
+        """Open the device's store, or make it with a new account (M1.1). Use it with ``await`` or ``async with``.
 
-        The other arguments are ``CryptoStore.open``'s. Raises ``AnotherDevice`` where the store belongs to another user
-        or device.
+        All arguments but the user id and the device id are those of ``CryptoStore.open``. Raises ``AnotherDevice`` if
+        the store belongs to another user or device, and the exceptions of ``CryptoStore.open``.
         """
 
         async def open_machine() -> OlmMachine:
@@ -166,11 +166,11 @@ class OlmMachine:
         await self.close()
 
     async def close(self) -> None:
-        """Wait for what is under way, release the lease and close the store."""
+        """Wait for running operations, release the lease and close the store."""
         await self._store.close()
 
     async def pause(self) -> None:
-        """Let go of every file and lock, before the system suspends this process. Any later call goes on."""
+        """Close every file and release the lease, before the system suspends this process. The next call reopens it."""
         await self._store.pause()
 
     def __repr__(self) -> str:
@@ -179,7 +179,7 @@ class OlmMachine:
     # Sync
 
     async def sync_position(self, connection: str = "main", *, sliding: bool = False) -> SyncPosition:
-        """Return what to ask the next sync of a connection with. A device may have several connections."""
+        """Return the position to ask the next sync of a connection with. A device may have several connections."""
 
         async def read(view: View) -> SyncPosition:
             own = await view.get(OWN_DEVICE, None)
@@ -189,11 +189,11 @@ class OlmMachine:
         return await self._store.query(read)
 
     async def receive_sync_changes(self, response: JsonObject, asked_with: SyncPosition) -> SyncOutcome:
-        """Take the response of a sync. A response that is stale or comes again changes nothing.
+        """Apply the response to a sync. A response that is stale, or that comes again, changes nothing (M5.1, M5.2).
 
-        Its tokens and all that it changes are one commit. To-device events beyond
-        ``inbox.EVENTS_IN_A_COMMIT`` are kept in that commit, and processed after it in several.
-        Raises ``MalformedResponse``, and then nothing has changed.
+        Its tokens and everything that it changes are written in one commit. If it has more than
+        ``inbox.EVENTS_IN_A_COMMIT`` to-device events, they become records in that commit, and are processed in further
+        commits. Raises ``MalformedResponse``; then nothing has changed.
         """
         _must_be_position(asked_with)
         changes = changes_of(response, asked_with)
@@ -203,10 +203,10 @@ class OlmMachine:
         return outcome
 
     async def work_off_backlog(self) -> SyncOutcome:
-        """Process what was received and not processed yet. Call it after the machine was opened.
+        """Process the events that were received and not processed yet (M5.7, M5.12). Call it after opening the machine.
 
-        That is the rest of large batches, in order, also of those that another process has begun; and events that met
-        a fault of this program, or of an older version of it, which are tried once more.
+        These are the rest of large batches, in order, also of those that another process began; and events that met a
+        fault of this program or of an older version, which are tried once more.
         """
         total = await self._work_off()
         names = await self._store.query(inbox.put_aside)
@@ -222,9 +222,9 @@ class OlmMachine:
         return total
 
     async def forget_sync_position(self, asked_with: SyncPosition) -> None:
-        """Begin a sliding connection anew, after the homeserver has answered ``M_UNKNOWN_POS``.
+        """Begin a sliding connection anew, after the homeserver has answered ``M_UNKNOWN_POS`` (M5.5).
 
-        Nothing changes where the connection has gone on since: what the homeserver has forgotten is an older position.
+        If the connection has a newer position by now, nothing changes.
         """
         _must_be_position(asked_with)
         if not asked_with.sliding:
@@ -235,11 +235,10 @@ class OlmMachine:
 
     # M13.2, M13.3
     async def outgoing_requests(self) -> list[Request]:
-        """Return what is to be sent. Give each request back with its response (``mark_sent``, ``mark_failed``).
+        """Return the requests to send. Pass each with its response to ``mark_sent``, or to ``mark_failed``.
 
         Messages to devices, events of verifications, queries, and the uploads of cross-signing and of the backup are
-        listed in every process, until they are answered. An upload of the device's keys and a claim are handed out
-        once.
+        listed in every process until they are answered. An upload of the device's keys, and a claim, are listed once.
         """
 
         async def collect(transaction: Transaction) -> list[Request]:
@@ -263,9 +262,9 @@ class OlmMachine:
         return await self._store.run(collect)
 
     async def mark_sent(self, request: Request, response: JsonObject) -> None:
-        """Take the response to a request, in whichever process it arrived. Late and repeated ones change nothing.
+        """Apply the response to a request, in any process (M20.4). A late or repeated response changes nothing (M21.4).
 
-        Raises ``MalformedResponse``, and then nothing has changed.
+        Raises ``MalformedResponse``; then nothing has changed. Raises ``InvalidArgument`` for another type.
         """
 
         async def take(transaction: Transaction) -> None:
@@ -302,16 +301,16 @@ class OlmMachine:
     async def mark_failed(
         self, request: Request, *, status: int | None, retry_after_ms: int | None = None
     ) -> int | None:
-        """Say in how many milliseconds to look at ``outgoing_requests`` again after a request failed (M13.4).
+        """Note that a request failed; return in how many milliseconds to call ``outgoing_requests`` again (M13.4).
 
-        ``status`` is that of the homeserver's answer, ``None`` where there was none, and ``retry_after_ms`` what it
-        asked for. ``None`` means that the homeserver has refused the request for good (a status from 400 to 499 other
-        than 401, 408 and 429), and that it is not listed again. Key queries, and uploads to the backup, are never
-        refused for good: they stay listed. But 403 or 404 for an upload to the backup says that somebody else has
-        changed its version: nothing more is uploaded, and ``None`` is returned.
+        ``status`` is the HTTP status of the answer, or ``None`` if there was no answer. ``retry_after_ms`` is how long
+        the homeserver asked to wait. The result ``None`` means that the homeserver has refused the request for good (a
+        status from 400 to 499 other than 401, 408 and 429): it is not listed again. Key queries, and uploads to the
+        backup, stay listed. But 403 or 404 for an upload to the backup means that its version was changed: nothing
+        more is uploaded, and the result is ``None``.
 
-        An upload or a claim whose outcome is unknown is not listed again either. The next sync says how many keys the
-        homeserver holds; a claim is made again after a while.
+        An upload of keys or a claim whose outcome is unknown is not listed again either. The next sync says how many
+        keys the homeserver holds. A claim is made again after a while.
         """
         must_be_request(request)
         if isinstance(request, KeysUpload):
@@ -329,13 +328,13 @@ class OlmMachine:
             case SignatureUpload():
                 await self._store.run(cross_signing.take_signatures_refusal, request)
             case KeysQuery():
-                return LONGEST_RETRY_MS  # the mark stands: nobody else knows these devices either
+                return LONGEST_RETRY_MS  # the marks stay: no other homeserver knows these devices
             case KeysUpload() | KeysClaim():
-                pass  # they were handed out once
+                pass  # they are listed once
             case BackupUpload() | BackupVersionQuery() if status in GONE_STATUSES:
                 await self._store.run(backup.mark_refused, request)
             case BackupUpload():
-                return LONGEST_RETRY_MS  # the marks stand
+                return LONGEST_RETRY_MS  # the marks stay
             case BackupVersionCreate() | BackupVersionQuery():
                 pass  # the application asks for them again
         return None
@@ -343,16 +342,16 @@ class OlmMachine:
     # Users and devices
 
     async def track_users(self, user_ids: Iterable[str]) -> None:
-        """Follow the device lists of users: of all members of encrypted rooms, so that the senders' devices are known.
+        """Follow the device lists of users. Pass all members of encrypted rooms, so that senders' devices are known.
 
-        ``share_room_key`` does so for those that it shares with.
+        ``share_room_key`` follows the users that it shares with.
         """
         users = _users(user_ids)
         while not await self._store.run(devices.track, users):
             pass
 
     async def devices_of(self, user_id: str) -> dict[DeviceId, KnownDevice]:
-        """Return the devices of a user that are known."""
+        """Return the known devices of a user."""
 
         async def read(view: View) -> dict[DeviceId, KnownDevice]:
             return await view.get(DEVICES, UserId(user_id)) or {}
@@ -360,9 +359,9 @@ class OlmMachine:
         return await self._store.query(read)
 
     async def set_trust(self, user_id: str, device_id: str, ed25519: str, trust: LocalTrust) -> None:
-        """Note what the owner of this device thinks of another, which has the key that was compared.
+        """Note that the owner of this device has verified or blocked the device that has this Ed25519 key (M15.8).
 
-        Raises ``InvalidArgument`` where no such device is known.
+        Raises ``InvalidArgument`` if no such device is known.
         """
         names = UserId(user_id), DeviceId(device_id), Ed25519Key(ed25519)
         await self._store.run(identities.set_trust, *names, trust)
@@ -372,14 +371,15 @@ class OlmMachine:
     async def set_room_encryption(self, room_id: str, content: JsonObject) -> None:
         """Note how a room is encrypted, from the content of its ``m.room.encryption`` event.
 
-        Raises ``MalformedMessage``, and ``EncryptionDowngrade`` where the room would be encrypted by less than before.
+        Raises ``MalformedMessage`` (also for an unknown algorithm), and ``EncryptionDowngrade`` if an encrypted room
+        would stop being encrypted or change its algorithm (M9.12).
         """
         await self._store.run(sharing.set_encryption, RoomId(room_id), content)
 
     async def set_sharing_strategy(self, room_id: str, strategy: SharingStrategy) -> None:
-        """Choose which devices get the keys of a room; in every process, from the next message on.
+        """Choose which devices get the keys of a room, in every process and from the next message on (M9.9).
 
-        At first it is all devices of all members. Raises ``NotEncrypted``.
+        The default is all devices of all members. Raises ``NotEncrypted``.
         """
         if not isinstance(strategy, SharingStrategy):
             raise InvalidArgument(f"a strategy is a SharingStrategy, and no {type(strategy).__name__}")
@@ -388,17 +388,18 @@ class OlmMachine:
     async def set_history_visibility(self, room_id: str, content: JsonObject) -> None:
         """Note who may read a room's history, from the content of its ``m.room.history_visibility`` event.
 
-        If users who join later may read it, what is sent from here on has another room key, which is marked as shared
-        history: devices may give such a key to users that are invited. Raises ``NotEncrypted``, so call it after
-        ``set_room_encryption``.
+        If users who join later may read it, the next message gets another room key, which is marked as shared history:
+        devices may give such a key to users that are invited (M18.7). Call ``set_room_encryption`` first. Raises
+        ``NotEncrypted``.
         """
         await self._store.run(sharing.set_history_visibility, RoomId(room_id), content)
 
     async def share_room_key(self, room_id: str, user_ids: Iterable[str]) -> Sharing:
-        """Make sure that the devices of ``user_ids``, all members of the room, have the key of what is sent next.
+        """Share the key of the next messages with the devices of ``user_ids``, which are all members of the room (M9).
 
-        Those that left, and devices that were removed or blocked, can't read what is sent from here on. Raises
-        ``NotEncrypted``, and ``UnverifiedRecipients`` where the room's strategy forbids it.
+        Users who left, and devices that were removed or blocked, can't read the next messages. Send the outgoing
+        requests and call it again until the result ``reaches_all``. Raises ``NotEncrypted``, and
+        ``UnverifiedRecipients`` if the room's strategy forbids to share the key.
         """
         members = frozenset(_users(user_ids))
         while True:
@@ -409,40 +410,41 @@ class OlmMachine:
     async def encrypt_room_event(
         self, room_id: str, shared: Sharing, event_type: str, content: Mapping[str, object]
     ) -> JsonObject:
-        """Return the content of an ``m.room.encrypted`` event, for those that the key was ``shared`` with.
+        """Return the content of an ``m.room.encrypted`` event, for the devices that the key was ``shared`` with.
 
-        ``shared`` is what ``share_room_key`` returned, in this process or in another one. The event's place in the
-        session is used up from here on. Raises ``NotEncrypted``, and ``RoomKeyNotShared`` where the key was shared with
-        other members meanwhile, was replaced, or lacks a device that is known now: share it again.
+        ``shared`` is what ``share_room_key`` returned, in this process or in another one. The commit of this call uses
+        up the event's message index (M10). Raises ``NotEncrypted``, and ``RoomKeyNotShared`` if the key was shared
+        with other members meanwhile, was replaced, or was not shared with a device that is known now. Then share it
+        again.
         """
         if not isinstance(shared, Sharing):
             raise InvalidArgument(f"a room key is shared by share_room_key, which makes no {type(shared).__name__}")
         return await self._store.run(sharing.encrypt, RoomId(room_id), shared, event_type, content, self._clock.now())
 
     async def discard_room_key(self, room_id: str) -> None:
-        """Let the next message of a room be encrypted with another key."""
+        """Encrypt the next message of a room with a new key."""
         await self._store.run(sharing.discard, RoomId(room_id))
 
     async def decrypt_room_events(
         self, room_id: str, events: Iterable[JsonObject]
     ) -> list[DecryptedEvent | MachineError]:
-        """Decrypt events of one room, each to what it says or to the reason why it can't be read.
+        """Decrypt events of one room. For each, return the event or the reason why it can't be read (M12.3).
 
-        The first reading of an event is a commit. So read many at once.
+        The first reading of an event is a commit. So pass many events at once.
         """
         return await self._store.run(rooms.decrypt, RoomId(room_id), list(events))
 
     async def decrypt_room_event(self, room_id: str, event: JsonObject) -> DecryptedEvent:
-        """Decrypt one event, or raise why it can't be read."""
+        """Decrypt one event. Raises the ``MachineError`` that says why it can't be read."""
         (result,) = await self.decrypt_room_events(room_id, [event])
         if isinstance(result, MachineError):
             raise result
         return result
 
     async def request_room_keys(self, room_id: str, events: Iterable[JsonObject]) -> int:
-        """Ask this user's verified devices for the keys of events that can't be read; say how many keys these are.
+        """Ask this user's verified devices for the keys of events that can't be read; return how many keys these are.
 
-        Each key is asked for once, by whichever process. What comes is heard on ``room_keys_received_stream``.
+        Each key is requested once, whichever process calls. ``room_keys_received_stream`` tells of keys that arrive.
         Raises ``MalformedMessage`` and ``UnsupportedAlgorithm``.
         """
         return await self._store.run(key_requests.request, RoomId(room_id), list(events))
@@ -460,9 +462,9 @@ class OlmMachine:
         return exported
 
     async def import_room_keys(self, sessions: Sequence[ExportedSession]) -> int:
-        """Keep what ``exports.decrypt_export`` returned, where it is better than what is here; say how much that is.
+        """Keep the room keys of ``exports.decrypt_export`` that are better than those here; return how many these are.
 
-        Nobody vouches for the sender of what such a key decrypts.
+        Nobody vouches for the sender of a message that such a key decrypts.
         """
         kept = 0
         for start in range(0, len(sessions), KEYS_IN_A_COMMIT):
@@ -474,11 +476,11 @@ class OlmMachine:
     # Streams
 
     def room_keys_received_stream(self) -> AbstractAsyncContextManager[Subscription[GroupSessionName]]:
-        """Iterate over the room keys that arrive or get better, whichever process receives them."""
+        """Iterate over the room keys that arrive or are replaced by better ones, whichever process receives them."""
         return self._store.subscribe(INBOUND)
 
     def devices_stream(self) -> AbstractAsyncContextManager[Subscription[UserId]]:
-        """Iterate over the users whose devices change, whichever process hears of it."""
+        """Iterate over the users whose devices change, whichever process receives the change."""
         return self._store.subscribe(DEVICES)
 
 
@@ -488,7 +490,7 @@ def _must_be_position(value: object) -> None:
 
 
 def _users(user_ids: Iterable[str]) -> list[UserId]:
-    """Return users, or raise ``InvalidArgument``: one text is no list of them, though Python iterates over it."""
+    """Return users. Raises ``InvalidArgument`` for a single text, over which Python would iterate."""
     if isinstance(user_ids, str) or not isinstance(user_ids, Iterable):
         raise InvalidArgument(f"users are several, such as a list of ids, not a {type(user_ids).__name__}")
     users = [UserId(text_of(user_id, "a user id")) for user_id in user_ids]

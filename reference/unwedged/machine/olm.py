@@ -1,7 +1,7 @@
-"""Olm: the sessions with one device, what is sent over them, and how a broken one is replaced.
+"""Olm: the sessions with one device, the events that are sent over them, and how a broken one is replaced (M7, M8).
 
-All sessions with a device are one record, so that no list of them is ever partial. What decides here is pure: it takes
-a ``Peer`` and changes it; the transactions around it are in ``inbox``, ``sharing`` and further down.
+All sessions with a device are one record, so that no list of them is partial. The functions that encrypt, decrypt and
+check use no store: they take a ``Peer`` and change it. Their transactions are in ``inbox``, ``sharing``, and below.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ from unwedged.store import Transaction
 
 KEPT_SESSIONS: Final = 5
 KEPT_DIGESTS: Final = 256
-"""One device may have sent all messages of a response, and each connection gets them until one acknowledges that.
-Synapse puts a hundred into a response."""
+"""How many digests of messages are kept for each device (M7.2). Each connection gets the same messages until one of
+them acknowledges these, and all may be from one device. Synapse puts a hundred into a response."""
 UNWEDGED_EVERY_MS: Final = 3_600_000
-"""At most so often a new session with a device is asked for because the old one is broken (Matrix specification,
+"""The shortest time between two replacements of a broken session with one device (M8.4; Matrix specification,
 "Recovering from undecryptable messages")."""
 CLAIMED_AGAIN_AFTER_MS: Final = 60_000
-"""A claim whose answer is missing for so long is made again."""
+"""A claim is made again if its answer is missing for this long (M8.7)."""
 CLAIMS_IN_A_REQUEST: Final = 250
 NO_OLM: Final = "m.no_olm"
 NO_OLM_REASON: Final = "The sender has found no key to begin an Olm session with."
@@ -86,18 +86,18 @@ _PAYLOAD: Final = msgspec.json.Decoder(_Payload)
 
 @dataclass(frozen=True)
 class OlmEvent:
-    """A to-device event that came over an Olm session, with the keys that vouch for it."""
+    """A to-device event that came over an Olm session, with the keys of its sender."""
 
     type: str
     content: JsonObject = field(repr=False)
     sender: UserId
     sender_key: Curve25519Key
     signing_key: Ed25519Key
-    """The Ed25519 key that the sender claims. It is the device's only if its signed device keys say the same."""
+    """The Ed25519 key that the sender claims. Trust it only if the signed device keys name the same key."""
 
 
 def encrypt(peer: Peer, own: OwnDevice, recipient: KnownDevice, event_type: str, content: JsonObject) -> JsonObject:
-    """Encrypt an event for a device; return the content of an ``m.room.encrypted`` event. ``peer`` has a session."""
+    """Return the content of an ``m.room.encrypted`` event for a device. ``peer`` must have a session; it advances."""
     payload = {
         "type": event_type,
         "content": content,
@@ -117,7 +117,7 @@ def encrypt(peer: Peer, own: OwnDevice, recipient: KnownDevice, event_type: str,
 
 # M7.3, M7.4, M7.5
 def decrypt(account: Account, peer: Peer, sender_key: Curve25519Key, message: OlmMessage) -> bytes:
-    """Decrypt a message, and let ``peer`` and, for a new session, ``account`` move on. On an error neither changes.
+    """Decrypt a message, and update ``peer`` and, for a new session, ``account``. On an error neither changes.
 
     Raises ``RepeatedMessage``, ``MalformedMessage`` and ``MessageUnreadable``.
     """
@@ -136,7 +136,7 @@ def decrypt(account: Account, peer: Peer, sender_key: Curve25519Key, message: Ol
 
 
 def checked(plaintext: bytes, sender: UserId, sender_key: Curve25519Key, own: OwnDevice) -> OlmEvent:
-    """Return the event in a plaintext, after the checks that the Matrix specification demands (``m.olm.v1``) (M7.9).
+    """Return the event in a plaintext, after the checks of the Matrix specification (``m.olm.v1``) (M7.9).
 
     Raises ``MalformedMessage``, ``WrongRecipient`` and ``WrongSender``.
     """
@@ -153,7 +153,7 @@ def checked(plaintext: bytes, sender: UserId, sender_key: Curve25519Key, own: Ow
 
 
 def device_of(user_id: UserId, keys: JsonObject) -> KnownDevice | None:
-    """Return a device of ``user_id`` as its signed keys describe it, or ``None`` where they prove nothing."""
+    """Return the device that signed keys describe, or ``None`` if they are not those of a device of ``user_id``."""
     device_id, named = keys.get("device_id"), keys.get("keys")
     if keys.get("user_id") != user_id or not isinstance(device_id, str) or not isinstance(named, dict):
         return None
@@ -169,12 +169,12 @@ def own_key(own: OwnDevice, algorithm: str) -> str:
 
 
 async def note_new_recipients(transaction: Transaction) -> None:
-    """Let every room key be shared again before it is used: a device list, or a session with a device, has changed."""
+    """Raise the version of recipients (M9.3), so that every room key is shared again before it is used."""
     transaction.put(RECIPIENTS_VERSION, None, 1 + (await transaction.get(RECIPIENTS_VERSION, None) or 0))
 
 
 async def note_new_session(transaction: Transaction, name: PeerName) -> None:
-    """Note that a new session with a device comes first: none is wanted any more."""
+    """Note that there is a new session with a device: delete its mark, and raise the version of recipients (M8.10)."""
     await note_new_recipients(transaction)
     if await transaction.get(WANTED_SESSION, name) is not None:
         transaction.delete(WANTED_SESSION, name)
@@ -193,9 +193,9 @@ async def is_listed(transaction: Transaction, name: PeerName) -> bool:
 
 # M8.1
 async def note_wedged(transaction: Transaction, name: PeerName) -> None:
-    """Mark that the sessions with a device don't decrypt its messages. A new one is asked for once an hour at most.
+    """Mark that no session with a device decrypts its messages. A new session is made at most once an hour.
 
-    A key that is on no device list gets no mark: anybody can make up any number of keys.
+    A key that is on no device list gets no mark, since anybody can make up any number of keys.
     """
     marked = await transaction.get(WANTED_SESSION, name)
     if (marked is not None and marked.wedged) or not await is_listed(transaction, name):
@@ -207,15 +207,15 @@ async def note_wedged(transaction: Transaction, name: PeerName) -> None:
 
 # M8.2, M8.3, M8.7, M8.9
 async def hand_out_claim(transaction: Transaction, now_ms: int) -> KeysClaim | None:
-    """Ask for a key of each device with which a session is wanted now, and note that; ``None`` where none is wanted.
+    """Make and note a claim of one key of each device that needs a session now; return ``None`` if none does.
 
-    The mark of a device that has left its owner's device list is of no use any more.
+    The marks of devices that have left their user's device list are deleted.
     """
     wanted: list[Claimed] = []
     for name in await transaction.keys(WANTED_SESSION):
         mark = await transaction.get(WANTED_SESSION, name)
         assert mark is not None  # listed above
-        # What is further ahead was noted by a clock that was wrong.
+        # A time further ahead was noted by a wrong clock.
         early = 0 < mark.not_before_ms - now_ms <= UNWEDGED_EVERY_MS
         device = await _device_with(transaction, name)
         if device is None:
@@ -237,7 +237,7 @@ async def hand_out_claim(transaction: Transaction, now_ms: int) -> KeysClaim | N
 
 # M8.4, M8.6, M8.8, M8.10
 async def take_claim_answer(transaction: Transaction, request: KeysClaim, response: JsonObject, now_ms: int) -> None:
-    """Make the sessions that a claim was made for, where they are still wanted under the number it bears (M8.5)."""
+    """Make sessions with the devices whose mark still has the claim's number (M8.5). Raises ``MalformedResponse``."""
     of_users, failures = objects(response, "one_time_keys"), objects(response, "failures")
     own, account = await own_device(transaction), await own_account(transaction)
     for device, key, number in request.wanted:
@@ -252,7 +252,7 @@ async def take_claim_answer(transaction: Transaction, request: KeysClaim, respon
             continue
         claimed = of_users.get(device.user_id, {}).get(device.device_id)
         if claimed is None and device.user_id.partition(":")[2] in failures:
-            continue  # its homeserver could not be reached: whether it has a key is not known
+            continue  # its homeserver could not be reached, so it is not known whether the device has a key
         one_time_key = _signed_key(claimed, device, known)
         try:
             if one_time_key is None:
@@ -269,13 +269,13 @@ async def take_claim_answer(transaction: Transaction, request: KeysClaim, respon
         tracing.session_made(transaction, name)
         await note_new_session(transaction, name)
         if mark.wedged:
-            peer.unwedged_ms = now_ms  # the answer may be late: the next session comes an hour after this one
+            peer.unwedged_ms = now_ms  # the answer may be late: the next session is made an hour after this one
             send(transaction, "m.room.encrypted", {device: encrypt(peer, own, known, "m.dummy", {})})
         transaction.put(PEER, name, peer)
 
 
 async def take_refusal(transaction: Transaction, request: ToDevice) -> None:
-    """Abandon messages that the homeserver will never take: room keys in them are sent again (M13.5)."""
+    """Abandon messages that the homeserver has refused for good. Room keys in them are sent again (M13.5)."""
     logger.warning("a request with to-device messages was refused event_type=%s", request.event_type)
     await sent(transaction, request)
     if request.event_type != "m.room.encrypted":
@@ -294,7 +294,7 @@ async def take_refusal(transaction: Transaction, request: ToDevice) -> None:
 
 
 def withheld_notice(own: OwnDevice, code: str, reason: str, name: GroupSessionName | None = None) -> JsonObject:
-    """Return the content of an ``m.room_key.withheld`` event: about one room key, or about all that could be sent."""
+    """Return the content of an ``m.room_key.withheld`` event, about one room key or about all of them."""
     content: JsonObject = {
         "algorithm": MEGOLM,
         "sender_key": own_key(own, "curve25519"),
@@ -314,7 +314,7 @@ def _put_first(peer: Peer, session: OlmSession) -> None:
 def _decrypted(
     account: Account, peer: Peer, sender_key: Curve25519Key, message: OlmMessage
 ) -> tuple[OlmSession, bytes, int | None]:
-    """Return the session as it is after the message, the plaintext, and the place of the session if it is not new."""
+    """Return the session after the message, the plaintext, and the session's position in the list if it is not new."""
     session_id = message.session_id()
     for position, session in enumerate(peer.sessions):
         if session_id is not None and session.session_id != session_id:
@@ -322,7 +322,7 @@ def _decrypted(
         try:
             return *session.decrypt(message), position
         except MessageUnreadable:
-            # With its session already there, a pre-key message must make no second one: on a fallback key it could.
+            # A pre-key message whose session is known must not make a second one, as a fallback key would allow (M7.6).
             if session_id is not None:
                 raise
     if session_id is None:

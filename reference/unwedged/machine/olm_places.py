@@ -1,6 +1,6 @@
-"""Where an Olm message stands in its session: the ratchet key and the index, which every message shows (pure).
+"""The place of an Olm message in its session: the ratchet key and the index that every message has in clear (pure).
 
-The library does not tell them. Formats: Matrix specification, "Olm: A Cryptographic Ratchet", "Message format".
+vodozemac does not return them. Formats: Matrix specification, "Olm: A Cryptographic Ratchet", "Message format".
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class OlmPlace(NamedTuple):
 
 
 def olm_place(message_type: int, body: str) -> OlmPlace | None:
-    """Return the place of a message, or ``None`` for what is no Olm message."""
+    """Return the place of a message, or ``None`` if it is not an Olm message."""
     try:
         message = unpadded(body)
         if message_type == _PRE_KEY:
@@ -47,7 +47,7 @@ def _chunk(fields: dict[int, bytes | int], tag: int) -> bytes:
 
 
 def _fields(message: bytes, trailer: int) -> dict[int, bytes | int]:
-    """Return the fields of a message by their tags: numbers, and what is prefixed by its length."""
+    """Return the fields of a message by their tags: integers, and byte strings with a length prefix."""
     if message[:1] != bytes([_VERSION]):
         raise ValueError("another version")
     fields: dict[int, bytes | int] = {}
@@ -64,7 +64,7 @@ def _fields(message: bytes, trailer: int) -> dict[int, bytes | int]:
 
 
 def _number(message: bytes, at: int) -> tuple[int, int]:
-    """Read a number, seven bits a byte; return it, and where it ends."""
+    """Read a number of seven bits in each byte; return it, and the offset after it."""
     value = 0
     for place in range(_LONGEST_NUMBER):
         value |= (message[at + place] & 0x7F) << 7 * place

@@ -1,4 +1,4 @@
-"""What is to be sent to devices: a record for each request, from the commit that made it until its answer."""
+"""Messages to devices and events for rooms that are to be sent: one record each, until it is answered (M13.1)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unwedged.machine.requests import RoomMessage, ToDevice
 from unwedged.store import Transaction, View
 
 MOST_UNSENT: Final = 100
-"""While so many messages wait to be sent, nothing is answered that anybody could go on asking."""
+"""While this many messages are unsent, requests that anybody could repeat without end are not answered."""
 
 _MADE_HERE: Final = itertools.count()
 
@@ -25,9 +25,9 @@ def send(
     contents: Mapping[Device, JsonObject],
     after: tuple[TransactionId, ...] = (),
 ) -> TransactionId:
-    """Have one request sent. Requests are listed in the order of their making, whatever the clocks say.
+    """Note one request to send. Requests are listed in the order of the commits that made them, not by a clock.
 
-    This one is listed only when all that it comes ``after`` are answered.
+    This one is listed only when all requests in ``after`` are answered.
     """
     messages: dict[UserId, dict[DeviceId, JsonObject]] = {}
     for device, content in contents.items():
@@ -42,7 +42,7 @@ def send(
 def send_to_room(
     transaction: Transaction, room_id: RoomId, event_type: str, content: JsonObject, after: TransactionId | None = None
 ) -> TransactionId:
-    """Have one event sent to a room, ``after`` another one. The application encrypts it where the room is encrypted."""
+    """Note one event to send to a room, ``after`` another one. The application encrypts it if the room is encrypted."""
     transaction_id = new_id(transaction)
     transaction.put(ROOM_OUTBOX, transaction_id, OutgoingToRoom(room_id, event_type, content, after))
     return transaction_id
@@ -50,17 +50,17 @@ def send_to_room(
 
 # M13.1
 def new_id(transaction: Transaction) -> TransactionId:
-    """Return an id that no other has, and that is listed after those of all commits before, and of this one so far."""
+    """Return a new id that sorts after all ids of earlier commits, and after those of this commit so far."""
     return TransactionId(f"{transaction.version:015d}-{next(_MADE_HERE):010d}-{secrets.token_hex(8)}")
 
 
 async def is_full(transaction: Transaction) -> bool:
-    """Say whether so much waits to be sent to devices that what could be asked without end is not answered."""
+    """Return whether ``MOST_UNSENT`` messages to devices are unsent (M17.11)."""
     return len(await transaction.keys(OUTBOX)) >= MOST_UNSENT
 
 
 async def waiting(reading: Transaction | View) -> list[ToDevice | RoomMessage]:
-    """List the requests that were not answered yet, except those that must follow another of them (M13.1, M16.5)."""
+    """List the requests that are not answered yet, except those that must follow one that is not (M13.1, M16.5)."""
     to_device, to_room = await reading.keys(OUTBOX), await reading.keys(ROOM_OUTBOX)
     unanswered = {*to_device, *to_room}
     requests: list[ToDevice | RoomMessage] = []
@@ -78,13 +78,13 @@ async def waiting(reading: Transaction | View) -> list[ToDevice | RoomMessage]:
 
 
 async def take_back(transaction: Transaction, transaction_id: TransactionId) -> None:
-    """Stop sending an event to its room, unless it is known to be there."""
+    """Stop sending an event to its room, unless it is known to be in the room."""
     if await transaction.get(ROOM_OUTBOX, transaction_id) is not None:
         transaction.delete(ROOM_OUTBOX, transaction_id)
 
 
 async def sent(transaction: Transaction, request: ToDevice | RoomMessage) -> None:
-    """Note that the homeserver has taken a request, or never will."""
+    """Delete a request that the homeserver has accepted, or has refused for good."""
     if isinstance(request, RoomMessage):
         await take_back(transaction, request.transaction_id)
     elif await transaction.get(OUTBOX, request.transaction_id) is not None:

@@ -1,4 +1,4 @@
-"""What the QR code of a verification holds, as bytes (Matrix specification, "QR code format"). Others draw and scan."""
+"""The bytes in the QR code of a verification (Matrix specification, "QR code format"). Applications draw and scan."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ _SHORTEST_SECRET_BYTES: Final = 8
 
 
 class Mode(Enum):
-    """Who verifies whom, from the side of the device that shows the code."""
+    """Which devices verify each other, from the side of the device that shows the code."""
 
     OTHER_USER = 0
     OWN_TRUSTED = 1
-    """Another device of the same user. The one that shows the code trusts the user's master key."""
+    """Two devices of one user. The device that shows the code trusts the user's master key."""
     OWN_UNTRUSTED = 2
-    """Another device of the same user. The one that shows the code does not trust the user's master key yet."""
+    """Two devices of one user. The device that shows the code does not trust the user's master key yet."""
 
 
 class QrCode(msgspec.Struct, frozen=True):
-    """What is in a QR code."""
+    """The content of a QR code."""
 
     mode: Mode
     transaction_id: str
     first_key: Ed25519Key
-    """The master key of the user that shows it; in ``OWN_UNTRUSTED`` the key of the device that does."""
+    """The master key of the user that shows the code; in ``OWN_UNTRUSTED`` the Ed25519 key of that user's device."""
     second_key: Ed25519Key
-    """What that device takes for the master key of the other user; in ``OWN_TRUSTED`` for the key of the other device;
-    in ``OWN_UNTRUSTED`` for the user's own master key."""
+    """The key that this device expects of the other side: the other user's master key; in ``OWN_TRUSTED`` the Ed25519
+    key of the other device; in ``OWN_UNTRUSTED`` the user's own master key."""
     secret: bytes
-    """By which the other device proves that it has scanned the code."""
+    """The other device sends it back to prove that it has scanned the code."""
 
     def __repr__(self) -> str:
         return f"<QrCode {self.mode}>"
 
     def encode(self) -> bytes:
-        """Return the bytes to be drawn, as one segment in byte mode."""
+        """Return the bytes to draw, as one segment in byte mode."""
         name = self.transaction_id.encode()
         keys = unpadded(self.first_key) + unpadded(self.second_key)
         return _HEADER + bytes([self.mode.value]) + len(name).to_bytes(2) + name + keys + self.secret
 
 
 def decode(scanned: bytes) -> QrCode:
-    """Read the bytes that a scanner has found. Raises ``MalformedQrCode``."""
+    """Parse the bytes from a scanner. Raises ``MalformedQrCode``."""
     if not scanned.startswith(_HEADER):
         raise MalformedQrCode("this is no QR code of a verification, or one of a version that is not known")
     rest = scanned[len(_HEADER) :]

@@ -1,9 +1,9 @@
 """Olm, Megolm and the encryption of backups by vodozemac, which no other module imports.
 
-What this module adds: types, errors of its own without any part of a message in them, and that a failed decryption
-changes nothing. vodozemac's own sessions may change when a decryption fails: what failed is never used again.
+This module adds types, and errors that hold no part of a message. It also makes sure that a failed decryption changes
+nothing: a session of vodozemac may change when a decryption fails, so such an object is never used again (M7.4, M7.8).
 
-Pickles are not encrypted here: the store seals every record.
+Pickles are not encrypted here, since the store seals every record.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from unwedged.store import MalformedRecord
 _PICKLE_KEY: Final = bytes(32)
 
 PRE_KEY: Final = 0
-"""The type of an Olm message that says how to make the session."""
+"""The type of an Olm message that begins a session."""
 
 MOST_ONE_TIME_KEYS: Final = 50
-"""How many one-time keys an account keeps at the server: half of what the library can hold unpublished."""
+"""How many one-time keys an account keeps at the server: half of what vodozemac can hold unpublished."""
 
 
 @dataclass(frozen=True)
 class OlmMessage:
-    """A message as it travels: its type and its body in base64."""
+    """An encrypted message: its type, and its body in base64."""
 
     type: int
     body: str
 
     def digest(self) -> bytes:
-        """Return what the message is recognised by among those of its sender when it comes again."""
+        """Return the digest by which a repetition of the message is recognised (M7.5)."""
         return hashlib.sha256(f"{self.type}|{self.body}".encode()).digest()[:8]
 
     def session_id(self) -> str | None:
-        """Return the id of the session that a pre-key message is for. Raises ``MalformedMessage``."""
+        """Return the id of the session of a pre-key message, otherwise ``None``. Raises ``MalformedMessage``."""
         return self._pre_key().session_id() if self.type == PRE_KEY else None
 
     def _pre_key(self) -> vodozemac.PreKeyMessage:
@@ -60,7 +60,7 @@ class OlmMessage:
 
 
 class OlmSession:
-    """One Olm session. Unpickled only when it is used."""
+    """One Olm session. It is unpickled only when it is used."""
 
     __slots__ = ("_pickle", "_session")
 
@@ -82,24 +82,24 @@ class OlmSession:
 
     @property
     def session_id(self) -> str:
-        """The id that both ends know it by."""
+        """The id of the session, which is the same at both ends."""
         return self._unpickled().session_id
 
     def encrypt(self, plaintext: bytes) -> OlmMessage:
-        """Encrypt, and move on by one step."""
+        """Encrypt, and advance the session by one message."""
         session = self._unpickled()
         self._pickle = None
         kind, body = session.encrypt(plaintext).to_parts()
         return OlmMessage(kind, to_unpadded(body))
 
     def decrypt(self, message: OlmMessage) -> tuple[OlmSession, bytes]:
-        """Return the session as it is after ``message``, and the plaintext. This session does not change.
+        """Return the session after ``message``, and the plaintext. This object does not change.
 
         Raises ``MalformedMessage`` and ``MessageUnreadable``.
         """
         parsed = message._any()  # noqa: SLF001 (a part of this module)
         self.pickle()
-        # What moves on is given away, and this session goes back to its pickle where it is used again.
+        # The unpickled object is given away. If this session is used again, it is unpickled again.
         session, self._session = self._unpickled(), None
         try:
             plaintext = session.decrypt(parsed)
@@ -115,9 +115,9 @@ class OlmSession:
 
 
 class Account:
-    """The Olm account of a device: its identity keys, and the private halves of the keys that it offers.
+    """The Olm account of a device: its identity keys, and the private halves of its one-time and fallback keys.
 
-    Unpickled only when it is used: that takes half a millisecond, and most messages need no key of it.
+    It is unpickled only when it is used, since that takes half a millisecond and most messages do not need it.
     """
 
     __slots__ = ("_account", "_pickle")
@@ -128,7 +128,7 @@ class Account:
 
     @classmethod
     def from_pickle(cls, pickle: str) -> Account:
-        """Return an account that was pickled. If that can't be read, its first use raises ``MalformedRecord``."""
+        """Return an account that was pickled. If the pickle can't be read, the first use raises ``MalformedRecord``."""
         return cls(None, pickle)
 
     def pickle(self) -> str:
@@ -150,7 +150,7 @@ class Account:
         return self._unpickled().sign(message).to_base64()
 
     def make_one_time_keys(self, count: int) -> dict[str, Curve25519Key]:
-        """Make keys, by id, and count them as published: nothing hands them out again."""
+        """Make ``count`` one-time keys, by id, and mark them as published: they are never offered again (M2.9)."""
         account = self._unpickled()
         account.generate_one_time_keys(count)
         made = {name: Curve25519Key(key.to_base64()) for name, key in account.one_time_keys.items()}
@@ -158,34 +158,34 @@ class Account:
         return made
 
     def make_fallback_key(self) -> dict[str, Curve25519Key]:
-        """Make a fallback key, by id. The one before stays usable, the one before that does not."""
+        """Make a fallback key, by id. The account keeps the private halves of the last two (M4.1)."""
         account = self._unpickled()
-        # The library's stubs lack both.
+        # vodozemac's type stubs lack both names.
         account.generate_fallback_key()  # type: ignore[attr-defined]
         made: dict[str, vodozemac.Curve25519PublicKey] = account.fallback_key  # type: ignore[attr-defined]
         account.mark_keys_as_published()
         return {name: Curve25519Key(key.to_base64()) for name, key in made.items()}
 
     def outbound_session(self, identity_key: Curve25519Key, one_time_key: str) -> OlmSession:
-        """Begin a session with a device by one of its keys. Raises ``MalformedMessage`` for what is no key."""
+        """Begin a session with a device by one of its keys. Raises ``MalformedMessage`` if one is not a usable key."""
         try:
             identity = vodozemac.Curve25519PublicKey.from_base64(identity_key)
             one_time = vodozemac.Curve25519PublicKey.from_base64(one_time_key)
             return OlmSession(self._unpickled().create_outbound_session(identity, one_time))
-        except ValueError:  # also of a point from which no secret comes
+        except ValueError:  # also for a point that gives no shared secret
             raise MalformedMessage("this is no Curve25519 key that makes a secret") from None
 
     def inbound_session(self, sender_key: Curve25519Key, message: OlmMessage) -> tuple[OlmSession, bytes]:
-        """Make the session of a pre-key message; the one-time key that it names is spent. Return also the plaintext.
+        """Make the session of a pre-key message; return it with the plaintext. The message's one-time key is removed.
 
-        Raises ``MalformedMessage`` and ``MessageUnreadable``, and then nothing has changed.
+        Raises ``MalformedMessage`` and ``MessageUnreadable``; then the account has not changed (M7.8).
         """
         try:
             sender = vodozemac.Curve25519PublicKey.from_base64(sender_key)
         except ValueError:
             raise MalformedMessage("this is no Curve25519 key") from None
         if sender.to_base64() != sender_key:
-            # With two names a device would have two records, and neither would know what the other has decrypted.
+            # With two spellings of its key, a device would have two records with separate digests of messages.
             raise MalformedMessage("a Curve25519 key is not written as the specification demands")
         pre_key = message._pre_key()  # noqa: SLF001 (a part of this module)
         try:
@@ -223,26 +223,26 @@ class OutboundGroup:
 
     @property
     def session_id(self) -> GroupSessionId:
-        """The id that everybody knows it by."""
+        """The id of the session, which is the same for everybody."""
         return GroupSessionId(self._session.session_id)
 
     @property
     def index(self) -> int:
-        """The place of the next message."""
+        """The index of the next message."""
         return self._session.message_index
 
     @property
     def session_key(self) -> str:
-        """The secret that lets others read from ``index`` on."""
+        """The secret that decrypts from ``index`` on."""
         return self._session.session_key.to_base64()
 
     def encrypt(self, plaintext: bytes) -> str:
-        """Encrypt in base64, and move on by one place."""
+        """Return the ciphertext in base64, and advance the session by one index."""
         return self._session.encrypt(plaintext).to_base64()
 
 
 class InboundGroup:
-    """A Megolm session that this device can read, from some index on. Reading does not change it."""
+    """A Megolm session that this device can decrypt from some index on. Decryption does not change it."""
 
     __slots__ = ("_session",)
 
@@ -251,7 +251,7 @@ class InboundGroup:
 
     @classmethod
     def from_session_key(cls, session_key: str) -> InboundGroup:
-        """Return the session of a key as it is shared, which its maker has signed. Raises ``MalformedMessage``."""
+        """Return the session of a key in the sharing format, signed by its maker. Raises ``MalformedMessage``."""
         try:
             return cls(vodozemac.InboundGroupSession(vodozemac.SessionKey(session_key)))
         except ValueError:
@@ -281,16 +281,16 @@ class InboundGroup:
 
     @property
     def first_index(self) -> int:
-        """The first message that it reads."""
+        """The first index that it can decrypt."""
         return self._session.first_known_index
 
     def exported_at(self, index: int) -> str | None:
-        """Return the key that reads from ``index`` on, or ``None`` where that is before its beginning."""
+        """Return the key that decrypts from ``index`` on, or ``None`` if that is before ``first_index``."""
         exported = self._session.export_at(index)
         return None if exported is None else exported.to_base64()
 
     def is_same_from(self, other: InboundGroup) -> bool:
-        """Say whether the two are one session, from the later of their beginnings on."""
+        """Return whether the two are equal from the later of their first indices on (M11.1)."""
         index = max(self.first_index, other.first_index)
         return self.session_id == other.session_id and self.exported_at(index) == other.exported_at(index)
 
@@ -308,21 +308,21 @@ class InboundGroup:
 
 @dataclass(frozen=True)
 class BackupMessage:
-    """What is encrypted for a backup, in base64. The names are those of the specification."""
+    """A ciphertext for a backup, in base64. The names are those of the specification."""
 
     ephemeral: str
     ciphertext: str
     mac: str
-    """It covers nothing, by an old fault that all programs share: whoever can write to a backup can change it."""
+    """It authenticates nothing, by an old fault of all programs: whoever can write to a backup can change it."""
 
 
 class BackupEncryption:
-    """The public key of a backup, for which anybody can encrypt."""
+    """The public key of a backup. Anybody can encrypt for it."""
 
     __slots__ = ("_encryption", "public_key")
 
     def __init__(self, public_key: str) -> None:
-        """Raises ``MalformedMessage`` for what is no key, and for one that makes no secret."""
+        """Raises ``MalformedMessage`` if it is not a key, or a key that gives no shared secret."""
         try:
             key = vodozemac.Curve25519PublicKey.from_base64(public_key)
             self._encryption = vodozemac.PkEncryption.from_key(key)
@@ -330,11 +330,11 @@ class BackupEncryption:
         except ValueError:
             raise MalformedMessage("this is no Curve25519 key that makes a secret") from None
         self.public_key = Curve25519Key(key.to_base64())
-        """Written as the specification demands."""
+        """The public key in unpadded base64."""
 
     def encrypt(self, plaintext: bytes) -> BackupMessage:
-        """Encrypt by a key of its own."""
-        # Not by to_base64, which has the three in another order than its documentation says.
+        """Encrypt with a new ephemeral key."""
+        # Not by to_base64, whose order of the three parts differs from its documentation.
         message = self._encryption.encrypt(plaintext)
         return BackupMessage(*map(to_unpadded, (message.ephemeral_key, message.ciphertext, message.mac)))
 
@@ -345,7 +345,7 @@ class BackupDecryption:
     __slots__ = ("_decryption", "key")
 
     def __init__(self, key: bytes | None = None) -> None:
-        """Make a new key, or take 32 bytes. Raises ``MalformedMessage``."""
+        """Make a new key, or use ``key`` of 32 bytes. Raises ``MalformedMessage`` if it is not a key."""
         try:
             secret = vodozemac.Curve25519SecretKey() if key is None else vodozemac.Curve25519SecretKey.from_bytes(key)
         except ValueError:
@@ -355,7 +355,7 @@ class BackupDecryption:
 
     @property
     def public_key(self) -> Curve25519Key:
-        """The key that others encrypt for."""
+        """The public key that others encrypt for."""
         return Curve25519Key(self._decryption.public_key.to_base64())
 
     def decrypt(self, message: BackupMessage) -> bytes:
@@ -372,7 +372,7 @@ class BackupDecryption:
 
 
 def index_of(ciphertext: str) -> int:
-    """Return the place of a message in its Megolm session. Raises ``MalformedMessage``."""
+    """Return the index of a message in its Megolm session. Raises ``MalformedMessage``."""
     index: int = _megolm_message(ciphertext).message_index()
     return index
 

@@ -1,8 +1,8 @@
 """All kinds of records that the machine keeps (spec/state.md).
 
-A kind has one reason to change, so that a stream of the machine is exactly the subscription to a kind. A *mark* is a
-record that exists for as long as something is to be done: it is written in the commit of what caused it, and deleted
-in the commit of what settled it.
+A kind has one reason to change, so a stream of the machine is the subscription to one kind (M14.1). A *mark* is a
+record that exists for as long as something is to be done. It is written in the commit of what caused it, and deleted in
+the commit of what settled it (M21.2).
 """
 
 from __future__ import annotations
@@ -42,76 +42,76 @@ Name = TypeVar("Name")
 
 
 class ToldKeys(msgspec.Struct, frozen=True):
-    """What a connection was last told of this device's keys at the homeserver, where it was told anything."""
+    """What a sliding connection was last told about this device's keys; ``None`` for what it was not told."""
 
     one_time_keys: int | None
     unused_fallback_types: list[str] | None
 
 
 class OwnDevice(msgspec.Struct):
-    """Whose device this is, and what the homeserver has of its keys."""
+    """The device that the store belongs to, and which of its keys the homeserver has."""
 
     user_id: UserId
     device_id: DeviceId
     keys: JsonObject
-    """The device keys with their signature, as they are uploaded."""
+    """The device keys with their signatures, as they are uploaded."""
     published: bool = False
     """Whether the homeserver has confirmed the device keys."""
     serial: int = 0
-    """Grows with each offer that is handed out, answered or abandoned. A count says something only about the serial
-    that it was asked under."""
+    """Grows with each offer that is handed out, answered or abandoned. A count is valid only under the serial that it
+    was asked under (M3.1, M3.2)."""
     count: int | None = None
-    """How many one-time keys the homeserver holds, as far as is known under this serial."""
+    """How many one-time keys the homeserver holds; ``None`` if that is not known under this serial."""
     abandoned: int = 0
     """How many offers in a row were abandoned. Each is half as large as the one before."""
     fallback: JsonObject | None = None
-    """The newest fallback key, signed. Uploaded again until the homeserver has confirmed it."""
+    """The newest fallback key, signed. It is uploaded again until the homeserver has confirmed it."""
     fallback_confirmed_ms: int | None = None
-    """When the homeserver confirmed it; ``None`` as long as it has not."""
+    """When the homeserver confirmed it; ``None`` if it has not."""
     fallback_used: bool = False
     told: dict[str, ToldKeys] = {}
-    """By sliding connection, also if it did not count: a response that leaves it out means that it has not changed."""
+    """By sliding connection, also if it did not count: a later response leaves out what has not changed (M3.5)."""
 
 
 class Offer(msgspec.Struct, frozen=True):
-    """Keys that one process was given to upload. They are offered once, whatever becomes of the request."""
+    """An upload of keys that was handed out to one process. Its keys are offered once, whatever the outcome."""
 
     offer_id: TransactionId
     handed_out_ms: int
     fallback: bool
-    """Whether its answer says that the homeserver hands out the newest fallback key."""
+    """Whether its answer confirms the newest fallback key (M4.5)."""
 
 
 class Peer(msgspec.Struct):
-    """All Olm sessions with one device, and which of its messages were decrypted."""
+    """All Olm sessions with one device, and the digests of its last messages."""
 
     sessions: list[OlmSession] = []
-    """The one that received last comes first. A message is encrypted with the first."""
+    """The session that received last comes first. The first one encrypts (M7.3)."""
     generation: int = 0
-    """Grows when the session to encrypt with is replaced, since what was sent over the old one may be lost."""
+    """Grows when the first session is replaced, since messages that were sent over the old one may be lost (M8.10)."""
     digests: list[bytes] = []
-    """Of the last messages that were decrypted, oldest first."""
+    """The digests of the last messages that were decrypted, oldest first (M7.5)."""
     claims: int = 0
-    """How often one of the device's keys was asked for."""
+    """How many claims of the device's keys were handed out."""
     unwedged_ms: int = 0
-    """When one was last asked for or made because the sessions are broken."""
+    """When a key was last claimed, or a session last made, because the sessions are broken (M8.4)."""
 
 
 class WantedSession(msgspec.Struct, frozen=True):
-    """A mark: a new Olm session with this device is needed."""
+    """A mark: a new Olm session with this device is needed (M8)."""
 
     number: int = 0
-    """Of the claim that was handed out last. Numbers are never used twice, so an answer settles only what it is for."""
+    """The number of the last claim. Numbers are never used twice, so an answer settles only its own claim."""
     wedged: bool = False
-    """Whether the old session does not decrypt: then the new one replaces it, and an ``m.dummy`` tells the device."""
+    """Whether the old session does not decrypt. Then the new one replaces it, and an ``m.dummy`` tells the device."""
     not_before_ms: int = 0
-    """When a claim may be handed out."""
+    """The earliest time at which a claim may be handed out."""
     told: bool = False
-    """Whether the device was told that it had no key to begin a session with."""
+    """Whether the device was told that it had no key to claim (M8.8)."""
 
 
 class LocalTrust(Enum):
-    """What the owner of this device thinks of another device."""
+    """Whether the owner of this device has verified or blocked another device."""
 
     UNSET = "unset"
     VERIFIED = "verified"
@@ -120,32 +120,32 @@ class LocalTrust(Enum):
 
 
 class KnownDevice(msgspec.Struct, frozen=True):
-    """A device of some user: its keys as its owner signed them, and what this device's owner thinks of it."""
+    """A device of a user: its signed keys as received, and whether this device's owner has verified or blocked it."""
 
     keys: JsonObject
     trust: LocalTrust = LocalTrust.UNSET
     signed_by: Ed25519Key | None = None
-    """The self-signing key of its user that has signed these keys, as far as one was known when they came."""
+    """The self-signing key that has signed these keys, if it was known when they came."""
 
     @property
     def device_id(self) -> DeviceId:
-        """Its id, which is unique among its owner's devices."""
+        """Its id, which is unique among its user's devices."""
         device_id = self.keys["device_id"]
-        assert isinstance(device_id, str)  # looked at before it was stored
+        assert isinstance(device_id, str)  # checked before it was stored
         return DeviceId(device_id)
 
     @property
     def curve25519(self) -> Curve25519Key:
-        """The key that names it in Olm."""
+        """Its Curve25519 key, which names it in Olm."""
         return Curve25519Key(self.key("curve25519"))
 
     @property
     def ed25519(self) -> Ed25519Key:
-        """The key that signs for it."""
+        """Its Ed25519 key, which signs for it."""
         return Ed25519Key(self.key("ed25519"))
 
     def key(self, algorithm: str) -> str:
-        """Its identity key of one algorithm."""
+        """Its identity key of an algorithm, ``ed25519`` or ``curve25519``."""
         keys = self.keys["keys"]
         assert isinstance(keys, dict)  # as above
         key = keys[f"{algorithm}:{self.device_id}"]
@@ -154,10 +154,10 @@ class KnownDevice(msgspec.Struct, frozen=True):
 
 
 class SigningKeyName(Enum):
-    """What a cross-signing key is there for, as the Matrix specification names its usage."""
+    """The usage of a cross-signing key, as the Matrix specification names it."""
 
     MASTER = "master"
-    """Stands for the user, and signs the other two."""
+    """Identifies the user, and signs the other two."""
     SELF_SIGNING = "self_signing"
     """Signs the user's own devices."""
     USER_SIGNING = "user_signing"
@@ -165,7 +165,7 @@ class SigningKeyName(Enum):
 
 
 class IdentityTrust(msgspec.Struct, frozen=True):
-    """What this device's owner thinks of a user's identity: as ``Identity`` has it, and as it outlives that record."""
+    """Which keys of a user were pinned and verified. It is also a record, which outlives ``Identity`` (M15.7)."""
 
     pinned: Ed25519Key
     compared: Ed25519Key | None
@@ -173,26 +173,26 @@ class IdentityTrust(msgspec.Struct, frozen=True):
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """A user's cross-signing keys as their owner signed them, and what this device's owner thinks of them."""
+    """A user's cross-signing keys as they were received, and which of them were pinned and verified here."""
 
     master: JsonObject
     self_signing: JsonObject
     user_signing: JsonObject | None
     pinned: Ed25519Key
-    """The master key that was seen first, or that this device's owner has accepted since."""
+    """The master key that was seen first, or that this device's owner has accepted since (M15.3)."""
     compared: Ed25519Key | None = None
     """The master key that was verified on this device."""
     verified_once: bool = False
-    """Whether the identity was verified at any time, here or on another device of this user."""
+    """Whether the user was verified at any time, here or on another device of this user (M15.6)."""
 
     @property
     def trust(self) -> IdentityTrust:
-        """What this device's owner thinks of it."""
+        """The fields that are also a record of their own."""
         return IdentityTrust(self.pinned, self.compared, self.verified_once)
 
     @property
     def master_key(self) -> Ed25519Key:
-        """The key that stands for the user."""
+        """The key that identifies the user."""
         return only_key(self.master)
 
     @property
@@ -202,7 +202,7 @@ class Identity(msgspec.Struct, frozen=True):
 
     @property
     def user_signing_key(self) -> Ed25519Key | None:
-        """The key that signs other users, which is known of this device's own user only."""
+        """The key that signs other users. It is known only of this device's own user."""
         return None if self.user_signing is None else only_key(self.user_signing)
 
     def key(self, name: SigningKeyName) -> Ed25519Key | None:
@@ -216,7 +216,7 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 def only_key(signing_key: JsonObject) -> Ed25519Key:
-    """Return the public key in a cross-signing key, which was checked before it was stored."""
+    """Return the public key in a cross-signing key that was checked before it was stored."""
     keys = signing_key["keys"]
     assert isinstance(keys, dict)
     (key,) = keys.values()
@@ -224,14 +224,14 @@ def only_key(signing_key: JsonObject) -> Ed25519Key:
 
 
 class SigningSeeds(msgspec.Struct, frozen=True):
-    """The private cross-signing keys, as far as they are here: of each the 32 bytes that it is made from."""
+    """The private cross-signing keys that are here: for each the seed of 32 bytes, otherwise ``None``."""
 
     master: bytes | None = None
     self_signing: bytes | None = None
     user_signing: bytes | None = None
 
     def seed(self, name: SigningKeyName) -> bytes | None:
-        """One of the three."""
+        """One of the three seeds."""
         return {
             SigningKeyName.MASTER: self.master,
             SigningKeyName.SELF_SIGNING: self.self_signing,
@@ -243,13 +243,13 @@ class SigningSeeds(msgspec.Struct, frozen=True):
 
 
 class PendingIdentity(msgspec.Struct, frozen=True):
-    """Cross-signing keys that were made here, until the homeserver has confirmed that it has them."""
+    """Cross-signing keys that were made here and that the homeserver has not confirmed (M15.10)."""
 
     seeds: SigningSeeds
     reset: bool
-    """Whether they are to replace an identity that the homeserver has."""
+    """Whether they may replace an identity that the homeserver has."""
     listed: bool = True
-    """Whether the upload is among the outgoing requests: not after the homeserver has refused it."""
+    """Whether the upload is listed: not after the homeserver has refused it (M15.13)."""
 
 
 class PrivateIdentity(msgspec.Struct, frozen=True):
@@ -260,26 +260,26 @@ class PrivateIdentity(msgspec.Struct, frozen=True):
 
 
 class UnpublishedSignature(msgspec.Struct, frozen=True):
-    """A mark: a signature that the homeserver has not got yet."""
+    """A mark: a signature that the homeserver does not have yet (M15.16)."""
 
     user_id: UserId
-    """Whose key is signed."""
+    """The user whose key is signed."""
     name: str
-    """Of what is signed: a device id, or a master key."""
+    """The name of the signed key: a device id, or a master key."""
     signed: JsonObject
-    """The key, with this signature only."""
+    """The key with only this signature."""
 
 
 class Tracked(msgspec.Struct, frozen=True):
-    """A user who is, or was, followed."""
+    """A user whose device list is followed, or was."""
 
     number: int
-    """Of the last mark that was made: numbers are never used twice."""
+    """The number of the last mark. Numbers are never used twice (M6.1)."""
     followed: bool = True
 
 
 class SharedWith(msgspec.Struct, frozen=True, array_like=True):
-    """From which message on a device can read, and under which generation of its Olm sessions the key was sent."""
+    """The index from which a device can decrypt, and the generation of its Olm sessions when the key was sent."""
 
     index: int
     generation: int
@@ -292,11 +292,11 @@ class OutboundSession(msgspec.Struct):
     created_ms: int
     settings: RoomSettings
     recipients_version: int | None = None
-    """The version of all recipients that the session is shared for; ``None`` while the sharing is not complete."""
+    """The version of recipients that the session is shared for; ``None`` while the sharing is not complete (M9.3)."""
     members: bytes = b""
-    """A digest of the users that it was shared with last."""
+    """A digest of the members at the last share."""
     members_number: int = 0
-    """Grows each time that these are not the same as before."""
+    """Grows with each share whose members differ from those of the share before (M9.4)."""
 
 
 class SharedKey(Unshown, msgspec.Struct):
@@ -305,18 +305,18 @@ class SharedKey(Unshown, msgspec.Struct):
     session_id: GroupSessionId
     devices: dict[PeerName, SharedWith] = {}
     session_keys: dict[int, str] = {}
-    """The session's key at each index at which it was shared with somebody."""
+    """The session's key at each index from which a device has it."""
     withheld: dict[PeerName, str] = {}
-    """Which devices were told that they don't get the key, and by which code."""
+    """The devices that were told that they don't get the key, with the code of the reason."""
     number: int = 0
-    """Of the room's sessions, in the order of their making."""
+    """The session's number among those of the room, in the order in which they were made."""
     shared_history: bool = False
     replaced_ms: int = 0
-    """When another session took the place of this one."""
+    """When another session replaced this one."""
 
 
 class EarlierKey(NamedTuple):
-    """A place for one of the last sessions of a room that were replaced."""
+    """The name of a place for one of the last replaced sessions of a room (M8.11)."""
 
     room_id: RoomId
     place: int
@@ -332,41 +332,41 @@ class KeySource(Enum):
     IMPORT = "import"
     """From a file: nobody vouches for it."""
     BACKUP = "backup"
-    """From the backup, where anybody could put it: nobody vouches for it either."""
+    """From the backup, where anybody may have put it: nobody vouches for it."""
 
     FORWARDED = "forwarded"
     """From another device of this user, which was asked for it: nobody vouches for its maker."""
 
     @property
     def is_vouched(self) -> bool:
-        """Whether the maker's device vouches for the key."""
+        """Whether the device that made the key vouches for it."""
         return self in (KeySource.OWN, KeySource.ROOM_KEY)
 
     @property
     def standing(self) -> int:
-        """How far a key is believed: its maker's most, then another own device's, least what anybody could have made.
+        """How much the origin counts: most for the maker, then another device of this user, least a file or the backup.
 
-        Whoever knows the backup's public key can put a key into it.
+        Anybody who knows the backup's public key can put a key into it (M11.2).
         """
         return 2 if self.is_vouched else int(self is KeySource.FORWARDED)
 
 
 class InboundSession(msgspec.Struct):
-    """A Megolm session that this device can read, where its key came from, and how far that can be trusted."""
+    """A Megolm session that this device can decrypt, where its key came from, and who vouches for it."""
 
     session: InboundGroup
     sender: UserId | None
-    """``None`` where nobody vouches for its maker."""
+    """The user who made it; ``None`` if nobody vouches for its maker."""
     sender_key: Curve25519Key
     signing_key: Ed25519Key | None
-    """The Ed25519 key that its maker claims, as far as it is known."""
+    """The Ed25519 key that its maker claims, if it is known."""
     source: KeySource
     shared_history: bool = False
 
     def exported(self, name: GroupSessionName) -> ExportedSession:
-        """Return it as key export files and backups have it, from the first message on that this device can read."""
+        """Return it in the form of key export files and backups, from the first index that this device can decrypt."""
         session_key = self.session.exported_at(self.session.first_index)
-        assert session_key is not None  # since it is not before the beginning
+        assert session_key is not None  # since the index is not before the first one
         claimed = {} if self.signing_key is None else {"ed25519": self.signing_key}
         return ExportedSession(
             MEGOLM, name.room_id, self.sender_key, name.session_id, session_key, claimed, (), self.shared_history
@@ -374,24 +374,24 @@ class InboundSession(msgspec.Struct):
 
 
 class Backup(msgspec.Struct, frozen=True):
-    """The backup of the user's room keys at the homeserver, as far as this device knows it."""
+    """What is known of the backup of the user's room keys at the homeserver (M19.1)."""
 
     public_key: Curve25519Key
     auth_data: JsonObject
     """The JSON with the public key and its signatures, as it was received or made."""
     version: BackupVersion | None = None
-    """``None`` while the homeserver has not answered to the backup that this device makes."""
+    """``None`` until the homeserver has answered the request that makes this version."""
     decryption_key: bytes | None = None
-    """The secret half of the public key, where it is here."""
+    """The private half of the public key, 32 bytes, if it is here."""
     refused: bool = False
-    """Whether the homeserver has said that this is not, or no longer, the version to write to."""
+    """Whether the homeserver has said that this is not the current version (M19.16)."""
 
     def __repr__(self) -> str:
         return f"<Backup version={self.version!r} refused={self.refused}>"
 
 
 class Giver(NamedTuple):
-    """A user who gave a session that somebody else gave first."""
+    """A session, and a user who sent its key after another user had sent it first (M11.3)."""
 
     room_id: RoomId
     session_id: GroupSessionId
@@ -399,31 +399,31 @@ class Giver(NamedTuple):
 
 
 class GivenBy(msgspec.Struct, frozen=True):
-    """By which keys such a user vouches for the session as the user's own."""
+    """The keys of the device by which such a user vouches for the session."""
 
     sender_key: Curve25519Key
     signing_key: Ed25519Key | None
 
 
 class SeenPart(NamedTuple):
-    """Some messages of a Megolm session, by their indices."""
+    """The name of a part of a Megolm session's messages, by their indices."""
 
     room_id: RoomId
     session_id: GroupSessionId
     giver: UserId | None
-    """The sender of the messages, where somebody else gave the session first."""
+    """The sender of the messages, if another user had sent the session first; otherwise ``None``."""
     number: int
 
 
 class Reading(msgspec.Struct, frozen=True, array_like=True):
-    """As which event a Megolm message was read."""
+    """The event as which a Megolm message was read (M12.1)."""
 
     event_id: EventId
     origin_server_ts: int
 
 
 class Withheld(msgspec.Struct, frozen=True):
-    """Why somebody does not give a room key."""
+    """The reason for which a room key is withheld."""
 
     code: str
     reason: str
@@ -431,13 +431,13 @@ class Withheld(msgspec.Struct, frozen=True):
 
 
 class SharingStrategy(Enum):
-    """Which devices of a room's members get its key. Those that are blocked never do."""
+    """Which devices of a room's members get its key (M9.9). Blocked devices never get it."""
 
     ALL_DEVICES = "all_devices"
     CROSS_SIGNED_DEVICES = "cross_signed_devices"
-    """Those that their user has signed, or that the owner of this device has verified."""
+    """The devices that their user has signed, or that the owner of this device has verified."""
     REFUSE_UNVERIFIED = "refuse_unverified"
-    """All, but nothing is shared while a verified user has a device that is not verified."""
+    """All devices, but nothing is shared while a verified user has a device that is not verified."""
 
 
 class WantedSecret(msgspec.Struct, frozen=True, tag="secret"):
@@ -451,24 +451,24 @@ class WantedRoomKey(msgspec.Struct, frozen=True, tag="room_key"):
 
     name: GroupSessionName
     index: int = 0
-    """The first message that is to be read with it."""
+    """The first index that the key must decrypt."""
 
 
 Wanted: TypeAlias = WantedSecret | WantedRoomKey
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """A mark: what the user's other devices are asked for."""
+    """A mark: a request to the user's other devices (M17.2)."""
 
     wanted: Wanted
     devices: dict[DeviceId, Curve25519Key] = {}
-    """Which devices were asked so far. Nobody else may answer."""
+    """The devices that were asked so far. No other device may answer (M17.4)."""
     sent: tuple[TransactionId, ...] = ()
-    """The messages that ask them. The cancellation follows them."""
+    """The messages that ask these devices. The cancellation follows them (M17.7)."""
 
 
 class ReceivedSecret(Unshown, msgspec.Struct, frozen=True):
-    """A secret that another device sent when it was asked, until the application deletes it."""
+    """A secret that another device has sent when asked. It stays until the application deletes it (M17.5)."""
 
     secret: str
     sender: DeviceId
@@ -485,7 +485,7 @@ class RoomSettings(msgspec.Struct, frozen=True):
 
 
 class Method(Enum):
-    """A way to verify, from the side of the device that can take it."""
+    """A method of verification, from the side of the device that supports it."""
 
     SAS = "m.sas.v1"
     """Two people compare short strings."""
@@ -498,35 +498,35 @@ class Phase(Enum):
 
     REQUESTED = "requested"
     READY = "ready"
-    """Both devices take part. Either may begin with one of the methods."""
+    """Both devices take part. Either may start a method."""
     STARTED = "started"
-    """This device has begun, to compare short strings; the other one has to accept that."""
+    """This device has started the comparison of short strings. The other device must accept."""
     ACCEPTED = "accepted"
-    """Ephemeral keys are on their way."""
+    """The devices are exchanging ephemeral keys."""
     KEYS_EXCHANGED = "keys_exchanged"
     """The short strings can be compared."""
     CONFIRMED = "confirmed"
-    """Here they were found equal; the proof from the other device is missing."""
+    """The short strings were confirmed here. The MACs of the other device are missing."""
     SCANNED = "scanned"
-    """The other device has scanned this one's QR code. A person says whether it shows success."""
+    """The other device has scanned this device's QR code. A person must say whether it shows success."""
     RECIPROCATED = "reciprocated"
-    """This device has scanned the other one's QR code, and found the right keys in it."""
+    """This device has scanned the other device's QR code, and the keys in it are right."""
     DONE = "done"
     CANCELLED = "cancelled"
 
 
 class Sas(Unshown, msgspec.Struct, frozen=True):
-    """What this device knows of a comparison of short strings."""
+    """The state of a comparison of short strings."""
 
     secret: bytes
     """The private half of this device's ephemeral key. It is deleted when the verification ends."""
     start: JsonObject
-    """The content of the message that began, as it was sent or received: the commitment covers all of it."""
+    """The content of the start message, as it was sent or received. The commitment covers all of it."""
     we_started: bool
     strings: tuple[str, ...]
-    """The forms that both devices know."""
+    """The forms of short strings that both devices support."""
     commitment: str = ""
-    """The one that the other device has sent."""
+    """The commitment that the other device has sent."""
     their_key: str = ""
     """The public half of the other device's ephemeral key."""
     their_macs: Macs | None = None
@@ -540,34 +540,34 @@ class Cancellation(NamedTuple):
 
 
 class VerificationFlow(msgspec.Struct, frozen=True):
-    """A verification, from its request to a while after its end."""
+    """A verification, from its request until ten minutes after its end (M16.1, M16.16)."""
 
     user_id: UserId
-    """The user at the other end, who may be this device's own."""
+    """The user at the other end, who may be this device's own user."""
     requested_by_us: bool
     began_ms: int
     expires_ms: int
     transaction_id: str | None
-    """What its messages call it. ``None`` for a request in a room that the homeserver has not given an event id yet."""
+    """Its id in its messages; ``None`` for a request in a room until the event id is known (M16.4)."""
     device_id: DeviceId | None = None
-    """The other device; ``None`` as long as none has answered this one's request."""
+    """The other device; ``None`` until one has answered this device's request."""
     recipients: tuple[DeviceId, ...] = ()
-    """The devices that this one's request went to. None in a room."""
+    """The devices that this device's request went to. Empty in a room."""
     room_id: RoomId | None = None
-    """``None`` where its messages are to-device messages."""
+    """The room; ``None`` if the messages are to-device messages."""
     phase: Phase = Phase.REQUESTED
     ours: tuple[Method, ...] = ()
-    """What this device can do."""
+    """The methods that this device supports."""
     theirs: tuple[Method, ...] = ()
     sas: Sas | None = None
     shown: QrCode | None = None
     """The QR code that this device shows."""
     scanned: QrCode | None = None
-    """The other device's."""
+    """The QR code of the other device that was scanned here."""
     received: tuple[bytes, ...] = ()
-    """Digests of the messages that were taken: two connections may bring the same one."""
+    """Digests of the messages that were processed, since the same message may come again (M16.7)."""
     last_sent: TransactionId | None = None
-    """The message that the next one has to follow."""
+    """The message that the next one must follow (M16.5)."""
     cancellation: Cancellation | None = None
     ended_ms: int = 0
 
@@ -576,42 +576,42 @@ class VerificationFlow(msgspec.Struct, frozen=True):
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing that is received or done changes it any more."""
+        """Whether the verification has ended. Then nothing changes it."""
         return self.phase in (Phase.DONE, Phase.CANCELLED)
 
 
 class OutgoingToDevice(msgspec.Struct, frozen=True):
-    """A mark: messages that are to be sent to devices, each already encrypted."""
+    """A mark: messages to send to devices, already encrypted (M13.1)."""
 
     event_type: str
     messages: dict[UserId, dict[DeviceId, JsonObject]]
     after: tuple[TransactionId, ...] = ()
-    """What must have been answered before this is sent."""
+    """The requests that must be answered before this one is listed."""
 
 
 class OutgoingToRoom(Unshown, msgspec.Struct, frozen=True):
-    """A mark: an event that is to be sent to a room, not encrypted yet."""
+    """A mark: an event to send to a room, not yet encrypted (M16.6)."""
 
     room_id: RoomId
     event_type: str
     content: JsonObject
     after: TransactionId | None = None
-    """Likewise."""
+    """The request that must be answered before this one is listed."""
 
 
 class Backlog(msgspec.Struct, frozen=True):
-    """Which parts of large batches are still to be processed: from ``first`` up to, but without, ``next``."""
+    """The parts of large batches that are not processed yet: from ``first`` up to, but without, ``next`` (M5.7)."""
 
     first: int
     next: int
 
 
 class PutAside(Unshown, msgspec.Struct, frozen=True):
-    """A mark: a to-device event has met a fault of this program, and is to be tried again."""
+    """A mark: a to-device event that met a fault of this program, and is to be tried again (M5.11)."""
 
     event: JsonObject
     plaintext: bytes | None
-    """What it decrypted to: it does so only once."""
+    """Its plaintext, since it can be decrypted only once; ``None`` if it was not decrypted."""
 
 
 _PICKLED: Final = (Account, InboundGroup, OlmSession, OutboundGroup)
@@ -640,7 +640,7 @@ def _codec(kind: type[Value]) -> Codec[Value]:
 
 
 def _name(kind: type[Name]) -> Codec[Name]:
-    """Return a codec of names that are text at run time."""
+    """Return the codec of a NewType of ``str``."""
     del kind
     return TEXT  # type: ignore[return-value]  # a NewType of str is a str
 

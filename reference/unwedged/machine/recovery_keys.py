@@ -1,6 +1,6 @@
 """Recovery keys: a key as people write it down (Matrix specification, appendices, "Cryptographic key representation").
 
-Base58 of two bytes that say what it is, the key, and a byte of parity, in groups of four letters.
+The text is base58 of a prefix of two bytes, the key, and a byte of parity, in groups of four letters.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ KEY_BYTES: Final = 32
 _PREFIX: Final = b"\x8b\x01"
 _ALPHABET: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _DIGITS: Final = 48
-"""Whatever the key is, since the prefix is not zero."""
+"""The number of digits of every recovery key, since the prefix is not zero."""
 _BYTES: Final = 36
-"""What so many digits may need."""
+"""The number of bytes that this many digits may need."""
 
 
 def encode_recovery_key(key: bytes) -> str:
-    """Return the recovery key that stands for ``key``. Raises ``InvalidArgument`` unless that has 32 bytes."""
+    """Return the recovery key of ``key``. Raises ``InvalidArgument`` unless ``key`` has 32 bytes."""
     if len(key) != KEY_BYTES:
         raise InvalidArgument(f"a recovery key stands for {KEY_BYTES} bytes, not for {len(key)}")
     content = _PREFIX + key
@@ -31,7 +31,7 @@ def encode_recovery_key(key: bytes) -> str:
 
 
 def decode_recovery_key(text: str) -> bytes:
-    """Return the key that a recovery key stands for, however it is spaced. Raises ``MalformedRecoveryKey``."""
+    """Return the 32 bytes of a recovery key. White space is ignored. Raises ``MalformedRecoveryKey``."""
     digits = "".join(text.split())
     if len(digits) != _DIGITS or not set(digits) <= set(_ALPHABET):
         raise MalformedRecoveryKey(

@@ -1,6 +1,6 @@
-"""Records that can't be read: each counts as lost, and what stands for it is written. So none stops every sync.
+"""Records that can't be read: each counts as lost and is replaced (M23). So none of them stops every sync.
 
-A record can't be read where the file was damaged, or where a program wrote it that declares its kind differently.
+A record can't be read if the file was damaged, or if the program that wrote it declares its kind differently.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
 
 IRREPLACEABLE: Final = frozenset({ACCOUNT.name, OWN_DEVICE.name})
-"""Without these there is no device any more."""
+"""Without these records there is no device any more."""
 
 _KINDS: Final = {kind.name: kind for kind in KINDS}
 
@@ -61,7 +61,7 @@ class RepairedStore(CryptoStore):
         *arguments: *Arguments,
         attempts: int = MOST_ATTEMPTS,
     ) -> Result:
-        """As ``CryptoStore.run``."""
+        """Like ``CryptoStore.run``."""
         while True:
             try:
                 return await super().run(operation, *arguments, attempts=attempts)
@@ -74,7 +74,7 @@ class RepairedStore(CryptoStore):
         *arguments: *Arguments,
         attempts: int = MOST_ATTEMPTS,
     ) -> Result:
-        """As ``CryptoStore.query``."""
+        """Like ``CryptoStore.query``."""
         while True:
             try:
                 return await super().query(operation, *arguments, attempts=attempts)
@@ -88,7 +88,7 @@ class RepairedStore(CryptoStore):
 
 
 async def replace(transaction: Transaction, kind_name: str, key: bytes) -> None:
-    """Let a record count as lost if it can't be read, and write what stands for it (M23.2)."""
+    """If a record can't be read, write its replacement (M23.2)."""
     kind = _KINDS[kind_name]
     assert isinstance(kind, RecordKind)
     name = kind.decode_key(key)
@@ -104,7 +104,7 @@ async def replace(transaction: Transaction, kind_name: str, key: bytes) -> None:
     transaction.delete(kind, name)
     match kind_name:
         case PEER.name:
-            # No number may be one that the lost record had.
+            # No number may equal one of the lost record.
             peer = PEER.decode_key(key)
             transaction.put(PEER, peer, Peer(generation=_any_number(), claims=_any_number()))
             await olm.note_wedged(transaction, peer)
@@ -133,7 +133,7 @@ async def replace(transaction: Transaction, kind_name: str, key: bytes) -> None:
             if identity is not None:
                 transaction.put(IDENTITY_TRUST, IDENTITY_TRUST.decode_key(key), identity.trust)
         case ROOM.name:
-            transaction.put(ROOM, ROOM.decode_key(key), RoomSettings(MEGOLM))  # once encrypted, always
+            transaction.put(ROOM, ROOM.decode_key(key), RoomSettings(MEGOLM))  # an encrypted room stays encrypted
         case OFFER.name:
             await account.lose_offer(transaction)
         case INBOUND.name:

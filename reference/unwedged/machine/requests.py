@@ -1,7 +1,8 @@
-"""Requests to the homeserver. Each carries what it was made from, so that its answer can be judged by the store alone.
+"""Requests to the homeserver. Each carries its binding: what it was made from (M21.3).
 
-The application sends them, by any HTTP client, and gives each back with its response: in the same process, in another
-one, late, or twice (P10.1). ``encode`` and ``decode`` carry a request between processes.
+The application sends them by any HTTP client, and passes each with its response to ``OlmMachine.mark_sent``. The
+response may come in another process, late, or twice (P10.1). ``encode`` and ``decode`` carry a request between
+processes.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ CLAIM_TIMEOUT_MS: Final = 10_000
 
 
 class Claimed(NamedTuple):
-    """What one part of a claim was made for."""
+    """The device and the number of the mark that a part of a claim is for."""
 
     device: Device
     curve25519: Curve25519Key
@@ -41,9 +42,9 @@ class Claimed(NamedTuple):
 
 
 class KeysUpload(msgspec.Struct, frozen=True, tag=True):
-    """Publish device keys, one-time keys and a fallback key. Never send it twice, and let no HTTP client do so.
+    """Publish device keys, one-time keys and a fallback key. Send it once: no HTTP client must repeat it (M2.3).
 
-    A homeserver hands out again a one-time key that is uploaded again after it was claimed.
+    If a one-time key is uploaded again after it was claimed, the homeserver hands it out again.
     """
 
     offer_id: TransactionId
@@ -54,7 +55,7 @@ class KeysUpload(msgspec.Struct, frozen=True, tag=True):
 
 
 class KeysQuery(msgspec.Struct, frozen=True, tag=True):
-    """Ask for the devices of some users. May be sent again."""
+    """Query the devices of users. It may be sent again."""
 
     users: dict[UserId, int]
     """The number of each user's mark."""
@@ -69,7 +70,7 @@ class KeysQuery(msgspec.Struct, frozen=True, tag=True):
 
 
 class KeysClaim(msgspec.Struct, frozen=True, tag=True):
-    """Ask for one key of each of some devices. Never send it twice: each time costs every device a key."""
+    """Claim one key of each of these devices. Send it once, since each time costs every device a key."""
 
     wanted: tuple[Claimed, ...]
 
@@ -86,7 +87,7 @@ class KeysClaim(msgspec.Struct, frozen=True, tag=True):
 
 
 class ToDevice(msgspec.Struct, frozen=True, tag=True):
-    """Send messages to devices. May be sent again: a homeserver takes the same transaction id for one request."""
+    """Send messages to devices. It may be sent again: the homeserver handles the same transaction id once."""
 
     transaction_id: TransactionId
     event_type: str
@@ -106,10 +107,10 @@ class ToDevice(msgspec.Struct, frozen=True, tag=True):
 
 
 class RoomMessage(Unshown, msgspec.Struct, frozen=True, tag=True):
-    """Send an event to a room. May be sent again, as above.
+    """Send an event to a room. It may be sent again: the homeserver handles the same transaction id once.
 
-    Where the room is encrypted, encrypt ``content`` as an event of ``event_type``, and send ``encrypted`` instead. What
-    is encrypted anew is still the same request for the homeserver: it keeps what came first.
+    If the room is encrypted, encrypt ``content`` as an event of ``event_type``, and send the request that ``encrypted``
+    returns. If the content is encrypted again, the homeserver keeps the one that came first.
     """
 
     transaction_id: TransactionId
@@ -120,7 +121,7 @@ class RoomMessage(Unshown, msgspec.Struct, frozen=True, tag=True):
     method = "PUT"
 
     def encrypted(self, content: JsonObject) -> RoomMessage:
-        """Return the same request with the content that it was encrypted to."""
+        """Return the same request with its encrypted content."""
         return RoomMessage(self.transaction_id, self.room_id, "m.room.encrypted", content)
 
     @property
@@ -136,10 +137,10 @@ class RoomMessage(Unshown, msgspec.Struct, frozen=True, tag=True):
 
 
 class SigningKeysUpload(msgspec.Struct, frozen=True, tag=True):
-    """Publish cross-signing keys. May be sent again.
+    """Publish cross-signing keys. It may be sent again.
 
-    Where a homeserver wants to know who asks, it answers 401, and says what it accepts. Then send the same request once
-    more with an ``auth`` in its JSON (Matrix specification, "User-Interactive Authentication API").
+    If the homeserver demands authentication, it answers 401 and names what it accepts. Then send the same request again
+    with ``auth`` in its JSON (Matrix specification, "User-Interactive Authentication API").
     """
 
     master_key: Ed25519Key
@@ -150,7 +151,7 @@ class SigningKeysUpload(msgspec.Struct, frozen=True, tag=True):
 
 
 class SignatureUpload(msgspec.Struct, frozen=True, tag=True):
-    """Publish signatures of devices and users. May be sent again."""
+    """Publish signatures of devices and users. It may be sent again."""
 
     signatures: tuple[TransactionId, ...]
     """The ids of the marks."""
@@ -161,7 +162,7 @@ class SignatureUpload(msgspec.Struct, frozen=True, tag=True):
 
 
 class BackupVersionCreate(msgspec.Struct, frozen=True, tag=True):
-    """Make a new version of the backup. Each time that it is sent, the homeserver makes another one."""
+    """Make a new version of the backup. The homeserver makes another version each time that it is sent."""
 
     public_key: Curve25519Key
     body: JsonObject
@@ -171,10 +172,10 @@ class BackupVersionCreate(msgspec.Struct, frozen=True, tag=True):
 
 
 class BackupVersionQuery(msgspec.Struct, frozen=True, tag=True):
-    """Ask which version of the backup is the current one. May be sent again."""
+    """Ask which version of the backup is the current one. It may be sent again."""
 
     version: BackupVersion | None
-    """What was known when it was made, and its public key."""
+    """The version that was known when the request was made. The next field is its public key."""
     public_key: Curve25519Key | None
 
     method = "GET"
@@ -183,7 +184,7 @@ class BackupVersionQuery(msgspec.Struct, frozen=True, tag=True):
 
 
 class BackupUpload(msgspec.Struct, frozen=True, tag=True):
-    """Put room keys into the backup. May be sent again: the homeserver keeps the best of each."""
+    """Put room keys into the backup. It may be sent again: the homeserver keeps the best key of each session."""
 
     version: BackupVersion
     public_key: Curve25519Key
@@ -200,7 +201,7 @@ class BackupUpload(msgspec.Struct, frozen=True, tag=True):
 
 
 class BackupDownload(msgspec.Struct, frozen=True):
-    """Fetch room keys from the backup: all, those of a room, or one. May be sent again."""
+    """Fetch room keys from the backup: all, those of a room, or one. It may be sent again."""
 
     version: BackupVersion
     public_key: Curve25519Key
@@ -240,7 +241,7 @@ def encode(request: Request) -> bytes:
 
 
 def decode(encoded: bytes) -> Request:
-    """Return the request that was encoded so. Raises ``MalformedResponse``."""
+    """Return the request that ``encode`` has encoded. Raises ``MalformedResponse`` for anything else."""
     try:
         return _DECODER.decode(encoded)
     except msgspec.DecodeError:
@@ -248,13 +249,13 @@ def decode(encoded: bytes) -> Request:
 
 
 def must_be_request(value: object) -> None:
-    """Refuse what is no request of the machine."""
+    """Raise ``InvalidArgument`` unless the value is a request of the machine."""
     if not isinstance(value, Request):
         raise InvalidArgument(f"a request is one that the machine has made, and no {type(value).__name__}")
 
 
 def objects(response: Mapping[str, object], name: str) -> dict[str, dict[str, object]]:
-    """Return the part of a response that maps names to objects; absent means empty. Raises ``MalformedResponse``."""
+    """Return a field of a response that maps names to objects; empty if it is missing. Raises ``MalformedResponse``."""
     part = response.get(name, {})
     if not isinstance(part, dict) or not all(isinstance(value, dict) for value in part.values()):
         raise MalformedResponse(f"{name!r} is not an object of objects")

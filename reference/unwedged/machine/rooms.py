@@ -1,7 +1,7 @@
-"""Room messages as they are read: room keys, what a message decrypts to, and who vouches for it.
+"""Room keys and room messages that are received: which key is kept, and who vouches for a message (M11, M12).
 
-A message that is read for the first time is noted by its index, so that it is recognised when it comes again as
-another event. So a first reading is a write: read many in one call.
+The first reading of a message is noted under its index, so that the same ciphertext is recognised if it comes again as
+another event. So a first reading is a write: read many messages in one call.
 """
 
 from __future__ import annotations
@@ -59,41 +59,42 @@ from unwedged.machine.wire import decoded, is_storable, parsed
 from unwedged.store import Transaction, View
 
 INDICES_IN_A_PART: Final = 64
-"""Of a session's readings so many are one record: noting one costs as much in a session of many messages as in one of
-few."""
+"""How many indices of a session share one record of readings. So the cost of a reading does not grow with the number of
+messages."""
 KEYS_IN_A_COMMIT: Final = 250
-"""So many room keys are imported in one commit."""
+"""How many room keys are imported in one commit."""
 MOST_WITHHELD: Final = 1_000
-"""Anybody may send notices, of any session. So each further one takes the place of a random one."""
+"""The most notices that are kept, since anybody may send them about any session. A further one replaces a random one
+(M12.5)."""
 LONGEST_NAME: Final = 255
-"""Of a room or a session in such a notice."""
+"""The longest name of a room or a session in such a notice."""
 UNAVAILABLE: Final = "m.unavailable"
 _SHARED_HISTORY: Final = ("shared_history", "m.shared_history", "org.matrix.msc3061.shared_history")
-"""The spellings of the flag. All are read; the last, which is older than the specification, is not written."""
+"""The spellings of the flag. All are read. The last is older than the specification, and is not written."""
 
 
 class SenderTrust(Enum):
-    """Who vouches that a room message comes from the device that it seems to come from."""
+    """Who vouches that a room message comes from the device that it names (M12.2)."""
 
     VERIFIED_DEVICE = "verified_device"
-    """A known device, which the owner of this device has verified, or the identity that has signed it."""
+    """A known device that is verified: by the owner of this device, or through its user's verified identity."""
     CROSS_SIGNED_DEVICE = "cross_signed_device"
-    """A known device that its user has signed, whose identity nobody here has verified."""
+    """A known device that its user has signed, but the user's identity is not verified."""
     CHANGED_IDENTITY = "changed_identity"
     """A device that is not verified, of a user whose identity was verified once and has changed."""
     KNOWN_DEVICE = "known_device"
-    """A known device of the sender, with its keys, which its user has not signed."""
+    """A known device of the sender that its user has not signed."""
     BLOCKED_DEVICE = "blocked_device"
-    """A known device, which the owner of this device has blocked."""
+    """A known device that the owner of this device has blocked."""
     UNKNOWN_DEVICE = "unknown_device"
     """A device that is not, or not yet, on the sender's device list."""
     IMPORTED_KEY = "imported_key"
-    """Nobody: the room key came from a file, from the backup or from another device, and could be anybody's."""
+    """Nobody: the room key came from a file, from the backup or from another device, and anybody may have made it."""
 
 
 @dataclass(frozen=True)
 class DecryptedEvent:
-    """A room message in the clear."""
+    """A decrypted room message."""
 
     event_id: EventId
     type: str
@@ -127,7 +128,7 @@ class _Megolm(msgspec.Struct):
 
 
 class EncryptedEvent(msgspec.Struct):
-    """A room event that is encrypted by Megolm, as far as it is looked at."""
+    """A room event that is encrypted by Megolm, with the fields that are used."""
 
     event_id: EventId
     sender: UserId
@@ -145,17 +146,20 @@ _PLAINTEXT: Final = msgspec.json.Decoder(_Plaintext)
 
 
 def has_shared_history(content: JsonObject) -> bool:
-    """Say whether a room key may be given to those who join the room later (pure)."""
+    """Return whether a room key may be given to users who join the room later (pure) (M18.7)."""
     return any(content.get(name) is True for name in _SHARED_HISTORY)
 
 
 def shared_history_flags(*, shared_history: bool) -> JsonObject:
-    """Return the parts of a room key's content that say so (pure)."""
+    """Return the fields of a room key's content that hold the flag (pure)."""
     return dict.fromkeys(_SHARED_HISTORY[:2], shared_history)
 
 
 async def receive_room_key(transaction: Transaction, event: OlmEvent) -> None:
-    """Keep a room key that came over Olm, where it is better than what is there."""
+    """Keep a room key that came over Olm if it is better than the key that is here (M11).
+
+    Raises ``MalformedMessage`` and ``UnsupportedAlgorithm``.
+    """
     key = parsed(event.content, _RoomKey, "a room key")
     if not is_storable((key.room_id, key.session_id)):
         raise MalformedMessage("the name of a room key is no text")
@@ -172,10 +176,10 @@ async def receive_room_key(transaction: Transaction, event: OlmEvent) -> None:
 
 
 async def keep_better(transaction: Transaction, name: GroupSessionName, offered: InboundSession) -> bool:
-    """Keep the better of the stored session and the one ``offered``; say whether anything was better (M11.3).
+    """Keep the better of the stored session and the one ``offered``; return whether anything changed (M11.3).
 
-    Anybody who has the key of another's session can give it, and be first. So each further user who gives it is noted,
-    and each one's messages are attributed to that user.
+    Anybody who has the key of a session can send it, even before its maker does. So each further user who sends it is
+    noted, and messages of each of these users are attributed to that user.
     """
     stored = await transaction.get(INBOUND, name)
     better = offered if stored is None else merged(offered, stored)
@@ -183,7 +187,7 @@ async def keep_better(transaction: Transaction, name: GroupSessionName, offered:
         giver = Giver(*name, offered.sender)
         if await transaction.get(GIVEN_ALSO, giver) is None:
             transaction.put(GIVEN_ALSO, giver, GivenBy(offered.sender_key, offered.signing_key))
-            better = better or stored  # which reads more now: those who wait for it must hear of that
+            better = better or stored  # it decrypts more messages now: subscribers must be told
     kept, first = better is not None, offered.session.first_index
     tracing.room_key(transaction, name, offered.source.value, first, offered.sender, kept=kept)
     if better is None:
@@ -196,12 +200,12 @@ async def keep_better(transaction: Transaction, name: GroupSessionName, offered:
 
 
 def merged(offered: InboundSession, stored: InboundSession) -> InboundSession | None:
-    """Return what is best in two sessions of one name, or ``None`` where that is what is stored (pure) (M11.1, M11.2).
+    """Return the best of two sessions with one name, or ``None`` if that is the stored one (pure) (M11.1, M11.2).
 
-    They are the same session if they are equal from the later beginning on. Then the earlier one is better, whoever
-    gave it, and it is vouched for if either is: every message is signed by the key that the session is named after. A
-    different ratchet under the same name replaces only one of lower standing: else whoever puts a wrong one into the
-    backup would keep the right one out.
+    They are the same session if they are equal from the later of their first indices on. Then the one that begins
+    earlier is better, whoever sent it. It is vouched for if either is, since the session's name is the key that signs
+    every message. A different ratchet under the same name replaces only one whose origin counts for less. Otherwise
+    a wrong key in the backup could keep the right one out.
     """
     if not offered.session.is_same_from(stored.session):
         return offered if offered.source.standing > stored.source.standing else None
@@ -214,13 +218,13 @@ def merged(offered: InboundSession, stored: InboundSession) -> InboundSession | 
 
 
 def is_given_also(offered: InboundSession, stored: InboundSession) -> bool:
-    """Say whether ``offered`` is a session as it is stored, but vouched for by another user (pure)."""
+    """Return whether ``offered`` is the stored session, but vouched for by another user (pure)."""
     vouched = all(one.source.is_vouched for one in (offered, stored))
     return vouched and offered.sender != stored.sender and offered.session.is_same_from(stored.session)
 
 
 async def export_keys(view: View, names: Iterable[GroupSessionName]) -> list[ExportedSession]:
-    """Return sessions as a key export file has them, each from the first message that this device can read."""
+    """Return sessions in the form of key export files, each from the first index that this device can decrypt."""
     exported = []
     for name in names:
         inbound = await view.get(INBOUND, name)
@@ -231,7 +235,7 @@ async def export_keys(view: View, names: Iterable[GroupSessionName]) -> list[Exp
 
 # M18.5, M19.21
 async def import_keys(transaction: Transaction, sessions: Iterable[ExportedSession], source: KeySource) -> int:
-    """Keep those of ``sessions`` that are better than what is there, and say how many these are. Others are ignored."""
+    """Keep the ``sessions`` that are better than those here; return how many these are. Malformed ones are ignored."""
     kept = 0
     for exported in sessions:
         if exported.algorithm != MEGOLM:
@@ -257,14 +261,17 @@ async def import_keys(transaction: Transaction, sessions: Iterable[ExportedSessi
 
 
 async def note_withheld(transaction: Transaction, sender: UserId, content: JsonObject) -> None:
-    """Note why somebody does not give a room key, unless it is here all the same (M12.5, M18.6)."""
+    """Note the reason for which a room key is withheld, unless the key is here anyway (M12.5, M18.6).
+
+    Raises ``MalformedMessage``.
+    """
     withheld = parsed(content, _Withheld, "a notice of a withheld key")
     if withheld.algorithm != MEGOLM:
         raise UnsupportedAlgorithm("a withheld key is not for Megolm")
     if withheld.code == UNAVAILABLE:
-        return  # A device that was asked has not got the key: that says nothing of the one that made it.
+        return  # A device that was asked does not have the key. That says nothing about the device that made it.
     if withheld.room_id is None or withheld.session_id is None:
-        return  # m.no_olm: no session could be made. It names no room key, and a new session is the other side's work.
+        return  # m.no_olm: no session could be made. It names no room key, and the other side makes the new session.
     name = GroupSessionName(withheld.room_id, withheld.session_id)
     if max(map(len, name)) > LONGEST_NAME:
         raise MalformedMessage("a notice of a withheld key has names that are too long")
@@ -280,7 +287,7 @@ async def note_withheld(transaction: Transaction, sender: UserId, content: JsonO
 async def decrypt(
     transaction: Transaction, room_id: RoomId, events: list[JsonObject]
 ) -> list[DecryptedEvent | MachineError]:
-    """Decrypt room events, each to what it says or to the reason why it can't be read."""
+    """Decrypt room events. For each, return the event or the reason why it can't be read (M12.3)."""
     results: list[DecryptedEvent | MachineError] = []
     sessions: _Sessions = {}
     for event in events:
@@ -296,7 +303,7 @@ async def decrypt(
 
 
 class _Readings:
-    """As which events the messages of one session were read."""
+    """The event as which each message of one session was read."""
 
     def __init__(self, name: GroupSessionName, giver: UserId | None) -> None:
         self._name = name
@@ -305,7 +312,7 @@ class _Readings:
         self._changed: set[int] = set()
 
     async def note(self, transaction: Transaction, index: int, reading: Reading) -> None:
-        """Note a reading. Raises ``ReplayedMessage`` where the message was read before as another event."""
+        """Note a reading (M12.1). Raises ``ReplayedMessage`` if the message was read before as another event."""
         number = index // INDICES_IN_A_PART
         part = self._parts.get(number)
         if part is None:
@@ -325,7 +332,7 @@ class _Readings:
 
 @dataclass(frozen=True)
 class _Session:
-    """A session while it decrypts several events, and what is known of it: that is asked of the store once."""
+    """A session and its readings, which are read from the store once for several events."""
 
     inbound: InboundSession
     readings: _Readings
@@ -333,7 +340,7 @@ class _Session:
 
 
 _Sessions = dict[tuple[GroupSessionId, UserId | None], _Session]
-"""By their ids, and by who gave them, where somebody else gave them first."""
+"""By their ids, and by the user who sent them if another user had sent them first."""
 
 
 async def _decrypt(transaction: Transaction, room_id: RoomId, raw: JsonObject, sessions: _Sessions) -> DecryptedEvent:
@@ -357,7 +364,10 @@ async def _decrypt(transaction: Transaction, room_id: RoomId, raw: JsonObject, s
 async def _session_of(
     transaction: Transaction, name: GroupSessionName, sender: UserId, sessions: _Sessions
 ) -> _Session:
-    """Return the session that decrypts the messages of ``sender`` (M11.4). Raises why there is none."""
+    """Return the session that decrypts the messages of ``sender`` (M11.4).
+
+    Raises the ``MachineError`` that says why there is none.
+    """
     session = sessions.get((name.session_id, None))
     if session is None:
         found = await transaction.get(INBOUND, name)
@@ -379,7 +389,7 @@ async def _session_of(
 
 
 def encrypted_event(raw: JsonObject) -> EncryptedEvent:
-    """Return an encrypted event. Raises ``MalformedMessage`` and ``UnsupportedAlgorithm``."""
+    """Parse an encrypted event. Raises ``MalformedMessage`` and ``UnsupportedAlgorithm``."""
     event = parsed(raw, EncryptedEvent, "an encrypted room event")
     if not is_storable((event.event_id, event.sender, event.origin_server_ts, event.content.session_id)):
         raise MalformedMessage("an encrypted room event has a name that no record can keep")

@@ -1,8 +1,8 @@
-"""Short authentication strings: what two devices compute from their ephemeral keys, and what their owners compare.
+"""Short authentication strings: computed by two devices from ephemeral keys, and compared by their owners (M16.8).
 
-The method ``m.sas.v1`` of the Matrix specification, with the key agreement ``curve25519-hkdf-sha256``, the hash
-``sha256`` and the code ``hkdf-hmac-sha256.v2``: every part of it follows from 32 secret bytes, which a record can keep.
-The older agreement and code, which the specification advises against, are neither offered nor taken.
+This is the method ``m.sas.v1`` of the Matrix specification, with the key agreement ``curve25519-hkdf-sha256``, the hash
+``sha256`` and the MAC ``hkdf-hmac-sha256.v2``. Everything is computed from 32 secret bytes, which a record keeps. The
+deprecated key agreement and MAC are neither offered nor accepted.
 """
 
 from __future__ import annotations
@@ -31,40 +31,40 @@ SECRET_BYTES: Final = 32
 
 
 class Emoji(NamedTuple):
-    """One of the 64 pictures, with the English word that says what it shows."""
+    """One of the 64 pictures, with its English name."""
 
     symbol: str
     description: str
 
 
 class Macs(NamedTuple):
-    """What a device sends to prove which keys are its own: the codes of keys by their ids, and the code of the ids."""
+    """The proof of a device's keys: the MAC of each key by its id, and the MAC of the list of ids."""
 
     keys: dict[str, str]
     key_ids: str
 
 
 class ShortString(NamedTuple):
-    """What the owners of two devices compare, in either form."""
+    """The strings that the owners of two devices compare, in both forms."""
 
     emoji: tuple[Emoji, ...]
     decimals: tuple[int, int, int]
 
 
 class Ephemeral(NamedTuple):
-    """A device, and the public ephemeral key that it sent."""
+    """A device and the public ephemeral key that it sent."""
 
     device: Device
     key: str
 
 
 def public_key(secret: bytes) -> str:
-    """Return the public ephemeral key of 32 secret bytes."""
+    """Return the public key, in unpadded base64, of a private key of 32 bytes."""
     return to_unpadded(X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw())
 
 
 def shared_secret(secret: bytes, their_key: str) -> bytes:
-    """Agree on a secret with the other device. Raises ``MalformedMessage`` for what is no key, or a weak one."""
+    """Return the secret shared with the other device. Raises ``MalformedMessage`` if its key is malformed or weak."""
     try:
         return X25519PrivateKey.from_private_bytes(secret).exchange(
             X25519PublicKey.from_public_bytes(unpadded(their_key))
@@ -75,15 +75,15 @@ def shared_secret(secret: bytes, their_key: str) -> bytes:
 
 
 def commitment(key: str, start: JsonObject) -> str:
-    """Return what commits a device to its ephemeral key before it sees the other's, and to the message that began.
+    """Return the commitment of a device to its ephemeral key, and to the start message, before it sees the other key.
 
-    Raises ``NotCanonical``.
+    Raises ``NotCanonical`` if the start message can't be encoded.
     """
     return to_unpadded(hashlib.sha256(key.encode() + canonical(start)).digest())
 
 
 def short_string(shared: bytes, starter: Ephemeral, accepter: Ephemeral, transaction_id: str) -> ShortString:
-    """Return what both devices show: equal where nobody stands between them."""
+    """Return the strings that both devices show. They are equal if there is no attacker in the middle."""
     sides = [part for device, key in (starter, accepter) for part in (*device, key)]
     info = "|".join(["MATRIX_KEY_VERIFICATION_SAS", *sides, transaction_id])
     bits = int.from_bytes(_expanded(shared, 6, info))
@@ -94,7 +94,7 @@ def short_string(shared: bytes, starter: Ephemeral, accepter: Ephemeral, transac
 
 
 def macs(shared: bytes, sender: Device, receiver: Device, transaction_id: str, keys: Mapping[str, str]) -> Macs:
-    """Return the codes by which ``sender`` proves its ``keys``, which are named by their ids."""
+    """Return the MACs by which ``sender`` proves its ``keys``, which are given by their ids."""
     info = "".join(["MATRIX_KEY_VERIFICATION_MAC", *sender, *receiver, transaction_id])
     return Macs({each: _mac(shared, info + each, key) for each, key in keys.items()}, _mac_of_ids(shared, info, keys))
 
@@ -102,7 +102,7 @@ def macs(shared: bytes, sender: Device, receiver: Device, transaction_id: str, k
 def proven(
     shared: bytes, sender: Device, receiver: Device, transaction_id: str, theirs: Macs, known: Mapping[str, str]
 ) -> frozenset[str]:
-    """Return the ids of those ``known`` keys that ``sender`` has proved; none where any of its codes is wrong."""
+    """Return the ids of the ``known`` keys that ``sender`` has proved; none if any of its MACs is wrong (M16.11)."""
     info = "".join(["MATRIX_KEY_VERIFICATION_MAC", *sender, *receiver, transaction_id])
     shared_ids = frozenset(known.keys() & theirs.keys.keys())
     right = all(is_equal(theirs.keys[each], _mac(shared, info + each, known[each])) for each in shared_ids)
@@ -112,7 +112,7 @@ def proven(
 
 
 def is_equal(code: str, expected: str) -> bool:
-    """Compare two codes in a time that says nothing of where they differ. Padding makes no difference."""
+    """Compare two MACs in constant time. Base64 padding is ignored."""
     try:
         return hmac.compare_digest(unpadded(code), unpadded(expected))
     except ValueError:
@@ -197,4 +197,4 @@ EMOJIS: Final = (
     Emoji("📁", "Folder"),
     Emoji("📌", "Pin"),
 )
-"""By their numbers (Matrix specification, "SAS method: emoji")."""
+"""The pictures in the order of their numbers (Matrix specification, "SAS method: emoji")."""

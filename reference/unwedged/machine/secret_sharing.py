@@ -1,4 +1,4 @@
-"""Secrets of this user that the user's devices give each other, as an application deals with them."""
+"""The calls for secrets that this user's devices exchange: ``OlmMachine.secrets`` (M17)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from unwedged.store.arguments import text_of
 
 
 class SecretSharing:
-    """Secrets, as ``OlmMachine.secrets``.
+    """Secrets that this user's devices exchange.
 
-    Private cross-signing keys and the decryption key of the backup are given to this user's verified devices when they
-    ask for them. This device asks for them by ``request_missing``, in whichever process: once, however often it is
-    called. Each of the user's devices that is verified, now or later, is asked. What fits is used; what can't be used
-    here stays in the secret inbox until the application deletes it, such as the key of a backup whose version is not
-    known here yet (``KeyBackup.import_decryption_key``).
+    The machine sends private cross-signing keys and the decryption key of the backup to this user's verified devices
+    that ask for them. ``request_missing`` asks for them, once, however often and in whichever process it is called.
+    Each of the user's devices that is verified, now or later, is asked. A key that belongs to a known public key is
+    used. A secret that can't be used yet stays in the secret inbox until the application deletes it, such as the key of
+    a backup whose version is not known (``KeyBackup.import_decryption_key``).
     """
 
     def __init__(self, store: CryptoStore) -> None:
@@ -27,7 +27,7 @@ class SecretSharing:
         self._store = store
 
     async def request_missing(self) -> list[str]:
-        """Ask for the private cross-signing keys and the decryption key of the backup that are not here; name them."""
+        """Ask for the private cross-signing keys and the backup's key that are not here; return their names."""
 
         async def ask(transaction: Transaction) -> list[str]:
             names = await secrets.missing(transaction)
@@ -37,13 +37,13 @@ class SecretSharing:
         return await self._store.run(ask)
 
     async def request(self, names: Iterable[str]) -> None:
-        """Ask for secrets by name, such as an application's own. What is in the secret inbox is not asked for."""
+        """Ask for secrets by name, such as an application's own. Those in the secret inbox are not asked for."""
         if isinstance(names, str):
             raise InvalidArgument("secrets are several, such as a list of names, not one text")
         await self._store.run(secrets.request, [text_of(name, "the name of a secret") for name in names])
 
     async def received(self, name: str) -> ReceivedSecret | None:
-        """Return a secret from the secret inbox. It came from a verified device that was asked for it."""
+        """Return a secret from the secret inbox, or ``None``. It came from a verified device that was asked for it."""
 
         async def read(view: View) -> ReceivedSecret | None:
             return await view.get(SECRET, name)
@@ -59,5 +59,5 @@ class SecretSharing:
         await self._store.run(delete)
 
     def secrets_stream(self) -> AbstractAsyncContextManager[Subscription[str]]:
-        """Iterate over the names of secrets that come into the secret inbox or leave it, in whichever process."""
+        """Iterate over the names of secrets that enter or leave the secret inbox, in whichever process."""
         return self._store.subscribe(SECRET)

@@ -1,14 +1,14 @@
 """Secret storage: secrets in the user's account data, where the homeserver can't read them.
 
-Matrix specification, client-server API, "Secrets", "Storage". A key of the storage is random or comes from a
+Matrix specification, client-server API, "Secrets", "Storage". A key of the storage is random or derived from a
 passphrase, and its description is account data too (``key_event_type``). A secret is encrypted for any number of keys;
-one of them is the default (``DEFAULT_KEY``). The application fetches and stores the account data. A private key is
-stored as unpadded base64: a seed of ``SigningSeeds`` under ``m.cross_signing.master``, ``m.cross_signing.self_signing``
-or ``m.cross_signing.user_signing``, the decryption key of the backup under ``m.megolm_backup.v1``.
+one key is the default (``DEFAULT_KEY``). The application fetches and stores the account data. A private key is stored
+as unpadded base64: a seed of ``SigningSeeds`` under ``m.cross_signing.master``, ``m.cross_signing.self_signing`` or
+``m.cross_signing.user_signing``, and the decryption key of the backup under ``m.megolm_backup.v1``.
 
-The homeserver may have changed any of it. A secret's HMAC covers the ciphertext, and not the counter block that it
-begins with: so a secret counts only after a check of its own, such as of a private key against its public half.
-A key from a passphrase takes as long as PBKDF2 does: call for it in a thread.
+The homeserver may have changed any of this data. A secret's HMAC covers the ciphertext but not the counter block. So
+check each secret before you use it, for example a private key against its public key.
+To derive a key from a passphrase takes as long as PBKDF2 does: do it in a thread.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ALGORITHM: Final = "m.secret_storage.v1.aes-hmac-sha2"
 DEFAULT_KEY: Final = "m.secret_storage.default_key"
 """The type of the account data that names the default key."""
 ROUNDS: Final = 500_000
-"""For new passphrases: what other programs use, and some tenths of a second."""
+"""The default for new passphrases, as in other programs. It takes some tenths of a second."""
 
 _PBKDF2: Final = "m.pbkdf2"
 _IV_BYTES: Final = 16
@@ -62,7 +62,7 @@ class StorageKey:
 
     @property
     def recovery_key(self) -> str:
-        """What a person writes down to have the key again."""
+        """The text from which a person can restore the key."""
         return encode_recovery_key(self.key)
 
 
@@ -110,9 +110,10 @@ def default_key_id(content: JsonObject) -> str:
 
 
 def new_storage_key(passphrase: str | None = None, *, name: str | None = None, rounds: int = ROUNDS) -> StorageKey:
-    """Make a key: from a passphrase, or a random one that only its recovery key brings back.
+    """Make a key: from a passphrase, or a random one, which only its recovery key restores.
 
-    Raises ``InvalidArgument`` for an empty passphrase, one without UTF-8, and for rounds beyond ``MOST_ROUNDS``.
+    Raises ``InvalidArgument`` for a passphrase that is empty or can't be encoded as UTF-8, and for more rounds than
+    ``MOST_ROUNDS``.
     """
     description: JsonObject = {"algorithm": ALGORITHM}
     if name is not None:
@@ -138,10 +139,10 @@ def new_storage_key(passphrase: str | None = None, *, name: str | None = None, r
 
 
 def key_from_passphrase(key_id: str, description: JsonObject, passphrase: str) -> StorageKey:
-    """Return the key that is described so.
+    """Return the key that ``description`` describes, derived from its passphrase.
 
-    Raises ``MalformedStorageKey``, also where the key has no passphrase, ``UnsupportedStorageKey``,
-    ``RoundsOutOfBounds``, ``WrongStorageKey``, and ``InvalidArgument`` for a passphrase that has no UTF-8.
+    Raises ``MalformedStorageKey`` (also if the key has no passphrase), ``UnsupportedStorageKey``,
+    ``RoundsOutOfBounds``, ``WrongStorageKey``, and ``InvalidArgument`` for a passphrase that can't be encoded as UTF-8.
     """
     described = _described(description)
     made = described.passphrase
@@ -158,7 +159,7 @@ def key_from_passphrase(key_id: str, description: JsonObject, passphrase: str) -
 
 
 def key_from_recovery_key(key_id: str, description: JsonObject, recovery_key: str) -> StorageKey:
-    """Return the key that is described so.
+    """Return the key that ``description`` describes, from its recovery key.
 
     Raises ``MalformedRecoveryKey``, ``MalformedStorageKey``, ``UnsupportedStorageKey`` and ``WrongStorageKey``.
     """
@@ -166,11 +167,12 @@ def key_from_recovery_key(key_id: str, description: JsonObject, recovery_key: st
 
 
 def encrypt_secret(name: str, secret: str, keys: Iterable[StorageKey]) -> JsonObject:
-    """Return the content of the account data ``name`` that keeps a secret: each of ``keys`` opens it.
+    """Return the content of the account data ``name``: the secret, encrypted for each of ``keys``.
 
-    It takes the place of what is there: whoever has none of ``keys`` can't read it any more. Raises ``InvalidArgument``
-    without a key, and for a secret that has no UTF-8, and ``UncheckedStorageKey``: a homeserver that removes the check
-    from a description can also lower the rounds, and then guess the passphrase of what is stored.
+    It replaces the content that is there, so afterwards only ``keys`` decrypt the secret. Raises ``InvalidArgument``
+    without a key, and for a secret that can't be encoded as UTF-8. Raises ``UncheckedStorageKey`` if a description has
+    nothing to check its key with: a homeserver that removes the check can also lower the rounds, and then guess the
+    passphrase.
     """
     keys = tuple(keys)
     for key in keys:
@@ -179,7 +181,7 @@ def encrypt_secret(name: str, secret: str, keys: Iterable[StorageKey]) -> JsonOb
             raise UncheckedStorageKey("the description of a key has no check, so the homeserver may have changed it")
     try:
         plaintext = secret.encode()
-    except UnicodeEncodeError:  # It holds the secret: it must not become the context of what is raised.
+    except UnicodeEncodeError:  # This exception holds the secret: it must not become the context of what is raised.
         plaintext = None
     encrypted = {} if plaintext is None else {each.key_id: _sealed(name, plaintext, each.key) for each in keys}
     if not encrypted:
@@ -188,7 +190,7 @@ def encrypt_secret(name: str, secret: str, keys: Iterable[StorageKey]) -> JsonOb
 
 
 def keys_of_secret(content: JsonObject) -> frozenset[str]:
-    """Return the ids of the keys that open a secret. Raises ``MalformedStoredSecret``."""
+    """Return the ids of the keys that decrypt a secret. Raises ``MalformedStoredSecret``."""
     return frozenset(_secret(content).encrypted)
 
 
@@ -214,7 +216,7 @@ def decrypt_secret(name: str, content: JsonObject, key: StorageKey) -> str:
         raise TamperedStoredSecret("the secret was changed, or is another one, or has another key") from None
     try:
         return counted(aes_key, iv, ciphertext).decode()
-    except UnicodeDecodeError:  # It holds the plaintext: it must not become the context of what is raised.
+    except UnicodeDecodeError:  # This exception holds the plaintext: it must not become the context of what is raised.
         pass
     raise MalformedStoredSecret("a stored secret decrypts to no text")
 
@@ -231,9 +233,10 @@ def _described(description: JsonObject) -> _Description:
 
 
 def _checked(key_id: str, description: JsonObject, described: _Description, key: bytes) -> StorageKey:
-    """Return the key, unless its description shows that it is another. Without such a check any key is right.
+    """Return the key. Raises ``WrongStorageKey`` if the check in its description does not fit it.
 
-    With the wrong one nothing can be read. But nothing must be stored for it: ``encrypt_secret`` sees to that.
+    A description without a check accepts any key. A wrong key decrypts nothing, and ``encrypt_secret`` refuses to
+    encrypt for a key that was not checked.
     """
     if described.iv is not None and described.mac is not None:
         try:
@@ -248,7 +251,7 @@ def _checked(key_id: str, description: JsonObject, described: _Description, key:
 
 
 def _check(key: bytes, iv: bytes) -> bytes:
-    """Return what a key is recognised by: the MAC of zeros that it encrypts."""
+    """Return the MAC of encrypted zeros, by which a key is checked."""
     aes_key, mac_key = _derived(key, "")
     return mac(mac_key, counted(aes_key, iv, bytes(32))).finalize()
 
@@ -265,6 +268,6 @@ def _sealed(name: str, plaintext: bytes, key: bytes) -> JsonObject:
 
 
 def _derived(key: bytes, name: str) -> tuple[bytes, bytes]:
-    """Return the keys of AES and HMAC for what is stored under ``name``."""
+    """Return the keys of AES and HMAC for the secret ``name``."""
     derived = HKDF(SHA256(), 64, bytes(32), name.encode()).derive(key)
     return derived[:32], derived[32:]

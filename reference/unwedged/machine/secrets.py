@@ -1,7 +1,8 @@
-"""Secrets that a user's verified devices give each other: private cross-signing keys, and the key of the backup.
+"""Secrets that a user's verified devices exchange: private cross-signing keys, and the key of the backup (M17).
 
-A private cross-signing key counts only if it belongs to the public key. What can't be used here stays in the secret
-inbox until the application deletes it. The key of a backup version that is not known yet stays there until it is.
+A private cross-signing key is accepted only if it belongs to the public key. A secret that can't be used stays in the
+secret inbox until the application deletes it. The key of an unknown backup version stays there until the version is
+known.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from unwedged.store import Transaction, View
 SECRET_SEND: Final = "m.secret.send"  # noqa: S105 (a type of event)
 BACKUP_KEY: Final = "m.megolm_backup.v1"
 SIGNING_KEYS: Final = {f"m.cross_signing.{name.value}": name for name in SigningKeyName}
-"""By the names that their private halves have as secrets."""
+"""The cross-signing keys by the names of their private halves as secrets."""
 
 
 class _Send(Unshown, msgspec.Struct):
@@ -42,17 +43,17 @@ async def request(transaction: Transaction, names: Iterable[str]) -> None:
 
 
 async def missing(reading: Transaction | View) -> list[str]:
-    """Return the names of the secrets that this machine could use, and has not got."""
+    """Return the names of the secrets that this machine uses and does not have."""
     return [name for name in (*SIGNING_KEYS, BACKUP_KEY) if not await is_here(reading, name)]
 
 
 async def is_here(reading: Transaction | View, name: str) -> bool:
-    """Say whether a secret is here, so that nobody needs to be asked for it."""
+    """Return whether a secret is here, so that no device needs to be asked for it."""
     return await secret_named(reading, name) is not None or await reading.get(SECRET, name) is not None
 
 
 async def secret_named(reading: Transaction | View, name: str) -> str | None:
-    """Return a secret that this machine uses, as it is given to other devices."""
+    """Return a secret that this machine uses, in the form in which other devices get it; ``None`` if it is not here."""
     key: bytes | None = None
     if name in SIGNING_KEYS:
         key = await identities.private_seed(reading, SIGNING_KEYS[name])
@@ -65,7 +66,7 @@ async def secret_named(reading: Transaction | View, name: str) -> str | None:
 
 # M17.4, M17.5
 async def receive_secret(transaction: Transaction, event: OlmEvent) -> None:
-    """Take a secret from a device that was asked for it. Raises ``NotAsked``, ``MalformedMessage``, ``WrongSecret``."""
+    """Use a secret from a device that was asked for it. Raises ``NotAsked``, ``MalformedMessage``, ``WrongSecret``."""
     sent = parsed(event.content, _Send, "a secret")
     if not is_storable((sent.request_id, sent.secret)):
         raise MalformedMessage("a secret, or the id of its request, is no text")
@@ -80,7 +81,7 @@ async def receive_secret(transaction: Transaction, event: OlmEvent) -> None:
 
 
 async def _use(transaction: Transaction, name: str, secret: str) -> bool:
-    """Say whether a secret was put to its use. Raises ``WrongSecret`` for a key that is not that of the public key."""
+    """Use a secret; return whether it was used. Raises ``WrongSecret`` if a key does not belong to the public key."""
     if name in SIGNING_KEYS:
         if not await identities.keep_private_seed(transaction, SIGNING_KEYS[name], _key(secret)):
             raise WrongSecret("a private cross-signing key is not that of the public key")
@@ -90,7 +91,7 @@ async def _use(transaction: Transaction, name: str, secret: str) -> bool:
 
 
 async def use_backup_key(transaction: Transaction) -> None:
-    """Put the key of the backup that is in the inbox to its use, if it is that of the version that is known by now."""
+    """Use the backup's key in the secret inbox, if it belongs to the version that is known by now (M17.5)."""
     received = await transaction.get(SECRET, BACKUP_KEY)
     if received is not None and await backup.keep_decryption_key(transaction, _key(received.secret)):
         transaction.delete(SECRET, BACKUP_KEY)
@@ -99,6 +100,6 @@ async def use_backup_key(transaction: Transaction) -> None:
 def _key(secret: str) -> bytes:
     try:
         return unpadded(secret)
-    except ValueError:  # It says nothing of the secret, and is dropped all the same.
+    except ValueError:  # The exception says nothing about the secret, but is dropped anyway.
         pass
     raise MalformedMessage("a private key is not base64")

@@ -1,7 +1,7 @@
-"""Room messages as they are sent: the room key, which devices get it, and when another is needed.
+"""Room messages that are sent: the room key, which devices get it, and when another key is needed (M9, M10).
 
-Whatever must not happen twice is decided by the store: the place of a message in its session, its ciphertext, and
-which devices have the key change in the commit before anything leaves.
+What must not happen twice is decided in the store. The index of a message, its ciphertext, and the list of devices that
+have the key, are written in the commit before anything leaves.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ from unwedged.machine.wire import DEEPEST, is_json, parsed
 from unwedged.store import Transaction
 
 DEVICES_IN_A_COMMIT: Final = 250
-"""So many devices are given a key, marked for a claim or told that they get none in one commit."""
+"""How many devices are sent a key, marked for a claim or told that they get none, in one commit (M9.2)."""
 BLOCKED: Final = "m.blacklisted"
 UNVERIFIED: Final = "m.unverified"
 REASONS: Final = {
@@ -74,35 +74,34 @@ REASONS: Final = {
     UNVERIFIED: "The sender shares keys only with devices that their user has signed.",
 }
 EARLIER_KEYS_KEPT: Final = 8
-"""Of a room so many keys that were replaced are sent again to a device that may have lost them."""
+"""How many replaced keys of a room are sent again to a device that may have lost them (M8.11)."""
 EARLIER_KEY_KEPT_MS: Final = 90 * 86_400_000
-"""For so long after they were replaced."""
+"""How long after its replacement a key may be sent again."""
 NOT_SENT: Final = -1
-"""No device has ever had this generation."""
+"""A generation that no device has."""
 SHARED_VISIBILITIES: Final = ("shared", "world_readable")
-"""Of a room's history, for whoever joins later (Matrix specification, "Shareable encryption sessions")."""
+"""Later members may read a history with such a visibility (Matrix specification, "Shareable encryption sessions")."""
 SHORTEST_PERIOD_MS: Final = 3_600_000
-"""A room can't have its keys replaced more often by their age: a key that is too old before it is shared is never used.
-"""
+"""The shortest lifetime of a room key. With a shorter one, a key could be too old before it is shared (M9.6)."""
 
 
 @dataclass(frozen=True)
 class Sharing:
-    """With which members a room key was shared, and how far. ``encrypt_room_event`` takes it: it encrypts for these."""
+    """The result of sharing a room key. Pass it to ``encrypt_room_event``, which encrypts for these members."""
 
     session_id: GroupSessionId
     members_number: int
     outdated: tuple[UserId, ...]
-    """Users whose device lists are out of date: they may have devices that do not get the key yet."""
+    """Users whose device lists are out of date. They may have devices that do not get the key yet."""
     without_session: tuple[Device, ...]
-    """Devices that can't be reached before a claim of their keys is answered."""
+    """Devices that get the key only after a claim of their keys is answered."""
 
     @property
     def reaches_all(self) -> bool:
         """Whether every device of every member gets the key.
 
-        If not, send the outgoing requests and share again, until it does or that makes no difference any more. Devices
-        that are left out never read what is encrypted before they get the key.
+        If not, send the outgoing requests and share again, until it does or the result no longer changes. A device that
+        is left out can't decrypt what is encrypted before it gets the key.
         """
         return not self.outdated and not self.without_session
 
@@ -124,7 +123,7 @@ class _Recipient:
 async def set_encryption(transaction: Transaction, room_id: RoomId, content: JsonObject) -> None:
     """Note how a room is encrypted, from the content of its ``m.room.encryption`` event (M9.12).
 
-    Raises ``MalformedMessage`` and ``EncryptionDowngrade``: a room is never encrypted by less than it was.
+    Raises ``MalformedMessage``, and ``EncryptionDowngrade`` if an encrypted room would have no known encryption.
     """
     encryption: _Encryption | None
     try:
@@ -155,7 +154,7 @@ async def set_strategy(transaction: Transaction, room_id: RoomId, strategy: Shar
 
 
 async def set_history_visibility(transaction: Transaction, room_id: RoomId, content: JsonObject) -> None:
-    """Note who may read a room's history (M18.7). A visibility that is not known hides it from later members.
+    """Note who may read a room's history (M18.7). An unknown visibility hides it from later members.
 
     Raises ``NotEncrypted``.
     """
@@ -167,9 +166,9 @@ async def set_history_visibility(transaction: Transaction, room_id: RoomId, cont
 
 # M9.5
 async def share(transaction: Transaction, room_id: RoomId, user_ids: frozenset[UserId], now_ms: int) -> Sharing | None:
-    """Give the room key to some more of the devices of ``user_ids``, after replacing it where that is due (M9.1, M9.2).
+    """Send the room key to devices of ``user_ids`` that lack it; first replace the key if that is due (M9.1, M9.2).
 
-    ``None`` means that one commit did only a part: call it again.
+    ``None`` means that this commit did only a part: call it again. Raises ``NotEncrypted``, ``UnverifiedRecipients``.
     """
     settings = await _settings(transaction, room_id)
     own = await own_device(transaction)
@@ -218,13 +217,11 @@ async def encrypt(
     content: Mapping[str, object],
     now_ms: int,
 ) -> JsonObject:
-    """Encrypt an event for those that the key was shared with; return the content of an ``m.room.encrypted`` event.
+    """Encrypt an event for the members of a share; return the content of an ``m.room.encrypted`` event.
 
-    It is lost unless the commit succeeds. Where the key is now shared with others, or was replaced, or a device list
-    has changed since, another share comes first.
-
-    Raises ``NotEncrypted``, ``RoomKeyNotShared``, and ``InvalidArgument`` for content that is not JSON or is nested
-    too deeply.
+    The caller must drop it if the commit fails. Raises ``RoomKeyNotShared`` if the key was shared with other members
+    or replaced since, or if a device list has changed; ``NotEncrypted``; and ``InvalidArgument`` for content that is
+    not JSON or is nested too deeply.
     """
     settings = await _settings(transaction, room_id)
     outbound = await transaction.get(OUTBOUND, room_id)
@@ -257,13 +254,13 @@ async def encrypt(
 
 
 async def discard(transaction: Transaction, room_id: RoomId) -> None:
-    """Let the next message be encrypted with another key."""
+    """Delete the session, so that the next message is encrypted with a new key."""
     transaction.delete(OUTBOUND, room_id)
 
 
 # M9.6
 def is_used_up(outbound: OutboundSession, settings: RoomSettings, now_ms: int) -> bool:
-    """Say whether a session is to be replaced: by messages, age, or because the room's settings changed (pure)."""
+    """Return whether a session must be replaced: for its messages, its age, or changed settings of the room (pure)."""
     return (
         outbound.settings != settings
         or outbound.session.index >= settings.rotation_messages
@@ -279,7 +276,7 @@ def must_rotate(
     recipients: frozenset[PeerName],
     now_ms: int,
 ) -> bool:
-    """Say whether another key is needed: the session is used up, or some device that has its key must read no more."""
+    """Return whether another key is needed: the session is used up, or a device that has its key must lose access."""
     return is_used_up(outbound, settings, now_ms) or not recipients.issuperset(shared.devices)
 
 
@@ -299,7 +296,7 @@ async def _settings(transaction: Transaction, room_id: RoomId) -> RoomSettings:
 async def _recipients(
     transaction: Transaction, user_ids: list[UserId], strategy: SharingStrategy
 ) -> tuple[dict[PeerName, _Recipient], dict[PeerName, tuple[Device, str]], tuple[UserId, ...]]:
-    """Return the devices that get a room's key, those that don't and why, and the users that may have more devices.
+    """Return the devices that get a room's key, those that don't with the reason, and users who may have more devices.
 
     Raises ``UnverifiedRecipients``.
     """
@@ -337,7 +334,7 @@ async def _recipients(
 
 
 def _lacks(shared: SharedKey, key: PeerName, recipient: _Recipient) -> bool:
-    """Say whether a device lacks the room key. What was sent over a session that was replaced may be lost."""
+    """Return whether a device lacks the room key. A key that was sent over a replaced session may be lost (M8.10)."""
     before = shared.devices.get(key)
     return before is None or before.generation != recipient.generation
 
@@ -350,7 +347,7 @@ async def _make(
     before: SharedKey | None,
     now_ms: int,
 ) -> tuple[OutboundSession, SharedKey]:
-    """Make a session, in the place of the one ``before``. Which devices have its key stays noted for a while."""
+    """Make a session in place of the one ``before``. The devices that have the old key stay noted (M8.11)."""
     number = 0
     if before is not None:
         number = before.number + 1
@@ -382,7 +379,7 @@ def _place(room_id: RoomId, shared: SharedKey) -> EarlierKey:
 async def _earlier_lacking(
     transaction: Transaction, room_id: RoomId, recipients: Mapping[PeerName, _Recipient], now_ms: int
 ) -> list[tuple[SharedKey, PeerName]]:
-    """Return which of the room's earlier keys went to which recipients over a session that was replaced since."""
+    """Return the room's earlier keys, each with a recipient that got it over a session that was replaced since."""
     lacking: list[tuple[SharedKey, PeerName]] = []
     for place in range(EARLIER_KEYS_KEPT):
         earlier = await transaction.get(EARLIER_SHARED_KEY, EarlierKey(room_id, place))
@@ -397,7 +394,7 @@ async def _earlier_lacking(
 
 
 def _begin(shared: SharedKey, session: OutboundGroup, keys: Iterable[PeerName]) -> None:
-    """Let devices that don't have the key read from the next message on."""
+    """Note that the devices get the key from the next message on, unless they have it already."""
     new = [key for key in keys if key not in shared.devices]
     if new:
         shared.session_keys.setdefault(session.index, session.session_key)
@@ -412,12 +409,12 @@ async def _send_keys(
     given: Iterable[tuple[SharedKey, PeerName]],
     recipients: Mapping[PeerName, _Recipient],
 ) -> None:
-    """Send each key to each of its devices, from the message that it was first shared at."""
+    """Send each key to each of its devices, from the index at which it was first shared with the device."""
     contents: dict[GroupSessionId, dict[Device, JsonObject]] = {}
     indices: dict[GroupSessionId, dict[Device, int]] = {}
     for shared, key in given:
         peer = await transaction.get(PEER, key)
-        assert peer is not None  # it is reachable
+        assert peer is not None  # the caller passes only devices with a session
         recipient, index = recipients[key], shared.devices[key].index
         content = _room_key(room_id, shared, shared.session_keys[index])
         encrypted = olm.encrypt(peer, own, recipient.device, "m.room_key", content)

@@ -1,6 +1,7 @@
 """Canonical JSON, and signatures over JSON objects (Matrix specification, appendices, "Signing JSON").
 
-A signature covers fields that this program does not know. So what is checked is always the object as it was received.
+A signature also covers fields that this program does not know. So a signature is always checked on the object as it was
+received.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ _NOT_SIGNED: Final = frozenset({"signatures", "unsigned"})
 
 
 def canonical(value: object) -> bytes:
-    """Return the one encoding of ``value`` that signatures are made over.
+    """Return the canonical JSON of ``value``, which signatures cover.
 
-    Raises ``NotCanonical`` for what has none: fractions, integers beyond 53 bits, and lone surrogates; and for what is
-    nested too deeply to be looked at.
+    Raises ``NotCanonical`` for a value that has none: for fractions, integers beyond 53 bits and lone surrogates, and
+    for a value that is nested too deeply.
     """
     try:
         _must_be_canonical(value)
@@ -52,15 +53,15 @@ def public_key(seed: bytes) -> Ed25519Key:
 
 
 def signed_by(value: JsonObject, user_id: UserId, seed: bytes) -> JsonObject:
-    """Return ``value`` with one signature more: by the cross-signing key of ``user_id`` with this ``seed``."""
+    """Return ``value`` with a further signature, by the cross-signing key of ``user_id`` with this ``seed``."""
     signature = to_unpadded(Ed25519PrivateKey.from_private_bytes(seed).sign(signable(value)))
     return with_signature(value, user_id, f"ed25519:{public_key(seed)}", signature)
 
 
 def is_signed(value: Mapping[str, object], user_id: UserId, key_id: str, key: Ed25519Key) -> bool:
-    """Say whether ``value`` bears a valid signature of ``user_id`` by the ``key`` that is named ``key_id``.
+    """Return whether ``value`` has a valid signature of ``user_id`` by the ``key`` with the id ``key_id``.
 
-    ``key_id`` is the whole name, such as ``ed25519:DEVICE``. What is malformed bears none.
+    ``key_id`` is the whole id, such as ``ed25519:DEVICE``. A malformed value or signature is not valid.
     """
     signatures = value.get("signatures")
     of_user = signatures.get(user_id) if isinstance(signatures, dict) else None
@@ -74,7 +75,7 @@ def is_signed(value: Mapping[str, object], user_id: UserId, key_id: str, key: Ed
 
 
 def with_signature(value: JsonObject, user_id: UserId, key_id: str, signature: str) -> JsonObject:
-    """Return ``value`` with one signature more."""
+    """Return ``value`` with a further signature."""
     signatures = value.get("signatures")
     signed: JsonObject = dict(signatures) if isinstance(signatures, dict) else {}
     of_user = signed.get(user_id)
@@ -84,7 +85,7 @@ def with_signature(value: JsonObject, user_id: UserId, key_id: str, signature: s
 
 @lru_cache(maxsize=1024)
 def _verifies(key: str, signature: str, signed: bytes) -> bool:
-    """Say whether a signature is valid. The same device keys come with each Olm message of a device."""
+    """Return whether a signature is valid. It is cached, since each Olm message of a device has its device keys."""
     try:
         Ed25519PublicKey.from_public_bytes(unpadded(key)).verify(unpadded(signature), signed)
     except (InvalidSignature, ValueError):

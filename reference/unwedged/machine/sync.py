@@ -1,7 +1,8 @@
-"""What a sync response says to the machine, in both forms of sync (pure).
+"""The parts of a sync response that the machine uses, in both forms of sync (pure).
 
 Classic sync has one token, which covers to-device messages and device lists. Simplified sliding sync has two: ``pos``
-of one connection, and ``since`` of the device's to-device messages. Absence means different things in the two.
+of one connection, and ``since`` of the device's to-device messages. A missing count means 0 in classic sync, and an
+unchanged count in sliding sync (M3.3, M3.4).
 """
 
 from __future__ import annotations
@@ -20,30 +21,30 @@ TO_DEVICE: Final = "to_device"
 
 
 class SyncPosition(msgspec.Struct, frozen=True):
-    """What a sync is asked with; it goes back to the machine with the response."""
+    """What a sync is asked with. The caller passes it back with the response."""
 
     connection: str
-    """The caller's name of the connection."""
+    """The caller's name for the connection."""
     token: str | None
-    """``since`` in classic sync, ``pos`` in sliding sync."""
+    """``since`` in classic sync, ``pos`` in sliding sync; ``None`` for a first sync."""
     to_device_token: str | None
     """``since`` of the to-device extension; in classic sync the same as ``token``."""
     sliding: bool
     serial: int
-    """Of this device's offers of keys, when it was asked."""
+    """The serial of this device's offers when the sync was asked (M3.1)."""
 
 
 class SyncChanges(Unshown, msgspec.Struct, frozen=True):
-    """What there is for the machine in one response."""
+    """The content of one response that the machine uses."""
 
     next_token: str
     to_device: list[object]
     next_to_device_token: str | None
-    """``None`` where the response has nothing of to-device messages."""
+    """``None`` if the response has no part for to-device messages."""
     changed: list[UserId]
     left: list[UserId]
     one_time_keys: int | None
-    """How many the homeserver holds; ``None`` where the response does not say."""
+    """How many the homeserver holds; ``None`` if the response does not say."""
     unused_fallback_types: list[str] | None
 
 
@@ -86,13 +87,13 @@ class _Sliding(msgspec.Struct):
 
 
 def changes_of(response: JsonObject, asked_with: SyncPosition) -> SyncChanges:
-    """Read a response (M3.3). Raises ``MalformedResponse``, without any part of it."""
+    """Parse a response (M3.3). Raises ``MalformedResponse``, whose text has no part of it."""
     what = "the response to a sync"
     if asked_with.sliding:
         changes = _of_sliding(parsed(response, _Sliding, what, MalformedResponse))
     else:
         changes = _of_classic(parsed(response, _Classic, what, MalformedResponse))
-    # The events are looked at one by one.
+    # Each event is checked by itself, later.
     if not is_storable(msgspec.structs.replace(changes, to_device=[])):
         raise MalformedResponse(f"{what} has a name that no record can keep")
     return changes
@@ -100,7 +101,7 @@ def changes_of(response: JsonObject, asked_with: SyncPosition) -> SyncChanges:
 
 def _of_classic(response: _Classic) -> SyncChanges:
     lists = response.device_lists
-    # Without a word of one-time keys there are none (Matrix specification, /sync).
+    # A missing count means that there are none (Matrix specification, /sync).
     count = response.device_one_time_keys_count.get(ONE_TIME_KEY, 0)
     unused = response.device_unused_fallback_key_types
     token = response.next_batch
@@ -116,7 +117,7 @@ def _of_sliding(response: _Sliding) -> SyncChanges:
         next_to_device_token=None if to_device is None else to_device.next_batch,
         changed=e2ee.device_lists.changed,
         left=e2ee.device_lists.left,
-        # Here silence means that the count is as before.
+        # Here a missing count means that the count is unchanged.
         one_time_keys=None if counts is None else counts.get(ONE_TIME_KEY, 0),
         unused_fallback_types=e2ee.device_unused_fallback_key_types,
     )

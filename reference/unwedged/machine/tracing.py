@@ -1,7 +1,7 @@
-"""What the machine says of its steps, one function for each (T4). Each does nothing where nobody traces.
+"""The trace lines of the machine's steps, one function for each (T4). Without a tracer they do nothing.
 
-All is written with the transaction in which it happens, and dropped with it. In the place of each name is a pseudonym;
-of what others have sent, only words that this program knows are written as they are.
+A line is written with the transaction of its step, and dropped with it. Names are replaced by pseudonyms. Of what
+others have sent, only words that this program knows are written as they are.
 """
 
 from __future__ import annotations
@@ -75,12 +75,12 @@ KNOWN_TYPES: Final = frozenset(
         "m.secret.send",
     }
 )
-"""Of to-device events. Any other type could say something about whoever sends it."""
+"""The types of to-device events that are written. Any other type could say something about its sender."""
 
 KNOWN_CODES: Final = frozenset(
     {"m.blacklisted", "m.no_olm", "m.unauthorised", "m.unavailable", "m.unverified", "m.history_not_shared"}
 )
-"""Of notices that a room key is withheld."""
+"""The codes that are written of notices that a room key is withheld."""
 
 OK: Final = "ok"
 OTHER: Final = "other"
@@ -91,13 +91,13 @@ Said = ParamSpec("Said")
 
 # T1.7
 def _harmless(say: Callable[Concatenate[Transaction, Said], None]) -> Callable[Concatenate[Transaction, Said], None]:
-    """Let a fault in what is said of a step be no fault of the step: its line is missing, and nothing else."""
+    """Make a fault in writing a line harmless to the step: only the line is missing (T1.7)."""
 
     @wraps(say)
     def said(transaction: Transaction, /, *args: Said.args, **kwargs: Said.kwargs) -> None:
         try:
             say(transaction, *args, **kwargs)
-        except Exception as failure:  # noqa: BLE001 (whatever it is)
+        except Exception as failure:  # noqa: BLE001 (no fault may reach the step)
             if (trace := transaction.trace) is not None:
                 trace.miss(failure)
 
@@ -118,7 +118,7 @@ def opened(transaction: Transaction, device: Device, curve25519: Curve25519Key) 
 def batch(
     transaction: Transaction, asked_with: SyncPosition, changes: SyncChanges, *, lists: bool, events: bool
 ) -> None:
-    """A sync's response has come. Its device lists and its to-device events were applied, or were stale."""
+    """A sync response was processed. Its device lists and its to-device events were applied, or were stale."""
     if (trace := transaction.trace) is not None:
         trace.later(
             "batch",
@@ -140,7 +140,7 @@ def batch(
 
 @_harmless
 def received(transaction: Transaction, sender: UserId | None, event_type: str, outcome: str = OK) -> None:
-    """A to-device event was processed: ``outcome`` is ``ok`` or the code of why it could not be used."""
+    """A to-device event was processed. ``outcome`` is ``ok``, or the code that says why it could not be used."""
     if (trace := transaction.trace) is not None:
         trace.later("receive", sender=_sender(trace, sender), type=_type(event_type), outcome=outcome)
 
@@ -155,9 +155,9 @@ def decrypted_olm(
     begins: bool = False,
     marks: bool = False,
 ) -> None:
-    """An Olm message was decrypted, or was not.
+    """An Olm message was decrypted or could not be.
 
-    ``begins`` says whether it has begun a session, and ``marks`` whether there must be a mark now that one is wanted.
+    ``begins`` says whether it began a session, and ``marks`` whether there must now be a mark for a new one.
     """
     if (trace := transaction.trace) is not None:
         place = _place(trace, message.type, message.body)
@@ -176,14 +176,14 @@ def decrypted_olm(
 
 @_harmless
 def session_made(transaction: Transaction, peer: PeerName) -> None:
-    """A session with a device was made of a key that was claimed, and takes the place of what was there."""
+    """A session with a device was made with a claimed key, and is the first one from now on."""
     if (trace := transaction.trace) is not None:
         trace.later("make_session", peer=_peer(trace, peer))
 
 
 @_harmless
 def decrypted_megolm(transaction: Transaction, room_id: RoomId, raw: object, failure: MachineError | None) -> None:
-    """A room event was decrypted, or was not: whatever it is, as far as it can be read."""
+    """A room event was decrypted or could not be. ``raw`` may be malformed: fields that can't be read are left out."""
     if (trace := transaction.trace) is None:
         return
     fields: dict[str, str | int] = {}
@@ -200,7 +200,7 @@ def decrypted_megolm(transaction: Transaction, room_id: RoomId, raw: object, fai
 
 @_harmless
 def encrypted_megolm(transaction: Transaction, name: GroupSessionName, index: int) -> None:
-    """A room message was encrypted at this place of its session."""
+    """A room message was encrypted with this index."""
     if (trace := transaction.trace) is not None:
         trace.later("encrypt_megolm", **_session(trace, name), index=index)
 
@@ -209,7 +209,7 @@ def encrypted_megolm(transaction: Transaction, name: GroupSessionName, index: in
 def sent(
     transaction: Transaction, request: TransactionId, event_type: str, contents: Mapping[Device, JsonObject]
 ) -> None:
-    """A request with messages to devices was put into the outbox. Each Olm message has its place in a ratchet."""
+    """A request with messages to devices was put into the outbox. The line has the place of each Olm message."""
     if (trace := transaction.trace) is None:
         return
     named = trace.pseudonym("request", request)
@@ -226,7 +226,7 @@ def sent(
 def shared(
     transaction: Transaction, name: GroupSessionName, indices: Mapping[Device, int], request: TransactionId
 ) -> None:
-    """A room key was given to devices, to each from a place on, by the messages of a request."""
+    """A room key was sent to devices by the messages of a request, to each device from an index on."""
     if (trace := transaction.trace) is not None:
         places = list(indices.values())[:MOST_LISTED]
         trace.later(
@@ -248,7 +248,7 @@ def withheld(transaction: Transaction, name: GroupSessionName, codes: Mapping[De
 
 @_harmless
 def told_withheld(transaction: Transaction, name: GroupSessionName, code: str, sender: UserId) -> None:
-    """Somebody has said that this device does not get a room key."""
+    """Another device has said that it withholds a room key from this device."""
     if (trace := transaction.trace) is not None:
         sender_name = trace.pseudonym("user", sender)
         trace.later("told_withheld", **_session(trace, name), code=_code(code), sender=sender_name)
@@ -264,7 +264,7 @@ def room_key(
     *,
     kept: bool,
 ) -> None:
-    """A room key has come, from wherever; it was ``kept`` if it was better than what was there."""
+    """A room key has arrived from any source. It was ``kept`` if it was better than the stored one."""
     if (trace := transaction.trace) is not None:
         trace.later(
             "room_key",
@@ -280,7 +280,7 @@ def room_key(
 def offered(
     transaction: Transaction, request: KeysUpload, serial: int, *, fallback: bool, kept_ms: int | None = None
 ) -> None:
-    """Keys were made, and offered by a request; ``kept_ms`` is the age of the fallback key that this one replaces."""
+    """Keys were made and offered in a request. ``kept_ms`` is the age of the fallback key that is replaced."""
     if (trace := transaction.trace) is None:
         return
     ids = list(_names(request.body, "one_time_keys"))
@@ -300,16 +300,16 @@ def offered(
 
 @_harmless
 def abandoned(transaction: Transaction, offer: TransactionId) -> None:
-    """An offer was abandoned: it has failed, or nobody has answered it for long."""
+    """An offer was abandoned: it failed, or had no answer for too long."""
     if (trace := transaction.trace) is not None:
         trace.later("abandon", request=_request(trace, KeysUpload(offer, {})))
 
 
 @_harmless
 def handed_out(transaction: Transaction, requests: Iterable[Request], now_ms: int) -> None:
-    """Requests were handed out to be sent. A question for device lists says which marks it was made for.
+    """Requests were handed out to be sent. The line of a key query names its marks.
 
-    A claim also says for which marks, and when: that bounds the next one.
+    The line of a claim names its marks and its time, which bounds the time of the next one.
     """
     if (trace := transaction.trace) is None:
         return
@@ -327,7 +327,7 @@ def handed_out(transaction: Transaction, requests: Iterable[Request], now_ms: in
 
 @_harmless
 def answered(transaction: Transaction, request: Request, response: JsonObject) -> None:
-    """The answer to a request has come. What it has settled is in the commit, if there is one."""
+    """The answer to a request has arrived. The commit, if there is one, has what it changed."""
     if (trace := transaction.trace) is not None:
         fields = _named(trace, request)
         if isinstance(request, KeysUpload):
@@ -340,14 +340,14 @@ def answered(transaction: Transaction, request: Request, response: JsonObject) -
 
 @_harmless
 def verification(transaction: Transaction, flow_id: FlowId, phase: str) -> None:
-    """A verification has come to a phase; ``forgotten`` where it has been over for long, and its record is deleted."""
+    """A verification has reached a phase; ``forgotten`` if its record is deleted a while after its end."""
     if (trace := transaction.trace) is not None:
         trace.later("verification", record=_record(trace, VERIFICATION, flow_id), phase=phase)
 
 
 @_harmless
 def backup(transaction: Transaction, known: Backup | None) -> None:
-    """Another backup is known, or more of the one that was; ``None`` where it was turned off."""
+    """What is known of the backup has changed; ``None`` if the backup was turned off."""
     if (trace := transaction.trace) is None:
         return
     if known is None:
@@ -359,7 +359,7 @@ def backup(transaction: Transaction, known: Backup | None) -> None:
 
 @_harmless
 def given(transaction: Transaction, device: Device, request_id: RequestId, event_type: str) -> None:
-    """Another device was sent what it had asked for, or that it does not get it."""
+    """Another device was sent what it had requested, or a refusal."""
     if (trace := transaction.trace) is not None:
         asked = trace.pseudonym("asked", device.user_id, device.device_id, request_id)
         answered = _record(trace, ANSWERED, device.device_id)
@@ -403,12 +403,12 @@ def _names(body: JsonObject, part: str) -> Iterable[str]:
 
 
 def _fallback(unused_types: Collection[str] | None) -> str:
-    """Return what a sync has said of the fallback key that the homeserver has."""
+    """Return the word for what a sync says about the fallback key at the homeserver."""
     return NONE if unused_types is None else "unused" if ONE_TIME_KEY in unused_types else "used"
 
 
 def _records(trace: Remarks, kind: RecordKind[UserId, Value], users: Iterable[UserId]) -> list[str]:
-    """Return the records of one kind that some users have."""
+    """Return the pseudonyms of the records of one kind by users."""
     return [_record(trace, kind, user) for user in islice(users, MOST_LISTED)]
 
 
@@ -454,7 +454,7 @@ def _place(trace: Remarks, message_type: int, body: str) -> dict[str, str | int]
 
 
 def _request(trace: Remarks, request: Request) -> str:
-    """Return what stands for what a request was made from (its binding)."""
+    """Return the pseudonym of a request's binding (M21.3)."""
     bound: object
     match request:
         case KeysUpload():

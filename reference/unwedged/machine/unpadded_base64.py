@@ -11,6 +11,6 @@ def to_unpadded(data: bytes) -> str:
 
 
 def unpadded(text: str) -> bytes:
-    """Decode, with padding or without. Raises ``ValueError``."""
+    """Decode text with or without padding. Raises ``ValueError``."""
     digits = text.rstrip("=")
     return b64decode(digits + "=" * (-len(digits) % 4), validate=True)

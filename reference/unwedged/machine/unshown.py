@@ -1,10 +1,10 @@
-"""Structures whose values no log, exception or repr may show: they hold secrets, or what people wrote."""
+"""Structures whose values no log, exception or repr may show: they hold secrets, or what people have written."""
 
 from __future__ import annotations
 
 
 class Unshown:
-    """A base of structures: only their name is shown."""
+    """A base class of structures. Their repr has only the name of the class."""
 
     __slots__ = ()
 

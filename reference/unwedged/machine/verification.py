@@ -1,8 +1,8 @@
-"""A verification as a function: a flow and what happens to it make the flow after it, messages, and maybe a result.
+"""The steps of a verification as pure functions: from a flow and an event to the next flow and its messages (M16).
 
-The rules are those of the Matrix specification ("Key verification framework"). All that a flow needs is in its record,
-so each step may be made in another process than the one before. What a step needs beside the flow is its ``Context``:
-the keys as they are known, the time, and random bytes. Nothing here reads the store or sends anything.
+The rules are those of the Matrix specification ("Key verification framework"). Everything that a flow needs is in its
+record, so each step may happen in another process. A step also needs its ``Context``: the known keys, the time and
+random bytes. Nothing here reads the store or sends anything.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from unwedged.machine.unshown import Unshown
 from unwedged.machine.wire import parsed
 
 TIMEOUT_MS: Final = 600_000
-"""A verification that is not done by then is cancelled. One that is over is remembered for as long."""
+"""A verification that is not done after this time is cancelled (M16.15). One that is over is kept as long (M16.16)."""
 UNANSWERED_MS: Final = 120_000
-"""A request that nobody answers here is dropped by then."""
+"""A request that nobody answers here is dropped after this time (M16.15)."""
 EARLIEST_MS: Final = 300_000
-"""A request from further ahead comes from a clock that is wrong."""
+"""A request whose time lies further ahead than this comes from a wrong clock."""
 LONGEST_NAME: Final = 255
 RECEIVED_KEPT: Final = 16
 
@@ -52,7 +52,7 @@ CANCEL: Final = "m.key.verification.cancel"
 ROOM_MESSAGE: Final = "m.room.message"
 
 RECIPROCATE: Final = "m.reciprocate.v1"
-"""How a device says that it has scanned a QR code."""
+"""The method by which a device says that it has scanned a QR code."""
 COUNTERPARTS: Final[Mapping[Method, Method]] = {
     Method.SAS: Method.SAS,
     Method.SHOW_QR_CODE: Method.SCAN_QR_CODE,
@@ -87,50 +87,50 @@ REASONS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Context:
-    """What a step needs beside the flow."""
+    """The input of a step apart from the flow."""
 
     own: Device
     own_key: Ed25519Key
     own_master_key: Ed25519Key | None
     trusts_own_master_key: bool
-    """Whether this device vouches for it. A master key that it merely heard of is offered to nobody for signing."""
+    """Whether this device trusts its user's master key. Only then does it send the MAC of that key (M16.12)."""
     their_key: Ed25519Key | None
-    """Of the other device, as far as it is known."""
+    """The Ed25519 key of the other device, if it is known."""
     their_master_key: Ed25519Key | None
-    """Of the other user, who may be this device's own."""
+    """The master key of the other user, who may be this device's own user; ``None`` if it is not known."""
     now_ms: int
     random: bytes = field(repr=False)
-    """For an ephemeral secret: 32 bytes, used for one step only."""
+    """32 random bytes for an ephemeral secret, used in one step only."""
 
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A message that is to be sent: to devices of the other user, or to the flow's room."""
+    """A message to send to devices of the other user, or to the flow's room."""
 
     event_type: str
     content: JsonObject = field(repr=False)
     device_ids: tuple[DeviceId, ...]
-    """None in a room."""
+    """Empty in a room."""
 
 
 @dataclass(frozen=True)
 class Verified:
-    """The keys of the other end that a verification has shown to be its own."""
+    """The keys that a verification has proved to belong to the other end."""
 
     device_key: Ed25519Key | None = None
-    """That of the other device."""
+    """The key of the other device."""
     master_key: Ed25519Key | None = None
-    """That of the other user, who may be this device's own."""
+    """The master key of the other user, who may be this device's own user."""
 
 
 @dataclass(frozen=True)
 class FlowStep:
-    """A flow after something has happened to it, and what follows from that."""
+    """A flow after a step, with the messages and the result of the step."""
 
     flow: VerificationFlow
     outgoing: tuple[Outgoing, ...] = ()
     verified: Verified | None = None
-    """Only of a flow that is done by this very step."""
+    """The result, only if this step has completed the flow."""
 
 
 class _Request(Unshown, msgspec.Struct):
@@ -185,7 +185,7 @@ class _Mac(Unshown, msgspec.Struct):
 def request(
     context: Context, user_id: UserId, device_ids: Collection[DeviceId], methods: Collection[Method], name: str
 ) -> FlowStep:
-    """Ask devices of a user to verify: the first that answers does so, and the others are told."""
+    """Ask devices of a user to verify. The first that answers takes part, and the others are told so (M16.14)."""
     flow = VerificationFlow(
         user_id,
         requested_by_us=True,
@@ -204,7 +204,7 @@ def request(
 
 
 def request_in_room(context: Context, user_id: UserId, room_id: RoomId, methods: Collection[Method]) -> FlowStep:
-    """Ask a user to verify, by an event in a room. Its id, which ``named`` takes, will name the flow's messages."""
+    """Ask a user to verify, by an event in a room. Pass the event's id to ``named``: it is the transaction id."""
     flow = VerificationFlow(
         user_id,
         requested_by_us=True,
@@ -225,7 +225,7 @@ def request_in_room(context: Context, user_id: UserId, room_id: RoomId, methods:
 
 
 def named(flow: VerificationFlow, event_id: EventId) -> FlowStep:
-    """Take the id that the homeserver has given to the request of a flow in a room."""
+    """Note the id that the homeserver has given to the request of a flow in a room (M16.4)."""
     if flow.transaction_id is not None:
         return FlowStep(flow)
     flow = msgspec.structs.replace(flow, transaction_id=event_id)
@@ -235,7 +235,7 @@ def named(flow: VerificationFlow, event_id: EventId) -> FlowStep:
 
 
 def requested(context: Context, user_id: UserId, name: str, content: JsonObject) -> VerificationFlow | None:
-    """Return the flow that a to-device request begins, or ``None`` where the request is too old, or this device's own.
+    """Return the flow that a to-device request begins; ``None`` if the request is too old or this device's own.
 
     Raises ``MalformedMessage``.
     """
@@ -247,7 +247,10 @@ def requested(context: Context, user_id: UserId, name: str, content: JsonObject)
 def requested_in_room(
     context: Context, room_id: RoomId, user_id: UserId, event_id: EventId, sent_ms: int, content: JsonObject
 ) -> VerificationFlow | None:
-    """Return the flow that a request in a room begins; ``None`` as well where it is for somebody else."""
+    """Return the flow that a request in a room begins; ``None`` also if it is for another user.
+
+    Raises ``MalformedMessage``.
+    """
     asked = parsed(content, _RoomRequest, "a request for a verification")
     if asked.to != context.own.user_id or user_id == context.own.user_id:
         return None
@@ -255,7 +258,7 @@ def requested_in_room(
 
 
 def started_without_request(context: Context, user_id: UserId, name: str, content: JsonObject) -> FlowStep:
-    """Take a start that no request came before, as older clients send it. A person accepts it like a request."""
+    """Begin a flow by a start without a request, as older clients send it. A person accepts it like a request."""
     start = parsed(content, _Start, "the start of a verification")
     if Device(user_id, start.from_device) == context.own:
         raise MalformedMessage("a verification was begun in this device's own name")
@@ -280,7 +283,7 @@ def started_without_request(context: Context, user_id: UserId, name: str, conten
 
 
 def accept(flow: VerificationFlow, methods: Collection[Method], context: Context) -> FlowStep:
-    """Take part in a verification that another device has asked for. ``methods`` are what this one can do.
+    """Take part in a verification that another device has asked for. ``methods`` are those that this device supports.
 
     Raises ``WrongPhase`` and ``UnsupportedVerification``.
     """
@@ -298,7 +301,7 @@ def accept(flow: VerificationFlow, methods: Collection[Method], context: Context
 
 # M16.8
 def start_sas(flow: VerificationFlow, context: Context) -> FlowStep:
-    """Begin to compare short strings. Raises ``WrongPhase``, ``UnsupportedVerification`` and ``UnknownDevice``."""
+    """Start the comparison of short strings. Raises ``WrongPhase``, ``UnsupportedVerification``, ``UnknownDevice``."""
     _must_be_ready(flow, Method.SAS)
     if context.their_key is None:
         raise UnknownDevice("the keys of the other device are not known yet")
@@ -317,7 +320,7 @@ def start_sas(flow: VerificationFlow, context: Context) -> FlowStep:
 
 # M16.12
 def confirm(flow: VerificationFlow, context: Context) -> FlowStep:
-    """Say that both devices show the same short string, or that the other one shows that it scanned this one's code.
+    """Confirm that both devices show the same short string, or that the other device shows success after its scan.
 
     Raises ``WrongPhase``.
     """
@@ -333,7 +336,7 @@ def confirm(flow: VerificationFlow, context: Context) -> FlowStep:
     keys: dict[str, str] = {_key_id(context.own.device_id): context.own_key}
     master_key = context.own_master_key
     if master_key is not None and context.trusts_own_master_key:
-        keys.setdefault(_key_id(master_key), master_key)  # a device that is named like its master key proves itself
+        keys.setdefault(_key_id(master_key), master_key)  # a device whose id equals its master key proves only itself
     proof = sas.macs(_shared(exchange), context.own, device, _name(flow), keys)
     flow = msgspec.structs.replace(flow, phase=Phase.CONFIRMED)
     sent = _message(flow, MAC, {"mac": {**proof.keys}, "keys": proof.key_ids})
@@ -344,7 +347,7 @@ def confirm(flow: VerificationFlow, context: Context) -> FlowStep:
 
 
 def mismatch(flow: VerificationFlow, context: Context) -> FlowStep:
-    """Say that the short strings differ, or that the other device does not show success. Raises ``WrongPhase``."""
+    """Cancel, since the short strings differ or the other device does not show success. Raises ``WrongPhase``."""
     if flow.phase is Phase.KEYS_EXCHANGED:
         return _cancelled(flow, MISMATCHED_SAS, context)
     if flow.phase is Phase.SCANNED:
@@ -353,7 +356,7 @@ def mismatch(flow: VerificationFlow, context: Context) -> FlowStep:
 
 
 def cancel(flow: VerificationFlow, context: Context) -> FlowStep:
-    """Decline a verification, or cancel it. Raises ``WrongPhase`` where it is over."""
+    """Decline or cancel a verification. Raises ``WrongPhase`` if it is over."""
     if flow.is_over:
         raise WrongPhase("the verification is over")
     return _cancelled(flow, USER, context)
@@ -386,7 +389,7 @@ def show_qr_code(flow: VerificationFlow, context: Context) -> FlowStep:
 def scan(flow: VerificationFlow, code: QrCode, context: Context) -> FlowStep:
     """Compare the other device's QR code with the keys that are known here, and tell that device (M16.13).
 
-    Raises ``WrongPhase``, ``UnsupportedVerification``, and ``WrongQrCode`` where the code is for another verification.
+    Raises ``WrongPhase``, ``UnsupportedVerification``, and ``WrongQrCode`` if the code belongs to another verification.
     """
     _must_be_ready(flow, Method.SCAN_QR_CODE)
     if code.transaction_id != flow.transaction_id:
@@ -401,7 +404,7 @@ def scan(flow: VerificationFlow, code: QrCode, context: Context) -> FlowStep:
     if (code.first_key, code.second_key) != expected:
         return _cancelled(flow, KEY_MISMATCH, context)
     if code.mode is not Mode.OWN_TRUSTED and not context.trusts_own_master_key:
-        # The other end would sign a key that nobody here vouches for.
+        # The other end would sign a key that this device does not trust.
         return _cancelled(flow, KEY_MISMATCH, context)
     content: JsonObject = {
         "from_device": context.own.device_id,
@@ -412,12 +415,12 @@ def scan(flow: VerificationFlow, code: QrCode, context: Context) -> FlowStep:
     return FlowStep(flow, (_message(flow, START, content),))
 
 
-# What others send, and what time does
+# Messages of others, and time-outs
 
 
 # M16.7
 def receive(flow: VerificationFlow, event_type: str, content: JsonObject, context: Context) -> FlowStep:
-    """Take a message of the other end. One that is malformed, or comes out of order, cancels the verification."""
+    """Process a message of the other end. One that is malformed or out of order cancels the verification."""
     digest = _digest(event_type, content)
     if flow.is_over or digest in flow.received:
         return FlowStep(flow)
@@ -445,7 +448,7 @@ def receive(flow: VerificationFlow, event_type: str, content: JsonObject, contex
 
 # M16.14
 def receive_from_own_user(flow: VerificationFlow, event_type: str, content: JsonObject, context: Context) -> FlowStep:
-    """Take what this device's user has sent in the room: another device of the user may have answered the request."""
+    """Process an event that this device's user has sent in the room. Another device may have answered the request."""
     if flow.phase is not Phase.REQUESTED or flow.requested_by_us:
         return FlowStep(flow)
     if event_type == READY and content.get("from_device") != context.own.device_id:
@@ -456,13 +459,13 @@ def receive_from_own_user(flow: VerificationFlow, event_type: str, content: Json
 
 
 def cancel_all(flow: VerificationFlow, context: Context) -> FlowStep:
-    """Cancel one of several verifications that one device has begun at once."""
+    """Cancel one of several verifications that one device has begun at once (M16.18)."""
     return _cancelled(flow, UNEXPECTED_MESSAGE, context)
 
 
 # M16.15
 def time_out(flow: VerificationFlow, context: Context) -> FlowStep:
-    """End what takes too long. A request that nobody has answered here may still be answered by another device."""
+    """End a flow that takes too long. A request that is dropped tells nobody: another device may still answer it."""
     if flow.is_over or is_before(context.now_ms, flow.expires_ms):
         return FlowStep(flow)
     if flow.phase is Phase.REQUESTED and not flow.requested_by_us:
@@ -471,30 +474,30 @@ def time_out(flow: VerificationFlow, context: Context) -> FlowStep:
 
 
 def is_forgotten(flow: VerificationFlow, now_ms: int) -> bool:
-    """Say whether a flow has been over for so long that no more of its messages are expected (M16.16)."""
+    """Return whether a flow has been over for long enough to be forgotten (M16.16)."""
     return flow.is_over and not is_before(now_ms, flow.ended_ms + TIMEOUT_MS)
 
 
 def is_before(now_ms: int, then_ms: int) -> bool:
-    """Say whether a time is ahead. What is further ahead than any wait lasts was noted by a clock that was wrong."""
+    """Return whether a time is ahead, by no more than the longest wait: a time further ahead is from a wrong clock."""
     return 0 < then_ms - now_ms <= TIMEOUT_MS
 
 
-# What can be seen of a flow
+# What an application shows of a flow
 
 
 def usable(flow: VerificationFlow) -> tuple[Method, ...]:
-    """Return the methods that both devices can take their part in."""
+    """Return the methods that both devices support."""
     return tuple(method for method in flow.ours if COUNTERPARTS[method] in flow.theirs)
 
 
 def demanded(flow: VerificationFlow) -> tuple[Method, ...]:
-    """Return what this device would have to do in a verification that another has asked for."""
+    """Return the methods that this device would need for a verification that another device has asked for."""
     return tuple(COUNTERPARTS[method] for method in flow.theirs)
 
 
 def short_string(flow: VerificationFlow, own: Device) -> ShortString | None:
-    """Return what both owners compare, once it is known."""
+    """Return the short string that both owners compare, or ``None`` if it is not known yet."""
     if flow.phase not in (Phase.KEYS_EXCHANGED, Phase.CONFIRMED):
         return None
     exchange, device = _exchange(flow)
@@ -512,7 +515,7 @@ def _receive_ready(flow: VerificationFlow, content: JsonObject, context: Context
     if flow.recipients and ready.from_device not in flow.recipients:
         return FlowStep(flow)
     if flow.device_id not in (None, ready.from_device):
-        return FlowStep(flow)  # another device was first, and this one was told so
+        return FlowStep(flow)  # another device has answered first, and this one was told so
     if not flow.requested_by_us or flow.phase is not Phase.REQUESTED:
         return _cancelled(flow, UNEXPECTED_MESSAGE, context)
     others = tuple(device_id for device_id in flow.recipients if device_id != ready.from_device)
@@ -534,7 +537,7 @@ def _receive_start(flow: VerificationFlow, content: JsonObject, context: Context
         if start.method != ours:
             return _cancelled(flow, UNEXPECTED_MESSAGE, context)
         if context.own < Device(flow.user_id, flow.device_id):
-            return FlowStep(flow)  # both have begun, and this device comes first
+            return FlowStep(flow)  # both have started, and this device's start counts
         flow = msgspec.structs.replace(flow, phase=Phase.READY, sas=None, scanned=None)
     if flow.phase is not Phase.READY:
         return _cancelled(flow, UNEXPECTED_MESSAGE, context)
@@ -545,7 +548,7 @@ def _receive_start(flow: VerificationFlow, content: JsonObject, context: Context
 
 
 def _started(flow: VerificationFlow, content: JsonObject, context: Context) -> FlowStep:
-    """Note how the other device wants to compare short strings."""
+    """Note the other device's start of a comparison of short strings."""
     if content.get("method") != Method.SAS.value or Method.SAS not in usable(flow):
         return _cancelled(flow, UNKNOWN_METHOD, context)
     start = parsed(content, _SasStart, "the start of a comparison")
@@ -557,7 +560,7 @@ def _started(flow: VerificationFlow, content: JsonObject, context: Context) -> F
         or not strings
     ):
         return _cancelled(flow, UNKNOWN_METHOD, context)
-    sas.commitment("", content)  # which refuses what nobody can be committed to
+    sas.commitment("", content)  # it raises if there can be no commitment to this start
     return FlowStep(msgspec.structs.replace(flow, sas=Sas(context.random, content, we_started=False, strings=strings)))
 
 
@@ -626,7 +629,7 @@ def _receive_mac(flow: VerificationFlow, content: JsonObject, context: Context) 
 
 def _receive_done(flow: VerificationFlow, context: Context) -> FlowStep:
     if flow.phase is Phase.SCANNED:
-        return FlowStep(flow)  # the device that has scanned needs nothing more; its owner has not told this one's yet
+        return FlowStep(flow)  # the device that has scanned is done; the person has not confirmed here yet
     if flow.phase is not Phase.RECIPROCATED:
         return _cancelled(flow, UNEXPECTED_MESSAGE, context)
     assert flow.scanned is not None
@@ -641,15 +644,15 @@ def _receive_cancel(flow: VerificationFlow, content: JsonObject, context: Contex
     code = code[:LONGEST_NAME] if isinstance(code, str) else USER
     told: tuple[Outgoing, ...] = ()
     if flow.phase is Phase.REQUESTED and flow.requested_by_us and len(flow.recipients) > 1:
-        told = (_cancel_message(flow, USER),)  # one has declined for all
+        told = (_cancel_message(flow, USER),)  # it has declined for all
     return FlowStep(_ended(flow, Cancellation(code, by_us=False), context), told)
 
 
-# What several of these have in common
+# Helpers
 
 
 def unknown_transaction(user_id: UserId, name: str, content: JsonObject, context: Context) -> FlowStep:
-    """Answer a message of a verification that is not known here. No flow comes of it."""
+    """Answer a message of an unknown verification with a cancellation. It begins no flow."""
     answered = parsed(content, _Request, "the answer to a request for a verification")
     flow = VerificationFlow(
         user_id,
@@ -683,13 +686,13 @@ def _asked(
 
 # M16.11, M16.12
 def _checked(flow: VerificationFlow, theirs: Macs, context: Context) -> FlowStep:
-    """End a comparison that was confirmed: compare what the other device proves with the keys that are known here."""
+    """End a confirmed comparison: compare the keys that the other device proves with those that are known here."""
     exchange, device = _exchange(flow)
     known = {_key_id(key): key for key in (context.their_master_key,) if key is not None}
     if context.their_key is not None and _key_id(device.device_id) not in known:
         known[_key_id(device.device_id)] = context.their_key
     elif context.their_key is not None:
-        known = {}  # a device that is named like a key could pass for it
+        known = {}  # a device whose id equals a key could pass for that key
     proven = sas.proven(_shared(exchange), device, context.own, _name(flow), theirs, known)
     if not proven:
         return _cancelled(flow, KEY_MISMATCH, context)
@@ -703,7 +706,7 @@ def _checked(flow: VerificationFlow, theirs: Macs, context: Context) -> FlowStep
 
 
 def _finished(flow: VerificationFlow, verified: Verified, context: Context) -> FlowStep:
-    """End a verification with its result, if the keys that were compared are still those of the other end (M16.11)."""
+    """End a verification with its result, if the compared keys are still those of the other end (M16.11)."""
     if (verified.device_key or context.their_key, verified.master_key or context.their_master_key) != (
         context.their_key,
         context.their_master_key,
@@ -738,7 +741,7 @@ def _digest(event_type: str, content: JsonObject) -> bytes:
 def _message(
     flow: VerificationFlow, event_type: str, content: JsonObject, device_ids: tuple[DeviceId, ...] | None = None
 ) -> Outgoing:
-    """Address a message: to some devices, else to the one that takes part, else to all that were asked."""
+    """Address a message: to the given devices, or else to the one that takes part, or else to all that were asked."""
     if flow.room_id is not None:
         relation = {"rel_type": "m.reference", "event_id": _name(flow)}
         return Outgoing(event_type, {**content, "m.relates_to": relation}, ())
@@ -763,7 +766,7 @@ def _must_be_ready(flow: VerificationFlow, method: Method) -> None:
 
 
 def _exchange(flow: VerificationFlow) -> tuple[Sas, Device]:
-    """Return the comparison that a flow is in, with the device at its other end."""
+    """Return the comparison of a flow, and the device at its other end."""
     assert flow.sas is not None
     assert flow.device_id is not None
     return flow.sas, Device(flow.user_id, flow.device_id)
@@ -774,7 +777,7 @@ def _shared(exchange: Sas) -> bytes:
 
 
 def _name(flow: VerificationFlow) -> str:
-    assert flow.transaction_id is not None  # nothing is sent or received before that
+    assert flow.transaction_id is not None  # nothing is sent or received before it is known
     return flow.transaction_id
 
 

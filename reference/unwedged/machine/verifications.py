@@ -1,7 +1,7 @@
-"""Verifications of devices and users, each of them a record: any process may take the next step.
+"""Verifications of devices and users. Each is a record, so any process may take the next step (M16).
 
-A step is one commit: the flow as it is after it, what it sends, and, where it ends the verification, the trust and the
-signatures that come of it. What a step does is decided in ``verification``.
+A step is one commit: the flow after the step, the messages that it sends, and, if it ends the flow, the resulting trust
+and signatures (M16.1). ``verification`` decides what a step does.
 """
 
 from __future__ import annotations
@@ -54,31 +54,31 @@ from unwedged.machine.wire import is_storable, parsed
 from unwedged.store import Clock, CryptoStore, Subscription, Transaction, View
 
 FLOWS_OF_A_USER: Final = 8
-"""So many verifications that one user has asked for are kept, those that are over included."""
+"""The most verifications, with those that are over, that the devices of one user may have begun (M16.17)."""
 FLOWS_OF_OTHERS: Final = 64
-"""And so many that others than this device's own user have asked for."""
+"""The same for all users other than this device's user, together."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """A verification as an application shows it to a person."""
+    """A verification, as an application shows it to a person."""
 
     flow_id: FlowId
     user_id: UserId
     device_id: DeviceId | None
     """The other device; ``None`` until one has answered."""
     room_id: RoomId | None
-    """``None`` where the devices talk by to-device messages."""
+    """The room; ``None`` if the messages are to-device messages."""
     requested_by_us: bool
     phase: Phase
     methods: tuple[Method, ...]
-    """What this device can do in it. Of a request to be accepted, what it would have to do."""
+    """The methods that both devices support. Before this device accepts: those that it would need."""
     emoji: tuple[Emoji, ...] = field(repr=False)
-    """What both owners have to see, in this order; empty where one device knows no emoji."""
+    """The emoji that both devices must show, in this order; empty if one device does not support them."""
     decimals: tuple[int, int, int] | None = field(repr=False)
-    """The same as numbers."""
+    """The same string as three numbers."""
     cancellation: Cancellation | None
-    """Why it was cancelled."""
+    """Why it was cancelled; ``None`` if it was not."""
 
 
 class _RoomEvent(Unshown, msgspec.Struct):
@@ -91,7 +91,10 @@ class _RoomEvent(Unshown, msgspec.Struct):
 
 
 class Verifications:
-    """What the owner of this device does to verify others, as ``OlmMachine.verifications``."""
+    """The calls to verify devices and users: ``OlmMachine.verifications``.
+
+    All calls that take a ``flow_id`` raise ``UnknownVerification`` if there is no such verification.
+    """
 
     def __init__(self, store: CryptoStore, clock: Clock) -> None:
         """Callers use ``OlmMachine.verifications``."""
@@ -105,10 +108,10 @@ class Verifications:
         *,
         methods: Collection[Method] = (Method.SAS,),
     ) -> FlowId:
-        """Ask devices of a user, all that are known or some, to verify. The first that answers takes part.
+        """Ask devices of a user to verify: those given, or all known ones. The first that answers takes part.
 
-        That is how the own devices of a user verify each other; other users are asked in a room. ``methods`` are what
-        this device can do. Raises ``UnknownDevice``.
+        Use it for the devices of this device's user, and ``request_in_room`` for other users. ``methods`` are those
+        that this device supports. Raises ``UnknownDevice``.
         """
         wanted = None if device_ids is None else [DeviceId(device_id) for device_id in device_ids]
         return await self._store.run(request, UserId(user_id), wanted, _methods(methods), self._clock.now())
@@ -118,50 +121,53 @@ class Verifications:
     ) -> FlowId:
         """Ask another user to verify, in a room with that user.
 
-        What is to be sent is among the outgoing requests, as ``RoomMessage``. Give what the room brings to
+        The events to send are among the outgoing requests, as ``RoomMessage``. Pass the events of the room to
         ``receive_room_event``.
         """
         names = RoomId(room_id), UserId(user_id)
         return await self._store.run(request_in_room, *names, _methods(methods), self._clock.now())
 
     async def accept(self, flow_id: FlowId, *, methods: Collection[Method] = (Method.SAS,)) -> None:
-        """Take part in a verification that was asked for. Raises ``WrongPhase`` and ``UnsupportedVerification``."""
+        """Take part in a verification that the other end has requested.
+
+        Raises ``WrongPhase`` and ``UnsupportedVerification``.
+        """
         accepted = _methods(methods)
         await self._act(flow_id, lambda flow, context: verification.accept(flow, accepted, context))
 
     async def start_sas(self, flow_id: FlowId) -> None:
-        """Begin to compare short strings, once both devices are ready. Both may do so.
+        """Start the comparison of short strings when both devices are ready. Either device may start it.
 
-        Raises ``WrongPhase``, ``UnsupportedVerification``, and ``UnknownDevice`` where a query has to be sent first.
+        Raises ``WrongPhase``, ``UnsupportedVerification``, and ``UnknownDevice`` if a query must be sent first.
         """
         await self._act(flow_id, verification.start_sas)
 
     async def confirm(self, flow_id: FlowId) -> None:
-        """Say that the short strings are equal; or that the other device, which scanned the QR code, shows success.
+        """Confirm that the short strings are equal, or that the device that scanned this one's QR code shows success.
 
         Raises ``WrongPhase``.
         """
         await self._act(flow_id, verification.confirm)
 
     async def mismatch(self, flow_id: FlowId) -> None:
-        """Say that they are not equal, or that it does not. That cancels the verification. Raises ``WrongPhase``."""
+        """Cancel, since the short strings differ or the other device does not show success. Raises ``WrongPhase``."""
         await self._act(flow_id, verification.mismatch)
 
     async def cancel(self, flow_id: FlowId) -> None:
-        """Decline a request, or give a verification up. Raises ``WrongPhase`` where it is over."""
+        """Decline a request, or cancel a verification. Raises ``WrongPhase`` if it is over."""
         await self._act(flow_id, verification.cancel)
 
     async def qr_code(self, flow_id: FlowId) -> bytes:
-        """Return what a QR code for the other device has to hold, as one segment in byte mode.
+        """Return the bytes of a QR code for the other device to scan. Draw them as one segment in byte mode.
 
-        Raises ``WrongPhase``, ``UnsupportedVerification``, and ``UnknownDevice`` where a query has to be sent first.
+        Raises ``WrongPhase``, ``UnsupportedVerification``, and ``UnknownDevice`` if a query must be sent first.
         """
         flow = await self._act(flow_id, verification.show_qr_code)
         assert flow.shown is not None
         return flow.shown.encode()
 
     async def scan_qr_code(self, flow_id: FlowId, scanned: bytes) -> None:
-        """Take what the other device's QR code holds. If the keys in it are right, it is told that.
+        """Check the bytes of the other device's QR code. If its keys are right, that device is told so (M16.13).
 
         Raises ``WrongPhase``, ``UnsupportedVerification``, ``MalformedQrCode`` and ``WrongQrCode``.
         """
@@ -173,16 +179,16 @@ class Verifications:
     async def receive_room_event(
         self, room_id: str, event: JsonObject, decrypted: DecryptedEvent | None = None
     ) -> None:
-        """Take an event of a room, with what it was ``decrypted`` to. What is of no verification changes nothing.
+        """Process an event of a room, with its ``decrypted`` form. An event of no verification changes nothing.
 
-        Events may come in both processes, and again. Raises ``MalformedMessage`` and ``TooManyVerifications``.
+        The same event may be passed again (M16.7). Raises ``MalformedMessage`` and ``TooManyVerifications``.
         """
         taken = _room_event(event, decrypted)
         if taken is not None:
             await self._store.run(receive_in_room, RoomId(room_id), taken, self._clock.now())
 
     async def get(self, flow_id: FlowId) -> Verification | None:
-        """Return a verification as it is now; ``None`` ten minutes after its end."""
+        """Return a verification; ``None`` if it is not known, or ended more than ten minutes ago."""
 
         async def read(view: View) -> Verification | None:
             flow = await view.get(VERIFICATION, flow_id)
@@ -191,7 +197,7 @@ class Verifications:
         return await self._store.query(read)
 
     async def get_all(self) -> list[Verification]:
-        """Return all verifications, the oldest first, with those that ended in the last ten minutes."""
+        """Return all verifications, oldest first, with those that ended in the last ten minutes."""
 
         async def read(view: View) -> list[Verification]:
             now_ms = self._clock.now()
@@ -205,10 +211,10 @@ class Verifications:
         return await self._store.query(read)
 
     def stream(self) -> AbstractAsyncContextManager[Subscription[FlowId]]:
-        """Iterate over the verifications that begin, change and end, whichever process sees to it.
+        """Iterate over the verifications that begin, change and end, whichever process makes the change.
 
-        Each item is a ``Changed``, whose key is the flow's id, or a ``Lagged``. Once it is entered, ``get_all`` has
-        what began before.
+        Each item is a ``Changed``, whose key is the flow's id, or a ``Lagged``. Call ``get_all`` after entering it, to
+        get the verifications that began before.
         """
         return self._store.subscribe(VERIFICATION)
 
@@ -248,7 +254,7 @@ async def request_in_room(
 async def act(
     transaction: Transaction, flow_id: FlowId, action: Callable[[VerificationFlow, Context], FlowStep], now_ms: int
 ) -> VerificationFlow:
-    """Do what the owner of this device wants. Raises ``UnknownVerification``, and what ``action`` raises."""
+    """Do an action of this device's owner. Raises ``UnknownVerification``, and the exceptions of ``action``."""
     flow = await transaction.get(VERIFICATION, flow_id)
     if flow is None:
         raise UnknownVerification("there is no such verification, or none any more")
@@ -259,9 +265,9 @@ async def act(
 
 
 async def receive(transaction: Transaction, sender: UserId, event_type: str, content: JsonObject, now_ms: int) -> None:
-    """Take a to-device event whose type begins with ``verification.PREFIX``.
+    """Process a to-device event whose type begins with ``verification.PREFIX``.
 
-    Raises ``MalformedMessage``, ``UnknownVerification`` and ``TooManyVerifications``, and then nothing has changed.
+    Raises ``MalformedMessage``, ``UnknownVerification`` and ``TooManyVerifications``; then nothing has changed.
     """
     name = content.get("transaction_id")
     if not isinstance(name, str) or not 0 < len(name) <= verification.LONGEST_NAME:
@@ -291,7 +297,7 @@ async def receive(transaction: Transaction, sender: UserId, event_type: str, con
 
 
 async def receive_in_room(transaction: Transaction, room_id: RoomId, event: _RoomEvent, now_ms: int) -> None:
-    """Take an event of a verification in a room."""
+    """Process an event of a verification in a room. Raises ``MalformedMessage`` and ``TooManyVerifications``."""
     own = await own_device(transaction)
     if event.type == verification.ROOM_MESSAGE:
         if event.sender == own.user_id:
@@ -330,7 +336,7 @@ async def take_answer(transaction: Transaction, message: RoomMessage, response: 
 
 
 async def pass_time(transaction: Transaction, now_ms: int) -> None:
-    """End what takes too long, and forget what has been over for long."""
+    """End the flows that take too long, and forget those that have been over for long (M16.15, M16.16)."""
     for flow_id in await transaction.keys(VERIFICATION):
         flow = await transaction.get(VERIFICATION, flow_id)
         assert flow is not None  # listed above
@@ -356,7 +362,7 @@ async def _receive(
 
 # M16.17, M16.18
 async def _begin(transaction: Transaction, step: FlowStep, context: Context) -> None:
-    """Keep a flow that another device has asked for. Of several that one device asks for at once all are cancelled.
+    """Keep a flow that another device has begun. If one device begins several at once, all of them are cancelled.
 
     Raises ``TooManyVerifications``.
     """
@@ -387,7 +393,7 @@ async def _begin(transaction: Transaction, step: FlowStep, context: Context) -> 
 async def _take(
     transaction: Transaction, flow_id: FlowId, before: VerificationFlow | None, step: FlowStep
 ) -> VerificationFlow:
-    """Write all that comes of a step (M16.1)."""
+    """Write the flow, the messages and the result of a step (M16.1)."""
     flow = _send(transaction, step)
     if flow != before:
         transaction.put(VERIFICATION, flow_id, flow)
@@ -402,7 +408,7 @@ async def _take(
 
 
 def _send(transaction: Transaction, step: FlowStep) -> VerificationFlow:
-    """Have the messages of a step sent, each after the one before it (M16.5)."""
+    """Put the messages of a step into the outbox, each after the one before it (M16.5)."""
     flow = step.flow
     for message in step.outgoing:
         if flow.room_id is not None:
@@ -416,7 +422,7 @@ def _send(transaction: Transaction, step: FlowStep) -> VerificationFlow:
 
 
 async def _note_event_id(transaction: Transaction, transaction_id: TransactionId, event_id: EventId) -> None:
-    """Take the id of the event that a message was sent as, where the message is the request of a flow (M16.4)."""
+    """Note the event id of a message, if the message is the request of a flow (M16.4)."""
     for flow_id in await transaction.keys(VERIFICATION):
         flow = await transaction.get(VERIFICATION, flow_id)
         assert flow is not None  # listed above
@@ -427,7 +433,7 @@ async def _note_event_id(transaction: Transaction, transaction_id: TransactionId
 async def _find(
     reading: Transaction, user_id: UserId | None, room_id: RoomId | None, name: str
 ) -> tuple[FlowId, VerificationFlow] | None:
-    """Return the flow that messages of a user call so (M16.3). ``None`` stands for any user."""
+    """Return the flow by the user, the room and the transaction id of its messages (M16.3). ``None`` means any user."""
     for flow_id in await reading.keys(VERIFICATION):
         flow = await reading.get(VERIFICATION, flow_id)
         assert flow is not None  # listed above
@@ -478,7 +484,7 @@ def _methods(methods: Collection[Method]) -> tuple[Method, ...]:
 
 
 def _room_event(event: JsonObject, decrypted: DecryptedEvent | None) -> _RoomEvent | None:
-    """Return an event if it can be one of a verification, with the relation that encryption leaves in the clear."""
+    """Return an event if it may belong to a verification, with the relation, which is not encrypted."""
     event_type, content = event.get("type"), event.get("content")
     if decrypted is not None:
         if (decrypted.event_id, decrypted.sender) != (event.get("event_id"), event.get("sender")):

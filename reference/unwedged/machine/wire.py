@@ -1,6 +1,6 @@
-"""What comes from outside: read as the shape that it must have, and refused where no record could keep it.
+"""Data from outside: parsed into the shape that it must have, and refused if no record could hold it.
 
-JSON can hold what no text has, such as half of a surrogate pair, and numbers and depths without end.
+JSON can hold what can't be stored, such as half of a surrogate pair, and numbers and depths without bound.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from unwedged.machine.errors import MachineError, MalformedMessage
 Shape = TypeVar("Shape")
 
 DEEPEST: Final = 100
-"""So many objects and arrays may lie in each other. The interpreter gives up somewhere between, depending on who calls:
-what could be written from one place could not be read from another."""
+"""The most levels of nested objects and arrays (M5.9). The depth at which the interpreter fails depends on the caller:
+what one caller could write, another could not read."""
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 
 
 def parsed(value: object, shape: type[Shape], what: str, error: type[MachineError] = MalformedMessage) -> Shape:
-    """Read ``value`` as a ``shape``, or raise ``error`` with no part of it. ``what`` it is goes into the text."""
+    """Convert ``value`` to a ``shape``. Raises ``error``, whose text names ``what`` it is and has no part of it."""
     try:
         return msgspec.convert(value, shape)
     except (msgspec.ValidationError, UnicodeEncodeError, RecursionError):
         pass
-    # Raised out here, where the other exception, which may quote the value, no longer hangs on it.
+    # Raised here, so that the other exception, which may quote the value, is not its context.
     raise error(f"{what} is not built as the Matrix specification demands")
 
 
 def is_json(value: object, levels: int = DEEPEST) -> bool:
-    """Say whether ``value`` is JSON as it is, of so many ``levels`` at most, and comes back as the same."""
+    """Return whether ``value`` is JSON of at most ``levels`` levels, which is the same after encoding and decoding."""
     match value:
         case None | str() | int():
             return is_storable(value)
@@ -48,17 +48,17 @@ def is_json(value: object, levels: int = DEEPEST) -> bool:
 
 
 def decoded(plaintext: bytes, decoder: msgspec.json.Decoder[Shape], what: str) -> Shape:
-    """Read what was decrypted, or raise ``MalformedMessage``. ``what`` it is goes into the text."""
+    """Parse decrypted JSON. Raises ``MalformedMessage``, whose text names ``what`` it is."""
     try:
         return decoder.decode(plaintext)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
-    # Raised out here, as above: a ``UnicodeDecodeError`` holds the plaintext.
+    # Raised here, as above: a ``UnicodeDecodeError`` holds the plaintext.
     raise MalformedMessage(f"{what} is not built as the specification demands")
 
 
 def is_storable(value: object) -> bool:
-    """Say whether a record could keep ``value`` (M5.9)."""
+    """Return whether a record could hold ``value`` (M5.9)."""
     try:
         _ENCODER.encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError):

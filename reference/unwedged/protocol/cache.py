@@ -4,7 +4,8 @@ Every function returns a new cache and leaves the old one unchanged, so an opera
 seeing one version. A record that is known not to exist is cached as ``None``. A record that was never loaded is not in
 the map at all. Never confuse the two.
 
-Twins in ``tla/CryptoStoreCache.tla``: ``SyncedCache``, ``FilledCache``, ``InstalledCache``, ``ForgottenCache``.
+The same operators in ``tla/CryptoStoreCache.tla``: ``SyncedCache``, ``FilledCache``, ``InstalledCache``,
+``ForgottenCache``.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def empty(version: Version) -> Cache[Key, Value]:
 
 
 def reaches(floor: Version, since: Version) -> bool:
-    """Say whether a log that is complete after ``floor`` names everything that changed after ``since`` (P2.5, P4.6).
+    """Return whether a log that is complete after ``floor`` names everything that changed after ``since`` (P2.5, P4.6).
 
     post: _ == (since + 1 > floor)  # it does where the log is complete from the very next version on
     """

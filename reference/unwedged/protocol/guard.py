@@ -8,8 +8,8 @@
       '-----------------'--------------'----------------'-- lost, dropped -'
 
 A guard is bound to one epoch. An answer about another epoch (of a renewal that was under way while the lease changed
-hands) never changes it. Twins in ``tla/Lease.tla``: ``Taken``, ``Synced``, ``WaiterNoted``, ``Overdue``, ``Lost``,
-``Admits``, ``Stands``.
+hands) never changes it. The same operators in ``tla/Lease.tla``: ``Taken``, ``Synced``, ``WaiterNoted``, ``Overdue``,
+``Lost``, ``Admits``, ``Stands``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from unwedged.protocol.identifiers import Epoch
 
 
 class Stage(Enum):
-    """How far a process instance has come on the way to using the store."""
+    """The stages of a process instance on the way to using the store."""
 
     NONE = "none"
     """It has no guard."""
@@ -30,14 +30,14 @@ class Stage(Enum):
     HELD = "held"
     """Operations may begin."""
     DRAINING = "draining"
-    """Somebody waits: what runs may finish, nothing new begins (P8.7)."""
+    """Another process waits: running operations may finish, and no new one begins (P8.7)."""
     EXPIRING = "expiring"
-    """Somebody has waited for too long: what runs may finish as long as the lease lasts. It is no longer renewed."""
+    """Another process has waited too long. Running operations may finish while the lease lasts; it is not renewed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """The right to use the cache, bound to one ``epoch`` (0 where there is none)."""
+    """The right to use the cache, bound to one ``epoch`` (0 if there is none)."""
 
     stage: Stage
     epoch: Epoch
@@ -56,7 +56,7 @@ def taken(epoch: Epoch) -> Guard:
 
 
 def synced(guard: Guard, epoch: Epoch) -> Guard:
-    """Note that the cache is up to date under ``epoch``: now, and not before, the guard exists (P2.4).
+    """Note that the cache is up to date under ``epoch``: only now does the guard exist (P2.4).
 
     post: _.epoch == guard.epoch  # the epoch stays
     post: guard.epoch == epoch or _ == guard  # a guard of another epoch is left alone
@@ -88,7 +88,7 @@ def overdue(guard: Guard, epoch: Epoch) -> Guard:
     post: _.epoch == guard.epoch  # the epoch stays
     post: guard.epoch == epoch or _ == guard  # a guard of another epoch is left alone
     post: _ == guard or (guard.stage, _.stage) == (Stage.DRAINING, Stage.EXPIRING)  # only a draining guard does
-    post: implies(guard == Guard(Stage.DRAINING, epoch), _.stage is Stage.EXPIRING)  # its lease is renewed no more
+    post: implies(guard == Guard(Stage.DRAINING, epoch), _.stage is Stage.EXPIRING)  # its lease is no longer renewed
     post: implies(stands(guard, epoch), stands(_, epoch))  # what runs may finish
     """
     if guard == Guard(Stage.DRAINING, epoch):
@@ -107,7 +107,7 @@ def lost(guard: Guard, epoch: Epoch) -> Guard:
 
 
 def admits(guard: Guard) -> bool:
-    """Say whether an operation may begin under this guard (P2.1, P8.7).
+    """Return whether an operation may begin under this guard (P2.1, P8.7).
 
     post: implies(_, stands(guard, guard.epoch))  # what begins may finish
     post: implies(guard.stage in (Stage.DRAINING, Stage.EXPIRING), not _)  # nothing begins under a draining guard
@@ -117,7 +117,7 @@ def admits(guard: Guard) -> bool:
 
 
 def stands(guard: Guard, epoch: Epoch) -> bool:
-    """Say whether an operation that began under ``epoch`` still works with this guard's cache (P3.3).
+    """Return whether an operation that began under ``epoch`` still works with this guard's cache (P3.3).
 
     post: implies(_, guard.epoch == epoch)  # no operation of another epoch does
     post: implies(guard.stage in (Stage.NONE, Stage.SYNCING), not _)  # none does before the sync or after the end
@@ -127,7 +127,7 @@ def stands(guard: Guard, epoch: Epoch) -> bool:
 
 
 def releasable(guard: Guard, running: int) -> bool:
-    """Say whether the lease may be released while ``running`` operations still use the guard (P8.19).
+    """Return whether the lease may be released while ``running`` operations still use the guard (P8.19).
 
     post: implies(_, running == 0)  # never while an operation runs
     post: implies(_, stands(guard, guard.epoch))  # only where there is a guard

@@ -14,8 +14,8 @@ commit     the fence passes                  full time, or nobody holds it
 ========== ================================= ===========================================
 
 Clocks decide only *when* a lease may be taken. Which process may write is decided by the fence, which reads no clock.
-Twins in ``tla/Lease.tla``: ``Takeable``, ``Acquired``, ``Wanted``, ``FencePasses``, ``Renewed``, ``Released``,
-``Committed``.
+The same operators in ``tla/Lease.tla``: ``Takeable``, ``Acquired``, ``Wanted``, ``FencePasses``, ``Renewed``,
+``Released``, ``Committed``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Lease:
 
 
 def takeable(lease: Lease, instance: InstanceId, now: Milliseconds) -> bool:
-    """Say whether ``instance`` may take the lease at ``now`` (P1.2).
+    """Return whether ``instance`` may take the lease at ``now`` (P1.2).
 
     It may if the lease is free, if it holds the lease itself (and lost the guard that went with it), if the lease has
     expired, and if the lease claims more time than any lease can have, because then a clock has jumped (P7.3).
@@ -83,7 +83,7 @@ def want(lease: Lease) -> Lease:
 
 
 def fence(lease: Lease, epoch: Epoch) -> bool:
-    """Say whether a guard of ``epoch`` may still read or write (P4.1). No clock is asked.
+    """Return whether a guard of ``epoch`` may still read or write (P4.1). It uses no clock.
 
     post: implies(_, epoch == lease.epoch)  # no epoch passes but the row's
     post: implies(_, lease.holder is not None)  # no epoch passes where nobody holds the lease
@@ -105,7 +105,7 @@ def renew(lease: Lease, epoch: Epoch, now: Milliseconds, duration: Milliseconds)
 
 
 def release(lease: Lease, epoch: Epoch) -> Lease | None:
-    """Release the lease of ``epoch``; ``None`` when the fence stops it, and then there is nothing to release (P8.18).
+    """Release the lease of ``epoch``; ``None`` when the fence stops it, since then there is nothing to release (P8.18).
 
     post: (_ is not None) == fence(lease, epoch)  # it succeeds exactly where the fence passes
     post: _ is None or _.holder is None  # nobody holds it

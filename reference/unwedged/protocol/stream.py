@@ -3,7 +3,7 @@
 A subscriber gets every committed change once, in version order, whichever process made it. If the change log no longer
 reaches back to what was delivered to it, it gets ``Lagged`` instead, and continues from there.
 
-Twins in ``tla/CryptoStoreCache.tla``: ``PublishedUpTo`` and ``PublishedOwn``.
+The same operators in ``tla/CryptoStoreCache.tla``: ``PublishedUpTo`` and ``PublishedOwn``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True, slots=True)
 class Lagged:
-    """Changes up to and including ``version`` may have been missed: look at the records themselves (P9.6)."""
+    """Changes up to and including ``version`` may have been missed: read the records themselves (P9.6)."""
 
     version: Version
 

@@ -1,4 +1,4 @@
-"""Admission of operations: what runs under one guard, and what waits to begin (P5.1, P5.2)."""
+"""Admission of operations: which run under one guard, and which wait to begin (P5.1, P5.2)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Admission:
 
     def __init__(self) -> None:
         self.operations: set[Running] = set()
-        """The operations that have begun. (One that was admitted is among them once its own task continues.)"""
+        """The operations that have begun. An admitted operation is added when its own task continues."""
         self.running = 0
         """How many were admitted and have not ended."""
         self._writing = False
@@ -47,19 +47,19 @@ class Admission:
         return self._committing
 
     def admits_view(self) -> bool:
-        """Say whether a view may begin."""
+        """Return whether a view may begin."""
         return not self._committing
 
     def admits_transaction(self) -> bool:
-        """Say whether a transaction may begin."""
+        """Return whether a transaction may begin."""
         return not self._writing
 
     def begin_view(self) -> None:
-        """Count a view in."""
+        """Count a view that begins."""
         self.running += 1
 
     def begin_transaction(self) -> None:
-        """Count a transaction in: from now on no other one begins."""
+        """Count a transaction that begins. No other one begins until it ends."""
         self.running += 1
         self._writing = True
 
@@ -72,11 +72,11 @@ class Admission:
         self._committing = False
 
     def end_view(self) -> None:
-        """Count a view out."""
+        """Count a view that has ended."""
         self.running -= 1
 
     def end_transaction(self) -> None:
-        """Count a transaction out: the next one may begin."""
+        """Count a transaction that has ended. The next one may begin."""
         self.running -= 1
         self._writing = False
 
@@ -90,13 +90,13 @@ class Queue(Generic[Given]):
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[asyncio.Future[Given], None] = OrderedDict()
-        """In the order in which they came. A caller that is cancelled leaves without a search."""
+        """The waiting operations in the order of their arrival. A caller that is cancelled leaves without a search."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def join(self) -> asyncio.Future[Given]:
-        """Wait at the end. The returned future is done when the operation begins."""
+        """Join the queue at its end. The returned future is done when the operation begins."""
         place: asyncio.Future[Given] = asyncio.get_running_loop().create_future()
         self._waiting[place] = None
         return place
@@ -106,7 +106,7 @@ class Queue(Generic[Given]):
         self._waiting.pop(place, None)
 
     def let_begin(self, given: Given) -> bool:
-        """Let the first of them begin, and give it this; the caller counts it. Say whether there was one."""
+        """Let the first operation begin with ``given``; return whether there was one. The caller counts it."""
         place = self._first()
         if place is None:
             return False
@@ -114,7 +114,7 @@ class Queue(Generic[Given]):
         return True
 
     def refuse(self, reason: Exception) -> int:
-        """Have all waiting operations fail for a ``reason``, and return how many there were."""
+        """Make all waiting operations fail with ``reason``; return how many there were."""
         refused = 0
         while (place := self._first()) is not None:
             place.set_exception(reason)

@@ -15,7 +15,7 @@ from unwedged.store.errors import InvalidArgument
 
 
 def text_of(value: object, what: str) -> str:
-    """Return a text that can be encoded. The exception names ``what`` it is, and does not quote the text."""
+    """Return a text that can be encoded. Raises ``InvalidArgument``, which names ``what`` it is without quoting it."""
     if not isinstance(value, str):
         raise InvalidArgument(f"{what} is a str, not a {type(value).__name__}")
     if any("\ud800" <= character <= "\udfff" for character in value):
@@ -24,7 +24,7 @@ def text_of(value: object, what: str) -> str:
 
 
 def octets_of(value: object, length: int, what: str) -> bytes:
-    """Return so many bytes. The exception names ``what`` they are, and does not quote the bytes."""
+    """Return ``length`` bytes. Raises ``InvalidArgument``, which names ``what`` they are and does not quote them."""
     if not isinstance(value, bytes):
         raise InvalidArgument(f"{what} is {length} bytes, not a {type(value).__name__}")
     if len(value) != length:
@@ -33,7 +33,7 @@ def octets_of(value: object, length: int, what: str) -> bytes:
 
 
 def size_of(value: object, what: str) -> int:
-    """Return a number of bytes. The exception names ``what`` it is."""
+    """Return a number of bytes. Raises ``InvalidArgument``, which names ``what`` it is."""
     size = whole_of(value, what)
     if size < 0:
         raise InvalidArgument(f"{what} is at least 0 bytes, not {size}")
@@ -41,7 +41,7 @@ def size_of(value: object, what: str) -> int:
 
 
 def version_of(value: object) -> Version:
-    """Return a version that a store may have."""
+    """Return a version that a store may have. Raises ``InvalidArgument``."""
     version = whole_of(value, "a store's version")
     if version < 0:
         raise InvalidArgument(f"a store's version is at least 0, not {version}")
@@ -49,33 +49,33 @@ def version_of(value: object) -> Version:
 
 
 def whole_of(value: object, what: str) -> int:
-    """Return a whole number. The exception names ``what`` it is."""
+    """Return an integer. Raises ``InvalidArgument``, which names ``what`` it is."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidArgument(f"{what} is an int, not a {type(value).__name__}")
     return value
 
 
 def seconds_of(value: object, what: str) -> float:
-    """Return a length of time. The exception names ``what`` it is."""
+    """Return a duration in seconds. Raises ``InvalidArgument``, which names ``what`` it is."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:
         raise InvalidArgument(f"{what} is a number of seconds, at least 0, not {value!r}")
     return value
 
 
 def must_be_callable(value: object, what: str) -> None:
-    """Refuse a value that can't be called. The exception names ``what`` it is."""
+    """Raise ``InvalidArgument``, which names ``what`` it is, if a value can't be called."""
     if not callable(value):
         raise InvalidArgument(f"{what} is a function, not a {type(value).__name__}")
 
 
 def must_be_awaitable(value: object) -> None:
-    """Refuse the value that an operation has returned, unless it is a coroutine."""
+    """Raise ``InvalidArgument`` if the value that an operation has returned is not awaitable."""
     if not isawaitable(value):
         raise InvalidArgument(f"an operation is declared with 'async def': it returned a {type(value).__name__}")
 
 
 def path_of(value: object) -> Path:
-    """Return a path that a file can have."""
+    """Return a path that a file can have. Raises ``InvalidArgument``."""
     if not isinstance(value, str | Path):
         raise InvalidArgument(f"a path is a str or a Path, not a {type(value).__name__}")
     if str(value) == ":memory:":

@@ -1,4 +1,4 @@
-"""What the store asks of a database engine.
+"""The interface between the store and a database engine.
 
 Each method is one database transaction. Each method that is called for a guard is fenced: in the same transaction it
 checks that the lease row still has the guard's epoch. If not, it raises ``LeaseLost`` and changes nothing (P4.2). A
@@ -18,7 +18,7 @@ from unwedged.store.expectations import StoreMark
 
 
 class RowName(NamedTuple):
-    """What identifies a row: the name of its kind, and its key as it is stored (hidden)."""
+    """The identity of a row: the name of its kind, and its key as it is stored (hidden)."""
 
     kind: str
     key: bytes
@@ -81,7 +81,7 @@ class Backend(Protocol):
         """Release the lease of ``epoch``; nothing happens if it is no longer held under that epoch."""
 
     async def check(self, epoch: Epoch) -> Lease:
-        """Return the lease row. Fenced: that it returns is the answer (P6.1)."""
+        """Return the lease row. Fenced: if it returns, the epoch still stands (P6.1)."""
 
     async def changes(self, since: Version, epoch: Epoch | None) -> ChangeLog[RowName]:
         """Read the change log after ``since``. Fenced where an ``epoch`` is given; subscribers read without one."""
@@ -99,8 +99,8 @@ class Backend(Protocol):
 
         If somebody waits, and this commit ``may_release`` the lease, it is released instead of renewed (P5.17).
 
-        The transaction is durable when this returns. A caller that is cancelled while it runs learns of that
-        only when the transaction was either rolled back or committed; it is never left open.
+        The transaction is durable when this returns. If the caller is cancelled meanwhile, the cancellation reaches
+        it only after the transaction was rolled back or committed. It is never left open (P12.2).
         """
 
     async def truncate(self, floor: Version) -> None:

@@ -18,7 +18,7 @@ from unwedged.store.files import Files
 from unwedged.store.schema import IDENTITY
 
 LONGEST_LOG_PAGES = 1500
-"""After this process has written about so many pages to the write-ahead log (with some 250 small commits), it moves the
+"""After this process has written about this many pages to the write-ahead log (in some 250 small commits), it moves the
 log into the file, and keeps others from writing meanwhile, so that the log is begun anew. SQLite's own checkpoints need
 a moment in which no process writes. When processes hand over to each other, that hardly ever happens: each transaction
 tries again, and the log keeps growing."""
@@ -40,7 +40,7 @@ class Checkpoints:
         self._pages = 0
 
     def due_after(self, pages: int) -> bool:
-        """Count ``pages`` that are written. Say whether a checkpoint is due now; if so, start counting anew."""
+        """Count ``pages`` that are written. Return whether a checkpoint is due now; if so, restart the count."""
         self._pages += pages
         if self._pages < LONGEST_LOG_PAGES:
             return False
@@ -63,7 +63,7 @@ class Checkpoints:
 
 
 def pages_of(rows: int, value_bytes: int) -> int:
-    """Estimate how many pages a commit of so many ``rows`` writes."""
+    """Estimate how many pages a commit of ``rows`` rows writes, whose values have ``value_bytes`` bytes in all."""
     return PAGES_OF_A_COMMIT + rows // ROWS_OF_A_PAGE + value_bytes // PAGE_BYTES
 
 

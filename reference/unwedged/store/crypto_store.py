@@ -105,7 +105,7 @@ BUFFERED_CHANGES = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What a store object holds and has done, at one moment."""
+    """The state and the counters of a store object at one moment."""
 
     state: str
     """``paused``, ``closed``, or the guard's stage: ``none``, ``syncing``, ``held``, ``draining`` or ``expiring``."""
@@ -123,10 +123,10 @@ class Statistics:
     """Reads that had to load."""
     commits: int
     reruns: int
-    """Operations run again by ``run`` and ``query``, each time counted."""
+    """How many times ``run`` and ``query`` have retried an operation."""
     leases_acquired: int
     leases_lost: int
-    """Guards that ended in another way than by a release."""
+    """Guards that ended without a release."""
     invalidations: int
     """Syncs that found the cache out of date."""
     records_dropped: int
@@ -137,7 +137,7 @@ class Statistics:
 
 
 class _OperationScope:
-    """From ``enter`` to ``leave`` the code that runs is inside an operation of ``store``, as is each task it makes."""
+    """Marks code, and each task that it makes, as inside an operation of ``store``, from ``enter`` to ``leave``."""
 
     __slots__ = ("outer", "store")
 
@@ -216,10 +216,10 @@ class _Block(AbstractAsyncContextManager[Facade], Generic[AnyOperation, Facade])
 
 
 class CryptoStore:
-    """One process instance's view of a store that it may share with others. Made by ``open``."""
+    """One process instance's view of a store that it may share with others. Use ``open`` to make one."""
 
     def __init__(self) -> None:
-        """Callers use ``open``."""
+        """Use ``open`` instead."""
         raise InvalidArgument("a store is made by CryptoStore.open")
 
     @classmethod
@@ -279,7 +279,7 @@ class CryptoStore:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
         self._file_users = 0
-        """What needs the file for a moment and is no operation."""
+        """How many users need the file for a moment without being operations."""
         self._paused = False
         self._pauses = 0
         """How often ``pause`` has closed everything and returned."""
@@ -574,7 +574,7 @@ class CryptoStore:
         await self._resume_if_paused(None)
 
     async def close(self, *, timeout_seconds: float | None = None) -> None:
-        """Let no operation begin any more, wait for running ones, release the lease, and close the file.
+        """Admit no further operation, wait for running ones, release the lease, and close the file.
 
         Operations that have not ended after ``timeout_seconds`` are abandoned: the store is closed, and
         ``OperationsAbandoned`` names them. A commit that is under way is waited for.
@@ -680,7 +680,7 @@ class CryptoStore:
 
     @contextmanager
     def _using_the_file(self) -> Iterator[None]:
-        """Make pausing and closing wait for something that is no operation."""
+        """Make pausing and closing wait for a use of the file that is not an operation."""
         self._file_users += 1
         self._idle.clear()
         try:
@@ -806,7 +806,7 @@ class CryptoStore:
 
 @contextmanager
 def _naming_the_file(path: Path) -> Iterator[None]:
-    """Have exceptions of the store's own say which file they are about."""
+    """Add the path of the file to exceptions of the store."""
     try:
         yield
     except StoreError as error:

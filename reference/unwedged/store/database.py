@@ -28,11 +28,11 @@ ResultRow: TypeAlias = sqlite3.Row
 BEGIN: Final = "BEGIN IMMEDIATE"
 
 BUSY_TIMEOUT_SECONDS = 5.0
-"""For how many seconds to wait for another process's transaction. It lasts milliseconds, unless it writes a lot."""
+"""How many seconds to wait for another process's transaction. Most transactions take milliseconds."""
 
 EAGER_SECONDS = 0.002
-"""A process first polls for so many seconds, since a short transaction ends sooner. (SQLite's busy handler begins with
-a pause of a millisecond, which is longer than a whole handover.)"""
+"""How many seconds a process first polls, since a short transaction ends sooner. (SQLite's busy handler begins with a
+pause of a millisecond, which is longer than a whole handover.)"""
 
 EAGER_PAUSE_SECONDS = 0.00005
 """The pause between two such polls, in seconds, on the driver's thread; on the loop there is none."""
@@ -41,7 +41,7 @@ BUSY_PAUSE_SECONDS = 0.005
 """The longest pause after this polling, in seconds. Each pause is random, from half of this to all of it."""
 
 EAGER_AGAIN_SECONDS = 0.001
-"""After each such pause it polls again, for so many seconds. A process that commits again and again leaves the lock
+"""How many seconds it polls again after each such pause. A process that commits again and again leaves the lock
 free for a fraction of a millisecond each time. A single try hardly ever finds it free; polling for as long as a commit
 takes always does."""
 
@@ -157,7 +157,7 @@ def _pause_after(error: Error, pauses: Iterator[float]) -> float:
 
 
 def is_busy(error: Error) -> bool:
-    """Say whether a statement failed, and changed nothing, because another connection writes."""
+    """Return whether a statement failed, and changed nothing, because another connection writes."""
     return _code(error) == sqlite3.SQLITE_BUSY
 
 
@@ -169,7 +169,7 @@ def _code(error: Error) -> int:
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
-    """Turn what SQLite raises into the exceptions of the store."""
+    """Translate exceptions of SQLite into those of the store."""
     try:
         yield
     except Error as error:

@@ -1,6 +1,6 @@
 """Every exception the store raises on purpose.
 
-None of them carries a secret. Nothing was written, except where the exception says otherwise.
+None of them holds a secret. Nothing was written, unless the exception says otherwise.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ class SeveralNames(StoreError):
 
 
 class StoreMissing(StoreError):
-    """There is no store where one was expected to exist. None was made."""
+    """There is no store although one was expected. None was made."""
 
 
 class StoreExists(StoreError):
-    """There is a store already where a new one was expected."""
+    """There is a store already although a new one was expected."""
 
 
 class AnotherStore(StoreError):
@@ -85,7 +85,7 @@ class WrongKey(StoreError):
 
 
 class SecretChanged(StoreError):
-    """Somebody changed the store's secret after this store object was opened.
+    """Another process has changed the store's secret since this store object was opened.
 
     Everything else still works, since the store key is the same. To change the secret, open the store again with the
     current one.
@@ -96,7 +96,7 @@ class UnreadableRecord(StoreError):
     """A record can't be read, now or later. It is a ``TamperedRecord`` or a ``MalformedRecord``."""
 
     record: tuple[str, bytes] | None = None
-    """The name of its kind and its encoded key, where an operation asked for just this record."""
+    """The name of its kind and its encoded key, if an operation asked for this record."""
 
 
 class TamperedRecord(UnreadableRecord):
@@ -116,7 +116,7 @@ class UnsupportedSQLite(StoreError):
 
 
 class NotAStore(StoreError):
-    """The file is no crypto store, or is damaged beyond reading."""
+    """The file is not a crypto store, or is too damaged to be read."""
 
 
 class MalformedRecord(UnreadableRecord):

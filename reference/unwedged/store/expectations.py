@@ -1,4 +1,4 @@
-"""What a program may know of a store before it opens it, and how a store that differs is refused (P17.4, P17.5, P17.9).
+"""What a program may expect of a store before it opens it. A store that differs is refused (P17.4, P17.5, P17.9).
 
 The file of a store may be out of reach for a moment, lost, or an older copy that somebody put back. A new store in its
 place would give the device a second identity. An older copy takes every ratchet back. Only the application can know
@@ -16,10 +16,10 @@ from unwedged.store.errors import AnotherStore, InvalidArgument, StoreExists, St
 
 
 class Existence(Enum):
-    """Whether a store is expected where one is opened."""
+    """Whether a store is expected to exist already."""
 
     ANY = "any"
-    """It is opened, or made where there is none."""
+    """It is opened, or made if there is none."""
     EXISTING = "existing"
     """It must be there already: nothing is ever made."""
     NEW = "new"
@@ -29,7 +29,7 @@ class Existence(Enum):
 
 @dataclass(frozen=True, slots=True)
 class StoreMark:
-    """Which store it was, and its version: to be kept elsewhere, where it is not restored together with the file."""
+    """The identity and the version of a store. Keep it elsewhere, where it is not restored together with the file."""
 
     identity: str
     """The store's own random identity, in hexadecimal."""
@@ -42,7 +42,7 @@ class StoreMark:
 
 @dataclass(frozen=True, slots=True)
 class Expectations:
-    """All that a program knows. A store that must not be older than a mark must exist."""
+    """Everything that a program expects. A store with a mark must exist."""
 
     existence: Existence = Existence.ANY
     not_before: StoreMark | None = None
@@ -57,7 +57,7 @@ class Expectations:
 
     @property
     def makes(self) -> bool:
-        """Say whether a store may be made where there is none."""
+        """Return whether a store may be made if there is none."""
         return self.existence is not Existence.EXISTING and self.not_before is None
 
     def must_allow_none(self) -> None:
@@ -74,7 +74,7 @@ class Expectations:
             raise StoreExists("there is a store already, and it was expected to be new")
 
     def must_allow(self, identity: bytes, version: Version) -> None:
-        """Refuse a store that is not the marked one, or is older than it was when it was marked."""
+        """Raise ``AnotherStore`` or ``StoreRolledBack`` if a store is not the marked one, or is older than its mark."""
         mark = self.not_before
         if mark is None:
             return
@@ -85,4 +85,4 @@ class Expectations:
 
 
 ANYTHING = Expectations()
-"""The expectations of a program that knows nothing of the store."""
+"""No expectations."""

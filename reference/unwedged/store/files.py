@@ -58,7 +58,7 @@ class Files:
         _held[os.getpid(), self.identities[0]] -= 1
 
     def verify(self) -> None:
-        """Make sure that the names still lead to the files that are open here."""
+        """Raise ``StoreReplaced`` unless the names still lead to the files that are open here."""
         self.verify_file()
         self.verify_log()
 
@@ -76,7 +76,7 @@ class Files:
             )
 
     def only_the_log_is_lost(self) -> bool:
-        """Say whether the store's name still leads to the file that is open here, and the log's to another or none."""
+        """Return whether the store's name still leads to the open file, but the log's to another one or none."""
         return _leads_to(self.path, self.identities[0]) and not _leads_to(self.log, self.identities[1])
 
 
@@ -88,7 +88,7 @@ def _leads_to(path: str, identity: Identity) -> bool:
 
 
 def must_not_be_inherited(file: Identity) -> None:
-    """Refuse a file that this process inherited open, through ``fork``: SQLite would take no locks on it (P21.3)."""
+    """Raise ``ForkedStore`` for a file that a fork has left open here: SQLite would take no locks on it (P21.3)."""
     if any(process != os.getpid() and held for (process, other), held in _held.items() if other == file):
         raise ForkedStore(
             "this process was forked from one that has the store open, and can't open it. Fork first and open the "
@@ -120,7 +120,7 @@ def prepare(path: Path, expected: Expectations) -> Identity:
 
 
 def regular_file_at(path: Path) -> Identity:
-    """Return which file is at ``path``, and refuse anything else: opening a pipe would wait for its other end."""
+    """Return which file is at ``path``. Raises for anything but a file: opening a pipe would wait for its other end."""
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
         what = "it is a directory" if stat.S_ISDIR(mode) else "it is no regular file"
@@ -138,7 +138,7 @@ def resolved(path: Path) -> Path:
 
 # P18.7
 def must_have_one_name(path: Path) -> None:
-    """Refuse a file that has hard links: SQLite keeps a log beside each name, and finds only this name's log."""
+    """Raise ``SeveralNames`` for a file with hard links: SQLite would keep a log for each name, and find only one."""
     if path.is_file() and path.stat().st_nlink > 1:
         raise SeveralNames("the store's file has several names (hard links): remove all but one, or copy it instead")
 
@@ -155,7 +155,7 @@ def _must_not_be_remains(path: Path) -> None:
 
 
 def _has_pages(path: Path) -> bool:
-    """Say whether there is a rollback journal of a database that had pages before: a new one has nothing to lose.
+    """Return whether there is a rollback journal of a database that had pages: a new one has nothing to lose.
 
     A journal that is not complete has a header of zeros. SQLite keeps no locks on a journal, so it may be opened here.
     """
@@ -206,7 +206,7 @@ def _identity_by_statx(path: str) -> Identity:
 
 
 def _has_statx() -> bool:
-    """Say whether the system has ``statx``, and allows it here: some sandboxes do not know it."""
+    """Return whether the system has ``statx`` and allows it: some sandboxes do not."""
     try:
         return sys.platform == "linux" and _identity_by_statx("/") == _identity_by_stat("/")
     except (AttributeError, OSError):

@@ -1,4 +1,4 @@
-"""What a guard holds: the cache it may use, the live objects beside it, and what runs under it (P3.1).
+"""The state of a guard: the cache that it may use, the live objects, and the operations under it (P3.1).
 
 Each guard has a ``GuardedCache`` of its own, made when its sync is done. The cache of a dead guard is never changed. So
 an operation that still uses it can neither see nor damage the new guard's cache.
@@ -17,7 +17,7 @@ from unwedged.store.admission import Admission
 
 
 class RecordName(NamedTuple):
-    """What identifies a record inside this process: the name of its kind, and its key in plain bytes."""
+    """The identity of a record inside this process: the name of its kind, and its key in plain bytes."""
 
     kind: str
     key: bytes
@@ -54,7 +54,7 @@ class Ledger:
         self.bytes -= self._weights.pop(name, 0)
 
     def clear(self) -> None:
-        """Count nothing any more."""
+        """Stop counting all records."""
         self.bytes = 0
         self._weights.clear()
 
@@ -162,7 +162,7 @@ class GuardedCache:
         return live
 
     def forget(self, names: Iterable[RecordName]) -> None:
-        """Drop these records, as far as they are cached, and their live objects. They can be loaded again."""
+        """Drop the cached ones of these records, and their live objects. They can be loaded again."""
         cached = [name for name in names if name in self.cache.records]
         if cached:
             self.cache = rules.forget(self.cache, cached)

@@ -1,4 +1,4 @@
-"""Looking at a store from outside: needs no passphrase, takes no lease, and never writes."""
+"""Inspection of a store from outside: it needs no passphrase, takes no lease, and never writes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _COUNTS: Final = "SELECT CAST(kind AS TEXT), count(*) FROM record GROUP BY kind 
 _LINES: Final = "SELECT version, CAST(kind AS TEXT) FROM change ORDER BY version DESC, kind DESC LIMIT ?"
 
 MOST_LINES: Final = 2**63 - 1
-"""SQLite has no larger number."""
+"""The largest integer of SQLite."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What a store shows without its passphrase."""
+    """What can be read of a store without its passphrase."""
 
     schema: int
     identity: str

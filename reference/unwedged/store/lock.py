@@ -49,7 +49,7 @@ GUARD_ENDS = (LeaseLost, StoreReplaced, UnsupportedSchema)
 
 
 def why_lost(end: BaseException) -> str:
-    """Return the trace's word for what has ended a guard."""
+    """Return the word of the trace format for the reason that ended a guard."""
     if isinstance(end, LeaseLost):
         return "fenced"
     return "files_lost" if isinstance(end, GUARD_ENDS) else "unknown_outcome"
@@ -175,30 +175,30 @@ class LeaseLock:
     # Operations
 
     async def begin_view(self) -> GuardedCache:
-        """Let a view begin: beside everything else, but not while a commit of this process is in flight (P5.15)."""
+        """Wait until a view may begin: beside other operations, but not during a commit of this process (P5.15)."""
         return await self._begin(self._views, self.end_view)
 
     async def begin_transaction(self) -> GuardedCache:
-        """Let a transaction begin when no other one runs under this guard; none does until it ends (P5.1)."""
+        """Wait until a transaction may begin: no other one runs under this guard until it ends (P5.1)."""
         return await self._begin(self._transactions, self.end_transaction)
 
     def end_view(self, guarded: GuardedCache) -> None:
-        """Count a view out."""
+        """Note that a view has ended."""
         guarded.admission.end_view()
         self._operation_ended()
 
     def end_transaction(self, guarded: GuardedCache) -> None:
-        """Count a transaction out, and let the next one begin."""
+        """Note that a transaction has ended, and let the next one begin."""
         guarded.admission.end_transaction()
         self._operation_ended()
 
     # P5.17
     def may_release(self, guarded: GuardedCache) -> bool:
-        """Say whether a commit that begins now may release the lease if somebody waits: it is the last of its turn."""
+        """Return whether a commit that begins now is the last of its turn, so that it may release a wanted lease."""
         return guarded.admission.running == 1 and not self._turn_continues()
 
     async def _begin(self, queue: Queue[GuardedCache], end: Callable[[GuardedCache], None]) -> GuardedCache:
-        """Wait until it may begin. Does not switch tasks where it may already."""
+        """Wait until the operation may begin. Does not switch tasks if it may begin at once."""
         if self._closed:
             raise StoreClosed("the store was closed")
         place = queue.join()
@@ -247,7 +247,7 @@ class LeaseLock:
 
     # P8.4
     def _turn_continues(self) -> bool:
-        """Say whether the turn goes on although somebody waits elsewhere: for a while, if somebody waits here too."""
+        """Return whether the turn goes on although another process waits: for a while, if operations wait here too."""
         return self._waiting > 0 and 0 <= self._now() - self._held_since < self.times.turn_ms
 
     def _now(self) -> Milliseconds:
@@ -260,7 +260,7 @@ class LeaseLock:
     # What happened to the guard
 
     def stands(self, epoch: Epoch) -> bool:
-        """Say whether the guard of ``epoch`` still stands as far as this process knows."""
+        """Return whether the guard of ``epoch`` still stands, as far as this process knows."""
         return rules.stands(self.guard, epoch)
 
     def note_waiter(self, epoch: Epoch, wanted: bool) -> None:
@@ -318,7 +318,7 @@ class LeaseLock:
     # Single steps; the tasks below make them at their times
 
     async def acquire_now(self) -> bool:
-        """Try once to take the lease and to sync. Say whether operations may begin now.
+        """Try once to take the lease and to sync. Return whether operations may begin now.
 
         If another instance holds the lease, ``wanted`` is set in its row.
         """
@@ -350,7 +350,7 @@ class LeaseLock:
             return rules.admits(self.guard)
 
     async def sync_cache(self, epoch: Epoch) -> None:
-        """Bring the cache up to date under ``epoch``. Only then the guard exists (P2.2 to P2.4)."""
+        """Bring the cache up to date under ``epoch``. Only then does the guard exist (P2.2 to P2.4)."""
         since = self.guarded.cache
         log = await self._read_log(since.version, epoch)
         if log.version < since.version:
@@ -378,7 +378,7 @@ class LeaseLock:
         self._on_synced(log)
 
     def _note_sync(self, trace: Trace, since: Cache[RecordName, bytes], log: ChangeLog[RecordName]) -> None:
-        """Say from which version to which the cache was brought, what the log names, and what was dropped."""
+        """Write the trace line of a sync: both versions, and the records that the log names and that were dropped."""
         kept = self.guarded.cache.records
         changed = log.changes[:MOST_LISTED]
         trace.note(
@@ -421,7 +421,8 @@ class LeaseLock:
         expiring = rules.overdue(self.guard, epoch)
         if expiring != self.guard:
             logger.warning(
-                "somebody waits for the lease, which is renewed no more: operations do not end label=%s epoch=%d: %s",
+                "another process waits for the lease, which is no longer renewed: operations do not end "
+                "label=%s epoch=%d: %s",
                 *(self.label, epoch),
                 ", ".join(
                     f"{operation.name} ({now - min(operation.began_ms, self._draining_since)} ms)"
@@ -507,7 +508,7 @@ class LeaseLock:
         self._proceed()
 
     def stop_admitting(self) -> None:
-        """Let no operation begin any more, and refuse those that wait."""
+        """Admit no further operation, and make those that wait fail."""
         self._closed = True
         self._refuse(StoreClosed("the store was closed"))
 
@@ -528,10 +529,10 @@ class LeaseLock:
             logger.error("a task of the lock failed label=%s", self.label, exc_info=failure)
 
     async def _acquire(self) -> None:
-        """Ask for the lease until it is held or nobody waits for it any more.
+        """Ask for the lease until it is held or no operation waits for it.
 
         This runs in a task of its own for all operations that wait: if one of them is cancelled, the others are not
-        affected (P1.11). If it fails, all of them get the error, and none waits any more (P2.12).
+        affected (P1.11). If it fails, all of them get the error and stop waiting (P2.12).
         """
         try:
             await self._ask()

@@ -1,6 +1,6 @@
-"""Computing for many records outside the event loop, since the loop must go on: it renews the lease.
+"""Computations for many records in a thread, since the event loop must go on: it renews the lease.
 
-For few records a thread does not pay: going there and back takes longer than the work.
+For few records a thread is not worth it: the switch takes longer than the work.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ async def offload(count: int, work: Callable[[], Result]) -> Result:
 
 
 def no_check() -> None:
-    """Let everything go on."""
+    """Never stop the work."""
 
 
 async def offload_each(

@@ -1,4 +1,4 @@
-"""What an ``open`` returns, so that ``await`` works on it as well as ``async with``."""
+"""The result of ``open``, which works with ``await`` and with ``async with``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unwedged.store.errors import InvalidArgument
 
 
 class Closable(Protocol):
-    """What is closed by leaving its block."""
+    """An object that is closed when its block is left."""
 
     async def __aenter__(self) -> object: ...
 
@@ -24,7 +24,7 @@ Opened = TypeVar("Opened", bound=Closable)
 
 
 class Opening(AbstractAsyncContextManager[Opened], Generic[Opened]):
-    """Something that is to be opened once: by ``await``, or by ``async with``, which also closes it."""
+    """Something to open once: by ``await``, or by ``async with``, which also closes it."""
 
     __slots__ = ("_open", "_opened")
 

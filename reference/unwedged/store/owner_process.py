@@ -33,11 +33,11 @@ class OwnerProcess:
         self._process = _current_process
 
     def is_current(self) -> bool:
-        """Say whether that is the process that asks."""
+        """Return whether the calling process is that process."""
         return self._process is _current_process
 
     def must_be_current(self) -> None:
-        """Refuse to continue in any other process. This awaits nothing: perhaps nothing can be awaited there."""
+        """Raise ``ForkedStore`` in any other process. This awaits nothing, since the event loop may not work there."""
         if self._process is not _current_process:
             raise ForkedStore(
                 "this process was forked from the one that opened the store, and can't use it. Fork first and open the "

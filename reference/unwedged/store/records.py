@@ -1,4 +1,4 @@
-"""Record kinds: what a store keeps, declared once by the program that uses it.
+"""Record kinds: the types of what a store keeps, declared once by the program.
 
 ::
 
@@ -29,7 +29,7 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
 # Both without slots: on Python 3.11, ``Codec[str](...)`` fails for a frozen dataclass that has them.
 @dataclass(frozen=True)
 class Codec(Generic[Plain]):
-    """How a value becomes bytes, and bytes a value. ``decode`` may raise anything on bytes that it can't read.
+    """How a value is encoded as bytes and decoded. ``decode`` may raise any exception for bytes that it can't read.
 
     Two codecs are equal if they are made of the same functions, and so are record kinds made of equal codecs. Each
     lambda is a function of its own.
@@ -50,7 +50,7 @@ class Codec(Generic[Plain]):
 
 
 class Kind:
-    """A record kind whose keys and values are of any type. There are no others than ``RecordKind``."""
+    """A record kind whose keys and values are of any type. ``RecordKind`` is its only subclass."""
 
     name: str
     cached: bool
@@ -86,11 +86,11 @@ class RecordKind(Kind, Generic[Key, Value]):
         return _encode(self.value, value, "a value", self.name)
 
     def decode_key(self, encoded: bytes) -> Key:
-        """Return the key that was encoded so, or raise ``MalformedRecord``."""
+        """Return the key that ``encode_key`` has encoded, or raise ``MalformedRecord``."""
         return _decode(self.key, encoded, "a key", self.name)
 
     def decode_value(self, encoded: bytes) -> Value:
-        """Return the value that was encoded so, or raise ``MalformedRecord``."""
+        """Return the value that ``encode_value`` has encoded, or raise ``MalformedRecord``."""
         return _decode(self.value, encoded, "a value", self.name)
 
 
@@ -118,10 +118,10 @@ def declared_by_name(kinds: object) -> dict[str, Kind]:
 
 
 def must_be_declared(value: object, declared: Mapping[str, Kind]) -> None:
-    """Refuse what is equal to none of the record kinds that were ``declared`` when the store was opened (P5.11)."""
+    """Raise unless a value equals one of the record kinds ``declared`` when the store was opened (P5.11)."""
     kind = kind_of(value)
     known = declared.get(kind.name)
-    if known is kind or known == kind:  # It is asked at each access, and nearly always of the same object.
+    if known is kind or known == kind:  # This runs at each access, and nearly always for the same object.
         return
     if known is not None:
         raise UnknownKind(
@@ -142,7 +142,7 @@ def _encode(codec: Codec[Plain], plain: Plain, what: str, kind: str) -> bytes:
         if isinstance(encoded, bytes):
             return encoded
         reason = f"made a {type(encoded).__name__}"
-    # Raised out here for the same reason as below.
+    # Raised here for the same reason as below.
     given = type(plain).__name__
     raise InvalidArgument(f"{what} of kind {kind!r}, of type {given}, can't be encoded by its codec ({reason})")
 
@@ -152,7 +152,7 @@ def _decode(codec: Codec[Plain], encoded: bytes, what: str, kind: str) -> Plain:
         return codec.decode(encoded)
     except Exception as error:  # noqa: BLE001 (a codec is anybody's)
         reason = type(error).__name__
-    # Raised out here, where the codec's exception, which may quote the record, no longer hangs on it.
+    # Raised here, so that the codec's exception, which may quote the record, is not its context.
     raise MalformedRecord(f"{what} of kind {kind!r} can't be read by its codec ({reason})")
 
 
@@ -172,7 +172,7 @@ def _no_number(constant: str) -> Json:
 
 
 class _OtherValue(ValueError):
-    """A value would come back as another one. Its message quotes nothing of it."""
+    """A value would be decoded as another one. The message does not quote it."""
 
 
 def _to_json(value: Json) -> bytes:
@@ -188,7 +188,7 @@ TEXT: Final = Codec[str](str.encode, bytes.decode)
 BYTES: Final = Codec[bytes](_as_they_are, bytes)
 """Bytes, as they are."""
 JSON: Final = Codec[Json](_to_json, _from_json)
-"""JSON values, always written the same way. Lone surrogates, NaN and infinities have no encoding, nor has what
-JSON would turn into another value: tuples, and keys of a ``dict`` that are no texts."""
+"""JSON values, always written the same way. Lone surrogates, NaN and infinities have no encoding, and neither
+have values that JSON would change: tuples, and keys of a ``dict`` that are not texts."""
 
 _NAMED: Final = ((TEXT, "TEXT"), (BYTES, "BYTES"), (JSON, "JSON"))

@@ -1,4 +1,4 @@
-"""How a process watches the lease row while it waits for its turn. All of it is for progress only."""
+"""How a process watches the lease row while it waits for its turn. No safety property depends on it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ the process whose turn it is, while turns are as long as usual."""
 
 # P8.9, P8.10, P8.23, P8.24, P8.25
 class RowWatch:
-    """What one instance knows of the others' turns, and its wait: when to look again, whether to ask for the lease."""
+    """The turns of the other instances as far as one instance knows them, and when it looks again and asks."""
 
     def __init__(self, instance: InstanceId, randomness: Randomness) -> None:
         self._instance = instance
@@ -66,7 +66,7 @@ class RowWatch:
         self._stand_back_ms = self._between(LONGEST_PAUSE_MS, 2 * LONGEST_PAUSE_MS)
 
     def saw(self, lease: Lease, *, free: bool) -> bool:
-        """Note what is in the row, and whether the lease can be taken. Say whether it is useful to ask for it."""
+        """Note the row, and whether the lease can be taken. Return whether it is useful to ask for it."""
         self._free = free
         if lease.epoch != self._seen:
             self._changed_hands(lease)
@@ -97,7 +97,7 @@ class RowWatch:
         self._seen = lease.epoch
         if lease.holder is not None:
             self._turns[lease.holder] = lease.epoch
-        # An instance that did not come for so long does not want the lease any more.
+        # An instance without a turn for this long no longer wants the lease.
         oldest = lease.epoch - 2 * (len(self._turns) + 1)
         self._turns = {instance: turn for instance, turn in self._turns.items() if turn >= oldest}
         own = self._turns.get(self._instance, Epoch(0))

@@ -1,4 +1,4 @@
-"""The tables of a store, and how a file comes to have them (P13.2 to P13.6).
+"""The tables of a store, and the migrations that make them (P13.2 to P13.6).
 
 ``application_id`` tells a store from any other SQLite file, ``user_version`` counts the migrations that were applied.
 A program that knows fewer migrations than the file has seen refuses it.
@@ -73,7 +73,7 @@ FENCE_OFF: Final = "UPDATE state SET epoch = epoch + 1, holder = NULL"
 open: the fence stops all that they do, at no extra cost."""
 
 SCHEMA: Final = "PRAGMA user_version"
-"""The number that says by which rules a file is written."""
+"""The schema version of a file."""
 
 CENSUS: Final = """
     SELECT (SELECT application_id FROM pragma_application_id), (SELECT user_version FROM pragma_user_version),
@@ -106,7 +106,7 @@ def version_of(application: int, schema: int, tables: int) -> int:
 def identity_of(connection: Connection) -> tuple[bytes, Version]:
     """Return which store a file is, and its version, in one transaction of the caller's or in none.
 
-    Refuse a file whose damage concerns these answers: it is no sound store.
+    Raises for a file whose damage concerns these values.
     """
     reports = [report for statement in _CHECKS for (report,) in database.rows(connection, statement, {})]
     identities = database.rows(connection, IDENTITY, {})

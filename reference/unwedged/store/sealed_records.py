@@ -33,7 +33,7 @@ class _Unreadable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one commit writes: the plain values, and the rows that they become."""
+    """The content of one commit: the plain values, and their rows."""
 
     writes: Mapping[RecordName, bytes | None]
     rows: Sequence[Row]
@@ -89,7 +89,7 @@ class SealedRecords:
     async def keys(self, epoch: Epoch, kind: str, since: Version) -> Listed:
         """Read the keys of one kind, and whether any of its records changed after ``since``.
 
-        A row whose key does not authenticate is no record (P22.2), since no caller could ask for it.
+        A row whose key does not authenticate does not count as a record (P22.2), since no caller could ask for it.
         """
         listed = await self._backend.keys(epoch, kind, since)
         revealed = await offload_each(partial(self._revealed_key, kind), listed.keys)
@@ -105,7 +105,7 @@ class SealedRecords:
     async def seal(
         self, writes: Mapping[RecordName, bytes | None], check_may_continue: Callable[[], None] = no_check
     ) -> Batch:
-        """Prepare what is to be written; a record without a value is to be deleted.
+        """Encode and seal the writes of a commit. A record without a value is deleted.
 
         The rows are in the order of the database's index: writing many takes half the time then.
         """

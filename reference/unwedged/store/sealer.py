@@ -10,7 +10,7 @@ key anew, and writes nothing else. From the store key HKDF derives two others:
 * *record keys* are hidden by AES-SIV, which is deterministic, so that a row can be found by its key, and reversible, so
   that keys can be listed. They are padded, so that their length tells little.
 
-What stays visible: the names of kinds, how many records there are, how long a value is, and when each changes.
+The names of kinds, the number of records, the length of each value and the time of each change stay visible.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Cost(NamedTuple):
 
     # P22.8
     def acceptable(self) -> bool:
-        """Say whether a stored cost is acceptable, so that an edited file can't take all memory or run for ever."""
+        """Return whether a stored cost is acceptable, so that an edited file can't use all memory or run for ever."""
         power_of_two = self.n >= 2 and self.n & (self.n - 1) == 0
         return (
             power_of_two
@@ -65,9 +65,9 @@ class Cost(NamedTuple):
 
 
 COST: Cost = Cost(n=2**17, r=8, p=1)
-"""For new passphrases: what OWASP's password storage cheat sheet advises for scrypt. Each time that a process opens the
-store it takes 128 MiB and some tenths of a second. A thief of the file pays as much for each guess. A notification
-extension does not have that memory: such a program uses a key, which nobody can guess and which costs nothing."""
+"""The cost for new passphrases, by OWASP's password storage cheat sheet. Each opening of the store takes 128 MiB and
+some tenths of a second. A thief of the file pays as much for each guess. A notification extension does not have that
+memory: such a program uses a key, which nobody can guess and which costs nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Sealer:
 
     store: bytes
     header: bytes = field(repr=False)
-    """What is kept in the store: how the store key is wrapped."""
+    """The sealing header in the store: the wrapped store key, and how it is wrapped."""
     _key: bytes = field(repr=False)
     _values: AESGCMSIV = field(repr=False)
     _names: AESSIV = field(repr=False)
@@ -115,7 +115,8 @@ class Sealer:
     def create(cls, secret: Secret, store: bytes) -> Sealer:
         """Make a store key for the store of this identity.
 
-        With a passphrase this takes as long as scrypt does: call it in a thread. So do ``unlock`` and ``rewrapped``.
+        With a passphrase this takes as long as scrypt does: call it in a thread. The same holds for ``unlock`` and
+        ``rewrapped``.
         """
         key = os.urandom(_KEY)
         return cls._of(store, key, _wrap(secret, store, key))

@@ -53,7 +53,7 @@ class SqliteBackend:
     """A store in an SQLite file. Implements ``Backend``."""
 
     def __init__(self, path: Path, connections: Connections) -> None:
-        """For ``open`` only."""
+        """Use ``open`` instead."""
         self.identity: Final = connections.identity
         """The store's own random identity."""
         self._path = path.absolute()  # The program may change its directory while the store is paused.
@@ -71,13 +71,13 @@ class SqliteBackend:
 
     @classmethod
     async def open(cls, path: Path, expected: Expectations = ANYTHING) -> SqliteBackend:
-        """Open the store at ``path``; where there is no file, or an empty one, make one that only its owner reads."""
+        """Open the store at ``path``. If there is no file, or an empty one, make a store that only its owner reads."""
         must_be_supported()
         with database.translated():
             return cls(path, await open_connections(path, prepare(path, expected), expected))
 
     async def sealing(self, fresh: bytes | None = None) -> bytes | None:
-        """Return the sealing header, or keep and return ``fresh`` where there is none yet."""
+        """Return the sealing header; if there is none yet, write and return ``fresh``."""
         if fresh is not None:
 
             def keep(connection: Connection) -> None:
@@ -90,7 +90,7 @@ class SqliteBackend:
         return sealing
 
     async def reseal(self, header: bytes, fresh: bytes) -> bool:
-        """As ``Backend`` says, in a transaction on the driver's thread."""
+        """See ``Backend``. Runs in a transaction on the driver's thread."""
 
         def replace(connection: Connection) -> bool:
             self._must_know_schema(connection)
@@ -104,7 +104,7 @@ class SqliteBackend:
         return Version(rows[0][0]), frozenset(kind for _, kind in rows if kind is not None)
 
     async def acquire(self, instance: InstanceId, label: str, now: Milliseconds, duration: Milliseconds) -> Lease:
-        """As ``Backend`` says. The lease counts from when it is written, where that is late."""
+        """See ``Backend``. If the write is late, the lease counts from the write (P1.9)."""
         self._instance = instance
         parameters: Parameters = {
             "instance": instance, "label": label, "longest": LONGEST_LEASE_MS,
@@ -113,25 +113,25 @@ class SqliteBackend:
         return lease_of(self._found(await self._run_short_statement(statements.ACQUIRE, parameters, writes=True))[0])
 
     async def look(self) -> Lease:
-        """As ``Backend`` says."""
+        """See ``Backend``."""
         return lease_of((await self._run_short_statement(statements.LOOK, {}))[0])
 
     async def renew(self, epoch: Epoch, now: Milliseconds, duration: Milliseconds) -> Lease:
-        """As ``Backend`` says. The lease counts from when it is written, where that is late."""
+        """See ``Backend``. If the write is late, the lease counts from the write (P1.9)."""
         began = database.monotonic_seconds()
         parameters: Parameters = {"epoch": epoch, "now": now, "duration": duration, "began": began}
         return lease_of(self._found(await self._run_short_statement(statements.RENEW, parameters, writes=True))[0])
 
     async def release(self, epoch: Epoch) -> None:
-        """As ``Backend`` says."""
+        """See ``Backend``."""
         await self._run_short_statement(statements.RELEASE, {"epoch": epoch}, writes=True)
 
     async def check(self, epoch: Epoch) -> Lease:
-        """As ``Backend`` says."""
+        """See ``Backend``."""
         return lease_of(self._found(await self._run_short_statement(statements.CHECK, {"epoch": epoch}))[0])
 
     async def changes(self, since: Version, epoch: Epoch | None) -> ChangeLog[RowName]:
-        """As ``Backend`` says: a long log on the driver's thread, and without an ``epoch`` only from files in place."""
+        """See ``Backend``. A long log is read on the driver's thread. Without an ``epoch`` the files are verified."""
         parameters: Parameters = {"since": since, "epoch": epoch, "schema": self._schema, "most": FEW_RECORDS + 1}
         if epoch is None:
             self._files.verify()
@@ -141,13 +141,13 @@ class SqliteBackend:
         return await offload(len(rows), partial(statements.change_log_of, self._found(rows)))
 
     async def load(self, epoch: Epoch, name: RowName, since: Version) -> Loaded:
-        """As ``Backend`` says."""
+        """See ``Backend``."""
         parameters: Parameters = {"epoch": epoch, "kind": name.kind, "key": name.key, "since": since}
         version, value, changed = self._found(await self._run_short_statement(statements.LOAD, parameters))[0]
         return Loaded(Version(version), value, bool(changed))
 
     async def keys(self, epoch: Epoch, kind: str, since: Version) -> Listed:
-        """As ``Backend`` says, on the driver's thread."""
+        """See ``Backend``. Runs on the driver's thread."""
         rows = self._found(await self._read(statements.KEYS, {"epoch": epoch, "kind": kind, "since": since}))
         keys = tuple(key for _, key, _ in rows if key is not None)
         return Listed(Version(rows[0][0]), keys, bool(rows[0][2]))
@@ -155,7 +155,7 @@ class SqliteBackend:
     async def commit(
         self, epoch: Epoch, rows: Sequence[Row], now: Milliseconds, duration: Milliseconds, *, may_release: bool
     ) -> Committed:
-        """As ``Backend`` says, on the driver's thread. The lease counts from when it is written, where that is late."""
+        """See ``Backend``. Runs on the driver's thread. If it is late, the lease counts from the write (P1.9)."""
         began = database.monotonic_seconds()
         values, size = await offload(len(rows), partial(statements.values_of, rows))
 
@@ -174,7 +174,7 @@ class SqliteBackend:
         return await self._write(write, len(rows), size)
 
     async def truncate(self, floor: Version) -> None:
-        """As ``Backend`` says, in a transaction on the driver's thread."""
+        """See ``Backend``. Runs in a transaction on the driver's thread."""
 
         def forget(connection: Connection) -> None:
             self._must_know_schema(connection)
@@ -184,7 +184,7 @@ class SqliteBackend:
         await self._write(forget)
 
     async def close(self) -> None:
-        """As ``Backend`` says. Closing it twice does no harm."""
+        """See ``Backend``. It may be closed twice."""
         self._owner_process.must_be_current()
         if not self._closed:
             self._closed = True
@@ -192,7 +192,7 @@ class SqliteBackend:
                 await run_to_completion(self._disconnect())
 
     async def reopen(self, known: StoreMark) -> None:
-        """As ``Backend`` says. The log may be another one: the last process that closes the file deletes it."""
+        """See ``Backend``. The log may be another one, since the last process that closes the file deletes it."""
         expected = Expectations(not_before=known)
         with database.translated():
             file = prepare(self._path, expected)
@@ -261,7 +261,7 @@ class SqliteBackend:
     async def _write(self, work: Callable[[Connection], Result], rows: int = 1, size: int = 0) -> Result:
         """Run ``work`` in a transaction on the driver's thread. Now and then make a checkpoint after it.
 
-        It writes so many ``rows``, whose values have ``size`` bytes in all.
+        It writes ``rows`` rows, whose values have ``size`` bytes in all.
 
         Before anything is written the file must be the one that was opened (P18.2), and before it is acknowledged its
         log (P18.3): that is two calls of the system instead of four, each of which takes as long as a statement.
@@ -285,7 +285,7 @@ class SqliteBackend:
         return result
 
     async def _run_on_driver_thread(self, work: Callable[[Connection], Result]) -> Result:
-        """Run ``work`` on the driver's thread. A caller that is cancelled learns of it only when the work is over."""
+        """Run ``work`` on the driver's thread. A cancellation reaches the caller when the work has ended (P12.2)."""
         self._must_be_open()
 
         def checked(connection: Connection) -> Result:
@@ -304,7 +304,7 @@ class SqliteBackend:
             raise self._busy_error() from busy
 
     def _busy_error(self) -> StoreBusy:
-        """Return an error that says what this process waits for, for how long, and which process probably has it."""
+        """Return an error that says how long this process has waited, and which process is probably the cause."""
         now = database.monotonic_seconds()
         if self._busy_since is None:
             self._busy_since = now - database.BUSY_TIMEOUT_SECONDS

@@ -41,7 +41,7 @@ class Listener(Protocol):
     """A subscription to any kind."""
 
     def deliver(self, news: Change[RecordName] | Lagged) -> None:
-        """Take the changes that are of its kind."""
+        """Accept the changes of its kind."""
 
     def close(self, failure: StoreError | None = None) -> None:
         """End, because of a ``failure`` if there is one."""
@@ -70,7 +70,7 @@ class Inbox:
         self._has_news.set()
 
     def close(self, failure: StoreError | None = None) -> None:
-        """Take no more changes. The iteration ends after the last one, with the ``failure`` if there is one."""
+        """Accept no further changes. The iteration ends after the last one, with the ``failure`` if there is one."""
         self._closed = True
         self._failure = self._failure or failure
         self._has_news.set()
@@ -129,7 +129,7 @@ class Streams:
         return len(self._subscriptions)
 
     def publish(self, log: ChangeLog[RecordName]) -> None:
-        """Deliver to every subscriber what is in ``log`` and not yet published (P9.2)."""
+        """Deliver to every subscriber the changes in ``log`` that are not yet published (P9.2)."""
         news = rules.news(self.published, log)
         if news and self._subscriptions and self._trace is not None:
             lagged = isinstance(news[0], Lagged)
@@ -163,7 +163,7 @@ class Streams:
                 return
 
     def add(self, subscription: Listener) -> None:
-        """Deliver to ``subscription`` what is published from now on."""
+        """Deliver to ``subscription`` everything that is published from now on."""
         if self._trace is not None:
             self._trace.note("subscribe", version=self.published)
         self._subscriptions.append(subscription)

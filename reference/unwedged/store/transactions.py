@@ -58,7 +58,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the operations of one store work with."""
+    """The parts of a store that its operations use."""
 
     backend: Backend
     records: SealedRecords
@@ -101,7 +101,7 @@ class Operation:
 
     @property
     def state(self) -> str:
-        """Say which snapshot it began on, and whether it has ended."""
+        """Which snapshot it began on, and whether it has ended, for people."""
         return f"epoch={self.epoch} version={self.snapshot.version}{' ended' if self.ended else ''}"
 
     @property
@@ -230,7 +230,7 @@ class Operation:
 
 
 class ViewOperation(Operation):
-    """What a view does."""
+    """The operation behind a view."""
 
     async def get(self, kind: RecordKind[Key, Value], key: Key) -> Value | None:
         """Decode a record for the caller alone (P6.8)."""
@@ -284,7 +284,7 @@ class _Outcome:
 
     version: Version
     cached: Mapping[RecordName, bytes | None]
-    """What it wrote of cached kinds."""
+    """The values that it wrote of cached kinds."""
     live: Mapping[RecordName, object]
     changes: tuple[Change[RecordName], ...]
     made: Cache[RecordName, bytes] | None = None
@@ -292,7 +292,7 @@ class _Outcome:
 
 
 class TransactionOperation(Operation):
-    """What a transaction does: it takes the live objects it works on out of the cache, and commits."""
+    """The operation behind a transaction: it takes its live objects out of the cache, and commits."""
 
     mode = "transaction"
 
@@ -440,7 +440,7 @@ class TransactionOperation(Operation):
             raise
 
     def _written(self, writes: Mapping[RecordName, bytes | None]) -> dict[str, Field]:
-        """Return what is written, in the words of the trace."""
+        """Return the fields of the trace line that say what is written."""
         return {} if self.trace is None else self.trace.written(writes, self.snapshot.records)
 
     def _outcome(self, writes: Mapping[RecordName, bytes | None], version: Version) -> _Outcome:
@@ -542,7 +542,7 @@ class Transaction:
 
     @property
     def trace(self) -> Remarks | None:
-        """Takes what the layer above says about this transaction, if there is a tracer (``spec/trace.md``)."""
+        """Accepts the trace lines of the layer above about this transaction; ``None`` without a tracer (T4.1)."""
         trace = self._operation.trace
         return None if trace is None else trace.remarks
 

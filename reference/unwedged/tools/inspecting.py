@@ -14,13 +14,13 @@ DESCRIPTION: Final = f"{WHAT}. Needs no passphrase and never writes."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say which arguments it has."""
+    """Add the arguments of the tool to ``parser``."""
     parser.add_argument("store", help="the store's file")
     parser.add_argument("--lines", type=int, default=20, help="how many lines of the change log (default: 20)")
 
 
 def run(parsed: argparse.Namespace) -> str:
-    """Return what is to be shown."""
+    """Return the text to show."""
     store: str = parsed.store
     lines: int = parsed.lines
     return text_of(inspect(store, lines))

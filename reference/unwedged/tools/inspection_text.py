@@ -1,4 +1,4 @@
-"""What a store looks like from outside, as text: two columns, the same in a terminal and in a pipe."""
+"""The text of an inspection: two columns, the same in a terminal and in a pipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unwedged.tools.printable import printable
 
 
 def text_of(found: Inspection) -> str:
-    """Return a line for each thing that is known."""
+    """Return one line for each value."""
     rows = list(_rows(found))
     width = max(len(name) for name, _ in rows) + 2
     return "".join(f"{name:{width}}{value}\n" for name, value in rows)

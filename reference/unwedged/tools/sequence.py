@@ -27,7 +27,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """A diagram: its actors from left to right, its steps from top to bottom, and what comes of them."""
+    """A diagram: its actors from left to right, its steps from top to bottom, and their outcome."""
 
     title: str
     actors: tuple[str, ...]
@@ -35,7 +35,7 @@ class Sequence:
     ending: str
 
     def __post_init__(self) -> None:
-        """Refuse a step of somebody who is no actor."""
+        """Raise for a step whose actor or target is not one of the actors."""
         for step in self.steps:
             for name in (step.actor, step.target or step.actor):
                 if name not in self.actors:
@@ -91,7 +91,7 @@ def _lifelines(places: dict[str, int], width: int, step: Step | None = None) -> 
 
 _TEXT_WIDTH: Final = 120
 _FEWEST_LETTERS: Final = 20
-"""In a line beside lifelines, however narrow the terminal is."""
+"""The fewest letters of a line beside lifelines, however narrow the terminal is."""
 
 _COLUMN: Final = 250
 _GUTTER: Final = 34

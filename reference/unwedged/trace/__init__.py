@@ -1,4 +1,4 @@
-"""What the processes of a store did, step by step, in the format of ``spec/trace.md``: nothing of it tells a secret.
+"""Traces: what the processes of a store did, step by step, in the format of ``spec/trace.md``, without secrets.
 
 A program that opens a store or a machine may give it a ``Tracer``. Each step is then handed to it as one ``Line``,
 after the step has taken place. ``NdjsonTracer`` writes lines to a file that several processes may share;

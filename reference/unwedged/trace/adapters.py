@@ -1,4 +1,4 @@
-"""Lines for what programs have already: Python's ``logging``, and OpenTelemetry. Neither is imported by the other."""
+"""Tracers that pass lines to Python's ``logging`` or to OpenTelemetry."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ class LoggingTracer:
 
 
 class Span(Protocol):
-    """OpenTelemetry's ``Span``, as far as it is used."""
+    """The part of OpenTelemetry's ``Span`` that is used."""
 
     def end(self) -> None:
-        """As OpenTelemetry says."""
+        """End the span."""
 
 
 class SpanTracer(Protocol):
-    """OpenTelemetry's ``Tracer``, as far as it is used."""
+    """The part of OpenTelemetry's ``Tracer`` that is used."""
 
     def start_span(self, name: str, *, attributes: dict[str, Field]) -> Span:
-        """As OpenTelemetry says."""
+        """Start a span."""
 
 
 class OpenTelemetryTracer:
-    """Makes each line a span, ``unwedged.`` and its step, of no length; its fields are the span's attributes.
+    """Makes each line a span without duration. Its name is ``unwedged.`` and the step; its attributes are the fields.
 
     It takes a tracer of ``opentelemetry-api``, such as ``opentelemetry.trace.get_tracer("unwedged")``, and imports
     nothing. A span is a child of the application's span that is current.

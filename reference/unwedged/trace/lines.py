@@ -1,7 +1,7 @@
 """The lines that one process instance writes of its steps, and the pseudonyms in them (T1 to T3).
 
-What a tracer gets has passed through here: in the place of each name of a record, session, user or device is a keyed
-hash. Processes of one store have the same key, so that their lines can be joined; nobody else can try out names.
+Every line passes through this module, which replaces each name of a record, session, user or device by a keyed hash.
+The processes of one store have the same key, so their lines can be joined. Without the key nobody can try out names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FORMAT: Final = 1
 
 PSEUDONYM_BYTES: Final = 8
 MOST_LISTED: Final = 250
-"""A line lists at most so many of anything (T1.6): more would hold the event loop up."""
+"""The most items in a list of a line (T1.6): more would block the event loop."""
 _KEPT_PSEUDONYMS: Final = 1024
 
 Field: TypeAlias = "str | int | bool | Sequence[str] | Sequence[int]"
@@ -36,16 +36,16 @@ logger = logging.getLogger(__name__)
 
 
 class Tracer(Protocol):
-    """What takes the lines of a store's steps: a file, a log, a collector of spans."""
+    """A receiver of the lines of a store's steps: a file, a log, a collector of spans."""
 
     def write(self, line: Line) -> None:
-        """Take one line. It is called in the middle of the store's work: it must not wait for anything."""
+        """Receive one line. It is called in the middle of the store's work, so it must not wait for anything."""
 
 
 class Trace:
-    """What one process instance, or its one opening of a store, writes of its steps.
+    """The lines of one process instance, or of one opening of a store.
 
-    ``key`` is the same in all processes of the ``store`` and nobody else knows it. ``now`` is the process's clock.
+    ``key`` is the same in all processes of the ``store``, and secret. ``now`` is the process's clock.
     """
 
     def __init__(self, tracer: Tracer, key: bytes, store: bytes, instance: int, now: Callable[[], int]) -> None:
@@ -62,7 +62,7 @@ class Trace:
             "instance": f"{instance:016x}",
         }
         self._digests: dict[tuple[str, bytes], tuple[bytes, str]] = {}
-        """Of what the last commit wrote: the next one often begins from it."""
+        """The digests of what the last commit wrote: the next commit often begins from it."""
         self.record = lru_cache(_KEPT_PSEUDONYMS)(self._record)
         """Returns a record's kind and the pseudonym of its key (T2.4)."""
 
@@ -70,11 +70,11 @@ class Trace:
         return f"<Trace lines={self.lines}>"
 
     def note(self, step: str, **fields: Field) -> None:
-        """Write one line. Where that fails the store goes on: its work does not depend on its trace."""
+        """Write one line. If that fails, the store goes on: its work does not depend on its trace (T1.7)."""
         self.write(step, fields)
 
     def write(self, step: str, fields: dict[str, Field], more: Mapping[str, Field] = _NO_FIELDS) -> None:
-        """As ``note``, of the fields in two parts."""
+        """Like ``note``, with the fields in two parts."""
         self.lines += 1
         try:
             self._tracer.write({**self._head, "line": self.lines, "at_ms": self._now(), "step": step, **fields, **more})
@@ -97,12 +97,12 @@ class Trace:
                 logger.warning("tracing failed: %s", name)
 
     def next_operation(self) -> int:
-        """Number one more operation of this instance."""
+        """Return the number of the next operation of this instance."""
         self._operations += 1
         return self._operations
 
     def pseudonym(self, what: str, *parts: str | bytes) -> str:
-        """Return what stands for a name: its keyed BLAKE2b of 8 bytes, in hexadecimal (T2.2)."""
+        """Return the pseudonym of a name: its keyed BLAKE2b of 8 bytes, in hexadecimal (T2.2)."""
         hashed = self._keyed.copy()
         for part in (what, *parts):
             octets = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
@@ -111,11 +111,11 @@ class Trace:
         return hashed.hexdigest()
 
     def records(self, names: Iterable[tuple[str, bytes]]) -> list[str]:
-        """Return how a line lists records."""
+        """Return the list of records for a line."""
         return [self.record(*name) for name in islice(names, MOST_LISTED)]
 
     def digest(self, record: tuple[str, bytes], value: bytes | None) -> str:
-        """Return what stands for a record's value: it tells equal ones from others, and nothing else (T2.5)."""
+        """Return the digest of a record's value. It shows only whether two values are equal (T2.5)."""
         if value is None:
             return "absent"
         known = self._digests.get(record)
@@ -124,7 +124,7 @@ class Trace:
         return self.pseudonym("value", self.record(*record), value)
 
     def written(self, writes: Mapping[Name, bytes | None], known: Mapping[Name, bytes | None]) -> dict[str, Field]:
-        """Return how a line says what a commit writes, and which values it has computed that from."""
+        """Return the fields that say what a commit writes, and from which values it was computed."""
         listed = list(islice(writes.items(), MOST_LISTED))
         based_on = [self.digest(name, known[name]) if name in known else "unread" for name, _ in listed]
         made = [self.digest(*write) for write in listed]
@@ -143,7 +143,7 @@ class Trace:
 
 
 class Remarks:
-    """What the layer above the store says of an operation, to be written when that has taken effect (T4.1)."""
+    """The lines of the layer above the store about an operation, written when it has taken effect (T4.1)."""
 
     __slots__ = ("_noted", "_trace")
 
@@ -152,15 +152,15 @@ class Remarks:
         self._noted: list[tuple[str, dict[str, Field]] | Exception] = []
 
     def later(self, step: str, **fields: Field) -> None:
-        """Have one line written then. The operation may also be dropped, or be run again."""
+        """Note one line, to be written when the operation takes effect. It is dropped if the operation is."""
         self._noted.append((step, fields))
 
     def miss(self, failure: Exception) -> None:
-        """Have one line left out then, because of a failure."""
+        """Note that one line is missing, because of a failure."""
         self._noted.append(failure)
 
     def pseudonym(self, what: str, *parts: str | bytes) -> str:
-        """As ``Trace.pseudonym``."""
+        """See ``Trace.pseudonym``."""
         return self._trace.pseudonym(what, *parts)
 
     def record(self, kind: str, key: bytes) -> str:
@@ -169,7 +169,7 @@ class Remarks:
 
 
 class OperationTrace:
-    """What one operation of the store writes of its steps (T3.1)."""
+    """The lines of one operation of the store (T3.1)."""
 
     __slots__ = ("_named", "_trace", "remarks")
 
@@ -189,7 +189,7 @@ class OperationTrace:
         self._trace.write(step, self._named, fields)
 
     def took_effect(self, step: str, fields: Mapping[str, Field]) -> None:
-        """Write that it has, and then what the layer above says of it."""
+        """Write that the operation has taken effect, and then the lines of the layer above."""
         self._trace.write(step, self._named, fields)
         for noted in self.remarks._noted:  # noqa: SLF001 (out of the reach of the layer above)
             if isinstance(noted, Exception):
@@ -198,7 +198,7 @@ class OperationTrace:
                 self._trace.write(noted[0], {"operation": self._named["operation"]}, noted[1])
 
     def failed(self, failure: Exception) -> None:
-        """Note that its code has failed, so that what was said of it has not happened."""
+        """Drop the lines of the layer above, since the operation's code has failed."""
         self.remarks._noted.clear()  # noqa: SLF001 (as above)
         self._named["failure"] = type(failure).__name__
 
@@ -207,5 +207,5 @@ class OperationTrace:
         return self._trace.record(kind, key)
 
     def written(self, writes: Mapping[Name, bytes | None], known: Mapping[Name, bytes | None]) -> dict[str, Field]:
-        """As ``Trace.written``."""
+        """See ``Trace.written``."""
         return self._trace.written(writes, known)

@@ -13,15 +13,15 @@ from unwedged.trace.lines import Line
 
 
 def as_json(line: Line) -> bytes:
-    """Encode a line by Python's own encoder."""
+    """Encode a line with Python's ``json``."""
     return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
 
 
 class NdjsonTracer:
-    """Appends each line to a file by one call of the system, so that no other process's line comes into its middle.
+    """Appends each line to a file by one system call, so that no line of another process gets into its middle.
 
-    A process that is killed, and one that meets a full disk, leaves all lines that it wrote, but perhaps not the whole
-    of the last. What the system has taken survives the process, and not a power cut.
+    If the process is killed or the disk is full, all lines are kept, except that the last may be cut. Lines survive the
+    end of the process, but not a power cut.
     """
 
     def __init__(self, path: str | Path, encode: Callable[[Line], bytes] = as_json) -> None:
@@ -43,7 +43,7 @@ class NdjsonTracer:
 
     # T1.5
     def write(self, line: Line) -> None:
-        """Append one line. A line of any process may have been cut just before: this one must not continue it."""
+        """Append one line. The line before it may have been cut, in any process: this line must not continue it."""
         if self._file is None:
             raise ValueError("the trace's file was closed")
         encoded = b"\n%b\n" % self._encode(line)
@@ -51,7 +51,7 @@ class NdjsonTracer:
             raise OSError("the trace's file took only a part of a line")
 
     def close(self) -> None:
-        """Let go of the file. Closing it twice does no harm."""
+        """Close the file. It may be closed twice."""
         file, self._file = self._file, None
         if file is not None:
             os.close(file)

@@ -246,7 +246,7 @@ class TestOverdue:
     async def test_so_does_one_whose_lease_claims_to_last_longer_than_any(
         self, bench: Workbench, phone: Instance, running: asyncio.Task[None]
     ) -> None:
-        """The clock was put back once it was renewed no more: others may take the lease, but nobody does."""
+        """The clock was put back when the lease was no longer renewed: others may take it, but nobody does."""
         bench.clock.advance(2001)
         phone.lock.stop_renewing_if_overdue()
         bench.clock.time -= 3_600_000
