@@ -204,7 +204,7 @@ def _cache_before_commit(_: World) -> Sequence[Substitution]:
         end(self)
         if self.committed is None:
             for name, write in self._writes.items():
-                value = None if write is None else write.encode()
+                value = None if write is None else write()
                 self._guarded.cache = replace(
                     self._guarded.cache, records=self._guarded.cache.records.insert(name, value)
                 )

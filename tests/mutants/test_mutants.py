@@ -51,8 +51,8 @@ MUTANTS: Final = (
     Mutant(
         "two gets at once give two live objects",
         f"{STORE}/transactions.py",
-        "                if name not in self._objects:\n                    self._objects[name] = None if encoded",
-        "                if True:\n                    self._objects[name] = None if encoded",
+        "                if name not in self._objects:\n                    encoded =",
+        "                if True:\n                    encoded =",
         "crypto_store/test_operations.py::TestTransactions::test_two_gets_at_once_give_one_object",
     ),
     Mutant(

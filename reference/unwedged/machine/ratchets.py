@@ -24,6 +24,8 @@ _PICKLE_KEY: Final = bytes(32)
 PRE_KEY: Final = 0
 """The type of an Olm message that begins a session."""
 
+DIGEST_BYTES: Final = 8
+
 MOST_ONE_TIME_KEYS: Final = 50
 """How many one-time keys an account keeps at the server: half of what vodozemac can hold unpublished."""
 
@@ -37,7 +39,7 @@ class OlmMessage:
 
     def digest(self) -> bytes:
         """Return the digest by which a repetition of the message is recognised (M7.5)."""
-        return hashlib.sha256(f"{self.type}|{self.body}".encode()).digest()[:8]
+        return hashlib.sha256(f"{self.type}|{self.body}".encode()).digest()[:DIGEST_BYTES]
 
     def session_id(self) -> str | None:
         """Return the id of the session of a pre-key message, otherwise ``None``. Raises ``MalformedMessage``."""

@@ -32,8 +32,9 @@ from unwedged.machine.identifiers import (
     UserId,
 )
 from unwedged.machine.qr import QrCode
-from unwedged.machine.ratchets import Account, InboundGroup, OlmSession, OutboundGroup
+from unwedged.machine.ratchets import DIGEST_BYTES, Account, InboundGroup, OlmSession, OutboundGroup
 from unwedged.machine.sas import Macs
+from unwedged.machine.unpadded_base64 import to_unpadded, unpadded
 from unwedged.machine.unshown import Unshown
 from unwedged.store import TEXT, Codec, Kind, RecordKind
 
@@ -639,6 +640,38 @@ def _codec(kind: type[Value]) -> Codec[Value]:
     return Codec(_ENCODER.encode, decode)
 
 
+class _PeerRecord(Unshown, msgspec.Struct):
+    """A ``Peer`` in as few bytes as it needs: with one session it fits into a page of the database.
+
+    Of a record that does not, each commit writes five pages more.
+    """
+
+    sessions: list[bytes]
+    """Their pickles, which are base64, as the bytes of it."""
+    generation: int
+    digests: bytes
+    """One after the other."""
+    claims: int
+    unwedged_ms: int
+
+
+_PEER_DECODER: Final = msgspec.msgpack.Decoder(_PeerRecord)
+
+
+def _to_peer_record(peer: Peer) -> bytes:
+    sessions = [unpadded(session.pickle()) for session in peer.sessions]
+    digests = b"".join(peer.digests)
+    return _ENCODER.encode(_PeerRecord(sessions, peer.generation, digests, peer.claims, peer.unwedged_ms))
+
+
+def _from_peer_record(encoded: bytes) -> Peer:
+    record = _PEER_DECODER.decode(encoded)
+    sessions = [OlmSession.from_pickle(to_unpadded(pickle)) for pickle in record.sessions]
+    starts = range(0, len(record.digests), DIGEST_BYTES)
+    digests = [record.digests[start : start + DIGEST_BYTES] for start in starts]
+    return Peer(sessions, record.generation, digests, record.claims, record.unwedged_ms)
+
+
 def _name(kind: type[Name]) -> Codec[Name]:
     """Return the codec of a NewType of ``str``."""
     del kind
@@ -655,7 +688,7 @@ ACCOUNT: Final = RecordKind("account", _THE_ONE, _codec(Account))
 OWN_DEVICE: Final = RecordKind("own_device", _THE_ONE, _codec(OwnDevice))
 OFFER: Final = RecordKind("offer", _THE_ONE, _codec(Offer))
 SYNC: Final = RecordKind("sync", TEXT, _codec(str))
-PEER: Final = RecordKind("peer", PEER_NAME, _codec(Peer))
+PEER: Final = RecordKind("peer", PEER_NAME, Codec(_to_peer_record, _from_peer_record))
 WANTED_SESSION: Final = RecordKind("wanted_session", PEER_NAME, _codec(WantedSession))
 DEVICES: Final = RecordKind("devices", _name(UserId), _codec(dict[DeviceId, KnownDevice]))
 RECIPIENTS_VERSION: Final = RecordKind("recipients_version", _THE_ONE, _codec(int))

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -23,6 +24,43 @@ class Uncancellable(asyncio.Future[Result]):
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 (the signature is asyncio's)
         """Refuse. A task that is cancelled meanwhile remembers this, and raises the error when this future is done."""
         return False
+
+
+class SettledByLoop(Uncancellable[Result]):
+    """One that only a callback of the loop settles, and no task: a task that waits for it goes on in that callback.
+
+    Any other future has the loop call the task in its next turn, which takes as long as a statement of SQLite.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: list[tuple[Callable[[SettledByLoop[Result]], object], Context | None]] = []
+
+    def add_done_callback(
+        self, callback: Callable[[SettledByLoop[Result]], object], /, *, context: Context | None = None
+    ) -> None:
+        """Have ``callback`` called by whatever settles this future."""
+        if self.done():
+            super().add_done_callback(callback, context=context)
+        else:
+            self._waiting.append((callback, context))
+
+    def set_result(self, result: Result, /) -> None:
+        """Settle it, and let what waits for it go on."""
+        super().set_result(result)
+        self._go_on()
+
+    def set_exception(self, exception: type[BaseException] | BaseException, /) -> None:
+        """Settle it, and let what waits for it go on."""
+        super().set_exception(exception)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        for callback, context in self._waiting:
+            if context is None:
+                callback(self)
+            else:
+                context.run(callback, self)
 
 
 @types.coroutine

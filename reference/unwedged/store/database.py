@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Final, TypeAlias, TypeVar
 
 import aiosqlite
 
-from unwedged.store.completion import Uncancellable
-from unwedged.store.errors import NotAStore, StorageFailed, StoreBusy
+from unwedged.store.completion import SettledByLoop
+from unwedged.store.errors import NotAStore, StorageFailed, StoreBusy, StoreError
 
 Result = TypeVar("Result")
 Connection: TypeAlias = sqlite3.Connection
@@ -73,7 +74,7 @@ class Driver(aiosqlite.Connection):
         The work has ended when this returns or raises, also if its caller is cancelled meanwhile. The driver's own
         methods would lose the result then. So this uses the queue behind them: pin the driver's version.
         """
-        done: Uncancellable[Result] = Uncancellable()
+        done: SettledByLoop[Result] = SettledByLoop()
         self._tx.put_nowait((done, partial(retry_while_busy, work, self._conn)))
         return await done
 
@@ -167,20 +168,33 @@ def _code(error: Error) -> int:
     return code & 0xFF
 
 
-@contextlib.contextmanager
-def translated() -> Iterator[None]:
+class translated:  # noqa: N801 (a context manager; no generator, which takes four times as long)
     """Translate exceptions of SQLite into those of the store."""
-    try:
-        yield
-    except Error as error:
-        code = _code(error)
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise StoreBusy("another program keeps the store locked") from error
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
-            raise NotAStore(f"the file is no crypto store, or is damaged: {error}") from error
-        raise StorageFailed(f"the store could not be read or written: {error}") from error
-    except UnicodeDecodeError as error:
-        # The driver's, for a name or an error message of SQLite's that quotes the damage.
-        raise NotAStore("the file is damaged: a text in it can't be read") from error
-    except OSError as error:
-        raise StorageFailed(f"the store could not be opened: {error.strerror}") from error
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and (translation := _translation(error)) is not None:
+            raise translation from error
+
+
+def _translation(error: BaseException) -> StoreError | None:
+    match error:
+        case sqlite3.Error():
+            code = _code(error)
+            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                return StoreBusy("another program keeps the store locked")
+            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
+                return NotAStore(f"the file is no crypto store, or is damaged: {error}")
+            return StorageFailed(f"the store could not be read or written: {error}")
+        case UnicodeDecodeError():
+            # The driver's, for a name or an error message of SQLite's that quotes the damage.
+            return NotAStore("the file is damaged: a text in it can't be read")
+        case OSError():
+            return StorageFailed(f"the store could not be opened: {error.strerror}")
+    return None

@@ -21,7 +21,7 @@ from unwedged.protocol.cache import Cache, ChangeLog
 from unwedged.protocol.guard import NO_GUARD, Guard, Stage
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.protocol.lease import LONGEST_LEASE_MS, takeable
-from unwedged.store.admission import Queue
+from unwedged.store.admission import Admission, Queue
 from unwedged.store.arguments import whole_of
 from unwedged.store.backend import Backend
 from unwedged.store.clock import Clock, Randomness
@@ -176,11 +176,13 @@ class LeaseLock:
 
     async def begin_view(self) -> GuardedCache:
         """Wait until a view may begin: beside other operations, but not during a commit of this process (P5.15)."""
-        return await self._begin(self._views, self.end_view)
+        return await self._begin(self._views, Admission.admits_view, Admission.begin_view, self.end_view)
 
     async def begin_transaction(self) -> GuardedCache:
         """Wait until a transaction may begin: no other one runs under this guard until it ends (P5.1)."""
-        return await self._begin(self._transactions, self.end_transaction)
+        return await self._begin(
+            self._transactions, Admission.admits_transaction, Admission.begin_transaction, self.end_transaction
+        )
 
     def end_view(self, guarded: GuardedCache) -> None:
         """Note that a view has ended."""
@@ -197,10 +199,21 @@ class LeaseLock:
         """Return whether a commit that begins now is the last of its turn, so that it may release a wanted lease."""
         return guarded.admission.running == 1 and not self._turn_continues()
 
-    async def _begin(self, queue: Queue[GuardedCache], end: Callable[[GuardedCache], None]) -> GuardedCache:
+    async def _begin(
+        self,
+        queue: Queue[GuardedCache],
+        admits: Callable[[Admission], bool],
+        begin: Callable[[Admission], None],
+        end: Callable[[GuardedCache], None],
+    ) -> GuardedCache:
         """Wait until the operation may begin. Does not switch tasks if it may begin at once."""
         if self._closed:
             raise StoreClosed("the store was closed")
+        guarded = self.guarded
+        if not (queue or self._admitting_paused) and rules.admits(self.guard) and admits(guarded.admission):
+            begin(guarded.admission)
+            self._activity += 1
+            return guarded
         place = queue.join()
         self._let_begin()
         try:
@@ -231,7 +244,7 @@ class LeaseLock:
 
     def _let_begin(self) -> None:
         """Let operations begin that may, and if none may, ask for the lease."""
-        if self._admitting_paused:
+        if self._admitting_paused or not self._waiting:
             return
         if rules.admits(self.guard):
             guarded, admission = self.guarded, self.guarded.admission
@@ -241,7 +254,7 @@ class LeaseLock:
             if admission.admits_transaction() and self._transactions.let_begin(guarded):
                 admission.begin_transaction()
                 self._activity += 1
-        elif self._waiting and not self._acquiring:
+        elif not self._acquiring:
             self._acquiring = True
             self._start(self._acquire())
 

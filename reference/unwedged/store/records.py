@@ -119,7 +119,7 @@ def declared_by_name(kinds: object) -> dict[str, Kind]:
 
 def must_be_declared(value: object, declared: Mapping[str, Kind]) -> None:
     """Raise unless a value equals one of the record kinds ``declared`` when the store was opened (P5.11)."""
-    kind = kind_of(value)
+    kind = value if isinstance(value, Kind) else kind_of(value)
     known = declared.get(kind.name)
     if known is kind or known == kind:  # This runs at each access, and nearly always for the same object.
         return

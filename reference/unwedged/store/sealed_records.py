@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from heapq import merge
@@ -115,7 +115,7 @@ class SealedRecords:
         rows = await offload_each(partial(self._sealed, self._hidden), tuple(writes.items()), check_may_continue)
         return Batch(writes, await asyncio.to_thread(_in_order, rows))
 
-    async def commit(
+    def commit(
         self,
         epoch: Epoch,
         batch: Batch,
@@ -123,9 +123,9 @@ class SealedRecords:
         duration: Milliseconds,
         *,
         may_release: bool,
-    ) -> Committed:
+    ) -> Awaitable[Committed]:
         """Write the whole batch, or nothing."""
-        return await self._backend.commit(epoch, batch.rows, now, duration, may_release=may_release)
+        return self._backend.commit(epoch, batch.rows, now, duration, may_release=may_release)
 
     def _revealed_key(self, kind: str, hidden: bytes) -> bytes | None:
         try:

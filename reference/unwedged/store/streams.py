@@ -130,8 +130,8 @@ class Streams:
 
     def publish(self, log: ChangeLog[RecordName]) -> None:
         """Deliver to every subscriber the changes in ``log`` that are not yet published (P9.2)."""
-        news = rules.news(self.published, log)
-        if news and self._subscriptions and self._trace is not None:
+        news = rules.news(self.published, log) if self._subscriptions else ()
+        if news and self._trace is not None:
             lagged = isinstance(news[0], Lagged)
             self._trace.note("publish", since=self.published, version=log.version, lagged=lagged)
         self.published = max(self.published, log.version)

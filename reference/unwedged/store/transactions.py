@@ -11,9 +11,9 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Generic, Protocol, Self, TypeVar, cast
+from typing import NamedTuple, Self, TypeAlias, TypeVar, cast
 
 from unwedged.protocol import cache as rules
 from unwedged.protocol.cache import Cache, Change, ChangeLog
@@ -198,17 +198,22 @@ class Operation:
 
     async def _read(self, name: RecordName) -> bytes | None:
         """Return a record of the snapshot, from memory if possible."""
-        if name in self.snapshot.records:
-            self._services.counts.hits += 1
-            self._guarded.use(name)
-        else:
-            self._services.counts.misses += 1
+        if not self._is_at_hand(name):
             await self._load(name)
         return self.snapshot.records[name]
+
+    def _is_at_hand(self, name: RecordName) -> bool:
+        """Say whether a record is in the snapshot; if it is, it counts as used."""
+        if name not in self.snapshot.records:
+            return False
+        self._services.counts.hits += 1
+        self._guarded.use(name)
+        return True
 
     # P4.8
     async def _load(self, name: RecordName) -> None:
         """Bring a record from the database into the snapshot, and into the cache if that is still this guard's."""
+        self._services.counts.misses += 1
         loaded = await self._access(self._services.records.load(self.epoch, name, self.snapshot.version))
         if loaded.changed:
             raise self._moved(f"a {name.kind!r} record", loaded.version)
@@ -250,36 +255,19 @@ class ViewOperation(Operation):
         return tuple(kind.decode_key(key) for key in sorted(await self._list(kind.name)))
 
 
-@dataclass(frozen=True, slots=True)
-class _Put(Generic[Value]):
-    """An object to write. It becomes bytes only at the commit, since it may be changed until then (P5.6)."""
-
-    encoder: Callable[[Value], bytes]
-    value: Value
-
-    def encode(self) -> bytes:
-        return self.encoder(self.value)
+_Encode: TypeAlias = Callable[[], bytes]
+"""Encodes an object to write. That happens only at the commit, since it may be changed until then (P5.6)."""
 
 
-class _Encodable(Protocol):
-    """A ``_Put`` of any type."""
-
-    @property
-    def value(self) -> object: ...
-
-    def encode(self) -> bytes: ...
-
-
-def _encoded(write: _Encodable | None) -> bytes | None:
-    return None if write is None else write.encode()
+def _encoded(write: _Encode | None) -> bytes | None:
+    return None if write is None else write()
 
 
 def _is_large(writes: Mapping[RecordName, bytes | None]) -> bool:
     return len(writes) > FEW_RECORDS
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
+class _Outcome(NamedTuple):
     """The effects of a commit inside this process: on the cache, and for subscribers."""
 
     version: Version
@@ -314,7 +302,8 @@ class TransactionOperation(Operation):
     def __init__(self, services: Services, guarded: GuardedCache, code: object) -> None:
         super().__init__(services, guarded, code)
         self._objects: dict[RecordName, object | None] = {}
-        self._writes: dict[RecordName, _Encodable | None] = {}
+        self._writes: dict[RecordName, _Encode | None] = {}
+        """How each object that was put becomes bytes; ``None`` for what was deleted."""
 
     async def get(self, kind: RecordKind[Key, Value], key: Key) -> Value | None:
         """Hand out the live object of a record: the same each time (P5.4)."""
@@ -322,9 +311,11 @@ class TransactionOperation(Operation):
         name = self._name(kind, key)
         if name not in self._objects:
             try:
-                encoded = await self._read(name)
-                self._must_go_on()  # In a task of its own this may have waited until after the transaction's end.
+                if not self._is_at_hand(name):
+                    await self._load(name)
+                    self._must_go_on()  # In a task of its own this may have waited until after the transaction's end.
                 if name not in self._objects:
+                    encoded = self.snapshot.records[name]
                     self._objects[name] = None if encoded is None else self._object(kind, name, encoded)
             except UnreadableRecord as unreadable:
                 unreadable.record = name
@@ -337,8 +328,7 @@ class TransactionOperation(Operation):
         self._must_go_on()
         name = self._name(kind, key)
         self._objects[name] = value
-        write: _Put[Value] = _Put(kind.encode_value, value)
-        self._writes[name] = write
+        self._writes[name] = partial(kind.encode_value, value)
 
     def delete(self, kind: RecordKind[Key, Value], key: Key) -> None:
         """Remember to delete a record."""
@@ -403,7 +393,7 @@ class TransactionOperation(Operation):
 
         def outcome() -> _Outcome:
             outcome = self._outcome(writes, Version(cache.version + 1))
-            return outcome if limited else replace(outcome, made=rules.install(cache, outcome.version, outcome.cached))
+            return outcome if limited else outcome._replace(made=rules.install(cache, outcome.version, outcome.cached))
 
         return await asyncio.to_thread(outcome)
 
@@ -479,8 +469,8 @@ class TransactionOperation(Operation):
     # P5.9
     def _live(self, cached: Mapping[RecordName, bytes | None]) -> dict[RecordName, object]:
         """Return the objects that were put, but none that was put twice: it can't be the live object of two records."""
-        puts = {name: write.value for name in cached if (write := self._writes[name]) is not None}
-        if len(puts) == 1:
+        puts = {name: self._objects[name] for name in cached if self._writes[name] is not None}
+        if len({id(value) for value in puts.values()}) == len(puts):
             return puts
         times = Counter(id(value) for value in puts.values())
         return {name: value for name, value in puts.items() if times[id(value)] == 1}
