@@ -230,8 +230,8 @@ WhyNotSync(e) ==
     \cup Unless(e.sliding /\ e.events => TokenOf(Messages) \in {e.asked_events, Unknown}, "stale_response")
     \cup Unless(e.lists \/ e.events => Wrote(e, "sync"), "token_not_stored")
     \cup Unless(e.told /\ e.events => e.processed >= e.number \/ "unprocessed" \in e.wrote, "events_not_processed")
-    \cup Unless(e.told /\ e.lists => (e.changed \cap lists.followed) \ e.cleared \subseteq e.set, "change_not_marked")
-    \cup Unless(e.told /\ e.lists /\ e.asked = None => lists.followed \ e.cleared \subseteq e.set, "lists_not_marked")
+    \cup Unless(e.told /\ e.lists /\ "sync" \in e.wrote => (e.changed \cap lists.followed) \ e.cleared \subseteq e.set, "change_not_marked")
+    \cup Unless(e.told /\ e.lists /\ "sync" \in e.wrote /\ e.asked = None => lists.followed \ e.cleared \subseteq e.set, "lists_not_marked")
 
 KeepRead(before, message) ==
     LET all == Append(before, message)
@@ -295,7 +295,7 @@ Encrypt(e) ==
     /\ But(<<keys, inbox, lists>>)
 
 WhyNotEncrypt(e) ==
-    Unless(Wrote(e, e.kind), IF e.committed THEN "place_not_stored" ELSE "not_committed")
+    Unless(e.told => e.kind \in e.moved, IF e.committed THEN "place_not_stored" ELSE "not_committed")
     \cup Unless(Get(used, e.ratchet, -1) < e.index, "place_used_again")
 
 \* M9.1, M21.2
@@ -316,7 +316,7 @@ Why(e) ==
       [] e.step = "answer_query"   -> WhyNotAnswerQuery(e)
       [] e.step = "encrypt"        -> WhyNotEncrypt(e)
       [] e.step = "share"          -> WhyNotShare(e)
-      [] e.step = "commit"         -> {}
+      [] OTHER                     -> {}
 
 Step(e) ==
     CASE e.step = "open_machine"   -> OpenMachine(e)
@@ -331,6 +331,7 @@ Step(e) ==
       [] e.step = "encrypt"        -> Encrypt(e)
       [] e.step = "share"          -> Share(e)
       [] e.step = "commit"         -> CommitRecords(e)
+      [] OTHER                     -> But(<<keys, inbox, lists, used>>)
 
 Next == at <= Len(Log) /\ Why(Log[at]) = {} /\ Step(Log[at]) /\ at' = at + 1
 

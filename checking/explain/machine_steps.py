@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
+from checking.explain.exchange_steps import Change, Readings, commit_facts, exchange_facts, exchange_step
 from checking.explain.lines import (
     Abandon,
     Answer,
@@ -19,6 +20,7 @@ from checking.explain.lines import (
     Batch,
     Commit,
     CommitFails,
+    DecryptMegolm,
     DecryptOlm,
     EncryptMegolm,
     EncryptOlm,
@@ -86,7 +88,26 @@ def machine_steps(logs: Logs, merged: Merged) -> Sequence[MachineStep]:
         for operation in rest.values():
             if operation.effect is None:
                 steps += _steps_of(operation, names[instance])
-    return steps if any(step.name != "commit" for step in steps) else []
+    if all(step.name == "commit" for step in steps):
+        return []
+    return list(_with_readings(steps))
+
+
+def _with_readings(steps: Iterable[MachineStep]) -> Iterator[MachineStep]:
+    """Say with each reading of a message as which event it was read first."""
+    readings = Readings()
+    for step in steps:
+        if step.name == "commit":
+            deleted, repaired = step.facts["deleted"], step.facts["repaired"]
+            assert isinstance(deleted, frozenset)
+            assert isinstance(repaired, frozenset)
+            if "seen" in deleted | repaired or not step.facts["told"]:
+                readings.forget()
+        line = step.found.line
+        if step.name == "decrypt_megolm" and isinstance(line, DecryptMegolm):
+            yield replace(step, facts={**step.facts, "before": readings.before(line)})
+        else:
+            yield step
 
 
 def _before(operations: Mapping[int, _Operation], number: int) -> Sequence[int]:
@@ -150,6 +171,7 @@ def _steps_of(operation: _Operation, process: str) -> Iterator[MachineStep]:
     effect = None if operation.effect is None else operation.effect.line
     written, told = _written(effect)
     lines = [found.line for found in operation.lines]
+    change = Change.of(effect)
     context: dict[str, MachineFact] = {
         "p": process,
         "told": told and operation.is_whole and not any(isinstance(line, Repair) for line in lines),
@@ -157,14 +179,16 @@ def _steps_of(operation: _Operation, process: str) -> Iterator[MachineStep]:
         **written.facts(),
     }
     for found in operation.lines:
-        named = _step(found.line, lines)
+        named = _step(found.line, lines) or exchange_step(found.line, lines, change)
         if named is not None:
             name, facts = named
-            yield MachineStep(name, {**context, **facts}, found, process)
+            more = exchange_facts(found.line, lines, change)
+            yield MachineStep(name, {**context, **facts, **more}, found, process)
     if operation.effect is not None and (written.wrote or written.deleted):
         repaired = frozenset(line.record.partition("/")[0] for line in lines if isinstance(line, Repair))
         version = effect.version if isinstance(effect, Commit) else 0
-        yield MachineStep("commit", {**context, "version": version, "repaired": repaired}, operation.effect, process)
+        context |= {"version": version, "repaired": repaired, **commit_facts(lines, change)}
+        yield MachineStep("commit", context, operation.effect, process)
 
 
 def _written(line: AnyLine | None) -> tuple[_Written, bool]:
@@ -185,10 +209,13 @@ def _untold(steps: Sequence[MachineStep], records: object, process: str) -> Iter
         written = _Written(named, named) if all("/" in record for record in named) else _EVERYTHING
         facts: dict[str, MachineFact] = {"p": process, "told": False, "committed": True, **written.facts()}
         nothing: frozenset[str] = frozenset()
-        yield MachineStep("commit", {**facts, "version": 0, "repaired": nothing}, steps[-1].found, process)
+        facts |= {"version": 0, "repaired": nothing, **commit_facts([], Change(named, named))}
+        yield MachineStep("commit", facts, steps[-1].found, process)
 
 
-_EVERYTHING: Final = _Written(*[frozenset({"offer/", "own_device/", "sync/", "peer/", "tracked/"})] * 2)
+_EVERYTHING: Final = _Written(
+    *[frozenset({"offer/", "own_device/", "sync/", "peer/", "tracked/", "inbound_group_session/"})] * 2
+)
 
 
 def _step(line: AnyLine, lines: Sequence[AnyLine]) -> tuple[str, dict[str, MachineFact]] | None:

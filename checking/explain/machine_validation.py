@@ -22,7 +22,7 @@ STEPS_IN_A_PART: Final = 2000
 """At most."""
 
 _CONFIGURATION: Final = """\
-SPECIFICATION Spec
+SPECIFICATION ExchangeSpec
 CONSTANTS
     Log <- TheLog
     Start <- TheStart
@@ -30,6 +30,8 @@ CONSTANTS
     Target = 50
     FallbackPeriod = 3600000
     MessagesKept = 256
+    ClaimedAgainAfter = 60
+    RequestsKept = 400
 VIEW Place
 CHECK_DEADLOCK FALSE
 INVARIANT {invariant}
@@ -49,16 +51,16 @@ class MachineValidation:
 
 async def validate_machine(toolbox: Toolbox, steps: Sequence[MachineStep], specifications: Path) -> MachineValidation:
     """Let TLC follow the steps. Raises ``NotValidated`` where it does not come to a verdict."""
-    start, done, seconds = "Unstarted", 0, 0.0
+    start, done, seconds = "NothingKnown", 0, 0.0
     while part := list(islice(steps, done, done + STEPS_IN_A_PART)):
         with tempfile.TemporaryDirectory(prefix="unwedged-machine-") as folder:
             path = Path(folder) / "TheMachine.tla"
             path.write_text(_module(part, start), encoding="utf-8")
-            result = await _follow(toolbox, path, specifications, 0, "AtEnd")
+            result = await _follow(toolbox, path, specifications, 0, "AtEndOfExchange")
             seconds += result.seconds
             followed = result.depth - 1
             if followed < len(part):
-                explained = await _follow(toolbox, path, specifications, followed + 1, "AtLast")
+                explained = await _follow(toolbox, path, specifications, followed + 1, "AtLastOfExchange")
                 reasons = printed_reasons(explained.printed)
                 return MachineValidation(done + followed, seconds + explained.seconds, reasons)
         start = _end(result)
@@ -87,7 +89,7 @@ def _module(steps: Sequence[MachineStep], start: str) -> str:
     log = ",\n    ".join(map(_element, steps))
     return f"""\
 ---- MODULE TheMachine ----
-EXTENDS MachineTrace
+EXTENDS ExchangeTrace
 TheStart == {start}
 TheLog == <<
     {log}

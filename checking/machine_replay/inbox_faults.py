@@ -109,12 +109,12 @@ def _better_key_lost_in_batch() -> Sequence[Substitution]:
     before: dict[tuple[Transaction, GroupSessionName], InboundSession | None] = {}
 
     async def keep_better(transaction: Transaction, name: GroupSessionName, offered: InboundSession) -> bool:
-        stored = await transaction.get(INBOUND, name)
-        stored = before.setdefault((transaction, name), stored)
-        if stored is None:
-            transaction.put(INBOUND, name, offered)
-            return True
-        transaction.put(INBOUND, name, stored)
+        now = await transaction.get(INBOUND, name)
+        stored = before.setdefault((transaction, name), now)
+        if stored is not None:
+            transaction.put(INBOUND, name, stored)
+        elif now is not None:
+            transaction.delete(INBOUND, name)
         return await _keep_better(transaction, name, offered)
 
     return [(rooms, "keep_better", keep_better)]

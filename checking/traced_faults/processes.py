@@ -37,6 +37,13 @@ class RealProcess:
         self._process.stdin.flush()
         return msgspec.json.decode(self._line(), type=answer)
 
+    def end(self) -> None:
+        """Give it no more commands, and wait until it has ended by itself."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        if self._process.wait():
+            raise ProcessEnded(f"a process of {self._module} ended with {self._process.returncode}")
+
     def kill(self) -> None:
         """End it in the middle of what it does."""
         self._process.kill()

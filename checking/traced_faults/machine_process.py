@@ -1,0 +1,249 @@
+"""A process of a device: a real machine that does what it is told, with a fault or without, and writes its trace.
+
+It speaks lines of JSON. A command names one of the functions below. While the process carries it out, it writes each
+request to the homeserver as a line, and reads the answer as one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import msgspec
+
+from checking.machine_replay.client import Client, text_message
+from checking.machine_replay.homeserver import Device, Homeserver, Json
+from checking.replay.substitutions import substituted
+from checking.traced_faults.machine_injections import INJECTIONS
+from checking.traced_faults.processes import say
+from unwedged.machine import LocalTrust, MachineError, OlmMachine, olm
+from unwedged.machine.exports import ExportedSession
+from unwedged.machine.identifiers import MEGOLM, DeviceId, PeerName, RoomId, UserId
+from unwedged.machine.records import DEVICES, OUTBOUND, OWN_DEVICE, PEER
+from unwedged.machine.requests import Request, decode, encode
+from unwedged.store import LeaseTimes, Transaction
+from unwedged.trace import NdjsonTracer
+
+KEY: Final = bytes(32)
+"""That of a throw-away store."""
+
+Arguments: TypeAlias = "Sequence[object]"
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """What a process is."""
+
+    folder: str
+    label: str
+    device: Device
+    fault: str | None
+
+
+class Command(msgspec.Struct, frozen=True):
+    """What to do."""
+
+    name: str
+    arguments: list[object]
+
+
+class HttpRequest(msgspec.Struct, frozen=True):
+    """A request to the homeserver."""
+
+    method: str
+    path: str
+    body: Json
+
+
+class HttpAnswer(msgspec.Struct, frozen=True):
+    """What the homeserver says to it."""
+
+    status: int
+    body: Json
+
+
+class Said(msgspec.Struct, frozen=True):
+    """What a process says: a request to be answered, or else what came of the command."""
+
+    request: HttpRequest | None = None
+    result: object = None
+
+
+class _HomeserverElsewhere(Homeserver):
+    """The homeserver, which is in the process that started this one."""
+
+    def request(
+        self, device: Device, method: str, path: str, body: Mapping[str, object] | None = None
+    ) -> tuple[int, Json]:
+        del device
+        say(msgspec.json.encode(Said(HttpRequest(method, path, dict(body or {})))).decode())
+        answer = msgspec.json.decode(sys.stdin.readline(), type=HttpAnswer)
+        return answer.status, answer.body
+
+
+async def encrypt_room(client: Client, room: str, content: Json) -> None:
+    """Note that a room is encrypted."""
+    await client.machine.set_room_encryption(room, content)
+
+
+async def track(client: Client, users: Sequence[str]) -> None:
+    """Know the devices of users."""
+    await client.machine.track_users(users)
+    await client.sync()
+    await client.send_all()
+
+
+async def sync(client: Client, connection: str = "main") -> list[str]:
+    """Sync; return the codes of what was wrong."""
+    return [problem.code for problem in (await client.sync(connection)).problems]
+
+
+async def send(client: Client) -> None:
+    """Send all that is to be sent."""
+    await client.send_all()
+
+
+async def requests(client: Client) -> list[Json]:
+    """Return what is to be sent, and send nothing."""
+    return [msgspec.json.decode(encode(request), type=Json) for request in await client.machine.outgoing_requests()]
+
+
+async def answer(client: Client, request: Json) -> None:
+    """Send a request that was listed before, and take its answer."""
+    await client.send(_request(request))
+
+
+async def share(client: Client, room: str, members: Sequence[str]) -> None:
+    """Share the room's key with its members."""
+    await client.share(room, members)
+
+
+async def speak(client: Client, room: str, members: Sequence[str], text: str) -> str:
+    """Send a message, and return the id of its event."""
+    shared = await client.share(room, members)
+    content = await client.machine.encrypt_room_event(room, shared, "m.room.message", text_message(text))
+    path = f"rooms/{room}/send/m.room.encrypted/{secrets.token_hex(8)}"
+    return str(client.call("PUT", path, content)["event_id"])
+
+
+async def read(client: Client, room: str, event: Json) -> str:
+    """Return the text of a message, or why it can't be read."""
+    [result] = await client.machine.decrypt_room_events(room, [event])
+    return result.code if isinstance(result, MachineError) else str(result.content["body"])
+
+
+async def give_again(client: Client, room: str, user: str, device: str) -> None:
+    """Give a device the room's key as it is by now."""
+
+    async def encrypt(transaction: Transaction) -> Json:
+        own, outbound = await transaction.get(OWN_DEVICE, None), await transaction.get(OUTBOUND, RoomId(room))
+        known = (await transaction.get(DEVICES, UserId(user)) or {})[DeviceId(device)]
+        name = PeerName(UserId(user), known.curve25519)
+        peer = await transaction.get(PEER, name)
+        assert own is not None
+        assert outbound is not None
+        assert peer is not None
+        session = outbound.session
+        key: Json = {
+            "algorithm": MEGOLM,
+            "room_id": room,
+            "session_id": session.session_id,
+            "session_key": session.session_key,
+        }
+        encrypted = olm.encrypt(peer, own, known, "m.room_key", key)
+        transaction.put(PEER, name, peer)
+        return encrypted
+
+    messages: Json = {"messages": {user: {device: await client.machine._store.run(encrypt)}}}
+    client.call("PUT", "sendToDevice/m.room.encrypted/given-again", messages)
+
+
+async def export_keys(client: Client) -> list[Json]:
+    """Return all room keys."""
+    return msgspec.convert(msgspec.to_builtins(await client.machine.export_room_keys()), list[Json])
+
+
+async def import_keys(client: Client, exported: Sequence[Json]) -> None:
+    """Take room keys from a file."""
+    await client.machine.import_room_keys(msgspec.convert(exported, list[ExportedSession]))
+
+
+async def create_backup(client: Client) -> Json:
+    """Make a version of the backup; return its request."""
+    new = await client.machine.key_backup.create_version()
+    return msgspec.json.decode(encode(new.request), type=Json)
+
+
+async def turn_backup_off(client: Client) -> None:
+    """Turn the backup off."""
+    await client.machine.key_backup.turn_off()
+
+
+async def verify(client: Client, user: str, device: str) -> None:
+    """Ask a device to verify."""
+    await client.machine.verifications.request(user, [device])
+
+
+async def trust(client: Client, user: str, device: str) -> None:
+    """Note that a device is verified."""
+    known = (await client.machine.devices_of(user))[DeviceId(device)]
+    await client.machine.set_trust(user, device, known.ed25519, LocalTrust.VERIFIED)
+
+
+async def bootstrap(client: Client) -> None:
+    """Make the user's cross-signing identity."""
+    while not (await client.machine.cross_signing.bootstrap()).is_complete:
+        await client.send_all()
+
+
+async def ask_for_secret(client: Client, name: str) -> None:
+    """Ask the user's other devices for a secret."""
+    await client.machine.secrets.request([name])
+    await client.send_all()
+
+
+_COMMANDS: Final[Mapping[str, Callable[..., Awaitable[object]]]] = {  # type: ignore[explicit-any]  # each has its own
+    each.__name__: each
+    for each in (
+        *(encrypt_room, track, sync, send, requests, answer, share, speak, read, give_again, export_keys, import_keys),
+        *(create_backup, turn_backup_off, verify, trust, bootstrap, ask_for_secret),
+    )
+}
+
+
+def _request(request: Json) -> Request:
+    return decode(msgspec.json.encode(request))
+
+
+async def serve(setting: Setting) -> None:
+    """Be a process until there are no more commands; then close the machine."""
+    folder = Path(setting.folder)
+    async with AsyncExitStack() as stack:
+        tracer = stack.enter_context(NdjsonTracer(folder / f"{setting.label}.ndjson", msgspec.json.encode))
+        if setting.fault is not None:
+            stack.enter_context(substituted(INJECTIONS[setting.fault]()))
+        user, device = setting.device
+        opening = OlmMachine.open(
+            folder / f"{device}.db",
+            user_id=user,
+            device_id=device,
+            key=KEY,
+            label=setting.label,
+            times=LeaseTimes(idle_after_ms=1),  # the processes of a device take turns
+            tracer=tracer,
+        )
+        client = Client(_HomeserverElsewhere(), await opening)
+        stack.push_async_callback(client.machine.close)
+        say("")
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            command = msgspec.json.decode(line, type=Command)
+            result = await _COMMANDS[command.name](client, *command.arguments)
+            say(msgspec.json.encode(Said(result=result)).decode())
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(msgspec.json.decode(sys.argv[1], type=Setting)))

@@ -1,0 +1,219 @@
+----------------------------- MODULE ExchangeTrace -----------------------------
+(* MachineTrace, and whether what the processes of one device say of what it  *)
+(* exchanges with others is possible: Olm sessions that are replaced, room    *)
+(* keys, verifications, the backup, and what its user's other devices ask     *)
+(* for. Each element is a step of Sessions, Sharing, Inbox, Verification,     *)
+(* Backup or Gossip, as far as one store can know of it. The guarantees, by   *)
+(* what the device itself must do to keep them:                               *)
+(*                                                                            *)
+(*   NoRatchetReuse       a failed attempt to decrypt changes no session      *)
+(*   EverythingArrives    a message that can't be read sets a mark; what was  *)
+(*                        sent over a session that was replaced is sent again *)
+(*   KeysBounded          a claim is not made again too soon                  *)
+(*   NothingLost          a shared session is stored; the better key is kept  *)
+(*   ExactlyOnce          a message is read as one event; a device is         *)
+(*                        answered once                                       *)
+(*   SurvivesInvalidation a verification and the backup end by a step of      *)
+(*                        theirs, and not by the way                          *)
+(*   OneKeyPerVersion     an answer names the version of the key that it was  *)
+(*                        asked with                                          *)
+(*   BackedUpIsBest       an answer settles only the marks that were there    *)
+(*                        when its upload was listed                          *)
+(*                                                                            *)
+(* As in MachineTrace, nothing follows from lines that may be missing.        *)
+EXTENDS MachineTrace
+
+CONSTANTS
+    ClaimedAgainAfter,  \* for how many seconds a claim stands (M8.7)
+    RequestsKept        \* how many requests of a device are remembered (M17.9)
+
+VARIABLE exchange
+
+(* exchange  commits   how many there were so far                              *)
+(*           complete  whether a mark that no element tells of is not set      *)
+(*           wanted    by mark that a session is wanted: whether it is set     *)
+(*           claimed   by mark: when it was claimed, if it was not set since   *)
+(*           have      by room session: the devices that have its key          *)
+(*           lack      by room session: those whose Olm session was replaced   *)
+(*                     after they were given the key                           *)
+(*           best      by room session: the room key that is kept              *)
+(*           phases    by verification: how far it has come                    *)
+(*           unbacked  by mark that the backup lacks a room key: the commit    *)
+(*                     that has set it                                         *)
+(*           listed    by upload: after how many commits it was listed last    *)
+(*           heard     how many requests of other devices have come            *)
+(*           given     by answered request: how many had come then             *)
+
+NothingExchanged ==
+    [commits |-> 0, complete |-> FALSE, wanted |-> <<>>, claimed |-> <<>>, have |-> <<>>, lack |-> <<>>, best |-> <<>>,
+     phases |-> <<>>, unbacked |-> <<>>, listed |-> <<>>, heard |-> 0, given |-> <<>>]
+
+Without(function, arguments) == [a \in DOMAIN function \ arguments |-> function[a]]
+
+-------------------------------------------------------------------------------
+(* Inbox: olm.decrypt. Sessions: note_wedged, hand_out_claim, take_claim_answer. *)
+
+IsSet(mark) == Get(exchange.wanted, mark, ~exchange.complete)
+
+\* M7.4; M8.1
+WhyNotAttempt(e) ==
+    Unless(e.told /\ e.outcome # "ok" => e.peers_stored <= e.peers_moved, "failed_attempt_stored")
+    \cup Unless(e.told /\ e.mark # None => e.mark \in e.marks \/ IsSet(e.mark), "wedge_not_marked")
+
+\* M8.3, M8.7
+WhyNotClaim(e) ==
+    Unless(\A mark \in e.marks : mark \in DOMAIN exchange.claimed
+                => e.second - exchange.claimed[mark] \notin 0..(ClaimedAgainAfter - 1), "claimed_too_soon")
+
+Replaced(peer) ==
+    [exchange EXCEPT !.lack = [s \in DOMAIN exchange.have |->
+        IF peer \in exchange.have[s] THEN exchange.lack[s] \cup {peer} ELSE exchange.lack[s]]]
+
+-------------------------------------------------------------------------------
+(* Sharing.                                                                     *)
+
+\* M9.3, M21.1
+WhyNotShareSession(e) == Unless(Wrote(e, "outbound_group_session"), "shared_session_not_stored")
+
+Shared(e) ==
+    [exchange EXCEPT !.have = (e.session :> Get(@, e.session, {}) \cup e.peers) @@ @,
+                     !.lack = (e.session :> Get(@, e.session, {}) \ e.peers) @@ @]
+
+\* M8.11, M9.3
+WhyNotUseSession(e) ==
+    Unless(e.kind = "outbound_group_session" => Get(exchange.lack, e.ratchet, {}) = {}, "not_shared_again")
+
+-------------------------------------------------------------------------------
+(* Inbox: room keys, and messages that are read.                                *)
+
+\* M11.1, M11.2, M11.3: earlier, or of an origin that counts for more, or given by one more user.
+IsBetter(e, known) ==
+    \/ e.first < known.first \/ e.standing > known.standing
+    \/ e.sender # known.sender /\ e.vouched /\ known.vouched
+
+\* M11.5
+WhyNotKeep(e) ==
+    Unless(e.kept /\ e.session \in DOMAIN exchange.best => IsBetter(e, exchange.best[e.session]), "worse_key_kept")
+
+\* Whether two keys are of one ratchet is not told: what is known is the least that the key that is kept must be.
+KeptKey(e, known) ==
+    LET another == e.standing > known.standing
+    IN  [first    |-> IF another THEN IF e.first > known.first THEN e.first ELSE known.first ELSE e.first,
+         standing |-> IF e.vouched \/ known.vouched \/ e.standing > known.standing THEN known.standing ELSE e.standing,
+         sender   |-> IF known.vouched \/ ~e.vouched THEN known.sender ELSE e.sender,
+         vouched  |-> known.vouched \/ e.vouched]
+
+Kept(e) ==
+    IF ~e.kept THEN exchange
+    ELSE [exchange EXCEPT !.best = (e.session :>
+            IF e.session \in DOMAIN @ /\ IsBetter(e, @[e.session])
+            THEN IF e.first >= @[e.session].first /\ e.standing <= @[e.session].standing THEN @[e.session]
+                 ELSE KeptKey(e, @[e.session])
+            ELSE [first |-> e.first, standing |-> e.standing, sender |-> e.sender, vouched |-> e.vouched]) @@ @]
+
+\* M12.1
+WhyNotRead(e) == Unless(e.before \in {None, e.event}, "read_as_another_event")
+
+-------------------------------------------------------------------------------
+(* Verification.                                                                *)
+
+Over == {"done", "cancelled", "forgotten", Unknown}
+
+\* M16.16
+WhyNotGoOn(e) ==
+    Unless(e.phase = "forgotten" => Get(exchange.phases, e.record, Unknown) \in Over, "verification_lost")
+
+\* M16.1
+WhyNotEnd(e) ==
+    Unless(e.told => \A record \in e.gone \cap DOMAIN exchange.phases : exchange.phases[record] \in Over,
+           "verification_lost")
+
+-------------------------------------------------------------------------------
+(* Backup: CreateVersion, MarkCreated, AskUpload, MarkUploaded.                 *)
+
+\* M19.7
+WhyNotCreated(e) == Unless(e.made \in {None, e.request}, "version_of_another_key")
+
+\* M19.15
+WhyNotUploaded(e) ==
+    Unless(e.told /\ e.request \in DOMAIN exchange.listed =>
+           \A mark \in e.gone \cap DOMAIN exchange.unbacked : exchange.unbacked[mark] <= exchange.listed[e.request],
+           "newer_mark_settled")
+
+\* M19.1, M19.4
+WhyNotOff(e) == Unless(e.told /\ "backup" \in e.deleted => e.turned_off, "backup_lost")
+
+-------------------------------------------------------------------------------
+(* Gossip: Answer.                                                              *)
+
+\* M17.8, M17.9. So many have come since that this one may be forgotten.
+WhyNotGive(e) ==
+    Unless(<<e.answered, e.asked>> \in DOMAIN exchange.given
+           => exchange.heard - exchange.given[<<e.answered, e.asked>>] >= RequestsKept, "answered_again")
+
+-------------------------------------------------------------------------------
+\* What is known after a commit of which it is not told what it is for, or which lost records.
+Unsure(e) ==
+    LET lost == e.deleted \cup e.repaired \cup (IF e.told THEN {} ELSE e.wrote)
+    IN  [exchange EXCEPT
+            !.complete = @ /\ e.told,
+            !.have = IF {"peer", "shared_key"} \cap lost # {} THEN <<>> ELSE @,
+            !.lack = IF {"peer", "shared_key"} \cap lost # {} THEN <<>> ELSE @,
+            !.best = IF "inbound_group_session" \in lost THEN <<>> ELSE @]
+
+Committed(e) ==
+    LET known == Unsure(e)
+        again == e.marks \ e.claims
+    IN  [known EXCEPT
+            !.commits = @ + 1,
+            !.complete = @ \/ (e.told /\ "account" \in e.wrote /\ "own_device" \in e.wrote),
+            !.wanted = [m \in e.marks |-> TRUE] @@ [m \in e.gone |-> FALSE] @@ @,
+            !.claimed = Without(@, again \cup e.gone),
+            !.phases = Without(@, e.gone \cup (IF e.told THEN {} ELSE e.marks)),
+            !.unbacked = [m \in e.marks |-> known.commits + 1] @@ Without(@, e.gone),
+            !.given = [pair \in {one \in DOMAIN @ : one[1] \notin e.gone} |-> @[pair]]]
+
+WhyNotExchange(e) ==
+    CASE e.step = "decrypt_olm"    -> WhyNotAttempt(e)
+      [] e.step = "claim"          -> WhyNotClaim(e)
+      [] e.step = "share"          -> WhyNotShareSession(e)
+      [] e.step = "encrypt"        -> WhyNotUseSession(e)
+      [] e.step = "room_key"       -> WhyNotKeep(e)
+      [] e.step = "decrypt_megolm" -> WhyNotRead(e)
+      [] e.step = "verification"   -> WhyNotGoOn(e)
+      [] e.step = "answer_version" -> WhyNotCreated(e)
+      [] e.step = "answer_backup"  -> WhyNotUploaded(e)
+      [] e.step = "give"           -> WhyNotGive(e)
+      [] e.step = "commit"         -> WhyNotEnd(e) \cup WhyNotOff(e)
+      [] OTHER                     -> {}
+
+Exchanged(e) ==
+    CASE e.step = "decrypt_olm"    -> IF e.begins THEN Replaced(e.peer) ELSE exchange
+      [] e.step = "make_session"   -> Replaced(e.peer)
+      [] e.step = "claim"          -> [exchange EXCEPT !.claimed = [m \in e.marks |-> e.second] @@ @]
+      [] e.step = "share"          -> Shared(e)
+      [] e.step = "room_key"       -> Kept(e)
+      [] e.step = "verification"   -> [exchange EXCEPT !.phases = (e.record :> e.phase) @@ @]
+      [] e.step = "list_backup"    -> [exchange EXCEPT !.listed = (e.request :> exchange.commits) @@ @]
+      [] e.step = "hear"           -> [exchange EXCEPT !.heard = @ + 1]
+      [] e.step = "give"           -> [exchange EXCEPT !.given = (<<e.answered, e.asked>> :> exchange.heard) @@ @]
+      [] e.step = "commit"         -> Committed(e)
+      [] OTHER                     -> exchange
+
+BeginExchange == Begin /\ exchange = Start.exchange
+
+NextExchange ==
+    /\ at <= Len(Log) /\ WhyNotExchange(Log[at]) = {}
+    /\ Next
+    /\ exchange' = Exchanged(Log[at])
+
+ExchangeSpec == BeginExchange /\ [][NextExchange]_<<vars, exchange>>
+
+NothingKnown == Unstarted @@ [exchange |-> NothingExchanged]
+
+AtEndOfExchange ==
+    at = Len(Log) + 1 =>
+        PrintT(<<"end", [keys |-> keys, inbox |-> inbox, lists |-> lists, used |-> used, exchange |-> exchange]>>)
+
+AtLastOfExchange == at = Last => PrintT(<<"reasons", Why(Log[at]) \cup WhyNotExchange(Log[at])>>)
+===============================================================================
