@@ -69,6 +69,7 @@ async def run(folder: Path, seed: int, seconds: float, console: Console) -> list
                     live.update(report(on, followed, rounds, time.monotonic() - began), refresh=True)
             await on.settle()
             await on.check()
+            await on.check_backup()
     seconds = time.monotonic() - began
     await following
     if followed.rejection is None:

@@ -21,6 +21,8 @@ from chaos.traces import Traces
 from chaos.worker import Done, Forked, HttpAnswer, HttpRequest, Interruption, Line, Opened, Suspends, Turn
 
 REPOSITORY: Final = Path(__file__).parents[1]
+PROGRAM: Final = ("chaos.worker",)
+"""The module that a process runs, and what it is told first."""
 PATIENCE_SECONDS: Final = 60
 LONGEST_LINE: Final = 2**26
 STOPPED_SECONDS, RUNNING_SECONDS = 0.008, 0.002
@@ -60,7 +62,7 @@ class Process:
         try:
             with self._errors.open("ab") as errors:
                 self._process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "chaos.worker", f"/dev/fd/{trace}", self._label, *self._arguments),
+                    *(sys.executable, "-m", *PROGRAM, f"/dev/fd/{trace}", self._label, *self._arguments),
                     stdin=PIPE,
                     stdout=PIPE,
                     stderr=errors,

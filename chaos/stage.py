@@ -31,6 +31,7 @@ from unwedged.store import LeaseTimes
 ALICE: Final = "@alice:example.org"
 BOB: Final = "@bob:example.org"
 PHONE: Final = Device(ALICE, "PHONE")
+TABLET: Final = Device(ALICE, "TABLET")
 LAPTOP: Final = Device(BOB, "LAPTOP")
 LABELS: Final = ("app", "extension")
 MINUTE_MS: Final = 60_000
@@ -90,6 +91,7 @@ class Stage:
             for label in LABELS
         ]
         self.bob: Client
+        self._backup_key: bytes
         self._on_the_way: Fault | None = None
         self._delayed: list[HttpRequest] = []
         self._said = 0
@@ -103,8 +105,11 @@ class Stage:
         """Those that nobody had to read yet."""
 
     async def begin(self) -> None:
-        """Let the device upload its keys before the peer says anything."""
+        """Let the device upload its keys, and turn its backup on, before the peer says anything."""
         await asyncio.gather(*(self._take_turn(process) for process in self.processes))
+        done = await self.processes[0].take(Turn(sliding=False, makes_backup=True))
+        assert done is not None
+        self._backup_key = bytes.fromhex(done.backup_key)
         await self._all_act()
 
     async def round(self, fault: Fault | None) -> None:
@@ -187,10 +192,26 @@ class Stage:
                 else:
                     self._check_texts(label, part, done.texts)
         await self.bob.sync()
-        read = await self.bob.machine.decrypt_room_events(ROOM, new)
-        texts = [None if isinstance(each, MachineError) else str(each.content["body"]) for each in read]
-        self._check_texts("bob", new, texts)
+        self._check_texts("bob", new, await texts(self.bob.machine, new))
         self._check_arrivals()
+
+    async def check_backup(self) -> None:
+        """See that a new device, which has nothing but the key of the backup, reads every message there ever was."""
+        self.homeserver.sign_in(TABLET)
+        messages = [event for event in self.homeserver.events(ROOM) if event["type"] == "m.room.encrypted"]
+        async with await OlmMachine.open(
+            self.store.with_name("tablet.db"), user_id=TABLET.user, device_id=TABLET.device, key=KEY, label="tablet"
+        ) as machine:
+            tablet = Client(self.homeserver, machine)
+            query = await machine.key_backup.version_query()
+            await machine.mark_sent(query, tablet.call(query.method, query.path, query.body))
+            await machine.key_backup.import_decryption_key(self._backup_key)
+            download = await machine.key_backup.download()
+            answer = tablet.call(download.method, download.path, download.body)
+            async for progress in machine.key_backup.restore(download, answer):
+                if progress.unreadable:
+                    self.losses.append(f"{progress.unreadable} room keys of the backup can't be read")
+            self._check_texts("a new device", messages, await texts(machine, messages))
 
     def _newest_messages(self) -> list[Json]:
         events = self.homeserver.events(ROOM, self._events_seen)
@@ -253,7 +274,8 @@ class Stage:
         if not sharing.reaches_all:
             return
         content = {"msgtype": "m.text", "body": self._new_text()}
-        self.bob.post(ROOM, await self.bob.machine.encrypt_room_event(ROOM, sharing, "m.room.message", content))
+        encrypted = await self.bob.machine.encrypt_room_event(ROOM, sharing, "m.room.message", content)
+        self.bob.call("PUT", f"rooms/{ROOM}/send/m.room.encrypted/{secrets.token_hex(8)}", encrypted)
 
     async def _other_acts(self, victim: Process) -> None:
         """Let the other process act while one is suspended or dead: it takes the lease if that one has it."""
@@ -289,6 +311,12 @@ class Stage:
     def _new_text(self) -> str:
         self._said += 1
         return f"message {self._said}"
+
+
+async def texts(machine: OlmMachine, messages: list[Json]) -> list[str | None]:
+    """Return what messages say, as far as they can be read."""
+    results = await machine.decrypt_room_events(ROOM, messages)
+    return [None if isinstance(read, MachineError) else str(read.content["body"]) for read in results]
 
 
 @asynccontextmanager

@@ -55,6 +55,8 @@ class Turn(msgspec.Struct, frozen=True):
     interruption: Interruption | None = None
     skew_ms: int = 0
     """How far the clock of this process is ahead of the others'."""
+    makes_backup: bool = False
+    """Whether it turns the backup of room keys on first."""
 
 
 class HttpRequest(msgspec.Struct, frozen=True, tag=True):
@@ -97,6 +99,8 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     """The codes of what the sync found wrong."""
     ended_by: str | None = None
     """The name of the exception that has ended the turn early, if one has."""
+    backup_key: str = ""
+    """What reads the backup, as hexadecimal digits, if it was turned on."""
 
 
 Line = HttpRequest | Opened | Suspends | Forked | Done
@@ -230,7 +234,12 @@ class Application:
     async def take(self, turn: Turn) -> Done:
         texts: list[str | None] = []
         problems: list[str] = []
+        backup_key = ""
         try:
+            if turn.makes_backup:
+                backup = await self._client.machine.key_backup.create_version()
+                await self._client.send(backup.request)
+                backup_key = backup.decryption_key.hex()
             await self._client.send_all()
             asked = await self._client.ask_or_forget(self._label, sliding=turn.sliding)
             if asked is not None:
@@ -245,7 +254,7 @@ class Application:
                 texts.extend(None if isinstance(read, MachineError) else str(read.content["body"]) for read in results)
         except (StoreError, Unreachable) as error:
             return Done(texts, problems, type(error).__name__)
-        return Done(texts, problems)
+        return Done(texts, problems, backup_key=backup_key)
 
     async def _say(self, text: str) -> None:
         """Send a message, if all members can read it; as a careful application does."""
@@ -263,12 +272,13 @@ class Application:
         self._client.call("PUT", path, encrypted)
 
 
-async def run(trace: Path, label: str, path: Path, clock: Path, user: str, device: str) -> None:
+async def run(trace: str, label: str, path: str, clock: str, user: str, device: str) -> None:
+    """Open the machine, and take turns until there are no more."""
     interrupter = Interrupter()
     threading.setprofile(interrupter)
     sys.setprofile(interrupter)
     tracer = NdjsonTracer(trace)
-    machine_clock = SharedClock(MachineClock(clock))
+    machine_clock = SharedClock(MachineClock(Path(clock)))
     async with await OlmMachine.open(
         path,
         user_id=user,
@@ -292,4 +302,4 @@ async def run(trace: Path, label: str, path: Path, clock: Path, user: str, devic
 
 
 if __name__ == "__main__":
-    asyncio.run(run(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]), *sys.argv[5:]))
+    asyncio.run(run(*sys.argv[1:]))

@@ -41,6 +41,7 @@ async def test_it_comes_about_and_does_no_harm(tmp_path: Path, fault: Fault) -> 
                 await on.round(fault)
         await on.settle()
         await on.check()
+        await on.check_backup()
     assert on.losses == []
     assert on.messages_read > ROUNDS
     if fault in ENDED_BY:
@@ -63,6 +64,18 @@ async def test_what_is_lost_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             await on.round(None)
         await on.check()
     assert any("can't read" in loss for loss in on.losses)
+
+
+async def test_what_is_not_in_the_backup_is_told(tmp_path: Path) -> None:
+    async with stage(tmp_path, seed=1) as on:
+        await on.round(None)
+        await on.settle()
+        backup = on.homeserver._backups[PHONE.user][-1]  # nothing else can lose what is there
+        backup.rooms.clear()
+        await on.check()
+        assert not on.losses
+        await on.check_backup()
+    assert any(loss.startswith("a new device can't read") for loss in on.losses)
 
 
 async def test_a_key_that_was_offered_and_is_lost_is_told(tmp_path: Path) -> None:

@@ -1,0 +1,31 @@
+"""A process with a fault: ``python -m tests.chaos.faulty_worker FAULT ...``, and what ``chaos.worker`` is told."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from chaos.worker import run
+from checking.machine_replay import inbox_faults, keys_faults, lists_faults, sessions_faults, sharing_faults
+from checking.replay.substitutions import Substitution, substituted
+from examples.story.short_cuts import ShortCut, take
+
+FAULTS: Final[Mapping[str, Callable[[], Sequence[Substitution]]]] = {
+    **keys_faults.FAULTS,
+    **lists_faults.FAULTS,
+    **inbox_faults.FAULTS,
+    **sharing_faults.FAULTS,
+    **sessions_faults.FAULTS,
+}
+"""Those of the machine. Of the store, its short cuts can be taken."""
+
+if __name__ == "__main__":
+    fault, *arguments = sys.argv[1:]
+    if fault in FAULTS:
+        with substituted(FAULTS[fault]()):
+            asyncio.run(run(*arguments))
+    else:
+        take(ShortCut(fault))
+        asyncio.run(run(*arguments))
