@@ -158,6 +158,31 @@ class TestSteps:
         assert recorder.last("lose_guard")["why"] == recorder.last("lose")["why"] == "fenced"
         decoded(recorder.lines)
 
+    async def test_an_operation_began_before_its_guard_was_lost(self, traced: Instance, recorder: Recorder) -> None:
+        """T3.1: also if the guard is lost when the operation may begin already, and its task has not gone on yet."""
+        await take_over(traced)
+        first_runs, first_ends = asyncio.Event(), asyncio.Event()
+
+        async def first(transaction: Transaction) -> None:
+            await count_up(transaction)
+            first_runs.set()
+            await first_ends.wait()
+
+        async def run_and_lose_the_guard() -> None:
+            await traced.run(first)
+            traced.lock.lost(traced.lock.guard.epoch)  # The other operation may begin since just now.
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(run_and_lose_the_guard())
+            await first_runs.wait()
+            second = tasks.create_task(traced.run(count_up))
+            await asyncio.sleep(0)
+            first_ends.set()
+        assert second.result() == 2
+        lost, commit = recorder.last("lose_guard"), recorder.last("commit")
+        assert commit["operation"] == 2
+        assert commit["began_after"] == recorder.lines[recorder.lines.index(lost) - 1]["line"]
+
     # T5.1
     async def test_a_commit_that_the_fence_stops(self, bench: Workbench, traced: Instance, recorder: Recorder) -> None:
         extension = await bench.instance("extension")
@@ -293,7 +318,7 @@ class TestNames:
         """Nor is a hash of it that anybody could compute who guesses it."""
         recorder = Recorder()
         trace = Trace(recorder, bytes(32), b"store", 1, lambda: 0)
-        operation = OperationTrace(trace, "transaction", 1, 1)
+        operation = OperationTrace(trace, "transaction", 1, 1, 0)
         name = ("kind", key.encode("utf-8", "surrogatepass"))
         operation.failed(ValueError(value, label))
         operation.took_effect("commit", operation.written({name: value}, {name: value}))

@@ -31,13 +31,15 @@ class Admission:
     No view begins during a commit (P5.15): it would answer from the state before the commit, but end after the commit.
     """
 
-    __slots__ = ("_committing", "_writing", "operations", "running")
+    __slots__ = ("_committing", "_writing", "guard_ended_after", "operations", "running")
 
     def __init__(self) -> None:
         self.operations: set[Running] = set()
         """The operations that have begun. An admitted operation is added when its own task continues."""
         self.running = 0
         """How many were admitted and have not ended."""
+        self.guard_ended_after: int | None = None
+        """Which line of the trace was the last one before the guard was lost, if it was."""
         self._writing = False
         self._committing = False
 

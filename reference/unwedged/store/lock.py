@@ -299,6 +299,7 @@ class LeaseLock:
         if before.epoch == epoch and before != NO_GUARD:
             self.leases_lost += 1
             if self._trace is not None:
+                self.guarded.admission.guard_ended_after = self._trace.lines
                 self._trace.note("lose_guard", epoch=epoch, why=why)
             logger.info("lease lost label=%s epoch=%d version=%d", self.label, epoch, self.guarded.cache.version)
 

@@ -90,14 +90,22 @@ class Operation:
         self._services = services
         self._guarded = guarded
         guarded.admission.operations.add(self)
-        trace = services.trace
-        self.trace = None if trace is None else OperationTrace(trace, self.mode, self.epoch, self.snapshot.version)
+        self.trace = self._traced(services.trace)
         self._doom: StoreError | None = None
         """The error that stopped it. Code that catches it gets it again at each later access, and at the end
         (P4.14)."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.state}>"
+
+    # T3.1
+    def _traced(self, trace: Trace | None) -> OperationTrace | None:
+        """Return what writes its lines. It was admitted before its task goes on, and so before the guard was lost."""
+        if trace is None:
+            return None
+        ended_after = self._guarded.admission.guard_ended_after
+        began_after = trace.lines if ended_after is None else ended_after
+        return OperationTrace(trace, self.mode, self.epoch, self.snapshot.version, began_after)
 
     @property
     def state(self) -> str:

@@ -173,7 +173,7 @@ class OperationTrace:
 
     __slots__ = ("_named", "_trace", "remarks")
 
-    def __init__(self, trace: Trace, mode: str, epoch: int, snapshot: int) -> None:
+    def __init__(self, trace: Trace, mode: str, epoch: int, snapshot: int, began_after: int) -> None:
         self.remarks = Remarks(trace)
         self._trace = trace
         self._named: dict[str, Field] = {
@@ -181,7 +181,7 @@ class OperationTrace:
             "mode": mode,
             "epoch": epoch,
             "snapshot": snapshot,
-            "began_after": trace.lines,
+            "began_after": began_after,
         }
 
     def note(self, step: str, **fields: Field) -> None:
