@@ -16,6 +16,7 @@ from unwedged.machine.records import (
     KINDS,
     OUTBOUND,
     PEER,
+    PEER_STEP_BYTES,
     SHARED_KEY,
     OutboundSession,
     Peer,
@@ -49,6 +50,22 @@ def test_a_peer_comes_back_with_its_sessions() -> None:
     assert (peer.generation, peer.digests, peer.sessions[0].pickle()) == (3, [message.digest()], session.pickle())
     received, plaintext = ACCOUNT.decode_value(ACCOUNT.encode_value(theirs)).inbound_session(ours.curve25519, message)
     assert (plaintext, received.session_id) == (b"hello", session.session_id)
+
+
+def test_a_peer_whose_ratchet_moves_on_keeps_its_length_within_a_step() -> None:
+    ours, theirs = Account(), Account()
+    (key,) = theirs.make_one_time_keys(1).values()
+    peer = Peer([ours.outbound_session(theirs.curve25519, key)])
+    lengths: set[int] = set()
+    for number in range(300):
+        peer.digests = [*peer.digests, peer.sessions[0].encrypt(b"hello").digest()][-256:]
+        encoded = PEER.encode_value(peer)
+        assert PEER.decode_value(encoded).digests == peer.digests, number
+        assert len(encoded) % PEER_STEP_BYTES == 0
+        if number >= 256:
+            lengths.add(len(encoded))
+    assert max(lengths) - min(lengths) <= PEER_STEP_BYTES
+    assert max(lengths) < 3900  # so that it fits into a page of 4096 bytes, sealed and with its key
 
 
 def test_an_outbound_session_comes_back_where_it_was() -> None:

@@ -641,9 +641,10 @@ def _codec(kind: type[Value]) -> Codec[Value]:
 
 
 class _PeerRecord(Unshown, msgspec.Struct):
-    """A ``Peer`` in as few bytes as it needs: with one session it fits into a page of the database.
+    """A ``Peer`` in as few bytes as it needs.
 
-    Of a record that does not, each commit writes five pages more.
+    With one session it usually fits into a page of the database. Of a record that does not, SQLite writes one page more
+    where the length stays the same, and over two where it changes.
     """
 
     sessions: list[bytes]
@@ -655,17 +656,25 @@ class _PeerRecord(Unshown, msgspec.Struct):
     unwedged_ms: int
 
 
+PEER_PREFIX_BYTES: Final = 4
+"""For how many bytes follow, without those that fill up the record."""
+PEER_STEP_BYTES: Final = 128
+"""A record of sessions has a multiple of so many bytes: it mostly keeps its length when a ratchet moves on."""
+
 _PEER_DECODER: Final = msgspec.msgpack.Decoder(_PeerRecord)
 
 
 def _to_peer_record(peer: Peer) -> bytes:
     sessions = [unpadded(session.pickle()) for session in peer.sessions]
     digests = b"".join(peer.digests)
-    return _ENCODER.encode(_PeerRecord(sessions, peer.generation, digests, peer.claims, peer.unwedged_ms))
+    encoded = _ENCODER.encode(_PeerRecord(sessions, peer.generation, digests, peer.claims, peer.unwedged_ms))
+    prefixed = len(encoded).to_bytes(PEER_PREFIX_BYTES, "big") + encoded
+    return prefixed + bytes(-len(prefixed) % PEER_STEP_BYTES)
 
 
 def _from_peer_record(encoded: bytes) -> Peer:
-    record = _PEER_DECODER.decode(encoded)
+    length = int.from_bytes(encoded[:PEER_PREFIX_BYTES], "big")
+    record = _PEER_DECODER.decode(encoded[PEER_PREFIX_BYTES : PEER_PREFIX_BYTES + length])
     sessions = [OlmSession.from_pickle(to_unpadded(pickle)) for pickle in record.sessions]
     starts = range(0, len(record.digests), DIGEST_BYTES)
     digests = [record.digests[start : start + DIGEST_BYTES] for start in starts]
