@@ -102,6 +102,22 @@ def test_a_reader_can_choose_dark(browser: Browser, site: str) -> None:
         assert is_dark(seen)
 
 
+def test_a_drawing_that_is_a_file_follows_what_a_reader_chooses(browser: Browser, site: str) -> None:
+    shown: dict[object, bytes] = {}
+    for dark in (False, True):
+        with visit(browser, dark=dark, width=DESK) as seen:
+            seen.open(f"{site}/spec/track-record/clock-jump.html")
+            picture = seen.page.locator("img[src$='.svg']").first
+            assert seen.broken_pictures() == []
+            shown[dark] = picture.screenshot()
+            seen.page.locator(".theme-toggle:visible").click()
+            assert is_dark(seen) != dark
+            shown[dark, "chosen"] = picture.screenshot()
+    assert shown[False] != shown[True]
+    assert shown[True] == shown[False, "chosen"]
+    assert shown[False] == shown[True, "chosen"]
+
+
 def test_what_is_wrong_with_a_page_is_noticed(browser: Browser, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import random
@@ -682,26 +683,39 @@ async def test_a_key_that_the_homeserver_loses_for_real_processes(
         must_be(finding, Verdict.NOT_OURS, LIKELY, "the key never arrived", "the traces of the sender are missing")
 
 
-async def test_the_readme_shows_what_the_command_prints(
+def test_the_readme_shows_what_the_command_prints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command_line, _, shown = next(
-        block
-        for block in re.findall(r"^```console\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-        if "--message" in block
-    ).partition("\n")
-    async with told(tmp_path) as case:
+    (whole, of_traces), (about, of_message) = re.findall(
+        r'^```console\n\$ make explain LOGS="(.*?)"\n(.*?)^```$', README, re.MULTILINE | re.DOTALL
+    )
+    message = asyncio.run(traces_of_a_wedged_session(tmp_path))
+    monkeypatch.chdir(Path(__file__).parents[2])  # in a copy of the repository, wherever the traces are
+    assert explained(*(tmp_path / each for each in whole.split())) == command.FAILED
+    printed = capsys.readouterr().out.replace(f"{tmp_path}/", "").splitlines(keepends=True)
+    assert counted(of_traces) == counted("".join(printed[: of_traces.count("\n")]))
+    monkeypatch.chdir(tmp_path)
+    arguments = about.split()
+    arguments[arguments.index("--message") + 1] = message
+    assert explained(*arguments) == OK
+    # Names are random; which line says what may change with any step that is added to a trace.
+    assert numbered(of_message) == numbered(capsys.readouterr().out)
+
+
+async def traces_of_a_wedged_session(folder: Path) -> str:
+    """Leave the traces of both processes in ``folder``; return the message that can't be decrypted."""
+    async with told(folder) as case:
         name = await wedged(case)
-        sessions = name.pseudonyms & {str(line.get("session")) for line in case.lines_of(case.on.app)}
         for label, client in (("app", case.on.app), ("extension", case.on.extension)):
             lines = [json.dumps(line) + "\n" for line in case.lines_of(client)]
-            (tmp_path / f"{label}.ndjson").write_text("".join(lines))
-        monkeypatch.chdir(tmp_path)
-        arguments = command_line.partition(" explain ")[2].split()
-        arguments[arguments.index("--message") + 1] = f"{min(sessions)}:{name.index}"
-        assert explained(*arguments) == OK
-    # Names are random; which line says what may change with any step that is added to a trace.
-    assert numbered(shown) == numbered(capsys.readouterr().out)
+            (folder / f"{label}.ndjson").write_text("".join(lines))
+        [session] = name.pseudonyms & {str(line.get("session")) for line in case.lines_of(case.on.app)}
+        return f"{session}:{name.index}"
+
+
+def counted(text: str) -> str:
+    """Leave out all numbers, also those in pseudonyms: they change with any step that is added to a trace."""
+    return re.sub(r"\d+", "0", numbered(text))
 
 
 def numbered(text: str) -> str:
