@@ -203,17 +203,17 @@ Exchanged(e) ==
 BeginExchange == Begin /\ exchange = Start.exchange
 
 NextExchange ==
-    /\ at <= Len(Log) /\ WhyNotExchange(Log[at]) = {}
+    /\ at <= Len(TheSteps) /\ WhyNotExchange(TheSteps[at]) = {}
     /\ Next
-    /\ exchange' = Exchanged(Log[at])
+    /\ exchange' = Exchanged(TheSteps[at])
 
 ExchangeSpec == BeginExchange /\ [][NextExchange]_<<vars, exchange>>
 
 NothingKnown == Unstarted @@ [exchange |-> NothingExchanged]
 
 AtEndOfExchange ==
-    at = Len(Log) + 1 =>
+    at = Len(TheSteps) + 1 =>
         PrintT(<<"end", [keys |-> keys, inbox |-> inbox, lists |-> lists, used |-> used, exchange |-> exchange]>>)
 
-AtLastOfExchange == at = Last => PrintT(<<"reasons", Why(Log[at]) \cup WhyNotExchange(Log[at])>>)
+AtLastOfExchange == at = Last => PrintT(<<"reasons", Why(TheSteps[at]) \cup WhyNotExchange(TheSteps[at])>>)
 ===============================================================================

@@ -49,6 +49,10 @@ VARIABLES
     lists,  \* the marks of device lists: Lists
     used    \* by ratchet: its last place that was used: Sharing, Inbox
 
+\* The same as Log. TLC evaluates a definition once, but all of what a configuration puts
+\* into the place of a constant each time that it is used.
+TheSteps == Log
+
 vars == <<at, keys, inbox, lists, used>>
 
 \* In the place of a name:
@@ -166,7 +170,7 @@ HandOutUpload(e) ==
 \* A process that goes on after another one has got what it was given was only suspended.
 WhyNotUpload(e) ==
     IF e.request \notin DOMAIN keys.left THEN {}
-    ELSE {IF keys.left[e.request] # e.p /\ \E i \in (at + 1)..Len(Log) : Log[i].p = keys.left[e.request]
+    ELSE {IF keys.left[e.request] # e.p /\ \E i \in (at + 1)..Len(TheSteps) : TheSteps[i].p = keys.left[e.request]
           THEN "upload_of_another" ELSE "upload_again"}
 
 \* M2.4, M2.5, M4.4, M4.5
@@ -247,7 +251,7 @@ DecryptOlm(e) ==
 
 WhyNotDecryptOlm(e) ==
     Unless(e.outcome = "ok" => Wrote(e, "peer"), "session_not_stored")
-    \cup Unless(e.outcome = "ok" /\ e.begins => Wrote(e, "account"), "account_not_stored")
+    \cup Unless(e.outcome = "ok" /\ e.begins /\ "peer" \in e.wrote => Wrote(e, "account"), "account_not_stored")
     \cup Unless("account" \in e.wrote => e.spends, "key_spent_in_vain")
     \cup Unless(ReadBefore(e) => e.outcome = "repeated", "repetition_not_noticed")
 
@@ -269,7 +273,7 @@ AnswerQuery(e) == But(<<keys, inbox, lists, used>>)
 WhyNotAnswerQuery(e) ==
     LET late == {asked \in Get(lists.asked, e.request, {}) : ~Stands(asked)}
     IN  Unless(\A asked \in late : asked.mark \notin e.cleared, "newer_mark_cleared")
-        \cup Unless(\A asked \in late : asked.list \notin e.replaced, "late_list_taken")
+        \cup Unless(\A asked \in late : asked.list \in e.replaced => asked.mark \in e.cleared, "late_list_taken")
 
 \* What a commit has written, after all that is said of it. Of one whose lines are missing, it is not known why.
 CommitRecords(e) ==
@@ -333,7 +337,7 @@ Step(e) ==
       [] e.step = "commit"         -> CommitRecords(e)
       [] OTHER                     -> But(<<keys, inbox, lists, used>>)
 
-Next == at <= Len(Log) /\ Why(Log[at]) = {} /\ Step(Log[at]) /\ at' = at + 1
+Next == at <= Len(TheSteps) /\ Why(TheSteps[at]) = {} /\ Step(TheSteps[at]) /\ at' = at + 1
 
 Spec == Begin /\ [][Next]_vars
 
@@ -341,7 +345,7 @@ Spec == Begin /\ [][Next]_vars
 Place == at
 
 \* The end of a part, for the next one to begin with.
-AtEnd == at = Len(Log) + 1 => PrintT(<<"end", [keys |-> keys, inbox |-> inbox, lists |-> lists, used |-> used]>>)
+AtEnd == at = Len(TheSteps) + 1 => PrintT(<<"end", [keys |-> keys, inbox |-> inbox, lists |-> lists, used |-> used]>>)
 
-AtLast == at = Last => PrintT(<<"reasons", Why(Log[at])>>)
+AtLast == at = Last => PrintT(<<"reasons", Why(TheSteps[at])>>)
 ===============================================================================

@@ -126,7 +126,7 @@ MACHINE_REASONS: Final[Mapping[str, Reason]] = {
     "account_not_stored": Reason(
         ("M5.1", "M7.7"),
         "began a session with a one-time key, and its commit did not store the account without that key",
-        ("two-commits-per-sync", "acknowledged-before-processed"),
+        ("two-commits-per-sync",),
         LIKELY,
         "Inbox!AtomicSync",
     ),
@@ -168,7 +168,7 @@ MACHINE_REASONS: Final[Mapping[str, Reason]] = {
     "late_list_taken": Reason(
         ("M6.2",),
         "took a device list from the answer to a question that did not count any more",
-        ("late-response-wins", "query-clears-newer-flag"),
+        ("late-response-wins",),
         LIKELY,
         "Lists!DirtyNotLost",
     ),

@@ -175,7 +175,7 @@ def _steps_of(operation: _Operation, process: str) -> Iterator[MachineStep]:
     context: dict[str, MachineFact] = {
         "p": process,
         "told": told and operation.is_whole and not any(isinstance(line, Repair) for line in lines),
-        "committed": effect is not None,
+        "committed": isinstance(effect, Commit),
         **written.facts(),
     }
     for found in operation.lines:
@@ -186,7 +186,7 @@ def _steps_of(operation: _Operation, process: str) -> Iterator[MachineStep]:
             yield MachineStep(name, {**context, **facts, **more}, found, process)
     if operation.effect is not None and (written.wrote or written.deleted):
         repaired = frozenset(line.record.partition("/")[0] for line in lines if isinstance(line, Repair))
-        version = effect.version if isinstance(effect, Commit) else 0
+        version = effect.version if isinstance(effect, Commit) else UNTOLD
         context |= {"version": version, "repaired": repaired, **commit_facts(lines, change)}
         yield MachineStep("commit", context, operation.effect, process)
 
@@ -209,7 +209,7 @@ def _untold(steps: Sequence[MachineStep], records: object, process: str) -> Iter
         written = _Written(named, named) if all("/" in record for record in named) else _EVERYTHING
         facts: dict[str, MachineFact] = {"p": process, "told": False, "committed": True, **written.facts()}
         nothing: frozenset[str] = frozenset()
-        facts |= {"version": 0, "repaired": nothing, **commit_facts([], Change(named, named))}
+        facts |= {"version": UNTOLD, "repaired": nothing, **commit_facts([], Change(named, named))}
         yield MachineStep("commit", facts, steps[-1].found, process)
 
 

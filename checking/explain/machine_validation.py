@@ -110,8 +110,13 @@ def _value(fact: MachineFact) -> str:
         case int():
             return str(fact)
         case str():
-            return f'"{fact}"'
+            return _text(fact)
         case Mapping():
-            return " @@ ".join(f'"{name}" :> "{value}"' for name, value in fact.items()) or "<<>>"
+            return " @@ ".join(f"{_text(name)} :> {_text(value)}" for name, value in fact.items()) or "<<>>"
         case _:
-            return "{" + ", ".join(f'"{name}"' for name in sorted(fact)) + "}"
+            return "{" + ", ".join(map(_text, sorted(fact))) + "}"
+
+
+def _text(name: str) -> str:
+    """Write a name. Only one that no implementation has can be made of other characters."""
+    return '"' + re.sub(r"[^\w ./]", "?", name, flags=re.ASCII) + '"'

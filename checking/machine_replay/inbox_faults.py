@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
-import msgspec
-
 from checking.replay.substitutions import Substitution
 from unwedged.machine import OlmMachine, SyncOutcome, SyncPosition, devices, inbox, olm, rooms
 from unwedged.machine.errors import MessageUnreadable
@@ -44,8 +42,14 @@ def _stale_sync_response() -> Sequence[Substitution]:
     async def receive(
         transaction: Transaction, changes: SyncChanges, asked_with: SyncPosition, now_ms: int
     ) -> tuple[SyncOutcome, bool]:
-        newest = await transaction.get(SYNC, f"classic:{asked_with.connection}")
-        return await _receive(transaction, changes, msgspec.structs.replace(asked_with, token=newest), now_ms)
+        class AsAsked(Transaction):
+            async def get(self, kind: RecordKind[Key, Value], key: Key) -> Value | None:
+                if kind.name != SYNC.name:
+                    return await super().get(kind, key)
+                token = asked_with.token
+                return None if token is None else kind.value.decode(SYNC.value.encode(token))
+
+        return await _receive(AsAsked(transaction._operation), changes, asked_with, now_ms)
 
     return [(inbox, "receive", receive)]
 

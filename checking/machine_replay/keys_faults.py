@@ -8,7 +8,7 @@ from typing import Final, TypeVar, TypeVarTuple, cast
 import msgspec
 
 from checking.replay.substitutions import Substitution
-from unwedged.machine import account, inbox, sync
+from unwedged.machine import account, inbox
 from unwedged.machine.account import hand_out_offer, open_account, own_account, own_device, take_upload_answer
 from unwedged.machine.errors import MessageUnreadable
 from unwedged.machine.identifiers import Curve25519Key, Device, JsonObject, PeerName, TransactionId
@@ -16,7 +16,7 @@ from unwedged.machine.ratchets import Account
 from unwedged.machine.records import ACCOUNT, OFFER, OWN_DEVICE, OwnDevice, ToldKeys
 from unwedged.machine.repair import RepairedStore
 from unwedged.machine.requests import KeysUpload
-from unwedged.machine.sync import SyncChanges, SyncPosition
+from unwedged.machine.sync import SyncPosition
 from unwedged.machine.unpadded_base64 import to_unpadded, unpadded
 from unwedged.store import RecordKind, Transaction
 from unwedged.store.crypto_store import MOST_ATTEMPTS
@@ -32,13 +32,13 @@ _ONE_TIME_KEY: Final = slice(3, 35)
 # M3.4
 def _count_absent_two_meanings() -> Sequence[Substitution]:
     """A count that sliding sync leaves out is taken for 0."""
-    of_sliding = sync._of_sliding
+    told_now = account.told_now
 
-    def zero(response: sync._Sliding) -> SyncChanges:
-        changes = of_sliding(response)
-        return msgspec.structs.replace(changes, one_time_keys=changes.one_time_keys or 0)
+    def zero(own: OwnDevice, asked_with: SyncPosition, said: ToldKeys) -> ToldKeys:
+        told = told_now(own, asked_with, said)
+        return msgspec.structs.replace(told, one_time_keys=said.one_time_keys or 0)
 
-    return [(sync, "_of_sliding", zero)]
+    return [(account, "told_now", zero)]
 
 
 # M1.1

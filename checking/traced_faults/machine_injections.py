@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Final, TypeVarTuple
 
+import msgspec
+
+from checking.machine_replay import keys_faults
 from checking.machine_replay.counterparts import COUNTERPARTS
-from checking.replay.substitutions import Substitution
-from unwedged.machine import rooms
-from unwedged.machine.records import Reading
-from unwedged.store import Transaction
+from checking.replay.substitutions import Substitution, substituted
+from checking.traced_faults.processes import say
+from unwedged.machine import KeysUpload, OlmMachine, Sharing, account, machine, rooms, sharing
+from unwedged.machine.identifiers import JsonObject, RoomId
+from unwedged.machine.records import KINDS, OFFER, Reading
+from unwedged.machine.repair import RepairedStore
+from unwedged.store import TEXT, Codec, RecordKind, Transaction
+from unwedged.store.crypto_store import MOST_ATTEMPTS
+from unwedged.trace import Field
+
+Arguments = TypeVarTuple("Arguments")
+
+OFFERED: Final = RecordKind(
+    "offered", key=TEXT, value=Codec(msgspec.json.encode, msgspec.json.Decoder(KeysUpload).decode)
+)
+"""The request of the open offer, which no sound machine keeps."""
+
+_hand_out_offer = account.hand_out_offer
+_encrypt = sharing.encrypt
 
 
 # M12.1
@@ -22,7 +43,80 @@ def _replay_accepted() -> Sequence[Substitution]:
     return [(rooms._Readings, "note", note)]
 
 
+# M1.1
+def _account_fork_at_creation() -> Sequence[Substitution]:
+    """As the model's fault; a process that has found no account says so, and waits before it makes one."""
+    run = RepairedStore.run
+
+    async def run_and_wait(
+        store: RepairedStore,
+        operation: Callable[[Transaction, *Arguments], Awaitable[object]],
+        *arguments: *Arguments,
+        attempts: int = MOST_ATTEMPTS,
+    ) -> object:
+        if operation.__name__ == "make":
+            say("")
+            await asyncio.to_thread(sys.stdin.readline)
+        return await run(store, operation, *arguments, attempts=attempts)
+
+    with substituted([(RepairedStore, "run", run_and_wait)]):
+        return keys_faults.FAULTS["account-fork-at-creation"]()
+
+
+# M2.2, M2.3
+def _handed_out_again() -> Sequence[Substitution]:
+    """An open offer is stored with its request, and handed out to whoever asks."""
+
+    async def make(transaction: Transaction, now_ms: int) -> KeysUpload | None:
+        if await transaction.get(OFFER, None) is not None:
+            return await transaction.get(OFFERED, "")
+        upload = await _hand_out_offer(transaction, now_ms)
+        if upload is not None:
+            transaction.put(OFFERED, "", upload)
+        return upload
+
+    return [(account, "hand_out_offer", make), (machine, "KINDS", (*KINDS, OFFERED))]
+
+
+# M10.2
+def _save_error_ignored() -> Sequence[Substitution]:
+    """As the model's fault; the program also says in its trace what it takes for done."""
+
+    async def encrypt(
+        machine: OlmMachine, room_id: str, shared: Sharing, event_type: str, content: Mapping[str, object]
+    ) -> JsonObject:
+        encrypted: list[JsonObject] = []
+        said: list[tuple[str, dict[str, Field]]] = []
+
+        async def fail(transaction: Transaction) -> None:
+            names = RoomId(room_id), shared, event_type
+            encrypted.append(await _encrypt(transaction, *names, content, machine._clock.now()))
+            operation = transaction._operation.trace
+            assert operation is not None
+            noted = [each for each in operation.remarks._noted if not isinstance(each, Exception)]
+            said.extend((step, {"operation": operation._named["operation"], **fields}) for step, fields in noted)
+            raise _SaveFailed
+
+        with suppress(_SaveFailed):
+            await machine._store.run(fail)
+        trace = machine._store._services.trace
+        assert trace is not None
+        for step, fields in said:
+            trace.write(step, fields)
+        return encrypted[0]
+
+    return [(OlmMachine, "encrypt_room_event", encrypt)]
+
+
+class _SaveFailed(Exception):
+    """A commit fails."""
+
+
 INJECTIONS: Final[Mapping[str, Callable[[], Sequence[Substitution]]]] = {
     **{slug: fault for kind in COUNTERPARTS.values() for slug, fault in kind.faults.items()},
+    "account-fork-at-creation": _account_fork_at_creation,
+    "one-time-exchange-frozen": _handed_out_again,
     "replay-accepted": _replay_accepted,
+    "save-error-ignored": _save_error_ignored,
+    "upload-repeated": _handed_out_again,
 }

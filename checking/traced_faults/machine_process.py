@@ -21,7 +21,7 @@ from checking.machine_replay.homeserver import Device, Homeserver, Json
 from checking.replay.substitutions import substituted
 from checking.traced_faults.machine_injections import INJECTIONS
 from checking.traced_faults.processes import say
-from unwedged.machine import LocalTrust, MachineError, OlmMachine, olm
+from unwedged.machine import LocalTrust, MachineError, OlmMachine, SyncPosition, olm
 from unwedged.machine.exports import ExportedSession
 from unwedged.machine.identifiers import MEGOLM, DeviceId, PeerName, RoomId, UserId
 from unwedged.machine.records import DEVICES, OUTBOUND, OWN_DEVICE, PEER
@@ -117,6 +117,33 @@ async def answer(client: Client, request: Json) -> None:
     await client.send(_request(request))
 
 
+async def ask(client: Client, connection: str = "main", sliding: bool = False) -> Json:  # noqa: FBT002 (JSON)
+    """Ask the homeserver for what is new; return the position and the response, of which the machine knows nothing."""
+    position = await client.machine.sync_position(connection, sliding=sliding)
+    return {"position": msgspec.to_builtins(position), "response": client.ask(position)}
+
+
+async def receive(client: Client, asked: Mapping[str, Json]) -> None:
+    """Take the response to a sync that any process has asked for."""
+    await client.machine.receive_sync_changes(asked["response"], msgspec.convert(asked["position"], SyncPosition))
+
+
+async def post(client: Client, request: Json) -> Json:
+    """Send a request that was listed before; return its answer, of which the machine knows nothing."""
+    sent = _request(request)
+    return client.call(sent.method, sent.path, sent.body)
+
+
+async def mark_sent(client: Client, request: Json, response: Json) -> None:
+    """Take the answer to a request."""
+    await client.machine.mark_sent(_request(request), response)
+
+
+async def mark_failed(client: Client, request: Json) -> None:
+    """Give a request up, whose outcome is unknown."""
+    await client.machine.mark_failed(_request(request), status=None)
+
+
 async def share(client: Client, room: str, members: Sequence[str]) -> None:
     """Share the room's key with its members."""
     await client.share(room, members)
@@ -210,6 +237,7 @@ _COMMANDS: Final[Mapping[str, Callable[..., Awaitable[object]]]] = {  # type: ig
     each.__name__: each
     for each in (
         *(encrypt_room, track, sync, send, requests, answer, share, speak, read, give_again, export_keys, import_keys),
+        *(ask, receive, post, mark_sent, mark_failed),
         *(create_backup, turn_backup_off, verify, trust, bootstrap, ask_for_secret),
     )
 }

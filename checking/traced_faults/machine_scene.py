@@ -54,6 +54,10 @@ class MachineProcess:
         event_id = self.do("speak", ROOM, MEMBERS, text)
         return next(event for event in self._server.events(ROOM) if event["event_id"] == event_id)
 
+    def go_on(self) -> None:
+        """Let it go on with what it has stopped in the middle of."""
+        self._process.go_on()
+
     def close(self) -> None:
         """Let it close its machine, and end."""
         if not self._has_ended:
@@ -75,6 +79,9 @@ class Stage:
         self.server.create_room(ROOM, ALICE, BOB)
         self.app = self.process("app")
         self.extension = self.process("extension")
+
+    def meet(self) -> None:
+        """Let Bob's device begin, and let it and this one know of each other."""
         self.bob = MachineProcess(self, "bob", LAPTOP, None)
         for process in (self.app, self.bob):
             process.do("encrypt_room", ROOM, {"algorithm": MEGOLM})
@@ -114,12 +121,17 @@ class Stage:
             ciphertext["body"] = ciphertext["body"][:-4] + "AAAA"
 
 
-def scene_of(fault: str, play: Callable[[Stage], None]) -> Scene:
-    """Return the scene in which the processes of the device have a fault and do what a play says."""
+def scene_of(fault: str, play: Callable[[Stage], None], *, begins_anew: bool = False) -> Scene:
+    """Return the scene in which the processes of the device have a fault and do what a play says.
+
+    Where it ``begins_anew``, the device has done nothing yet but to make its account.
+    """
 
     def scene(folder: Path, *, faulty: bool) -> tuple[Path, ...]:
         with ExitStack() as stack:
             stage = Stage(stack, folder, fault if faulty else None)
+            if not begins_anew:
+                stage.meet()
             play(stage)
             for process in (stage.app, stage.extension):
                 process.close()

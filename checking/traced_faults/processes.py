@@ -37,6 +37,13 @@ class RealProcess:
         self._process.stdin.flush()
         return msgspec.json.decode(self._line(), type=answer)
 
+    def go_on(self) -> None:
+        """Let one that has said an empty line go on, until it says the next one."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        self._line()
+
     def end(self) -> None:
         """Give it no more commands, and wait until it has ended by itself."""
         assert self._process.stdin is not None

@@ -76,9 +76,10 @@ def text_of(rows: Sequence[Row], faults: Sequence[TracedFault]) -> str:
     return f"""\
 # Faults and their traces
 
-`python -m checking.traced_faults` has written this. It injects each bug that the
-[track record](track-record/README.md) has of the lock and of the store into real processes on one file. The processes
-take the steps of TLC's counterexample, and then go on. From the traces alone, `python -m checking explain` names
+`python -m checking.traced_faults` has written this. It injects bugs of the lock, of the store and of the machine that
+the [track record](track-record/README.md) has into real processes on one file. For the lock and the store, the
+processes take the steps of TLC's counterexample, and then go on. For the machine they do what brings the bug about,
+with a homeserver and another device. From the traces alone, `python -m checking explain` names
 {found} of {len(rows)}. Where two names stand together, the scene does not tell which it is. A fault that needs no
 optional field is found by what each writer must write (T5.1 of [`trace.md`](trace.md)).
 

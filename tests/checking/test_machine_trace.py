@@ -10,6 +10,7 @@ from typing import Final
 
 import pytest
 
+from checking.explain import machine_validation
 from checking.explain.explanation import Explanation, explain
 from checking.explain.machine_reasons import MACHINE_REASONS
 from checking.explain.machine_steps import machine_steps
@@ -125,6 +126,26 @@ async def test_what_may_be_cut_off_is_not_judged(tmp_path: Path, toolbox: Toolbo
     del lines[last + 1]  # the next line of the same process may have been one of this operation
     explanation = await explained(tmp_path, toolbox, lines)
     assert explanation.machine.impossible is None, explanation.text()
+
+
+async def test_many_steps_are_followed_in_parts(
+    tmp_path: Path, toolbox: Toolbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine_validation, "STEPS_IN_A_PART", 15)
+    lines = await recorded(tmp_path)
+    explanation = await explained(tmp_path, toolbox, lines)
+    assert explanation.accepted, explanation.text()
+    change("encrypt_megolm", -1, index=0)(lines)
+    explanation = await explained(tmp_path, toolbox, lines)
+    assert explanation.machine.validation.reasons == {"place_used_again"}
+    assert explanation.machine.validation.followed > 15
+
+
+async def test_a_name_that_no_implementation_has_is_no_fault(tmp_path: Path, toolbox: Toolbox) -> None:
+    lines = await recorded(tmp_path)
+    change("batch", -1, changed=['x"\\ @@ é/0123456789abcdef'])(lines)
+    explanation = await explained(tmp_path, toolbox, lines)
+    assert explanation.accepted, explanation.text()
 
 
 async def test_a_trace_of_the_store_alone_has_no_steps_of_the_machine(tmp_path: Path) -> None:

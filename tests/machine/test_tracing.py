@@ -287,7 +287,7 @@ async def test_what_was_rolled_back_is_not_said(tmp_path: Path) -> None:
 
         async def fail(transaction: Transaction) -> None:
             upload = KeysUpload(msgspec.convert("offer-x", str), {})  # type: ignore[arg-type]
-            tracing.answered(transaction, upload, {})
+            tracing.answered(transaction, upload, {"one_time_key_counts": {}})
             raise KeyError("for a reason")
 
         with pytest.raises(KeyError):
