@@ -1,4 +1,4 @@
-"""Measure, and write what came of it to spec/benchmarks.md; or measure some topics, and show what came of it.
+"""Measure all topics and write the report to spec/benchmarks.md, or measure some topics and print their sections.
 
 python -m bench [--fast | --rigorous] [TOPIC ...]
 
@@ -139,7 +139,7 @@ def at_a_glance(aims: Sequence[Aim]) -> str:
     return f"""\
 ## At a glance
 
-Each of {len(aims)} ratios, with its quartiles, and the most that was aimed at. {said}
+The {len(aims)} ratios that have a target, each with its quartiles and its target. {said}
 
 ![{len(aims)} ratios with their quartiles, and what was aimed at]({ratios("ratios", aims)})
 """

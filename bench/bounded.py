@@ -74,14 +74,14 @@ def measure(effort: Effort) -> None:
 
 
 def report() -> str:
-    """Say what came of it."""
+    """Return a section of the report, from raw results."""
     few, every = _named("a tenth"), _named("all")
     return f"""\
 ## A cache with a limit
 
-A store of {COUNT:,} records, each as large as the pickle of an Olm session. Any of them is as likely to be used next as
-any other, which is the worst that can happen to a cache: where a tenth of them are cached, nine of ten uses load a
-record, open its seal, and drop another one. (Random numbers are seeded with {SEED}.)
+A store has {COUNT:,} records, each as large as the pickle of an Olm session. Each record is equally likely to be used
+next, which is the worst case for a cache. If a tenth of them are cached, nine of ten uses load a record, unseal it, and
+drop another one. (Random numbers are seeded with {SEED}.)
 
 {compared(Results(MODULE), *((ours, theirs, None) for ours, theirs in zip(few, every, strict=True)))}
 """

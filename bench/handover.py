@@ -352,11 +352,12 @@ def report() -> str:
     return f"""\
 ## Handing over
 
-Two processes make every other update of one shared record, through `CryptoStore.run`, and each wants it again at once:
-so each turn is a handover: the holder learns that somebody waits, the lease is released and taken, the cache is brought
-up to date, one record is loaded, and one commit made. Beside it, round by round, the same two processes take turns on a
-bare row, through the same driver at the same durability: they spin on reading it, and write in one `BEGIN IMMEDIATE`
-transaction. A turn lasts from the end of the other process's update to the end of one's own; there were
-{len(result.rounds)} rounds of {result.turns:,} turns each way. There must be a core for each process.
+Two processes update one shared record in turn, through `CryptoStore.run`, and each asks for the lease again at once. So
+each turn is a handover: the holder learns that the other process waits, the lease is released and taken, the cache is
+brought up to date, one record is loaded, and one commit is made. In the baseline, measured in alternating rounds, the
+same two processes take turns on a bare row, through the same driver with the same durability: they poll the row, and
+write in one `BEGIN IMMEDIATE` transaction. A turn lasts from the end of the other process's update to the end of this
+process's update. There were {len(result.rounds)} rounds of {result.turns:,} turns each way. Each process needs a core
+of its own.
 
 {_table(result)}"""

@@ -339,7 +339,7 @@ def aims() -> list[Aim]:
 
 
 def report() -> str:
-    """Say what came of it."""
+    """Return a section of the report, from raw results."""
     results = Results(MODULE)
     works = (TO_DEVICE, ENCRYPTED, FIRST, FIRST_OF_MANY, AGAIN)
     theirs: list[Pair] = [
@@ -353,46 +353,47 @@ def report() -> str:
     return f"""\
 ## The machine
 
-`OlmMachine`, from the JSON of an event to the JSON of another, or to what it says. Everything that the Matrix
-specification demands is part of it: the form of the event, who sent it, whom it is for, the signature of the sender's
-device keys, replays. Beside it stand the bare steps: the same ratchet through vodozemac, its pickle where it moved on,
-and one bare transaction of one row through aiosqlite, as above (WAL, `synchronous=FULL`), and no check at all.
+`OlmMachine`, from the JSON of an event to the JSON of another event or to its content. This includes all checks that
+the Matrix specification demands: the form of the event, its sender, its recipient, the signature of the sender's device
+keys, and replays. The baseline is the bare steps without any check: the same ratchet through vodozemac, its pickle if
+it has advanced, and one bare transaction of one row through aiosqlite, as above (WAL, `synchronous=FULL`).
 
-- **A to-device message** is the only one of a sync's response. The token of the sync is written in the same commit.
+- **A to-device message** is the only event of a sync response. The token of the sync is written in the same commit.
 - **A room message encrypted** for a room whose key was shared before. Its index is used up before anything leaves.
-- **The first reading of a room message** is noted, so that it can't be replayed as another event: so it is a commit. It
-  can't wait: a replay that another process reads meanwhile would not be recognised. That is why a program reads many at
-  once: {BATCH} of them are one commit.
+- **The first reading of a room message** is noted in a commit, so that the message can't be replayed as another event.
+  The commit can't be delayed, since another process would not recognise a replay meanwhile. So a program should read
+  many messages at once: {BATCH} of them are one commit.
 - **Reading again** writes nothing.
 
-A room has another key after each {BATCH} messages. Its arrival is not counted.
+A room gets another key after each {BATCH} messages. The arrival of the key is not measured.
 
 {compared(results, *PAIRS)}
 
-The same by two other libraries, as they are shipped, from the same JSON. They lock nothing, and one process has their
-stores to itself. Neither verifies the signature of the device keys that come with a to-device message.
+The same work is done by two other libraries, in their default configuration and from the same JSON. They take no lock,
+and one process uses their stores. Neither verifies the signature of the device keys in a to-device message.
 
-- **matrix-nio** keeps outbound sessions and readings in memory only, so that a restart forgets both: there is nothing
-  to compare with but the to-device message. The others take {in_memory}.
-- **mautrix** makes a commit for each reading, also for one that it makes again. With NORMAL, which is its own setting,
-  what it committed last may be gone after a power cut, and a ratchet then moves back.
+- **matrix-nio** keeps outbound sessions and readings only in memory, and loses both at a restart. So only the to-device
+  message can be compared. The others take {in_memory}.
+- **mautrix** makes a commit for each reading, also for a repeated one. With NORMAL, which is its default, its last
+  commits may be lost in a power cut, and then a ratchet moves back.
 
 {compared(results, *theirs)}
 
 ### A handover and the next operation
 
-Another process has encrypted a message in the same room, and has released the lease. From here on it is counted how
-long it takes to acquire the lease, to bring the cache up to date, to load what changed and to encrypt the next message.
-The Olm sessions are with as many devices.
+Another process has encrypted a message in the same room and released the lease. The table shows the time to acquire the
+lease, to bring the cache up to date, to load what changed and to encrypt the next message. Each Olm session is with
+another device.
 
 {compared(results, *HANDED_OVER)}
 
 ### What each cache brings
 
-How many times as long an operation takes where one kind of record is not cached. Only kinds that the operation uses are
-listed. What is near 1 brings nothing there. Of what is cached, one operation that reads {BATCH} messages asks once.
+The table says how many times as long an operation takes if one kind of record is not cached. Only kinds that the
+operation uses are listed. If the value is near 1, the cache of that kind does not help. An operation that reads {BATCH}
+messages reads each record once.
 
-Not cached, since their records are looked at once or seldom: {uncached}.
+These kinds are not cached, since their records are read once or rarely: {uncached}.
 
 {cache_table(results)}
 """

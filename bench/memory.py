@@ -63,7 +63,7 @@ def measure(effort: Effort) -> None:
 
 
 def report() -> str:
-    """Say what came of it."""
+    """Return a section of the report, from raw results."""
     results = Results(MODULE)
     rows = [(subject, f"{digits(results.of(subject).median)} bytes") for subject in (CACHE, COUNTED, DICT)]
     limit = LIMITS[BOUNDED]
@@ -71,15 +71,15 @@ def report() -> str:
     return f"""\
 ## Memory
 
-By how much a process grows for each record that it caches, if it caches {COUNT:,}, each with a key of 43 bytes and a
-value of {SESSION_SIZE:,}. The dict maps the same keys to the same values. Objects that were decoded for transactions
-come on top. Where a cache has a limit, each record also has a place in the order in which they were used, and counts
+The memory of a process for each record that it caches, if it caches {COUNT:,} records, each with a key of 43 bytes and
+a value of {SESSION_SIZE:,} bytes. The dict maps the same keys to the same values. Objects that are decoded for
+transactions need further memory. In a cache with a limit, each record also has a place in the order of use, and counts
 {OVERHEAD_BYTES} bytes more than its key and its value.
 
 {table(("a record", "takes"), rows)}
 
-The same {COUNT:,} records, by a cache with a limit of {limit / 1e6:.1f} MB, a tenth of what they count: the process
-grows by {results.of(BOUNDED).median / 1e6:.1f} MB in all.
+With the same {COUNT:,} records and a cache limit of {limit / 1e6:.1f} MB, a tenth of their count, the process grows by
+{results.of(BOUNDED).median / 1e6:.1f} MB in all.
 """
 
 

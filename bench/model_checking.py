@@ -218,20 +218,20 @@ def report() -> str:
     return f"""\
 ## Checking the models
 
-TLC, one run at a time, Java's start included. Java takes what memory it is allowed to, so that is what it took and not
-what it needs. With `BENCH=--rigorous`, the deep models are measured as well{_not_measured(measured)}.
+TLC checks one model at a time. The times include the start of Java. The memory is what Java took, which is more than it
+needs. With `BENCH=--rigorous`, the deep models are measured as well{_not_measured(measured)}.
 
 {models}
 
-What one more of each costs, from two processes with a transaction each, one record, three epochs and two commits,
-without symmetry:
+The next table shows the cost of one more of each thing. The first row has two processes with a transaction each, one
+record, three epochs and two commits, without symmetry:
 
 {growth}
 
-Replay, the model driven through the store, step by step: {replay.steps:,} steps in {replay.seconds:.0f} s are
-{rate:,.0f} a second, in {replay.processes} processes, and {rate / replay.processes:,.0f} in each. That is
+The replay drives the store through the model, step by step. {replay.steps:,} steps in {replay.seconds:.0f} s are
+{rate:,.0f} a second in {replay.processes} processes, and {rate / replay.processes:,.0f} in each. That is
 {rate / replay.processes / published:.0f} times the {published:.0f} tests a second that were published for the nearest
-known work, MongoDB's tests of WiredTiger ({PUBLISHED_TESTS:,} in {PUBLISHED_SECONDS // 60} minutes); aimed at were ten
+known work, MongoDB's tests of WiredTiger ({PUBLISHED_TESTS:,} in {PUBLISHED_SECONDS // 60} minutes). The target was ten
 times.
 """
 

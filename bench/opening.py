@@ -83,15 +83,15 @@ def measure(effort: Effort) -> None:
 
 
 def report() -> str:
-    """Say what came of it."""
+    """Return a section of the report, from raw results."""
     results = Results(MODULE)
     passphrase = duration(results.of(PASSPHRASE).median)
     memory = 128 * COST.n * COST.r // 2**20
     return f"""\
 ## Opening
 
-`CryptoStore.open`, beside opening the same file through the same driver, setting the same pragmas and reading the store
-version. The store has a key. With a passphrase scrypt takes {passphrase} on top, by intention ({memory} MiB).
+The baseline of `CryptoStore.open` opens the same file through the same driver, sets the same pragmas and reads the
+store version. The store has a key. With a passphrase, scrypt intentionally takes another {passphrase} and {memory} MiB.
 
 {
         compared(

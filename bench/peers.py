@@ -263,7 +263,7 @@ def aims() -> list[Aim]:
 
 
 def report() -> str:
-    """Say what came of it."""
+    """Return a section of the report, from raw results."""
     results = Results(MODULE)
     in_memory = duration(results.of(name_of("matrix-nio", "in memory only", ROOM_MESSAGE)).median)
     pairs = [
@@ -274,21 +274,21 @@ def report() -> str:
     return f"""\
 ## Other libraries
 
-A to-device message is decrypted, or a room message encrypted, and the ratchet that moved on is made durable: by this
-store, and by what two libraries for Matrix in Python do for it with the stores that they are shipped with. Those lock
-nothing, take no part in a transaction that holds more than one session, and one process has them to itself. Neither is
-their sync loop, their parsing, or their verification of senders part of this, on either side.
+A to-device message is decrypted, or a room message is encrypted, and the advanced ratchet is made durable: by this
+store, and by two Matrix libraries in Python with their own stores. Those stores take no lock, write one session in each
+transaction, and serve one process. Sync, parsing and the verification of senders are not measured, on either side.
 
-- **matrix-nio** keeps its sessions in memory. It uses SQLite's rollback journal and says nothing about durability,
-  which makes it `synchronous=FULL`. It never stores outbound group sessions: encrypting a room message makes nothing
-  durable, and takes {in_memory} in memory. There is nothing to compare it with.
-- **mautrix** reads a session's row for each message and keeps Olm sessions, not group sessions, in memory. It uses the
-  write-ahead log with `synchronous=NORMAL`: what it committed last may be gone after a power cut, and a ratchet then
-  moves back. It can be told to use `FULL`.
+- **matrix-nio** keeps its sessions in memory. It uses SQLite's rollback journal with SQLite's default durability,
+  `synchronous=FULL`. It never stores outbound group sessions. So encrypting a room message makes nothing durable, takes
+  {in_memory}, and can't be compared.
+- **mautrix** reads a session's row for each message, and keeps Olm sessions in memory, but not group sessions. It uses
+  the write-ahead log with `synchronous=NORMAL`: its last commits may be lost in a power cut, and then a ratchet moves
+  back. It can be configured to use `FULL`.
 - This store uses `FULL`, and is measured with `NORMAL` only for comparison. A message that can't be decrypted may
-  change the session; here that session is dropped, since it was not put, while both others go on with it.
+  change the session object. This store drops that object, since it was not put; both other libraries continue to use
+  it.
 
-The last two lines compare two different promises: what it costs to survive a power cut.
+The last two rows compare different guarantees: they show what it costs to survive a power cut.
 
 {compared(results, *pairs)}
 """

@@ -27,17 +27,17 @@ def head(measured: Mapping[str, Results]) -> str:
     return f"""\
 # How fast, against what
 
-Each figure stands beside what it is compared with, measured in the same process, in samples of a tenth of a second, so
-that a machine that is busy for a while is so for both. A ratio is the median over several such processes; in brackets
-are its quartiles: half of them lie between. What was aimed at stands beside it, and whether it was met.
+Each figure is given with a baseline. Both are measured in the same process, in alternating samples of a tenth of a
+second, so that other load on the machine affects both. A ratio is the median over several such processes. Its quartiles
+follow in brackets. Where there is a target, the table says whether it was met.
 
 ```console
 $ make bench
 ```
 
-measures everything again, in about twenty minutes, and rewrites this file and its plots.
-`make bench BENCH="--fast transactions"` measures one topic, quicker, and shows what came of it;
-`make bench BENCH=--rigorous` takes three times as long. The raw results are kept in the format of pyperf:
+measures everything again in about twenty minutes, and rewrites this file and its plots.
+`make bench BENCH="--fast transactions"` measures one topic faster, and prints its section.
+`make bench BENCH=--rigorous` takes three times as long. The raw results are in the format of pyperf:
 
 ```console
 $ .venv/bin/python -m pyperf stats build/benchmarks/transactions.json
@@ -45,15 +45,15 @@ $ .venv/bin/python -m pyperf stats build/benchmarks/transactions.json
 
 What these figures do not say:
 
-- how fast another machine is, a phone above all. Most of a durable transaction is the disk, and disks differ by a
-  factor of a hundred in how long they take to answer. Ratios carry further; but a slower disk flatters them, and one
-  that lies about what it has written makes them look worse;
-- what it costs to wait for another process, or for the event loop of a busy program;
-- anything about safety. That is what the models and the tests are for, and no test depends on how long something takes.
+- how fast another machine is, such as a phone. Most of the time of a durable transaction is spent waiting for the disk,
+  and the latency of disks differs by a factor of a hundred. Ratios depend less on the machine. But a slower disk makes
+  them better, and a disk that confirms writes too early makes them worse;
+- the cost of waiting for another process, or for the event loop of a busy program;
+- anything about safety, which is shown by the models and the tests. No test depends on durations.
 
 {table(("measured on", ""), machine.items())}
 
-A load average well above 1 means that others were using the machine, and that the figures are provisional.
+A load average well above 1 means that other programs used the machine, so that the figures are provisional.
 """
 
 

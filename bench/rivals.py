@@ -213,12 +213,12 @@ def report() -> str:
     return f"""\
 ## Beside rivals
 
-In each process, so many tasks make one update after the other, through `CryptoStore.run`, of one of {RECORDS} records
-that all processes share: so all of them always want the lease, and whoever has it has as many operations waiting. They
-are counted over {SECONDS:g} seconds for each process, in {len(result.rounds)} rounds of all settings. It is aimed at
-that processes together get at least half as much done as one alone (ratio at most {MOST:g}), and that each gets at
-least four fifths of its fair share. Where nobody else wants the lease, there are no turns. Processor time is that of
-all processes, those that wait included. There are {result.cores} processors.
+In each process, the given number of tasks update, one operation after the other and through `CryptoStore.run`, one of
+{RECORDS} records that all processes share. So each process always wants the lease, and always has that many operations
+waiting. Operations are counted over {SECONDS:g} seconds for each process, in {len(result.rounds)} rounds of all
+settings. The targets are that the processes together do at least half as many operations as one alone (ratio at most
+{MOST:g}), and that each does at least four fifths of its fair share. Without rivals there are no turns. Processor time
+is that of all processes, with those that wait. There are {result.cores} processors.
 
 {table(headings, rows)}
 """

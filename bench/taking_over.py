@@ -126,7 +126,7 @@ def aims() -> list[Aim]:
 
 
 def report() -> str:
-    """Say what came of it, and draw it."""
+    """Draw the plot; return a section of the report, from raw results."""
     results = Results(MODULE)
 
     def median(subject: str) -> float:
@@ -151,12 +151,11 @@ def report() -> str:
     return f"""\
 ## Taking over
 
-Another process changed some records and released the lease. From here on it is counted how long it takes to acquire the
-lease, to bring the cache up to date, and to read what the next operations want: {TOUCHED} records, as many of the
-changed ones among them as there are. It is compared with dropping the cache, as a process must that does not know what
-changed, so that those {TOUCHED} are loaded one by one; and with loading the whole store, in one query, without even
-decoding what was loaded. Each record is as large as the pickle of an Olm session. Where a thousand changed, most of the
-time is spent on hearing which.
+Another process has changed some records and released the lease. The table shows the time to acquire the lease, to bring
+the cache up to date, and to read the records of the next operations: {TOUCHED} records, the changed ones first. One
+baseline drops the cache, as a process must that does not know what changed, and loads those {TOUCHED} records one by
+one. The other loads the whole store in one query, without decoding it. Each record is as large as the pickle of an
+Olm session. With a thousand changed records, most of the time is spent on reading the change log.
 
 ![Time to take over, by the number of changed records]({plot})
 
