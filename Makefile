@@ -36,8 +36,8 @@ check-deep: $(READY) ## The same with every bound raised by one: at most half an
 conditions: $(READY) ## Take each condition of the specification out and say which property falls: more than an hour
 	@$(VENV)/bin/python -m checking conditions
 
-explain: $(READY) ## Say what traces show: make explain LOGS="app.ndjson extension.ndjson"
-	@$(VENV)/bin/python -m checking explain $(LOGS)
+explain: $(READY) ## Say what traces show: make explain LOGS="app.ndjson extension.ndjson"; with HTML=page.html, also as a page
+	@$(VENV)/bin/python -m checking explain $(LOGS) $(if $(HTML),--html $(HTML))
 
 prove: $(READY) ## Prove the protocol for any number of processes and records, and that it is what the code does
 	@$(VENV)/bin/python -m proofs

@@ -11,16 +11,8 @@ from checking.machine_replay.homeserver import Json
 from checking.traced_faults.fault import Optional, TracedFault
 from checking.traced_faults.machine_scene import BOB, MEMBERS, PHONE, ROOM, TABLET, Stage, scene_of
 
-OPTIONAL: Final = Optional(
-    {
-        "`based_on` and `made`": frozenset({"based_on", "made"}),
-        "`mark`": frozenset({"mark"}),
-    },
-    (
-        *("answer", "backup", "batch", "claim", "decrypt_megolm", "decrypt_olm", "encrypt_megolm", "encrypt_olm"),
-        *("give", "make_session", "receive", "request", "room_key", "share", "verification"),
-    ),
-)
+_MADE: Final = "`based_on` and `made`"
+_FIELDS: Final = {_MADE: frozenset({"based_on", "made"}), "`mark`": frozenset({"mark"})}
 
 
 def _send_before_persist(on: Stage) -> None:
@@ -130,25 +122,33 @@ def _backup_off_after_invalidation(on: Stage) -> None:
     on.extension = on.process("extension")
 
 
-PLAYS: Final[Mapping[str, Callable[[Stage], None]]] = {
-    "backup-flag-race": _backup_flag_race,
-    "backup-off-after-invalidation": _backup_off_after_invalidation,
-    "better-key-lost-in-batch": _better_key_lost_in_batch,
-    "failed-decrypt-mutates": _failed_decrypt_mutates,
-    "replay-accepted": _replay_accepted,
-    "secret-sent-twice": _secret_sent_twice,
-    "send-before-persist": _send_before_persist,
-    "session-before-payload": _session_before_payload,
-    "shared-set-survives-unwedging": _shared_set_survives_unwedging,
-    "shared-then-invalidated": _shared_then_invalidated,
-    "two-keys-one-version": _two_keys_one_version,
-    "unwedge-races-itself": _unwedge_races_itself,
-    "verification-interrupted": _verification_interrupted,
-    "wedged-mark-in-memory": _wedged_mark_in_memory,
+PLAYS: Final[Mapping[str, tuple[Callable[[Stage], None], str]]] = {
+    "backup-flag-race": (_backup_flag_race, "made request answer"),
+    "backup-off-after-invalidation": (_backup_off_after_invalidation, "made backup open_machine"),
+    "better-key-lost-in-batch": (_better_key_lost_in_batch, "made room_key receive"),
+    "failed-decrypt-mutates": (_failed_decrypt_mutates, "made mark decrypt_olm receive"),
+    "replay-accepted": (_replay_accepted, "made decrypt_megolm"),
+    "secret-sent-twice": (_secret_sent_twice, "made give receive send"),
+    "send-before-persist": (_send_before_persist, "made encrypt_megolm share"),
+    "session-before-payload": (_session_before_payload, "made batch receive"),
+    "shared-set-survives-unwedging": (
+        _shared_set_survives_unwedging,
+        "made claim decrypt_olm encrypt_megolm encrypt_olm make_session share",
+    ),
+    "shared-then-invalidated": (_shared_then_invalidated, "made share room_key send"),
+    "two-keys-one-version": (_two_keys_one_version, "made answer backup"),
+    "unwedge-races-itself": (_unwedge_races_itself, "made claim request make_session"),
+    "verification-interrupted": (_verification_interrupted, "made verification"),
+    "wedged-mark-in-memory": (_wedged_mark_in_memory, "made mark decrypt_olm open_machine receive"),
 }
-"""What the processes do, by the name of the fault that shows by it."""
+"""By the name of the fault: what the processes do so that it shows, and the optional fields and steps of that."""
 
 
 def exchange_faults() -> Sequence[TracedFault]:
     """Return these faults."""
-    return [TracedFault(name, scene_of(name, play), OPTIONAL) for name, play in PLAYS.items()]
+    return [TracedFault(name, scene_of(name, play), _optional(about.split())) for name, (play, about) in PLAYS.items()]
+
+
+def _optional(names: Sequence[str]) -> Optional:
+    fields = {title: named for title, named in _FIELDS.items() if named & {*names}}
+    return Optional(fields, tuple(name for name in names if name not in {"made", "mark"}))

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final, TypeVarTuple
 
 import msgspec
@@ -18,6 +19,7 @@ from unwedged.machine import KeysUpload, OlmMachine, Sharing, account, machine, 
 from unwedged.machine.identifiers import JsonObject, RoomId
 from unwedged.machine.records import KINDS, OFFER, Reading
 from unwedged.machine.repair import RepairedStore
+from unwedged.protocol import cache
 from unwedged.store import TEXT, Codec, RecordKind, Transaction
 from unwedged.store.crypto_store import MOST_ATTEMPTS
 from unwedged.trace import Field
@@ -31,6 +33,12 @@ OFFERED: Final = RecordKind(
 
 _hand_out_offer = account.hand_out_offer
 _encrypt = sharing.encrypt
+
+
+# P2.5, P2.6
+def _session_cache_survives() -> Sequence[Substitution]:
+    """A process keeps all that it has in memory, whatever others have written."""
+    return [(cache, "sync", lambda kept, log: replace(kept, version=log.version))]
 
 
 # M12.1
@@ -117,6 +125,7 @@ INJECTIONS: Final[Mapping[str, Callable[[], Sequence[Substitution]]]] = {
     "account-fork-at-creation": _account_fork_at_creation,
     "one-time-exchange-frozen": _handed_out_again,
     "replay-accepted": _replay_accepted,
+    "session-cache-survives": _session_cache_survives,
     "save-error-ignored": _save_error_ignored,
     "upload-repeated": _handed_out_again,
 }

@@ -149,6 +149,11 @@ async def share(client: Client, room: str, members: Sequence[str]) -> None:
     await client.share(room, members)
 
 
+async def discard(client: Client, room: str) -> None:
+    """Let the next message have another room key."""
+    await client.machine.discard_room_key(room)
+
+
 async def speak(client: Client, room: str, members: Sequence[str], text: str) -> str:
     """Send a message, and return the id of its event."""
     shared = await client.share(room, members)
@@ -237,7 +242,7 @@ _COMMANDS: Final[Mapping[str, Callable[..., Awaitable[object]]]] = {  # type: ig
     each.__name__: each
     for each in (
         *(encrypt_room, track, sync, send, requests, answer, share, speak, read, give_again, export_keys, import_keys),
-        *(ask, receive, post, mark_sent, mark_failed),
+        *(discard, ask, receive, post, mark_sent, mark_failed),
         *(create_backup, turn_backup_off, verify, trust, bootstrap, ask_for_secret),
     )
 }

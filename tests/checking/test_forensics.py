@@ -8,9 +8,8 @@ import json
 import random
 import re
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -20,30 +19,29 @@ from chaos import worker
 from chaos.faults import Fault
 from chaos.stage import LABELS, stage
 from checking import command
-from checking.command import OK, app
+from checking.command import FAILED, OK, app
 from checking.errors import CheckError
 from checking.explain.forensics import SOUND, Finding, Name, UnknownMessage, Verdict, examine
 from checking.explain.history import History, histories
-from checking.explain.lines import DecryptMegolm
+from checking.explain.lines import DecryptMegolm, EncryptMegolm
 from checking.explain.reading import NoTrace, read_all
 from checking.explain.reasons import Certainty
 from checking.machine_replay.client import Client
 from checking.machine_replay.homeserver import Device, Json
-from checking.replay.substitutions import Substitution, substituted
+from checking.replay.substitutions import substituted
+from checking.traced_faults.machine_injections import INJECTIONS
+from checking.traced_faults.machine_scene import Stage
 from tests.machine.scene import ALICE, BOB, KEY, MEGOLM, ROOM, Scene, scene
 from tests.store.stores import Recorder
 from unwedged.machine import LocalTrust, MachineError, MissingRoomKey, inbox, rooms, sharing
 from unwedged.machine.records import INBOUND, SYNC
-from unwedged.protocol import cache as cache_rules
 from unwedged.store import BYTES, CryptoStore, RecordKind, Transaction
 from unwedged.trace import Line, Trace
 
 CERTAIN, LIKELY, POSSIBLE = Certainty
 
 README: Final = (Path(__file__).parents[2] / "README.md").read_text()
-KEPT_CACHE: Final[tuple[Substitution, ...]] = (
-    (cache_rules, "sync", lambda cache, log: replace(cache, version=log.version)),
-)
+KEPT_CACHE: Final = INJECTIONS["session-cache-survives"]()
 """A process keeps all that it has in memory, whatever others have written."""
 
 
@@ -420,6 +418,30 @@ async def test_a_key_that_met_a_fault_of_the_program(tmp_path: Path) -> None:
         must_be(case.explain(name), Verdict.LOST_HERE, LIKELY, "met a fault here and was put aside")
 
 
+async def test_what_the_sender_alone_can_not_clear_and_a_key_that_does_not_fit_are_unclear(tmp_path: Path) -> None:
+    async with told(tmp_path) as case:
+        event = await case.on.app.say(ROOM, "hello")
+        await case.on.bob.sync()
+        await case.on.bob.read(ROOM, event)
+        name = case.name(event)
+        must_be(case.explain(name, [case.on.app]), Verdict.UNCLEAR, POSSIBLE, "so far nothing is wrong")
+        path = tmp_path / "trace.ndjson"
+        lines = [json.dumps(line) + "\n" for line in case.lines_of(case.on.app)]
+        path.write_text("".join(lines))
+        [session] = name.pseudonyms & {str(line.get("session")) for line in case.lines_of(case.on.app)}
+        assert explained(path, "--message", f"{session}:{name.index}") == FAILED
+        content = event["content"]
+        assert isinstance(content, dict)
+        damaged = event | {"event_id": "$damaged", "content": content | {"ciphertext": spoilt(content["ciphertext"])}}
+        unreadable = await case.unreadable(damaged, "unreadable")
+        must_be(case.explain(unreadable), Verdict.UNCLEAR, POSSIBLE, "the key is here and does not fit")
+
+
+def spoilt(ciphertext: str) -> str:
+    """Change the signature at the end of a Megolm message."""
+    return ciphertext[:-4] + ("AAAA" if ciphertext[-4:] != "AAAA" else "BBBB")
+
+
 async def test_a_key_that_the_sender_has_written_wrongly(tmp_path: Path) -> None:
     async with told(tmp_path) as case:
         await case.on.app.machine.discard_room_key(ROOM)
@@ -723,3 +745,47 @@ def numbered(text: str) -> str:
     names = list(dict.fromkeys(re.findall("[0-9a-f]{16}", text)))
     text = re.sub("[0-9a-f]{16}", lambda found: f"name {names.index(found[0])}", text)
     return re.sub(r"(ndjson):\d+", r"\1", text)
+
+
+@contextmanager
+def forgetful(folder: Path) -> Iterator[Stage]:
+    """Have real processes that keep what they have in memory, whatever others have written."""
+    with ExitStack() as stack:
+        on = Stage(stack, folder, "session-cache-survives")
+        on.meet()
+        on.greet()
+        yield on
+        for process in (on.app, on.extension, on.bob):
+            process.close()
+
+
+def last_reading(folder: Path) -> Finding:
+    """Examine the message that Bob has tried to read last, by the traces of all processes."""
+    stores = histories(read_all(folder / f"{label}.ndjson" for label in (*LABELS, "bob")))
+    laptop, phone = sorted(stores, key=lambda store: len(store.processes))
+    *_, (_, reading) = laptop.of(DecryptMegolm)
+    *_, (_, encryption) = phone.of(EncryptMegolm)
+    assert reading.session is not None
+    assert reading.index is not None
+    return examine(stores, Name(frozenset({reading.session, encryption.session}), reading.index))
+
+
+def test_a_ratchet_that_real_processes_fork(tmp_path: Path) -> None:
+    with forgetful(tmp_path) as on:
+        on.app.say("one")
+        first, second = on.extension.say("two"), on.app.say("three")
+        on.bob.do("sync")
+        assert on.bob.do("read", ROOM, first) == "two"
+        assert on.bob.do("read", ROOM, second) == "replayed"
+    must_be(last_reading(tmp_path), Verdict.FORKED, CERTAIN, "computed outbound_group_session/", "overwritten version")
+
+
+def test_a_key_that_real_processes_share_over_a_wedged_session(tmp_path: Path) -> None:
+    with forgetful(tmp_path) as on:
+        events = []
+        for process in (on.app, on.extension, on.app):
+            process.do("discard", ROOM)
+            events.append(process.say("hello"))
+        on.bob.do("sync")
+        assert [on.bob.do("read", ROOM, event) for event in events] == ["hello", "hello", "missing_room_key"]
+    must_be(last_reading(tmp_path), Verdict.WEDGED, CERTAIN, "that is a fork: ", "computed peer/")
