@@ -93,7 +93,10 @@ def main() -> int:
     folder.mkdir(exist_ok=True)
     console = make_console()
     console.print(f"seed {seed}")
-    again = f"The logs are in {folder}. Again: python -m chaos --seconds {arguments.seconds:g} --seed {seed}"
+    again = (
+        f"What happened: python -m checking explain {folder}/*.ndjson\n"
+        f"Again: python -m chaos --seconds {arguments.seconds:g} --seed {seed}"
+    )
     try:
         losses = asyncio.run(run(folder, seed, arguments.seconds, console))
     except ProcessFailed as failure:

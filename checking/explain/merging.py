@@ -291,6 +291,10 @@ class _Merging:
         done = [other.epoch for other in self._commits if other.version <= commit.version]
         return max([*done, *(sync.epoch for sync in self._syncs if sync.version < commit.version)])
 
+    def made_under(self, version: int) -> int:
+        """Return the highest epoch of the commits up to a version."""
+        return max((commit.epoch for commit in self._commits if commit.version <= version), default=0)
+
     # Steps
 
     def slot(self, process: str, number: int) -> str:
@@ -366,10 +370,20 @@ class _Instance:
         self._name = name
         self._lines = lines
         self._operations = self._of_lines()
-        self._bucket = next((found.line.epoch for found in lines if isinstance(found.line, Acquire | Want)), 0)
+        self._bucket = self._first_epoch()
         self._not_before = 0
         self._unfinished: list[str] = []
         """Operations that have committed without learning of it."""
+
+    def _first_epoch(self) -> int:
+        """Return the first epoch that its lines show; if they show none, that of the version that it found."""
+        for found in self._lines:
+            if isinstance(found.line, Acquire | Want):
+                return found.line.epoch
+        return max(
+            (self._merging.made_under(each.line.version) for each in self._lines if isinstance(each.line, Open)),
+            default=0,
+        )
 
     def _of_lines(self) -> dict[int, _Operation]:
         """Return the operations, each with a place that no other one has at the same time."""

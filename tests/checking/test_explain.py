@@ -267,6 +267,12 @@ class TestAKill:
         assert explanation.accepted, explanation.text()
         assert explanation.logs.complete
 
+    async def test_it_may_have_opened_the_store_and_nothing_more(self, tmp_path: Path, toolbox: Toolbox) -> None:
+        lines = await recorded(tmp_path)
+        opened = found(lines, "open") | {"instance": "1" * 16, "version": found(lines, "commit", -1)["version"]}
+        explanation = await explained.explain(toolbox, (written(tmp_path, [opened, *lines]),), None, SPECIFICATIONS)
+        assert explanation.accepted, explanation.text()
+
     @pytest.mark.parametrize(("step", "reason"), [("acquire", "epoch_not_next"), ("want", "released_unwanted")])
     async def test_no_process_that_went_on_can_have_done_it(
         self, tmp_path: Path, toolbox: Toolbox, step: str, reason: str
