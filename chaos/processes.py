@@ -120,10 +120,11 @@ class Process:
                 raise self._failure("did not end well")
 
     async def kill(self) -> None:
-        """Kill it, if it runs."""
-        if self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
+        """Kill it, if it was started and runs."""
+        process: asyncio.subprocess.Process | None = getattr(self, "_process", None)
+        if process is not None and process.returncode is None:
+            process.kill()
+            await process.wait()
 
     @asynccontextmanager
     async def _suffering(self, fault: Fault | None) -> AsyncIterator[None]:

@@ -338,9 +338,9 @@ async def stage(folder: Path, seed: int) -> AsyncIterator[Stage]:
         made.bob = Client(made.homeserver, await stack.enter_async_context(machine))
         await machine.set_room_encryption(ROOM, {"algorithm": MEGOLM, "rotation_period_msgs": 5})
         await made.bob.send_all()
-        await asyncio.gather(*(process.start() for process in made.processes))
         for process in made.processes:
             stack.push_async_callback(process.kill)
+        await asyncio.gather(*(process.start() for process in made.processes))
         await made.begin()
         yield made
         for process in made.processes:

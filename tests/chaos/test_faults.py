@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -11,9 +12,12 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from rich.console import Console
 
+from chaos import processes
+from chaos.__main__ import run
 from chaos.faults import Fault
-from chaos.processes import REPOSITORY
+from chaos.processes import REPOSITORY, ProcessFailed
 from chaos.stage import PHONE, stage
 from chaos.traces import Followed
 from checking.explain.reading import read
@@ -64,6 +68,23 @@ async def test_what_is_lost_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             await on.round(None)
         await on.check()
     assert any("can't read" in loss for loss in on.losses)
+
+
+async def found_in(folder: Path) -> list[str]:
+    """Return what was lost, or why a process has ended: its homeserver may refuse what it asks for."""
+    try:
+        return await run(folder, 1, 60, Console(file=io.StringIO()))
+    except ProcessFailed as failure:
+        return [str(failure)]
+
+
+@pytest.mark.parametrize("fault", ["no fence", "kept cache", "upload-before-persist", "send-before-persist"])
+async def test_a_device_that_breaks_a_rule_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(processes, "PROGRAM", ("tests.chaos.faulty_worker", fault))
+    found = await found_in(tmp_path)
+    assert any(re.search("can't read|twice|no behaviour|Refused: 400", each) for each in found), found
 
 
 async def test_what_is_not_in_the_backup_is_told(tmp_path: Path) -> None:
