@@ -6,6 +6,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 MEASURABLE := $(VENV)/.measurable
 SITE := $(VENV)/.site
+MUTABLE := $(VENV)/.mutable
 BROWSER := $(VENV)/browser/.ready
 PEERS := $(VENV)/peers/.ready
 SYNAPSE := $(VENV)/synapse/.ready
@@ -22,10 +23,10 @@ GO := $(VENV)/peers/bin/go
 MAUTRIX_GO := $(VENV)/peers/mautrix-go
 
 .DEFAULT_GOAL := help
-.PHONY: help check check-deep conditions prove test peers synapse coverage chaos soak site browser bench bench-smoke lint lock explain
+.PHONY: help check check-deep conditions prove test peers synapse coverage mutants mutants-changed chaos soak site browser bench bench-smoke lint lock explain
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
 
 check: $(READY) ## Check the models, find every fault by name, replay the model on the reference
 	@$(VENV)/bin/python -m checking check
@@ -56,6 +57,12 @@ coverage: $(READY) ## Run the tests of the library, and see which of its lines a
 	@$(VENV)/bin/python -m coverage run -m pytest --quiet tests/machine tests/store tests/tools
 	@$(VENV)/bin/python -m coverage combine --quiet
 	@$(VENV)/bin/python -m coverage report
+
+mutants: $(READY) $(MUTABLE) ## Break the code that decides in one place at a time, see that a test fails each time, rewrite spec/mutants.md: hours
+	@$(VENV)/bin/python -m checking.mutation --record $(FILES)
+
+mutants-changed: $(READY) $(MUTABLE) ## The same for the lines that differ from BASE, or from where this branch left origin/main, for ten minutes
+	@$(VENV)/bin/python -m checking.mutation --changed $(if $(BASE),--base $(BASE)) --seconds 600
 
 site: $(READY) $(SITE) ## Build the site from these files into build/site, and follow every link within it
 	@$(VENV)/bin/python -m docs
@@ -91,6 +98,8 @@ lock: ## Renew requirements/ after a change of pyproject.toml; with UPGRADE=1, t
 		--output-file requirements/bench.txt
 	@$(RESOLVE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra machine --extra qr --group site --constraint requirements/bench.txt \
 		--output-file requirements/site.txt
+	@$(RESOLVE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra machine --extra qr --group mutants --constraint requirements/bench.txt \
+		--constraint requirements/site.txt --output-file requirements/mutants.txt
 	@$(RESOLVE) $(if $(UPGRADE),--upgrade) --group browser --constraint requirements/bench.txt \
 		--output-file requirements/browser.txt
 	@$(RESOLVE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra machine --extra qr --group peers --output-file requirements/peers.txt
@@ -120,6 +129,12 @@ $(MEASURABLE): $(READY) $(PEERS) requirements/bench.txt
 $(SITE): requirements/site.txt | $(READY)
 	@echo "Adding to $(VENV) what the site needs (once; some 75 MB) ..."
 	@$(INSTALL) --requirement requirements/site.txt
+	@touch $@
+
+# What only the mutants need: mutmut.
+$(MUTABLE): requirements/mutants.txt | $(READY)
+	@echo "Adding to $(VENV) what makes mutants (once; some 26 MB) ..."
+	@$(INSTALL) --requirement requirements/mutants.txt
 	@touch $@
 
 # A browser with its libraries, from a package whose own program unpacks them to where TMPDIR is; fonts; and what drives it.

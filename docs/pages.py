@@ -30,6 +30,7 @@ NAVIGATION: Final = {
         "tla/README.md",
         "proofs/README.md",
         "spec/trace-faults.md",
+        "spec/mutants.md",
         "spec/benchmarks.md",
     ),
     "API": ("docs/api/store.md", "docs/api/machine.md", "docs/api/trace.md", "docs/api/protocol.md"),

@@ -8,6 +8,8 @@ replay model take more than two hundred thousand steps. Choose it with ``--hypot
 
 ``prove`` tries the same examples each time, as ``ci`` does, and more of them.
 
+``mutants`` tries those of ``ci``. If one fails, it looks for no simpler one, which would take time.
+
 With any, a failure prints its shrunk example and a line ``@reproduce_failure(...)`` that repeats it.
 """
 
@@ -16,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from unwedged.store import sealer as module
 
@@ -25,6 +27,7 @@ settings.register_profile(
     "long", deadline=None, print_blob=True, derandomize=False, max_examples=1200, stateful_step_count=200
 )
 settings.register_profile("prove", settings.get_profile("ci"), max_examples=400)
+settings.register_profile("mutants", settings.get_profile("ci"), phases=(Phase.explicit, Phase.generate))
 settings.load_profile("ci")
 
 

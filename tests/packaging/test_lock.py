@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 REPOSITORY = Path(__file__).parents[2]
 REQUIREMENTS = REPOSITORY / "requirements"
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
-LOCKS = ("bench", "browser", "develop", "go", "lock", "peers", "site", "synapse")
+LOCKS = ("bench", "browser", "develop", "go", "lock", "mutants", "peers", "site", "synapse")
 ALONE = ("browser", "go", "lock", "synapse")
 """Locks that do not bring along what the package itself needs."""
 
@@ -72,7 +72,7 @@ def test_the_benchmarks_add_to_what_development_needs_and_change_none_of_it() ->
         assert bench[name].partition(";")[0] == str(requirement).partition(";")[0]
 
 
-@pytest.mark.parametrize("lock", ["site", "browser"])
+@pytest.mark.parametrize("lock", ["site", "browser", "mutants"])
 def test_what_is_installed_beside_the_benchmarks_changes_none_of_what_they_need(lock: str) -> None:
     bench = {name: str(requirement) for name, (requirement, _) in entries("bench").items()}
     for name, (requirement, _) in entries(lock).items():

@@ -123,6 +123,29 @@ class TestNothingIsHeld:
             assert other.statistics().epoch == 2, "it was free, and need not expire"
 
     # P19.1
+    async def test_what_waits_to_begin_waits_until_the_store_goes_on(self, bench: Workbench) -> None:
+        store = await bench.instance("one")
+        await take_over(store)
+        go_on = asyncio.Event()
+
+        async def wait(_: Transaction) -> None:
+            await go_on.wait()
+
+        first = outside(store.run(wait))
+        await all_that_can_run()
+        second = outside(store.run(count_up))
+        await all_that_can_run()
+        pausing = outside(store.pause())
+        await all_that_can_run()
+        go_on.set()
+        await first
+        await all_that_can_run()
+        await pausing
+        assert not second.done()
+        await store.resume()
+        assert await second == 1
+
+    # P19.1
     async def test_nothing_begins_by_itself(self, store: CryptoStore, path: Path) -> None:
         async with store.subscribe(DEVICE):
             await store.pause()

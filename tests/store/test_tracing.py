@@ -33,6 +33,7 @@ from tests.store.stores import (
     Instance,
     Recorder,
     Workbench,
+    all_that_can_run,
     apart,
     count_up,
     failing,
@@ -42,8 +43,10 @@ from unwedged.store import (
     CryptoStore,
     InvalidArgument,
     LeaseLost,
+    OperationsAbandoned,
     SnapshotMoved,
     StorageFailed,
+    StoreReplaced,
     Transaction,
     Version,
     View,
@@ -122,6 +125,7 @@ class TestSteps:
         await take_over(traced)
         sync = recorder.last("sync")
         assert (sync["since"], sync["version"], sync["kept"]) == (2, 3, 1)
+        assert (sync["epoch"], sync["floor"], sync["unlisted"]) == (3, 0, 0)
         assert sync["dropped"] == sync["changed"] == recorder.lines[4]["records"]
 
     # T5.1
@@ -136,6 +140,22 @@ class TestSteps:
         await traced.lock.renew_now()
         await traced.lock.release_now()
         assert recorder.steps == ["open", "want", "acquire", "sync", "renew", "release"]
+        want, acquire, _, renew, release = decoded(recorder.lines)[1:]
+        assert isinstance(want, trace_lines.Want)
+        assert isinstance(acquire, trace_lines.Acquire)
+        assert isinstance(renew, trace_lines.Renew)
+        assert isinstance(release, trace_lines.Release)
+        assert (want.epoch, acquire.epoch, release.epoch) == (1, 2, 2)
+        assert (renew.epoch, renew.wanted) == (2, False)
+
+    async def test_a_renewal_says_that_somebody_waits(
+        self, bench: Workbench, traced: Instance, recorder: Recorder
+    ) -> None:
+        extension = await bench.instance("extension")
+        await take_over(traced)
+        assert not await extension.lock.acquire_now()
+        await traced.lock.renew_now()
+        assert recorder.last("renew")["wanted"] is True
 
     async def test_an_operation_that_lost_the_lease_is_run_again(
         self, bench: Workbench, traced: Instance, recorder: Recorder
@@ -210,6 +230,50 @@ class TestSteps:
             await traced.lock.acquire_now()
         assert recorder.steps == ["open", "acquire", "lose_guard", "release"]
         assert recorder.last("lose_guard")["why"] == "sync_failed"
+        assert recorder.last("release")["epoch"] == 1
+        decoded(recorder.lines)
+
+    async def test_a_sync_that_the_fence_stops(self, bench: Workbench, traced: Instance, recorder: Recorder) -> None:
+        extension = await bench.instance("extension")
+        gate = traced.gated.hold_before("changes")
+        acquiring = asyncio.create_task(traced.lock.acquire_now())
+        await gate.reached.wait()
+        bench.expire_lease()
+        await take_over(extension)
+        gate.opened.set()
+        with pytest.raises(LeaseLost):
+            await acquiring
+        assert recorder.steps == ["open", "acquire", "lose_guard"]
+        assert recorder.last("lose_guard")["why"] == "fenced"
+
+    async def test_operations_that_are_abandoned(self, traced: Instance, recorder: Recorder) -> None:
+        go_on = asyncio.Event()
+
+        async def wait(_: View) -> None:
+            await go_on.wait()
+
+        running = asyncio.create_task(traced.query(wait))
+        await take_over(traced)
+        await all_that_can_run()
+        with pytest.raises(OperationsAbandoned):
+            await traced.close(timeout_seconds=0)
+        go_on.set()
+        await asyncio.gather(running, return_exceptions=True)
+        assert recorder.last("lose_guard")["why"] == "abandoned"
+
+    async def test_a_guard_whose_files_are_lost(self, traced: Instance, recorder: Recorder) -> None:
+        await take_over(traced)
+        traced.gated.failures["renew"] = StoreReplaced("the file was replaced")
+        with pytest.raises(StoreReplaced):
+            await traced.lock.renew_now()
+        assert (recorder.last("lose_guard")["epoch"], recorder.last("lose_guard")["why"]) == (1, "files_lost")
+
+    # P8.15
+    async def test_a_guard_whose_time_is_up(self, bench: Workbench, traced: Instance, recorder: Recorder) -> None:
+        await take_over(traced)
+        bench.expire_lease()
+        await traced.lock.end_if_expired()
+        assert (recorder.last("lose_guard")["epoch"], recorder.last("lose_guard")["why"]) == (1, "expired")
 
     async def test_a_release_that_fails(self, traced: Instance, recorder: Recorder) -> None:
         await take_over(traced)
@@ -238,6 +302,14 @@ class TestSteps:
         async with failing(SnapshotMoved, traced.view()) as view:
             await apart(traced.run(count_up))
             await view.get(COUNTER, "n")
+        assert recorder.last("outdated")["version"] == 1
+        decoded(recorder.lines)
+
+    async def test_a_view_that_comes_too_late_for_a_list(self, traced: Instance, recorder: Recorder) -> None:
+        await take_over(traced)
+        async with failing(SnapshotMoved, traced.view()) as view:
+            await apart(traced.run(count_up))
+            await view.keys(COUNTER)
         assert recorder.last("outdated")["version"] == 1
         decoded(recorder.lines)
 
@@ -272,7 +344,7 @@ class TestSteps:
         assert told == [(0, 1, False), (1, 2, True)]
         decoded(recorder.lines)
 
-    async def test_a_long_list_is_cut_and_says_so(self, traced: Instance, recorder: Recorder) -> None:
+    async def test_a_long_list_is_cut_and_says_so(self, bench: Workbench, traced: Instance, recorder: Recorder) -> None:
         async def many(transaction: Transaction) -> None:
             for number in range(300):
                 await count_up(transaction, f"{number}")
@@ -281,7 +353,13 @@ class TestSteps:
         await traced.run(many)
         commit = recorder.last("commit")
         assert (len(listed(commit["records"])), len(listed(commit["made"])), commit["unlisted"]) == (250, 250, 50)
+        other = Recorder()
+        await traced.lock.release_now()
+        await take_over(await bench.instance("extension", tracer=other))
+        sync = other.last("sync")
+        assert (len(listed(sync["changed"])), len(listed(sync["changed_in"])), sync["unlisted"]) == (250, 250, 50)
         decoded(recorder.lines)
+        decoded(other.lines)
 
 
 def listed(field: Field) -> list[object]:

@@ -37,7 +37,7 @@ from unwedged.store.owner_process import OwnerProcess
 from unwedged.store.records import Kind, RecordKind, must_be_declared
 from unwedged.store.sealed_records import Batch, SealedRecords
 from unwedged.store.streams import Streams
-from unwedged.trace import Field, OperationTrace, Remarks, Trace
+from unwedged.trace import OperationTrace, Remarks, Trace
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -437,10 +437,6 @@ class TransactionOperation(Operation):
             lock.lost(self.epoch, why_lost(failure))
             raise
 
-    def _written(self, writes: Mapping[RecordName, bytes | None]) -> dict[str, Field]:
-        """Return the fields of the trace line that say what is written."""
-        return {} if self.trace is None else self.trace.written(writes, self.snapshot.records)
-
     def _outcome(self, writes: Mapping[RecordName, bytes | None], version: Version) -> _Outcome:
         cached = {name: value for name, value in writes.items() if self._services.kinds[name.kind].cached}
         return _Outcome(version, cached, self._live(cached), tuple([Change(version, name) for name in writes]))
@@ -457,7 +453,7 @@ class TransactionOperation(Operation):
         services.counts.commits += 1
         if self.trace is not None:
             lease = {"version": version, "wanted": committed.wanted, "released": committed.released}
-            self.trace.took_effect("commit", {**lease, **self._written(writes)})
+            self.trace.took_effect("commit", {**lease, **self.trace.written(writes, self.snapshot.records)})
         logger.debug(
             "committed label=%s epoch=%d version=%d records=%d", services.lock.label, self.epoch, version, len(writes)
         )

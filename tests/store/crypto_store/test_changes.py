@@ -190,10 +190,11 @@ class TestDamage:
         await extension.run(count_up)
         await extension.lock.release_now()
         bench.edit("UPDATE record SET value = x'0102'")
-        with pytest.raises(TamperedRecord, match="the value of a 'counter' record"):
+        with pytest.raises(TamperedRecord, match="the value of a 'counter' record") as by_view:
             await phone.query(count_of)
-        with pytest.raises(TamperedRecord):
+        with pytest.raises(TamperedRecord) as by_transaction:
             await phone.run(count_up)
+        assert by_view.value.record == by_transaction.value.record == RecordName("counter", b"n")
         await phone.run(write)
         assert await phone.query(count_of) == 7
 

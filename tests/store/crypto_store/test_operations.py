@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.store.crypto_store.operations import BrokenCounter, count_of, counter_of, lose_lease
-from tests.store.stores import COUNTER, DEVICE, PLAIN, Counter, Instance, Workbench, apart, count_up, failing
+from tests.store.stores import COUNTER, DEVICE, PLAIN, Counter, Instance, Workbench, apart, count_up, failing, take_over
 from unwedged.protocol.guard import NO_GUARD
 from unwedged.protocol.identifiers import Version
 from unwedged.store import (
@@ -46,6 +46,32 @@ class TestTransactions:
             transaction.put(DEVICE, "y", b"5")
             assert await transaction.keys(DEVICE) == ("y", "z")
         bench.assert_cache_is_snapshot(phone)
+
+    # P5.8
+    async def test_the_keys_are_those_of_the_store_and_of_the_transaction(self, phone: Instance) -> None:
+        async with phone.transaction() as transaction:
+            for name in ("a", "b", "c"):
+                transaction.put(DEVICE, name, b"")
+            transaction.put(PLAIN, "of another kind", b"")
+        async with phone.transaction() as transaction:
+            transaction.delete(DEVICE, "b")
+            transaction.put(DEVICE, "d", b"")
+            transaction.put(PLAIN, "of another kind, too", b"")
+            assert await transaction.keys(DEVICE) == ("a", "c", "d")
+        async with phone.view() as view:
+            assert await view.keys(DEVICE) == ("a", "c", "d")
+
+    async def test_when_it_has_ended_nothing_runs(self, phone: Instance) -> None:
+        await take_over(phone)
+        running = phone.lock.guarded.admission.operations
+        async with phone.view() as view:
+            assert {repr(operation) for operation in running} == {"<ViewOperation epoch=1 version=0>"}
+        assert repr(view) == "<View epoch=1 version=0 ended>"
+        assert running == set()
+        async with phone.transaction() as transaction:
+            assert {repr(operation) for operation in running} == {"<TransactionOperation epoch=1 version=0>"}
+        assert repr(transaction) == "<Transaction epoch=1 version=0 ended>"
+        assert running == set()
 
     # P5.23, P5.24
     async def test_an_exception_drops_everything(self, bench: Workbench, phone: Instance) -> None:

@@ -10,9 +10,12 @@ from typing import TypeVar
 import pytest
 
 from tests.store.lock.waiting import held, lock_tasks_end, pauses_end
-from tests.store.stores import DEVICE, Instance, Workbench, all_that_can_run, count_up, take_over
-from unwedged.protocol.guard import NO_GUARD, Stage
+from tests.store.stores import DEVICE, PATIENCE, Instance, Workbench, all_that_can_run, count_up, take_over
+from unwedged.protocol.guard import NO_GUARD, Guard, Stage
+from unwedged.protocol.identifiers import Epoch
+from unwedged.protocol.lease import LONGEST_LEASE_MS
 from unwedged.store.errors import LeaseLost, StorageFailed, StoreBusy, StoreClosed, StoreError
+from unwedged.store.lock import LeaseTimes
 
 Answer = TypeVar("Answer")
 
@@ -38,6 +41,16 @@ class TestRenewing:
         await renewing
         assert phone.lock.guard.stage is Stage.HELD
         assert phone.lock.guard.epoch == 3
+        assert phone.lock.leases_lost == 1
+
+    # P0.9
+    async def test_a_release_of_an_older_lease_does_not_touch_the_next(self, phone: Instance) -> None:
+        await take_over(phone)
+        await phone.lock.release_now()
+        await take_over(phone)
+        phone.lock.released(Epoch(1))
+        assert phone.lock.guard == Guard(Stage.HELD, Epoch(2))
+        assert phone.lock._handed_over is None
 
     # P8.1, P8.27
     async def test_the_tasks_renew_and_release_by_the_clock(self, phone: Instance) -> None:
@@ -97,6 +110,27 @@ class TestRenewing:
         assert record.getMessage() == f"renewal failed label=phone epoch=1: {failure}"
         assert record.exc_info is None
         assert phone.lock.guard.stage is Stage.HELD
+
+    # P8.27
+    async def test_after_a_long_commit_it_is_renewed_again(self, phone: Instance) -> None:
+        """Not during it: the commit renews the lease, and nobody else can write."""
+        phone.lock.start()
+        await take_over(phone)
+        commit = phone.gated.hold_before("commit")
+        committing = asyncio.create_task(phone.run(count_up))
+        await commit.reached.wait()
+        await phone.clock.asleep(2)
+        phone.clock.advance(500)
+        await all_that_can_run()
+        assert "renew" not in phone.gated.calls
+        commit.opened.set()
+        await committing
+        async with phone.view():
+            renewal = phone.gated.hold_after("renew")
+            phone.clock.advance(500)
+            async with asyncio.timeout(PATIENCE):
+                await renewal.reached.wait()
+            renewal.opened.set()
 
 
 async def ends_when(go_on: asyncio.Event, store: Instance) -> None:
@@ -253,6 +287,24 @@ class TestOverdue:
         await phone.lock.end_if_expired()
         assert phone.lock.guard == NO_GUARD
         assert not running.done()
+
+    # P4.3
+    async def test_so_does_one_whose_lease_somebody_else_has_taken(
+        self, bench: Workbench, phone: Instance, extension: Instance, running: asyncio.Task[None]
+    ) -> None:
+        bench.clock.advance(2001)
+        phone.lock.stop_renewing_if_overdue()
+        await take_over(extension)
+        await phone.lock.end_if_expired()
+        assert phone.lock.guard == NO_GUARD
+        assert not running.done()
+
+    # P1.2
+    async def test_one_that_was_just_renewed_stands_even_if_no_lease_lasts_longer(self, bench: Workbench) -> None:
+        phone = await bench.instance("phone", times=LeaseTimes(duration_ms=LONGEST_LEASE_MS))
+        await take_over(phone)
+        await phone.lock.end_if_expired()
+        assert phone.lock.guard.stage is Stage.HELD
 
     async def test_the_tasks_see_to_it_by_the_clock(
         self, phone: Instance, extension: Instance, running: asyncio.Task[None]

@@ -1,0 +1,118 @@
+"""Run mutants, and fail if one survives that is not listed as equivalent."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from checking.errors import CheckError
+from checking.mutation import running, scores
+from checking.mutation.changed import base_of, changed_lines
+from checking.mutation.listed import Part, places, read_equivalents, read_parts, unmatched
+from checking.mutation.mutants import Mutant
+
+OK, FAILED, UNUSABLE = 0, 1, 2
+
+ROOT = Path(__file__).parents[2]
+LOGS = ROOT / "build" / "mutants"
+
+
+def main() -> int:
+    """Run the mutants of all files that are listed, of some, or of the lines that have changed."""
+    parser = argparse.ArgumentParser(prog="python -m checking.mutation", description=__doc__)
+    parser.add_argument("files", nargs="*", metavar="FILE", help="only the files whose path has this in it")
+    parser.add_argument("--changed", action="store_true", help="only lines that have changed since the base")
+    parser.add_argument("--base", help="a commit; where the branch left origin/main, else the commit before this one")
+    parser.add_argument("--seconds", type=float, help="name what has not been run by then, and end")
+    parser.add_argument("--record", action="store_true", help=f"write the scores into {scores.PAGE}")
+    chosen = parser.parse_args()
+    if chosen.record and (chosen.changed or chosen.base or chosen.seconds):
+        parser.error("only whole files have scores")
+    lines = None
+    if chosen.changed or chosen.base:
+        base = chosen.base or base_of(ROOT)
+        if base is None:
+            _say("No mutants: there is no commit to compare with.")
+            return OK
+        lines = changed_lines(ROOT, base, running.PACKAGE)
+        _say(f"Mutants of the lines that differ from {base}:")
+    try:
+        return _run(chosen.files, lines, chosen.seconds, record=chosen.record)
+    except CheckError as error:
+        sys.stderr.write(f"mutants: {error}\n")
+        return UNUSABLE
+
+
+def _run(
+    names: Sequence[str], lines: Mapping[str, frozenset[int]] | None, seconds: float | None, *, record: bool
+) -> int:
+    equivalents = read_equivalents(ROOT)
+    code = OK
+    for part in read_parts(ROOT):
+        with running.stage(ROOT, part) as folder:
+            made = running.make(folder, ROOT, part.files)
+            is_listed = set(places(equivalents)).__contains__
+            for problem in unmatched(equivalents, part.files, {mutant.place for mutant in made}):
+                _say(problem)
+                code = FAILED
+            chosen = [
+                mutant
+                for mutant in made
+                if not mutant.changes_words
+                and (not names or any(name in mutant.file for name in names))
+                and (
+                    lines is None
+                    or not lines.get(f"{running.PACKAGE}/{mutant.file}", frozenset()).isdisjoint(mutant.lines)
+                )
+            ]
+            if not chosen:
+                _say(f"{part.name}: no mutants")
+                continue
+            wanted = [mutant for mutant in chosen if not is_listed(mutant.place)]
+            told = running.run(folder, wanted, LOGS / f"{part.name}.log", seconds) if wanted else {}
+        fates = {mutant: _fate(told.get(mutant.name)) for mutant in chosen}
+        code = max(code, _report(part, fates))
+        if record:
+            found = {
+                f"{running.PACKAGE}/{file}": scores.score(fate for mutant, fate in fates.items() if mutant.file == file)
+                for file in {mutant.file for mutant in fates}
+            }
+            scores.record(ROOT, found)
+    return code
+
+
+def _fate(status: str | None) -> str:
+    match status:
+        case None:
+            return "equivalent"
+        case "killed" | "timeout" | "segfault":
+            return "killed"
+        case running.NOT_RUN:
+            return running.NOT_RUN
+        case _:
+            return "survived"
+
+
+def _report(part: Part, fates: Mapping[Mutant, str]) -> int:
+    counts = {
+        fate: sum(one == fate for one in fates.values())
+        for fate in ("killed", "equivalent", "survived", running.NOT_RUN)
+    }
+    _say(
+        f"{part.name}: {len(fates)} mutants: {', '.join(f'{count} {fate}' for fate, count in counts.items() if count)}"
+    )
+    for mutant, fate in fates.items():
+        if fate in ("survived", running.NOT_RUN):
+            _say(f"{fate}: {mutant}")
+    return FAILED if counts["survived"] else OK
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""Which lines of the files differ from a commit, as git says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from checking.errors import CheckError
+
+UPSTREAM: Final = "origin/main"
+
+_FILE: Final = re.compile(r"^\+\+\+ b/(.*)$")
+_LINES: Final = re.compile(r"^@@ -\S+ \+(\d+)(?:,(\d+))? @@")
+
+
+def base_of(root: Path) -> str | None:
+    """Return the commit to compare with: where this branch left ``origin/main``; else the commit before; else none."""
+    head = _git(root, "rev-parse", "HEAD")
+    left = _git(root, "merge-base", "HEAD", UPSTREAM)
+    if left is not None and left != head:
+        return left
+    return _git(root, "rev-parse", "--verify", "HEAD~1")
+
+
+def changed_lines(root: Path, base: str, folder: str) -> Mapping[str, frozenset[int]]:
+    """Return the lines of each file of a folder that are not as in a commit, whether they are committed or not."""
+    told = _git(root, "diff", "--unified=0", "--no-color", "--no-ext-diff", "--relative", base, "--", folder)
+    if told is None:
+        raise CheckError(f"git can't compare with {base}")
+    found: dict[str, frozenset[int]] = {}
+    file = ""
+    for line in told.splitlines():
+        if named := _FILE.match(line):
+            file = named[1]
+        elif numbers := _LINES.match(line):
+            first, count = int(numbers[1]), int(numbers[2] or 1)
+            found[file] = found.get(file, frozenset()) | frozenset(range(first, first + count))
+    return found
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        ran = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)  # noqa: S603, S607 (our own)
+    except FileNotFoundError:
+        return None
+    return ran.stdout.strip() if ran.returncode == 0 else None

@@ -1,0 +1,106 @@
+"""Runs mutants: mutmut makes them in a copy of the package, and runs the tests that reach each of them until one fails.
+
+mutmut forks each run from a process that has imported everything already. It knows the tests that call a function, and
+runs the quick ones first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from checking.errors import CheckError
+from checking.mutation.listed import Part
+from checking.mutation.mutants import Mutant, mutants_of
+
+PACKAGE: Final = "reference"
+"""The folder from which the package is imported."""
+
+_COPIED: Final = ("chaos", "checking", "proofs", "spec", "tests")
+"""What tests need beside the package."""
+
+TEST_SECONDS: Final = 20
+"""A test that takes longer fails, since a mutant may wait for ever. Without a mutant, no test that is chosen takes two
+seconds of processor time, and all must pass within this limit before the first mutant is run."""
+
+NOT_RUN: Final = "not checked"
+"""mutmut's word for a mutant that it has not come to."""
+
+
+@contextmanager
+def stage(root: Path, part: Part) -> Iterator[Path]:
+    """Make a folder for mutmut, where it finds the package and its settings."""
+    with TemporaryDirectory(prefix="unwedged-mutants-") as scratch:
+        folder = Path(scratch)
+        (folder / "unwedged").symlink_to(root / PACKAGE / "unwedged")
+        for name in _COPIED:
+            (folder / name).symlink_to(root / name)
+        (folder / "pyproject.toml").write_text(_settings(root, part), encoding="utf-8")
+        yield folder
+
+
+def _settings(root: Path, part: Part) -> str:
+    pytest = [f"--timeout={TEST_SECONDS}", "--hypothesis-profile=mutants", "-p", "no:cacheprovider"]
+    settings = {
+        "source_paths": ["unwedged"],
+        "only_mutate": list(part.files),
+        "also_copy": list(_COPIED),
+        "pytest_add_cli_args": pytest,
+        "pytest_add_cli_args_test_selection": [*part.tests, *(f"--deselect={test}" for test in part.without)],
+        # Each mutant has a process in which no test has run: Hypothesis refuses to run a test in two places.
+        "process_isolation": "forkserver",
+        "timeout_constant": float(TEST_SECONDS),
+        "timeout_multiplier": 4.0,
+        "use_git_change_detection": False,
+    }
+    project = (root / "pyproject.toml").read_text(encoding="utf-8")
+    lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+    return "\n".join([project, "[tool.mutmut]", *lines, ""])
+
+
+def make(folder: Path, root: Path, files: Sequence[str]) -> list[Mutant]:
+    """Make the mutants of some files."""
+    with chdir(folder):  # where mutmut looks for its settings
+        return [mutant for file in files for mutant in mutants_of(root / PACKAGE, file)]
+
+
+def run(folder: Path, mutants: Sequence[Mutant], log: Path, seconds: float | None) -> Mapping[str, str]:
+    """Run the tests on each of these mutants, but no longer than that; say by mutmut's name what became of each."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    code = 0
+    with log.open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(  # noqa: S603 (our own)
+            _mutmut("run", *(mutant.name for mutant in mutants)),
+            cwd=folder,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # also what runs the tests
+            process.wait()
+    results = subprocess.run(  # noqa: S603 (our own)
+        _mutmut("results", "--all", "true"), cwd=folder, capture_output=True, text=True, check=False
+    )
+    told = {name: status for name, _, status in (line.strip().partition(": ") for line in results.stdout.splitlines())}
+    if code or not told:
+        raise CheckError(f"mutmut failed; what it said is in {log}")
+    return {mutant.name: told.get(mutant.name, NOT_RUN) for mutant in mutants}
+
+
+def _mutmut(*arguments: str) -> list[str]:
+    # Not by `-m`: it needs to be imported under its own name.
+    return [sys.executable, "-c", "from mutmut.__main__ import cli; cli()", *arguments]

@@ -1,0 +1,103 @@
+"""Which lines have changed, which mutants are the same, and what the page of scores keeps."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from checking.mutation import scores
+from checking.mutation.changed import base_of, changed_lines
+from checking.mutation.listed import Equivalent, unmatched
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A repository with two commits, the second of which changes a line, and adds two at the end."""
+    git(tmp_path, "init", "--quiet", "--initial-branch=main")
+    commit(tmp_path, "one\ntwo\nthree\n")
+    commit(tmp_path, "one\n2\nthree\nfour\nfive\n")
+    return tmp_path
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b.example", "-c", "commit.gpgsign=false")
+    ran = subprocess.run(["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=True)  # noqa: S603, S607
+    return ran.stdout.strip()
+
+
+def commit(folder: Path, text: str) -> None:
+    (folder / "code").mkdir(exist_ok=True)
+    (folder / "code" / "file.py").write_text(text)
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "--message", "a change")
+
+
+def test_the_lines_of_the_last_commit(clone: Path) -> None:
+    base = base_of(clone)
+    assert base == git(clone, "rev-parse", "HEAD~1")
+    assert changed_lines(clone, base, "code") == {"code/file.py": {2, 4, 5}}
+
+
+def test_what_is_not_committed_counts(clone: Path) -> None:
+    (clone / "code" / "file.py").write_text("1\n2\nthree\nfour\nfive\n")
+    assert changed_lines(clone, "HEAD", "code") == {"code/file.py": {1}}
+
+
+def test_a_branch_is_compared_with_where_it_left_the_main_one(clone: Path) -> None:
+    left = git(clone, "rev-parse", "HEAD")
+    git(clone, "update-ref", "refs/remotes/origin/main", left)
+    assert base_of(clone) == git(clone, "rev-parse", "HEAD~1")
+    commit(clone, "one\n2\n")
+    commit(clone, "one\n")
+    assert base_of(clone) == left
+
+
+def test_without_a_commit_before_there_is_nothing_to_compare_with(tmp_path: Path) -> None:
+    assert base_of(tmp_path) is None
+    git(tmp_path, "init", "--quiet")
+    commit(tmp_path, "one\n")
+    assert base_of(tmp_path) is None
+
+
+def test_an_entry_without_a_mutant_is_named() -> None:
+    entry = Equivalent("a.py", "f", "return 1", ("return 2", "return 3"), "nobody asks")
+    made = {("a.py", "f", "return 1", "return 2")}
+    assert [line.rpartition("+ ")[2] for line in unmatched([entry], ["a.py"], made)] == ["return 3"]
+    assert unmatched([entry], ["b.py"], made) == []
+
+
+def test_the_page_keeps_the_rows_of_other_files(tmp_path: Path) -> None:
+    (tmp_path / "spec").mkdir()
+    scores.record(tmp_path, {"b.py": scores.score(["killed", "equivalent"])})
+    scores.record(tmp_path, {"a.py": scores.score(["killed", "survived", "killed"])})
+    scores.record(tmp_path, {"b.py": scores.score(["killed"])})
+    rows = (tmp_path / scores.PAGE).read_text().splitlines()[-2:]
+    assert rows[0].startswith("| `a.py` | 3 | 2 | 0 | 1 | ")
+    assert rows[1].startswith("| `b.py` | 1 | 1 | 0 | 0 | ")
+
+
+def test_a_mutant_is_known_by_its_place_and_its_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mutmut", reason="only make mutants installs it")
+    (tmp_path / "pyproject.toml").write_text('[tool.mutmut]\nsource_paths = ["."]\n')
+    (tmp_path / "sample.py").write_text(
+        "class Counter:\n"
+        "    # It grows.\n"
+        "    def grow(self, number: int) -> int:\n"
+        "        if number < 0:\n"
+        '            raise ValueError("below zero")\n'
+        "        return number + 2\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    from checking.mutation.mutants import mutants_of
+
+    made = list(mutants_of(tmp_path, "sample.py"))
+    assert {(one.function, one.lines.start) for one in made} == {("Counter.grow", line) for line in (4, 5, 6)}
+    assert {one.after for one in made if not one.changes_words} == {
+        "if number <= 0:",
+        "if number < 1:",
+        "return number - 2",
+        "return number + 3",
+    }
+    assert {one.lines.start for one in made if one.changes_words} == {5}

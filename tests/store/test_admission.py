@@ -1,0 +1,77 @@
+"""What may begin under one guard, and in which order what waits begins: compared with a list of what runs or waits."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import Final
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unwedged.store.admission import Admission, Queue
+
+STEPS: Final = ("begin_view", "begin_transaction", "begin_commit", "end_view", "end_transaction", "end_commit")
+
+
+# P5.1, P5.2, P5.15
+@given(st.lists(st.sampled_from(STEPS)))
+def test_views_run_beside_everything_but_commits_and_transactions_one_after_the_other(steps: list[str]) -> None:
+    admission = Admission()
+    running: list[str] = []
+    for step in steps:
+        begins, _, what = step.partition("_")
+        if begins == "end" and what in running:
+            running.remove(what)
+        elif begins == "begin" and (
+            (what == "view" and "commit" not in running)
+            or (what == "transaction" and "transaction" not in running)
+            or (what == "commit" and "transaction" in running and "commit" not in running)
+        ):
+            running.append(what)
+        else:
+            continue
+        getattr(admission, step)()
+        assert admission.running == sum(what != "commit" for what in running)
+        assert admission.committing == ("commit" in running)
+        assert admission.admits_view() == ("commit" not in running)
+        if "commit" not in running:
+            assert admission.admits_transaction() == ("transaction" not in running)
+
+
+# P5.2
+@given(st.lists(st.sampled_from(["join", "leave", "cancel", "let_begin"])), st.randoms(use_true_random=False))
+def test_the_first_that_still_waits_begins_first(steps: list[str], random: Random) -> None:
+    async def run() -> None:
+        queue: Queue[int] = Queue()
+        waiting: list[asyncio.Future[int]] = []
+        for number, step in enumerate(steps):
+            if step == "join":
+                waiting.append(queue.join())
+            elif step == "let_begin":
+                assert queue.let_begin(number) == bool(waiting)
+                if waiting:
+                    assert waiting.pop(0).result() == number
+            elif waiting:
+                place = waiting.pop(random.randrange(len(waiting)))
+                if step == "cancel":
+                    place.cancel()
+                else:
+                    queue.leave(place)
+            assert all(not place.done() for place in waiting)
+        reason = LookupError()
+        assert queue.refuse(reason) == len(waiting)
+        assert [place.exception() for place in waiting] == [reason] * len(waiting)
+        assert len(queue) == 0
+
+    asyncio.run(run())
+
+
+async def test_one_that_left_already_may_leave_again() -> None:
+    """It was let in, or refused, at the moment at which its caller was cancelled."""
+    queue: Queue[int] = Queue()
+    place = queue.join()
+    assert len(queue) == 1
+    assert queue.let_begin(1)
+    queue.leave(place)
+    assert len(queue) == 0
