@@ -186,7 +186,7 @@ AnswerUpload(e) ==
     /\ But(<<inbox, lists, used>>)
 
 WhyNotAnswerUpload(e) ==
-    Unless("offer" \in e.deleted => keys.offer \in {e.request, Unknown}, "settles_another_offer")
+    Unless(e.told /\ "offer" \in e.deleted => keys.offer \in {e.request, Unknown}, "settles_another_offer")
     \cup Unless(e.told /\ keys.offer = e.request => "offer" \in e.deleted, "offer_not_settled")
 
 \* M2.6, M2.7, M2.8
@@ -225,13 +225,15 @@ ReceiveSync(e) ==
     /\ keys' = KeysAfter(e)
     /\ inbox' = [inbox EXCEPT !.tokens =
             (IF e.lists THEN e.connection :> e.next ELSE <<>>)
-            @@ (IF e.sliding /\ e.events THEN Messages :> e.next_events ELSE <<>>) @@ @]
+            @@ (IF e.sliding /\ e.events
+                THEN Messages :> IF e.next_events = None THEN Unknown ELSE e.next_events ELSE <<>>) @@ @]
     /\ But(<<lists, used>>)
 
 \* M5.2, M5.3; M5.1; M5.6; M6.1; M5.4
 WhyNotSync(e) ==
     Unless(e.lists => TokenOf(e.connection) \in {e.asked, Unknown}, "stale_response")
-    \cup Unless(e.sliding /\ e.events => TokenOf(Messages) \in {e.asked_events, Unknown}, "stale_response")
+    \cup Unless(e.sliding /\ e.events /\ e.asked_events # None  \* which may also be untold
+                => TokenOf(Messages) \in {e.asked_events, Unknown}, "stale_response")
     \cup Unless(e.lists \/ e.events => Wrote(e, "sync"), "token_not_stored")
     \cup Unless(e.told /\ e.events => e.processed >= e.number \/ "unprocessed" \in e.wrote, "events_not_processed")
     \cup Unless(e.told /\ e.lists /\ "sync" \in e.wrote => (e.changed \cap lists.followed) \ e.cleared \subseteq e.set, "change_not_marked")
@@ -271,7 +273,7 @@ Stands(asked) == Get(lists.marks, asked.mark, Untold) \in {asked.set, Untold} \/
 AnswerQuery(e) == But(<<keys, inbox, lists, used>>)
 
 WhyNotAnswerQuery(e) ==
-    LET late == {asked \in Get(lists.asked, e.request, {}) : ~Stands(asked)}
+    LET late == {asked \in Get(lists.asked, e.request, {}) : e.told /\ ~Stands(asked)}
     IN  Unless(\A asked \in late : asked.mark \notin e.cleared, "newer_mark_cleared")
         \cup Unless(\A asked \in late : asked.list \in e.replaced => asked.mark \in e.cleared, "late_list_taken")
 
@@ -305,7 +307,7 @@ WhyNotEncrypt(e) ==
 \* M9.1, M21.2
 Share(e) == But(<<keys, inbox, lists, used>>)
 
-WhyNotShare(e) == Unless(e.told => e.request \in e.sends /\ "outbox" \in e.wrote, "request_not_stored")
+WhyNotShare(e) == Unless(e.told => e.request \in e.sends \cup {Unknown} /\ "outbox" \in e.wrote, "request_not_stored")
 
 -------------------------------------------------------------------------------
 Why(e) ==

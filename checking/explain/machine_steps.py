@@ -264,7 +264,7 @@ def _offer(line: Offer) -> dict[str, MachineFact]:
         "serial": _number(line.serial),
         "count": line.one_time_keys,
         "ids": frozenset(line.keys),
-        "with_fallback": line.fallback,
+        "with_fallback": line.fallback or line.fallback_key is not None,
         "fallback": line.fallback_key or without,
         "kept": _number(line.kept_ms),
     }

@@ -12,6 +12,7 @@ import pytest
 
 from checking.explain import machine_validation
 from checking.explain.explanation import Explanation, explain
+from checking.explain.machine_explanation import explain_machine
 from checking.explain.machine_reasons import MACHINE_REASONS
 from checking.explain.machine_steps import machine_steps
 from checking.explain.merging import merge
@@ -49,9 +50,14 @@ async def recorded(folder: Path) -> list[Json]:
     return [dict(line) for line in recorder.lines if line["store"] == store]
 
 
-async def explained(folder: Path, toolbox: Toolbox, lines: list[Json]) -> Explanation:
+def written(folder: Path, lines: list[Json]) -> Path:
     path = folder / "trace.ndjson"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+async def explained(folder: Path, toolbox: Toolbox, lines: list[Json]) -> Explanation:
+    path = written(folder, lines)
     return await explain(toolbox, (path,), None, SPECIFICATIONS)
 
 
@@ -119,6 +125,7 @@ async def test_an_impossible_step_is_named(tmp_path: Path, toolbox: Toolbox, rea
     assert explanation.drawing().ending.startswith("impossible: P")
 
 
+# T4.3
 async def test_what_may_be_cut_off_is_not_judged(tmp_path: Path, toolbox: Toolbox) -> None:
     lines = await recorded(tmp_path)
     last = number_of(lines, "share", -1)
@@ -126,6 +133,34 @@ async def test_what_may_be_cut_off_is_not_judged(tmp_path: Path, toolbox: Toolbo
     del lines[last + 1]  # the next line of the same process may have been one of this operation
     explanation = await explained(tmp_path, toolbox, lines)
     assert explanation.machine.impossible is None, explanation.text()
+
+
+LEFT_OUT: Final = (
+    {"based_on", "made"},
+    {"asked_events", "changed", "fallback_key", "lists", "message"},
+    {"fallback", "keys", "marks", "peer", "sliding"},
+    {"kept_ms", "next_events", "request", "serial"},
+)
+"""Fields that a writer may leave out. Without ``made`` nobody knows what a commit has deleted."""
+
+
+# T4.3
+async def test_nothing_is_concluded_from_fields_that_are_left_out(tmp_path: Path, toolbox: Toolbox) -> None:
+    lines = await recorded(tmp_path)
+    required = {
+        "request": {"offer", "abandon", "request", "answer", "send"},
+        "peer": {"decrypt_olm", "encrypt_olm", "make_session"},
+    }
+    for names in LEFT_OUT:
+        less = [
+            {name: value for name, value in line.items() if name not in names or line["step"] in required.get(name, ())}
+            for line in lines
+        ]
+        logs = read([written(tmp_path, less)])
+        steps = machine_steps(logs, merge(logs))
+        found = await explain_machine(toolbox, steps, SPECIFICATIONS)
+        assert steps
+        assert found.impossible is None, (names, list(found.lines()))
 
 
 async def test_many_steps_are_followed_in_parts(
@@ -150,9 +185,7 @@ async def test_a_name_that_no_implementation_has_is_no_fault(tmp_path: Path, too
 
 async def test_a_trace_of_the_store_alone_has_no_steps_of_the_machine(tmp_path: Path) -> None:
     lines = [line for line in await recorded(tmp_path) if "began_after" in line or "operation" not in line]
-    path = tmp_path / "trace.ndjson"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    logs = read([path])
+    logs = read([written(tmp_path, lines)])
     assert machine_steps(logs, merge(logs)) == []
 
 
