@@ -345,3 +345,4 @@ async def stage(folder: Path, seed: int) -> AsyncIterator[Stage]:
         yield made
         for process in made.processes:
             await process.end()
+        await asyncio.to_thread(made.traces.receive_rest)

@@ -2,8 +2,9 @@
 
 A file could not grow while the disk is full, and a trace would lack lines then. So each process writes its trace into
 a pipe, and a thread of this one takes it out at once: a process that writes does not wait, and what it has written
-survives it (T1.4). While the run goes on, TLC follows the part before, from the state that the one before that has
-ended with. A part that was accepted is deleted when the next one was accepted too.
+survives it (T1.4). While the run goes on, TLC follows the part before: its steps of the store from the epoch, the
+version and the values that the one before that has ended with, its steps of the machine from what they tell. A part
+that was accepted is deleted when the next one was accepted too.
 """
 
 from __future__ import annotations
@@ -52,11 +53,15 @@ class Traces:
         self._receivers.append(receiver)
         return into
 
-    def finish_part(self) -> tuple[Path, ...]:
-        """Return the files of this part, when all processes have ended, and begin the next one."""
+    def receive_rest(self) -> None:
+        """Wait until all is in the files that the processes have written, which have ended."""
         for receiver in self._receivers:
             receiver.join()
         self._receivers.clear()
+
+    def finish_part(self) -> tuple[Path, ...]:
+        """Return the files of this part, when all processes have ended, and begin the next one."""
+        self.receive_rest()
         files = self.files
         self._part += 1
         self._line_feeds = 0
@@ -92,7 +97,7 @@ class Followed:
         """Let TLC follow the next part."""
         logs = await asyncio.to_thread(read, files)
         explanation = await explained(self._toolbox, logs, self._specifications, base=self._base)
-        if not explanation.accepted:
+        if not explanation.accepted or explanation.bugs:
             self.rejection = explanation.text()
             return
         self._base = explanation.merged.end

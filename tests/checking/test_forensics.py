@@ -15,6 +15,7 @@ from typing import Final
 
 import pytest
 
+import chaos.stage
 from chaos import worker
 from chaos.faults import Fault
 from chaos.stage import LABELS, stage
@@ -651,9 +652,9 @@ async def test_what_is_sound_is_not_blamed(tmp_path: Path) -> None:
         assert not [write for store in finding.stores for write in store.stale_writes]
 
 
-def of_phone(folder: Path) -> tuple[History, ...]:
-    """Read the traces of the phone's processes; its peer has none."""
-    return histories(read_all(folder / f"{label}.ndjson" for label in LABELS))
+def of_phone(on: chaos.stage.Stage) -> tuple[History, ...]:
+    """Read the traces of the phone's processes, which have ended; its peer has none."""
+    return histories(read_all(on.traces.finish_part()))
 
 
 def every_message(stores: Iterable[History]) -> set[Name]:
@@ -673,7 +674,7 @@ async def test_faults_that_real_processes_survive_are_not_blamed(tmp_path: Path)
         await on.settle()
         await on.check()
     assert on.losses == []
-    stores = of_phone(tmp_path)
+    stores = of_phone(on)
     messages = every_message(stores)
     assert len(messages) > 3
     for message in messages:
@@ -697,7 +698,7 @@ async def test_a_key_that_the_homeserver_loses_for_real_processes(
         for _ in range(2):
             await on.round(None)
         await on.check()
-    stores = of_phone(tmp_path)
+    stores = of_phone(on)
     findings = [examine(stores, message) for message in every_message(stores)]
     unread = [finding for finding in findings if finding.verdict not in SOUND]
     assert unread
