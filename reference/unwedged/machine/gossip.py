@@ -58,7 +58,7 @@ KEPT_ANSWERED: Final = 2 * MOST_WAITING
 NOT_GIVEN: Final = "The device that was asked does not give this key, or has not got it."
 LONGEST_ID: Final = 255
 LONGEST_WANTED: Final = 1_000
-"""In bytes of JSON. These limits bound the size of what waits for one device."""
+"""The longest JSON of what is requested, in bytes. These limits bound the size of what waits for one device."""
 
 
 class _DeviceRequest(msgspec.Struct):

@@ -187,7 +187,7 @@ async def want_session(transaction: Transaction, name: PeerName) -> None:
 
 
 async def is_listed(transaction: Transaction, name: PeerName) -> bool:
-    """Say whether a device is on its owner's device list, as far as that is known."""
+    """Return whether a device is on its owner's device list, as far as that is known."""
     return await _device_with(transaction, name) is not None
 
 

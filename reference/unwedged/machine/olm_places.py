@@ -16,7 +16,7 @@ _INDEX: Final = 0x10
 _INNER_MESSAGE: Final = 0x22
 _MAC_BYTES: Final = 8
 _LONGEST_NUMBER: Final = 5
-"""In bytes."""
+"""The longest encoding of a number that is read, in bytes."""
 
 
 class OlmPlace(NamedTuple):

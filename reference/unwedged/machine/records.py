@@ -71,7 +71,8 @@ class OwnDevice(msgspec.Struct):
     """When the homeserver confirmed it; ``None`` if it has not."""
     fallback_used: bool = False
     told: dict[str, ToldKeys] = {}
-    """By sliding connection, also if it did not count: a later response leaves out what has not changed (M3.5)."""
+    """What each sliding connection was told, also if it did not count: a later response leaves out what has not changed
+    (M3.5)."""
 
 
 class Offer(msgspec.Struct, frozen=True):
@@ -331,12 +332,12 @@ class KeySource(Enum):
     ROOM_KEY = "room_key"
     """Sent by its maker over Olm."""
     IMPORT = "import"
-    """From a file: nobody vouches for it."""
+    """It came from a file: nobody vouches for it."""
     BACKUP = "backup"
-    """From the backup, where anybody may have put it: nobody vouches for it."""
+    """It came from the backup, where anybody may have put it: nobody vouches for it."""
 
     FORWARDED = "forwarded"
-    """From another device of this user, which was asked for it: nobody vouches for its maker."""
+    """Another device of this user has sent it when asked: nobody vouches for its maker."""
 
     @property
     def is_vouched(self) -> bool:
@@ -641,25 +642,25 @@ def _codec(kind: type[Value]) -> Codec[Value]:
 
 
 class _PeerRecord(Unshown, msgspec.Struct):
-    """A ``Peer`` in as few bytes as it needs.
+    """A compact encoding of a ``Peer``.
 
-    With one session it usually fits into a page of the database. Of a record that does not, SQLite writes one page more
-    where the length stays the same, and over two where it changes.
+    With one session it usually fits into a page of the database. For a larger record, SQLite writes one page more if
+    the length stays the same, and more than two if it changes.
     """
 
     sessions: list[bytes]
-    """Their pickles, which are base64, as the bytes of it."""
+    """The pickles of the sessions, decoded from base64."""
     generation: int
     digests: bytes
-    """One after the other."""
+    """The digests, concatenated."""
     claims: int
     unwedged_ms: int
 
 
 PEER_PREFIX_BYTES: Final = 4
-"""For how many bytes follow, without those that fill up the record."""
+"""The size of the prefix: the number of bytes that follow, without the padding."""
 PEER_STEP_BYTES: Final = 128
-"""A record of sessions has a multiple of so many bytes: it mostly keeps its length when a ratchet moves on."""
+"""A record of sessions is padded to a multiple of this, so that its length rarely changes when a ratchet advances."""
 
 _PEER_DECODER: Final = msgspec.msgpack.Decoder(_PeerRecord)
 

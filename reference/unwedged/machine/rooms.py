@@ -340,7 +340,7 @@ class _Session:
 
 
 _Sessions = dict[tuple[GroupSessionId, UserId | None], _Session]
-"""By their ids, and by the user who sent them if another user had sent them first."""
+"""Sessions by their ids, and by the user who sent them if another user had sent them first."""
 
 
 async def _decrypt(transaction: Transaction, room_id: RoomId, raw: JsonObject, sessions: _Sessions) -> DecryptedEvent:

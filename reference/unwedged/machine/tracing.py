@@ -1,7 +1,7 @@
 """The trace lines of the machine's steps, one function for each (T4). Without a tracer they do nothing.
 
-A line is written with the transaction of its step, and dropped with it. Names are replaced by pseudonyms. Of what
-others have sent, only words that this program knows are written as they are.
+A line is written with the transaction of its step, and dropped with it. Names are replaced by pseudonyms. A word that
+others have sent is written only if this program knows it.
 """
 
 from __future__ import annotations

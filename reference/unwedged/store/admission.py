@@ -39,7 +39,7 @@ class Admission:
         self.running = 0
         """How many were admitted and have not ended."""
         self.guard_ended_after: int | None = None
-        """Which line of the trace was the last one before the guard was lost, if it was."""
+        """The last line of the trace before the guard was lost; ``None`` if it was not lost."""
         self._writing = False
         self._committing = False
 

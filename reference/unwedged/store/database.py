@@ -1,6 +1,6 @@
 """SQLite as the store uses it: connections, transactions, waiting while it is busy, and named errors.
 
-Of all modules of the package, only this one and ``engine`` import ``sqlite3``.
+Only this module and ``engine`` import ``sqlite3``.
 """
 
 from __future__ import annotations

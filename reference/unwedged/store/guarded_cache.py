@@ -144,7 +144,7 @@ class GuardedCache:
     def leave_out(self, version: Version, names: Iterable[RecordName]) -> None:
         """Take the version of a commit that wrote ``names``, but not its values: as if they were forgotten at once.
 
-        For commits so large that counting all their records in one go would stop the loop.
+        This is for commits so large that counting all their records at once would block the event loop.
         """
         self.forget(names)
         self.cache = rules.install(self.cache, version, {})

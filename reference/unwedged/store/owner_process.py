@@ -2,7 +2,7 @@
 
 A child has copies of the connections without their locks, of the cache without its guard, and of the instance number,
 which must never be used twice. It must not open the same file again either, while it has those copies: SQLite finds a
-lock on that file in its memory, and takes none. And its copy of the event loop waits for threads that do not exist
+lock on that file in its memory, and takes none. Its copy of the event loop waits for threads that do not exist
 there.
 """
 

@@ -79,7 +79,7 @@ CENSUS: Final = """
     SELECT (SELECT application_id FROM pragma_application_id), (SELECT user_version FROM pragma_user_version),
            (SELECT count(*) FROM sqlite_schema)
 """
-"""What ``version_of`` needs to know about a file. Reading it writes nothing."""
+"""The query for the arguments of ``version_of``. It writes nothing."""
 
 _CHECKS: Final = ("PRAGMA quick_check(header)", "PRAGMA quick_check(state)")
 """Each answers ``ok`` unless a byte of the two tables that all else depends on has changed its type or place."""

@@ -211,7 +211,7 @@ class Operation:
         return self.snapshot.records[name]
 
     def _is_at_hand(self, name: RecordName) -> bool:
-        """Say whether a record is in the snapshot; if it is, it counts as used."""
+        """Return whether a record is in the snapshot; if it is, it counts as used."""
         if name not in self.snapshot.records:
             return False
         self._services.counts.hits += 1
@@ -487,8 +487,8 @@ class TransactionOperation(Operation):
 class View:
     """Reads of one snapshot.
 
-    What it returns is certain only after its block was left without an exception: until then it may turn out that the
-    lease was lost long ago. Each ``get`` returns a new object, and changing it changes nothing else.
+    Its answers are certain only after its block was left without an exception: until then the lease may turn out to be
+    lost. Each ``get`` returns a new object, and changing it changes nothing else.
     """
 
     __slots__ = ("_operation",)
@@ -531,7 +531,7 @@ class Transaction:
 
     @property
     def version(self) -> Version:
-        """The version of the store that it reads. Of two transactions that wrote, the later has the larger one."""
+        """The version of the store that it reads. A later transaction that writes has a larger version."""
         return self._operation.snapshot.version
 
     @property

@@ -164,7 +164,7 @@ class Remarks:
         return self._trace.pseudonym(what, *parts)
 
     def record(self, kind: str, key: bytes) -> str:
-        """As ``Trace.record``."""
+        """See ``Trace.record``."""
         return self._trace.record(kind, key)
 
 
@@ -203,7 +203,7 @@ class OperationTrace:
         self._named["failure"] = type(failure).__name__
 
     def record(self, kind: str, key: bytes) -> str:
-        """As ``Trace.record``."""
+        """See ``Trace.record``."""
         return self._trace.record(kind, key)
 
     def written(self, writes: Mapping[Name, bytes | None], known: Mapping[Name, bytes | None]) -> dict[str, Field]:
