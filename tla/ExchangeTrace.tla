@@ -211,9 +211,14 @@ ExchangeSpec == BeginExchange /\ [][NextExchange]_<<vars, exchange>>
 
 NothingKnown == Unstarted @@ [exchange |-> NothingExchanged]
 
-AtEndOfExchange ==
+\* The end of a part, for the next one to begin with.
+AtEnd ==
     at = Len(TheSteps) + 1 =>
         PrintT(<<"end", [keys |-> keys, inbox |-> inbox, lists |-> lists, used |-> used, exchange |-> exchange]>>)
 
-AtLastOfExchange == at = Last => PrintT(<<"reasons", Why(TheSteps[at]) \cup WhyNotExchange(TheSteps[at])>>)
+\* Why the next step can't happen, if it can't.
+AtImpossible ==
+    at <= Len(TheSteps) =>
+        LET why == Why(TheSteps[at]) \cup WhyNotExchange(TheSteps[at])
+        IN  why # {} => PrintT(<<"reasons", why>>)
 ===============================================================================

@@ -37,7 +37,6 @@ EXTENDS Integers, Sequences, FiniteSets, TLC
 CONSTANTS
     Log,
     Start,           \* the state before the first element: Unstarted, or the end of an earlier part
-    Last,            \* of a log that is not accepted: the element that can't happen. Else 0
     Target,          \* how many one-time keys the homeserver is to have (M3.6)
     FallbackPeriod,  \* how long a fallback key is kept (M4.2)
     MessagesKept     \* how many messages of a device are remembered (M7.2)
@@ -341,13 +340,6 @@ Step(e) ==
 
 Next == at <= Len(TheSteps) /\ Why(TheSteps[at]) = {} /\ Step(TheSteps[at]) /\ at' = at + 1
 
-Spec == Begin /\ [][Next]_vars
-
 \* Each state has just one next one.
 Place == at
-
-\* The end of a part, for the next one to begin with.
-AtEnd == at = Len(TheSteps) + 1 => PrintT(<<"end", [keys |-> keys, inbox |-> inbox, lists |-> lists, used |-> used]>>)
-
-AtLast == at = Last => PrintT(<<"reasons", Why(TheSteps[at])>>)
 ===============================================================================
