@@ -241,7 +241,9 @@ class Application:
                 await self._client.send(backup.request)
                 backup_key = backup.decryption_key.hex()
             await self._client.send_all()
-            asked = await self._client.ask_or_forget(self._label, sliding=turn.sliding)
+            # Sliding connections are of one process each. The position of a classic sync is the device's.
+            connection = self._label if turn.sliding else "main"
+            asked = await self._client.ask_or_forget(connection, sliding=turn.sliding)
             if asked is not None:
                 position, response = asked
                 outcome = await self._client.machine.receive_sync_changes(response, position)
