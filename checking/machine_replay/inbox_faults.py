@@ -58,10 +58,12 @@ def _stale_sync_response() -> Sequence[Substitution]:
 def _hash_after_failure() -> Sequence[Substitution]:
     """Nobody looks whether a message came before, ere it could not be decrypted and a mark was made."""
 
-    def decrypt(account: Account, peer: Peer, sender_key: Curve25519Key, message: OlmMessage) -> bytes:
+    def decrypt(
+        account: Account, peer: Peer, sender_key: Curve25519Key, message: OlmMessage, earlier: bytes = b""
+    ) -> bytes:
         known, peer.digests = peer.digests, []
         try:
-            return _decrypt(account, peer, sender_key, message)
+            return _decrypt(account, peer, sender_key, message, earlier)
         finally:
             peer.digests = known + peer.digests
 
@@ -76,13 +78,15 @@ def _failed_decrypt_mutates() -> Sequence[Substitution]:
     """
     before_attempt: dict[str, str] = {}
 
-    def decrypt(account: Account, peer: Peer, sender_key: Curve25519Key, message: OlmMessage) -> bytes:
+    def decrypt(
+        account: Account, peer: Peer, sender_key: Curve25519Key, message: OlmMessage, earlier: bytes = b""
+    ) -> bytes:
         before = {each.session_id: before_attempt.get(each.session_id, each.pickle()) for each in peer.sessions}
         peer.sessions = list(map(OlmSession.from_pickle, before.values()))
         live = [(session, session._unpickled()) for session in peer.sessions]
         before_attempt.clear()
         try:
-            return _decrypt(account, peer, sender_key, message)
+            return _decrypt(account, peer, sender_key, message, earlier)
         except MessageUnreadable:
             for session, attempted in live:
                 session._session, session._pickle = attempted, None

@@ -18,7 +18,7 @@ from unwedged.machine.errors import (
     WrongSender,
 )
 from unwedged.machine.identifiers import Curve25519Key, Device, DeviceId, UserId
-from unwedged.machine.ratchets import Account, OlmMessage, OlmSession
+from unwedged.machine.ratchets import DIGEST_BYTES, Account, OlmMessage, OlmSession
 from unwedged.machine.records import KnownDevice, LocalTrust, OwnDevice, Peer
 from unwedged.store import MalformedRecord
 
@@ -156,6 +156,28 @@ def test_few_digests_are_kept(alice: Party, bob: Party) -> None:
     for _ in range(olm.KEPT_DIGESTS + 5):
         bob.decrypts(alice, alice.encrypts(bob))
     assert len(bob.peer.digests) == olm.KEPT_DIGESTS
+
+
+# M7.2
+def test_the_last_messages_are_known_wherever_their_digests_are() -> None:
+    peer, earlier = Peer(), b""
+    digests = [OlmMessage(1, f"{number}").digest() for number in range(3 * olm.KEPT_DIGESTS)]
+    for number, digest in enumerate(digests):
+        assert digest not in peer.digests
+        assert not olm.has_digest(earlier, digest)
+        peer.digests.append(digest)
+        if len(peer.digests) == olm.DIGESTS_WITH_SESSIONS:
+            earlier = olm.moved_digests(peer, earlier)
+        for one in digests[max(0, number + 1 - olm.KEPT_DIGESTS) : number + 1]:
+            assert one in peer.digests or olm.has_digest(earlier, one)
+        assert len(earlier) <= olm.KEPT_DIGESTS * DIGEST_BYTES
+
+
+def test_a_digest_is_not_found_across_two_others() -> None:
+    first, second, across = b"aaaabbbb", b"ccccdddd", b"bbbbcccc"
+    assert not olm.has_digest(first + second, across)
+    assert olm.has_digest(first + second + across, across)
+    assert olm.has_digest(first + second, first)
 
 
 def test_a_session_is_the_same_after_it_was_pickled(alice: Party, bob: Party) -> None:

@@ -29,10 +29,11 @@ from unwedged.machine import (
 )
 from unwedged.machine.errors import MachineError, MalformedMessage, MessageUnreadable, UnsupportedAlgorithm
 from unwedged.machine.identifiers import OLM, Curve25519Key, JsonObject, PeerName, TransactionId, UserId
-from unwedged.machine.ratchets import OlmMessage
+from unwedged.machine.ratchets import PRE_KEY, OlmMessage
 from unwedged.machine.records import (
     ACCOUNT,
     BACKLOG,
+    EARLIER_DIGESTS,
     PEER,
     PUT_ASIDE,
     SYNC,
@@ -286,7 +287,7 @@ async def _decrypt(transaction: Transaction, event: _Event) -> tuple[bytes, Peer
     content = _encrypted(event)
     if content.algorithm != OLM:
         raise UnsupportedAlgorithm("a to-device event is not encrypted by Olm")
-    own, own_account = await account.own_device(transaction), await account.own_account(transaction)
+    own = await account.own_device(transaction)
     ciphertext = content.ciphertext.get(Curve25519Key(olm.own_key(own, "curve25519")))
     if ciphertext is None:
         raise MalformedMessage("an encrypted to-device event has nothing for this device")
@@ -294,9 +295,11 @@ async def _decrypt(transaction: Transaction, event: _Event) -> tuple[bytes, Peer
     name = PeerName(event.sender, sender_key)
     peer = await transaction.get(PEER, name) or Peer()
     message = OlmMessage(ciphertext.type, ciphertext.body)
+    earlier = await transaction.get(EARLIER_DIGESTS, name) or b""
+    own_account = await account.own_account(transaction) if message.type == PRE_KEY else None
     generation = peer.generation
     try:
-        plaintext = olm.decrypt(own_account, peer, sender_key, message)
+        plaintext = olm.decrypt(own_account, peer, sender_key, message, earlier)
     except MachineError as error:
         unreadable = isinstance(error, MessageUnreadable)
         marks = unreadable and await olm.is_listed(transaction, name)
@@ -306,8 +309,10 @@ async def _decrypt(transaction: Transaction, event: _Event) -> tuple[bytes, Peer
         raise
     begins = peer.generation != generation
     # The message can't be decrypted again. So nothing may fail from here to the return.
+    if len(peer.digests) >= olm.DIGESTS_WITH_SESSIONS:
+        transaction.put(EARLIER_DIGESTS, name, olm.moved_digests(peer, earlier))
     transaction.put(PEER, name, peer)
-    if begins:
+    if begins and own_account is not None:
         transaction.put(ACCOUNT, None, own_account)
     tracing.decrypted_olm(transaction, name, message, begins=begins)
     return plaintext, name if begins else None

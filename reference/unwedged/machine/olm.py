@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -33,7 +34,7 @@ from unwedged.machine.identifiers import (
     UserId,
 )
 from unwedged.machine.outbox import send, sent
-from unwedged.machine.ratchets import Account, OlmMessage, OlmSession
+from unwedged.machine.ratchets import DIGEST_BYTES, Account, OlmMessage, OlmSession
 from unwedged.machine.records import (
     DEVICES,
     PEER,
@@ -52,8 +53,11 @@ from unwedged.store import Transaction
 
 KEPT_SESSIONS: Final = 5
 KEPT_DIGESTS: Final = 256
-"""How many digests of messages are kept for each device (M7.2). Each connection gets the same messages until one of
-them acknowledges these, and all may be from one device. Synapse puts a hundred into a response."""
+"""How many digests of messages are kept for each device at least (M7.2). Each connection gets the same messages until
+one of them acknowledges these, and all may be from one device. Synapse puts a hundred into a response."""
+DIGESTS_WITH_SESSIONS: Final = 32
+"""When so many digests are in the record of the sessions, they are moved to the earlier ones: that record is written
+with each message, so it is small."""
 UNWEDGED_EVERY_MS: Final = 3_600_000
 """The shortest time between two replacements of a broken session with one device (M8.4; Matrix specification,
 "Recovering from undecryptable messages")."""
@@ -71,6 +75,9 @@ class _Keys(msgspec.Struct, frozen=True):
     ed25519: str
 
 
+_NO_KEYS: Final = msgspec.Raw(b"null")
+
+
 class _Payload(Unshown, msgspec.Struct, frozen=True):
     type: str
     content: JsonObject
@@ -78,10 +85,12 @@ class _Payload(Unshown, msgspec.Struct, frozen=True):
     recipient: str
     recipient_keys: _Keys
     keys: _Keys
-    sender_device_keys: JsonObject | None = None
+    sender_device_keys: msgspec.Raw = _NO_KEYS
+    """As JSON, since it is mostly the same as before."""
 
 
 _PAYLOAD: Final = msgspec.json.Decoder(_Payload)
+_DEVICE_KEYS: Final = msgspec.json.Decoder(JsonObject)
 
 
 @dataclass(frozen=True)
@@ -116,13 +125,16 @@ def encrypt(peer: Peer, own: OwnDevice, recipient: KnownDevice, event_type: str,
 
 
 # M7.3, M7.4, M7.5
-def decrypt(account: Account, peer: Peer, sender_key: Curve25519Key, message: OlmMessage) -> bytes:
+def decrypt(
+    account: Account | None, peer: Peer, sender_key: Curve25519Key, message: OlmMessage, earlier: bytes = b""
+) -> bytes:
     """Decrypt a message, and update ``peer`` and, for a new session, ``account``. On an error neither changes.
 
+    Only a pre-key message needs the ``account``. ``earlier`` are the digests of messages before those in ``peer``.
     Raises ``RepeatedMessage``, ``MalformedMessage`` and ``MessageUnreadable``.
     """
     digest = message.digest()
-    if digest in peer.digests:
+    if digest in peer.digests or has_digest(earlier, digest):
         raise RepeatedMessage("this Olm message was decrypted before")
     session, plaintext, position = _decrypted(account, peer, sender_key, message)
     if position is None:
@@ -135,6 +147,21 @@ def decrypt(account: Account, peer: Peer, sender_key: Curve25519Key, message: Ol
     return plaintext
 
 
+def has_digest(digests: bytes, digest: bytes) -> bool:
+    """Return whether a digest is one of several, which follow each other."""
+    at = digests.find(digest)
+    while at % DIGEST_BYTES and at > 0:  # it begins within another one
+        at = digests.find(digest, at + 1)
+    return at >= 0
+
+
+def moved_digests(peer: Peer, earlier: bytes) -> bytes:
+    """Move the digests in ``peer`` to the ``earlier`` ones, and return these."""
+    moved = earlier + b"".join(peer.digests)
+    peer.digests.clear()
+    return moved[-KEPT_DIGESTS * DIGEST_BYTES :]
+
+
 def checked(plaintext: bytes, sender: UserId, sender_key: Curve25519Key, own: OwnDevice) -> OlmEvent:
     """Return the event in a plaintext, after the checks of the Matrix specification (``m.olm.v1``) (M7.9).
 
@@ -145,11 +172,21 @@ def checked(plaintext: bytes, sender: UserId, sender_key: Curve25519Key, own: Ow
         raise WrongRecipient("a decrypted Olm message is for another device")
     if payload.sender != sender:
         raise WrongSender("a decrypted Olm message names another sender than its event")
-    if payload.sender_device_keys is not None:
-        device = device_of(sender, payload.sender_device_keys)
-        if device is None or device.curve25519 != sender_key or device.ed25519 != payload.keys.ed25519:
-            raise WrongSender("the device keys in a decrypted Olm message are not the sender's")
+    if payload.sender_device_keys != _NO_KEYS and (
+        _named_keys(sender, bytes(payload.sender_device_keys)) != (sender_key, payload.keys.ed25519)
+    ):
+        raise WrongSender("the device keys in a decrypted Olm message are not the sender's")
     return OlmEvent(payload.type, payload.content, sender, sender_key, Ed25519Key(payload.keys.ed25519))
+
+
+@lru_cache(maxsize=64)
+def _named_keys(user_id: UserId, device_keys: bytes) -> tuple[str, str] | None:
+    """Return the Curve25519 and Ed25519 keys in signed device keys, or ``None`` if they are no device of ``user_id``.
+
+    It is cached, since each Olm message of a device has its device keys. Raises ``MalformedMessage``.
+    """
+    device = device_of(user_id, decoded(device_keys, _DEVICE_KEYS, "a decrypted Olm message"))
+    return None if device is None else (device.curve25519, device.ed25519)
 
 
 def device_of(user_id: UserId, keys: JsonObject) -> KnownDevice | None:
@@ -312,7 +349,7 @@ def _put_first(peer: Peer, session: OlmSession) -> None:
 
 # M7.6, M7.7
 def _decrypted(
-    account: Account, peer: Peer, sender_key: Curve25519Key, message: OlmMessage
+    account: Account | None, peer: Peer, sender_key: Curve25519Key, message: OlmMessage
 ) -> tuple[OlmSession, bytes, int | None]:
     """Return the session after the message, the plaintext, and the session's position in the list if it is not new."""
     session_id = message.session_id()
@@ -325,7 +362,7 @@ def _decrypted(
             # A pre-key message whose session is known must not make a second one, as a fallback key would allow (M7.6).
             if session_id is not None:
                 raise
-    if session_id is None:
+    if session_id is None or account is None:
         raise MessageUnreadable("no session with the sender decrypts this message")
     return *account.inbound_session(sender_key, message), None
 

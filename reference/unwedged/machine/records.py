@@ -92,7 +92,7 @@ class Peer(msgspec.Struct):
     generation: int = 0
     """Grows when the first session is replaced, since messages that were sent over the old one may be lost (M8.10)."""
     digests: list[bytes] = []
-    """The digests of the last messages that were decrypted, oldest first (M7.5)."""
+    """The digests of the last messages that were decrypted, oldest first (M7.5). ``EARLIER_DIGESTS`` has those before."""
     claims: int = 0
     """How many claims of the device's keys were handed out."""
     unwedged_ms: int = 0
@@ -642,11 +642,7 @@ def _codec(kind: type[Value]) -> Codec[Value]:
 
 
 class _PeerRecord(Unshown, msgspec.Struct):
-    """A compact encoding of a ``Peer``.
-
-    With one session it usually fits into a page of the database. For a larger record, SQLite writes one page more if
-    the length stays the same, and more than two if it changes.
-    """
+    """A compact encoding of a ``Peer``, which is written with each message."""
 
     sessions: list[bytes]
     """The pickles of the sessions, decoded from base64."""
@@ -659,8 +655,11 @@ class _PeerRecord(Unshown, msgspec.Struct):
 
 PEER_PREFIX_BYTES: Final = 4
 """The size of the prefix: the number of bytes that follow, without the padding."""
-PEER_STEP_BYTES: Final = 128
-"""A record of sessions is padded to a multiple of this, so that its length rarely changes when a ratchet advances."""
+PEER_STEP_BYTES: Final = 512
+"""A record of sessions is padded to a multiple of this, so that its length rarely changes when a ratchet advances.
+
+While the length stays the same, SQLite writes the page in place. When it changes, SQLite writes two pages more.
+"""
 
 _PEER_DECODER: Final = msgspec.msgpack.Decoder(_PeerRecord)
 
@@ -699,6 +698,7 @@ OWN_DEVICE: Final = RecordKind("own_device", _THE_ONE, _codec(OwnDevice))
 OFFER: Final = RecordKind("offer", _THE_ONE, _codec(Offer))
 SYNC: Final = RecordKind("sync", TEXT, _codec(str))
 PEER: Final = RecordKind("peer", PEER_NAME, Codec(_to_peer_record, _from_peer_record))
+EARLIER_DIGESTS: Final = RecordKind("earlier_digests", PEER_NAME, _codec(bytes))
 WANTED_SESSION: Final = RecordKind("wanted_session", PEER_NAME, _codec(WantedSession))
 DEVICES: Final = RecordKind("devices", _name(UserId), _codec(dict[DeviceId, KnownDevice]))
 RECIPIENTS_VERSION: Final = RecordKind("recipients_version", _THE_ONE, _codec(int))
@@ -738,6 +738,7 @@ KINDS: Final[tuple[Kind, ...]] = (
     OFFER,
     SYNC,
     PEER,
+    EARLIER_DIGESTS,
     WANTED_SESSION,
     DEVICES,
     LOCAL_TRUST,
