@@ -92,7 +92,8 @@ class Peer(msgspec.Struct):
     generation: int = 0
     """Grows when the first session is replaced, since messages that were sent over the old one may be lost (M8.10)."""
     digests: list[bytes] = []
-    """The digests of the last messages that were decrypted, oldest first (M7.5). ``EARLIER_DIGESTS`` has those before."""
+    """The digests of the last messages that were decrypted, oldest first (M7.5). The ones before them are in
+    ``EARLIER_DIGESTS``."""
     claims: int = 0
     """How many claims of the device's keys were handed out."""
     unwedged_ms: int = 0
