@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from base64 import b64decode, b64encode
+from binascii import a2b_base64, b2a_base64
 
 
 def to_unpadded(data: bytes) -> str:
     """Encode without padding."""
-    return b64encode(data).decode("ascii").rstrip("=")
+    return b2a_base64(data, newline=False).decode("ascii").rstrip("=")
 
 
 def unpadded(text: str) -> bytes:
     """Decode text with or without padding. Raises ``ValueError``."""
     digits = text.rstrip("=")
-    return b64decode(digits + "=" * (-len(digits) % 4), validate=True)
+    return a2b_base64(digits + "=" * (-len(digits) % 4), strict_mode=True)

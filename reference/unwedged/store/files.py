@@ -17,7 +17,7 @@ import struct
 import sys
 from collections import Counter
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -192,14 +192,18 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
+_Statx: Final = ctypes.c_char * _STATX_SIZE
+_encoded: Final = lru_cache(os.fsencode)
+
+
 def _identity_by_statx(path: str) -> Identity:
     """Ask which file is at ``path``, without asking for its times.
 
     Linux 6.13 and later gives a file whose times were asked for a finer time at its next change, and has to write that
     to the disk as well: each commit would take an eighth longer (statx(2); "multigrain timestamps").
     """
-    found = ctypes.create_string_buffer(_STATX_SIZE)
-    if _libc().statx(_AT_FDCWD, os.fsencode(path), 0, _STATX_INO, found):
+    found = _Statx()
+    if _libc().statx(_AT_FDCWD, _encoded(path), 0, _STATX_INO, found):
         raise OSError(number := ctypes.get_errno(), os.strerror(number))
     inode, major, minor = _STATX_IDENTITY.unpack_from(found, _STATX_IDENTITY_AT)
     return os.makedev(major, minor), inode

@@ -70,12 +70,13 @@ CONTENTS: Final = """
     )
     SELECT version, CAST(kind AS TEXT) FROM state, present
 """
+# The row's key makes the update one step: without it SQLite first looks for the rows, and then updates them.
 ADVANCE: Final = f"""
     UPDATE state SET
         version = version + 1,
         expires = :now + :duration,
         holder = iif(wanted AND :may_release, NULL, holder)
-    WHERE {FENCE}
+    WHERE one = 1 AND {FENCE}
     RETURNING version, wanted, holder IS NULL
 """
 PUT: Final = "INSERT INTO record VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"

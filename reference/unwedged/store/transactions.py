@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Self, TypeAlias, TypeVar, cast
@@ -545,9 +545,9 @@ class Transaction:
         """The version that its commit made; ``None`` before the commit, and if there was nothing to write."""
         return self._operation.committed
 
-    async def get(self, kind: RecordKind[Key, Value], key: Key) -> Value | None:
+    def get(self, kind: RecordKind[Key, Value], key: Key) -> Coroutine[object, object, Value | None]:
         """Return the record's live object, or ``None`` if there is none."""
-        return await self._operation.get(kind, key)
+        return self._operation.get(kind, key)  # not awaited here, since a coroutine around another one costs as much
 
     def put(self, kind: RecordKind[Key, Value], key: Key, value: Value) -> None:
         """Write ``value`` as it will be when the block is left. From now on it belongs to the store."""
