@@ -79,7 +79,7 @@ class TestMisuse:
         traced = await bench.instance("traced", tracer=Recorder())
         await take_over(traced)
         async with traced.transaction() as transaction:
-            assert public(transaction.trace) == {"later", "pseudonym", "record"}
+            assert public(transaction.trace) == {"later", "miss", "pseudonym", "record"}
 
     async def test_a_store_is_made_by_open_only(self) -> None:
         with pytest.raises(InvalidArgument, match="made by CryptoStore"):
