@@ -157,6 +157,9 @@ Unsure(e) ==
     LET lost == e.deleted \cup e.repaired \cup (IF e.told THEN {} ELSE e.wrote)
     IN  [exchange EXCEPT
             !.complete = @ /\ e.told,
+            !.wanted = IF e.told THEN @ ELSE <<>>,
+            !.claimed = IF e.told THEN @ ELSE <<>>,
+            !.phases = IF e.told THEN @ ELSE <<>>,
             !.have = IF {"peer", "shared_key"} \cap lost # {} THEN <<>> ELSE @,
             !.lack = IF {"peer", "shared_key"} \cap lost # {} THEN <<>> ELSE @,
             !.best = IF "inbound_group_session" \in lost THEN <<>> ELSE @]
@@ -169,7 +172,7 @@ Committed(e) ==
             !.complete = @ \/ (e.told /\ "account" \in e.wrote /\ "own_device" \in e.wrote),
             !.wanted = [m \in e.marks |-> TRUE] @@ [m \in e.gone |-> FALSE] @@ @,
             !.claimed = Without(@, again \cup e.gone),
-            !.phases = Without(@, e.gone \cup (IF e.told THEN {} ELSE e.marks)),
+            !.phases = Without(@, e.gone),
             !.unbacked = [m \in e.marks |-> known.commits + 1] @@ Without(@, e.gone),
             !.given = [pair \in {one \in DOMAIN @ : one[1] \notin e.gone} |-> @[pair]]]
 

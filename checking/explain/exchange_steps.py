@@ -83,7 +83,7 @@ def exchange_step(
                 "sender": line.sender,
                 "kept": line.kept,
             }
-        case DecryptMegolm(outcome="ok", event=str(event)):
+        case DecryptMegolm(outcome="ok", event=str(event), session=str(), index=int()):
             return "decrypt_megolm", {"event": event}
         case Verification():
             return "verification", {"record": line.record, "phase": line.phase}
@@ -113,8 +113,9 @@ def exchange_facts(line: AnyLine, lines: Sequence[AnyLine], change: Change) -> d
                 "peers_moved": len({peer for each in lines if (peer := _moved(each)) is not None}),
             }
         case Share():
-            peers = (each for each in lines if isinstance(each, EncryptOlm) and each.request == line.request)
-            return {"session": line.session, "peers": frozenset(each.peer for each in peers)}
+            sent = (each for each in lines if isinstance(each, EncryptOlm) and each.request is not None)
+            peers = frozenset(each.peer for each in sent if each.request == line.request)
+            return {"session": line.session, "peers": peers}
         case EncryptOlm() | EncryptMegolm():
             return {"moved": frozenset(record.partition("/")[0] for record in change.moved)}
         case _:

@@ -30,10 +30,9 @@ def _session_before_payload(on: Stage) -> None:
 
 
 def _unreadable_message(on: Stage) -> None:
-    """Let a message come that the session with Bob can't read: the first in which his ratchet has moved on."""
-    on.app.say("hello")
-    on.bob.do("sync")
-    on.bob.say("hello")
+    """Let a message come that the session with Bob can't read."""
+    on.greet()
+    on.bob.do("give_again", ROOM, *PHONE)
     on.damage_last_message(PHONE)
     on.app.do("sync")
 

@@ -113,12 +113,13 @@ class Stage:
             reader.do("read", ROOM, event)
 
     def damage_last_message(self, recipient: Device) -> None:
-        """Change the last message that waits for a device, so that nobody can read it."""
+        """Let the last message that waits for a device show another ratchet key, so that nobody can read it."""
         content = self.server.waiting(recipient)[-1]["content"]
         assert isinstance(content, dict)
         assert content["algorithm"] == OLM
         for ciphertext in content["ciphertext"].values():
-            ciphertext["body"] = ciphertext["body"][:-4] + "AAAA"
+            body = ciphertext["body"]
+            ciphertext["body"] = body[:10] + ("A" if body[10] != "A" else "B") + body[11:]
 
 
 def scene_of(fault: str, play: Callable[[Stage], None], *, begins_anew: bool = False) -> Scene:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -65,8 +67,20 @@ def _without(paths: Iterable[Path], step: str, fields: frozenset[str], folder: P
             for line in lines
             if line["step"] != step
         ]
-        (folder / path.name).write_text("".join(json.dumps(line) + "\n" for line in kept))
+        (folder / path.name).write_text("".join(json.dumps(line) + "\n" for line in _renumbered(kept)))
     return sorted(folder.iterdir())
+
+
+def _renumbered(lines: Iterable[dict[str, int]]) -> Iterator[dict[str, int]]:
+    """Number lines as a writer does that writes no others, so that none seems to be missing."""
+    written: dict[int, list[int]] = defaultdict(list)
+    for line in lines:
+        before = written[line["instance"]]
+        if "began_after" in line:
+            line["began_after"] = bisect_right(before, line["began_after"])
+        before.append(line["line"])
+        line["line"] = len(before)
+        yield line
 
 
 def text_of(rows: Sequence[Row], faults: Sequence[TracedFault]) -> str:
