@@ -196,12 +196,34 @@ class TestAcquiring:
         bench.expire_lease()
         await take_over(extension)
 
+    async def test_what_is_held_need_not_be_taken(self, phone: Instance, extension: Instance) -> None:
+        await take_over(phone)
+        del phone.gated.calls[:]
+        assert await phone.lock.acquire_now()
+        assert phone.gated.calls == []
+        async with phone.view():
+            assert not await extension.lock.acquire_now()
+            await phone.lock.renew_now()
+            assert not await phone.lock.acquire_now(), "somebody else is next"
+
+    # P1.2
+    async def test_a_lease_whose_guard_was_lost_is_taken_again_at_once(
+        self, phone: Instance, extension: Instance
+    ) -> None:
+        """Also where somebody waits for it, so that nothing needs to be written to ask for it."""
+        await take_over(phone)
+        assert not await extension.lock.acquire_now()
+        phone.lock.lost(Epoch(1))
+        async with asyncio.timeout(PATIENCE):
+            assert await phone.run(count_up) == 1
+        assert phone.lock.guard.epoch == 2
+
     async def test_a_failure_that_somebody_is_told_is_not_logged_as_well(
         self, phone: Instance, caplog: pytest.LogCaptureFixture
     ) -> None:
         phone.gated.failures["changes"] = StorageFailed("no disk")
-        with pytest.raises(StorageFailed):
-            await phone.run(count_up)
+        told = await asyncio.gather(phone.run(count_up), held(phone), return_exceptions=True)
+        assert list(map(type, told)) == [StorageFailed, StorageFailed]
         assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
     @pytest.mark.parametrize("failure", [StorageFailed("no disk"), RuntimeError("a mistake")])

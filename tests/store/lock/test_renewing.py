@@ -90,6 +90,17 @@ class TestRenewing:
         await all_that_can_run()
         assert phone.lock.guard == NO_GUARD
 
+    # P8.1
+    async def test_a_lease_is_not_idle_if_an_operation_began_and_ended_meanwhile(self, phone: Instance) -> None:
+        phone.lock.start()
+        await take_over(phone)
+        await phone.clock.asleep(2)
+        async with phone.view():
+            pass
+        phone.clock.advance(100)
+        await all_that_can_run()
+        assert phone.lock.guard.stage is Stage.HELD
+
     # P8.28
     @pytest.mark.parametrize("failure", [StoreBusy("busy"), StorageFailed("the disk is full")])
     async def test_a_failed_renewal_is_tried_again(
@@ -340,6 +351,14 @@ class TestClosing:
         await extension.close()
         with pytest.raises(StoreClosed):
             await waiting
+
+    async def test_nothing_begins_any_more(self, phone: Instance) -> None:
+        await take_over(phone)
+        phone.lock.stop_admitting()
+        with pytest.raises(StoreClosed):
+            await phone.lock.begin_view()
+        with pytest.raises(StoreClosed):
+            await phone.lock.begin_transaction()
 
     # P1.10
     @pytest.mark.parametrize("ends", ["pause", "close"])
