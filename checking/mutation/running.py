@@ -27,9 +27,12 @@ PACKAGE: Final = "reference"
 _COPIED: Final = ("chaos", "checking", "proofs", "spec", "tests")
 """What tests need beside the package."""
 
-TEST_SECONDS: Final = 20
+TEST_SECONDS: Final = 15
 """A test that takes longer fails, since a mutant may wait for ever. Without a mutant, no test that is chosen takes two
 seconds of processor time, and all must pass within this limit before the first mutant is run."""
+
+_PROCESSES: Final = 1 + (os.cpu_count() or 1)
+"""How many mutants are run at once. Those that hang need no processor."""
 
 NOT_RUN: Final = "not checked"
 """mutmut's word for a mutant that it has not come to."""
@@ -58,7 +61,7 @@ def _settings(root: Path, part: Part) -> str:
         # Each mutant has a process in which no test has run: Hypothesis refuses to run a test in two places.
         "process_isolation": "forkserver",
         "timeout_constant": float(TEST_SECONDS),
-        "timeout_multiplier": 4.0,
+        "timeout_multiplier": 1.5,
         "use_git_change_detection": False,
     }
     project = (root / "pyproject.toml").read_text(encoding="utf-8")
@@ -78,7 +81,7 @@ def run(folder: Path, mutants: Sequence[Mutant], log: Path, seconds: float | Non
     code = 0
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(  # noqa: S603 (our own)
-            _mutmut("run", *(mutant.name for mutant in mutants)),
+            _mutmut("run", "--max-children", str(_PROCESSES), *(mutant.name for mutant in mutants)),
             cwd=folder,
             stdout=output,
             stderr=output,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar, copy_context
 
 import pytest
 
-from unwedged.store.completion import Uncancellable, run_to_completion
+from unwedged.store.completion import SettledByLoop, Uncancellable, run_to_completion
 
 PAUSES: dict[str, Callable[[], Awaitable[object]]] = {
     "nothing": lambda: asyncio.sleep(0),
@@ -140,3 +141,29 @@ def test_a_loop_that_ends_lets_it_end() -> None:
 
     asyncio.run(main())
     assert ended == ["work"]
+
+
+# P12.2
+@pytest.mark.parametrize("failure", [None, LookupError()])
+async def test_whoever_waits_for_a_callback_of_the_loop_goes_on_in_it(failure: Exception | None) -> None:
+    place: ContextVar[str] = ContextVar("place", default="here")
+    elsewhere = copy_context()
+    elsewhere.run(place.set, "elsewhere")
+    settled: SettledByLoop[int] = SettledByLoop()
+    calls: list[tuple[object, str]] = []
+
+    def note(what: object) -> None:
+        calls.append((what, place.get()))
+
+    settled.add_done_callback(note)
+    settled.add_done_callback(note, context=elsewhere)
+    if failure is None:
+        settled.set_result(1)
+    else:
+        settled.set_exception(failure)
+    assert calls == [(settled, "here"), (settled, "elsewhere")]
+    assert settled.exception() is failure
+    settled.add_done_callback(note, context=elsewhere)
+    assert len(calls) == 2, "it is too late to be called at once"
+    await asyncio.sleep(0)
+    assert calls[2:] == [(settled, "elsewhere")]
