@@ -132,6 +132,30 @@ class BoundedCache(RuleBasedStateMachine):
 TestBoundedCache = BoundedCache.TestCase
 
 
+# P2.5, P2.16
+@given(
+    known=st.dictionaries(names, st.binary(max_size=100), min_size=1),
+    with_objects=st.sets(names),
+    changed=st.sets(names),
+    reaches=st.booleans(),
+)
+def test_what_the_next_guard_drops_is_no_longer_counted(
+    known: dict[RecordName, bytes], with_objects: set[RecordName], changed: set[RecordName], reaches: bool
+) -> None:
+    """Whether any live object is left or not."""
+    guarded = GuardedCache(Epoch(1), empty(Version(0)), {}, Ledger(10 * OVERHEAD_BYTES))
+    guarded.install(Version(1), known, {name: object() for name in with_objects & known.keys()})
+    log = ChangeLog(Version(2), Version(0 if reaches else 2), tuple(Change(Version(2), name) for name in changed))
+    after = guarded.successor(Epoch(2), log, rules.sync(guarded.cache, log))
+    kept = known.keys() - changed if reaches else set()
+    assert set(after.cache.records) == kept
+    assert set(after.live) == with_objects & kept
+    assert after.ledger is not None
+    assert after.ledger.bytes == sum(
+        OVERHEAD_BYTES + len(name.key) + len(known[name]) * (1 + (name in with_objects)) for name in kept
+    )
+
+
 class TestRoom:
     @given(st.lists(st.tuples(names, st.binary(max_size=100)), min_size=1, unique_by=lambda record: record[0]))
     def test_nothing_goes_while_there_is_room(self, records: list[tuple[RecordName, bytes]]) -> None:
