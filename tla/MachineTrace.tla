@@ -54,6 +54,8 @@ TheSteps == Log
 
 vars == <<at, keys, inbox, lists, used>>
 
+TheSteps == Log  \* TLC evaluates it once (see Trace)
+
 \* In the place of a name:
 Unknown == "unknown"
 None == "none"
