@@ -19,7 +19,9 @@ CONSTANTS
     Start,  \* the state before the first element: that of a new store, or the end of an earlier part
     Last    \* of a log that is not accepted: the element that can't happen. Else 0
 
-VARIABLE at     \* which element of Log is next
+VARIABLES
+    at,     \* which element of Log is next
+    told    \* by process: the version up to which its subscribers were told, or Unheard
 
 \* The same. TLC evaluates a definition once, but all of what a configuration puts into
 \* the place of a constant each time that it is used.
@@ -28,6 +30,9 @@ TheSteps == Log
 \* In the place of the number of the value that an update was computed from:
 Untold == 1000001   \* the trace does not say
 Unread == 1000002   \* it was computed from none
+
+\* In the place of a version: nobody subscribes.
+Unheard == -1
 
 -------------------------------------------------------------------------------
 (* Each element has the name of a step, the process p, and what else is known. *)
@@ -52,6 +57,9 @@ ComeUpToDate(e) ==
     \* What was dropped was cached, had changed, and is gone.
     /\ \A r \in e.dropped : cache[e.p].records[r] # Missing /\ cache'[e.p].records[r] = Missing
 
+\* One that no line tells of, as its process was killed.
+SyncUntold(e) == Sync(e.p) /\ guard[e.p].epoch = e.epoch
+
 \* A process that is refused says that it waits. Others may have said so before.
 AskInVain(e) ==
     /\ lease.epoch = e.epoch
@@ -62,9 +70,14 @@ AskInVain(e) ==
 \* No action of the specification: a process may end its guard whenever it likes, which
 \* takes away nothing but its own right to begin anything (spec/trace.md, lose_guard).
 EndGuard(e) ==
-    /\ guard[e.p].epoch = e.epoch
+    /\ guard[e.p].stage = "none" \/ guard[e.p].epoch = e.epoch
     /\ guard' = [guard EXCEPT ![e.p] = NoGuard]
     /\ UNCHANGED <<lease, history, commits, floor, cache, heard, op>>
+
+\* Somebody that no line tells of waits: without it a commit could not have released the lease.
+WantUntold ==
+    IF lease.wanted THEN UNCHANGED vars
+    ELSE lease' = Wanted(lease) /\ UNCHANGED <<history, commits, floor, guard, cache, heard, op>>
 
 \* An operation that the fence has stopped may have noticed before.
 NoticeLoss(e) ==
@@ -99,7 +112,7 @@ DropRecord(e) ==
 \* What the snapshot lacks of what is written blindly, as if it were loaded now.
 Completed(e) ==
     [op EXCEPT ![e.o].known = [r \in Records |->
-        IF @[r] = Missing /\ r \in e.records /\ e.basis[r] \in {Untold, Unread}
+        IF @[r] = Missing /\ r \in e.unloaded
            /\ ~ChangedAfter(r, op[e.o].at) /\ floor <= op[e.o].at
         THEN Value(r, Version) ELSE @[r]]]
 
@@ -135,12 +148,37 @@ CutLog(e) ==
     /\ floor' = Later(floor, e.floor)
     /\ UNCHANGED <<lease, history, commits, guard, cache, heard, op>>
 
+\* What its subscribers are told is what the specification has them hear (P9.2, P9.5, P9.6).
+\* Listening (Listen) happens at any time, so that the floor of then is known only to the
+\* process that has synced.
+Hears(e) ==
+    LET news == Tail(PublishedUpTo(<<Heard(e.since, FALSE)>>, e.version))
+    IN  /\ told[e.p] = e.since
+        /\ news # <<>>
+        /\ e.lagged \/ guard[e.p].stage = "none" \/ ~news[1].lagged
+
+Publish(e) == Hears(e) /\ told' = [told EXCEPT ![e.p] = e.version]
+
+\* A trace that does not tell how many subscriptions there are does not tell when the last
+\* one has ended either.
+Subscribe(e) ==
+    /\ IF e.counted THEN told[e.p] \in {Unheard, e.version} ELSE told[e.p] <= e.version
+    /\ told' = [told EXCEPT ![e.p] = e.version]
+
+Unsubscribe(e) == told' = [told EXCEPT ![e.p] = Unheard]
+
+\* StreamComplete: under a guard, subscribers have heard of all that its cache has.
+UpToDate(e) ==
+    told[e.p] = Unheard \/ guard[e.p].stage = "none" \/ cache[e.p].version <= told[e.p]
+
 Step(e) ==
     CASE e.step = "open"       -> OpenStore(e)
       [] e.step = "acquire"    -> TakeLease(e)
       [] e.step = "expire"     -> Expire
       [] e.step = "want"       -> AskInVain(e)
       [] e.step = "sync"       -> ComeUpToDate(e)
+      [] e.step = "sync_untold" -> SyncUntold(e)
+      [] e.step = "want_untold" -> WantUntold
       [] e.step = "renew"      -> Renew(e.p) /\ guard[e.p].epoch = e.epoch
       [] e.step = "lose_guard" -> NoticeLoss(e)
       [] e.step = "end_guard"  -> EndGuard(e)
@@ -172,17 +210,24 @@ TraceInit ==
     /\ op = [o \in Operations |-> IF o \in DOMAIN Start.running
                 THEN [Idle EXCEPT !.stage = "running", !.mode = "transaction", !.under = Start.running[o]] ELSE Idle]
     /\ at = 1
+    /\ told = [p \in Processes |-> IF p \in DOMAIN Start.told THEN Start.told[p] ELSE Unheard]
 
 \* The end of a part, for the next one to begin with.
 AtEnd == at = Len(TheSteps) + 1 =>
     PrintT(<<"end", lease.epoch, IF lease.holder = Nobody THEN "" ELSE lease.holder, lease.left, lease.wanted,
              [p \in Processes |-> <<guard[p].stage, guard[p].epoch>>],
              {<<p, r>> \in Processes \X Records : SyncedCache(cache[p]).records[r] # Missing},
-             [o \in Operations |-> op[o].under]>>)
+             [o \in Operations |-> op[o].under], told>>)
 
-TraceNext == at <= Len(TheSteps) /\ Step(TheSteps[at]) /\ at' = at + 1
+Take(e) ==
+    CASE e.step = "publish"     -> Publish(e) /\ UNCHANGED vars
+      [] e.step = "subscribe"   -> Subscribe(e) /\ UNCHANGED vars
+      [] e.step = "unsubscribe" -> Unsubscribe(e) /\ UNCHANGED vars
+      [] OTHER                  -> Step(e) /\ ("told" \in DOMAIN e => UpToDate(e)) /\ UNCHANGED told
 
-TraceSpec == TraceInit /\ [][TraceNext]_<<vars, at>>
+TraceNext == at <= Len(TheSteps) /\ Take(TheSteps[at]) /\ at' = at + 1
+
+TraceSpec == TraceInit /\ [][TraceNext]_<<vars, at, told>>
 
 \* What tells states with the same place in the log from each other: what a process may
 \* have noted, or not.
@@ -198,7 +243,7 @@ Unless(holds, reason) == IF holds THEN {} ELSE {reason}
 
 Working(e) == op[e.o].stage = "running"
 
-Reasons(e) ==
+Wrong(e) ==
     CASE e.step = "acquire" ->
             Unless(guard[e.p].stage = "none", "has_guard")
             \cup Unless(e.epoch = lease.epoch + 1, "epoch_not_next")
@@ -233,7 +278,16 @@ Reasons(e) ==
             \cup Unless(op[e.o].at = Len(commits), "older_snapshot")
             \cup Unless(e.released => lease.wanted, "released_unwanted")
       [] e.step = "validate" -> Unless(MayAccess(e.o), "answer_unfenced")
+      [] e.step = "publish" ->
+            Unless(told[e.p] >= e.since, "told_with_gap")
+            \cup Unless(told[e.p] <= e.since /\ e.since < e.version, "told_again")
+            \cup Unless(e.lagged \/ floor <= e.since, "lag_untold")
+      [] e.step = "subscribe" -> {"subscribed_elsewhere"}
       [] OTHER -> {}
+
+Reasons(e) ==
+    Wrong(e) \cup IF e.step \in {"publish", "subscribe", "unsubscribe"} THEN {}
+                  ELSE Unless("told" \in DOMAIN e => UpToDate(e), "not_told")
 
 AtLast == at = Last => PrintT(<<"reasons", Reasons(TheSteps[at]), lease, Version>>)
 ===============================================================================
