@@ -32,7 +32,7 @@ Untold == 1000001   \* the trace does not say
 Unread == 1000002   \* it was computed from none
 
 \* In the place of a version: nobody subscribes.
-Unheard == -1
+Unheard == 1000003
 
 -------------------------------------------------------------------------------
 (* Each element has the name of a step, the process p, and what else is known. *)
@@ -73,11 +73,6 @@ EndGuard(e) ==
     /\ guard[e.p].stage = "none" \/ guard[e.p].epoch = e.epoch
     /\ guard' = [guard EXCEPT ![e.p] = NoGuard]
     /\ UNCHANGED <<lease, history, commits, floor, cache, heard, op>>
-
-\* Somebody that no line tells of waits: without it a commit could not have released the lease.
-WantUntold ==
-    IF lease.wanted THEN UNCHANGED vars
-    ELSE lease' = Wanted(lease) /\ UNCHANGED <<history, commits, floor, guard, cache, heard, op>>
 
 \* An operation that the fence has stopped may have noticed before.
 NoticeLoss(e) ==
@@ -153,7 +148,7 @@ CutLog(e) ==
 \* process that has synced.
 Hears(e) ==
     LET news == Tail(PublishedUpTo(<<Heard(e.since, FALSE)>>, e.version))
-    IN  /\ told[e.p] = e.since
+    IN  /\ told[e.p] \in {Unheard, e.since}
         /\ news # <<>>
         /\ e.lagged \/ guard[e.p].stage = "none" \/ ~news[1].lagged
 
@@ -162,7 +157,7 @@ Publish(e) == Hears(e) /\ told' = [told EXCEPT ![e.p] = e.version]
 \* A trace that does not tell how many subscriptions there are does not tell when the last
 \* one has ended either.
 Subscribe(e) ==
-    /\ IF e.counted THEN told[e.p] \in {Unheard, e.version} ELSE told[e.p] <= e.version
+    /\ IF e.counted THEN told[e.p] \in {Unheard, e.version} ELSE told[e.p] = Unheard \/ told[e.p] <= e.version
     /\ told' = [told EXCEPT ![e.p] = e.version]
 
 Unsubscribe(e) == told' = [told EXCEPT ![e.p] = Unheard]
@@ -178,7 +173,6 @@ Step(e) ==
       [] e.step = "want"       -> AskInVain(e)
       [] e.step = "sync"       -> ComeUpToDate(e)
       [] e.step = "sync_untold" -> SyncUntold(e)
-      [] e.step = "want_untold" -> WantUntold
       [] e.step = "renew"      -> Renew(e.p) /\ guard[e.p].epoch = e.epoch
       [] e.step = "lose_guard" -> NoticeLoss(e)
       [] e.step = "end_guard"  -> EndGuard(e)
@@ -280,7 +274,7 @@ Wrong(e) ==
       [] e.step = "validate" -> Unless(MayAccess(e.o), "answer_unfenced")
       [] e.step = "publish" ->
             Unless(told[e.p] >= e.since, "told_with_gap")
-            \cup Unless(told[e.p] <= e.since /\ e.since < e.version, "told_again")
+            \cup Unless((told[e.p] = Unheard \/ told[e.p] <= e.since) /\ e.since < e.version, "told_again")
             \cup Unless(e.lagged \/ floor <= e.since, "lag_untold")
       [] e.step = "subscribe" -> {"subscribed_elsewhere"}
       [] OTHER -> {}

@@ -16,6 +16,7 @@ from checking.explain.reasons import REASONS, Certainty, Reason
 from checking.explain.signs import named_by_signs
 from checking.explain.states import states
 from checking.explain.validation import Validation, validate
+from checking.explain.writers import unwritten
 from checking.tlc.toolbox import Toolbox
 from unwedged.tools.sequence import Sequence as Drawing
 
@@ -33,6 +34,26 @@ class Explanation:
     def accepted(self) -> bool:
         """Whether the traces are a behaviour of the specification."""
         return self.impossible is None and self.machine.impossible is None
+
+    @property
+    def missing(self) -> Sequence[str]:
+        """What is missing without which the first impossible step may only look so. Then nothing is decided."""
+        needed = {need for reason in self.reasons for need in reason.needs}
+        return [*([] if self.logs.complete else ["lines"]), *(f"`{step}`" for step in unwritten(self.logs, needed))]
+
+    @property
+    def rejected(self) -> bool:
+        """Whether the traces are certainly no behaviour of the specification."""
+        return not self.accepted and not self.missing
+
+    def _verdict(self, followed: int, steps: int, what: str) -> Iterator[str]:
+        only = f"only {followed:,} of {steps:,} steps{what}"
+        if self.rejected:
+            yield f"REJECTED: {only} are a behaviour of the specification"
+        else:
+            missing = " and ".join(self.missing)
+            yield f"NOT DECIDED: {only} are certainly a behaviour of the specification"
+            yield f"  {missing} are missing: what follows may only look impossible without them"
 
     @property
     def impossible(self) -> Step | None:
@@ -85,7 +106,7 @@ class Explanation:
                 for scene in shown
             ),
         ]
-        verdict = "accepted" if self.accepted else "rejected"
+        verdict = "accepted" if self.accepted else "rejected" if self.rejected else "not decided"
         title = f"Traces of the store {self.logs.store}: {verdict}"
         said = f"{self.text()}\nThe states are TLC's. In them the value of a record counts its updates.\n"
         return page(title, said, drawing_of(self.merged, shown, self._ending()), frames)
@@ -122,17 +143,15 @@ class Explanation:
         impossible = self.impossible
         if self.machine.impossible is not None:
             followed, every = self.machine.validation.followed, len(self.machine.steps)
-            yield f"REJECTED: only {followed:,} of {every:,} steps of the machine are a behaviour of the specification"
+            yield from self._verdict(followed, every, " of the machine")
             yield from self.machine.lines()
-            if not self.logs.complete:
-                yield "  lines are missing: it may only look impossible without them"
             yield from self._named()
             yield from self._unread()
             return
         if impossible is None:
             and_machine = f", and so are {len(self.machine.steps):,} of the machine" if self.machine.steps else ""
             yield f"ACCEPTED: all {len(merged.steps):,} steps are a behaviour of the specification{and_machine}"
-            yield "  not covered: what subscribers were told, what other devices did, and reads that a cache answered"
+            yield "  not covered: what other devices did, and reads that a cache answered"
             yield from self._named()
             if self.validation.parts > 1:
                 yield (
@@ -141,10 +160,8 @@ class Explanation:
                 )
             return
         followed = self.validation.followed
-        yield f"REJECTED: only {followed:,} of {len(merged.steps):,} steps are a behaviour of the specification"
+        yield from self._verdict(followed, len(merged.steps), "")
         yield f"  the first that is not: {described(impossible)}"
-        if not self.logs.complete:
-            yield "  lines are missing: it may only look impossible without them"
         for reason in self.reasons:
             yield f"  {impossible.facts.get('p', 'a process')} {reason.says} ({', '.join(reason.clauses)})"
         yield from self._named()

@@ -131,7 +131,7 @@ class Commit(OfOperation, frozen=True, kw_only=True, tag="commit"):
     made: list[Digest] = []
     unlisted: Number = 0
     wanted: bool | None = None
-    released: bool = False
+    released: bool | None = None
 
 
 class CommitFails(OfOperation, frozen=True, kw_only=True, tag="commit_fails"):
@@ -167,6 +167,14 @@ class Subscribe(Head, frozen=True, kw_only=True, tag="subscribe"):
     """Somebody in this process subscribes, and has heard everything up to a version."""
 
     version: Number
+    subscriptions: Positive | None = None
+    """How many there are now."""
+
+
+class Unsubscribe(Head, frozen=True, kw_only=True, tag="unsubscribe"):
+    """A subscription of this process has ended."""
+
+    subscriptions: Number
 
 
 class Publish(Head, frozen=True, kw_only=True, tag="publish"):
@@ -422,6 +430,7 @@ StoreLine: TypeAlias = (
     | Lose
     | Rerun
     | Subscribe
+    | Unsubscribe
     | Publish
     | Truncate
     | Pause

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Final, TypeAlias
 
 from checking.explain.lines import (
@@ -26,13 +26,17 @@ from checking.explain.lines import (
     OfOperation,
     Open,
     Outdated,
+    Publish,
     Release,
     Renew,
+    Subscribe,
     Sync,
+    Unsubscribe,
     Validate,
     Want,
 )
 from checking.explain.reading import Found, Logs, Place
+from checking.explain.writers import writers_of
 
 Fact: TypeAlias = "int | bool | str | tuple[str, ...] | Mapping[str, int]"
 """What ``tla/Trace.tla`` is told of a step: a number, a truth value, a name, a set of names, or a number for each."""
@@ -89,11 +93,16 @@ class _Operation:
 
     first: OfOperation
     last: int
+    began_after: int
+    """The number of the last line before it began."""
     slot: str = ""
     ended: bool = False
+    writes: bool = False
     loaded: list[str] = field(default_factory=list)
 
 
+_AFTER_PUBLISHING: Final = frozenset({"renew", "release", "load", "look", "validate"})
+"""Steps before which a process has told its subscribers of all that its cache has."""
 _NO_FACTS: Final[Mapping[str, Fact]] = {}
 _ENDINGS: Final = (Commit, CommitFails, Validate, Lose, Outdated)
 
@@ -124,6 +133,9 @@ class _Merging:
         self._failed = self._failed_commits(line for line in lines if isinstance(line, CommitFails))
         self._newest_digests = dict(self._base.digests)
         self._values = self._numbered_values()
+        writers = writers_of(logs)
+        self._loading = {instance for instance, writer in writers.items() if "load" in writer.steps}
+        """The instances whose traces tell of loads."""
         self._of_epoch: dict[int, dict[str, list[Step]]] = defaultdict(lambda: defaultdict(list))
         self._slots: dict[str, str] = {}
 
@@ -225,16 +237,26 @@ class _Merging:
                     untold[version][record] = None
         return untold
 
+    def dropped(self, sync: Sync) -> tuple[str, ...]:
+        """Return what a sync has dropped, as far as it is known which commit has written it."""
+        lines = [one for one in self._commits if sync.since < one.version <= sync.version]
+        written = {record for one in lines for record in one.records}
+        if any(one.unlisted for one in lines) or any(sync.since < version <= sync.version for version in self._untold):
+            written |= {record for version in self._untold for record in self._untold[version]}
+            return tuple(record for record in sync.dropped if record in written)
+        return tuple(sync.dropped)
+
     def _failed_commits(self, failures: Iterable[CommitFails]) -> dict[int, CommitFails]:
         """Return which commits, of those whose outcome is unknown, have made versions that nobody else tells of."""
         made: dict[int, CommitFails] = {}
         for failed in sorted(failures, key=lambda failed: failed.epoch):
             version = failed.snapshot + 1
             named = self._untold.get(version)
-            if failed.why == "unknown_outcome" and named is not None and named.keys() <= set(failed.records):
+            known = not failed.records or (named is not None and named.keys() <= set(failed.records))
+            if failed.why == "unknown_outcome" and named is not None and known:
                 made[version] = failed
         for version, failed in made.items():
-            self._untold[version] = dict.fromkeys(failed.records)
+            self._untold[version] = dict.fromkeys(failed.records) or self._untold[version]
         return made
 
     def made_by(self, failed: CommitFails) -> bool:
@@ -249,6 +271,7 @@ class _Merging:
         """
         numbers: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         counts: dict[str, int] = defaultdict(int)
+        unlisted = False
         for record, digest in self._newest_digests.items():
             numbers[record][digest].append(0)
         told: dict[int, Commit | CommitFails] = {commit.version: commit for commit in self._commits} | self._failed
@@ -259,14 +282,18 @@ class _Merging:
                     counts[record] += 1
                     self._newest_digests.pop(record, None)
                 continue
-            for record, based_on, made in zip(commit.records, commit.based_on, commit.made, strict=False):
+            for record, based_on in zip(commit.records, commit.based_on, strict=False):
                 if record not in self._newest_digests:
-                    empty = counts[record] == 0 and self._base.version == 0
+                    empty = counts[record] == 0 and self._base.version == 0 and not unlisted
                     numbers[record]["absent" if empty else based_on].append(counts[record])
+            for record, made in zip(commit.records, commit.made, strict=False):
                 numbers[record][made].append(counts[record] + 1)
             for record in commit.records:
                 counts[record] += 1
                 self._newest_digests.pop(record, None)
+            if commit.unlisted:  # It may have written any other record.
+                self._newest_digests.clear()
+                unlisted = True
             self._newest_digests.update(zip(commit.records, commit.made, strict=False))
         return numbers
 
@@ -278,6 +305,20 @@ class _Merging:
             record: UNREAD if digest == "unread" else self._newest(record, digest, commit)
             for record, digest in zip(commit.records, commit.based_on, strict=True)
         }
+
+    def based(self, commit: Commit | CommitFails) -> dict[str, Fact]:
+        """Return of which value each update was computed, and which of these may have been loaded without a line."""
+        bases = self.bases(commit)
+        loads = commit.instance in self._loading
+        unloaded = tuple(record for record, basis in bases.items() if not loads or basis in {UNTOLD, UNREAD})
+        return {"basis": bases, "unloaded": unloaded}
+
+    def made_of(self, failed: CommitFails) -> dict[str, Fact]:
+        """Return what a commit has written whose process did not learn that it has."""
+        if failed.records:
+            return {"records": tuple(failed.records), **self.based(failed)}
+        records = tuple(self._untold[failed.snapshot + 1]) or (SOMETHING,)
+        return {"records": records, "basis": dict.fromkeys(records, UNTOLD), "unloaded": records}
 
     def _newest(self, record: str, digest: str, commit: Commit | CommitFails) -> int:
         numbers = self._values[record].get(digest, [])
@@ -327,12 +368,17 @@ class _Merging:
             written = tuple(records) or (SOMETHING,)
             snapshot = self.version(version - 1)
             facts: dict[str, Fact] = {"p": process, "o": slot, "epoch": self.epoch(under), "snapshot": snapshot}
-            bases = dict.fromkeys(written, UNTOLD)
-            commit = {**facts, "version": self.version(version), "records": written, "basis": bases, "released": False}
-            self.put(under, process, Step("begin", {**facts, "mode": "transaction"}))
-            self.put(under, process, Step("look", {**facts, "records": written, "basis": bases}))
-            self.put(under, process, Step("commit", commit))
-            self.put(under, process, Step("finish", {"p": process, "o": slot}))
+            based: dict[str, Fact] = {"basis": dict.fromkeys(written, UNTOLD), "unloaded": written}
+            commit = {**facts, **based, "version": self.version(version), "records": written, "released": False}
+            own = self._of_epoch[under][process]
+            place = _end_of_guard(own, self.version(version))
+            own[place:place] = [
+                *([] if any(step.name == "sync" for step in own) else [Step("sync_untold", facts)]),
+                Step("begin", {**facts, "mode": "transaction"}),
+                Step("look", {**facts, **based, "records": written}),
+                Step("commit", commit),
+                Step("finish", {"p": process, "o": slot}),
+            ]
 
     def _in_order(self) -> Iterator[Step]:
         holder, free = "", True
@@ -388,42 +434,55 @@ class _Instance:
     def _of_lines(self) -> dict[int, _Operation]:
         """Return the operations, each with a place that no other one has at the same time."""
         operations: dict[int, _Operation] = {}
+        cached: list[Sync | Commit] = []
         for found in self._lines:
             line = found.line
             if isinstance(line, OfOperation):
-                operation = operations.setdefault(line.operation, _Operation(line, line.line))
+                operation = operations.setdefault(line.operation, _Operation(line, line.line, _began(line, cached)))
                 operation.last = line.line
                 operation.ended = operation.ended or isinstance(line, _ENDINGS)
+                operation.writes = operation.writes or isinstance(line, Commit | CommitFails)
                 if isinstance(line, Load):
                     operation.loaded.append(line.record)
+            if isinstance(line, Sync | Commit):
+                cached.append(line)
         ends: list[int] = []
         """By place, the last line of the operation that has it."""
-        for operation in sorted(operations.values(), key=_began_after):
-            began = _began_after(operation)
-            free = next((place for place, end in enumerate(ends) if end <= began), len(ends))
+        for operation in sorted(operations.values(), key=attrgetter("began_after")):
+            free = next((place for place, end in enumerate(ends) if end <= operation.began_after), len(ends))
             ends[free : free + 1] = [operation.last]
             operation.slot = self._merging.slot(self._name, free + 1)
         return operations
 
     def place(self) -> None:
         """Put all steps where they belong."""
-        beginning = sorted(self._operations.values(), key=_began_after, reverse=True)
+        beginning = sorted(self._operations.values(), key=attrgetter("began_after"), reverse=True)
         ending = {each.last: each for each in self._operations.values() if not each.ended}
         guard: int | None = None
         """The epoch of the guard that it has, as far as its lines tell."""
-        told = 0
+        told, may_have_ended = 0, False
+        self._place_open()
         for found in self._lines:
-            if guard is not None and found.line.line != told + 1 and isinstance(found.line, Acquire):
-                # The line that tells how its guard has ended is missing.
+            missing = may_have_ended or found.line.line != told + 1
+            may_have_ended = _may_have_released(found.line, may_have_ended)
+            if guard is not None and missing and isinstance(found.line, Acquire | Want):
+                # The line, or the field, that tells how its guard has ended is missing.
                 ended: dict[str, Fact] = {"p": self._name, "epoch": self._merging.epoch(guard)}
                 self._merging.put(max(guard, self._bucket), self._name, Step("end_guard", ended))
             guard, told = _guard_after(found.line, guard), found.line.line
-            while beginning and _began_after(beginning[-1]) < found.line.line:
+            while beginning and beginning[-1].began_after < found.line.line:
                 self._begin(beginning.pop())
             self._take(found)
             if found.line.line in ending:
                 operation = ending[found.line.line]
                 self._put("abort", found, operation.first.epoch, {"o": operation.slot}, local=True)
+
+    def _place_open(self) -> None:
+        """If no line tells of its opening, it had the version from which it first knows anything."""
+        first = next((found.line for found in self._lines if isinstance(found.line, Open | Sync)), None)
+        if isinstance(first, Sync):
+            version = self._merging.version(first.since)
+            self._merging.put(self._bucket, self._name, Step("open", {"p": self._name, "version": version}))
 
     def _begin(self, operation: _Operation) -> None:
         first, merging = operation.first, self._merging
@@ -435,7 +494,7 @@ class _Instance:
             "o": operation.slot,
             "epoch": merging.epoch(first.epoch),
             "snapshot": merging.version(first.snapshot),
-            "mode": first.mode or "transaction",
+            "mode": first.mode or ("transaction" if operation.writes else "view"),
         }
         merging.put(under, self._name, Step("begin", facts))
 
@@ -446,6 +505,8 @@ class _Instance:
         under = max(under, self._bucket if local else self._not_before)
         self._bucket = max(self._bucket, under)
         epoch = getattr(found.line, "epoch", None)
+        if name in _AFTER_PUBLISHING:
+            facts = {**facts, "told": True}
         known = {"p": self._name, **({} if epoch is None else {"epoch": self._merging.epoch(epoch)}), **facts}
         self._merging.put(under, self._name, Step(name, known, found.place, found.line))
 
@@ -465,7 +526,7 @@ class _Instance:
                 versions = {"since": merging.version(line.since), "version": merging.version(line.version)}
                 # When the log was cut is of no importance before a sync has met that.
                 self._put("truncate", found, line.epoch, {"floor": merging.version(line.floor)})
-                what: dict[str, Fact] = {"dropped": tuple(line.dropped), "flushed": line.floor > line.since}
+                what: dict[str, Fact] = {"dropped": merging.dropped(line), "flushed": line.floor > line.since}
                 self._put("sync", found, line.epoch, {**what, **versions})
             case Renew():
                 self._put("renew", found, line.epoch)
@@ -482,8 +543,8 @@ class _Instance:
                 self._put("load", found, line.epoch, {**facts, "record": line.record})
             case Commit():
                 facts |= {"snapshot": merging.version(line.snapshot)}
-                facts |= {"records": tuple(line.records), "basis": merging.bases(line)}
-                made = {"version": merging.version(line.version), "released": line.released}
+                facts |= {"records": tuple(line.records), **merging.based(line)}
+                made = {"version": merging.version(line.version), "released": line.released is True}
                 under = merging.reached(line)
                 if under > line.epoch:
                     self._not_before = under  # It was made too late, and so was all that its instance did after it.
@@ -494,7 +555,7 @@ class _Instance:
                 self._put("lose", found, merging.after(line.epoch), facts, local=True)
             case CommitFails() if merging.made_by(line):
                 facts |= {"snapshot": merging.version(line.snapshot)}
-                facts |= {"records": tuple(line.records), "basis": merging.bases(line)}
+                facts |= merging.made_of(line)
                 self._put("look", found, line.epoch, facts)
                 made = {"version": merging.version(line.snapshot + 1), "released": False}
                 self._put("commit", found, line.epoch, {**facts, **made})
@@ -506,8 +567,21 @@ class _Instance:
             case Validate():
                 self._put("validate", found, line.epoch, {**facts, "failed": line.failure is not None})
                 self._put("finish", found, line.epoch, facts, local=True)
+            case Subscribe():
+                counted = {"version": merging.version(line.version), "counted": line.subscriptions is not None}
+                self._put("subscribe", found, self._bucket, counted, local=True)
+            case Unsubscribe(subscriptions=0):
+                self._put("unsubscribe", found, self._bucket, local=True)
+            case Publish():
+                versions = {"since": merging.version(line.since), "version": merging.version(line.version)}
+                self._put("publish", found, self._bucket, {**versions, "lagged": line.lagged}, local=True)
             case _:
                 pass
+
+
+def _may_have_released(line: AnyLine, may_have: bool) -> bool:
+    """Say whether the lease may have been released by a commit of this guard, as no field says that it was not."""
+    return (may_have and not isinstance(line, Acquire)) or (isinstance(line, Commit) and line.released is None)
 
 
 def _guard_after(line: AnyLine, guard: int | None) -> int | None:
@@ -532,9 +606,13 @@ def records_of(step: Step) -> Iterator[str]:
         yield record
 
 
-def _began_after(operation: _Operation) -> int:
-    first = operation.first
-    return first.line - 1 if first.began_after is None else first.began_after
+def _began(first: OfOperation, cached: Sequence[Sync | Commit]) -> int:
+    """Say after which line an operation began: while its snapshot was the newest, if its trace does not tell."""
+    if first.began_after is not None:
+        return first.began_after
+    if not cached or cached[-1].version == first.snapshot:
+        return first.line - 1
+    return next((line.line for line in reversed(cached) if line.version == first.snapshot), first.line - 1)
 
 
 def _split(steps: list[Step], *names: str) -> tuple[list[Step], list[Step]]:
@@ -552,6 +630,21 @@ def _place_for(steps: list[Step], own: list[Step]) -> int:
     if any(step.name == "want" for step in steps[:2]):
         return max(after, next((place for place, step in enumerate(own) if _hands_over(step)), len(own)))
     return after
+
+
+def _end_of_guard(own: Sequence[Step], version: int) -> int:
+    """Return the place where a guard ends, after all commits of earlier versions; or the end."""
+    facts = [step.facts for step in own]
+    made = [at for at, step in enumerate(own) if step.name == "commit" and _known(facts[at], "version") < version]
+    after = max(made, default=-1) + 1
+    ends = (at for at, step in enumerate(own) if at >= after and step.name in {"end_guard", "release"})
+    return next(ends, len(own))
+
+
+def _known(facts: Mapping[str, Fact], name: str) -> int:
+    known = facts[name]
+    assert isinstance(known, int)
+    return known
 
 
 def _hands_over(step: Step) -> bool:

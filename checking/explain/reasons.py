@@ -34,41 +34,65 @@ class Reason:
     certainty: Certainty = Certainty.POSSIBLE
     guarantee: str = ""
     """The property that is violated, as ``Module!Property``, where the specification names one for it."""
+    needs: tuple[str, ...] = ()
+    """The steps without which it may only seem to be so."""
 
 
 CERTAIN, LIKELY, POSSIBLE = Certainty
 
 REASONS: Final = {
-    "has_guard": Reason(("P1.1",), "asked for the lease although it had a guard"),
+    "has_guard": Reason(("P1.1",), "asked for the lease although it had a guard", needs=("release",)),
     "epoch_not_next": Reason(
-        ("P1.4",), "took the lease without raising the epoch by one", ("reacquire-keeps-epoch",), LIKELY
+        ("P1.4",),
+        "took the lease without raising the epoch by one",
+        ("reacquire-keeps-epoch",),
+        LIKELY,
+        needs=("acquire",),
     ),
-    "lease_held": Reason(("P1.2",), "took a lease that another instance held", ("clock-jump",)),
-    "sync_unfenced": Reason(("P2.2",), "synced after it had lost the lease"),
-    "not_syncing": Reason(("P2.1", "P2.3"), "synced without having just taken the lease"),
+    "lease_held": Reason(("P1.2",), "took a lease that another instance held", ("clock-jump",), needs=("acquire",)),
+    "sync_unfenced": Reason(("P2.2",), "synced after it had lost the lease", needs=("acquire",)),
+    "not_syncing": Reason(("P2.1", "P2.3"), "synced without having just taken the lease", needs=("acquire",)),
     "cache_version": Reason(
         ("P2.8", "P5.21"),
         "had a cache of another version than its own last sync or commit had given it",
         ("late-version", "generation-in-machine", "reload-race"),
+        needs=("sync", "commit"),
     ),
-    "sync_not_newest": Reason(("P2.4",), "took another version for the newest than the store was at"),
-    "dropped_unchanged": Reason(("P2.6",), "dropped a record that nobody had changed, or that it did not have"),
-    "lease_not_held": Reason(("P1.3",), "was refused a lease that nobody held, or of another epoch"),
-    "renewal_unfenced": Reason(("P1.7", "P4.1"), "renewed a lease that it had lost", ("renew-ignores-loss",), LIKELY),
-    "release_unfenced": Reason(("P8.18",), "released a lease that it had lost"),
+    "sync_not_newest": Reason(
+        ("P2.4",), "took another version for the newest than the store was at", needs=("commit",)
+    ),
+    "dropped_unchanged": Reason(
+        ("P2.6",), "dropped a record that nobody had changed, or that it did not have", needs=("sync", "commit")
+    ),
+    "lease_not_held": Reason(
+        ("P1.3",), "was refused a lease that nobody held, or of another epoch", needs=("acquire",)
+    ),
+    "renewal_unfenced": Reason(
+        ("P1.7", "P4.1"), "renewed a lease that it had lost", ("renew-ignores-loss",), LIKELY, needs=("acquire",)
+    ),
+    "release_unfenced": Reason(("P8.18",), "released a lease that it had lost", needs=("acquire",)),
     "release_under_operations": Reason(
         ("P8.19",), "released the lease while operations ran under it", ("guard-outlives-release",)
     ),
-    "fence_would_pass": Reason(("P4.1",), "says that the fence stopped it, although it held the lease"),
+    "fence_would_pass": Reason(
+        ("P4.1",), "says that the fence stopped it, although it held the lease", needs=("acquire",)
+    ),
     "began_unguarded": Reason(
         ("P2.1", "P3.3"),
         "began an operation without a guard of that epoch",
         ("save-without-lock", "dirty-hidden-from-reentrant", "reload-race"),
+        needs=("acquire", "sync"),
     ),
     "two_transactions": Reason(("P5.1",), "ran two transactions at once", ("two-live-copies",), LIKELY),
-    "load_unfenced": Reason(("P4.5",), "loaded a record after it had lost the lease", ("unfenced-load",), CERTAIN),
+    "load_unfenced": Reason(
+        ("P4.5",), "loaded a record after it had lost the lease", ("unfenced-load",), CERTAIN, needs=("acquire",)
+    ),
     "load_changed": Reason(
-        ("P4.6", "P4.7"), "loaded a record that had changed after its snapshot", ("unfenced-load",), LIKELY
+        ("P4.6", "P4.7"),
+        "loaded a record that had changed after its snapshot",
+        ("unfenced-load",),
+        LIKELY,
+        needs=("sync",),
     ),
     "load_after_floor": Reason(
         ("P4.6",),
@@ -81,26 +105,56 @@ REASONS: Final = {
         "committed after another instance had taken the lease",
         ("lease-lapses-unfenced", "live-reference-survives", "save-without-lock"),
         LIKELY,
+        needs=("acquire",),
     ),
-    "version_not_next": Reason(("P5.16",), "made a version that is not the next one"),
-    "older_snapshot": Reason(("P3.2", "P5.20"), "committed from a snapshot that was not the newest"),
+    "version_not_next": Reason(("P5.16",), "made a version that is not the next one", needs=("commit",)),
+    "older_snapshot": Reason(
+        ("P3.2", "P5.20"), "committed from a snapshot that was not the newest", needs=("sync", "commit")
+    ),
     "older_value": Reason(
         ("P2.5", "P5.24"),
         "computed an update from an older value than the newest: what was written since is lost",
         ("session-cache-survives", "stale-account-overwrite", "cache-before-commit", "live-reference-survives"),
         LIKELY,
+        needs=("sync", "commit"),
     ),
     "read_from_nowhere": Reason(
         ("P2.5", "P4.5"),
         "read a record that its cache could not have any more, without loading it",
         ("session-cache-survives", "first-acquire-is-clean", "floor-ignored-at-sync"),
         LIKELY,
+        needs=("sync",),
     ),
-    "released_unwanted": Reason(("P5.17",), "released the lease with a commit although nobody waited"),
+    "released_unwanted": Reason(("P5.17",), "released the lease with a commit although nobody waited", needs=("want",)),
     "answer_unfenced": Reason(
         ("P6.1", "P6.2"),
         "gave an answer after it had lost the lease",
         ("unvalidated-view", "stale-failure-believed"),
         LIKELY,
+        needs=("acquire",),
+    ),
+    "told_with_gap": Reason(
+        ("P9.5", "P9.7"),
+        "left out versions in what it told its subscribers",
+        ("foreign-writes-unseen", "streams-lost"),
+        LIKELY,
+        needs=("publish",),
+    ),
+    "told_again": Reason(("P9.5",), "told its subscribers again what they had heard", needs=("publish",)),
+    "lag_untold": Reason(
+        ("P9.6",),
+        "did not tell its subscribers that they may have missed something, although the log was cut",
+        ("floor-ignored-in-stream",),
+        CERTAIN,
+    ),
+    "not_told": Reason(
+        ("P9.2", "P9.3"),
+        "went on without telling its subscribers what was new in its cache",
+        ("foreign-writes-unseen", "streams-lost"),
+        LIKELY,
+        needs=("publish",),
+    ),
+    "subscribed_elsewhere": Reason(
+        ("P9.9",), "let a subscription begin at another version than that up to which the others were told"
     ),
 }

@@ -25,6 +25,7 @@ from checking.tlc.values import Value, parse_value
 NO_PROCESS: Final = "idle"
 """One that does nothing: the specification wants two."""
 NO_OPERATION: Final = "idle/1"
+UNHEARD: Final = 1_000_003
 STEPS_IN_A_PART: Final = 5000
 """At least, but for the last part."""
 
@@ -52,7 +53,7 @@ CHECK_DEADLOCK FALSE
 INVARIANT {invariant}
 """
 
-_RECORD_NAMES: Final = frozenset({"record", "records", "dropped", "basis"})
+_RECORD_NAMES: Final = frozenset({"record", "records", "dropped", "basis", "unloaded"})
 _VERSION_NAMES: Final = frozenset({"version", "snapshot", "since", "floor"})
 
 
@@ -86,6 +87,8 @@ class _Start:
     """Which process has which record in its cache."""
     running: Mapping[str, int] = field(default_factory=dict)
     """The operations that run, and under which epoch each began."""
+    told: Mapping[str, int] = field(default_factory=dict)
+    """Up to which version the subscribers of each process were told, if it has any."""
     updates: Counter[str] = field(default_factory=Counter)
     """How often each record was written so far."""
 
@@ -211,17 +214,31 @@ TheLog == <<
         if not ends:
             raise NotValidated("TLC did not print how a part of the traces ends")
         match parse_value(text[ends[-1] :]):
-            case (_, int(epoch), str(holder), int(left), bool(wanted), HashTrieMap() as guards, frozenset() as had, op):
-                return self._next(_row(epoch, holder, left, wanted=wanted), guards, had, op)
+            case (
+                _,
+                int(epoch),
+                str(holder),
+                int(left),
+                bool(wanted),
+                HashTrieMap() as guards,
+                frozenset() as had,
+                op,
+                told,
+            ):
+                return self._next(_row(epoch, holder, left, wanted=wanted), guards, had, op, told)
         raise NotValidated(f"TLC has printed an end that can't be read: {text}")
 
-    def _next(self, lease: str, guards: HashTrieMap[Value, Value], pairs: frozenset[Value], under: Value) -> _Start:
+    def _next(
+        self, lease: str, guards: HashTrieMap[Value, Value], pairs: frozenset[Value], under: Value, told: Value
+    ) -> _Start:
         names = {number: record for record, number in self._numbers.items()}
         cached = {(str(process), names[str(record)]) for process, record in map(_pair, pairs)}
         cached |= {(process, record) for process, record in self._start.cached if record not in self._numbers}
         flushed = {str(step.facts["p"]) for step in self._steps if step.facts.get("flushed") is True}
         cached -= {(p, r) for p, r in cached if p in flushed and r not in self._numbers}
         assert isinstance(under, HashTrieMap)
+        assert isinstance(told, HashTrieMap)
+        heard = {str(process): version for process, version in told.items() if isinstance(version, int)}
         updates = Counter(self._start.updates)
         updates.update(record for step in self._steps if step.name == "commit" for record in records_of(step))
         commits = sum(step.name == "commit" for step in self._steps)
@@ -231,6 +248,7 @@ TheLog == <<
             {str(process): _guard(guard) for process, guard in guards.items() if _guard(guard)[1]},
             frozenset(cached),
             {str(operation): epoch for operation, epoch in under.items() if isinstance(epoch, int) and epoch},
+            {process: version + self._start.version for process, version in heard.items() if version != UNHEARD},
             updates,
         )
 
@@ -247,10 +265,11 @@ TheLog == <<
             if record in self._numbers
         )
         updates = _function({number: str(start.updates[record]) for record, number in self._numbers.items()})
+        told = _function({p: str(max(0, version - start.version)) for p, version in start.told.items()})
         running = _function({operation: str(epoch) for operation, epoch in start.running.items()})
         return (
             f"[lease |-> {start.lease}, guards |-> {guards}{every}, "
-            f"cached |-> {{{cached}}}, updates |-> {updates}, running |-> {running}]"
+            f"cached |-> {{{cached}}}, updates |-> {updates}, running |-> {running}, told |-> {told}]"
         )
 
     def _element(self, step: Step) -> str:

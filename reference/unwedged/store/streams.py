@@ -164,14 +164,16 @@ class Streams:
 
     def add(self, subscription: Listener) -> None:
         """Deliver to ``subscription`` everything that is published from now on."""
-        if self._trace is not None:
-            self._trace.note("subscribe", version=self.published)
         self._subscriptions.append(subscription)
+        if self._trace is not None:
+            self._trace.note("subscribe", version=self.published, subscriptions=len(self))
         self.followed.set()
 
     def remove(self, subscription: Listener) -> None:
         """Deliver nothing more to ``subscription``."""
         self._subscriptions.remove(subscription)
+        if self._trace is not None:
+            self._trace.note("unsubscribe", subscriptions=len(self))
         if not self._subscriptions:
             self.followed.clear()
 
