@@ -145,12 +145,13 @@ CutLog(e) ==
 
 \* What its subscribers are told is what the specification has them hear (P9.2, P9.5, P9.6).
 \* Listening (Listen) happens at any time, so that the floor of then is known only to the
-\* process that has synced.
+\* process that has synced. (What was published of versions before a part is not judged.)
 Hears(e) ==
     LET news == Tail(PublishedUpTo(<<Heard(e.since, FALSE)>>, e.version))
-    IN  /\ told[e.p] \in {Unheard, e.since}
-        /\ news # <<>>
-        /\ e.lagged \/ guard[e.p].stage = "none" \/ ~news[1].lagged
+    IN  \/ e.version = 0
+        \/ /\ told[e.p] \in {Unheard, e.since}
+           /\ news # <<>>
+           /\ e.lagged \/ guard[e.p].stage = "none" \/ ~news[1].lagged
 
 Publish(e) == Hears(e) /\ told' = [told EXCEPT ![e.p] = e.version]
 

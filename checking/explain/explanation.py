@@ -9,7 +9,7 @@ from checking.explain.drawing import drawing_of, scenes
 from checking.explain.lines import Commit, DecryptMegolm, DecryptOlm, Load, Sync
 from checking.explain.machine_explanation import MachineExplanation, explain_machine
 from checking.explain.machine_steps import MachineStep, machine_steps
-from checking.explain.merging import Base, Merged, Step, merge
+from checking.explain.merging import Base, Merged, Step, is_untold, merge
 from checking.explain.page import Frame, page
 from checking.explain.reading import Found, Logs, read
 from checking.explain.reasons import REASONS, Certainty, Reason
@@ -39,7 +39,11 @@ class Explanation:
     def missing(self) -> Sequence[str]:
         """What is missing without which the first impossible step may only look so. Then nothing is decided."""
         needed = {need for reason in self.reasons for need in reason.needs}
-        return [*([] if self.logs.complete else ["lines"]), *(f"`{step}`" for step in unwritten(self.logs, needed))]
+        guessed = any(map(is_untold, self.merged.steps[: self._followed + 3]))
+        return [
+            *(["lines"] if guessed or not self.logs.complete else []),
+            *(f"`{step}`" for step in unwritten(self.logs, needed)),
+        ]
 
     @property
     def rejected(self) -> bool:

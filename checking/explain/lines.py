@@ -182,7 +182,7 @@ class Publish(Head, frozen=True, kw_only=True, tag="publish"):
 
     since: Number
     version: Number
-    lagged: bool = False
+    lagged: bool | None = None
 
 
 class Truncate(Head, frozen=True, kw_only=True, tag="truncate"):

@@ -277,10 +277,13 @@ class _Merging:
         told: dict[int, Commit | CommitFails] = {commit.version: commit for commit in self._commits} | self._failed
         for version in sorted({*told, *self._untold}):
             commit = told.get(version)
-            if commit is None:
+            if commit is None or not commit.records:
                 for record in self._untold[version]:
                     counts[record] += 1
                     self._newest_digests.pop(record, None)
+                if not self._untold[version]:  # It may have written any record.
+                    self._newest_digests.clear()
+                    unlisted = True
                 continue
             for record, based_on in zip(commit.records, commit.based_on, strict=False):
                 if record not in self._newest_digests:
@@ -368,16 +371,23 @@ class _Merging:
             written = tuple(records) or (SOMETHING,)
             snapshot = self.version(version - 1)
             facts: dict[str, Fact] = {"p": process, "o": slot, "epoch": self.epoch(under), "snapshot": snapshot}
+            finish = Step("finish", {"p": process, "o": slot})
             based: dict[str, Fact] = {"basis": dict.fromkeys(written, UNTOLD), "unloaded": written}
             commit = {**facts, **based, "version": self.version(version), "records": written, "released": False}
             own = self._of_epoch[under][process]
             place = _end_of_guard(own, self.version(version))
+            if own[place : place + 1] and own[place].name == "end_guard":
+                # It had not learned that it had committed: its cache stays as it was.
+                own.insert(place + 1, finish)
+                finishes: list[Step] = []
+            else:
+                finishes = [finish]
             own[place:place] = [
                 *([] if any(step.name == "sync" for step in own) else [Step("sync_untold", facts)]),
                 Step("begin", {**facts, "mode": "transaction"}),
                 Step("look", {**facts, **based, "records": written}),
                 Step("commit", commit),
-                Step("finish", {"p": process, "o": slot}),
+                *finishes,
             ]
 
     def _in_order(self) -> Iterator[Step]:
@@ -418,6 +428,8 @@ class _Instance:
         self._operations = self._of_lines()
         self._bucket = self._first_epoch()
         self._not_before = 0
+        subscribed = [found.line for found in lines if isinstance(found.line, Subscribe)]
+        self._counts_subscriptions = all(line.subscriptions is not None for line in subscribed)
         self._unfinished: list[str] = []
         """Operations that have committed without learning of it."""
 
@@ -505,7 +517,7 @@ class _Instance:
         under = max(under, self._bucket if local else self._not_before)
         self._bucket = max(self._bucket, under)
         epoch = getattr(found.line, "epoch", None)
-        if name in _AFTER_PUBLISHING:
+        if name in _AFTER_PUBLISHING and self._counts_subscriptions:
             facts = {**facts, "told": True}
         known = {"p": self._name, **({} if epoch is None else {"epoch": self._merging.epoch(epoch)}), **facts}
         self._merging.put(under, self._name, Step(name, known, found.place, found.line))
@@ -574,7 +586,7 @@ class _Instance:
                 self._put("unsubscribe", found, self._bucket, local=True)
             case Publish():
                 versions = {"since": merging.version(line.since), "version": merging.version(line.version)}
-                self._put("publish", found, self._bucket, {**versions, "lagged": line.lagged}, local=True)
+                self._put("publish", found, self._bucket, {**versions, "lagged": line.lagged is not False}, local=True)
             case _:
                 pass
 
@@ -593,6 +605,11 @@ def _guard_after(line: AnyLine, guard: int | None) -> int | None:
             return None
         case _:
             return guard
+
+
+def is_untold(step: Step) -> bool:
+    """Say whether no line tells of a step that changed the store or the lease: who took it is a guess."""
+    return step.line is None and step.name in {"acquire", "commit", "look", "sync_untold"}
 
 
 def records_of(step: Step) -> Iterator[str]:

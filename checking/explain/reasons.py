@@ -41,7 +41,7 @@ class Reason:
 CERTAIN, LIKELY, POSSIBLE = Certainty
 
 REASONS: Final = {
-    "has_guard": Reason(("P1.1",), "asked for the lease although it had a guard", needs=("release",)),
+    "has_guard": Reason(("P1.1",), "asked for the lease although it had a guard", needs=("release", "lose_guard")),
     "epoch_not_next": Reason(
         ("P1.4",),
         "took the lease without raising the epoch by one",

@@ -1,0 +1,85 @@
+"""What subscribers were told (P9), as traces tell it: a real trace, and what can't have happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from checking.explain import validation
+from checking.explain.explanation import Explanation, explained
+from checking.explain.reading import read
+from checking.explain.reasons import REASONS
+from checking.tlc.toolbox import Toolbox
+from tests.checking.traces import Json, eventful, written
+
+SPECIFICATIONS: Final = Path(__file__).parents[2] / "tla"
+Edit = Callable[[list[Json]], None]
+
+
+def told(lines: list[Json], version: int) -> Json:
+    """Return the last line that tells subscribers of a version."""
+    return [line for line in lines if line["step"] == "publish" and line["version"] == version][-1]
+
+
+def again(lines: list[Json]) -> None:
+    told(lines, 6)["since"] = 3
+
+
+def skipped(lines: list[Json]) -> None:
+    told(lines, 6)["since"] = 5
+
+
+def without_lag(lines: list[Json]) -> None:
+    told(lines, 10)["lagged"] = False
+
+
+def not_told(lines: list[Json]) -> None:
+    """What the sync of the phone has found is told to nobody, and so is what it commits then."""
+    for version in (8, 9):
+        told(lines, version).update(step="pause", version=None)
+
+
+def begun_elsewhere(lines: list[Json]) -> None:
+    [line for line in lines if line["step"] == "subscribe"][-1]["version"] = 6
+
+
+EDITS: Final[dict[str, tuple[Edit, str]]] = {
+    "a version is left out": (skipped, "told_with_gap"),
+    "a version is told again": (again, "told_again"),
+    "a lag is not told": (without_lag, "lag_untold"),
+    "a sync is not told": (not_told, "not_told"),
+    "a subscription begins too early": (begun_elsewhere, "subscribed_elsewhere"),
+}
+
+
+async def explain(folder: Path, toolbox: Toolbox, lines: list[Json]) -> Explanation:
+    return await explained(toolbox, read([written(folder, lines)]), SPECIFICATIONS)
+
+
+# P9.2, P9.5, P9.6
+@pytest.mark.parametrize("steps", [5, 5000])
+async def test_what_subscribers_were_told_is_accepted(
+    tmp_path: Path, toolbox: Toolbox, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validation, "STEPS_IN_A_PART", steps)
+    lines = await eventful(tmp_path)
+    assert told(lines, 10)["lagged"] is True
+    explanation = await explain(tmp_path, toolbox, lines)
+    assert explanation.accepted, explanation.text()
+    assert (explanation.validation.parts > 1) == (steps == 5)
+
+
+@pytest.mark.parametrize("name", EDITS)
+async def test_what_they_can_not_have_been_told_is_rejected_for_its_reason(
+    tmp_path: Path, toolbox: Toolbox, name: str
+) -> None:
+    lines = await eventful(tmp_path)
+    edit, reason = EDITS[name]
+    edit(lines)
+    explanation = await explain(tmp_path, toolbox, lines)
+    assert explanation.rejected, explanation.text()
+    assert explanation.validation.reasons == {reason}, explanation.text()
+    assert all(clause in explanation.text() for clause in REASONS[reason].clauses)

@@ -1,0 +1,117 @@
+"""T5: what is missing in the trace of what really happened never makes it look impossible without saying so."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Final, get_args
+
+import msgspec
+import pytest
+
+from checking.explain.explanation import Explanation, explained
+from checking.explain.lines import StoreLine
+from checking.explain.reading import read
+from checking.tlc.toolbox import Toolbox
+from tests.checking.traces import Json, eventful, written
+
+SPECIFICATIONS: Final = Path(__file__).parents[2] / "tla"
+SEEDS: Final = range(6)
+
+OPTIONAL: Final = {
+    str(line.__struct_config__.tag): {field.name for field in msgspec.structs.fields(line) if not field.required}
+    for line in get_args(StoreLine)
+}
+"""The fields that the lines of a step need not have."""
+
+
+@pytest.fixture
+async def lines(tmp_path: Path) -> list[Json]:
+    return await eventful(tmp_path)
+
+
+@pytest.fixture
+async def sound(tmp_path: Path, toolbox: Toolbox, lines: list[Json]) -> Explanation:
+    explanation = await explained(toolbox, read([written(tmp_path, lines)]), SPECIFICATIONS)
+    assert explanation.accepted, explanation.text()
+    return explanation
+
+
+def renumbered(lines: list[Json]) -> list[Json]:
+    """Number lines as a writer does that never writes those which are missing."""
+    counts: Counter[object] = Counter()
+    for line in lines:
+        counts[line["instance"]] += 1
+        line["line"] = counts[line["instance"]]
+    return lines
+
+
+async def test_no_field_that_is_missing_makes_it_look_impossible(
+    tmp_path: Path, toolbox: Toolbox, lines: list[Json], sound: Explanation
+) -> None:
+    names = sorted(set.union(*OPTIONAL.values()))
+    assert len(names) > 20
+    rejected = []
+    for name in names:
+        less = [
+            {field: line[field] for field in line if {field} & OPTIONAL[str(line["step"])] != {name}} for line in lines
+        ]
+        path = written(tmp_path, less, f"{name}.ndjson")
+        explanation = await explained(toolbox, read([path]), SPECIFICATIONS, sound)
+        if not explanation.accepted:
+            rejected.append(f"without {name}: {explanation.text()}")
+    assert not rejected, "\n".join(rejected)
+
+
+async def test_no_step_that_is_never_written_makes_it_look_impossible(
+    tmp_path: Path, toolbox: Toolbox, lines: list[Json], sound: Explanation
+) -> None:
+    written_steps = {str(line["step"]) for line in lines}
+    assert len(written_steps) > 17
+    rejected = []
+    for step in sorted(written_steps):
+        # A writer that does not tell when subscriptions end does not number them either.
+        left_out = {"subscriptions"} if step == "unsubscribe" else set()
+        kept = [{name: line[name] for name in line.keys() - left_out} for line in lines if line["step"] != step]
+        numbers: dict[object, list[int]] = {}
+        for line in kept:
+            assert isinstance(line["line"], int)
+            numbers.setdefault(line["instance"], [0]).append(line["line"])
+        for line in kept:
+            if isinstance(after := line.get("began_after"), int):
+                line["began_after"] = sum(number <= after for number in numbers[line["instance"]]) - 1
+        path = written(tmp_path, renumbered(kept), f"{step}.ndjson")
+        explanation = await explained(toolbox, read([path]), SPECIFICATIONS, sound)
+        if explanation.rejected:
+            rejected.append(f"without {step}: {explanation.text()}")
+        assert explanation.logs.complete
+        assert explanation.accepted or explanation.rejected or "NOT DECIDED" in explanation.text()
+    assert not rejected, "\n".join(rejected)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_no_lines_that_are_missing_make_it_look_impossible(
+    tmp_path: Path, toolbox: Toolbox, lines: list[Json], sound: Explanation, seed: int
+) -> None:
+    chance = random.Random(seed)
+    missing = chance.choice([1, 1, 2, 5, 20])
+    kept = sorted(chance.sample(range(len(lines)), len(lines) - missing))
+    path = written(tmp_path, [lines[number] for number in kept], "less.ndjson")
+    explanation = await explained(toolbox, read([path]), SPECIFICATIONS, sound)
+    assert not explanation.rejected, f"seed {seed}: {explanation.text()}"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_no_end_that_is_missing_makes_it_look_impossible(
+    tmp_path: Path, toolbox: Toolbox, lines: list[Json], sound: Explanation, seed: int
+) -> None:
+    """A killed process may not have written its last line."""
+    chance = random.Random(seed)
+    instance = chance.choice(sorted({str(line["instance"]) for line in lines}))
+    own = [line for line in lines if line["instance"] == instance]
+    last = chance.randrange(1, len(own))
+    kept = [line for line in lines if line["instance"] != instance or own.index(line) < last]
+    path = written(tmp_path, kept, "cut.ndjson")
+    explanation = await explained(toolbox, read([path]), SPECIFICATIONS, sound)
+    assert not explanation.rejected, f"seed {seed}: {explanation.text()}"
