@@ -47,6 +47,7 @@ def renumbered(lines: list[Json]) -> list[Json]:
     return lines
 
 
+# T5.2
 async def test_no_field_that_is_missing_makes_it_look_impossible(
     tmp_path: Path, toolbox: Toolbox, lines: list[Json], sound: Explanation
 ) -> None:
@@ -64,6 +65,7 @@ async def test_no_field_that_is_missing_makes_it_look_impossible(
     assert not rejected, "\n".join(rejected)
 
 
+# T5.2
 async def test_no_step_that_is_never_written_makes_it_look_impossible(
     tmp_path: Path, toolbox: Toolbox, lines: list[Json], sound: Explanation
 ) -> None:
