@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from checking.machine_replay.homeserver import Device, Json
-from checking.traced_faults.fault import Optional, Scene, TracedFault
+from checking.traced_faults.fault import Optional, TracedFault
 from checking.traced_faults.machine_scene import (
     BOB,
     LAPTOP,
@@ -21,26 +21,31 @@ from checking.traced_faults.machine_scene import (
     scene_of,
 )
 
-OPTIONAL: Final = Optional(
+_BY_COMMIT: Final = {"`based_on` and `made`": frozenset({"based_on", "made"})}
+OF_KEYS: Final = Optional(
     {
-        "`based_on` and `made`": frozenset({"based_on", "made"}),
-        "`changed`": frozenset({"changed"}),
+        **_BY_COMMIT,
         "`fallback`": frozenset({"fallback"}),
         "`fallback_key`": frozenset({"fallback_key"}),
         "`kept_ms`": frozenset({"kept_ms"}),
         "`keys`": frozenset({"keys"}),
-        "`lists`": frozenset({"lists"}),
-        "`marks`": frozenset({"marks"}),
-        "`message`": frozenset({"message"}),
         "`one_time_keys`": frozenset({"one_time_keys"}),
         "`peer`": frozenset({"peer"}),
         "`serial`": frozenset({"serial"}),
     },
-    (
-        *("abandon", "answer", "batch", "decrypt_olm", "encrypt_megolm", "encrypt_olm", "offer", "open_machine"),
-        *("receive", "request", "send", "share"),
-    ),
+    ("abandon", "answer", "batch", "decrypt_olm", "offer", "open_machine", "request"),
 )
+OF_SYNCS: Final = Optional({**_BY_COMMIT, "`message`": frozenset({"message"})}, ("batch", "decrypt_olm", "receive"))
+OF_LISTS: Final = Optional(
+    {
+        **_BY_COMMIT,
+        "`changed`": frozenset({"changed"}),
+        "`lists`": frozenset({"lists"}),
+        "`marks`": frozenset({"marks"}),
+    },
+    ("answer", "batch", "request"),
+)
+OF_ROOM_KEYS: Final = Optional(_BY_COMMIT, ("encrypt_megolm", "encrypt_olm", "send", "share"))
 _ROOT: Final = "/_matrix/client/v3"
 
 
@@ -215,39 +220,49 @@ def _save_error_ignored(on: Stage) -> None:
     on.app.say("hello")
 
 
-PLAYS: Final[Mapping[str, Callable[[Stage], None]]] = {
-    "acknowledged-before-processed": _message_in_a_sync,
-    "hash-after-failure": _hash_after_failure,
-    "key-dropped-by-bad-message": _key_dropped_by_bad_message,
-    "late-response-wins": _late_response_wins,
-    "query-clears-newer-flag": _query_clears_newer_flag,
-    "requests-in-memory": _requests_in_memory,
-    "save-error-ignored": _save_error_ignored,
-    "stale-sync-response": _stale_sync_response,
-    "two-commits-per-sync": _message_in_a_sync,
-}
-"""What the processes do, by the name of the fault that shows by it."""
-
-PLAYS_ANEW: Final[Mapping[str, Callable[[Stage], None]]] = {
-    "count-absent-two-meanings": _count_absent_two_meanings,
-    "device-flag-lost": _device_flag_lost,
-    "fallback-cycled-early": _fallback_cycled_early,
-    "one-time-exchange-frozen": _one_time_exchange_frozen,
-    "posless-sync-drops-lists": _posless_sync_drops_lists,
-    "publish-marks-too-many": _publish_marks_too_many,
-    "stale-count": _stale_count,
-    "upload-again-same-id": _upload_again_same_id,
-    "upload-before-persist": _upload_before_persist,
-    "upload-repeated": _upload_repeated,
-}
-"""The same, of a device that has done nothing before."""
+def _of(
+    optional: Optional, plays: Mapping[str, Callable[[Stage], None]], *, begins_anew: bool = False
+) -> Sequence[TracedFault]:
+    return [TracedFault(name, scene_of(name, play, begins_anew=begins_anew), optional) for name, play in plays.items()]
 
 
 def device_faults() -> Sequence[TracedFault]:
     """Return these faults."""
-    scenes: dict[str, Scene] = {
-        "account-fork-at-creation": account_fork,
-        **{name: scene_of(name, play) for name, play in PLAYS.items()},
-        **{name: scene_of(name, play, begins_anew=True) for name, play in PLAYS_ANEW.items()},
-    }
-    return [TracedFault(name, scenes[name], OPTIONAL) for name in sorted(scenes)]
+    faults = [
+        TracedFault("account-fork-at-creation", account_fork, OF_KEYS),
+        *_of(
+            OF_KEYS,
+            {
+                "count-absent-two-meanings": _count_absent_two_meanings,
+                "fallback-cycled-early": _fallback_cycled_early,
+                "one-time-exchange-frozen": _one_time_exchange_frozen,
+                "publish-marks-too-many": _publish_marks_too_many,
+                "stale-count": _stale_count,
+                "upload-again-same-id": _upload_again_same_id,
+                "upload-before-persist": _upload_before_persist,
+                "upload-repeated": _upload_repeated,
+            },
+            begins_anew=True,
+        ),
+        *_of(OF_KEYS, {"key-dropped-by-bad-message": _key_dropped_by_bad_message}),
+        *_of(
+            OF_SYNCS,
+            {
+                "acknowledged-before-processed": _message_in_a_sync,
+                "hash-after-failure": _hash_after_failure,
+                "stale-sync-response": _stale_sync_response,
+                "two-commits-per-sync": _message_in_a_sync,
+            },
+        ),
+        *_of(
+            OF_LISTS,
+            {"device-flag-lost": _device_flag_lost, "posless-sync-drops-lists": _posless_sync_drops_lists},
+            begins_anew=True,
+        ),
+        *_of(
+            OF_LISTS,
+            {"late-response-wins": _late_response_wins, "query-clears-newer-flag": _query_clears_newer_flag},
+        ),
+        *_of(OF_ROOM_KEYS, {"requests-in-memory": _requests_in_memory, "save-error-ignored": _save_error_ignored}),
+    ]
+    return sorted(faults, key=lambda fault: fault.name)

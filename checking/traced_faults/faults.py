@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from checking.traced_faults.device_faults import device_faults
 from checking.traced_faults.exchange_faults import exchange_faults
 from checking.traced_faults.fault import TracedFault
 from checking.traced_faults.store_faults import store_faults
@@ -12,4 +13,4 @@ from checking.traced_faults.store_faults import store_faults
 
 def every_fault(root: Path) -> Sequence[TracedFault]:
     """Return them in the order of the table."""
-    return [*store_faults(root), *exchange_faults()]
+    return [*store_faults(root), *device_faults(), *exchange_faults()]
