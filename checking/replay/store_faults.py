@@ -33,17 +33,23 @@ _LAST_VERSION = Version(2**31)
 def _stale_account_overwrite(_: World) -> Sequence[Substitution]:
     """An object is kept outside of the cache, where no invalidation finds it."""
     kept: dict[tuple[int, RecordName], bytes | None] = {}
-    read = Operation._read
+    is_at_hand, load = Operation._is_at_hand, Operation._load
 
-    async def remember(self: Operation, name: RecordName) -> bytes | None:
+    def is_kept(self: Operation, name: RecordName) -> bool:
         place = (id(self._services), name)
         if place not in kept:
-            kept[place] = await read(self, name)
+            if not is_at_hand(self, name):
+                return False
+            kept[place] = self.snapshot.records[name]
         self.snapshot = replace(self.snapshot, records=self.snapshot.records.insert(name, kept[place]))
         self._guarded.live.pop(name, None)
-        return kept[place]
+        return True
 
-    return [(Operation, "_read", remember)]
+    async def keep(self: Operation, name: RecordName) -> None:
+        await load(self, name)
+        kept[id(self._services), name] = self.snapshot.records[name]
+
+    return [(Operation, "_is_at_hand", is_kept), (Operation, "_load", keep)]
 
 
 def _session_cache_survives(world: World) -> Sequence[Substitution]:
