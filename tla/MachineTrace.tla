@@ -1,37 +1,38 @@
 ------------------------------ MODULE MachineTrace -----------------------------
 (* Whether what the processes of one device say of its machine is possible.   *)
 (* Log is what their traces say (spec/trace.md, T4), in the order of the      *)
-(* store's versions: Trace has decided before that the store did its part.    *)
+(* store's versions. Trace has accepted the steps of the store before.        *)
 (* Each element is a step of Keys, Inbox, Lists or Sharing, as far as one     *)
-(* store can know of it, with what its commit wrote. Next takes them one by   *)
-(* one, and gets no further where one of them can't happen: it would break a  *)
-(* guarantee of that module. So the trace is accepted if and only if the end  *)
-(* is reached. The modules also say what the homeserver and other devices     *)
-(* have. A trace does not, so that a guarantee is stated here by what the     *)
-(* device itself must do to keep it:                                          *)
+(* store can know of it, with what its commit wrote. Next takes one element   *)
+(* after the other. It stops at an element that would break a guarantee of    *)
+(* its module. The trace is accepted if and only if Next reaches the end.     *)
+(* Those modules also have the state of the homeserver and of other devices.  *)
+(* A trace does not have it. Each guarantee is therefore stated here as what  *)
+(* the device itself must do to keep it:                                      *)
 (*                                                                            *)
 (*   AccountCreatedOnce   all processes have the same device and its keys     *)
 (*   PublishedIsUploaded  an answer settles the offer that it is for, and no  *)
 (*                        other; and no id is offered twice                   *)
-(*   NoOrphanedKey        an offer is stored with its keys before it leaves,  *)
-(*                        leaves once, and only a message that can be read    *)
-(*                        spends a key                                        *)
+(*   NoOrphanedKey        an offer is stored with its keys before it is sent; *)
+(*                        it is sent once; only a message that can be         *)
+(*                        decrypted uses up a key                             *)
 (*   KeysBounded          no more keys are offered than are missing           *)
 (*   NoneUnreadable       a fallback key is replaced no sooner than allowed   *)
 (*   ExactlyOnce          a response counts for the token that it was asked   *)
 (*                        with, and a message is read once                    *)
 (*   AtomicSync           a commit has all that its sync response changes     *)
-(*   NothingLost          what has come is used or stored in the commit of    *)
-(*                        its token; what is to be sent is stored with what   *)
-(*                        says that it was                                    *)
-(*   DirtyNotLost         a mark is gone only by an answer to a question that *)
-(*                        was made for it, and so is a device list replaced   *)
-(*   NoRatchetReuse       a place in a ratchet is used once, and stored       *)
+(*   NothingLost          what a sync brings is used or stored in the commit  *)
+(*                        of its token; a message that is noted as sent is    *)
+(*                        stored in the same commit                           *)
+(*   DirtyNotLost         only the answer to a query that was made for a mark *)
+(*                        deletes the mark, or replaces the device list       *)
+(*   NoRatchetReuse       an index of a ratchet is used once, and this is     *)
+(*                        stored                                              *)
 (*                                                                            *)
 (* A trace may begin late, and may have gaps: a killed process has not        *)
 (* written its last lines. What is not known is Unknown, and breaks nothing.  *)
-(* An element whose operation has lost lines is not told in full (e.told):    *)
-(* nothing follows from what is not there.                                    *)
+(* If lines of an operation may be missing, e.told is FALSE in its elements:  *)
+(* then nothing follows from the absence of a line.                           *)
 EXTENDS Integers, Sequences, FiniteSets, TLC
 
 CONSTANTS
@@ -46,15 +47,13 @@ VARIABLES
     keys,   \* the account and what is offered of it: Keys
     inbox,  \* the tokens of syncs, and which messages were read: Inbox
     lists,  \* the marks of device lists: Lists
-    used    \* by ratchet: its last place that was used: Sharing, Inbox
+    used    \* by ratchet: the last index that was used: Sharing, Inbox
 
-\* The same as Log. TLC evaluates a definition once, but all of what a configuration puts
-\* into the place of a constant each time that it is used.
+\* The same as Log. TLC evaluates a definition once. What a configuration substitutes for a
+\* constant, it evaluates each time that the constant is used.
 TheSteps == Log
 
 vars == <<at, keys, inbox, lists, used>>
-
-TheSteps == Log  \* TLC evaluates it once (see Trace)
 
 \* In the place of a name:
 Unknown == "unknown"
@@ -78,9 +77,9 @@ Get(function, argument, default) == IF argument \in DOMAIN function THEN functio
 (*         fallback   the newest fallback key                                   *)
 (*         confirmed  whether the homeserver is known to have it                *)
 (*         spent      whether the homeserver says that it was used              *)
-(*         signs      what came since the last offer that did not count         *)
+(*         signs      what has come since the last offer and did not count     *)
 (* inbox   tokens     by connection, and for all sliding ones of messages       *)
-(*         other      that of a connection that no element has told of yet      *)
+(*         other      that of each connection that no element has named yet     *)
 (*         read       by sender: the last messages that were decrypted          *)
 (* lists   marks      by mark: the version that has set it; 0: it is settled    *)
 (*         followed   the marks of users whose lists are followed               *)
@@ -100,8 +99,6 @@ NewKeys(device) ==
 ForgottenKeys == [keys EXCEPT !.offer = Unknown, !.serial = Untold, !.count = Untold, !.told = <<>>,
                               !.fallback = Unknown, !.confirmed = Unknown, !.spent = Unknown]
 
-ForgottenTokens == [inbox EXCEPT !.tokens = <<>>, !.other = Unknown]
-
 Unstarted ==
     [keys |-> UnknownKeys, inbox |-> [tokens |-> <<>>, other |-> Unknown, read |-> <<>>],
      lists |-> [marks |-> <<>>, followed |-> {}, asked |-> <<>>], used |-> <<>>]
@@ -110,14 +107,14 @@ Begin ==
     /\ at = 1
     /\ keys = Start.keys /\ inbox = Start.inbox /\ lists = Start.lists /\ used = Start.used
 
-\* What has not changed.
+\* The variables that a step leaves unchanged.
 But(rest) == UNCHANGED rest
 
 \* Each condition has a name, by which checking/explain/machine_reasons.py says which property and clause
 \* it is. A step is possible if no condition fails.
 Unless(holds, reason) == IF holds THEN {} ELSE {reason}
 
-\* That a commit wrote records of a kind, as far as it is told.
+\* Whether a commit wrote records of a kind; TRUE if lines may be missing.
 Wrote(e, kind) == e.told => kind \in e.wrote
 
 -------------------------------------------------------------------------------
@@ -147,7 +144,7 @@ OfferKeys(e) ==
             !.signs = {}]
     /\ But(<<inbox, lists, used>>)
 
-\* M3.6: it is not said whether keys were missing where the homeserver's count is not known.
+\* M3.6. If the homeserver's count is not known, nothing follows.
 TooMany(e) ==
     /\ e.count > 0
     /\ \/ keys.count = NoNumber
@@ -168,7 +165,8 @@ HandOutUpload(e) ==
     /\ keys' = [keys EXCEPT !.left = (e.request :> e.p) @@ @]
     /\ But(<<inbox, lists, used>>)
 
-\* A process that goes on after another one has got what it was given was only suspended.
+\* If the process that had the upload first writes lines later, it was only suspended: then two processes have the
+\* upload at once.
 WhyNotUpload(e) ==
     IF e.request \notin DOMAIN keys.left THEN {}
     ELSE {IF keys.left[e.request] # e.p /\ \E i \in (at + 1)..Len(TheSteps) : TheSteps[i].p = keys.left[e.request]
@@ -200,7 +198,7 @@ WhyNotAbandon(e) == Unless(keys.offer \in {e.request, Unknown}, "abandons_anothe
 -------------------------------------------------------------------------------
 (* Inbox: what a sync says of keys, of device lists, and of messages.           *)
 
-\* M3.3, M3.4. Of sliding sync, what is left out is as the connection was told before.
+\* M3.3, M3.4. A response to a sliding sync that leaves the count out means the last count of the connection.
 Said(e) == IF e.count = NoNumber /\ e.asked # None THEN Get(keys.told, e.connection, Untold) ELSE e.count
 
 \* M3.2
@@ -270,7 +268,7 @@ HandOutQuery(e) ==
 
 Stands(asked) == Get(lists.marks, asked.mark, Untold) \in {asked.set, Untold} \/ asked.set = Untold
 
-\* M6.2. What it has settled is in its commit.
+\* M6.2. The element of its commit says which marks it has deleted.
 AnswerQuery(e) == But(<<keys, inbox, lists, used>>)
 
 WhyNotAnswerQuery(e) ==
@@ -278,7 +276,8 @@ WhyNotAnswerQuery(e) ==
     IN  Unless(\A asked \in late : asked.mark \notin e.cleared, "newer_mark_cleared")
         \cup Unless(\A asked \in late : asked.list \in e.replaced => asked.mark \in e.cleared, "late_list_taken")
 
-\* What a commit has written, after all that is said of it. Of one whose lines are missing, it is not known why.
+\* What a commit has written. It comes after the other elements of its operation. If lines of the operation are
+\* missing, the reason for what it wrote is not known.
 CommitRecords(e) ==
     LET forgets == IF e.told THEN {} ELSE e.wrote \cup e.deleted
         anew == e.repaired
@@ -342,6 +341,6 @@ Step(e) ==
 
 Next == at <= Len(TheSteps) /\ Why(TheSteps[at]) = {} /\ Step(TheSteps[at]) /\ at' = at + 1
 
-\* Each state has just one next one.
+\* Each state has at most one successor.
 Place == at
 ===============================================================================
