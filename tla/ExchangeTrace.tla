@@ -13,8 +13,8 @@
 (*   NothingLost          a shared session is stored; the better key is kept  *)
 (*   ExactlyOnce          a message is read as one event; a device is         *)
 (*                        answered once                                       *)
-(*   SurvivesInvalidation a verification and the backup end by a step of      *)
-(*                        theirs, and not by the way                          *)
+(*   SurvivesInvalidation only a step of their own ends a verification or     *)
+(*                        the backup                                          *)
 (*   OneKeyPerVersion     an answer names the version of the key that it was  *)
 (*                        asked with                                          *)
 (*   BackedUpIsBest       an answer settles only the marks that were there    *)
@@ -95,7 +95,7 @@ IsBetter(e, known) ==
 WhyNotKeep(e) ==
     Unless(e.kept /\ e.session \in DOMAIN exchange.best => IsBetter(e, exchange.best[e.session]), "worse_key_kept")
 
-\* Whether two keys are of one ratchet is not told: what is known is the least that the key that is kept must be.
+\* A trace does not say whether two keys are of one ratchet. The result is the least that the kept key must be.
 KeptKey(e, known) ==
     LET another == e.standing > known.standing
     IN  [first    |-> IF another THEN IF e.first > known.first THEN e.first ELSE known.first ELSE e.first,
@@ -146,13 +146,13 @@ WhyNotOff(e) == Unless(e.told /\ "backup" \in e.deleted => e.turned_off, "backup
 -------------------------------------------------------------------------------
 (* Gossip: Answer.                                                              *)
 
-\* M17.8, M17.9. So many have come since that this one may be forgotten.
+\* M17.8, M17.9. After RequestsKept more requests, the device may have forgotten this one.
 WhyNotGive(e) ==
     Unless(<<e.answered, e.asked>> \in DOMAIN exchange.given
            => exchange.heard - exchange.given[<<e.answered, e.asked>>] >= RequestsKept, "answered_again")
 
 -------------------------------------------------------------------------------
-\* What is known after a commit of which it is not told what it is for, or which lost records.
+\* What is known after a commit that deleted or repaired records, or whose operation may lack lines.
 Unsure(e) ==
     LET lost == e.deleted \cup e.repaired \cup (IF e.told THEN {} ELSE e.wrote)
     IN  [exchange EXCEPT

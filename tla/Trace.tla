@@ -23,8 +23,8 @@ VARIABLES
     at,     \* which element of Log is next
     told    \* by process: the version up to which its subscribers were told, or Unheard
 
-\* The same. TLC evaluates a definition once, but all of what a configuration puts into
-\* the place of a constant each time that it is used.
+\* The same as Log. TLC evaluates a definition once. What a configuration substitutes for a
+\* constant, it evaluates each time that the constant is used.
 TheSteps == Log
 
 \* In the place of the number of the value that an update was computed from:
@@ -57,7 +57,7 @@ ComeUpToDate(e) ==
     \* What was dropped was cached, had changed, and is gone.
     /\ \A r \in e.dropped : cache[e.p].records[r] # Missing /\ cache'[e.p].records[r] = Missing
 
-\* One that no line tells of, as its process was killed.
+\* A sync without a line, since its process was killed.
 SyncUntold(e) == Sync(e.p) /\ guard[e.p].epoch = e.epoch
 
 \* A process that is refused says that it waits. Others may have said so before.
@@ -104,7 +104,7 @@ ReadRecord(e) ==
 DropRecord(e) ==
     IF cache[e.p].records[e.record] = Missing THEN UNCHANGED vars ELSE Forget(e.p, e.record)
 
-\* What the snapshot lacks of what is written blindly, as if it were loaded now.
+\* The operation, with the records that it writes without having loaded them loaded now.
 Completed(e) ==
     [op EXCEPT ![e.o].known = [r \in Records |->
         IF @[r] = Missing /\ r \in e.unloaded
@@ -224,8 +224,8 @@ TraceNext == at <= Len(TheSteps) /\ Take(TheSteps[at]) /\ at' = at + 1
 
 TraceSpec == TraceInit /\ [][TraceNext]_<<vars, at, told>>
 
-\* What tells states with the same place in the log from each other: what a process may
-\* have noted, or not.
+\* What distinguishes states with the same place in the log: what a process may have
+\* noticed, or not.
 Place == <<at, guard, lease>>
 
 -------------------------------------------------------------------------------

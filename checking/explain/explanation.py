@@ -22,7 +22,7 @@ from unwedged.tools.sequence import Sequence as Drawing
 
 
 class Explanation:
-    """What came of a look at the traces of one store."""
+    """The verdict on the traces of one store, and what it follows from."""
 
     def __init__(self, logs: Logs, merged: Merged, validation: Validation, machine: MachineExplanation) -> None:
         self.logs = logs
@@ -37,7 +37,7 @@ class Explanation:
 
     @property
     def missing(self) -> Sequence[str]:
-        """What is missing without which the first impossible step may only look so. Then nothing is decided."""
+        """What is missing, so that the first impossible step may only look impossible. Then nothing is decided."""
         needed = {need for reason in self.reasons for need in reason.needs}
         guessed = any(map(is_untold, self.merged.steps[: self._followed + 3]))
         return [

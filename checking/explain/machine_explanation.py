@@ -1,4 +1,4 @@
-"""What came of a look at the steps of the machine, where all steps of the store are possible."""
+"""The verdict on the steps of the machine. It is given only if all steps of the store are possible."""
 
 from __future__ import annotations
 

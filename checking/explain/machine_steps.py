@@ -111,7 +111,7 @@ def _with_readings(steps: Iterable[MachineStep]) -> Iterator[MachineStep]:
 
 
 def _before(operations: Mapping[int, _Operation], number: int) -> Sequence[int]:
-    """Return an operation, and those before it of which the machine tells although they had no effect."""
+    """Return an operation, and the earlier ones that have lines of the machine but had no effect."""
     earlier = [other for other, operation in operations.items() if other < number and operation.effect is None]
     return [*earlier, *([number] if number in operations else [])]
 
@@ -283,7 +283,7 @@ def _batch(line: Batch) -> dict[str, MachineFact]:
         "lists": line.lists_applied,
         "events": line.events_applied,
         "number": line.events,
-        # Without the one nothing is to be concluded from the other.
+        # Without the count, nothing follows from the serial.
         "serial": UNTOLD if line.one_time_keys is None else _number(line.serial),
         "count": NO_NUMBER if line.one_time_keys == NONE else _number(line.one_time_keys),
         "spent": UNKNOWN if line.fallback is None else told.get(line.fallback, UNKNOWN),

@@ -1,4 +1,4 @@
-"""What tells the bug from others that break the same clause: what its process had done before the impossible step.
+"""Signs of bugs: what a process had done before the impossible step distinguishes bugs that break the same clause.
 
 ``checking.explain.reasons`` says what each broken clause may be due to. A sign is more exact, and is asked first. It
 decides nothing: whether the traces are possible is TLC's verdict alone.
@@ -125,7 +125,7 @@ def _had(record: str, before: Sequence[AnyLine]) -> bool:
 
 
 def _emptied_in_vain(lines: Sequence[AnyLine]) -> bool:
-    """Say whether a sync found nothing changed, and kept nothing. That loses nothing but time."""
+    """Say whether a sync found nothing changed, and yet emptied the cache. That costs only time."""
     cached = False
     for line in lines:
         match line:

@@ -1,4 +1,4 @@
-"""Which steps the writers of traces write at all: what one never writes may have happened all the same (T5.1)."""
+"""Which steps each writer of traces writes: a step that a writer never writes may still have happened (T5.2)."""
 
 from __future__ import annotations
 
@@ -31,6 +31,6 @@ def writers_of(logs: Logs) -> Mapping[str, Writer]:
 
 
 def unwritten(logs: Logs, steps: Collection[str]) -> tuple[str, ...]:
-    """Return those of some steps that a writer never writes, though it might."""
+    """Return those of the given steps that at least one writer never writes."""
     every = [writer.steps for writer in writers_of(logs).values()]
     return tuple(sorted(step for step in steps if any(step not in written for written in every)))
