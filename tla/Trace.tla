@@ -60,12 +60,22 @@ ComeUpToDate(e) ==
 \* A sync without a line, since its process was killed.
 SyncUntold(e) == Sync(e.p) /\ guard[e.p].epoch = e.epoch
 
-\* A process that is refused says that it waits. Others may have said so before.
+\* A process that is refused says that it waits. Others may have said so before. What is left
+\* of the lease is what it has read of that.
 AskInVain(e) ==
     /\ lease.epoch = e.epoch
+    /\ ~Takeable([lease EXCEPT !.left = e.left], e.p)
     /\ IF lease.wanted
        THEN guard[e.p].stage = "none" /\ ~Takeable(lease, e.p) /\ UNCHANGED vars
        ELSE Want(e.p)
+
+\* SyncFails, in two steps: after this one the lease is released, or that is tried in vain.
+MeetFailure(e) == guard[e.p] = Taken(e.epoch) /\ UNCHANGED vars
+
+\* P8.7. No action of the specification: its turn is over, and it knows that somebody waits.
+HeedWaiter(e) ==
+    /\ lease.wanted /\ guard[e.p].epoch = e.epoch => guard[e.p].stage # "held"
+    /\ UNCHANGED vars
 
 \* No action of the specification: a process may end its guard whenever it likes, which
 \* takes away nothing but its own right to begin anything (spec/trace.md, lose_guard).
@@ -78,12 +88,15 @@ EndGuard(e) ==
 NoticeLoss(e) ==
     IF guard[e.p].stage = "none" THEN UNCHANGED vars ELSE LoseGuard(e.p) /\ guard[e.p].epoch = e.epoch
 
-\* After a failed sync, and where operations were abandoned, the guard is at its end before.
+\* Where operations were abandoned, the guard is at its end before.
 GiveBack(e) ==
-    IF guard[e.p].epoch = e.epoch THEN Release(e.p)
+    IF guard[e.p] = Taken(e.epoch) THEN SyncFails(e.p) /\ lease' = Released(lease)
+    ELSE IF guard[e.p].epoch = e.epoch THEN Release(e.p)
     ELSE /\ guard[e.p].stage = "none" /\ lease.holder = e.p /\ FencePasses(lease, e.epoch)
          /\ lease' = Released(lease)
          /\ UNCHANGED <<history, commits, floor, guard, cache, heard, op>>
+
+GiveBackInVain(e) == IF guard[e.p].stage = "none" THEN UNCHANGED vars ELSE EndGuard(e)
 
 BeginOperation(e) ==
     /\ guard[e.p].epoch = e.epoch
@@ -122,6 +135,7 @@ CommitRecords(e) ==
     /\ Commit(e.o, e.records)
     /\ Len(commits') = e.version
     /\ op'[e.o].released = e.released
+    /\ ~e.short  \* it has renewed the lease as of when it was done
 
 \* An answer whose operation has read nothing that the trace tells of.
 Answer(e) ==
@@ -173,11 +187,14 @@ Step(e) ==
       [] e.step = "expire"     -> Expire
       [] e.step = "want"       -> AskInVain(e)
       [] e.step = "sync"       -> ComeUpToDate(e)
+      [] e.step = "sync_failed" -> MeetFailure(e)
       [] e.step = "sync_untold" -> SyncUntold(e)
-      [] e.step = "renew"      -> Renew(e.p) /\ guard[e.p].epoch = e.epoch
+      [] e.step = "renew"      -> Renew(e.p) /\ guard[e.p].epoch = e.epoch /\ ~e.overdue
+      [] e.step = "heed"       -> HeedWaiter(e)
       [] e.step = "lose_guard" -> NoticeLoss(e)
       [] e.step = "end_guard"  -> EndGuard(e)
       [] e.step = "release"    -> GiveBack(e)
+      [] e.step = "release_fails" -> GiveBackInVain(e)
       [] e.step = "begin"      -> BeginOperation(e)
       [] e.step = "load"       -> ReadRecord(e)
       [] e.step = "forget"     -> DropRecord(e)
@@ -238,9 +255,14 @@ Unless(holds, reason) == IF holds THEN {} ELSE {reason}
 
 Working(e) == op[e.o].stage = "running"
 
+NoGuardYet(e) ==
+    CASE guard[e.p].stage = "none"    -> {}
+      [] guard[e.p].stage = "syncing" -> {"failed_sync_kept"}
+      [] OTHER                        -> {"has_guard"}
+
 Wrong(e) ==
     CASE e.step = "acquire" ->
-            Unless(guard[e.p].stage = "none", "has_guard")
+            NoGuardYet(e)
             \cup Unless(e.epoch = lease.epoch + 1, "epoch_not_next")
             \cup Unless(Takeable(lease, e.p), "lease_held")
       [] e.step = "sync" ->
@@ -250,14 +272,21 @@ Wrong(e) ==
             \cup Unless(Version = e.version, "sync_not_newest")
             \cup Unless(\A r \in e.dropped : cache[e.p].records[r] # Missing
                         /\ SyncedCache(cache[e.p]).records[r] = Missing, "dropped_unchanged")
-      [] e.step = "want" -> {"lease_not_held"}
-      [] e.step = "renew" -> Unless(FencePasses(lease, e.epoch), "renewal_unfenced")
+      [] e.step = "want" ->
+            NoGuardYet(e)
+            \cup Unless(lease.epoch = e.epoch /\ ~Takeable([lease EXCEPT !.left = LeaseTime], e.p), "lease_not_held")
+            \cup Unless(e.left <= LeaseTime, "absurd_lease")
+            \cup Unless(e.left > 0, "expired_lease")
+      [] e.step = "renew" ->
+            Unless(FencePasses(lease, e.epoch), "renewal_unfenced")
+            \cup Unless(~e.overdue, "renewed_overdue")
       [] e.step = "release" ->
             Unless(FencePasses(lease, e.epoch), "release_unfenced")
             \cup Unless(WorkingUnder(e.p, e.epoch) = {}, "release_under_operations")
       [] e.step \in {"lose", "lose_guard"} -> {"fence_would_pass"}
       [] e.step = "begin" ->
-            Unless(guard[e.p].epoch = e.epoch /\ Admits(guard[e.p]), "began_unguarded")
+            Unless(guard[e.p].epoch = e.epoch /\ Stands(guard[e.p], e.epoch), "began_unguarded")
+            \cup Unless(~(guard[e.p].epoch = e.epoch /\ guard[e.p].stage \in {"draining", "expiring"}), "began_draining")
             \cup Unless(cache[e.p].version = e.snapshot, "cache_version")
             \cup Unless(e.mode = "view" \/ \A o \in WorkingUnder(e.p, e.epoch) : op[o].mode = "view", "two_transactions")
       [] e.step = "load" ->
@@ -272,6 +301,7 @@ Wrong(e) ==
             \cup Unless(\A r \in e.records : e.basis[r] \in {Untold, Unread, Value(r, Version)}, "older_value")
             \cup Unless(op[e.o].at = Len(commits), "older_snapshot")
             \cup Unless(e.released => lease.wanted, "released_unwanted")
+            \cup Unless(~e.short, "short_lease")
       [] e.step = "validate" -> Unless(MayAccess(e.o), "answer_unfenced")
       [] e.step = "publish" ->
             Unless(told[e.p] >= e.since, "told_with_gap")

@@ -41,6 +41,8 @@ class Open(Head, frozen=True, kw_only=True, tag="open"):
     version: Number
     program: Pseudonym | None = None
     lease_ms: Positive | None = None
+    turn_ms: Number | None = None
+    overdue_after_ms: Positive | None = None
     library: str | None = None
 
 
@@ -54,6 +56,7 @@ class Want(Head, frozen=True, kw_only=True, tag="want"):
     """It was refused the lease, and has said in the row that it waits."""
 
     epoch: Number
+    left_ms: int | None = None
 
 
 class Sync(Head, frozen=True, kw_only=True, tag="sync"):
@@ -75,6 +78,8 @@ class Renew(Head, frozen=True, kw_only=True, tag="renew"):
 
     epoch: Positive
     wanted: bool | None = None
+    held_ms: int | None = None
+    draining_ms: Number | None = None
 
 
 class LoseGuard(Head, frozen=True, kw_only=True, tag="lose_guard"):
@@ -107,6 +112,8 @@ class Load(OfOperation, frozen=True, kw_only=True, tag="load"):
 
     record: RecordName
     found: bool | None = None
+    version: Number | None = None
+    floor: Number = 0
 
 
 class ListKeys(OfOperation, frozen=True, kw_only=True, tag="list"):
@@ -131,7 +138,9 @@ class Commit(OfOperation, frozen=True, kw_only=True, tag="commit"):
     made: list[Digest] = []
     unlisted: Number = 0
     wanted: bool | None = None
+    held_ms: int | None = None
     released: bool | None = None
+    left_ms: int | None = None
 
 
 class CommitFails(OfOperation, frozen=True, kw_only=True, tag="commit_fails"):
@@ -147,7 +156,9 @@ class CommitFails(OfOperation, frozen=True, kw_only=True, tag="commit_fails"):
 class Validate(OfOperation, frozen=True, kw_only=True, tag="validate"):
     """Its epoch still stood when it ended, so that what it answers counts."""
 
+    row_epoch: Number | None = None
     wanted: bool | None = None
+    held_ms: int | None = None
 
 
 class Lose(OfOperation, frozen=True, kw_only=True, tag="lose"):

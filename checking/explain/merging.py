@@ -8,9 +8,11 @@ it, an operation begins before its first line, a version that nobody tells of wa
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from operator import attrgetter, itemgetter
 from typing import Final, TypeAlias
 
@@ -37,6 +39,7 @@ from checking.explain.lines import (
 )
 from checking.explain.reading import Found, Logs, Place
 from checking.explain.writers import writers_of
+from unwedged.protocol.lease import LONGEST_LEASE_MS
 
 Fact: TypeAlias = "int | bool | str | tuple[str, ...] | Mapping[str, int]"
 """What ``tla/Trace.tla`` is told of a step: a number, a truth value, a name, a set of names, or a number for each."""
@@ -118,6 +121,9 @@ class _Merging:
         self._remarks = list(logs.remarks)
         lines = [found.line for found in self._all()]
         self._commits = sorted((line for line in lines if isinstance(line, Commit)), key=lambda line: line.version)
+        self._versions = [commit.version for commit in self._commits]
+        self._made_under = list(accumulate((commit.epoch for commit in self._commits), max))
+        """By the places of these: the highest epoch so far."""
         self._syncs = sorted((line for line in lines if isinstance(line, Sync)), key=lambda line: line.epoch)
         self._holders = {line.epoch: line.instance for line in lines if isinstance(line, Acquire)}
         first = [line.version for line in lines if isinstance(line, Open)]
@@ -208,7 +214,7 @@ class _Merging:
             self._remarks.append(
                 f"no line tells that somebody waited in epoch {epoch}: the lines of {process} end before, and it can"
             )
-            self.put(epoch, process, Step("want", {"p": process, "epoch": self.epoch(epoch)}))
+            self.put(epoch, process, Step("want", {"p": process, "epoch": self.epoch(epoch), "left": _left(None)}))
 
     # Versions and values
 
@@ -332,12 +338,13 @@ class _Merging:
 
     def reached(self, commit: Commit) -> int:
         """Return the highest epoch that was there before a commit: versions tell in which order things were done."""
-        done = [other.epoch for other in self._commits if other.version <= commit.version]
-        return max([*done, *(sync.epoch for sync in self._syncs if sync.version < commit.version)])
+        seen = (sync.epoch for sync in self._syncs if sync.version < commit.version)
+        return max([self.made_under(commit.version), *seen])
 
     def made_under(self, version: int) -> int:
         """Return the highest epoch of the commits up to a version."""
-        return max((commit.epoch for commit in self._commits if commit.version <= version), default=0)
+        place = bisect_right(self._versions, version)
+        return self._made_under[place - 1] if place else 0
 
     # Steps
 
@@ -373,7 +380,8 @@ class _Merging:
             facts: dict[str, Fact] = {"p": process, "o": slot, "epoch": self.epoch(under), "snapshot": snapshot}
             finish = Step("finish", {"p": process, "o": slot})
             based: dict[str, Fact] = {"basis": dict.fromkeys(written, UNTOLD), "unloaded": written}
-            commit = {**facts, **based, "version": self.version(version), "records": written, "released": False}
+            made = {"version": self.version(version), "released": False, "short": False}
+            commit = {**facts, **based, "records": written, **made}
             own = self._of_epoch[under][process]
             place = _end_of_guard(own, self.version(version))
             if own[place : place + 1] and own[place].name == "end_guard":
@@ -405,7 +413,7 @@ class _Merging:
                 own, holder, free = own[1:], taker, False
             late: list[tuple[int, list[Step]]] = []
             for steps in steps_of.values():
-                early, rest = _split(steps, "open", "want", "look")
+                early, rest = _split(steps, "open", "want", "load", "look")
                 yield from early
                 if rest:
                     late.append((_place_for(rest, own), rest))
@@ -432,6 +440,12 @@ class _Instance:
         self._counts_subscriptions = all(line.subscriptions is not None for line in subscribed)
         self._unfinished: list[str] = []
         """Operations that have committed without learning of it."""
+        opened = [found.line for found in lines if isinstance(found.line, Open)]
+        self._opened = opened[-1] if opened else None
+        self._early = self._seen_early()
+        """Commits that were seen before their lines were written."""
+        self._committed: set[int] = set()
+        """The lines of those that were put in already."""
 
     def _first_epoch(self) -> int:
         """Return the first epoch that its lines show; if they show none, that of the version that it found."""
@@ -484,6 +498,9 @@ class _Instance:
             guard, told = _guard_after(found.line, guard), found.line.line
             while beginning and beginning[-1].began_after < found.line.line:
                 self._begin(beginning.pop())
+            for commit in self._early.pop(found.line.line, ()):
+                self._commit(commit)
+                self._committed.add(commit.line.line)
             self._take(found)
             if found.line.line in ending:
                 operation = ending[found.line.line]
@@ -495,6 +512,28 @@ class _Instance:
         if isinstance(first, Sync):
             version = self._merging.version(first.since)
             self._merging.put(self._bucket, self._name, Step("open", {"p": self._name, "version": version}))
+
+    def _seen_early(self) -> dict[int, list[Found]]:
+        """Return the commits of which another operation has seen the version before the line of the commit was written.
+
+        They are listed by the number of the line that tells of that.
+        """
+        early: dict[int, list[Found]] = defaultdict(list)
+        seen: list[tuple[int, int]] = []
+        """The versions that were seen, each higher than the one before, and the lines that tell of it."""
+        for found in self._lines:
+            match found.line:
+                case Load(version=int(version)) | Outdated(version=version):
+                    if not seen or version > seen[-1][0]:
+                        seen.append((version, found.line.line))
+                case Commit() | CommitFails() as commit:
+                    made = commit.version if isinstance(commit, Commit) else commit.snapshot + 1
+                    place = bisect_left(seen, (made, 0))
+                    if place < len(seen) and (isinstance(commit, Commit) or self._merging.made_by(commit)):
+                        early[seen[place][1]].append(found)
+                case _:
+                    pass
+        return early
 
     def _begin(self, operation: _Operation) -> None:
         first, merging = operation.first, self._merging
@@ -533,7 +572,7 @@ class _Instance:
             case Acquire():
                 self._put("acquire", found, line.epoch)
             case Want():
-                self._put("want", found, line.epoch, local=True)
+                self._put("want", found, line.epoch, {"left": _left(line.left_ms)}, local=True)
             case Sync():
                 versions = {"since": merging.version(line.since), "version": merging.version(line.version)}
                 # When the log was cut is of no importance before a sync has met that.
@@ -541,7 +580,14 @@ class _Instance:
                 what: dict[str, Fact] = {"dropped": merging.dropped(line), "flushed": line.floor > line.since}
                 self._put("sync", found, line.epoch, {**what, **versions})
             case Renew():
-                self._put("renew", found, line.epoch)
+                times = self._opened
+                overdue = times is not None and _exceeds(line.draining_ms, times.overdue_after_ms)
+                self._put("renew", found, line.epoch, {"overdue": overdue})
+                self._heed(found, line)
+            case LoseGuard(why="sync_failed"):
+                self._put("sync_failed", found, line.epoch, local=True)
+            case LoseGuard(why="release_failed"):
+                self._put("release_fails", found, line.epoch, local=True)
             case LoseGuard(why="fenced"):
                 self._put("lose_guard", found, merging.after(line.epoch), local=True)
             case LoseGuard():
@@ -552,33 +598,30 @@ class _Instance:
             case Release():
                 self._put("release", found, line.epoch)
             case Load():
-                self._put("load", found, line.epoch, {**facts, "record": line.record})
+                under = line.epoch if line.version is None else max(line.epoch, merging.made_under(line.version))
+                if line.floor > line.snapshot:  # else that is of no importance
+                    self._put("truncate", found, under, {"floor": merging.version(line.floor)})
+                self._put("load", found, under, {**facts, "record": line.record})
             case Commit():
-                facts |= {"snapshot": merging.version(line.snapshot)}
-                facts |= {"records": tuple(line.records), **merging.based(line)}
-                made = {"version": merging.version(line.version), "released": line.released is True}
-                under = merging.reached(line)
-                if under > line.epoch:
-                    self._not_before = under  # It was made too late, and so was all that its instance did after it.
-                self._put("look", found, under, facts)
-                self._put("commit", found, under, {**facts, **made})
-                self._put("finish", found, under, facts, local=True)
+                if line.line not in self._committed:
+                    self._commit(found)
+                self._put("finish", found, merging.reached(line), facts, local=True)
+                self._heed(found, line)
             case CommitFails(why="fenced") | Lose(why="fenced"):
                 self._put("lose", found, merging.after(line.epoch), facts, local=True)
             case CommitFails() if merging.made_by(line):
-                facts |= {"snapshot": merging.version(line.snapshot)}
-                facts |= merging.made_of(line)
-                self._put("look", found, line.epoch, facts)
-                made = {"version": merging.version(line.snapshot + 1), "released": False}
-                self._put("commit", found, line.epoch, {**facts, **made})
+                if line.line not in self._committed:
+                    self._commit(found)
                 self._unfinished.append(str(facts["o"]))
             case CommitFails() | Lose():
                 self._put("abort", found, line.epoch, facts, local=True)
             case Outdated():
                 self._put("outdated", found, line.epoch, facts)
             case Validate():
-                self._put("validate", found, line.epoch, {**facts, "failed": line.failure is not None})
-                self._put("finish", found, line.epoch, facts, local=True)
+                under = max(line.epoch, line.row_epoch or 0)
+                self._put("validate", found, under, {**facts, "failed": line.failure is not None})
+                self._put("finish", found, under, facts, local=True)
+                self._heed(found, line)
             case Subscribe():
                 counted = {"version": merging.version(line.version), "counted": line.subscriptions is not None}
                 self._put("subscribe", found, self._bucket, counted, local=True)
@@ -589,6 +632,32 @@ class _Instance:
                 self._put("publish", found, self._bucket, {**versions, "lagged": line.lagged is not False}, local=True)
             case _:
                 pass
+
+    def _commit(self, found: Found) -> None:
+        """Put a commit where the version was made. Its operation may learn of it later."""
+        merging, line = self._merging, found.line
+        assert isinstance(line, Commit | CommitFails)
+        facts: dict[str, Fact] = {"o": self._operations[line.operation].slot}
+        facts |= {"snapshot": merging.version(line.snapshot)}
+        under, version, released, short = line.epoch, line.snapshot + 1, False, False
+        if isinstance(line, CommitFails):
+            facts |= merging.made_of(line)
+        else:
+            facts |= {"records": tuple(line.records), **merging.based(line)}
+            under, version, released = merging.reached(line), line.version, line.released is True
+            lease_ms = None if self._opened is None else self._opened.lease_ms
+            short = not released and line.left_ms is not None and _exceeds(lease_ms, 2 * line.left_ms)
+        if under > line.epoch:
+            self._not_before = under  # It was made too late, and so was all that its instance did after it.
+        self._put("look", found, under, facts)
+        made = {"version": merging.version(version), "released": released, "short": short}
+        self._put("commit", found, under, {**facts, **made})
+
+    def _heed(self, found: Found, line: Renew | Commit | Validate) -> None:
+        """Where somebody waits and the turn is over, the guard must be draining (P8.4, P8.7)."""
+        turn_ms = None if self._opened is None else self._opened.turn_ms
+        if line.wanted and line.held_ms is not None and turn_ms is not None and not 0 <= line.held_ms < turn_ms:
+            self._put("heed", found, line.epoch, local=True)
 
 
 def _may_have_released(line: AnyLine, may_have: bool) -> bool:
@@ -601,6 +670,8 @@ def _guard_after(line: AnyLine, guard: int | None) -> int | None:
     match line:
         case Acquire():
             return line.epoch
+        case LoseGuard(why="sync_failed"):
+            return guard  # until its release is told of
         case LoseGuard() | Release() | Commit(released=True):
             return None
         case _:
@@ -641,7 +712,9 @@ def _split(steps: list[Step], *names: str) -> tuple[list[Step], list[Step]]:
 def _place_for(steps: list[Step], own: list[Step]) -> int:
     """Say how many of the holder's steps come before those of another instance: a want, or a late commit."""
     line = steps[0].line
-    version = line.version + (isinstance(line, Open)) if isinstance(line, Open | Commit) else 0
+    version = 0
+    if isinstance(line, Open | Commit | Load) and line.version is not None:
+        version = line.version + (not isinstance(line, Commit))
     made = [place for place, step in enumerate(own, 1) if isinstance(step.line, Commit) and step.line.version < version]
     after = max(made, default=0)
     if any(step.name == "want" for step in steps[:2]):
@@ -673,6 +746,15 @@ def _hands_over(step: Step) -> bool:
 def _was_asked_for(step: Step) -> bool:
     """Say whether somebody waited for the lease that a commit has released."""
     return step.name == "commit" and step.facts["released"] is True
+
+
+def _left(left_ms: int | None) -> int:
+    """Return what is left of a lease, in the ticks of the specification: 1 for all that a lease can last."""
+    return 1 if left_ms is None or 0 < left_ms <= LONGEST_LEASE_MS else 2 if left_ms > 0 else 0
+
+
+def _exceeds(number: int | None, bound: int | None) -> bool:
+    return number is not None and bound is not None and number > bound
 
 
 def _frees(step: Step) -> bool:

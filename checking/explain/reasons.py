@@ -42,6 +42,36 @@ CERTAIN, LIKELY, POSSIBLE = Certainty
 
 REASONS: Final = {
     "has_guard": Reason(("P1.1",), "asked for the lease although it had a guard", needs=("release", "lose_guard")),
+    "failed_sync_kept": Reason(
+        ("P2.11",),
+        "went on after a failed sync without releasing the lease",
+        ("failed-sync-keeps-lease",),
+        CERTAIN,
+        needs=("sync", "release"),
+    ),
+    "absurd_lease": Reason(
+        ("P1.2", "P7.3"), "believed a lease that claims to last longer than any can", ("clock-jump",), CERTAIN
+    ),
+    "expired_lease": Reason(("P1.2",), "says that it was refused a lease that had expired"),
+    "renewed_overdue": Reason(
+        ("P8.11",),
+        "renewed the lease although an operation ran on for too long while somebody waited",
+        ("waits-inside",),
+        CERTAIN,
+    ),
+    "began_draining": Reason(
+        ("P8.2", "P8.7"),
+        "began an operation after its turn, although it knew that somebody waits",
+        ("waiter-ignored",),
+        LIKELY,
+        needs=("acquire", "sync"),
+    ),
+    "short_lease": Reason(
+        ("P1.9",),
+        "renewed the lease with a commit as of when that was asked for, not of when it was done",
+        ("renewal-starved",),
+        CERTAIN,
+    ),
     "epoch_not_next": Reason(
         ("P1.4",),
         "took the lease without raising the epoch by one",
@@ -49,7 +79,7 @@ REASONS: Final = {
         LIKELY,
         needs=("acquire",),
     ),
-    "lease_held": Reason(("P1.2",), "took a lease that another instance held", ("clock-jump",), needs=("acquire",)),
+    "lease_held": Reason(("P1.2",), "took a lease that another instance held", needs=("acquire",)),
     "sync_unfenced": Reason(("P2.2",), "synced after it had lost the lease", needs=("acquire",)),
     "not_syncing": Reason(("P2.1", "P2.3"), "synced without having just taken the lease", needs=("acquire",)),
     "cache_version": Reason(

@@ -8,7 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from checking.explain.lines import Acquire, AnyLine, Commit, Load, Lose, LoseGuard, OfOperation, Open, Release, Sync
+from checking.explain.lines import (
+    Acquire,
+    AnyLine,
+    Commit,
+    Load,
+    Lose,
+    LoseGuard,
+    OfOperation,
+    Open,
+    Release,
+    Sync,
+    Validate,
+)
 from checking.explain.merging import NEVER_SEEN, Merged, Step
 from checking.explain.reading import Logs
 
@@ -28,7 +40,10 @@ def named_by_signs(logs: Logs, merged: Merged, followed: int, reasons: frozenset
     line = step.line or _first_line(step, merged.steps[followed:])
     if line is None:
         return ()
-    return next((bugs for bugs in _signs(step, line, _before(logs, line), reasons) if bugs), ())
+    newest = sum(earlier.name == "commit" for earlier in merged.steps[:followed]) + merged.base_version
+    began_after = line.began_after if isinstance(line, OfOperation) and step.name == "begin" else None
+    before = _up_to(logs, line, line.line - 1 if began_after is None else began_after)
+    return next((bugs for bugs in _signs(step, line, before, reasons, newest) if bugs), ())
 
 
 def _first_line(step: Step, later: Sequence[Step]) -> AnyLine | None:
@@ -37,12 +52,14 @@ def _first_line(step: Step, later: Sequence[Step]) -> AnyLine | None:
     return next((line for line in of_operation if isinstance(line, OfOperation)), None)
 
 
-def _before(logs: Logs, line: AnyLine) -> list[AnyLine]:
-    """Return what the instance had written before."""
-    return [found.line for found in logs.instances[line.instance] if found.line.line < line.line]
+def _up_to(logs: Logs, line: AnyLine, last: int) -> list[AnyLine]:
+    """Return what the instance of a line had written up to another line."""
+    return [found.line for found in logs.instances[line.instance] if found.line.line <= last]
 
 
-def _signs(step: Step, line: AnyLine, before: Sequence[AnyLine], reasons: frozenset[str]) -> Iterator[Bugs]:
+def _signs(
+    step: Step, line: AnyLine, before: Sequence[AnyLine], reasons: frozenset[str], newest: int
+) -> Iterator[Bugs]:
     if isinstance(line, OfOperation) and line.epoch == 0:
         yield ("save-without-lock",)
     epoch = getattr(line, "epoch", 0)
@@ -57,7 +74,9 @@ def _signs(step: Step, line: AnyLine, before: Sequence[AnyLine], reasons: frozen
         later = any(isinstance(earlier, Acquire) and earlier.epoch > epoch for earlier in before)
         yield ("live-reference-survives" if later else "lease-lapses-unfenced",)
     if "began_unguarded" in reasons and isinstance(line, OfOperation):
-        yield _before_its_sync(line, before)
+        yield _before_its_sync(line, before, newest)
+    if "answer_unfenced" in reasons and isinstance(line, Validate):
+        yield ("unvalidated-view",) if line.failure is None else ("stale-failure-believed",)
     if "version_not_next" in reasons:
         yield ("cancelled-commit",)
     if "cache_version" in reasons:
@@ -69,14 +88,14 @@ def _signs(step: Step, line: AnyLine, before: Sequence[AnyLine], reasons: frozen
             yield ("cache-before-commit",) if number == NEVER_SEEN else _of_old_value(record, line, before)
 
 
-def _before_its_sync(line: OfOperation, before: Sequence[AnyLine]) -> Bugs:
+def _before_its_sync(line: OfOperation, before: Sequence[AnyLine], newest: int) -> Bugs:
     """Tell which version an operation took for the newest, if it began under a lease before the sync."""
     if any(isinstance(earlier, Sync) and earlier.epoch == line.epoch for earlier in before):
         return ()
     known = [earlier.version for earlier in before if isinstance(earlier, Open | Sync | Commit)][-1:]
     if known != [line.snapshot]:
         return ("reload-race",)
-    return ("dirty-hidden-from-reentrant", "reload-race")
+    return ("dirty-hidden-from-reentrant", "reload-race") if known == [newest] else ("dirty-hidden-from-reentrant",)
 
 
 def _of_version(before: Sequence[AnyLine]) -> Bugs:

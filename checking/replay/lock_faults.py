@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from checking.replay.substitutions import Fault, Substitution
 from checking.replay.world import World
+from unwedged.protocol import guard as guard_rules
 from unwedged.protocol.guard import Stage
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds
 from unwedged.protocol.lease import Lease
@@ -20,15 +21,15 @@ from unwedged.store.sqlite import SqliteBackend
 def _failed_sync_keeps_lease(_: World) -> Sequence[Substitution]:
     """After a failed sync the lease is kept."""
 
-    async def keep(self: LeaseLock, epoch: Epoch) -> None:
-        self.lost(epoch)
+    async def keep(self: LeaseLock, epoch: Epoch, why: str) -> None:
+        self.lost(epoch, why)
 
     return [(LeaseLock, "_end_guard_and_release", keep)]
 
 
 def _waits_inside(_: World) -> Sequence[Substitution]:
     """The lease is renewed for as long as an operation runs, whoever waits."""
-    return [(LeaseLock, "stop_renewing_if_overdue", lambda self: None)]
+    return [(guard_rules, "overdue", lambda guard, epoch: guard)]
 
 
 def _renew_ignores_loss(_: World) -> Sequence[Substitution]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from rpds import HashTrieMap
@@ -18,7 +18,7 @@ from unwedged.protocol.identifiers import Epoch, Milliseconds, Version
 from unwedged.protocol.lease import Lease
 from unwedged.store import statements
 from unwedged.store.admission import Admission
-from unwedged.store.backend import Committed, Loaded, RowName
+from unwedged.store.backend import Committed, Loaded, Row, RowName
 from unwedged.store.crypto_store import CryptoStore
 from unwedged.store.errors import StoreBusy
 from unwedged.store.guarded_cache import GuardedCache, RecordName
@@ -106,6 +106,8 @@ def _usable_before_the_reload(note: Callable[[Cache[RecordName, bytes]], Cache[R
         self._set_guard(Guard(Stage.HELD, epoch))
         log = await self._read_log(before.cache.version, epoch)
         self.guarded.cache = cache_rules.sync(before.cache, log)
+        if self._trace is not None:
+            self._note_sync(self._trace, before.cache, log)
 
     return (LeaseLock, "sync_cache", sync_cache)
 
@@ -134,21 +136,33 @@ def _reload_failure_swallowed(world: World) -> Sequence[Substitution]:
     return [(LeaseLock, "sync_cache", note_first)]
 
 
-def _unfenced(world: World, method: str) -> Substitution:
-    """Let one method of the backend not ask who holds the lease."""
-    # Its parameters are those of any fenced method, of which the epoch is the first.
-    fenced: Callable[..., Awaitable[object]] = getattr(SqliteBackend, method)  # type: ignore[explicit-any]
+def _unfenced_commit(world: World) -> Substitution:
+    """Let a commit not ask who holds the lease, nor renew it."""
+    fenced = SqliteBackend.commit
 
-    async def unfenced(self: SqliteBackend, epoch: Epoch, *arguments: object, **keywords: object) -> object:
+    async def commit(
+        self: SqliteBackend,
+        epoch: Epoch,
+        rows: Sequence[Row],
+        now: Milliseconds,
+        duration: Milliseconds,
+        *,
+        may_release: bool,
+    ) -> Committed:
         with world.database.as_holder(epoch):
-            return await fenced(self, epoch, *arguments, **keywords)
+            return await fenced(self, epoch, rows, now, duration, may_release=may_release)
 
-    return (SqliteBackend, method, unfenced)
+    return (SqliteBackend, "commit", commit)
+
+
+def _unfenced_sql(name: str) -> Substitution:
+    """Let a statement not ask who holds the lease."""
+    return (statements, name, getattr(statements, name).replace(statements.FENCE, "TRUE"))
 
 
 def _lease_lapses_unfenced(world: World) -> Sequence[Substitution]:
     """A commit does not ask whether the lease is still held."""
-    return [_unfenced(world, "commit")]
+    return [_unfenced_commit(world)]
 
 
 def _save_without_lock(world: World) -> Sequence[Substitution]:
@@ -167,8 +181,8 @@ def _save_without_lock(world: World) -> Sequence[Substitution]:
     return [
         (LeaseLock, "begin_transaction", begin),
         (LeaseLock, "end_transaction", end),
-        _unfenced(world, "load"),
-        _unfenced(world, "commit"),
+        _unfenced_sql("LOAD"),
+        _unfenced_commit(world),
     ]
 
 
@@ -190,16 +204,14 @@ def _late_version(world: World) -> Sequence[Substitution]:
     return [(GuardedCache, "install", install)]
 
 
-def _unfenced_load(world: World) -> Sequence[Substitution]:
+def _unfenced_load(_: World) -> Sequence[Substitution]:
     """A cache miss is filled from whatever the database has by now."""
-    owner, name, unfenced = _unfenced(world, "load")
+    fenced = SqliteBackend.load
 
     async def load(self: SqliteBackend, epoch: Epoch, row: RowName, since: Version) -> Loaded:
-        assert callable(unfenced)
-        loaded: Loaded = await unfenced(self, epoch, row, since)
-        return replace(loaded, changed=False)
+        return replace(await fenced(self, epoch, row, since), changed=False)
 
-    return [(owner, name, load)]
+    return [_unfenced_sql("LOAD"), (SqliteBackend, "load", load)]
 
 
 def _cache_before_commit(_: World) -> Sequence[Substitution]:
@@ -295,12 +307,12 @@ def _foreign_writes_unseen(_: World) -> Sequence[Substitution]:
     return [(LeaseLock, "sync_cache", unpublished), (CryptoStore, "_publish_foreign_commits", ignore)]
 
 
-def _unvalidated_view(world: World) -> Sequence[Substitution]:
+def _unvalidated_view(_: World) -> Sequence[Substitution]:
     """A view answers without asking whether its epoch still stands."""
-    return [_unfenced(world, "check")]
+    return [_unfenced_sql("CHECK")]
 
 
-def _stale_failure_believed(world: World) -> Sequence[Substitution]:
+def _stale_failure_believed(_: World) -> Sequence[Substitution]:
     """An operation fails, and its caller is told without asking whether its epoch still stands."""
     confirm, check = Operation.confirm, SqliteBackend.check
     failed: set[Epoch] = set()
@@ -310,10 +322,7 @@ def _stale_failure_believed(world: World) -> Sequence[Substitution]:
         await confirm(self, failure)
 
     async def ask(self: SqliteBackend, epoch: Epoch) -> Lease:
-        if epoch not in failed:
-            return await check(self, epoch)
-        with world.database.as_holder(epoch):
-            return await check(self, epoch)
+        return await self.look() if epoch in failed else await check(self, epoch)
 
     return [(Operation, "confirm", believe), (SqliteBackend, "check", ask)]
 

@@ -20,7 +20,7 @@ class Optional:
     """What a writer of traces need not write, and the table leaves out one by one."""
 
     fields: Mapping[str, frozenset[str]]
-    """By what the table calls them."""
+    """By what the table calls them. ``step.field`` is that of one step, where others need it."""
     steps: tuple[str, ...]
 
 

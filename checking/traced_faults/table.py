@@ -63,7 +63,7 @@ def _without(paths: Iterable[Path], step: str, fields: frozenset[str], folder: P
     for path in paths:
         lines = [json.loads(line) for line in path.read_text().splitlines() if line]
         kept = [
-            {name: value for name, value in line.items() if name not in fields}
+            {name: value for name, value in line.items() if fields.isdisjoint({name, f"{line['step']}.{name}"})}
             for line in lines
             if line["step"] != step
         ]

@@ -8,7 +8,7 @@ backend knows rows of bytes: no Matrix, no sealing, no cache.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from unwedged.protocol.cache import ChangeLog
@@ -39,6 +39,8 @@ class Loaded:
     version: Version
     value: bytes | None
     changed: bool
+    floor: Version
+    """Up to which version the change log was cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class Committed:
     """Whether somebody waits."""
     released: bool
     """Whether the lease was released."""
+    left_ms: Milliseconds = field(compare=False)
+    """How long the lease lasted when it was renewed, all the time that the access took until then taken off."""
 
 
 class Backend(Protocol):

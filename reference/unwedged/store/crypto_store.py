@@ -260,7 +260,8 @@ class CryptoStore:
         )
         if trace is not None:
             program = trace.pseudonym("program", label)
-            trace.note("open", program=program, version=version, lease_ms=times.duration_ms, library=LIBRARY)
+            told = {"lease_ms": times.duration_ms, "turn_ms": times.turn_ms, "overdue_after_ms": times.overdue_after_ms}
+            trace.note("open", program=program, version=version, **told, library=LIBRARY)
         by_name, owner = declared_by_name(kinds), OwnerProcess()
         services = Services(backend, records, lock, streams, clock, by_name, Counts(), owner, trace)
         store = cls.__new__(cls)

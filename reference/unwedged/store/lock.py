@@ -37,7 +37,7 @@ from unwedged.store.errors import (
 from unwedged.store.guarded_cache import GuardedCache, RecordName
 from unwedged.store.offloading import offload
 from unwedged.store.row_watch import RowWatch
-from unwedged.trace import MOST_LISTED, Trace
+from unwedged.trace import MOST_LISTED, Field, Trace
 
 Answer = TypeVar("Answer")
 
@@ -151,6 +151,8 @@ class LeaseLock:
         self._transactions: Queue[GuardedCache] = Queue()
         self._views: Queue[GuardedCache] = Queue()
         self._held_since = Milliseconds(0)
+        self._draining_ms: Milliseconds | None = None
+        """For how long the guard had been draining at the last look, if the code of an operation still ran then."""
         self._waiter_seen_under: Epoch | None = None
         """The epoch under which this instance has learnt that somebody waits. It is noted when its turn is over."""
         self._handed_over: Epoch | None = None
@@ -282,6 +284,11 @@ class LeaseLock:
             self._waiter_seen_under = epoch
             self._proceed()
 
+    def waiter_told(self, epoch: Epoch, wanted: bool) -> dict[str, Field]:
+        """Return what a line of the trace says of a waiter: whether there is one, and then how long the turn lasts."""
+        held = {"held_ms": self._now() - self._held_since} if wanted and self.stands(epoch) else {}
+        return {"wanted": wanted, **held}
+
     def released(self, epoch: Epoch) -> None:
         """Note that a commit under ``epoch`` released the lease, since somebody waits: the guard is dead (P8.20)."""
         before = self.guard
@@ -318,6 +325,7 @@ class LeaseLock:
         """Set the guard that the protocol decided on, and wake what waits for it."""
         if guard == self.guard:
             return
+        self._draining_ms = None
         if guard.stage is Stage.DRAINING:
             self._draining_since = self._now()
         self.guard = guard
@@ -339,13 +347,12 @@ class LeaseLock:
         async with self._row:
             if self.guard != NO_GUARD:
                 return rules.admits(self.guard)
-            lease = await self._backend.acquire(
-                self.instance, self.label, self._now(), Milliseconds(self.times.duration_ms)
-            )
+            now, duration = self._now(), Milliseconds(self.times.duration_ms)
+            lease = await self._backend.acquire(self.instance, self.label, now, duration)
             if lease.holder != self.instance:
                 logger.debug("lease wanted label=%s epoch=%d", self.label, lease.epoch)
                 if self._trace is not None:
-                    self._trace.note("want", epoch=lease.epoch)
+                    self._trace.note("want", epoch=lease.epoch, left_ms=lease.expires - now)
                 return False
             self.leases_acquired += 1
             if self._trace is not None:
@@ -414,9 +421,7 @@ class LeaseLock:
         """End a guard and release its lease: its sync failed, or its operations were abandoned (P2.11, P8.17)."""
         self.lost(epoch, why)
         try:
-            await self._backend.release(epoch)
-            if self._trace is not None:
-                self._trace.note("release", epoch=epoch)
+            await self._release_row(epoch)
             lease = await self._backend.look()
         except StoreError as failure:  # Nothing is lost but time: the lease expires.
             logger.warning("release failed label=%s epoch=%d: %s", self.label, epoch, failure)
@@ -430,7 +435,9 @@ class LeaseLock:
         now, epoch = self._now(), self.guard.epoch
         running = [operation for operation in self.guarded.admission.operations if not operation.ended]
         self._draining_since = min(self._draining_since, now)  # After the clock was set back, the time counts anew.
-        if not running or now - self._draining_since <= self.times.overdue_after_ms:
+        draining_ms = Milliseconds(now - self._draining_since)
+        self._draining_ms = draining_ms if running and self.guard.stage is Stage.DRAINING else None
+        if not running or draining_ms <= self.times.overdue_after_ms:
             return
         expiring = rules.overdue(self.guard, epoch)
         if expiring != self.guard:
@@ -470,7 +477,8 @@ class LeaseLock:
         except LeaseLost:
             return  # It is in the program's log, and the fence stops all operations of the guard.
         if self._trace is not None:
-            self._trace.note("renew", epoch=epoch, wanted=lease.wanted)
+            draining: dict[str, Field] = {} if self._draining_ms is None else {"draining_ms": self._draining_ms}
+            self._trace.note("renew", epoch=epoch, **self.waiter_told(epoch, lease.wanted), **draining)
         self.note_waiter(epoch, lease.wanted)
 
     async def release_now(self) -> None:
@@ -481,15 +489,18 @@ class LeaseLock:
                 return
             self._handed_over = guard.epoch if guard.stage in (Stage.DRAINING, Stage.EXPIRING) else None
             self._set_guard(rules.lost(guard, guard.epoch))
-            try:
-                await self._backend.release(guard.epoch)
-            except BaseException:
-                if self._trace is not None:
-                    self._trace.note("lose_guard", epoch=guard.epoch, why="release_failed")
-                raise
-            if self._trace is not None:
-                self._trace.note("release", epoch=guard.epoch)
+            await self._release_row(guard.epoch)
             logger.info("lease released label=%s epoch=%d", self.label, guard.epoch)
+
+    async def _release_row(self, epoch: Epoch) -> None:
+        try:
+            await self._backend.release(epoch)
+        except BaseException:
+            if self._trace is not None:
+                self._trace.note("lose_guard", epoch=epoch, why="release_failed")
+            raise
+        if self._trace is not None:
+            self._trace.note("release", epoch=epoch)
 
     # Tasks
 

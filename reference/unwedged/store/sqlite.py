@@ -143,8 +143,8 @@ class SqliteBackend:
     async def load(self, epoch: Epoch, name: RowName, since: Version) -> Loaded:
         """See ``Backend``."""
         parameters: Parameters = {"epoch": epoch, "kind": name.kind, "key": name.key, "since": since}
-        version, value, changed = self._found(await self._run_short_statement(statements.LOAD, parameters))[0]
-        return Loaded(Version(version), value, bool(changed))
+        version, value, changed, floor = self._found(await self._run_short_statement(statements.LOAD, parameters))[0]
+        return Loaded(Version(version), value, bool(changed), Version(floor))
 
     async def keys(self, epoch: Epoch, kind: str, since: Version) -> Listed:
         """See ``Backend``. Runs on the driver's thread."""
@@ -169,7 +169,8 @@ class SqliteBackend:
             connection.executemany(statements.PUT, values)
             if late := statements.lateness(began, duration):
                 database.rows(connection, statements.PROLONG, {"late": late})
-            return Committed(Version(version), bool(wanted), bool(released))
+            took = int((database.monotonic_seconds() - began) * 1000)
+            return Committed(Version(version), bool(wanted), bool(released), Milliseconds(duration + late - took))
 
         return await self._write(write, len(rows), size)
 

@@ -51,7 +51,7 @@ CHANGES: Final = f"""
 # A row without a value is damaged, not absent: it must not authenticate. Neither must a value of another type.
 LOAD: Final = f"""
     SELECT version, iif(kind IS NULL, NULL, CAST(ifnull(value, '') AS BLOB)), floor > :since OR EXISTS (
-        SELECT 1 FROM change WHERE change.version > :since AND kind = :kind AND key = :key)
+        SELECT 1 FROM change WHERE change.version > :since AND kind = :kind AND key = :key), floor
     FROM state LEFT JOIN record ON kind = :kind AND key = :key
     WHERE {FENCE}
 """

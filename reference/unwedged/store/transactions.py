@@ -154,7 +154,8 @@ class Operation:
         self._must_not_be_doomed()
         lease = await self._access(self._services.backend.check(self.epoch))
         if self.trace is not None:
-            self.trace.took_effect("validate", {"wanted": lease.wanted})
+            waiter = self._services.lock.waiter_told(self.epoch, lease.wanted)
+            self.trace.took_effect("validate", {"row_epoch": lease.epoch, **waiter})
         self._services.lock.note_waiter(self.epoch, lease.wanted)
 
     # P6.2
@@ -226,7 +227,8 @@ class Operation:
         if loaded.changed:
             raise self._moved(f"a {name.kind!r} record", loaded.version)
         if self.trace is not None:
-            self.trace.note("load", record=self.trace.record(*name), found=loaded.value is not None)
+            at = {"version": loaded.version, "floor": loaded.floor}
+            self.trace.note("load", record=self.trace.record(*name), found=loaded.value is not None, **at)
         self.snapshot = rules.fill(self.snapshot, self.snapshot.version, name, loaded.value)
         if self._services.kinds[name.kind].cached and self._services.lock.stands(self.epoch):
             self._guarded.fill(loaded.version, name, loaded.value)
@@ -452,8 +454,9 @@ class TransactionOperation(Operation):
         self.committed = version
         services.counts.commits += 1
         if self.trace is not None:
-            lease = {"version": version, "wanted": committed.wanted, "released": committed.released}
-            self.trace.took_effect("commit", {**lease, **self.trace.written(writes, self.snapshot.records)})
+            waiter = services.lock.waiter_told(self.epoch, committed.wanted)
+            lease = {"version": version, "released": committed.released, "left_ms": committed.left_ms}
+            self.trace.took_effect("commit", {**lease, **waiter, **self.trace.written(writes, self.snapshot.records)})
         logger.debug(
             "committed label=%s epoch=%d version=%d records=%d", services.lock.label, self.epoch, version, len(writes)
         )

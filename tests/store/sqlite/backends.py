@@ -156,13 +156,13 @@ class Stopped:
 
 
 class Ticks:
-    """A clock that says what it is told to, call after call."""
+    """A clock that says what it is told to, call after call, and then stands still."""
 
     def __init__(self, *seconds: float) -> None:
         self.seconds = list(seconds)
 
     def __call__(self) -> float:
-        return self.seconds.pop(0)
+        return self.seconds.pop(0) if len(self.seconds) > 1 else self.seconds[0]
 
 
 async def running(operation: Awaitable[object]) -> None:

@@ -26,7 +26,7 @@ async def test_two_backends_on_one_file(store: Store) -> None:
         assert (held.holder, held.epoch) == (ME, 1)
         assert await two.acquire(OTHER, "two", NOW, DURATION) == lease.want(held)
         assert await one.commit(Epoch(1), [Row(A, b"one")], NOW, DURATION, may_release=False) == Committed(
-            Version(1), wanted=True, released=False
+            Version(1), wanted=True, released=False, left_ms=DURATION
         )
         await one.release(Epoch(1))
         assert (await two.acquire(OTHER, "two", NOW, DURATION)).epoch == 2
@@ -53,11 +53,11 @@ async def test_short_statements_see_nothing_of_a_commit_under_way_and_do_not_wai
     await stopped.reached.wait()
     assert await store.backend.check(epoch) == await store.backend.look() == row
     assert (await store.backend.changes(Version(1), None)).version == 1
-    assert await store.backend.load(epoch, A, Version(1)) == Loaded(Version(1), b"old", changed=False)
+    assert await store.backend.load(epoch, A, Version(1)) == Loaded(Version(1), b"old", changed=False, floor=Version(0))
     assert not commit.done()
     stopped.go_on()
     await commit
-    assert await store.backend.load(epoch, A, Version(1)) == Loaded(Version(2), b"new", changed=True)
+    assert await store.backend.load(epoch, A, Version(1)) == Loaded(Version(2), b"new", changed=True, floor=Version(0))
 
 
 @pytest.mark.parametrize("read", ["check", "look", "load"])
@@ -98,7 +98,7 @@ async def test_a_row_without_a_value_is_not_an_absent_one(store: Store) -> None:
     await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, may_release=False)
     store.raw.execute("DROP TRIGGER record_updated")
     store.raw.execute("UPDATE record SET value = NULL")
-    assert await store.backend.load(epoch, A, Version(1)) == Loaded(Version(1), b"", changed=False)
+    assert await store.backend.load(epoch, A, Version(1)) == Loaded(Version(1), b"", changed=False, floor=Version(0))
 
 
 # P2.15

@@ -108,7 +108,7 @@ async def test_a_commit_is_made_also_where_no_checkpoint_can_be(store: Store, mo
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM state").fetchall()
         done = await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, may_release=False)
-        assert done == Committed(Version(1), wanted=False, released=False)
+        assert done == Committed(Version(1), wanted=False, released=False, left_ms=DURATION)
     assert sum(checkpointing.pauses) == pytest.approx(database.EAGER_SECONDS), "then it stops trying"
 
     def fail() -> None:
@@ -116,7 +116,7 @@ async def test_a_commit_is_made_also_where_no_checkpoint_can_be(store: Store, mo
 
     checkpointing.at_checkpoint = fail
     done = await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, may_release=False)
-    assert done == Committed(Version(2), wanted=False, released=False)
+    assert done == Committed(Version(2), wanted=False, released=False, left_ms=DURATION)
     with store.locked():
         pass
 

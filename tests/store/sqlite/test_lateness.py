@@ -26,8 +26,9 @@ async def test_a_lease_counts_from_the_end_of_a_long_transaction(
     monkeypatch.setattr(database, "monotonic_seconds", Ticks(5.0, 5.0 + took))
     assert await store.backend.renew(row.epoch, NOW, DURATION) == store.state()[0] == row
     monkeypatch.setattr(database, "monotonic_seconds", Ticks(7.0, 7.0 + took))
-    await store.backend.commit(row.epoch, [Row(A, b"value")], NOW, DURATION, may_release=False)
+    done = await store.backend.commit(row.epoch, [Row(A, b"value")], NOW, DURATION, may_release=False)
     assert store.state()[0] == row
+    assert done.left_ms == DURATION + late - took * 1000
 
 
 # P1.3

@@ -97,7 +97,7 @@ class TestTheSqlIsTheRules:
         with refused(fence=expected is None):
             commit = run.backend.commit(epoch, [Row(A, b"value")], now, duration, may_release=may_release)
             result = run.runner.run(commit)
-            assert result == Committed(Version(1), row.wanted, row.wanted and may_release)
+            assert result == Committed(Version(1), row.wanted, row.wanted and may_release, duration)
         assert run.store.state() == (final, "before")
         assert (run.store.dump() == before) == (expected is None)
 
@@ -116,7 +116,9 @@ class TestTheSqlIsTheRules:
             log: cache.ChangeLog[RowName] = cache.ChangeLog(Version(0), Version(0), ())
             assert run.runner.run(run.backend.changes(since, epoch)) == log
         with refused(fence=not passes):
-            assert run.runner.run(run.backend.load(epoch, A, since)) == Loaded(Version(0), None, changed=False)
+            assert run.runner.run(run.backend.load(epoch, A, since)) == Loaded(
+                Version(0), None, changed=False, floor=Version(0)
+            )
         with refused(fence=not passes):
             assert run.runner.run(run.backend.keys(epoch, "device", since)) == Listed(Version(0), (), changed=False)
         run.runner.run(run.backend.changes(since, None))
@@ -186,7 +188,7 @@ class SqlAndRules(RuleBasedStateMachine):
     ) -> None:
         epoch, now, version = self.epoch(step), self.at(time), Version(self.version + 1)
         row = self.in_full(lease.commit(self.row, epoch, now, duration, may_release), duration, late)
-        done = Committed(version, self.row.wanted, self.row.wanted and may_release)
+        done = Committed(version, self.row.wanted, self.row.wanted and may_release, duration)
         if self.write(self.backend.commit(epoch, rows, now, duration, may_release=may_release), row, done):
             self.version = version
             self.log |= {(version, each.name) for each in rows}
@@ -227,7 +229,7 @@ class SqlAndRules(RuleBasedStateMachine):
         later = {name for version, name in self.log if version > since}
         for name in (A, B, C):
             changed = name in later or not cache.reaches(self.floor, since)
-            loaded = Loaded(self.version, self.records.get(name), changed)
+            loaded = Loaded(self.version, self.records.get(name), changed, self.floor)
             self.read(step, self.backend.load(self.epoch(step), name, since), loaded)
 
     @rule(step=steps_from_here, back=versions_back, kind=st.sampled_from(["device", "session", "other"]))
@@ -409,7 +411,7 @@ def test_records_and_change_log(run: Run, steps: list[list[Row] | Version]) -> N
             continue
         version = Version(version + 1)
         assert go(backend.commit(epoch, step, NOW, DURATION, may_release=False)) == Committed(
-            version, wanted=False, released=False
+            version, wanted=False, released=False, left_ms=DURATION
         )
         for row in step:
             log.add((version, row.name))
@@ -423,7 +425,7 @@ def test_records_and_change_log(run: Run, steps: list[list[Row] | Version]) -> N
         unsure = not cache.reaches(floor, since)
         for name in (A, B, C):
             changed = unsure or any(line[1] == name for line in later)
-            assert go(backend.load(epoch, name, since)) == Loaded(version, records.get(name), changed)
+            assert go(backend.load(epoch, name, since)) == Loaded(version, records.get(name), changed, floor)
         for kind in ("device", "session", "unheard of"):
             keys = tuple(sorted(name.key for name in records if name.kind == kind))
             changed = unsure or any(line[1].kind == kind for line in later)

@@ -66,7 +66,7 @@ async def test_two_commits_of_two_processes_at_once(store: Store, monkeypatch: p
         await other.look()
         stopped.go_on()
         assert [(await first).version, (await second).version] == [1, 2]
-    assert await store.backend.load(epoch, A, Version(2)) == Loaded(Version(2), b"2", changed=False)
+    assert await store.backend.load(epoch, A, Version(2)) == Loaded(Version(2), b"2", changed=False, floor=Version(0))
 
 
 # P13.9
