@@ -180,7 +180,7 @@ REASONS: Final = {
     "not_told": Reason(
         ("P9.2", "P9.3"),
         "went on without telling its subscribers what was new in its cache",
-        ("foreign-writes-unseen", "streams-lost"),
+        ("foreign-writes-unseen", "streams-lost", "floor-ignored-in-stream"),
         LIKELY,
         needs=("publish",),
     ),

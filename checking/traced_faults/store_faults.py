@@ -51,10 +51,13 @@ MORE: Final[Mapping[str, Sequence[Step]]] = {
 }
 """What endless counterexamples end with that nothing follows: here something does."""
 
+_NOT_TOLD: Final = frozenset({"floor-ignored-in-stream", "foreign-writes-unseen", "streams-lost"})
+TWINS: Final[Mapping[str, frozenset[str]]] = {
+    slug: _NOT_TOLD - {slug} for slug in ("floor-ignored-in-stream", "foreign-writes-unseen")
+}
+
 UNSEEN: Final[Mapping[str, str]] = {
-    "floor-ignored-in-stream": "`publish`: what subscribers were told is not judged yet",
-    "foreign-writes-unseen": "`publish`: what subscribers were told is not judged yet",
-    "streams-lost": "`publish`: what subscribers were told is not judged yet",
+    "streams-lost": "`unsubscribe`: it does not say whether the application has ended its subscription",
 }
 
 
@@ -66,6 +69,7 @@ def store_faults(root: Path) -> Sequence[TracedFault]:
             slug,
             partial(traces_of, by_slug[slug]),
             OPTIONAL,
+            twins=TWINS.get(slug, frozenset()),
             unseen=UNSEEN.get(slug, ""),
         )
         for slug in sorted(by_slug)
