@@ -16,6 +16,7 @@ from itertools import accumulate
 from operator import attrgetter, itemgetter
 from typing import Final, TypeAlias
 
+from checking.errors import CheckError
 from checking.explain.lines import (
     Acquire,
     AnyLine,
@@ -50,6 +51,14 @@ NEVER_SEEN: Final = 1_000_000
 """The basis of an update that was computed from a value which no line tells of."""
 SOMETHING: Final = "?"
 """In the place of the records that a commit wrote, where nobody says which they are."""
+MOST_UNTOLD: Final = 100_000
+"""The most versions that no line tells of: each is put in."""
+MOST_EPOCHS: Final = 1_000_000_000
+"""TLC has no numbers much larger."""
+
+
+class TooFarApart(CheckError):
+    """The versions or the epochs of the lines are too far apart to be followed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +138,7 @@ class _Merging:
         first = [line.version for line in lines if isinstance(line, Open)]
         first += [line.version - 1 for line in self._commits] + [line.since for line in self._syncs]
         self._base = base or Base(min(self._holders, default=1) - 1, min(first, default=0), {})
+        self._refuse_what_is_too_far_apart(lines)
         self._cut_off = self._instances_cut_off()
         self._untold_acquisitions = self._acquisitions_cut_off()
         self._holders |= self._untold_acquisitions
@@ -167,6 +177,18 @@ class _Merging:
             Base(max(self._epochs, default=self._base.epoch), self._last_version, self._newest_digests),
         )
 
+    def _refuse_what_is_too_far_apart(self, lines: Iterable[AnyLine]) -> None:
+        last = max([*(line.version for line in self._commits), *(sync.version for sync in self._syncs)], default=0)
+        untold = last - self._base.version - len({line.version for line in self._commits})
+        if untold > MOST_UNTOLD:
+            raise TooFarApart(
+                f"no line tells of {untold:,} of the versions from {self._base.version + 1:,} to {last:,}: "
+                f"{MOST_UNTOLD:,} can be missing at most"
+            )
+        highest = max((getattr(line, "epoch", 0) for line in lines), default=0)
+        if highest - self._base.epoch > MOST_EPOCHS:
+            raise TooFarApart(f"the lines are of epochs from {self._base.epoch + 1:,} to {highest:,}")
+
     # The last line of an instance that was killed, which may be missing (T1.4)
 
     def _instances_cut_off(self) -> dict[str, int]:
@@ -183,12 +205,13 @@ class _Merging:
     def _acquisitions_cut_off(self) -> dict[int, str]:
         """Return the epochs that no line tells of, and of each an instance that can have acquired it in the end."""
         acquisitions: dict[int, str] = {}
-        for epoch in range(self._base.epoch + 1, max(self._holders, default=0)):
-            able = [(last, instance) for instance, last in self._cut_off.items() if last < epoch]
-            if epoch in self._holders or not able:
-                continue
-            _, acquisitions[epoch] = max(able)
-            del self._cut_off[acquisitions[epoch]]
+        epoch, end = self._base.epoch + 1, max(self._holders, default=0)
+        while self._cut_off and (epoch := max(epoch, min(self._cut_off.values()) + 1)) < end:
+            if epoch not in self._holders:
+                able = [(last, instance) for instance, last in self._cut_off.items() if last < epoch]
+                _, acquisitions[epoch] = max(able)
+                del self._cut_off[acquisitions[epoch]]
+            epoch += 1
         return acquisitions
 
     def _place_cut_off(self) -> None:

@@ -25,17 +25,13 @@ Everybody == Processes \\ {{"{no_process}"}}
 Busy == {{o \\in Operations \\ {{"{no_operation}"}} : op[o].stage # "idle"}}
 Shown ==
     [at |-> at,
-     lease |-> [lease EXCEPT !.epoch = @ + {epoch}],
-     store |-> IF floor = 0 THEN [version |-> Version + {version}]
-              ELSE [version |-> Version + {version}, floor |-> floor + {version}],
+     lease |-> lease,
+     store |-> IF floor = 0 THEN [version |-> Version] ELSE [version |-> Version, floor |-> floor],
      guard |-> [p \\in Everybody |->
-        IF guard[p].stage = "none" THEN [stage |-> "none"]
-        ELSE [stage |-> guard[p].stage, epoch |-> guard[p].epoch + {epoch}]],
-     cache |-> [p \\in Everybody |->
-        [version |-> cache[p].version + {version}, records |-> Known(cache[p].records)]],
+        IF guard[p].stage = "none" THEN [stage |-> "none"] ELSE [stage |-> guard[p].stage, epoch |-> guard[p].epoch]],
+     cache |-> [p \\in Everybody |-> [version |-> cache[p].version, records |-> Known(cache[p].records)]],
      operation |-> [o \\in Busy |->
-        [stage |-> op[o].stage, mode |-> op[o].mode, under |-> op[o].under + {epoch},
-         at |-> op[o].at + {version}, known |-> Known(op[o].known)]]]
+        [stage |-> op[o].stage, mode |-> op[o].mode, under |-> op[o].under, at |-> op[o].at, known |-> Known(op[o].known)]]]
 
 \\* The states on one way to the last place.
 VARIABLE seen
@@ -66,11 +62,17 @@ async def states(
         named=_set(f'"{name}"' for name in named),
         no_process=NO_PROCESS,
         no_operation=NO_OPERATION,
-        epoch=merged.base_epoch,
-        version=merged.base_version + part.version,
         last=last,
     )
     names = {number: record for record, number in part.records.items()}
+    version = merged.base_version + part.version
+    begins_at = {
+        "epoch": merged.base_epoch,
+        "under": merged.base_epoch,
+        "version": version,
+        "floor": version,
+        "at": version,
+    }
     with tempfile.TemporaryDirectory(prefix="unwedged-states-") as folder:
         part.written(Path(folder))
         path = Path(folder) / "TheStates.tla"
@@ -80,27 +82,34 @@ async def states(
     begins = [found.start() for found in re.finditer(r'<<\s*"states"', text)]
     match parse_value(text[begins[0] : begins[1] if len(begins) > 1 else None]) if begins else ():
         case ("states", tuple() as seen):
-            return dict(_placed(seen, part.first - 1, names))
+            return dict(_placed(seen, part.first - 1, names, begins_at))
     raise NotValidated(f"TLC has printed no states that can be read: {text}")
 
 
-def _placed(seen: Iterable[Value], first: int, names: Mapping[str, str]) -> Iterator[tuple[int, State]]:
-    """Return states by the number of steps before, with the records' own names."""
+def _placed(
+    seen: Iterable[Value], first: int, names: Mapping[str, str], begins_at: Mapping[Value, int]
+) -> Iterator[tuple[int, State]]:
+    """Return states by the number of steps before, with the records' own names, and epochs and versions as in the lines."""
     for state in seen:
         assert isinstance(state, HashTrieMap)
         place = state["at"]
         assert isinstance(place, int)
         shown = state.discard("at")
-        yield place + first, {str(variable): _with_names(shown[variable], names) for variable in shown}
+        yield place + first, {str(variable): _as_told(shown[variable], names, begins_at) for variable in shown}
 
 
-def _with_names(value: Value, names: Mapping[str, str], *, of_records: bool = False) -> Value:
+def _as_told(
+    value: Value, names: Mapping[str, str], begins_at: Mapping[Value, int], *, of_records: bool = False
+) -> Value:
+    """TLC counts from where its part begins, since it has no numbers as large as those in lines may be."""
     if not isinstance(value, HashTrieMap):
         return value
     return HashTrieMap(
         (
             names[argument] if of_records and isinstance(argument, str) else argument,
-            _with_names(each, names, of_records=argument in ("records", "known")),
+            each + begins_at.get(argument, 0)
+            if isinstance(each, int) and not of_records
+            else _as_told(each, names, begins_at, of_records=argument in ("records", "known")),
         )
         for argument, each in value.items()
     )

@@ -13,7 +13,7 @@ import pytest
 
 from checking.explain import explanation as explained
 from checking.explain import validation
-from checking.explain.merging import merge
+from checking.explain.merging import TooFarApart, merge
 from checking.explain.reading import NoTrace, SeveralStores, UnknownFormat, read
 from checking.explain.reasons import REASONS
 from checking.explain.validation import Validation, validate
@@ -133,6 +133,51 @@ class TestReading:
         chance.shuffle(shuffled)
         paths = [written(tmp_path, shuffled[:9], "one"), written(tmp_path, shuffled[9:], "two")]
         assert [(step.name, step.facts) for step in merge(read(paths)).steps] == expected
+
+
+class TestNumbers:
+    @pytest.fixture
+    async def lines(self, tmp_path: Path) -> list[Json]:
+        return await recorded(tmp_path)
+
+    @pytest.mark.parametrize("version", [10**6, 10**30])
+    async def test_versions_between_which_too_many_are_missing_are_refused(
+        self, tmp_path: Path, lines: list[Json], version: int
+    ) -> None:
+        found(lines, "commit", -1)["version"] = version
+        with pytest.raises(TooFarApart, match="no line tells of"):
+            merge(read([written(tmp_path, lines)]))
+
+    async def test_epochs_that_are_far_apart_take_no_time(self, tmp_path: Path, lines: list[Json]) -> None:
+        path = written(tmp_path, with_numbers(lines, "epoch", 10**9 - 4, first=4))
+        assert merge(read([path])).steps[-1].facts["epoch"] == 10**9
+
+    async def test_epochs_that_tlc_can_not_count_are_refused(self, tmp_path: Path, lines: list[Json]) -> None:
+        path = written(tmp_path, with_numbers(lines, "epoch", 10**12, first=4))
+        with pytest.raises(TooFarApart, match="epochs from 1 to"):
+            merge(read([path]))
+
+    async def test_a_page_shows_epochs_and_versions_larger_than_tlc_s(
+        self, tmp_path: Path, lines: list[Json], toolbox: Toolbox
+    ) -> None:
+        for name in ("epoch", "version", "since", "snapshot"):
+            lines = with_numbers(lines, name, 10**12)
+        for line in lines:
+            if "changed_in" in line:
+                line.update(changed=[], changed_in=[], floor=10**12)
+        explanation = await explained.explain(toolbox, (written(tmp_path, lines),), None, SPECIFICATIONS)
+        shown = await explanation.page(toolbox, SPECIFICATIONS)
+        assert f'["lease", "epoch", "{10**12 + 4}"' in shown
+        assert f'["store", "version", "{10**12 + 5}"' in shown
+
+
+def with_numbers(lines: list[Json], name: str, more: int, first: int = 0) -> list[Json]:
+    """Raise a number in the lines that have it, if it is at least that."""
+    raised = []
+    for line in lines:
+        number = line.get(name)
+        raised.append(line | {name: number + more} if isinstance(number, int) and number >= first else line)
+    return raised
 
 
 def stale(lines: list[Json]) -> None:
