@@ -10,7 +10,7 @@ from pathlib import Path
 from checking.errors import CheckError
 from checking.mutation import running, scores
 from checking.mutation.changed import base_of, changed_lines
-from checking.mutation.listed import Part, places, read_equivalents, read_parts, unmatched
+from checking.mutation.listed import Part, places, read_equivalents, read_parts, refuse_other_files, unmatched
 from checking.mutation.mutants import Mutant
 
 OK, FAILED, UNUSABLE = 0, 1, 2
@@ -30,15 +30,15 @@ def main() -> int:
     chosen = parser.parse_args()
     if chosen.record and (chosen.changed or chosen.base or chosen.seconds):
         parser.error("only whole files have scores")
-    lines = None
-    if chosen.changed or chosen.base:
-        base = chosen.base or base_of(ROOT)
-        if base is None:
-            _say("No mutants: there is no commit to compare with.")
-            return OK
-        lines = changed_lines(ROOT, base, running.PACKAGE)
-        _say(f"Mutants of the lines that differ from {base}:")
     try:
+        lines = None
+        if chosen.changed or chosen.base:
+            base = chosen.base or base_of(ROOT)
+            if base is None:
+                _say("No mutants: there is no commit to compare with.")
+                return OK
+            lines = changed_lines(ROOT, base, running.PACKAGE)
+            _say(f"Mutants of the lines that differ from {base}:")
         return _run(chosen.files, lines, chosen.seconds, record=chosen.record)
     except CheckError as error:
         sys.stderr.write(f"mutants: {error}\n")
@@ -48,9 +48,10 @@ def main() -> int:
 def _run(
     names: Sequence[str], lines: Mapping[str, frozenset[int]] | None, seconds: float | None, *, record: bool
 ) -> int:
-    equivalents = read_equivalents(ROOT)
+    parts, equivalents = read_parts(ROOT), read_equivalents(ROOT)
+    refuse_other_files(parts, names, equivalents)
     code = OK
-    for part in read_parts(ROOT):
+    for part in parts:
         with running.stage(ROOT, part) as folder:
             made = running.make(folder, ROOT, part.files)
             is_listed = set(places(equivalents)).__contains__
@@ -73,7 +74,7 @@ def _run(
             wanted = [mutant for mutant in chosen if not is_listed(mutant.place)]
             told = running.run(folder, wanted, LOGS / f"{part.name}.log", seconds) if wanted else {}
         fates = {mutant: _fate(told.get(mutant.name)) for mutant in chosen}
-        code = max(code, _report(part, fates))
+        code = max(code, report(part, fates, in_time=seconds is None))
         if record:
             found = {
                 f"{running.PACKAGE}/{file}": scores.score(fate for mutant, fate in fates.items() if mutant.file == file)
@@ -95,7 +96,8 @@ def _fate(status: str | None) -> str:
             return "survived"
 
 
-def _report(part: Part, fates: Mapping[Mutant, str]) -> int:
+def report(part: Part, fates: Mapping[Mutant, str], *, in_time: bool) -> int:
+    """Say what became of the mutants of a part. ``in_time``: whether each must have been run."""
     counts = {
         fate: sum(one == fate for one in fates.values())
         for fate in ("killed", "equivalent", "survived", running.NOT_RUN)
@@ -106,7 +108,7 @@ def _report(part: Part, fates: Mapping[Mutant, str]) -> int:
     for mutant, fate in fates.items():
         if fate in ("survived", running.NOT_RUN):
             _say(f"{fate}: {mutant}")
-    return FAILED if counts["survived"] else OK
+    return FAILED if counts["survived"] or (in_time and counts[running.NOT_RUN]) else OK
 
 
 def _say(line: str) -> None:

@@ -17,17 +17,25 @@ _LINES: Final = re.compile(r"^@@ -\S+ \+(\d+)(?:,(\d+))? @@")
 
 
 def base_of(root: Path) -> str | None:
-    """Return the commit to compare with: where this branch left ``origin/main``; else the commit before; else none."""
+    """Return the commit to compare with: where this branch left ``origin/main``; else the commit before; else none.
+
+    Raises ``CheckError`` where there may be one and this clone does not have it.
+    """
     head = _git(root, "rev-parse", "HEAD")
     left = _git(root, "merge-base", "HEAD", UPSTREAM)
     if left is not None and left != head:
         return left
-    return _git(root, "rev-parse", "--verify", "HEAD~1")
+    before = _git(root, "rev-parse", "--verify", "HEAD~1")
+    if before is None and _git(root, "rev-parse", "--is-shallow-repository") == "true":
+        raise CheckError("this clone is shallow and has no commit to compare with: fetch more, or name one by --base")
+    return before
 
 
 def changed_lines(root: Path, base: str, folder: str) -> Mapping[str, frozenset[int]]:
     """Return the lines of each file of a folder that are not as in a commit, whether they are committed or not."""
-    told = _git(root, "diff", "--unified=0", "--no-color", "--no-ext-diff", "--relative", base, "--", folder)
+    # Whatever the settings of a person's git are.
+    form = ("--unified=0", "--no-color", "--no-ext-diff", "--relative", "--src-prefix=a/", "--dst-prefix=b/")
+    told = _git(root, "diff", *form, base, "--", folder)
     if told is None:
         raise CheckError(f"git can't compare with {base}")
     found: dict[str, frozenset[int]] = {}

@@ -49,7 +49,7 @@ def read_parts(root: Path) -> tuple[Part, ...]:
     """Read what is mutated."""
     try:
         return msgspec.toml.decode((root / FOLDER / "parts.toml").read_bytes(), type=_Parts).part
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise CheckError(f"{FOLDER / 'parts.toml'}: {error}") from None
 
 
@@ -57,7 +57,7 @@ def read_equivalents(root: Path) -> tuple[Equivalent, ...]:
     """Read which mutants are equivalent."""
     try:
         return msgspec.toml.decode((root / FOLDER / "equivalent.toml").read_bytes(), type=_Equivalents).equivalent
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise CheckError(f"{FOLDER / 'equivalent.toml'}: {error}") from None
 
 
@@ -66,6 +66,17 @@ def places(equivalents: Iterable[Equivalent]) -> Iterator[tuple[str, str, str, s
     for entry in equivalents:
         for after in entry.after:
             yield entry.file, entry.function, entry.before, after
+
+
+def refuse_other_files(parts: Sequence[Part], names: Iterable[str], equivalents: Iterable[Equivalent]) -> None:
+    """Raise ``CheckError`` where a name is in the path of no file of a part, or an entry is about no such file."""
+    files = [file for part in parts for file in part.files]
+    for name in names:
+        if not any(name in file for file in files):
+            raise CheckError(f"no file that is mutated has {name} in its path")
+    for entry in equivalents:
+        if entry.file not in files:
+            raise CheckError(f"tests/mutants/equivalent.toml: {entry.file} is not mutated")
 
 
 def unmatched(

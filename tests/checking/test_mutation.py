@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from checking.errors import CheckError
 from checking.mutation import scores
 from checking.mutation.changed import base_of, changed_lines
-from checking.mutation.listed import Equivalent, unmatched
+from checking.mutation.listed import Equivalent, Part, read_equivalents, refuse_other_files, unmatched
 
 
 @pytest.fixture
@@ -59,6 +60,60 @@ def test_without_a_commit_before_there_is_nothing_to_compare_with(tmp_path: Path
     git(tmp_path, "init", "--quiet")
     commit(tmp_path, "one\n")
     assert base_of(tmp_path) is None
+
+
+def test_a_shallow_clone_does_not_look_as_if_nothing_had_changed(
+    clone: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    shallow = tmp_path_factory.mktemp("shallow")
+    git(shallow, "clone", "--quiet", "--depth=1", clone.as_uri(), ".")
+    git(shallow, "remote", "remove", "origin")
+    with pytest.raises(CheckError, match="shallow"):
+        base_of(shallow)
+
+
+@pytest.mark.parametrize("setting", ["diff.noprefix", "diff.mnemonicPrefix"])
+def test_the_settings_of_a_person_s_git_do_not_matter(clone: Path, setting: str) -> None:
+    git(clone, "config", setting, "true")
+    assert changed_lines(clone, "HEAD~1", "code") == {"code/file.py": {2, 4, 5}}
+
+
+def test_a_base_that_is_not_there_is_refused(clone: Path) -> None:
+    with pytest.raises(CheckError, match="can't compare with nowhere"):
+        changed_lines(clone, "nowhere", "code")
+
+
+@pytest.mark.parametrize(
+    "content", [b"equivalent = [", b'equivalent = "\xff"', b"[[equivalent]]\nfile = 1", b"other = 1"]
+)
+def test_a_list_that_can_not_be_read_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "tests" / "mutants").mkdir(parents=True)
+    (tmp_path / "tests" / "mutants" / "equivalent.toml").write_bytes(content)
+    with pytest.raises(CheckError, match=r"equivalent\.toml"):
+        read_equivalents(tmp_path)
+
+
+def test_a_name_or_an_entry_of_no_file_that_is_mutated_is_refused() -> None:
+    parts = [Part("some", ("a/lock.py",), ("tests",))]
+    refuse_other_files(parts, ["lock"], [Equivalent("a/lock.py", "f", "1", ("2",), "nobody asks")])
+    with pytest.raises(CheckError, match="no file that is mutated has lok"):
+        refuse_other_files(parts, ["lock", "lok"], [])
+    with pytest.raises(CheckError, match=r"lock\.py is not mutated"):
+        refuse_other_files(parts, [], [Equivalent("b/lock.py", "f", "1", ("2",), "nobody asks")])
+
+
+def test_mutants_that_were_not_run_fail_unless_the_time_was_up() -> None:
+    pytest.importorskip("mutmut", reason="only make mutants installs it")
+    from checking.mutation.__main__ import FAILED, OK, report
+    from checking.mutation.mutants import Mutant
+    from checking.mutation.running import NOT_RUN
+
+    part = Part("some", ("a.py",), ("tests",))
+    mutant = Mutant("a.f", "a.py", "f", range(1, 2), "1", "2", changes_words=False)
+    assert report(part, {mutant: NOT_RUN}, in_time=True) == FAILED
+    assert report(part, {mutant: NOT_RUN}, in_time=False) == OK
+    assert report(part, {mutant: "survived"}, in_time=False) == FAILED
+    assert report(part, {mutant: "killed"}, in_time=True) == OK
 
 
 def test_an_entry_without_a_mutant_is_named() -> None:
