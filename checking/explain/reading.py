@@ -117,19 +117,22 @@ def _read_file(path: Path, reading: _Reading) -> None:
         place = Place(str(path), number)
         try:
             reading.lines.append(Found(DECODER.decode(row), place))
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             _note_unreadable(row, place, error, reading, last=number == len(rows))
     if len(reading.lines) == before:
         reading.remarks.append(f"{path} has no line that can be used")
 
 
-def _note_unreadable(row: bytes, place: Place, error: msgspec.DecodeError, reading: _Reading, *, last: bool) -> None:
+def _note_unreadable(row: bytes, place: Place, error: Exception, reading: _Reading, *, last: bool) -> None:
     """Say what is wrong with a line. Raises where that makes the rest useless."""
     try:
         head = msgspec.json.decode(row, type=_Head)
     except msgspec.ValidationError:
         raise NoTrace(f"{place} is no line of a trace: {_object(row)}") from None
-    except msgspec.DecodeError:
+    except RecursionError:
+        reading.remarks.append(f"{place}: a line is left out: it is nested too deeply")
+        return
+    except (msgspec.DecodeError, UnicodeDecodeError):
         if last:
             reading.remarks.append(f"{place}: the last line was cut off, as by a kill")
         else:
@@ -157,6 +160,8 @@ def _by_instance(reading: _Reading, store: str) -> dict[str, list[Found]]:
             instances[found.line.instance].append(found)
     for instance, lines in instances.items():
         lines.sort(key=lambda found: found.line.line)
+        # A file may have been given twice, or as two copies: the same line tells of one step.
+        lines[:] = [found for number, found in enumerate(lines) if not number or found.line != lines[number - 1].line]
         expected = 1
         for found in lines:
             if found.line.line > expected:

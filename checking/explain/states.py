@@ -31,7 +31,8 @@ Shown ==
         IF guard[p].stage = "none" THEN [stage |-> "none"] ELSE [stage |-> guard[p].stage, epoch |-> guard[p].epoch]],
      cache |-> [p \\in Everybody |-> [version |-> cache[p].version, records |-> Known(cache[p].records)]],
      operation |-> [o \\in Busy |->
-        [stage |-> op[o].stage, mode |-> op[o].mode, under |-> op[o].under, at |-> op[o].at, known |-> Known(op[o].known)]]]
+        [stage |-> op[o].stage, mode |-> op[o].mode, under |-> op[o].under, at |-> op[o].at,
+         known |-> Known(op[o].known)]]]
 
 \\* The states on one way to the last place.
 VARIABLE seen
@@ -89,7 +90,7 @@ async def states(
 def _placed(
     seen: Iterable[Value], first: int, names: Mapping[str, str], begins_at: Mapping[Value, int]
 ) -> Iterator[tuple[int, State]]:
-    """Return states by the number of steps before, with the records' own names, and epochs and versions as in the lines."""
+    """Return states by the number of steps before, with names of records, epochs and versions as in the lines."""
     for state in seen:
         assert isinstance(state, HashTrieMap)
         place = state["at"]

@@ -91,6 +91,19 @@ class TestReading:
         [remark] = read([written(tmp_path, lines)]).remarks
         assert f"lines {missing['line']} of the instance {missing['instance']} are missing" in remark
 
+    async def test_a_line_that_is_there_twice_tells_of_one_step(self, tmp_path: Path, lines: list[Json]) -> None:
+        once, twice = written(tmp_path, lines), written(tmp_path, lines, "copy.ndjson")
+        assert len(merge(read([once, twice])).steps) == len(merge(read([once])).steps)
+
+    @pytest.mark.parametrize("row", [b'{"format":1,"step":"\xff"}', b'{"format":1,"step":"x","a":' + b"[" * 100_000])
+    async def test_a_line_that_no_decoder_takes_is_left_out(
+        self, tmp_path: Path, lines: list[Json], row: bytes
+    ) -> None:
+        path = written(tmp_path, lines)
+        path.write_bytes(row + b"\n" + path.read_bytes())
+        [remark] = read([path]).remarks
+        assert remark.startswith(f"{path}:1: ")
+
     def test_no_lines_at_all_are_no_trace(self, tmp_path: Path) -> None:
         with pytest.raises(NoTrace, match="no file has a line"):
             read([written(tmp_path, [])])
