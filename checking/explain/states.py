@@ -67,7 +67,7 @@ async def states(
     )
     names = {number: record for record, number in part.records.items()}
     version = merged.base_version + part.version
-    begins_at = {
+    begins_at: dict[Value, int] = {
         "epoch": merged.base_epoch,
         "under": merged.base_epoch,
         "version": version,
