@@ -108,8 +108,8 @@ def _as_told(
     return HashTrieMap(
         (
             names[argument] if of_records and isinstance(argument, str) else argument,
-            each + begins_at.get(argument, 0)
-            if isinstance(each, int) and not of_records
+            each + begins_at[argument]
+            if argument in begins_at and isinstance(each, int) and not of_records
             else _as_told(each, names, begins_at, of_records=argument in ("records", "known")),
         )
         for argument, each in value.items()

@@ -42,13 +42,13 @@ def actions(merged: Merged, followed: int) -> list[str]:
 
 def test_the_last_step_is_the_impossible_one_after_those_that_led_to_it(merged: Merged) -> None:
     assert actions(merged, late(merged))[-8:] == [
-        "P2: operation P2/1 begins under epoch 2, from version 3",
         "lease: expires",
         "P1 > lease: takes the lease, epoch 3",
         "P1 > store: syncs from version 2 to 3",
         "P1: operation P1/1 begins under epoch 3, from version 3",
         "P1 > store: operation P1/1 loads a record",
         "P1 > store: operation P1/1 commits version 4 from version 3, under epoch 3",
+        "P1 > lease: releases the lease of epoch 3",
         "P2 > store: operation P2/1 commits version 5 from version 3, under epoch 2",
     ]
 

@@ -93,7 +93,7 @@ async def test_a_part_of_a_long_trace_is_shown_with_the_store_s_own_numbers(
     known = [frame for frame in frames if frame["rows"]]
     assert all(frame["rows"] is None for frame in frames[: frames.index(known[0])])
     assert ["store", "version", "2", ""] in rows_of(known[0])
-    assert rows_of(known[-1])[:6] == [
+    assert rows_of(known[-2])[:6] == [
         ["lease", "epoch", "3", ""],
         ["lease", "holder", "P1", ""],
         ["lease", "left", "1", ""],
@@ -110,7 +110,8 @@ async def test_states_are_those_that_tlc_has_between_the_steps(tmp_path: Path, t
     frames = frames_in(await explanation.page(toolbox, SPECIFICATIONS))
     shown = scenes(explanation.merged, explanation.validation.followed)
     assert len(frames) == len(shown) + 1
-    *_, commit, impossible = frames
+    *_, commit, release, impossible = frames
+    assert release["name"] == "P1 releases the lease of epoch 3"
     assert commit["name"] == "P1 operation P1/1 commits version 4 from version 3, under epoch 3"
     rows = rows_of(commit)
     assert ["store", "version", "4", "was 3"] in rows
