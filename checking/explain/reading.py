@@ -64,6 +64,8 @@ class Logs:
 class _Reading:
     lines: list[Found] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    files: dict[bytes, Path] = field(default_factory=dict)
+    """By what they have. Single lines can be alike without being copies: two instances may have one number."""
 
 
 class _Head(msgspec.Struct):
@@ -109,6 +111,10 @@ def _read_file(path: Path, reading: _Reading) -> None:
         text = path.read_bytes()
     except OSError as error:
         raise NoTrace(f"{path} can't be read: {error.strerror}") from None
+    if text and text in reading.files:
+        reading.remarks.append(f"{path} is given twice, or is a copy of {reading.files[text]}: it is read once")
+        return
+    reading.files[text] = path
     rows = text.split(b"\n")
     before = len(reading.lines)
     for number, row in enumerate(rows, 1):
@@ -160,8 +166,6 @@ def _by_instance(reading: _Reading, store: str) -> dict[str, list[Found]]:
             instances[found.line.instance].append(found)
     for instance, lines in instances.items():
         lines.sort(key=lambda found: found.line.line)
-        # A file may have been given twice, or as two copies: the same line tells of one step.
-        lines[:] = [found for number, found in enumerate(lines) if not number or found.line != lines[number - 1].line]
         expected = 1
         for found in lines:
             if found.line.line > expected:
