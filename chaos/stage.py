@@ -24,6 +24,7 @@ from checking.machine_replay.message_keys import MessageKeys
 from examples.story.program import MachineClock
 from unwedged.machine import MachineError, OlmMachine
 from unwedged.machine.account import OFFER_ABANDONED_AFTER_MS
+from unwedged.machine.errors import RoomKeyNotShared
 from unwedged.machine.identifiers import MEGOLM, Curve25519Key
 from unwedged.machine.ratchets import Account
 from unwedged.store import LeaseTimes
@@ -274,7 +275,10 @@ class Stage:
         if not sharing.reaches_all:
             return
         content = {"msgtype": "m.text", "body": self._new_text()}
-        encrypted = await self.bob.machine.encrypt_room_event(ROOM, sharing, "m.room.message", content)
+        try:
+            encrypted = await self.bob.machine.encrypt_room_event(ROOM, sharing, "m.room.message", content)
+        except RoomKeyNotShared:
+            return  # A session with the phone was replaced while the key was shared: he says it another time.
         self.bob.call("PUT", f"rooms/{ROOM}/send/m.room.encrypted/{secrets.token_hex(8)}", encrypted)
 
     async def _other_acts(self, victim: Process) -> None:
