@@ -231,8 +231,10 @@ class Verification(Counterpart):
         if action in _HEARS:
             return [Label(action, (message,)) for message in _heard(action, before, after)]
         if action in ("OutgoingRequest", "Deliver", "MarkSent", "Lose", "CommitResult"):
+            flight = function_of(before["flight"])
             changed = changed_arguments(before["flight"], after["flight"])
-            return [Label(action, (process,)) for process in changed or function_of(before["flight"])]
+            with_nothing = [process for process, held in flight.items() if held == ModelValue("Nothing")]
+            return [Label(action, (process,)) for process in changed or with_nothing]
         return [Label(action)]
 
     def choices(self) -> Sequence[Label]:

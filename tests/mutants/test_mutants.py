@@ -123,7 +123,7 @@ MUTANTS: Final = (
         f"{STORE}/completion.py",
         "        return False",
         "        return super().cancel(msg)",
-        "sqlite/test_cancellation.py::test_cancelled_at_every_hop",
+        "test_completion.py::test_it_ends_before_its_caller_is_told_of_a_cancellation",
     ),
     Mutant(
         "a process listens without subscribers",
