@@ -150,11 +150,13 @@ def test_in_the_diagram_the_arrow_keys_scroll(browser: Browser, address: str) ->
 def test_what_differs_from_the_step_before_is_marked(browser: Browser, address: str) -> None:
     with visit(browser) as seen:
         seen.open(address)
-        for _ in range(17):
+        for _ in range(16):
             seen.page.keyboard.press("ArrowRight")
         assert "commits version 4" in step(seen.page)
         changed = seen.page.locator("tr.changed").filter(has_text="version").first
         expect(changed.locator("td")).to_have_text(["4", "was 3"])
+        seen.page.keyboard.press("ArrowRight")
+        assert "releases the lease" in step(seen.page)
         seen.page.keyboard.press("ArrowRight")
         expect(seen.page.locator("tr.changed, tr.new, tr.gone")).to_have_count(0)
 
