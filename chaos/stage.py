@@ -25,7 +25,7 @@ from examples.story.program import MachineClock
 from unwedged.machine import MachineError, OlmMachine
 from unwedged.machine.account import OFFER_ABANDONED_AFTER_MS
 from unwedged.machine.errors import RoomKeyNotShared
-from unwedged.machine.identifiers import MEGOLM, Curve25519Key
+from unwedged.machine.identifiers import MEGOLM, OLM, Curve25519Key
 from unwedged.machine.ratchets import Account
 from unwedged.store import LeaseTimes
 
@@ -154,7 +154,7 @@ class Stage:
         }
         message = sender.outbound_session(Curve25519Key(curve25519), key.key).encrypt(msgspec.json.encode(payload))
         content = {
-            "algorithm": "m.olm.v1.curve25519-aes-sha2",
+            "algorithm": OLM,
             "sender_key": sender.curve25519,
             "ciphertext": {curve25519: {"type": message.type, "body": message.body}},
         }

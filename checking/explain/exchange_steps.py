@@ -28,7 +28,8 @@ from checking.explain.lines import (
     Verification,
 )
 
-ExchangeFact: TypeAlias = "int | bool | str | frozenset[str] | Mapping[str, str]"
+MachineFact: TypeAlias = "int | bool | str | frozenset[str] | Mapping[str, str]"
+"""What the modules are told of a step."""
 
 UNKNOWN: Final = "unknown"
 NONE: Final = "none"
@@ -64,9 +65,7 @@ class Change:
         return cls(frozenset(made) - gone, gone, moved)
 
 
-def exchange_step(
-    line: AnyLine, lines: Sequence[AnyLine], change: Change
-) -> tuple[str, dict[str, ExchangeFact]] | None:
+def exchange_step(line: AnyLine, lines: Sequence[AnyLine], change: Change) -> tuple[str, dict[str, MachineFact]] | None:
     """Return a step that only ``ExchangeTrace`` has, and what its line says."""
     match line:
         case Claim():
@@ -102,14 +101,14 @@ def exchange_step(
             return None
 
 
-def exchange_facts(line: AnyLine, lines: Sequence[AnyLine], change: Change) -> dict[str, ExchangeFact]:
+def exchange_facts(line: AnyLine, lines: Sequence[AnyLine], change: Change) -> dict[str, MachineFact]:
     """Return what ``ExchangeTrace`` is told besides of a step that both modules have."""
     match line:
         case DecryptOlm():
             return {
                 "mark": line.mark or NONE,
                 "marks": _told_apart(change.made),
-                "peers_stored": len(_of_kind(change.moved, "peer")),
+                "peers_stored": len(of_kind(change.moved, "peer")),
                 "peers_moved": len({peer for each in lines if (peer := _moved(each)) is not None}),
             }
         case Share():
@@ -122,7 +121,7 @@ def exchange_facts(line: AnyLine, lines: Sequence[AnyLine], change: Change) -> d
             return {}
 
 
-def commit_facts(lines: Sequence[AnyLine], change: Change) -> dict[str, ExchangeFact]:
+def commit_facts(lines: Sequence[AnyLine], change: Change) -> dict[str, MachineFact]:
     """Return what ``ExchangeTrace`` is told besides of a commit."""
     return {
         "marks": _told_apart(change.made),
@@ -160,9 +159,10 @@ def _moved(line: AnyLine) -> str | None:
             return None
 
 
-def _of_kind(records: Iterable[str], *kinds: str) -> frozenset[str]:
+def of_kind(records: Iterable[str], *kinds: str) -> frozenset[str]:
+    """Return the records of some kinds."""
     return frozenset(record for record in records if record.partition("/")[0] in kinds)
 
 
 def _told_apart(records: Iterable[str]) -> frozenset[str]:
-    return _of_kind(records, *KINDS)
+    return of_kind(records, *KINDS)

@@ -10,9 +10,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, TypeAlias
+from typing import Final
 
-from checking.explain.exchange_steps import Change, Readings, commit_facts, exchange_facts, exchange_step
+from checking.explain.exchange_steps import (
+    NONE,
+    UNKNOWN,
+    Change,
+    MachineFact,
+    Readings,
+    commit_facts,
+    exchange_facts,
+    exchange_step,
+    of_kind,
+)
 from checking.explain.lines import (
     Abandon,
     Answer,
@@ -38,11 +48,6 @@ from checking.explain.lines import (
 from checking.explain.merging import Merged
 from checking.explain.reading import Found, Logs
 
-MachineFact: TypeAlias = "int | bool | str | frozenset[str] | Mapping[str, str]"
-"""What ``tla/MachineTrace.tla`` is told of a step."""
-
-UNKNOWN: Final = "unknown"
-NONE: Final = "none"
 UNTOLD: Final = -1
 NO_NUMBER: Final = -2
 MOST: Final = 1_000_000_000
@@ -153,18 +158,14 @@ class _Written:
         return {
             "wrote": _kinds(self.wrote),
             "deleted": _kinds(self.deleted),
-            "set": _of_kind(self.wrote, "outdated"),
-            "cleared": _of_kind(self.deleted, "outdated"),
-            "replaced": _of_kind(self.wrote | self.deleted, "devices"),
+            "set": of_kind(self.wrote, "outdated"),
+            "cleared": of_kind(self.deleted, "outdated"),
+            "replaced": of_kind(self.wrote | self.deleted, "devices"),
         }
 
 
 def _kinds(records: Iterable[str]) -> frozenset[str]:
     return frozenset(record.partition("/")[0] for record in records)
-
-
-def _of_kind(records: Iterable[str], kind: str) -> frozenset[str]:
-    return frozenset(record for record in records if record.startswith(f"{kind}/"))
 
 
 def _steps_of(operation: _Operation, process: str) -> Iterator[MachineStep]:

@@ -13,9 +13,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from checking.explain.machine_steps import MachineFact, MachineStep
-from checking.explain.validation import NotValidated, printed_reasons
-from checking.tlc.run import Job, Result, Verdict, run
+from checking.explain.exchange_steps import MachineFact
+from checking.explain.machine_steps import MachineStep
+from checking.explain.validation import NotValidated, printed_reasons, run_configured
+from checking.tlc.run import Result
 from checking.tlc.toolbox import Toolbox
 
 STEPS_IN_A_PART: Final = 2000
@@ -55,7 +56,7 @@ async def validate_machine(toolbox: Toolbox, steps: Sequence[MachineStep], speci
         with tempfile.TemporaryDirectory(prefix="unwedged-machine-") as folder:
             path = Path(folder) / "TheMachine.tla"
             path.write_text(_module(part, start), encoding="utf-8")
-            result = await _follow(toolbox, path, specifications)
+            result = await run_configured(toolbox, path, _CONFIGURATION, specifications, "the machine")
             seconds += result.seconds
             followed = result.depth - 1
             if followed < len(part):
@@ -63,15 +64,6 @@ async def validate_machine(toolbox: Toolbox, steps: Sequence[MachineStep], speci
         start = _end(result)
         done += len(part)
     return MachineValidation(done, seconds)
-
-
-async def _follow(toolbox: Toolbox, module: Path, specifications: Path) -> Result:
-    configuration = module.with_suffix(".cfg")
-    configuration.write_text(_CONFIGURATION, encoding="utf-8")
-    result = await run(toolbox, Job(module, configuration, (specifications,), brief=True))
-    if result.verdict is not Verdict.PASS:
-        raise NotValidated(f"TLC came to no verdict on the machine: {result.verdict.value}\n{result.detail}")
-    return result
 
 
 def _end(result: Result) -> str:

@@ -134,6 +134,10 @@ class _Merging:
         self._made_under = list(accumulate((commit.epoch for commit in self._commits), max))
         """By the places of these: the highest epoch so far."""
         self._syncs = sorted((line for line in lines if isinstance(line, Sync)), key=lambda line: line.epoch)
+        by_version = sorted(self._syncs, key=lambda sync: sync.version)
+        self._synced = [sync.version for sync in by_version]
+        self._synced_under = list(accumulate((sync.epoch for sync in by_version), max))
+        """By the places of these: the highest epoch so far."""
         self._holders = {line.epoch: line.instance for line in lines if isinstance(line, Acquire)}
         first = [line.version for line in lines if isinstance(line, Open)]
         first += [line.version - 1 for line in self._commits] + [line.since for line in self._syncs]
@@ -147,6 +151,7 @@ class _Merging:
         self._names = {instance: f"P{number}" for number, instance in enumerate(order, 1)}
         self._untold = self._untold_versions()
         self._failed = self._failed_commits(line for line in lines if isinstance(line, CommitFails))
+        self._written_in = self._versions_by_record()
         self._newest_digests = dict(self._base.digests)
         self._values = self._numbered_values()
         writers = writers_of(logs)
@@ -292,6 +297,15 @@ class _Merging:
         """Say whether a commit whose outcome its process did not learn has been made."""
         return self._failed.get(failed.snapshot + 1) is failed
 
+    def _versions_by_record(self) -> Mapping[str, Sequence[int]]:
+        """Return the versions that each record was written in, lowest first, as far as lines tell."""
+        written: dict[str, list[int]] = defaultdict(list)
+        told = [(commit.version, record) for commit in self._commits for record in set(commit.records)]
+        untold = [(version, record) for version, records in self._untold.items() for record in records]
+        for version, record in sorted([*told, *untold]):
+            written[record].append(version)
+        return written
+
     def _numbered_values(self) -> dict[str, dict[str, list[int]]]:
         """Number the values of each record by their digests: 0 before all commits, then one more with each.
 
@@ -355,14 +369,13 @@ class _Merging:
     def _newest(self, record: str, digest: str, commit: Commit | CommitFails) -> int:
         numbers = self._values[record].get(digest, [])
         version = commit.version if isinstance(commit, Commit) else commit.snapshot + 1
-        before = sum(record in other.records for other in self._commits if other.version < version)
-        before += sum(record in written for untold, written in self._untold.items() if untold < version)
+        before = bisect_left(self._written_in.get(record, ()), version)
         return max((number for number in numbers if number <= before), default=NEVER_SEEN)
 
     def reached(self, commit: Commit) -> int:
         """Return the highest epoch that was there before a commit: versions tell in which order things were done."""
-        seen = (sync.epoch for sync in self._syncs if sync.version < commit.version)
-        return max([self.made_under(commit.version), *seen])
+        synced = bisect_left(self._synced, commit.version)
+        return max(self.made_under(commit.version), self._synced_under[synced - 1] if synced else 0)
 
     def made_under(self, version: int) -> int:
         """Return the highest epoch of the commits up to a version."""

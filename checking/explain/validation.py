@@ -142,12 +142,19 @@ async def follow(
     toolbox: Toolbox, module: Path, specifications: Path, last: int, invariant: str, specification: str = "TraceSpec"
 ) -> Result:
     """Let TLC follow the steps of a module. Raises ``NotValidated`` where it can't."""
-    configuration = module.with_suffix(".cfg")
-    text = _CONFIGURATION.format(specification=specification, last=last, invariant=invariant)
-    configuration.write_text(text, encoding="utf-8")
-    result = await run(toolbox, Job(module, configuration, (specifications,), brief=True))
+    configuration = _CONFIGURATION.format(specification=specification, last=last, invariant=invariant)
+    return await run_configured(toolbox, module, configuration, specifications, "the traces")
+
+
+async def run_configured(
+    toolbox: Toolbox, module: Path, configuration: str, specifications: Path, about: str
+) -> Result:
+    """Run TLC on a module of steps. Raises ``NotValidated`` where it does not come to a verdict."""
+    file = module.with_suffix(".cfg")
+    file.write_text(configuration, encoding="utf-8")
+    result = await run(toolbox, Job(module, file, (specifications,), brief=True))
     if result.verdict is not Verdict.PASS:
-        raise NotValidated(f"TLC came to no verdict on the traces: {result.verdict.value}\n{result.detail}")
+        raise NotValidated(f"TLC came to no verdict on {about}: {result.verdict.value}\n{result.detail}")
     return result
 
 

@@ -37,12 +37,7 @@ def _unreadable_message(on: Stage) -> None:
     on.app.do("sync")
 
 
-def _failed_decrypt_mutates(on: Stage) -> None:
-    _unreadable_message(on)
-    on.extension.do("send")
-
-
-def _wedged_mark_in_memory(on: Stage) -> None:
+def _unreadable_message_then_other_process(on: Stage) -> None:
     _unreadable_message(on)
     on.extension.do("send")
 
@@ -125,7 +120,7 @@ PLAYS: Final[Mapping[str, tuple[Callable[[Stage], None], str]]] = {
     "backup-flag-race": (_backup_flag_race, "made request answer"),
     "backup-off-after-invalidation": (_backup_off_after_invalidation, "made backup open_machine"),
     "better-key-lost-in-batch": (_better_key_lost_in_batch, "made room_key receive"),
-    "failed-decrypt-mutates": (_failed_decrypt_mutates, "made mark decrypt_olm receive"),
+    "failed-decrypt-mutates": (_unreadable_message_then_other_process, "made mark decrypt_olm receive"),
     "replay-accepted": (_replay_accepted, "made decrypt_megolm"),
     "secret-sent-twice": (_secret_sent_twice, "made give receive send"),
     "send-before-persist": (_send_before_persist, "made encrypt_megolm share"),
@@ -138,7 +133,7 @@ PLAYS: Final[Mapping[str, tuple[Callable[[Stage], None], str]]] = {
     "two-keys-one-version": (_two_keys_one_version, "made answer backup"),
     "unwedge-races-itself": (_unwedge_races_itself, "made claim request make_session"),
     "verification-interrupted": (_verification_interrupted, "made verification"),
-    "wedged-mark-in-memory": (_wedged_mark_in_memory, "made mark decrypt_olm open_machine receive"),
+    "wedged-mark-in-memory": (_unreadable_message_then_other_process, "made mark decrypt_olm open_machine receive"),
 }
 """By the name of the fault: what the processes do so that it shows, and the optional fields and steps of that."""
 
