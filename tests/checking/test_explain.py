@@ -174,6 +174,21 @@ class TestNumbers:
         with pytest.raises(TooFarApart, match="epochs from 1 to"):
             merge(read([path]))
 
+    async def test_an_update_that_changes_nothing_was_computed_from_the_value_before_it(
+        self, tmp_path: Path, lines: list[Json]
+    ) -> None:
+        """T2.5: equal values have one digest, which then stands for two updates."""
+        expected = [step.facts.get("basis") for step in merge(read([written(tmp_path, lines)])).steps]
+        commit = found(lines, "commit", 1)
+        before, after = commit["based_on"], commit["made"]
+        assert before != after
+        equal = [
+            {name: before if value == after and name in {"based_on", "made"} else value for name, value in line.items()}
+            for line in lines
+        ]
+        assert found(equal, "commit", 1)["based_on"] == found(equal, "commit", 1)["made"]
+        assert [step.facts.get("basis") for step in merge(read([written(tmp_path, equal)])).steps] == expected
+
     async def test_a_page_shows_epochs_and_versions_larger_than_tlc_s(
         self, tmp_path: Path, lines: list[Json], toolbox: Toolbox
     ) -> None:
