@@ -18,7 +18,8 @@ import msgspec
 
 from chaos.faults import IN_PROCESS, Fault
 from chaos.traces import Traces
-from chaos.worker import Done, Forked, HttpAnswer, HttpRequest, Interruption, Line, Opened, Suspends, Turn
+from chaos.worker import Done, Forked, Interruption, Line, Opened, Suspends, Turn
+from checking.machine_replay.remote_homeserver import HttpAnswer, HttpRequest
 
 REPOSITORY: Final = Path(__file__).parents[1]
 PROGRAM: Final = ("chaos.worker",)

@@ -17,10 +17,11 @@ import msgspec
 from chaos.faults import ON_THE_WAY, Fault
 from chaos.processes import Process, interruption, replaced
 from chaos.traces import Traces
-from chaos.worker import KEY, ROOM, HttpAnswer, HttpRequest, SharedClock, Turn
+from chaos.worker import KEY, ROOM, SharedClock, Turn
 from checking.machine_replay.client import Client
 from checking.machine_replay.homeserver import Device, Homeserver, Json
 from checking.machine_replay.message_keys import MessageKeys
+from checking.machine_replay.remote_homeserver import HttpAnswer, HttpRequest
 from examples.story.program import MachineClock
 from unwedged.machine import MachineError, OlmMachine
 from unwedged.machine.account import OFFER_ABANDONED_AFTER_MS

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Final
@@ -23,7 +23,8 @@ import msgspec
 
 from chaos.faults import Fault
 from checking.machine_replay.client import Client
-from checking.machine_replay.homeserver import Device, Homeserver, Json
+from checking.machine_replay.homeserver import Json
+from checking.machine_replay.remote_homeserver import HttpRequest, RemoteHomeserver, Unreachable
 from examples.story.program import MachineClock
 from unwedged.machine import MachineError, OlmMachine, Request
 from unwedged.machine.errors import RoomKeyNotShared
@@ -59,22 +60,6 @@ class Turn(msgspec.Struct, frozen=True):
     """Whether it turns the backup of room keys on first."""
 
 
-class HttpRequest(msgspec.Struct, frozen=True, tag=True):
-    """A request to the homeserver."""
-
-    method: str
-    path: str
-    body: Json
-
-
-class HttpAnswer(msgspec.Struct, frozen=True):
-    """What the homeserver says to it."""
-
-    status: int
-    """0 where nothing came back."""
-    body: Json
-
-
 class Opened(msgspec.Struct, frozen=True, tag=True):
     """The machine is open."""
 
@@ -104,10 +89,6 @@ class Done(msgspec.Struct, frozen=True, tag=True):
 
 
 Line = HttpRequest | Opened | Suspends | Forked | Done
-
-
-class Unreachable(Exception):
-    """No answer has come from the homeserver."""
 
 
 class Interrupter:
@@ -194,24 +175,6 @@ class SharedClock:
         await asyncio.sleep(duration / 1000)
 
 
-class HomeserverElsewhere(Homeserver):
-    """The homeserver, which is in the process that started this one."""
-
-    def __init__(self, interrupter: Interrupter) -> None:
-        super().__init__()
-        self._interrupter = interrupter
-
-    def request(
-        self, device: Device, method: str, path: str, body: Mapping[str, object] | None = None
-    ) -> tuple[int, Json]:
-        del device
-        self._interrupter.write(HttpRequest(method, path, dict(body or {})))
-        answer = msgspec.json.decode(sys.stdin.readline(), type=HttpAnswer)
-        if not answer.status:
-            raise Unreachable
-        return answer.status, answer.body
-
-
 class CarefulClient(Client):
     """A client that says which requests have failed."""
 
@@ -291,7 +254,7 @@ async def run(trace: str, label: str, path: str, clock: str, user: str, device: 
         tracer=tracer,
     ) as machine:
         interrupter.use_machine = machine._store.mark  # noqa: SLF001 (the way into the store that awaits nothing)
-        application = Application(CarefulClient(HomeserverElsewhere(interrupter), machine), label)
+        application = Application(CarefulClient(RemoteHomeserver(interrupter.write), machine), label)
         await machine.set_room_encryption(ROOM, {"algorithm": MEGOLM, "rotation_period_msgs": 5})
         interrupter.write(Opened())
         while line := await asyncio.to_thread(sys.stdin.readline):

@@ -17,7 +17,8 @@ from typing import Final, TypeAlias
 import msgspec
 
 from checking.machine_replay.client import Client, text_message
-from checking.machine_replay.homeserver import Device, Homeserver, Json
+from checking.machine_replay.homeserver import Device, Json
+from checking.machine_replay.remote_homeserver import HttpRequest, RemoteHomeserver
 from checking.replay.substitutions import substituted
 from checking.traced_faults.machine_injections import INJECTIONS
 from checking.traced_faults.processes import say
@@ -51,21 +52,6 @@ class Command(msgspec.Struct, frozen=True):
     arguments: list[object]
 
 
-class HttpRequest(msgspec.Struct, frozen=True):
-    """A request to the homeserver."""
-
-    method: str
-    path: str
-    body: Json
-
-
-class HttpAnswer(msgspec.Struct, frozen=True):
-    """What the homeserver says to it."""
-
-    status: int
-    body: Json
-
-
 class Said(msgspec.Struct, frozen=True):
     """What a process says: a request to be answered, or else what came of the command."""
 
@@ -73,16 +59,8 @@ class Said(msgspec.Struct, frozen=True):
     result: object = None
 
 
-class _HomeserverElsewhere(Homeserver):
-    """The homeserver, which is in the process that started this one."""
-
-    def request(
-        self, device: Device, method: str, path: str, body: Mapping[str, object] | None = None
-    ) -> tuple[int, Json]:
-        del device
-        say(msgspec.json.encode(Said(HttpRequest(method, path, dict(body or {})))).decode())
-        answer = msgspec.json.decode(sys.stdin.readline(), type=HttpAnswer)
-        return answer.status, answer.body
+def _say_request(request: HttpRequest) -> None:
+    say(msgspec.json.encode(Said(request)).decode())
 
 
 async def encrypt_room(client: Client, room: str, content: Json) -> None:
@@ -269,7 +247,7 @@ async def serve(setting: Setting) -> None:
             times=LeaseTimes(idle_after_ms=1),  # the processes of a device take turns
             tracer=tracer,
         )
-        client = Client(_HomeserverElsewhere(), await opening)
+        client = Client(RemoteHomeserver(_say_request), await opening)
         stack.push_async_callback(client.machine.close)
         say("")
         while line := await asyncio.to_thread(sys.stdin.readline):

@@ -13,8 +13,9 @@ from typing import Final
 import msgspec
 
 from checking.machine_replay.homeserver import Device, Homeserver, Json
+from checking.machine_replay.remote_homeserver import HttpAnswer, HttpRequest
 from checking.traced_faults.fault import Scene
-from checking.traced_faults.machine_process import Command, HttpAnswer, HttpRequest, Said, Setting
+from checking.traced_faults.machine_process import Command, Said, Setting
 from checking.traced_faults.processes import RealProcess
 from unwedged.machine.identifiers import MEGOLM, OLM
 
