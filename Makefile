@@ -76,7 +76,7 @@ chaos: $(READY) ## Let everything go wrong for real processes, for a minute
 soak: $(READY) ## The same for as long as SECONDS says, an hour if it says nothing
 	@$(VENV)/bin/python -m chaos --seconds $(or $(SECONDS),3600) $(if $(SEED),--seed $(SEED))
 
-bench: $(MEASURABLE) ## Measure how fast it is, against what, and rewrite spec/benchmarks.md: twenty minutes
+bench: $(MEASURABLE) ## Measure how fast it is, against what, and rewrite spec/benchmarks.md: 35 minutes
 	@$(VENV)/bin/python -m bench $(BENCH)
 
 bench-smoke: $(MEASURABLE) ## See that each benchmark still works, in two minutes; its figures mean nothing

@@ -35,7 +35,7 @@ follow in brackets. Where there is a target, the table says whether it was met.
 $ make bench
 ```
 
-measures everything again in about twenty minutes, and rewrites this file and its plots.
+measures everything again in about 35 minutes, and rewrites this file and its plots.
 `make bench BENCH="--fast transactions"` measures one topic faster, and prints its section.
 `make bench BENCH=--rigorous` takes three times as long. The raw results are in the format of pyperf:
 
