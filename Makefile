@@ -54,7 +54,9 @@ synapse: $(READY) $(SYNAPSE) ## Let a device in two processes, and a peer, talk 
 
 coverage: $(READY) ## Run the tests of the library, and see which of its lines and branches none of them reaches
 	@rm -rf $(VENV)/coverage
-	@$(VENV)/bin/python -m coverage run -m pytest --quiet tests/machine tests/store tests/tools
+	@$(VENV)/bin/python -m coverage run -m pytest --quiet tests/machine >$(VENV)/coverage.log 2>&1 & machine=$$!; failed=; \
+	$(VENV)/bin/python -m coverage run -m pytest --quiet tests/store tests/tools || failed=yes; \
+	wait $$machine || failed=yes; cat $(VENV)/coverage.log; [ -z "$$failed" ]
 	@$(VENV)/bin/python -m coverage combine --quiet
 	@$(VENV)/bin/python -m coverage report
 
