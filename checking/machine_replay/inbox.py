@@ -91,9 +91,12 @@ _STREAMS: Final = {
         (_pre_key(1), _BAD, _olm(0)),
         (_EVENT, _pre_key(1), _olm(2), _repeat(2)),
         (_EVENT, _pre_key(1), _BAD, _olm(2), _repeat(2)),
+        (_pre_key(1), _olm(2), _BAD, _EVENT, _aside(0), _repeat(2)),
     )
 }
 """Of the module MCInbox, by their length. With each second message a device list changes."""
+_IN_PAIRS: Final = 6
+"""The length of the stream that is recorded two messages at a time; of the others, each message has a record."""
 _CHANGES: Final = (2, 4)
 
 
@@ -250,6 +253,7 @@ class Inbox(Counterpart):
         self._peer = peer
         self._own = own
         self._stream = _STREAMS[len(outside.effects)]
+        self._in_a_record = 2 if len(self._stream) == _IN_PAIRS else 1
         self._sliding = all(process.startswith("s") for process in outside.flight)
         self._changes = () if self._sliding else _CHANGES
         self._resources = resources
@@ -504,13 +508,13 @@ class Inbox(Counterpart):
 
         with substituted(
             [
-                (inbox, "EVENTS_IN_A_COMMIT", len(held.batch) if at_once else 1),
+                (inbox, "EVENTS_IN_A_COMMIT", len(held.batch) if at_once else self._in_a_record),
                 (inbox, "receive", receive_and_work_off),
                 (inbox, "work_off", _commits_of(work_off)),
             ]
         ):
             outcome = await machine.receive_sync_changes(held.response, held.position)
-        self._note(outcome)
+        self._note(outcome, held.batch)
         if self._sliding:  # there the machine may have taken another part of the response
             return bool(outcome.events) or self._token() != before
         return outcome.applied
@@ -518,8 +522,9 @@ class Inbox(Counterpart):
     async def _work_off(self, count: int) -> None:
         """Work off so many recorded messages in one commit. What was put aside is tried again, and put aside again."""
         machine, recorded = await self._device.another_machine(), self._device.records(BACKLOG)
-        with substituted([(inbox, "work_off", _commits_of(inbox.work_off, count))]):
-            self._note(await machine.work_off_backlog())
+        records, first = -(-count // self._in_a_record), self._backlog()[:count]
+        with substituted([(inbox, "work_off", _commits_of(inbox.work_off, records))]):
+            self._note(await machine.work_off_backlog(), first)
         if not recorded:
             raise Impossible("nothing is recorded")
 
@@ -531,7 +536,7 @@ class Inbox(Counterpart):
         self._is_faulty = True
         if not outcome.applied:
             raise Impossible("nothing was put aside")
-        self._note(outcome)
+        self._note(outcome, sorted(self.outside.contents))
 
     async def _receive_room_key(self, transaction: Transaction, event: olm.OlmEvent) -> None:
         """Use a room key, as far as the program can."""
@@ -540,11 +545,16 @@ class Inbox(Counterpart):
             raise ZeroDivisionError
         await _receive_room_key(transaction, event)
 
-    def _note(self, outcome: SyncOutcome) -> None:
-        """Note what the application was told."""
+    def _note(self, outcome: SyncOutcome, processed: Sequence[int]) -> None:
+        """Note what the application was told of the messages that were processed, in this order."""
+        contents = (self.outside.contents[number] for number in processed)
         for event in outcome.events:
             number = self._number(event.content)
-            if event.type in (RepeatedMessage.code, _PUT_ASIDE):
+            if event.type == _PUT_ASIDE:
+                continue
+            if event.content not in contents:  # which goes on behind the one before
+                raise CheckError(f"the message {number} comes out of turn: {processed} were to be processed")
+            if event.type == RepeatedMessage.code:
                 continue
             if event.type == MessageUnreadable.code:
                 self.outside.unreadable.add(number)

@@ -13,6 +13,7 @@ from checking.tlc.toolbox import Toolbox
 from checking.tlc.values import State, Value, record
 from tests.checking.machine_breaks import Break, graph_of
 from unwedged.machine import SyncOutcome, SyncPosition, inbox, rooms
+from unwedged.machine.errors import MessageUnreadable
 from unwedged.machine.identifiers import PeerName, TransactionId
 from unwedged.machine.records import (
     BACKLOG,
@@ -50,6 +51,11 @@ def sliding_graph(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest
 @pytest.fixture(scope="module")
 def graph_of_put_aside(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Graph:
     return graph_of(toolbox, manifest, "ReplayInboxPutAside", tmp_path_factory.mktemp("aside"))
+
+
+@pytest.fixture(scope="module")
+def graph_of_records(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    return graph_of(toolbox, manifest, "ReplayInboxOfRecords", tmp_path_factory.mktemp("records"))
 
 
 # That a replay fails where it should
@@ -98,6 +104,41 @@ async def _work_off_newest(transaction: Transaction, now_ms: int) -> SyncOutcome
     else:
         transaction.put(BACKLOG, None, Backlog(backlog.first, newest))
     return outcome
+
+
+async def _work_off_backwards(transaction: Transaction, now_ms: int) -> SyncOutcome | None:
+    """Begin with the last message of a record."""
+    backlog = await transaction.get(BACKLOG, None)
+    if backlog is not None:
+        events = await transaction.get(UNPROCESSED, backlog.first) or []
+        transaction.put(UNPROCESSED, backlog.first, events[::-1])
+    return await sound_work_off(transaction, now_ms)
+
+
+async def _work_off_the_first(transaction: Transaction, now_ms: int) -> SyncOutcome | None:
+    """Delete a record when its first message is processed."""
+    backlog = await transaction.get(BACKLOG, None)
+    if backlog is not None:
+        events = await transaction.get(UNPROCESSED, backlog.first) or []
+        transaction.put(UNPROCESSED, backlog.first, events[:1])
+    return await sound_work_off(transaction, now_ms)
+
+
+async def _work_off_until_one_fails(transaction: Transaction, now_ms: int) -> SyncOutcome | None:
+    """Delete a record when one of its messages can't be used."""
+    backlog = await transaction.get(BACKLOG, None)
+    if backlog is None:
+        return None
+    total = SyncOutcome()
+    for event in await transaction.get(UNPROCESSED, backlog.first) or []:
+        transaction.put(UNPROCESSED, backlog.first, [event])
+        transaction.put(BACKLOG, None, backlog)
+        outcome = await sound_work_off(transaction, now_ms)
+        assert outcome is not None  # it was put back
+        total.add(outcome)
+        if outcome.events[-1].type in (MessageUnreadable.code, "put_aside"):
+            break
+    return total
 
 
 async def _take_by_connection(
@@ -153,9 +194,7 @@ BREAKS = {
     "a batch overtakes what is recorded": Break(
         [(inbox, "_take_events", _take_at_once)], r"store\.(backlog|effects)|these messages are not"
     ),
-    "what was recorded last comes first": Break(
-        [(inbox, "work_off", _work_off_newest)], r"store\.effects|these messages are not"
-    ),
+    "what was recorded last comes first": Break([(inbox, "work_off", _work_off_newest)], r"comes out of turn"),
     "a better key is not taken": Break([(rooms, "merged", _oldest)], r"store\.key: the model has 0, the machine 1"),
     "a session is not stored": Break([(Transaction, "put", _put_no_session)], r"store\.session\.open"),
     **{
@@ -177,12 +216,21 @@ BREAKS_OF_REPEATS = {
 
 
 BREAKS_OF_PUT_ASIDE = {
-    "what was used stays put aside": Break([(inbox, "try_again", _try_again_and_keep)], r"store\.aside"),
+    "what was used stays put aside": Break([(inbox, "try_again", _try_again_and_keep)], r"comes out of turn"),
     "a session is stored as it was before a message": Break(
         [(inbox, "_decrypt", _decrypt_without_a_trace)], r"store\.session\.(read|chain)"
     ),
     "put-aside-decrypted-again": Break(INBOX.faults["put-aside-decrypted-again"](), r"store\.(aside|effects)"),
 }
+BREAKS_OF_RECORDS = {
+    "the last message of a record comes first": Break([(inbox, "work_off", _work_off_backwards)], r"comes out of turn"),
+    "the first message of a record is all of it": Break([(inbox, "work_off", _work_off_the_first)], r"store\.effects"),
+    "a message that can't be used ends its record": Break(
+        [(inbox, "work_off", _work_off_until_one_fails)], r"store\.effects"
+    ),
+    "better-key-lost-in-batch": Break(INBOX.faults["better-key-lost-in-batch"](), r"store\.key"),
+}
+"""But for the last one, they show only where a record has several messages."""
 BREAKS_OF_SLIDING = {
     "a connection heeds its own token only": Break(
         [(inbox, "_takes_to_device", _take_by_connection)], r"the machine takes it"
@@ -207,6 +255,13 @@ def test_a_broken_machine_diverges_where_the_program_has_a_fault(
     graph_of_put_aside: Graph, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     BREAKS_OF_PUT_ASIDE[broken].must_diverge(monkeypatch, graph_of_put_aside, INBOX, MOST_STEPS)
+
+
+@pytest.mark.parametrize("broken", BREAKS_OF_RECORDS)
+def test_a_broken_machine_diverges_where_a_record_has_several_messages(
+    graph_of_records: Graph, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    BREAKS_OF_RECORDS[broken].must_diverge(monkeypatch, graph_of_records, INBOX, MOST_STEPS)
 
 
 @pytest.mark.parametrize("broken", BREAKS_OF_SLIDING)

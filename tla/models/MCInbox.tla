@@ -28,18 +28,32 @@ WorseAndAgain == <<Event, PreKey(1), Olm(2), Repeat(2)>>
 \* And one that the program fails to use at first.
 Faulty == <<PreKey(1), PutAside(0)>>
 
+\* And records of two: the worse key comes second, what can't be read comes first, and so does what the program fails to
+\* use at first.
+InPairs == <<PreKey(1), Olm(2), Bad, Event, PutAside(0), Repeat(2)>>
+
 Second == {2}
 SecondAndFourth == {2, 4}
 
-\* What the reference makes of a batch, for the replay. It applies a batch whole or records it whole, and records it only
-\* where it has more than one message or must wait for others. Here a record is one message. One is worked off at a time.
-WholeOrRecorded ==
+\* What the reference makes of a batch, for the replay. It applies a batch whole, or records it whole, in records of so many
+\* messages: only where it has more, or must wait for others. A record begins where a multiple of that many messages has
+\* come, so that the messages say which are in one record. One record is worked off at a time.
+InRecordsOf(size) ==
     LET received == store'.token - store.token
         before == Len(store.backlog)
         after == Len(store'.backlog)
     IN  IF received > 0
-        THEN after = 0 \/ (after = before + received /\ after > 1)
-        ELSE after >= before \/ after = before - 1
+        THEN \/ after = 0
+             \/ /\ after = before + received
+                /\ before > 0 \/ received > size
+                /\ store.token % size = 0
+        ELSE after >= before \/ after = before - Least(size, before)
+
+InRecordsOfOne == InRecordsOf(1)
+InRecordsOfTwo == InRecordsOf(2)
+
+\* One process at a time has something in hand.
+OneAtATime == Cardinality({p \in Processes : flight[p] # Nothing}) <= 1
 
 -------------------------------------------------------------------------------
 (* Probes: each says that an action never happens, and must be found wrong.  *)
