@@ -483,7 +483,9 @@ class Keys(Counterpart):
         own = self._device.records(OWN_DEVICE).get(None)
         if own is None:
             return self._target
-        return 0 if self._device.records(OFFER) else account.keys_wanted(own)
+        if own.count is None or self._device.records(OFFER):
+            return 0
+        return max(0, self._target - own.count)  # in the reference an offer after an abandoned one is smaller
 
     def _is_due(self) -> bool:
         own = self._device.records(OWN_DEVICE).get(None)

@@ -42,6 +42,9 @@ NeverPrevious ==
 \* For the replay there is less at the same time: nobody claims a fallback key,
 NoneWaits == peers.waiting = {}
 
+\* or a one-time key either,
+NoneClaimed == peers.claimed = {}
+
 \* and at most one process syncs.
 OneSyncs == \E p \in Processes : flight[p].kind # "sync"
 ===============================================================================
