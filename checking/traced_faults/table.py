@@ -94,8 +94,14 @@ def text_of(rows: Sequence[Row], faults: Sequence[TracedFault]) -> str:
 the [track record](track-record/README.md) has into real processes on one file. For the lock and the store, the
 processes take the steps of TLC's counterexample, and then go on. For the machine they do what brings the bug about,
 with a homeserver and another device. From the traces alone, `python -m checking explain` names
-{found} of {len(rows)}. Where two names stand together, the scene does not tell which it is. A fault that needs no
-optional field is found by what each writer must write (T5.1 of [`trace.md`](trace.md)).
+{found} of {len(rows)}.
+
+- *named*: the bug that the command names first. Where it names several together, the traces do not tell which it is.
+- *certainty*: what the command says of that bug: that it is certainly this one, or probably.
+- *clauses*: those that the first impossible step breaks. Where there are none, no step is impossible, and the bug shows
+  in what the traces tell of the cache.
+- *not without*: the optional fields and steps that a trace must have for this. Where there are none, what each writer
+  must write is enough (T5.1 of [`trace.md`](trace.md)).
 
 | fault | named | certainty | clauses | not without |
 | --- | --- | --- | --- | --- |

@@ -181,9 +181,8 @@ def _interleavings(bug: Bug, found: Sequence[Counterexample], drawings: Mapping[
         elif number == in_short:
             yield "## Step by step\n"
             yield _filled(
-                "With this bug in the specification, TLC finds this counterexample. None is shorter."
-                if len(found) == 1
-                else "With this bug in the specification, TLC finds these counterexamples, each as short as can be."
+                f"With this bug in the specification, TLC finds {'this counterexample' if len(found) == 1 else 'these counterexamples'}, "
+                "as short as possible. [How to read the steps](README.md#how-to-read-the-pages)."
             )
         if number >= in_short and len(found) > 1:
             yield f"### {drawing.ending.partition(' ')[0]}\n"
@@ -219,7 +218,7 @@ def _prevention(bug: Bug, around: Surroundings) -> Iterator[str]:
         yield f"- {clause}, in [{heading}](../{DOCUMENTS[clause[0]]}#{anchor(heading)})"
     yield ""
     if bug.instead:
-        yield _filled(f"What is seen instead: {bug.instead}.")
+        yield _filled(f"What happens instead: {bug.instead}.")
 
 
 def _evidence(bug: Bug, found: Sequence[Counterexample], around: Surroundings) -> Iterator[str]:
@@ -236,7 +235,7 @@ def _evidence(bug: Bug, found: Sequence[Counterexample], around: Surroundings) -
     if injected:
         yield _item(
             f"{injected} puts the bug into the reference. The counterexample is replayed there: "
-            "with the bug the same property is violated, and without it none is."
+            "with the bug the same property is violated, and without the bug no property is."
         )
     if bug.tests:
         yield "- Tests bring it about in the reference:" if not found else "- Tests:"
@@ -264,9 +263,22 @@ def _index(bugs: Sequence[Bug]) -> str:
             "project was made. Each has a page: what users saw, how it happens step by step, where it was reported, "
             "what prevents it, and how to see it fail."
         ),
+        "## How to read the pages\n",
         _filled(
-            "Most steps are TLC's own counterexamples. The names of the actions and of what changes are those of the "
-            "models in `tla/`; p1 and p2 are processes, o1, o2 and o3 operations in them."
+            "Most steps are those of a counterexample that TLC has found. Below each step is what it changes of the state "
+            "of the model, under the names that the model in `tla/` has:"
+        ),
+        _item("p1 and p2 are processes, and o1, o2 and o3 are operations in them;"),
+        _item("`guard[p1]`, `cache[p1]` and the like are what the process p1 has in memory;"),
+        _item("`flight[p1]` is a request or a response that p1 has in hand, or that is on its way;"),
+        _item("`a -> b` is a value before and after the step;"),
+        _item("`+` and `-` stand before what is added to a set, or taken out of it;"),
+        _item("`new` and `gone` mark a part that was not there before the step, or is not there after it."),
+        "",
+        _filled(
+            "A drawing shows only the first changes of each step, and the text below it shows all of them. If the day of a "
+            "report is not known, the page says between which days it was made, and how that is known: a project numbers "
+            "its issues in order."
         ),
         _filled(f"There are {len(bugs)} bugs, {sum(bug.is_reported for bug in bugs)} of them with a public report."),
     ]

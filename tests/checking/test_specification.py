@@ -277,13 +277,13 @@ def test_the_pages_of_the_track_record_are_as_they_are_made() -> None:
 # The maps between the specification and the code
 
 
-def test_every_action_has_its_twins() -> None:
-    rows = table("guarantees", "Action", "Twins in the reference").rows
+def test_every_action_has_its_code() -> None:
+    rows = table("guarantees", "Action", "In the reference").rows
     mapped = [name for row in rows for name in spans(row["Action"])]
     assert len(mapped) == len(set(mapped))
     assert set(mapped) == {f"{module}!{action}" for module in NEXT for action in actions(module)}
     for row in rows:
-        twins = row["Twins in the reference"]
+        twins = row["In the reference"]
         assert twins.startswith("none: ") or any(span.startswith("unwedged.") for span in spans(twins)), row["Action"]
 
 
@@ -294,7 +294,7 @@ def test_every_action_has_words_in_the_drawings_of_the_track_record() -> None:
     }
 
 
-def test_every_function_of_the_protocol_has_its_twins() -> None:
+def test_every_function_of_the_protocol_has_its_definitions() -> None:
     modules = [
         importlib.import_module(f"unwedged.protocol.{module.name}")
         for module in pkgutil.iter_modules(unwedged.protocol.__path__)
@@ -305,11 +305,11 @@ def test_every_function_of_the_protocol_has_its_twins() -> None:
         for name, function in inspect.getmembers(module, inspect.isfunction)
         if function.__module__ == module.__name__ and not name.startswith("_")
     }
-    rows = table("guarantees", "Function", "Twins in the specification").rows
+    rows = table("guarantees", "Function", "In the specification").rows
     assert [name for row in rows for name in spans(row["Function"])] == [row["Function"].strip("`") for row in rows]
     assert {row["Function"].strip("`") for row in rows} == functions
     for row in rows:
-        assert TLA_NAME.search(row["Twins in the specification"]), row["Function"]
+        assert TLA_NAME.search(row["In the specification"]), row["Function"]
 
 
 # Models and faults

@@ -218,7 +218,7 @@ def test_a_list_of_bugs_that_contradicts_itself_is_refused(tmp_path: Path) -> No
     path.write_text(text.replace(', date = "2026-08-26"', "", 1), encoding="utf-8")
     with pytest.raises(TrackRecordInvalid, match="there is no date"):
         read_bugs(tmp_path)
-    path.write_text(text.replace(', shown_by = "numbered before #4373"', ""), encoding="utf-8")
+    path.write_text(text.replace(', shown_by = "numbered before #17493"', ""), encoding="utf-8")
     with pytest.raises(TrackRecordInvalid, match="not said what shows"):
         read_bugs(tmp_path)
 
