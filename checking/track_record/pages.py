@@ -180,9 +180,10 @@ def _interleavings(bug: Bug, found: Sequence[Counterexample], drawings: Mapping[
             yield "## In short\n" if found else "## Step by step\n"
         elif number == in_short:
             yield "## Step by step\n"
+            these = "this counterexample" if len(found) == 1 else "these counterexamples"
             yield _filled(
-                f"With this bug in the specification, TLC finds {'this counterexample' if len(found) == 1 else 'these counterexamples'}, "
-                "as short as possible. [How to read the steps](README.md#how-to-read-the-pages)."
+                f"With this bug in the specification, TLC finds {these}, as short as possible. "
+                "[How to read the steps](README.md#how-to-read-the-pages)."
             )
         if number >= in_short and len(found) > 1:
             yield f"### {drawing.ending.partition(' ')[0]}\n"
@@ -265,8 +266,8 @@ def _index(bugs: Sequence[Bug]) -> str:
         ),
         "## How to read the pages\n",
         _filled(
-            "Most steps are those of a counterexample that TLC has found. Below each step is what it changes of the state "
-            "of the model, under the names that the model in `tla/` has:"
+            "Most steps are those of a counterexample that TLC has found. Below each step is what it changes of the "
+            "state of the model, under the names that the model in `tla/` has:"
         ),
         _item("p1 and p2 are processes, and o1, o2 and o3 are operations in them;"),
         _item("`guard[p1]`, `cache[p1]` and the like are what the process p1 has in memory;"),
@@ -276,9 +277,9 @@ def _index(bugs: Sequence[Bug]) -> str:
         _item("`new` and `gone` mark a part that was not there before the step, or is not there after it."),
         "",
         _filled(
-            "A drawing shows only the first changes of each step, and the text below it shows all of them. If the day of a "
-            "report is not known, the page says between which days it was made, and how that is known: a project numbers "
-            "its issues in order."
+            "A drawing shows only the first changes of each step, and the text below it shows all of them. If the day "
+            "of a report is not known, the page says between which days it was made, and how that is known: a project "
+            "numbers its issues in order."
         ),
         _filled(f"There are {len(bugs)} bugs, {sum(bug.is_reported for bug in bugs)} of them with a public report."),
     ]
