@@ -1,10 +1,10 @@
-"""The clauses of the specification, and where each is cited: by code, tests, models, proofs, checks and vectors.
+"""Find the clauses of the specification, and the code, tests, models, proofs, checks and vectors that cite each one.
 
-A clause is a paragraph or an item of a list that begins with its number in bold, such as ``**P4.1**``. It ends at the
-next clause, heading or note. It is normative if it says MUST, SHOULD or MAY. A citation is the bare number.
+A clause is a paragraph or a list item that begins with its number in bold, such as ``**P4.1**``. It ends at the next
+clause, heading or note. A clause is normative if it contains MUST, SHOULD or MAY. A citation is the bare number.
 
-Three things must hold. Each citation names a clause. Each normative clause is cited by a test, a model, a proof, a
-check or a vector, or says why not: ``(not checked: reason)``. And nothing is demanded outside of clauses.
+Three rules must hold. Each citation names a clause that exists. Each normative clause is cited by a test, a model, a
+proof, a check or a vector, or gives a reason: ``(not checked: reason)``. MUST, SHOULD and MAY appear only in clauses.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 DOCUMENTS: Final = {"P": "protocol.md", "M": "machine.md", "S": "state.md", "T": "trace.md"}
-"""The files of ``spec/`` that have clauses, or will have, by the letter of these. A file without any is left alone."""
+"""The files of ``spec/`` with clauses, by the first letter of their clauses. A file without clauses is not checked."""
 
 CODE: Final = "code"
 SPECIFICATION: Final = "specification"
@@ -29,10 +29,10 @@ PLACES: Final = {
     "checking": "checks",
     "spec/conformance": "vectors",
 }
-"""The folders in which citations are looked for, and what each of them is."""
+"""The folders that may cite clauses, and the kind of evidence that each of them is."""
 
 CHECKS: Final = frozenset(PLACES.values()) - {CODE}
-"""What shows that a clause is kept. Code that keeps it is cited as well, but shows nothing."""
+"""The kinds of evidence that a clause is kept. Code cites clauses too, but is no evidence."""
 
 _SUFFIXES: Final = frozenset({".cfg", ".go", ".json", ".md", ".py", ".rs", ".tla", ".toml"})
 _NUMBER: Final = r"[A-Z]\d+\.\d+"
@@ -55,25 +55,25 @@ class Clause:
 
     @cached_property
     def level(self) -> str:
-        """The strongest word of demand in it; empty where it demands nothing."""
+        """The strongest of MUST, SHOULD and MAY in the clause; empty if it is not normative."""
         found = set(_DEMAND.findall(self.text))
         return next((word for word in ("MUST", "SHOULD", "MAY") if word in found), "")
 
     @cached_property
     def reason(self) -> str | None:
-        """Why nothing checks it, where it says so."""
+        """The reason that the clause gives why nothing checks it, if it gives one."""
         found = _REASON.search(" ".join(self.text.split()))
         return found[1] if found else None
 
     @property
     def section(self) -> str:
-        """What stands before the point."""
+        """The part of the number before the point."""
         return self.number.partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """A place at which a clause is cited."""
+    """One citation of a clause, and its position."""
 
     number: str
     place: str
@@ -86,7 +86,7 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a document demands, clause by clause, and the lines that demand something outside of any."""
+    """The clauses of a document, and the numbers of the lines that demand something outside of a clause."""
 
     clauses: tuple[Clause, ...]
     outside: tuple[int, ...]
@@ -121,7 +121,7 @@ class Specification:
     documents: dict[str, Document]
     citations: tuple[Citation, ...]
     strays: tuple[Citation, ...]
-    """Where a paragraph begins as a clause does, and none can be."""
+    """Paragraphs that begin like a clause in a file that the clause does not belong into."""
 
     @classmethod
     def read(cls, root: Path) -> Specification:
@@ -136,7 +136,7 @@ class Specification:
         return {clause.number: clause for document in self.documents.values() for clause in document.clauses}
 
     def citing(self, number: str) -> tuple[Citation, ...]:
-        """Return the places outside of the specification at which a clause is cited."""
+        """Return the citations of a clause outside of the specification itself."""
         return self._by_number.get(number, ())
 
     @cached_property
@@ -148,8 +148,11 @@ class Specification:
         return {number: tuple(citations) for number, citations in found.items()}
 
     def problems(self) -> list[str]:
-        """Say what is wrong: with the numbers, with a citation, or with a clause that nothing checks."""
-        strays = [f"{stray}: {stray.number} in bold begins a clause, and stands elsewhere" for stray in self.strays]
+        """Return a line for each violation of the three rules, and for each clause whose number is out of order."""
+        strays = [
+            f"{stray}: {stray.number} in bold begins a clause, which does not belong into this file"
+            for stray in self.strays
+        ]
         return [*strays, *self._misnumbered(), *self._dangling(), *self._unchecked(), *self._outside()]
 
     def _misnumbered(self) -> Iterator[str]:
@@ -172,14 +175,14 @@ class Specification:
             where = f"spec/{clause.document}:{clause.line}: {clause.number}"
             checked = any(citation.place in CHECKS for citation in self.citing(clause.number))
             if clause.level and not checked and clause.reason is None:
-                yield f"{where} is normative, and nothing that checks it cites it"
+                yield f"{where} is normative, but no test, model, proof, check or vector cites it"
             if checked and clause.reason is not None:
-                yield f"{where} says that nothing checks it, and something that checks it cites it"
+                yield f"{where} says that nothing checks it, but a test, model, proof, check or vector cites it"
 
     def _outside(self) -> Iterator[str]:
         for name, document in self.documents.items():
             for line in document.outside:
-                yield f"spec/{name}:{line}: something is demanded outside of a clause"
+                yield f"spec/{name}:{line}: MUST, SHOULD or MAY outside of a clause"
 
 
 def _citations(root: Path) -> Iterator[Citation]:
@@ -189,7 +192,7 @@ def _citations(root: Path) -> Iterator[Citation]:
 
 
 def _prose(root: Path) -> list[Path]:
-    """Return the pages of the specification. What lies beside the vectors is cited as they are."""
+    """Return the pages of the specification, without those of ``conformance``, which are part of the vectors."""
     return [path for path in sorted((root / "spec").rglob("*.md")) if path.parent.name != "conformance"]
 
 

@@ -71,14 +71,14 @@ app = App(
 
 @app.command
 def check(*, report: Path | None = None, deep: bool = False) -> int:
-    """Check every model, find every fault by name, and drive what was found through the implementation.
+    """Check every model and every fault, and replay the models and counterexamples on the implementation.
 
     Parameters
     ----------
     report
-        Where to write what was found, as JSON.
+        The file for a JSON report.
     deep
-        Check the deep models, and only those: at most half an hour on two cores.
+        Check only the deep models. Takes at most half an hour on two cores.
 
     """
     console = make_console()
@@ -132,12 +132,12 @@ def check(*, report: Path | None = None, deep: bool = False) -> int:
 
 @app.command
 def replay(*names: str) -> int:
-    """Drive every transition of the replay models through the real store and machine, and compare after each step.
+    """Let the real store and machine take every transition of the replay models, and compare after each step.
 
     Parameters
     ----------
     names
-        Only these models.
+        Replay only these models.
 
     """
     console = make_console()
@@ -160,12 +160,12 @@ def replay(*names: str) -> int:
 def _replay(
     console: Console, models: Sequence[Model], folder: Path
 ) -> tuple[ReplayReport | None, tuple[MachineReplayReport, ...]] | None:
-    """Replay graphs, that of the store and those of the machine, and say why if that failed."""
+    """Replay the graphs of the store and of the machine. Return the reports, and the error if one diverged."""
     of_machine = [model for model in models if model.specification in COUNTERPARTS]
     of_store = [model for model in models if model not in of_machine]
     try:
         if not models or not all(dump_of(model, folder).exists() for model in models):
-            raise CheckError("there is no replay model, or TLC did not dump its graph")
+            raise CheckError("there is no replay model, or TLC did not write its graph")
         with counting(console, "replayed steps") as on_progress:
             stores = [replay_graph(dump_of(model, folder), on_progress) for model in of_store]
         with counting(console, "replayed transitions") as on_progress:
@@ -177,9 +177,9 @@ def _replay(
 
 
 def _replay_faults(outcomes: Sequence[Outcome]) -> tuple[dict[str, str], list[str]]:
-    """Replay the counterexample of each fault, with the fault and without; return what failed, and what was wrong.
+    """Replay the counterexample of each fault, with the fault and without. Return the violated properties, and errors.
 
-    Faults of the machine that can't be injected into it, or not be seen there, are left out.
+    A fault that can't be injected into the machine, or that can't be observed there, is left out.
     """
     verdicts: dict[str, str] = {}
     failures: list[str] = []
@@ -204,16 +204,16 @@ def _replay_faults(outcomes: Sequence[Outcome]) -> tuple[dict[str, str], list[st
 def model(
     name: str, *, html: Path | None = None, print_command: Annotated[bool, Parameter(negative=())] = False
 ) -> int:
-    """Check one model, and show its counterexample if it has one.
+    """Check one model, and show its counterexample, if it has one.
 
     Parameters
     ----------
     name
-        As in the manifest, tla/models/manifest.toml.
+        The model's name in tla/models/manifest.toml.
     html
-        Where to write a page that shows the counterexample, and the state after each of its steps.
+        The file for a page that shows the counterexample and the state after each step.
     print_command
-        Print the exact command line that runs TLC, and do nothing else.
+        Print the command line of TLC, and do not run it.
 
     """
     console = make_console()
@@ -239,12 +239,12 @@ def model(
 
 @app.command
 def conditions(*prefixes: str) -> int:
-    """Take out each condition of the specification's actions and each fairness assumption; say which property fails.
+    """Remove each condition and each fairness assumption of the specification in turn; show which property fails.
 
     Parameters
     ----------
     prefixes
-        Only the conditions of which this is the beginning, such as LeaseLock!Renew.
+        Remove only the conditions that begin with this, such as LeaseLock!Renew.
 
     """
     console = make_console()
@@ -271,20 +271,20 @@ def conditions(*prefixes: str) -> int:
 
 @app.command
 def vectors() -> int:
-    """Write the test vectors for other implementations anew: spec/conformance."""
+    """Generate the test vectors for other implementations: spec/conformance."""
     console = make_console()
     root = find_manifest(Path.cwd()).parents[2]
     changed = kit.write(root)
     for path in changed:
         console.print(f"Wrote {path.relative_to(root)}.")
     if not changed:
-        console.print("All vectors are as the reference makes them.")
+        console.print("All vectors are up to date.")
     return OK
 
 
 @app.command
 def guard() -> int:
-    """Draw the states of the guard anew, as the code has them: spec/guard-states.svg. Print their table."""
+    """Draw the states of the guard from the code: spec/guard-states.svg. Print their table."""
     root = find_manifest(Path.cwd()).parents[2]
     if guard_states.write(root):
         make_console().print(f"Wrote {guard_states.PICTURE}.")
@@ -294,12 +294,12 @@ def guard() -> int:
 
 @app.command
 def clauses(*prefixes: str) -> int:
-    """List the clauses of the specification and where each is cited; fail where a citation or a clause lacks the other.
+    """List the clauses of the specification and their citations; fail if a clause or a citation is without the other.
 
     Parameters
     ----------
     prefixes
-        Only the clauses whose numbers begin so, such as P4. Then each place is named.
+        List only the clauses whose numbers begin with this, such as P4, each with the positions of its citations.
 
     """
     console = make_console()
@@ -327,12 +327,12 @@ def clauses(*prefixes: str) -> int:
 
 @app.command
 def track_record(*, anew: Annotated[bool, Parameter(negative=())] = False) -> int:
-    """Make the pages and drawings of the track record anew: spec/track-record.
+    """Generate the pages and drawings of the track record: spec/track-record.
 
     Parameters
     ----------
     anew
-        Let TLC find all counterexamples first, and record them.
+        First let TLC find all counterexamples, and record them.
 
     """
     console = make_console()
@@ -350,7 +350,7 @@ def track_record(*, anew: Annotated[bool, Parameter(negative=())] = False) -> in
     for path in changed:
         console.print(f"Wrote {path.relative_to(root)}." if path.exists() else f"Removed {path.relative_to(root)}.")
     if not changed:
-        console.print("All pages are as they are made.")
+        console.print("All pages are up to date.")
     return OK
 
 
@@ -370,39 +370,39 @@ def explain(
     passphrase_file: Path | None = None,
     key_file: Path | None = None,
 ) -> int:
-    """Say what traces show: whether they are a behaviour of the specification, or which step can't be, and why.
+    """Explain traces: whether they are a behaviour of the specification, or which step is impossible, and why.
 
-    With a message, say instead why that can't be decrypted.
+    With a message, explain instead why it can't be decrypted.
 
     Parameters
     ----------
     logs
-        The traces of all processes of one store (spec/trace.md), in any order. For a message also those of the other
-        end's store.
+        The traces of all processes of one store (spec/trace.md), in any order. For a message, also the traces of the
+        other end's store.
     store
-        The store, where the traces are of several: its pseudonym, as it stands in the lines.
+        The pseudonym of the store to explain, if the traces are of several stores.
     html
-        Where to write a page that shows the steps, and the state after each of them; not for a message.
+        The file for a page that shows the steps and the state after each step. Not for a message.
     message
-        A room message, SESSION:INDEX. The session is named as in the traces, once for each store; or by its real id,
-        if the store can be unlocked.
+        A room message, SESSION:INDEX. SESSION is a pseudonym from the traces, one for each store; or the real session
+        ID, if the stores are unlocked.
     event
-        Instead of the room message, an event that somebody has tried to decrypt as: its pseudonym or its id.
+        Instead of a room message, the pseudonym or the ID of its event.
     olm
-        An Olm message, RATCHET_KEY:INDEX, in the same way.
+        An Olm message, RATCHET_KEY:INDEX. RATCHET_KEY is named in the same way as SESSION.
     reader
-        The device that can't read the message, as the traces of the sender name it, or USER_ID/DEVICE_ID.
+        The device that can't decrypt the message: its pseudonym from the sender's traces, or USER_ID/DEVICE_ID.
     unlock
-        The file of a store, to find out what its traces call the real names. Its passphrase is asked for.
+        The file of a store, to compute the pseudonyms of real names. The command asks for its passphrase.
     passphrase_file
-        A file with the passphrase of the stores to unlock, in its first line.
+        A file whose first line is the passphrase of the stores to unlock.
     key_file
-        A file with the key of the stores to unlock: 32 bytes, or these in hexadecimal.
+        A file with the key of the stores to unlock: 32 bytes, or their hexadecimal digits.
 
     """
     if message or event or olm:
         if html is not None:
-            raise CheckError("--html shows what happened to a store, not to a message: leave one of them out")
+            raise CheckError("--html draws the steps of a store, not of a message: leave out one of the options")
         return _explain_message(logs, message, event, olm, reader, _traces(unlock, passphrase_file, key_file))
     specifications, toolbox = find_manifest(Path.cwd()).parents[1], find_toolbox()
     explanation = _run_interruptibly(explain_traces(toolbox, logs, store, specifications))
@@ -424,7 +424,7 @@ def _explain_message(
     reader: str | None,
     traces: list[Trace],
 ) -> int:
-    """Say what became of the key of one message."""
+    """Print what happened to the key of one message."""
     if olm and (message or event):
         raise CheckError("a message is either in a room or an Olm message: give --message or --olm")
     stores = histories(read_all(logs))
@@ -448,7 +448,7 @@ def _explain_message(
 
 
 def _traces(stores: tuple[Path, ...], passphrase_file: Path | None, key_file: Path | None) -> list[Trace]:
-    """Return what makes the pseudonyms of stores. Secrets come from files or from a person, never from the command."""
+    """Return the pseudonyms of unlocked stores. Secrets come from files or a prompt, never from the command line."""
     try:
         key = None if key_file is None else key_file.read_bytes()
         passphrase = None if passphrase_file is None else passphrase_file.read_text().partition("\n")[0]
@@ -478,7 +478,7 @@ def _manifest() -> Manifest:
 
 
 def _run_interruptibly(work: Coroutine[None, None, T]) -> T:
-    """Run ``work``. A signal that ends this program, SIGINT or SIGTERM, ends what it has started too."""
+    """Run ``work``. SIGINT or SIGTERM also ends the processes that it has started."""
 
     async def interruptible() -> T:
         task = asyncio.current_task()
@@ -491,7 +491,7 @@ def _run_interruptibly(work: Coroutine[None, None, T]) -> T:
 
 def main() -> None:
     """Run the command line."""
-    # This may have been started so that it ignores Ctrl-C, as by `nohup` or a CI runner; then nothing could end it.
+    # `nohup` or a CI runner may have started this so that it ignores Ctrl-C; then nothing could end it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         code = app()

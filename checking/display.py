@@ -1,4 +1,4 @@
-"""Show people what is going on: a live view on a terminal, only results in a pipe."""
+"""Show progress and results on the console: a live view on a terminal, only results in a pipe."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _PIPE_WIDTH = 120
 
 
 def make_console() -> Console:
-    """Return a console for standard output; lines in a pipe are not folded at the width of an imaginary terminal."""
+    """Return a console for standard output. Lines in a pipe are not wrapped."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=_PIPE_WIDTH, soft_wrap=True)
 
 
 @contextmanager
 def watching(console: Console, total: int) -> Iterator[ProgressReporter]:
-    """Show how far the check of ``total`` models has come, for as long as this lasts."""
+    """Show the progress of a check of ``total`` models, as long as the context lasts."""
     if not console.is_terminal:
         yield _LineReporter(console)
         return
@@ -42,7 +42,7 @@ def watching(console: Console, total: int) -> Iterator[ProgressReporter]:
 
 @contextmanager
 def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how far something has come: call what this gives with how many are done, and how many there are."""
+    """Show the progress of some work. Call the yielded function with the number done and the number in all."""
     if not console.is_terminal:
         yield lambda done, total: None
         return
@@ -52,7 +52,7 @@ def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]
 
 
 def show_replays(console: Console, of_store: ReplayReport | None, of_machine: Sequence[MachineReplayReport]) -> None:
-    """Say how much of the replay models was driven through the implementation, and how fast."""
+    """Print how much of the replay models was covered, and how fast."""
     if of_store is not None:
         console.print(
             f"Replay: {of_store.covered:,} of {of_store.transitions:,} transitions covered in {of_store.steps:,} steps "
@@ -69,7 +69,7 @@ def show_replays(console: Console, of_store: ReplayReport | None, of_machine: Se
 
 
 class _LineReporter:
-    """One line for each model that is done, and nothing about those that are not."""
+    """Prints one line for each finished model."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -85,7 +85,7 @@ class _LineReporter:
 
 
 class _LiveReporter:
-    """A bar for all models, and a line for each that runs."""
+    """Shows a progress bar for all models, and a line for each model that runs."""
 
     def __init__(self, bars: Bars, total: int) -> None:
         self._bars = bars
@@ -93,7 +93,7 @@ class _LiveReporter:
         self._running: dict[str, TaskID] = {}
 
     def started(self, model: Model) -> None:
-        # The expected number of states makes a bar, if not quite a promise.
+        # The bar is measured by the expected number of states; the real number may differ.
         self._running[model.name] = self._bars.add_task(model.name, total=model.distinct_states, said="")
 
     def progressed(self, model: Model, progress: Progress) -> None:
@@ -110,7 +110,7 @@ def _progress_text(progress: Progress) -> str:
 
 
 def outcome_line(outcome: Outcome) -> Text:
-    """Say in one line what came of a model."""
+    """Return one line with the outcome of a model."""
     result = outcome.result
     mark = Text("ok   ", "green") if outcome.passed else Text("WRONG", "bold red")
     return Text.assemble(
@@ -129,16 +129,16 @@ def _finding(outcome: Outcome) -> str:
 
 
 def fall_line(fall: Fall) -> Text:
-    """Say in one line what came of taking a condition out."""
+    """Return one line with the result of removing a condition."""
     if fall.falls:
         return Text(f"{fall.condition}: {fall.falls} ({fall.model})")
     if fall.unfinished:
-        return Text(f"{fall.condition}: not known, TLC was ended: {', '.join(fall.unfinished)}", "red")
+        return Text(f"{fall.condition}: not decided, TLC was stopped: {', '.join(fall.unfinished)}", "red")
     return Text(f"{fall.condition}: nothing falls", "yellow")
 
 
 def show_faults(console: Console, faults: Sequence[FaultReport]) -> None:
-    """Show what came of each fault, a row each: in the model, and in the reference."""
+    """Print a table of the faults: the result in the model, and in the reference."""
     table = Table("fault", "layer", "property", "model", "replay", title="Faults", title_justify="left")
     for column in table.columns:
         column.overflow = "fold"
@@ -150,7 +150,7 @@ def show_faults(console: Console, faults: Sequence[FaultReport]) -> None:
 
 
 def show_failures(console: Console, outcomes: Sequence[Outcome]) -> None:
-    """Say for each model that is not as expected what was expected, and what TLC says."""
+    """Print for each model with an unexpected result what was expected, and TLC's message."""
     for outcome in outcomes:
         for difference in outcome.differences:
             console.print(Text(f"{outcome.model.name}: {difference}", "red"))
@@ -159,22 +159,22 @@ def show_failures(console: Console, outcomes: Sequence[Outcome]) -> None:
 
 
 def show_trace(console: Console, result: Result) -> None:
-    """Show a counterexample: the first state whole, then what each step changes."""
+    """Print a counterexample: the whole initial state, then what each step changes."""
     before: State = {}
     for number, step in enumerate(result.trace, 1):
         console.print(Text(f"{number}: {step.label or 'initially'}", "bold"))
         for name in sorted(step.state):
-            # Not "!=": between two of rpds's maps that is wrong as soon as one entry is the same.
+            # Not "!=": it is wrong for two of rpds's maps that have an equal entry.
             if name not in before or not before[name] == step.state[name]:  # noqa: SIM201
                 console.print(Text(f"     {name} = {render_value(step.state[name])}"))
         before = step.state
     if result.lasso is not None:
         stands_still = result.lasso == len(result.trace) - 1
-        console.print("and then nothing, for ever" if stands_still else f"and back to {result.lasso + 1}, for ever")
+        console.print("then nothing happens any more" if stands_still else f"then back to {result.lasso + 1}, for ever")
 
 
 def show_drawing(console: Console, drawing: Drawing) -> None:
-    """Show a sequence diagram; the last line says what is wrong."""
+    """Print a sequence diagram. Its last line says what is wrong."""
     *steps, ending = lifelines_of(drawing, console.width).splitlines()
     console.print()
     for line in steps:

@@ -1,10 +1,10 @@
-"""Every exception this package raises on purpose: each says what happened, where, and what to do."""
+"""The exceptions that this package raises on purpose. Each message says what happened, where, and what to do."""
 
 from __future__ import annotations
 
 
 class CheckError(Exception):
-    """Something that the person at the keyboard can put right; shown without a traceback."""
+    """An error that the user can correct. The command line shows it without a traceback."""
 
 
 class JavaMissing(CheckError):
@@ -12,19 +12,19 @@ class JavaMissing(CheckError):
 
 
 class JarUnavailable(CheckError):
-    """TLC's jar is not in the cache folder and could not be fetched, or the one named is not there."""
+    """TLC's jar could not be downloaded, or the file that ``TLA2TOOLS_JAR`` names is missing or is not TLC."""
 
 
 class JarAltered(CheckError):
-    """TLC's jar is not the one that this project was checked with; it is not used."""
+    """TLC's jar in the cache folder is not the one that this project was checked with."""
 
 
 class CheckoutNotFound(CheckError):
-    """The command needs the project's specifications, and there are none above the current folder."""
+    """The current folder is not in a clone of the project, so there are no specifications."""
 
 
 class ManifestInvalid(CheckError):
-    """The manifest of models contradicts itself, its format, or the files beside it."""
+    """The manifest of models contradicts itself, its format, or the files in its folder."""
 
 
 class UnknownModel(CheckError):
@@ -32,8 +32,8 @@ class UnknownModel(CheckError):
 
 
 class UnreadableOutput(CheckError):
-    """TLC printed something that can't be read: a value, a state or a graph."""
+    """TLC printed a value, a state or a graph that can't be parsed."""
 
 
 class TrackRecordInvalid(CheckError):
-    """The bugs of the track record contradict their format, or the counterexamples beside them."""
+    """The bugs of the track record contradict their format, or the recorded counterexamples."""

@@ -1,6 +1,6 @@
-"""The states of the guard, as ``unwedged.protocol.guard`` leads from one to another: a table and a picture.
+"""Make the table and the picture of the guard's states for section P0 of ``spec/protocol.md``.
 
-Both are in section P0 of ``spec/protocol.md``. Neither is written by hand: each function is called in each stage.
+Both come from the code: each function of ``unwedged.protocol.guard`` is called in each stage.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ EVENTS: Final[dict[str, tuple[str, Callable[[Guard, Epoch], Guard]]]] = {
         rules.lost,
     ),
 }
-"""What happens to a guard, by the function that decides what becomes of it. A lease is acquired without one."""
+"""The events of a guard, by the function that decides on the next stage. Only an acquisition begins without a guard."""
 
 RIGHTS: Final[dict[str, tuple[str, Callable[[Guard], bool]]]] = {
     "admits": ("may operations begin?", rules.admits),
     "stands": ("may running operations go on?", lambda guard: rules.stands(guard, guard.epoch)),
     "releasable": ("may the lease be released while nothing runs?", lambda guard: rules.releasable(guard, 0)),
 }
-"""What a guard allows."""
+"""The questions about what a guard allows, by the function that answers them."""
 
 _EPOCH: Final = Epoch(7)
 _LABELS: Final = {
@@ -53,12 +53,12 @@ _WIDTH, _HEIGHT, _GAP, _TOP, _MARGIN = 110, 44, 104, 36, 24
 
 
 def guard_in(stage: Stage) -> Guard:
-    """Return a guard in a stage: of no epoch where there is none."""
+    """Return a guard in a stage; ``NO_GUARD`` for the stage without one."""
     return NO_GUARD if stage is Stage.NONE else Guard(stage, _EPOCH)
 
 
 def transitions() -> dict[str, dict[Stage, Stage]]:
-    """Return for each event what becomes of a guard of its epoch, in each stage in which something does."""
+    """Return for each event the next stage, by each stage that the event changes."""
     led = {
         name: {stage: event(guard_in(stage), _EPOCH).stage for stage in Stage} for name, (_, event) in EVENTS.items()
     }
@@ -66,7 +66,7 @@ def transitions() -> dict[str, dict[Stage, Stage]]:
 
 
 def table() -> str:
-    """Return the table of the specification: Markdown."""
+    """Return the table as Markdown."""
     changes = transitions()
     rows = [["Event", "Function", *(stage.value for stage in Stage)], ["---"] * (2 + len(Stage))]
     for name, (event, _) in EVENTS.items():
@@ -77,7 +77,7 @@ def table() -> str:
 
 
 def picture() -> str:
-    """Return the picture of the specification: SVG with a background of its own, so that it is legible on any page."""
+    """Return the picture as SVG, with a background of its own, so that it is legible on any page."""
     places = {stage: _MARGIN + at * (_WIDTH + _GAP) for at, stage in enumerate(Stage)}
     width = 2 * _MARGIN + len(Stage) * _WIDTH + (len(Stage) - 1) * _GAP
     drawn = [_edge(name, places[a], places[b]) for name, leads in transitions().items() for a, b in leads.items()]
@@ -98,7 +98,7 @@ def picture() -> str:
 
 
 def write(root: Path) -> bool:
-    """Draw the picture anew, and say whether it changed."""
+    """Write the picture, and return whether it changed. ``root`` is the folder of the clone."""
     path = root / PICTURE
     changed = not path.exists() or path.read_text(encoding="utf-8") != picture()
     path.write_text(picture(), encoding="utf-8")

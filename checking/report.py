@@ -1,4 +1,4 @@
-"""What a check found, as data: the JSON report. ``spec/report.schema.json`` is its schema."""
+"""Define the JSON report of a check. Its schema is ``spec/report.schema.json``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     depth: int
     seconds: float
     differences: tuple[str, ...]
-    """In which ways this is not what was expected."""
+    """How the result differs from the manifest."""
 
 
 class FaultReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,56 +39,57 @@ class FaultReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """The property that must fail."""
     model_verdict: Verdict
     replay_verdict: str | None
-    """What came of the counterexample on the reference with the fault injected; ``null`` if it was not replayed."""
+    """The property that failed when the counterexample was replayed on the reference with the fault; ``null`` if it was
+    not replayed."""
 
 
 class ReplayReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The model's transitions, driven through the implementation."""
+    """The replay of the store's model: each transition, taken by the implementation."""
 
     transitions: int
-    """Those of the model, each in every way that the implementation has for it."""
+    """The number of transitions. A transition that the implementation can take in several ways counts once for each."""
     covered: int
     ways: Mapping[str, int]
-    """Of those that can be taken in several ways: how many in which."""
+    """For transitions that can be taken in several ways: how many were taken in each way."""
     tried: Mapping[str, int]
-    """What the model does not allow, or what only reads: how often it was tried, and changed nothing."""
+    """How often each step that must change nothing was tried, because the model forbids it or it only reads."""
     scenarios: int
-    """How often it was tried which live objects outlive a sync."""
+    """In how many scenarios the live objects that outlive a sync were compared."""
     steps: int
-    """Transitions taken: some are taken several times to get to others."""
+    """The number of steps. Some transitions are taken several times on the way to others."""
     processes: int
-    """So many took a share of the steps each, at once."""
+    """How many processes replayed a share of the walks at the same time."""
     seconds: float
     steps_per_second: float
-    """In each process."""
+    """The speed of each process."""
 
 
 class MachineReplayReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The transitions of a model of the Matrix device, driven through real machines."""
+    """The replay of a model of the Matrix device: each transition, taken by real machines."""
 
     model: str
     transitions: int
     covered: int
     repeated: int
-    """How often a machine was given once more what a step had given to another one, and nothing changed."""
+    """How often a second machine got the same input again after a step. Each time nothing changed."""
     refused: int
-    """How often a machine was asked for what the model does not allow, and nothing changed."""
+    """How often a machine was asked for a step that the model forbids. Each time nothing changed."""
     seconds: float
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that one check found."""
+    """The whole result of a check."""
 
     passed: bool
     models: tuple[ModelReport, ...]
     faults: tuple[FaultReport, ...]
     replay: ReplayReport | None
     machine_replays: tuple[MachineReplayReport, ...]
-    """One for each model of the Matrix device that is replayed; none where that failed."""
+    """One for each replayed model of the Matrix device; none if the replay failed."""
 
 
 def model_report(outcome: Outcome) -> ModelReport:
-    """Put an outcome into the form of the report."""
+    """Return the report of a model's outcome."""
     model, result = outcome.model, outcome.result
     return ModelReport(
         name=model.name,
@@ -105,7 +106,7 @@ def model_report(outcome: Outcome) -> ModelReport:
 
 
 def fault_reports(outcomes: Sequence[Outcome], replayed: Mapping[str, str]) -> tuple[FaultReport, ...]:
-    """Pick out the faults, with what the replay of each found, by the model's name."""
+    """Return the reports of the faults. ``replayed`` has the property that the replay of each model violated."""
     return tuple(
         FaultReport(
             slug=model.slug,

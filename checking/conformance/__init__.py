@@ -1,5 +1,5 @@
-"""Test vectors for implementations of the protocol in other languages: ``spec/conformance``.
+"""Generate test vectors for implementations of the protocol in other languages: ``spec/conformance``.
 
-Each case is plain JSON. It says what is given, what is called, and what must come of it. The reference makes the cases,
-and is run on them like any other implementation.
+Each case is plain JSON. It gives the initial state, the call and the expected result. The reference computes the
+results, and is then tested with the cases like any other implementation.
 """

@@ -1,4 +1,4 @@
-"""The form of the vectors: what a case has, whatever it is about."""
+"""Define the fields that all test vectors have."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ AnyCase = TypeVar("AnyCase")
 
 
 class Case(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
-    """What every case says, whatever its subject."""
+    """The fields of every case."""
 
     id: str
-    """Unique in its file. No other case ever gets it."""
+    """Unique in its file. No later version uses it for another case."""
     shows: str
-    """What it shows, for people."""
+    """What the case shows, for people."""
     clause: str
-    """The clause of ``spec/protocol.md`` that demands it, such as P1.3."""
+    """The clause of ``spec/protocol.md`` that demands the result, such as P1.3."""
     bug: str | None = None
-    """The fault of the track record that it finds."""
+    """The bug of the track record that the case finds."""
     valid: bool
-    """Whether the call succeeds. If not, ``error`` says how it is refused."""
+    """Whether the call succeeds. If not, ``error`` names the error."""
     error: str | None = None
-    """The named error of ``spec/protocol.md``."""
+    """The name of the error in ``spec/protocol.md``."""
 
 
 class Vectors(msgspec.Struct, Generic[AnyCase], frozen=True):
     """A file of cases."""
 
     format: str
-    """The name and the version of the form. A reader refuses one that it does not know."""
+    """The name and the version of the format. A reader refuses a format that it does not know."""
     cases: list[AnyCase]
 
 
 class Unexpected(Exception):
-    """The reference does something else than the author of a case meant."""
+    """The reference gives another result than the author of a case expected."""
 
 
 def must_be_unique(ids: list[str]) -> None:
-    """Refuse cases that bear the same id."""
+    """Raise ``Unexpected`` if an ID occurs more than once."""
     if twice := sorted({name for name in ids if ids.count(name) > 1}):
         raise Unexpected(f"several cases have the id {', '.join(twice)}")

@@ -1,4 +1,4 @@
-"""Vectors for whole files: what opening a store must do with what it finds, and what can be read of it then."""
+"""Generate the vectors for whole files: how a store is opened, and which records can then be read."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ ERRORS: Final = (TamperedRecord,)
 
 
 class Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the application has kept elsewhere."""
+    """The store mark that the application has kept elsewhere."""
 
     store: str
     version: int
 
 
 class ReadRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What reading a record gives: its value, nothing, or an error. Bytes are in hexadecimal."""
+    """The result of reading a record: its value, nothing, or an error. Bytes are in hexadecimal."""
 
     key: str
     value: str | None = None
@@ -44,26 +44,27 @@ class ReadRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
 
 class FileCase(Case, frozen=True, kw_only=True):
-    """A store is opened where these files are, with this key, and its records of the kind ``olm_session`` are read."""
+    """Files with which a store is opened, and the records of the kind ``olm_session`` that it then has."""
 
     script: list[str]
-    """The SQL that makes the file, on a database that is empty; no statement: there is no file."""
+    """The SQL statements that make the file from an empty database. If there are none, there is no file."""
     beside: dict[str, str] = {}
-    """Files that are no work of SQLite's: what their name ends in, after the store's, and their bytes in hexadecimal."""
+    """Files that SQLite does not make: the suffix of their name after the store's name, and their bytes in
+    hexadecimal."""
     secret_key: str
     expected: Literal["any", "existing", "new"] = "any"
-    """What the application says of the store: that it must be there, or must not."""
+    """Whether the application demands that the store exists, or that it does not."""
     mark: Mark | None = None
-    """The store that it must be, and the version that it must have at least."""
+    """The identity that the store must have, and its lowest version."""
     version: int | None = None
-    """The store's version after it was opened, and nothing was written."""
+    """The store's version after it was opened."""
     log_reaches_back: bool | None = None
-    """Whether a process whose cache is of version 0 can learn from the change log what changed since."""
+    """Whether the change log tells a process with a cache of version 0 which records have changed since."""
     records: list[ReadRecord] = []
 
 
 async def run(case: FileCase) -> FileCase:
-    """Do with the reference what a case says, and return the case with what came of it."""
+    """Run a case on the reference, and return the case with the result. Raises ``Unexpected``."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "store.db"
         if case.script:
@@ -77,13 +78,13 @@ async def run(case: FileCase) -> FileCase:
             opened = await _opened(path, case)
         except StoreError as refusal:
             if _content(path) != before:
-                raise Unexpected(f"{case.id}: a file that was refused has changed") from None
+                raise Unexpected(f"{case.id}: the file was refused, but it has changed") from None
             return msgspec.structs.replace(case, valid=False, error=type(refusal).__name__)
         return msgspec.structs.replace(case, valid=True, error=None, **opened)
 
 
 def _content(path: Path) -> list[str] | None:
-    """Return what a file says, whatever its journal mode; ``None`` where there is none."""
+    """Return the content of a database in any journal mode, or ``None`` if the file does not exist."""
     if not path.exists():
         return None
     if not path.read_bytes().startswith(b"SQLite format 3"):
@@ -126,7 +127,7 @@ async def _read(store: CryptoStore, key: bytes) -> ReadRecord:
 
 
 def make() -> Vectors[FileCase]:
-    """Make all cases."""
+    """Generate all cases. Raises ``Unexpected``."""
     cases = list(_cases())
     must_be_unique([case.id for case in cases])
 
@@ -136,7 +137,7 @@ def make() -> Vectors[FileCase]:
     made = asyncio.run(run_all())
     for meant, case in zip(cases, made, strict=True):
         if (meant.valid, meant.error) != (case.valid, case.error):
-            raise Unexpected(f"{case.id}: meant was {meant.error}, and what came is {case.error}")
+            raise Unexpected(f"{case.id}: expected {meant.error}, got {case.error}")
     return Vectors(FORMAT, made)
 
 
@@ -155,7 +156,7 @@ def _record(key: bytes, value: bytes) -> str:
 
 
 def _made(schema: int = len(MIGRATIONS), application: int = APPLICATION_ID, *, sealed: bool = True) -> list[str]:
-    """Return the statements that make a store as the reference does, with an identity that is not random."""
+    """Return the statements that make a store like the reference's, with a fixed identity."""
     statements = [
         statement.replace("randomblob(16)", _blob(STORE)) for migration in MIGRATIONS for statement in migration
     ]
@@ -169,7 +170,7 @@ def _made(schema: int = len(MIGRATIONS), application: int = APPLICATION_ID, *, s
 
 
 def _used() -> list[str]:
-    """Return the statements that make a store with two commits, of one record each."""
+    """Return the statements that make a store with two commits of one record each."""
     return [
         *_made(),
         *("UPDATE state SET version = version + 1", _record(b"first", b"one")),
@@ -192,46 +193,53 @@ def _cases() -> Iterator[FileCase]:
     identity, used = STORE.hex(), _used()
     hidden = _sealer().hide(KIND.name, b"first")
     flipped = bytes([hidden[0] ^ 1]) + hidden[1:]
-    yield _case("nothing", "a store is made where none is", "P17.6", [])
-    yield _case("nothing-expected", "no store is made where one is expected", "P17.3", [], "StoreMissing", expected="existing",
+    yield _case("nothing", "a store is made if there is none", "P17.6", [])
+    yield _case("nothing-expected", "no store is made if one is expected", "P17.3", [], "StoreMissing", expected="existing",
                 bug="identity-where-none-was-expected")  # fmt: skip
-    yield _case("nothing-marked", "no store is made where the application knows one", "P17.9", [], "StoreMissing",
+    yield _case("nothing-marked", "no store is made if the application knows one", "P17.9", [], "StoreMissing",
                 mark=Mark(identity, 0), bug="identity-where-none-was-expected")  # fmt: skip
-    yield _case("remains", "a log beside a file that is missing is what is left of a store", "P17.2", [], "NotAStore",
+    yield _case("remains", "a WAL without a database file is the rest of a store", "P17.2", [], "NotAStore",
                 beside={"-wal": bytes(64).hex()}, bug="identity-where-none-was-expected")  # fmt: skip
-    yield _case("nothing-and-new", "a store is made where none must be", "P17.7", [], expected="new")
+    yield _case("nothing-and-new", "a store is made if there must be none", "P17.7", [], expected="new")
     journal = JOURNAL.hex() + bytes(8).hex()
-    yield _case("remains-of-a-journal", "a journal of a database that had pages is what is left of a store", "P17.2", [], "NotAStore",
+    yield _case("remains-of-a-journal", "a rollback journal of a database with pages is the rest of a store", "P17.2", [], "NotAStore",
                 beside={"-journal": journal + "00000002"}, bug="identity-where-none-was-expected")  # fmt: skip
-    yield _case("journal-of-nothing", "a journal of a database that had no pages is what is left of nothing", "P17.2", [],
+    yield _case("journal-of-nothing", "a rollback journal of a database without pages is not the rest of a store", "P17.2", [],
                 beside={"-journal": journal + "00000000"})  # fmt: skip
     yield _case("empty-file", "an empty file becomes a store", "P17.3", [], beside={"": ""})
-    yield _case("empty-file-expected", "an empty file is no store", "P17.3", [], "StoreMissing", beside={"": ""},
+    yield _case("empty-file-expected", "an empty file is not a store", "P17.3", [], "StoreMissing", beside={"": ""},
                 expected="existing", bug="identity-where-none-was-expected")  # fmt: skip
-    yield _case("empty-file-remains", "a log beside an empty file is what is left of a store", "P17.2", [], "NotAStore",
+    yield _case("empty-file-remains", "a WAL with an empty database file is the rest of a store", "P17.2", [], "NotAStore",
                 beside={"": "", "-wal": bytes(64).hex()}, bug="identity-where-none-was-expected")  # fmt: skip
     yield _case(
-        "garbage", "a file that is no database", "P17.4", [], "NotAStore", beside={"": b"no database, ".hex() * 100}
+        "garbage", "a file that is not a database", "P17.4", [], "NotAStore", beside={"": b"no database, ".hex() * 100}
     )
-    yield _case(
-        "no-header", "a store that does not say which one it is", "P17.5", [*used, "DELETE FROM header"], "NotAStore"
-    )
-    yield _case(
-        "no-state", "a store that does not say in what state it is", "P17.5", [*used, "DELETE FROM state"], "NotAStore"
-    )
-    yield _case("schema-0", "a file of no schema version that has tables", "P13.3", _made(schema=0), "NotAStore")
-    yield _case("foreign-and-newer", "the application's number is looked at first", "P17.4",
+    yield _case("no-header", "a store without an identity", "P17.5", [*used, "DELETE FROM header"], "NotAStore")
+    yield _case("no-state", "a store without its state row", "P17.5", [*used, "DELETE FROM state"], "NotAStore")
+    yield _case("schema-0", "a file with tables but without a schema version", "P13.3", _made(schema=0), "NotAStore")
+    yield _case("foreign-and-newer", "the application ID is checked before the schema version", "P17.4",
                 _made(schema=len(MIGRATIONS) + 1, application=1), "NotAStore")  # fmt: skip
     yield _case("empty-store", "a store with a key, and without records", "P17.8", _made())
-    yield _case("store-without-a-key", "the process that made it ended before it had a key: nobody has used it", "P17.7",
+    yield _case("store-without-a-key", "a store without a key was never used: its first process ended before it stored the key", "P17.7",
                 _made(sealed=False))  # fmt: skip
-    yield _case("store-without-a-key-expected", "a store that nobody has used is not there yet", "P17.7", _made(sealed=False),
+    yield _case("store-without-a-key-expected", "a store that was never used does not exist yet", "P17.7", _made(sealed=False),
                 "StoreMissing", expected="existing")  # fmt: skip
     yield _case("used-store", "two commits, which the change log names", "P17.8", used)
     yield _case("used-store-expected", "the store that is expected", "P17.7", used, expected="existing")
-    yield _case("used-store-not-expected", "a store where none must be", "P17.4", used, "StoreExists", expected="new")
     yield _case(
-        "marked", "the store that the application knows, as far as it knows it", "P17.5", used, mark=Mark(identity, 2)
+        "used-store-not-expected",
+        "there is a store, but there must be none",
+        "P17.4",
+        used,
+        "StoreExists",
+        expected="new",
+    )
+    yield _case(
+        "marked",
+        "the store that the application knows, at the version that it knows",
+        "P17.5",
+        used,
+        mark=Mark(identity, 2),
     )
     yield _case("older-than-its-mark", "an older copy was put back", "P17.5", used, "StoreRolledBack", mark=Mark(identity, 3),
                 bug="restored-backup")  # fmt: skip
@@ -241,22 +249,26 @@ def _cases() -> Iterator[FileCase]:
                 "UnsupportedSchema", bug="schema-moves-on")  # fmt: skip
     yield _case("foreign-application", "the database of another program", "P13.3", _made(application=1), "NotAStore")
     yield _case(
-        "foreign-tables", "a database that says nothing of itself", "P13.3", ["CREATE TABLE record (one)"], "NotAStore"
+        "foreign-tables",
+        "a database without an application ID that has tables",
+        "P13.3",
+        ["CREATE TABLE record (one)"],
+        "NotAStore",
     )
-    yield _case("unknown-kind", "records of a kind that was not declared are left alone", "P20.5",
+    yield _case("unknown-kind", "records of a kind that was not declared are kept", "P20.5",
                 [*used, "UPDATE state SET version = version + 1",
                  f"INSERT INTO record VALUES ('later', {_blob(_sealer().hide('later', b'key'))}, x'02')"])  # fmt: skip
     yield _case("log-truncated", "the change log begins after the first commit", "P2.5",
                 [*used, "UPDATE state SET floor = 1", "DELETE FROM change WHERE version <= 1"], bug="floor-ignored-at-sync")  # fmt: skip
-    yield _case("log-line-damaged", "a line that does not authenticate: the log does not reach back beyond it", "P2.14",
+    yield _case("log-line-damaged", "the change log does not reach back beyond a line that does not authenticate", "P2.14",
                 [*used, f"UPDATE change SET key = {_blob(flipped)} WHERE version = 1"], bug="failed-sync-keeps-lease")  # fmt: skip
-    yield _case("value-damaged", "a value that does not authenticate concerns nobody who does not read it", "P22.1",
+    yield _case("value-damaged", "a value that does not authenticate is an error only when it is read", "P22.1",
                 [*used, f"UPDATE record SET value = x'00' WHERE key = {_blob(hidden)}"])  # fmt: skip
-    yield _case("value-moved", "the value of one record in the place of another", "P22.1",
+    yield _case("value-moved", "the value of one record in the row of another", "P22.1",
                 [*used, "UPDATE record SET value = (SELECT max(value) FROM record)"])  # fmt: skip
-    yield _case("key-damaged", "a row whose key does not authenticate is no record", "P22.2",
+    yield _case("key-damaged", "a row whose key does not authenticate is not a record", "P22.2",
                 [*used, f"UPDATE record SET key = {_blob(flipped)} WHERE key = {_blob(hidden)}"])  # fmt: skip
-    yield _case("held-by-the-largest", "the holder has the largest number that there is", "P17.8",
+    yield _case("held-by-the-largest", "the holder has the largest instance number", "P17.8",
                 [*used, f"UPDATE state SET epoch = 1, holder = {2**63 - 1}, label = 'app', expires = 1"])  # fmt: skip
-    yield _case("held", "a process holds the lease: opening takes it from nobody", "P17.8",
+    yield _case("held", "a process holds the lease, and keeps it while the store is opened", "P17.8",
                 [*used, "UPDATE state SET epoch = 1, holder = 11, label = 'app', expires = 9999999999999"])  # fmt: skip

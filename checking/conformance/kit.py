@@ -1,4 +1,4 @@
-"""The files of ``spec/conformance``: written anew, and compared with what is there."""
+"""Generate the files of ``spec/conformance``. ``root`` is the folder of the clone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FOLDER: Final = Path("spec") / "conformance"
 
 
 def contents() -> dict[str, bytes]:
-    """Return what each file has to say, by its name. Makes every case by the reference: some seconds."""
+    """Return the content of each file, by its name. The reference runs every case, which takes some seconds."""
     return {
         **_pair("sealing", sealing.make(), Vectors[sealing.SealingCase]),
         **_pair("rows", rows.make(), Vectors[rows.RowCase]),
@@ -24,7 +24,7 @@ def contents() -> dict[str, bytes]:
 
 
 def write(root: Path) -> list[Path]:
-    """Write the files anew, and return those that changed."""
+    """Write the files, and return the paths that changed."""
     changed = []
     for name, content in contents().items():
         path = root / FOLDER / name
@@ -43,6 +43,6 @@ def _pair(name: str, vectors: Vectors[AnyCase], shape: type[Vectors[AnyCase]]) -
 
 
 def _lines(vectors: Vectors[AnyCase]) -> bytes:
-    """Encode vectors with a case on each line, so that a difference names its case."""
+    """Encode vectors with one case on each line, so that a diff shows which cases differ."""
     cases = b",\n".join(map(msgspec.json.encode, vectors.cases))
     return b'{"format": %s, "cases": [\n%s\n]}\n' % (msgspec.json.encode(vectors.format), cases)

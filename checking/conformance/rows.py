@@ -1,4 +1,4 @@
-"""Vectors for the rows of a store: what each access of P4.2 answers, and what it leaves behind."""
+"""Generate the vectors for the rows of a store: the answer of each access of P4.2, and the rows after it."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ APP: Final = "11"
 EXTENSION: Final = "12"
 LARGEST: Final = str(2**63 - 1)
 NEXT_TO_LARGEST: Final = str(2**63 - 2)
-"""A number with a floating point equals the largest."""
+"""As a floating-point number, this equals the largest instance number."""
 SESSION: Final = "olm_session"
 DEVICE: Final = "device"
 
 
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The row of the table ``state``. Numbers of instances are texts: many JSON parsers round those above 2^53."""
+    """The row of the table ``state``. Instance numbers are texts, since many JSON parsers round numbers above 2^53."""
 
     version: int = 7
     floor: int = 2
@@ -74,7 +74,7 @@ class Tables(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LeaseRow(msgspec.Struct, frozen=True):
-    """What an access to the lease answers."""
+    """The answer of an access to the lease."""
 
     epoch: int
     holder: str | None
@@ -83,7 +83,7 @@ class LeaseRow(msgspec.Struct, frozen=True):
 
 
 class Log(msgspec.Struct, frozen=True):
-    """What reading the change log answers."""
+    """The answer of reading the change log."""
 
     version: int
     floor: int
@@ -91,7 +91,7 @@ class Log(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What loading a record answers. A null value is answered as one of no bytes, which does not authenticate."""
+    """The answer of loading a record. A null value is answered as an empty value, which does not authenticate."""
 
     version: int
     value: str | None
@@ -99,7 +99,7 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """What listing the keys of a kind answers."""
+    """The answer of listing the keys of a kind."""
 
     version: int
     keys: list[str]
@@ -107,7 +107,7 @@ class Listing(msgspec.Struct, frozen=True):
 
 
 class Commit(msgspec.Struct, frozen=True):
-    """What a commit answers."""
+    """The answer of a commit."""
 
     version: int
     wanted: bool
@@ -115,22 +115,22 @@ class Commit(msgspec.Struct, frozen=True):
 
 
 class Acquiring(msgspec.Struct, tag="acquire", tag_field="access", frozen=True):
-    """P1.3."""
+    """An acquisition, P1.3."""
 
     instance: str
     label: str
     now: int = NOW
     duration: int = DURATION
     took: int = 0
-    """How many milliseconds the access takes until it writes ``expires``, by a clock that does not jump (P1.9)."""
+    """The milliseconds that the access takes until it writes ``expires``, by a clock that does not jump (P1.9)."""
 
 
 class Looking(msgspec.Struct, tag="look", tag_field="access", frozen=True):
-    """P8.21."""
+    """A read of the lease by a process that waits, P8.21."""
 
 
 class Renewing(msgspec.Struct, tag="renew", tag_field="access", frozen=True):
-    """P1.7."""
+    """A renewal, P1.7."""
 
     epoch: int
     now: int = NOW
@@ -139,26 +139,26 @@ class Renewing(msgspec.Struct, tag="renew", tag_field="access", frozen=True):
 
 
 class Releasing(msgspec.Struct, tag="release", tag_field="access", frozen=True):
-    """P8.18."""
+    """A release, P8.18."""
 
     epoch: int
 
 
 class Checking(msgspec.Struct, tag="check", tag_field="access", frozen=True):
-    """P6.1."""
+    """A check whether the epoch still holds the lease, P6.1."""
 
     epoch: int
 
 
 class ReadingChanges(msgspec.Struct, tag="read_changes", tag_field="access", frozen=True):
-    """P2.2, with an epoch; P9.4, without one."""
+    """A read of the change log: for a sync if it has an epoch (P2.2), else to listen (P9.4)."""
 
     since: int
     epoch: int | None
 
 
 class Loading(msgspec.Struct, tag="load", tag_field="access", frozen=True):
-    """P4.5. ``since`` is the version of the operation's snapshot."""
+    """A load of a record, P4.5. ``since`` is the version of the operation's snapshot."""
 
     epoch: int
     kind: str
@@ -167,7 +167,7 @@ class Loading(msgspec.Struct, tag="load", tag_field="access", frozen=True):
 
 
 class ListingKeys(msgspec.Struct, tag="list", tag_field="access", frozen=True):
-    """P4.9."""
+    """A listing of the keys of a kind, P4.9."""
 
     epoch: int
     kind: str
@@ -175,19 +175,19 @@ class ListingKeys(msgspec.Struct, tag="list", tag_field="access", frozen=True):
 
 
 class Committing(msgspec.Struct, tag="commit", tag_field="access", frozen=True):
-    """P5.16 to P5.19. A record without a value is to be deleted."""
+    """A commit, P5.16 to P5.19. It deletes each record without a value."""
 
     epoch: int
     records: list[RecordRow]
     may_release: bool
-    """Whether the operation is the only one that runs, so that the lease may be released for whoever waits (P5.17)."""
+    """Whether no other operation runs, so that the commit may release the lease for a process that waits (P5.17)."""
     now: int = NOW
     duration: int = DURATION
     took: int = 0
 
 
 class Truncating(msgspec.Struct, tag="truncate", tag_field="access", frozen=True):
-    """P4.16. Nobody's lease is needed."""
+    """A truncation of the change log, P4.16. It needs no lease."""
 
     floor: int
 
@@ -212,12 +212,12 @@ Plain: TypeAlias = int | bool | str | list[str | dict[str, int | str]] | None
 
 
 class RowCase(Case, frozen=True, kw_only=True):
-    """One access to a store whose tables are ``before``; then its tables are ``after``."""
+    """One access to a store, with the tables ``before`` and ``after`` it."""
 
     before: Tables
     call: Access
     answer: dict[str, Plain] | None = None
-    """What the access returns; absent where that is nothing, or an error."""
+    """The answer. Absent if the access returns nothing, or an error."""
     after: Tables | None = None
 
 
@@ -230,14 +230,14 @@ _TABLES: Final = {
 
 
 class Store:
-    """The reference's store, whose tables can be set and read from outside of the protocol."""
+    """A store of the reference whose tables can be set and read without the protocol."""
 
     def __init__(self, backend: SqliteBackend, path: Path) -> None:
         self._backend = backend
         self._path = path
 
     async def run(self, case: RowCase) -> RowCase:
-        """Do with the reference what a case says, and return the case with what came of it."""
+        """Run a case on the reference, and return the case with the result."""
         self._set(case.before)
         answer: Answer | None = None
         error: str | None = None
@@ -254,7 +254,7 @@ class Store:
             connection.execute("BEGIN IMMEDIATE")
             for statement in ("DELETE FROM record", "DELETE FROM change"):
                 connection.execute(statement)
-            # First the records, whose triggers write lines, and then the lines as they are to be.
+            # The triggers of the records write lines. So the records come first; then the lines are replaced.
             connection.executemany(
                 "INSERT INTO record VALUES (?, ?, ?)",
                 [
@@ -278,7 +278,7 @@ class Store:
 
     @staticmethod
     def _damage(connection: sqlite3.Connection, names: list[tuple[str, bytes]]) -> None:
-        """Write rows without a value, which no program does: the trigger would delete them."""
+        """Write rows without a value. No program does so: the trigger would delete them."""
         [(trigger,)] = connection.execute("SELECT sql FROM sqlite_schema WHERE name = 'record_inserted'").fetchall()
         connection.execute("DROP TRIGGER record_inserted")
         connection.executemany("INSERT INTO record VALUES (?, ?, NULL)", names)
@@ -350,14 +350,14 @@ def _lease_row(lease: protocol.Lease) -> LeaseRow:
 
 @contextmanager
 def _taking(duration_ms: int) -> Iterator[None]:
-    """Let an access take so long: the clock stands still after the reference has first asked it."""
+    """Let an access take so many milliseconds: the clock advances once, after the reference has first read it."""
     times = chain((0.0,), repeat(duration_ms / 1000))
     with mock.patch("unwedged.store.database.monotonic_seconds", side_effect=times):
         yield
 
 
 async def run_all(cases: list[RowCase]) -> list[RowCase]:
-    """Run cases on one store of the reference, one after the other."""
+    """Run cases on one store of the reference, one after the other. Return them with their results."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "store.db"
         backend = await SqliteBackend.open(path)
@@ -369,15 +369,15 @@ async def run_all(cases: list[RowCase]) -> list[RowCase]:
 
 
 def make() -> Vectors[RowCase]:
-    """Make all cases."""
+    """Generate all cases. Raises ``Unexpected``."""
     cases = [*_acquiring(), *_lease(), *_changes(), *_loading(), *_listing(), *_committing(), *_truncating()]
     must_be_unique([case.id for case in cases])
     made = asyncio.run(run_all(cases))
     for meant, case in zip(cases, made, strict=True):
         if (meant.valid, meant.error) != (case.valid, case.error):
-            raise Unexpected(f"{case.id}: meant was {meant.error}, and what came is {case.error}")
+            raise Unexpected(f"{case.id}: expected {meant.error}, got {case.error}")
         if not case.valid and case.after != case.before:
-            raise Unexpected(f"{case.id}: an access that was refused has changed something")
+            raise Unexpected(f"{case.id}: the access was refused, but it has changed a table")
     return Vectors(FORMAT, made)
 
 
@@ -405,17 +405,21 @@ def _acquiring() -> Iterator[RowCase]:
     yield _case("acquire-free", "a lease that nobody holds is taken under the next epoch", "P1.3", ask, FREE)
     yield _case(
         "acquire-free-wanted",
-        "nobody waits yet for whoever takes the lease",
+        "after an acquisition, the lease is not wanted",
         "P1.3",
         ask,
         _state(holder=None, wanted=1),
     )
-    yield _case("acquire-held", "a lease that is held is wanted, and stays as it is", "P1.3", ask)
-    yield _case("acquire-held-and-wanted", "a lease that is wanted stays so", "P1.3", ask, _state(wanted=1))
-    yield _case("acquire-expired", "a lease that has expired is taken", "P1.2", ask, _state(expires=NOW - 1))
-    yield _case("acquire-expires-now", "a lease has expired at its very millisecond", "P1.2", ask, _state(expires=NOW))
+    yield _case("acquire-held", "a refused acquisition only notes that the lease is wanted", "P1.3", ask)
     yield _case(
-        "acquire-expires-next", "a lease has not expired a millisecond before", "P1.2", ask, _state(expires=NOW + 1)
+        "acquire-held-and-wanted", "a lease that is already wanted does not change", "P1.3", ask, _state(wanted=1)
+    )
+    yield _case("acquire-expired", "a lease that has expired is taken", "P1.2", ask, _state(expires=NOW - 1))
+    yield _case(
+        "acquire-expires-now", "a lease has expired when the clock reaches expires", "P1.2", ask, _state(expires=NOW)
+    )
+    yield _case(
+        "acquire-expires-next", "a lease has not expired one millisecond earlier", "P1.2", ask, _state(expires=NOW + 1)
     )
     yield _case(
         "acquire-own",
@@ -425,7 +429,7 @@ def _acquiring() -> Iterator[RowCase]:
         bug="failed-sync-keeps-lease",
     )
     yield _case(
-        "acquire-own-expired", "a lease that is taken again gets another epoch, so that old guards of its holder die",
+        "acquire-own-expired", "a lease that its holder takes again gets another epoch, so the holder's old guards end",
         "P1.4", own, _state(expires=NOW - 1), bug="renew-ignores-loss",
     )  # fmt: skip
     yield _case(
@@ -433,28 +437,28 @@ def _acquiring() -> Iterator[RowCase]:
         _state(expires=NOW + LONGEST_MS), bug="clock-jump",
     )  # fmt: skip
     yield _case(
-        "acquire-absurd", "a lease that would last longer was written by a clock that was wrong, and is taken", "P7.3", ask,
+        "acquire-absurd", "a lease that would last longer was written by a wrong clock, and is taken", "P7.3", ask,
         _state(expires=NOW + LONGEST_MS + 1), bug="clock-jump",
     )  # fmt: skip
     largest = Acquiring(LARGEST, "largest")
-    yield _case("acquire-largest", "an instance has the largest number that there is", "P0.4", largest, FREE)
+    yield _case("acquire-largest", "an instance has the largest instance number", "P0.4", largest, FREE)
     yield _case(
         "acquire-own-largest",
-        "the largest number is known again",
+        "an instance with the largest number is recognised as the holder",
         "P1.2",
         largest,
         _state(holder=LARGEST),
         bug="failed-sync-keeps-lease",
     )
     yield _case(
-        "acquire-next-to-largest", "a number that rounds to that of the holder is another one", "P1.2",
+        "acquire-next-to-largest", "an instance number that only rounds to the holder's is another instance", "P1.2",
         Acquiring(NEXT_TO_LARGEST, "next to largest"), _state(holder=LARGEST), bug="holder-name-reuse",
     )  # fmt: skip
     yield from _late(
         "acquire", Acquiring(EXTENSION, "extension", took=HALF), Acquiring(EXTENSION, "extension", took=LATE), FREE
     )
     yield _case(
-        "acquire-newer-schema", "nobody takes the lease of a store with a newer schema", "P20.3", ask,
+        "acquire-newer-schema", "the lease of a store with a newer schema is not taken", "P20.3", ask,
         msgspec.structs.replace(FREE, schema=2), error="UnsupportedSchema", bug="schema-moves-on",
     )  # fmt: skip
 
@@ -464,10 +468,16 @@ LATE: Final = DURATION // 2 + 500
 
 
 def _late(name: str, punctual: Access, late: Access, before: Tables) -> Iterator[RowCase]:
-    """Yield what the accesses that write ``expires`` have in common: what took them long is added."""
-    yield _case(f"{name}-in-half-the-time", "half of a lease's duration is not late", "P1.9", punctual, before)
+    """Yield the cases of each access that writes ``expires``: the duration of a late access is added."""
     yield _case(
-        f"{name}-late", "all the time that a late access took is added", "P1.9", late, before, bug="renewal-starved"
+        f"{name}-in-half-the-time",
+        "an access that takes half of a lease's duration is not late",
+        "P1.9",
+        punctual,
+        before,
+    )
+    yield _case(
+        f"{name}-late", "the whole duration of a late access is added", "P1.9", late, before, bug="renewal-starved"
     )
 
 
@@ -479,30 +489,40 @@ STOPPED: Final = {
 
 
 def _fenced(name: str, call: Access, bug: str | None) -> Iterator[RowCase]:
-    """Yield what each fenced access has in common: a clock does not stop it, and a lost lease does."""
+    """Yield the cases of each fenced access: a lost lease stops it, an expired one does not."""
     yield _case(
         f"{name}-expired",
-        "a lease that has expired, and that nobody has taken, still fences",
+        "a lease that has expired still passes the fence, if no process has taken it",
         "P4.1",
         call,
         _state(expires=NOW - 1),
     )
     for how, (shows, before) in STOPPED.items():
-        yield _case(f"{name}-{how}", f"stopped, since {shows}", "P4.3", call, before, error="LeaseLost", bug=bug)
+        yield _case(f"{name}-{how}", f"the fence stops it: {shows}", "P4.3", call, before, error="LeaseLost", bug=bug)
     yield _case(
-        f"{name}-newer-schema", "stopped, since a newer program has changed the schema", "P20.3", call,
+        f"{name}-newer-schema", "it fails, because a newer program has changed the schema", "P20.3", call,
         msgspec.structs.replace(_state(epoch=5, holder=None), schema=2), error="UnsupportedSchema", bug="schema-moves-on",
     )  # fmt: skip
 
 
 def _lease() -> Iterator[RowCase]:
-    yield _case("look-held", "whoever waits reads the lease", "P8.21", Looking())
-    yield _case("look-largest", "whoever waits reads the largest number", "P8.21", Looking(), _state(holder=LARGEST))
-    yield _case("look-free", "whoever waits reads that nobody holds the lease", "P8.21", Looking(), FREE)
-    yield _case("renew", "a lease counts from now", "P1.7", Renewing(4))
-    yield _case("renew-wanted", "the holder learns that somebody waits", "P1.7", Renewing(4), _state(wanted=1))
+    yield _case("look-held", "a process that waits reads the lease", "P8.21", Looking())
     yield _case(
-        "renew-sooner", "a lease counts from now, also where it claimed to last longer", "P1.7", Renewing(4), LASTING
+        "look-largest",
+        "a process that waits reads the largest instance number",
+        "P8.21",
+        Looking(),
+        _state(holder=LARGEST),
+    )
+    yield _case("look-free", "a process that waits reads that no process holds the lease", "P8.21", Looking(), FREE)
+    yield _case("renew", "a renewed lease lasts from now on", "P1.7", Renewing(4))
+    yield _case("renew-wanted", "the holder learns that a process waits", "P1.7", Renewing(4), _state(wanted=1))
+    yield _case(
+        "renew-sooner",
+        "a renewed lease lasts from now on, even if it would have lasted longer",
+        "P1.7",
+        Renewing(4),
+        LASTING,
     )
     yield from _late("renew", Renewing(4, took=HALF), Renewing(4, took=LATE), Tables())
     yield from _fenced("renew", Renewing(4), "renew-ignores-loss")
@@ -511,8 +531,8 @@ def _lease() -> Iterator[RowCase]:
         yield _case(
             f"release-{how}", f"nothing happens: {shows}", "P4.3", Releasing(4), before, bug="guard-outlives-release"
         )
-    yield _case("check", "the lease stands", "P6.1", Checking(4))
-    yield _case("check-wanted", "the holder learns that somebody waits", "P8.2", Checking(4), _state(wanted=1))
+    yield _case("check", "the epoch still holds the lease", "P6.1", Checking(4))
+    yield _case("check-wanted", "the holder learns that a process waits", "P8.2", Checking(4), _state(wanted=1))
     yield from _fenced("check", Checking(4), "lease-lapses-unfenced")
 
 
@@ -523,18 +543,18 @@ LOG: Final = Tables(
         ChangeRow(6, SESSION, "03"), ChangeRow(7, DEVICE, "01"),
     ],
 )  # fmt: skip
-"""Three records, the last lines of the change log, and a record that was deleted in version 6."""
+"""Three records and the last lines of the change log. One record was deleted in version 6."""
 
 
 def _changes() -> Iterator[RowCase]:
     for since, shows in (
-        (2, "from the floor on the log is complete"),
+        (2, "from the floor on, the change log is complete"),
         (5, "only later lines are read"),
         (7, "nothing is new"),
     ):
         yield _case(f"sync-since-{since}", shows, "P2.2", ReadingChanges(since, 4), LOG)
     yield _case(
-        "sync-since-before-the-floor", "the log does not reach back so far, and the floor says so", "P2.5",
+        "sync-since-before-the-floor", "the change log does not reach back so far, as the floor shows", "P2.5",
         ReadingChanges(1, 4), LOG, bug="floor-ignored-at-sync",
     )  # fmt: skip
     yield from _fenced("sync", ReadingChanges(7, 4), "lease-lapses-unfenced")
@@ -547,65 +567,73 @@ def _changes() -> Iterator[RowCase]:
     )
     yield _case(
         "listen-held",
-        "listening takes no notice of whoever holds the lease",
+        "listening does not depend on the holder of the lease",
         "P9.4",
         ReadingChanges(5, None),
         msgspec.structs.replace(LOG, state=_state(epoch=5, holder=EXTENSION).state),
     )
     yield _case(
-        "listen-newer-schema", "nobody reads the log of a newer schema", "P20.3", ReadingChanges(5, None),
+        "listen-newer-schema", "the change log of a newer schema is not read", "P20.3", ReadingChanges(5, None),
         msgspec.structs.replace(LOG, schema=2), error="UnsupportedSchema", bug="schema-moves-on",
     )  # fmt: skip
 
 
 def _loading() -> Iterator[RowCase]:
     bug = "unfenced-load"
-    yield _case("load", "a record that did not change since", "P4.5", Loading(4, SESSION, "02", 5), LOG)
-    yield _case("load-changed", "a record that changed since", "P4.6", Loading(4, SESSION, "02", 4), LOG)
+    yield _case("load", "a record that did not change since the snapshot", "P4.5", Loading(4, SESSION, "02", 5), LOG)
+    yield _case("load-changed", "a record that changed since the snapshot", "P4.6", Loading(4, SESSION, "02", 4), LOG)
     yield _case(
         "load-other-kind-changed",
-        "one key in another kind is another record",
+        "the same key in another kind is another record",
         "P4.6",
         Loading(4, SESSION, "01", 3),
         LOG,
     )
-    yield _case("load-absent", "a record that was never there", "P4.5", Loading(4, SESSION, "09", 7), LOG)
-    yield _case("load-deleted-since", "a record that was deleted since", "P4.6", Loading(4, SESSION, "03", 5), LOG)
+    yield _case("load-absent", "a record that never existed", "P4.5", Loading(4, SESSION, "09", 7), LOG)
     yield _case(
-        "load-deleted-before", "a record that had been deleted by then", "P4.6", Loading(4, SESSION, "03", 6), LOG
+        "load-deleted-since", "a record that was deleted since the snapshot", "P4.6", Loading(4, SESSION, "03", 5), LOG
     )
     yield _case(
-        "load-at-the-floor", "the log reaches back just so far", "P4.6", Loading(4, SESSION, "04", 2),
+        "load-deleted-before",
+        "a record that was deleted before the snapshot",
+        "P4.6",
+        Loading(4, SESSION, "03", 6),
+        LOG,
+    )
+    yield _case(
+        "load-at-the-floor", "the change log reaches back just far enough", "P4.6", Loading(4, SESSION, "04", 2),
         msgspec.structs.replace(LOG, record=[*LOG.record, RecordRow(SESSION, "04", "a4")]),
     )  # fmt: skip
     yield _case(
-        "load-before-the-floor", "where the log does not reach back, the record counts as changed", "P4.6",
+        "load-before-the-floor", "if the change log does not reach back far enough, the record counts as changed", "P4.6",
         Loading(4, DEVICE, "02", 1), LOG, bug="floor-ignored-at-load",
     )  # fmt: skip
     yield _case(
-        "load-null", "a row without a value is damaged, and not absent", "P16.6", Loading(4, SESSION, "05", 7),
+        "load-null", "a row without a value is damaged, not absent", "P16.6", Loading(4, SESSION, "05", 7),
         msgspec.structs.replace(LOG, record=[*LOG.record, RecordRow(SESSION, "05", None)]),
     )  # fmt: skip
     yield from _fenced("load", Loading(4, SESSION, "01", 7), bug)
 
 
 def _listing() -> Iterator[RowCase]:
-    yield _case("list", "the keys of a kind, in their order", "P4.9", ListingKeys(4, SESSION, 6), LOG)
-    yield _case("list-changed", "a record of the kind was deleted since", "P4.10", ListingKeys(4, SESSION, 5), LOG)
+    yield _case("list", "the keys of a kind, in order", "P4.9", ListingKeys(4, SESSION, 6), LOG)
+    yield _case(
+        "list-changed", "a record of the kind was deleted since the snapshot", "P4.10", ListingKeys(4, SESSION, 5), LOG
+    )
     yield _case(
         "list-other-kind-changed",
-        "only records of another kind changed since",
+        "only records of another kind changed since the snapshot",
         "P4.10",
         ListingKeys(4, SESSION, 6),
         LOG,
     )
-    yield _case("list-none", "a kind that has no records", "P4.9", ListingKeys(4, "room", 7), LOG)
+    yield _case("list-none", "a kind without records", "P4.9", ListingKeys(4, "room", 7), LOG)
     yield _case(
-        "list-at-the-floor", "the log reaches back just so far", "P4.10", ListingKeys(4, "room", 2),
+        "list-at-the-floor", "the change log reaches back just far enough", "P4.10", ListingKeys(4, "room", 2),
         msgspec.structs.replace(LOG, record=[*LOG.record, RecordRow("room", "01", "e1")]),
     )  # fmt: skip
     yield _case(
-        "list-before-the-floor", "where the log does not reach back, the kind counts as changed", "P4.10",
+        "list-before-the-floor", "if the change log does not reach back far enough, the kind counts as changed", "P4.10",
         ListingKeys(4, "room", 1), LOG, bug="floor-ignored-at-load",
     )  # fmt: skip
     yield from _fenced("list", ListingKeys(4, SESSION, 7), "unfenced-load")
@@ -617,15 +645,19 @@ def _committing() -> Iterator[RowCase]:
     def commit(*records: RecordRow, may_release: bool = False, took: int = 0) -> Committing:
         return Committing(4, list(records), may_release, took=took)
 
-    yield _case("commit-new", "a record that was not there", "P5.18", commit(new), LOG)
-    yield _case("commit-changed", "a record that was there", "P5.18", commit(other), LOG)
-    yield _case("commit-deletion", "a record is deleted, and the log says so", "P13.6", commit(gone), LOG)
+    yield _case("commit-new", "a record that did not exist", "P5.18", commit(new), LOG)
+    yield _case("commit-changed", "a record that existed", "P5.18", commit(other), LOG)
+    yield _case("commit-deletion", "a record is deleted, and the change log names it", "P13.6", commit(gone), LOG)
     yield _case(
-        "commit-deletion-of-nothing", "the log names a deletion whether or not the record was there", "P5.7",
+        "commit-deletion-of-nothing", "the change log names a deletion even if the record did not exist", "P5.7",
         commit(RecordRow(DEVICE, "07", None)), LOG,
     )  # fmt: skip
     yield _case(
-        "commit-unchanged", "the log names a record that is written as it was", "P5.7", commit(LOG.record[1]), LOG
+        "commit-unchanged",
+        "the change log names a record that is written without a change",
+        "P5.7",
+        commit(LOG.record[1]),
+        LOG,
     )
     yield _case(
         "commit-many",
@@ -637,37 +669,49 @@ def _committing() -> Iterator[RowCase]:
     yield _case("commit-nothing-known", "the first commit of a store", "P5.16", commit(new), _state(version=0, floor=0))
     wanted = _state(wanted=1)
     yield _case(
-        "commit-and-release", "the lease is released for whoever waits", "P5.17", commit(new, may_release=True), wanted
+        "commit-and-release",
+        "the lease is released for a process that waits",
+        "P5.17",
+        commit(new, may_release=True),
+        wanted,
     )
     yield _case(
         "commit-while-others-run",
-        "the lease is kept while other operations run, and renewed",
+        "the lease is kept and renewed while other operations run",
         "P5.17",
         commit(new),
         wanted,
     )
     yield _case(
-        "commit-and-keep", "the lease is kept where nobody waits, and renewed", "P5.17", commit(new, may_release=True)
+        "commit-and-keep", "the lease is kept and renewed if no process waits", "P5.17", commit(new, may_release=True)
     )
     yield _case(
-        "commit-sooner", "a lease counts from now, also where it claimed to last longer", "P5.16", commit(new), LASTING
+        "commit-sooner",
+        "a renewed lease lasts from now on, even if it would have lasted longer",
+        "P5.16",
+        commit(new),
+        LASTING,
     )
     yield from _late("commit", commit(new, took=HALF), commit(new, took=LATE), Tables())
     yield _case(
-        "commit-late-and-release", "a late commit releases the lease all the same", "P5.17",
+        "commit-late-and-release", "a late commit releases the lease too", "P5.17",
         commit(new, may_release=True, took=LATE), wanted,
     )  # fmt: skip
     yield from _fenced("commit", commit(new), "lease-lapses-unfenced")
 
 
 def _truncating() -> Iterator[RowCase]:
-    yield _case("truncate", "the floor rises, and the lines up to it go", "P4.16", Truncating(5), LOG)
+    yield _case("truncate", "the floor rises, and the lines up to it are deleted", "P4.16", Truncating(5), LOG)
     yield _case("truncate-beyond-the-version", "the floor never passes the version", "P4.16", Truncating(99), LOG)
     yield _case("truncate-below-the-floor", "the floor never falls", "P4.16", Truncating(1), LOG)
     yield _case(
-        "truncate-unheld", "it needs no lease", "P4.16", Truncating(5), msgspec.structs.replace(LOG, state=FREE.state)
+        "truncate-unheld",
+        "truncation needs no lease",
+        "P4.16",
+        Truncating(5),
+        msgspec.structs.replace(LOG, state=FREE.state),
     )
     yield _case(
-        "truncate-newer-schema", "nobody truncates the log of a newer schema", "P16.9", Truncating(5),
+        "truncate-newer-schema", "the change log of a newer schema is not truncated", "P16.9", Truncating(5),
         msgspec.structs.replace(LOG, schema=2), error="UnsupportedSchema", bug="schema-moves-on",
     )  # fmt: skip

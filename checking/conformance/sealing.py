@@ -1,4 +1,4 @@
-"""Vectors for sealing: what is sealed to what, and what must be refused."""
+"""Generate the vectors for sealing: how keys and values are sealed, and what must be refused."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ WRAPPING_NONCE: Final = bytes(range(0x60, 0x6C))
 PASSPHRASE: Final = "correct horse"
 KIND: Final = "olm_session"
 CHEAP: Final = Cost(n=2, r=8, p=1)
-"""What a test need not wait for. No store should have it: only the cost keeps others from guessing a passphrase."""
+"""A cost that makes the cases fast. No real store should have it: a high cost is the defence against guessing."""
 
 
 class Hide(Case, tag_field="call", tag="hide", frozen=True, kw_only=True):
-    """The key of a record becomes the key of a row. Bytes are in hexadecimal, here and below."""
+    """Encrypt the key of a record to the key of a row. Bytes are in hexadecimal, here and below."""
 
     store: str
     store_key: str
@@ -42,7 +42,7 @@ class Hide(Case, tag_field="call", tag="hide", frozen=True, kw_only=True):
 
 
 class Reveal(Case, tag_field="call", tag="reveal", frozen=True, kw_only=True):
-    """The key of a row becomes the key of a record again."""
+    """Decrypt the key of a row to the key of a record."""
 
     store: str
     store_key: str
@@ -52,7 +52,7 @@ class Reveal(Case, tag_field="call", tag="reveal", frozen=True, kw_only=True):
 
 
 class Seal(Case, tag_field="call", tag="seal", frozen=True, kw_only=True):
-    """A value is sealed. The nonce is random, but in a test."""
+    """Seal a value. The nonce is fixed here, and random in a store."""
 
     store: str
     store_key: str
@@ -64,7 +64,7 @@ class Seal(Case, tag_field="call", tag="seal", frozen=True, kw_only=True):
 
 
 class Open(Case, tag_field="call", tag="open", frozen=True, kw_only=True):
-    """A sealed value is opened."""
+    """Open a sealed value."""
 
     store: str
     store_key: str
@@ -75,7 +75,7 @@ class Open(Case, tag_field="call", tag="open", frozen=True, kw_only=True):
 
 
 class Unlock(Case, tag_field="call", tag="unlock", frozen=True, kw_only=True):
-    """A header is unlocked by a passphrase, or by a key."""
+    """Unlock a header by a passphrase or a key."""
 
     store: str
     header: str
@@ -85,7 +85,7 @@ class Unlock(Case, tag_field="call", tag="unlock", frozen=True, kw_only=True):
 
 
 class Declare(Case, tag_field="call", tag="declare", frozen=True, kw_only=True):
-    """A kind of records is declared. There is no result."""
+    """Declare a kind of records. There is no result."""
 
     kind: str
 
@@ -94,7 +94,7 @@ SealingCase: TypeAlias = Hide | Reveal | Seal | Open | Unlock | Declare
 
 
 def run(case: SealingCase) -> SealingCase:
-    """Do with the reference what a case says, and return the case with what came of it."""
+    """Run a case on the reference, and return the case with the result."""
     answer: str | None = None
     error: str | None = None
     try:
@@ -108,13 +108,13 @@ def run(case: SealingCase) -> SealingCase:
 
 
 def make() -> Vectors[SealingCase]:
-    """Make all cases."""
+    """Generate all cases. Raises ``Unexpected``."""
     cases = [*_names(), *_values(), *_headers(), *_secrets(), *_kinds()]
     must_be_unique([case.id for case in cases])
     made = [run(case) for case in cases]
     for meant, case in zip(cases, made, strict=True):
         if (meant.valid, meant.error) != (case.valid, case.error):
-            raise Unexpected(f"{case.id}: meant was {meant.error}, and what came is {case.error}")
+            raise Unexpected(f"{case.id}: expected {meant.error}, got {case.error}")
     return Vectors(FORMAT, made)
 
 
@@ -148,7 +148,7 @@ def _secret(case: Unlock) -> Secret:
 
 @contextmanager
 def random_bytes(*drawn: bytes) -> Iterator[None]:
-    """Let the reference draw these as its random bytes, in order."""
+    """Let the reference use these in order instead of random bytes."""
     with mock.patch("unwedged.store.sealer.os.urandom", side_effect=drawn):
         yield
 
@@ -175,20 +175,20 @@ _KEYS: Final = {
 def _names() -> Iterator[SealingCase]:
     for name, key in _KEYS.items():
         hide = Hide(
-            id=f"hide-{name}", shows="a key is padded, and hidden the same each time", clause="P22.10", valid=True,
+            id=f"hide-{name}", shows="a key is padded, and encrypted to the same bytes each time", clause="P22.10", valid=True,
             **_NAMED, key=key.hex(),
         )  # fmt: skip
         yield hide
         yield Reveal(
-            id=f"reveal-{name}", shows="a hidden key is revealed with the length that it had", clause="P22.10", valid=True,
+            id=f"reveal-{name}", shows="a hidden key is decrypted to its original length", clause="P22.10", valid=True,
             **_NAMED, hidden=_called(hide).hex(),
         )  # fmt: skip
     yield Hide(
-        id="hide-other-kind", shows="one key is hidden differently under another kind", clause="P22.10", valid=True,
+        id="hide-other-kind", shows="the same key is encrypted to other bytes under another kind", clause="P22.10", valid=True,
         **{**_NAMED, "kind": "device"}, key=b"curve25519".hex(),
     )  # fmt: skip
     yield Hide(
-        id="hide-other-store", shows="one key is hidden differently in another store with the same store key",
+        id="hide-other-store", shows="the same key is encrypted to other bytes in another store with the same store key",
         clause="P22.10", valid=True, **{**_NAMED, "store": OTHER_STORE.hex()}, key=b"curve25519".hex(),
     )  # fmt: skip
     hidden = _sealer(STORE.hex(), STORE_KEY.hex()).hide(KIND, b"curve25519")
@@ -204,7 +204,7 @@ def _names() -> Iterator[SealingCase]:
         )  # fmt: skip
     for length in range(len(hidden)):
         yield Reveal(
-            id=f"reveal-cut-to-{length}", shows="a hidden key that was cut off does not authenticate",
+            id=f"reveal-cut-to-{length}", shows="a truncated hidden key does not authenticate",
             clause="P22.2", valid=False, error="TamperedRecord", **_NAMED, hidden=hidden[:length].hex(),
         )  # fmt: skip
     names = _sealer(STORE.hex(), STORE_KEY.hex())._names
@@ -214,7 +214,7 @@ def _names() -> Iterator[SealingCase]:
     }  # fmt: skip
     for name, plain in unpadded.items():
         yield Reveal(
-            id=f"reveal-padded-with-{name}", shows="a hidden key without the padding counts as one that does not authenticate",
+            id=f"reveal-padded-with-{name}", shows="a hidden key without correct padding counts as not authentic",
             clause="P22.10", valid=False, error="TamperedRecord", **_NAMED,
             hidden=names.encrypt(plain, [module._context("name", STORE, KIND)]).hex(),
         )  # fmt: skip
@@ -225,7 +225,7 @@ def _values() -> Iterator[SealingCase]:
     values = {"empty": b"", "one-byte": b"\x00", "short": b"pickle", "a-thousand-bytes": bytes(range(250)) * 4}
     for name, value in values.items():
         seal = Seal(
-            id=f"seal-{name}", shows="a value is sealed, with its nonce in front", clause="P22.10", valid=True,
+            id=f"seal-{name}", shows="a value is sealed, and begins with its nonce", clause="P22.10", valid=True,
             **named, value=value.hex(), nonce=NONCE.hex(),
         )  # fmt: skip
         yield seal
@@ -235,7 +235,7 @@ def _values() -> Iterator[SealingCase]:
         )  # fmt: skip
     for name in ("empty", "not-ascii", "64-bytes"):
         yield Seal(
-            id=f"seal-key-{name}", shows="a value is bound to its record's key, whatever that is", clause="P22.10", valid=True,
+            id=f"seal-key-{name}", shows="a value is bound to its record's key", clause="P22.10", valid=True,
             **{**named, "key": _KEYS[name].hex()}, value=b"pickle".hex(), nonce=NONCE.hex(),
         )  # fmt: skip
     sealed = _called(
@@ -255,20 +255,20 @@ def _values() -> Iterator[SealingCase]:
         )  # fmt: skip
     for length in range(len(sealed)):
         yield Open(
-            id=f"open-cut-to-{length}", shows="a value that was cut off does not authenticate", clause="P22.1",
+            id=f"open-cut-to-{length}", shows="a truncated value does not authenticate", clause="P22.1",
             valid=False, error="TamperedRecord", **named, sealed=sealed[:length].hex(),
         )  # fmt: skip
     for place in (0, len(seal.nonce) // 2, len(sealed) - 1):
         flipped = bytearray(sealed)
         flipped[place] ^= 1
         yield Open(
-            id=f"open-bit-flipped-in-{place}", shows="a value with another bit does not authenticate",
+            id=f"open-bit-flipped-in-{place}", shows="a value with a flipped bit does not authenticate",
             clause="P22.1", valid=False, error="TamperedRecord", **named, sealed=flipped.hex(),
         )  # fmt: skip
 
 
 def header_of(secret: Secret, cost: Cost = CHEAP) -> bytes:
-    """Return a header that the reference makes, with what would be random fixed."""
+    """Return a header that the reference makes with fixed bytes instead of random ones."""
     drawn = (SALT, WRAPPING_NONCE) if isinstance(secret, Passphrase) else (WRAPPING_NONCE,)
     with random_bytes(*drawn), mock.patch.object(module, "COST", cost):
         return module._wrap(secret, STORE, STORE_KEY)
@@ -312,7 +312,7 @@ def _headers() -> Iterator[SealingCase]:
     first = {name: value for name, value in by_passphrase.items() if name != "wrapped_by"}
     yield _unlock(
         "first-format",
-        "the first format knows passphrases only",
+        "the first format has passphrases only",
         "P22.7",
         {**first, "format": "unwedged-1"},
         passphrase,
@@ -334,13 +334,13 @@ def _headers() -> Iterator[SealingCase]:
     )
     for name, change in _bad_costs().items():
         yield _unlock(
-            f"cost-{name}", "a cost that can't be paid is refused before it is paid", "P22.8", {**by_passphrase, **change},
+            f"cost-{name}", "a cost beyond the bounds is refused before any key is derived", "P22.8", {**by_passphrase, **change},
             passphrase, "NotAStore",
         )  # fmt: skip
     for name, header in _bad_headers(by_passphrase, by_key).items():
         yield _unlock(
             f"header-{name}",
-            "a header that is none is refused",
+            "a malformed header is refused",
             _clause_of_header(name),
             header,
             passphrase,
@@ -348,15 +348,22 @@ def _headers() -> Iterator[SealingCase]:
         )
 
     capitals = {**by_passphrase, **{name: str(by_passphrase[name]).upper() for name in ("salt", "key")}}
-    yield _unlock("capitals", "the digits of hexadecimal may be capitals", "P22.8", capitals, passphrase)
+    yield _unlock("capitals", "hexadecimal digits may be capitals", "P22.8", capitals, passphrase)
     yield _unlock(
-        "first-format-and-wrapping", "the first format has no such field, so it is ignored", "P22.7",
+        "first-format-and-wrapping", "the first format does not have the field wrapped_by, so it is ignored", "P22.7",
         {**by_passphrase, "format": "unwedged-1", "wrapped_by": "key"}, passphrase,
     )  # fmt: skip
     full = {**by_key, "x": ""}
     full["x"] = "x" * (1000 - len(json.dumps(full)))
-    yield _unlock("1000-bytes", "a header may have 1000 bytes", "P22.6", full, key)
-    yield _unlock("1001-bytes", "a header has no more", "P22.6", {**full, "x": f"{full['x']}x"}, key, "NotAStore")
+    yield _unlock("1000-bytes", "a header may be 1000 bytes long", "P22.6", full, key)
+    yield _unlock(
+        "1001-bytes",
+        "a header may not be longer than 1000 bytes",
+        "P22.6",
+        {**full, "x": f"{full['x']}x"},
+        key,
+        "NotAStore",
+    )
     for name, secret, header, error in (
         ("by-key", key, by_key, "WrongKey"),
         ("by-passphrase", passphrase, by_passphrase, "WrongPassphrase"),
@@ -379,17 +386,17 @@ def _headers() -> Iterator[SealingCase]:
             _header(passphrase, cost),
             passphrase,
         )
-    # The secret is of the other sort, so that nobody has to pay: it is refused by name, and the header is not.
+    # The secret is of the other type, so it is refused without a costly derivation. The header is not refused.
     costly: dict[str, dict[str, object]] = {
         "n-times-r": {"n": 2**18}, "n-times-r-times-p": {"n": 2**18, "p": 4}, "p": {"p": 2**19},
     }  # fmt: skip
     for name, change in costly.items():
         yield _unlock(
-            f"cost-at-bound-{name}", "a cost that is just within the bounds, and a secret of the other sort", "P22.8",
+            f"cost-at-bound-{name}", "a cost that is just within the bounds, and a secret of the other type", "P22.8",
             {**by_passphrase, **change}, key, "WrongKey",
         )  # fmt: skip
     yield _unlock(
-        "header-and-secret-wrong", "a header that is none is refused before a secret of the other sort", "P22.11",
+        "header-and-secret-wrong", "a malformed header is refused before a secret of the other type", "P22.11",
         {**by_passphrase, "n": 3}, key, "NotAStore",
     )  # fmt: skip
 
@@ -397,7 +404,12 @@ def _headers() -> Iterator[SealingCase]:
 def _secrets() -> Iterator[SealingCase]:
     by_passphrase, by_key = _header(Passphrase(PASSPHRASE)), _header(RandomKey(SECRET_KEY))
     yield _unlock(
-        "by-no-character", "a passphrase has a character", "P22.9", by_passphrase, Passphrase(""), "InvalidArgument"
+        "by-no-character",
+        "a passphrase has at least one character",
+        "P22.9",
+        by_passphrase,
+        Passphrase(""),
+        "InvalidArgument",
     )
     for octets in (SECRET_KEY[:-1], SECRET_KEY + b"x", b""):
         yield _unlock(
@@ -407,14 +419,16 @@ def _secrets() -> Iterator[SealingCase]:
 
 def _kinds() -> Iterator[SealingCase]:
     for kind in ("a", "z9_", "a" * 40):
-        yield Declare(id=f"declare-{kind}", shows="a name for a kind", clause="P22.4", valid=True, kind=kind)
+        yield Declare(
+            id=f"declare-{kind}", shows="a text that can be the name of a kind", clause="P22.4", valid=True, kind=kind
+        )
     for name, kind in {
         "empty": "", "41-letters": "a" * 41, "digit-first": "1a", "line-first": "_a", "capital": "aB", "hyphen": "a-b",
         "not-ascii": "s\u00e9ance", "digit-not-ascii": "a\u0661", "newline": "a\n",
     }.items():  # fmt: skip
         yield Declare(
             id=f"declare-{name}",
-            shows="no name for a kind",
+            shows="a text that can't be the name of a kind",
             clause="P22.4",
             valid=False,
             error="InvalidArgument",

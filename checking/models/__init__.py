@@ -1,1 +1,1 @@
-"""The models: what the manifest says that each of them must find, and checking them all."""
+"""Check the models against the manifest, which says what TLC must find in each of them."""

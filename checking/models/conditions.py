@@ -1,9 +1,10 @@
-"""Which property needs which condition: each is taken out of its action, one at a time, and TLC says what falls.
+"""Find out which property needs which condition of the specification.
 
-A condition is a conjunct of an action that says nothing of the next state. What is assumed about fairness is taken out
-likewise. What a smoke model then finds is the answer; how many states it has says nothing. A condition that no property
-needs may be superfluous, or something that it protects is not stated. ``tla/models/conditions.toml`` lists which
-property falls without which condition, and of each condition that no property needs why it stays.
+A condition is a conjunct of an action that does not mention the next state. A fairness assumption counts as a condition
+too. Each condition is removed, one at a time, and the smoke models are checked without it. The first property that is
+violated is the one that needs the condition. If no property is violated, either the condition is superfluous, or a
+property is missing. ``tla/models/conditions.toml`` lists for each condition the property that is violated without it,
+or the reason why it stays.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ MODULES = {
     "Verification": "MCVerification.tla",
     "Gossip": "MCGossip.tla",
 }
-"""The modules whose conditions are taken out, and what makes them finite."""
+"""The modules whose conditions are removed, each with the module of its models."""
 
 LOWERED_BOUNDS = {
     "LeaseLockProgress": {"MaxJumps": 0},
@@ -55,17 +56,17 @@ LOWERED_BOUNDS = {
     "Streams": {"MaxVersion": 1},
     "Views": {"MaxEpoch": 2},
 }
-"""The bounds of the smoke models that are lowered here, where each is checked so many times.
+"""Bounds of smoke models that are lowered here, because each model is checked once for each condition.
 
-``CryptoStoreCache`` keeps its two commits: only there do two transactions share a process, and with one commit neither
-could overwrite what the other wrote.
+``CryptoStoreCache`` keeps its bound of two commits. It is the only model in which two transactions share a process, and
+with one commit neither could overwrite what the other wrote.
 """
 
 CONDITION_DEFINITIONS = {"CryptoStoreCache": ("MayBegin",)}
-"""By module: definitions that are nothing but conditions of an action. Their conjuncts are conditions too."""
+"""By module: the definitions that contain only conditions of an action. Their conjuncts are conditions too."""
 
 FAIRNESS = "Fairness"
-"""The definition, where a module has it, of which each conjunct is an assumption."""
+"""The name of the definition whose conjuncts are the fairness assumptions, in a module that has any."""
 
 _COMMENT = re.compile(r"\(\*.*?\*\)|\\\*[^\n]*", re.DOTALL)
 _DEFINITION = re.compile(r"^(\w+)(?:\([^)=]*\))? *==", re.MULTILINE)
@@ -73,18 +74,18 @@ _BULLET = re.compile(r"^ *(?:(?:IN|THEN|ELSE|IF|\\/) +)*(/\\) ", re.MULTILINE)
 _TOKEN = re.compile(r"/\\|[()\[\]{}]|\\/|\\[EA] |=>|\bIF\b")
 _FAULT = re.compile(r'Broken\("[^"]+"\)|TwoCommits')
 _NOT_A_CONDITION = re.compile(r'^~(?:Broken\("[^"]+"\)|Unguarded\(o\))$|\bMax[A-Z]\w+|\bEpochsLeft\b|\bLongWrites\b')
-"""Switches of faults, and what bounds a model."""
+"""Conjuncts that are not conditions: the switches of faults, and the bounds of a model."""
 
 _PARSE_ERRORS = 150
-"""TLC's exit codes from here on mean that it could not even read the specification."""
+"""From this exit code on, TLC could not read the specification."""
 
 STATES_FACTOR_WITHOUT_CONDITION = 3
-"""A model without a condition is ended when TLC has found so many times the states that it has with it."""
+"""A model without a condition is stopped when TLC has found this many times the states of the model with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One conjunct, and where in its module it is."""
+    """One conjunct, and its position in the text of its module."""
 
     module: str
     action: str
@@ -98,22 +99,22 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Fall:
-    """What came of taking a condition out."""
+    """What TLC found without a condition."""
 
     condition: Condition
     falls: str
-    """The property; or why there is no such thing as the specification without the condition; or nothing."""
+    """The violated property, or the reason why the specification can't be evaluated. Empty if nothing is violated."""
     model: str
-    """The model that found it."""
+    """The model in which it was found."""
     unfinished: tuple[str, ...] = ()
-    """The models that were ended before they found anything. They say nothing."""
+    """The models that were stopped before they found a violation. They decide nothing."""
 
 
 class Needed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A condition that some property needs, and what TLC found first without it."""
+    """A condition that some property needs, and the violation that TLC finds first without it."""
 
     action: str
-    """With its module: ``LeaseLock!Call``."""
+    """The module and the action: ``LeaseLock!Call``."""
     condition: str
     falls: str
     model: str
@@ -123,20 +124,20 @@ class Unneeded(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A condition that no property needs, and why it stays."""
 
     action: str
-    """With its module: ``LeaseLock!Call``."""
+    """The module and the action: ``LeaseLock!Call``."""
     condition: str
     why: str
 
 
 class ConditionList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What ``conditions.toml`` says: each condition is in one of the lists."""
+    """The content of ``conditions.toml``. Each condition is in one of the two lists."""
 
     needed: list[Needed] = []
     unneeded: list[Unneeded] = []
 
 
 def read_condition_list(manifest: Manifest) -> ConditionList:
-    """Read what is known of the conditions."""
+    """Read ``conditions.toml``. Raises ``ManifestInvalid``."""
     path = manifest.folder / "conditions.toml"
     try:
         return msgspec.toml.decode(path.read_bytes(), type=ConditionList)
@@ -179,12 +180,12 @@ def find_conditions(module: str, text: str) -> list[Condition]:
 
 
 def _plain(text: str) -> str:
-    """Return the text with blanks in the place of its comments."""
+    """Return the text with its comments replaced by blanks."""
     return _COMMENT.sub(lambda comment: re.sub(r"[^\n]", " ", comment[0]), text)
 
 
 def _steps(plain: str, bodies: Mapping[str, tuple[int, int]]) -> set[str]:
-    """Return the definitions that say something of the next state, or whose own definitions do."""
+    """Return the definitions that mention the next state, themselves or by a definition that they use."""
     words = {name: set(re.findall(r"\w+|'", plain[slice(*body)])) for name, body in bodies.items()}
     steps = {"'", "UNCHANGED"}
     while more := {name for name, used in words.items() if used & steps} - steps:
@@ -193,7 +194,7 @@ def _steps(plain: str, bodies: Mapping[str, tuple[int, int]]) -> set[str]:
 
 
 def _bodies(plain: str) -> dict[str, tuple[int, int]]:
-    """Return where the body of each definition is."""
+    """Return the position of each definition's body, by its name."""
     found = list(_DEFINITION.finditer(plain))
     ends = [definition.start() for definition in found[1:]] + [len(plain)]
     bodies: dict[str, tuple[int, int]] = {}
@@ -220,20 +221,20 @@ def _assumptions(plain: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def _conjuncts(plain: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Return where the conjuncts of the outermost lists are, without their bullets."""
+    """Yield the positions of the conjuncts in the outermost lists, without their bullets."""
     bullets = [(match.start(1), match.start(1) - match.start()) for match in _BULLET.finditer(plain, start, end)]
     done = start
     for place, column in bullets:
         if place < done:
             continue
-        # It reaches to the next line that begins no further to the right.
+        # A conjunct ends before the next line that is not indented further than its bullet.
         following = re.compile(rf"\n(?=[ ]{{0,{column}}}[^ \n])").search(plain, place, end)
         done = following.start() if following is not None else end
         yield place + 2, len(plain[:done].rstrip())
 
 
 def _parts(plain: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Split what several conditions share a bullet."""
+    """Yield the positions of the conditions that share one bullet."""
     cuts, depth = [start], 0
     for token in _TOKEN.finditer(plain, start, end):
         if token[0] in "([{" or token[0] in ")]}":
@@ -241,7 +242,7 @@ def _parts(plain: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         elif depth == 0 and token[0] == "/\\":
             cuts += [token.start(), token.end()]
         elif depth == 0:
-            cuts = [start]  # what follows it belongs together
+            cuts = [start]  # everything after this token is one condition
             break
     for first, last in zip(cuts[::2], [*cuts[1::2], end], strict=True):
         text = plain[first:last]
@@ -249,15 +250,15 @@ def _parts(plain: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def without(condition: Condition, text: str) -> str:
-    """Return the module's text without the condition."""
+    """Return the module's text without the condition. Raises ``CheckError`` if it has moved."""
     if " ".join(_plain(text)[condition.start : condition.end].split()) != condition.text:
-        raise CheckError(f"{condition}: it is no longer where it was in {condition.module}.tla")
+        raise CheckError(f"{condition}: {condition.module}.tla no longer has this condition at its position")
     removed = re.sub(r"[^\n]", " ", text[condition.start : condition.end])
     return text[: condition.start] + "TRUE" + removed[4:] + text[condition.end :]
 
 
 async def what_falls(toolbox: Toolbox, manifest: Manifest, condition: Condition) -> Fall:
-    """Take a condition out, and check the smoke models, the smallest first, until one notices."""
+    """Remove a condition, and check the smoke models, the smallest first, until one of them fails."""
     text = (manifest.folder.parent / f"{condition.module}.tla").read_text(encoding="utf-8")
     unfinished: list[str] = []
     for model in _models(manifest, condition.module):
@@ -266,7 +267,7 @@ async def what_falls(toolbox: Toolbox, manifest: Manifest, condition: Condition)
             result = await run(toolbox, job)
         if result.verdict is Verdict.ERROR:
             if result.exit_code >= _PARSE_ERRORS:
-                raise CheckError(f"{condition}: taking it out makes no specification: {result.detail}")
+                raise CheckError(f"{condition}: the specification can't be read without it: {result.detail}")
             return Fall(condition, "it can't be evaluated", model.name)
         if result.verdict in (Verdict.SAFETY, Verdict.LIVENESS):
             return Fall(condition, result.property or "one of its properties", model.name)
@@ -281,13 +282,13 @@ def _models(manifest: Manifest, module: str) -> list[Model]:
 
 
 def _job_without(manifest: Manifest, model: Model, condition: Condition, text: str, scratch: Path) -> Job:
-    # What is beside the specification comes before what is in the library.
+    # TLC looks for modules in the specification's own folder before it looks in the library.
     job = manifest.job(model)
     (scratch / f"{condition.module}.tla").write_text(without(condition, text), encoding="utf-8")
     specification = scratch / model.specification
     specification.write_bytes(job.specification.read_bytes())
     configuration = scratch / f"{model.name}.cfg"
-    # A type is no promise.
+    # TypeOK is removed: it only states types, and is not a guarantee.
     settings = re.sub(r"\bTypeOK\b", "", job.configuration.read_text(encoding="utf-8"))
     for bound, number in LOWERED_BOUNDS.get(model.name, {}).items():
         settings = re.sub(rf"\b{bound} = \d+", f"{bound} = {number}", settings)
@@ -304,7 +305,7 @@ def _job_without(manifest: Manifest, model: Model, condition: Condition, text: s
 async def take_out(
     toolbox: Toolbox, manifest: Manifest, conditions: Sequence[Condition], on_fall: Callable[[Fall], None]
 ) -> None:
-    """Take each condition out, as many at once as there are cores, and tell of each what falls."""
+    """Remove each condition in turn, as many at once as there are cores. ``on_fall`` gets each result."""
     cores = asyncio.Semaphore(os.cpu_count() or 1)
 
     async def one(condition: Condition) -> None:
@@ -317,23 +318,23 @@ async def take_out(
 
 
 def discrepancies(falls: Sequence[Fall], listed: ConditionList, conditions: Sequence[Condition]) -> list[str]:
-    """Return what is not as listed, or not known: what falls or does not, and what is listed and not there."""
+    """Return a line for each difference from ``conditions.toml``, and for each condition that was not decided."""
     needed = {(entry.action, entry.condition) for entry in listed.needed}
     unneeded = {(entry.action, entry.condition) for entry in listed.unneeded}
     wrong = []
     for fall in falls:
-        place = (f"{fall.condition.module}!{fall.condition.action}", fall.condition.text)
-        if fall.falls and place in unneeded:
+        listing = (f"{fall.condition.module}!{fall.condition.action}", fall.condition.text)
+        if fall.falls and listing in unneeded:
             wrong.append(f"{fall.condition}: {fall.falls} needs it, but conditions.toml says that nothing does")
-        elif fall.falls and place not in needed:
-            wrong.append(f"{fall.condition}: {fall.falls} needs it, and conditions.toml does not say so")
+        elif fall.falls and listing not in needed:
+            wrong.append(f"{fall.condition}: {fall.falls} needs it, but conditions.toml does not list it")
         elif fall.unfinished:
             ended = ", ".join(fall.unfinished)
-            wrong.append(f"{fall.condition}: nobody knows whether a property needs it, because TLC was ended: {ended}")
-        elif not fall.falls and place in needed:
+            wrong.append(f"{fall.condition}: not decided, because TLC was stopped in these models: {ended}")
+        elif not fall.falls and listing in needed:
             wrong.append(f"{fall.condition}: no property needs it, but conditions.toml says that one does")
-        elif not fall.falls and place not in unneeded:
-            wrong.append(f"{fall.condition}: no property needs it, and conditions.toml does not say why it stays")
+        elif not fall.falls and listing not in unneeded:
+            wrong.append(f"{fall.condition}: no property needs it, but conditions.toml does not say why it stays")
     there = {(f"{condition.module}!{condition.action}", condition.text) for condition in conditions}
     gone = sorted((needed | unneeded) - there)
-    return wrong + [f"{action}: {text}: conditions.toml has it, and it is not there" for action, text in gone]
+    return wrong + [f"{action}: {text}: conditions.toml lists it, but no module has it" for action, text in gone]

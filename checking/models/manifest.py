@@ -1,7 +1,7 @@
-"""The manifest of models: which there are, and what TLC must find in each.
+"""Read the manifest of models, ``tla/models/manifest.toml``, which says what TLC must find in each model.
 
-``tla/models/manifest.toml`` has one ``[[model]]`` for each configuration file beside it. Nothing may be in one place
-and not in the other, so that no model is ever left unchecked without anybody noticing.
+The manifest has one ``[[model]]`` for each configuration file in its folder. A file without an entry, or an entry
+without a file, is an error, so no model is left unchecked unnoticed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from checking.errors import CheckoutNotFound, ManifestInvalid, UnknownModel
 from checking.tlc.run import Job, Result, Verdict, read_configuration
 
 MIN_STATE_LIMIT, STATE_LIMIT_FACTOR = 1_000_000, 10
-"""A model is ended when TLC has found so many states, or so many times those that are expected, whichever is more: by
-then it is wrong in any case, and it may have no end at all. Which model that is does not depend on the machine."""
+"""TLC is stopped when it has found more states than both of these: this number, and this multiple of the expected
+number. By then the result is wrong, and TLC might never end. This does not depend on the speed of the computer."""
 
 
 class Band(Enum):
@@ -31,11 +31,12 @@ class Band(Enum):
     FAULT = "fault"
     """The correct specification with one line of the protocol broken: the named property must fail."""
     PROBE = "probe"
-    """Says that an action never happens: must fail, or the properties hold because nothing happens."""
+    """Claims that an action never happens. TLC must refute the claim: else properties could hold because nothing
+    happens."""
     REPLAY = "replay"
-    """Its graph of states is driven through the implementation, transition by transition."""
+    """The implementation takes each transition of its state graph."""
     PROOF = "proof"
-    """Checked by ``make prove``, which compares its graph of states with what is proved."""
+    """Checked by ``make prove``, which compares its state graph with what is proved."""
 
 
 class Layer(Enum):
@@ -47,41 +48,41 @@ class Layer(Enum):
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A model and what is expected of it. The fields are the keys of the manifest."""
+    """A model, and what TLC must find in it. The fields are the keys of the manifest."""
 
     name: str
     """Also the name of its configuration file, without ``.cfg``."""
     specification: str
-    """The module that is checked, a file beside the manifest."""
+    """The file name of the module that TLC checks, in the folder of the manifest."""
     band: Band
     expected: Verdict
     property: str | None = None
-    """The property that is violated, where one is expected to be."""
+    """The property that must be violated, in a model that must fail."""
     exit_code: int
     distinct_states: int
     depth: int
     workers: Annotated[int, msgspec.Meta(ge=1)] = 1
     slug: str | None = None
-    """Of a fault: its name in the track record."""
+    """For a fault: its name in the track record."""
     layer: Layer | None = None
-    """Of a fault: the part of the protocol that it breaks."""
+    """For a fault: the part of the protocol that it breaks."""
 
 
 class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole file."""
+    """The content of the file."""
 
     model: tuple[Model, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """All models, in the order of the file, and the folder that they are in."""
+    """All models in the order of the file, and their folder."""
 
     folder: Path
     models: tuple[Model, ...]
 
     def model(self, name: str) -> Model:
-        """Return the model of that name."""
+        """Return the model of that name. Raises ``UnknownModel``."""
         for model in self.models:
             if model.name == name:
                 return model
@@ -105,7 +106,7 @@ class Manifest:
 
 
 def find_manifest(start: Path) -> Path:
-    """Return the manifest of the checkout that ``start`` is in."""
+    """Return the path of the manifest of the clone that ``start`` is in. Raises ``CheckoutNotFound``."""
     for folder in (start, *start.parents):
         manifest = folder / "tla" / "models" / "manifest.toml"
         if manifest.is_file():
@@ -117,7 +118,7 @@ def find_manifest(start: Path) -> Path:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read the manifest, and refuse one that does not fit the files beside it."""
+    """Read the manifest. Raises ``ManifestInvalid`` if it contradicts itself or the files in its folder."""
     try:
         content = msgspec.toml.decode(path.read_bytes(), type=_Content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -150,7 +151,7 @@ _NAMES_A_PROPERTY = (Verdict.SAFETY, Verdict.LIVENESS)
 
 
 def _model_problems(manifest: Manifest, model: Model) -> list[str]:
-    """Say what in one entry contradicts itself or the files it names."""
+    """Return how an entry contradicts itself or the files that it names."""
     job = manifest.job(model)
     is_fault = model.band is Band.FAULT
     must_fail = model.band in (Band.FAULT, Band.PROBE)
@@ -177,13 +178,13 @@ def _model_problems(manifest: Manifest, model: Model) -> list[str]:
 
 
 def differences(model: Model, result: Result) -> tuple[str, ...]:
-    """Say in which ways a result is not what is expected; nothing, if it is."""
+    """Return the differences between a result and what the manifest expects; none if it is as expected."""
     found = {
         "verdict": (model.expected.value, result.verdict.value),
         "property": (model.property, result.property),
         "exit code": (model.exit_code, result.exit_code),
         "distinct states": (model.distinct_states, result.distinct_states),
-        # Several workers can come upon a state on a longer way first, so that the depth they tell may be too large.
+        # Several workers may first find a state on a path that is not the shortest: then TLC reports too large a depth.
         "depth": (model.depth, result.depth if model.workers == 1 else min(result.depth, model.depth)),
     }
     return tuple(f"{what}: expected {wanted}, got {got}" for what, (wanted, got) in found.items() if wanted != got)

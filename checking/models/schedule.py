@@ -1,4 +1,4 @@
-"""Run many models, as many at once as there are cores, and compare each with what is expected of it."""
+"""Check many models, as many at once as there are cores, and compare each result with the manifest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from checking.tlc.toolbox import Toolbox
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A model, what came of it, and in which ways that is not what was expected."""
+    """A model, TLC's result, and how the result differs from the manifest."""
 
     model: Model
     result: Result
@@ -25,29 +25,29 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        """Whether everything is as expected."""
+        """Whether the result is as the manifest says."""
         return not self.differences
 
 
 class ProgressReporter(Protocol):
-    """Is told how far the work has come."""
+    """Receives the progress of a check."""
 
     def started(self, model: Model) -> None:
         """TLC has begun to check ``model``."""
 
     def progressed(self, model: Model, progress: Progress) -> None:
-        """TLC says how far it is with ``model``."""
+        """TLC reports its progress with ``model``."""
 
     def finished(self, outcome: Outcome) -> None:
-        """TLC is done with a model."""
+        """TLC has finished a model."""
 
 
 async def check_models(
     toolbox: Toolbox, manifest: Manifest, models: Sequence[Model], reporter: ProgressReporter, dumps: Path | None = None
 ) -> tuple[Outcome, ...]:
-    """Check ``models``; the outcomes are in their order. Cancelling this ends every TLC.
+    """Check ``models``, and return the outcomes in the same order. Cancellation ends every TLC process.
 
-    The graph of each replay model among them goes to a file in ``dumps``, as ``dump_of`` says.
+    If there is a folder ``dumps``, TLC writes the state graph of each replay model to the file that ``dump_of`` names.
     """
     cores = _Cores(os.cpu_count() or 1)
 
@@ -61,7 +61,7 @@ async def check_models(
         reporter.finished(outcome)
         return outcome
 
-    # The largest begin first, so that the small ones fill the gaps and nothing large is left to run alone at the end.
+    # The largest models start first: then the small ones fill the gaps, and no large one runs alone at the end.
     order = sorted(models, key=lambda model: (-model.workers, -model.distinct_states, model.name))
     async with asyncio.TaskGroup() as group:
         tasks = {model.name: group.create_task(check(model)) for model in order}
@@ -69,12 +69,12 @@ async def check_models(
 
 
 def dump_of(model: Model, folder: Path) -> Path:
-    """Return the file for the graph of a model."""
+    """Return the file in ``folder`` for the state graph of a model."""
     return folder / f"{model.name}.dot"
 
 
 class _Cores:
-    """A semaphore of which a model takes as many at once as it has workers, or all if it has more."""
+    """A semaphore. A model takes one unit for each of its workers, or all units if it has more workers than that."""
 
     def __init__(self, count: int) -> None:
         self._count = count

@@ -1,1 +1,1 @@
-"""Mutation: each line of the paths that decide is changed in every way that mutmut knows, and a test must notice it."""
+"""Mutation tests: mutmut changes the code that decides in one place at a time, and a test must fail each time."""

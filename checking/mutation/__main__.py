@@ -1,4 +1,4 @@
-"""Run mutants, and fail if one survives that is not listed as equivalent."""
+"""Run the tests on mutants, and fail if a mutant survives that is not listed as equivalent."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ LOGS = ROOT / "build" / "mutants"
 
 
 def main() -> int:
-    """Run the mutants of all files that are listed, of some, or of the lines that have changed."""
+    """Run the mutants of all listed files, of some files, or of the lines that have changed. Return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m checking.mutation", description=__doc__)
-    parser.add_argument("files", nargs="*", metavar="FILE", help="only the files whose path has this in it")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="only files whose path contains this")
     parser.add_argument("--changed", action="store_true", help="only lines that have changed since the base")
-    parser.add_argument("--base", help="a commit; where the branch left origin/main, else the commit before this one")
-    parser.add_argument("--seconds", type=float, help="name what has not been run by then, and end")
+    parser.add_argument("--base", help="a commit; by default where the branch left origin/main, else the commit before")
+    parser.add_argument("--seconds", type=float, help="end after so many seconds, and list what was not run")
     parser.add_argument("--record", action="store_true", help=f"write the scores into {scores.PAGE}")
     chosen = parser.parse_args()
     if chosen.record and (chosen.changed or chosen.base or chosen.seconds):
@@ -97,7 +97,10 @@ def _fate(status: str | None) -> str:
 
 
 def report(part: Part, fates: Mapping[Mutant, str], *, in_time: bool) -> int:
-    """Say what became of the mutants of a part. ``in_time``: whether each must have been run."""
+    """Print the results of the mutants of a part, and return the exit code.
+
+    ``in_time`` says whether a mutant that was not run counts as a failure.
+    """
     counts = {
         fate: sum(one == fate for one in fates.values())
         for fate in ("killed", "equivalent", "survived", running.NOT_RUN)

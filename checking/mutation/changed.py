@@ -1,4 +1,4 @@
-"""Which lines of the files differ from a commit, as git says."""
+"""Find the lines of files that differ from a commit, by git."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _LINES: Final = re.compile(r"^@@ -\S+ \+(\d+)(?:,(\d+))? @@")
 
 
 def base_of(root: Path) -> str | None:
-    """Return the commit to compare with: where this branch left ``origin/main``; else the commit before; else none.
+    """Return the commit to compare with: where this branch left ``origin/main``, or the commit before, or ``None``.
 
-    Raises ``CheckError`` where there may be one and this clone does not have it.
+    Raises ``CheckError`` if the clone is shallow and does not have the commit.
     """
     head = _git(root, "rev-parse", "HEAD")
     left = _git(root, "merge-base", "HEAD", UPSTREAM)
@@ -32,8 +32,11 @@ def base_of(root: Path) -> str | None:
 
 
 def changed_lines(root: Path, base: str, folder: str) -> Mapping[str, frozenset[int]]:
-    """Return the lines of each file of a folder that are not as in a commit, whether they are committed or not."""
-    # Whatever the settings of a person's git are.
+    """Return by file the numbers of the lines in a folder that differ from a commit, committed or not.
+
+    Raises ``CheckError`` if git can't compare them.
+    """
+    # The options override the user's own settings of git.
     form = ("--unified=0", "--no-color", "--no-ext-diff", "--relative", "--src-prefix=a/", "--dst-prefix=b/")
     told = _git(root, "diff", *form, base, "--", folder)
     if told is None:

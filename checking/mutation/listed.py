@@ -1,7 +1,7 @@
-"""Which files are mutated and by which tests; and the mutants that nobody could notice, each with the reason.
+"""Read the two lists of ``tests/mutants``: which files are mutated and tested how, and which mutants are equivalent.
 
-Both lists are in ``tests/mutants``. An entry of the second one names a mutant by its function and its text, so that it
-survives changes elsewhere in the file. One that matches no mutant any more is an error.
+An entry of the second list names a mutant by its function and its text, not by its line. So it remains valid if other
+parts of the file change. An entry that matches no mutant is an error.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ FOLDER: Final = Path("tests/mutants")
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Some files, and the tests that must notice what is changed in them."""
+    """Some files, and the tests that must fail for each mutant of them."""
 
     name: str
     files: tuple[str, ...]
     tests: tuple[str, ...]
     without: tuple[str, ...] = ()
-    """Tests of these that take too long, or that find the package elsewhere."""
+    """Tests that are left out, because they take too long or import the package from elsewhere."""
 
 
 class Equivalent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Mutants of one place, and why no test can notice them."""
+    """Mutants of one piece of code, and the reason why no test can notice them."""
 
     file: str
     function: str
@@ -46,7 +46,7 @@ class _Equivalents(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_parts(root: Path) -> tuple[Part, ...]:
-    """Read what is mutated."""
+    """Read ``parts.toml``. Raises ``CheckError``."""
     try:
         return msgspec.toml.decode((root / FOLDER / "parts.toml").read_bytes(), type=_Parts).part
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -54,7 +54,7 @@ def read_parts(root: Path) -> tuple[Part, ...]:
 
 
 def read_equivalents(root: Path) -> tuple[Equivalent, ...]:
-    """Read which mutants are equivalent."""
+    """Read ``equivalent.toml``. Raises ``CheckError``."""
     try:
         return msgspec.toml.decode((root / FOLDER / "equivalent.toml").read_bytes(), type=_Equivalents).equivalent
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -62,18 +62,18 @@ def read_equivalents(root: Path) -> tuple[Equivalent, ...]:
 
 
 def places(equivalents: Iterable[Equivalent]) -> Iterator[tuple[str, str, str, str]]:
-    """Yield the file, the function, the text before and the text after of each mutant that is listed."""
+    """Yield the file, the function, the original text and the mutated text of each listed mutant."""
     for entry in equivalents:
         for after in entry.after:
             yield entry.file, entry.function, entry.before, after
 
 
 def refuse_other_files(parts: Sequence[Part], names: Iterable[str], equivalents: Iterable[Equivalent]) -> None:
-    """Raise ``CheckError`` where a name is in the path of no file of a part, or an entry is about no such file."""
+    """Raise ``CheckError`` if a name is in no path of a mutated file, or an entry names a file that is not mutated."""
     files = [file for part in parts for file in part.files]
     for name in names:
         if not any(name in file for file in files):
-            raise CheckError(f"no file that is mutated has {name} in its path")
+            raise CheckError(f"no mutated file has {name} in its path")
     for entry in equivalents:
         if entry.file not in files:
             raise CheckError(f"tests/mutants/equivalent.toml: {entry.file} is not mutated")
@@ -82,7 +82,7 @@ def refuse_other_files(parts: Sequence[Part], names: Iterable[str], equivalents:
 def unmatched(
     equivalents: Iterable[Equivalent], files: Sequence[str], made: set[tuple[str, str, str, str]]
 ) -> list[str]:
-    """Say which entries about these files match no mutant."""
+    """Return a line for each entry about these files that matches no mutant."""
     return [
         f"tests/mutants/equivalent.toml: {function} of {file} has no mutant any more that is\n    + {after}"
         for file, function, before, after in places(equivalents)

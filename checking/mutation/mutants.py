@@ -1,7 +1,7 @@
-"""The mutants that mutmut makes of a file, each as a change of some lines of one function.
+"""Find the mutants that mutmut makes of a file: which lines of which function each of them changes.
 
-mutmut writes all of them into one module, each as a function of its own, and numbers them. Here they are compared with
-the original. A mutant is known by its place and its text, since its number changes with the file.
+mutmut writes all mutants into one module, each as a function of its own, and numbers them. The numbers change with the
+file. So each mutant is compared with the original here, and is identified by its function and its text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from mutmut.mutation.file_mutation import mutate_file_contents
 
 _SEPARATOR = "ǁ"
-"""What mutmut puts between the names of a class and of its method."""
+"""The separator that mutmut puts between the name of a class and the name of its method."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Mutant:
     """One change of one function."""
 
     name: str
-    """mutmut's own: the module, the function and a number."""
+    """mutmut's name of the mutant: the module, the function and a number."""
     file: str
     function: str
     lines: range
@@ -32,11 +32,11 @@ class Mutant:
     before: str
     after: str
     changes_words: bool
-    """Whether it changes only the text of an exception or of the log, or a type that is never evaluated."""
+    """Whether it changes only the text of an exception or of a log line, or a type that is never evaluated."""
 
     @property
     def place(self) -> tuple[str, str, str, str]:
-        """Return what it is listed by."""
+        """The file, the function, the original text and the mutated text, by which the mutant is listed."""
         return self.file, self.function, self.before, self.after
 
     def __str__(self) -> str:
@@ -45,7 +45,7 @@ class Mutant:
 
 @dataclass(frozen=True, slots=True)
 class _Function:
-    """A function as it stands in some text, with the comments before it."""
+    """The lines of a function, with the comments before it."""
 
     lines: Sequence[str]
 
@@ -55,7 +55,7 @@ class _Function:
         return next(n for n, line in enumerate(self.lines) if line.lstrip().startswith(("def ", "async def ")))
 
     def meaning(self, exceptions: frozenset[str]) -> str:
-        """Return its code, without what is only words."""
+        """Return its code without the parts that only a person reads."""
         indent = len(self.lines[self.definition]) - len(self.lines[self.definition].lstrip())
         [tree] = ast.parse("\n".join(line[indent:] for line in self.lines[self.definition :])).body
         assert isinstance(tree, ast.FunctionDef | ast.AsyncFunctionDef)
@@ -63,7 +63,7 @@ class _Function:
 
 
 class _WithoutWords(ast.NodeTransformer):
-    """Takes out what a person reads and no program does: the texts of exceptions and of the log; and types in casts."""
+    """Removes what has no effect on the program: texts of exceptions and of log lines, and types in casts."""
 
     def __init__(self, exceptions: frozenset[str]) -> None:
         self._exceptions = exceptions
@@ -91,7 +91,7 @@ def _is_text(node: ast.expr) -> bool:
 
 
 def mutants_of(package: Path, file: str) -> Iterator[Mutant]:
-    """Make all mutants of a file. ``package`` is the folder from which it is imported."""
+    """Yield all mutants of a file. ``package`` is the folder from which the file is imported."""
     source = (package / file).read_text(encoding="utf-8")
     made = mutate_file_contents(file, source)
     text = made.code.splitlines()
@@ -115,20 +115,20 @@ def mutants_of(package: Path, file: str) -> Iterator[Mutant]:
         lines, before, after = _difference(original, mutant)
         begin = places[function] - original.definition
         place = range(begin + lines.start, begin + lines.stop)
-        if after.lower() == before.lower():  # A text in capitals: the same text is changed in other ways too.
+        if after.lower() == before.lower():  # only capitals differ; mutmut changes the same text in other ways too
             continue
         yield Mutant(f"{module}.{name}", file, function, place, before, after, mutant.meaning(exceptions) == meaning)
 
 
 def _exceptions(source: str) -> frozenset[str]:
-    """Return the names of all exceptions that are called in a module: built in, or of a module of errors."""
+    """Return the names of all exceptions that a module creates: built-in ones, and those of a module of errors."""
     imported = (node for node in ast.parse(source).body if isinstance(node, ast.ImportFrom))
     of_modules = {name.name for node in imported if str(node.module).endswith(".errors") for name in node.names}
     return frozenset(of_modules | {name for name in dir(builtins) if name.endswith(("Error", "Exception"))})
 
 
 def _places(source: str) -> Iterator[tuple[str, int]]:
-    """Yield each function or method, and the line of its ``def``."""
+    """Yield the name of each function or method, and the line of its ``def``."""
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.name, node.lineno
@@ -139,7 +139,7 @@ def _places(source: str) -> Iterator[tuple[str, int]]:
 
 
 def _difference(original: _Function, mutant: _Function) -> tuple[range, str, str]:
-    """Return which lines of the original differ, and both texts of these, without the space around lines."""
+    """Return which lines of the original differ, and their original and mutated text without indentation."""
     codes = difflib.SequenceMatcher(None, original.lines, mutant.lines, autojunk=False).get_opcodes()
     changes = [code for code in codes if code[0] != "equal"]
     (_, first, _, first_after, _), (_, _, last, _, last_after) = changes[0], changes[-1]

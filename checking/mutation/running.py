@@ -1,7 +1,7 @@
-"""Runs mutants: mutmut makes them in a copy of the package, and runs the tests that reach each of them until one fails.
+"""Run mutmut: it makes the mutants in a copy of the package, and runs the tests of each mutant until one fails.
 
-mutmut forks each run from a process that has imported everything already. It knows the tests that call a function, and
-runs the quick ones first.
+mutmut forks each run from a process that has already imported everything. It records which tests call which function,
+and runs the fast tests first.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ PACKAGE: Final = "reference"
 """The folder from which the package is imported."""
 
 _COPIED: Final = ("chaos", "checking", "proofs", "spec", "tests")
-"""What tests need beside the package."""
+"""The files and folders that tests need besides the package."""
 
 TEST_SECONDS: Final = 15
-"""A test that takes longer fails, since a mutant may wait for ever. Without a mutant, no test that is chosen takes two
-seconds of processor time, and all must pass within this limit before the first mutant is run."""
+"""A test fails after so many seconds, since a mutant may wait for ever. Without mutants, no chosen test takes more than
+two seconds of processor time, and all tests must pass within this limit before the first mutant is run."""
 
 _PROCESSES: Final = 1 + (os.cpu_count() or 1)
-"""How many mutants are run at once. Those that hang need no processor."""
+"""How many mutants are run at once: more than there are cores, since mutants that hang use no processor time."""
 
 NOT_RUN: Final = "not checked"
-"""mutmut's word for a mutant that it has not come to."""
+"""mutmut's status of a mutant that it has not run."""
 
 
 @contextmanager
 def stage(root: Path, part: Part) -> Iterator[Path]:
-    """Make a folder for mutmut, where it finds the package and its settings."""
+    """Make a temporary folder in which mutmut finds the package and its settings."""
     with TemporaryDirectory(prefix="unwedged-mutants-") as scratch:
         folder = Path(scratch)
         (folder / "unwedged").symlink_to(root / PACKAGE / "unwedged")
@@ -58,7 +58,7 @@ def _settings(root: Path, part: Part) -> str:
         "also_copy": list(_COPIED),
         "pytest_add_cli_args": pytest,
         "pytest_add_cli_args_test_selection": [*part.tests, *(f"--deselect={test}" for test in part.without)],
-        # Each mutant has a process in which no test has run: Hypothesis refuses to run a test in two places.
+        # Each mutant gets a process in which no test has run: Hypothesis refuses to run a test from two modules.
         "process_isolation": "forkserver",
         "timeout_constant": float(TEST_SECONDS),
         "timeout_multiplier": 1.5,
@@ -70,13 +70,16 @@ def _settings(root: Path, part: Part) -> str:
 
 
 def make(folder: Path, root: Path, files: Sequence[str]) -> list[Mutant]:
-    """Make the mutants of some files."""
-    with chdir(folder):  # where mutmut looks for its settings
+    """Make the mutants of some files. ``root`` is the folder of the clone."""
+    with chdir(folder):  # mutmut looks for its settings in the current folder
         return [mutant for file in files for mutant in mutants_of(root / PACKAGE, file)]
 
 
 def run(folder: Path, mutants: Sequence[Mutant], log: Path, seconds: float | None) -> Mapping[str, str]:
-    """Run the tests on each of these mutants, but no longer than that; say by mutmut's name what became of each."""
+    """Run the tests on each of these mutants, for at most ``seconds``. Return mutmut's status, by mutmut's name.
+
+    Raises ``CheckError`` if mutmut fails.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     code = 0
     with log.open("w", encoding="utf-8") as output:
@@ -93,17 +96,17 @@ def run(folder: Path, mutants: Sequence[Mutant], log: Path, seconds: float | Non
             pass
         finally:
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # also what runs the tests
+                os.killpg(process.pid, signal.SIGKILL)  # with the processes that run the tests
             process.wait()
     results = subprocess.run(  # noqa: S603 (our own)
         _mutmut("results", "--all", "true"), cwd=folder, capture_output=True, text=True, check=False
     )
     told = {name: status for name, _, status in (line.strip().partition(": ") for line in results.stdout.splitlines())}
     if code or not told:
-        raise CheckError(f"mutmut failed; what it said is in {log}")
+        raise CheckError(f"mutmut failed; its output is in {log}")
     return {mutant.name: told.get(mutant.name, NOT_RUN) for mutant in mutants}
 
 
 def _mutmut(*arguments: str) -> list[str]:
-    # Not by `-m`: it needs to be imported under its own name.
+    # Not by `python -m`: mutmut must be imported under its own name.
     return [sys.executable, "-c", "from mutmut.__main__ import cli; cli()", *arguments]

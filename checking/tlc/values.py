@@ -1,4 +1,4 @@
-"""Read the values and states that TLC prints, as immutable Python values.
+"""Parse the values and states that TLC prints into immutable Python values, and print them again as TLA+.
 
 =====================================  ==================================
 TLC prints                             Python value
@@ -10,7 +10,7 @@ TLC prints                             Python value
 ``[a |-> 1]``, ``(1 :> 2 @@ 3 :> 4)``  ``HashTrieMap``: both are functions
 =====================================  ==================================
 
-A function over ``1..n`` is a sequence to TLC, and is printed as one.
+TLC prints a function over ``1..n`` as a sequence.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _LABEL = re.compile(r"([\w!]+)(?:\((.*)\))?", re.DOTALL)
 
 
 class Label(NamedTuple):
-    """What TLC calls a step: the action and, if it is a newer TLC, the action's parameters."""
+    """TLC's label of a step: the action and, in newer versions of TLC, its parameters."""
 
     action: str
     parameters: tuple[Value, ...] = ()
@@ -71,7 +71,7 @@ class Label(NamedTuple):
 
 @lru_cache(maxsize=1000)
 def parse_label(text: str) -> Label:
-    """Read what TLC calls a step: ``Begin``, or ``Begin(o3,"view")``."""
+    """Parse a label, such as ``Begin`` or ``Begin(o3,"view")``. Raises ``UnreadableOutput``."""
     match = _LABEL.fullmatch(text)
     if match is None:
         raise UnreadableOutput(f"TLC names a step in a way that can't be read: {text!r}")
@@ -81,7 +81,7 @@ def parse_label(text: str) -> Label:
 
 
 def parse_state(text: str) -> HashTrieMap[str, Value]:
-    r"""Read a state as TLC prints it: one ``/\ variable = value`` for each variable."""
+    r"""Parse a state: one ``/\ variable = value`` for each variable. Raises ``UnreadableOutput``."""
     pieces = _CONJUNCT.split(text)
     if len(pieces) < 3 or pieces[0].strip():
         raise UnreadableOutput(f"TLC printed a state that can't be read: {text!r}")
@@ -90,15 +90,15 @@ def parse_state(text: str) -> HashTrieMap[str, Value]:
     )
 
 
-# States of one graph differ in a variable or two, so that nearly every value was read before.
+# The states of a graph differ in one or two variables, so almost every value was parsed before.
 @lru_cache(maxsize=200_000)
 def parse_value(text: str) -> Value:
-    """Read one value as TLC prints it."""
+    """Parse one value as TLC prints it. Raises ``UnreadableOutput``."""
     return _ValueParser(text).parse()
 
 
 class _ValueParser:
-    """A recursive descent over the tokens of one value."""
+    """A recursive-descent parser of one value."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -204,7 +204,7 @@ class _ValueParser:
 
 
 def render_value(value: Value) -> str:
-    """Write a value in TLA+, the same text for equal values."""
+    """Return a value in TLA+. Equal values give the same text."""
     match value:
         case bool():
             return "TRUE" if value else "FALSE"
@@ -234,15 +234,15 @@ def _render_function(function: HashTrieMap[Value, Value]) -> str:
 
 
 def render_state(state: State) -> str:
-    """Write a state in TLA+, the same text for equal states."""
+    """Return a state in TLA+. Equal states give the same text."""
     return "\n".join(f"/\\ {name} = {render_value(state[name])}" for name in sorted(state))
 
 
 def record(**fields: Value) -> Value:
-    """Make a record."""
+    """Return a TLA+ record."""
     return HashTrieMap(fields)
 
 
 def function(values: Mapping[Value, Value]) -> Value:
-    """Make a function whose arguments are no numbers. TLC prints an empty one as a sequence."""
+    """Return a TLA+ function whose arguments are not numbers. An empty one is a sequence, as TLC prints it."""
     return HashTrieMap(values) if values else ()

@@ -1,12 +1,13 @@
-"""Faults in real processes, and what ``checking.explain`` finds in their traces.
+"""Inject the bugs of the track record into real processes, and record what ``checking.explain`` finds in their traces.
 
-A fault is one ``TracedFault`` (``fault.py``): its name in the track record; a function that starts real processes,
-with the fault or without, drives them through a scene, and returns their traces; and what the table says of it. Each
-module of faults has a sequence of them, and ``faults.py`` puts these together. A process is a program of a module of
-its own, which takes commands and gives answers, one JSON line each (``processes.py``). ``store_faults.py`` and
-``store_process.py`` are an example. ``table.py`` has each fault explained, leaves out one optional field after the
-other, and writes ``spec/trace-faults.md``.
+Each bug is a ``TracedFault`` (``fault.py``). It has a *scenario*: a function that starts real processes with the bug or
+without it, makes them do what the bug needs to take effect, and returns their traces. The modules ``store_faults``,
+``device_faults`` and ``exchange_faults`` define the bugs; ``faults`` lists all of them.
 
-To add a fault: declare it, and run ``python -m checking.traced_faults NAME``, which says what is found of it, and
-whether the same scene without the fault is accepted. ``python -m checking.traced_faults`` writes the table anew.
+A process runs one module, ``store_process`` or ``machine_process``. It reads commands and writes answers, each as one
+line of JSON (``processes``). ``table`` explains the traces of each bug, explains them again without each optional
+field and step, and writes ``spec/trace-faults.md``.
+
+To add a bug, define it, and run ``python -m checking.traced_faults NAME``. This prints the explanation of its traces
+with the bug and without it. ``python -m checking.traced_faults`` writes the table again.
 """

@@ -1,4 +1,4 @@
-"""What a fault is here: how real processes come to have it, what they do, and what their traces should show."""
+"""Define a fault that is injected into real processes: their scenario, and what the table says of their traces."""
 
 from __future__ import annotations
 
@@ -8,31 +8,33 @@ from pathlib import Path
 from typing import Protocol
 
 
-class Scene(Protocol):
-    """Starts real processes, drives them, and returns their traces, which they write into a folder."""
+class Scenario(Protocol):
+    """Start real processes that write traces into a folder, drive them, and return the paths of the traces."""
 
     def __call__(self, folder: Path, *, faulty: bool) -> tuple[Path, ...]:
-        """Return the traces of processes that have the fault, or of sound ones that do the same."""
+        """Return the traces of processes with the fault, or, if not ``faulty``, of correct ones that do the same."""
 
 
 @dataclass(frozen=True, slots=True)
-class Optional:
-    """What a writer of traces need not write, and the table leaves out one by one."""
+class OptionalParts:
+    """The parts of a trace that a writer may leave out. The table leaves out one part at a time."""
 
     fields: Mapping[str, frozenset[str]]
-    """By what the table calls them. ``step.field`` is that of one step, where others need it."""
+    """The names of fields that are left out together, by their title in the table. ``step.field`` names the field of
+    one step only."""
+
     steps: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class TracedFault:
-    """One fault."""
+    """A fault of the track record, and how real processes show it."""
 
     name: str
-    """As in the track record: what ``explain`` should say."""
-    scene: Scene
-    optional: Optional
+    """Its name in the track record, which ``explain`` should give."""
+    scenario: Scenario
+    optional: OptionalParts
     twins: frozenset[str] = frozenset()
-    """Other faults that nothing in the traces of this scene tells it from."""
+    """Other faults that leave the same traces in this scenario."""
     unseen: str = ""
-    """Why its traces show nothing, and what would; empty if they do."""
+    """The field that would show it, and why the traces do not. Empty if the traces show the fault."""

@@ -1,4 +1,4 @@
-"""All faults that real processes are given."""
+"""List all faults that are injected into real processes."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ from checking.traced_faults.store_faults import store_faults
 
 
 def every_fault(root: Path) -> Sequence[TracedFault]:
-    """Return them in the order of the table."""
+    """Return all faults in the order of the table. ``root`` is the folder of the clone."""
     return [*store_faults(root), *device_faults(), *exchange_faults()]

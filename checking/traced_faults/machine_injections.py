@@ -1,4 +1,4 @@
-"""The faults of the machine that a real process can be given, by their names in the track record."""
+"""Substitutions that give a real process a fault of the machine, by the fault's name in the track record."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Arguments = TypeVarTuple("Arguments")
 OFFERED: Final = RecordKind(
     "offered", key=TEXT, value=Codec(msgspec.json.encode, msgspec.json.Decoder(KeysUpload).decode)
 )
-"""The request of the open offer, which no sound machine keeps."""
+"""The request of the open offer. Only the faulty machine keeps it."""
 
 _hand_out_offer = account.hand_out_offer
 _encrypt = sharing.encrypt
@@ -37,13 +37,13 @@ _encrypt = sharing.encrypt
 
 # P2.5, P2.6
 def _session_cache_survives() -> Sequence[Substitution]:
-    """A process keeps all that it has in memory, whatever others have written."""
+    """A process keeps everything that it has in memory, even what other processes have changed."""
     return [(cache, "sync", lambda kept, log: replace(kept, version=log.version))]
 
 
 # M12.1
 def _replay_accepted() -> Sequence[Substitution]:
-    """Nobody looks whether a message was read as another event before. No model has this fault."""
+    """The machine does not check whether a message was read as another event before. No model has this fault."""
 
     async def note(readings: object, transaction: Transaction, index: int, reading: Reading) -> None:
         del readings, transaction, index, reading
@@ -53,7 +53,7 @@ def _replay_accepted() -> Sequence[Substitution]:
 
 # M1.1
 def _account_fork_at_creation() -> Sequence[Substitution]:
-    """As the model's fault; a process that has found no account says so, and waits before it makes one."""
+    """Inject the model's fault. A process that has found no account writes a line, and waits before it creates one."""
     run = RepairedStore.run
 
     async def run_and_wait(
@@ -73,7 +73,7 @@ def _account_fork_at_creation() -> Sequence[Substitution]:
 
 # M2.2, M2.3
 def _handed_out_again() -> Sequence[Substitution]:
-    """An open offer is stored with its request, and handed out to whoever asks."""
+    """An open offer is stored with its request, and each process that asks for requests gets it again."""
 
     async def make(transaction: Transaction, now_ms: int) -> KeysUpload | None:
         if await transaction.get(OFFER, None) is not None:
@@ -88,7 +88,7 @@ def _handed_out_again() -> Sequence[Substitution]:
 
 # M10.2
 def _save_error_ignored() -> Sequence[Substitution]:
-    """As the model's fault; the program also says in its trace what it takes for done."""
+    """Inject the model's fault. The program also writes into its trace the steps that it believes to be stored."""
 
     async def encrypt(
         machine: OlmMachine, room_id: str, shared: Sharing, event_type: str, content: Mapping[str, object]
@@ -117,7 +117,7 @@ def _save_error_ignored() -> Sequence[Substitution]:
 
 
 class _SaveFailed(Exception):
-    """A commit fails."""
+    """Makes a commit fail."""
 
 
 INJECTIONS: Final[Mapping[str, Callable[[], Sequence[Substitution]]]] = {

@@ -1,7 +1,7 @@
-"""A process of a device: a real machine that does what it is told, with a fault or without, and writes its trace.
+"""Run one process of a device: a real machine, with a fault or without, that carries out commands and writes a trace.
 
-It speaks lines of JSON. A command names one of the functions below. While the process carries it out, it writes each
-request to the homeserver as a line, and reads the answer as one.
+A command is a line of JSON that names one of the functions below. While the process carries the command out, it writes
+each request to the homeserver as a line, and reads the homeserver's answer as a line.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from unwedged.store import LeaseTimes, Transaction
 from unwedged.trace import NdjsonTracer
 
 KEY: Final = bytes(32)
-"""That of a throw-away store."""
+"""The key of the store, which exists only for one scenario."""
 
 Arguments: TypeAlias = "Sequence[object]"
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """What a process is."""
+    """What a process needs to know when it starts."""
 
     folder: str
     label: str
@@ -46,94 +46,94 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 class Command(msgspec.Struct, frozen=True):
-    """What to do."""
+    """The name of a function below, and its arguments."""
 
     name: str
     arguments: list[object]
 
 
-class Said(msgspec.Struct, frozen=True):
-    """What a process says: a request to be answered, or else what came of the command."""
+class Output(msgspec.Struct, frozen=True):
+    """What a process writes: a request to the homeserver, or the result of the command."""
 
     request: HttpRequest | None = None
     result: object = None
 
 
 def _say_request(request: HttpRequest) -> None:
-    say(msgspec.json.encode(Said(request)).decode())
+    say(msgspec.json.encode(Output(request)).decode())
 
 
 async def encrypt_room(client: Client, room: str, content: Json) -> None:
-    """Note that a room is encrypted."""
+    """Tell the machine that a room is encrypted."""
     await client.machine.set_room_encryption(room, content)
 
 
 async def track(client: Client, users: Sequence[str]) -> None:
-    """Know the devices of users."""
+    """Follow the device lists of some users, and fetch them."""
     await client.machine.track_users(users)
     await client.sync()
     await client.send_all()
 
 
 async def sync(client: Client, connection: str = "main") -> list[str]:
-    """Sync; return the codes of what was wrong."""
+    """Sync once. Return the codes of the problems."""
     return [problem.code for problem in (await client.sync(connection)).problems]
 
 
 async def send(client: Client) -> None:
-    """Send all that is to be sent."""
+    """Send all outgoing requests."""
     await client.send_all()
 
 
 async def requests(client: Client) -> list[Json]:
-    """Return what is to be sent, and send nothing."""
+    """Return the outgoing requests without sending them."""
     return [msgspec.json.decode(encode(request), type=Json) for request in await client.machine.outgoing_requests()]
 
 
 async def answer(client: Client, request: Json) -> None:
-    """Send a request that was listed before, and take its answer."""
+    """Send a request that was listed before, and give the response to the machine."""
     await client.send(_request(request))
 
 
 async def ask(client: Client, connection: str = "main", sliding: bool = False) -> Json:  # noqa: FBT002 (JSON)
-    """Ask the homeserver for what is new; return the position and the response, of which the machine knows nothing."""
+    """Make a sync request. Return its position and the response, which the machine has not received yet."""
     position = await client.machine.sync_position(connection, sliding=sliding)
     return {"position": msgspec.to_builtins(position), "response": client.ask(position)}
 
 
 async def receive(client: Client, asked: Mapping[str, Json]) -> None:
-    """Take the response to a sync that any process has asked for."""
+    """Give the machine a sync response that this process or another one has asked for."""
     await client.machine.receive_sync_changes(asked["response"], msgspec.convert(asked["position"], SyncPosition))
 
 
 async def post(client: Client, request: Json) -> Json:
-    """Send a request that was listed before; return its answer, of which the machine knows nothing."""
+    """Send a request that was listed before. Return the response, which the machine has not received yet."""
     sent = _request(request)
     return client.call(sent.method, sent.path, sent.body)
 
 
 async def mark_sent(client: Client, request: Json, response: Json) -> None:
-    """Take the answer to a request."""
+    """Give the machine the response to a request."""
     await client.machine.mark_sent(_request(request), response)
 
 
 async def mark_failed(client: Client, request: Json) -> None:
-    """Give a request up, whose outcome is unknown."""
+    """Tell the machine that a request failed with an unknown outcome."""
     await client.machine.mark_failed(_request(request), status=None)
 
 
 async def share(client: Client, room: str, members: Sequence[str]) -> None:
-    """Share the room's key with its members."""
+    """Share the room key with the members of a room."""
     await client.share(room, members)
 
 
 async def discard(client: Client, room: str) -> None:
-    """Let the next message have another room key."""
+    """Discard the room key, so that the next message uses another one."""
     await client.machine.discard_room_key(room)
 
 
 async def speak(client: Client, room: str, members: Sequence[str], text: str) -> str:
-    """Send a message, and return the id of its event."""
+    """Send a room message, and return its event ID."""
     shared = await client.share(room, members)
     content = await client.machine.encrypt_room_event(room, shared, "m.room.message", text_message(text))
     path = f"rooms/{room}/send/m.room.encrypted/{secrets.token_hex(8)}"
@@ -141,13 +141,13 @@ async def speak(client: Client, room: str, members: Sequence[str], text: str) ->
 
 
 async def read(client: Client, room: str, event: Json) -> str:
-    """Return the text of a message, or why it can't be read."""
+    """Return the text of a room message, or the code of the error."""
     [result] = await client.machine.decrypt_room_events(room, [event])
     return result.code if isinstance(result, MachineError) else str(result.content["body"])
 
 
 async def give_again(client: Client, room: str, user: str, device: str) -> None:
-    """Give a device the room's key as it is by now."""
+    """Send a device the room key from its current index on."""
 
     async def encrypt(transaction: Transaction) -> Json:
         own, outbound = await transaction.get(OWN_DEVICE, None), await transaction.get(OUTBOUND, RoomId(room))
@@ -178,34 +178,34 @@ async def export_keys(client: Client) -> list[Json]:
 
 
 async def import_keys(client: Client, exported: Sequence[Json]) -> None:
-    """Take room keys from a file."""
+    """Import room keys as from a file."""
     await client.machine.import_room_keys(msgspec.convert(exported, list[ExportedSession]))
 
 
 async def create_backup(client: Client) -> Json:
-    """Make a version of the backup; return its request."""
+    """Make a backup key, and return the request that creates the version."""
     new = await client.machine.key_backup.create_version()
     return msgspec.json.decode(encode(new.request), type=Json)
 
 
 async def turn_backup_off(client: Client) -> None:
-    """Turn the backup off."""
+    """Turn off the backup."""
     await client.machine.key_backup.turn_off()
 
 
 async def verify(client: Client, user: str, device: str) -> None:
-    """Ask a device to verify."""
+    """Request a verification with a device."""
     await client.machine.verifications.request(user, [device])
 
 
 async def trust(client: Client, user: str, device: str) -> None:
-    """Note that a device is verified."""
+    """Mark a device as verified."""
     known = (await client.machine.devices_of(user))[DeviceId(device)]
     await client.machine.set_trust(user, device, known.ed25519, LocalTrust.VERIFIED)
 
 
 async def bootstrap(client: Client) -> None:
-    """Make the user's cross-signing identity."""
+    """Create the user's cross-signing keys."""
     while not (await client.machine.cross_signing.bootstrap()).is_complete:
         await client.send_all()
 
@@ -231,7 +231,7 @@ def _request(request: Json) -> Request:
 
 
 async def serve(setting: Setting) -> None:
-    """Be a process until there are no more commands; then close the machine."""
+    """Carry out commands from standard input until it is closed; then close the machine."""
     folder = Path(setting.folder)
     async with AsyncExitStack() as stack:
         tracer = stack.enter_context(NdjsonTracer(folder / f"{setting.label}.ndjson", msgspec.json.encode))
@@ -253,7 +253,7 @@ async def serve(setting: Setting) -> None:
         while line := await asyncio.to_thread(sys.stdin.readline):
             command = msgspec.json.decode(line, type=Command)
             result = await _COMMANDS[command.name](client, *command.arguments)
-            say(msgspec.json.encode(Said(result=result)).decode())
+            say(msgspec.json.encode(Output(result=result)).decode())
 
 
 if __name__ == "__main__":

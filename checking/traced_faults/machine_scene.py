@@ -1,6 +1,6 @@
-"""A device in two real processes, its peer in a third, and a homeserver in memory: where faults of the machine happen.
+"""The scene of the machine's faults: a device in two real processes, its peer in a third, and a homeserver in memory.
 
-Only the traces of the device are looked at. Its processes may have a fault; nobody else has.
+Only the traces of the device are explained, and only its processes may have a fault.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import msgspec
 
 from checking.machine_replay.homeserver import Device, Homeserver, Json
 from checking.machine_replay.remote_homeserver import HttpAnswer, HttpRequest
-from checking.traced_faults.fault import Scene
-from checking.traced_faults.machine_process import Command, Said, Setting
+from checking.traced_faults.fault import Scenario
+from checking.traced_faults.machine_process import Command, Output, Setting
 from checking.traced_faults.processes import RealProcess
 from unwedged.machine.identifiers import MEGOLM, OLM
 
@@ -30,37 +30,37 @@ TRACES: Final = ("app.ndjson", "extension.ndjson")
 
 
 class MachineProcess:
-    """A process of a device, which does what it is told."""
+    """A process of a device that carries out commands."""
 
-    def __init__(self, stage: Stage, label: str, device: Device, fault: str | None) -> None:
-        self._server = stage.server
+    def __init__(self, scene: ProcessScene, label: str, device: Device, fault: str | None) -> None:
+        self._server = scene.server
         self._device = device
-        setting = Setting(str(stage.folder), label, device, fault)
-        self._process = RealProcess(stage.stack, "checking.traced_faults.machine_process", setting)
+        setting = Setting(str(scene.folder), label, device, fault)
+        self._process = RealProcess(scene.stack, "checking.traced_faults.machine_process", setting)
         self._has_ended = False
 
     def do(self, name: str, *arguments: object) -> object:
-        """Have a command carried out; return what came of it."""
-        said = self._process.ask(Command(name, list(arguments)), Said)
-        while said.request is not None:
-            said = self._process.ask(self._answer(said.request), Said)
-        return said.result
+        """Carry out a command in the process, answer its requests to the homeserver, and return the result."""
+        output = self._process.ask(Command(name, list(arguments)), Output)
+        while output.request is not None:
+            output = self._process.ask(self._answer(output.request), Output)
+        return output.result
 
     def requests(self) -> list[Json]:
-        """Let the machine list its requests, and send none."""
+        """Return the machine's outgoing requests without sending them."""
         return msgspec.convert(self.do("requests"), list[Json])
 
     def say(self, text: str) -> Json:
-        """Send a message to the room, and return its event."""
+        """Send a message to the room. Return its event."""
         event_id = self.do("speak", ROOM, MEMBERS, text)
         return next(event for event in self._server.events(ROOM) if event["event_id"] == event_id)
 
     def go_on(self) -> None:
-        """Let it go on with what it has stopped in the middle of."""
+        """Resume the process, which has stopped in the middle of an operation."""
         self._process.go_on()
 
     def close(self) -> None:
-        """Let it close its machine, and end."""
+        """Close the machine, and wait until the process has ended."""
         if not self._has_ended:
             self._process.end()
         self._has_ended = True
@@ -69,8 +69,8 @@ class MachineProcess:
         return HttpAnswer(*self._server.request(self._device, request.method, request.path, request.body))
 
 
-class Stage:
-    """The device's two processes ``app`` and ``extension``, and ``bob``, in a room."""
+class ProcessScene:
+    """The device's two processes ``app`` and ``extension``, and the peer ``bob``, in one room."""
 
     def __init__(self, stack: ExitStack, folder: Path, fault: str | None) -> None:
         self.stack, self.folder, self.fault = stack, folder, fault
@@ -82,7 +82,7 @@ class Stage:
         self.extension = self.process("extension")
 
     def meet(self) -> None:
-        """Let Bob's device begin, and let it and this one know of each other."""
+        """Start Bob's device. It and Alice's device fetch each other's device lists."""
         self.bob = MachineProcess(self, "bob", LAPTOP, None)
         for process in (self.app, self.bob):
             process.do("encrypt_room", ROOM, {"algorithm": MEGOLM})
@@ -91,11 +91,11 @@ class Stage:
             process.do("track", MEMBERS)
 
     def process(self, label: str) -> MachineProcess:
-        """Start one more process of the device."""
+        """Start another process of the device."""
         return MachineProcess(self, label, PHONE, self.fault)
 
     def tablet(self) -> MachineProcess:
-        """Sign Alice in on another device; each of the two has verified the other."""
+        """Sign Alice in on another device. Both devices mark each other as verified."""
         self.server.sign_in(TABLET)
         tablet = MachineProcess(self, "tablet", TABLET, None)
         tablet.do("send")
@@ -107,14 +107,14 @@ class Stage:
         return tablet
 
     def greet(self) -> None:
-        """Let each side say something that the other reads, so that Olm sessions go both ways."""
+        """Let each side send a message that the other reads, so that their Olm session works both ways."""
         for author, reader in ((self.app, self.bob), (self.bob, self.app)):
             event = author.say("hello")
             reader.do("sync")
             reader.do("read", ROOM, event)
 
     def damage_last_message(self, recipient: Device) -> None:
-        """Let the last message that waits for a device show another ratchet key, so that nobody can read it."""
+        """Change the ratchet key of the last message that waits for a device, so that it can't be decrypted."""
         content = self.server.waiting(recipient)[-1]["content"]
         assert isinstance(content, dict)
         assert content["algorithm"] == OLM
@@ -123,20 +123,20 @@ class Stage:
             ciphertext["body"] = body[:10] + ("A" if body[10] != "A" else "B") + body[11:]
 
 
-def scene_of(fault: str, play: Callable[[Stage], None], *, begins_anew: bool = False) -> Scene:
-    """Return the scene in which the processes of the device have a fault and do what a play says.
+def scenario_of(fault: str, act: Callable[[ProcessScene], None], *, begins_anew: bool = False) -> Scenario:
+    """Return the scenario in which the processes of the device have a fault and ``act`` drives them.
 
-    Where it ``begins_anew``, the device has done nothing yet but to make its account.
+    If it ``begins_anew``, the device has only created its account, and Bob's device has not started.
     """
 
-    def scene(folder: Path, *, faulty: bool) -> tuple[Path, ...]:
+    def scenario(folder: Path, *, faulty: bool) -> tuple[Path, ...]:
         with ExitStack() as stack:
-            stage = Stage(stack, folder, fault if faulty else None)
+            scene = ProcessScene(stack, folder, fault if faulty else None)
             if not begins_anew:
-                stage.meet()
-            play(stage)
-            for process in (stage.app, stage.extension):
+                scene.meet()
+            act(scene)
+            for process in (scene.app, scene.extension):
                 process.close()
         return tuple(folder / name for name in TRACES)
 
-    return scene
+    return scenario

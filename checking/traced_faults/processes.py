@@ -1,4 +1,4 @@
-"""Real processes that take commands and give answers, one JSON line each."""
+"""Start real processes, and exchange commands and answers with them, each as one line of JSON."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ Answer = TypeVar("Answer")
 
 
 class ProcessEnded(CheckError):
-    """A process ended that should have gone on."""
+    """A process ended before it was asked to."""
 
 
 class RealProcess:
-    """A process that runs a module, with a setting. It says an empty line when it is ready; ``stack`` kills it."""
+    """A process that runs a module, which gets a setting. ``stack`` kills the process.
+
+    The process writes an empty line when it is ready.
+    """
 
     def __init__(self, stack: ExitStack, module: str, setting: msgspec.Struct) -> None:
         self._module = module
@@ -31,28 +34,28 @@ class RealProcess:
         self._line()
 
     def ask(self, command: msgspec.Struct, answer: type[Answer]) -> Answer:
-        """Let it take a command, and return what it answers."""
+        """Send a command, and return the answer. Raises ``ProcessEnded``."""
         assert self._process.stdin is not None
         self._process.stdin.write(msgspec.json.encode(command).decode() + "\n")
         self._process.stdin.flush()
         return msgspec.json.decode(self._line(), type=answer)
 
     def go_on(self) -> None:
-        """Let one that has said an empty line go on, until it says the next one."""
+        """Resume a process that has written an empty line and waits, until it writes the next empty line."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         self._line()
 
     def end(self) -> None:
-        """Give it no more commands, and wait until it has ended by itself."""
+        """Send no more commands, and wait until the process ends by itself. Raises ``ProcessEnded`` if it failed."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         if self._process.wait():
             raise ProcessEnded(f"a process of {self._module} ended with {self._process.returncode}")
 
     def kill(self) -> None:
-        """End it in the middle of what it does."""
+        """Kill the process in the middle of what it does."""
         self._process.kill()
         self._process.wait()
 
@@ -65,6 +68,6 @@ class RealProcess:
 
 
 def say(line: str) -> None:
-    """Say a line, in such a process."""
+    """Write a line to the process that started this one."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()

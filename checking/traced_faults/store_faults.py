@@ -1,4 +1,4 @@
-"""Faults of the lock and the store (layers L and S): real processes do what TLC's counterexample says, and go on."""
+"""The faults of the lock and the store: real processes take the steps of TLC's counterexample, and then continue."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final
 from checking.replay.faults import FAULTS
 from checking.replay.model_states import HOME, OPERATION_OF
 from checking.replay.transitions import STORE_ACTIONS, Step
-from checking.traced_faults.fault import Optional, TracedFault
+from checking.traced_faults.fault import OptionalParts, TracedFault
 from checking.traced_faults.processes import RealProcess
 from checking.traced_faults.store_process import GO_ON, Answer, Command, Setting
 from checking.track_record.counterexamples import Counterexample, Taken, read_counterexamples
@@ -20,10 +20,10 @@ from unwedged.protocol.identifiers import Milliseconds
 
 BEGINNING_MS: Final = Milliseconds(1_000_000_000)
 ROUNDS: Final = 2
-"""How often each process goes on after the counterexample."""
+"""How often each process continues after the counterexample."""
 
 
-OPTIONAL: Final = Optional(
+OPTIONAL: Final = OptionalParts(
     {
         "`based_on` and `made`": frozenset({"based_on", "made"}),
         "`began_after`": frozenset({"began_after"}),
@@ -44,16 +44,16 @@ OPTIONAL: Final = Optional(
 )
 
 AFTER_OTHERS: Final = frozenset({"dirty-hidden-from-reentrant", "reload-race"})
-"""Faults that look alike in an empty store: here others have written before."""
+"""Faults that leave the same traces in an empty store. Each process writes something before the counterexample."""
 
-MORE: Final[Mapping[str, Sequence[Step]]] = {
+STEPS_AFTER: Final[Mapping[str, Sequence[Step]]] = {
     "waits-inside": (Step("StopRenewing", process="p2"), Step("Renew", process="p2")),
 }
-"""What endless counterexamples end with that nothing follows: here something does."""
+"""The steps that follow a counterexample of a liveness property, in which nothing happens any more."""
 
-_NOT_TOLD: Final = frozenset({"floor-ignored-in-stream", "foreign-writes-unseen", "streams-lost"})
+_NOT_DELIVERED: Final = frozenset({"floor-ignored-in-stream", "foreign-writes-unseen", "streams-lost"})
 TWINS: Final[Mapping[str, frozenset[str]]] = {
-    slug: _NOT_TOLD - {slug} for slug in ("floor-ignored-in-stream", "foreign-writes-unseen")
+    slug: _NOT_DELIVERED - {slug} for slug in ("floor-ignored-in-stream", "foreign-writes-unseen")
 }
 
 UNSEEN: Final[Mapping[str, str]] = {
@@ -62,7 +62,7 @@ UNSEEN: Final[Mapping[str, str]] = {
 
 
 def store_faults(root: Path) -> Sequence[TracedFault]:
-    """Return a fault for each counterexample of the lock and the store."""
+    """Return a fault for each recorded counterexample of the lock and the store."""
     by_slug = {each.slug: each for each in reversed(read_counterexamples(root)) if each.slug in FAULTS}
     return [
         TracedFault(
@@ -77,13 +77,13 @@ def store_faults(root: Path) -> Sequence[TracedFault]:
 
 
 def traces_of(counterexample: Counterexample, folder: Path, *, faulty: bool) -> tuple[Path, ...]:
-    """Let real processes do what a counterexample says, with its fault or without, and return their traces."""
+    """Let real processes take the steps of a counterexample, with its fault or without. Return their traces."""
     with ExitStack() as stack:
         driver = _Driver(stack, counterexample, folder, counterexample.slug if faulty else None)
         if counterexample.slug in AFTER_OTHERS:
             driver.go_on()
-        steps = [*steps_of(counterexample), *MORE.get(counterexample.slug, ())]
-        for step in steps[:-1] if steps[-1].action == "Crash" else steps:  # which would only cut off the trace
+        steps = [*steps_of(counterexample), *STEPS_AFTER.get(counterexample.slug, ())]
+        for step in steps[:-1] if steps[-1].action == "Crash" else steps:  # a last crash would only cut off the trace
             driver.take(step)
         for _ in range(ROUNDS):
             driver.go_on()
@@ -91,7 +91,7 @@ def traces_of(counterexample: Counterexample, folder: Path, *, faulty: bool) -> 
 
 
 def steps_of(counterexample: Counterexample) -> Sequence[Step]:
-    """Return the steps of a counterexample as the store takes them."""
+    """Return the steps of a counterexample, under the names that they have in the store."""
     of_lock = counterexample.module == "LeaseLock"
     return [_step(taken, of_lock=of_lock) for taken in counterexample.steps]
 
@@ -115,19 +115,19 @@ def _step(taken: Taken, *, of_lock: bool) -> Step:
 
 
 def _records(action: str, changes: str) -> frozenset[str]:
-    place = {"Load": r"loading: <<>> -> (.*)", "Commit": r"commits: \+ (.*)", "Forget": r"records\[(\w+)\]"}
-    found = re.search(place.get(action, r"records\[(\w+)\]"), changes)
+    patterns = {"Load": r"loading: <<>> -> (.*)", "Commit": r"commits: \+ (.*)", "Forget": r"records\[(\w+)\]"}
+    found = re.search(patterns.get(action, r"records\[(\w+)\]"), changes)
     return frozenset(re.findall(r"\br\d\b", found[1])) if found else frozenset()
 
 
 class _Driver:
-    """Processes, by their names in the model."""
+    """Real processes, each of which takes the steps of one process of the model."""
 
     def __init__(self, stack: ExitStack, counterexample: Counterexample, folder: Path, fault: str | None) -> None:
-        told = "\n".join(change for taken in counterexample.steps for change in taken.changes)
+        changes = "\n".join(change for taken in counterexample.steps for change in taken.changes)
         self._home = HOME if counterexample.module != "LeaseLock" else {o: p for p, o in OPERATION_OF.items()}
-        self._records = tuple(sorted({"r1", *re.findall(r"\br\d\b", told)}))
-        self._subscribers = frozenset(re.findall(r"heard\[(\w+)\]", told))
+        self._records = tuple(sorted({"r1", *re.findall(r"\br\d\b", changes)}))
+        self._subscribers = frozenset(re.findall(r"heard\[(\w+)\]", changes))
         self._stack, self._folder, self._fault = stack, folder, fault
         self._time_ms = int(BEGINNING_MS)
         self._instances = 0
@@ -141,7 +141,7 @@ class _Driver:
         return RealProcess(self._stack, "checking.traced_faults.store_process", setting)
 
     def take(self, step: Step) -> None:
-        """Let the process take a step that it is a step of."""
+        """Take a step in the process that it belongs to; a step of no process is taken in the first one."""
         if step.action == "Crash":
             self._processes[step.process].kill()
             self._processes[step.process] = self._started(step.process)
@@ -151,7 +151,7 @@ class _Driver:
             self._ask(next(iter(self._processes)), step)
 
     def go_on(self) -> None:
-        """Let each process end what it does and do something more; a lease that is in the way at last expires."""
+        """Let each process finish its work and write something more. A lease that still prevents this expires."""
         refused = [name for name in self._processes if not self._ask(name, Step(GO_ON))]
         for name in refused:
             if not self._ask(name, Step(GO_ON)):

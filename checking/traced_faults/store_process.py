@@ -1,7 +1,7 @@
-"""A process that has one process of a model, and takes its steps for real: it reads them, and writes its trace.
+"""Run one process of a store model as a real process: read the steps to take, take them, and write the trace.
 
-Its store object, its cache and its memory are its own, and the file is shared with the others. The steps are those of
-``checking.replay``. What a counterexample has left undone is done at the end, as by a program that goes on.
+The process has a store object, a cache and a memory of its own, and shares the file with the other processes.
+``checking.replay`` takes the steps. After the counterexample the process finishes the operations that it has begun.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from unwedged.store.sqlite import SqliteBackend
 from unwedged.trace import NdjsonTracer
 
 GO_ON: Final = "GoOn"
-"""A step that no model has: whatever the process has begun comes to its end, and it does two things more."""
+"""A step that no model has: the process finishes what it has begun, and commits two more transactions."""
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """What a process is."""
+    """What a process needs to know when it starts."""
 
     folder: str
     name: str
     number: int
-    """How many instances there were before."""
+    """How many instances were started before this one."""
     fault: str | None
     home: dict[str, str]
     records: tuple[str, ...]
@@ -52,32 +52,32 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 class Command(msgspec.Struct, frozen=True):
-    """A step to take, at a time."""
+    """A step to take, and the time at which to take it."""
 
     step: Step
     time_ms: int
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """Whether the step was possible, and what time it is after it."""
+    """Whether the step was possible, and the time after it."""
 
     possible: bool
     time_ms: int
 
 
 async def serve(setting: Setting) -> None:
-    """Be a process until there are no more commands."""
+    """Carry out commands from standard input until it is closed."""
     asyncio.get_running_loop().set_default_executor(InlineExecutor())
     folder = Path(setting.folder)
     backend = await SqliteBackend.open(folder / "shared.store")
-    sealer = Sealer._of(backend.identity, bytes(32))  # noqa: SLF001 (this is a harness: all processes have this key)
+    sealer = Sealer._of(backend.identity, bytes(32))  # noqa: SLF001 (a test harness: all processes have the same key)
     file = Database(folder / "shared.store", sealer, setting.records)
     home = {operation: process for operation, process in setting.home.items() if process == setting.name}
     with ExitStack() as stack:
         tracer = stack.enter_context(NdjsonTracer(folder / f"{setting.name}.ndjson"))
         world = World({setting.name: backend}, sealer, file, home, setting.records, setting.subscribers)
         world.strict, world.instances, world.tracer = False, setting.number, tracer
-        world.bases = defaultdict(dict)  # of commits of other processes it has none
+        world.bases = defaultdict(dict)  # the bases of other processes' commits are not known here
         stack.enter_context(patch.object(database, "monotonic_seconds", lambda: world.clock.time_ms / 1000))
         if setting.fault is not None:
             stack.enter_context(substituted(FAULTS[setting.fault](world)))
@@ -96,7 +96,7 @@ async def serve(setting: Setting) -> None:
 async def _take(world: World, step: Step) -> bool:
     if step.action == GO_ON:
         return await go_on(world)
-    if step.action == "Truncate":  # in the model nobody's step, and here one that its process writes into the trace
+    if step.action == "Truncate":  # no process takes this step in the model; here a process takes it, and traces it
         (process,) = world.processes.values()
         await run_to_end(process.gate, process.store.truncate_now(Version(world.database.state().version)))
         return True
@@ -104,7 +104,7 @@ async def _take(world: World, step: Step) -> bool:
 
 
 async def go_on(world: World) -> bool:
-    """End what has begun, update all records twice, and release the lease. False: the lease was refused."""
+    """Finish what has begun, update all records twice, and release the lease. Return ``False`` if it is refused."""
     (process,) = world.processes.values()
     name = process.name
     for operation, actor in list(process.actors.items()):

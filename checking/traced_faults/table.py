@@ -1,6 +1,6 @@
-"""The table of the faults in ``spec/trace-faults.md``: what ``explain`` says of the traces of each, and why.
+"""Make ``spec/trace-faults.md``: for each fault, what ``explain`` concludes from its traces and which fields it needs.
 
-Of each optional field and step it is tried what becomes of the verdict without it.
+To find the needed fields, the traces are explained again without each optional field and without each optional step.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ FILE: Final = Path("spec/trace-faults.md")
 
 
 class Row(NamedTuple):
-    """What the traces of a fault show."""
+    """What the traces of one fault show."""
 
     fault: str
     named: tuple[str, ...]
-    """The bugs that are named first; several where they can't be told apart."""
+    """The bugs that ``explain`` names first. Several, if the traces do not distinguish them."""
     clauses: tuple[str, ...]
-    """What the first impossible step breaks."""
+    """The clauses that the first impossible step violates."""
     certainty: str
     needs: tuple[str, ...]
-    """Fields without which others are named, or none is."""
+    """The optional fields and steps without which ``explain`` names other bugs, or none."""
 
 
 async def row_of(toolbox: Toolbox, fault: TracedFault, specifications: Path, *, with_fields: bool = True) -> Row:
-    """Let real processes have a fault, and return what their traces show."""
+    """Run the scenario of a fault in real processes, and return what their traces show."""
     with tempfile.TemporaryDirectory(prefix="unwedged-fault-") as folder:
-        paths = fault.scene(Path(folder), faulty=True)
+        paths = fault.scenario(Path(folder), faulty=True)
         whole = await explained(toolbox, read(paths), specifications)
         named, needs = named_first(whole), []
         optional = [*fault.optional.fields, *fault.optional.steps] if with_fields and named else []
@@ -53,12 +53,12 @@ async def row_of(toolbox: Toolbox, fault: TracedFault, specifications: Path, *, 
 
 
 def named_first(explanation: Explanation) -> tuple[str, ...]:
-    """Return the bugs that an explanation names first."""
+    """Return the bugs that an explanation names first; none if it names no bug."""
     return next((tuple(bugs) for bugs, _ in explanation.bugs), ())
 
 
 def _without(paths: Iterable[Path], step: str, fields: frozenset[str], folder: Path) -> Sequence[Path]:
-    """Write the traces again without some fields, and without a step."""
+    """Write copies of the traces into a folder, without some fields and without one step. Return their paths."""
     folder.mkdir(exist_ok=True)
     for path in paths:
         lines = [json.loads(line) for line in path.read_text().splitlines() if line]
@@ -72,7 +72,7 @@ def _without(paths: Iterable[Path], step: str, fields: frozenset[str], folder: P
 
 
 def _renumbered(lines: Iterable[dict[str, int]]) -> Iterator[dict[str, int]]:
-    """Number lines as a writer does that writes no others, so that none seems to be missing."""
+    """Number the remaining lines without gaps, so that no line seems to be missing."""
     written: dict[int, list[int]] = defaultdict(list)
     for line in lines:
         before = written[line["instance"]]
@@ -84,31 +84,35 @@ def _renumbered(lines: Iterable[dict[str, int]]) -> Iterator[dict[str, int]]:
 
 
 def text_of(rows: Sequence[Row], faults: Sequence[TracedFault]) -> str:
-    """Return the page."""
+    """Return the text of the page."""
     found = sum(row.fault in row.named for row in rows)
     unseen = [fault for fault in faults if fault.unseen]
     return f"""\
 # Faults and their traces
 
-`python -m checking.traced_faults` has written this. It injects bugs of the lock, of the store and of the machine that
-the [track record](track-record/README.md) has into real processes on one file. For the lock and the store, the
-processes take the steps of TLC's counterexample, and then go on. For the machine they do what brings the bug about,
-with a homeserver and another device. From the traces alone, `python -m checking explain` names
-{found} of {len(rows)}.
+`python -m checking.traced_faults` writes this page. It injects bugs of the [track record](track-record/README.md) into
+real processes that share one store file, and explains the traces that these processes write. Each bug has a
+*scenario*, which makes the bug take effect. For a bug of the lock or the store, the processes take the steps of TLC's
+counterexample, and then continue. For a bug of the machine, two processes of a device use a homeserver in memory and
+talk to other devices.
 
-- *named*: the bug that the command names first. Where it names several together, the traces do not tell which it is.
-- *certainty*: what the command says of that bug: that it is certainly this one, or probably.
-- *clauses*: those that the first impossible step breaks. Where there are none, no step is impossible, and the bug shows
-  in what the traces tell of the cache.
-- *not without*: the optional fields and steps that a trace must have for this. Where there are none, what each writer
-  must write is enough (T5.1 of [`trace.md`](trace.md)).
+`python -m checking explain` gets only the traces. It names the injected bug in {found} of {len(rows)} scenarios.
+The columns of the table are:
 
-| fault | named | certainty | clauses | not without |
+- *named*: the bug that it names first. It names several if the traces of the scenario do not distinguish them.
+- *certainty*: whether the traces prove that it is this bug, or only make it probable.
+- *clauses*: the clauses that the first impossible step violates. If there are none, no step is impossible, and the bug
+  shows in what the traces say of the cache.
+- *needs*: the optional fields and steps of a trace that are needed for this answer. Without any one of them, it names
+  another bug, or none. If the column is empty, the fields that each writer must write are enough (T5.1 of
+  [`trace.md`](trace.md)).
+
+| fault | named | certainty | clauses | needs |
 | --- | --- | --- | --- | --- |
 {"".join(map(_line, rows))}
-These leave no mark:
+These bugs leave no sign in the traces:
 
-| fault | what would show it |
+| fault | which field would show it, and why it does not |
 | --- | --- |
 {"".join(f"| `{fault.name}` | {fault.unseen} |{chr(10)}" for fault in unseen)}"""
 
@@ -119,7 +123,7 @@ def _line(row: Row) -> str:
 
 
 def write(toolbox: Toolbox, root: Path) -> None:
-    """Write the page anew."""
+    """Run all scenarios, and write the page."""
     faults = every_fault(root)
     rows = [asyncio.run(row_of(toolbox, each, root / "tla")) for each in faults]
     (root / FILE).write_text(text_of(rows, faults))

@@ -1,5 +1,5 @@
-"""The track record as pages: each bug, how it happens step by step, and what prevents it.
+"""Make the pages of the track record: each bug, how it happens step by step, and which clauses prevent it.
 
-People write ``bugs.toml`` in ``spec/track-record``, and TLC what is in ``counterexamples.json`` beside it. Everything
-else in that folder is made from these two.
+In ``spec/track-record``, people write ``bugs.toml``, and TLC finds the content of ``counterexamples.json``. All other
+files in that folder are made from these two.
 """

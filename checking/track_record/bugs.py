@@ -1,4 +1,4 @@
-"""The bugs of the track record, as ``spec/track-record/bugs.toml`` has them."""
+"""Read the bugs of the track record from ``spec/track-record/bugs.toml``."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ REPOSITORIES: Final = {
     "litestream": "benbjohnson/litestream",
     "Conversations": "iNPUTmice/Conversations",
 }
-"""Where on GitHub the issues of a project are."""
+"""The GitHub repository in which a project keeps its issues."""
 
 
 _DATE: Final = r"^(\d{4}(-\d{2}(-\d{2})?)?)?$"
 
 
 class Area(Enum):
-    """What a bug is a bug of."""
+    """The part of the system that a bug is in."""
 
     LOCK = "L"
     STORE = "S"
@@ -56,31 +56,31 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where a bug was reported or found."""
 
     at: str
-    """An issue or a pull request, as ``project#number``; or other words."""
+    """An issue or a pull request, as ``project#number``; or a description of another source."""
     date: Annotated[str, msgspec.Meta(pattern=_DATE)] = ""
-    """When, as exactly as is known; with ``until``, the earliest day that is possible."""
+    """The date, as exactly as it is known. With ``until``, the earliest possible date."""
     until: Annotated[str, msgspec.Meta(pattern=_DATE)] = ""
-    """The latest day that is possible, where the day is not known."""
+    """The latest possible date, if the date is not known."""
     shown_by: str = ""
-    """What shows the date, where the source does not."""
+    """The evidence for the date, if the source does not give it."""
     url: str = ""
-    """Where to read about it, if ``at`` is no issue."""
+    """The address of a source that is not an issue."""
 
     def __post_init__(self) -> None:
-        """Raise ``ValueError`` for a source without a date, or with a range of dates that nothing shows."""
+        """Raise ``ValueError`` for a source without a date, or for a range of dates without evidence."""
         if not (self.date or self.until):
-            raise ValueError(f"of {self.at} there is no date")
+            raise ValueError(f"the source {self.at} has no date")
         if self.until and not self.shown_by:
-            raise ValueError(f"of {self.at} it is not said what shows the dates")
+            raise ValueError(f"the source {self.at} has a range of dates, but no shown_by")
 
     @property
     def link(self) -> str:
-        """Where to read about it, or nothing."""
+        """The address of the source, or an empty text. Raises ``TrackRecordInvalid`` for an unknown project."""
         project, mark, number = self.at.partition("#")
         if not mark:
             return self.url
         if project not in REPOSITORIES:
-            raise TrackRecordInvalid(f"of {self.at} it is not known where its project is")
+            raise TrackRecordInvalid(f"the project of {self.at} is not in REPOSITORIES")
         return f"https://github.com/{REPOSITORIES[project]}/issues/{number}"
 
     @property
@@ -90,7 +90,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Act(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A step of an interleaving, as a person tells it."""
+    """A step of an interleaving that a person wrote."""
 
     who: str
     does: str
@@ -101,26 +101,26 @@ class Bug(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """One bug. The fields are the keys of the file."""
 
     slug: Annotated[str, msgspec.Meta(pattern="^[a-z]+(-[a-z]+)+$")]
-    """The name by which the models, the tests and the documents call it."""
+    """Its name in the models, the tests and the documents."""
     layer: Area
     title: str
     """What goes wrong, as a headline."""
     seen: str
-    """What a user sees, or would see."""
+    """The effect that a user sees, or would see."""
     story: str
     """How it happens."""
     sources: tuple[Source, ...]
     properties: tuple[str, ...] = ()
-    """What it violates in the models, as ``Module!Property``."""
+    """The properties that it violates in the models, as ``Module!Property``."""
     clauses: tuple[Annotated[str, msgspec.Meta(pattern=r"^[PM]\d+\.\d+$")], ...]
     """The clauses of the specification that prevent it."""
     instead: str = ""
-    """What is seen instead, where the bug is one of the system below."""
+    """For a bug of the operating system or the storage: the effect that the store lets a user see instead."""
     tests: tuple[str, ...] = ()
     acts: tuple[Act, ...] = ()
-    """What happens in which order: where no model says so, or where its counterexample does not say who acts."""
+    """The steps, if no model has the bug, or if its counterexample does not show which process takes each step."""
     ending: str = ""
-    """What comes of these acts."""
+    """The result of these steps."""
 
     @property
     def is_reported(self) -> bool:
@@ -129,18 +129,18 @@ class Bug(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     @property
     def is_met(self) -> bool:
-        """Whether somebody has met it, and did not only think of it."""
+        """Whether somebody has observed it: it was reported or measured."""
         return self.is_reported or any(source.at.startswith("measured") for source in self.sources)
 
 
 class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole file."""
+    """The content of the file."""
 
     bug: tuple[Bug, ...]
 
 
 def read_bugs(root: Path) -> tuple[Bug, ...]:
-    """Read the bugs, in the order of the file."""
+    """Read the bugs in the order of the file. Raises ``TrackRecordInvalid``."""
     path = root / FOLDER / "bugs.toml"
     try:
         bugs = msgspec.toml.decode(path.read_bytes(), type=_Content).bug
@@ -149,5 +149,5 @@ def read_bugs(root: Path) -> tuple[Bug, ...]:
     slugs = [bug.slug for bug in bugs]
     twice = sorted({slug for slug in slugs if slugs.count(slug) > 1})
     if twice:
-        raise TrackRecordInvalid(f"{path}: these are there twice: {', '.join(twice)}")
+        raise TrackRecordInvalid(f"{path}: these bugs are listed twice: {', '.join(twice)}")
     return bugs

@@ -1,4 +1,4 @@
-"""TLC's counterexamples as they are recorded: who does what in which order, and what each step changes."""
+"""Record TLC's counterexamples: the process and the action of each step, and what the step changes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Taken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     action: str
     process: str
-    """Whose step it is; empty where that is nobody's, or can't be told from the states."""
+    """The process that takes the step. Empty if no process does, or if the states do not show which one."""
     operation: str
     changes: tuple[str, ...]
 
@@ -42,7 +42,8 @@ class Counterexample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """As ``Module!Property``."""
     steps: tuple[Taken, ...]
     back_to: int | None
-    """Of an endless one: after which step it begins again. After the last one: nothing happens any more."""
+    """For an infinite counterexample: the step after which it repeats. After its last step, nothing happens any
+    more."""
 
     @property
     def module(self) -> str:
@@ -51,16 +52,16 @@ class Counterexample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_counterexamples(root: Path) -> tuple[Counterexample, ...]:
-    """Read what is recorded."""
+    """Read the recorded counterexamples. Raises ``TrackRecordInvalid``."""
     path = root / FILE
     try:
         return msgspec.json.decode(path.read_bytes(), type=tuple[Counterexample, ...])
     except (msgspec.DecodeError, OSError) as error:
-        raise TrackRecordInvalid(f"{path}: {error}; python -m checking track-record --anew writes it anew") from error
+        raise TrackRecordInvalid(f"{path}: {error}; python -m checking track-record --anew records it") from error
 
 
 def encoded(counterexamples: Sequence[Counterexample]) -> bytes:
-    """Encode what is to be recorded, a step on each line, so that a difference names it."""
+    """Encode counterexamples as JSON with one step on each line, so that a diff shows which steps differ."""
     parts = []
     for each in counterexamples:
         steps = ",\n    ".join(msgspec.json.encode(step).decode() for step in each.steps)
@@ -70,13 +71,13 @@ def encoded(counterexamples: Sequence[Counterexample]) -> bytes:
 
 
 def counterexamples_of(outcomes: Sequence[Outcome]) -> tuple[Counterexample, ...]:
-    """Return what TLC found for each fault, in the order of their names."""
+    """Return TLC's counterexamples of all faults among some outcomes, in alphabetical order of the models."""
     found = [counterexample_of(outcome.model, outcome.result) for outcome in outcomes if outcome.model.slug is not None]
     return tuple(sorted(found, key=lambda each: each.model))
 
 
 def counterexample_of(model: Model, result: Result) -> Counterexample:
-    """Return what TLC found for one fault."""
+    """Return TLC's counterexample of one fault."""
     module = model.specification.removeprefix("MC").removesuffix(".tla")
     return Counterexample(
         model=model.name,
@@ -107,7 +108,7 @@ def _taken(module: str, before: TraceStep, after: TraceStep) -> Taken:
 
 
 def _process(before: State, after: State) -> str:
-    """Return the process whose step it is in a model of the machine, where something of just one process changes."""
+    """Return the process that takes a step in a model of the machine: the only one of which something changes."""
     changed = {
         name_of(argument)
         for variable, value in after.items()
@@ -121,7 +122,7 @@ _PROCESSES: Final = frozenset({"p1", "p2"})
 
 
 def _holder(before: State) -> str:
-    """Return the process that has a response in its hands, where just one has."""
+    """Return the only process that holds a response; empty if several do, or none."""
     flight = before["flight"]
     assert isinstance(flight, HashTrieMap)
     holders = [str(process) for process in flight if isinstance(flight[process], HashTrieMap)]
@@ -129,7 +130,7 @@ def _holder(before: State) -> str:
 
 
 def _unnamed(module: str, before: State, after: State) -> str:
-    """Return what a step is that TLC has no name for, because a record is a parameter of it."""
+    """Return the action of a step that TLC labels ``Next``, because a parameter of the action is a record."""
     if module == "Sessions":
         return "OutgoingRequest"
     changed = list(_changed(before, after))
@@ -139,7 +140,7 @@ def _unnamed(module: str, before: State, after: State) -> str:
 
 
 def _changed(before: State, after: State) -> Iterator[str]:
-    """Say what is different, a line for each difference: what processes share comes before what each has for itself."""
+    """Yield a line for each difference: first in what processes share, then in what each process has."""
     for variable in sorted(after, key=lambda name: (name in _OWN, name)):
         yield from _changes(variable, before[variable], after[variable])
 
@@ -148,7 +149,7 @@ _OWN: Final = frozenset({"cache", "flight", "guard", "heard", "knows", "op", "pr
 
 
 def _changes(path: str, before: Value, after: Value) -> Iterator[str]:
-    """Say what is different in one value."""
+    """Yield a line for each difference in one value."""
     match before, after:
         case HashTrieMap(), HashTrieMap() if set(before) == set(after):
             for argument in sorted(after, key=render_value):

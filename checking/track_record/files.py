@@ -1,4 +1,4 @@
-"""The folder ``spec/track-record``: what is recorded there, and what is made of it."""
+"""Read and write the folder ``spec/track-record``. ``root`` is the folder of the clone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from checking.track_record.pages import contents, surroundings
 
 
 def made(root: Path) -> dict[str, bytes]:
-    """Return what each file has to say that is made from the recorded ones, by its name."""
+    """Return the content of each file that is made from the recorded ones, by its name."""
     spec = root / "spec"
     documents = [(spec / name).read_text(encoding="utf-8") for name in ("guarantees.md", "protocol.md", "machine.md")]
     pages = contents(read_bugs(root), read_counterexamples(root), surroundings(*documents))
@@ -19,7 +19,7 @@ def made(root: Path) -> dict[str, bytes]:
 
 
 def write(root: Path) -> list[Path]:
-    """Make the pages and drawings anew, remove those that no bug has any more, and return what changed."""
+    """Write the pages and drawings, remove those of bugs that are gone, and return the paths that changed."""
     wanted = made(root)
     folder = root / FOLDER
     changed = [path for path in folder.iterdir() if path.suffix in (".md", ".svg") and path.name not in wanted]
@@ -34,12 +34,12 @@ def write(root: Path) -> list[Path]:
 
 
 def record(root: Path, found: Sequence[Counterexample]) -> None:
-    """Write down what TLC found."""
+    """Record TLC's counterexamples."""
     (root / FILE).write_bytes(encoded(found))
 
 
 def differences(root: Path, found: Sequence[Counterexample]) -> list[str]:
-    """Say which counterexamples are not the recorded ones."""
+    """Return a line for each counterexample that differs from the recorded one."""
     recorded = {each.model: each for each in read_counterexamples(root)}
     now = {each.model: each for each in found}
     return [

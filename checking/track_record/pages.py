@@ -1,4 +1,4 @@
-"""The pages and drawings of the track record, made from what people wrote and what TLC found. Pure."""
+"""Make the pages and drawings of the track record from the bugs and the counterexamples. Reads and writes no file."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ AREAS: Final = {
 }
 
 DOCUMENTS: Final = {"P": "protocol.md", "M": "machine.md", "S": "state.md", "T": "trace.md"}
-"""Where the clauses are, by their first letter."""
+"""The documents with the clauses, by the first letter of the clauses."""
 
 _ORDER: Final = ("p1", "store", "p2", "p3", "homeserver", "peer", "person")
-"""The actors of the models from left to right."""
+"""The actors of the models, from left to right in a drawing."""
 
 _MADE: Final = "<!-- Made by `python -m checking track-record` from bugs.toml and counterexamples.json. -->\n"
 _WIDTH: Final = 120
@@ -43,16 +43,16 @@ _MONTHS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What of the other documents the pages link to."""
+    """The headings of other documents that the pages link to."""
 
     guarantees: Mapping[str, str]
-    """By property: the heading of a guarantee."""
+    """The heading of the guarantee, by property."""
     rules: Mapping[str, str]
-    """By rule, such as P4 or M2, and by clause, such as P0.4: the heading that it is under."""
+    """The heading above a rule, such as P4 or M2, or above a clause, such as P0.4."""
 
 
 def surroundings(guarantees: str, *documents: str) -> Surroundings:
-    """Find the headings in the text of ``guarantees.md``, and in those of the documents that have rules."""
+    """Find the headings in the text of ``guarantees.md`` and in the texts of the documents with rules."""
     by_property: dict[str, str] = {}
     for section in re.split(r"^#### ", guarantees, flags=re.MULTILINE)[1:]:
         named = re.search(r"^- \*\*Property\*\*: (.*?)(?=^- )", section, re.MULTILINE | re.DOTALL)
@@ -74,11 +74,11 @@ def surroundings(guarantees: str, *documents: str) -> Surroundings:
 
 
 def contents(bugs: Sequence[Bug], counterexamples: Sequence[Counterexample], around: Surroundings) -> dict[str, str]:
-    """Return what each file has to say, by its name."""
+    """Return the content of each file, by its name. Raises ``TrackRecordInvalid``."""
     slugs = {bug.slug for bug in bugs}
     unknown = sorted({each.slug for each in counterexamples} - slugs)
     if unknown:
-        raise TrackRecordInvalid(f"TLC has counterexamples of bugs that bugs.toml does not have: {', '.join(unknown)}")
+        raise TrackRecordInvalid(f"counterexamples.json has bugs that bugs.toml does not have: {', '.join(unknown)}")
     files = {"README.md": _index(bugs)}
     for bug in bugs:
         mine = [each for each in counterexamples if each.slug == bug.slug]
@@ -87,7 +87,7 @@ def contents(bugs: Sequence[Bug], counterexamples: Sequence[Counterexample], aro
             **{_file_of(each): drawing_of(bug.title, each) for each in mine},
         }
         if not drawings:
-            raise TrackRecordInvalid(f"of {bug.slug} there is neither a counterexample nor acts")
+            raise TrackRecordInvalid(f"the bug {bug.slug} has neither a counterexample nor acts")
         files |= {name: svg_of(drawing) for name, drawing in drawings.items()}
         files[f"{bug.slug}.md"] = _page(bug, mine, drawings, around)
     return files
@@ -97,7 +97,7 @@ def contents(bugs: Sequence[Bug], counterexamples: Sequence[Counterexample], aro
 
 
 def page_of_states(found: Counterexample, trace: Sequence[TraceStep], bugs: Sequence[Bug]) -> str:
-    """Return a page with the drawing of a counterexample, and with each of its states."""
+    """Return a page with the drawing of a counterexample and with each of its states."""
     title = next((bug.title for bug in bugs if bug.slug == found.slug), found.model)
     drawing = drawing_of(title, found)
     names = ["The initial state", *(f"{step.actor} {step.action}" for step in drawing.steps)]
@@ -136,7 +136,7 @@ def _step(module: str, taken: Taken) -> Step:
 PHRASES: Final[Mapping[str, Mapping[str, str]]] = tomllib.loads(
     (resources.files(__package__) / "actions.toml").read_text(encoding="utf-8")
 )
-"""By module and action: who does what to whom, in words."""
+"""The words for each action: the actor, the target, and what the actor does."""
 
 
 def _drawing_of_acts(bug: Bug) -> Drawing:
@@ -239,7 +239,7 @@ def _evidence(bug: Bug, found: Sequence[Counterexample], around: Surroundings) -
             "with the bug the same property is violated, and without the bug no property is."
         )
     if bug.tests:
-        yield "- Tests bring it about in the reference:" if not found else "- Tests:"
+        yield "- Tests that reproduce it in the reference:" if not found else "- Tests:"
         yield from (f"  - `{test}`" for test in bug.tests)
     yield ""
 
@@ -260,9 +260,9 @@ def _index(bugs: Sequence[Bug]) -> str:
         "# The track record\n",
         _MADE,
         _filled(
-            "Real bugs of crypto stores that several processes or tasks share, and bugs that were found while this "
-            "project was made. Each has a page: what users saw, how it happens step by step, where it was reported, "
-            "what prevents it, and how to see it fail."
+            "This is a list of real bugs in crypto stores that several processes or tasks share, and of bugs that were "
+            "found during the work on this project. Each bug has a page: what users saw, how it happens step by step, "
+            "where it was reported, which clauses prevent it, and how to see it fail."
         ),
         "## How to read the pages\n",
         _filled(
@@ -302,5 +302,5 @@ def _item(text: str) -> str:
 
 
 def anchor(heading: str) -> str:
-    """Return the anchor that a heading of Markdown gets."""
+    """Return the anchor of a Markdown heading."""
     return re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-")

@@ -146,12 +146,12 @@ def test_what_is_not_as_listed_is_reported(manifest: Manifest) -> None:
     told = discrepancies(falls, listed, conditions)
     about = (first, second, fourth, fifth, sixth, "LeaseLock!Call")
     assert [line.removeprefix(f"{what}: ") for line, what in zip(told, about, strict=True)] == [
-        "no property needs it, and conditions.toml does not say why it stays",
+        "no property needs it, but conditions.toml does not say why it stays",
         "HolderNotAborted needs it, but conditions.toml says that nothing does",
         "no property needs it, but conditions.toml says that one does",
-        "HolderNotAborted needs it, and conditions.toml does not say so",
-        "nobody knows whether a property needs it, because TLC was ended: LeaseLock",
-        "is gone: conditions.toml has it, and it is not there",
+        "HolderNotAborted needs it, but conditions.toml does not list it",
+        "not decided, because TLC was stopped in these models: LeaseLock",
+        "is gone: conditions.toml lists it, but no module has it",
     ]
 
 

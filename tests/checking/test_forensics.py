@@ -31,7 +31,7 @@ from checking.machine_replay.client import Client
 from checking.machine_replay.homeserver import Device, Json
 from checking.replay.substitutions import substituted
 from checking.traced_faults.machine_injections import INJECTIONS
-from checking.traced_faults.machine_scene import Stage
+from checking.traced_faults.machine_scene import ProcessScene
 from tests.machine.scene import ALICE, BOB, KEY, MEGOLM, ROOM, Scene, scene
 from tests.store.stores import Recorder
 from unwedged.machine import LocalTrust, MachineError, MissingRoomKey, inbox, rooms, sharing
@@ -749,10 +749,10 @@ def numbered(text: str) -> str:
 
 
 @contextmanager
-def forgetful(folder: Path) -> Iterator[Stage]:
+def forgetful(folder: Path) -> Iterator[ProcessScene]:
     """Have real processes that keep what they have in memory, whatever others have written."""
     with ExitStack() as stack:
-        on = Stage(stack, folder, "session-cache-survives")
+        on = ProcessScene(stack, folder, "session-cache-survives")
         on.meet()
         on.greet()
         yield on

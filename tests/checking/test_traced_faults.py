@@ -54,7 +54,7 @@ async def test_a_fault_is_named_as_the_table_says(name: str, toolbox: Toolbox) -
     ],
 )
 async def test_without_the_fault_the_same_steps_are_accepted(name: str, tmp_path: Path, toolbox: Toolbox) -> None:
-    explanation = await explain(toolbox, EVERY[name].scene(tmp_path, faulty=False), None, SPECIFICATIONS)
+    explanation = await explain(toolbox, EVERY[name].scenario(tmp_path, faulty=False), None, SPECIFICATIONS)
     assert explanation.accepted, explanation.text()
     assert not explanation.bugs
 

@@ -210,16 +210,16 @@ def test_a_list_of_bugs_that_contradicts_itself_is_refused(tmp_path: Path) -> No
     path.parent.mkdir(parents=True)
     text = (ROOT / FOLDER / "bugs.toml").read_text(encoding="utf-8")
     path.write_text(text + text[text.index("[[bug]]") :], encoding="utf-8")
-    with pytest.raises(TrackRecordInvalid, match="are there twice"):
+    with pytest.raises(TrackRecordInvalid, match="are listed twice"):
         read_bugs(tmp_path)
     path.write_text(text.replace("story =", "storey =", 1), encoding="utf-8")
     with pytest.raises(TrackRecordInvalid, match="storey"):
         read_bugs(tmp_path)
     path.write_text(text.replace(', date = "2026-08-26"', "", 1), encoding="utf-8")
-    with pytest.raises(TrackRecordInvalid, match="there is no date"):
+    with pytest.raises(TrackRecordInvalid, match="has no date"):
         read_bugs(tmp_path)
     path.write_text(text.replace(', shown_by = "numbered before #17493"', ""), encoding="utf-8")
-    with pytest.raises(TrackRecordInvalid, match="not said what shows"):
+    with pytest.raises(TrackRecordInvalid, match="no shown_by"):
         read_bugs(tmp_path)
 
 
