@@ -49,6 +49,8 @@ from checking.replay.drive import replay_graph
 from checking.report import MachineReplayReport, ReplayReport, Report, fault_reports, model_report, write_report
 from checking.tlc import run as tlc
 from checking.tlc.toolbox import find_toolbox
+from checking.traced_faults.machine_scene import TRACES
+from checking.traced_faults.sample import PEER_TRACE, make_sample
 from checking.track_record import files
 from checking.track_record.bugs import read_bugs
 from checking.track_record.counterexamples import counterexample_of, counterexamples_of
@@ -414,6 +416,31 @@ def explain(
     if html is not None:
         _write_page(console, html, _run_interruptibly(explanation.page(toolbox, specifications)))
     return OK if explanation.accepted else FAILED
+
+
+@app.command
+def sample(folder: Path) -> int:
+    """Make sample traces: real processes share a device and have a fault, and its peer can't decrypt a message.
+
+    Then say how to explain them.
+
+    Parameters
+    ----------
+    folder
+        A new folder for the traces and the stores.
+
+    """
+    message, message_of_peer = make_sample(folder)
+    traces = " ".join(shlex.quote(str(folder / name)) for name in TRACES)
+    peer = shlex.quote(str(folder / PEER_TRACE))
+    command = f"python -m checking explain {traces}"
+    make_console().print(
+        f"Bob can't decrypt the last message. Two traces show which bug that is:\n  {command}\n"
+        f"and what became of the message's key:\n  {command} --message {message}\n"
+        f"With Bob's trace too:\n  {command} {peer} --message {message} --message {message_of_peer}",
+        markup=False,
+    )
+    return OK
 
 
 def _explain_message(

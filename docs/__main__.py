@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -33,5 +34,11 @@ def build() -> int:
     return 0
 
 
+def main() -> int:
+    """Run the command line, which has no options but ``--help``."""
+    argparse.ArgumentParser(prog="python -m docs", description=__doc__).parse_args()
+    return build()
+
+
 if __name__ == "__main__":
-    sys.exit(build())
+    sys.exit(main())

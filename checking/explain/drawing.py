@@ -93,15 +93,15 @@ def _scenes(merged: Merged, chosen: Sequence[range]) -> Iterator[Scene]:
 
 
 def _drawn(merged: Merged, step: Step) -> Drawn:
-    actor, target, action = _words(merged, step)
+    actor, target, action = step_in_words(merged, step)
     records = [printable(record) for record in records_of(step)]
     shown, left_out = records[:_SHOWN_RECORDS], len(records) - _SHOWN_RECORDS
     told = () if step.place is None else (printable(f"{Path(step.place.file).name}:{step.place.number}"),)
     return Drawn(actor, action, target, (*shown, *((f"and {left_out} more",) if left_out > 0 else ()), *told))
 
 
-def _words(merged: Merged, step: Step) -> tuple[str, str, str]:
-    """Say who does what to whom, with versions and epochs as they stand in the store."""
+def step_in_words(merged: Merged, step: Step) -> tuple[str, str, str]:
+    """Return the actor of a step, what it acts on, and what it does; with versions and epochs as the store has them."""
     process = str(step.facts.get("p", LEASE))
     operation = f"operation {step.facts.get('o')}"
     epoch = _number(step, "epoch") + merged.base_epoch
@@ -118,6 +118,12 @@ def _words(merged: Merged, step: Step) -> tuple[str, str, str]:
             return process, LEASE, f"is refused the lease, and notes in the row that it waits (epoch {epoch})"
         case "sync":
             return process, STORE, f"syncs from version {_number(step, 'since') + merged.base_version} to {version}"
+        case "sync_untold":
+            return process, STORE, "syncs, which no line reports"
+        case "sync_failed":
+            return process, STORE, f"can't sync under epoch {epoch}"
+        case "heed":
+            return process, "", f"learns that another process waits, and begins nothing more under epoch {epoch}"
         case "renew":
             return process, LEASE, f"renews the lease of epoch {epoch}"
         case "lose_guard":
@@ -127,29 +133,37 @@ def _words(merged: Merged, step: Step) -> tuple[str, str, str]:
             return process, "", f"ends its guard of epoch {epoch}{f' ({why})' if why else ''}"
         case "release":
             return process, LEASE, f"releases the lease of epoch {epoch}"
+        case "release_fails":
+            return process, LEASE, f"can't release the lease of epoch {epoch}"
         case "begin":
-            return process, "", f"{operation} begins under epoch {epoch}, from version {snapshot}"
+            return process, "", f"begins {operation} under epoch {epoch}, from version {snapshot}"
         case "load":
-            return process, STORE, f"{operation} loads a record"
+            return process, STORE, f"loads a record in {operation}"
         case "forget":
             return process, "", "drops a record from its cache"
         case "look" | "commit":
             made = getattr(step.line, "version", version)
-            return process, STORE, f"{operation} commits version {made} from version {snapshot}, under epoch {epoch}"
+            return process, STORE, f"commits version {made} from version {snapshot} under epoch {epoch}, in {operation}"
         case "validate":
-            return process, STORE, f"{operation} confirms what it read, under epoch {epoch}"
+            return process, STORE, f"confirms what {operation} has read, under epoch {epoch}"
         case "finish":
-            return process, "", f"{operation} answers its caller"
+            return process, "", f"answers the caller of {operation}"
         case "lose":
-            return process, STORE, f"{operation} is stopped by the fence"
+            return process, STORE, f"is stopped by the fence in {operation}"
         case "outdated":
-            return process, STORE, f"{operation} can't load a record at its version"
+            return process, STORE, f"can't load a record at the version of {operation}"
         case "abort":
-            return process, "", f"{operation} ends without an answer"
-        case "truncate":
+            return process, "", f"ends {operation} without an answer"
+        case "subscribe":
+            return process, "", f"begins a subscription at version {version}"
+        case "unsubscribe":
+            return process, "", "ends its last subscription"
+        case "publish":
+            since = _number(step, "since") + merged.base_version
+            return process, "", f"tells its subscribers what changed from version {since} to {version}"
+        case _:
+            assert step.name == "truncate"
             return process, STORE, f"cuts the change log up to version {_number(step, 'floor') + merged.base_version}"
-        case name:
-            return process, "", name
 
 
 def _number(step: Step, name: str) -> int:

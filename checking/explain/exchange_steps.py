@@ -39,8 +39,8 @@ STANDINGS: Final = {"own": 2, "room_key": 2, "forwarded": 1}
 """How far the origin of a room key counts (M11.2)."""
 VOUCHED: Final = 2
 REQUESTS: Final = frozenset({"m.room_key_request", "m.secret.request"})
-SECONDS_APART: Final = 1_000_000_000
-"""Times are told apart only as far as TLC's numbers go."""
+MOST: Final = 1_000_000_000
+"""TLC has no numbers much larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +69,10 @@ def exchange_step(line: AnyLine, lines: Sequence[AnyLine], change: Change) -> tu
     """Return a step that only ``ExchangeTrace`` has, and what its line says."""
     match line:
         case Claim():
-            return "claim", {"marks": frozenset(line.marks), "second": line.claimed_ms // 1000 % SECONDS_APART}
+            return "claim", {"marks": frozenset(line.marks), "second": line.claimed_ms // 1000 % MOST}
         case MakeSession():
             return "make_session", {"peer": line.peer}
-        case RoomKey(source=str(source)):
+        case RoomKey(source=str(source)) if line.first_index <= MOST:  # Others are useless, but they can be sent.
             standing = STANDINGS.get(source, 0)
             return "room_key", {
                 "session": f"{line.room}/{line.session}",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
-from checking.explain.drawing import drawing_of, scenes
-from checking.explain.lines import Commit, DecryptMegolm, DecryptOlm, Load, Sync
+from checking.explain.drawing import drawing_of, scenes, step_in_words
+from checking.explain.lines import DecryptMegolm, DecryptOlm, Load
 from checking.explain.machine_explanation import MachineExplanation, explain_machine
 from checking.explain.machine_steps import MachineStep, machine_steps
 from checking.explain.merging import Base, Merged, Step, is_untold, merge
@@ -16,9 +17,13 @@ from checking.explain.reasons import REASONS, Certainty, Reason
 from checking.explain.signs import named_by_signs
 from checking.explain.states import states
 from checking.explain.validation import Validation, validate
+from checking.explain.wording import counted, enumerated
 from checking.explain.writers import unwritten
 from checking.tlc.toolbox import Toolbox
 from unwedged.tools.sequence import Sequence as Drawing
+
+MOST_UNREAD: Final = 10
+"""The most messages that are listed."""
 
 
 class Explanation:
@@ -50,14 +55,15 @@ class Explanation:
         """Whether the traces are certainly no behaviour of the specification."""
         return not self.accepted and not self.missing
 
-    def _verdict(self, followed: int, steps: int, what: str) -> Iterator[str]:
-        only = f"only {followed:,} of {steps:,} steps{what}"
+    def _verdict(self, followed: int, steps: int, what: str, impossible: str) -> Iterator[str]:
+        """Say how far the steps are possible, and which is the first that is not."""
+        these = counted(steps, "step") + what
         if self.rejected:
-            yield f"REJECTED: {only} are a behaviour of the specification"
+            yield f"REJECTED: only {followed:,} of {these} are a behaviour of the specification"
+            yield f"  the first that is not: {impossible}"
         else:
-            missing = " and ".join(self.missing)
-            yield f"NOT DECIDED: {only} are certainly a behaviour of the specification"
-            yield f"  {missing} are missing: what follows may only look impossible without them"
+            yield f"NOT DECIDED: {followed:,} of {these} are certainly a behaviour of the specification"
+            yield f"  missing: {enumerated(self.missing)}. So the next step may only look impossible: {impossible}"
 
     @property
     def impossible(self) -> Step | None:
@@ -85,6 +91,13 @@ class Explanation:
             if signs:
                 return [(signs, Certainty.LIKELY)]
         return list(_bugs(self.reasons))
+
+    def _judged(self, process: object) -> Iterator[str]:
+        """Say what is wrong with the first impossible step."""
+        seems = "" if self.rejected else "it looks as if "
+        for reason in self.reasons:
+            violated = f": this violates {reason.guarantee}" if reason.guarantee else ""
+            yield f"{seems}{process} {reason.says} ({', '.join(reason.clauses)}){violated}"
 
     def _named(self) -> Iterator[str]:
         for bugs, certainty in self.bugs:
@@ -118,13 +131,13 @@ class Explanation:
     def _ending(self) -> str:
         if self.accepted:
             return "all steps are a behaviour of the specification"
-        said = "; ".join(f"{reason.says} ({', '.join(reason.clauses)})" for reason in self.reasons)
         if self.machine.impossible is not None:
             process: object = self.machine.impossible.process
         else:
             assert self.impossible is not None
             process = self.impossible.facts.get("p", "a process")
-        return f"impossible: {process} {said or 'can not have done this'}"
+        verdict = "impossible" if self.rejected else "not decided"
+        return f"{verdict}: {'; '.join(self._judged(process)) or f'{process} can not have done this'}"
 
     def text(self) -> str:
         """Say it in words."""
@@ -135,42 +148,49 @@ class Explanation:
         commits = sum(step.name == "commit" for step in merged.steps)
         epochs = sum(step.name == "acquire" for step in merged.steps)
         yield (
-            f"store {self.logs.store}: {sum(map(len, self.logs.instances.values())):,} lines of "
-            f"{len(merged.processes)} process instances; {epochs:,} acquisitions, {commits:,} commits of "
-            f"{len(merged.records):,} records"
+            f"store {self.logs.store}: {counted(sum(map(len, self.logs.instances.values())), 'line')} of "
+            f"{counted(len(merged.processes), 'process instance')}; {counted(epochs, 'acquisition')}, "
+            f"{counted(commits, 'commit')} of {counted(len(merged.records), 'record')}"
         )
         for name, instance in merged.processes.items():
             files = sorted({found.place.file for found in self.logs.instances[instance]})
             yield f"  {name} is the instance {instance} in {', '.join(files)}"
         for remark in merged.remarks:
             yield f"  {remark}"
-        impossible = self.impossible
-        if self.machine.impossible is not None:
-            followed, every = self.machine.validation.followed, len(self.machine.steps)
-            yield from self._verdict(followed, every, " of the machine")
-            yield from self.machine.lines()
-            yield from self._named()
-            yield from self._unread()
-            return
-        if impossible is None:
-            and_machine = f", and so are {len(self.machine.steps):,} of the machine" if self.machine.steps else ""
-            yield f"ACCEPTED: all {len(merged.steps):,} steps are a behaviour of the specification{and_machine}"
-            yield "  not covered: what other devices did, and reads that a cache answered"
-            yield from self._named()
-            if self.validation.parts > 1:
-                yield (
-                    f"  followed in {self.validation.parts} parts, which leaves out: from which version a process "
-                    "synced first in each part, and what it dropped that had changed before"
-                )
-            return
-        followed = self.validation.followed
-        yield from self._verdict(followed, len(merged.steps), "")
-        yield f"  the first that is not: {described(impossible)}"
-        for reason in self.reasons:
-            yield f"  {impossible.facts.get('p', 'a process')} {reason.says} ({', '.join(reason.clauses)})"
-        yield from self._named()
-        yield from self._origins(impossible)
+        if self.accepted:
+            yield from self._accepted()
+        else:
+            yield from self._not_accepted()
         yield from self._unread()
+
+    def _accepted(self) -> Iterator[str]:
+        of_machine = f", {counted(len(self.machine.steps), 'step')} of the machine" if self.machine.steps else ""
+        of_store = counted(len(self.merged.steps), "step")
+        yield f"ACCEPTED: the traces are a behaviour of the specification ({of_store} of the store{of_machine})"
+        yield "  not covered: what other devices did, and reads that a cache answered"
+        yield from self._named()
+        if self.validation.parts > 1:
+            yield (
+                f"  followed in {self.validation.parts} parts, which leaves out: from which version a process "
+                "synced first in each part, and what it dropped that had changed before"
+            )
+
+    def _not_accepted(self) -> Iterator[str]:
+        of_machine, of_store = self.machine.impossible, self.impossible
+        if of_machine is not None:
+            followed, every = self.machine.validation.followed, len(self.machine.steps)
+            yield from self._verdict(followed, every, " of the machine", self.machine.described())
+            process: object = of_machine.process
+        else:
+            assert of_store is not None
+            steps = self.merged.steps
+            yield from self._verdict(self.validation.followed, len(steps), "", described(self.merged, of_store))
+            process = of_store.facts.get("p", "a process")
+        yield from (f"  {wrong}" for wrong in self._judged(process))
+        if self.rejected:
+            yield from self._named()
+            if of_store is not None:
+                yield from self._origins(of_store)
 
     def _origins(self, impossible: Step) -> Iterator[str]:
         """Say of each record of a commit which commit it was computed from, and which one it should have been."""
@@ -185,39 +205,41 @@ class Explanation:
             ]
             if number < len(writers):
                 source = f"version {writers[number - 1].facts['version']}" if number else "before the traces"
-                lost = "; ".join(described(step) for step in writers[number:])
+                lost = "; ".join(described(self.merged, step) for step in writers[number:])
                 yield f"  {record} was computed from its value of {source}, and overwrites: {lost}"
 
     def _unread(self) -> Iterator[str]:
-        """List the messages that could not be read."""
+        """List the messages that no process could decrypt, and say how to find out why."""
+        unread: dict[str, tuple[str, str]] = {}
+        read: set[str] = set()
         for found in self._all():
             match found.line:
-                case DecryptMegolm(session=session, index=index, outcome=outcome) if outcome != "ok":
-                    yield f"  {found.place}: message {index} of the session {session} was not read: {outcome}"
-                case DecryptOlm(ratchet=ratchet, index=index, outcome=outcome) if outcome not in {"ok", "repeated"}:
-                    yield f"  {found.place}: message {index} of the ratchet {ratchet} was not read: {outcome}"
+                case DecryptMegolm(session=str(session), index=int(index), outcome=outcome):
+                    option, what = f"--message {session}:{index}", f"message {index} of the session {session}"
+                case DecryptOlm(ratchet=str(ratchet), index=int(index), outcome=outcome):
+                    option, what = f"--olm {ratchet}:{index}", f"the Olm message {ratchet}:{index}"
                 case _:
-                    pass
+                    continue
+            if outcome in {"ok", "repeated"}:
+                read.add(option)
+            else:
+                unread[option] = (f"{what} was not decrypted: {outcome}", str(found.place))
+        rest = [(option, *said) for option, said in unread.items() if option not in read]
+        for option, said, place in rest[:MOST_UNREAD]:
+            yield f"  {said} ({place}); to find out why, add {option}"
+        if len(rest) > MOST_UNREAD:
+            yield f"  and {counted(len(rest) - MOST_UNREAD, 'message')} more"
 
     def _all(self) -> Iterator[Found]:
         for lines in self.logs.instances.values():
             yield from lines
 
 
-def described(step: Step) -> str:
+def described(merged: Merged, step: Step) -> str:
     """Name a step, its process and its line."""
-    match step.line:
-        case Commit(version=version, snapshot=snapshot) if step.name in {"look", "commit"}:
-            what = f"commits version {version} from version {snapshot}"
-        case Sync(version=version, since=since):
-            what = f"syncs from version {since} to {version}"
-        case Load(record=record):
-            what = f"loads {record}"
-        case line:
-            what = step.name if line is None else f"{step.name} (operation {getattr(line, 'operation', '-')})"
-    under = getattr(step.line, "epoch", None)
-    where = "" if step.place is None else f" ({step.place})"
-    return f"{step.facts.get('p', 'somebody')} {what}{'' if under is None else f' under epoch {under}'}{where}"
+    actor, _, action = step_in_words(merged, step)
+    what = f"loads {step.line.record}" if isinstance(step.line, Load) else action
+    return f"{actor} {what}{'' if step.place is None else f' ({step.place})'}"
 
 
 def _bugs(reasons: Sequence[Reason]) -> Iterator[tuple[list[str], Certainty]]:

@@ -15,20 +15,20 @@ from checking.errors import CheckError
 from checking.explain.history import Event, History, StaleWrite
 from checking.explain.lines import (
     Answer,
-    Batch,
     Commit,
     DecryptMegolm,
     DecryptOlm,
     EncryptMegolm,
     EncryptOlm,
+    MachineLine,
     Receive,
-    Repair,
     RoomKey,
     Share,
     ToldWithheld,
     Withhold,
 )
 from checking.explain.reasons import Certainty
+from checking.explain.wording import counted, in_words
 
 CERTAIN, LIKELY, POSSIBLE = Certainty
 
@@ -108,41 +108,11 @@ class Finding:
 def described(event: Event) -> str:
     """Say in words what a line says."""
     match event.line:
-        case EncryptMegolm(index=index):
-            return f"encrypts message {index}"
-        case EncryptOlm(ratchet=ratchet, index=index, request=request):
-            return f"encrypts an Olm message at {ratchet}:{index}, in the request {request}"
-        case DecryptMegolm(index=index, outcome="ok", event=name):
-            return f"decrypts message {index}, as the event {name}"
-        case DecryptMegolm(index=index, outcome=outcome, event=name):
-            return f"can't decrypt message {index}, as the event {name}: {outcome}"
-        case DecryptOlm(ratchet=ratchet, index=index, outcome="ok"):
-            return f"decrypts an Olm message at {ratchet}:{index}"
-        case DecryptOlm(ratchet=ratchet, index=index, outcome=outcome):
-            return f"can't decrypt an Olm message at {ratchet}:{index}: {outcome}"
-        case RoomKey(source=source, first_index=first, kept=kept):
-            how = {"own": "makes the key", "room_key": "gets the key"}.get(source or "", f"gets the key ({source})")
-            return f"{how}, from message {first} on" + ("" if kept else ", which is no better than what it has")
-        case Share(devices=devices, indices=indices, request=request):
-            places = sorted(set(indices))
-            since = f", from message {' or '.join(map(str, places))} on" if places else ""
-            return f"shares the key with {', '.join(devices)}{since}, in the request {request}"
-        case Withhold(devices=devices, codes=codes):
-            return f"withholds the key from {', '.join(devices)}: {', '.join(sorted(set(codes))) or 'no reason'}"
-        case ToldWithheld(code=code):
-            return f"is told that the key is withheld: {code}"
-        case Answer(request=request):
-            return f"has the homeserver's answer to the request {request}"
-        case Receive(type=kind, outcome=outcome):
-            return f"can't use an event for this device, {kind}: {outcome}"
         case Commit(version=version, snapshot=snapshot):
             return f"commits version {version} from version {snapshot}"
-        case Batch(events=events):
-            return f"has a batch of {events} events for this device"
-        case Repair(record=record):
-            return f"can't read {record} any more, and counts it as lost"
-        case _:
-            return "goes on"
+        case line:
+            assert isinstance(line, MachineLine)
+            return in_words(line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +141,8 @@ class _Case:
             if untold := store.untold_versions:
                 count = sum(last - first + 1 for first, last in untold)
                 self.unknown.append(
-                    f"{count:,} versions of the store {store.logs.store}, from {untold[0][0]} to {untold[-1][1]}, are "
-                    "of processes whose traces are missing: what these did is not known"
+                    f"what {counted(count, 'commit')} of the store {store.logs.store} did, of versions "
+                    f"{untold[0][0]} to {untold[-1][1]}, by processes whose traces are missing"
                 )
         self._gaps = bool(self.unknown)
 

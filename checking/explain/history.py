@@ -18,6 +18,7 @@ from checking.explain.lines import (
     Repair,
 )
 from checking.explain.reading import Logs, Place
+from checking.explain.wording import counted
 
 L = TypeVar("L", bound=AnyLine)
 
@@ -132,7 +133,8 @@ class History:
         later = sum(processed.values())
         for left, event in unprocessed:
             if left > later:
-                yield f"its token was kept, and {left - later} of its events were never processed", event
+                lost = counted(left - later, "of its events was", "of its events were")
+                yield f"its token was kept, and {lost} never processed", event
             later = max(0, later - left)
 
     def _processed(self) -> dict[tuple[str, int], int]:

@@ -11,17 +11,24 @@ from typing import Annotated, Final, Literal, TypeAlias
 import msgspec
 
 FORMAT: Final = 1
+LARGEST: Final = 2**53 - 1
+"""The largest number that every reader of JSON has (T1.10)."""
 SCHEMA: Final = "https://json-schema.org/draft/2020-12/schema"
 
-Pseudonym: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
-NameOrNone: TypeAlias = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{16}|none)$")]
-RecordName: TypeAlias = Annotated[str, msgspec.Meta(pattern="^.+/[0-9a-f]{16}$")]
+# In Python, unlike in JSON Schema, "$" also matches before a line feed at the end. Hence "(?!\n)" after it.
+Pseudonym: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}$(?!\n)")]
+NameOrNone: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{16}|none)$(?!\n)")]
+RecordName: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^.+/[0-9a-f]{16}$(?!\n)")]
 """The name of a kind, and the pseudonym of a key."""
-Digest: TypeAlias = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{16}|absent|unread)$")]
-Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
-NumberOrNone: TypeAlias = Number | Literal["none"]
-Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
-Word: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[A-Za-z][A-Za-z0-9_.]*$", max_length=60)]
+Digest: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{16}|absent|unread)$(?!\n)")]
+Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
+Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=LARGEST)]
+Time: TypeAlias = Annotated[int, msgspec.Meta(ge=-LARGEST, le=LARGEST)]
+"""A time or a duration, in milliseconds."""
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+"""How many there are, as the homeserver says."""
+CountOrNone: TypeAlias = Count | Literal["none"]
+Word: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z][A-Za-z0-9_.]*$(?!\n)", max_length=60)]
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True, tag_field="step"):
@@ -31,7 +38,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, tag_field="step"):
     store: Pseudonym
     instance: Pseudonym
     line: Positive
-    at_ms: int | None = None
+    at_ms: Time | None = None
     """For people only (T1.9)."""
 
 
@@ -56,7 +63,7 @@ class Want(Head, frozen=True, kw_only=True, tag="want"):
     """It was refused the lease, and has said in the row that it waits."""
 
     epoch: Number
-    left_ms: int | None = None
+    left_ms: Time | None = None
 
 
 class Sync(Head, frozen=True, kw_only=True, tag="sync"):
@@ -78,7 +85,7 @@ class Renew(Head, frozen=True, kw_only=True, tag="renew"):
 
     epoch: Positive
     wanted: bool | None = None
-    held_ms: int | None = None
+    held_ms: Time | None = None
     draining_ms: Number | None = None
 
 
@@ -105,6 +112,10 @@ class OfOperation(Head, frozen=True, kw_only=True):
     mode: Word | None = None
     began_after: Number | None = None
     failure: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.began_after is not None and self.began_after >= self.line:
+            raise ValueError(f"`began_after` is {self.began_after}: an operation begins before its own lines")
 
 
 class Load(OfOperation, frozen=True, kw_only=True, tag="load"):
@@ -138,9 +149,9 @@ class Commit(OfOperation, frozen=True, kw_only=True, tag="commit"):
     made: list[Digest] = []
     unlisted: Number = 0
     wanted: bool | None = None
-    held_ms: int | None = None
+    held_ms: Time | None = None
     released: bool | None = None
-    left_ms: int | None = None
+    left_ms: Time | None = None
 
 
 class CommitFails(OfOperation, frozen=True, kw_only=True, tag="commit_fails"):
@@ -158,7 +169,7 @@ class Validate(OfOperation, frozen=True, kw_only=True, tag="validate"):
 
     row_epoch: Number | None = None
     wanted: bool | None = None
-    held_ms: int | None = None
+    held_ms: Time | None = None
 
 
 class Lose(OfOperation, frozen=True, kw_only=True, tag="lose"):
@@ -243,7 +254,7 @@ class Batch(OfMachine, frozen=True, kw_only=True, tag="batch"):
     next_events: NameOrNone = "none"
     sliding: bool = False
     serial: Number | None = None
-    one_time_keys: NumberOrNone | None = None
+    one_time_keys: CountOrNone | None = None
     fallback: Word | None = None
     changed: list[RecordName] = []
 
@@ -376,7 +387,7 @@ class Answer(OfMachine, frozen=True, kw_only=True, tag="answer"):
 
     request: Pseudonym
     type: Word
-    one_time_keys: Number | None = None
+    one_time_keys: Count | None = None
 
 
 class Claim(OfMachine, frozen=True, kw_only=True, tag="claim"):
@@ -384,7 +395,7 @@ class Claim(OfMachine, frozen=True, kw_only=True, tag="claim"):
 
     request: Pseudonym
     marks: list[RecordName]
-    claimed_ms: int
+    claimed_ms: Time
     """The time that the machine goes by, as the marks have it."""
 
 

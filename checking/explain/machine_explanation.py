@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from checking.explain.lines import MachineLine
 from checking.explain.machine_reasons import MACHINE_REASONS
 from checking.explain.machine_steps import MachineStep
 from checking.explain.machine_validation import MachineValidation, validate_machine
 from checking.explain.merging import Merged
 from checking.explain.reasons import Reason
+from checking.explain.wording import in_words
 from checking.tlc.toolbox import Toolbox
 
 
@@ -43,24 +45,13 @@ class MachineExplanation:
                 return place
         return len(merged.steps) - 1
 
-    def lines(self) -> Iterator[str]:
-        """Say of the impossible step which it is, and what is wrong with it."""
-        step = self.impossible
-        if step is None:
-            return
-        yield f"  the first that is not: {self.described()}"
-        for reason in self.reasons:
-            yield f"  {step.process} {reason.says} ({', '.join(reason.clauses)}): this violates {reason.guarantee}"
-
     def described(self) -> str:
         """Name the impossible step, its process and its line."""
         step = self.impossible
         assert step is not None
         line = step.found.line
-        return (
-            f"{step.process} {line.__struct_config__.tag} (operation {getattr(line, 'operation', '-')}) "
-            f"({step.found.place})"
-        )
+        what = in_words(line) if isinstance(line, MachineLine) else "commits"
+        return f"{step.process} {what} ({step.found.place})"
 
 
 async def explain_machine(toolbox: Toolbox, steps: Sequence[MachineStep], specifications: Path) -> MachineExplanation:

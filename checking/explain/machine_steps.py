@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from checking.errors import CheckError
 from checking.explain.exchange_steps import (
+    MOST,
     NONE,
     UNKNOWN,
     Change,
@@ -50,8 +52,10 @@ from checking.explain.reading import Found, Logs
 
 UNTOLD: Final = -1
 NO_NUMBER: Final = -2
-MOST: Final = 1_000_000_000
-"""Numbers of others may be larger; nothing here depends on how much."""
+
+
+class NumberTooLarge(CheckError):
+    """A line has a number that TLC does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +184,7 @@ def _steps_of(operation: _Operation, process: str) -> Iterator[MachineStep]:
         **written.facts(),
     }
     for found in operation.lines:
+        _refuse_large_numbers(found)
         named = _step(found.line, lines) or exchange_step(found.line, lines, change)
         if named is not None:
             name, facts = named
@@ -190,6 +195,14 @@ def _steps_of(operation: _Operation, process: str) -> Iterator[MachineStep]:
         version = effect.version if isinstance(effect, Commit) else UNTOLD
         context |= {"version": version, "repaired": repaired, **commit_facts(lines, change)}
         yield MachineStep("commit", context, operation.effect, process)
+
+
+def _refuse_large_numbers(found: Found) -> None:
+    """Refuse numbers that the device itself has counted so far. Of what others send, it does not matter how large."""
+    for name in ("index", "serial"):
+        number = getattr(found.line, name, None)
+        if isinstance(found.line, EncryptOlm | EncryptMegolm | Offer | Batch) and number is not None and number > MOST:
+            raise NumberTooLarge(f"{found.place}: `{name}` is {number:,}, and TLC can't count beyond {MOST:,}")
 
 
 def _written(line: AnyLine | None) -> tuple[_Written, bool]:

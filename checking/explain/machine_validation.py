@@ -18,6 +18,7 @@ from checking.explain.machine_steps import MachineStep
 from checking.explain.validation import NotValidated, printed_reasons, run_configured
 from checking.tlc.run import Result
 from checking.tlc.toolbox import Toolbox
+from checking.tlc.values import Value, function, parse_value, record, render_value
 
 STEPS_IN_A_PART: Final = 2000
 """At most."""
@@ -67,11 +68,11 @@ async def validate_machine(toolbox: Toolbox, steps: Sequence[MachineStep], speci
 
 
 def _end(result: Result) -> str:
-    """Return the state that TLC has printed: it prints values as the language writes them."""
+    """Return the state that TLC has printed, as a part can begin with it."""
     found = re.search(r'<<\s*"end",(.*)>>', " ".join(result.printed), re.DOTALL)
     if found is None:
         raise NotValidated("TLC did not print how a part of the machine's steps ends")
-    return found[1]
+    return render_value(parse_value(found[1].strip()))
 
 
 def _module(steps: Sequence[MachineStep], start: str) -> str:
@@ -88,24 +89,21 @@ TheLog == <<
 
 
 def _element(step: MachineStep) -> str:
-    shown = "".join(f", {name} |-> {_value(fact)}" for name, fact in step.facts.items())
-    return f'[step |-> "{step.name}"{shown}]'
+    return render_value(record(step=step.name, **{name: _value(fact) for name, fact in step.facts.items()}))
 
 
-def _value(fact: MachineFact) -> str:
+def _value(fact: MachineFact) -> Value:
     match fact:
-        case bool():
-            return "TRUE" if fact else "FALSE"
         case int():
-            return str(fact)
+            return fact
         case str():
-            return _text(fact)
+            return _plain(fact)
         case Mapping():
-            return " @@ ".join(f"{_text(name)} :> {_text(value)}" for name, value in fact.items()) or "<<>>"
+            return function({_plain(name): _plain(value) for name, value in fact.items()})
         case _:
-            return "{" + ", ".join(map(_text, sorted(fact))) + "}"
+            return frozenset(map(_plain, fact))
 
 
-def _text(name: str) -> str:
-    """Write a name. Only one that no implementation has can be made of other characters."""
-    return '"' + re.sub(r"[^\w ./]", "?", name, flags=re.ASCII) + '"'
+def _plain(name: str) -> str:
+    """Return a name as TLC can read it. Only one that no implementation has can be made of other characters."""
+    return re.sub(r"[^\w ./]", "?", name, flags=re.ASCII)

@@ -142,7 +142,7 @@ class _Merging:
         first = [line.version for line in lines if isinstance(line, Open)]
         first += [line.version - 1 for line in self._commits] + [line.since for line in self._syncs]
         self._base = base or Base(min(self._holders, default=1) - 1, min(first, default=0), {})
-        self._refuse_what_is_too_far_apart(lines)
+        self._refuse_what_is_too_far_apart()
         self._cut_off = self._instances_cut_off()
         self._untold_acquisitions = self._acquisitions_cut_off()
         self._holders |= self._untold_acquisitions
@@ -182,17 +182,20 @@ class _Merging:
             Base(max(self._epochs, default=self._base.epoch), self._last_version, self._newest_digests),
         )
 
-    def _refuse_what_is_too_far_apart(self, lines: Iterable[AnyLine]) -> None:
-        last = max([*(line.version for line in self._commits), *(sync.version for sync in self._syncs)], default=0)
+    def _refuse_what_is_too_far_apart(self) -> None:
+        versions = [(line.version, str(place)) for line, place in self._all() if isinstance(line, Commit | Sync)]
+        last, place = max(versions, default=(0, ""))
         untold = last - self._base.version - len({line.version for line in self._commits})
         if untold > MOST_UNTOLD:
             raise TooFarApart(
-                f"no line tells of {untold:,} of the versions from {self._base.version + 1:,} to {last:,}: "
-                f"{MOST_UNTOLD:,} can be missing at most"
+                f"{place} is of version {last:,}, and no line tells of {untold:,} of the versions from "
+                f"{self._base.version + 1:,} on: {MOST_UNTOLD:,} can be missing at most"
             )
-        highest = max((getattr(line, "epoch", 0) for line in lines), default=0)
+        highest, place = max(((getattr(line, "epoch", 0), str(place)) for line, place in self._all()), default=(0, ""))
         if highest - self._base.epoch > MOST_EPOCHS:
-            raise TooFarApart(f"the lines are of epochs from {self._base.epoch + 1:,} to {highest:,}")
+            raise TooFarApart(
+                f"{place} is of epoch {highest:,}, and the first epoch is {self._base.epoch + 1:,}: too far apart"
+            )
 
     # The last line of an instance that was killed, which may be missing (T1.4)
 

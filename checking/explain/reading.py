@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import codecs
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +13,7 @@ import msgspec
 
 from checking.errors import CheckError
 from checking.explain.lines import DECODER, FORMAT, AnyLine
+from checking.explain.wording import counted
 
 
 class NoTrace(CheckError):
@@ -102,7 +103,10 @@ def _read_files(paths: Iterable[Path]) -> _Reading:
     for path in paths:
         _read_file(path, reading)
     if not reading.lines:
-        raise NoTrace("no file has a line of a trace: was a tracer given to every process that opened the store?")
+        why = "; ".join(reading.remarks) or "no file is given"
+        raise NoTrace(
+            f"no file has a line of a trace: {why}. Was a tracer given to every process that opened the store?"
+        )
     return reading
 
 
@@ -115,48 +119,45 @@ def _read_file(path: Path, reading: _Reading) -> None:
         reading.remarks.append(f"{path} is given twice, or is a copy of {reading.files[text]}: it is read once")
         return
     reading.files[text] = path
-    rows = text.split(b"\n")
-    before = len(reading.lines)
+    rows = text.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    lines: list[Found] = []
+    remarks: list[str] = []
     for number, row in enumerate(rows, 1):
         if not row.strip():
             continue
         place = Place(str(path), number)
         try:
-            reading.lines.append(Found(DECODER.decode(row), place))
+            lines.append(Found(DECODER.decode(row), place))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            _note_unreadable(row, place, error, reading, last=number == len(rows))
-    if len(reading.lines) == before:
-        reading.remarks.append(f"{path} has no line that can be used")
+            remarks.append(_what_is_wrong(row, place, error, last=number == len(rows)))
+    if not lines:
+        others = f", and so on for {counted(len(remarks), 'line')}" if len(remarks) > 1 else ""
+        remarks = [f"{path} has no line that can be used ({remarks[0]}{others})" if remarks else f"{path} is empty"]
+    reading.lines += lines
+    reading.remarks += remarks
 
 
-def _note_unreadable(row: bytes, place: Place, error: Exception, reading: _Reading, *, last: bool) -> None:
-    """Say what is wrong with a line. Raises where that makes the rest useless."""
+def _what_is_wrong(row: bytes, place: Place, error: Exception, *, last: bool) -> str:
+    """Say what is wrong with a line that is left out. Raises where that makes the rest useless."""
+    try:
+        msgspec.json.decode(row)
+    except RecursionError:
+        return f"{place}: a line is left out: it is nested too deeply"
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        if b"\0" in row or not row.startswith(b"{"):
+            return f"{place}: a line is left out: it is not JSON in UTF-8"
+        if last:
+            return f"{place}: the last line was cut off, as by a kill"
+        return f"{place}: a line was cut off, as by a kill, before others were written"
     try:
         head = msgspec.json.decode(row, type=_Head)
     except msgspec.ValidationError:
-        raise NoTrace(f"{place} is no line of a trace: {_object(row)}") from None
-    except RecursionError:
-        reading.remarks.append(f"{place}: a line is left out: it is nested too deeply")
-        return
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        if last:
-            reading.remarks.append(f"{place}: the last line was cut off, as by a kill")
-        else:
-            reading.remarks.append(f"{place}: a line was cut off, as by a kill, before others were written")
-        return
+        raise NoTrace(f"{place} is no line of a trace: it has no format and no step") from None
     if head.format != FORMAT:
         raise UnknownFormat(
             f"{place} is of version {head.format} of the format, and this program knows version {FORMAT}"
         )
-    reading.remarks.append(f"{place}: the step {head.step!r} is left out: {error}")
-
-
-def _object(row: bytes) -> str:
-    try:
-        json.loads(row)
-    except (ValueError, RecursionError):
-        return "it is not JSON"
-    return "it has no format and no step"
+    return f"{place}: the step {head.step!r} is left out: {error}"
 
 
 def _by_instance(reading: _Reading, store: str) -> dict[str, list[Found]]:
@@ -169,10 +170,10 @@ def _by_instance(reading: _Reading, store: str) -> dict[str, list[Found]]:
         expected = 1
         for found in lines:
             if found.line.line > expected:
-                missing = f"{expected}" if found.line.line == expected + 1 else f"{expected} to {found.line.line - 1}"
-                reading.remarks.append(
-                    f"{found.place}: lines {missing} of the instance {instance} are missing before it"
-                )
+                one = found.line.line == expected + 1
+                missing = f"line {expected}" if one else f"lines {expected} to {found.line.line - 1}"
+                of_instance = f"of the instance {instance} {'is' if one else 'are'}"
+                reading.remarks.append(f"{found.place}: {missing} {of_instance} missing before it")
             elif found.line.line < expected:
                 reading.remarks.append(
                     f"{found.place}: the line {found.line.line} of the instance {instance} comes twice"

@@ -13,7 +13,7 @@ from rpds import HashTrieMap
 from checking.explain.merging import Merged, records_of
 from checking.explain.validation import NO_OPERATION, NO_PROCESS, NotValidated, Validation, follow
 from checking.tlc.toolbox import Toolbox
-from checking.tlc.values import State, Value, parse_value
+from checking.tlc.values import State, Value, parse_value, render_value
 
 _MODULE: Final = """\
 ---- MODULE TheStates ----
@@ -55,12 +55,12 @@ async def states(
     if part is None:
         return {}
     last = validation.followed - part.first + 1
-    looked = sorted(place for place in (taken - part.first + 1 for taken in places) if 1 <= place <= last)
+    looked = [place for place in (taken - part.first + 1 for taken in places) if 1 <= place <= last]
     steps = [merged.steps[taken - 1] for taken in places if taken > part.first]
-    named = sorted({part.records[record] for step in steps for record in records_of(step)})
+    named = [part.records[record] for step in steps for record in records_of(step)]
     module = _MODULE.format(
-        looked=_set(map(str, looked)),
-        named=_set(f'"{name}"' for name in named),
+        looked=render_value(frozenset(looked)),
+        named=render_value(frozenset(named)),
         no_process=NO_PROCESS,
         no_operation=NO_OPERATION,
         last=last,
@@ -114,7 +114,3 @@ def _as_told(
         )
         for argument, each in value.items()
     )
-
-
-def _set(elements: Iterable[str]) -> str:
-    return f"{{{', '.join(elements)}}}"

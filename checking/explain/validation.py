@@ -20,7 +20,7 @@ from checking.errors import CheckError
 from checking.explain.merging import Fact, Merged, Step, records_of
 from checking.tlc.run import Job, Result, Verdict, run
 from checking.tlc.toolbox import Toolbox
-from checking.tlc.values import Value, parse_value
+from checking.tlc.values import ModelValue, Value, function, parse_value, record, render_value
 
 NO_PROCESS: Final = "idle"
 """One that does nothing: the specification wants two."""
@@ -53,6 +53,7 @@ CHECK_DEADLOCK FALSE
 INVARIANT {invariant}
 """
 
+_NEW_ROW: Final[Value] = record(epoch=0, holder=ModelValue("Nobody"), left=0, wanted=False)
 _RECORD_NAMES: Final = frozenset({"record", "records", "dropped", "basis", "unloaded"})
 _VERSION_NAMES: Final = frozenset({"version", "snapshot", "since", "floor"})
 
@@ -80,7 +81,7 @@ class _Start:
     """The state that a part begins with."""
 
     version: int = 0
-    lease: str = "NewRow"
+    lease: Value = _NEW_ROW
     guards: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     """Those that there are."""
     cached: frozenset[tuple[str, str]] = frozenset()
@@ -177,7 +178,9 @@ class Part:
         self._start = start
         self._processes = [NO_PROCESS, *merged.processes]
         named = {str(step.facts["o"]) for step in steps if "o" in step.facts} | start.running.keys()
-        self._homes = {NO_OPERATION: NO_PROCESS} | {name: merged.operations[name] for name in sorted(named)}
+        # The specification wants operations of two processes.
+        homes = {name: merged.operations[name] for name in named} or {f"{self._processes[-1]}/0": self._processes[-1]}
+        self._homes = {NO_OPERATION: NO_PROCESS} | homes
         records = sorted({record for step in steps for record in records_of(step)})
         self._numbers = {record: f"r{number}" for number, record in enumerate(records, 1)} or {"": "r0"}
 
@@ -199,12 +202,12 @@ class Part:
             f"""\
 ---- MODULE TheTrace ----
 EXTENDS Trace
-TheProcesses == {_set(self._processes)}
-TheOperations == {_set(self._homes)}
-TheRecords == {_set(self._numbers.values())}
-TheHome == {_function({operation: _text(home) for operation, home in self._homes.items()})}
+TheProcesses == {render_value(frozenset(self._processes))}
+TheOperations == {render_value(frozenset(self._homes))}
+TheRecords == {render_value(frozenset(self._numbers.values()))}
+TheHome == {render_value(_function(self._homes))}
 TheModes == [o \\in TheOperations |-> {{"transaction", "view"}}]
-TheStart == {self._begins()}
+TheStart == {render_value(self._begins())}
 TheLog == <<
     {steps}
 >>
@@ -236,7 +239,7 @@ TheLog == <<
         raise NotValidated(f"TLC has printed an end that can't be read: {text}")
 
     def _next(
-        self, lease: str, guards: HashTrieMap[Value, Value], pairs: frozenset[Value], under: Value, told: Value
+        self, lease: Value, guards: HashTrieMap[Value, Value], pairs: frozenset[Value], under: Value, told: Value
     ) -> _Start:
         names = {number: record for record, number in self._numbers.items()}
         cached = {(str(process), names[str(record)]) for process, record in map(_pair, pairs)}
@@ -259,24 +262,16 @@ TheLog == <<
             updates,
         )
 
-    def _begins(self) -> str:
+    def _begins(self) -> Value:
         start = self._start
-        guards = "".join(
-            f'{_text(process)} :> [stage |-> "{stage}", epoch |-> {epoch}] @@ '
-            for process, (stage, epoch) in start.guards.items()
-        )
-        every = "[p \\in TheProcesses |-> NoGuard]"
-        cached = ", ".join(
-            f"<<{_text(process)}, {_text(self._numbers[record])}>>"
-            for process, record in sorted(start.cached)
-            if record in self._numbers
-        )
-        updates = _function({number: str(start.updates[record]) for record, number in self._numbers.items()})
-        told = _function({p: str(max(0, version - start.version)) for p, version in start.told.items()})
-        running = _function({operation: str(epoch) for operation, epoch in start.running.items()})
-        return (
-            f"[lease |-> {start.lease}, guards |-> {guards}{every}, "
-            f"cached |-> {{{cached}}}, updates |-> {updates}, running |-> {running}, told |-> {told}]"
+        guards = {process: start.guards.get(process, ("none", 0)) for process in self._processes}
+        return record(
+            lease=start.lease,
+            guards=_function({name: record(stage=stage, epoch=epoch) for name, (stage, epoch) in guards.items()}),
+            cached=frozenset((name, self._numbers[each]) for name, each in start.cached if each in self._numbers),
+            updates=_function({number: start.updates[each] for each, number in self._numbers.items()}),
+            running=_function(start.running),
+            told=_function({name: max(0, version - start.version) for name, version in start.told.items()}),
         )
 
     def _element(self, step: Step) -> str:
@@ -284,26 +279,24 @@ TheLog == <<
         since = facts.get("since")
         if isinstance(since, int) and since < self._start.version:
             facts["dropped"] = ()  # What changed before this part is no longer in the cache.
-        shown = ", ".join(f"{name} |-> {self._value(name, fact)}" for name, fact in facts.items())
-        return f"[step |-> {_text(step.name)}{', ' if shown else ''}{shown}]"
+        return render_value(record(step=step.name, **{name: self._value(name, fact) for name, fact in facts.items()}))
 
-    def _value(self, name: str, fact: Fact) -> str:
+    def _value(self, name: str, fact: Fact) -> Value:
         match fact:
             case bool():
-                return "TRUE" if fact else "FALSE"
+                return fact
             case int():
-                return str(max(0, fact - self._start.version) if name in _VERSION_NAMES else fact)
+                return max(0, fact - self._start.version) if name in _VERSION_NAMES else fact
             case str():
-                return _text(self._numbers[fact] if name in _RECORD_NAMES else fact)
+                return self._numbers[fact] if name in _RECORD_NAMES else fact
             case tuple():
-                return _set(self._numbers[record] for record in fact)
+                return frozenset(self._numbers[each] for each in fact)
             case _:
-                return _function({self._numbers[record]: str(number) for record, number in fact.items()})
+                return _function({self._numbers[each]: number for each, number in fact.items()})
 
 
-def _row(epoch: int, holder: str, left: int, *, wanted: bool) -> str:
-    who = _text(holder) if holder else "Nobody"
-    return f"[epoch |-> {epoch}, holder |-> {who}, left |-> {left}, wanted |-> {'TRUE' if wanted else 'FALSE'}]"
+def _row(epoch: int, holder: str, left: int, *, wanted: bool) -> Value:
+    return record(epoch=epoch, holder=holder or ModelValue("Nobody"), left=left, wanted=wanted)
 
 
 def _pair(value: Value) -> tuple[Value, Value]:
@@ -318,13 +311,5 @@ def _guard(value: Value) -> tuple[str, int]:
     return str(stage), epoch
 
 
-def _text(text: str) -> str:
-    return f'"{text}"'
-
-
-def _set(names: Iterable[str]) -> str:
-    return "{" + ", ".join(map(_text, names)) + "}"
-
-
-def _function(values: Mapping[str, str]) -> str:
-    return " @@ ".join(f"{_text(name)} :> {value}" for name, value in values.items()) or "<<>>"
+def _function(values: Mapping[str, int] | Mapping[str, str] | Mapping[str, Value]) -> Value:
+    return function(dict(values.items()))

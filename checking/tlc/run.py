@@ -99,8 +99,11 @@ class Result:
     """What the specification itself printed by ``PrintT``."""
 
 
-_SHORT_RUN_OPTIONS = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
-"""Java options for a run of a few seconds. They halve the processor time, since Java does not optimise the code."""
+_SHORT_RUN_OPTIONS = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xss512m")
+"""Java options for a run of a few seconds. They halve the processor time, since Java does not optimise the code.
+
+TLC recurs for each element of a set over which an action quantifies: hence the large stack. Unused stack costs nothing.
+"""
 
 _LONG_RUN_OPTIONS = ("-XX:+UseParallelGC",)
 

@@ -16,7 +16,7 @@ TLC prints a function over ``1..n`` as a sequence.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
@@ -43,8 +43,8 @@ State: TypeAlias = Mapping[str, Value]
 
 _TOKEN = re.compile(
     r"""\s*(?:
-        (?P<number>-?\d+)
-      | (?P<name>[^\W\d]\w*)
+        (?P<number>-?\d+(?!\w))
+      | (?P<name>\w+)
       | "(?P<text>(?:[^"\\]|\\.)*)"
       | (?P<mark><<|>>|\|->|:>|@@|\.\.|[\[\]{}(),])
     )""",
@@ -182,7 +182,8 @@ class _ValueParser:
     def _record(self) -> Value:
         fields: list[tuple[Value, Value]] = []
         while True:
-            if self._kinds[self._at] != "name":
+            # TLC prints each function of texts so, even if the texts are no names, or only of digits.
+            if self._kinds[self._at] not in ("name", "number"):
                 raise self._unreadable(self._at)
             name = self._words[self._at]
             self._at += 1
@@ -196,8 +197,11 @@ class _ValueParser:
         pairs: list[tuple[Value, Value]] = []
         while True:
             argument = self._value()
-            self._demand(":>")
-            pairs.append((argument, self._value()))
+            if isinstance(argument, HashTrieMap) and not self._next_is(":>"):
+                pairs.extend(argument.items())
+            else:
+                self._demand(":>")
+                pairs.append((argument, self._value()))
             if self._take(")"):
                 return HashTrieMap(pairs)
             self._demand("@@")
@@ -224,13 +228,21 @@ def render_value(value: Value) -> str:
 
 _QUOTED = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r", "\f": "\\f"})
 _FIELD = re.compile(r"[^\W\d]\w*")
+_LONGEST_CHAIN = 50
 
 
 def _render_function(function: HashTrieMap[Value, Value]) -> str:
     if all(isinstance(argument, str) and _FIELD.fullmatch(argument) for argument in function):
         return "[" + ", ".join(sorted(f"{name} |-> {render_value(function[name])}" for name in function)) + "]"
-    pairs = (f"{render_value(argument)} :> {render_value(function[argument])}" for argument in function)
-    return "(" + " @@ ".join(sorted(pairs)) + ")"
+    return f"({_combined(sorted(f'{render_value(each)} :> {render_value(function[each])}' for each in function))})"
+
+
+def _combined(pairs: Sequence[str]) -> str:
+    """Join pairs. TLC reads and evaluates a long chain recursively, which overflows its stack: so many are halved."""
+    if len(pairs) <= _LONGEST_CHAIN:
+        return " @@ ".join(pairs)
+    middle = len(pairs) // 2
+    return f"({_combined(pairs[:middle])}) @@ ({_combined(pairs[middle:])})"
 
 
 def render_state(state: State) -> str:

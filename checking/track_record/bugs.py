@@ -40,7 +40,7 @@ REPOSITORIES: Final = {
 """The GitHub repository in which a project keeps its issues."""
 
 
-_DATE: Final = r"^(\d{4}(-\d{2}(-\d{2})?)?)?$"
+_DATE: Final = r"^(\d{4}(-\d{2}(-\d{2})?)?)?$(?!\n)"
 
 
 class Area(Enum):
@@ -100,7 +100,7 @@ class Act(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Bug(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One bug. The fields are the keys of the file."""
 
-    slug: Annotated[str, msgspec.Meta(pattern="^[a-z]+(-[a-z]+)+$")]
+    slug: Annotated[str, msgspec.Meta(pattern=r"^[a-z]+(-[a-z]+)+$(?!\n)")]
     """Its name in the models, the tests and the documents."""
     layer: Area
     title: str
@@ -112,7 +112,7 @@ class Bug(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     sources: tuple[Source, ...]
     properties: tuple[str, ...] = ()
     """The properties that it violates in the models, as ``Module!Property``."""
-    clauses: tuple[Annotated[str, msgspec.Meta(pattern=r"^[PM]\d+\.\d+$")], ...]
+    clauses: tuple[Annotated[str, msgspec.Meta(pattern=r"^[PM]\d+\.\d+$(?!\n)")], ...]
     """The clauses of the specification that prevent it."""
     instead: str = ""
     """For a bug of the operating system or the storage: the effect that the store lets a user see instead."""

@@ -114,7 +114,7 @@ def test_arrow_keys_home_and_end_move(browser: Browser, address: str) -> None:
         keyboard.press("ArrowLeft")
         assert step(seen.page).startswith("Step 1 of 18: ")
         keyboard.press("End")
-        assert step(seen.page).startswith("Step 18 of 18: P2 operation P2/1 commits version 5")
+        assert step(seen.page).startswith("Step 18 of 18: P2 commits version 5")
         expect(seen.page.locator("caption")).to_contain_text("There is no state after this step: it can't happen")
         assert seen.page.locator("tbody tr").count() > 10
         keyboard.press("Home")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from checking import command
-from checking.explain.drawing import SHOWN_STEPS, drawing_of, scenes
-from checking.explain.merging import Merged, merge
+from checking.explain.drawing import SHOWN_STEPS, drawing_of, scenes, step_in_words
+from checking.explain.merging import Merged, Step, merge
 from checking.explain.reading import Place, read
 from tests.checking.test_explain import recorded, unfenced, written
 from unwedged.tools.sequence import lifelines_of
@@ -45,11 +46,11 @@ def test_the_last_step_is_the_impossible_one_after_those_that_led_to_it(merged: 
         "lease: expires",
         "P1 > lease: takes the lease, epoch 3",
         "P1 > store: syncs from version 2 to 3",
-        "P1: operation P1/1 begins under epoch 3, from version 3",
-        "P1 > store: operation P1/1 loads a record",
-        "P1 > store: operation P1/1 commits version 4 from version 3, under epoch 3",
+        "P1: begins operation P1/1 under epoch 3, from version 3",
+        "P1 > store: loads a record in operation P1/1",
+        "P1 > store: commits version 4 from version 3 under epoch 3, in operation P1/1",
         "P1 > lease: releases the lease of epoch 3",
-        "P2 > store: operation P2/1 commits version 5 from version 3, under epoch 2",
+        "P2 > store: commits version 5 from version 3 under epoch 2, in operation P2/1",
     ]
 
 
@@ -70,12 +71,12 @@ def test_an_impossible_commit_is_drawn_with_all_that_it_depends_on(merged: Merge
     renewals = [replace(renewal, place=Place("more", number)) for number in range(100)]
     longer = replace(merged, steps=[*merged.steps[:commit], *renewals, *merged.steps[commit:]])
     drawn = actions(longer, commit + 100)
-    assert drawn[-1].startswith("P2 > store: operation P2/1 commits version 5")
+    assert drawn[-1].startswith("P2 > store: commits version 5")
     for depended_on in (
         "P2 > lease: takes the lease, epoch 2",
-        "P2: operation P2/1 begins under epoch 2, from version 3",
+        "P2: begins operation P2/1 under epoch 2, from version 3",
         "P1 > lease: takes the lease, epoch 3",
-        "P1 > store: operation P1/1 commits version 4 from version 3, under epoch 3",
+        "P1 > store: commits version 4 from version 3 under epoch 3, in operation P1/1",
     ):
         assert depended_on in drawn[:-SHOWN_STEPS]
 
@@ -84,7 +85,7 @@ def test_processes_have_lifelines_and_the_lease_and_the_store_stand_between_them
     drawing = drawing_of(merged, scenes(merged, late(merged)), "impossible")
     assert drawing.actors == ("P1", "lease", "store", "P2")
     text = lifelines_of(drawing, 120)
-    assert "◀─────●    operation P2/1 commits version 5" in text
+    assert "◀─────●    commits version 5" in text
     assert text.endswith("     impossible\n")
 
 
@@ -97,6 +98,15 @@ def test_nothing_in_a_trace_can_control_a_terminal(merged: Merged) -> None:
     text = lifelines_of(drawing_of(hostile, scenes(hostile, late(hostile)), "\x1b[31m"), 120)
     assert "\\x1b[2Jtrace" in text
     assert all(line.isprintable() for line in text.splitlines())
+
+
+async def test_each_step_of_the_specification_is_said_in_words(merged: Merged) -> None:
+    specification = (Path(__file__).parents[2] / "tla" / "Trace.tla").read_text()
+    names = set(re.findall(r'\be\.step = "(\w+)"', specification))
+    assert len(names) > 20
+    for name in names:
+        _, _, action = step_in_words(merged, Step(name, {"p": "P1", "o": "P1/1"}))
+        assert " " in action or name == "expire", name
 
 
 def test_no_steps_make_no_drawing(merged: Merged) -> None:

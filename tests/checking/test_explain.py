@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import random
 import re
@@ -13,6 +14,7 @@ import pytest
 
 from checking.explain import explanation as explained
 from checking.explain import validation
+from checking.explain.lines import LARGEST
 from checking.explain.merging import TooFarApart, merge
 from checking.explain.reading import NoTrace, SeveralStores, UnknownFormat, read
 from checking.explain.reasons import REASONS
@@ -89,7 +91,7 @@ class TestReading:
         [other] = [number for number, line in enumerate(lines) if line == found(lines, "commit", 1)]
         missing = lines.pop(other)
         [remark] = read([written(tmp_path, lines)]).remarks
-        assert f"lines {missing['line']} of the instance {missing['instance']} are missing" in remark
+        assert f"line {missing['line']} of the instance {missing['instance']} is missing" in remark
 
     async def test_a_copy_of_a_file_is_left_out(self, tmp_path: Path, lines: list[Json]) -> None:
         path, copy = written(tmp_path, lines), written(tmp_path, lines, "copy.ndjson")
@@ -111,6 +113,32 @@ class TestReading:
     def test_no_lines_at_all_are_no_trace(self, tmp_path: Path) -> None:
         with pytest.raises(NoTrace, match="no file has a line"):
             read([written(tmp_path, [])])
+
+    async def test_a_byte_order_mark_is_no_part_of_the_first_line(self, tmp_path: Path, lines: list[Json]) -> None:
+        path = written(tmp_path, lines)
+        path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+        logs = read([path])
+        assert logs.remarks == ()
+        assert sum(map(len, logs.instances.values())) == len(lines)
+
+    @pytest.mark.parametrize("utf_16", [False, True])
+    async def test_a_file_that_is_no_text_is_named_once(self, tmp_path: Path, lines: list[Json], utf_16: bool) -> None:
+        path, good = tmp_path / "photo", written(tmp_path, lines)
+        text = good.read_text().encode("utf-16") if utf_16 else random.Random(2).randbytes(10_000)
+        path.write_bytes(text)
+        with pytest.raises(NoTrace, match=f"no file has a line of a trace: {path} has no line .*:1: .* is not JSON"):
+            read([path])
+        [remark] = read([path, good]).remarks
+        assert remark.startswith(f"{path} has no line that can be used ({path}:1: ")
+
+    async def test_an_empty_file_is_named(self, tmp_path: Path, lines: list[Json]) -> None:
+        empty = written(tmp_path, [], "empty.ndjson")
+        assert read([empty, written(tmp_path, lines)]).remarks == (f"{empty} is empty",)
+
+    @pytest.mark.parametrize("name", ["store", "instance"])
+    async def test_a_name_that_ends_in_a_line_feed_is_none(self, tmp_path: Path, lines: list[Json], name: str) -> None:
+        lines[2][name] = f"{lines[2][name]}\n"
+        assert ":3: the step" in read([written(tmp_path, lines)]).remarks[0]
 
     def test_a_file_that_is_not_there_is_no_trace(self, tmp_path: Path) -> None:
         with pytest.raises(NoTrace, match="can't be read: No such file"):
@@ -157,13 +185,40 @@ class TestNumbers:
     async def lines(self, tmp_path: Path) -> list[Json]:
         return await recorded(tmp_path)
 
-    @pytest.mark.parametrize("version", [10**6, 10**30])
+    @pytest.mark.parametrize("version", [10**6, LARGEST])
     async def test_versions_between_which_too_many_are_missing_are_refused(
         self, tmp_path: Path, lines: list[Json], version: int
     ) -> None:
-        found(lines, "commit", -1)["version"] = version
-        with pytest.raises(TooFarApart, match="no line tells of"):
+        commit = found(lines, "commit", -1)
+        commit["version"] = version
+        with pytest.raises(TooFarApart, match=f":{lines.index(commit) + 1} is of version .* no line tells of"):
             merge(read([written(tmp_path, lines)]))
+
+    # T1.10
+    async def test_a_number_that_no_writer_may_write_leaves_its_line_out(
+        self, tmp_path: Path, lines: list[Json]
+    ) -> None:
+        numbers = [
+            (row, name)
+            for row, line in enumerate(lines)
+            for name, value in line.items()
+            if type(value) is int and name != "format"
+        ]
+        assert len(numbers) > 100
+        found(lines, "commit")["unlisted"] = 0
+        for row, name in (*numbers, (lines.index(found(lines, "commit")), "unlisted")):
+            more = [*lines[:row], lines[row] | {name: 10**25}, *lines[row + 1 :]]
+            [remark, *_] = read([written(tmp_path, more)]).remarks
+            assert remark.startswith(
+                f"{tmp_path}/trace.ndjson:{row + 1}: the step '{lines[row]['step']}' is left out: "
+            )
+            assert f"`$.{name}`" in remark
+
+    async def test_an_operation_can_not_begin_after_its_own_line(self, tmp_path: Path, lines: list[Json]) -> None:
+        commit = found(lines, "commit")
+        commit["began_after"] = commit["line"]
+        [remark, _] = read([written(tmp_path, lines)]).remarks
+        assert "the step 'commit' is left out: `began_after` is" in remark
 
     async def test_epochs_that_are_far_apart_take_no_time(self, tmp_path: Path, lines: list[Json]) -> None:
         path = written(tmp_path, with_numbers(lines, "epoch", 10**9 - 4, first=4))
@@ -171,7 +226,7 @@ class TestNumbers:
 
     async def test_epochs_that_tlc_can_not_count_are_refused(self, tmp_path: Path, lines: list[Json]) -> None:
         path = written(tmp_path, with_numbers(lines, "epoch", 10**12, first=4))
-        with pytest.raises(TooFarApart, match="epochs from 1 to"):
+        with pytest.raises(TooFarApart, match=r":\d+ is of epoch 1,000,000,000,004, and the first epoch is 1"):
             merge(read([path]))
 
     async def test_an_update_that_changes_nothing_was_computed_from_the_value_before_it(
@@ -251,6 +306,31 @@ def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TestDeciding:
+    async def test_a_process_that_has_only_opened_the_store_is_accepted(self, tmp_path: Path, toolbox: Toolbox) -> None:
+        opened = [found(await recorded(tmp_path), "open")]
+        explanation = await explained.explain(toolbox, (written(tmp_path, opened),), None, SPECIFICATIONS)
+        assert explanation.accepted, explanation.text()
+        assert "1 line of 1 process instance; 0 acquisitions, 0 commits of 0 records\n" in explanation.text()
+
+    @pytest.mark.parametrize("stale", [False, True])
+    async def test_a_commit_of_very_many_records_is_judged(self, tmp_path: Path, toolbox: Toolbox, stale: bool) -> None:
+        lines = await recorded(tmp_path)
+        names = [f"other/{number:016x}" for number in range(5_000)]
+        for number, digest in ((0, "unread"), (1, "0" * 16)):
+            commit = found(lines, "commit", number)
+            values = {"records": names, "based_on": [digest] * len(names), "made": [f"{number:016x}"] * len(names)}
+            for field, more in values.items():
+                before = commit[field]
+                assert isinstance(before, list)
+                commit[field] = [*before, *more]
+        if stale:
+            based_on = found(lines, "commit", 1)["based_on"]
+            assert isinstance(based_on, list)
+            based_on[-1] = "1" * 16
+        explanation = await explained.explain(toolbox, (written(tmp_path, lines),), None, SPECIFICATIONS)
+        assert explanation.accepted != stale, explanation.text()
+        assert ("older_value" in explanation.validation.reasons) == stale, explanation.text()
+
     async def test_what_happened_is_accepted(self, tmp_path: Path, toolbox: Toolbox) -> None:
         path = written(tmp_path, await recorded(tmp_path))
         explanation = await explained.explain(toolbox, (path,), None, SPECIFICATIONS)
@@ -283,6 +363,10 @@ class TestDeciding:
             explanation = await explained.explain(toolbox, (path,), None, SPECIFICATIONS)
             assert explanation.logs.complete == explanation.accepted == (not missing), explanation.text()
             assert ("may only look impossible" in explanation.text()) == bool(missing)
+            assert ("NOT DECIDED" in explanation.text()) == bool(missing)
+            assert ("it looks as if P" in explanation.text()) == bool(missing)
+            assert explanation.drawing().ending.startswith("not decided: it looks as if P" if missing else "all steps")
+            assert "track-record" not in explanation.text(), "nobody is accused"
 
     @pytest.mark.parametrize("name", EDITS)
     async def test_what_can_not_have_happened_is_rejected_for_its_reason(

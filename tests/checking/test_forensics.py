@@ -337,7 +337,7 @@ async def batch_lost(case: Told) -> Name:
 async def test_a_batch_that_was_lost(tmp_path: Path) -> None:
     async with told(tmp_path) as case:
         name = await batch_lost(case)
-        must_be(case.explain(name), Verdict.BATCH_LOST, LIKELY, "1 of its events were never processed")
+        must_be(case.explain(name), Verdict.BATCH_LOST, LIKELY, "1 of its events was never processed")
         must_be(case.explain(name, [case.on.bob]), Verdict.BATCH_LOST, LIKELY, "never processed")
 
 
@@ -723,6 +723,22 @@ def test_the_readme_shows_what_the_command_prints(
     assert explained(*arguments) == OK
     # Names are random; which line says what may change with any step that is added to a trace.
     assert numbered(of_message) == numbered(capsys.readouterr().out)
+
+
+def test_the_sample_leads_a_newcomer_to_the_cause(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.sample(tmp_path / "traces") == OK
+    commands = re.findall(r"^  python -m checking explain (.*)$", capsys.readouterr().out, re.MULTILINE)
+    of_traces, of_message, of_both = [each.split() for each in commands]
+    assert explained(*of_traces) == FAILED
+    said = capsys.readouterr().out
+    assert "this is probably session-cache-survives" in said
+    for arguments in (of_message, of_both):
+        assert explained(*arguments) == OK
+        said = capsys.readouterr().out
+        assert "certainly SHARED OVER A WEDGED SESSION" in said
+        assert ("the traces of the reader are missing" in said) == (arguments is of_message)
+    with pytest.raises(CheckError, match="is not empty"):
+        command.sample(tmp_path / "traces")
 
 
 async def traces_of_a_wedged_session(folder: Path) -> str:

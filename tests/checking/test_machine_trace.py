@@ -14,7 +14,7 @@ from checking.explain import machine_validation
 from checking.explain.explanation import Explanation, explain
 from checking.explain.machine_explanation import explain_machine
 from checking.explain.machine_reasons import MACHINE_REASONS
-from checking.explain.machine_steps import machine_steps
+from checking.explain.machine_steps import NumberTooLarge, machine_steps
 from checking.explain.merging import merge
 from checking.explain.reading import read
 from checking.tlc.toolbox import Toolbox
@@ -100,7 +100,7 @@ async def test_real_machines_are_accepted(tmp_path: Path, toolbox: Toolbox) -> N
     explanation = await explained(tmp_path, toolbox, lines)
     assert explanation.accepted, explanation.text()
     assert len(explanation.machine.steps) > 30
-    assert f"and so are {len(explanation.machine.steps)} of the machine" in explanation.text()
+    assert f", {len(explanation.machine.steps)} steps of the machine)" in explanation.text()
 
 
 EDITS: Final[dict[str, Edit]] = {
@@ -160,7 +160,7 @@ async def test_nothing_is_concluded_from_fields_that_are_left_out(tmp_path: Path
         steps = machine_steps(logs, merge(logs))
         found = await explain_machine(toolbox, steps, SPECIFICATIONS)
         assert steps
-        assert found.impossible is None, (names, list(found.lines()))
+        assert found.impossible is None, (names, found.described())
 
 
 async def test_many_steps_are_followed_in_parts(
@@ -179,6 +179,38 @@ async def test_many_steps_are_followed_in_parts(
 async def test_a_name_that_no_implementation_has_is_no_fault(tmp_path: Path, toolbox: Toolbox) -> None:
     lines = await recorded(tmp_path)
     change("batch", -1, changed=['x"\\ @@ é/0123456789abcdef'])(lines)
+    explanation = await explained(tmp_path, toolbox, lines)
+    assert explanation.accepted, explanation.text()
+
+
+async def test_an_index_that_tlc_can_not_count_is_refused(tmp_path: Path) -> None:
+    lines = await recorded(tmp_path)
+    change("encrypt_megolm", -1, index=10**10)(lines)
+    logs = read([written(tmp_path, lines)])
+    number = number_of(lines, "encrypt_megolm", -1) + 1
+    with pytest.raises(NumberTooLarge, match=rf"trace.ndjson:{number}: `index` is 10,000,000,000"):
+        machine_steps(logs, merge(logs))
+
+
+async def test_numbers_that_others_have_chosen_may_be_large(tmp_path: Path, toolbox: Toolbox) -> None:
+    lines = await recorded(tmp_path)
+    change("answer", 0, type="KeysUpload", one_time_keys=10**25)(lines)
+    change("batch", -1, one_time_keys=10**25)(lines)
+    change("room_key", -1, first_index=2**32 - 1)(lines)
+    explanation = await explained(tmp_path, toolbox, lines)
+    assert explanation.accepted, explanation.text()
+    assert explanation.logs.complete
+
+
+async def test_very_many_names_in_one_step_are_followed_in_parts(
+    tmp_path: Path, toolbox: Toolbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TLC's stack must hold."""
+    monkeypatch.setattr(machine_validation, "STEPS_IN_A_PART", 40)
+    lines = await recorded(tmp_path)
+    marks, lists = ([f"{kind}/{number:016x}" for number in range(5_000)] for kind in ("outdated", "devices"))
+    change("request", 0, type="KeysQuery", marks=marks, lists=lists)(lines)
+    change("batch", 0, changed=marks)(lines)
     explanation = await explained(tmp_path, toolbox, lines)
     assert explanation.accepted, explanation.text()
 

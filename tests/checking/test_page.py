@@ -112,7 +112,7 @@ async def test_states_are_those_that_tlc_has_between_the_steps(tmp_path: Path, t
     assert len(frames) == len(shown) + 1
     *_, commit, release, impossible = frames
     assert release["name"] == "P1 releases the lease of epoch 3"
-    assert commit["name"] == "P1 operation P1/1 commits version 4 from version 3, under epoch 3"
+    assert commit["name"] == "P1 commits version 4 from version 3 under epoch 3, in operation P1/1"
     rows = rows_of(commit)
     assert ["store", "version", "4", "was 3"] in rows
     [cached] = [row for row in rows if row[0] == "cache" and row[1].startswith("P1 records counter/")]

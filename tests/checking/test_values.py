@@ -59,6 +59,7 @@ def test_a_state_reads_the_same(state: dict[str, Value]) -> None:
         ("<<>>", ()),
         ("<<1, <<2>>>>", (1, (2,))),
         ("[a |-> 1, b |-> {p}]", HashTrieMap({"a": 1, "b": frozenset({ModelValue("p")})})),
+        ("[1a |-> 1, 22 |-> 2]", HashTrieMap({"1a": 1, "22": 2})),
         ("(p :> 0 @@ q :> <<\n  1>>)", HashTrieMap({ModelValue("p"): 0, ModelValue("q"): (1,)})),
     ],
 )
@@ -72,6 +73,13 @@ def test_what_tlc_prints(text: str, value: Value) -> None:
 def test_what_can_not_be_read_is_named(text: str) -> None:
     with pytest.raises(UnreadableOutput, match="can't be read"):
         parse_value(text)
+
+
+def test_a_function_of_very_many_arguments_is_no_deep_chain_and_reads_the_same() -> None:
+    value: Value = HashTrieMap((number, -number) for number in range(10_000))
+    written = render_value(value)
+    assert parse_value(written) == value
+    assert max(map(len, written.replace("(", ")").split(")"))) < 1_000
 
 
 def test_a_text_that_looks_like_a_mark_is_no_mark() -> None:

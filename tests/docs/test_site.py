@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path, PurePosixPath
 
 import pytest
 
+from docs import __main__ as site
 from docs import api_blocks, docstrings, links, models, pages
 from docs.staging import stage
 
@@ -18,6 +20,16 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     stage(ROOT, folder)
     return folder
+
+
+def test_help_is_given_and_nothing_is_built(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["docs", "--help"])
+    monkeypatch.setattr(site, "build", lambda: pytest.fail("it builds"))
+    with pytest.raises(SystemExit):
+        site.main()
+    assert "usage: python -m docs" in capsys.readouterr().out
 
 
 def test_every_file_of_the_specification_is_a_page() -> None:
