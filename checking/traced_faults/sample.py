@@ -9,7 +9,7 @@ from typing import Final
 from checking.errors import CheckError
 from checking.explain.lines import DecryptMegolm, EncryptMegolm
 from checking.explain.reading import read
-from checking.traced_faults.machine_scene import ROOM, TRACES, Stage
+from checking.traced_faults.machine_scene import ROOM, TRACES, ProcessScene
 
 PEER_TRACE: Final = "bob.ndjson"
 FAULT: Final = "session-cache-survives"
@@ -28,7 +28,7 @@ def make_sample(folder: Path) -> tuple[str, str]:
     if any(folder.iterdir()):
         raise FolderInUse(f"{folder} is not empty: name a new folder")
     with ExitStack() as stack:
-        on = Stage(stack, folder, FAULT)
+        on = ProcessScene(stack, folder, FAULT)
         on.meet()
         on.greet()
         events = []
