@@ -60,7 +60,7 @@ coverage: $(READY) ## Run the tests of the library, and see which of its lines a
 	@$(VENV)/bin/python -m coverage combine --quiet
 	@$(VENV)/bin/python -m coverage report
 
-mutants: $(READY) $(MUTABLE) ## Break the code that decides in one place at a time, see that a test fails each time, rewrite spec/mutants.md: hours
+mutants: $(READY) $(MUTABLE) ## Break the code that decides in one place at a time, see that a test fails each time, rewrite spec/mutants.md: an hour or more
 	@$(VENV)/bin/python -m checking.mutation --record $(FILES)
 
 mutants-changed: $(READY) $(MUTABLE) ## The same for the lines that differ from BASE, or from where this branch left origin/main, for ten minutes

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mutmut.mutation.file_mutation import mutate_file_contents
+from mutmut.mutation.file_mutation import MutatedFile, mutate_file_contents
 
 _SEPARATOR = "ǁ"
 """The separator that mutmut puts between the name of a class and the name of its method."""
@@ -74,7 +74,7 @@ class _WithoutWords(ast.NodeTransformer):
                 return ast.Constant(None)
             case ast.Name("cast") if len(node.args) > 1:
                 return self.generic_visit(node.args[1])
-            case ast.Name(name) if name in self._exceptions:
+            case ast.Name(name) if name in self._exceptions or name == "whole_of":  # which raises one
                 node.args = [argument for argument in node.args if not _is_text(argument)]
         return self.generic_visit(node)
 
@@ -90,10 +90,14 @@ def _is_text(node: ast.expr) -> bool:
     return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str | None))
 
 
-def mutants_of(package: Path, file: str) -> Iterator[Mutant]:
-    """Yield all mutants of a file. ``package`` is the folder from which the file is imported."""
+def mutate(package: Path, file: str) -> tuple[str, list[Mutant]]:
+    """Make all mutants of a file, which is imported from ``package``; return a module that has all of them, and them."""
     source = (package / file).read_text(encoding="utf-8")
     made = mutate_file_contents(file, source)
+    return made.code, list(_mutants_of(file, source, made))
+
+
+def _mutants_of(file: str, source: str, made: MutatedFile) -> Iterator[Mutant]:
     text = made.code.splitlines()
     module = ".".join(Path(file).with_suffix("").parts)
     places, exceptions = dict(_places(source)), _exceptions(source)

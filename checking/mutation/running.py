@@ -1,25 +1,25 @@
-"""Run mutmut: it makes the mutants in a copy of the package, and runs the tests of each mutant until one fails.
-
-mutmut forks each run from a process that has already imported everything. It records which tests call which function,
-and runs the fast tests first.
-"""
+"""Runs mutants: mutmut makes them in a copy of the package, and ``session`` runs tests on each until one fails."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
+from shutil import copytree, ignore_patterns
 from tempfile import TemporaryDirectory
 from typing import Final
 
+import msgspec
+
 from checking.errors import CheckError
 from checking.mutation.listed import Part
-from checking.mutation.mutants import Mutant, mutants_of
+from checking.mutation.mutants import Mutant, mutate
+from checking.mutation.session import PATIENCE, Told, Wanted, Work
 
 PACKAGE: Final = "reference"
 """The folder from which the package is imported."""
@@ -27,86 +27,87 @@ PACKAGE: Final = "reference"
 _COPIED: Final = ("chaos", "checking", "proofs", "spec", "tests")
 """The files and folders that tests need besides the package."""
 
-TEST_SECONDS: Final = 15
-"""A test fails after so many seconds, since a mutant may wait for ever. Without mutants, no chosen test takes more than
-two seconds of processor time, and all tests must pass within this limit before the first mutant is run."""
+SAVED_EVERY_SECONDS: Final = 5
 
-_PROCESSES: Final = 1 + (os.cpu_count() or 1)
-"""How many mutants are run at once: more than there are cores, since mutants that hang use no processor time."""
 
-NOT_RUN: Final = "not checked"
-"""mutmut's status of a mutant that it has not run."""
+class Killers:
+    """Which test killed each mutant the last time, in a file. It is the first to run the next time."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._tests = msgspec.json.decode(file.read_bytes(), type=dict[str, str]) if file.exists() else {}
+
+    def of(self, mutant: Mutant) -> str | None:
+        """Return the test that killed this mutant."""
+        return self._tests.get("\n".join(mutant.place))
+
+    def note(self, told: Mapping[Mutant, Told]) -> None:
+        """Remember which tests killed these mutants."""
+        for mutant, one in told.items():
+            if one.test is not None:
+                self._tests["\n".join(mutant.place)] = one.test
+        self._file.write_bytes(msgspec.json.encode(self._tests))
 
 
 @contextmanager
-def stage(root: Path, part: Part) -> Iterator[Path]:
-    """Make a temporary folder in which mutmut finds the package and its settings."""
+def stage(root: Path, files: Sequence[str]) -> Iterator[tuple[Path, list[Mutant]]]:
+    """Make a folder with the package and its tests, where these files have all their mutants. The clone may change."""
     with TemporaryDirectory(prefix="unwedged-mutants-") as scratch:
         folder = Path(scratch)
-        (folder / "unwedged").symlink_to(root / PACKAGE / "unwedged")
-        for name in _COPIED:
-            (folder / name).symlink_to(root / name)
-        (folder / "pyproject.toml").write_text(_settings(root, part), encoding="utf-8")
-        yield folder
+        for source in (root / PACKAGE / "unwedged", *(root / name for name in _COPIED if (root / name).exists())):
+            copytree(source, folder / source.name, ignore=ignore_patterns("__pycache__"))
+        project = (root / "pyproject.toml").read_text(encoding="utf-8")
+        settings = '\n[tool.mutmut]\nsource_paths = ["unwedged"]\n'
+        (folder / "pyproject.toml").write_text(project + settings, encoding="utf-8")
+        made = []
+        with chdir(folder):  # where mutmut looks for its settings
+            for file in files:
+                code, mutants = mutate(folder, file)
+                (folder / file).write_text(code, encoding="utf-8")
+                made += mutants
+        yield folder, made
 
 
-def _settings(root: Path, part: Part) -> str:
-    pytest = [f"--timeout={TEST_SECONDS}", "--hypothesis-profile=mutants", "-p", "no:cacheprovider"]
-    settings = {
-        "source_paths": ["unwedged"],
-        "only_mutate": list(part.files),
-        "also_copy": list(_COPIED),
-        "pytest_add_cli_args": pytest,
-        "pytest_add_cli_args_test_selection": [*part.tests, *(f"--deselect={test}" for test in part.without)],
-        # Each mutant gets a process in which no test has run: Hypothesis refuses to run a test from two modules.
-        "process_isolation": "forkserver",
-        "timeout_constant": float(TEST_SECONDS),
-        "timeout_multiplier": 1.5,
-        "use_git_change_detection": False,
-    }
-    project = (root / "pyproject.toml").read_text(encoding="utf-8")
-    lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
-    return "\n".join([project, "[tool.mutmut]", *lines, ""])
+def run(
+    folder: Path,
+    part: Part,
+    mutants: Sequence[Mutant],
+    logs: Path,
+    *,
+    jobs: int,
+    seconds: float | None = None,
+    patience: float = PATIENCE,
+) -> Mapping[str, Told]:
+    """Run tests on each of these mutants, but no longer than that; say by mutmut's name what became of each.
 
-
-def make(folder: Path, root: Path, files: Sequence[str]) -> list[Mutant]:
-    """Make the mutants of some files. ``root`` is the folder of the clone."""
-    with chdir(folder):  # mutmut looks for its settings in the current folder
-        return [mutant for file in files for mutant in mutants_of(root / PACKAGE, file)]
-
-
-def run(folder: Path, mutants: Sequence[Mutant], log: Path, seconds: float | None) -> Mapping[str, str]:
-    """Run the tests on each of these mutants, for at most ``seconds``. Return mutmut's status, by mutmut's name.
-
-    Raises ``CheckError`` if mutmut fails.
+    What became of it is also kept among the ``logs``, so that the same test runs first the next time.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    code = 0
+    logs.mkdir(parents=True, exist_ok=True)
+    log, told, killers = logs / f"{part.name}.log", folder / "told", Killers(logs / f"{part.name}.killers.json")
+    work = Work(tuple(Wanted(one.name, killers.of(one)) for one in mutants), str(told), jobs, patience)
+    (folder / "work").write_bytes(msgspec.json.encode(work))
+    command = [
+        *(sys.executable, "-m", "pytest", "-p", "checking.mutation.session", "--mutants", str(folder / "work")),
+        *("--capture=sys", "--timeout=0", "--hypothesis-profile=mutants", "-p", "no:cacheprovider"),
+        *("-o", "tmp_path_retention_policy=failed"),
+        *(*part.tests, *(f"--deselect={test}" for test in part.without)),
+    ]
+    over = None if seconds is None else time.monotonic() + seconds
+    found: dict[str, Told] = {}
+    code: int | None = None
     with log.open("w", encoding="utf-8") as output:
-        process = subprocess.Popen(  # noqa: S603 (our own)
-            _mutmut("run", "--max-children", str(_PROCESSES), *(mutant.name for mutant in mutants)),
-            cwd=folder,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output, start_new_session=True)  # noqa: S603 (our own)
         try:
-            code = process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            pass
+            while code is None and (over is None or time.monotonic() < over):
+                with suppress(subprocess.TimeoutExpired):
+                    code = process.wait(SAVED_EVERY_SECONDS if over is None else min(SAVED_EVERY_SECONDS, seconds or 0))
+                if told.exists():
+                    found = {one.name: one for one in msgspec.json.Decoder(Told).decode_lines(told.read_bytes())}
+                    killers.note({mutant: found[mutant.name] for mutant in mutants if mutant.name in found})
         finally:
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # with the processes that run the tests
+                os.killpg(process.pid, signal.SIGKILL)  # also the forks
             process.wait()
-    results = subprocess.run(  # noqa: S603 (our own)
-        _mutmut("results", "--all", "true"), cwd=folder, capture_output=True, text=True, check=False
-    )
-    told = {name: status for name, _, status in (line.strip().partition(": ") for line in results.stdout.splitlines())}
-    if code or not told:
-        raise CheckError(f"mutmut failed; its output is in {log}")
-    return {mutant.name: told.get(mutant.name, NOT_RUN) for mutant in mutants}
-
-
-def _mutmut(*arguments: str) -> list[str]:
-    # Not by `python -m`: mutmut must be imported under its own name.
-    return [sys.executable, "-c", "from mutmut.__main__ import cli; cli()", *arguments]
+    if code:
+        raise CheckError(f"the mutants of {part.name} could not be run; {log} says why")
+    return found

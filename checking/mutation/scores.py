@@ -12,6 +12,12 @@ from typing import Final
 
 PAGE: Final = Path("spec/mutants.md")
 
+KILLED: Final = "killed"
+TIMED_OUT: Final = "timed out"
+EQUIVALENT: Final = "equivalent"
+SURVIVED: Final = "survived"
+NOT_RUN: Final = "not run"
+
 _TEXT: Final = """\
 # Mutants
 
@@ -19,17 +25,18 @@ _TEXT: Final = """\
 
 mutmut changes the functions of a file in one place at a time: a comparison, a
 number, a text, an argument, an assignment, a condition. For each such *mutant* it runs the tests that call the
-function. A mutant is *killed* if a test fails or does not end in time. It is *equivalent* if no test can notice it:
-`tests/mutants/equivalent.toml` lists these mutants, each with the reason. Any other mutant *survived*: then a test is
-missing.
+function. A mutant is *killed* if one of them fails. It *timed out* if none fails, and one does not end, also when it
+runs again alone, as with an endless loop. It is *equivalent* if nobody can notice it: `tests/mutants/equivalent.toml`
+lists each of these with the reason. Any other mutant *survived*: a test is missing. About those *not run* nothing is
+known.
 
 Some mutants are not counted: those that change only the text of an exception or of a log line, or a type that is not
 evaluated. Nothing is promised about these. mutmut makes no mutants outside of functions, none of functions with
 decorators other than `classmethod` and `staticmethod`, and none of statements without anything to change, such as a
 call without arguments. `tests/mutants/test_mutants.py` breaks some of these lines; they were chosen by hand.
 
-| File | Mutants | Killed | Equivalent | Survived | Day |
-| --- | ---: | ---: | ---: | ---: | --- |
+| File | Mutants | Killed | Timed out | Equivalent | Survived | Not run | Day |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |
 """
 
 _ROW: Final = re.compile(r"^\| `([^`]+)` \|.*\|\n", re.MULTILINE)
@@ -37,24 +44,34 @@ _ROW: Final = re.compile(r"^\| `([^`]+)` \|.*\|\n", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How many mutants of one file there are, and how many of them were killed, equivalent, or survived."""
+    """How many mutants of one file there are, and the number of each result."""
 
     mutants: int
     killed: int
+    timed_out: int
     equivalent: int
     survived: int
+    not_run: int
     day: str
 
     def row(self, file: str) -> str:
         """Return its row of the table."""
-        return f"| `{file}` | {self.mutants} | {self.killed} | {self.equivalent} | {self.survived} | {self.day} |\n"
+        counts = (self.mutants, self.killed, self.timed_out, self.equivalent, self.survived, self.not_run)
+        return f"| `{file}` | {' | '.join(map(str, counts))} | {self.day} |\n"
 
 
 def score(fates: Iterable[str]) -> Score:
-    """Count the results of a file's mutants."""
+    """Count what became of each mutant."""
     counts = Counter(fates)
-    day = datetime.now(UTC).date().isoformat()
-    return Score(counts.total(), counts["killed"], counts["equivalent"], counts["survived"], day)
+    return Score(
+        mutants=counts.total(),
+        killed=counts[KILLED],
+        timed_out=counts[TIMED_OUT],
+        equivalent=counts[EQUIVALENT],
+        survived=counts[SURVIVED],
+        not_run=counts[NOT_RUN],
+        day=datetime.now(UTC).date().isoformat(),
+    )
 
 
 def record(root: Path, found: Mapping[str, Score]) -> None:

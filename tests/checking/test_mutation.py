@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from shutil import copytree, ignore_patterns
 
 import pytest
 
@@ -106,14 +107,13 @@ def test_mutants_that_were_not_run_fail_unless_the_time_was_up() -> None:
     pytest.importorskip("mutmut", reason="only make mutants installs it")
     from checking.mutation.__main__ import FAILED, OK, report
     from checking.mutation.mutants import Mutant
-    from checking.mutation.running import NOT_RUN
 
     part = Part("some", ("a.py",), ("tests",))
     mutant = Mutant("a.f", "a.py", "f", range(1, 2), "1", "2", changes_words=False)
-    assert report(part, {mutant: NOT_RUN}, in_time=True) == FAILED
-    assert report(part, {mutant: NOT_RUN}, in_time=False) == OK
-    assert report(part, {mutant: "survived"}, in_time=False) == FAILED
-    assert report(part, {mutant: "killed"}, in_time=True) == OK
+    assert report(part, {mutant: scores.NOT_RUN}, in_time=True) == FAILED
+    assert report(part, {mutant: scores.NOT_RUN}, in_time=False) == OK
+    assert report(part, {mutant: scores.SURVIVED}, in_time=False) == FAILED
+    assert report(part, {mutant: scores.KILLED}, in_time=True) == OK
 
 
 def test_an_entry_without_a_mutant_is_named() -> None:
@@ -126,11 +126,11 @@ def test_an_entry_without_a_mutant_is_named() -> None:
 def test_the_page_keeps_the_rows_of_other_files(tmp_path: Path) -> None:
     (tmp_path / "spec").mkdir()
     scores.record(tmp_path, {"b.py": scores.score(["killed", "equivalent"])})
-    scores.record(tmp_path, {"a.py": scores.score(["killed", "survived", "killed"])})
+    scores.record(tmp_path, {"a.py": scores.score(["killed", "survived", "killed", "timed out", "not run"])})
     scores.record(tmp_path, {"b.py": scores.score(["killed"])})
     rows = (tmp_path / scores.PAGE).read_text().splitlines()[-2:]
-    assert rows[0].startswith("| `a.py` | 3 | 2 | 0 | 1 | ")
-    assert rows[1].startswith("| `b.py` | 1 | 1 | 0 | 0 | ")
+    assert rows[0].startswith("| `a.py` | 5 | 2 | 1 | 0 | 1 | 1 | ")
+    assert rows[1].startswith("| `b.py` | 1 | 1 | 0 | 0 | 0 | 0 | ")
 
 
 def test_a_mutant_is_known_by_its_place_and_its_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,9 +145,9 @@ def test_a_mutant_is_known_by_its_place_and_its_text(tmp_path: Path, monkeypatch
         "        return number + 2\n"
     )
     monkeypatch.chdir(tmp_path)
-    from checking.mutation.mutants import mutants_of
+    from checking.mutation.mutants import mutate
 
-    made = list(mutants_of(tmp_path, "sample.py"))
+    _, made = mutate(tmp_path, "sample.py")
     assert {(one.function, one.lines.start) for one in made} == {("Counter.grow", line) for line in (4, 5, 6)}
     assert {one.after for one in made if not one.changes_words} == {
         "if number <= 0:",
@@ -156,3 +156,65 @@ def test_a_mutant_is_known_by_its_place_and_its_text(tmp_path: Path, monkeypatch
         "return number + 3",
     }
     assert {one.lines.start for one in made if one.changes_words} == {5}
+
+
+SAMPLE = """
+import threading
+
+def count_to(number: int) -> int:
+    count = 0
+    while count < number:
+        count += 1
+    return count
+
+def wait_for(number: int) -> bool:
+    event = threading.Event()
+    if number > 0:
+        event.set()
+    return event.wait()
+
+def unused(number: int) -> int:
+    return -number
+"""
+
+TESTS = """
+from pathlib import Path
+from unwedged.sample import count_to, wait_for
+
+def test_counting():
+    assert count_to(3) == 3
+
+def test_waiting():
+    assert wait_for(2)
+
+def test_the_folder_is_empty(tmp_path: Path):
+    assert count_to(0) == 0
+    assert not [*tmp_path.iterdir()]
+"""
+
+
+def test_what_becomes_of_mutants(tmp_path: Path) -> None:
+    """Those that count without an end, or wait for ever, are told apart from those that a test notices."""
+    pytest.importorskip("mutmut", reason="only make mutants installs it")
+    from checking.mutation import running
+
+    root = Path(__file__).parents[2]
+    copytree(root / "checking", tmp_path / "checking", ignore=ignore_patterns("__pycache__"))
+    (tmp_path / "tests").mkdir()
+    for file in ("pyproject.toml", "tests/conftest.py"):
+        (tmp_path / file).write_text((root / file).read_text())
+    (tmp_path / "reference").mkdir()
+    copytree(
+        root / "reference" / "unwedged", tmp_path / "reference" / "unwedged", ignore=ignore_patterns("__pycache__")
+    )
+    for file, text in (("reference/unwedged/sample.py", SAMPLE), ("tests/test_sample.py", TESTS)):
+        (tmp_path / file).write_text(text)
+    part = Part("sample", ("unwedged/sample.py",), ("tests/test_sample.py",))
+    with running.stage(tmp_path, part.files) as (folder, made):
+        told = running.run(folder, part, made, tmp_path, jobs=2, patience=1)
+        killers = running.Killers(tmp_path / "sample.killers.json")
+    fates = {one.after: told[one.name].fate for one in made}
+    assert fates["if number > 1:"] == fates["return +number"] == scores.SURVIVED
+    assert fates["while count <= number:"] == fates["count = None"] == fates["count += 2"] == scores.KILLED
+    assert fates["count -= 1"] == fates["count = 1"] == scores.TIMED_OUT
+    assert {killers.of(one) for one in made if one.after == "event = None"} == {"tests/test_sample.py::test_waiting"}

@@ -13,8 +13,9 @@ from tests.store.lock.waiting import held, lock_tasks_end, pauses_end
 from tests.store.stores import PATIENCE, Instance, Workbench, all_that_can_run, count_up, take_over
 from unwedged.protocol.guard import NO_GUARD, Stage
 from unwedged.protocol.identifiers import Epoch, Milliseconds
-from unwedged.store.errors import LeaseLost, StorageFailed, StoreBusy, StoreRolledBack
-from unwedged.store.lock import LeaseTimes
+from unwedged.protocol.lease import LONGEST_LEASE_MS
+from unwedged.store.errors import InvalidArgument, LeaseLost, StorageFailed, StoreBusy, StoreRolledBack
+from unwedged.store.lock import LeaseTimes, times_of
 from unwedged.store.row_watch import EAGER_LOOKS, LONGEST_PAUSE_MS, PAUSE_DIVISOR_IF_NEXT, SHORTEST_PAUSE_MS
 
 Answer = TypeVar("Answer")
@@ -32,6 +33,27 @@ class TestTimes:
     def test_others_are_refused(self, duration: int, renew_every_ms: int, idle_after_ms: int) -> None:
         with pytest.raises(ValueError, match="ms"):
             LeaseTimes(Milliseconds(duration), Milliseconds(renew_every_ms), Milliseconds(idle_after_ms))
+
+    # P1.6, P8.27
+    @pytest.mark.parametrize(
+        "times",
+        [{"duration_ms": 2, "renew_every_ms": 1}, {"overdue_after_ms": 0}, {"turn_ms": -1}, {"turn_ms": 2001}],
+    )
+    def test_so_are_those_that_leave_no_time(self, times: dict[str, int]) -> None:
+        with pytest.raises(InvalidArgument, match="ms"):
+            LeaseTimes(**times)
+
+    # P1.6, P8.27
+    @pytest.mark.parametrize(
+        "times",
+        [
+            {"duration_ms": 3, "renew_every_ms": 1, "idle_after_ms": 1, "overdue_after_ms": 1, "turn_ms": 0},
+            {"duration_ms": LONGEST_LEASE_MS, "renew_every_ms": LONGEST_LEASE_MS // 3, "turn_ms": LONGEST_LEASE_MS},
+        ],
+    )
+    def test_the_bounds_are_valid(self, times: dict[str, int]) -> None:
+        made = LeaseTimes(**times)
+        assert times_of(made) is made
 
 
 class TestAcquiring:
@@ -390,6 +412,23 @@ async def test_it_says_what_it_is(phone: Instance) -> None:
     assert repr(phone.lock).startswith("<LeaseLock 'phone' instance=")
     await take_over(phone)
     assert repr(phone.lock).endswith(" held epoch=1 version=0 running=0>")
+
+
+async def test_what_happened_is_counted(bench: Workbench, phone: Instance, extension: Instance) -> None:
+    def counted() -> tuple[int, int, int, int]:
+        told = phone.statistics()
+        return told.leases_acquired, told.leases_lost, told.invalidations, told.records_dropped
+
+    assert counted() == (0, 0, 0, 0)
+    for times in (1, 2):
+        await phone.run(count_up)
+        assert counted() == (times, times - 1, times - 1, times - 1)
+        bench.expire_lease()
+        await extension.run(count_up)
+        await extension.lock.release_now()
+        await phone.lock.renew_now()
+        await take_over(phone)
+        assert counted() == (times + 1, times, times, times)
 
 
 # P0.9
