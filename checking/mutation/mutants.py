@@ -91,7 +91,7 @@ def _is_text(node: ast.expr) -> bool:
 
 
 def mutate(package: Path, file: str) -> tuple[str, list[Mutant]]:
-    """Make all mutants of a file, which is imported from ``package``; return a module that has all of them, and them."""
+    """Return a module that has all mutants of a file, and the mutants. The file is imported from ``package``."""
     source = (package / file).read_text(encoding="utf-8")
     made = mutate_file_contents(file, source)
     return made.code, list(_mutants_of(file, source, made))

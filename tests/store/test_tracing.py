@@ -146,6 +146,7 @@ class TestSteps:
         assert isinstance(renew, trace_lines.Renew)
         assert isinstance(release, trace_lines.Release)
         assert (want.epoch, acquire.epoch, release.epoch) == (1, 2, 2)
+        assert want.left_ms == 2000
         assert (renew.epoch, renew.wanted) == (2, False)
 
     async def test_a_renewal_says_that_somebody_waits(
@@ -156,6 +157,37 @@ class TestSteps:
         assert not await extension.lock.acquire_now()
         await traced.lock.renew_now()
         assert recorder.last("renew")["wanted"] is True
+
+    # T5.1
+    async def test_a_renewal_says_for_how_long_the_code_of_an_operation_has_been_waited_for(
+        self, bench: Workbench, traced: Instance, recorder: Recorder
+    ) -> None:
+        extension = await bench.instance("extension")
+
+        async def told() -> Field | None:
+            traced.lock.stop_renewing_if_overdue()
+            await traced.lock.renew_now()
+            return recorder.last("renew").get("draining_ms")
+
+        await take_over(traced)
+        assert await told() is None
+        async with traced.view():
+            assert not await extension.lock.acquire_now()
+            assert await told() is None, "it learns only now that somebody waits"
+            bench.clock.advance(300)
+            assert await told() == 300
+        await traced.lock.release_now()
+        await take_over(traced)
+        gate = traced.gated.hold_before("commit")
+        committing = asyncio.create_task(traced.run(count_up))
+        await gate.reached.wait()
+        assert not await extension.lock.acquire_now()
+        assert await told() is None
+        bench.clock.advance(300)
+        assert await told() is None, "a commit is given any time"
+        gate.opened.set()
+        await committing
+        decoded(recorder.lines)
 
     async def test_an_operation_that_lost_the_lease_is_run_again(
         self, bench: Workbench, traced: Instance, recorder: Recorder
@@ -212,7 +244,7 @@ class TestSteps:
             bench.expire_lease()
             await apart(take_over(extension))
         assert recorder.steps[4:] == ["commit_fails", "lose_guard"]
-        assert recorder.last("commit_fails")["why"] == "fenced"
+        assert recorder.last("commit_fails")["why"] == recorder.last("lose_guard")["why"] == "fenced"
 
     async def test_a_commit_whose_outcome_nobody_knows(self, traced: Instance, recorder: Recorder) -> None:
         await take_over(traced)
@@ -222,7 +254,25 @@ class TestSteps:
         failed = recorder.last("commit_fails")
         assert (failed["why"], failed["records"]) == ("unknown_outcome", [recorder.last("load")["record"]])
         assert recorder.steps[-1] == "lose_guard"
+        assert recorder.last("lose_guard")["why"] == "unknown_outcome"
         decoded(recorder.lines)
+
+    # P5.23
+    async def test_a_commit_whose_effects_here_fail(
+        self, traced: Instance, recorder: Recorder, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fail(record: logging.LogRecord) -> bool:
+            if record.msg.startswith("committed"):
+                raise ZeroDivisionError
+            return True
+
+        caplog.set_level(logging.DEBUG, "unwedged")
+        caplog.handler.addFilter(fail)
+        with pytest.raises(ZeroDivisionError):
+            await traced.run(count_up)
+        caplog.handler.removeFilter(fail)
+        assert recorder.steps[-2:] == ["commit", "lose_guard"]
+        assert (recorder.last("lose_guard")["epoch"], recorder.last("lose_guard")["why"]) == (1, "unknown_outcome")
 
     async def test_a_sync_that_fails(self, traced: Instance, recorder: Recorder) -> None:
         traced.gated.failures["changes"] = StorageFailed("the disk is gone")

@@ -13,10 +13,16 @@ from tests.store.lock.waiting import held, lock_tasks_end, pauses_end
 from tests.store.stores import PATIENCE, Instance, Workbench, all_that_can_run, count_up, take_over
 from unwedged.protocol.guard import NO_GUARD, Stage
 from unwedged.protocol.identifiers import Epoch, Milliseconds
-from unwedged.protocol.lease import LONGEST_LEASE_MS
+from unwedged.protocol.lease import LONGEST_LEASE_MS, Lease
 from unwedged.store.errors import InvalidArgument, LeaseLost, StorageFailed, StoreBusy, StoreRolledBack
 from unwedged.store.lock import LeaseTimes, times_of
-from unwedged.store.row_watch import EAGER_LOOKS, LONGEST_PAUSE_MS, PAUSE_DIVISOR_IF_NEXT, SHORTEST_PAUSE_MS
+from unwedged.store.row_watch import (
+    EAGER_LOOKS,
+    LONGEST_PAUSE_MS,
+    PAUSE_DIVISOR_IF_NEXT,
+    SHORTEST_PAUSE_MS,
+    RowWatch,
+)
 
 Answer = TypeVar("Answer")
 
@@ -412,6 +418,82 @@ async def test_it_says_what_it_is(phone: Instance) -> None:
     assert repr(phone.lock).startswith("<LeaseLock 'phone' instance=")
     await take_over(phone)
     assert repr(phone.lock).endswith(" held epoch=1 version=0 running=0>")
+
+
+class TestBeginning:
+    # P5.1, P5.2
+    async def test_what_may_begin_does_so_without_switching_tasks(self, phone: Instance) -> None:
+        await take_over(phone)
+        for begin, end in (
+            (phone.lock.begin_view, phone.lock.end_view),
+            (phone.lock.begin_transaction, phone.lock.end_transaction),
+        ):
+            with pytest.raises(StopIteration) as begun:
+                begin().send(None)
+            end(begun.value.value)
+            assert phone.lock.guarded.admission.running == 0
+
+    # P19.1
+    async def test_nothing_begins_while_that_is_paused(self, phone: Instance) -> None:
+        await take_over(phone)
+        phone.lock.pause_admitting()
+        waiting = [asyncio.create_task(held(phone)), asyncio.create_task(phone.run(count_up))]
+        await all_that_can_run()
+        assert phone.lock.guarded.admission.running == 0
+        await phone.lock.release_now()
+        phone.lock.lost(Epoch(1))
+        await all_that_can_run()
+        assert phone.gated.calls.count("acquire") == 1, "nor does anybody ask for the lease"
+        phone.lock.resume_admitting()
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.gather(*waiting)
+
+    # P12.1
+    @pytest.mark.parametrize("mode", ["view", "transaction"])
+    async def test_what_is_cancelled_as_it_begins_has_ended(self, phone: Instance, mode: str) -> None:
+        await take_over(phone)
+        phone.lock.pause_admitting()
+        begin = phone.lock.begin_view if mode == "view" else phone.lock.begin_transaction
+        beginning = asyncio.create_task(begin())
+        await all_that_can_run()
+        phone.lock.resume_admitting()
+        assert phone.lock.guarded.admission.running == 1
+        beginning.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await beginning
+        assert phone.lock.guarded.admission.running == 0
+        assert await phone.run(count_up) == 1
+
+
+# P8.23
+async def test_whoever_watches_the_row_is_told_whether_the_lease_is_free(
+    bench: Workbench, phone: Instance, extension: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []
+    saw = RowWatch.saw
+
+    def noted(watch: RowWatch, lease: Lease, *, free: bool) -> bool:
+        told.append(free)
+        return saw(watch, lease, free=free)
+
+    monkeypatch.setattr(RowWatch, "saw", noted)
+    await take_over(phone)
+    waiting = asyncio.create_task(held(extension))
+    await bench.clock.asleep(1)
+    assert set(told) == {False}
+    await phone.lock.release_now()
+    bench.clock.advance(LONGEST_PAUSE_MS)
+    await waiting
+    assert told[-1] is True
+
+
+# T5.1
+async def test_what_is_told_of_a_waiter(bench: Workbench, phone: Instance) -> None:
+    await take_over(phone)
+    bench.clock.advance(7)
+    assert phone.lock.waiter_told(Epoch(1), wanted=True) == {"wanted": True, "held_ms": 7}
+    assert phone.lock.waiter_told(Epoch(1), wanted=False) == {"wanted": False}
+    assert phone.lock.waiter_told(Epoch(2), wanted=True) == {"wanted": True}
 
 
 async def test_what_happened_is_counted(bench: Workbench, phone: Instance, extension: Instance) -> None:

@@ -95,11 +95,45 @@ class TestRenewing:
         phone.lock.start()
         await take_over(phone)
         await phone.clock.asleep(2)
-        async with phone.view():
-            pass
-        phone.clock.advance(100)
-        await all_that_can_run()
-        assert phone.lock.guard.stage is Stage.HELD
+        for _ in range(3):
+            async with phone.view():
+                pass
+            phone.clock.advance(100)
+            await all_that_can_run()
+            assert phone.lock.guard.stage is Stage.HELD
+
+    # P8.1
+    @pytest.mark.parametrize("mode", ["view", "transaction"])
+    async def test_nor_if_one_that_had_to_wait_began_and_ended_meanwhile(self, phone: Instance, mode: str) -> None:
+        phone.lock.start()
+        await take_over(phone)
+        await phone.clock.asleep(2)
+        for _ in range(3):
+            phone.lock.pause_admitting()
+            waiting = asyncio.create_task(held(phone) if mode == "view" else phone.run(count_up))
+            await all_that_can_run()
+            phone.lock.resume_admitting()
+            await waiting
+            phone.clock.advance(100)
+            await all_that_can_run()
+            assert phone.lock.guard.stage is Stage.HELD
+
+    # P8.1
+    async def test_nor_right_after_a_further_sync(self, phone: Instance) -> None:
+        phone.lock.start()
+        for times in (1, 2, 3):
+            gate = phone.gated.hold_before("changes")
+            acquiring = asyncio.create_task(phone.lock.acquire_now())
+            await gate.reached.wait()
+            await all_that_can_run()
+            gate.opened.set()
+            assert await acquiring
+            phone.clock.advance(100)
+            await all_that_can_run()
+            assert phone.lock.guard.stage is Stage.HELD, times
+            phone.clock.advance(100)
+            await all_that_can_run()
+            assert phone.lock.guard == NO_GUARD, times
 
     # P8.28
     @pytest.mark.parametrize("failure", [StoreBusy("busy"), StorageFailed("the disk is full")])

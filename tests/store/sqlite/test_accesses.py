@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 
 import pytest
 
@@ -11,10 +13,12 @@ from tests.store.sqlite.backends import DURATION, ME, NOW, OTHER, A, Stopped, St
 from unwedged.protocol import cache, lease
 from unwedged.protocol.cache import Change
 from unwedged.protocol.identifiers import Epoch, Milliseconds, Version
-from unwedged.store import sqlite
+from unwedged.store import database, sqlite
 from unwedged.store.backend import Committed, Loaded, Row, RowName
+from unwedged.store.database import Parameters, ResultRow
 from unwedged.store.errors import LeaseLost, StoreClosed
 from unwedged.store.inspection import inspect
+from unwedged.store.offloading import FEW_RECORDS
 
 
 # P4.3
@@ -78,6 +82,63 @@ async def test_a_task_that_reads_again_and_again_lets_others_run(store: Store, r
         await reads[read]()
     assert ran
     await waiting
+
+
+async def test_it_does_so_each_time_after_as_many_statements_and_for_one_turn_of_the_loop(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", noted)
+    for yields in range(3):
+        for _ in range(sqlite.STATEMENTS_PER_YIELD - 1):
+            await store.backend.look()
+        assert pauses == yields * [0]
+        await store.backend.look()
+        assert pauses == (yields + 1) * [0]
+
+
+# P13.3
+@pytest.mark.parametrize("more", [-1, 0, 1, 2])
+async def test_a_change_log_of_any_length_is_read_whole(
+    store: Store, monkeypatch: pytest.MonkeyPatch, more: int
+) -> None:
+    """A long one on the driver's thread, where it does not keep the loop."""
+    epoch = await hold(store)
+    names = [RowName("device", b"%04d" % number) for number in range(FEW_RECORDS + more)]
+    await store.backend.commit(epoch, [Row(name, b"") for name in names], NOW, DURATION, may_release=False)
+    reads: list[str] = []
+    read = store.backend._read
+
+    async def noted(statement: str, parameters: Parameters) -> list[ResultRow]:
+        reads.append(statement)
+        return await read(statement, parameters)
+
+    monkeypatch.setattr(store.backend, "_read", noted)
+    log = await store.backend.changes(Version(0), epoch)
+    assert [change.key for change in log.changes] == names
+    assert len(reads) == (1 if more > 0 else 0)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+async def test_only_a_large_commit_gets_more_memory(store: Store, monkeypatch: pytest.MonkeyPatch, more: int) -> None:
+    epoch = await hold(store)
+    given: list[sqlite3.Connection] = []
+    memory = database.memory_for_a_large_commit
+
+    def noted(connection: sqlite3.Connection) -> AbstractContextManager[None]:
+        given.append(connection)
+        return memory(connection)
+
+    monkeypatch.setattr(database, "memory_for_a_large_commit", noted)
+    rows = [Row(RowName("device", b"%04d" % number), b"") for number in range(FEW_RECORDS + more)]
+    await store.backend.commit(epoch, rows, NOW, DURATION, may_release=False)
+    assert len(given) == more
 
 
 async def test_contents(store: Store) -> None:

@@ -14,8 +14,8 @@ import pytest
 from tests.store.sqlite.backends import DURATION, ME, NOW, A, Store, hold, opened
 from unwedged.protocol.identifiers import Version
 from unwedged.store import checkpoints, database
-from unwedged.store.backend import Committed, Row
-from unwedged.store.errors import StorageFailed
+from unwedged.store.backend import Committed, Row, RowName
+from unwedged.store.errors import StorageFailed, StoreBusy
 
 
 class EarlyCheckpoints:
@@ -141,6 +141,52 @@ async def test_large_values_do_not_make_the_log_grow(store: Store) -> None:
     for _ in range(50):
         await store.backend.commit(epoch, large, NOW, DURATION, may_release=False)
     assert store.path.with_name("store-wal").stat().st_size < 15 * len(large[0].value or b"")
+
+
+# P14.8
+@pytest.mark.parametrize("error", ["database is locked", "disk I/O error"])
+async def test_a_commit_that_fails_makes_one_due_unless_another_process_writes(
+    store: Store, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_SECONDS", 0.0)
+    made_due: list[checkpoints.Checkpoints] = []
+    monkeypatch.setattr(checkpoints.Checkpoints, "make_due", lambda made: made_due.append(made))
+    epoch = await hold(store)
+    failure = sqlite3.OperationalError(error)
+    failure.sqlite_errorcode = sqlite3.SQLITE_BUSY if error == "database is locked" else sqlite3.SQLITE_IOERR
+
+    def fail(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(database, "transaction", fail)
+    with pytest.raises(StoreBusy if error == "database is locked" else StorageFailed):
+        await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, may_release=False)
+    assert len(made_due) == (0 if error == "database is locked" else 1)
+
+
+# P14.3
+async def test_each_write_counts_as_the_pages_that_it_writes_and_a_read_as_none(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+    due_after = checkpoints.Checkpoints.due_after
+
+    def noted(made: checkpoints.Checkpoints, pages: int) -> bool:
+        counted.append(pages)
+        return due_after(made, pages)
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "due_after", noted)
+    epoch = await hold(store)
+    await store.backend.renew(epoch, NOW, DURATION)
+    await store.backend.check(epoch)
+    await store.backend.load(epoch, A, Version(0))
+    await store.backend.release(epoch)
+    assert counted == [1, 1, 1]
+    epoch = await hold(store)
+    rows = [Row(RowName("device", b"%d" % number), bytes(checkpoints.PAGE_BYTES)) for number in range(100)]
+    await store.backend.commit(epoch, rows, NOW, DURATION, may_release=False)
+    await store.backend.truncate(Version(1))
+    assert counted[4:] == [checkpoints.pages_of(100, 100 * checkpoints.PAGE_BYTES), checkpoints.pages_of(1, 0)]
 
 
 def test_the_pages_of_a_commit_are_those_of_its_values_and_of_its_rows() -> None:

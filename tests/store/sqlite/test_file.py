@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from tests.store.sqlite.backends import (
     A,
     B,
     Store,
+    acquired,
     hold,
     names_in,
     open_and_close,
@@ -222,6 +223,32 @@ async def test_a_file_that_was_replaced_is_noticed_either_way(
             await backend.commit(epoch, ROWS, NOW, DURATION, may_release=False)
         os.rename(tmp_path / "other", path)  # noqa: PTH104
         await backend.commit(epoch, ROWS, NOW, DURATION, may_release=False)
+
+
+# P18.2, P18.3, P18.4, P18.5
+@pytest.mark.parametrize("name", ["acquire", "renew", "release", "commit", "truncate", "sealing", "reseal", "listen"])
+async def test_nothing_is_written_into_a_file_that_was_replaced(tmp_path: Path, name: str) -> None:
+    """Nor is anything read from it that no epoch fences."""
+    path = tmp_path / "store"
+    async with opened(path) as backend:
+        epoch = await acquired(backend)
+        accesses: dict[str, Callable[[], Awaitable[object]]] = {
+            "acquire": lambda: backend.acquire(ME, "me", NOW, DURATION),
+            "renew": lambda: backend.renew(epoch, NOW, DURATION),
+            "release": lambda: backend.release(epoch),
+            "commit": lambda: backend.commit(epoch, ROWS, NOW, DURATION, may_release=False),
+            "truncate": lambda: backend.truncate(Version(0)),
+            "sealing": lambda: backend.sealing(b"header"),
+            "reseal": lambda: backend.reseal(b"header", b"other"),
+            "listen": lambda: backend.changes(Version(0), None),
+        }
+        os.rename(path, tmp_path / "other")  # noqa: PTH104
+        with pytest.raises(StoreReplaced):
+            await accesses[name]()
+        assert (await backend.check(epoch)).epoch == epoch
+        assert (await backend.changes(Version(0), epoch)).version == 0
+        os.rename(tmp_path / "other", path)  # noqa: PTH104
+        await accesses[name]()
 
 
 # P14.6

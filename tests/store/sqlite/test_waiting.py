@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -145,6 +146,32 @@ async def test_a_wait_that_is_over_is_no_part_of_the_next_one(store: Store, monk
         await refused_after(7)
         await write()
         now += 7
+
+
+# P15.4
+async def test_the_first_wait_counts_from_its_beginning(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    epoch = await hold(store)
+    seconds = itertools.count()
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_SECONDS", 3.0)
+    monkeypatch.setattr(database, "monotonic_seconds", lambda: float(next(seconds)))
+    with store.locked(), pytest.raises(StoreBusy, match=r"has waited for 3\.0 s"):
+        await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, may_release=False)
+
+
+# P15.1
+async def test_a_short_statement_is_tried_eagerly_at_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a pause: the loop goes on in between."""
+    epoch = await hold(store)
+    eager: list[float] = []
+
+    def noted(eager_pause_seconds: float) -> Iterator[float]:
+        eager.append(eager_pause_seconds)
+        return iter(())
+
+    monkeypatch.setattr(database, "pauses_while_busy", noted)
+    with store.locked(), pytest.raises(StoreBusy):
+        await store.backend.renew(epoch, NOW, DURATION)
+    assert eager == [0]
 
 
 # P17.6
