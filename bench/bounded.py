@@ -1,4 +1,4 @@
-"""What it costs to cache a tenth of the records that are used, beside caching all of them."""
+"""Measure the cost of a cache for a tenth of the used records, compared with a cache for all of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODULE: Final = "bench.bounded"
 COUNT: Final = sized(10_000, 100)
 SEED: Final = 10
 LIMITS: Final = {"all": None, "a tenth": COUNT * (OVERHEAD_BYTES + 43 + SESSION_SIZE) // 10}
-"""By how many of the records are cached."""
+"""The limit of the cache in bytes, by the part of the records that it can hold."""
 
 
 async def _look(store: CryptoStore, randomness: random.Random) -> None:
@@ -52,7 +52,7 @@ def _subject(operation: str, cached: str) -> str:
 
 @asynccontextmanager
 async def bounded(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
-    """Two stores with the same records: one caches them all, one a tenth of them."""
+    """Set up two stores with the same records: one caches all of them, one a tenth of them."""
     subjects: dict[str, Timed] = {}
     async with AsyncExitStack() as stack:
         for number, (cached, limit) in enumerate(LIMITS.items()):
@@ -69,12 +69,12 @@ GROUPS: Final[dict[str, Group]] = {"bounded": bounded}
 
 
 def measure(effort: Effort) -> None:
-    """Leave raw results in ``RESULTS``."""
+    """Measure, and write raw results into ``RESULTS``."""
     measure_in_rounds(MODULE, list(GROUPS), effort.rounds_if_slow)
 
 
 def report() -> str:
-    """Return a section of the report, from raw results."""
+    """Return a section of the report, made from raw results."""
     few, every = _named("a tenth"), _named("all")
     return f"""\
 ## A cache with a limit

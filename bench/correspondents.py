@@ -1,4 +1,4 @@
-"""Alice's device, whichever library it is of, and Bob's, which writes to it from memory: he keeps no store."""
+"""Define Alice's device, by any library, and Bob's device, which sends messages to it and has no store."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ ROOM: Final = RoomId("!room:example.org")
 TEXT: Final = "A message as short as most of those that people write to each other."
 CONTENT: Final = {"msgtype": "m.text", "body": TEXT}
 EVENTS_OF_A_KEY: Final = 100
-"""After so many messages a room gets another key, unless it says otherwise (Matrix specification)."""
+"""After so many messages a room gets another key, by default in the Matrix specification."""
 KEY: Final = bytes(32)
 MOMENT_MS: Final = 1_800_000_000_000
 
 _STEADY: Final = LeaseTimes(idle_after_ms=Milliseconds(24 * 60 * 60 * 1000))
 
 Receive = Callable[[JsonObject], Awaitable[object]]
-"""Takes a to-device event."""
+"""Receives a to-device event."""
 Read = Callable[[Sequence[JsonObject]], Awaitable[object]]
-"""Takes events of the room."""
+"""Reads events of the room."""
 
 
 class Bob:
-    """Whoever writes the messages. They are made before the clock runs."""
+    """The sender of the messages. He encrypts them before the time is measured."""
 
     def __init__(self) -> None:
         self._account = Account()
@@ -51,26 +51,26 @@ class Bob:
         self.ed25519 = self._account.ed25519
 
     def greet(self, alice: KnownDevice, one_time_key: str) -> JsonObject:
-        """Open a session with Alice's device, and return its first message."""
+        """Open a session with Alice's device, and return the first message."""
         self._alice = alice
         self._peer.sessions.insert(0, self._account.outbound_session(alice.curve25519, one_time_key))
         return self.to_device("m.dummy", {})
 
     def hear(self, kind: int, body: str) -> None:
-        """Take the first reply: what follows are ordinary messages."""
+        """Receive the first reply. After it, all messages are ordinary messages."""
         olm.decrypt(self._account, self._peer, self._alice.curve25519, OlmMessage(kind, body))
 
     def to_device(self, event_type: str, content: JsonObject) -> JsonObject:
-        """Return a to-device event as a sync response has it."""
+        """Return a to-device event as in a sync response."""
         encrypted = olm.encrypt(self._peer, self._own, self._alice, event_type, content)
         return {"type": "m.room.encrypted", "sender": BOB.user_id, "content": encrypted}
 
     def dummy(self) -> JsonObject:
-        """Return an encrypted event that all libraries know and that asks nothing of any."""
+        """Return an encrypted event that all libraries know and that has no effect."""
         return self.to_device("m.dummy", {})
 
     async def room_events(self, number: int, receive: Receive) -> list[JsonObject]:
-        """Return events of the room that are new to ``receive``, after giving it their keys."""
+        """Give ``receive`` the keys of new events of the room. Return the events."""
         events = []
         for place in range(number):
             if place % EVENTS_OF_A_KEY == 0:
@@ -113,27 +113,27 @@ class Bob:
 
 @dataclass(frozen=True)
 class Library:
-    """Alice's device by some library: what it does with events, as JSON, and Bob, who writes to it."""
+    """Alice's device by some library: its operations on events as JSON, and Bob, who sends messages to it."""
 
     bob: Bob
     receive: Receive
-    """Decrypts a to-device event, and makes durable that it did."""
+    """Decrypts a to-device event, and makes the advanced session durable."""
     encrypt: Callable[[], Awaitable[object]]
-    """Encrypts a room message, and makes durable that it did."""
+    """Encrypts a room message, and makes the advanced session durable."""
     read: Read
-    """Decrypts events of the room that are new, and notes their readings."""
+    """Decrypts new events of the room, and records that they were read."""
     read_again: Read
 
 
 def known(curve25519: str, ed25519: str) -> KnownDevice:
-    """Return Alice's device by its keys alone: Bob looks at nothing else."""
+    """Return Alice's device with only its keys, which is all that Bob uses."""
     keys = {f"curve25519:{ALICE.device_id}": curve25519, f"ed25519:{ALICE.device_id}": ed25519}
     return KnownDevice({"user_id": ALICE.user_id, "device_id": ALICE.device_id, "keys": keys})
 
 
 @asynccontextmanager
 async def machine(path: Path) -> AsyncIterator[OlmMachine]:
-    """Open Alice's device. It keeps the lease while others are measured."""
+    """Open Alice's device. It keeps the lease while other subjects are measured."""
     async with OlmMachine.open(
         path, user_id=ALICE[0], device_id=ALICE[1], label="alice", key=KEY, times=_STEADY
     ) as own:
@@ -141,7 +141,7 @@ async def machine(path: Path) -> AsyncIterator[OlmMachine]:
 
 
 class Syncing:
-    """One to-device event after the other, each in a response of its own."""
+    """Gives a machine one to-device event after the other, each in a sync response of its own."""
 
     def __init__(self, own: OlmMachine, position: SyncPosition) -> None:
         self._machine = own
@@ -163,7 +163,7 @@ class Syncing:
 
 
 async def introduced(own: OlmMachine, bob: Bob) -> Syncing:
-    """Let Alice's device and Bob know each other, have sessions both ways, and share the key of a room."""
+    """Let Alice's device and Bob know each other's keys, open sessions both ways, and share the key of a room."""
     await own.track_users([BOB.user_id])
     upload: JsonObject = {}
     for request in await own.outgoing_requests():
@@ -174,7 +174,7 @@ async def introduced(own: OlmMachine, bob: Bob) -> Syncing:
     one_time_key = min(part(upload, "one_time_keys"))
     keys = part(upload, "device_keys")
     await syncing.receive(bob.greet(KnownDevice(keys), text(upload, "one_time_keys", one_time_key, "key")))
-    for request in await own.outgoing_requests():  # The first response of a sync leaves all device lists outdated.
+    for request in await own.outgoing_requests():  # the first sync response marks all device lists as outdated
         if isinstance(request, KeysQuery):
             await own.mark_sent(request, {"device_keys": {BOB.user_id: {BOB.device_id: bob.keys}}})
     await own.set_room_encryption(ROOM, {"algorithm": MEGOLM, "rotation_period_msgs": 2**40})

@@ -1,15 +1,15 @@
-"""How long a handover takes between two real processes that take strict turns, and what waiting costs.
+"""Measure a handover between two real processes that take strict turns, and the cost of waiting.
 
-Each process makes every other update of one shared record, through ``CryptoStore.run``, and wants it again at once. The
-record says whose turn it is; a process that gets the lease when it is not its turn has waited, no more. Beside it,
-round by round, the baseline: the same two processes do the same to a bare row, through the same driver at the same
-durability. They spin on reading the row, which disturbs nobody, and write in one ``BEGIN IMMEDIATE`` transaction when
-it is their turn.
+The two processes update one shared record alternately, through ``CryptoStore.run``, and ask for the lease again at
+once. The record says whose turn it is. A process that gets the lease out of turn changes nothing. In the baseline,
+measured in alternating rounds, the same two processes do the same with a bare row, through the same driver with the
+same durability. They poll the row, which does not disturb the other process, and write in one ``BEGIN IMMEDIATE``
+transaction.
 
-A turn lasts from the end of the other process's update to the end of one's own. The machine should do nothing else:
-there must be a core for each process.
+A turn lasts from the end of the other process's update to the end of this process's update. The computer should do
+nothing else, and must have a core for each process.
 
-Not with pyperf, which knows nothing of two processes that time each other.
+pyperf is not used, since it can't measure two processes that depend on each other.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from unwedged.store import TEXT, Codec, CryptoStore, RecordKind, Transaction
 Answer = TypeVar("Answer")
 
 TURNS: Final = sized(1000, 20)
-"""Of both processes together, in each round."""
+"""The number of turns of both processes together, in each round."""
 WAITS: Final = sized(5, 2)
 MOST: Final = 2.0
-"""What is aimed at: a turn in the store takes so many times a bare one, at the median."""
+"""The target: the median turn in the store takes at most so many times as long as a bare turn."""
 MOST_OF_A_CORE: Final = 0.02
 RAW: Final = RESULTS / "handover.json"
 PROCESSES: Final = 2
@@ -49,23 +49,26 @@ TURN: Final = RecordKind("turn", key=TEXT, value=Codec[int](lambda turn: b"%d" %
 
 
 class TakeBareTurns(msgspec.Struct, frozen=True, tag=True):
-    """Take turns on a bare row until so many were taken since it was made; say when each of one's own ended."""
+    """Take turns on a bare row until so many turns were taken.
+
+    Answer the time when each of this process's turns ended.
+    """
 
     until: int
 
 
 class TakeTurns(msgspec.Struct, frozen=True, tag=True):
-    """Take turns on a record of the store, likewise."""
+    """Take turns on a record of the store in the same way."""
 
     until: int
 
 
 class Hold(msgspec.Struct, frozen=True, tag=True):
-    """Hold the lease in one operation; say so; when told to go on, say when that was."""
+    """Hold the lease in one operation, and answer. At ``GoOn``, answer the time."""
 
 
 class Wait(msgspec.Struct, frozen=True, tag=True):
-    """Wait for the lease; say after a second what that cost, and later when it was there."""
+    """Wait for the lease. Answer after a second how much processor time this took, and later when the lease came."""
 
 
 class GoOn(msgspec.Struct, frozen=True, tag=True):
@@ -76,14 +79,14 @@ Command: TypeAlias = TakeBareTurns | TakeTurns | Hold | Wait | GoOn
 
 
 class Lengths(msgspec.Struct, frozen=True):
-    """Of turns, in microseconds."""
+    """The lengths of turns, in microseconds."""
 
     median: float
     percentile_99: float
 
 
 class Round(msgspec.Struct, frozen=True):
-    """The same number of turns both ways."""
+    """The same number of turns in the store and on the bare row."""
 
     bare: Lengths
     store: Lengths
@@ -97,13 +100,13 @@ class Waiting(msgspec.Struct, frozen=True):
     """One process waits for a second while another holds the lease in one operation."""
 
     core: float
-    """The share of a core that it used."""
+    """The share of a core that the waiting process used."""
     delay: float
-    """Microseconds from the moment when the holder was told to go on until the waiter's operation began."""
+    """Microseconds from ``GoOn`` to the beginning of the waiting process's operation."""
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What one run measured, and where."""
+    """The result of one run, and the computer."""
 
     machine: str
     cores: int
@@ -116,7 +119,7 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class Process:
-    """One of the processes that take turns, from the inside."""
+    """One of the two processes, in the process itself."""
 
     def __init__(
         self, number: int, driver: Connection[bytes, bytes], store: CryptoStore, bare: aiosqlite.Connection
@@ -151,14 +154,14 @@ class Process:
         ends = []
         while (turn := await attempt(until)) < until:
             if self._is_mine(turn):
-                ends.append(time.monotonic_ns())  # The same clock for all processes of a machine.
+                ends.append(time.monotonic_ns())  # all processes of a computer have the same monotonic clock
         return ends
 
     def _is_mine(self, turn: int) -> bool:
         return turn % PROCESSES == self._number
 
     async def _bare_turn(self, until: int) -> int:
-        """Return whose turn it is, and take it if it is this process's."""
+        """Take the turn if it is this process's turn. Return the number of the next turn."""
         [(turn,)] = await self._unguarded.execute_fetchall("SELECT turn FROM bare")
         found = int(turn)
         if self._is_mine(found) and found < until:
@@ -168,7 +171,7 @@ class Process:
         return found
 
     async def _turn(self, until: int) -> int:
-        """Do the same in the store."""
+        """Do the same as ``_bare_turn`` in the store."""
 
         async def take(transaction: Transaction) -> int:
             found = await transaction.get(TURN, "whose") or 0
@@ -181,7 +184,7 @@ class Process:
     async def _hold(self, transaction: Transaction) -> int:
         self._answer(None)
         assert isinstance(await self._next_command(), GoOn)
-        # It writes, as operations do: so the waiter has something to load, and the commit says that it waits.
+        # The operation writes, so the waiter has something to load, and the commit shows that another process waits.
         transaction.put(TURN, "whose", await transaction.get(TURN, "whose") or 0)
         return time.monotonic_ns()
 
@@ -204,7 +207,7 @@ def _processor_time() -> float:
 
 
 async def _bare_row(path: Path) -> aiosqlite.Connection:
-    """Open a row that is no store, with the store's pragmas."""
+    """Open a database with one bare row, with the store's pragmas."""
     connection = await aiosqlite.connect(path, isolation_level=None)
     for statement in (
         "PRAGMA journal_mode = WAL",
@@ -229,14 +232,14 @@ async def _process(number: int, driver: Connection[bytes, bytes], folder: Path) 
 
 
 class Pair:
-    """The processes that take turns, from the outside."""
+    """The two processes, from the process that drives them."""
 
     def __init__(self, pipes: Sequence[Connection[bytes, bytes]]) -> None:
         self._pipes = pipes
         self._taken = dict.fromkeys((TakeBareTurns, TakeTurns), 0)
 
     def take(self, turns: type[TakeBareTurns | TakeTurns]) -> Lengths:
-        """Have ``TURNS`` turns taken."""
+        """Let the processes take ``TURNS`` turns, and return their lengths."""
         self._taken[turns] += TURNS
         for pipe in self._pipes:
             _command(pipe, turns(self._taken[turns]))
@@ -246,7 +249,7 @@ class Pair:
         return Lengths(statistics.median(lengths), statistics.quantiles(lengths, n=100)[-1])
 
     def wait(self) -> Waiting:
-        """Have one process wait while another holds the lease."""
+        """Let one process wait while the other holds the lease."""
         holder, waiter = self._pipes
         _command(holder, Hold())
         _answer_of(holder, None)
@@ -266,7 +269,7 @@ def _answer_of(pipe: Connection[bytes, bytes], kind: type[Answer] | None) -> Ans
 
 
 def measured(rounds: int) -> Result:
-    """Measure for so many rounds."""
+    """Measure so many rounds."""
     with processes(_process, PROCESSES) as pipes:
         pair = Pair(pipes)
         pair.take(TakeBareTurns)
@@ -334,20 +337,20 @@ def _middle(lengths: Iterator[float]) -> str:
 
 
 def measure(effort: Effort) -> None:
-    """Leave raw results in ``build/benchmarks``."""
+    """Measure, and write raw results into ``RESULTS``."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     result = measured(effort.rounds)
     RAW.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
 
 
 def aims() -> list[Aim]:
-    """Return what is aimed at, and what was reached."""
+    """Return the ratios with their targets."""
     rounds = msgspec.json.decode(RAW.read_bytes(), type=Result).rounds
     return [Aim("turn with a handover / bare turn", Spread.of([each.ratio for each in rounds]), MOST)]
 
 
 def report() -> str:
-    """Return a section of the report, from raw results."""
+    """Return a section of the report, made from raw results."""
     result: Result = msgspec.json.decode(RAW.read_bytes(), type=Result)
     return f"""\
 ## Handing over

@@ -1,6 +1,6 @@
-"""The machine: messages, readings, handovers and caches, beside the bare ratchets and beside other libraries.
+"""Measure the machine: messages, handovers and caches, compared with bare ratchets and with other libraries.
 
-Two groups run in the peers' environment, ``.venv/peers``, so that all sides are sampled in one process.
+Two groups run in the peers' environment, ``.venv/peers``, so that all subjects are sampled in one process.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from unwedged.store import Kind, Transaction
 MODULE: Final = "bench.machine"
 
 BATCH: Final = 100
-"""So many room messages are read at once."""
+"""The number of room messages that are read at once."""
 SESSIONS: Final = sized((100, 10_000), (10, 100))
 SESSIONS_IN_A_COMMIT: Final = 500
 
@@ -60,16 +60,16 @@ MAUTRIX: Final = "mautrix, synchronous=NORMAL"
 MAUTRIX_DURABLE: Final = "mautrix, synchronous=FULL"
 
 Work: TypeAlias = Mapping[str, Timed]
-"""What is timed, by the name of the work."""
+"""The timed functions, by the name of the work."""
 
 
 def named(library: str, work: str) -> str:
-    """Name a subject."""
+    """Return the name of a subject."""
     return f"{library}: {work}"
 
 
 async def receive(library: Library, write: Callable[[], JsonObject], loops: int) -> float:
-    """Time how to-device events are received. That they are written is not counted."""
+    """Measure the time to receive to-device events, without the time to encrypt them."""
     events = [write() for _ in range(loops)]
     began = time.perf_counter()
     for event in events:
@@ -78,7 +78,7 @@ async def receive(library: Library, write: Callable[[], JsonObject], loops: int)
 
 
 async def work_of(library: Library) -> Work:
-    """Return what is timed of a library."""
+    """Return the timed functions of a library."""
     again = await library.bob.room_events(BATCH, library.receive)
     await library.read(again)
 
@@ -100,7 +100,7 @@ async def work_of(library: Library) -> Work:
 
 @asynccontextmanager
 async def bare(folder: Path) -> AsyncIterator[Library]:
-    """The ratchets' steps with their pickles, and for each one bare transaction that writes one row."""
+    """Set up the baseline: a ratchet step and its pickle, and one bare transaction that writes one row."""
     bob, account, outbound = Bob(), Account(), GroupSession()
     account.generate_one_time_keys(1)
     [one_time_key] = account.one_time_keys.values()
@@ -152,19 +152,19 @@ async def bare(folder: Path) -> AsyncIterator[Library]:
 
 
 def body_of(event: JsonObject, own_key: str) -> str:
-    """Return Alice's part of a to-device event."""
+    """Return Alice's ciphertext in a to-device event."""
     return text(event, "content", "ciphertext", own_key, "body")
 
 
 async def encrypting(own: OlmMachine) -> Callable[[], Awaitable[object]]:
-    """Return what encrypts the same room message each time."""
+    """Return a function that encrypts the same room message each time."""
     shared = await own.share_room_key(ROOM, [BOB.user_id])
     return lambda: own.encrypt_room_event(ROOM, shared, "m.room.message", CONTENT)
 
 
 @asynccontextmanager
 async def ours(path: Path) -> AsyncIterator[tuple[OlmMachine, Library]]:
-    """Open a machine, and have its library."""
+    """Open a machine, and return it with its library."""
     bob = Bob()
     async with machine(path) as own:
         syncing = await introduced(own, bob)
@@ -179,7 +179,7 @@ async def ours(path: Path) -> AsyncIterator[tuple[OlmMachine, Library]]:
 
 @asynccontextmanager
 async def messages(folder: Path) -> AsyncIterator[Work]:
-    """All libraries."""
+    """Set up the messages of all libraries."""
     async with (
         bare(folder) as least,
         ours(folder / "ours.db") as (_, library),
@@ -195,7 +195,7 @@ async def messages(folder: Path) -> AsyncIterator[Work]:
 
 @asynccontextmanager
 async def handover(folder: Path) -> AsyncIterator[Work]:
-    """One process after the other encrypts a room message, in stores with few and with many sessions."""
+    """Set up handovers: two processes alternately encrypt a room message, in stores with few and with many sessions."""
     async with AsyncExitStack() as stack:
         subjects: dict[str, Timed] = {}
         for sessions in SESSIONS:
@@ -214,7 +214,7 @@ async def handover(folder: Path) -> AsyncIterator[Work]:
 
 
 def with_sessions(count: int) -> str:
-    """Name a subject."""
+    """Return the name of a subject."""
     return f"handover and a room message, {count:,} Olm sessions"
 
 
@@ -223,7 +223,7 @@ def _peer(number: int) -> PeerName:
 
 
 async def fill(own: OlmMachine, sessions: int) -> None:
-    """Have Olm sessions with so many devices, each of which was used."""
+    """Store used Olm sessions with so many devices."""
 
     async def copy(transaction: Transaction, start: int) -> None:
         [key] = await transaction.keys(PEER) if start == 0 else [_peer(0)]
@@ -238,7 +238,7 @@ async def fill(own: OlmMachine, sessions: int) -> None:
 
 
 async def handed_over(first: OlmMachine, second: OlmMachine, loops: int) -> float:
-    """Time how ``first`` takes the lease and encrypts, after ``second`` has done so and released the lease."""
+    """Measure the time in which ``first`` acquires the lease and encrypts, after ``second`` has released it."""
     seconds = 0.0
     there, here = await encrypting(second), await encrypting(first)
     await first._store._lock.release_now()
@@ -254,7 +254,7 @@ async def handed_over(first: OlmMachine, second: OlmMachine, loops: int) -> floa
 
 @asynccontextmanager
 async def caches(folder: Path) -> AsyncIterator[Work]:
-    """Each work with everything cached, and with everything but one kind of those that it uses."""
+    """Set up each work with all kinds cached, and with one of its kinds not cached."""
     async with ours(folder / "ours.db") as (own, library):
         bob = library.bob
         works: dict[str, Timed] = {
@@ -286,18 +286,18 @@ async def caches(folder: Path) -> AsyncIterator[Work]:
 
 
 def all_cached(work: str) -> str:
-    """Name a subject."""
+    """Return the name of a subject."""
     return f"{work}, all cached"
 
 
 def not_cached(work: str, kind: Kind) -> str:
-    """Name a subject."""
+    """Return the name of a subject."""
     return f"{work}, without {kind.name}"
 
 
 async def without_cache(own: OlmMachine, kind: Kind, timed: Timed, loops: int) -> float:
-    """Time a work while a kind is not cached."""
-    # Changed for a moment, since the machine's modules and the store must have one and the same object.
+    """Measure the time of some work while a kind of record is not cached."""
+    # The kind is changed in place, since the machine's modules and the store must use the same object.
     object.__setattr__(kind, "cached", False)
     try:
         forget(own, [kind])
@@ -307,7 +307,7 @@ async def without_cache(own: OlmMachine, kind: Kind, timed: Timed, loops: int) -
 
 
 def forget(own: OlmMachine, kinds: Iterable[Kind]) -> None:
-    """Drop what is cached of some kinds."""
+    """Drop the cached records of some kinds."""
     guarded, names = own._store._lock.guarded, {kind.name for kind in kinds}
     guarded.forget([name for name in guarded.cache.records if name.kind in names])
 
@@ -316,7 +316,7 @@ GROUPS: Final[dict[str, Group]] = {"messages": messages, "handover": handover, "
 
 
 def measure(effort: Effort) -> None:
-    """Leave raw results in ``RESULTS``."""
+    """Measure, and write raw results into ``RESULTS``."""
     measure_in_rounds(MODULE, list(GROUPS), effort.rounds_if_slow, python=PEERS_PYTHON)
 
 
@@ -334,12 +334,12 @@ HANDED_OVER: Final[tuple[Pair, ...]] = (
 
 
 def aims() -> list[Aim]:
-    """Return what is aimed at, and what was reached."""
+    """Return the ratios with their targets."""
     return aims_of(Results(MODULE), *PAIRS, *HANDED_OVER)
 
 
 def report() -> str:
-    """Return a section of the report, from raw results."""
+    """Return a section of the report, made from raw results."""
     results = Results(MODULE)
     works = (TO_DEVICE, ENCRYPTED, FIRST, FIRST_OF_MANY, AGAIN)
     theirs: list[Pair] = [
@@ -400,7 +400,7 @@ These kinds are not cached, since their records are read once or rarely: {uncach
 
 
 def cache_table(results: Results) -> str:
-    """Lay out what is lost without the cache of each kind."""
+    """Return the table of times without the cache of each kind."""
     measured = set(results.suite.get_benchmark_names())
     works = (TO_DEVICE, ARRIVAL, ENCRYPTED, FIRST, FIRST_OF_MANY, AGAIN, SHARED)
     rows = []

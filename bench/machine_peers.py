@@ -1,6 +1,6 @@
-"""The device of two other Matrix libraries in Python, as they are shipped, in a single process.
+"""Set up the devices of two other Matrix libraries in Python, in their default configuration, in a single process.
 
-Each takes the events as JSON, as the machine does. Importing them takes the peers' environment.
+Each takes the events as JSON, as the machine does. The libraries are only in the peers' environment.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ENCRYPTION: Final = {"algorithm": MEGOLM, "rotation_period_ms": 604_800_000, "ro
 
 @asynccontextmanager
 async def matrix_nio(folder: Path) -> AsyncIterator[Library]:
-    """matrix-nio: a rollback journal with ``synchronous=FULL``, and no place for outbound sessions and readings."""
+    """Set up matrix-nio. It uses a rollback journal with ``synchronous=FULL``, and stores no outbound sessions."""
     from nio.crypto import Olm
     from nio.crypto.device import OlmDevice
     from nio.events import MegolmEvent, OlmEvent
@@ -58,7 +58,7 @@ async def matrix_nio(folder: Path) -> AsyncIterator[Library]:
 
 
 class _Client:
-    """What mautrix's machine asks of a client here."""
+    """The methods of a client that mautrix's machine calls here."""
 
     mxid = ALICE.user_id
     device_id = ALICE.device_id
@@ -71,7 +71,7 @@ class _Client:
 
 
 class _Rooms:
-    """What mautrix's machine asks of a store of room states here."""
+    """The methods of a store of room states that mautrix's machine calls here."""
 
     def __init__(self, encryption: object) -> None:
         self._encryption = encryption
@@ -82,7 +82,7 @@ class _Rooms:
 
 @asynccontextmanager
 async def mautrix(folder: Path, synchronous: str) -> AsyncIterator[Library]:
-    """mautrix: the write-ahead log, and NORMAL unless it is told otherwise, as a user may in its settings."""
+    """Set up mautrix. It uses the write-ahead log with ``synchronous=NORMAL``, unless its settings say otherwise."""
     from mautrix.client import SyncStream
     from mautrix.crypto import OlmMachine, OutboundGroupSession, PgCryptoStore
     from mautrix.types import (

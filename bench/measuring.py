@@ -1,13 +1,13 @@
-"""How anything is measured here: in rounds, each subject in turn with what it is compared with.
+"""Measure subjects in rounds, each subject alternately with its baseline.
 
-A *subject* is something to be timed; a *group* sets up several that are compared with each other. A *round* is one
-process of its own, in which each subject of a group is sampled in turn: it runs so often that the clock can measure it,
-then the next one does. A ratio is formed within each round and reported as the median over all rounds, with its
-quartiles. A machine that slows down for a second slows both sides down, and the spread shows what that leaves.
+A *subject* is something to be timed. A *group* sets up several subjects that are compared with each other. A *round* is
+a process of its own in which the subjects of a group are sampled alternately: each runs so often that the clock can
+measure it, then the next one does. A ratio is computed within each round. The report has the median over all rounds,
+with the quartiles. If the computer is slow for a second, both sides of a ratio are slow; the quartiles show the
+remaining spread.
 
-pyperf keeps the results, notes the machine and the versions, and can look at the raw files: ``python -m pyperf stats
-build/benchmarks/transactions.json``. Its own runner would not do, as it has done with one subject before it begins the
-next.
+pyperf stores the results with the computer and the versions, and can show the raw files: ``python -m pyperf stats
+build/benchmarks/transactions.json``. pyperf's own runner is not used, since it finishes one subject before the next.
 """
 
 from __future__ import annotations
@@ -36,38 +36,38 @@ import pyperf
 Size = TypeVar("Size")
 
 SMOKE: Final = "UNWEDGED_SMOKE" in os.environ
-"""Whether this run only shows that every topic still works. It is small and short, and its figures mean nothing. An
-environment variable says so, because each process of a measurement must know."""
+"""Whether this run only shows that every topic still works. It is short, and its figures mean nothing. It is set by an
+environment variable, because each process of a measurement needs it."""
 
 
 def sized(full: Size, smoke: Size) -> Size:
-    """Return how much to measure: ``full``, or ``smoke`` if it only has to work."""
+    """Return how much to measure: ``full``, or ``smoke`` in a smoke run."""
     return smoke if SMOKE else full
 
 
 PEERS_PYTHON: Final = ".venv/peers/bin/python"
-"""Of the environment that has the libraries to compare with."""
+"""The Python of the environment with the other libraries."""
 
 RESULTS: Final = Path(sized("build/benchmarks", "build/smoke"))
-"""Raw results, and the stores that are measured: on the disk that the project is on."""
+"""The folder of raw results and of the measured stores, on the same disk as the project."""
 
 SAMPLES: Final = sized(8, 1)
-"""How many samples of each subject a round takes."""
+"""The number of samples of each subject in a round."""
 
 SAMPLE_SECONDS: Final = sized(0.1, 0.001)
-"""How long a sample lasts at least."""
+"""The least duration of a sample, in seconds."""
 
 _LIBRARIES = ("aiosqlite", "cryptography", "rpds-py", "vodozemac", "matrix-nio", "peewee", "mautrix", "python-olm")
 
 Timed = Callable[[int], Awaitable[float]]
-"""Does something so many times, and returns how many seconds that took."""
+"""Does something so many times, and returns the seconds that it took."""
 
 Group = Callable[[Path], AbstractAsyncContextManager[Mapping[str, Timed]]]
-"""Sets up subjects in an empty folder, by name."""
+"""Sets up subjects in an empty folder, and yields them by name."""
 
 
 Serve: TypeAlias = "Callable[[int, Connection[bytes, bytes], Path], Coroutine[None, None, None]]"
-"""Is one of several processes that are timed together. It has a number, a pipe to its driver and a folder for all."""
+"""Runs one of several processes that are timed together: its number, a pipe to the driver, and the shared folder."""
 
 
 class Effort(Enum):
@@ -80,17 +80,17 @@ class Effort(Enum):
 
     @property
     def rounds(self) -> int:
-        """Of a topic."""
+        """The number of rounds of a topic."""
         return self.value
 
     @property
     def rounds_if_slow(self) -> int:
-        """Of a topic whose rounds take long: half as many, but two, because one has no spread."""
+        """The number of rounds of a topic with long rounds: half as many, but at least two, to have a spread."""
         return max(2, self.value // 2)
 
 
 def each(operation: Callable[[], Awaitable[object]]) -> Timed:
-    """Time an operation that needs no preparation."""
+    """Return a function that times an operation without preparation."""
 
     async def timed(loops: int) -> float:
         began = time.perf_counter()
@@ -102,20 +102,20 @@ def each(operation: Callable[[], Awaitable[object]]) -> Timed:
 
 
 def measure_in_rounds(module: str, groups: Sequence[str], rounds: int, python: str = sys.executable) -> None:
-    """Have the program ``module`` measure each of its ``groups`` in so many rounds."""
+    """Let the program ``module`` measure each of its ``groups`` in so many rounds."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     results_of(module).unlink(missing_ok=True)
     for number in range(1, rounds + 1):
         for group in groups:
             say(f"{module.rpartition('.')[2]}: round {number} of {rounds}, {group}")
-            # The source of this package, for an environment that does not have it installed.
+            # The path of this package, for an environment in which it is not installed.
             environment = {**os.environ, "PYTHONPATH": "reference"}
             command = [python, "-m", module, group, "--add"]
             subprocess.run(command, check=True, env=environment)  # noqa: S603 (a program of this project)
 
 
 def program(module: str, groups: Mapping[str, Group]) -> None:
-    """Be the program ``python -m module GROUP``: measure one round, and show it or add it to the results."""
+    """Run the program ``python -m module GROUP``: measure one round, and show the results or add them to the file."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description="Measure one round of a group.")
     parser.add_argument("group", choices=groups)
     parser.add_argument("--add", action="store_true", help=f"add it to {results_of(module)} and show nothing")
@@ -134,9 +134,9 @@ def program(module: str, groups: Mapping[str, Group]) -> None:
 
 @contextmanager
 def processes(serve: Serve, count: int) -> Iterator[Sequence[Connection[bytes, bytes]]]:
-    """Start so many processes with one new folder on the project's disk, and wait until each has sent something.
+    """Start so many processes with a new shared folder on the project's disk, and wait until each has sent something.
 
-    A process ends when its pipe does: none survives.
+    A process ends when its pipe is closed, so no process remains.
     """
     spawn = multiprocessing.get_context("spawn")
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ def processes(serve: Serve, count: int) -> Iterator[Sequence[Connection[bytes, b
             child.start()
             ending.callback(child.join)
             ending.callback(child.terminate)
-            theirs.close()  # so that the pipe ends with the process
+            theirs.close()  # then the pipe is closed when the process ends
             ours.recv_bytes()
             pipes.append(ours)
             children.append(child)
@@ -165,18 +165,18 @@ def _run(serve: Serve, number: int, driver: Connection[bytes, bytes], folder: Pa
 
 
 def results_of(module: str) -> Path:
-    """Return where the raw results of a topic are."""
+    """Return the file with the raw results of a topic."""
     return RESULTS / f"{module.rpartition('.')[2]}.json"
 
 
 def say(line: str) -> None:
-    """Say how far the measurement has come."""
+    """Print the progress of a measurement."""
     sys.stderr.write(f"{line}\n")
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The median of one value from each round, and the quartiles."""
+    """The median and the quartiles of one value from each round."""
 
     low: float
     median: float
@@ -184,22 +184,22 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Take the quartiles of at least two values."""
+        """Return the spread of at least two values."""
         return cls(*statistics.quantiles(values, n=4, method="inclusive"))
 
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """A ratio that there is a target for."""
+    """A ratio that has a target."""
 
     what: str
-    """Both sides of it, for a plot."""
+    """The names of both sides, for a plot."""
     ratio: Spread
     most: float
 
     @property
     def met(self) -> bool:
-        """Whether the median is what was aimed at, or better."""
+        """Whether the median meets the target."""
         return self.ratio.median <= self.most
 
 
@@ -210,16 +210,16 @@ class Results:
         self.suite = pyperf.BenchmarkSuite.load(str(results_of(module)))
 
     def of(self, subject: str) -> Spread:
-        """Return how many seconds one time took, or what else was measured."""
+        """Return the measured values of a subject: seconds, or another unit."""
         return Spread.of(self._rounds(subject))
 
     def ratio(self, subject: str, baseline: str) -> Spread:
-        """Return how many times as long as the baseline the subject took."""
+        """Return the ratio of the subject's time to the baseline's time."""
         rounds = zip(self._rounds(subject), self._rounds(baseline), strict=True)
         return Spread.of([ours / theirs for ours, theirs in rounds])
 
     def difference(self, subject: str, baseline: str) -> Spread:
-        """Return how many seconds longer than the baseline the subject took."""
+        """Return the difference between the subject's time and the baseline's time, in seconds."""
         rounds = zip(self._rounds(subject), self._rounds(baseline), strict=True)
         return Spread.of([ours - theirs for ours, theirs in rounds])
 
@@ -238,7 +238,7 @@ async def _round(group: Group, folder: Path) -> dict[str, tuple[int, list[float]
 
 
 async def _calibrated(timed: Timed) -> int:
-    """Return how many loops make a sample; trying that warms up."""
+    """Return how many loops make a sample. The attempts also warm up the subject."""
     loops = 1
     while (seconds := await timed(loops)) < SAMPLE_SECONDS:
         loops *= 2 if seconds > SAMPLE_SECONDS / 10 else 8

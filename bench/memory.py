@@ -1,4 +1,4 @@
-"""What a cached record weighs, beside the same record in a dict."""
+"""Measure the memory of a cached record, compared with the same record in a dict."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LIMITS: Final = {CACHE: None, COUNTED: 2**40, BOUNDED: COUNT * (OVERHEAD_BYTES +
 
 
 async def weigh(subject: str, folder: Path) -> int:
-    """Return by how many bytes this process grows for each record; where there is a limit that matters, in all."""
+    """Return by how many bytes this process grows for each record; for a cache with a small limit, in all."""
     async with opened(folder / "store.db", LIMITS.get(subject)) as store, store.view() as view:
         before = resident()
         records = {}
@@ -46,14 +46,14 @@ async def weigh(subject: str, folder: Path) -> int:
 
 
 def resident() -> int:
-    """Return how much memory this process has, in bytes."""
+    """Return the resident memory of this process, in bytes."""
     gc.collect()
     resident: int = psutil.Process().memory_info().rss
     return resident
 
 
 def measure(effort: Effort) -> None:
-    """Leave raw results in ``build/benchmarks``. Each is weighed in a process of its own."""
+    """Measure each subject in a process of its own, and write raw results into ``RESULTS``."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     results_of(MODULE).unlink(missing_ok=True)
     for number in range(1, effort.rounds_if_slow + 1):
@@ -63,7 +63,7 @@ def measure(effort: Effort) -> None:
 
 
 def report() -> str:
-    """Return a section of the report, from raw results."""
+    """Return a section of the report, made from raw results."""
     results = Results(MODULE)
     rows = [(subject, f"{digits(results.of(subject).median)} bytes") for subject in (CACHE, COUNTED, DICT)]
     limit = LIMITS[BOUNDED]
@@ -84,7 +84,7 @@ With the same {COUNT:,} records and a cache limit of {limit / 1e6:.1f} MB, a ten
 
 
 def main() -> None:
-    """Weigh one subject, and add it to the results."""
+    """Measure one subject, and add it to the results."""
     [subject] = sys.argv[1:]
     with tempfile.TemporaryDirectory(dir=RESULTS) as folder:
         weight = asyncio.run(weigh(subject, Path(folder)))

@@ -1,6 +1,6 @@
-"""How fast TLC checks the models, in how much memory, and what one more of each costs; how fast the model is replayed.
+"""Measure the time and memory of TLC, the growth of a model with each bound, and the speed of the replay.
 
-One TLC runs at a time. The deep models take longer than all else; they are measured only where it may take its time.
+One TLC runs at a time. The deep models take longest, so they are measured only with ``--rigorous``.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from checking.tlc.run import Job, Verdict, run
 from checking.tlc.toolbox import Toolbox, find_toolbox
 
 PUBLISHED_TESTS, PUBLISHED_SECONDS = 87_143, 40 * 60
-"""The nearest known work: the tests that MongoDB generates from the state graph of its model of WiredTiger."""
+"""The nearest published work: the tests that MongoDB generates from the state graph of its model of WiredTiger."""
 
 REPLAYED = "Replay"
-"""The model whose replay drives the store; others drive the Matrix device."""
+"""The model whose replay drives the store. Other models drive the Matrix device."""
 
 RAW = RESULTS / "model-checking.json"
 
@@ -43,7 +43,7 @@ BASE = {
     "MaxEpoch": "3",
     "MaxVersion": "2",
 }
-"""The bounds of which one at a time is raised by one."""
+"""The base model, and the same model with one bound raised by one."""
 
 ONE_MORE = sized(
     {
@@ -86,25 +86,25 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     distinct_states: int
     seconds: float
     peak_memory: int
-    """Resident, in bytes. Java takes what it is allowed to; so this is what it took, and not what it needs."""
+    """The resident memory in bytes. Java uses as much as it may, which is more than it needs."""
 
     @property
     def states_a_minute(self) -> float:
-        """How many distinct states were found in a minute, Java's start included."""
+        """The number of distinct states per minute, including the start of Java."""
         return 60 * self.distinct_states / self.seconds
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that was measured."""
+    """All results."""
 
     models: tuple[Run, ...]
     growth: tuple[Run, ...]
-    """For each of ``ONE_MORE``, with one worker and with two."""
+    """The runs of each of ``ONE_MORE``, with one worker and with two workers."""
     replay: ReplayReport
 
 
 def _measured(toolbox: Toolbox, name: str, job: Job) -> Run:
-    """Run TLC, in a process that has had no other child: the largest child so far is all that the system tells."""
+    """Run TLC in a process without other children, since the system only reports the largest child so far."""
     result = asyncio.run(run(toolbox, job))
     if result.verdict is not Verdict.PASS:
         raise CheckError(f"{name}: TLC says {result.verdict.value}. {result.detail}")
@@ -119,8 +119,8 @@ def _measured(toolbox: Toolbox, name: str, job: Job) -> Run:
 
 
 def growth_jobs(manifest: Manifest, folder: Path) -> Iterator[tuple[str, Job]]:
-    """Write the configurations of ``ONE_MORE`` to ``folder``; give each to one worker, and to two."""
-    # TLC looks for a configuration beside its specification only.
+    """Write the configurations of ``ONE_MORE`` to ``folder``. Yield each for one worker and for two workers."""
+    # TLC looks for a configuration only in the folder of the specification.
     specification = folder / "Growth.tla"
     specification.write_text("---- MODULE Growth ----\nEXTENDS MCMore\n====\n", encoding="utf-8")
     for number, (name, bounds) in enumerate(ONE_MORE.items()):
@@ -133,7 +133,7 @@ def growth_jobs(manifest: Manifest, folder: Path) -> Iterator[tuple[str, Job]]:
 
 
 def measure_all(bands: Sequence[Band]) -> Measured:
-    """Measure the models of ``bands``, growth, and the replay."""
+    """Measure the models of ``bands``, the growth, and the replay."""
     console = make_console()
     toolbox = find_toolbox()
     manifest = read_manifest(find_manifest(Path(__file__)))
@@ -158,7 +158,7 @@ def measure_all(bands: Sequence[Band]) -> Measured:
 
 
 def replay_briefly(path: Path, on_progress: Callable[[int, int], None]) -> ReplayReport:
-    """Replay the first walks only, in this process."""
+    """Replay only the first walks, in this process."""
     graph = read_graph(path)
     walks = cover(graph)[:20]
     replayed = asyncio.run(replay(graph, walks, lambda steps: on_progress(steps, steps)))
@@ -176,14 +176,14 @@ def replay_briefly(path: Path, on_progress: Callable[[int, int], None]) -> Repla
 
 
 def measure(effort: Effort) -> None:
-    """Leave raw results in ``build/benchmarks``."""
+    """Measure, and write raw results into ``RESULTS``."""
     deep = (Band.DEEP,) if effort is Effort.RIGOROUS else ()
     RAW.parent.mkdir(parents=True, exist_ok=True)
     RAW.write_bytes(msgspec.json.format(msgspec.json.encode(measure_all((Band.SMOKE, *deep))), indent=2))
 
 
 def report() -> str:
-    """Return a section of the report, from raw results."""
+    """Return a section of the report, made from raw results."""
     measured: Measured = msgspec.json.decode(RAW.read_bytes(), type=Measured)
     base, replay = measured.growth[0], measured.replay
     rate, published = replay.steps / replay.seconds, PUBLISHED_TESTS / PUBLISHED_SECONDS
@@ -237,7 +237,7 @@ times.
 
 
 def _not_measured(measured: Measured) -> str:
-    """Say which deep models are missing."""
+    """Return which deep models were not measured."""
     runs = {run.name for run in measured.models}
     missing = [model.name for model in read_manifest(find_manifest(Path(__file__))).band(Band.DEEP)]
     missing = [f"`{name}`" for name in missing if name not in runs]

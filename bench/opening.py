@@ -1,4 +1,4 @@
-"""Opening a store, beside opening its file; what the passphrase costs is measured separately."""
+"""Measure how long it takes to open a store, compared with opening its file. The passphrase is measured separately."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ PASSPHRASE: Final = "passphrase"
 
 
 def store_of(count: int) -> str:
-    """Name a subject."""
+    """Return the name of a subject."""
     return f"store of {count:,} records"
 
 
 def file_of(count: int) -> str:
-    """Name a subject."""
+    """Return the name of a subject."""
     return f"file of {count:,} records"
 
 
 @asynccontextmanager
 async def opening(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
-    """Stores and their bare files. Closing again is not counted."""
+    """Set up stores and their bare files. The time to close them is not measured."""
 
     async def store(path: Path, loops: int) -> float:
         seconds = 0.0
@@ -78,12 +78,12 @@ GROUPS: Final[dict[str, Group]] = {"opening": opening}
 
 
 def measure(effort: Effort) -> None:
-    """Leave raw results in ``build/benchmarks``."""
+    """Measure, and write raw results into ``RESULTS``."""
     measure_in_rounds(MODULE, list(GROUPS), effort.rounds_if_slow)
 
 
 def report() -> str:
-    """Return a section of the report, from raw results."""
+    """Return a section of the report, made from raw results."""
     results = Results(MODULE)
     passphrase = duration(results.of(PASSPHRASE).median)
     memory = 128 * COST.n * COST.r // 2**20

@@ -1,6 +1,7 @@
-"""The same work by the stores of other Matrix libraries in Python, as they are shipped, in a single process.
+"""Measure the same work by the stores of other Matrix libraries in Python, in their default configuration.
 
-It runs in an environment of its own, ``.venv/peers``, with the packages of ``requirements/peers.txt``.
+One process uses each store. It runs in the environment ``.venv/peers``, with the packages of
+``requirements/peers.txt``.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ TO_DEVICE: Final = "to-device message"
 ROOM_MESSAGE: Final = "room message"
 
 Receive = Callable[[OlmMessage], Awaitable[object]]
-"""Decrypts a message and makes durable that it did."""
+"""Decrypts a message, and makes the advanced session durable."""
 
 
 class Bob:
-    """The device that sends the to-device messages."""
+    """The device that sends the to-device messages. It encrypts them before the time is measured."""
 
     def __init__(self) -> None:
         self._account = Account()
@@ -52,12 +53,12 @@ class Bob:
         return self._encrypt()
 
     def hear(self, reply: AnyOlmMessage) -> None:
-        """Take the first reply: what follows are ordinary messages."""
+        """Receive the first reply. After it, all messages are ordinary messages."""
         assert self._session is not None
         self._session.decrypt(reply)
 
     def sending_to(self, receive: Receive) -> Timed:
-        """Time how messages are received. That they are written is not counted."""
+        """Measure the time to receive messages, without the time to encrypt them."""
 
         async def timed(loops: int) -> float:
             messages = [self._encrypt() for _ in range(loops)]
@@ -74,12 +75,12 @@ class Bob:
 
 
 def name_of(library: str, synchronous: str, work: str) -> str:
-    """Name a subject."""
+    """Return the name of a subject."""
     return f"{library}, synchronous={synchronous}: {work}"
 
 
 def new_key(account: Account) -> str:
-    """Make a one-time key."""
+    """Return a new one-time key."""
     account.generate_one_time_keys(1)
     [key] = account.one_time_keys.values()
     return key.to_base64()
@@ -87,7 +88,7 @@ def new_key(account: Account) -> str:
 
 @asynccontextmanager
 async def unwedged(folder: Path, synchronous: str) -> AsyncIterator[Mapping[str, Timed]]:
-    """The store of this project."""
+    """Set up the store of this project."""
     bob, account = Bob(), Account()
     first = bob.greet(account.curve25519_key.to_base64(), new_key(account))
     opening = AnyOlmMessage.from_parts(first.type, first.body).to_pre_key()
@@ -102,7 +103,7 @@ async def unwedged(folder: Path, synchronous: str) -> AsyncIterator[Mapping[str,
     async def decrypt(message: OlmMessage, transaction: Transaction) -> str:
         session = await transaction.get(SESSIONS, bob.identity_key)
         assert session is not None
-        # Not on a copy: where it fails, the object is not put, and so dropped.
+        # Without a copy: if it fails, the object is not put, so the store drops it.
         text = session._session.decrypt(AnyOlmMessage.from_parts(message.type, message.body))
         transaction.put(SESSIONS, bob.identity_key, session)
         return text.decode()
@@ -129,9 +130,9 @@ async def unwedged(folder: Path, synchronous: str) -> AsyncIterator[Mapping[str,
 
 @asynccontextmanager
 async def matrix_nio(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
-    """The store of matrix-nio. It is not told how durable to be: a rollback journal with SQLite's own setting, FULL.
+    """Set up the store of matrix-nio. It uses a rollback journal with SQLite's default, ``synchronous=FULL``.
 
-    It has no place for outbound group sessions, so that encrypting a room message makes nothing durable.
+    It does not store outbound group sessions, so encrypting a room message makes nothing durable.
     """
     from nio.crypto import InboundSession, OlmAccount, OutboundGroupSession
     from nio.store import DefaultStore
@@ -167,7 +168,7 @@ async def matrix_nio(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
 
 @asynccontextmanager
 async def mautrix(folder: Path, synchronous: str) -> AsyncIterator[Mapping[str, Timed]]:
-    """The store of mautrix-python: NORMAL unless it is told otherwise, as a user may in its settings."""
+    """Set up the store of mautrix-python. It uses ``synchronous=NORMAL`` unless its settings say otherwise."""
     from mautrix.crypto import OlmAccount, OutboundGroupSession, PgCryptoStore
     from mautrix.types import OlmCiphertext, OlmMsgType
     from mautrix.util.async_db import Database
@@ -218,7 +219,7 @@ async def mautrix(folder: Path, synchronous: str) -> AsyncIterator[Mapping[str, 
 
 @asynccontextmanager
 async def peers(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
-    """All of them, each as durable as it is by itself, and as durable as the other side is."""
+    """Set up all stores, each with its own default durability and with that of the other side."""
     async with (
         unwedged(folder, "FULL") as ours,
         matrix_nio(folder) as nio,
@@ -234,7 +235,7 @@ GROUPS: Final[dict[str, Group]] = {"peers": peers}
 
 
 def measure(effort: Effort) -> None:
-    """Leave raw results in ``build/benchmarks``."""
+    """Measure, and write raw results into ``RESULTS``."""
     measure_in_rounds(MODULE, list(GROUPS), effort.rounds, python=PEERS_PYTHON)
 
 
@@ -244,11 +245,12 @@ COMPARED: Final = (
     ("mautrix", "FULL", "FULL", (TO_DEVICE, ROOM_MESSAGE)),
     ("mautrix", "NORMAL", "FULL", (TO_DEVICE, ROOM_MESSAGE)),
 )
-"""A library, how durable it is, how durable this store is, and the work. Where both are alike, this one is to win."""
+"""A library, its durability, the durability of this store, and the work. If the durability is the same, there is a
+target."""
 
 
 def aims() -> list[Aim]:
-    """Return what is aimed at, and what was reached."""
+    """Return the ratios with their targets."""
     results = Results(MODULE)
     return [
         Aim(
@@ -263,7 +265,7 @@ def aims() -> list[Aim]:
 
 
 def report() -> str:
-    """Return a section of the report, from raw results."""
+    """Return a section of the report, made from raw results."""
     results = Results(MODULE)
     in_memory = duration(results.of(name_of("matrix-nio", "in memory only", ROOM_MESSAGE)).median)
     pairs = [

@@ -1,4 +1,4 @@
-"""Plots: SVG, and the same bytes for the same figures."""
+"""Draw plots as SVG. The same figures give the same bytes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ mpl.rcParams.update({"svg.hashsalt": "unwedged", "svg.fonttype": "none", "font.s
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a plot: how many seconds something takes, for each place on the horizontal axis."""
+    """A line of a plot: the seconds for each position on the horizontal axis."""
 
     label: str
     seconds: Sequence[float]
 
 
 def lines(name: str, axis: str, places: Sequence[float], plotted: Sequence[Line], levels: Mapping[str, float]) -> str:
-    """Draw lines and horizontal levels, all axes logarithmic; return the path for the report to show it by."""
+    """Draw lines and horizontal levels on logarithmic axes. Return the path of the plot for the report."""
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.subplots()
     for line, marker in zip(plotted, "os^Dv", strict=False):
@@ -44,7 +44,7 @@ def lines(name: str, axis: str, places: Sequence[float], plotted: Sequence[Line]
 
 
 def ratios(name: str, aims: Sequence[Aim]) -> str:
-    """Draw each ratio with its quartiles, and the most that it may be; return the path for the report to show it by."""
+    """Draw each ratio with its quartiles and its target. Return the path of the plot for the report."""
     figure = Figure(figsize=(7.5, 0.6 + 0.38 * len(aims)), layout="constrained")
     axes = figure.subplots()
     places = range(len(aims))

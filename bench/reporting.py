@@ -1,6 +1,6 @@
-"""How results are written down: Markdown tables of medians and quartiles, with what was aimed at.
+"""Write results as Markdown tables of medians and quartiles, with the targets.
 
-Nothing here draws: the peers' environment imports this module, and has no matplotlib.
+This module draws no plots, since the peers' environment imports it and has no matplotlib.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 
 def head(measured: Mapping[str, Results]) -> str:
-    """Say what all of this is, and on which machine the results, by program, came about."""
+    """Return the introduction of the report, with the computer of the results. ``measured`` has them by program."""
     noted = next(iter(measured.values())).suite.get_metadata()
     loads = {f"load average meanwhile, {module.rpartition('.')[2]}": _load(each) for module, each in measured.items()}
     machine = {
@@ -63,33 +63,33 @@ def _load(results: Results) -> str:
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Lay out a table; all columns but the first are numbers."""
+    """Return a table. All columns but the first are numbers."""
     lines = [headings, ["---", *("---:" for _ in headings[1:])], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def duration(seconds: float) -> str:
-    """Write a length of time with three digits."""
+    """Return a duration with a unit, with three digits."""
     scale, unit = next((scale, unit) for scale, unit in _UNITS if abs(seconds) >= scale or unit == "µs")
     return f"{digits(seconds / scale)} {unit}"
 
 
 def digits(number: float) -> str:
-    """Write a number with three digits, or all those before the point."""
+    """Return a number with three digits, or with all digits before the point."""
     return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
 def spread(values: Spread, write: Callable[[float], str]) -> str:
-    """Write a median, and its quartiles."""
+    """Return a median with its quartiles."""
     return f"**{write(values.median)}** ({write(values.low)} to {write(values.high)})"
 
 
 Pair: TypeAlias = "tuple[str, str, float | None]"
-"""A subject, its baseline, and the most that the ratio may be, where something is aimed at."""
+"""A subject, its baseline, and the largest ratio that meets the target, if there is a target."""
 
 
 def aims_of(results: Results, *pairs: Pair) -> list[Aim]:
-    """Return the ratios that there is a target for."""
+    """Return the ratios that have a target."""
     return [
         Aim(f"{subject} / {baseline}", results.ratio(subject, baseline), most)
         for subject, baseline, most in pairs
@@ -98,7 +98,7 @@ def aims_of(results: Results, *pairs: Pair) -> list[Aim]:
 
 
 def compared(results: Results, *pairs: Pair) -> str:
-    """Lay out subjects beside their baselines."""
+    """Return a table of subjects and their baselines."""
     return table(
         ("", "takes", "compared with", "takes", "ratio", "aim", ""),
         [_comparison(results, *pair) for pair in pairs],
@@ -119,7 +119,7 @@ def _comparison(results: Results, subject: str, baseline: str, most: float | Non
 
 
 def layers(results: Results, least: str, added: Mapping[str, str]) -> str:
-    """Lay out what each layer adds to the one before."""
+    """Return a table of the time that each layer adds to the one before it."""
     rows = [(least, duration(results.of(least).median), "")]
     for below, (subject, what) in zip((least, *added), added.items(), strict=False):
         adds = results.difference(subject, below)

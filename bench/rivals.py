@@ -1,10 +1,10 @@
-"""What several real processes get done that all want the lease all the time, and whether each gets its share.
+"""Measure the throughput of several real processes that always compete for the lease, and whether each gets its share.
 
-In each process a great many tasks make one update after the other, through ``CryptoStore.run``: so many operations wait
-at any time. They are counted for the same seconds in all processes, alone and beside rivals, by turns. What a process
-does alone is measured by the same program in the same round.
+In each process, many tasks make one update after the other, through ``CryptoStore.run``, so the given number of
+operations always waits. The operations of all processes are counted over the same period. One process alone and several
+processes together are measured alternately, in the same round.
 
-Not with pyperf, which knows nothing of several processes that are timed together.
+pyperf is not used, since it can't measure several processes together.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ RIVALS: Final = sized((0, 1, 3, 7), (0, 1))
 WAITING: Final = sized((100, 2000), (20,))
 RECORDS: Final = 100
 SECONDS: Final = sized(1.5, 0.3)
-"""For so long operations are counted, for each process that takes part: so that each has as many turns."""
+"""The seconds of counting for each process that takes part, so that each process has the same number of turns."""
 MOST: Final = 2.0
-"""What is aimed at: one process alone gets so many times as much done as several together;"""
+"""The first target: one process alone does at most so many times as many operations as several together."""
 UNEVEN: Final = 1.25
-"""and a fair share is so many times the smallest, or less: each gets four fifths of it."""
+"""The second target: a fair share is at most so many times the smallest one: each process gets four fifths of it."""
 RAW: Final = RESULTS / "rivals.json"
 KEY: Final = bytes(32)
 COUNT: Final = RecordKind("count", key=TEXT, value=Codec[int](lambda count: b"%d" % count, int))
 
 
 class Work(msgspec.Struct, frozen=True):
-    """Have so many operations wait at all times; count from one moment to another, by the machine's monotonic clock."""
+    """Keep so many operations waiting, and count between two times of the monotonic clock."""
 
     waiting: int
     begin: float
@@ -48,17 +48,17 @@ class Work(msgspec.Struct, frozen=True):
 
 
 class Done(msgspec.Struct, frozen=True):
-    """What a process did in that time."""
+    """The work of a process in that time."""
 
     operations: int
     turns: int
-    """How often it got the lease."""
+    """How often the process acquired the lease."""
     processor: float
-    """Seconds."""
+    """The processor time, in seconds."""
 
 
 class Run(msgspec.Struct, frozen=True):
-    """What several processes did at the same time."""
+    """The work of several processes at the same time."""
 
     waiting: int
     rivals: int
@@ -67,28 +67,28 @@ class Run(msgspec.Struct, frozen=True):
 
     @property
     def rate(self) -> float:
-        """Operations a second, of all processes."""
+        """The operations per second of all processes."""
         return sum(each.operations for each in self.done) / self.seconds
 
     @property
     def shares(self) -> list[float]:
-        """What each process got, in fair shares."""
+        """The operations of each process, as a multiple of a fair share."""
         fair = sum(each.operations for each in self.done) / len(self.done)
         return [each.operations / fair for each in self.done]
 
     @property
     def of_an_operation(self) -> float:
-        """Seconds of processor time."""
+        """The processor time of an operation, in seconds."""
         return self._processor / sum(each.operations for each in self.done)
 
     @property
     def of_a_turn(self) -> float:
-        """Likewise."""
+        """The processor time of a turn, in seconds."""
         return self._processor / max(1, sum(each.turns for each in self.done))
 
     @property
     def turn(self) -> float:
-        """How many operations a turn served."""
+        """The number of operations in a turn."""
         return sum(each.operations for each in self.done) / max(1, sum(each.turns for each in self.done))
 
     @property
@@ -97,7 +97,7 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What was measured, and where."""
+    """The results, and the computer."""
 
     machine: str
     cores: int
@@ -106,11 +106,11 @@ class Result(msgspec.Struct, frozen=True):
     rounds: list[list[Run]]
 
     def of(self, waiting: int, rivals: int, what: Callable[[Run], float]) -> Spread:
-        """Return what came of one setting."""
+        """Return a value of one setting, with its spread over the rounds."""
         return Spread.of([what(_run(each, waiting, rivals)) for each in self.rounds])
 
     def loss(self, waiting: int, rivals: int) -> Spread:
-        """Return how many times as much one process gets done alone, as all of them get done together."""
+        """Return the throughput of one process alone, as a multiple of that of all processes together."""
         return Spread.of([_run(each, waiting, 0).rate / _run(each, waiting, rivals).rate for each in self.rounds])
 
 
@@ -152,8 +152,8 @@ async def _process(number: int, driver: Connection[bytes, bytes], folder: Path) 
 
 
 def worked(pipes: Sequence[Connection[bytes, bytes]], waiting: int, seconds: float) -> Run:
-    """Have these processes work at the same time."""
-    begin = time.monotonic() + 0.5  # A second process has got the lease by then.
+    """Let these processes work at the same time."""
+    begin = time.monotonic() + 0.5  # by then, a second process has acquired the lease
     length = seconds * len(pipes)
     for pipe in pipes:
         pipe.send_bytes(msgspec.json.encode(Work(waiting, begin, begin + length)))
@@ -162,7 +162,7 @@ def worked(pipes: Sequence[Connection[bytes, bytes]], waiting: int, seconds: flo
 
 
 def measured(rounds: int, rivals: Sequence[int], waiting: Sequence[int], seconds: float) -> Result:
-    """Measure for so many rounds."""
+    """Measure so many rounds."""
     found = []
     with processes(_process, max(rivals) + 1) as pipes:
         for number in range(1, rounds + 1):
@@ -178,14 +178,14 @@ def measured(rounds: int, rivals: Sequence[int], waiting: Sequence[int], seconds
 
 
 def measure(effort: Effort) -> None:
-    """Leave raw results in ``RESULTS``."""
+    """Measure, and write raw results into ``RESULTS``."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     result = measured(effort.rounds_if_slow, RIVALS, WAITING, SECONDS)
     RAW.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
 
 
 def aims() -> list[Aim]:
-    """Return what is aimed at, and what was reached."""
+    """Return the ratios with their targets."""
     result: Result = msgspec.json.decode(RAW.read_bytes(), type=Result)
     most, rivals = WAITING[-1], RIVALS[1:]
     return [
@@ -203,7 +203,7 @@ def _beside(rivals: int) -> str:
 
 
 def report() -> str:
-    """Return a section of the report, from raw results."""
+    """Return a section of the report, made from raw results."""
     result: Result = msgspec.json.decode(RAW.read_bytes(), type=Result)
     rows = [_row(result, waiting, rivals) for waiting in WAITING for rivals in RIVALS]
     headings = (

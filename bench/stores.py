@@ -1,4 +1,4 @@
-"""The stores that are measured."""
+"""Set up the stores that are measured."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GROUP_SESSIONS: Final = RecordKind(
 WORDS: Final = RecordKind("word", TEXT, TEXT)
 
 SESSION_SIZE: Final = 1312
-"""Bytes of the pickle of an Olm session."""
+"""The size of the pickle of an Olm session, in bytes."""
 
 _BALLAST: Final = (
     "CREATE TABLE ballast (bytes BLOB)",
@@ -50,9 +50,9 @@ _STEADY: Final = LeaseTimes(idle_after_ms=Milliseconds(24 * 60 * 60 * 1000))
 async def opened(
     path: Path, cache_limit_bytes: int | None = None, tracer: Tracer | None = None
 ) -> AsyncIterator[CryptoStore]:
-    """Open a store, or make one, with a key: what a passphrase costs is measured separately.
+    """Open or create a store with a key; the passphrase is measured separately.
 
-    It keeps the lease while others are measured.
+    The store keeps the lease while other subjects are measured.
     """
     async with CryptoStore.open(
         path,
@@ -67,10 +67,10 @@ async def opened(
 
 
 def settle_logs(folder: Path) -> None:
-    """Give the write-ahead log of each open database in a folder the length that it has after some use.
+    """Let the write-ahead log of each open database in a folder grow to the length that it has after some use.
 
-    SQLite begins it anew from then on. While a log still grows, the file system has more to do for each commit, whoever
-    makes it; and a store that writes less in each would be compared at another stage of growth.
+    After that, SQLite overwrites the log from its beginning. While a log still grows, each commit costs the file system
+    more work, and two stores that write different amounts would be compared at different stages of growth.
     """
     for path in folder.glob("*.db"):
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -79,7 +79,7 @@ def settle_logs(folder: Path) -> None:
 
 
 async def copy_of(count: int, folder: Path) -> Path:
-    """Return a copy of a store that has ``count`` words, each as long as an Olm session's pickle."""
+    """Return a copy of a store with ``count`` records, each as long as an Olm session's pickle."""
     original, copy = RESULTS / "stores" / f"{count}-words.db", folder / f"{count}.db"
     if not original.exists():
         original.parent.mkdir(parents=True, exist_ok=True)
@@ -97,12 +97,12 @@ async def copy_of(count: int, folder: Path) -> Path:
 
 
 def key_of(number: int) -> str:
-    """Return the key of a word: as long as a Curve25519 key in base64, which is what sessions are found by."""
+    """Return the key of a record: as long as a Curve25519 key in base64, like the key of a session."""
     return f"{number:043}"
 
 
 async def everything(store: CryptoStore) -> dict[RecordName, bytes]:
-    """Load the whole store, in one hop to the driver's thread, and open every seal."""
+    """Load and unseal all records of the store, in one hop to the driver's thread."""
     services = store._services
     assert isinstance(services.backend, SqliteBackend)
     records = {}
@@ -113,7 +113,7 @@ async def everything(store: CryptoStore) -> dict[RecordName, bytes]:
 
 
 async def fill(store: CryptoStore) -> None:
-    """Bring all records of the store into its cache, or as many as its limit lets stay."""
+    """Load all records of the store into its cache, or as many as fit."""
     records = await everything(store)
     async with store.view() as view:
         for name, value in records.items():

@@ -1,4 +1,4 @@
-"""Taking over after another process changed some of the records that are cached, beside reloading."""
+"""Measure how long it takes to take over after another process has changed cached records, compared with reloading."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ MODULE: Final = "bench.taking_over"
 CHANGED: Final = sized((1, 10, 100, 1_000), (1, 10, 20))
 CACHED: Final = sized((1_000, 10_000, 100_000), (100, 200))
 TOUCHED: Final = 100
-"""How many records the next operations want: those that changed, as far as they go, then others."""
+"""How many records the next operations read: first the changed ones, then others."""
 
 
 def selective(changed: int, cached: int) -> str:
-    """Name a subject."""
+    """Return the name of a subject."""
     return f"{changed:,} of {cached:,} changed"
 
 
 def dropping(cached: int) -> str:
-    """Name a subject."""
+    """Return the name of a subject."""
     return f"10 of {cached:,} changed, all dropped"
 
 
 def reloading(cached: int) -> str:
-    """Name a subject."""
+    """Return the name of a subject."""
     return f"10 of {cached:,} changed, all reloaded"
 
 
 @asynccontextmanager
 async def taking_over(cached: int, folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
-    """One process instance that has everything cached, one that keeps nothing, and one that changes records."""
+    """Set up an instance that has everything cached, one that drops its cache, and one that changes records."""
     keys = [key_of(number) for number in random.Random(cached).sample(range(cached), max(CHANGED))]
 
     async def change(changed: int, transaction: Transaction) -> None:
@@ -59,7 +59,7 @@ async def taking_over(cached: int, folder: Path) -> AsyncIterator[Mapping[str, T
         await writer._lock.release_now()
 
     async def caught_up(store: CryptoStore) -> None:
-        """Let it sync what happened while others were measured: that is not measured here."""
+        """Let a store sync the changes that were made while others were measured. This is not measured."""
         async with store.view():
             pass
         await store._lock.release_now()
@@ -105,7 +105,7 @@ async def taking_over(cached: int, folder: Path) -> AsyncIterator[Mapping[str, T
 
 
 def forget(store: CryptoStore) -> None:
-    """Throw away what a store without a guard has cached."""
+    """Drop the cache of a store without a guard."""
     guarded = store._lock.guarded
     guarded.cache = empty(guarded.cache.version)
     guarded.live.clear()
@@ -115,18 +115,18 @@ GROUPS: Final[dict[str, Group]] = {f"{cached}-records": partial(taking_over, cac
 
 
 def measure(effort: Effort) -> None:
-    """Leave raw results in ``build/benchmarks``."""
-    shutil.rmtree(RESULTS / "stores", ignore_errors=True)  # those of an earlier schema
+    """Measure, and write raw results into ``RESULTS``."""
+    shutil.rmtree(RESULTS / "stores", ignore_errors=True)  # stores of an earlier schema
     measure_in_rounds(MODULE, list(GROUPS), effort.rounds_if_slow)
 
 
 def aims() -> list[Aim]:
-    """Return what is aimed at, and what was reached."""
+    """Return the ratios with their targets."""
     return aims_of(Results(MODULE), ratio_of_ten(CACHED[-1]))
 
 
 def report() -> str:
-    """Draw the plot; return a section of the report, from raw results."""
+    """Draw the plot, and return a section of the report, made from raw results."""
     results = Results(MODULE)
 
     def median(subject: str) -> float:
@@ -166,7 +166,7 @@ Olm session. With a thousand changed records, most of the time is spent on readi
 
 
 def ratio_of_ten(cached: int) -> Pair:
-    """Return the comparison that a target is set for."""
+    """Return the comparison that has a target."""
     return selective(10, cached), reloading(cached), 1 / 50
 
 

@@ -1,4 +1,4 @@
-"""A transaction and a view on cached records, compared with the cheapest equivalent work."""
+"""Measure a transaction and a view on cached records, compared with the cheapest equivalent work."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ FENCE: Final = "SELECT epoch FROM lease WHERE epoch = 1"
 
 
 def step(session: OlmSession) -> tuple[OlmMessage, bytes]:
-    """Do what no store can spare: the ratchet step, and its pickle."""
+    """Make a ratchet step and its pickle, which every store needs."""
     return session.encrypt(TEXT), session.pickled()
 
 
 @asynccontextmanager
 async def transactions(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
-    """From the ratchet alone to the whole transaction."""
+    """Set up the layers from the ratchet alone to the whole transaction."""
     session = open_session(Host().invitation)
 
     async def ratchet() -> OlmMessage:
@@ -134,7 +134,7 @@ async def transactions(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
 
 @asynccontextmanager
 async def views(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
-    """From the fence query alone to the whole view."""
+    """Set up the layers from the fence query alone to the whole view."""
     records = {KEY: TEXT}
 
     async def without_driver() -> str:
@@ -175,7 +175,7 @@ async def views(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
 
 
 async def taken(store: CryptoStore) -> Epoch:
-    """Take the lease; return its epoch."""
+    """Acquire the lease, and return its epoch."""
     async with store.view() as view:
         return view._operation.epoch
 
@@ -184,7 +184,7 @@ GROUPS: Final[dict[str, Group]] = {"transactions": transactions, "views": views}
 
 
 def measure(effort: Effort) -> None:
-    """Leave raw results in ``build/benchmarks``."""
+    """Measure, and write raw results into ``RESULTS``."""
     measure_in_rounds(MODULE, list(GROUPS), effort.rounds)
 
 
@@ -197,12 +197,12 @@ PAIRS: Final[tuple[Pair, ...]] = (
 
 
 def aims() -> list[Aim]:
-    """Return what is aimed at, and what was reached."""
+    """Return the ratios with their targets."""
     return aims_of(Results(MODULE), *PAIRS)
 
 
 def report() -> str:
-    """Return a section of the report, from raw results."""
+    """Return a section of the report, made from raw results."""
     results = Results(MODULE)
     return f"""\
 ## A transaction and a view, lease held

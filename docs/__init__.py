@@ -1,4 +1,4 @@
-"""The site: every page is a file of the project, rewritten so that names, clauses and bugs in it are links.
+"""Build the site. Every page is a file of the project, rewritten so that its names, clauses and bugs are links.
 
-``python -m docs`` writes the pages and pictures, lets Sphinx build the site from them, and follows every internal link.
+``python -m docs`` writes the pages and pictures, lets Sphinx build the site from them, and checks every internal link.
 """

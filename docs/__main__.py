@@ -1,4 +1,4 @@
-"""Build the site: write its pages and pictures, let Sphinx make HTML of them, and follow every internal link."""
+"""Build the site: write its pages and pictures, let Sphinx make HTML from them, and check every internal link."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TREES: Final = ROOT / "build" / "site-trees"
 
 
 def build() -> int:
-    """Build everything anew; return the exit code."""
+    """Build the whole site. Return the exit code."""
     for folder in (STAGED, BUILT):
         shutil.rmtree(folder, ignore_errors=True)
     stage(ROOT, STAGED)

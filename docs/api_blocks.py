@@ -1,4 +1,4 @@
-"""The blocks of a page that list names of the library: each becomes what Sphinx reads the name's documentation by."""
+"""Turn the blocks of a page that list names of the library into Sphinx's directives for their documentation."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import typing
 from typing import Final
 
 PACKAGES: Final = ("unwedged.store", "unwedged.machine", "unwedged.trace")
-"""The packages whose public interface is what their ``__all__`` names."""
+"""The packages whose public interface is their ``__all__``."""
 
 
 def block(names: str) -> str:
-    """Return the block in which Sphinx documents each of these names, one in a line."""
+    """Return the block in which Sphinx documents each of these names. ``names`` has one name on each line."""
     entries = "\n".join(_entry(name) for name in names.split())
     return f"```{{eval-rst}}\n{entries}```"
 
 
 def exceptions(module: str) -> str:
-    """Return the block in which Sphinx documents all exceptions that a module has in its public interface."""
+    """Return the block in which Sphinx documents all public exceptions of a module."""
     names = [f"{module.strip()}.{name}" for name in public(module.strip())]
     return block("\n".join(name for name in names if _is_exception(_named(name))))
 
 
 def aliases() -> dict[str, str]:
-    """Return the names that classes and functions have in the API, by those that they have where they are defined."""
+    """Return the public names of classes and functions, by their names in the defining modules."""
     names = {}
     for module in PACKAGES:
         for name in public(module):

@@ -1,4 +1,4 @@
-"""What Sphinx is told. It reads the pages that ``python -m docs`` writes, and imports the library for its API."""
+"""Configure Sphinx, which reads the pages that ``python -m docs`` writes, and imports the library for its API."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ html_theme_options = {"navigation_with_keys": False}
 
 
 class Sphinx(Protocol):
-    """What of Sphinx is used here."""
+    """The part of Sphinx that is used here."""
 
     def connect(self, event: str, callback: object) -> int:
-        """Call something when something happens."""
+        """Register a callback for an event."""
 
 
 def setup(app: Sphinx) -> None:
-    """Let docstrings be rewritten."""
+    """Register the rewriting of docstrings."""
     app.connect("autodoc-process-docstring", _process)
 
 

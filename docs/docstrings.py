@@ -1,7 +1,7 @@
-"""Docstrings as a reader of the site sees them.
+"""Rewrite docstrings for the site.
 
-Contracts (PEP 316) become a list, each with its name first. What Python says of every field of a named tuple is left
-out, and so is what each exception inherits about its code.
+Contracts (PEP 316) become a list, each with its name first. Python's standard docstring for the fields of a named tuple
+is left out, and so is the inherited docstring of an exception's code.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CODE = re.compile(r"unwedged\.machine\.(?!MachineError\.)\w+\.code")
 
 
 def rewritten(name: str, lines: list[str]) -> list[str]:
-    """Return the lines of the docstring of something, with a list item for each contract."""
+    """Return the lines of the docstring of ``name``, with a list item for each contract."""
     if CODE.fullmatch(name) or any(FIELD.fullmatch(line) for line in lines):
         return []
     written: list[str] = []

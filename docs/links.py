@@ -1,4 +1,4 @@
-"""What is checked of the built site: each link within it leads somewhere, and no page names this computer."""
+"""Check the built site: each internal link has a target, and no page has a path of this computer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 
 class Reader(HTMLParser):
-    """Notes the anchors of a page, and where its links, pictures, styles and programs come from."""
+    """Collects the anchors of a page, and the addresses of its links, pictures, styles and scripts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -18,7 +18,7 @@ class Reader(HTMLParser):
         self.links: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note what one element has."""
+        """Collect the anchor and the address of one element."""
         for name, value in attrs:
             if name == "id" and value:
                 self.anchors.add(value)
@@ -35,7 +35,7 @@ def read(html: str) -> Reader:
 
 
 def broken(folder: Path) -> Iterator[str]:
-    """Yield each link that leads nowhere, with the page that has it. No other site is asked."""
+    """Yield each internal link without a target, and its page. Links to other sites are not checked."""
     pages = {path.relative_to(folder).as_posix(): read(path.read_text("utf-8")) for path in folder.rglob("*.html")}
     for name, page in sorted(pages.items()):
         for link in dict.fromkeys(page.links):
@@ -55,7 +55,7 @@ def _leads_somewhere(folder: Path, pages: Mapping[str, Reader], name: str, link:
 
 
 def naming(folder: Path, text: str) -> Iterator[str]:
-    """Yield the pages that have a text in them which only this computer has, such as the path of the checkout."""
+    """Yield the pages that contain a text of this computer, such as the path of the clone."""
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".html", ".js", ".svg") and text in path.read_text("utf-8"):
             yield f"{path.relative_to(folder)}: {text}"

@@ -1,6 +1,6 @@
-"""The rewriting of one page: its links lead to pages, and names of clauses, bugs, models and functions become links.
+"""Rewrite one page: its links point to pages, and names of clauses, bugs, models and functions become links.
 
-Nothing here reads or writes a file, and what a page says is not changed.
+This module reads and writes no file, and does not change the text of a page.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ ELSEWHERE = ("http://", "https://", "mailto:")
 
 
 class LinkLeadsNowhere(Exception):
-    """A page links to a file that is not there."""
+    """A page links to a file that does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The clauses of the specification, each with the file that states it; and its sections that have a number."""
+    """The clauses of the specification with their files, and the numbered sections with their addresses."""
 
     clauses: dict[str, PurePosixPath] = field(default_factory=dict)
     sections: dict[str, str] = field(default_factory=dict)
-    """Where links to a section lead, by its number."""
+    """The address of each section, by its number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """Where links may lead."""
+    """The possible targets of links."""
 
     pages: Mapping[PurePosixPath, str]
-    """What the path of a file or folder leads to. Those that are shown nowhere are missing."""
+    """The address of each file or folder that the site shows, by its path."""
     names: Mapping[str, str]
-    """What a name leads to that is set as code: a bug, a model, or a property of a module."""
+    """The address of each name that may be set as code: a bug, a model, or a property of a module."""
     documented: Mapping[str, str]
-    """The names that classes and functions have in the API, by those that they have where they are defined."""
+    """The public names of classes and functions, by their names in the defining modules."""
     places: Places
     exists: Callable[[PurePosixPath], bool]
-    """Whether there is a file or folder."""
+    """Returns whether a file or folder exists."""
 
 
 def note_places(source: PurePosixPath, text: str, places: Places) -> None:
-    """Note the clauses that a page of the specification states, where no page before it does."""
+    """Note the clauses that a page of the specification states, unless an earlier page has stated them."""
     if source.parts[0] != "spec":
         return
     prose = FENCE.sub("", text)
@@ -82,10 +82,10 @@ class Rewriting:
     source: PurePosixPath
     targets: Targets
     blocks: Mapping[str, Callable[[str], str]]
-    """What turns a block into another one, by the block's language."""
+    """The functions that replace a block by another one, by the block's language."""
 
     def page(self, text: str) -> str:
-        """Return the page as Sphinx reads it."""
+        """Return the rewritten page. Raises ``LinkLeadsNowhere``."""
         parts: list[str] = []
         end = 0
         for block in FENCE.finditer(text):
@@ -103,7 +103,7 @@ class Rewriting:
         return "".join((*parts, INLINE.sub(self._inline, text[end:])))
 
     def _heading(self, heading: str) -> str:
-        """Give a heading the anchor of the rule that it begins."""
+        """Return a heading with the anchor of its rule."""
         found = RULE_HEADING.fullmatch(heading)
         return f"({clause_anchor(number)})=\n{heading}" if found and self._states(number := _number(found)) else heading
 
@@ -133,7 +133,7 @@ class Rewriting:
         return path
 
     def _link(self, text: str, target: str) -> str:
-        """Lead a link to the page of what it names; where that has none, only its text stays."""
+        """Return a link to the page of its target, or only its text if the target has no page."""
         if target.startswith((*ELSEWHERE, "#")):
             return f"[{text}]({target})"
         name, _, anchor = target.partition("#")
@@ -163,5 +163,5 @@ def _number(found: re.Match[str]) -> str:
 
 
 def embedded(svg: str) -> str:
-    """Return the block of a page that is a picture."""
+    """Return the block that embeds a picture."""
     return f'```{{raw}} html\n<div class="picture" tabindex="0">{svg}</div>\n```'

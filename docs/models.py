@@ -1,4 +1,4 @@
-"""The page of a TLA+ module: what its first comment says, which models TLC checks with it, and the module itself."""
+"""Make the page of a TLA+ module: its first comment, the models that TLC checks with it, and the module itself."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def extended(text: str) -> list[str]:
 
 
 def module_page(name: str, modules: Mapping[str, str], models: Iterable[Model], bugs: Mapping[str, str]) -> str:
-    """Return the page of one of the modules, which are given by name, as Markdown that needs no rewriting.
+    """Return the page of a module as Markdown that needs no rewriting. ``modules`` has the text of all modules.
 
     ``bugs`` has the page of each bug of the track record.
     """
@@ -50,7 +50,7 @@ def module_page(name: str, modules: Mapping[str, str], models: Iterable[Model], 
 
 
 def address(module: str) -> str:
-    """Return the page of a module: those that only models need lie beside them."""
+    """Return the address of a module's page. Modules for models only are in the folder of the models."""
     return f"/tla/models/{module}.md" if module.startswith("MC") else f"/tla/{module}.md"
 
 
@@ -59,7 +59,7 @@ def _linked(modules: Iterable[str]) -> str:
 
 
 def _prose(comment: str) -> str:
-    """Return a boxed comment as paragraphs, and what is set off in it as it stands."""
+    """Return the text of a boxed comment as paragraphs, with indented lists unchanged."""
     lines = [line.removeprefix("(*").removesuffix("*)").rstrip() for line in comment.splitlines()]
     parts = []
     for paragraph in re.split(r"\n\s*\n", "\n".join(lines)):

@@ -1,4 +1,4 @@
-"""Which files of the project are pages of the site, and in which order the site lists them."""
+"""Define which files of the project are pages of the site, and the order in which the site lists them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ START: Final = PurePosixPath("README.md")
 MODELS: Final = PurePosixPath("tla/README.md")
 TRACK_RECORD: Final = PurePosixPath("spec/track-record/README.md")
 EXAMPLES: Final = PurePosixPath("examples")
-"""A folder that is shown on one page."""
+"""A folder whose files are shown on one page."""
 
 NAVIGATION: Final = {
     "Guides": ("docs/applications.md", "docs/implementers.md", "examples"),
@@ -36,7 +36,7 @@ NAVIGATION: Final = {
     "API": ("docs/api/store.md", "docs/api/machine.md", "docs/api/trace.md", "docs/api/protocol.md"),
     "Project": ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"),
 }
-"""What the site lists beside each page. A pattern stands for the files that nothing else names."""
+"""The navigation of the site. A pattern stands for the files that are not named elsewhere."""
 
 TITLES: Final = {
     "spec/state.md": "State",
@@ -44,28 +44,28 @@ TITLES: Final = {
     "tla/README.md": "Models",
     "spec/benchmarks.md": "Benchmarks",
 }
-"""What the navigation calls pages whose own titles are long, or say little beside those of other pages."""
+"""The titles in the navigation of pages whose own titles are too long or not clear there."""
 
 BELOW: Final = {
     MODELS: ("tla/*.tla", "tla/models/*.tla"),
     TRACK_RECORD: ("spec/track-record/*.md",),
 }
-"""The pages that a page lists itself, since they are many."""
+"""The pages that are listed on another page instead of the navigation, because there are many of them."""
 
 
 class PageMissing(Exception):
-    """A file that the navigation names is not there."""
+    """The navigation names a file that does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of the site, and the file or folder that it is made of."""
+    """A page of the site, and the file or folder that it is made from."""
 
     source: PurePosixPath
 
     @property
     def name(self) -> str:
-        """Return what Sphinx calls the page: its address, without the ending."""
+        """Return Sphinx's name of the page: its address without the suffix."""
         if self.source == START:
             return "index"
         if self.source.name == "README.md":
@@ -82,7 +82,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """All pages: those of each part of the navigation, and those below another page."""
+    """All pages: the pages of each part of the navigation, and the pages that are listed on another page."""
 
     parts: dict[str, list[Page]]
     below: dict[PurePosixPath, list[Page]]
@@ -95,7 +95,7 @@ class Site:
 
 
 def find(root: Path) -> Site:
-    """Find the pages in a checkout."""
+    """Find the pages in a clone. Raises ``PageMissing``."""
     named = {pattern for patterns in (*NAVIGATION.values(), *BELOW.values()) for pattern in patterns}
     taken = {PurePosixPath(pattern) for pattern in named if "*" not in pattern}
 
@@ -116,7 +116,7 @@ def find(root: Path) -> Site:
 
 
 def navigation(site: Site, page: Page) -> str:
-    """Return what makes a page list others; nothing for most."""
+    """Return the block in which a page lists other pages; empty for most pages."""
     if page.source == START:
         return "".join(_list(pages, f":caption: {caption}\n:hidden:\n") for caption, pages in site.parts.items())
     if page.source in site.below:

@@ -1,4 +1,4 @@
-"""The pages that Sphinx reads: each file that is one, rewritten, and the pages that are made of programs."""
+"""Write the pages that Sphinx reads: the rewritten files of the project, and the pages that are made from programs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SHOWN_ELSEWHERE: Final = {
     PurePosixPath("spec"): "/spec/protocol.md",
     PurePosixPath("spec/conformance"): "/spec/conformance/index.md",
 }
-"""Folders that links name, with the pages that show what is in them."""
+"""Folders that are targets of links, with the pages that show their content."""
 
 
 def stage(root: Path, staged: Path) -> None:
-    """Write what Sphinx reads: each page rewritten, and the pictures that pages show."""
+    """Write the rewritten pages and their pictures from the clone ``root`` into the folder ``staged``."""
     site = pages.find(root)
     manifest = read_manifest(root / "tla" / "models" / "manifest.toml")
     sources = {page: _read(root, page.source) for page in site.pages() if page.source.suffix == ".md"}
@@ -55,7 +55,7 @@ def _read(root: Path, source: PurePosixPath) -> str:
 
 
 def _blocks(page: Page) -> Mapping[str, Callable[[str], str]]:
-    """Return what the blocks of a page become that are no listings."""
+    """Return the functions that replace special blocks of a page, by the block's language."""
     title = f"A sequence diagram of the page {page.name}; its steps are told in the text"
     return {
         "mermaid": lambda text: embedded(sequence.draw(sequence.parse(text), title)),
@@ -66,11 +66,11 @@ def _blocks(page: Page) -> Mapping[str, Callable[[str], str]]:
 
 
 PICTURES: Final = {"ladder": ladder.draw}
-"""The pictures that a page asks for by name."""
+"""The pictures that a page shows by name."""
 
 
 def _with_picture(source: PurePosixPath, text: str) -> str:
-    """Put the matrix of commits above the table that it is drawn from."""
+    """Return the text with the picture of the commits above the table that it is drawn from."""
     if source != MACHINE:
         return text
     heading = f"\n## {commits.HEADING}\n"
@@ -78,7 +78,7 @@ def _with_picture(source: PurePosixPath, text: str) -> str:
 
 
 def _pages(root: Path, site: Site) -> dict[PurePosixPath, str]:
-    """Return what the path of each file or folder leads to that is shown."""
+    """Return the address of each file or folder that the site shows, by its path."""
     shown = dict(SHOWN_ELSEWHERE)
     for page in site.pages():
         shown[page.source] = f"/{page.file}"
@@ -92,7 +92,7 @@ def _pages(root: Path, site: Site) -> dict[PurePosixPath, str]:
 
 
 def _names(root: Path, site: Site, manifest: Manifest) -> dict[str, str]:
-    """Return what models, modules and their definitions lead to."""
+    """Return the address of each model, module and definition, by its name."""
     names = {model.name: f"#{models.model_anchor(model.name)}" for model in manifest.models}
     for page in site.below[MODELS]:
         module = page.source.stem
@@ -121,4 +121,4 @@ def _examples(root: Path) -> str:
         f"({_example_anchor(file)})=\n## {file}\n\n```python\n{_read(root, file).rstrip()}\n```\n"
         for file in _example_files(root)
     )
-    return "\n".join(("# Examples\n\nEach of them is a program to run and to read.\n", *parts))
+    return "\n".join(("# Examples\n\nEach example is a program that you can run.\n", *parts))

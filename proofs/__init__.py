@@ -1,5 +1,5 @@
-"""What is proved of the protocol beyond the bounds of a model checker. See README.md.
+"""Prove the protocol beyond the bounds of a model checker. See README.md.
 
-Each proof has a folder, whose `proof` module has a function `prove`. What several of them need is beside the folders,
+Each part has a folder whose `proof` module has a function `prove`. Modules that several parts use are in this folder
 and in `encoding`.
 """

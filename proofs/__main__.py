@@ -1,4 +1,4 @@
-"""Prove everything, or some parts of it. What is not proved is named at the end, and the exit code is 1."""
+"""Run all parts of the proof, or some of them. The end of the output names what failed; then the exit code is 1."""
 
 import argparse
 import subprocess
@@ -27,7 +27,7 @@ BESIDE = "specification"
 
 
 def main() -> int:
-    """Prove the parts that were named, or all."""
+    """Run the named parts, or all parts. Return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m proofs", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"what to prove: {', '.join(PARTS)}; all, if none")
     parts = parser.parse_args().parts

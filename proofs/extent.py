@@ -1,6 +1,6 @@
-"""How much each part of the proof examines. Where that changes, the part fails until these numbers do as well.
+"""List how much each part of the proof must examine. A part that examines more or less fails.
 
-What is counted is what was done, and not what there is to do: a part that is cut short does not pass for a proof.
+The numbers count what was really examined. So a part that is cut short is not taken for a proof.
 """
 
 from collections.abc import Mapping

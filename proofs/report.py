@@ -1,4 +1,4 @@
-"""How a proof says how it goes, what it says of an obligation that it did not meet, and how much it has examined."""
+"""Define how a part of the proof reports its progress, its failures, and how much it has examined."""
 
 import sys
 from collections import Counter
@@ -10,19 +10,19 @@ from proofs.extent import EXTENT
 Say = Callable[[str], None]
 
 Examined = Counter[str]
-"""How much of what was really examined, counted where that happens."""
+"""How much was really examined, by kind."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An obligation that was not met, and what came of it instead."""
+    """An obligation that failed, and the result."""
 
     name: str
     verdict: str
 
 
 Proof = Callable[[Say, Examined], list[Failure]]
-"""Does its work, says line by line how it goes, counts what it examines, and returns what failed."""
+"""Does the work of a part, reports progress line by line, counts what it examines, and returns the failures."""
 
 
 def run(parts: Mapping[str, Proof], extent: Mapping[str, Mapping[str, int]] = EXTENT) -> int:
@@ -41,7 +41,7 @@ def run(parts: Mapping[str, Proof], extent: Mapping[str, Mapping[str, int]] = EX
 
 
 def differences(part: str, examined: Mapping[str, int], expected: Mapping[str, int]) -> list[Failure]:
-    """Compare what a part has examined with what is expected of it."""
+    """Return the failures of a part that has examined more or less than expected."""
     return [
         Failure(f"{part} examines {name}", f"expected {expected.get(name, 0):,}, got {examined.get(name, 0):,}")
         for name in dict.fromkeys((*expected, *examined))

@@ -1,7 +1,4 @@
-"""The models of the specification as TLC knows them: what their configuration says, and the graphs of all their states.
-
-They are in the manifest, in the band that only proofs check.
-"""
+"""Run TLC on the models of the band `proof`, and read their configurations and state graphs."""
 
 import asyncio
 import re
@@ -17,22 +14,25 @@ from checking.tlc.toolbox import find_toolbox
 from proofs.report import Failure
 
 FUNCTIONS = "Functions"
-"""The model that has each function of the specification as a table: from each input, a step to its output."""
+"""The model with the table of each function of the specification: a step from each input to its output."""
 
 
 def constants(configuration: Path) -> dict[str, int]:
-    """The numbers that a configuration file gives to constants."""
+    """Return the constants of a configuration file that are numbers."""
     text = configuration.read_text(encoding="utf-8")
     return {name: int(number) for name, number in re.findall(r"^ *(\w+) *= *(\d+)$", text, re.MULTILINE)}
 
 
 def replaced(configuration: Path) -> frozenset[str]:
-    """The definitions in whose place a configuration file puts others."""
+    """Return the definitions that a configuration file replaces by others."""
     return frozenset(re.findall(r"^ *(\w+) *<- *\w+$", configuration.read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def check(manifest: Manifest, name: str, dump: Path | None = None) -> tuple[Result, list[Failure]]:
-    """Have TLC check a model, and write its graph to ``dump``; return what comes of it, and what is not as expected."""
+    """Let TLC check a model, and write its graph to ``dump``.
+
+    Return the result, and how it differs from the manifest.
+    """
     model = manifest.model(name)
     job = replace(manifest.job(model, dump), brief=dump is not None)
     result = asyncio.run(run(find_toolbox(), job))

@@ -1,15 +1,15 @@
 ----------------------------- MODULE AtomicStore -----------------------------
-(* What a user of the store may assume. It is all that a user needs to read:   *)
-(* there is no lock, no cache and no process's memory in it. Operations are    *)
-(* called, take effect at one moment before they return, and may be abandoned  *)
-(* by a crash or an error.                                                     *)
+(* What a user of the store may assume. A user needs to read only this module: *)
+(* it has no lock, no cache and no memory of a process. An operation is        *)
+(* called, takes effect at one moment before it returns, and may be abandoned  *)
+(* because of a crash or an error.                                             *)
 (*                                                                             *)
-(* A transaction takes effect in one step. If it fails, or writes nothing, its *)
-(* answer (an error is an answer) comes from the store as it is at such a      *)
-(* step. A view answers with records of one snapshot, which was the store's at *)
-(* some moment between its call and its return; if it fails, its error comes   *)
-(* from such a snapshot. The value of a record counts the updates that it has  *)
-(* seen, so a lost update would show.                                          *)
+(* A transaction takes effect in one step. If it writes nothing, or fails, its *)
+(* answer or its error is computed from the store at such a step. A view reads *)
+(* one snapshot, which was the current one at some moment between the call and *)
+(* the return of the view. Its answer or its error is computed from that       *)
+(* snapshot. The value of a record is the number of its updates, so the values *)
+(* show a lost update.                                                         *)
 (*                                                                             *)
 (* TLC checks that CryptoStoreCache does nothing that this specification does  *)
 (* not allow (property RefinesAtomicStore): the store is linearizable.         *)
@@ -19,8 +19,8 @@ CONSTANTS Operations, Records,
           Missing    \* in a result: a record that the operation did not ask for
 
 VARIABLES
-    history,   \* the snapshots the store has been, oldest first; the last is now
-    call       \* by operation: how far it is, and its result once it has one
+    history,   \* the snapshots of the store, oldest first; the last is the current one
+    call       \* by operation: its stage, and its result if it has one
 
 avars == <<history, call>>
 
@@ -34,7 +34,7 @@ AInit ==
     /\ history = <<[r \in Records |-> 0]>>
     /\ call = [o \in Operations |-> NoCall]
 
-\* From here on, no older snapshot will do for a view.
+\* A view may not read a snapshot from before its call.
 ACall(o, mode) ==
     /\ call[o].stage = "idle"
     /\ call' = [call EXCEPT ![o] =
@@ -42,7 +42,7 @@ ACall(o, mode) ==
              result |-> Nothing]]
     /\ UNCHANGED history
 
-\* The one moment of a transaction: it reads what it asks for, and updates it.
+\* The moment at which a transaction takes effect: it reads records, and updates them.
 Update(o) ==
     /\ call[o].stage = "called" /\ call[o].mode = "transaction"
     /\ \E asked \in (SUBSET Records) \ {{}} :
@@ -50,7 +50,7 @@ Update(o) ==
         /\ call' = [call EXCEPT ![o].stage = "done", ![o].result = Part(Now, asked)]
 
 \* An answer without an effect: of a view, or of a transaction that wrote nothing or
-\* failed. What an operation fails of is what it has read, as any other answer is.
+\* failed. An error depends on what the operation has read, like any other answer.
 Look(o) ==
     /\ call[o].stage = "called"
     /\ \E i \in (IF call[o].mode = "view" THEN call[o].since ELSE Len(history))..Len(history),
@@ -64,17 +64,17 @@ Return(o) ==
     /\ call' = [call EXCEPT ![o] = NoCall]
     /\ UNCHANGED history
 
-\* A cancelled caller, a commit that fails, or a crash, which takes several down at once.
-\* What had taken effect stays; what had not never will. (An operation that is
-\* run again, out of sight of its caller, is abandoned and called once more: that
-\* only shortens the time in which it must take effect.)
+\* A cancelled caller, a failed commit, or a crash, which ends several operations at once.
+\* An operation that has taken effect stays so; another one never takes effect. (The store
+\* may retry an operation without telling the caller. Here that is Abandon and another
+\* ACall. This only shortens the time in which the operation must take effect.)
 Abandon(gone) ==
     /\ \A o \in gone : call[o].stage # "idle"
     /\ call' = [o \in Operations |-> IF o \in gone THEN NoCall ELSE call[o]]
     /\ UNCHANGED history
 
 ANext ==
-    \/ UNCHANGED avars  \* nothing that a user sees (said first: that is what most steps are)
+    \/ UNCHANGED avars  \* a step that no user sees (it is first since most steps are of this kind)
     \/ \E o \in Operations :
         ACall(o, "transaction") \/ ACall(o, "view") \/ Update(o) \/ Look(o) \/ Return(o)
     \/ \E gone \in (SUBSET Operations) \ {{}} : Abandon(gone)

@@ -1,17 +1,16 @@
 -------------------------------- MODULE Backup --------------------------------
-(* Room keys are kept at the server as well, encrypted for the key of a      *)
-(* backup version. Keys get better (they begin earlier) while a worse one is *)
-(* being uploaded, somebody else makes another version, and the answers to   *)
-(* uploads come late, twice, or in another process. The machine promises to  *)
-(* the person, who loses the device one day:                                 *)
+(* Room keys are backed up at the server, encrypted for the key of a backup  *)
+(* version. A room key may get better (begin at an earlier index) while a    *)
+(* worse one is uploaded. Other devices may create another version. Answers  *)
+(* to uploads may come late, twice, or in another process. The machine       *)
+(* promises to the person, who may lose the device:                          *)
 (*                                                                           *)
 (*   BackedUpIsBest        a room key that counts as backed up is in the     *)
-(*                         backup, from the first index that we know, in a   *)
-(*                         form that the version's key decrypts              *)
-(*   OneKeyPerVersion      nothing in a version is encrypted for another key *)
-(*                         than the version's own                            *)
-(*   OnlyToTrusted         nothing is encrypted for a key that somebody else *)
-(*                         has put there                                     *)
+(*                         backup, from the first index that we know, and    *)
+(*                         the version's key decrypts it                     *)
+(*   OneKeyPerVersion      every room key in a version is encrypted for the  *)
+(*                         key of that version                               *)
+(*   OnlyToTrusted         no room key is encrypted for an untrusted key     *)
 (*   SurvivesInvalidation  a backup that is on stays on, until the server    *)
 (*                         says that there is another version                *)
 (*   EverythingIsBackedUp  each room key is eventually in the current        *)
@@ -19,38 +18,38 @@
 (*                         is trusted (see Fairness)                         *)
 (*                                                                           *)
 (* The store is AtomicStore: an operation is one step, and each action below *)
-(* that changes the store is one operation. A process is only a place where  *)
-(* a request or a response waits, flight[p]. A crash, an invalidation, and a *)
-(* request or a response that is lost are the same step, Lose(p). A process  *)
-(* that is suspended takes no step.                                          *)
+(* that changes the store is one operation. The only other state of a        *)
+(* process is the request or the response that it holds, flight[p]. A crash, *)
+(* an invalidation, and a lost request or response are the same step,        *)
+(* Lose(p). A suspended process takes no step.                               *)
 (*                                                                           *)
-(* A room key that is to be uploaded has a mark, whose number is a new one   *)
-(* each time that the key gets better, and with each other version. A        *)
-(* request carries the number of each mark, the version, and its key; its    *)
-(* answer settles the marks that still have their numbers. A version that    *)
-(* we make has its key before it is asked for, and until it is answered,     *)
-(* each process that makes one gets the same. What the server says of        *)
-(* versions counts if we know the same version as when it was asked. Nothing *)
-(* is uploaded unless we have made the version's key, or somebody whom we    *)
-(* trust has signed it. With another version each room key is marked. Those  *)
-(* that come from the backup are not marked: they are taken only from the    *)
+(* A room key that must be uploaded has a mark. The mark gets a new number   *)
+(* when the room key gets better, and when there is another version. An      *)
+(* upload has the numbers of its marks, the version and the version's key.   *)
+(* The answer settles the marks that still have these numbers. We store the  *)
+(* backup key of a new version before we request the version; until that is  *)
+(* answered, each process requests it with the same key. An answer about     *)
+(* versions counts only if we still know the same version as when we asked.  *)
+(* We upload only if we have made the version's key, or if a trusted device  *)
+(* has signed it. If there is another version, each room key is marked. Room *)
+(* keys from the backup are not marked, since they are taken only from the   *)
 (* version that we know.                                                     *)
 (*                                                                           *)
-(* The server gives numbers to versions, takes uploads to the newest one     *)
-(* only, and of two room keys of one session keeps the better.               *)
+(* The server numbers the versions, and accepts uploads only to the newest.  *)
+(* It keeps the better one of two room keys of a session.                    *)
 (*                                                                           *)
-(* Left out: that a person turns the backup off; that a version is deleted;  *)
+(* Left out: a person who turns off the backup; the deletion of a version;   *)
 (* decryption keys, which come by Gossip or from the secret storage; and how *)
-(* far a room key is trusted that comes from a backup.                       *)
+(* much a room key from a backup is trusted.                                 *)
 EXTENDS Naturals, Sequences, FiniteSets
 
 CONSTANTS
     Processes,    \* the programs that share the store
-    Nothing,      \* in the place of a room key, a mark, a request or a response: there is none
+    Nothing,      \* instead of a room key, a mark, a request or a response: there is none
     Awake,        \* the processes that are not suspended for ever
     Sessions,     \* the room sessions
     MaxIndex,     \* bound: first indices
-    MaxKeys,      \* bound: backup keys that we make
+    MaxKeys,      \* bound: our own backup keys
     MaxVersions,  \* bound: versions
     Fault         \* "none", or the slug of the one rule that is broken
 
@@ -61,18 +60,18 @@ ASSUME Cardinality(Processes) >= 2 /\ Awake \subseteq Processes
 VARIABLES
     server,  \* what the server has
     store,   \* the records
-    flight   \* by process: the request or the response that it has in its hands
+    flight   \* by process: the request or the response that it holds
 
 vars == <<server, store, flight>>
 
 -------------------------------------------------------------------------------
-\* Backup keys of ours are numbered. Two stand for those of others: one that somebody
-\* whom we trust has signed, and one that nobody has.
+\* Our own backup keys are numbered. Two values stand for the backup keys of others: one is
+\* signed by a trusted device, the other is not signed.
 Signed == 98
 Unsigned == 99
 
 \* server  versions  the key of each version, the newest last
-\*         backed    what is in them
+\*         backed    the room keys in them
 \* store   first     by session: the first index of its room key
 \*         unbacked  by session: the number of its mark. No other mark has it, as it is made
 \*                   of the version, its key and the first index when that was marked
@@ -98,14 +97,14 @@ Trusted(key) == key \in 1..store.keys \/ key = Signed
 
 Better(index, other) == IF other = Nothing THEN TRUE ELSE index < other
 
-\* What is in the versions after some room keys were put into one.
+\* The content of the versions after room keys were added to one of them.
 Kept(version, key, index) ==
     LET better == {s \in DOMAIN index : \A b \in server.backed :
                       (b.version = version /\ b.session = s) => Better(index[s], b.index)}
     IN  {b \in server.backed : b.version # version \/ b.session \notin better}
         \cup {[version |-> version, session |-> s, index |-> index[s], key |-> key] : s \in better}
 
-\* Whether a request was made for the backup that we know.
+\* Whether a request belongs to the backup that we know.
 Bound(request) == request.version = store.backup.version /\ request.key = store.backup.key
 
 Number(backup, index) == <<backup.version, backup.key, index>>
@@ -115,7 +114,7 @@ IsBeingMade == store.backup # NoBackup /\ store.backup.version = 0
 IsOn == store.backup.version # 0 /\ ~store.backup.refused /\ Trusted(store.backup.key)
 
 -------------------------------------------------------------------------------
-\* A room key comes, or a better one than we have.
+\* A new room key arrives, or a better one than we have.
 \* M19.2
 ReceiveRoomKey(s, index) ==
     /\ Better(index, store.first[s])
@@ -126,14 +125,14 @@ ReceiveRoomKey(s, index) ==
 -------------------------------------------------------------------------------
 (* Versions.                                                                 *)
 
-\* The store with another backup, which has none of our room keys.
+\* The store with another backup, which does not have our room keys.
 \* M19.3
 Begun(backup) ==
     [store EXCEPT !.backup = backup,
                   !.unbacked = [s \in Sessions |-> IF store.first[s] = Nothing THEN Nothing
                                                    ELSE Number(backup, store.first[s])]]
 
-\* create_version: a backup key, and a request for a version with it.
+\* create_version: make a backup key, and request a version with it.
 \* M19.5, M19.6
 CreateVersion(p) ==
     /\ flight[p] = Nothing
@@ -151,7 +150,7 @@ AnswerCreate(p) ==
     /\ Hand(p, [stage |-> "created", version |-> Current + 1, key |-> flight[p].key])
     /\ UNCHANGED store
 
-\* mark_sent. The key that is waiting for its version must be the one that it was asked for with.
+\* mark_sent. The version counts only if it was created with the backup key that waits for one.
 \* M19.7
 MarkCreated(p) ==
     /\ InFlight(p, "created")
@@ -161,21 +160,21 @@ MarkCreated(p) ==
     /\ Hand(p, Nothing)
     /\ UNCHANGED server
 
-\* mark_sent, where the version is known already, or the backup is another one by now.
+\* mark_sent, if the version is known already, or if the backup has changed since.
 IgnoreCreated(p) ==
     /\ InFlight(p, "created")
     /\ ~IsBeingMade \/ store.backup.key # flight[p].key
     /\ Hand(p, Nothing)
     /\ UNCHANGED <<server, store>>
 
-\* Another device of ours makes a version, or somebody who can act for us at the server.
+\* Another device of the user creates a version, or an attacker with access to the account.
 ChangeVersion(key) ==
     /\ Current < MaxVersions
     /\ server' = [server EXCEPT !.versions = Append(@, key)]
     /\ UNCHANGED <<store, flight>>
 
-\* version_query. The server answers at once. (One step: an answer that is newer than its
-\* question is no worse.)
+\* version_query. The server answers at once. (This is one step, since it does no harm if the
+\* answer is newer than the request.)
 AskVersion(p) ==
     /\ flight[p] = Nothing
     /\ Current > 0
@@ -183,7 +182,7 @@ AskVersion(p) ==
                 newest |-> Current, newestKey |-> server.versions[Current]])
     /\ UNCHANGED <<server, store>>
 
-\* mark_sent. While a version of our own is being made, only that one counts.
+\* mark_sent. While we create a version of our own, only that version counts.
 \* M19.8, M19.9
 MarkVersion(p) ==
     /\ InFlight(p, "version")
@@ -204,9 +203,9 @@ IgnoreVersion(p) ==
     /\ UNCHANGED <<server, store>>
 
 -------------------------------------------------------------------------------
-(* Uploads. Several may be under way at once, with the same room keys too.   *)
+(* Uploads. There may be several at once, even of the same room keys.        *)
 
-\* outgoing_requests: some of the room keys that are marked.
+\* outgoing_requests: an upload of some of the marked room keys.
 \* M19.14, M19.17
 AskUpload(p) ==
     /\ flight[p] = Nothing
@@ -218,7 +217,7 @@ AskUpload(p) ==
                  mark |-> [s \in batch |-> store.unbacked[s]], index |-> [s \in batch |-> store.first[s]]])
     /\ UNCHANGED <<server, store>>
 
-\* The server takes an upload to the newest version, and refuses any other.
+\* The server accepts an upload to the newest version, and refuses any other.
 AnswerUpload(p) ==
     /\ InFlight(p, "upload")
     /\ LET upload == flight[p]
@@ -230,7 +229,7 @@ AnswerUpload(p) ==
                 /\ UNCHANGED server
     /\ UNCHANGED store
 
-\* mark_sent. It settles the marks that still have their numbers.
+\* mark_sent. The answer settles the marks that still have their numbers.
 \* M19.15
 MarkUploaded(p) ==
     /\ InFlight(p, "uploaded")
@@ -249,16 +248,16 @@ MarkRefused(p) ==
     /\ UNCHANGED server
 
 -------------------------------------------------------------------------------
-(* Room keys that come from the backup.                                      *)
+(* Room keys from the backup.                                                *)
 
-\* Another device of ours puts a room key into the newest version.
+\* Another device of the user uploads a room key to the newest version.
 OtherUploads(s, index) ==
     /\ Current > 0
     /\ Trusted(server.versions[Current])
     /\ server' = [server EXCEPT !.backed = Kept(Current, server.versions[Current], [t \in {s} |-> index])]
     /\ UNCHANGED <<store, flight>>
 
-\* download. The server answers at once, also for a version that is not the newest any more.
+\* download. The server answers at once, even for a version that is no longer the newest.
 Download(p) ==
     /\ flight[p] = Nothing
     /\ store.backup.version # 0
@@ -268,7 +267,7 @@ Download(p) ==
                        index |-> [s \in {b.session : b \in there} |-> (CHOOSE b \in there : b.session = s).index]])
     /\ UNCHANGED <<server, store>>
 
-\* restore: those that are better than ours.
+\* restore: take the room keys that are better than ours.
 \* M19.20
 Restore(p) ==
     /\ InFlight(p, "downloaded")
@@ -280,8 +279,8 @@ Restore(p) ==
     /\ UNCHANGED server
 
 -------------------------------------------------------------------------------
-\* The fault "backup-off-after-invalidation": that the backup is on is known to a machine,
-\* and not to the one that is made after it.
+\* The fault "backup-off-after-invalidation": a machine knows that the backup is on, but the
+\* next machine does not.
 Lose(p) ==
     /\ flight[p] # Nothing \/ Broken("backup-off-after-invalidation")
     /\ Hand(p, Nothing)
@@ -299,15 +298,16 @@ Next ==
         \/ AskUpload(p) \/ AnswerUpload(p) \/ MarkUploaded(p) \/ MarkRefused(p)
         \/ Download(p) \/ Restore(p) \/ Lose(p)
 
-(* Fairness, in words. One process that is awake suffices. It waits for      *)
-(* nothing for ever: what it waits for comes, or is lost. It asks for the    *)
-(* newest version again and again, also while the backup is on, and some of  *)
-(* the answers come: as long as there is nothing to upload, no refusal tells *)
-(* that there is another version. It uploads what is marked again and again; *)
-(* some of these requests are answered, and some of the answers come. The    *)
-(* others may be suspended for ever, whatever they have in hand. Without any *)
-(* of these assumptions a room key stays out of the backup for ever: `python *)
-(* -m checking conditions Backup!Fairness` leaves them out, one at a time.   *)
+(* Fairness, in words. One process that is not suspended is enough. Each     *)
+(* answer that it waits for arrives or is lost. It asks for the newest       *)
+(* version again and again, and some of the answers arrive. (It asks even    *)
+(* while the backup is on: as long as there is nothing to upload, no refusal *)
+(* shows that there is another version.) It uploads marked room keys again   *)
+(* and again; some of these requests are answered, and some of the answers   *)
+(* arrive. The other processes may be suspended for ever, whatever they      *)
+(* hold. Without any one of these assumptions, a room key may never be       *)
+(* backed up: `python -m checking conditions Backup!Fairness` removes them,  *)
+(* one at a time.                                                            *)
 Fairness ==
     \A p \in Awake :
         /\ WF_vars(Lose(p))
@@ -351,7 +351,7 @@ OnlyToTrusted == \A b \in server.backed : Trusted(b.key)
 SurvivesInvalidation ==
     [][(IsOn /\ ~IsOn') => \E p \in Processes : MarkRefused(p) \/ MarkVersion(p) \/ CreateVersion(p)]_vars
 
-\* (Within the bounds, room keys get better and versions change a few times at most.)
+\* (The bounds limit how often room keys get better and versions change.)
 EverythingIsBackedUp ==
     <>[]((Current > 0 /\ Trusted(server.versions[Current]) /\ ~IsBeingMade) =>
             \A s \in Known : store.unbacked[s] = Nothing /\ IsIn(s, Current))

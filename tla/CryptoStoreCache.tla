@@ -1,20 +1,22 @@
 --------------------------- MODULE CryptoStoreCache ---------------------------
-(* Several processes share one store. Each keeps some of its records in       *)
-(* memory, as a cache, because loading them for every operation is too slow;  *)
-(* a lease with a growing epoch says whose cache may be used. The store       *)
-(* promises to each caller of an operation, whichever process is suspended,   *)
-(* killed or slow, and whenever a lease expires:                              *)
+(* Several processes share one store. Each process has some of the records in *)
+(* memory, as a cache, because it would be too slow to load them for every    *)
+(* operation. Only the cache of the process that holds the lease may be used. *)
+(* The store promises to each caller of an operation, whichever process is    *)
+(* suspended, killed or slow, and whenever a lease expires:                   *)
 (*                                                                            *)
 (*   RefinesAtomicStore      each operation takes effect once, at one moment, *)
 (*                           and its answer or its error is based on the      *)
 (*                           store at such a moment                           *)
-(*   NoLostUpdate            no record is written from an older state of it   *)
-(*   NoRatchetReuse          no two answers come from one state of a record   *)
-(*   CacheIsSnapshot         a cache in use is a copy of the store as it is   *)
-(*   Opaque                  no operation sees two versions mixed, not even   *)
-(*                           one that will have to begin again                *)
+(*   NoLostUpdate            no update of a record is computed from an older  *)
+(*                           value of it                                      *)
+(*   NoRatchetReuse          no two answers are computed from the same value  *)
+(*                           of a record                                      *)
+(*   CacheIsSnapshot         a cache in use is a copy of the current store    *)
+(*   Opaque                  no operation sees a mixture of two versions, not *)
+(*                           even an operation that will be retried           *)
 (*   OneFencedHolder, GuardIsHonest, EpochNeverReused    (see LeaseLock)      *)
-(*   NoSpuriousInvalidation  what did not change stays cached                 *)
+(*   NoSpuriousInvalidation  a record that did not change stays cached        *)
 (*   StreamComplete          subscribers get every change, once and in order  *)
 (*                                                                            *)
 (* A suspended process is one that takes no step, so the behaviours below     *)
@@ -26,14 +28,14 @@ EXTENDS Lease, Sequences, FiniteSets
 
 CONSTANTS
     Operations, Records,
-    Missing,        \* in a cache: never loaded. In a result: not asked for
-    Home,           \* the process that an operation belongs to
-    Modes,          \* by operation: what it may be, "transaction" or "view"
-    Subscribers,    \* the processes that somebody subscribes to changes in
+    Missing,        \* in a cache: not loaded. In a result: not read
+    Home,           \* by operation: its process
+    Modes,          \* by operation: the modes that it may have, "transaction" or "view"
+    Subscribers,    \* the processes with a subscriber to changes
     MaxEpoch,       \* bound: acquisitions
     MaxVersion      \* bound: commits
 
-\* With less than this, guarantees would hold because nothing can happen.
+\* With less than this, guarantees would hold only because nothing can happen.
 ASSUME /\ Cardinality(Processes) >= 2 /\ Subscribers \subseteq Processes
        /\ Records # {} /\ LeaseTime \in Nat \ {0}
        /\ MaxEpoch >= 2 /\ MaxVersion >= 1
@@ -43,15 +45,15 @@ ASSUME /\ Cardinality(Processes) >= 2 /\ Subscribers \subseteq Processes
 
 VARIABLES
     lease,      \* the lease row
-    history,    \* the store: its snapshots, one for each version, the last is now
+    history,    \* the snapshots of the store, one for each version; the last is current
     commits,    \* for each version, the records that its commit wrote, each with the
                 \* value that the update was computed from. The change log is the part
-                \* of it after the floor; what is before only states the guarantees
-    floor,      \* the change log was cut up to this version: it has the later ones only
+                \* after the floor. The part before is used only to state guarantees
+    floor,      \* the change log was truncated up to this version
     guard,      \* by process: its right to use the store
     cache,      \* by process: some records of the snapshot at one version
-    heard,      \* by process: what was published to its subscriber
-    op          \* by operation: how far it is
+    heard,      \* by process: the versions that its subscriber has received
+    op          \* by operation: its stage and its data
 
 vars == <<lease, history, commits, floor, guard, cache, heard, op>>
 
@@ -64,8 +66,8 @@ Snapshot(v) == history[v + 1]
 
 Value(r, v) == history[v + 1][r]
 
-\* What the change log says of a record after version v. Its lines up to the floor are
-\* gone: whether they named the record, nobody can see any more.
+\* Whether the change log names a record after version v. Its lines up to the floor are
+\* deleted, so it does not show whether they named the record.
 Later(v, w) == IF v > w THEN v ELSE w
 
 ChangedAfter(r, v) == \E i \in (Later(v, floor) + 1)..Version : r \in DOMAIN commits[i]
@@ -74,29 +76,29 @@ Nothing == [r \in Records |-> Missing]
 
 Part(records, asked) == [r \in Records |-> IF r \in asked THEN records[r] ELSE Missing]
 
-\* The records of b that are known, over those of a.
+\* The records of a, replaced by those of b that are not Missing.
 Over(a, b) == [r \in Records |-> IF b[r] # Missing THEN b[r] ELSE a[r]]
 
 -------------------------------------------------------------------------------
-(* The cache, P0.10 (twins: protocol/cache.py).                                 *)
+(* The cache, P0.10. The same functions in Python: protocol/cache.py.          *)
 
-\* P0.11, P0.12. Any version that the store has had will do.
+\* P0.11, P0.12. An empty cache may have any version that the store has had.
 NewCache == [version |-> 0, records |-> Nothing]
 
-\* P2.5, P2.8. The faults are the ways this was got wrong.
+\* P2.5, P2.8. The faults are known mistakes.
 SyncedCache(old) ==
     LET changed(r) == ChangedAfter(r, old.version)
         kept == [r \in Records |-> IF changed(r) THEN Missing ELSE old.records[r]]
         reaches == floor <= old.version \/ Broken("floor-ignored-at-sync")
     IN  CASE Broken("session-cache-survives") ->
-                \* a second cache, of one kind of record, that nobody told (P2.9)
+                \* a second cache, of one kind of record, is not invalidated (P2.9)
                 [version |-> Version, records |-> [r \in Records |->
                     IF r = CHOOSE s \in Records : TRUE THEN old.records[r] ELSE kept[r]]]
           [] Broken("first-acquire-is-clean") /\ old.version = 0 ->
-                \* nothing was noted yet that could differ
+                \* the first acquisition of a process does not invalidate
                 [version |-> Version, records |-> old.records]
           [] Broken("generation-in-machine") ->
-                \* the version is thrown away with what was invalidated
+                \* an invalidation also drops the version
                 [version |-> 0, records |-> IF reaches THEN kept ELSE Nothing]
           [] OTHER ->
                 [version |-> Version, records |-> IF reaches THEN kept ELSE Nothing]
@@ -115,18 +117,19 @@ InstalledCache(old, version, written) ==
     IN  IF Broken("late-version") THEN [version |-> Version, records |-> records]
         ELSE IF version = old.version + 1 THEN [version |-> version, records |-> records] ELSE old
 
-\* P2.16: a partial copy of a snapshot stays one, whatever is dropped from it.
+\* P2.16: a partial copy of a snapshot remains one if a record is dropped.
 ForgottenCache(old, r) == [old EXCEPT !.records[r] = Missing]
 
 -------------------------------------------------------------------------------
-(* Subscribers (twin: protocol/stream.py). What was heard starts with the       *)
-(* version at which the subscription began.                                     *)
+(* Subscribers. The same function in Python: protocol/stream.py. The sequence  *)
+(* of received versions begins with the version of the subscription.           *)
 
 Heard(version, lagged) == [version |-> version, lagged |-> lagged]
 
 LastHeard(published) == published[Len(published)].version
 
-\* P9.5, P9.6: everything that the log names up to a version, or that it no longer reaches.
+\* P9.5, P9.6: all changes in the change log up to a version, or a lag if the log has lost
+\* some of them.
 PublishedUpTo(published, version) ==
     IF published = <<>> \/ version <= LastHeard(published) THEN published
     ELSE IF floor > LastHeard(published) /\ ~Broken("floor-ignored-in-stream")
@@ -134,8 +137,8 @@ PublishedUpTo(published, version) ==
     ELSE LET first == Later(LastHeard(published), floor)
          IN  published \o [i \in 1..(version - first) |-> Heard(first + i, FALSE)]
 
-\* P9.7: a commit of the process's own, unless its subscriber has heard of it already. (Of
-\* what came before it that commit says nothing; but then the guard's sync has.)
+\* P9.7: a commit of the process itself, unless its subscriber has received it already. (The
+\* guard's sync has published the versions before it.)
 PublishedOwn(published, version) ==
     IF published = <<>> \/ version <= LastHeard(published) THEN published
     ELSE Append(published, Heard(version, version > LastHeard(published) + 1))
@@ -146,18 +149,18 @@ PublishedOwn(published, version) ==
 Idle == [stage |-> "idle", mode |-> "none", under |-> 0, at |-> 0, begun |-> 0,
          known |-> Nothing, loading |-> <<>>, sawWaiter |-> FALSE, released |-> FALSE]
 
-\* stage     "idle", which includes waiting for a guard; "running"; "loading" a record;
-\*           "committed": in the store, not yet in the cache; "validated": its
-\*           reads are confirmed, not yet answered; so for failures
-\* under     the epoch of the guard it works with
-\* at        the version of its snapshot; once committed, the one it made
+\* stage     "idle" (it may wait for a guard); "running"; "loading" a record; "committed":
+\*           its updates are in the store, but not yet in the cache; "validated": its
+\*           reads or its failure are confirmed, but not yet answered
+\* under     the epoch of its guard
+\* at        the version of its snapshot; after its commit, the version that it made
 \* begun     (only to state the refinement) the store's version when a view began
-\* known     what it can read in memory: the cache of its guard as it was when it
-\*           began, and what it loaded since. Nobody else can change that (P3.2),
-\*           so that when it reads is of no importance. Once committed: what its
-\*           updates were computed from
-\* loading   record, value and version of a load whose answer is on its way
-\* sawWaiter whether its last access said that somebody waits
+\* known     the records that it can read in memory: the cache of its guard when it began,
+\*           and the records that it has loaded since. No other operation changes these
+\*           (P3.2), so the time of a read does not matter. After its commit: the values
+\*           that its updates were computed from
+\* loading   record, value and version of a load whose answer has not arrived
+\* sawWaiter whether its last access has seen that a process waits
 \* released  whether its commit released the lease
 
 Of(p) == {o \in Operations : Home[o] = p}
@@ -165,8 +168,8 @@ Of(p) == {o \in Operations : Home[o] = p}
 WorkingUnder(p, epoch) ==
     {o \in Of(p) : op[o].stage # "idle" /\ op[o].under = epoch}
 
-\* The cache that its process has now is still the one that it began with. (Where the
-\* guard may be used before the sync, that is so before the sync.)
+\* Whether its process still has the cache that the operation began with. (In the faults
+\* that use a guard before the sync, this is true before the sync.)
 UsesCache(o) ==
     \/ Stands(guard[Home[o]], op[o].under)
     \/ /\ Broken("dirty-hidden-from-reentrant") \/ Broken("reload-race")
@@ -183,32 +186,32 @@ Init ==
     /\ guard = [p \in Processes |-> NoGuard]
     /\ cache = [p \in Processes |->
                     IF Broken("first-acquire-is-clean")
-                    THEN [version |-> 0, records |-> [r \in Records |-> 0]]  \* loaded before the lock
+                    THEN [version |-> 0, records |-> [r \in Records |-> 0]]  \* loaded early
                     ELSE NewCache]
     /\ heard = [p \in Processes |-> <<>>]
     /\ op = [o \in Operations |-> Idle]
 
-\* P1.1 to P1.5. (Operations may be called at any time, so a process may want the lease
-\* at any time.)
+\* P1.1 to P1.5. (A process may ask for the lease at any time, since operations may be
+\* called at any time.)
 Acquire(p) ==
     /\ guard[p].stage = "none"
     /\ lease.epoch < MaxEpoch
     /\ Takeable(lease, p)
     /\ lease' = Acquired(lease, p, lease.epoch + 1)
     /\ guard' = [guard EXCEPT ![p] = Taken(lease.epoch + 1)]
-    /\ cache' = IF Broken("reload-race")  \* the version is noted, the reload follows
+    /\ cache' = IF Broken("reload-race")  \* the version is noted before the reload
                 THEN [cache EXCEPT ![p].version = Version] ELSE cache
     /\ UNCHANGED <<history, commits, floor, heard, op>>
 
-\* A refused acquisition says in the row that somebody waits (P1.3).
+\* P1.3. A refused acquisition notes in the row that a process waits.
 Want(p) ==
     /\ guard[p].stage = "none"
     /\ ~Takeable(lease, p) /\ ~lease.wanted
     /\ lease' = Wanted(lease)
     /\ UNCHANGED <<history, commits, floor, guard, cache, heard, op>>
 
-\* P2.2, P2.4 and P9.3: one fenced read of the change log; then the cache is swapped
-\* and the guard exists, in one step of the process.
+\* P2.2, P2.4, P9.3. One fenced read of the change log. Then the cache is replaced and the
+\* guard can be used, in one step of the process.
 Sync(p) ==
     /\ guard[p].stage = "syncing"
     /\ FencePasses(lease, guard[p].epoch)
@@ -216,14 +219,14 @@ Sync(p) ==
     /\ guard' = [guard EXCEPT ![p] = Synced(@)]
     /\ heard' = [heard EXCEPT ![p] =
             IF p \notin Subscribers THEN <<>>
-            ELSE IF @ = <<>> THEN <<Heard(Version, FALSE)>>  \* subscribes here
+            ELSE IF @ = <<>> THEN <<Heard(Version, FALSE)>>  \* the subscription begins
             ELSE IF Broken("foreign-writes-unseen") THEN @
             ELSE IF Broken("streams-lost") /\ cache'[p].records # cache[p].records THEN @
             ELSE PublishedUpTo(@, Version)]
     /\ UNCHANGED <<lease, history, commits, floor, op>>
 
-\* P2.10, P2.11. An error on the way: no guard, and the cache stays what and where it was. The lease
-\* is released, or left to expire.
+\* P2.10, P2.11. The sync fails. There is no guard, and the cache and its version do not
+\* change. The lease is released, or expires later.
 SyncFails(p) ==
     /\ guard[p].stage = "syncing"
     /\ guard' = [guard EXCEPT ![p] = NoGuard]
@@ -232,9 +235,9 @@ SyncFails(p) ==
                 THEN [cache EXCEPT ![p].version = Version] ELSE cache
     /\ UNCHANGED <<history, commits, floor, heard, op>>
 
-\* P2.1, P5.1, P5.15. An operation begins under a guard: it has the guard's cache before it, as an
+\* P2.1, P5.1, P5.15. An operation begins under a guard, and reads the guard's cache as an
 \* immutable value. Transactions of one guard run one at a time. A view does not begin
-\* while a commit is under way: it could miss what others may have seen.
+\* during a commit: it could miss updates that others have seen.
 MayBegin(o, mode) ==
     LET p == Home[o]
         working == WorkingUnder(p, guard[p].epoch)
@@ -265,7 +268,7 @@ MayAccess(o) == FencePasses(lease, op[o].under)
 
 Unguarded(o) == Broken("save-without-lock") /\ op[o].under = 0
 
-\* P4.5, P4.6. A record that was not cached is loaded, if it is still what it was in the
+\* P4.5, P4.6. A record that is not cached is loaded, if it has not changed since the
 \* operation's snapshot.
 Load(o, r) ==
     /\ op[o].stage = "running"
@@ -276,8 +279,8 @@ Load(o, r) ==
     /\ op' = [op EXCEPT ![o].stage = "loading", ![o].loading = <<r, Value(r, Version), Version>>]
     /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
 
-\* P3.4, P4.8. Its answer arrives: for the operation, and for the cache if that is still the
-\* guard's and has not moved on.
+\* P3.4, P4.8. The loaded record arrives: in the operation, and in the cache if that still
+\* belongs to the same guard and has the same version.
 Fill(o) ==
     LET p == Home[o]
         r == op[o].loading[1]
@@ -289,11 +292,10 @@ Fill(o) ==
                     THEN [cache EXCEPT ![p] = FilledCache(@, r, value, version)] ELSE cache
         /\ UNCHANGED <<lease, history, commits, floor, guard, heard>>
 
-\* P5.16 to P5.18: all of an operation's records, the version and the change log,
-\* behind the fence, in one database transaction; it renews the lease as well, or
-\* releases it if somebody waits and no other operation needs it, or keeps it for those that
-\* come next. (A process knows that when it sends the commit. A view that ends on the way
-\* is then as one that ends just after.)
+\* P5.16 to P5.18. One fenced database transaction writes all records of the operation, the
+\* version and the change log. It also renews the lease; or it releases the lease, if a
+\* process waits and no other operation needs it. (The process decides this when it sends
+\* the commit. A view that ends during the commit counts as one that ends just after it.)
 Commit(o, updated) ==
     LET p == Home[o]
         base == [r \in updated |-> op[o].known[r]]
@@ -315,7 +317,7 @@ Commit(o, updated) ==
             /\ lease' = IF MayAccess(o) THEN Committed(lease, releases) ELSE lease
         /\ UNCHANGED <<floor, guard, cache, heard>>
 
-\* P6.1: a view asks whether its epoch still stands.
+\* P6.1. A view checks that its epoch still passes the fence.
 Validate(o) ==
     /\ op[o].stage = "running" /\ op[o].mode = "view"
     /\ AnyRecord(op[o].known) # {}
@@ -323,9 +325,9 @@ Validate(o) ==
     /\ op' = [op EXCEPT ![o].stage = "validated", ![o].at = 0, ![o].begun = 0, ![o].sawWaiter = lease.wanted]
     /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
 
-\* P6.2: what an operation's own code fails of is what it has read, so its
-\* caller may hear of that only once the fence has confirmed it. (A transaction that has
-\* written nothing is answered in the same way.)
+\* P6.2. The code inside an operation fails, because of what it has read. So the caller gets
+\* the error only after the operation has passed the fence. (A transaction that has written
+\* nothing is answered in the same way.)
 Fail(o) ==
     /\ op[o].stage = "running"
     /\ AnyRecord(op[o].known) # {}
@@ -333,11 +335,11 @@ Fail(o) ==
     /\ op' = [op EXCEPT ![o].stage = "validated", ![o].at = 0, ![o].begun = 0, ![o].sawWaiter = lease.wanted]
     /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
 
-\* P3.5, P5.20. The cache takes the new values, the changes are published, the caller is answered:
-\* one step of the process. If the guard died in between, the commit counts all
-\* the same, and the cache is no longer this operation's to touch. If the commit released
-\* the lease, the guard ends here: nothing has begun under it since, as operations
-\* don't while a commit is on its way.
+\* P3.5, P5.20. In one step of the process, the cache gets the new values, the changes are
+\* published, and the caller is answered. If the guard has ended in between, the commit
+\* still counts, but the operation does not change the cache. If the commit has released the
+\* lease, the guard ends here. No operation has begun under it since, as none begins during
+\* a commit.
 Finish(o) ==
     LET p == Home[o]
         version == op[o].at
@@ -355,8 +357,8 @@ Finish(o) ==
            ELSE UNCHANGED <<cache, heard>>
         /\ UNCHANGED <<lease, history, commits, floor>>
 
-\* P4.3, P4.11. An access that the fence stops: the guard dies; the operation begins again on
-\* fresh state, out of sight of its caller.
+\* P4.3, P4.11. The fence stops an access. The guard ends, and the operation is retried on
+\* fresh state; the caller does not notice.
 Lose(o) ==
     LET p == Home[o] IN
     /\ op[o].stage = "running" /\ ~MayAccess(o) /\ ~Unguarded(o)
@@ -365,8 +367,8 @@ Lose(o) ==
                                THEN [Idle EXCEPT !.known = op[o].known] ELSE Idle]
     /\ UNCHANGED <<lease, history, commits, floor, cache, heard>>
 
-\* P4.7. An operation needs a record that its own process changed since it began, or that
-\* it may have changed, for all that is left of the log.
+\* P4.7. An operation needs a record that its own process has changed since the operation
+\* began, or may have changed: the truncated change log does not show it.
 Outdated(o, r) ==
     /\ op[o].stage = "running"
     /\ op[o].known[r] = Missing
@@ -374,8 +376,9 @@ Outdated(o, r) ==
     /\ op' = [op EXCEPT ![o] = Idle]
     /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
 
-\* P5.23, P12.1. The caller vanishes, or an access fails, the commit for one (the disk is full, the
-\* database busy). Nothing was written; what the operation held is dropped.
+\* P5.23, P12.1. The caller is cancelled, or an access such as the commit fails (because the
+\* disk is full or the database is busy). Nothing was written. The operation's data is
+\* dropped.
 Abort(o) ==
     /\ op[o].stage \in {"running", "loading"}
     /\ op' = [op EXCEPT ![o] = Idle]
@@ -385,14 +388,14 @@ Abort(o) ==
                 ELSE cache
     /\ UNCHANGED <<lease, history, commits, floor, guard, heard>>
 
-\* The fault "cancelled-commit": the caller vanished while its commit was running,
-\* and the operation counts as failed.
+\* The fault "cancelled-commit": the caller is cancelled during its commit, and the
+\* operation counts as failed.
 ForgetCommit(o) ==
     /\ Broken("cancelled-commit") /\ op[o].stage = "committed"
     /\ op' = [op EXCEPT ![o] = Idle]
     /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
 
-\* P1.7. A renewal that comes through, and learns whether somebody waits.
+\* P1.7. A renewal succeeds. The holder learns whether a process waits.
 Renew(p) ==
     /\ Renewable(guard[p])
     /\ FencePasses(lease, guard[p].epoch)
@@ -400,14 +403,14 @@ Renew(p) ==
     /\ \E sawWaiter \in Notable(lease.wanted) : guard' = [guard EXCEPT ![p] = WaiterNoted(@, sawWaiter)]
     /\ UNCHANGED <<history, commits, floor, cache, heard, op>>
 
-\* A renewal, or a sync, that the fence stops: the guard dies (P1.8, P2.13).
+\* P1.8, P2.13. The fence stops a renewal or a sync. The guard ends.
 LoseGuard(p) ==
     /\ guard[p].stage # "none"
     /\ ~FencePasses(lease, guard[p].epoch)
     /\ guard' = [guard EXCEPT ![p] = NoGuard]
     /\ UNCHANGED <<lease, history, commits, floor, cache, heard, op>>
 
-\* P8.18, P8.19. The guard is dead before the row is free.
+\* P8.18, P8.19. The guard ends before the row is free.
 Release(p) ==
     /\ Stands(guard[p], guard[p].epoch)
     /\ WorkingUnder(p, guard[p].epoch) = {}
@@ -416,13 +419,13 @@ Release(p) ==
     /\ guard' = [guard EXCEPT ![p] = NoGuard]
     /\ UNCHANGED <<history, commits, floor, cache, heard, op>>
 
-\* P7.1. A lease expires, at any moment: its holder was suspended, or a clock jumped.
+\* P7.1. A lease may expire at any moment: its holder was suspended, or a clock jumped.
 Expire ==
     /\ lease.left > 0 /\ lease.holder # Nobody
     /\ lease' = [lease EXCEPT !.left = 0]
     /\ UNCHANGED <<history, commits, floor, guard, cache, heard, op>>
 
-\* P0.6. Killed, and started again under the same label: a new instance.
+\* P0.6. A process is killed and started again under the same label: a new instance.
 Crash(p) ==
     /\ guard[p].stage # "none" \/ cache[p] # NewCache \/ \E o \in Of(p) : op[o].stage # "idle"
     /\ guard' = [guard EXCEPT ![p] = NoGuard]
@@ -432,20 +435,20 @@ Crash(p) ==
     /\ lease' = IF lease.holder = p THEN [lease EXCEPT !.holder = Departed] ELSE lease
     /\ UNCHANGED <<history, commits, floor>>
 
-\* P2.16. Any record may be dropped from a cache at any time, to bound its size: it can be
-\* loaded again.
+\* P2.16. Any record may be dropped from a cache at any time, to bound the cache's size. It
+\* can be loaded again.
 Forget(p, r) ==
     /\ cache[p].records[r] # Missing
     /\ cache' = [cache EXCEPT ![p] = ForgottenCache(@, r)]
     /\ UNCHANGED <<lease, history, commits, floor, guard, heard, op>>
 
-\* P4.16. The change log is cut.
+\* P4.16. The change log is truncated.
 Truncate ==
     /\ floor < Version
     /\ floor' = Version
     /\ UNCHANGED <<lease, history, commits, guard, cache, heard, op>>
 
-\* A process that has subscribers and no guard looks at the change log (P9.4).
+\* P9.4. A process with subscribers and without a guard reads the change log.
 Listen(p) ==
     /\ guard[p].stage = "none"
     /\ heard[p] # <<>> /\ ~Broken("foreign-writes-unseen") /\ ~Broken("streams-lost")
@@ -489,8 +492,8 @@ InUse(p) ==
     \/ guard[p].stage \in {"held", "draining"}
     \/ \E o \in WorkingUnder(p, guard[p].epoch) : guard[p].stage # "none"
 
-\* While the fence lets the guard pass, the cache is of the version the store is
-\* at, or one behind while a commit of this very guard is on its way back.
+\* While the guard passes the fence, the cache has the version of the store, or the version
+\* before it if a commit of this guard has not been answered yet.
 CacheIsSnapshot ==
     /\ \A p \in Processes : InUse(p) =>
         /\ \A r \in Records :
@@ -506,7 +509,7 @@ CacheIsSnapshot ==
 NoLostUpdate ==
     \A v \in 1..Version : \A r \in DOMAIN commits[v] : commits[v][r] = Value(r, v - 1)
 
-\* The commits whose answer has left, or for all we know may have.
+\* The commits that were answered, or may have been answered.
 Answered == {v \in 1..Version : \A o \in Operations : ~(op[o].stage = "committed" /\ op[o].at = v)}
 
 NoRatchetReuse ==
@@ -522,7 +525,7 @@ OneFencedHolder ==
         (/\ guard[p].stage # "none" /\ FencePasses(lease, guard[p].epoch)
          /\ guard[q].stage # "none" /\ FencePasses(lease, guard[q].epoch)) => p = q
 
-\* Its process need not know yet that its commit has released the lease.
+\* A commit has released the lease, but its process may not know it yet.
 HandedOver(p) ==
     lease.holder = Nobody /\ \E o \in WorkingUnder(p, guard[p].epoch) : op[o].released
 
@@ -534,8 +537,8 @@ EpochNeverReused ==
     [][\A p \in Processes : (guard[p].stage = "none" /\ guard'[p].stage # "none")
                             => guard'[p].epoch > lease.epoch]_vars
 
-\* Invalidation drops no record that still has the store's value, as long as the
-\* log reaches back.
+\* Invalidation drops no record that still has the store's value, if the change log reaches
+\* back far enough.
 NoSpuriousInvalidation ==
     [][\A p \in Processes :
         (guard[p].stage = "syncing" /\ guard'[p].stage = "held" /\ floor <= cache[p].version)
@@ -550,8 +553,8 @@ StreamComplete ==
         /\ guard[p].stage \in {"held", "draining"} => LastHeard(heard[p]) >= cache[p].version
 
 -------------------------------------------------------------------------------
-(* What all this amounts to for the user: AtomicStore. What was committed or    *)
-(* validated is done, whether or not its caller is still there to hear of it.   *)
+(* The refinement of AtomicStore. An operation that was committed or validated  *)
+(* is done, even if its caller never gets the answer.                           *)
 
 Atomic == INSTANCE AtomicStore WITH
     history <- history,

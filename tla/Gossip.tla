@@ -1,61 +1,61 @@
 -------------------------------- MODULE Gossip --------------------------------
-(* Devices of one person ask each other for secrets and room keys. Others    *)
-(* ask us, and cancel; we ask others, and cancel. Each process of our device *)
-(* may hear a message and send what is to be sent. An attacker may put       *)
-(* devices on the person's list, which ask and answer too. The machine       *)
-(* promises to the person:                                                   *)
+(* The devices of one person request secrets and room keys from each other.  *)
+(* Other devices send us requests and cancellations, and we send them ours.  *)
+(* Each process of our device may receive and send messages. An attacker may *)
+(* add devices to the person's device list, which send requests and answers  *)
+(* too. The machine promises to the person:                                  *)
 (*                                                                           *)
 (*   NothingGivenAway   no request of an attacker's device is answered, nor  *)
 (*                      one of a device that the person has blocked          *)
-(*   NothingUnasked     what is taken comes from a device of the person's    *)
-(*                      own that is not blocked, in answer to a request of   *)
-(*                      ours that is open                                    *)
+(*   NothingUnasked     an answer is taken only from a device of the person  *)
+(*                      that is not blocked, and only for an open request of *)
+(*                      ours                                                 *)
 (*   ExactlyOnce        no request is answered twice, by us or to us         *)
-(*   NoneAfterCancel    none is answered that we know to be cancelled        *)
-(*   NothingLost        a request of others that we have heard waits, or is  *)
-(*                      cancelled, or its answer is sent or to be sent; and  *)
-(*                      one of ours that another device holds is open, or    *)
-(*                      its cancellation is on its way                       *)
+(*   NoneAfterCancel    no request is answered that we know to be cancelled  *)
+(*   NothingLost        a request that we have received waits, or is         *)
+(*                      cancelled, or its answer is sent or in the outbox;   *)
+(*                      and a request of ours that another device holds is   *)
+(*                      open, or its cancellation is on its way              *)
 (*   EverythingArrives  each request comes to an end, on both sides: ours,   *)
 (*                      and those of devices that we have verified (see      *)
 (*                      Fairness)                                            *)
 (*                                                                           *)
 (* The store is AtomicStore: an operation is one step, and each action below *)
-(* that changes the store is one operation. A process is only a place where  *)
-(* a request or a response waits, flight[p]. A crash, an invalidation, and a *)
-(* request or a response that is lost are the same step, Lose(p). A process  *)
-(* that is suspended takes no step.                                          *)
+(* that changes the store is one operation. The only other state of a        *)
+(* process is the request or the response that it holds, flight[p]. A crash, *)
+(* an invalidation, and a lost request or response are the same step,        *)
+(* Lose(p). A suspended process takes no step.                               *)
 (*                                                                           *)
-(* A request of others is a record until it is answered. It waits until      *)
-(* there is an Olm session with the device, and until the person has         *)
-(* verified that: the answer is in the commit that deletes the record. What  *)
-(* was answered or cancelled is known when it comes again. A request of ours *)
-(* is a record until it is answered or cancelled. It goes to each device     *)
-(* that is verified, now or later, and the record says to which. Each that   *)
-(* was asked and has not answered is told that it is over. A person verifies *)
-(* their own devices only (Verification); and may block one that is lost,    *)
-(* which an attacker may then have.                                          *)
+(* A request of another device is a record until it is answered. It waits    *)
+(* until there is an Olm session with the device, and until the person has   *)
+(* verified the device. The commit that deletes the record stores the        *)
+(* answer. A request that was answered or cancelled is recognised when it    *)
+(* comes again. A request of ours is a record until it is answered or        *)
+(* cancelled. It is sent to each verified device, now or later, and the      *)
+(* record lists these devices. Each of them that has not answered gets a     *)
+(* cancellation. The person verifies only their own devices (Verification),  *)
+(* and may block a lost device, which an attacker may then have.             *)
 (*                                                                           *)
-(* Left out: what is asked for (we have what others want); whether a secret  *)
-(* belongs to its public key, which is known of secrets and not of room      *)
-(* keys; sessions that break (Sessions); and how messages arrive (Inbox).    *)
+(* Left out: the requested keys themselves (we have what others request);    *)
+(* whether a secret belongs to its public key; broken sessions (Sessions);   *)
+(* and how messages arrive (Inbox).                                          *)
 EXTENDS Naturals, Sequences, FiniteSets
 
 CONSTANTS
     Processes,   \* the programs that share the store
-    Nothing,     \* in the place of a message, a request or a response: there is none
+    Nothing,     \* instead of a message, a request or a response: there is none
     Own,         \* the person's other devices
     Planted,     \* devices of an attacker on the person's list
     Requests,    \* the requests of others: records of the device (by) and a number
-    MaxAsks,     \* bound: requests of ours
-    MaxUnasked,  \* bound: answers to no request
+    MaxAsks,     \* bound: our own requests
+    MaxUnasked,  \* bound: answers without a request
     MaxRepeated, \* bound: messages that the server sends again
-    MaxBlocked,  \* bound: devices that are blocked
+    MaxBlocked,  \* bound: blocked devices
     Fault        \* "none", or the slug of the one rule that is broken
 
 Broken(slug) == Fault = slug
 
-\* The faults that do in two operations what belongs in one.
+\* The faults that split one operation into two.
 TwoCommits == Broken("secret-sent-twice") \/ Broken("waiting-in-memory")
 
 Devices == Own \cup Planted
@@ -65,30 +65,30 @@ ASSUME /\ Cardinality(Processes) >= 2 /\ Own \cap Planted = {}
 
 VARIABLES
     peers,   \* the other devices
-    server,  \* messages that are on their way to us, and those that were delivered for us
+    server,  \* messages that are on their way to us, and messages of ours that were delivered
     store,   \* the records
-    flight,  \* by process: the request or the response that it has in its hands
+    flight,  \* by process: the request or the response that it holds
     given,   \* by request of others: how often we have answered it
     taken    \* the answers that we have taken, oldest first
 
 vars == <<peers, server, store, flight, given, taken>>
 
-\* peers   asked      their requests that were sent
-\*         cancelled  those that were cancelled
-\*         answered   those whose answer has come
-\*         holds      requests of ours that a device knows, and has not answered
-\*         unasked    how many answers to no request were sent
-\* server  toUs       what we have not heard yet, oldest first
+\* peers   asked      the requests that they have sent
+\*         cancelled  the requests that they have cancelled
+\*         answered   the requests whose answer has arrived
+\*         holds      our requests that a device has received and not answered
+\*         unasked    how many answers without a request were sent
+\* server  toUs       the messages that we have not received yet, oldest first
 \*         repeated   how many messages were sent to us again
-\*         delivered  our messages that have arrived: the server knows those that come again
+\*         delivered  our messages that have arrived, so the server recognises repetitions
 \* store   verified   the devices that the person has verified
-\*         blocked    those that the person has blocked
+\*         blocked    the devices that the person has blocked
 \*         sessions   the devices with which there is an Olm session
 \*         waiting    requests of others that are not answered yet
-\*         answered   those that were answered or cancelled
-\*         asked      our request that is open, if any: its number, and to whom it went
-\*         asks       the number of the last one
-\*         outbox     what is to be sent
+\*         answered   requests of others that were answered or cancelled
+\*         asked      our open request, if any: its number, and the devices it was sent to
+\*         asks       the number of our last request
+\*         outbox     the messages that are to be sent
 Init ==
     /\ peers = [asked |-> {}, cancelled |-> {}, answered |-> {}, holds |-> {}, unasked |-> 0]
     /\ server = [toUs |-> <<>>, delivered |-> {}, repeated |-> 0]
@@ -104,11 +104,11 @@ Request(r) == [type |-> "request", request |-> r]
 Cancellation(r) == [type |-> "cancellation", request |-> r]
 Answer(number, from) == [type |-> "answer", number |-> number, from |-> from]
 
-\* What we may ever send.
+\* All messages that we may send.
 Messages ==
     [type : {"answer"}, request : Requests] \cup [type : {"ask", "over"}, number : 1..MaxAsks, to : SUBSET Own \ {{}}]
 
-\* What we hear next.
+\* The message that we receive next.
 Oldest == IF server.toUs = <<>> THEN Nothing ELSE Head(server.toUs)
 
 Hears(type) == Oldest # Nothing /\ Oldest.type = type
@@ -118,9 +118,10 @@ Heard == server' = [server EXCEPT !.toUs = SubSeq(@, 2, Len(@))]
 ToUs(message) == server' = [server EXCEPT !.toUs = Append(@, message)]
 
 -------------------------------------------------------------------------------
-(* Others ask us.                                                            *)
+(* Requests of others.                                                       *)
 
-\* A device asks; or the server sends its request again, as it does on a second connection.
+\* A device sends a request, or the server delivers the request again, as it does on a
+\* second connection.
 PeerAsks(r) ==
     /\ r \notin peers.asked \/ server.repeated < MaxRepeated
     /\ peers' = [peers EXCEPT !.asked = @ \cup {r}]
@@ -135,7 +136,7 @@ PeerCancels(r) ==
     /\ ToUs(Cancellation(r))
     /\ UNCHANGED <<store, flight, given, taken>>
 
-\* The fault "waiting-in-memory": it waits where a process has it.
+\* The fault "waiting-in-memory": the request waits in the memory of a process.
 \* M17.8, M17.9
 ReceiveRequest(p) ==
     /\ Hears("request")
@@ -177,8 +178,8 @@ BlockDevice(d) ==
     /\ store' = [store EXCEPT !.verified = @ \ {d}, !.blocked = @ \cup {d}]
     /\ UNCHANGED <<peers, server, flight, given, taken>>
 
-\* A claim is answered, or the device begins a session (Sessions). It matters to those only
-\* that ask for something.
+\* A claim is answered, or the device begins a session (Sessions). The session only matters
+\* for a device that has sent a request.
 BeginSession(d) ==
     /\ \E r \in peers.asked : r.by = d
     /\ d \notin store.sessions
@@ -193,7 +194,7 @@ Answered(r) ==
                               !.outbox = @ \cup {[type |-> "answer", request |-> r]}]
     /\ given' = [given EXCEPT ![r] = @ + 1]
 
-\* work_off: one that waits for nothing any more is answered, by whichever process looks.
+\* work_off: any process may answer a request that can now be answered.
 \* M17.8
 AnswerWaiting(r) ==
     /\ ~Broken("secret-sent-twice")
@@ -202,7 +203,8 @@ AnswerWaiting(r) ==
     /\ Answered(r)
     /\ UNCHANGED <<peers, server, flight, taken>>
 
-\* The fault "secret-sent-twice": what waits is read in one operation, and answered in another.
+\* The fault "secret-sent-twice": a waiting request is read in one operation, and answered in
+\* another one.
 ReadWaiting(p, r) ==
     /\ Broken("secret-sent-twice")
     /\ flight[p] = Nothing
@@ -210,7 +212,7 @@ ReadWaiting(p, r) ==
     /\ flight' = [flight EXCEPT ![p] = [stage |-> "waiting", request |-> r]]
     /\ UNCHANGED <<peers, server, store, given, taken>>
 
-\* The answer to what a process has in its hands, of the faults that leave it there.
+\* In the faults that split the operation: a process answers the request that it holds.
 AnswerFromMemory(p) ==
     /\ TwoCommits
     /\ InFlight(p, "waiting")
@@ -220,7 +222,7 @@ AnswerFromMemory(p) ==
     /\ UNCHANGED <<peers, server, taken>>
 
 -------------------------------------------------------------------------------
-(* We ask others.                                                            *)
+(* Our own requests.                                                         *)
 
 \* M17.2
 Ask ==
@@ -229,7 +231,7 @@ Ask ==
     /\ store' = [store EXCEPT !.asks = @ + 1, !.asked = {[number |-> store.asks + 1, of |-> {}]}]
     /\ UNCHANGED <<peers, server, flight, given, taken>>
 
-\* work_off: the request goes to verified devices to which it has not gone yet.
+\* work_off: the request is sent to verified devices that have not got it yet.
 \* M17.3
 SendAsk ==
     /\ \E ask \in store.asked :
@@ -242,8 +244,8 @@ SendAsk ==
 
 Asking(number) == {message \in store.outbox : message.type = "ask" /\ message.number = number}
 
-\* The store in which a request of ours is over. All that it went to are told so, but for
-\* the one that has answered.
+\* The store after a request of ours is over. Each device that the request was sent to gets a
+\* cancellation, except the device that has answered.
 \* M17.6
 Over(ask, by) ==
     LET sent == IF Broken("cancelled-while-in-flight") THEN Asking(ask.number) ELSE {}
@@ -252,20 +254,20 @@ Over(ask, by) ==
                       !.outbox = (@ \ sent) \cup
                         (IF told = {} THEN {} ELSE {[type |-> "over", number |-> ask.number, to |-> told]})]
 
-\* The person gives up, or what was asked for has come in another way.
+\* The person gives up, or the requested key has arrived in another way.
 CancelAsk ==
     /\ \E ask \in store.asked : store' = Over(ask, {})
     /\ UNCHANGED <<peers, server, flight, given, taken>>
 
-\* A device that we have asked answers.
+\* A device that holds our request answers it.
 PeerAnswers(d, number) ==
     /\ \E hold \in peers.holds \cap {[number |-> number, device |-> d]} :
         /\ peers' = [peers EXCEPT !.holds = @ \ {hold}]
         /\ ToUs(Answer(number, d))
     /\ UNCHANGED <<store, flight, given, taken>>
 
-\* An answer that nobody asked for: a device of the person's own makes a mistake; one of
-\* the attacker's knows the numbers of our requests. So does one that is blocked.
+\* An answer without a request: a device of the person makes a mistake, or a device of the
+\* attacker or a blocked device uses the number of a request of ours, which it knows.
 PeerSendsUnasked(d, number) ==
     /\ peers.unasked < MaxUnasked
     /\ number <= store.asks
@@ -276,7 +278,8 @@ PeerSendsUnasked(d, number) ==
 
 Asked(number) == {ask \in store.asked : ask.number = number}
 
-\* Whether an answer comes from a device that we have asked, and that is verified still.
+\* Whether an answer comes from a device that our request was sent to and that is still
+\* verified.
 \* M17.4
 FromAsked(answer) ==
     answer.from \in store.verified /\ \A ask \in Asked(answer.number) : answer.from \in ask.of
@@ -293,7 +296,7 @@ ReceiveAnswer ==
     /\ Heard
     /\ UNCHANGED <<peers, flight, given>>
 
-\* It is to no request that is open, or from a device that we have not asked.
+\* The answer is not to an open request, or it comes from a device that was not asked.
 \* M17.4
 IgnoreAnswer ==
     /\ Hears("answer")
@@ -302,8 +305,8 @@ IgnoreAnswer ==
     /\ UNCHANGED <<peers, store, flight, given, taken>>
 
 -------------------------------------------------------------------------------
-\* outgoing_requests: what is in the outbox is listed in each process until it is answered,
-\* in the order of its making. (Only the order of a request and its end matters.)
+\* outgoing_requests: each process lists the messages of the outbox in order, until they are
+\* answered. (Only the order of a request and its cancellation matters.)
 \* M17.7
 OutgoingRequest(p, message) ==
     /\ flight[p] = Nothing
@@ -312,7 +315,7 @@ OutgoingRequest(p, message) ==
     /\ flight' = [flight EXCEPT ![p] = [stage |-> "request", message |-> message]]
     /\ UNCHANGED <<peers, server, store, given, taken>>
 
-\* The server has a request, and answers. A message that it has already goes no further.
+\* The server receives a request, and answers. It delivers a repeated message only once.
 Deliver(p) ==
     /\ InFlight(p, "request")
     /\ LET message == flight[p].message
@@ -327,7 +330,8 @@ Deliver(p) ==
     /\ flight' = [flight EXCEPT ![p].stage = "answered"]
     /\ UNCHANGED <<store, given, taken>>
 
-\* mark_sent. That of a request which the other process has sent as well finds nothing.
+\* mark_sent. If the other process has sent the request as well, the second answer changes
+\* nothing.
 MarkSent(p) ==
     /\ InFlight(p, "answered")
     /\ store' = [store EXCEPT !.outbox = @ \ {flight[p].message}]
@@ -354,15 +358,15 @@ Next ==
         \/ \E r \in Requests : ReadWaiting(p, r)
         \/ \E message \in Messages : OutgoingRequest(p, message)
 
-(* Fairness, in words. It is enough that one process is awake, whichever.    *)
-(* Syncs come, and what they bring is heard. There is a session with each    *)
-(* device some day, and what waits no more is answered. A request of ours    *)
-(* goes to each device that is verified, and one that it has reached answers *)
-(* some day. If requests with one message can be made again and again, one   *)
-(* is made; if they reach the server again and again, one is answered; and   *)
-(* what a process has an answer to it does not keep for ever. Without any of *)
-(* these a request waits for ever: `python -m checking conditions            *)
-(* Gossip!Fairness`.                                                         *)
+(* Fairness, in words. It is enough that some process is not suspended.      *)
+(* Syncs happen, and their messages are processed. There is eventually a     *)
+(* session with each device, and each request that can be answered is        *)
+(* answered. Our request is sent to each verified device, and some device    *)
+(* that receives it eventually answers. If requests with a message can be    *)
+(* made again and again, one is made. If such requests reach the server      *)
+(* again and again, one is answered. A process does not keep an answer for   *)
+(* ever. Without any one of these assumptions a request may wait for ever:   *)
+(* `python -m checking conditions Gossip!Fairness`.                          *)
 Fairness ==
     /\ WF_vars(Hear)
     /\ WF_vars(\E d \in Devices : BeginSession(d))
@@ -389,7 +393,7 @@ TypeOK ==
     /\ store.outbox \subseteq Messages
     /\ \A p \in Processes : flight[p] = Nothing \/ flight[p].stage \in {"request", "answered", "waiting"}
 
-\* The devices that are in the person's own hands, as far as the person has said.
+\* The devices that the person owns and has not blocked.
 InOwnHands == Own \ store.blocked
 
 \* M17.1
@@ -421,7 +425,7 @@ NothingLost ==
         \/ \E message \in store.outbox :
             message.type = "over" /\ message.number = hold.number /\ hold.device \in message.to
 
-\* (Others ask a few times at most, and so do we. Where nobody is verified, nobody is asked.)
+\* (The bounds limit the number of requests. If no device is verified, none gets our request.)
 EverythingArrives ==
     <>[](/\ store.asked = {} \/ store.verified = {}
          /\ \A r \in peers.asked : r.by \in store.verified => r \in peers.answered \/ KnownToBeCancelled(r))

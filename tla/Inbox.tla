@@ -1,55 +1,52 @@
 -------------------------------- MODULE Inbox --------------------------------
-(* How sync responses are applied. Several processes of one device ask the   *)
-(* server for what is new, each with the stored token. Responses come late,  *)
-(* twice, or in the other process, and a process may be killed at any        *)
-(* moment. The machine promises to the application, and to the devices that  *)
-(* send to it:                                                               *)
+(* How sync responses are applied. Several processes of one device sync,     *)
+(* each with the stored token. A response may come late, twice, or in the    *)
+(* other process, and a process may be killed at any moment. The machine     *)
+(* promises to the application, and to the devices that send messages to it: *)
 (*                                                                           *)
-(*   NothingLost        whatever the token has passed is applied, or a       *)
-(*                      record that is still to be worked off or tried       *)
-(*                      again; of two keys of one room session the better    *)
-(*                      one stays                                            *)
+(*   NothingLost        each message before the token is applied, or is a    *)
+(*                      record that will be worked off or tried again; the   *)
+(*                      better one of two keys of a room session is kept     *)
 (*   ExactlyOnce        no message takes effect twice: a repetition is       *)
-(*                      recognised, and not taken for a sign that the        *)
+(*                      recognised, and does not count as a sign that the    *)
 (*                      session is broken                                    *)
-(*   NoneUnreadable     a message that was made well is read                 *)
+(*   NoneUnreadable     a valid message is decrypted                         *)
 (*   AtomicSync         session, account, marks and token are stored         *)
 (*                      together                                             *)
 (*   TokenForward       the token never goes back                            *)
-(*   NoRatchetReuse     no position of the sending ratchet is used twice,    *)
-(*                      whatever arrives between                             *)
+(*   NoRatchetReuse     no position of the sending ratchet is used twice     *)
 (*   EverythingArrives  each message is eventually applied (see Fairness)    *)
 (*                                                                           *)
 (* The store is AtomicStore: an operation is one step, and each action below *)
-(* that changes the store is one operation. A process is only a place where  *)
-(* a request or a response waits, flight[p]. A crash, an invalidation, and a *)
-(* request or a response that is lost are the same step, Lose(p). A process  *)
-(* that is suspended takes no step.                                          *)
+(* that changes the store is one operation. The only other state of a        *)
+(* process is the request or the response that it holds, flight[p]. A crash, *)
+(* an invalidation, and a lost request or response are the same step,        *)
+(* Lose(p). A suspended process takes no step.                               *)
 (*                                                                           *)
-(* The server has one queue of messages to the device, Stream, which arrive  *)
-(* one after the other; its position is the token. There is one Olm session, *)
-(* which the first pre-key message opens, and one room session, of which     *)
-(* messages bring keys with different first indices. Left out: a connection  *)
-(* with a second token (Lists), counts and keys (Keys), and what is done     *)
-(* about a mark (Sessions, Lists).                                           *)
+(* The server has one queue of messages to the device, Stream. They arrive   *)
+(* one after the other, and the token is a position in the queue. There is   *)
+(* one Olm session, which the first pre-key message opens. There is one room *)
+(* session, and messages bring its key with different first indices. Left    *)
+(* out: a connection with a second token (Lists), counts and keys (Keys),    *)
+(* and how a mark is settled (Sessions, Lists).                              *)
 EXTENDS Naturals, Sequences, FiniteSets
 
 CONSTANTS
     Processes,    \* the programs that share the store
     Nothing,      \* in flight: nothing
-    Stream,       \* what the server gets for the device, oldest first: records with
-                  \* a kind, "event" (not encrypted), "prekey", "olm", "bad" (nobody
-                  \* could read it), "aside" (like "olm", but the program fails when it
-                  \* first uses it) or "repeat" (the ciphertext of message `of` again), and,
-                  \* where it brings a room key, the key's first index
-    ListChanges,  \* the positions at which somebody's device list changes as well
-    Limit,        \* so many messages are applied in one commit at most
+    Stream,       \* the messages to the device, oldest first: records with a kind, which is
+                  \* "event" (not encrypted), "prekey", "olm", "bad" (it can't be decrypted),
+                  \* "aside" (like "olm", but the program fails when it first uses it) or
+                  \* "repeat" (the ciphertext of message `of` again); and, if the message
+                  \* brings a room key, the key's first index
+    ListChanges,  \* the positions at which a device list changes as well
+    Limit,        \* at most so many messages are applied in one commit
     MaxSent,      \* bound: messages that the device sends over the session
     Fault         \* "none", or the slug of the one rule that is broken
 
 Broken(slug) == Fault = slug
 
-\* The faults that do in two commits what belongs in one.
+\* The faults that split one commit into two.
 TwoCommits ==
     Broken("session-before-payload") \/ Broken("two-commits-per-sync") \/ Broken("acknowledged-before-processed")
 
@@ -57,7 +54,7 @@ Messages == 1..Len(Stream)
 
 Ciphertext(m) == IF Stream[m].kind = "repeat" THEN Stream[m].of ELSE m
 
-NoKey == 9  \* of a room session that is not known: a first index worse than any
+NoKey == 9  \* the first index of an unknown room session: worse than any other
 
 ASSUME /\ Cardinality(Processes) >= 2 /\ Limit >= 1 /\ ListChanges \subseteq Messages
        /\ \A m \in Messages : Stream[m].kind \in {"event", "prekey", "olm", "aside", "bad", "repeat"}
@@ -65,25 +62,25 @@ ASSUME /\ Cardinality(Processes) >= 2 /\ Limit >= 1 /\ ListChanges \subseteq Mes
        /\ \A m \in Messages : Stream[m].kind \in {"prekey", "olm", "aside"} => Stream[m].key < NoKey
 
 VARIABLES
-    server,  \* how many messages have arrived, and up to which it has forgotten them
-    flight,  \* by process: the request or the response that it has in its hands
+    server,  \* how many messages have arrived, and up to which the server has deleted them
+    flight,  \* by process: the request or the response that it holds
     store,   \* the records
     sent     \* the positions of the sending ratchet that were used, in order
 
 vars == <<server, flight, store, sent>>
 
-\* token        up to where the messages are applied or recorded
-\* account      the one-time key of which the peer knows: "offered" or "spent"
-\* session      the Olm session: whether it is there, the messages that it has read
-\*              (their hashes), and its next position: chain and index
+\* token        the position up to which messages are applied or recorded
+\* account      the one-time key that the peer has claimed: "offered" or "spent"
+\* session      the Olm session: whether it exists, the (hashes of the) messages that it
+\*              has decrypted, and its next position: chain and index
 \* key          the first index of the room session's key
 \* outdated     marks: the changes of device lists that were noted
-\* unwedge      marks: the messages that could not be read
+\* unwedge      marks: the messages that could not be decrypted
 \* backlog      the rest of a very large batch, in order
-\* aside        marks: what was read and met a fault of the program when it was used; with
-\*              its plaintext, since it is read only once
-\* effects      by message: how often it had one. Not a record: it is what the
-\*              application was told
+\* aside        marks: the messages that were decrypted, but that the program failed to use;
+\*              with their plaintext, since a message is decrypted only once
+\* effects      by message: how often it took effect. Not a record: the application
+\*              observes it
 Init ==
     /\ server = [arrived |-> 0, forgotten |-> 0]
     /\ flight = [p \in Processes |-> Nothing]
@@ -96,8 +93,8 @@ Init ==
 InFlight(p, stage) == flight[p] # Nothing /\ flight[p].stage = stage
 
 -------------------------------------------------------------------------------
-(* One message. `s` is the store as the messages before it in the commit     *)
-(* have left it, `database` as it was before the commit.                     *)
+(* One message. `s` is the store after the previous messages of the commit,  *)
+(* `database` is the store before the commit.                                *)
 
 Readable(s, m) ==
     \/ Stream[m].kind = "prekey" /\ s.account = "offered"
@@ -106,11 +103,11 @@ Readable(s, m) ==
 \* M11.1
 Better(key, other) == IF key < other THEN key ELSE other
 
-\* What becomes of the room key that a message brings; `known` is the key that it is compared with.
+\* The store after a message's room key was used; `known` is the key that it is compared with.
 \* M11.5
 Used(s, known, m) == [s EXCEPT !.key = Better(Stream[m].key, known), !.effects[m] = @ + 1]
 
-\* Each message that is read turns the ratchet: the next one that is sent begins a chain.
+\* Each decrypted message advances the ratchet: the next message that is sent begins a chain.
 \* M7.7
 Read(s, database, m) ==
     LET read == s.session.read \cup {m}
@@ -119,7 +116,7 @@ Read(s, database, m) ==
                            !.session = [open |-> TRUE, read |-> read, chain |-> Cardinality(read), index |-> 0]]
     IN  IF Stream[m].kind = "aside" THEN [after EXCEPT !.aside = @ \cup {m}] ELSE Used(after, known, m)
 
-\* It is tried on a copy of the session: what is left of the attempt is a mark.
+\* The decryption is tried on a copy of the session. If it fails, only a mark is stored.
 \* M5.10, M7.4
 Unreadable(s, m) ==
     [s EXCEPT !.unwedge = @ \cup {m},
@@ -147,20 +144,20 @@ Least(a, b) == IF a < b THEN a ELSE b
 Most(a, b) == IF a > b THEN a ELSE b
 
 -------------------------------------------------------------------------------
-\* Somebody sends a message to the device.
+\* A message to the device arrives at the server.
 PeerSends ==
     /\ server.arrived < Len(Stream)
     /\ server' = [server EXCEPT !.arrived = @ + 1]
     /\ UNCHANGED <<flight, store, sent>>
 
-\* sync_position. The request leaves with the token that is stored, maybe much later.
+\* sync_position. The request has the stored token. It may be sent much later.
 AskSync(p) ==
     /\ flight[p] = Nothing
     /\ flight' = [flight EXCEPT ![p] = [stage |-> "asked", since |-> store.token]]
     /\ UNCHANGED <<server, store, sent>>
 
-\* The server answers once there is something new, with all of it. It forgets what was
-\* before the token that it is asked with: so nobody gets that again.
+\* The server answers when there are new messages, with all of them. It deletes the messages
+\* before the token of the request, so no later response has them.
 AnswerSync(p) ==
     /\ InFlight(p, "asked")
     /\ server.arrived > flight[p].since
@@ -173,9 +170,9 @@ AnswerSync(p) ==
 ChangedLists(response) == {c \in ListChanges : response.since < c /\ c <= response.until}
 
 \* receive_sync_changes: everything in one commit. It applies the first messages of a batch
-\* (how many does not matter, as long as they are few) and records the rest; where there
-\* are records already, it records all, so that the order is kept. The response stays in
-\* the caller's hands, who may hand it in again.
+\* (any number up to the limit) and records the rest. If there are records already, it
+\* records all messages, to keep the order. The process keeps the response, and may hand it
+\* in again.
 \* M5.1, M5.2, M5.6, M5.8
 ReceiveSync(p) ==
     /\ InFlight(p, "answered")
@@ -199,8 +196,8 @@ ReceiveSync(p) ==
                 /\ UNCHANGED flight
     /\ UNCHANGED <<server, sent>>
 
-\* receive_sync_changes with a response that was asked for with another token than the
-\* stored one: it is late, or was handed in before. It changes nothing.
+\* receive_sync_changes with a response to a request with another token than the stored one:
+\* it is late, or was handed in before. It changes nothing.
 \* M5.2
 IgnoreSync(p) ==
     /\ InFlight(p, "answered")
@@ -208,7 +205,7 @@ IgnoreSync(p) ==
     /\ flight' = [flight EXCEPT ![p] = Nothing]
     /\ UNCHANGED <<server, store, sent>>
 
-\* work_off_backlog: the first of the records, by whichever process is awake.
+\* work_off_backlog: any process applies the first record.
 \* M5.7
 WorkOffBacklog(p) ==
     /\ \E count \in 1..Least(Limit, Len(store.backlog)) :
@@ -216,8 +213,8 @@ WorkOffBacklog(p) ==
                     !.backlog = SubSeq(@, count + 1, Len(@))]
     /\ UNCHANGED <<server, flight, sent>>
 
-\* try_again: what met a fault of the program, which is mended by now. It is not decrypted anew:
-\* it would count as a repetition.
+\* try_again: a corrected program uses a message that it failed to use before. The message is
+\* not decrypted again, since it would count as a repetition.
 \* M5.11, M5.12
 TryAgain(p) ==
     /\ \E m \in store.aside :
@@ -252,15 +249,15 @@ Next ==
         \/ AskSync(p) \/ AnswerSync(p) \/ ReceiveSync(p) \/ IgnoreSync(p) \/ WorkOffBacklog(p)
         \/ TryAgain(p) \/ EncryptOlm(p) \/ Lose(p) \/ CommitRest(p)
 
-(* Fairness, in words. It is enough that one process is awake, whichever;    *)
-(* none is assumed to be. Some process asks, where one has nothing in its    *)
-(* hands. If requests reach the server again and again, one of them is       *)
-(* answered; if answers come again and again that were asked with the stored *)
-(* token, one of them is handed in. (So the network may lose many responses, *)
-(* but not all.) A response that is of no use is put away, what is recorded  *)
-(* is worked off, and what the program failed to use is tried again, once it *)
-(* can use it. Without any of these a message waits for ever:                *)
-(* `python -m checking conditions Inbox!Fairness`.                           *)
+(* Fairness, in words. It is enough that some process is not suspended. A    *)
+(* process that holds nothing eventually syncs. If requests reach the server *)
+(* again and again, one is answered. If answers to requests with the stored  *)
+(* token arrive again and again, one is handed in. (So the network may lose  *)
+(* many responses, but not all.) A useless response is dropped. Recorded     *)
+(* messages are worked off, and messages that the program failed to use are  *)
+(* tried again by a corrected program. Without any one of these assumptions  *)
+(* a message may wait for ever: `python -m checking conditions               *)
+(* Inbox!Fairness`.                                                          *)
 Fairness ==
     /\ WF_vars(\E p \in Processes : AskSync(p))
     /\ SF_vars(\E p \in Processes : AnswerSync(p))

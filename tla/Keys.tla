@@ -1,12 +1,13 @@
 -------------------------------- MODULE Keys --------------------------------
-(* The keys by which others begin to talk to this device: its account, its    *)
-(* one-time keys and its fallback keys. Several processes use one store       *)
-(* (AtomicStore): each operation is one step, and a process is only a place   *)
-(* where a request or a response waits, for as long as it likes, while the    *)
-(* others go on. A crash, an invalidation, and a request or response that     *)
-(* gets lost are all the same (Lose). It is promised to the user:             *)
+(* The keys with which other devices begin sessions with this device: its     *)
+(* account, its one-time keys and its fallback keys. Several processes use    *)
+(* one store (AtomicStore), and each operation is one step. The only other    *)
+(* state of a process is the request or the response that it holds, for any   *)
+(* length of time. A crash, an invalidation, and a lost request or response   *)
+(* are the same step (Lose). The machine promises to the user:                *)
 (*                                                                            *)
-(*   AccountCreatedOnce   the device has one account, whoever came first      *)
+(*   AccountCreatedOnce   the device has one account, even if several         *)
+(*                        processes start at the same time                    *)
 (*   PublishedIsUploaded  what counts as published has arrived at the server  *)
 (*                                                                            *)
 (* to the server:                                                             *)
@@ -16,57 +17,58 @@
 (*   KeysBounded          it has no more keys than the target says, but for   *)
 (*                        those that were abandoned and arrive all the same   *)
 (*                                                                            *)
-(* and to whoever begins a session with this device:                          *)
+(* and to a device that begins a session with this device:                    *)
 (*                                                                            *)
 (*   NoOrphanedKey        each key that the server hands out, or has handed   *)
-(*                        out, can be used until a message has come of it     *)
-(*   NoneUnreadable       each message that is on its way can be read         *)
+(*                        out, can be used until its message has arrived      *)
+(*   NoneUnreadable       each message that is on its way can be decrypted    *)
 (*   KeysArrive           if the server has no one-time key left, it is       *)
 (*                        eventually offered new ones                         *)
 (*                                                                            *)
 (* One-time keys. One commit makes an offer: it makes the keys, and notes     *)
-(* them as offered. Only then may the request leave, and it is handed out     *)
-(* once. As long as the offer is open, no other is made. It is settled by its *)
-(* response, which says how many keys the server has then. If none comes for  *)
-(* long, the offer is abandoned: the server may have the keys, so their       *)
-(* private halves are kept, and their ids are never used again. A sync says,  *)
-(* too, how many keys the server has; but only if no offer was open when it   *)
-(* was asked for, and none was made since. (The second is not enough: the     *)
-(* server may count before the open offer arrives.)                           *)
-(* Sliding sync leaves a count out that is as the connection was told before: *)
-(* so what it was told is kept, also where that came too late to count.       *)
+(* them as offered. After that, the request may be sent. It is handed out     *)
+(* once. While the offer is open, no other offer is made. The response        *)
+(* settles the offer, and says how many keys the server then has. If no       *)
+(* response comes for a long time, the offer is abandoned. The server may     *)
+(* have the keys, so their private halves are kept, and their IDs are never   *)
+(* used again. A sync also says how many keys the server has. This count is   *)
+(* used only if no offer was open at the time of the request, and none was    *)
+(* made since. (The second condition is not enough: the server may count      *)
+(* before the open offer arrives.) Sliding sync leaves out a count that has   *)
+(* not changed since the connection received it last. So the last count is    *)
+(* stored even if it is not used.                                             *)
 (*                                                                            *)
-(* A process that was suspended may still send an offer that was abandoned.   *)
-(* Nobody can prevent that. Then the server has more keys than the target     *)
-(* says, by one batch at most where there are two processes, and by one more  *)
-(* for each further process. KeysBounded allows that, and no more.            *)
+(* A process that was suspended may still send an abandoned offer. This can't *)
+(* be prevented. Then the server has more keys than the target: by at most    *)
+(* one batch with two processes, and one more batch for each further process. *)
+(* KeysBounded allows that, and no more.                                      *)
 (*                                                                            *)
-(* Fallback keys. The account keeps two: the current one and the one before.  *)
-(* Each offer has the current one too, until the server is known to have it.  *)
-(* It is replaced only if the server is known to have it, says that it was    *)
-(* used, and a period has passed since. A process that was suspended may send *)
-(* an offer with an older key late. Its answer says that the server may hand  *)
-(* that out again: then the server is no longer known to have the current     *)
-(* one. This much is assumed of time: within a period from when the server is *)
-(* known to have a key, messages that were made with an older one arrive, and *)
-(* an upload of an older one is sent, or never (PeriodPasses); the answer to  *)
-(* one that is sent so late is not lost (Lose). An upload that a process      *)
-(* sends later than that brings a key back that the account may have dropped: *)
-(* NoOrphanedKey and NoneUnreadable do not hold without the assumption.       *)
+(* Fallback keys. The account keeps two: the current one and the one before   *)
+(* it. Each offer includes the current one, until the server is known to have *)
+(* it. The current one is replaced only if the server is known to have it,    *)
+(* says that it was used, and a period has passed since then. A process that  *)
+(* was suspended may send an offer with an older fallback key late. The       *)
+(* answer shows that the server may hand out the older key again; then the    *)
+(* server is no longer known to have the current one. The model assumes the   *)
+(* following about time. When a period has passed since the server is known   *)
+(* to have a key, messages that were made with an older key have arrived, and *)
+(* uploads of an older key are no longer sent (PeriodPasses). The answer to a *)
+(* late upload is not lost (Lose). Without this assumption NoOrphanedKey and  *)
+(* NoneUnreadable do not hold: a later upload could bring back a key that the *)
+(* account has dropped.                                                       *)
 (*                                                                            *)
-(* Left out: device keys, which are uploaded with the first fallback key, and *)
-(* never replaced; that each offer after an abandoned one is smaller;         *)
-(* the token of a sync and the messages in it (Inbox); sessions (Sessions).   *)
-(* Two syncs of one connection that overtake each other are left out with the *)
-(* token.                                                                     *)
+(* Left out: device keys, which are uploaded with the first fallback key and  *)
+(* never replaced; that each offer after an abandoned one is smaller; the     *)
+(* token of a sync, and so two syncs of one connection that overtake each     *)
+(* other; the messages of a sync (Inbox); and sessions (Sessions).            *)
 EXTENDS Naturals, FiniteSets
 
 CONSTANTS
-    Processes,    \* the places where a request or a response waits
-    Sliding,      \* the processes that sync by sliding sync. The others: by classic sync
-    None,         \* in the place of a number: there is none
+    Processes,    \* the programs that share the store
+    Sliding,      \* the processes that use sliding sync. The others use classic sync
+    None,         \* instead of a number: there is none
     Awake,        \* the processes that are not suspended for ever
-    Target,       \* how many one-time keys the server is to have
+    Target,       \* how many one-time keys the server should have
     MaxId,        \* bound: one-time keys
     MaxOffers,    \* bound: offers
     MaxFallback,  \* bound: fallback keys. If it is 0, they are left out
@@ -81,7 +83,7 @@ VARIABLES
     store,    \* the records, each change of which is one commit
     server,   \* what the server has
     peers,    \* what others have claimed and not yet used
-    flight    \* by process: what waits there
+    flight    \* by process: the request or the response that it holds
 
 vars == <<store, server, peers, flight>>
 
@@ -134,8 +136,8 @@ Move(p, stage) == flight' = [flight EXCEPT ![p].stage = stage]
 -------------------------------------------------------------------------------
 (* The account.                                                                 *)
 
-\* The fault "account-fork-at-creation": a process has found no account in one operation,
-\* and makes one in another.
+\* The fault "account-fork-at-creation": a process finds no account in one operation, and
+\* creates one in another operation.
 FindNoAccount(p) ==
     /\ Broken("account-fork-at-creation")
     /\ store.account = 0 /\ flight[p] = Idle
@@ -154,9 +156,9 @@ CreateAccount(p) ==
 
 Missing(count) == IF count < Target THEN Target - count ELSE 0
 
-\* A process asks for a sync, and the server answers. (One step: a count that is newer
-\* than its question would count less than it could.) A count may be left out: in classic
-\* sync where it is 0, in sliding sync where it is as the connection was told before.
+\* A process makes a sync request, and the server answers. (This is one step, since a newer
+\* count would only be rejected more often.) The server may leave out a count: in classic
+\* sync if it is 0, in sliding sync if the connection has received the same count before.
 \* M3.3, M3.4
 AnswerSync(p) ==
     /\ flight[p] = Idle /\ store.account > 0
@@ -167,8 +169,8 @@ AnswerSync(p) ==
                     count |-> (IF count = usual THEN None ELSE count), used |-> server.used])
     /\ UNCHANGED <<store, server, peers>>
 
-\* What the connection was told is noted even where it does not count: a later response
-\* that leaves the count out refers to it.
+\* The count of the connection is noted even if it is not used: a later response that leaves
+\* out the count refers to it.
 \* M3.2, M3.5
 ReceiveSync(p) ==
     /\ Waits(p, "sync", "response")
@@ -187,13 +189,13 @@ ReceiveSync(p) ==
     /\ UNCHANGED peers
 
 -------------------------------------------------------------------------------
-(* Offers of one-time keys, and of the fallback key with them.                  *)
+(* Offers of one-time keys, together with the fallback key.                     *)
 
 Request(offer, serial) ==
     [kind |-> "keys", stage |-> "request", serial |-> serial, keys |-> offer.keys, fallback |-> offer.fallback]
 
-\* Keys that are missing, and the current fallback key until the server is known to have
-\* it. That is replaced first, where it is time.
+\* An offer has the missing keys, and the current fallback key until the server is known to
+\* have it. If it is time, the fallback key is replaced first.
 \* M2.1, M2.2, M3.6, M4.2, M4.3
 OfferKeys(p) ==
     /\ flight[p] = Idle
@@ -218,7 +220,7 @@ OfferKeys(p) ==
            /\ Hand(p, Request(offer, serial))
     /\ UNCHANGED <<server, peers>>
 
-\* The fault "upload-repeated": an offer that nobody has in hand any more is sent again.
+\* The fault "upload-repeated": an offer that no process holds any more is sent again.
 \* M2.3
 RepeatOffer(p) ==
     /\ Broken("upload-repeated")
@@ -227,8 +229,8 @@ RepeatOffer(p) ==
     /\ Hand(p, Request(store.offer, store.serial))
     /\ UNCHANGED <<store, server, peers>>
 
-\* The fault "one-time-exchange-frozen": a process is suspended with an offer in hand, and
-\* another makes the same request.
+\* The fault "one-time-exchange-frozen": a suspended process holds an offer, and another
+\* process makes the same request.
 \* M2.2
 OfferForFrozen(p) ==
     /\ Broken("one-time-exchange-frozen")
@@ -237,9 +239,9 @@ OfferForFrozen(p) ==
     /\ Hand(p, Request(store.offer, store.serial))
     /\ UNCHANGED <<store, server, peers>>
 
-\* The server keeps what it has under an id. Whether it then refuses the request or says
-\* nothing is not specified (matrix-spec#1124); nor does it know a key that was claimed.
-\* A fallback key that it has already counts as unused again.
+\* The server keeps the key that it has under an ID. It may refuse the request or ignore the
+\* other key: this is not specified (matrix-spec#1124). It does not remember claimed keys. A
+\* fallback key that it has already counts as unused again.
 AnswerUpload(p) ==
     /\ Waits(p, "keys", "request")
     /\ LET upload == flight[p]
@@ -254,20 +256,20 @@ AnswerUpload(p) ==
 
 Open(serial) == store.offer # None /\ store.serial = serial
 
-\* The server may have gone back to an older fallback key, or go back to it.
+\* Whether the server has, or will get, an older fallback key because of an upload.
 PutsBack(p) == flight[p].kind = "keys" /\ flight[p].fallback \notin {0, store.fallback}
 
 Settled == [store EXCEPT !.offer = None]
 
-\* What the server may have stays usable; its ids are not used again.
+\* Keys that the server may have stay usable. Their IDs are not used again.
 \* M2.9
 Abandoned ==
     IF Broken("upload-again-same-id")
     THEN [Settled EXCEPT !.next = @ - Cardinality(store.offer.keys), !.private = @ \ store.offer.keys]
     ELSE Settled
 
-\* The response to an offer settles exactly that offer. To one that was abandoned it says
-\* only that the server may hand out an older fallback key.
+\* The response to an offer settles exactly that offer. The response to an abandoned offer
+\* only shows that the server may hand out an older fallback key.
 \* M2.4, M2.5, M4.4, M4.5
 MarkSent(p) ==
     /\ Waits(p, "keys", "response")
@@ -283,7 +285,7 @@ MarkSent(p) ==
     /\ Hand(p, Idle)
     /\ UNCHANGED <<server, peers>>
 
-\* The server has refused an offer, and has nothing of it.
+\* The server has refused an offer, and has stored none of its keys.
 \* M2.6
 MarkFailed(p) ==
     /\ Waits(p, "keys", "request")
@@ -291,7 +293,7 @@ MarkFailed(p) ==
     /\ Hand(p, Idle)
     /\ UNCHANGED <<server, peers>>
 
-\* For long, nobody knows what became of the offer.
+\* The outcome of the offer has been unknown for a long time.
 \* M2.7
 AbandonOffer ==
     /\ store.offer # None
@@ -307,7 +309,7 @@ ClaimKey(key) ==
     /\ peers' = [peers EXCEPT !.claimed = @ \cup {key}]
     /\ UNCHANGED <<store, flight>>
 
-\* A pre-key message is read: its private half is spent in the commit that keeps the session.
+\* A pre-key message is decrypted: one commit deletes the private half and stores the session.
 \* M7.7
 ReceiveMessage(key) ==
     /\ key \in peers.claimed
@@ -315,8 +317,8 @@ ReceiveMessage(key) ==
     /\ peers' = [peers EXCEPT !.claimed = @ \ {key}]
     /\ UNCHANGED <<server, flight>>
 
-\* A pre-key message that can't be read: whoever has seen the public half can send one. It
-\* is reported, and changes nothing.
+\* A pre-key message that can't be decrypted. Every device that has seen the public half can
+\* send one. It is reported, and changes nothing.
 \* M7.8
 ReceiveBadMessage(key) ==
     /\ peers.bad < MaxBad
@@ -328,7 +330,7 @@ ReceiveBadMessage(key) ==
 -------------------------------------------------------------------------------
 (* Peers claim fallback keys, and send messages with them.                      *)
 
-\* Those that the account keeps: its library has room for two.
+\* The fallback keys that the account keeps. Its library keeps at most two.
 \* M4.1
 Kept == {store.fallback, store.fallback - 1} \ {0}
 
@@ -338,13 +340,13 @@ ClaimFallback ==
     /\ peers' = [peers EXCEPT !.waiting = @ \cup {server.fallback}]
     /\ UNCHANGED <<store, flight>>
 
-\* The private half stays: others may have claimed the same key.
+\* The private half is kept: other devices may have claimed the same key.
 ReceiveFallbackMessage(key) ==
     /\ key \in peers.waiting
     /\ peers' = [peers EXCEPT !.waiting = @ \ {key}]
     /\ UNCHANGED <<store, server, flight>>
 
-\* Since the server is known to have the current key, a period has passed.
+\* A period has passed since the server is known to have the current fallback key.
 \* M4.2
 PeriodPasses ==
     /\ store.confirmedFallback
@@ -374,14 +376,14 @@ Next ==
     \/ ClaimFallback \/ PeriodPasses
     \/ \E key \in 1..MaxFallback : ReceiveFallbackMessage(key)
 
-(* Fairness, in words. One process that is awake suffices. It makes the account *)
-(* if nobody else does. It waits for nothing for ever: what it waits for comes, *)
-(* or is lost. It syncs again and again, and some of the responses come. If it  *)
-(* may make an offer again and again, it makes one some day, and it gives one   *)
-(* up that stays open. Nothing is assumed about uploads: each may get lost. The *)
-(* others may be suspended for ever, whatever they have in hand. Without any of *)
-(* these assumptions the server stays without keys for ever: `python -m         *)
-(* checking conditions Keys!Fairness` leaves them out, one at a time.           *)
+(* Fairness, in words. One process that is not suspended is enough. It creates  *)
+(* the account if no other process does. Each answer that it waits for arrives  *)
+(* or is lost. It syncs again and again, and some of the responses arrive. If   *)
+(* it may make an offer again and again, it eventually makes one. It abandons   *)
+(* an offer that stays open. Uploads may always get lost. The other processes   *)
+(* may be suspended for ever, whatever they hold. Without any one of these      *)
+(* assumptions the server may stay without keys for ever: `python -m checking   *)
+(* conditions Keys!Fairness` removes them, one at a time.                       *)
 Fairness ==
     /\ WF_vars(AbandonOffer)
     /\ \A p \in Awake :
@@ -422,8 +424,8 @@ NoIdTwice ==
 \* M2.3
 ExactlyOnce == [][server.received \cap server'.available \subseteq server.available]_vars
 
-\* Those that were abandoned are neither confirmed nor offered. A process that was suspended
-\* may send them late: one batch for each process but the one that counts.
+\* Abandoned keys are neither confirmed nor offered. A process that was suspended may send
+\* them late: one batch for each process besides the one with the current offer.
 KeysBounded ==
     /\ Cardinality(server.available \cap (store.confirmed \cup Offered)) <= Target
     /\ Cardinality(server.available) <= Target * Cardinality(Processes)
@@ -436,6 +438,6 @@ NoOrphanedKey ==
 \* M4.2, M7.8
 NoneUnreadable == peers.claimed \subseteq store.private /\ peers.waiting \subseteq Kept
 
-\* As long as there are numbers left, which the machine never runs out of.
+\* (Unless the bounds are reached. The machine itself never runs out of numbers.)
 KeysArrive == []<>(server.available # {} \/ store.next > MaxId \/ store.serial = MaxOffers)
 ===============================================================================

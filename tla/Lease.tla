@@ -1,27 +1,29 @@
 -------------------------------- MODULE Lease --------------------------------
-(* The vocabulary of the lock: the lease row, what a process knows about its   *)
-(* own right to use the store, and how each may change. There are no variables *)
-(* here, only functions from old values to new ones. So both LeaseLock (the    *)
-(* lock alone, with its progress) and CryptoStoreCache (the lock with the      *)
-(* store and its caches) use the same lock.                                    *)
+(* The lease row and the guard as functions from old values to new ones. The   *)
+(* guard is what a process knows about its own right to use the store. There   *)
+(* are no variables here. So LeaseLock (the lock alone, with its progress) and *)
+(* CryptoStoreCache (the lock with the store and its caches) use the same      *)
+(* lock.                                                                       *)
 (*                                                                             *)
-(* Twins: reference/unwedged/protocol/lease.py and guard.py.                   *)
+(* The same functions in Python: lease.py and guard.py of                      *)
+(* reference/unwedged/protocol.                                                *)
 EXTENDS Naturals
 
 CONSTANTS
     Processes,  \* the programs that share the store
-    Nobody,     \* in the holder's place: nobody holds the lease
-    Departed,   \* in the holder's place: an instance that crashed. What runs
-                \* now under the same label is a new instance, and not it
+    Nobody,     \* as the holder: no process holds the lease
+    Departed,   \* as the holder: an instance that crashed. The process that
+                \* runs now under the same label is another instance
     LeaseTime,  \* how long a lease lasts, in ticks
     Fault       \* "none", or the slug of the one rule that is broken
 
 Broken(slug) == Fault = slug
 
 -------------------------------------------------------------------------------
-(* The lease row. Time is kept as what is left of it, as a reader's clock says *)
-(* at this moment: 0 is "expired", and more than LeaseTime is a claim no lease *)
-(* can make, the trace of a clock that jumped back (P7.3).                     *)
+(* The lease row. `left` is the time until the lease expires, by the clock of  *)
+(* a process that reads the row now. 0 means that it has expired. No lease     *)
+(* lasts longer than LeaseTime; a larger value shows that a clock has jumped   *)
+(* back (P7.3).                                                                *)
 
 Absurd == LeaseTime + 1
 
@@ -37,39 +39,40 @@ Takeable(row, p) ==
     \/ row.left = 0
     \/ row.left > LeaseTime /\ ~Broken("clock-jump")
 
-\* P1.3, P1.4: the epoch always grows, also when the same program takes it again.
+\* P1.3, P1.4: the epoch always grows, even if the same process takes the lease again.
 Acquired(row, p, epoch) ==
     [epoch |-> epoch, holder |-> p, left |-> LeaseTime, wanted |-> FALSE]
 
 Wanted(row) == [row EXCEPT !.wanted = TRUE]
 
-\* P4.1. No clock is asked: an expired lease that nobody took still fences.
+\* P4.1. The fence does not depend on a clock: an expired lease still passes it, until
+\* another process takes the lease.
 FencePasses(row, epoch) == row.holder # Nobody /\ row.epoch = epoch
 
 Renewed(row) == [row EXCEPT !.left = LeaseTime]
 
-\* (What is left of a lease that nobody holds is of no interest: 0.)
+\* (The remaining time of a lease that no process holds has no meaning. It is 0.)
 Released(row) == [row EXCEPT !.holder = Nobody, !.left = 0]
 
-\* P5.17: what a commit makes of the row, in its own transaction. It may release
-\* the lease, if somebody waits and no other operation works under the guard: that saves the
-\* holder a second write, and the waiter the time until it comes.
+\* P5.17: how a commit changes the row, in its own transaction. It may release the lease if
+\* a process waits and no other operation runs under the guard. This saves the holder a
+\* second write, and the waiting process gets the lease earlier.
 HandsOver(row, mayRelease) == row.wanted /\ mayRelease /\ ~Broken("waiter-ignored")
 
 Committed(row, mayRelease) == IF HandsOver(row, mayRelease) THEN Released(row) ELSE Renewed(row)
 
-\* P8.4: that somebody waits is heeded at once, or later: a turn lasts as long as it is
-\* worth something. (So it is whatever a renewal or a commit brings that may be noted,
-\* and a commit that could release the lease may keep it.)
+\* P8.4: a holder may react to a waiting process at once, or at the end of its turn. (So a
+\* renewal or a commit that sees a waiting process may ignore it for now, and a commit that
+\* could release the lease may keep it.)
 Notable(sawWaiter) == {FALSE, sawWaiter}
 
-\* P2.11: after a failed sync the lease is released. That is a write, which may fail as
-\* well; then the lease is left to expire.
+\* P2.11: after a failed sync, the process releases the lease. This write may fail as well;
+\* then the lease expires later.
 LeftBehind(row, epoch) ==
     {row} \cup (IF FencePasses(row, epoch) THEN {Released(row)} ELSE {})
 
 -------------------------------------------------------------------------------
-(* The guard, as far as its process knows: bound to one epoch (P0.7).          *)
+(* The guard, as its process knows it. It belongs to one epoch (P0.7).         *)
 
 Stages == {"none", "syncing", "held", "draining", "expiring"}
 
@@ -79,16 +82,16 @@ NoGuard == [stage |-> "none", epoch |-> 0]
 
 Taken(epoch) == [stage |-> "syncing", epoch |-> epoch]
 
-\* P2.1: only after the sync does the guard exist.
+\* P2.1: operations may begin only after the sync.
 Synced(guarding) == [guarding EXCEPT !.stage = "held"]
 
-\* P8.2: what a renewal or a commit brings back about waiting.
+\* P8.2: a renewal or a commit has seen whether a process waits.
 WaiterNoted(guarding, wanted) ==
     IF wanted /\ guarding.stage = "held" /\ ~Broken("waiter-ignored")
     THEN [guarding EXCEPT !.stage = "draining"] ELSE guarding
 
-\* P8.11: what still runs has had its time. The lease is renewed no more; as long as it
-\* lasts, what runs may finish.
+\* P8.11: operations still run after the time that they have to end. The lease is not
+\* renewed any more. The operations may finish while the lease lasts.
 Overdue(guarding) ==
     IF guarding.stage = "draining" THEN [guarding EXCEPT !.stage = "expiring"] ELSE guarding
 

@@ -1,46 +1,45 @@
 ------------------------------ MODULE LeaseLock ------------------------------
-(* The cross-process lock alone: one row that processes share, and what each *)
-(* of them believes about it. It promises to each process, whatever the      *)
-(* clocks do, and whichever process is suspended or killed:                  *)
+(* The cross-process lock alone: one row that processes share, and the guard *)
+(* of each process. It promises to each process, whatever the clocks show,   *)
+(* and whichever process is suspended or killed:                             *)
 (*                                                                           *)
 (*   OneFencedHolder   two processes never pass the fence at the same time   *)
 (*   GuardIsHonest     a process that believes it holds the lease has held   *)
-(*                     it without a break since it synced, or the fence      *)
-(*                     stops it                                              *)
+(*                     it continuously since its sync, or the fence stops it *)
 (*   EpochNeverReused  each acquisition has an epoch of its own              *)
 (*   HolderNotAborted  a holder keeps the lease if it renews in time, its    *)
 (*                     clock runs evenly, and its operations end when        *)
 (*                     somebody waits                                        *)
 (*   LockNotStuck      if a process waits, then eventually some process      *)
-(*                     holds the lock, or the process that waits gets the    *)
-(*                     error that is in the way                              *)
-(*   WaiterServed      a process that waits eventually has its turn, or gets *)
-(*                     that error                                            *)
+(*                     holds the lock, or the waiting process gets the error *)
+(*                     of a failed sync                                      *)
+(*   WaiterServed      a process that waits eventually gets the lock, or     *)
+(*                     such an error                                         *)
 (*                                                                           *)
-(* CryptoStoreCache says what an operation does while it runs. Here it only  *)
-(* keeps the lock busy: it may write for longer than a lease lasts, and it   *)
-(* need not end. A process that pauses releases the lease, and takes no step *)
-(* until it resumes.                                                         *)
+(* CryptoStoreCache says what an operation does. Here an operation only uses *)
+(* the lock. It may write for longer than a lease lasts, and it need not     *)
+(* end. A process that pauses releases the lease, and takes no step until it *)
+(* resumes.                                                                  *)
 EXTENDS Lease, FiniteSets
 
 CONSTANTS MaxEpoch,     \* bound: no more acquisitions than this
           MaxJumps,     \* bound: how often the wall clock jumps
-          SharesLabel,  \* the processes that present one and the same label
+          SharesLabel,  \* the processes with the same label
           LongWrites    \* whether a write may last longer than a lease. (Progress
-                        \* is checked without: how SQLite lets a second writer
-                        \* wait for a long first one is not modelled)
+                        \* is checked without long writes, since the model does
+                        \* not have SQLite's rules for a second writer)
 
 ASSUME /\ LeaseTime \in Nat \ {0}
-       /\ MaxEpoch >= 2        \* with one epoch nothing is ever handed over
+       /\ MaxEpoch >= 2        \* with one epoch there is no handover
        /\ Cardinality(Processes) >= 2 /\ SharesLabel \subseteq Processes
 
 VARIABLES
     lease,    \* the row
-    guard,    \* by process: what it believes
-    synced,   \* by process: the epoch of its sync (what its cache bears)
+    guard,    \* by process: what it believes about the row
+    synced,   \* by process: the epoch under which it has synced its cache
     op,       \* by process: "idle", "waiting" for the guard, "running", "writing"
-    prompt,   \* by process: whether it renews in time during this hold. Chosen at
-              \* its acquisition; one that is not may sleep as long as it likes
+    prompt,   \* by process: whether it renews in time while it holds the lease. This is
+              \* chosen at the acquisition. A process that is not prompt may be suspended
     jumps     \* how often the clock has jumped
 
 vars == <<lease, guard, synced, op, prompt, jumps>>
@@ -61,16 +60,16 @@ Init ==
     /\ prompt = [p \in Processes |-> TRUE]
     /\ jumps = 0
 
-\* While a process writes, SQLite lets nobody else write: not the row either.
+\* While a process writes, SQLite lets no other process write, not even the lease row.
 DatabaseFree == \A p \in Processes : op[p] # "writing"
 
-\* The liveness model replaces this by the least number that nobody bears: epochs
-\* are only ever compared for equality by those who hold one.
+\* The liveness model replaces this by the least unused number: the processes compare
+\* epochs only for equality.
 NextEpoch == lease.epoch + 1
 
 EpochsLeft == lease.epoch < MaxEpoch
 
-\* What is said of a hold ends with it.
+\* Forget the data about a process's hold of the lease, at its end.
 ForgetHold(p) ==
     /\ synced' = [synced EXCEPT ![p] = 0]
     /\ prompt' = [prompt EXCEPT ![p] = TRUE]
@@ -87,7 +86,7 @@ Acquire(p) ==
     /\ op[p] = "waiting" /\ guard[p].stage = "none" /\ DatabaseFree
     /\ EpochsLeft
     /\ IF Broken("holder-name-reuse") /\ p \in SharesLabel /\ lease.holder \in SharesLabel
-       THEN \* the row bears "our" name, so it must be ours
+       THEN \* the row has our name, so the process believes that it is the holder
             /\ guard' = [guard EXCEPT ![p] = Taken(lease.epoch)]
             /\ UNCHANGED lease
        ELSE /\ Takeable(lease, p)
@@ -98,7 +97,7 @@ Acquire(p) ==
     /\ \E inTime \in BOOLEAN : prompt' = [prompt EXCEPT ![p] = inTime]
     /\ UNCHANGED <<synced, op, jumps>>
 
-\* P1.3. A refused acquisition says in the row that somebody waits.
+\* P1.3. A refused acquisition notes in the row that a process waits.
 Want(p) ==
     /\ op[p] = "waiting" /\ guard[p].stage = "none" /\ DatabaseFree
     /\ ~Takeable(lease, p) /\ ~lease.wanted
@@ -113,7 +112,7 @@ Sync(p) ==
     /\ synced' = [synced EXCEPT ![p] = guard[p].epoch]
     /\ UNCHANGED <<lease, op, prompt, jumps>>
 
-\* A sync that fails, after which the lease is released if the process writes that.
+\* A sync fails. Then the process releases the lease, if that write succeeds.
 FailedSync(p, writes) ==
     /\ guard' = [guard EXCEPT ![p] = NoGuard]
     /\ ForgetHold(p)
@@ -122,8 +121,8 @@ FailedSync(p, writes) ==
                 THEN Released(lease) ELSE lease
     /\ UNCHANGED jumps
 
-\* P2.10 to P2.12. The error answers whoever waits. The process then tries to release the lease; the
-\* write may fail as well.
+\* P2.10 to P2.12. An operation that waits gets the error. The process then tries to release
+\* the lease. This write may fail as well.
 SyncFails(p) ==
     /\ guard[p].stage = "syncing"
     /\ \E writes \in BOOLEAN : FailedSync(p, writes)
@@ -133,17 +132,18 @@ Begin(p) ==
     /\ op' = [op EXCEPT ![p] = "running"]
     /\ UNCHANGED <<lease, guard, synced, prompt, jumps>>
 
-\* A write that takes its time: the fence passes at its start, in the same
-\* transaction, and until its end no other process can take the lease.
+\* A long write. It passes the fence at its start, in the same transaction. Until its end,
+\* no other process can take the lease.
 WriteBegins(p) ==
     /\ LongWrites /\ op[p] = "running" /\ DatabaseFree
     /\ FencePasses(lease, guard[p].epoch)
     /\ op' = [op EXCEPT ![p] = "writing"]
     /\ UNCHANGED <<lease, guard, synced, prompt, jumps>>
 
-\* P1.9, P5.17. The renewal shares the connection and has had no turn: so the write itself
-\* renews the lease, as its last statement. Or it releases the lease, if somebody waits
-\* and the process has no other operation that needs it (about that nothing is said here).
+\* P1.9, P5.17. The renewal uses the same connection, so it could not run during the write.
+\* So the write renews the lease itself, in its last statement. Or it releases the lease, if
+\* a process waits and the holder has no other operation that needs the lease. (This module
+\* has no other operations.)
 WriteEnds(p) ==
     /\ op[p] = "writing"
     /\ op' = [op EXCEPT ![p] = "idle"]
@@ -154,14 +154,14 @@ WriteEnds(p) ==
            ELSE guard' = [guard EXCEPT ![p] = WaiterNoted(@, sawWaiter)] /\ UNCHANGED <<synced, prompt>>
     /\ UNCHANGED jumps
 
-\* An operation ends, whatever came of it.
+\* An operation ends, successfully or not.
 End(p) ==
     /\ op[p] = "running"
     /\ op' = [op EXCEPT ![p] = "idle"]
     /\ UNCHANGED <<lease, guard, synced, prompt, jumps>>
 
-\* P1.7, P8.2. A renewal that comes through, and brings news of a waiter, which is heeded now or
-\* later.
+\* P1.7, P8.2. A renewal succeeds. The holder learns whether a process waits, and reacts now
+\* or later.
 Renew(p) ==
     /\ Renewable(guard[p]) /\ DatabaseFree
     /\ FencePasses(lease, guard[p].epoch)
@@ -169,21 +169,21 @@ Renew(p) ==
     /\ \E sawWaiter \in Notable(lease.wanted) : guard' = [guard EXCEPT ![p] = WaiterNoted(@, sawWaiter)]
     /\ UNCHANGED <<synced, op, prompt, jumps>>
 
-\* P8.11, P8.13. Somebody has waited for longer than operations are given, and one still runs: for a
-\* person, for the network, for what only comes once another process had the lease. (A
-\* write is not such an operation: it ends by itself.)
+\* P8.11, P8.13. A process has waited for longer than the time that operations have to end,
+\* and an operation still runs. It may wait for a person, for the network, or for something
+\* that only another process with the lease can do. (A write ends by itself.)
 StopRenewing(p) ==
     /\ guard[p].stage = "draining" /\ op[p] = "running" /\ ~Broken("waits-inside")
     /\ guard' = [guard EXCEPT ![p] = Overdue(@)]
     /\ UNCHANGED <<lease, synced, op, prompt, jumps>>
 
-\* P1.8, P4.3. An access under a guard whose lease is gone. The guard dies, and the operation
-\* waits for another.
+\* P1.8, P4.3. An access under a guard that has lost its lease. The guard ends, and the
+\* operation waits for another guard.
 Lose(p) ==
     /\ guard[p].stage # "none" /\ DatabaseFree
     /\ ~FencePasses(lease, guard[p].epoch)
     /\ IF Broken("renew-ignores-loss") /\ Takeable(lease, p) /\ EpochsLeft
-       THEN \* the renewal finds the row free, takes it again, and says nothing
+       THEN \* the renewal finds the row free, takes it again, and tells no operation
             /\ lease' = Acquired(lease, p, NextEpoch)
             /\ guard' = [guard EXCEPT ![p].epoch = NextEpoch]
             /\ UNCHANGED <<op, synced, prompt>>
@@ -193,7 +193,7 @@ Lose(p) ==
             /\ UNCHANGED lease
     /\ UNCHANGED jumps
 
-\* P8.1, P8.8, P8.18. The holder releases the lease: because it idles, or because somebody waits.
+\* P8.1, P8.8, P8.18. The holder releases the lease, because it is idle or a process waits.
 Release(p) ==
     /\ Stands(guard[p], guard[p].epoch) /\ DatabaseFree
     /\ op[p] \in {"idle", "waiting"}
@@ -204,8 +204,8 @@ Release(p) ==
        ELSE guard' = [guard EXCEPT ![p] = NoGuard] /\ ForgetHold(p)
     /\ UNCHANGED <<op, jumps>>
 
-\* Time passes the lease's end: of a process that is gone, that sleeps, that has no turn
-\* to renew because it writes, or that does not renew any more.
+\* The lease expires: its holder has ended, is suspended, can't renew because it writes, or
+\* has stopped renewing.
 Expire ==
     /\ lease.left \in 1..LeaseTime
     /\ \/ lease.holder \in {Nobody, Departed}
@@ -214,8 +214,8 @@ Expire ==
     /\ lease' = [lease EXCEPT !.left = 0]
     /\ UNCHANGED <<guard, synced, op, prompt, jumps>>
 
-\* P7.1. The wall clock jumps, forward past the lease's end or back by more than any
-\* lease lasts. Nobody can be called prompt by such a clock.
+\* P7.1. The wall clock jumps: forward beyond the end of the lease, or back by more than the
+\* duration of any lease. With such a clock, no process counts as prompt.
 ClockJump ==
     /\ jumps < MaxJumps /\ lease.holder # Nobody
     /\ \E left \in {0, Absurd} : lease' = [lease EXCEPT !.left = left]
@@ -223,8 +223,8 @@ ClockJump ==
     /\ jumps' = jumps + 1
     /\ UNCHANGED <<guard, synced, op>>
 
-\* P0.6. Killed, and started again under the same label: a new instance with nothing in
-\* its memory. (Killed and not started again: it takes no step any more.)
+\* P0.6. A process is killed and started again under the same label. It is a new instance
+\* with empty memory. (A process that is not started again takes no further step.)
 Crash(p) ==
     /\ \/ guard[p].stage # "none" \/ op[p] # "idle"
     /\ guard' = [guard EXCEPT ![p] = NoGuard]
@@ -241,26 +241,25 @@ Next ==
     \/ Expire
     \/ ClockJump
 
-(* Fairness, in words. Time passes. A process that waits keeps looking. A    *)
-(* process that gave the lease to a waiter stands back until somebody has    *)
-(* had it, or for longer than the waiter's pause between two looks; then it  *)
-(* has no better chance than others. (Hence strong fairness: an acquisition  *)
-(* that is possible again and again happens some day.) A sync ends, in one   *)
-(* way or the other. It may fail each time; but the write that then gives    *)
-(* the lease up does not fail each time. A process that is awake goes on     *)
-(* with what it does: it notes some day that somebody waits, renews no more  *)
-(* if its operation does not end then, and releases the lease if it does.    *)
-(* Nothing is assumed about when operations end. A process that is not       *)
-(* prompt may be suspended for ever, and owes nothing, unless it wants       *)
-(* something itself.                                                         *)
+(* Fairness, in words. Time passes. A process that waits polls the row. A    *)
+(* process that has released the lease for another one does not ask for it   *)
+(* again until some process has had it, or until longer than the pause       *)
+(* between two polls. Then its chance is not better than that of others.     *)
+(* (So Acquire has strong fairness: an acquisition that is possible again    *)
+(* and again eventually happens.) A sync eventually succeeds or fails. It    *)
+(* may always fail, but the write that then releases the lease does not      *)
+(* always fail. A process that is not suspended continues: it eventually     *)
+(* notes that another process waits. If its operation ends, it releases the  *)
+(* lease; if not, it stops renewing. Operations need not end. A process that *)
+(* is not prompt may be suspended for ever, unless it waits for the lease    *)
+(* itself.                                                                   *)
 (*                                                                           *)
 (* Each assumption is needed: `python -m checking conditions                 *)
-(* LeaseLock!Fairness` leaves them out, one at a time, and TLC finds a       *)
-(* process that waits for ever. The following was tried by hand, with one    *)
-(* property and the bounds of LeaseLockProgress. Without the assumption      *)
-(* about Expire, Acquire or the sync, a lock is found that nobody holds      *)
-(* (LockNotStuck). Where Acquire, Begin or the sync has weak fairness only,  *)
-(* the same is found as without it.                                          *)
+(* LeaseLock!Fairness` removes them, one at a time, and TLC finds a process  *)
+(* that waits for ever. The following was tried by hand, with one property   *)
+(* and the bounds of LeaseLockProgress. Without the assumption about Expire, *)
+(* Acquire or the sync, LockNotStuck is violated. With weak fairness of      *)
+(* Acquire, Begin or the sync, the result is the same as without any.        *)
 Fairness ==
     /\ WF_vars(Expire)
     /\ \A p \in Processes :

@@ -1,44 +1,44 @@
 -------------------------------- MODULE Lists --------------------------------
 (* The device lists of other users: which are outdated, and how they become   *)
-(* current again. Several processes use one store (AtomicStore): each         *)
-(* operation is one step, and a process is only a place where a request or a  *)
-(* response waits, for as long as it likes, while the others go on. A crash,  *)
-(* an invalidation, and a request or response that gets lost are all the same *)
-(* (Lose). It is promised to the user, who encrypts for these devices:        *)
+(* current again. Several processes use one store (AtomicStore), and each     *)
+(* operation is one step. The only other state of a process is the request or *)
+(* the response that it holds, for any length of time. A crash, an            *)
+(* invalidation, and a lost request or response are the same step (Lose). The *)
+(* machine promises to the user, who encrypts for these devices:              *)
 (*                                                                            *)
 (*   DirtyNotLost  a device list is current, or is marked as outdated, or the *)
-(*                 server still has to tell of the change, on each connection *)
-(*   ListsCatchUp  each device list is eventually current, and stays so when  *)
-(*                 nothing changes any more                                   *)
+(*                 server will still report the change on each connection     *)
+(*   ListsCatchUp  each device list is eventually current, and stays so if    *)
+(*                 there are no further changes                               *)
 (*                                                                            *)
 (* A device has several sync connections, each with a token of its own, such  *)
-(* as classic sync in one process and sliding sync in another. Each of them   *)
-(* tells of each change. What a sync response tells becomes a mark, in the    *)
-(* commit of the token. A mark has a number, and each number is used once,    *)
-(* also after the mark is gone. A query carries the numbers of the marks that *)
-(* it was made for. Its response counts for the users whose mark still has    *)
-(* that number; for all others it changes nothing, since a change may have    *)
-(* been told after the server answered, or a newer response was first.        *)
+(* as classic sync in one process and sliding sync in another. Each           *)
+(* connection reports each change. A reported change becomes a mark, in the   *)
+(* commit of the token. A mark has a number, which no other mark ever gets. A *)
+(* query has the numbers of the marks that it is made for. Its response       *)
+(* counts for the users whose marks still have these numbers. For other users *)
+(* it changes nothing: a change may have been reported after the server's     *)
+(* answer, or a newer response may have come first.                           *)
 (*                                                                            *)
-(* A connection without a token is told of no change: it begins with what is  *)
-(* so now. Therefore the response to such a sync marks all users, in the      *)
-(* commit of its token. (To mark them when the token is lost would be too     *)
-(* early: what changes until the server answers would be told by nobody.)     *)
+(* The server reports no earlier changes on a connection without a token. So  *)
+(* the response to such a sync marks all users, in the commit of its token.   *)
+(* (It would be too early to mark them when the token is lost: no response    *)
+(* would report the changes between that and the server's answer.)            *)
 (*                                                                            *)
-(* Left out: what else is in a sync (Inbox), signatures, and what becomes of  *)
-(* the sessions of a device that is gone (Sharing).                           *)
+(* Left out: the other parts of a sync (Inbox), signatures, and the sessions  *)
+(* of a device that is gone (Sharing).                                        *)
 EXTENDS Naturals, FiniteSets
 
 CONSTANTS
-    Processes,    \* the places where a request or a response waits
-    Connections,  \* sync connections of the device
-    Sliding,      \* those whose token the server may forget
+    Processes,    \* the programs that share the store
+    Connections,  \* the sync connections of the device
+    Sliding,      \* the connections whose token the server may forget
     Users,
-    None,         \* in the place of a token, a mark or a device list: there is none
+    None,         \* instead of a token, a mark or a device list: there is none
     Awake,        \* the processes that are not suspended for ever
     Used,         \* the connections that are used again and again
     MaxChanges,   \* bound: changes of device lists
-    MaxForgotten, \* bound: how often a token is forgotten. (It begins as if it were)
+    MaxForgotten, \* bound: how often a token is forgotten. (Initially there is none)
     Fault         \* "none", or the slug of the one rule that is broken
 
 Broken(slug) == Fault = slug
@@ -50,14 +50,14 @@ ASSUME /\ Cardinality(Processes) >= 2 /\ Awake \subseteq Processes
 VARIABLES
     store,   \* the records, each change of which is one commit
     server,  \* what the server has
-    flight   \* by process: what waits there
+    flight   \* by process: the request or the response that it holds
 
 vars == <<store, server, flight>>
 
 -------------------------------------------------------------------------------
-(* Changes of device lists are numbered, as the server orders them. A token is  *)
-(* the number of the last change that is told, and a device list is as good as  *)
-(* the number of the change that it shows.                                      *)
+(* Changes of device lists are numbered, in the order of the server. A token is *)
+(* the number of the last reported change. A device list is represented by the  *)
+(* number of the last change in it.                                             *)
 (*                                                                              *)
 (* store     tracked    the users whose device lists are wanted                 *)
 (*           known      by user: the device list                                *)
@@ -86,20 +86,20 @@ Marked(records, users) ==
                          !.next = @ + 1]
 
 -------------------------------------------------------------------------------
-\* Somebody wants to encrypt for a user. The first time, that is marked.
+\* The application wants to encrypt for a user. The first time, the user is marked.
 TrackUser(user) ==
     /\ store' = (IF user \in store.tracked THEN store
                  ELSE Marked([store EXCEPT !.tracked = @ \cup {user}], {user}))
     /\ UNCHANGED <<server, flight>>
 
-\* A user has a new device, or one less.
+\* A user adds or removes a device.
 ChangeDevices(user) ==
     /\ server.now < MaxChanges
     /\ server' = [server EXCEPT !.now = @ + 1, !.changed[user] = server.now + 1]
     /\ UNCHANGED <<store, flight>>
 
-\* A process asks for a sync, and the server answers. (One step: of a change between the
-\* two the response tells, as if it had come before.)
+\* A process makes a sync request, and the server answers. (This is one step, since the
+\* response reports a change between the two as if it had come before the request.)
 AnswerSync(p, c) ==
     /\ flight[p] = Idle
     /\ LET token == store.token[c]
@@ -108,8 +108,8 @@ AnswerSync(p, c) ==
                     changed |-> changed, token |-> server.now])
     /\ UNCHANGED <<store, server>>
 
-\* Marks and token are one commit. A response that was asked for with another token than
-\* the store has now changes nothing.
+\* One commit stores the marks and the token. A response to a request with another token than
+\* the stored one changes nothing.
 \* M5.2, M5.4
 ReceiveSync(p) ==
     /\ flight[p].kind = "sync"
@@ -120,8 +120,7 @@ ReceiveSync(p) ==
     /\ Hand(p, Idle)
     /\ UNCHANGED server
 
-\* The server says that it does not know the token any more; or a process begins a
-\* connection anew.
+\* The server says that it no longer knows the token, or a process restarts a connection.
 \* M5.5
 ForgetToken(c) ==
     /\ c \in Sliding
@@ -132,10 +131,10 @@ ForgetToken(c) ==
     /\ UNCHANGED flight
 
 -------------------------------------------------------------------------------
-(* Queries. Several may be under way at once, for the same user too.            *)
+(* Queries. There may be several at once, even for the same user.               *)
 
-\* A process asks for the lists of the users that are marked, and the server answers. (One
-\* step: a list that is newer than its question is no worse.)
+\* A process queries the device lists of the marked users, and the server answers. (This is
+\* one step, since it does no harm if a list is newer than the request.)
 \* M6.2
 AnswerQuery(p) ==
     /\ flight[p] = Idle
@@ -145,7 +144,7 @@ AnswerQuery(p) ==
                        lists |-> [user \in users |-> server.changed[user]]])
     /\ UNCHANGED <<store, server>>
 
-\* The response may arrive much later, and after one that is newer.
+\* The response may arrive much later, and after a newer one.
 \* M6.2
 MarkSent(p) ==
     /\ flight[p].kind = "query"
@@ -172,12 +171,12 @@ Next ==
     \/ \E c \in Connections : ForgetToken(c) \/ \E p \in Processes : AnswerSync(p, c)
     \/ \E p \in Processes : ReceiveSync(p) \/ AnswerQuery(p) \/ MarkSent(p) \/ Lose(p)
 
-(* Fairness, in words. One process that is awake suffices, and one connection   *)
-(* that it uses again and again. Some of the answers to its syncs arrive, and   *)
-(* some of those to its queries. The others may be suspended for ever, whatever *)
-(* they have in hand. Without any of these assumptions a list stays outdated    *)
-(* for ever: `python -m checking conditions Lists!Fairness` leaves them out,    *)
-(* one at a time.                                                               *)
+(* Fairness, in words. It is enough that one process is not suspended, and that *)
+(* it uses one connection again and again. Some of the responses to its syncs   *)
+(* and to its queries arrive. The other processes may be suspended for ever,    *)
+(* whatever they hold. Without any one of these assumptions a list may stay     *)
+(* outdated for ever: `python -m checking conditions Lists!Fairness` removes    *)
+(* them, one at a time.                                                         *)
 Fairness ==
     \A p \in Awake :
         /\ \A c \in Used : WF_vars(AnswerSync(p, c))
@@ -206,6 +205,6 @@ DirtyNotLost ==
         \/ store.outdated[user] # None
         \/ \A c \in Connections : store.token[c] = None \/ store.token[c] < server.changed[user]
 
-\* (Within the bounds, changes come to an end.)
+\* (The bounds limit the number of changes.)
 ListsCatchUp == <>[](\A user \in store.tracked : Current(user))
 ===============================================================================

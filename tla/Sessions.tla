@@ -1,33 +1,33 @@
 ------------------------------- MODULE Sessions -------------------------------
-(* How a wedged session is replaced. The Olm session with one other device   *)
-(* may break, for example because that device's copy was put back to an      *)
-(* older state. A message of that device that can't be read shows this. Then *)
-(* a one-time key of the device is claimed, a new session is made with it,   *)
-(* m.dummy is sent over that, so that the other device uses it too, and the  *)
-(* room key is sent again, and so are those that it replaced. The machine    *)
-(* promises to the other device, and to the people in the room:              *)
+(* How a wedged session is replaced. The Olm session with another device may *)
+(* break, for example because that device's copy was restored to an older    *)
+(* state. A message of that device that can't be decrypted shows this. Then  *)
+(* our device claims a one-time key, makes a new session with it, and sends  *)
+(* m.dummy over that session, so that the other device uses it too. It sends *)
+(* the room key again, and the room keys before it. The machine promises to  *)
+(* the other device, and to the people in the room:                          *)
 (*                                                                           *)
 (*   EverythingArrives  each room key that was shared with the device        *)
-(*                      eventually arrives in a form that it can read; and a *)
-(*                      broken session is eventually replaced, for both ends *)
+(*                      eventually arrives in a message that it can decrypt; *)
+(*                      and both ends eventually replace a broken session    *)
 (*   KeysBounded        at most one key of the device is claimed in an hour, *)
-(*                      however many messages can't be read and whichever    *)
-(*                      processes get them                                   *)
+(*                      even if many messages can't be decrypted, in several *)
+(*                      processes                                            *)
 (*   ExactlyOnce        each mark is settled by one new session              *)
 (*                                                                           *)
-(* The first needs fairness, and a session that eventually stops breaking. A *)
-(* break that no message shows is not noticed. An hour stands for the pause  *)
-(* between two attempts.                                                     *)
+(* EverythingArrives needs fairness, and a session that breaks only a finite *)
+(* number of times. A break is noticed only by a message. An hour stands for *)
+(* the pause between two attempts.                                           *)
 (*                                                                           *)
 (* The store is AtomicStore: an operation is one step, and each action below *)
-(* that changes the store is one operation. A process is only a place where  *)
-(* a request or a response waits, flight[p]. A crash, an invalidation, and a *)
-(* request or a response that is lost are the same step, Lose(p). A process  *)
-(* that is suspended takes no step.                                          *)
+(* that changes the store is one operation. The only other state of a        *)
+(* process is the request or the response that it holds, flight[p]. A crash, *)
+(* an invalidation, and a lost request or response are the same step,        *)
+(* Lose(p). A suspended process takes no step.                               *)
 (*                                                                           *)
-(* Sessions are told apart by their generation, 1 being that of the          *)
-(* beginning. How a first session is made is left out, and so is how sync    *)
-(* responses are taken (Inbox) and to whom keys are given (Sharing).         *)
+(* A session is identified by its generation. The first session has the      *)
+(* generation 1. Left out: how the first session is made, how sync responses *)
+(* are applied (Inbox), and which devices get room keys (Sharing).           *)
 EXTENDS Naturals, FiniteSets
 
 CONSTANTS
@@ -46,19 +46,19 @@ VARIABLES
     peer,    \* the other device
     server,  \* its messages that wait for us, and how many it has sent
     store,   \* the records
-    flight,  \* by process: the request or the response that it has in its hands
+    flight,  \* by process: the request or the response that it holds
     claims   \* how many claims were handed out in this hour
 
 vars == <<peer, server, store, flight, claims>>
 
-\* peer    generation    of the session over which it sends
-\*         broken        the sessions of which the two ends don't agree any more
-\*         roomKeys      those that it has got, by number
-\* server  unread        messages that we can't read, and have not processed, by number
-\*         sent          the number of the last
-\* store   generation    of the session over which we send
-\*         key           the number of the room key
-\*         shared        under which that was encrypted, and those before it; 0: not yet
+\* peer    generation    the generation of the session over which it sends
+\*         broken        the sessions whose two ends do not agree any more
+\*         roomKeys      the numbers of the room keys that it has received
+\* server  unread        the numbers of messages that we can't decrypt and have not processed
+\*         sent          the number of the last message
+\* store   generation    the generation of the session over which we send
+\*         key           the number of the current room key
+\*         shared        by room key: the generation over which it was sent; 0: not yet
 \*         unwedge       the mark's number; 0: there is none
 \*         marks         the number of the last mark that was made
 \*         triedLately   whether a claim was handed out less than an hour ago
@@ -76,12 +76,12 @@ Dummy(generation) == [type |-> "m.dummy", generation |-> generation, key |-> 0]
 
 RoomKey(generation, key) == [type |-> "m.room_key", generation |-> generation, key |-> key]
 
-\* What is to be sent over our newest session: a room key, or m.dummy, which has none.
+\* A message over our newest session: a room key, or m.dummy if `key` is 0.
 Newest(key) == IF key = 0 THEN Dummy(store.generation) ELSE RoomKey(store.generation, key)
 
 -------------------------------------------------------------------------------
-\* The two ends of the session that the device uses don't agree any more, and the next
-\* message of the device shows it.
+\* The two ends of the device's current session do not agree any more. The next message of
+\* the device shows it.
 Break ==
     /\ Cardinality(peer.broken) < MaxBreaks
     /\ peer.generation \notin peer.broken
@@ -90,15 +90,15 @@ Break ==
     /\ server' = [unread |-> server.unread \cup {server.sent + 1}, sent |-> server.sent + 1]
     /\ UNCHANGED <<store, flight, claims>>
 
-\* It sends another one, as it does not know yet.
+\* The device sends another message over the broken session.
 PeerSends ==
     /\ peer.generation \in peer.broken
     /\ server.sent < MaxMessages
     /\ server' = [unread |-> server.unread \cup {server.sent + 1}, sent |-> server.sent + 1]
     /\ UNCHANGED <<peer, store, flight, claims>>
 
-\* receive_sync_changes, with a message that can't be read: the mark is stored with the
-\* token. If there is one already, it stays.
+\* receive_sync_changes, with a message that can't be decrypted: a mark is stored together
+\* with the token. If there is a mark already, it stays.
 \* M8.1
 ReceiveSync(p) ==
     /\ \E message \in server.unread : server' = [server EXCEPT !.unread = @ \ {message}]
@@ -110,10 +110,10 @@ ReceiveSync(p) ==
             /\ UNCHANGED flight
     /\ UNCHANGED <<peer, claims>>
 
-\* outgoing_requests hands a claim out to one process, and notes in the same commit that
-\* it was handed out. The request carries the number of the mark, and puts those that were
-\* handed out before it for the same mark out of date. (There the code gives each a number
-\* of its own; here theirs becomes 0, as numbers must not grow for ever.)
+\* outgoing_requests hands out a claim to one process, and notes this in the same commit. The
+\* request has the number of the mark. Earlier claims for the same mark become outdated. (The
+\* code gives each claim a number of its own. Here the number of an outdated claim becomes 0,
+\* since numbers must not grow for ever.)
 \* M8.3
 HandOutClaim(p) ==
     /\ IF Broken("wedged-mark-in-memory") THEN InFlight(p, "mark") ELSE flight[p] = Nothing /\ store.unwedge > 0
@@ -128,14 +128,14 @@ HandOutClaim(p) ==
                       [] OTHER -> flight[q]]
     /\ UNCHANGED <<peer, server>>
 
-\* The server gives a key of the device away: it is spent, whatever becomes of it.
+\* The server hands out a key of the device. The key is used up, even if the answer is lost.
 AnswerClaim(p) ==
     /\ InFlight(p, "claim")
     /\ flight' = [flight EXCEPT ![p].stage = "claimed"]
     /\ UNCHANGED <<peer, server, store, claims>>
 
-\* mark_sent, of a claim whose mark stands: the new session, m.dummy, and the end of the
-\* mark in one commit. What was sent over an older session counts as sent no more.
+\* mark_sent, of a claim whose mark exists: one commit stores the new session and m.dummy, and
+\* deletes the mark. Room keys that were sent over an older session do not count as sent.
 \* M8.5, M8.10, M8.11
 TakeClaimAnswer(p) ==
     /\ InFlight(p, "claimed")
@@ -149,8 +149,8 @@ TakeClaimAnswer(p) ==
     /\ flight' = [flight EXCEPT ![p] = Nothing]
     /\ UNCHANGED <<peer, server, claims>>
 
-\* mark_sent, of a claim that comes late: another one was handed out for its mark, or has
-\* settled it. The key is of no use.
+\* mark_sent, of an outdated claim: a later claim was handed out for the mark, or has settled
+\* it. The claimed key is not used.
 \* M8.5
 IgnoreClaim(p) ==
     /\ InFlight(p, "claimed")
@@ -158,8 +158,7 @@ IgnoreClaim(p) ==
     /\ flight' = [flight EXCEPT ![p] = Nothing]
     /\ UNCHANGED <<peer, server, store, claims>>
 
-\* share_room_key: where the device has not been given the key over this session; nor those
-\* that it replaced.
+\* share_room_key: the room keys that were not sent to the device over this session.
 \* M8.11
 ShareRoomKey(p) ==
     /\ store.shared = 0
@@ -168,21 +167,21 @@ ShareRoomKey(p) ==
                                   !.outbox = @ \cup {Newest(key) : key \in earlier \cup {store.key}}]
     /\ UNCHANGED <<peer, server, flight, claims>>
 
-\* share_room_key, where the room key is to be replaced: the new one is given as well.
+\* share_room_key, when the room key must be replaced: the new one is sent as well.
 ReplaceRoomKey(p) ==
     /\ store.key < MaxKeys
     /\ store.shared # 0
     /\ store' = [store EXCEPT !.key = @ + 1, !.outbox = @ \cup {Newest(store.key + 1)}]
     /\ UNCHANGED <<peer, server, flight, claims>>
 
-\* outgoing_requests: what is in the outbox is listed in each process until it is answered.
+\* outgoing_requests: each process lists the messages of the outbox, until they are answered.
 OutgoingRequest(p, message) ==
     /\ flight[p] = Nothing
     /\ flight' = [flight EXCEPT ![p] = [stage |-> "request", message |-> message]]
     /\ UNCHANGED <<peer, server, store, claims>>
 
-\* The message arrives. The device reads it if the two ends agree, and sends over its
-\* session from now on, if that is newer.
+\* A message arrives. The device can decrypt it if the two ends agree. From then on it sends
+\* over the message's session, if that is newer.
 Deliver(p) ==
     /\ InFlight(p, "request")
     /\ LET message == flight[p].message
@@ -192,7 +191,7 @@ Deliver(p) ==
     /\ flight' = [flight EXCEPT ![p].stage = "answered"]
     /\ UNCHANGED <<server, store, claims>>
 
-\* mark_sent, of a message: it is done with.
+\* mark_sent, of a message: it leaves the outbox.
 MarkSent(p) ==
     /\ InFlight(p, "answered")
     /\ store' = [store EXCEPT !.outbox = @ \ {flight[p].message}]
@@ -221,15 +220,15 @@ Next ==
         \/ ShareRoomKey(p) \/ ReplaceRoomKey(p) \/ Deliver(p) \/ MarkSent(p) \/ Lose(p)
         \/ \E message \in store.outbox : OutgoingRequest(p, message)
 
-(* Fairness, in words. It is enough that one process is awake, whichever.    *)
-(* Syncs come, hours pass, and the application shares its room key. A claim  *)
-(* that could be handed out again and again is handed out; if claims that    *)
-(* are the newest, or requests with one message, reach the server again and  *)
-(* again, one is answered; and if such answers to claims come again and      *)
-(* again, one is handed in. (So the network may lose many, but not all.)     *)
-(* What a process has an answer to it does not keep for ever. Without any of *)
-(* these a key or a session waits for ever: `python -m checking conditions   *)
-(* Sessions!Fairness`.                                                       *)
+(* Fairness, in words. It is enough that some process is not suspended.      *)
+(* Syncs happen, hours pass, and the application shares its room key. A      *)
+(* claim that can be handed out again and again is handed out. If the newest *)
+(* claims reach the server again and again, or requests with one message do, *)
+(* one is answered. If such answers to claims arrive again and again, one is *)
+(* handed in. (So the network may lose many requests and responses, but not  *)
+(* all.) A process does not keep an answer for ever. Without any one of      *)
+(* these assumptions a room key may never arrive, or a session stays broken: *)
+(* `python -m checking conditions Sessions!Fairness`.                        *)
 Fairness ==
     /\ WF_vars(HourPasses)
     /\ WF_vars(\E p \in Processes : ReceiveSync(p))
@@ -262,6 +261,6 @@ KeysBounded == claims <= 1
 
 ExactlyOnce == store.generation <= 1 + store.marks
 
-\* (The session breaks a few times at most.)
+\* (MaxBreaks limits how often the session breaks.)
 EverythingArrives == <>[](peer.roomKeys = 1..store.key /\ peer.generation \notin peer.broken)
 ===============================================================================

@@ -1,42 +1,42 @@
 ------------------------------- MODULE Sharing -------------------------------
-(* How a room message is sent: a group session is made, its key is shared    *)
-(* with the devices of the room's members, and messages are encrypted with   *)
-(* it, by any process of one device. Members join and leave meanwhile, and   *)
-(* the processes learn that at different times. The machine promises to the  *)
-(* application, and to the members of the room:                              *)
+(* How room messages are sent. Any process of the device may make a group    *)
+(* session, share its key with the devices of the room's members, and        *)
+(* encrypt messages with it. Members join and leave, and the processes learn *)
+(* this at different times. The machine promises to the application, and to  *)
+(* the members of the room:                                                  *)
 (*                                                                           *)
 (*   NoRatchetReuse   no index of a group session is used for two messages,  *)
 (*                    even if one of them never arrives                      *)
-(*   NothingLost      a device that counts as having a key has it, or a      *)
-(*                    record says that it is to be sent; a key that was      *)
-(*                    shared is that of a session which is stored; and each  *)
-(*                    member to whom a message was encrypted can read it     *)
-(*   LeftCantRead     nobody else can: neither those who have left, nor      *)
-(*                    those who came later, as far as the process that       *)
-(*                    encrypted the message had learned of it                *)
+(*   NothingLost      a device that counts as having a key has received it,  *)
+(*                    or the key is in the outbox; the session of a shared   *)
+(*                    key is stored; and each member that a message was      *)
+(*                    encrypted for can read it                              *)
+(*   LeftCantRead     nobody else can read the message: neither users who    *)
+(*                    have left nor users who joined later, as far as the    *)
+(*                    process that encrypted it knew this                    *)
 (*                                                                           *)
 (* The store is AtomicStore: an operation is one step, and each action below *)
-(* that changes the store is one operation. A process is only a place where  *)
-(* a request or a response waits, flight[p]. A crash, an invalidation, and a *)
-(* request or a response that is lost are the same step, Lose(p). A process  *)
-(* that is suspended takes no step.                                          *)
+(* that changes the store is one operation. The only other state of a        *)
+(* process is the request or the response that it holds, flight[p]. A crash, *)
+(* an invalidation, and a lost request or response are the same step,        *)
+(* Lose(p). A suspended process takes no step.                               *)
 (*                                                                           *)
-(* A device has one Olm session with us, which is never broken (Sessions is  *)
-(* about those that are). Each member has one device. The store does not     *)
-(* know who is in the room: the application says so with each call, and what *)
-(* it says may be old. A session may be replaced at any time: why it is      *)
-(* (its age, its messages, a setting) is no matter, except that it must not  *)
-(* be used once it is known to somebody who has left.                        *)
+(* Each member has one device. The device has one Olm session with us, which *)
+(* never breaks (Sessions has broken ones). The store does not know the      *)
+(* members of the room. The application names them in each call, and its     *)
+(* information may be old. A group session may be replaced at any time, for  *)
+(* example because of its age. It must be replaced if a user who has left    *)
+(* has its key.                                                              *)
 EXTENDS Naturals, Sequences, FiniteSets
 
 CONSTANTS
     Processes,    \* the programs that share the store
-    Nothing,      \* in the place of a session, a request or a response: there is none
-    Devices,      \* those of other people
-    Memberships,  \* who is in the room, at first and after each change
-    Batch,        \* so many devices are given a key in one commit at most
+    Nothing,      \* instead of a session, a request or a response: there is none
+    Devices,      \* the devices of other users
+    Memberships,  \* the members of the room, initially and after each change
+    Batch,        \* at most so many devices are given a key in one commit
     MaxSessions,  \* bound: group sessions
-    MaxMessages,  \* bound: room messages that are encrypted
+    MaxMessages,  \* bound: encrypted room messages
     Fault         \* "none", or the slug of the one rule that is broken
 
 Broken(slug) == Fault = slug
@@ -48,17 +48,17 @@ ASSUME /\ Cardinality(Processes) >= 2 /\ Batch >= 1
 VARIABLES
     knows,     \* by process: the last of Memberships that its application has learned of
     store,     \* the records
-    flight,    \* by process: the request or the response that it has in its hands
-    arrived,   \* the room keys that have arrived. The server knows a transaction id when
-               \* it comes again, so that no key arrives twice
-    messages   \* the room messages that left the machine, in order
+    flight,    \* by process: the request or the response that it holds
+    arrived,   \* the room keys that have arrived. The server recognises a repeated
+               \* transaction ID, so no key arrives twice
+    messages   \* the encrypted room messages, in order
 
 vars == <<knows, store, flight, arrived, messages>>
 
-\* session  the number of the group session, its next index, and with whom it is shared,
-\*          from which index; or nothing
-\* outbox   room keys that are to be sent: to whom, of which session, from which index.
-\*          Together these stand for the transaction id
+\* session  the number of the group session, its next index, and, by device, the index from
+\*          which it is shared; or Nothing
+\* outbox   room keys that are to be sent: the device, the session, and the index from which
+\*          it is shared. The three together stand for the transaction ID
 Init ==
     /\ knows = [p \in Processes |-> 1]
     /\ store = [session |-> Nothing, outbox |-> {}]
@@ -73,23 +73,23 @@ Members(p) == Memberships[knows[p]]
 Shared == IF store.session = Nothing THEN {} ELSE DOMAIN store.session.shared
 
 -------------------------------------------------------------------------------
-\* Somebody joined or left, and the application of a process learns of it. The other one
-\* knows already, or learns it later.
+\* A user has joined or left, and the application of a process learns this. The other process
+\* knows it already, or learns it later.
 LearnMembers(p) ==
     /\ knows[p] < Len(Memberships)
     /\ knows' = [knows EXCEPT ![p] = @ + 1]
     /\ UNCHANGED <<store, flight, arrived, messages>>
 
-\* The first commit of share_room_key, where there is no session that may be used: it
-\* makes a new one, which nobody knows.
+\* The first commit of share_room_key, if there is no session that may be used: it makes a
+\* new one, which is not shared yet.
 Rotate(p) ==
     /\ LET number == IF store.session = Nothing THEN 1 ELSE store.session.number + 1
        IN  /\ number <= MaxSessions
            /\ store' = [store EXCEPT !.session = [number |-> number, index |-> 0, shared |-> <<>>]]
     /\ UNCHANGED <<knows, flight, arrived, messages>>
 
-\* share_room_key, with the members whom the application knows: some of them in each commit.
-\* To whom the key is given, and what is to be sent, is stored together.
+\* share_room_key, with the members that the application knows: some of them in each commit.
+\* One commit stores which devices get the key, and the messages to them.
 \* M9.1, M9.2
 ShareRoomKey(p) ==
     /\ store.session # Nothing
@@ -102,7 +102,7 @@ ShareRoomKey(p) ==
                       /\ store' = [store EXCEPT !.session.shared = shared]
                       /\ \E key \in keys : flight' = [flight EXCEPT ![p] = [stage |-> "request", key |-> key]]
                  [] Broken("shared-then-invalidated") ->
-                      \* the session is in the cache, to be saved when it is used
+                      \* the session is only in the cache, and is stored when it is used
                       /\ store' = [session |-> Nothing, outbox |-> store.outbox \cup keys]
                       /\ UNCHANGED flight
                  [] OTHER ->
@@ -110,9 +110,8 @@ ShareRoomKey(p) ==
                       /\ UNCHANGED flight
     /\ UNCHANGED <<knows, arrived, messages>>
 
-\* encrypt_room_event. The same operation looks whether the session is shared with the
-\* members whom the application knows, and with nobody else. The index is stored before the
-\* message leaves.
+\* encrypt_room_event. The same operation checks that the session is shared with exactly the
+\* members that the application knows. The index is stored before the message is sent.
 \* M9.3, M9.4, M10.1, M10.2
 Encrypt(p) ==
     /\ store.session # Nothing
@@ -126,7 +125,7 @@ Encrypt(p) ==
                  THEN [flight EXCEPT ![p] = [stage |-> "unsaved", index |-> store.session.index + 1]] ELSE flight
     /\ UNCHANGED <<knows, arrived>>
 
-\* The fault "send-before-persist": the index is stored after the message has left.
+\* The fault "send-before-persist": the index is stored after the message was sent.
 SaveIndex(p) ==
     /\ Broken("send-before-persist")
     /\ InFlight(p, "unsaved")
@@ -134,20 +133,21 @@ SaveIndex(p) ==
     /\ flight' = [flight EXCEPT ![p] = Nothing]
     /\ UNCHANGED <<knows, arrived, messages>>
 
-\* outgoing_requests: what is in the outbox is listed in each process until it is answered.
+\* outgoing_requests: each process lists the messages of the outbox, until they are answered.
 OutgoingRequest(p, key) ==
     /\ flight[p] = Nothing
     /\ flight' = [flight EXCEPT ![p] = [stage |-> "request", key |-> key]]
     /\ UNCHANGED <<knows, store, arrived, messages>>
 
-\* The server has a request, and answers.
+\* The server receives a request, and answers.
 Deliver(p) ==
     /\ InFlight(p, "request")
     /\ arrived' = arrived \cup {flight[p].key}
     /\ flight' = [flight EXCEPT ![p].stage = "answered"]
     /\ UNCHANGED <<knows, store, messages>>
 
-\* mark_sent. That of a request which the other process has sent as well finds nothing.
+\* mark_sent. If the other process has sent the request as well, the second answer changes
+\* nothing.
 MarkSent(p) ==
     /\ InFlight(p, "answered")
     /\ store' = [store EXCEPT !.outbox = @ \ {flight[p].key}]
@@ -181,7 +181,7 @@ NoRatchetReuse ==
     \A i, j \in DOMAIN messages :
         (messages[i].session = messages[j].session /\ messages[i].index = messages[j].index) => i = j
 
-\* The keys that somebody has, or gets some day.
+\* The room keys that have arrived or will arrive.
 Given == arrived \cup store.outbox
 
 Reads(d, message) ==

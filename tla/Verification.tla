@@ -1,53 +1,55 @@
 ----------------------------- MODULE Verification -----------------------------
-(* Two people compare emoji (SAS), and their devices trust each other. Our   *)
-(* device is several processes on one store: any of them may hear a message, *)
-(* show the emoji, take the person's answer, or send what is to be sent. The *)
+(* Two people compare emoji (SAS), and then their devices trust each other.  *)
+(* Our device has several processes on one store. Any of them may receive a  *)
+(* message, show the emoji, take the person's answer, or send a message. The *)
 (* machine promises to the person, and to the peer:                          *)
 (*                                                                           *)
 (*   TrustOnlyIfConfirmed  the peer's identity is trusted only if both       *)
 (*                         people confirmed that their emoji are equal, and  *)
-(*                         if it is the peer's, and no attacker's            *)
-(*   DoneIsTrusted         the result of a flow that ended well is stored    *)
-(*   ExactlyOnce           no message of a flow is made twice, whichever     *)
-(*                         processes take its steps                          *)
-(*   SurvivesInvalidation  the peer never waits in vain: as long as its flow *)
+(*                         only if it is the real one, not an attacker's     *)
+(*   DoneIsTrusted         the result of a successful flow is stored         *)
+(*   ExactlyOnce           no message of a flow is made twice, even if       *)
+(*                         several processes take its steps                  *)
+(*   SurvivesInvalidation  the peer does not wait for ever: while its flow   *)
 (*                         continues, ours can continue too, or a message    *)
-(*                         that ends it is on its way                        *)
-(*   EverythingArrives     each flow ends, and in trust on both sides unless *)
-(*                         somebody cancels it (see Fairness)                *)
+(*                         that ends the peer's flow is on its way           *)
+(*   EverythingArrives     each flow ends, with trust on both sides unless a *)
+(*                         person cancels it (see Fairness)                  *)
 (*                                                                           *)
 (* The store is AtomicStore: an operation is one step, and each action below *)
-(* that changes the store is one operation. A process is nothing but a place *)
-(* where a request or a response waits, flight[p]. A crash, an invalidation, *)
-(* a request or a response that is lost: each is Lose(p). A process that is  *)
-(* suspended takes no step. The flow is a record, and so is its ephemeral    *)
-(* secret. What a step sends is stored in its commit, and leaves in order.   *)
+(* that changes the store is one operation. The only other state of a        *)
+(* process is the request or the response that it holds, flight[p]. A crash, *)
+(* an invalidation, and a lost request or response are the same step,        *)
+(* Lose(p). A suspended process takes no step. The flow and its ephemeral    *)
+(* secret are records. The commit of a step stores the messages of the step, *)
+(* which are sent in order.                                                  *)
 (*                                                                           *)
-(* One side starts, the other accepts. Whoever accepts commits to its        *)
-(* ephemeral key, and to the start that it accepts; then whoever started     *)
-(* shows its key, and then the other one. Where both start at once, one      *)
-(* start counts, for both the same. From the two keys follow the emoji, and  *)
-(* a secret for a MAC of each side's identity key. A side sends its MAC once *)
-(* its person has confirmed.                                                 *)
+(* One side starts, and the other accepts. The side that accepts commits to  *)
+(* its ephemeral key and to the start message. Then the side that started    *)
+(* reveals its key, and then the other side does. If both start at once, the *)
+(* same one of the two starts counts for both. The emoji follow from the two *)
+(* keys, and so does a secret for a MAC of each side's identity key. A side  *)
+(* sends its MAC after its person has confirmed.                             *)
 (*                                                                           *)
-(* The homeserver may be an attacker's (Attack). Then the identity key that  *)
-(* we know as the peer's may be a fake, and messages to us are forged and    *)
-(* withheld. The attacker makes MACs under each secret that it knows: one    *)
-(* side of it must be an ephemeral key of its own. It can find an ephemeral  *)
-(* key that gives the emoji it wants ("chosen"), but only when it has seen   *)
-(* our key; the commitment keeps it from that. Emoji are equal by no other   *)
-(* chance. The peer checks as we do, so that it is no use to attack it.      *)
+(* An attacker may control the homeserver (Attack). Then the identity key    *)
+(* that we know as the peer's may be a fake, and messages to us may be       *)
+(* forged or withheld. The attacker can make a MAC under each secret that it *)
+(* knows, which is a secret of one of its own ephemeral keys. It can search  *)
+(* for an ephemeral key that gives the emoji it wants ("chosen"), but only   *)
+(* after it has seen our key; the commitment prevents this. The emoji are    *)
+(* never equal by chance. The peer checks as we do, so the model does not    *)
+(* attack the peer.                                                          *)
 (*                                                                           *)
 (* Left out: how a flow is requested and accepted; the message "done", by    *)
-(* which each side learns that the other is through; what else is signed     *)
-(* then; QR codes; and how messages arrive (Inbox): one that comes again is  *)
-(* heard once.                                                               *)
+(* which a side learns that the other side has finished; the signatures that *)
+(* follow; QR codes; and how messages arrive (Inbox). A repeated message is  *)
+(* received once.                                                            *)
 EXTENDS Naturals, Sequences, FiniteSets
 
 CONSTANTS
     Processes,   \* the programs that share the store
-    Nothing,     \* in the place of a key, a message, a request or a response: there is none
-    Attack,      \* whether the homeserver is an attacker's
+    Nothing,     \* instead of a key, a message, a request or a response: there is none
+    Attack,      \* whether an attacker controls the homeserver
     MaxForged,   \* bound: messages that the attacker makes
     MaxCancels,  \* bound: how often a person cancels
     Fault        \* "none", or the slug of the one rule that is broken
@@ -57,34 +59,34 @@ Broken(slug) == Fault = slug
 ASSUME Cardinality(Processes) >= 1 /\ Attack \in BOOLEAN /\ (~Attack => MaxForged = 0)
 
 VARIABLES
-    setting,  \* what is so from the beginning, and never changes
+    setting,  \* facts that never change
     peer,     \* the peer's flow
-    server,   \* messages that are on their way
+    server,   \* the messages on their way
     store,    \* the records
-    flight,   \* by process: the request or the response that it has in its hands
-    people    \* who has confirmed ("ours", "peers"), and how often somebody cancelled
+    flight,   \* by process: the request or the response that it holds
+    people    \* the people who have confirmed ("ours", "peers"), and how often one cancelled
 
 vars == <<setting, peer, server, store, flight, people>>
 
 -------------------------------------------------------------------------------
-\* setting  first       whether our start counts where both start at once
+\* setting  first       whether our start counts if both start at once
 \*          identity    the identity key that we know as the peer's
 \* peer, and store.flow, are flows:
-\*          phase       "ready", "started", "accepted", "exchanged" (the keys are, and the
-\*                      emoji shown), "confirmed" (by the person); at the end "done" or
-\*                      "cancelled"
+\*          phase       "ready", "started", "accepted", "exchanged" (both keys are known, and
+\*                      the emoji are shown), "confirmed" (by the person); at the end "done"
+\*                      or "cancelled"
 \*          role        "starter" or "accepter"
 \*          commitment  the key to which the accepter has committed; "other" if it has accepted
 \*                      another start than this one
 \*          key         the other side's ephemeral key
-\*          mac         the other side's MAC, where it came before the person confirmed
+\*          mac         the other side's MAC, if it came before the person confirmed
 \* store    trusted     whether the identity key that we know is trusted
-\*          outbox      what is to be sent, oldest first
+\*          outbox      the messages that are to be sent, oldest first
 \*          sent        how many messages were sent
-\* server   delivered   how many of these have reached the server: it knows those that
-\*                      come again
-\*          toPeer      what the peer has not heard yet, oldest first
-\*          toUs        what we have not heard yet
+\* server   delivered   how many of our messages have reached the server. It recognises
+\*                      repetitions
+\*          toPeer      the messages that the peer has not received yet, oldest first
+\*          toUs        the messages that we have not received yet
 \*          forged      how many messages the attacker has made
 NewFlow ==
     [phase |-> "ready", role |-> "accepter", commitment |-> Nothing, key |-> Nothing, mac |-> Nothing]
@@ -108,14 +110,14 @@ Key(key) == [type |-> "key", key |-> key]
 Mac(secret, identity) == [type |-> "mac", secret |-> secret, identity |-> identity]
 Cancel == [type |-> "cancel"]
 
-\* All that we may ever hear.
+\* All messages that we may receive.
 Messages ==
     LET keys == {"peers", "attackers", "chosen"}
         secrets == {{"ours", key} : key \in keys} \cup {{"peers", "attackers"}}
     IN  {Start("peers"), Start("attackers"), Cancel} \cup {Accept(key) : key \in keys} \cup {Key(key) : key \in keys}
         \cup {Mac(secret, identity) : secret \in secrets, identity \in {"genuine", "fake"}}
 
-\* A flow that has no end yet. (One that is "gone" is so only by a fault.)
+\* Whether a flow is not over. (Only a fault makes a flow "gone".)
 Live(flow) == flow.phase \notin {"done", "cancelled", "gone"}
 
 Shows(flow) == flow.phase \in {"exchanged", "confirmed", "done"}
@@ -123,11 +125,11 @@ Shows(flow) == flow.phase \in {"exchanged", "confirmed", "done"}
 Secret == {"ours", store.flow.key}
 SecretOfPeer == {"peers", peer.key}
 
-\* What the two people see when they compare.
+\* Whether the two people see equal emoji.
 Equal == Shows(store.flow) /\ Shows(peer) /\ (Secret = SecretOfPeer \/ store.flow.key = "chosen")
 
 -------------------------------------------------------------------------------
-(* The attacker. What it makes is heard at once: it could make it later.     *)
+(* The attacker. A forged message is received at once.                       *)
 
 HasSeenOurKey == store.flow.role = "starter" /\ store.flow.phase # "started"
 
@@ -138,14 +140,14 @@ Forgeable ==
         \cup {Key(key) : key \in keys}
         \cup {Mac({"ours", key}, identity) : key \in {"attackers", "chosen"}, identity \in {"genuine", "fake"}}
 
-\* A message of the peer never comes.
+\* The attacker withholds a message of the peer.
 Withhold ==
     /\ Attack
     /\ server.toUs # <<>>
     /\ server' = [server EXCEPT !.toUs = Rest(@)]
     /\ UNCHANGED <<setting, peer, store, flight, people>>
 
-\* The attacker shows its own ephemeral key in the place of ours, or is committed to it.
+\* The attacker replaces our ephemeral key, or our commitment, by its own.
 ReplaceOurKey ==
     /\ Attack
     /\ \E i \in DOMAIN server.toPeer \cap {1} :
@@ -154,9 +156,9 @@ ReplaceOurKey ==
     /\ UNCHANGED <<setting, peer, store, flight, people>>
 
 -------------------------------------------------------------------------------
-(* Our side. Each step is one commit, by whichever process takes it.         *)
+(* Our side. Each step is one commit, by any of our processes.               *)
 
-\* What we may hear next: the peer's oldest message, or one that the attacker makes.
+\* The messages that we may receive next: the peer's oldest one, or one of the attacker.
 Hearable ==
     ({Oldest(server.toUs)} \ {Nothing})
     \cup (IF Attack /\ Live(store.flow) /\ server.forged < MaxForged THEN Forgeable ELSE {})
@@ -168,12 +170,12 @@ Heard(message) ==
 \* M16.1
 Stored(flow, messages) == [store EXCEPT !.flow = flow, !.outbox = @ \o messages]
 
-\* The flow with a confirmation and a right MAC: its result is in the commit that ends it.
+\* The end of a flow with a confirmation and a valid MAC. Its commit stores the result.
 \* M16.1, M16.2
 Ended(flow, messages) ==
     [Stored([flow EXCEPT !.phase = "done"], messages) EXCEPT !.trusted = @ \/ ~Broken("result-in-second-commit")]
 
-\* The fault "result-in-second-commit": the result is still to be stored.
+\* The fault "result-in-second-commit": a process holds a result that is not stored yet.
 ResultInHand ==
     IF Broken("result-in-second-commit") /\ store'.flow.phase = "done"
     THEN \E p \in Processes : flight' = [flight EXCEPT ![p] = [stage |-> "result"]]
@@ -184,7 +186,7 @@ StartSas ==
     /\ store' = Stored([store.flow EXCEPT !.phase = "started", !.role = "starter"], <<Start("ours")>>)
     /\ UNCHANGED <<setting, peer, server, flight, people>>
 
-\* If we have started too, our own start is abandoned.
+\* If we have started too, the peer's start counts, and we abandon our own.
 \* M16.9
 ReceiveStart(message) ==
     /\ message.type = "start" /\ message \in Hearable
@@ -194,7 +196,7 @@ ReceiveStart(message) ==
     /\ Heard(message)
     /\ UNCHANGED <<setting, peer, flight, people>>
 
-\* We have started too, and ours is the one that counts.
+\* We have started too, and our own start counts.
 IgnoreStart(message) ==
     /\ message.type = "start" /\ message \in Hearable
     /\ store.flow.phase = "started" /\ setting.first
@@ -212,7 +214,7 @@ ReceiveAccept(message) ==
 \* M16.10
 AsCommitted(key) == store.flow.role = "starter" => key = store.flow.commitment
 
-\* Of two keys that come, the first one counts.
+\* If two keys arrive, the first one counts.
 ReceiveKey(message) ==
     /\ message.type = "key" /\ message \in Hearable
     /\ store.flow.phase = "accepted"
@@ -222,7 +224,7 @@ ReceiveKey(message) ==
     /\ Heard(message)
     /\ UNCHANGED <<setting, peer, flight, people>>
 
-\* Made under our secret, and of the identity key that we know.
+\* Whether a MAC is valid: under our secret, and of the identity key that we know.
 \* M16.11
 Right(mac) == mac.secret = Secret /\ (mac.identity = setting.identity \/ Broken("mac-of-another-key"))
 
@@ -235,7 +237,7 @@ ReceiveMac(message) ==
     /\ Heard(message)
     /\ UNCHANGED <<setting, peer, people>>
 
-\* It may come before our person has answered: then it is kept as it is.
+\* The MAC may arrive before our person has answered. Then it is stored unchecked.
 KeepMac(message) ==
     /\ message.type = "mac" /\ message \in Hearable
     /\ store.flow.phase = "exchanged"
@@ -247,7 +249,7 @@ KeepMac(message) ==
 
 OurMac == Mac(Secret, "ours")
 
-\* The person sees that the emoji are equal, and says so in one of the processes.
+\* The person sees that the emoji are equal, and confirms in one of the processes.
 \* M16.11
 ConfirmSas ==
     /\ store.flow.phase = "exchanged" \/ (Broken("confirmed-twice") /\ store.flow.phase = "confirmed")
@@ -263,7 +265,7 @@ ConfirmSas ==
 
 Cancelled == Stored([store.flow EXCEPT !.phase = "cancelled"], <<Cancel>>)
 
-\* The person gives up, or sees that the emoji differ, or nothing comes for long.
+\* The person gives up, or sees that the emoji differ, or the flow times out.
 CancelFlow ==
     /\ Live(store.flow)
     /\ people.cancels < MaxCancels
@@ -278,8 +280,8 @@ ReceiveCancel(message) ==
     /\ Heard(message)
     /\ UNCHANGED <<setting, peer, flight, people>>
 
-\* Whether a message is what the flow waits for. (Written again, so that what each action
-\* asks for stands there.)
+\* Whether the flow waits for a message. (This repeats conditions of the actions above, so
+\* that each action shows its own conditions.)
 Expected(message) ==
     CASE message.type = "start" -> store.flow.phase \in {"ready", "started"}
       [] message.type = "accept" -> store.flow.phase = "started"
@@ -288,7 +290,7 @@ Expected(message) ==
                                  \/ store.flow.phase = "confirmed" /\ Right(message)
       [] OTHER -> TRUE
 
-\* A message out of turn, a key that nobody has committed to, a MAC that is wrong.
+\* An unexpected message, a key that does not match its commitment, or an invalid MAC.
 \* M16.7
 RefuseMessage(message) ==
     /\ message \in Hearable
@@ -298,7 +300,7 @@ RefuseMessage(message) ==
     /\ Heard(message)
     /\ UNCHANGED <<setting, peer, flight, people>>
 
-\* Whatever comes when the flow has ended.
+\* A message that arrives when the flow is over.
 \* M16.7
 IgnoreMessage(message) ==
     /\ message \in Hearable
@@ -306,7 +308,7 @@ IgnoreMessage(message) ==
     /\ Heard(message)
     /\ UNCHANGED <<setting, peer, store, flight, people>>
 
-\* outgoing_requests: the oldest message that is not sent yet, in each process that asks.
+\* outgoing_requests: each process lists the oldest message that is not sent yet.
 \* M16.5
 OutgoingRequest(p) ==
     /\ flight[p] = Nothing
@@ -314,7 +316,7 @@ OutgoingRequest(p) ==
     /\ flight' = [flight EXCEPT ![p] = [stage |-> "request", number |-> store.sent + 1, message |-> Oldest(store.outbox)]]
     /\ UNCHANGED <<setting, peer, server, store, people>>
 
-\* The server has a request, and answers. One that it has already goes no further.
+\* The server receives a request, and answers. It delivers a repeated message only once.
 Deliver(p) ==
     /\ InFlight(p, "request")
     /\ server' = IF flight[p].number <= server.delivered THEN server
@@ -322,7 +324,8 @@ Deliver(p) ==
     /\ flight' = [flight EXCEPT ![p] = [stage |-> "answered", number |-> @.number]]
     /\ UNCHANGED <<setting, peer, store, people>>
 
-\* mark_sent. That of a request which the other process has sent as well finds nothing.
+\* mark_sent. If the other process has sent the request as well, the second answer changes
+\* nothing.
 MarkSent(p) ==
     /\ InFlight(p, "answered")
     /\ store' = IF flight[p].number <= store.sent THEN store
@@ -330,7 +333,7 @@ MarkSent(p) ==
     /\ flight' = [flight EXCEPT ![p] = Nothing]
     /\ UNCHANGED <<setting, peer, server, people>>
 
-\* The fault "verification-interrupted": the flow is an object in memory, which goes as well.
+\* The fault "verification-interrupted": the flow is an object in memory, and is lost too.
 Lose(p) ==
     /\ flight[p] # Nothing \/ Broken("verification-interrupted")
     /\ flight' = [flight EXCEPT ![p] = Nothing]
@@ -338,7 +341,7 @@ Lose(p) ==
                 THEN [store EXCEPT !.flow.phase = "gone"] ELSE store
     /\ UNCHANGED <<setting, peer, server, people>>
 
-\* The second commit, of the fault that has two.
+\* The second commit, in the fault with two commits.
 CommitResult(p) ==
     /\ Broken("result-in-second-commit")
     /\ InFlight(p, "result")
@@ -347,7 +350,7 @@ CommitResult(p) ==
     /\ UNCHANGED <<setting, peer, server, people>>
 
 -------------------------------------------------------------------------------
-(* The peer, which does the same in one process that nothing happens to.     *)
+(* The peer, which does the same in one process that never fails.            *)
 
 Says(flow, heard, messages) ==
     /\ peer' = flow
@@ -380,7 +383,7 @@ PeerHears ==
              [] OTHER -> Becomes([peer EXCEPT !.phase = "cancelled"], <<Cancel>>)
     /\ UNCHANGED people
 
-\* (Its person finds out first if a MAC that has come already is wrong.)
+\* (If a MAC that has arrived already is invalid, the peer cancels.)
 PeerConfirms ==
     /\ peer.phase = "exchanged"
     /\ Equal
@@ -412,13 +415,14 @@ Next ==
     \/ PeerStarts \/ PeerHears \/ PeerConfirms \/ PeerCancels
     \/ Withhold \/ ReplaceOurKey
 
-(* Fairness, in words. It is enough that one process is awake, whichever.    *)
-(* Somebody starts. Syncs come, and what they bring is heard, on both sides; *)
-(* and both people answer. If requests with the oldest message can be made   *)
-(* again and again, one is made; if they reach the server again and again,   *)
-(* one is answered; and if such answers come again and again, one is handed  *)
-(* in. Without any of these a flow lasts for ever: `python -m checking       *)
-(* conditions Verification!Fairness`.                                        *)
+(* Fairness, in words. It is enough that some process is not suspended. One  *)
+(* of the people starts the comparison. Syncs happen, both sides process the *)
+(* messages that they bring, and both people answer. If requests with the    *)
+(* oldest message can be made again and again, one is made. If such requests *)
+(* reach the server again and again, one is answered. If such answers arrive *)
+(* again and again, one is handed in. Without any one of these assumptions a *)
+(* flow may last for ever: `python -m checking conditions                    *)
+(* Verification!Fairness`.                                                   *)
 Fairness ==
     /\ WF_vars(StartSas)
     /\ WF_vars(Hear)
@@ -458,17 +462,17 @@ DoneIsTrusted == store.flow.phase = "done" => store.trusted
 ExactlyOnce ==
     \A i, j \in DOMAIN store.outbox : store.outbox[i].type = store.outbox[j].type => i = j
 
-\* What the peer has not heard yet.
+\* The messages that the peer has not received yet.
 OnTheirWay ==
     server.toPeer \o SubSeq(store.outbox, server.delivered - store.sent + 1, Len(store.outbox))
 
-\* (Where there is no attacker: one can make us end a flow that the peer goes on with.)
+\* (Only without an attacker: an attacker can make us end a flow that the peer continues.)
 \* M16.1, S1.1, S1.3
 SurvivesInvalidation ==
     Live(peer) => \/ Live(store.flow)
                   \/ \E i \in DOMAIN OnTheirWay : OnTheirWay[i].type \in {"mac", "cancel"}
 
-\* (Where there is no attacker.)
+\* (Only without an attacker.)
 EverythingArrives ==
     <>[](\/ store.trusted /\ peer.phase = "done"
          \/ people.cancels > 0 /\ ~Live(store.flow) /\ ~Live(peer))

@@ -1,12 +1,13 @@
-"""The replay of the models of the Matrix device: real machines make each transition that TLC found.
+"""Replay the models of the Matrix device: real machines take each transition that TLC found.
 
-``drive`` covers a model's graph, and compares after each step. What stands in the place of a model is its
-``counterpart``: ``backup``, ``inbox``, ``keys``, ``lists``, ``sessions`` and ``sharing`` for the modules of these
-names. It takes the model's steps by calls of the machine, and says what came of them in the model's own terms, read
-from the real records and from the ``homeserver``. Its machines are the processes of a ``shared_device``, on one real
-store file. What a ``client`` sends and gets waits in the counterpart, as long as the model lets it. A ``peer_device``
-reads the room keys that it is sent.
+``drive`` covers the state graph of a model, and compares the state after each step. Each model has a ``counterpart`` in
+the module of its name, such as ``backup`` for the module Backup. The counterpart takes the model's steps by calls of
+the machine. It observes the result in the terms of the model, from the real records and from the ``homeserver``.
 
-``counterexamples`` inject a model's faults into the machine, and ask its properties. ``counterparts`` says which there
-are.
+The machines are the processes of a ``shared_device`` on one real store file. A ``client`` sends requests to the
+homeserver. Requests and responses wait in the counterpart as long as they wait in the model. A ``peer_device`` receives
+room keys.
+
+``counterexamples`` injects a model's faults into the machine, and checks the model's properties. ``counterparts`` lists
+all counterparts.
 """

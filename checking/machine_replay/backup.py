@@ -1,4 +1,4 @@
-"""The module Backup on real machines: room keys, versions of the backup, uploads, and what is restored."""
+"""Replay the module Backup on real machines: room keys, versions of the backup, uploads and restored keys."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _Request: TypeAlias = "BackupVersionCreate | BackupVersionQuery | BackupUpload |
 
 
 class _InHand(NamedTuple):
-    """A request that waits in a process, and how the homeserver has answered, once it has."""
+    """A request that a process holds, and the homeserver's answer, if there is one yet."""
 
     request: _Request
     status: int | None = None
@@ -63,14 +63,14 @@ class _InHand(NamedTuple):
 
 @dataclass
 class _Outside:
-    """The homeserver, what the processes have in hand, and what things are called in the model."""
+    """The homeserver, what the processes hold, and the names of things in the model."""
 
     server: Homeserver
     flight: dict[str, _InHand | None]
     made: dict[str, bytes] = field(default_factory=dict)
-    """The decryption keys that were made here, by their public keys, in the order of the model's numbers."""
+    """The decryption keys that this device has made, by their public keys, in the order of the model's numbers."""
     marks: dict[tuple[str, int], Value] = field(default_factory=dict)
-    """By session and the number that the machine has given a mark: the number that the model gives it."""
+    """The model's number of each mark, by the session and the machine's number of the mark."""
 
 
 class _Other(NamedTuple):
@@ -102,7 +102,7 @@ def _backed_up_is_best(_: State, now: State) -> str | None:
         if first == _NOTHING or function_of(store["unbacked"])[session] != _NOTHING:
             continue
         if not version or not _is_in(now, session, cast("int", first), cast("int", version)):
-            return f"{name_of(session)} counts as backed up from message {first} on, and it is not"
+            return f"{name_of(session)} counts as backed up from message {first} on, but it is not"
     return None
 
 
@@ -135,14 +135,14 @@ def _survives_invalidation(was: State, now: State) -> str | None:
                 return None
             if of["stage"] == "version" and (of["newest"], of["newestKey"]) == (known["version"], known["key"]):
                 return None
-    return "the backup is off, though nothing has said that there is another version"
+    return "the backup is off, but no response has said that there is another version"
 
 
 class BackupOfRoomKeys(Counterpart):
-    """Of the user's other devices one is verified. A backup is trusted that was made here, or that this one has signed.
+    """The user has a verified device. A backup is trusted if this device has made it, or if that one has signed it.
 
-    The key that a backed-up room key is encrypted for is the one that decrypts it. The decryption key of a version that
-    another device has made comes when it is wanted.
+    The key that a backed-up room key is encrypted for is found by decrypting the room key. The decryption key of
+    another device's version is available when it is wanted.
     """
 
     properties: ClassVar[Mapping[str, Property]] = {
@@ -156,20 +156,20 @@ class BackupOfRoomKeys(Counterpart):
     outside: _Outside
 
     def __init__(self, device: SharedDevice, outside: _Outside, room_keys: Mapping[str, RoomKey]) -> None:
-        """For ``open``."""
+        """Use ``open`` instead."""
         self.devices = (device,)
         self.outside = outside
         self._device = device
         self._room_keys = room_keys
         self._names = {key.name: session for session, key in room_keys.items()}
         self._contents: dict[bytes, tuple[int, int]] = {}
-        """By what is in a backup: its key, and from where on the session can be read."""
+        """The key and the first message index of each room key in a backup, by its encrypted data."""
         self._given: _InHand | None = None
-        """What the machine was given last."""
+        """The last input of the machine."""
 
     @classmethod
     async def open(cls, folder: Path, initial: State) -> Self:
-        """As the base class says. The keys of all devices are known."""
+        """See the base class. The keys of all devices are known."""
         processes = sorted(map(name_of, function_of(initial["flight"])))
         server = Homeserver()
         server.sign_in(_OWN)
@@ -190,7 +190,7 @@ class BackupOfRoomKeys(Counterpart):
 
     @staticmethod
     def steps(action: str, before: State, after: State) -> list[Label]:
-        """As the base class says."""
+        """See the base class."""
         processes = sorted(function_of(before["flight"]), key=name_of)
         match action:
             case "ReceiveRoomKey":
@@ -207,11 +207,11 @@ class BackupOfRoomKeys(Counterpart):
             case "ChangeVersion":
                 return [Label(action, (_versions(after)[-1],))]
         changed = changed_arguments(before["flight"], after["flight"])
-        # What is lost where nothing is in hand is a machine: of either process.
+        # If no process holds anything, the step loses the machine of either process.
         return [Label(action, (process,)) for process in changed or processes]
 
     def choices(self) -> Sequence[Label]:
-        """As the base class says: whether there is anything to upload, to fetch or to keep."""
+        """See the base class. The machine decides whether there is anything to upload, to download or to keep."""
         idle = [ModelValue(process) for process, held in self.outside.flight.items() if held is None]
         known = self._known()
         key = 0 if known is None else self._number(known.public_key)
@@ -229,7 +229,7 @@ class BackupOfRoomKeys(Counterpart):
         return choices
 
     async def take(self, step: Label) -> None:
-        """As the base class says."""
+        """See the base class."""
         flight = self.outside.flight
         match step.action, step.parameters:
             case "ReceiveRoomKey", [session, index]:
@@ -274,15 +274,15 @@ class BackupOfRoomKeys(Counterpart):
         self.outside.server.arrivals.clear()
 
     async def repeat(self, step: Label) -> bool:
-        """As the base class says."""
+        """See the base class."""
         if not step.action.startswith(("Mark", "Ignore", "Restore")):
             return False
-        assert self._given is not None  # by this step
+        assert self._given is not None  # this step had an input
         await _give(await self._device.another_machine(), self._given)
         return True
 
     def observe(self) -> State:
-        """As the base class says."""
+        """See the base class."""
         outside = self.outside
         known, first, marks = self._known(), self._first(), self._marks()
         versions = self._versions()
@@ -312,7 +312,7 @@ class BackupOfRoomKeys(Counterpart):
         process = sorted(self.outside.flight)[index]
         machine = await self._device.machine(process)
         if not await machine.import_room_keys([self._room_keys[session].exported(index)]):
-            raise Impossible(f"{session} is not better from message {index} on")
+            raise Impossible(f"the room key of {session} from message {index} on is not better")
 
     def _upload(self, session: str, index: int) -> None:
         version = str(self._call("GET", _VERSION)["version"])
@@ -353,7 +353,7 @@ class BackupOfRoomKeys(Counterpart):
         return _InHand(request, status, response)
 
     def _call(self, method: str, path: str, body: Json | None = None) -> Json:
-        """Let another device of the user do something."""
+        """Make a request as another device of the user."""
         status, response = self.outside.server.request(_VERIFIED, method, path, body)
         if status != 200:
             raise CheckError(f"{method} {path}: {status}")
@@ -366,13 +366,13 @@ class BackupOfRoomKeys(Counterpart):
         return held
 
     async def _lose(self, process: str) -> None:
-        """Lose what a process has in hand; where it has not sent an upload, or has nothing, it has ended."""
+        """Lose what a process holds. A process that holds nothing, or an unsent upload, is restarted."""
         held = self.outside.flight[process]
         if held is None or (isinstance(held.request, BackupUpload) and held.status is None):
             await self._device.reopen(process)
         self.outside.flight[process] = None
 
-    # What there is
+    # The observed state
 
     def _known(self) -> Backup | None:
         return self._device.records(BACKUP).get(None)
@@ -387,32 +387,32 @@ class BackupOfRoomKeys(Counterpart):
         return {self._names[name]: self.outside.marks[self._names[name], number] for name, number in marks.items()}
 
     def _number_marks(self) -> None:
-        """Number the marks that were made. Each is for another backup, or for another beginning."""
+        """Number the new marks. Each belongs to another backup, or to another first index."""
         known, first = self._known(), self._first()
         for name, number in self._device.records(UNBACKED).items():
             session = self._names[name]
             if (session, number) in self.outside.marks:
                 continue
-            assert known is not None  # as long as there are marks
+            assert known is not None  # there are marks only while a backup is known
             mark = _version(known.version), self._number(known.public_key), first[session]
             if any(of == session and other == mark for (of, _), other in self.outside.marks.items()):
-                raise CheckError(f"{session} has another mark, and nothing has changed")
+                raise CheckError(f"{session} has a new mark, but nothing has changed")
             self.outside.marks[session, number] = mark
 
     def _trusted(self) -> Mapping[str, bytes]:
-        """Return the decryption keys that may come from elsewhere, by their public keys."""
+        """Return the decryption keys of other devices' versions, by their public keys."""
         signed = _others()[_SIGNED]
         return {**self.outside.made, signed.public_key: signed.decryption_key}
 
     def _number(self, public_key: str) -> int:
-        """Return the number of a backup's key."""
+        """Return the model's number of a backup key."""
         for number, other in _others().items():
             if other.public_key == public_key:
                 return number
         return list(self.outside.made).index(public_key) + 1
 
     def _versions(self) -> list[Json]:
-        """Return what is known of each version at the homeserver."""
+        """Return the description of each version at the homeserver."""
         server, versions = self.outside.server, list[Json]()
         while True:
             status, info = server.request(_VERIFIED, "GET", f"{_VERSION}/{len(versions) + 1}")
@@ -427,7 +427,7 @@ class BackupOfRoomKeys(Counterpart):
                 yield record(version=version, session=ModelValue(session), index=index, key=key)
 
     def _found(self, of: Json) -> dict[str, tuple[int, int]]:
-        """Return which keys the room keys of an upload or a download are encrypted for, and from where on they read."""
+        """Return for each room key of an upload or a download the backup key and the first message index."""
         return {
             self._names[ids.GroupSessionName(ids.RoomId(room), ids.GroupSessionId(session))]: self._content(data)
             for room, sessions in cast("Mapping[str, Json]", of["rooms"]).items()
@@ -447,7 +447,7 @@ class BackupOfRoomKeys(Counterpart):
                 return self._number(decryption.public_key), first_index(decryption, data)
             except MachineError:
                 continue
-        raise CheckError("a room key in the backup is encrypted for no key that there is")
+        raise CheckError("a room key in the backup is encrypted for an unknown key")
 
     def _flight(self, held: _InHand | None) -> Value:
         match held:
@@ -459,7 +459,7 @@ class BackupOfRoomKeys(Counterpart):
                     return record(stage="create", key=key)
                 return record(stage="created", version=_version(response["version"]), key=key)
             case _InHand(BackupVersionQuery() as request, _, response):
-                assert response is not None  # the homeserver has answered at once
+                assert response is not None  # the homeserver answers this request at once
                 return record(
                     stage="version",
                     version=_version(request.version),
@@ -502,7 +502,7 @@ class BackupOfRoomKeys(Counterpart):
 
 async def _give(machine: OlmMachine, held: _InHand) -> None:
     request, status, response = held
-    assert response is not None  # the model has let it be answered
+    assert response is not None  # the model takes this step only after the answer
     if isinstance(request, BackupDownload):
         try:
             async for _ in machine.key_backup.restore(request, response):
@@ -516,7 +516,7 @@ async def _give(machine: OlmMachine, held: _InHand) -> None:
 
 
 def _version(name: object) -> int:
-    """Return the model's number of a version."""
+    """Return the number of a version in the model."""
     return 0 if name is None else int(str(name))
 
 
@@ -524,7 +524,7 @@ def _public_key(info: Json) -> ids.Curve25519Key:
     return ids.Curve25519Key(str(cast("Json", info["auth_data"])["public_key"]))
 
 
-# What the model's states say
+# Parts of the model's states
 
 
 def _store(state: State) -> Function:
@@ -557,7 +557,7 @@ def _is_on(state: State) -> bool:
 
 
 def _is_in(state: State, session: Value, first: int, version: int) -> bool:
-    """Say whether a version has a room key from its first message on."""
+    """Return whether a version has a room key from its first message index on."""
     return any(
         backed["session"] == session
         and backed["version"] == version
@@ -568,7 +568,7 @@ def _is_in(state: State, session: Value, first: int, version: int) -> bool:
 
 
 def _kept(state: State, session: Value, index: int) -> frozenset[Value]:
-    """Return what is in the versions after another device has put a room key into the newest one."""
+    """Return the content of the versions after another device has uploaded a room key to the newest one."""
     version = len(_versions(state))
     there = cast("frozenset[Value]", _server(state)["backed"])
     mine = {

@@ -1,4 +1,4 @@
-"""The faults of the module Backup, injected into the machine: each breaks the rule that its model breaks."""
+"""Inject the faults of the module Backup into the machine. Each breaks the same rule as in the model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _open_account = account.open_account
 
 # M19.15
 def _backup_flag_race() -> Sequence[Substitution]:
-    """The answer to an upload settles each mark of its room keys, whatever has changed meanwhile."""
+    """The response to an upload settles all marks of its room keys, even marks that were set since."""
 
     async def mark_uploaded(transaction: Transaction, request: BackupUpload, response: JsonObject) -> None:
         del response
@@ -45,7 +45,7 @@ def _backup_flag_race() -> Sequence[Substitution]:
 
 # M19.7
 def _two_keys_one_version() -> Sequence[Substitution]:
-    """A version counts as that of the key that waits for one, whichever key it was made with."""
+    """A new version counts as the version of the waiting key, even if it was created with another key."""
 
     async def mark_created(transaction: Transaction, request: BackupVersionCreate, response: JsonObject) -> None:
         known = await transaction.get(BACKUP, None)
@@ -57,7 +57,7 @@ def _two_keys_one_version() -> Sequence[Substitution]:
 
 # M19.1
 def _backup_off_after_invalidation() -> Sequence[Substitution]:
-    """That the backup is on is known to a machine, and not to the one that is made after it."""
+    """A machine knows that the backup is on, but the next machine does not."""
 
     async def open_account(transaction: Transaction, device: Device) -> OwnDevice:
         if await transaction.get(BACKUP, None) is not None:
@@ -69,7 +69,7 @@ def _backup_off_after_invalidation() -> Sequence[Substitution]:
 
 # M19.11
 def _untrusted_version_taken() -> Sequence[Substitution]:
-    """Nobody looks whether the version is trusted."""
+    """The machine does not check whether the version is trusted."""
 
     async def is_trusted(reading: Transaction | View, known: Backup) -> bool:
         del reading, known
@@ -80,7 +80,7 @@ def _untrusted_version_taken() -> Sequence[Substitution]:
 
 # M19.20
 def _restored_from_older_version() -> Sequence[Substitution]:
-    """A download is read by the decryption key that there was when it was made, whatever the backup is by now."""
+    """A download is decrypted by the key of the time of its request, even if the backup has changed since."""
     keys: dict[tuple[BackupVersion, Curve25519Key], bytes] = {}
 
     async def download(
@@ -88,7 +88,7 @@ def _restored_from_older_version() -> Sequence[Substitution]:
     ) -> BackupDownload:
         request = await _download(reading, room_id, session_id)
         known = await reading.get(BACKUP, None)
-        assert known is not None  # else there is nothing to fetch from
+        assert known is not None  # without a backup there is no download
         assert known.decryption_key is not None
         keys[request.version, request.public_key] = known.decryption_key
         return request
@@ -96,7 +96,7 @@ def _restored_from_older_version() -> Sequence[Substitution]:
     async def read(
         reading: Transaction | View, request: BackupDownload, fetched: Iterable[BackedUpKey]
     ) -> list[ExportedSession]:
-        assert isinstance(reading, Transaction)  # the one that keeps what is read
+        assert isinstance(reading, Transaction)  # the transaction that stores the room keys
         known = await reading.get(BACKUP, None)
         assert known is not None  # no version is forgotten
         key = keys[request.version, request.public_key]

@@ -1,4 +1,4 @@
-"""A client of the machine: what an application does with it, one step at a time, against any homeserver."""
+"""Use the machine as an application does, one step at a time, with any homeserver."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class Client:
         self.device = Device(*machine.device)
 
     def call(self, method: str, path: str, body: Json | None = None) -> Json:
-        """Send a request, and return the body of its answer. Raises ``Refused``."""
+        """Send a request, and return the body of the response. Raises ``Refused``."""
         status, answer = self.server.request(self.device, method, path, body)
         if status != 200:
             raise Refused(status, answer.get("errcode"))
         return answer
 
     async def send(self, request: Request) -> None:
-        """Send one request and give its answer to the machine; what is for an encrypted room is encrypted."""
+        """Send one request, and give the response to the machine. Encrypt a message for an encrypted room first."""
         sent = request
         if isinstance(request, RoomMessage) and self.server.is_encrypted(request.room_id):
             shared = await self.share(request.room_id, self.server.members(request.room_id))
@@ -59,7 +59,7 @@ class Client:
         await self.machine.mark_sent(request, self.call(sent.method, sent.path, sent.body))
 
     async def send_all(self, *kinds: type[Request]) -> list[Request]:
-        """Send requests, of some kinds or of all, until there are none."""
+        """Send outgoing requests of some kinds, or of all kinds, until there are none left. Return them."""
         sent: list[Request] = []
         while requests := [
             request for request in await self.machine.outgoing_requests() if not kinds or isinstance(request, kinds)
@@ -70,7 +70,7 @@ class Client:
         return sent
 
     def ask(self, position: SyncPosition) -> Json:
-        """Ask the homeserver for what is new."""
+        """Make a sync request from a position, and return the response. Raises ``Refused``."""
         if not position.sliding:
             return self.call("GET", "sync" if position.token is None else f"sync?since={position.token}")
         body: Json = {
@@ -85,7 +85,7 @@ class Client:
         return self.call("POST", "sync" if position.token is None else f"sync?pos={quote(position.token)}", body)
 
     async def ask_or_forget(self, connection: str, *, sliding: bool) -> tuple[SyncPosition, Json] | None:
-        """Ask for what is new; where the homeserver no longer knows the position, forget it as well."""
+        """Make a sync request. Return ``None``, and forget the position, if the homeserver no longer knows it."""
         position = await self.machine.sync_position(connection, sliding=sliding)
         try:
             return position, self.ask(position)
@@ -101,7 +101,7 @@ class Client:
         return await self.machine.receive_sync_changes(self.ask(position), position)
 
     async def share(self, room: str, members: Iterable[str]) -> Sharing:
-        """Make sure that a room's key is with all members, as far as the homeserver lets it."""
+        """Share a room key with all members, as far as the homeserver delivers it."""
         members = list(members)
         shared = await self.machine.share_room_key(room, members)
         for _ in range(3):
@@ -112,13 +112,13 @@ class Client:
         return shared
 
     async def say(self, room: str, text: str) -> Json:
-        """Send an encrypted message, and return its event as it is in the room."""
+        """Send an encrypted message, and return its event in the room."""
         shared = await self.share(room, self.server.members(room))
         content = await self.machine.encrypt_room_event(room, shared, "m.room.message", text_message(text))
         return self.post(room, content)
 
     def post(self, room: str, content: Json) -> Json:
-        """Put an encrypted event into a room."""
+        """Send an encrypted event to a room, and return it."""
         path = f"rooms/{room}/send/m.room.encrypted/{secrets.token_hex(8)}"
         event_id = self.call("PUT", path, content)["event_id"]
         return next(event for event in self.server.events(room) if event["event_id"] == event_id)

@@ -1,11 +1,12 @@
-"""Counterexamples: what TLC found wrong with a broken model must go wrong in the machine broken alike.
+"""Replay TLC's counterexamples of faults on the machine.
 
-Each is replayed twice. With the fault injected, the named property must be violated there too; without it, no property
-may be. A step that the machine does not take then is passed over, and so is what would follow from it.
+Each counterexample is replayed twice. With the same fault in the machine, the same property must be violated. Without
+the fault, no property may be violated; a step that the machine then refuses is skipped, and so are the steps that need
+it.
 
-A liveness property is violated by a behaviour without end: here by one at whose end nothing happens any more. With the
-fault, the machine must come to the state where the model stays: what is wanted is not so there, and whatever a process
-asks the machine for, it does nothing. Without the fault it goes on from there.
+A counterexample of a liveness property is infinite. It is replayed if nothing happens any more at its end. With the
+fault, the machine must reach that state: the wanted condition is false there, and the machine refuses every step that a
+caller can ask for. Without the fault, the machine takes a further step.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from checking.tlc.run import Result, TraceStep
 
 
 def replay_counterexample(specification: str, slug: str, named: str, result: Result) -> str:
-    """Replay a fault's counterexample with and without the fault, and judge by ``verdict``."""
+    """Replay a fault's counterexample with and without the fault. Return the violated property, as ``verdict`` does."""
     kind = COUNTERPARTS[specification]
     if slug not in kind.faults:
         raise CheckError(f"the machine has no injection for the fault {slug!r}")
@@ -70,7 +71,7 @@ async def _walk(counterpart: Counterpart, result: Result, properties: Mapping[st
 
 
 async def _take(counterpart: Counterpart, before: TraceStep, after: TraceStep) -> bool:
-    """Take the step that leads from one state to another; say whether it was possible."""
+    """Take the step between two states. Return whether it was possible."""
     assert after.label is not None  # only the first state has none
     step = chosen(after.label, counterpart.steps(after.label.action, before.state, after.state))
     try:
@@ -82,7 +83,7 @@ async def _take(counterpart: Counterpart, before: TraceStep, after: TraceStep) -
 
 async def _replay_to_standstill(kind: type[Counterpart], result: Result, slug: str | None, named: str) -> Finding:
     if result.lasso != len(result.trace) - 1:
-        raise CheckError(f"{kind.__name__}: a counterexample that goes round for ever is not replayed")
+        raise CheckError(f"{kind.__name__}: a counterexample with a loop of several steps can't be replayed")
     async with opened(kind, result.trace[0].state) as counterpart:
         with substituted(() if slug is None else kind.faults[slug]()):
             refused = 0
@@ -101,4 +102,4 @@ async def _replay_to_standstill(kind: type[Counterpart], result: Result, slug: s
                 except Impossible:
                     continue
                 return Finding(None, "", refused)
-            return Finding(named, "what is wanted has not come about, and the machine does nothing more", refused)
+            return Finding(named, "the wanted condition is false, and the machine refuses every further step", refused)

@@ -1,4 +1,4 @@
-"""What stands in the place of a model: it takes the model's steps, and says in the model's terms what came of them."""
+"""Define a model's counterpart: it takes the model's steps by real machines, and observes the state in its terms."""
 
 from __future__ import annotations
 
@@ -13,66 +13,66 @@ from checking.replay.substitutions import Substitution
 from checking.tlc.values import Label, State
 
 Property: TypeAlias = "Callable[[State, State], str | None]"
-"""Says what is wrong with a step, by what was observed before it and after it."""
+"""Returns how a step violates the property, by the observations before and after the step, or ``None``."""
 
 
 Wanted: TypeAlias = "Callable[[State], bool]"
-"""Says of what was observed whether that is so which is to come about some day."""
+"""Returns whether the condition that a liveness property promises is true in an observed state."""
 
 
 class Impossible(CheckError):
-    """A step that a model takes can't be taken."""
+    """The machine does not take a step that a model takes."""
 
 
 class Counterpart(ABC):
-    """Real machines in the place of a model.
+    """Real machines that take the steps of a model.
 
-    What is observed of them has the form of the model's states. So each variable of the model is a projection of real
-    records, of the homeserver, or of what a process has in hand.
+    Their observed state has the form of the model's states. Each variable is computed from the real records, from the
+    homeserver, or from the requests and responses that processes hold.
     """
 
     properties: ClassVar[Mapping[str, Property]]
-    """Those that faults of the model violate."""
+    """The safety properties that faults of the model violate."""
     wanted: ClassVar[Mapping[str, Wanted]] = {}
-    """Of liveness properties that faults violate: what each of them says will be so for ever, some day."""
+    """The conditions that the liveness properties promise, of the properties that faults violate."""
     faults: ClassVar[Mapping[str, Callable[[], Sequence[Substitution]]]]
-    """The model's faults, injected into the machine by substitution: the product has no switch for them."""
+    """The substitutions that inject the model's faults into the machine. The product has no switch for a fault."""
 
     devices: Sequence[SharedDevice]
     outside: object
-    """All else that a step may change: the homeserver, and what the processes have in hand. It can be pickled."""
+    """Everything that a step may change besides records: the homeserver, and what processes hold. Must be picklable."""
 
     @classmethod
     @abstractmethod
     async def open(cls, folder: Path, initial: State) -> Self:
-        """Make all that the model has, as it is initially. That state also says which constants the model has."""
+        """Set up the initial state of the model. ``initial`` also shows the constants of the model."""
 
     @staticmethod
     @abstractmethod
     def steps(action: str, before: State, after: State) -> list[Label]:
-        """Return which steps of an action lead from one state of the model to another."""
+        """Return the steps of an action that lead from one state of the model to another."""
 
     @abstractmethod
     def choices(self) -> Sequence[Label]:
-        """Return the steps that a caller can ask for now, where the machine alone decides whether they are possible."""
+        """Return the steps that a caller can ask for now. The machine alone decides whether each is possible."""
 
     def all_choices(self) -> Sequence[Label]:
-        """Return the same, with those that only a bound or a constraint of a graph may forbid."""
+        """Return the same steps, and those that only a bound or a constraint of the model may forbid."""
         return self.choices()
 
     @abstractmethod
     async def take(self, step: Label) -> None:
-        """Take a step. Raises ``Impossible``, and then nothing has changed."""
+        """Take a step. Raises ``Impossible`` if the machine refuses it; then nothing has changed."""
 
     @abstractmethod
     async def repeat(self, step: Label) -> bool:
-        """Give another process once more what a step gave to the machine. Say whether it gave anything."""
+        """Give the machine's last input to another process. Return whether the step had an input."""
 
     @abstractmethod
     def observe(self) -> State:
-        """Return what the model's state is to be."""
+        """Return the observed state, in the form of the model's states."""
 
     async def close(self) -> None:
-        """Let go of all files."""
+        """Close all files."""
         for device in self.devices:
             await device.close()

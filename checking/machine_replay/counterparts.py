@@ -1,4 +1,4 @@
-"""Which models are replayed on the machine, by the module that TLC checks."""
+"""List the counterparts of the replayed models, by the module that TLC checks."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ COUNTERPARTS: Final[Mapping[str, type[Counterpart]]] = {
 
 
 def is_replayed(specification: str, slug: str, violated: str) -> bool:
-    """Say whether a fault can be injected into the machine, and what it violates be seen there."""
+    """Return whether a fault can be injected into the machine, and its violation can be observed there."""
     kind = COUNTERPARTS.get(specification)
     return kind is not None and slug in kind.faults and (violated in kind.properties or violated in kind.wanted)
 
 
 def faults_of(specification: str) -> frozenset[str]:
-    """Return the faults of a module that can be injected into the machine."""
+    """Return the names of a module's faults that can be injected into the machine."""
     return frozenset(COUNTERPARTS[specification].faults) if specification in COUNTERPARTS else frozenset()

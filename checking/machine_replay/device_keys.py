@@ -1,4 +1,4 @@
-"""Devices that a homeserver knows, and that nothing is behind."""
+"""Make the keys of devices that exist only at the homeserver, without a machine."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from unwedged.machine.signing import signable, with_signature
 
 @cache
 def account_of(device: Device) -> Account:
-    """Return the account of a device: the same each time."""
+    """Return the account of a device. It is the same in each call."""
     del device
     return Account()
 
 
 @cache
 def signed_device_keys(device: Device) -> Json:
-    """Return the device keys of a device, as its owner uploads them: the same each time."""
+    """Return the signed device keys that a device uploads. They are the same in each call."""
     account = account_of(device)
     keys: Json = {
         "user_id": device.user,

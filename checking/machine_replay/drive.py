@@ -1,8 +1,8 @@
-"""Replay: every transition of a model's graph, taken by real machines, and compared with the model after each step.
+"""Drive real machines through every transition of a model's state graph, and compare with the model after each step.
 
-The first way to a state leads from an initial one. What is there then is kept, the real records among it, and put back
-where another transition leaves the same state: so each transition is taken once. What the model does not allow there is
-asked for as well, and what a step gave to a machine is given once more: both must change nothing.
+Each transition is taken once. When the machines first reach a state, a copy of the state is kept, with the real
+records. The copy is restored to take another transition from the same state. In each state, steps that the model
+forbids are tried as well. After each step, another machine gets the same input again. Both must change nothing.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from checking.tlc.values import Label, State, Value, render_value
 
 _MEMORY = Path("/dev/shm")  # noqa: S108 (the names in it are random)
 FOLDER = _MEMORY if _MEMORY.is_dir() else None
-"""Where the files are: on no disk, if possible. Nothing here is to outlive a power cut."""
+"""The folder of the store files: in memory if possible, since nothing has to survive a power cut."""
 
 
 class Kept(NamedTuple):
-    """All that there was in one state."""
+    """A copy of a whole state."""
 
     rows: tuple[tuple[Row, ...], ...]
-    """Of each device."""
+    """The records of each device."""
     outside: bytes
 
 
 def keep(counterpart: Counterpart) -> Kept:
-    """Keep all that there is."""
+    """Return a copy of the current state."""
     return Kept(tuple(device.rows() for device in counterpart.devices), pickle.dumps(counterpart.outside))
 
 
 async def put_back(counterpart: Counterpart, kept: Kept) -> None:
-    """Let everything be as it was."""
+    """Restore a copied state."""
     for device, rows in zip(counterpart.devices, kept.rows, strict=True):
         await device.restore(rows)
     counterpart.outside = pickle.loads(kept.outside)  # noqa: S301 (this process has pickled it)
@@ -55,28 +55,28 @@ async def put_back(counterpart: Counterpart, kept: Kept) -> None:
 
 @dataclass(slots=True)
 class Coverage:
-    """How far a replay has come."""
+    """The result of a replay."""
 
     covered: int = 0
-    """Transitions of the model, each taken once."""
+    """The number of transitions that were taken."""
     repeated: int = 0
-    """How often a machine was given something once more, and it changed nothing."""
+    """How often another machine got the same input again. Each time nothing changed."""
     refused: int = 0
-    """How often a machine was asked for what the model does not allow, and it changed nothing."""
+    """How often a step was tried that the model forbids. Each time nothing changed."""
 
 
 class Replay:
     """Covers a graph by counterparts, one for each initial state."""
 
     def __init__(self, graph: Graph, kind: type[Counterpart]) -> None:
-        """For ``replay``."""
+        """Use ``replay`` instead."""
         self.coverage = Coverage()
         self._graph = graph
         self._counterpart: Counterpart
         self._steps = [
             kind.steps(edge.action, graph.states[edge.source], graph.states[edge.target]) for edge in graph.edges
         ]
-        """By transition, which steps it may be."""
+        """The possible steps of each transition."""
         self._untaken: list[list[int]] = [[] for _ in graph.states]
         self._allowed: list[set[Label]] = [set() for _ in graph.states]
         for number, edge in enumerate(graph.edges):
@@ -84,10 +84,10 @@ class Replay:
             self._allowed[edge.source].update(self._steps[number])
         self._seen: set[int] = set()
         self._kept: dict[int, tuple[Kept, tuple[Label, ...]]] = {}
-        """By state where transitions are left: what was there, and the way that led there."""
+        """The copy of each state with transitions that were not taken, and the steps that led there."""
 
     async def cover(self, initial: int, counterpart: Counterpart, on_steps: Callable[[int], None]) -> None:
-        """Take every transition beyond an initial state. Raises ``Diverged`` where the machine does not follow."""
+        """Take every transition that an initial state leads to. Raises ``Diverged``."""
         self._counterpart = counterpart
         await self._arrive(initial, [])
         while self._kept:
@@ -98,7 +98,7 @@ class Replay:
             on_steps(taken)
 
     async def _walk(self, state: int, way: list[Label]) -> int:
-        """Go on from a state as long as there are transitions to take; say how many were taken."""
+        """Take transitions from a state on until none is left to take. Return how many were taken."""
         taken = 0
         while self._untaken[state]:
             number = self._untaken[state].pop()
@@ -123,7 +123,7 @@ class Replay:
         return taken
 
     async def _arrive(self, state: int, way: list[Label]) -> None:
-        """Keep what is there, and ask for what the model does not allow."""
+        """Copy a state that was reached for the first time, and try the steps that the model forbids there."""
         self._seen.add(state)
         self._compare(state)
         if self._untaken[state]:
@@ -139,14 +139,14 @@ class Replay:
             await self._counterpart.take(step)
         except Impossible:
             return
-        raise Diverged(f"the model does not allow the step {step} here, and the machine takes it")
+        raise Diverged(f"the model does not allow the step {step} here, but the machine takes it")
 
     def _compare(self, state: int) -> None:
         compare(self._counterpart.observe(), self._graph.states[state])
 
 
 def compare(observed: State, wanted: State) -> None:
-    """Raise ``Diverged`` with the differences, if there are any."""
+    """Raise ``Diverged`` if the observed state differs from the model's."""
     differences = [
         f"{name}: the model has {render_value(model)}, the machine {render_value(machine)}"
         for variable in wanted
@@ -157,7 +157,7 @@ def compare(observed: State, wanted: State) -> None:
 
 
 def _differences(name: str, model: Value, machine: Value) -> list[tuple[str, Value, Value]]:
-    # Not "!=": between two of rpds's maps that is wrong as soon as one entry is the same.
+    # Not "!=": it is wrong for two of rpds's maps that have an equal entry.
     if model == machine:
         return []
     if not isinstance(model, Mapping) or not isinstance(machine, Mapping) or set(model) != set(machine):
@@ -166,7 +166,7 @@ def _differences(name: str, model: Value, machine: Value) -> list[tuple[str, Val
 
 
 async def replay(graph: Graph, kind: type[Counterpart], on_steps: Callable[[int], None]) -> Coverage:
-    """Cover a graph by a counterpart of its model. Raises ``Diverged`` where the machine does not follow."""
+    """Cover a state graph by a counterpart of its model. Raises ``Diverged`` if the machine differs from the model."""
     covering = Replay(graph, kind)
     for initial in graph.initial:
         async with opened(kind, graph.states[initial]) as counterpart:
@@ -176,7 +176,7 @@ async def replay(graph: Graph, kind: type[Counterpart], on_steps: Callable[[int]
 
 @asynccontextmanager
 async def opened(kind: type[Counterpart], initial: State) -> AsyncIterator[Counterpart]:
-    """Have a counterpart of a model."""
+    """Open a counterpart in a temporary folder, as long as the context lasts."""
     with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
         counterpart = await kind.open(Path(folder), initial)
         try:
@@ -186,7 +186,7 @@ async def opened(kind: type[Counterpart], initial: State) -> AsyncIterator[Count
 
 
 class Dump(NamedTuple):
-    """The graph of a model, as TLC dumped it."""
+    """A state graph that TLC wrote, and its model."""
 
     model: str
     specification: str
@@ -194,14 +194,15 @@ class Dump(NamedTuple):
 
 
 def replay_dumps(dumps: Sequence[Dump], on_progress: Callable[[int, int], None]) -> list[MachineReplayReport]:
-    """Replay the graphs of models, as many at once as there are cores.
+    """Replay state graphs, as many at once as there are cores. Return a report of each.
 
-    ``on_progress`` is told how many transitions were taken, and how many there are. Raises ``CheckError`` where one was
-    not covered, or a machine diverged.
+    ``on_progress`` gets the number of transitions that were taken, and the number of all transitions. Raises
+    ``CheckError`` if a transition was not covered, and ``Diverged``, which is a ``CheckError``, if a machine differs
+    from its model.
     """
     transitions = {dump: dump.path.read_text(encoding="utf-8").count(" -> ") for dump in dumps}
     with Workers() as workers:
-        # The largest first, so that the small ones fill the gap at the end.
+        # The largest graphs start first: then the small ones fill the gaps at the end.
         order = sorted(dumps, key=lambda dump: -transitions[dump])
         started = {dump: workers.start(_replay_dump, dump) for dump in order}
         return workers.wait(
@@ -210,10 +211,10 @@ def replay_dumps(dumps: Sequence[Dump], on_progress: Callable[[int, int], None])
 
 
 def _replay_dump(dump: Dump) -> MachineReplayReport:
-    """Replay one graph, in a process of its own."""
+    """Replay one state graph, in a worker process."""
     kind = COUNTERPARTS.get(dump.specification)
     if kind is None:
-        raise CheckError(f"{dump.model}: nothing stands for {dump.specification} in the replay")
+        raise CheckError(f"{dump.model}: there is no counterpart of {dump.specification}")
     graph = read_graph(dump.path)
     if not graph.edges:
         raise CheckError(f"{dump.model}: there is no transition to replay")

@@ -1,4 +1,4 @@
-"""The module Gossip on real machines: what other devices of the user ask for, and what they are asked for."""
+"""Replay the module Gossip on real machines: requests of the user's other devices, and requests to them."""
 
 from __future__ import annotations
 
@@ -56,30 +56,30 @@ class _Asks(NamedTuple):
 
     @property
     def id(self) -> str:
-        """As the device calls it."""
+        """The request ID."""
         return f"{self.by} {self.number}"
 
     @property
     def value(self) -> Value:
-        """As the model has it."""
+        """The request in the model."""
         return record(by=ModelValue(self.by), number=self.number)
 
 
 class _Send(NamedTuple):
-    """A message that waits in a process, and the homeserver's response, once there is one."""
+    """A message that a process holds, and the homeserver's response, if there is one yet."""
 
     request: ToDevice
     response: Json | None = None
 
 
 class _Waiting(NamedTuple):
-    """A request of another device that a process of a faulty machine has read."""
+    """A request of another device that a process of a faulty machine holds."""
 
     request: _Asks
 
 
 class _Heard(NamedTuple):
-    """A response that brings one message."""
+    """A sync response with one message."""
 
     position: SyncPosition
     response: Json
@@ -90,12 +90,12 @@ _InHand: TypeAlias = "_Send | _Waiting | None"
 
 @dataclass
 class _Outside:
-    """The homeserver, what the other devices have done, what the processes have in hand, and the model's names."""
+    """The homeserver, the actions of other devices, what the processes hold, and the names of things in the model."""
 
     server: Homeserver
     flight: dict[str, _InHand]
     given: dict[_Asks, int]
-    """How often each request of others was answered."""
+    """How often each request of another device was answered."""
     asked: set[_Asks] = field(default_factory=set)
     cancelled: set[_Asks] = field(default_factory=set)
     repeated: int = 0
@@ -103,14 +103,14 @@ class _Outside:
     replied: set[tuple[str, int]] = field(default_factory=set)
     """Which devices have answered which of our requests."""
     to_us: list[tuple[Value, Json]] = field(default_factory=list)
-    """What is on its way, oldest first, each as the model has it and as an event."""
+    """The messages on their way to us, oldest first: each in the model, and as an event."""
     taken: list[Value] = field(default_factory=list)
     numbers: dict[str, int] = field(default_factory=dict)
-    """Of our requests, by their ids."""
+    """The numbers of our requests, by their IDs."""
     answers: set[str] = field(default_factory=set)
-    """The transactions that answers of ours have."""
+    """The transaction IDs of our answers."""
     delivered: dict[str, Value] = field(default_factory=dict)
-    """What was delivered, by its transaction."""
+    """The delivered messages, by transaction ID."""
 
 
 def _nothing_given_away(was: State, now: State) -> str | None:
@@ -118,7 +118,7 @@ def _nothing_given_away(was: State, now: State) -> str | None:
     for request in _newly_given(was, now):
         by = function_of(request)["by"]
         if by == _PLANTED or by in blocked:
-            return f"{name_of(by)} was given what it asked for, and is not in the person's hands"
+            return f"the request of {name_of(by)} was answered, but the device is not the person's own, or is blocked"
     return None
 
 
@@ -127,7 +127,7 @@ def _nothing_unasked(was: State, now: State) -> str | None:
         return None
     answer = function_of(_taken(now)[-1])
     if answer["from"] == _PLANTED or answer["from"] in cast("frozenset[Value]", _store(was)["blocked"]):
-        return f"an answer of {answer['from']} was taken, which is not in the person's hands"
+        return f"an answer of {answer['from']} was taken, but the device is not the person's own, or is blocked"
     if not _is_asked(was, answer["number"]):
         return f"an answer of {answer['from']} was taken that nobody asked for"
     return None
@@ -166,7 +166,7 @@ def _nothing_lost(_: State, now: State) -> str | None:
             end["number"] == hold["number"] and hold["device"] in cast("frozenset[Value]", end["to"]) for end in ends
         )
         if not told and not _is_asked(now, hold["number"]):
-            return f"{hold['device']} is never told that the request {hold['number']} is over"
+            return f"{hold['device']} never learns that the request {hold['number']} is over"
     return None
 
 
@@ -181,10 +181,11 @@ def _everything_arrived(now: State) -> bool:
 
 
 class Gossip(Counterpart):
-    """Other devices of the user ask for the backup's key, or for a room key; this device asks them for room keys.
+    """Other devices of the user request the backup key or a room key. This device requests room keys from them.
 
-    In the reference one operation answers all that may be answered, sends requests on, and settles what has come
-    elsewhere. Here each of these is a step, and the others are left out of it.
+    In the reference, one operation answers all requests that may be answered, sends our requests to further devices,
+    and settles requests whose keys have come in another way. In the model each of these is a step of its own. So each
+    step here suppresses the other parts of the operation.
     """
 
     properties: ClassVar[Mapping[str, Property]] = {
@@ -200,24 +201,24 @@ class Gossip(Counterpart):
     outside: _Outside
 
     def __init__(self, device: SharedDevice, outside: _Outside, wanted: RoomKey) -> None:
-        """For ``open``."""
+        """Use ``open`` instead."""
         self.devices = (device,)
         self.outside = outside
         self._device = device
         self._peers = {name: PeerDevice(Device(_USER, name)) for name in _DEVICES}
         self._wanted = wanted
-        """The room key that others ask for."""
+        """The room key that other devices request."""
         self._asked_for = tuple(RoomKey(_ROOM) for _ in range(3))
-        """The room keys that we ask for, by the numbers of the requests; the first is never asked for."""
+        """The room keys that we request, by the numbers of the requests. The first one is never requested."""
         self._events = tuple(self._event(key) for key in self._asked_for)
         self._read: dict[bytes, _Asks] = {}
-        """What was decrypted, by its ciphertext."""
+        """The decrypted messages, by their ciphertexts."""
         self._given: _Send | _Heard | None = None
-        """What the machine was given last."""
+        """The last input of the machine."""
 
     @classmethod
     async def open(cls, folder: Path, initial: State) -> Self:
-        """As the base class says. The keys of all devices are known."""
+        """See the base class. The keys of all devices are known."""
         processes = sorted(map(name_of, function_of(initial["flight"])))
         server = Homeserver()
         server.sign_in(_OWN)
@@ -241,7 +242,7 @@ class Gossip(Counterpart):
 
     @staticmethod
     def steps(action: str, before: State, after: State) -> list[Label]:
-        """As the base class says. TLC has no names for steps that a record is a parameter of."""
+        """See the base class. TLC does not label a step by its action if a parameter of the action is a record."""
         processes = sorted(function_of(before["flight"]), key=name_of)
         changed = changed_arguments(before["flight"], after["flight"])
         if action == "ReceiveRequest":
@@ -270,7 +271,7 @@ class Gossip(Counterpart):
         return [Label(action)]
 
     def choices(self) -> Sequence[Label]:
-        """As the base class says: whether anything is answered, asked for, or sent before its time or again."""
+        """See the base class. The machine decides what is answered, requested, and sent too early or again."""
         outside = self.outside
         idle = [ModelValue(process) for process, held in outside.flight.items() if held is None]
         outbox = set(self._outbox().values())
@@ -289,7 +290,7 @@ class Gossip(Counterpart):
         ]
 
     async def take(self, step: Label) -> None:
-        """As the base class says."""
+        """See the base class."""
         flight = self.outside.flight
         match step.action, step.parameters:
             case "PeerAsks", [request]:
@@ -312,7 +313,7 @@ class Gossip(Counterpart):
                 flight[process] = _Waiting(_asks(request))
             case "AnswerFromMemory", [ModelValue(process)]:
                 read = flight[process]
-                assert isinstance(read, _Waiting)  # the model has let it be read
+                assert isinstance(read, _Waiting)  # the model takes this step only after a request was read
                 flight[process] = None
                 await self._answer(process, read.request)
             case "Ask", []:
@@ -334,7 +335,7 @@ class Gossip(Counterpart):
                 await self._deliver(process)
             case "MarkSent", [ModelValue(process)]:
                 held = self._held(process)
-                assert held.response is not None  # the model has let it be answered
+                assert held.response is not None  # the model takes this step only after the answer
                 await (await self._device.machine(process)).mark_sent(held.request, held.response)
                 flight[process], self._given = None, held
             case "Lose", [ModelValue(process)]:
@@ -345,7 +346,7 @@ class Gossip(Counterpart):
         self.outside.server.arrivals.clear()
 
     async def repeat(self, step: Label) -> bool:
-        """As the base class says."""
+        """See the base class."""
         if not step.action.startswith(("Receive", "Ignore", "MarkSent")):
             return False
         machine = await self._device.another_machine()
@@ -358,7 +359,7 @@ class Gossip(Counterpart):
         return True
 
     def observe(self) -> State:
-        """As the base class says."""
+        """See the base class."""
         outside = self.outside
         answered, holds = self._inboxes()
         trust = {name: device.trust for name, device in self._known().items()}
@@ -397,7 +398,7 @@ class Gossip(Counterpart):
         outside.server.arrivals.clear()
         return observed
 
-    # What others do
+    # Steps of other devices
 
     def _peer_asks(self, request: _Asks) -> None:
         self.outside.repeated += request in self.outside.asked
@@ -459,7 +460,7 @@ class Gossip(Counterpart):
         await Client(self.outside.server, machine).send(claim)
 
     async def _answer(self, process: str, request: _Asks) -> None:
-        """Answer one request of another device, and no other. Where it is not answered, nothing has changed."""
+        """Answer only one request of another device. Raises ``Impossible``; then nothing has changed."""
         rows, given = self._device.rows(), self.outside.given[request]
         await self._work_off(process, [(asking, "send_request", _do_nothing), (gossip, "_answer", _only(request))])
         self._note_made()
@@ -471,10 +472,10 @@ class Gossip(Counterpart):
         before = self._outbox()
         await self._work_off(process, [(gossip, "_answer", _do_nothing)])
         if self._outbox() == before:
-            raise Impossible("there is nobody to ask")
+            raise Impossible("there is no device to ask")
 
     async def _cancel_ask(self, process: str) -> None:
-        """Let what was asked for come in another way."""
+        """Let the requested key arrive in another way."""
         machine = await self._device.machine(process)
         ((request_id, _),) = self._device.records(ASKED).items()
         await machine.import_room_keys([self._asked_for[self.outside.numbers[request_id]].exported()])
@@ -504,11 +505,11 @@ class Gossip(Counterpart):
     def _held(self, process: str) -> _Send:
         held = self.outside.flight[process]
         if not isinstance(held, _Send):
-            raise Impossible(f"{process} has no message in hand")
+            raise Impossible(f"{process} holds no message")
         return held
 
     def _note_made(self) -> None:
-        """Number our requests, and count our answers."""
+        """Number our new requests, and count our new answers."""
         numbers = self.outside.numbers
         for request_id in self._device.records(ASKED):
             numbers.setdefault(request_id, len(numbers) + 1)
@@ -518,7 +519,7 @@ class Gossip(Counterpart):
                 self.outside.answers.add(transaction_id)
                 self.outside.given[_asks(made["request"])] += 1
 
-    # What there is
+    # The observed state
 
     @property
     def _processes(self) -> list[str]:
@@ -543,7 +544,7 @@ class Gossip(Counterpart):
         return gossip._digest(ids.RequestId(request.id)) in digests
 
     def _outbox(self) -> dict[str, Value]:
-        """Return what is to be sent, by its transaction, but for what tells a blocked device that it gets nothing."""
+        """Return the outgoing messages by transaction ID, without those that tell a blocked device it gets no key."""
         return {
             transaction_id: self._message(ToDevice(transaction_id, outgoing.event_type, outgoing.messages))
             for transaction_id, outgoing in self._device.records(OUTBOX).items()
@@ -551,7 +552,7 @@ class Gossip(Counterpart):
         }
 
     def _inboxes(self) -> tuple[set[_Asks], set[tuple[str, int]]]:
-        """Return which requests are answered, and which devices hold requests of ours, by what has reached them."""
+        """Return the answered requests, and the devices that hold requests of ours, by the delivered messages."""
         answered: set[_Asks] = set()
         holds: set[tuple[str, int]] = set()
         for name, peer in self._peers.items():
@@ -573,12 +574,12 @@ class Gossip(Counterpart):
             return record(type="answer", request=self._opened(name, content).value)
         content = next(iter(contents.values()))
         if "action" not in content:
-            raise CheckError(f"another message is to be sent: {request.event_type}")
+            raise CheckError(f"an unexpected message is to be sent: {request.event_type}")
         kind = "ask" if content["action"] == asking.REQUEST else "over"
         return record(type=kind, number=self.outside.numbers[str(content["request_id"])], to=_named(contents))
 
     def _opened(self, device: str, content: Json) -> _Asks:
-        """Return which request of a device a message answers."""
+        """Return the request of a device that a message answers."""
         encrypted = msgspec.json.encode(content)
         if encrypted not in self._read:
             answer = self._peers[device].decrypted(content)
@@ -603,7 +604,7 @@ class Gossip(Counterpart):
 
     @staticmethod
     def _event(key: RoomKey) -> Json:
-        """Return a message that can't be read without a room key."""
+        """Return an event that can't be decrypted without a room key."""
         content = {
             "algorithm": ids.MEGOLM,
             "session_id": key.name.session_id,
@@ -617,7 +618,7 @@ async def _do_nothing(*_: object, **__: object) -> None:
 
 
 def _only(request: _Asks) -> object:
-    """Return what answers one request of another device, and leaves all others as they are."""
+    """Return a function that answers one request of another device, and ignores all other requests."""
     answer = gossip._answer
 
     async def answer_one(
@@ -667,7 +668,7 @@ def _step_of_process(action: str, process: Value, before: State, after: State) -
     return Label(action, (process,))
 
 
-# What the model's states say
+# Parts of the model's states
 
 
 def _store(state: State) -> Function:
@@ -687,7 +688,7 @@ def _taken(state: State) -> tuple[Value, ...]:
 
 
 def _given(state: State) -> Function:
-    """Return how often each request of others was answered. TLC writes a function of nothing as an empty sequence."""
+    """Return how often each request of another device was answered. TLC prints an empty function as a sequence."""
     return function_of(state["given"]) if state["given"] else {}
 
 

@@ -1,4 +1,4 @@
-"""The faults of the module Gossip, injected into the machine: each breaks the rule that its model breaks."""
+"""Inject the faults of the module Gossip into the machine. Each breaks the same rule as in the model."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _settle = asking.settle
 
 # M17.8, M21.2
 def _secret_sent_twice() -> Sequence[Substitution]:
-    """What waits is read in one operation, and answered in another, whatever has become of it meanwhile."""
+    """A waiting request is read in one operation and answered in another, even if it was answered in between."""
     read: dict[DeviceId, dict[RequestId, Wanted]] = {}
 
     async def receive_request(transaction: Transaction, event_type: str, sender: UserId, content: JsonObject) -> None:
         await _receive_request(transaction, event_type, sender, content)
         for device_id in await transaction.keys(WAITING):
             waiting = await transaction.get(WAITING, device_id)
-            assert waiting is not None  # listed above
+            assert waiting is not None  # its key was listed above
             read.setdefault(device_id, {}).update(waiting)
 
     async def work_off(transaction: Transaction) -> None:
@@ -45,7 +45,7 @@ def _secret_sent_twice() -> Sequence[Substitution]:
 
 # M17.8, M21.1
 def _waiting_in_memory() -> Sequence[Substitution]:
-    """A request that can't be answered yet waits where no other process sees it."""
+    """A request that can't be answered yet waits in the memory of one process."""
 
     async def receive_request(transaction: Transaction, event_type: str, sender: UserId, content: JsonObject) -> None:
         del transaction, event_type, sender, content
@@ -55,7 +55,7 @@ def _waiting_in_memory() -> Sequence[Substitution]:
 
 # M17.1
 def _answered_unverified() -> Sequence[Substitution]:
-    """Each device on the user's list is answered."""
+    """Every device on the user's device list is answered, even an unverified one."""
 
     async def every_own_device(reading: Transaction | View) -> dict[Curve25519Key, KnownDevice]:
         own = await own_device(reading)
@@ -66,7 +66,7 @@ def _answered_unverified() -> Sequence[Substitution]:
 
 # M17.4
 def _answer_unasked() -> Sequence[Substitution]:
-    """A room key of a verified device is taken, whether anybody asked for it or not."""
+    """A room key from a verified device is taken even if it was not requested."""
 
     async def must_be_asked(transaction: Transaction, asked: Asked | None, event: OlmEvent) -> DeviceId:
         if asked is not None:
@@ -78,7 +78,7 @@ def _answer_unasked() -> Sequence[Substitution]:
 
 # M17.4
 def _answer_from_unverified() -> Sequence[Substitution]:
-    """An answer is taken from whichever device knows what was asked for."""
+    """An answer is taken from any device that knows the request."""
 
     async def must_be_asked(transaction: Transaction, asked: Asked | None, event: OlmEvent) -> DeviceId:
         if asked is None:
@@ -91,7 +91,7 @@ def _answer_from_unverified() -> Sequence[Substitution]:
 
 # M17.7
 def _cancelled_while_in_flight() -> Sequence[Substitution]:
-    """A request that is over is taken out of the outbox, though a process may have it in its hands."""
+    """A request that is over is removed from the outbox, even if a process is sending it."""
 
     async def settle(transaction: Transaction, request_id: RequestId, asked: Asked, by: DeviceId | None = None) -> None:
         unsent: set[DeviceId] = set()

@@ -1,18 +1,21 @@
-"""A homeserver in memory, for tests: the part of the client-server API that end-to-end encryption needs.
+"""A fake homeserver in memory, for tests: the part of the client-server API that end-to-end encryption needs.
 
-It is a fake. Where Synapse goes beyond the specification or falls short of it, this does as Synapse does. A key that is
-uploaded again after it was claimed is handed out again. A fallback key that is uploaded again counts as unused, unless
-it is written as canonical JSON. A classic sync leaves out device lists that are empty. An old ``pos`` is as good as the
-newest, until its connection is forgotten. Of two backed-up room keys it keeps the later one if that is verified and the
-other is not, or begins earlier, or was forwarded less often: so each may replace the other.
+Where Synapse differs from the specification, this server does as Synapse does:
 
-``request`` takes any request by method, path and JSON body, answers at once with a status and a JSON body, and keeps
-what arrived in ``arrivals``. The other methods are for the test that sets the scene.
+- A one-time key that is uploaded again after it was claimed is handed out again.
+- A fallback key that is uploaded again counts as unused, unless the uploaded text is canonical JSON.
+- A classic sync leaves out empty device lists.
+- An old ``pos`` is as good as the newest, until the server forgets the connection.
+- A backed-up room key is replaced by a later one if only the later one is verified, or if it begins at an earlier
+  index, or if it was forwarded less often. So each of two keys may replace the other.
 
-What a real server does, and this does not: check other signatures than those of cross-signing, and permissions; wait in
-a sync, or give the answer to an equal one again from a cache, as Synapse does for two minutes; federate; limit rates;
-keep account data or media; send room events in simplified sliding sync, where only the extensions for
-to-device messages and encryption are there; filter, or leave anything out of a timeline.
+``request`` takes any request by method, path and JSON body, and returns a status and a JSON body. It records each
+request in ``arrivals``. The other methods are for the test that sets up the server.
+
+This server does not do all that a real one does. It checks no permissions, and no signatures but those of
+cross-signing. A sync never waits, and is never answered from a cache, as Synapse does for two minutes. There is no
+federation, no rate limit, no account data and no media. Simplified sliding sync has only the extensions for to-device
+messages and encryption, and no room events. There are no filters, and timelines are complete.
 """
 
 from __future__ import annotations
@@ -41,24 +44,24 @@ _PREFIX: Final = re.compile(r"/_matrix/client/(?:r0|v\d+|unstable/org\.matrix\.s
 
 
 PASSWORD: Final = "open sesame"  # noqa: S105 (it opens nothing but this)
-"""Everybody's, where one is needed."""
+"""The password of all users."""
 SIGNING_KEYS: Final = ("master", "self_signing", "user_signing")
 
 
 def wall_clock_ms() -> int:
-    """Return the milliseconds since 1970."""
+    """Return the wall clock, in milliseconds since 1970."""
     return int(time.time() * 1000)
 
 
 class Device(NamedTuple):
-    """A device, by its user and its own identifier."""
+    """A user ID and a device ID."""
 
     user: str
     device: str
 
 
 class MatrixError(Exception):
-    """The server refuses: an HTTP status, and an error code of the specification, if there is one."""
+    """The server refuses a request, with an HTTP status and, if there is one, an error code of the specification."""
 
     def __init__(self, status: int, code: str | None, text: str, **more: object) -> None:
         super().__init__(f"{status} {code}: {text}")
@@ -68,7 +71,7 @@ class MatrixError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A request that arrived, and how it was answered."""
+    """A request that arrived, and the response."""
 
     device: Device
     method: str
@@ -93,7 +96,7 @@ class KeysQuery(msgspec.Struct):
 
 
 class KeysClaim(msgspec.Struct):
-    """The body of ``/keys/claim``: the algorithm that is wanted, by user and device."""
+    """The body of ``/keys/claim``: the wanted algorithm, by user and device."""
 
     one_time_keys: dict[str, dict[str, str]]
 
@@ -105,7 +108,7 @@ class SendToDevice(msgspec.Struct):
 
 
 class Authentication(msgspec.Struct):
-    """How a user proves who it is that asks."""
+    """User-interactive authentication by a password."""
 
     type: str
     session: str = ""
@@ -138,7 +141,7 @@ class BackedUpKey(msgspec.Struct):
     session_data: Json
 
     def replaces(self, known: BackedUpKey) -> bool:
-        """Say whether it is kept in place of another one."""
+        """Return whether it replaces a known one."""
         return (
             (self.is_verified and not known.is_verified)
             or self.first_message_index < known.first_message_index
@@ -159,13 +162,13 @@ class BackedUpRooms(msgspec.Struct):
 
 
 class E2eeExtension(msgspec.Struct, frozen=True):
-    """What a sliding-sync request wants to know of encryption."""
+    """The extension of a sliding-sync request for encryption."""
 
     enabled: bool = False
 
 
 class ToDeviceExtension(msgspec.Struct, frozen=True):
-    """What a sliding-sync request wants of the to-device messages."""
+    """The extension of a sliding-sync request for to-device messages."""
 
     enabled: bool = False
     since: str | None = None
@@ -188,16 +191,16 @@ class SlidingSync(msgspec.Struct):
 
 @dataclass(slots=True)
 class _Keys:
-    """What the server keeps for one device that is signed in."""
+    """What the server stores for a signed-in device."""
 
     device_keys: Json | None = None
     one_time: dict[str, Json] = field(default_factory=dict)
     fallback: dict[str, tuple[str, Json]] = field(default_factory=dict)
-    """By algorithm: the key's identifier and the key."""
+    """The fallback keys' names and contents, by algorithm."""
     used_fallback: set[str] = field(default_factory=set)
     inbox: list[tuple[int, Json]] = field(default_factory=list)
     positions: dict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
-    """By sliding-sync connection: what each ``pos`` stands for."""
+    """The meaning of each ``pos``, by sliding-sync connection."""
 
 
 @dataclass(slots=True)
@@ -211,15 +214,15 @@ class _Backup:
 
     @property
     def state(self) -> Json:
-        """What is answered when its keys have changed."""
+        """The response after a change of its keys."""
         return {"etag": f"{self.etag}", "count": sum(len(room.sessions) for room in self.rooms.values())}
 
 
 class Homeserver:
-    """Devices, their keys and messages, and rooms with members; see the module for what is missing."""
+    """Devices with their keys and messages, and rooms with members. The module says what is missing."""
 
     def __init__(self, *, to_device_limit: int = 100, now_ms: Callable[[], int] = wall_clock_ms) -> None:
-        """At most ``to_device_limit`` to-device messages are in one response."""
+        """Start a server. A sync response has at most ``to_device_limit`` to-device messages."""
         self.arrivals: list[Arrival] = []
         self._to_device_limit = to_device_limit
         self._now = 0
@@ -228,45 +231,45 @@ class Homeserver:
         """The time of the newest event."""
         self._devices: dict[Device, _Keys] = {}
         self._changed: list[tuple[int, str]] = []
-        """Whose devices changed, and when."""
+        """The users whose devices changed, and the time of each change."""
         self._signing_keys: dict[str, dict[str, Json]] = defaultdict(dict)
         """The cross-signing keys, by user and usage."""
         self._signatures: dict[tuple[str, str, str], dict[str, str]] = defaultdict(dict)
-        """Signatures that were uploaded: by whom, whose device or master key, and which one."""
+        """The uploaded signatures: the signing user, the user whose key was signed, and the key's name."""
         self._signed: list[tuple[int, str, str]] = []
-        """When, by whom, and whose key was signed: that is told to whoever signed it, and to nobody else."""
+        """The time, the signing user and the signed user of each signature. Only the signing user learns of it."""
         self._events: dict[str, list[tuple[int, Json]]] = defaultdict(list)
-        """By room: when, and the event."""
+        """The time and the event, by room."""
         self._member_events: list[tuple[int, str, Json]] = []
-        """When, the room, and the event, of those that say who is in a room."""
+        """The time, the room and the event of each change of membership."""
         self._backups: dict[str, list[_Backup]] = defaultdict(list)
-        """All versions of each user; the first is version 1."""
+        """All backup versions of each user. The first is version 1."""
         self._answered: dict[tuple[Device, str, str], Json] = {}
-        """What was answered to a transaction of a device."""
+        """The responses to the transactions of each device."""
         self._transactions: dict[tuple[Device, str], str] = {}
-        """The transaction that a device has sent an event under: it alone is told that."""
+        """The device and the transaction ID of each event. Only that device sees the transaction ID."""
 
-    # Devices and rooms, for the test that sets the scene.
+    # Devices and rooms, for the test that sets up the server
 
     def sign_in(self, device: Device) -> None:
-        """Let a device use the server. Nobody hears of it before it uploads its keys."""
+        """Sign a device in. Other users learn of it when it uploads its keys."""
         self._devices[device] = _Keys()
 
     def sign_out(self, device: Device) -> None:
-        """Forget a device, with its keys and the messages for it."""
+        """Sign a device out, and delete its keys and messages."""
         del self._devices[device]
         self._changed.append((self._tick(), device.user))
 
     def waiting(self, device: Device) -> list[Json]:
-        """Return the messages to a device that it has not acknowledged."""
+        """Return the to-device messages that a device has not acknowledged."""
         return [event for _, event in self._signed_in(device).inbox]
 
     def one_time_keys(self, device: Device) -> Json:
-        """Return a device's one-time keys by their names, in the order in which they are handed out."""
+        """Return a device's one-time keys by name, in the order in which they will be claimed."""
         return {**self._signed_in(device).one_time}
 
     def fallback_key(self, device: Device) -> tuple[Json, bool] | None:
-        """Return the fallback key of a device that is handed out, and whether it was."""
+        """Return the fallback key of a device, and whether it was claimed."""
         keys = self._signed_in(device)
         if not keys.fallback:
             return None
@@ -274,16 +277,19 @@ class Homeserver:
         return {name: key}, algorithm in keys.used_fallback
 
     def hand_out_first(self, device: Device, name: str) -> None:
-        """Let the next one-time key of a device that is handed out be this one."""
+        """Hand out this one-time key of a device first."""
         keys = self._signed_in(device)
         keys.one_time = {name: keys.one_time[name], **keys.one_time}
 
     def forget_connections(self, device: Device) -> None:
-        """Know no ``pos`` of the device's sliding-sync connections any more, as after they expired."""
+        """Forget all ``pos`` of a device's sliding-sync connections, as if they had expired."""
         self._signed_in(device).positions.clear()
 
     def create_room(self, room: str, *members: str, encryption: Json | None = None) -> None:
-        """Make an encrypted room. Its first member made it; ``encryption`` adds to the content of m.room.encryption."""
+        """Make an encrypted room.
+
+        Its first member creates it. ``encryption`` adds to the content of m.room.encryption.
+        """
         content = {"algorithm": "m.megolm.v1.aes-sha2"} | (encryption or {})
         for member in members:
             self.join(room, member)
@@ -298,23 +304,23 @@ class Homeserver:
         self._state(room, user, "m.room.member", user, {"membership": "leave"})
 
     def members(self, room: str) -> set[str]:
-        """Say who is in a room now."""
+        """Return the current members of a room."""
         return {user for joined, user in self._memberships(self._now) if joined == room}
 
     def is_encrypted(self, room: str) -> bool:
-        """Say whether a room has ever been encrypted."""
+        """Return whether a room is encrypted."""
         return any(event["type"] == "m.room.encryption" for _, event in self._events[room])
 
     def events(self, room: str, since: int = 0) -> list[Json]:
-        """Return the events of a room, first to last, but for so many that are known."""
+        """Return the events of a room, oldest first, without the first ``since`` ones."""
         return [event for _, event in self._events[room][since:]]
 
-    # The client-server API.
+    # The client-server API
 
     def request(
         self, device: Device, method: str, path: str, body: Mapping[str, object] | None = None
     ) -> tuple[int, Json]:
-        """Take a request, by its path with its query; return status and body. No part of either is shared."""
+        """Answer a request. ``path`` may have a query. Return the status and a body that the caller may change."""
         sent = msgspec.json.encode(body or {})
         try:
             status, answer = 200, self._route(device, method, path, msgspec.json.decode(sent, type=Json))
@@ -357,7 +363,7 @@ class Homeserver:
                 raise MatrixError(404, "M_UNRECOGNIZED", f"{method} {address.path} is not here")
 
     def _keys_upload(self, device: Device, body: Json) -> Json:
-        """Take a device's keys. What was taken before a key is refused stays, as with Synapse."""
+        """Store a device's keys. If a key is refused, the keys before it are stored, as Synapse does."""
         keys, upload = self._signed_in(device), _parsed(body, KeysUpload)
         if upload.device_keys is not None and upload.device_keys != keys.device_keys:
             keys.device_keys = upload.device_keys
@@ -371,14 +377,14 @@ class Homeserver:
         for name, key in upload.fallback_keys.items():
             algorithm = name.partition(":")[0]
             known = keys.fallback.get(algorithm, ("", {}))[1]
-            # The order of the fields that were uploaded before matters: so Synapse compares.
+            # Like Synapse, compare with the text that was uploaded before, including the order of its fields.
             if msgspec.json.encode(known) != msgspec.json.encode(key, order="sorted"):
                 keys.fallback[algorithm] = name, key
                 keys.used_fallback.discard(algorithm)
         return {"one_time_key_counts": self._counts(keys)}
 
     def _keys_query(self, device: Device, body: Json) -> Json:
-        """Return the keys of devices and users. A user whom nobody knows has none."""
+        """Return the keys of devices and users. An unknown user has none."""
         self._signed_in(device)
         found: dict[str, Json] = {}
         signing_keys: dict[str, Json] = {f"{usage}_keys": {} for usage in SIGNING_KEYS}
@@ -396,7 +402,7 @@ class Homeserver:
         return {"device_keys": found, "failures": {}, **signing_keys}
 
     def _signing_keys_upload(self, device: Device, body: Json) -> Json:
-        """Take a user's cross-signing keys, with a password if there are others."""
+        """Store a user's cross-signing keys. Require a password if there are cross-signing keys already."""
         self._signed_in(device)
         upload, known = _parsed(body, SigningKeysUpload), self._signing_keys[device.user]
         keys = {usage: key for usage in SIGNING_KEYS if (key := getattr(upload, f"{usage}_key")) is not None}
@@ -424,7 +430,7 @@ class Homeserver:
         return {}
 
     def _signatures_upload(self, device: Device, body: Json) -> Json:
-        """Take signatures, and say which of them are refused, and why."""
+        """Store signatures. Return which of them are refused, and why."""
         self._signed_in(device)
         failures: dict[str, Json] = defaultdict(dict)
         for user, signed in _parsed(body, dict[str, dict[str, Json]]).items():
@@ -436,7 +442,7 @@ class Homeserver:
         return {"failures": failures}
 
     def _take_signatures(self, signer: str, user: str, name: str, value: Json) -> None:
-        """Take the signatures of one key, which must be those that this user can make."""
+        """Store the signatures of one key. Refuse those that this user can't make."""
         master = self._signing_keys[user].get("master")
         own_devices = {
             f"ed25519:{each.device}": keys.device_keys
@@ -472,7 +478,7 @@ class Homeserver:
             self._signed.append((self._tick(), signer, user))
 
     def _with_signatures(self, value: Json, signer: str, user: str, name: str) -> Json:
-        """Add to a key what one user has signed of it."""
+        """Return a key with one user's signatures of it."""
         more = self._signatures.get((signer, user, name))
         signatures = value.get("signatures", {})
         if more is None or not isinstance(signatures, dict):
@@ -480,7 +486,10 @@ class Homeserver:
         return {**value, "signatures": {**signatures, signer: {**signatures.get(signer, {}), **more}}}
 
     def _keys_claim(self, device: Device, body: Json) -> Json:
-        """Hand out one-time keys, the oldest first, each once; then the fallback key, which is then used."""
+        """Hand out one-time keys, each once, the oldest first.
+
+        After these, hand out the fallback key, and mark it used.
+        """
         self._signed_in(device)
         claimed: dict[str, Json] = defaultdict(dict)
         for user, wanted in _parsed(body, KeysClaim).one_time_keys.items():
@@ -496,7 +505,7 @@ class Homeserver:
         return {"one_time_keys": claimed, "failures": {}}
 
     def _send_to_device(self, device: Device, kind: str, transaction: str, body: Json) -> Json:
-        """Put messages into inboxes, where the transaction is new; for the device ``*`` into all of a user's."""
+        """Deliver to-device messages of a new transaction. The device ``*`` stands for all devices of the user."""
         self._signed_in(device)
         messages = _parsed(body, SendToDevice).messages
         done = device, f"sendToDevice/{kind}", transaction
@@ -510,7 +519,7 @@ class Homeserver:
         return {}
 
     def _backup_version(self, device: Device, method: str, version: str | None = None, *, body: Json) -> Json:
-        """Make a version of the backup, or show, change or delete one. Numbers are not used again."""
+        """Create, return, change or delete a version of the backup. A version number is never used again."""
         self._signed_in(device)
         versions = self._backups[device.user]
         if method == "POST":
@@ -533,7 +542,10 @@ class Homeserver:
         return {}
 
     def _backed_up_keys(self, device: Device, method: str, names: list[str], version: str | None, body: Json) -> Json:
-        """Take, return or delete backed-up keys: all, those of a room, or one, as ``names`` say."""
+        """Store, return or delete backed-up keys: all, those of a room, or one.
+
+        ``names`` has the room and the session.
+        """
         self._signed_in(device)
         if version is None:
             raise MatrixError(400, "M_MISSING_PARAM", "Missing string query parameter b'version'")
@@ -567,7 +579,7 @@ class Homeserver:
                 return {"rooms": {room: {"sessions": _json(sessions)} for room, sessions in found.items() if sessions}}
 
     def _back_up(self, user: str, version: str, sent: BackedUpRooms) -> Json:
-        """Keep the better one of each key, in the current version only."""
+        """Store keys in the current version. Keep the better one of two keys of a session."""
         current = self._current_version(user)
         backup = self._backup(user, version)
         if version != current:
@@ -589,14 +601,14 @@ class Homeserver:
         return f"{numbers[-1]}"
 
     def _backup(self, user: str, version: str, *, deleted: bool = False) -> _Backup:
-        """Return a version; with ``deleted``, also one that was deleted, which can be deleted again."""
+        """Return a version. With ``deleted``, also return a deleted version, since it may be deleted again."""
         for number, backup in enumerate(self._backups[user], 1):
             if version == f"{number}" and backup.deleted <= deleted:
                 return backup
         raise MatrixError(404, "M_NOT_FOUND", "Unknown backup version")
 
     def _send_to_room(self, device: Device, room: str, kind: str, transaction: str, body: Json) -> Json:
-        """Append an event to a room, where the transaction is new."""
+        """Append an event to a room, if the transaction is new."""
         self._signed_in(device)
         if device.user not in self.members(room):
             raise MatrixError(403, "M_FORBIDDEN", "the user is not in the room")
@@ -608,7 +620,7 @@ class Homeserver:
         return self._answered[done]
 
     def _sync(self, device: Device, since: str | None = None) -> Json:
-        """Answer a classic sync. Its ``since`` acknowledges the to-device messages of the response that gave it."""
+        """Answer a classic sync. ``since`` acknowledges the to-device messages of the response that it is from."""
         keys, user = self._signed_in(device), device.user
         then, acknowledged = _numbers(since, r"s(\d+)_(\d+)") if since is not None else (None, 0)
         messages, received = self._messages(keys, acknowledged, self._to_device_limit)
@@ -619,7 +631,7 @@ class Homeserver:
             begin = then if then is not None and room in left else 0
             known = bisect_right(self._events[room], begin, key=itemgetter(0))
             events = self.events(room, known)
-            if room not in joined:  # The user may know no more than that.
+            if room not in joined:  # a user who has left gets no later events
                 events = [event for event in events if event.get("state_key") == user]
             events = [self._with_transaction(event, device) for event in events]
             if events:
@@ -637,7 +649,7 @@ class Homeserver:
         return answer
 
     def _sliding_sync(self, device: Device, pos: str | None, body: Json) -> Json:
-        """Answer simplified sliding sync, where ``pos`` and the to-device ``since`` are two tokens."""
+        """Answer simplified sliding sync, in which ``pos`` and the to-device ``since`` are separate tokens."""
         keys, request = self._signed_in(device), _parsed(body, SlidingSync)
         positions = keys.positions[request.conn_id]
         if pos is not None:
@@ -665,7 +677,7 @@ class Homeserver:
         positions[following] = self._now
         return {"pos": following, "lists": {}, "rooms": {}, "extensions": extensions}
 
-    # What the answers are made of.
+    # Parts of the responses
 
     def _tick(self) -> int:
         self._now += 1
@@ -678,7 +690,7 @@ class Homeserver:
 
     def _append(self, room: str, sender: str, event: Json) -> str:
         name = f"$event{self._tick()}"
-        # A clock that never stands still, so that no two events have the same time.
+        # The clock advances with each event, so no two events have the same time.
         self._last_ms = max(self._last_ms + 1, self._now_ms())
         told = {"event_id": name, "sender": sender, "origin_server_ts": self._last_ms, **event}
         self._events[room].append((self._now, told))
@@ -690,7 +702,7 @@ class Homeserver:
         self._append(room, sender, {"type": kind, "state_key": key, "content": content})
 
     def _memberships(self, at: int) -> set[tuple[str, str]]:
-        """Who was in which room at a time."""
+        """Return which user was in which room at a time."""
         joined: dict[tuple[str, str], bool] = {}
         for when, room, event in self._member_events:
             if when <= at:
@@ -698,7 +710,7 @@ class Homeserver:
         return {membership for membership, is_joined in joined.items() if is_joined}
 
     def _device_lists(self, user: str, then: int) -> dict[str, list[str]]:
-        """Whose device list a user must fetch or may forget, since a time."""
+        """Return the users whose device lists have changed or can be forgotten since a time."""
         before, after = (
             {(room, who) for room, who in memberships if (room, user) in memberships}
             for memberships in (self._memberships(then), self._memberships(self._now))
@@ -720,14 +732,14 @@ class Homeserver:
 
     @staticmethod
     def _messages(keys: _Keys, acknowledged: int, limit: int) -> tuple[list[Json], int]:
-        """The first messages that are not acknowledged, and the number of the last of them."""
+        """Return the first messages that are not acknowledged, and the number of the last of them."""
         keys.inbox = [message for message in keys.inbox if message[0] > acknowledged]
         given = keys.inbox[:limit]
         return [event for _, event in given], given[-1][0] if given else acknowledged
 
     @staticmethod
     def _counts(keys: _Keys) -> dict[str, int]:
-        """How many one-time keys are left, by algorithm; Synapse always names this one."""
+        """Return how many one-time keys are left, by algorithm. Like Synapse, always include signed_curve25519."""
         counts = {"signed_curve25519": 0}
         for name in keys.one_time:
             algorithm = name.partition(":")[0]
@@ -747,7 +759,7 @@ def _parsed(body: Json, shape: type[T]) -> T:
 
 
 def _public_key(signing_key: Json) -> str:
-    """The key in a cross-signing key."""
+    """Return the public key in a cross-signing key."""
     keys = signing_key.get("keys")
     return str(next(iter(keys.values()))) if isinstance(keys, dict) and keys else ""
 
@@ -766,8 +778,8 @@ def _unsigned(key: Json) -> Json:
 
 
 def _numbers(token: str, form: str, code: str = "M_UNKNOWN") -> tuple[int, ...]:
-    """What a sync token of this server stands for."""
+    """Return the numbers in a sync token of this server."""
     matched = re.fullmatch(form, token)
     if matched is None:
-        raise MatrixError(400, code, f"{token!r} is no sync token of this server")
+        raise MatrixError(400, code, f"{token!r} is not a sync token of this server")
     return tuple(int(number) for number in matched.groups())

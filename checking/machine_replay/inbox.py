@@ -1,4 +1,4 @@
-"""The module Inbox on real machines: what another device sends, as the responses to syncs bring it, once and whole."""
+"""Replay the module Inbox on real machines: the messages of another device, which sync responses bring."""
 
 from __future__ import annotations
 
@@ -94,25 +94,25 @@ _STREAMS: Final = {
         (_pre_key(1), _olm(2), _BAD, _EVENT, _aside(0), _repeat(2)),
     )
 }
-"""Of the module MCInbox, by their length. With each second message a device list changes."""
+"""The streams of the module MCInbox, by their length. With each second message, a device list changes."""
 _IN_PAIRS: Final = 6
 """The length of the stream that is recorded two messages at a time; of the others, each message has a record."""
 _CHANGES: Final = (2, 4)
 
 
 class _Place(NamedTuple):
-    """A position of the sending ratchet, as the model counts."""
+    """A position of the sending ratchet in the model."""
 
     read: int
-    """How many messages were read before."""
+    """How many messages were read before it."""
     sent: int
-    """How many were sent since."""
+    """How many messages were sent since the last one was read."""
 
 
 class _Ratchet(NamedTuple):
-    """A position of the sending ratchet as it really is: what it answers to, and how far it has gone on from there.
+    """A real position of the sending ratchet: the message that it answers, and the index since then.
 
-    A ratchet that was forked has several keys that answer to one.
+    After a fork, several ratchet keys answer the same message.
     """
 
     answers: bytes
@@ -122,14 +122,14 @@ class _Ratchet(NamedTuple):
 
 @dataclass(frozen=True)
 class _Asked:
-    """The request of a sync, which waits in a process."""
+    """A sync request that a process holds."""
 
     position: SyncPosition
 
 
 @dataclass(frozen=True)
 class _Answered:
-    """The response to a sync likewise."""
+    """A sync response that a process holds."""
 
     position: SyncPosition
     response: Json
@@ -143,22 +143,22 @@ Held = TypeVar("Held", _Asked, _Answered)
 
 @dataclass
 class _Outside:
-    """The homeserver, the other device, what the processes have in hand, and what things are called in the model."""
+    """The homeserver, the other device, what the processes hold, and the names of things in the model."""
 
     server: Homeserver
     flight: dict[str, _Held | None]
     effects: dict[int, int]
-    """By message: how often it had one, as the application was told."""
+    """How often each message took effect, as the application observed."""
     session: str = ""
-    """The other device's, pickled."""
+    """The Olm session of the other device, pickled."""
     contents: dict[int, Json] = field(default_factory=dict)
-    """By message: what was sent."""
+    """The content of each message."""
     tokens: dict[str, int] = field(default_factory=dict)
-    """How many messages had arrived when the homeserver gave a token."""
+    """How many messages had arrived when the homeserver made each token."""
     unreadable: set[int] = field(default_factory=set)
     sent: list[_Place] = field(default_factory=list)
     places: dict[_Ratchet, _Place] = field(default_factory=dict)
-    """Those that were used."""
+    """The positions that were used."""
 
 
 def _stream_of(state: State) -> tuple[_Message, ...]:
@@ -179,7 +179,7 @@ def _nothing_lost(_: State, now: State) -> str | None:
     for number in range(1, cast("int", store["token"]) + 1):
         original = _original(stream, number)
         if number not in recorded and original not in aside and not effects[original - 1]:
-            return f"the message {number} was neither applied nor recorded, and the token has passed it"
+            return f"the token has passed the message {number}, which is neither applied nor recorded"
     for number, (message, had) in enumerate(zip(stream, effects, strict=True), 1):
         read = (
             had
@@ -187,22 +187,22 @@ def _nothing_lost(_: State, now: State) -> str | None:
             and number not in cast("frozenset[Value]", store["unwedge"])
         )
         if read and cast("int", store["key"]) > message.key:
-            return f"the key that the message {number} brought is not stored"
+            return f"the room key of the message {number} is not stored"
     return None
 
 
 def _exactly_once(_: State, now: State) -> str | None:
     again = [number for number, had in enumerate(_effects(now), 1) if had > 1]
-    return f"the messages {again} had an effect twice" if again else None
+    return f"the messages {again} took effect twice" if again else None
 
 
 def _atomic_sync(_: State, now: State) -> str | None:
     store = entry(now, "store")
     if entry(store, "session")["open"] != (store["account"] == "spent"):
-        return "of a session and the key that it has spent, one is stored"
+        return "the session is stored without the use of its one-time key, or the reverse"
     changed = {number for number in _CHANGES if number <= cast("int", store["token"])}
     outdated = cast("frozenset[Value]", store["outdated"])
-    return None if outdated == changed else f"up to the token lists changed at {changed}, and {outdated} are marked"
+    return None if outdated == changed else f"up to the token, lists changed at {changed}, but {outdated} are marked"
 
 
 def _no_ratchet_reuse(_: State, now: State) -> str | None:
@@ -217,7 +217,7 @@ _process: Final = inbox._process_event
 async def _process_and_tell(
     transaction: Transaction, event: inbox._Event, plaintext: bytes | None, outcome: SyncOutcome, now_ms: int
 ) -> None:
-    """Process an event, and let the outcome have one entry for it, whatever became of it."""
+    """Process an event, and add one entry for it to the outcome: used, or the code of its problem."""
     told = SyncOutcome()
     await _process(transaction, event, plaintext, told, now_ms)
     code = told.problems[0].code if told.problems else _USED
@@ -225,12 +225,12 @@ async def _process_and_tell(
 
 
 class Inbox(Counterpart):
-    """Both processes sync over one classic connection. The other device reads what it is sent, and answers that.
+    """Both processes sync over one classic connection. The other device reads each message to it, and answers it.
 
-    Where the names of the processes begin with "s", each has a connection of sliding sync of its own. The model knows
-    nothing of a token that belongs to one connection; ``Lists`` does.
+    If the names of the processes begin with "s", each has its own connection of sliding sync. This model has only one
+    token; the model ``Lists`` has one for each connection.
 
-    How many messages make a batch large is chosen anew for each response. A process is killed after each commit.
+    The size from which a batch counts as large is chosen for each response. A process is killed after each commit.
     """
 
     properties: ClassVar[Mapping[str, Property]] = {
@@ -246,7 +246,7 @@ class Inbox(Counterpart):
     def __init__(
         self, device: SharedDevice, outside: _Outside, peer: PeerDevice, own: KnownDevice, resources: ExitStack
     ) -> None:
-        """For ``open``."""
+        """Use ``open`` instead."""
         self.devices = (device,)
         self.outside = outside
         self._device = device
@@ -260,20 +260,20 @@ class Inbox(Counterpart):
         group = OutboundGroup()
         self._session_id = group.session_id
         self._session_keys: list[str] = []
-        """By their first index."""
+        """The room keys, by their first index."""
         while len(self._session_keys) < _NO_KEY:
             self._session_keys.append(group.session_key)
             group.encrypt(b"")
         self._probe: OlmMessage
-        """It begins a session by the one-time key of which the other device knows."""
+        """A pre-key message that begins a session with the one-time key that the other device has claimed."""
         self._is_faulty = True
-        """Whether the program fails when it uses the messages that the model has for that."""
+        """Whether the program fails when it uses messages of the kind "aside"."""
         self._given: _Answered | None = None
-        """What the machine was given last."""
+        """The last input of the machine."""
 
     @classmethod
     async def open(cls, folder: Path, initial: State) -> Self:
-        """As the base class says. All keys are published, and the other device has claimed one."""
+        """See the base class. All keys are published, and the other device has claimed one."""
         processes = sorted(map(name_of, function_of(initial["flight"])))
         sliding = all(process.startswith("s") for process in processes)
         numbers = range(1, 1 + len(_effects(initial)))
@@ -313,13 +313,13 @@ class Inbox(Counterpart):
         return made
 
     async def close(self) -> None:
-        """As the base class says."""
+        """See the base class."""
         await super().close()
         self._resources.close()
 
     @staticmethod
     def steps(action: str, before: State, after: State) -> list[Label]:
-        """As the base class says. How many messages are applied is a parameter here; any process may do the rest."""
+        """See the base class. The number of applied messages is a parameter here. Any process may work off the rest."""
         was, now = entry(before, "store"), entry(after, "store")
         recorded = len(cast("tuple[Value, ...]", now["backlog"])) - len(cast("tuple[Value, ...]", was["backlog"]))
         match action:
@@ -328,7 +328,7 @@ class Inbox(Counterpart):
             case "WorkOffBacklog":
                 return [Label(action, (-recorded,))]
             case "ReceiveSync":
-                changed = changed_arguments(before["flight"], after["flight"])  # by faults that have two commits
+                changed = changed_arguments(before["flight"], after["flight"])  # by faults with two commits
                 answered = _answered(before, now["token"])
                 current = [process for process, each in answered.items() if each["since"] == was["token"]]
                 return [
@@ -338,7 +338,7 @@ class Inbox(Counterpart):
         return [Label(action, (process,)) for process in changed_arguments(before["flight"], after["flight"])]
 
     def choices(self) -> Sequence[Label]:
-        """As the base class says: whether a late response counts, and what is read or sent where there is nothing."""
+        """See the base class. The machine decides whether it takes a late response, and what it reads or sends."""
         token = self._token()
         steps = [
             Label("ReceiveSync", (ModelValue(process), len(held.batch)))
@@ -348,14 +348,14 @@ class Inbox(Counterpart):
         recorded, aside = self._device.records(BACKLOG), self._device.records(PUT_ASIDE)
         if not recorded:
             steps.append(Label("WorkOffBacklog", (1,)))
-        elif not aside:  # which is the same call of the machine
+        elif not aside:  # trying again is the same call of the machine
             steps.append(Label("TryAgain"))
         if not self._read().sessions:
             steps.append(Label("EncryptOlm"))
         return steps
 
     async def take(self, step: Label) -> None:
-        """As the base class says."""
+        """See the base class."""
         outside = self.outside
         match step.action, step.parameters:
             case "PeerSends", ():
@@ -375,12 +375,12 @@ class Inbox(Counterpart):
             case "IgnoreSync", (ModelValue(process),):
                 held = self._held(process, _Answered)
                 if await self._receive(await self._device.machine(process), held, 0):
-                    raise CheckError(f"{process} has a late response, and the machine takes it")
+                    raise CheckError(f"{process} has a late response, but the machine takes it")
                 outside.flight[process], self._given = None, held
             case "CommitRest", (ModelValue(process),):
                 held = self._held(process, _Answered)
                 if not await self._receive(await self._device.machine(process), held, 0):
-                    raise Impossible("the machine has stored everything in one commit")
+                    raise Impossible("the machine stores everything in one commit")
             case "WorkOffBacklog", (count,):
                 await self._work_off(cast("int", count))
             case "TryAgain", ():
@@ -394,16 +394,16 @@ class Inbox(Counterpart):
         outside.server.arrivals.clear()
 
     async def repeat(self, step: Label) -> bool:
-        """As the base class says."""
+        """See the base class."""
         if step.action not in ("ReceiveSync", "IgnoreSync"):
             return False
-        assert self._given is not None  # by this step
+        assert self._given is not None  # this step had an input
         if await self._receive(await self._device.another_machine(), self._given, 0):
-            raise CheckError("a response comes again, and the machine takes it")
+            raise CheckError("a response comes again, but the machine takes it")
         return True
 
     def observe(self) -> State:
-        """As the base class says."""
+        """See the base class."""
         outside, peer = self.outside, self._read()
         token, backlog = outside.tokens[self._token()], self._backlog()
         inbound = self._device.records(INBOUND).get(ids.GroupSessionName(_ROOM, self._session_id))
@@ -439,7 +439,7 @@ class Inbox(Counterpart):
         }
 
     def _begin_session(self) -> None:
-        """Let the other device claim a key, and begin a session of which this one knows nothing yet."""
+        """Let the other device claim a key, and begin a session that this device does not know yet."""
         claim = {"one_time_keys": {_OWN.user: {_OWN.device: ids.ONE_TIME_KEY}}}
         status, response = self.outside.server.request(_PEER, "POST", f"{_ROOT}/keys/claim", claim)
         assert status == 200
@@ -450,7 +450,7 @@ class Inbox(Counterpart):
         self._probe = session.encrypt(b"")
 
     def _send(self, number: int) -> None:
-        """Let the next message arrive at the homeserver, and what changes with it."""
+        """Let the next message arrive at the homeserver, with the change of a device list that belongs to it."""
         outside, (kind, key, of) = self.outside, self._stream[number - 1]
         event_type, content = "m.room.encrypted", Json()
         match kind:
@@ -471,7 +471,7 @@ class Inbox(Counterpart):
             self._request(changed, "POST", "keys/upload", {"device_keys": signed_device_keys(changed)})
 
     def _encrypted(self, first_index: int) -> Json:
-        """Return a message of the other device with a room key."""
+        """Return an encrypted message of the other device with a room key."""
         session = OlmSession.from_pickle(self.outside.session)
         sender = OwnDevice(ids.UserId(_PEER.user), ids.DeviceId(_PEER.device), signed_device_keys(_PEER))
         room_key: Json = {
@@ -485,7 +485,10 @@ class Inbox(Counterpart):
         return content
 
     def _answer(self, client: Client, position: SyncPosition) -> _Answered:
-        """Let the homeserver answer a sync. It waits until there is something new."""
+        """Let the homeserver answer a sync.
+
+        Raises ``Impossible`` if there is nothing new: then the homeserver waits.
+        """
         response = client.ask(position)
         batch = self._numbered(self._events(response), self._arrived())
         if not batch:
@@ -494,7 +497,7 @@ class Inbox(Counterpart):
         return _Answered(position, response, batch)
 
     async def _receive(self, machine: OlmMachine, held: _Answered, count: int) -> bool:
-        """Give a response to the machine, to apply ``count`` messages in its commit; say whether it was taken."""
+        """Let the machine take a response, and apply ``count`` messages in its commit. Return whether it was taken."""
         before, at_once = self._token(), count == len(held.batch)
         receive, work_off = inbox.receive, inbox.work_off
 
@@ -515,12 +518,12 @@ class Inbox(Counterpart):
         ):
             outcome = await machine.receive_sync_changes(held.response, held.position)
         self._note(outcome, held.batch)
-        if self._sliding:  # there the machine may have taken another part of the response
+        if self._sliding:  # the machine may have taken another part of the response
             return bool(outcome.events) or self._token() != before
         return outcome.applied
 
     async def _work_off(self, count: int) -> None:
-        """Work off so many recorded messages in one commit. What was put aside is tried again, and put aside again."""
+        """Work off so many recorded messages in one commit. A message that was put aside fails again."""
         machine, recorded = await self._device.another_machine(), self._device.records(BACKLOG)
         records, first = -(-count // self._in_a_record), self._backlog()[:count]
         with substituted([(inbox, "work_off", _commits_of(inbox.work_off, records))]):
@@ -529,7 +532,7 @@ class Inbox(Counterpart):
             raise Impossible("nothing is recorded")
 
     async def _try_again(self) -> None:
-        """Let what was put aside be tried again by a program that is mended."""
+        """Let a corrected program try the messages again that were put aside."""
         machine, self._is_faulty = await self._device.another_machine(), False
         with substituted([(inbox, "work_off", _commits_of(inbox.work_off))]):
             outcome = await machine.work_off_backlog()
@@ -539,7 +542,7 @@ class Inbox(Counterpart):
         self._note(outcome, sorted(self.outside.contents))
 
     async def _receive_room_key(self, transaction: Transaction, event: olm.OlmEvent) -> None:
-        """Use a room key, as far as the program can."""
+        """Use a room key, or fail as the program of the model does."""
         faulty = [self._session_keys[message.key] for message in self._stream if message.kind == "aside"]
         if self._is_faulty and event.content["session_key"] in faulty:
             raise ZeroDivisionError
@@ -563,7 +566,7 @@ class Inbox(Counterpart):
             self.outside.effects[number] += 1
 
     async def _encrypt(self) -> None:
-        """Let this device send a room key, and the other one read it. Each is of a room of its own."""
+        """Let this device send a room key, and let the other device read it. Each room key is of another room."""
         outside, rows, before = self.outside, self._device.rows(), self._device.records(OUTBOX)
         machine, read = await self._device.another_machine(), self._read()
         await machine.share_room_key(_room_of(1 + len(outside.sent)), [_PEER.user])
@@ -581,17 +584,17 @@ class Inbox(Counterpart):
         outside.sent.append(outside.places[ratchet])
 
     def _next_place(self, peer: Peer) -> _Place:
-        """Return where the next message will be sent."""
+        """Return the position of the next message to be sent."""
         ratchet = self._ratchet(peer, _next_message(peer.sessions[0]))
         return self.outside.places.get(ratchet) or self._place_after(peer)
 
     def _place_after(self, peer: Peer) -> _Place:
-        """Return what the model calls the next place that was not used yet."""
+        """Return the model's next position that was not used yet."""
         read = len(peer.digests)
         return _Place(read, sum(place.read == read for place in self.outside.sent))
 
     def _ratchet(self, peer: Peer, message: OlmMessage) -> _Ratchet:
-        """Return which place of the ratchet a message of this device has, after what was read so far."""
+        """Return the real position of a message of this device."""
         last = self.outside.contents[self._number_of(peer.digests[-1])]
         answers, _ = _place_on_the_wire(_message_in(last, self._own.curve25519))
         _, steps = _place_on_the_wire(message)
@@ -616,27 +619,27 @@ class Inbox(Counterpart):
         return str(part["next_batch"])
 
     def _backlog(self) -> tuple[int, ...]:
-        """Return the recorded messages, of which the last is that up to which the token goes."""
+        """Return the recorded messages. The token points to the last of them."""
         parts = sorted(self._device.records(UNPROCESSED).items())
         last = self.outside.tokens[self._token()]
         return self._numbered([event for _, events in parts for event in events], last)
 
     def _numbered(self, events: Sequence[Json], last: int) -> tuple[int, ...]:
-        """Return the numbers of messages, of which the newest is ``last``."""
+        """Return the numbers of messages. ``last`` is the number of the newest."""
         numbers = tuple(range(last - len(events) + 1, last + 1))
         if [event["content"] for event in events] != [self.outside.contents[number] for number in numbers]:
-            raise CheckError(f"these messages are not {numbers}, in this order")
+            raise CheckError(f"these messages are not the messages {numbers} in this order")
         return numbers
 
     def _arrived(self) -> int:
         return len(self.outside.contents)
 
     def _number(self, content: Json) -> int:
-        """Return the first message with a content."""
+        """Return the number of the first message with a content."""
         return next(number for number, each in self.outside.contents.items() if each == content)
 
     def _number_of(self, digest: bytes) -> int:
-        """Return the first message with a digest."""
+        """Return the number of the first message with a digest."""
         return next(
             number
             for number, content in self.outside.contents.items()
@@ -646,7 +649,7 @@ class Inbox(Counterpart):
     def _held(self, process: str, kind: type[Held]) -> Held:
         held = self.outside.flight[process]
         if not isinstance(held, kind):
-            raise Impossible(f"{process} has no such thing in hand")
+            raise Impossible(f"{process} does not hold a {kind.__name__}")
         return held
 
     def _in_hand(self, held: _Held | None) -> Value:
@@ -668,7 +671,7 @@ WorkOff: TypeAlias = "Callable[[Transaction, int], Awaitable[SyncOutcome | None]
 
 
 def _commits_of(work_off: WorkOff, *counts: int) -> WorkOff:
-    """Return what works off so many parts in each of its commits, and then nothing: the process is killed."""
+    """Return a function that works off so many parts in each commit, and then nothing: the process is killed."""
     left = list(counts)
 
     async def commit(transaction: Transaction, now_ms: int) -> SyncOutcome | None:
@@ -686,12 +689,12 @@ def _user_id(number: int) -> str:
 
 
 def _room_of(number: int) -> ids.RoomId:
-    """Return the room of which the device's message with this number has the key."""
+    """Return the room whose key is in the device's message with this number."""
     return ids.RoomId(f"!{number}:example.org")
 
 
 def _answered(state: State, until: Value) -> dict[Value, Function]:
-    """Return the responses that wait in processes and go up to a token."""
+    """Return the responses that processes hold and that end at a token."""
     flight = function_of(state["flight"])
     held = {
         process: function_of(flight[process]) for process in sorted(flight, key=name_of) if flight[process] != _NOTHING
@@ -710,20 +713,20 @@ def _message_in(content: Json, recipient: ids.Curve25519Key) -> OlmMessage:
 
 @lru_cache(maxsize=10_000)
 def _place_on_the_wire(message: OlmMessage) -> tuple[bytes, int]:
-    """Read ratchet key and index from a message."""
+    """Return the ratchet key and the index of a message."""
     body = message_keys.decode(message.body)
     return message_keys.olm_place(message_keys.inner_message(body) if message.type == 0 else body)
 
 
 @lru_cache(maxsize=10_000)
 def _next_message(session: OlmSession) -> OlmMessage:
-    """Return what would be sent next over a session, which stays as it is."""
+    """Return the next message over a session, without changing the session."""
     return OlmSession.from_pickle(session.pickle()).encrypt(b"")
 
 
 @lru_cache(maxsize=10_000)
 def _begins(account: Account, sender_key: ids.Curve25519Key, message: OlmMessage) -> bool:
-    """Say whether an account still has the key that a message begins a session by."""
+    """Return whether an account still has the one-time key of a pre-key message."""
     try:
         Account.from_pickle(account.pickle()).inbound_session(sender_key, message)
     except MessageUnreadable:

@@ -1,4 +1,4 @@
-"""The faults of the module Inbox, injected into the machine: each breaks the rule that its model breaks."""
+"""Inject the faults of the module Inbox into the machine. Each breaks the same rule as in the model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _try_again = inbox.try_again
 
 # M5.2
 def _stale_sync_response() -> Sequence[Substitution]:
-    """A response counts whatever it was asked with."""
+    """A response is applied even if its request had another token."""
 
     async def receive(
         transaction: Transaction, changes: SyncChanges, asked_with: SyncPosition, now_ms: int
@@ -56,7 +56,7 @@ def _stale_sync_response() -> Sequence[Substitution]:
 
 # M7.5
 def _hash_after_failure() -> Sequence[Substitution]:
-    """Nobody looks whether a message came before, ere it could not be decrypted and a mark was made."""
+    """A message that can't be decrypted sets a mark without a check whether it is a repetition."""
 
     def decrypt(
         account: Account, peer: Peer, sender_key: Curve25519Key, message: OlmMessage, earlier: bytes = b""
@@ -72,9 +72,9 @@ def _hash_after_failure() -> Sequence[Substitution]:
 
 # M7.4
 def _failed_decrypt_mutates() -> Sequence[Substitution]:
-    """An attempt is made on the live session, which then begins to send, and is stored so.
+    """A failed decryption changes the live session. The changed session is stored, and sends.
 
-    What is read later goes on from the session as it was before the attempt.
+    Later messages are read by the session from before the attempt.
     """
     before_attempt: dict[str, str] = {}
 
@@ -104,7 +104,7 @@ def _failed_decrypt_mutates() -> Sequence[Substitution]:
 
 # M5.1
 def _device_flag_lost() -> Sequence[Substitution]:
-    """The token moves on, and the changes of device lists that came with it are not noted."""
+    """The token is stored, but the changes of device lists in the same response are not marked."""
 
     async def note_nobody(transaction: Transaction, user_ids: Iterable[UserId]) -> None:
         del transaction, user_ids
@@ -113,7 +113,7 @@ def _device_flag_lost() -> Sequence[Substitution]:
 
 
 def _better_key_lost_in_batch() -> Sequence[Substitution]:
-    """A room key is compared with the one that was stored before the commit."""
+    """A room key is compared with the one that was stored before the commit, not with one of the same commit."""
     before: dict[tuple[Transaction, GroupSessionName], InboundSession | None] = {}
 
     async def keep_better(transaction: Transaction, name: GroupSessionName, offered: InboundSession) -> bool:
@@ -130,7 +130,7 @@ def _better_key_lost_in_batch() -> Sequence[Substitution]:
 
 # M5.11
 def _put_aside_decrypted_again() -> Sequence[Substitution]:
-    """What an event decrypted to is not kept with it."""
+    """The plaintext of an event that is put aside is not stored."""
 
     async def try_again(transaction: Transaction, names: Iterable[TransactionId], now_ms: int) -> SyncOutcome:
         for name in names:
@@ -143,7 +143,7 @@ def _put_aside_decrypted_again() -> Sequence[Substitution]:
 
 
 class _Parted(Transaction):
-    """Writes some kinds of records, and keeps what is to be written of the others. Nothing that it reads is changed."""
+    """Writes some kinds of records, and collects the writes of the other kinds. It does not change what it reads."""
 
     __slots__ = ("_is_first", "_transaction", "rest")
 
@@ -174,7 +174,7 @@ class _Parted(Transaction):
 
 
 def _two_commits(is_first: Callable[[str], bool]) -> Sequence[Substitution]:
-    """Only some kinds of records are stored first. The rest follows when the process goes on with the response."""
+    """Some kinds of records are stored first. The rest is stored when the process continues with the response."""
     half_done: dict[OlmMachine, tuple[_Parted, SyncOutcome]] = {}
 
     async def receive_sync_changes(machine: OlmMachine, response: JsonObject, asked_with: SyncPosition) -> SyncOutcome:
@@ -200,19 +200,19 @@ def _two_commits(is_first: Callable[[str], bool]) -> Sequence[Substitution]:
 
 # M5.1, M7.7
 def _session_before_payload() -> Sequence[Substitution]:
-    """A session and the account are stored without what a message brought."""
+    """A session and the account are stored before the content of the message."""
     return _two_commits(lambda kind: kind in (PEER.name, ACCOUNT.name))
 
 
 # M5.1
 def _two_commits_per_sync() -> Sequence[Substitution]:
-    """The account is stored last, after a session that has spent a key of it."""
+    """The account is stored in a second commit, after the session that has used a key of it."""
     return _two_commits(lambda kind: kind != ACCOUNT.name)
 
 
 # M5.1
 def _acknowledged_before_processed() -> Sequence[Substitution]:
-    """The token is stored, and marks, and then the messages are looked at."""
+    """The token and the marks are stored before the messages are processed."""
     return _two_commits(lambda kind: kind in (SYNC.name, TRACKED.name, OUTDATED.name))
 
 

@@ -1,6 +1,6 @@
-"""The module Keys on real machines: the account, one-time keys and fallback keys.
+"""Replay the module Keys on real machines: the account, one-time keys and fallback keys.
 
-A key counts as private where a message that was made with it can be read.
+The account counts as having the private half of a key if it can decrypt a message that was made with the key.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ _PEER: Final = Device("@bob:example.org", "LAPTOP")
 _NONE: Final = ModelValue("None")
 _IDLE: Final = record(kind="none")
 _TARGET: Final = 1
-"""How many keys the homeserver is to have in the models of the faults."""
+"""How many one-time keys the homeserver should have in the models of the faults."""
 _PERIOD_MS: Final = 1_000
-"""How long a fallback key is kept: much shorter than an offer stands that nobody answers."""
+"""How long a fallback key is kept: much shorter than the time after which an offer is abandoned."""
 _COUNTS: Final = "device_one_time_keys_count"
 _UNUSED: Final = "device_unused_fallback_key_types"
 
 
 class _Key(NamedTuple):
-    """A one-time key as the model knows it."""
+    """A one-time key of the model."""
 
     id: int
     serial: int
@@ -65,7 +65,7 @@ class _Upload:
 
 @dataclass(frozen=True)
 class _NoAccount:
-    """A process that is opening the store has found no account in it, and goes on later."""
+    """A process that is opening the store has found no account in it, and will continue later."""
 
 
 _InHand: TypeAlias = "_Sync | _Upload | _NoAccount"
@@ -78,30 +78,30 @@ class _Outside:
     time_ms: int
     flight: dict[str, _InHand | None]
     accounts: set[str] = field(default_factory=set)
-    """The identity keys of all accounts that were made."""
+    """The identity keys of all accounts that were created."""
     ids: dict[str, int] = field(default_factory=dict)
-    """The names of all one-time keys that were offered."""
+    """The IDs of all one-time keys that were offered."""
     keys: dict[str, _Key] = field(default_factory=dict)
-    """These keys by their public halves."""
+    """The one-time keys, by their public halves."""
     offers: list[KeysUpload] = field(default_factory=list)
     messages: dict[_Key, Json] = field(default_factory=dict)
-    """What somebody would send who has claimed it."""
+    """A message that a claimer of each one-time key would send."""
     fallbacks: dict[str, int] = field(default_factory=dict)
     """All fallback keys, by their public halves."""
     fallback_messages: dict[int, Json] = field(default_factory=dict)
-    """What somebody would send who has claimed one."""
+    """A message that a claimer of each fallback key would send."""
     waiting: dict[int, Json] = field(default_factory=dict)
-    """What was sent by somebody who has claimed one."""
+    """The messages that were sent with a fallback key."""
     asked_offers: dict[int, int | None] = field(default_factory=dict)
-    """By serial: the number of the last offer; ``None`` where one was open."""
+    """The number of the last offer, by serial; ``None`` if an offer was open."""
     told: int = 0
-    """What the sliding connection was told of the count."""
+    """The count that the connection of sliding sync received last."""
     received: set[_Key] = field(default_factory=set)
     confirmed: set[_Key] = field(default_factory=set)
     claimed: set[_Key] = field(default_factory=set)
     bad: int = 0
     sent: int = 0
-    """How many messages to the device there were."""
+    """How many messages were sent to the device."""
 
 
 def _keys(state: State, variable: str, part: str) -> frozenset[_Key]:
@@ -109,7 +109,7 @@ def _keys(state: State, variable: str, part: str) -> frozenset[_Key]:
 
 
 def _kept(newest: int) -> set[int]:
-    """Return the fallback keys that the account is to keep."""
+    """Return the fallback keys that the account must keep."""
     return {number for number in (newest, newest - 1) if number > 0}
 
 
@@ -118,7 +118,7 @@ def _keys_bounded(_: State, now: State) -> str | None:
     offered = () if offer == _NONE else cast("frozenset[Value]", cast("Function", offer)["keys"])
     wanted = available & {*_keys(now, "store", "confirmed"), *map(_of_value, offered)}
     if len(wanted) > _TARGET or len(available) > _TARGET * len(function_of(now["flight"])):
-        return f"the homeserver has {sorted(available)}, of which {sorted(wanted)} were not abandoned"
+        return f"the homeserver has {sorted(available)}; of these, {sorted(wanted)} were not abandoned"
     return None
 
 
@@ -127,8 +127,8 @@ def _no_orphaned_key(_: State, now: State) -> str | None:
     orphaned = handed_out - _keys(now, "store", "private")
     fallback, newest = (cast("int", entry(now, variable)["fallback"]) for variable in ("server", "store"))
     if fallback not in {0, *_kept(newest)}:
-        return f"nobody can use the fallback key {fallback}"
-    return f"nobody can use {sorted(orphaned)}" if orphaned else None
+        return f"the fallback key {fallback} can't be used"
+    return f"the keys {sorted(orphaned)} can't be used" if orphaned else None
 
 
 def _account_created_once(_: State, now: State) -> str | None:
@@ -138,12 +138,12 @@ def _account_created_once(_: State, now: State) -> str | None:
 
 def _published_is_uploaded(_: State, now: State) -> str | None:
     never_uploaded = _keys(now, "store", "confirmed") - _keys(now, "server", "received")
-    return f"the homeserver never got {sorted(never_uploaded)}" if never_uploaded else None
+    return f"the homeserver never received {sorted(never_uploaded)}" if never_uploaded else None
 
 
 def _no_id_twice(_: State, now: State) -> str | None:
     keys = _keys(now, "server", "received") | _keys(now, "store", "private")
-    return f"of {sorted(keys)} two have one id" if len({key.id for key in keys}) < len(keys) else None
+    return f"two keys of {sorted(keys)} have the same ID" if len({key.id for key in keys}) < len(keys) else None
 
 
 def _none_unreadable(_: State, now: State) -> str | None:
@@ -151,17 +151,17 @@ def _none_unreadable(_: State, now: State) -> str | None:
     unreadable = _keys(now, "peers", "claimed") - _keys(now, "store", "private")
     dropped = cast("frozenset[int]", peers["waiting"]) - _kept(cast("int", entry(now, "store")["fallback"]))
     made_with = [*sorted(unreadable), *sorted(dropped)]
-    return f"messages made with {made_with} can't be read" if made_with else None
+    return f"messages made with {made_with} can't be decrypted" if made_with else None
 
 
 def _exactly_once(was: State, now: State) -> str | None:
     given_before = _keys(was, "server", "received") - _keys(was, "server", "available")
     again = given_before & _keys(now, "server", "available")
-    return f"the homeserver hands {sorted(again)} out again" if again else None
+    return f"the homeserver hands out {sorted(again)} again" if again else None
 
 
 class Keys(Counterpart):
-    """A process syncs by a connection of its own name."""
+    """Each process syncs over a connection with the name of the process."""
 
     properties: ClassVar[Mapping[str, Property]] = {
         "AccountCreatedOnce": _account_created_once,
@@ -179,7 +179,7 @@ class Keys(Counterpart):
     def __init__(
         self, device: SharedDevice, clock: ManualClock, outside: _Outside, initial: State, resources: ExitStack
     ) -> None:
-        """For ``open``."""
+        """Use ``open`` instead."""
         self.devices = (device,)
         self._clock = clock
         self.outside = outside
@@ -192,7 +192,7 @@ class Keys(Counterpart):
 
     @classmethod
     async def open(cls, folder: Path, initial: State) -> Self:
-        """As the base class says."""
+        """See the base class."""
         processes = sorted(map(name_of, function_of(initial["flight"])))
         resources = ExitStack()
         target = entry(initial, "store")["missing"]
@@ -207,7 +207,7 @@ class Keys(Counterpart):
         return cls(device, clock, _Outside(server, clock.now(), dict.fromkeys(processes)), initial, resources)
 
     async def close(self) -> None:
-        """As the base class says."""
+        """See the base class."""
         for opening in self._openings.values():
             await self._device.go_on(opening)
         await super().close()
@@ -215,7 +215,7 @@ class Keys(Counterpart):
 
     @staticmethod
     def steps(action: str, before: State, after: State) -> list[Label]:
-        """As the base class says. What TLC calls a step that is about a key, the states don't need to be told."""
+        """See the base class. A step with a key as its parameter is found by the states, not by the label."""
 
         def keys(variable: str, part: str, state: State) -> frozenset[Value]:
             return cast("frozenset[Value]", entry(state, variable)[part])
@@ -240,22 +240,25 @@ class Keys(Counterpart):
         return [Label(action, (process,)) for process in processes]
 
     def choices(self) -> Sequence[Label]:
-        """As the base class says: whether keys are offered. Where some are due, only a bound may forbid it."""
+        """See the base class.
+
+        The machine decides whether keys are offered. If keys are due, only a bound forbids it.
+        """
         if not self.outside.accounts or self._is_due():
             return []
         return [Label("OfferKeys", (ModelValue(p),)) for p, held in self.outside.flight.items() if held is None]
 
     async def take(self, step: Label) -> None:
-        """As the base class says."""
+        """See the base class."""
         outside = self.outside
         self._clock.time_ms = outside.time_ms
         match step.action, step.parameters:
             case "FindNoAccount", (ModelValue(process),):
                 rows = self._device.rows()
                 opening = await self._device.begin_to_open(process)
-                if opening is None:  # as it is: the account is looked for and made in one operation
+                if opening is None:  # the machine looks for the account and creates it in one operation
                     await self._device.restore(rows)
-                    raise Impossible(f"{process} does not look for the account without making it")
+                    raise Impossible(f"{process} looks for the account and creates it in one operation")
                 self._openings[process] = opening
                 outside.flight[process] = _NoAccount()
             case "CreateAccount", (ModelValue(process),):
@@ -304,15 +307,15 @@ class Keys(Counterpart):
         outside.server.arrivals.clear()
 
     async def repeat(self, step: Label) -> bool:
-        """As the base class says."""
+        """See the base class."""
         if step.action not in ("ReceiveSync", "MarkSent"):
             return False
-        assert self._given is not None  # by this step
+        assert self._given is not None  # this step had an input
         await self._give(await self._device.another_machine(), self._given)
         return True
 
     def observe(self) -> State:
-        """As the base class says."""
+        """See the base class."""
         outside = self.outside
         own = self._device.records(OWN_DEVICE).get(None)
         offer = self._device.records(OFFER).get(None)
@@ -355,7 +358,10 @@ class Keys(Counterpart):
         }
 
     async def _begin(self, process: str) -> None:
-        """Let a process make the account, and the others find it; let sliding sync begin, that says of no key."""
+        """Let a process create the account, and the others find it.
+
+        Start each sliding sync without its fallback keys.
+        """
         outside = self.outside
         opening = self._openings.pop(process, None)
         machine = await (self._device.reopen(process) if opening is None else self._device.go_on(opening))
@@ -376,7 +382,7 @@ class Keys(Counterpart):
         is_open = bool(self._device.records(OFFER))
         outside.asked_offers[position.serial] = None if is_open else len(outside.offers)
         response = Client(outside.server, machine).ask(position)
-        # A homeserver may leave a count out: of 0 in classic sync, and in sliding sync of what it said before.
+        # A homeserver may leave out a count: in classic sync if it is 0, in sliding sync if it has not changed.
         if _count(response, sliding=sliding) == (outside.told if sliding else 0):
             del _part_of(response, sliding=sliding)[_COUNTS]
         return _Sync(position, response)
@@ -390,7 +396,7 @@ class Keys(Counterpart):
         (upload,) = uploads
         outside.flight[process] = _Upload(upload)
         if upload in outside.offers:
-            return  # as only a broken machine does
+            return  # only a faulty machine offers the same keys again
         outside.offers.append(upload)
         for name, public in _public_halves(upload.body.get("one_time_keys")).items():
             key = _Key(outside.ids.setdefault(name, len(outside.ids) + 1), len(outside.offers))
@@ -402,9 +408,9 @@ class Keys(Counterpart):
     def _upload(self, process: str) -> None:
         outside, upload = self.outside, self._held(process, _Upload)
         if upload.response is not None:
-            raise Impossible(f"{process} has sent its offer")
+            raise Impossible(f"{process} has sent its offer already")
         before, body = self._available(), upload.request.body
-        if "one_time_keys" in body:  # what it has under an id it keeps, and says nothing
+        if "one_time_keys" in body:  # the homeserver keeps a key that it has under the same ID, without an error
             has = outside.server.one_time_keys(_OWN)
             offered = cast("Json", body["one_time_keys"])
             body = {**body, "one_time_keys": {name: key for name, key in offered.items() if name not in has}}
@@ -416,7 +422,7 @@ class Keys(Counterpart):
     async def _mark_sent(self, process: str) -> None:
         outside, upload = self.outside, self._held(process, _Upload)
         if upload.response is None:
-            raise Impossible(f"{process} has no answer to its offer")
+            raise Impossible(f"{process} has no response to its offer")
         was = self._device.records(OFFER).get(None)
         await self._give(await self._device.machine(process), upload)
         if was is not None and not self._device.records(OFFER):
@@ -443,7 +449,7 @@ class Keys(Counterpart):
         return {self.outside.fallbacks[public]: self._message_with(public)}
 
     def _handed_out(self) -> str:
-        """Claim a key of this device, and return it."""
+        """Claim a key of this device, and return its public half."""
         claim = {"one_time_keys": {_OWN.user: {_OWN.device: ids.ONE_TIME_KEY}}}
         status, response = self.outside.server.request(_PEER, "POST", "/_matrix/client/v3/keys/claim", claim)
         assert status == 200
@@ -452,7 +458,7 @@ class Keys(Counterpart):
         return public
 
     async def _deliver(self, content: Json) -> None:
-        """Let the device receive a message, over a connection that says nothing of keys."""
+        """Let the device receive a message, over a connection that has no counts of keys."""
         self.outside.sent += 1
         number = f"{self.outside.sent}"
         event = {"type": "m.room.encrypted", "sender": _PEER.user, "content": content}
@@ -462,22 +468,22 @@ class Keys(Counterpart):
         await machine.receive_sync_changes(response, position)
 
     def _message_with(self, one_time_key: str) -> Json:
-        """Return what begins a session with this device by one of its keys."""
+        """Return a pre-key message that begins a session with one of this device's keys."""
         recipient = KnownDevice(self._device.records(OWN_DEVICE)[None].keys)
         session = account_of(_PEER).outbound_session(recipient.curve25519, one_time_key)
         own = OwnDevice(ids.UserId(_PEER.user), ids.DeviceId(_PEER.device), signed_device_keys(_PEER))
         return olm.encrypt(Peer([session]), own, recipient, "m.dummy", {})
 
     def _private(self, held: Account) -> frozenset[_Key]:
-        """Return the keys with which a message can be read."""
+        """Return the one-time keys whose messages the account can decrypt."""
         return frozenset(key for key, content in self.outside.messages.items() if _reads(held, *_parts(content)))
 
     def _must_keep(self, newest: int, held: Account | None) -> None:
-        """Refuse an account that keeps other fallback keys than the newest and the one before it."""
+        """Raise ``CheckError`` if the account keeps other fallback keys than the newest and the one before it."""
         messages = self.outside.fallback_messages.items() if held is not None else ()
         kept = {number for number, content in messages if held is not None and _reads(held, *_parts(content))}
         if kept != _kept(newest):
-            raise CheckError(f"the account keeps the fallback keys {sorted(kept)}, and the newest is {newest}")
+            raise CheckError(f"the account keeps the fallback keys {sorted(kept)}, but the newest is {newest}")
 
     def _missing(self) -> int:
         own = self._device.records(OWN_DEVICE).get(None)
@@ -513,7 +519,7 @@ class Keys(Counterpart):
     def _held(self, process: str, kind: type[Held]) -> Held:
         held = self.outside.flight[process]
         if not isinstance(held, kind):
-            raise Impossible(f"{process} has no such thing in hand")
+            raise Impossible(f"{process} does not hold a {kind.__name__}")
         return held
 
     def _in_hand(self, held: _InHand | None) -> Value:
@@ -545,7 +551,7 @@ class Keys(Counterpart):
 
 
 def _public_halves(keys: object) -> dict[str, str]:
-    """Return keys by their names, as they are uploaded and claimed; none in the place of nothing."""
+    """Return the public halves of uploaded or claimed keys, by their IDs. ``None`` counts as no keys."""
     return {name: str(key["key"]) for name, key in cast("dict[str, Json]", keys or {}).items()}
 
 
@@ -586,7 +592,7 @@ def _spoilt(content: Json) -> Json:
 
 @lru_cache(maxsize=10_000)
 def _reads(held: Account, sender_key: str, kind: int, body: str) -> bool:
-    """Say whether an account has the private half of the key that a message was made with."""
+    """Return whether an account can decrypt a pre-key message."""
     try:
         Account.from_pickle(held.pickle()).inbound_session(ids.Curve25519Key(sender_key), OlmMessage(kind, body))
     except MessageUnreadable:

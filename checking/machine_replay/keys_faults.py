@@ -1,4 +1,4 @@
-"""Faults of the module Keys, injected into the machine. Each breaks the rule that the model of its name breaks."""
+"""Inject the faults of the module Keys into the machine. Each breaks the same rule as in the model."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Value = TypeVar("Value")
 Arguments = TypeVarTuple("Arguments")
 
 _ONE_TIME_KEY: Final = slice(3, 35)
-"""Where a pre-key message names it: behind the version, and the field's tag and length."""
+"""The position of the one-time key in a pre-key message: after the version, the field's tag and its length."""
 
 
 # M3.4
 def _count_absent_two_meanings() -> Sequence[Substitution]:
-    """A count that sliding sync leaves out is taken for 0."""
+    """A count that sliding sync leaves out counts as 0."""
     told_now = account.told_now
 
     def zero(own: OwnDevice, asked_with: SyncPosition, said: ToldKeys) -> ToldKeys:
@@ -43,7 +43,7 @@ def _count_absent_two_meanings() -> Sequence[Substitution]:
 
 # M1.1
 def _account_fork_at_creation() -> Sequence[Substitution]:
-    """The account is looked for in one operation, and made in another one."""
+    """The account is looked for in one operation, and created in another operation."""
     run = RepairedStore.run
 
     async def make(transaction: Transaction, device: Device) -> OwnDevice:
@@ -66,10 +66,10 @@ def _account_fork_at_creation() -> Sequence[Substitution]:
 
 # M2.1
 def _upload_before_persist() -> Sequence[Substitution]:
-    """An offer leaves, and nothing of it is noted."""
+    """An offer is sent without being stored."""
 
     class Unsaved(Transaction):
-        """Writes nothing, and lets nothing that it reads be changed."""
+        """Writes nothing, and returns copies of what it reads."""
 
         async def get(self, kind: RecordKind[Key, Value], key: Key) -> Value | None:
             value = await super().get(kind, key)
@@ -89,7 +89,7 @@ def _upload_before_persist() -> Sequence[Substitution]:
 
 # M2.2, M2.3
 def _handed_out_again() -> Sequence[Substitution]:
-    """An open offer is handed out to whoever asks."""
+    """Each process that asks for requests gets the open offer."""
     made: list[KeysUpload] = []
 
     async def make(transaction: Transaction, now_ms: int) -> KeysUpload | None:
@@ -105,7 +105,7 @@ def _handed_out_again() -> Sequence[Substitution]:
 
 # M3.2
 def _stale_count() -> Sequence[Substitution]:
-    """A count counts although an offer was made since it was asked for, or is under way."""
+    """A count is used even if an offer is open, or if an offer was made since the request of the sync."""
     note_counts = account.note_counts
 
     class WithoutOffer(Transaction):
@@ -124,7 +124,7 @@ def _stale_count() -> Sequence[Substitution]:
 
 # M2.5
 def _publish_marks_too_many() -> Sequence[Substitution]:
-    """The answer to any offer is taken for the answer to the one that is open."""
+    """The response to any offer counts as the response to the open offer."""
 
     async def take(transaction: Transaction, request: KeysUpload, response: JsonObject, now_ms: int) -> None:
         offer = await transaction.get(OFFER, None)
@@ -136,7 +136,7 @@ def _publish_marks_too_many() -> Sequence[Substitution]:
 
 # M2.9
 def _upload_again_same_id() -> Sequence[Substitution]:
-    """An offer is abandoned together with its keys: the account is again what it was before they were made."""
+    """An abandoned offer takes its keys with it: the account is restored to its state before the offer."""
     make_one_time_keys, abandon_offer = Account.make_one_time_keys, account.abandon_offer
     before: dict[TransactionId, str] = {}
     pickles: list[str] = []
@@ -167,7 +167,7 @@ def _upload_again_same_id() -> Sequence[Substitution]:
 
 # M7.8
 def _key_dropped_by_bad_message() -> Sequence[Substitution]:
-    """A message that can't be read spends the one-time key that it names: as if another one had been made with it."""
+    """A message that can't be decrypted uses up its one-time key, as if a session had been made with the key."""
     decrypt = inbox._decrypt
 
     async def decrypt_or_spend(transaction: Transaction, event: inbox._Event) -> tuple[bytes, PeerName | None]:
@@ -189,7 +189,7 @@ def _key_dropped_by_bad_message() -> Sequence[Substitution]:
 
 # M4.2
 def _fallback_cycled_early() -> Sequence[Substitution]:
-    """A fallback key is replaced as soon as the homeserver says that it was used."""
+    """A fallback key is replaced as soon as the homeserver says that the key was used."""
 
     def wants(own: OwnDevice, now_ms: int) -> bool:
         del now_ms
@@ -200,7 +200,7 @@ def _fallback_cycled_early() -> Sequence[Substitution]:
 
 # M4.4, M4.5
 def _fallback_put_back() -> Sequence[Substitution]:
-    """The answer to an offer that no longer stands says nothing, whatever fallback key was in it."""
+    """The response to an abandoned offer is ignored, even if the offer had an older fallback key."""
 
     async def take(transaction: Transaction, request: KeysUpload, response: JsonObject, now_ms: int) -> None:
         offer = await transaction.get(OFFER, None)

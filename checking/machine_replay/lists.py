@@ -1,4 +1,4 @@
-"""The module Lists on real machines: the device lists of other users, which two sync connections tell of."""
+"""Replay the module Lists on real machines: other users' device lists, whose changes two sync connections bring."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _IDLE: Final = record(kind="none")
 
 @dataclass(frozen=True)
 class _Sync:
-    """A sync response that waits in a process."""
+    """A sync response that a process holds."""
 
     position: SyncPosition
     response: Json
@@ -39,7 +39,7 @@ class _Sync:
 
 @dataclass(frozen=True)
 class _Query:
-    """The response to a query that waits in a process."""
+    """The response to a query that a process holds."""
 
     request: KeysQuery
     response: Json
@@ -47,14 +47,15 @@ class _Query:
 
 @dataclass
 class _Outside:
-    """The homeserver, what the processes have in hand, and what things are called in the model."""
+    """The homeserver, what the processes hold, and the names of things in the model."""
 
     server: Homeserver
     flight: dict[str, _Sync | _Query | None]
     token_numbers: dict[str, int] = field(default_factory=dict)
-    """The number of the last change that each token of the homeserver tells of."""
+    """The number of the last change before each token of the homeserver."""
     mark_numbers: dict[tuple[str, int], int] = field(default_factory=dict)
-    """By user and number of the mark. In the model, the marks of one commit have one number, which no other has."""
+    """The model's number of each mark, by the user and the machine's number. In the model, all marks of one commit
+    have the same number."""
     next_mark: int = 1
     changes: int = 0
     forgotten: int = 0
@@ -68,12 +69,12 @@ def _dirty_not_lost(_: State, now: State) -> str | None:
             token == _NONE or cast("int", token) < last for token in function_of(store["token"]).values()
         )
         if entry(store, "known")[user] != last and entry(store, "outdated")[user] == _NONE and not will_be_told:
-            return f"the device list of {name_of(user)} is out of date, is not marked, and nothing will tell of it"
+            return f"the device list of {name_of(user)} is outdated and not marked, and no sync will bring the change"
     return None
 
 
 class Lists(Counterpart):
-    """Changes of device lists are numbered: each is a new device, whose id is the number."""
+    """Changes of device lists are numbered. Each change is a new device whose ID is the number."""
 
     properties: ClassVar[Mapping[str, Property]] = {"DirtyNotLost": _dirty_not_lost}
     faults: ClassVar[Mapping[str, Callable[[], Sequence[Substitution]]]] = lists_faults.FAULTS
@@ -81,7 +82,7 @@ class Lists(Counterpart):
     outside: _Outside
 
     def __init__(self, device: SharedDevice, outside: _Outside, initial: State) -> None:
-        """For ``open``."""
+        """Use ``open`` instead."""
         self.devices = (device,)
         self.outside = outside
         self._device = device
@@ -90,13 +91,13 @@ class Lists(Counterpart):
         self._connections = {
             name_of(connection): token == _NONE for connection, token in function_of(store["token"]).items()
         }
-        """And whether it is of sliding sync."""
+        """The connection of each process, and whether it uses sliding sync."""
         self._given: _Sync | _Query | None = None
-        """What the machine was given last."""
+        """The last input of the machine."""
 
     @classmethod
     async def open(cls, folder: Path, initial: State) -> Self:
-        """As the base class says. The connections of classic sync have synced once, and all keys are published."""
+        """See the base class. The connections of classic sync have synced once, and all keys are published."""
         processes = sorted(map(name_of, function_of(initial["flight"])))
         server = Homeserver()
         server.sign_in(_OWN)
@@ -116,7 +117,7 @@ class Lists(Counterpart):
 
     @staticmethod
     def steps(action: str, before: State, after: State) -> list[Label]:
-        """As the base class says."""
+        """See the base class."""
         match action:
             case "TrackUser":
                 was, now = (cast("frozenset[Value]", entry(state, "store")["tracked"]) for state in (before, after))
@@ -133,7 +134,7 @@ class Lists(Counterpart):
         return [Label(action, (process,))]
 
     def choices(self) -> Sequence[Label]:
-        """As the base class says: whether device lists are asked for."""
+        """See the base class. The machine decides whether device lists are queried."""
         return [
             Label("AnswerQuery", (ModelValue(process),))
             for process, held in self.outside.flight.items()
@@ -141,7 +142,7 @@ class Lists(Counterpart):
         ]
 
     async def take(self, step: Label) -> None:
-        """As the base class says."""
+        """See the base class."""
         names = [name_of(parameter) for parameter in step.parameters]
         match step.action, names:
             case "TrackUser", [user]:
@@ -161,7 +162,7 @@ class Lists(Counterpart):
             case (("ReceiveSync" | "MarkSent"), [process]):
                 held = self.outside.flight[process]
                 if not isinstance(held, _Sync if step.action == "ReceiveSync" else _Query):
-                    raise Impossible(f"{process} has nothing to give for {step}")
+                    raise Impossible(f"{process} holds no response for {step}")
                 await _give(await self._device.machine(process), held)
                 self.outside.flight[process], self._given = None, held
             case "Lose", [process]:
@@ -172,15 +173,15 @@ class Lists(Counterpart):
         self.outside.server.arrivals.clear()
 
     async def repeat(self, step: Label) -> bool:
-        """As the base class says."""
+        """See the base class."""
         if step.action not in ("ReceiveSync", "MarkSent"):
             return False
-        assert self._given is not None  # by this step
+        assert self._given is not None  # this step had an input
         await _give(await self._device.another_machine(), self._given)
         return True
 
     def observe(self) -> State:
-        """As the base class says."""
+        """See the base class."""
         tracked, devices = self._device.records(TRACKED), self._device.records(DEVICES)
         marks, tokens = self._device.records(OUTDATED), self._device.records(SYNC)
         users = {user: ids.UserId(_user_id(user)) for user in self._users}
@@ -251,7 +252,7 @@ class Lists(Counterpart):
         return self.outside.mark_numbers[user, number]
 
     def _number_marks(self) -> None:
-        """Number the marks that a step has made, all of one commit alike."""
+        """Number the new marks of a step. All marks of one commit get the same number."""
         numbers = self.outside.mark_numbers
         made = self._device.records(OUTDATED).items() - numbers.keys()
         if made:
@@ -259,7 +260,7 @@ class Lists(Counterpart):
             self.outside.next_mark += 1
 
     def _add_device(self, user: str, number: int) -> None:
-        """Let the homeserver have one more device of a user."""
+        """Add a device of a user to the homeserver."""
         device = Device(_user_id(user), f"{number}")
         server = self.outside.server
         server.sign_in(device)
@@ -276,7 +277,7 @@ class Lists(Counterpart):
         requests = await machine.outgoing_requests()
         match requests:
             case []:
-                raise Impossible(f"{process} asks for no device list")
+                raise Impossible(f"{process} queries no device list")
             case [KeysQuery() as request]:
                 response = self._client(machine).call(request.method, request.path, request.body)
                 self.outside.flight[process] = _Query(request, response)
@@ -284,7 +285,7 @@ class Lists(Counterpart):
                 raise CheckError(f"{process} has other requests than a query: {requests}")
 
     def _listed(self, users: Sequence[str]) -> dict[str, int]:
-        """Return what the homeserver answers for some users, by number."""
+        """Return the number of the last change in the homeserver's answer, by user."""
         query: Json = {"device_keys": {_user_id(user): [] for user in users}}
         status, response = self.outside.server.request(_OWN, "POST", f"{_ROOT}/keys/query", query)
         assert status == 200
@@ -316,7 +317,7 @@ def _lists_of(response: Json) -> dict[str, Json]:
 
 
 def _newest(devices: Iterable[str]) -> int:
-    """Return the number of the last change that a device list shows."""
+    """Return the number of the last change in a device list."""
     return max(map(int, devices))
 
 

@@ -1,4 +1,4 @@
-"""The faults of the module Lists, injected into the machine. Each breaks the rule that the model of its name breaks."""
+"""Inject the faults of the module Lists into the machine. Each breaks the same rule as in the model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unwedged.store import Transaction
 
 # M6.2
 def _late_response_wins() -> Sequence[Substitution]:
-    """A list is taken from any response, and only the mark is judged by its number."""
+    """A device list is taken from any response. Only the mark is compared by its number."""
 
     async def take(transaction: Transaction, request: KeysQuery, response: JsonObject) -> None:
         await _take_lists(transaction, response)
@@ -29,7 +29,7 @@ def _late_response_wins() -> Sequence[Substitution]:
 
 # M6.2
 def _query_clears_newer_flag() -> Sequence[Substitution]:
-    """A response settles any mark."""
+    """A response settles every mark of its users."""
 
     async def take(transaction: Transaction, request: KeysQuery, response: JsonObject) -> None:
         await _take_lists(transaction, response)
@@ -41,7 +41,7 @@ def _query_clears_newer_flag() -> Sequence[Substitution]:
 
 # M5.4
 def _posless_sync_drops_lists() -> Sequence[Substitution]:
-    """A connection without a token marks nobody."""
+    """A sync without a token marks no user."""
 
     async def mark_nobody(transaction: Transaction) -> None:
         del transaction

@@ -1,8 +1,8 @@
-"""Whether any message key was used twice, seen in everything that left any device.
+"""Detect a message key that was used twice, from everything that any device has sent.
 
-The key of an Olm message is known by its sender, its ratchet key and its index; that of a Megolm message by its session
-and its index. All of that is in the clear. The same bytes may leave again, since a request may be repeated; other bytes
-under the same key are what no device may ever send.
+The key of an Olm message is identified by the sender, the ratchet key and the index; the key of a Megolm message by the
+session and the index. These are not encrypted. A device may send the same bytes again, since it may repeat a request.
+It must never send other bytes under the same key.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ K = TypeVar("K")
 
 _VERSION: Final = 3
 _MAC: Final = 8
-"""Bytes of the authentication code at the end of an Olm or Megolm message."""
+"""The bytes of the authentication code at the end of an Olm or Megolm message."""
 _SIGNATURE: Final = 64
-"""Bytes of the signature at the end of a Megolm message."""
+"""The bytes of the signature at the end of a Megolm message."""
 
 
 class Malformed(ValueError):
-    """What says that it is a ciphertext is none."""
+    """An event that claims to be encrypted has no valid ciphertext."""
 
 
 class MessageKeyReused(AssertionError):
@@ -33,7 +33,7 @@ class MessageKeyReused(AssertionError):
 
 
 class OlmKey(NamedTuple):
-    """The key of an Olm message."""
+    """The identity of an Olm message key."""
 
     sender_key: str
     ratchet_key: bytes
@@ -41,26 +41,26 @@ class OlmKey(NamedTuple):
 
 
 class MegolmKey(NamedTuple):
-    """The key of a Megolm message."""
+    """The identity of a Megolm message key."""
 
     session_id: str
     message_index: int
 
 
 class MessageKeys:
-    """The keys of all messages so far."""
+    """The keys of all messages that were added."""
 
     def __init__(self) -> None:
         self.olm: dict[OlmKey, bytes] = {}
         self.megolm: dict[MegolmKey, bytes] = {}
 
     def add_arrivals(self, arrivals: Iterable[Arrival]) -> None:
-        """Take in what a homeserver recorded."""
+        """Add all requests that a homeserver recorded. Raises ``MessageKeyReused`` or ``Malformed``."""
         for arrival in arrivals:
             self.add(msgspec.json.decode(arrival.body))
 
     def add(self, sent: object) -> None:
-        """Take in each ciphertext of a JSON value, wherever it is; raise ``MessageKeyReused`` where a key was used."""
+        """Add each ciphertext in a JSON value, at any depth. Raises ``MessageKeyReused`` or ``Malformed``."""
         for content in _objects(sent):
             match content:
                 case {"algorithm": "m.olm.v1.curve25519-aes-sha2", "sender_key": str(sender), "ciphertext": dict(each)}:
@@ -76,28 +76,28 @@ class MessageKeys:
 
 
 def inner_message(body: bytes) -> bytes:
-    """Return the ordinary Olm message that is inside a pre-key message."""
+    """Return the ordinary Olm message inside a pre-key message. Raises ``Malformed``."""
     fields = _fields(body, 0)
     _one_time_key, _base_key, _identity_key, message = (_chunk(fields, tag) for tag in (0x0A, 0x12, 0x1A, 0x22))
     return message
 
 
 def olm_place(body: bytes) -> tuple[bytes, int]:
-    """Read ratchet key and index from an ordinary Olm message."""
+    """Return the ratchet key and the index of an ordinary Olm message. Raises ``Malformed``."""
     fields = _fields(body, _MAC)
     _ciphertext = _chunk(fields, 0x22)
     return _chunk(fields, 0x0A), _number(fields, 0x10)
 
 
 def megolm_index(body: bytes) -> int:
-    """Read the index from a Megolm message."""
+    """Return the index of a Megolm message. Raises ``Malformed``."""
     fields = _fields(body, _MAC + _SIGNATURE)
     _ciphertext = _chunk(fields, 0x12)
     return _number(fields, 0x08)
 
 
 def decode(text: object) -> bytes:
-    """Decode base64 as Matrix writes it, without padding."""
+    """Decode base64 without padding, as Matrix uses it. Raises ``Malformed``."""
     if not isinstance(text, str):
         raise Malformed("a ciphertext is a string")
     try:
@@ -107,7 +107,7 @@ def decode(text: object) -> bytes:
 
 
 def _objects(value: object) -> Iterator[dict[str, object]]:
-    """All objects of a JSON value."""
+    """Yield all objects of a JSON value, at any depth."""
     if isinstance(value, dict):
         yield value
         for each in value.values():
@@ -123,7 +123,7 @@ def _use(used: dict[K, bytes], key: K, message: bytes) -> None:
 
 
 def _fields(body: bytes, trailer: int) -> dict[int, bytes | int]:
-    """The fields of a message by their tags: numbers, and what is prefixed by its length. Each comes once."""
+    """Return the fields of a message by their tags: numbers, and byte strings with a length. Each may occur once."""
     if not body or body[0] != _VERSION:
         raise Malformed("a message of another version")
     fields: dict[int, bytes | int] = {}
@@ -143,7 +143,7 @@ def _fields(body: bytes, trailer: int) -> dict[int, bytes | int]:
 
 
 def _varint(body: bytes, at: int, end: int) -> tuple[int, int]:
-    """Read a number, seven bits a byte; return it, and where it ends."""
+    """Read a number of seven bits per byte. Return it and the position of its end."""
     value = 0
     for shift in range(0, 35, 7):
         if at >= end:

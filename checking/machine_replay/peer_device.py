@@ -1,4 +1,4 @@
-"""Another device that can be sent room keys, and reads them. Each message that it sends begins a session anew."""
+"""Define another device that receives room keys. Each message that it sends begins a new session."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _ROOT: Final = "/_matrix/client/v3"
 
 
 class PeerDevice:
-    """A device to which each Olm session is made with its only one-time key.
+    """A device with only one one-time key, with which all Olm sessions to it are made.
 
-    As no answer is read, each message tells how to make the session: so it keeps none, and reads each message anew.
+    It never answers over these sessions. So each message to it is a pre-key message, and it stores no session.
     """
 
     def __init__(self, device: Device) -> None:
@@ -39,30 +39,30 @@ class PeerDevice:
         self._since: str | None = None
 
     def sign_in(self, server: Homeserver) -> None:
-        """Have an account on a homeserver, with all keys."""
+        """Sign in at a homeserver, and upload all keys."""
         server.sign_in(self.device)
         self.publish(server)
 
     def publish(self, server: Homeserver) -> None:
-        """Upload all keys, the one-time key anew if it was claimed."""
+        """Upload all keys, including the one-time key if it was claimed."""
         keys = {"device_keys": signed_device_keys(self.device), "one_time_keys": self._one_time_key}
         server.request(self.device, "POST", f"{_ROOT}/keys/upload", keys)
 
     def acknowledge(self, server: Homeserver) -> None:
-        """Let the homeserver forget what is there now."""
+        """Acknowledge all messages that have arrived, so the homeserver forgets them."""
         self._since = str(self._sync(server)["next_batch"])
 
     def contents(self, server: Homeserver) -> list[Json]:
-        """Return the contents of the messages that the homeserver has for the device."""
+        """Return the contents of the messages that wait at the homeserver for the device."""
         events = cast("dict[str, list[Json]]", self._sync(server)["to_device"])["events"]
         return [cast("Json", event["content"]) for event in events]
 
     def decrypted(self, content: Json) -> Json:
-        """Return what the content of an encrypted message says."""
+        """Return the decrypted event in the content of an encrypted message."""
         return cast("Json", self.opened(content)[1]["content"])
 
     def opened(self, content: Json) -> tuple[str, Json]:
-        """Return the id of the session that an encrypted message belongs to, and the event in it."""
+        """Return the session ID of an encrypted message, and the decrypted event in it."""
         encrypted = cast("dict[str, Json]", content["ciphertext"])[self.curve25519]
         message = OlmMessage(cast("int", encrypted["type"]), str(encrypted["body"]))
         sender_key = Curve25519Key(str(content["sender_key"]))
@@ -70,7 +70,7 @@ class PeerDevice:
         return session.session_id, msgspec.json.decode(plaintext, type=Json)
 
     def encrypted(self, server: Homeserver, recipient: KnownDevice, event_type: str, content: Json) -> Json:
-        """Return the content of an encrypted event for another device, whose key is claimed for it."""
+        """Claim a key of another device, and return the content of an event that is encrypted for it."""
         user, device = str(recipient.keys["user_id"]), recipient.device_id
         claim: Json = {"one_time_keys": {user: {device: "signed_curve25519"}}}
         _, response = server.request(self.device, "POST", f"{_ROOT}/keys/claim", claim)

@@ -1,4 +1,4 @@
-"""Room keys that somebody has made, and what a backup has of them."""
+"""Make room keys of another device, and read them from a backup."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _SIGNING_KEY: Final = Ed25519Key("B" * 43)
 
 
 class RoomKey:
-    """A room key that somebody has made, from any index on."""
+    """A room key of another device, which can be exported from any index on."""
 
     def __init__(self, room: str = "!room:example.org") -> None:
-        """Make one of a room."""
+        """Make a room key of a room."""
         made = OutboundGroup()
         self.name = GroupSessionName(RoomId(room), made.session_id)
         self.outbound = made
         self._inbound = InboundGroup.from_session_key(made.session_key)
 
     def exported(self, index: int = 0) -> ExportedSession:
-        """Return what another device says of it, from a message on."""
+        """Return the room key as another device exports it, from a message index on."""
         key = self._inbound.exported_at(index)
         assert key is not None
         names = self.name.room_id, _SENDER_KEY, self.name.session_id
@@ -34,7 +34,7 @@ class RoomKey:
 
 
 def first_index(decryption: BackupDecryption, data: Json) -> int:
-    """Return from where on a session can be read by what is in a backup, and by its key."""
+    """Return the first message index of a room key in a backup. ``decryption`` has the key of the backup."""
     message = msgspec.convert(data["session_data"], BackupMessage)
     clear = msgspec.json.decode(decryption.decrypt(message), type=Json)
     session = InboundGroup.from_exported(str(clear["session_key"]))

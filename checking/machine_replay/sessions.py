@@ -1,4 +1,4 @@
-"""The module Sessions on real machines: a session with one other device that breaks, and the claim that replaces it."""
+"""Replay the module Sessions on real machines: an Olm session that breaks, and the claim that replaces it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _PEER: Final = Device("@bob:example.org", "LAPTOP")
 _ROOM: Final = ids.RoomId("!room:example.org")
 _OTHER_ROOM: Final = ids.RoomId("!other:example.org")
 _ENCRYPTION: Final = {"algorithm": ids.MEGOLM, "rotation_period_ms": 1_000_000_000_000}
-"""A room key is not replaced because hours pass."""
+"""A rotation period so long that no room key is replaced when hours pass."""
 _CONNECTION: Final = "main"
 _NOTHING: Final = ModelValue("Nothing")
 
@@ -50,27 +50,27 @@ class _Message(NamedTuple):
     type: str
     generation: int
     key: int
-    """The number of the room key in it; 0 for another message."""
+    """The number of the room key in it, or 0 if it has none."""
 
     @property
     def value(self) -> Value:
-        """As the model has it."""
+        """The message in the model."""
         return record(type=self.type, generation=self.generation, key=self.key)
 
 
 @dataclass(frozen=True)
 class _Claim:
-    """A claim that waits in a process, and its response, once there is one."""
+    """A claim that a process holds, and the response, if there is one yet."""
 
     request: KeysClaim
     mark: int
-    """That it was handed out for."""
+    """The mark that the claim was handed out for."""
     response: Json | None = None
 
 
 @dataclass(frozen=True)
 class _Send:
-    """A message that waits in a process, and the homeserver's response likewise."""
+    """A message that a process holds, and the homeserver's response, if there is one yet."""
 
     request: ToDevice
     response: Json | None = None
@@ -84,31 +84,31 @@ class _Sync:
 
 @dataclass
 class _Outside:
-    """The homeserver, the other device, what the processes have in hand, and what things are called in the model."""
+    """The homeserver, the other device, what the processes hold, and the names of things in the model."""
 
     server: Homeserver
     time_ms: int
     flight: dict[str, _Claim | _Send | None]
     generations: dict[str, int] = field(default_factory=dict)
-    """By its id: each Olm session that came first."""
+    """The generation of each Olm session, by its ID."""
     marks: int = 0
-    """How many there were."""
+    """How many marks there were."""
     claims: int = 0
-    """How many were handed out in this hour."""
+    """How many claims were handed out in this hour."""
     generation: int = 1
-    """Of the session over which the other device sends."""
+    """The generation of the session over which the other device sends."""
     broken: set[int] = field(default_factory=set)
     shared: int = 0
-    """Under which generation the room key was encrypted last."""
+    """The generation of the session over which the room key was sent last."""
     keys: dict[str, int] = field(default_factory=dict)
-    """The numbers of the room keys, by their sessions."""
+    """The numbers of the room keys, by their session IDs."""
     room_keys: set[int] = field(default_factory=set)
-    """Those that the other device has got."""
+    """The room keys that the other device has received."""
     unread: dict[int, Json] = field(default_factory=dict)
-    """The contents of its messages, by their numbers."""
+    """The contents of the other device's messages, by their numbers."""
     sent: int = 0
     done: set[_Message] = field(default_factory=set)
-    """What was answered."""
+    """The claims that were answered."""
 
 
 def _keys_bounded(_: State, now: State) -> str | None:
@@ -129,9 +129,9 @@ def _everything_arrived(now: State) -> bool:
 
 
 class Sessions(Counterpart):
-    """The other device reads what is sent over a session by its one-time key, unless that session is broken.
+    """The other device reads each message by its one-time key, unless the session is broken.
 
-    Its own messages over a broken session belong to another session, which this device never had.
+    A message that it sends over a broken session is a message of another session, which this device never had.
     """
 
     properties: ClassVar[Mapping[str, Property]] = {"KeysBounded": _keys_bounded, "ExactlyOnce": _exactly_once}
@@ -141,20 +141,20 @@ class Sessions(Counterpart):
     outside: _Outside
 
     def __init__(self, device: SharedDevice, clock: ManualClock, outside: _Outside, peer: PeerDevice) -> None:
-        """For ``open``."""
+        """Use ``open`` instead."""
         self.devices = (device,)
         self.outside = outside
         self._device = device
         self._clock = clock
         self._peer = peer
         self._messages: dict[bytes, _Message] = {}
-        """What was decrypted, by its ciphertext."""
+        """The decrypted messages, by their ciphertexts."""
         self._given: _Claim | _Send | _Sync | None = None
-        """What the machine was given last."""
+        """The last input of the machine."""
 
     @classmethod
     async def open(cls, folder: Path, initial: State) -> Self:
-        """As the base class says. There is an Olm session with the other device already."""
+        """See the base class. There is an Olm session with the other device already."""
         processes = sorted(map(name_of, function_of(initial["flight"])))
         server, peer, clock = Homeserver(), PeerDevice(_PEER), ManualClock()
         server.sign_in(_OWN)
@@ -176,7 +176,7 @@ class Sessions(Counterpart):
 
     @staticmethod
     def steps(action: str, before: State, after: State) -> list[Label]:
-        """As the base class says. Which message is received or sent is a parameter here."""
+        """See the base class. The message that is received or sent is a parameter here."""
         processes = sorted(function_of(before["flight"]), key=name_of)
         match action:
             case "Break" | "PeerSends" | "HourPasses":
@@ -191,12 +191,15 @@ class Sessions(Counterpart):
         if action == "HandOutClaim":
             changed = [process for process in changed if function_of(before["flight"])[process] == _NOTHING]
         (process,) = changed
-        if action in ("OutgoingRequest", "Next"):  # TLC has no name for a step that a record is a parameter of
+        if action in ("OutgoingRequest", "Next"):  # TLC labels a step "Next" if a parameter of its action is a record
             return [Label("OutgoingRequest", (process, entry(after["flight"], process)["message"]))]
         return [Label(action, (process,))]
 
     def choices(self) -> Sequence[Label]:
-        """As the base class says: whether a claim is handed out, a key shared, and what is done with sent again."""
+        """See the base class.
+
+        The machine decides whether it claims a key, shares a room key, or sends a message again.
+        """
         outside = self.outside
         idle = [ModelValue(process) for process, held in outside.flight.items() if held is None]
         done = outside.done - self._outbox()
@@ -207,13 +210,13 @@ class Sessions(Counterpart):
         ]
 
     def all_choices(self) -> Sequence[Label]:
-        """As the base class says: with what waits in the outbox."""
+        """See the base class. The messages of the outbox are added."""
         idle = [ModelValue(process) for process, held in self.outside.flight.items() if held is None]
         waiting = [Label("OutgoingRequest", (process, message.value)) for process in idle for message in self._outbox()]
         return [*self.choices(), *waiting]
 
     async def take(self, step: Label) -> None:
-        """As the base class says."""
+        """See the base class."""
         outside = self.outside
         self._clock.time_ms = outside.time_ms
         marked = self._is_marked()
@@ -228,7 +231,7 @@ class Sessions(Counterpart):
             case "HandOutClaim", (ModelValue(process),):
                 await self._hand_out(process)
             case "AnswerClaim", (ModelValue(process),):
-                self._peer.publish(outside.server)  # it never runs out of keys
+                self._peer.publish(outside.server)  # the other device never runs out of one-time keys
                 outside.flight[process] = await self._answered(process)
             case (("TakeClaimAnswer" | "IgnoreClaim" | "MarkSent"), (ModelValue(process),)):
                 held = self._held(process)
@@ -251,7 +254,7 @@ class Sessions(Counterpart):
                 outside.claims = 0
             case "Lose", (ModelValue(process),):
                 if outside.flight[process] is None:
-                    await self._device.reopen(process)  # what only the process knows is lost with it
+                    await self._device.reopen(process)  # the memory of the process is lost
                 outside.flight[process] = None
             case _:
                 raise CheckError(f"the replay has no counterpart of the step {step}")
@@ -260,15 +263,15 @@ class Sessions(Counterpart):
         outside.server.arrivals.clear()
 
     async def repeat(self, step: Label) -> bool:
-        """As the base class says."""
+        """See the base class."""
         if step.action not in ("ReceiveSync", "TakeClaimAnswer", "IgnoreClaim", "MarkSent"):
             return False
-        assert self._given is not None  # by this step
+        assert self._given is not None  # this step had an input
         await _give(await self._device.another_machine(), self._given)
         return True
 
     def observe(self) -> State:
-        """As the base class says."""
+        """See the base class."""
         outside, peer = self.outside, self._sessions()
         shared = self._device.records(SHARED_KEY).get(_ROOM)
         given = None if shared is None else shared.devices.get(self._name)
@@ -311,7 +314,7 @@ class Sessions(Counterpart):
         requests = await (await self._device.machine(process)).outgoing_requests()
         claims = [request for request in requests if isinstance(request, KeysClaim)]
         if not claims:
-            raise Impossible(f"{process} is handed no claim")
+            raise Impossible(f"{process} gets no claim")
         (claim,) = claims
         self.outside.flight[process] = _Claim(claim, self.outside.marks)
         self.outside.claims += 1
@@ -331,23 +334,26 @@ class Sessions(Counterpart):
         self.outside.keys[shared.session_id] = shared.number + 1
         if self._outbox() == before:
             await self._device.restore(rows)
-            raise Impossible("the other device counts as having the key")
+            raise Impossible("the machine counts the other device as having the key")
         self.outside.shared = self.outside.generations[self._sessions().sessions[0].session_id]
 
     async def _outgoing(self, process: str, message: Value) -> _Send:
-        """List what is in the outbox. In the reference the same call hands out a claim, which is another step here."""
+        """Return a message of the outbox.
+
+        In the reference, the same call hands out claims. That is another step here.
+        """
         machine = await self._device.machine(process)
         with substituted([(olm, "hand_out_claim", _hand_out_nothing)]):
             requests = await machine.outgoing_requests()
         for request in requests:
             if not isinstance(request, ToDevice):
-                raise CheckError(f"{process} has another request than a message: {request}")
+                raise CheckError(f"{process} has an unexpected request: {request}")
             if self._message_in(request).value == message:
                 return _Send(request)
         raise Impossible(f"{process} does not send {message}")
 
     def _deliver(self, message: _Message) -> None:
-        """Let the other device receive a message; it reads it unless the session is broken."""
+        """Let the other device receive a message. It can read the message unless the session is broken."""
         if message.generation not in self.outside.broken:
             self.outside.generation = max(self.outside.generation, message.generation)
             self.outside.room_keys |= {message.key} - {0}
@@ -355,7 +361,7 @@ class Sessions(Counterpart):
     def _held(self, process: str) -> _Claim | _Send:
         held = self.outside.flight[process]
         if held is None:
-            raise Impossible(f"{process} has nothing in hand")
+            raise Impossible(f"{process} holds no request")
         return held
 
     @property
@@ -395,7 +401,7 @@ class Sessions(Counterpart):
         return self._message(content)
 
     def _message(self, content: Json) -> _Message:
-        """Return what the other device finds in a message, if it reads it."""
+        """Return the message in the model, from the content that the other device decrypts."""
         encrypted = msgspec.json.encode(content)
         if encrypted not in self._messages:
             session_id, event = self._peer.opened(content)
@@ -409,7 +415,7 @@ async def _hand_out_nothing(transaction: Transaction, now_ms: int) -> None:
 
 
 async def _give(machine: OlmMachine, held: _Claim | _Send | _Sync) -> None:
-    assert held.response is not None  # the model has let it be answered
+    assert held.response is not None  # the model takes this step only after the answer
     if isinstance(held, _Sync):
         await machine.receive_sync_changes(held.response, held.position)
     else:

@@ -1,4 +1,4 @@
-"""Faults of the module Sessions, injected into the machine."""
+"""Inject the faults of the module Sessions into the machine. Each breaks the same rule as in the model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _hand_out_claim = olm.hand_out_claim
 
 # M8.3
 def _unwedge_races_itself() -> Sequence[Substitution]:
-    """A claim is handed out, and its time is noted by its answer only."""
+    """The time of a claim is stored when it is answered, not when it is handed out."""
 
     async def hand_out_claim(transaction: Transaction, now_ms: int) -> KeysClaim | None:
         times = {}
@@ -30,7 +30,7 @@ def _unwedge_races_itself() -> Sequence[Substitution]:
         claim = await _hand_out_claim(transaction, now_ms)
         for name, (not_before_ms, unwedged_ms) in times.items():
             mark, peer = await transaction.get(WANTED_SESSION, name), await transaction.get(PEER, name)
-            assert mark is not None  # the device is on its list
+            assert mark is not None  # the mark was listed above
             assert peer is not None  # there is a session
             transaction.put(WANTED_SESSION, name, msgspec.structs.replace(mark, not_before_ms=not_before_ms))
             peer.unwedged_ms = unwedged_ms
@@ -42,7 +42,7 @@ def _unwedge_races_itself() -> Sequence[Substitution]:
 
 # M8.1, M21.1
 def _wedged_mark_in_memory() -> Sequence[Substitution]:
-    """That a session is wedged is only known to the process that got the message, until it is handed a claim."""
+    """Only the process that received the message knows that a session is wedged, until it gets a claim."""
     receive_sync_changes, outgoing_requests = OlmMachine.receive_sync_changes, OlmMachine.outgoing_requests
     note_wedged = olm.note_wedged
     known: WeakKeyDictionary[OlmMachine, set[PeerName]] = WeakKeyDictionary()
@@ -70,7 +70,7 @@ def _wedged_mark_in_memory() -> Sequence[Substitution]:
 
 # M8.11
 def _shared_set_survives_unwedging() -> Sequence[Substitution]:
-    """What was sent over a session that was broken counts as sent after it is replaced."""
+    """A room key that was sent over a broken session still counts as sent after the session is replaced."""
     take_claim_answer = olm.take_claim_answer
 
     async def take(transaction: Transaction, request: KeysClaim, response: JsonObject, now_ms: int) -> None:
@@ -79,7 +79,7 @@ def _shared_set_survives_unwedging() -> Sequence[Substitution]:
         await take_claim_answer(transaction, request, response, now_ms)
         for name, generation in before.items():
             peer = await transaction.get(PEER, name)
-            assert peer is not None  # there was one before
+            assert peer is not None  # there was a session before
             peer.generation = generation
             transaction.put(PEER, name, peer)
 
@@ -88,7 +88,7 @@ def _shared_set_survives_unwedging() -> Sequence[Substitution]:
 
 # M8.11
 def _earlier_keys_not_resent() -> Sequence[Substitution]:
-    """Over a new session only the newest room key is sent again."""
+    """Only the newest room key is sent again over a new session."""
 
     async def none_lacking(*_: object) -> list[tuple[SharedKey, PeerName]]:
         return []

@@ -1,7 +1,7 @@
-"""A device that several processes share: real machines on one real store file, of which one at a time does something.
+"""Run the machines of a device that several processes share, on one real store file. One machine works at a time.
 
-Nothing moves by the clock. The lease goes to the process that is to do something, and what the file has is read, kept
-and put back through a connection that takes no part in the protocol.
+The clock does not move by itself. The lease goes to the process that is to work. The records are read, copied and
+restored through a connection that takes no part in the protocol.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _KEY = bytes(32)
 
 
 class Row(NamedTuple):
-    """A record as it is in the file."""
+    """A row of the table of records."""
 
     kind: str
     key: bytes
@@ -37,31 +37,31 @@ class Row(NamedTuple):
 
 
 class Opening(NamedTuple):
-    """A process that begins anew, and waits before it uses the store for the second time."""
+    """A restarted process that waits before its second operation on the store."""
 
     opened: asyncio.Task[OlmMachine]
     may_go_on: asyncio.Event
 
 
 class SharedDevice:
-    """A device, and a machine of it in each of its processes."""
+    """A device, with a machine in each of its processes."""
 
     def __init__(self, path: Path, device: Device, clock: ManualClock) -> None:
-        """For ``open``."""
+        """Use ``open`` instead."""
         self._path = path
         self._device = device
         self._clock = clock
         self._machines: dict[str, OlmMachine] = {}
         self._active: str | None = None
-        """The process that may hold the lease."""
+        """The only process that may hold the lease."""
         self._connection: sqlite3.Connection
         self._sealer: Sealer
         self._rows: dict[Row, tuple[object, object]] = {}
-        """The records that were read, by the rows that they were."""
+        """The decoded records, by their rows."""
 
     @classmethod
     async def open(cls, path: Path, device: Device, processes: Sequence[str], clock: ManualClock) -> SharedDevice:
-        """Make the store at ``path``, and let each process open it."""
+        """Create the store at ``path``, and let each process open it."""
         made = cls(path, device, clock)
         for process in processes:
             made._machines[process] = await made._open(process)
@@ -70,21 +70,21 @@ class SharedDevice:
         return made
 
     async def close(self) -> None:
-        """Let go of the file."""
+        """Close the machines and the file."""
         await self._hand_over()
         for machine in self._machines.values():
             await machine.close()
         self._connection.close()
 
     async def reopen(self, process: str) -> OlmMachine:
-        """Let a process begin anew, and return its machine."""
+        """Restart a process, and return its machine."""
         await self._hand_over()
         await self._machines[process].close()
         self._machines[process] = await self._open(process)
         return self._machines[process]
 
     async def begin_to_open(self, process: str) -> Opening | None:
-        """Let a process begin anew, up to its second operation on the store; ``None`` where it needs only one."""
+        """Restart a process up to its second operation on the store. Return ``None`` if it needs only one operation."""
         second, may_go_on, operations = asyncio.Event(), asyncio.Event(), 0
         run = CryptoStore.run
 
@@ -108,35 +108,35 @@ class SharedDevice:
         return Opening(opened, may_go_on)
 
     async def go_on(self, opening: Opening) -> OlmMachine:
-        """Let a process that waits go on, and return its machine."""
+        """Let a waiting process continue, and return its machine."""
         await self._hand_over()
         opening.may_go_on.set()
         return await opening.opened
 
     async def machine(self, process: str) -> OlmMachine:
-        """Return the machine of a process, which is to do something now."""
+        """Give the lease to a process, and return its machine."""
         if self._active != process:
             await self._hand_over()
             self._active = process
         return self._machines[process]
 
     async def another_machine(self) -> OlmMachine:
-        """Return the machine of a process that did not do the last thing."""
+        """Return the machine of another process than the one that worked last."""
         return await self.machine(next(process for process in self._machines if process != self._active))
 
     def records(self, kind: RecordKind[Key, Value]) -> dict[Key, Value]:
-        """Return all records of a kind, as they are in the file. Nobody may change them."""
+        """Return all records of a kind in the file. The caller must not change them."""
         rows = self._connection.execute("SELECT key, value FROM record WHERE kind = ?", (kind.name,))
         return dict(self._opened(kind, *row) for row in rows)
 
     def rows(self) -> tuple[Row, ...]:
-        """Return all records, to put them back some day."""
+        """Return all rows of records, for ``restore``."""
         return tuple(Row(*row) for row in self._connection.execute("SELECT kind, key, value FROM record"))
 
     async def restore(self, rows: Sequence[Row]) -> None:
-        """Let the store have these records and no others, as if they had just been committed.
+        """Replace all records of the store by these.
 
-        To the machines it is a commit that they did not see, and of which the change log says nothing.
+        To the machines this looks like a commit by another process whose changes are no longer in the change log.
         """
         await self._hand_over()
         connection = self._connection
@@ -148,13 +148,13 @@ class SharedDevice:
         connection.execute("COMMIT")
 
     def _opened(self, kind: RecordKind[Key, Value], key: bytes, sealed: bytes) -> tuple[Key, Value]:
-        """Return a record that was opened; the same object for the same row."""
+        """Return the decoded record of a row. The same row always gives the same object."""
         row = Row(kind.name, key, sealed)
         if row not in self._rows:
             name = self._sealer.reveal(kind.name, key)
             value = kind.value.decode(self._sealer.open(kind.name, name, sealed))
             self._rows[row] = kind.key.decode(name), value
-        return cast("tuple[Key, Value]", self._rows[row])  # what this kind has put there
+        return cast("tuple[Key, Value]", self._rows[row])  # the codec of this kind has decoded it
 
     async def _open(self, process: str) -> OlmMachine:
         machine = await OlmMachine.open(
@@ -168,7 +168,7 @@ class SharedDevice:
         await _release(machine)
         backend = machine._store._services.backend
         assert isinstance(backend, SqliteBackend)
-        # On the loop's own thread: to go to the driver's and back takes longer than the work.
+        # Run on the event loop's thread: a change to the driver's thread takes longer than the work.
         backend._driver.call = partial(_call_at_once, backend._driver._conn)  # type: ignore[method-assign]
         return machine
 

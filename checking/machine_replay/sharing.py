@@ -1,4 +1,4 @@
-"""The module Sharing on real machines: a room's key, the devices that it is shared with, and messages."""
+"""Replay the module Sharing on real machines: a room key, the devices that it is shared with, and messages."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _OTHER_ROOM: Final = ids.RoomId("!other:example.org")
 _NOTHING: Final = ModelValue("Nothing")
 _DEVICES: Final = ("d1", "d2")
 _MEMBERSHIPS: Final = (frozenset({"d1", "d2"}), frozenset({"d1"}), frozenset({"d1", "d2"}))
-"""Of the module MCSharing: ``LeavesAndReturns``, and ``Leaves`` is how that begins."""
+"""The members after each change: ``LeavesAndReturns`` of the module MCSharing, which begins like ``Leaves``."""
 _MESSAGES: Final = 2
-"""No model that is replayed has more."""
+"""The bound of messages. No replayed model has more."""
 
 
 class _InHand(NamedTuple):
-    """A request that waits in a process, and its response, once there is one."""
+    """A request that a process holds, and the response, if there is one yet."""
 
     request: ToDevice
     response: Json | None = None
@@ -47,17 +47,17 @@ class _InHand(NamedTuple):
 
 @dataclass
 class _Outside:
-    """The homeserver, what the processes know and have in hand, and what things are called in the model."""
+    """The homeserver, what the processes know and hold, and the names of things in the model."""
 
     server: Homeserver
     knows: dict[str, int]
     flight: dict[str, _InHand | None]
     shared: dict[frozenset[str], SharedWithMembers] = field(default_factory=dict)
-    """What came of it when the key was last shared with these, in whichever process."""
+    """The result of the last sharing with these members, in any process."""
     messages: list[tuple[Json, frozenset[str]]] = field(default_factory=list)
-    """What was encrypted, and for whom."""
+    """The encrypted messages, each with the members that it is for."""
     numbers: dict[str, int] = field(default_factory=dict)
-    """The numbers of the group sessions, by their ids."""
+    """The numbers of the group sessions, by their IDs."""
 
 
 def _no_ratchet_reuse(_: State, now: State) -> str | None:
@@ -74,14 +74,14 @@ def _nothing_lost(_: State, now: State) -> str | None:
     given, session = _given(now), entry(now, "store")["session"]
     if session == _NOTHING:
         if given:
-            return "a key was given, and no session is stored"
+            return "a room key was shared, but no session is stored"
     else:
         number = cast("int", function_of(session)["number"])
         for device, index in _shared(now).items():
             if record(to=device, session=number, **{"from": index}) not in given:
-                return f"{name_of(device)} counts as having the key of the session {number}, and never gets it"
+                return f"{name_of(device)} counts as having the key of the session {number}, but never gets it"
         if any(cast("int", function_of(key)["session"]) > number for key in given):
-            return "a key was given whose session is not stored"
+            return "a room key was shared, but its session is not stored"
     for message in _messages(now):
         for device in cast("frozenset[Value]", message["to"]):
             if not _reads(given, device, message):
@@ -99,7 +99,7 @@ def _left_cant_read(_: State, now: State) -> str | None:
 
 
 class Sharing(Counterpart):
-    """A process learns of members by being told. A room key is what its device decrypts."""
+    """A process learns the members of the room as a parameter. A device has a room key if it can decrypt it."""
 
     properties: ClassVar[Mapping[str, Property]] = {
         "NoRatchetReuse": _no_ratchet_reuse,
@@ -111,19 +111,19 @@ class Sharing(Counterpart):
     outside: _Outside
 
     def __init__(self, device: SharedDevice, outside: _Outside, peers: Mapping[str, PeerDevice]) -> None:
-        """For ``open``."""
+        """Use ``open`` instead."""
         self.devices = (device,)
         self.outside = outside
         self._device = device
         self._peers = peers
         self._keys: dict[bytes, tuple[str, int]] = {}
-        """Session and first message of the keys that were decrypted, by their ciphertexts."""
+        """The session and the first message of each decrypted room key, by its ciphertext."""
         self._given: _InHand | None = None
-        """What the machine was given last."""
+        """The last input of the machine."""
 
     @classmethod
     async def open(cls, folder: Path, initial: State) -> Self:
-        """As the base class says. All keys are published, and there is an Olm session with each device."""
+        """See the base class. All keys are published, and there is an Olm session with each device."""
         processes = sorted(map(name_of, function_of(initial["flight"])))
         server = Homeserver()
         server.sign_in(_OWN)
@@ -148,7 +148,7 @@ class Sharing(Counterpart):
 
     @staticmethod
     def steps(action: str, before: State, after: State) -> list[Label]:
-        """As the base class says. Which key is given to whom is a parameter here."""
+        """See the base class. The key that is sent, and the device that it is sent to, are parameters here."""
         processes = sorted(function_of(before["knows"]), key=name_of)
         match action:
             case "LearnMembers":
@@ -164,12 +164,12 @@ class Sharing(Counterpart):
                 to = frozenset(map(name_of, cast("frozenset[Value]", _messages(after)[-1]["to"])))
                 return [Label(action, (process,)) for process in processes if _members(before, process) == to]
         (process,) = changed_arguments(before["flight"], after["flight"])
-        if action in ("OutgoingRequest", "Next"):  # TLC has no name for a step that a record is a parameter of
+        if action in ("OutgoingRequest", "Next"):  # TLC labels a step "Next" if a parameter of its action is a record
             return [Label("OutgoingRequest", (process, entry(after["flight"], process)["key"]))]
         return [Label(action, (process,))]
 
     def choices(self) -> Sequence[Label]:
-        """As the base class says: whether what is done with is sent again, and whether a message may be encrypted."""
+        """See the base class. The machine decides whether it sends a message again, and whether it may encrypt one."""
         outside = self.outside
         idle = [ModelValue(process) for process, held in outside.flight.items() if held is None]
         done = set(self._arrived()) - self._outbox()
@@ -179,7 +179,7 @@ class Sharing(Counterpart):
         return choices
 
     async def take(self, step: Label) -> None:
-        """As the base class says."""
+        """See the base class."""
         match step.action, step.parameters:
             case "LearnMembers", [process]:
                 self.outside.knows[name_of(process)] += 1
@@ -190,7 +190,7 @@ class Sharing(Counterpart):
             case "Encrypt", [process]:
                 await self._encrypt(name_of(process))
             case "SaveIndex", _:
-                raise Impossible("the machine has stored the index before the message leaves")
+                raise Impossible("the machine stores the index before the message is sent")
             case "OutgoingRequest", [process, key]:
                 request = await self._outgoing(name_of(process), key)
                 self.outside.flight[name_of(process)] = _InHand(request)
@@ -213,15 +213,15 @@ class Sharing(Counterpart):
         self.outside.server.arrivals.clear()
 
     async def repeat(self, step: Label) -> bool:
-        """As the base class says."""
+        """See the base class."""
         if step.action != "MarkSent":
             return False
-        assert self._given is not None  # by this step
+        assert self._given is not None  # this step had an input
         await _give(await self._device.another_machine(), self._given)
         return True
 
     def observe(self) -> State:
-        """As the base class says."""
+        """See the base class."""
         outside = self.outside
         outbound = self._device.records(OUTBOUND).get(_ROOM)
         session: Value = _NOTHING
@@ -250,9 +250,10 @@ class Sharing(Counterpart):
         }
 
     async def _rotate(self, process: str) -> None:
-        """Let the machine see that all have left; where nobody has the key yet, only the application can want another.
+        """Replace the room key: tell the machine that all members have left.
 
-        Who comes then is given the key of the new session by another step.
+        If no device has the key yet, the machine would keep it, so the application discards it. Another step shares the
+        new key with the members.
         """
         machine = await self._device.machine(process)
         if not self._shared():
@@ -264,9 +265,11 @@ class Sharing(Counterpart):
         self.outside.shared[members] = await machine.share_room_key(_ROOM, map(_user_id, members))
 
     async def _encrypt(self, process: str) -> None:
-        """Encrypt for all members that a process knows, as an application does: where that fails, share, and try again.
+        """Encrypt for all members that a process knows.
 
-        Where sharing changes anything, other steps of the model come first.
+        If that fails, share the key and try again, as an application does.
+
+        Raises ``Impossible`` if sharing changes anything: then other steps of the model must come first.
         """
         members = _MEMBERSHIPS[self.outside.knows[process] - 1]
         if members in self.outside.shared and await self._encrypted(process, members):
@@ -276,10 +279,10 @@ class Sharing(Counterpart):
         if self._whose() != before or not await self._encrypted(process, members):
             await self._device.restore(rows)
             self.outside.shared = shared
-            raise Impossible(f"the key is not shared with just those that {process} knows")
+            raise Impossible(f"the key is not shared with exactly the members that {process} knows")
 
     async def _encrypted(self, process: str, members: frozenset[str]) -> bool:
-        """Encrypt with what was last shared with some members, and say whether the machine did so."""
+        """Encrypt with the key that was last shared with some members. Return whether the machine did so."""
         machine, shared = await self._device.machine(process), self.outside.shared[members]
         try:
             content = await machine.encrypt_room_event(_ROOM, shared, "m.room.message", text_message("hello"))
@@ -292,7 +295,7 @@ class Sharing(Counterpart):
         machine = await self._device.machine(process)
         for request in await machine.outgoing_requests():
             if not isinstance(request, ToDevice):
-                raise CheckError(f"{process} has another request than a room key: {request}")
+                raise CheckError(f"{process} has an unexpected request: {request}")
             if key in [self._key(device, content) for device, content in _contents(request.messages)]:
                 return request
         raise Impossible(f"{process} does not send {key}")
@@ -300,16 +303,16 @@ class Sharing(Counterpart):
     def _in_hand(self, process: Value) -> _InHand:
         held = self.outside.flight[name_of(process)]
         if held is None:
-            raise Impossible(f"{name_of(process)} has no request")
+            raise Impossible(f"{name_of(process)} holds no request")
         return held
 
     def _whose(self) -> tuple[str | None, dict[str, int]]:
-        """Return the session that is used, and who has its key from where on."""
+        """Return the current session, and the first message that each user's device can read."""
         outbound = self._device.records(OUTBOUND).get(_ROOM)
         return None if outbound is None else outbound.session.session_id, self._shared()
 
     def _shared(self) -> dict[str, int]:
-        """Return which devices have the key of the session that is used, and from which message on."""
+        """Return the first message that each device can read in the current session."""
         shared = self._device.records(SHARED_KEY).get(_ROOM)
         if shared is None or _ROOM not in self._device.records(OUTBOUND):
             return {}
@@ -322,7 +325,7 @@ class Sharing(Counterpart):
         return record(stage="request" if held.response is None else "answered", key=self._key(device, content))
 
     def _outbox(self) -> frozenset[Value]:
-        """Return the keys that are to be sent."""
+        """Return the room keys in the outbox."""
         return frozenset(
             self._key(device, content)
             for outgoing in self._device.records(OUTBOX).values()
@@ -330,7 +333,7 @@ class Sharing(Counterpart):
         )
 
     def _arrived(self) -> list[Value]:
-        """Return the keys that are with the homeserver, for their devices."""
+        """Return the room keys that have arrived at the homeserver."""
         arrived = [
             self._key(name, content)
             for name, peer in self._peers.items()
@@ -341,7 +344,7 @@ class Sharing(Counterpart):
         return arrived
 
     def _key(self, device: str, content: Json) -> Value:
-        """Return which key a device finds in a message to it."""
+        """Return the room key in the model, from a message that a device decrypts."""
         encrypted = msgspec.json.encode(content)
         if encrypted not in self._keys:
             key = self._peers[device].decrypted(content)
@@ -352,7 +355,7 @@ class Sharing(Counterpart):
 
 
 async def _give(machine: OlmMachine, held: _InHand) -> None:
-    assert held.response is not None  # the model has let it be answered
+    assert held.response is not None  # the model takes this step only after the answer
     await machine.mark_sent(held.request, held.response)
 
 
@@ -375,10 +378,10 @@ def _members(state: State, process: Value) -> frozenset[str]:
 
 
 def _shared(state: State) -> Mapping[Value, Value]:
-    """Return who has the key of the session that is used, and from which message on."""
+    """Return the first message that each device can read in the current session."""
     session = entry(state, "store")["session"]
     shared = () if session == _NOTHING else function_of(session)["shared"]
-    return function_of(shared) if shared else {}  # TLC writes a function of nothing as an empty sequence
+    return function_of(shared) if shared else {}  # TLC prints an empty function as a sequence
 
 
 def _messages(state: State) -> tuple[Mapping[Value, Value], ...]:
@@ -386,7 +389,7 @@ def _messages(state: State) -> tuple[Mapping[Value, Value], ...]:
 
 
 def _given(state: State) -> frozenset[Value]:
-    """Return the keys that somebody has, or gets some day."""
+    """Return the room keys that devices have, or will receive."""
     return cast("frozenset[Value]", state["arrived"]) | _outbox(state)
 
 

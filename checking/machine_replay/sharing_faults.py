@@ -1,4 +1,4 @@
-"""The faults of the module Sharing, injected into the machine: each breaks the rule that its model breaks."""
+"""Inject the faults of the module Sharing into the machine. Each breaks the same rule as in the model."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _share = sharing.share
 
 
 class _SaveFailed(Exception):
-    """A commit fails."""
+    """Makes a commit fail."""
 
 
 # M10.2
 def _send_before_persist() -> Sequence[Substitution]:
-    """A message leaves, and its index is to be stored by a later commit, which never comes."""
+    """A message is sent before its index is stored. The process dies before the commit of the index."""
 
     async def encrypt(
         transaction: Transaction,
@@ -37,7 +37,7 @@ def _send_before_persist() -> Sequence[Substitution]:
         outbound = await transaction.get(OUTBOUND, room_id)
         stored = None if outbound is None else outbound.session.pickle()
         encrypted = await _encrypt(transaction, room_id, shared, event_type, content, now_ms)
-        assert outbound is not None  # else there is nothing to encrypt with
+        assert outbound is not None  # the key was shared before
         assert stored is not None
         before = msgspec.structs.replace(outbound, session=OutboundGroup.from_pickle(stored))
         transaction.put(OUTBOUND, room_id, before)
@@ -48,7 +48,7 @@ def _send_before_persist() -> Sequence[Substitution]:
 
 # M10.2
 def _save_error_ignored() -> Sequence[Substitution]:
-    """The commit of an index fails, and the message leaves all the same."""
+    """The commit of an index fails, but the message is sent."""
 
     async def encrypt(
         machine: OlmMachine, room_id: str, shared: Sharing, event_type: str, content: Mapping[str, object]
@@ -71,7 +71,7 @@ def _save_error_ignored() -> Sequence[Substitution]:
 
 # M9.1, M21.1, M21.2
 def _requests_in_memory() -> Sequence[Substitution]:
-    """That a device has a key is stored; the request that brings it there is not."""
+    """The store says that a device has a key, but the request that sends the key is not stored."""
 
     def send(transaction: Transaction, event_type: str, contents: Mapping[Device, JsonObject]) -> TransactionId:
         del transaction, event_type, contents
@@ -81,7 +81,7 @@ def _requests_in_memory() -> Sequence[Substitution]:
 
 
 def _shared_then_invalidated() -> Sequence[Substitution]:
-    """Requests are stored, and the session whose key they bring is not."""
+    """The requests that send a key are stored, but the session of the key is not."""
 
     async def share(
         transaction: Transaction, room_id: RoomId, user_ids: frozenset[UserId], now_ms: int
@@ -95,7 +95,7 @@ def _shared_then_invalidated() -> Sequence[Substitution]:
 
 # M9.4, M9.7
 def _left_member_kept() -> Sequence[Substitution]:
-    """Nobody looks whether a device that has the key must read no more."""
+    """The machine does not check whether a device with the key may still read messages."""
 
     def must_rotate(
         outbound: OutboundSession,

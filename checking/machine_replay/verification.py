@@ -1,7 +1,7 @@
-"""The module Verification on real machines: two people compare short strings, and their devices trust each other.
+"""Replay the module Verification on real machines: two people compare short strings, and their devices get trusted.
 
-The peer is a machine too, of a device that one process has. The flow of each is read from its records. What the model
-still knows of a flow that is over, the record has no longer: then what the record had last is meant.
+The peer is a machine too, with one process. The flow of each end is observed from its records. The model keeps data of
+a flow that is over, but the record does not: then the last record of the flow is used.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from unwedged.machine.records import (
 _OWN: Final = Device("@bob:example.org", "PHONE")
 _FIRST: Final = Device("@alice:example.org", "LAPTOP")
 _LAST: Final = Device("@carol:example.org", "LAPTOP")
-"""The peer. Where both start at once, the start of the first user counts."""
+"""The peer. If both devices start at once, the start message of the user who comes first counts."""
 _PROCESSES: Final = {"ours": ("p1", "p2"), "peers": ("peer",)}
 _OTHER: Final = {"ours": "peers", "peers": "ours"}
 _CONNECTION: Final = "main"
@@ -83,12 +83,12 @@ _PERSONS: Final = {
     "PeerConfirms": ("peers", "confirm"),
     "PeerCancels": ("peers", "cancel"),
 }
-"""What a person does: at which end, and by which method of ``Verifications``."""
+"""The actions of a person: the end at which it happens, and the method of ``Verifications``."""
 
 
 @dataclass(frozen=True)
 class _Request:
-    """A message that waits in a process, and the homeserver's response, once there is one."""
+    """A message that a process holds, and the homeserver's response, if there is one yet."""
 
     sent: ToDevice
     response: Json | None = None
@@ -96,25 +96,25 @@ class _Request:
 
 @dataclass
 class _Outside:
-    """The homeserver, the attacker, the two people, what the processes have in hand, and what things are called."""
+    """The homeserver, the attacker, the two people, what the processes hold, and the names of things in the model."""
 
     server: Homeserver
     flight: dict[str, _Request | None]
     names: Names
     flows: dict[str, Value] = field(default_factory=lambda: dict.fromkeys(_PROCESSES, _NEW_FLOW))
-    """Of each end, as it was last before it was over."""
+    """The last flow of each end before it was over."""
     tokens: dict[str, str | None] = field(default_factory=lambda: dict.fromkeys(_PROCESSES))
-    """How far each end has asked the homeserver."""
+    """The sync token of each end."""
     unheard: dict[str, list[Message]] = field(default_factory=lambda: {whose: [] for whose in _PROCESSES})
-    """By the end that is to hear them, the messages that are on their way."""
+    """The messages on their way, by the end that will receive them."""
     made: dict[ids.TransactionId, Value] = field(default_factory=dict)
-    """All messages of ours, oldest first."""
+    """All of our messages, oldest first."""
     delivered: int = 0
     forged: int = 0
     attacked: bool = False
-    """Whether the attacker has done anything."""
+    """Whether the attacker has acted."""
     shown: dict[str, object] = field(default_factory=dict)
-    """What each person sees."""
+    """The short string that each person sees."""
     confirmed: frozenset[str] = frozenset()
     cancels: int = 0
 
@@ -123,14 +123,14 @@ def _trust_only_if_confirmed(_: State, now: State) -> str | None:
     if not entry(now, "store")["trusted"]:
         return None
     if entry(now, "people")["confirmed"] != frozenset(_PROCESSES):
-        return "the peer is trusted, and somebody has not confirmed that the short strings are equal"
+        return "the peer is trusted, but one person has not confirmed that the short strings are equal"
     return None if entry(now, "setting")["identity"] == "genuine" else "an attacker's identity is trusted"
 
 
 def _done_is_trusted(_: State, now: State) -> str | None:
     store = entry(now, "store")
     done = entry(store, "flow")["phase"] == "done"
-    return "the flow ended well, and the peer is not trusted" if done and not store["trusted"] else None
+    return "the flow is done, but the peer is not trusted" if done and not store["trusted"] else None
 
 
 def _exactly_once(_: State, now: State) -> str | None:
@@ -144,7 +144,7 @@ def _survives_invalidation(_: State, now: State) -> str | None:
     told = {type_of(message) for message in (*_messages(server, "toPeer"), *unsent)}
     if now["attacked"] or not _is_live(now["peer"]) or _is_live(store["flow"]) or told & {"mac", "cancel"}:
         return None
-    return "the peer goes on, and our flow is over without a word"
+    return "the peer continues, but our flow is over, and no message says so"
 
 
 def _everything_arrived(now: State) -> bool:
@@ -155,7 +155,7 @@ def _everything_arrived(now: State) -> bool:
 
 
 class Verification(Counterpart):
-    """A step of ours that the model gives to no process is one of the machine that did not take the last."""
+    """A step that the model gives to no process is taken by the process that did not take the last step."""
 
     properties: ClassVar[Mapping[str, Property]] = {
         "TrustOnlyIfConfirmed": _trust_only_if_confirmed,
@@ -171,7 +171,7 @@ class Verification(Counterpart):
     def __init__(
         self, devices: Mapping[str, SharedDevice], ends: Mapping[str, End], outside: _Outside, setting: Value
     ) -> None:
-        """For ``open``."""
+        """Use ``open`` instead."""
         self.devices = tuple(devices.values())
         self.outside = outside
         self._device = devices["ours"]
@@ -179,11 +179,11 @@ class Verification(Counterpart):
         self._ends = ends
         self._setting = setting
         self._given: Message | _Request | None = None
-        """What the machine was given last."""
+        """The last input of the machine."""
 
     @classmethod
     async def open(cls, folder: Path, initial: State) -> Self:
-        """As the base class says. One device has asked for the verification, and the other has accepted it."""
+        """See the base class. One device has requested the verification, and the other has accepted it."""
         setting, server, clock = entry(initial, "setting"), Homeserver(), ManualClock()
         own, peer = _OWN, _LAST if setting["first"] else _FIRST
         devices, clients = {}, []
@@ -195,7 +195,7 @@ class Verification(Counterpart):
         ours, peers = clients
         await ours.send_all()
         for client in clients:
-            await _sync(client.machine)  # the first of a connection marks all device lists
+            await _sync(client.machine)  # the first sync of a connection marks all device lists
         await peers.machine.cross_signing.bootstrap()
         await peers.send_all()
         await peers.machine.cross_signing.bootstrap()
@@ -227,7 +227,7 @@ class Verification(Counterpart):
 
     @staticmethod
     def steps(action: str, before: State, after: State) -> list[Label]:
-        """As the base class says. Which message is heard is a parameter here."""
+        """See the base class. The message that is received is a parameter here."""
         if action in _HEARS:
             return [Label(action, (message,)) for message in _heard(action, before, after)]
         if action in ("OutgoingRequest", "Deliver", "MarkSent", "Lose", "CommitResult"):
@@ -238,9 +238,9 @@ class Verification(Counterpart):
         return [Label(action)]
 
     def choices(self) -> Sequence[Label]:
-        """As the base class says: whether our person can begin, confirm or cancel, and whether anything is to be sent.
+        """See the base class. The machine decides whether our person can start, confirm or cancel, and what it sends.
 
-        While the flow goes on, only a bound of the model forbids to cancel it.
+        While the flow is not over, only a bound of the model forbids a cancellation, so that step is left out.
         """
         idle = [ModelValue(process) for process, held in self.outside.flight.items() if held is None]
         return [
@@ -251,7 +251,7 @@ class Verification(Counterpart):
         ]
 
     async def take(self, step: Label) -> None:
-        """As the base class says."""
+        """See the base class."""
         outside = self.outside
         match step.action, step.parameters:
             case action, () if action in _PERSONS:
@@ -273,7 +273,7 @@ class Verification(Counterpart):
                 outside.flight[process] = None
             case "Lose", (ModelValue(process),):
                 if outside.flight[process] is None:
-                    await self._device.reopen(process)  # then all that it can lose is its memory
+                    await self._device.reopen(process)  # a process without a request can lose only its memory
                 outside.flight[process] = None
             case "Withhold", ():
                 _first(outside.unheard["ours"])
@@ -283,13 +283,13 @@ class Verification(Counterpart):
                 outside.unheard["peers"].insert(0, replaced)
                 outside.attacked = True
             case "CommitResult", _:
-                raise Impossible("the result is in the commit that ends the flow")
+                raise Impossible("the machine stores the result in the commit that ends the flow")
             case _:
                 raise CheckError(f"the replay has no counterpart of the step {step}")
         await self._follow()
 
     async def repeat(self, step: Label) -> bool:
-        """As the base class says. A person may do the same in both processes: the second time it is refused."""
+        """See the base class. A person may act in both processes: the second time, the machine refuses it."""
         if step.action in _HEARS:
             assert isinstance(self._given, Message)  # by this step
             await self._receive("ours", self._given)
@@ -307,7 +307,7 @@ class Verification(Counterpart):
         return True
 
     def observe(self) -> State:
-        """As the base class says; and whether the attacker has done anything."""
+        """See the base class. It also has whether the attacker has acted."""
         outside, unsent = self.outside, self._unsent()
         unheard = {whose: tuple(each.value for each in messages) for whose, messages in outside.unheard.items()}
         return {
@@ -328,7 +328,7 @@ class Verification(Counterpart):
         }
 
     async def _act(self, action: str) -> None:
-        """Let a person do something."""
+        """Let a person act. Raises ``Impossible``."""
         outside, (whose, method) = self.outside, _PERSONS[action]
         if method == "confirm" and self._phase(whose) == "exchanged" and not self._looks_equal():
             raise Impossible("the person sees that the short strings differ")
@@ -345,7 +345,7 @@ class Verification(Counterpart):
             "cancel": verifications.cancel,
         }[method]
         flows = self._by_end[whose].records(VERIFICATION)
-        if not flows:  # as only a broken machine has none
+        if not flows:  # only a faulty machine has lost the flow
             raise Impossible("there is no flow")
         try:
             for flow_id in flows:
@@ -356,16 +356,16 @@ class Verification(Counterpart):
     async def _outgoing(self, process: str) -> ToDevice:
         requests = await (await self._device.machine(process)).outgoing_requests()
         if len(requests) > 1:
-            raise CheckError(f"messages of one flow may be sent in any order: {requests}")
+            raise CheckError(f"messages of one flow could be sent in the wrong order: {requests}")
         for request in requests:
             if not isinstance(request, ToDevice):
-                raise CheckError(f"{process} has another request than a message: {request}")
+                raise CheckError(f"{process} has an unexpected request: {request}")
             if request.transaction_id in self.outside.made:
                 return request
-        raise Impossible(f"{process} has nothing to send that the model has")
+        raise Impossible(f"{process} has no message to send that the model has")
 
     def _arriving(self, value: Value) -> Message:
-        """Return the message that our device hears: the oldest one of the peer, or one that the attacker makes."""
+        """Return the message that our device receives: the oldest one of the peer, or one of the attacker."""
         outside = self.outside
         if outside.unheard["ours"] and outside.unheard["ours"][0].value == value:
             return _first(outside.unheard["ours"])
@@ -374,7 +374,7 @@ class Verification(Counterpart):
         return outside.names.forged(value, self._start("ours"), self._ends["ours"], self._ends["peers"], outside.forged)
 
     async def _follow(self) -> None:
-        """Take up what a step has led to: names for what is new, what the peer sends, and what people see."""
+        """Observe the effects of a step: name new keys, deliver the peer's messages, and note what people see."""
         outside = self.outside
         for whose in _PROCESSES:
             flow = self._record(whose)
@@ -399,11 +399,11 @@ class Verification(Counterpart):
             if self._phase(whose) == "exchanged" and whose not in outside.shown:
                 for flow_id in self._by_end[whose].records(VERIFICATION):
                     seen = await (await self._machine(whose)).verifications.get(flow_id)
-                    assert seen is not None  # it is in the store
+                    assert seen is not None  # the flow is in the store
                     outside.shown[whose] = seen.emoji, seen.decimals
 
     def _new_events(self, whose: str) -> list[Json]:
-        """Ask the homeserver for what was sent to an end."""
+        """Return the new messages at the homeserver for an end."""
         token = self.outside.tokens[whose]
         path = "/_matrix/client/v3/sync" + ("" if token is None else f"?since={token}")
         status, response = self.outside.server.request(Device(*self._ends[whose].device), "GET", path)
@@ -412,7 +412,7 @@ class Verification(Counterpart):
         return cast("dict[str, list[Json]]", response.get("to_device", {"events": []}))["events"]
 
     async def _receive(self, whose: str, message: Message) -> None:
-        """Let an end hear a message."""
+        """Let an end receive a message."""
         sender = self._ends[_OTHER[whose]].device.user_id
         event: Json = {"type": message.event_type, "sender": sender, "content": message.content}
         await _sync(await self._machine(whose), event)
@@ -426,7 +426,7 @@ class Verification(Counterpart):
     def _held(self, process: str) -> _Request:
         held = self.outside.flight[process]
         if held is None:
-            raise Impossible(f"{process} has nothing in hand")
+            raise Impossible(f"{process} holds no request")
         return held
 
     def _record(self, whose: str) -> VerificationFlow | None:
@@ -435,7 +435,7 @@ class Verification(Counterpart):
         return None
 
     def _start(self, whose: str) -> Json | None:
-        """Return the message that began the comparison, as an end has it."""
+        """Return the start message of the comparison in the record of an end."""
         flow = self._record(whose)
         return None if flow is None or flow.sas is None else flow.sas.start
 
@@ -448,7 +448,7 @@ class Verification(Counterpart):
         flow, names = self._record(whose), self.outside.names
         if flow is None or flow.is_over:
             if flow is not None and flow.sas is not None:
-                raise CheckError("the ephemeral secret of a flow outlives it")
+                raise CheckError("the ephemeral secret of a flow is still stored after the flow is over")
             before = cast("HashTrieMap[Value, Value]", self.outside.flows[whose])
             return before.insert("phase", self._phase(whose))
         exchange = flow.sas
@@ -463,10 +463,10 @@ class Verification(Counterpart):
         )
 
     def _looks_equal(self) -> bool:
-        """Say whether both people see the same.
+        """Return whether both people see the same short string.
 
-        The attacker finds a key for which they do, if it has seen our key first. That takes 2^42 attempts, which are
-        not made here.
+        An attacker that has seen our key first can search for a key with the same short string. That takes 2^42
+        attempts, so the search is only assumed here, not done.
         """
         shown = self.outside.shown
         visible = all(self._phase(whose) in ("exchanged", "confirmed", "done") for whose in _PROCESSES)
@@ -479,11 +479,11 @@ class Verification(Counterpart):
         known = self._device.records(DEVICES)[user][device]
         trusted = known.trust is LocalTrust.VERIFIED
         if trusted != (identity.compared == identity.master_key):
-            raise CheckError("only one of the peer's device and identity is trusted")
+            raise CheckError("the peer's device is trusted without its identity, or the identity without the device")
         return trusted
 
     def _unsent(self) -> dict[ids.TransactionId, Value]:
-        """Return the messages that are to be sent, oldest first."""
+        """Return the messages of the outbox, oldest first."""
         made, ends = dict(self.outside.made), tuple(self._ends.values())
         outbox = sorted(self._device.records(OUTBOX).items())
         for transaction_id, outgoing in outbox:
@@ -504,13 +504,13 @@ class Verification(Counterpart):
 
 
 async def _sync(machine: OlmMachine, *events: Json) -> None:
-    """Give messages to a machine. A broken one may have lost the flow that they belong to."""
+    """Give messages to a machine. A faulty machine may have lost the flow that they belong to."""
     position = await machine.sync_position(_CONNECTION, sliding=True)
     to_device: Json = {"next_batch": f"{position.to_device_token}+", "events": events}
     response: Json = {"pos": f"{position.token}+", "extensions": {"to_device": to_device}}
     outcome = await machine.receive_sync_changes(response, position)
     if not outcome.applied or {problem.code for problem in outcome.problems} - {"unknown_verification"}:
-        raise CheckError(f"a sync is not taken: {outcome}")
+        raise CheckError(f"the machine refuses a sync: {outcome}")
 
 
 async def _give(machine: OlmMachine, held: _Request) -> None:
@@ -526,7 +526,7 @@ def _first(messages: list[Message]) -> Message:
 
 
 def _impostor(device: Device) -> Json:
-    """Return what an attacker answers to the query for a device: another device of its name, and another identity."""
+    """Return an attacker's answer to a query for a device: another device with the same ID, and another identity."""
     user = ids.UserId(device.user)
     keys = signing_keys(user, {SigningKeyName.MASTER: bytes(32), SigningKeyName.SELF_SIGNING: b"1" * 32})
     return {
@@ -537,7 +537,7 @@ def _impostor(device: Device) -> Json:
 
 
 def _keys_of(device: Device, answer: Json) -> dict[str, str]:
-    """Return by their ids the keys of a device that a MAC is made of."""
+    """Return the keys of a device that a MAC is made of, by their IDs."""
     devices, masters = (cast("dict[str, Json]", answer[part])[device.user] for part in ("device_keys", "master_keys"))
     key_id = f"ed25519:{device.device}"
     device_keys = cast("dict[str, dict[str, str]]", devices[device.device])["keys"]
@@ -553,11 +553,11 @@ def _is_live(flow: Value) -> bool:
     return function_of(flow)["phase"] not in ("done", "cancelled", "gone")
 
 
-# Which message is heard
+# Which message is received
 
 
 def _heard(action: str, before: State, after: State) -> list[Value]:
-    """Return the messages that may be heard in a step, which one state of the model and the next tell."""
+    """Return the messages that may be received in a step between two states of the model."""
     server, was, now = entry(before, "server"), entry(before["store"], "flow"), entry(after["store"], "flow")
     if entry(after, "server")["forged"] == server["forged"]:
         return [_messages(server, "toUs")[0]]
@@ -575,7 +575,7 @@ def _heard(action: str, before: State, after: State) -> list[Value]:
             return [right]
         case "KeepMac":
             return [right if now["mac"] == NOTHING else now["mac"]]
-    # Any that is refused has the same effect: which one it is differs from state to state.
+    # Each refused message has the same effect. One is chosen that varies from state to state.
     refused = [
         message
         for message in _forgeable(was)
@@ -586,7 +586,7 @@ def _heard(action: str, before: State, after: State) -> list[Value]:
 
 
 def _forgeable(flow: Mapping[Value, Value]) -> list[Value]:
-    """Return what the attacker can make, as the model says."""
+    """Return the messages that the attacker can make, as the model says."""
     seen = flow["role"] == "starter" and flow["phase"] != "started"
     keys = ["attackers", "chosen"] if seen else ["attackers"]
     macs = [mac_of("ours", key, name) for key in ("attackers", "chosen") for name in ("genuine", "fake")]
@@ -594,7 +594,7 @@ def _forgeable(flow: Mapping[Value, Value]) -> list[Value]:
 
 
 def _is_expected(message: Value, flow: Mapping[Value, Value], right: Value) -> bool:
-    """Say whether a message is what a flow waits for, as the model says."""
+    """Return whether a flow waits for a message, as the model says."""
     fields, phase = function_of(message), flow["phase"]
     match fields["type"]:
         case "start":

@@ -1,4 +1,4 @@
-"""The faults of the module Verification, injected into the machine: each breaks the rule that its model breaks."""
+"""Inject the faults of the module Verification into the machine. Each breaks the same rule as in the model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _close = OlmMachine.close
 
 # M16.11
 def _trusted_unconfirmed() -> Sequence[Substitution]:
-    """A MAC that is right ends the flow, whether the person has confirmed or not."""
+    """A valid MAC ends the flow, even if the person has not confirmed."""
 
     def receive_mac(flow: VerificationFlow, content: JsonObject, context: Context) -> FlowStep:
         step = _receive_mac(msgspec.structs.replace(flow, phase=Phase.CONFIRMED), content, context)
@@ -36,7 +36,7 @@ def _trusted_unconfirmed() -> Sequence[Substitution]:
 
 # M16.11
 def _mac_of_another_key() -> Sequence[Substitution]:
-    """A MAC that is right is taken for that of the keys that are known, whichever keys it is of."""
+    """A valid MAC counts as the MAC of the known keys, even if it is of other keys."""
 
     def proven(
         shared: bytes, sender: Device, receiver: Device, transaction_id: str, theirs: Macs, known: Mapping[str, str]
@@ -50,7 +50,7 @@ def _mac_of_another_key() -> Sequence[Substitution]:
 
 # M16.10
 def _commitment_unchecked() -> Sequence[Substitution]:
-    """Any ephemeral key is taken, whichever the other device was committed to."""
+    """Any ephemeral key is accepted, even one that the other device has not committed to."""
 
     def receive_key(flow: VerificationFlow, content: JsonObject, context: Context) -> FlowStep:
         before = flow.sas
@@ -58,7 +58,7 @@ def _commitment_unchecked() -> Sequence[Substitution]:
             return _receive_key(flow, content, context)
         fitting = msgspec.structs.replace(before, commitment=sas.commitment(str(content["key"]), before.start))
         step = _receive_key(msgspec.structs.replace(flow, sas=fitting), content, context)
-        assert step.flow.sas is not None  # the key is one
+        assert step.flow.sas is not None  # the content is a valid key
         after = msgspec.structs.replace(step.flow.sas, commitment=before.commitment)
         return FlowStep(msgspec.structs.replace(step.flow, sas=after), step.outgoing)
 
@@ -67,7 +67,7 @@ def _commitment_unchecked() -> Sequence[Substitution]:
 
 # M16.1
 def _result_in_second_commit() -> Sequence[Substitution]:
-    """The commit that ends a flow has no result: that is to be stored by another one, which never comes."""
+    """The commit that ends a flow does not store its result. The process dies before the second commit."""
 
     async def note_identity(transaction: Transaction, user_id: UserId, master_key: Ed25519Key) -> None:
         del transaction, user_id, master_key
@@ -83,7 +83,7 @@ def _result_in_second_commit() -> Sequence[Substitution]:
 
 # M16.1
 def _confirmed_twice() -> Sequence[Substitution]:
-    """Each process takes the person's answer, whether the other one has taken it or not."""
+    """Each process takes the person's confirmation, even if the other process has already taken it."""
 
     def confirm(flow: VerificationFlow, context: Context) -> FlowStep:
         if flow.phase is Phase.CONFIRMED:
@@ -95,7 +95,7 @@ def _confirmed_twice() -> Sequence[Substitution]:
 
 # M16.1, S1.3
 def _verification_interrupted() -> Sequence[Substitution]:
-    """A flow is an object in memory, which goes with its process."""
+    """A flow is an object in memory, and is lost with its process."""
 
     async def forget(transaction: Transaction) -> None:
         for flow_id in await transaction.keys(VERIFICATION):

@@ -1,7 +1,7 @@
-"""The messages of a verification in the terms of the module Verification, and those that its attacker makes.
+"""Translate the messages of a verification into the terms of the module Verification, and make those of an attacker.
 
-The model says whose an ephemeral key is, which of them somebody is committed to, and under which secret, and of whose
-identity key, a MAC is made. Here that is found by computing anew what each of them would be.
+In the model, a key has an owner, a commitment names a key, and a MAC names two ephemeral keys and an identity key. Here
+these are found by trial: each possible value is computed, and compared with the message.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CANCEL: Final = record(type="cancel")
 
 
 class Message(NamedTuple):
-    """A message, as it is on its way, and as the model has it."""
+    """A message, as an event and in the model."""
 
     event_type: str
     content: Json
@@ -38,58 +38,58 @@ class End(NamedTuple):
     """One end of a verification."""
 
     whose: str
-    """How the model calls its ephemeral key."""
+    """The model's name of its ephemeral key."""
     device: ids.Device
     identities: Mapping[str, Mapping[str, str]]
-    """By the model's names, the keys by their ids that a MAC of it may be of."""
+    """The keys that a MAC may be of, by their IDs, for each name in the model."""
 
 
 def start_of(by: str) -> Value:
-    """Return the message that begins a comparison."""
+    """Return the model's message that starts a comparison."""
     return record(type="start", by=by)
 
 
 def accept_of(key: str) -> Value:
-    """Return the message that commits to an ephemeral key."""
+    """Return the model's message that commits to an ephemeral key."""
     return record(type="accept", commitment=key)
 
 
 def key_of(key: str) -> Value:
-    """Return the message that shows an ephemeral key."""
+    """Return the model's message that reveals an ephemeral key."""
     return record(type="key", key=key)
 
 
 def mac_of(one: str, other: str, identity: str) -> Value:
-    """Return the message with a MAC of an identity key, under the secret of two ephemeral keys."""
+    """Return the model's message with a MAC of an identity key, under the secret of two ephemeral keys."""
     return record(type="mac", secret=frozenset({one, other}), identity=identity)
 
 
 def type_of(message: Value) -> str:
-    """Return which kind of message it is."""
+    """Return the type of a message of the model."""
     return str(function_of(message)["type"])
 
 
 @dataclass
 class Names:
-    """What the ephemeral keys, commitments and MACs of one verification are called in the model."""
+    """The model's names of the ephemeral keys, commitments and MACs of one verification."""
 
     transaction_id: str
     secrets: dict[str, bytes] = field(
         default_factory=lambda: {name: secrets.token_bytes(sas.SECRET_BYTES) for name in ("attackers", "chosen")}
     )
-    """By whose they are, the private halves of ephemeral keys. The attacker has two."""
+    """The private halves of the ephemeral keys, by owner. The attacker has two."""
     keys: dict[str, str] = field(default_factory=dict)
-    """Whose a public half is."""
+    """The owner of each public half."""
     commitments: dict[str, str] = field(default_factory=dict)
-    """By what somebody is committed to, the same."""
+    """The owner of the key in each commitment."""
     macs: dict[bytes, Value] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Name the keys of the attacker."""
+        """Make the keys of the attacker."""
         self.keys |= {sas.public_key(secret): name for name, secret in self.secrets.items()}
 
     def note(self, whose: str, exchange: Sas) -> None:
-        """Note the ephemeral key of a flow, and what its device would be committed to by it."""
+        """Note the ephemeral key of a flow, and the commitment to it."""
         if self.secrets.get(whose) != exchange.secret:
             self.secrets[whose] = exchange.secret
             self.keys[sas.public_key(exchange.secret)] = whose
@@ -98,11 +98,11 @@ class Names:
             self.commitments[self.commitment(whose, exchange.start)] = whose if fits else "other"
 
     def commitment(self, whose: str, start: Json) -> str:
-        """Return what commits somebody to a key, and to the message that began."""
+        """Return the commitment to a key and to the start message."""
         return sas.commitment(sas.public_key(self.secrets[whose]), start)
 
     def message(self, event_type: str, content: Json, sender: End, receiver: End) -> Message | None:
-        """Return a message with what it is in the model, which leaves out how a flow is requested, and "done"."""
+        """Return a message with its value in the model, or ``None`` for a type that the model leaves out."""
         match event_type:
             case verification.START:
                 value = start_of("attackers" if "forged" in content else sender.whose)
@@ -119,13 +119,13 @@ class Names:
         return Message(event_type, content, value)
 
     def of_macs(self, macs: Macs) -> Value:
-        """Return what a MAC that was received is in the model."""
+        """Return the value in the model of a received MAC."""
         return self.macs[_encoded(macs)]
 
     def forged(self, value: Value, start: Json | None, own: End, peer: End, serial: int) -> Message:
-        """Return what the attacker makes in the peer's name; no two of its messages are the same.
+        """Return a message that the attacker makes in the peer's name. Its ``serial`` makes each message different.
 
-        ``start`` is what we have sent, if we have.
+        ``start`` is our own start message, if we have sent one.
         """
         fields = function_of(value)
         content: Json = {"transaction_id": self.transaction_id, "forged": serial}
@@ -144,7 +144,7 @@ class Names:
                 return Message(verification.KEY, content, value)
             case "mac":
                 (whose,) = cast("frozenset[str]", fields["secret"]) - {own.whose}
-                # Before we have a key, what the attacker makes fits none.
+                # Before we have a key, the attacker's MAC fits no key.
                 ours = self.secrets.get(own.whose, self.secrets["attackers"])
                 shared = sas.shared_secret(self.secrets[whose], sas.public_key(ours))
                 keys = peer.identities[str(fields["identity"])]
@@ -155,7 +155,7 @@ class Names:
         return Message(verification.CANCEL, {**content, "code": verification.USER}, value)
 
     def replaced(self, message: Message, start: Json | None) -> Message:
-        """Return a message with the attacker's key in the place of the one that it shows or is committed to."""
+        """Return a message in which the attacker has replaced the key or the commitment by its own."""
         key = "attackers"
         if message.event_type == verification.KEY:
             content = {**message.content, "key": sas.public_key(self.secrets[key])}
@@ -165,7 +165,7 @@ class Names:
         return Message(message.event_type, {**message.content, "commitment": commitment}, accept_of(key))
 
     def _mac(self, macs: Macs, sender: End, receiver: End) -> Value:
-        """Find under which secret, and of which identity key, a device has made a MAC."""
+        """Return the model's MAC: find the secret and the identity key of a real MAC. Raises ``CheckError``."""
         if (encoded := _encoded(macs)) in self.macs:
             return self.macs[encoded]
         for key, whose in self.keys.items():
@@ -173,7 +173,7 @@ class Names:
             for identity, keys in sender.identities.items():
                 if sas.macs(shared, sender.device, receiver.device, self.transaction_id, keys) == macs:
                     return self.macs.setdefault(encoded, mac_of(sender.whose, whose, identity))
-        raise CheckError(f"a MAC of {sender.device.user_id} is made under no secret that there is")
+        raise CheckError(f"a MAC of {sender.device.user_id} is made under an unknown secret")
 
 
 START_FIELDS: Final[Json] = {

@@ -1,12 +1,14 @@
-"""The replay: the reference makes each transition that TLC found, and its state is compared after each step.
+"""Replay a model on the reference store: take each transition that TLC found, and compare the state after each step.
 
-The implementation is made to take steps: ``world``, which has the ``processes`` with their ``actors``, a ``gate`` that
-every call to a backend stops at, an ``event_loop`` that lets tasks run between two of those calls, the ``database``,
-and ``doubles`` of what would not be repeatable; ``steps``, ``process_steps`` and ``operation_steps`` take them.
+Modules that let the store take steps: ``world`` holds the ``processes`` of a model and their operations, the
+``actors``. Every call to a backend stops at a ``gate``; ``event_loop`` runs the tasks between two calls. ``database``
+reads the file. ``doubles`` replace the clock, randomness and threads. ``steps`` takes a step, by ``process_steps`` and
+``operation_steps``.
 
-The models are read: ``model_states`` says what a state is, ``transitions`` which step leads from one to the next.
+Modules that read models: ``model_states`` reads a state, and ``transitions`` finds the step between two states.
 
-Then both are compared: ``observation`` is what they are compared in, ``drive`` covers a model's graph and ``trials``
-tries what must change nothing, ``live_objects`` what no model speaks of; ``counterexamples`` inject ``faults`` and ask
-``properties``, and ``verdicts`` says what follows. ``workers`` share the work.
+Modules that compare: ``observation`` has the form in which model and store are compared. ``drive`` covers the graph of
+a model. ``trials`` tries steps that must change nothing, and ``live_objects`` checks what no model describes.
+``counterexamples`` injects ``faults`` and checks ``properties``; ``verdicts`` judges the result. ``workers`` runs the
+work in several processes.
 """

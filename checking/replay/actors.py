@@ -1,4 +1,4 @@
-"""The operations of a model: tasks inside a transaction or a view, which do what they are commanded."""
+"""Run the operations of a model as tasks inside a transaction or a view, which carry out commands."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from unwedged.store.transactions import Transaction, View
 
 
 class Failed(Exception):
-    """What an operation's own code fails with."""
+    """The error that the code inside an operation raises."""
 
 
 @dataclass(slots=True, eq=False)
 class Actor:
-    """One operation, and how far it has come."""
+    """One operation, and its progress."""
 
     mode: str
     begun: Version
@@ -31,19 +31,19 @@ class Actor:
     operation: Transaction | View | None = None
     call: PendingCall[Loaded] | PendingCall[Committed] | PendingCall[Lease] | None = None
     writing: asyncio.Task[None] | None = None
-    """Its commit, while that takes long."""
+    """Its commit, while a long commit is running."""
     record: str = ""
     """The record that it is loading."""
     base: dict[str, int] = field(default_factory=dict)
-    """What its updates were computed from."""
+    """The values that its updates were computed from."""
     objects: dict[str, Counter] = field(default_factory=dict)
     """The live objects that it has changed."""
     listed: tuple[str, ...] | None = None
-    """The answer when it last asked which records there are."""
+    """The records that its last listing returned."""
     next_command: asyncio.Future[tuple[str, frozenset[str]]] | None = None
     """Set while it waits for a command."""
     outcome: BaseException | None = None
-    """What it ended with, if that was an exception."""
+    """The exception that it ended with, if any."""
 
     @property
     def awaits_command(self) -> bool:
@@ -64,7 +64,7 @@ class Actor:
     async def perform(
         self, enter: AbstractAsyncContextManager[Transaction] | AbstractAsyncContextManager[View]
     ) -> None:
-        """Be inside the operation until a command ends it."""
+        """Carry out commands inside the operation until a command ends it."""
         async with enter as self.operation:
             while True:
                 self.next_command = asyncio.get_running_loop().create_future()
@@ -85,7 +85,7 @@ class Actor:
                     return
 
     async def _update(self, records: Iterable[str]) -> None:
-        """Advance the objects of these records, as an encryption would."""
+        """Advance the live objects of these records, as an encryption would."""
         if isinstance(self.operation, Transaction):
             for record in sorted(records):
                 counter = await self.operation.get(COUNTER, record) or Counter(0)
@@ -95,7 +95,7 @@ class Actor:
                 self.operation.put(COUNTER, record, counter)
 
     def known(self) -> dict[str, int]:
-        """Return what it can read in memory."""
+        """Return the records that the operation can read in memory."""
         if self.operation is None:
             return {}
         return {

@@ -1,7 +1,7 @@
-"""Counterexamples: what TLC found wrong with a broken specification must go wrong in the reference broken alike.
+"""Replay TLC's counterexamples of faults on the reference store.
 
-Each is replayed twice on the reference. With the fault injected, the named property must be violated there too;
-without it, no property may be, and the way that led to the violation must be barred somewhere.
+Each counterexample is replayed twice. With the same fault in the reference, the same property must be violated. Without
+the fault, no property may be violated, and some step of the counterexample must be impossible.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from unwedged.store import database, statements
 from unwedged.store.lock import LeaseTimes
 
 PROGRESS_PROPERTIES = ("LockNotStuck", "WaiterServed")
-"""The properties that say that something happens some day. They are judged at the end of a counterexample."""
+"""The liveness properties. They are judged at the end of a counterexample."""
 
 
 def replay_counterexample(slug: str, named: str, result: Result) -> str:
-    """Replay a fault's counterexample with and without the fault, and judge by ``verdict``."""
+    """Replay a fault's counterexample with and without the fault. Return the violated property, as ``verdict`` does."""
     if slug not in FAULTS:
         raise CheckError(f"the reference has no injection for the fault {slug!r}")
     all_properties = (*PROPERTIES, *(PROGRESS_PROPERTIES if named in PROGRESS_PROPERTIES else ()))
@@ -81,7 +81,7 @@ async def _replay(result: Result, slug: str | None, properties: Sequence[str]) -
 
 
 class _PropertyChecker:
-    """Asks after each step which property is violated."""
+    """Checks after each step whether a property is violated."""
 
     def __init__(self, world: World) -> None:
         self.refused = 0
@@ -89,11 +89,11 @@ class _PropertyChecker:
         self._observed = observe(world)
 
     def note(self, possible: bool) -> None:
-        """Note whether a step was possible."""
+        """Count a step that was not possible."""
         self.refused += not possible
 
     def violation(self, step: Step, properties: Sequence[str], after: TraceStep) -> tuple[str, str] | None:
-        """Return the first of ``properties`` that is violated now, and how."""
+        """Return the first of ``properties`` that the step violates, and how it is violated."""
         world = self._world
         before, self._observed = self._observed, observe(world)
         pending = {op.at for op in self._observed.operations.values() if op.stage == "committed"}
@@ -116,11 +116,11 @@ class _PropertyChecker:
 
 
 def pause_at_last_statement(world: World, stack: ExitStack) -> None:
-    """Let a commit that shall take long stand before its last statement until it is told to go on."""
+    """Make a long commit wait before its last statement until ``world.last_statement`` is set."""
     lateness, loop = statements.lateness, asyncio.get_running_loop()
 
     def pause(began_seconds: float, duration_ms: Milliseconds) -> Milliseconds:
-        """Run on the driver's thread."""
+        """Wait on the database driver's thread."""
         if world.writes_long:
             world.writes_long = False
             loop.call_soon_threadsafe(world.at_last_statement.set)
@@ -131,10 +131,10 @@ def pause_at_last_statement(world: World, stack: ExitStack) -> None:
 
 
 async def _fair_steps(world: World, result: Result) -> str | None:
-    """Let each process that is awake do what fairness demands; return which one waited in vain.
+    """Let each process that is not suspended take the steps that fairness demands. Return which one is never served.
 
-    No operation ends. A sync that fails again and again in the counterexample goes on doing so, and is tried again
-    before the lease that it leaves behind runs out; but what its process writes then comes through.
+    No operation ends. A sync that keeps failing in the counterexample keeps failing here. It is retried before its
+    lease expires, but the write that releases the lease succeeds.
     """
     endless = result.trace[result.lasso :]
     failing = {
@@ -164,4 +164,4 @@ async def _fair_steps(world: World, result: Result) -> str | None:
                 await sync(world, name)
             if world.processes[name].store.lock.guard.stage is not Stage.NONE:
                 waiting.discard(name)
-    return f"{', '.join(sorted(waiting))} waited in vain" if waiting else None
+    return f"{', '.join(sorted(waiting))} waits for ever" if waiting else None

@@ -1,4 +1,4 @@
-"""The records of the replay: counters, which like a ratchet change in place and count their updates."""
+"""Define the records of the replay: counters that, like a ratchet, change in place and count their updates."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ COUNTER = RecordKind(
 
 
 def count_of(value: bytes | None) -> int:
-    """Return what a record's value counts: nothing, where there is no record."""
+    """Return the number of updates in a record's value; 0 if there is no record."""
     return 0 if value is None else int(value)

@@ -1,4 +1,4 @@
-"""The store's file as it is, through a connection of its own that takes no part in the protocol."""
+"""Read the store's file through a connection that takes no part in the protocol."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unwedged.store.sealer import Sealer
 
 
 class StateRow(NamedTuple):
-    """The row that has the lease and the version."""
+    """The row with the lease and the version."""
 
     version: int
     floor: int
@@ -25,7 +25,7 @@ class StateRow(NamedTuple):
 
 
 class Database:
-    """Reads the file in which processes of the replay keep ``records``, and empties it."""
+    """Reads and empties the file in which the processes of the replay keep ``records``."""
 
     def __init__(self, path: Path, sealer: Sealer, records: Sequence[str]) -> None:
         self._connection = sqlite3.connect(path, isolation_level=None)
@@ -35,11 +35,11 @@ class Database:
         self._opened: dict[bytes, int] = {}
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the connection."""
         self._connection.close()
 
     def empty(self) -> None:
-        """Make the store as it was when nothing had been done."""
+        """Restore the initial state of the store."""
         self._connection.executescript(
             "BEGIN IMMEDIATE; DELETE FROM record; DELETE FROM change;"
             "UPDATE state SET version = 0, floor = 0, epoch = 0, holder = NULL, expires = 0, wanted = 0; COMMIT"
@@ -53,14 +53,14 @@ class Database:
         )
 
     def change_log(self) -> dict[int, frozenset[str]]:
-        """Return which records changed, by version, as far as the change log reaches back."""
+        """Return by version the records that changed, as far as the change log reaches back."""
         log: dict[int, set[str]] = {}
         for version, key in self._connection.execute("SELECT version, key FROM change"):
             log.setdefault(version, set()).add(self._names[key])
         return {version: frozenset(records) for version, records in log.items()}
 
     def records(self) -> dict[str, int]:
-        """Return what each record counts."""
+        """Return the count of each record."""
         records = dict.fromkeys(self._records, 0)
         for key, sealed in self._connection.execute("SELECT key, value FROM record"):
             record = self._names[key]
@@ -68,14 +68,14 @@ class Database:
         return records
 
     def open(self, record: str, sealed: bytes) -> int:
-        """Return what a sealed value counts."""
+        """Return the count in a sealed value."""
         if sealed not in self._opened:
             self._opened[sealed] = int(self._sealer.open(COUNTER.name, record.encode(), sealed))
         return self._opened[sealed]
 
     @contextmanager
     def as_holder(self, epoch: Epoch) -> Iterator[None]:
-        """Let the lease row say for a moment that ``epoch`` is held (for faults that do not ask)."""
+        """Within the context, let the lease row say that ``epoch`` is held. For faults that ignore the fence."""
         row = self.state()
         self._connection.execute("UPDATE state SET epoch = ?, holder = 0", (epoch,))
         yield

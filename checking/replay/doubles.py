@@ -1,6 +1,6 @@
-"""Test doubles: what a store of the replay is given in the place of time, of chance, of threads and of a subscriber.
+"""Test doubles that a store of the replay gets instead of a clock, a random source, a thread pool and a subscriber.
 
-The clock moves only when it is set, so no task that goes by the clock runs unless the replay wants it to.
+The clock moves only when the replay sets it. So a task that waits for a time runs only when the replay wants it to.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ P = ParamSpec("P")
 
 
 class ManualClock:
-    """A clock that moves only when it is set. A task that sleeps by it sleeps for ever."""
+    """A clock that moves only when it is set. Its ``sleep`` never returns."""
 
     def __init__(self) -> None:
         self.time_ms = 1_000_000_000
@@ -36,7 +36,7 @@ class ManualClock:
 
 
 class UnusedRandomness:
-    """Refuses every number: no step that is replayed asks for one, and the replay names the instances."""
+    """A random source that fails. No replayed step needs a random number, and the replay numbers the instances."""
 
     def instance(self) -> InstanceId:
         """Refuse."""
@@ -48,28 +48,29 @@ class UnusedRandomness:
 
 
 class InlineExecutor(ThreadPoolExecutor):
-    """Runs each function at once, on the thread that submits it: the event loop never has to wait for another."""
+    """Runs each function at once, on the thread that submits it. So the event loop never waits for another thread."""
 
     def submit(self, fn: Callable[P, T], /, *arguments: P.args, **keywords: P.kwargs) -> Future[T]:
         """Run the function."""
         done: Future[T] = Future()
         try:
             done.set_result(fn(*arguments, **keywords))
-        except BaseException as failure:  # noqa: BLE001 (whatever it is, it belongs to the caller)
+        except BaseException as failure:  # noqa: BLE001 (every exception goes to the caller)
             done.set_exception(failure)
         return done
 
 
 class RecordingSubscriber:
-    """A subscriber that records what it is told."""
+    """A subscriber that records what it receives."""
 
     def __init__(self, since: Version) -> None:
         self.heard: list[tuple[Version, bool]] = [(since, False)]
-        """Versions, and whether by ``Lagged``; first the one at which it subscribed."""
+        """The versions that it received, and whether each was a ``Lagged``. The first is the version it subscribed
+        at."""
         self.changed: dict[Version, set[str]] = {}
 
     def deliver(self, news: Change[RecordName] | Lagged) -> None:
-        """Note one piece of news."""
+        """Record one change."""
         if isinstance(news, Lagged):
             self.heard.append((news.version, True))
             return
@@ -78,4 +79,4 @@ class RecordingSubscriber:
         self.changed.setdefault(news.version, set()).add(news.key.key.decode())
 
     def close(self, failure: StoreError | None = None) -> None:
-        """Nothing to do."""
+        """Do nothing."""

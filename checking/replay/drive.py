@@ -1,8 +1,8 @@
-"""Replay: every transition of the replay model, taken by the real implementation.
+"""Drive the reference store through every transition of the replay model.
 
-The walks cover the model's graph, and take each transition in every way that the implementation has for it. After each
-step, what is observed must be exactly what the model's state says. Between the steps, what the model does not allow is
-tried: it must change nothing.
+Walks cover the state graph of the model. They take each transition in every way that the implementation has for it.
+After each step, the observed state must equal the state of the model. In each state, steps that the model forbids are
+tried: they must change nothing.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from checking.tlc.values import Value
 
 
 class Diverged(CheckError):
-    """The implementation is not where the model is."""
+    """The state of the implementation differs from the state of the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """How far a replay has come: distinct transitions covered, steps taken, and how long it took."""
+    """The result of a replay: the transitions that were covered, the number of steps, and the duration."""
 
     covered: frozenset[int]
     steps: int
     tried: Mapping[str, int]
-    """How often what was tried that must change nothing."""
+    """How often each kind of step that must change nothing was tried."""
     seconds: float
 
 
 async def replay(
     graph: Graph, walks: Iterable[Walk], on_steps: Callable[[int], None], *, folder: Path | None = None
 ) -> Coverage:
-    """Drive the implementation along ``walks``; raise ``Diverged`` where it does not follow."""
+    """Let the implementation take ``walks``. Raises ``Diverged`` at a step after which it differs from the model."""
     constants = constants_of(graph.states)
     seen: dict[int, Observation] = {}
     steps: dict[int, Step] = {}
@@ -92,14 +92,14 @@ async def replay(
 
 
 def step_of(graph: Graph, edge: Edge) -> Step:
-    """Tell which step a transition is, and how it is to be taken."""
+    """Return the step of a transition, and the way to take it."""
     return replace(step_between(edge.label, graph.states[edge.source], graph.states[edge.target]), way=edge.way)
 
 
 def each_way(graph: Graph) -> Graph:
-    """Put in the place of each transition one for every way in which the implementation can take it.
+    """Return the graph with one edge for every way in which the implementation can take a transition.
 
-    What loses the lease is taken in each way; of the many aborts each is taken in one of its ways.
+    A step that loses the lease is taken in each way. Each of the many aborts is taken in one of its ways.
     """
     edges: list[Edge] = []
     for number, edge in enumerate(graph.edges):
@@ -111,7 +111,7 @@ def each_way(graph: Graph) -> Graph:
 
 
 def compare(observed: Observation, wanted: Observation) -> None:
-    """Raise ``Diverged`` with the differences, if there are any."""
+    """Raise ``Diverged`` if the observed state differs from the model's."""
     if observed == wanted:
         return
     differences = [
@@ -123,19 +123,20 @@ def compare(observed: Observation, wanted: Observation) -> None:
 
 
 MIN_TRANSITIONS = 30_000
-"""Of the replay model, crashes not counted: with fewer it would be no longer the model it was."""
+"""The least number of transitions of the replay model, without crashes. With fewer, the model has lost behaviour."""
 
 
 def replay_graph(path: Path, on_progress: Callable[[int, int], None]) -> ReplayReport:
-    """Replay the graph that TLC dumped to ``path``, each core its share of the walks.
+    """Replay the state graph in the file ``path``, with a share of the walks on each core.
 
-    ``on_progress`` is told how many steps were taken, and how many there are. Raises ``CheckError`` if the graph is too
-    small, or a transition was not covered, or something was never tried, or the implementation diverged.
+    ``on_progress`` gets the number of steps that were taken, and the number of all steps. Raises ``CheckError`` if the
+    graph is too small, a transition was not covered, or some kind of step was never tried; and ``Diverged``, which is a
+    ``CheckError``, if the implementation differs from the model.
     """
     graph = read_graph(path)
     lasting = sum(edge.action != "Crash" for edge in graph.edges)
     if lasting < MIN_TRANSITIONS:
-        raise CheckError(f"the replay model has {lasting} transitions that are no crashes, not {MIN_TRANSITIONS}")
+        raise CheckError(f"the replay model has only {lasting} transitions besides crashes, not {MIN_TRANSITIONS}")
     graph = each_way(graph)
     ways_taken = Counter(f"{edge.action} by {edge.way}" for edge in graph.edges if edge.way)
     _demand_all(WAYS, ways_taken, "has no transition")
@@ -163,7 +164,7 @@ def replay_graph(path: Path, on_progress: Callable[[int, int], None]) -> ReplayR
         steps=sum(share.steps for share in replayed),
         processes=len(replayed),
         seconds=round(seconds, 1),
-        # By the time each process spent on steps, not on reading the graph: what one core does.
+        # By the time that each process spent on steps, without reading the graph: this is the speed of one core.
         steps_per_second=round(sum(share.steps for share in replayed) / sum(share.seconds for share in replayed)),
     )
 
@@ -178,6 +179,6 @@ def _run_scenarios() -> int:
 
 
 def _replay_share(path: Path, share: int, shares: int) -> Coverage:
-    """Replay every ``shares``-th walk. Graph and walks are the same in each process."""
+    """Replay every ``shares``-th walk. The graph and the walks are the same in each process."""
     graph = each_way(read_graph(path))
     return asyncio.run(replay(graph, cover(graph)[share::shares], count_steps))

@@ -1,6 +1,7 @@
-"""The bugs of the track record, injected into the reference by substitution: the product has no switch for them.
+"""List the bugs of the lock and the store that are injected into the reference by substitution.
 
-Each breaks the one line of the protocol that the fault of the same name breaks in ``tla/``.
+Each substitution breaks the same rule of the protocol as the fault of the same name in ``tla/``. The product has no
+switch for a fault.
 """
 
 from __future__ import annotations

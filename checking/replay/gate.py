@@ -1,6 +1,6 @@
-"""Calls to a backend that stop at a gate, so that the replay decides when each runs and when its answer is delivered.
+"""Stop calls to a backend at a gate, so that the replay decides when each call runs and when its answer is delivered.
 
-Every call stops twice: before it runs, and before its caller has the answer.
+Every call stops twice: before it runs, and before its caller gets the answer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Answer = TypeVar("Answer")
 
 
 class PendingCall(Generic[Answer]):
-    """A call to a backend that stands at the gate."""
+    """A call to a backend that waits at the gate."""
 
     def __init__(self, call: Callable[[], Awaitable[Answer]]) -> None:
         self.answer: Answer | None = None
@@ -29,27 +29,27 @@ class PendingCall(Generic[Answer]):
         self._delivered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
-        """Let the call run against the database. Its answer waits here."""
+        """Run the call against the database, and keep its answer."""
         try:
             self.answer = await self._call()
-        except Exception as failure:  # noqa: BLE001 (whatever it is, it belongs to the caller)
+        except Exception as failure:  # noqa: BLE001 (every exception goes to the caller)
             self.failure = failure
 
     def fail(self) -> None:
-        """Let the call fail, as it does where the database is busy, without running it."""
+        """Let the call fail without running it, as if the database were busy."""
         self.failure = StoreBusy("injected by the replay")
 
     def deliver(self) -> None:
-        """Let the caller have the answer."""
+        """Give the answer to the caller."""
         if self._delivered.done():
             return
         if self.failure is not None:
             self._delivered.set_exception(self.failure)
         else:
-            self._delivered.set_result(self.answer)  # type: ignore[arg-type]  # it ran, so this is its answer
+            self._delivered.set_result(self.answer)  # type: ignore[arg-type]  # the call has run, so this is its answer
 
     def discard(self) -> None:
-        """Give the caller no answer: its process is gone."""
+        """Give the caller no answer, because its process has ended."""
         self._delivered.cancel()
 
     async def delivered(self) -> Answer:
@@ -64,7 +64,7 @@ AnyCall: TypeAlias = (
 
 
 class GatedBackend:
-    """A backend of which every call stops at a gate."""
+    """A backend whose calls stop at a gate, apart from ``reseal``, ``reopen`` and ``close``."""
 
     def __init__(self, backend: Backend) -> None:
         self.identity = backend.identity
@@ -134,11 +134,11 @@ class GatedBackend:
         return await call.delivered()
 
     async def reseal(self, header: bytes, fresh: bytes) -> bool:
-        """Stop at no gate: the models do not speak of the secret."""
+        """Run at once: the models do not have the secret."""
         return await self._backend.reseal(header, fresh)
 
     async def reopen(self, known: StoreMark) -> None:
-        """Find the file open."""
+        """Do nothing: the file is open."""
 
     async def close(self) -> None:
-        """Leave the file open: it outlives every process of the model."""
+        """Do nothing: the file stays open longer than every process of the model."""

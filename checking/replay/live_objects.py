@@ -1,7 +1,7 @@
-"""Which live objects outlive a sync: those of the records that did not change, and no others.
+"""Check that a sync keeps exactly the live objects of the records that did not change.
 
-The models do not speak of live objects. So here it is tried with three records, whichever of them one process changes
-and has live objects of, and whichever another process changes behind its back.
+The models have no live objects. So this is tried with three records: one process has live objects of some of them,
+another process changes some of them, and all combinations are tried.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SCENARIOS = len(SUBSETS) ** 2
 
 
 async def run_scenarios() -> int:
-    """Take each scenario's steps, and return how many there were; raise ``CheckError`` where one goes wrong."""
+    """Run all scenarios, and return their number. Raises ``CheckError`` if a process keeps the wrong live objects."""
     count = 0
     with tempfile.TemporaryDirectory() as scratch:
         world = await World.open(Path(scratch), {"o1": "p1", "o3": "p2"}, RECORDS, frozenset())
@@ -53,13 +53,13 @@ async def _run(world: World, mine: frozenset[str], theirs: frozenset[str]) -> No
     await _work(world, "p1", "o1", theirs, frozenset(RECORDS), acquires=False)
     records = observe(world).records
     if records != {record: 1 + (record in mine) + (record in theirs) for record in RECORDS}:
-        raise CheckError(f"p1 changed {sorted(mine)}, p2 {sorted(theirs)}, p1 all, and what came of it is {records}")
+        raise CheckError(f"p1 changed {sorted(mine)}, p2 {sorted(theirs)}, and p1 all; then the records are {records}")
 
 
 async def _work(
     world: World, process: str, operation: str, loads: frozenset[str], changes: frozenset[str], *, acquires: bool = True
 ) -> None:
-    """Let a process take the lease, change some records, and release the lease."""
+    """Let a process acquire the lease, change some records, and release the lease."""
     steps = [Step("Acquire", process=process), Step("Sync", process=process)] if acquires else []
     steps.append(Step("Begin", operation=operation, mode="transaction"))
     for record in sorted(loads):

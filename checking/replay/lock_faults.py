@@ -1,4 +1,4 @@
-"""The bugs of the lock, injected into the reference: each is a fault of ``tla/LeaseLock.tla``."""
+"""Inject the faults of ``tla/LeaseLock.tla`` into the reference."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from unwedged.store.sqlite import SqliteBackend
 
 
 def _failed_sync_keeps_lease(_: World) -> Sequence[Substitution]:
-    """After a failed sync the lease is kept."""
+    """After a failed sync, the process keeps the lease."""
 
     async def keep(self: LeaseLock, epoch: Epoch, why: str) -> None:
         self.lost(epoch, why)
@@ -28,12 +28,12 @@ def _failed_sync_keeps_lease(_: World) -> Sequence[Substitution]:
 
 
 def _waits_inside(_: World) -> Sequence[Substitution]:
-    """The lease is renewed for as long as an operation runs, whoever waits."""
+    """The lease is renewed as long as an operation runs, even if another process waits."""
     return [(guard_rules, "overdue", lambda guard, epoch: guard)]
 
 
 def _renew_ignores_loss(_: World) -> Sequence[Substitution]:
-    """A renewal finds the row free, takes it again, and goes on as if nothing had happened."""
+    """A renewal finds the row free, takes the lease again, and tells no operation."""
 
     async def renew_now(self: LeaseLock) -> None:
         if self.guard.stage is Stage.NONE:
@@ -71,12 +71,12 @@ def _holder_name_reuse(world: World) -> Sequence[Substitution]:
 
 
 def _reacquire_keeps_epoch(_: World) -> Sequence[Substitution]:
-    """An instance that takes its own lease again gets the epoch it had."""
+    """An instance that takes its own lease again gets the same epoch."""
     return [_keeps_the_epoch()]
 
 
 def _guard_outlives_release(_: World) -> Sequence[Substitution]:
-    """The row is released, and the guard stays."""
+    """The row is released, but the guard stays."""
 
     async def release_now(self: LeaseLock) -> None:
         await self._backend.release(self.guard.epoch)
@@ -87,17 +87,17 @@ def _guard_outlives_release(_: World) -> Sequence[Substitution]:
 
 
 def _clock_jump(_: World) -> Sequence[Substitution]:
-    """A lease is believed however long it claims to last."""
+    """A lease is believed even if it lasts longer than any lease can."""
     return [(sqlite, "LONGEST_LEASE_MS", Milliseconds(2**53))]
 
 
 def _renewal_starved(_: World) -> Sequence[Substitution]:
-    """A commit renews the lease as of when it was asked for, not of when it was done."""
+    """A commit renews the lease from the time of the call, not from the time of its last statement."""
     return [(statements, "lateness", lambda began_seconds, duration_ms: Milliseconds(0))]
 
 
 def _waiter_ignored(_: World) -> Sequence[Substitution]:
-    """The holder does not care that somebody waits."""
+    """The holder ignores that another process waits."""
     commit = SqliteBackend.commit
 
     async def keep(

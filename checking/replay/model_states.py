@@ -1,4 +1,4 @@
-"""What the states of the models say, in the terms of the replay."""
+"""Read the states of the models of the lock and the store, as the replay needs them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from checking.tlc.values import ModelValue, State, Value
 Function = Mapping[Value, Value]
 
 HOME = {"o1": "p1", "o2": "p1", "o3": "p2"}
-"""Which process each operation belongs to: ``TwoAndOne`` of the models' module MCCryptoStoreCache."""
+"""The process of each operation: ``TwoAndOne`` of the module MCCryptoStoreCache."""
 
 OPERATION_OF = {"p1": "o1", "p2": "o3"}
-"""The operation that a process of ``LeaseLock`` is busy with."""
+"""The only operation of each process of ``LeaseLock``."""
 
 
 class Constants(NamedTuple):
@@ -26,7 +26,7 @@ class Constants(NamedTuple):
 
 
 def constants_of(states: Sequence[State]) -> Constants:
-    """Read from the states of a model which constants it has."""
+    """Return the constants of a model, as its states show them."""
     if "history" not in states[0]:  # the lock alone: one operation for each process, and one record to write
         return Constants({operation: process for process, operation in OPERATION_OF.items()}, ("r1",), frozenset())
     home = {name_of(operation): HOME[name_of(operation)] for operation in function_of(states[0]["op"])}
@@ -41,14 +41,14 @@ def waiting_in(state: State) -> set[str]:
 
 
 def prompt_in(state: State) -> frozenset[str]:
-    """Return the processes that renew in time, in a state of ``LeaseLock``; other models do not say."""
+    """Return the processes that renew in time, in a state of ``LeaseLock``; none in other models."""
     if "prompt" not in state:
         return frozenset()
     return frozenset(name_of(p) for p, prompt in function_of(state["prompt"]).items() if prompt)
 
 
 def expected(state: State) -> Observation:
-    """Return what must be observed where the model is in ``state``."""
+    """Return what must be observed if the model is in ``state``."""
     lease = entry(state, "lease")
     history = cast("tuple[Function, ...]", state["history"])
     floor = cast("int", state["floor"])
@@ -101,12 +101,12 @@ def _heard(told: Value) -> tuple[tuple[int, bool], ...]:
 
 
 def function_of(value: Value) -> Function:
-    """Return a value that is a function."""
+    """Return a value, which must be a function."""
     return cast("Function", value)
 
 
 def entry(functions: object, argument: Value) -> Function:
-    """Return the function that another one has for an argument."""
+    """Return the value of a function for an argument. The value must be a function too."""
     return cast("Function", cast("Function", functions)[argument])
 
 
@@ -116,14 +116,14 @@ def stage_of(guard: Value) -> str:
 
 
 def changed_arguments(before: Value, after: Value) -> list[Value]:
-    """Return for which arguments a function changed."""
+    """Return the arguments for which a function changed."""
     was, now = function_of(before), function_of(after)
-    # Not "!=": between two of rpds's maps that is wrong as soon as one entry is the same.
+    # Not "!=": it is wrong for two of rpds's maps that have an equal entry.
     return [argument for argument in was if not was[argument] == now[argument]]  # noqa: SIM201
 
 
 def known_records(records: object) -> dict[str, int]:
-    """Return the values of the records that are not ``Missing``."""
+    """Return the records that are not ``Missing``, with their values."""
     return {name_of(record): value for record, value in cast("Function", records).items() if isinstance(value, int)}
 
 

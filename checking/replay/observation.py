@@ -1,4 +1,4 @@
-"""What is observed of the implementation, in the terms of the model: memory in the store objects, and the database."""
+"""Observe the implementation in the terms of the model: the memory of the store objects, and the database."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOBODY, DEPARTED = "Nobody", "Departed"
 
 @dataclass(frozen=True, slots=True)
 class ObservedOperation:
-    """An operation as it is: the fields are the model's."""
+    """The observed state of an operation. The fields are those of the model."""
 
     stage: str
     mode: str
@@ -34,7 +34,7 @@ IDLE = ObservedOperation("idle", "none", 0, 0, {}, None, saw_waiter=False)
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """Everything the model speaks of, as it is in the implementation. By process and by operation."""
+    """The observed value of each variable of the model, by process or by operation."""
 
     lease: tuple[int, str, bool, bool]
     """Epoch, holder, whether any time is left, whether somebody waits."""
@@ -42,7 +42,7 @@ class Observation:
     floor: int
     records: Mapping[str, int]
     log: Mapping[int, frozenset[str]]
-    """By version, the records that changed, as far as the change log reaches back."""
+    """The records that changed, by version, as far as the change log reaches back."""
     guards: Mapping[str, tuple[str, int]]
     caches: Mapping[str, tuple[int, Mapping[str, int]]]
     heard: Mapping[str, tuple[tuple[int, bool], ...]]
@@ -50,12 +50,12 @@ class Observation:
 
 
 def observe(world: World) -> Observation:
-    """Return everything that the model speaks of."""
+    """Observe the implementation. Raises ``CheckError`` if something that no model has is wrong."""
     row = world.database.state()
     for process in world.processes.values():
         for version, changed in (process.subscriber.changed if process.subscriber else {}).items():
             if changed != world.bases[version].keys():
-                raise CheckError(f"{process.name} was told that version {version} changed {sorted(changed)}")
+                raise CheckError(f"{process.name} received a change of {sorted(changed)} in version {version}")
     names = {process.instance: name for name, process in world.processes.items()}
     return Observation(
         lease=(
@@ -82,7 +82,7 @@ def observe(world: World) -> Observation:
 
 
 def live_objects(world: World, name: str) -> set[str]:
-    """Return of which records a process has live objects beside its cache."""
+    """Return the records of which a process has live objects beside its cache."""
     return {record.key.decode() for record in world.processes[name].store.lock.guarded.live}
 
 
@@ -90,7 +90,7 @@ def _cache(world: World, process: Process) -> tuple[int, dict[str, int]]:
     guarded = process.store.lock.guarded
     for name, live in guarded.live.items():
         if COUNTER.value.encode(live) != guarded.cache.records.get(name):  # type: ignore[arg-type]  # counters only
-            raise CheckError(f"{process.name}: a live object is not what the cache has: {name.key!r}")
+            raise CheckError(f"{process.name}: a live object differs from the cached value: {name.key!r}")
     live = {name.key.decode(): id(live) for name, live in guarded.live.items()}
     world.demand(
         live == {record: id(counter) for record, counter in process.live.items()},

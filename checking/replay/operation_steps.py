@@ -1,6 +1,6 @@
-"""What an operation does, from its beginning to its end: one function for each step of the model.
+"""Take the steps of an operation, from its beginning to its end: one function for each step of the model.
 
-Each returns whether the step was possible.
+Each function returns whether the step was possible. It raises ``CheckError`` if ``world`` is strict and it was not.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ async def begin(world: World, name: str, mode: str) -> bool:
     """Begin an operation."""
     process = world.process_of(name)
     if name in process.actors:
-        return world.refused("Begin", "it has begun already")
+        return world.refused("Begin", "the operation has begun already")
     actor = start(world, name, mode)
     try:
         await run_until(lambda: actor.awaits_command or actor.ended)
     except Stuck:
         assert actor.task is not None
         await cancel(process.gate, [actor.task, *process.store.lock._tasks])
-        return world.refused("Begin", "it has to wait")
+        return world.refused("Begin", "the operation has to wait")
     process.actors[name] = actor
     return True
 
 
 def start(world: World, name: str, mode: str) -> Actor:
-    """Make an operation, which enters its transaction or view when it may begin."""
+    """Start an operation. It enters its transaction or view as soon as it may."""
     store = world.process_of(name).store
     actor = Actor(mode, Version(world.database.state().version))
     actor.task = asyncio.create_task(actor.perform(store.transaction() if mode == "transaction" else store.view()))
@@ -41,7 +41,7 @@ def start(world: World, name: str, mode: str) -> Actor:
 
 
 async def load(world: World, name: str, record: str) -> bool:
-    """Read a record that is not in memory: it is read from the database, and its answer waits."""
+    """Read a record from the database that is not in memory. The answer waits at the gate."""
     actor = world.actor(name)
     if actor is None or not actor.awaits_command:
         return world.refused("Load", "the operation is not running")
@@ -59,7 +59,7 @@ async def load(world: World, name: str, record: str) -> bool:
 
 
 async def fill(world: World, name: str) -> bool:
-    """Deliver what was loaded."""
+    """Deliver the loaded record."""
     actor = world.actor(name)
     if actor is None or actor.call is None:
         return world.refused("Fill", "nothing was loaded")
@@ -69,7 +69,7 @@ async def fill(world: World, name: str) -> bool:
 
 
 async def list_records(world: World, name: str) -> bool:
-    """Ask which records there are."""
+    """List the records."""
     actor = world.actor(name)
     if actor is None or not actor.awaits_command:
         return world.refused("list", "the operation is not running")
@@ -84,7 +84,7 @@ async def list_records(world: World, name: str) -> bool:
 
 
 async def commit(world: World, name: str, updated: frozenset[str]) -> bool:
-    """Leave a transaction: its updates are in the database, and nobody knows yet."""
+    """Commit a transaction. Its updates are in the database, and the answer waits at the gate."""
     actor = world.actor(name)
     if actor is None or not actor.awaits_command:
         return world.refused("Commit", "the operation is not running")
@@ -105,7 +105,7 @@ async def commit(world: World, name: str, updated: frozenset[str]) -> bool:
 
 
 async def validate(world: World, name: str) -> bool:
-    """Leave an operation that changed nothing: its fence was passed, and nobody knows yet."""
+    """End an operation that changed nothing. It has passed the fence, and the answer waits at the gate."""
     actor = world.actor(name)
     if actor is None or not actor.awaits_command:
         return world.refused("Validate", "the operation is not running")
@@ -113,7 +113,7 @@ async def validate(world: World, name: str) -> bool:
 
 
 async def fail(world: World, name: str) -> bool:
-    """Let an operation's own code fail: the fence was passed, and nobody knows yet."""
+    """Let the code inside an operation fail. It has passed the fence, and the answer waits at the gate."""
     actor = world.actor(name)
     if actor is None or not actor.awaits_command:
         return world.refused("Fail", "the operation is not running")
@@ -133,10 +133,10 @@ async def _leave(world: World, name: str, actor: Actor, command: str) -> bool:
 
 
 async def finish(world: World, name: str) -> bool:
-    """Deliver the answer of an operation's last access; it ends."""
+    """Deliver the answer of an operation's last access. The operation ends."""
     actor = world.actor(name)
     if actor is None or actor.call is None or actor.task is None:
-        return world.refused("Finish", "the operation has not left the database")
+        return world.refused("Finish", "the operation's last access has not run")
     process = world.process_of(name)
     committed = isinstance(actor.call.answer, Committed)
     if committed and actor.operation and process.store.lock.stands(actor.operation._operation.epoch):
@@ -147,7 +147,7 @@ async def finish(world: World, name: str) -> bool:
 
 
 async def lose(world: World, name: str, way: str = "commit") -> bool:
-    """Let an operation find out, by one kind of access, that its lease is gone."""
+    """Let the fence stop an operation at one kind of access, because its lease is lost."""
     actor = world.actor(name)
     if actor is None or not actor.awaits_command:
         return world.refused("Lose", "the operation is not running")
@@ -167,7 +167,7 @@ async def lose(world: World, name: str, way: str = "commit") -> bool:
 
 
 async def outdated(world: World, name: str, record: str, way: str = "load") -> bool:
-    """Let a view ask for a record that changed since it began, or for all that there are."""
+    """Let a view load a record that changed since the view began, or list the records after a change."""
     actor = world.actor(name)
     moved = not await (list_records(world, name) if way == "list" else load(world, name, record))
     outcome = actor.outcome if actor is not None else None
@@ -176,10 +176,10 @@ async def outdated(world: World, name: str, record: str, way: str = "load") -> b
 
 
 async def abort(world: World, name: str, way: str = "cancelled") -> bool:
-    """Let an operation's caller vanish, after it changed what it read or while it waits; or its commit fail."""
+    """Cancel the caller of an operation that runs or waits, or let the operation's commit fail."""
     actor = world.actor(name)
     if actor is None or actor.task is None:
-        return world.refused("Abort", "the operation is not there")
+        return world.refused("Abort", "there is no such operation")
     if way == "busy":
         _take_objects(world, name, actor, actor.known())
         actor.command("finish", actor.known())
@@ -200,7 +200,7 @@ async def abort(world: World, name: str, way: str = "cancelled") -> bool:
 
 
 async def write_begins(world: World, name: str) -> bool:
-    """Let a transaction's commit get as far as its last statement; the database is locked meanwhile."""
+    """Run a transaction's commit up to its last statement. The database stays locked."""
     actor = world.actor(name)
     if actor is None or not actor.awaits_command:
         return world.refused("WriteBegins", "the operation is not running")
@@ -211,7 +211,7 @@ async def write_begins(world: World, name: str) -> bool:
     gate = world.process_of(name).gate
     actor.command("finish", {record})
     await run_until(lambda: gate.arrived)
-    actor.call = gate.arrived.pop()  # type: ignore[assignment]  # a transaction leaves by its commit
+    actor.call = gate.arrived.pop()  # type: ignore[assignment]  # the last call of a transaction is its commit
     world.writes_long = True
     actor.writing = asyncio.create_task(actor.call.run())  # type: ignore[union-attr]  # just set
     await world.at_last_statement.wait()
@@ -219,7 +219,7 @@ async def write_begins(world: World, name: str) -> bool:
 
 
 async def write_ends(world: World, name: str) -> bool:
-    """Let that commit go through, and its answer be delivered."""
+    """Finish such a commit, and deliver its answer."""
     actor = world.actor(name)
     if actor is None or actor.writing is None:
         return world.refused("WriteEnds", "the operation is not writing")
@@ -231,20 +231,20 @@ async def write_ends(world: World, name: str) -> bool:
 
 
 async def _reach_database(world: World, name: str, actor: Actor) -> bool:
-    """Let an operation come to its next call, and run that. False: it ended, or had no need to."""
+    """Run an operation's next call. Return ``False`` if the operation ended without one."""
     gate = world.process_of(name).gate
     await run_until(lambda: gate.arrived or actor.awaits_command or actor.ended)
     if not gate.arrived:
         if not actor.awaits_command:
             await _end(world, name, actor)
-        return world.refused("access", "the operation ended before it came to the database")
+        return world.refused("access", "the operation ended without an access to the database")
     actor.call = gate.arrived.pop()  # type: ignore[assignment]  # an operation makes no other calls
     await actor.call.run()  # type: ignore[union-attr]  # just set
     return True
 
 
 async def _deliver(actor: Actor) -> None:
-    """Deliver an answer, and let the operation go on until it waits or ends."""
+    """Deliver an answer, and let the operation continue until it waits or ends."""
     assert actor.call is not None
     actor.call.deliver()
     actor.call = None
@@ -259,7 +259,7 @@ async def _end(world: World, name: str, actor: Actor) -> None:
 
 
 def _take_objects(world: World, name: str, actor: Actor, records: Iterable[str]) -> None:
-    """Note that a transaction takes the live objects of these records out of the cache, if that is still its."""
+    """Note that a transaction takes the live objects of these records out of the cache, if its guard still has it."""
     process = world.process_of(name)
     if actor.mode != "transaction" or actor.operation is None:
         return

@@ -1,6 +1,6 @@
-"""What a process does with the lease, its cache and its subscribers: one function for each step of the model.
+"""Take the steps of a process with its lease, its cache and its subscribers: one function for each step of the model.
 
-Each returns whether the step was possible, if it might not be.
+A step that may be impossible returns whether it was possible, or raises ``CheckError`` if ``world`` is strict.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from unwedged.store.guarded_cache import RecordName
 
 
 async def acquire(world: World, name: str) -> bool:
-    """Ask for the lease. Where it is granted, the sync stands at the gate."""
+    """Ask for the lease. If it is granted, the sync waits at the gate."""
     process = world.processes[name]
     lock = process.store.lock
     if lock.guard.stage is not Stage.NONE:
@@ -32,19 +32,19 @@ async def acquire(world: World, name: str) -> bool:
 
 
 async def sync(world: World, name: str) -> bool:
-    """Let the sync run, and the guard exist."""
+    """Run the sync. Then the guard exists."""
     process = world.processes[name]
     if process.sync is None or process.acquiring is None:
-        return world.refused("Sync", "no sync stands at the gate")
+        return world.refused("Sync", "no sync waits at the gate")
     await process.sync.run()
     return await _end_sync(world, process)
 
 
 async def sync_fails(world: World, name: str, *, released: bool = False) -> bool:
-    """Let the sync fail, and unless the lease is to be ``released`` the write that would do so as well."""
+    """Let the sync fail. Unless the lease is to be ``released``, the write that would release it fails as well."""
     process = world.processes[name]
     if process.sync is None:
-        return world.refused("SyncFails", "no sync stands at the gate")
+        return world.refused("SyncFails", "no sync waits at the gate")
     process.sync.fail()
     process.sync.deliver()
     assert process.acquiring is not None
@@ -71,7 +71,7 @@ async def _end_sync(world: World, process: Process) -> bool:
 
 
 def _forget_changed_objects(world: World, process: Process, old: int) -> None:
-    """Note that the live objects of what changed since ``old`` are gone, and no others."""
+    """Note that the live objects of the records that changed since ``old`` are gone."""
     row = world.database.state()
     if row.floor > old:
         process.live.clear()
@@ -81,20 +81,20 @@ def _forget_changed_objects(world: World, process: Process, old: int) -> None:
 
 
 async def renew(world: World, name: str) -> bool:
-    """Renew the lease; where it is gone, the guard is found dead."""
+    """Renew the lease. If it is lost, the guard ends."""
     process = world.processes[name]
     await run_to_end(process.gate, process.store.lock.renew_now())
     return True
 
 
 async def lose_guard(world: World, name: str, way: str = "") -> bool:
-    """Let a renewal or a sync find out that the lease is gone. Where the renewal comes first, so does the sync."""
+    """Let the fence stop a renewal or a sync. If it stops the renewal first, it stops the sync too."""
     process = world.processes[name]
     if process.sync is None:
         return await renew(world, name)
     if way == "renewal":
         await renew(world, name)
-        world.demand(process.store.lock.guard.stage is Stage.NONE, "the renewal came through")
+        world.demand(process.store.lock.guard.stage is Stage.NONE, "the renewal succeeded")
     return not await sync(world, name)
 
 
@@ -106,21 +106,21 @@ async def release(world: World, name: str) -> bool:
 
 
 def stop_renewing(world: World, name: str) -> None:
-    """Let so much time go by that a process renews no more, if somebody waits and its operations don't end."""
+    """Advance the clock until a process stops renewing, because another one waits and its operations do not end."""
     lock = world.processes[name].store.lock
     world.clock.time_ms += lock.times.overdue_after_ms + 1
     lock.stop_renewing_if_overdue()
 
 
 def forget(world: World, name: str, record: str) -> None:
-    """Drop a record from a cache, and its live object."""
+    """Drop a record and its live object from a cache."""
     process = world.processes[name]
     process.store.lock.guarded.forget([RecordName(COUNTER.name, record.encode())])
     process.live.pop(record, None)
 
 
 async def listen(world: World, name: str) -> bool:
-    """Let a process without a guard look at the change log."""
+    """Let a process without a guard read the change log."""
     process = world.processes[name]
     await run_to_end(process.gate, process.store.listen_now())
     return True

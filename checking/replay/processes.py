@@ -1,4 +1,4 @@
-"""The processes of a model: each is a store object with a backend of its own on the shared file."""
+"""Run the processes of a model: each is a store object with a backend of its own on the shared file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from unwedged.store.streams import Streams
 
 
 class ExposedStore(CryptoStore):
-    """A store object whose parts the replay can reach."""
+    """A store object whose internal parts the replay can use."""
 
     @property
     def lock(self) -> LeaseLock:
@@ -32,17 +32,17 @@ class ExposedStore(CryptoStore):
         return self._streams
 
     async def listen_now(self) -> None:
-        """Look at the change log, as a task of the store does from time to time."""
+        """Read the change log, as a background task of the store does."""
         await self._publish_foreign_commits()
 
     async def truncate_now(self, floor: Version) -> None:
-        """Cut the change log, as a task of the store does from time to time."""
+        """Truncate the change log, as a background task of the store does."""
         await self._truncate(floor)
 
 
 @dataclass(slots=True, eq=False)
 class Process:
-    """A process of the model, in its present instance."""
+    """A process of the model, in its current instance."""
 
     name: str
     instance: InstanceId
@@ -51,14 +51,14 @@ class Process:
     subscriber: RecordingSubscriber | None = None
     acquiring: asyncio.Task[bool] | None = None
     sync: PendingCall[ChangeLog[RowName]] | None = None
-    """Its sync, at the gate."""
+    """Its sync that waits at the gate."""
     actors: dict[str, Actor] = field(default_factory=dict)
     """Its operations, by name."""
     live: dict[str, Counter] = field(default_factory=dict)
-    """The live objects that must be beside its cache, by record. The models do not speak of them."""
+    """The live objects that its cache must have, by record. The models have no live objects."""
 
     async def kill(self) -> None:
-        """End all that it does; nobody gets an answer."""
+        """End all of its tasks. No caller gets an answer."""
         tasks: list[asyncio.Task[None] | asyncio.Task[bool]] = [
             actor.task for actor in self.actors.values() if actor.task is not None
         ]

@@ -1,4 +1,4 @@
-"""Takes a step of the model in the implementation."""
+"""Take a step of the model in the implementation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from checking.replay.world import World
 
 
 async def take(world: World, step: Step) -> bool:
-    """Let the implementation take a step. Returns whether it could."""
+    """Let the implementation take a step. Return whether it could. Raises ``CheckError`` if ``world`` is strict."""
     match step.action:
         case "Acquire":
             return await process_steps.acquire(world, step.process)
@@ -54,7 +54,7 @@ async def take(world: World, step: Step) -> bool:
         case "Outdated":
             return await operation_steps.outdated(world, step.operation, min(step.records), step.way or "load")
         case "Call":
-            return True  # it is a step of its caller's, which waits from here on
+            return True  # only the caller takes this step: it waits from now on
         case "JumpBack":
             world.jump_back()
         case "LoseAll":

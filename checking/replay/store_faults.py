@@ -1,4 +1,4 @@
-"""The bugs of the store, injected into the reference: each is a fault of ``tla/CryptoStoreCache.tla``."""
+"""Inject the faults of ``tla/CryptoStoreCache.tla`` into the reference."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LAST_VERSION = Version(2**31)
 
 
 def _stale_account_overwrite(_: World) -> Sequence[Substitution]:
-    """An object is kept outside of the cache, where no invalidation finds it."""
+    """An object is kept outside of the cache, so no invalidation drops it."""
     kept: dict[tuple[int, RecordName], bytes | None] = {}
     is_at_hand, load = Operation._is_at_hand, Operation._load
 
@@ -53,7 +53,7 @@ def _stale_account_overwrite(_: World) -> Sequence[Substitution]:
 
 
 def _session_cache_survives(world: World) -> Sequence[Substitution]:
-    """A second cache, of one kind of record, is not told of the invalidation."""
+    """A second cache, of one kind of record, is not invalidated."""
     sync = cache_rules.sync
     survivor = RecordName(COUNTER.name, world.records[0].encode())
 
@@ -67,7 +67,7 @@ def _session_cache_survives(world: World) -> Sequence[Substitution]:
 
 
 def _generation_in_machine(_: World) -> Sequence[Substitution]:
-    """The version is thrown away with what was invalidated, so that each sync finds everything changed."""
+    """An invalidation also drops the version, so each sync finds that everything has changed."""
 
     def start_over(cache: Cache[RecordName, bytes], log: ChangeLog[RecordName]) -> Cache[RecordName, bytes]:
         return cache_rules.empty(log.version)
@@ -76,7 +76,7 @@ def _generation_in_machine(_: World) -> Sequence[Substitution]:
 
 
 def _two_live_copies(_: World) -> Sequence[Substitution]:
-    """Two transactions of one guard know nothing of each other."""
+    """Two transactions of one guard run at the same time, each with its own copy."""
     return [
         (LeaseLock, "begin_transaction", LeaseLock.begin_view),
         (LeaseLock, "end_transaction", LeaseLock.end_view),
@@ -85,7 +85,7 @@ def _two_live_copies(_: World) -> Sequence[Substitution]:
 
 
 def _first_acquire_is_clean(world: World) -> Sequence[Substitution]:
-    """Caches are filled before the lock is first taken, and its first acquisition calls them clean."""
+    """Caches are filled before the first acquisition, which does not invalidate them."""
     sync = cache_rules.sync
 
     def loaded_early(opened: World) -> None:
@@ -113,12 +113,12 @@ def _usable_before_the_reload(note: Callable[[Cache[RecordName, bytes]], Cache[R
 
 
 def _dirty_hidden_from_reentrant(_: World) -> Sequence[Substitution]:
-    """While one task reloads, the next is told that all is well."""
+    """While one task reloads the cache, the next task already uses it."""
     return [_usable_before_the_reload(lambda cache: cache)]
 
 
 def _reload_race(world: World) -> Sequence[Substitution]:
-    """The new version is noted before the reload, and the next task compares equal."""
+    """The new version is noted before the reload, so the next task finds the version up to date."""
     return [_usable_before_the_reload(lambda cache: replace(cache, version=Version(world.database.state().version)))]
 
 
@@ -137,7 +137,7 @@ def _reload_failure_swallowed(world: World) -> Sequence[Substitution]:
 
 
 def _unfenced_commit(world: World) -> Substitution:
-    """Let a commit not ask who holds the lease, nor renew it."""
+    """Return a commit that does not check the fence and does not renew the lease."""
     fenced = SqliteBackend.commit
 
     async def commit(
@@ -156,12 +156,12 @@ def _unfenced_commit(world: World) -> Substitution:
 
 
 def _unfenced_sql(name: str) -> Substitution:
-    """Let a statement not ask who holds the lease."""
+    """Return a statement without its fence."""
     return (statements, name, getattr(statements, name).replace(statements.FENCE, "TRUE"))
 
 
 def _lease_lapses_unfenced(world: World) -> Sequence[Substitution]:
-    """A commit does not ask whether the lease is still held."""
+    """A commit does not check whether the lease is still held."""
     return [_unfenced_commit(world)]
 
 
@@ -176,7 +176,7 @@ def _save_without_lock(world: World) -> Sequence[Substitution]:
         )
 
     def end(self: LeaseLock, guarded: GuardedCache) -> None:
-        """Nobody counted it in."""
+        """Do nothing: the operation was not counted."""
 
     return [
         (LeaseLock, "begin_transaction", begin),
@@ -187,7 +187,7 @@ def _save_without_lock(world: World) -> Sequence[Substitution]:
 
 
 def _late_version(world: World) -> Sequence[Substitution]:
-    """After a commit the version is read from the database, where another process may have been."""
+    """After a commit, the version is read from the database, where another process may have committed since."""
 
     def install(
         self: GuardedCache,
@@ -205,7 +205,7 @@ def _late_version(world: World) -> Sequence[Substitution]:
 
 
 def _unfenced_load(_: World) -> Sequence[Substitution]:
-    """A cache miss is filled from whatever the database has by now."""
+    """A cache miss is filled with the current value in the database, of whichever version."""
     fenced = SqliteBackend.load
 
     async def load(self: SqliteBackend, epoch: Epoch, row: RowName, since: Version) -> Loaded:
@@ -215,7 +215,7 @@ def _unfenced_load(_: World) -> Sequence[Substitution]:
 
 
 def _cache_before_commit(_: World) -> Sequence[Substitution]:
-    """The cache has the new values before the commit, and keeps them when there is none."""
+    """The cache gets the new values before the commit, and keeps them if the commit fails."""
     end = TransactionOperation.end
 
     def keep(self: TransactionOperation) -> None:
@@ -231,7 +231,7 @@ def _cache_before_commit(_: World) -> Sequence[Substitution]:
 
 
 def _partial_list(_: World) -> Sequence[Substitution]:
-    """What is added to a list that was never loaded becomes all that the cache has of it."""
+    """A record that is added to a list that was never loaded becomes the whole cached list."""
     install = GuardedCache.install
 
     def only_the_new(
@@ -249,7 +249,7 @@ def _partial_list(_: World) -> Sequence[Substitution]:
 
 
 def _live_reference_survives(_: World) -> Sequence[Substitution]:
-    """An object that outlived an invalidation is saved under whatever guard there is now."""
+    """An object from before an invalidation is saved under the guard that the process has now."""
     persist = TransactionOperation._persist
 
     async def under_the_present_guard(self: TransactionOperation, batch: Batch) -> Committed:
@@ -260,7 +260,7 @@ def _live_reference_survives(_: World) -> Sequence[Substitution]:
 
 
 def _cancelled_commit(_: World) -> Sequence[Substitution]:
-    """A cancelled caller tears its commit down, which takes effect all the same."""
+    """A cancelled caller counts its commit as failed, but the commit takes effect."""
 
     async def commit(self: TransactionOperation) -> None:
         self.ended = True
@@ -275,7 +275,7 @@ def _cancelled_commit(_: World) -> Sequence[Substitution]:
 
 
 def _streams_lost(world: World) -> Sequence[Substitution]:
-    """Subscribers hang on what an invalidation throws away."""
+    """Subscribers are attached to an object that an invalidation drops."""
     successor = GuardedCache.successor
     cut: set[str] = set()
 
@@ -294,7 +294,7 @@ def _streams_lost(world: World) -> Sequence[Substitution]:
 
 
 def _foreign_writes_unseen(_: World) -> Sequence[Substitution]:
-    """Nobody tells a process's subscribers what other processes wrote."""
+    """A process's subscribers do not get the changes of other processes."""
     sync_cache = LeaseLock.sync_cache
 
     async def unpublished(self: LeaseLock, epoch: Epoch) -> None:
@@ -308,12 +308,12 @@ def _foreign_writes_unseen(_: World) -> Sequence[Substitution]:
 
 
 def _unvalidated_view(_: World) -> Sequence[Substitution]:
-    """A view answers without asking whether its epoch still stands."""
+    """A view answers without checking that its epoch still holds the lease."""
     return [_unfenced_sql("CHECK")]
 
 
 def _stale_failure_believed(_: World) -> Sequence[Substitution]:
-    """An operation fails, and its caller is told without asking whether its epoch still stands."""
+    """A failed operation is answered without checking that its epoch still holds the lease."""
     confirm, check = Operation.confirm, SqliteBackend.check
     failed: set[Epoch] = set()
 
@@ -328,17 +328,17 @@ def _stale_failure_believed(_: World) -> Sequence[Substitution]:
 
 
 def _floor_ignored_at_sync(_: World) -> Sequence[Substitution]:
-    """A cache is synced with what is left of the log, as if nothing had been cut."""
+    """A cache is synced with a truncated change log as if it were complete."""
     return [(cache_rules, "reaches", lambda floor, since: True)]
 
 
 def _floor_ignored_at_load(_: World) -> Sequence[Substitution]:
-    """A record is loaded unless the log says that it changed, as if nothing had been cut."""
+    """A record is loaded unless the truncated change log names it, as if the log were complete."""
     return [(statements, "LOAD", statements.LOAD.replace("floor > :since OR ", ""))]
 
 
 def _floor_ignored_in_stream(_: World) -> Sequence[Substitution]:
-    """A subscriber is told what is left of the log, as if nothing had been cut."""
+    """A subscriber gets the rest of a truncated change log as if it were complete."""
     return [(stream_rules, "reaches", lambda floor, since: True)]
 
 

@@ -1,7 +1,7 @@
-"""Which step a transition of a model is, and in which ways the implementation can take it.
+"""Find out which step a transition of a model is, and in which ways the implementation can take it.
 
-TLC's labels name the action, and the two states tell its parameters. A newer TLC writes the parameters into its labels
-as well: then those count, and they must be among what the states allow.
+TLC's label names the action, and its parameters follow from the two states. A newer TLC also writes the parameters into
+the label. Then these are used, and they must be possible by the states.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from checking.tlc.values import Label, ModelValue, State, Value
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An action with its parameters, as far as it has any."""
+    """An action with the parameters that it has."""
 
     action: str
     process: str = ""
@@ -40,11 +40,11 @@ class Step:
     released: bool = False
     """Whether a sync that fails releases the lease."""
     way: str = ""
-    """How the implementation takes it, where it can do so in several ways."""
+    """How the implementation takes the step, if it can do so in several ways."""
 
     @property
     def parameters(self) -> tuple[Value, ...]:
-        """As TLC has them."""
+        """The parameters as TLC values."""
         names = [ModelValue(name) for name in (self.process, self.operation) if name]
         records = frozenset(map(ModelValue, self.records))
         if self.action == "Commit":
@@ -62,29 +62,35 @@ _ENVIRONMENT_ACTIONS = {"Expire", "Truncate"}
 
 
 def step_between(label: Label, before: State, after: State) -> Step:
-    """Tell which step of ``CryptoStoreCache`` leads from one state to the other. Where several do, choose one."""
+    """Return the step of ``CryptoStoreCache`` between two states; one of them if there are several.
+
+    Raises ``CheckError`` if no step fits.
+    """
     return chosen(label, _steps_between(label.action, before, after))
 
 
 class Parametrised(Protocol):
-    """What a transition may be."""
+    """A candidate for the step of a transition."""
 
     @property
     def parameters(self) -> tuple[Value, ...]:
-        """Those of its action, as TLC has them."""
+        """The parameters of its action as TLC values."""
 
 
 Candidate = TypeVar("Candidate", bound=Parametrised)
 
 
 def chosen(label: Label, possible: Sequence[Candidate]) -> Candidate:
-    """Return the step that the label's parameters name, or the first that is possible where it has none."""
+    """Return the candidate with the label's parameters, or the first one if the label has none.
+
+    Raises ``CheckError`` if no candidate has them.
+    """
     if not label.parameters:
         return possible[0]
     for step in possible:
         if step.parameters == label.parameters:
             return step
-    raise CheckError(f"TLC calls a step {label}, and by its states it is {' or '.join(map(str, possible))}")
+    raise CheckError(f"TLC labels a step {label}, but by its states it is {' or '.join(map(str, possible))}")
 
 
 def _steps_between(action: str, before: State, after: State) -> list[Step]:
@@ -119,7 +125,7 @@ def _released(before: State, after: State) -> bool:
 
 
 def ways(step: Step, before: State) -> tuple[str, ...]:
-    """Return in which ways the implementation can take a step that is one to the model: each is to be taken."""
+    """Return the ways in which the implementation can take one step of the model. The replay takes each of them."""
     if step.action == "LoseGuard":
         guard = entry(before["guard"], ModelValue(step.process))
         return ("sync", "renewal") if guard["stage"] == "syncing" else ("renewal",)
@@ -147,11 +153,11 @@ WAYS = frozenset(
         *("Abort by cancelled", "Abort by busy"),
     }
 )
-"""All ways that there are to take one step."""
+"""All ways of steps that can be taken in several ways."""
 
 
 def _processes(action: str, before: State, after: State) -> list[str]:
-    """Return the processes whose step it may be."""
+    """Return the processes that may have taken the step. Raises ``CheckError`` for an unknown action."""
     if action == "Want":
         row = cast("Function", before["lease"])
         return sorted(
@@ -170,11 +176,11 @@ def _processes(action: str, before: State, after: State) -> list[str]:
         epoch = entry(before, "lease")["epoch"]
         guards = function_of(before["guard"])
         return [name_of(p) for p in guards if entry(guards, p)["epoch"] == epoch and stage_of(guards[p]) != "none"]
-    raise CheckError(f"whose step {action} is can't be told from its states")
+    raise CheckError(f"the states of a step {action} do not show which process takes it")
 
 
 def _outdated(before: State, operation: Function) -> list[str]:
-    """Return the records that can no longer be loaded: those that changed, or all where the log was cut."""
+    """Return the records that can no longer be loaded: those that changed, or all if the log was truncated."""
     at = cast("int", operation["at"])
     commits = cast("tuple[Function, ...]", before["commits"])
     later = names_of(function_of(operation["known"]))
@@ -184,7 +190,7 @@ def _outdated(before: State, operation: Function) -> list[str]:
 
 
 def lock_step_between(label: Label, before: State, after: State) -> Step:
-    """Tell which step of ``LeaseLock`` leads from one state to the other, and what it is to a store."""
+    """Return the step of ``LeaseLock`` between two states, as a step of a store."""
     step = chosen(label, _lock_steps_between(label.action, before, after))
     if label.action == "ClockJump":
         back = cast("int", entry(after, "lease")["left"]) > 0
@@ -209,4 +215,4 @@ def _lock_steps_between(action: str, before: State, after: State) -> list[Step]:
 
 
 STORE_ACTIONS = {"End": "Abort", "Lose": "LoseAll"}
-"""What actions of ``LeaseLock`` are to a store, where that has another name."""
+"""The names in ``CryptoStoreCache`` of the actions of ``LeaseLock`` that have other names there."""

@@ -1,6 +1,6 @@
-"""What must change nothing: steps that the model does not allow, and steps that only read.
+"""Try steps that must change nothing: steps that the model forbids, and steps that only read.
 
-They are tried in the states that a replay comes to.
+They are tried in the states that a replay reaches.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from checking.tlc.values import ModelValue, State, Value
 
 
 class Trial(NamedTuple):
-    """What must change nothing: a step that the model does not allow, or one that only reads."""
+    """A step that must change nothing: the model forbids it, or it only reads."""
 
     what: str
     subject: str
@@ -40,7 +40,10 @@ TRIALS = frozenset(
 
 
 def trials(state: State) -> list[tuple[Trial, Value]]:
-    """Return what is to be tried in a state, each with what it may depend on: it is tried once for each of those."""
+    """Return the trials of a state, each with the part of the state that it depends on.
+
+    It is tried once for each part.
+    """
     lease = entry(state, "lease")
     found: list[tuple[Trial, Value]] = []
     for p, guard in function_of(state["guard"]).items():
@@ -72,7 +75,7 @@ def trials(state: State) -> list[tuple[Trial, Value]]:
 
 
 def _must_wait(stage: str, working: Sequence[Function]) -> list[tuple[str, str]]:
-    """Return the modes of operation that may not begin, and why."""
+    """Return the modes of operation that may not begin, and the name of each trial."""
     if stage in ("syncing", "draining"):
         return [(mode, f"begin while {stage}") for mode in ("transaction", "view")]
     if stage != "held":
@@ -89,14 +92,14 @@ def _takeable(lease: Function, process: Value) -> bool:
 
 
 def _may_list(state: State, op: Function) -> bool:
-    """Say whether a listing would pass the fence, and be of the operation's snapshot."""
+    """Return whether a listing would pass the fence and show the operation's snapshot."""
     lease = entry(state, "lease")
     passes = lease["holder"] != ModelValue("Nobody") and lease["epoch"] == op["under"]
     return passes and op["at"] == len(cast("tuple[Value, ...]", state["commits"]))
 
 
 async def attempt(world: World, trial: Trial) -> None:
-    """Try what must change nothing; raise ``CheckError`` if it is allowed after all."""
+    """Try a step that must change nothing. Raises ``CheckError`` if the implementation allows it."""
     match trial.what:
         case "acquire what is not free":
             await _try_acquire(world, trial.subject)
@@ -109,25 +112,25 @@ async def attempt(world: World, trial: Trial) -> None:
 
 
 async def _try_begin(world: World, name: str, mode: str) -> None:
-    """Try to begin an operation that must wait, and withdraw it."""
+    """Try to begin an operation that must wait, and cancel it."""
     process = world.process_of(name)
     lock = process.store.lock
     others = set(lock._tasks)
     actor = operation_steps.start(world, name, mode)
     assert actor.task is not None
     if not await is_blocked(lambda: actor.awaits_command or actor.ended):
-        raise CheckError(f"the model lets {name} not begin here as a {mode}, and the implementation does")
+        raise CheckError(f"the model does not let {name} begin here as a {mode}, but the implementation does")
     await cancel(process.gate, [actor.task, *(lock._tasks - others)])
 
 
 async def _try_acquire(world: World, name: str) -> None:
-    """Ask for a lease that is not to be had."""
+    """Ask for a lease that can't be acquired."""
     if await process_steps.acquire(world, name):
-        raise CheckError(f"the model lets {name} not take the lease here, and the implementation does")
+        raise CheckError(f"the model does not let {name} take the lease here, but the implementation does")
 
 
 async def _try_list(world: World, name: str, records: frozenset[str]) -> None:
-    """Ask which records there are: in the operation's snapshot, all of them."""
+    """List the records: the answer must be all records of the operation's snapshot."""
     actor = world.actor(name)
     if not await operation_steps.list_records(world, name) or actor is None or set(actor.listed or ()) != records:
-        raise CheckError(f"{name} asks which records there are: {sorted(records)}, and is told something else")
+        raise CheckError(f"{name} lists the records, and the answer is not {sorted(records)}")

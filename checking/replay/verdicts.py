@@ -1,4 +1,4 @@
-"""What is concluded from the replay of a counterexample, once with the fault in the reference and once without."""
+"""Judge the replay of a counterexample, once with the fault in the implementation and once without."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from checking.tlc.run import Result
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What came of replaying one counterexample once."""
+    """The result of replaying one counterexample once."""
 
     violated: str | None
-    """The first property that was found violated."""
+    """The first property that was violated."""
     detail: str
     refused: int
     """How many of its steps were not possible."""
@@ -25,9 +25,9 @@ class Finding:
 def verdict(
     slug: str, named: str, result: Result, *, broken: Callable[[], Finding], sound: Callable[[], Finding]
 ) -> str:
-    """Return the property that failed with the fault.
+    """Return the property that was violated with the fault.
 
-    Raises ``CheckError`` unless exactly the named property fails with the fault, and none does without it.
+    Raises ``CheckError`` if no property is violated with the fault, or if one is violated without it.
     """
     if not result.trace:
         raise CheckError(f"{slug}: there is no counterexample to replay")
@@ -36,13 +36,13 @@ def verdict(
     if found.violated is None:
         raise CheckError(f"{slug}: with the fault injected, {named} holds along the whole counterexample")
     if without.violated is not None:
-        raise CheckError(f"{slug}: without the fault, {without.violated} is violated all the same: {without.detail}")
+        raise CheckError(f"{slug}: without the fault, {without.violated} is violated too: {without.detail}")
     return found.violated
 
 
 @contextmanager
 def _logging_disabled() -> Iterator[None]:
-    """Keep to itself what the reference logs of failures that a replay injects."""
+    """Suppress the log of failures that a replay injects."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,4 +1,4 @@
-"""Processes that share the work of a replay, one for each core, and count the steps that they take."""
+"""Run the work of a replay in one process for each core, and count the steps that they take."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _taken: Synchronized[int]
 
 
 class Workers:
-    """A pool of processes. What they are given must be picklable, and so must what they return."""
+    """A pool of processes. Arguments and results must be picklable."""
 
     def __init__(self) -> None:
         self.count = os.cpu_count() or 1
@@ -36,11 +36,11 @@ class Workers:
         self._pool.terminate()
 
     def start(self, work: Callable[[*Arguments], Result], *arguments: *Arguments) -> AsyncResult[Result]:
-        """Have something done, as soon as a process is free."""
+        """Start some work as soon as a process is free."""
         return self._pool.apply_async(work, arguments)
 
     def wait(self, results: Sequence[AsyncResult[Result]], on_steps: Callable[[int], None]) -> list[Result]:
-        """Wait for what was started, and return what came of it. ``on_steps`` is told how many steps were taken."""
+        """Wait for the results of ``start``, and return them. ``on_steps`` gets the number of steps taken so far."""
         for result in results:
             while not result.ready():
                 result.wait(0.5)
@@ -51,11 +51,11 @@ class Workers:
 def _begin(taken: Synchronized[int]) -> None:
     global _taken
     _taken = taken
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends the pool
-    logging.disable(logging.CRITICAL)  # what is said of failures that the replay injects
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent process, which ends the pool
+    logging.disable(logging.CRITICAL)  # the log would only have failures that the replay injects
 
 
 def count_steps(steps: int) -> None:
-    """Count steps that this process has taken; for what a worker does."""
+    """Count steps that this worker process has taken."""
     with _taken.get_lock():
         _taken.value += steps

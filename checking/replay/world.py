@@ -1,8 +1,8 @@
-"""A model's processes for real: store objects on one SQLite file, which take one step of the protocol at a time.
+"""Hold the processes of a model: real store objects on one SQLite file, which take one step of the protocol at a time.
 
-Nothing here stands in for the store: each process of the model is a ``CryptoStore``, each operation a task that uses
-it. Every call to a backend stops at a gate, so that the steps of the model can be taken one by one, in any order
-(``checking.replay.steps``), and what was reached can be observed between them (``checking.replay.observation``).
+The stores are real: each process of the model is a ``CryptoStore``, and each operation is a task that uses it. Every
+call to a backend stops at a gate. So ``checking.replay.steps`` can take the steps of the model one by one, in any
+order, and ``checking.replay.observation`` can observe the state between them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from unwedged.trace import Tracer
 
 
 class World:
-    """All processes of a model on one file. ``home`` says which process an operation belongs to."""
+    """All processes of a model on one file. ``home`` has the process of each operation."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class World:
         records: Sequence[str],
         subscribers: frozenset[str],
     ) -> None:
-        """For ``open``."""
+        """Use ``open`` instead."""
         self.clock = ManualClock()
         self.home = home
         self.records = tuple(records)
@@ -47,13 +47,13 @@ class World:
         self.database = database
         self.processes: dict[str, Process] = {}
         self.bases: dict[int, dict[str, int]] = {}
-        """By version, what each update of that commit was computed from."""
+        """The values that the updates of each version were computed from."""
         self.history: list[dict[str, int]] = []
         """The store's records at each version."""
         self.strict = True
-        """Whether every step must be possible; otherwise one that is refused is passed over."""
+        """Whether every step must be possible. If not, a refused step is skipped."""
         self.same_instance = False
-        """Whether all processes present one and the same instance (for a fault)."""
+        """Whether all processes use the same instance number (for a fault)."""
         self.on_reset: Callable[[World], None] = lambda world: None
         self.writes_long = False
         """Whether the next commit stops before its last statement, for ``write_begins``."""
@@ -62,15 +62,15 @@ class World:
         self._backends = backends
         self._sealer = sealer
         self.instances = 0
-        """How many there have been."""
+        """How many instances there have been."""
         self.tracer: Tracer | None = None
-        """Where processes that start from now on write what they do."""
+        """The tracer of processes that start from now on."""
 
     @classmethod
     async def open(
         cls, folder: Path, home: Mapping[str, str], records: Sequence[str], subscribers: frozenset[str]
     ) -> World:
-        """Make a store file in ``folder`` and the processes on it."""
+        """Create a store file in ``folder``, and start the processes on it."""
         asyncio.get_running_loop().set_default_executor(InlineExecutor())
         path = folder / "replay.store"
         names = sorted(set(home.values()))
@@ -81,7 +81,7 @@ class World:
         return world
 
     async def close(self) -> None:
-        """End all processes and let go of the file."""
+        """End all processes, and close the file."""
         for process in self.processes.values():
             await process.kill()
         for backend in self._backends.values():
@@ -89,7 +89,7 @@ class World:
         self.database.close()
 
     async def reset(self) -> None:
-        """Begin anew: an empty store, and processes that have done nothing."""
+        """Restore the initial state: an empty store, and new processes."""
         for process in self.processes.values():
             await process.kill()
         self.database.empty()
@@ -108,7 +108,7 @@ class World:
             self.instances += 1
         gate = GatedBackend(self._backends[name])
         instance = InstanceId(self.instances + 1)
-        store = ExposedStore._assemble(  # noqa: SLF001 (this is a harness, for which it is meant)
+        store = ExposedStore._assemble(  # noqa: SLF001 (a test harness)
             gate,
             self._sealer,
             (COUNTER,),
@@ -120,22 +120,22 @@ class World:
             randomness=UnusedRandomness(),
             tracer=self.tracer,
         )
-        # In the model, releasing the lease is a step of its own; here it is one the replay takes.
+        # The model releases the lease in a step of its own. So only the replay may release it.
         store.lock.begin_release = lambda: None  # type: ignore[method-assign]
         self.processes[name] = Process(name, instance, gate, store)
 
-    # What no process does
+    # Steps of no process
 
     def jump_back(self) -> None:
-        """Let the wall clock jump back, by more than any lease lasts."""
+        """Move the wall clock back by more than the duration of any lease."""
         self.clock.time_ms -= 10 * LONGEST_LEASE_MS
 
     def expire_lease(self) -> None:
-        """Let the lease's time run out."""
+        """Move the clock to the end of the lease."""
         self.clock.time_ms = max(self.clock.time_ms, self.database.state().expires)
 
     async def truncate(self) -> None:
-        """Cut the change log."""
+        """Truncate the change log."""
         await next(iter(self._backends.values())).truncate(Version(self.database.state().version))
 
     async def crash(self, name: str) -> None:
@@ -143,7 +143,7 @@ class World:
         await self.processes[name].kill()
         self._start(name)
 
-    # What the steps need
+    # For the steps
 
     def process_of(self, operation: str) -> Process:
         """Return the process that an operation belongs to."""
@@ -154,17 +154,17 @@ class World:
         return self.process_of(operation).actors.get(operation)
 
     def note_commit(self, version: int, base: Mapping[str, int]) -> None:
-        """Note that a commit made ``version``, and what its updates were computed from."""
+        """Note that a commit made ``version``, and the values that its updates were computed from."""
         self.bases[version] = dict(base)
         self.history.append(self.database.records())
 
     def demand(self, so: bool, otherwise: str) -> None:
-        """Raise ``CheckError`` if something is not so, unless the implementation may be broken."""
+        """Raise ``CheckError`` with the message ``otherwise`` if ``so`` is false and every step must be possible."""
         if self.strict and not so:
             raise CheckError(otherwise)
 
     def refused(self, step: str, why: str) -> bool:
-        """Note that a step is not possible. Returns that it was not."""
+        """Return ``False`` for a step that is not possible. Raises ``CheckError`` if every step must be possible."""
         if self.strict:
-            raise CheckError(f"the model takes the step {step}, the implementation can't: {why}")
+            raise CheckError(f"the model takes the step {step}, but the implementation can't: {why}")
         return False

@@ -1,9 +1,9 @@
-"""Each action of `tla/CryptoStoreCache.tla`, with all that is said of lease, guard, cache and news left to `protocol`.
+"""Take each action of `tla/CryptoStoreCache.tla` by calls of `protocol`, and compare with TLC's transitions.
 
-From a state that TLC has reached, an action here leads where the code's functions say, or nowhere if they refuse, and
-TLC's graph must have just these transitions. What is left besides the calls is how far each operation is, in the same
-words as in the specification. The store's own parts of an action (reading, writing, the change log) are the SQL's, and
-other proofs'.
+The functions of `protocol` decide everything about lease, guard, cache and subscribers, from each state that TLC
+reaches. TLC's graph must have exactly these transitions. Besides the calls, an action here only changes the stages of
+operations, as in the specification. Reads, writes and the change log of the store are not compared here; the part `sql`
+has them.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from unwedged.protocol.stream import Lagged
 MODELS = ("Agreement", "AgreementOnHandover", "InstanceOfChoices")
 
 NOW = Milliseconds(-(2**40))
-"""Every clock, all the time: the functions' tables have other times."""
+"""The time of every clock. The tables of functions are compared at other times too."""
 
 Records: TypeAlias = "HashTrieMap[Name, int]"
 Heard: TypeAlias = "tuple[tuple[Version, bool], ...]"
-"""Up to which version a subscriber was told everything, and whether only that it lagged."""
+"""The versions that a subscriber has received, and whether each was a lag."""
 
 Translated = TypeVar("Translated")
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """How far an operation is. The fields are the specification's."""
+    """The state of an operation. The fields are those of the specification."""
 
     stage: str
     mode: str
@@ -82,17 +82,17 @@ class State:
         return Version(len(self.commits))
 
     def log(self, since: Version) -> ChangeLog[Name]:
-        """What the store answers when it is asked for the changes after a version."""
+        """Return the store's answer to a read of the changes after a version."""
         return of.change_log(self.commits, self.floor, since)
 
     def changed(self, record: Name, since: Version) -> bool:
-        """Whether the change log names a record after a version."""
+        """Return whether the change log names a record after a version."""
         return any(record in commit for commit in self.commits[since:])
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """The constants of a model. Which operations there are is read off its states."""
+    """The constants of a model. The operations are those of its states."""
 
     processes: frozenset[Name]
     records: frozenset[Name]
@@ -103,21 +103,21 @@ class Instance:
     max_epoch: int
     max_version: int
     left_out: frozenset[str]
-    """The definitions that the model replaces by ones that leave no choice."""
+    """The definitions that the model replaces by others without a choice."""
 
     def notable(self, saw_waiter: bool) -> set[bool]:
-        """Whether it may be heeded that somebody waits: not yet, or at once."""
+        """Return whether a process may react later or at once to a waiting process."""
         return {saw_waiter} if "Notable" in self.left_out else {False, saw_waiter}
 
     def working(self, s: State, p: Name, epoch: Epoch) -> list[Operation]:
-        """The operations of a process that work under an epoch."""
+        """Return the operations of a process that run under an epoch."""
         ops = (s.op[o] for o in self.home if self.home[o] == p)
         return [op for op in ops if op.stage != "idle" and op.under == epoch]
 
 
 @dataclass(frozen=True, slots=True)
 class Explored:
-    """The states of a model, those it begins with, and by state and action where TLC says that leads."""
+    """The states of a model, its initial states, and TLC's successors of each state by action."""
 
     instance: Instance
     states: tuple[State, ...]
@@ -126,7 +126,7 @@ class Explored:
 
 
 def explored(graph: Graph, configuration: Path) -> Explored:
-    """Understand what TLC has dumped of a model."""
+    """Translate TLC's graph of a model."""
     instance = _instance(graph, constants(configuration), replaced(configuration))
     states = tuple(translated(state, instance.lease_time) for state in graph.states)
     leads: dict[State, defaultdict[str, set[State]]] = {state: defaultdict(set) for state in states}
@@ -156,7 +156,7 @@ def _instance(graph: Graph, numbers: Mapping[str, int], left_out: frozenset[str]
 
 
 def translated(printed: Printed, lease_time: int) -> State:
-    """The state that TLC has printed."""
+    """Translate a state that TLC has printed."""
     row = printed["lease"]
     return State(
         lease=of.row(row, Milliseconds(NOW + of.left(row) * LONGEST_LEASE_MS // lease_time)),
@@ -196,7 +196,7 @@ def _operation(value: Value) -> Operation:
 
 
 def first_state(i: Instance) -> State:
-    """A new store, and processes that have just begun."""
+    """Return the initial state: a new store and new processes."""
     return State(
         lease=Lease(Epoch(0), None, NOW, wanted=False),
         history=(HashTrieMap((r, 0) for r in i.records),),
@@ -238,12 +238,12 @@ def _sync(i: Instance, s: State) -> Iterator[State]:
 
 
 def _heard_after(heard: Heard, log: ChangeLog[Name]) -> Heard:
-    """What a subscriber has heard once it was told what the log has; nothing where there is none."""
+    """Return what a subscriber has received after it got the changes of the log; nothing without a subscriber."""
     if not heard:
         return ()
     version, _ = heard[-1]
     news = stream.news(version, log)
-    # The specification tells commits, the code what each of them wrote.
+    # The specification has the bases of each commit, the code only the records that it wrote.
     return heard + tuple(dict.fromkeys((item.version, isinstance(item, Lagged)) for item in news))
 
 
@@ -288,7 +288,7 @@ def _outdated(i: Instance, s: State) -> Iterator[State]:
 
 
 def _asking(i: Instance, s: State) -> Iterator[tuple[Name, Name, Operation]]:
-    """Operations that the fence lets ask for a record that they don't know."""
+    """Yield the operations that pass the fence, each with a record that it does not know."""
     for o in i.home:
         op = s.op[o]
         if op.stage == "running" and lease.fence(s.lease, op.under):
@@ -476,14 +476,15 @@ ACTIONS: Mapping[str, tuple[Callable[[Instance, State], Iterator[State]], frozen
     "Truncate": (_truncate, frozenset()),
     "Listen": (_listen, frozenset({"stream.news"})),
 }
-"""For each action: where it leads, and the functions of the code that decide it."""
+"""For each action: the function that gives its successors, and the functions of the code that decide them."""
 
 OF_THE_LOCK_ALONE = frozenset({"guard.overdue"})
-"""What decides only a step of `LeaseLock.tla`, which is about progress. Here a lease may expire at any moment."""
+"""The functions that decide only steps of `LeaseLock.tla`, which is about progress. Here a lease may expire at any
+moment."""
 
 
 def compare(model: Explored) -> Iterator[tuple[str, str | None]]:
-    """Yield for each transition its action and, where TLC's and the code's from that state differ, how."""
+    """Yield the action of each comparison, and how the successors of TLC and of the code differ, if they do."""
     for state in model.initial:
         yield "Init", None if state == first_state(model.instance) else f"the specification begins with {state}"
     for before in model.states:
@@ -499,7 +500,7 @@ def compare(model: Explored) -> Iterator[tuple[str, str | None]]:
 def _shown(before: State, specified: set[State], coded: set[State]) -> str:
     def changes(after: State) -> str:
         parts = ((field.name, getattr(before, field.name), getattr(after, field.name)) for field in fields(State))
-        # Not "!=": between two of rpds's maps that is wrong as soon as one entry is the same.
+        # Not "!=": it is wrong for two of rpds's maps that have an equal entry.
         return ", ".join(f"{name}: {new}" for name, old, new in parts if not old == new)  # noqa: SIM201
 
     def either(states: set[State]) -> str:

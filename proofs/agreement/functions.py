@@ -1,8 +1,8 @@
-"""Each function of `protocol` against the same function of the specification, on every input of a finite domain.
+"""Compare each function of `protocol` with the same function of the specification, on a finite domain of inputs.
 
-`tla/models/MCFunctions.tla` has TLC write the specification's functions down as tables. Here the code gets each input
-of each table, and must give the table's output. What is one number in the specification stands for several in the code,
-and each of them is tried: clocks, ends and lengths of leases, and which value says that a record does not exist.
+With `tla/models/MCFunctions.tla`, TLC writes the specification's functions as tables. The code gets each input of each
+table, and must return the table's output. One number in the specification stands for several values in the code, and
+each of them is tried: clocks, ends and durations of leases, and the value that means "the record does not exist".
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from unwedged.protocol.stream import Lagged
 CLOCKS = (1_764_000_000_000, 0, -1, -(2**62), 2**62)
 DURATIONS = (1, 2_000, LONGEST_LEASE_MS)
 ABSENT = (None, 0, 1, 2, 3)
-"""The value that says, this time, that a record is known not to exist, if any does."""
+"""The value that means "the record does not exist" in this comparison, or `None`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A line of a table: an input, by the names that it has there, and the output."""
+    """A line of a table: an input by the names of its parts, and the output."""
 
     input: HashTrieMap[Value, Value]
     output: Value
@@ -42,15 +42,15 @@ class Entry:
 
     @property
     def refused(self) -> bool:
-        """Whether the action that this is the condition of does not happen."""
+        """Whether the line is a condition, and the action does not happen."""
         return self.output == "refused"
 
     def number(self, what: str) -> int:
-        """A part of the input that is a number."""
+        """Return a part of the input that is a number."""
         return of.number(self.input[what])
 
     def rows(self) -> Iterator[tuple[Lease, int]]:
-        """The lease rows that the input can be, each with the time at which it is looked at."""
+        """Yield the lease rows that the input stands for, each with the time at which it is read."""
         row = self.input["row"]
         for now in CLOCKS:
             for time in of.time_left(of.left(row), self.lease_time):
@@ -59,7 +59,7 @@ class Entry:
 
 Arguments = tuple[object, ...]
 Lines = Iterator[tuple[Arguments, object]]
-"""What the code is called with, and what it must return."""
+"""A call of the code, and the result that it must return."""
 
 
 def _takeable(entry: Entry) -> Lines:
@@ -251,17 +251,17 @@ TABLES: Mapping[str, tuple[str, Callable[[Entry], Lines]]] = {
     "news": ("stream.news", _news),
     "news of an own commit": ("stream.news", _news_of_own),
 }
-"""By the table's name: the function of the code that it is the table of, and how its lines read there."""
+"""By the name of a table: the function of the code, and the translation of the table's lines."""
 
 
 def label(table: str) -> str:
-    """What a table is called in messages: as the function, where it has but one."""
+    """Return the label of a table in messages: the name of its function, if the function has only one table."""
     function, _ = TABLES[table]
     return function if function.endswith(f".{table}") else f"{function}, {table}"
 
 
 def public_functions() -> frozenset[str]:
-    """All functions of `protocol`, under the names that they have in `TABLES`."""
+    """Return all functions of `protocol`, by their names in `TABLES`."""
     modules = {
         module.name: f"{unwedged.protocol.__name__}.{module.name}"
         for module in pkgutil.iter_modules(unwedged.protocol.__path__)
@@ -275,7 +275,7 @@ def public_functions() -> frozenset[str]:
 
 
 def compare(graph: Graph, lease_time: int) -> Iterator[tuple[str, str | None]]:
-    """Yield for each comparison the table's label and, where code and table differ, how."""
+    """Yield the label of each comparison, and how the code and the table differ, if they do."""
     outputs = {edge.source: edge.target for edge in graph.edges}
     for state in graph.initial:
         table = str(graph.states[state]["function"])

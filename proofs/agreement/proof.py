@@ -1,8 +1,8 @@
-"""The code's pure core does what the specification says: compared with what TLC makes of the same inputs.
+"""Compare the pure functions of the code with TLC's results for the same inputs.
 
-Run `python -m proofs agreement`. TLC dumps the graph of all states of a model; then each function of `protocol` is
-called with what was there before a step, and must give what was there after it. A difference, a function or an action
-that was never compared, or a model that TLC does not finish as expected, fails and is named.
+Run `python -m proofs agreement`. TLC writes the state graph of a model. Each function of `protocol` is called with the
+values before a step, and must return the values after it. A difference is a failure. So is a function or an action that
+was never compared, and a model whose result is not the expected one.
 """
 
 from collections import Counter
@@ -16,11 +16,11 @@ from proofs.report import Examined, Failure, Say
 from proofs.tlc import FUNCTIONS, constants, graph_of
 
 Comparisons = Iterable[tuple[str, str | None]]
-"""What was compared and, where it differs, how."""
+"""The label of a comparison, and the difference, if there is one."""
 
 
 def tally(names: Iterable[str], comparisons: Comparisons, say: Say, compared: Examined) -> list[Failure]:
-    """Count the comparisons of each name. None at all is a failure, as is any that differs."""
+    """Count the comparisons by label. A label without a comparison is a failure, and so is each difference."""
     differing = Counter[str]()
     first: dict[str, str] = {}
     for name, difference in comparisons:
@@ -53,7 +53,7 @@ def functions_agree(manifest: Manifest, say: Say, examined: Examined) -> list[Fa
 
 
 def actions_agree(manifest: Manifest, say: Say, examined: Examined) -> list[Failure]:
-    """Compare each action, as the functions decide it, with all of its transitions."""
+    """Compare each action, as the functions decide it, with all of TLC's transitions."""
     say("Each action, in every state of its models:")
     deciding = actions.OF_THE_LOCK_ALONE.union(*(decided_by for _, decided_by in actions.ACTIONS.values()))
     failures = [Failure(function, "decides no action") for function in sorted(functions.public_functions() - deciding)]
@@ -68,7 +68,7 @@ def actions_agree(manifest: Manifest, say: Say, examined: Examined) -> list[Fail
 
 
 def prove(say: Say, examined: Examined) -> list[Failure]:
-    """Compare everything."""
+    """Run all comparisons."""
     manifest = read_manifest(find_manifest(Path.cwd()))
     failures: list[Failure] = []
     for agree in (functions_agree, actions_agree):

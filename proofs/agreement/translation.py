@@ -1,7 +1,7 @@
-"""What TLC's values mean in the terms of the code: the rows, guards, caches and change logs of `protocol`.
+"""Translate TLC's values into the rows, guards, caches and change logs of `protocol`.
 
-The specification counts what is left of a lease in ticks, the code has the moment when it ends. The longest lease that
-the code allows lasts `LeaseTime` ticks; what the specification calls absurd is later than that.
+The specification has the remaining time of a lease in ticks; the code has the time of its end. The longest lease that
+the code allows lasts `LeaseTime` ticks. An absurd lease of the specification ends later than that.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Versi
 from unwedged.protocol.lease import LONGEST_LEASE_MS, Lease
 
 Name = ModelValue
-"""Of a process, an operation or a record."""
+"""The name of a process, an operation or a record."""
 
 MISSING, NOBODY, DEPARTED = Name("Missing"), Name("Nobody"), Name("Departed")
 INSTANCES = {Name("p1"): InstanceId(2**63 - 1), Name("p2"): InstanceId(1), DEPARTED: InstanceId(2)}
 
 
 def function(value: Value) -> HashTrieMap[Value, Value]:
-    """A record or a function. One over nothing is printed as the empty sequence."""
+    """Return a value as a record or a function. TLC prints an empty function as the empty sequence."""
     if value == ():
         return HashTrieMap()
     if not isinstance(value, HashTrieMap):
@@ -34,58 +34,58 @@ def function(value: Value) -> HashTrieMap[Value, Value]:
 
 
 def sequence(value: Value) -> tuple[Value, ...]:
-    """A sequence."""
+    """Return a value as a sequence."""
     if not isinstance(value, tuple):
         raise UnreadableOutput(f"{value!r} is not a sequence")
     return value
 
 
 def number(value: Value) -> int:
-    """A number."""
+    """Return a value as a number."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise UnreadableOutput(f"{value!r} is not a number")
     return value
 
 
 def truth(value: Value) -> bool:
-    """A truth value."""
+    """Return a value as a truth value."""
     if not isinstance(value, bool):
         raise UnreadableOutput(f"{value!r} is not a truth value")
     return value
 
 
 def name(value: Value) -> Name:
-    """A model value."""
+    """Return a value as a model value."""
     if not isinstance(value, ModelValue):
         raise UnreadableOutput(f"{value!r} is not the name of anything")
     return value
 
 
 def names(value: Value) -> frozenset[Name]:
-    """A set of model values."""
+    """Return a value as a set of model values."""
     if not isinstance(value, frozenset):
         raise UnreadableOutput(f"{value!r} is not a set")
     return frozenset(map(name, value))
 
 
 def instance(value: Value) -> InstanceId | None:
-    """The holder of a lease."""
+    """Return the instance of a lease's holder."""
     return None if value == NOBODY else INSTANCES[name(value)]
 
 
 def row(value: Value, expires: Milliseconds) -> Lease:
-    """A lease row that ends at `expires`."""
+    """Return a lease row that expires at `expires`."""
     fields = function(value)
     return Lease(Epoch(number(fields["epoch"])), instance(fields["holder"]), expires, truth(fields["wanted"]))
 
 
 def left(value: Value) -> int:
-    """What is left of the lease in a row, in ticks."""
+    """Return the remaining time of the lease in a row, in ticks."""
     return number(function(value)["left"])
 
 
 def time_left(ticks: int, lease_time: int) -> tuple[int, ...]:
-    """The extremes of what so many ticks can be in milliseconds."""
+    """Return the least and the greatest number of milliseconds that so many ticks stand for."""
     tick = LONGEST_LEASE_MS // lease_time
     if ticks == 0:
         return (0, -1, -(2**63))
@@ -95,29 +95,29 @@ def time_left(ticks: int, lease_time: int) -> tuple[int, ...]:
 
 
 def guard(value: Value) -> Guard:
-    """What a process knows about its right to use the store."""
+    """Return the guard of a process."""
     fields = function(value)
     return Guard(Stage(fields["stage"]), Epoch(number(fields["epoch"])))
 
 
 def records(value: Value) -> HashTrieMap[Name, int]:
-    """Those records that a function knows a value of."""
+    """Return the records with values that are not `Missing`."""
     return HashTrieMap((name(key), number(known)) for key, known in function(value).items() if known != MISSING)
 
 
 def cache(value: Value) -> Cache[Name, int]:
-    """A partial copy of a snapshot."""
+    """Return a cache."""
     fields = function(value)
     return Cache(Version(number(fields["version"])), records(fields["records"]))
 
 
 def known(of: Cache[Name, int]) -> HashTrieMap[Name, int]:
-    """The records that a cache has values of."""
+    """Return the records in a cache, with their values."""
     return HashTrieMap((key, value) for key, value in of.records.items() if value is not None)
 
 
 def change_log(commits: Sequence[Iterable[Name]], floor: int, since: int) -> ChangeLog[Name]:
-    """What a process reads that asks for the changes after a version: by version, what each commit wrote."""
+    """Return the answer to a read of the changes after a version."""
     lines = [(version, key) for version, commit in enumerate(commits, 1) for key in sorted(commit)]
     kept = tuple(Change(Version(version), key) for version, key in lines if version > max(since, floor))
     return ChangeLog(Version(len(commits)), Version(floor), kept)

@@ -1,6 +1,5 @@
-"""The functions of `unwedged.protocol` keep the contracts that their docstrings state, on all paths.
+"""Show that the functions of `unwedged.protocol` keep the contracts in their docstrings on all paths.
 
-Subject: the Python code as it runs.
-Method: CrossHair, which follows each path with symbolic arguments, and asks z3. With a line broken, it finds arguments
-for which the contract does not hold.
+Subject: the Python code as it runs. Method: CrossHair, which follows each path with symbolic arguments and asks z3. If
+a line is broken, it finds arguments that violate the contract.
 """

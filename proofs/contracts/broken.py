@@ -1,6 +1,6 @@
-"""For each contract, a line that can be broken so that the contract no longer holds.
+"""List all contracts, each with a line of code that can be broken so that the contract no longer holds.
 
-This is the list of all contracts: one that is not stated, or that is stated and not listed, is a failure.
+A listed contract that no docstring states is a failure, and so is a stated contract that is not listed.
 """
 
 import ast

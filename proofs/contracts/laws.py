@@ -1,6 +1,6 @@
-"""What holds of the protocol's functions together: contracts on two steps, or on a record of the store.
+"""State contracts on several functions of the protocol together: on two steps, or on a record of the store.
 
-Each function here takes the steps and returns what there is to judge of them.
+Each function here takes the steps, and returns the value that its contract judges.
 """
 
 from dataclasses import replace

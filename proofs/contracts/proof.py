@@ -1,9 +1,10 @@
-"""The contracts of the pure core: CrossHair confirms each over all paths, and refutes it when one line is broken.
+"""Let CrossHair confirm each contract on all paths, and refute it when one line is broken.
 
-Run `python -m proofs contracts`. Only the verdict "confirmed" will do: "not confirmed" (no counterexample was found), a
-time-out, a crash, a contract that is not found or not listed fails, and the contract is named.
+Run `python -m proofs contracts`. Only the verdict "confirmed" counts as success. "Not confirmed" (no counterexample was
+found), a time-out, a crash, and a contract that is not found or not listed are failures, and the contract is named.
 
-A contract is a `post:` line of a docstring. Its name is the function's and the comment at the end of the line.
+A contract is a `post:` line of a docstring. Its name has the name of the function and the comment at the end of the
+line.
 """
 
 import time
@@ -34,8 +35,8 @@ CONTEXT = get_context("forkserver")  # so that a new process need not import Cro
 CONTEXT.set_forkserver_preload(["proofs.contracts.laws"])
 
 PROCESSES = 2
-SECONDS = 120.0  # of processor time for one contract; the slowest takes about 20
-DEADLINE = 600.0  # seconds until a process that says nothing is given up
+SECONDS = 120.0  # the processor time for one contract; the slowest takes about 20
+DEADLINE = 600.0  # the seconds until a process without a verdict is killed
 
 CONFIRMED = "confirmed"
 REFUTED = "false when calling"
@@ -43,7 +44,7 @@ REFUTED = "false when calling"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Whether a contract of one of the modules holds, or what its verdict is where the fault breaks a line."""
+    """The question for the verdict on a contract, with or without a fault that breaks a line."""
 
     modules: tuple[str, ...]
     contract: str
@@ -52,14 +53,14 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """CrossHair's verdict, or what came in its place, and the seconds it took."""
+    """CrossHair's verdict or an error, and the seconds that it took."""
 
     verdict: str
     seconds: float
 
 
 def stated(modules: Sequence[str]) -> dict[str, ConditionCheckable | None]:
-    """The contracts of the modules by name; None for one that CrossHair can't read."""
+    """Return the contracts of the modules by name; `None` for a contract that CrossHair can't read."""
     options = AnalysisOptionSet(analysis_kind=[AnalysisKind.PEP316], report_all=True, per_condition_timeout=SECONDS)
     found: dict[str, ConditionCheckable | None] = {}
     for module in modules:
@@ -75,7 +76,7 @@ def stated(modules: Sequence[str]) -> dict[str, ConditionCheckable | None]:
 
 
 def verdict(question: Question) -> str:
-    """Ask CrossHair, in this process: with a fault, the process is spoilt for other questions."""
+    """Ask CrossHair in this process. After a question with a fault, the process can't answer other questions."""
     checkable = stated(question.modules).get(question.contract)
     if checkable is None:
         return "not found: nothing that CrossHair can read states it (it passes over an async function)"
@@ -103,7 +104,7 @@ def tell_verdict(connection: "Connection[str, str]", question: Question) -> None
 
 
 def answer(question: Question) -> Answer:
-    """Have a process of its own find the verdict, so that nothing it does can pass for a verdict or stop the others."""
+    """Find the verdict in a process of its own: its failure can't look like a verdict or stop other questions."""
     began = time.monotonic()
     receiver, sender = CONTEXT.Pipe(duplex=False)
     process = CONTEXT.Process(target=tell_verdict, args=(sender, question), daemon=True)
@@ -122,7 +123,7 @@ def answer(question: Question) -> Answer:
 
 
 def answers(questions: Sequence[Question]) -> Iterator[Answer]:
-    """The answers in the order of the questions, as soon as they are there."""
+    """Yield the answers in the order of the questions, as soon as they are known."""
     with ThreadPoolExecutor(PROCESSES) as pool:
         try:
             yield from pool.map(answer, questions)
@@ -162,7 +163,7 @@ def refute(faults: Mapping[str, Fault], modules: tuple[str, ...], say: Say, exam
 
 
 def prove(say: Say, examined: Examined) -> list[Failure]:
-    """Confirm and refute everything."""
+    """Confirm and refute all contracts."""
     began = time.monotonic()
     say("Each contract of the code, over all paths:")
     failures = unlisted(FAULTS, MODULES) + confirm(FAULTS, MODULES, say, examined)

@@ -1,8 +1,8 @@
-"""The arguments for which CrossHair confirms contracts, where their types are generic.
+"""Define the symbolic arguments of functions with generic types, for which CrossHair confirms contracts.
 
-Numbers are symbolic and unbounded. What has a length is small: there are two records, each of them cached (or written)
-or not, with any number as its value or known not to exist; a change log has up to two lines, of any versions, each
-naming either record.
+Numbers are symbolic and unbounded. Collections are small. There are two records; each is cached (or written) or not,
+and its value is any number or "known not to exist". A change log has up to two lines of any versions, each of which
+names one of the records.
 """
 
 from inspect import Signature

@@ -1,5 +1,5 @@
-"""The formulas in `proofs.encoding` are the specification, `tla/CryptoStoreCache.tla`, as TLC understands it.
+"""Show that the formulas in `proofs.encoding` agree with the specification, `tla/CryptoStoreCache.tla`.
 
 Subject: every state and every step of four finite instances.
-Method: comparison, step by step, of where the formulas lead with the graph that TLC makes of the instance.
+Method: the successors by the formulas are compared with TLC's state graph of the instance.
 """

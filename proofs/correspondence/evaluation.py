@@ -1,6 +1,6 @@
-"""Formulas evaluated in many known states: each is turned into Python once, and called for every state.
+"""Evaluate formulas in many known states: each formula is compiled to Python once, and called for every state.
 
-z3 can evaluate them, too; that both say the same is tested.
+z3 can evaluate formulas too. A test compares the results.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,14 +14,15 @@ Concrete = int | str | bool
 """A number, a truth value, or the name of an element."""
 
 Interpretation = Mapping[str, "Concrete | Table"]
-"""What each constant and each function is in one state."""
+"""The value of each constant and each function in one state."""
 
 NONSENSE = -999_983
-"""The value of a function where a state says nothing of it. Whatever came of looking there would be noticed."""
+"""The value of a function at an argument that a state does not define. A formula that used it would give a wrong
+result."""
 
 
 class Table(dict["Concrete | tuple[Concrete, ...]", Concrete]):
-    """A function: values by argument, or by arguments."""
+    """A function as a table of its values, by argument or by pair of arguments."""
 
     def __missing__(self, arguments: "Concrete | tuple[Concrete, ...]") -> Concrete:
         return NONSENSE
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
         def name(self) -> str: ...
 
     class _Node(Term):
-        """What is looked at of a term."""
+        """The methods of a z3 term that are used here."""
 
         def decl(self) -> _Declaration: ...
         def children(self) -> "list[_Node]": ...
@@ -58,14 +59,14 @@ _JOINED = {
 
 
 def compiled(terms: Sequence[Term]) -> Callable[[Interpretation], tuple[Concrete, ...]]:
-    """Return a function that says what each of these is in a state."""
+    """Return a function that gives the values of these terms in a state."""
     program = _Program()
     results = [program.place_of(term) for term in terms]
     return program.function(results)
 
 
 class _Program:
-    """Straight-line code: one assignment for each different part of the terms."""
+    """Builds straight-line code: one assignment for each different subterm."""
 
     def __init__(self) -> None:
         self._symbols: dict[str, str] = {}
@@ -73,7 +74,7 @@ class _Program:
         self._places: dict[int, str] = {}
 
     def place_of(self, term: Term) -> str:
-        """Return the variable, or the literal, that has the value of a term."""
+        """Return the variable or the literal with the value of a term."""
         node: _Node = term  # type: ignore[assignment]
         place = self._places.get(node.get_id())
         if place is None:

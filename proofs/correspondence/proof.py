@@ -1,9 +1,8 @@
-"""The encoding is the model: in finite instances, z3's formulas and TLC have the same steps from the same states.
+"""Compare the encoding with the model: in finite instances, the formulas and TLC must have the same steps.
 
-Run `python -m proofs correspondence`. For every state that TLC reaches, each action of `encoding.model` is evaluated
-with all its parameters; where it leads must be where TLC's transitions of that name lead, no more and no less. What
-differs is a failure that names the action, and both states are shown. So is a state in which a conjunct of the
-invariant is false.
+Run `python -m proofs correspondence`. In every state that TLC reaches, each action of `encoding.model` is evaluated
+with all its parameters. The successors must be exactly TLC's successors for that action. A difference is a failure,
+which names the action and shows both states. A state in which a conjunct of the invariant is false is a failure too.
 """
 
 from collections import Counter
@@ -30,30 +29,30 @@ from proofs.tlc import FUNCTIONS, constants, graph_of
 Function = Mapping[Value, Value]
 Projection = tuple[Concrete, ...]
 Outcome = tuple[str, Projection]
-"""An action, and what it leads to."""
+"""An action, and its successors."""
 
 MORE_FAULTS = {
     "waiter-ignored": ("Commit", "Finish", "Renew"),
 }
-"""Those that break no guarantee of the induction, with the actions that they are in."""
+"""The faults that violate no guarantee of the induction, with the actions that they change."""
 
 # The clock jumps in LeaseLock only; in CryptoStoreCache a lease expires at any moment.
 ONLY_ENCODED = frozenset({"ClockJump"})
 
-NOWHERE = number(-1)  # where there is nothing to compare
+NOWHERE = number(-1)  # the value of a part of a state that is not compared
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """A model of the manifest, and what can't happen in it."""
+    """A model of the manifest, and the steps that it does not have."""
 
     name: str
     absent: frozenset[str]
-    """The actions that do not occur in it."""
+    """The actions that do not occur in the model."""
     modes: Mapping[str, tuple[Term, ...]]
-    """What each operation may be."""
+    """The modes that each operation may have."""
     chooses: bool = False
-    """Whether it may be heeded later that somebody waits, and the lease released after a failed sync."""
+    """Whether a holder may react later to a waiting process, and may release the lease after a failed sync."""
 
 
 INSTANCES = (
@@ -74,7 +73,7 @@ INSTANCES = (
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What one of the two has and the other has not."""
+    """The steps that only one of the two has."""
 
     name: str
     what: str
@@ -83,7 +82,7 @@ class Difference:
 
 
 class GraphReader:
-    """A graph of TLC's in the words of the encoding."""
+    """TLC's state graph in the terms of the encoding."""
 
     def __init__(self, instance: Instance, graph: Graph) -> None:
         self.instance = instance
@@ -93,7 +92,7 @@ class GraphReader:
         self.last_epoch = max(cast("int", interpretation["epoch"]) for interpretation in self.interpretations)
         self.last_version = max(cast("int", interpretation["version"]) for interpretation in self.interpretations)
         processes = tuple(sorted(set(who.home.values())))
-        versions = self.last_version + 2  # with room for a commit
+        versions = self.last_version + 2  # one more for a commit
         self.universe = finite(instance.name, processes, tuple(sorted(who.home)), who.records, versions)
         model = Model(self.universe)
         projected = _projected(model, model.state)
@@ -105,13 +104,13 @@ class GraphReader:
             self.outgoing[edge.source].add((edge.action, self.projections[edge.target]))
 
     def is_beyond(self, action: str, interpretation: Interpretation) -> bool:
-        """Whether only the bounds forbid a step. The encoding knows none."""
+        """Return whether only the bounds of the model forbid a step. The encoding has no bounds."""
         return (action == "Acquire" and interpretation["epoch"] == self.last_epoch) or (
             action == "Commit" and interpretation["version"] == self.last_version
         )
 
     def shown(self, before: Projection, after: Projection) -> str:
-        """What a step changes, in words."""
+        """Describe what a step changes."""
         changes = zip(self.labels, before, after, strict=True)
         return "; ".join(f"{label}: {was} -> {now}" for label, was, now in changes if was != now)
 
@@ -140,7 +139,7 @@ def wrong_conjuncts(reading: GraphReader, model: Model) -> Iterator[Difference]:
 def wrong_steps(
     reading: GraphReader, model: Model, actions: Container[str], examined: Examined
 ) -> Iterator[Difference]:
-    """Compare the steps of these actions from every state; of each kind of difference the first one is told."""
+    """Compare the steps of these actions from every state. Report the first difference of each kind."""
     encoded = [action for action in _with_parameters(model, reading.instance) if action.name in actions]
     enabled = compiled([action.enabled for action in encoded])
     leads_to = [compiled(tuple(_projected(model, action.after).values())) for action in encoded]
@@ -162,7 +161,7 @@ def wrong_steps(
 
 
 def _with_parameters(model: Model, instance: Instance) -> Iterator[Action]:
-    """Every action with each choice of its parameters."""
+    """Return every action with each choice of its parameters."""
     s, universe = model.state, model.universe
     expected = _actions_in(model, instance)
     heeds = (TRUE, FALSE) if instance.chooses else (TRUE,)
@@ -196,7 +195,7 @@ def _actions_in(model: Model, instance: Instance) -> set[str]:
 
 
 def _parts(records: tuple[Term, ...]) -> list[Of]:
-    """Every set of records that is not empty, as the function that says what is in it."""
+    """Return every non-empty set of records, as its characteristic function."""
 
     def part(chosen: tuple[Term, ...]) -> Of:
         return lambda r: TRUE if any(r is each for each in chosen) else FALSE
@@ -206,7 +205,7 @@ def _parts(records: tuple[Term, ...]) -> list[Of]:
 
 
 def _projected(model: Model, s: Formulas) -> dict[str, Term]:
-    """All of a state that can be compared: not, say, the value of what is not cached, which is nowhere looked at."""
+    """Return the parts of a state that are compared. The value of a record that is not cached, for example, is not."""
     universe = model.universe
     assert universe.highest_version is not None
     versions = range(universe.highest_version + 1)
@@ -251,7 +250,7 @@ def _projected(model: Model, s: Formulas) -> dict[str, Term]:
 
 
 def _interpretation(who: Constants, state: State) -> Interpretation:
-    """A state of the specification in the words of the encoding; of the rest nothing is said."""
+    """Translate a state of the specification into the terms of the encoding. Other parts are left undefined."""
     lease, history, commits = _function(state["lease"]), _functions(state["history"]), _commits(state)
     values = {
         (_name(r), version): cast("int", value)
@@ -325,7 +324,10 @@ def _interpretation(who: Constants, state: State) -> Interpretation:
 
 
 def _snapshot(operation: Function, history: tuple[Function, ...]) -> int:
-    """Which version what an operation knows is of. Once a view is validated, the specification no longer says it."""
+    """Return the version of the records that an operation has read.
+
+    For a validated view, the specification has none.
+    """
     at = cast("int", operation["at"])
     match operation["stage"]:
         case "running" | "loading":
@@ -365,7 +367,7 @@ def _concrete(value: Value) -> Concrete:
 
 
 def compare(reading: GraphReader, model: Model, say: Say, examined: Examined) -> list[Failure]:
-    """Compare one instance; say what was compared, and what differs."""
+    """Compare one instance. Report what was compared, and the differences."""
     instance, graph = reading.instance, reading.graph
     counts = Counter(edge.action for edge in graph.edges)
     expected = _actions_in(model, instance)
@@ -426,7 +428,7 @@ def _unnoticed(faults: set[str]) -> Iterator[Failure]:
 
 
 def wrong_takeable(graph: Graph, lease_time: int, examined: Examined, fault: str = "none") -> Iterator[Difference]:
-    """Compare who may take the lease, on every row of a table: also on absurd ones, to which no instance leads."""
+    """Compare which processes may take the lease, on every row of a table, even on rows that no instance reaches."""
     universe = finite("Rows", ("p1", "p2"), ("o1",), ("r1",), 2)
     model = Model(universe, fault)
     evaluate = compiled([model.takeable(model.state, p) for p in universe.processes])
@@ -453,7 +455,7 @@ def wrong_takeable(graph: Graph, lease_time: int, examined: Examined, fault: str
 
 
 def notices(reading: GraphReader, fault: str) -> bool:
-    """Whether the comparison finds that a rule of the encoding is broken: in all its actions, or from the start."""
+    """Return whether the comparison finds a broken rule of the encoding, in all actions or in the initial state."""
     broken = Model(reading.universe, fault)
     # A list that hides stored records is begun by Fill; what Finish adds to it comes later.
     actions = MORE_FAULTS.get(fault) or ("Fill" if fault == "partial-list" else FAULTS[fault].split()[0],)

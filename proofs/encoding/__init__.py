@@ -1,4 +1,5 @@
-"""The protocol as formulas, for any number of everything: what `induction` proves, and `correspondence` compares.
+"""Encode the protocol as formulas, for any number of processes, operations, records, acquisitions and commits.
 
-The formulas say what `tla/CryptoStoreCache.tla` says, action by action. Nothing here asks whether they hold.
+The formulas follow `tla/CryptoStoreCache.tla`, action by action. `induction` proves guarantees of them, and
+`correspondence` compares them with TLC.
 """

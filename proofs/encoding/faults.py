@@ -1,4 +1,4 @@
-"""For each rule that `model` can break, under the name that its fault has in TLA+, where a proof must find it."""
+"""List the rules that `model` can break, by the faults' names in TLA+, with the obligation that must then fail."""
 
 FAULTS: dict[str, str] = {
     "stale-account-overwrite": "Lose preserves KnowledgeIsOfOneSnapshot",
@@ -29,4 +29,4 @@ FAULTS: dict[str, str] = {
     "foreign-writes-unseen": "Sync preserves SubscribersHaveHeard",
     "cancelled-commit": "ForgetCommit preserves FencedCacheIsCurrent",
 }
-"""By fault, the obligation of the induction that does not hold."""
+"""The obligation of the induction that fails with each fault."""

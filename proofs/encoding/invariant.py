@@ -1,7 +1,7 @@
-"""What holds in every state: the conjuncts of the inductive invariant, and the guarantees that follow from them.
+"""State the conjuncts of the inductive invariant, and the guarantees that follow from them.
 
-Each is a function from a state to a formula, named as in TLA+, but for Python's spelling of names. Its docstring says
-why it holds, or what it promises.
+Each is a function from a state to a formula. It has the same name as in TLA+, in Python's spelling. Its docstring says
+why the conjunct holds, or what the guarantee promises.
 """
 
 from collections.abc import Callable

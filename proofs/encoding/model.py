@@ -1,11 +1,11 @@
-"""Layer 2 as formulas: `tla/CryptoStoreCache.tla`, state and action by action, under the same names.
+"""Encode `tla/CryptoStoreCache.tla` as formulas: its state and each action, under the same names.
 
-A state is a record of terms, and of functions to terms. An action says when it is possible, and gives the state after
-it as an expression of the state before: so no action needs a quantifier to say what it leaves alone. A fault breaks
-the same line here as in TLA+.
+A state is a record of terms and of functions to terms. An action says when it is possible, and gives the next state as
+an expression of the current state. So no action needs a quantifier to say what does not change. A fault breaks the same
+line here as in TLA+.
 
-Three variables are added that no action looks at to decide what to do, except that `last` stands for a search of the
-change log; that it is the same thing is one of the obligations.
+Three auxiliary variables are added. No action depends on them, except that `last` replaces a search of the change log.
+One of the obligations shows that `last` gives the same answer.
 """
 
 from collections.abc import Callable
@@ -122,11 +122,11 @@ class Model:
         self.state = self._any_state()
 
     def broken(self, slug: str) -> bool:
-        """Whether this is the rule that is broken."""
+        """Return whether this rule is broken."""
         return self.fault == slug
 
     def real(self, process: Term) -> Term:
-        """A process, and not one of the two that stand in the holder's place for none."""
+        """Return whether a value is a process, not one of the two values for "no process" as the holder."""
         return every(ne(process, self.universe.nobody), ne(process, self.universe.departed))
 
     @property
@@ -186,7 +186,7 @@ class Model:
         )
 
     def initial(self) -> State:
-        """The initial state. What a loading that is not under way is of, is left open."""
+        """Return the initial state. The record of a load that is not running is left undefined."""
         return replace(
             self.state,
             epoch=ZERO,

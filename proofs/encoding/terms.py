@@ -1,8 +1,9 @@
-"""A small typed seam to z3, whose own annotations are partial: terms, and the universes that they range over.
+"""Define a typed interface to z3, whose own annotations are incomplete: terms, and the universes that they range over.
 
-Formulas are written once, over a `Universe`. In the unbounded one, quantifiers are z3's, over uninterpreted
-sorts: however many processes, operations and records there are. The small one has a few of each, by name, and its
-quantifiers are written out: there z3 finds readable counterexamples, and each is one of the unbounded universe, too.
+Formulas are written once, over a `Universe`. In the unbounded universe, quantifiers are z3's, over uninterpreted sorts:
+any number of processes, operations and records. The small universe has a few named elements of each sort, and its
+quantifiers are written out. There z3 finds readable counterexamples. Each of them is also a counterexample in the
+unbounded universe.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -39,90 +40,90 @@ Of3 = Callable[[Term, Term, Term], Term]
 BOOLEAN: Sort = z3.BoolSort()
 NUMBER: Sort = z3.IntSort()
 STEPS = 50_000_000
-"""What z3 may do for one question, as it counts itself: some twenty seconds. No clock decides, so a busy machine is no
-reason to fail. All obligations together take a quarter of it."""
+"""The limit of z3's own step count for one question: some twenty seconds. It does not depend on a clock, so a proof
+does not fail on a busy computer. All obligations together need a quarter of it."""
 
 TRUE: Term = z3.BoolVal(val=True)
 FALSE: Term = z3.BoolVal(val=False)
 
 
 def number(value: int) -> Term:
-    """A number that is known."""
+    """Return a numeral."""
     result: Term = z3.IntVal(value)
     return result
 
 
 def eq(left: Value, right: Value) -> Term:
-    """Both are the same (`==` is Python's, and compares expressions as text)."""
+    """Return the formula that two values are equal."""
     result: Term = left == right  # type: ignore[assignment]
     return result
 
 
 def ne(left: Term, right: Value) -> Term:
-    """They differ."""
+    """Return the formula that two values differ."""
     return no(eq(left, right))
 
 
 def every(*terms: Term) -> Term:
-    """They all hold."""
+    """Return the conjunction."""
     result: Term = z3.And(*terms)
     return result
 
 
 def either(*terms: Term) -> Term:
-    """At least one of these holds."""
+    """Return the disjunction."""
     result: Term = z3.Or(*terms)
     return result
 
 
 def no(term: Term) -> Term:
-    """The opposite."""
+    """Return the negation."""
     result: Term = z3.Not(term)
     return result
 
 
 def implies(condition: Term, consequence: Term) -> Term:
-    """Where the one holds, so does the other."""
+    """Return the implication."""
     result: Term = z3.Implies(condition, consequence)
     return result
 
 
 def choose(condition: Term, then: Value, otherwise: Value) -> Term:
-    """One of two values."""
+    """Return the term that is `then` if the condition holds, else `otherwise`."""
     result: Term = z3.If(condition, then, otherwise)
     return result
 
 
 def among(value: Term, *choices: Term) -> Term:
-    """It is one of these."""
+    """Return the formula that a value is one of the choices."""
     return either(*(eq(value, choice) for choice in choices))
 
 
 def between(low: Term | int, value: Term, high: Term) -> Term:
-    """Bounds included."""
+    """Return the formula that a value is between two bounds, which are included."""
     return every(value >= low, value <= high)
 
 
 def constant(name: str, sort: Sort) -> Term:
-    """Something of that sort, nothing else is known of it."""
+    """Return an uninterpreted constant."""
     result: Term = z3.Const(name, sort)
     return result
 
 
 def function(name: str, parameter: Sort, result: Sort) -> Of:
-    """An uninterpreted function."""
+    """Return an uninterpreted function."""
     made: Of = z3.Function(name, parameter, result)
     return made
 
 
 def function2(name: str, first: Sort, second: Sort, result: Sort) -> Of2:
-    """An uninterpreted function of two parameters."""
+    """Return an uninterpreted function of two parameters."""
     made: Of2 = z3.Function(name, first, second, result)
     return made
 
 
 def choice(name: str, *values: str) -> tuple[Sort, tuple[Term, ...]]:
-    """A sort with just these elements."""
+    """Return an enumeration sort, and its elements."""
     sort: Sort
     elements: Sequence[Term]
     sort, elements = z3.EnumSort(name, list(values))
@@ -130,23 +131,23 @@ def choice(name: str, *values: str) -> tuple[Sort, tuple[Term, ...]]:
 
 
 def put(old: Of, key: Term, value: Value) -> Of:
-    """The function that differs from the old one at one place."""
+    """Return the old function with another value for one argument."""
     return lambda at: choose(eq(at, key), value, old(at))
 
 
 def put_row(old: Of2, key: Term, row: Of) -> Of2:
-    """The function of two parameters that differs for one value of the first."""
+    """Return the old function of two parameters with other values for one value of the first parameter."""
     return lambda at, column: choose(eq(at, key), row(column), old(at, column))
 
 
 def put_if(condition: Term, new: Of, old: Of) -> Of:
-    """One of two functions."""
+    """Return the new function if the condition holds, else the old one."""
     return lambda at: choose(condition, new(at), old(at))
 
 
 @dataclass(frozen=True, slots=True)
 class Universe:
-    """What quantifiers range over."""
+    """The elements that quantifiers range over."""
 
     process: Sort
     operation: Sort
@@ -185,33 +186,33 @@ class Universe:
         return list(product(*(self.all_of(sort) for sort in sorts)))
 
     def each(self, sort: Sort, body: Of) -> Term:
-        """It holds of each."""
+        """Return the formula that `body` holds for each element."""
         if self.elements:
             return every(*(body(element) for element in self.all_of(sort)))
         x = _variable(0, sort)
         return _for_all([x], body(x))
 
     def each2(self, first: Sort, second: Sort, body: Of2) -> Term:
-        """It holds of each pair."""
+        """Return the formula that `body` holds for each pair of elements."""
         if self.elements:
             return every(*(body(x, y) for x, y in self._instances([first, second])))
         x, y = _variable(0, first), _variable(1, second)
         return _for_all([x, y], body(x, y))
 
     def each3(self, first: Sort, second: Sort, third: Sort, body: Of3) -> Term:
-        """It holds of each three."""
+        """Return the formula that `body` holds for each triple of elements."""
         if self.elements:
             return every(*(body(x, y, z) for x, y, z in self._instances([first, second, third])))
         x, y, z = _variable(0, first), _variable(1, second), _variable(2, third)
         return _for_all([x, y, z], body(x, y, z))
 
     def some(self, sort: Sort, body: Of) -> Term:
-        """It holds of at least one."""
+        """Return the formula that `body` holds for at least one element."""
         return no(self.each(sort, lambda x: no(body(x))))
 
 
 def _variable(index: int, sort: Sort) -> Term:
-    """A bound variable. Its name is made fresh, as a body may quantify in its turn."""
+    """Return a bound variable with a fresh name, since a body may contain further quantifiers."""
     made: Term = z3.FreshConst(sort, f"x{index}")
     return made
 
@@ -250,7 +251,7 @@ def finite(
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What z3 says: "unsat", "sat" or "unknown", and of the second, what makes it so."""
+    """z3's answer: "unsat", "sat" or "unknown", and for "sat" the model."""
 
     verdict: str
     evaluate: Of
@@ -265,13 +266,16 @@ def _asked(formulas: Sequence[Term]) -> z3.Solver:
 
 
 def written(formulas: Sequence[Term]) -> str:
-    """The question whether all these can hold at once, in SMT-LIB, which other solvers read."""
+    """Return the question whether all formulas can hold at the same time, in SMT-LIB, which other solvers read."""
     text: str = _asked(formulas).to_smt2()
     return text
 
 
 def satisfiable(formulas: Sequence[Term], wishes: Iterable[Term] = ()) -> Answer:
-    """Ask whether all these can hold at once; if so, then with as many wishes as can be had, the first ones first."""
+    """Ask whether all formulas can hold at the same time.
+
+    If so, satisfy as many wishes as possible, the first ones first.
+    """
     solver = _asked(formulas)
     verdict = str(solver.check())
     if verdict != "sat":

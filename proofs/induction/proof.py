@@ -1,7 +1,7 @@
-"""The proof: the obligations of an induction over all behaviours, and a counterexample for each broken rule.
+"""Prove the obligations of an induction over all behaviours, and find a counterexample for each broken rule.
 
-Run `python -m proofs induction`. Each obligation is one question: can what is known hold, and what is to be shown not?
-z3 and cvc5 are asked, and both must answer "unsat"; "sat" or "unknown" of either fails, and the obligation is named.
+Run `python -m proofs induction`. Each obligation is one question: can the premises hold without the conclusion? z3 and
+cvc5 must both answer "unsat". If either answers "sat" or "unknown", the obligation fails, and is named.
 """
 
 import time
@@ -35,7 +35,7 @@ from proofs.report import Examined, Failure, Say
 
 @dataclass(frozen=True, slots=True)
 class Obligation:
-    """What has to be shown, as the formulas that must not hold all at once."""
+    """One obligation: formulas that must not all hold at the same time."""
 
     group: str
     name: str
@@ -44,7 +44,7 @@ class Obligation:
 
 
 def obligations(model: Model, invariant: Sequence[Conjunct] = INVARIANT) -> Iterator[Obligation]:
-    """All that an induction needs, and what follows from it."""
+    """Yield the obligations of the induction and of its consequences."""
     state = model.state
     known = [*model.assumptions, *(conjunct(model, state) for conjunct in invariant)]
 
@@ -75,7 +75,7 @@ def obligations(model: Model, invariant: Sequence[Conjunct] = INVARIANT) -> Iter
 
 
 def answered(formulas: Sequence[Term], examined: Examined, wishes: Iterable[Term] = ()) -> Answer:
-    """Ask both solvers. Where they differ, that is the verdict, and each is named with what it says."""
+    """Ask both solvers. If they disagree, the verdict names both answers."""
     first = satisfiable(formulas, wishes)
     other = second_solver.verdict(written(formulas))
     examined += Examined({f"what z3 calls {first.verdict}": 1, f"what cvc5 calls {other}": 1})
@@ -83,7 +83,7 @@ def answered(formulas: Sequence[Term], examined: Examined, wishes: Iterable[Term
 
 
 def shown(todo: Iterator[Obligation], say: Say, examined: Examined) -> list[Failure]:
-    """Ask for each of them; say how it goes, one line for each group."""
+    """Check each obligation. Print one line for each group. Return the failures."""
     failures: list[Failure] = []
     for group, members in groupby(todo, lambda obligation: obligation.group):
         began, count, failed = time.monotonic(), 0, len(failures)
@@ -100,7 +100,10 @@ def shown(todo: Iterator[Obligation], say: Say, examined: Examined) -> list[Fail
 
 
 def impossible_actions(universe: Universe, examined: Examined) -> list[Failure]:
-    """The actions that no state of the invariant allows: anything could be proved of these."""
+    """Return the actions that are impossible in every state of the invariant.
+
+    Every claim about these would be vacuous.
+    """
     model = Model(universe)
     known = [*model.assumptions, *(conjunct(model, model.state) for conjunct in INVARIANT)]
     verdicts = ((action, answered([*known, action.enabled], examined).verdict) for action in model.actions())
@@ -126,7 +129,7 @@ def counterexample(
 
 
 def _simplicity(model: Model) -> Iterator[Term]:
-    """What makes a state easier to read, the most important first. Each is kept only where it can be had."""
+    """Return wishes that make a state easier to read, the most important first. They are satisfied if possible."""
     universe, s = model.universe, model.state
     processes, operations, records = universe.all_of(universe.process), universe.operations, universe.records
     yield s.version <= 1
@@ -147,7 +150,7 @@ def _simplicity(model: Model) -> Iterator[Term]:
 
 
 def _counterexample_lines(model: Model, action: Action | None, answer: Answer) -> list[str]:
-    """What differs, and whatever else there is that is not as it was at first."""
+    """Return the parts that a step changes, and the parts that differ from the initial state."""
     show = partial(_shown, answer.evaluate)
     initial = _described(model, model.initial(), show)
     if action is None:
@@ -168,7 +171,7 @@ def _shown(evaluate: Of, term: Term) -> str:
 
 
 def _described(model: Model, s: State, show: Callable[[Term], str]) -> dict[str, str]:
-    """The state, part by part, in words."""
+    """Describe a state, part by part."""
     processes, operations, records = model.universe.processes, model.universe.operations, model.universe.records
 
     def holds(term: Term) -> bool:
@@ -206,7 +209,7 @@ def _described(model: Model, s: State, show: Callable[[Term], str]) -> dict[str,
 
 
 def find_faults(say: Say, examined: Examined) -> list[Failure]:
-    """Each broken rule must have a counterexample, at the obligation that is named for it."""
+    """Check that each broken rule has a counterexample at the obligation that `FAULTS` names."""
     failures: list[Failure] = []
     for fault, name in FAULTS.items():
         began = time.monotonic()
@@ -223,7 +226,7 @@ def find_faults(say: Say, examined: Examined) -> list[Failure]:
 
 
 def prove(say: Say, examined: Examined) -> list[Failure]:
-    """Prove everything, and find every fault."""
+    """Prove all obligations, and find every fault."""
     began = time.monotonic()
     say("Any number of processes, operations, records and versions, for z3 and for cvc5:")
     failures = shown(obligations(Model(unbounded())), say, examined)

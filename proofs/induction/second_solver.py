@@ -1,9 +1,9 @@
-"""A second solver, cvc5, which reads the questions that z3 has written down: that both err alike is not likely."""
+"""Ask a second solver, cvc5, the questions that z3 has written. It is unlikely that both make the same error."""
 
 import cvc5  # type: ignore[import-untyped]
 
 STEPS = 10_000_000
-"""What cvc5 may do for one question, as it counts itself. The hardest of them takes a hundredth of it."""
+"""The limit of cvc5's own step count for one question. The hardest question needs a hundredth of it."""
 
 
 def verdict(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The invariant is inductive in TLA+ too: TLC starts from every state that satisfies it, and no step leads out."""
+"""Let TLC start from every state that satisfies the invariant, and check that no step leaves it."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ INDUCTIVE = ("Inductive", "InductiveViews")
 
 
 def prove(say: Say, examined: Examined) -> list[Failure]:
-    """Start from every state, within bounds, that satisfies the invariant: no step may lead to one that does not."""
+    """Check within bounds that each step from a state with the invariant leads to a state with the invariant."""
     say("The specification itself, from every state that satisfies the invariant (this takes minutes):")
     failures: list[Failure] = []
     manifest = read_manifest(find_manifest(Path.cwd()))

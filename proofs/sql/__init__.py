@@ -1,5 +1,5 @@
-"""The SQL of the store does what the functions of `unwedged.protocol` say.
+"""Test that the SQL of the store agrees with the functions of `unwedged.protocol`.
 
 Subject: the statements that `unwedged.store` sends to SQLite.
-Method: Hypothesis, in tests by examples, the same ones each time. This is not a proof.
+Method: tests by Hypothesis with the same examples each time. This is not a proof.
 """

@@ -1,7 +1,7 @@
-"""The SQL does what the functions of `protocol` say: a test by examples, the same ones each time, and not a proof.
+"""Test the SQL against the functions of `protocol`, with the same examples each time. This is not a proof.
 
-Run `python -m proofs sql`. The tests are those of `tests/store/sqlite/test_rules.py` that compare the two (P16.1). Each
-must have run and passed, with all its examples; one that is not listed here must not be among them either.
+Run `python -m proofs sql`. The tests are in `tests/store/sqlite/test_rules.py` (P16.1). Each listed test must have
+passed with all of its examples, and there must be no test that is not listed.
 """
 
 import subprocess
@@ -29,11 +29,11 @@ PROFILE, EXAMPLES = "prove", 400
 
 
 def prove(say: Say, examined: Examined) -> list[Failure]:
-    """Run the tests, and look at what each of them has done."""
+    """Run the tests, and check how many examples each of them has tried."""
     say(f"The SQL against the functions, {EXAMPLES} examples for each test:")
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
-        # Of pytest's two formats, this is the one in which a test may note something.
+        # Of pytest's two JUnit formats, only this one lets a test record a property.
         options = [f"--hypothesis-profile={PROFILE}", f"--junit-xml={report}", "--override-ini=junit_family=xunit1"]
         chosen = [f"{MODULE}::{name}" for name in SELECTION]
         command = [sys.executable, "-m", "pytest", "--quiet", *options, *chosen]
@@ -47,13 +47,13 @@ def prove(say: Say, examined: Examined) -> list[Failure]:
     failures += (Failure(name, "is not listed") for name in tried if name not in TESTS)
     for name, examples in tried.items():
         say(f"  {name:<52}{examples:>5} examples")
-        # There are more where Hypothesis throws some away on the way.
+        # Hypothesis may discard examples, and then tries more.
         examined += Examined({"tests": 1, "examples": min(examples, EXAMPLES)})
     return failures
 
 
 def _examples_of_passed(report: "ET.ElementTree[ET.Element]") -> dict[str, int]:
-    """By the name of each test that passed, how many examples it says that it tried."""
+    """Return how many examples each passed test has tried, by the name of the test."""
     return {
         case.attrib["name"]: sum(
             int(noted.attrib["value"]) for noted in case.iter("property") if noted.attrib["name"] == "examples"

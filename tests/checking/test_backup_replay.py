@@ -138,7 +138,7 @@ BREAKS = {
     ),
     "a late answer about the version counts": (
         TWO_VERSIONS,
-        Break([(backup, "mark_version", _take_any_answer)], r"another mark, and nothing has changed"),
+        Break([(backup, "mark_version", _take_any_answer)], r"a new mark, but nothing has changed"),
     ),
     "a version that is being made gives way": (
         ONE_VERSION,
@@ -150,7 +150,7 @@ BREAKS = {
     ),
     "a mark is made again without a reason": (
         ONE_VERSION,
-        Break([(backup, "mark_version", _mark_again)], r"another mark, and nothing has changed"),
+        Break([(backup, "mark_version", _mark_again)], r"a new mark, but nothing has changed"),
     ),
     "a refusal by an older version counts": (
         TWO_VERSIONS,

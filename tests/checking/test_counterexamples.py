@@ -105,5 +105,5 @@ def test_a_violation_that_needs_no_fault_is_noticed(
             monkeypatch.setattr(*substitution)
         runner.run(world.close())
     monkeypatch.setitem(FAULTS, slug, lambda _: ())
-    with pytest.raises(CheckError, match=f"{slug}: without the fault, {violated} is violated all the same"):
+    with pytest.raises(CheckError, match=f"{slug}: without the fault, {violated} is violated too"):
         replay_counterexample(slug, violated, found(model))

@@ -124,7 +124,7 @@ BREAKS = {
     ),
     "a device that is verified later is not asked": (
         ASKING,
-        Break([(asking, "send_request", _ask_the_first)], r"there is nobody to ask"),
+        Break([(asking, "send_request", _ask_the_first)], r"there is no device to ask"),
     ),
     "whoever has answered is told that the request is over": (
         UNASKED,
@@ -228,19 +228,19 @@ WRONG = {
         gossip_state(),
         gossip_state(given={THEIRS: 1}),
         "NothingGivenAway",
-        "planted was given",
+        "the request of planted was answered",
     ),
     "a blocked device is answered": (
         gossip_state(blocked=frozenset({D1})),
         gossip_state(given={FIRST: 1}),
         "NothingGivenAway",
-        "d1 was given",
+        "the request of d1 was answered",
     ),
     "an attacker's answer is taken": (
         gossip_state(ours=frozenset({OPEN})),
         gossip_state(taken=(answer(1, PLANTED),)),
         "NothingUnasked",
-        "not in the person's hands",
+        "not the person's own",
     ),
     "an answer is taken that nobody asked for": (
         gossip_state(ours=frozenset({OPEN})),
@@ -276,7 +276,7 @@ WRONG = {
         gossip_state(),
         gossip_state(holds=frozenset({HOLD})),
         "NothingLost",
-        "never told that the request 1 is over",
+        "never learns that the request 1 is over",
     ),
 }
 

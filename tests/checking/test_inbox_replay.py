@@ -312,18 +312,26 @@ def test_what_is_right_is_accepted(state: State) -> None:
 
 
 WRONG = {
-    "a message is neither applied nor recorded": (inbox_state(backlog=()), "NothingLost", "the message 3 was neither"),
+    "a message is neither applied nor recorded": (
+        inbox_state(backlog=()),
+        "NothingLost",
+        "the token has passed the message 3",
+    ),
     "a better key is not stored": (
         inbox_state(backlog=(), effects=(1, 1, 1)),
         "NothingLost",
-        "that the message 3 brought",
+        "the room key of the message 3 is not stored",
     ),
     "a message has two effects": (
         inbox_state(effects=(1, 2, 0)),
         "ExactlyOnce",
-        r"the messages [2] had an effect twice",
+        r"the messages [2] took effect twice",
     ),
-    "a session without its account": (inbox_state(account="offered"), "AtomicSync", "one is stored"),
+    "a session without its account": (
+        inbox_state(account="offered"),
+        "AtomicSync",
+        "without the use of its one-time key",
+    ),
     "a change is not marked": (inbox_state(outdated=frozenset()), "AtomicSync", "lists changed at {2}"),
     "a position is used twice": (inbox_state(sent=((1, 0), (1, 0))), "NoRatchetReuse", "was used twice"),
 }

@@ -240,7 +240,7 @@ def test_a_graph_without_a_transition_is_refused(small_dump: Path, tmp_path: Pat
 
 
 def test_a_module_without_a_counterpart_is_refused(small_dump: Path) -> None:
-    with pytest.raises(CheckError, match="Some: nothing stands for Other in the replay"):
+    with pytest.raises(CheckError, match="Some: there is no counterpart of Other"):
         replay_dumps([of_dump(small_dump, "Other")], note_nothing)
 
 
@@ -277,7 +277,7 @@ def test_a_counterexample_that_goes_round_for_ever_is_not_replayed(
 ) -> None:
     model = manifest.model("fault-wedged-mark-in-memory")
     result = replace(found(model), lasso=0)
-    with pytest.raises(CheckError, match="Sessions: a counterexample that goes round for ever is not replayed"):
+    with pytest.raises(CheckError, match="Sessions: a counterexample with a loop of several steps"):
         replay_counterexample(model.specification, "wedged-mark-in-memory", "EverythingArrives", result)
 
 

@@ -133,18 +133,18 @@ WRONG = {
     "a value of another version": (
         "CacheIsSnapshot",
         with_cache(2, r1=1),
-        "the cache of p1 has {'r1': 1}, which is not of",
+        "the cache of p1 has {'r1': 1}, which does not belong to",
     ),
     "a cache of an older version": (
         "CacheIsSnapshot",
         with_cache(1, r1=1),
-        "the cache of p1 is of version 1, and the store",
+        "the cache of p1 has version 1, but the store",
     ),
-    "a cache of a version to come": ("CacheIsSnapshot", with_cache(3), "which is not of its version 3"),
+    "a cache of a version to come": ("CacheIsSnapshot", with_cache(3), "which does not belong to its version 3"),
     "a snapshot of another version": (
         "CacheIsSnapshot",
         with_operation(working(r1=1)),
-        "o1 reads {'r1': 1}, which is not of",
+        "o1 reads {'r1': 1}, which does not belong to",
     ),
     "an update of an old value": (
         "NoLostUpdate",
@@ -154,23 +154,23 @@ WRONG = {
     "two answers from one value": (
         "NoRatchetReuse",
         replace(GOOD, bases={1: {"r1": 0}, 2: {"r1": 0}}),
-        "versions 1 and 2 both answered from the value 0 of r1",
+        "versions 1 and 2 were both answered from r1 = 0",
     ),
-    "two versions mixed": ("Opaque", with_operation(replace(working(r1=2, r2=1), at=1)), "which no version was"),
+    "two versions mixed": ("Opaque", with_operation(replace(working(r1=2, r2=1), at=1)), "which is part of no version"),
     "two versions mixed by a load": (
         "Opaque",
         with_operation(replace(working(r1=2), loading=("r2", 1, 2))),
-        "o1 sees {'r1': 2, 'r2': 1}, which no version was",
+        "o1 sees {'r1': 2, 'r2': 1}, which is part of no version",
     ),
     "an answer from before the question": (
         "RefinesAtomicStore",
         with_operation(VALIDATED, begun=2),
-        "no longer was when it began",
+        "had other values when it began",
     ),
     "a failure that is no longer so": (
         "RefinesAtomicStore",
         with_operation(FAILED, begun=1),
-        "no longer was when it was confirmed",
+        "had other values when it was confirmed",
     ),
     "two who pass the fence": (
         "OneFencedHolder",
@@ -180,38 +180,38 @@ WRONG = {
     "a guard that never synced": (
         "GuardIsHonest",
         replace(GOOD, synced={"p1": 1, "p2": 1}),
-        "of epoch 2, and synced under 1",
+        "of epoch 2, but synced under epoch 1",
     ),
     "a guard without the lease": (
         "GuardIsHonest",
         replace(GOOD, after=replace(AFTER, lease=(2, "Nobody", False, False))),
-        "and the lease is Nobody's",
+        "but the lease belongs to Nobody",
     ),
     "an epoch for the second time": (
         "EpochNeverReused",
         replace(GOOD, before=replace(BEFORE, guards={"p1": ("none", 0), "p2": ("none", 0)})),
-        "p1 acquired epoch 2, which had been there",
+        "p1 acquired epoch 2, which was used before",
     ),
     "a holder that is robbed": (
         "HolderNotAborted",
         replace(GOOD, after=replace(AFTER, lease=(3, "p2", True, False))),
-        "p1 renewed in time, and its lease went to p2",
+        "p1 renewed in time, but its lease went to p2",
     ),
     "an unchanged record that is dropped": (
         "NoSpuriousInvalidation",
         with_cache(2),
-        "p1 dropped r2, which had not changed",
+        "p1 dropped r2, which has not changed",
     ),
-    "a gap": ("StreamComplete", having_heard((0, False), (2, False)), "heard of version 2 after 0"),
+    "a gap": ("StreamComplete", having_heard((0, False), (2, False)), "got version 2 after 0"),
     "a version heard twice": (
         "StreamComplete",
         having_heard((1, False), (2, False), (2, False)),
-        "heard of version 2 after 2",
+        "got version 2 after 2",
     ),
     "a subscriber that was forgotten": (
         "StreamComplete",
         having_heard((0, False), (1, False)),
-        "up to version 1, its cache is at 2",
+        "up to version 1, the cache has 2",
     ),
 }
 

@@ -303,10 +303,10 @@ BREAKS: Mapping[str, Break] = {
     "fill-does-nothing": Break((GuardedCache, "fill", note_nothing), "caches:"),
     "fill-at-any-version": Break((cache_rules, "fill", fill_at_any_version), "caches:"),
     "install-does-nothing": Break((GuardedCache, "install", note_nothing), "has the live objects of"),
-    "live-object-stays-in-the-cache": Break((GuardedCache, "take", leave_in_place), "a live object is not"),
+    "live-object-stays-in-the-cache": Break((GuardedCache, "take", leave_in_place), "a live object differs"),
     "guard-dies-unnoticed": Break((LeaseLock, "lost", note_nothing), "guards:"),
     "waiter-is-ignored": Break((LeaseLock, "note_waiter", note_nothing), "guards:"),
-    "views-do-not-ask": Break((Operation, "validate", do_nothing), "ended before it came to"),
+    "views-do-not-ask": Break((Operation, "validate", do_nothing), "ended without an access to"),
     "load-asks-no-fence": Break(
         other_sql(statements.LOAD, statements.LOAD.replace(statements.FENCE, "TRUE")), "ended with None"
     ),
@@ -329,15 +329,15 @@ BREAKS: Mapping[str, Break] = {
         other_sql("epoch = epoch + free", "epoch = epoch + (free AND holder IS NOT :instance)"), "lease:"
     ),
     "live-objects-all-dropped": Break((GuardedCache, "successor", with_no_live_objects), "has the live objects of"),
-    "begin-while-syncing": Break(admits_also(Stage.SYNCING), "not begin here"),
-    "begin-while-draining": Break(admits_also(Stage.DRAINING), "not begin here"),
-    "view-beside-a-commit": Break((Admission, "begin_commit", note_nothing), "not begin here as a view"),
+    "begin-while-syncing": Break(admits_also(Stage.SYNCING), "begin here as a"),
+    "begin-while-draining": Break(admits_also(Stage.DRAINING), "begin here as a"),
+    "view-beside-a-commit": Break((Admission, "begin_commit", note_nothing), "begin here as a view"),
     "two-transactions-at-once": Break(
-        (LeaseLock, "begin_transaction", LeaseLock.begin_view), "not begin here as a transaction"
+        (LeaseLock, "begin_transaction", LeaseLock.begin_view), "begin here as a transaction"
     ),
-    "failures-do-not-ask": Break((Operation, "confirm", do_nothing), "ended before it came to the database"),
+    "failures-do-not-ask": Break((Operation, "confirm", do_nothing), "ended without an access to the database"),
     "subscribers-hear-no-commits": Break((Streams, "publish", note_nothing), "heard:"),
-    "subscribers-hear-another-record": Break((Streams, "publish", publish_another_record), "was told that version"),
+    "subscribers-hear-another-record": Break((Streams, "publish", publish_another_record), "received a change of"),
     "subscribers-hear-nothing-foreign": Break((CryptoStore, "_publish_foreign_commits", do_nothing), "heard:"),
 }
 
@@ -349,8 +349,8 @@ def test_only_what_did_not_change_keeps_its_live_object() -> None:
 @pytest.mark.parametrize(
     ("broken", "told"),
     [
-        (with_live_objects(lambda log: replace(log, changes=log.changes[:1])), "a live object is not what the cache"),
-        (with_live_objects(lambda log: replace(log, changes=())), "a live object is not what the cache has"),
+        (with_live_objects(lambda log: replace(log, changes=log.changes[:1])), "a live object differs"),
+        (with_live_objects(lambda log: replace(log, changes=())), "a live object differs from the cached value"),
         ((GuardedCache, "successor", with_no_live_objects), r"has the live objects of \[\], and should have those of"),
     ],
 )
@@ -453,7 +453,7 @@ def test_whatever_a_replay_did_not_try_is_missed(
 
 
 def test_too_small_a_graph_is_refused(small_dump: Path) -> None:
-    with pytest.raises(CheckError, match=r"has \d+ transitions that are no crashes, not 30000"):
+    with pytest.raises(CheckError, match=r"has only \d+ transitions besides crashes, not 30000"):
         replay_graph(small_dump, note_nothing)
 
 
@@ -461,7 +461,7 @@ def test_crashes_do_not_make_a_graph_large(small_dump: Path, monkeypatch: pytest
     edges = len(read_graph(small_dump).edges)
     monkeypatch.setattr(replaying, "MIN_TRANSITIONS", edges)
     rename(small_dump, "Acquire", "Crash")
-    with pytest.raises(CheckError, match=f"transitions that are no crashes, not {edges}"):
+    with pytest.raises(CheckError, match=f"transitions besides crashes, not {edges}"):
         replay_graph(small_dump, note_nothing)
 
 

@@ -116,7 +116,7 @@ WRONG = {
     "a later session is not stored": (
         sharing_state(arrived=ARRIVED | {key(D1, 3, 0)}),
         "NothingLost",
-        "whose session is not stored",
+        "its session is not stored",
     ),
     "a message can't be read": (
         sharing_state(messages=(*MESSAGES, message(2, 1, D1, D2))),

@@ -92,7 +92,7 @@ def _show_what_the_other_does_not(flow: VerificationFlow, own: Device) -> ShortS
 
 
 BREAKS = {
-    "messages leave in any order": Break([(outbox, "send", _send_in_any_order)], r"may be sent in any order"),
+    "messages leave in any order": Break([(outbox, "send", _send_in_any_order)], r"could be sent in the wrong order"),
     "a message that comes again is taken again": Break(
         [(verification, "receive", _receive_again)], r"store\.flow\.phase: the model has"
     ),
@@ -106,7 +106,9 @@ BREAKS = {
     "a MAC that comes early is lost": Break(
         [(verification, "_receive_mac", _drop_early_mac)], r"(store\.flow|peer)\.mac: the model has"
     ),
-    "a secret outlives its flow": Break([(verification, "_ended", _keep_the_secret)], r"outlives it"),
+    "a secret outlives its flow": Break(
+        [(verification, "_ended", _keep_the_secret)], r"still stored after the flow is over"
+    ),
     "the ends show different strings": Break(
         [(verification, "short_string", _show_what_the_other_does_not)], r"sees that the short strings differ"
     ),
@@ -183,7 +185,7 @@ WRONG = {
     "trust that nobody has confirmed": (
         verification_state(confirmed=frozenset({"peers"})),
         "TrustOnlyIfConfirmed",
-        "somebody has not confirmed",
+        "one person has not confirmed",
     ),
     "trust in an attacker": (verification_state(identity="fake"), "TrustOnlyIfConfirmed", "an attacker's identity"),
     "an end without trust": (verification_state(trusted=False), "DoneIsTrusted", "is not trusted"),
@@ -195,7 +197,7 @@ WRONG = {
     "a peer that is left alone": (
         verification_state(phase="gone", trusted=False, on_their_way=(start_of("ours"),)),
         "SurvivesInvalidation",
-        "without a word",
+        "no message says so",
     ),
 }
 
