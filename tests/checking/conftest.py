@@ -1,4 +1,4 @@
-"""Real TLC on real Java, and a folder of specifications for it."""
+"""Fixtures: the real TLC on real Java, and a folder of specifications for it."""
 
 from __future__ import annotations
 

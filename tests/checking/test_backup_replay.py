@@ -1,4 +1,4 @@
-"""Real machines on graphs of the module Backup, and that a broken machine is noticed."""
+"""The replay of the module Backup notices a broken machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from unwedged.store import Transaction, View
 
 BACKUPS = COUNTERPARTS["MCBackup.tla"]
 MOST_STEPS = 2_000
-"""Each break of the machine shows within so many steps."""
+"""Each break of the machine is noticed within so many steps."""
 ONE_VERSION = "ReplayBackup"
 TWO_VERSIONS = "ReplayBackupOfTwoVersions"
 TWO_SESSIONS = "ReplayBackupOfTwoSessions"

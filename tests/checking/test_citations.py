@@ -1,4 +1,4 @@
-"""The clauses of the specification are cited, and what is cited is a clause."""
+"""Each clause of the specification is cited, and each citation names a clause."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from checking.citations import CHECKS, Specification
 
 ROOT = Path(__file__).parents[2]
 
-# In place of the letter P: what is made up here must not be taken for a citation.
+# The letter Q instead of P: the made-up numbers here must not count as citations.
 PROTOCOL = """# Protocol
 **SHOULD** is explained here.
 

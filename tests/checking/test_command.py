@@ -1,4 +1,4 @@
-"""The command line as a person meets it: its own process, its output, its exit code."""
+"""The command line, as a process of its own: its output and its exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conditions are found in the specification's text, taken out, and what then falls is what TLC says."""
+"""Conditions are found in the specification, removed one at a time, and TLC's result is compared with the list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The test vectors for other implementations are what the reference does, and find what they are there to find."""
+"""The test vectors for other implementations agree with the reference, and find the bugs that they are meant for."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""TLC's counterexamples of broken specifications go wrong in the reference broken alike, and not otherwise.
+"""A replayed counterexample violates its property in the reference with the same fault, and only with it.
 
-``python -m checking check`` does this for every fault. Here it is shown for a few that a replay which should fail does.
+``python -m checking check`` replays every fault. Here a few of them show that a replay fails when it should.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a device exchanges with others is accepted where it is sound, whatever order it comes in (``ExchangeTrace``)."""
+"""``ExchangeTrace`` accepts the traces of a correct device that exchanges messages with others in any order."""
 
 from __future__ import annotations
 

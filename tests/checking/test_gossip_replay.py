@@ -1,4 +1,4 @@
-"""Real machines on graphs of the module Gossip, and that a broken machine is noticed."""
+"""The replay of the module Gossip notices a broken machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from unwedged.store import Transaction
 
 GOSSIP = COUNTERPARTS["MCGossip.tla"]
 MOST_STEPS = 2_500
-"""Each break of the machine shows within so many steps."""
+"""Each break of the machine is noticed within so many steps."""
 ANSWERING = "ReplayGossip"
 REPEATED = "ReplayGossipRepeated"
 ASKING = "ReplayGossipAsking"

@@ -1,4 +1,4 @@
-"""The guard's states: what the specification shows is what the code does."""
+"""The guard's states in the specification are those of the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real machines on the graphs of the module Inbox, and that a broken machine is noticed."""
+"""The replay of the module Inbox notices a broken machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from unwedged.store import RecordKind, Transaction
 
 INBOX = COUNTERPARTS["MCInbox.tla"]
 MOST_STEPS = 5_000
-"""Each break of the machine shows within so many steps."""
+"""Each break of the machine is noticed within so many steps."""
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
-"""What TLC calls its steps: the name of the action alone, or, from a newer TLC, with the action's parameters.
+"""TLC's labels of steps are read with and without the parameters of the action, which only a newer TLC writes.
 
-The samples were printed by both, for one small specification. The tests with the real TLC elsewhere meet one form only.
+Both versions printed the samples, for one small specification. Tests with the real TLC elsewhere have one form only.
 """
 
 from __future__ import annotations

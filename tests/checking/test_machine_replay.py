@@ -1,4 +1,4 @@
-"""Real machines on the graphs of the models of the Matrix device, and that a broken machine is noticed.
+"""The replays of the models of the Matrix device notice a broken machine.
 
 ``python -m checking replay NAME`` takes every transition of a model once.
 """
@@ -32,7 +32,7 @@ from unwedged.machine.requests import KeysQuery, KeysUpload
 from unwedged.store import Transaction
 
 MOST_STEPS = 2_000
-"""Each break of the machine shows within so many steps."""
+"""Each break of the machine is noticed within so many steps."""
 
 
 def note_nothing(taken: int, of: int) -> None:

@@ -1,4 +1,4 @@
-"""Steps of the machine in traces: those of real machines are possible, and what breaks a guarantee is named."""
+"""``MachineTrace`` accepts the traces of real machines, and names a step that violates a guarantee."""
 
 from __future__ import annotations
 

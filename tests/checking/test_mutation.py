@@ -1,4 +1,4 @@
-"""Which lines have changed, which mutants are the same, and what the page of scores keeps."""
+"""Changed lines are found, mutants are identified by their text, and the page of scores keeps other files' rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of states: what differs is marked, and nothing that it shows can become markup."""
+"""The page of states marks the differences, and no text in it can become markup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each property accepts what is right, and says what is wrong."""
+"""Each property of the replay accepts correct steps, and reports violations."""
 
 from __future__ import annotations
 

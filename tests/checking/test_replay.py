@@ -1,9 +1,9 @@
-"""The real store on the graph of the replay model, and that the replay notices when the store is broken.
+"""The real store takes the steps of the replay model, and the replay notices a broken store.
 
-``python -m checking replay`` takes every transition once. ``Walker`` goes other ways through the same graph, which
-Hypothesis chooses, and shrinks one that fails. How many steps is the profile's choice: some five thousand in ``ci``,
-which is the default, and more than two hundred thousand with ``--hypothesis-profile=long``. To repeat a failure,
-put the line ``@reproduce_failure(...)`` that it printed above ``class Walker``.
+``python -m checking replay`` takes every transition once. ``Walker`` takes other paths through the same graph, which
+Hypothesis chooses, and Hypothesis shrinks a path that fails. The profile decides the number of steps: some five
+thousand in ``ci``, the default, and more than two hundred thousand with ``--hypothesis-profile=long``. To repeat a
+failure, put the printed line ``@reproduce_failure(...)`` above ``class Walker``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Real machines on a graph of the module Sharing, and that a broken machine is noticed."""
+"""The replay of the module Sharing notices a broken machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from unwedged.store import Transaction
 
 SHARING = COUNTERPARTS["MCSharing.tla"]
 MOST_STEPS = 2_000
-"""Each break of the machine shows within so many steps."""
+"""Each break of the machine is noticed within so many steps."""
 
 
 @pytest.fixture(scope="module")

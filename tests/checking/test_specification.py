@@ -1,4 +1,4 @@
-"""What ``spec/`` names exists, and nothing that belongs there is left out."""
+"""Each name in ``spec/`` exists, and ``spec/`` is complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults in real processes are found by their traces, and ``spec/trace-faults.md`` says which, and by which fields."""
+"""Faults in real processes are found by their traces, as the table in ``spec/trace-faults.md`` says."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TRIED: Final = (
     *("account-fork-at-creation", "save-error-ignored", "stale-count", "two-commits-per-sync"),
 )
 WITH_FIELDS: Final = ("cache-before-commit", "guard-outlives-release", "late-version")
-"""Faults of which the fields are tried one by one here: all faults with all fields would take many minutes."""
+"""Faults whose optional fields are removed one at a time here. To try all faults would take many minutes."""
 
 
 def rows() -> dict[str, Row]:

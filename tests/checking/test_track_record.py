@@ -1,6 +1,6 @@
-"""The track record: what is recorded of TLC's counterexamples, and the pages that are made of it.
+"""The recorded counterexamples of the track record, and its pages, are up to date.
 
-``python -m checking check`` compares all that is recorded with what TLC finds. Here it is shown for a few.
+``python -m checking check`` compares all recorded counterexamples with TLC's. Here a few are compared.
 """
 
 from __future__ import annotations

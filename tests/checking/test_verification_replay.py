@@ -1,4 +1,4 @@
-"""Real machines on a graph of the module Verification, and that a broken machine is noticed."""
+"""The replay of the module Verification notices a broken machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from unwedged.store import Transaction
 
 VERIFICATION = COUNTERPARTS["MCVerification.tla"]
 MOST_STEPS = 3_000
-"""Each break of the machine shows within so many steps."""
+"""Each break of the machine is noticed within so many steps."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Backups, for tests: what is known of them here, and what the homeserver has."""
+"""Make and read backups of room keys, for tests."""
 
 from __future__ import annotations
 

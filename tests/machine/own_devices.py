@@ -1,4 +1,4 @@
-"""Alice's other devices: what a secret or a room key may come from, and go to."""
+"""Set up Alice's other devices, with which secrets and room keys are exchanged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unwedged.machine.records import DEVICES, OWN_DEVICE, PEER
 from unwedged.store import Transaction
 
 CONNECTION = "made up"
-"""The sync connection on which a device receives what no homeserver sends."""
+"""The sync connection on which a test gives a device made-up events."""
 
 
 async def another_device(scene: Scene, name: str = "TABLET", *, verified: bool = True) -> Client:
@@ -39,7 +39,7 @@ async def verify(scene: Scene, tablet: Client) -> None:
 
 
 async def trust(client: Client, other: Client, told: LocalTrust) -> None:
-    """Note on one device what Alice thinks of another."""
+    """Set Alice's local trust in another device."""
     await client.machine.set_trust(ALICE, other.device.device, other.machine.ed25519, told)
 
 

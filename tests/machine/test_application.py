@@ -1,4 +1,4 @@
-"""What an application sees of the machine beside messages: its own events, refused room keys, streams, and failures."""
+"""The machine shows an application its own events, refused room keys, changes, and failures."""
 
 from __future__ import annotations
 

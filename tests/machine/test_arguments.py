@@ -1,4 +1,4 @@
-"""What a caller gives wrongly is refused by name, before anything is made of it."""
+"""Wrong arguments raise a named error, and change nothing."""
 
 from __future__ import annotations
 

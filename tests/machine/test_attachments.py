@@ -1,4 +1,4 @@
-"""Encrypted attachments: those of other programs are read, ours are as specified, and no changed file gets through."""
+"""Attachments of other programs are decrypted, ours are as specified, and a changed file is refused."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The backup of a device that two processes share, beside that of another device of the same user.
+"""A device in two processes and another device of the same user share a backup, with random steps.
 
-Keys get better, versions change, answers come late, twice or never. The properties: what has no mark is in the version
-that is known, as good as it is here, and can be read by its key (BackedUpIsBest); and in the end everything that is
-here is in the current version (EverythingIsBackedUp).
+Room keys get better, versions change, answers come late, twice or never. A room key without a mark is in the known
+version, in its best form, and the version's key decrypts it (BackedUpIsBest). In the end every room key is in the
+current version (EverythingIsBackedUp).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Answers that come late or twice, and offers, claims and shares that must not be made again: each guard by itself."""
+"""Late or repeated answers change nothing, and offers, claims and shares are not repeated: one test for each rule."""
 
 from __future__ import annotations
 

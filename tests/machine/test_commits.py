@@ -1,4 +1,4 @@
-"""What is written in one commit: each call makes one, of no other records than ``spec/machine.md`` names."""
+"""Each call makes one commit, with no other records than ``spec/machine.md`` names."""
 
 from __future__ import annotations
 

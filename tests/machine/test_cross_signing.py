@@ -1,4 +1,4 @@
-"""Identities, and what a process does with them that did not begin it: each step is another process's."""
+"""Cross-signing identities are made and used in two processes, which change before each step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors: each has a code of its own, on which programs may rely."""
+"""Each error has a stable code of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the examples do where a homeserver does not do its part. On a real one they run in ``tests/synapse``."""
+"""The examples handle a homeserver that fails. ``tests/synapse`` runs them on a real homeserver."""
 
 from __future__ import annotations
 

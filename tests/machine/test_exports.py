@@ -1,4 +1,4 @@
-"""Key export files: those of other programs are read, ours are as specified, and what is wrong is refused by name."""
+"""Key export files of other programs are read, ours are as specified, and wrong files raise a named error."""
 
 from __future__ import annotations
 

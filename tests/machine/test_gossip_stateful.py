@@ -1,8 +1,8 @@
-"""Room keys that a device in two processes, and another device of the same user, ask each other for.
+"""A device in two processes and another device of the same user request room keys from each other, with random steps.
 
-Requests are lost, answered late or in the other process; events come again on another connection; each device is
-verified by the other at some time. The properties: whatever is asked for arrives in the end (EverythingArrives), and
-each request is answered once (ExactlyOnce).
+Requests are lost, or answered late or in the other process. Events come again on another connection. Each device
+verifies the other at some time. In the end every requested key has arrived (EverythingArrives), and each request was
+answered once (ExactlyOnce).
 """
 
 from __future__ import annotations

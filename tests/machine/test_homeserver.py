@@ -1,4 +1,4 @@
-"""The homeserver in memory answers as the specification says, and as Synapse does where it says nothing."""
+"""The homeserver in memory answers like the specification, and like Synapse where the specification is silent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Devices and homeservers that keep to every shape, and mean harm: they harm nobody but themselves."""
+"""Hostile devices and homeservers that send well-formed messages can't harm other devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a homeserver says of identities: nobody signs for a user but the user, and what is known is not spoilt."""
+"""A hostile homeserver can't sign for a user, and can't change known identities."""
 
 from __future__ import annotations
 

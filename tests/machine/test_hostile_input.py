@@ -1,4 +1,4 @@
-"""Whatever a homeserver or a device sends, the machine raises nothing but what it names, and goes on."""
+"""For any input from a homeserver or a device, the machine raises only named errors, and continues to work."""
 
 from __future__ import annotations
 

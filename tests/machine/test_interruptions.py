@@ -1,8 +1,8 @@
-"""Each call is interrupted wherever it can be: nothing is half done or used twice then, and the other process goes on.
+"""A call that is interrupted at any point leaves nothing half done or used twice, and the other process continues.
 
-A call is cancelled at its first await, at its second, and so on until it gets through; early, and late, when what it
-waited for has happened. Or its first access to the database fails, its second, and so on: with an error that says that
-nothing was written, or with one after which nobody knows.
+A call is cancelled at its first await, at its second, and so on until it succeeds: before the awaited event, and after
+it. Or its first access to the database fails, its second, and so on: with an error that says that nothing was written,
+or with an error after which the outcome is unknown.
 """
 
 from __future__ import annotations
@@ -580,13 +580,13 @@ class Busy(Interruption):
 
 
 class DiskFull(Busy):
-    """An access to the database fails, and nothing was written, which nobody knows."""
+    """An access to the database fails with an unknown outcome. Nothing was written."""
 
     error = StorageFailed("full, as the test wants it")
 
 
 class DiskFailsLate(DiskFull):
-    """An access to the database fails, and all was written, which nobody knows."""
+    """An access to the database fails with an unknown outcome. Everything was written."""
 
     late = True
 

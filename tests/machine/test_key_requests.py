@@ -1,4 +1,4 @@
-"""Room keys that Alice's devices ask each other for. The process that does it changes before each step."""
+"""Alice's devices request room keys from each other. The process changes before each step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checker of message keys is checked: against vodozemac, and by sessions that were forked."""
+"""The detector of reused message keys agrees with vodozemac, and finds forked sessions."""
 
 from __future__ import annotations
 

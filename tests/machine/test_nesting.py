@@ -1,4 +1,4 @@
-"""What is nested deeply: a program reads only so deep, and how deep depends on where it is called from."""
+"""Deeply nested JSON is refused at a fixed depth, however deep the call stack is."""
 
 from __future__ import annotations
 

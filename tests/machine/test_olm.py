@@ -1,4 +1,4 @@
-"""Olm: what a peer's sessions decrypt, what they refuse, and whom a decrypted message is believed to come from."""
+"""Olm sessions decrypt valid messages, refuse others, and prove the sender of a message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bytes in QR codes: by the example of the specification, read back as they were, and nothing else read."""
+"""QR codes have the bytes of the specification's example, and only valid codes are read."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Two operating-system processes of one device on one store, and a peer; processes are suspended and killed at random.
+"""Two real processes of a device, and a peer, lose nothing while processes are suspended and killed at random.
 
-Nothing waits for time to pass: leases expire since the clock that the processes share is moved.
+No test waits for time to pass: the processes share a clock that the test moves, so that leases expire.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""All kinds of records are in ``spec/state.md``, cached as it says, and each value comes back from its bytes."""
+"""``spec/state.md`` lists all kinds of records and whether each is cached, and each value can be decoded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A record that can't be read stops nobody: it counts as lost, what it held is asked for again, and the log says so."""
+"""A record that can't be read counts as lost: its content is requested again, the log says so, and no call fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No secret and no plaintext is in what a structure shows of itself: a log or an exception may quote it."""
+"""The repr of a structure has no secret and no plaintext, since a log or an exception may quote it."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ PUBLIC: typing.Final = frozenset(
         "_Withheld.reason",
     }
 )
-"""What may be shown. A name of a type of its own, such as a ``UserId``, is public; of any other text, of bytes and of
-JSON it must be said."""
+"""The fields that a repr may show. A name with its own type, such as ``UserId``, is public. Any other text, bytes or
+JSON must be listed here."""
 
 
 def structures() -> list[type]:

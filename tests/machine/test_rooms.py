@@ -1,4 +1,4 @@
-"""Room keys and messages as they are read: which key is better, what is refused, and by which name."""
+"""Of two room keys the better one is kept, and a message that can't be decrypted raises a named error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Short authentication strings equal those of vodozemac, and the vectors of others."""
+"""Short authentication strings agree with vodozemac and with the vectors of other libraries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secrets that Alice's devices give each other. The process that does it changes before each step."""
+"""Alice's devices give each other secrets. The process changes before each step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two processes of one device, and a peer: whatever one process did last, the other one reads what comes next.
+"""Two processes of a device exchange messages with a peer: each process reads the messages after the other's steps.
 
 The scenario is that of matrix-rust-sdk's ``test_multiple_clients_share_crypto_state``. Each message has a room key of
 its own, so each also moves an Olm session on, which the other process may have in memory.

@@ -1,4 +1,4 @@
-"""What decides when another room key is needed (pure), and the rooms that are too large for one commit."""
+"""A room key is replaced when it must be, and the key of a large room is shared in several commits."""
 
 from __future__ import annotations
 

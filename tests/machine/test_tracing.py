@@ -1,4 +1,4 @@
-"""What the machine says of its steps, and that nothing in it comes from a message or a key (``spec/trace.md``)."""
+"""The machine traces its steps as ``spec/trace.md`` says, and no text of a message or a key is in a trace."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from unwedged.store import RecordKind, Transaction, View
 from unwedged.trace import Line, Remarks
 
 SHORTEST: Final = 8
-"""A text of so many characters does not come about by chance."""
+"""A text with at least so many characters does not occur twice by chance."""
 WORDS: Final = " ".join(
     [
         *(tracing.KNOWN_TYPES | tracing.KNOWN_CODES),

@@ -1,7 +1,7 @@
-"""A device that two processes share, with a peer and a third user, and everything that may happen to a request.
+"""A device in two processes, a peer and a third user exchange messages, with random steps and lost or late requests.
 
-The properties: every message is read by every process of every device that it was meant for, no message key and no
-one-time key is used twice, the homeserver refuses nothing, and whoever left reads nothing of what comes after.
+Every process of every device reads each message that is meant for the device. No message key and no one-time key is
+used twice. The homeserver refuses no request. A user who has left reads no later message.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The flow of a verification as a function: whatever arrives in whatever order, only compared keys are verified."""
+"""The pure flow of a verification marks only compared keys as verified, for any messages in any order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Verifications of a device that two processes share: each step is made in the process that did not make the last."""
+"""A device in two processes verifies other devices.
+
+Each step is taken by the process that did not take the last one.
+"""
 
 from __future__ import annotations
 

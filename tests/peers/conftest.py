@@ -1,4 +1,4 @@
-"""A scene for each test, and what holds at the end of each."""
+"""Fixtures: a scene for each test, and the checks at its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The way from a device to the homeserver: it loses what it is told to lose, and sees everything that leaves."""
+"""Carry requests from devices to the homeserver, lose or repeat chosen ones, and record everything that was sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A homeserver, the network to it, and those that meet in one of its rooms."""
+"""The scene of the tests with peers: a homeserver, the network, and participants in a room."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One backup for devices of one user, of which one is ours in two processes, and the other is matrix-sdk-crypto's."""
+"""Our device, in two processes, and a device of matrix-sdk-crypto of the same user share one backup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Olm sessions between our device and a peer's are broken on purpose, in each direction, and heal."""
+"""Olm sessions between our device and a peer, broken on purpose in each direction, are replaced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Identities that matrix-sdk-crypto and we make, and what each thinks of the other's."""
+"""matrix-sdk-crypto and our device verify each other's cross-signing identities."""
 
 from __future__ import annotations
 

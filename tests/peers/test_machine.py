@@ -1,4 +1,4 @@
-"""Our device, in two machines on one store, among devices of libraries that nobody here wrote."""
+"""Our device, in two machines on one store, exchanges messages with devices of other libraries."""
 
 from __future__ import annotations
 

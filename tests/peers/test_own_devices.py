@@ -1,4 +1,4 @@
-"""Our device, in two processes, beside a device of matrix-sdk-crypto that is the same user's.
+"""Our device, in two processes, and a device of matrix-sdk-crypto of the same user give each other secrets and keys.
 
 Each of the two has verified the other. Secrets and room keys go both ways, and each step is made by the process that
 did not make the one before.

@@ -1,4 +1,4 @@
-"""Other implementations talk to each other through the homeserver in memory, so that the equipment is known to work."""
+"""Other implementations exchange messages through the homeserver in memory, which shows that the test setup works."""
 
 from __future__ import annotations
 

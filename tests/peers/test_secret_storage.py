@@ -1,4 +1,4 @@
-"""What we put into the secret storage mautrix-python reads, and the other way round."""
+"""mautrix-python reads the secrets that we store in the secret storage, and we read its secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The device and a peer verify each other. Before each of its calls the device's other process is started."""
+"""The device and a peer verify each other. Before each call of the device, its other process is restarted."""
 
 from __future__ import annotations
 

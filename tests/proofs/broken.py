@@ -1,4 +1,4 @@
-"""Each function of `protocol` with one rule broken, and where a comparison of actions must notice."""
+"""Break one rule of each function of `protocol`, with the actions in which the comparison must notice it."""
 
 from __future__ import annotations
 

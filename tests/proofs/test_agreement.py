@@ -1,6 +1,6 @@
-"""That the comparison of the code with TLC's graphs notices what is broken, on either side.
+"""The comparison of the code with TLC's graphs notices a fault on either side.
 
-All of it: `python -m proofs agreement`.
+`python -m proofs agreement` runs the whole comparison.
 """
 
 from __future__ import annotations

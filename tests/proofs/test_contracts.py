@@ -1,6 +1,6 @@
-"""The contracts in short: that each function has some, that their faults fit, and that whatever is missing is noticed.
+"""Each function has contracts, each contract has a fault, and the proof notices a missing or false contract.
 
-All of them: `python -m proofs contracts`.
+`python -m proofs contracts` confirms all contracts.
 """
 
 import inspect

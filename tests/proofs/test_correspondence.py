@@ -1,6 +1,6 @@
-"""The comparison of the encoding with TLC's graphs notices what differs, on either side.
+"""The comparison of the encoding with TLC's graphs notices a difference on either side.
 
-All of it: `python -m proofs correspondence`.
+`python -m proofs correspondence` runs the whole comparison.
 """
 
 import shutil

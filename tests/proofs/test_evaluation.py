@@ -1,4 +1,4 @@
-"""What is compiled to Python says what z3 says."""
+"""Formulas that are compiled to Python have the same values as in z3."""
 
 from collections.abc import Iterator
 

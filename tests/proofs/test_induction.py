@@ -1,6 +1,6 @@
-"""The proof in short: a few of its obligations, and that it notices what is broken.
+"""A few obligations of the induction hold, and the proof notices broken rules.
 
-All of it: `python -m proofs induction`.
+`python -m proofs induction` proves all obligations.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A proof can't shrink unnoticed: what each part examines is counted, and that all parts are asked is checked here."""
+"""A proof can't shrink unnoticed: each part counts what it examines, and all parts are run."""
 
 import pkgutil
 import runpy

@@ -1,4 +1,4 @@
-"""An invariant that is not inductive is named. All of it: `python -m proofs specification`."""
+"""An invariant that is not inductive is named. `python -m proofs specification` checks the whole invariant."""
 
 import shutil
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""The contracts of the pure functions, each with some hundred calls: in seconds.
+"""The pure functions keep their contracts in some hundred calls each, which takes seconds.
 
-`python -m proofs contracts` has them confirmed for all calls, which takes minutes.
+`python -m proofs contracts` confirms the contracts for all calls, which takes minutes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Programs that fork with an open store, or end without closing it: ``python -m tests.store.careless NAME PATH``.
 
-Each is a function below. What it writes, and its exit status, is for a test to judge.
+Each program is a function below. A test judges its output and its exit status.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Two store objects on one file, whose backends and clock a test holds still."""
+"""Fixtures: two store objects on one file, whose backends and clock a test controls."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A program that always wants the lease of a store, to be run as a process of its own.
+"""A program that competes for the lease of a store, in a process of its own.
 
-It counts up again and again, and says each count once that is committed, until its standard input ends.
+It increments a counter again and again, and prints each count after its commit, until its standard input is closed.
 """
 
 from __future__ import annotations

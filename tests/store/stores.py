@@ -1,4 +1,4 @@
-"""What the tests of the store share: a clock that stands still, chance that repeats, gates, and cancellation."""
+"""Test doubles for the store: a manual clock, repeatable random numbers, backends with gates, and cancellation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may begin under one guard, and in which order what waits begins: compared with a list of what runs or waits."""
+"""The admission of operations under a guard, and the order in which they begin, agree with a simple model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work that is never left halfway: whatever it waits for, and however often its caller is cancelled."""
+"""Work that must not be left halfway is completed, however often its caller is cancelled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which releases of SQLite a store can be read with, and which of them have the WAL-reset race."""
+"""Old releases of SQLite are refused, and releases with the WAL-reset race are recognised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a guard holds, and that a limit for its cache is kept."""
+"""A guard's cache keeps its limit, and forgets the records that were used least recently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looking at a store from outside: what is seen, and that looking leaves no trace."""
+"""The inspection of a store shows one version, and changes no file."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Large commits and what follows from them: the event loop goes on, the lease is renewed, and a rival is no obstacle.
+"""During a large commit the event loop runs, the lease is renewed, and a competing process does not stop the commit.
 
-How long the loop stands still is not measured but counted: how many records are dealt with in one go on its own thread.
+The time for which the loop is blocked is not measured. Instead, the records that are handled at once on the loop's
+thread are counted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is found where a store is opened, and what was expected there."""
+"""Opening a store compares the files with what the application expects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the operating system does to a store, with real processes: files that go, forks, exits and suspensions."""
+"""A store survives deleted files, forks, exits and suspensions of real processes, or refuses them by name."""
 
 from __future__ import annotations
 

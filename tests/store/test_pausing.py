@@ -1,4 +1,4 @@
-"""Pausing: nothing of the store is held, and going on misses nothing and takes no other file for it."""
+"""A paused store holds no file and no lease; when it resumes, it misses no change and refuses another file."""
 
 # ruff: noqa: ASYNC110, ASYNC240 (what is waited for comes within a few iterations; files in a test take no time)
 

@@ -1,4 +1,4 @@
-"""What the README says is so: its example, its story, and where it points to."""
+"""The README's examples, outputs and links are correct."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Record kinds: what is encoded comes back, and what can't be read is said by name."""
+"""Records can be encoded and decoded, and a malformed record raises a named error."""
 
 from __future__ import annotations
 

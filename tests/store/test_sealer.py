@@ -1,4 +1,4 @@
-"""Sealing: what is sealed comes back only as it was, where it was, and only with the store's secret."""
+"""A sealed key or value can be opened only unchanged, at its own position, and with the store's secret."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The secret of a store that is open: given, changed, raced for."""
+"""The secret of a store is checked, can be changed, and is the same for processes that open it at the same time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Subscriptions: every committed change once, in version order, whichever process made it."""
+"""A subscription delivers every committed change of any process once, in version order."""
 
 from __future__ import annotations
 

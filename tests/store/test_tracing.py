@@ -1,4 +1,4 @@
-"""What the store says of its steps, and where it says it (``spec/trace.md``)."""
+"""The store traces its steps as ``spec/trace.md`` says."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Two real processes on one store, with a real Olm session that Bob has the other end of.
+"""Two real processes on one store share an Olm session with Bob, and lose no update.
 
-They are really suspended and killed, at points that are chosen, and their leases expire because the clock of their
-machine is moved. So every run with one seed makes the same steps.
+The processes are really suspended and killed, at chosen points. Their leases expire because the test moves their clock.
+So every run with the same seed takes the same steps.
 """
 
 from __future__ import annotations

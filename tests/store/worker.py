@@ -1,6 +1,6 @@
-"""A program that shares a counter with others, to be run as a process: ``python -m tests.store.worker PATH RELEASE``.
+"""A program that shares a counter with other processes: ``python -m tests.store.worker PATH RELEASE``.
 
-It does what each line that comes in names, and answers with one line: what came of it, or the name of the exception.
+Each line of its input names a command. It answers with one line: the result, or the name of the exception.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a process of a device is told to do, and what it answers: each a line of JSON."""
+"""Define the commands of a device's process, and its answers. Each is a line of JSON."""
 
 from __future__ import annotations
 

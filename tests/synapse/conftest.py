@@ -1,4 +1,4 @@
-"""One Synapse for all tests, and a scene for each."""
+"""Fixtures: one Synapse for all tests, and a scene for each test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A proxy in front of Synapse: it keeps what every process sends, and loses or holds back what a test says."""
+"""Run a proxy in front of Synapse that records all requests, and loses or delays the ones that a test chooses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The backup of room keys on a real homeserver: complement-crypto's scenarios, told anew, and what Synapse answers."""
+"""The backup of room keys on a real homeserver: the scenarios of complement-crypto, and Synapse's answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Identities on a real homeserver: who is shown which keys and signatures, and whom it asks for a password."""
+"""Cross-signing on a real homeserver: which user sees which keys and signatures, and when a password is required."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bots of two processes, as they are shown."""
+"""The example of a bot in two processes runs on a real homeserver."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""One-time keys, to-device messages and room keys on a real homeserver: scenarios of complement-crypto, told anew.
+"""One-time keys, to-device messages and room keys on a real homeserver: the scenarios of complement-crypto.
 
-Missing are the sender that a homeserver forges, which ``tests/machine`` has, and a room key for a hundred devices.
+Two scenarios are missing: a forged sender, which ``tests/machine`` has, and a room key for a hundred devices.
 """
 
 from __future__ import annotations

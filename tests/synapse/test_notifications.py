@@ -1,4 +1,4 @@
-"""A notification extension beside an app: what clients of this kind met in the field, told anew.
+"""A notification extension and an app share a device: scenarios from the bugs of real clients.
 
 Complement-crypto has nine such scenarios. The one that restores keys from a backup is in ``test_backup.py``.
 """

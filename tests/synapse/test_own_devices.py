@@ -1,4 +1,4 @@
-"""Secrets and room keys that Alice's phone, in two processes, and her tablet give each other on a real homeserver."""
+"""Alice's phone, in two processes, and her tablet give each other secrets and room keys on a real homeserver."""
 
 from __future__ import annotations
 

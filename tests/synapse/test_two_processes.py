@@ -1,4 +1,4 @@
-"""One device in two processes, and a peer, on a Synapse: everybody reads everything, whatever goes wrong."""
+"""A device in two processes and a peer read all messages on a real homeserver, whatever fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A caller that is cancelled, at every await."""
+"""An operation whose caller is cancelled at any await leaves the store consistent."""
 
 from __future__ import annotations
 

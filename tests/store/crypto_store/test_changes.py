@@ -1,4 +1,4 @@
-"""What a change leads to: in another instance's cache, in the change log, and where it is damaged."""
+"""A change invalidates the caches of other instances, is in the change log, and is not lost if a line is damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What operations and commits fail of, and what that leaves."""
+"""Failed operations and commits leave the store consistent, and raise only confirmed errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What programs must not do with a store, its operations and its blocks."""
+"""Wrong use of a store, its operations and its blocks is refused."""
 
 from __future__ import annotations
 

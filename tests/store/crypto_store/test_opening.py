@@ -1,4 +1,4 @@
-"""Stores are opened and shown, with right and wrong arguments."""
+"""Stores are opened with valid arguments, and wrong arguments are refused."""
 
 from __future__ import annotations
 

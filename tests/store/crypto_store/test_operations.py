@@ -1,4 +1,4 @@
-"""Transactions and views, and how they are run again."""
+"""Transactions and views read one version, commit together, and are retried."""
 
 from __future__ import annotations
 

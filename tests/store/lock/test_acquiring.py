@@ -1,4 +1,4 @@
-"""How an instance takes the lease: asking, the sync that follows, and the operations that wait meanwhile."""
+"""An instance acquires the lease, syncs, and then lets the waiting operations begin."""
 
 from __future__ import annotations
 

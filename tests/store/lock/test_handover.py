@@ -1,4 +1,4 @@
-"""When a holder hands the lease over, and when it asks again."""
+"""A holder hands the lease over to a waiting instance, and does not ask again too early."""
 
 from __future__ import annotations
 

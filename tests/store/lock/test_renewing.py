@@ -1,4 +1,4 @@
-"""Renewals, operations that do not end, and the end of the store."""
+"""The lease is renewed, operations that do not end lose it, and a closed store releases it."""
 
 from __future__ import annotations
 

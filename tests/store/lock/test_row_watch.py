@@ -1,4 +1,4 @@
-"""How an instance watches the row: when it looks, and when it asks."""
+"""A waiting instance polls the lease row, and asks for the lease when it may be free."""
 
 from __future__ import annotations
 

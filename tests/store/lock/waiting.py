@@ -1,4 +1,4 @@
-"""Waiting for what the lock does by itself."""
+"""Wait for the background tasks of a lock, for tests."""
 
 from __future__ import annotations
 

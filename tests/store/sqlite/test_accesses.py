@@ -1,4 +1,4 @@
-"""What accesses see of each other, and of rows that are not as they should be."""
+"""Accesses do not see a commit that is under way, and damaged rows have defined results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whoever is cancelled, and wherever: what was begun is carried out, and only then is the caller told."""
+"""A cancelled call of the backend is carried out first; then its caller gets the cancellation."""
 
 from __future__ import annotations
 

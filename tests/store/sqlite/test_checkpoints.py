@@ -1,4 +1,4 @@
-"""The write-ahead log is moved into the file, and only under the write lock."""
+"""The write-ahead log is checkpointed, and only under the write lock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file: what is durable, whose it is, and that no other or damaged one is taken for a store."""
+"""A commit is durable, only the owner can read the file, and a foreign or damaged file is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A lease counts from when it is written, where that takes long."""
+"""The lease of a slow access lasts from the moment when it is written."""
 
 from __future__ import annotations
 

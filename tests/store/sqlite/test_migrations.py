@@ -1,4 +1,4 @@
-"""A store of another schema: migrated where it is older, refused where it is newer."""
+"""A store with an older schema is migrated, and a store with a newer schema is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The SQL does what the pure rules say: each access, and any accesses in a row."""
+"""The SQL agrees with the pure rules: for each access, and for any sequence of accesses."""
 
 from __future__ import annotations
 

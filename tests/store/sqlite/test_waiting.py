@@ -1,4 +1,4 @@
-"""Waiting while the database is busy: how long, how eagerly, and what is said in the end."""
+"""An access waits while the database is busy, for a limited time, and then raises an error."""
 
 from __future__ import annotations
 
