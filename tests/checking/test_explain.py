@@ -375,7 +375,7 @@ class TestDeciding:
         await self.rejected(tmp_path, toolbox, name)
 
     @pytest.mark.parametrize("name", sorted(EDITS.keys() - NOT_SEEN_IN_PARTS))
-    async def test_so_it_is_in_parts(
+    async def test_what_can_not_have_happened_is_rejected_in_parts_too(
         self, tmp_path: Path, toolbox: Toolbox, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         in_parts(monkeypatch)

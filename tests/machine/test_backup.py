@@ -285,7 +285,7 @@ async def test_two_keys_one_version(alice_and_bob: Scene, swapped: bool) -> None
 
 
 # M19.6
-async def test_whoever_creates_a_version_meanwhile_gets_the_same_one(alice_and_bob: Scene) -> None:
+async def test_another_process_that_creates_a_version_meanwhile_gets_the_same_one(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     new = await scene.app.machine.key_backup.create_version()
     assert await scene.extension.machine.key_backup.create_version() == new

@@ -90,7 +90,7 @@ async def test_a_blocked_device_that_leaves_its_list_and_comes_back_stays_blocke
 
 
 # M7.1, M8.1
-async def test_nobody_wedges_the_device_of_somebody_else(alice_and_bob: Scene) -> None:
+async def test_a_hostile_device_can_not_wedge_the_session_with_another_device(alice_and_bob: Scene) -> None:
     """Eve's messages claim Bob's key. Alice needs a session with Bob all the same."""
     scene = alice_and_bob
     scene.server.sign_in(Device(EVE, "EVE"))
@@ -188,7 +188,9 @@ async def test_a_device_that_bears_the_key_of_another_takes_nothing_from_it(
 
 
 # M7.1, M9.7
-async def test_who_leaves_reads_no_more_though_a_device_that_stays_bears_the_same_key(alice_and_bob: Scene) -> None:
+async def test_a_user_who_leaves_reads_no_more_though_a_device_that_stays_bears_the_same_key(
+    alice_and_bob: Scene,
+) -> None:
     scene = alice_and_bob
     await bear_bobs_key(scene)
     before = await scene.app.say(ROOM, "hello")

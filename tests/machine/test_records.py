@@ -77,7 +77,7 @@ def test_an_outbound_session_comes_back_where_it_was() -> None:
     assert (restored.created_ms, restored.recipients_version) == (5, 7)
 
 
-def test_who_has_a_key_comes_back_and_is_not_shown() -> None:
+def test_the_devices_that_have_a_key_come_back_and_are_not_shown() -> None:
     session = OutboundGroup()
     shared = SharedKey(
         session.session_id, {PeerName(UserId("@a:b"), Curve25519Key("c")): SharedWith(3, 1)}, {3: session.session_key}

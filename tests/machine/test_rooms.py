@@ -304,7 +304,7 @@ async def test_a_device_that_is_not_known_yet_vouches_for_its_messages_when_it_i
 
 
 # M12.3
-async def test_who_joins_later_reads_nothing_from_before(alice_and_bob: Scene) -> None:
+async def test_a_user_who_joins_later_reads_no_earlier_message(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     before = await scene.bob.say(ROOM, "alone")  # with Alice
     shared = await scene.app.share(ROOM, [ALICE])

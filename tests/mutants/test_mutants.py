@@ -214,7 +214,7 @@ MUTANTS: Final = (
         f"{STORE}/files.py",
         "_held[os.getpid(), self.identities[0]] -= 1",
         "pass",
-        "test_operating_system.py::TestForks::test_what_was_closed_before_is_nobodys_business",
+        "test_operating_system.py::TestForks::test_a_store_that_was_closed_before_the_fork_is_not_checked",
     ),
     Mutant(
         "a file with two names is opened",

@@ -74,7 +74,7 @@ async def test_the_device_and_a_peer_read_each_other(scene: Scene, tmp_path: Pat
 
 # M9.7
 @pytest.mark.parametrize("library", EACH)
-async def test_whoever_left_reads_no_more(scene: Scene, tmp_path: Path, library: Library) -> None:
+async def test_a_user_who_has_left_reads_no_more(scene: Scene, tmp_path: Path, library: Library) -> None:
     alice, bob = await scene.start(library, ALICE), await scene.start(library, BOB)
     async with shared_device(tmp_path, OURS, scene.network, random.Random(0)) as ours:
         await scene.meet(ours, alice, bob)

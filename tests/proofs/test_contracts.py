@@ -93,7 +93,7 @@ def test_each_fault_has_its_line(name: str) -> None:
 
 
 @pytest.mark.parametrize("function", ["lease.acquire", "cache.fill", "laws.stranded"])
-def test_a_few_of_them(function: str) -> None:
+def test_a_few_contracts_are_confirmed_and_refuted(function: str) -> None:
     some = {name: fault for name, fault in FAULTS.items() if name.startswith(f"{function}:")}
     lines: list[str] = []
     assert confirm(some, MODULES, lines.append, Examined()) == []
@@ -227,7 +227,9 @@ def test_a_failure_is_reported(
     assert refuted.startswith(f"FAILED: {IT_GROWS}: with 'number - 1' for 'number + 1' in sample.grow: not found: ")
 
 
-def test_where_nothing_fails(write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_failure_the_proof_succeeds(
+    write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(contracts, "FAULTS", {IT_GROWS: SHRINK})
     monkeypatch.setattr(contracts, "MODULES", write(GROWS))
     extent = {"contracts that are confirmed": 1, "broken lines that are refuted": 1}

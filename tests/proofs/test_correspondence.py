@@ -47,7 +47,7 @@ def read_again(reading: GraphReader, edges: tuple[Edge, ...]) -> GraphReader:
     return changed
 
 
-def test_they_are_the_same(reading: GraphReader) -> None:
+def test_the_encoding_and_tlc_have_the_same_steps(reading: GraphReader) -> None:
     lines: list[str] = []
     assert compare(reading, Model(reading.universe), lines.append, Examined()) == []
     assert len(lines) == 1

@@ -91,7 +91,9 @@ def facts(state: dict[str, "Concrete | Table"]) -> Iterator[Term]:
 
 
 @given(numbers, truths, states)
-def test_as_z3_evaluates(amount: Term, truth: Term, state: dict[str, "Concrete | Table"]) -> None:
+def test_a_compiled_formula_has_the_value_that_z3_gives(
+    amount: Term, truth: Term, state: dict[str, "Concrete | Table"]
+) -> None:
     found, holds = compiled([amount, truth])(state)
     assert isinstance(found, int)
     asked = [*facts(state), no(every(eq(amount, found), eq(truth, bool(holds))))]

@@ -29,7 +29,7 @@ def some(model: Model, *groups: str) -> Iterator[Obligation]:
     return (obligation for obligation in obligations(model) if obligation.group in groups)
 
 
-def test_any_number_of_everything() -> None:
+def test_obligations_hold_for_any_number_of_processes_and_records() -> None:
     lines: list[str] = []
     assert (
         shown(
@@ -111,7 +111,7 @@ def test_a_counterexample_is_one_for_both(monkeypatch: pytest.MonkeyPatch) -> No
     assert {failure.verdict for failure in impossible_actions(small(), Examined())} == {"z3 says sat, cvc5 says unsat"}
 
 
-def test_neither_goes_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_solvers_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terms, "STEPS", 10)
     monkeypatch.setattr(second_solver, "STEPS", 10)
     [obligation] = (each for each in obligations(Model(unbounded())) if each.name == "Commit preserves NoLostUpdate")

@@ -148,14 +148,14 @@ class TestNames:
         async with await opened(path) as store:
             assert await store.run(count_up) == 2
 
-    async def test_so_is_an_empty_one(self, tmp_path: Path) -> None:
+    async def test_an_empty_file_with_two_names_is_refused(self, tmp_path: Path) -> None:
         path, other = tmp_path / "store", tmp_path / "other"
         path.touch(0o644)
         other.hardlink_to(path)
         await refused(path, SeveralNames, lambda: opened(path))
         assert path.stat().st_mode & 0o777 == 0o644
 
-    async def test_so_is_one_that_has_got_another_name_during_a_pause(self, tmp_path: Path) -> None:
+    async def test_a_file_that_has_got_another_name_during_a_pause_is_refused(self, tmp_path: Path) -> None:
         path, other = tmp_path / "store", tmp_path / "other"
         async with await opened(path) as store:
             await store.pause()

@@ -255,7 +255,7 @@ class TestForks:
         ran = careless("uses_it_in_a_loop_of_its_own", tmp_path / "store")
         assert ran.stdout.splitlines() == [*["ForkedStore"] * 3, "1", "1"], ran.stderr
 
-    def test_what_was_closed_before_is_nobodys_business(self, tmp_path: Path) -> None:
+    def test_a_store_that_was_closed_before_the_fork_is_not_checked(self, tmp_path: Path) -> None:
         ran = careless("closed_it_before", tmp_path / "store")
         assert ran.stdout.splitlines() == ["1", "2"], ran.stderr
 

@@ -549,7 +549,7 @@ class TestTracers:
     @pytest.mark.parametrize("step", ["acquire", "want", "sync", "renew", "load", "list", "commit", "commit_fails",
                                       "lose_guard", "lose", "rerun", "outdated", "validate", "release", "subscribe",
                                       "publish", "pause", "resume", "truncate", "close"])  # fmt: skip
-    async def test_nor_does_one_that_fails_at_a_step(
+    async def test_a_tracer_that_fails_at_a_step_does_no_harm(
         self, bench: Workbench, step: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         class FailsAt(Recorder):
@@ -596,7 +596,7 @@ class TestTracers:
         assert reports == ["tracing failed: CancelledError"]
 
     # T1.7
-    async def test_nor_does_a_log_that_fails_itself(self, bench: Workbench) -> None:
+    async def test_a_log_that_fails_does_no_harm(self, bench: Workbench) -> None:
         class Broken(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
                 refused.append(record.getMessage())

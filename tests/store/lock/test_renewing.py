@@ -322,7 +322,7 @@ class TestOverdue:
         assert not running.done()
 
     # P8.15, P7.3
-    async def test_so_does_one_whose_lease_claims_to_last_longer_than_any(
+    async def test_a_guard_whose_lease_claims_to_last_longer_than_any_dies(
         self, bench: Workbench, phone: Instance, running: asyncio.Task[None]
     ) -> None:
         """The clock was put back when the lease was no longer renewed: others may take it, but nobody does."""
@@ -334,7 +334,7 @@ class TestOverdue:
         assert not running.done()
 
     # P4.3
-    async def test_so_does_one_whose_lease_somebody_else_has_taken(
+    async def test_a_guard_whose_lease_somebody_else_has_taken_dies(
         self, bench: Workbench, phone: Instance, extension: Instance, running: asyncio.Task[None]
     ) -> None:
         bench.clock.advance(2001)
@@ -345,13 +345,13 @@ class TestOverdue:
         assert not running.done()
 
     # P1.2
-    async def test_one_that_was_just_renewed_stands_even_if_no_lease_lasts_longer(self, bench: Workbench) -> None:
+    async def test_a_guard_that_was_just_renewed_stands_even_if_no_lease_lasts_longer(self, bench: Workbench) -> None:
         phone = await bench.instance("phone", times=LeaseTimes(duration_ms=LONGEST_LEASE_MS))
         await take_over(phone)
         await phone.lock.end_if_expired()
         assert phone.lock.guard.stage is Stage.HELD
 
-    async def test_the_tasks_see_to_it_by_the_clock(
+    async def test_the_background_tasks_end_renewing_by_the_clock(
         self, phone: Instance, extension: Instance, running: asyncio.Task[None]
     ) -> None:
         phone.lock.start()
@@ -360,7 +360,9 @@ class TestOverdue:
         assert not running.done()
         assert "renew" in phone.gated.calls
 
-    async def test_they_let_the_guard_die_too(self, phone: Instance, running: asyncio.Task[None]) -> None:
+    async def test_the_background_tasks_end_an_overdue_guard(
+        self, phone: Instance, running: asyncio.Task[None]
+    ) -> None:
         """Whoever waited is gone."""
         phone.lock.start()
         new = asyncio.create_task(phone.run(count_up))

@@ -147,7 +147,7 @@ class TestWatching:
         rounds = [turns[begin : begin + processes] for begin in range(processes, len(turns) - processes, processes)]
         assert all(sorted(each) == sorted(watches) for each in rounds)
 
-    def test_a_turn_that_nobody_saw_may_have_been_anybodys(self) -> None:
+    def test_an_unseen_turn_may_have_been_of_any_process(self) -> None:
         """Two processes with short turns: what one finds is a free lease of the next epoch, and no holder."""
         watch = RowWatch(InstanceId(1), SeededRandomness())
         watch.saw(row(1, 2), free=False)

@@ -118,7 +118,7 @@ def normal(store: Store, identity: str) -> Dump:
 
 
 # P12.2, P12.4
-async def test_even_then_the_caller_is_told_only_after_the_driver_is_done(store: Store) -> None:
+async def test_a_caller_cancelled_again_and_again_is_told_only_after_the_driver_is_done(store: Store) -> None:
     """Everybody is cancelled, again and again, before the driver's thread has even begun."""
     epoch = await hold(store)
     gate = threading.Event()
