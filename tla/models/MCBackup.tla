@@ -2,16 +2,16 @@
 (* Backup made finite.                                                       *)
 EXTENDS Backup, TLC
 
-\* Processes are alike.
+\* All processes are interchangeable.
 Alike == Permutations(Processes)
 
-\* To be replayed in reasonable time: nobody else makes versions,
+\* The replay must end in reasonable time. So other devices create no versions,
 OnlyOurs == \A i \in DOMAIN server.versions : server.versions[i] \in 1..MaxKeys
 
-\* at most one process has something in hand,
+\* at most one process holds a request or a response,
 OneAtATime == Cardinality({p \in Processes : flight[p] # Nothing}) <= 1
 
-\* and an upload has all that is marked, as the machine makes it.
+\* and an upload has all marked room keys, like the machine's.
 OfAll ==
     \A p \in Processes :
         (flight[p] = Nothing /\ InFlight(p, "upload")') =>
@@ -38,7 +38,7 @@ NeverDownload       == [][\A p \in Processes : ~Download(p)]_vars
 NeverRestore        == [][\A p \in Processes : ~Restore(p)]_vars
 NeverLose           == [][\A p \in Processes : ~Lose(p)]_vars
 
-\* Of the situations that much of the specification is there for:
+\* Probes: situations that the guarantees are about.
 \* a room key gets better while a worse one is uploaded, and the answer leaves it marked;
 NeverStaysMarked ==
     [][\A p \in Processes : MarkUploaded(p) => \A s \in DOMAIN flight[p].mark : store'.unbacked[s] = Nothing]_vars

@@ -4,7 +4,7 @@ EXTENDS CryptoStoreCache, TLC
 
 CONSTANTS p1, p2, o1, o2, o3
 
-\* Two operations share a process: several faults need that.
+\* Two operations in one process: several faults need this.
 TwoAndOne == o1 :> p1 @@ o2 :> p1 @@ o3 :> p2
 
 AllTransactions == [o \in Operations |-> {"transaction"}]
@@ -13,7 +13,7 @@ OneEither == o1 :> {"transaction"} @@ o2 :> {"transaction", "view"} @@ o3 :> {"t
 Anything == [o \in Operations |-> {"transaction", "view"}]
 OneView == o1 :> {"transaction"} @@ o2 :> {"view"} @@ o3 :> {"transaction"}
 
-\* Records are alike, and so are two transactions of one process.
+\* Records are interchangeable, and so are two transactions of one process.
 Alike == Permutations(Records) \cup Permutations({o1, o2})
 RecordsAlike == Permutations(Records)
 
@@ -24,9 +24,9 @@ RecordsAlike == Permutations(Records)
 AcquiredExpired(row, p, epoch) == [epoch |-> epoch, holder |-> p, left |-> 0, wanted |-> FALSE]
 RenewedExpired(row) == row
 
-\* What is left out where the graph must be small: then no operation fails, nothing is
-\* forgotten, that somebody waits is heeded at once, and a lease whose sync failed is
-\* left to expire.
+\* The steps of a model whose graph must be small: no operation fails, no record is
+\* forgotten, a process reacts at once to a waiting one, and after a failed sync the lease
+\* expires.
 NoFailure(o) == FALSE
 NothingForgotten(p, r) == FALSE
 NotedAtOnce(sawWaiter) == {sawWaiter}
@@ -106,8 +106,8 @@ ExpireWhereItHurts ==
            \/ \E p \in Processes : guard[p].stage = "syncing" /\ commits = <<>>
            \/ lease.holder = Departed
 
-\* The log is cut where that will be missed: by p1, when nobody holds a guard; by a view
-\* of p1 that still has to load something.
+\* The log is truncated when this has an effect: on p1, when no process has a guard; or on a
+\* view of p1 that still has to load a record.
 TruncateBetween ==
     floor' # floor =>
         \/ /\ \A p \in Processes : guard[p].stage = "none"
@@ -116,8 +116,8 @@ TruncateBetween ==
            /\ AnyRecord(op[o2].known) # Records
            /\ lease.epoch = 1 /\ InFlight = 1 /\ ~lease.wanted /\ lease.holder = p1
 
-\* A doomed operation that is not waiting for an answer finds out by its next access:
-\* neither a renewal nor an abort comes first.
+\* An operation that has lost its lease and does not wait for an answer is stopped by its
+\* next access: neither a renewal nor an abort comes first.
 FindOutByAccess ==
     \A o \in Operations :
         (op[o].stage = "running" /\ Stands(guard[Home[o]], op[o].under) /\ ~MayAccess(o)) =>
@@ -216,7 +216,7 @@ NeverForget    == [][\A p \in Processes, r \in Records : ~Forget(p, r)]_vars
 NeverTruncate  == [][~Truncate]_vars
 NeverListen    == [][\A p \in Processes : ~Listen(p)]_vars
 
-\* Of the situations that much of the specification is there for:
+\* Probes: situations that the guarantees are about.
 Keeps(p) == {r \in AnyRecord(cache[p].records) : cache'[p].records[r] # Missing}
 
 \* a sync drops one record and keeps another;

@@ -9,9 +9,9 @@
 EXTENDS MCCryptoStoreCache
 
 VARIABLES
-    function,   \* whose input this is
-    input,      \* all of it, by name
-    output      \* <<>>, then what came of it
+    function,   \* the name of the function
+    input,      \* its arguments, by name
+    output      \* <<>>, then the result
 
 CONSTANT MaxKnown  \* bound: versions and values in the tables
 
@@ -23,8 +23,8 @@ Versions == 0..MaxKnown
 Numbers == 0..MaxKnown - 1
 AllCaches == [version: Versions, records: [Records -> Numbers \cup {Missing}]]
 
-\* By version, the records that its commit wrote. (From what it computed them is of no
-\* interest to the functions here.)
+\* By version, the records that its commit wrote. (The functions here do not use the values
+\* that the updates were computed from.)
 AllLogs == UNION {[1..length -> SUBSET Records \ {{}}] : length \in Versions}
 
 AllWrites == UNION {[records -> Numbers] : records \in SUBSET Records}
@@ -109,12 +109,12 @@ Inputs == OfLease \/ OfGuard \/ OfCache \/ OfStream
 
 Is(value) == output' = <<value>> /\ UNCHANGED vars
 
-\* What an action makes of a variable, or that it does not happen.
+\* The value of a variable after an action, or that the action is impossible.
 Does(action, value) ==
     \/ action /\ output' = <<value>>
     \/ ~ENABLED action /\ Is("refused")
 
-\* A cache of all records, and a log that names none: it is dropped or kept as the floor says.
+\* A cache of all records and a log without lines: the floor decides whether the cache is kept.
 KeepsAll(c) == SyncedCache(c).records = c.records
 
 Apply ==

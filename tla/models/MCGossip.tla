@@ -4,26 +4,26 @@ EXTENDS Gossip, TLC
 
 CONSTANTS d1, d2, planted
 
-\* Processes are alike.
+\* All processes are interchangeable.
 Alike == Permutations(Processes)
 
 Asks(d, number) == [by |-> d, number |-> number]
 
 NobodyAsks == {}
 
-\* A device of the person's own.
+\* A request of a device of the person.
 OneAsks == {Asks(d1, 1)}
 
-\* One of the attacker's too.
+\* Another request, of a device of the attacker.
 BothAsk == {Asks(d1, 1), Asks(planted, 1)}
 
-\* The first one, for two things.
+\* Two requests of the person's device.
 TwoRequests == {Asks(d1, 1), Asks(d1, 2)}
 
-\* And the attacker's too.
+\* Two requests of the person's device, and one of the attacker's device.
 ThreeRequests == {Asks(d1, 1), Asks(d1, 2), Asks(planted, 1)}
 
-\* To be replayed in reasonable time: one message is on its way to us,
+\* The replay must end in reasonable time. So one message is on its way to us,
 OneOnItsWay == Len(server.toUs) <= 1
 
 \* one message of ours is sent at a time, by both processes too,
@@ -56,7 +56,7 @@ NeverDeliver             == [][\A p \in Processes : ~Deliver(p)]_vars
 NeverMarkSent            == [][\A p \in Processes : ~MarkSent(p)]_vars
 NeverLose                == [][\A p \in Processes : ~Lose(p)]_vars
 
-\* Of the situations that much of the specification is there for:
+\* Probes: situations that the guarantees are about.
 \* the server sends a request again that was answered;
 NeverAskedAgain == [][\A r \in Requests : PeerAsks(r) => r \notin store.answered]_vars
 

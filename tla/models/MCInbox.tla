@@ -9,11 +9,11 @@ PutAside(key) == [kind |-> "aside", key |-> key]
 Bad == [kind |-> "bad"]
 Repeat(m) == [kind |-> "repeat", of |-> m]
 
-\* One of each kind; the keys of the room session get worse. What can't be read comes
-\* between two messages that can.
+\* One message of each kind. The keys of the room session get worse. The message that can't be
+\* decrypted comes between two messages that can.
 Mixed == <<Event, PreKey(1), Bad, Olm(2), Repeat(2)>>
 
-\* One message less, where each must be seen to arrive some day.
+\* One message less, for the liveness property.
 Shorter == <<PreKey(1), Bad, PutAside(0), Repeat(1)>>
 
 \* One message more. The best key comes in the middle, and the program fails to use it at first.
@@ -68,7 +68,7 @@ NeverTryAgain           == [][\A p \in Processes : ~TryAgain(p)]_vars
 NeverEncryptOlm         == [][\A p \in Processes : ~EncryptOlm(p)]_vars
 NeverLose               == [][\A p \in Processes : ~Lose(p)]_vars
 
-\* Of the situations that much of the specification is there for:
+\* Probes: situations that the guarantees are about.
 \* a response is refused although it has something new as well;
 NeverRefusesNews == [][\A p \in Processes : IgnoreSync(p) => flight[p].until <= store.token]_vars
 

@@ -19,7 +19,7 @@ NeverReceiveFallbackMessage == [][\A key \in 1..MaxFallback : ~ReceiveFallbackMe
 NeverPeriodPasses     == [][~PeriodPasses]_vars
 NeverLose             == [][\A p \in Processes : ~Lose(p)]_vars
 
-\* Of the situations that much of the specification is there for:
+\* Probes: situations that the guarantees are about.
 \* the server gets an offer that was abandoned, and with it more keys than the target says;
 NeverOvershoots == Cardinality(server.available) <= Target
 

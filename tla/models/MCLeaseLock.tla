@@ -33,7 +33,7 @@ NeverCrash       == [][\A p \in Processes : ~Crash(p)]_vars
 NeverExpire      == [][~Expire]_vars
 NeverClockJump   == [][~ClockJump]_vars
 
-\* Of the situations that much of the specification is there for:
+\* Probes: situations that the guarantees are about.
 \* a holder knows that somebody waits, and goes on for a while;
 NeverStays ==
     [][\A p \in Processes : (Renew(p) /\ lease.wanted) => guard'[p].stage # "held"]_vars

@@ -12,7 +12,7 @@ NeverAnswerQuery   == [][\A p \in Processes : ~AnswerQuery(p)]_vars
 NeverMarkSent      == [][\A p \in Processes : ~MarkSent(p)]_vars
 NeverLose          == [][\A p \in Processes : ~Lose(p)]_vars
 
-\* Of the situations that much of the specification is there for:
+\* Probes: situations that the guarantees are about.
 \* a response comes after the mark that it was asked for was replaced,
 NeverComesLate ==
     [][\A p \in Processes : MarkSent(p) =>

@@ -14,7 +14,7 @@ TwoAndTwoAlike == Permutations(Records) \cup Permutations({o1, o2}) \cup Permuta
 TwoAndOneEachAlike == Permutations(Records) \cup Permutations({o1, o2}) \cup
     {p2 :> p3 @@ p3 :> p2 @@ o3 :> o4 @@ o4 :> o3}
 
-\* TLC takes it on trust that all this is alike: what lives together is mapped to what does.
+\* TLC does not check a symmetry. KeepsHomes: operations are permuted with their processes.
 Image(generator, x) == IF x \in DOMAIN generator THEN generator[x] ELSE x
 KeepsHomes(generators) ==
     \A generator \in generators : \A o \in Operations :

@@ -28,7 +28,7 @@ NeverMarkSent        == [][\A p \in Processes : ~MarkSent(p)]_vars
 NeverHourPasses      == [][~HourPasses]_vars
 NeverLose            == [][\A p \in Processes : ~Lose(p)]_vars
 
-\* Of the situations that much of the specification is there for:
+\* Probes: situations that the guarantees are about.
 \* a room key arrives over a broken session;
 NeverUnreadableKey ==
     [][\A p \in Processes : (Deliver(p) /\ flight[p].message.type = "m.room_key") =>

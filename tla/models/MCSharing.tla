@@ -36,7 +36,7 @@ NeverDeliver         == [][\A p \in Processes : ~Deliver(p)]_vars
 NeverMarkSent        == [][\A p \in Processes : ~MarkSent(p)]_vars
 NeverLose            == [][\A p \in Processes : ~Lose(p)]_vars
 
-\* Of the situations that much of the specification is there for:
+\* Probes: situations that the guarantees are about.
 \* both processes send the same key;
 NeverSentTwice ==
     [][\A p \in Processes : Deliver(p) => flight[p].key \notin arrived]_vars

@@ -37,7 +37,7 @@ NeverPeerCancels     == [][~PeerCancels]_vars
 NeverWithhold        == [][~Withhold]_vars
 NeverReplaceOurKey   == [][~ReplaceOurKey]_vars
 
-\* Of the situations that much of the specification is there for:
+\* Probes: situations that the guarantees are about.
 \* a message is heard that the attacker has made;
 NeverForged == server.forged = 0
 
