@@ -48,14 +48,14 @@ def drawing_of(merged: Merged, shown: Sequence[Scene], ending: str) -> Drawing:
 
 
 def _spans(steps: Sequence[Step]) -> Iterator[range]:
-    """Put together what is drawn as one step: what one line tells of, and what a step implies."""
+    """Put together what is drawn as one step: what one line reports, and what a step implies."""
     begun = 0
-    for place, (step, after) in enumerate(pairwise((*steps, None)), 1):
+    for index, (step, after) in enumerate(pairwise((*steps, None)), 1):
         assert step is not None
-        same_line = after is not None and step.place is not None and after.place == step.place
+        same_line = after is not None and step.location is not None and after.location == step.location
         if after is None or not (same_line or step.name in _SAID_BY_NEXT):
-            yield range(begun, place)
-            begun = place
+            yield range(begun, index)
+            begun = index
 
 
 def _needed(merged: Merged, impossible: int) -> set[int]:
@@ -66,17 +66,17 @@ def _needed(merged: Merged, impossible: int) -> set[int]:
     last = merged.steps[impossible]
     records = set(records_of(last))
     found: dict[object, int] = {}
-    for place, step in enumerate(merged.steps[:impossible]):
+    for index, step in enumerate(merged.steps[:impossible]):
         own = step.facts.get("p") == last.facts.get("p")
         if step.name == "acquire":
-            found["lease"] = place
+            found["lease"] = index
             if own:
-                found["own lease"] = place
+                found["own lease"] = index
         if step.name == "begin" and step.facts.get("o") == last.facts.get("o"):
-            found["begin"] = place
+            found["begin"] = index
         if step.name == "commit" and records.intersection(records_of(step)):
-            found["commit before"] = found.get("commit", place)
-            found["commit"] = place
+            found["commit before"] = found.get("commit", index)
+            found["commit"] = index
     return set(found.values())
 
 
@@ -87,7 +87,7 @@ def _scenes(merged: Merged, chosen: Sequence[range]) -> Iterator[Scene]:
             left_out = span.start - reached
             steps = "a step that is" if left_out == 1 else f"{left_out:,} steps that are"
             yield Scene(Drawn(STORE, f"{steps} not shown"), span.start)
-        main = [place for place in span if merged.steps[place].name not in {"forget", "finish"}]
+        main = [index for index in span if merged.steps[index].name not in {"forget", "finish"}]
         yield Scene(_drawn(merged, merged.steps[main[-1] if main else span[-1]]), span.stop)
         reached = span.stop
 
@@ -96,8 +96,8 @@ def _drawn(merged: Merged, step: Step) -> Drawn:
     actor, target, action = step_in_words(merged, step)
     records = [printable(record) for record in records_of(step)]
     shown, left_out = records[:_SHOWN_RECORDS], len(records) - _SHOWN_RECORDS
-    told = () if step.place is None else (printable(f"{Path(step.place.file).name}:{step.place.number}"),)
-    return Drawn(actor, action, target, (*shown, *((f"and {left_out} more",) if left_out > 0 else ()), *told))
+    location = () if step.location is None else (printable(f"{Path(step.location.file).name}:{step.location.number}"),)
+    return Drawn(actor, action, target, (*shown, *((f"and {left_out} more",) if left_out > 0 else ()), *location))
 
 
 def step_in_words(merged: Merged, step: Step) -> tuple[str, str, str]:

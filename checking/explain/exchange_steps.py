@@ -1,4 +1,4 @@
-"""What ``tla/ExchangeTrace.tla`` is told of the lines of the machine, besides what ``MachineTrace`` needs.
+"""What ``tla/ExchangeTrace.tla`` knows of the lines of the machine, besides what ``MachineTrace`` knows.
 
 A fact of one element is taken from the lines of its operation, and from what the commit of that has written.
 """
@@ -15,6 +15,7 @@ from checking.explain.lines import (
     Backup,
     Claim,
     Commit,
+    CommitFails,
     DecryptMegolm,
     DecryptOlm,
     EncryptMegolm,
@@ -29,12 +30,12 @@ from checking.explain.lines import (
 )
 
 MachineFact: TypeAlias = "int | bool | str | frozenset[str] | Mapping[str, str]"
-"""What the modules are told of a step."""
+"""What the modules know of a step."""
 
 UNKNOWN: Final = "unknown"
 NONE: Final = "none"
 KINDS: Final = ("answered", "unbacked", "verification", "wanted_session")
-"""The kinds of records that are told apart."""
+"""The kinds whose single records are distinguished."""
 STANDINGS: Final = {"own": 2, "room_key": 2, "forwarded": 1}
 """How far the origin of a room key counts (M11.2)."""
 VOUCHED: Final = 2
@@ -52,17 +53,32 @@ class Change:
     gone: frozenset[str] = frozenset()
     moved: frozenset[str] = frozenset()
     """Those whose value is another one."""
+    is_complete: bool = True
+    """Whether that is certain, and all. If not, a record may be among those that are made and those that are gone."""
 
     @classmethod
     def of(cls, line: AnyLine | None) -> Change:
-        """Return what a line tells of it."""
-        if not isinstance(line, Commit) or len(line.made) != len(line.records):
+        """Return what a line reports. A ``CommitFails`` here is of a commit that was made after all."""
+        if not isinstance(line, Commit | CommitFails):
             return cls()
+        records = frozenset(line.records)
+        if len(line.made) != len(line.records):
+            return cls(records, records, is_complete=False)
         made = dict(zip(line.records, line.made, strict=True))
         gone = frozenset(record for record, digest in made.items() if digest == "absent")
         before = dict(zip(line.records, line.based_on, strict=False))
         moved = frozenset(record for record, digest in made.items() if before.get(record) != digest)
-        return cls(frozenset(made) - gone, gone, moved)
+        return cls(records - gone, gone, moved, isinstance(line, Commit) and not line.unlisted)
+
+    def facts(self) -> dict[str, MachineFact]:
+        """Return what ``MachineTrace`` knows of it."""
+        return {
+            "wrote": kinds_of(self.made),
+            "deleted": kinds_of(self.gone),
+            "set": of_kind(self.made, "outdated"),
+            "cleared": of_kind(self.gone, "outdated"),
+            "replaced": of_kind(self.made | self.gone, "devices"),
+        }
 
 
 def exchange_step(line: AnyLine, lines: Sequence[AnyLine], change: Change) -> tuple[str, dict[str, MachineFact]] | None:
@@ -89,7 +105,7 @@ def exchange_step(line: AnyLine, lines: Sequence[AnyLine], change: Change) -> tu
         case RequestMade(type="BackupUpload"):
             return "list_backup", {"request": line.request}
         case Answer(type="BackupUpload"):
-            return "answer_backup", {"request": line.request, "gone": _told_apart(change.gone)}
+            return "answer_backup", {"request": line.request, "gone": _distinguished(change.gone)}
         case Answer(type="BackupVersionCreate"):
             made = (each.request for each in lines if isinstance(each, Backup) and each.version != NONE)
             return "answer_version", {"request": line.request, "made": next(made, NONE)}
@@ -102,12 +118,12 @@ def exchange_step(line: AnyLine, lines: Sequence[AnyLine], change: Change) -> tu
 
 
 def exchange_facts(line: AnyLine, lines: Sequence[AnyLine], change: Change) -> dict[str, MachineFact]:
-    """Return what ``ExchangeTrace`` is told besides of a step that both modules have."""
+    """Return what ``ExchangeTrace`` alone knows of a step that both modules have."""
     match line:
         case DecryptOlm():
             return {
                 "mark": line.mark or NONE,
-                "marks": _told_apart(change.made),
+                "marks": _distinguished(change.made),
                 "peers_stored": len(of_kind(change.moved, "peer")),
                 "peers_moved": len({peer for each in lines if (peer := _moved(each)) is not None}),
             }
@@ -116,23 +132,23 @@ def exchange_facts(line: AnyLine, lines: Sequence[AnyLine], change: Change) -> d
             peers = frozenset(each.peer for each in sent if each.request == line.request)
             return {"session": line.session, "peers": peers}
         case EncryptOlm() | EncryptMegolm():
-            return {"moved": frozenset(record.partition("/")[0] for record in change.moved)}
+            return {"moved": kinds_of(change.moved)}
         case _:
             return {}
 
 
 def commit_facts(lines: Sequence[AnyLine], change: Change) -> dict[str, MachineFact]:
-    """Return what ``ExchangeTrace`` is told besides of a commit."""
+    """Return what ``ExchangeTrace`` alone knows of a commit."""
     return {
-        "marks": _told_apart(change.made),
-        "gone": _told_apart(change.gone),
+        "marks": _distinguished(change.made),
+        "gone": _distinguished(change.gone),
         "claims": frozenset(mark for each in lines if isinstance(each, Claim) for mark in each.marks),
         "turned_off": any(isinstance(each, Backup) and each.request == NONE for each in lines),
     }
 
 
 class Readings:
-    """As which event each message was read first, as far as traces tell."""
+    """As which event each message was read first, as far as traces report it."""
 
     def __init__(self) -> None:
         self._events: dict[tuple[str | None, str | None, int | None, str | None], str] = {}
@@ -140,9 +156,9 @@ class Readings:
     def before(self, line: DecryptMegolm) -> str:
         """Return the event of the first reading of a message; ``NONE`` if this is the first."""
         assert line.event is not None
-        place = line.room, line.session, line.index, line.sender
-        known = self._events.get(place, NONE)
-        self._events.setdefault(place, line.event)
+        message = line.room, line.session, line.index, line.sender
+        known = self._events.get(message, NONE)
+        self._events.setdefault(message, line.event)
         return known
 
     def forget(self) -> None:
@@ -151,7 +167,7 @@ class Readings:
 
 
 def _moved(line: AnyLine) -> str | None:
-    """Return the device whose sessions change by what a line tells of."""
+    """Return the device whose sessions change by what a line reports."""
     match line:
         case EncryptOlm() | MakeSession() | DecryptOlm(outcome="ok"):
             return line.peer
@@ -159,10 +175,15 @@ def _moved(line: AnyLine) -> str | None:
             return None
 
 
+def kinds_of(records: Iterable[str]) -> frozenset[str]:
+    """Return the kinds of records."""
+    return frozenset(record.partition("/")[0] for record in records)
+
+
 def of_kind(records: Iterable[str], *kinds: str) -> frozenset[str]:
     """Return the records of some kinds."""
     return frozenset(record for record in records if record.partition("/")[0] in kinds)
 
 
-def _told_apart(records: Iterable[str]) -> frozenset[str]:
+def _distinguished(records: Iterable[str]) -> frozenset[str]:
     return of_kind(records, *KINDS)

@@ -74,7 +74,7 @@ class Explanation:
     @property
     def _followed(self) -> int:
         """How many steps of the store come before what is impossible."""
-        return self.validation.followed if self.machine.impossible is None else self.machine.place(self.merged)
+        return self.validation.followed if self.machine.impossible is None else self.machine.position(self.merged)
 
     @property
     def reasons(self) -> Sequence[Reason]:
@@ -85,7 +85,7 @@ class Explanation:
 
     @property
     def bugs(self) -> Sequence[tuple[Sequence[str], Certainty]]:
-        """The bugs that it may be due to, the likeliest first; several at once where nothing tells them apart."""
+        """The bugs that it may be due to, the likeliest first; several at once where nothing distinguishes them."""
         if self.machine.impossible is None:
             signs = named_by_signs(self.logs, self.merged, self.validation.followed, self.validation.reasons)
             if signs:
@@ -110,8 +110,8 @@ class Explanation:
     async def page(self, toolbox: Toolbox, specifications: Path) -> str:
         """Return a page with the drawing, and with the states that TLC has between its steps."""
         shown = scenes(self.merged, self._followed)
-        places = {0, *(scene.taken for scene in shown)}
-        known = await states(toolbox, self.merged, self.validation, specifications, places)
+        positions = {0, *(scene.taken for scene in shown)}
+        known = await states(toolbox, self.merged, self.validation, specifications, positions)
         frames = [
             Frame("Before the first step", known.get(0)),
             *(
@@ -153,7 +153,7 @@ class Explanation:
             f"{counted(commits, 'commit')} of {counted(len(merged.records), 'record')}"
         )
         for name, instance in merged.processes.items():
-            files = sorted({found.place.file for found in self.logs.instances[instance]})
+            files = sorted({found.location.file for found in self.logs.instances[instance]})
             yield f"  {name} is the instance {instance} in {', '.join(files)}"
         for remark in merged.remarks:
             yield f"  {remark}"
@@ -168,6 +168,8 @@ class Explanation:
         of_store = counted(len(self.merged.steps), "step")
         yield f"ACCEPTED: the traces are a behaviour of the specification ({of_store} of the store{of_machine})"
         yield "  not covered: what other devices did, and reads that a cache answered"
+        if unlisted := sum(getattr(found.line, "unlisted", 0) for found in self._all()):
+            yield f"  not covered either: {counted(unlisted, 'record')} that lines do not list (`unlisted`)"
         yield from self._named()
         if self.validation.parts > 1:
             yield (
@@ -187,6 +189,8 @@ class Explanation:
             yield from self._verdict(self.validation.followed, len(steps), "", described(self.merged, of_store))
             process = of_store.facts.get("p", "a process")
         yield from (f"  {wrong}" for wrong in self._judged(process))
+        if not self.reasons:
+            yield f"  {process} can not have done this; which clause it breaks is not known"
         if self.rejected:
             yield from self._named()
             if of_store is not None:
@@ -221,12 +225,13 @@ class Explanation:
                 case _:
                     continue
             if outcome in {"ok", "repeated"}:
-                read.add(option)
+                # Two Olm messages can have one key, as in a fork.
+                read |= {option} if isinstance(found.line, DecryptMegolm) else set()
             else:
-                unread[option] = (f"{what} was not decrypted: {outcome}", str(found.place))
+                unread[option] = (f"{what} was not decrypted: {outcome}", str(found.location))
         rest = [(option, *said) for option, said in unread.items() if option not in read]
-        for option, said, place in rest[:MOST_UNREAD]:
-            yield f"  {said} ({place}); to find out why, add {option}"
+        for option, said, location in rest[:MOST_UNREAD]:
+            yield f"  {said} ({location}); to find out why, add {option}"
         if len(rest) > MOST_UNREAD:
             yield f"  and {counted(len(rest) - MOST_UNREAD, 'message')} more"
 
@@ -239,7 +244,7 @@ def described(merged: Merged, step: Step) -> str:
     """Name a step, its process and its line."""
     actor, _, action = step_in_words(merged, step)
     what = f"loads {step.line.record}" if isinstance(step.line, Load) else action
-    return f"{actor} {what}{'' if step.place is None else f' ({step.place})'}"
+    return f"{actor} {what}{'' if step.location is None else f' ({step.location})'}"
 
 
 def _bugs(reasons: Sequence[Reason]) -> Iterator[tuple[list[str], Certainty]]:
@@ -268,17 +273,17 @@ async def explained(
 ) -> Explanation:
     """Put traces in order, and let TLC decide; it is not asked about steps again that it has followed before."""
     merged = merge(logs, base)
-    if known is not None and _told(merged.steps) == _told(known.merged.steps):
+    if known is not None and _given_to_tlc(merged.steps) == _given_to_tlc(known.merged.steps):
         validation = known.validation
     else:
         validation = await validate(toolbox, merged, specifications)
     if validation.followed < len(merged.steps):
         return Explanation(logs, merged, validation, MachineExplanation())
     steps = machine_steps(logs, merged)
-    if known is not None and _told(steps) == _told(known.machine.steps):
+    if known is not None and _given_to_tlc(steps) == _given_to_tlc(known.machine.steps):
         return Explanation(logs, merged, validation, MachineExplanation(steps, known.machine.validation))
     return Explanation(logs, merged, validation, await explain_machine(toolbox, steps, specifications))
 
 
-def _told(steps: Sequence[Step] | Sequence[MachineStep]) -> object:
+def _given_to_tlc(steps: Sequence[Step] | Sequence[MachineStep]) -> object:
     return [(step.name, step.facts) for step in steps]

@@ -53,7 +53,7 @@ SOUND: Final = frozenset({Verdict.READ, Verdict.LATE})
 
 
 class UnknownMessage(CheckError):
-    """No line tells of the message."""
+    """No line is about the message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +72,14 @@ class Name:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The verdict on a message, what it follows from, what is not known, and what the traces tell of its key."""
+    """The verdict on a message, what it follows from, what is not known, and what the traces report of its key."""
 
     message: Name
     verdict: Verdict
     certainty: Certainty
     because: tuple[str, ...]
     unknown: tuple[str, ...]
-    told: tuple[tuple[History, Event], ...]
+    evidence: tuple[tuple[History, Event], ...]
     stores: tuple[History, ...]
 
     @property
@@ -91,17 +91,17 @@ class Finding:
         """Say what it follows from."""
         yield from (f"  because {reason}" for reason in self.because)
         yield from (f"  not known: {what}" for what in self.unknown)
-        yield "  what the traces tell of its key:"
-        rows = [(f"version {event.at.version}", event.process, event) for _, event in self.told]
+        yield "  what the traces report of its key:"
+        rows = [(f"version {event.at.version}", event.process, event) for _, event in self.evidence]
         widest = max((len(version) for version, _, _ in rows), default=0)
         for version, process, event in rows:
-            yield f"    {version:{widest}}  {process}  {described(event)} ({event.place})"
-        named = {event.process for _, event in self.told}
+            yield f"    {version:{widest}}  {process}  {described(event)} ({event.location})"
+        named = {event.process for _, event in self.evidence}
         for store in self.stores:
             for process, instance in store.processes.items():
                 if process not in named:
                     continue
-                files = sorted({found.place.file for found in store.logs.instances[instance]})
+                files = sorted({found.location.file for found in store.logs.instances[instance]})
                 yield f"  {process} is the instance {instance} of the store {store.logs.store}, in {', '.join(files)}"
 
 
@@ -122,7 +122,7 @@ class _Delivery:
     share: Event
     index: int
     olm: Event | None
-    """The Olm message that bears it."""
+    """The Olm message that carries it."""
     answer: Event | None
     """What says that the homeserver took it."""
 
@@ -133,28 +133,28 @@ class _Case:
     def __init__(self, stores: Sequence[History], name: Name, reader_devices: frozenset[str] | None) -> None:
         self.name = name
         self.stores = tuple(stores)
-        self.told: list[tuple[History, Event]] = []
+        self.evidence: list[tuple[History, Event]] = []
         self.because: list[str] = []
         self.unknown: list[str] = list(dict.fromkeys(remark for store in stores for remark in store.logs.remarks))
         self.reader_devices = reader_devices
         for store in stores:
-            if untold := store.untold_versions:
-                count = sum(last - first + 1 for first, last in untold)
+            if unreported := store.unreported_versions:
+                count = sum(last - first + 1 for first, last in unreported)
                 self.unknown.append(
                     f"what {counted(count, 'commit')} of the store {store.logs.store} did, of versions "
-                    f"{untold[0][0]} to {untold[-1][1]}, by processes whose traces are missing"
+                    f"{unreported[0][0]} to {unreported[-1][1]}, by processes whose traces are missing"
                 )
         self._gaps = bool(self.unknown)
 
-    def tell(self, store: History, *events: Event | None) -> None:
-        """Take events into what is told of the key."""
-        self.told += [(store, event) for event in events if event is not None]
+    def add(self, store: History, *events: Event | None) -> None:
+        """Add events to the evidence."""
+        self.evidence += [(store, event) for event in events if event is not None]
 
     def found(self, verdict: Verdict, certainty: Certainty, *because: str) -> Finding:
-        """Return the verdict, with what was told and what is not known."""
+        """Return the verdict, with the evidence and what is not known."""
         order = {store.logs.store: number for number, store in enumerate(self.stores)}
-        told = {(store.logs.store, event.place): (store, event) for store, event in self.told}
-        in_order = sorted(told.values(), key=lambda pair: (order[pair[0].logs.store], pair[1].at))
+        evidence = {(store.logs.store, event.location): (store, event) for store, event in self.evidence}
+        in_order = sorted(evidence.values(), key=lambda pair: (order[pair[0].logs.store], pair[1].at))
         unknown = tuple(dict.fromkeys(self.unknown))
         return Finding(self.name, verdict, certainty, (*because, *self.because), unknown, tuple(in_order), self.stores)
 
@@ -163,7 +163,7 @@ class _Case:
         return _at_most_likely(certainty) if self._gaps else certainty
 
     def unless_missing(self, certainty: Certainty) -> Certainty:
-        """Return how sure a verdict is that follows from what no line tells of."""
+        """Return how sure a verdict is that follows from what no line reports."""
         return _at_most_likely(certainty) if self.unknown else certainty
 
 
@@ -177,16 +177,16 @@ def named_by_event(stores: Iterable[History], events: frozenset[str]) -> Name:
         for _, line in store.of(DecryptMegolm):
             if line.event in events and line.session is not None and line.index is not None:
                 return Name(frozenset({line.session}), line.index)
-    raise UnknownMessage(f"no line tells of an attempt to decrypt the event {' or '.join(sorted(events))}")
+    raise UnknownMessage(f"no line reports an attempt to decrypt the event {' or '.join(sorted(events))}")
 
 
 def examine(stores: Sequence[History], name: Name, reader_devices: frozenset[str] | None = None) -> Finding:
     """Return the verdict on a message. ``reader_devices`` are what traces may call the reader."""
     case = _Case(stores, name, reader_devices)
     finding = _examine_olm(case) if name.olm else _examine_megolm(case)
-    if not finding.told:
+    if not finding.evidence:
         raise UnknownMessage(
-            f"no line tells of {name}: is the pseudonym of this store, and are the traces of the machine's processes?"
+            f"no line is about {name}: is the pseudonym of this store, and are the traces of the machine's processes?"
         )
     return finding
 
@@ -203,15 +203,15 @@ def _examine_megolm(case: _Case) -> Finding:
     reader = reader or next((s for s in case.stores if s is not sender and _knows(case, s)), None)
     reader = reader or next((s for s in case.stores if readings[s.logs.store]), None)
     for store in case.stores:
-        case.tell(store, *_keys(case, store), *_encryptions(case, store), *readings[store.logs.store])
-        case.tell(store, *(event for event, line in store.of(ToldWithheld) if line.session in case.name.pseudonyms))
+        case.add(store, *_keys(case, store), *_encryptions(case, store), *readings[store.logs.store])
+        case.add(store, *(event for event, line in store.of(ToldWithheld) if line.session in case.name.pseudonyms))
     if sender is None:
         case.unknown.append(
             "the traces of the sender are missing: whether it shared the key with this device, over which session, and "
             "whether it used the key twice"
         )
     else:
-        case.tell(sender, *_shares(case, sender))
+        case.add(sender, *_shares(case, sender))
         twice = _spent_twice(case, sender, list(_encryptions(case, sender)))
         if twice is not None:
             return twice
@@ -227,19 +227,19 @@ def _as_the_reader_has_it(case: _Case, sender: History | None, reader: History, 
     good = [event for event in readings if not _failed(event)]
     replayed = [event for event in failures if _outcome(event) == "replayed"]
     if replayed:
-        said = f"{reader.letter} has read another event at this place before ({_first_place(good, reader)})"
+        said = f"{reader.letter} has read another event with this index before ({_first_location(good, reader)})"
         if sender is not None:
             return case.found(
                 Verdict.NOT_OURS,
                 case.unless_missing(CERTAIN),
                 said,
-                "the sender has encrypted one message at this place: somebody else has sent it again",
+                "the sender has encrypted one message with this index: somebody else has sent it again",
             )
         return case.found(Verdict.SPENT_TWICE, POSSIBLE, said, "the sender used the key twice, or it was sent again")
     if good and (not failures or good[-1].at > failures[-1].at):
         if failures:
-            return case.found(Verdict.LATE, CERTAIN, f"it was read in the end ({good[-1].place})")
-        return case.found(Verdict.READ, CERTAIN, f"{good[-1].process} has decrypted it ({good[-1].place})")
+            return case.found(Verdict.LATE, CERTAIN, f"it was read in the end ({good[-1].location})")
+        return case.found(Verdict.READ, CERTAIN, f"{good[-1].process} has decrypted it ({good[-1].location})")
     attempt = failures[-1] if failures else None
     outcome = "missing_room_key" if attempt is None else _outcome(attempt)
     keys = [event for event in _keys(case, reader) if _kept(event)]
@@ -277,17 +277,17 @@ def _had_the_key(case: _Case, reader: History, usable: list[Event], attempt: Eve
     before = [event for event in usable if attempt is not None and event.at < attempt.at]
     if not before:
         return case.found(
-            Verdict.LATE, CERTAIN, f"its key came ({usable[0].place}) after the attempt: it can be decrypted now"
+            Verdict.LATE, CERTAIN, f"its key came ({usable[0].location}) after the attempt: it can be decrypted now"
         )
     records = frozenset().union(*(reader.records_of(event) for event in before))
     if (repaired := reader.repaired(records)) is not None:
-        case.tell(reader, repaired)
-        said = f"{repaired.process} could not read the record any more, and counts it as lost ({repaired.place})"
+        case.add(reader, repaired)
+        said = f"{repaired.process} could not read the record any more, and counts it as lost ({repaired.location})"
         return case.found(Verdict.LOST_HERE, CERTAIN, said)
     return case.found(
         Verdict.LOST_HERE,
         case.unless_gaps(LIKELY),
-        f"the key was stored ({before[0].place}), and was not there any more",
+        f"the key was stored ({before[0].location}), and was not there any more",
     )
 
 
@@ -307,20 +307,20 @@ def _as_the_sender_has_it(case: _Case, sender: History | None, lacking: tuple[Hi
     unusable = list(_unusable(reader, user, attempt))
     if lost:
         for _, event in lost:
-            case.tell(reader, event)
+            case.add(reader, event)
         if wedged:
-            case.because.append(f"an Olm message of the sender could not be read either ({wedged[0].place})")
-        return case.found(Verdict.BATCH_LOST, LIKELY, *(f"of a batch ({e.place}), {what}" for what, e in lost))
+            case.because.append(f"an Olm message of the sender could not be read either ({wedged[0].location})")
+        return case.found(Verdict.BATCH_LOST, LIKELY, *(f"of a batch ({e.location}), {what}" for what, e in lost))
     if wedged:
         return _wedged_at_the_reader(case, reader, wedged)
     if unusable:
-        case.tell(reader, *unusable)
+        case.add(reader, *unusable)
         aside = [event for event in unusable if _receive(event).outcome == "put_aside"]
         if aside:
             return case.found(
                 Verdict.LOST_HERE,
                 LIKELY,
-                f"an event of the sender met a fault here and was put aside ({aside[0].place})",
+                f"an event of the sender met a fault here and was put aside ({aside[0].location})",
             )
         return case.found(
             Verdict.NOT_OURS, LIKELY, f"what the sender has sent could not be used: {described(unusable[0])}"
@@ -333,13 +333,17 @@ def _as_the_sender_has_it(case: _Case, sender: History | None, lacking: tuple[Hi
 
 
 def _given(case: _Case, sender: History, lacking: tuple[History, Event | None] | None) -> Finding | None:
-    """Judge by what the sender's traces tell, if that is enough."""
+    """Judge by what the sender's traces report, if that is enough."""
     deliveries, withheld, device = _deliveries(case, sender)
     if device is None and len({*_all_devices(case, sender)}) > 1:
         case.unknown.append(
             "which of the devices is the reader's: name it as it is named in the sender's traces, --reader"
         )
-        return None if deliveries else case.found(Verdict.NEVER_SHARED, LIKELY, "no line tells of anybody who got it")
+        return (
+            None
+            if deliveries
+            else case.found(Verdict.NEVER_SHARED, LIKELY, "no line reports a device that was given it")
+        )
     early = [delivery for delivery in deliveries if delivery.index <= case.name.index]
     if not early and withheld:
         return case.found(Verdict.WITHHELD, CERTAIN, f"the sender does not give it to {device}: {', '.join(withheld)}")
@@ -349,28 +353,29 @@ def _given(case: _Case, sender: History, lacking: tuple[History, Event | None] |
     if not early:
         whom = "anybody" if device is None else device
         return case.found(
-            Verdict.NEVER_SHARED, case.unless_missing(CERTAIN), f"no line tells that the key was given to {whom}"
+            Verdict.NEVER_SHARED, case.unless_missing(CERTAIN), f"no line reports that the key was given to {whom}"
         )
     for delivery in early:
-        case.tell(sender, delivery.share, delivery.olm, delivery.answer)
+        case.add(sender, delivery.share, delivery.olm, delivery.answer)
     taken = [delivery for delivery in early if delivery.answer is not None]
     if not taken:
         return case.found(
             Verdict.NEVER_SHARED,
             case.unless_missing(CERTAIN),
-            f"the request that bears the key was made ({early[-1].share.place}), and no answer to it has come",
+            f"the request that carries the key was made ({early[-1].share.location}), and no answer to it has come",
         )
     forks = [_uses(sender, delivery.olm) for delivery in taken if delivery.olm is not None]
     if forks and all(len(uses) > 1 for uses in forks):
-        case.tell(sender, *forks[0])
+        case.add(sender, *forks[0])
         write = _stale_write(sender, forks[0])
-        case.tell(sender, None if write is None else write.commit)
+        case.add(sender, None if write is None else write.commit)
         if lacking is not None:
             _unreadable_at(case, *lacking, taken)
         return case.found(
             Verdict.WEDGED,
             CERTAIN,
-            f"the Olm message that bears the key has the place of another one ({forks[0][0].place})",
+            "the Olm message that carries the key has the same ratchet key and index as another one "
+            f"({forks[0][0].location})",
             *([] if write is None else [f"that is a fork: {_said(write)}"]),
         )
     if lacking is not None and (wedged := _unreadable_at(case, *lacking, taken)):
@@ -381,25 +386,25 @@ def _given(case: _Case, sender: History, lacking: tuple[History, Event | None] |
 def _unreadable_at(case: _Case, reader: History, attempt: Event | None, taken: list[_Delivery]) -> list[Event]:
     """Return the sender's Olm messages that the reader could not decrypt and that have the index of one in question."""
     user = attempt.line.sender if attempt is not None and isinstance(attempt.line, DecryptMegolm) else None
-    places = {_olm(delivery.olm).index for delivery in taken if delivery.olm is not None}
-    wedged = [event for event in _unreadable(reader, user, attempt) if _decrypt_olm(event).index in places]
-    case.tell(reader, *wedged)
+    indices = {_olm(delivery.olm).index for delivery in taken if delivery.olm is not None}
+    wedged = [event for event in _unreadable(reader, user, attempt) if _decrypt_olm(event).index in indices]
+    case.add(reader, *wedged)
     return wedged
 
 
 def _wedged_at_the_reader(case: _Case, reader: History, wedged: list[Event]) -> Finding:
-    case.tell(reader, *wedged)
+    case.add(reader, *wedged)
     peer = _decrypt_olm(wedged[0]).peer
     records = _records_with(reader, peer)
     write = next(
         (write for write in reader.stale_writes if write.record in records and write.commit.at < wedged[0].at), None
     )
-    said = f"an Olm message of the sender could not be read ({wedged[0].place})"
+    said = f"an Olm message of the sender could not be read ({wedged[0].location})"
     case.unknown.append(
-        "whether that message bore this key: an Olm message that can't be read does not say what it bears"
+        "whether that message carried this key: an Olm message that can't be read does not say what it carries"
     )
     if write is not None:
-        case.tell(reader, write.commit)
+        case.add(reader, write.commit)
         return case.found(Verdict.WEDGED, LIKELY, said, f"the reader's own session was forked: {_said(write)}")
     return case.found(Verdict.WEDGED, LIKELY, said)
 
@@ -422,33 +427,33 @@ def _examine_olm(case: _Case) -> Finding:
     if sender is None:
         case.unknown.append("the traces of the sender are missing: whether it used the key twice")
     else:
-        case.tell(sender, *used[sender.logs.store])
+        case.add(sender, *used[sender.logs.store])
         twice = _spent_twice(case, sender, used[sender.logs.store])
         if twice is not None:
             return twice
     if reader is None:
-        case.unknown.append("no line of a reader tells of it: are the traces of the device that it was for here?")
+        case.unknown.append("no line of a reader is about it: are the traces of the device that it was for here?")
         request = None if sender is None else _olm(used[sender.logs.store][0]).request
         answer = None if sender is None else _answer(sender, request)
         if sender is not None:
-            case.tell(sender, answer)
+            case.add(sender, answer)
         if sender is not None and answer is None:
             return case.found(Verdict.NEVER_SHARED, case.unless_missing(LIKELY), f"no answer to {request} has come")
         return case.found(Verdict.UNCLEAR, POSSIBLE, "the homeserver has taken it: so far nothing is wrong")
-    case.tell(reader, *came[reader.logs.store])
+    case.add(reader, *came[reader.logs.store])
     good = [event for event in came[reader.logs.store] if _decrypt_olm(event).outcome == "ok"]
     bad = [event for event in came[reader.logs.store] if _decrypt_olm(event).outcome not in {"ok", "repeated"}]
     if good and bad:
-        said = f"two messages came with this key: {good[0].place} and {bad[0].place}"
+        said = f"two messages came with this key: {good[0].location} and {bad[0].location}"
         return case.found(Verdict.SPENT_TWICE, LIKELY, said)
     if good:
-        return case.found(Verdict.READ, CERTAIN, f"{good[-1].process} has decrypted it ({good[-1].place})")
+        return case.found(Verdict.READ, CERTAIN, f"{good[-1].process} has decrypted it ({good[-1].location})")
     if not bad:
         return case.found(Verdict.READ, LIKELY, "it came again, after it was read before these traces")
     records = _records_with(reader, _decrypt_olm(bad[0]).peer)
     write = next((w for w in reader.stale_writes if w.record in records and w.commit.at < bad[0].at), None)
     if write is not None:
-        case.tell(reader, write.commit)
+        case.add(reader, write.commit)
         return case.found(Verdict.FORKED, LIKELY, f"the reader's own session was forked: {_said(write)}")
     return case.found(Verdict.WEDGED, LIKELY, "the reader's session does not fit, and no stale write of its own shows")
 
@@ -460,10 +465,10 @@ def _spent_twice(case: _Case, sender: History, uses: list[Event]) -> Finding | N
     """Judge a key that its sender used more than once."""
     if len(uses) < 2:
         return None
-    said = f"{uses[0].process} and {uses[1].process} have encrypted with it ({uses[0].place}, {uses[1].place})"
+    said = f"{uses[0].process} and {uses[1].process} have encrypted with it ({uses[0].location}, {uses[1].location})"
     write = _stale_write(sender, uses)
     if write is not None:
-        case.tell(sender, write.commit)
+        case.add(sender, write.commit)
         return case.found(Verdict.FORKED, CERTAIN, said, _said(write))
     if repeated := sender.repeated_versions:
         case.because.append(f"version {repeated[0]} was made twice: an older copy of the store was put back")
@@ -473,7 +478,7 @@ def _spent_twice(case: _Case, sender: History, uses: list[Event]) -> Finding | N
 
 
 def _stale_write(sender: History, uses: list[Event]) -> StaleWrite | None:
-    """Return what forked a ratchet that was used twice at one place: a stale write of what both uses have written."""
+    """Return what forked a ratchet that was used twice with one index: a stale write of what both uses have written."""
     both = sender.records_of(uses[0]) & sender.records_of(uses[1])
     if isinstance(uses[0].line, EncryptOlm):
         both = both & _records_with(sender, uses[0].line.peer) or both
@@ -482,11 +487,11 @@ def _stale_write(sender: History, uses: list[Event]) -> StaleWrite | None:
 
 def _said(write: StaleWrite) -> str:
     over = ", ".join(
-        f"version {event.at.version} of {event.process} ({event.place})" for event in write.overwritten[:_FEW]
+        f"version {event.at.version} of {event.process} ({event.location})" for event in write.overwritten[:_FEW]
     )
     more = f" and {len(write.overwritten) - _FEW} more" if len(write.overwritten) > _FEW else ""
     return (
-        f"{write.commit.process} has computed {write.record} from an older value ({write.commit.place}), and has "
+        f"{write.commit.process} has computed {write.record} from an older value ({write.commit.location}), and has "
         f"overwritten {over}{more}"
     )
 
@@ -547,12 +552,12 @@ def _deliveries(case: _Case, sender: History) -> tuple[list[_Delivery], list[str
             for number, each in enumerate(line.devices):
                 if device in {each, None}:
                     index = line.indices[number] if number < len(line.indices) else 0
-                    olm = _bearer(sender, line.request, each)
+                    olm = _carrier(sender, line.request, each)
                     deliveries.append(_Delivery(event, index, olm, _answer(sender, line.request)))
     return deliveries, codes, device
 
 
-def _bearer(sender: History, request: str | None, device: str) -> Event | None:
+def _carrier(sender: History, request: str | None, device: str) -> Event | None:
     return next(
         (
             e
@@ -568,9 +573,9 @@ def _answer(sender: History, request: str | None) -> Event | None:
 
 
 def _uses(sender: History, olm: Event) -> list[Event]:
-    """Return all messages at the place of one."""
-    place = _olm(olm).ratchet, _olm(olm).index
-    return [event for event, line in sender.of(EncryptOlm) if (line.ratchet, line.index) == place]
+    """Return all messages with the ratchet key and the index of one."""
+    used = _olm(olm).ratchet, _olm(olm).index
+    return [event for event, line in sender.of(EncryptOlm) if (line.ratchet, line.index) == used]
 
 
 def _unreadable(reader: History, user: str | None, attempt: Event | None) -> Iterator[Event]:
@@ -615,8 +620,8 @@ def _outcome(event: Event) -> str:
     return event.line.outcome
 
 
-def _first_place(good: list[Event], reader: History) -> str:
-    return str(good[0].place) if good else f"before the traces of {reader.letter}"
+def _first_location(good: list[Event], reader: History) -> str:
+    return str(good[0].location) if good else f"before the traces of {reader.letter}"
 
 
 def _kept(event: Event) -> bool:

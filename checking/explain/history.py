@@ -1,4 +1,4 @@
-"""What the traces of one store tell, in the order of its versions: who did what, and which writes were stale."""
+"""What the traces of one store report, in the order of its versions: who did what, and which writes were stale."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from checking.explain.lines import (
     Receive,
     Repair,
 )
-from checking.explain.reading import Logs, Place
+from checking.explain.reading import Location, Logs
 from checking.explain.wording import counted
 
 L = TypeVar("L", bound=AnyLine)
@@ -37,7 +37,7 @@ class Event:
     """A line, when it took effect, and which process wrote it."""
 
     line: AnyLine
-    place: Place
+    location: Location
     at: Moment
     process: str
 
@@ -52,7 +52,7 @@ class StaleWrite:
 
 
 class History:
-    """What the traces of one store tell."""
+    """What the traces of one store report."""
 
     def __init__(self, logs: Logs, letter: str) -> None:
         self.logs = logs
@@ -104,8 +104,8 @@ class History:
         )
 
     @property
-    def untold_versions(self) -> tuple[tuple[int, int], ...]:
-        """The first and the last of each row of versions that no line tells of, between those that lines tell of."""
+    def unreported_versions(self) -> tuple[tuple[int, int], ...]:
+        """The first and the last of each row of versions that no line reports, between those that lines report."""
         known = sorted({event.at.version for event in self.commits})
         return tuple((before + 1, after - 1) for before, after in pairwise(known) if after > before + 1)
 
@@ -122,7 +122,7 @@ class History:
                 before, last = previous[queue]
                 if batch.asked_events not in {last.next_events, "none"}:
                     yield (
-                        f"the events between the batches of {before.place} and {event.place} were never handed in",
+                        f"the events between the batches of {before.location} and {event.location} never came here",
                         event,
                     )
             previous[queue] = event, batch
@@ -152,7 +152,7 @@ class History:
         for process, instance in self.processes.items():
             effects: dict[int, tuple[int, bool]] = {}
             newest = 0
-            for line, place in self.logs.instances[instance]:
+            for line, location in self.logs.instances[instance]:
                 if isinstance(line, OfOperation):
                     effects[line.operation] = _effect(line)
                 version, only_read = (
@@ -161,10 +161,10 @@ class History:
                     else (getattr(line, "version", None) or newest, True)
                 )
                 newest = max(newest, version)
-                yield Event(line, place, Moment(version, only_read, instance, line.line), process)
+                yield Event(line, location, Moment(version, only_read, instance, line.line), process)
 
     def _stale_writes(self) -> Iterator[StaleWrite]:
-        untold = bool(self.untold_versions)
+        unreported = bool(self.unreported_versions)
         writers: dict[str, list[tuple[str, Event]]] = defaultdict(list)
         """Of each record: what its commits made of it, and these commits, in order."""
         for event in self.commits:
@@ -175,7 +175,7 @@ class History:
                     continue
                 newest = {made for made, writer in before if writer.at.version == before[-1][1].at.version}
                 known = [number for number, (made, _) in enumerate(before) if made == base]
-                if base not in newest and (known or not untold):
+                if base not in newest and (known or not unreported):
                     rest = before[known[-1] + 1 :] if known else before
                     yield StaleWrite(record, event, tuple(writer for _, writer in rest))
             for record, made in zip(commit.records, commit.made, strict=False):

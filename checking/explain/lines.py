@@ -291,7 +291,7 @@ class DecryptMegolm(OfMachine, frozen=True, kw_only=True, tag="decrypt_megolm"):
 
 
 class EncryptOlm(OfMachine, frozen=True, kw_only=True, tag="encrypt_olm"):
-    """A message was encrypted at a place of an Olm session."""
+    """A message was encrypted with an index of an Olm ratchet."""
 
     peer: Pseudonym
     ratchet: Pseudonym
@@ -301,7 +301,7 @@ class EncryptOlm(OfMachine, frozen=True, kw_only=True, tag="encrypt_olm"):
 
 
 class EncryptMegolm(OfMachine, frozen=True, kw_only=True, tag="encrypt_megolm"):
-    """A message was encrypted at a place of a Megolm session."""
+    """A message was encrypted with an index of a Megolm session."""
 
     session: Pseudonym
     index: Number
@@ -320,7 +320,7 @@ class RoomKey(OfMachine, frozen=True, kw_only=True, tag="room_key"):
 
 
 class Share(OfMachine, frozen=True, kw_only=True, tag="share"):
-    """A room key was given to devices, to each from a place on."""
+    """A room key was given to devices, to each from an index on."""
 
     session: Pseudonym
     devices: list[Pseudonym]

@@ -33,16 +33,16 @@ class MachineExplanation:
         """Why it can't be."""
         return [MACHINE_REASONS[name] for name in sorted(self.validation.reasons)]
 
-    def place(self, merged: Merged) -> int:
+    def position(self, merged: Merged) -> int:
         """Return how many steps of the store come before the end of the operation that the impossible step is of."""
         step = self.impossible
         assert step is not None
         line = step.found.line
-        for place, taken in enumerate(merged.steps):
+        for position, taken in enumerate(merged.steps):
             of = taken.line
             same = of is not None and of.instance == line.instance
             if same and getattr(of, "operation", 0) == getattr(line, "operation", -1):
-                return place
+                return position
         return len(merged.steps) - 1
 
     def described(self) -> str:
@@ -51,7 +51,7 @@ class MachineExplanation:
         assert step is not None
         line = step.found.line
         what = in_words(line) if isinstance(line, MachineLine) else "commits"
-        return f"{step.process} {what} ({step.found.place})"
+        return f"{step.process} {what} ({step.found.location})"
 
 
 async def explain_machine(toolbox: Toolbox, steps: Sequence[MachineStep], specifications: Path) -> MachineExplanation:

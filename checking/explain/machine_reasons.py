@@ -174,7 +174,7 @@ MACHINE_REASONS: Final[Mapping[str, Reason]] = {
     ),
     "place_not_stored": Reason(
         ("M10.1",),
-        "encrypted a message, and its commit did not store that its place is used",
+        "encrypted a message, and its commit did not store that its index is used",
         ("send-before-persist",),
         LIKELY,
         "Sharing!NoRatchetReuse",
@@ -188,7 +188,7 @@ MACHINE_REASONS: Final[Mapping[str, Reason]] = {
     ),
     "place_used_again": Reason(
         ("M10.1", "M7.4"),
-        "encrypted a message at a place that was used before",
+        "encrypted a message with an index that was used before",
         ("send-before-persist", "save-error-ignored", "failed-decrypt-mutates"),
         POSSIBLE,
         "Sharing!NoRatchetReuse",

@@ -2,7 +2,7 @@
 
 The store's steps are in order already (``merging``). What the machine says of an operation comes where that took
 effect, and after it what its commit wrote. Nothing is judged here. What a line does not say is ``UNKNOWN`` or
-``UNTOLD``, and an operation whose lines may be cut off is marked as such.
+``UNKNOWN_NUMBER``, and an operation whose lines may be cut off is marked as such.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from checking.explain.exchange_steps import (
     commit_facts,
     exchange_facts,
     exchange_step,
-    of_kind,
+    kinds_of,
 )
 from checking.explain.lines import (
     Abandon,
@@ -50,7 +50,7 @@ from checking.explain.lines import (
 from checking.explain.merging import Merged
 from checking.explain.reading import Found, Logs
 
-UNTOLD: Final = -1
+UNKNOWN_NUMBER: Final = -1
 NO_NUMBER: Final = -2
 
 
@@ -60,7 +60,7 @@ class NumberTooLarge(CheckError):
 
 @dataclass(frozen=True, slots=True)
 class MachineStep:
-    """One step by its name in ``tla/MachineTrace.tla``, what is known of it, and the line that tells of it."""
+    """One step by its name in ``tla/MachineTrace.tla``, what is known of it, and the line that reports it."""
 
     name: str
     facts: Mapping[str, MachineFact]
@@ -91,8 +91,8 @@ def machine_steps(logs: Logs, merged: Merged) -> Sequence[MachineStep]:
             name = names[line.instance]
             for number in _before(operations[line.instance], line.operation):
                 steps += _steps_of(operations[line.instance].pop(number), name)
-        elif step.name == "commit":  # nobody tells of it
-            steps += _untold(steps, step.facts.get("records"), str(step.facts["p"]))
+        elif step.name == "commit":  # no line reports it
+            steps += _unreported(steps, step.facts.get("records"), str(step.facts["p"]))
     for instance, rest in operations.items():
         for operation in rest.values():
             if operation.effect is None:
@@ -126,7 +126,7 @@ def _before(operations: Mapping[int, _Operation], number: int) -> Sequence[int]:
 
 
 def _operations(lines: Sequence[Found]) -> dict[int, _Operation]:
-    """Return the operations of an instance that have an effect, or of which the machine tells."""
+    """Return the operations of an instance that have an effect, or which lines of the machine name."""
     operations: dict[int, _Operation] = defaultdict(_Operation)
     last: _Operation | None = None
     number = 0
@@ -150,38 +150,15 @@ def _operations(lines: Sequence[Found]) -> dict[int, _Operation]:
     return dict(operations)
 
 
-@dataclass(frozen=True, slots=True)
-class _Written:
-    """What a commit has written."""
-
-    wrote: frozenset[str] = frozenset()
-    """Records that are there after it."""
-    deleted: frozenset[str] = frozenset()
-
-    def facts(self) -> dict[str, MachineFact]:
-        return {
-            "wrote": _kinds(self.wrote),
-            "deleted": _kinds(self.deleted),
-            "set": of_kind(self.wrote, "outdated"),
-            "cleared": of_kind(self.deleted, "outdated"),
-            "replaced": of_kind(self.wrote | self.deleted, "devices"),
-        }
-
-
-def _kinds(records: Iterable[str]) -> frozenset[str]:
-    return frozenset(record.partition("/")[0] for record in records)
-
-
 def _steps_of(operation: _Operation, process: str) -> Iterator[MachineStep]:
     effect = None if operation.effect is None else operation.effect.line
-    written, told = _written(effect)
     lines = [found.line for found in operation.lines]
     change = Change.of(effect)
     context: dict[str, MachineFact] = {
         "p": process,
-        "told": told and operation.is_whole and not any(isinstance(line, Repair) for line in lines),
+        "told": change.is_complete and operation.is_whole and not any(isinstance(line, Repair) for line in lines),
         "committed": isinstance(effect, Commit),
-        **written.facts(),
+        **change.facts(),
     }
     for found in operation.lines:
         _refuse_large_numbers(found)
@@ -190,9 +167,9 @@ def _steps_of(operation: _Operation, process: str) -> Iterator[MachineStep]:
             name, facts = named
             more = exchange_facts(found.line, lines, change)
             yield MachineStep(name, {**context, **facts, **more}, found, process)
-    if operation.effect is not None and (written.wrote or written.deleted):
-        repaired = frozenset(line.record.partition("/")[0] for line in lines if isinstance(line, Repair))
-        version = effect.version if isinstance(effect, Commit) else UNTOLD
+    if operation.effect is not None and (change.made or change.gone):
+        repaired = kinds_of(line.record for line in lines if isinstance(line, Repair))
+        version = effect.version if isinstance(effect, Commit) else UNKNOWN_NUMBER
         context |= {"version": version, "repaired": repaired, **commit_facts(lines, change)}
         yield MachineStep("commit", context, operation.effect, process)
 
@@ -202,34 +179,23 @@ def _refuse_large_numbers(found: Found) -> None:
     for name in ("index", "serial"):
         number = getattr(found.line, name, None)
         if isinstance(found.line, EncryptOlm | EncryptMegolm | Offer | Batch) and number is not None and number > MOST:
-            raise NumberTooLarge(f"{found.place}: `{name}` is {number:,}, and TLC can't count beyond {MOST:,}")
+            raise NumberTooLarge(f"{found.location}: `{name}` is {number:,}, and TLC can't count beyond {MOST:,}")
 
 
-def _written(line: AnyLine | None) -> tuple[_Written, bool]:
-    """Return what a commit has written, and whether that is all."""
-    if not isinstance(line, Commit | CommitFails):
-        return _Written(), True
-    if len(line.made) != len(line.records):
-        return _Written(frozenset(line.records), frozenset(line.records)), False
-    made = dict(zip(line.records, line.made, strict=True))
-    deleted = frozenset(record for record, digest in made.items() if digest == "absent")
-    return _Written(frozenset(made) - deleted, deleted), isinstance(line, Commit) and not line.unlisted
-
-
-def _untold(steps: Sequence[MachineStep], records: object, process: str) -> Iterator[MachineStep]:
-    """Return a commit that no line tells of: of what it has written, nothing is known afterwards."""
+def _unreported(steps: Sequence[MachineStep], records: object, process: str) -> Iterator[MachineStep]:
+    """Return a commit that no line reports: of what it has written, nothing is known afterwards."""
     if steps and isinstance(records, tuple):
         named = frozenset(map(str, records))
-        written = _Written(named, named) if all("/" in record for record in named) else _EVERYTHING
-        facts: dict[str, MachineFact] = {"p": process, "told": False, "committed": True, **written.facts()}
+        written = named if all("/" in record for record in named) else ALL_KINDS
+        facts: dict[str, MachineFact] = {"p": process, "told": False, "committed": True}
+        facts |= Change(written, written).facts()
         nothing: frozenset[str] = frozenset()
-        facts |= {"version": UNTOLD, "repaired": nothing, **commit_facts([], Change(named, named))}
+        facts |= {"version": UNKNOWN_NUMBER, "repaired": nothing, **commit_facts([], Change(named, named))}
         yield MachineStep("commit", facts, steps[-1].found, process)
 
 
-_EVERYTHING: Final = _Written(
-    *[frozenset({"offer/", "own_device/", "sync/", "peer/", "tracked/", "inbound_group_session/"})] * 2
-)
+ALL_KINDS: Final = frozenset({"offer/", "own_device/", "sync/", "peer/", "tracked/", "inbound_group_session/"})
+"""Records of the kinds that a commit may have written of which nothing is known."""
 
 
 def _step(line: AnyLine, lines: Sequence[AnyLine]) -> tuple[str, dict[str, MachineFact]] | None:
@@ -286,7 +252,7 @@ def _offer(line: Offer) -> dict[str, MachineFact]:
 
 def _batch(line: Batch) -> dict[str, MachineFact]:
     kind = "sliding" if line.sliding else "classic"
-    told = {"used": "yes", "unused": "no", "none": NONE}
+    states = {"used": "yes", "unused": "no", "none": NONE}
     return {
         "connection": f"{kind} {line.connection}",
         "sliding": line.sliding,
@@ -298,12 +264,12 @@ def _batch(line: Batch) -> dict[str, MachineFact]:
         "events": line.events_applied,
         "number": line.events,
         # Without the count, nothing follows from the serial.
-        "serial": UNTOLD if line.one_time_keys is None else _number(line.serial),
+        "serial": UNKNOWN_NUMBER if line.one_time_keys is None else _number(line.serial),
         "count": NO_NUMBER if line.one_time_keys == NONE else _number(line.one_time_keys),
-        "spent": UNKNOWN if line.fallback is None else told.get(line.fallback, UNKNOWN),
+        "spent": UNKNOWN if line.fallback is None else states.get(line.fallback, UNKNOWN),
         "changed": frozenset(line.changed),
     }
 
 
 def _number(number: int | str | None) -> int:
-    return min(number, MOST) if isinstance(number, int) else UNTOLD
+    return min(number, MOST) if isinstance(number, int) else UNKNOWN_NUMBER

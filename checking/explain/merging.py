@@ -38,14 +38,14 @@ from checking.explain.lines import (
     Validate,
     Want,
 )
-from checking.explain.reading import Found, Logs, Place
+from checking.explain.reading import Found, Location, Logs
 from checking.explain.writers import writers_of
 from unwedged.protocol.lease import LONGEST_LEASE_MS
 
 Fact: TypeAlias = "int | bool | str | tuple[str, ...] | Mapping[str, int]"
 """What ``tla/Trace.tla`` is told of a step: a number, a truth value, a name, a set of names, or a number for each."""
 
-UNTOLD: Final = 1_000_001
+UNKNOWN_BASIS: Final = 1_000_001
 UNREAD: Final = 1_000_002
 NEVER_SEEN: Final = 1_000_000
 """The basis of an update that was computed from a value which no line tells of."""
@@ -67,7 +67,7 @@ class Step:
 
     name: str
     facts: Mapping[str, Fact]
-    place: Place | None = None
+    location: Location | None = None
     line: AnyLine | None = None
 
 
@@ -188,7 +188,7 @@ class _Merging:
         untold = last - self._base.version - len({line.version for line in self._commits})
         if untold > MOST_UNTOLD:
             raise TooFarApart(
-                f"{place} is of version {last:,}, and no line tells of {untold:,} of the versions from "
+                f"{place} is of version {last:,}, and no line reports {untold:,} of the versions from "
                 f"{self._base.version + 1:,} on: {MOST_UNTOLD:,} can be missing at most"
             )
         highest, place = max(((getattr(line, "epoch", 0), str(place)) for line, place in self._all()), default=(0, ""))
@@ -226,9 +226,7 @@ class _Merging:
         """Put in the acquisitions that were cut off, and that somebody waited where a commit shows that."""
         for epoch, instance in self._untold_acquisitions.items():
             process = self._names[instance]
-            self._remarks.append(
-                f"no line tells of epoch {epoch}: the lines of {process} end before, and it can have it"
-            )
+            self._remarks.append(f"no line reports who took epoch {epoch}: it can be {process}, whose lines end before")
             self.put(epoch, process, Step("acquire", {"p": process, "epoch": self.epoch(epoch)}))
         for epoch, steps in self._of_epoch.items():
             every = [step for of_one in steps.values() for step in of_one]
@@ -243,7 +241,7 @@ class _Merging:
             del self._cut_off[instance]
             process = self._names[instance]
             self._remarks.append(
-                f"no line tells that somebody waited in epoch {epoch}: the lines of {process} end before, and it can"
+                f"no line reports who waited in epoch {epoch}: it can be {process}, whose lines end before"
             )
             self.put(epoch, process, Step("want", {"p": process, "epoch": self.epoch(epoch), "left": _left(None)}))
 
@@ -349,7 +347,7 @@ class _Merging:
     def bases(self, commit: Commit | CommitFails) -> dict[str, int]:
         """Return of which value each update was computed. Equal values count as the newest of them."""
         if len(commit.based_on) != len(commit.records):
-            return dict.fromkeys(commit.records, UNTOLD)
+            return dict.fromkeys(commit.records, UNKNOWN_BASIS)
         return {
             record: UNREAD if digest == "unread" else self._newest(record, digest, commit)
             for record, digest in zip(commit.records, commit.based_on, strict=True)
@@ -359,7 +357,7 @@ class _Merging:
         """Return of which value each update was computed, and which of these may have been loaded without a line."""
         bases = self.bases(commit)
         loads = commit.instance in self._loading
-        unloaded = tuple(record for record, basis in bases.items() if not loads or basis in {UNTOLD, UNREAD})
+        unloaded = tuple(record for record, basis in bases.items() if not loads or basis in {UNKNOWN_BASIS, UNREAD})
         return {"basis": bases, "unloaded": unloaded}
 
     def made_of(self, failed: CommitFails) -> dict[str, Fact]:
@@ -367,7 +365,7 @@ class _Merging:
         if failed.records:
             return {"records": tuple(failed.records), **self.based(failed)}
         records = tuple(self._untold[failed.snapshot + 1]) or (SOMETHING,)
-        return {"records": records, "basis": dict.fromkeys(records, UNTOLD), "unloaded": records}
+        return {"records": records, "basis": dict.fromkeys(records, UNKNOWN_BASIS), "unloaded": records}
 
     def _newest(self, record: str, digest: str, commit: Commit | CommitFails) -> int:
         numbers = self._values[record].get(digest, [])
@@ -411,14 +409,14 @@ class _Merging:
                 continue
             process = self._names[self._holders[under]]
             self._remarks.append(
-                f"no line tells of version {version}: {process} held the lease, and its trace lacks the commit"
+                f"no line reports version {version}: {process} held the lease, and its trace lacks the commit"
             )
             slot = self.slot(process, 0)
             written = tuple(records) or (SOMETHING,)
             snapshot = self.version(version - 1)
             facts: dict[str, Fact] = {"p": process, "o": slot, "epoch": self.epoch(under), "snapshot": snapshot}
             finish = Step("finish", {"p": process, "o": slot})
-            based: dict[str, Fact] = {"basis": dict.fromkeys(written, UNTOLD), "unloaded": written}
+            based: dict[str, Fact] = {"basis": dict.fromkeys(written, UNKNOWN_BASIS), "unloaded": written}
             made = {"version": self.version(version), "released": False, "short": False}
             commit = {**facts, **based, "records": written, **made}
             own = self._of_epoch[under][process]
@@ -598,7 +596,7 @@ class _Instance:
         if name in _AFTER_PUBLISHING and self._counts_subscriptions:
             facts = {**facts, "told": True}
         known = {"p": self._name, **({} if epoch is None else {"epoch": self._merging.epoch(epoch)}), **facts}
-        self._merging.put(under, self._name, Step(name, known, found.place, found.line))
+        self._merging.put(under, self._name, Step(name, known, found.location, found.line))
 
     def _take(self, found: Found) -> None:
         merging, line = self._merging, found.line

@@ -67,7 +67,7 @@ def page(title: str, said: str, drawing: Drawing, frames: Sequence[Frame]) -> st
 
 def _all_rows(frames: Sequence[Frame]) -> Iterator[tuple[Row, ...] | None]:
     first, *_ = frames
-    yield None if first.state is None else tuple(Row(*place, value) for place, value in _values(first.state))
+    yield None if first.state is None else tuple(Row(*key, value) for key, value in _values(first.state))
     for before, after in pairwise(frames):
         yield None if after.state is None else differing(before.state, after.state)
 
@@ -76,11 +76,11 @@ def differing(before: State | None, after: State) -> tuple[Row, ...]:
     """Return what a state consists of, and what is gone from the one before, with the differences."""
     now = dict(_values(after))
     if before is None:
-        return tuple(Row(*place, value) for place, value in now.items())
+        return tuple(Row(*key, value) for key, value in now.items())
     was = dict(_values(before))
     return tuple(
-        Row(*place, *_compared(was.get(place), now.get(place)))
-        for place in sorted(was.keys() | now.keys(), key=lambda place: (_order(place[0]), place))
+        Row(*key, *_compared(was.get(key), now.get(key)))
+        for key in sorted(was.keys() | now.keys(), key=lambda key: (_order(key[0]), key))
     )
 
 

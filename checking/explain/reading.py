@@ -28,7 +28,7 @@ class SeveralStores(CheckError):
     """The traces are of several stores."""
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where a line was found."""
 
     file: str
@@ -42,7 +42,7 @@ class Found(NamedTuple):
     """A line, and where it was found."""
 
     line: AnyLine
-    place: Place
+    location: Location
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def read(paths: Iterable[Path], store: str | None = None) -> Logs:
     reading = _read_files(paths)
     files_of: dict[str, set[str]] = defaultdict(set)
     for found in reading.lines:
-        files_of[found.line.store].add(found.place.file)
+        files_of[found.line.store].add(found.location.file)
     if store is None and len(files_of) > 1:
         listed = "; ".join(f"{name} in {', '.join(sorted(files))}" for name, files in sorted(files_of.items()))
         raise SeveralStores(
@@ -125,11 +125,11 @@ def _read_file(path: Path, reading: _Reading) -> None:
     for number, row in enumerate(rows, 1):
         if not row.strip():
             continue
-        place = Place(str(path), number)
+        location = Location(str(path), number)
         try:
-            lines.append(Found(DECODER.decode(row), place))
+            lines.append(Found(DECODER.decode(row), location))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            remarks.append(_what_is_wrong(row, place, error, last=number == len(rows)))
+            remarks.append(_what_is_wrong(row, location, error, last=number == len(rows)))
     if not lines:
         others = f", and so on for {counted(len(remarks), 'line')}" if len(remarks) > 1 else ""
         remarks = [f"{path} has no line that can be used ({remarks[0]}{others})" if remarks else f"{path} is empty"]
@@ -137,27 +137,27 @@ def _read_file(path: Path, reading: _Reading) -> None:
     reading.remarks += remarks
 
 
-def _what_is_wrong(row: bytes, place: Place, error: Exception, *, last: bool) -> str:
+def _what_is_wrong(row: bytes, location: Location, error: Exception, *, last: bool) -> str:
     """Say what is wrong with a line that is left out. Raises where that makes the rest useless."""
     try:
         msgspec.json.decode(row)
     except RecursionError:
-        return f"{place}: a line is left out: it is nested too deeply"
+        return f"{location}: a line is left out: it is nested too deeply"
     except (msgspec.DecodeError, UnicodeDecodeError):
         if b"\0" in row or not row.startswith(b"{"):
-            return f"{place}: a line is left out: it is not JSON in UTF-8"
+            return f"{location}: a line is left out: it is not JSON in UTF-8"
         if last:
-            return f"{place}: the last line was cut off, as by a kill"
-        return f"{place}: a line was cut off, as by a kill, before others were written"
+            return f"{location}: the last line was cut off, as by a kill"
+        return f"{location}: a line was cut off, as by a kill, before others were written"
     try:
         head = msgspec.json.decode(row, type=_Head)
     except msgspec.ValidationError:
-        raise NoTrace(f"{place} is no line of a trace: it has no format and no step") from None
+        raise NoTrace(f"{location} is no line of a trace: it has no format and no step") from None
     if head.format != FORMAT:
         raise UnknownFormat(
-            f"{place} is of version {head.format} of the format, and this program knows version {FORMAT}"
+            f"{location} is of version {head.format} of the format, and this program knows version {FORMAT}"
         )
-    return f"{place}: the step {head.step!r} is left out: {error}"
+    return f"{location}: the step {head.step!r} is left out: {error}"
 
 
 def _by_instance(reading: _Reading, store: str) -> dict[str, list[Found]]:
@@ -173,10 +173,10 @@ def _by_instance(reading: _Reading, store: str) -> dict[str, list[Found]]:
                 one = found.line.line == expected + 1
                 missing = f"line {expected}" if one else f"lines {expected} to {found.line.line - 1}"
                 of_instance = f"of the instance {instance} {'is' if one else 'are'}"
-                reading.remarks.append(f"{found.place}: {missing} {of_instance} missing before it")
+                reading.remarks.append(f"{found.location}: {missing} {of_instance} missing before it")
             elif found.line.line < expected:
                 reading.remarks.append(
-                    f"{found.place}: the line {found.line.line} of the instance {instance} comes twice"
+                    f"{found.location}: the line {found.line.line} of the instance {instance} comes twice"
                 )
             expected = found.line.line + 1
     return instances

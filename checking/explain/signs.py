@@ -25,7 +25,7 @@ from checking.explain.merging import NEVER_SEEN, Merged, Step
 from checking.explain.reading import Logs
 
 Bugs = tuple[str, ...]
-"""Names of bugs. Several where nothing in the traces tells them from each other."""
+"""Names of bugs. Several if nothing in the traces distinguishes them."""
 
 
 def named_by_signs(logs: Logs, merged: Merged, followed: int, reasons: frozenset[str]) -> Bugs:

@@ -34,18 +34,18 @@ Shown ==
         [stage |-> op[o].stage, mode |-> op[o].mode, under |-> op[o].under, at |-> op[o].at,
          known |-> Known(op[o].known)]]]
 
-\\* The states on one way to the last place.
+\\* The states on one way to the last position.
 VARIABLE seen
 SeenInit == TraceInit /\\ seen = IF at \\in Looked THEN <<Shown>> ELSE <<>>
 SeenNext == TraceNext /\\ seen' = IF at' \\in Looked THEN Append(seen, Shown') ELSE seen
 SeenSpec == SeenInit /\\ [][SeenNext]_<<vars, at, seen>>
-AtLastPlace == at = {last} => PrintT(<<"states", seen>>)
+AtLastPosition == at = {last} => PrintT(<<"states", seen>>)
 ====
 """
 
 
 async def states(
-    toolbox: Toolbox, merged: Merged, validation: Validation, specifications: Path, places: Collection[int]
+    toolbox: Toolbox, merged: Merged, validation: Validation, specifications: Path, positions: Collection[int]
 ) -> Mapping[int, State]:
     """Return states by the number of steps that were taken before, as far as they are in the part looked at last.
 
@@ -55,8 +55,8 @@ async def states(
     if part is None:
         return {}
     last = validation.followed - part.first + 1
-    looked = [place for place in (taken - part.first + 1 for taken in places) if 1 <= place <= last]
-    steps = [merged.steps[taken - 1] for taken in places if taken > part.first]
+    looked = [position for position in (taken - part.first + 1 for taken in positions) if 1 <= position <= last]
+    steps = [merged.steps[taken - 1] for taken in positions if taken > part.first]
     named = [part.records[record] for step in steps for record in records_of(step)]
     module = _MODULE.format(
         looked=render_value(frozenset(looked)),
@@ -78,28 +78,28 @@ async def states(
         part.written(Path(folder))
         path = Path(folder) / "TheStates.tla"
         path.write_text(module, encoding="utf-8")
-        result = await follow(toolbox, path, specifications, 0, "AtLastPlace", "SeenSpec")
+        result = await follow(toolbox, path, specifications, 0, "AtLastPosition", "SeenSpec")
     text = " ".join(result.printed)
     begins = [found.start() for found in re.finditer(r'<<\s*"states"', text)]
     match parse_value(text[begins[0] : begins[1] if len(begins) > 1 else None]) if begins else ():
         case ("states", tuple() as seen):
-            return dict(_placed(seen, part.first - 1, names, begins_at))
+            return dict(_by_position(seen, part.first - 1, names, begins_at))
     raise NotValidated(f"TLC has printed no states that can be read: {text}")
 
 
-def _placed(
+def _by_position(
     seen: Iterable[Value], first: int, names: Mapping[str, str], begins_at: Mapping[Value, int]
 ) -> Iterator[tuple[int, State]]:
     """Return states by the number of steps before, with names of records, epochs and versions as in the lines."""
     for state in seen:
         assert isinstance(state, HashTrieMap)
-        place = state["at"]
-        assert isinstance(place, int)
+        position = state["at"]
+        assert isinstance(position, int)
         shown = state.discard("at")
-        yield place + first, {str(variable): _as_told(shown[variable], names, begins_at) for variable in shown}
+        yield position + first, {str(variable): _as_in_lines(shown[variable], names, begins_at) for variable in shown}
 
 
-def _as_told(
+def _as_in_lines(
     value: Value, names: Mapping[str, str], begins_at: Mapping[Value, int], *, of_records: bool = False
 ) -> Value:
     """TLC counts from where its part begins, since it has no numbers as large as those in lines may be."""
@@ -110,7 +110,7 @@ def _as_told(
             names[argument] if of_records and isinstance(argument, str) else argument,
             each + begins_at[argument]
             if argument in begins_at and isinstance(each, int) and not of_records
-            else _as_told(each, names, begins_at, of_records=argument in ("records", "known")),
+            else _as_in_lines(each, names, begins_at, of_records=argument in ("records", "known")),
         )
         for argument, each in value.items()
     )

@@ -116,19 +116,19 @@ async def validate(toolbox: Toolbox, merged: Merged, specifications: Path) -> Va
 def _parts(steps: Sequence[Step]) -> Iterator[Sequence[Step]]:
     """Cut where a lease is taken, and where every operation that runs is lost or abandoned by its next step."""
     begun = 0
-    for place, step in enumerate(steps):
-        if step.name == "acquire" and place - begun >= STEPS_IN_A_PART and _may_cut(steps, begun, place):
-            yield steps[begun:place]
-            begun = place
+    for position, step in enumerate(steps):
+        if step.name == "acquire" and position - begun >= STEPS_IN_A_PART and _may_cut(steps, begun, position):
+            yield steps[begun:position]
+            begun = position
     if steps[begun:]:
         yield steps[begun:]
 
 
-def _may_cut(steps: Sequence[Step], begun: int, place: int) -> bool:
+def _may_cut(steps: Sequence[Step], begun: int, position: int) -> bool:
     ended = {"finish", "lose", "abort", "outdated"}
-    last = {step.facts["o"]: step.name for step in steps[begun:place] if "o" in step.facts}
+    last = {step.facts["o"]: step.name for step in steps[begun:position] if "o" in step.facts}
     running = {operation for operation, name in last.items() if name not in ended}
-    for step in steps[place:]:
+    for step in steps[position:]:
         operation = step.facts.get("o")
         if not running:
             break
@@ -173,7 +173,7 @@ class Part:
 
     def __init__(self, merged: Merged, steps: Sequence[Step], first: int, start: _Start) -> None:
         self.first = first
-        """The place of its first step among all."""
+        """The position of its first step among all."""
         self._steps = steps
         self._start = start
         self._processes = [NO_PROCESS, *merged.processes]

@@ -12,7 +12,7 @@ import pytest
 from checking import command
 from checking.explain.drawing import SHOWN_STEPS, drawing_of, scenes, step_in_words
 from checking.explain.merging import Merged, Step, merge
-from checking.explain.reading import Place, read
+from checking.explain.reading import Location, read
 from tests.checking.test_explain import recorded, unfenced, written
 from unwedged.tools.sequence import lifelines_of
 
@@ -68,7 +68,7 @@ def test_what_is_not_drawn_is_counted(merged: Merged) -> None:
 
 def test_an_impossible_commit_is_drawn_with_all_that_it_depends_on(merged: Merged) -> None:
     renewal, commit = merged.steps[index_of(merged, "renew", 1)], late(merged)
-    renewals = [replace(renewal, place=Place("more", number)) for number in range(100)]
+    renewals = [replace(renewal, location=Location("more", number)) for number in range(100)]
     longer = replace(merged, steps=[*merged.steps[:commit], *renewals, *merged.steps[commit:]])
     drawn = actions(longer, commit + 100)
     assert drawn[-1].startswith("P2 > store: commits version 5")
@@ -91,7 +91,7 @@ def test_processes_have_lifelines_and_the_lease_and_the_store_stand_between_them
 
 def test_nothing_in_a_trace_can_control_a_terminal(merged: Merged) -> None:
     steps = [
-        replace(step, place=Place("\x1b[2Jtrace", 1), facts={**step.facts, "records": ("\x1b]0;a/" + "0" * 16,)})
+        replace(step, location=Location("\x1b[2Jtrace", 1), facts={**step.facts, "records": ("\x1b]0;a/" + "0" * 16,)})
         for step in merged.steps
     ]
     hostile = replace(merged, steps=steps)

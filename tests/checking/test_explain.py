@@ -191,7 +191,7 @@ class TestNumbers:
     ) -> None:
         commit = found(lines, "commit", -1)
         commit["version"] = version
-        with pytest.raises(TooFarApart, match=f":{lines.index(commit) + 1} is of version .* no line tells of"):
+        with pytest.raises(TooFarApart, match=f":{lines.index(commit) + 1} is of version .* no line reports"):
             merge(read([written(tmp_path, lines)]))
 
     # T1.10

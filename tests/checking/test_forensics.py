@@ -158,7 +158,7 @@ async def never_shared(case: Told) -> Name:
 async def test_a_key_that_was_never_shared(tmp_path: Path) -> None:
     async with told(tmp_path) as case:
         name = await never_shared(case)
-        must_be(case.explain(name), Verdict.NEVER_SHARED, CERTAIN, "no line tells that the key was given")
+        must_be(case.explain(name), Verdict.NEVER_SHARED, CERTAIN, "no line reports that the key was given")
         finding = case.explain(name, [case.on.bob])
         must_be(finding, Verdict.NOT_OURS, LIKELY, "the traces of the sender are missing")
 
@@ -355,7 +355,7 @@ async def test_a_batch_that_was_never_handed_in(tmp_path: Path) -> None:
             await store.run(move_on)
         await case.on.bob.sync()
         name = await case.unreadable(event, "missing_room_key")
-        must_be(case.explain(name), Verdict.BATCH_LOST, LIKELY, "were never handed in")
+        must_be(case.explain(name), Verdict.BATCH_LOST, LIKELY, "never came here")
 
 
 async def lost_by_the_homeserver(case: Told) -> Name:
@@ -555,7 +555,7 @@ async def test_a_message_is_named_by_its_real_session_where_the_store_is_unlocke
         assert explained(trace, *unlocked_by_event) == OK
         assert "certainly WITHHELD" in capsys.readouterr().out
         for arguments, why in (
-            (("--event", "0" * 16), "no line tells of an attempt"),
+            (("--event", "0" * 16), "no line reports an attempt"),
             (("--message", f"{'0' * 16}:0", "--message", f"{'1' * 16}:1"), "the same index"),
             (("--message", f"{session}:0"), "give its pseudonym as it stands there, or the store by --unlock"),
             (("--message", "a"), "SESSION:INDEX"),
@@ -564,7 +564,7 @@ async def test_a_message_is_named_by_its_real_session_where_the_store_is_unlocke
             (("--message", f"{session}:0", "--unlock", laptop, "--key-file", trace), "in hexadecimal"),
             (("--message", f"{session}:0", "--unlock", tmp_path / "none.db", "--key-file", key), "none.db"),
             (("--message", f"{session}:0", "--unlock", laptop, "--passphrase-file", key), "with a key"),
-            (("--message", f"{'0' * 16}:0"), "no line tells of message 0"),
+            (("--message", f"{'0' * 16}:0"), "no line is about message 0"),
         ):
             with pytest.raises(CheckError, match=re.escape(why)):
                 explained(trace, *arguments)
