@@ -449,7 +449,8 @@ class TestNames:
         operation = OperationTrace(trace, "transaction", 1, 1, 0)
         name = ("kind", key.encode("utf-8", "surrogatepass"))
         operation.failed(ValueError(value, label))
-        operation.took_effect("commit", operation.written({name: value}, {name: value}))
+        operation.will_write({name: value}, {name: value})
+        operation.took_effect("commit", operation.writes)
         trace.note("open", program=trace.pseudonym("program", label))
         text = json.dumps(recorder.lines)
         for secret in (name[1], value, label.encode("utf-8", "surrogatepass")):

@@ -409,6 +409,8 @@ class TransactionOperation(Operation):
 
     async def _commit(self, batch: Batch, expected: _Outcome | None = None) -> None:
         admission = self._guarded.admission
+        if self.trace is not None:
+            self.trace.will_write(batch.writes, self.snapshot.records)
         admission.begin_commit()
         try:
             committed = await self._persist(batch)
@@ -433,9 +435,7 @@ class TransactionOperation(Operation):
         except BaseException as failure:
             # The fence stopped it, or it is not known what was written: the next guard's sync finds out.
             if self.trace is not None:
-                self.trace.note(
-                    "commit_fails", why=why_lost(failure), **self.trace.written(batch.writes, self.snapshot.records)
-                )
+                self.trace.note("commit_fails", why=why_lost(failure), **self.trace.writes)
             lock.lost(self.epoch, why_lost(failure))
             raise
 
@@ -456,7 +456,7 @@ class TransactionOperation(Operation):
         if self.trace is not None:
             waiter = services.lock.waiter_told(self.epoch, committed.wanted)
             lease = {"version": version, "released": committed.released, "left_ms": committed.left_ms}
-            self.trace.took_effect("commit", {**lease, **waiter, **self.trace.written(writes, self.snapshot.records)})
+            self.trace.took_effect("commit", {**lease, **waiter, **self.trace.writes})
         logger.debug(
             "committed label=%s epoch=%d version=%d records=%d", services.lock.label, self.epoch, version, len(writes)
         )

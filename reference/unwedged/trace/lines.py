@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import blake2b
 from itertools import islice
 from typing import Final, Protocol, TypeAlias, TypeVar
@@ -28,6 +28,10 @@ Line: TypeAlias = Mapping[str, Field]
 """One step."""
 
 _NO_FIELDS: Final[Line] = {}
+
+ABSENT: Final = "absent"
+UNREAD: Final = "unread"
+"""What stands for the digest of a value that there is not, or that was not read (T2.5)."""
 
 Name = TypeVar("Name", bound=tuple[str, bytes])
 """The kind and the key of a record."""
@@ -61,10 +65,12 @@ class Trace:
             "store": self.pseudonym("store", store),
             "instance": f"{instance:016x}",
         }
-        self._digests: dict[tuple[str, bytes], tuple[bytes, str]] = {}
+        self._digests: dict[tuple[str, bytes], tuple[bytes | None, str]] = {}
         """The digests of what the last commit wrote: the next commit often begins from it."""
         self.record = lru_cache(_KEPT_PSEUDONYMS)(self._record)
         """Returns a record's kind and the pseudonym of its key (T2.4)."""
+        self._value_of = lru_cache(_KEPT_PSEUDONYMS)(partial(self._hashed, "value"))
+        """Returns the hash that the digests of a record's values begin with, by the record's name."""
 
     def __repr__(self) -> str:
         return f"<Trace lines={self.lines}>"
@@ -103,36 +109,43 @@ class Trace:
 
     def pseudonym(self, what: str, *parts: str | bytes) -> str:
         """Return the pseudonym of a name: its keyed BLAKE2b of 8 bytes, in hexadecimal (T2.2)."""
+        return self._hashed(what, *parts).hexdigest()
+
+    def _hashed(self, *parts: str | bytes) -> blake2b:
         hashed = self._keyed.copy()
-        for part in (what, *parts):
-            octets = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
-            hashed.update(b"%d:" % len(octets))
-            hashed.update(octets)
-        return hashed.hexdigest()
+        for part in parts:
+            _add(hashed, part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part)
+        return hashed
 
     def records(self, names: Iterable[tuple[str, bytes]]) -> list[str]:
         """Return the list of records for a line."""
         return [self.record(*name) for name in islice(names, MOST_LISTED)]
 
-    def digest(self, record: tuple[str, bytes], value: bytes | None) -> str:
+    def digest(self, record: str, value: bytes | None) -> str:
         """Return the digest of a record's value. It shows only whether two values are equal (T2.5)."""
         if value is None:
-            return "absent"
-        known = self._digests.get(record)
-        if known is not None and known[0] is value:
-            return known[1]
-        return self.pseudonym("value", self.record(*record), value)
+            return ABSENT
+        hashed = self._value_of(record).copy()
+        _add(hashed, value)
+        return hashed.hexdigest()
 
     def written(self, writes: Mapping[Name, bytes | None], known: Mapping[Name, bytes | None]) -> dict[str, Field]:
         """Return the fields that say what a commit writes, and from which values it was computed."""
-        listed = list(islice(writes.items(), MOST_LISTED))
-        based_on = [self.digest(name, known[name]) if name in known else "unread" for name, _ in listed]
-        made = [self.digest(*write) for write in listed]
-        self._digests = {
-            name: (value, digest) for (name, value), digest in zip(listed, made, strict=True) if value is not None
-        }
+        records, based_on, made = [], [], []
+        digests: dict[tuple[str, bytes], tuple[bytes | None, str]] = {}
+        for name, value in islice(writes.items(), MOST_LISTED):
+            record, before = self.record(*name), known.get(name, UNREAD)
+            last = self._digests.get(name)
+            records.append(record)
+            if isinstance(before, str):
+                based_on.append(before)
+            else:
+                based_on.append(last[1] if last is not None and last[0] is before else self.digest(record, before))
+            made.append(digest := self.digest(record, value))
+            digests[name] = value, digest
+        self._digests = digests
         return {
-            "records": [self.record(*name) for name, _ in listed],
+            "records": records,
             "based_on": based_on,
             "made": made,
             "unlisted": max(0, len(writes) - MOST_LISTED),
@@ -171,11 +184,13 @@ class Remarks:
 class OperationTrace:
     """The lines of one operation of the store (T3.1)."""
 
-    __slots__ = ("_named", "_trace", "remarks")
+    __slots__ = ("_named", "_trace", "remarks", "writes")
 
     def __init__(self, trace: Trace, mode: str, epoch: int, snapshot: int, began_after: int) -> None:
         self.remarks = Remarks(trace)
         self._trace = trace
+        self.writes: dict[str, Field] = {}
+        """The fields of ``Trace.written``, for the line of its commit."""
         self._named: dict[str, Field] = {
             "operation": trace.next_operation(),
             "mode": mode,
@@ -206,6 +221,12 @@ class OperationTrace:
         """See ``Trace.record``."""
         return self._trace.record(kind, key)
 
-    def written(self, writes: Mapping[Name, bytes | None], known: Mapping[Name, bytes | None]) -> dict[str, Field]:
-        """See ``Trace.written``."""
-        return self._trace.written(writes, known)
+    def will_write(self, writes: Mapping[Name, bytes | None], known: Mapping[Name, bytes | None]) -> None:
+        """Compute ``writes`` before the commit: after it the processor's caches are cold, and it takes longer."""
+        self.writes = self._trace.written(writes, known)
+
+
+def _add(hashed: blake2b, part: bytes) -> None:
+    """Hash one more part of a name, as T2.2 says."""
+    hashed.update(b"%d:" % len(part))
+    hashed.update(part)
