@@ -435,6 +435,29 @@ class TestNames:
         hashed = blake2b("6:device7:@é:b.c5:PHONE".encode(), key=bytes(range(32)), digest_size=8)
         assert trace.pseudonym("device", "@é:b.c", "PHONE") == hashed.hexdigest()
 
+    # T2.5
+    def test_a_digest_is_as_the_specification_says_whatever_was_written_before(self) -> None:
+        trace = Trace(Recorder(), bytes(range(32)), b"store", 1, lambda: 0)
+        name = ("kind", b"key")
+        record = trace.record(*name)
+
+        def digest(value: bytes) -> str:
+            hashed = b"5:value%d:%b%d:%b" % (len(record), record.encode(), len(value), value)
+            return blake2b(hashed, key=bytes(range(32)), digest_size=8).hexdigest()
+
+        def written(value: bytes | None, known: dict[tuple[str, bytes], bytes | None]) -> tuple[Field, Field]:
+            fields = trace.written({name: value}, known)
+            assert (fields["records"], fields["unlisted"]) == ([record], 0)
+            return fields["based_on"], fields["made"]
+
+        first, second, foreign = b"one", b"two" * 1000, b"another process's"
+        assert written(first, {}) == (["unread"], [digest(first)])
+        assert written(second, {name: first}) == ([digest(first)], [digest(second)])
+        assert written(first, {name: foreign}) == ([digest(foreign)], [digest(first)])
+        assert written(None, {name: first}) == ([digest(first)], ["absent"])
+        assert written(second, {name: None}) == (["absent"], [digest(second)])
+        assert written(first, {name: None}) == (["absent"], [digest(first)])
+
     @given(st.lists(st.binary(), min_size=1), st.lists(st.binary(), min_size=1))
     def test_names_of_other_parts_are_other_names(self, some: list[bytes], others: list[bytes]) -> None:
         trace = Trace(Recorder(), bytes(32), b"store", 1, lambda: 0)
