@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import ClassVar, Final, NamedTuple, Self, TypeAlias, cast
+from typing import ClassVar, Final, NamedTuple, Self, TypeAlias, TypeVar, cast
 
 import msgspec
 
@@ -21,7 +21,7 @@ from checking.machine_replay.room_key import RoomKey, first_index
 from checking.machine_replay.shared_device import SharedDevice
 from checking.replay.doubles import ManualClock
 from checking.replay.model_states import Function, changed_arguments, entry, function_of, name_of
-from checking.replay.substitutions import Substitution
+from checking.replay.substitutions import Substitution, substituted
 from checking.tlc.values import Label, ModelValue, State, Value, function, record
 from unwedged.machine import (
     BackupDownload,
@@ -32,6 +32,7 @@ from unwedged.machine import (
     MachineError,
     NoBackup,
     OlmMachine,
+    backup,
 )
 from unwedged.machine import identifiers as ids
 from unwedged.machine.backup import ALGORITHM
@@ -39,6 +40,9 @@ from unwedged.machine.exports import SessionEntry
 from unwedged.machine.ratchets import BackupDecryption, BackupEncryption
 from unwedged.machine.records import BACKUP, INBOUND, UNBACKED, Backup
 from unwedged.machine.signing import signable, with_signature
+from unwedged.store import RecordKind, Transaction
+
+Key = TypeVar("Key")
 
 _USER: Final = "@alice:example.org"
 _OWN: Final = Device(_USER, "PHONE")
@@ -207,6 +211,10 @@ class BackupOfRoomKeys(Counterpart):
             case "ChangeVersion":
                 return [Label(action, (_versions(after)[-1],))]
         changed = changed_arguments(before["flight"], after["flight"])
+        if action == "AskUpload":
+            (process,) = changed
+            marks = function_of(entry(after["flight"], process)["mark"])
+            return [Label(action, (process, frozenset(marks)))]
         # If no process holds anything, the step loses the machine of either process.
         return [Label(action, (process,)) for process in changed or processes]
 
@@ -215,12 +223,13 @@ class BackupOfRoomKeys(Counterpart):
         idle = [ModelValue(process) for process, held in self.outside.flight.items() if held is None]
         known = self._known()
         key = 0 if known is None else self._number(known.public_key)
+        every = frozenset(map(ModelValue, self._room_keys))
         choices: list[Label] = []
         if known is None or known.version is None or key == _UNSIGNED:
             choices += [Label("Download", (process,)) for process in idle]
-            choices += [Label("AskUpload", (process,)) for process in idle]
+            choices += [Label("AskUpload", (process, every)) for process in idle]
         elif known.refused or not self._device.records(UNBACKED):
-            choices += [Label("AskUpload", (process,)) for process in idle]
+            choices += [Label("AskUpload", (process, every)) for process in idle]
         for process, held in self.outside.flight.items():
             if held is not None and isinstance(held.request, BackupDownload):
                 choices.append(Label("Restore", (ModelValue(process),)))
@@ -245,8 +254,9 @@ class BackupOfRoomKeys(Counterpart):
             case "AskVersion", [ModelValue(process)]:
                 query = await (await self._device.machine(process)).key_backup.version_query()
                 flight[process] = self._answered(query)
-            case "AskUpload", [ModelValue(process)]:
-                flight[process] = _InHand(await self._upload_of(process))
+            case "AskUpload", [ModelValue(process), batch]:
+                sessions = frozenset(map(name_of, cast("frozenset[Value]", batch)))
+                flight[process] = _InHand(await self._upload_of(process, sessions))
             case "Download", [ModelValue(process)]:
                 flight[process] = self._answered(await self._download_of(process))
             case (("AnswerCreate" | "AnswerUpload"), [ModelValue(process)]):
@@ -328,8 +338,19 @@ class BackupOfRoomKeys(Counterpart):
         rooms = {key.name.room_id: {"sessions": {key.name.session_id: data}}}
         self._call("PUT", f"room_keys/keys?version={version}", {"rooms": rooms})
 
-    async def _upload_of(self, process: str) -> BackupUpload:
-        requests = await (await self._device.machine(process)).outgoing_requests()
+    async def _upload_of(self, process: str, sessions: frozenset[str]) -> BackupUpload:
+        """Let a process list an upload of some of the marked room keys: as if these came first, and were many."""
+        keys, names = Transaction.keys, self._names
+
+        async def these_first(transaction: Transaction, kind: RecordKind[Key, object]) -> tuple[Key, ...]:
+            every = await keys(transaction, kind)
+            if kind.name != UNBACKED.name:
+                return every
+            return tuple(sorted(every, key=lambda name: names[cast("ids.GroupSessionName", name)] not in sessions))
+
+        machine = await self._device.machine(process)
+        with substituted([(Transaction, "keys", these_first), (backup, "KEYS_IN_AN_UPLOAD", len(sessions))]):
+            requests = await machine.outgoing_requests()
         if not requests:
             raise Impossible(f"{process} has no upload")
         (upload,) = requests

@@ -24,7 +24,9 @@ from checking.replay.substitutions import Substitution, substituted
 from checking.tlc.values import Label, ModelValue, State, Value, function, record
 from unwedged.machine import KeysClaim, LocalTrust, Request, SyncPosition, ToDevice, asking, gossip, olm
 from unwedged.machine import identifiers as ids
+from unwedged.machine.backup import ALGORITHM
 from unwedged.machine.key_requests import FORWARDED_ROOM_KEY
+from unwedged.machine.ratchets import BackupDecryption
 from unwedged.machine.records import (
     ANSWERED,
     ASKED,
@@ -36,7 +38,8 @@ from unwedged.machine.records import (
     KnownDevice,
     OwnDevice,
 )
-from unwedged.machine.secrets import BACKUP_KEY
+from unwedged.machine.secrets import BACKUP_KEY, SECRET_SEND
+from unwedged.machine.unpadded_base64 import to_unpadded
 from unwedged.store import Transaction
 
 _USER: Final = ids.UserId("@alice:example.org")
@@ -183,6 +186,8 @@ def _everything_arrived(now: State) -> bool:
 class Gossip(Counterpart):
     """Other devices of the user request the backup key or a room key. This device requests room keys from them.
 
+    Where others ask for a room key only, this device asks for the key of a backup that one of them has made.
+
     In the reference, one operation answers all requests that may be answered, sends our requests to further devices,
     and settles requests whose keys have come in another way. In the model each of these is a step of its own. So each
     step here suppresses the other parts of the operation.
@@ -210,6 +215,9 @@ class Gossip(Counterpart):
         """The room key that other devices request."""
         self._asked_for = tuple(RoomKey(_ROOM) for _ in range(3))
         """The room keys that we request, by the numbers of the requests. The first one is never requested."""
+        self._asks_for_secret = bool(outside.given) and not any(map(_is_for_secret, outside.given))
+        self._backup = BackupDecryption()
+        """A backup that another device has made, if this device asks for its key."""
         self._events = tuple(self._event(key) for key in self._asked_for)
         self._read: dict[bytes, _Asks] = {}
         """The decrypted messages, by their ciphertexts."""
@@ -234,8 +242,12 @@ class Gossip(Counterpart):
         await machine.track_users([_USER])
         await client.sync(_CONNECTION, sliding=True)
         await client.send_all()
-        backup = await machine.key_backup.create_version()
-        await client.send(backup.request)
+        if made._asks_for_secret:
+            info: Json = {"algorithm": ALGORITHM, "auth_data": {"public_key": made._backup.public_key}}
+            server.request(Device(_USER, _DEVICES[0]), "POST", "/_matrix/client/v3/room_keys/version", info)
+            await client.send(await machine.key_backup.version_query())
+        else:
+            await client.send((await machine.key_backup.create_version()).request)
         await machine.import_room_keys([made._wanted.exported()])
         await client.send_all()
         return made
@@ -317,8 +329,7 @@ class Gossip(Counterpart):
                 flight[process] = None
                 await self._answer(process, read.request)
             case "Ask", []:
-                machine = await self._device.machine(self._processes[0])
-                await machine.request_room_keys(_ROOM, [self._events[len(self.outside.numbers) + 1]])
+                await self._ask(self._processes[0])
             case "SendAsk", []:
                 await self._send_ask(self._processes[1])
             case "CancelAsk", []:
@@ -417,6 +428,12 @@ class Gossip(Counterpart):
         self._send_to_us(record(type="cancellation", request=request.value), _request_type(request), content)
 
     def _peer_sends(self, device: str, number: int) -> None:
+        if self._asks_for_secret:
+            (request_id,) = (each for each, of in self.outside.numbers.items() if of == number)
+            self._send_answer(
+                device, number, SECRET_SEND, {"request_id": request_id, "secret": to_unpadded(self._backup.key)}
+            )
+            return
         key = self._asked_for[number].exported()
         content: Json = {
             "algorithm": ids.MEGOLM,
@@ -427,8 +444,11 @@ class Gossip(Counterpart):
             "sender_claimed_ed25519_key": key.sender_claimed_keys["ed25519"],
             "forwarding_curve25519_key_chain": [],
         }
+        self._send_answer(device, number, FORWARDED_ROOM_KEY, content)
+
+    def _send_answer(self, device: str, number: int, event_type: str, content: Json) -> None:
         own = KnownDevice(self._device.records(OWN_DEVICE)[None].keys)
-        encrypted = self._peers[device].encrypted(self.outside.server, own, FORWARDED_ROOM_KEY, content)
+        encrypted = self._peers[device].encrypted(self.outside.server, own, event_type, content)
         answer = record(type="answer", number=number, **{"from": ModelValue(device)})
         self._send_to_us(answer, "m.room.encrypted", encrypted)
 
@@ -468,6 +488,13 @@ class Gossip(Counterpart):
             await self._device.restore(rows)
             raise Impossible(f"the machine does not answer {request.id}")
 
+    async def _ask(self, process: str) -> None:
+        machine = await self._device.machine(process)
+        if self._asks_for_secret:
+            await machine.secrets.request([BACKUP_KEY])
+        else:
+            await machine.request_room_keys(_ROOM, [self._events[len(self.outside.numbers) + 1]])
+
     async def _send_ask(self, process: str) -> None:
         before = self._outbox()
         await self._work_off(process, [(gossip, "_answer", _do_nothing)])
@@ -478,7 +505,10 @@ class Gossip(Counterpart):
         """Let the requested key arrive in another way."""
         machine = await self._device.machine(process)
         ((request_id, _),) = self._device.records(ASKED).items()
-        await machine.import_room_keys([self._asked_for[self.outside.numbers[request_id]].exported()])
+        if self._asks_for_secret:
+            await machine.key_backup.import_decryption_key(self._backup.key)
+        else:
+            await machine.import_room_keys([self._asked_for[self.outside.numbers[request_id]].exported()])
         await self._work_off(process, [(asking, "send_request", _do_nothing), (gossip, "_answer", _do_nothing)])
 
     async def _work_off(self, process: str, left_out: Sequence[Substitution]) -> None:

@@ -6,10 +6,12 @@ from typing import Final, cast
 
 import msgspec
 
+from checking.errors import CheckError
 from checking.machine_replay.device_keys import account_of, signed_device_keys
 from checking.machine_replay.homeserver import Device, Homeserver, Json
+from unwedged.machine.errors import MessageUnreadable
 from unwedged.machine.identifiers import OLM, Curve25519Key, UserId
-from unwedged.machine.ratchets import Account, OlmMessage
+from unwedged.machine.ratchets import PRE_KEY, Account, OlmMessage, OlmSession
 from unwedged.machine.records import KnownDevice
 from unwedged.machine.signing import signable, with_signature
 
@@ -19,7 +21,8 @@ _ROOT: Final = "/_matrix/client/v3"
 class PeerDevice:
     """A device with only one one-time key, with which all Olm sessions to it are made.
 
-    It never answers over these sessions. So each message to it is a pre-key message, and it stores no session.
+    This device never answers over these sessions. So each message in them is a pre-key message, and it stores none of
+    them. Of the sessions that it begins itself it stores the first state, which reads each message in them.
     """
 
     def __init__(self, device: Device) -> None:
@@ -35,6 +38,7 @@ class PeerDevice:
             )
         }
         self._account = account.pickle()
+        self._begun: list[str] = []
         self.curve25519 = account.curve25519
         self._since: str | None = None
 
@@ -65,8 +69,11 @@ class PeerDevice:
         """Return the session ID of an encrypted message, and the decrypted event in it."""
         encrypted = cast("dict[str, Json]", content["ciphertext"])[self.curve25519]
         message = OlmMessage(cast("int", encrypted["type"]), str(encrypted["body"]))
-        sender_key = Curve25519Key(str(content["sender_key"]))
-        session, plaintext = Account.from_pickle(self._account).inbound_session(sender_key, message)
+        if message.type == PRE_KEY:
+            sender_key = Curve25519Key(str(content["sender_key"]))
+            session, plaintext = Account.from_pickle(self._account).inbound_session(sender_key, message)
+        else:
+            session, plaintext = self._answer(message)
         return session.session_id, msgspec.json.decode(plaintext, type=Json)
 
     def encrypted(self, server: Homeserver, recipient: KnownDevice, event_type: str, content: Json) -> Json:
@@ -87,6 +94,7 @@ class PeerDevice:
         }
         session = Account.from_pickle(self._account).outbound_session(recipient.curve25519, str(key["key"]))
         message = session.encrypt(msgspec.json.encode(payload))
+        self._begun.append(session.pickle())
         return {
             "algorithm": OLM,
             "sender_key": self.curve25519,
@@ -105,6 +113,14 @@ class PeerDevice:
             "sender_key": self.curve25519,
             "ciphertext": {recipient: {"type": encrypted.type, "body": encrypted.body}},
         }
+
+    def _answer(self, message: OlmMessage) -> tuple[OlmSession, bytes]:
+        for begun in map(OlmSession.from_pickle, self._begun):
+            try:
+                return begun.decrypt(message)
+            except MessageUnreadable:
+                continue
+        raise CheckError("a message belongs to no session with the device")
 
     def _sync(self, server: Homeserver) -> Json:
         status, response = server.request(

@@ -123,7 +123,18 @@ async def _upload_to_any(reading: Transaction | View) -> list[BackupUpload]:
     return uploads
 
 
+async def _settle_all(transaction: Transaction, request: BackupUpload, response: JsonObject) -> None:
+    """Let an upload settle the marks of all room keys, and not only of those in it."""
+    del request, response
+    for name in await transaction.keys(UNBACKED):
+        transaction.delete(UNBACKED, name)
+
+
 BREAKS = {
+    "an upload of some room keys settles all": (
+        TWO_SESSIONS,
+        Break([(backup, "mark_uploaded", _settle_all)], r"store\.unbacked\.s\d: .* the machine Nothing"),
+    ),
     "a room key that comes is not marked": (
         TWO_SESSIONS,
         Break([(backup, "note_room_key", _mark_nothing)], r"store\.unbacked\.s\d"),

@@ -16,10 +16,11 @@ from checking.tlc.graph import Graph
 from checking.tlc.toolbox import Toolbox
 from checking.tlc.values import ModelValue, State, Value, function, record
 from tests.checking.machine_breaks import Break, graph_of
-from unwedged.machine import asking, gossip, identities, key_requests
+from unwedged.machine import asking, gossip, identities, key_requests, outbox, secrets
 from unwedged.machine.identifiers import DeviceId, JsonObject, RequestId, UserId
 from unwedged.machine.olm import OlmEvent
-from unwedged.machine.records import ANSWERED, Asked, KnownDevice, LocalTrust
+from unwedged.machine.records import ANSWERED, OUTBOX, Asked, KnownDevice, LocalTrust
+from unwedged.machine.requests import RoomMessage, ToDevice
 from unwedged.store import Transaction
 
 GOSSIP = COUNTERPARTS["MCGossip.tla"]
@@ -29,11 +30,13 @@ ANSWERING = "ReplayGossip"
 REPEATED = "ReplayGossipRepeated"
 ASKING = "ReplayGossipAsking"
 UNASKED = "ReplayGossipUnasked"
+BOTH_WAYS = "ReplayGossipBothWays"
+TWO_ANSWERS = "ReplayGossipOfTwoAnswers"
 
 
 @pytest.fixture(scope="module")
 def graphs(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Graph]:
-    names = (ANSWERING, REPEATED, ASKING, UNASKED)
+    names = (ANSWERING, REPEATED, ASKING, UNASKED, BOTH_WAYS, TWO_ANSWERS)
     return {name: graph_of(toolbox, manifest, name, tmp_path_factory.mktemp("graph")) for name in names}
 
 
@@ -101,7 +104,32 @@ async def _judge_nobody(
     del transaction, user_id, device_id, key, trust
 
 
+async def _keep_asking(
+    transaction: Transaction, request_id: RequestId, asked: Asked, by: DeviceId | None = None
+) -> None:
+    """Let a request stay open when its answer has come."""
+    if by is None:
+        await sound_settle(transaction, request_id, asked)
+
+
+async def _settle_all_to_a_device(transaction: Transaction, request: ToDevice | RoomMessage) -> None:
+    """Take what was sent to a device for all that is to be sent to it."""
+    assert isinstance(request, ToDevice)
+    for name in await transaction.keys(OUTBOX):
+        other = await transaction.get(OUTBOX, name)
+        if other is not None and other.messages.keys() == request.messages.keys():
+            transaction.delete(OUTBOX, name)
+
+
 BREAKS = {
+    "a secret that has come is asked for still": (
+        BOTH_WAYS,
+        Break([(secrets, "settle", _keep_asking)], r"store\.asked"),
+    ),
+    "an answer that was sent settles all to its device": (
+        TWO_ANSWERS,
+        Break([(outbox, "sent", _settle_all_to_a_device)], r"store\.outbox"),
+    ),
     "a cancellation is not heard": (
         ANSWERING,
         Break([(gossip, "receive_request", _hear_no_cancellation)], r"store\.(waiting|answered)"),

@@ -27,6 +27,11 @@ def graph(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPat
     return graph_of(toolbox, manifest, "ReplaySessionsUnsent", tmp_path_factory.mktemp("graph"))
 
 
+@pytest.fixture(scope="module")
+def graph_of_two_breaks(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    return graph_of(toolbox, manifest, "ReplaySessionsBrokenTwice", tmp_path_factory.mktemp("twice"))
+
+
 # That a replay fails where it should
 
 sound_answer = olm.take_claim_answer
@@ -66,6 +71,13 @@ async def _take_without_time(transaction: Transaction, request: KeysClaim, respo
     transaction.put(PEER, name, peer)
 
 
+async def _replace_once(transaction: Transaction, request: KeysClaim, response: JsonObject, now_ms: int) -> None:
+    """Replace no session that has replaced another."""
+    peer = await transaction.get(PEER, PeerName(request.wanted[0].device.user_id, request.wanted[0].curve25519))
+    if peer is None or peer.generation < 2:
+        await sound_answer(transaction, request, response, now_ms)
+
+
 BREAKS = {
     "no mark is made": Break([(olm, "note_wedged", _mark_nothing)], r"store\.(unwedge|marks)"),
     "another message lets a claim be handed out again": Break(
@@ -85,6 +97,13 @@ BREAKS = {
 @pytest.mark.parametrize("broken", BREAKS)
 def test_a_broken_machine_diverges(graph: Graph, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     BREAKS[broken].must_diverge(monkeypatch, graph, SESSIONS, MOST_STEPS)
+
+
+def test_a_machine_that_replaces_a_session_only_once_diverges(
+    graph_of_two_breaks: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Break([(olm, "take_claim_answer", _replace_once)], r"store\.(generation|unwedge)")
+    broken.must_diverge(monkeypatch, graph_of_two_breaks, SESSIONS, MOST_STEPS)
 
 
 # Properties

@@ -36,6 +36,11 @@ def attacked(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.Temp
     return graph_of(toolbox, manifest, "ReplayVerificationAttacked", tmp_path_factory.mktemp("attacked"))
 
 
+@pytest.fixture(scope="module")
+def attacked_twice(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    return graph_of(toolbox, manifest, "ReplayVerificationForgedTwice", tmp_path_factory.mktemp("twice"))
+
+
 # That a replay fails where it should
 
 sound_cancel = verification.cancel
@@ -136,6 +141,19 @@ def test_a_machine_that_an_attacker_gets_the_better_of_diverges(
     attacked: Graph, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     ATTACKS[broken].must_diverge(monkeypatch, attacked, VERIFICATION, MOST_STEPS)
+
+
+def _keep_the_last_mac(flow: VerificationFlow, content: JsonObject, context: Context) -> FlowStep:
+    if flow.phase is Phase.KEYS_EXCHANGED and flow.sas is not None:
+        flow = msgspec.structs.replace(flow, sas=msgspec.structs.replace(flow.sas, their_macs=None))
+    return sound_receive_mac(flow, content, context)
+
+
+def test_a_machine_that_lets_an_attacker_try_twice_diverges(
+    attacked_twice: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Break([(verification, "_receive_mac", _keep_the_last_mac)], r"store\.flow\.(phase|mac)")
+    broken.must_diverge(monkeypatch, attacked_twice, VERIFICATION, MOST_STEPS)
 
 
 # Properties

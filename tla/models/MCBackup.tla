@@ -8,14 +8,11 @@ Alike == Permutations(Processes)
 \* The replay must end in reasonable time. So other devices create no versions,
 OnlyOurs == \A i \in DOMAIN server.versions : server.versions[i] \in 1..MaxKeys
 
-\* at most one process holds a request or a response,
-OneAtATime == Cardinality({p \in Processes : flight[p] # Nothing}) <= 1
+\* or only a device that we trust,
+OnlySigned == \A i \in DOMAIN server.versions : server.versions[i] = Signed
 
-\* and an upload has all marked room keys, like the machine's.
-OfAll ==
-    \A p \in Processes :
-        (flight[p] = Nothing /\ InFlight(p, "upload")') =>
-            DOMAIN flight'[p].mark = {s \in Sessions : store.unbacked[s] # Nothing}
+\* and at most one process holds a request or a response.
+OneAtATime == Cardinality({p \in Processes : flight[p] # Nothing}) <= 1
 
 -------------------------------------------------------------------------------
 (* Probes: each says that an action never happens, and must be found wrong.  *)

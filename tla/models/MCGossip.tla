@@ -14,6 +14,9 @@ NobodyAsks == {}
 \* A request of a device of the person.
 OneAsks == {Asks(d1, 1)}
 
+\* A request for a room key: the request with the number 1 is for a secret. Then we request a secret.
+OneAsksForRoomKey == {Asks(d1, 2)}
+
 \* Another request, of a device of the attacker.
 BothAsk == {Asks(d1, 1), Asks(planted, 1)}
 
@@ -25,6 +28,13 @@ ThreeRequests == {Asks(d1, 1), Asks(d1, 2), Asks(planted, 1)}
 
 \* The replay must end in reasonable time. So one message is on its way to us,
 OneOnItsWay == Len(server.toUs) <= 1
+
+\* an answer begins no session,
+AnsweredInSession ==
+    \A i \in DOMAIN server.toUs : server.toUs[i].type = "answer" => server.toUs[i].from \in store.sessions
+
+\* nobody cancels,
+NobodyCancels == peers.cancelled = {}
 
 \* one message of ours is sent at a time, by both processes too,
 OneMessage == \A p, q \in Processes : (flight[p] # Nothing /\ flight[q] # Nothing) => flight[p].message = flight[q].message

@@ -13,6 +13,14 @@ NothingSent == \A p \in Processes : flight[p] = Nothing \/ flight[p].stage \in {
 InHand(p) == InFlight(p, "request") \/ InFlight(p, "answered")
 OneAtATime == \A p, q \in Processes : (InHand(p) /\ InHand(q)) => flight[p].message = flight[q].message
 
+\* Or only m.dummy, while nothing else goes on; and a message over each session at most.
+OneOverEach ==
+    /\ server.sent > 1 => peer.generation > 1
+    /\ \A p \in Processes : InHand(p) =>
+        /\ flight[p].message = Dummy(store.generation)
+        /\ store.unwedge = 0
+        /\ \A q \in Processes \ {p} : flight[q] = Nothing
+
 NeverBreak           == [][~Break]_vars
 NeverPeerSends       == [][~PeerSends]_vars
 NeverReceiveSync     == [][\A p \in Processes : ~ReceiveSync(p)]_vars

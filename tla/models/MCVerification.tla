@@ -14,6 +14,14 @@ OneOnItsWay ==
     /\ setting.first <=> setting.identity = "genuine"
     /\ Len(server.toPeer) + Len(server.toUs) <= 1
 
+\* Or the peer never starts, its identity key is a fake, and until our person answers, what we have to say is sent before
+\* there is more.
+WeStart ==
+    /\ OneOnItsWay
+    /\ setting.identity = "fake"
+    /\ peer.role = "accepter"
+    /\ Len(store.outbox) <= 1 \/ \E i \in DOMAIN store.outbox : store.outbox[i].type = "mac"
+
 NeverStartSas        == [][~StartSas]_vars
 NeverReceiveStart    == [][\A message \in Messages : ~ReceiveStart(message)]_vars
 NeverIgnoreStart     == [][\A message \in Messages : ~IgnoreStart(message)]_vars
