@@ -31,9 +31,11 @@ _OWN: Final = Device("@alice:example.org", "PHONE")
 _ROOM: Final = ids.RoomId("!room:example.org")
 _OTHER_ROOM: Final = ids.RoomId("!other:example.org")
 _NOTHING: Final = ModelValue("Nothing")
-_DEVICES: Final = ("d1", "d2")
-_MEMBERSHIPS: Final = (frozenset({"d1", "d2"}), frozenset({"d1"}), frozenset({"d1", "d2"}))
+_DEVICES: Final = ("d1", "d2", "d3")
+_LEAVES: Final = (frozenset({"d1", "d2"}), frozenset({"d1"}), frozenset({"d1", "d2"}))
 """The members after each change: ``LeavesAndReturns`` of the module MCSharing, which begins like ``Leaves``."""
+_COMES: Final = (frozenset({"d1", "d2"}), frozenset({"d1", "d2", "d3"}), frozenset({"d2", "d3"}))
+"""Likewise ``ComesAndLeaves``, if the names of the processes begin with "q"."""
 _MESSAGES: Final = 2
 """The bound of messages. No replayed model has more."""
 
@@ -157,8 +159,10 @@ class Sharing(Counterpart):
                 return [Label(action, (process,)) for process in processes]
             case "ShareRoomKey":
                 keys = _outbox(after) - _outbox(before)
-                (given,) = {function_of(key)["to"] for key in keys} or set(_shared(after)) - set(_shared(before))
-                knowing = (process for process in processes if name_of(given) in _members(before, process))
+                given = frozenset(function_of(key)["to"] for key in keys)
+                given = given or frozenset(set(_shared(after)) - set(_shared(before)))
+                names = set(map(name_of, given))
+                knowing = (process for process in processes if names <= _members(before, process))
                 return [Label(action, (process, given)) for process in knowing]
             case "Encrypt":
                 to = frozenset(map(name_of, cast("frozenset[Value]", _messages(after)[-1]["to"])))
@@ -186,7 +190,8 @@ class Sharing(Counterpart):
             case "Rotate", [process]:
                 await self._rotate(name_of(process))
             case "ShareRoomKey", [process, given]:
-                await self._share(name_of(process), self._shared().keys() | {name_of(given)})
+                names = map(name_of, cast("frozenset[Value]", given))
+                await self._share(name_of(process), self._shared().keys() | set(names))
             case "Encrypt", [process]:
                 await self._encrypt(name_of(process))
             case "SaveIndex", _:
@@ -271,7 +276,7 @@ class Sharing(Counterpart):
 
         Raises ``Impossible`` if sharing changes anything: then other steps of the model must come first.
         """
-        members = _MEMBERSHIPS[self.outside.knows[process] - 1]
+        members = _memberships(process)[self.outside.knows[process] - 1]
         if members in self.outside.shared and await self._encrypted(process, members):
             return
         rows, shared, before = self._device.rows(), dict(self.outside.shared), self._whose()
@@ -374,7 +379,11 @@ def _name(user_id: str) -> str:
 
 
 def _members(state: State, process: Value) -> frozenset[str]:
-    return _MEMBERSHIPS[cast("int", function_of(state["knows"])[process]) - 1]
+    return _memberships(name_of(process))[cast("int", function_of(state["knows"])[process]) - 1]
+
+
+def _memberships(process: str) -> Sequence[frozenset[str]]:
+    return _COMES if process.startswith("q") else _LEAVES
 
 
 def _shared(state: State) -> Mapping[Value, Value]:

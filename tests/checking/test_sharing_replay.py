@@ -12,9 +12,9 @@ from checking.tlc.graph import Graph
 from checking.tlc.toolbox import Toolbox
 from checking.tlc.values import ModelValue, State, Value, function, record
 from tests.checking.machine_breaks import Break, graph_of
-from unwedged.machine import Sharing, sharing
-from unwedged.machine.identifiers import JsonObject, RoomId
-from unwedged.machine.records import OUTBOUND
+from unwedged.machine import RoomMessage, Sharing, ToDevice, outbox, sharing
+from unwedged.machine.identifiers import Device, JsonObject, RoomId, TransactionId
+from unwedged.machine.records import OUTBOUND, OUTBOX
 from unwedged.store import Transaction
 
 SHARING = COUNTERPARTS["MCSharing.tla"]
@@ -27,9 +27,20 @@ def graph(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPat
     return graph_of(toolbox, manifest, "ReplaySharingUnsent", tmp_path_factory.mktemp("graph"))
 
 
+@pytest.fixture(scope="module")
+def graph_of_two_keys(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    return graph_of(toolbox, manifest, "ReplaySharingOfTwoKeys", tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture(scope="module")
+def graph_of_three_devices(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    return graph_of(toolbox, manifest, "ReplaySharingOfThreeDevices", tmp_path_factory.mktemp("devices"))
+
+
 # That a replay fails where it should
 
 sound_encrypt = sharing.encrypt
+sound_send = outbox.send
 
 
 async def _encrypt_for_whomever(
@@ -66,6 +77,34 @@ BREAKS = {
 @pytest.mark.parametrize("broken", BREAKS)
 def test_a_broken_machine_diverges(graph: Graph, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     BREAKS[broken].must_diverge(monkeypatch, graph, SHARING, MOST_STEPS)
+
+
+async def _settle_the_newest(transaction: Transaction, request: ToDevice | RoomMessage) -> None:
+    """Take the newest key for the one that was sent."""
+    names = [name for name in await transaction.keys(OUTBOX) if name >= request.transaction_id]
+    if request.transaction_id in names:
+        transaction.delete(OUTBOX, max(names))
+
+
+def test_a_machine_that_settles_another_key_than_was_sent_diverges(
+    graph_of_two_keys: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Break([(outbox, "sent", _settle_the_newest)], r"store\.outbox")
+    broken.must_diverge(monkeypatch, graph_of_two_keys, SHARING, MOST_STEPS)
+
+
+def _send_to_the_first(
+    transaction: Transaction, event_type: str, contents: Mapping[Device, JsonObject]
+) -> TransactionId:
+    """Send to one of the devices that are given a key in one commit."""
+    return sound_send(transaction, event_type, dict(list(contents.items())[:1]))
+
+
+def test_a_machine_that_sends_to_one_of_several_devices_diverges(
+    graph_of_three_devices: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Break([(sharing, "send", _send_to_the_first)], r"store\.outbox")
+    broken.must_diverge(monkeypatch, graph_of_three_devices, SHARING, MOST_STEPS)
 
 
 # Properties

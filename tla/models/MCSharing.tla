@@ -24,6 +24,9 @@ OneAtATime ==
     /\ Cardinality({p \in Processes : flight[p] # Nothing}) <= 1
     /\ \A p \in Processes : flight[p] # Nothing => flight[p].key.to = d1
 
+\* Or nobody learns of anybody, and keys are given to one device only.
+OnlyOneDevice == Shared \subseteq {d1} /\ \A p \in Processes : knows[p] = 1
+
 -------------------------------------------------------------------------------
 (* Probes: each says that an action never happens, and must be found wrong.  *)
 
