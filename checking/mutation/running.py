@@ -89,7 +89,8 @@ def run(
     command = [
         *(sys.executable, "-m", "pytest", "-p", "checking.mutation.session", "--mutants", str(folder / "work")),
         *("--capture=sys", "--timeout=0", "--hypothesis-profile=mutants", "-p", "no:cacheprovider"),
-        *("-o", "tmp_path_retention_policy=failed"),
+        # A traceback with the source would parse the module with all mutants, which takes longer than the test.
+        *("--tb=native", "-o", "tmp_path_retention_policy=failed"),
         *(*part.tests, *(f"--deselect={test}" for test in part.without)),
     ]
     over = None if seconds is None else time.monotonic() + seconds

@@ -172,6 +172,7 @@ class TestSteps:
         await take_over(traced)
         assert await told() is None
         async with traced.view():
+            bench.clock.advance(700)
             assert not await extension.lock.acquire_now()
             assert await told() is None, "it learns only now that somebody waits"
             bench.clock.advance(300)
@@ -345,6 +346,7 @@ class TestSteps:
         answered, failed = (line for line in recorder.lines if line["step"] == "validate")
         assert "failure" not in answered
         assert failed["failure"] == "KeyError"
+        assert answered["mode"] == failed["mode"] == "view"
         decoded(recorder.lines)
 
     async def test_a_view_that_comes_too_late_for_a_record(self, traced: Instance, recorder: Recorder) -> None:

@@ -277,6 +277,20 @@ class TestTransactions:
         bench.assert_cache_is_snapshot(phone)
 
 
+async def test_reads_and_commits_are_counted(phone: Instance) -> None:
+    def counted() -> tuple[int, int, int]:
+        told = phone.statistics()
+        return told.hits, told.misses, told.commits
+
+    assert counted() == (0, 0, 0)
+    for times in (1, 2):
+        await phone.run(count_up, f"{times}")
+        async with phone.view() as view:
+            for _ in range(2):
+                await view.get(COUNTER, f"{times}")
+        assert counted() == (2 * times, times, times)
+
+
 class TestViews:
     # P3.2, P5.3
     async def test_they_see_one_version_while_others_commit(self, phone: Instance) -> None:

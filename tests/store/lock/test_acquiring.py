@@ -108,6 +108,19 @@ class TestAcquiring:
         assert phone.gated.calls == ["look", "acquire", "changes"]
 
     # P1.11
+    async def test_one_task_asks_for_all_that_wait(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await take_over(phone)
+        waiting = [asyncio.create_task(held(extension)) for _ in range(3)]
+        await bench.clock.asleep(1)
+        await all_that_can_run()
+        assert len(extension.lock._tasks) == 1
+        await phone.lock.release_now()
+        bench.clock.advance(LONGEST_PAUSE_MS)
+        await asyncio.gather(*waiting)
+
+    # P1.11
     async def test_a_cancelled_caller_cancels_it_for_nobody(self, phone: Instance) -> None:
         gate = phone.gated.hold_before("changes")
         first, second = asyncio.create_task(held(phone)), asyncio.create_task(held(phone))
@@ -485,6 +498,12 @@ async def test_whoever_watches_the_row_is_told_whether_the_lease_is_free(
     bench.clock.advance(LONGEST_PAUSE_MS)
     await waiting
     assert told[-1] is True
+
+
+# P8.24
+async def test_whoever_watches_the_row_knows_its_own_turn(phone: Instance) -> None:
+    await take_over(phone)
+    assert phone.lock._watch._turns == {phone.lock.instance: Epoch(1)}
 
 
 # T5.1

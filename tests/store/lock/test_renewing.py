@@ -388,6 +388,13 @@ class TestClosing:
         with pytest.raises(StoreClosed):
             await waiting
 
+    # P1.10
+    async def test_its_tasks_have_ended_then(self, phone: Instance) -> None:
+        phone.lock.start()
+        await all_that_can_run()
+        await phone.lock.stop()
+        assert phone.lock._tasks == set()
+
     async def test_nothing_begins_any_more(self, phone: Instance) -> None:
         await take_over(phone)
         phone.lock.stop_admitting()

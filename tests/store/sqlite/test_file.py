@@ -32,7 +32,14 @@ from tests.store.sqlite.backends import (
 from unwedged.protocol.identifiers import Version
 from unwedged.store import database, files, schema
 from unwedged.store.backend import Row
-from unwedged.store.errors import LeaseLost, NotAStore, StorageFailed, StoreReplaced, UnsupportedSchema
+from unwedged.store.errors import (
+    LeaseLost,
+    NotAStore,
+    StorageFailed,
+    StoreClosed,
+    StoreReplaced,
+    UnsupportedSchema,
+)
 from unwedged.store.sqlite import SqliteBackend
 
 
@@ -249,6 +256,20 @@ async def test_nothing_is_written_into_a_file_that_was_replaced(tmp_path: Path, 
         assert (await backend.changes(Version(0), epoch)).version == 0
         os.rename(tmp_path / "other", path)  # noqa: PTH104
         await accesses[name]()
+
+
+# P18.8
+async def test_a_store_whose_file_can_no_longer_be_read_is_closed_all_the_same(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Path) -> None:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    monkeypatch.setattr(files.Files, "only_the_log_is_lost", lambda _: True)
+    monkeypatch.setattr(database, "connect_read_only", fail)
+    await store.backend.close()
+    with pytest.raises(StoreClosed):
+        await store.backend.look()
 
 
 # P14.6
