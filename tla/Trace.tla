@@ -57,16 +57,13 @@ ComeUpToDate(e) ==
     \* What was dropped was cached, had changed, and is gone.
     /\ \A r \in e.dropped : cache[e.p].records[r] # Missing /\ cache'[e.p].records[r] = Missing
 
-\* A sync without a line, since its process was killed.
-SyncUntold(e) == Sync(e.p) /\ guard[e.p].epoch = e.epoch
-
 \* A process that is refused says that it waits. Others may have said so before. What is left
 \* of the lease is what it has read of that.
 AskInVain(e) ==
     /\ lease.epoch = e.epoch
     /\ ~Takeable([lease EXCEPT !.left = e.left], e.p)
     /\ IF lease.wanted
-       THEN guard[e.p].stage = "none" /\ ~Takeable(lease, e.p) /\ UNCHANGED vars
+       THEN guard[e.p].stage = "none" /\ UNCHANGED vars
        ELSE Want(e.p)
 
 \* SyncFails, in two steps: after this one the lease is released, or that is tried in vain.
@@ -92,7 +89,7 @@ NoticeLoss(e) ==
 GiveBack(e) ==
     IF guard[e.p] = Taken(e.epoch) THEN SyncFails(e.p) /\ lease' = Released(lease)
     ELSE IF guard[e.p].epoch = e.epoch THEN Release(e.p)
-    ELSE /\ guard[e.p].stage = "none" /\ lease.holder = e.p /\ FencePasses(lease, e.epoch)
+    ELSE /\ lease.holder = e.p /\ FencePasses(lease, e.epoch)
          /\ lease' = Released(lease)
          /\ UNCHANGED <<history, commits, floor, guard, cache, heard, op>>
 
@@ -103,10 +100,9 @@ BeginOperation(e) ==
     /\ cache[e.p].version = e.snapshot
     /\ Begin(e.o, e.mode)
 
-\* Load and Fill, of one record.
+\* Load and Fill, of one record. Two tasks of an operation may both load it.
 ReadRecord(e) ==
-    /\ op[e.o].stage = "running" /\ op[e.o].known[e.record] = Missing
-    /\ MayAccess(e.o)
+    /\ op[e.o].stage = "running" /\ MayAccess(e.o)
     /\ ~ChangedAfter(e.record, op[e.o].at) /\ floor <= op[e.o].at
     /\ LET value == Value(e.record, Version) IN
         /\ op' = [op EXCEPT ![e.o].known[e.record] = value]
@@ -120,14 +116,10 @@ DropRecord(e) ==
 \* The operation, with the records that it writes without having loaded them loaded now.
 Completed(e) ==
     [op EXCEPT ![e.o].known = [r \in Records |->
-        IF @[r] = Missing /\ r \in e.unloaded
-           /\ ~ChangedAfter(r, op[e.o].at) /\ floor <= op[e.o].at
-        THEN Value(r, Version) ELSE @[r]]]
+        IF @[r] = Missing /\ r \in e.unloaded THEN Value(r, Version) ELSE @[r]]]
 
-LookAtRest(e) ==
-    /\ op[e.o].stage = "running" /\ MayAccess(e.o)
-    /\ op' = Completed(e)
-    /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
+\* Whether it may is asked by the commit, which comes next.
+LookAtRest(e) == op' = Completed(e) /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
 
 CommitRecords(e) ==
     /\ op[e.o].under = e.epoch /\ op[e.o].at = e.snapshot
@@ -140,14 +132,14 @@ CommitRecords(e) ==
 \* An answer whose operation has read nothing that the trace tells of.
 Answer(e) ==
     IF AnyRecord(op[e.o].known) = {}
-    THEN /\ op[e.o].stage = "running" /\ MayAccess(e.o)
+    THEN /\ MayAccess(e.o)
          /\ op' = [op EXCEPT ![e.o].stage = "validated", ![e.o].at = 0, ![e.o].begun = 0]
          /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
     ELSE IF op[e.o].mode = "view" /\ ~e.failed THEN Validate(e.o) ELSE Fail(e.o)
 
 \* What an operation needs has changed; or there is too little left of the log to know.
 MeetChange(e) ==
-    /\ op[e.o].stage = "running" /\ MayAccess(e.o)
+    /\ MayAccess(e.o)
     /\ Version > op[e.o].at \/ floor > op[e.o].at
     /\ op' = [op EXCEPT ![e.o] = Idle]
     /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
@@ -165,7 +157,7 @@ Hears(e) ==
     IN  \/ e.version = 0
         \/ /\ told[e.p] \in {Unheard, e.since}
            /\ news # <<>>
-           /\ e.lagged \/ guard[e.p].stage = "none" \/ ~news[1].lagged
+           /\ floor > e.since => e.lagged \/ guard[e.p].stage = "none"
 
 Publish(e) == Hears(e) /\ told' = [told EXCEPT ![e.p] = e.version]
 
@@ -188,7 +180,7 @@ Step(e) ==
       [] e.step = "want"       -> AskInVain(e)
       [] e.step = "sync"       -> ComeUpToDate(e)
       [] e.step = "sync_failed" -> MeetFailure(e)
-      [] e.step = "sync_untold" -> SyncUntold(e)
+      [] e.step = "sync_untold" -> Sync(e.p)  \* it has no line, since its process was killed
       [] e.step = "renew"      -> Renew(e.p) /\ guard[e.p].epoch = e.epoch /\ ~e.overdue
       [] e.step = "heed"       -> HeedWaiter(e)
       [] e.step = "lose_guard" -> NoticeLoss(e)
@@ -261,7 +253,10 @@ NoGuardYet(e) ==
       [] OTHER                        -> {"has_guard"}
 
 Wrong(e) ==
-    CASE e.step = "acquire" ->
+    CASE e.step = "open" ->
+            Unless(guard[e.p].stage = "none" /\ cache[e.p] = NewCache, "opened_again")
+            \cup Unless(e.version <= Version, "opened_unmade")
+      [] e.step = "acquire" ->
             NoGuardYet(e)
             \cup Unless(e.epoch = lease.epoch + 1, "epoch_not_next")
             \cup Unless(Takeable(lease, e.p), "lease_held")
@@ -281,21 +276,25 @@ Wrong(e) ==
             Unless(FencePasses(lease, e.epoch), "renewal_unfenced")
             \cup Unless(~e.overdue, "renewed_overdue")
       [] e.step = "release" ->
-            Unless(FencePasses(lease, e.epoch), "release_unfenced")
+            Unless(lease.holder = e.p /\ FencePasses(lease, e.epoch), "release_unfenced")
             \cup Unless(WorkingUnder(e.p, e.epoch) = {}, "release_under_operations")
-      [] e.step \in {"lose", "lose_guard"} -> {"fence_would_pass"}
+      [] e.step = "lose" -> {"fence_would_pass"}
+      [] e.step = "lose_guard" -> IF guard[e.p].epoch = e.epoch THEN {"fence_would_pass"} ELSE {"no_such_guard"}
+      [] e.step \in {"sync_failed", "end_guard", "release_fails"} -> {"no_such_guard"}
       [] e.step = "begin" ->
             Unless(guard[e.p].epoch = e.epoch /\ Stands(guard[e.p], e.epoch), "began_unguarded")
             \cup Unless(~(guard[e.p].epoch = e.epoch /\ guard[e.p].stage \in {"draining", "expiring"}), "began_draining")
             \cup Unless(cache[e.p].version = e.snapshot, "cache_version")
             \cup Unless(e.mode = "view" \/ \A o \in WorkingUnder(e.p, e.epoch) : op[o].mode = "view", "two_transactions")
       [] e.step = "load" ->
-            Unless(MayAccess(e.o), "load_unfenced")
+            Unless(Working(e), "operation_over")
+            \cup Unless(Working(e) => MayAccess(e.o), "load_unfenced")
             \cup Unless(~ChangedAfter(e.record, op[e.o].at), "load_changed")
             \cup Unless(floor <= op[e.o].at, "load_after_floor")
-      [] e.step = "look" -> Unless(MayAccess(e.o), "commit_unfenced")
       [] e.step = "commit" ->
-            Unless(MayAccess(e.o), "commit_unfenced")
+            Unless(Working(e), "operation_over")
+            \cup Unless(Working(e) => op[e.o].under = e.epoch /\ op[e.o].at = e.snapshot, "operation_changed")
+            \cup Unless(Working(e) => MayAccess(e.o), "commit_unfenced")
             \cup Unless(Len(commits) + 1 = e.version, "version_not_next")
             \cup Unless(\A r \in e.records : op[e.o].known[r] # Missing, "read_from_nowhere")
             \cup Unless(\A r \in e.records : e.basis[r] \in {Untold, Unread, Value(r, Version)}, "older_value")
@@ -303,6 +302,9 @@ Wrong(e) ==
             \cup Unless(e.released => lease.wanted, "released_unwanted")
             \cup Unless(~e.short, "short_lease")
       [] e.step = "validate" -> Unless(MayAccess(e.o), "answer_unfenced")
+      [] e.step = "outdated" ->
+            Unless(MayAccess(e.o), "load_unfenced")
+            \cup Unless(Version > op[e.o].at \/ floor > op[e.o].at, "nothing_changed")
       [] e.step = "publish" ->
             Unless(told[e.p] >= e.since, "told_with_gap")
             \cup Unless((told[e.p] = Unheard \/ told[e.p] <= e.since) /\ e.since < e.version, "told_again")

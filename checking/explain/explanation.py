@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from checking.explain.drawing import drawing_of, scenes, step_in_words
-from checking.explain.lines import DecryptMegolm, DecryptOlm, Load
+from checking.explain.lines import Acquire, DecryptMegolm, DecryptOlm, Load
 from checking.explain.machine_explanation import MachineExplanation, explain_machine
 from checking.explain.machine_steps import MachineStep, machine_steps
 from checking.explain.merging import Base, Merged, Step, is_untold, merge
@@ -44,9 +44,11 @@ class Explanation:
     def missing(self) -> Sequence[str]:
         """What is missing, so that the first impossible step may only look impossible. Then nothing is decided."""
         needed = {need for reason in self.reasons for need in reason.needs}
-        guessed = any(map(is_untold, self.merged.steps[: self._followed + 3]))
+        followed = self.merged.steps[: self._followed + 3]
+        acquired = {step.line.epoch for step in followed if isinstance(step.line, Acquire)}
+        skipped = len(acquired) < max(acquired, default=self.merged.base_epoch) - self.merged.base_epoch
         return [
-            *(["lines"] if guessed or not self.logs.complete else []),
+            *(["lines"] if skipped or any(map(is_untold, followed)) or not self.logs.complete else []),
             *(f"`{step}`" for step in unwritten(self.logs, needed)),
         ]
 

@@ -139,9 +139,7 @@ class _Merging:
         self._synced_under = list(accumulate((sync.epoch for sync in by_version), max))
         """By the places of these: the highest epoch so far."""
         self._holders = {line.epoch: line.instance for line in lines if isinstance(line, Acquire)}
-        first = [line.version for line in lines if isinstance(line, Open)]
-        first += [line.version - 1 for line in self._commits] + [line.since for line in self._syncs]
-        self._base = base or Base(min(self._holders, default=1) - 1, min(first, default=0), {})
+        self._base = base or self._first(line.version for line in lines if isinstance(line, Open))
         self._refuse_what_is_too_far_apart()
         self._cut_off = self._instances_cut_off()
         self._untold_acquisitions = self._acquisitions_cut_off()
@@ -181,6 +179,16 @@ class _Merging:
             self._base.version,
             Base(max(self._epochs, default=self._base.epoch), self._last_version, self._newest_digests),
         )
+
+    def _first(self, opened: Iterable[int]) -> Base:
+        """Return the moment before the first lines. What others did before, who have no traces, comes before it."""
+        epoch = min(self._holders, default=1) - 1
+        made = [line.version - 1 for line in self._commits]
+        first = min([*opened, *made, *(line.since for line in self._syncs)], default=0)
+        if epoch:
+            found = [line.version for line in self._syncs if line.epoch == epoch + 1]
+            first = max(first, min([*found, *made])) if found else first
+        return Base(epoch, first, {})
 
     def _refuse_what_is_too_far_apart(self) -> None:
         versions = [(line.version, str(place)) for line, place in self._all() if isinstance(line, Commit | Sync)]
@@ -230,7 +238,8 @@ class _Merging:
             self.put(epoch, process, Step("acquire", {"p": process, "epoch": self.epoch(epoch)}))
         for epoch, steps in self._of_epoch.items():
             every = [step for of_one in steps.values() for step in of_one]
-            able = [(last, instance) for instance, last in self._cut_off.items() if last <= epoch]
+            holder = self._holders.get(epoch)
+            able = [(last, each) for each, last in self._cut_off.items() if last <= epoch and each != holder]
             if (
                 not able
                 or not any(_was_asked_for(step) for step in every)
@@ -450,7 +459,7 @@ class _Merging:
                 own, holder, free = own[1:], taker, False
             late: list[tuple[int, list[Step]]] = []
             for steps in steps_of.values():
-                early, rest = _split(steps, "open", "want", "load", "look")
+                early, rest = _split(steps, "open", "want", "load", "look", "outdated")
                 yield from early
                 if rest:
                     late.append((_place_for(rest, own), rest))
@@ -653,7 +662,7 @@ class _Instance:
             case CommitFails() | Lose():
                 self._put("abort", found, line.epoch, facts, local=True)
             case Outdated():
-                self._put("outdated", found, line.epoch, facts)
+                self._put("outdated", found, max(line.epoch, merging.made_under(line.version)), facts)
             case Validate():
                 under = max(line.epoch, line.row_epoch or 0)
                 self._put("validate", found, under, {**facts, "failed": line.failure is not None})
@@ -750,7 +759,7 @@ def _place_for(steps: list[Step], own: list[Step]) -> int:
     """Say how many of the holder's steps come before those of another instance: a want, or a late commit."""
     line = steps[0].line
     version = 0
-    if isinstance(line, Open | Commit | Load) and line.version is not None:
+    if isinstance(line, Open | Commit | Load | Outdated) and line.version is not None:
         version = line.version + (not isinstance(line, Commit))
     made = [place for place, step in enumerate(own, 1) if isinstance(step.line, Commit) and step.line.version < version]
     after = max(made, default=0)

@@ -41,6 +41,18 @@ class Reason:
 CERTAIN, LIKELY, POSSIBLE = Certainty
 
 REASONS: Final = {
+    "opened_again": Reason(
+        ("P0.4", "P0.11"), "opened the store as an instance that had opened it before", ("holder-name-reuse",)
+    ),
+    "opened_unmade": Reason(("P0.12",), "found a version in the store that nobody had made", needs=("commit",)),
+    "no_such_guard": Reason(
+        ("P0.7",), "says that a guard has ended which it did not have then", needs=("acquire", "sync", "release")
+    ),
+    "operation_over": Reason(("P4.5",), "used an operation that had ended"),
+    "operation_changed": Reason(("P3.2",), "ended an operation under another epoch or version than it had begun from"),
+    "nothing_changed": Reason(
+        ("P4.7",), "gave up an operation for a change that nobody had made", needs=("commit", "truncate")
+    ),
     "has_guard": Reason(("P1.1",), "asked for the lease although it had a guard", needs=("release", "lose_guard")),
     "failed_sync_kept": Reason(
         ("P2.11",),

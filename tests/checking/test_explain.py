@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import codecs
 import json
 import random
@@ -367,6 +368,30 @@ class TestDeciding:
             assert ("it looks as if P" in explanation.text()) == bool(missing)
             assert explanation.drawing().ending.startswith("not decided: it looks as if P" if missing else "all steps")
             assert "track-record" not in explanation.text(), "nobody is accused"
+
+    async def test_a_process_without_a_trace_may_have_had_the_lease(self, tmp_path: Path, toolbox: Toolbox) -> None:
+        """T5.2: an epoch that no line tells of is not impossible."""
+        lines = with_numbers(await recorded(tmp_path), "epoch", 1, first=2)
+        explanation = await explained.explain(toolbox, (written(tmp_path, lines),), None, SPECIFICATIONS)
+        assert "epoch_not_next" in explanation.validation.reasons
+        assert not explanation.rejected, explanation.text()
+
+    async def test_two_tasks_of_one_operation_may_load_one_record(self, tmp_path: Path, toolbox: Toolbox) -> None:
+        recorder = Recorder()
+        async with workbench(tmp_path / "store.db") as bench:
+            phone = await bench.instance("phone", tracer=recorder)
+            await take_over(phone)
+            async with phone.transaction() as transaction:
+                gate = phone.gated.hold_after("load")
+                tasks = [asyncio.create_task(count_up(transaction)) for _ in range(2)]
+                await gate.reached.wait()
+                await tasks[1]
+                gate.opened.set()
+                await tasks[0]
+        assert recorder.steps.count("load") == 2
+        path = written(tmp_path, [dict(line) for line in recorder.lines])
+        explanation = await explained.explain(toolbox, (path,), None, SPECIFICATIONS)
+        assert explanation.accepted, explanation.text()
 
     @pytest.mark.parametrize("name", EDITS)
     async def test_what_can_not_have_happened_is_rejected_for_its_reason(

@@ -43,7 +43,7 @@ class Tracer(Protocol):
     """A receiver of the lines of a store's steps: a file, a log, a collector of spans."""
 
     def write(self, line: Line) -> None:
-        """Receive one line. It is called in the middle of the store's work, so it must not wait for anything."""
+        """Receive one line, in the middle of the store's work: it must not wait for anything (T1.11)."""
 
 
 class Trace:

@@ -22,6 +22,9 @@ class NdjsonTracer:
 
     If the process is killed or the disk is full, all lines are kept, except that the last may be cut. Lines survive the
     end of the process, but not a power cut.
+
+    It waits for no reader: a pipe that nobody reads can't be opened, and a line that a full pipe does not take is left
+    out. A disk that does not answer holds up the program. Its lease then expires, and other processes go on.
     """
 
     def __init__(self, path: str | Path, encode: Callable[[Line], bytes] = as_json) -> None:
@@ -30,7 +33,7 @@ class NdjsonTracer:
         ``encode`` makes JSON of a line: ``msgspec.json.encode`` takes a tenth of the time of Python's own.
         """
         self._encode = encode
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
         self._file: int | None = os.open(path, flags, 0o600)
 
     def __enter__(self) -> Self:
@@ -41,7 +44,7 @@ class NdjsonTracer:
     ) -> None:
         self.close()
 
-    # T1.5
+    # T1.5, T1.11
     def write(self, line: Line) -> None:
         """Append one line. The line before it may have been cut, in any process: this line must not continue it."""
         if self._file is None:
