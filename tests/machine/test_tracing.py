@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import re
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Final, get_args
 
 import msgspec
 import pytest
@@ -16,16 +19,19 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from checking.explain import lines as trace_lines
-from checking.machine_replay.homeserver import Device
+from checking.machine_replay.client import Client
+from checking.machine_replay.homeserver import Device, Homeserver
 from checking.machine_replay.message_keys import decode, inner_message, olm_place
 from tests.machine.own_devices import another_device, encrypted_for, receive
 from tests.machine.scene import ALICE, BOB, HOUR_MS, MEGOLM, ROOM, Scene, scene
 from tests.store.stores import Recorder
 from unwedged.machine import KeysUpload, LocalTrust, MachineError, MalformedMessage, MissingRoomKey, tracing
 from unwedged.machine.olm_places import olm_place as place_of
-from unwedged.machine.records import KINDS
-from unwedged.store import RecordKind, Transaction, View
-from unwedged.trace import Line, Remarks
+from unwedged.machine.records import KINDS, KeySource, Phase
+from unwedged.machine.requests import Request
+from unwedged.store import RecordKind, StoreError, Transaction, View
+from unwedged.store.sealer import Sealer
+from unwedged.trace import Field, Line, Remarks
 
 SHORTEST: Final = 8
 """A text with at least so many characters does not occur twice by chance."""
@@ -395,3 +401,146 @@ def test_nothing_in_a_trace_comes_from_a_message_or_a_key(text: str) -> None:
 
     with TemporaryDirectory() as folder:
         asyncio.run(run(Path(folder)))
+
+
+CANARY: Final = "zqcanaryzq"
+"""What is said wherever somebody chooses words."""
+NAMES: Final = ("alice", "bob", "example.org", "PHONE", "TABLET", "LAPTOP", "!room", CANARY)
+PSEUDONYM: Final = re.compile(r"[0-9a-f]{16}")
+SPECIFIED: Final = frozenset(
+    word
+    for text in (WORDS, *(path.read_text() for path in (Path(__file__).parents[2] / "spec").glob("*.md")))
+    for word in re.findall(r"[\w.]*\w", text)
+)
+"""Every word that a specification has."""
+
+
+async def do_all(on: Scene) -> None:
+    """Let a device do all that lines tell of, and let others send what is not as it should be."""
+    await talk(on, CANARY)
+    await on.extension.sync(CANARY, sliding=True)
+    tablet = await another_device(on)
+    for client in (on.app, on.bob):
+        while not (await client.machine.cross_signing.bootstrap()).is_complete:
+            await client.send_all()
+    await verified(on, tablet)
+    await tablet.machine.secrets.request(["m.cross_signing.master"])
+    event = await on.app.say(ROOM, CANARY)
+    content = msgspec.convert(event["content"], dict[str, object])
+    await tablet.machine.request_room_keys(ROOM, [event, event | {"content": content | {"session_id": CANARY}}])
+    await settled(on.extension, tablet)
+    made = await on.app.machine.key_backup.create_version()
+    await on.extension.machine.mark_sent(made.request, on.app.call("POST", made.request.path, made.request.body))
+    await settled(on.app)
+    await on.app.machine.import_room_keys(await on.bob.machine.export_room_keys())
+    await on.extension.machine.key_backup.turn_off()
+    for event_type in (*sorted(tracing.KNOWN_TYPES), CANARY):
+        for said in ({"code": CANARY, "reason": CANARY, "session_id": CANARY, "room_id": ROOM}, hostile()):
+            messages = {ALICE: {"PHONE": said | {"transaction_id": CANARY, "algorithm": MEGOLM}}}
+            on.bob.call("PUT", f"sendToDevice/{event_type}/{len(on.server.arrivals)}", {"messages": messages})
+    await on.app.sync()
+    spoilt = [1, {}, event | {"sender": CANARY}, event | {"content": content | {"ciphertext": CANARY}}, hostile()]
+    await on.app.machine.decrypt_room_events(ROOM, [msgspec.convert(each, object) for each in spoilt])
+    await damaged(on)
+    await on.app.machine.decrypt_room_events(ROOM, [event])
+    await settled(on.app, on.bob)
+
+
+async def settled(*clients: Client) -> None:
+    """Let all messages arrive."""
+    for client in clients:
+        await client.sync()
+    while [sent for client in clients for sent in await client.send_all()]:
+        for client in clients:
+            await client.sync()
+
+
+async def verified(on: Scene, tablet: Client) -> None:
+    """Let two devices compare short strings."""
+    flow = await on.app.machine.verifications.request(ALICE, ["TABLET"])
+    await settled(on.extension, tablet)
+    [theirs] = await tablet.machine.verifications.get_all()
+    await tablet.machine.verifications.accept(theirs.flow_id)
+    await settled(on.app, tablet)
+    await on.extension.machine.verifications.start_sas(flow)
+    await settled(on.app, tablet)
+    await on.extension.machine.verifications.confirm(flow)
+    await tablet.machine.verifications.confirm(theirs.flow_id)
+    await settled(on.app, tablet)
+
+
+async def damaged(on: Scene) -> None:
+    """Let records be unreadable."""
+    for client in (on.app, on.extension):
+        await client.machine.close()
+    damage = "UPDATE record SET value = zeroblob(100) WHERE kind IN ('inbound_group_session', 'peer')"
+    program = "import sqlite3, sys; file = sqlite3.connect(sys.argv[1]); file.execute(sys.argv[2]); file.commit()"
+    damaging = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, str(on.folder / "PHONE.db"), damage
+    )  # in another process: closing the file in this one would drop the locks that its store holds
+    assert await damaging.wait() == 0
+    on.app = await on.open(ALICE, "PHONE", CANARY)
+
+
+def hostile() -> dict[str, object]:
+    """Return what has a word of somebody's in the place of everything."""
+    names = ("algorithm", "sender_key", "ciphertext", "session_id", "from_device", "method", "action", "name", "type")
+    return dict.fromkeys(names, CANARY)
+
+
+class Witness:
+    """Notes every text that is written into a store, sent to the homeserver, or received from it."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.texts: set[str] = set()
+        seal, request = Sealer.seal, Homeserver.request
+
+        def noted_seal(sealer: Sealer, kind: str, key: bytes, value: bytes) -> bytes:
+            length = int.from_bytes(value[:4], "big")  # It is padded.
+            for octets in (key, value[4 : 4 + length]):
+                with contextlib.suppress(msgspec.DecodeError):
+                    self.texts.update(texts(msgspec.msgpack.decode(octets)))
+                self.texts.update([octets.hex(), octets.decode("latin-1")])
+            return seal(sealer, kind, key, value)
+
+        def noted_request(
+            server: Homeserver, device: Device, method: str, path: str, body: Mapping[str, object] | None = None
+        ) -> tuple[int, dict[str, object]]:
+            status, answer = request(server, device, method, path, body)
+            self.texts.update(texts([path.split("/"), body, answer]))
+            return status, answer
+
+        patch.setattr(Sealer, "seal", noted_seal)
+        patch.setattr(Homeserver, "request", noted_request)
+
+
+# T2.3, T2.6
+async def test_nothing_in_the_trace_of_any_step_comes_from_a_message_a_name_or_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    witness, recorder = Witness(monkeypatch), Recorder()
+    async with scene(tmp_path, recorder) as on:
+        await do_all(on)
+    steps = {str(line["step"]) for line in recorder.lines}
+    assert steps >= {str(line.__struct_config__.tag) for line in get_args(trace_lines.MachineLine)} - {"abandon"}
+    assert "put_aside" not in {line.get("outcome") for line in recorder.lines}
+    decoded(recorder)
+    trace = json.dumps(recorder.lines, ensure_ascii=False) + caplog.text
+    secrets = {text for text in witness.texts if len(text) >= SHORTEST and text not in WORDS}
+    assert len(secrets) > 800
+    shown = [secret for secret in (*secrets, *NAMES) if secret in trace]
+    assert not shown, shown
+    words = {word for line in recorder.lines for name in line.keys() - {"library"} for word in words_of(line[name])}
+    named = {each.__name__ for each in get_args(Request)} | {each.__name__ for each in StoreError.__subclasses__()}
+    named |= {each.value for each in (*Phase, *KeySource)}
+    codes = {each.code for each in MachineError.__subclasses__()}
+    unknown = words - named - codes - SPECIFIED
+    assert not unknown
+
+
+def words_of(field: Field) -> Iterator[str]:
+    """Return what a field has of words: what is neither a number nor a pseudonym nor a record's name."""
+    for each in field if isinstance(field, list) else [field]:
+        kind, _, name = str(each).rpartition("/")
+        if isinstance(each, str) and not (PSEUDONYM.fullmatch(name) and kind in {"", *(known.name for known in KINDS)}):
+            yield each
