@@ -20,8 +20,9 @@ from checking.explain.machine_validation import _element
 from checking.explain.merging import merge
 from checking.explain.reading import Logs, read
 from checking.explain.validation import _CONFIGURATION as STORE_SETTINGS
-from checking.explain.validation import NO_OPERATION, NO_PROCESS, Part, _function, _set, _Start, _text, run_configured
+from checking.explain.validation import NO_OPERATION, NO_PROCESS, Part, _Start, run_configured
 from checking.tlc.toolbox import Toolbox
+from checking.tlc.values import Value, function, render_value
 from tests.checking.trace_conditions import ALL, SPECIFICATIONS, Condition, find_conditions, instrumented
 from tests.checking.traces import Json, written
 
@@ -221,19 +222,20 @@ def logs_of(lines: list[Json]) -> Logs:
 
 async def follow_store(toolbox: Toolbox, conditions: Sequence[Condition], traces: Sequence[Rows]) -> Found:
     parts = []
-    processes, operations, records = {NO_PROCESS}, {NO_OPERATION: NO_PROCESS}, {"r1"}
+    operations: dict[Value, Value] = {NO_OPERATION: NO_PROCESS}
+    processes, records = {NO_PROCESS}, {"r1"}
     for trace in traces:
         merged = merge(logs_of(lines_of_store(trace)))
         part = Part(merged, merged.steps, 0, _Start())
         parts.append(f"<<{', '.join(map(part._element, merged.steps))}>>")
         processes |= merged.processes.keys()
-        operations |= merged.operations
+        operations.update(merged.operations.items())
         records |= {*part.records.values()}
     text = f"""
-TheProcesses == {_set(sorted(processes))}
-TheOperations == {_set(operations)}
-TheRecords == {_set(sorted(records))}
-TheHome == {_function({operation: _text(home) for operation, home in operations.items()})}
+TheProcesses == {render_value(frozenset(processes))}
+TheOperations == {render_value(frozenset(operations))}
+TheRecords == {render_value(frozenset(records))}
+TheHome == {render_value(function(operations))}
 TheModes == [o \\in TheOperations |-> {{"transaction", "view"}}]
 TheStart == [lease |-> NewRow, guards |-> [p \\in TheProcesses |-> NoGuard], cached |-> {{}},
              updates |-> [r \\in TheRecords |-> 0], running |-> <<>>, told |-> <<>>]
