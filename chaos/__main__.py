@@ -1,4 +1,4 @@
-"""Let everything go wrong for a while: ``python -m chaos [--seconds N] [--seed S] [--folder FOLDER]``."""
+"""The command ``python -m chaos [--seconds N] [--seed S] [--folder FOLDER]``, and its report."""
 
 from __future__ import annotations
 
@@ -25,17 +25,21 @@ from checking.tlc.toolbox import find_toolbox
 
 ROUNDS_BETWEEN_CHECKS: Final = 20
 LINES_IN_A_PART: Final = 10_000
-"""At least, but for the last part."""
+"""How many lines of traces a part has at least. The last part may have fewer."""
 WEIGHTS: Final = {Fault.SUSPEND_IN_TRANSACTION: 1, Fault.REPLACE_FILE: 1, Fault.STARVE: 2}
-"""How often a fault comes; the others come four times as often as those that take seconds."""
+"""How often the faults that take seconds come; each other fault has the weight 4."""
 
 
 def report(on: Stage, followed: Followed, rounds: int, seconds: float) -> Table:
-    """Say what has happened so far."""
+    """Return a table of what has happened so far."""
     table = Table.grid(padding=(0, 2))
     table.add_row("rounds", f"{rounds:,} in {seconds:,.0f} s")
     table.add_row("turns", ", ".join(f"{how} {times:,}" for how, times in on.turns.most_common()))
     table.add_row("messages", f"{on.messages_read:,} read by everybody")
+    reasons = ", ".join(f"{code} {times:,}" for code, times in on.cancelled.most_common())
+    ended = f"{on.verified:,} ended well, {on.cancelled.total():,} cancelled" + (f" ({reasons})" if reasons else "")
+    table.add_row("verifications", f"{ended}, with {on.tablets:,} other devices")
+    table.add_row("room keys asked for", f"{on.keys_given:,} arrived, {on.keys_refused:,} refused")
     for fault in Fault:
         table.add_row(fault.value, f"{on.happened[fault]:,}")
     steps = followed.steps
@@ -48,7 +52,7 @@ def report(on: Stage, followed: Followed, rounds: int, seconds: float) -> Table:
 
 
 async def run(folder: Path, seed: int, seconds: float, console: Console) -> list[str]:
-    """Go on for so many seconds, and return what was lost."""
+    """Let everybody take turns for so many seconds, and return what was lost."""
     chosen = random.Random(f"faults {seed}")  # noqa: S311 (a seed that repeats it is wanted)
     faults, weights = [None, *Fault], [4, *(WEIGHTS.get(fault, 4) for fault in Fault)]
     began, rounds = time.monotonic(), 0
@@ -63,7 +67,7 @@ async def run(folder: Path, seed: int, seconds: float, console: Console) -> list
                     await on.settle()
                     await on.check()
                     if on.traces.lines >= LINES_IN_A_PART:
-                        await following  # At most one part waits for it.
+                        await following  # TLC follows one part at a time.
                         following = asyncio.create_task(followed.follow(await on.end_part()))
                 if console.is_terminal:
                     live.update(report(on, followed, rounds, time.monotonic() - began), refresh=True)
@@ -82,11 +86,14 @@ async def run(folder: Path, seed: int, seconds: float, console: Console) -> list
 
 
 def main() -> int:
-    """Run it, and say how to repeat it."""
-    parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60, help="how long (60)")
-    parser.add_argument("--seed", type=int, help="one that repeats the choices of an earlier run")
-    parser.add_argument("--folder", type=Path, help="an empty folder for the store and the logs (a temporary one)")
+    """Run chaos, print the report, and say how to repeat what was lost."""
+    parser = argparse.ArgumentParser(
+        prog="python -m chaos",
+        description="Let everything go wrong for a device in two processes, and check that nothing is lost.",
+    )
+    parser.add_argument("--seconds", type=float, default=60, help="how long to run (default: 60)")
+    parser.add_argument("--seed", type=int, help="the seed of an earlier run, to repeat its choices")
+    parser.add_argument("--folder", type=Path, help="an empty folder for stores and traces (default: a temporary one)")
     arguments = parser.parse_args()
     seed = secrets.randbits(32) if arguments.seed is None else arguments.seed
     folder = Path(tempfile.mkdtemp(prefix="unwedged-chaos-")) if arguments.folder is None else arguments.folder
@@ -110,7 +117,7 @@ def main() -> int:
     if losses:
         console.print(again)
         return 1
-    console.print("Every message can be read, and nothing was used twice.")
+    console.print("Every message can be read, nothing was used twice, and no verification hangs.")
     return 0
 
 

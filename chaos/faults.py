@@ -1,4 +1,4 @@
-"""What goes wrong."""
+"""The faults that chaos brings about."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from enum import Enum
 
 
 class Fault(Enum):
-    """What happens to a process, or to what it sends, in the middle of a turn."""
+    """What happens to a process, to its files, or to its requests, in the middle of a turn."""
 
     KILL = "killed"
     """By ``SIGKILL``, after some calls of functions. It is started again."""
     SUSPEND = "suspended past its lease"
     """By ``SIGSTOP``, after some calls of functions, until the other process has had a turn."""
     SUSPEND_IN_TRANSACTION = "suspended inside a database transaction"
-    """The same while it has SQLite's write lock, so that the other's turn ends in ``StoreBusy``."""
+    """The same while it has SQLite's write lock, so that the other process's turn ends in ``StoreBusy``."""
     FORK = "forked"
     """The child uses the machine, which must be refused, and ends."""
     STARVE = "starved"
@@ -21,15 +21,17 @@ class Fault(Enum):
     FILL_DISK = "disk full"
     """No file can grow for the length of a turn."""
     MOVE_CLOCK = "clock moved"
-    """Its clock is ahead of the other's from now on, or behind it, by some minutes."""
+    """From now on, its clock is some minutes ahead of the other process's, or behind it."""
     REPLACE_FILE = "file replaced"
-    """A copy of the store lies at its path for the length of a turn. Afterwards both processes are started again."""
+    """A copy of the store is at its path for the length of a turn. Then both processes are started again."""
     LOSE_REQUESTS = "requests lost"
     """Some of its requests don't arrive."""
     LOSE_ANSWERS = "answers lost"
     """Some of its requests arrive, and their answers don't."""
     DELAY_REQUESTS = "requests delayed"
     """Some of its requests arrive after the turn, when it has given them up."""
+    DAMAGE_MESSAGES = "messages damaged"
+    """A damaged copy of a message to the device arrives."""
 
 
 IN_PROCESS = frozenset({Fault.KILL, Fault.SUSPEND, Fault.SUSPEND_IN_TRANSACTION, Fault.FORK})

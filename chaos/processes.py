@@ -1,4 +1,4 @@
-"""The processes of the device: started, driven turn by turn, and made to suffer."""
+"""The processes of a device: how they are started and driven, turn by turn, and how faults happen to them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -24,18 +24,20 @@ from checking.machine_replay.remote_homeserver import HttpAnswer, HttpRequest
 REPOSITORY: Final = Path(__file__).parents[1]
 PROGRAM: Final = ("chaos.worker",)
 """The module that a process runs, and what it is told first."""
-PATIENCE_SECONDS: Final = 60
+ANSWER_TIMEOUT_SECONDS: Final = 60
 LONGEST_LINE: Final = 2**26
 STOPPED_SECONDS, RUNNING_SECONDS = 0.008, 0.002
 """The slices of a process that is starved."""
 
+Expected = TypeVar("Expected", Opened, Done)
+
 
 class ProcessFailed(Exception):
-    """A process ended that nobody had killed, or did not answer."""
+    """A process ended although it was not killed, or did not answer."""
 
 
 class Process:
-    """A process of the device. One that was killed is started again."""
+    """A process of a device. One that was killed is started again."""
 
     def __init__(
         self,
@@ -44,20 +46,22 @@ class Process:
         arguments: tuple[str, ...],
         answer: Callable[[HttpRequest], HttpAnswer],
         happened: Callable[[Fault], None],
-        while_suspended: Callable[[Process], Awaitable[None]],
+        while_interrupted: Callable[[Process], Awaitable[None]],
         errors: Path,
     ) -> None:
         self.skew_ms = 0
+        self.ed25519 = ""
+        """The identity key that its machine has told."""
         self._arguments = arguments
         self._label = label
         self._traces = traces
         self._answer = answer
         self._happened = happened
-        self._while_suspended = while_suspended
+        self._while_interrupted = while_interrupted
         self._errors = errors
         self._turns = asyncio.Lock()
 
-    async def start(self) -> None:
+    async def start(self, interruption: Interruption | None = None) -> None:
         """Start it, and wait until its machine is open."""
         trace = self._traces.receive(self._label)
         try:
@@ -73,38 +77,44 @@ class Process:
                 )
         finally:
             os.close(trace)
-        if await self._next() != Opened():
-            raise self._failure("did not open its machine")
+        self._write(interruption)
+        opened = await self._serve(Opened, interruption)
+        if opened is not None:
+            self.ed25519 = opened.ed25519
 
     async def take(self, turn: Turn, fault: Fault | None = None) -> Done | None:
         """Have a turn taken; return what came of it, or nothing if the process was killed."""
-        async with self._turns, self._suffering(fault):
+        async with self._turns, self._faulty(fault):
             turn = msgspec.structs.replace(turn, skew_ms=self.skew_ms)
             self._write(turn)
-            while not isinstance(line := await self._next(), Done):
-                match line:
-                    case HttpRequest():
-                        self._write(self._answer(line))
-                    case Suspends():
-                        assert turn.interruption is not None
-                        self._happened(turn.interruption.fault)
-                        await asyncio.to_thread(os.waitid, os.P_PID, self._process.pid, os.WSTOPPED)
-                        await self._while_suspended(self)
-                        self._process.send_signal(signal.SIGCONT)
-                    case Forked(refused):
-                        self._happened(Fault.FORK)
-                        if not refused:
-                            raise self._failure("let its machine be used in a child")
-                    case None:
-                        if await self._process.wait() != -signal.SIGKILL:
-                            raise self._failure("ended by itself")
-                        self._happened(Fault.KILL)
-                        await self._while_suspended(self)
-                        await self.start()
-                        return None
-                    case _:
-                        raise self._failure(f"said {line}")
-            return line
+            return await self._serve(Done, turn.interruption)
+
+    async def _serve(self, expected: type[Expected], interruption: Interruption | None) -> Expected | None:
+        """Answer the process until it says what is expected; return nothing if it was killed, and started again."""
+        while not isinstance(line := await self._next(), expected):
+            match line:
+                case HttpRequest():
+                    self._write(self._answer(line))
+                case Suspends():
+                    assert interruption is not None
+                    self._happened(interruption.fault)
+                    await asyncio.to_thread(os.waitid, os.P_PID, self._process.pid, os.WSTOPPED)
+                    await self._while_interrupted(self)
+                    self._process.send_signal(signal.SIGCONT)
+                case Forked(refused):
+                    self._happened(Fault.FORK)
+                    if not refused:
+                        raise self._failure("let its machine be used in a child")
+                case None:
+                    if await self._process.wait() != -signal.SIGKILL:
+                        raise self._failure("ended by itself")
+                    self._happened(Fault.KILL)
+                    await self._while_interrupted(self)
+                    await self.start()
+                    return None
+                case _:
+                    raise self._failure(f"said {line}")
+        return line
 
     async def restart(self) -> None:
         """Kill it, and start it again."""
@@ -116,7 +126,7 @@ class Process:
         """Have it close its store, and end."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
             if await self._process.wait():
                 raise self._failure("did not end well")
 
@@ -128,7 +138,7 @@ class Process:
             await process.wait()
 
     @asynccontextmanager
-    async def _suffering(self, fault: Fault | None) -> AsyncIterator[None]:
+    async def _faulty(self, fault: Fault | None) -> AsyncIterator[None]:
         """Let a fault last as long as a turn does."""
         async with AsyncExitStack() as stack:
             if fault is Fault.STARVE:
@@ -157,13 +167,13 @@ class Process:
     async def _next(self) -> Line | None:
         assert self._process.stdout is not None
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
                 line = await self._process.stdout.readline()
         except TimeoutError:
-            raise self._failure(f"has said nothing for {PATIENCE_SECONDS} s") from None
+            raise self._failure(f"has said nothing for {ANSWER_TIMEOUT_SECONDS} s") from None
         return msgspec.json.decode(line, type=Line) if line else None
 
-    def _write(self, line: Turn | HttpAnswer) -> None:
+    def _write(self, line: Interruption | Turn | HttpAnswer | None) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(msgspec.json.encode(line) + b"\n")
 
@@ -173,13 +183,13 @@ class Process:
 
 
 def interruption(fault: Fault | None, after: int) -> Interruption | None:
-    """Return how a fault gets into the process."""
+    """Return what lets a fault happen in a process, if it is one of those."""
     return Interruption(fault, after) if fault in IN_PROCESS and fault is not None else None
 
 
 @contextmanager
 def replaced(path: Path) -> Iterator[None]:
-    """Let a copy of a store be at its path for as long as this lasts."""
+    """Put a copy of a store at its path for as long as this lasts."""
     original = path.with_suffix(".original")
     path.rename(original)
     try:

@@ -1,13 +1,16 @@
-"""A device in two processes, a peer, and a homeserver in memory, which a seeded random number lets act and suffer."""
+"""All that takes part: a phone in two processes, a peer, other devices of the phone's user, a homeserver in memory.
+
+A seeded random number decides what they do, and which faults happen to the phone. What must hold is checked in between.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import random
-import secrets
+import shutil
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -15,41 +18,56 @@ from typing import Final
 import msgspec
 
 from chaos.faults import ON_THE_WAY, Fault
+from chaos.network import Network
+from chaos.owner import OwnerActs
 from chaos.processes import Process, interruption, replaced
+from chaos.room import ENCRYPTION, ROOM, encrypted, session_of, texts
+from chaos.tablet import Tablet
 from chaos.traces import Traces
-from chaos.worker import KEY, ROOM, SharedClock, Turn
+from chaos.worker import KEY, Interruption, SharedClock, Turn
 from checking.machine_replay.client import Client
 from checking.machine_replay.homeserver import Device, Homeserver, Json
 from checking.machine_replay.message_keys import MessageKeys
-from checking.machine_replay.remote_homeserver import HttpAnswer, HttpRequest
 from examples.story.program import MachineClock
-from unwedged.machine import MachineError, OlmMachine
+from unwedged.machine import OlmMachine
 from unwedged.machine.account import OFFER_ABANDONED_AFTER_MS
-from unwedged.machine.errors import RoomKeyNotShared
-from unwedged.machine.identifiers import MEGOLM, OLM, Curve25519Key
+from unwedged.machine.errors import MessageUnreadable, RepeatedMessage, UnknownVerification
+from unwedged.machine.identifiers import OLM, Curve25519Key
 from unwedged.machine.ratchets import Account
+from unwedged.machine.rooms import UNAVAILABLE
 from unwedged.store import LeaseTimes
 
 ALICE: Final = "@alice:example.org"
 BOB: Final = "@bob:example.org"
+CAROL: Final = "@carol:example.org"
 PHONE: Final = Device(ALICE, "PHONE")
-TABLET: Final = Device(ALICE, "TABLET")
+NEW: Final = Device(ALICE, "NEW")
+"""It has nothing but the key of the backup."""
 LAPTOP: Final = Device(BOB, "LAPTOP")
+FORGER: Final = Device(BOB, "FORGER")
+"""In its name the homeserver sends what was damaged."""
+STRANGER: Final = Device(CAROL, "STRANGER")
+"""It writes to the phone by keys that it has claimed, and is in no room."""
 LABELS: Final = ("app", "extension")
 MINUTE_MS: Final = 60_000
 HOUR_MS: Final = 60 * MINUTE_MS
 
 CALLS_IN_A_TURN: Final = 20_000
-"""About so many calls and returns of functions a turn takes."""
+"""About how many calls and returns of functions a turn takes."""
+CALLS_IN_AN_OPENING: Final = 7_000
+"""The same until a process that makes a store has made the device's account."""
 CLAIMS_IN_A_ROUND: Final = 15
-"""So many one-time keys others claim, so that the device has to upload more every other round."""
-TOUCHED: Final = 0.4
-"""The share of the requests that a fault on the way touches."""
+"""How many one-time keys others claim, so that the device must upload more every other round."""
+TIME_PASSES, TIME_PASSES_BETWEEN = 0.05, 0.3
+"""How often ten minutes pass between two rounds: while a verification is under way (they end it), and while none is."""
+CALM_ROUNDS: Final = 12
+"""How many rounds without a fault a verification takes at most."""
 MESSAGES_READ_IN_A_TURN: Final = 3
 MESSAGES_IN_A_TURN: Final = 200
-"""So many at most, where every message is read."""
-HARMLESS: Final = frozenset({"repeated"})
-"""What a sync may find: a message that came again, since its answer was lost, or was older than another's."""
+"""How many at most, where every message is read."""
+HARMLESS: Final = frozenset({RepeatedMessage.code, UnknownVerification.code})
+"""What a sync may find: a message that came again, by another connection or since an answer was lost; and a message of
+a verification that was over for so long that it is forgotten."""
 
 
 class Claimed(msgspec.Struct):
@@ -64,8 +82,21 @@ class Identity(msgspec.Struct):
     keys: dict[str, str]
 
 
+class Withheld(msgspec.Struct):
+    """What a device is told of a room key that it does not get."""
+
+    code: str
+    session_id: str = ""
+
+
+class ToDevices(msgspec.Struct):
+    """What is sent to devices, by user and device."""
+
+    messages: dict[str, dict[str, Withheld]]
+
+
 class Stage:
-    """All that there is, and what has happened."""
+    """All that takes part, and what has happened."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.homeserver = Homeserver()
@@ -73,94 +104,178 @@ class Stage:
         self.turns: Counter[str] = Counter()
         """By what has ended them."""
         self.losses: list[str] = []
-        """What was lost or used twice."""
+        """What was lost or used twice, or hangs."""
         self.messages_read = 0
+        self.tablets = 0
+        """How many other devices of the phone's user have signed in."""
+        self.verified = 0
+        """How many verifications have ended well on both devices."""
+        self.cancelled: Counter[str] = Counter()
+        """How many verifications were cancelled, by reason."""
+        self.keys_given = 0
+        """How many room keys were asked for, by either device, and have arrived."""
+        self.keys_refused = 0
+        """How many were refused, with a reason."""
         self.store = folder / "phone.db"
         self.clock_path = folder / "clock"
         self.clock = MachineClock.create(self.clock_path)
         self.traces = Traces(folder, LABELS)
         self.chosen = random.Random(seed)  # noqa: S311 (a seed that repeats it is wanted)
-        self.processes = [
-            Process(
-                label,
-                self.traces,
-                (str(self.store), str(self.clock_path), *PHONE),
-                self._answer,
-                self._happens,
-                self._other_acts,
-                folder / f"{label}.stderr",
-            )
-            for label in LABELS
-        ]
+        self.processes = self._processes_of(PHONE, self.store, self.traces, self._other_takes_turn)
         self.bob: Client
+        self.tablet: Tablet | None = None
+        self._network = Network(self.homeserver, PHONE, self.chosen, self._happens)
         self._backup_key: bytes
-        self._on_the_way: Fault | None = None
-        self._delayed: list[HttpRequest] = []
+        self._lost: Json
+        """A message that Bob has said for himself: none of Alice's devices can read it."""
         self._said = 0
         self._keys = MessageKeys()
         self._offered: set[tuple[str, str]] = set()
+        self._refusals: set[tuple[Device, str, str]] = set()
+        """Each message that says that a key is not given: from which device, to which one, and its path."""
+        self._damaged = False
+        """Whether a damaged message may still be on its way."""
         self._events_seen = 0
-        """So many events of the room are known."""
+        """How many events of the room are known."""
         self._newest: list[Json] = []
         """The newest messages of the room."""
         self._unchecked: list[Json] = []
-        """Those that nobody had to read yet."""
+        """The messages since the last check."""
 
     async def begin(self) -> None:
-        """Let the device upload its keys, and turn its backup on, before the peer says anything."""
+        """Let the phone upload its keys, make an identity and a backup, and ask for a key that nobody will give it."""
+        content = await encrypted(self.bob, [BOB], self._new_text())
+        assert content is not None
+        self._lost = self.bob.post(ROOM, content)
+        await self.bob.machine.discard_room_key(ROOM)
+        self._events_seen = len(self.homeserver.events(ROOM))
         await asyncio.gather(*(self._take_turn(process) for process in self.processes))
-        done = await self.processes[0].take(Turn(sliding=False, makes_backup=True))
+        done = await self.processes[0].take(Turn(sliding=False, sets_up=True, wanted=[self._lost]))
         assert done is not None
         self._backup_key = bytes.fromhex(done.backup_key)
-        await self._all_act()
+        await self._all_take_turns()
 
     async def round(self, fault: Fault | None) -> None:
-        """Let everybody act at once, while one of the two processes suffers from a fault."""
-        victim = self.chosen.choice(self.processes)
+        """Let everybody take a turn at once, while a fault happens to one of the phone's processes."""
+        affected = self.chosen.choice(self.processes)
         for claim in range(CLAIMS_IN_A_ROUND):
             wanted = {"one_time_keys": {PHONE.user: {PHONE.device: "signed_curve25519"}}}
-            _, answer = self.homeserver.request(LAPTOP, "POST", "keys/claim", wanted)
+            _, answer = self.homeserver.request(STRANGER, "POST", "keys/claim", wanted)
             if claim == 0:
                 self._write_by(answer["one_time_keys"])
-        if self.chosen.random() < 0.3:
+        is_verifying = self.tablet is not None and self.tablet.verifications.under_way
+        if self.chosen.random() < (TIME_PASSES if is_verifying else TIME_PASSES_BETWEEN):
             self.clock.advance(OFFER_ABANDONED_AFTER_MS)
         if fault is Fault.MOVE_CLOCK:
             self._happens(fault)
-            victim.skew_ms = self.chosen.randint(-10 * MINUTE_MS, 10 * MINUTE_MS)
-        self._on_the_way = fault if fault in ON_THE_WAY else None
+            affected.skew_ms = self.chosen.randint(-10 * MINUTE_MS, 10 * MINUTE_MS)
+        if fault is Fault.DAMAGE_MESSAGES and self._network.send_damaged_copy(LAPTOP, FORGER):
+            self._happens(fault)
+            self._damaged = True
+        self._network.fault = fault if fault in ON_THE_WAY else None
+        signing_in = [self.sign_in()] if self.tablet is None else []
         if fault is Fault.REPLACE_FILE:
             self._happens(fault)
             with replaced(self.store):
-                await self._all_act()
+                await asyncio.gather(self._all_take_turns(), *signing_in)
             await asyncio.gather(*(process.restart() for process in self.processes))
         else:
-            await self._all_act(victim, fault)
-        self._on_the_way = None
-        self._deliver_late()
+            await asyncio.gather(self._all_take_turns(affected, fault), *signing_in)
+        self._network.fault = None
+        self._network.deliver_late()
+
+    def _processes_of(
+        self, device: Device, store: Path, traces: Traces, while_interrupted: Callable[[Process], Awaitable[None]]
+    ) -> list[Process]:
+        """Return the two processes of a device, which are not started yet."""
+        return [
+            Process(
+                label,
+                traces,
+                (str(store), str(self.clock_path), *device),
+                lambda request: self._network.carry(request),
+                self._happens,
+                while_interrupted,
+                store.with_name(f"{label}.stderr"),
+            )
+            for label in LABELS
+        ]
 
     def _write_by(self, claimed: object) -> None:
-        """Let a new device write, by a key that was claimed. This can be read only if the key's other half was kept."""
+        """Let a stranger write, by a key that was claimed. This can be read only if the key's other half was kept."""
         [key] = msgspec.convert(claimed, dict[str, dict[str, dict[str, Claimed]]])[PHONE.user][PHONE.device].values()
-        _, answer = self.homeserver.request(LAPTOP, "POST", "keys/query", {"device_keys": {PHONE.user: []}})
+        _, answer = self.homeserver.request(STRANGER, "POST", "keys/query", {"device_keys": {PHONE.user: []}})
         theirs = msgspec.convert(answer["device_keys"], dict[str, dict[str, Identity]])[PHONE.user][PHONE.device].keys
         curve25519, ed25519 = (theirs[f"{algorithm}:{PHONE.device}"] for algorithm in ("curve25519", "ed25519"))
         sender = Account()
         payload = {
             "type": "m.dummy",
             "content": {},
-            "sender": LAPTOP.user,
+            "sender": STRANGER.user,
             "keys": {"ed25519": sender.ed25519},
             "recipient": PHONE.user,
             "recipient_keys": {"ed25519": ed25519},
         }
         message = sender.outbound_session(Curve25519Key(curve25519), key.key).encrypt(msgspec.json.encode(payload))
-        content = {
+        content: Json = {
             "algorithm": OLM,
             "sender_key": sender.curve25519,
             "ciphertext": {curve25519: {"type": message.type, "body": message.body}},
         }
-        messages = {"messages": {PHONE.user: {PHONE.device: content}}}
-        self.homeserver.request(LAPTOP, "PUT", f"sendToDevice/m.room.encrypted/{secrets.token_hex(8)}", messages)
+        self._network.send(STRANGER, content)
+
+    async def sign_in(self) -> None:
+        """Sign the user in on another device. Two processes make its store at once, and one of them is interrupted."""
+        self.tablets += 1
+        device = Device(ALICE, f"TABLET{self.tablets}")
+        folder = self._folder_of(device)
+        folder.mkdir()
+        traces = Traces(folder, LABELS)
+
+        async def start_other(_: Process) -> None:
+            self.clock.advance(LeaseTimes().duration_ms + 1)
+            await other.start()
+
+        first, other = self._processes_of(device, folder / "device.db", traces, start_other)
+        fault = self.chosen.choice([Fault.KILL, Fault.SUSPEND, Fault.SUSPEND])
+        # In the last third, the account is made.
+        after = int(self.chosen.triangular(0, CALLS_IN_AN_OPENING, CALLS_IN_AN_OPENING))
+        try:
+            await first.start(Interruption(fault, after))
+            if not other.ed25519:
+                await other.start()
+            await first.end()
+            await other.end()
+        finally:
+            await first.kill()
+            await other.kill()
+        await asyncio.to_thread(traces.receive_rest)
+        machine = await OlmMachine.open(
+            folder / "device.db",
+            user_id=device.user,
+            device_id=device.device,
+            key=KEY,
+            label="tablet",
+            clock=SharedClock(self.clock),
+        )
+        if {first.ed25519, other.ed25519} != {machine.ed25519}:
+            self.losses.append(f"each of two processes has made an account for {device.device}: see {folder}")
+        self.homeserver.sign_in(device)
+        tablet = Tablet(Client(self.homeserver, machine), PHONE, self._lost, self.chosen)
+        await tablet.begin([ALICE, BOB])
+        self.tablet = tablet
+
+    async def sign_out(self) -> None:
+        """Sign the user out on the other device, if there is one."""
+        if self.tablet is not None:
+            await self.tablet.client.machine.close()
+            self.homeserver.sign_out(self.tablet.client.device)
+            if not self.losses:
+                shutil.rmtree(self._folder_of(self.tablet.client.device))
+            self.tablet = None
+
+    def _folder_of(self, device: Device) -> Path:
+        return self.store.with_name(device.device.lower())
 
     async def end_part(self) -> tuple[Path, ...]:
         """End the processes and start new ones, whose traces are a new part; return the files of the part before."""
@@ -174,16 +289,37 @@ class Stage:
         """Let everything arrive. What was not answered is asked again after a while."""
         for process in self.processes:
             process.skew_ms = 0
+        if self.tablet is not None:
+            self.tablet.is_calm = True
+            await self._finish_verifications(self.tablet)
         for _ in range(3):
             self.clock.advance(HOUR_MS)
-            await self._all_act()
+            await self._all_take_turns()
+            if self.tablet is not None:
+                await self._finish_verifications(self.tablet, trusted=True)
+
+    async def _finish_verifications(self, tablet: Tablet, *, trusted: bool = False) -> None:
+        """Let everybody take turns, and no time pass, until no verification is under way that both devices know of.
+
+        The other device is also to be ``trusted`` then.
+        """
+        verifications = tablet.verifications
+        for _ in range(CALM_ROUNDS):
+            if not verifications.hangs and (verifications.trusted or not trusted):
+                return
+            await self._all_take_turns()
+        if verifications.hangs:
+            self.losses.append(
+                f"a verification with {tablet.client.device.device} hangs, though nothing is wrong any more"
+            )
 
     async def check(self) -> None:
-        """See that everybody reads every message since the last check, and that nothing was used twice."""
+        """See that everything is as it should be after ``settle``: since the last check, nothing was lost."""
         self._newest_messages()
         new, self._unchecked = self._unchecked, []
         self.messages_read += len(new)
-        said_by = {event["sender"] for event in new}
+        of_tablet = [] if self.tablet is None else [event["event_id"] for event in self.tablet.said]
+        said_by = {event["sender"] for event in new if event["event_id"] not in of_tablet}
         self.losses.extend(f"{user} can say nothing any more" for user in (ALICE, BOB) if user not in said_by)
         for process, label in zip(self.processes, LABELS, strict=True):
             for start in range(0, len(new), MESSAGES_IN_A_TURN):
@@ -196,20 +332,45 @@ class Stage:
         await self.bob.sync()
         self._check_texts("bob", new, await texts(self.bob.machine, new))
         self._check_arrivals()
+        if len({process.ed25519 for process in self.processes}) != 1:
+            self.losses.append(f"each of two processes has made an account for {PHONE.device}")
+        if self.tablet is not None:
+            await self._check_tablet(self.tablet, new)
+            await self.sign_out()
+        self._damaged = False
+
+    async def _check_tablet(self, tablet: Tablet, new: list[Json]) -> None:
+        """See that no verification hangs, and that each room key that was asked for has arrived, or was refused."""
+        device, verifications = tablet.client.device, tablet.verifications
+        await tablet.client.sync()
+        self._check_texts(device.device, new, await texts(tablet.client.machine, new))
+        self.losses.extend(verifications.losses())
+        if not verifications.trusted:
+            self.losses.append(f"{device.device} can't be verified, though nothing is wrong any more")
+        for one, other in ((PHONE, device), (device, PHONE)):
+            times = len([path for sender, name, path in self._refusals if (sender, name) == (one, other.device)])
+            if times != 1:
+                self.losses.append(f"{one.device} has refused {other.device} a room key {times} times, and not once")
+            self.keys_refused += times
+        self._refusals.clear()
+        self.keys_given += len(tablet.asked | set(map(session_of, tablet.said)))
+        self.verified += verifications.finished
+        self.cancelled += verifications.cancelled
 
     async def check_backup(self) -> None:
         """See that a new device, which has nothing but the key of the backup, reads every message there ever was."""
-        self.homeserver.sign_in(TABLET)
-        messages = [event for event in self.homeserver.events(ROOM) if event["type"] == "m.room.encrypted"]
+        self.homeserver.sign_in(NEW)
+        events = self.homeserver.events(ROOM)
+        messages = [event for event in events if event["type"] == "m.room.encrypted" and event != self._lost]
         async with await OlmMachine.open(
-            self.store.with_name("tablet.db"), user_id=TABLET.user, device_id=TABLET.device, key=KEY, label="tablet"
+            self.store.with_name("new.db"), user_id=NEW.user, device_id=NEW.device, key=KEY, label="new"
         ) as machine:
-            tablet = Client(self.homeserver, machine)
+            client = Client(self.homeserver, machine)
             query = await machine.key_backup.version_query()
-            await machine.mark_sent(query, tablet.call(query.method, query.path, query.body))
+            await machine.mark_sent(query, client.call(query.method, query.path, query.body))
             await machine.key_backup.import_decryption_key(self._backup_key)
             download = await machine.key_backup.download()
-            answer = tablet.call(download.method, download.path, download.body)
+            answer = client.call(download.method, download.path, download.body)
             async for progress in machine.key_backup.restore(download, answer):
                 if progress.unreadable:
                     self.losses.append(f"{progress.unreadable} room keys of the backup can't be read")
@@ -233,7 +394,7 @@ class Stage:
         self.losses.extend(f"{reader} has read {text!r} twice" for text, times in Counter(read).items() if times > 1)
 
     def _check_arrivals(self) -> None:
-        """See what has arrived at the homeserver since the last time, and forget it."""
+        """See that nothing that has arrived at the homeserver was used twice, and forget what has arrived."""
         try:
             self._keys.add_arrivals(self.homeserver.arrivals)
         except AssertionError as reused:
@@ -246,20 +407,25 @@ class Stage:
                     if (name, key["key"]) in self._offered:
                         self.losses.append(f"the one-time key {name} was offered twice")
                     self._offered.add((name, key["key"]))
+            if "/sendToDevice/m.room_key.withheld/" in arrival.path:
+                for messages in msgspec.json.decode(arrival.body, type=ToDevices).messages.values():
+                    for name, withheld in messages.items():
+                        if (withheld.code, withheld.session_id) == (UNAVAILABLE, session_of(self._lost)):
+                            self._refusals.add((arrival.device, name, arrival.path))
         self.homeserver.arrivals.clear()
 
-    async def _all_act(self, victim: Process | None = None, fault: Fault | None = None) -> None:
-        async def act(process: Process) -> None:
-            suffers = fault if process is victim else None
-            await self._take_turn(process, suffers)
-
-        await asyncio.gather(*(act(process) for process in self.processes), self._bob_acts())
+    async def _all_take_turns(self, affected: Process | None = None, fault: Fault | None = None) -> None:
+        turns = [self._take_turn(process, fault if process is affected else None) for process in self.processes]
+        await asyncio.gather(*turns, self._bob_takes_turn(), self._tablet_takes_turn())
 
     async def _take_turn(self, process: Process, fault: Fault | None = None) -> None:
+        tablet = self.tablet
         turn = Turn(
             sliding=self.chosen.random() < 0.5,
             text=self._new_text(),
             read=self._newest_messages(),
+            wanted=[] if tablet is None else tablet.said,
+            owner=OwnerActs() if tablet is None else tablet.acts_on_phone(),
             interruption=interruption(fault, self.chosen.randrange(CALLS_IN_A_TURN)),
         )
         done = await process.take(turn, fault)
@@ -267,48 +433,34 @@ class Stage:
             self.turns["killed"] += 1
             return
         self.turns[done.ended_by or "done"] += 1
-        self.losses.extend(f"a sync reported {code!r}" for code in done.problems if code not in HARMLESS)
+        self._note_problems(done.problems)
+        if tablet is not None and done.shown is not None:
+            tablet.verifications.phone_shows(done.shown)
 
-    async def _bob_acts(self) -> None:
+    async def _bob_takes_turn(self) -> None:
         await self.bob.send_all()
         await self.bob.sync()
-        sharing = await self.bob.share(ROOM, [ALICE, BOB])
-        if not sharing.reaches_all:
-            return
-        content = {"msgtype": "m.text", "body": self._new_text()}
-        try:
-            encrypted = await self.bob.machine.encrypt_room_event(ROOM, sharing, "m.room.message", content)
-        except RoomKeyNotShared:
-            return  # A session with the phone was replaced while the key was shared: he says it another time.
-        self.bob.call("PUT", f"rooms/{ROOM}/send/m.room.encrypted/{secrets.token_hex(8)}", encrypted)
+        content = await encrypted(self.bob, [ALICE, BOB], self._new_text())
+        if content is not None:
+            self.bob.post(ROOM, content)
 
-    async def _other_acts(self, victim: Process) -> None:
-        """Let the other process act while one is suspended or dead: it takes the lease if that one has it."""
+    async def _tablet_takes_turn(self) -> None:
+        if self.tablet is not None:
+            messages = self._unchecked if self.tablet.is_calm else self._newest_messages()
+            self._note_problems(await self.tablet.take_turn(messages, self._new_text(), [BOB]))
+
+    def _note_problems(self, problems: list[tuple[str | None, str]]) -> None:
+        """Note what a sync has found that must not be there."""
+        for sender, code in problems:
+            is_damaged = self._damaged and (sender, code) == (FORGER.user, MessageUnreadable.code)
+            if code not in HARMLESS and not is_damaged:
+                self.losses.append(f"a sync reported {code!r}")
+
+    async def _other_takes_turn(self, interrupted: Process) -> None:
+        """Let the other process take a turn while one is suspended or dead: it takes the lease if that one has it."""
         self.clock.advance(LeaseTimes().duration_ms + 1)
-        [other] = (each for each in self.processes if each is not victim)
+        [other] = (each for each in self.processes if each is not interrupted)
         await self._take_turn(other)
-
-    def _answer(self, request: HttpRequest) -> HttpAnswer:
-        """Be the network between the processes and the homeserver."""
-        lost = HttpAnswer(0, {})
-        if self._on_the_way is not None and self.chosen.random() < TOUCHED:
-            self._happens(self._on_the_way)
-            if self._on_the_way is Fault.LOSE_REQUESTS:
-                return lost
-            if self._on_the_way is Fault.DELAY_REQUESTS:
-                self._delayed.append(request)
-                return lost
-            self._arrive(request)
-            return lost
-        return self._arrive(request)
-
-    def _arrive(self, request: HttpRequest) -> HttpAnswer:
-        return HttpAnswer(*self.homeserver.request(PHONE, request.method, request.path, request.body))
-
-    def _deliver_late(self) -> None:
-        self.chosen.shuffle(self._delayed)
-        while self._delayed:
-            self._arrive(self._delayed.pop())
 
     def _happens(self, fault: Fault) -> None:
         self.happened[fault] += 1
@@ -318,18 +470,12 @@ class Stage:
         return f"message {self._said}"
 
 
-async def texts(machine: OlmMachine, messages: list[Json]) -> list[str | None]:
-    """Return what messages say, as far as they can be read."""
-    results = await machine.decrypt_room_events(ROOM, messages)
-    return [None if isinstance(read, MachineError) else str(read.content["body"]) for read in results]
-
-
 @asynccontextmanager
 async def stage(folder: Path, seed: int) -> AsyncIterator[Stage]:
-    """Let everybody know of each other. The two processes begin at once, where there is no store yet."""
+    """Begin with everybody but the other devices. The phone's two processes make its store, both at once."""
     async with AsyncExitStack() as stack:
         made = Stage(folder, seed)
-        for device in (PHONE, LAPTOP):
+        for device in (PHONE, LAPTOP, FORGER, STRANGER):
             made.homeserver.sign_in(device)
         made.homeserver.create_room(ROOM, ALICE, BOB)
         machine = await OlmMachine.open(
@@ -341,8 +487,9 @@ async def stage(folder: Path, seed: int) -> AsyncIterator[Stage]:
             clock=SharedClock(made.clock),
         )
         made.bob = Client(made.homeserver, await stack.enter_async_context(machine))
-        await machine.set_room_encryption(ROOM, {"algorithm": MEGOLM, "rotation_period_msgs": 5})
+        await machine.set_room_encryption(ROOM, ENCRYPTION)
         await made.bob.send_all()
+        stack.push_async_callback(made.sign_out)
         for process in made.processes:
             stack.push_async_callback(process.kill)
         await asyncio.gather(*(process.start() for process in made.processes))

@@ -1,10 +1,10 @@
 """The traces of the processes: they come through pipes, are kept in parts, and TLC follows each part.
 
-A file could not grow while the disk is full, and a trace would lack lines then. So each process writes its trace into
-a pipe, and a thread of this one takes it out at once: a process that writes does not wait, and what it has written
-survives it (T1.4). While the run goes on, TLC follows the part before: its steps of the store from the epoch, the
-version and the values that the one before that has ended with, its steps of the machine from what they tell. A part
-that was accepted is deleted when the next one was accepted too.
+While the disk is full, no file can grow, and a trace in a file would lack lines. So each process writes its trace into
+a pipe, and a thread of this process reads the pipe at once: a writer does not wait, and what it has written survives it
+(T1.4). TLC follows a part while the next one is written. For the store it begins with the epoch, the version and the
+values that the part before has ended with; for the machine, with what the part itself tells. A part that was accepted
+is deleted when the next one was accepted too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CHUNK_BYTES: Final = 65_536
 
 
 class Traces:
-    """The files that the traces of one part after the other are written to."""
+    """The files of the traces: one for each process and part."""
 
     def __init__(self, folder: Path, labels: Iterable[str]) -> None:
         self._folder = folder
@@ -37,16 +37,16 @@ class Traces:
 
     @property
     def lines(self) -> int:
-        """So many the part has: each comes with two line feeds (T1.5)."""
+        """How many lines the part has. Each comes with two line feeds (T1.5)."""
         return self._line_feeds // 2
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Those of the part that is written, whether or not there are any lines."""
+        """The files of the part that is written now. A file that has no line yet may not exist."""
         return tuple(self._file(label) for label in self._labels)
 
     def receive(self, label: str) -> int:
-        """Return the end of a new pipe for a process to write to. Close it when the process has it."""
+        """Return the end of a new pipe that a process writes its trace to. Close it once the process has it."""
         out, into = os.pipe()
         receiver = Thread(target=self._write, args=(out, self._file(label)), name=f"trace of {label}", daemon=True)
         receiver.start()
@@ -54,13 +54,13 @@ class Traces:
         return into
 
     def receive_rest(self) -> None:
-        """Wait until all is in the files that the processes have written, which have ended."""
+        """Wait until the files have all that the processes have written. All of them must have ended."""
         for receiver in self._receivers:
             receiver.join()
         self._receivers.clear()
 
     def finish_part(self) -> tuple[Path, ...]:
-        """Return the files of this part, when all processes have ended, and begin the next one."""
+        """Return the files of this part, and begin the next one. All processes must have ended."""
         self.receive_rest()
         files = self.files
         self._part += 1
@@ -78,16 +78,16 @@ class Traces:
 
 
 class Followed:
-    """What TLC has said of the parts so far."""
+    """The parts that TLC has followed so far, and its verdict."""
 
     def __init__(self, toolbox: Toolbox, specifications: Path) -> None:
         self.lines = 0
-        """So many lines are a behaviour of the specification."""
+        """How many lines are a behaviour of the specification."""
         self.parts = 0
         self.steps: Counter[str] = Counter()
-        """By the name of the step."""
+        """How many steps were accepted, by name."""
         self.rejection: str | None = None
-        """Why the last part is none."""
+        """Why the last part is no behaviour of the specification."""
         self._toolbox = toolbox
         self._specifications = specifications
         self._base: Base | None = None

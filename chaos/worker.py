@@ -1,8 +1,9 @@
 """A process of a device, to be run as one: ``python -m chaos.worker TRACE LABEL STORE CLOCK USER DEVICE``.
 
-It speaks lines of JSON. For each ``Turn`` that comes in it does what an application does, and meanwhile writes each
-request to the homeserver as a line, and reads the answer as one. It can be told to suspend or to kill itself, or to
-fork, in the middle of that, after so many calls and returns of functions, whichever thread makes them.
+It reads and writes lines of JSON. First it reads an ``Interruption`` or ``null``, and opens the machine. Then, for each
+``Turn`` that it reads, it does what an application does. It writes each request to the homeserver as a line, and reads
+the answer as one. An interruption lets it suspend or kill itself, or fork, after so many calls and returns of
+functions, in whichever thread.
 """
 
 from __future__ import annotations
@@ -21,47 +22,55 @@ from typing import Final
 
 import msgspec
 
+from chaos import owner
 from chaos.faults import Fault
+from chaos.owner import OwnerActs, Shown
+from chaos.room import ENCRYPTION, ROOM, encrypted, texts
 from checking.machine_replay.client import Client
 from checking.machine_replay.homeserver import Json
 from checking.machine_replay.remote_homeserver import HttpRequest, RemoteHomeserver, Unreachable
 from examples.story.program import MachineClock
-from unwedged.machine import MachineError, OlmMachine, Request
-from unwedged.machine.errors import RoomKeyNotShared
-from unwedged.machine.identifiers import MEGOLM, RoomId
+from unwedged.machine import OlmMachine, Request
 from unwedged.store import ForkedStore, Milliseconds, StoreError, database
 from unwedged.trace import NdjsonTracer
 
-ROOM: Final = RoomId("!room:example.org")
 KEY: Final = bytes(32)
 """That of a throw-away store."""
 TRANSACTION: Final = database.transaction.__code__
+QUERY: Final = database.rows.__code__
+"""While it runs, SQLite may have a lock that keeps others from making the file a store."""
 
 
 class Interruption(msgspec.Struct, frozen=True):
-    """What happens to a process in the middle of a turn."""
+    """What happens to a process in the middle of its opening, or of a turn."""
 
     fault: Fault
     """One of ``IN_PROCESS``."""
     after: int
-    """How many calls and returns of functions come first."""
+    """After how many calls and returns of functions, or as soon as possible after that."""
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """Sync, send what is to be sent, say something, and read some messages."""
+    """What the application does: it syncs, sends its requests, says something, and reads some messages."""
 
     sliding: bool
     text: str | None = None
     read: list[Json] = []
+    wanted: list[Json] = []
+    """Messages whose room keys it asks the user's other devices for, if it lacks them."""
+    owner: OwnerActs = OwnerActs()
     interruption: Interruption | None = None
     skew_ms: int = 0
     """How far the clock of this process is ahead of the others'."""
-    makes_backup: bool = False
-    """Whether it turns the backup of room keys on first."""
+    sets_up: bool = False
+    """Whether it first makes the user's cross-signing identity, and turns the backup of room keys on."""
 
 
 class Opened(msgspec.Struct, frozen=True, tag=True):
     """The machine is open."""
+
+    ed25519: str
+    """The identity key of its device."""
 
 
 class Suspends(msgspec.Struct, frozen=True, tag=True):
@@ -79,9 +88,11 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     """The turn is over."""
 
     texts: list[str | None] = []
-    """What the messages say, as far as they could be read."""
-    problems: list[str] = []
-    """The codes of what the sync found wrong."""
+    """What the messages say; ``None`` for each that could not be read."""
+    problems: list[tuple[str | None, str]] = []
+    """What the sync found wrong: who has sent it, and the code."""
+    shown: list[Shown] | None = None
+    """The verifications that the device shows; ``None`` if the turn ended before that."""
     ended_by: str | None = None
     """The name of the exception that has ended the turn early, if one has."""
     backup_key: str = ""
@@ -92,7 +103,7 @@ Line = HttpRequest | Opened | Suspends | Forked | Done
 
 
 class Interrupter:
-    """Counts the calls and returns of all functions, until it is time for what is planned."""
+    """Counts the calls and returns of functions, and brings the planned interruption about when its moment has come."""
 
     def __init__(self) -> None:
         self.planned: Interruption | None = None
@@ -111,7 +122,7 @@ class Interrupter:
         if self._left > 0 or self.writes:
             return
         match self.planned.fault:
-            case Fault.SUSPEND if not in_progress(TRANSACTION):
+            case Fault.SUSPEND if not in_progress(TRANSACTION) and not in_progress(QUERY):
                 self._suspend()
             case Fault.SUSPEND_IN_TRANSACTION if in_progress(TRANSACTION):
                 self._suspend()
@@ -162,7 +173,7 @@ def in_progress(code: CodeType) -> bool:
 
 
 class SharedClock:
-    """The wall clock, and what is added to it for all processes."""
+    """The wall clock of all processes, which chaos moves, and how far this one's is ahead."""
 
     def __init__(self, added: MachineClock) -> None:
         self._added = added
@@ -175,8 +186,8 @@ class SharedClock:
         await asyncio.sleep(duration / 1000)
 
 
-class CarefulClient(Client):
-    """A client that says which requests have failed."""
+class ReportingClient(Client):
+    """A client that tells its machine which requests have failed."""
 
     async def send(self, request: Request) -> None:
         try:
@@ -187,7 +198,7 @@ class CarefulClient(Client):
 
 
 class Application:
-    """What an application does with the machine."""
+    """The application, which uses the machine."""
 
     def __init__(self, client: Client, label: str) -> None:
         self._client = client
@@ -195,12 +206,16 @@ class Application:
         self._transactions = itertools.count()
 
     async def take(self, turn: Turn) -> Done:
-        texts: list[str | None] = []
-        problems: list[str] = []
+        machine = self._client.machine
+        read: list[str | None] = []
+        problems: list[tuple[str | None, str]] = []
+        shown: list[Shown] | None = None
         backup_key = ""
         try:
-            if turn.makes_backup:
-                backup = await self._client.machine.key_backup.create_version()
+            if turn.sets_up:
+                while not (await machine.cross_signing.bootstrap()).is_complete:
+                    await self._client.send_all()
+                backup = await machine.key_backup.create_version()
                 await self._client.send(backup.request)
                 backup_key = backup.decryption_key.hex()
             await self._client.send_all()
@@ -209,37 +224,34 @@ class Application:
             asked = await self._client.ask_or_forget(connection, sliding=turn.sliding)
             if asked is not None:
                 position, response = asked
-                outcome = await self._client.machine.receive_sync_changes(response, position)
-                problems.extend(problem.code for problem in outcome.problems)
+                outcome = await machine.receive_sync_changes(response, position)
+                problems.extend((problem.sender, problem.code) for problem in outcome.problems)
+            shown = await owner.act(machine, turn.owner)
+            if turn.wanted:
+                await machine.request_room_keys(ROOM, turn.wanted)
             await self._client.send_all()
             if turn.text is not None:
                 await self._say(turn.text)
             if turn.read:
-                results = await self._client.machine.decrypt_room_events(ROOM, turn.read)
-                texts.extend(None if isinstance(read, MachineError) else str(read.content["body"]) for read in results)
+                read.extend(await texts(machine, turn.read))
         except (StoreError, Unreachable) as error:
-            return Done(texts, problems, type(error).__name__)
-        return Done(texts, problems, backup_key=backup_key)
+            return Done(read, problems, shown, type(error).__name__)
+        return Done(read, problems, shown, backup_key=backup_key)
 
     async def _say(self, text: str) -> None:
-        """Send a message, if all members can read it; as a careful application does."""
+        """Send a message, if all members can read it."""
         members = self._client.call("GET", f"rooms/{ROOM}/joined_members")["joined"]
         assert isinstance(members, dict)
-        sharing = await self._client.share(ROOM, members)
-        if not sharing.reaches_all:
-            return
-        try:
-            content = {"msgtype": "m.text", "body": text}
-            encrypted = await self._client.machine.encrypt_room_event(ROOM, sharing, "m.room.message", content)
-        except RoomKeyNotShared:
-            return  # The other process has heard of a device meanwhile.
-        path = f"rooms/{ROOM}/send/m.room.encrypted/{os.getpid()}-{next(self._transactions)}"
-        self._client.call("PUT", path, encrypted)
+        content = await encrypted(self._client, members, text)
+        if content is not None:
+            path = f"rooms/{ROOM}/send/m.room.encrypted/{os.getpid()}-{next(self._transactions)}"
+            self._client.call("PUT", path, content)
 
 
 async def run(trace: str, label: str, path: str, clock: str, user: str, device: str) -> None:
     """Open the machine, and take turns until there are no more."""
     interrupter = Interrupter()
+    interrupter.plan(msgspec.json.decode(sys.stdin.readline(), type=Interruption | None))
     threading.setprofile(interrupter)
     sys.setprofile(interrupter)
     tracer = NdjsonTracer(trace)
@@ -254,9 +266,10 @@ async def run(trace: str, label: str, path: str, clock: str, user: str, device: 
         tracer=tracer,
     ) as machine:
         interrupter.use_machine = machine._store.mark  # noqa: SLF001 (the way into the store that awaits nothing)
-        application = Application(CarefulClient(RemoteHomeserver(interrupter.write), machine), label)
-        await machine.set_room_encryption(ROOM, {"algorithm": MEGOLM, "rotation_period_msgs": 5})
-        interrupter.write(Opened())
+        application = Application(ReportingClient(RemoteHomeserver(interrupter.write), machine), label)
+        await machine.set_room_encryption(ROOM, ENCRYPTION)
+        interrupter.plan(None)
+        interrupter.write(Opened(machine.ed25519))
         while line := await asyncio.to_thread(sys.stdin.readline):
             turn = msgspec.json.decode(line, type=Turn)
             machine_clock.skew_ms = turn.skew_ms

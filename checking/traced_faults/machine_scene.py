@@ -12,12 +12,13 @@ from typing import Final
 
 import msgspec
 
+from checking.machine_replay.damage import damaged
 from checking.machine_replay.homeserver import Device, Homeserver, Json
 from checking.machine_replay.remote_homeserver import HttpAnswer, HttpRequest
 from checking.traced_faults.fault import Scenario
 from checking.traced_faults.machine_process import Command, Output, Setting
 from checking.traced_faults.processes import RealProcess
-from unwedged.machine.identifiers import MEGOLM, OLM
+from unwedged.machine.identifiers import MEGOLM
 
 ALICE: Final = "@alice:example.org"
 BOB: Final = "@bob:example.org"
@@ -115,12 +116,8 @@ class ProcessScene:
 
     def damage_last_message(self, recipient: Device) -> None:
         """Change the ratchet key of the last message that waits for a device, so that it can't be decrypted."""
-        content = self.server.waiting(recipient)[-1]["content"]
-        assert isinstance(content, dict)
-        assert content["algorithm"] == OLM
-        for ciphertext in content["ciphertext"].values():
-            body = ciphertext["body"]
-            ciphertext["body"] = body[:10] + ("A" if body[10] != "A" else "B") + body[11:]
+        event = self.server.waiting(recipient)[-1]
+        event["content"] = damaged(msgspec.convert(event["content"], Json))
 
 
 def scenario_of(fault: str, act: Callable[[ProcessScene], None], *, begins_anew: bool = False) -> Scenario:

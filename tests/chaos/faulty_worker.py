@@ -8,7 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from chaos.worker import run
-from checking.machine_replay import inbox_faults, keys_faults, lists_faults, sessions_faults, sharing_faults
+from checking.machine_replay import (
+    gossip_faults,
+    inbox_faults,
+    keys_faults,
+    lists_faults,
+    sessions_faults,
+    sharing_faults,
+    verification_faults,
+)
 from checking.replay.substitutions import Substitution, substituted
 from examples.story.short_cuts import ShortCut, take
 
@@ -18,6 +26,8 @@ FAULTS: Final[Mapping[str, Callable[[], Sequence[Substitution]]]] = {
     **inbox_faults.FAULTS,
     **sharing_faults.FAULTS,
     **sessions_faults.FAULTS,
+    **verification_faults.FAULTS,
+    **gossip_faults.FAULTS,
 }
 """Those of the machine. Of the store, its short cuts can be taken."""
 

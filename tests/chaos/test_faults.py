@@ -14,6 +14,7 @@ from typing import Final
 import pytest
 from rich.console import Console
 
+import chaos.stage
 from chaos import processes
 from chaos.__main__ import run
 from chaos.faults import Fault
@@ -48,6 +49,9 @@ async def test_it_comes_about_and_does_no_harm(tmp_path: Path, fault: Fault) -> 
         await on.check_backup()
     assert on.losses == []
     assert on.messages_read > ROUNDS
+    assert on.verified
+    assert on.keys_given
+    assert on.keys_refused
     if fault in ENDED_BY:
         assert on.turns[ENDED_BY[fault]], on.turns
     assert read(on.traces.finish_part()).complete, "lines of the traces are missing"
@@ -70,6 +74,45 @@ async def test_what_is_lost_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert any("can't read" in loss for loss in on.losses)
 
 
+@pytest.mark.parametrize(
+    ("forgotten", "told"),
+    [
+        (("m.key.verification.mac", "m.key.verification.done"), "hangs"),
+        (("m.key.verification.request",), "can't be verified"),
+        (("m.room_key_request",), "has refused TABLET1 a room key 0 times"),
+        (("m.room_key.withheld",), "has refused PHONE a room key 0 times"),
+    ],
+)
+async def test_what_the_other_device_never_gets_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: tuple[str, ...], told: str
+) -> None:
+    monkeypatch.setattr(chaos.stage, "CALM_ROUNDS", ROUNDS)
+    async with stage(tmp_path, seed=1) as on:
+        send = on.homeserver.request
+
+        def forgetful(device: object, method: str, path: str, body: object = None) -> object:
+            if any(f"/sendToDevice/{event_type}/" in path for event_type in forgotten):
+                return 200, {}
+            return send(device, method, path, body)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(on.homeserver, "request", forgetful)
+        await on.round(None)
+        await on.settle()
+        await on.check()
+    assert any(told in loss for loss in on.losses), on.losses
+
+
+async def test_two_processes_that_make_an_account_each_are_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "PROGRAM", ("tests.chaos.faulty_worker", "account-fork-at-creation"))
+    async with stage(tmp_path, seed=1) as on:
+        while not on.losses and on.tablets < 40:
+            await on.sign_in()
+            await on.sign_out()
+    assert any("has made an account" in loss for loss in on.losses)
+
+
 async def found_in(folder: Path) -> list[str]:
     """Return what was lost, or why a process has ended: its homeserver may refuse what it asks for."""
     try:
@@ -78,13 +121,20 @@ async def found_in(folder: Path) -> list[str]:
         return [str(failure)]
 
 
-@pytest.mark.parametrize("fault", ["no fence", "kept cache", "upload-before-persist", "send-before-persist"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *("no fence", "kept cache", "upload-before-persist", "send-before-persist", "failed-decrypt-mutates"),
+        *("result-in-second-commit", "waiting-in-memory"),
+    ],
+)
 async def test_a_device_that_breaks_a_rule_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     monkeypatch.setattr(processes, "PROGRAM", ("tests.chaos.faulty_worker", fault))
     found = await found_in(tmp_path)
-    assert any(re.search("can't read|twice|no behaviour|Refused: 400|ended by itself", each) for each in found), found
+    signs = "can't read|twice|no behaviour|Refused: 400|ended by itself|is not verified|a room key 0 times"
+    assert any(re.search(signs, each) for each in found), found
 
 
 async def test_what_is_not_in_the_backup_is_told(tmp_path: Path) -> None:

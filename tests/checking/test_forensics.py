@@ -16,7 +16,7 @@ from typing import Final
 import pytest
 
 import chaos.stage
-from chaos import worker
+from chaos import room
 from chaos.faults import Fault
 from chaos.stage import LABELS, stage
 from checking import command
@@ -693,8 +693,8 @@ async def test_a_key_that_the_homeserver_loses_for_real_processes(
             return (200, {}) if "sendToDevice" in path else request(device, method, path, body)
 
         monkeypatch.setattr(on.homeserver, "request", forgetful)
-        await on.bob.machine.discard_room_key(worker.ROOM)
-        await on.bob.say(worker.ROOM, "hello")
+        await on.bob.machine.discard_room_key(room.ROOM)
+        await on.bob.say(room.ROOM, "hello")
         for _ in range(2):
             await on.round(None)
         await on.check()

@@ -1,0 +1,118 @@
+"""The owner of two devices, who verifies them: accepts, compares what they show, confirms, or cancels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+
+import msgspec
+
+from unwedged.machine import DeviceTrust, OlmMachine
+from unwedged.machine.errors import UnknownDevice, UnknownVerification, WrongPhase, WrongQrCode
+from unwedged.machine.identifiers import FlowId
+from unwedged.machine.records import VERIFICATION, Method, Phase
+from unwedged.machine.verifications import Verification
+from unwedged.store import View
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """A verification as one of the two devices shows it."""
+
+    transaction_id: str
+    """The name that both devices know it by."""
+    phase: Phase
+    decimals: tuple[int, int, int] | None
+    """The short string to compare, while there is one."""
+    qr_code: bytes | None
+    cancelled: str | None
+    """The code of the reason, if it was cancelled."""
+    trusts: bool
+    """Whether the other device is verified on this one."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing changes it any more."""
+        return self.phase in (Phase.DONE, Phase.CANCELLED)
+
+
+class Request(msgspec.Struct, frozen=True):
+    """Which device to ask for a verification, and by which method."""
+
+    device_id: str
+    method: Method
+
+
+class OwnerActs(msgspec.Struct, frozen=True):
+    """What the owner does with one device besides going on with its verifications."""
+
+    other: list[Shown] = []
+    """What the owner sees on the other device."""
+    request: Request | None = None
+    cancels: bool = False
+    """Whether the owner cancels every verification."""
+
+
+async def act(machine: OlmMachine, acts: OwnerActs) -> list[Shown]:
+    """Do what the owner does next with each verification; return what the device shows then."""
+    user, verifications = machine.device.user_id, machine.verifications
+    if acts.request is not None:
+        with suppress(UnknownDevice):  # The device list must be fetched first.
+            await verifications.request(user, [acts.request.device_id], methods=[acts.request.method])
+    other = {shown.transaction_id: shown for shown in acts.other}
+    names = await machine._store.query(_transaction_ids)  # noqa: SLF001 (applications need no name but their own)
+    qr_codes: dict[FlowId, bytes | None] = {}
+    for flow in await verifications.get_all():
+        # The device list must be fetched first; or the other process was faster; or the QR code is of another flow.
+        with suppress(UnknownDevice, UnknownVerification, WrongPhase, WrongQrCode):
+            if not acts.cancels:
+                qr_codes[flow.flow_id] = await _go_on(machine, flow, other.get(names.get(flow.flow_id, "")))
+            elif flow.phase not in (Phase.DONE, Phase.CANCELLED):
+                await verifications.cancel(flow.flow_id)
+    flows = await verifications.get_all()
+    if not flows:
+        return []
+    devices, trust = await machine.devices_of(user), await machine.cross_signing.trust_of(user)
+    verified = {name for name, device in devices.items() if trust.of(device) is DeviceTrust.VERIFIED}
+    return [
+        Shown(
+            names[flow.flow_id],
+            flow.phase,
+            flow.decimals,
+            qr_codes.get(flow.flow_id),
+            None if flow.cancellation is None else flow.cancellation.code,
+            flow.device_id in verified,
+        )
+        for flow in flows
+        if flow.flow_id in names
+    ]
+
+
+async def _go_on(machine: OlmMachine, flow: Verification, other: Shown | None) -> bytes | None:
+    """Take the owner's next step in one verification; return the QR code that the device shows, if it does."""
+    verifications = machine.verifications
+    match flow.phase:
+        case Phase.REQUESTED if not flow.requested_by_us:
+            await verifications.accept(flow.flow_id, methods=tuple(Method))
+        case Phase.READY if Method.SAS in flow.methods:
+            await verifications.start_sas(flow.flow_id)
+        case Phase.READY if Method.SHOW_QR_CODE in flow.methods:
+            return await verifications.qr_code(flow.flow_id)
+        case Phase.READY if other is not None and other.qr_code is not None:
+            await verifications.scan_qr_code(flow.flow_id, other.qr_code)
+        case Phase.KEYS_EXCHANGED if other is not None and other.decimals is not None:
+            if other.decimals == flow.decimals:
+                await verifications.confirm(flow.flow_id)
+            else:
+                await verifications.mismatch(flow.flow_id)
+        case Phase.SCANNED if other is not None and other.phase is Phase.RECIPROCATED:
+            await verifications.confirm(flow.flow_id)
+    return None
+
+
+async def _transaction_ids(view: View) -> Mapping[FlowId, str]:
+    names = {}
+    for flow_id in await view.keys(VERIFICATION):
+        flow = await view.get(VERIFICATION, flow_id)
+        if flow is not None and flow.transaction_id is not None:
+            names[flow_id] = flow.transaction_id
+    return names

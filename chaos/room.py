@@ -1,0 +1,47 @@
+"""The room that everybody writes in: how an application says something there, and what it can read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from checking.machine_replay.client import Client, text_message
+from checking.machine_replay.homeserver import Json
+from unwedged.machine import MachineError, OlmMachine
+from unwedged.machine.errors import RoomKeyNotShared
+from unwedged.machine.identifiers import MEGOLM, RoomId
+
+ROOM: Final = RoomId("!room:example.org")
+ENCRYPTION: Final[Json] = {"algorithm": MEGOLM, "rotation_period_msgs": 5}
+
+
+class _Content(msgspec.Struct):
+    session_id: str
+
+
+class _Encrypted(msgspec.Struct):
+    content: _Content
+
+
+async def encrypted(client: Client, members: Iterable[str], text: str) -> Json | None:
+    """Encrypt a message for all devices of ``members``; return ``None`` if one of them can't get the key now."""
+    sharing = await client.share(ROOM, members)
+    if not sharing.reaches_all:
+        return None
+    try:
+        return await client.machine.encrypt_room_event(ROOM, sharing, "m.room.message", text_message(text))
+    except RoomKeyNotShared:
+        return None  # A device or a session is new since the key was shared.
+
+
+async def texts(machine: OlmMachine, messages: Iterable[Json]) -> list[str | None]:
+    """Return what messages say; ``None`` for each that can't be read."""
+    results = await machine.decrypt_room_events(ROOM, messages)
+    return [None if isinstance(read, MachineError) else str(read.content["body"]) for read in results]
+
+
+def session_of(message: Json) -> str:
+    """Return the room key that a message was encrypted with, by the id of its session."""
+    return msgspec.convert(message, _Encrypted).content.session_id
