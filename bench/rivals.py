@@ -166,7 +166,7 @@ def measured(rounds: int, rivals: Sequence[int], waiting: Sequence[int], seconds
     found = []
     with processes(_process, max(rivals) + 1) as pipes:
         for number in range(1, rounds + 1):
-            say(f"rivals: round {number} of {rounds}")
+            say(f"competing processes: round {number} of {rounds}")
             found.append([worked(pipes[: some + 1], each, seconds) for each in waiting for some in rivals])
     return Result(
         machine=f"{platform.system()} {platform.machine()}",
@@ -207,17 +207,17 @@ def report() -> str:
     result: Result = msgspec.json.decode(RAW.read_bytes(), type=Result)
     rows = [_row(result, waiting, rivals) for waiting in WAITING for rivals in RIVALS]
     headings = (
-        *("waiting in each", "rivals", "operations a second, of all", "alone / together", "shares"),
+        *("waiting in each", "other processes", "operations a second, of all", "alone / together", "shares"),
         *("operations a turn", "processor time of an operation", "of a turn"),
     )
     return f"""\
-## Beside rivals
+## Several processes that compete for the lease
 
 In each process, the given number of tasks update, one operation after the other and through `CryptoStore.run`, one of
 {RECORDS} records that all processes share. So each process always wants the lease, and always has that many operations
 waiting. Operations are counted over {SECONDS:g} seconds for each process, in {len(result.rounds)} rounds of all
 settings. The targets are that the processes together do at least half as many operations as one alone (ratio at most
-{MOST:g}), and that each does at least four fifths of its fair share. Without rivals there are no turns. Processor time
+{MOST:g}), and that each does at least four fifths of its fair share. One process alone has no turns. Processor time
 is that of all processes, with those that wait. There are {result.cores} processors.
 
 {table(headings, rows)}
