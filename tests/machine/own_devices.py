@@ -46,9 +46,9 @@ async def trust(client: Client, other: Client, told: LocalTrust) -> None:
 async def encrypted_for(
     sender: Client, recipient: Client, event_type: str, content: Json, *, claimed: Json | None = None
 ) -> Json:
-    """Encrypt an event over Olm, as whoever has the sender's keys can; return the to-device event.
+    """Encrypt an event over Olm with the sender's keys. Return the to-device event.
 
-    With what is ``claimed``, parts of the payload are others, and no device keys prove them.
+    ``claimed`` replaces parts of the payload; then it has no signed device keys.
     """
 
     async def encrypt(transaction: Transaction) -> Json:

@@ -1,4 +1,4 @@
-"""A device that two processes share, and a peer, on a homeserver in memory: where most tests of the machine begin."""
+"""The scene of most tests of the machine: a device that two processes share, and a peer, on a homeserver in memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MINUTE_MS, HOUR_MS = 60_000, 3_600_000
 
 
 class MovableClock:
-    """A wall clock, and what a test adds to it."""
+    """A wall clock that a test can move forward."""
 
     def __init__(self) -> None:
         self.added_ms = 0
@@ -62,7 +62,7 @@ class Scene:
         return Client(self.server, machine)
 
     async def begin(self, *, encryption: Json | None = None) -> None:
-        """Open everything, in an encrypted room, with all keys uploaded and all device lists known."""
+        """Open all machines in an encrypted room, with all keys uploaded and all device lists known."""
         self.server.sign_in(Device(ALICE, "PHONE"))
         self.server.sign_in(Device(BOB, "LAPTOP"))
         self.server.create_room(ROOM, ALICE, BOB, encryption=encryption)
@@ -79,7 +79,7 @@ class Scene:
             await client.send_all()
 
     async def greet(self) -> None:
-        """Let each side say something that the other reads, so that Olm sessions go both ways."""
+        """Let each side send a message that the other reads, so that their Olm session works both ways."""
         for author, reader in ((self.app, self.bob), (self.bob, self.app)):
             event = await author.say(ROOM, "hello")
             await reader.sync()
@@ -87,7 +87,7 @@ class Scene:
 
 
 def must_be_sound(server: Homeserver) -> None:
-    """Check all that has arrived: nothing was refused, and no message key and no one-time key was used twice."""
+    """Check all requests that arrived: none was refused, and no message key and no one-time key was used twice."""
     keys = MessageKeys()
     keys.add_arrivals(server.arrivals)
     refused = {arrival.status for arrival in server.arrivals if "/keys/" in arrival.path}
@@ -102,7 +102,7 @@ def must_be_sound(server: Homeserver) -> None:
 
 @asynccontextmanager
 async def scene(folder: Path, tracer: Tracer | None = None) -> AsyncIterator[Scene]:
-    """Begin a scene, and close what was opened in it."""
+    """Open a scene, as long as the context lasts."""
     async with AsyncExitStack() as stack:
         made = Scene(folder, stack, tracer)
         await made.begin()

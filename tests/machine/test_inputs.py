@@ -457,7 +457,7 @@ def flipped(content: Json) -> Json:
 
 
 async def hear_nothing_new(client: Client, connection: str, **but: object) -> bool:
-    """Let a sliding connection be told what has changed, and nothing else; say whether its response was applied."""
+    """Let a sliding sync report only what has changed. Return whether its response was applied."""
     position = await client.machine.sync_position(connection, sliding=True)
     response: Json = {"pos": f"{position.token}+", "extensions": {"e2ee": but}}
     return (await client.machine.receive_sync_changes(response, position)).applied

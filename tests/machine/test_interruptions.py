@@ -604,7 +604,7 @@ async def commits_since(scene: Scene, version: Version) -> list[Counter[str]]:
 
 
 async def goes_on(scene: Scene) -> None:
-    """Let the other process go on, as if the first were gone, and then that one as well."""
+    """Let the other process continue, as if the first were gone, and then the first one too."""
     scene.clock.added_ms += HOUR_MS
     for author, reader in ((scene.extension, scene.bob), (scene.bob, scene.app)):
         await author.send_all()

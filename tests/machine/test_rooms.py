@@ -231,7 +231,7 @@ async def test_each_reason_has_its_name(alice_and_bob: Scene) -> None:
 
 # M12.3
 async def test_a_message_of_another_room_is_refused(alice_and_bob: Scene) -> None:
-    """A session's key is known by its room, so this takes a member who shares one key for two rooms."""
+    """A session's key is stored by room, so this needs a member that shares one key for two rooms."""
     scene = alice_and_bob
     event = await scene.bob.say(ROOM, "hello")
     await scene.app.sync()

@@ -380,7 +380,7 @@ class TestWhatDoesNotCount:
 
 class TestAnswering:
     async def test_a_secret_is_given_once_whatever_comes_again(self, alice_and_bob: Scene) -> None:
-        """``secret-sent-twice``: the queue of those who wait is worked off by two processes, on three connections."""
+        """``secret-sent-twice``: two processes work off the waiting requests, on three connections."""
         scene = alice_and_bob
         await bootstrapped(scene.app)
         tablet = await another_device(scene)

@@ -236,7 +236,7 @@ class TwoProcesses(RuleBasedStateMachine):
 
     @rule(name=names, killed=st.booleans())
     def restart(self, name: str, killed: bool) -> None:
-        """Start a process anew. What it had in flight is lost if it was killed."""
+        """Restart a process. If it was killed, its requests in flight are lost."""
         process = self.processes[name]
         self.wait(process.client.machine.close())
         process.client = self.wait(self.opened(process))

@@ -96,7 +96,7 @@ class End:
         return None if cancellation is None else cancellation.code
 
     async def sync(self) -> list[str]:
-        """Take what is new, by messages to the device and in the room; return the codes of what was wrong."""
+        """Sync to-device messages and the events of the room. Return the codes of the problems."""
         client = self.next
         outcome = await client.sync()
         events = client.server.events(ROOM)
@@ -110,7 +110,7 @@ class End:
         return [problem.code for problem in outcome.problems]
 
     async def send(self) -> int:
-        """Send what is to be sent, each request in another process than it was listed in; say how much that was."""
+        """Send all requests, each by another process than the one that listed it. Return their number."""
         sent = 0
         while requests := await self.machine.outgoing_requests():
             for request in requests:
@@ -158,7 +158,7 @@ async def devices(alice_and_bob: Scene) -> Devices:
 
 
 async def restarted(end: End, scene: Scene) -> None:
-    """Start all processes of a device anew."""
+    """Restart all processes of a device."""
     for process in end.processes:
         await process.machine.close()
     end.processes = tuple(
@@ -168,7 +168,7 @@ async def restarted(end: End, scene: Scene) -> None:
 
 @pytest.fixture(params=["to devices", "in a room"])
 def ends(request: pytest.FixtureRequest, devices: Devices) -> tuple[End, End]:
-    """The phone, and who it verifies: by messages to devices the tablet, in the room Bob's laptop."""
+    """The phone and the device that it verifies: the tablet by to-device messages, or Bob's laptop in the room."""
     return devices.phone, devices.tablet if request.param == "to devices" else devices.laptop
 
 
@@ -183,7 +183,7 @@ async def ask(one: End, other: End, methods: tuple[Method, ...] = (Method.SAS,))
 # M16.1
 @pytest.mark.parametrize("asks", [0, 1], ids=["the phone asks", "the other asks"])
 async def test_two_devices_verify_each_other(ends: tuple[End, End], devices: Devices, asks: int) -> None:
-    """Before each step the processes of the phone are started anew."""
+    """Before each step the processes of the phone are restarted."""
 
     async def step() -> None:
         await settle(*ends)
@@ -514,7 +514,7 @@ def event(kind: str, **content: object) -> Json:
 
 
 class Inbox:
-    """What a homeserver brings to the phone, whoever has sent it."""
+    """Events from any sender that a homeserver delivers to the phone."""
 
     def __init__(self, phone: End) -> None:
         self._phone = phone

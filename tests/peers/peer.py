@@ -115,7 +115,7 @@ class Request(msgspec.Struct):
 
 
 class Raised(msgspec.Struct):
-    """Why a call failed."""
+    """The reason why a call failed."""
 
     code: str
     message: str
@@ -142,7 +142,7 @@ class Line(msgspec.Struct):
 
 
 class Peer:
-    """A device of somebody else. Its methods are called one at a time."""
+    """A device of another implementation. Its methods are called one at a time."""
 
     def __init__(self, device: Device, network: Network, process: Process) -> None:
         self.device = device
@@ -151,11 +151,11 @@ class Peer:
         self._transactions = count()
 
     async def sync(self) -> None:
-        """Take what is new at the homeserver, and send what is due."""
+        """Sync, and send the requests of the library."""
         await self._call("sync")
 
     async def share_room_key(self, room: str) -> None:
-        """Share a new room key, or the one that there is with whoever has not got it."""
+        """Share a new room key, or share the current one with the devices that lack it."""
         await self._call("share", room=room)
 
     async def encrypt(self, room: str, content: Json) -> Json:
@@ -167,7 +167,7 @@ class Peer:
         return await self._call("decrypt", room=room, event=event)
 
     async def wait_an_hour(self) -> None:
-        """Let its Olm sessions be so old that it replaces those that don't decrypt."""
+        """Make its Olm sessions old enough that it replaces those that fail to decrypt."""
         await self._call("wait")
 
     async def bootstrap(self, auth: Json | None = None) -> None:
@@ -179,7 +179,7 @@ class Peer:
         await self._call("verify", user=user)
 
     async def trust(self, device: Device) -> Json:
-        """Return what it thinks of a user's identity and a device."""
+        """Return its trust in a user's identity and in a device."""
         return await self._call("trust", user=device.user, device=device.device)
 
     async def verify_device(self, device: str) -> None:

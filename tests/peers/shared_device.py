@@ -1,4 +1,4 @@
-"""A device of ``OlmMachine`` that two processes share, which hand it over at every possible step."""
+"""Run a device of ``OlmMachine`` in two processes, which take turns at every possible step."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class SharedDevice:
     ) -> None:
         self.device = device
         self.problems: set[str] = set()
-        """The codes of what was wrong with to-device messages."""
+        """The codes of the problems with to-device messages."""
         self._network = network
         self._path = folder / "shared.db"
         self._restarts = restarts
@@ -86,7 +86,7 @@ class SharedDevice:
             await process.machine.close()
 
     async def sync(self) -> None:
-        """Take what is new, and send what is due."""
+        """Sync, and send all requests."""
         await self._send_all()
         if self._by_chance(0.3):
             await self._sync(sliding=True)
@@ -229,7 +229,7 @@ class SharedDevice:
         return await (await self._next()).machine.encrypt_room_event(room, sharing, event_type, content)
 
     async def _follow(self, response: Json) -> None:
-        """Take from a sync what the rooms say of encryption and, if wanted, of verifications; and who is in them."""
+        """Process the encryption, the members and, if wanted, the verifications in the rooms of a sync."""
         rooms = response["rooms"]
         assert isinstance(rooms, dict)
         for room, joined in rooms["join"].items():

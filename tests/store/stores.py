@@ -35,7 +35,7 @@ PATIENCE = 10
 
 
 class Counter:
-    """A mutable object, like a ratchet: whoever has an old one is out of step."""
+    """A mutable object like a ratchet: an old copy of it gives wrong values."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -51,12 +51,12 @@ KEY = bytes(range(32))
 
 
 class StillClock:
-    """A clock that stands still until it is told to go on."""
+    """A clock that moves only when a test advances it."""
 
     def __init__(self) -> None:
         self.time = 1_000_000
         self.slept: list[int] = []
-        """How long everybody wanted to sleep, in order."""
+        """The durations of all calls of ``sleep``, in order."""
         self._sleepers: dict[asyncio.Future[None], int] = {}
         self._somebody = asyncio.Condition()
 
@@ -75,7 +75,7 @@ class StillClock:
             del self._sleepers[future]
 
     async def asleep(self, times: int) -> None:
-        """Wait until ``sleep`` was called so many times in all."""
+        """Wait until ``sleep`` was called so many times in total."""
         async with asyncio.timeout(PATIENCE), self._somebody:
             await self._somebody.wait_for(lambda: len(self.slept) >= times)
 
@@ -100,7 +100,7 @@ class SeededRandomness:
 
 
 class Gate:
-    """Where a call waits until a test lets it go on."""
+    """A gate at which a call waits until a test opens it."""
 
     def __init__(self) -> None:
         self.reached = asyncio.Event()
@@ -138,7 +138,7 @@ class GatedBackend:
         return gate
 
     def open_gates(self) -> None:
-        """Let everything go on: a commit that a failing test holds up would keep the loop from ending."""
+        """Open all gates: a commit that still waits after a failed test would keep the loop from ending."""
         for gate in self.gates:
             gate.opened.set()
 
@@ -200,7 +200,7 @@ class GatedBackend:
 
 
 class Instance(CryptoStore):
-    """A store object whose parts a test can reach. Its clock moves only when told to, and no task is started."""
+    """A store object whose internal parts a test can use. Its clock is manual, and it starts no background task."""
 
     gated: GatedBackend
     clock: StillClock
@@ -306,7 +306,7 @@ class Workbench:
         return records
 
     def edit(self, statement: str) -> None:
-        """Change the file behind everybody's back."""
+        """Change the file without the protocol."""
         with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
             connection.execute(statement)
 
@@ -352,17 +352,17 @@ async def all_that_can_run() -> None:
 
 
 async def apart(work: Coroutine[None, None, Result]) -> Result:
-    """Have ``work`` done by somebody else of this process: a task that was not made inside of an operation."""
+    """Do ``work`` in a task of this process that was not created inside an operation."""
     return await asyncio.create_task(work, context=contextvars.Context())
 
 
 async def take_over(store: Instance) -> None:
-    """Have ``store`` take a lease that is free or expired."""
+    """Let ``store`` acquire a lease that is free or has expired."""
     assert await store.lock.acquire_now()
 
 
 async def count_up(transaction: Transaction, key: str = "n") -> int:
-    """Count one further: the operation that shows every lost update."""
+    """Increment the counter. This operation shows every lost update."""
     counter = await transaction.get(COUNTER, key) or Counter(0)
     counter.count += 1
     transaction.put(COUNTER, key, counter)

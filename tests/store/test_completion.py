@@ -112,7 +112,7 @@ async def test_it_goes_on_after_a_failure_of_what_it_waits_for() -> None:
 
 
 async def test_a_time_limit_counts_once_the_work_has_ended() -> None:
-    """The limit is told as its own exception: the cancellation that it makes is counted once."""
+    """The limit raises its own exception. The cancellation that it causes is counted once."""
     ended: list[str] = []
 
     async def work() -> None:

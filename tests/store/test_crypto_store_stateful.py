@@ -46,7 +46,7 @@ class Running:
 
 
 class Process:
-    """One process instance: a store, its operations, and what its subscriber was told."""
+    """One process instance: a store, its operations, and the changes that its subscriber received."""
 
     def __init__(self, store: Instance) -> None:
         self.store = store
@@ -67,7 +67,7 @@ class TwoStores(RuleBasedStateMachine):
         self.versions: list[Records] = [{}]
         self.changed: list[set[str]] = [set()]
         self.authors: list[Instance | None] = [None]
-        """By version, who committed it."""
+        """The process that committed each version."""
 
     def wait(self, work: Coroutine[object, None, Result]) -> Result:
         # The time limit is for tests that hang, not for how long anything takes.
@@ -253,7 +253,10 @@ class TwoStores(RuleBasedStateMachine):
 
     @rule(which=processes_, position=st.integers(0, 3))
     def fail(self, which: int, position: int) -> None:
-        """Leave the block by a failure of its own; where that is told, what was read was true."""
+        """Leave the block by an error of its own.
+
+        If the caller gets the error, the operation had read current records.
+        """
         process = self.processes[which]
         running = [*process.views, *filter(None, [process.transaction])][position : position + 1]
         for operation in running:
@@ -335,7 +338,7 @@ class TwoStores(RuleBasedStateMachine):
                     assert live.count == self.versions[cache.version][name.key.decode()]
 
     def check_streams(self) -> None:
-        """Each change was told once, in order, or the subscriber was told that it lagged."""
+        """The subscriber received each change once, in order, or it received a lag."""
         for process in self.processes:
             expected = [Changed(Version(v), key) for v, keys in enumerate(self.changed) for key in sorted(keys)]
             for news in process.told:

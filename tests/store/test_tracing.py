@@ -468,7 +468,7 @@ class TestNames:
     # T2.3, T2.6
     @given(key=st.text(min_size=4), value=st.binary(min_size=8), label=st.text(min_size=6))
     def test_nothing_of_a_record_its_key_or_a_label_is_in_a_line(self, key: str, value: bytes, label: str) -> None:
-        """Nor is a hash of it that anybody could compute who guesses it."""
+        """No unkeyed hash of a name is in a line either: it would confirm a guess of the name."""
         recorder = Recorder()
         trace = Trace(recorder, bytes(32), b"store", 1, lambda: 0)
         operation = OperationTrace(trace, "transaction", 1, 1, 0)

@@ -77,7 +77,7 @@ class TestInterruptions:
 
     # P6.3
     async def test_an_operation_that_failed_on_stale_state_starts_over_too(self, shared: SharedStore) -> None:
-        """It knew of no session, and was suspended; meanwhile there is one. To be told otherwise would undo that."""
+        """The process knew no session and was suspended. Since then there is one, so its error would be wrong."""
         bob, app, extension = Bob(), await shared.start("app"), await shared.start("extension")
         app.send(Encrypt(1, "hello", Point.READ))
         assert await shared.stands(app) == Stands(Point.READ)
@@ -164,16 +164,16 @@ class TestInterruptions:
 
 
 class Conversation:
-    """Turns of one process or the other, in which a seeded random number says who does what, and what goes wrong."""
+    """Turns of the two processes. Seeded random numbers choose the process, its command, and what fails."""
 
     def __init__(self, shared: SharedStore, seed: int) -> None:
         self.happened: Counter[str] = Counter()
         self.sent: dict[int, str] = {}
-        """What Bob read, by number."""
+        """The messages that Bob has read, by number."""
         self.received: dict[int, str] = {}
-        """What Bob wrote, by number."""
+        """The messages that Bob has written, by number."""
         self.unread: dict[int, OlmMessage] = {}
-        """What Bob wrote and nobody read yet."""
+        """Bob's messages that no process has read yet."""
         self._asleep: set[str] = set()
         self._chains: list[bytes] = []
         """Bob's, in order."""
@@ -192,7 +192,7 @@ class Conversation:
             await self._perform(LABELS[0], Decrypt(number, self.unread[number]))
 
     async def check_store(self) -> None:
-        """Have a process that knows nothing yet look at what was kept."""
+        """Let a new process check the stored records."""
         for process in self._shared.processes.values():
             await process.close()
         kept = await self._shared.perform(await self._shared.start("newcomer"), Recall())
@@ -246,7 +246,7 @@ class Conversation:
         self._wake_up()
 
     async def _make_way(self, label: str) -> None:
-        """Somebody waits for the lease: its holder, if it is alive and awake, hands it over. Perhaps it is neither."""
+        """A process waits for the lease. The holder hands it over, unless it is killed or suspended."""
         [other] = (each for each in LABELS if each != label)
         if self._shared.wanted() is not None:
             match self._one_of(
@@ -261,7 +261,7 @@ class Conversation:
         await self._shared.make_way(self._shared.processes[label])
 
     async def _interrupt(self, label: str, operation: Encrypt | Decrypt) -> None:
-        """Something happens to a process in the middle of an operation, or before it can say that it is done."""
+        """A process is interrupted in the middle of an operation, or before it can answer."""
         [other] = (each for each in LABELS if each != label)
         self._wake_up()
         match self._one_of({"suspended in an operation": 9, "killed in an operation": 1}):

@@ -39,7 +39,7 @@ class Release(Enum):
 
 
 async def count_up(transaction: Transaction) -> int:
-    """Give out the next number: whoever gets one that another has got has lost an update."""
+    """Return the next number. If two processes return the same number, an update was lost."""
     count = (await transaction.get(COUNTS, "n") or 0) + 1
     transaction.put(COUNTS, "n", count)
     return count

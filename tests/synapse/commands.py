@@ -28,7 +28,7 @@ class Interruption(msgspec.Struct, frozen=True):
 
 
 class Command(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Something to do."""
+    """A command."""
 
     interruption: Interruption | None = None
 
@@ -94,7 +94,7 @@ AnyCommand = Track | Sync | Send | Say | Read | Verify | AskForKeys | MakeBackup
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What came of a command."""
+    """The result of a command."""
 
     failed: str | None = None
     """The name of an exception from the network: the process goes on."""
@@ -110,7 +110,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """Whose process it is."""
+    """The user of the process."""
 
     address: str
     access_token: str
@@ -120,7 +120,7 @@ class Settings(msgspec.Struct, frozen=True):
     store: str
     sliding: bool
     added_ms: int = 0
-    """How far its clock is ahead."""
+    """How far its clock is ahead, in milliseconds."""
 
 
 STOPPED = b"stopped\n"

@@ -1,4 +1,4 @@
-"""Alice's device in two real processes, and Bob's in one, on a real Synapse behind a proxy that can lose things.
+"""The scene of the tests with Synapse: Alice's device in two real processes, and Bob's in one, behind a proxy.
 
 ``app`` uses simplified sliding sync, ``extension`` classic sync, and so does Bob.
 """
@@ -62,12 +62,12 @@ class Process:
         assert await self.answer() == Answer()
 
     def tell(self, command: Command) -> None:
-        """Begin a command; ``answer`` says what came of it."""
+        """Start a command. ``answer`` returns its result."""
         assert self._process.stdin is not None
         self._process.stdin.write(msgspec.json.encode(command) + b"\n")
 
     async def answer(self) -> Answer | None:
-        """Return what came of a command; ``None`` where the process was killed."""
+        """Return the result of a command, or ``None`` if the process was killed."""
         line = await self._line()
         if not line:
             return None
@@ -77,7 +77,7 @@ class Process:
         return answer
 
     async def stopped(self) -> bool:
-        """Wait until this process has suspended itself; ``False`` where it did what it was told, or was killed."""
+        """Wait until this process has suspended itself. Return ``False`` if it has finished or was killed."""
         line = await self._line()
         if line != STOPPED:
             self._kept.append(line)
@@ -100,12 +100,12 @@ class Process:
         await self._process.wait()
 
     async def restart(self) -> None:
-        """Start it anew after it was killed."""
+        """Restart it after it was killed."""
         await self.kill()
         await self.start()
 
     async def leave(self) -> None:
-        """Have it close its store, and end."""
+        """Close its store, and let it end."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         assert await self._process.wait() == 0
@@ -125,7 +125,7 @@ class Scene:
         self.folder = folder
         self.proxy = through
         self.http = http
-        """Past the proxy, for what the test itself does."""
+        """The client of the test itself, which does not use the proxy."""
         self.processes: dict[str, Process] = {}
         self.said: set[str] = set()
         """Every text that a process was told to send."""
@@ -245,7 +245,7 @@ class Scene:
                 assert not any(answer.failed for answer in answers)
 
     async def reads_all(self, label: str, *, since: int = 0) -> None:
-        """Have a process read every message, and compare it with what was said."""
+        """Let a process read every message, and compare the texts."""
         events = (await self.events())[since:]
         answer = await self[label].do(Read(room=self.room, events=events))
         unread = [text for text in answer.texts if text not in self.said]
@@ -255,7 +255,7 @@ class Scene:
         self.counts[label] = len(events)
 
     def check_what_left(self) -> MessageKeys:
-        """See that no message key and no one-time key was used twice, and that Synapse refused nothing."""
+        """Check that no message key and no one-time key was used twice, and that Synapse refused no request."""
         keys = MessageKeys()
         keys.add_arrivals(self.proxy.arrivals)
         assert not [each for each in self.proxy.arrivals if each.status not in (200, NEVER_ARRIVED)]
@@ -279,7 +279,7 @@ class Scene:
 
 @asynccontextmanager
 async def scene(folder: Path, synapse: str) -> AsyncIterator[Scene]:
-    """Make a scene; whatever of it still runs in the end is killed."""
+    """Open a scene. At the end, all processes that still run are killed."""
     async with ClientSession(synapse) as http, proxy(synapse) as through:
         made = Scene(folder, http, through)
         try:

@@ -110,7 +110,7 @@ async def test_both_processes_read_each_message_whichever_comes_first(on: Scene,
 
 
 class Accidents:
-    """Turns of all processes. A seeded random number says who does what, and what goes wrong."""
+    """Turns of all processes. Seeded random numbers choose the process, its command, and what fails."""
 
     def __init__(self, on: Scene, seed: int) -> None:
         self.happened: Counter[str] = Counter()
@@ -156,7 +156,7 @@ class Accidents:
         await self._on.advance(CLAIM_LOST_MS)
 
     async def end(self) -> None:
-        """Let everything be said that can be."""
+        """Let each process send a message."""
         for number in range(2):
             await self._on.advance(7_200_000)
             await self._on.settle()

@@ -143,7 +143,7 @@ class TestFailuresAreAnswers:
 
 
 class TestDoomed:
-    """An operation that catches its interruption and goes on is told again, at each access and at its end."""
+    """An operation that catches its interruption and continues is interrupted again at each access and at its end."""
 
     # P4.14
     @pytest.mark.parametrize("ending", ["normally", "by an exception of its own"])

@@ -186,7 +186,7 @@ class TestTransactions:
 
     # P5.7
     async def test_what_was_put_was_changed(self, phone: Instance) -> None:
-        """Whoever puts an object back as it was says that it was changed: nothing compares it."""
+        """An object that is put without a change counts as changed: the store does not compare it."""
         await phone.run(count_up)
         async with phone.subscribe(COUNTER) as changes:
             async with phone.transaction() as transaction:

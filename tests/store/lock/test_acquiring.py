@@ -179,7 +179,7 @@ class TestAcquiring:
     async def test_after_a_failed_sync_somebody_else_gets_the_lease(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
-        """The sync fails again and again, and so does whoever runs an operation again and again."""
+        """The sync always fails, and the operation is always retried."""
 
         async def stubborn() -> None:
             while True:
@@ -271,7 +271,7 @@ class TestAcquiring:
     async def test_a_failure_that_nobody_is_told_is_logged_once(
         self, phone: Instance, caplog: pytest.LogCaptureFixture, failure: Exception
     ) -> None:
-        """A traceback is for those who can mend the program."""
+        """The log has a traceback only for a fault of the program."""
         gate = phone.gated.hold_before("changes")
         phone.gated.failures["changes"] = failure
         leaving = asyncio.create_task(phone.run(count_up))

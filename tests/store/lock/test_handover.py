@@ -159,7 +159,7 @@ class TestHandover:
     async def test_an_instance_that_handed_over_stands_back_for_longer_than_a_waiter_pauses(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
-        """Whoever waited does not come."""
+        """The instance that waited does not come."""
         await self._hand_over(phone, extension)
         waiting = asyncio.create_task(held(phone))
         await pauses_end(phone, waiting)

@@ -270,7 +270,7 @@ class TestOverdue:
         running: asyncio.Task[None],
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        """And no more: else whoever waits would wait until the clock is again where it was."""
+        """It gets no more time: else a waiting instance would wait until the clock is back at its old time."""
         bench.clock.time -= 30_000
         phone.lock.stop_renewing_if_overdue()
         del phone.gated.calls[:]
@@ -306,7 +306,7 @@ class TestOverdue:
     async def test_a_guard_whose_time_is_up_dies_also_where_nobody_takes_the_lease(
         self, bench: Workbench, phone: Instance, running: asyncio.Task[None]
     ) -> None:
-        """Whoever waited may be gone, and what waits here must not wait for the operation."""
+        """The instance that waited may be gone, and operations that wait here must not wait for the overdue one."""
         bench.clock.advance(1999)
         await phone.lock.renew_now()
         bench.clock.advance(1999)
@@ -363,7 +363,7 @@ class TestOverdue:
     async def test_the_background_tasks_end_an_overdue_guard(
         self, phone: Instance, running: asyncio.Task[None]
     ) -> None:
-        """Whoever waited is gone."""
+        """The instance that waited is gone."""
         phone.lock.start()
         new = asyncio.create_task(phone.run(count_up))
         await pauses_end(phone, new)

@@ -125,7 +125,7 @@ class TestWatching:
     # P8.10
     @given(st.integers(2, 8), st.randoms(use_true_random=False))
     def test_processes_that_always_want_the_lease_have_it_in_turn(self, processes: int, random: Random) -> None:
-        """Whatever the order in which they look, and whoever had the lease at first."""
+        """In any order of their polls, and with any first holder."""
         watches = {number: RowWatch(InstanceId(number), SeededRandomness(number)) for number in range(1, processes + 1)}
         turns = list(watches)
         random.shuffle(turns)

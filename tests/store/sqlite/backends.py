@@ -156,7 +156,7 @@ class Stopped:
 
 
 class Ticks:
-    """A clock that says what it is told to, call after call, and then stands still."""
+    """A clock that returns the given times, call after call, and then always the last one."""
 
     def __init__(self, *seconds: float) -> None:
         self.seconds = list(seconds)

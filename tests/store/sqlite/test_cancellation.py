@@ -65,7 +65,7 @@ class Hops:
 @pytest.mark.parametrize("cancelled", ["caller", "caller-again-and-again", "everybody"])
 @pytest.mark.parametrize("operation", HOPS.values(), ids=HOPS.keys())
 async def test_cancelled_at_every_hop(tmp_path: Path, operation: Operation, cancelled: str) -> None:
-    """Whoever is cancelled, and wherever: the outcome is settled, all or nothing, and the backend goes on working.
+    """A cancellation of any task at any point leaves all or nothing written, and the backend continues to work.
 
     *Caller* is the task that called the method; *everybody* adds the tasks inside it, as the end of the loop does.
     """
