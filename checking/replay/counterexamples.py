@@ -147,7 +147,7 @@ async def _fair_steps(world: World, result: Result) -> str | None:
         guards = {name: process.store.lock.guard for name, process in world.processes.items()}
         holder = observe(world).lease[1]
         if holder not in failing and (holder not in guards or guards[holder].stage is Stage.NONE):
-            world.clock.time_ms += LeaseTimes().duration_ms  # nobody renews it
+            world.clock.time_ms += LeaseTimes().duration_ms  # no process renews it
         for name, process in world.processes.items():
             if name in failing:
                 await acquire(world, name)

@@ -37,7 +37,7 @@ class Observation:
     """The observed value of each variable of the model, by process or by operation."""
 
     lease: tuple[int, str, bool, bool]
-    """Epoch, holder, whether any time is left, whether somebody waits."""
+    """The epoch, the holder, whether any time is left, and whether a process waits."""
     version: int
     floor: int
     records: Mapping[str, int]

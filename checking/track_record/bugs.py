@@ -129,7 +129,7 @@ class Bug(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     @property
     def is_met(self) -> bool:
-        """Whether somebody has observed it: it was reported or measured."""
+        """Whether it was observed: reported to a project, or measured."""
         return self.is_reported or any(source.at.startswith("measured") for source in self.sources)
 
 

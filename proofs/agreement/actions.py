@@ -319,7 +319,7 @@ def _commit(i: Instance, s: State) -> Iterator[State]:
             if row is None:
                 continue
             released = row.holder is None
-            # What is left of a lease that nobody holds is of no interest: in the specification, nothing.
+            # The remaining time of a lease without a holder has no meaning. In the specification it is 0.
             row = replace(row, expires=NOW) if released else row
             for updated in chain.from_iterable(combinations(op.known, n + 1) for n in range(len(op.known))):
                 base = HashTrieMap((r, op.known[r]) for r in updated)
@@ -404,7 +404,7 @@ def _release(i: Instance, s: State) -> Iterator[State]:
         epoch = s.guard[p].epoch
         row = lease.release(s.lease, epoch)
         if guard.releasable(s.guard[p], len(i.working(s, p, epoch))) and row is not None:
-            # What is left of a lease that nobody holds is of no interest: in the specification, nothing.
+            # The remaining time of a lease without a holder has no meaning. In the specification it is 0.
             yield replace(s, lease=replace(row, expires=NOW), guard=s.guard.insert(p, guard.lost(s.guard[p], epoch)))
 
 

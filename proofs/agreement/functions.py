@@ -85,7 +85,7 @@ def _commit(entry: Entry) -> Lines:
         for duration in DURATIONS:
             expected = _extended(entry, now, duration)
             if expected is not None and expected.holder is None:
-                # What is left of a lease that nobody holds is of no interest. In the code it is as if renewed.
+                # The remaining time of a lease without a holder has no meaning. In the code it is as after a renewal.
                 expected = replace(expected, expires=Milliseconds(now + duration))
             yield (row, _asking(entry).epoch, now, duration, may_release), expected
 
@@ -110,7 +110,7 @@ def _fence(entry: Entry) -> Lines:
 
 def _release(entry: Entry) -> Lines:
     for row, _ in entry.rows():
-        # What is left of a lease that nobody holds is of no interest. In the code, nothing touches it.
+        # The remaining time of a lease without a holder has no meaning. In the code it does not change.
         yield (row, _asking(entry).epoch), None if entry.refused else of.row(entry.output, row.expires)
 
 

@@ -37,12 +37,12 @@ def spelled(function: Conjunct | StepProperty) -> str:
 
 
 def is_version(s: State, v: Term) -> Term:
-    """The store was at it, or is."""
+    """Return whether the store has had this version, or has it now."""
     return between(0, v, s.version)
 
 
 def is_commit(s: State, v: Term) -> Term:
-    """A commit made it."""
+    """Return whether a commit made this version."""
     return between(1, v, s.version)
 
 
@@ -50,7 +50,7 @@ def is_commit(s: State, v: Term) -> Term:
 
 
 def epochs_only_grow(m: Model, s: State) -> Term:
-    """P1.4: an acquisition takes an epoch that nobody has had, so all that were given are at most the row's."""
+    """P1.4: an acquisition takes a new epoch, so no epoch is greater than the row's."""
     u = m.universe
     return every(
         s.epoch >= 0,
@@ -68,7 +68,7 @@ def epochs_only_grow(m: Model, s: State) -> Term:
 def guard_is_honest(m: Model, s: State) -> Term:
     """Only the holder of the lease has a guard of its epoch, since a release ends the guard first.
 
-    Where a commit released it, the guard ends when its answer arrives, and until then nobody holds the lease.
+    If a commit has released it, the guard ends when the answer arrives, and until then no process holds the lease.
     """
     u = m.universe
 
@@ -84,7 +84,7 @@ def guard_is_honest(m: Model, s: State) -> Term:
 
 
 def released_the_lease(m: Model, s: State) -> Term:
-    """Only a commit releases the lease, and its epoch never passes again: whoever takes it next has a new one."""
+    """A commit that releases the lease ends its epoch: the next acquisition has a new one."""
     u = m.universe
     return u.each(
         u.operation,
@@ -93,7 +93,7 @@ def released_the_lease(m: Model, s: State) -> Term:
 
 
 def fenced_operation_has_its_guard(m: Model, s: State) -> Term:
-    """No guard ends under an operation that still passes the fence: only the fence, or a crash, ends it so early."""
+    """No guard ends under an operation that still passes the fence: only the fence or a crash ends it so early."""
     u = m.universe
     return u.each(
         u.operation,
@@ -105,7 +105,7 @@ def fenced_operation_has_its_guard(m: Model, s: State) -> Term:
 
 
 def nobody_works_before_the_sync(m: Model, s: State) -> Term:
-    """P2.1: a guard admits nobody before it has synced, and its epoch is new."""
+    """P2.1: a guard admits no operation before its sync, and its epoch is new."""
     u = m.universe
     return u.each(
         u.operation,
@@ -120,13 +120,13 @@ def nobody_works_before_the_sync(m: Model, s: State) -> Term:
 
 
 def log_is_within_history(m: Model, s: State) -> Term:
-    """Only commits enter the log, and it is cut at a version that is over."""
+    """The log has only commits, and it is truncated at a version that the store has had."""
     u = m.universe
     return every(is_version(s, s.floor), u.each(u.record, lambda r: is_version(s, s.last(r))))
 
 
 def last_is_the_last_write(m: Model, s: State) -> Term:
-    """The added variable `last` is noted by the commit that writes the log."""
+    """The commit that writes the log sets the auxiliary variable `last`."""
     u = m.universe
     return every(
         u.each2(u.record, NUMBER, lambda r, v: implies(every(is_commit(s, v), s.wrote(v, r)), v <= s.last(r))),
@@ -145,7 +145,7 @@ def unwritten_is_unchanged(m: Model, s: State) -> Term:
 
 
 def updates_count_by_one(m: Model, s: State) -> Term:
-    """Values start with zero; a commit adds one to what it read, and leaves the rest."""
+    """Values start with zero. A commit adds one to the values that it read, and does not change others."""
     u = m.universe
 
     def counts(r: Term, v: Term) -> Term:
@@ -182,7 +182,7 @@ def no_lost_update(m: Model, s: State) -> Term:
 
 
 def cache_is_of_its_version(m: Model, s: State) -> Term:
-    """What is cached is what the store had at the cache's version, also where the guard is gone."""
+    """A cached record has the store's value at the cache's version, even without a guard."""
     u = m.universe
     return every(
         u.each(u.process, lambda p: is_version(s, s.cache_version(p))),
@@ -195,7 +195,7 @@ def cache_is_of_its_version(m: Model, s: State) -> Term:
 
 
 def fenced_cache_is_current(m: Model, s: State) -> Term:
-    """Only its own commits move the store: a fenced guard's cache is current, or the last of them is on its way."""
+    """The cache of a guard that passes the fence is current, unless a commit of the guard is not answered yet."""
     u = m.universe
 
     def current(p: Term) -> Term:
@@ -212,7 +212,7 @@ def fenced_cache_is_current(m: Model, s: State) -> Term:
 
 
 def subscribers_have_heard(m: Model, s: State) -> Term:
-    """P9.3: what a cache in use has seen of other processes, its subscribers have heard of."""
+    """P9.3: the subscribers have received all changes of other processes that a cache in use has synced."""
     u = m.universe
 
     def has_heard(p: Term) -> Term:
@@ -242,7 +242,7 @@ def stages_have_modes(m: Model, s: State) -> Term:
 
 
 def one_transaction_at_a_time(m: Model, s: State) -> Term:
-    """Of one guard's operations, at most one is a transaction: Begin waits for its end."""
+    """At most one operation of a guard is a transaction: Begin waits for its end."""
     u = m.universe
 
     def only_one(o: Term, other: Term) -> Term:
@@ -258,7 +258,7 @@ def one_transaction_at_a_time(m: Model, s: State) -> Term:
 
 
 def knowledge_is_of_one_snapshot(m: Model, s: State) -> Term:
-    """What is loaded has not changed since the operation's snapshot, or it begins again."""
+    """A loaded record has not changed since the operation's snapshot; else the operation is retried."""
     u = m.universe
     return every(
         u.each(u.operation, lambda o: is_version(s, s.snapshot(o))),
@@ -271,7 +271,7 @@ def knowledge_is_of_one_snapshot(m: Model, s: State) -> Term:
 
 
 def snapshot_is_where_it_is_said(m: Model, s: State) -> Term:
-    """The added variable `snapshot` is `at`, until a commit sets that to the version it made."""
+    """The auxiliary variable `snapshot` is `at`, until a commit sets `at` to the version that it made."""
     u = m.universe
     return u.each(
         u.operation,
@@ -283,7 +283,7 @@ def snapshot_is_where_it_is_said(m: Model, s: State) -> Term:
 
 
 def commit_answers_what_it_wrote(m: Model, s: State) -> Term:
-    """A commit writes something; while its answer is on its way, that is what the log has of it."""
+    """A commit writes at least one record. While its answer is on its way, the log has what it wrote."""
     u = m.universe
     return every(
         u.each2(
@@ -317,7 +317,7 @@ def load_fits_its_operation(m: Model, s: State) -> Term:
 
 
 def fenced_transaction_is_current(m: Model, s: State) -> Term:
-    """It began on a current cache, and only it has committed under its epoch since: it has not."""
+    """A transaction began on a current cache, and no other operation has committed under its epoch since."""
     u = m.universe
     return u.each(
         u.operation,
@@ -329,7 +329,7 @@ def fenced_transaction_is_current(m: Model, s: State) -> Term:
 
 
 def fenced_view_is_fresh(m: Model, s: State) -> Term:
-    """It began when no commit of its guard was on its way, so on a cache no older than its call."""
+    """A view began when no commit of its guard was on its way, so its cache is not older than its call."""
     u = m.universe
     return u.each(
         u.operation,
@@ -370,7 +370,7 @@ INVARIANT: tuple[Conjunct, ...] = (
 
 
 def cache_is_snapshot(m: Model, s: State) -> Term:
-    """A cache in use is a copy of the store as it is, or was one commit of this guard ago."""
+    """A cache in use is a copy of the current store, or of the store before one commit of this guard."""
     u = m.universe
 
     def in_use(p: Term) -> Term:
@@ -402,7 +402,7 @@ def cache_is_snapshot(m: Model, s: State) -> Term:
 
 
 def no_ratchet_reuse(m: Model, s: State) -> Term:
-    """No two commits are computed from one state of a record, also where one of them was never answered."""
+    """No two commits are computed from the same value of a record, even if one of them was never answered."""
     u = m.universe
 
     def reused(r: Term, v: Term, w: Term) -> Term:
@@ -413,7 +413,7 @@ def no_ratchet_reuse(m: Model, s: State) -> Term:
 
 
 def opaque(m: Model, s: State) -> Term:
-    """Nobody sees two versions mixed: all that an operation knows is of one version, which is `snapshot`'s."""
+    """No operation sees a mixture of two versions: everything that it has read is of the version `snapshot`."""
     u = m.universe
 
     def explained(o: Term, r: Term) -> Term:
@@ -423,7 +423,7 @@ def opaque(m: Model, s: State) -> Term:
 
 
 def one_fenced_holder(m: Model, s: State) -> Term:
-    """Never do two processes pass the fence."""
+    """No two processes pass the fence at the same time."""
     u = m.universe
 
     def fenced(p: Term) -> Term:
@@ -433,7 +433,7 @@ def one_fenced_holder(m: Model, s: State) -> Term:
 
 
 def last_is_what_the_log_says(m: Model, s: State) -> Term:
-    """The added variable `last` answers as a search of the change log does."""
+    """The auxiliary variable `last` gives the same answer as a search of the change log."""
     u = m.universe
 
     def found(r: Term, v: Term) -> Term:
@@ -467,7 +467,7 @@ def epoch_never_reused(m: Model, action: Action) -> Term:
 
 
 def no_spurious_invalidation(m: Model, action: Action) -> Term:
-    """A sync drops no record that still has the store's value, as long as the log reaches back."""
+    """A sync drops no record that still has the store's value, if the log reaches back far enough."""
     u, s, t = m.universe, m.state, action.after
 
     def keeps(p: Term, r: Term) -> Term:
@@ -491,7 +491,7 @@ def _done(s: State, o: Term) -> Term:
 
 
 def _since(s: State, o: Term) -> Term:
-    """A snapshot's place in the history is its version plus one."""
+    """The index of a snapshot in the history is its version plus one."""
     return choose(every(_called(s, o), eq(s.mode(o), VIEW)), s.begun(o) + 1, 0)
 
 
@@ -532,7 +532,7 @@ def _same_history(m: Model, s: State, t: State) -> Term:
 
 
 def _answer_is_part_of(m: Model, s: State, t: State, o: Term, version: Term) -> Term:
-    """The answer is what the snapshot at that version has of the records that were asked for, at least one."""
+    """The answer has the values of at least one record in the snapshot of that version."""
     u = m.universe
     agrees = u.each(u.record, lambda r: implies(t.knows(o, r), eq(t.known(o, r), s.value(r, version))))
     return every(_done(t, o), eq(t.mode(o), s.mode(o)), agrees, u.some(u.record, lambda r: t.knows(o, r)))
@@ -546,7 +546,7 @@ def a_call(m: Model, s: State, t: State) -> Term:
 
 
 def update(m: Model, s: State, t: State) -> Term:
-    """Update(o): it answers with parts of the newest snapshot, and adds one to each."""
+    """Update(o): it answers with values of the newest snapshot, and adds one to each."""
 
     def counted(r: Term) -> Term:
         now = s.value(r, s.version)
@@ -564,7 +564,7 @@ def update(m: Model, s: State, t: State) -> Term:
 
 
 def look(m: Model, s: State, t: State) -> Term:
-    """Look(o): it answers with parts of one snapshot: of a view one since the call, of a transaction the newest."""
+    """Look(o): it answers with values of one snapshot: for a view any since its call, for a transaction the newest."""
     place, now = s.snapshot(m.o) + 1, s.version + 1
     return every(
         _called(s, m.o),
@@ -586,7 +586,7 @@ def abandon(m: Model, s: State, t: State) -> Term:
 
 
 def abandon_all(m: Model, s: State, t: State) -> Term:
-    """Abandon of all of a process's calls; where it has none, that changes nothing."""
+    """Abandon all calls of a process. If it has none, nothing changes."""
 
     def gone(o: Term) -> Term:
         return choose(eq(m.home(o), m.p), eq(t.stage(o), IDLE), _same_call(m, s, t, o))
@@ -595,7 +595,7 @@ def abandon_all(m: Model, s: State, t: State) -> Term:
 
 
 def stutter(m: Model, s: State, t: State) -> Term:
-    """Nothing that a user sees."""
+    """A step that no user sees."""
     return every(_same_calls(m, s, t, None), _same_history(m, s, t))
 
 
@@ -614,7 +614,7 @@ ATOMIC_STEPS: dict[str, Callable[[Model, State, State], Term]] = {
 
 
 def refines_atomic_store(m: Model, action: Action) -> Term:
-    """The step is one of the atomic store's: the one that is named for its action above, or none."""
+    """The step is the step of the atomic store that is named for its action above, or no step."""
     return ATOMIC_STEPS.get(action.name, stutter)(m, m.state, action.after)
 
 

@@ -223,54 +223,54 @@ class Model:
         return every(ne(s.holder, self.universe.nobody), eq(s.epoch, epoch))
 
     def takeable(self, s: State, p: Term) -> Term:
-        """Free, one's own, expired or absurd."""
+        """Return whether the process may take the lease: it is free, the process's own, expired or absurd."""
         absurd = FALSE if self.broken("clock-jump") else s.left > self.lease_time
         return either(eq(s.holder, self.universe.nobody), eq(s.holder, p), eq(s.left, 0), absurd)
 
     def stands(self, s: State, p: Term, epoch: Term) -> Term:
-        """The process's guard is of that epoch and past its sync."""
+        """Return whether the process's guard has that epoch and was synced."""
         return every(eq(s.guard_epoch(p), epoch), among(s.guard_stage(p), HELD, DRAINING))
 
     def waiter_noted(self, s: State, p: Term, saw_waiter: Term) -> Of:
-        """The stages of guards, where one hears whether somebody waits."""
+        """Return the stages of guards after one guard has seen whether a process waits."""
         if self.broken("waiter-ignored"):
             return s.guard_stage
         return put(s.guard_stage, p, choose(every(saw_waiter, eq(s.guard_stage(p), HELD)), DRAINING, s.guard_stage(p)))
 
     def hands_over(self, s: State, may_release: Term) -> Term:
-        """P5.17: a commit releases the lease instead of renewing it."""
+        """Return whether a commit releases the lease instead of renewing it (P5.17)."""
         return FALSE if self.broken("waiter-ignored") else every(s.wanted, may_release)
 
     # Operations.
 
     def working_under(self, s: State, p: Term, epoch: Term, o: Term) -> Term:
-        """The operation is one of the process's, under way, and of that epoch."""
+        """Return whether the operation is running in the process under that epoch."""
         return every(eq(self.home(o), p), ne(s.stage(o), IDLE), eq(s.under(o), epoch))
 
     def may_release(self, s: State, o: Term) -> Term:
-        """No other operation works under its guard: its commit may release the lease."""
+        """Return whether no other operation runs under its guard, so that its commit may release the lease."""
         return self.universe.each(
             self.universe.operation,
             lambda other: implies(self.working_under(s, self.home(o), s.under(o), other), eq(other, o)),
         )
 
     def uses_cache(self, s: State, o: Term) -> Term:
-        """The cache its process has now is still the one that it began with."""
+        """Return whether its process still has the cache that the operation began with."""
         p = self.home(o)
         if self.broken("dirty-hidden-from-reentrant") or self.broken("reload-race"):
             return eq(s.guard_epoch(p), s.under(o))
         return self.stands(s, p, s.under(o))
 
     def may_access(self, s: State, o: Term) -> Term:
-        """P4.2 at the database."""
+        """Return whether the operation passes the fence (P4.2)."""
         return self.fence_passes(s, s.under(o))
 
     def unguarded(self, s: State, o: Term) -> Term:
-        """The fault: it writes without the lock."""
+        """Return whether the operation writes without the lock, which only a fault allows."""
         return eq(s.under(o), 0) if self.broken("save-without-lock") else FALSE
 
     def changed_after(self, s: State, r: Term, version: Term) -> Term:
-        """What the change log says of a record after a version: its lines up to the floor are gone."""
+        """Return whether the change log names a record after a version. Its lines up to the floor are deleted."""
         return every(s.last(r) > version, s.last(r) > s.floor)
 
     def _idle(self, s: State, o: Term) -> State:
@@ -314,12 +314,12 @@ class Model:
         return Action("Acquire", (p,), every(eq(s.guard_stage(p), NONE), self.takeable(s, p)), after)
 
     def want(self, s: State, p: Term) -> Action:
-        """P1.3. A refused acquisition notes that somebody waits."""
+        """P1.3. A refused acquisition notes that a process waits."""
         enabled = every(eq(s.guard_stage(p), NONE), no(self.takeable(s, p)), no(s.wanted))
         return Action("Want", (p,), enabled, replace(s, wanted=TRUE))
 
     def sync(self, s: State, p: Term) -> Action:
-        """P2.4, P2.5: drop what changed since, then, and not before, the guard exists."""
+        """P2.4, P2.5. Drop the records that have changed. Only after that the guard can be used."""
         old = s.cache_version(p)
 
         def kept(r: Term) -> Term:
@@ -353,7 +353,7 @@ class Model:
         return Action("Sync", (p,), enabled, after)
 
     def sync_fails(self, s: State, p: Term, releases: Term) -> Action:
-        """P2.10, P2.11. No guard, and the cache stays what and where it was. The lease is released, or expires."""
+        """P2.10, P2.11. There is no guard, and the cache does not change. The lease is released, or expires later."""
         after = self._without_guard(s, p)
         if self.broken("reload-failure-swallowed"):
             after = replace(after, cache_version=put(s.cache_version, p, s.version))
@@ -364,7 +364,7 @@ class Model:
         return Action("SyncFails", (p, releases), eq(s.guard_stage(p), SYNCING), after)
 
     def begin(self, s: State, o: Term, mode: Term) -> Action:
-        """P2.1, P5.1, P5.15. An operation begins under a guard, with the cache as it is."""
+        """P2.1, P5.1, P5.15. An operation begins under a guard, with the current cache."""
         p = self.home(o)
         admits = eq(s.guard_stage(p), HELD)
         if self.broken("dirty-hidden-from-reentrant"):
@@ -394,7 +394,7 @@ class Model:
         return Action("Begin", (o, mode), enabled, after)
 
     def load(self, s: State, o: Term, r: Term) -> Action:
-        """P4.5, P4.6. A record that was not cached is loaded, if it is still what it was in the snapshot."""
+        """P4.5, P4.6. A record that is not cached is loaded, if it has not changed since the snapshot."""
         enabled = every(eq(s.stage(o), RUNNING), no(s.knows(o, r)))
         if not self.broken("unfenced-load"):
             reaches = TRUE if self.broken("floor-ignored-at-load") else s.floor <= s.at(o)
@@ -410,7 +410,7 @@ class Model:
         return Action("Load", (o, r), enabled, after)
 
     def fill(self, s: State, o: Term) -> Action:
-        """P4.8. The answer arrives: for the operation, and for the cache if that has not moved on."""
+        """P4.8. The loaded record arrives: in the operation, and in the cache if that has the same version."""
         p, r, value = self.home(o), s.load_record(o), s.load_value(o)
         fills = every(self.uses_cache(s, o), eq(s.cache_version(p), s.load_version(o)), no(s.cached(p, r)))
         if self.broken("partial-list"):
@@ -426,7 +426,7 @@ class Model:
         return Action("Fill", (o,), eq(s.stage(o), LOADING), after)
 
     def commit(self, s: State, o: Term, updated: Of, releases: Term) -> Action:
-        """P5.16 to P5.18: the records, the version, the log and the lease, behind the fence, in one step.
+        """P5.16 to P5.18. One fenced step writes the records, the version, the change log and the lease.
 
         Whether it releases a lease that it may release is its own choice: others may come next.
         """
@@ -467,7 +467,7 @@ class Model:
         return Action("Commit", (o, releases), enabled, after)
 
     def validate(self, s: State, o: Term) -> Action:
-        """P6.1: a view asks whether its epoch still stands."""
+        """P6.1. A view checks that its epoch still passes the fence."""
         enabled = every(
             eq(s.stage(o), RUNNING),
             eq(s.mode(o), VIEW),
@@ -478,7 +478,7 @@ class Model:
         return Action("Validate", (o,), enabled, self._validated(s, o))
 
     def fail(self, s: State, o: Term) -> Action:
-        """P6.2: what it fails of is what it has read, and its caller hears of that behind the fence."""
+        """P6.2. The code inside an operation fails, and the caller gets the error after the fence was passed."""
         enabled = every(eq(s.stage(o), RUNNING), self.universe.some(self.universe.record, lambda r: s.knows(o, r)))
         if not self.broken("stale-failure-believed"):
             enabled = every(enabled, self.may_access(s, o))
@@ -494,9 +494,9 @@ class Model:
         )
 
     def finish(self, s: State, o: Term, heeds: Term) -> Action:
-        """P5.20. The cache takes the new values, subscribers are told, the caller is answered. It may end the guard.
+        """P5.20. The cache gets the new values, the changes are published, the caller is answered. The guard may end.
 
-        Whether it heeds now or later that somebody waits is the process's choice.
+        The process may react now or later to a waiting process.
         """
         p, version = self.home(o), s.at(o)
         committed = eq(s.stage(o), COMMITTED)
@@ -533,7 +533,7 @@ class Model:
         return Action("Finish", (o, heeds), among(s.stage(o), COMMITTED, VALIDATED), after)
 
     def lose(self, s: State, o: Term) -> Action:
-        """P4.3, P4.11. An access that the fence stops: the guard dies, the operation begins again."""
+        """P4.3, P4.11. The fence stops an access. The guard ends, and the operation is retried."""
         p = self.home(o)
         lost = eq(s.guard_epoch(p), s.under(o))
         idle = self._idle(s, o)
@@ -547,7 +547,7 @@ class Model:
         return Action("Lose", (o,), enabled, after)
 
     def outdated(self, s: State, o: Term, r: Term) -> Action:
-        """P4.7. It needs a record that changed since it began, or may have: it begins again."""
+        """P4.7. An operation needs a record that has changed since it began, or may have. It is retried."""
         enabled = every(
             eq(s.stage(o), RUNNING),
             no(s.knows(o, r)),
@@ -557,7 +557,7 @@ class Model:
         return Action("Outdated", (o, r), enabled, self._idle(s, o))
 
     def abort(self, s: State, o: Term) -> Action:
-        """Nothing was written; what the operation held is dropped."""
+        """The operation ends without an effect, and its data is dropped."""
         after = self._idle(s, o)
         if self.broken("cache-before-commit"):
             p = self.home(o)
@@ -575,17 +575,17 @@ class Model:
         return Action("Abort", (o,), among(s.stage(o), RUNNING, LOADING), after)
 
     def forget_commit(self, s: State, o: Term) -> Action:
-        """The fault "cancelled-commit": the commit came through, and counts as failed."""
+        """The fault "cancelled-commit": the commit took effect, but counts as failed."""
         return Action("ForgetCommit", (o,), eq(s.stage(o), COMMITTED), self._idle(s, o))
 
     def renew(self, s: State, p: Term, heeds: Term) -> Action:
-        """P1.7. A renewal that comes through, and says whether somebody waits, which is heeded now or later."""
+        """P1.7. A renewal succeeds. The process learns whether another one waits, and may react now or later."""
         enabled = every(ne(s.guard_stage(p), NONE), self.fence_passes(s, s.guard_epoch(p)))
         after = replace(s, left=self.lease_time, guard_stage=self.waiter_noted(s, p, every(heeds, s.wanted)))
         return Action("Renew", (p, heeds), enabled, after)
 
     def lose_guard(self, s: State, p: Term) -> Action:
-        """A renewal, or a sync, that the fence stops: the guard dies (P1.8)."""
+        """P1.8. The fence stops a renewal or a sync. The guard ends."""
         enabled = every(ne(s.guard_stage(p), NONE), no(self.fence_passes(s, s.guard_epoch(p))))
         if self.broken("renew-ignores-loss"):  # it finds the row free, takes it again, and says nothing
             epoch = s.epoch + 1
@@ -601,7 +601,7 @@ class Model:
         return Action("LoseGuard", (p,), enabled, self._without_guard(s, p))
 
     def release(self, s: State, p: Term) -> Action:
-        """P8.18. The guard is dead before the row is free."""
+        """P8.18. The guard ends before the row is free."""
         enabled = every(
             among(s.guard_stage(p), HELD, DRAINING),
             self.universe.each(self.universe.operation, lambda o: no(self.working_under(s, p, s.guard_epoch(p), o))),
@@ -611,16 +611,16 @@ class Model:
         return Action("Release", (p,), enabled, replace(after, holder=self.universe.nobody, left=ZERO))
 
     def expire(self, s: State) -> Action:
-        """A lease expires, at any moment."""
+        """A lease may expire at any moment."""
         enabled = every(s.left > 0, ne(s.holder, self.universe.nobody))
         return Action("Expire", (), enabled, replace(s, left=ZERO))
 
     def clock_jump(self, s: State, left: Term) -> Action:
-        """Of LeaseLock.tla, and more than its: what is left of a lease becomes anything, at any moment (P7.1)."""
+        """P7.1. The remaining time of a lease may become any value at any moment: more than in LeaseLock.tla."""
         return Action("ClockJump", (left,), TRUE, replace(s, left=left))
 
     def crash(self, s: State, p: Term) -> Action:
-        """Killed, and started again under the same label: a new instance."""
+        """A process is killed and started again under the same label: a new instance."""
 
         def dies(o: Term) -> Term:
             return eq(self.home(o), p)
@@ -653,16 +653,16 @@ class Model:
         return Action("Crash", (p,), enabled, after)
 
     def forget(self, s: State, p: Term, r: Term) -> Action:
-        """P2.16. Any record may be dropped from a cache at any time: it can be loaded again."""
+        """P2.16. Any record may be dropped from a cache at any time. It can be loaded again."""
         after = replace(s, cached=put_row(s.cached, p, lambda x: every(s.cached(p, x), ne(x, r))))
         return Action("Forget", (p, r), s.cached(p, r), after)
 
     def truncate(self, s: State) -> Action:
-        """P4.16. The change log is cut."""
+        """P4.16. The change log is truncated."""
         return Action("Truncate", (), s.floor < s.version, replace(s, floor=s.version))
 
     def listen(self, s: State, p: Term) -> Action:
-        """A process that has subscribers and no guard looks at the change log (P9.4)."""
+        """P9.4. A process with subscribers and without a guard reads the change log."""
         enabled = every(
             eq(s.guard_stage(p), NONE),
             self.subscribes(p),
@@ -675,17 +675,17 @@ class Model:
         return Action("Listen", (p,), enabled, replace(s, heard=put(s.heard, p, heard)))
 
     def sees_nothing(self, s: State, p: Term) -> Term:
-        """The log has no line that its subscriber has not heard."""
+        """Return whether a subscriber has received every line of the log."""
         return either(s.heard(p) >= s.version, s.floor >= s.version)
 
     def actions_of_processes(self) -> list[Callable[[State, Term], Action]]:
-        """The actions that a process takes, whoever it is."""
+        """Return the actions of a process."""
         return [
             self.acquire, self.want, self.sync, self.lose_guard, self.release, self.crash, self.listen,
         ]  # fmt: skip
 
     def actions_of_operations(self) -> list[Callable[[State, Term], Action]]:
-        """The actions that an operation takes, if there is nothing else to choose."""
+        """Return the actions of an operation without further parameters."""
         actions: list[Callable[[State, Term], Action]] = [
             self.fill, self.validate, self.fail, self.lose, self.abort,
         ]  # fmt: skip
@@ -694,7 +694,7 @@ class Model:
         return actions
 
     def actions(self) -> list[Action]:
-        """Every action, from any state, with any parameters."""
+        """Return every action, from any state, with any parameters."""
         s, p, o, r = self.state, self.p, self.o, self.r
         return [
             *(action(s, p) for action in self.actions_of_processes()),
