@@ -201,7 +201,7 @@ BREAKS = {
         slug: Break(INBOX.faults[slug](), told)
         for slug, told in {
             "stale-sync-response": r"the machine takes it",
-            "two-commits-per-sync": r"a response comes again, and the machine takes it",
+            "two-commits-per-sync": r"a response comes again, but the machine takes it",
             "device-flag-lost": r"store\.outdated",
             "failed-decrypt-mutates": r"sent|store\.session",
             "acknowledged-before-processed": r"store\.backlog: the model has .*, the machine <<>>",

@@ -204,7 +204,7 @@ def test_with_parameters_they_count() -> None:
     ],
 )
 def test_parameters_that_the_states_contradict_are_an_error(label: Label, states: tuple[State, State]) -> None:
-    with pytest.raises(CheckError, match=r"TLC calls a step .*, and by its states it is \w+\(.*\)"):
+    with pytest.raises(CheckError, match=r"TLC labels a step .*, but by its states it is \w+\(.*\)"):
         step_between(label, *states)
 
 
@@ -219,5 +219,5 @@ def test_the_lock_alone_is_read_the_same_way() -> None:
     begins = Step("Begin", process="p1", operation="o1", mode="transaction")
     assert lock_step_between(Label("Begin"), before, after) == begins
     assert lock_step_between(Label("Begin", (P1,)), before, after) == begins
-    with pytest.raises(CheckError, match=r"calls a step Begin\(p2\), and by its states it is Begin\(p1\)"):
+    with pytest.raises(CheckError, match=r"labels a step Begin\(p2\), but by its states it is Begin\(p1\)"):
         lock_step_between(Label("Begin", (P2,)), before, after)

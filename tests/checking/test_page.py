@@ -150,5 +150,5 @@ def test_a_page_that_can_not_be_written_is_told_without_a_traceback(tmp_path: Pa
 
 
 def test_a_message_has_no_page_of_states(tmp_path: Path) -> None:
-    with pytest.raises(CheckError, match="leave one of them out"):
+    with pytest.raises(CheckError, match="leave out one of the options"):
         command.explain(tmp_path, message=("0" * 16 + ":0",), html=tmp_path / "page.html")
