@@ -1,37 +1,38 @@
 -------------------------------- MODULE Trace --------------------------------
-(* Whether what processes say they did is a behaviour of CryptoStoreCache.    *)
-(* Log is what their traces say (spec/trace.md), put in order by epoch and    *)
-(* version. Each of its elements is one action, with what the trace says      *)
-(* of it; Next takes them one by one, and gets no further where one of them   *)
-(* can't happen. So the trace is accepted if and only if the end is reached.  *)
+(* Whether the traces of a store's processes are a behaviour of               *)
+(* CryptoStoreCache. Log has the steps of the traces (spec/trace.md), ordered *)
+(* by epoch and version. Each element of Log is one action, with the facts    *)
+(* that the trace has of it. TraceNext takes one element after the other. It  *)
+(* stops at an element that is impossible. So the trace is accepted if and    *)
+(* only if the end is reached.                                                *)
 (*                                                                            *)
-(* A trace does not tell everything, and what it leaves out may have happened *)
-(* in any way: a lease that somebody else takes has expired (Expire), a       *)
-(* record that is loaded again had been dropped (Forget), an operation of     *)
-(* which nothing came has ended (Abort), and a record that a commit writes    *)
-(* without having looked at it counts as loaded just before (Load, Fill).     *)
-(* What is read from a cache is read when the operation begins, as in the     *)
+(* A trace does not have every step. The missing steps may have happened in   *)
+(* any way that fits: if another process takes the lease, it has expired      *)
+(* (Expire); if a record is loaded again, it had been dropped (Forget); an    *)
+(* operation without further steps has ended (Abort); and a record that a     *)
+(* commit writes without having read it counts as loaded just before (Load,   *)
+(* Fill). A cached record counts as read when the operation begins, as in the *)
 (* specification.                                                             *)
 EXTENDS CryptoStoreCache, TLC
 
 CONSTANTS
     Log,
     Start,  \* the state before the first element: that of a new store, or the end of an earlier part
-    Last    \* of a log that is not accepted: the element that can't happen. Else 0
+    Last    \* of a log that is not accepted: the impossible element. Else 0
 
 VARIABLES
     at,     \* which element of Log is next
-    told    \* by process: the version up to which its subscribers were told, or Unheard
+    told    \* by process: the last version that its subscribers received, or Unheard
 
-\* The same as Log. TLC evaluates a definition once. What a configuration substitutes for a
-\* constant, it evaluates each time that the constant is used.
+\* The same as Log. TLC evaluates a definition once, but a value that a configuration
+\* substitutes for a constant each time that the constant is used.
 TheSteps == Log
 
-\* In the place of the number of the value that an update was computed from:
-Untold == 1000001   \* the trace does not say
-Unread == 1000002   \* it was computed from none
+\* Instead of the value that an update was computed from:
+Untold == 1000001   \* the trace does not say it
+Unread == 1000002   \* the update was computed from no value
 
-\* In the place of a version: nobody subscribes.
+\* Instead of a version: there is no subscriber.
 Unheard == 1000003
 
 -------------------------------------------------------------------------------
