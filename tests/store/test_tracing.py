@@ -164,28 +164,29 @@ class TestSteps:
     ) -> None:
         extension = await bench.instance("extension")
 
-        async def told() -> Field | None:
+        async def told() -> Field:
             traced.lock.stop_renewing_if_overdue()
             await traced.lock.renew_now()
-            return recorder.last("renew").get("draining_ms")
+            return recorder.last("renew").get("draining_ms", "nothing")
 
         await take_over(traced)
-        assert await told() is None
+        assert await told() == "nothing"
         async with traced.view():
             bench.clock.advance(700)
             assert not await extension.lock.acquire_now()
-            assert await told() is None, "it learns only now that somebody waits"
+            assert await told() == "nothing", "it learns only now that somebody waits"
             bench.clock.advance(300)
             assert await told() == 300
+            assert recorder.last("renew")["held_ms"] == 1000
         await traced.lock.release_now()
         await take_over(traced)
         gate = traced.gated.hold_before("commit")
         committing = asyncio.create_task(traced.run(count_up))
         await gate.reached.wait()
         assert not await extension.lock.acquire_now()
-        assert await told() is None
+        assert await told() == "nothing"
         bench.clock.advance(300)
-        assert await told() is None, "a commit is given any time"
+        assert await told() == "nothing", "a commit is given any time"
         gate.opened.set()
         await committing
         decoded(recorder.lines)
@@ -332,7 +333,7 @@ class TestSteps:
         with pytest.raises(StorageFailed):
             await traced.lock.release_now()
         assert recorder.steps[-1] == "lose_guard"
-        assert recorder.last("lose_guard")["why"] == "release_failed"
+        assert (recorder.last("lose_guard")["epoch"], recorder.last("lose_guard")["why"]) == (1, "release_failed")
 
     async def test_an_answer_and_a_failure_are_validated(self, traced: Instance, recorder: Recorder) -> None:
         await take_over(traced)

@@ -98,6 +98,6 @@ def run_to_completion(work: Coroutine[asyncio.Future[object] | None, None, Resul
 
 def _end_of(awaited: asyncio.Future[object]) -> Generator[object, None, None]:
     """Wait until ``awaited`` is done, with a result or an exception."""
-    ended: Uncancellable[None] = Uncancellable(loop=awaited.get_loop())
+    ended: Uncancellable[None] = Uncancellable()
     awaited.add_done_callback(lambda _: ended.set_result(None))
     yield from ended.__await__()
