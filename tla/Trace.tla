@@ -119,8 +119,8 @@ Completed(e) ==
     [op EXCEPT ![e.o].known = [r \in Records |->
         IF @[r] = Missing /\ r \in e.unloaded THEN Value(r, Version) ELSE @[r]]]
 
-\* Whether it may is asked by the commit, which comes next.
-LookAtRest(e) == op' = Completed(e) /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
+\* The commit comes next, and asks the same. But that it may not is said first.
+LookAtRest(e) == MayAccess(e.o) /\ op' = Completed(e) /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
 
 CommitRecords(e) ==
     /\ op[e.o].under = e.epoch /\ op[e.o].at = e.snapshot
@@ -292,6 +292,7 @@ Wrong(e) ==
             \cup Unless(Working(e) => MayAccess(e.o), "load_unfenced")
             \cup Unless(~ChangedAfter(e.record, op[e.o].at), "load_changed")
             \cup Unless(floor <= op[e.o].at, "load_after_floor")
+      [] e.step = "look" -> Unless(MayAccess(e.o), "commit_unfenced")
       [] e.step = "commit" ->
             Unless(Working(e), "operation_over")
             \cup Unless(Working(e) => op[e.o].under = e.epoch /\ op[e.o].at = e.snapshot, "operation_changed")
