@@ -66,10 +66,11 @@ Snapshot(v) == history[v + 1]
 
 Value(r, v) == history[v + 1][r]
 
-\* Whether the change log names a record after version v. Its lines up to the floor are
-\* deleted, so it does not show whether they named the record.
+\* The higher of two versions.
 Later(v, w) == IF v > w THEN v ELSE w
 
+\* Whether the change log names a record after version v. Its lines up to the floor are
+\* deleted, so it does not show whether they named the record.
 ChangedAfter(r, v) == \E i \in (Later(v, floor) + 1)..Version : r \in DOMAIN commits[i]
 
 Nothing == [r \in Records |-> Missing]

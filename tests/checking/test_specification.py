@@ -24,7 +24,7 @@ from checking.tlc.run import read_configuration
 from checking.track_record import files as track_record
 from checking.track_record.bugs import FOLDER, Area, Bug, read_bugs
 from checking.track_record.pages import PHRASES
-from unwedged.store import errors, schema, statements
+from unwedged.store import LeaseTimes, errors, schema, statements
 from unwedged.store import sealer as module
 from unwedged.store.sealer import COST, Passphrase, RandomKey, Sealer, Secret
 
@@ -489,6 +489,11 @@ def test_the_sql_that_is_printed_is_the_sql_that_is_run() -> None:
 def test_times_and_sizes_are_the_stated_ones(row: dict[str, str]) -> None:
     [name] = spans(row["Code"])
     assert resolve(name) == float(row["Default"])
+
+
+def test_each_time_of_a_lease_is_stated() -> None:
+    stated = {row["Code"] for row in table("protocol", "What", "Default", "Code").rows}
+    assert {f"`unwedged.store.lock.LeaseTimes.{field.name}`" for field in dataclasses.fields(LeaseTimes)} <= stated
 
 
 # P22.10

@@ -5,7 +5,7 @@
             taken            synced       waiter_noted(wanted)    overdue
     NONE  ---------> SYNCING ------> HELD --------> DRAINING ---------> EXPIRING
       ^                 |              |                |                  |
-      '-----------------'--------------'----------------'-- lost, dropped -'
+      '-----------------'--------------'----------------'------ lost ------'
 
 A guard is bound to one epoch. An answer about another epoch (of a renewal that was under way while the lease changed
 hands) never changes it. The same operators in ``tla/Lease.tla``: ``Taken``, ``Synced``, ``WaiterNoted``, ``Overdue``,

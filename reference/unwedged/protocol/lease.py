@@ -7,7 +7,7 @@ Processes share only this row about the right to use the store. Each function ta
 function   allowed when                      effect on the row
 ========== ================================= ===========================================
 acquire    the row is ``takeable``           next epoch, this instance, full time, nobody waits
-want       the row is not ``takeable``       somebody waits
+want       always                            somebody waits
 renew      the fence passes                  full time
 release    the fence passes                  nobody holds it; the epoch stays
 commit     the fence passes                  full time, or nobody holds it
