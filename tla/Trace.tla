@@ -18,48 +18,54 @@ EXTENDS CryptoStoreCache, TLC
 CONSTANTS
     Log,
     Start,  \* the state before the first element: that of a new store, or the end of an earlier part
-    Last    \* of a log that is not accepted: the impossible element. Else 0
+    Last    \* the position of the impossible element if Log is not accepted, else 0
 
 VARIABLES
     at,     \* which element of Log is next
     told    \* by process: the last version that its subscribers received, or Unheard
 
-\* The same as Log. TLC evaluates a definition once, but a value that a configuration
-\* substitutes for a constant each time that the constant is used.
+\* The same as Log, for speed: TLC evaluates this definition once. It would evaluate what the
+\* configuration substitutes for Log at each use of Log.
 TheSteps == Log
 
 \* Instead of the value that an update was computed from:
-Untold == 1000001   \* the trace does not say it
-Unread == 1000002   \* the update was computed from no value
+Untold == 1000001   \* the trace does not have it
+Unread == 1000002   \* the operation did not read the record
 
 \* Instead of a version: there is no subscriber.
 Unheard == 1000003
 
 -------------------------------------------------------------------------------
-(* Each element has the name of a step, the process p, and what else is known. *)
+(* Each element has the name of its step, its process p, and the facts that   *)
+(* the trace has of it. A definition below takes one element. It names the    *)
+(* action of CryptoStoreCache that the element is. That action cites the      *)
+(* clauses.                                                                   *)
 
-\* No action of the specification, where a new cache is of version 0: a cache that knows
-\* nothing is a copy of any version.
+\* A process opens the store. CryptoStoreCache has no such action: a new cache has version 0
+\* there. A cache without records is a copy of any version.
 OpenStore(e) ==
     /\ guard[e.p].stage = "none" /\ cache[e.p] = NewCache
     /\ e.version <= Version
     /\ cache' = [cache EXCEPT ![e.p].version = e.version]
     /\ UNCHANGED <<lease, history, commits, floor, guard, heard, op>>
 
+\* Acquire, with the epoch of the line.
 TakeLease(e) ==
     /\ Acquire(e.p)
     /\ lease'.epoch = e.epoch
 
+\* Sync, with the epoch and the versions of the line.
 ComeUpToDate(e) ==
     /\ Sync(e.p)
     /\ guard[e.p].epoch = e.epoch
     /\ cache[e.p].version = e.since
     /\ Version = e.version
-    \* What was dropped was cached, had changed, and is gone.
+    \* The sync drops these records: they were cached before it, and are not cached after it.
     /\ \A r \in e.dropped : cache[e.p].records[r] # Missing /\ cache'[e.p].records[r] = Missing
 
-\* A process that is refused says that it waits. Others may have said so before. What is left
-\* of the lease is what it has read of that.
+\* Want. A process that was refused the lease notes in the lease row that it waits, unless
+\* another process has noted that before. e.left is what the process has read there of the time
+\* that is left.
 AskInVain(e) ==
     /\ lease.epoch = e.epoch
     /\ ~Takeable([lease EXCEPT !.left = e.left], e.p)
@@ -67,26 +73,29 @@ AskInVain(e) ==
        THEN guard[e.p].stage = "none" /\ UNCHANGED vars
        ELSE Want(e.p)
 
-\* SyncFails, in two steps: after this one the lease is released, or that is tried in vain.
+\* The first part of SyncFails. The second part is the release (GiveBack), or a release that
+\* fails (GiveBackInVain).
 MeetFailure(e) == guard[e.p] = Taken(e.epoch) /\ UNCHANGED vars
 
-\* P8.7. No action of the specification: its turn is over, and it knows that somebody waits.
+\* P8.7. The turn of a process is over, and it knows that another process waits. So its guard
+\* must be draining. CryptoStoreCache has no such action.
 HeedWaiter(e) ==
     /\ lease.wanted /\ guard[e.p].epoch = e.epoch => guard[e.p].stage # "held"
     /\ UNCHANGED vars
 
-\* No action of the specification: a process may end its guard whenever it likes, which
-\* takes away nothing but its own right to begin anything (spec/trace.md, lose_guard).
+\* A process ends its guard itself (spec/trace.md, lose_guard). CryptoStoreCache has no such
+\* action. A process may do this at any time: it loses only its own right to begin operations.
 EndGuard(e) ==
     /\ guard[e.p].stage = "none" \/ guard[e.p].epoch = e.epoch
     /\ guard' = [guard EXCEPT ![e.p] = NoGuard]
     /\ UNCHANGED <<lease, history, commits, floor, cache, heard, op>>
 
-\* An operation that the fence has stopped may have noticed before.
+\* LoseGuard. If the fence has stopped an operation before, the guard is already dead.
 NoticeLoss(e) ==
     IF guard[e.p].stage = "none" THEN UNCHANGED vars ELSE LoseGuard(e.p) /\ guard[e.p].epoch = e.epoch
 
-\* Where operations were abandoned, the guard is at its end before.
+\* The second part of SyncFails, or Release. If operations were abandoned, the guard has ended
+\* before the release.
 GiveBack(e) ==
     IF guard[e.p] = Taken(e.epoch) THEN SyncFails(e.p) /\ lease' = Released(lease)
     ELSE IF guard[e.p].epoch = e.epoch THEN Release(e.p)
@@ -94,14 +103,17 @@ GiveBack(e) ==
          /\ lease' = Released(lease)
          /\ UNCHANGED <<history, commits, floor, guard, cache, heard, op>>
 
+\* A release was not written, or its outcome is unknown. The guard ends, and the lease will
+\* expire.
 GiveBackInVain(e) == IF guard[e.p].stage = "none" THEN UNCHANGED vars ELSE EndGuard(e)
 
+\* Begin, under the epoch and from the version of the line.
 BeginOperation(e) ==
     /\ guard[e.p].epoch = e.epoch
     /\ cache[e.p].version = e.snapshot
     /\ Begin(e.o, e.mode)
 
-\* Load and Fill, of one record. Two tasks of an operation may both load it.
+\* Load and Fill, of one record. Two tasks of an operation may both load the same record.
 ReadRecord(e) ==
     /\ op[e.o].stage = "running" /\ MayAccess(e.o)
     /\ ~ChangedAfter(e.record, op[e.o].at) /\ floor <= op[e.o].at
@@ -111,26 +123,32 @@ ReadRecord(e) ==
                     THEN [cache EXCEPT ![e.p] = FilledCache(@, e.record, value, Version)] ELSE cache
     /\ UNCHANGED <<lease, history, commits, floor, guard, heard>>
 
+\* Forget. No line reports it: the record is loaded again later.
 DropRecord(e) ==
     IF cache[e.p].records[e.record] = Missing THEN UNCHANGED vars ELSE Forget(e.p, e.record)
 
-\* The operation, with the records that it writes without having loaded them loaded now.
+\* The operations, after e.o has loaded the records that it writes and that no line reports as
+\* loaded.
 Completed(e) ==
     [op EXCEPT ![e.o].known = [r \in Records |->
         IF @[r] = Missing /\ r \in e.unloaded THEN Value(r, Version) ELSE @[r]]]
 
-\* The commit comes next, and asks the same. But that it may not is said first.
+\* Load and Fill, of those records. The commit comes next, and needs the same fence. If the fence
+\* stops it, the explanation names this before what else is wrong with the commit.
 LookAtRest(e) == MayAccess(e.o) /\ op' = Completed(e) /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
 
+\* Commit, with the epoch, the versions and the records of the line. Each update was computed from
+\* the value that the operation had read.
 CommitRecords(e) ==
     /\ op[e.o].under = e.epoch /\ op[e.o].at = e.snapshot
     /\ \A r \in e.records : e.basis[r] \in {Untold, Unread, op[e.o].known[r]}
     /\ Commit(e.o, e.records)
     /\ Len(commits') = e.version
     /\ op'[e.o].released = e.released
-    /\ ~e.short  \* it has renewed the lease as of when it was done
+    /\ ~e.short  \* the renewal that it includes counts from its end
 
-\* An answer whose operation has read nothing that the trace tells of.
+\* Validate, or Fail: an operation that wrote nothing ends. If the trace reports no read of the
+\* operation, only the fence is checked.
 Answer(e) ==
     IF AnyRecord(op[e.o].known) = {}
     THEN /\ MayAccess(e.o)
@@ -138,21 +156,23 @@ Answer(e) ==
          /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
     ELSE IF op[e.o].mode = "view" /\ ~e.failed THEN Validate(e.o) ELSE Fail(e.o)
 
-\* What an operation needs has changed; or there is too little left of the log to know.
+\* Outdated. A record that the operation needs has changed, or the change log was truncated so far
+\* that this is not known.
 MeetChange(e) ==
     /\ MayAccess(e.o)
     /\ Version > op[e.o].at \/ floor > op[e.o].at
     /\ op' = [op EXCEPT ![e.o] = Idle]
     /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
 
-\* The commit of the newest version may have no line yet.
+\* Truncate. The new floor has no upper bound here: the line of the newest commit may come later.
 CutLog(e) ==
     /\ floor' = Later(floor, e.floor)
     /\ UNCHANGED <<lease, history, commits, guard, cache, heard, op>>
 
-\* What its subscribers are told is what the specification has them hear (P9.2, P9.5, P9.6).
-\* Listening (Listen) happens at any time, so that the floor of then is known only to the
-\* process that has synced. (What was published of versions before a part is not judged.)
+\* Whether the subscribers of a process receive what they receive in CryptoStoreCache (P9.2, P9.5,
+\* P9.6): all versions after e.since, up to e.version. Listen may happen at any time. Without a
+\* guard, it is not known which floor the process had read then. (Versions before this part of the
+\* log have the number 0, and are not judged.)
 Hears(e) ==
     LET news == Tail(PublishedUpTo(<<Heard(e.since, FALSE)>>, e.version))
     IN  \/ e.version = 0
@@ -160,20 +180,25 @@ Hears(e) ==
            /\ news # <<>>
            /\ floor > e.since => e.lagged \/ guard[e.p].stage = "none"
 
+\* Changes are delivered to subscribers: Listen, or a part of Sync or Finish.
 Publish(e) == Hears(e) /\ told' = [told EXCEPT ![e.p] = e.version]
 
-\* A trace that does not tell how many subscriptions there are does not tell when the last
-\* one has ended either.
+\* A subscription begins, at the version that the other subscriptions have received. If e.counted
+\* is FALSE, the trace does not have the number of subscriptions. Then it does not show either when
+\* the last one has ended, and the new one may begin at a later version.
 Subscribe(e) ==
     /\ IF e.counted THEN told[e.p] \in {Unheard, e.version} ELSE told[e.p] = Unheard \/ told[e.p] <= e.version
     /\ told' = [told EXCEPT ![e.p] = e.version]
 
+\* The last subscription of a process has ended.
 Unsubscribe(e) == told' = [told EXCEPT ![e.p] = Unheard]
 
-\* StreamComplete: under a guard, subscribers have heard of all that its cache has.
+\* StreamComplete: under a guard, the subscribers of a process have received all versions up to
+\* that of its cache.
 UpToDate(e) ==
     told[e.p] = Unheard \/ guard[e.p].stage = "none" \/ cache[e.p].version <= told[e.p]
 
+\* A step of the store.
 Step(e) ==
     CASE e.step = "open"       -> OpenStore(e)
       [] e.step = "acquire"    -> TakeLease(e)
@@ -181,7 +206,7 @@ Step(e) ==
       [] e.step = "want"       -> AskInVain(e)
       [] e.step = "sync"       -> ComeUpToDate(e)
       [] e.step = "sync_failed" -> MeetFailure(e)
-      [] e.step = "sync_untold" -> Sync(e.p)  \* it has no line, since its process was killed
+      [] e.step = "sync_untold" -> Sync(e.p)  \* its process was killed before it wrote the line
       [] e.step = "renew"      -> Renew(e.p) /\ guard[e.p].epoch = e.epoch /\ ~e.overdue
       [] e.step = "heed"       -> HeedWaiter(e)
       [] e.step = "lose_guard" -> NoticeLoss(e)
@@ -200,9 +225,9 @@ Step(e) ==
       [] e.step = "abort"      -> Abort(e.o)
       [] e.step = "truncate"   -> CutLog(e)
 
-\* A long log is followed in parts, which begin where a lease is taken. What is known about
-\* the store then is enough: whichever guard there was is dead, what was cached and has
-\* changed since will be dropped by the next sync, and an operation that still runs is lost.
+\* A long log is checked in parts. Each part begins where a process takes the lease. Little of the
+\* state before it matters then: each earlier guard is dead; the next sync drops each cached record
+\* that has changed since; and an operation that still runs is lost.
 TraceInit ==
     /\ lease = Start.lease
     /\ history = <<[r \in Records |-> Start.updates[r]]>>
@@ -217,13 +242,15 @@ TraceInit ==
     /\ at = 1
     /\ told = [p \in Processes |-> IF p \in DOMAIN Start.told THEN Start.told[p] ELSE Unheard]
 
-\* The end of a part, for the next one to begin with.
+\* At the end of a part, print the state that the next part begins from.
 AtEnd == at = Len(TheSteps) + 1 =>
     PrintT(<<"end", lease.epoch, IF lease.holder = Nobody THEN "" ELSE lease.holder, lease.left, lease.wanted,
              [p \in Processes |-> <<guard[p].stage, guard[p].epoch>>],
              {<<p, r>> \in Processes \X Records : SyncedCache(cache[p]).records[r] # Missing},
              [o \in Operations |-> op[o].under], told>>)
 
+\* An element: of a subscription, or of the store. If an element of the store has the field told,
+\* the process must have delivered all changes before it.
 Take(e) ==
     CASE e.step = "publish"     -> Publish(e) /\ UNCHANGED vars
       [] e.step = "subscribe"   -> Subscribe(e) /\ UNCHANGED vars
@@ -234,25 +261,29 @@ TraceNext == at <= Len(TheSteps) /\ Take(TheSteps[at]) /\ at' = at + 1
 
 TraceSpec == TraceInit /\ [][TraceNext]_<<vars, at, told>>
 
-\* What distinguishes states with the same place in the log: what a process may have
-\* noticed, or not.
+\* TLC takes states for the same if these are equal (VIEW). States at one position of the log differ
+\* only in what a process has noticed: its guard, and the lease.
 Place == <<at, guard, lease>>
 
 -------------------------------------------------------------------------------
-(* Of a log that is not accepted: what is wrong with the step that can't      *)
-(* happen. These are the conditions of the actions above, one by one; they    *)
-(* decide nothing, and only explain. checking/explain/reasons.py says which   *)
-(* clause of spec/protocol.md each of them is.                                *)
+(* If a log is not accepted: which conditions the impossible step breaks.     *)
+(* These are the conditions of the actions above, one by one. They do not     *)
+(* decide whether the log is accepted. They only explain why not.             *)
+(* checking/explain/reasons.py names the clauses of each condition.           *)
 
+\* The name of a condition, if it does not hold.
 Unless(holds, reason) == IF holds THEN {} ELSE {reason}
 
+\* Whether the operation of an element runs.
 Working(e) == op[e.o].stage = "running"
 
+\* A process asks for the lease. It must have no guard then.
 NoGuardYet(e) ==
     CASE guard[e.p].stage = "none"    -> {}
       [] guard[e.p].stage = "syncing" -> {"failed_sync_kept"}
       [] OTHER                        -> {"has_guard"}
 
+\* By step: the names of the conditions that do not hold.
 Wrong(e) ==
     CASE e.step = "open" ->
             Unless(guard[e.p].stage = "none" /\ cache[e.p] = NewCache, "opened_again")
@@ -314,9 +345,11 @@ Wrong(e) ==
       [] e.step = "subscribe" -> {"subscribed_elsewhere"}
       [] OTHER -> {}
 
+\* The same, with the condition of Take on what was delivered.
 Reasons(e) ==
     Wrong(e) \cup IF e.step \in {"publish", "subscribe", "unsubscribe"} THEN {}
                   ELSE Unless("told" \in DOMAIN e => UpToDate(e), "not_told")
 
+\* Print them for the impossible element.
 AtLast == at = Last => PrintT(<<"reasons", Reasons(TheSteps[at]), lease, Version>>)
 ===============================================================================
