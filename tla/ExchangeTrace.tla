@@ -181,8 +181,8 @@ Unsure(e) ==
             !.lack = IF {"peer", "shared_key"} \cap lost # {} THEN <<>> ELSE @,
             !.best = IF "inbound_group_session" \in lost THEN <<>> ELSE @]
 
-\* The same, with what the commit has written. The commit that creates the account begins a trace
-\* without earlier marks.
+\* The same, with what the commit has written. No mark is set before the commit that creates the
+\* account.
 Committed(e) ==
     LET known == Unsure(e)
         again == e.marks \ e.claims

@@ -5,17 +5,18 @@ EXTENDS Backup, TLC
 \* All processes are interchangeable.
 Alike == Permutations(Processes)
 
-\* The replay must end in reasonable time. So other devices create no versions,
+\* Restrictions for the replay, which must end in reasonable time. Other devices create no versions.
 OnlyOurs == \A i \in DOMAIN server.versions : server.versions[i] \in 1..MaxKeys
 
-\* or only a device that we trust,
+\* Only another device, which we trust, creates versions.
 OnlySigned == \A i \in DOMAIN server.versions : server.versions[i] = Signed
 
-\* and at most one process holds a request or a response.
+\* At most one process holds a request or a response.
 OneAtATime == Cardinality({p \in Processes : flight[p] # Nothing}) <= 1
 
 -------------------------------------------------------------------------------
-(* Probes: each says that an action never happens, and must be found wrong.  *)
+(* Probes. Each claims that an action never happens, and TLC must refute   *)
+(* it.                                                                     *)
 
 NeverReceiveRoomKey == [][\A s \in Sessions, index \in Indices : ~ReceiveRoomKey(s, index)]_vars
 NeverCreateVersion  == [][\A p \in Processes : ~CreateVersion(p)]_vars
@@ -35,20 +36,22 @@ NeverDownload       == [][\A p \in Processes : ~Download(p)]_vars
 NeverRestore        == [][\A p \in Processes : ~Restore(p)]_vars
 NeverLose           == [][\A p \in Processes : ~Lose(p)]_vars
 
-\* Probes: situations that the guarantees are about.
-\* a room key gets better while a worse one is uploaded, and the answer leaves it marked;
+\* Probes of situations that the guarantees are about. Each claims that the situation in its comment
+\* never happens.
+
+\* A better room key arrives while a worse one is uploaded, and the answer leaves it marked.
 NeverStaysMarked ==
     [][\A p \in Processes : MarkUploaded(p) => \A s \in DOMAIN flight[p].mark : store'.unbacked[s] = Nothing]_vars
 
-\* a version of our own is known from the question for the newest one, as the answer to
-\* its creation was lost;
+\* The answer to the creation of our version was lost. We learn of the version when we ask for the
+\* newest one.
 NeverFoundAgain == [][\A p \in Processes : MarkVersion(p) => ~(IsBeingMade /\ store'.backup.key = store.backup.key)]_vars
 
-\* the same backup key comes back under another version;
+\* The same backup key appears again under another version.
 NeverKeyReturns ==
     [][\A p \in Processes : MarkVersion(p) =>
         ~(store'.backup.key = store.backup.key /\ store.backup.version \notin {0, store'.backup.version})]_vars
 
-\* a room key that comes from the backup is better than the one that is marked.
+\* A room key from the backup is better than the stored one.
 NeverRestoresBetter == [][\A p \in Processes : Restore(p) => store' = store]_vars
 ===============================================================================

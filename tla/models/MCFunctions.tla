@@ -1,11 +1,11 @@
 ----------------------------- MODULE MCFunctions -----------------------------
-(* The functions that the specification is made of, as tables. Each initial    *)
-(* state is an input of one of them, whether or not any behaviour leads there; *)
-(* its one step writes the output down. Where it is the condition of an action *)
-(* that decides what is refused, the step is that action.                      *)
-(*                                                                             *)
-(* proofs/agreement/functions.py gives the same inputs to the functions in     *)
-(* reference/unwedged/protocol/ whose names they have here, and compares.      *)
+(* Tables of the functions that the specification uses. Each initial state   *)
+(* is an input of one function, whether or not a behaviour leads to that     *)
+(* state. It has one step, which notes the output. If the condition of an    *)
+(* action decides what is refused, this step is the action.                  *)
+(*                                                                           *)
+(* proofs/agreement/functions.py gives the same inputs to the functions of   *)
+(* the same names in reference/unwedged/protocol/, and compares the outputs. *)
 EXTENDS MCCryptoStoreCache
 
 VARIABLES
@@ -32,11 +32,12 @@ AllWrites == UNION {[records -> Numbers] : records \in SUBSET Records}
 -------------------------------------------------------------------------------
 (* Inputs.                                                                      *)
 
-\* What a function gets that is a variable of the specification is put there: p1 asks.
-\* The rest is as in a new store.
+\* If an argument of a function is a variable of the specification, the initial state has it there,
+\* for the process p1. Everything else is as in a new store.
 Unused == [row |-> NewRow, guard |-> NoGuard, cache |-> NewCache, log |-> <<>>, floor |-> 0,
            heard |-> 0, work |-> Idle, running |-> {}]
 
+\* The initial state for a function and its arguments.
 Ask(name, inputs) ==
     LET all == inputs @@ Unused IN
     /\ function = name
@@ -107,14 +108,16 @@ Inputs == OfLease \/ OfGuard \/ OfCache \/ OfStream
 -------------------------------------------------------------------------------
 (* Outputs.                                                                     *)
 
+\* The output is this value.
 Is(value) == output' = <<value>> /\ UNCHANGED vars
 
-\* The value of a variable after an action, or that the action is impossible.
+\* The output is the value of a variable after an action, or "refused" if the action is impossible.
 Does(action, value) ==
     \/ action /\ output' = <<value>>
     \/ ~ENABLED action /\ Is("refused")
 
-\* A cache of all records and a log without lines: the floor decides whether the cache is kept.
+\* Whether a sync keeps all records. If the cache has all and the log has no lines, only the floor
+\* decides this.
 KeepsAll(c) == SyncedCache(c).records = c.records
 
 Apply ==

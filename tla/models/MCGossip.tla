@@ -1,5 +1,5 @@
 ------------------------------- MODULE MCGossip -------------------------------
-(* Gossip made finite: who asks.                                             *)
+(* Gossip made finite: which requests other devices make.                    *)
 EXTENDS Gossip, TLC
 
 CONSTANTS d1, d2, planted
@@ -7,17 +7,20 @@ CONSTANTS d1, d2, planted
 \* All processes are interchangeable.
 Alike == Permutations(Processes)
 
+\* A request of a device.
 Asks(d, number) == [by |-> d, number |-> number]
 
+\* No requests.
 NobodyAsks == {}
 
-\* A request of a device of the person.
+\* One request of a device of the person.
 OneAsks == {Asks(d1, 1)}
 
-\* A request for a room key: the request with the number 1 is for a secret. Then we request a secret.
+\* One request of the person's device, for a room key. Our own request is for a secret. (A request
+\* with the number 1 is for a secret.)
 OneAsksForRoomKey == {Asks(d1, 2)}
 
-\* Another request, of a device of the attacker.
+\* One request of the person's device, and one of the attacker's device.
 BothAsk == {Asks(d1, 1), Asks(planted, 1)}
 
 \* Two requests of the person's device.
@@ -26,24 +29,26 @@ TwoRequests == {Asks(d1, 1), Asks(d1, 2)}
 \* Two requests of the person's device, and one of the attacker's device.
 ThreeRequests == {Asks(d1, 1), Asks(d1, 2), Asks(planted, 1)}
 
-\* The replay must end in reasonable time. So one message is on its way to us,
+\* Restrictions for the replay, which must end in reasonable time. At most one message is on its way
+\* to us.
 OneOnItsWay == Len(server.toUs) <= 1
 
-\* an answer begins no session,
+\* An answer begins no session.
 AnsweredInSession ==
     \A i \in DOMAIN server.toUs : server.toUs[i].type = "answer" => server.toUs[i].from \in store.sessions
 
-\* nobody cancels,
+\* No device cancels a request.
 NobodyCancels == peers.cancelled = {}
 
-\* one message of ours is sent at a time, by both processes too,
+\* One message of ours is sent at a time. Both processes may send it.
 OneMessage == \A p, q \in Processes : (flight[p] # Nothing /\ flight[q] # Nothing) => flight[p].message = flight[q].message
 
-\* or by one of them.
+\* At most one process holds a request or a response.
 OneAtATime == Cardinality({p \in Processes : flight[p] # Nothing}) <= 1
 
 -------------------------------------------------------------------------------
-(* Probes: each says that an action never happens, and must be found wrong.  *)
+(* Probes. Each claims that an action never happens, and TLC must refute   *)
+(* it.                                                                     *)
 
 NeverPeerAsks            == [][\A r \in Requests : ~PeerAsks(r)]_vars
 NeverPeerCancels         == [][\A r \in Requests : ~PeerCancels(r)]_vars
@@ -66,22 +71,24 @@ NeverDeliver             == [][\A p \in Processes : ~Deliver(p)]_vars
 NeverMarkSent            == [][\A p \in Processes : ~MarkSent(p)]_vars
 NeverLose                == [][\A p \in Processes : ~Lose(p)]_vars
 
-\* Probes: situations that the guarantees are about.
-\* the server sends a request again that was answered;
+\* Probes of situations that the guarantees are about. Each claims that the situation in its comment
+\* never happens.
+
+\* The server delivers a request again that was answered.
 NeverAskedAgain == [][\A r \in Requests : PeerAsks(r) => r \notin store.answered]_vars
 
-\* a request waits until its device is verified;
+\* A request waits until its device is verified.
 NeverWaitsForVerification ==
     [][\A d \in Devices : VerifyDevice(d) => \A r \in store.waiting : r.by # d]_vars
 
-\* two devices answer one request of ours;
+\* Two devices answer one request of ours.
 NeverSecondAnswer ==
     [][IgnoreAnswer => \A i \in DOMAIN taken : taken[i].number # Head(server.toUs).number]_vars
 
-\* a request of ours goes to a device that is verified only later;
+\* A request of ours goes to a device that is verified only later.
 NeverAskedLater == [][SendAsk => \A ask \in store.asked : ask.of = {}]_vars
 
-\* a device whose answer is on its way is blocked.
+\* A device whose answer is on its way is blocked.
 NeverAnswersBlocked ==
     [][\A d \in Devices : BlockDevice(d) =>
         \A i \in DOMAIN server.toUs : server.toUs[i].type = "answer" => server.toUs[i].from # d]_vars

@@ -1,19 +1,20 @@
 ----------------------------- MODULE MCInductive -----------------------------
-(* The inductive invariant of proofs/encoding/invariant.py in TLA+: each        *)
-(* conjunct under the name that it has there. TLC starts from every state that  *)
-(* satisfies it, reachable or not, and must find that no action leads out of    *)
-(* it. So what is proved for any number of everything is also true of the       *)
-(* specification itself, within bounds, and not only of how the proof spells    *)
-(* it.                                                                          *)
-(*                                                                              *)
-(* The three variables that the proof adds are what these say in their place:   *)
-(* the last write of a record is found in the log; the snapshot of an operation *)
-(* follows from its stage, or some version will do; and who made the last       *)
-(* commit is whoever still has it on its way.                                   *)
+(* The inductive invariant of proofs/encoding/invariant.py in TLA+. Each     *)
+(* conjunct has the same name there. TLC starts from every state that        *)
+(* satisfies the invariant, reachable or not, and must find that each action *)
+(* leads to such a state again. The proof is for any number of processes,    *)
+(* operations, records and versions, but it is about its own encoding of the *)
+(* specification. This model shows the same about the specification itself,  *)
+(* within bounds.                                                            *)
+(*                                                                           *)
+(* The proof has three variables more. Here, other definitions replace them. *)
+(* The last write of a record is in the log. The snapshot of an operation    *)
+(* follows from its stage, or else some version fits. The last commit was    *)
+(* made by the operation that has committed and does not know it yet.        *)
 EXTENDS MCCryptoStoreCache
 
 -------------------------------------------------------------------------------
-(* The lock. (Its GuardIsHonest is a guarantee as it stands.)                   *)
+(* The lock. (The conjunct GuardIsHonest is a guarantee of CryptoStoreCache.)   *)
 
 EpochsOnlyGrow ==
     /\ lease.holder # Nobody => lease.epoch >= 1
@@ -22,9 +23,10 @@ EpochsOnlyGrow ==
     /\ \A o \in Operations :
         IF op[o].stage = "idle" THEN op[o].under = 0 ELSE op[o].under \in 1..lease.epoch
 
+\* An operation passes the fence.
 Fenced(x) == FencePasses(lease, x.under)
 
-\* x is what the specification keeps of the operation o.
+\* A predicate holds for each operation o and its state x.
 Each(fits(_, _)) == \A o \in Operations : fits(o, op[o])
 
 HasItsGuard(o, x) ==
@@ -41,10 +43,12 @@ FencedOperationHasItsGuard == Each(HasItsGuard)
 NobodyWorksBeforeTheSync == Each(WorksAfterTheSync)
 
 -------------------------------------------------------------------------------
-(* The store and its change log. (NoLostUpdate is a guarantee as it stands.)    *)
+(* The store and its change log. (The conjunct NoLostUpdate is a guarantee of   *)
+(* CryptoStoreCache.)                                                           *)
 
 LogIsWithinHistory == floor \in 0..Version
 
+\* A commit after version v wrote the record r.
 WrittenAfter(r, v) == \E i \in (v + 1)..Version : r \in DOMAIN commits[i]
 
 UnwrittenIsUnchanged ==
@@ -92,9 +96,10 @@ OneTransactionAtATime ==
         (/\ Home[o] = Home[other] /\ op[o].under = op[other].under
          /\ op[o].mode = "transaction" /\ op[other].mode = "transaction") => o = other
 
+\* What is known is of version v.
 IsOf(known, v) == v \in 0..Version /\ \A r \in Records : known[r] \in {Missing, Value(r, v)}
 
-\* With SnapshotIsWhereItIsSaid: at which version.
+\* Also the proof's SnapshotIsWhereItIsSaid, which says at which version.
 KnowsOneSnapshot(o, x) ==
     CASE x.stage \in {"running", "loading"} -> IsOf(x.known, x.at)
       [] x.stage = "committed" -> x.at \in 1..Version /\ IsOf(x.known, x.at - 1)
@@ -122,29 +127,30 @@ FencedTransactionIsCurrent == Each(IsCurrent)
 FencedViewIsFresh == Each(IsFresh)
 
 -------------------------------------------------------------------------------
-(* Every state that satisfies it. What a conjunct determines is not chosen but  *)
-(* computed, or there would be far too many to try.                             *)
+(* Every state that satisfies the invariant. If a conjunct determines a value,  *)
+(* the value is computed and not chosen. Otherwise there would be too many      *)
+(* states.                                                                      *)
 
-\* By UpdatesCountByOne and NoLostUpdate.
+\* The value of a record at a version, by UpdatesCountByOne and NoLostUpdate.
 Count(written, r, v) == Cardinality({i \in 1..v : r \in written[i]})
 
-\* What is left of a lease, and whether somebody waits, are in no conjunct. So each has but
-\* the one value that forbids nothing: a lease has expired as soon as it is taken, and
-\* somebody always waits (which may always be heeded later). All else that a step can do
-\* it can do then. (Want and Expire, which change nothing else, do not occur.)
+\* No conjunct has the time that is left of a lease, or whether a process waits. So each of these
+\* has only the value that forbids no step: a lease has expired as soon as it is taken, and a
+\* process always waits (the holder may always react to this later). Then each step can change
+\* everything else as before. (Want and Expire change nothing else. They do not occur.)
 TakenByAnybody(row, p, epoch) == [epoch |-> epoch, holder |-> p, left |-> 0, wanted |-> TRUE]
 
-\* By EpochsOnlyGrow.
+\* Lease rows, and guards, by EpochsOnlyGrow.
 Leases == {row \in [epoch : 0..MaxEpoch, holder : Processes \cup {Nobody, Departed}, left : {0}, wanted : {TRUE}] :
     row.holder # Nobody => row.epoch >= 1}
 
 GuardsGiven == {NoGuard} \cup [stage : {"syncing", "held", "draining"}, epoch : 1..lease.epoch]
 
-\* By CacheIsOfItsVersion.
+\* Caches, by CacheIsOfItsVersion.
 Copies(v) == {Part(Snapshot(v), asked) : asked \in SUBSET Records}
 Caches == UNION {{[version |-> v, records |-> records] : records \in Copies(v)} : v \in 0..Version}
 
-\* By StagesHaveModes, KnowledgeIsOfOneSnapshot and CommitAnswersWhatItWrote.
+\* Operations by stage, by StagesHaveModes, KnowledgeIsOfOneSnapshot and CommitAnswersWhatItWrote.
 Running(o) == UNION {UNION {
         {[Idle EXCEPT !.stage = "running", !.mode = mode, !.under = epoch, !.at = v, !.begun = begun, !.known = known] :
             epoch \in 1..lease.epoch, begun \in IF mode = "view" THEN 0..Version ELSE {0}, known \in Copies(v)} :
@@ -162,6 +168,7 @@ Validated(o) ==
     {[Idle EXCEPT !.stage = "validated", !.mode = mode, !.under = epoch, !.sawWaiter = TRUE, !.known = known] :
         mode \in Modes[o], epoch \in 1..lease.epoch, known \in UNION {Copies(v) : v \in 0..Version}}
 
+\* Those that satisfy the other conjuncts about one operation.
 Fitting(o) == {x \in {Idle} \cup Running(o) \cup Loading(o) \cup Committing(o) \cup Validated(o) :
     /\ IsFencedAfterwards(o, x) /\ HasItsGuard(o, x) /\ WorksAfterTheSync(o, x) /\ LoadsWhatFits(o, x)
     /\ IsCurrent(o, x) /\ IsFresh(o, x)}
@@ -173,7 +180,7 @@ AnyInit ==
         /\ floor \in 0..n
         /\ lease \in Leases
         /\ guard \in [Processes -> GuardsGiven]
-        /\ \A p \in Processes :  \* (as GuardIsHonest says, whoever handed over)
+        /\ \A p \in Processes :  \* (GuardIsHonest implies this)
             (guard[p].stage # "none" /\ lease.epoch = guard[p].epoch) => lease.holder \in {p, Nobody}
         /\ heard = [p \in Processes |-> <<>>]
         /\ \E x \in Fitting(o1), y \in Fitting(o3) : op = (o1 :> x @@ o3 :> y)

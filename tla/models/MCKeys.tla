@@ -1,6 +1,7 @@
 -------------------------------- MODULE MCKeys --------------------------------
-(* Keys, with its probes: each says that an action never happens, and must be  *)
-(* found wrong, or the guarantees would hold because nothing happens.          *)
+(* Keys with its probes. Each probe claims that an action never happens, and *)
+(* TLC must refute it. Otherwise the guarantees might hold only because      *)
+(* nothing happens.                                                          *)
 EXTENDS Keys
 
 NeverCreateAccount    == [][\A p \in Processes : ~CreateAccount(p)]_vars
@@ -19,32 +20,35 @@ NeverReceiveFallbackMessage == [][\A key \in 1..MaxFallback : ~ReceiveFallbackMe
 NeverPeriodPasses     == [][~PeriodPasses]_vars
 NeverLose             == [][\A p \in Processes : ~Lose(p)]_vars
 
-\* Probes: situations that the guarantees are about.
-\* the server gets an offer that was abandoned, and with it more keys than the target says;
+\* Probes of situations that the guarantees are about. Each claims that the situation in its comment
+\* never happens.
+
+\* An abandoned offer arrives at the server, which then has more keys than the target.
 NeverOvershoots == Cardinality(server.available) <= Target
 
-\* a response comes to an offer that was abandoned, while another is open;
+\* The response to an abandoned offer comes while another offer is open.
 NeverAnsweredLate ==
     [][\A p \in Processes : (MarkSent(p) /\ store.offer # None) => store' # store]_vars
 
-\* a count comes too late to count, and another tells that it is still so;
+\* The count of a response is not used. Then a sliding sync leaves the count out, since it has not
+\* changed.
 NeverAsBefore ==
     [][\A p \in Sliding : (ReceiveSync(p) /\ flight[p].count = None /\ store.serial > 0) => store'.missing = 0]_vars
 
-\* the server gets a fallback key that was replaced, and gets the current one again;
+\* The answer to a late upload shows that the server has an older fallback key again.
 NeverPutsBack ==
     [][\A p \in Processes : (MarkSent(p) /\ PutsBack(p)) => store' = store]_vars
 
-\* a message comes that was made with the fallback key before the current one.
+\* A message comes that was made with the fallback key before the current one.
 NeverPrevious ==
     [][\A key \in 1..MaxFallback : ReceiveFallbackMessage(key) => key = store.fallback]_vars
 
-\* For the replay there is less at the same time: nobody claims a fallback key,
+\* Restrictions for the replay, which must end in reasonable time. No fallback key is claimed.
 NoneWaits == peers.waiting = {}
 
-\* or a one-time key either,
+\* No one-time key is claimed.
 NoneClaimed == peers.claimed = {}
 
-\* and at most one process syncs.
+\* At most one process syncs.
 OneSyncs == \E p \in Processes : flight[p].kind # "sync"
 ===============================================================================

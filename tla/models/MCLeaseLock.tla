@@ -1,20 +1,23 @@
 ----------------------------- MODULE MCLeaseLock -----------------------------
-(* LeaseLock made finite. The liveness models must not run out of epochs, or   *)
-(* the waiting would end only because the counting does: they recycle the      *)
-(* numbers that neither the row nor any process bears.                         *)
+(* LeaseLock made finite. The liveness models must not run out of epochs.    *)
+(* Otherwise a process would stop waiting only because no epoch is left. So  *)
+(* they use numbers again that neither the row nor a process has.            *)
 EXTENDS LeaseLock
 
+\* The epochs that the row or a process has.
 Borne == {lease.epoch} \cup {guard[p].epoch : p \in Processes} \cup {synced[p] : p \in Processes}
 
+\* The least other number. It replaces NextEpoch.
 FreshEpoch == CHOOSE e \in 1..(2 * Cardinality(Processes) + 2) :
     /\ e \notin Borne
     /\ \A f \in 1..(e - 1) : f \in Borne
 
+\* It replaces EpochsLeft.
 AlwaysMore == TRUE
 
 -------------------------------------------------------------------------------
-(* Probes: each says that an action never happens, and must be found wrong, or *)
-(* the promises would hold because nothing happens.                            *)
+(* Probes. Each claims that an action never happens, and TLC must refute it. *)
+(* Otherwise the guarantees might hold only because nothing happens.         *)
 
 NeverCall        == [][\A p \in Processes : ~Call(p)]_vars
 NeverAcquire     == [][\A p \in Processes : ~Acquire(p)]_vars
@@ -33,12 +36,15 @@ NeverCrash       == [][\A p \in Processes : ~Crash(p)]_vars
 NeverExpire      == [][~Expire]_vars
 NeverClockJump   == [][~ClockJump]_vars
 
-\* Probes: situations that the guarantees are about.
-\* a holder knows that somebody waits, and goes on for a while;
+\* Probes of situations that the guarantees are about. Each claims that the situation in its comment
+\* never happens.
+
+\* A holder learns that a process waits, and still admits operations.
 NeverStays ==
     [][\A p \in Processes : (Renew(p) /\ lease.wanted) => guard'[p].stage # "held"]_vars
 
-\* a lease that is renewed no more is taken while the operation still runs.
+\* A process takes a lease that its holder no longer renews, while the holder's operation still
+\* runs.
 NeverTakenFromRunning ==
     [][\A p, q \in Processes : (Acquire(q) /\ lease.holder = p /\ guard[p].stage = "expiring") => op[p] # "running"]_vars
 ===============================================================================

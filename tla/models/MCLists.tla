@@ -1,6 +1,7 @@
 -------------------------------- MODULE MCLists --------------------------------
-(* Lists, with its probes: each says that an action never happens, and must be  *)
-(* found wrong, or the guarantees would hold because nothing happens.           *)
+(* Lists with its probes. Each probe claims that an action never happens,    *)
+(* and TLC must refute it. Otherwise the guarantees might hold only because  *)
+(* nothing happens.                                                          *)
 EXTENDS Lists
 
 NeverTrackUser     == [][\A user \in Users : ~TrackUser(user)]_vars
@@ -12,29 +13,31 @@ NeverAnswerQuery   == [][\A p \in Processes : ~AnswerQuery(p)]_vars
 NeverMarkSent      == [][\A p \in Processes : ~MarkSent(p)]_vars
 NeverLose          == [][\A p \in Processes : ~Lose(p)]_vars
 
-\* Probes: situations that the guarantees are about.
-\* a response comes after the mark that it was asked for was replaced,
+\* Probes of situations that the guarantees are about. Each claims that the situation in its comment
+\* never happens.
+
+\* The mark of a query was replaced before the response came.
 NeverComesLate ==
     [][\A p \in Processes : MarkSent(p) =>
         \A user \in DOMAIN flight[p].marks : store.outdated[user] \in {flight[p].marks[user], None}]_vars
 
-\* or after another has settled it, and the list has changed since;
+\* Another response has settled the mark, and the list has changed since.
 NeverComesSecond ==
     [][\A p \in Processes : MarkSent(p) =>
         \A user \in DOMAIN flight[p].marks :
             store.outdated[user] = None => store.known[user] = flight[p].lists[user]]_vars
 
-\* one response counts for one user, and not for another;
+\* A response is used for one user, and not for another.
 NeverCountsInPart ==
     [][\A p \in Processes : (MarkSent(p) /\ store' # store) =>
         \A user \in DOMAIN flight[p].marks : store'.outdated[user] = None]_vars
 
-\* two connections tell of the same change;
+\* Two connections report the same change.
 NeverToldTwice ==
     [][\A p \in Processes : (ReceiveSync(p) /\ store' # store) =>
         \A user \in flight[p].changed : store.known[user] # server.changed[user]]_vars
 
-\* a connection without a token marks a user whose list nobody else would tell of.
+\* A sync without a token marks a user whose change no other response reports.
 NeverMarksAll ==
     [][\A p \in Processes : (ReceiveSync(p) /\ flight[p].asked = None) => store'.next = store.next]_vars
 ===============================================================================

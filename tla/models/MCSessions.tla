@@ -1,19 +1,20 @@
 ------------------------------ MODULE MCSessions ------------------------------
-(* Probes of Sessions: each says that an action never happens, and must be   *)
-(* found wrong.                                                              *)
+(* Sessions with its probes. Each probe claims that an action never        *)
+(* happens, and TLC must refute it.                                        *)
 EXTENDS Sessions, TLC
 
-\* Processes are alike.
+\* All processes are interchangeable.
 Alike == Permutations(Processes)
 
-\* Less, for real machines: no message is sent.
+\* Restrictions for the replay, which must end in reasonable time. No message is sent.
 NothingSent == \A p \in Processes : flight[p] = Nothing \/ flight[p].stage \in {"claim", "claimed"}
 
-\* Or only one message at a time: where both processes have one in hand, it is the same.
+\* One message is sent at a time. Both processes may send it.
 InHand(p) == InFlight(p, "request") \/ InFlight(p, "answered")
 OneAtATime == \A p, q \in Processes : (InHand(p) /\ InHand(q)) => flight[p].message = flight[q].message
 
-\* Or only m.dummy, while nothing else goes on; and a message over each session at most.
+\* Only m.dummy is sent, while no other process holds anything and no session is wanted. At most one
+\* message is sent over each session.
 OneOverEach ==
     /\ server.sent > 1 => peer.generation > 1
     /\ \A p \in Processes : InHand(p) =>
@@ -36,12 +37,14 @@ NeverMarkSent        == [][\A p \in Processes : ~MarkSent(p)]_vars
 NeverHourPasses      == [][~HourPasses]_vars
 NeverLose            == [][\A p \in Processes : ~Lose(p)]_vars
 
-\* Probes: situations that the guarantees are about.
-\* a room key arrives over a broken session;
+\* Probes of situations that the guarantees are about. Each claims that the situation in its comment
+\* never happens.
+
+\* A room key arrives over a broken session.
 NeverUnreadableKey ==
     [][\A p \in Processes : (Deliver(p) /\ flight[p].message.type = "m.room_key") =>
         flight[p].message.generation \notin peer.broken]_vars
 
-\* a claim comes late, while its mark still stands.
+\* The answer to a claim comes late, while its mark is still set.
 NeverLateClaim == [][\A p \in Processes : IgnoreClaim(p) => store.unwedge = 0]_vars
 ===============================================================================

@@ -1,21 +1,22 @@
 ---------------------------- MODULE MCVerification ----------------------------
-(* Probes of Verification: each says that an action never happens, and must  *)
-(* be found wrong. And which parts of it are replayed on the machine.        *)
+(* Verification with its probes, and with the restrictions of its replay.  *)
+(* Each probe claims that an action never happens, and TLC must refute it. *)
 EXTENDS Verification, TLC
 
-\* Processes are alike.
+\* All processes are interchangeable.
 Alike == Permutations(Processes)
 
-\* Where both start at once, ours counts.
+\* If both sides start at the same time, our start counts.
 OurStartCounts == setting.first
 
-\* Each start counts with one of the two identity keys, and one message is on its way at a time.
+\* Our start counts if and only if the peer's identity key is genuine. One message is on its way at
+\* a time.
 OneOnItsWay ==
     /\ setting.first <=> setting.identity = "genuine"
     /\ Len(server.toPeer) + Len(server.toUs) <= 1
 
-\* Or the peer never starts, its identity key is a fake, and until our person answers, what we have to say is sent before
-\* there is more.
+\* The peer never starts, and its identity key is fake. Until our MAC is in the outbox, each of
+\* our messages is sent before there is another one.
 WeStart ==
     /\ OneOnItsWay
     /\ setting.identity = "fake"
@@ -45,23 +46,25 @@ NeverPeerCancels     == [][~PeerCancels]_vars
 NeverWithhold        == [][~Withhold]_vars
 NeverReplaceOurKey   == [][~ReplaceOurKey]_vars
 
-\* Probes: situations that the guarantees are about.
-\* a message is heard that the attacker has made;
+\* Probes of situations that the guarantees are about. Each claims that the situation in its comment
+\* never happens.
+
+\* The attacker forges a message.
 NeverForged == server.forged = 0
 
-\* our own start is abandoned for the peer's;
+\* We abandon our own start, since the peer's start counts.
 NeverYields ==
     [][\A message \in Messages : ReceiveStart(message) => store.flow.phase = "ready"]_vars
 
-\* a message is sent by both processes;
+\* Both processes send the same message.
 NeverSentTwice == [][\A p \in Processes : Deliver(p) => flight[p].number > server.delivered]_vars
 
-\* the flow ends in trust after the peer's MAC has come first;
+\* The peer's MAC comes before our person confirms, and the flow ends in trust.
 NeverMacFirst == [][ConfirmSas => ~store'.trusted]_vars
 
-\* the person confirms, and the MAC that came before is wrong;
+\* The person confirms, and the MAC that came before that is wrong.
 NeverConfirmedInVain == [][ConfirmSas => store'.flow.phase # "cancelled"]_vars
 
-\* a key is refused that the attacker has chosen so that the emoji are equal.
+\* We refuse a key that the attacker has chosen to make the emoji equal.
 NeverChosenRefused == [][\A message \in Messages : RefuseMessage(message) => message # Key("chosen")]_vars
 ===============================================================================
