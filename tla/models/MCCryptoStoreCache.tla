@@ -145,7 +145,7 @@ CrashAfterCommit ==
        \/ cache[p2] # NewCache /\ cache'[p2] = NewCache
        => op[o3].stage = "committed" /\ InFlight = 0
 
-\* A sync fails only if the cache has records.
+\* A sync fails only if the cache has records, and no operation of p1 is under way.
 FailWhereItMatters ==
     \A p \in Processes :
         (guard[p].stage = "syncing" /\ guard'[p].stage = "none" /\ FencePasses(lease, guard[p].epoch)) =>
