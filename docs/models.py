@@ -45,6 +45,8 @@ def module_page(name: str, modules: Mapping[str, str], models: Iterable[Model], 
     if rows := [_row(model, bugs) for model in models]:
         head = "| Model | Band | TLC finds | Distinct states | Depth |\n| --- | --- | --- | ---: | ---: |\n"
         parts.append("## Models\n\n" + head + "".join(rows))
+    elif names := [module for module in modules if module.startswith("MC") and name in extended(modules[module])]:
+        parts.append(f"## Models\n\nThe models of this module are on the page of {_linked(names)}.\n")
     parts.append(f"## The module\n\n```text\n{text.rstrip()}\n```\n")
     return "\n".join(parts)
 

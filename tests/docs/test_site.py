@@ -108,6 +108,11 @@ def test_the_comment_of_a_module_becomes_prose() -> None:
     assert models.definitions(text) == ["A"]
 
 
+def test_the_page_of_a_module_without_models_of_its_own_leads_to_them() -> None:
+    page = models.module_page("Two", {"Two": "A == 1\n", "MCTwo": "EXTENDS Two\n"}, [], {})
+    assert "## Models\n\nThe models of this module are on the page of [`MCTwo`](/tla/models/MCTwo.md).\n" in page
+
+
 def test_contracts_become_a_list() -> None:
     docstring = ["Take it.", "", "It may.", "pre: x > 0  # it is there", "post: _ or y", ""]
     assert docstrings.rewritten("unwedged.protocol.lease.acquire", docstring) == [
