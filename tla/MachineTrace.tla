@@ -173,7 +173,8 @@ WhyNotOffer(e) ==
     Unless(keys.offer \in {None, Unknown}, "offer_stands")
     \cup Unless(Wrote(e, "account") /\ Wrote(e, "offer"), "offer_not_stored")
     \cup Unless(keys.ids \cap e.ids = {}, "id_offered_again")
-    \cup (IF ~TooMany(e) THEN {} ELSE IF keys.signs = {} THEN {"more_than_missing"} ELSE keys.signs)
+    \cup (LET miscounts == keys.signs \ {"put_back"} IN
+          IF ~TooMany(e) THEN {} ELSE IF miscounts = {} THEN {"more_than_missing"} ELSE miscounts)
     \cup Unless(Replaces(e) => keys.confirmed # "no",
                 IF "put_back" \in keys.signs THEN "fallback_put_back" ELSE "fallback_too_early")
     \cup Unless(Replaces(e) => keys.spent # "no", "fallback_too_early")
