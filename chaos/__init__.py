@@ -1,7 +1,8 @@
-"""Real processes of one device on one real store, with a peer, while everything goes wrong that can.
+"""Real processes of one device share one real store and talk to a peer, while faults of every kind happen.
 
-``python -m chaos`` lets a device in two processes write to a peer through a homeserver in memory. A random number,
-whose seed is printed, kills and suspends the processes, starves them, fills the disk, moves clocks, forks, replaces the
-file, loses and delays requests, and damages messages. Other devices of the user come and go: they are verified, and ask
-for room keys and are asked for them. In the end every message can be read, nothing was used twice, and nothing hangs.
+``python -m chaos`` runs a device in two processes, which exchanges messages with a peer through a homeserver in
+memory. A random generator, whose seed is printed, chooses the faults: processes are killed, suspended and starved, the
+disk fills up, clocks move, processes fork, the file is replaced, requests are lost and delayed, and messages are
+damaged. Other devices of the user come and go: they are verified, and they request room keys and answer requests.
+In the end every message can be read, nothing was used twice, and nothing hangs.
 """

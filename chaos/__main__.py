@@ -25,13 +25,13 @@ from checking.tlc.toolbox import find_toolbox
 
 ROUNDS_BETWEEN_CHECKS: Final = 20
 LINES_IN_A_PART: Final = 10_000
-"""How many lines of traces a part has at least. The last part may have fewer."""
+"""The least number of trace lines in a part. The last part may have fewer."""
 WEIGHTS: Final = {Fault.SUSPEND_IN_TRANSACTION: 1, Fault.REPLACE_FILE: 1, Fault.STARVE: 2}
-"""How often the faults that take seconds come; each other fault has the weight 4."""
+"""The weights of the faults that take seconds. Every other fault has the weight 4."""
 
 
 def report(on: Stage, followed: Followed, rounds: int, seconds: float) -> Table:
-    """Return a table of what has happened so far."""
+    """Return a table of the events so far."""
     table = Table.grid(padding=(0, 2))
     table.add_row("rounds", f"{rounds:,} in {seconds:,.0f} s")
     table.add_row("turns", ", ".join(f"{how} {times:,}" for how, times in on.turns.most_common()))
@@ -52,7 +52,7 @@ def report(on: Stage, followed: Followed, rounds: int, seconds: float) -> Table:
 
 
 async def run(folder: Path, seed: int, seconds: float, console: Console) -> list[str]:
-    """Let everybody take turns for so many seconds, and return what was lost."""
+    """Run rounds for the given number of seconds, and return what was lost."""
     chosen = random.Random(f"faults {seed}")  # noqa: S311 (a seed that repeats it is wanted)
     faults, weights = [None, *Fault], [4, *(WEIGHTS.get(fault, 4) for fault in Fault)]
     began, rounds = time.monotonic(), 0

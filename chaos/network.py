@@ -25,7 +25,7 @@ class Network:
         self, homeserver: Homeserver, device: Device, chosen: random.Random, happened: Callable[[Fault], None]
     ) -> None:
         self.fault: Fault | None = None
-        """What happens to requests now."""
+        """The fault that affects requests at present."""
         self._homeserver = homeserver
         self._device = device
         self._chosen = chosen
@@ -33,7 +33,7 @@ class Network:
         self._delayed: list[HttpRequest] = []
 
     def carry(self, request: HttpRequest) -> HttpAnswer:
-        """Take a request to the homeserver, and its answer back, unless there is a fault."""
+        """Carry a request to the homeserver and return the response, unless a fault prevents this."""
         if self.fault not in ON_THE_WAY or self._chosen.random() >= AFFECTED:
             return self._arrive(request)
         self._happened(self.fault)
@@ -44,15 +44,15 @@ class Network:
         return HttpAnswer(0, {})
 
     def deliver_late(self) -> None:
-        """Let the requests arrive that were delayed, in any order."""
+        """Deliver the delayed requests, in random order."""
         self._chosen.shuffle(self._delayed)
         while self._delayed:
             self._arrive(self._delayed.pop())
 
     def send_damaged_copy(self, author: Device, forger: Device) -> bool:
-        """Send the device a copy of the author's last Olm message that can't be read; say whether there was one.
+        """Send the device an unreadable copy of the author's last Olm message; return whether there was one.
 
-        The ``forger`` is another device of the same user: nobody can tell who has sent the copy.
+        The ``forger`` is another device of the same user, so the sender of the copy can't be determined.
         """
         for arrival in reversed(self._homeserver.arrivals):
             if arrival.device == author and "/sendToDevice/m.room.encrypted/" in arrival.path:

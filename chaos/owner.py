@@ -1,4 +1,4 @@
-"""The owner of two devices, who verifies them: accepts, compares what they show, confirms, or cancels."""
+"""The owner of two devices verifies them: accepts requests, compares short strings, confirms, or cancels."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ class Shown(msgspec.Struct, frozen=True):
     """A verification as one of the two devices shows it."""
 
     transaction_id: str
-    """The name that both devices know it by."""
+    """The id by which both devices know it."""
     phase: Phase
     decimals: tuple[int, int, int] | None
     """The short string to compare, while there is one."""
     qr_code: bytes | None
     cancelled: str | None
-    """The code of the reason, if it was cancelled."""
+    """The cancellation code, if it was cancelled."""
     trusts: bool
-    """Whether the other device is verified on this one."""
+    """Whether this device regards the other one as verified."""
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing changes it any more."""
+        """Whether it has reached a final state."""
         return self.phase in (Phase.DONE, Phase.CANCELLED)
 
 
 class Request(msgspec.Struct, frozen=True):
-    """Which device to ask for a verification, and by which method."""
+    """The device to ask for a verification, and the method."""
 
     device_id: str
     method: Method
 
 
 class OwnerActs(msgspec.Struct, frozen=True):
-    """What the owner does with one device besides going on with its verifications."""
+    """What the owner does with one device, other than continuing its verifications."""
 
     other: list[Shown] = []
-    """What the owner sees on the other device."""
+    """The verifications that the other device shows."""
     request: Request | None = None
     cancels: bool = False
     """Whether the owner cancels every verification."""
 
 
 async def act(machine: OlmMachine, acts: OwnerActs) -> list[Shown]:
-    """Do what the owner does next with each verification; return what the device shows then."""
+    """Take the owner's next step in each verification; return what the device shows afterwards."""
     user, verifications = machine.device.user_id, machine.verifications
     if acts.request is not None:
         with suppress(UnknownDevice):  # The device list must be fetched first.
@@ -62,7 +62,7 @@ async def act(machine: OlmMachine, acts: OwnerActs) -> list[Shown]:
     names = await machine._store.query(_transaction_ids)  # noqa: SLF001 (applications need no name but their own)
     qr_codes: dict[FlowId, bytes | None] = {}
     for flow in await verifications.get_all():
-        # The device list must be fetched first; or the other process was faster; or the QR code is of another flow.
+        # The device list is not fetched yet, or the other process was faster, or the QR code is of another flow.
         with suppress(UnknownDevice, UnknownVerification, WrongPhase, WrongQrCode):
             if not acts.cancels:
                 qr_codes[flow.flow_id] = await _go_on(machine, flow, other.get(names.get(flow.flow_id, "")))
@@ -88,7 +88,7 @@ async def act(machine: OlmMachine, acts: OwnerActs) -> list[Shown]:
 
 
 async def _go_on(machine: OlmMachine, flow: Verification, other: Shown | None) -> bytes | None:
-    """Take the owner's next step in one verification; return the QR code that the device shows, if it does."""
+    """Take the owner's next step in one verification; return the QR code that the device shows, if any."""
     verifications = machine.verifications
     match flow.phase:
         case Phase.REQUESTED if not flow.requested_by_us:

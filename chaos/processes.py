@@ -1,4 +1,4 @@
-"""The processes of a device: how they are started and driven, turn by turn, and how faults happen to them."""
+"""The processes of a device: starts them, drives them turn by turn, and injects faults."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from checking.machine_replay.remote_homeserver import HttpAnswer, HttpRequest
 
 REPOSITORY: Final = Path(__file__).parents[1]
 PROGRAM: Final = ("chaos.worker",)
-"""The module that a process runs, and what it is told first."""
+"""The module that a process runs, and its first arguments."""
 ANSWER_TIMEOUT_SECONDS: Final = 60
 LONGEST_LINE: Final = 2**26
 STOPPED_SECONDS, RUNNING_SECONDS = 0.008, 0.002
-"""The slices of a process that is starved."""
+"""The time slices of a starved process."""
 
 Expected = TypeVar("Expected", Opened, Done)
 
@@ -37,7 +37,7 @@ class ProcessFailed(Exception):
 
 
 class Process:
-    """A process of a device. One that was killed is started again."""
+    """A process of a device. It is restarted after it was killed."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Process:
     ) -> None:
         self.skew_ms = 0
         self.ed25519 = ""
-        """The identity key that its machine has told."""
+        """The identity key that its machine has reported."""
         self._arguments = arguments
         self._label = label
         self._traces = traces
@@ -83,14 +83,14 @@ class Process:
             self.ed25519 = opened.ed25519
 
     async def take(self, turn: Turn, fault: Fault | None = None) -> Done | None:
-        """Have a turn taken; return what came of it, or nothing if the process was killed."""
+        """Have the process take a turn; return the result, or ``None`` if the process was killed."""
         async with self._turns, self._faulty(fault):
             turn = msgspec.structs.replace(turn, skew_ms=self.skew_ms)
             self._write(turn)
             return await self._serve(Done, turn.interruption)
 
     async def _serve(self, expected: type[Expected], interruption: Interruption | None) -> Expected | None:
-        """Answer the process until it says what is expected; return nothing if it was killed, and started again."""
+        """Answer its requests until the expected line comes; return ``None`` if it was killed and restarted."""
         while not isinstance(line := await self._next(), expected):
             match line:
                 case HttpRequest():
@@ -123,7 +123,7 @@ class Process:
             await self.start()
 
     async def end(self) -> None:
-        """Have it close its store, and end."""
+        """Have it close its store and exit."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
@@ -131,7 +131,7 @@ class Process:
                 raise self._failure("did not end well")
 
     async def kill(self) -> None:
-        """Kill it, if it was started and runs."""
+        """Kill it, if it is running."""
         process: asyncio.subprocess.Process | None = getattr(self, "_process", None)
         if process is not None and process.returncode is None:
             process.kill()
@@ -139,7 +139,7 @@ class Process:
 
     @asynccontextmanager
     async def _faulty(self, fault: Fault | None) -> AsyncIterator[None]:
-        """Let a fault last as long as a turn does."""
+        """Keep a fault in effect for the duration of a turn."""
         async with AsyncExitStack() as stack:
             if fault is Fault.STARVE:
                 self._happened(fault)
@@ -149,7 +149,7 @@ class Process:
             elif fault is Fault.FILL_DISK:
                 self._happened(fault)
                 unlimited = resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE)
-                # To the process, a file that may not grow is a disk that is full.
+                # To the process, the limit on file sizes looks like a full disk.
                 resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (0, unlimited[1]))
                 stack.callback(resource.prlimit, self._process.pid, resource.RLIMIT_FSIZE, unlimited)
             yield
@@ -183,13 +183,13 @@ class Process:
 
 
 def interruption(fault: Fault | None, after: int) -> Interruption | None:
-    """Return what lets a fault happen in a process, if it is one of those."""
+    """Return the interruption that brings about a fault, if this kind of fault happens inside a process."""
     return Interruption(fault, after) if fault in IN_PROCESS and fault is not None else None
 
 
 @contextmanager
 def replaced(path: Path) -> Iterator[None]:
-    """Put a copy of a store at its path for as long as this lasts."""
+    """Replace a store by a copy at its path while the context is open."""
     original = path.with_suffix(".original")
     path.rename(original)
     try:

@@ -1,4 +1,4 @@
-"""The room that everybody writes in: how an application says something there, and what it can read."""
+"""The room of all users: how an application encrypts a message for it, and which messages it can read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Encrypted(msgspec.Struct):
 
 
 async def encrypted(client: Client, members: Iterable[str], text: str) -> Json | None:
-    """Encrypt a message for all devices of ``members``; return ``None`` if one of them can't get the key now."""
+    """Encrypt a message for all devices of ``members``; return ``None`` if a device can't be given the key now."""
     sharing = await client.share(ROOM, members)
     if not sharing.reaches_all:
         return None
@@ -37,11 +37,11 @@ async def encrypted(client: Client, members: Iterable[str], text: str) -> Json |
 
 
 async def texts(machine: OlmMachine, messages: Iterable[Json]) -> list[str | None]:
-    """Return what messages say; ``None`` for each that can't be read."""
+    """Return the texts of messages; ``None`` for each that can't be decrypted."""
     results = await machine.decrypt_room_events(ROOM, messages)
     return [None if isinstance(read, MachineError) else str(read.content["body"]) for read in results]
 
 
 def session_of(message: Json) -> str:
-    """Return the room key that a message was encrypted with, by the id of its session."""
+    """Return the id of the session of the room key that encrypted a message."""
     return msgspec.convert(message, _Encrypted).content.session_id

@@ -1,6 +1,7 @@
-"""All that takes part: a phone in two processes, a peer, other devices of the phone's user, a homeserver in memory.
+"""The participants: a phone in two processes, a peer, other devices of the phone's user, a homeserver in memory.
 
-A seeded random number decides what they do, and which faults happen to the phone. What must hold is checked in between.
+A seeded random generator decides what they do, and which faults happen to the phone. Between rounds, the invariants
+are checked.
 """
 
 from __future__ import annotations
@@ -42,32 +43,32 @@ BOB: Final = "@bob:example.org"
 CAROL: Final = "@carol:example.org"
 PHONE: Final = Device(ALICE, "PHONE")
 NEW: Final = Device(ALICE, "NEW")
-"""It has nothing but the key of the backup."""
+"""A new device that has only the decryption key of the backup."""
 LAPTOP: Final = Device(BOB, "LAPTOP")
 FORGER: Final = Device(BOB, "FORGER")
-"""In its name the homeserver sends what was damaged."""
+"""The sender that the homeserver names for damaged messages."""
 STRANGER: Final = Device(CAROL, "STRANGER")
-"""It writes to the phone by keys that it has claimed, and is in no room."""
+"""A device in no room. It writes to the phone over sessions that begin with claimed keys."""
 LABELS: Final = ("app", "extension")
 MINUTE_MS: Final = 60_000
 HOUR_MS: Final = 60 * MINUTE_MS
 
 CALLS_IN_A_TURN: Final = 20_000
-"""About how many calls and returns of functions a turn takes."""
+"""The approximate number of function calls and returns in a turn."""
 CALLS_IN_AN_OPENING: Final = 7_000
-"""The same until a process that makes a store has made the device's account."""
+"""The same number for a process that creates a store, until it has created the device's account."""
 CLAIMS_IN_A_ROUND: Final = 15
-"""How many one-time keys others claim, so that the device must upload more every other round."""
+"""The number of one-time keys that others claim, so that the device must upload more every other round."""
 TIME_PASSES, TIME_PASSES_BETWEEN = 0.05, 0.3
-"""How often ten minutes pass between two rounds: while a verification is under way (they end it), and while none is."""
+"""The probability that ten minutes pass between rounds: while a verification is under way (this ends it), or not."""
 CALM_ROUNDS: Final = 12
-"""How many rounds without a fault a verification takes at most."""
+"""The largest number of fault-free rounds that a verification takes."""
 MESSAGES_READ_IN_A_TURN: Final = 3
 MESSAGES_IN_A_TURN: Final = 200
-"""How many at most, where every message is read."""
+"""The largest number of messages in a turn that reads every message."""
 HARMLESS: Final = frozenset({RepeatedMessage.code, UnknownVerification.code})
-"""What a sync may find: a message that came again, by another connection or since an answer was lost; and a message of
-a verification that was over for so long that it is forgotten."""
+"""The problems that a sync may report: a message that came again, over another connection or because a response was
+lost; and a message of a verification that ended so long ago that it is forgotten."""
 
 
 class Claimed(msgspec.Struct):
@@ -77,45 +78,45 @@ class Claimed(msgspec.Struct):
 
 
 class Identity(msgspec.Struct):
-    """The keys of a device, by algorithm and device."""
+    """The public keys of a device, by algorithm and device."""
 
     keys: dict[str, str]
 
 
 class Withheld(msgspec.Struct):
-    """What a device is told of a room key that it does not get."""
+    """The notice to a device that it does not get a room key."""
 
     code: str
     session_id: str = ""
 
 
 class ToDevices(msgspec.Struct):
-    """What is sent to devices, by user and device."""
+    """To-device messages, by user and device."""
 
     messages: dict[str, dict[str, Withheld]]
 
 
 class Stage:
-    """All that takes part, and what has happened."""
+    """The participants, and what has happened so far."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.homeserver = Homeserver()
         self.happened: Counter[Fault] = Counter()
         self.turns: Counter[str] = Counter()
-        """By what has ended them."""
+        """The number of turns by the way in which they ended."""
         self.losses: list[str] = []
-        """What was lost or used twice, or hangs."""
+        """Each thing that was lost or used twice, or that hangs."""
         self.messages_read = 0
         self.tablets = 0
-        """How many other devices of the phone's user have signed in."""
+        """The number of other devices of the phone's user that have signed in."""
         self.verified = 0
-        """How many verifications have ended well on both devices."""
+        """The number of verifications that succeeded on both devices."""
         self.cancelled: Counter[str] = Counter()
-        """How many verifications were cancelled, by reason."""
+        """The number of cancelled verifications, by reason."""
         self.keys_given = 0
-        """How many room keys were asked for, by either device, and have arrived."""
+        """The number of requested room keys, of either device, that have arrived."""
         self.keys_refused = 0
-        """How many were refused, with a reason."""
+        """The number of requested room keys that were refused, with a reason."""
         self.store = folder / "phone.db"
         self.clock_path = folder / "clock"
         self.clock = MachineClock.create(self.clock_path)
@@ -127,23 +128,23 @@ class Stage:
         self._network = Network(self.homeserver, PHONE, self.chosen, self._happens)
         self._backup_key: bytes
         self._lost: Json
-        """A message that Bob has said for himself: none of Alice's devices can read it."""
+        """A message that Bob has encrypted only for himself: none of Alice's devices can read it."""
         self._said = 0
         self._keys = MessageKeys()
         self._offered: set[tuple[str, str]] = set()
         self._refusals: set[tuple[Device, str, str]] = set()
-        """Each message that says that a key is not given: from which device, to which one, and its path."""
+        """Each message that refuses a key: the sending device, the receiving device, and the path of the request."""
         self._damaged = False
         """Whether a damaged message may still be on its way."""
         self._events_seen = 0
-        """How many events of the room are known."""
+        """The number of events of the room that were seen."""
         self._newest: list[Json] = []
         """The newest messages of the room."""
         self._unchecked: list[Json] = []
         """The messages since the last check."""
 
     async def begin(self) -> None:
-        """Let the phone upload its keys, make an identity and a backup, and ask for a key that nobody will give it."""
+        """Let the phone upload its keys, make an identity and a backup, and request a key that no device has."""
         content = await encrypted(self.bob, [BOB], self._new_text())
         assert content is not None
         self._lost = self.bob.post(ROOM, content)
@@ -156,7 +157,7 @@ class Stage:
         await self._all_take_turns()
 
     async def round(self, fault: Fault | None) -> None:
-        """Let everybody take a turn at once, while a fault happens to one of the phone's processes."""
+        """Let all processes take a turn concurrently, while a fault happens to one of the phone's processes."""
         affected = self.chosen.choice(self.processes)
         for claim in range(CLAIMS_IN_A_ROUND):
             wanted = {"one_time_keys": {PHONE.user: {PHONE.device: "signed_curve25519"}}}
@@ -187,7 +188,7 @@ class Stage:
     def _processes_of(
         self, device: Device, store: Path, traces: Traces, while_interrupted: Callable[[Process], Awaitable[None]]
     ) -> list[Process]:
-        """Return the two processes of a device, which are not started yet."""
+        """Return the two processes of a device, not started yet."""
         return [
             Process(
                 label,
@@ -202,7 +203,7 @@ class Stage:
         ]
 
     def _write_by(self, claimed: object) -> None:
-        """Let a stranger write, by a key that was claimed. This can be read only if the key's other half was kept."""
+        """Let a stranger write with a claimed key. The phone can read this only if it kept the private key."""
         [key] = msgspec.convert(claimed, dict[str, dict[str, dict[str, Claimed]]])[PHONE.user][PHONE.device].values()
         _, answer = self.homeserver.request(STRANGER, "POST", "keys/query", {"device_keys": {PHONE.user: []}})
         theirs = msgspec.convert(answer["device_keys"], dict[str, dict[str, Identity]])[PHONE.user][PHONE.device].keys
@@ -238,7 +239,7 @@ class Stage:
 
         first, other = self._processes_of(device, folder / "device.db", traces, start_other)
         fault = self.chosen.choice([Fault.KILL, Fault.SUSPEND, Fault.SUSPEND])
-        # In the last third, the account is made.
+        # The account is created in the last third of the opening.
         after = int(self.chosen.triangular(0, CALLS_IN_AN_OPENING, CALLS_IN_AN_OPENING))
         try:
             await first.start(Interruption(fault, after))
@@ -278,7 +279,7 @@ class Stage:
         return self.store.with_name(device.device.lower())
 
     async def end_part(self) -> tuple[Path, ...]:
-        """End the processes and start new ones, whose traces are a new part; return the files of the part before."""
+        """End the processes and start new ones, whose traces form a new part; return the files of the previous part."""
         for process in self.processes:
             await process.end()
         files = await asyncio.to_thread(self.traces.finish_part)
@@ -286,7 +287,7 @@ class Stage:
         return files
 
     async def settle(self) -> None:
-        """Let everything arrive. What was not answered is asked again after a while."""
+        """Let everything arrive. Requests without a response are repeated after a while."""
         for process in self.processes:
             process.skew_ms = 0
         if self.tablet is not None:
@@ -299,9 +300,9 @@ class Stage:
                 await self._finish_verifications(self.tablet, trusted=True)
 
     async def _finish_verifications(self, tablet: Tablet, *, trusted: bool = False) -> None:
-        """Let everybody take turns, and no time pass, until no verification is under way that both devices know of.
+        """Let all processes take turns without time passing, until no verification that both devices know is under way.
 
-        The other device is also to be ``trusted`` then.
+        With ``trusted``, the other device must then be verified too.
         """
         verifications = tablet.verifications
         for _ in range(CALM_ROUNDS):
@@ -314,7 +315,7 @@ class Stage:
             )
 
     async def check(self) -> None:
-        """See that everything is as it should be after ``settle``: since the last check, nothing was lost."""
+        """Check after ``settle`` that nothing was lost since the last check."""
         self._newest_messages()
         new, self._unchecked = self._unchecked, []
         self.messages_read += len(new)
@@ -340,7 +341,7 @@ class Stage:
         self._damaged = False
 
     async def _check_tablet(self, tablet: Tablet, new: list[Json]) -> None:
-        """See that no verification hangs, and that each room key that was asked for has arrived, or was refused."""
+        """Check that no verification hangs, and that each requested room key has arrived or was refused."""
         device, verifications = tablet.client.device, tablet.verifications
         await tablet.client.sync()
         self._check_texts(device.device, new, await texts(tablet.client.machine, new))
@@ -358,7 +359,7 @@ class Stage:
         self.cancelled += verifications.cancelled
 
     async def check_backup(self) -> None:
-        """See that a new device, which has nothing but the key of the backup, reads every message there ever was."""
+        """Check that a new device that has only the decryption key of the backup reads every message ever sent."""
         self.homeserver.sign_in(NEW)
         events = self.homeserver.events(ROOM)
         messages = [event for event in events if event["type"] == "m.room.encrypted" and event != self._lost]
@@ -394,7 +395,7 @@ class Stage:
         self.losses.extend(f"{reader} has read {text!r} twice" for text, times in Counter(read).items() if times > 1)
 
     def _check_arrivals(self) -> None:
-        """See that nothing that has arrived at the homeserver was used twice, and forget what has arrived."""
+        """Check that nothing that arrived at the homeserver was used twice, and forget those requests."""
         try:
             self._keys.add_arrivals(self.homeserver.arrivals)
         except AssertionError as reused:
@@ -450,14 +451,14 @@ class Stage:
             self._note_problems(await self.tablet.take_turn(messages, self._new_text(), [BOB]))
 
     def _note_problems(self, problems: list[tuple[str | None, str]]) -> None:
-        """Note what a sync has found that must not be there."""
+        """Record the problems of a sync that must not occur."""
         for sender, code in problems:
             is_damaged = self._damaged and (sender, code) == (FORGER.user, MessageUnreadable.code)
             if code not in HARMLESS and not is_damaged:
                 self.losses.append(f"a sync reported {code!r}")
 
     async def _other_takes_turn(self, interrupted: Process) -> None:
-        """Let the other process take a turn while one is suspended or dead: it takes the lease if that one has it."""
+        """Let the other process take a turn while one is suspended or dead, and take over its lease."""
         self.clock.advance(LeaseTimes().duration_ms + 1)
         [other] = (each for each in self.processes if each is not interrupted)
         await self._take_turn(other)
@@ -472,7 +473,7 @@ class Stage:
 
 @asynccontextmanager
 async def stage(folder: Path, seed: int) -> AsyncIterator[Stage]:
-    """Begin with everybody but the other devices. The phone's two processes make its store, both at once."""
+    """Begin with all participants except the other devices. The phone's two processes create its store concurrently."""
     async with AsyncExitStack() as stack:
         made = Stage(folder, seed)
         for device in (PHONE, LAPTOP, FORGER, STRANGER):

@@ -1,4 +1,4 @@
-"""Another device of the phone's user: verified with the phone, asked by it for room keys, and asking it for some."""
+"""Another device of the phone's user. It and the phone verify each other and request room keys from each other."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from checking.machine_replay.homeserver import Device, Json
 from unwedged.machine.records import Method
 
 SPEAKS: Final = 0.15
-"""How often it says something in a turn."""
+"""The probability that it sends a message in a turn."""
 BEGINS: Final = 0.4
-"""How often the owner begins a verification on one of the two devices, if none is under way."""
+"""The probability that the owner begins a verification on one of the two devices, if none is under way."""
 CANCELS: Final = 0.02
-"""How often the owner cancels those that are under way."""
+"""The probability that the owner cancels the verifications that are under way."""
 MOST_VERIFICATIONS: Final = 6
-"""After so many the owner begins none: a device refuses the ninth of another one within some minutes (M16.17)."""
+"""The owner begins no more than this number: a device refuses the ninth of another one within some minutes (M16.17)."""
 
 
 class Tablet:
@@ -32,11 +32,11 @@ class Tablet:
         self.client = client
         self.verifications = Verifications()
         self.said: list[Json] = []
-        """Its messages. The phone is not given their keys, and must ask for them."""
+        """Its messages. The phone does not receive their keys, and must request them."""
         self.asked: set[str] = set()
-        """The room keys that it has asked the phone for."""
+        """The room keys that it has requested from the phone."""
         self.is_calm = False
-        """Whether all is to end: the owner verifies the two devices, if they are not, and nothing else begins."""
+        """Whether chaos ends now: the owner verifies the two devices if necessary, and begins nothing else."""
         self._phone = phone
         self._lost = lost
         self._chosen = chosen
@@ -52,9 +52,9 @@ class Tablet:
     async def take_turn(
         self, messages: Sequence[Json], text: str, others: Sequence[str]
     ) -> list[tuple[str | None, str]]:
-        """Do what the application and the owner do; return what the sync found wrong.
+        """Take a turn of the application and of the owner; return the problems of the sync.
 
-        It asks for the keys of ``messages`` that it can't read, and may say something to the ``others``.
+        It requests the keys of ``messages`` that it can't read, and may send a message to the ``others``.
         """
         client, machine = self.client, self.client.machine
         await client.send_all()
@@ -71,7 +71,7 @@ class Tablet:
         return [(problem.sender, problem.code) for problem in outcome.problems]
 
     def acts_on_phone(self) -> OwnerActs:
-        """Return what the owner does next on the phone."""
+        """Return what the owner does next with the phone."""
         return self._acts(on_phone=True)
 
     def _acts(self, *, on_phone: bool) -> OwnerActs:

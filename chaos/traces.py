@@ -1,10 +1,10 @@
-"""The traces of the processes: they come through pipes, are kept in parts, and TLC follows each part.
+"""The traces of the processes: pipes carry them, files keep them in parts, and TLC follows each part.
 
 While the disk is full, no file can grow, and a trace in a file would lack lines. So each process writes its trace into
-a pipe, and a thread of this process reads the pipe at once: a writer does not wait, and what it has written survives it
-(T1.4). TLC follows a part while the next one is written. For the store it begins with the epoch, the version and the
-values that the part before has ended with; for the machine, with what the part itself tells. A part that was accepted
-is deleted when the next one was accepted too.
+a pipe, and a thread of this process reads the pipe at once: a writer does not wait, and its lines survive its death
+(T1.4). TLC follows a part while the next one is written. For the store, TLC begins with the epoch, the version and the
+values at the end of the previous part; for the machine, with what the part itself records. An accepted part
+is deleted once the next one is accepted too.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ class Traces:
 
     @property
     def lines(self) -> int:
-        """How many lines the part has. Each comes with two line feeds (T1.5)."""
+        """The number of lines of the part. Each line is written with two line feeds (T1.5)."""
         return self._line_feeds // 2
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files of the part that is written now. A file that has no line yet may not exist."""
+        """The files of the current part. A file without a line may not exist yet."""
         return tuple(self._file(label) for label in self._labels)
 
     def receive(self, label: str) -> int:
-        """Return the end of a new pipe that a process writes its trace to. Close it once the process has it."""
+        """Return the write end of a new pipe for a process's trace. Close it once the process has inherited it."""
         out, into = os.pipe()
         receiver = Thread(target=self._write, args=(out, self._file(label)), name=f"trace of {label}", daemon=True)
         receiver.start()
@@ -54,7 +54,7 @@ class Traces:
         return into
 
     def receive_rest(self) -> None:
-        """Wait until the files have all that the processes have written. All of them must have ended."""
+        """Wait until the files contain everything that the processes wrote. All processes must have ended."""
         for receiver in self._receivers:
             receiver.join()
         self._receivers.clear()
@@ -82,10 +82,10 @@ class Followed:
 
     def __init__(self, toolbox: Toolbox, specifications: Path) -> None:
         self.lines = 0
-        """How many lines are a behaviour of the specification."""
+        """The number of lines that are part of a behaviour of the specification."""
         self.parts = 0
         self.steps: Counter[str] = Counter()
-        """How many steps were accepted, by name."""
+        """The number of accepted steps, by name."""
         self.rejection: str | None = None
         """Why the last part is no behaviour of the specification."""
         self._toolbox = toolbox

@@ -1,4 +1,4 @@
-"""The verifications between the phone and another device, as each of the two has shown them last."""
+"""The verifications between the phone and another device, as each of the two showed them last."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from unwedged.machine import verification
 from unwedged.machine.records import Phase
 
 Last: TypeAlias = "dict[str, Shown | None]"
-"""By transaction id: what a device has shown last; ``None`` once it no longer shows a verification, which was over."""
+"""By transaction id: what a device showed last, or ``None`` once it no longer shows a verification that was over."""
 
 IMPOSSIBLE: Final = frozenset(
     {verification.MISMATCHED_SAS, verification.MISMATCHED_COMMITMENT, verification.INVALID_MESSAGE}
 )
-"""Why no verification between two devices that keep to the protocol is cancelled."""
+"""The reasons for which no verification between two correct devices is cancelled."""
 
 
 class Verifications:
@@ -49,12 +49,12 @@ class Verifications:
 
     @property
     def under_way(self) -> bool:
-        """Whether one is not over, on one of the two devices at least."""
+        """Whether a verification is not over on at least one of the two devices."""
         return any(shown is not None and not shown.is_over for ends in self._ends.values() for shown in ends)
 
     @property
     def hangs(self) -> bool:
-        """Whether one is not over although both devices take part in it: messages suffice to end it, and no time."""
+        """Whether a verification that both devices know is not over: messages end it, without any time passing."""
         return any(
             None not in ends and not all(shown is not None and shown.is_over for shown in ends)
             for ends in self._ends.values()
@@ -62,24 +62,24 @@ class Verifications:
 
     @property
     def trusted(self) -> bool:
-        """Whether each device has verified the other, so that either may ask the other for room keys."""
+        """Whether each device has verified the other, so that either may request room keys from the other."""
         return all(any(shown.trusts for shown in end) for end in (self.on_phone, self.on_tablet))
 
     @property
     def tablet_trusts(self) -> bool:
-        """Whether the phone is verified on the other device."""
+        """Whether the other device regards the phone as verified."""
         return any(shown.trusts for shown in self.on_tablet)
 
     @property
     def finished(self) -> int:
-        """How many have ended well on both devices."""
+        """The number of verifications that succeeded on both devices."""
         return sum(
             all(shown is not None and shown.phase is Phase.DONE for shown in ends) for ends in self._ends.values()
         )
 
     @property
     def cancelled(self) -> Counter[str]:
-        """How many were cancelled, by the reason that the phone has shown, or else the other device."""
+        """The number of cancelled verifications, by the reason that the phone showed, or else the other device."""
         reasons = (
             next((shown.cancelled for shown in ends if shown is not None and shown.cancelled is not None), None)
             for ends in self._ends.values()
@@ -87,7 +87,7 @@ class Verifications:
         return Counter(reason for reason in reasons if reason is not None)
 
     def losses(self) -> Iterator[str]:
-        """Say what is wrong with those that were under way, when nothing is any more."""
+        """Describe what is wrong with the verifications that should have ended by now."""
         for name, ends in self._ends.items():
             said = " and ".join("not there" if shown is None else shown.phase.value for shown in ends)
             if any(shown is not None and not shown.is_over for shown in ends):
@@ -104,7 +104,7 @@ class Verifications:
 
 
 def _note(last: Last, shown: Sequence[Shown]) -> None:
-    """Note what a device shows. What is over stays over: what another of its processes said may be older."""
+    """Record what a device shows. What is over stays over: another process of the device may show an older state."""
     now = {each.transaction_id: each for each in shown}
     for name, before in last.items():
         if before is None or not before.is_over:

@@ -1,9 +1,9 @@
-"""A process of a device, to be run as one: ``python -m chaos.worker TRACE LABEL STORE CLOCK USER DEVICE``.
+"""The program of a device's process: ``python -m chaos.worker TRACE LABEL STORE CLOCK USER DEVICE``.
 
-It reads and writes lines of JSON. First it reads an ``Interruption`` or ``null``, and opens the machine. Then, for each
-``Turn`` that it reads, it does what an application does. It writes each request to the homeserver as a line, and reads
-the answer as one. An interruption lets it suspend or kill itself, or fork, after so many calls and returns of
-functions, in whichever thread.
+It reads and writes lines of JSON. First it reads an ``Interruption`` or ``null``, and opens the machine. For each
+``Turn`` that it then reads, it acts as an application does. It writes each request to the homeserver as a line, and
+reads the response as one. An interruption makes it suspend or kill itself, or fork, after a number of calls and
+returns of functions, in any thread.
 """
 
 from __future__ import annotations
@@ -35,33 +35,33 @@ from unwedged.store import ForkedStore, Milliseconds, StoreError, database
 from unwedged.trace import NdjsonTracer
 
 KEY: Final = bytes(32)
-"""That of a throw-away store."""
+"""The secret of a throw-away store."""
 TRANSACTION: Final = database.transaction.__code__
 QUERY: Final = database.rows.__code__
-"""While it runs, SQLite may have a lock that keeps others from making the file a store."""
+"""While this function runs, SQLite may hold a lock that keeps other processes from making the file a store."""
 
 
 class Interruption(msgspec.Struct, frozen=True):
-    """What happens to a process in the middle of its opening, or of a turn."""
+    """An interruption of a process, while it opens the machine or takes a turn."""
 
     fault: Fault
     """One of ``IN_PROCESS``."""
     after: int
-    """After how many calls and returns of functions, or as soon as possible after that."""
+    """The number of calls and returns of functions after which it happens, or as soon as possible after that."""
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """What the application does: it syncs, sends its requests, says something, and reads some messages."""
+    """What the application does: it syncs, sends its requests, sends a message, and reads some messages."""
 
     sliding: bool
     text: str | None = None
     read: list[Json] = []
     wanted: list[Json] = []
-    """Messages whose room keys it asks the user's other devices for, if it lacks them."""
+    """Messages whose room keys it requests from the user's other devices, if it lacks them."""
     owner: OwnerActs = OwnerActs()
     interruption: Interruption | None = None
     skew_ms: int = 0
-    """How far the clock of this process is ahead of the others'."""
+    """The time by which this process's clock is ahead of the others'."""
     sets_up: bool = False
     """Whether it first makes the user's cross-signing identity, and turns the backup of room keys on."""
 
@@ -88,22 +88,22 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     """The turn is over."""
 
     texts: list[str | None] = []
-    """What the messages say; ``None`` for each that could not be read."""
+    """The texts of the messages; ``None`` for each that could not be decrypted."""
     problems: list[tuple[str | None, str]] = []
-    """What the sync found wrong: who has sent it, and the code."""
+    """The problems of the sync: the sender, and the code."""
     shown: list[Shown] | None = None
     """The verifications that the device shows; ``None`` if the turn ended before that."""
     ended_by: str | None = None
-    """The name of the exception that has ended the turn early, if one has."""
+    """The name of the exception that ended the turn early, if any."""
     backup_key: str = ""
-    """What reads the backup, as hexadecimal digits, if it was turned on."""
+    """The decryption key of the backup, in hexadecimal, if the backup was turned on."""
 
 
 Line = HttpRequest | Opened | Suspends | Forked | Done
 
 
 class Interrupter:
-    """Counts the calls and returns of functions, and brings the planned interruption about when its moment has come."""
+    """Counts the calls and returns of functions, and interrupts the process at the planned moment."""
 
     def __init__(self) -> None:
         self.planned: Interruption | None = None
@@ -153,7 +153,7 @@ class Interrupter:
         self.write(Forked(refused=os.waitstatus_to_exitcode(status) == 0))
 
     def write(self, line: Line) -> None:
-        """Write a line, whole."""
+        """Write one whole line."""
         self.writes = True
         left = msgspec.json.encode(line) + b"\n"
         while left:
@@ -162,7 +162,7 @@ class Interrupter:
 
 
 def in_progress(code: CodeType) -> bool:
-    """Say whether a thread runs a function."""
+    """Return whether any thread is running a function."""
     for top in sys._current_frames().values():  # noqa: SLF001 (its documented name)
         frame: FrameType | None = top
         while frame is not None:
@@ -173,7 +173,7 @@ def in_progress(code: CodeType) -> bool:
 
 
 class SharedClock:
-    """The wall clock of all processes, which chaos moves, and how far this one's is ahead."""
+    """The wall clock of all processes, which chaos moves, plus the time by which this process's is ahead."""
 
     def __init__(self, added: MachineClock) -> None:
         self._added = added
@@ -187,7 +187,7 @@ class SharedClock:
 
 
 class ReportingClient(Client):
-    """A client that tells its machine which requests have failed."""
+    """A client that reports failed requests to its machine."""
 
     async def send(self, request: Request) -> None:
         try:
@@ -219,7 +219,7 @@ class Application:
                 await self._client.send(backup.request)
                 backup_key = backup.decryption_key.hex()
             await self._client.send_all()
-            # Sliding connections are of one process each. The position of a classic sync is the device's.
+            # Each sliding sync connection belongs to one process; the position of the classic sync, to the device.
             connection = self._label if turn.sliding else "main"
             asked = await self._client.ask_or_forget(connection, sliding=turn.sliding)
             if asked is not None:
@@ -239,7 +239,7 @@ class Application:
         return Done(read, problems, shown, backup_key=backup_key)
 
     async def _say(self, text: str) -> None:
-        """Send a message, if all members can read it."""
+        """Send a message, if all members can be given its key."""
         members = self._client.call("GET", f"rooms/{ROOM}/joined_members")["joined"]
         assert isinstance(members, dict)
         content = await encrypted(self._client, members, text)
@@ -249,7 +249,7 @@ class Application:
 
 
 async def run(trace: str, label: str, path: str, clock: str, user: str, device: str) -> None:
-    """Open the machine, and take turns until there are no more."""
+    """Open the machine, and take turns until the input ends."""
     interrupter = Interrupter()
     interrupter.plan(msgspec.json.decode(sys.stdin.readline(), type=Interruption | None))
     threading.setprofile(interrupter)
@@ -265,7 +265,7 @@ async def run(trace: str, label: str, path: str, clock: str, user: str, device: 
         clock=machine_clock,
         tracer=tracer,
     ) as machine:
-        interrupter.use_machine = machine._store.mark  # noqa: SLF001 (the way into the store that awaits nothing)
+        interrupter.use_machine = machine._store.mark  # noqa: SLF001 (the only entry to the store that awaits nothing)
         application = Application(ReportingClient(RemoteHomeserver(interrupter.write), machine), label)
         await machine.set_room_encryption(ROOM, ENCRYPTION)
         interrupter.plan(None)
