@@ -1,4 +1,4 @@
-"""A process with a fault: ``python -m tests.chaos.faulty_worker FAULT ...``, and what ``chaos.worker`` is told."""
+"""A process with a fault: ``python -m tests.chaos.faulty_worker FAULT ...``, then the arguments of ``chaos.worker``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FAULTS: Final[Mapping[str, Callable[[], Sequence[Substitution]]]] = {
     **verification_faults.FAULTS,
     **gossip_faults.FAULTS,
 }
-"""Those of the machine. Of the store, its short cuts can be taken."""
+"""The faults of the machine. A fault of the store is one of its short cuts."""
 
 if __name__ == "__main__":
     fault, *arguments = sys.argv[1:]

@@ -1,4 +1,4 @@
-"""Each fault by itself: it comes about, and does no harm."""
+"""Each fault alone happens, and does no harm."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ENDED_BY: Final = {
     Fault.DELAY_REQUESTS: "Unreachable",
     Fault.KILL: "killed",
 }
-"""What ends turns: that of the process that suffers, or of the other."""
+"""How the turn of the affected process, or of the other process, ends."""
 
 
 @pytest.mark.parametrize("fault", Fault)
@@ -58,7 +58,7 @@ async def test_it_comes_about_and_does_no_harm(tmp_path: Path, fault: Fault) -> 
 
 
 async def test_what_is_lost_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The homeserver forgets a message to a device: a room key never arrives."""
+    """The homeserver loses a to-device message, so a room key never arrives."""
     async with stage(tmp_path, seed=1) as on:
         send = on.homeserver.request
 
@@ -114,7 +114,7 @@ async def test_two_processes_that_make_an_account_each_are_found_out(
 
 
 async def found_in(folder: Path) -> list[str]:
-    """Return what was lost, or why a process has ended: its homeserver may refuse what it asks for."""
+    """Return what was lost, or why a process ended: the homeserver may refuse its requests."""
     try:
         return await run(folder, 1, 60, Console(file=io.StringIO()))
     except ProcessFailed as failure:
@@ -141,7 +141,7 @@ async def test_what_is_not_in_the_backup_is_told(tmp_path: Path) -> None:
     async with stage(tmp_path, seed=1) as on:
         await on.round(None)
         await on.settle()
-        backup = on.homeserver._backups[PHONE.user][-1]  # nothing else can lose what is there
+        backup = on.homeserver._backups[PHONE.user][-1]  # No fault of chaos removes keys here.
         backup.rooms.clear()
         await on.check()
         assert not on.losses
@@ -150,9 +150,9 @@ async def test_what_is_not_in_the_backup_is_told(tmp_path: Path) -> None:
 
 
 async def test_a_key_that_was_offered_and_is_lost_is_told(tmp_path: Path) -> None:
-    """The homeserver hands out keys that the device does not have, under the names of those that it has."""
+    """The homeserver hands out keys that the device does not have, under the ids of keys that it has."""
     async with stage(tmp_path, seed=1) as on:
-        keys = on.homeserver._devices[PHONE].one_time  # nothing else can exchange them
+        keys = on.homeserver._devices[PHONE].one_time  # No fault of chaos replaces keys here.
         for name, lost in zip(keys, Account().make_one_time_keys(len(keys)).values(), strict=True):
             keys[name] = {**keys[name], "key": lost}
         await on.round(None)

@@ -1,4 +1,4 @@
-"""What chaos concludes from what the two devices of a verification show."""
+"""The conclusions of chaos from the states that the two devices of a verification show."""
 
 from __future__ import annotations
 
