@@ -1,4 +1,4 @@
-"""What becomes of a trace, and of the program that writes it, when a file can't take the lines (``NdjsonTracer``)."""
+"""What happens to a trace and to the program that writes it when the file can't accept the lines (``NdjsonTracer``)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def reader(pipe: Path) -> Iterator[int]:
 
 
 class TestPipes:
-    """T1.11: nobody waits for a reader."""
+    """T1.11: the writer does not wait for a reader."""
 
     def test_a_pipe_that_nobody_reads_is_refused_at_once(self, pipe: Path) -> None:
         with pytest.raises(OSError, match="No such device"):
@@ -82,7 +82,7 @@ class TestPipes:
 
 
 def write_until_refused(tracer: NdjsonTracer, first: int) -> int:
-    """Write lines that are not much shorter than a pipe takes at once; return the number of the one that it refuses."""
+    """Write lines almost as long as a pipe accepts at once; return the number of the line that it refuses."""
     number = first
     while True:
         try:
@@ -122,7 +122,7 @@ class TestDisks:
 
 
 class Hanging(Recorder):
-    """A tracer that hangs at one step, for as long as another process does something."""
+    """A tracer that blocks at one step until another process has finished its work."""
 
     def __init__(self, step: str, path: Path) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ async def count(view: View) -> int:
 
 
 def fork_and_try(path: Path, trace: Path) -> None:
-    """Open a store with a trace, fork, and let the child do what it can with both."""
+    """Open a store with a trace, fork, and let the child try to use both."""
 
     async def child(store: CryptoStore) -> None:
         for attempt in (store.run(count_up), store.query(count), store.pause(), store.close()):
@@ -184,7 +184,7 @@ def fork_and_try(path: Path, trace: Path) -> None:
                 if not (pid := os.fork()):
                     status = 1
                     try:
-                        asyncio._set_running_loop(None)  # the copy of the parent's
+                        asyncio._set_running_loop(None)  # the copy of the parent's object
                         asyncio.new_event_loop().run_until_complete(child(store))
                         status = 0
                     finally:
@@ -214,7 +214,7 @@ def test_a_child_that_was_forked_writes_no_line_of_its_parent_s_store(tmp_path: 
 
 
 def write_without_end(path: Path, ready: Event) -> None:
-    """Write lines that are so long that a kill comes in the middle of one."""
+    """Write lines so long that a kill interrupts the writing of one."""
     with NdjsonTracer(path) as tracer:
         tracer.write({"step": "long", "line": 0})
         ready.set()
