@@ -23,7 +23,7 @@ def say(what: object) -> None:
 
 
 def after(child: Callable[[], object]) -> int:
-    """Fork, have the child do something, and return its exit status."""
+    """Fork, run something in the child, and return the child's exit status."""
     process = os.fork()
     if not process:
         try:
@@ -35,7 +35,7 @@ def after(child: Callable[[], object]) -> int:
 
 
 def begins(name: str, work: Coroutine[object, object, object]) -> None:
-    """Do the first step of ``work``, without any event loop, and say how it went."""
+    """Run the first step of ``work`` without an event loop, and print the outcome."""
     try:
         work.send(None)
     except ForkedStore:
@@ -68,7 +68,7 @@ def uses_it_at_every_entry(path: Path) -> None:
                     say(f"{name}: ForkedStore")
 
         after(child)
-        look(path)  # and delete the log, if the child has cost this process its locks
+        look(path)  # This deletes the log if the child made this process lose its locks.
         say(runner.run(store.run(count_up)))
         runner.run(store.close())
 
@@ -86,7 +86,7 @@ def uses_it_in_a_loop_of_its_own(path: Path) -> None:
             asyncio.run(opens(path.with_name("another")))
 
         after(child)
-        look(path)  # and delete the log, if the child has cost this process its locks
+        look(path)  # This deletes the log if the child made this process lose its locks.
         say(runner.run(store.run(count_up)))
         runner.run(store.close())
 
@@ -102,7 +102,7 @@ def closed_it_before(path: Path) -> None:
 
 
 def goes_on_inside_an_operation(path: Path) -> None:
-    """The child is in the middle of everything: of a block, of a coroutine, and of the loop."""
+    """The child is created inside a block, a coroutine and the event loop."""
 
     async def update(store: CryptoStore) -> None:
         async with store.subscribe(COUNTS) as subscription, store.transaction() as transaction:
@@ -113,7 +113,7 @@ def goes_on_inside_an_operation(path: Path) -> None:
             read_again = transaction.get(COUNTS, "n")
             begins("get", read_again)
             begins("news", subscription.__anext__())
-            say("child goes on")  # and would commit
+            say("child goes on")  # it would commit
 
     in_the_middle(path, update)
 
@@ -128,7 +128,7 @@ def leaves_the_block(path: Path) -> None:
 
 
 def in_the_middle(path: Path, work: Callable[[CryptoStore], Coroutine[object, object, None]]) -> None:
-    """Run work that forks. A child that let its loop come to an end would take away its parent's: they share it."""
+    """Run work that forks. The child must not close the event loop, since it shares the selector with its parent."""
     process = os.getpid()
 
     async def main() -> None:
@@ -136,7 +136,7 @@ def in_the_middle(path: Path, work: Callable[[CryptoStore], Coroutine[object, ob
             async with await open_store(path) as store:
                 await store.run(count_up)
                 await work(store)
-                look(path)  # and delete the log, if the child has cost this process its locks
+                look(path)  # This deletes the log if the child made this process lose its locks.
                 say(await store.run(count_up))
         except BaseException as error:
             if os.getpid() == process:
@@ -148,7 +148,7 @@ def in_the_middle(path: Path, work: Callable[[CryptoStore], Coroutine[object, ob
 
 
 def forked() -> str:
-    """Fork, and return nothing in the child; in the parent, once that has ended, how."""
+    """Fork. In the child, return nothing; in the parent, wait for the child and return its exit status."""
     process = os.fork()
     return f"child ended: {os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])}" if process else ""
 
@@ -200,7 +200,7 @@ def exits_while_it_commits(path: Path) -> None:
     runner.run(store.run(count_up))
     reached = asyncio.Event()
 
-    def stop(began_seconds: float, duration_ms: Milliseconds) -> Milliseconds:  # noqa: ARG001 (it stands in for another)
+    def stop(began_seconds: float, duration_ms: Milliseconds) -> Milliseconds:  # noqa: ARG001 (it replaces a function)
         runner.get_loop().call_soon_threadsafe(reached.set)
         threading.Event().wait()
         return Milliseconds(0)

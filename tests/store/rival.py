@@ -18,7 +18,7 @@ async def run(path: Path) -> None:
     async with CryptoStore.open(path, key=KEY, label="rival", kinds=KINDS) as store:
         while not ended.done():
             try:
-                print(await store.run(count_up), flush=True)  # noqa: T201 (that is what it is for)
+                print(await store.run(count_up), flush=True)  # noqa: T201 (the test reads this)
             except StoreBusy:
                 continue  # SQLite was busy for too long; nothing was written.
 

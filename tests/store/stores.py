@@ -31,7 +31,7 @@ from unwedged.trace import Line, Tracer
 Result = TypeVar("Result")
 
 PATIENCE = 10
-"""Seconds after which a test that hangs fails instead. How long anything takes is no test's matter."""
+"""Seconds after which a hanging test fails. No test measures time by this."""
 
 
 class Counter:
@@ -47,7 +47,7 @@ PLAIN = RecordKind("plain", TEXT, BYTES, cached=False)
 KINDS: tuple[Kind, ...] = (COUNTER, DEVICE, PLAIN)
 
 KEY = bytes(range(32))
-"""The secret of every store whose secret is not what a test is about: it costs nothing, as scrypt would."""
+"""The secret of every store in tests that do not concern the secret. Unlike a passphrase, it needs no slow scrypt."""
 
 
 class StillClock:
@@ -75,7 +75,7 @@ class StillClock:
             del self._sleepers[future]
 
     async def asleep(self, times: int) -> None:
-        """Wait until ``sleep`` was called so many times in total."""
+        """Wait until ``sleep`` was called this many times in total."""
         async with asyncio.timeout(PATIENCE), self._somebody:
             await self._somebody.wait_for(lambda: len(self.slept) >= times)
 
@@ -112,7 +112,7 @@ class Gate:
 
 
 class GatedBackend:
-    """A backend whose calls can be held up before they run and before they return, or made to fail, by name."""
+    """A backend whose calls, selected by name, can be blocked before they run or return, or made to fail."""
 
     def __init__(self, backend: SqliteBackend) -> None:
         self.identity = backend.identity
@@ -138,7 +138,7 @@ class GatedBackend:
         return gate
 
     def open_gates(self) -> None:
-        """Open all gates: a commit that still waits after a failed test would keep the loop from ending."""
+        """Open all gates: a commit that still waits after a failed test would keep the event loop from closing."""
         for gate in self.gates:
             gate.opened.set()
 
@@ -223,7 +223,7 @@ class Instance(CryptoStore):
 
 
 class Recorder:
-    """A tracer that keeps the lines."""
+    """A tracer that keeps the lines in memory."""
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
@@ -279,7 +279,7 @@ class Workbench:
         return store
 
     def expire_lease(self) -> None:
-        """Let more time pass than any lease lasts, without waking a process that would renew."""
+        """Advance the clock past the end of any lease, without waking a process that would renew it."""
         self.clock.time += 100_000
 
     async def close(self) -> None:
@@ -290,13 +290,13 @@ class Workbench:
 
     async def _close(self, store: Instance) -> None:
         try:
-            async with asyncio.timeout(PATIENCE):  # for a failed test that left an operation running
+            async with asyncio.timeout(PATIENCE):  # in case a failed test left an operation running
                 await store.close()
         finally:
             await store.gated.inner.close()
 
     def stored(self) -> dict[RecordName, bytes]:
-        """Read all records past every store object."""
+        """Read all records from the file, without a store object."""
         assert self.sealer is not None
         records = {}
         with closing(sqlite3.connect(self.path)) as connection:
@@ -306,7 +306,7 @@ class Workbench:
         return records
 
     def edit(self, statement: str) -> None:
-        """Change the file without the protocol."""
+        """Change the file without following the protocol."""
         with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
             connection.execute(statement)
 
@@ -317,7 +317,7 @@ class Workbench:
             return version
 
     def assert_cache_is_snapshot(self, store: Instance) -> None:
-        """Whatever a guard's cache holds is what is stored: values, known absences, and live objects."""
+        """Check that the guard's cache agrees with the stored records: values, known absences, and live objects."""
         cache, stored = store.lock.guarded.cache, self.stored()
         assert store.lock.guard.epoch, "there is no guard, and so no cache that must be right"
         assert cache.version == self.version()
@@ -339,14 +339,14 @@ async def workbench(path: Path) -> AsyncIterator[Workbench]:
 
 @asynccontextmanager
 async def failing(error: type[BaseException], context: AbstractAsyncContextManager[Result]) -> AsyncIterator[Result]:
-    """Enter ``context`` and expect ``error`` from inside its block or from leaving it."""
+    """Enter ``context`` and expect ``error`` from its block or from its exit."""
     with pytest.raises(error):
         async with context as entered:
             yield entered
 
 
 async def all_that_can_run() -> None:
-    """Let every task go on until it waits for a thread, a gate or the clock: more switches than any needs."""
+    """Let every task run until it waits for a thread, a gate or the clock. No task needs this many switches."""
     for _ in range(20):
         await asyncio.sleep(0)
 
@@ -372,7 +372,7 @@ async def count_up(transaction: Transaction, key: str = "n") -> int:
 class CancelledAt(Generic[Result]):
     """Await a coroutine, and cancel the task that does so when it is suspended for the ``at``-th time.
 
-    With ``late`` it is cancelled only when what it waited for has happened, and it is about to go on.
+    With ``late``, it is cancelled only after the awaited event has happened, just before it resumes.
     """
 
     def __init__(self, work: Coroutine[object, None, Result], at: int, *, late: bool) -> None:

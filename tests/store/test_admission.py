@@ -68,7 +68,7 @@ def test_the_first_that_still_waits_begins_first(steps: list[str], random: Rando
 
 
 async def test_one_that_left_already_may_leave_again() -> None:
-    """It was let in, or refused, at the moment at which its caller was cancelled."""
+    """It was admitted or refused at the moment when its caller was cancelled."""
     queue: Queue[int] = Queue()
     place = queue.join()
     assert len(queue) == 1

@@ -112,7 +112,7 @@ async def test_it_goes_on_after_a_failure_of_what_it_waits_for() -> None:
 
 
 async def test_a_time_limit_counts_once_the_work_has_ended() -> None:
-    """The limit raises its own exception. The cancellation that it causes is counted once."""
+    """The time limit raises its own exception, and the cancellation that it causes is counted once."""
     ended: list[str] = []
 
     async def work() -> None:

@@ -1,4 +1,4 @@
-"""Two stores on one file against a dictionary, with everything that may happen between any two of their steps."""
+"""Two stores on one file agree with a dictionary, whatever happens between any two of their steps."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KEYS = ("a", "b", "c")
 
 @dataclass
 class Running:
-    """An operation that is inside its block, and what it saw and did there."""
+    """An operation that is inside its block, and what it has read and written there."""
 
     context: AbstractAsyncContextManager[Transaction] | AbstractAsyncContextManager[View]
     operation: Transaction | View
@@ -70,7 +70,7 @@ class TwoStores(RuleBasedStateMachine):
         """The process that committed each version."""
 
     def wait(self, work: Coroutine[object, None, Result]) -> Result:
-        # The time limit is for tests that hang, not for how long anything takes.
+        # The time limit is for tests that hang. It measures nothing.
         return self.loop.run_until_complete(asyncio.wait_for(work, 30))
 
     @initialize()
@@ -156,7 +156,7 @@ class TwoStores(RuleBasedStateMachine):
             process.transaction = self.wait(self.begin(process.store.transaction()))
 
     def turn_is_free(self, process: Process) -> bool:
-        # A transaction of a dead guard goes on beside the next one's; to keep the test readable it is ended first.
+        # A transaction of a dead guard could run beside the next guard's. The test ends it first, for simplicity.
         if process.transaction is None:
             return True
         if process.store.lock.stands(process.transaction.operation._operation.epoch):
@@ -206,7 +206,7 @@ class TwoStores(RuleBasedStateMachine):
             self.read(process, process.views[position], key)
 
     def read(self, process: Process, running: Running, key: str) -> bool:
-        """Read through the operation; whatever it sees must be the version it began on (Opaque)."""
+        """Read through the operation. The values must be those of the version on which it began (Opaque)."""
         try:
             counter = self.wait(self.get(running, key))
         except OperationInterrupted as interruption:
@@ -253,7 +253,7 @@ class TwoStores(RuleBasedStateMachine):
 
     @rule(which=processes_, position=st.integers(0, 3))
     def fail(self, which: int, position: int) -> None:
-        """Leave the block by an error of its own.
+        """Leave the block with an error of the operation.
 
         If the caller gets the error, the operation had read current records.
         """
@@ -270,11 +270,11 @@ class TwoStores(RuleBasedStateMachine):
                 self.check_answer(process, operation)
 
     def check_answer(self, process: Process, running: Running) -> None:
-        """What an operation answers was so between its begin and its end: nobody else has committed since it began."""
+        """Check that an operation's result is current: no other process has committed since the operation began."""
         assert set(self.authors[running.began_at + 1 :]) <= {process.store}
 
     def interrupted(self, process: Process, running: Running, error: BaseException) -> None:
-        """Leave the block by an exception."""
+        """Leave the block with an exception."""
         if isinstance(error, SnapshotMoved):
             assert running is not process.transaction, "nobody else can write during a transaction"
             assert running.began_at < len(self.versions) - 1
@@ -285,7 +285,7 @@ class TwoStores(RuleBasedStateMachine):
         return await running.context.__aexit__(type(error), error, error.__traceback__)
 
     def finish(self, process: Process, running: Running | None) -> None:
-        """Leave the block normally; what the operation answered then must be true."""
+        """Leave the block normally; the operation's result must be true."""
         if running is None:
             return
         self.forget(process, running)
@@ -316,7 +316,7 @@ class TwoStores(RuleBasedStateMachine):
         else:
             process.views.remove(running)
 
-    # What always holds
+    # Invariants
 
     @invariant()
     def stored_is_the_last_version(self) -> None:
@@ -358,7 +358,7 @@ TestTwoStores.settings = settings(max_examples=60, stateful_step_count=50, deadl
 
 
 class TwoStoresThatForget(TwoStores):
-    """There is room for one of the three records in each cache."""
+    """Each cache has room for only one of the three records."""
 
     limit_bytes = OVERHEAD_BYTES + 10
 

@@ -26,13 +26,13 @@ values = st.none() | st.binary(max_size=400)
 
 # P2.16, P2.17
 class BoundedCache(RuleBasedStateMachine):
-    """The model is the cache that would be if nothing were forgotten, and the order in which records were used."""
+    """The model is a cache that forgets nothing, and the order in which records were used."""
 
     def __init__(self) -> None:
         super().__init__()
         self.guarded = GuardedCache(Epoch(1), empty(Version(0)), {}, Ledger(LIMIT))
         self.known: dict[RecordName, bytes | None] = {}
-        """What was ever cached and is still so in the store; the last one was used last."""
+        """The records that were ever cached and are unchanged in the store, in the order of their last use."""
 
     def used(self, name: RecordName, value: bytes | None) -> None:
         self.known.pop(name, None)
@@ -118,7 +118,7 @@ class BoundedCache(RuleBasedStateMachine):
 
     @invariant()
     def what_goes_was_not_used_for_longest(self) -> None:
-        """Of those that are there, each was used after all that are not, since what went does not come back."""
+        """Check that each cached record was used after all forgotten ones, which do not return by themselves."""
         there = [name in self.guarded.cache.records for name in self.known]
         assert there == sorted(there)
 
@@ -142,7 +142,7 @@ TestBoundedCache = BoundedCache.TestCase
 def test_what_the_next_guard_drops_is_no_longer_counted(
     known: dict[RecordName, bytes], with_objects: set[RecordName], changed: set[RecordName], reaches: bool
 ) -> None:
-    """Whether any live object is left or not."""
+    """The promise holds whether any live object is left or not."""
     guarded = GuardedCache(Epoch(1), empty(Version(0)), {}, Ledger(10 * OVERHEAD_BYTES))
     guarded.install(Version(1), known, {name: object() for name in with_objects & known.keys()})
     log = ChangeLog(Version(2), Version(0 if reaches else 2), tuple(Change(Version(2), name) for name in changed))
@@ -229,7 +229,7 @@ class TestInAStore:
                 key=bytes(32),
                 label="phone",
                 kinds=KINDS,
-                cache_limit_bytes=limit,  # type: ignore[arg-type]  # that is the point
+                cache_limit_bytes=limit,  # type: ignore[arg-type]  # the wrong type is intended
             )
         assert not (tmp_path / "store.db").exists()
 

@@ -34,7 +34,7 @@ A, B, C = RowName("device", b"a"), RowName("device", b"b"), RowName("session", b
 
 
 async def fill(path: Path) -> SqliteBackend:
-    """Make a store with three commits, still open."""
+    """Create a store with three commits, and leave it open."""
     backend = await SqliteBackend.open(path)
     epoch = (await backend.acquire(InstanceId(7), "phone app", NOW, DURATION)).epoch
     for rows in ([Row(A, b"1"), Row(C, b"1")], [Row(B, b"2")], [Row(C, b"3")]):
@@ -67,7 +67,7 @@ def expected(identity: str) -> Inspection:
 
 
 def folder(path: Path) -> dict[str, tuple[bytes, int]]:
-    """Read every file of a folder, but not the index of the write-ahead log, where SQLite keeps its readers' locks."""
+    """Read every file of a folder except the index of the write-ahead log, where SQLite keeps its readers' locks."""
     return {
         file.name: (file.read_bytes(), file.stat().st_mtime_ns)
         for file in path.iterdir()
@@ -104,7 +104,7 @@ async def test_a_transaction_that_is_under_way_is_not_seen_and_not_waited_for(tm
 
 
 async def test_all_that_is_told_is_of_one_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where somebody commits while it is looked at."""
+    """The promise also holds if another process commits during the inspection."""
     async with filled(tmp_path / "store") as backend:
         identity = backend.identity.hex()
         with closing(sqlite3.connect(tmp_path / "store", isolation_level=None)) as raw:
@@ -122,7 +122,7 @@ async def test_all_that_is_told_is_of_one_version(tmp_path: Path, monkeypatch: p
 async def test_a_store_that_is_opened_and_closed_meanwhile_is_looked_at_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody has it open, so it is read as a file that doesn't change. If it did, what was read counts for nothing."""
+    """No process has it open, so it is read as an immutable file. If it changed meanwhile, the result is discarded."""
     path = tmp_path / "store"
     async with filled(path):
         pass
@@ -150,7 +150,7 @@ async def test_the_kinds_of_one_version_are_in_order(tmp_path: Path) -> None:
 
 
 async def test_a_file_with_two_names_is_refused_by_either(tmp_path: Path) -> None:
-    """What was committed is in the log beside one of them: read by the other, the store would look older than it is."""
+    """The commits are in the log beside one of the names: read by the other name, the store would look outdated."""
     path, other = tmp_path / "store", tmp_path / "other"
     async with filled(path) as backend:
         other.hardlink_to(path)
@@ -186,7 +186,7 @@ asyncio.run(main())
 @pytest.mark.parametrize("index", ["kept", "lost"])
 def test_a_store_whose_last_user_crashed(tmp_path: Path, index: str) -> None:
     arguments = [sys.executable, "-c", CRASH, str(tmp_path / "store"), str(Path(__file__).parent)]
-    # The paths of this process are the child's, however the package came to be found here.
+    # The child gets this process's module paths, so that it finds the package in any installation.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     child = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
     assert child.returncode == -signal.SIGKILL, child.stderr
@@ -240,7 +240,7 @@ def test_symbolic_links_that_lead_in_a_circle(tmp_path: Path) -> None:
 
 
 async def test_a_process_that_inherited_the_file_does_not_look(tmp_path: Path) -> None:
-    """To close it there would cost its parent its locks, or would find none of them."""
+    """If it closed the file, its parent could lose its locks."""
     async with filled(tmp_path / "store"):
         child = os.fork()
         if child == 0:

@@ -42,13 +42,13 @@ Result = TypeVar("Result")
 
 MANY = 3 * FEW_RECORDS
 PATIENCE = 30
-"""Seconds after which what does not come counts as hanging."""
+"""Seconds after which a wait counts as hanging."""
 NEVER = Milliseconds(10**9)
 REPOSITORY = Path(__file__).parents[2]
 
 
 class Strain:
-    """Counts what is done on the loop's own thread between two iterations of the loop."""
+    """Counts the records that are handled on the event loop's thread between two iterations of the loop."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.iterations = 0
@@ -192,7 +192,7 @@ class TestTheLoopGoesOn:
         assert strain.longest("seal") == strain.longest("reveal") == FEW_RECORDS
 
     async def test_a_slice_in_a_thread_has_an_end(self, phone: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A program that ends waits for its threads."""
+        """A program that exits waits for its threads."""
         slices: list[int] = []
         to_thread = asyncio.to_thread
 
@@ -200,7 +200,7 @@ class TestTheLoopGoesOn:
             work: Callable[Arguments, list[Row]], *arguments: Arguments.args, **named: Arguments.kwargs
         ) -> list[Row]:
             made = await to_thread(work, *arguments, **named)
-            if len(arguments) == 2:  # as the slices are called, and what follows in one go is not
+            if len(arguments) == 2:  # Slices get two arguments; work in one go does not.
                 slices.append(len(made))
             return made
 
@@ -215,7 +215,7 @@ class TestTheLoopGoesOn:
 
 
 class Held:
-    """Sealing in a thread that stands still until ``go_on`` is set."""
+    """Blocks sealing in a thread until ``go_on`` is set."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.reached = asyncio.Event()
@@ -337,7 +337,7 @@ class TestBesideALargeCommit:
         async with phone.transaction() as transaction:
             transaction.put(DEVICE, "loaded meanwhile", b"old")
             transaction.put(DEVICE, "device 1", b"old")
-        phone._lock.guarded.cache = rules.empty(Version(2))  # so that views have to load
+        phone._lock.guarded.cache = rules.empty(Version(2))  # so that views must load
         held.go_on.clear()
         held.reached.clear()
         committing = asyncio.create_task(phone.run(put_many))
@@ -357,7 +357,7 @@ class TestBesideALargeCommit:
     async def test_a_view_that_loads_while_the_outcome_is_worked_out(
         self, bench: Workbench, extension: Instance, limit: int | None
     ) -> None:
-        """What it brought into the cache may be forgotten again; what it read stays right."""
+        """The cache may forget the records that the view loaded; the values that the view read stay correct."""
         async with extension.transaction() as transaction:
             transaction.put(DEVICE, "other", b"value")
         await extension.lock.release_now()
@@ -366,7 +366,7 @@ class TestBesideALargeCommit:
         gate = phone.gated.hold_before("commit")
         committing = asyncio.create_task(phone.run(put_many))
         await gate.reached.wait()
-        # No view begins now; one that was there would load like this.
+        # No view can begin now. A view that began earlier would load like this.
         phone._lock.guarded.fill(Version(1), RecordName("device", b"other"), b"value")
         phone._lock.guarded.fill(Version(1), RecordName("device", b"device 1"), None)
         gate.opened.set()
@@ -377,7 +377,7 @@ class TestBesideALargeCommit:
             assert await view.get(DEVICE, "device 1") == b"1"
 
     async def test_all_sorts_of_records_at_once(self, bench: Workbench, phone: Instance, extension: Instance) -> None:
-        """Cached or not, mutable, deleted, put twice: all is as in a small commit, here and in the next process."""
+        """Cached, mutable, deleted and twice put records behave as in a small commit, here and in the next process."""
         await phone.run(put_many)
         await phone.lock.release_now()
         await extension.run(count_up)
@@ -390,7 +390,7 @@ class TestBesideALargeCommit:
             transaction.put(COUNTER, "shared 1", shared)
             transaction.put(COUNTER, "shared 2", shared)
         bench.assert_cache_is_snapshot(extension)
-        assert extension.statistics().live_objects == 2 + MANY - 1  # "n", and all but the shared one
+        assert extension.statistics().live_objects == 2 + MANY - 1  # "n", and all except the shared object
         assert len(bench.stored()) == 2 * MANY + 3
         await extension.lock.release_now()
         await take_over(phone)
@@ -437,9 +437,9 @@ async def test_the_largest_commit_comes_through_beside_a_rival(tmp_path: Path) -
         for number in range(LARGEST_COMMIT_RECORDS):
             transaction.put(DEVICE, f"device {number}", b"%d" % number)
             if number % FEW_RECORDS == 0:
-                await asyncio.sleep(0)  # as every operation should that computes for long: others run meanwhile
+                await asyncio.sleep(0)  # as every long computation should, so that other tasks run
 
-    # The lease is the usual one. But how soon the operation's own code ends depends on what else the machine does.
+    # The lease is the default one. But the duration of the operation's own code depends on the load of the machine.
     times = LeaseTimes(overdue_after_ms=1000 * PATIENCE)
     async with await CryptoStore.open(path, key=KEY, label="one", kinds=KINDS, times=times) as store:
         rival = await asyncio.create_subprocess_exec(

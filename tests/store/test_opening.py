@@ -36,7 +36,7 @@ async def opened(path: Path, expect: Existence = Existence.ANY, not_before: Stor
 
 
 async def counted(path: Path, times: int = 1) -> StoreMark:
-    """Open a store, or make one, count on, and return its mark."""
+    """Open or create a store, increment its counter, and return its mark."""
     async with await opened(path) as store:
         for _ in range(times):
             await store.run(count_up)
@@ -44,7 +44,7 @@ async def counted(path: Path, times: int = 1) -> StoreMark:
 
 
 async def refused(path: Path, error: type[Exception], opening: Callable[[], object]) -> None:
-    """Check that opening fails by this name, and that the folder stays as it was."""
+    """Check that opening raises this exception, and that the folder stays unchanged."""
     before = {file: file.read_bytes() for file in path.parent.iterdir()}
     with pytest.raises(error):
         await opening()  # type: ignore[misc]  # a coroutine
@@ -137,7 +137,7 @@ class TestNames:
 
     # P17.3, P18.7
     async def test_a_file_with_two_names_is_refused(self, tmp_path: Path) -> None:
-        """SQLite would keep a log for each name, and two programs would write past each other."""
+        """SQLite would keep a log for each name, and two programs would not see each other's writes."""
         path, other = tmp_path / "store", tmp_path / "other"
         await counted(path)
         other.hardlink_to(path)
@@ -166,7 +166,7 @@ class TestNames:
             assert await store.run(count_up) == 1
 
     async def test_another_name_does_not_stop_a_store_that_is_open(self, tmp_path: Path) -> None:
-        """Nobody opens it by that name."""
+        """No program opens it by that name."""
         path, other = tmp_path / "store", tmp_path / "other"
         async with await opened(path) as store:
             other.hardlink_to(path)
@@ -182,7 +182,7 @@ class TestNames:
 
 
 class TestPlaces:
-    """What stands in the place of a store is named as what it is."""
+    """The exception says what is at the path in place of a store."""
 
     # P17.3
     @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ class TestPlaces:
 
 
 class TestRemains:
-    """A store must not be made out of what is left of another."""
+    """A store must not be created on the remains of another one."""
 
     # P17.2
     @pytest.mark.parametrize("left", ["missing", "empty"])
@@ -236,13 +236,13 @@ class TestRemains:
 
 
 def journal(folder: Path, before: str) -> None:
-    """Leave a rollback journal, as a process does that is killed in the middle of a transaction."""
+    """Leave a rollback journal, like a process that is killed in the middle of a transaction."""
     with closing(sqlite3.connect(folder / "other", isolation_level=None)) as connection:
         connection.execute("PRAGMA cache_size = 1")
         connection.execute(before)
         connection.execute("BEGIN")
         connection.execute("CREATE TABLE x (x)")
-        for _ in range(100):  # more than the cache holds: the journal is complete before the file is written
+        for _ in range(100):  # more than the cache holds, so the journal is complete before the file is written
             connection.execute("INSERT INTO x VALUES (randomblob(3000))")
         shutil.copy(folder / "other-journal", folder / "store-journal")
         connection.execute("ROLLBACK")
@@ -292,7 +292,7 @@ class TestMarks:
             assert other.mark() == StoreMark(one.mark().identity, Version(2))
 
     async def test_a_mark_covers_what_was_published_to_subscribers(self, tmp_path: Path) -> None:
-        """Also where nothing was read since: a process that paused with that mark must not go on with an older copy."""
+        """A process that paused at that mark must refuse an older copy, even if nothing was read since."""
         path = tmp_path / "store"
         async with await opened(path) as one, await opened(path) as other, other.subscribe(COUNTER):
             await one.run(count_up)

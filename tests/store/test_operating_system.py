@@ -34,7 +34,7 @@ from unwedged.store import (
 )
 
 KEEPS = LeaseTimes(Milliseconds(3_000), renew_every_ms=Milliseconds(1_000), idle_after_ms=Milliseconds(60_000))
-"""Its holder keeps the lease, and others need not wait for it for long where the holder can't release it."""
+"""The holder keeps the lease, but others need not wait long if the holder can't release it."""
 LONG = LeaseTimes(Milliseconds(60_000), renew_every_ms=Milliseconds(20_000), idle_after_ms=Milliseconds(60_000))
 
 
@@ -45,7 +45,7 @@ async def opened(path: Path, times: LeaseTimes = KEEPS) -> AsyncIterator[CryptoS
 
 
 def copy(path: Path) -> Path:
-    """Copy a store that others have open, as the specification says: SQLite reads it, in another process."""
+    """Copy a store that other processes have open, as the specification says: SQLite reads it in another process."""
     target = path.with_name("copy")
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("VACUUM INTO ?", (str(target),))
@@ -72,7 +72,7 @@ def copy_the_file(path: Path) -> None:
 
 
 LOG_IS_SPARED: Final = sqlite3.sqlite_version_info >= (3, 51)
-"""From 3.51 on, SQLite deletes no log while another process has a lock on its index: reading the file costs nothing."""
+"""Since 3.51, SQLite deletes no log while another process has a lock on its index: reading the file is harmless."""
 
 
 @pytest.mark.parametrize("loses", [remove, replace, *([] if LOG_IS_SPARED else [read_the_file, copy_the_file])])
@@ -154,7 +154,7 @@ def empty_the_name(path: Path) -> None:
 async def test_a_store_that_lost_its_file_alone_keeps_its_log_however_often_it_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loses: Callable[[Path], None]
 ) -> None:
-    """Each refusal counts as pages that were written, and the checkpoint that comes due must not look for a file."""
+    """Each refusal counts as written pages, and the checkpoint that becomes due must not look for a file."""
     monkeypatch.setattr(checkpoints, "LONGEST_LOG_PAGES", 20)
     path, log = tmp_path / "store", tmp_path / "store-wal"
     async with opened(path) as store:
@@ -192,7 +192,7 @@ async def test_reading_the_file_costs_nothing_where_sqlite_spares_the_log(
 async def test_what_was_committed_into_a_log_that_is_gone_is_never_moved_into_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The log goes while the commit is under way: closing this store must not put its pages over those of others."""
+    """The log disappears during the commit: closing this store must not write its pages over those of others."""
     path = tmp_path / "store"
     async with opened(path) as store:
         assert await store.run(count_up) == 1
@@ -226,11 +226,11 @@ async def test_what_was_committed_into_a_log_that_is_gone_is_never_moved_into_th
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Programs that fork, or end, with the store open
+# Programs that fork or exit with the store open
 
 
 def careless(name: str, path: Path) -> subprocess.CompletedProcess[str]:
-    """Run a program that must end by itself."""
+    """Run a program that must exit by itself."""
     return subprocess.run(  # noqa: S603 (this project's own program)
         [sys.executable, "-m", "tests.store.careless", name, path],
         capture_output=True,
@@ -241,7 +241,7 @@ def careless(name: str, path: Path) -> subprocess.CompletedProcess[str]:
 
 
 class TestForks:
-    """``inherited-through-fork``. Each parent goes on afterwards, and has lost none of its locks."""
+    """``inherited-through-fork``. Each parent continues afterwards, and has lost none of its locks."""
 
     # P21.1
     def test_every_entry_is_refused_at_once(self, tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_a_program_that_does_not_close_ends_all_the_same(tmp_path: Path, name: s
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# A fleet that is upgraded
+# Two releases at the same time
 
 
 class TestUpgrades:

@@ -1,6 +1,6 @@
 """A paused store holds no file and no lease; when it resumes, it misses no change and refuses another file."""
 
-# ruff: noqa: ASYNC110, ASYNC240 (what is waited for comes within a few iterations; files in a test take no time)
+# ruff: noqa: ASYNC110, ASYNC240 (the awaited state comes within a few iterations; file access in a test may block)
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Workbench]:
 
 
 def opened(path: Path, label: str = "one") -> Awaitable[CryptoStore]:
-    # Only what a test is about releases the lease: one that idles does so at once.
+    # An idle instance releases the lease at once.
     times = LeaseTimes(idle_after_ms=Milliseconds(1))
     return CryptoStore.open(path, key=KEY, label=label, kinds=KINDS, times=times)
 
@@ -66,7 +66,7 @@ def held(path: Path) -> tuple[int, int]:
     files = [path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")]
     names = {str(file) for file in files} | {f"{file} (deleted)" for file in files}
     descriptors = 0
-    for number in os.listdir("/proc/self/fd"):  # noqa: PTH208 (not a file of ours)
+    for number in os.listdir("/proc/self/fd"):  # noqa: PTH208 (a folder of the operating system)
         with suppress(OSError):
             descriptors += os.readlink(f"/proc/self/fd/{number}") in names  # noqa: PTH115
     inodes = {str(file.stat().st_ino) for file in files if file.exists()}
@@ -79,7 +79,7 @@ def held(path: Path) -> tuple[int, int]:
 
 
 def outside(work: Coroutine[None, None, Result]) -> asyncio.Task[Result]:
-    """Make a task that is not inside the operation in which it is made."""
+    """Create a task that does not count as inside the operation that creates it."""
     return asyncio.create_task(work, context=Context())
 
 
@@ -315,7 +315,7 @@ class TestWhatRuns:
             later = outside(use(store))
             await all_that_can_run()
         await pausing
-        await asyncio.wait((later,), timeout=0.1)  # so that it would be noticed, not so that anything happens
+        await asyncio.wait((later,), timeout=0.1)  # Long enough to notice an early end.
         assert not later.done()
         assert held(path) == (0, 0)
         await store.resume()
@@ -375,7 +375,7 @@ class TestWhatRuns:
         assert attempts == [0, 1]
 
     async def test_what_was_let_begin_a_moment_ago_is_waited_for(self, store: CryptoStore) -> None:
-        """Its task has not even been woken."""
+        """Its task has not been woken yet."""
         go_on = asyncio.Event()
 
         async def slow(transaction: Transaction) -> int:

@@ -17,7 +17,7 @@ README: Final = (REPOSITORY / "README.md").read_text()
 BLOCKS: Final = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 PROSE: Final = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
 PATIENCE: Final = 60
-"""Seconds until a program that hangs counts as failed."""
+"""Seconds after which a hanging program counts as failed."""
 
 
 def output_of(folder: Path, *arguments: str) -> str:
@@ -74,7 +74,7 @@ def test_the_inspection_is_what_the_command_prints(tmp_path: Path) -> None:
     (tmp_path / "example.py").write_text(EXAMPLES[0][0])
     output_of(tmp_path, "example.py")
     printed = output_of(tmp_path, "-m", "unwedged", "inspect", "bot.db")
-    # Each store has an identity of its own, and each machine its SQLite.
+    # The identity differs from store to store, and SQLite's version from machine to machine.
     differing = re.compile(r"^(store +)[0-9a-f]{32}$|^(SQLite here +)3\.\S+( \(.*\))?$", re.MULTILINE)
     assert len(differing.findall(shown)) == 2
     assert differing.sub(r"\1\2...", shown) == differing.sub(r"\1\2...", printed)
@@ -101,7 +101,7 @@ def test_the_bot_fails_where_it_must_and_leaves_no_process(tmp_path: Path, right
     program = (REPOSITORY / "examples/bot.py").read_text()
     assert program.count(right) == 1
     (tmp_path / "bot.py").write_text(program.replace(right, wrong))
-    # A process that is left keeps the pipe of its errors open, so that this does not end in time.
+    # A leftover process would keep the pipe of its standard error open, and this call would time out.
     result = subprocess.run(
         [sys.executable, "bot.py"], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False
     )

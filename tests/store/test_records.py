@@ -39,7 +39,7 @@ def test_bytes_are_themselves(value: bytes) -> None:
 
 @pytest.mark.parametrize("value", [5, True, [], {}, "text", None])
 def test_what_is_not_bytes_is_refused(value: bytes) -> None:
-    """Of a number, ``bytes`` would make so many zeros."""
+    """From a number, ``bytes`` would make that many zero bytes."""
     with pytest.raises(InvalidArgument):
         RecordKind("blob", key=BYTES, value=BYTES).encode_value(value)
 
@@ -134,7 +134,7 @@ def test_a_codec_equals_itself_when_rebuilt_and_shows_no_addresses() -> None:
 
 @pytest.mark.parametrize("value", [(1, 2), {1: "a"}, {"a": [(1,)]}, [{None: 1}], {True: 1}], ids=repr)
 def test_json_refuses_what_would_come_back_as_another_value(value: Json) -> None:
-    """Else what is read would depend on whether the record is still cached."""
+    """Otherwise the value that is read would depend on whether the record is still cached."""
     with pytest.raises(InvalidArgument, match=r"a value of kind 'device', .*no tuples"):
         KIND.encode_value(value)
 

@@ -28,12 +28,12 @@ pytestmark = pytest.mark.usefixtures("cheap_passphrases")
 
 
 @pytest.fixture(scope="module")
-def sealer(cheap_passphrases: None) -> Sealer:  # noqa: ARG001 (it is made after that)
+def sealer(cheap_passphrases: None) -> Sealer:  # noqa: ARG001 (the fixture runs after that one)
     return Sealer.create(PASSPHRASE, STORE)
 
 
 def flips(data: bytes) -> Iterator[bytes]:
-    """Every single-byte edit that changes the lowest bit of one byte, then those that change its highest."""
+    """Yield the content with the lowest bit of each byte flipped in turn, then with the highest bit of each."""
     for mask in (1, 128):
         for position in range(len(data)):
             yield data[:position] + bytes([data[position] ^ mask]) + data[position + 1 :]
@@ -157,7 +157,7 @@ def test_only_the_secret_unlocks(secret: Secret) -> None:
     for wrong in ("", "Correct horse", PASSPHRASE.text + " ", KEY.octets.hex()):
         with pytest.raises(WrongPassphrase):
             Sealer.unlock(Passphrase(wrong), STORE, sealer.header)
-    # Not even the store's own key, nor what a passphrase would be turned into.
+    # Neither the store's own key nor the key that a passphrase would be turned into is accepted.
     for octets in (bytes(32), sealer._key, KEY.octets[::-1]):
         with pytest.raises(WrongKey):
             Sealer.unlock(RandomKey(octets), STORE, sealer.header)
@@ -266,7 +266,7 @@ def test_stores_with_the_same_passphrase_share_nothing() -> None:
     [
         {"n": 2**22, "r": 1},  # 512 MiB
         {"n": 2**17, "r": 32},  # 512 MiB
-        {"n": 2**15, "r": 8, "p": 64},  # for ever
+        {"n": 2**15, "r": 8, "p": 64},  # practically forever
         {"n": 3},
         {"n": 1},
         {"n": 0},
@@ -297,7 +297,7 @@ def test_a_header_can_not_ask_for_any_price(
 # P22.8
 @pytest.mark.parametrize("length", [0, 15, 17, 200])
 def test_a_salt_has_the_length_that_it_was_made_with(length: int) -> None:
-    """An empty one would let all stores with this passphrase be attacked at once."""
+    """With an empty salt, one attack would cover all stores with this passphrase."""
     header = json.loads(Sealer.create(PASSPHRASE, STORE).header)
     with pytest.raises(NotAStore, match="out of bounds"):
         Sealer.unlock(PASSPHRASE, STORE, json.dumps(header | {"salt": bytes(length).hex()}).encode())
@@ -331,7 +331,7 @@ def test_a_sealer_shows_no_secret(secret: Secret) -> None:
 
 
 class TestStored:
-    """The same in a real file, edited behind the library's back."""
+    """The same promises hold in a real file that is edited without the library."""
 
     VALUES = (b"the first value", b"the second value", b"the third value")
 
@@ -355,7 +355,7 @@ class TestStored:
         await backend.close()
 
     async def read(self, path: Path) -> list[bytes]:
-        """Open the store, and read and open every row in it."""
+        """Open the store, and unseal every row in it."""
         backend = await SqliteBackend.open(path)
         try:
             header = await backend.sealing()
@@ -425,7 +425,7 @@ class TestStored:
             except expected:
                 pass
             else:
-                # Flipping one bit of the header may only change the case of a hexadecimal digit, or add a space.
+                # A flipped bit of the header may merely change the case of a hexadecimal digit, or make whitespace.
                 assert sorted(values) == sorted(self.VALUES)
                 assert json.loads(edited) != {}
                 assert {k: str(v).lower() for k, v in json.loads(edited).items()} == {
@@ -471,7 +471,7 @@ class TestStored:
         await self.make(other)
         for column in ("key", "value"):
             self.edit(
-                store, f"UPDATE record SET {column} = ? WHERE kind = 'session'",  # noqa: S608 (one of two words)
+                store, f"UPDATE record SET {column} = ? WHERE kind = 'session'",  # noqa: S608 (one of two constants)
                 self.only(other, f"SELECT {column} FROM record WHERE kind = 'session'"),  # noqa: S608
             )  # fmt: skip
             with pytest.raises(TamperedRecord):

@@ -71,12 +71,12 @@ def content(path: Path) -> list[str]:
 
 
 class TestArguments:
-    """Nothing is made where an argument is wrong: not even a file."""
+    """With a wrong argument nothing is created, not even a file."""
 
     async def refuses(self, path: Path, reason: str, opening: Callable[[], Awaitable[CryptoStore]]) -> None:
         with pytest.raises(InvalidArgument, match=reason) as refused:
             await opening()
-        assert not os.path.exists(path)  # noqa: ASYNC240, PTH110 (it takes no time)
+        assert not os.path.exists(path)  # noqa: ASYNC240, PTH110 (a test may block here)
         assert isinstance(refused.value, StoreError)
         assert isinstance(refused.value, ValueError)
         shown = f"{refused.value!r} {refused.value.__cause__!r} {refused.value.__context__!r}"
@@ -106,7 +106,7 @@ class TestArguments:
         path = f"{tmp_path}/{name}" if isinstance(name, str) else name
         with pytest.raises(InvalidArgument, match="a path"):
             await CryptoStore.open(path, key=KEY, label="one", kinds=KINDS)  # type: ignore[arg-type]
-        assert not os.listdir(tmp_path)  # noqa: PTH208 (it takes no time)
+        assert not os.listdir(tmp_path)  # noqa: PTH208 (a test may block here)
 
     async def test_no_name_is_no_path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
@@ -166,7 +166,7 @@ class TestChange:
             await store.run(count_up)
             await store.change_secret(**new)
             assert await store.run(count_up) == 2
-            assert await bystander.run(count_up) == 3  # a process that has the store open goes on
+            assert await bystander.run(count_up) == 3  # a process that has the store open continues
         with pytest.raises((WrongPassphrase, WrongKey)):
             await opened(path, **old)
         assert await counted(path, **new) == 4
@@ -208,7 +208,7 @@ class TestChange:
             )
             assert sorted(map(type, outcomes), key=str) == sorted([type(None), SecretChanged], key=str)
             winner = b"1" * 32 if outcomes[0] is None else b"2" * 32
-            # Also later: the process that was refused does not know the present secret.
+            # This also holds later: the refused process does not know the current secret.
             with pytest.raises(SecretChanged):
                 await (other if outcomes[0] is None else one).change_secret(key=b"3" * 32)
         assert await counted(path, key=winner) == 1
@@ -230,7 +230,7 @@ class TestChange:
             await changing
         header = await store.gated.inner.sealing()
         assert header == store._sealer.header != sealer.header
-        await store.change_secret(key=KEY)  # it knows the present one
+        await store.change_secret(key=KEY)  # it knows the current one
 
 
 class TestRaces:
@@ -245,7 +245,7 @@ class TestRaces:
     async def test_the_first_changes_the_secret_while_the_second_still_makes_the_store(
         self, path: Path, knows: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The second has found a store without a header, and stands before it keeps its own."""
+        """The second process has found a store without a header, and is about to write its own header."""
         arrived, go_on = asyncio.Event(), asyncio.Event()
         keep = module.Sealer.create
         made: list[Sealer] = []

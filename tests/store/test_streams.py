@@ -41,7 +41,7 @@ def changed(version: int, key: str) -> Changed[str]:
 
 
 async def heard(subscription: Subscription[str], count: int) -> list[Changed[str] | Lagged]:
-    """Take exactly ``count`` pieces of news; there must be no more."""
+    """Receive exactly ``count`` changes or lags; there must be no more."""
     async with asyncio.timeout(PATIENCE):
         news = [await anext(subscription) for _ in range(count)]
     assert repr(subscription).endswith("waiting=0>")
@@ -179,7 +179,7 @@ async def test_they_outlive_an_invalidation_and_miss_nothing(
 async def test_a_commit_that_outlived_its_guard_is_told_once(
     bench: Workbench, phone: Instance, extension: Instance
 ) -> None:
-    """The answer to phone's commit is late: phone has lost the lease and synced again before it comes."""
+    """The result of ``phone``'s commit is late: ``phone`` has lost the lease and synced again before it arrives."""
     async with phone.subscribe(COUNTER) as changes:
         gate = phone.gated.hold_after("commit")
         committing = asyncio.create_task(phone.run(count_up))
@@ -340,7 +340,7 @@ class TestSinceAVersion:
 
     # P9.8
     async def test_what_does_not_fit_into_the_buffer_is_a_lag(self, phone: Instance) -> None:
-        """As it is for a subscriber that does not keep up."""
+        """The subscriber gets the same as one that does not keep up."""
         await committed_by(phone, "a", "b", "c", "d")
         async with phone.subscribe(COUNTER, since=0, buffered_changes=2) as changes:
             assert await heard(changes, 2) == [Lagged(Version(3)), changed(4, "d")]
@@ -352,7 +352,7 @@ class TestSinceAVersion:
         subscribing = asyncio.create_task(anext_after(phone, 1, 4))
         await gate.reached.wait()
         await committed_by(phone, "c")
-        again = phone.gated.hold_after("changes")  # the acquisition of ``committed_by`` has read the log before
+        again = phone.gated.hold_after("changes")  # the acquisition in ``committed_by`` read the log before
         gate.opened.set()
         async with asyncio.timeout(PATIENCE):
             await again.reached.wait()
@@ -376,7 +376,7 @@ class TestSinceAVersion:
     async def test_a_pause_is_outlived(self, phone: Instance, extension: Instance) -> None:
         await committed_by(extension, "a")
         await phone.pause()
-        async with phone.subscribe(COUNTER, since=0) as changes:  # It wakes the store, as any use does.
+        async with phone.subscribe(COUNTER, since=0) as changes:  # This wakes the store, as any use does.
             await phone.pause()
             await committed_by(extension, "b")
             await phone.resume()
@@ -457,7 +457,7 @@ async def count_up_all(transaction: Transaction, keys: set[str]) -> None:
 
 
 class Played:
-    """Two instances, what they committed, and how far the change log was cut."""
+    """Two instances, their commits, and the version up to which the change log was truncated."""
 
     def __init__(self, bench: Workbench, stores: Sequence[Instance]) -> None:
         self.bench = bench
@@ -470,7 +470,7 @@ class Played:
         store = self.stores[index]
         match name:
             case "commit":
-                self.bench.expire_lease()  # The other one does not know yet that its guard is dead.
+                self.bench.expire_lease()  # The other instance does not know yet that its guard is dead.
                 await store.lock.renew_now()
                 await take_over(store)
                 await store.run(count_up_all, keys)
@@ -500,7 +500,7 @@ def waiting(subscription: Subscription[str]) -> int:
 
 
 def in_order(news: Sequence[Changed[str] | Lagged]) -> list[Changed[str] | Lagged]:
-    """Sort what has one version, which is in no order. What has another must be in order already."""
+    """Sort the changes within each version, whose order is not defined. Versions must be in order already."""
     versions = [item.version for item in news]
     assert versions == sorted(versions)
     return sorted(news, key=lambda item: (item.version, "" if isinstance(item, Lagged) else item.key))
@@ -511,7 +511,7 @@ def in_order(news: Sequence[Changed[str] | Lagged]) -> list[Changed[str] | Lagge
 def test_since_any_version_each_change_is_told_once_or_a_lag(
     before: list[tuple[str, int, set[str]]], after: list[tuple[str, int, set[str]]]
 ) -> None:
-    """Two instances commit, cut the log, and pause; in both, something subscribes since each version."""
+    """Two instances commit, truncate the log, and pause; each has subscriptions since each version."""
 
     async def play() -> None:
         async with workbench(Path(folder) / "store.db") as bench, AsyncExitStack() as stack:
@@ -530,7 +530,7 @@ def test_since_any_version_each_change_is_told_once_or_a_lag(
                 await played.since(version, played.stores[0], stack)
             for store, subscription in subscriptions:
                 await store.pause()
-                await store.resume()  # Now it has heard everything.
+                await store.resume()  # Now it has received everything.
                 news = in_order(await heard(subscription, waiting(subscription)))
                 lags = [place for place, item in enumerate(news) if isinstance(item, Lagged)]
                 assert not lags or played.floor > began

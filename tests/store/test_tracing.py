@@ -65,7 +65,7 @@ async def count(view: View) -> int:
 
 
 def decoded(lines: Iterable[Line]) -> list[trace_lines.AnyLine]:
-    """Return lines as the format has them: none has a field that the format lacks, and none is missing."""
+    """Decode lines. Check that they have all fields of the format and no others."""
     made = []
     for number, line in enumerate(lines, 1):
         struct = trace_lines.DECODER.decode(json.dumps(line).encode())
@@ -213,7 +213,7 @@ class TestSteps:
         decoded(recorder.lines)
 
     async def test_an_operation_began_before_its_guard_was_lost(self, traced: Instance, recorder: Recorder) -> None:
-        """T3.1: also if the guard is lost when the operation may begin already, and its task has not gone on yet."""
+        """T3.1: this also holds if the guard is lost after the operation was admitted, before its task resumes."""
         await take_over(traced)
         first_runs, first_ends = asyncio.Event(), asyncio.Event()
 
@@ -224,7 +224,7 @@ class TestSteps:
 
         async def run_and_lose_the_guard() -> None:
             await traced.run(first)
-            traced.lock.lost(traced.lock.guard.epoch)  # The other operation may begin since just now.
+            traced.lock.lost(traced.lock.guard.epoch)  # The other operation was admitted just now.
 
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(run_and_lose_the_guard())
@@ -429,7 +429,7 @@ class TestNames:
         assert named(bytes(32), 1) == named(bytes(32), 2) != named(bytes([1] * 32), 1)
 
     def test_the_key_of_pseudonyms_comes_from_the_store_key(self) -> None:
-        """T2.1: and no other key that comes from it is the same."""
+        """T2.1: this key differs from every other key that is derived from the store key."""
         expected = HKDFExpand(SHA256(), 32, b"unwedged trace").derive(bytes(range(32)))
         assert Sealer._of(b"store", bytes(range(32))).trace_key() == expected
 
@@ -469,7 +469,7 @@ class TestNames:
     # T2.3, T2.6
     @given(key=st.text(min_size=4), value=st.binary(min_size=8), label=st.text(min_size=6))
     def test_nothing_of_a_record_its_key_or_a_label_is_in_a_line(self, key: str, value: bytes, label: str) -> None:
-        """No unkeyed hash of a name is in a line either: it would confirm a guess of the name."""
+        """No line contains an unkeyed hash of a name either, since it would confirm a guess of the name."""
         recorder = Recorder()
         trace = Trace(recorder, bytes(32), b"store", 1, lambda: 0)
         operation = OperationTrace(trace, "transaction", 1, 1, 0)
@@ -485,7 +485,7 @@ class TestNames:
 
 
 def shapes(secret: bytes) -> list[str]:
-    """Return how bytes could be shown."""
+    """Return the forms in which bytes could appear in a line."""
     digests = [hashlib.new(name, secret).hexdigest()[:16] for name in ("sha256", "sha1", "md5")]
     unkeyed = blake2b(secret, digest_size=8).hexdigest()
     return [secret.hex(), base64.b64encode(secret).decode().rstrip("="), repr(secret), *digests, unkeyed]
@@ -543,7 +543,7 @@ class TestFiles:
 
 
 def write_until_full(path: Path) -> None:
-    """Meet the end of the space within a line. Python ignores the signal that comes with it."""
+    """Write lines until the space ends within one. Python ignores the signal that this raises."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
     with NdjsonTracer(path) as tracer:
         with pytest.raises(OSError, match="part of a line"):
@@ -593,7 +593,7 @@ class TestTracers:
             attempts.append(len(attempts))
             await transaction.keys(COUNTER)
             if len(attempts) <= 2:
-                if len(attempts) == 2:  # The commit is the first to meet the fence.
+                if len(attempts) == 2:  # The commit is the first access that is fenced.
                     await count_up(transaction)
                 bench.expire_lease()
                 await apart(take_over(other))

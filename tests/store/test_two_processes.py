@@ -36,7 +36,7 @@ from examples.story.short_cuts import ShortCut
 from examples.story.story import Story
 
 TURNS: Final = 45
-"""Of those that may be interrupted: each brings others with it, so that there are more than twice as many."""
+"""The number of turns that may be interrupted. Each brings further turns, so the total is more than twice as large."""
 LABELS: Final = ("app", "extension")
 
 
@@ -77,7 +77,7 @@ class TestInterruptions:
 
     # P6.3
     async def test_an_operation_that_failed_on_stale_state_starts_over_too(self, shared: SharedStore) -> None:
-        """The process knew no session and was suspended. Since then there is one, so its error would be wrong."""
+        """The process knew no session and was suspended. Meanwhile there is a session, so its error would be wrong."""
         bob, app, extension = Bob(), await shared.start("app"), await shared.start("extension")
         app.send(Encrypt(1, "hello", Point.READ))
         assert await shared.stands(app) == Stands(Point.READ)
@@ -119,21 +119,21 @@ class TestInterruptions:
         assert await extension.next_answer() == Waits()  # The operation is still running.
 
         app.send(GoOn())
-        await app.log_line("lease released label=app epoch=1")  # with the commit, before anybody is told of that
+        await app.log_line("lease released label=app epoch=1")  # with the commit, before the result is reported
         assert bob.decrypt(ciphertext(await shared.outcome(app))) == "one"
         shared.ask_again(extension)
         assert bob.decrypt(ciphertext(await shared.outcome(extension))) == "two"
 
     # P8.11
     async def test_an_operation_that_waits_for_another_process_keeps_nobody_out(self, shared: SharedStore) -> None:
-        """The operation of the app ends only once the extension has had the lease."""
+        """The app's operation ends only after the extension has held the lease."""
         bob, app, extension = Bob(), await shared.start("app"), await shared.start("extension")
         await shared.perform(app, Meet(bob.invitation))
         app.send(Encrypt(1, "one", Point.READ))
         await shared.stands(app)
         extension.send(Encrypt(2, "two"))
         assert await extension.next_answer() == Waits()
-        await shared.renewed(app)  # so it learns that somebody waits
+        await shared.renewed(app)  # so it learns that another process waits
         shared.clock.advance(TIMES.renew_every_ms)
         app.send(Tick())
         line = await app.log_line_beginning("another process waits for the lease, which is no longer renewed")
@@ -164,7 +164,7 @@ class TestInterruptions:
 
 
 class Conversation:
-    """Turns of the two processes. Seeded random numbers choose the process, its command, and what fails."""
+    """Turns of the two processes. A seeded random generator chooses the process, its command, and the fault."""
 
     def __init__(self, shared: SharedStore, seed: int) -> None:
         self.happened: Counter[str] = Counter()
@@ -176,7 +176,7 @@ class Conversation:
         """Bob's messages that no process has read yet."""
         self._asleep: set[str] = set()
         self._chains: list[bytes] = []
-        """Bob's, in order."""
+        """Bob's messages, in order."""
         self._shared = shared
         self._random = random.Random(seed)
         self._bob = Bob()
@@ -210,13 +210,13 @@ class Conversation:
         late = [number for number, message in self.unread.items() if self._age(message) > 1]
         if late or (self.unread and self._random.random() < 0.5):
             number = self._random.choice(late or tuple(self.unread))  # Bob's messages need not arrive in order ...
-            await self._perform(label, Decrypt(number, self.unread[number], point))  # ... nor at one process only.
+            await self._perform(label, Decrypt(number, self.unread[number], point))  # ... nor at the same process.
         else:
             number = self._number()
             await self._perform(label, Encrypt(number, f"{number}, to Bob", point))
 
     def _age(self, message: OlmMessage) -> int:
-        """Count the chains that Bob began after that of a message. A session forgets all but the last five."""
+        """Return the number of chains that Bob began after the message's chain. A session keeps only the last five."""
         return len(self._chains) - 1 - self._chains.index(place_of(message).chain)
 
     def _number(self) -> int:
@@ -246,7 +246,7 @@ class Conversation:
         self._wake_up()
 
     async def _make_way(self, label: str) -> None:
-        """A process waits for the lease. The holder hands it over, unless it is killed or suspended."""
+        """Let a process wait for the lease. The holder hands it over, unless it is killed or suspended."""
         [other] = (each for each in LABELS if each != label)
         if self._shared.wanted() is not None:
             match self._one_of(
@@ -261,7 +261,7 @@ class Conversation:
         await self._shared.make_way(self._shared.processes[label])
 
     async def _interrupt(self, label: str, operation: Encrypt | Decrypt) -> None:
-        """A process is interrupted in the middle of an operation, or before it can answer."""
+        """Interrupt a process in the middle of an operation, or before it can answer."""
         [other] = (each for each in LABELS if each != label)
         self._wake_up()
         match self._one_of({"suspended in an operation": 9, "killed in an operation": 1}):

@@ -25,17 +25,17 @@ NOTES: Final = RecordKind("note", TEXT, TEXT)
 """A kind that only newer releases know."""
 LATENESS: Final = statements.lateness
 PATIENCE: Final = 60
-"""Seconds after which a test that hangs fails instead."""
+"""Seconds after which a hanging test fails."""
 
 
 class Release(Enum):
-    """Which release of the program it is."""
+    """The release of the program."""
 
     FIRST = "first"
     MORE_KINDS = "more-kinds"
-    """It keeps records that the first one does not know."""
+    """A release that keeps records of a kind that the first one does not know."""
     NEW_SCHEMA = "new-schema"
-    """Its library has a migration that the first one's does not have."""
+    """A release whose library has a migration that the first one's library lacks."""
 
 
 async def count_up(transaction: Transaction) -> int:
@@ -46,12 +46,12 @@ async def count_up(transaction: Transaction) -> int:
 
 
 async def read(view: View) -> int:
-    """Return the number that was given out last."""
+    """Return the last number that was returned."""
     return await view.get(COUNTS, "n") or 0
 
 
 async def count_up_and_note(transaction: Transaction) -> int:
-    """Give out the next number, as a newer release does."""
+    """Return the next number, and write a record of the newer release's kind."""
     count = await count_up(transaction)
     transaction.put(NOTES, f"{count}", "given out")
     return count
@@ -64,7 +64,7 @@ async def open_store(path: Path, release: Release = Release.FIRST) -> CryptoStor
 
 
 async def perform(path: Path, release: Release) -> None:
-    """Answer what comes in, until nothing more does."""
+    """Answer each command until the input ends."""
     if release is Release.NEW_SCHEMA:
         schema.MIGRATIONS = (*schema.MIGRATIONS, ("ALTER TABLE state ADD COLUMN later INTEGER",))
     count = count_up if release is Release.FIRST else count_up_and_note
@@ -75,12 +75,12 @@ async def perform(path: Path, release: Release) -> None:
                 statements.lateness = stop
             try:
                 answer(await (store.run(count) if command in {"count", "stop"} else store.query(read)))
-            except Exception as error:  # noqa: BLE001 (it is the answer)
+            except Exception as error:  # noqa: BLE001 (its name is the answer)
                 answer(type(error).__name__)
 
 
 def stop(began_seconds: float, duration_ms: Milliseconds) -> Milliseconds:
-    """Suspend this process in the middle of a transaction; from there on, all is as usual."""
+    """Suspend this process in the middle of its next transaction, once."""
     statements.lateness = LATENESS
     os.kill(os.getpid(), signal.SIGSTOP)
     return statements.lateness(began_seconds, duration_ms)
@@ -118,14 +118,14 @@ class Worker:
         return self.process.stdout.readline().strip()
 
     def close(self) -> None:
-        """Have it close the store, and end."""
+        """Have it close the store and exit."""
         self.process.communicate(timeout=PATIENCE)
         assert self.process.returncode == 0
 
 
 @contextlib.contextmanager
 def worker(path: Path, release: Release = Release.FIRST) -> Iterator[Worker]:
-    """Start a worker, and end it."""
+    """Start a worker, and stop it on exit."""
     started = Worker(path, release)
     with started.process:
         try:

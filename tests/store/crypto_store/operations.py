@@ -1,4 +1,4 @@
-"""Operations that several of these tests run, and what they meet."""
+"""Operations that several of these tests run, and their record kinds and exceptions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ async def count_of(view: View) -> int | None:
 
 
 class BrokenCounter(Counter):
-    """Has a count that is no number."""
+    """A counter that has no count, so it can't be encoded."""
 
     def __init__(self, count: int) -> None:
         super().__init__(count)
@@ -24,11 +24,11 @@ async def counter_of(transaction: Transaction) -> Counter | None:
 
 
 async def lose_lease(bench: Workbench, other: Instance) -> None:
-    """Have ``other`` take the expired lease, count up, and give it back."""
+    """Let ``other`` take over the expired lease, increment the counter, and release the lease."""
     bench.expire_lease()
     await other.run(count_up)
     await other.lock.release_now()
 
 
 class NoSuchRecord(Exception):
-    """What an operation concludes from a record that is not there."""
+    """An operation raises this when it finds no record."""

@@ -14,7 +14,7 @@ from unwedged.store import Transaction
 
 
 class TestCancellation:
-    """Each operation is cancelled at its first await, at its second, and so on, until it gets through."""
+    """Each operation is cancelled at its first await, then at its second, and so on, until it completes."""
 
     @staticmethod
     async def transaction(store: Instance) -> None:
@@ -103,7 +103,7 @@ class TestCancellation:
 
     @staticmethod
     async def assert_intact(bench: Workbench, phone: Instance, before: int) -> int:
-        """Nothing was lost, nothing was counted twice, cache and database agree, and the store can be used."""
+        """Check that nothing is lost or counted twice, that cache and database agree, and that the store works."""
         async with phone.view() as view:
             seen = await count_of(view)
         assert seen in (before, before + 1)

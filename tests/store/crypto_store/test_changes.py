@@ -37,7 +37,7 @@ class TestHandover:
     async def test_all_live_objects_of_changed_records_are_dropped_and_no_others(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
-        """An old one that stayed would give out a count that the other process has given out."""
+        """A stale object would return a count that the other process has returned already."""
         changed = ("a", "b", "c")
         for key in (*changed, "same"):
             await phone.run(partial(count_up, key=key))
@@ -134,19 +134,19 @@ async def test_a_failed_truncation_costs_nothing(
 
 
 class TestDamage:
-    """What does not authenticate must not stop everybody for ever, and must not be taken for anything."""
+    """A change that does not authenticate must not block the store, and must not be interpreted."""
 
     @pytest.fixture(params=["key = x'0102'", "kind = CAST(x'ff' AS TEXT)"])
     async def damaged(
         self, bench: Workbench, phone: Instance, extension: Instance, request: pytest.FixtureRequest
     ) -> Workbench:
-        """Let ``phone`` know three records, and ``extension`` change one; the line that says so is damaged."""
+        """Let ``phone`` cache three records and ``extension`` change one, and damage the line of the change log."""
         for key in "abc":
             await phone.run(lambda transaction, key=key: count_up(transaction, key))  # type: ignore[misc]
         await phone.lock.release_now()
         await extension.run(lambda transaction: count_up(transaction, "b"))
         await extension.lock.release_now()
-        bench.edit(f"UPDATE change SET {request.param} WHERE version = 4")  # noqa: S608 (one of the two above)
+        bench.edit(f"UPDATE change SET {request.param} WHERE version = 4")  # noqa: S608 (one of two constants)
         return bench
 
     # P2.14, P2.15, P22.3

@@ -75,7 +75,7 @@ class TestClosingInTime:
 
     # P8.16
     async def test_an_operation_that_was_just_let_begin_is_waited_for(self, phone: Instance) -> None:
-        """Its turn has come, but its task has not yet gone on."""
+        """Its turn has come, but its task has not resumed yet."""
         go_on = asyncio.Event()
 
         async def ahead(_: Transaction) -> None:
@@ -86,7 +86,8 @@ class TestClosingInTime:
         second = asyncio.create_task(phone.run(count_up))
         await all_that_can_run()
         closing = asyncio.create_task(phone.close())
-        go_on.set()  # The first ends just after closing has begun, and just before it looks at what runs.
+        # The first operation ends just after closing has begun, just before closing looks for running operations.
+        go_on.set()
         await closing
         await first
         assert await second == 1
@@ -108,7 +109,7 @@ class TestClosingInTime:
 
 @asynccontextmanager
 async def apart_view(store: Instance) -> AsyncIterator[asyncio.Event]:
-    """Have a task be inside a view until the event is set."""
+    """Keep a task inside a view until the event is set."""
     go_on = asyncio.Event()
 
     async def wait(_: View) -> None:

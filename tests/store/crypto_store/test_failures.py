@@ -38,7 +38,7 @@ def confirmed_by(store: Instance) -> int:
 
 
 class TestFailuresAreAnswers:
-    """An exception of an operation's own says something about the store, and may be as stale as any other answer."""
+    """An exception that an operation raises says something about the store, and may be as stale as any other result."""
 
     # P6.3
     @pytest.mark.parametrize("kind", ["run", "query"])
@@ -155,7 +155,7 @@ class TestDoomed:
             with pytest.raises(LeaseLost):
                 await transaction.get(DEVICE, "d")
             with pytest.raises(LeaseLost):
-                await transaction.get(COUNTER, "n")  # though it has that one in hand
+                await transaction.get(COUNTER, "n")  # although it has read this record already
             with pytest.raises(LeaseLost):
                 await transaction.keys(COUNTER)
             with pytest.raises(LeaseLost):
@@ -247,7 +247,7 @@ class TestFailingCommits:
         failure: type[BaseException],
         also: str,
     ) -> None:
-        """It fails after the commit, before the cache takes its values: its log, its tracer, its clock, or a signal."""
+        """The log, the tracer, the clock or a signal fails after the commit, before the cache takes the values."""
 
         def fail(record: logging.LogRecord) -> bool:
             if record.msg.startswith(("committed", also)):

@@ -52,7 +52,7 @@ from unwedged.store import (
 
 
 def public(thing: object) -> set[str]:
-    """Return what completion offers of ``thing``."""
+    """Return the public names of ``thing``."""
     return {name for name in dir(thing) if not name.startswith("_")}
 
 
@@ -64,7 +64,7 @@ def as_class(name: str) -> type[object]:
 class TestMisuse:
     # P4.4
     async def test_nothing_but_reading_and_writing_is_in_a_callers_reach(self, phone: Instance) -> None:
-        """What ends an operation, or moves the store's parts, could break a guarantee if a caller did it."""
+        """A caller that ended an operation or changed the store's parts could break a guarantee."""
         async with phone.transaction() as transaction:
             assert public(transaction) == {"get", "put", "delete", "keys", "version", "committed", "trace"}
             assert transaction.trace is None
@@ -142,7 +142,7 @@ class TestMisuse:
 
     # P11.3
     async def test_a_child_is_refused_for_as_long_as_its_operation_runs(self, phone: Instance) -> None:
-        """Also where nobody awaits the child: nobody can know that."""
+        """A child that nobody awaits is refused too, since the store can't know that."""
         ended = asyncio.Event()
 
         async def child() -> int:
@@ -160,7 +160,7 @@ class TestMisuse:
         assert await phone.run(count_up) == 3
 
     async def test_a_task_remembers_no_operation_that_has_ended(self, phone: Instance) -> None:
-        """Else one that lives as long as the program keeps every operation that it ever ran."""
+        """Otherwise a task that lives as long as the program would keep every operation that it ever ran in memory."""
         for _ in range(3):
             await phone.run(count_up)
         scope = crypto_store._SCOPE.get()
@@ -197,7 +197,7 @@ class TestMisuse:
 
     @pytest.mark.parametrize("begin", ["transaction", "view"])
     async def test_a_block_is_entered_and_left_once(self, phone: Instance, begin: str) -> None:
-        """What was put would be committed again later, over what others have committed since."""
+        """Otherwise its records would be committed again later, over newer commits of other processes."""
 
         def block() -> AbstractAsyncContextManager[Transaction | View]:
             return phone.transaction() if begin == "transaction" else phone.view()
@@ -308,7 +308,7 @@ class TestMisuse:
 
     # P8.16
     async def test_closing_waits_for_all_that_runs(self, phone: Instance) -> None:
-        """Not just for the first that ends: the file must not be closed under the others."""
+        """Closing waits for every operation: the file must not be closed while one still runs."""
         await phone.run(count_up)
         ends = [asyncio.Event(), asyncio.Event()]
 
@@ -339,7 +339,7 @@ class TestForgottenToClose:
                 await store.pause()
             if how == "closed":
                 await store.close()
-            if how == "forgotten":  # as far as a test may: no file stays open
+            if how == "forgotten":  # as far as a test can do this without leaving a file open
                 await store._end_tasks()
                 await store._lock.stop()
                 await store._services.backend.close()

@@ -68,7 +68,7 @@ class TestOpening:
     async def test_cancelled_at_every_await_it_leaves_no_file_open(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Nor the driver's thread, which would keep the program from ending."""
+        """The driver's thread does not stay either; it would keep the program from exiting."""
         made: list[SqliteBackend] = []
         prepare = SqliteBackend.open
 
@@ -182,7 +182,7 @@ class TestArguments:
         assert await phone.query(count_of_key, "b", 7) == 7
 
     async def test_they_are_typed(self, phone: Instance) -> None:
-        """``make lint`` checks this: each wrong call is an error of the type checker, and no right one is."""
+        """``make lint`` checks this: the type checker reports each wrong call and no correct one."""
 
         async def both(transaction: Transaction, key: str, count: int) -> tuple[str, int]:
             transaction.put(COUNTER, key, Counter(count))
@@ -208,7 +208,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 class TestBadArguments:
-    """The type checker refuses all of this; a program that was not checked meets an exception of the store's own."""
+    """The type checker refuses all of this. A program that was not type-checked gets an exception of the store."""
 
     @pytest.mark.parametrize(
         "wrong",

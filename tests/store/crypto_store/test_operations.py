@@ -108,7 +108,7 @@ class TestTransactions:
     async def test_two_gets_at_once_give_one_object(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
-        """Both find that they have to load the record, and both load it."""
+        """Both find no cached record, and both load it."""
         await extension.run(count_up)
         await extension.lock.release_now()
         async with phone.transaction() as transaction:
@@ -138,7 +138,7 @@ class TestTransactions:
 
     # P5.10
     async def test_nothing_is_put_during_the_commit(self, bench: Workbench, phone: Instance) -> None:
-        """It would be dropped without a word: what is written was encoded before."""
+        """It would be dropped silently, since the written values were encoded before."""
         begun = asyncio.get_running_loop().create_future()
 
         async def operation(transaction: Transaction) -> int:
@@ -186,7 +186,7 @@ class TestTransactions:
 
     # P5.7
     async def test_what_was_put_was_changed(self, phone: Instance) -> None:
-        """An object that is put without a change counts as changed: the store does not compare it."""
+        """An object that is put unchanged counts as changed, since the store does not compare values."""
         await phone.run(count_up)
         async with phone.subscribe(COUNTER) as changes:
             async with phone.transaction() as transaction:

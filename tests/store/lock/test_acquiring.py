@@ -251,7 +251,7 @@ class TestAcquiring:
     async def test_a_lease_whose_guard_was_lost_is_taken_again_at_once(
         self, phone: Instance, extension: Instance
     ) -> None:
-        """Also where somebody waits for it, so that nothing needs to be written to ask for it."""
+        """The promise also holds while another instance waits for the lease and has set ``wanted`` already."""
         await take_over(phone)
         assert not await extension.lock.acquire_now()
         phone.lock.lost(Epoch(1))
@@ -271,7 +271,7 @@ class TestAcquiring:
     async def test_a_failure_that_nobody_is_told_is_logged_once(
         self, phone: Instance, caplog: pytest.LogCaptureFixture, failure: Exception
     ) -> None:
-        """The log has a traceback only for a fault of the program."""
+        """The log has a traceback only if the program has a fault."""
         gate = phone.gated.hold_before("changes")
         phone.gated.failures["changes"] = failure
         leaving = asyncio.create_task(phone.run(count_up))

@@ -113,7 +113,7 @@ class TestHandover:
 
     # P5.2
     async def test_a_cancelled_operation_is_passed_over(self, phone: Instance) -> None:
-        """Also in the moment before it leaves by itself."""
+        """The promise also holds in the moment before it leaves the queue by itself."""
         await take_over(phone)
         async with phone.transaction():
             behind = [asyncio.create_task(apart(phone.run(count_up))) for _ in range(4)]
@@ -128,7 +128,7 @@ class TestHandover:
     async def test_only_those_that_begin_are_woken(
         self, bench: Workbench, phone: Instance, extension: Instance, waiting: int
     ) -> None:
-        """What a turn costs does not depend on how many wait."""
+        """The cost of a turn does not depend on the number of waiting operations."""
         await take_over(extension)
         resumed: list[int] = []
         tasks = [
@@ -159,7 +159,7 @@ class TestHandover:
     async def test_an_instance_that_handed_over_stands_back_for_longer_than_a_waiter_pauses(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
-        """The instance that waited does not come."""
+        """The instance that waited does not take the lease."""
         await self._hand_over(phone, extension)
         waiting = asyncio.create_task(held(phone))
         await pauses_end(phone, waiting)
@@ -349,7 +349,7 @@ class TestHandover:
 
 
 class Watched:
-    """A coroutine that says each time that it goes on."""
+    """A coroutine wrapper that records each time that the coroutine resumes."""
 
     def __init__(self, work: Coroutine[object, None, object], resumed: Callable[[int], None], number: int) -> None:
         self._work = work
@@ -376,6 +376,6 @@ class Watched:
 
 
 async def take_over_soon(store: Instance) -> None:
-    """Take the lease once the other has released it; it is about to."""
+    """Take over the lease as soon as the other instance, which is about to release it, has done so."""
     while not await store.lock.acquire_now():
         pass

@@ -26,7 +26,7 @@ class TestRenewing:
     async def test_an_answer_about_a_dead_guard_does_not_touch_the_next(
         self, phone: Instance, extension: Instance, bench: Workbench, late: bool
     ) -> None:
-        """The renewal of epoch 1 is under way, before or after the database, while epoch 3 comes about."""
+        """The renewal of epoch 1 is under way, before or after its database access, when epoch 3 begins."""
         await take_over(phone)
         await extension.lock.acquire_now()
         gate = phone.gated.hold_after("renew") if late else phone.gated.hold_before("renew")
@@ -59,12 +59,12 @@ class TestRenewing:
         await phone.clock.asleep(2)
         assert sorted(phone.clock.slept) == [100, 500]
         async with phone.view():
-            phone.clock.advance(100)  # something began since, and is running
+            phone.clock.advance(100)  # An operation has begun since, and is running.
             await phone.clock.asleep(3)
             phone.clock.advance(100)
             await phone.clock.asleep(4)
             assert phone.lock.guard.stage is Stage.HELD
-        phone.clock.advance(100)  # something ended since
+        phone.clock.advance(100)  # An operation has ended since.
         await phone.clock.asleep(5)
         assert phone.lock.guard.stage is Stage.HELD
         gate = phone.gated.hold_after("release")
@@ -75,7 +75,7 @@ class TestRenewing:
 
     # P8.1
     async def test_a_lease_is_not_idle_right_after_a_sync_that_took_long(self, phone: Instance) -> None:
-        """Something waits for it. To release it now would mean to sync again, perhaps without end."""
+        """An operation waits for the sync. After a release now, the next sync would take as long, and so on."""
         phone.lock.start()
         gate = phone.gated.hold_before("changes")
         acquiring = asyncio.create_task(phone.lock.acquire_now())
@@ -158,7 +158,7 @@ class TestRenewing:
 
     # P8.27
     async def test_after_a_long_commit_it_is_renewed_again(self, phone: Instance) -> None:
-        """Not during it: the commit renews the lease, and nobody else can write."""
+        """It is not renewed during the commit: the commit itself renews the lease, and no other process can write."""
         phone.lock.start()
         await take_over(phone)
         commit = phone.gated.hold_before("commit")
@@ -185,7 +185,7 @@ async def ends_when(go_on: asyncio.Event, store: Instance) -> None:
 
 
 class TestOverdue:
-    """Somebody waits, and an operation does not end: it may wait for the very process that it keeps out."""
+    """An instance waits, and an operation does not end: it may be waiting for the very process that it blocks."""
 
     @pytest.fixture
     async def go_on(self) -> asyncio.Event:
@@ -195,7 +195,7 @@ class TestOverdue:
     async def running(
         self, phone: Instance, extension: Instance, go_on: asyncio.Event
     ) -> AsyncIterator[asyncio.Task[None]]:
-        """An operation of phone's that runs, while extension waits and phone knows."""
+        """Return an operation that runs on ``phone``, while ``extension`` waits and ``phone`` knows this."""
         task = asyncio.create_task(ends_when(go_on, phone))
         await all_that_can_run()
         assert not await extension.lock.acquire_now()
@@ -270,7 +270,7 @@ class TestOverdue:
         running: asyncio.Task[None],
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        """It gets no more time: else a waiting instance would wait until the clock is back at its old time."""
+        """It gets no more: otherwise a waiting instance would wait until the clock reaches its old time again."""
         bench.clock.time -= 30_000
         phone.lock.stop_renewing_if_overdue()
         del phone.gated.calls[:]
@@ -306,7 +306,7 @@ class TestOverdue:
     async def test_a_guard_whose_time_is_up_dies_also_where_nobody_takes_the_lease(
         self, bench: Workbench, phone: Instance, running: asyncio.Task[None]
     ) -> None:
-        """The instance that waited may be gone, and operations that wait here must not wait for the overdue one."""
+        """The waiting instance may be gone, and operations that wait here must not wait for the overdue operation."""
         bench.clock.advance(1999)
         await phone.lock.renew_now()
         bench.clock.advance(1999)
@@ -325,7 +325,7 @@ class TestOverdue:
     async def test_a_guard_whose_lease_claims_to_last_longer_than_any_dies(
         self, bench: Workbench, phone: Instance, running: asyncio.Task[None]
     ) -> None:
-        """The clock was put back when the lease was no longer renewed: others may take it, but nobody does."""
+        """The clock was set back after renewal stopped: other instances may take the lease, but none does."""
         bench.clock.advance(2001)
         phone.lock.stop_renewing_if_overdue()
         bench.clock.time -= 3_600_000
@@ -363,7 +363,7 @@ class TestOverdue:
     async def test_the_background_tasks_end_an_overdue_guard(
         self, phone: Instance, running: asyncio.Task[None]
     ) -> None:
-        """The instance that waited is gone."""
+        """The waiting instance is gone."""
         phone.lock.start()
         new = asyncio.create_task(phone.run(count_up))
         await pauses_end(phone, new)
@@ -408,7 +408,7 @@ class TestClosing:
     async def test_a_lease_that_was_just_taken_is_released(
         self, phone: Instance, extension: Instance, ends: str
     ) -> None:
-        """Also where this instance does not know yet that it has it: else others wait until it expires."""
+        """The lease is released even before the instance knows that it has it: otherwise others wait for its expiry."""
         gate = phone.gated.hold_after("acquire")
         waiting = asyncio.create_task(held(phone))
         await gate.reached.wait()

@@ -27,14 +27,14 @@ def row(epoch: int, holder: int | None = None) -> Lease:
 
 
 class LongestPauses(SeededRandomness):
-    """Makes each pause as long as its bound."""
+    """A random source that makes each pause as long as its bound."""
 
     def between(self, low: Milliseconds, high: Milliseconds) -> Milliseconds:
         return max(low, high)
 
 
 class TestWatching:
-    """How a process that waits watches the row."""
+    """The way in which a waiting process polls the lease row."""
 
     # P8.9
     @given(st.lists(st.booleans(), max_size=60), st.randoms(use_true_random=False))
@@ -76,7 +76,7 @@ class TestWatching:
 
     # P8.24
     def test_a_process_that_paused_once_looks_eagerly_again(self) -> None:
-        """Two processes with short turns took five times as long for each: each looked while the other paused."""
+        """Otherwise two processes with short turns took five times as long: each polled while the other paused."""
         watch = RowWatch(InstanceId(1), SeededRandomness())
         for turn in range(5):
             watch.saw(row(turn, 2), free=False)
@@ -94,7 +94,7 @@ class TestWatching:
 
     # P8.24, P8.25
     def test_one_that_leaves_the_lease_to_others_looks_less_often_and_not_eagerly(self) -> None:
-        """It leaves the processor to the holder; and its pauses grow three times as fast as those of the next one."""
+        """It leaves the CPU to the holder. Its pauses grow three times as fast as those of the process that is next."""
         behind, following = RowWatch(InstanceId(1), LongestPauses()), RowWatch(InstanceId(2), LongestPauses())
         behind.saw(row(1, 2), free=False)
         behind.took(Epoch(2))
@@ -125,7 +125,7 @@ class TestWatching:
     # P8.10
     @given(st.integers(2, 8), st.randoms(use_true_random=False))
     def test_processes_that_always_want_the_lease_have_it_in_turn(self, processes: int, random: Random) -> None:
-        """In any order of their polls, and with any first holder."""
+        """The promise holds for any order of their polls and for any first holder."""
         watches = {number: RowWatch(InstanceId(number), SeededRandomness(number)) for number in range(1, processes + 1)}
         turns = list(watches)
         random.shuffle(turns)
@@ -138,8 +138,8 @@ class TestWatching:
             for number in others:
                 watches[number].saw(row(epoch, holder), free=False)
             if epoch < processes:
-                continue  # Each has had it once, in any order.
-            # It is free. They look in any order, as often as they like, for less than anybody leaves it to another.
+                continue  # Each process gets its first turn, in any order.
+            # The lease is free. The others poll in any order, before any of them stops leaving the lease to another.
             random.shuffle(others)
             asking = [number for number in others if watches[number].saw(row(epoch), free=True)]
             assert len(asking) == 1
@@ -148,7 +148,7 @@ class TestWatching:
         assert all(sorted(each) == sorted(watches) for each in rounds)
 
     def test_an_unseen_turn_may_have_been_of_any_process(self) -> None:
-        """Two processes with short turns: what one finds is a free lease of the next epoch, and no holder."""
+        """With short turns, a process finds only a free lease of the next epoch, and does not learn who held it."""
         watch = RowWatch(InstanceId(1), SeededRandomness())
         watch.saw(row(1, 2), free=False)
         for epoch in range(2, 40, 2):

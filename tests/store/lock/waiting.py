@@ -1,4 +1,4 @@
-"""Wait for the background tasks of a lock, for tests."""
+"""Helpers that wait for the background tasks of a lock."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def held(store: Instance) -> None:
 
 
 async def pauses_end(store: Instance, task: asyncio.Task[Answer]) -> None:
-    """Let time pass, whenever somebody pauses, until the task is done."""
+    """Advance the clock whenever a task sleeps, until the given task is done."""
     async with asyncio.timeout(PATIENCE):
         while not task.done():
             await asyncio.sleep(0)

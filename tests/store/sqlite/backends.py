@@ -1,4 +1,4 @@
-"""What the tests of the SQLite backend share: a store with a second connection, and its operations."""
+"""Helpers of the tests of the SQLite backend: a store with a second connection, and its operations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Operation = Callable[[SqliteBackend], Awaitable[object]]
 
 
 class Store:
-    """A store in a file, with a second connection that looks and meddles behind the backend's back."""
+    """A store in a file, with a second connection that reads and changes the file without the backend."""
 
     def __init__(self, backend: SqliteBackend, path: Path) -> None:
         self.backend = backend
@@ -58,7 +58,7 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the write lock: possible at once, or the backend is still inside a transaction."""
+        """Hold the write lock. This fails if the backend is still inside a transaction."""
         self.raw.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -68,7 +68,7 @@ class Store:
 
 @asynccontextmanager
 async def opened(path: Path) -> AsyncIterator[SqliteBackend]:
-    """Open a backend, and close it whatever happens."""
+    """Open a backend, and close it in any case."""
     backend = await SqliteBackend.open(path)
     try:
         yield backend
@@ -107,7 +107,7 @@ async def acquired(backend: SqliteBackend) -> Epoch:
 
 
 def bad_row() -> Row:
-    """Make a row that SQLite refuses: its tables are strict."""
+    """Return a row that SQLite refuses, since the tables are strict."""
     return Row(RowName("device", "no bytes"), b"")  # type: ignore[arg-type]
 
 
@@ -129,7 +129,7 @@ SHORT: dict[str, Operation] = {
 
 
 async def prepared(path: Path) -> Store:
-    """Make a store with two records whose lease is held. Its user closes it."""
+    """Create a store with two records, and acquire its lease. The caller closes the store."""
     backend = await SqliteBackend.open(path)
     await backend._read("PRAGMA synchronous = OFF", {})
     store = Store(backend, path)
@@ -139,7 +139,7 @@ async def prepared(path: Path) -> Store:
 
 
 class Stopped:
-    """Stops a commit before its last statement, on the driver's thread, while nothing stops the loop."""
+    """Blocks a commit before its last statement, on the driver's thread, while the event loop runs on."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reached, self._go_on = asyncio.Event(), threading.Event()
@@ -156,7 +156,7 @@ class Stopped:
 
 
 class Ticks:
-    """A clock that returns the given times, call after call, and then always the last one."""
+    """A clock that returns the given times one by one, and then always the last one."""
 
     def __init__(self, *seconds: float) -> None:
         self.seconds = list(seconds)
@@ -174,7 +174,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 async def unchanged(path: Path, error: type[Exception]) -> None:
-    """Check that opening ``path`` fails by this name, and leaves the folder as it was."""
+    """Check that opening ``path`` raises this exception, and leaves the folder unchanged."""
     before = {file: file.read_bytes() for file in path.parent.iterdir()}
     with pytest.raises(error):
         await open_and_close(path)

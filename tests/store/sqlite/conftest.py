@@ -26,10 +26,10 @@ def run(tmp_path: Path, record_property: Callable[[str, object], None]) -> Itera
     with asyncio.Runner() as runner:
         backend = runner.run(SqliteBackend.open(tmp_path / "store"))
         store = Store(backend, tmp_path / "store")
-        # What is compared here is not durability, and waiting for the disk is what takes the time.
+        # These tests do not check durability, and without syncs to disk they are fast.
         runner.run(backend._read("PRAGMA synchronous = OFF", {}))
         yield Run(runner, store)
-        record_property("examples", store.resets)  # each begins with one; `python -m proofs sql` wants to see them
+        record_property("examples", store.resets)  # one reset per example; `python -m proofs sql` reads this
         runner.run(store.close())
 
 

@@ -108,7 +108,7 @@ async def test_it_does_so_each_time_after_as_many_statements_and_for_one_turn_of
 async def test_a_change_log_of_any_length_is_read_whole(
     store: Store, monkeypatch: pytest.MonkeyPatch, more: int
 ) -> None:
-    """A long one on the driver's thread, where it does not keep the loop."""
+    """A long change log is read on the driver's thread, where it does not block the event loop."""
     epoch = await hold(store)
     names = [RowName("device", b"%04d" % number) for number in range(FEW_RECORDS + more)]
     await store.backend.commit(epoch, [Row(name, b"") for name in names], NOW, DURATION, may_release=False)
@@ -164,7 +164,7 @@ async def test_a_row_without_a_value_is_not_an_absent_one(store: Store) -> None:
 
 # P2.15
 async def test_a_text_that_is_damaged_is_another_one_and_stops_nobody(store: Store) -> None:
-    """What depends on it does not authenticate. An exception would be raised again each time, by each process."""
+    """Whatever depends on this text fails to authenticate. An exception would occur in each process at each access."""
     epoch = await hold(store)
     store.raw.execute("INSERT INTO change SELECT 1, CAST(X'6b69ff' AS TEXT), X'00'")
     store.raw.execute("INSERT INTO record SELECT CAST(X'6b69ff' AS TEXT), X'00', X'00'")
@@ -177,7 +177,7 @@ async def test_a_text_that_is_damaged_is_another_one_and_stops_nobody(store: Sto
 
 
 async def test_a_kind_that_is_no_text_is_a_text_for_all_that(store: Store) -> None:
-    """One damaged byte tells SQLite that it is bytes."""
+    """One damaged byte makes SQLite read the value as a blob."""
     epoch = await hold(store)
     for table in ("record", "change"):
         store.raw.execute(f"DROP TABLE {table}")

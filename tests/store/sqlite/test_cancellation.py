@@ -1,4 +1,4 @@
-"""A cancelled call of the backend is carried out first; then its caller gets the cancellation."""
+"""A cancelled call of the backend completes first; then the cancellation reaches its caller."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ P = ParamSpec("P")
 
 
 class Hops:
-    """Counts the hops to the driver's thread, and does something before or after each."""
+    """Counts the hops to the driver's thread, and calls a function before or after each."""
 
     def __init__(self, backend: SqliteBackend) -> None:
         self.number = 0
@@ -51,7 +51,7 @@ class Hops:
             self.number += 1
             number = self.number
             self.before(number)
-            # The driver queues the call before it first waits: a cancelled hop takes place all the same.
+            # The driver queues the call before it first waits, so a cancelled hop still takes place.
             try:
                 return await hop(*arguments, **keywords)
             finally:
@@ -65,9 +65,10 @@ class Hops:
 @pytest.mark.parametrize("cancelled", ["caller", "caller-again-and-again", "everybody"])
 @pytest.mark.parametrize("operation", HOPS.values(), ids=HOPS.keys())
 async def test_cancelled_at_every_hop(tmp_path: Path, operation: Operation, cancelled: str) -> None:
-    """A cancellation of any task at any point leaves all or nothing written, and the backend continues to work.
+    """After a cancellation of any task at any point, all or nothing is written, and the backend continues to work.
 
-    *Caller* is the task that called the method; *everybody* adds the tasks inside it, as the end of the loop does.
+    *Caller* cancels the task that called the method. *Everybody* also cancels the tasks inside it, as the end of the
+    event loop does.
     """
     control = await prepared(tmp_path / "control")
     identity, before = f"X'{control.backend.identity.hex().upper()}'", control.dump()
@@ -85,13 +86,13 @@ async def test_cancelled_at_every_hop(tmp_path: Path, operation: Operation, canc
                 caller = asyncio.create_task(running(operation(store.backend)))
                 hops = Hops(store.backend)
                 setattr(hops, moment, partial(cancel, caller, number, cancelled))
-                # A task that is cancelled after its last hop, and has failed by then, has failed.
+                # A task that has failed by its last hop raises its own exception, although it is cancelled after that.
                 also = (StoreError,) if failed and moment == "after" else ()
                 with pytest.raises((asyncio.CancelledError, *also)):
                     await caller
                 outcome = normal(store, identity)
                 with store.locked():
-                    pass  # Nobody is inside a transaction.
+                    pass  # No connection is inside a transaction.
                 assert not store.backend._driver.in_transaction
                 assert outcome == after, "what was begun is carried out, and only then is the caller told"
                 await store.backend.changes(Version(0), None)
@@ -113,13 +114,13 @@ def cancel(caller: asyncio.Task[None], number: int, cancelled: str, hop: int) ->
 
 
 def normal(store: Store, identity: str) -> Dump:
-    """Dump the store as if its identity were the one that it is compared with."""
+    """Dump the store, with its identity replaced by the identity to compare with."""
     return [line.replace(f"X'{store.backend.identity.hex().upper()}'", identity) for line in store.dump()]
 
 
 # P12.2, P12.4
 async def test_a_caller_cancelled_again_and_again_is_told_only_after_the_driver_is_done(store: Store) -> None:
-    """Everybody is cancelled, again and again, before the driver's thread has even begun."""
+    """All tasks are cancelled, again and again, before the driver's thread begins."""
     epoch = await hold(store)
     gate = threading.Event()
     store.backend._driver._tx.put_nowait((None, partial(gate.wait, 60)))
@@ -161,7 +162,7 @@ async def test_cancelled_while_the_database_is_busy(tmp_path: Path, operation: O
 
 
 async def test_opening_cancelled_at_every_step(tmp_path: Path) -> None:
-    """Cancelled later and later, until it gets through: the file is a store, or can still become one."""
+    """Opening is cancelled at each step, until it completes. Each time, the file is a store or can become one."""
     iterations = 0
     while True:
         path = tmp_path / f"{iterations}"

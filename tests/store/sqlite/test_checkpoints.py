@@ -19,7 +19,7 @@ from unwedged.store.errors import StorageFailed, StoreBusy
 
 
 class EarlyCheckpoints:
-    """Has each write make a checkpoint, and does something at each statement and each pause of that."""
+    """Makes each write run a checkpoint, and calls a function at each statement and each pause of the checkpoint."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
         self.path = path
@@ -59,7 +59,7 @@ async def test_a_checkpoint_waits_for_a_writer_and_then_the_log_is_begun_anew(
     with closing(checkpointing.writer()) as writer:
 
         def meet(work: Callable[[sqlite3.Connection], object], connection: sqlite3.Connection) -> object:
-            """Another process begins to write as soon as the commit is made."""
+            """Let another process begin to write right after the commit."""
             result = transaction(work, connection)
             writer.execute("BEGIN IMMEDIATE")
             writer.execute("UPDATE state SET label = 'another'")
@@ -79,7 +79,7 @@ async def test_a_checkpoint_waits_for_a_writer_and_then_the_log_is_begun_anew(
 async def test_the_log_is_moved_only_while_nobody_can_begin_it_anew(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``wal-reset``: SQLite's race needs a commit of another connection in the middle of a checkpoint."""
+    """``wal-reset``: SQLite's race requires that another connection commits in the middle of a checkpoint."""
     epoch = await hold(store)
     for connection in (store.backend._loop_connection, store.backend._driver._conn):
         assert connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
@@ -97,14 +97,14 @@ async def test_the_log_is_moved_only_while_nobody_can_begin_it_anew(
     assert refused == ["a writer"] * 2, "after a commit, and where only the lease is written"
     assert set(checkpointing.statements) == {"PRAGMA wal_checkpoint(PASSIVE)"}
     with store.locked():
-        pass  # and then it lets go
+        pass  # and then the connection releases the lock
 
 
 # P14.5, P14.7
 async def test_a_commit_is_made_also_where_no_checkpoint_can_be(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     epoch = await hold(store)
     checkpointing = EarlyCheckpoints(monkeypatch, store.path)
-    with closing(checkpointing.writer()) as reader:  # whose snapshot is older than the log
+    with closing(checkpointing.writer()) as reader:  # its snapshot is older than the log
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM state").fetchall()
         done = await store.backend.commit(epoch, [Row(A, b"value")], NOW, DURATION, may_release=False)
@@ -125,7 +125,7 @@ async def test_a_commit_is_made_also_where_no_checkpoint_can_be(store: Store, mo
 async def test_a_lease_that_changes_hands_again_and_again_does_not_fill_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where nobody ever commits: then the lease's own writes make checkpoints."""
+    """The promise also holds if no instance ever commits: then the writes of the lease run checkpoints."""
     monkeypatch.setattr(checkpoints, "LONGEST_LOG_PAGES", 20)
     async with opened(tmp_path / "store") as backend:
         for _ in range(100):
@@ -135,7 +135,7 @@ async def test_a_lease_that_changes_hands_again_and_again_does_not_fill_the_disk
 
 # P14.3
 async def test_large_values_do_not_make_the_log_grow(store: Store) -> None:
-    """Ten of them are longer than the log may be."""
+    """Ten of these values exceed the limit of the log's length."""
     epoch = await hold(store)
     large = [Row(A, bytes(checkpoints.LONGEST_LOG_PAGES * checkpoints.PAGE_BYTES // 10))]
     for _ in range(50):
@@ -197,7 +197,7 @@ def test_the_pages_of_a_commit_are_those_of_its_values_and_of_its_rows() -> None
 
 @contextmanager
 def no_file_longer_than(limit: int) -> Iterator[None]:
-    """Have the operating system refuse to make any file of this process longer."""
+    """Let the operating system refuse to extend any file of this process beyond a limit."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
@@ -208,7 +208,7 @@ def no_file_longer_than(limit: int) -> Iterator[None]:
 
 # P14.8
 async def test_where_the_disk_is_full_of_the_log_it_is_begun_anew(store: Store) -> None:
-    """The commit that finds the disk full fails. What comes next makes room, so that the store is not stuck."""
+    """The commit that finds the disk full fails. The next access makes room, so that the store can be used again."""
     epoch = await hold(store)
     for number in range(20):
         await store.backend.commit(epoch, [Row(A, b"%d" % number)], NOW, DURATION, may_release=False)

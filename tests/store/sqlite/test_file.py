@@ -56,7 +56,7 @@ async def test_only_the_lease_is_written_without_waiting_for_the_disk(store: Sto
     await store.backend._driver.set_trace_callback(written["durable"].append)
 
     def write(statement: str) -> None:
-        if "UPDATE" in statement:  # and not the question for the schema, which is a part of some
+        if "UPDATE" in statement:  # but not the schema query that some statements contain
             written["here"].append(statement)
 
     store.backend._loop_connection.set_trace_callback(write)
@@ -179,7 +179,7 @@ async def test_a_store_that_lacks_its_header_or_its_state(tmp_path: Path, damage
 
 
 async def test_damage_within_the_file_is_named_as_what_it_is(tmp_path: Path) -> None:
-    """It is the file that is bad, not the disk: trying again won't help, a backup will."""
+    """The file is damaged, not the disk: a retry won't help, but a backup will."""
     path = tmp_path / "store"
     async with opened(path) as backend:
         row = await backend.acquire(ME, "me", NOW, DURATION)
@@ -196,7 +196,7 @@ async def test_damage_within_the_file_is_named_as_what_it_is(tmp_path: Path) -> 
 
 
 class Libc:
-    """A system's library whose statx is not what it should be."""
+    """A C library whose ``statx`` does not work as expected."""
 
     def __init__(self, answer: int) -> None:
         self._answer = answer
@@ -235,7 +235,7 @@ async def test_a_file_that_was_replaced_is_noticed_either_way(
 # P18.2, P18.3, P18.4, P18.5
 @pytest.mark.parametrize("name", ["acquire", "renew", "release", "commit", "truncate", "sealing", "reseal", "listen"])
 async def test_nothing_is_written_into_a_file_that_was_replaced(tmp_path: Path, name: str) -> None:
-    """Nor is anything read from it that no epoch fences."""
+    """No unfenced read uses the new file either."""
     path = tmp_path / "store"
     async with opened(path) as backend:
         epoch = await acquired(backend)
@@ -274,7 +274,7 @@ async def test_a_store_whose_file_can_no_longer_be_read_is_closed_all_the_same(
 
 # P14.6
 def test_connecting_makes_no_file(tmp_path: Path) -> None:
-    """What has gone since it was looked at stays away: an empty file in its place would cost the log beside it."""
+    """A file that has disappeared is not created: SQLite would delete the log beside an empty file."""
     with pytest.raises(database.Error):
         database.connect(tmp_path / "gone")
     assert not list(tmp_path.iterdir())
@@ -282,7 +282,7 @@ def test_connecting_makes_no_file(tmp_path: Path) -> None:
 
 @pytest.fixture
 def whole(tmp_path: Path) -> Path:
-    """Make a store that is not open."""
+    """Create a store, and close it."""
 
     async def make() -> None:
         store = await prepared(tmp_path / "whole")
@@ -299,7 +299,7 @@ def whole(tmp_path: Path) -> Path:
 def test_a_damaged_file_is_never_believed(
     whole: Path, tmp_path_factory: pytest.TempPathFactory, place: int, flip: int
 ) -> None:
-    """Any byte of the file, structure included: what happens has a name."""
+    """Any byte of the file may be damaged, structure included: each failure is a named exception."""
     path = tmp_path_factory.mktemp("damaged") / "store"
     content = bytearray(whole.read_bytes())
     used = [position for position, byte in enumerate(content) if byte]

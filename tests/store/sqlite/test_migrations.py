@@ -42,7 +42,7 @@ async def test_an_older_schema_is_migrated(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(
         schema, "MIGRATIONS", (*schema.MIGRATIONS, ("CREATE TABLE later (x)", "CREATE TABLE state (x)"))
     )
-    await unchanged(path, NotAStore)  # It fails half way, and is undone.
+    await unchanged(path, NotAStore)  # The migration fails half way, and is rolled back.
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS[:1], ("ALTER TABLE state ADD COLUMN later INTEGER",)))
     async with opened(path) as backend:
         assert (await backend._read("PRAGMA user_version", {}))[0][0] == 2
@@ -59,7 +59,7 @@ INCOMPATIBLE = ("ALTER TABLE state RENAME TO states", "CREATE VIEW state AS SELE
 
 
 def migrate(store: Store, statements: tuple[str, ...]) -> None:
-    """Do what a newer program does when it opens the store."""
+    """Migrate the store, as a newer program does when it opens it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, statements))
         if statements is INCOMPATIBLE:
@@ -87,9 +87,10 @@ ACCESSES: dict[str, Operation] = HOPS | SHORT | {
 async def test_a_store_that_a_newer_program_migrates_is_closed_to_an_older_one(
     tmp_path: Path, access: str, statements: tuple[str, ...]
 ) -> None:
-    """``schema-moves-on``: every access is refused by name, and changes nothing.
+    """``schema-moves-on``: every access raises a named exception, and changes nothing.
 
-    A look at a lease row that is as it was is not. Looks are very frequent, and a process that then asks is refused.
+    A poll is allowed if the migration did not change the lease row. Polls are very frequent, and the acquisition that
+    follows is refused.
     """
     store = await prepared(tmp_path / "store")
     try:
@@ -113,5 +114,5 @@ async def test_a_migration_takes_the_lease_away(store: Store) -> None:
     migrate(store, COMPATIBLE)
     row, _ = store.state()
     assert (row.epoch, row.holder) == (epoch + 1, None)
-    await store.backend.release(epoch)  # which is refused nothing, and changes nothing
+    await store.backend.release(epoch)  # It is not refused, and changes nothing.
     assert store.state()[0] == row

@@ -28,7 +28,7 @@ from unwedged.store.backend import Committed, Listed, Loaded, Row, RowName
 from unwedged.store.errors import LeaseLost, StorageFailed
 
 on_a_file = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-"""Made here, and not in a module that ``conftest.py`` imports: there no profile of Hypothesis has been chosen yet."""
+"""Defined here and not in a module that ``conftest.py`` imports, since no Hypothesis profile is chosen at that time."""
 
 instances = st.sampled_from([ME, OTHER])
 epochs = st.integers(0, 3).map(Epoch)
@@ -130,11 +130,11 @@ def refused(*, fence: bool) -> AbstractContextManager[object]:
 
 
 LIMIT = 2**63
-"""SQLite has whole numbers from -LIMIT on, and below it."""
+"""SQLite's integers are at least -LIMIT and less than LIMIT."""
 whole_numbers = st.integers(-LIMIT, LIMIT - 1)
 edges = st.sampled_from([-LONGEST_LEASE_MS - 1, -LONGEST_LEASE_MS, -1, 0, 1])
 times = st.tuples(st.booleans(), edges | whole_numbers)
-"""Whether from the end of the lease, and how far. So clocks jump both ways from call to call."""
+"""Whether the time is relative to the end of the lease, and the offset. So clocks jump both ways from call to call."""
 lates = st.sampled_from([0, 0, 125, 1_000, 60_000])
 steps_from_here = st.sampled_from([0, 0, 0, 0, 0, 0, -1, 1])
 versions_back = st.sampled_from([0, 0, 1, 1, 2, 3, -1])
@@ -146,7 +146,7 @@ written = st.lists(st.builds(Row, records, st.none() | st.binary(max_size=3)), m
 
 
 class SqlAndRules(RuleBasedStateMachine):
-    """Any calls of any instances at any times: the row, the records and the change log are what the rules say."""
+    """After any calls by any instances at any times, the row, the records and the change log agree with the rules."""
 
     def __init__(self, run: Run, ticks: Ticks) -> None:
         super().__init__()
@@ -200,7 +200,7 @@ class SqlAndRules(RuleBasedStateMachine):
     def truncate(self, back: int) -> None:
         self.truncate_at(Version(self.version - back))
 
-    @precondition(lambda self: self.version % 4 == 3)  # Rarely: it cuts everything, or nothing.
+    @precondition(lambda self: self.version % 4 == 3)  # It is rare, since it removes everything or nothing.
     @rule(floor=whole_numbers)
     def truncate_at(self, floor: Version) -> None:
         assert self.outcome(self.backend.truncate(floor)) is None
@@ -256,7 +256,7 @@ class SqlAndRules(RuleBasedStateMachine):
         return Epoch(within(self.row.epoch + step))
 
     def in_full(self, row: Lease | None, duration: Milliseconds, late: int) -> Lease | None:
-        """The lease of a transaction that took so long: from half a lease on, it counts from the end."""
+        """Return the lease after a transaction of this length: from half a lease on, the lease counts from the end."""
         self.ticks.seconds = [0.0, late / 1000]
         return row and replace(row, expires=Milliseconds(row.expires + (late if 2 * late > duration else 0)))
 
@@ -371,7 +371,7 @@ def test_every_statement_is_broken() -> None:
         name for name, value in vars(statements).items() if re.fullmatch("[A-Z_]+", name) and isinstance(value, str)
     }
     parts = {"LEASE", "FENCE", "TAKEABLE", "KNOWN"}
-    header = {"SEALING", "SEAL", "RESEAL", "HOLDER"}  # which the rules know nothing of: tests/store/test_secrets.py
+    header = {"SEALING", "SEAL", "RESEAL", "HOLDER"}  # not part of the rules: see tests/store/test_secrets.py
     assert {name for name, _, _ in BROKEN_STATEMENTS} == texts - parts - header
 
 
@@ -397,7 +397,7 @@ steps = st.lists(commits | st.integers(-1, 9).map(Version), max_size=8)
 @on_a_file
 @given(steps)
 def test_records_and_change_log(run: Run, steps: list[list[Row] | Version]) -> None:
-    """Against a dictionary and a list; a step is a commit, or a truncation."""
+    """The model is a dictionary and a list; a step is a commit or a truncation."""
     run.store.reset(Lease(Epoch(1), ME, Milliseconds(0), wanted=False))
     go, backend, epoch = run.runner.run, run.backend, Epoch(1)
     records: dict[RowName, bytes] = {}
