@@ -10,21 +10,21 @@ from checking.machine_replay.homeserver import Json
 
 
 class Place(Enum):
-    """Where in an operation of the store a process is interrupted."""
+    """The place in a store operation at which a process is interrupted."""
 
     BEFORE_COMMIT = "before_commit"
     AFTER_COMMIT = "after_commit"
 
 
 class Interruption(msgspec.Struct, frozen=True):
-    """A process is suspended or killed in an operation of the store."""
+    """The process is suspended or killed in an operation of the store."""
 
     killed: bool
     place: Place
     operation: str | None = None
     """The operation's name; ``None`` means any."""
     number: int = 1
-    """The first such operation since the command came, or the second, ..."""
+    """Which of these operations since the command began: the first, the second, ..."""
 
 
 class Command(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -44,18 +44,18 @@ class Sync(Command, frozen=True, tag=True):
 
 
 class Send(Command, frozen=True, tag=True):
-    """Send what the machine has to send."""
+    """Send the pending requests of the machine."""
 
 
 class Say(Command, frozen=True, tag=True):
-    """Send an encrypted message, unless a device can't be reached."""
+    """Send an encrypted message, unless a device can't be given its key."""
 
     room: str
     text: str
 
 
 class Read(Command, frozen=True, tag=True):
-    """Decrypt events, each to its text or to the code of the error."""
+    """Decrypt events; return the text of each, or the code of its error."""
 
     room: str
     events: list[Json]
@@ -68,18 +68,18 @@ class Verify(Command, frozen=True, tag=True):
 
 
 class AskForKeys(Command, frozen=True, tag=True):
-    """Ask the user's other devices for the keys of events."""
+    """Request the room keys of events from the user's other devices."""
 
     room: str
     events: list[Json]
 
 
 class MakeBackup(Command, frozen=True, tag=True):
-    """Make a version of the backup of room keys."""
+    """Create a version of the backup of room keys."""
 
 
 class UseBackup(Command, frozen=True, tag=True):
-    """Use the current version of the backup by its decryption key, and restore what is there."""
+    """Use the current version of the backup with its decryption key, and restore its room keys."""
 
     key: bytes
 
@@ -97,20 +97,20 @@ class Answer(msgspec.Struct, frozen=True):
     """The result of a command."""
 
     failed: str | None = None
-    """The name of an exception from the network: the process goes on."""
+    """The name of a network exception; the process continues."""
     texts: list[str] = []
     problems: list[str] = []
     """The codes of to-device events that could not be used, or of messages that could not be read."""
     event_id: str | None = None
     decryption_key: bytes = b""
-    """Of a version of the backup that was made."""
+    """The decryption key of a created backup version."""
     restored: int = 0
-    """How many room keys the backup has brought."""
+    """The number of room keys restored from the backup."""
     applied: bool = False
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """The user of the process."""
+    """The settings of a process."""
 
     address: str
     access_token: str
@@ -120,8 +120,8 @@ class Settings(msgspec.Struct, frozen=True):
     store: str
     sliding: bool
     added_ms: int = 0
-    """How far its clock is ahead, in milliseconds."""
+    """The time by which its clock is ahead."""
 
 
 STOPPED = b"stopped\n"
-"""What a process writes before it suspends itself."""
+"""The line that a process writes before it suspends itself."""

@@ -1,4 +1,4 @@
-"""Run a proxy in front of Synapse that records all requests, and loses or delays the ones that a test chooses."""
+"""Run a proxy in front of Synapse that records all requests, and loses or delays those that a test selects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aiohttp import ClientSession, web
 from checking.machine_replay.homeserver import Arrival, Device
 
 NEVER_ARRIVED = 0
-"""The status of a request that was lost on its way."""
+"""The status of a request that was lost before it reached Synapse."""
 
 
 class FaultKind(Enum):
@@ -26,27 +26,27 @@ class FaultKind(Enum):
 
 @dataclass
 class Fault:
-    """Something that happens to a request of a process, once."""
+    """A fault that affects one request of a process."""
 
     kind: FaultKind
     label: str
     path: str = ""
-    """A part of the request's path."""
+    """A part of the path of the requests that count."""
     let_pass: int = 0
-    """How many such requests come before it."""
+    """The number of such requests that pass before the fault."""
     happened: asyncio.Event = field(default_factory=asyncio.Event)
     released: asyncio.Event = field(default_factory=asyncio.Event)
-    """Whether a response that was held back may go on."""
+    """Whether a delayed response may be delivered."""
 
 
 class Proxy:
-    """All requests of all devices go through it."""
+    """A proxy for all requests of all devices."""
 
     def __init__(self, http: ClientSession) -> None:
         self.arrivals: list[Arrival] = []
         self.faults: list[Fault] = []
         self.devices: dict[str, Device] = {}
-        """By access token."""
+        """The devices by access token."""
         self.address = ""
         self._http = http
 
@@ -84,7 +84,7 @@ class Proxy:
 
 
 def _cut(request: web.Request) -> web.StreamResponse:
-    """Close the connection without an answer."""
+    """Close the connection without a response."""
     assert request.transport is not None
     request.transport.abort()
     return web.Response()

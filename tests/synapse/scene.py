@@ -39,7 +39,7 @@ from tests.synapse.proxy import NEVER_ARRIVED, Proxy, proxy
 
 PATIENCE_SECONDS: Final = 120
 NUMBERS: Final = itertools.count(1)
-"""So that each scene has users of its own."""
+"""Numbers that give each scene its own users."""
 
 
 class Process:
@@ -49,8 +49,8 @@ class Process:
         self.settings = settings
         self.label = settings.label
         self.problems: set[str] = set()
-        """The codes of to-device events that could not be used. Both connections of a device get most of these events:
-        which of them comes first does not matter, so none is for having come before."""
+        """The codes of unusable to-device events, without the code for a repeated event: both connections of a device
+        receive most events, and either may be first."""
         self._kept: list[bytes] = []
 
     async def start(self) -> None:
@@ -77,7 +77,7 @@ class Process:
         return answer
 
     async def stopped(self) -> bool:
-        """Wait until this process has suspended itself. Return ``False`` if it has finished or was killed."""
+        """Wait until this process suspends itself. Return ``False`` if it finished or was killed."""
         line = await self._line()
         if line != STOPPED:
             self._kept.append(line)
@@ -105,7 +105,7 @@ class Process:
         await self.start()
 
     async def leave(self) -> None:
-        """Close its store, and let it end."""
+        """Have it close its store and exit."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         assert await self._process.wait() == 0
@@ -130,12 +130,12 @@ class Scene:
         self.said: set[str] = set()
         """Every text that a process was told to send."""
         self.counts: dict[str, int] = {}
-        """How many messages each process has read in the end."""
+        """The number of messages that each process has read at the end."""
         self._tokens: dict[str, str] = {}
         self._number = next(NUMBERS)
 
     async def begin(self, *, rotation_messages: int = 100) -> None:
-        """Sign in, make the room, start all processes, upload all keys."""
+        """Sign in, create the room, start all processes, and upload all keys."""
         self.alice = await self.sign_in("alice", "PHONE")
         self.bob = await self.sign_in("bob", "LAPTOP")
         await self.make_room(rotation_messages)
@@ -152,7 +152,7 @@ class Scene:
         return self.processes[label]
 
     async def sign_in(self, name: str, device: str) -> str:
-        """Make a user with a device, or another device of a user that is there; return the user's id."""
+        """Create a user with a device, or another device of an existing user; return the user's id."""
         name = f"{name}{self._number}"
         known = any(user == f"@{name}:localhost" for user, _ in self.proxy.devices.values())
         user, token = await (log_in if known else register)(self.http, name, device)
@@ -185,13 +185,13 @@ class Scene:
             return msgspec.json.decode(await response.read(), type=Json)
 
     async def claim_keys(self, count: int) -> None:
-        """Use up one-time keys of Alice's device, so that it has to upload others."""
+        """Claim one-time keys of Alice's device, so that it must upload more."""
         wanted: Json = {"one_time_keys": {self.alice: {"PHONE": "signed_curve25519"}}}
         for _ in range(count):
             await self.call(self.bob, "LAPTOP", "POST", "keys/claim", wanted)
 
     async def events(self) -> list[Json]:
-        """Return all encrypted events of the room, first to last."""
+        """Return all encrypted events of the room, oldest first."""
         found: list[Json] = []
         start = ""
         while True:
@@ -216,13 +216,13 @@ class Scene:
         return answer.texts[0]
 
     async def sessions(self) -> list[str]:
-        """Return the Megolm session of each message of the room, first to last."""
+        """Return the Megolm session of each message of the room, oldest first."""
         return [
             str(event["content"]["session_id"]) for event in await self.events() if isinstance(event["content"], dict)
         ]
 
     def uploads(self) -> list[Json]:
-        """Return the bodies of all uploads of keys of Alice's device that have arrived."""
+        """Return the bodies of all key uploads of Alice's device that have arrived."""
         return [
             msgspec.json.decode(arrival.body)
             for arrival in self.proxy.arrivals
@@ -230,7 +230,7 @@ class Scene:
         ]
 
     async def advance(self, duration_ms: int) -> None:
-        """Let time pass on the machine, for all processes."""
+        """Move the clocks of all processes forward."""
         for process in self.processes.values():
             process.settings = msgspec.structs.replace(
                 process.settings, added_ms=process.settings.added_ms + duration_ms
@@ -238,7 +238,7 @@ class Scene:
             await process.do(Advance(duration_ms=duration_ms))
 
     async def settle(self, *labels: str) -> None:
-        """Let everything arrive that is under way."""
+        """Sync and send until nothing is under way."""
         for _ in range(3):
             for label in labels or self.processes:
                 answers = [await self[label].do(command) for command in (Send(), Sync(), Send())]
@@ -268,7 +268,7 @@ class Scene:
         return keys
 
     async def end(self, labels: Iterable[str] = ("app", "extension", "bob")) -> None:
-        """Check that everybody reads everything, and close what is open."""
+        """Check that all processes read all messages, and close the scene."""
         for label in labels:
             await self.reads_all(label)
         self.check_what_left()
@@ -279,7 +279,7 @@ class Scene:
 
 @asynccontextmanager
 async def scene(folder: Path, synapse: str) -> AsyncIterator[Scene]:
-    """Open a scene. At the end, all processes that still run are killed."""
+    """Open a scene. At its end, kill all processes that still run."""
     async with ClientSession(synapse) as http, proxy(synapse) as through:
         made = Scene(folder, http, through)
         try:

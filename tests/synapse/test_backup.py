@@ -1,4 +1,4 @@
-"""The backup of room keys on a real homeserver: the scenarios of complement-crypto, and Synapse's answers."""
+"""The backup of room keys on a real homeserver: the scenarios of complement-crypto, and Synapse's responses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unwedged.machine.ratchets import BackupDecryption
 
 
 async def restores_and_reads_all(on: Scene, key: bytes) -> None:
-    """Sign another device of Alice in, which has nothing but the decryption key of the backup."""
+    """Sign Alice in on a device that has only the backup's decryption key. It must read all messages."""
     await on.sign_in("alice", "RESTORE")
     await on.start("restorer", on.alice, "RESTORE")
     await on["restorer"].do(Sync())
@@ -42,7 +42,7 @@ async def test_what_is_backed_up_is_restored(on: Scene) -> None:
 
 
 async def test_an_app_and_an_extension_back_up_in_turns(on: Scene) -> None:
-    """The app makes the backup and is closed; the extension uploads what comes meanwhile; the app comes back."""
+    """The app creates the backup and is closed; the extension uploads the keys that arrive; the app is opened again."""
     await on.begin(rotation_messages=1)
     made = await on["app"].do(MakeBackup())
     first = await on.say("bob", "first message")
@@ -70,7 +70,7 @@ async def test_an_app_and_an_extension_back_up_in_turns(on: Scene) -> None:
 @pytest.mark.parametrize("place", list(Place), ids=lambda place: place.name)
 @pytest.mark.parametrize("killed", [False, True], ids=["suspended", "killed"])
 async def test_a_process_is_stopped_as_its_upload_is_answered(on: Scene, place: Place, killed: bool) -> None:
-    """A better key comes to the other process meanwhile, which goes on with the backup."""
+    """Meanwhile the other process receives a better key, and continues the backup."""
     await on.begin(rotation_messages=1)
     made = await on["app"].do(MakeBackup())
     for number in range(3):
@@ -124,7 +124,7 @@ STEPS: Final[list[tuple[str, str, Json | None]]] = [
     ("PUT", "keys?version=2", room_keys("!a:b", one=room_key(5, 0, verified=False))),
     ("PUT", "keys?version=1", room_keys("!a:b", one=room_key(5, 1, verified=False))),
     ("GET", "keys?version=1", None),
-    # Each of these is kept in place of the one before, in any order.
+    # Each of these keys is better than the one before, so it is kept whichever arrives first.
     ("PUT", "keys?version=1", room_keys("!a:b", one=room_key(4, 2, verified=False))),
     ("PUT", "keys?version=1", room_keys("!a:b", one=room_key(9, 1, verified=False))),
     ("GET", "keys/!a:b/one?version=1", None),
@@ -166,7 +166,7 @@ STEPS: Final[list[tuple[str, str, Json | None]]] = [
 
 
 async def test_the_homeserver_in_memory_answers_as_synapse_does(on: Scene) -> None:
-    """Which keys replace which, what is refused and how, and which numbers versions get."""
+    """They agree on which keys replace others, which requests are refused and how, and the numbers of versions."""
     user = await on.sign_in("alice", "PHONE")
     headers = authorization(on._tokens[f"{user} PHONE"])
     fake, device = Homeserver(), Device(user, "PHONE")
@@ -180,5 +180,5 @@ async def test_the_homeserver_in_memory_answers_as_synapse_does(on: Scene) -> No
 
 
 def told(answer: Json) -> Json:
-    """Return an answer without what is for people only."""
+    """Return a response without the texts that are only for people."""
     return {name: value for name, value in answer.items() if name not in ("error", "current_version")}

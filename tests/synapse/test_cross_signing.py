@@ -59,7 +59,7 @@ class Devices:
         return client
 
     async def settle(self) -> None:
-        """Let everything arrive that is under way."""
+        """Send and sync on all devices until nothing is under way."""
         for _ in range(2):
             for client in (self.app, self.extension, self.tablet, self.bob):
                 await client.send_all()
@@ -67,7 +67,7 @@ class Devices:
                 await client.send_all()
 
     async def reset(self, client: Client) -> None:
-        """Make another identity for the client's user, with a password."""
+        """Create another identity for the client's user, with a password."""
         await client.machine.cross_signing.reset()
         requests = await client.machine.outgoing_requests()
         (upload,) = [request for request in requests if isinstance(request, SigningKeysUpload)]
@@ -97,7 +97,7 @@ async def devices(on: Scene) -> AsyncIterator[Devices]:
 
 
 async def bootstrap(*clients: Client) -> None:
-    """Let the processes of a device make an identity by turns."""
+    """Let the processes of a device create an identity, each taking a step in turn."""
     for number in range(8):
         client = clients[number % len(clients)]
         if (await client.machine.cross_signing.bootstrap()).is_complete:
@@ -119,7 +119,7 @@ async def device_trust(client: Client, user: str, device: str) -> DeviceTrust:
 
 
 async def master_signatures(client: Client, user: str) -> Json:
-    """Say who has signed a user's master key, as far as the homeserver shows it."""
+    """Return the signatures of a user's master key that the homeserver shows, by signing user."""
     identity = (await client.machine.cross_signing.trust_of(user)).identity
     assert identity is not None
     signatures = identity.master.get("signatures", {})
@@ -132,12 +132,12 @@ async def test_identities_are_made_verified_and_replaced(devices: Devices) -> No
     await bootstrap(devices.app, devices.extension)
     await bootstrap(devices.bob)
     await devices.settle()
-    # Each sees the other's identity, and devices that their user has signed.
+    # Each user sees the other's identity, and which devices the other user has signed.
     assert await device_trust(devices.bob, alice, "PHONE") is DeviceTrust.CROSS_SIGNED
     assert await device_trust(devices.bob, alice, "TABLET") is DeviceTrust.UNSIGNED
     assert await device_trust(devices.extension, bob, "LAPTOP") is DeviceTrust.CROSS_SIGNED
     assert await master_signatures(devices.app, alice) == {alice: {"ed25519:PHONE"}}
-    # The user-signing key and the signatures that it makes are shown to Alice only.
+    # The homeserver shows the user-signing key and its signatures only to Alice.
     await verify(devices.extension, bob)
     await devices.settle()
     own = (await devices.app.machine.cross_signing.trust_of(alice)).identity
@@ -147,13 +147,13 @@ async def test_identities_are_made_verified_and_replaced(devices: Devices) -> No
     assert seen.user_signing is None
     assert await master_signatures(devices.tablet, bob) == {alice: {f"ed25519:{own.user_signing_key}"}}
     assert await master_signatures(devices.bob, bob) == {bob: {"ed25519:LAPTOP"}}
-    # Who sends a message is verified.
+    # The sender of a message is verified.
     event_id = await devices.bob.say(devices.scene.room, "hello", "1")
     await devices.settle()
     event = await devices.scene.call(bob, "LAPTOP", "GET", f"rooms/{devices.scene.room}/event/{event_id}")
     (read,) = await devices.app.machine.decrypt_room_events(devices.scene.room, [event])
     assert getattr(read, "trust", read) is SenderTrust.VERIFIED_DEVICE
-    # The private keys go to another device, which signs itself and sees whom the first has verified.
+    # Another device receives the private keys. It signs itself and sees the users that the first has verified.
     with pytest.raises(AnotherIdentity):
         await devices.tablet.machine.cross_signing.bootstrap()
     seeds = await devices.extension.machine.cross_signing.export_seeds()
@@ -162,7 +162,7 @@ async def test_identities_are_made_verified_and_replaced(devices: Devices) -> No
     assert (await devices.tablet.machine.cross_signing.status()).is_complete
     assert (await devices.tablet.machine.cross_signing.trust_of(bob)).verified
     assert await device_trust(devices.bob, alice, "TABLET") is DeviceTrust.CROSS_SIGNED
-    # Another identity is noticed by everybody.
+    # All devices notice another identity.
     await devices.reset(devices.bob)
     await devices.settle()
     for client in (devices.app, devices.extension, devices.tablet):

@@ -24,7 +24,7 @@ def verified_bot(answer: str) -> subprocess.CompletedProcess[str]:
 
 
 def alike(shown: str) -> str:
-    """Return what does not differ each time."""
+    """Return the output without the parts that differ in each run."""
     return EMOJI.sub("emoji", RECOVERY_KEY.sub("key", shown))
 
 

@@ -1,6 +1,6 @@
 """One-time keys, to-device messages and room keys on a real homeserver: the scenarios of complement-crypto.
 
-Two scenarios are missing: a forged sender, which ``tests/machine`` has, and a room key for a hundred devices.
+Two scenarios are missing: a forged sender (tested in ``tests/machine``), and a room key for a hundred devices.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ HOUR_MS = 60 * MINUTE_MS
 
 
 async def test_the_fallback_key_begins_any_number_of_sessions(on: Scene) -> None:
-    """The one-time keys are used up. Two devices of Bob begin with the fallback key, which is replaced after that."""
+    """The one-time keys are used up. Two devices of Bob begin sessions with the fallback key; then it is replaced."""
     await on.begin()
     await on.sign_in("bob", "TABLET")
     await on.start("tablet", on.bob, "TABLET")
@@ -36,7 +36,7 @@ async def test_the_fallback_key_begins_any_number_of_sessions(on: Scene) -> None
 
 # M2.6, M2.9
 async def test_an_upload_that_fails_is_followed_by_another_one(on: Scene) -> None:
-    """It never arrives, in either process. Other keys are offered after a while: nobody knows that it never arrived."""
+    """No upload of either process arrives. After a while they upload other keys, since the first may have arrived."""
     await on.begin()
     before = len(on.uploads())
     await on.claim_keys(MOST_ONE_TIME_KEYS - 10)
@@ -86,7 +86,7 @@ async def test_a_room_key_that_does_not_leave_is_sent_by_the_other_process(on: S
 
 # M5.1
 async def test_a_room_key_survives_the_process_that_receives_it(on: Scene) -> None:
-    """It is killed as soon as it has the response, before and after what it does with it is kept."""
+    """The process is killed as soon as it has the response, before or after its commit."""
     await on.begin(rotation_messages=1)
     for place in Place:
         event = await on.say("bob", place.value)
@@ -100,7 +100,7 @@ async def test_a_room_key_survives_the_process_that_receives_it(on: Scene) -> No
 
 
 async def test_more_room_keys_than_fit_in_one_response_arrive_in_any_order(on: Scene) -> None:
-    """Nobody of the device syncs for long. Synapse hands out a hundred to-device messages at once."""
+    """The device does not sync for a long time. Synapse returns at most a hundred to-device messages per response."""
     await on.begin(rotation_messages=1)
     for number in range(110):
         await on.say("bob", f"{number}")
@@ -129,7 +129,7 @@ async def test_a_room_key_of_a_device_that_can_not_be_looked_up_is_kept(on: Scen
 
 # M9.6, M9.7
 async def test_a_room_key_is_replaced_when_it_must_be_and_only_then(on: Scene) -> None:
-    """Both processes use one key, also after one begins anew, until somebody leaves, or it is old or used up."""
+    """Both processes use one key, even after a restart, until a member leaves, or the key is too old or used up."""
     await on.begin(rotation_messages=4)
     await on.sign_in("bob", "TABLET")
     await on.start("tablet", on.bob, "TABLET")
@@ -151,7 +151,7 @@ async def test_a_room_key_is_replaced_when_it_must_be_and_only_then(on: Scene) -
     assert not await is_new()
     assert not await is_new()
     assert not await is_new()
-    assert await is_new()  # four messages
+    assert await is_new()  # after four messages
     await on["tablet"].leave()
     del on.processes["tablet"]
     await on.call(on.bob, "TABLET", "POST", "logout")

@@ -24,7 +24,7 @@ from unwedged.machine.ratchets import MOST_ONE_TIME_KEYS
     ],
 )
 async def test_an_extension_that_begins_reads_a_message(on: Scene, before: int, after: int) -> None:
-    """The app has uploaded the keys and was closed."""
+    """The app uploaded the keys and was closed."""
     await on.begin(rotation_messages=5)
     for label in ("app", "extension"):
         await on[label].leave()
@@ -42,7 +42,7 @@ async def test_an_extension_that_begins_reads_a_message(on: Scene, before: int, 
 
 
 async def test_an_extension_goes_on_with_the_sessions_of_the_app(on: Scene) -> None:
-    """The message is not the first one of its Olm session, and the app was closed in the middle of the conversation."""
+    """The message is not the first of its Olm session, and the app was closed in the middle of the conversation."""
     await on.begin(rotation_messages=1)
     await on["extension"].leave()
     for number in range(3):
@@ -63,7 +63,7 @@ async def test_an_extension_goes_on_with_the_sessions_of_the_app(on: Scene) -> N
 
 @pytest.mark.parametrize("seed", range(1))
 async def test_app_and_extension_come_and_go(on: Scene, seed: int) -> None:
-    """Both read each message, whichever comes first and whichever was closed before it; sometimes the app answers."""
+    """Both read each message, whichever opens first and whichever was closed before; sometimes the app replies."""
     chosen = random.Random(seed)
     await on.begin(rotation_messages=1)
     for number in range(12):
@@ -85,7 +85,7 @@ async def test_app_and_extension_come_and_go(on: Scene, seed: int) -> None:
 
 
 async def test_an_extension_that_stays_open_is_not_wedged_by_an_app_that_is_opened_again(on: Scene) -> None:
-    """What the extension has in memory is of before the app went on with the same Olm session."""
+    """The extension's memory is from before the app advanced the same Olm session."""
     await on.begin(rotation_messages=1)
     for number in range(4):
         event = await on.say("bob", f"{number} from bob")
@@ -104,7 +104,7 @@ async def test_an_extension_that_stays_open_is_not_wedged_by_an_app_that_is_open
 
 # M2.2
 async def test_keys_that_both_could_upload_are_uploaded_once(on: Scene) -> None:
-    """The answer to the app's upload takes long. Meanwhile the extension hears that keys are lacking, too."""
+    """The response to the app's upload is delayed. Meanwhile the extension also learns that keys are missing."""
     await on.begin()
     before = len(on.uploads())
     await on.claim_keys(MOST_ONE_TIME_KEYS - 10)
@@ -128,7 +128,7 @@ async def test_keys_that_both_could_upload_are_uploaded_once(on: Scene) -> None:
 
 # M6.1
 async def test_a_device_that_came_while_only_the_extension_synced_is_not_missed(on: Scene) -> None:
-    """Bob's second device signs in while the app is closed; the app's first message after that reaches it."""
+    """Bob's second device signs in while the app is closed; it can read the app's next message."""
     await on.begin()
     await on.say("app", "before")
     await on["app"].leave()

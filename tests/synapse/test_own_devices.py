@@ -1,4 +1,4 @@
-"""Alice's phone, in two processes, and her tablet give each other secrets and room keys on a real homeserver."""
+"""Alice's phone, in two processes, and her tablet exchange secrets and room keys on a real homeserver."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_a_tablet_gets_the_private_keys_and_the_key_of_an_old_message(on: 
         assert (await desk.machine.cross_signing.status()).private_keys == set(SigningKeyName)
         assert (await desk.machine.decrypt_room_event(on.room, event)).content["body"] == "old"
         await tablet.sync()
-        await tablet.send_all()  # It has not verified the desk, and its requests were cancelled.
+        await tablet.send_all()  # The tablet has not verified the desk, and the desk's requests were cancelled.
         assert len(answers(on, "PHONE", "DESK")) == 4
         assert answers(on, "TABLET", "DESK") == set()
 
@@ -52,7 +52,7 @@ async def test_a_tablet_gets_the_private_keys_and_the_key_of_an_old_message(on: 
 @pytest.mark.parametrize("place", list(Place), ids=lambda place: place.name)
 @pytest.mark.parametrize("killed", [False, True], ids=["suspended", "killed"])
 async def test_a_process_is_stopped_as_it_answers_a_request(on: Scene, place: Place, killed: bool) -> None:
-    """The other one answers, or not, so that there is one answer."""
+    """The other process answers if the first one has not, so that there is exactly one answer."""
     await on.begin()
     await on.say("bob", "before the tablet")
     await on.settle()
@@ -88,7 +88,7 @@ async def test_a_process_is_stopped_as_it_answers_a_request(on: Scene, place: Pl
 
 
 def answers(on: Scene, sender: str, recipient: str) -> set[str]:
-    """Return the requests by which one of Alice's devices has sent Olm messages to another."""
+    """Return the requests in which one of Alice's devices sent Olm messages to another."""
     found = set()
     for arrival in on.proxy.arrivals:
         if arrival.device.device == sender and "/sendToDevice/m.room.encrypted/" in arrival.path:

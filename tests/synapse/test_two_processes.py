@@ -25,12 +25,12 @@ OPERATIONS: Final[list[tuple[type[Command], str]]] = [
     (Send, "collect"),
     (Send, "take"),
 ]
-"""Operations of the store, and during which command they run."""
+"""Store operations, each with the command during which it runs."""
 KINDS: Final[list[type[Command]]] = [Sync, Send, Say, Read]
 CLAIM_LOST_MS: Final = 70_000
-"""After so long a claim whose answer was lost is made again."""
+"""The time after which a claim with a lost response is repeated."""
 UPLOAD_LOST_MS: Final = 660_000
-"""After so long other keys are uploaded in place of those whose upload was lost."""
+"""The time after which other keys are uploaded in place of those whose upload was lost."""
 TURNS: Final = 25
 ROUNDS: Final = 60
 
@@ -59,7 +59,7 @@ async def command(on: Scene, kind: type[Command], text: str, interruption: Inter
 @pytest.mark.parametrize("killed", [pytest.param(False, id="suspended"), pytest.param(True, id="killed")])
 @pytest.mark.parametrize("place", Place)
 async def test_a_process_is_interrupted_in_each_operation(on: Scene, place: Place, killed: bool) -> None:
-    """Meanwhile the other one of its device takes the lease, receives, reads and sends."""
+    """Meanwhile the other process of its device takes the lease, receives, reads and sends."""
     await on.begin(rotation_messages=1)
     for number, (kind, operation) in enumerate(OPERATIONS):
         victim, other = ("app", "extension") if number % 2 else ("extension", "app")
@@ -67,7 +67,7 @@ async def test_a_process_is_interrupted_in_each_operation(on: Scene, place: Plac
             await on.say("bob", f"{number} before: {message}")
         if kind is Send:
             await on.claim_keys(MOST_ONE_TIME_KEYS - 5)
-            await on[victim].do(Sync())  # and now an upload is due
+            await on[victim].do(Sync())  # An upload is due now.
         process = on[victim]
         process.tell(await command(on, kind, f"{number} interrupted", Interruption(killed, place, operation)))
         assert await process.stopped() is not killed, operation
@@ -88,7 +88,7 @@ async def test_a_process_is_interrupted_in_each_operation(on: Scene, place: Plac
 
 @pytest.mark.parametrize("seed", range(1))
 async def test_both_processes_read_each_message_whichever_comes_first(on: Scene, seed: int) -> None:
-    """Each message has a new room key. Both want it at the same time; one of them may be late, or answer as well."""
+    """Each message has a new room key. Both processes need it at the same time; one may be late, or reply as well."""
     chosen = random.Random(seed)
     await on.begin(rotation_messages=1)
 
@@ -110,7 +110,7 @@ async def test_both_processes_read_each_message_whichever_comes_first(on: Scene,
 
 
 class Accidents:
-    """Turns of all processes. Seeded random numbers choose the process, its command, and what fails."""
+    """Turns of all processes. A seeded random generator chooses the process, its command, and the fault."""
 
     def __init__(self, on: Scene, seed: int) -> None:
         self.happened: Counter[str] = Counter()
@@ -119,7 +119,7 @@ class Accidents:
         self._number = 0
 
     async def turn(self) -> None:
-        """Have one process do something, which goes wrong, and meanwhile the two others something else."""
+        """Give one process a command that a fault interrupts, and the two others different commands meanwhile."""
         victim, *others = self._random.sample(["app", "extension", "bob"], 3)
         meanwhile = {label: self._commands(self._random.randint(1, 3)) for label in others}
         ((kind, text),) = self._commands(1)
@@ -171,7 +171,7 @@ class Accidents:
         return [(kind, f"{self._number - back} in turn") for back, kind in enumerate(kinds)]
 
     async def _do(self, commands: dict[str, list[tuple[type[Command], str]]]) -> None:
-        """Have some processes do several things each, at the same time."""
+        """Let several processes perform their lists of commands concurrently."""
 
         async def does(label: str) -> None:
             for kind, text in commands[label]:
@@ -181,7 +181,7 @@ class Accidents:
 
 
 async def happened_or_ended(fault: Fault, process: Process) -> None:
-    """Wait until a fault has happened, or the command has ended without it."""
+    """Wait until a fault has happened, or until the command has ended without it."""
     waits = [asyncio.create_task(fault.happened.wait()), asyncio.create_task(process.stopped())]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for each in waits:

@@ -11,7 +11,7 @@ from unwedged.machine import DeviceTrust, MachineError, Phase, RoomMessage, Veri
 
 
 class Verifying(Client):
-    """A process that also verifies."""
+    """A process that also exchanges verification messages."""
 
     async def send_all(self) -> None:
         while requests := [
@@ -21,7 +21,7 @@ class Verifying(Client):
                 assert await self.send(request)
 
     async def send_to_rooms(self) -> None:
-        """Encrypt and send what is for rooms."""
+        """Encrypt and send the pending events for rooms."""
         while messages := [each for each in await self.machine.outgoing_requests() if isinstance(each, RoomMessage)]:
             for message in messages:
                 shared = await self.share(message.room_id)
@@ -45,12 +45,12 @@ class Verifying(Client):
         return synced
 
     async def flow(self) -> Verification:
-        """The last verification."""
+        """Return the newest verification."""
         return (await self.machine.verifications.get_all())[-1]
 
 
 class VerifyingDevices(Devices):
-    """Alice's phone in two processes, her tablet, and Bob's laptop: all of them verify."""
+    """Alice's phone in two processes, her tablet, and Bob's laptop, all with verifications."""
 
     client = Verifying
 
@@ -64,7 +64,7 @@ class VerifyingDevices(Devices):
 
 
 async def compare(devices: Devices, one: Client, same: Client, other: Client) -> None:
-    """Go on when ``other`` was asked by ``one``, which is the same device as ``same``, until both are through."""
+    """Complete the verification that ``one`` requested from ``other``; ``same`` is on the same device as ``one``."""
     assert isinstance(one, Verifying)
     assert isinstance(same, Verifying)
     assert isinstance(other, Verifying)

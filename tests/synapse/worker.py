@@ -1,4 +1,4 @@
-"""One process of a device, to be run as ``python -m tests.synapse.worker SETTINGS``; it does what each line says."""
+"""The program of a device's process: ``python -m tests.synapse.worker SETTINGS``. Each input line is a command."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ Result = TypeVar("Result")
 
 KEY = bytes(32)
 TIMES = LeaseTimes(duration_ms=1000, renew_every_ms=250)
-"""Short, since tests wait until they expire."""
+"""Short leases, since tests wait until they expire."""
 
 
 class AdvancedClock(SystemClock):
-    """The system's clock, and what a test adds to it."""
+    """The system's clock plus the time that a test adds."""
 
     def __init__(self, added_ms: int) -> None:
         self.added_ms = added_ms
@@ -58,7 +58,7 @@ class AdvancedClock(SystemClock):
 
 
 class Interruptions:
-    """Suspends or kills this process where it is told to, once."""
+    """Suspends or kills this process at the commanded place, once."""
 
     def __init__(self) -> None:
         self.next: Interruption | None = None
@@ -82,7 +82,7 @@ class Interruptions:
 
 
 def interrupted(interruptions: Interruptions) -> None:
-    """Let the store's operations be interrupted in this process."""
+    """Make the store's operations in this process interruptible."""
     run = CryptoStore.run
 
     async def run_interrupted(
@@ -156,12 +156,12 @@ async def use_backup(client: Client, key: bytes) -> Answer:
 
 
 async def serve(settings: Settings) -> None:
-    """Answer each line until none comes."""
+    """Answer each line until the input ends."""
     clock, interruptions = AdvancedClock(settings.added_ms), Interruptions()
     interrupted(interruptions)
     inbox.EVENTS_IN_A_COMMIT = 1  # type: ignore[misc]  # Then two events are a large batch.
     headers = authorization(settings.access_token) | {"User-Agent": settings.label}
-    # A new connection for each request: where a kept one breaks, aiohttp repeats the request, and a loss is not seen.
+    # Each request has a new connection: aiohttp would repeat a request whose kept connection breaks, hiding the loss.
     async with (
         ClientSession(settings.address, headers=headers, connector=TCPConnector(force_close=True)) as http,
         OlmMachine.open(
