@@ -1,4 +1,4 @@
-"""Make and read backups of room keys, for tests."""
+"""Create and read backups of room keys, for tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VERSION: Final = "room_keys/version"
 
 
 async def create(client: Client, *, sender: Client | None = None, answered: Client | None = None) -> NewBackupVersion:
-    """Make a version; another process may send the request, and yet another one get the answer."""
+    """Create a version. One process may send the request, and another one may receive the response."""
     new = await client.machine.key_backup.create_version()
     answer = (sender or client).call(new.request.method, new.request.path, new.request.body)
     await (answered or sender or client).machine.mark_sent(new.request, answer)
@@ -24,7 +24,7 @@ async def create(client: Client, *, sender: Client | None = None, answered: Clie
 
 
 async def ask_version(client: Client, *, answered: Client | None = None) -> None:
-    """Ask the homeserver for the current version, and give the answer to a process."""
+    """Query the homeserver for the current version, and give the response to a process."""
     query = await client.machine.key_backup.version_query()
     machine = (answered or client).machine
     try:
@@ -55,7 +55,7 @@ async def marks(client: Client) -> set[GroupSessionName]:
 
 
 async def first_indices(client: Client) -> dict[GroupSessionName, int]:
-    """Return from where on a device can read each session."""
+    """Return the first message index that a device can read in each session."""
 
     async def read(view: View) -> dict[GroupSessionName, int]:
         found = {}
@@ -69,7 +69,7 @@ async def first_indices(client: Client) -> dict[GroupSessionName, int]:
 
 
 def backed_up(client: Client, key: bytes, version: str | None = None) -> dict[GroupSessionName, int]:
-    """Return from where on each session can be read by what is in a version, or in the current one, and by its key."""
+    """Return the first index of each session that the key of a backup version, by default the current one, can read."""
     if version is None:
         version = str(client.call("GET", VERSION)["version"])
     rooms = client.call("GET", f"room_keys/keys?version={version}")["rooms"]

@@ -1,4 +1,4 @@
-"""Set up Alice's other devices, with which secrets and room keys are exchanged."""
+"""Set up Alice's other devices, which exchange secrets and room keys with her phone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONNECTION = "made up"
 
 
 async def another_device(scene: Scene, name: str = "TABLET", *, verified: bool = True) -> Client:
-    """Sign Alice in on another device; each of the two knows the other, and has verified it."""
+    """Sign Alice in on another device. It and the phone know and verify each other."""
     scene.server.sign_in(Device(ALICE, name))
     tablet = await scene.open(ALICE, name, name.lower())
     await tablet.machine.set_room_encryption(ROOM, {"algorithm": "m.megolm.v1.aes-sha2"})
@@ -33,7 +33,7 @@ async def another_device(scene: Scene, name: str = "TABLET", *, verified: bool =
 
 
 async def verify(scene: Scene, tablet: Client) -> None:
-    """Let Alice's phone and another device of hers be verified, each by the other."""
+    """Let Alice's phone and another device of hers verify each other."""
     await trust(scene.app, tablet, LocalTrust.VERIFIED)
     await trust(tablet, scene.app, LocalTrust.VERIFIED)
 
@@ -48,7 +48,7 @@ async def encrypted_for(
 ) -> Json:
     """Encrypt an event over Olm with the sender's keys. Return the to-device event.
 
-    ``claimed`` replaces parts of the payload; then it has no signed device keys.
+    ``claimed`` replaces parts of the payload. The payload then has no signed device keys.
     """
 
     async def encrypt(transaction: Transaction) -> Json:
@@ -87,7 +87,7 @@ async def encrypted_for(
 
 
 async def receive(client: Client, *events: Json) -> list[str]:
-    """Let a device receive to-device events; return the codes of what was wrong with them."""
+    """Let a device receive to-device events; return the codes of the problems."""
     position = await client.machine.sync_position(CONNECTION)
     response: Json = {
         "next_batch": f"{position.token}+",
@@ -100,7 +100,7 @@ async def receive(client: Client, *events: Json) -> list[str]:
 
 
 def sent_to(scene: Scene, device: Device, event_type: str) -> list[Json]:
-    """Return what was sent to a device in to-device events of a type, first to last."""
+    """Return the contents of the to-device events of a type that were sent to a device, oldest first."""
     contents = []
     for arrival in scene.server.arrivals:
         if f"/sendToDevice/{event_type}/" in arrival.path:

@@ -54,7 +54,7 @@ class Scene:
             key=KEY,
             label=label,
             clock=self.clock,
-            # Short, since here the processes of a device take turns.
+            # Short pauses, since the processes of a device take turns here.
             times=LeaseTimes(idle_after_ms=1),
             tracer=self.tracer,
         )
@@ -62,7 +62,7 @@ class Scene:
         return Client(self.server, machine)
 
     async def begin(self, *, encryption: Json | None = None) -> None:
-        """Open all machines in an encrypted room, with all keys uploaded and all device lists known."""
+        """Open all machines, create an encrypted room, upload all keys, and fetch all device lists."""
         self.server.sign_in(Device(ALICE, "PHONE"))
         self.server.sign_in(Device(BOB, "LAPTOP"))
         self.server.create_room(ROOM, ALICE, BOB, encryption=encryption)
@@ -102,7 +102,7 @@ def must_be_sound(server: Homeserver) -> None:
 
 @asynccontextmanager
 async def scene(folder: Path, tracer: Tracer | None = None) -> AsyncIterator[Scene]:
-    """Open a scene, as long as the context lasts."""
+    """Keep a scene open while the context is."""
     async with AsyncExitStack() as stack:
         made = Scene(folder, stack, tracer)
         await made.begin()

@@ -77,7 +77,7 @@ async def test_a_room_key_that_is_none_is_told_of(alice_and_bob: Scene, changes:
     }
     encrypted = await over_olm(scene, "m.room_key", key | changes)
     assert [problem.code for problem in await deliver(scene.app, encrypted)] == [code]
-    # The ratchet has moved on all the same, so the next message is read.
+    # The ratchet has still advanced, so the next message is read.
     assert await deliver(scene.extension, await over_olm(scene, "m.room_key", key)) == []
 
 

@@ -29,7 +29,7 @@ URL = "mxc://example.org/FHyPlCeYUSFFxlgbQYZmoEoe"
 
 
 def file(k: str, iv: str, sha256: str) -> JsonObject:
-    """What an event says about an attachment, as some programs have it: without what protects nobody."""
+    """Return the description of an attachment as some programs send it: without the fields that add no security."""
     return {"v": "v2", "key": {"kty": "oct", "alg": "A256CTR", "k": k}, "iv": iv, "hashes": {"sha256": sha256}}
 
 
@@ -61,7 +61,7 @@ VECTORS = [
         b"It's a secret to everybody",
     ),
 ]
-# The example of the specification: only what the event says about the file.
+# The example of the specification, which has only the description of the file.
 OF_THE_SPECIFICATION: JsonObject = {
     "url": "mxc://example.org/FHyPlCeYUSFFxlgbQYZmoEoe",
     "v": "v2",
@@ -78,7 +78,7 @@ OF_THE_SPECIFICATION: JsonObject = {
 
 
 def split(data: bytes, cuts: list[int]) -> list[bytes]:
-    """The data in chunks, some of them empty."""
+    """Split data into chunks, some of them empty."""
     places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     return [data[begin:end] for begin, end in pairwise(places)]
 

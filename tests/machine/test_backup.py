@@ -76,7 +76,7 @@ async def restored(client: Client, request: BackupDownload, answer: Json) -> lis
 
 
 async def new_device(scene: Scene, device: str = "TABLET") -> Client:
-    """Sign another device of Alice in, whose keys the phone knows."""
+    """Sign Alice in on another device, whose keys the phone knows."""
     scene.server.sign_in(Device(ALICE, device))
     client = await scene.open(ALICE, device, device.lower())
     await client.send_all()
@@ -89,7 +89,7 @@ async def new_device(scene: Scene, device: str = "TABLET") -> Client:
 
 
 async def reader(scene: Scene, new: NewBackupVersion) -> Client:
-    """Sign another device of Alice in, which has the decryption key."""
+    """Sign Alice in on another device, which has the decryption key."""
     client = await new_device(scene)
     await ask_version(client)
     await client.machine.key_backup.import_decryption_key(new.decryption_key)
@@ -157,7 +157,7 @@ async def test_backup_flag_race(alice_and_bob: Scene) -> None:
 
 # M19.2, M19.15
 async def test_a_mark_that_is_made_again_is_another_one(alice_and_bob: Scene) -> None:
-    """The answer to the first upload comes a second time while the better key waits."""
+    """The response to the first upload comes a second time while the better key waits for its upload."""
     scene = alice_and_bob
     await create(scene.app)
     key = RoomKey()
@@ -171,7 +171,7 @@ async def test_a_mark_that_is_made_again_is_another_one(alice_and_bob: Scene) ->
 
 # M19.2
 async def test_a_key_that_is_replaced_at_the_same_index_is_uploaded_again(alice_and_bob: Scene) -> None:
-    """The first index alone would not tell them apart: first nobody vouches for the key, then its maker does."""
+    """The two keys have the same first index. The first has no proof of its origin; its creator sent the second."""
     scene = alice_and_bob
     await scene.greet()
     await scene.bob.machine.discard_room_key(ROOM)
@@ -228,7 +228,7 @@ async def test_without_a_backup_nothing_is_marked(alice_and_bob: Scene) -> None:
 
 # M19.19
 async def test_no_key_is_called_verified_or_forwarded(alice_and_bob: Scene) -> None:
-    """A homeserver would let such a key replace one that begins earlier, or the reverse."""
+    """Otherwise a homeserver would let such a key replace one that begins earlier, or the reverse."""
     scene = alice_and_bob
     await scene.greet()
     await scene.app.machine.set_trust(BOB, "LAPTOP", scene.bob.machine.ed25519, LocalTrust.VERIFIED)
@@ -263,7 +263,7 @@ async def test_requests_go_to_another_process_as_bytes(alice_and_bob: Scene) -> 
 # M19.3, M19.15
 @pytest.mark.parametrize("swapped", [False, True])
 async def test_two_keys_one_version(alice_and_bob: Scene, swapped: bool) -> None:
-    """A process uploads under a version that the other one replaces, and a better key arrives meanwhile."""
+    """A process uploads to a version that the other process replaces, and a better key arrives meanwhile."""
     scene = alice_and_bob
     one, other = (scene.extension, scene.app) if swapped else (scene.app, scene.extension)
     keys = [RoomKey() for _ in range(3)]
@@ -342,7 +342,7 @@ async def test_a_creation_whose_answer_was_lost_is_found_by_asking(alice_and_bob
 
 # M19.9
 async def test_while_a_version_is_made_no_other_counts(alice_and_bob: Scene) -> None:
-    """Otherwise the decryption key would be gone when the homeserver makes it the current one."""
+    """Otherwise the decryption key would be lost when the homeserver makes the version the current one."""
     scene = alice_and_bob
     tablet = await new_device(scene)
     await create(tablet)
@@ -408,12 +408,12 @@ async def test_a_version_that_somebody_else_replaces_turns_the_backup_off(alice_
     assert not await has_upload(scene.extension)
     await add(scene.extension, RoomKey())
     await ask_version(scene.app, answered=scene.extension)
-    assert not await is_on(scene.app)  # nobody has verified the tablet
+    assert not await is_on(scene.app)  # the tablet is not verified
     assert not await has_upload(scene.app)
     assert await scene.app.machine.key_backup.decryption_key() is None
     await scene.extension.machine.set_trust(ALICE, "TABLET", tablet.machine.ed25519, LocalTrust.VERIFIED)
     assert await is_on(scene.app)
-    await scene.app.machine.mark_failed(late, status=403)  # that was the version before
+    await scene.app.machine.mark_failed(late, status=403)  # the request concerned the previous version
     await scene.app.send_all()
     assert backed_up(scene.app, theirs.decryption_key) == await first_indices(scene.extension)
 
@@ -431,7 +431,7 @@ async def test_a_backup_that_is_gone_is_off(alice_and_bob: Scene) -> None:
 
 # M19.1, M19.4
 async def test_backup_off_after_invalidation(alice_and_bob: Scene) -> None:
-    """Off and on in both processes, with the lease taken in between."""
+    """Both processes turn the backup off and on, and take the lease in between."""
     scene = alice_and_bob
     for one, other in ((scene.app, scene.extension), (scene.extension, scene.app)):
         new = await create(one)
@@ -447,13 +447,13 @@ async def test_backup_off_after_invalidation(alice_and_bob: Scene) -> None:
         assert not await has_upload(one)
         with pytest.raises(NoBackup):
             await one.machine.key_backup.import_decryption_key(new.decryption_key)
-        await ask_version(other)  # signed by this very device
+        await ask_version(other)  # the version is signed by this device
         await one.machine.key_backup.import_decryption_key(new.decryption_key)
         await other.send_all()
         assert backed_up(one, new.decryption_key) == await first_indices(one)
 
 
-# What can't be read
+# Unreadable records
 
 
 # M23.2
@@ -571,7 +571,7 @@ async def test_a_signature_that_comes_later_counts(alice_and_bob: Scene) -> None
     scene.app.call("PUT", f"{VERSION}/1", unsigned)
     await ask_version(scene.extension)
     assert not await is_on(scene.app)
-    assert not await marks(scene.app)  # it is the same version with the same key
+    assert not await marks(scene.app)  # the version and its key are unchanged
 
 
 # M19.13
@@ -601,7 +601,7 @@ async def test_a_decryption_key_is_kept_only_if_it_fits(alice_and_bob: Scene) ->
         {"version": "\ud800"},
         {"auth_data": {}},
         {"auth_data": {"public_key": "short"}},
-        {"auth_data": {"public_key": "A" * 43}},  # makes no secret
+        {"auth_data": {"public_key": "A" * 43}},  # a point of low order, which gives no shared secret
         {"auth_data": {"public_key": "B" * 43, "more": "\ud800"}},
         {"auth_data": {"public_key": 5}},
         {"auth_data": None},
@@ -693,7 +693,7 @@ async def test_what_gets_better_after_restoring_is_uploaded(alice_and_bob: Scene
     await add(tablet, key, index=2)
     await tablet.send_all()
     assert backed_up(scene.app, new.decryption_key) == {key.name: 2}
-    # And the phone gets the better one from there, and has nothing to upload.
+    # The phone restores the better key, and has nothing to upload.
     request = await scene.app.machine.key_backup.download()
     await restored(scene.extension, request, scene.app.call(request.method, request.path))
     assert await first_indices(scene.app) == {key.name: 2}
@@ -717,7 +717,7 @@ async def test_what_is_restored_goes_to_the_next_version(alice_and_bob: Scene) -
 
 # M19.20
 async def test_keys_of_another_version_are_not_restored(alice_and_bob: Scene) -> None:
-    """They would count as being in the current one."""
+    """They would be treated as uploaded to the current version."""
     scene = alice_and_bob
     with pytest.raises(NoBackup):
         await scene.app.machine.key_backup.download()
@@ -772,7 +772,7 @@ async def test_what_somebody_else_put_there_stops_nothing(alice_and_bob: Scene) 
     ]
     held |= {f"bad{number}": each for number, each in enumerate(bad)}
     held["\ud800"] = data
-    held[other.name.session_id] = data  # the right key of another session
+    held[other.name.session_id] = data  # the correct key of another session
     (progress,) = await restored(scene.extension, request, answer)
     assert progress == RestoreProgress(len(bad) + 3, len(bad) + 3, len(bad) + 1, 0)
     assert (await first_indices(scene.app)).keys() == {good.name}
@@ -845,7 +845,7 @@ async def test_the_decryption_key_is_never_shown(alice_and_bob: Scene, caplog: p
 
 
 async def test_it_is_encrypted_as_the_specification_says() -> None:
-    """By another implementation: X25519, HKDF, AES-CBC, and a MAC over nothing."""
+    """Another implementation decrypts it: X25519, HKDF, AES-CBC, and a MAC over the empty string."""
     secret = X25519PrivateKey.generate()
     decryption = BackupDecryption(secret.private_bytes_raw())
     assert unpadded(decryption.public_key) == secret.public_key().public_bytes_raw()

@@ -1,7 +1,7 @@
 """A device in two processes and another device of the same user share a backup, with random steps.
 
-Room keys get better, versions change, answers come late, twice or never. A room key without a mark is in the known
-version, in its best form, and the version's key decrypts it (BackedUpIsBest). In the end every room key is in the
+Room keys get better, versions change, and responses come late, twice or never. Each room key without a mark is in the
+known version in its best form, and the version's key decrypts it (BackedUpIsBest). In the end every room key is in the
 current version (EverythingIsBackedUp).
 """
 
@@ -46,14 +46,14 @@ ACTIONS = [
     *["turn_off", "set_trust", "import_decryption_key", "lose", "pause", "restart"],
 ]
 FIRST = 40
-"""The index from which on the first key of a session reads."""
+"""The first message index of the first key of a session."""
 Sent = BackupUpload | BackupVersionCreate | BackupVersionQuery
 DEVICES = {"app": "PHONE", "extension": "PHONE", "tablet": "TABLET"}
 
 
 @dataclass
 class Flight:
-    """A request on its way, or its answer."""
+    """A request in flight, or its response."""
 
     by: str
     request: Sent
@@ -112,7 +112,7 @@ class TwoProcessesWithABackup(RuleBasedStateMachine):
         self.create_version("app", "answered")
         self.ask_version("tablet", "answered")
 
-    # One rule for all: Hypothesis leaves most rules out of most runs, and a fault needs several to show.
+    # All actions share one rule: Hypothesis omits most rules in most runs, and a fault needs several actions to show.
     @rule(
         action=st.sampled_from(ACTIONS),
         name=st.sampled_from(sorted(DEVICES)),
@@ -184,7 +184,7 @@ class TwoProcessesWithABackup(RuleBasedStateMachine):
                 self.begin(name, request, fate)
 
     def begin(self, name: str, request: Sent, fate: str) -> None:
-        """Keep a request as it was made, or with its answer; or let all be done at once."""
+        """Keep a request in flight, with or without a response, or complete it at once."""
         flight = Flight(name, request)
         self.flights.append(flight)
         if fate != "made":
@@ -194,7 +194,7 @@ class TwoProcessesWithABackup(RuleBasedStateMachine):
             self.flights.remove(flight)
 
     def send(self, which: int) -> None:
-        """Send a request, maybe not for the first time."""
+        """Send a request, perhaps once more."""
         if self.flights:
             self.deliver(self.flights[which % len(self.flights)])
 
@@ -205,7 +205,7 @@ class TwoProcessesWithABackup(RuleBasedStateMachine):
         assert flight.status in (200, 403, 404)
 
     def answer(self, which: int, by: str) -> None:
-        """Give an answer to a process of the device that asked, maybe not for the last time."""
+        """Give a response to a process of the requesting device, and perhaps keep it for repetition."""
         answered = [flight for flight in self.flights if flight.answer is not None]
         if answered:
             flight = answered[which % len(answered)]
@@ -248,7 +248,7 @@ class TwoProcessesWithABackup(RuleBasedStateMachine):
         except NoBackup:
             self.fetched.remove(fetched)
 
-    # What must hold
+    # Invariants
 
     @invariant()
     def backed_up_is_best(self) -> None:
@@ -275,7 +275,7 @@ class TwoProcessesWithABackup(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
     def settle(self) -> None:
-        """Let what is under way arrive; then do what an application does, first on one device and then on the other."""
+        """Deliver everything in flight; then act as an application does, first on one device and then on the other."""
         for flight in self.flights:
             if flight.answer is None:
                 self.deliver(flight)
@@ -286,7 +286,7 @@ class TwoProcessesWithABackup(RuleBasedStateMachine):
             self.wait(self.clients[name].send_all(BackupUpload))
 
     def turn_on(self, name: str) -> None:
-        """Have a backup that is on: the one at the homeserver, or a new one."""
+        """Turn a backup on: the one at the homeserver, or a new one."""
         status = self.wait(self.clients[name].machine.key_backup.status())
         if status is None or status.version is not None:
             self.ask_version(name, "answered")

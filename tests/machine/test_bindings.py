@@ -35,12 +35,12 @@ async def test_after_an_upload_that_failed_the_next_sync_decides(alice_and_bob: 
         assert await scene.app.machine.mark_failed(failed, status=504) is not None
     count: Json = {"extensions": {"e2ee": {"device_one_time_keys_count": {"signed_curve25519": 0}}}}
     await scene.extension.machine.receive_sync_changes({"pos": "1/before", **count}, before)
-    assert not uploads(await scene.app.machine.outgoing_requests())  # it was asked before the upload failed
+    assert not uploads(await scene.app.machine.outgoing_requests())  # this sync began before the upload failed
     await scene.extension.sync("after", sliding=True)
     after = uploads(await scene.extension.machine.outgoing_requests())
     assert [len(one_time_keys(upload)) for upload in after] == ([] if arrived else [MOST_ONE_TIME_KEYS // 2])
     assert not any(one_time_keys(failed).keys() & one_time_keys(upload).keys() for upload in after)
-    await scene.app.machine.mark_failed(failed, status=504)  # once more, and late
+    await scene.app.machine.mark_failed(failed, status=504)  # repeated, and late
     for upload in after:
         await scene.extension.send(upload)
     assert (await own(scene.app)).count == (MOST_ONE_TIME_KEYS if arrived else MOST_ONE_TIME_KEYS // 2)
@@ -57,7 +57,7 @@ async def test_a_device_whose_first_upload_failed_is_published_by_the_next(tmp_p
         (again,) = await client.machine.outgoing_requests()
         assert isinstance(again, KeysUpload)
         assert again.body["device_keys"]
-        assert not one_time_keys(again)  # the homeserver may have those of the first
+        assert not one_time_keys(again)  # the homeserver may have those of the first upload
         await client.send(again)
         (missing,) = uploads(await client.machine.outgoing_requests())
         assert len(one_time_keys(missing)) == MOST_ONE_TIME_KEYS
@@ -109,7 +109,7 @@ async def test_no_other_fallback_key_before_the_newest_is_confirmed(alice_and_bo
 
 # M4.2
 async def test_the_hour_of_a_fallback_key_begins_when_the_homeserver_has_it(alice_and_bob: Scene) -> None:
-    """Found by the model ``Keys``: else it is replaced while the homeserver still hands out the one before it."""
+    """Found by the model ``Keys``: otherwise it is replaced while the homeserver still hands out the previous key."""
     scene = alice_and_bob
 
     async def used(token: str) -> list[KeysUpload]:
@@ -124,7 +124,7 @@ async def test_the_hour_of_a_fallback_key_begins_when_the_homeserver_has_it(alic
 
     scene.clock.added_ms += HOUR_MS
     (rotation,) = await used("1")
-    scene.clock.added_ms += HOUR_MS // 12  # on its way for five minutes
+    scene.clock.added_ms += HOUR_MS // 12  # the upload takes five minutes
     await scene.app.send(rotation)
     scene.clock.added_ms += HOUR_MS - HOUR_MS // 12
     assert not await used("2")
@@ -150,7 +150,7 @@ async def test_a_fallback_key_that_a_late_upload_brings_back_is_replaced(alice_a
 async def test_an_offer_during_which_an_older_fallback_key_comes_back_does_not_confirm_the_newest(
     alice_and_bob: Scene,
 ) -> None:
-    """Found by the model ``Keys``: the older one may have arrived after the newest."""
+    """Found by the model ``Keys``: the older key may have arrived after the newest."""
     scene = alice_and_bob
     await ask_for_keys(scene.app)
     (late,) = uploads(await scene.app.machine.outgoing_requests())
@@ -216,7 +216,7 @@ async def test_the_answer_to_an_older_claim_changes_nothing(alice_and_bob: Scene
 
 # M8.5
 async def test_a_session_that_is_there_already_is_not_made_again(alice_and_bob: Scene) -> None:
-    """The peer began one while the claim was under way."""
+    """The peer began a session while the claim was under way."""
     scene = alice_and_bob
     await scene.app.machine.share_room_key(ROOM, [ALICE, BOB])
     (claim,) = [each for each in await scene.app.machine.outgoing_requests() if isinstance(each, KeysClaim)]
@@ -337,7 +337,7 @@ async def test_a_claimed_key_that_its_device_did_not_sign_makes_no_session(alice
     key["key"] = scene.bob.machine.curve25519
     await scene.app.machine.mark_sent(claim, answer)
     assert not (await peer_of(scene.app, scene.bob)).sessions
-    # The device is told, once.
+    # The device is notified once.
     (notice,) = await scene.extension.machine.outgoing_requests()
     assert isinstance(notice, ToDevice)
     assert notice.messages[UserId(BOB)][DeviceId("LAPTOP")]["code"] == "m.no_olm"

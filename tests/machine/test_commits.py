@@ -22,14 +22,14 @@ Result = TypeVar("Result")
 
 
 def table() -> dict[str, frozenset[str]]:
-    """Return the records of each event."""
+    """Return the record kinds that each event may write."""
     section = MACHINE.read_text(encoding="utf-8").split("\n## What is written in one commit\n")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (.+?) \| (.*`.*) \|$", section, re.MULTILINE)
     return {event: frozenset(re.findall(r"`(\w+)`", records)) for event, records in rows}
 
 
 class Commits:
-    """The commits of all processes, by the kinds that each has written."""
+    """The commits of all processes, each as the set of written record kinds."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._written: list[frozenset[str]] = []
@@ -45,7 +45,7 @@ class Commits:
         monkeypatch.setattr(TransactionOperation, "finish", noted)
 
     async def are(self, call: Awaitable[Result], *events: str) -> Result:
-        """Check that a call makes one commit, which is of these events."""
+        """Check that a call makes one commit, which writes only records of these events."""
         self._written.clear()
         result = await call
         (kinds,) = self._written
@@ -60,7 +60,7 @@ class Commits:
 
 
 def only(listed: list[Request], kind: type[Request]) -> Request:
-    """Return the one request of a kind that is listed."""
+    """Return the only listed request of a kind."""
     (request,) = [each for each in listed if isinstance(each, kind)]
     return request
 
@@ -99,7 +99,7 @@ async def test_messages_and_keys(alice_and_bob: Scene, monkeypatch: pytest.Monke
     await commits.none(scene.bob.read(ROOM, event))
     exported = await scene.bob.machine.export_room_keys()
     await app.machine.discard_room_key(ROOM)
-    await commits.none(app.machine.import_room_keys(exported))  # it has the better one
+    await commits.none(app.machine.import_room_keys(exported))  # the machine has a better key
     await scene.bob.say(ROOM, "mine")
     await commits.are(
         extension.machine.import_room_keys(await scene.bob.machine.export_room_keys()),

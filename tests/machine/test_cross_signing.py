@@ -45,7 +45,7 @@ EVERY_KEY = frozenset(SigningKeyName)
 
 
 async def bootstrap(*clients: Client) -> None:
-    """Let the processes of a device make an identity, each its step."""
+    """Let the processes of a device create an identity, each taking a step in turn."""
     for number in range(6):
         client = clients[number % len(clients)]
         if (await client.machine.cross_signing.bootstrap()).is_complete:
@@ -56,7 +56,7 @@ async def bootstrap(*clients: Client) -> None:
 
 
 async def settle(*clients: Client) -> None:
-    """Let devices hear of what changed."""
+    """Let devices sync and send their requests."""
     for client in clients:
         await client.sync()
         await client.send_all()
@@ -91,7 +91,7 @@ async def device_trust(client: Client, user: str, device: str) -> DeviceTrust:
 
 
 async def verify(client: Client, user: str) -> None:
-    """Verify a user's identity as it is."""
+    """Verify a user's current identity."""
     key = (await client.machine.cross_signing.trust_of(user)).master_key
     assert key is not None
     await client.machine.cross_signing.verify_user(user, key)
@@ -226,7 +226,7 @@ async def test_an_upload_whose_answer_was_lost_is_sent_again(alice_and_bob: Scen
     scene = alice_and_bob
     await scene.app.machine.cross_signing.bootstrap()
     (upload,) = await signing_keys_uploads(scene.app)
-    scene.app.call(upload.method, upload.path, upload.body)  # and nobody hears the answer
+    scene.app.call(upload.method, upload.path, upload.body)  # the response is lost
     await settle(scene.extension)
     assert (await scene.app.machine.cross_signing.status()).is_complete
     assert (await scene.app.machine.cross_signing.status()).master_key == upload.master_key
@@ -262,7 +262,7 @@ async def test_an_answer_that_comes_late_or_twice_changes_nothing(alice_and_bob:
 
 # M15.13
 async def test_a_late_answer_after_a_refusal_counts(alice_and_bob: Scene) -> None:
-    """A proxy may refuse what the homeserver has taken."""
+    """A proxy may refuse a request that the homeserver has accepted."""
     scene = alice_and_bob
     await scene.app.machine.cross_signing.bootstrap()
     (upload,) = await signing_keys_uploads(scene.app)
@@ -405,11 +405,11 @@ async def test_a_user_is_verified_on_one_device_and_so_on_the_other(alice_and_bo
     for client in (scene.app, scene.extension):
         assert (await client.machine.cross_signing.trust_of(BOB)).verified
         assert await device_trust(client, BOB, "LAPTOP") is DeviceTrust.VERIFIED
-    # The other device does not know yet that the identity whose signature it sees is its user's.
+    # The other device sees the signature, but does not know yet that the signing identity is its user's.
     assert not (await other.machine.cross_signing.trust_of(BOB)).verified
     await verify(other, ALICE)
     assert (await other.machine.cross_signing.trust_of(BOB)).verified
-    # Bob is not told.
+    # Bob does not see this.
     trust = await scene.bob.machine.cross_signing.trust_of(BOB)
     assert trust.identity is not None
     assert ALICE not in str(trust.identity.master)
@@ -490,7 +490,7 @@ async def test_a_user_who_was_verified_elsewhere_counts_as_verified_once_as_soon
 
 # M15.5
 async def test_what_a_replaced_identity_of_ones_own_has_signed_counts_no_more(alice_and_bob: Scene) -> None:
-    """Else a homeserver could replace it, and verify everybody by the new one."""
+    """Otherwise a homeserver could replace it, and verify all users with the new one."""
     scene = alice_and_bob
     other = await tablet(scene)
     await bootstrap(scene.app)
@@ -550,7 +550,7 @@ async def test_a_device_of_ones_own_is_signed_by_verifying_it(alice_and_bob: Sce
 
 # M15.9, S3.1
 async def test_a_device_that_a_replaced_identity_has_signed_is_not_signed(alice_and_bob: Scene) -> None:
-    """Also before the devices are asked for again."""
+    """The device counts as unsigned even before the device list is fetched again."""
     scene = alice_and_bob
     other = await tablet(scene)
     await bootstrap(scene.app)

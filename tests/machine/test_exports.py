@@ -44,7 +44,7 @@ SESSION = ExportedSession(
     shared_history=True,
 )
 
-# Files that Element's tests have, with what they hold: text that is no list of sessions.
+# Files from Element's tests, with their contents, which are texts and not lists of sessions.
 OF_ELEMENT = [
     (
         "password",
@@ -75,7 +75,7 @@ OF_ELEMENT_WITH_OVERFLOW = (
     ),
 )
 
-# The file of matrix-sdk-crypto's tests, and one that its release for WebAssembly (18.9.0) has made for this test.
+# The file of matrix-sdk-crypto's tests, and a file that its WebAssembly release (18.9.0) made for this test.
 OF_MATRIX_SDK_CRYPTO = [
     (
         "1234",
@@ -136,7 +136,7 @@ OF_MATRIX_SDK_CRYPTO = [
 
 @contextmanager
 def few_rounds() -> Iterator[None]:
-    """Let files have few rounds, and refuse those that would take long."""
+    """Allow files with few rounds, and refuse files whose rounds would take long."""
     with patch.object(module, "FEWEST_ROUNDS", 1), patch.object(module, "MOST_ROUNDS", 2000):
         yield
 
@@ -146,7 +146,7 @@ def armoured(body: str) -> str:
 
 
 def sealed(payload: bytes) -> str:
-    """A file with any payload."""
+    """Return a file with any payload."""
     return armoured(b64encode(payload).decode())
 
 
@@ -155,7 +155,7 @@ def payload_of(text: str) -> bytes:
 
 
 def with_plaintext(plaintext: bytes, passphrase: str = PASSPHRASE) -> str:
-    """A file of one round whose HMAC is right, whatever it holds."""
+    """Return a file of one round with a valid HMAC and any content."""
     return sealed(module._seal(plaintext, passphrase.encode(), 1))
 
 
@@ -165,7 +165,7 @@ def one_round(*sessions: ExportedSession) -> str:
 
 
 def must_not_tell(error: BaseException | None, secret: str) -> None:
-    """Look for a secret in an exception and in all that is bound to it."""
+    """Check that an exception and the exceptions chained to it do not contain a secret."""
     while error is not None:
         told = repr((error, error.args, vars(error), getattr(error, "object", None)))
         assert secret not in told

@@ -1,7 +1,7 @@
 """A device in two processes and another device of the same user request room keys from each other, with random steps.
 
-Requests are lost, or answered late or in the other process. Events come again on another connection. Each device
-verifies the other at some time. In the end every requested key has arrived (EverythingArrives), and each request was
+Requests are lost, or answered late or in the other process. Events come again on another connection. At some time
+each device verifies the other. In the end every requested key has arrived (EverythingArrives), and each request was
 answered once (ExactlyOnce).
 """
 
@@ -42,9 +42,9 @@ class TwoDevicesThatAskEachOther(RuleBasedStateMachine):
         self.server = Homeserver()
         self.clients: dict[str, Client] = {}
         self.written: dict[str, list[Json]] = {"PHONE": [], "TABLET": []}
-        """Messages that only the device which wrote them can read, unless it is asked."""
+        """Messages that only the sending device can read, unless another device requests their keys."""
         self.asked: dict[str, list[Json]] = {"PHONE": [], "TABLET": []}
-        """Messages whose keys a device has asked for."""
+        """Messages whose keys a device has requested."""
         self.flights: list[Request] = []
 
     def wait(self, work: Coroutine[object, None, Result]) -> Result:
@@ -167,7 +167,7 @@ class TwoDevicesThatAskEachOther(RuleBasedStateMachine):
             assert len(self._sent(other, device, "m.room.encrypted")) == len(requests)
 
     def _sent(self, sender: str, recipient: str, event_type: str) -> list[Json]:
-        """Return what one device has sent to the other; what was sent again by the same request once."""
+        """Return the contents that one device has sent to the other, counting repeated requests once."""
         contents: dict[str, Json] = {}
         for arrival in self.server.arrivals:
             if arrival.device.device == sender and f"/sendToDevice/{event_type}/" in arrival.path:

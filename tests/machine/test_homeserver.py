@@ -71,7 +71,7 @@ def send(homeserver: Homeserver, transaction: str, to: Json, kind: str = "m.dumm
 
 
 def texts(answer: Json) -> list[object]:
-    """What the to-device messages of a response say."""
+    """Return the texts of the to-device messages of a response."""
     section = answer.get("to_device", answer)
     assert isinstance(section, dict)
     return [event["content"]["text"] for event in section["events"]]
@@ -220,7 +220,8 @@ def test_sliding_sync_has_two_tokens(homeserver: Homeserver) -> None:
     assert "device_lists" not in extensions["e2ee"]
     upload(homeserver, ALICE, device_keys={"device_id": ALICE.device})
     pos = first["pos"]
-    for _ in range(2):  # Without the token of the messages, these come again; so does the rest, as the answer was lost.
+    # The request lacks the token of the messages, so they come again. The rest repeats as after a lost response.
+    for _ in range(2):
         _, second = sliding_sync(homeserver, BOB, first["pos"])
         pos, extensions = second["pos"], second["extensions"]
         assert isinstance(extensions, dict)

@@ -91,7 +91,7 @@ async def test_a_blocked_device_that_leaves_its_list_and_comes_back_stays_blocke
 
 # M7.1, M8.1
 async def test_a_hostile_device_can_not_wedge_the_session_with_another_device(alice_and_bob: Scene) -> None:
-    """Eve's messages claim Bob's key. Alice needs a session with Bob all the same."""
+    """Eve's messages claim Bob's key. Alice still needs a session with Bob."""
     scene = alice_and_bob
     scene.server.sign_in(Device(EVE, "EVE"))
     (key,) = Account().make_one_time_keys(1).values()
@@ -114,7 +114,7 @@ async def test_a_hostile_device_can_not_wedge_the_session_with_another_device(al
 
 # M8.1
 async def test_keys_that_are_made_up_leave_no_marks(alice_and_bob: Scene) -> None:
-    """Bob is followed, and has one device. He sends messages from a hundred."""
+    """Bob is tracked, and has one device. He sends messages that claim a hundred device keys."""
     scene = alice_and_bob
     (key,) = Account().make_one_time_keys(1).values()
     for number in range(100):
@@ -152,7 +152,7 @@ async def test_a_device_that_leaves_its_list_leaves_no_mark(alice_and_bob: Scene
 
 
 async def bear_bobs_key(scene: Scene) -> None:
-    """Let Eve join with a device that bears the Curve25519 key of Bob's, and keys to claim that she signed."""
+    """Let Eve join with a device that has the Curve25519 key of Bob's device, and one-time keys that she signed."""
     eve, device = Account(), Owned(EVE, DeviceId("EVE"))
     unsigned: Json = {
         "user_id": EVE,
@@ -285,7 +285,7 @@ async def test_notices_of_withheld_keys_have_bounds(alice_and_bob: Scene, monkey
 
 
 async def give_as_own(eve: Client, bob: Client, alice: Client) -> None:
-    """Let Eve send Alice the key of Bob's session as if it were hers."""
+    """Let Eve send Alice the key of Bob's session as her own."""
 
     async def key_of_bob(view: View) -> Json:
         shared = await view.get(SHARED_KEY, ROOM)
@@ -327,7 +327,7 @@ async def test_whoever_gives_the_key_of_another_as_own_changes_nothing_for_that_
             await (give_as_own(eve, scene.bob, scene.app) if is_eve else scene.bob.send_all())
             assert not (await scene.app.sync()).problems
             async with asyncio.timeout(PATIENCE):
-                await anext(keys)  # whoever waits for Bob's hears of it
+                await anext(keys)  # an application that waits for Bob's key is notified
     event = await scene.bob.say(ROOM, "hello")
     as_own = eve.post(ROOM, event["content"])  # type: ignore[arg-type]
     for _ in range(2):

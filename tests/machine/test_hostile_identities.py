@@ -75,7 +75,7 @@ def test_a_key_that_another_master_key_has_signed_is_refused(name: SigningKeyNam
 
 @given(name=NAMES, which=st.integers(0, 4))
 def test_a_key_is_one_key_under_its_own_name(name: SigningKeyName, which: int) -> None:
-    """Also where the master key has signed that."""
+    """Other objects are refused even if the master key has signed them."""
     key = only_key(KEYS[name])
     other = only_key(OTHER_KEYS[name])
     choices: list[Json] = [
@@ -148,7 +148,7 @@ async def test_the_user_signing_key_of_another_user_is_not_kept(alice_and_bob: S
 
 # M15.14
 async def test_a_device_signs_no_master_key_that_could_be_taken_for_something_else(alice_and_bob: Scene) -> None:
-    """What a device signs as "key" is a key to begin a session with. The homeserver adds one to the master key."""
+    """A signed object with "key" can pass for a one-time key. The homeserver adds this field to the master key."""
     scene = alice_and_bob
     other = await tablet(scene)
     await bootstrap(scene.app)

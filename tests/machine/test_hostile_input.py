@@ -79,7 +79,7 @@ def written(value: Mapping[str, object]) -> bytes:
 
 
 class Session:
-    """A scene that all examples share, traced, and its event loop."""
+    """A traced scene that all examples share, and its event loop."""
 
     def __init__(self, folder: Path) -> None:
         self.loop = asyncio.new_event_loop()
@@ -92,7 +92,7 @@ class Session:
         return self.loop.run_until_complete(work)
 
     def named(self, work: Coroutine[object, None, Result]) -> Result | None:
-        """Do ``work``, which may fail by a name."""
+        """Do ``work``, which may raise a named error."""
         try:
             return self.wait(work)
         except MachineError:
@@ -107,7 +107,7 @@ class Session:
 def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     made = Session(tmp_path_factory.mktemp("hostile"))
     yield made
-    # It still works after all of that.
+    # The machine still works after all examples.
     made.wait(made.scene.greet())
     made.close()
 
@@ -137,7 +137,7 @@ def test_to_device_events(session: Session, kind: str, content: Json, changes: J
 
 
 def bring(session: Session, kind: str, content: Json, changes: Json) -> None:
-    """Let a sync bring an event as it is, and one that was changed."""
+    """Let a sync deliver an unchanged event and a changed one."""
     machine = session.scene.app.machine
     position = session.wait(machine.sync_position("hostile"))
     events: list[object] = [{"type": kind, "sender": BOB, "content": content}, {"type": kind, "sender": BOB} | changes]
@@ -193,7 +193,7 @@ def test_requests_for_secrets_and_room_keys(session: Session, tablet: Client, ev
     outcome = session.wait(machine.receive_sync_changes(response, position))
     assert "put_aside" not in {problem.code for problem in outcome.problems}
     session.wait(session.scene.extension.machine.outgoing_requests())
-    assert tablet.device.device == "TABLET"  # which is verified, so that it gets answers
+    assert tablet.device.device == "TABLET"  # It is verified, so that it gets answers.
 
 
 @settings(deadline=None)
@@ -222,7 +222,7 @@ def test_answers_of_a_verified_device(session: Session, tablet: Client, answers:
 
 @pytest.fixture(scope="module")
 def tablet(session: Session) -> Client:
-    """A verified device of Alice's that was asked for all secrets, and for a room key."""
+    """A verified device of Alice's. The phone has requested all secrets and a room key from it."""
     scene = session.scene
     other = session.wait(another_device(scene))
     session.wait(scene.app.machine.secrets.request(secrets.SIGNING_KEYS))
@@ -345,7 +345,7 @@ def test_the_answer_to_the_question_that_was_asked(session: Session, keys: Json)
 
 
 def test_the_key_that_was_asked_for(session: Session) -> None:
-    """An answer to an upload that says nonsense leaves the offer as it is."""
+    """A malformed response to an upload leaves the offer unchanged."""
     scene = session.scene
     session.wait(ask_for_keys(scene.app))
     (upload,) = [each for each in session.wait(scene.app.machine.outgoing_requests()) if isinstance(each, KeysUpload)]

@@ -1,4 +1,4 @@
-"""Sync responses: applied once and in one commit, large ones in parts, and what is malformed harms nothing else."""
+"""Sync responses are applied once and in one commit, large ones in parts; malformed parts don't affect the rest."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ async def test_a_stale_or_repeated_response_changes_nothing(alice_and_bob: Scene
 
 # M7.5
 async def test_a_full_response_is_known_when_it_comes_on_another_connection(alice_and_bob: Scene) -> None:
-    """Each connection gets what none has acknowledged, as much as fits; here all of it from one device."""
+    """Each connection gets the messages that none has acknowledged, as many as fit. Here one device sent them all."""
     scene = alice_and_bob
     await scene.bob.machine.set_room_encryption(ROOM, {"algorithm": MEGOLM, "rotation_period_msgs": 1})
     for number in range(100):
@@ -124,7 +124,7 @@ async def test_the_two_tokens_of_a_sliding_connection_are_judged_apart(alice_and
 
 # M5.5
 async def test_only_the_position_that_the_homeserver_has_forgotten_is_forgotten(alice_and_bob: Scene) -> None:
-    """One process hears late that an older position is unknown: the other has gone on."""
+    """One process learns late that an older position is unknown. The other process has already advanced."""
     app, extension = alice_and_bob.app.machine, alice_and_bob.extension.machine
     older = await app.sync_position("main", sliding=True)
     for position, pos in ((older, "1/main"), (await app.sync_position("other", sliding=True), "1/other")):
@@ -161,7 +161,7 @@ async def test_a_large_batch_is_worked_off_in_order_by_whichever_process_is_awak
     monkeypatch.setattr(scene.app.machine, "_work_off", killed)
     with pytest.raises(Killed):
         await scene.app.machine.receive_sync_changes(batch(1, events), position)
-    # Its token has moved, and everything is kept; what comes next is put behind it.
+    # The token has advanced, and all events are stored; the next events are appended.
     position = await scene.extension.machine.sync_position()
     assert position.token == "1"
     last: list[object] = [{"type": "org.other", "sender": BOB, "content": {"number": -1}}]
@@ -289,7 +289,7 @@ async def test_an_event_that_met_a_fault_is_used_when_that_is_mended(
 async def test_a_fault_once_a_session_has_begun_does_not_lose_the_message(
     alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its key is spent: nobody can decrypt it a second time."""
+    """The message key is used up, so the message can't be decrypted a second time."""
     scene = alice_and_bob
     event = await scene.bob.say(ROOM, "hello")
 

@@ -52,7 +52,7 @@ async def test_a_store_of_another_device_is_refused_by_name(tmp_path: Path) -> N
 
 
 async def test_stale_failure_believed(alice_and_bob: Scene) -> None:
-    """The extension has stored what a message needs when the app, whose snapshot is older, takes it up."""
+    """The extension has stored the key of a message when the app, whose snapshot is older, begins to decrypt it."""
     scene = alice_and_bob
     event = await scene.bob.say(ROOM, "hello")
     await scene.extension.sync()
@@ -80,21 +80,21 @@ async def test_count_absent_two_meanings_classic(alice_and_bob: Scene) -> None:
 
 # M3.4, M3.5
 async def test_count_left_out_of_a_connection(alice_and_bob: Scene) -> None:
-    """The offer that a count has led to is lost, and the homeserver does not say again how many keys it holds."""
+    """The offer that a count caused is lost, and the homeserver does not repeat the count."""
     scene = alice_and_bob
     await ask_for_keys(scene.app)
     assert uploads(await scene.app.machine.outgoing_requests())
     scene.clock.added_ms += HOUR_MS
-    assert not uploads(await scene.extension.machine.outgoing_requests())  # abandoned; no count is known
+    assert not uploads(await scene.extension.machine.outgoing_requests())  # abandoned; no known count
     assert await hear_nothing_new(scene.extension, "another")
-    assert not uploads(await scene.extension.machine.outgoing_requests())  # it was never told anything
+    assert not uploads(await scene.extension.machine.outgoing_requests())  # This connection never received a count.
     assert await hear_nothing_new(scene.extension, "counts")
     assert uploads(await scene.app.machine.outgoing_requests())
 
 
 # M3.2, M3.5
 async def test_what_came_too_late_to_count_and_is_left_out_later(alice_and_bob: Scene) -> None:
-    """While an offer is under way, a sync says that there is no key left, and that the fallback key was used."""
+    """While an offer is under way, a sync reports that no key is left and that the fallback key was used."""
     scene = alice_and_bob
     await ask_for_keys(scene.app)
     (upload,) = uploads(await scene.app.machine.outgoing_requests())
@@ -107,7 +107,7 @@ async def test_what_came_too_late_to_count_and_is_left_out_later(alice_and_bob: 
 
 # M3.1, M3.2, P10.1
 async def test_stale_count(alice_and_bob: Scene) -> None:
-    """A sync that was asked for before an offer says nothing about it, however often it comes."""
+    """A sync that was requested before an offer says nothing about the offer, however often this happens."""
     scene = alice_and_bob
     for number in range(10):
         position = await scene.extension.machine.sync_position()
@@ -116,13 +116,13 @@ async def test_stale_count(alice_and_bob: Scene) -> None:
             await scene.app.send(upload)
         await scene.extension.machine.receive_sync_changes(response, position)
     offered = sum(len(arrival_keys) for arrival_keys in offered_by(scene.server, "PHONE"))
-    # The first offer, and one for each second sync: those in between were asked for before it.
+    # There is the first offer, and one for each second sync: the syncs in between were requested before the offer.
     assert offered <= MOST_ONE_TIME_KEYS * 6
 
 
 # M2.2, M2.7, M2.8, M2.9, M2.10
 async def test_upload_again_same_id(alice_and_bob: Scene) -> None:
-    """The answer to an upload is lost with its process. The other goes on with other keys."""
+    """The process dies before it receives the response to an upload. The other process continues with other keys."""
     scene = alice_and_bob
     await ask_for_keys(scene.app)
     (lost,) = uploads(await scene.app.machine.outgoing_requests())
@@ -130,7 +130,7 @@ async def test_upload_again_same_id(alice_and_bob: Scene) -> None:
     await scene.app.machine.close()
     assert not uploads(await scene.extension.machine.outgoing_requests())
     scene.clock.added_ms += HOUR_MS
-    assert not uploads(await scene.extension.machine.outgoing_requests())  # abandoned; no count is known
+    assert not uploads(await scene.extension.machine.outgoing_requests())  # abandoned; no known count
     await ask_for_keys(scene.extension)
     (after,) = uploads(await scene.extension.machine.outgoing_requests())
     assert not one_time_keys(lost).keys() & one_time_keys(after).keys()
@@ -205,7 +205,7 @@ async def test_fallback_cycled_early(alice_and_bob: Scene) -> None:
     scene.clock.added_ms += HOUR_MS
     (rotation,) = uploads(await scene.extension.machine.outgoing_requests())
     assert rotation.body["fallback_keys"] != fallback
-    # Its answer is lost. What is uploaded until one arrives is the same key, so that no second one is dropped.
+    # Its response is lost. Until a response arrives, the same key is uploaded, so that no second key is dropped.
     scene.clock.added_ms += HOUR_MS
     (again,) = uploads(await scene.app.machine.outgoing_requests())
     assert again.body["fallback_keys"] == rotation.body["fallback_keys"]
@@ -213,7 +213,7 @@ async def test_fallback_cycled_early(alice_and_bob: Scene) -> None:
 
 # M5.1, M5.2
 async def test_acknowledged_before_processed(alice_and_bob: Scene) -> None:
-    """A response is taken once, by whichever process is first, with all that is in it."""
+    """The first process to receive a response applies all of it, once."""
     scene = alice_and_bob
     event = await scene.bob.say(ROOM, "hello")
     position = await scene.app.machine.sync_position()
@@ -239,7 +239,7 @@ async def test_shared_then_invalidated(alice_and_bob: Scene) -> None:
 
 # M8.3, M8.5, M13.3, M21.2
 async def test_unwedge_races_itself(alice_and_bob: Scene) -> None:
-    """Two unreadable messages of one device, one in each process: one new session, and one message that says so."""
+    """Each process gets an unreadable message of one device. There is one new session, and one message announces it."""
     scene = alice_and_bob
     await scene.greet()
     await wedge(scene)
@@ -262,7 +262,7 @@ async def test_unwedge_races_itself(alice_and_bob: Scene) -> None:
 
 # M8.10, M8.11
 async def test_shared_set_survives_unwedging(alice_and_bob: Scene) -> None:
-    """What was sent over the broken session is sent again over the new one, from where it was first shared."""
+    """A room key that was sent over the broken session is sent again over the new one, from its first shared index."""
     scene = alice_and_bob
     await scene.greet()
     await wedge(scene)
@@ -281,7 +281,7 @@ async def test_shared_set_survives_unwedging(alice_and_bob: Scene) -> None:
 async def test_keys_that_were_replaced_before_the_session_was_are_sent_again(
     alice_and_bob: Scene, discarded: bool
 ) -> None:
-    """They are lost with the broken session too."""
+    """These keys are lost with the broken session too."""
     scene = alice_and_bob
     await scene.greet()
     await wedge(scene)
@@ -327,7 +327,7 @@ async def test_what_is_sent_again_waits_for_a_session(alice_and_bob: Scene) -> N
     events = [await scene.bob.say(ROOM, "one")]
     await scene.bob.machine.discard_room_key(ROOM)
     events.append(await scene.bob.say(ROOM, "two"))
-    scene.server._devices[scene.app.device].inbox.clear()  # what was sent is lost
+    scene.server._devices[scene.app.device].inbox.clear()  # the sent keys are lost
 
     async def lose_sessions(transaction: Transaction) -> None:
         await replace_session(transaction, scene.app)
@@ -354,13 +354,13 @@ async def test_keys_that_were_replaced_long_ago_are_not_sent_again(alice_and_bob
     before = len(olm_messages(scene))
     await scene.bob.machine._store.run(replace_session, scene.app)
     await scene.bob.say(ROOM, "over the new session")
-    assert len(olm_messages(scene)) == before + 2  # the key of the room, and the one that it had until today
+    assert len(olm_messages(scene)) == before + 2  # the room's current key, and the one that was replaced today
 
 
 # M8.5, M21.2
 @pytest.mark.parametrize("answered", [False, True])
 async def test_one_time_exchange_frozen(alice_and_bob: Scene, answered: bool) -> None:
-    """A process stops between a claim and its answer. The other goes on, and the late answer changes nothing."""
+    """A process stops between a claim and its response. The other continues, and the late response changes nothing."""
     scene = alice_and_bob
     await scene.app.machine.share_room_key(ROOM, [ALICE, BOB])
     (claim,) = [each for each in await scene.app.machine.outgoing_requests() if isinstance(each, KeysClaim)]
@@ -376,7 +376,7 @@ async def test_one_time_exchange_frozen(alice_and_bob: Scene, answered: bool) ->
 
 # M17.8
 async def test_secret_sent_twice(alice_and_bob: Scene) -> None:
-    """A session with a device whose request has waited for one is there, and both processes see it at once."""
+    """A request waited for a session with its device. Now the session exists, and both processes see it at once."""
     scene = alice_and_bob
     while not (await scene.app.machine.cross_signing.bootstrap()).is_complete:
         await scene.app.send_all()
@@ -419,7 +419,7 @@ async def test_no_message_key_is_used_twice(alice_and_bob: Scene) -> None:
     MessageKeys().add_arrivals(scene.server.arrivals)
 
 
-# What the tests look at
+# Helpers that read state
 
 
 def uploads(requests: list[Request]) -> list[KeysUpload]:
@@ -446,7 +446,7 @@ def olm_messages(scene: Scene) -> list[str]:
 
 
 def flipped(content: Json) -> Json:
-    """Spoil the message authentication code of an Olm message."""
+    """Corrupt the message authentication code of an Olm message."""
     spoilt = copy.deepcopy(content)
     ciphertext = spoilt["ciphertext"]
     assert isinstance(ciphertext, dict)
@@ -457,14 +457,14 @@ def flipped(content: Json) -> Json:
 
 
 async def hear_nothing_new(client: Client, connection: str, **but: object) -> bool:
-    """Let a sliding sync report only what has changed. Return whether its response was applied."""
+    """Let a sliding sync report only the given changes. Return whether its response was applied."""
     position = await client.machine.sync_position(connection, sliding=True)
     response: Json = {"pos": f"{position.token}+", "extensions": {"e2ee": but}}
     return (await client.machine.receive_sync_changes(response, position)).applied
 
 
 async def ask_for_keys(client: Client) -> None:
-    """Let a sync say that the homeserver has run out of one-time keys."""
+    """Let a sync report that the homeserver has no one-time keys left."""
     position = await client.machine.sync_position("counts", sliding=True)
     response: Json = {
         "pos": f"{position.token}+",
@@ -474,7 +474,7 @@ async def ask_for_keys(client: Client) -> None:
 
 
 async def changed(client: Client, user: str) -> None:
-    """Let a sync say that a user's devices changed."""
+    """Let a sync report that a user's devices changed."""
     position = await client.machine.sync_position()
     response: Json = {
         "next_batch": f"{position.token}+",
@@ -485,7 +485,7 @@ async def changed(client: Client, user: str) -> None:
 
 
 async def deliver(client: Client, content: Json) -> list[Problem]:
-    """Let a sync bring one encrypted to-device event of Bob's; return the problems."""
+    """Let a sync deliver one encrypted to-device event from Bob; return the problems."""
     position = await client.machine.sync_position("deliveries", sliding=True)
     event: Json = {"type": "m.room.encrypted", "sender": BOB, "content": content}
     response: Json = {
@@ -498,7 +498,7 @@ async def deliver(client: Client, content: Json) -> list[Problem]:
 
 
 async def wedge(scene: Scene) -> None:
-    """Let Alice's device lose its sessions with Bob's, as a forked ratchet would."""
+    """Let Alice's device lose its sessions with Bob's, which has the effect of a forked ratchet."""
 
     async def forget(transaction: Transaction) -> None:
         key = PeerName(scene.bob.machine.device.user_id, scene.bob.machine.curve25519)
@@ -511,7 +511,7 @@ async def wedge(scene: Scene) -> None:
 
 
 async def replace_session(transaction: Transaction, other: Client) -> None:
-    """Let the session with another device count as a new one: what went over the one before may be lost."""
+    """Let the session with another device count as new: messages over the previous one may be lost."""
     name = PeerName(other.machine.device.user_id, other.machine.curve25519)
     peer = await transaction.get(PEER, name)
     assert peer is not None

@@ -1,8 +1,8 @@
-"""A call that is interrupted at any point leaves nothing half done or used twice, and the other process continues.
+"""A call that is interrupted at any point leaves nothing half done or used twice, and the other process can continue.
 
 A call is cancelled at its first await, at its second, and so on until it succeeds: before the awaited event, and after
-it. Or its first access to the database fails, its second, and so on: with an error that says that nothing was written,
-or with an error after which the outcome is unknown.
+it. Likewise its first database access fails, then its second, and so on: with an error that says that nothing was
+written, or with an error after which the outcome is unknown.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ async def nothing() -> None:
 
 @dataclass(frozen=True)
 class Work:
-    """A call, in either process, and what must hold when both have made it."""
+    """A call, made in both processes, and the check after both calls."""
 
     call: Call
     check: Callable[[], Awaitable[None]] = nothing
 
 
-# What is called, each time with something to do
+# The calls, each with work to do
 
 
 async def want_session(scene: Scene) -> None:
@@ -153,7 +153,7 @@ async def a_message_is_refused(scene: Scene) -> Work:
 
 async def receive_sync_changes(scene: Scene) -> Work:
     events = []
-    for number in range(2):  # each is a part of its own, see below
+    for number in range(2):  # each event is a separate part, see below
         await scene.bob.machine.discard_room_key(ROOM)
         events.append(await scene.bob.say(ROOM, f"{number}"))
     position = await scene.app.machine.sync_position()
@@ -272,14 +272,14 @@ async def import_room_keys(scene: Scene) -> Work:
 
 
 async def settle(scene: Scene) -> None:
-    """Let what is on its way between the two devices arrive."""
+    """Deliver all messages between the two devices."""
     while sum([len(await client.send_all()) for client in (scene.app, scene.bob)]):
         for client in (scene.app, scene.bob):
             await client.sync()
 
 
 async def compared(scene: Scene) -> tuple[FlowId, FlowId]:
-    """Let Alice's device and Bob's show the same short string; return how each calls that."""
+    """Let Alice's device and Bob's show the same short string; return each device's id of the verification."""
     (device,) = (await scene.app.machine.devices_of(BOB)).values()
     await scene.app.machine.set_trust(BOB, "LAPTOP", device.ed25519, LocalTrust.UNSET)
     ours = await scene.app.machine.verifications.request(BOB)
@@ -298,7 +298,7 @@ async def a_verification_is_confirmed(scene: Scene) -> Work:
     await settle(scene)
 
     async def confirm(machine: OlmMachine) -> None:
-        with contextlib.suppress(WrongPhase):  # where the other process has done so
+        with contextlib.suppress(WrongPhase):  # if the other process has confirmed
             await machine.verifications.confirm(ours)
 
     async def both_are_verified() -> None:
@@ -314,7 +314,7 @@ async def a_verification_is_confirmed(scene: Scene) -> Work:
 
 
 async def a_verification_is_proven(scene: Scene) -> Work:
-    """The proof of the other device comes with a sync, and ends the verification."""
+    """A sync delivers the other device's MAC, which completes the verification."""
     ours, theirs = await compared(scene)
     await scene.app.machine.verifications.confirm(ours)
     await settle(scene)
@@ -338,7 +338,7 @@ async def forget_private_keys(transaction: Transaction) -> None:
 
 
 async def new_signing_keys(scene: Scene) -> SigningKeysUpload:
-    """Make an identity in place of any that is there."""
+    """Create an identity, replacing any existing one."""
     await scene.app.machine._store.run(forget_private_keys)
     await scene.app.machine.cross_signing.reset()
     (upload,) = await signing_keys_uploads(scene.app)
@@ -513,11 +513,11 @@ WORKS: Final = (
 )
 
 
-# How a call is interrupted
+# The kinds of interruptions
 
 
 class Interruption:
-    """What happens at a certain point of a call, the first being 1; and whether the call came so far."""
+    """An interruption at a numbered point of a call, from 1, and whether the call reached it."""
 
     def __init__(self, machine: OlmMachine, at: int) -> None:
         self.machine = machine
@@ -545,7 +545,7 @@ class Cancelled(Interruption):
 
 
 class CancelledLate(Cancelled):
-    """The caller is cancelled when what it waited for has happened."""
+    """The caller is cancelled after the awaited event has happened."""
 
     late = True
 
@@ -591,11 +591,11 @@ class DiskFailsLate(DiskFull):
     late = True
 
 
-# What must hold
+# Checks
 
 
 async def commits_since(scene: Scene, version: Version) -> list[Counter[str]]:
-    """Return how many records of which kinds each commit wrote."""
+    """Return the number of records of each kind that each commit wrote."""
     log = await scene.extension.machine._store._services.records.changes(version, None)
     return [
         Counter(change.key.kind for change in of_version)
@@ -604,7 +604,7 @@ async def commits_since(scene: Scene, version: Version) -> list[Counter[str]]:
 
 
 async def goes_on(scene: Scene) -> None:
-    """Let the other process continue, as if the first were gone, and then the first one too."""
+    """Let the other process continue, as if the first had died; then let the first one continue too."""
     scene.clock.added_ms += HOUR_MS
     for author, reader in ((scene.extension, scene.bob), (scene.bob, scene.app)):
         await author.send_all()

@@ -56,7 +56,7 @@ async def source_of(client: Client, event: Json) -> KeySource | None:
 
 
 async def old_message(scene: Scene) -> Json:
-    """A message of Bob's that Alice's phone has read, and that no later device of hers can read."""
+    """Return a message of Bob's that Alice's phone has read, and that her later devices can't read."""
     event = await scene.bob.say(ROOM, "before the tablet")
     await scene.app.sync()
     assert await scene.extension.read(ROOM, event) == "before the tablet"
@@ -64,7 +64,7 @@ async def old_message(scene: Scene) -> Json:
 
 
 async def own_old_message(tablet: Client) -> Json:
-    """A message that the tablet has the key of, and the phone has not."""
+    """Return a message whose key the tablet has and the phone lacks."""
     shared = await tablet.share(ROOM, [])
     content = await tablet.machine.encrypt_room_event(ROOM, shared, "m.room.message", {"body": "on the tablet"})
     return tablet.post(ROOM, content)
@@ -87,16 +87,16 @@ class TestAsking:
         assert await scene.extension.machine.request_room_keys(ROOM, [event]) == 1
         await scene.app.send_all()
         await tablet.sync()
-        await tablet.send_all()  # with a claim, since there is no session yet
+        await tablet.send_all()  # This begins with a claim, since there is no session yet.
         assert await waiting(tablet) == 0
         await scene.extension.sync()
         decrypted = await scene.app.machine.decrypt_room_event(ROOM, event)
         assert decrypted.content["body"] == "on the tablet"
-        assert decrypted.trust is SenderTrust.IMPORTED_KEY  # nobody vouches for it
+        assert decrypted.trust is SenderTrust.IMPORTED_KEY  # the key has no proof of its origin
         assert await source_of(scene.app, event) is KeySource.FORWARDED
         assert await asked(scene.extension) == 0
         await scene.app.send_all()
-        assert len(sent_to(scene, tablet.device, asking.ROOM_KEY_REQUEST)) == 1  # it is not told what it knows
+        assert len(sent_to(scene, tablet.device, asking.ROOM_KEY_REQUEST)) == 1  # no cancellation to the tablet
         assert await scene.extension.machine.request_room_keys(ROOM, [event]) == 0
 
     # M18.4
@@ -158,7 +158,7 @@ class TestAsking:
 
     # M17.7
     async def test_a_cancellation_is_listed_only_when_the_request_was_answered(self, alice_and_bob: Scene) -> None:
-        """Sent before it, it would be of no use: the other device would keep the request for ever."""
+        """A cancellation before its request would have no effect: the other device would keep the request forever."""
         scene = alice_and_bob
         tablet, desk = await another_device(scene), await another_device(scene, "DESK", verified=False)
         event = await own_old_message(tablet)
@@ -179,7 +179,7 @@ class TestAsking:
     # M18.2
     async def test_a_key_that_begins_too_late_does_not_settle_the_request(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
-        early = await scene.bob.say(ROOM, "early")  # only the phone has the key of this one
+        early = await scene.bob.say(ROOM, "early")  # only the phone has this key
         tablet = await another_device(scene)
         desk = await another_device(scene, "DESK")
         await tablet.sync()
@@ -333,14 +333,14 @@ async def content_of(owner: Client, event: Json) -> Json:
 
 
 async def forwarded_by(scene: Scene, tablet: Client, event: Json, changed: Json | None = None) -> Json:
-    """Have a device forward a key, whether or not it was asked."""
+    """Let a device forward a key, whether it was requested or not."""
     await reach(scene.app, tablet)
     content = await content_of(tablet, event)
     return await encrypted_for(tablet, scene.app, FORWARDED_ROOM_KEY, content | (changed or {}))
 
 
 async def reach(recipient: Client, sender: Client) -> None:
-    """See to an Olm session."""
+    """Ensure that the sender has an Olm session with the recipient."""
     await sender.sync()
     await sender.share(ROOM, [recipient.device.user])
 
@@ -360,12 +360,12 @@ class TestAnswering:
         await scene.app.sync("app")
         await scene.extension.send_all()
         assert await waiting(scene.app) == 1
-        await scene.extension.sync("extension")  # which brings the request again
+        await scene.extension.sync("extension")  # this delivers the request again
         await trust(scene.extension, tablet, LocalTrust.VERIFIED)
         await scene.app.send_all()
         assert await waiting(scene.extension) == 0
         for client in (scene.extension, scene.app):
-            await client.sync("third")  # and once more
+            await client.sync("third")  # a third delivery
             await client.send_all()
         assert len(sent_to(scene, tablet.device, "m.room.encrypted")) == 1
         await tablet.sync()
@@ -379,7 +379,7 @@ class TestAnswering:
         assert await receive(scene.app, request) == []
         cancelled = {**request, "content": {**content_in(request), "action": "request_cancellation"}}
         assert await receive(scene.extension, cancelled) == []
-        assert await receive(scene.app, request) == []  # the same event, on another connection
+        assert await receive(scene.app, request) == []  # the same event over another connection
         assert await waiting(scene.extension) == 0
         await verify(scene, tablet)
         await scene.app.send_all()
@@ -398,7 +398,7 @@ class TestAnswering:
         (withheld,) = sent_to(scene, desk.device, "m.room_key.withheld")
         assert (withheld["code"], withheld["session_id"]) == ("m.unavailable", session_of(event))
         await desk.sync()
-        # It says nothing of whoever made the key, and another device may have it.
+        # The notice is not from the key's creator, and another device may have the key.
         assert isinstance(await unreadable(desk, event), MissingRoomKey)
         assert await asked(desk) == 1
 
@@ -494,14 +494,14 @@ class TestAnswering:
         scene = alice_and_bob
         assert await receive(scene.app, room_key_request("x", "1", device="NOWHERE")) == []
         assert await waiting(scene.extension) == 1
-        await scene.extension.send_all()  # with a query, since the device is not known
+        await scene.extension.send_all()  # this includes a query, since the device is unknown
         await scene.app.send_all()
         assert await waiting(scene.app) == 0
 
     async def test_a_request_that_comes_before_its_device_is_known_waits_for_it(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         event = await old_message(scene)
-        await receive(scene.app)  # whose connection begins with that, and is told of no device lists
+        await receive(scene.app)  # The connection begins here, and reports no device lists.
         await scene.extension.send_all()
         scene.server.sign_in(Device(ALICE, "TABLET"))
         tablet = await scene.open(ALICE, "TABLET", "tablet")
@@ -509,7 +509,7 @@ class TestAnswering:
         assert await receive(scene.app, room_key_request(session_of(event), "1")) == []
         requests = await scene.extension.machine.outgoing_requests()
         assert await waiting(scene.app) == 1
-        for request in requests:  # among them a query, though no sync has told of the device
+        for request in requests:  # one is a query, although no sync has reported the device
             await scene.extension.send(request)
         await trust(scene.app, tablet, LocalTrust.VERIFIED)
         await scene.extension.send_all()
@@ -583,7 +583,7 @@ def content_in(event: Json) -> Json:
 
 
 async def test_the_key_that_a_broken_session_lost_comes_from_another_device(alice_and_bob: Scene) -> None:
-    """M8.11 leaves that to its maker, which sends it again when the room's key is shared next."""
+    """By M8.11 only the key's creator sends it again, when it shares the room's key the next time."""
     scene = alice_and_bob
     tablet = await another_device(scene)
     await scene.bob.sync()

@@ -14,7 +14,7 @@ PICKLE_KEY = bytes(32)
 
 
 def session() -> tuple[Account, Session, Account]:
-    """Somebody, and a session of theirs with somebody else."""
+    """A device, and one of its sessions with another device."""
     alice, bob = Account(), Account()
     bob.generate_one_time_keys(1)
     [one_time_key] = bob.one_time_keys.values()

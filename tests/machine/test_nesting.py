@@ -28,7 +28,7 @@ def nested(levels: int) -> object:
 
 
 async def called_from_afar(frames: int, call: Callable[[], Awaitable[Result]]) -> Result:
-    """Call what an application calls, of which so many functions wait already."""
+    """Await a call with this many frames of the application above it."""
     return await (called_from_afar(frames - 1, call) if frames else call())
 
 
@@ -42,7 +42,7 @@ def test_no_record_keeps_what_is_nested_too_deeply(wrap: Callable[[object], obje
 
 def test_what_is_nested_too_deeply_has_no_canonical_json() -> None:
     with pytest.raises(NotCanonical):
-        canonical(nested(20_000))  # more than any limit of the interpreter: mypy raises that
+        canonical(nested(20_000))  # more than any recursion limit: mypy raises the limit
 
 
 async def test_content_that_is_nested_too_deeply_is_refused_by_name(alice_and_bob: Scene) -> None:
@@ -63,7 +63,7 @@ async def test_content_that_is_nested_too_deeply_is_refused_by_name(alice_and_bo
 
 
 async def test_an_identity_is_not_forgotten_because_of_what_a_homeserver_adds_to_it(alice_and_bob: Scene) -> None:
-    """Else the next one would be the first that was seen. No signature covers what the homeserver adds."""
+    """Otherwise the next identity would count as the first one. No signature covers the homeserver's additions."""
     scene = alice_and_bob
     await bootstrap(scene.bob)
     await scene.app.sync()
@@ -111,7 +111,7 @@ def _response(events: Iterable[Json], number: int) -> Json:
 # M5.9, M5.10
 @pytest.mark.parametrize("count", [1, 300])
 async def test_no_event_stops_a_sync_by_its_depth(alice_and_bob: Scene, count: int) -> None:
-    """One that begins a verification is kept; all of a large batch are."""
+    """An event that begins a verification is stored, and so is every event of a large batch."""
     scene = alice_and_bob
     last: Json = {"type": "m.other", "sender": BOB, "content": {"last": True}}
     for number, depth in enumerate(DEPTHS):

@@ -124,7 +124,7 @@ def test_a_repeated_pre_key_message_on_a_fallback_key_opens_no_second_session(al
     alice.peer.sessions.insert(0, alice.account.outbound_session(bob.account.curve25519, key))
     message = alice.encrypts(bob)
     bob.decrypts(alice, message)
-    bob.peer.digests.clear()  # as after many more messages
+    bob.peer.digests.clear()  # the state after many more messages
     with pytest.raises(MessageUnreadable):
         bob.decrypts(alice, message)
     assert len(bob.peer.sessions) == 1
@@ -143,7 +143,7 @@ def test_the_session_that_received_last_is_used_and_few_are_kept(alice: Party, b
 
 
 def test_to_begin_a_session_does_not_change_the_account(alice: Party, bob: Party) -> None:
-    """So the answer to a claim need not write it."""
+    """So the response to a claim need not write the account."""
     before = alice.account.pickle()
     alice.begin_with(bob)
     alice.encrypts(bob)
@@ -257,7 +257,7 @@ class TestDeviceLists:
         for changes in cases:
             assert olm.device_of(ALICE, alice.own.keys | changes) is None
         assert olm.device_of(BOB, alice.own.keys) is None
-        # What it does not sign may be there, and is kept.
+        # Unsigned fields may be present, and are kept.
         assert olm.device_of(ALICE, alice.own.keys | {"unsigned": {"device_display_name": "phone"}}) is not None
 
     # M6.4, M6.6

@@ -1,4 +1,4 @@
-"""QR codes have the bytes of the specification's example, and only valid codes are read."""
+"""QR codes have the bytes of the specification's example, and only valid codes are accepted."""
 
 from __future__ import annotations
 

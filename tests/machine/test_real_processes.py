@@ -1,6 +1,6 @@
 """Two real processes of a device, and a peer, lose nothing while processes are suspended and killed at random.
 
-No test waits for time to pass: the processes share a clock that the test moves, so that leases expire.
+No test waits for time to pass: the processes share a clock, and the test moves it so that leases expire.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ TRACED: Final = {
     *("rerun", "close", "open_machine", "batch", "receive", "decrypt_olm", "decrypt_megolm", "encrypt_olm"),
     *("encrypt_megolm", "room_key", "share", "offer", "send", "request", "answer"),
 }
-"""Steps that each run brings about."""
+"""The steps that occur in each run."""
 
 
 def traced(folder: Path) -> set[str]:
-    """Return the steps in the traces, each line of which is as the format says, unless a kill has cut it off."""
+    """Return the steps in the traces. Check that each line has the specified format, unless a kill cut it off."""
     steps: set[str] = set()
     for path in folder.glob("*.ndjson"):
         for line in path.read_bytes().split(b"\n"):

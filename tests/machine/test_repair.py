@@ -54,7 +54,7 @@ from unwedged.store import BYTES, CryptoStore, Kind, MalformedRecord, RecordKind
 
 REPAIRED = [kind for kind in KINDS if kind.name not in repair.IRREPLACEABLE]
 NO_RECORD = b"\xc1"
-"""No msgpack begins so, and no text either."""
+"""A byte with which neither msgpack nor a text can begin."""
 
 
 def of(name: str) -> Kind:
@@ -63,7 +63,7 @@ def of(name: str) -> Kind:
 
 
 async def spoil(scene: Scene, kind: Kind) -> int:
-    """Write what nobody can read over each record of a kind, and where it would be if there were one; say how often."""
+    """Overwrite each record of a kind with an unreadable one, or create one if there is none; return their number."""
     assert isinstance(kind, RecordKind)
     peer = PeerName(UserId(BOB), scene.bob.machine.curve25519)
     session = GroupSessionName(RoomId(ROOM), GroupSessionId("session"))
@@ -130,7 +130,7 @@ async def test_a_kind_that_cannot_be_read_stops_nobody(
         await scene.app.machine.decrypt_room_events(ROOM, [old])
         if kind in (INBOUND, EARLIER_SHARED_KEY):
             for client in (scene.app, scene.bob):
-                await client.machine.discard_room_key(ROOM)  # a room key that is lost is lost
+                await client.machine.discard_room_key(ROOM)  # a lost room key is not restored
         await say_and_read(scene.app, scene.bob, "from the app")
         await say_and_read(scene.bob, scene.extension, "from Bob")
         await say_and_read(scene.extension, scene.bob, "from the extension")
@@ -138,7 +138,7 @@ async def test_a_kind_that_cannot_be_read_stops_nobody(
 
 
 UNREAD = (GIVEN_ALSO, WITHHELD, UNPROCESSED)
-"""Nothing reads such a record but a message, or a key, of its own session; or it is of a batch that is not there."""
+"""Kinds whose records are not read here: only a message or key of their session, or their missing batch, needs them."""
 
 
 # M23.2

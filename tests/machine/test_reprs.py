@@ -119,7 +119,7 @@ def structures() -> list[type]:
 
 
 def fields(structure: type) -> dict[str, object]:
-    """Return the fields of a structure, and what each may hold."""
+    """Return the fields of a structure, and the types of their values."""
     if issubclass(structure, msgspec.Struct):
         return {field.name: field.type for field in msgspec.structs.fields(structure)}
     assert dataclasses.is_dataclass(structure)
@@ -128,12 +128,12 @@ def fields(structure: type) -> dict[str, object]:
 
 
 def may_hold_text(kind: object) -> bool:
-    """Say whether a value of this type may be, or hold, text or bytes that are no public name."""
+    """Return whether a value of this type may be, or contain, text or bytes other than a public name."""
     return kind in (str, bytes, object) or any(map(may_hold_text, typing.get_args(kind)))
 
 
 def made_of(structure: type, values: dict[str, object]) -> object:
-    """Return a structure of these values, whether they are of the right types or not."""
+    """Return a structure with these values, even if they have wrong types."""
     if issubclass(structure, msgspec.Struct):
         return structure(**values)
     made: object = object.__new__(structure)

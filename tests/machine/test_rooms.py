@@ -134,7 +134,7 @@ class TestWhichKeyIsBetter:
 # M11.5
 @pytest.mark.parametrize("better_first", [False, True])
 async def test_the_better_key_of_two_in_one_batch_is_kept(alice_and_bob: Scene, better_first: bool) -> None:
-    """``better-key-lost-in-batch``: each key is compared with what the batch has brought so far."""
+    """``better-key-lost-in-batch``: each key is also compared with the keys that came earlier in the batch."""
     scene = alice_and_bob
     first = await scene.bob.say(ROOM, "first")
     shared = await scene.bob.machine.share_room_key(ROOM, scene.server.members(ROOM))
@@ -152,7 +152,7 @@ async def test_the_better_key_of_two_in_one_batch_is_kept(alice_and_bob: Scene, 
 
 
 async def encrypted_again(scene: Scene) -> Json:
-    """Encrypt the key of Bob's session for Alice once more, as it is now: from a later message on."""
+    """Encrypt the current key of Bob's session for Alice again. It begins at a later message."""
 
     async def encrypt(transaction: Transaction) -> Json:
         outbound, own = await transaction.get(OUTBOUND, ROOM), await transaction.get(OWN_DEVICE, None)
@@ -231,7 +231,7 @@ async def test_each_reason_has_its_name(alice_and_bob: Scene) -> None:
 
 # M12.3
 async def test_a_message_of_another_room_is_refused(alice_and_bob: Scene) -> None:
-    """A session's key is stored by room, so this needs a member that shares one key for two rooms."""
+    """Keys are stored by room, so this can only happen if a member shares one key for two rooms."""
     scene = alice_and_bob
     event = await scene.bob.say(ROOM, "hello")
     await scene.app.sync()
@@ -253,7 +253,7 @@ async def test_a_key_goes_to_another_device_by_a_file(alice_and_bob: Scene) -> N
     assert await scene.extension.machine.import_room_keys(sessions) == 0
     decrypted = await scene.extension.machine.decrypt_room_event(ROOM, event)
     assert decrypted.trust is SenderTrust.IMPORTED_KEY
-    await scene.app.sync()  # the key itself arrives
+    await scene.app.sync()  # the key arrives
     assert (await scene.app.machine.decrypt_room_event(ROOM, event)).trust is SenderTrust.KNOWN_DEVICE
 
 
@@ -281,7 +281,7 @@ async def test_what_the_owner_thinks_of_the_sender_is_told(alice_and_bob: Scene)
         assert (await scene.app.machine.decrypt_room_event(ROOM, event)).trust is told
     with pytest.raises(InvalidArgument):
         await scene.app.machine.set_trust(BOB, "NONE", scene.bob.machine.ed25519, LocalTrust.VERIFIED)
-    with pytest.raises(InvalidArgument):  # another device of this name
+    with pytest.raises(InvalidArgument):  # a different device with this name
         await scene.app.machine.set_trust(BOB, "LAPTOP", scene.app.machine.ed25519, LocalTrust.VERIFIED)
 
 
@@ -306,7 +306,7 @@ async def test_a_device_that_is_not_known_yet_vouches_for_its_messages_when_it_i
 # M12.3
 async def test_a_user_who_joins_later_reads_no_earlier_message(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
-    before = await scene.bob.say(ROOM, "alone")  # with Alice
+    before = await scene.bob.say(ROOM, "alone")  # only Alice is a member besides Bob
     shared = await scene.app.share(ROOM, [ALICE])
     encrypted = await scene.app.machine.encrypt_room_event(ROOM, shared, "m.room.message", {"body": "early"})
     early = scene.app.post(ROOM, encrypted)
@@ -336,7 +336,7 @@ class TestSharing:
 
     # M9.4
     async def test_a_message_is_for_those_that_its_share_was_made_with(self, alice_and_bob: Scene) -> None:
-        """Found by the model ``Sharing``: the other process, whose member list is older, shares in between."""
+        """Found by the model ``Sharing``: the other process shares in between, with an outdated member list."""
         scene = alice_and_bob
         machines = scene.app.machine, scene.extension.machine
         for one, other in (machines, machines[::-1]):

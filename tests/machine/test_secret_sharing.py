@@ -1,4 +1,4 @@
-"""Alice's devices give each other secrets. The process changes before each step."""
+"""Alice's devices share secrets. The process changes before each step."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ OTHER = "org.example.secret"
 
 
 async def bootstrapped(client: Client) -> None:
-    """Make Alice's cross-signing keys on a device."""
+    """Create Alice's cross-signing keys on a device."""
     while not (await client.machine.cross_signing.bootstrap()).is_complete:
         await client.send_all()
 
 
 async def know_identity(*clients: Client) -> None:
-    """Let devices hear of the cross-signing keys."""
+    """Let devices learn the cross-signing keys."""
     for client in clients:
         await client.sync()
         await client.send_all()
 
 
 async def request_id(client: Client, name: str) -> RequestId:
-    """Return the id under which a secret is asked for."""
+    """Return the id of the request for a secret."""
     every = await client.machine._store.query(asking.all_asked)
     (found,) = [request_id for request_id, asked in every.items() if asked.wanted.name == name]
     return found
@@ -47,12 +47,12 @@ async def names_asked(client: Client) -> set[object]:
 
 
 async def reach(sender: Client, recipient: Client) -> None:
-    """See to an Olm session."""
+    """Ensure that the sender has an Olm session with the recipient."""
     await sender.share(ROOM, [recipient.device.user])
 
 
 async def sent_by(sender: Client, recipient: Client, request: str, secret: object) -> Json:
-    """Have a device send a secret, whether or not it was asked."""
+    """Let a device send a secret, whether it was requested or not."""
     return await encrypted_for(sender, recipient, SECRET_SEND, {"request_id": request, "secret": secret})
 
     # M17.2
@@ -84,7 +84,7 @@ class TestCrossSigningKeys:
             assert await scene.extension.machine.secrets.received(name) is None
         await scene.extension.send_all()
         requests = sent_to(scene, tablet.device, asking.SECRET_REQUEST)
-        assert [request["action"] for request in requests] == ["request"] * 4  # it knows what it has answered
+        assert [request["action"] for request in requests] == ["request"] * 4  # it remembers that it has answered
         assert await names_asked(scene.app) == {BACKUP_KEY}
 
     # M15.15
@@ -196,7 +196,7 @@ class TestInbox:
         received = await scene.app.machine.secrets.received(OTHER)
         assert received == ReceivedSecret("the secret", tablet.machine.device.device_id)
         assert "the secret" not in repr(received)
-        await scene.extension.machine.secrets.request([OTHER])  # it is here
+        await scene.extension.machine.secrets.request([OTHER])  # the secret is here
         await scene.app.send_all()
         assert await names_asked(scene.app) == set()
         await scene.extension.machine.secrets.delete_received(OTHER)
@@ -380,7 +380,7 @@ class TestWhatDoesNotCount:
 
 class TestAnswering:
     async def test_a_secret_is_given_once_whatever_comes_again(self, alice_and_bob: Scene) -> None:
-        """``secret-sent-twice``: two processes work off the waiting requests, on three connections."""
+        """``secret-sent-twice``: two processes process the waiting requests, over three connections."""
         scene = alice_and_bob
         await bootstrapped(scene.app)
         tablet = await another_device(scene)

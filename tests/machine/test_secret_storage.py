@@ -1,4 +1,4 @@
-"""The secret storage: vectors of others, what is refused, and that no exception holds a secret.
+"""The secret storage passes others' test vectors, refuses wrong input, and puts no secret into an exception.
 
 ``CORRECT_HORSE``, ``ANOTHER`` and ``MASTER_KEY`` are the vectors that mautrix-go and mautrix-python are tested with.
 """
@@ -117,7 +117,7 @@ class TestRecoveryKeys:
             key = decode_recovery_key(mistyped)
         except MalformedRecoveryKey:
             return
-        with pytest.raises(WrongStorageKey):  # the parity is one byte; the description has a check, too
+        with pytest.raises(WrongStorageKey):  # the parity is only one byte; the description has a check too
             key_from_recovery_key(KEY_ID, CORRECT_HORSE, encode_recovery_key(key))
 
     @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ class TestRecoveryKeys:
             decode_recovery_key(text)
 
     def test_what_has_the_same_last_bytes_is_refused(self) -> None:
-        """The number that ``RECOVERY_KEY`` stands for, and 256 to the power of 35."""
+        """The key stands for the number of ``RECOVERY_KEY`` plus 256 to the power of 35."""
         with pytest.raises(MalformedRecoveryKey):
             decode_recovery_key("gQz737dadNUbr4FrMhkKp1fbLW9cpgAaZ7BKDrCfrCH4we8i")
 
@@ -173,7 +173,7 @@ class TestKeys:
             assert key_from_recovery_key(KEY_ID, description, ANOTHER_RECOVERY_KEY).recovery_key == ANOTHER_RECOVERY_KEY
 
     def test_nothing_is_stored_for_a_key_whose_description_has_no_check(self) -> None:
-        """Else a homeserver could let a passphrase be used with one round, and guess it by what is stored."""
+        """Otherwise a homeserver could demand a single round, and guess the passphrase from the stored secret."""
         passphrase = {"algorithm": "m.pbkdf2", "iterations": 1, "salt": "x"}
         for missing in ({"iv"}, {"mac"}, {"iv", "mac"}):
             kept: Json = {name: value for name, value in CORRECT_HORSE.items() if name not in missing}

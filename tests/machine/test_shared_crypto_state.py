@@ -1,7 +1,7 @@
 """Two processes of a device exchange messages with a peer: each process reads the messages after the other's steps.
 
 The scenario is that of matrix-rust-sdk's ``test_multiple_clients_share_crypto_state``. Each message has a room key of
-its own, so each also moves an Olm session on, which the other process may have in memory.
+its own, so each also advances an Olm session, which the other process may have in memory.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tests.machine.scene import ROOM, Scene
 
 SEEDS = range(10)
 ROUNDS = 30
-"""Of each seed, which begins with a new store."""
+"""The number of rounds for each seed. Each seed begins with a new store."""
 
 
 async def receives(client: Client, connection: str, event: Json, text: str, *, sliding: bool) -> None:
     """Sync once, and read a message."""
     outcome = await client.sync(connection, sliding=sliding)
-    assert {problem.code for problem in outcome.problems} <= {"repeated"}  # on the other process's connection
+    assert {problem.code for problem in outcome.problems} <= {"repeated"}  # by the other process
     await client.send_all()
     assert await client.read(ROOM, event) == text
 
@@ -43,18 +43,18 @@ async def test_two_processes_share_what_they_know_of_a_peer(tmp_path: Path, seed
         for number in range(ROUNDS):
             speaker, listener = chosen.sample(tuple(processes), 2)
 
-            # The peer writes, and both processes read that.
+            # The peer writes, and both processes read the message.
             text = f"{number}, from the peer to both"
             events[text] = await scene.bob.say(ROOM, text)
             for label in (listener, speaker):
                 await receives(processes[label], label, events[text], text, sliding=sliding[label])
 
-            # One process writes, and the peer reads that.
+            # One process writes, and the peer reads the message.
             text = f"{number}, from {speaker}"
             events[text] = await processes[speaker].say(ROOM, text)
             await receives(scene.bob, "main", events[text], text, sliding=False)
 
-            # The peer answers, and the other process reads that: its session with the peer is not what it was.
+            # The peer replies, and the other process reads the reply: its session with the peer has advanced.
             text = f"{number}, from the peer to {listener}"
             events[text] = await scene.bob.say(ROOM, text)
             await receives(processes[listener], listener, events[text], text, sliding=sliding[listener])

@@ -34,7 +34,7 @@ from unwedged.store.sealer import Sealer
 from unwedged.trace import Field, Line, Remarks
 
 SHORTEST: Final = 8
-"""A text with at least so many characters does not occur twice by chance."""
+"""A text of at least this length does not occur twice by chance."""
 WORDS: Final = " ".join(
     [
         *(tracing.KNOWN_TYPES | tracing.KNOWN_CODES),
@@ -60,7 +60,7 @@ def of(recorder: Recorder, step: str) -> list[Line]:
 
 
 async def talk(on: Scene, text: str) -> None:
-    """Let both sides say something; a message comes again as another, one is not for us, and one is read too early."""
+    """Let both sides send messages. One is replayed as another event, one is not for us, and one is read too early."""
     await on.greet()
     event = await on.app.say(ROOM, text)
     await on.bob.sync()
@@ -138,7 +138,7 @@ async def test_each_step_between_the_devices_of_one_user(tmp_path: Path) -> None
 
 
 def place(line: Line) -> tuple[object, object]:
-    """Say which operation a line is of."""
+    """Return the operation to which a line belongs."""
     return line["instance"], line["operation"]
 
 
@@ -227,7 +227,7 @@ async def test_a_room_event_that_no_text_can_hold_keeps_no_other_from_being_read
 
 
 class FailsAt(Recorder):
-    """A tracer that does not take one step, or (``None``) takes none."""
+    """A tracer that fails at one step, or at every step if ``step`` is ``None``."""
 
     def __init__(self, step: str | None, failure: BaseException) -> None:
         super().__init__()
@@ -342,7 +342,7 @@ def ciphertexts(value: object) -> Iterator[dict[str, object]]:
 
 
 def texts(value: object) -> Iterator[str]:
-    """Return every text in a value, keys among them."""
+    """Return every text in a value, including keys."""
     match value:
         case str():
             yield value
@@ -357,7 +357,7 @@ def texts(value: object) -> Iterator[str]:
 
 
 async def everything(on: Scene) -> set[str]:
-    """Return every text that is in a record, or that was sent to the homeserver."""
+    """Return every text in a record or in a request to the homeserver."""
     found: set[str] = set()
     for arrival in on.server.arrivals:
         found.update(texts([arrival.path.split("/"), json.loads(arrival.body)]))
@@ -386,7 +386,7 @@ def encoded(kind: RecordKind[object, object], value: object) -> object:
 # T2.3, T2.6
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(text=st.text(st.characters(codec="utf-8"), min_size=SHORTEST))
-@example(text="wanted_s")  # a part of the name of a kind
+@example(text="wanted_s")  # part of the name of a record kind
 def test_nothing_in_a_trace_comes_from_a_message_or_a_key(text: str) -> None:
     async def run(folder: Path) -> None:
         recorder = Recorder()
@@ -404,7 +404,7 @@ def test_nothing_in_a_trace_comes_from_a_message_or_a_key(text: str) -> None:
 
 
 CANARY: Final = "zqcanaryzq"
-"""What is said wherever somebody chooses words."""
+"""The text that is used wherever a person may choose a text."""
 NAMES: Final = ("alice", "bob", "example.org", "PHONE", "TABLET", "LAPTOP", "!room", CANARY)
 PSEUDONYM: Final = re.compile(r"[0-9a-f]{16}")
 SPECIFIED: Final = frozenset(
@@ -412,11 +412,11 @@ SPECIFIED: Final = frozenset(
     for text in (WORDS, *(path.read_text() for path in (Path(__file__).parents[2] / "spec").glob("*.md")))
     for word in re.findall(r"[\w.]*\w", text)
 )
-"""Every word that a specification has."""
+"""Every word that the specifications define."""
 
 
 async def do_all(on: Scene) -> None:
-    """Let a device do all that lines tell of, and let others send what is not as it should be."""
+    """Let a device take all traced steps, and let others send it malformed messages."""
     await talk(on, CANARY)
     await on.extension.sync(CANARY, sliding=True)
     tablet = await another_device(on)
@@ -456,7 +456,7 @@ async def settled(*clients: Client) -> None:
 
 
 async def verified(on: Scene, tablet: Client) -> None:
-    """Let two devices compare short strings."""
+    """Let two devices verify each other by short strings."""
     flow = await on.app.machine.verifications.request(ALICE, ["TABLET"])
     await settled(on.extension, tablet)
     [theirs] = await tablet.machine.verifications.get_all()
@@ -470,7 +470,7 @@ async def verified(on: Scene, tablet: Client) -> None:
 
 
 async def damaged(on: Scene) -> None:
-    """Let records be unreadable."""
+    """Make records unreadable."""
     for client in (on.app, on.extension):
         await client.machine.close()
     damage = "UPDATE record SET value = zeroblob(100) WHERE kind IN ('inbound_group_session', 'peer')"
@@ -483,20 +483,20 @@ async def damaged(on: Scene) -> None:
 
 
 def hostile() -> dict[str, object]:
-    """Return what has a word of somebody's in the place of everything."""
+    """Return a value whose fields all have a text that a person chose."""
     names = ("algorithm", "sender_key", "ciphertext", "session_id", "from_device", "method", "action", "name", "type")
     return dict.fromkeys(names, CANARY)
 
 
 class Witness:
-    """Notes every text that is written into a store, sent to the homeserver, or received from it."""
+    """Records every text that is written into a store, sent to the homeserver, or received from it."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.texts: set[str] = set()
         seal, request = Sealer.seal, Homeserver.request
 
         def noted_seal(sealer: Sealer, kind: str, key: bytes, value: bytes) -> bytes:
-            length = int.from_bytes(value[:4], "big")  # It is padded.
+            length = int.from_bytes(value[:4], "big")  # The plaintext is padded.
             for octets in (key, value[4 : 4 + length]):
                 with contextlib.suppress(msgspec.DecodeError):
                     self.texts.update(texts(msgspec.msgpack.decode(octets)))
@@ -539,7 +539,7 @@ async def test_nothing_in_the_trace_of_any_step_comes_from_a_message_a_name_or_a
 
 
 def words_of(field: Field) -> Iterator[str]:
-    """Return what a field has of words: what is neither a number nor a pseudonym nor a record's name."""
+    """Return the texts of a field that are not numbers, pseudonyms or names of records."""
     for each in field if isinstance(field, list) else [field]:
         kind, _, name = str(each).rpartition("/")
         if isinstance(each, str) and not (PSEUDONYM.fullmatch(name) and kind in {"", *(known.name for known in KINDS)}):

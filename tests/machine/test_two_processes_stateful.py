@@ -34,7 +34,7 @@ CAROL = "@carol:example.org"
 
 @dataclass
 class Flight:
-    """A request on its way, or its answer."""
+    """A request in flight, or its response."""
 
     by: str
     request: Request
@@ -55,7 +55,7 @@ class Message:
     text: str
     author: str
     readers: set[str]
-    """The users that it is meant for."""
+    """The users that must be able to read it."""
 
 
 @dataclass
@@ -116,7 +116,7 @@ class TwoProcesses(RuleBasedStateMachine):
     names = st.sampled_from(["app", "extension", "bob", "carol"])
     shared = st.sampled_from(["app", "extension"])
 
-    # Requests, which are lost by being left in flight
+    # Requests. A request that stays in flight is lost.
 
     @rule(name=names)
     def take_requests(self, name: str) -> None:
@@ -131,7 +131,7 @@ class TwoProcesses(RuleBasedStateMachine):
 
     def deliver(self, flight: Flight) -> None:
         if flight.times_sent and isinstance(flight.request, KeysUpload | KeysClaim):
-            return  # as the requests' documentation demands
+            return  # as the documentation of requests demands
         flight.times_sent += 1
         request = flight.request
         flight.answer = self.client(flight.by).call(request.method, request.path, request.body)
@@ -139,7 +139,7 @@ class TwoProcesses(RuleBasedStateMachine):
     @precondition(lambda self: any(flight.answer is not None for flight in self.flights))
     @rule(data=st.data(), other=st.booleans(), again=st.booleans())
     def answer(self, data: st.DataObject, other: bool, again: bool) -> None:
-        """Give an answer to the process that asked, or to the other one; maybe not for the last time."""
+        """Give a response to the requesting process or to the other one, and perhaps keep it for repetition."""
         flight = data.draw(st.sampled_from([each for each in self.flights if each.answer is not None]), label="flight")
         by = {"app": "extension", "extension": "app"}.get(flight.by, flight.by) if other else flight.by
         assert flight.answer is not None
@@ -207,7 +207,7 @@ class TwoProcesses(RuleBasedStateMachine):
         content = {"msgtype": "m.text", "body": text}
         sharing = self.wait(client.machine.share_room_key(ROOM, members))
         if sharing.outdated or sharing.without_session:
-            return  # as a careful application does: whom it can't reach yet could not read the message later
+            return  # as a careful application does: a device without the key could not read the message later
         encrypted = self.wait(client.machine.encrypt_room_event(ROOM, sharing, "m.room.message", content))
         known = {user for user in members if self.wait(client.machine.devices_of(user))}
         self.messages.append(Message(client.post(ROOM, encrypted), text, name, known | {self.processes[name].user}))
@@ -227,7 +227,7 @@ class TwoProcesses(RuleBasedStateMachine):
         assert read.content["body"] == message.text
         return True
 
-    # Accidents
+    # Faults
 
     @rule(joins=st.booleans())
     def carol_joins_or_leaves(self, joins: bool) -> None:
@@ -259,7 +259,7 @@ class TwoProcesses(RuleBasedStateMachine):
     @precondition(lambda self: self.wedges < 2)
     @rule()
     def wedge(self) -> None:
-        """Let the peer lose its sessions with the shared device, as by a restored backup."""
+        """Let the peer lose its sessions with the shared device, as after restoring a backup."""
 
         async def forget(transaction: Transaction) -> None:
             app = self.client("app").machine
@@ -286,7 +286,7 @@ class TwoProcesses(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
     def settle(self) -> None:
-        """Let everything arrive, and everybody say something, until nothing is under way."""
+        """Deliver everything and let all devices send a message, until nothing is under way."""
         for _ in range(4):
             self.clock.added_ms += 2 * HOUR_MS
             for _ in range(3):

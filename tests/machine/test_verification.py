@@ -46,7 +46,7 @@ def context(own: Device, other: Device, now_ms: int = 0) -> Context:
 
 
 def misled(known: Context, *names: str) -> Context:
-    """Return what a device knows whose homeserver has shown it other keys under these names."""
+    """Return the knowledge of a device whose homeserver has shown it other keys under these names."""
     wrong = key("x")
     return replace(
         known,
@@ -57,12 +57,12 @@ def misled(known: Context, *names: str) -> Context:
 
 
 def kept(flow: VerificationFlow) -> VerificationFlow:
-    """Return a flow as another process reads it."""
+    """Return a flow as another process decodes it."""
     return VERIFICATION.decode_value(VERIFICATION.encode_value(flow))
 
 
 class Pair:
-    """Two devices and their flow, whose messages arrive at once, in order."""
+    """Two devices and their flow. Messages arrive immediately and in order."""
 
     def __init__(self, one: Device = PHONE, other: Device = LAPTOP, *, methods: tuple[Method, ...] = ALL) -> None:
         self.devices = [one, other]
@@ -250,7 +250,7 @@ def test_a_qr_code_for_one_s_own_devices_verifies_no_other_user() -> None:
 
 
 def test_a_scanner_that_is_through_before_a_person_confirms_is_awaited() -> None:
-    """As mautrix-go does it."""
+    """The test follows the behaviour of mautrix-go."""
     pair = Pair()
     pair.accept()
     pair.act(1, verification.show_qr_code)
@@ -333,7 +333,7 @@ def test_a_master_key_that_is_not_known_is_left_out() -> None:
 
 # M16.12
 def test_a_device_that_is_named_like_a_key_passes_for_none() -> None:
-    """Its code for one would prove the other."""
+    """The MAC of the one would be valid for the other."""
     master = key(LAPTOP.user_id)
     odd = Device(LAPTOP.user_id, DeviceId(master))
     pair = compared(PHONE, odd)
@@ -429,7 +429,7 @@ def test_only_the_forms_that_both_know_are_shown() -> None:
 
 
 IN_ORDER = {
-    Phase.REQUESTED: {verification.CANCEL, verification.READY, verification.START},  # of a device that has not answered
+    Phase.REQUESTED: {verification.CANCEL, verification.READY, verification.START},  # no answer yet
     Phase.READY: {verification.CANCEL, verification.START},
     Phase.STARTED: {verification.CANCEL, verification.ACCEPT, verification.START},
     Phase.ACCEPTED: {verification.CANCEL, verification.KEY},
@@ -670,10 +670,10 @@ TYPES = [verification.PREFIX + each for each in ("ready", "start", "accept", "ke
 
 
 class Attacked(RuleBasedStateMachine):
-    """Two honest people whose devices hear whatever the network lets them hear, and know the keys that it names.
+    """Two honest people. Their devices receive whatever the network delivers, and know the keys that it names.
 
-    The two see what both devices show. They find strings equal only if they are, and confirm a scan only where the
-    other device shows that it succeeded.
+    The two people see both screens. They accept strings only if these are equal, and confirm a scan only if the other
+    device shows that it succeeded.
     """
 
     def __init__(self) -> None:
@@ -688,7 +688,7 @@ class Attacked(RuleBasedStateMachine):
         by_code=st.booleans(),
     )
     def begin(self, steps: int, first: int, lies: list[str], *, own: bool, by_code: bool) -> None:
-        """Begin with some steps of a verification that nothing disturbs but, maybe, a lie of the homeserver."""
+        """Begin with some undisturbed steps of a verification, perhaps with false keys from the homeserver."""
         self.pair = Pair(PHONE, TABLET if own else LAPTOP)
         self.real = [(key(device.device_id), key(device.user_id)) for device in self.pair.devices]
         self.sent: list[list[Outgoing]] = [[], []]
@@ -760,7 +760,7 @@ class Attacked(RuleBasedStateMachine):
 
     @rule(side=st.integers(0, 1), data=st.data())
     def deliver(self, side: int, data: st.DataObject) -> None:
-        """Deliver a message that was sent, to whichever side, and maybe again."""
+        """Deliver a sent message to either side, perhaps again."""
         sent = self.sent[1 - side] + self.sent[side]
         if sent:
             message = data.draw(st.sampled_from(sent))

@@ -1,6 +1,6 @@
 """A device in two processes verifies other devices.
 
-Each step is taken by the process that did not take the last one.
+The process changes before each step.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ ALL = tuple(Method)
 
 
 class End:
-    """One end of a verification: a device that one or more processes share, which take turns."""
+    """One end of a verification: a device with one or more processes that take turns."""
 
     def __init__(self, *processes: Client) -> None:
         self.processes = processes
         self._calls = count()
         self.read = 0
-        """How many events of the room it has read."""
+        """The number of events of the room that it has read."""
 
     @property
     def next(self) -> Client:
@@ -66,7 +66,7 @@ class End:
         return self.processes[0].device.user
 
     async def flow(self) -> Verification:
-        """The last verification."""
+        """Return the newest verification."""
         return (await self.machine.verifications.get_all())[-1]
 
     async def act(self, action: Callable[[OlmMachine, FlowId], Awaitable[T]]) -> T:
@@ -110,7 +110,7 @@ class End:
         return [problem.code for problem in outcome.problems]
 
     async def send(self) -> int:
-        """Send all requests, each by another process than the one that listed it. Return their number."""
+        """Send all requests, each from a different process than the one that listed it. Return their number."""
         sent = 0
         while requests := await self.machine.outgoing_requests():
             for request in requests:
@@ -241,7 +241,7 @@ async def test_the_result_is_signed_in_the_commit_that_ends_it(
     assert [await end.phase() for end in ends] == [Phase.DONE] * 2
     trusts = [await end.machine.cross_signing.trust_of(other.user) for end, other in (ends, ends[::-1])]
     assert [trust.verified for trust in trusts] == [True, True]
-    for end in everybody:  # the signatures are with the homeserver, where others see them
+    for end in everybody:  # the homeserver has the signatures and shows them to others
         known = (await end.machine.devices_of(ALICE)).values()
         trust = await end.machine.cross_signing.trust_of(ALICE)
         signed = {device.device_id for device in known if trust.of(device) is not DeviceTrust.UNSIGNED}
@@ -399,7 +399,7 @@ async def test_a_message_that_gets_lost_is_sent_again_and_none_overtakes_it(ends
     await settle(*ends)
     await ends[1].confirm()
     await settle(*ends)
-    await ends[0].confirm()  # which sends two messages: the proof, and that it is done
+    await ends[0].confirm()  # it sends two messages: the MAC, and the end of the verification
 
     async def listed() -> list[Request]:
         requests = await ends[0].machine.outgoing_requests()
@@ -451,7 +451,7 @@ async def test_an_event_id_that_no_event_has_names_no_verification(devices: Devi
 
 # M16.4
 async def test_a_request_in_a_room_is_known_by_its_echo(devices: Devices) -> None:
-    """The answer to the request is lost; what the room brings names it all the same."""
+    """The response to the request is lost, but the event from the room names the request."""
     await ask(devices.phone, devices.laptop)
     (asked,) = [each for each in await devices.phone.machine.outgoing_requests() if isinstance(each, RoomMessage)]
     client = devices.phone.next
@@ -617,7 +617,7 @@ async def test_others_make_no_more_flows_than_are_allowed(devices: Devices) -> N
     for user in range(FLOWS_OF_OTHERS):
         await bring(asks(scene, f"{user}", f"{user}", f"@user{user}:example.org"))
     assert (await records(devices.phone))[0] == FLOWS_OF_OTHERS
-    # The own devices are not kept out by that.
+    # The limit does not exclude the user's own devices.
     assert await bring(asks(scene, "TABLET", "own", ALICE)) == []
     assert await devices.phone.phase() is Phase.REQUESTED
     scene.clock.added_ms += 20 * MINUTE_MS
