@@ -1,4 +1,4 @@
-"""Carry requests from devices to the homeserver, lose or repeat chosen ones, and record everything that was sent."""
+"""Carry requests from devices to the homeserver, lose or repeat selected ones, and record everything that was sent."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from checking.machine_replay.message_keys import MessageKeys
 FaultKind = Literal["request lost", "response lost", "repeated"]
 FAULT_KINDS: Final[list[FaultKind]] = ["request lost", "response lost", "repeated"]
 PATHS: Final = ["keys/upload", "keys/query", "keys/claim", "sendToDevice", "sync"]
-"""A part of the path of each request that tests lose or repeat."""
+"""Parts of the paths of the requests that tests lose or repeat."""
 
 
 class Fault(NamedTuple):
-    """What happens, once, to the next request of a device whose path contains this."""
+    """A fault of the device's next request whose path contains ``path``. It happens once."""
 
     kind: FaultKind
     device: Device
@@ -22,17 +22,17 @@ class Fault(NamedTuple):
 
 
 class Network:
-    """Carries requests to a homeserver, and its answers back."""
+    """Carries requests to a homeserver, and responses back."""
 
     def __init__(self, homeserver: Homeserver) -> None:
         self.homeserver = homeserver
         self.message_keys = MessageKeys()
-        """Of everything that left, whether it arrived or not. A key that is used twice raises at once."""
+        """The message keys of all requests, including lost ones. A key that is used twice raises at once."""
         self.faults: list[Fault] = []
-        """Those that are still to happen."""
+        """The faults that have not happened yet."""
 
     def carry(self, device: Device, method: str, path: str, body: Json) -> tuple[int, Json] | None:
-        """Return status and body of the answer, or nothing where the device hears none."""
+        """Return the status and body of the response, or ``None`` if the device gets no response."""
         self.message_keys.add(body)
         fault = next((each for each in self.faults if each.device == device and each.path in path), None)
         if fault is not None:

@@ -1,41 +1,42 @@
-"""A device that runs another implementation of Matrix's encryption, in a process of its own.
+"""A device that runs another implementation of Matrix's encryption, in a separate process.
 
-The process is a small program around a library, its driver. They talk in lines of JSON. A line ``{"call": name, ...}``
-makes the driver do one of these things:
+The process runs a driver, which is a small program around a library. Peer and driver exchange lines of JSON. A line
+``{"call": name, ...}`` makes the driver do one of these things:
 
-- ``sync``: ask the homeserver for what is new, process it, and send what the library has to send;
-- ``share``: share the key of ``room`` with the devices of its members, as far as the library finds it due;
+- ``sync``: sync with the homeserver, process the response, and send the library's requests;
+- ``share``: share the key of ``room`` with its members' devices, if the library considers this necessary;
 - ``encrypt``: return the encrypted content of an event with ``type`` and ``content`` for ``room``;
-- ``decrypt``: return type and content of the encrypted ``event`` of ``room``;
-- ``wait``: find it an hour later from here on, as far as the age of Olm sessions goes.
+- ``decrypt``: return the decrypted type and content of an ``event`` of ``room``;
+- ``wait``: from now on, treat all Olm sessions as older by an hour.
 
-That of matrix-sdk-crypto does more, for cross-signing:
+The driver of matrix-sdk-crypto also has calls for cross-signing:
 
-- ``bootstrap``: make an identity, or make another one, where ``auth`` proves to the homeserver who asks;
-- ``verify``: verify the identity of ``user`` as it is;
-- ``trust``: return what it thinks of the identity of ``user``, and of a ``device``;
+- ``bootstrap``: create an identity, or replace it; ``auth`` authenticates the user to the homeserver;
+- ``verify``: verify the current identity of ``user``;
+- ``trust``: return its trust in the identity of ``user``, and in a ``device``;
 - ``verify_device``: note that another ``device`` of the same user is verified;
-- ``secrets``: ask the user's other devices for what is missing, and return of each private key whether it is here;
+- ``secrets``: request the missing secrets from the user's other devices, and return which private keys it has;
 - ``seeds``: return the private cross-signing keys;
-- ``strict``: from here on, share room keys only with devices that their user has signed.
-Those of matrix-sdk-crypto and mautrix-go also verify:
+- ``strict``: from now on, share room keys only with devices that their user has signed.
 
-- ``request_verification``: ask ``user`` in ``room``, or a ``device`` of ``user``; return the name of the ``flow``;
-- ``verification``: return what is known of all verifications, by their names;
+The drivers of matrix-sdk-crypto and mautrix-go also have calls for verification:
+
+- ``request_verification``: ask ``user`` in ``room``, or a ``device`` of ``user``; return the id of the ``flow``;
+- ``verification``: return the states of all verifications, by id;
 - ``accept_verification``, ``start_sas``, ``confirm_sas``, ``cancel_verification``, ``show_qr_code``, ``scan_qr_code``
   and ``confirm_scan``: take a step of a ``flow``.
 
-And for backups:
+The driver of matrix-sdk-crypto also has calls for backups:
 
-- ``create_backup``: make a version of the backup, and use it; return its decryption key;
-- ``use_backup``: use the current version by its decryption ``key``; return whether it is trusted without that;
+- ``create_backup``: create a version of the backup, and use it; return its decryption key;
+- ``use_backup``: use the current version with its decryption ``key``; return whether it was trusted before that;
 - ``back_up``: upload all room keys that the backup lacks;
-- ``restore``: fetch all room keys from the backup; return how many there are, and how many were kept.
+- ``restore``: fetch all room keys from the backup; return the number of fetched keys, and the number of stored keys.
 
-Meanwhile the driver writes lines ``{"request": {"method": ..., "path": ..., "body": ...}}``, and for each of them reads
-a line ``{"status": ..., "body": ...}``, whose status is null where the answer was lost. In the end it writes
+During a call, the driver writes lines ``{"request": {"method": ..., "path": ..., "body": ...}}``. For each of them it
+reads a line ``{"status": ..., "body": ...}``; a null status means that the response was lost. At the end it writes
 ``{"returned": value}``, or ``{"raised": {"code": ..., "message": ...}}`` with the code ``lost``, ``refused`` (by the
-homeserver), or ``unreadable``. Any other failure ends it, and says why on its standard error.
+homeserver), or ``unreadable``. Any other failure ends the driver, which writes the reason to its standard error.
 """
 
 from __future__ import annotations
@@ -61,11 +62,11 @@ from unwedged.machine.unpadded_base64 import to_unpadded, unpadded
 REPOSITORY: Final = Path(__file__).parents[2]
 DRIVERS: Final = Path(__file__).parent
 INSTALLED: Final = REPOSITORY / ".venv" / "peers"
-"""Where ``make peers`` puts the libraries."""
+"""The folder in which ``make peers`` installs the libraries."""
 
 
 class Lost(Exception):
-    """The network lost a request of the peer, or the answer."""
+    """The network lost a request of the peer, or the response."""
 
 
 class Refused(Exception):
@@ -91,7 +92,7 @@ RAISED: Final[dict[str, type[Exception]]] = {"lost": Lost, "refused": Refused, "
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """A library, and how its driver is started."""
+    """A library, and the command that starts its driver."""
 
     name: str
     command: tuple[Path, ...]
@@ -107,7 +108,7 @@ LIBRARIES: Final = (MATRIX_SDK_CRYPTO, MATRIX_NIO, MAUTRIX_GO)
 
 
 class Request(msgspec.Struct):
-    """An HTTP request that a driver wants made."""
+    """An HTTP request of a driver."""
 
     method: str
     path: str
@@ -122,12 +123,12 @@ class Raised(msgspec.Struct):
 
 
 class PeersVerification(msgspec.Struct):
-    """What a library has told of a verification."""
+    """The state of a verification as a library reports it."""
 
     phase: str
-    """``requested``, ``ready``, ``comparing``, ``scanned``, ``done``, ``cancelled``, or one of the library's own."""
+    """``requested``, ``ready``, ``comparing``, ``scanned``, ``done``, ``cancelled``, or a phase of the library."""
     code: str = ""
-    """Why it was cancelled."""
+    """The cancellation code."""
     decimals: tuple[int, int, int] | None = None
     emoji: list[tuple[str, str]] | None = None
     qr_code: str | None = None
@@ -163,7 +164,7 @@ class Peer:
         return await self._call("encrypt", room=room, type="m.room.message", content=content)
 
     async def decrypt(self, room: str, event: Json) -> Json:
-        """Return type and content of an event, or raise ``Unreadable``."""
+        """Return the decrypted type and content of an event, or raise ``Unreadable``."""
         return await self._call("decrypt", room=room, event=event)
 
     async def wait_an_hour(self) -> None:
@@ -171,11 +172,11 @@ class Peer:
         await self._call("wait")
 
     async def bootstrap(self, auth: Json | None = None) -> None:
-        """Make an identity, or make another one in its place."""
+        """Create an identity, or replace it."""
         await self._call("bootstrap", auth=auth)
 
     async def verify(self, user: str) -> None:
-        """Verify a user's identity as it is."""
+        """Verify a user's current identity."""
         await self._call("verify", user=user)
 
     async def trust(self, device: Device) -> Json:
@@ -187,7 +188,7 @@ class Peer:
         await self._call("verify_device", device=device)
 
     async def ask_for_secrets(self) -> Json:
-        """Ask the user's other devices for what is missing; say which private cross-signing keys are here."""
+        """Request the missing secrets from the user's other devices; return which private cross-signing keys it has."""
         return await self._call("secrets")
 
     async def seeds(self) -> Json:
@@ -195,11 +196,11 @@ class Peer:
         return await self._call("seeds")
 
     async def create_backup(self) -> bytes:
-        """Make a version of the backup, and use it; return its decryption key."""
+        """Create a version of the backup, and use it; return its decryption key."""
         return unpadded(str((await self._call("create_backup"))["key"]))
 
     async def use_backup(self, key: bytes) -> bool:
-        """Use the current version of the backup by its decryption key; say whether it is trusted without that."""
+        """Use the current version of the backup with its decryption key; return whether it was trusted before that."""
         return bool((await self._call("use_backup", key=to_unpadded(key)))["trusted"])
 
     async def back_up(self) -> None:
@@ -207,15 +208,15 @@ class Peer:
         await self._call("back_up")
 
     async def restore(self) -> Json:
-        """Fetch all room keys from the backup; say how many there are, and how many were kept."""
+        """Fetch all room keys from the backup; return the number of fetched keys, and the number of stored keys."""
         return await self._call("restore")
 
     async def share_with_signed_devices_only(self) -> None:
-        """Share room keys from here on only with devices that their user has signed."""
+        """From now on, share room keys only with devices that their user has signed."""
         await self._call("strict")
 
     async def send(self, room: str, text: str) -> Json:
-        """Send a message to a room, and share its key first; return the event as it is in the room."""
+        """Share the room's key, and send a message; return the event as the room shows it."""
         await self.share_room_key(room)
         content = await self.encrypt(room, {"msgtype": "m.text", "body": text})
         path = f"/_matrix/client/v3/rooms/{quote(room)}/send/m.room.encrypted/{next(self._transactions)}"
@@ -226,19 +227,19 @@ class Peer:
         return event
 
     async def read(self, room: str, event: Json) -> str:
-        """Return what a message says, or raise ``Unreadable``."""
+        """Return the text of a message, or raise ``Unreadable``."""
         content = (await self.decrypt(room, event))["content"]
         assert isinstance(content, dict)
         return str(content["body"])
 
     async def request_verification(self, user: str, *, device: str | None = None, room: str | None = None) -> str:
-        """Ask a device of a user, or a user in a room, to verify; return how that is called."""
+        """Request a verification from a device, or from a user in a room; return its id."""
         given = {"user": user, "device": device, "room": room}
         answer = await self._call("request_verification", **{name: value for name, value in given.items() if value})
         return str(answer["flow"])
 
     async def verifications(self) -> dict[str, PeersVerification]:
-        """Return what is known of all verifications."""
+        """Return the states of all verifications, by id."""
         return msgspec.convert(await self._call("verification"), dict[str, PeersVerification])
 
     async def verify_by(self, step: VerificationStep, flow: str, scanned: bytes = b"") -> Json:
@@ -274,11 +275,11 @@ class Peer:
 
 @asynccontextmanager
 async def peer(library: Library, device: Device, network: Network) -> AsyncIterator[Peer]:
-    """Run a peer; its device is signed in."""
+    """Sign a device in, and run a peer for it."""
     if not library.command[0].exists():
         raise FileNotFoundError(f"{library.name} is not installed: run make peers")
     network.homeserver.sign_in(device)
-    # Where Node looks for packages.
+    # Node looks for packages here.
     environment = os.environ | {"NODE_PATH": f"{INSTALLED / 'npm' / 'node_modules'}"}
     process = await asyncio.create_subprocess_exec(
         *library.command, *device, stdin=PIPE, stdout=PIPE, env=environment, limit=2**26

@@ -16,28 +16,28 @@ ROOM = "!room:example.org"
 
 
 class Participant(Protocol):
-    """A device in a conversation: a ``Peer``, or whatever is tested against one."""
+    """A device in a conversation: a ``Peer``, or a device that is tested against one."""
 
     @property
     def device(self) -> Device:
-        """Which device it is."""
+        """The user and device ids."""
         ...
 
     async def sync(self) -> None:
-        """Take what is new at the homeserver, and send what is due. Raise ``Lost`` where the network loses that."""
+        """Sync with the homeserver, and send the pending requests. Raise ``Lost`` if the network loses one."""
         ...
 
     async def send(self, room: str, text: str) -> Json:
-        """Send a message to a room, with all that must go before; return the event as it is in the room."""
+        """Send a message to a room, after the requests that it requires; return the event as the room shows it."""
         ...
 
     async def read(self, room: str, event: Json) -> str:
-        """Return what a message says, or raise ``Unreadable``."""
+        """Return the text of a message, or raise ``Unreadable``."""
         ...
 
 
 class Scene:
-    """It begins with an empty homeserver."""
+    """A homeserver, which is empty at first, and its network."""
 
     def __init__(self, stack: AsyncExitStack) -> None:
         self.homeserver = Homeserver()
@@ -45,16 +45,16 @@ class Scene:
         self._stack = stack
 
     async def start(self, library: Library, device: Device) -> Peer:
-        """Start a peer, which ends with the scene."""
+        """Start a peer, which stops when the scene ends."""
         return await self._stack.enter_async_context(peer(library, device, self.network))
 
     async def meet(self, *participants: Participant, **encryption: int) -> None:
-        """Let participants have a room in common, and know each other's devices."""
+        """Create a room for the participants, and let them learn each other's devices."""
         self.homeserver.create_room(ROOM, *(each.device.user for each in participants), encryption=dict(encryption))
         await self.settle(*participants)
 
     async def settle(self, *participants: Participant) -> None:
-        """Let participants sync until that makes no other request."""
+        """Let the participants sync until they send no other request."""
         for _ in range(10):
             before = len(self.homeserver.arrivals)
             for each in participants:
@@ -64,7 +64,7 @@ class Scene:
         raise AssertionError("the participants never come to rest")
 
     async def say(self, speaker: Participant, text: str, *listeners: Participant) -> Json:
-        """Have a message sent, and see that all listeners read it, whatever the network loses; return the event."""
+        """Let the speaker send a message, and check that all listeners read it despite the faults; return the event."""
         await repeated(speaker.sync)
         event = await repeated(lambda: speaker.send(ROOM, text))
         for listener in listeners:
@@ -74,7 +74,7 @@ class Scene:
 
 
 async def repeated(call: Callable[[], Awaitable[T]]) -> T:
-    """Do again what the network lost, as a client does."""
+    """Repeat a call whose requests the network lost, as a client does."""
     for _ in range(5):
         with suppress(Lost):
             return await call()
@@ -82,5 +82,5 @@ async def repeated(call: Callable[[], Awaitable[T]]) -> T:
 
 
 def sessions(*events: Json) -> set[object]:
-    """The Megolm sessions that events were encrypted with."""
+    """Return the Megolm sessions that encrypted the events."""
     return {event["content"]["session_id"] for event in events if isinstance(event["content"], dict)}

@@ -25,7 +25,7 @@ from unwedged.store import LeaseTimes, Transaction, View
 
 LABELS: Final = ("app", "extension")
 RETRIED_AFTER_MS: Final = 660_000
-"""When an application that heard no answer tries again: late enough for an upload of keys to be abandoned."""
+"""The time after which an application without a response retries. It is long enough to abandon an upload of keys."""
 
 
 class Process(Client):
@@ -44,11 +44,11 @@ class Process(Client):
 
 
 class SharedDevice:
-    """The device. Each call of the machine is made by the process that did not make the one before.
+    """A device in two processes. The process changes with each call of the machine.
 
-    With ``restarts``, that process was started just before. With ``chosen``, random numbers say which process makes a
-    call. Between two calls a process may be started anew, or be paused; responses come again, to either process; and
-    there is a connection of sliding sync, too.
+    With ``restarts``, a process is restarted before each of its calls. With ``chosen``, random numbers select the
+    process of each call. Then a process may be restarted or paused between calls, either process may receive a response
+    again, and there is also a sliding sync connection.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class SharedDevice:
             self._processes.append(await self._started(label))
 
     async def close(self) -> None:
-        """End them."""
+        """Close both processes."""
         for process in self._processes:
             await process.machine.close()
 
@@ -100,7 +100,7 @@ class SharedDevice:
         return (await self._next()).post(room, content)
 
     async def read(self, room: str, event: Json) -> str:
-        """Read a message in both processes."""
+        """Decrypt a message in both processes."""
         texts = set()
         for process in self._processes:
             [read] = await process.machine.decrypt_room_events(room, [event])
@@ -115,12 +115,12 @@ class SharedDevice:
         return (await self._next()).machine
 
     async def bootstrap(self) -> None:
-        """Make an identity, each step in another process."""
+        """Create an identity; the process changes with each step."""
         while not (await (await self.machine()).cross_signing.bootstrap()).is_complete:
             await self._send_all()
 
     async def reset(self, auth: Json) -> None:
-        """Make another identity; ``auth`` proves to the homeserver who asks."""
+        """Replace the identity; ``auth`` authenticates the user to the homeserver."""
         await (await self.machine()).cross_signing.reset()
         requests = await (await self.machine()).outgoing_requests()
         [upload] = [request for request in requests if isinstance(request, SigningKeysUpload)]
@@ -129,13 +129,13 @@ class SharedDevice:
         await self.bootstrap()
 
     async def create_backup(self) -> bytes:
-        """Make a version of the backup; return its decryption key."""
+        """Create a version of the backup; return its decryption key."""
         new = await (await self.machine()).key_backup.create_version()
         await self._send(decode(encode(new.request)))
         return new.decryption_key
 
     async def use_backup(self, key: bytes) -> bool:
-        """Use the current version of the backup by its decryption key; say whether it is trusted without that."""
+        """Use the current version of the backup with its decryption key; return whether it was trusted before that."""
         await self._send(await (await self.machine()).key_backup.version_query())
         status = await (await self.machine()).key_backup.status()
         assert status is not None
@@ -147,7 +147,7 @@ class SharedDevice:
         await self._send_all()
 
     async def restore(self) -> Json:
-        """Fetch all room keys from the backup; say how many there are, and how many were kept."""
+        """Fetch all room keys from the backup; return the number of fetched keys, and the number of stored keys."""
         request = await (await self.machine()).key_backup.download()
         answer = (await self._next()).call(request.method, request.path)
         steps = [step async for step in (await self.machine()).key_backup.restore(request, answer)]
@@ -165,7 +165,7 @@ class SharedDevice:
         return await self._processes[0].machine._store.query(read)
 
     async def put_back(self, peer: Device, sessions: list[str]) -> None:
-        """Put back what ``sessions`` returned, as a restored backup does."""
+        """Restore the sessions that ``sessions`` returned, as a restored file backup does."""
         key = await self._key(peer)
 
         async def write(transaction: Transaction) -> None:
@@ -218,7 +218,7 @@ class SharedDevice:
         return response
 
     async def _encrypt(self, room: str, event_type: str, content: Json) -> Json:
-        """Encrypt an event, after the room's key was shared."""
+        """Share the room's key, and encrypt an event."""
         members = self._network.homeserver.members(room)
         sharing = await (await self._next()).machine.share_room_key(room, members)
         for _ in range(3):
@@ -229,7 +229,7 @@ class SharedDevice:
         return await (await self._next()).machine.encrypt_room_event(room, sharing, event_type, content)
 
     async def _follow(self, response: Json) -> None:
-        """Process the encryption, the members and, if wanted, the verifications in the rooms of a sync."""
+        """Process the encryption settings, the members and, with ``verifies``, the verification events of a sync."""
         rooms = response["rooms"]
         assert isinstance(rooms, dict)
         for room, joined in rooms["join"].items():
@@ -242,7 +242,7 @@ class SharedDevice:
                     await self._take(room, event)
 
     async def _take(self, room: str, event: Json) -> None:
-        """Let the device know an event of a room, as far as it can be read."""
+        """Pass an event of a room to the verifications, if it can be decrypted."""
         decrypted = None
         if event["type"] == "m.room.encrypted":
             [read] = await (await self._next()).machine.decrypt_room_events(room, [event])
@@ -289,14 +289,14 @@ async def shared_device(
     restarts: bool = False,
     verifies: bool = False,
 ) -> AsyncIterator[SharedDevice]:
-    """Run the two processes of a device; it is signed in. In the end none of its one-time keys was offered twice."""
+    """Sign a device in, and run its two processes. At the end, check that no one-time key was offered twice."""
     shared = SharedDevice(folder, device, network, chosen, restarts=restarts, verifies=verifies)
     await shared.open()
     try:
         yield shared
     finally:
         await shared.close()
-    # A request that was repeated on its way is one offer.
+    # A request that the network repeated is one offer.
     uploads = {
         arrival.body
         for arrival in network.homeserver.arrivals

@@ -20,7 +20,7 @@ AUTH: Json = {"type": "m.login.password", "session": "session", "password": PASS
 
 
 async def talk(scene: Scene, ours: SharedDevice | Peer, bob: Peer) -> dict[str, Json]:
-    """Have a conversation of several room keys."""
+    """Hold a conversation with several room keys."""
     await scene.meet(ours, bob, rotation_period_msgs=2)
     events: dict[str, Json] = {}
     for number in range(5):
@@ -63,7 +63,7 @@ async def test_we_restore_what_it_has_backed_up(scene: Scene, tmp_path: Path) ->
         restored = await ours.restore()
         assert restored["imported"] == restored["total"] == 6
         await reads_all(ours, events)
-        # What comes after that goes to the same backup, and the other device gets it from there.
+        # Later keys go to the same backup, and the other device restores them.
         await scene.settle(ours, tablet, bob)
         after = await scene.say(ours, "after", bob)
         await ours.back_up()
@@ -108,7 +108,7 @@ async def test_requests_of_the_backup_are_lost_or_repeated(scene: Scene, tmp_pat
     bob = await scene.start(MATRIX_SDK_CRYPTO, BOB)
     async with shared_device(tmp_path, OURS, scene.network, random.Random(0)) as ours:
         events = await talk(scene, ours, bob)
-        if kind != "repeated":  # Two versions would be made: tests/machine/test_backup.py.
+        if kind != "repeated":  # A repetition creates two versions: see tests/machine/test_backup.py.
             scene.network.faults.append(Fault(kind, OURS, "room_keys/version"))
         key = await repeated(ours.create_backup)
         scene.network.faults.append(Fault(kind, OURS, "room_keys/keys"))

@@ -15,14 +15,14 @@ from tests.peers.shared_device import SharedDevice, shared_device
 OURS = Device("@ours:example.org", "OURSPHONE")
 ALICE = Device("@alice:example.org", "ALICESPHONE")
 OTHER_ROOM, LOST_ROOM, NEW_ROOM = "!other:example.org", "!lost:example.org", "!new:example.org"
-"""A room key goes to each of them."""
+"""Rooms that each have their own room key."""
 
 EACH = pytest.mark.parametrize("library", [pytest.param(library, id=library.name) for library in LIBRARIES])
 
 
 @pytest.fixture
 async def ours(scene: Scene, tmp_path: Path) -> AsyncIterator[SharedDevice]:
-    """Our device, which goes to the other process with each call."""
+    """Run our device, which changes the process with each call."""
     async with shared_device(tmp_path, OURS, scene.network) as shared:
         yield shared
 
@@ -39,7 +39,7 @@ async def test_sessions_that_decrypt_no_more_are_replaced(
     with pytest.raises(Unreadable, match="missing_room_key"):
         await ours.read(LOST_ROOM, lost)
     await scene.settle(ours, alice)
-    # No library shares again what was lost so. The device has to ask for it, by m.room_key_request.
+    # No library shares such a lost key again. The device must request it with m.room_key_request.
     event = await alice.send(NEW_ROOM, "readable again")
     await ours.sync()
     assert await ours.read(NEW_ROOM, event) == "readable again"
@@ -56,7 +56,7 @@ async def test_what_a_peer_could_not_read_becomes_readable(scene: Scene, ours: S
     with pytest.raises(Unreadable):
         await alice.read(LOST_ROOM, lost)
     await scene.settle(alice, ours)
-    # matrix-sdk-crypto never hands out its m.dummy. So it is by another message that its new session is heard of.
+    # matrix-sdk-crypto never returns its m.dummy for sending. So another message announces its new session.
     event = await alice.send(NEW_ROOM, "by a new session")
     await ours.sync()
     assert await ours.read(NEW_ROOM, event) == "by a new session"
@@ -64,7 +64,7 @@ async def test_what_a_peer_could_not_read_becomes_readable(scene: Scene, ours: S
     await alice.sync()
     assert await alice.read(LOST_ROOM, again) == "by the same room key"
     assert await alice.read(LOST_ROOM, lost) == "lost"
-    # matrix-nio asks for the room key as well, and keys that are asked for go to a user's own devices only.
+    # matrix-nio requests the room key as well, but a device answers only requests of its own user's devices.
     assert ours.problems == ({"request_refused"} if library is MATRIX_NIO else set())
 
 
@@ -84,10 +84,10 @@ async def test_a_device_that_forgot_its_sessions_makes_new_ones(
 async def wedged(
     scene: Scene, ours: SharedDevice, library: Library, *, alice_speaks: bool, forgotten: bool
 ) -> tuple[Peer, Json]:
-    """Put back, or forget, what the shared device knew of its sessions. Return the peer, and what one then said.
+    """Restore an older copy of the shared device's sessions, or delete them. Return the peer, and the next message.
 
-    What is put back has received the last message of the peer, and has not answered it yet: so no message key is used
-    twice, but each side goes on from another ratchet step.
+    The copy has received the peer's last message and has not replied to it. So no message key is used twice, but the
+    two sides continue from different ratchet steps.
     """
     alice = await scene.start(library, ALICE)
     await scene.meet(ours, alice)

@@ -1,4 +1,4 @@
-"""Our device, in two machines on one store, exchanges messages with devices of other libraries."""
+"""Our device, in two processes on one store, exchanges messages with devices of other libraries."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def test_each_call_is_made_by_the_other_process(scene: Scene, tmp_path: Pa
         for number in range(15):
             events[f"ours {number}"] = await scene.say(ours, f"ours {number}", alice)
             events[f"alice {number}"] = await scene.say(alice, f"alice {number}", ours)
-            if number % 5 == 4:  # Then all send with other keys.
+            if number % 5 == 4:  # After this, all devices use other room keys.
                 scene.homeserver.join(ROOM, CAROL.user)
                 await scene.settle(ours, alice)
                 scene.homeserver.leave(ROOM, CAROL.user)
@@ -40,7 +40,7 @@ async def test_each_call_is_made_by_the_other_process(scene: Scene, tmp_path: Pa
             assert await ours.read(ROOM, event) == text
         assert ours.problems == set()
     keys = scene.network.message_keys
-    # matrix-nio knows no other period than its own, of a hundred messages.
+    # matrix-nio ignores the room's rotation period and always uses a hundred messages.
     assert len({key.session_id for key in keys.megolm}) >= (8 if library == MATRIX_NIO else 10)
     assert len({key.ratchet_key for key in keys.olm}) > 4
 
@@ -124,5 +124,5 @@ async def test_everybody_reads_everybody_whatever_is_lost(scene: Scene, tmp_path
                 fault = Fault(chosen.choice(FAULT_KINDS), chosen.choice(everybody).device, chosen.choice(PATHS))
                 scene.network.faults.append(fault)
             await scene.say(speaker, f"{number}", *listeners)
-        assert ours.problems <= {"repeated"}  # since it has two connections
-    scene.network.faults.clear()  # Those that no request met.
+        assert ours.problems <= {"repeated"}  # because it has two connections
+    scene.network.faults.clear()  # Faults may remain that affected no request.

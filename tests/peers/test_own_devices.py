@@ -1,7 +1,7 @@
-"""Our device, in two processes, and a device of matrix-sdk-crypto of the same user give each other secrets and keys.
+"""Our device, in two processes, and a matrix-sdk-crypto device of the same user exchange secrets and room keys.
 
-Each of the two has verified the other. Secrets and room keys go both ways, and each step is made by the process that
-did not make the one before.
+Each of the two has verified the other. Secrets and room keys go both ways. Our device changes the process before each
+step.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ THEIRS = Device(ALICE, "THEIRS")
 BOB = Device("@bob:example.org", "BOBSPHONE")
 
 RESTARTS = pytest.mark.parametrize("restarts", [False, True])
-"""Whether that process was started just before."""
+"""Whether the process is restarted before each step."""
 
 
 async def verify(ours: SharedDevice, theirs: Peer) -> None:
-    """Let each of the two devices be verified by the other."""
+    """Let the two devices verify each other."""
     known = await (await ours.machine()).devices_of(ALICE)
     (device,) = [each for each in known.values() if each.device_id == theirs.device.device]
     await (await ours.machine()).set_trust(ALICE, device.device_id, device.ed25519, LocalTrust.VERIFIED)
@@ -35,7 +35,7 @@ async def verify(ours: SharedDevice, theirs: Peer) -> None:
 
 
 async def exchange(*participants: SharedDevice | Peer) -> None:
-    """Let each take what the others have sent, and answer."""
+    """Let each participant receive the others' messages and answer."""
     for _ in range(3):
         for each in participants:
             await each.sync()
@@ -99,7 +99,7 @@ async def test_we_give_them_a_room_key(scene: Scene, tmp_path: Path, restarts: b
         theirs = await scene.start(MATRIX_SDK_CRYPTO, THEIRS)
         await scene.settle(ours, theirs, bob)
         await verify(ours, theirs)
-        with pytest.raises(Unreadable):  # and asks for the key
+        with pytest.raises(Unreadable):  # The device requests the key.
             await theirs.read(ROOM, event)
         await exchange(theirs, ours)
         assert await theirs.read(ROOM, event) == "before their device was there"

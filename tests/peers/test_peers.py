@@ -30,7 +30,7 @@ async def test_two_peers_read_each_other(scene: Scene, one: Library, other: Libr
         events[one].append(await scene.say(alice, f"alice {number}", bob))
         events[other].append(await scene.say(bob, f"bob {number}", alice))
     for library, sent in events.items():
-        # matrix-nio knows no other period than its own, of a hundred messages.
+        # matrix-nio ignores the room's rotation period and always uses a hundred messages.
         assert len(sessions(*sent)) / (len(sent) / 20) == (1 if library == MATRIX_NIO else 4)
     keys = scene.network.message_keys
     assert len(keys.megolm) == 40
@@ -53,7 +53,7 @@ async def test_a_room_key_is_rotated_when_somebody_leaves(scene: Scene, one: Lib
         scene.homeserver.join(ROOM, CAROL.user)
         await scene.settle(alice, bob, carol)
         before = [await scene.say(alice, "three", bob, carol), await scene.say(bob, "three", alice, carol)]
-    # Olm messages went both ways: in sessions that were answered, each answer begins a chain.
+    # Olm messages went both ways: in a session with replies, each reply begins a new chain.
     assert len({key.ratchet_key for key in scene.network.message_keys.olm}) > 4
 
 
@@ -74,7 +74,7 @@ async def test_one_of_each_request_is_lost_or_repeated(scene: Scene, library: Li
 
 @pytest.mark.parametrize("library", EACH)
 async def test_an_upload_that_arrives_again_after_a_claim_costs_a_message(scene: Scene, library: Library) -> None:
-    """The server hands out a key again. That is what no device can make good, and what the equipment must show."""
+    """The server hands out a key again. No device can prevent the loss; the test setup must detect it."""
     alice, bob, carol = [
         await scene.start(each, device)
         for each, device in ((library, ALICE), (MATRIX_SDK_CRYPTO, BOB), (MATRIX_SDK_CRYPTO, CAROL))
@@ -105,4 +105,4 @@ async def test_everybody_reads_everybody_whatever_is_lost(scene: Scene, seed: in
             fault = Fault(chosen.choice(FAULT_KINDS), chosen.choice(peers).device, chosen.choice(PATHS))
             scene.network.faults.append(fault)
         await scene.say(speaker, f"{number}", *listeners)
-    scene.network.faults.clear()  # Those that no request met.
+    scene.network.faults.clear()  # Faults may remain that affected no request.

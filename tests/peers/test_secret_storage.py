@@ -22,7 +22,7 @@ NAME, PASSPHRASE = "m.cross_signing.user_signing", "grüße"
 
 
 class Theirs(msgspec.Struct):
-    """What the program returns."""
+    """The output of the program."""
 
     secret: str
     key_id: str

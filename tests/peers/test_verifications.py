@@ -1,4 +1,4 @@
-"""The device and a peer verify each other. Before each call of the device, its other process is restarted."""
+"""Our device and a peer verify each other. Each call is made by the other process, which is restarted before it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ EACH = [pytest.param(library, id=library.name) for library in (MATRIX_SDK_CRYPTO
 
 
 class Meeting:
-    """Our device and a peer, and what they do until both know the same."""
+    """Our device and a peer, and the steps of their verification."""
 
     def __init__(self, scene: Scene, ours: SharedDevice, peer: Peer, library: Library) -> None:
         self.scene, self.ours, self.peer = scene, ours, peer
         other_user = peer.device.user != OURS.user
-        # mautrix-go 0.32 encrypts its request twice, and takes each event of a room for one of another verification.
+        # mautrix-go 0.32 encrypts its request twice, and treats each event in a room as a separate verification.
         self.in_room = other_user and library != MAUTRIX_GO
-        # It also takes its own master key for that of another user when it is the second to confirm.
+        # It also uses its own master key as that of the other user if it is the second to confirm.
         self.peer_may_be_second = not other_user or library != MAUTRIX_GO
 
     async def settle(self) -> None:
@@ -41,7 +41,7 @@ class Meeting:
         return (await (await self.ours.machine()).verifications.get_all())[-1]
 
     async def of_peer(self) -> tuple[str, PeersVerification]:
-        """The verification that is under way, as the peer knows it, or one that is over."""
+        """Return a verification that the peer has not cancelled, or else its newest one, with its id."""
         known = (await self.peer.verifications()).items()
         return next(((name, flow) for name, flow in known if flow.phase != "cancelled"), [*known][-1])
 
@@ -113,7 +113,7 @@ class Meeting:
 async def meeting(
     request: pytest.FixtureRequest, scene: Scene, tmp_path: Path, library: Library
 ) -> AsyncIterator[Meeting]:
-    """Both have an identity: the peer made the one of its user, which our device has too if it is the same user."""
+    """Create the identities: the peer creates its user's. If our user is another one, our device creates ours."""
     device = TABLET if request.param == "an own device" else ALICE
     peer = await scene.start(library, device)
     async with shared_device(tmp_path, OURS, scene.network, restarts=True, verifies=True) as ours:

@@ -1,8 +1,8 @@
 """A device with the client of matrix-nio, in memory: ``python driver.py USER DEVICE``.
 
-It runs in the environment that has matrix-nio, and speaks as ``tests/peers/peer.py`` describes. Only the client's way
-to the network is replaced; so it repeats by itself what was lost, as it always does. Devices that it has not verified
-get its room keys.
+It runs in the environment that has matrix-nio, and uses the protocol that ``tests/peers/peer.py`` describes. Only the
+client's network access is replaced, so the client itself repeats lost requests, as usual. It also shares room keys with
+unverified devices.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def write(value: Json) -> None:
 
 
 def read() -> Json:
-    """Read a line; the driver ends where its input does."""
+    """Read a line. The driver exits when its input ends."""
     line = sys.stdin.readline()
     if not line:
         sys.exit()
@@ -46,7 +46,7 @@ def read() -> Json:
 
 
 async def send(method: str, path: str, data: str | None = None, *_: object) -> SimpleNamespace:
-    """Stand in for ``AsyncClient.send``: have a request carried, and return what nio reads of a response of aiohttp."""
+    """Replace ``AsyncClient.send``: forward a request, and return the parts of an aiohttp response that nio reads."""
     write({"request": {"method": method, "path": path, "body": json.loads(data) if data else {}}})
     answer = read()
     if answer["status"] is None:
@@ -61,7 +61,7 @@ async def send(method: str, path: str, data: str | None = None, *_: object) -> S
 
 
 class Driver:
-    """What the driver does, by the name of the call."""
+    """The calls of the driver, by name."""
 
     def __init__(self) -> None:
         config = AsyncClientConfig(store=SqliteMemoryStore, encryption_enabled=True, store_sync_tokens=True)
@@ -72,8 +72,8 @@ class Driver:
     async def sync(self) -> None:
         """Do what nio's ``sync_forever`` does in each round."""
         client = self.client
-        # nio doesn't catch that a message was made with a one-time key which it no longer has. It has moved its token
-        # already: the rest of the response is lost to it.
+        # If a message uses a one-time key that nio no longer has, nio raises this exception. It has advanced its token
+        # by then, so it loses the rest of the response.
         with suppress(SessionCreationException):
             await accepted(client.sync())
         for sent in await client.send_to_device_messages():
@@ -93,19 +93,19 @@ class Driver:
             await accepted(self.client.share_group_session(room, ignore_unverified_devices=True))
 
     async def encrypt(self, room: str, type: str, content: Json) -> Json:  # noqa: A002
-        """Encrypt with a room key that was shared."""
+        """Encrypt with the shared room key."""
         _, encrypted = self.client.encrypt(room, type, content)
         return dict(encrypted)
 
     async def decrypt(self, room: str, event: Json) -> Json:
-        """Decrypt with a room key that was received."""
+        """Decrypt with a received room key."""
         encrypted = MegolmEvent.from_dict(event)
         encrypted.room_id = room
         decrypted = self.client.decrypt_event(encrypted).source
         return {"type": decrypted["type"], "content": decrypted["content"]}
 
     async def wait(self) -> None:
-        """Let no session count as new any more, whose age is all that the library compares with an hour."""
+        """Let no session count as new. The library compares only the age of sessions with this interval."""
         self.client.olm._unwedging_interval = timedelta()
 
     async def _query(self) -> None:
@@ -120,12 +120,12 @@ def accept(response: object) -> None:
 
 
 async def accepted(call: Awaitable[object]) -> None:
-    """Wait for a response, and raise ``Refused`` where it is an error."""
+    """Wait for a response, and raise ``Refused`` if it is an error."""
     accept(await call)
 
 
 async def main() -> None:
-    """Do what the lines say."""
+    """Carry out the calls that the lines name."""
     driver = Driver()
     while True:
         arguments = read()

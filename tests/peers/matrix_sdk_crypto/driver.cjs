@@ -1,7 +1,7 @@
 // A device with the crypto machine of matrix-sdk-crypto, in memory: `node driver.cjs USER DEVICE`.
 //
-// It speaks as tests/peers/peer.py describes: it is called by lines of JSON, and asks for HTTP requests by lines of JSON.
-// Each to-device event is fed to the machine by itself.
+// It uses the protocol that tests/peers/peer.py describes: lines of JSON for calls and for HTTP requests. The machine
+// receives each to-device event separately.
 
 "use strict";
 
@@ -10,10 +10,10 @@ const sdk = require("@matrix-org/matrix-sdk-crypto-wasm");
 
 const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 const [userId, deviceId] = process.argv.slice(2);
-const rooms = new Map(); // By identifier: the members, and the content of m.room.encryption.
+const rooms = new Map(); // By room id: the members, and the content of m.room.encryption.
 const trust = () => new sdk.DecryptionSettings(sdk.TrustRequirement.Untrusted); // Each call consumes one.
 let machine, since;
-let strategy = () => sdk.CollectStrategy.allDevices(); // Whom keys are shared with.
+let strategy = () => sdk.CollectStrategy.allDevices(); // The devices that get room keys.
 
 const methods = () => Object.values(sdk.VerificationMethod).filter((method) => typeof method === "number");
 const users = (names) => names.map((name) => new sdk.UserId(name));
@@ -56,7 +56,7 @@ async function sendOutgoing() {
     for (const request of await machine.outgoingRequests()) await send(request);
 }
 
-// All verifications by their names. The machine forgets those that are over.
+// All verifications by id. The machine forgets finished ones.
 const flows = new Map();
 
 function followFlows() {
@@ -66,7 +66,7 @@ function followFlows() {
     }
 }
 
-// A comparison of short strings that the other side begins is accepted, as the specification has it.
+// Accepts a comparison of short strings that the other side begins, as the specification demands.
 async function acceptStarted() {
     followFlows();
     for (const request of flows.values()) {
@@ -76,12 +76,12 @@ async function acceptStarted() {
     }
 }
 
-// Shows the machine what an event of a room says of a verification.
+// Passes a verification event of a room to the machine.
 async function receiveInRoom(room, event) {
     let { type, content } = event;
     if (type === "m.room.encrypted") {
         const decrypted = await calls.decrypt({ room, event }).catch(() => null);
-        if (decrypted === null) return; // no key; or it is none of its business
+        if (decrypted === null) return; // There is no key, or the event is not for this device.
         ({ type, content } = decrypted);
     }
     if (type.startsWith("m.key.verification.") || content.msgtype === "m.key.verification.request") {
@@ -90,7 +90,7 @@ async function receiveInRoom(room, event) {
     }
 }
 
-// Claims keys of the devices of some users with which there is no session, and of those whose sessions are broken.
+// Claims one-time keys of the users' devices that have no session with us, or a broken one.
 async function claim(names) {
     const request = await machine.getMissingSessions(users(names));
     if (request) await send(request);
@@ -150,7 +150,7 @@ const calls = {
         return JSON.parse(await machine.encryptRoomEvent(new sdk.RoomId(room), type, JSON.stringify(content)));
     },
 
-    // Makes an identity, in place of the one that there is. `auth` proves to the homeserver who asks.
+    // Creates an identity, replacing any existing one. `auth` authenticates the user to the homeserver.
     async bootstrap({ auth }) {
         const requests = await machine.bootstrapCrossSigning(true);
         if (requests.uploadKeysRequest) await send(requests.uploadKeysRequest);
@@ -182,7 +182,7 @@ const calls = {
         return { master: seeds.masterKey, self_signing: seeds.self_signing_key, user_signing: seeds.userSigningKey };
     },
 
-    // Makes a version of the backup, and begins to use it.
+    // Creates a version of the backup, and uses it.
     async create_backup() {
         const key = sdk.BackupDecryptionKey.createRandomKey();
         const [encoded, public_key] = [key.toBase64(), key.megolmV1PublicKey.publicKeyBase64];
@@ -193,7 +193,7 @@ const calls = {
         return { key: encoded };
     },
 
-    // Says whether the current version of the backup is trusted; begins to use it, by its decryption key.
+    // Returns whether the current version of the backup is trusted; uses it with its decryption key.
     async use_backup({ key: encoded }) {
         const key = sdk.BackupDecryptionKey.fromBase64(encoded);
         const info = await ask("GET", "room_keys/version");

@@ -1,7 +1,7 @@
 // A device with the crypto machine of mautrix-go and the ratchets of goolm, in memory: mautrix-go USER DEVICE.
 //
-// It speaks as tests/peers/peer.py describes. Only the client's way to the network is replaced. What the machine does in
-// the background, it does while a call is answered.
+// It uses the protocol that tests/peers/peer.py describes. Only the client's network access is replaced. The machine's
+// background work runs during calls.
 package main
 
 import (
@@ -27,7 +27,7 @@ import (
 
 var errLost = errors.New("lost")
 
-// line is what is read: a call, or the answer to a request.
+// line is a line of input: a call, or the response to a request.
 type line struct {
 	Call    string          `json:"call"`
 	Room    id.RoomID       `json:"room"`
@@ -49,7 +49,7 @@ type raised struct {
 	Message string `json:"message"`
 }
 
-// carrier makes HTTP requests by lines, one at a time.
+// carrier sends HTTP requests as lines, one at a time.
 type carrier struct {
 	sync.Mutex
 	answers chan line
@@ -92,7 +92,7 @@ func write(value any) {
 	}
 }
 
-// store is the library's store in memory, with two answers of its store in a database, which those in memory differ from.
+// store is the library's in-memory store, except for two methods, which behave like the library's database store.
 type store struct {
 	*crypto.MemoryStore
 	waited time.Duration
@@ -110,7 +110,7 @@ func (s *store) GetLatestSession(ctx context.Context, key id.SenderKey) (*crypto
 	return latest, err
 }
 
-// GetNewestSessionCreationTS returns when the newest session was made.
+// GetNewestSessionCreationTS returns the creation time of the newest session.
 func (s *store) GetNewestSessionCreationTS(ctx context.Context, key id.SenderKey) (time.Time, error) {
 	sessions, err := s.GetSessions(ctx, key)
 	var newest time.Time
@@ -127,7 +127,7 @@ type wedged struct {
 	key  id.SenderKey
 }
 
-// encryption is how the library's client encrypts what its verifications send to a room.
+// encryption lets the library's client encrypt the verification events that it sends to a room.
 type encryption struct {
 	driver *driver
 }
@@ -154,7 +154,7 @@ func (e encryption) RequestSession(context.Context, id.RoomID, id.SenderKey, id.
 
 func (e encryption) Init(context.Context) error { return nil }
 
-// flow is what the library has told of a verification.
+// flow is the state of a verification as the library reports it.
 type flow struct {
 	Phase    string      `json:"phase"`
 	Code     string      `json:"code"`
@@ -210,7 +210,7 @@ type driver struct {
 	store   *store
 	machine *crypto.OlmMachine
 	since   string
-	wedged  []wedged // Their sessions are replaced after the sync, instead of at some time in the background.
+	wedged  []wedged // Devices whose sessions are replaced after the sync, instead of in the background.
 	helper  *verificationhelper.VerificationHelper
 	flows   map[id.VerificationTransactionID]*flow
 }
@@ -246,11 +246,11 @@ func newDriver(user id.UserID, device id.DeviceID, network http.RoundTripper) (*
 	return made, machine.Load(context.Background())
 }
 
-// decryptVerification shows the library what is encrypted in a room, if it is of a verification.
+// decryptVerification passes the encrypted verification events of a room to the library.
 func (d *driver) decryptVerification(ctx context.Context, encrypted *event.Event) {
 	decrypted, err := d.machine.DecryptMegolmEvent(ctx, encrypted)
 	if err != nil {
-		return // no key; or it is none of its business
+		return // There is no key, or the event is not for this device.
 	}
 	asked := decrypted.Type == event.EventMessage && decrypted.Content.AsMessage().MsgType == event.MsgVerificationRequest
 	if asked || strings.HasPrefix(decrypted.Type.Type, "m.key.verification.") {
@@ -270,7 +270,7 @@ func (d *driver) share(ctx context.Context, room id.RoomID) error {
 	return d.machine.ShareGroupSession(ctx, room, members)
 }
 
-// bootstrap makes an identity.
+// bootstrap creates an identity.
 func (d *driver) bootstrap(ctx context.Context) error {
 	keys, err := d.machine.GenerateCrossSigningKeys()
 	if err != nil {

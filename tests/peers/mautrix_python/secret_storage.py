@@ -1,8 +1,8 @@
-"""The secret storage of mautrix-python, once: ``python secret_storage.py``, which reads JSON and writes JSON.
+"""Run the secret storage of mautrix-python once: ``python secret_storage.py`` reads JSON and writes JSON.
 
-It runs in the environment that has mautrix. It is given a key by its id, its description, and its recovery key or its
-passphrase, and what is stored for that key under a name. It returns the secret, and a key of its own that comes from
-the same passphrase, with the same secret stored for it.
+It runs in the environment that has mautrix. Its input is a key (the id, the description, and the recovery key or the
+passphrase) and a secret that is stored for that key under a name. Its output is the secret, and a new key that is
+derived from the same passphrase, with the same secret stored for it.
 """
 
 from __future__ import annotations
