@@ -20,7 +20,7 @@ from checking.tlc.toolbox import Toolbox
 
 
 def graph_of(toolbox: Toolbox, manifest: Manifest, name: str, folder: Path) -> Graph:
-    """Let TLC write the state graph of a model of the replay band, and read it."""
+    """Let TLC write the state graph of a model of the replay band, and return the graph."""
     path = folder / "replay.dot"
     asyncio.run(tlc.run(toolbox, manifest.job(manifest.model(name), path)))
     return read_graph(path)
@@ -28,7 +28,7 @@ def graph_of(toolbox: Toolbox, manifest: Manifest, name: str, folder: Path) -> G
 
 @dataclass(frozen=True)
 class Break:
-    """Substitutions that break the machine, and the message of the replay."""
+    """Substitutions that break the machine, and the message that the replay must give."""
 
     substitutions: Sequence[Substitution]
     told: str
@@ -36,7 +36,7 @@ class Break:
     def must_diverge(
         self, monkeypatch: pytest.MonkeyPatch, graph: Graph, counterpart: type[Counterpart], most_steps: int
     ) -> None:
-        """Break the machine, and check that the replay of a graph diverges within so many steps."""
+        """Break the machine, and check that the replay of a graph diverges within ``most_steps`` steps."""
         for substitution in self.substitutions:
             monkeypatch.setattr(*substitution)
         with pytest.raises(Diverged, match=rf"(?s){self.told}.*\nafter \w+"):
@@ -44,7 +44,7 @@ class Break:
 
 
 def _stop_after(most_steps: int) -> Callable[[int], None]:
-    """Return a progress callback that fails after so many steps."""
+    """Return a progress callback that fails after ``most_steps`` steps."""
     total = 0
 
     def count(steps: int) -> None:

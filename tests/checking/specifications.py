@@ -37,7 +37,7 @@ CONSTANTS = "CONSTANTS a = a b = b Max = 3\n"
 
 
 class Specifications:
-    """Writes a specification and configurations of it, as ``tla/models`` has them."""
+    """Writes a specification and its configurations, in the format of ``tla/models``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

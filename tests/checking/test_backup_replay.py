@@ -25,7 +25,7 @@ from unwedged.store import Transaction, View
 
 BACKUPS = COUNTERPARTS["MCBackup.tla"]
 MOST_STEPS = 2_000
-"""Each break of the machine is noticed within so many steps."""
+"""The replay notices each break of the machine within this number of steps."""
 ONE_VERSION = "ReplayBackup"
 TWO_VERSIONS = "ReplayBackupOfTwoVersions"
 TWO_SESSIONS = "ReplayBackupOfTwoSessions"
@@ -37,7 +37,7 @@ def graphs(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPa
     return {name: graph_of(toolbox, manifest, name, tmp_path_factory.mktemp("graph")) for name in names}
 
 
-# That a replay fails where it should
+# Breaks that a replay must notice
 
 sound_note = backup.note_room_key
 sound_create = backup.create_version
@@ -57,7 +57,7 @@ async def _mark_whatever_comes(transaction: Transaction, name: GroupSessionName,
 
 
 async def _make_another_key(transaction: Transaction) -> NewBackupVersion:
-    """Make another key, also while there is one that waits for its version."""
+    """Create another key even while one waits for its version."""
     known = await transaction.get(BACKUP, None)
     if known is not None:
         transaction.delete(BACKUP, None)
@@ -72,7 +72,7 @@ async def _take_any_answer(transaction: Transaction, request: BackupVersionQuery
 async def _take_version_while_making(
     transaction: Transaction, request: BackupVersionQuery, response: JsonObject
 ) -> None:
-    """Let another version replace the one that is being made."""
+    """Let another version replace the one that is being created."""
     known = await transaction.get(BACKUP, None)
     if known is not None and known.version is None:
         transaction.delete(BACKUP, None)
@@ -81,7 +81,7 @@ async def _take_version_while_making(
 
 
 async def _keep_marks(transaction: Transaction, request: BackupVersionQuery, response: JsonObject) -> None:
-    """Let the marks that there were stand for another version as well."""
+    """Keep the old marks when the version changes."""
     marks = {}
     for name in await transaction.keys(UNBACKED):
         mark = await transaction.get(UNBACKED, name)
@@ -97,7 +97,7 @@ async def _keep_marks(transaction: Transaction, request: BackupVersionQuery, res
 
 
 async def _mark_again(transaction: Transaction, request: BackupVersionQuery, response: JsonObject) -> None:
-    """Mark room keys anew, though the version is the same as before."""
+    """Mark room keys again, although the version has not changed."""
     await sound_version(transaction, request, response)
     for name in await transaction.keys(UNBACKED):
         backup.mark(transaction, name)
@@ -112,7 +112,7 @@ async def _refuse_any(transaction: Transaction, request: BackupUpload | BackupVe
 
 
 async def _upload_to_any(reading: Transaction | View) -> list[BackupUpload]:
-    """Upload to a version that was refused as well."""
+    """Upload even to a refused version."""
     known = await reading.get(BACKUP, None)
     if known is None or not known.refused:
         return await sound_uploads(reading)
@@ -124,7 +124,7 @@ async def _upload_to_any(reading: Transaction | View) -> list[BackupUpload]:
 
 
 async def _settle_all(transaction: Transaction, request: BackupUpload, response: JsonObject) -> None:
-    """Let an upload settle the marks of all room keys, and not only of those in it."""
+    """Let an upload remove the marks of all room keys, not only of the uploaded ones."""
     del request, response
     for name in await transaction.keys(UNBACKED):
         transaction.delete(UNBACKED, name)

@@ -112,6 +112,6 @@ def test_clauses_are_numbered_one_after_the_other(clone: Path) -> None:
 
 @pytest.mark.parametrize("page", ["spec/machine.md", "spec/guarantees.md", "spec/track-record/a.md"])
 def test_a_clause_begins_in_its_document_and_nowhere_else(clone: Path, page: str) -> None:
-    """On a web page it would take the anchor of the clause."""
+    """Otherwise a web page would have the clause's anchor twice."""
     write(clone, page, "- **Q1.1** prevents it.\n")
     assert problems(clone)[0] == f"{page}:1: Q1.1 in bold begins a clause, which does not belong into this file"

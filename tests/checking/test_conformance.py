@@ -143,6 +143,6 @@ def test_a_tighter_bound_of_the_cost_is_noticed_by_name(
 
 
 def failed_headers() -> set[str]:
-    """Return the cases of headers that come out otherwise now, but for the one whose cost is high."""
+    """Return the header cases whose results differ now, without the expensive case."""
     cases = [case for case in sealing_cases() if case.id.startswith("unlock-") and "usual-cost" not in case.id]
     return {case.id for case in cases if sealing.run(case) != case}

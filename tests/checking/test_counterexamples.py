@@ -25,7 +25,7 @@ from checking.tlc.run import Result
 from checking.tlc.toolbox import Toolbox
 
 MODELS = (
-    # Of LeaseLock, then of CryptoStoreCache: those whose counterexamples TLC finds soonest.
+    # Models of LeaseLock, then of CryptoStoreCache, whose counterexamples TLC finds fastest.
     "fault-guard-outlives-release",
     "fault-reacquire-keeps-epoch",
     "fault-cache-before-commit",
@@ -36,7 +36,7 @@ MODELS = (
 
 @pytest.fixture(scope="session")
 def found(toolbox: Toolbox, manifest: Manifest) -> Callable[[Model], Result]:
-    """Return what finds the counterexample of a model, with the real TLC, once."""
+    """Return a function that finds a model's counterexample with the real TLC, and runs TLC once per model."""
     results: dict[str, Result] = {}
 
     def find(model: Model) -> Result:
@@ -97,7 +97,7 @@ def test_a_violation_that_needs_no_fault_is_noticed(
 ) -> None:
     model = manifest.model("fault-cache-before-commit")
     slug, violated = slug_and_property(model)
-    # The reference itself, broken in the same way; injecting the fault into it changes nothing.
+    # The reference itself is broken in the same way, so injecting the fault changes nothing.
     with asyncio.Runner() as runner, tempfile.TemporaryDirectory() as folder:
         trace = found(model).trace
         world = runner.run(World.open(Path(folder), *constants_of([step.state for step in trace])))

@@ -1,4 +1,4 @@
-"""What is drawn of traces: the steps around the first impossible one, as people can follow them."""
+"""Drawings of traces show the steps around the first impossible one, in readable words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from unwedged.tools.sequence import lifelines_of
 
 
 def index_of(merged: Merged, name: str, number: int) -> int:
-    """Return the index of a step, which has this number among those of its name."""
+    """Return the index of the step with this name and number; numbers count the steps of one name from 1."""
     return [index for index, step in enumerate(merged.steps) if step.name == name][number - 1]
 
 

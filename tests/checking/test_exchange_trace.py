@@ -24,7 +24,7 @@ STEPS = 90
 
 
 class Conversation:
-    """Two processes of a device, its peer and another device of its user, which do something at random."""
+    """Two processes of a device, its peer and another device of its user, which take random steps."""
 
     def __init__(self, on: Scene, tablet: Client, seed: int) -> None:
         self.chance = random.Random(seed)
@@ -54,7 +54,7 @@ class Conversation:
             await self.process.machine.decrypt_room_events(ROOM, events)
 
     async def damage(self) -> None:
-        """Let a message of Bob's be one that nobody can read."""
+        """Corrupt a message of Bob's, so that no device can read it."""
         await self.on.bob.machine.discard_room_key(ROOM)
         await self.on.bob.share(ROOM, [ALICE, BOB])
         for event in self.on.server.waiting(self.on.app.device)[-1:]:
@@ -65,7 +65,7 @@ class Conversation:
         await self.process.sync()
 
     async def list_requests(self) -> None:
-        """Let each process list its requests; the answers reach either, and may be late."""
+        """Let each process list its requests. Either process may receive a response, perhaps late."""
         listed = [*await self.on.app.machine.outgoing_requests(), *await self.on.extension.machine.outgoing_requests()]
         await self.talk()
         for request in listed:
@@ -87,7 +87,7 @@ class Conversation:
             await self.process.machine.verifications.cancel(flow)
 
     async def ask(self) -> None:
-        """Let the tablet ask for a room key that nobody has."""
+        """Let the tablet request a room key that no device has."""
         if self.events:
             event = self.chance.choice(self.events)
             content = event["content"]
@@ -107,7 +107,7 @@ class Conversation:
 
 
 async def recorded(folder: Path, seed: int) -> list[Json]:
-    """Return the trace of a conversation, of the device that two processes share."""
+    """Return the trace of a conversation, written by the two processes of the shared device."""
     recorder = Recorder()
     async with scene(folder, recorder) as on:
         await on.greet()
@@ -115,7 +115,7 @@ async def recorded(folder: Path, seed: int) -> list[Json]:
         actions = [told.talk, told.talk, told.sync, told.sync, told.read, told.damage, told.list_requests]
         actions += [told.change_backup, told.verify, told.ask, told.wait, told.begin_anew]
         for _ in range(STEPS):
-            with suppress(RoomKeyNotShared):  # which may take longer than a client tries
+            with suppress(RoomKeyNotShared):  # Sharing may need more attempts than a client makes.
                 await told.chance.choice(actions)()
     phone = next(line["store"] for line in recorder.lines if line["step"] == "open_machine")
     return [dict(line) for line in recorder.lines if line["store"] == phone]

@@ -1,4 +1,4 @@
-"""What traces show: real ones, faulty ones, and such as people really have (cut off, empty, mixed)."""
+"""Explanations of traces: real ones, faulty ones, and incomplete ones (cut off, empty, mixed)."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ SPECIFICATIONS: Final = ROOT / "tla"
 
 Json = dict[str, object]
 Edit = Callable[[list[Json]], None]
-"""Makes a trace say something else."""
+"""Changes the lines of a trace."""
 
 
 async def recorded(folder: Path) -> list[Json]:
-    """Return the trace of two processes: each commits twice, one loses the lease under an operation, and they wait."""
+    """Return the trace of two processes: each commits twice, one loses the lease during an operation, and both wait."""
     recorder = Recorder()
     async with workbench(folder / "store.db") as bench:
         phone = await bench.instance("phone", tracer=recorder)
@@ -233,7 +233,7 @@ class TestNumbers:
     async def test_an_update_that_changes_nothing_was_computed_from_the_value_before_it(
         self, tmp_path: Path, lines: list[Json]
     ) -> None:
-        """T2.5: equal values have one digest, which then stands for two updates."""
+        """T2.5: equal values have the same digest, which then stands for two updates."""
         expected = [step.facts.get("basis") for step in merge(read([written(tmp_path, lines)])).steps]
         commit = found(lines, "commit", 1)
         before, after = commit["based_on"], commit["made"]
@@ -260,7 +260,7 @@ class TestNumbers:
 
 
 def with_numbers(lines: list[Json], name: str, more: int, first: int = 0) -> list[Json]:
-    """Raise a number in the lines that have it, if it is at least that."""
+    """Increase a number in the lines where it is at least a given value."""
     raised = []
     for line in lines:
         number = line.get(name)
@@ -273,7 +273,7 @@ def stale(lines: list[Json]) -> None:
 
 
 def unfenced(lines: list[Json]) -> None:
-    """The operation that lost the lease commits all the same, after the other process."""
+    """The operation that lost the lease still commits, after the other process."""
     found(lines, "commit_fails").update(step="commit", version=5, wanted=False, released=False)
     found(lines, "commit", -1).update(version=6, snapshot=5)
 
@@ -370,7 +370,7 @@ class TestDeciding:
             assert "track-record" not in explanation.text(), "nobody is accused"
 
     async def test_a_process_without_a_trace_may_have_had_the_lease(self, tmp_path: Path, toolbox: Toolbox) -> None:
-        """T5.2: an epoch that no line tells of is not impossible."""
+        """T5.2: an epoch without any line is possible."""
         lines = with_numbers(await recorded(tmp_path), "epoch", 1, first=2)
         explanation = await explained.explain(toolbox, (written(tmp_path, lines),), None, SPECIFICATIONS)
         assert "epoch_not_next" in explanation.validation.reasons
@@ -416,7 +416,7 @@ class TestDeciding:
 
 
 async def cut_off(folder: Path, step: str) -> list[Json]:
-    """Return the trace of processes one of which was killed when it had taken a step, before it wrote the line."""
+    """Return the trace of two processes. One was killed after it took a step and before it wrote the line."""
     recorder = Recorder()
     async with workbench(folder / "store.db") as bench:
         phone = await bench.instance("phone", tracer=recorder)
@@ -474,7 +474,7 @@ class TestAKill:
         of_killed = [line for line in lines if line["instance"] == lines[0]["instance"]]
         for line in of_killed[of_killed.index(found(of_killed, "commit", 1)) :]:
             lines.remove(line)
-        # The workbench gives each instance a cache of version 0. A store gives it one of the version that it finds.
+        # The workbench gives each instance a cache of version 0. A real store gives it a cache of the current version.
         found(lines, "open", 1)["version"] = found(lines, "sync", 1)["since"] = 2
         found(lines, "sync", 1).update({"changed": [], "changed_in": [], "dropped": []})
         if stale:
@@ -507,7 +507,7 @@ class TestAKill:
 
 
 class TestOnePartAfterTheOther:
-    """Traces of a store that all processes have closed, and of what came after that."""
+    """Traces of a store before and after a moment at which all processes had closed it."""
 
     @pytest.fixture
     async def parts(self, tmp_path: Path) -> list[list[Json]]:
@@ -520,7 +520,7 @@ class TestOnePartAfterTheOther:
                 await phone.run(count_up)
                 await phone.lock.release_now()
         parts: list[list[Json]] = [[dict(line) for line in recorder.lines] for recorder in recorders]
-        # The workbench gives each instance a cache of version 0. A store gives it one of the version that it finds.
+        # The workbench gives each instance a cache of version 0. A real store gives it a cache of the current version.
         found(parts[1], "open")["version"] = found(parts[1], "sync")["since"] = 2
         found(parts[1], "sync").update({"changed": [], "changed_in": []})
         return parts

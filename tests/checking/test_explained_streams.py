@@ -1,4 +1,4 @@
-"""What subscribers were told (P9), as traces tell it: a real trace, and what can't have happened."""
+"""What subscribers received (P9), according to traces: a real trace, and impossible changes of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Edit = Callable[[list[Json]], None]
 
 
 def told(lines: list[Json], version: int) -> Json:
-    """Return the last line that tells subscribers of a version."""
+    """Return the last line that publishes a version to subscribers."""
     return [line for line in lines if line["step"] == "publish" and line["version"] == version][-1]
 
 
@@ -37,7 +37,7 @@ def without_lag(lines: list[Json]) -> None:
 
 
 def not_told(lines: list[Json]) -> None:
-    """What the sync of the phone has found is told to nobody, and so is what it commits then."""
+    """The phone publishes neither the changes that its sync found nor its next commit."""
     for version in (8, 9):
         told(lines, version).update(step="pause", version=None)
 

@@ -1,4 +1,4 @@
-"""Why a message can't be read: each verdict is brought about on real machines and stores, and found in their traces."""
+"""Why a message can't be read: real machines and stores produce each verdict, and their traces show it."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ CERTAIN, LIKELY, POSSIBLE = Certainty
 
 README: Final = (Path(__file__).parents[2] / "README.md").read_text()
 KEPT_CACHE: Final = INJECTIONS["session-cache-survives"]()
-"""A process keeps all that it has in memory, whatever others have written."""
+"""A process keeps its cache, whatever other processes have written."""
 
 
 class Told:
-    """A scene, and what the traces of it tell."""
+    """A scene, and explanations from its traces."""
 
     def __init__(self, on: Scene, folder: Path, recorder: Recorder) -> None:
         self.on = on
@@ -60,12 +60,12 @@ class Told:
         return trace
 
     def lines_of(self, process: Client) -> list[Line]:
-        """Return what one process has written."""
+        """Return the trace lines of one process."""
         instance = self.trace_of(process)._head["instance"]
         return [line for line in self._recorder.lines if line["instance"] == instance]
 
     def name(self, event: Json) -> Name:
-        """Return what the traces of both stores call the message of an event."""
+        """Return the name of an event's message in the traces of both stores."""
         content = event["content"]
         assert isinstance(content, dict)
         sessions = {self.trace_of(each).pseudonym("session", content["session_id"]) for each in self.clients}
@@ -89,7 +89,7 @@ class Told:
         where: Callable[[Line], bool] = bool,
         reader: tuple[str, str] = (BOB, "LAPTOP"),
     ) -> Finding:
-        """Explain a message by the traces of some devices, or of both."""
+        """Explain a message from the traces of the given devices, by default of both."""
         paths = []
         for client in self.clients if of is None else of:
             store = self.trace_of(client)._head["store"]
@@ -100,7 +100,7 @@ class Told:
         return examine(histories(read_all(paths)), name, devices)
 
     async def unreadable(self, event: Json, code: str) -> Name:
-        """Let Bob try to read an event, and fail for a reason."""
+        """Check that Bob can't read an event, for the given reason."""
         with pytest.raises(MachineError) as raised:
             await self.on.bob.read(ROOM, event)
         assert raised.value.code == code
@@ -123,7 +123,7 @@ def must_be(finding: Finding, verdict: Verdict, certainty: Certainty, *said: str
 
 
 async def only_alice(on: Scene, text: str) -> Json:
-    """Say something with a key that only Alice's devices get."""
+    """Send a message with a key that only Alice's devices get."""
     shared = await on.app.share(ROOM, [ALICE])
     content = {"msgtype": "m.text", "body": text}
     return on.app.post(ROOM, await on.app.machine.encrypt_room_event(ROOM, shared, "m.room.message", content))
@@ -207,7 +207,7 @@ async def test_a_key_that_is_withheld(tmp_path: Path) -> None:
 
 
 async def wedged(case: Told) -> Name:
-    """Let a process share a key over an Olm session as it was before another process used it."""
+    """Let a process share a key over an outdated copy of an Olm session that another process has used since."""
     on = case.on
     await on.app.machine.discard_room_key(ROOM)
     await on.app.say(ROOM, "one")
@@ -226,7 +226,7 @@ async def test_a_key_that_was_shared_over_a_wedged_session(tmp_path: Path) -> No
         name = await wedged(case)
         must_be(case.explain(name), Verdict.WEDGED, CERTAIN, "that is a fork: ", "computed peer/")
         must_be(case.explain(name, [on.bob]), Verdict.WEDGED, LIKELY, "the traces of the sender are missing")
-        # The Olm message itself is followed by its ratchet key and index.
+        # The explanation traces the Olm message itself by its ratchet key and index.
         [unread] = [
             line for line in case._recorder.lines if line["step"] == "decrypt_olm" and line["outcome"] == "unreadable"
         ]
@@ -268,7 +268,7 @@ async def test_a_ratchet_that_was_forked_by_a_stale_write(tmp_path: Path) -> Non
 
 
 async def spent_twice(case: Told) -> Name:
-    """Put an older copy of the store back."""
+    """Restore an older copy of the store."""
     on, path, older = case.on, case.on.folder / "PHONE.db", case.on.folder / "older"
     for client in (on.app, on.extension):
         await client.machine.close()
@@ -323,7 +323,7 @@ async def test_a_message_that_somebody_sends_again(tmp_path: Path) -> None:
 
 
 async def forget(*_: object) -> None:
-    """Process nothing of a batch."""
+    """Ignore a batch."""
 
 
 async def batch_lost(case: Told) -> Name:
@@ -342,7 +342,7 @@ async def test_a_batch_that_was_lost(tmp_path: Path) -> None:
 
 
 async def test_a_batch_that_was_never_handed_in(tmp_path: Path) -> None:
-    """The token moves on without the events, as where a program keeps it in another store."""
+    """The token advances without the events, as in a program that keeps the token in another store."""
     async with told(tmp_path) as case:
         await case.on.app.machine.discard_room_key(ROOM)
         event = await case.on.app.say(ROOM, "hello")
@@ -439,7 +439,7 @@ async def test_what_the_sender_alone_can_not_clear_and_a_key_that_does_not_fit_a
 
 
 def spoilt(ciphertext: str) -> str:
-    """Change the signature at the end of a Megolm message."""
+    """Corrupt the signature at the end of a Megolm message."""
     return ciphertext[:-4] + ("AAAA" if ciphertext[-4:] != "AAAA" else "BBBB")
 
 
@@ -601,7 +601,7 @@ async def test_lines_that_are_missing_never_make_another_verdict_certain(
         chance = random.Random(bring_about.__name__)
         for trial in range(40):
             share = chance.choice([0.01, 0.1, 0.5])
-            # Whether lines after the last one are missing can't be seen.
+            # Lines that are missing at the end can't be noticed.
             gone = {
                 (line["instance"], line["line"])
                 for number, line in enumerate(lines)
@@ -620,7 +620,7 @@ async def test_lines_that_are_missing_never_make_another_verdict_certain(
 
 
 async def test_what_is_sound_is_not_blamed(tmp_path: Path) -> None:
-    """A long conversation of two processes that keep to the protocol."""
+    """The traces are of a long conversation of two correct processes."""
     chance = random.Random(15)
     async with told(tmp_path) as case:
         events: list[Json] = []
@@ -645,7 +645,7 @@ async def test_what_is_sound_is_not_blamed(tmp_path: Path) -> None:
             assert not store.stale_writes
             assert not store.repeated_versions
             assert not list(store.lost_batches(None))
-        # What a process without a trace has written is not taken for a stale value.
+        # A value that a process without a trace wrote does not count as stale.
         missing = case.trace_of(case.on.extension)._head["instance"]
         finding = case.explain(case.name(events[0]), where=lambda line: line["instance"] != missing)
         assert finding.unknown
@@ -653,12 +653,12 @@ async def test_what_is_sound_is_not_blamed(tmp_path: Path) -> None:
 
 
 def of_phone(on: chaos.stage.Stage) -> tuple[History, ...]:
-    """Read the traces of the phone's processes, which have ended; its peer has none."""
+    """Read the traces of the phone's processes, which have ended. The peer has no trace."""
     return histories(read_all(on.traces.finish_part()))
 
 
 def every_message(stores: Iterable[History]) -> set[Name]:
-    """Return the room messages that somebody tried to decrypt."""
+    """Return the room messages that any process tried to decrypt."""
     return {
         Name(frozenset({line.session}), line.index)
         for store in stores
@@ -713,7 +713,7 @@ def test_the_readme_shows_what_the_command_prints(
         r'^```console\n\$ make explain LOGS="(.*?)"\n(.*?)^```$', README, re.MULTILINE | re.DOTALL
     )
     message = asyncio.run(traces_of_a_wedged_session(tmp_path))
-    monkeypatch.chdir(Path(__file__).parents[2])  # in a copy of the repository, wherever the traces are
+    monkeypatch.chdir(Path(__file__).parents[2])  # The repository is the working directory; the traces are elsewhere.
     assert explained(*(tmp_path / each for each in whole.split())) == command.FAILED
     printed = capsys.readouterr().out.replace(f"{tmp_path}/", "").splitlines(keepends=True)
     assert counted(of_traces) == counted("".join(printed[: of_traces.count("\n")]))
@@ -721,7 +721,7 @@ def test_the_readme_shows_what_the_command_prints(
     arguments = about.split()
     arguments[arguments.index("--message") + 1] = message
     assert explained(*arguments) == OK
-    # Names are random; which line says what may change with any step that is added to a trace.
+    # Names are random, and any additional trace line changes the line numbers.
     assert numbered(of_message) == numbered(capsys.readouterr().out)
 
 
@@ -742,7 +742,7 @@ def test_the_sample_leads_a_newcomer_to_the_cause(tmp_path: Path, capsys: pytest
 
 
 async def traces_of_a_wedged_session(folder: Path) -> str:
-    """Leave the traces of both processes in ``folder``; return the message that can't be decrypted."""
+    """Write the traces of both processes to ``folder``; return the message that can't be decrypted."""
     async with told(folder) as case:
         name = await wedged(case)
         for label, client in (("app", case.on.app), ("extension", case.on.extension)):
@@ -753,12 +753,12 @@ async def traces_of_a_wedged_session(folder: Path) -> str:
 
 
 def counted(text: str) -> str:
-    """Leave out all numbers, also those in pseudonyms: they change with any step that is added to a trace."""
+    """Replace all numbers, including those in pseudonyms: they change with any additional trace line."""
     return re.sub(r"\d+", "0", numbered(text))
 
 
 def numbered(text: str) -> str:
-    """Put the number of its first appearance in the place of each pseudonym, and leave out the numbers of lines."""
+    """Replace each pseudonym by the order of its first appearance, and omit line numbers."""
     names = list(dict.fromkeys(re.findall("[0-9a-f]{16}", text)))
     text = re.sub("[0-9a-f]{16}", lambda found: f"name {names.index(found[0])}", text)
     return re.sub(r"(ndjson):\d+", r"\1", text)
@@ -766,7 +766,7 @@ def numbered(text: str) -> str:
 
 @contextmanager
 def forgetful(folder: Path) -> Iterator[ProcessScene]:
-    """Have real processes that keep what they have in memory, whatever others have written."""
+    """Run real processes that keep their caches, whatever other processes have written."""
     with ExitStack() as stack:
         on = ProcessScene(stack, folder, "session-cache-survives")
         on.meet()
@@ -777,7 +777,7 @@ def forgetful(folder: Path) -> Iterator[ProcessScene]:
 
 
 def last_reading(folder: Path) -> Finding:
-    """Examine the message that Bob has tried to read last, by the traces of all processes."""
+    """Examine the last message that Bob tried to read, from the traces of all processes."""
     stores = histories(read_all(folder / f"{label}.ndjson" for label in (*LABELS, "bob")))
     laptop, phone = sorted(stores, key=lambda store: len(store.processes))
     *_, (_, reading) = laptop.of(DecryptMegolm)

@@ -25,7 +25,7 @@ from unwedged.store import Transaction
 
 GOSSIP = COUNTERPARTS["MCGossip.tla"]
 MOST_STEPS = 2_500
-"""Each break of the machine is noticed within so many steps."""
+"""The replay notices each break of the machine within this number of steps."""
 ANSWERING = "ReplayGossip"
 REPEATED = "ReplayGossipRepeated"
 ASKING = "ReplayGossipAsking"
@@ -40,7 +40,7 @@ def graphs(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPa
     return {name: graph_of(toolbox, manifest, name, tmp_path_factory.mktemp("graph")) for name in names}
 
 
-# That a replay fails where it should
+# Breaks that a replay must notice
 
 sound_receive = gossip.receive_request
 sound_settle = asking.settle
@@ -56,7 +56,7 @@ async def _hear_no_cancellation(transaction: Transaction, event_type: str, sende
 async def _forget_what_was_answered(
     transaction: Transaction, event_type: str, sender: UserId, content: JsonObject
 ) -> None:
-    """Take a request that comes again for a new one."""
+    """Treat a repeated request as a new one."""
     device_id = DeviceId(str(content["requesting_device_id"]))
     if content["action"] == asking.REQUEST and await transaction.get(ANSWERED, device_id) is not None:
         transaction.delete(ANSWERED, device_id)
@@ -73,27 +73,27 @@ async def _settle_at_once(
 async def _settle_unsaid(
     transaction: Transaction, request_id: RequestId, asked: Asked, by: DeviceId | None = None
 ) -> None:
-    """Tell nobody that a request is over."""
+    """Send no cancellation when a request is over."""
     await sound_settle(transaction, request_id, msgspec.structs.replace(asked, devices={}), by)
 
 
 async def _ask_again(
     transaction: Transaction, request_id: RequestId, asked: Asked, verified: Mapping[DeviceId, KnownDevice]
 ) -> None:
-    """Ask each device whenever there is anything to send."""
+    """Send the request to each device whenever there is anything to send."""
     await sound_send(transaction, request_id, msgspec.structs.replace(asked, devices={}), verified)
 
 
 async def _ask_the_first(
     transaction: Transaction, request_id: RequestId, asked: Asked, verified: Mapping[DeviceId, KnownDevice]
 ) -> None:
-    """Ask no device that is verified later."""
+    """Send no request to a device that is verified later."""
     if not asked.devices:
         await sound_send(transaction, request_id, asked, verified)
 
 
 async def _settled_by_nobody(transaction: Transaction, asked: Asked | None, event: OlmEvent) -> DeviceId:
-    """Tell the device that has answered as well."""
+    """Send a cancellation even to the device that has answered."""
     await sound_must(transaction, asked, event)
     return DeviceId("nobody")
 
@@ -107,13 +107,13 @@ async def _judge_nobody(
 async def _keep_asking(
     transaction: Transaction, request_id: RequestId, asked: Asked, by: DeviceId | None = None
 ) -> None:
-    """Let a request stay open when its answer has come."""
+    """Keep a request open after its answer has arrived."""
     if by is None:
         await sound_settle(transaction, request_id, asked)
 
 
 async def _settle_all_to_a_device(transaction: Transaction, request: ToDevice | RoomMessage) -> None:
-    """Take what was sent to a device for all that is to be sent to it."""
+    """Treat one sent request to a device as all pending requests to it."""
     assert isinstance(request, ToDevice)
     for name in await transaction.keys(OUTBOX):
         other = await transaction.get(OUTBOX, name)
@@ -319,7 +319,7 @@ def test_what_is_wrong_is_reported(wrong: str) -> None:
 
 def test_everything_has_arrived_when_nothing_waits_any_more() -> None:
     arrived = GOSSIP.wanted["EverythingArrives"]
-    assert arrived(gossip_state())  # nobody is verified
+    assert arrived(gossip_state())  # no device is verified
     assert not arrived(gossip_state(verified=frozenset({D1})))
     assert arrived(gossip_state(verified=frozenset({D1}), answered=frozenset({FIRST})))
     assert arrived(gossip_state(verified=frozenset({D1}), cancelled=frozenset({FIRST})))

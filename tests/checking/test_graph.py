@@ -16,7 +16,7 @@ from tests.checking.specifications import Specifications
 
 @st.composite
 def graphs(draw: st.DrawFn) -> Graph:
-    """Build a graph in which every state can be reached: each but the initial ones is entered from an earlier one."""
+    """Build a graph whose states are all reachable: each state that is not initial has an edge from an earlier one."""
     size = draw(st.integers(1, 25))
     initial = draw(st.integers(1, size))
     states = st.integers(0, size - 1)
@@ -48,7 +48,7 @@ def test_a_ring_is_walked_once() -> None:
 
 def test_a_short_detour_is_preferred_to_a_new_beginning() -> None:
     way = (Edge(0, "A", 1), Edge(1, "A", 2), Edge(2, "A", 3))
-    # Two rings through 3 and 4 that share an edge, which has to be taken a second time to get to 6.
+    # Two cycles through 3 and 4 share an edge, which the walk must take a second time to reach 6.
     rings = (Edge(3, "A", 4), Edge(4, "A", 3), Edge(3, "B", 5), Edge(5, "A", 4), Edge(3, "C", 6))
     edges = way + rings
     (walk,) = cover(Graph(tuple({"x": state} for state in range(7)), (0,), edges))
@@ -56,12 +56,12 @@ def test_a_short_detour_is_preferred_to_a_new_beginning() -> None:
 
 
 def test_walks_are_few_and_short() -> None:
-    # Right and down through a square of 12 by 12: nothing leads back, so that every walk must begin again.
+    # A grid of 12 by 12 with edges to the right and down: no edge leads back, so a walk ends at a border.
     width = 12
     edges = [Edge(state, "Right", state + 1) for state in range(width**2) if (state + 1) % width]
     edges += [Edge(state, "Down", state + width) for state in range(width**2 - width)]
     walks = cover(Graph(tuple({"x": state} for state in range(width**2)), (0,), tuple(sorted(edges))))
-    # What a minimum-cost flow finds for this graph.
+    # The result of a minimum-cost flow for this graph.
     assert (len(walks), sum(len(walk.edges) for walk in walks)) == (22, 374)
 
 

@@ -33,7 +33,7 @@ def test_both_differ_where_the_code_does(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_each_stage_is_in_the_picture_and_each_can_be_reached_and_left() -> None:
-    drawn = ET.fromstring(guard_states.picture())  # noqa: S314  (our own)
+    drawn = ET.fromstring(guard_states.picture())  # noqa: S314  (this project's file)
     texts = {element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")}
     assert {stage.value for stage in Stage} <= texts
     leads = [(a, b) for event in guard_states.transitions().values() for a, b in event.items()]

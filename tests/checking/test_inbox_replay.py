@@ -30,7 +30,7 @@ from unwedged.store import RecordKind, Transaction
 
 INBOX = COUNTERPARTS["MCInbox.tla"]
 MOST_STEPS = 5_000
-"""Each break of the machine is noticed within so many steps."""
+"""The replay notices each break of the machine within this number of steps."""
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def graph_of_records(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pyt
     return graph_of(toolbox, manifest, "ReplayInboxOfRecords", tmp_path_factory.mktemp("records"))
 
 
-# That a replay fails where it should
+# Breaks that a replay must notice
 
 sound_put = Transaction.put
 sound_take = inbox._take_events
@@ -73,7 +73,7 @@ def _put_no_session(transaction: Transaction, kind: RecordKind[object, object], 
 
 
 async def _take_instead(transaction: Transaction, events: list[object], outcome: SyncOutcome, now_ms: int) -> None:
-    """Let a batch take the place of what is recorded."""
+    """Let a batch replace the recorded one."""
     if await transaction.get(BACKLOG, None) is not None:
         transaction.delete(BACKLOG, None)
         for part in await transaction.keys(UNPROCESSED):
@@ -92,7 +92,7 @@ async def _take_at_once(transaction: Transaction, events: list[object], outcome:
 
 
 async def _work_off_newest(transaction: Transaction, now_ms: int) -> SyncOutcome | None:
-    """Begin with what was recorded last."""
+    """Begin with the newest record."""
     backlog = await transaction.get(BACKLOG, None)
     if backlog is None:
         return None
@@ -134,7 +134,7 @@ async def _work_off_until_one_fails(transaction: Transaction, now_ms: int) -> Sy
         transaction.put(UNPROCESSED, backlog.first, [event])
         transaction.put(BACKLOG, None, backlog)
         outcome = await sound_work_off(transaction, now_ms)
-        assert outcome is not None  # it was put back
+        assert outcome is not None  # it was restored
         total.add(outcome)
         if outcome.events[-1].type in (MessageUnreadable.code, "put_aside"):
             break
@@ -144,7 +144,7 @@ async def _work_off_until_one_fails(transaction: Transaction, now_ms: int) -> Sy
 async def _take_by_connection(
     transaction: Transaction, changes: SyncChanges, asked_with: SyncPosition, outcome: SyncOutcome
 ) -> bool:
-    """Take messages from a response that is the next one of its connection, whatever the other one has brought."""
+    """Take messages from the next response of a connection, whatever the other connection has delivered."""
     del asked_with
     if outcome.applied and changes.next_to_device_token is not None:
         transaction.put(SYNC, TO_DEVICE, changes.next_to_device_token)
@@ -152,11 +152,11 @@ async def _take_by_connection(
 
 
 async def _try_again_and_keep(transaction: Transaction, names: Iterable[TransactionId], now_ms: int) -> SyncOutcome:
-    """Let what was used remain put aside."""
+    """Keep processed messages put aside."""
     before: dict[TransactionId, PutAside] = {}
     for name in names:
         aside = await transaction.get(PUT_ASIDE, name)
-        assert aside is not None  # no process is faster
+        assert aside is not None  # no other process is running
         before[name] = aside
     outcome = await sound_try_again(transaction, before, now_ms)
     for name, aside in before.items():
@@ -165,7 +165,7 @@ async def _try_again_and_keep(transaction: Transaction, names: Iterable[Transact
 
 
 async def _decrypt_without_a_trace(transaction: Transaction, event: inbox._Event) -> tuple[bytes, PeerName | None]:
-    """Read a message, and leave session and account as they are stored."""
+    """Decrypt a message, and leave the stored session unchanged."""
     stored: dict[PeerName, bytes] = {}
     for name in await transaction.keys(PEER):
         peer = await transaction.get(PEER, name)
@@ -230,7 +230,7 @@ BREAKS_OF_RECORDS = {
     ),
     "better-key-lost-in-batch": Break(INBOX.faults["better-key-lost-in-batch"](), r"store\.key"),
 }
-"""But for the last one, they show only where a record has several messages."""
+"""All except the last one are noticed only if a record has several messages."""
 BREAKS_OF_SLIDING = {
     "a connection heeds its own token only": Break(
         [(inbox, "_takes_to_device", _take_by_connection)], r"the machine takes it"
@@ -275,7 +275,7 @@ def test_a_broken_machine_diverges_where_connections_share_a_token(
 
 
 def inbox_state(*, sent: tuple[Value, ...] = ((1, 0), (1, 1), (2, 0)), **store: Value) -> State:
-    """Return a state of the stream of ReplayInbox: all is applied, but for the last message."""
+    """Return a state of ReplayInbox in which all messages except the last one are applied."""
     right: dict[str, Value] = {
         "token": 3,
         "account": "spent",

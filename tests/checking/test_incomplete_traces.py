@@ -1,4 +1,4 @@
-"""T5: what is missing in the trace of what really happened never makes it look impossible without saying so."""
+"""T5: missing parts never make a real trace look impossible, unless the explanation says that parts are missing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OPTIONAL: Final = {
     str(line.__struct_config__.tag): {field.name for field in msgspec.structs.fields(line) if not field.required}
     for line in get_args(StoreLine)
 }
-"""The fields that the lines of a step need not have."""
+"""The optional fields of the lines of each step."""
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ async def sound(tmp_path: Path, toolbox: Toolbox, lines: list[Json]) -> Explanat
 
 
 def renumbered(lines: list[Json]) -> list[Json]:
-    """Number lines as a writer does that never writes those which are missing."""
+    """Number the lines as a writer would that never writes the missing ones."""
     counts: Counter[object] = Counter()
     for line in lines:
         counts[line["instance"]] += 1
@@ -73,7 +73,7 @@ async def test_no_step_that_is_never_written_makes_it_look_impossible(
     assert len(written_steps) > 17
     rejected = []
     for step in sorted(written_steps):
-        # A writer that does not tell when subscriptions end does not number them either.
+        # A writer that does not report the end of subscriptions does not number them either.
         left_out = {"subscriptions"} if step == "unsubscribe" else set()
         kept = [{name: line[name] for name in line.keys() - left_out} for line in lines if line["step"] != step]
         numbers: dict[object, list[int]] = {}

@@ -117,7 +117,7 @@ def test_both_forms_of_a_graph_are_one_graph(tmp_path: Path) -> None:
 
 
 async def printed(toolbox: Toolbox, specifications: Specifications, output: str) -> Result:
-    """Return what is understood of a run in which TLC prints ``output``."""
+    """Return the result of a run in which TLC prints ``output``."""
     sample = specifications.write("output", output)
     java = specifications.write("java", f"#!/bin/sh\ncat {shlex.quote(str(sample))}\nexit 12\n")
     java.chmod(0o700)
@@ -150,7 +150,7 @@ def test_what_is_no_label_is_refused(text: str) -> None:
         parse_label(text)
 
 
-# What a label says, and what the states say
+# The label and the states
 
 
 def function(**entries: Value) -> HashTrieMap[Value, Value]:
@@ -168,7 +168,7 @@ NO_GUARD = record(stage="none", epoch=0)
 
 
 def outdated_view() -> tuple[State, State]:
-    """A view that has nothing yet, after both records changed, and what becomes of it when it needs either."""
+    """Return the states before and after a view without loaded records fails, since both records have changed."""
     idle = record(stage="idle", mode="none", at=0, known=function(r1=MISSING, r2=MISSING))
     view = record(stage="running", mode="view", at=0, known=function(r1=MISSING, r2=MISSING))
     before: State = {"op": function(o2=view), "commits": (function(r1=0, r2=0),), "floor": 0}
@@ -176,7 +176,7 @@ def outdated_view() -> tuple[State, State]:
 
 
 def refusal() -> tuple[State, State]:
-    """Two processes without a guard, and the flag that one of them sets."""
+    """Return the states before and after one of two processes without a guard sets ``wanted``."""
     held = record(holder=ModelValue("p3"), wanted=False)
     before: State = {"lease": held, "guard": function(p1=NO_GUARD, p2=NO_GUARD)}
     return before, {**before, "lease": held.insert("wanted", True)}

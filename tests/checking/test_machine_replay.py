@@ -32,7 +32,7 @@ from unwedged.machine.requests import KeysQuery, KeysUpload
 from unwedged.store import Transaction
 
 MOST_STEPS = 2_000
-"""Each break of the machine is noticed within so many steps."""
+"""The replay notices each break of the machine within this number of steps."""
 
 
 def note_nothing(taken: int, of: int) -> None:
@@ -41,7 +41,7 @@ def note_nothing(taken: int, of: int) -> None:
 
 @pytest.fixture(scope="session")
 def found(toolbox: Toolbox, manifest: Manifest) -> Callable[[Model], Result]:
-    """Return what finds the counterexample of a model, with the real TLC."""
+    """Return a function that finds a model's counterexample with the real TLC."""
     return lambda model: asyncio.run(tlc.run(toolbox, manifest.job(model)))
 
 
@@ -52,7 +52,7 @@ def graph(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="session")
 def small_dump(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Have TLC write down the graph of a model that is smaller still."""
+    """Let TLC write the graph of a smaller model."""
     folder = tmp_path_factory.mktemp("small")
     job = manifest.job(manifest.model("ReplayLists"), folder / "small.dot")
     configuration = folder / "Small.cfg"
@@ -64,7 +64,7 @@ def small_dump(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.Te
     return folder / "small.dot"
 
 
-# Which models
+# The models
 
 
 def machine_faults(manifest: Manifest, specification: str) -> list[Model]:
@@ -76,11 +76,11 @@ def machine_faults(manifest: Manifest, specification: str) -> list[Model]:
 
 
 GOES_ROUND = {"EverythingIsBackedUp"}
-"""Here TLC's behaviour does not stand still at its end: questions for the version and downloads come again and again.
+"""The liveness properties whose counterexample ends in a loop of several steps: version queries and downloads repeat.
 
-That each step which must happen some day does happen in it, or is not possible in it for ever, is known to the model
-alone. Of a machine it could only be seen that it comes back to the same state, as every machine does that is asked for
-the same download twice. The same fault violates a property of steps too, and that is replayed.
+Only the model knows that the loop is fair: each step with a fairness condition occurs in it, or is not always possible.
+A replay on the machine could only show that the state recurs. That is no evidence, because a correct machine also
+returns to the same state after a repeated download. The same fault also violates a safety property, which is replayed.
 """
 
 
@@ -100,7 +100,7 @@ def test_every_module_that_has_a_counterpart_has_a_graph_to_replay(manifest: Man
     assert COUNTERPARTS.keys() <= {model.specification for model in manifest.band(Band.REPLAY)}
 
 
-# That a replay fails where it should
+# Breaks that a replay must notice
 
 
 async def _note_nobody(transaction: Transaction, user_ids: Iterable[UserId] = ()) -> None:
@@ -159,7 +159,7 @@ sound_make_one_time_keys = Account.make_one_time_keys
 
 
 async def _note_the_first_counts(transaction: Transaction, asked_with: SyncPosition, said: ToldKeys) -> None:
-    """Let a count put out of date what other syncs say that were asked before it came."""
+    """Let a count invalidate the reports of other syncs that were requested before it arrived."""
     await sound_note_counts(transaction, asked_with, said)
     own = await account.own_device(transaction)
     if said.unused_fallback_types is not None and asked_with.serial == own.serial:
@@ -264,7 +264,7 @@ def test_the_machine_broken_alike_violates_the_same_property(
     assert model.property is not None
     result = found(model)
     assert replay_counterexample(model.specification, slug, model.property, result) == model.property
-    # And without the fault nothing is violated, which is noticed too.
+    # Without the fault nothing is violated, and the check reports this.
     monkeypatch.setattr(COUNTERPARTS[model.specification], "faults", {slug: list})
     with pytest.raises(CheckError, match=f"{slug}: with the fault injected, {model.property} holds"):
         replay_counterexample(model.specification, slug, model.property, result)

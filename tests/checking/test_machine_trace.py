@@ -26,11 +26,11 @@ SPECIFICATIONS: Final = ROOT / "tla"
 
 Json = dict[str, object]
 Edit = Callable[[list[Json]], None]
-"""Makes a trace say something else."""
+"""Changes the lines of a trace."""
 
 
 async def talk(on: Scene) -> None:
-    """Let a room's key be shared, and messages go both ways, over sliding sync too."""
+    """Share a room's key and send messages both ways, also over sliding sync."""
     await on.greet()
     await on.extension.sync("extension", sliding=True)
     event = await on.bob.say(ROOM, "again")
@@ -42,7 +42,7 @@ async def talk(on: Scene) -> None:
 
 
 async def recorded(folder: Path) -> list[Json]:
-    """Return the trace of the device that two processes share."""
+    """Return the trace of the device with two processes."""
     recorder = Recorder()
     async with scene(folder, recorder) as on:
         await talk(on)
@@ -62,13 +62,13 @@ async def explained(folder: Path, toolbox: Toolbox, lines: list[Json]) -> Explan
 
 
 def number_of(lines: list[Json], step: str, number: int = 0, **fields: object) -> int:
-    """Return the place of a line."""
+    """Return the index of a line."""
     places = [place for place, line in enumerate(lines) if line["step"] == step and line.items() >= fields.items()]
     return places[number]
 
 
 def change(step: str, number: int = 0, /, **fields: object) -> Edit:
-    """Let a line say something else."""
+    """Return an edit that changes fields of a line."""
 
     def edit(lines: list[Json]) -> None:
         lines[number_of(lines, step, number)] |= fields
@@ -77,7 +77,7 @@ def change(step: str, number: int = 0, /, **fields: object) -> Edit:
 
 
 def unwrite(step: str, kind: str, **fields: object) -> Edit:
-    """Let a commit lack the records of one kind: that with which the last line of a step took effect."""
+    """Return an edit that removes the records of one kind from the commit of the last line of a step."""
 
     def edit(lines: list[Json]) -> None:
         line = lines[number_of(lines, step, -1, **fields)]
@@ -130,7 +130,7 @@ async def test_what_may_be_cut_off_is_not_judged(tmp_path: Path, toolbox: Toolbo
     lines = await recorded(tmp_path)
     last = number_of(lines, "share", -1)
     change("share", -1, request="0" * 16)(lines)
-    del lines[last + 1]  # the next line of the same process may have been one of this operation
+    del lines[last + 1]  # the missing line of the same process may belong to this operation
     explanation = await explained(tmp_path, toolbox, lines)
     assert explanation.machine.impossible is None, explanation.text()
 
@@ -141,7 +141,7 @@ LEFT_OUT: Final = (
     {"fallback", "keys", "marks", "peer", "sliding"},
     {"kept_ms", "next_events", "request", "serial"},
 )
-"""Fields that a writer may leave out. Without ``made`` nobody knows what a commit has deleted."""
+"""Fields that a writer may omit. Without ``made``, a trace does not show which records a commit deleted."""
 
 
 # T4.3
@@ -205,7 +205,7 @@ async def test_numbers_that_others_have_chosen_may_be_large(tmp_path: Path, tool
 async def test_very_many_names_in_one_step_are_followed_in_parts(
     tmp_path: Path, toolbox: Toolbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """TLC's stack must hold."""
+    """TLC's stack must not overflow."""
     monkeypatch.setattr(machine_validation, "STEPS_IN_A_PART", 40)
     lines = await recorded(tmp_path)
     marks, lists = ([f"{kind}/{number:016x}" for number in range(5_000)] for kind in ("outdated", "devices"))

@@ -16,7 +16,7 @@ from checking.mutation.listed import Equivalent, Part, read_equivalents, refuse_
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A repository with two commits, the second of which changes a line, and adds two at the end."""
+    """Create a repository with two commits. The second commit changes a line, and adds two at the end."""
     git(tmp_path, "init", "--quiet", "--initial-branch=main")
     commit(tmp_path, "one\ntwo\nthree\n")
     commit(tmp_path, "one\n2\nthree\nfour\nfive\n")
@@ -194,7 +194,7 @@ def test_the_folder_is_empty(tmp_path: Path):
 
 
 def test_what_becomes_of_mutants(tmp_path: Path) -> None:
-    """Those that count without an end, or wait for ever, are told apart from those that a test notices."""
+    """Mutants that loop or wait forever are counted separately from mutants that a test notices."""
     pytest.importorskip("mutmut", reason="only make mutants installs it")
     from checking.mutation import running
 

@@ -25,7 +25,7 @@ DRAWING = Sequence("t", ("P1", "store"), (Step("P1", "commits", "store"),), "end
 
 
 class Tags(HTMLParser):
-    """Notes which elements a page has."""
+    """Records the elements of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

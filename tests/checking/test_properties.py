@@ -12,7 +12,7 @@ from checking.replay.counterexamples import PROGRESS_PROPERTIES
 from checking.replay.observation import IDLE, Observation, ObservedOperation
 from checking.replay.properties import PROPERTIES, ObservedStep
 
-# p1 holds the lease of epoch 2. It was away while p2 made version 2, which changed r1.
+# p1 holds the lease of epoch 2. Before that, p2 committed version 2, which changed r1.
 AFTER = Observation(
     lease=(2, "p1", True, False),
     version=2,
@@ -237,6 +237,6 @@ def test_each_property_is_shown_to_fail() -> None:
 
 def test_each_property_that_a_fault_violates_is_among_them() -> None:
     manifest = read_manifest(find_manifest(Path(__file__).parent))
-    # Of the models of the Matrix device: tests/checking/test_machine_replay.py.
+    # For the models of the Matrix device, see tests/checking/test_machine_replay.py.
     replayed = [model for model in manifest.band(Band.FAULT) if model.layer is not Layer.MACHINE]
     assert {model.property for model in replayed} <= {*PROPERTIES, *PROGRESS_PROPERTIES}

@@ -1,7 +1,7 @@
-"""What makes the larger models smaller hides nothing: leases that have expired when they are taken, where nobody waits.
+"""The reduction of the larger models hides nothing: leases that nobody waits for have expired when they are taken.
 
-The larger models rely on that. Why it is so is argued at ``AcquiredExpired`` in ``tla/models/MCCryptoStoreCache.tla``;
-here it is compared with what TLC finds: the same states are reached, and every fault is found.
+The larger models rely on this. ``AcquiredExpired`` in ``tla/models/MCCryptoStoreCache.tla`` gives the argument. These
+tests compare it with TLC's results: the same states are reached, and every fault is found.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CHECK_DEADLOCK FALSE
 
 
 def job(folder: Path, configuration: str, dump: Path | None = None) -> Job:
-    # TLC looks for a configuration beside its specification only.
+    # TLC looks for a configuration only beside its specification.
     specification = folder / "Reduced.tla"
     specification.write_text(
         "---- MODULE Reduced ----\nEXTENDS MCCryptoStoreCache\nNobodyWaits == ~lease'.wanted\n====\n", encoding="utf-8"
@@ -57,7 +57,7 @@ def job(folder: Path, configuration: str, dump: Path | None = None) -> Job:
 
 
 async def reached(toolbox: Toolbox, folder: Path, configuration: str) -> set[str]:
-    """Return the reachable states, but for what is left of the lease."""
+    """Return the reachable states, without the remaining time of the lease."""
     dump = folder / "states.dot"
     result = await run(toolbox, job(folder, configuration, dump))
     assert result.verdict is Verdict.PASS, result.detail
@@ -72,7 +72,7 @@ async def reached(toolbox: Toolbox, folder: Path, configuration: str) -> set[str
 async def test_the_same_states_are_reached(toolbox: Toolbox, tmp_path: Path) -> None:
     lasting = await reached(toolbox, tmp_path, SMALL + "ACTION_CONSTRAINT NobodyWaits\n")
     assert await reached(toolbox, tmp_path, SMALL + EXPIRED) == lasting
-    # Otherwise neither would be of interest.
+    # Otherwise the comparison would be vacuous.
     assert len(lasting) > 1000
 
 
@@ -95,7 +95,7 @@ async def test_every_fault_is_found(toolbox: Toolbox, tmp_path: Path, model: Mod
 async def test_a_smoke_model_itself_notices_a_fault(
     toolbox: Toolbox, tmp_path: Path, name: str, fault: str, violated: str
 ) -> None:
-    """What makes a model smaller must not hide what it is there to find: the fault models have no such reductions."""
+    """A model's reductions must not hide faults. The fault models don't show this: they have no such reductions."""
     configuration = MANIFEST.job(MANIFEST.model(name)).configuration.read_text(encoding="utf-8")
     assert configuration.count('Fault = "none"') == 1
     result = await run(toolbox, job(tmp_path, configuration.replace('"none"', f'"{fault}"')))

@@ -1,7 +1,7 @@
 """The real store takes the steps of the replay model, and the replay notices a broken store.
 
 ``python -m checking replay`` takes every transition once. ``Walker`` takes other paths through the same graph, which
-Hypothesis chooses, and Hypothesis shrinks a path that fails. The profile decides the number of steps: some five
+Hypothesis chooses. Hypothesis also shrinks a path that fails. The profile decides the number of steps: some five
 thousand in ``ci``, the default, and more than two hundred thousand with ``--hypothesis-profile=long``. To repeat a
 failure, put the printed line ``@reproduce_failure(...)`` above ``class Walker``.
 """
@@ -57,7 +57,7 @@ from unwedged.store.transactions import Operation
 
 @pytest.fixture(scope="session")
 def dump(toolbox: Toolbox, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Have the real TLC write down the graph of the replay model."""
+    """Let the real TLC write the graph of the replay model."""
     manifest = read_manifest(find_manifest(Path(__file__).parent))
     model = manifest.model("Replay")
     path = tmp_path_factory.mktemp("graph") / "replay.dot"
@@ -73,7 +73,7 @@ def graph(dump: Path) -> Graph:
 
 @pytest.fixture(scope="session")
 def some_walks(graph: Graph) -> Sequence[Walk]:
-    """A few of those that cover the graph, in which each action occurs in each way, at each stage of each guard."""
+    """Return a few of the covering walks, in which each action occurs in each way, at each stage of each guard."""
     chosen: dict[int, Walk] = {}
     taken: set[object] = set()
     for place, walk in enumerate(cover(graph)):
@@ -85,7 +85,7 @@ def some_walks(graph: Graph) -> Sequence[Walk]:
 
 
 def situation(graph: Graph, edge: Edge) -> tuple[object, ...]:
-    """Return a little of what a transition is about."""
+    """Return a summary of a transition: the action, its way, and a few features of the state."""
     state = graph.states[edge.source]
     stages = tuple(str(guard["stage"]) for _, guard in sorted(state["guard"].items()))  # type: ignore[union-attr]
     changed = tuple(len(commit) for commit in state["commits"])  # type: ignore[union-attr, arg-type]
@@ -97,12 +97,12 @@ def situation(graph: Graph, edge: Edge) -> tuple[object, ...]:
 
 @dataclass(frozen=True, slots=True)
 class ReplayModel:
-    """What all walkers walk through."""
+    """The graph that all walkers share."""
 
     graph: Graph
     constants: Constants
     outgoing: Mapping[int, Sequence[Edge]]
-    """By state; no entry where nothing leads on."""
+    """The outgoing edges by state; a state without any has no entry."""
 
     @classmethod
     def of(cls, graph: Graph) -> ReplayModel:
@@ -114,7 +114,7 @@ class ReplayModel:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """A way to go on from a state. Shown as the step that it is."""
+    """An outgoing edge of a state. Its repr is the step."""
 
     step: Step
     target: int
@@ -124,19 +124,19 @@ class Transition:
 
 
 class Walker(RuleBasedStateMachine):
-    """Goes through the graph, and takes each step in the real store too. Where nothing leads on, it begins anew."""
+    """Walks through the graph, and takes each step in the real store too. It restarts at a state without successors."""
 
     model: ClassVar[ReplayModel]
     taken: ClassVar[int]
-    """So many steps, by all walkers."""
+    """The number of steps of all walkers."""
     last: ClassVar[tuple[Step, ...]]
-    """What the last walker did."""
+    """The steps of the last walker."""
 
     def __init__(self) -> None:
         super().__init__()
         self.walk: list[Step] = []
         self.resources = ExitStack()
-        # The folder goes last, when the world has let go of it.
+        # The folder is deleted last, after the world has closed its files.
         folder = self.resources.enter_context(tempfile.TemporaryDirectory())
         self.runner = self.resources.enter_context(asyncio.Runner())
         self.world = self.runner.run(World.open(Path(folder), *self.model.constants))
@@ -185,7 +185,7 @@ def walker(graph: Graph) -> type[Walker]:
 def test_any_walk_can_be_taken(walker: type[Walker]) -> None:
     run_state_machine_as_test(walker)
     profile = settings()
-    # To begin anew counts as a step to Hypothesis, but not here.
+    # Hypothesis counts a new start as a step; this count does not.
     assert walker.taken >= 0.85 * profile.max_examples * profile.stateful_step_count
 
 
@@ -201,19 +201,19 @@ def test_a_failing_walk_shrinks(walker: type[Walker], monkeypatch: pytest.Monkey
 
 
 Substitution: TypeAlias = "tuple[object, str, object]"
-"""An object, the name of one of its attributes, and what to put there."""
+"""An object, the name of one of its attributes, and the new value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """A way to break one line of the store, and what it is that then diverges."""
+    """A way to break one line of the store, and the message of the replay."""
 
     substitution: Substitution
     diverges: str
 
 
 def other_sql(was: str, becomes: str) -> Substitution:
-    """Run other SQL wherever ``was`` occurs in a statement."""
+    """Replace ``was`` by other SQL in each statement."""
     rows = database.rows
 
     def altered(connection: sqlite3.Connection, statement: str, parameters: database.Parameters) -> list[sqlite3.Row]:
@@ -237,11 +237,11 @@ def fill_at_any_version(
 
 
 async def do_nothing(*_: object) -> None:
-    """Stand in for any method that returns nothing."""
+    """Replace any asynchronous method that returns nothing."""
 
 
 def note_nothing(*_: object) -> None:
-    """Stand in for any function that returns nothing."""
+    """Replace any function that returns nothing."""
 
 
 def leave_in_place(self: GuardedCache, name: RecordName) -> object | None:
@@ -249,7 +249,7 @@ def leave_in_place(self: GuardedCache, name: RecordName) -> object | None:
 
 
 def with_live_objects(kept: Callable[[ChangeLog[RecordName]], ChangeLog[RecordName]]) -> Substitution:
-    """Let a sync drop the live objects of other records than those that changed."""
+    """Let a sync drop live objects according to a different change log."""
     successor = GuardedCache.successor
 
     def other(
@@ -389,7 +389,7 @@ async def test_no_other_thread_takes_iterations_that_the_replay_counts(tmp_path:
 
 
 def first_states(dump: Path, count: int) -> Sequence[str]:
-    """Return the lines of a dump about the first ``count`` states, which TLC came to from one another."""
+    """Return the lines of a dump for the first ``count`` states and the edges between them."""
     lines = dump.read_text(encoding="utf-8").splitlines(keepends=True)
     nodes = {line.split(" ")[0]: line for line in lines if re.match(r"-?\d+ \[", line)}
     kept = dict.fromkeys(list(nodes)[:count])
@@ -415,7 +415,7 @@ def small_dump(dump: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def low_minimums(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Demand little of a graph: that it has a transition."""
+    """Require only one transition of a graph."""
     monkeypatch.setattr(replaying, "MIN_TRANSITIONS", 1)
     monkeypatch.setattr(replaying, "WAYS", frozenset({"LoseGuard by sync"}))
     monkeypatch.setattr(replaying, "TRIALS", frozenset({"begin while syncing"}))
@@ -471,7 +471,7 @@ def test_a_transition_that_was_not_covered_is_missed(small_dump: Path, monkeypat
         ways = each_way(graph)
         return replace(ways, edges=(*ways.edges, ways.edges[-1]._replace(way="magic")))
 
-    # Here, but not in the processes that take the steps.
+    # This patch does not affect the processes that take the steps.
     monkeypatch.setattr(replaying, "each_way", with_another)
     with pytest.raises(CheckError, match="1 transitions of the replay model were not covered"):
         replay_graph(small_dump, note_nothing)

@@ -75,7 +75,7 @@ async def test_real_models_are_compared_with_the_manifest(specifications: Specif
     assert passing.passed
     assert failing.passed, failing.differences
 
-    # Another property than the one that is named, a pass, and a parse error are all failures.
+    # A violation of a different property, a pass, and a parse error are all failures.
     for configuration, told in (
         ("INVARIANTS Tiny Small\n", "property: expected Small, got Tiny"),
         ("INVARIANT Bounded\n", "verdict: expected safety, got pass"),

@@ -19,7 +19,7 @@ from unwedged.store import Transaction
 
 SESSIONS = COUNTERPARTS["MCSessions.tla"]
 MOST_STEPS = 3_000
-"""Each break of the machine is noticed within so many steps."""
+"""The replay notices each break of the machine within this number of steps."""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def graph_of_two_breaks(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: 
     return graph_of(toolbox, manifest, "ReplaySessionsBrokenTwice", tmp_path_factory.mktemp("twice"))
 
 
-# That a replay fails where it should
+# Breaks that a replay must notice
 
 sound_answer = olm.take_claim_answer
 sound_note = olm.note_wedged
@@ -43,7 +43,7 @@ async def _mark_nothing(transaction: Transaction, name: PeerName) -> None:
 
 
 async def _mark_anew(transaction: Transaction, name: PeerName) -> None:
-    """Forget when a claim was handed out."""
+    """Forget the time at which a claim was handed out."""
     await sound_note(transaction, name)
     mark = await transaction.get(WANTED_SESSION, name)
     if mark is not None:
@@ -51,7 +51,7 @@ async def _mark_anew(transaction: Transaction, name: PeerName) -> None:
 
 
 async def _take_any(transaction: Transaction, request: KeysClaim, response: JsonObject, now_ms: int) -> None:
-    """Take the answer to an older claim as well, as long as there is a mark."""
+    """Accept the response to an older claim too, as long as there is a mark."""
     wanted = []
     for claimed in request.wanted:
         mark = await transaction.get(WANTED_SESSION, PeerName(claimed.device.user_id, claimed.curve25519))
@@ -72,7 +72,7 @@ async def _take_without_time(transaction: Transaction, request: KeysClaim, respo
 
 
 async def _replace_once(transaction: Transaction, request: KeysClaim, response: JsonObject, now_ms: int) -> None:
-    """Replace no session that has replaced another."""
+    """Don't replace a session that has replaced another one."""
     peer = await transaction.get(PEER, PeerName(request.wanted[0].device.user_id, request.wanted[0].curve25519))
     if peer is None or peer.generation < 2:
         await sound_answer(transaction, request, response, now_ms)

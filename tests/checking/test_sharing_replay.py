@@ -19,7 +19,7 @@ from unwedged.store import Transaction
 
 SHARING = COUNTERPARTS["MCSharing.tla"]
 MOST_STEPS = 2_000
-"""Each break of the machine is noticed within so many steps."""
+"""The replay notices each break of the machine within this number of steps."""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def graph_of_three_devices(toolbox: Toolbox, manifest: Manifest, tmp_path_factor
     return graph_of(toolbox, manifest, "ReplaySharingOfThreeDevices", tmp_path_factory.mktemp("devices"))
 
 
-# That a replay fails where it should
+# Breaks that a replay must notice
 
 sound_encrypt = sharing.encrypt
 sound_send = outbox.send
@@ -80,7 +80,7 @@ def test_a_broken_machine_diverges(graph: Graph, monkeypatch: pytest.MonkeyPatch
 
 
 async def _settle_the_newest(transaction: Transaction, request: ToDevice | RoomMessage) -> None:
-    """Take the newest key for the one that was sent."""
+    """Treat the newest key as the one that was sent."""
     names = [name for name in await transaction.keys(OUTBOX) if name >= request.transaction_id]
     if request.transaction_id in names:
         transaction.delete(OUTBOX, max(names))
@@ -96,7 +96,7 @@ def test_a_machine_that_settles_another_key_than_was_sent_diverges(
 def _send_to_the_first(
     transaction: Transaction, event_type: str, contents: Mapping[Device, JsonObject]
 ) -> TransactionId:
-    """Send to one of the devices that are given a key in one commit."""
+    """Send the key to only one of the devices that get it in one commit."""
     return sound_send(transaction, event_type, dict(list(contents.items())[:1]))
 
 

@@ -43,7 +43,7 @@ NEXT = {
     "Verification": "Next",
     "Gossip": "Next",
 }
-"""The modules that have behaviour, and the disjunction of their actions."""
+"""The modules with behaviour, each with the name of the disjunction of its actions."""
 
 TLA_COMMENT = re.compile(r"\(\*.*?\*\)|\\\*[^\n]*", re.DOTALL)
 TLA_NAME = re.compile(r"(\w+)!(\w+)")
@@ -51,12 +51,12 @@ SLUG = re.compile(r"[a-z]+(-[a-z]+)+")
 RULES = re.compile(r"\b[Rr]ules? (\d+(?:(?:, | and | to )\d+)*)")
 
 
-# What the files say
+# Reading the files
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a Markdown file: the heading it is under, and its rows by column."""
+    """A table of a Markdown file: the heading above it, and its rows by column."""
 
     heading: str
     columns: tuple[str, ...]
@@ -98,12 +98,12 @@ def table(name: str, *columns: str) -> Table:
 
 
 LABELS = ("Property", "Models", "Faults", "Tests", "Code", "Clauses")
-"""What the section of a guarantee says after its sentences, in this order. Those that no model checks lack two."""
+"""The labels in a guarantee's section, in this order. A guarantee that no model checks lacks two of them."""
 
 
 @dataclass(frozen=True)
 class Guarantee:
-    """A section of ``guarantees.md``: what is promised, and what stands behind it, by label."""
+    """A section of ``guarantees.md``: the promise, and the evidence for it, by label."""
 
     name: str
     promise: str
@@ -123,7 +123,7 @@ def guarantees() -> tuple[Guarantee, ...]:
 
 
 def spans(text: str) -> list[str]:
-    """Return what is set as code within lines."""
+    """Return the spans of text that are marked as code."""
     return re.findall(r"`([^`\n]+)`", without_blocks(text))
 
 
@@ -141,20 +141,20 @@ def tla(module: str) -> str:
 
 
 def definitions(module: str) -> dict[str, str]:
-    """Return what a module itself defines, with the text of each definition."""
+    """Return the definitions of a module itself, each with its text."""
     parts = re.split(r"^(\w+)(?:\([^)=]*\))? *==", tla(module), flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 def actions(module: str) -> set[str]:
     defined = definitions(module)
-    # A step that changes nothing is no action, and neither are the sets of which actions take elements.
+    # A step that changes nothing is not an action, and neither are the sets over which actions are quantified.
     steps = re.sub(r"UNCHANGED \w+|\\in [^:]+:", "", defined[NEXT[module]].split("\n\n")[0])
     return set(re.findall(r"\w+", steps)) & defined.keys()
 
 
 def module_of(model: Model) -> str:
-    """Return the module that a model makes finite: one that the model's own extends."""
+    """Return the module that a model makes finite: the model's own module extends it."""
     names = [model.specification.removesuffix(".tla")]
     while names[0] not in NEXT:
         extended = re.search(r"^EXTENDS (.+)$", tla(names.pop(0)), re.MULTILINE)
@@ -169,14 +169,14 @@ def checked_by(manifest: Manifest, model: Model) -> set[str]:
 
 
 def constants(manifest: Manifest, model: Model) -> dict[str, int]:
-    """Return the numbers in a configuration, and how many elements its sets have."""
+    """Return the numbers in a configuration, and the sizes of its sets."""
     text = TLA_COMMENT.sub("", manifest.job(model).configuration.read_text(encoding="utf-8"))
     numbers = {name: int(value) for name, value in re.findall(r"(\w+) *= *(\d+)", text)}
     return numbers | {name: len(value.split(",")) for name, value in re.findall(r"(\w+) *= *\{([^}]+)\}", text)}
 
 
 def resolve(name: str) -> object:
-    """Return what a dotted name means: a module, or something in one; of a dataclass's field, its default."""
+    """Return the object of a dotted name: a module, or an object in one; for a dataclass's field, its default."""
     owner: object = pkgutil.resolve_name(name.rpartition(".")[0])
     if isinstance(owner, type) and dataclasses.is_dataclass(owner):
         defaults = {field.name: field.default for field in dataclasses.fields(owner)}
@@ -188,7 +188,7 @@ def resolve(name: str) -> object:
 
 @cache
 def names_of_tests(path: Path) -> set[str]:
-    """Return the ids of the tests in a file, and of the classes that they are in."""
+    """Return the ids of the tests in a file, and of their classes."""
     found: set[str] = set()
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         match node:
@@ -201,7 +201,7 @@ def names_of_tests(path: Path) -> set[str]:
                     for inner in node.body
                     if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef)
                 }
-            case ast.Assign(targets=[ast.Name(id=name)]):  # as Hypothesis makes a test out of a state machine
+            case ast.Assign(targets=[ast.Name(id=name)]):  # a test that Hypothesis makes from a state machine
                 found.add(name)
     return {name for name in found if name.rpartition("::")[2].startswith(("test", "Test"))}
 
@@ -274,7 +274,7 @@ def test_the_pages_of_the_track_record_are_as_they_are_made() -> None:
     assert outdated == [], "python -m checking track-record makes them anew"
 
 
-# The maps between the specification and the code
+# The tables that map the specification to the code
 
 
 def test_every_action_has_its_code() -> None:
@@ -288,7 +288,7 @@ def test_every_action_has_its_code() -> None:
 
 
 def test_every_action_has_words_in_the_drawings_of_the_track_record() -> None:
-    modules = NEXT.keys() - {"AtomicStore"}  # what others refine: no fault is put into it
+    modules = NEXT.keys() - {"AtomicStore"}  # other modules refine it: it has no faults
     assert {module: set(actions) for module, actions in PHRASES.items()} == {
         module: actions(module) for module in modules
     }
@@ -434,7 +434,7 @@ def test_rules_that_are_cited_exist() -> None:
 
 
 def test_no_citation_and_no_clause_is_left_alone() -> None:
-    """``python -m checking clauses`` lists all clauses, and where each is cited."""
+    """``python -m checking clauses`` lists all clauses, each with its citations."""
     assert Specification.read(ROOT).problems() == []
 
 

@@ -16,7 +16,7 @@ MIN_USED_SECONDS = MIN_CPU_SHARE * IDLE_TIMEOUT_SECONDS
 
 
 def samples_until_it_stands_still(*used: float | None) -> int:
-    """Return at which sample it is noticed, or 0; after those given, nothing is used any more."""
+    """Return the sample at which a standstill is noticed, or 0. After the given samples, no more time is used."""
     watch = Standstill(IDLE_TIMEOUT_SECONDS)
     last = used[-1]
     for sample in range(1, len(used) + 2 * SAMPLES):
@@ -31,7 +31,7 @@ def test_a_process_that_uses_nothing_is_noticed_after_so_many_samples() -> None:
 
 
 def test_what_an_idle_java_uses_is_not_work() -> None:
-    """A tenth of the least share, at each sample."""
+    """The process uses a tenth of the least share at each sample."""
     assert (
         samples_until_it_stands_still(*(MIN_USED_SECONDS / 10 * sample / SAMPLES for sample in range(2 * SAMPLES)))
         == SAMPLES
@@ -52,7 +52,7 @@ def test_where_it_can_not_be_told_nobody_is_said_to_stand_still() -> None:
 
 @pytest.fixture(params=["stat", "ps"])
 def processes(request: pytest.FixtureRequest) -> Path:
-    """Where the table of processes is, or where there is none; skip what this system does not have."""
+    """Return the folder of the process table, or a folder without one for ``ps``. Skip what this system lacks."""
     if request.param == "stat":
         if not Path("/proc/self/stat").exists():
             pytest.skip("there is no table of processes here")
@@ -67,7 +67,7 @@ async def test_work_is_seen(processes: Path) -> None:
     try:
         before = await processor_seconds(busy.pid, processes)
         assert before is not None
-        while True:  # as long as it takes to use a second: less is not always told
+        while True:  # until a second is used, since smaller amounts are not always reported
             used = await processor_seconds(busy.pid, processes)
             assert used is not None
             if used >= before + 1:

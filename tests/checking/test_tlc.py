@@ -84,7 +84,7 @@ async def test_a_behaviour_that_stands_still(toolbox: Toolbox, specifications: S
 
 async def test_of_several_temporal_properties_none_is_guessed(toolbox: Toolbox, specifications: Specifications) -> None:
     result = await run(toolbox, specifications.job("SPECIFICATION Fair PROPERTIES Arrives Returns\n"))
-    # The pinned TLC does not say which; a newer one does.
+    # The pinned TLC does not name the property; a newer one does.
     assert result.verdict is Verdict.LIVENESS
     assert result.property in (None, "Arrives")
 
@@ -145,7 +145,7 @@ exec sleep 600
 
 
 async def test_a_run_that_stands_still_is_ended(toolbox: Toolbox, specifications: Specifications) -> None:
-    """It prints that it is at work, and does nothing."""
+    """The program prints a progress report, and then does nothing."""
     java = specifications.write("java", SAYS_THAT_IT_RUNS)
     java.chmod(0o700)
     said: list[Progress] = []
@@ -159,13 +159,13 @@ async def test_a_run_that_stands_still_is_ended(toolbox: Toolbox, specifications
 async def test_a_run_that_works_is_left_to_work_however_long_it_takes(
     toolbox: Toolbox, specifications: Specifications, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It prints nothing for a hundred times as long as it may stand still, and then something else ends it."""
+    """The program prints nothing for a hundred times the idle timeout; then the test kills it."""
     samples = itertools.count()
     java = specifications.write("java", "#!/bin/sh\nexec sleep 600\n")
     java.chmod(0o700)
 
     async def used(pid: int) -> float:
-        """Work a little between any two samples, and come to an end after many."""
+        """Report a little more work at each sample, and kill the program after many."""
         if (sample := next(samples)) == 100 * standstill.SAMPLES:
             os.kill(pid, signal.SIGKILL)
         return float(sample)

@@ -36,7 +36,7 @@ def test_the_jar_is_verified_at_each_use(toolbox: Toolbox, tmp_path: Path) -> No
 
 
 def test_without_a_network_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Nobody listens on the discard port of this machine.
+    # No program listens on the discard port of this machine.
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "")

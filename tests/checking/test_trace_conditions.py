@@ -1,4 +1,4 @@
-"""Each condition by which a trace is rejected is needed: without it, one that no sound process writes is accepted."""
+"""Each condition that rejects a trace is needed: without it, a trace that no correct process writes is accepted."""
 
 from __future__ import annotations
 
@@ -35,28 +35,28 @@ class Rows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     rows: str
     begins: str = ""
-    """The name of the rows that come before."""
+    """The name of the rows that precede these."""
     killed: bool = False
     """Whether lines may be missing at the end of a machine's trace."""
 
 
 class Impossible(Rows, frozen=True, forbid_unknown_fields=True):
-    """A trace of which one step is impossible."""
+    """A trace with one impossible step."""
 
     reasons: frozenset[str] = frozenset()
     conditions: frozenset[str] = frozenset()
-    """Without each of these alone, it is accepted."""
+    """If any one of these conditions is removed, the trace is accepted."""
 
 
 class Unneeded(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A condition that no trace needs, and why it stays."""
+    """A condition without a trace that needs it, and the reason why it stays."""
 
     condition: str
     why: str
 
 
 class Listed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The file."""
+    """The contents of ``impossible_traces.toml``."""
 
     begins: dict[str, str]
     store: list[Impossible]
@@ -77,7 +77,7 @@ def rows_of(trace: Rows) -> Iterator[list[str]]:
 
 
 def field_of(text: str) -> object:
-    """Return what a field has."""
+    """Return the value of a field."""
     if text.startswith("["):
         return [field_of(each) for each in text[1:-1].split(",") if each]
     if text in {"true", "false"} or re.fullmatch(r"-?\d+", text):
@@ -97,7 +97,7 @@ class Writing:
 
     def write(self, process: str, step: str, *fields: str, **more: object) -> None:
         named = {name: field_of(text) for name, _, text in (each.partition("=") for each in fields)}
-        number = named.get("line", self._counts[process] + 1)  # Where lines are missing, a row says its number.
+        number = named.get("line", self._counts[process] + 1)  # If lines are missing before it, a row gives its number.
         assert isinstance(number, int)
         self._counts[process] = number
         head: Json = {"format": 1, "store": "0" * 16, "instance": f"{ord(process):016x}", "line": number}
@@ -112,7 +112,7 @@ def lines_of_store(trace: Rows) -> list[Json]:
 
 
 def lines_of_machine(trace: Rows) -> list[Json]:
-    """Each row is an operation: who does it, what it writes, and (after bars) the lines of the machine."""
+    """Return a trace's lines. Each row is an operation: its process, its records, and (after bars) machine lines."""
     writing, holder, epoch, version = Writing(), "", 0, 0
     made: Counter[str] = Counter()
     seen: dict[str, int] = {}
@@ -147,12 +147,12 @@ def lines_of_machine(trace: Rows) -> list[Json]:
         for step, *fields in said:
             writing.write(process, step, *fields, operation=operation)
     for process in () if trace.killed else seen:
-        writing.write(process, "rerun", attempt=1, why="SnapshotMoved")  # So it shows that no line of it is missing.
+        writing.write(process, "rerun", attempt=1, why="SnapshotMoved")  # It shows that no line is missing.
     return writing.lines
 
 
 def name_of(record: str) -> str:
-    """Return the name of a record that a row names with what becomes of it, and perhaps with a number."""
+    """Return the name of a record from a row's word: a mark for its change, its kind, and perhaps a number."""
     kind, _, number = record.lstrip("-=").partition("#")
     return str(field_of(f"{kind}#{number or 0}"))
 
@@ -163,12 +163,12 @@ def digest_of(updates: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What TLC says of many traces at once."""
+    """TLC's results for many traces in one run."""
 
     accepted: Mapping[int, frozenset[int]]
-    """By trace: without which condition it is accepted; 0: with all."""
+    """By trace: the conditions without which it is accepted; 0 stands for all conditions in place."""
     reasons: Mapping[int, frozenset[str]]
-    """By trace: what is wrong with the step that it comes no further than."""
+    """By trace: the reasons against the first step that is not accepted."""
 
 
 async def follow(
@@ -179,7 +179,7 @@ async def follow(
     configuration: str,
     changed: Iterable[str],
 ) -> Found:
-    """Let TLC follow each trace with all conditions, and without each."""
+    """Let TLC follow each trace with all conditions, and without each single one."""
     text = f"""\
 ---- MODULE TheLogs ----
 EXTENDS {module}
@@ -275,7 +275,7 @@ def of_machine(toolbox: Toolbox) -> list[Condition]:
 
 
 def compared(conditions: Sequence[Condition], traces: Sequence[Impossible], found: Found) -> list[str]:
-    """Return what is not as listed."""
+    """Return the differences from the list."""
     wrong = []
     for number, trace in enumerate(traces, 1):
         accepted = found.accepted.get(number, frozenset())
@@ -291,7 +291,7 @@ def compared(conditions: Sequence[Condition], traces: Sequence[Impossible], foun
 
 
 def accepted_by(found: Found) -> list[int]:
-    """Return which traces are accepted."""
+    """Return the names of the accepted traces."""
     return sorted(number for number in found.accepted if ALL in found.accepted[number])
 
 

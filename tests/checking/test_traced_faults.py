@@ -1,4 +1,4 @@
-"""Faults in real processes are found by their traces, as the table in ``spec/trace-faults.md`` says."""
+"""The traces of real processes show their faults, as the table in ``spec/trace-faults.md`` says."""
 
 from __future__ import annotations
 

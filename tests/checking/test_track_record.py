@@ -158,7 +158,7 @@ def test_what_no_model_has_is_drawn_from_its_acts() -> None:
     )
     files_made = contents([bug], [], AROUND)
     assert "  1  app -> file  removes the file" in files_made["renew-ignores-loss.md"]
-    assert ET.fromstring(files_made["renew-ignores-loss.svg"]) is not None  # noqa: S314 (made here)
+    assert ET.fromstring(files_made["renew-ignores-loss.svg"]) is not None  # noqa: S314 (this project's output)
 
 
 def test_what_a_person_tells_comes_before_what_tlc_finds() -> None:

@@ -13,7 +13,7 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\x0b"), max_siz
 
 
 def homogeneous(leaf: st.SearchStrategy[Value]) -> st.SearchStrategy[Value]:
-    """Build values on leaves of one kind: TLC has no set with both TRUE and 1, which are equal to Python."""
+    """Build values with leaves of one kind: TLC has no sets with both TRUE and 1, and Python regards these as equal."""
 
     def nest(inner: st.SearchStrategy[Value]) -> st.SearchStrategy[Value]:
         empty: HashTrieMap[Value, Value] = HashTrieMap()

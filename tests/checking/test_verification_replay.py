@@ -23,7 +23,7 @@ from unwedged.store import Transaction
 
 VERIFICATION = COUNTERPARTS["MCVerification.tla"]
 MOST_STEPS = 3_000
-"""Each break of the machine is noticed within so many steps."""
+"""The replay notices each break of the machine within this number of steps."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def attacked_twice(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytes
     return graph_of(toolbox, manifest, "ReplayVerificationForgedTwice", tmp_path_factory.mktemp("twice"))
 
 
-# That a replay fails where it should
+# Breaks that a replay must notice
 
 sound_cancel = verification.cancel
 sound_ended = verification._ended
@@ -63,7 +63,7 @@ def _send_in_any_order(
 
 
 def _receive_again(flow: VerificationFlow, event_type: str, content: JsonObject, context: Context) -> FlowStep:
-    """Take a message whether it has come before or not."""
+    """Accept a message even if it has come before."""
     return sound_receive(msgspec.structs.replace(flow, received=()), event_type, content, context)
 
 
@@ -90,7 +90,7 @@ def _keep_the_secret(flow: VerificationFlow, cancellation: Cancellation | None, 
 
 
 def _show_what_the_other_does_not(flow: VerificationFlow, own: Device) -> ShortString | None:
-    """Compute the short string from the own end to the other one, whichever of them has started."""
+    """Compute the short string in the order from this device to the other, whichever of them started."""
     exchange, device = verification._exchange(flow)
     sides = Ephemeral(own, sas.public_key(exchange.secret)), Ephemeral(device, exchange.their_key)
     return sas.short_string(verification._shared(exchange), *sides, verification._name(flow))

@@ -1,8 +1,8 @@
-"""The conditions by which the trace modules reject a log, and which logs are accepted without each of them.
+"""The conditions by which the trace modules reject a log, and the logs that are accepted without each of them.
 
-A condition is a part of an action, or of what names the reasons against one, without which more would be possible: a
-conjunct, a disjunct of what must not be. SANY says where they are. All of them are taken out in one run of TLC: there
-each stands beside a variable that says which one does not count, and another variable says which log is followed.
+A condition is a part of an action, or of the definition of the reasons against an action. Without it, more steps would
+be possible: it is a conjunct, or a disjunct of something that must not hold. SANY reports the positions. One run of TLC
+removes each of them in turn: a variable says which condition does not count, and another says which log is followed.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from checking.tlc.toolbox import Toolbox
 
 SPECIFICATIONS: Final = Path(__file__).parents[2] / "tla"
 ALL: Final = 0
-"""In the place of the number of the condition that does not count: all do."""
+"""The value of the variable that means that all conditions count."""
 
 _ANYWAY: Final = frozenset({"$ConjList", "$DisjList", "\\land", "\\lor", "$IfThenElse", "$Case", "$BoundedExists"})
 
 
 @dataclass(frozen=True, order=True, slots=True)
 class Condition:
-    """A condition, and where in its module it is: line and column, from 1, both ends inclusive."""
+    """A condition, and its position in its module: lines and columns, from 1, both ends inclusive."""
 
     module: str
     start: tuple[int, int]
     end: tuple[int, int]
     wanted: bool
-    """Whether a step is possible only if this holds; else, only if it does not."""
+    """Whether a step requires that this holds, or that it does not hold."""
     definition: str
     text: str
 
@@ -41,21 +41,21 @@ class Condition:
 
 
 class _Tree:
-    """A module and those that it extends, as SANY has parsed them."""
+    """A module and the modules that it extends, as SANY parses them."""
 
     def __init__(self, toolbox: Toolbox, module: str, looked_at: Collection[str]) -> None:
         command = [str(toolbox.java), "-cp", str(toolbox.jar), "tla2sany.xml.XMLExporter", "-o"]
         path = SPECIFICATIONS / f"{module}.tla"
         written = subprocess.run([*command, "-I", str(SPECIFICATIONS), str(path)], capture_output=True, check=True)  # noqa: S603
         text = written.stdout.decode()
-        root = fromstring(text[text.index("<modules>") :])  # noqa: S314 (from our own tool)
+        root = fromstring(text[text.index("<modules>") :])  # noqa: S314 (this project's tool)
         self._looked_at = looked_at
         self._texts = {name: (SPECIFICATIONS / f"{name}.tla").read_text().split("\n") for name in looked_at}
         self._symbols = {entry.findtext("UID"): entry[1] for entry in root.iter("entry")}
         self._seen: set[tuple[str | None, bool]] = set()
 
     def conditions(self, *definitions: str) -> list[Condition]:
-        """Return the conditions of definitions, and of those that they use."""
+        """Return the conditions of definitions and of the definitions that they use."""
         found: set[Condition] = set()
         for symbol in self._symbols.values():
             if symbol.tag == "UserDefinedOpKind" and symbol.findtext("uniquename") in definitions:
@@ -63,7 +63,7 @@ class _Tree:
         return sorted(found)
 
     def _inside(self, node: Element, of: str, *, wanted: bool) -> Iterator[Condition]:
-        """Return the conditions within an expression that must hold, or must not."""
+        """Return the conditions within an expression. ``wanted`` says whether the expression must hold or must not."""
         if node.tag == "LetInNode":
             yield from self._inside(_only(node.find("body")), of, wanted=wanted)
         if node.tag != "OpApplNode":
@@ -86,7 +86,7 @@ class _Tree:
                 yield from self._inside(operands[0], of, wanted=not wanted)
             case "$IfThenElse":
                 for arm, holds in ((operands[1], True), (operands[2], False)):
-                    if self._is_empty(arm):  # there is no reason against it
+                    if self._is_empty(arm):  # an empty set: no reason against the step
                         yield from self._part(operands[0], of, wanted=holds)
                     yield from self._inside(arm, of, wanted=wanted)
             case "$Case" | "$Pair" | "$BoundedForall" | "$BoundedExists" | "\\union" | "\\cup":
@@ -106,7 +106,7 @@ class _Tree:
         yield from self._inside(_only(body), str(symbol.findtext("uniquename")), wanted=wanted)
 
     def _part(self, node: Element, of: str, *, wanted: bool) -> Iterator[Condition]:
-        """Return the conditions within one; if there are none, the condition itself."""
+        """Return the conditions within a condition; if there are none, the condition itself."""
         within = [*self._inside(node, of, wanted=wanted)]
         yield from within or [self._condition(node, of, wanted=wanted)]
 
@@ -123,7 +123,7 @@ class _Tree:
         return Condition(module, start, end, wanted, of, text)
 
     def _acts(self, node: Element, *, acted: bool) -> bool:
-        """Say whether an expression changes the state. After an action, one can only ask what has become of it."""
+        """Return whether an expression changes the state. After an action, an equality only tests the new state."""
         if int(node.findtext("level") or 0) < 2 or node.tag != "OpApplNode":
             return node.tag == "LetInNode"
         name = self._name(node)
@@ -132,7 +132,7 @@ class _Tree:
         return name in _ANYWAY or name == "UNCHANGED" or self._is_action(node)
 
     def _is_action(self, node: Element) -> bool:
-        """Say whether an expression is an action by its name."""
+        """Return whether an expression is the name of an action."""
         return node.find("operator/UserDefinedOpKindRef") is not None and node.findtext("level") == "2"
 
     def _is_empty(self, node: Element) -> bool:
@@ -153,18 +153,18 @@ def _operands(node: Element) -> list[Element]:
 
 
 def find_conditions(toolbox: Toolbox, module: str, looked_at: Collection[str], *definitions: str) -> list[Condition]:
-    """Return the conditions of the definitions of a module, as far as they are in the modules to be looked at."""
+    """Return the conditions of a module's definitions that are in the modules ``looked_at``."""
     return _Tree(toolbox, module, looked_at).conditions(*definitions)
 
 
 def instrumented(module: str, conditions: Sequence[Condition]) -> str:
-    """Return a module's text in which each condition holds, or does not, if the variable has its number."""
+    """Return a module's text in which the condition with the number in the variable ``without`` does not count."""
     lines = (SPECIFICATIONS / f"{module}.tla").read_text().split("\n")
     for number, condition in reversed([*enumerate(conditions, 1)]):
         if condition.module != module:
             continue
         (first, left), (last, right) = condition.start, condition.end
-        # What is below each other stays so.
+        # Text below other text must keep its column.
         lines[last - 1] = f"{lines[last - 1][:right]}))\n{' ' * right}{lines[last - 1][right:]}"
         beside = f"(without = {number} \\/ (" if condition.wanted else f"(without # {number} /\\ ("
         lines[first - 1] = f"{lines[first - 1][: left - 1]}{beside}\n{' ' * (left - 1)}{lines[first - 1][left - 1 :]}"

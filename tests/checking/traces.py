@@ -1,4 +1,4 @@
-"""A real trace in which most steps of the store happen, for tests that leave something out of it or change it."""
+"""A real trace in which most steps of the store happen, for tests that omit or change parts of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Json = dict[str, object]
 
 
 async def eventful(folder: Path) -> list[Json]:
-    """Let two processes take turns with subscribers, views, lost leases, and a log that is cut."""
+    """Let two processes take turns with subscribers, views, lost leases, and a truncated change log."""
     recorder = Recorder()
     async with workbench(folder / "store.db") as bench:
         phone = await bench.instance("phone", tracer=recorder)
