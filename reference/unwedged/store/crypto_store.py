@@ -467,6 +467,7 @@ class CryptoStore:
         every invalidation, and ends when the store is closed.
         """
         self._must_be_open()
+        self._must_not_be_inside("a subscription can't begin")
         if whole_of(buffered_changes, "the length of a buffer") < 1:
             raise InvalidArgument("a buffer has room for one change at least")
         must_be_declared(kind, self._services.kinds)
@@ -494,6 +495,7 @@ class CryptoStore:
         """
         secret = secret_of(passphrase, key)
         self._must_be_open()
+        self._must_not_be_inside("a secret can't be changed")
         pauses = self._pauses
         fresh = await asyncio.to_thread(self._sealer.rewrapped, secret)
         await self._resume_if_paused(pauses)

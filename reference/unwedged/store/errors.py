@@ -142,5 +142,7 @@ class OperationEnded(StoreError):
 class NestedOperation(StoreError):
     """An operation of a store was begun, or the store closed, paused or resumed, inside of another operation of it.
 
-    Each would wait for the other. A task that was made inside of an operation counts as inside until that has ended.
+    Each would wait for the other. To subscribe or to change the secret there is refused too: either may wait for a
+    pause that waits for the operation. A task that was made inside of an operation counts as inside until that has
+    ended.
     """

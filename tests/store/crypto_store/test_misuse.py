@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import gc
 import inspect as inspect_module
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from tests.store.stores import (
     Recorder,
     Workbench,
     all_that_can_run,
+    apart,
     count_up,
     take_over,
     workbench,
@@ -123,6 +125,26 @@ class TestMisuse:
         async with phone.view():
             with pytest.raises(NestedOperation):
                 await phone.run(count_up)
+
+    # P11.3
+    @pytest.mark.parametrize(
+        "use",
+        [lambda store: store.subscribe(DEVICE).__aenter__(), lambda store: store.change_secret(key=KEY)],
+        ids=["subscribe", "change_secret"],
+    )
+    async def test_what_may_wait_for_a_pause_is_refused_inside(
+        self, phone: Instance, use: Callable[[CryptoStore], Awaitable[object]]
+    ) -> None:
+        """The pause waits for the operation."""
+        async with phone.transaction() as transaction:
+            pausing = asyncio.create_task(apart(phone.pause()))
+            await all_that_can_run()
+            with pytest.raises(NestedOperation):
+                await asyncio.wait_for(use(phone), PATIENCE)
+            await count_up(transaction)
+        await pausing
+        assert phone.statistics().state == "paused"
+        assert await phone.query(count_of) == 1
 
     # P11.3
     @pytest.mark.parametrize("begin", ["transaction", "view"])
