@@ -211,8 +211,10 @@ class _Block(AbstractAsyncContextManager[Facade], Generic[AnyOperation, Facade])
             elif isinstance(failure, Exception):
                 await operation.confirm(failure)
         finally:
-            self._store._end(operation)  # noqa: SLF001
-            self._scope.leave()
+            try:
+                self._store._end(operation)  # noqa: SLF001
+            finally:  # The application's clock may fail.
+                self._scope.leave()
 
 
 class CryptoStore:

@@ -260,6 +260,30 @@ class TestMisuse:
         assert phone._lock.guarded.admission.running == 0
         assert await asyncio.wait_for(phone.run(count_up), PATIENCE) == 2
 
+    # P11.3
+    async def test_an_operation_whose_end_fails_is_over_for_its_task(
+        self, phone: Instance, extension: Instance, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its clock fails, which says whether the turn goes on."""
+
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        await take_over(phone)
+        block = phone.transaction()
+        await block.__aenter__()
+        behind = asyncio.create_task(apart(phone.run(count_up)))
+        await all_that_can_run()
+        assert not await extension.lock.acquire_now()
+        await phone.lock.renew_now()
+        with monkeypatch.context() as patch:
+            patch.setattr(phone.clock, "now", fail)
+            with pytest.raises(ZeroDivisionError):
+                await block.__aexit__(asyncio.CancelledError, asyncio.CancelledError(), None)
+        await phone.lock.renew_now()
+        assert await asyncio.wait_for(behind, PATIENCE) == 1
+        await phone.close()
+
     async def test_an_operation_that_is_no_coroutine_is_refused_and_writes_nothing(self, phone: Instance) -> None:
         def put(transaction: Transaction) -> None:
             transaction.put(DEVICE, "a", b"")
