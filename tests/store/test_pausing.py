@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -15,7 +16,18 @@ from typing import TypeVar
 
 import pytest
 
-from tests.store.stores import COUNTER, DEVICE, KEY, KINDS, Workbench, all_that_can_run, count_up, take_over, workbench
+from tests.store.stores import (
+    COUNTER,
+    DEVICE,
+    KEY,
+    KINDS,
+    PATIENCE,
+    Workbench,
+    all_that_can_run,
+    count_up,
+    take_over,
+    workbench,
+)
 from unwedged.protocol.identifiers import Milliseconds, Version
 from unwedged.store import (
     AnotherStore,
@@ -81,6 +93,19 @@ def held(path: Path) -> tuple[int, int]:
 def outside(work: Coroutine[None, None, Result]) -> asyncio.Task[Result]:
     """Create a task that does not count as inside the operation that creates it."""
     return asyncio.create_task(work, context=Context())
+
+
+def failing_at(caplog: pytest.LogCaptureFixture, message: str) -> Callable[[logging.LogRecord], bool]:
+    """Let the log raise an exception at a ``message``."""
+
+    def fail(record: logging.LogRecord) -> bool:
+        if record.msg.startswith(message):
+            raise ZeroDivisionError
+        return True
+
+    caplog.set_level(logging.INFO, "unwedged")
+    caplog.handler.addFilter(fail)
+    return fail
 
 
 async def subscribed(store: CryptoStore) -> None:
@@ -475,6 +500,37 @@ class TestWhatRuns:
             await store.pause()
         assert store.statistics().state == "paused"
         assert await store.run(count_up) == 2
+
+
+class TestALogThatFails:
+    """What the program has put into its log may raise anything."""
+
+    # P19.3
+    async def test_leaves_nothing_open_in_a_pause(
+        self, store: CryptoStore, path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with store.transaction() as transaction:
+            await count_up(transaction)
+            pausing = outside(store.pause())  # so that it is the pause that releases the lease
+            await asyncio.sleep(0)
+        fail = failing_at(caplog, "lease released")
+        with pytest.raises(ZeroDivisionError):
+            await pausing
+        caplog.handler.removeFilter(fail)
+        assert held(path) == (0, 0)
+        assert store.statistics().state == "paused"
+        assert await store.run(count_up) == 2
+
+    # P19.4
+    async def test_keeps_no_store_paused(self, store: CryptoStore, caplog: pytest.LogCaptureFixture) -> None:
+        await store.pause()
+        fail = failing_at(caplog, "store goes on")
+        with pytest.raises(ZeroDivisionError):
+            await store.resume()
+        caplog.handler.removeFilter(fail)
+        async with asyncio.timeout(PATIENCE):
+            assert await store.run(count_up) == 1
+        assert store._tasks
 
 
 # P19.5

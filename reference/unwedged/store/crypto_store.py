@@ -714,8 +714,10 @@ class CryptoStore:
         """Release the lease, end all tasks, and close all files (P19.3)."""
         try:
             await self._end_tasks()
-            await self._lock.stop()
-            await self._services.backend.close()
+            try:
+                await self._lock.stop()
+            finally:
+                await self._services.backend.close()
         finally:
             self._paused = True
             self._not_paused.clear()
@@ -740,12 +742,12 @@ class CryptoStore:
         await self._services.backend.reopen(self.mark())
         self._paused = False
         self._not_paused.set()
-        if self._services.trace is not None:
-            self._services.trace.note("resume")
-        logger.info("store goes on label=%s", self._lock.label)
         self._lock.resume_admitting()
         if self._has_tasks:
             self._run_tasks()
+        if self._services.trace is not None:
+            self._services.trace.note("resume")
+        logger.info("store goes on label=%s", self._lock.label)  # The program's log may fail.
         if self._streams.followed.is_set():
             await self._listen()
 
