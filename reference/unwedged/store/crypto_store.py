@@ -353,28 +353,28 @@ class CryptoStore:
                 try:
                     sealer = await _unlock(backend, secret, expected)
                     version, present = await backend.contents()
+                    if unknown := sorted(present - declared.keys()):
+                        # A newer program's records: they are left alone, neither refused nor read.
+                        logger.info("the store has records of kinds that were not declared kinds=%s", ",".join(unknown))
+                    logger.info("store opened label=%s version=%d sqlite=%s", label, version, engine.description())
+                    store = cls._assemble(
+                        backend,
+                        sealer,
+                        declared.values(),
+                        label=label,
+                        instance=instance,
+                        version=version,
+                        times=lease_times,
+                        clock=own_clock,
+                        randomness=own_randomness,
+                        cache_limit_bytes=limit_bytes,
+                        tracer=tracer,
+                    )
+                    store._run_tasks()  # noqa: SLF001 (of the class itself)
+                    return store
                 except BaseException:
                     await backend.close()
                     raise
-            if unknown := sorted(present - declared.keys()):
-                # A newer program's records: they are left alone, neither refused nor read.
-                logger.info("the store has records of kinds that were not declared kinds=%s", ",".join(unknown))
-            logger.info("store opened label=%s version=%d sqlite=%s", label, version, engine.description())
-            store = cls._assemble(
-                backend,
-                sealer,
-                declared.values(),
-                label=label,
-                instance=instance,
-                version=version,
-                times=lease_times,
-                clock=own_clock,
-                randomness=own_randomness,
-                cache_limit_bytes=limit_bytes,
-                tracer=tracer,
-            )
-            store._run_tasks()  # noqa: SLF001 (of the class itself)
-            return store
 
         return Opening(open_store)
 

@@ -97,6 +97,38 @@ class TestOpening:
             assert not left_open
         pytest.fail("it never got through")
 
+    # P17.10
+    @pytest.mark.parametrize("message", ["store opened", "the store has records of kinds"])
+    async def test_a_log_that_fails_leaves_no_file_open(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, message: str
+    ) -> None:
+        path = tmp_path / "store.db"
+        async with CryptoStore.open(path, key=KEY, label="newer", kinds=KINDS) as newer:
+            await newer.run(count_up)
+        made: list[SqliteBackend] = []
+        prepare = SqliteBackend.open
+
+        async def noted(path: Path, expected: Expectations) -> SqliteBackend:
+            backend = await prepare(path, expected)
+            made.append(backend)
+            return backend
+
+        def fail(record: logging.LogRecord) -> bool:
+            if record.msg.startswith(message):
+                raise ZeroDivisionError
+            return True
+
+        monkeypatch.setattr(SqliteBackend, "open", noted)
+        caplog.set_level(logging.INFO, "unwedged")
+        caplog.handler.addFilter(fail)
+        with pytest.raises(ZeroDivisionError):
+            await CryptoStore.open(path, key=KEY, label="older", kinds=[DEVICE])
+        caplog.handler.removeFilter(fail)
+        [backend] = made
+        left_open = not backend._closed
+        await backend.close()
+        assert not left_open
+
     # P0.4, P0.6
     async def test_each_store_object_is_an_instance_of_its_own(self, tmp_path: Path) -> None:
         path = tmp_path / "store.db"
