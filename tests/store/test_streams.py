@@ -29,7 +29,15 @@ from tests.store.stores import (
 from unwedged.protocol.identifiers import Version
 from unwedged.protocol.stream import Lagged
 from unwedged.store.crypto_store import LISTEN_EVERY_MS
-from unwedged.store.errors import InvalidArgument, LeaseLost, StoreBusy, StoreClosed, StoreRolledBack, UnknownKind
+from unwedged.store.errors import (
+    InvalidArgument,
+    LeaseLost,
+    StoreBusy,
+    StoreClosed,
+    StoreReplaced,
+    StoreRolledBack,
+    UnknownKind,
+)
 from unwedged.store.expectations import StoreMark
 from unwedged.store.records import BYTES, TEXT, RecordKind
 from unwedged.store.streams import Changed, Subscription
@@ -242,6 +250,21 @@ async def test_iteration_waits_and_ends_with_the_store(phone: Instance) -> None:
         await committed_by(phone, "a")
         await phone.close()
         assert await collecting == [changed(1, "a")]
+
+
+# P9.12
+async def test_a_subscription_that_ended_is_told_nothing_more(phone: Instance) -> None:
+    """The file was replaced and put back: a later commit is news for those that subscribe from then on."""
+    async with phone.subscribe(COUNTER) as ended:
+        await committed_by(phone, "a")
+        phone.gated.failures["changes"] = StoreReplaced("replaced")
+        await phone._listen()
+        async with phone.subscribe(COUNTER) as new:
+            await committed_by(phone, "b")
+            assert await heard(new, 1) == [changed(2, "b")]
+        assert await heard(ended, 1) == [changed(1, "a")]
+        with pytest.raises(StoreReplaced):
+            await anext(ended)
 
 
 async def collect(subscription: Subscription[str]) -> list[Changed[str] | Lagged]:

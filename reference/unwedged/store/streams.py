@@ -60,7 +60,9 @@ class Inbox:
         self._owner_process = OwnerProcess()
 
     def deliver(self, news: Change[RecordName] | Lagged) -> None:
-        """Keep ``news`` if it is of the subscriber's kind (P9.5, P9.8)."""
+        """Keep ``news`` if it is of the subscriber's kind (P9.5, P9.8), unless the subscription has ended (P9.12)."""
+        if self._closed:
+            return
         if isinstance(news, Change) and news.key.kind != self.kind_name:
             return
         if len(self.news) >= self._limit:
