@@ -126,7 +126,7 @@ class Statistics:
     """How many times ``run`` and ``query`` have retried an operation."""
     leases_acquired: int
     leases_lost: int
-    """Guards that ended without a release."""
+    """Guards that did not end by a release: the lease was lost, a sync failed, or operations were abandoned."""
     invalidations: int
     """Syncs that found the cache out of date."""
     records_dropped: int
