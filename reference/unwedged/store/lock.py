@@ -575,10 +575,12 @@ class LeaseLock:
             await self._unguarded.wait()
             if not self._waiting:
                 return
+            lease = await self._backend.look()
+            if self._admitting_paused:  # If something still waits when that ends, it asks anew (P19.1).
+                return
             if self._handed_over is not None:
                 watch.stand_back(self._handed_over)
                 self._handed_over = None
-            lease = await self._backend.look()
             free = takeable(lease, self.instance, self._now())
             # Asking takes the lease or sets ``wanted``. If that is set already, it would write for nothing.
             if watch.saw(lease, free=free) and (free or not lease.wanted):

@@ -461,6 +461,30 @@ class TestBeginning:
         async with asyncio.timeout(PATIENCE):
             await asyncio.gather(*waiting)
 
+    # P19.1
+    @pytest.mark.parametrize("during", ["a pause", "a look"])
+    async def test_asking_ends_when_beginning_is_paused(
+        self, bench: Workbench, phone: Instance, extension: Instance, during: str
+    ) -> None:
+        """Also if the lease becomes free then: taking it would keep others out, although nothing may begin."""
+        await take_over(extension)
+        waiting = asyncio.create_task(held(phone))
+        await bench.clock.asleep(1)
+        gate = phone.gated.hold_before("look")
+        if during == "a look":
+            bench.clock.advance(LONGEST_PAUSE_MS)
+            await gate.reached.wait()
+        phone.lock.pause_admitting()
+        await extension.lock.release_now()
+        gate.opened.set()
+        bench.clock.advance(LONGEST_PAUSE_MS)
+        await lock_tasks_end(phone)
+        assert phone.lock.guard == NO_GUARD
+        assert phone.gated.calls.count("acquire") == 1, "it has set wanted"
+        phone.lock.resume_admitting()
+        async with asyncio.timeout(PATIENCE):
+            await waiting
+
     # P12.1
     @pytest.mark.parametrize("mode", ["view", "transaction"])
     async def test_what_is_cancelled_as_it_begins_has_ended(self, phone: Instance, mode: str) -> None:
