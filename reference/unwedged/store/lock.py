@@ -354,13 +354,13 @@ class LeaseLock:
                 if self._trace is not None:
                     self._trace.note("want", epoch=lease.epoch, left_ms=lease.expires - now)
                 return False
+            self._set_guard(rules.taken(lease.epoch))  # first: the trace and the log may fail
             self.leases_acquired += 1
-            if self._trace is not None:
-                self._trace.note("acquire", epoch=lease.epoch)
             self._watch.took(lease.epoch)
-            logger.info("lease acquired label=%s epoch=%d", self.label, lease.epoch)
-            self._set_guard(rules.taken(lease.epoch))
             try:
+                if self._trace is not None:
+                    self._trace.note("acquire", epoch=lease.epoch)
+                logger.info("lease acquired label=%s epoch=%d", self.label, lease.epoch)
                 await self.sync_cache(lease.epoch)
             except LeaseLost:
                 self.lost(lease.epoch)
@@ -419,15 +419,17 @@ class LeaseLock:
 
     async def _end_guard_and_release(self, epoch: Epoch, why: str = "abandoned") -> None:
         """End a guard and release its lease: its sync failed, or its operations were abandoned (P2.11, P8.17)."""
-        self.lost(epoch, why)
         try:
-            await self._release_row(epoch)
-            lease = await self._backend.look()
-        except StoreError as failure:  # Nothing is lost but time: the lease expires.
-            logger.warning("release failed label=%s epoch=%d: %s", self.label, epoch, failure)
-            return
-        if lease.wanted:
-            self._handed_over = epoch
+            self.lost(epoch, why)
+        finally:  # The trace and the log may fail.
+            try:
+                await self._release_row(epoch)
+                lease = await self._backend.look()
+            except StoreError as failure:  # Nothing is lost but time: the lease expires.
+                logger.warning("release failed label=%s epoch=%d: %s", self.label, epoch, failure)
+            else:
+                if lease.wanted:
+                    self._handed_over = epoch
 
     # P8.11, P8.12, P8.13, P8.14
     def stop_renewing_if_overdue(self) -> None:

@@ -237,6 +237,33 @@ class TestAcquiring:
         bench.expire_lease()
         await take_over(extension)
 
+    # P1.5, P2.11
+    @pytest.mark.parametrize("broken", ["once", "always"])
+    async def test_where_the_log_fails_the_lease_is_given_up(
+        self, phone: Instance, extension: Instance, caplog: pytest.LogCaptureFixture, broken: str
+    ) -> None:
+        """The log's handlers are the application's."""
+
+        def fail(record: logging.LogRecord) -> bool:
+            if broken == "always" or record.getMessage().startswith("lease acquired label=phone"):
+                raise ZeroDivisionError
+            return True
+
+        await take_over(extension)
+        waiting = asyncio.create_task(held(phone))
+        await all_that_can_run()
+        await extension.lock.release_now()
+        caplog.set_level(logging.INFO, "unwedged")
+        caplog.handler.addFilter(fail)
+        try:
+            with pytest.raises(ZeroDivisionError):
+                await pauses_end(phone, waiting)
+                await waiting
+        finally:
+            caplog.handler.removeFilter(fail)
+        assert phone.lock.guard == NO_GUARD
+        await take_over(extension)
+
     async def test_what_is_held_need_not_be_taken(self, phone: Instance, extension: Instance) -> None:
         await take_over(phone)
         del phone.gated.calls[:]
