@@ -293,7 +293,7 @@ class LeaseLock:
         """Note that a commit under ``epoch`` released the lease, since somebody waits: the guard is dead (P8.20)."""
         before = self.guard
         released = before.epoch == epoch and before != NO_GUARD
-        if released:
+        if released or (before == NO_GUARD and self._handed_over is None):  # A renewal may have learnt it first.
             self._handed_over = epoch
         self._set_guard(rules.lost(before, epoch))
         if released:

@@ -271,7 +271,7 @@ class TestHandover:
         await pauses_end(phone, others[1])
         assert [await other for other in others] == [3, None]
 
-    # P3.5, P8.20
+    # P3.5, P8.9, P8.20
     async def test_a_renewal_between_such_a_commit_and_its_answer_does_no_harm(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
@@ -284,9 +284,33 @@ class TestHandover:
         assert phone.lock.guard == NO_GUARD
         gate.opened.set()
         assert await giving == 1
-        await take_over(phone)
+        await pauses_end(phone, asyncio.create_task(held(phone)))
+        assert LONGEST_PAUSE_MS <= sum(bench.clock.slept) <= 3 * LONGEST_PAUSE_MS, "it has handed the lease over"
         bench.assert_cache_is_snapshot(phone)
         assert await phone.run(count_up) == 2
+
+    # P2.11, P8.9
+    async def test_the_late_answer_of_such_a_commit_does_not_hide_a_sync_that_failed_since(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        await take_over(phone)
+        await extension.lock.acquire_now()
+        answer = phone.gated.hold_after("commit")
+        giving = asyncio.create_task(phone.run(count_up))
+        await answer.reached.wait()
+        await phone.lock.renew_now()
+        gate = phone.gated.hold_before("changes")
+        phone.gated.failures["changes"] = StoreBusy("injected by the test")
+        failing = asyncio.create_task(phone.lock.acquire_now())
+        await gate.reached.wait()
+        assert not await extension.lock.acquire_now()
+        gate.opened.set()
+        with pytest.raises(StoreBusy):
+            await failing
+        answer.opened.set()
+        assert await giving == 1
+        await pauses_end(phone, asyncio.create_task(held(phone)))
+        assert LONGEST_PAUSE_MS <= sum(bench.clock.slept) <= 3 * LONGEST_PAUSE_MS
 
     # P5.23
     async def test_such_a_commit_that_fails_gives_nothing_up(self, phone: Instance, extension: Instance) -> None:
