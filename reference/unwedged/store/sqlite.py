@@ -226,7 +226,6 @@ class SqliteBackend:
     ) -> list[ResultRow]:
         """Run one short statement here, as soon as the database is not busy."""
         pauses = database.pauses_while_busy(0)
-        self._must_be_open()
         self._statements_since_yield += 1
         if self._statements_since_yield == STATEMENTS_PER_YIELD:
             self._statements_since_yield = 0
@@ -234,6 +233,7 @@ class SqliteBackend:
         if writes and self._checkpoints.due_after(1):
             await self._run_on_driver_thread(partial(self._checkpoints.make, self._files))
         while True:
+            self._must_be_open()  # here, since it may have been closed during any wait (P8.17)
             if writes:
                 self._files.verify()
             try:
@@ -253,7 +253,6 @@ class SqliteBackend:
                     self._busy_since = None
                 return found
             await asyncio.sleep(pause)
-            self._must_be_open()
 
     async def _read(self, statement: str, parameters: Parameters) -> list[ResultRow]:
         """Run one reading statement on the driver's thread."""

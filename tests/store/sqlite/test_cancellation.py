@@ -29,7 +29,7 @@ from tests.store.sqlite.backends import (
 from unwedged.protocol.identifiers import Epoch, Version
 from unwedged.store.backend import Row
 from unwedged.store.errors import StoreClosed, StoreError
-from unwedged.store.sqlite import SqliteBackend
+from unwedged.store.sqlite import STATEMENTS_PER_YIELD, SqliteBackend
 
 P = ParamSpec("P")
 
@@ -179,6 +179,22 @@ async def test_opening_cancelled_at_every_step(tmp_path: Path) -> None:
         async with opened(path) as backend:
             await backend.acquire(ME, "me", NOW, DURATION)
         iterations = iterations * 2 + 1
+
+
+# P8.17
+@pytest.mark.parametrize("paused_by", ["a yield", "a checkpoint"])
+async def test_a_statement_during_which_the_backend_is_closed_says_so(store: Store, paused_by: str) -> None:
+    """As that of an abandoned operation: it lets other tasks run first, or makes a checkpoint that is due."""
+    epoch = await hold(store)
+    store.backend._statements_since_yield = STATEMENTS_PER_YIELD - 1 if paused_by == "a yield" else 0
+    if paused_by == "a checkpoint":
+        store.backend._checkpoints.make_due()
+    late = asyncio.create_task(store.backend.renew(epoch, NOW, DURATION))
+    await asyncio.sleep(0)
+    assert not late.done()
+    await store.backend.close()
+    with pytest.raises(StoreClosed):
+        await late
 
 
 async def test_closing_is_not_interrupted(store: Store) -> None:
