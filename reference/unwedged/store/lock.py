@@ -419,14 +419,16 @@ class LeaseLock:
 
     async def _end_guard_and_release(self, epoch: Epoch, why: str = "abandoned") -> None:
         """End a guard and release its lease: its sync failed, or its operations were abandoned (P2.11, P8.17)."""
+        step = "release"
         try:
             self.lost(epoch, why)
         finally:  # The trace and the log may fail.
             try:
                 await self._release_row(epoch)
+                step = "look after the release"
                 lease = await self._backend.look()
             except StoreError as failure:  # Nothing is lost but time: the lease expires.
-                logger.warning("release failed label=%s epoch=%d: %s", self.label, epoch, failure)
+                logger.warning("%s failed label=%s epoch=%d: %s", step, self.label, epoch, failure)
             else:
                 if lease.wanted:
                     self._handed_over = epoch
