@@ -542,9 +542,7 @@ class LeaseLock:
         self._refuse(StoreClosed("the store was closed"))
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
-        self._track(asyncio.create_task(work))
-
-    def _track(self, task: asyncio.Task[None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._untrack)
 
