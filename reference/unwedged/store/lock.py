@@ -63,7 +63,8 @@ class LeaseTimes:
     losing its work. Two seconds is about the shortest time that a busy phone can keep, and about the longest that a
     person waits for a notification.
 
-    ``renew_every_ms``: at most a third of it (P8.27), so that one renewal may fail or come late without consequences.
+    ``renew_every_ms``: at most a third of ``duration_ms`` (P8.27), so that one renewal may fail or come late without
+    consequences.
 
     ``idle_after_ms``: a holder releases the lease when no operation began or ended for so long. Taking it again costs
     one write and one read. So a holder keeps it between the operations of one burst, but not between bursts.
@@ -71,7 +72,8 @@ class LeaseTimes:
     ``overdue_after_ms``: once somebody has waited for so long, a holder whose operations still run no longer renews the
     lease. The operations may continue until the lease ends. So a waiting process gets the lease after this time,
     ``duration_ms`` and two times ``renew_every_ms`` at most, however long operations run; and a short operation on a
-    busy machine is not cut off.
+    busy machine is not cut off. A commit that ends meanwhile beside a view renews the lease once more (P8.11): then it
+    takes up to one ``duration_ms`` longer.
 
     ``turn_ms``: how long a holder serves what waits in its own process before it hands the lease over. If nothing waits
     there, it hands it over at once. Each turn costs a handover and a sync; eight processes that all want the lease get
