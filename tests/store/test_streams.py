@@ -89,6 +89,27 @@ async def test_foreign_commits_are_told_at_the_next_sync(phone: Instance, extens
         assert await heard(changes, 1) == [changed(4, "c")]
 
 
+# P9.2
+async def test_a_log_that_fails_during_a_sync_takes_nothing_from_a_subscriber(
+    phone: Instance, extension: Instance, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(record: logging.LogRecord) -> bool:
+        if record.msg.startswith("cache synced"):
+            raise ZeroDivisionError
+        return True
+
+    async with phone.subscribe(COUNTER) as changes:
+        await committed_by(phone, "a")
+        await committed_by(extension, "b")
+        caplog.set_level(logging.INFO, "unwedged")
+        caplog.handler.addFilter(fail)
+        with pytest.raises(ZeroDivisionError):
+            await take_over(phone)
+        caplog.handler.removeFilter(fail)
+        await take_over(phone)
+        assert await heard(changes, 2) == [changed(1, "a"), changed(2, "b")]
+
+
 # P9.4
 async def test_foreign_commits_are_told_by_listening_meanwhile(phone: Instance, extension: Instance) -> None:
     phone.start()

@@ -30,6 +30,7 @@ from tests.store.stores import (
     COUNTER,
     KEY,
     KINDS,
+    PATIENCE,
     Instance,
     Recorder,
     Workbench,
@@ -39,6 +40,7 @@ from tests.store.stores import (
     failing,
     take_over,
 )
+from unwedged.protocol.guard import NO_GUARD
 from unwedged.store import (
     CryptoStore,
     InvalidArgument,
@@ -558,6 +560,20 @@ def write_many(path: Path, name: str) -> None:
             tracer.write({"step": name * 1000, "line": number})
 
 
+class Interrupted(Recorder):
+    """A tracer during whose line about ``step`` a signal arrives, once."""
+
+    def __init__(self, step: str) -> None:
+        super().__init__()
+        self.step: str | None = step
+
+    def write(self, line: Line) -> None:
+        super().write(line)
+        if line["step"] == self.step:
+            self.step = None
+            raise KeyboardInterrupt
+
+
 class TestTracers:
     # T1.7
     async def test_a_tracer_that_fails_does_no_harm(self, bench: Workbench, caplog: pytest.LogCaptureFixture) -> None:
@@ -623,6 +639,28 @@ class TestTracers:
         assert reports == ["tracing failed: CancelledError"]
 
     # T1.7
+    # P5.23
+    async def test_a_signal_during_the_line_of_a_failed_commit_leaves_no_guard(self, bench: Workbench) -> None:
+        store = await bench.instance("traced", tracer=Interrupted("commit_fails"))
+        await store.run(count_up)
+        store.gated.late_failures["commit"] = StorageFailed("the disk is gone")
+        with pytest.raises(KeyboardInterrupt):
+            await store.run(count_up)
+        assert store.lock.guard == NO_GUARD
+        assert await store.run(count_up) == 3
+
+    # P9.2
+    async def test_a_signal_during_the_line_of_a_delivery_takes_nothing_from_a_subscriber(
+        self, bench: Workbench
+    ) -> None:
+        store = await bench.instance("traced", tracer=Interrupted("publish"))
+        async with store.subscribe(COUNTER) as changes:
+            with pytest.raises(KeyboardInterrupt):
+                await store.run(count_up)
+            assert await store.run(count_up) == 2
+            async with asyncio.timeout(PATIENCE):
+                assert [(await anext(changes)).version for _ in range(2)] == [1, 2]
+
     async def test_a_log_that_fails_does_no_harm(self, bench: Workbench) -> None:
         class Broken(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:

@@ -385,20 +385,22 @@ class LeaseLock:
         if self.guard != rules.taken(epoch):
             raise LeaseLost(f"the lease of epoch {epoch} was lost before its sync was done")
         self.guarded = self.guarded.successor(epoch, log, synced)
-        if self._trace is not None:
-            self._note_sync(self._trace, since, log)
-        self._held_since = self._now()
-        self._set_guard(rules.synced(self.guard, epoch))
-        self._activity += 1
-        dropped = len(since.records) - len(self.guarded.cache.records)
-        if log.version != since.version:
-            self.invalidations += 1
-            self.records_dropped += dropped
-        logger.info(
-            "cache synced label=%s epoch=%d version=%d since=%d dropped=%d kept=%d",
-            *(self.label, epoch, log.version, since.version, dropped, len(self.guarded.cache.records)),
-        )
-        self._on_synced(log)
+        try:
+            if self._trace is not None:
+                self._note_sync(self._trace, since, log)
+            self._held_since = self._now()
+            self._set_guard(rules.synced(self.guard, epoch))
+            self._activity += 1
+            dropped = len(since.records) - len(self.guarded.cache.records)
+            if log.version != since.version:
+                self.invalidations += 1
+                self.records_dropped += dropped
+            logger.info(
+                "cache synced label=%s epoch=%d version=%d since=%d dropped=%d kept=%d",
+                *(self.label, epoch, log.version, since.version, dropped, len(self.guarded.cache.records)),
+            )
+        finally:  # The trace, the clock and the log may fail. The next sync begins at this version (P9.2).
+            self._on_synced(log)
 
     def _note_sync(self, trace: Trace, since: Cache[RecordName, bytes], log: ChangeLog[RecordName]) -> None:
         """Write the trace line of a sync: both versions, and the records that the log names and that were dropped."""

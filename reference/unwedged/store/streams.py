@@ -133,13 +133,15 @@ class Streams:
     def publish(self, log: ChangeLog[RecordName]) -> None:
         """Deliver to every subscriber the changes in ``log`` that are not yet published (P9.2)."""
         news = rules.news(self.published, log) if self._subscriptions else ()
-        if news and self._trace is not None:
-            lagged = isinstance(news[0], Lagged)
-            self._trace.note("publish", since=self.published, version=log.version, lagged=lagged)
-        self.published = max(self.published, log.version)
-        for subscription in self._subscriptions:
-            for item in news:
-                subscription.deliver(item)
+        try:
+            if news and self._trace is not None:
+                lagged = isinstance(news[0], Lagged)
+                self._trace.note("publish", since=self.published, version=log.version, lagged=lagged)
+        finally:  # A signal may arrive here, and the trace may fail.
+            self.published = max(self.published, log.version)
+            for subscription in self._subscriptions:
+                for item in news:
+                    subscription.deliver(item)
 
     # P9.10
     async def add_since(self, subscription: Listener, since: Version, read_log: ReadLog) -> None:
@@ -167,9 +169,9 @@ class Streams:
     def add(self, subscription: Listener) -> None:
         """Deliver to ``subscription`` everything that is published from now on."""
         self._subscriptions.append(subscription)
+        self.followed.set()
         if self._trace is not None:
             self._trace.note("subscribe", version=self.published, subscriptions=len(self))
-        self.followed.set()
 
     def remove(self, subscription: Listener) -> None:
         """Deliver nothing more to ``subscription``."""

@@ -434,9 +434,11 @@ class TransactionOperation(Operation):
             raise  # nothing was written, and the guard is as good as before (P5.23)
         except BaseException as failure:
             # The fence stopped it, or it is not known what was written: the next guard's sync finds out.
-            if self.trace is not None:
-                self.trace.note("commit_fails", why=why_lost(failure), **self.trace.writes)
-            lock.lost(self.epoch, why_lost(failure))
+            try:
+                if self.trace is not None:
+                    self.trace.note("commit_fails", why=why_lost(failure), **self.trace.writes)
+            finally:  # A signal may arrive here, and the trace may fail.
+                lock.lost(self.epoch, why_lost(failure))
             raise
 
     def _outcome(self, writes: Mapping[RecordName, bytes | None], version: Version) -> _Outcome:
