@@ -24,7 +24,8 @@ class NdjsonTracer:
     end of the process, but not a power cut.
 
     It waits for no reader: a pipe that nobody reads can't be opened, and a line that a full pipe does not take is left
-    out, or cut if it has more than 4,096 bytes. A disk that does not answer holds up the program. Its lease then expires, and other processes go on.
+    out, or cut if it has more than 4,096 bytes. A disk that does not answer holds up the program. Its lease then
+    expires, and other processes go on.
     """
 
     def __init__(self, path: str | Path, encode: Callable[[Line], bytes] = as_json) -> None:
