@@ -74,7 +74,18 @@ from unwedged.machine.secret_sharing import SecretSharing
 from unwedged.machine.sharing import Sharing
 from unwedged.machine.sync import SyncPosition, changes_of
 from unwedged.machine.verifications import Verifications
-from unwedged.store import Clock, CryptoStore, LeaseTimes, Opening, Subscription, Transaction, View
+from unwedged.store import (
+    Clock,
+    CryptoStore,
+    Existence,
+    LeaseTimes,
+    Opening,
+    Statistics,
+    StoreMark,
+    Subscription,
+    Transaction,
+    View,
+)
 from unwedged.store.arguments import text_of
 from unwedged.store.clock import SystemClock
 from unwedged.trace import Tracer
@@ -122,14 +133,21 @@ class OlmMachine:
         label: str,
         passphrase: str | None = None,
         key: bytes | None = None,
+        expect: Existence = Existence.ANY,
+        not_before: StoreMark | None = None,
+        cache_limit_bytes: int | None = None,
         times: LeaseTimes | None = None,
         clock: Clock | None = None,
         tracer: Tracer | None = None,
     ) -> Opening[OlmMachine]:
         """Open the device's store, or make it with a new account (M1.1). Use it with ``await`` or ``async with``.
 
-        All arguments but the user id and the device id are those of ``CryptoStore.open``. Raises ``AnotherDevice`` if
-        the store belongs to another user or device, and the exceptions of ``CryptoStore.open``.
+        All arguments but the user id and the device id are those of ``CryptoStore.open``. A program that has logged in
+        before passes ``expect=Existence.EXISTING``: then a file that is gone raises ``StoreMissing``, and the device
+        gets no second identity. A store that exists and has no account yet gets one.
+
+        Raises ``AnotherDevice`` if the store belongs to another user or device, and the exceptions of
+        ``CryptoStore.open``.
         """
 
         async def open_machine() -> OlmMachine:
@@ -144,6 +162,9 @@ class OlmMachine:
                 key=key,
                 label=label,
                 kinds=KINDS,
+                expect=expect,
+                not_before=not_before,
+                cache_limit_bytes=cache_limit_bytes,
                 times=times,
                 clock=time,
                 tracer=tracer,
@@ -165,13 +186,48 @@ class OlmMachine:
     ) -> None:
         await self.close()
 
-    async def close(self) -> None:
-        """Wait for running operations, release the lease and close the store."""
-        await self._store.close()
+    async def close(self, *, timeout_seconds: float | None = None) -> None:
+        """Wait for running operations, release the lease and close the store. See ``CryptoStore.close``.
 
-    async def pause(self) -> None:
-        """Close every file and release the lease, before the system suspends this process. The next call reopens it."""
-        await self._store.pause()
+        Raises ``OperationsAbandoned`` if some have not ended after ``timeout_seconds``; the store is closed then too.
+        """
+        await self._store.close(timeout_seconds=timeout_seconds)
+
+    async def pause(self, *, timeout_seconds: float | None = None) -> None:
+        """Close every file and release the lease, before the system suspends this process. See ``CryptoStore.pause``.
+
+        ``resume()`` or the next call reopens the store. Raises ``OperationsAbandoned`` if some operations have not
+        ended after ``timeout_seconds``; the store is paused then too (P19.2).
+        """
+        await self._store.pause(timeout_seconds=timeout_seconds)
+
+    async def resume(self) -> None:
+        """Open the store again after ``pause()``, as the next call would (P19.4).
+
+        Raises ``StoreReplaced``, ``AnotherStore``, ``StoreRolledBack`` or ``StoreMissing`` if the file is no longer the
+        one that was open, or is an older copy of it (P19.5). Then the store stays paused.
+        """
+        await self._store.resume()
+
+    async def change_secret(self, *, passphrase: str | None = None, key: bytes | None = None) -> None:
+        """Change the store's secret: from now on, only this ``passphrase`` or ``key`` opens it (P22.12).
+
+        Processes that have it open are not disturbed. Raises ``SecretChanged`` if another process has changed the
+        secret since the machine was opened. See ``CryptoStore.change_secret``.
+        """
+        await self._store.change_secret(passphrase=passphrase, key=key)
+
+    def mark(self) -> StoreMark:
+        """Return which store this is, and the newest version of it that this process knows (P17.9).
+
+        Keep it where it is not restored together with the file. A later ``open`` takes it as ``not_before``, and then
+        refuses an older copy, in which keys and message indices would be used again.
+        """
+        return self._store.mark()
+
+    def statistics(self) -> Statistics:
+        """Return what the store holds in memory and has done so far, in this process."""
+        return self._store.statistics()
 
     def __repr__(self) -> str:
         return f"<OlmMachine {self.device.device_id!r} {self._store!r}>"
