@@ -128,7 +128,7 @@ class TestExistence:
     async def test_a_store_that_was_marked_is_missing_where_there_is_an_empty_file(self, tmp_path: Path) -> None:
         mark = await counted(tmp_path / "store")
         (tmp_path / "other").touch()
-        with pytest.raises(StoreMissing, match=r"nothing was ever written.*it was marked"):
+        with pytest.raises(StoreMissing, match=r"nothing was ever written.*a mark of it was given"):
             await opened(tmp_path / "other", not_before=mark)
 
 

@@ -7,7 +7,7 @@ after a file has been made, and by an exception of some library, which may quote
 from __future__ import annotations
 
 import os
-from inspect import isawaitable
+from inspect import isawaitable, iscoroutine
 from pathlib import Path
 
 from unwedged.protocol.identifiers import Version
@@ -65,13 +65,14 @@ def seconds_of(value: object, what: str) -> float:
 def must_be_callable(value: object, what: str) -> None:
     """Raise ``InvalidArgument``, which names ``what`` it is, if a value can't be called."""
     if not callable(value):
-        raise InvalidArgument(f"{what} is a function, not a {type(value).__name__}")
+        advice = ": pass `put`, not `put(...)`" if iscoroutine(value) else ""
+        raise InvalidArgument(f"{what} is a function, not a {type(value).__name__}{advice}")
 
 
 def must_be_awaitable(value: object) -> None:
     """Raise ``InvalidArgument`` if the value that an operation has returned is not awaitable."""
     if not isawaitable(value):
-        raise InvalidArgument(f"an operation is declared with 'async def': it returned a {type(value).__name__}")
+        raise InvalidArgument(f"an operation is declared with 'async def': it returned {type(value).__name__!r}")
 
 
 def path_of(value: object) -> Path:

@@ -615,7 +615,9 @@ class CryptoStore:
 
     async def _reseal(self, fresh: Sealer) -> None:
         if not await self._services.backend.reseal(self._sealer.header, fresh.header):
-            raise SecretChanged("somebody changed the store's secret since it was opened here")
+            raise SecretChanged(
+                "the store's secret was changed since it was opened here: open it again with the current one"
+            )
         self._sealer = fresh
 
     async def _attempt(
@@ -635,6 +637,11 @@ class CryptoStore:
                     must_be_awaitable(answer)
                     return await answer
             except OperationInterrupted as interruption:
+                if attempt == attempts > 1:
+                    raise type(interruption)(
+                        f"{interruption}, in the last of {attempts} attempts: look for an operation that waits, or for "
+                        "what blocks the event loop, or try again"
+                    ) from interruption
                 if attempt == attempts:
                     raise
                 self._services.counts.reruns += 1

@@ -49,7 +49,7 @@ class Expectations:
 
     def __post_init__(self) -> None:
         if not isinstance(self.existence, Existence):
-            raise InvalidArgument(f"what is expected is an Existence, not a {type(self.existence).__name__}")
+            raise InvalidArgument(f"expect is Existence.ANY, EXISTING or NEW, not a {type(self.existence).__name__}")
         if not isinstance(self.not_before, StoreMark | None):
             raise InvalidArgument(f"a mark is a StoreMark, not a {type(self.not_before).__name__}")
         if self.not_before is not None and self.existence is Existence.NEW:
@@ -64,8 +64,8 @@ class Expectations:
         """Raise an exception because there is no store, unless one may be made."""
         if not self.makes:
             raise StoreMissing(
-                "no store has been made here (there is no file, or one that nothing was ever written to), and one was "
-                f"expected: {'it is not to be made' if self.not_before is None else 'it was marked'}"
+                "there is no store (no file, or one that nothing was ever written to), and none is made, since "
+                + ("one is expected to exist" if self.not_before is None else "a mark of it was given")
             )
 
     def must_allow_one(self) -> None:

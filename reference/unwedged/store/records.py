@@ -128,7 +128,7 @@ def must_be_declared(value: object, declared: Mapping[str, Kind]) -> None:
             f"record kind {kind.name!r} was declared with other codecs, or cached otherwise, when the store was "
             "opened: use one RecordKind object everywhere"
         )
-    raise UnknownKind(f"record kind {kind.name!r} was not declared when the store was opened")
+    raise UnknownKind(f"record kind {kind.name!r} was not declared when the store was opened: list it in kinds=")
 
 
 def _encode(codec: Codec[Plain], plain: Plain, what: str, kind: str) -> bytes:

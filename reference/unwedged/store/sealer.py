@@ -208,10 +208,12 @@ def _unwrap(secret: Secret, store: bytes, header: _ByPassphrase | _ByKey) -> byt
     match secret, header:
         case Passphrase(text), _ByPassphrase(cost, salt, wrapped):
             wrapping = _derive(text, salt, cost)
-            wrong = WrongPassphrase("the passphrase does not open the store's key, or that was damaged")
+            wrong = WrongPassphrase(
+                "the passphrase does not open the store's key, or the stored copy of that key is damaged"
+            )
         case RandomKey(octets), _ByKey(wrapped):
             wrapping = _expand(octets)
-            wrong = WrongKey("the key does not open the store's key, or that was damaged")
+            wrong = WrongKey("the key does not open the store's key, or the stored copy of that key is damaged")
         case Passphrase(), _:
             raise WrongPassphrase("the store is opened with a key, not with a passphrase")
         case _:

@@ -34,7 +34,15 @@ from unwedged.store.completion import run_to_completion
 from unwedged.store.connections import Connections, open_connections
 from unwedged.store.database import Connection, Parameters, ResultRow
 from unwedged.store.engine import must_be_supported
-from unwedged.store.errors import LeaseLost, StoreBusy, StoreClosed, StoreError, StoreReplaced
+from unwedged.store.errors import (
+    LeaseLost,
+    StorageFailed,
+    StoreBusy,
+    StoreClosed,
+    StoreError,
+    StoreMissing,
+    StoreReplaced,
+)
 from unwedged.store.expectations import ANYTHING, Expectations, StoreMark
 from unwedged.store.files import prepare
 from unwedged.store.offloading import FEW_RECORDS, offload
@@ -172,7 +180,13 @@ class SqliteBackend:
             took = int((database.monotonic_seconds() - began) * 1000)
             return Committed(Version(version), bool(wanted), bool(released), Milliseconds(duration + late - took))
 
-        return await self._write(write, len(rows), size)
+        try:
+            return await self._write(write, len(rows), size)
+        except StorageFailed as failure:
+            # P5.23
+            raise StorageFailed(
+                f"{failure}. The commit may or may not have been written: the next operation finds out"
+            ) from failure
 
     async def truncate(self, floor: Version) -> None:
         """See ``Backend``. Runs in a transaction on the driver's thread."""
@@ -196,7 +210,12 @@ class SqliteBackend:
         """See ``Backend``. The log may be another one, since the last process that closes the file deletes it."""
         expected = Expectations(not_before=known)
         with database.translated():
-            file = prepare(self._path, expected)
+            try:
+                file = prepare(self._path, expected)
+            except StoreMissing as missing:
+                raise StoreMissing(
+                    f"{str(self._path)!r} is gone, or empty: it was there when this store was paused"
+                ) from missing
             if file != self._files.identities[0]:
                 raise StoreReplaced("the store's file was replaced while the store was paused")
             connections = await open_connections(self._path, file, expected)
