@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
@@ -579,4 +580,6 @@ class TestAnotherFile:
         await store.pause()
         path.unlink()
         await self.refuses(store, StoreMissing)
+        with pytest.raises(StoreMissing, match=rf"{re.escape(str(path))}. is gone.* when this store was paused"):
+            await store.resume()
         assert list(path.parent.iterdir()) == []

@@ -209,7 +209,7 @@ class TestChange:
             assert sorted(map(type, outcomes), key=str) == sorted([type(None), SecretChanged], key=str)
             winner = b"1" * 32 if outcomes[0] is None else b"2" * 32
             # This also holds later: the refused process does not know the current secret.
-            with pytest.raises(SecretChanged):
+            with pytest.raises(SecretChanged, match="open it again with the current one"):
                 await (other if outcomes[0] is None else one).change_secret(key=b"3" * 32)
         assert await counted(path, key=winner) == 1
 

@@ -317,6 +317,10 @@ class TestBadArguments:
             await phone.run(7)  # type: ignore[arg-type]
         with pytest.raises(InvalidArgument):
             await phone.query(None)  # type: ignore[arg-type]
+        called = count_up(None)  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgument, match=r"a function, not a coroutine: pass `put`, not `put\(...\)`"):
+            await phone.run(called)  # type: ignore[arg-type]
+        called.close()
         for attempts in (0, "5"):
             with pytest.raises(InvalidArgument):
                 await phone.run(count_up, attempts=attempts)  # type: ignore[arg-type]

@@ -396,7 +396,7 @@ class TestRerunning:
             tries += 1
             await asyncio.create_task(lose_lease(bench, extension))
 
-        with pytest.raises(OperationInterrupted):
+        with pytest.raises(OperationInterrupted, match=r"in the last of 5 attempts: look for .*, or try again"):
             await phone.query(hopeless)
         assert tries == crypto_store.MOST_ATTEMPTS
         with pytest.raises(OperationInterrupted):
