@@ -44,13 +44,20 @@ class Explanation:
     def missing(self) -> Sequence[str]:
         """What is missing, so that the first impossible step may only look impossible. Then nothing is decided."""
         needed = {need for reason in self.reasons for need in reason.needs}
+        others = self._others_before or (self.merged.others and any(reason.others for reason in self.reasons))
+        return [
+            *(["lines"] if not self.logs.complete else []),
+            *(["the trace of another process, or lines of it"] if others else []),
+            *(f"`{step}`" for step in unwritten(self.logs, needed)),
+        ]
+
+    @property
+    def _others_before(self) -> bool:
+        """Whether the first impossible step comes after something that no line reports, or shortly before it."""
         followed = self.merged.steps[: self._followed + 3]
         acquired = {step.line.epoch for step in followed if isinstance(step.line, Acquire)}
         skipped = len(acquired) < max(acquired, default=self.merged.base_epoch) - self.merged.base_epoch
-        return [
-            *(["lines"] if skipped or any(map(is_untold, followed)) or not self.logs.complete else []),
-            *(f"`{step}`" for step in unwritten(self.logs, needed)),
-        ]
+        return skipped or any(map(is_untold, followed))
 
     @property
     def rejected(self) -> bool:

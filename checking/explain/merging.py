@@ -97,6 +97,8 @@ class Merged:
     base_version: int
     end: Base
     """Where traces begin that follow these."""
+    others: bool
+    """Whether lines show that an instance acted that has no trace, or whose last lines are missing."""
 
 
 @dataclass(slots=True)
@@ -117,6 +119,9 @@ _AFTER_PUBLISHING: Final = frozenset({"renew", "release", "load", "look", "valid
 """Steps before which a process has told its subscribers of all that its cache has."""
 _NO_FACTS: Final[Mapping[str, Fact]] = {}
 _ENDINGS: Final = (Commit, CommitFails, Validate, Lose, Outdated)
+_Heeding: TypeAlias = Renew | Commit | Validate
+"""Lines of what learns from the row whether somebody waits."""
+_Fenced: TypeAlias = LoseGuard | CommitFails | Lose
 
 
 def merge(logs: Logs, base: Base | None = None) -> Merged:
@@ -139,6 +144,8 @@ class _Merging:
         self._synced_under = list(accumulate((sync.epoch for sync in by_version), max))
         """By the places of these: the highest epoch so far."""
         self._holders = {line.epoch: line.instance for line in lines if isinstance(line, Acquire)}
+        self._told_up_to = 0 if base is None else base.epoch
+        """The last epoch whose holder is of no importance."""
         self._base = base or self._first(line.version for line in lines if isinstance(line, Open))
         self._refuse_what_is_too_far_apart()
         self._cut_off = self._instances_cut_off()
@@ -178,6 +185,25 @@ class _Merging:
             self._base.epoch,
             self._base.version,
             Base(max(self._epochs, default=self._base.epoch), self._last_version, self._newest_digests),
+            self._others(),
+        )
+
+    def _others(self) -> bool:
+        """Say whether lines show an epoch, a version, or a wish for the lease that no line reports (T5.2)."""
+        lines = [found.line for found in self._all()]
+        acquired = {line.epoch for line in lines if isinstance(line, Acquire)}
+        refused = {line.epoch for line in lines if isinstance(line, Want) and line.epoch > self._told_up_to}
+        shown = {line.row_epoch for line in lines if isinstance(line, Validate) and line.row_epoch is not None}
+        last = max(acquired | refused | shown, default=self._base.epoch)
+        after_base = sum(epoch > self._base.epoch for epoch in acquired)
+        seen = [line.version for line in lines if isinstance(line, Open | Load | Outdated) and line.version is not None]
+        return (
+            not refused <= acquired
+            or after_base < last - self._base.epoch
+            or any(_was_wanted(line) and line.epoch not in refused for line in lines if isinstance(line, _Heeding))
+            or any(_was_fenced(line) and line.epoch >= last for line in lines if isinstance(line, _Fenced))
+            or not self._untold.keys() <= self._failed.keys()
+            or max(seen, default=0) > self._last_version
         )
 
     def _first(self, opened: Iterable[int]) -> Base:
@@ -699,7 +725,7 @@ class _Instance:
         made = {"version": merging.version(version), "released": released, "short": short}
         self._put("commit", found, under, {**facts, **made})
 
-    def _heed(self, found: Found, line: Renew | Commit | Validate) -> None:
+    def _heed(self, found: Found, line: _Heeding) -> None:
         """Where somebody waits and the turn is over, the guard must be draining (P8.4, P8.7)."""
         turn_ms = None if self._opened is None else self._opened.turn_ms
         if line.wanted and line.held_ms is not None and turn_ms is not None and not 0 <= line.held_ms < turn_ms:
@@ -722,6 +748,15 @@ def _guard_after(line: AnyLine, guard: int | None) -> int | None:
             return None
         case _:
             return guard
+
+
+def _was_wanted(line: _Heeding) -> bool:
+    """Say whether the row said that somebody waits, or may have said so."""
+    return line.wanted is True or (line.wanted is None and isinstance(line, Commit) and line.released is True)
+
+
+def _was_fenced(line: _Fenced) -> bool:
+    return line.why == "fenced"
 
 
 def is_untold(step: Step) -> bool:

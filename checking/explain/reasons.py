@@ -36,6 +36,8 @@ class Reason:
     """The property that is violated, as ``Module!Property``, where the specification names one for it."""
     needs: tuple[str, ...] = ()
     """The steps without which it may only seem to be so."""
+    others: bool = False
+    """Whether it may only seem to be so because of an instance without a trace, whenever that one shows."""
 
 
 CERTAIN, LIKELY, POSSIBLE = Certainty
@@ -107,7 +109,7 @@ REASONS: Final = {
         ("P2.6",), "dropped a record that nobody had changed, or that it did not have", needs=("sync", "commit")
     ),
     "lease_not_held": Reason(
-        ("P1.3",), "was refused a lease that nobody held, or of another epoch", needs=("acquire",)
+        ("P1.3",), "was refused a lease that nobody held, or of another epoch", needs=("acquire",), others=True
     ),
     "renewal_unfenced": Reason(
         ("P1.7", "P4.1"), "renewed a lease that it had lost", ("renew-ignores-loss",), LIKELY, needs=("acquire",)
@@ -117,7 +119,7 @@ REASONS: Final = {
         ("P8.19",), "released the lease while operations ran under it", ("guard-outlives-release",)
     ),
     "fence_would_pass": Reason(
-        ("P4.1",), "says that the fence stopped it, although it held the lease", needs=("acquire",)
+        ("P4.1",), "says that the fence stopped it, although it held the lease", needs=("acquire",), others=True
     ),
     "began_unguarded": Reason(
         ("P2.1", "P3.3"),
@@ -167,7 +169,9 @@ REASONS: Final = {
         LIKELY,
         needs=("sync",),
     ),
-    "released_unwanted": Reason(("P5.17",), "released the lease with a commit although nobody waited", needs=("want",)),
+    "released_unwanted": Reason(
+        ("P5.17",), "released the lease with a commit although nobody waited", needs=("want",), others=True
+    ),
     "answer_unfenced": Reason(
         ("P6.1", "P6.2"),
         "gave an answer after it had lost the lease",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections import Counter
 from pathlib import Path
@@ -15,6 +16,9 @@ from checking.explain.lines import StoreLine
 from checking.explain.reading import read
 from checking.tlc.toolbox import Toolbox
 from tests.checking.traces import Json, eventful, written
+from tests.store.stores import Instance, Recorder, Workbench, count_up, workbench
+from unwedged.protocol.guard import NO_GUARD, Stage
+from unwedged.store import LeaseLost
 
 SPECIFICATIONS: Final = Path(__file__).parents[2] / "tla"
 SEEDS: Final = range(6)
@@ -116,4 +120,47 @@ async def test_no_end_that_is_missing_makes_it_look_impossible(
     kept = [line for line in lines if line["instance"] != instance or own.index(line) < last]
     path = written(tmp_path, kept, "cut.ndjson")
     explanation = await explained(toolbox, read([path]), SPECIFICATIONS, sound)
+    assert not explanation.rejected, f"seed {seed}: {explanation.text()}"
+
+
+async def taking_turns(folder: Path, chance: random.Random) -> list[Json]:
+    """Let two processes wait for each other, write and hand over in any order. One opens the store later."""
+    recorder = Recorder()
+    async with workbench(folder / "store.db") as bench:
+        processes = [await bench.instance("phone", tracer=recorder)]
+        opens = chance.randrange(20)
+        for step in range(50):
+            if step == opens:
+                version = bench.version()
+                processes.append(await bench.instance("extension", tracer=recorder, version=version))
+            bench.clock.time += chance.choice([0, 100, 1000])
+            await _take_a_step(chance.choice(processes), bench, chance)
+    return [dict(line) for line in recorder.lines]
+
+
+async def _take_a_step(process: Instance, bench: Workbench, chance: random.Random) -> None:
+    guard = process.lock.guard
+    if guard == NO_GUARD:
+        if chance.random() < 0.1:
+            bench.expire_lease()
+        await process.lock.acquire_now()
+    elif guard.stage is not Stage.HELD or chance.random() < 0.2:
+        await process.lock.release_now()
+    elif chance.random() < 0.2:
+        await process.lock.renew_now()
+    else:
+        with contextlib.suppress(LeaseLost):
+            async with process.transaction() as transaction:
+                await count_up(transaction, chance.choice("nm"))
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_no_process_without_a_trace_makes_it_look_impossible(tmp_path: Path, toolbox: Toolbox, seed: int) -> None:
+    chance = random.Random(seed)
+    lines = await taking_turns(tmp_path, chance)
+    explanation = await explained(toolbox, read([written(tmp_path, lines)]), SPECIFICATIONS)
+    assert explanation.accepted, f"seed {seed}: {explanation.text()}"
+    out = chance.choice(list(dict.fromkeys(line["instance"] for line in lines)))
+    path = written(tmp_path, [line for line in lines if line["instance"] != out], "less.ndjson")
+    explanation = await explained(toolbox, read([path]), SPECIFICATIONS)
     assert not explanation.rejected, f"seed {seed}: {explanation.text()}"

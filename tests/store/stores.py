@@ -256,6 +256,7 @@ class Workbench:
         times: LeaseTimes | None = None,
         cache_limit_bytes: int | None = None,
         tracer: Tracer | None = None,
+        version: int = 0,
     ) -> Instance:
         backend = await SqliteBackend.open(self.path)
         if self.sealer is None:
@@ -267,7 +268,7 @@ class Workbench:
             KINDS,
             label=label,
             instance=self._randomness.instance(),
-            version=Version(0),
+            version=Version(version),
             times=times or LeaseTimes(),
             clock=self.clock,
             randomness=self._randomness,
