@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, groupby
 from operator import attrgetter, itemgetter
 from typing import Final, TypeAlias
 
@@ -410,8 +410,12 @@ class _Merging:
 
     def reached(self, commit: Commit) -> int:
         """Return the highest epoch that was there before a commit: versions tell in which order things were done."""
-        synced = bisect_left(self._synced, commit.version)
-        return max(self.made_under(commit.version), self._synced_under[synced - 1] if synced else 0)
+        return max(self.made_under(commit.version), self._synced_before(commit.version))
+
+    def _synced_before(self, version: int) -> int:
+        """Return the highest epoch of the syncs that found an earlier version."""
+        synced = bisect_left(self._synced, version)
+        return self._synced_under[synced - 1] if synced else 0
 
     def made_under(self, version: int) -> int:
         """Return the highest epoch of the commits up to a version."""
@@ -432,20 +436,20 @@ class _Merging:
 
     def _place_untold(self) -> None:
         """Put in the commits that nobody tells of: at the end of the last epoch before anybody saw them."""
+        lacking: list[tuple[int, str]] = []
         for version, records in self._untold.items():
             if version in self._failed:
                 continue
             seen = min((sync.epoch for sync in self._syncs if sync.version >= version), default=None)
             later = [commit.epoch for commit in self._commits if commit.version > version]
+            highest = min([*([seen - 1] if seen is not None else []), *later])
             seen = min([*([seen] if seen is not None else []), *later])
             under = max((epoch for epoch in self._epochs if epoch < seen), default=None)
             if under is None:
-                self._remarks.append(f"version {version} was made before the traces begin")
+                lacking.append((version, "made before the traces begin"))
                 continue
             process = self._names[self._holders[under]]
-            self._remarks.append(
-                f"no line reports version {version}: {process} held the lease, and its trace lacks the commit"
-            )
+            lacking.append((version, self._whose_trace_lacks(version, highest)))
             slot = self.slot(process, 0)
             written = tuple(records) or (SOMETHING,)
             snapshot = self.version(version - 1)
@@ -469,6 +473,18 @@ class _Merging:
                 Step("commit", commit),
                 *finishes,
             ]
+
+        self._remarks += (
+            f"no line reports {_versions([version for version, _ in group])}: {why}"
+            for why, group in groupby(lacking, key=itemgetter(1))
+        )
+
+    def _whose_trace_lacks(self, version: int, highest: int) -> str:
+        """Say whose trace lacks a version that was made under the given epoch at the latest, if that is certain."""
+        lowest = max(self.made_under(version - 1), self._synced_before(version))
+        if lowest < highest or highest not in self._holders or highest in self._untold_acquisitions:
+            return "give the traces of all processes"
+        return f"{self._names[self._holders[highest]]} held the lease, and its trace lacks lines"
 
     def _in_order(self) -> Iterator[Step]:
         holder, free = "", True
@@ -782,6 +798,14 @@ def _began(first: OfOperation, cached: Sequence[Sync | Commit]) -> int:
     if not cached or cached[-1].version == first.snapshot:
         return first.line - 1
     return next((line.line for line in reversed(cached) if line.version == first.snapshot), first.line - 1)
+
+
+def _versions(numbers: Sequence[int]) -> str:
+    first, last = numbers[0], numbers[-1]
+    if first == last:
+        return f"version {first}"
+    every = len(numbers) == last - first + 1
+    return f"versions {first} to {last}" if every else f"{len(numbers):,} of the versions {first} to {last}"
 
 
 def _split(steps: list[Step], *names: str) -> tuple[list[Step], list[Step]]:

@@ -13,10 +13,11 @@ import pytest
 
 from checking.explain.explanation import Explanation, explained
 from checking.explain.lines import StoreLine
+from checking.explain.merging import merge
 from checking.explain.reading import read
 from checking.tlc.toolbox import Toolbox
 from tests.checking.traces import Json, eventful, written
-from tests.store.stores import Instance, Recorder, Workbench, count_up, workbench
+from tests.store.stores import Instance, Recorder, Workbench, count_up, take_over, workbench
 from unwedged.protocol.guard import NO_GUARD, Stage
 from unwedged.store import LeaseLost
 
@@ -164,3 +165,25 @@ async def test_no_process_without_a_trace_makes_it_look_impossible(tmp_path: Pat
     path = written(tmp_path, [line for line in lines if line["instance"] != out], "less.ndjson")
     explanation = await explained(toolbox, read([path]), SPECIFICATIONS)
     assert not explanation.rejected, f"seed {seed}: {explanation.text()}"
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_a_version_is_missing_in_the_trace_of_a_process_only_if_it_held_the_lease(
+    tmp_path: Path, killed: bool
+) -> None:
+    recorder = Recorder()
+    async with workbench(tmp_path / "store.db") as bench:
+        phone = await bench.instance("phone", tracer=recorder)
+        extension = await bench.instance("extension", tracer=recorder)
+        for process, times in ((phone, 1), (extension, 3), (phone, 1)):
+            await take_over(process)
+            for _ in range(times):
+                await process.run(count_up)
+            await process.lock.release_now()
+    lines: list[Json] = [dict(line) for line in recorder.lines]
+    left_out = next(line["instance"] for line in lines if line["step"] == "commit" and line["version"] == 2)
+    gone = {"commit", "release"} if killed else {str(line["step"]) for line in lines}
+    kept = [line for line in lines if line["instance"] != left_out or line["step"] not in gone]
+    remarks = merge(read([written(tmp_path, kept)])).remarks
+    why = "P2 held the lease, and its trace lacks lines" if killed else "give the traces of all processes"
+    assert f"no line reports versions 2 to 4: {why}" in remarks
