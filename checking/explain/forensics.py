@@ -158,6 +158,18 @@ class _Case:
         unknown = tuple(dict.fromkeys(self.unknown))
         return Finding(self.name, verdict, certainty, (*because, *self.because), unknown, tuple(in_order), self.stores)
 
+    def lacks(self, end: str, what: str) -> None:
+        """Note what is not known because no line of the sender, or of the reader, names the message."""
+        silent = [store.logs.store for store in self.stores if not _knows(self, store)]
+        option = f"{'--olm RATCHET_KEY' if self.name.olm else '--message SESSION'}:{self.name.index}"
+        why = (
+            f"no line of the store {' or '.join(silent)} names the message so; if that is the store of the {end}, "
+            f"add {option}, as its own traces call it"
+            if silent
+            else f"the traces of the {end} are missing"
+        )
+        self.unknown.append(f"{why}: {what}")
+
     def unless_gaps(self, certainty: Certainty) -> Certainty:
         """Return how sure a verdict is that would be another one if a missing line of these stores said so."""
         return _at_most_likely(certainty) if self._gaps else certainty
@@ -206,9 +218,9 @@ def _examine_megolm(case: _Case) -> Finding:
         case.add(store, *_keys(case, store), *_encryptions(case, store), *readings[store.logs.store])
         case.add(store, *(event for event, line in store.of(ToldWithheld) if line.session in case.name.pseudonyms))
     if sender is None:
-        case.unknown.append(
-            "the traces of the sender are missing: whether it shared the key with this device, over which session, and "
-            "whether it used the key twice"
+        case.lacks(
+            "sender",
+            "whether it shared the key with this device, over which session, and whether it used the key twice",
         )
     else:
         case.add(sender, *_shares(case, sender))
@@ -216,7 +228,7 @@ def _examine_megolm(case: _Case) -> Finding:
         if twice is not None:
             return twice
     if reader is None:
-        case.unknown.append("the traces of the reader are missing: what arrived there, and whether it could be used")
+        case.lacks("reader", "what arrived there, and whether it could be used")
         return _as_the_sender_has_it(case, sender, None)
     return _as_the_reader_has_it(case, sender, reader, readings[reader.logs.store])
 
@@ -425,7 +437,7 @@ def _examine_olm(case: _Case) -> Finding:
     sender = next((store for store in case.stores if used[store.logs.store]), None)
     reader = next((store for store in case.stores if came[store.logs.store]), None)
     if sender is None:
-        case.unknown.append("the traces of the sender are missing: whether it used the key twice")
+        case.lacks("sender", "whether it used the key twice")
     else:
         case.add(sender, *used[sender.logs.store])
         twice = _spent_twice(case, sender, used[sender.logs.store])
@@ -526,8 +538,9 @@ def _shares(case: _Case, store: History) -> Iterator[Event]:
 
 
 def _knows(case: _Case, store: History) -> bool:
-    """Say whether a store's traces name the session at all."""
-    return any(getattr(event.line, "session", None) in case.name.pseudonyms for event in store.events)
+    """Say whether a store's traces name the session, or the ratchet key, at all."""
+    what = "ratchet" if case.name.olm else "session"
+    return any(getattr(event.line, what, None) in case.name.pseudonyms for event in store.events)
 
 
 def _all_devices(case: _Case, sender: History) -> Iterable[str]:
