@@ -50,7 +50,7 @@ from checking.report import MachineReplayReport, ReplayReport, Report, fault_rep
 from checking.tlc import run as tlc
 from checking.tlc.toolbox import find_toolbox
 from checking.traced_faults.machine_scene import TRACES
-from checking.traced_faults.sample import PEER_TRACE, make_sample
+from checking.traced_faults.sample import KEY_FILE, PEER_TRACE, STORES, make_sample
 from checking.track_record import files
 from checking.track_record.bugs import read_bugs
 from checking.track_record.counterexamples import counterexample_of, counterexamples_of
@@ -430,14 +430,19 @@ def sample(folder: Path) -> int:
         A new folder for the traces and the stores.
 
     """
-    message, message_of_peer = make_sample(folder)
+    names = make_sample(folder)
     traces = " ".join(shlex.quote(str(folder / name)) for name in TRACES)
     peer = shlex.quote(str(folder / PEER_TRACE))
-    command = f"python -m checking explain {traces}"
+    stores = " ".join(f"--unlock {shlex.quote(str(folder / name))}" for name in STORES)
+    key = shlex.quote(str(folder / KEY_FILE))
+    command = f".venv/bin/python -m checking explain {traces}"
     make_console().print(
         f"Bob can't decrypt the last message. Two traces show which bug that is:\n  {command}\n"
-        f"and what became of the message's key:\n  {command} --message {message}\n"
-        f"With Bob's trace too:\n  {command} {peer} --message {message} --message {message_of_peer}",
+        f"and what became of the message's key:\n  {command} --message {names.by_device}\n"
+        f"With Bob's trace too:\n"
+        f"  {command} {peer} --message {names.by_device} --message {names.by_peer}\n"
+        f"With the name that an application knows, and both stores:\n"
+        f"  {command} {peer} --message {shlex.quote(names.by_application)} {stores} --key-file {key}",
         markup=False,
     )
     return OK
@@ -487,7 +492,12 @@ def _traces(stores: tuple[Path, ...], passphrase_file: Path | None, key_file: Pa
         raise CheckError(f"a key is {KEY_BYTES} bytes, or these in hexadecimal") from None
     found = []
     for path in stores:
-        asked = getpass(f"passphrase of {path}: ") if key is None and passphrase is None else passphrase
+        try:
+            asked = getpass(f"passphrase of {path}: ") if key is None and passphrase is None else passphrase
+        except EOFError:
+            raise CheckError(
+                f"there is no terminal to ask for the passphrase of {path}: give --passphrase-file or --key-file"
+            ) from None
         found.append(pseudonyms.trace_of(path, asked, key))
     return found
 

@@ -110,7 +110,8 @@ class Explanation:
 
     def _named(self) -> Iterator[str]:
         for bugs, certainty in self.bugs:
-            yield f"  this is {certainty.value} {' or '.join(bugs)} (spec/track-record)"
+            pages = ", ".join(f"spec/track-record/{bug}.md" for bug in bugs)
+            yield f"  this is {certainty.value} {' or '.join(bugs)} ({pages})"
 
     def drawing(self) -> Drawing:
         """Return the last steps that are possible, and the first one that is not."""

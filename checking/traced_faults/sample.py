@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from checking.errors import CheckError
 from checking.explain.lines import DecryptMegolm, EncryptMegolm
 from checking.explain.reading import read
+from checking.traced_faults.machine_process import KEY
 from checking.traced_faults.machine_scene import ROOM, TRACES, ProcessScene
 
 PEER_TRACE: Final = "bob.ndjson"
+STORES: Final = ("PHONE.db", "LAPTOP.db")
+KEY_FILE: Final = "stores.key"
 FAULT: Final = "session-cache-survives"
 
 
@@ -19,8 +22,19 @@ class FolderInUse(CheckError):
     """The folder for the traces is not empty, or it can't be made."""
 
 
-def make_sample(folder: Path) -> tuple[str, str]:
-    """Leave traces in a folder; return what those of the device and those of its peer call the unread message."""
+class Sample(NamedTuple):
+    """What the unread message is called, as ``SESSION:INDEX``."""
+
+    by_device: str
+    """In the traces of the device's processes."""
+    by_peer: str
+    """In the traces of its peer."""
+    by_application: str
+    """With the real id of its session."""
+
+
+def make_sample(folder: Path) -> Sample:
+    """Leave traces in a folder, and the key of the stores. Return the names of the unread message."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -39,10 +53,12 @@ def make_sample(folder: Path) -> tuple[str, str]:
         on.bob.do("read", ROOM, events[-1])
         for process in (on.app, on.extension, on.bob):
             process.close()
-    return (
-        _last_message(folder / TRACES[0], EncryptMegolm),
-        _last_message(folder / PEER_TRACE, DecryptMegolm),
-    )
+    (folder / KEY_FILE).write_text(f"{KEY.hex()}\n")
+    by_peer = _last_message(folder / PEER_TRACE, DecryptMegolm)
+    content = events[-1]["content"]
+    assert isinstance(content, dict)
+    real = f"{content['session_id']}:{by_peer.rpartition(':')[2]}"
+    return Sample(_last_message(folder / TRACES[0], EncryptMegolm), by_peer, real)
 
 
 def _last_message(path: Path, step: type[EncryptMegolm | DecryptMegolm]) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import random
 import re
+import shlex
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -33,6 +33,7 @@ from checking.machine_replay.homeserver import Device, Json
 from checking.replay.substitutions import substituted
 from checking.traced_faults.machine_injections import INJECTIONS
 from checking.traced_faults.machine_scene import ProcessScene
+from checking.traced_faults.sample import make_sample
 from tests.machine.scene import ALICE, BOB, KEY, MEGOLM, ROOM, Scene, scene
 from tests.store.stores import Recorder
 from unwedged.machine import LocalTrust, MachineError, MissingRoomKey, inbox, rooms, sharing
@@ -593,6 +594,15 @@ async def test_the_passphrase_of_a_store_is_asked_for(tmp_path: Path, monkeypatc
     assert trace.pseudonym("session", "one") == expected.pseudonym("session", "one")
 
 
+def test_without_a_terminal_a_passphrase_must_come_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(prompt: str) -> str:
+        raise EOFError(prompt)
+
+    monkeypatch.setattr(command, "getpass", closed)
+    with pytest.raises(CheckError, match=r"there is no terminal .* give --passphrase-file or --key-file"):
+        command._traces((Path("bot.db"),), None, None)
+
+
 @pytest.mark.parametrize(
     "bring_about",
     [never_shared, shared_later, withheld, wedged, forked, batch_lost, lost_by_the_homeserver, damaged],
@@ -719,7 +729,7 @@ def test_the_readme_shows_what_the_command_prints(
     (whole, of_traces), (about, of_message) = re.findall(
         r'^```console\n\$ make explain LOGS="(.*?)"\n(.*?)^```$', README, re.MULTILINE | re.DOTALL
     )
-    message = asyncio.run(traces_of_a_wedged_session(tmp_path))
+    message = make_sample(tmp_path).by_device
     monkeypatch.chdir(Path(__file__).parents[2])  # The repository is the working directory; the traces are elsewhere.
     assert explained(*(tmp_path / each for each in whole.split())) == command.FAILED
     printed = capsys.readouterr().out.replace(f"{tmp_path}/", "").splitlines(keepends=True)
@@ -734,29 +744,18 @@ def test_the_readme_shows_what_the_command_prints(
 
 def test_the_sample_leads_a_newcomer_to_the_cause(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.sample(tmp_path / "traces") == OK
-    commands = re.findall(r"^  python -m checking explain (.*)$", capsys.readouterr().out, re.MULTILINE)
-    of_traces, of_message, of_both = [each.split() for each in commands]
+    commands = re.findall(r"^  \.venv/bin/python -m checking explain (.*)$", capsys.readouterr().out, re.MULTILINE)
+    of_traces, of_message, of_both, unlocked = [shlex.split(each) for each in commands]
     assert explained(*of_traces) == FAILED
     said = capsys.readouterr().out
     assert "this is probably session-cache-survives" in said
-    for arguments in (of_message, of_both):
+    for arguments in (of_message, of_both, unlocked):
         assert explained(*arguments) == OK
         said = capsys.readouterr().out
         assert "certainly SHARED OVER A WEDGED SESSION" in said
         assert ("the traces of the reader are missing" in said) == (arguments is of_message)
     with pytest.raises(CheckError, match="is not empty"):
         command.sample(tmp_path / "traces")
-
-
-async def traces_of_a_wedged_session(folder: Path) -> str:
-    """Write the traces of both processes to ``folder``; return the message that can't be decrypted."""
-    async with told(folder) as case:
-        name = await wedged(case)
-        for label, client in (("app", case.on.app), ("extension", case.on.extension)):
-            lines = [json.dumps(line) + "\n" for line in case.lines_of(client)]
-            (folder / f"{label}.ndjson").write_text("".join(lines))
-        [session] = name.pseudonyms & {str(line.get("session")) for line in case.lines_of(case.on.app)}
-        return f"{session}:{name.index}"
 
 
 def counted(text: str) -> str:
