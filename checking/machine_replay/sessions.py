@@ -184,7 +184,8 @@ class Sessions(Counterpart):
             case "ReceiveSync":
                 was, now = (cast("frozenset[Value]", entry(state, "server")["unread"]) for state in (before, after))
                 (received,) = was - now
-                return [Label(action, (process, received)) for process in processes]
+                marking = changed_arguments(before["flight"], after["flight"])  # only in wedged-mark-in-memory
+                return [Label(action, (process, received)) for process in marking or processes]
             case "ShareRoomKey" | "ReplaceRoomKey":
                 return [Label(action, (process,)) for process in processes]
         changed = changed_arguments(before["flight"], after["flight"])
