@@ -498,7 +498,7 @@ class Witness:
         def noted_seal(sealer: Sealer, kind: str, key: bytes, value: bytes) -> bytes:
             length = int.from_bytes(value[:4], "big")  # The plaintext is padded.
             for octets in (key, value[4 : 4 + length]):
-                with contextlib.suppress(msgspec.DecodeError):
+                with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):  # not all of it is MessagePack
                     self.texts.update(texts(msgspec.msgpack.decode(octets)))
                 self.texts.update([octets.hex(), octets.decode("latin-1")])
             return seal(sealer, kind, key, value)

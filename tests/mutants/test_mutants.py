@@ -100,8 +100,8 @@ MUTANTS: Final = (
     Mutant(
         "a lease is released as idle right after the sync",
         f"{STORE}/lock.py",
-        "        self._set_guard(rules.synced(self.guard, epoch))\n        self._activity += 1",
-        "        self._set_guard(rules.synced(self.guard, epoch))",
+        "            self._set_guard(rules.synced(self.guard, epoch))\n            self._activity += 1",
+        "            self._set_guard(rules.synced(self.guard, epoch))",
         "lock/test_renewing.py::TestRenewing::test_a_lease_is_not_idle_right_after_a_sync_that_took_long",
     ),
     Mutant(
