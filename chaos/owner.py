@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Final
 
 import msgspec
 
@@ -13,6 +14,9 @@ from unwedged.machine.identifiers import FlowId
 from unwedged.machine.records import VERIFICATION, Method, Phase
 from unwedged.machine.verifications import Verification
 from unwedged.store import View
+
+OVER: Final = (Phase.DONE, Phase.CANCELLED)
+"""The final states of a verification."""
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -32,7 +36,7 @@ class Shown(msgspec.Struct, frozen=True):
     @property
     def is_over(self) -> bool:
         """Whether it has reached a final state."""
-        return self.phase in (Phase.DONE, Phase.CANCELLED)
+        return self.phase in OVER
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -66,7 +70,7 @@ async def act(machine: OlmMachine, acts: OwnerActs) -> list[Shown]:
         with suppress(UnknownDevice, UnknownVerification, WrongPhase, WrongQrCode):
             if not acts.cancels:
                 qr_codes[flow.flow_id] = await _go_on(machine, flow, other.get(names.get(flow.flow_id, "")))
-            elif flow.phase not in (Phase.DONE, Phase.CANCELLED):
+            elif flow.phase not in OVER:
                 await verifications.cancel(flow.flow_id)
     flows = await verifications.get_all()
     if not flows:

@@ -89,8 +89,8 @@ class LeaseTimes:
     def __post_init__(self) -> None:
         for name in self.__slots__:
             whole_of(getattr(self, name), f"{name}, in milliseconds,")
-        if self.duration_ms > LONGEST_LEASE_MS:
-            raise InvalidArgument(f"a lease lasts at most {LONGEST_LEASE_MS} ms, not {self.duration_ms}")
+        if not 0 < self.duration_ms <= LONGEST_LEASE_MS:
+            raise InvalidArgument(f"a lease lasts from 1 to {LONGEST_LEASE_MS} ms, not {self.duration_ms}")
         if not 0 < self.renew_every_ms <= self.duration_ms // 3:
             raise InvalidArgument(
                 f"a lease of {self.duration_ms} ms is renewed at least every {self.duration_ms // 3} ms"

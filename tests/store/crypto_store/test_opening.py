@@ -36,6 +36,20 @@ async def opened(opening: Opening[CryptoStore]) -> CryptoStore:
     return await opening
 
 
+def noted_backends(monkeypatch: pytest.MonkeyPatch) -> list[SqliteBackend]:
+    """Return a list to which each backend is added that is opened from now on."""
+    made: list[SqliteBackend] = []
+    prepare = SqliteBackend.open
+
+    async def noted(path: Path, expected: Expectations) -> SqliteBackend:
+        backend = await prepare(path, expected)
+        made.append(backend)
+        return backend
+
+    monkeypatch.setattr(SqliteBackend, "open", noted)
+    return made
+
+
 class TestOpening:
     # P0.12, P17.6
     async def test_a_store_is_made_and_found_again(self, tmp_path: Path) -> None:
@@ -69,18 +83,11 @@ class TestOpening:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The driver's thread does not stay either; it would keep the program from exiting."""
-        made: list[SqliteBackend] = []
-        prepare = SqliteBackend.open
-
-        async def noted(path: Path, expected: Expectations) -> SqliteBackend:
-            backend = await prepare(path, expected)
-            made.append(backend)
-            return backend
 
         async def attempt(cancelled: CancelledAt[CryptoStore]) -> CryptoStore:
             return await cancelled
 
-        monkeypatch.setattr(SqliteBackend, "open", noted)
+        made = noted_backends(monkeypatch)
         for at in range(1, 100):
             opening = opened(CryptoStore.open(tmp_path / "store.db", key=bytes(32), label="phone", kinds=KINDS))
             cancelled = CancelledAt(opening, at, late=False)
@@ -105,20 +112,13 @@ class TestOpening:
         path = tmp_path / "store.db"
         async with CryptoStore.open(path, key=KEY, label="newer", kinds=KINDS) as newer:
             await newer.run(count_up)
-        made: list[SqliteBackend] = []
-        prepare = SqliteBackend.open
-
-        async def noted(path: Path, expected: Expectations) -> SqliteBackend:
-            backend = await prepare(path, expected)
-            made.append(backend)
-            return backend
 
         def fail(record: logging.LogRecord) -> bool:
             if record.msg.startswith(message):
                 raise ZeroDivisionError
             return True
 
-        monkeypatch.setattr(SqliteBackend, "open", noted)
+        made = noted_backends(monkeypatch)
         caplog.set_level(logging.INFO, "unwedged")
         caplog.handler.addFilter(fail)
         with pytest.raises(ZeroDivisionError):
