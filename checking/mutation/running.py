@@ -24,7 +24,7 @@ from checking.mutation.session import PATIENCE, Told, Wanted, Work
 PACKAGE: Final = "reference"
 """The folder from which the package is imported."""
 
-_COPIED: Final = ("chaos", "checking", "proofs", "spec", "tests")
+_COPIED: Final = ("chaos", "checking", "examples", "proofs", "spec", "tests")
 """The files and folders that tests need besides the package."""
 
 SAVED_EVERY_SECONDS: Final = 5

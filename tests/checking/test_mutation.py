@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 
@@ -11,7 +12,7 @@ import pytest
 from checking.errors import CheckError
 from checking.mutation import scores
 from checking.mutation.changed import base_of, changed_lines
-from checking.mutation.listed import Equivalent, Part, read_equivalents, refuse_other_files, unmatched
+from checking.mutation.listed import Equivalent, Part, read_equivalents, read_parts, refuse_other_files, unmatched
 
 
 @pytest.fixture
@@ -156,6 +157,19 @@ def test_a_mutant_is_known_by_its_place_and_its_text(tmp_path: Path, monkeypatch
         "return number + 3",
     }
     assert {one.lines.start for one in made if one.changes_words} == {5}
+
+
+def test_the_tests_of_every_part_can_be_imported_where_mutants_are_run() -> None:
+    """A test that imports a folder that is not copied would end the run of every mutant of its part."""
+    pytest.importorskip("mutmut", reason="only make mutants installs it")
+    from checking.mutation import running
+
+    root = Path(__file__).parents[2]
+    files = {test.partition("::")[0] for part in read_parts(root) for test in part.tests}
+    with running.stage(root, []) as (folder, _):
+        command = [sys.executable, "-m", "pytest", "--collect-only", "-qp", "no:cacheprovider", *sorted(files)]
+        ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603
+    assert ran.returncode == 0, ran.stdout[-2000:]
 
 
 SAMPLE = """

@@ -44,6 +44,9 @@ Answer = TypeVar("Answer")
 logger = logging.getLogger(__name__)
 
 
+_SHORTEST_LEASE_MS = 3
+"""A third of it is a whole millisecond, after which it can be renewed (P8.27)."""
+
 GUARD_ENDS = (LeaseLost, StoreReplaced, UnsupportedSchema)
 """The errors that end a guard, and each operation under it, at any access."""
 
@@ -89,8 +92,10 @@ class LeaseTimes:
     def __post_init__(self) -> None:
         for name in self.__slots__:
             whole_of(getattr(self, name), f"{name}, in milliseconds,")
-        if not 0 < self.duration_ms <= LONGEST_LEASE_MS:
-            raise InvalidArgument(f"a lease lasts from 1 to {LONGEST_LEASE_MS} ms, not {self.duration_ms}")
+        if not _SHORTEST_LEASE_MS <= self.duration_ms <= LONGEST_LEASE_MS:
+            raise InvalidArgument(
+                f"a lease lasts from {_SHORTEST_LEASE_MS} to {LONGEST_LEASE_MS} ms, not {self.duration_ms}"
+            )
         if not 0 < self.renew_every_ms <= self.duration_ms // 3:
             raise InvalidArgument(
                 f"a lease of {self.duration_ms} ms is renewed at least every {self.duration_ms // 3} ms"
