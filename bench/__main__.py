@@ -5,7 +5,7 @@ python -m bench [--fast | --rigorous] [TOPIC ...]
 A topic is a module of this package with two functions. ``measure`` writes raw results into ``RESULTS``. ``report``
 makes a section of the report from them, and may draw plots. To add a topic:
 
-- enter it in ``TOPICS``; also in ``AIMING`` if it has a target, and in ``TIMED`` if pyperf writes its results;
+- enter it in ``TOPICS``; also in ``TARGETED`` if it has a target, and in ``TIMED`` if pyperf writes its results;
 - let ``sized`` decide how much it measures, so that it takes a few seconds in a smoke run;
 - do not import ``plots`` in a module that runs in the peers' environment, which has no matplotlib.
 
@@ -36,7 +36,7 @@ from bench import (
     taking_over,
     transactions,
 )
-from bench.measuring import RESULTS, SMOKE, Aim, Effort, Results, results_of, say, sized
+from bench.measuring import RESULTS, SMOKE, Effort, Results, Target, results_of, say, sized
 from bench.plots import ratios
 from bench.reporting import head
 
@@ -53,10 +53,10 @@ class Topic(Protocol):
         """Return a section of the report, made from raw results."""
 
 
-class Aiming(Protocol):
+class Targeted(Protocol):
     """A topic with ratios that have a target."""
 
-    def aims(self) -> list[Aim]:
+    def targets(self) -> list[Target]:
         """Return the ratios with their targets, from raw results."""
 
 
@@ -73,7 +73,7 @@ TOPICS: Final[dict[str, Topic]] = {
     "model-checking": model_checking,
 }
 
-AIMING: Final[tuple[Aiming, ...]] = (transactions, handover, rivals, taking_over, peers, machine)
+TARGETED: Final[tuple[Targeted, ...]] = (transactions, handover, rivals, taking_over, peers, machine)
 
 TIMED: Final = (transactions, taking_over, memory, bounded, opening, peers, machine)
 """The topics whose results pyperf writes. pyperf also records the load of the computer."""
@@ -125,26 +125,26 @@ def write_report() -> list[str]:
             missing.append(name)
     if missing:
         sections.append(f"Not measured yet: {', '.join(missing)}.\n")
-    aims: list[Aim] = []
-    for aiming in AIMING:
+    targets: list[Target] = []
+    for targeted in TARGETED:
         with contextlib.suppress(FileNotFoundError):
-            aims += aiming.aims()
+            targets += targeted.targets()
     measured = {module.MODULE: Results(module.MODULE) for module in TIMED if results_of(module.MODULE).exists()}
-    REPORT.write_text("\n".join([head(measured), at_a_glance(aims), *sections]))
+    REPORT.write_text("\n".join([head(measured), at_a_glance(targets), *sections]))
     say(f"Wrote {REPORT}.")
     return missing
 
 
-def at_a_glance(aims: Sequence[Aim]) -> str:
+def at_a_glance(targets: Sequence[Target]) -> str:
     """Draw all ratios that have a target. Return the section with the plot."""
-    missed = [aim.what for aim in aims if not aim.met]
+    missed = [target.what for target in targets if not target.met]
     said = f"Missed: {'; '.join(missed)}." if missed else "None is missed."
     return f"""\
 ## At a glance
 
-The {len(aims)} ratios that have a target, each with its quartiles and its target. {said}
+The {len(targets)} ratios that have a target, each with its quartiles and its target. {said}
 
-![{len(aims)} ratios with their quartiles, and what was aimed at]({ratios("ratios", aims)})
+![{len(targets)} ratios with their quartiles and targets]({ratios("ratios", targets)})
 """
 
 

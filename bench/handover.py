@@ -31,7 +31,7 @@ from typing import Final, TypeAlias, TypeVar
 import aiosqlite
 import msgspec
 
-from bench.measuring import RESULTS, Aim, Effort, Spread, processes, say, sized
+from bench.measuring import RESULTS, Effort, Spread, Target, processes, say, sized
 from bench.reporting import digits, duration, spread, table
 from unwedged.store import TEXT, Codec, CryptoStore, RecordKind, Transaction
 
@@ -297,7 +297,7 @@ def _table(result: Result) -> str:
     delay = Spread.of([each.delay / 1e6 for each in waiting])
     core = Spread.of([each.core for each in waiting])
     turns = table(
-        ("a turn", "store", "bare row", "ratio", "aim", ""),
+        ("a turn", "store", "bare row", "ratio", "target", ""),
         [
             (
                 "median",
@@ -318,7 +318,7 @@ def _table(result: Result) -> str:
         ],
     )
     waits = table(
-        ("a process that waits for a second", "", "aim", ""),
+        ("a process that waits for a second", "", "target", ""),
         [
             (
                 "uses of a core",
@@ -343,10 +343,10 @@ def measure(effort: Effort) -> None:
     RAW.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
 
 
-def aims() -> list[Aim]:
+def targets() -> list[Target]:
     """Return the ratios with their targets."""
     rounds = msgspec.json.decode(RAW.read_bytes(), type=Result).rounds
-    return [Aim("turn with a handover / bare turn", Spread.of([each.ratio for each in rounds]), MOST)]
+    return [Target("turn with a handover / bare turn", Spread.of([each.ratio for each in rounds]), MOST)]
 
 
 def report() -> str:

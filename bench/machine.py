@@ -26,8 +26,8 @@ from vodozemac import (
 
 from bench.correspondents import BOB, CONTENT, KEY, ROOM, Bob, Library, introduced, known, machine, part, text
 from bench.machine_peers import matrix_nio, mautrix
-from bench.measuring import PEERS_PYTHON, Aim, Effort, Group, Results, Timed, each, measure_in_rounds, program, sized
-from bench.reporting import Pair, aims_of, compared, digits, duration, table
+from bench.measuring import PEERS_PYTHON, Effort, Group, Results, Target, Timed, each, measure_in_rounds, program, sized
+from bench.reporting import Pair, compared, digits, duration, table, targets_of
 from bench.stores import settle_logs
 from bench.transactions import BARE, PUT
 from unwedged.machine import DecryptedEvent, OlmMachine
@@ -333,9 +333,9 @@ HANDED_OVER: Final[tuple[Pair, ...]] = (
 )
 
 
-def aims() -> list[Aim]:
+def targets() -> list[Target]:
     """Return the ratios with their targets."""
-    return aims_of(Results(MODULE), *PAIRS, *HANDED_OVER)
+    return targets_of(Results(MODULE), *PAIRS, *HANDED_OVER)
 
 
 def report() -> str:

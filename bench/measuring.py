@@ -189,7 +189,7 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
-class Aim:
+class Target:
     """A ratio that has a target."""
 
     what: str

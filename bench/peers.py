@@ -15,7 +15,7 @@ from typing import Final
 
 from vodozemac import Account, AnyOlmMessage, Curve25519PublicKey, GroupSession, Session
 
-from bench.measuring import PEERS_PYTHON, Aim, Effort, Group, Results, Timed, each, measure_in_rounds, program
+from bench.measuring import PEERS_PYTHON, Effort, Group, Results, Target, Timed, each, measure_in_rounds, program
 from bench.reporting import compared, duration
 from bench.stores import GROUP_SESSIONS, SESSIONS, opened, settle_logs
 from examples.story.olm import OlmMessage, OlmSession
@@ -249,11 +249,11 @@ COMPARED: Final = (
 target."""
 
 
-def aims() -> list[Aim]:
+def targets() -> list[Target]:
     """Return the ratios with their targets."""
     results = Results(MODULE)
     return [
-        Aim(
+        Target(
             f"{work}: unwedged / {peer}, {ours}",
             results.ratio(name_of("unwedged", ours, work), name_of(peer, theirs, work)),
             1.0,

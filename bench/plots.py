@@ -11,7 +11,7 @@ import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from bench.measuring import RESULTS, Aim, sized
+from bench.measuring import RESULTS, Target, sized
 
 PLOTS: Final = sized(Path("spec/benchmarks"), RESULTS / "benchmarks")
 
@@ -43,19 +43,21 @@ def lines(name: str, axis: str, places: Sequence[float], plotted: Sequence[Line]
     return _saved(figure, name)
 
 
-def ratios(name: str, aims: Sequence[Aim]) -> str:
+def ratios(name: str, targets: Sequence[Target]) -> str:
     """Draw each ratio with its quartiles and its target. Return the path of the plot for the report."""
-    figure = Figure(figsize=(7.5, 0.6 + 0.38 * len(aims)), layout="constrained")
+    figure = Figure(figsize=(7.5, 0.6 + 0.38 * len(targets)), layout="constrained")
     axes = figure.subplots()
-    places = range(len(aims))
-    medians = [aim.ratio.median for aim in aims]
-    below = [aim.ratio.median - aim.ratio.low for aim in aims]
-    above = [aim.ratio.high - aim.ratio.median for aim in aims]
+    places = range(len(targets))
+    medians = [target.ratio.median for target in targets]
+    below = [target.ratio.median - target.ratio.low for target in targets]
+    above = [target.ratio.high - target.ratio.median for target in targets]
     axes.errorbar(medians, places, xerr=(below, above), fmt="o", capsize=3, label="median and quartiles")
-    axes.plot([aim.most for aim in aims], places, "|", color="C3", markersize=14, markeredgewidth=2, label="at most")
+    axes.plot(
+        [target.most for target in targets], places, "|", color="C3", markersize=14, markeredgewidth=2, label="at most"
+    )
     axes.axvline(1, color="0.8", linewidth=1, zorder=0)
     axes.set(xscale="log", xlabel="times as long as what it is compared with")
-    axes.set_yticks(places, [aim.what for aim in aims])
+    axes.set_yticks(places, [target.what for target in targets])
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter("{x:,g}")
     axes.grid(visible=True, axis="x", which="major", color="0.9")

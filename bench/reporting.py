@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-from bench.measuring import Aim, Results, Spread
+from bench.measuring import Results, Spread, Target
 
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
@@ -88,10 +88,10 @@ Pair: TypeAlias = "tuple[str, str, float | None]"
 """A subject, its baseline, and the largest ratio that meets the target, if there is a target."""
 
 
-def aims_of(results: Results, *pairs: Pair) -> list[Aim]:
+def targets_of(results: Results, *pairs: Pair) -> list[Target]:
     """Return the ratios that have a target."""
     return [
-        Aim(f"{subject} / {baseline}", results.ratio(subject, baseline), most)
+        Target(f"{subject} / {baseline}", results.ratio(subject, baseline), most)
         for subject, baseline, most in pairs
         if most is not None
     ]
@@ -100,7 +100,7 @@ def aims_of(results: Results, *pairs: Pair) -> list[Aim]:
 def compared(results: Results, *pairs: Pair) -> str:
     """Return a table of subjects and their baselines."""
     return table(
-        ("", "takes", "compared with", "takes", "ratio", "aim", ""),
+        ("", "takes", "compared with", "takes", "ratio", "target", ""),
         [_comparison(results, *pair) for pair in pairs],
     )
 

@@ -21,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from bench.measuring import RESULTS, Aim, Effort, Spread, processes, say, sized
+from bench.measuring import RESULTS, Effort, Spread, Target, processes, say, sized
 from bench.reporting import digits, duration, spread, table
 from unwedged.store import TEXT, Codec, CryptoStore, RecordKind, Transaction
 
@@ -184,13 +184,16 @@ def measure(effort: Effort) -> None:
     RAW.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
 
 
-def aims() -> list[Aim]:
+def targets() -> list[Target]:
     """Return the ratios with their targets."""
     result: Result = msgspec.json.decode(RAW.read_bytes(), type=Result)
     most, rivals = WAITING[-1], RIVALS[1:]
     return [
-        *(Aim(f"alone / {_beside(some)}: {most:,} waiting", result.loss(most, some), MOST) for some in rivals),
-        *(Aim(f"fair share / smallest, {_beside(some)}", result.of(most, some, _smallest), UNEVEN) for some in rivals),
+        *(Target(f"alone / {_beside(some)}: {most:,} waiting", result.loss(most, some), MOST) for some in rivals),
+        *(
+            Target(f"fair share / smallest, {_beside(some)}", result.of(most, some, _smallest), UNEVEN)
+            for some in rivals
+        ),
     ]
 
 

@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from bench.measuring import RESULTS, Aim, Effort, Group, Results, Timed, each, measure_in_rounds, program, sized
+from bench.measuring import RESULTS, Effort, Group, Results, Target, Timed, each, measure_in_rounds, program, sized
 from bench.plots import Line, lines
-from bench.reporting import Pair, aims_of, compared, duration, table
+from bench.reporting import Pair, compared, duration, table, targets_of
 from bench.stores import SESSION_SIZE, WORDS, copy_of, everything, fill, key_of, opened
 from unwedged.protocol.cache import empty
 from unwedged.store import CryptoStore, Transaction, View
@@ -120,9 +120,9 @@ def measure(effort: Effort) -> None:
     measure_in_rounds(MODULE, list(GROUPS), effort.rounds_if_slow)
 
 
-def aims() -> list[Aim]:
+def targets() -> list[Target]:
     """Return the ratios with their targets."""
-    return aims_of(Results(MODULE), ratio_of_ten(CACHED[-1]))
+    return targets_of(Results(MODULE), ratio_of_ten(CACHED[-1]))
 
 
 def report() -> str:

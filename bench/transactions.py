@@ -12,8 +12,8 @@ from typing import Final
 import aiosqlite
 import msgspec
 
-from bench.measuring import Aim, Effort, Group, Results, Timed, each, measure_in_rounds, program
-from bench.reporting import Pair, aims_of, compared, layers
+from bench.measuring import Effort, Group, Results, Target, Timed, each, measure_in_rounds, program
+from bench.reporting import Pair, compared, layers, targets_of
 from bench.stores import SESSIONS, WORDS, opened, settle_logs
 from examples.story.olm import Host, OlmMessage, OlmSession, open_session
 from unwedged.protocol.identifiers import Epoch, Milliseconds
@@ -196,9 +196,9 @@ PAIRS: Final[tuple[Pair, ...]] = (
 )
 
 
-def aims() -> list[Aim]:
+def targets() -> list[Target]:
     """Return the ratios with their targets."""
-    return aims_of(Results(MODULE), *PAIRS)
+    return targets_of(Results(MODULE), *PAIRS)
 
 
 def report() -> str:

@@ -22,6 +22,9 @@ SHOWN_ELSEWHERE: Final = {
 }
 """Folders that are targets of links, with the pages that show their content."""
 
+WITHOUT_CONTENTS: Final = "---\nhide-toc: true\n---\n\n"
+"""The beginning of a page that leaves the room of its table of contents to wide drawings."""
+
 
 def stage(root: Path, staged: Path) -> None:
     """Write the rewritten pages and their pictures from the clone ``root`` into the folder ``staged``."""
@@ -41,6 +44,8 @@ def stage(root: Path, staged: Path) -> None:
             text = _module(root, site, page, manifest, bugs)
         else:
             text = Rewriting(page.source, targets, _blocks(page)).page(_with_picture(page.source, sources[page]))
+        if page in site.below[TRACK_RECORD]:
+            text = WITHOUT_CONTENTS + text
         path = staged / page.file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + pages.navigation(site, page), encoding="utf-8")

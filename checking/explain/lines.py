@@ -32,7 +32,7 @@ Word: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z][A-Za-z0-9_.]*$
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True, tag_field="step"):
-    """What each line begins with."""
+    """The fields of every line."""
 
     format: Annotated[int, msgspec.Meta(ge=FORMAT, le=FORMAT)]
     store: Pseudonym
@@ -60,7 +60,7 @@ class Acquire(Head, frozen=True, kw_only=True, tag="acquire"):
 
 
 class Want(Head, frozen=True, kw_only=True, tag="want"):
-    """It was refused the lease, and has said in the row that it waits."""
+    """It was refused the lease, and the lease row says that a process waits."""
 
     epoch: Number
     left_ms: Time | None = None
@@ -103,11 +103,11 @@ class Release(Head, frozen=True, kw_only=True, tag="release"):
 
 
 class OfOperation(Head, frozen=True, kw_only=True):
-    """What the lines of an operation have."""
+    """The fields of the lines of an operation (T3.1)."""
 
     operation: Positive
     epoch: Number
-    """0 if it ran without a lease, as none may."""
+    """0 if it ran without a lease, which is forbidden."""
     snapshot: Number
     mode: Word | None = None
     began_after: Number | None = None
@@ -135,7 +135,7 @@ class ListKeys(OfOperation, frozen=True, kw_only=True, tag="list"):
 
 
 class Outdated(OfOperation, frozen=True, kw_only=True, tag="outdated"):
-    """What it needed has changed since its snapshot, so that it can't go on."""
+    """A record that it needed has changed after its snapshot, so it can't go on."""
 
     version: Number
 
@@ -155,7 +155,7 @@ class Commit(OfOperation, frozen=True, kw_only=True, tag="commit"):
 
 
 class CommitFails(OfOperation, frozen=True, kw_only=True, tag="commit_fails"):
-    """Its commit was stopped by the fence, or nobody knows what was written."""
+    """The fence has stopped its commit, or the outcome of the commit is unknown."""
 
     why: Word
     records: list[RecordName] = []
@@ -165,7 +165,7 @@ class CommitFails(OfOperation, frozen=True, kw_only=True, tag="commit_fails"):
 
 
 class Validate(OfOperation, frozen=True, kw_only=True, tag="validate"):
-    """Its epoch still stood when it ended, so that what it answers counts."""
+    """It wrote nothing, and its epoch was still the current one when it ended. So its answer counts."""
 
     row_epoch: Number | None = None
     wanted: bool | None = None
@@ -173,20 +173,20 @@ class Validate(OfOperation, frozen=True, kw_only=True, tag="validate"):
 
 
 class Lose(OfOperation, frozen=True, kw_only=True, tag="lose"):
-    """The fence stopped one of its accesses."""
+    """The fence has stopped a read of it, or its end."""
 
     why: Word | None = None
 
 
 class Rerun(Head, frozen=True, kw_only=True, tag="rerun"):
-    """What was interrupted is run again."""
+    """An operation that was interrupted is run again."""
 
     attempt: Positive
     why: Word
 
 
 class Subscribe(Head, frozen=True, kw_only=True, tag="subscribe"):
-    """Somebody in this process subscribes, and has heard everything up to a version."""
+    """A subscription of this process has begun. It receives what is committed after this version."""
 
     version: Number
     subscriptions: Positive | None = None
@@ -200,7 +200,7 @@ class Unsubscribe(Head, frozen=True, kw_only=True, tag="unsubscribe"):
 
 
 class Publish(Head, frozen=True, kw_only=True, tag="publish"):
-    """Subscribers were told what changed up to a version, or that they missed something."""
+    """Subscribers received all changes up to a version, or were informed that they may have missed some."""
 
     since: Number
     version: Number
@@ -208,19 +208,19 @@ class Publish(Head, frozen=True, kw_only=True, tag="publish"):
 
 
 class Truncate(Head, frozen=True, kw_only=True, tag="truncate"):
-    """It has cut the change log."""
+    """It has truncated the change log."""
 
     floor: Number
 
 
 class Pause(Head, frozen=True, kw_only=True, tag="pause"):
-    """It has let go of the store for a while."""
+    """It has paused the store."""
 
     version: Number | None = None
 
 
 class Resume(Head, frozen=True, kw_only=True, tag="resume"):
-    """It goes on after a pause."""
+    """It has resumed the store."""
 
 
 class Close(Head, frozen=True, kw_only=True, tag="close"):
@@ -228,13 +228,13 @@ class Close(Head, frozen=True, kw_only=True, tag="close"):
 
 
 class OfMachine(Head, frozen=True, kw_only=True):
-    """What the lines of the machine have: the operation that they took effect with."""
+    """The fields of all lines of the machine: the operation with which the step took effect."""
 
     operation: Positive
 
 
 class OpenMachine(OfMachine, frozen=True, kw_only=True, tag="open_machine"):
-    """The store is that of this device."""
+    """A process has opened the machine of this device."""
 
     user: Pseudonym
     device: Pseudonym
@@ -242,7 +242,7 @@ class OpenMachine(OfMachine, frozen=True, kw_only=True, tag="open_machine"):
 
 
 class Batch(OfMachine, frozen=True, kw_only=True, tag="batch"):
-    """The response to a sync has come: its two parts were applied, or stale."""
+    """The response to a sync has come. Each of its two parts was applied, or was stale."""
 
     connection: Pseudonym
     asked: NameOrNone
@@ -260,7 +260,7 @@ class Batch(OfMachine, frozen=True, kw_only=True, tag="batch"):
 
 
 class Receive(OfMachine, frozen=True, kw_only=True, tag="receive"):
-    """An event for this device was processed."""
+    """A to-device event was processed."""
 
     sender: NameOrNone
     type: Word
@@ -268,7 +268,7 @@ class Receive(OfMachine, frozen=True, kw_only=True, tag="receive"):
 
 
 class DecryptOlm(OfMachine, frozen=True, kw_only=True, tag="decrypt_olm"):
-    """An Olm message was decrypted, or was not."""
+    """An Olm message was decrypted, or could not be."""
 
     peer: Pseudonym
     outcome: Word
@@ -280,7 +280,7 @@ class DecryptOlm(OfMachine, frozen=True, kw_only=True, tag="decrypt_olm"):
 
 
 class DecryptMegolm(OfMachine, frozen=True, kw_only=True, tag="decrypt_megolm"):
-    """A room message was decrypted, or was not."""
+    """A room message was decrypted, or could not be."""
 
     outcome: Word
     session: Pseudonym | None = None
@@ -309,7 +309,7 @@ class EncryptMegolm(OfMachine, frozen=True, kw_only=True, tag="encrypt_megolm"):
 
 
 class RoomKey(OfMachine, frozen=True, kw_only=True, tag="room_key"):
-    """A room key has come, and was kept if it was better than what was there."""
+    """A room key has come or was made. It was kept if it was better than the stored one."""
 
     session: Pseudonym
     first_index: Number
@@ -320,7 +320,7 @@ class RoomKey(OfMachine, frozen=True, kw_only=True, tag="room_key"):
 
 
 class Share(OfMachine, frozen=True, kw_only=True, tag="share"):
-    """A room key was given to devices, to each from an index on."""
+    """Devices were sent a room key, each from an index on."""
 
     session: Pseudonym
     devices: list[Pseudonym]
@@ -339,7 +339,7 @@ class Withhold(OfMachine, frozen=True, kw_only=True, tag="withhold"):
 
 
 class ToldWithheld(OfMachine, frozen=True, kw_only=True, tag="told_withheld"):
-    """Somebody has said that this device does not get a room key."""
+    """Another device has told this one that it does not get a room key."""
 
     session: Pseudonym
     code: Word
@@ -348,7 +348,7 @@ class ToldWithheld(OfMachine, frozen=True, kw_only=True, tag="told_withheld"):
 
 
 class Offer(OfMachine, frozen=True, kw_only=True, tag="offer"):
-    """One-time keys, or a fallback key, were made for an upload."""
+    """One-time keys or a fallback key were made and offered."""
 
     request: Pseudonym
     one_time_keys: Number
@@ -360,13 +360,13 @@ class Offer(OfMachine, frozen=True, kw_only=True, tag="offer"):
 
 
 class Abandon(OfMachine, frozen=True, kw_only=True, tag="abandon"):
-    """An offer was abandoned: it has failed, or nobody has answered it for long."""
+    """An offer was abandoned: it has failed, or no answer has come for a long time."""
 
     request: Pseudonym
 
 
 class Send(OfMachine, frozen=True, kw_only=True, tag="send"):
-    """Messages for devices were put into the outbox."""
+    """Messages to devices were put into the outbox."""
 
     request: Pseudonym
     type: Word
@@ -374,7 +374,7 @@ class Send(OfMachine, frozen=True, kw_only=True, tag="send"):
 
 
 class RequestMade(OfMachine, frozen=True, kw_only=True, tag="request"):
-    """A request was handed out to be sent."""
+    """A request was handed out."""
 
     request: Pseudonym
     type: Word
@@ -391,37 +391,37 @@ class Answer(OfMachine, frozen=True, kw_only=True, tag="answer"):
 
 
 class Claim(OfMachine, frozen=True, kw_only=True, tag="claim"):
-    """What a claim that was handed out is for."""
+    """A claim was handed out, for these marks."""
 
     request: Pseudonym
     marks: list[RecordName]
     claimed_ms: Time
-    """The time that the machine goes by, as the marks have it."""
+    """The time that the commit noted in the marks (M8.3)."""
 
 
 class MakeSession(OfMachine, frozen=True, kw_only=True, tag="make_session"):
-    """A session with a device was made of a key that was claimed."""
+    """A session with a device was made with a key that was claimed."""
 
     peer: Pseudonym
 
 
 class Verification(OfMachine, frozen=True, kw_only=True, tag="verification"):
-    """A verification has come to a phase."""
+    """A verification has come to a phase, or its record was deleted."""
 
     record: RecordName
     phase: Word
 
 
 class Backup(OfMachine, frozen=True, kw_only=True, tag="backup"):
-    """Another backup is known, or more of the one that was; or none any more."""
+    """The machine has learned of a backup or of its version, or the backup was turned off."""
 
     request: NameOrNone
-    """What a request is called that makes a version with this backup's key."""
+    """The name of the request that creates a version with this key."""
     version: NameOrNone
 
 
 class Give(OfMachine, frozen=True, kw_only=True, tag="give"):
-    """Another device was sent what it had asked for, or that it does not get it."""
+    """Another device was sent what it had asked for, or a refusal."""
 
     asked: Pseudonym
     device: Pseudonym
@@ -492,6 +492,6 @@ DECODER: Final[msgspec.json.Decoder[AnyLine]] = msgspec.json.Decoder(AnyLine)
 
 def schema() -> bytes:
     """Return the JSON Schema of a line."""
-    title = "A line of a trace (spec/trace.md), which stands between two line feeds: empty lines mean nothing"
+    title = "A line of a trace (spec/trace.md). Line feeds are before and after it, and empty lines mean nothing"
     made = {"$schema": SCHEMA, "title": title, **msgspec.json.schema(AnyLine)}
     return json.dumps(made, indent=2).encode() + b"\n"

@@ -25,7 +25,7 @@ _TEXT: Final = """\
 
 mutmut changes the functions of a file in one place at a time: a comparison, a
 number, a text, an argument, an assignment, a condition. For each such *mutant* it runs the tests that call the
-function. A mutant is *killed* if one of them fails. It *timed out* if none fails, and one does not end, also when it
+function. A mutant is *killed* if one of them fails. It *timed out* if none fails, and one does not end, even when it
 runs again alone, as with an endless loop. It is *equivalent* if nobody can notice it: `tests/mutants/equivalent.toml`
 lists each of these with the reason. Any other mutant *survived*: a test is missing. About those *not run* nothing is
 known.

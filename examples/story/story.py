@@ -17,7 +17,7 @@ from examples.story.short_cuts import ShortCut
 
 TITLES = {
     ShortCut.NONE: "The protocol",
-    ShortCut.NO_FENCE: "The same, with no fence: whoever once had the lease may write",
+    ShortCut.NO_FENCE: "The same, with no fence: a process that once had the lease may write",
     ShortCut.KEPT_CACHE: "The same, with a kept cache: what is in memory stays there",
 }
 

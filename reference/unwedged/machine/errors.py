@@ -79,7 +79,7 @@ class WrongStorageKey(MachineError):
 
 
 class UncheckedStorageKey(MachineError):
-    """The description of a key of the secret storage can't be checked against it. So nothing is encrypted for it."""
+    """The description of a key of the secret storage has no check for the key. So nothing is encrypted for it."""
 
     code = "unchecked_storage_key"
 

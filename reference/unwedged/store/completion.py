@@ -27,8 +27,9 @@ class Uncancellable(asyncio.Future[Result]):
 
 
 class SettledByLoop(Uncancellable[Result]):
-    """One that only a callback of the loop settles, and no task: a task that waits for it goes on in that callback.
+    """An uncancellable future that only a callback of the event loop settles, and no task.
 
+    A task that waits for it goes on in that callback.
     Any other future has the loop call the task in its next turn, which takes as long as a statement of SQLite.
     """
 

@@ -344,7 +344,7 @@ class SqliteBackend:
 
     # P13.10
     def _found(self, rows: list[ResultRow]) -> list[ResultRow]:
-        """Return what a statement found. It finds nothing only if the fence stopped it, or it is too old."""
+        """Return the rows of a statement. There are none only if the fence stopped it, or this program is too old."""
         if not rows:
             with database.translated():
                 self._must_know_schema(self._loop_connection)

@@ -136,7 +136,7 @@ class Operation:
         self.ended = True
 
     def leave(self) -> None:
-        """Let the next one begin."""
+        """Let the next operation begin."""
         self._guarded.admission.operations.discard(self)
         self._services.lock.end_view(self._guarded)
 
