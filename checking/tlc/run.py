@@ -119,6 +119,8 @@ def command(toolbox: Toolbox, job: Job, scratch: Path) -> list[str]:
         "-Duser.country=US",
         f"-Djava.io.tmpdir={scratch}",
         *([f"-DTLA-Library={library}"] if library else []),
+        # Without "-Xlog:disable", Java would warn among TLC's output if it can't use the file.
+        *([f"-XX:AOTCache={toolbox.classes}", "-Xlog:disable"] if toolbox.classes else []),
         "-cp",
         str(toolbox.jar),
         "tlc2.TLC",

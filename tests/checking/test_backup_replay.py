@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 
 import msgspec
 import pytest
 
-from checking.machine_replay.counterexamples import replay_counterexample
 from checking.machine_replay.counterparts import COUNTERPARTS
 from checking.models.manifest import Manifest
-from checking.tlc import run as tlc
 from checking.tlc.graph import Graph
 from checking.tlc.toolbox import Toolbox
 from checking.tlc.values import ModelValue, State, Value, function, record
@@ -188,14 +185,6 @@ BREAKS = {
 def test_a_broken_machine_diverges(graphs: Mapping[str, Graph], monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     graph, breaking = BREAKS[broken]
     breaking.must_diverge(monkeypatch, graphs[graph], BACKUPS, MOST_STEPS)
-
-
-def test_two_keys_for_one_version_violate_its_other_property_too(toolbox: Toolbox, manifest: Manifest) -> None:
-    model = manifest.model("fault-two-keys-one-version-OneKeyPerVersion")
-    assert model.slug is not None
-    assert model.property is not None
-    result = asyncio.run(tlc.run(toolbox, manifest.job(model)))
-    assert replay_counterexample(model.specification, model.slug, model.property, result) == model.property
 
 
 # Properties

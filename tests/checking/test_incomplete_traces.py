@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, get_args
 
@@ -31,14 +33,15 @@ OPTIONAL: Final = {
 """The optional fields of the lines of each step."""
 
 
-@pytest.fixture
-async def lines(tmp_path: Path) -> list[Json]:
-    return await eventful(tmp_path)
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Json]:
+    return tuple(asyncio.run(eventful(tmp_path_factory.mktemp("eventful"))))
 
 
-@pytest.fixture
-async def sound(tmp_path: Path, toolbox: Toolbox, lines: list[Json]) -> Explanation:
-    explanation = await explained(toolbox, read([written(tmp_path, lines)]), SPECIFICATIONS)
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory, toolbox: Toolbox, lines: Sequence[Json]) -> Explanation:
+    logs = read([written(tmp_path_factory.mktemp("sound"), lines)])
+    explanation = asyncio.run(explained(toolbox, logs, SPECIFICATIONS))
     assert explanation.accepted, explanation.text()
     return explanation
 
@@ -54,7 +57,7 @@ def renumbered(lines: list[Json]) -> list[Json]:
 
 # T5.2
 async def test_no_field_that_is_missing_makes_it_look_impossible(
-    tmp_path: Path, toolbox: Toolbox, lines: list[Json], sound: Explanation
+    tmp_path: Path, toolbox: Toolbox, lines: Sequence[Json], sound: Explanation
 ) -> None:
     names = sorted(set.union(*OPTIONAL.values()))
     assert len(names) > 20
@@ -72,7 +75,7 @@ async def test_no_field_that_is_missing_makes_it_look_impossible(
 
 # T5.2
 async def test_no_step_that_is_never_written_makes_it_look_impossible(
-    tmp_path: Path, toolbox: Toolbox, lines: list[Json], sound: Explanation
+    tmp_path: Path, toolbox: Toolbox, lines: Sequence[Json], sound: Explanation
 ) -> None:
     written_steps = {str(line["step"]) for line in lines}
     assert len(written_steps) > 17
@@ -99,7 +102,7 @@ async def test_no_step_that_is_never_written_makes_it_look_impossible(
 
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_no_lines_that_are_missing_make_it_look_impossible(
-    tmp_path: Path, toolbox: Toolbox, lines: list[Json], sound: Explanation, seed: int
+    tmp_path: Path, toolbox: Toolbox, lines: Sequence[Json], sound: Explanation, seed: int
 ) -> None:
     chance = random.Random(seed)
     missing = chance.choice([1, 1, 2, 5, 20])
@@ -111,7 +114,7 @@ async def test_no_lines_that_are_missing_make_it_look_impossible(
 
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_no_end_that_is_missing_makes_it_look_impossible(
-    tmp_path: Path, toolbox: Toolbox, lines: list[Json], sound: Explanation, seed: int
+    tmp_path: Path, toolbox: Toolbox, lines: Sequence[Json], sound: Explanation, seed: int
 ) -> None:
     """A killed process may not have written its last line."""
     chance = random.Random(seed)

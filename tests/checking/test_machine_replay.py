@@ -1,6 +1,7 @@
 """The replays of the models of the Matrix device notice a broken machine.
 
-``python -m checking replay NAME`` takes every transition of a model once.
+``python -m checking replay NAME`` takes every transition of a model once. ``python -m checking check`` replays every
+fault, with its injection and without. Here a few of them show that a replay fails when it should.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from checking.machine_replay import drive
 from checking.machine_replay.counterexamples import replay_counterexample
 from checking.machine_replay.counterparts import COUNTERPARTS
 from checking.machine_replay.drive import Coverage, Dump, replay_dumps
-from checking.models.manifest import Band, Layer, Manifest, Model
+from checking.models.manifest import Band, Layer, Manifest, Model, find_manifest, read_manifest
 from checking.tlc import run as tlc
 from checking.tlc.graph import Graph, read_graph
 from checking.tlc.run import Result, Verdict
@@ -256,7 +257,21 @@ def test_a_transition_that_was_not_covered_is_missed(small_dump: Path, monkeypat
 # Faults
 
 
-@pytest.mark.parametrize("slug", sorted(slug for each in COUNTERPARTS.values() for slug in each.faults))
+def found_first(manifest: Manifest) -> list[str]:
+    """Return the fault whose counterexample TLC finds first, of each module and for each kind of violation."""
+    models = sorted(
+        (
+            model
+            for specification in COUNTERPARTS
+            for model in machine_faults(manifest, specification)
+            if model.name == f"fault-{model.slug}"
+        ),
+        key=lambda model: -model.distinct_states,
+    )
+    return sorted({(model.specification, model.expected): str(model.slug) for model in models}.values())
+
+
+@pytest.mark.parametrize("slug", found_first(read_manifest(find_manifest(Path(__file__).parent))))
 def test_the_machine_broken_alike_violates_the_same_property(
     manifest: Manifest, found: Callable[[Model], Result], slug: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

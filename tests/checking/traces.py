@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.store.stores import COUNTER, Instance, Recorder, apart, count_up, failing, take_over, workbench
@@ -79,7 +80,7 @@ async def _take_turns(phone: Instance, extension: Instance) -> None:
     await phone.run(count_up)
 
 
-def written(folder: Path, lines: list[Json], name: str = "trace.ndjson") -> Path:
+def written(folder: Path, lines: Sequence[Json], name: str = "trace.ndjson") -> Path:
     path = folder / name
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
