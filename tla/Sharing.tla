@@ -57,8 +57,8 @@ vars == <<knows, store, flight, arrived, messages>>
 
 \* session  the number of the group session, its next index, and, by device, the index from
 \*          which it is shared; or Nothing
-\* outbox   room keys that are to be sent: the device, the session, and the index from which
-\*          it is shared. The three together stand for the transaction ID
+\* outbox   requests that are to be sent. Each has the room keys of one commit: the device, the
+\*          session, and the index from which it is shared. The keys stand for the transaction ID
 Init ==
     /\ knows = [p \in Processes |-> 1]
     /\ store = [session |-> Nothing, outbox |-> {}]
@@ -100,13 +100,14 @@ ShareRoomKey(p) ==
                keys == {[to |-> d, session |-> store.session.number, from |-> index] : d \in given}
            IN  CASE Broken("requests-in-memory") ->
                       /\ store' = [store EXCEPT !.session.shared = shared]
-                      /\ \E key \in keys : flight' = [flight EXCEPT ![p] = [stage |-> "request", key |-> key]]
+                      /\ flight' = [flight EXCEPT ![p] = [stage |-> "request", keys |-> keys]]
                  [] Broken("shared-then-invalidated") ->
                       \* the session is only in the cache, and is stored when it is used
-                      /\ store' = [session |-> Nothing, outbox |-> store.outbox \cup keys]
+                      /\ store' = [session |-> Nothing, outbox |-> store.outbox \cup {keys}]
                       /\ UNCHANGED flight
                  [] OTHER ->
-                      /\ store' = [session |-> [store.session EXCEPT !.shared = shared], outbox |-> store.outbox \cup keys]
+                      /\ store' = [session |-> [store.session EXCEPT !.shared = shared],
+                                   outbox |-> store.outbox \cup {keys}]
                       /\ UNCHANGED flight
     /\ UNCHANGED <<knows, arrived, messages>>
 
@@ -133,16 +134,16 @@ SaveIndex(p) ==
     /\ flight' = [flight EXCEPT ![p] = Nothing]
     /\ UNCHANGED <<knows, arrived, messages>>
 
-\* outgoing_requests: each process lists the messages of the outbox, until they are answered.
-OutgoingRequest(p, key) ==
+\* outgoing_requests: each process lists the requests of the outbox, until they are answered.
+OutgoingRequest(p, keys) ==
     /\ flight[p] = Nothing
-    /\ flight' = [flight EXCEPT ![p] = [stage |-> "request", key |-> key]]
+    /\ flight' = [flight EXCEPT ![p] = [stage |-> "request", keys |-> keys]]
     /\ UNCHANGED <<knows, store, arrived, messages>>
 
 \* The server receives a request, and answers.
 Deliver(p) ==
     /\ InFlight(p, "request")
-    /\ arrived' = arrived \cup {flight[p].key}
+    /\ arrived' = arrived \cup flight[p].keys
     /\ flight' = [flight EXCEPT ![p].stage = "answered"]
     /\ UNCHANGED <<knows, store, messages>>
 
@@ -150,7 +151,7 @@ Deliver(p) ==
 \* nothing.
 MarkSent(p) ==
     /\ InFlight(p, "answered")
-    /\ store' = [store EXCEPT !.outbox = @ \ {flight[p].key}]
+    /\ store' = [store EXCEPT !.outbox = @ \ {flight[p].keys}]
     /\ flight' = [flight EXCEPT ![p] = Nothing]
     /\ UNCHANGED <<knows, arrived, messages>>
 
@@ -162,7 +163,7 @@ Lose(p) ==
 Next ==
     \/ \E p \in Processes :
         \/ LearnMembers(p) \/ Rotate(p) \/ ShareRoomKey(p) \/ Encrypt(p) \/ SaveIndex(p)
-        \/ \E key \in store.outbox : OutgoingRequest(p, key)
+        \/ \E keys \in store.outbox : OutgoingRequest(p, keys)
         \/ Deliver(p) \/ MarkSent(p) \/ Lose(p)
 
 Spec == Init /\ [][Next]_vars
@@ -173,7 +174,7 @@ Keys == [to : Devices, session : 1..MaxSessions, from : 0..MaxMessages]
 TypeOK ==
     /\ \A p \in Processes : knows[p] \in DOMAIN Memberships
     /\ store.session # Nothing => store.session.number \in 1..MaxSessions /\ store.session.index \in 0..MaxMessages
-    /\ Shared \subseteq Devices /\ store.outbox \subseteq Keys /\ arrived \subseteq Keys
+    /\ Shared \subseteq Devices /\ store.outbox \subseteq SUBSET Keys /\ arrived \subseteq Keys
     /\ \A p \in Processes : flight[p] = Nothing \/ flight[p].stage \in {"request", "answered", "unsaved"}
 
 \* M10.2
@@ -182,7 +183,7 @@ NoRatchetReuse ==
         (messages[i].session = messages[j].session /\ messages[i].index = messages[j].index) => i = j
 
 \* The room keys that have arrived or will arrive.
-Given == arrived \cup store.outbox
+Given == arrived \cup UNION store.outbox
 
 Reads(d, message) ==
     \E key \in Given : key.to = d /\ key.session = message.session /\ key.from <= message.index

@@ -13,7 +13,7 @@ import msgspec
 from checking.errors import CheckError
 from checking.machine_replay import backup_faults
 from checking.machine_replay.client import Client
-from checking.machine_replay.counterpart import Counterpart, Impossible, Property
+from checking.machine_replay.counterpart import Counterpart, Impossible, Property, Wanted
 from checking.machine_replay.device_keys import account_of
 from checking.machine_replay.homeserver import Device, Homeserver, Json
 from checking.machine_replay.peer_device import PeerDevice
@@ -124,6 +124,18 @@ def _only_to_trusted(_: State, now: State) -> str | None:
     return None
 
 
+def _everything_is_backed_up(now: State) -> bool:
+    store, version, known = _store(now), len(_versions(now)), _backup(now)
+    is_being_made = known["key"] != 0 and known["version"] == 0
+    if not version or not _is_trusted(now, _versions(now)[-1]) or is_being_made:
+        return True
+    return all(
+        function_of(store["unbacked"])[session] == _NOTHING and _is_in(now, session, cast("int", first), version)
+        for session, first in function_of(store["first"]).items()
+        if first != _NOTHING
+    )
+
+
 def _survives_invalidation(was: State, now: State) -> str | None:
     if not _is_on(was) or _is_on(now):
         return None
@@ -155,6 +167,7 @@ class BackupOfRoomKeys(Counterpart):
         "OnlyToTrusted": _only_to_trusted,
         "SurvivesInvalidation": _survives_invalidation,
     }
+    wanted: ClassVar[Mapping[str, Wanted]] = {"EverythingIsBackedUp": _everything_is_backed_up}
     faults: ClassVar[Mapping[str, Callable[[], Sequence[Substitution]]]] = backup_faults.FAULTS
 
     outside: _Outside
@@ -236,6 +249,12 @@ class BackupOfRoomKeys(Counterpart):
         for session, first in self._first().items():
             choices += [Label("ReceiveRoomKey", (ModelValue(session), index)) for index in _INDICES if index >= first]
         return choices
+
+    def all_choices(self) -> Sequence[Label]:
+        """See the base class. The uploads of marked room keys are added."""
+        every = frozenset(map(ModelValue, self._room_keys))
+        idle = [ModelValue(process) for process, held in self.outside.flight.items() if held is None]
+        return [*self.choices(), *(Label("AskUpload", (process, every)) for process in idle)]
 
     async def take(self, step: Label) -> None:
         """See the base class."""

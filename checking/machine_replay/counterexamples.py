@@ -4,9 +4,10 @@ Each counterexample is replayed twice. With the same fault in the machine, the s
 the fault, no property may be violated; a step that the machine then refuses is skipped, and so are the steps that need
 it.
 
-A counterexample of a liveness property is infinite. It is replayed if nothing happens any more at its end. With the
-fault, the machine must reach that state: the wanted condition is false there, and the machine refuses every step that a
-caller can ask for. Without the fault, the machine takes a further step.
+A counterexample of a liveness property is infinite: it ends in a loop, or nothing happens any more at its end. With the
+fault, the machine must take the loop once, through the very states of the model, and back to the first one. The wanted
+condition is false in all of them, and in each the machine refuses every step that a caller can ask for, except those of
+the loop. So the loop is fair. Without the fault, the machine takes a step that leads out of it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from checking.replay.substitutions import substituted
 from checking.replay.transitions import chosen
 from checking.replay.verdicts import Finding, verdict
 from checking.tlc.run import Result, TraceStep
+from checking.tlc.values import Label
 
 
 def replay_counterexample(specification: str, slug: str, named: str, result: Result) -> str:
@@ -36,8 +38,8 @@ def replay_counterexample(specification: str, slug: str, named: str, result: Res
             slug,
             named,
             result,
-            broken=lambda: asyncio.run(_replay_to_standstill(kind, result, slug, named)),
-            sound=lambda: asyncio.run(_replay_to_standstill(kind, result, None, named)),
+            broken=lambda: asyncio.run(_replay_for_ever(kind, result, slug, named)),
+            sound=lambda: asyncio.run(_replay_for_ever(kind, result, None, named)),
         )
     if named not in kind.properties:
         raise CheckError(f"the replay of {specification} has no counterpart of the property {named}")
@@ -70,36 +72,52 @@ async def _walk(counterpart: Counterpart, result: Result, properties: Mapping[st
     return Finding(None, "", refused)
 
 
+def _label(kind: type[Counterpart], before: TraceStep, after: TraceStep) -> Label:
+    """Return the step between two states, with its parameters."""
+    assert after.label is not None  # only the first state has none
+    return chosen(after.label, kind.steps(after.label.action, before.state, after.state))
+
+
 async def _take(counterpart: Counterpart, before: TraceStep, after: TraceStep) -> bool:
     """Take the step between two states. Return whether it was possible."""
-    assert after.label is not None  # only the first state has none
-    step = chosen(after.label, counterpart.steps(after.label.action, before.state, after.state))
     try:
-        await counterpart.take(step)
+        await counterpart.take(_label(type(counterpart), before, after))
     except Impossible:
         return False
     return True
 
 
-async def _replay_to_standstill(kind: type[Counterpart], result: Result, slug: str | None, named: str) -> Finding:
-    if result.lasso != len(result.trace) - 1:
-        raise CheckError(f"{kind.__name__}: a counterexample with a loop of several steps can't be replayed")
+async def _replay_for_ever(kind: type[Counterpart], result: Result, slug: str | None, named: str) -> Finding:
+    assert result.lasso is not None  # the counterexample of a liveness property
+    steps = list(pairwise(result.trace))
     async with opened(kind, result.trace[0].state) as counterpart:
         with substituted(() if slug is None else kind.faults[slug]()):
             refused = 0
-            for before, after in pairwise(result.trace):
+            for before, after in steps[: result.lasso]:
                 refused += not await _take(counterpart, before, after)
-            try:
-                if slug is not None:
-                    compare(counterpart.observe(), result.trace[-1].state)
-            except Diverged as elsewhere:
-                return Finding(None, str(elsewhere), refused)
-            if kind.wanted[named](counterpart.observe()):
-                return Finding(None, "", refused)
-            for step in counterpart.all_choices():
+            round_ = steps[result.lasso :]
+            loop = frozenset(_label(kind, before, after) for before, after in round_)
+            for number, reached in enumerate(result.trace[result.lasso :]):
                 try:
-                    await counterpart.take(step)
-                except Impossible:
-                    continue
-                return Finding(None, "", refused)
+                    if slug is not None:
+                        compare(counterpart.observe(), reached.state)
+                except Diverged as elsewhere:
+                    return Finding(None, str(elsewhere), refused)
+                if kind.wanted[named](counterpart.observe()) or await _goes_on(counterpart, loop):
+                    return Finding(None, "", refused)
+                if number < len(round_):
+                    refused += not await _take(counterpart, *round_[number])
             return Finding(named, "the wanted condition is false, and the machine refuses every further step", refused)
+
+
+async def _goes_on(counterpart: Counterpart, loop: frozenset[Label]) -> bool:
+    """Return whether the machine takes a step that is not in the loop."""
+    for step in counterpart.all_choices():
+        if step in loop:
+            continue
+        try:
+            await counterpart.take(step)
+        except Impossible:
+            continue
+        return True
+    return False

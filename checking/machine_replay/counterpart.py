@@ -57,7 +57,7 @@ class Counterpart(ABC):
         """Return the steps that a caller can ask for now. The machine alone decides whether each is possible."""
 
     def all_choices(self) -> Sequence[Label]:
-        """Return the same steps, and those that only a bound or a constraint of the model may forbid."""
+        """Return the same steps, and those that the model may allow, or that only one of its bounds may forbid."""
         return self.choices()
 
     @abstractmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Final, NamedTuple, Self, cast
+from typing import ClassVar, Final, NamedTuple, Self, TypeAlias, cast
 
 import msgspec
 
@@ -19,7 +19,7 @@ from checking.machine_replay.shared_device import SharedDevice
 from checking.replay.doubles import ManualClock
 from checking.replay.model_states import changed_arguments, entry, function_of, name_of
 from checking.replay.substitutions import Substitution
-from checking.tlc.values import Label, ModelValue, State, Value, function, record
+from checking.tlc.values import Label, ModelValue, State, Value, function, record, render_value
 from unwedged.machine import OlmMachine, RoomKeyNotShared, ToDevice
 from unwedged.machine import Sharing as SharedWithMembers
 from unwedged.machine import identifiers as ids
@@ -33,11 +33,15 @@ _OTHER_ROOM: Final = ids.RoomId("!other:example.org")
 _NOTHING: Final = ModelValue("Nothing")
 _DEVICES: Final = ("d1", "d2", "d3")
 _LEAVES: Final = (frozenset({"d1", "d2"}), frozenset({"d1"}), frozenset({"d1", "d2"}))
-"""The members after each change: ``LeavesAndReturns`` of the module MCSharing, which begins like ``Leaves``."""
+"""``LeavesAndReturns`` of the module MCSharing, which begins like ``Leaves``."""
 _COMES: Final = (frozenset({"d1", "d2"}), frozenset({"d1", "d2", "d3"}), frozenset({"d2", "d3"}))
-"""Likewise ``ComesAndLeaves``, if the names of the processes begin with "q"."""
-_MESSAGES: Final = 2
-"""The bound of messages. No replayed model has more."""
+"""``ComesAndLeaves``."""
+_MEMBERSHIPS: Final = {"p": _LEAVES, "q": _COMES, "r": _COMES}
+"""The members after each change, by the first letter of the names of the processes."""
+_Messages: TypeAlias = "Mapping[ids.UserId, Mapping[ids.DeviceId, Json]]"
+
+_MESSAGES: Final = {"p": 2, "q": 2, "r": 0}
+"""The bound of messages, likewise. Where the model has fewer, only its bound forbids more."""
 
 
 class _InHand(NamedTuple):
@@ -150,7 +154,7 @@ class Sharing(Counterpart):
 
     @staticmethod
     def steps(action: str, before: State, after: State) -> list[Label]:
-        """See the base class. The key that is sent, and the device that it is sent to, are parameters here."""
+        """See the base class. The keys that are sent, and the devices that are given a key, are parameters here."""
         processes = sorted(function_of(before["knows"]), key=name_of)
         match action:
             case "LearnMembers":
@@ -158,7 +162,7 @@ class Sharing(Counterpart):
             case "Rotate":
                 return [Label(action, (process,)) for process in processes]
             case "ShareRoomKey":
-                keys = _outbox(after) - _outbox(before)
+                keys = _unsent(after) - _unsent(before)
                 given = frozenset(function_of(key)["to"] for key in keys)
                 given = given or frozenset(set(_shared(after)) - set(_shared(before)))
                 names = set(map(name_of, given))
@@ -169,18 +173,17 @@ class Sharing(Counterpart):
                 return [Label(action, (process,)) for process in processes if _members(before, process) == to]
         (process,) = changed_arguments(before["flight"], after["flight"])
         if action in ("OutgoingRequest", "Next"):  # TLC labels a step "Next" if a parameter of its action is a record
-            return [Label("OutgoingRequest", (process, entry(after["flight"], process)["key"]))]
+            return [Label("OutgoingRequest", (process, entry(after["flight"], process)["keys"]))]
         return [Label(action, (process,))]
 
     def choices(self) -> Sequence[Label]:
         """See the base class. The machine decides whether it sends a message again, and whether it may encrypt one."""
         outside = self.outside
         idle = [ModelValue(process) for process, held in outside.flight.items() if held is None]
-        done = set(self._arrived()) - self._outbox()
-        choices = [Label("OutgoingRequest", (process, key)) for process in idle for key in done]
-        if len(outside.messages) < _MESSAGES:
-            choices += [Label("Encrypt", (ModelValue(process),)) for process in outside.knows]
-        return choices
+        done = frozenset(self._arrived()).difference(*self._outbox())
+        choices = [Label("OutgoingRequest", (process, frozenset({key}))) for process in idle for key in done]
+        processes = (process for process in outside.knows if len(outside.messages) < _MESSAGES[process[0]])
+        return choices + [Label("Encrypt", (ModelValue(process),)) for process in processes]
 
     async def take(self, step: Label) -> None:
         """See the base class."""
@@ -196,8 +199,8 @@ class Sharing(Counterpart):
                 await self._encrypt(name_of(process))
             case "SaveIndex", _:
                 raise Impossible("the machine stores the index before the message is sent")
-            case "OutgoingRequest", [process, key]:
-                request = await self._outgoing(name_of(process), key)
+            case "OutgoingRequest", [process, keys]:
+                request = await self._outgoing(name_of(process), cast("frozenset[Value]", keys))
                 self.outside.flight[name_of(process)] = _InHand(request)
             case "Deliver", [process]:
                 held = self._in_hand(process)
@@ -240,7 +243,7 @@ class Sharing(Counterpart):
             "knows": function({ModelValue(process): number for process, number in outside.knows.items()}),
             "store": record(
                 session=session,
-                outbox=self._outbox(),
+                outbox=frozenset(self._outbox()),
             ),
             "flight": function({ModelValue(process): self._flight(held) for process, held in outside.flight.items()}),
             "arrived": frozenset(self._arrived()),
@@ -296,14 +299,14 @@ class Sharing(Counterpart):
         self.outside.messages.append((content, members))
         return True
 
-    async def _outgoing(self, process: str, key: Value) -> ToDevice:
+    async def _outgoing(self, process: str, keys: frozenset[Value]) -> ToDevice:
         machine = await self._device.machine(process)
         for request in await machine.outgoing_requests():
             if not isinstance(request, ToDevice):
                 raise CheckError(f"{process} has an unexpected request: {request}")
-            if key in [self._key(device, content) for device, content in _contents(request.messages)]:
+            if keys <= self._keys_of(request.messages):
                 return request
-        raise Impossible(f"{process} does not send {key}")
+        raise Impossible(f"{process} does not send {', '.join(map(render_value, keys))}")
 
     def _in_hand(self, process: Value) -> _InHand:
         held = self.outside.flight[name_of(process)]
@@ -326,16 +329,16 @@ class Sharing(Counterpart):
     def _flight(self, held: _InHand | None) -> Value:
         if held is None:
             return _NOTHING
-        ((device, content),) = _contents(held.request.messages)
-        return record(stage="request" if held.response is None else "answered", key=self._key(device, content))
+        stage = "request" if held.response is None else "answered"
+        return record(stage=stage, keys=self._keys_of(held.request.messages))
 
-    def _outbox(self) -> frozenset[Value]:
-        """Return the room keys in the outbox."""
-        return frozenset(
-            self._key(device, content)
-            for outgoing in self._device.records(OUTBOX).values()
-            for device, content in _contents(outgoing.messages)
-        )
+    def _outbox(self) -> list[frozenset[Value]]:
+        """Return the room keys of each request in the outbox."""
+        return [self._keys_of(outgoing.messages) for outgoing in self._device.records(OUTBOX).values()]
+
+    def _keys_of(self, messages: _Messages) -> frozenset[Value]:
+        """Return the room keys of a request."""
+        return frozenset(self._key(device, content) for device, content in _contents(messages))
 
     def _arrived(self) -> list[Value]:
         """Return the room keys that have arrived at the homeserver."""
@@ -364,7 +367,7 @@ async def _give(machine: OlmMachine, held: _InHand) -> None:
     await machine.mark_sent(held.request, held.response)
 
 
-def _contents(messages: Mapping[ids.UserId, Mapping[ids.DeviceId, Json]]) -> Iterator[tuple[str, Json]]:
+def _contents(messages: _Messages) -> Iterator[tuple[str, Json]]:
     for user, contents in messages.items():
         for content in contents.values():
             yield _name(user), content
@@ -383,7 +386,7 @@ def _members(state: State, process: Value) -> frozenset[str]:
 
 
 def _memberships(process: str) -> Sequence[frozenset[str]]:
-    return _COMES if process.startswith("q") else _LEAVES
+    return _MEMBERSHIPS[process[0]]
 
 
 def _shared(state: State) -> Mapping[Value, Value]:
@@ -399,11 +402,12 @@ def _messages(state: State) -> tuple[Mapping[Value, Value], ...]:
 
 def _given(state: State) -> frozenset[Value]:
     """Return the room keys that devices have, or will receive."""
-    return cast("frozenset[Value]", state["arrived"]) | _outbox(state)
+    return cast("frozenset[Value]", state["arrived"]) | _unsent(state)
 
 
-def _outbox(state: State) -> frozenset[Value]:
-    return cast("frozenset[Value]", entry(state, "store")["outbox"])
+def _unsent(state: State) -> frozenset[Value]:
+    """Return the room keys in the outbox."""
+    return frozenset[Value]().union(*cast("frozenset[frozenset[Value]]", entry(state, "store")["outbox"]))
 
 
 def _reads(given: frozenset[Value], device: Value, message: Mapping[Value, Value]) -> bool:

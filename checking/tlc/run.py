@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from checking.errors import UnreadableOutput
 from checking.tlc.standstill import standstill
 from checking.tlc.toolbox import Toolbox
 from checking.tlc.values import Label, State, parse_label, parse_state
@@ -92,7 +93,8 @@ class Result:
     seconds: float
     trace: tuple[TraceStep, ...]
     lasso: int | None
-    """For an infinite counterexample: the index of the step at which its loop begins. The last step: it stutters."""
+    """For an infinite counterexample: the index of the state at which its loop begins, and to which the last step leads
+    back. The last index: nothing happens any more."""
     detail: str
     """TLC's own error message; empty if every property holds."""
     printed: tuple[str, ...] = ()
@@ -261,7 +263,7 @@ _START = re.compile(r"(.*)@!@!@STARTMSG (\d+):(\d+) @!@!@")
 _END = re.compile(r"@!@!@ENDMSG (\d+) @!@!@")
 _VIOLATED = re.compile(r"(?:Invariant|Action property|Temporal property|Property) (\S+) (?:is|was) violated")
 _STEP = re.compile(r"(\d+): <(?:Initial predicate|([\w!]+(?:\(.*\))?) line \d+.*)>")
-_NUMBERED = re.compile(r"(\d+): ")
+_BACK_TO = re.compile(r"(\d+): Back to state: <([\w!]+(?:\(.*\))?) line \d+.*>")
 _COUNTS = re.compile(
     r"(?:Progress\((\d+)\).*?: )?[\d,]+ states generated.*?, ([\d,]+) distinct states found.*?, ([\d,]+) states left"
 )
@@ -311,12 +313,19 @@ class _OutputReader:
         elif code == _STATE:
             self._step(text)
         elif code == _BACK:
-            numbered = _NUMBERED.match(text)
-            self.lasso = int(numbered[1]) - 1 if numbered is not None else None
+            self._close_loop(text)
         elif code == _STUTTERING:
             self.lasso = len(self.trace) - 1
         elif severity == _SEVERITY_ERROR and code not in _INTRODUCTIONS:
             self._error(code, text)
+
+    def _close_loop(self, text: str) -> None:
+        """Add the step from the last state back to the first state of the loop."""
+        back = _BACK_TO.fullmatch(text)
+        if back is None:
+            raise UnreadableOutput(f"TLC tells the end of a loop in a way that can't be read: {text!r}")
+        self.lasso = int(back[1]) - 1
+        self.trace.append(TraceStep(parse_label(back[2]), self.trace[self.lasso].state))
 
     def _count(self, text: str) -> None:
         counts = _COUNTS.search(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
 import pytest
 
 from checking.machine_replay.counterparts import COUNTERPARTS
@@ -35,6 +36,11 @@ def graph_of_two_keys(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: py
 @pytest.fixture(scope="module")
 def graph_of_three_devices(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Graph:
     return graph_of(toolbox, manifest, "ReplaySharingOfThreeDevices", tmp_path_factory.mktemp("devices"))
+
+
+@pytest.fixture(scope="module")
+def graph_of_one_request(toolbox: Toolbox, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    return graph_of(toolbox, manifest, "ReplaySharingInOneRequest", tmp_path_factory.mktemp("request"))
 
 
 # Breaks that a replay must notice
@@ -107,6 +113,25 @@ def test_a_machine_that_sends_to_one_of_several_devices_diverges(
     broken.must_diverge(monkeypatch, graph_of_three_devices, SHARING, MOST_STEPS)
 
 
+async def _settle_the_first(transaction: Transaction, request: ToDevice | RoomMessage) -> None:
+    """Treat a request as sent to the first of its devices only."""
+    assert isinstance(request, ToDevice)
+    outgoing = await transaction.get(OUTBOX, request.transaction_id)
+    if outgoing is not None:
+        rest = dict(list(outgoing.messages.items())[1:])
+        if rest:
+            transaction.put(OUTBOX, request.transaction_id, msgspec.structs.replace(outgoing, messages=rest))
+        else:
+            transaction.delete(OUTBOX, request.transaction_id)
+
+
+def test_a_machine_that_settles_one_of_the_keys_of_a_request_diverges(
+    graph_of_one_request: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Break([(outbox, "sent", _settle_the_first)], r"store\.outbox")
+    broken.must_diverge(monkeypatch, graph_of_one_request, SHARING, MOST_STEPS)
+
+
 # Properties
 
 D1, D2 = map(ModelValue, ("d1", "d2"))
@@ -122,7 +147,7 @@ def message(session: int, index: int, *to: ModelValue) -> Value:
 
 RIGHT: dict[str, Value] = {
     "session": record(number=2, index=1, shared=function({D1: 0})),
-    "outbox": frozenset({key(D1, 2, 0)}),
+    "outbox": frozenset({frozenset({key(D1, 2, 0)})}),
 }
 ARRIVED = frozenset({key(D1, 1, 0), key(D2, 1, 1)})
 MESSAGES = (message(1, 0, D1), message(1, 1, D1, D2), message(2, 0, D1))

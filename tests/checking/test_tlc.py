@@ -11,7 +11,7 @@ import pytest
 from checking.tlc import standstill
 from checking.tlc.run import Configuration, Progress, Result, Verdict, read_configuration, run
 from checking.tlc.toolbox import Toolbox
-from checking.tlc.values import ModelValue
+from checking.tlc.values import Label, ModelValue
 from tests.checking.specifications import Specifications
 
 
@@ -74,7 +74,8 @@ async def test_a_violated_temporal_property(toolbox: Toolbox, specifications: Sp
     result = await run(toolbox, specifications.job("SPECIFICATION Fair INVARIANT Bounded PROPERTY Arrives\n"))
     assert (result.verdict, result.exit_code, result.property) == (Verdict.LIVENESS, 13, "Arrives")
     assert result.lasso == 0
-    assert [step.state["x"] for step in result.trace] == [0, 1, 2, 3]
+    assert [step.state["x"] for step in result.trace] == [0, 1, 2, 3, 0]
+    assert result.trace[-1].label == Label("Back", ())
 
 
 async def test_a_behaviour_that_stands_still(toolbox: Toolbox, specifications: Specifications) -> None:

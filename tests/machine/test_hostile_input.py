@@ -349,7 +349,7 @@ def test_the_key_that_was_asked_for(session: Session) -> None:
     scene = session.scene
     session.wait(ask_for_keys(scene.app))
     (upload,) = [each for each in session.wait(scene.app.machine.outgoing_requests()) if isinstance(each, KeysUpload)]
-    nonsense: tuple[object, ...] = (-1, True, "50", 5.0)
+    nonsense: tuple[object, ...] = (-1, True, "50", 5.0, 2**70)
     answers: list[object] = [None, 5, [], *({"signed_curve25519": count} for count in nonsense)]
     for counts in answers:
         session.named(scene.app.machine.mark_sent(upload, {"one_time_key_counts": counts}))

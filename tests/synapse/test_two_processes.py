@@ -32,7 +32,7 @@ CLAIM_LOST_MS: Final = 70_000
 UPLOAD_LOST_MS: Final = 660_000
 """The time after which other keys are uploaded in place of those whose upload was lost."""
 TURNS: Final = 25
-ROUNDS: Final = 60
+ROUNDS: Final = 300
 
 
 async def test_ten_messages_each_way(on: Scene) -> None:
@@ -88,7 +88,10 @@ async def test_a_process_is_interrupted_in_each_operation(on: Scene, place: Plac
 
 @pytest.mark.parametrize("seed", range(1))
 async def test_both_processes_read_each_message_whichever_comes_first(on: Scene, seed: int) -> None:
-    """Each message has a new room key. Both processes need it at the same time; one may be late, or reply as well."""
+    """Each message has a new room key. Both processes need it at the same time; one may be late, or reply as well.
+
+    The scenario is that of matrix-rust-sdk's ``test_multiple_clients_share_crypto_state``.
+    """
     chosen = random.Random(seed)
     await on.begin(rotation_messages=1)
 

@@ -19,10 +19,16 @@ ComesAndLeaves == <<{d1, d2}, {d1, d2, d3}, {d2, d3}>>
 \* Restrictions for the replay, which must end in reasonable time. No request is sent.
 NothingSent == \A p \in Processes : flight[p] = Nothing
 
+\* One request is sent at a time.
+OneRequest == Cardinality({p \in Processes : flight[p] # Nothing}) <= 1
+
+\* The same, and no process learns that a device has left.
+NobodyLeaves == OneRequest /\ \A p \in Processes : knows[p] <= 2
+
 \* One request is sent at a time, and only to one device.
 OneAtATime ==
-    /\ Cardinality({p \in Processes : flight[p] # Nothing}) <= 1
-    /\ \A p \in Processes : flight[p] # Nothing => flight[p].key.to = d1
+    /\ OneRequest
+    /\ \A p \in Processes : flight[p] # Nothing => \A key \in flight[p].keys : key.to = d1
 
 \* No process learns of changes in the room, and keys are given to one device only.
 OnlyOneDevice == Shared \subseteq {d1} /\ \A p \in Processes : knows[p] = 1
@@ -35,7 +41,7 @@ NeverLearnMembers    == [][\A p \in Processes : ~LearnMembers(p)]_vars
 NeverRotate          == [][\A p \in Processes : ~Rotate(p)]_vars
 NeverShareRoomKey    == [][\A p \in Processes : ~ShareRoomKey(p)]_vars
 NeverEncrypt         == [][\A p \in Processes : ~Encrypt(p)]_vars
-NeverOutgoingRequest == [][\A p \in Processes : \A key \in store.outbox : ~OutgoingRequest(p, key)]_vars
+NeverOutgoingRequest == [][\A p \in Processes : \A keys \in store.outbox : ~OutgoingRequest(p, keys)]_vars
 NeverDeliver         == [][\A p \in Processes : ~Deliver(p)]_vars
 NeverMarkSent        == [][\A p \in Processes : ~MarkSent(p)]_vars
 NeverLose            == [][\A p \in Processes : ~Lose(p)]_vars
@@ -45,7 +51,7 @@ NeverLose            == [][\A p \in Processes : ~Lose(p)]_vars
 
 \* Both processes send the same key.
 NeverSentTwice ==
-    [][\A p \in Processes : Deliver(p) => flight[p].key \notin arrived]_vars
+    [][\A p \in Processes : Deliver(p) => ~(flight[p].keys \subseteq arrived)]_vars
 
 \* A process does not know yet that a device has left. It shares the key with that device, after the
 \* other process has encrypted a message.

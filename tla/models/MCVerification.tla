@@ -23,6 +23,14 @@ WeStart ==
     /\ peer.role = "accepter"
     /\ Len(store.outbox) <= 1 \/ \E i \in DOMAIN store.outbox : store.outbox[i].type = "mac"
 
+\* Our start never arrives, and the peer's identity key is fake. Until our MAC is in the outbox, each
+\* of our messages is sent before there is another one.
+TheyStart ==
+    /\ OneOnItsWay
+    /\ setting.identity = "fake"
+    /\ store.flow.role = "starter" => server.delivered = 0
+    /\ Len(store.outbox) <= 1 \/ \E i \in DOMAIN store.outbox : store.outbox[i].type = "mac"
+
 NeverStartSas        == [][~StartSas]_vars
 NeverReceiveStart    == [][\A message \in Messages : ~ReceiveStart(message)]_vars
 NeverIgnoreStart     == [][\A message \in Messages : ~IgnoreStart(message)]_vars

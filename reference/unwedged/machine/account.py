@@ -20,6 +20,7 @@ from unwedged.machine.records import ACCOUNT, OFFER, OWN_DEVICE, KnownDevice, Of
 from unwedged.machine.requests import KeysUpload
 from unwedged.machine.signing import signable, with_signature
 from unwedged.machine.sync import SyncPosition
+from unwedged.machine.wire import is_storable
 from unwedged.store import Transaction, View
 
 ALGORITHMS: Final = (OLM, MEGOLM)
@@ -133,7 +134,7 @@ async def take_upload_answer(transaction: Transaction, request: KeysUpload, resp
     """
     counts = response.get("one_time_key_counts")
     count = counts.get(ONE_TIME_KEY, 0) if isinstance(counts, dict) else None
-    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0 or not is_storable(count):
         raise MalformedResponse("the answer to an upload has no counts of one-time keys")
     offer, own = await transaction.get(OFFER, None), await own_device(transaction)
     if offer is None or offer.offer_id != request.offer_id:
