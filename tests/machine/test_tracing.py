@@ -20,12 +20,24 @@ from hypothesis import strategies as st
 
 from checking.explain import lines as trace_lines
 from checking.machine_replay.client import Client
-from checking.machine_replay.homeserver import Device, Homeserver
+from checking.machine_replay.homeserver import Device, Homeserver, Json
 from checking.machine_replay.message_keys import decode, inner_message, olm_place
 from tests.machine.own_devices import another_device, encrypted_for, receive
 from tests.machine.scene import ALICE, BOB, HOUR_MS, MEGOLM, ROOM, Scene, scene
 from tests.store.stores import Recorder
-from unwedged.machine import KeysUpload, LocalTrust, MachineError, MalformedMessage, MissingRoomKey, tracing
+from unwedged.machine import (
+    KeysUpload,
+    LocalTrust,
+    MachineError,
+    MalformedMessage,
+    MissingRoomKey,
+    account,
+    inbox,
+    key_requests,
+    rooms,
+    tracing,
+)
+from unwedged.machine.identifiers import OLM
 from unwedged.machine.olm_places import olm_place as place_of
 from unwedged.machine.records import KINDS, KeySource, Phase
 from unwedged.machine.requests import Request
@@ -157,7 +169,11 @@ async def test_a_stale_batch_says_so(tmp_path: Path) -> None:
     assert applied["instance"] != stale["instance"]
 
 
-async def test_each_event_of_a_batch_has_a_line_also_what_is_no_event(tmp_path: Path) -> None:
+@pytest.mark.parametrize("most", [2, 1], ids=["in one commit", "in parts"])
+async def test_each_event_of_a_batch_has_a_line_also_what_is_no_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(inbox, "EVENTS_IN_A_COMMIT", most)
     recorder = Recorder()
     async with scene(tmp_path, recorder) as on:
         position = await on.app.machine.sync_position()
@@ -165,6 +181,103 @@ async def test_each_event_of_a_batch_has_a_line_also_what_is_no_event(tmp_path: 
         await on.app.machine.receive_sync_changes(response, position)
     received = [(line["sender"], line["type"], line["outcome"]) for line in of(recorder, "receive")[-2:]]
     assert received == [("none", "other", "malformed")] * 2
+    decoded(recorder)
+
+
+async def test_the_line_of_an_event_says_who_sent_it_and_what_became_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The type is that of the decrypted event, as soon as it is known."""
+    recorder = Recorder()
+    async with scene(tmp_path, recorder) as on:
+        tablet = await another_device(on)
+        await on.app.share(ROOM, [ALICE])
+        await tablet.sync()
+        await tablet.send_all()
+        refused = await encrypted_for(tablet, on.app, "m.forwarded_room_key", {})
+        dummy = await encrypted_for(tablet, on.app, "m.dummy", {})
+        for_nobody = {"algorithm": OLM, "sender_key": tablet.machine.curve25519, "ciphertext": {}}
+        events: list[tuple[Json, str, str]] = [
+            ({"type": "m.room_key.withheld", "sender": ALICE, "content": {}}, "m.room_key.withheld", "malformed"),
+            ({"type": "m.room.encrypted", "sender": ALICE, "content": {}}, "m.room.encrypted", "malformed"),
+            ({"type": "m.room.encrypted", "sender": ALICE, "content": for_nobody}, "m.room.encrypted", "malformed"),
+            (refused, "m.forwarded_room_key", "malformed"),
+            (dummy, "m.dummy", "ok"),
+        ]
+        before = len(of(recorder, "receive"))
+        codes = await receive(on.app, *(event for event, _, _ in events))
+        assert codes == [outcome for _, _, outcome in events if outcome != "ok"]
+
+        def faulty(*_: object) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(rooms, "note_withheld", faulty)
+        monkeypatch.setattr(key_requests, "receive_forwarded", faulty)
+        again = await encrypted_for(tablet, on.app, "m.forwarded_room_key", {})
+        assert await receive(on.app, events[0][0], again) == ["put_aside", "put_aside"]
+    user = next(
+        line["user"] for line in of(recorder, "open_machine") if line["store"] == of(recorder, "batch")[-1]["store"]
+    )
+    lines = of(recorder, "receive")[before:]
+    assert {line["sender"] for line in lines} == {user}
+    assert [(line["type"], line["outcome"]) for line in lines] == [
+        *((event_type, outcome) for _, event_type, outcome in events),
+        ("m.room_key.withheld", "put_aside"),
+        ("m.forwarded_room_key", "put_aside"),
+    ]
+    decoded(recorder)
+
+
+# M7.5, M8.1
+async def test_the_line_of_an_olm_message_says_whether_it_began_a_session_and_whether_it_sets_a_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a message that begins a session writes the account and causes room keys to be shared again.
+
+    Only messages that may begin one read the account.
+    """
+    recorder = Recorder()
+    async with scene(tmp_path, recorder) as on:
+        tablet = await another_device(on)
+        await on.app.share(ROOM, [ALICE])
+        before = len(of(recorder, "decrypt_olm"))
+        await tablet.sync()
+        again = await encrypted_for(on.app, tablet, "m.dummy", {})
+        broken = await encrypted_for(on.app, tablet, "m.dummy", {})
+        for ciphertext in ciphertexts(broken):
+            ciphertext["body"] = str(ciphertext["body"])[:-4] + "AAAA"
+        unknown = broken | {"sender": BOB}  # a device that is on no list gets no mark
+        for event in (again, again, unknown, broken):
+            await receive(tablet, event)
+        answer = await encrypted_for(tablet, on.app, "m.dummy", {})
+        assert await receive(on.app, answer) == []
+        normal = await encrypted_for(on.app, tablet, "m.dummy", {})
+        assert [ciphertext["type"] for ciphertext in ciphertexts(normal)] == [1]  # a normal message
+
+        async def unread(*_: object) -> None:
+            raise AssertionError("the account was read")
+
+        monkeypatch.setattr(account, "own_account", unread)
+        assert await receive(tablet, normal) == []
+    lines = of(recorder, "decrypt_olm")[before:]
+    shown = [(line["outcome"], line["begins_session"], "mark" in line) for line in lines]
+    assert shown == [
+        ("ok", True, False),
+        ("ok", False, False),
+        ("repeated", False, False),
+        ("unreadable", False, False),
+        ("unreadable", False, True),
+        ("ok", False, False),
+        ("ok", False, False),
+    ]
+    written = [
+        {record.partition("/")[0] for record in msgspec.convert(commit["records"], list[str])}
+        for line in lines
+        for commit in of(recorder, "commit")
+        if place(commit) == place(line)
+    ]
+    assert ["account" in kinds for kinds in written] == [True, *[False] * 6]
+    assert ["recipients_version" in kinds for kinds in written] == [True, *[False] * 6]
     decoded(recorder)
 
 
