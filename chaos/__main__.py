@@ -40,6 +40,7 @@ def report(on: Stage, followed: Followed, rounds: int, seconds: float) -> Table:
     ended = f"{on.verified:,} ended well, {on.cancelled.total():,} cancelled" + (f" ({reasons})" if reasons else "")
     table.add_row("verifications", f"{ended}, with {on.tablets:,} other devices")
     table.add_row("room keys asked for", f"{on.keys_given:,} arrived, {on.keys_refused:,} refused")
+    table.add_row("secrets asked for", f"{on.secrets_given:,} arrived")
     for fault in Fault:
         table.add_row(fault.value, f"{on.happened[fault]:,}")
     steps = followed.steps

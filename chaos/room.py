@@ -1,4 +1,4 @@
-"""The room of all users: how an application encrypts a message for it, and which messages it can read."""
+"""The rooms: how an application encrypts a message for the room of all users, and which messages it can read."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from unwedged.machine.errors import RoomKeyNotShared
 from unwedged.machine.identifiers import MEGOLM, RoomId
 
 ROOM: Final = RoomId("!room:example.org")
+DIRECT: Final = RoomId("!direct:example.org")
+"""A room that is not encrypted, in which two users verify each other."""
 ENCRYPTION: Final[Json] = {"algorithm": MEGOLM, "rotation_period_msgs": 5}
 
 

@@ -18,11 +18,13 @@ from typing import Final
 
 import msgspec
 
+from chaos import owner
 from chaos.faults import ON_THE_WAY, Fault
 from chaos.network import Network
-from chaos.owner import OwnerActs
+from chaos.owner import Shown
+from chaos.pair import Pair
 from chaos.processes import Process, interruption, replaced
-from chaos.room import ENCRYPTION, ROOM, encrypted, session_of, texts
+from chaos.room import DIRECT, ENCRYPTION, ROOM, encrypted, session_of, texts
 from chaos.tablet import Tablet
 from chaos.traces import Traces
 from chaos.worker import KEY, Interruption, SharedClock, Turn
@@ -35,7 +37,10 @@ from unwedged.machine.account import OFFER_ABANDONED_AFTER_MS
 from unwedged.machine.errors import MessageUnreadable, RepeatedMessage, UnknownVerification
 from unwedged.machine.identifiers import OLM, Curve25519Key
 from unwedged.machine.ratchets import Account
+from unwedged.machine.records import SigningKeyName
 from unwedged.machine.rooms import UNAVAILABLE
+from unwedged.machine.secrets import BACKUP_KEY
+from unwedged.machine.unpadded_base64 import unpadded
 from unwedged.store import LeaseTimes
 
 ALICE: Final = "@alice:example.org"
@@ -55,14 +60,22 @@ HOUR_MS: Final = 60 * MINUTE_MS
 
 CALLS_IN_A_TURN: Final = 20_000
 """The approximate number of function calls and returns in a turn."""
-CALLS_IN_AN_OPENING: Final = 7_000
-"""The same number for a process that creates a store, until it has created the device's account."""
+CALLS_IN_AN_OPENING: Final = (0, 7_000)
+"""The same for a process that creates a store, from its start until it has created the device's account."""
+CALLS_UNTIL_THE_ACCOUNT: Final = (5_000, 6_500)
+"""The part of them in which it looks for the account, and creates it."""
 CLAIMS_IN_A_ROUND: Final = 15
 """The number of one-time keys that others claim, so that the device must upload more every other round."""
-TIME_PASSES, TIME_PASSES_BETWEEN = 0.05, 0.3
+TIME_PASSES, TIME_PASSES_BETWEEN = 0.02, 0.3
 """The probability that ten minutes pass between rounds: while a verification is under way (this ends it), or not."""
+CLOCKS_ARE_SET: Final = 0.2
+"""The probability that all clocks are set right between rounds. A verification may end because of a wrong clock."""
 CALM_ROUNDS: Final = 12
 """The largest number of fault-free rounds that a verification takes."""
+ROUNDS_UNTIL_ASKED: Final = 2
+"""The number of fault-free rounds until the other device knows of a verification."""
+EVENTS_IN_A_TURN: Final = 20
+"""The number of events of the direct room that a turn processes. Most are known already."""
 MESSAGES_READ_IN_A_TURN: Final = 3
 MESSAGES_IN_A_TURN: Final = 200
 """The largest number of messages in a turn that reads every message."""
@@ -100,7 +113,6 @@ class Stage:
     """The participants, and what has happened so far."""
 
     def __init__(self, folder: Path, seed: int) -> None:
-        self.homeserver = Homeserver()
         self.happened: Counter[Fault] = Counter()
         self.turns: Counter[str] = Counter()
         """The number of turns by the way in which they ended."""
@@ -117,14 +129,19 @@ class Stage:
         """The number of requested room keys, of either device, that have arrived."""
         self.keys_refused = 0
         """The number of requested room keys that were refused, with a reason."""
+        self.secrets_given = 0
+        """The number of secrets that the other devices have asked for and received."""
         self.store = folder / "phone.db"
         self.clock_path = folder / "clock"
         self.clock = MachineClock.create(self.clock_path)
+        self.homeserver = Homeserver(now_ms=SharedClock(self.clock).now)
         self.traces = Traces(folder, LABELS)
         self.chosen = random.Random(seed)  # noqa: S311 (a seed that repeats it is wanted)
         self.processes = self._processes_of(PHONE, self.store, self.traces, self._other_takes_turn)
         self.bob: Client
         self.tablet: Tablet | None = None
+        self.users = Pair(PHONE, LAPTOP, self.chosen)
+        """The verifications between the two users."""
         self._network = Network(self.homeserver, PHONE, self.chosen, self._happens)
         self._backup_key: bytes
         self._lost: Json
@@ -164,9 +181,11 @@ class Stage:
             _, answer = self.homeserver.request(STRANGER, "POST", "keys/claim", wanted)
             if claim == 0:
                 self._write_by(answer["one_time_keys"])
-        is_verifying = self.tablet is not None and self.tablet.verifications.under_way
+        is_verifying = any(pair.verifications.under_way for pair in self._pairs)
         if self.chosen.random() < (TIME_PASSES if is_verifying else TIME_PASSES_BETWEEN):
             self.clock.advance(OFFER_ABANDONED_AFTER_MS)
+        if self.chosen.random() < CLOCKS_ARE_SET:
+            self._set_clocks()
         if fault is Fault.MOVE_CLOCK:
             self._happens(fault)
             affected.skew_ms = self.chosen.randint(-10 * MINUTE_MS, 10 * MINUTE_MS)
@@ -238,11 +257,15 @@ class Stage:
             await other.start()
 
         first, other = self._processes_of(device, folder / "device.db", traces, start_other)
-        fault = self.chosen.choice([Fault.KILL, Fault.SUSPEND, Fault.SUSPEND])
-        # The account is created in the last third of the opening.
-        after = int(self.chosen.triangular(0, CALLS_IN_AN_OPENING, CALLS_IN_AN_OPENING))
+        fault, calls = self.chosen.choice(
+            [
+                (Fault.KILL, CALLS_IN_AN_OPENING),
+                (Fault.SUSPEND, CALLS_IN_AN_OPENING),
+                *[(Fault.SUSPEND, CALLS_UNTIL_THE_ACCOUNT)] * 2,
+            ]
+        )
         try:
-            await first.start(Interruption(fault, after))
+            await first.start(Interruption(fault, self.chosen.randrange(*calls)))
             if not other.ed25519:
                 await other.start()
             await first.end()
@@ -288,31 +311,41 @@ class Stage:
 
     async def settle(self) -> None:
         """Let everything arrive. Requests without a response are repeated after a while."""
-        for process in self.processes:
-            process.skew_ms = 0
-        if self.tablet is not None:
-            self.tablet.is_calm = True
-            await self._finish_verifications(self.tablet)
+        self._set_clocks()
+        for pair in self._pairs:
+            pair.is_calm = True
+        await self._finish_verifications()
         for _ in range(3):
             self.clock.advance(HOUR_MS)
             await self._all_take_turns()
-            if self.tablet is not None:
-                await self._finish_verifications(self.tablet, trusted=True)
+            await self._finish_verifications(trusted=True)
 
-    async def _finish_verifications(self, tablet: Tablet, *, trusted: bool = False) -> None:
+    async def _finish_verifications(self, *, trusted: bool = False) -> None:
         """Let all processes take turns without time passing, until no verification that both devices know is under way.
 
-        With ``trusted``, the other device must then be verified too.
+        With ``trusted``, the devices must then be verified too.
         """
-        verifications = tablet.verifications
-        for _ in range(CALM_ROUNDS):
-            if not verifications.hangs and (verifications.trusted or not trusted):
+        pairs = [(pair, pair.verifications) for pair in self._pairs]
+        for rounds in range(CALM_ROUNDS):
+            if not any(
+                now.hangs or (now.under_way and rounds < ROUNDS_UNTIL_ASKED) or (trusted and not now.trusted)
+                for _, now in pairs
+            ):
                 return
             await self._all_take_turns()
-        if verifications.hangs:
-            self.losses.append(
-                f"a verification with {tablet.client.device.device} hangs, though nothing is wrong any more"
-            )
+        self.losses.extend(
+            f"a verification with {pair.other.device} hangs, though nothing is wrong any more"
+            for pair, now in pairs
+            if now.hangs
+        )
+
+    @property
+    def _pairs(self) -> list[Pair]:
+        return [self.users] if self.tablet is None else [self.users, self.tablet.pair]
+
+    def _set_clocks(self) -> None:
+        for process in self.processes:
+            process.skew_ms = 0
 
     async def check(self) -> None:
         """Check after ``settle`` that nothing was lost since the last check."""
@@ -335,19 +368,27 @@ class Stage:
         self._check_arrivals()
         if len({process.ed25519 for process in self.processes}) != 1:
             self.losses.append(f"each of two processes has made an account for {PHONE.device}")
+        for pair in self._pairs:
+            self._check_verifications(pair)
+        self.users = Pair(PHONE, LAPTOP, self.chosen)
         if self.tablet is not None:
             await self._check_tablet(self.tablet, new)
             await self.sign_out()
         self._damaged = False
 
     async def _check_tablet(self, tablet: Tablet, new: list[Json]) -> None:
-        """Check that no verification hangs, and that each requested room key has arrived or was refused."""
-        device, verifications = tablet.client.device, tablet.verifications
+        """Check that the user's secrets have arrived, and that each requested room key has arrived or was refused."""
+        device, machine = tablet.client.device, tablet.client.machine
         await tablet.client.sync()
-        self._check_texts(device.device, new, await texts(tablet.client.machine, new))
-        self.losses.extend(verifications.losses())
-        if not verifications.trusted:
-            self.losses.append(f"{device.device} can't be verified, though nothing is wrong any more")
+        self._check_texts(device.device, new, await texts(machine, new))
+        keys = (await machine.cross_signing.status()).private_keys
+        self.losses.extend(
+            f"{device.device} never got the private key {name.value}" for name in {*SigningKeyName} - keys
+        )
+        backup_key = await machine.secrets.received(BACKUP_KEY)
+        if backup_key is None or unpadded(backup_key.secret) != self._backup_key:
+            self.losses.append(f"{device.device} never got the key of the backup")
+        self.secrets_given += len(keys) + (backup_key is not None)
         for one, other in ((PHONE, device), (device, PHONE)):
             times = len([path for sender, name, path in self._refusals if (sender, name) == (one, other.device)])
             if times != 1:
@@ -355,6 +396,13 @@ class Stage:
             self.keys_refused += times
         self._refusals.clear()
         self.keys_given += len(tablet.asked | set(map(session_of, tablet.said)))
+
+    def _check_verifications(self, pair: Pair) -> None:
+        """Check that no verification hangs."""
+        verifications = pair.verifications
+        self.losses.extend(verifications.losses())
+        if pair.is_calm and not verifications.trusted:
+            self.losses.append(f"{pair.other.device} can't be verified, though nothing is wrong any more")
         self.verified += verifications.finished
         self.cancelled += verifications.cancelled
 
@@ -420,13 +468,15 @@ class Stage:
         await asyncio.gather(*turns, self._bob_takes_turn(), self._tablet_takes_turn())
 
     async def _take_turn(self, process: Process, fault: Fault | None = None) -> None:
-        tablet = self.tablet
+        tablet, users = self.tablet, self.users
+        acts = users.acts(on_phone=True)
         turn = Turn(
             sliding=self.chosen.random() < 0.5,
             text=self._new_text(),
             read=self._newest_messages(),
             wanted=[] if tablet is None else tablet.said,
-            owner=OwnerActs() if tablet is None else tablet.acts_on_phone(),
+            direct=self._direct_events(),
+            owner=acts if tablet is None else acts + tablet.pair.acts(on_phone=True),
             interruption=interruption(fault, self.chosen.randrange(CALLS_IN_A_TURN)),
         )
         done = await process.take(turn, fault)
@@ -435,19 +485,26 @@ class Stage:
             return
         self.turns[done.ended_by or "done"] += 1
         self._note_problems(done.problems)
+        if done.shown is not None:
+            users.verifications.phone_shows(_with(BOB, done.shown))
         if tablet is not None and done.shown is not None:
-            tablet.verifications.phone_shows(done.shown)
+            tablet.pair.verifications.phone_shows(_with(ALICE, done.shown))
 
     async def _bob_takes_turn(self) -> None:
         await self.bob.send_all()
         await self.bob.sync()
+        users = self.users
+        for event in self._direct_events():
+            await self.bob.machine.verifications.receive_room_event(DIRECT, event)
+        users.verifications.other_shows(await owner.act(self.bob.machine, users.acts(on_phone=False)))
+        await self.bob.send_all()
         content = await encrypted(self.bob, [ALICE, BOB], self._new_text())
         if content is not None:
             self.bob.post(ROOM, content)
 
     async def _tablet_takes_turn(self) -> None:
         if self.tablet is not None:
-            messages = self._unchecked if self.tablet.is_calm else self._newest_messages()
+            messages = self._unchecked if self.tablet.pair.is_calm else self._newest_messages()
             self._note_problems(await self.tablet.take_turn(messages, self._new_text(), [BOB]))
 
     def _note_problems(self, problems: list[tuple[str | None, str]]) -> None:
@@ -466,9 +523,16 @@ class Stage:
     def _happens(self, fault: Fault) -> None:
         self.happened[fault] += 1
 
+    def _direct_events(self) -> list[Json]:
+        return self.homeserver.events(DIRECT)[-EVENTS_IN_A_TURN:]
+
     def _new_text(self) -> str:
         self._said += 1
         return f"message {self._said}"
+
+
+def _with(user: str, shown: list[Shown]) -> list[Shown]:
+    return [each for each in shown if each.user_id == user]
 
 
 @asynccontextmanager
@@ -479,6 +543,8 @@ async def stage(folder: Path, seed: int) -> AsyncIterator[Stage]:
         for device in (PHONE, LAPTOP, FORGER, STRANGER):
             made.homeserver.sign_in(device)
         made.homeserver.create_room(ROOM, ALICE, BOB)
+        for user in (ALICE, BOB):
+            made.homeserver.join(DIRECT, user)
         machine = await OlmMachine.open(
             folder / "laptop.db",
             user_id=BOB,
@@ -489,7 +555,8 @@ async def stage(folder: Path, seed: int) -> AsyncIterator[Stage]:
         )
         made.bob = Client(made.homeserver, await stack.enter_async_context(machine))
         await machine.set_room_encryption(ROOM, ENCRYPTION)
-        await made.bob.send_all()
+        while not (await machine.cross_signing.bootstrap()).is_complete:
+            await made.bob.send_all()
         stack.push_async_callback(made.sign_out)
         for process in made.processes:
             stack.push_async_callback(process.kill)

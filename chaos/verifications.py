@@ -24,15 +24,15 @@ class Verifications:
 
     def __init__(self) -> None:
         self._phone: Last = {}
-        self._tablet: Last = {}
+        self._other: Last = {}
 
     def phone_shows(self, shown: Sequence[Shown]) -> None:
         """Note what the phone shows."""
         _note(self._phone, shown)
 
-    def tablet_shows(self, shown: Sequence[Shown]) -> None:
+    def other_shows(self, shown: Sequence[Shown]) -> None:
         """Note what the other device shows."""
-        _note(self._tablet, shown)
+        _note(self._other, shown)
 
     @property
     def on_phone(self) -> list[Shown]:
@@ -40,12 +40,12 @@ class Verifications:
         return [shown for shown in self._phone.values() if shown is not None]
 
     @property
-    def on_tablet(self) -> list[Shown]:
+    def on_other(self) -> list[Shown]:
         """What the owner sees on the other device."""
-        return [shown for shown in self._tablet.values() if shown is not None]
+        return [shown for shown in self._other.values() if shown is not None]
 
     def __len__(self) -> int:
-        return len(self._phone.keys() | self._tablet.keys())
+        return len(self._phone.keys() | self._other.keys())
 
     @property
     def under_way(self) -> bool:
@@ -63,12 +63,12 @@ class Verifications:
     @property
     def trusted(self) -> bool:
         """Whether each device has verified the other, so that either may request room keys from the other."""
-        return all(any(shown.trusts for shown in end) for end in (self.on_phone, self.on_tablet))
+        return all(any(shown.trusts for shown in end) for end in (self.on_phone, self.on_other))
 
     @property
-    def tablet_trusts(self) -> bool:
+    def other_trusts(self) -> bool:
         """Whether the other device regards the phone as verified."""
-        return any(shown.trusts for shown in self.on_tablet)
+        return any(shown.trusts for shown in self.on_other)
 
     @property
     def finished(self) -> int:
@@ -100,7 +100,7 @@ class Verifications:
 
     @property
     def _ends(self) -> Mapping[str, tuple[Shown | None, Shown | None]]:
-        return {name: (self._phone.get(name), self._tablet.get(name)) for name in self._phone | self._tablet}
+        return {name: (self._phone.get(name), self._other.get(name)) for name in self._phone | self._other}
 
 
 def _note(last: Last, shown: Sequence[Shown]) -> None:

@@ -25,7 +25,7 @@ import msgspec
 from chaos import owner
 from chaos.faults import Fault
 from chaos.owner import OwnerActs, Shown
-from chaos.room import ENCRYPTION, ROOM, encrypted, texts
+from chaos.room import DIRECT, ENCRYPTION, ROOM, encrypted, texts
 from checking.machine_replay.client import Client
 from checking.machine_replay.homeserver import Json
 from checking.machine_replay.remote_homeserver import HttpRequest, RemoteHomeserver, Unreachable
@@ -58,6 +58,8 @@ class Turn(msgspec.Struct, frozen=True):
     read: list[Json] = []
     wanted: list[Json] = []
     """Messages whose room keys it requests from the user's other devices, if it lacks them."""
+    direct: list[Json] = []
+    """The newest events of the room in which two users verify each other."""
     owner: OwnerActs = OwnerActs()
     interruption: Interruption | None = None
     skew_ms: int = 0
@@ -122,10 +124,10 @@ class Interrupter:
         if self._left > 0 or self.writes:
             return
         match self.planned.fault:
-            case Fault.SUSPEND if not in_progress(TRANSACTION) and not in_progress(QUERY):
-                self._suspend()
+            case Fault.SUSPEND if not may_lock():
+                self._suspend(unlocked=True)
             case Fault.SUSPEND_IN_TRANSACTION if in_progress(TRANSACTION):
-                self._suspend()
+                self._suspend(unlocked=False)
             case Fault.FORK:
                 self._fork()
             case Fault.KILL:
@@ -133,9 +135,11 @@ class Interrupter:
             case _:
                 pass  # the moment has not come yet
 
-    def _suspend(self) -> None:
+    def _suspend(self, *, unlocked: bool) -> None:
         self.planned = None
         self.write(Suspends())
+        while unlocked and may_lock():  # Another thread has begun to use SQLite while this one wrote.
+            time.sleep(0)
         os.kill(os.getpid(), signal.SIGSTOP)
 
     def _fork(self) -> None:
@@ -159,6 +163,11 @@ class Interrupter:
         while left:
             left = left[os.write(sys.stdout.fileno(), left) :]
         self.writes = False
+
+
+def may_lock() -> bool:
+    """Return whether any thread may hold SQLite's locks."""
+    return in_progress(TRANSACTION) or in_progress(QUERY)
 
 
 def in_progress(code: CodeType) -> bool:
@@ -226,6 +235,8 @@ class Application:
                 position, response = asked
                 outcome = await machine.receive_sync_changes(response, position)
                 problems.extend((problem.sender, problem.code) for problem in outcome.problems)
+            for event in turn.direct:
+                await machine.verifications.receive_room_event(DIRECT, event)
             shown = await owner.act(machine, turn.owner)
             if turn.wanted:
                 await machine.request_room_keys(ROOM, turn.wanted)

@@ -192,7 +192,7 @@ Committed(e) ==
             !.wanted = [m \in e.marks |-> TRUE] @@ [m \in e.gone |-> FALSE] @@ @,
             !.claimed = Without(@, again \cup e.gone),
             !.phases = Without(@, e.gone),
-            !.unbacked = [m \in e.marks |-> known.commits + 1] @@ Without(@, e.gone),
+            !.unbacked = [m \in e.marks \ e.gone |-> known.commits + 1] @@ Without(@, e.gone),
             !.given = [pair \in {one \in DOMAIN @ : one[1] \notin e.gone} |-> @[pair]]]
 
 \* By step: the names of the conditions that do not hold.

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 import chaos.stage
-from chaos import processes
+from chaos import pair, processes
 from chaos.__main__ import run
 from chaos.faults import Fault
 from chaos.processes import REPOSITORY, ProcessFailed
@@ -52,6 +52,7 @@ async def test_it_comes_about_and_does_no_harm(tmp_path: Path, fault: Fault) -> 
     assert on.verified
     assert on.keys_given
     assert on.keys_refused
+    assert on.secrets_given
     if fault in ENDED_BY:
         assert on.turns[ENDED_BY[fault]], on.turns
     assert read(on.traces.finish_part()).complete, "lines of the traces are missing"
@@ -81,6 +82,8 @@ async def test_what_is_lost_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (("m.key.verification.request",), "can't be verified"),
         (("m.room_key_request",), "has refused TABLET1 a room key 0 times"),
         (("m.room_key.withheld",), "has refused PHONE a room key 0 times"),
+        (("m.secret.request",), "TABLET1 never got the key of the backup"),
+        (("m.key.verification.ready",), "LAPTOP can't be verified"),
     ],
 )
 async def test_what_the_other_device_never_gets_is_told(
@@ -91,8 +94,8 @@ async def test_what_the_other_device_never_gets_is_told(
         send = on.homeserver.request
 
         def forgetful(device: object, method: str, path: str, body: object = None) -> object:
-            if any(f"/sendToDevice/{event_type}/" in path for event_type in forgotten):
-                return 200, {}
+            if any(f"/{event_type}/" in path for event_type in forgotten):
+                return 200, {"event_id": "$lost"}
             return send(device, method, path, body)  # type: ignore[arg-type]
 
         monkeypatch.setattr(on.homeserver, "request", forgetful)
@@ -102,12 +105,27 @@ async def test_what_the_other_device_never_gets_is_told(
     assert any(told in loss for loss in on.losses), on.losses
 
 
+async def test_verifications_end_well_if_nothing_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chaos.stage, "TIME_PASSES", 0)
+    monkeypatch.setattr(chaos.stage, "TIME_PASSES_BETWEEN", 0)
+    monkeypatch.setattr(pair, "CANCELS", 0)
+    async with stage(tmp_path, seed=1) as on:
+        for _ in range(ROUNDS):
+            for _ in range(ROUNDS):
+                await on.round(None)
+            await on.settle()
+            await on.check()
+    assert on.losses == []
+    assert on.verified > on.cancelled.total(), on.cancelled
+    assert on.cancelled.keys() <= {"m.unexpected_message"}, "some request was made twice at the same time, at most"
+
+
 async def test_two_processes_that_make_an_account_each_are_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processes, "PROGRAM", ("tests.chaos.faulty_worker", "account-fork-at-creation"))
     async with stage(tmp_path, seed=1) as on:
-        while not on.losses and on.tablets < 40:
+        while not on.losses and on.tablets < 12:
             await on.sign_in()
             await on.sign_out()
     assert any("has made an account" in loss for loss in on.losses)

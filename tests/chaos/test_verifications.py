@@ -12,13 +12,13 @@ from unwedged.machine.records import Phase
 
 
 def shown(phase: Phase, cancelled: str | None = None, *, trusts: bool = False, name: str = "one") -> Shown:
-    return Shown(name, phase, None, None, cancelled, trusts)
+    return Shown(name, "@alice:example.org", phase, None, None, cancelled, trusts)
 
 
 def told(phone: Shown | None, tablet: Shown | None) -> Verifications:
     verifications = Verifications()
     verifications.phone_shows([] if phone is None else [phone])
-    verifications.tablet_shows([] if tablet is None else [tablet])
+    verifications.other_shows([] if tablet is None else [tablet])
     return verifications
 
 
@@ -85,4 +85,4 @@ def test_they_trust_each_other_only_if_both_do() -> None:
     assert told(DONE, DONE).trusted
     assert not told(DONE, TIMED_OUT).trusted
     assert not told(TIMED_OUT, DONE).trusted
-    assert told(TIMED_OUT, DONE).tablet_trusts
+    assert told(TIMED_OUT, DONE).other_trusts

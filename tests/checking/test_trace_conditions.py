@@ -139,6 +139,8 @@ def lines_of_machine(trace: Rows) -> list[Json]:
                 for record, name in zip(records, names, strict=True)
             ]
             listed = {"records": names, "based_on": before, "made": after}
+            if any(record.startswith("?") for record in records):
+                del listed["made"]
             fields = [each for each in written_records if "unlisted=" in each]
             writing.write(process, "commit", *fields, **of, version=version, **listed)
         else:
@@ -153,7 +155,7 @@ def lines_of_machine(trace: Rows) -> list[Json]:
 
 def name_of(record: str) -> str:
     """Return the name of a record from a row's word: a mark for its change, its kind, and perhaps a number."""
-    kind, _, number = record.lstrip("-=").partition("#")
+    kind, _, number = record.lstrip("-=?").partition("#")
     return str(field_of(f"{kind}#{number or 0}"))
 
 
