@@ -49,6 +49,21 @@ class Verdict(Enum):
     UNCLEAR = "unclear"
 
 
+MEANINGS: Final = {
+    Verdict.READ: "nothing is wrong with this message here",
+    Verdict.LATE: "the message can be decrypted now: try again",
+    Verdict.NEVER_SHARED: "the sender has not given the key of this message to the device that lacks it",
+    Verdict.WITHHELD: "the sender refuses this device the key, on purpose",
+    Verdict.WEDGED: "the key was sent over an Olm session whose two ends no longer agree, so it could not be read",
+    Verdict.FORKED: "two processes have used one key, since one of them had an outdated copy of the session",
+    Verdict.SPENT_TWICE: "one key was used for two messages: perhaps an older store was put back, or a session kept elsewhere",
+    Verdict.BATCH_LOST: "messages to this device came with a sync, or were skipped by one, and were not processed",
+    Verdict.LOST_HERE: "the key has come to this device, and its store or its program has lost it",
+    Verdict.NOT_OURS: "these stores have done what they must: look at the other end, or at the homeserver",
+    Verdict.UNCLEAR: "these traces do not decide it",
+}
+"""What each verdict means, for somebody who has a message that can't be decrypted."""
+
 SOUND: Final = frozenset({Verdict.READ, Verdict.LATE})
 
 
@@ -88,7 +103,8 @@ class Finding:
         return f"{self.message}: {self.certainty.value} {self.verdict.value.upper()}"
 
     def details(self) -> Iterator[str]:
-        """Say what it follows from."""
+        """Say what it means, and what it follows from."""
+        yield f"  it means: {MEANINGS[self.verdict]}"
         yield from (f"  because {reason}" for reason in self.because)
         yield from (f"  not known: {what}" for what in self.unknown)
         yield "  what the traces report of its key:"
@@ -140,9 +156,11 @@ class _Case:
         for store in stores:
             if unreported := store.unreported_versions:
                 count = sum(last - first + 1 for first, last in unreported)
+                first, last = unreported[0][0], unreported[-1][1]
+                versions = f"version {first}" if first == last else f"versions {first} to {last}"
                 self.unknown.append(
-                    f"what {counted(count, 'commit')} of the store {store.logs.store} did, of versions "
-                    f"{unreported[0][0]} to {unreported[-1][1]}, by processes whose traces are missing"
+                    f"what {counted(count, 'commit')} of the store {store.logs.store} did, of {versions}, by processes "
+                    "whose traces are missing"
                 )
         self._gaps = bool(self.unknown)
 
@@ -198,7 +216,8 @@ def examine(stores: Sequence[History], name: Name, reader_devices: frozenset[str
     finding = _examine_olm(case) if name.olm else _examine_megolm(case)
     if not finding.evidence:
         raise UnknownMessage(
-            f"no line is about {name}: is the pseudonym of this store, and are the traces of the machine's processes?"
+            f"no line is about {name}: is that the name which these traces have for it, and did their processes open "
+            "the machine, not only the store?"
         )
     return finding
 

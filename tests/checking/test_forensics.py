@@ -23,7 +23,7 @@ from chaos.stage import LABELS, stage
 from checking import command
 from checking.command import FAILED, OK, app
 from checking.errors import CheckError
-from checking.explain.forensics import SOUND, Finding, Name, UnknownMessage, Verdict, examine
+from checking.explain.forensics import MEANINGS, SOUND, Finding, Name, UnknownMessage, Verdict, examine
 from checking.explain.history import History, histories
 from checking.explain.lines import DecryptMegolm, EncryptMegolm
 from checking.explain.reading import NoTrace, read_all
@@ -120,7 +120,7 @@ async def told(folder: Path) -> AsyncIterator[Told]:
 def must_be(finding: Finding, verdict: Verdict, certainty: Certainty, *said: str) -> None:
     text = "\n".join([finding.summary, *finding.details()])
     assert (finding.verdict, finding.certainty) == (verdict, certainty), text
-    for each in said:
+    for each in (f"it means: {MEANINGS[verdict]}", *said):
         assert each in text, text
 
 

@@ -3,6 +3,9 @@
 A condition is a part of an action, or of the definition of the reasons against an action. Without it, more steps would
 be possible: it is a conjunct, or a disjunct of something that must not hold. SANY reports the positions. One run of TLC
 removes each of them in turn: a variable says which condition does not count, and another says which log is followed.
+
+``checking.models.conditions`` is about the actions of the models. There a condition says nothing of the next state, is
+never negated, and is removed in a run of its own, because TLC must check properties without it.
 """
 
 from __future__ import annotations
