@@ -56,7 +56,7 @@ MEANINGS: Final = {
     Verdict.WITHHELD: "the sender refuses this device the key, on purpose",
     Verdict.WEDGED: "the key was sent over an Olm session whose two ends no longer agree, so it could not be read",
     Verdict.FORKED: "two processes have used one key, since one of them had an outdated copy of the session",
-    Verdict.SPENT_TWICE: "one key was used for two messages: perhaps an older store was put back, or a session kept elsewhere",
+    Verdict.SPENT_TWICE: "two messages have one key; perhaps an older store was put back, or a session kept elsewhere",
     Verdict.BATCH_LOST: "messages to this device came with a sync, or were skipped by one, and were not processed",
     Verdict.LOST_HERE: "the key has come to this device, and its store or its program has lost it",
     Verdict.NOT_OURS: "these stores have done what they must: look at the other end, or at the homeserver",
