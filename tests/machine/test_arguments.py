@@ -49,12 +49,17 @@ async def test_a_request_and_its_response_are_not_exchanged(alice_and_bob: Scene
         await machine.mark_sent({}, request)
     with pytest.raises(InvalidArgument):
         await machine.mark_failed({}, status=None)
+    with pytest.raises(store_errors.InvalidArgument):
+        await machine.mark_failed(request, status="404")
     with pytest.raises(MalformedResponse):
         await machine.mark_sent(request, "text")
 
 
 async def test_a_sync_was_asked_with_a_position(alice_and_bob: Scene) -> None:
     machine = alice_and_bob.app.machine
+    for connection in (None, 5, b"main", "\ud800"):
+        with pytest.raises(store_errors.InvalidArgument):
+            await machine.sync_position(connection)
     for position in (None, "s1"):
         with pytest.raises(InvalidArgument):
             await machine.receive_sync_changes({"next_batch": "x"}, position)
@@ -64,6 +69,14 @@ async def test_a_sync_was_asked_with_a_position(alice_and_bob: Scene) -> None:
         await machine.forget_sync_position(await machine.sync_position())
     with pytest.raises(MalformedResponse):
         await machine.receive_sync_changes("text", await machine.sync_position())
+
+
+@pytest.mark.parametrize("asked", ["400000", 4e5, float("nan"), -1, 86_400_001, 10**400])
+async def test_a_homeserver_can_not_ask_for_a_wait_that_is_none(alice_and_bob: Scene, asked: int) -> None:
+    machine, request = alice_and_bob.app.machine, KeysQuery({})
+    assert await machine.mark_failed(request, status=429, retry_after_ms=86_400_000) == 86_400_000
+    assert await machine.mark_failed(request, status=429, retry_after_ms=0) == 2_000
+    assert await machine.mark_failed(request, status=429, retry_after_ms=asked) == 4_000
 
 
 def test_each_error_can_be_imported_from_the_package() -> None:

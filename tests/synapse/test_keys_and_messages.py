@@ -1,13 +1,16 @@
 """One-time keys, to-device messages and room keys on a real homeserver: the scenarios of complement-crypto.
 
-Two scenarios are missing: a forged sender (tested in ``tests/machine``), and a room key for a hundred devices.
+One scenario is missing: a forged sender (tested in ``tests/machine``).
 """
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+
 from tests.synapse.commands import Interruption, Place, Send, Sync
 from tests.synapse.proxy import Fault, FaultKind
 from tests.synapse.scene import Scene
+from tests.synapse.test_cross_signing import Devices
 from unwedged.machine.ratchets import MOST_ONE_TIME_KEYS
 
 MINUTE_MS = 60_000
@@ -106,6 +109,28 @@ async def test_more_room_keys_than_fit_in_one_response_arrive_in_any_order(on: S
         await on.say("bob", f"{number}")
     await on["extension"].do(Sync())
     await on["app"].do(Sync())
+    await on.settle()
+    await on.end()
+
+
+async def test_a_room_key_reaches_a_hundred_devices(on: Scene) -> None:
+    """Each of them reads a message of each process."""
+    await on.begin()
+    async with AsyncExitStack() as stack:
+        devices = Devices(on, stack)
+        names = [f"TABLET{number}" for number in range(100)]
+        for name in names:
+            await on.sign_in("bob", name)
+        tablets = [await devices.open(on.bob, name, name) for name in names]
+        await on.settle("app", "extension")
+        events = [await on.say(label, f"to all, from {label}") for label in ("app", "extension")]
+        assert all(answer.event_id for answer in events)
+        for tablet in tablets:
+            await tablet.sync()
+            await tablet.send_all()  # the device list of the sender
+            for answer, event in zip(events, (await on.events())[-2:], strict=True):
+                assert event["event_id"] == answer.event_id
+                assert (await tablet.machine.decrypt_room_event(on.room, event)).content["body"] in on.said
     await on.settle()
     await on.end()
 

@@ -86,7 +86,7 @@ from unwedged.store import (
     Transaction,
     View,
 )
-from unwedged.store.arguments import text_of
+from unwedged.store.arguments import text_of, whole_of
 from unwedged.store.clock import SystemClock
 from unwedged.trace import Tracer
 
@@ -95,6 +95,7 @@ RETRIED_STATUSES = frozenset({401, 408, 429})
 RETRY_MS = 1_000
 """How long to wait after the first failure. The wait doubles with each further failure."""
 LONGEST_RETRY_MS = 300_000
+DAY_MS = 86_400_000
 GONE_STATUSES = frozenset({403, 404})
 """The homeserver does not have this version of the backup, or another version is current."""
 
@@ -235,7 +236,11 @@ class OlmMachine:
     # Sync
 
     async def sync_position(self, connection: str = "main", *, sliding: bool = False) -> SyncPosition:
-        """Return the position to ask the next sync of a connection with. A device may have several connections."""
+        """Return the position to ask the next sync of a connection with. A device may have several connections.
+
+        ``connection`` is the caller's name for it. Raises ``InvalidArgument`` if that is no text.
+        """
+        text_of(connection, "the name of a connection")
 
         async def read(view: View) -> SyncPosition:
             own = await view.get(OWN_DEVICE, None)
@@ -360,20 +365,26 @@ class OlmMachine:
         """Note that a request failed; return in how many milliseconds to call ``outgoing_requests`` again (M13.4).
 
         ``status`` is the HTTP status of the answer, or ``None`` if there was no answer. ``retry_after_ms`` is how long
-        the homeserver asked to wait. The result ``None`` means that the homeserver has refused the request for good (a
+        the homeserver asked to wait, as its answer says: what is not a number of milliseconds within a day is ignored.
+        The result ``None`` means that the homeserver has refused the request for good (a
         status from 400 to 499 other than 401, 408 and 429): it is not listed again. Key queries, and uploads to the
         backup, stay listed. But 403 or 404 for an upload to the backup means that its version was changed: nothing
         more is uploaded, and the result is ``None``.
 
         An upload of keys or a claim whose outcome is unknown is not listed again either. The next sync says how many
-        keys the homeserver holds. A claim is made again after a while.
+        keys the homeserver holds. A claim is made again after a while. Raises ``InvalidArgument`` for other types.
         """
         must_be_request(request)
+        if status is not None:
+            whole_of(status, "an HTTP status")
         if isinstance(request, KeysUpload):
             await self._store.run(account.abandon_offer, request)
         if status is None or not 400 <= status < 500 or status in RETRIED_STATUSES:
             self._failures += 1
-            return max(retry_after_ms or 0, min(RETRY_MS << min(self._failures - 1, 10), LONGEST_RETRY_MS))
+            wait_ms = min(RETRY_MS << min(self._failures - 1, 10), LONGEST_RETRY_MS)
+            if isinstance(retry_after_ms, int) and retry_after_ms <= DAY_MS:
+                wait_ms = max(retry_after_ms, wait_ms)
+            return wait_ms
         match request:
             case ToDevice():
                 await self._store.run(olm.take_refusal, request)
