@@ -22,6 +22,9 @@ NPM := $(NODEJS)/bin/node $(NODEJS)/lib/node_modules/npm/bin/npm-cli.js
 GO := $(VENV)/peers/bin/go
 MAUTRIX_GO := $(VENV)/peers/mautrix-go
 
+# The tests of the library, of which make coverage says what they do not reach.
+MEASURED := tests/machine tests/store tests/tools
+
 .DEFAULT_GOAL := help
 .PHONY: help check check-deep conditions prove test peers synapse coverage mutants mutants-changed chaos soak site browser bench bench-smoke lint lock explain
 
@@ -43,8 +46,8 @@ explain: $(READY) ## Explain traces: make explain LOGS="app.ndjson extension.ndj
 prove: $(READY) ## Prove the protocol for any number of processes and records, and compare the code with it
 	@$(VENV)/bin/python -m proofs
 
-test: $(READY) ## Run the tests
-	@$(VENV)/bin/python -m pytest
+test: $(READY) $(if $(COVERAGE),coverage) ## Run the tests; with COVERAGE=1, those of the library as make coverage does
+	@$(VENV)/bin/python -m pytest $(if $(COVERAGE),$(MEASURED:%=--ignore=%))
 
 peers: $(READY) $(PEERS) $(MAUTRIX_GO) ## Test with other implementations of Matrix's encryption
 	@$(VENV)/bin/python -m pytest tests/peers
@@ -55,7 +58,7 @@ synapse: $(READY) $(SYNAPSE) ## Test a device in two processes, and a peer, with
 coverage: $(READY) ## Run the tests of the library, and show which lines and branches they do not reach
 	@rm -rf $(VENV)/coverage
 	@$(VENV)/bin/python -m coverage run -m pytest --quiet tests/machine >$(VENV)/coverage.log 2>&1 & machine=$$!; failed=; \
-	$(VENV)/bin/python -m coverage run -m pytest --quiet tests/store tests/tools || failed=yes; \
+	$(VENV)/bin/python -m coverage run -m pytest --quiet $(filter-out tests/machine,$(MEASURED)) || failed=yes; \
 	wait $$machine || failed=yes; cat $(VENV)/coverage.log; [ -z "$$failed" ]
 	@$(VENV)/bin/python -m coverage combine --quiet
 	@$(VENV)/bin/python -m coverage report
