@@ -21,7 +21,7 @@ from unwedged.store import CryptoStore, Transaction, View
 from unwedged.store.backend import Row, RowName
 from unwedged.store.database import Driver, transaction
 from unwedged.store.guarded_cache import RecordName
-from unwedged.trace import NdjsonTracer
+from unwedged.trace import Line, NdjsonTracer
 
 MODULE: Final = "bench.transactions"
 
@@ -42,6 +42,13 @@ FENCE: Final = "SELECT epoch FROM lease WHERE epoch = 1"
 def step(session: OlmSession) -> tuple[OlmMessage, bytes]:
     """Make a ratchet step and its pickle, which every store needs."""
     return session.encrypt(TEXT), session.pickled()
+
+
+class DropsLines:
+    """A tracer that drops each line: what remains is the cost of making lines."""
+
+    def write(self, line: Line) -> None:
+        """Do nothing."""
 
 
 @asynccontextmanager
@@ -105,6 +112,7 @@ async def transactions(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
         Driver(partial(sqlite3.connect, folder / "hopping.db", isolation_level=None)) as opening,
         opened(folder / "services.db") as dissected,
         opened(folder / "store.db") as store,
+        opened(folder / "dropped.db", tracer=DropsLines()) as dropped,
         opened(folder / "traced.db", tracer=NdjsonTracer(folder / "trace.ndjson", msgspec.json.encode)) as traced,
     ):
         with closing(sqlite3.connect(folder / "direct.db", isolation_level=None)) as direct:
@@ -115,6 +123,7 @@ async def transactions(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
                 for connection in (driver, hopping):
                     await connection.execute(statement)
             await store.run(meet)
+            await dropped.run(meet)
             await traced.run(meet)
             services, epoch = dissected._services, await taken(dissected)
             duration = Milliseconds(services.lock.times.duration_ms)
@@ -126,6 +135,7 @@ async def transactions(folder: Path) -> AsyncIterator[Mapping[str, Timed]]:
                 "bare transaction in one hop": each(in_one_hop),
                 "bare transaction": each(bare_transaction),
                 "transaction": each(lambda: store.run(encrypt)),
+                "transaction, lines dropped": each(lambda: dropped.run(encrypt)),
                 "traced transaction": each(lambda: traced.run(encrypt)),
                 "sealed commit": each(sealed),
                 "unsealed commit": each(unsealed),
@@ -230,6 +240,8 @@ What each layer adds:
                 "unsealed commit": "fence, version, change log, secure deletion",
                 "sealed commit": "sealing the value, hiding the key",
                 "transaction": "lock, cache, waiting without being cancelled",
+                "transaction, lines dropped": "a trace: names, a keyed hash of the new value, the fields of one line",
+                "traced transaction": "JSON, and one system call",
             },
         )
     }

@@ -370,7 +370,7 @@ class TestDeciding:
             assert "track-record" not in explanation.text(), "nobody is accused"
 
     async def test_a_process_without_a_trace_may_have_had_the_lease(self, tmp_path: Path, toolbox: Toolbox) -> None:
-        """T5.2: an epoch without any line is possible."""
+        """T5.2, T6.2: an epoch without any line is possible, and nothing is decided from there on."""
         lines = with_numbers(await recorded(tmp_path), "epoch", 1, first=2)
         explanation = await explained.explain(toolbox, (written(tmp_path, lines),), None, SPECIFICATIONS)
         assert "epoch_not_next" in explanation.validation.reasons
