@@ -30,8 +30,8 @@ CONSTANTS
 VARIABLE exchange  \* what is known of the exchange with other devices
 
 (* exchange  commits   how many commits there were                              *)
-(*           complete  whether a mark that no element names is known to be not  *)
-(*                     set                                                      *)
+(*           marks_known  whether a mark that no element names is known to be   *)
+(*                     not set                                                  *)
 (*           wanted    by wanted_session mark: whether it is set                *)
 (*           claimed   by such a mark: the second of its claim, if the mark     *)
 (*                     was not set again after the claim                        *)
@@ -49,7 +49,7 @@ VARIABLE exchange  \* what is known of the exchange with other devices
 
 \* Nothing is known.
 NothingExchanged ==
-    [commits |-> 0, complete |-> FALSE, wanted |-> <<>>, claimed |-> <<>>, have |-> <<>>, lack |-> <<>>, best |-> <<>>,
+    [commits |-> 0, marks_known |-> FALSE, wanted |-> <<>>, claimed |-> <<>>, have |-> <<>>, lack |-> <<>>, best |-> <<>>,
      phases |-> <<>>, unbacked |-> <<>>, listed |-> <<>>, heard |-> 0, given |-> <<>>]
 
 \* A function, without some arguments.
@@ -60,13 +60,13 @@ Without(function, arguments) == [a \in DOMAIN function \ arguments |-> function[
 (* names of the conditions of a step that do not hold.                          *)
 
 \* Whether a wanted_session mark is set. TRUE if it is not known.
-IsSet(mark) == Get(exchange.wanted, mark, ~exchange.complete)
+IsSet(mark) == Get(exchange.wanted, mark, ~exchange.marks_known)
 
 \* An attempt to decrypt that fails changes no session (M7.4), and the mark that it demands is set
 \* (M8.1).
 WhyNotAttempt(e) ==
-    Unless(e.told /\ e.outcome # "ok" => e.peers_stored <= e.peers_moved, "failed_attempt_stored")
-    \cup Unless(e.told /\ e.mark # None => e.mark \in e.marks \/ IsSet(e.mark), "wedge_not_marked")
+    Unless(e.complete /\ e.outcome # "ok" => e.peers_stored <= e.peers_moved, "failed_attempt_stored")
+    \cup Unless(e.complete /\ e.mark # None => e.mark \in e.marks \/ IsSet(e.mark), "wedge_not_marked")
 
 \* M8.3, M8.7. HandOutClaim: no mark has a claim that is too recent.
 WhyNotClaim(e) ==
@@ -140,7 +140,7 @@ WhyNotGoOn(e) ==
 
 \* M16.1. A commit deletes the record of a verification only if the verification is over.
 WhyNotEnd(e) ==
-    Unless(e.told => \A record \in e.gone \cap DOMAIN exchange.phases : exchange.phases[record] \in Over,
+    Unless(e.complete => \A record \in e.gone \cap DOMAIN exchange.phases : exchange.phases[record] \in Over,
            "verification_lost")
 
 -------------------------------------------------------------------------------
@@ -151,12 +151,12 @@ WhyNotCreated(e) == Unless(e.made \in {None, e.request}, "version_of_another_key
 
 \* M19.15. MarkUploaded: the commit deletes no mark that was set after the upload was listed.
 WhyNotUploaded(e) ==
-    Unless(e.told /\ e.request \in DOMAIN exchange.listed =>
+    Unless(e.complete /\ e.request \in DOMAIN exchange.listed =>
            \A mark \in e.gone \cap DOMAIN exchange.unbacked : exchange.unbacked[mark] <= exchange.listed[e.request],
            "newer_mark_settled")
 
 \* M19.1, M19.4. Only the step that turns the backup off deletes its record.
-WhyNotOff(e) == Unless(e.told /\ "backup" \in e.deleted => e.turned_off, "backup_lost")
+WhyNotOff(e) == Unless(e.complete /\ "backup" \in e.deleted => e.turned_off, "backup_lost")
 
 -------------------------------------------------------------------------------
 (* Gossip: Answer.                                                              *)
@@ -171,12 +171,12 @@ WhyNotGive(e) ==
 \* What is still known after a commit that deleted or repaired records, or after an operation whose
 \* lines may be missing.
 Unsure(e) ==
-    LET lost == e.deleted \cup e.repaired \cup (IF e.told THEN {} ELSE e.wrote)
+    LET lost == e.deleted \cup e.repaired \cup (IF e.complete THEN {} ELSE e.wrote)
     IN  [exchange EXCEPT
-            !.complete = @ /\ e.told,
-            !.wanted = IF e.told THEN @ ELSE <<>>,
-            !.claimed = IF e.told THEN @ ELSE <<>>,
-            !.phases = IF e.told THEN @ ELSE <<>>,
+            !.marks_known = @ /\ e.complete,
+            !.wanted = IF e.complete THEN @ ELSE <<>>,
+            !.claimed = IF e.complete THEN @ ELSE <<>>,
+            !.phases = IF e.complete THEN @ ELSE <<>>,
             !.have = IF {"peer", "shared_key"} \cap lost # {} THEN <<>> ELSE @,
             !.lack = IF {"peer", "shared_key"} \cap lost # {} THEN <<>> ELSE @,
             !.best = IF "inbound_group_session" \in lost THEN <<>> ELSE @]
@@ -188,7 +188,7 @@ Committed(e) ==
         again == e.marks \ e.claims
     IN  [known EXCEPT
             !.commits = @ + 1,
-            !.complete = @ \/ (e.told /\ "account" \in e.wrote /\ "own_device" \in e.wrote),
+            !.marks_known = @ \/ (e.complete /\ "account" \in e.wrote /\ "own_device" \in e.wrote),
             !.wanted = [m \in e.marks |-> TRUE] @@ [m \in e.gone |-> FALSE] @@ @,
             !.claimed = Without(@, again \cup e.gone),
             !.phases = Without(@, e.gone),

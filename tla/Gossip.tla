@@ -111,9 +111,9 @@ Messages ==
 \* The message that we receive next.
 Oldest == IF server.toUs = <<>> THEN Nothing ELSE Head(server.toUs)
 
-Hears(type) == Oldest # Nothing /\ Oldest.type = type
+NextIs(type) == Oldest # Nothing /\ Oldest.type = type
 
-Heard == server' = [server EXCEPT !.toUs = SubSeq(@, 2, Len(@))]
+Received == server' = [server EXCEPT !.toUs = SubSeq(@, 2, Len(@))]
 
 ToUs(message) == server' = [server EXCEPT !.toUs = Append(@, message)]
 
@@ -139,7 +139,7 @@ PeerCancels(r) ==
 \* The fault "waiting-in-memory": the request waits in the memory of a process.
 \* M17.8, M17.9
 ReceiveRequest(p) ==
-    /\ Hears("request")
+    /\ NextIs("request")
     /\ Oldest.request \notin store.answered
     /\ LET r == Oldest.request
        IN  IF Broken("waiting-in-memory")
@@ -147,21 +147,21 @@ ReceiveRequest(p) ==
                 /\ UNCHANGED store
            ELSE /\ store' = [store EXCEPT !.waiting = @ \cup {r}]
                 /\ UNCHANGED flight
-    /\ Heard
+    /\ Received
     /\ UNCHANGED <<peers, given, taken>>
 
 IgnoreRequest ==
-    /\ Hears("request")
+    /\ NextIs("request")
     /\ Oldest.request \in store.answered
-    /\ Heard
+    /\ Received
     /\ UNCHANGED <<peers, store, flight, given, taken>>
 
 \* M17.8, M17.9
 ReceiveCancellation ==
-    /\ Hears("cancellation")
+    /\ NextIs("cancellation")
     /\ LET r == Oldest.request
        IN  store' = [store EXCEPT !.waiting = @ \ {r}, !.answered = @ \cup {r}]
-    /\ Heard
+    /\ Received
     /\ UNCHANGED <<peers, flight, given, taken>>
 
 \* The person has verified a device (Verification).
@@ -249,10 +249,10 @@ Asking(number) == {message \in store.outbox : message.type = "ask" /\ message.nu
 \* M17.6
 Over(ask, by) ==
     LET sent == IF Broken("cancelled-while-in-flight") THEN Asking(ask.number) ELSE {}
-        told == ask.of \ (by \cup UNION {message.to : message \in sent})
+        recipients == ask.of \ (by \cup UNION {message.to : message \in sent})
     IN  [store EXCEPT !.asked = @ \ {ask},
                       !.outbox = (@ \ sent) \cup
-                        (IF told = {} THEN {} ELSE {[type |-> "over", number |-> ask.number, to |-> told]})]
+                        (IF recipients = {} THEN {} ELSE {[type |-> "over", number |-> ask.number, to |-> recipients]})]
 
 \* The person gives up, or the requested key has arrived in another way.
 CancelAsk ==
@@ -286,22 +286,22 @@ FromAsked(answer) ==
 
 \* M17.6
 ReceiveAnswer ==
-    /\ Hears("answer")
+    /\ NextIs("answer")
     /\ Asked(Oldest.number) # {} \/ Broken("answer-unasked")
     /\ FromAsked(Oldest) \/ Broken("answer-from-unverified")
     /\ LET answer == Oldest
            asked == Asked(answer.number)
        IN  /\ store' = IF asked = {} THEN store ELSE Over(CHOOSE ask \in asked : TRUE, {answer.from})
            /\ taken' = Append(taken, answer)
-    /\ Heard
+    /\ Received
     /\ UNCHANGED <<peers, flight, given>>
 
 \* The answer is not to an open request, or it comes from a device that was not asked.
 \* M17.4
 IgnoreAnswer ==
-    /\ Hears("answer")
+    /\ NextIs("answer")
     /\ Asked(Oldest.number) = {} \/ ~FromAsked(Oldest)
-    /\ Heard
+    /\ Received
     /\ UNCHANGED <<peers, store, flight, given, taken>>
 
 -------------------------------------------------------------------------------
@@ -343,7 +343,7 @@ Lose(p) ==
     /\ flight' = [flight EXCEPT ![p] = Nothing]
     /\ UNCHANGED <<peers, server, store, given, taken>>
 
-Hear ==
+Receive ==
     \/ \E p \in Processes : ReceiveRequest(p)
     \/ IgnoreRequest \/ ReceiveCancellation \/ ReceiveAnswer \/ IgnoreAnswer
 
@@ -368,7 +368,7 @@ Next ==
 (* ever. Without any one of these assumptions a request may wait for ever:   *)
 (* `python -m checking conditions Gossip!Fairness`.                          *)
 Fairness ==
-    /\ WF_vars(Hear)
+    /\ WF_vars(Receive)
     /\ WF_vars(\E d \in Devices : BeginSession(d))
     /\ WF_vars(\E r \in Requests : AnswerWaiting(r))
     /\ WF_vars(SendAsk)

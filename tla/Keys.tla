@@ -96,7 +96,7 @@ vars == <<store, server, peers, flight>>
 (*                      fallback key that its answer will confirm; 0: none      *)
 (*           serial     the number of the last offer                            *)
 (*           missing    how many one-time keys are to be offered                *)
-(*           told       by connection: the last count that it brought, whether  *)
+(*           reported   by connection: the last count that it brought, whether  *)
 (*                      it counts or not                                        *)
 (*           fallback   the current fallback key; 0: none. They are numbered    *)
 (*           confirmedFallback  whether the server is known to have it          *)
@@ -106,7 +106,7 @@ vars == <<store, server, peers, flight>>
 (*           received   (to state the guarantees) those that it ever got        *)
 (*           fallback   the fallback key that it hands out; 0: none             *)
 (*           used       whether it has handed that out, or has none             *)
-(*           told       by connection: the last count in a response that was    *)
+(*           reported   by connection: the last count in a response that was    *)
 (*                      received, as the request after it says                  *)
 (* peers     claimed    one-time keys with which a message will be made         *)
 (*           waiting    the same of fallback keys                               *)
@@ -116,14 +116,14 @@ vars == <<store, server, peers, flight>>
 
 NoStore ==
     [account |-> 0, next |-> 1, private |-> {}, confirmed |-> {}, offer |-> None, serial |-> 0,
-     missing |-> Target, told |-> [p \in Sliding |-> 0],
+     missing |-> Target, reported |-> [p \in Sliding |-> 0],
      fallback |-> 0, confirmedFallback |-> MaxFallback = 0, used |-> FALSE, ripe |-> FALSE]
 
 Idle == [kind |-> "none"]
 
 Init ==
     /\ store = NoStore
-    /\ server = [available |-> {}, received |-> {}, fallback |-> 0, used |-> MaxFallback > 0, told |-> NoStore.told]
+    /\ server = [available |-> {}, received |-> {}, fallback |-> 0, used |-> MaxFallback > 0, reported |-> NoStore.reported]
     /\ peers = [claimed |-> {}, waiting |-> {}, bad |-> 0]
     /\ flight = [p \in Processes |-> Idle]
 
@@ -163,7 +163,7 @@ Missing(count) == IF count < Target THEN Target - count ELSE 0
 AnswerSync(p) ==
     /\ flight[p] = Idle /\ store.account > 0
     /\ LET count == Cardinality(server.available)
-           usual == IF p \in Sliding THEN server.told[p] ELSE 0
+           usual == IF p \in Sliding THEN server.reported[p] ELSE 0
            asked == IF store.offer = None THEN store.serial ELSE None
        IN  Hand(p, [kind |-> "sync", stage |-> "response", asked |-> asked,
                     count |-> (IF count = usual THEN None ELSE count), used |-> server.used])
@@ -176,15 +176,15 @@ ReceiveSync(p) ==
     /\ Waits(p, "sync", "response")
     /\ LET sync == flight[p]
            count == CASE sync.count # None -> sync.count
-                      [] p \in Sliding /\ ~Broken("count-absent-two-meanings") -> store.told[p]
+                      [] p \in Sliding /\ ~Broken("count-absent-two-meanings") -> store.reported[p]
                       [] OTHER -> 0
            counts == sync.asked = store.serial \/ Broken("stale-count")
-           told == [q \in Sliding |-> IF q = p THEN count ELSE store.told[q]]
+           reported == [q \in Sliding |-> IF q = p THEN count ELSE store.reported[q]]
        IN  /\ store' = [store EXCEPT
-                            !.told = told,
+                            !.reported = reported,
                             !.missing = IF counts THEN Missing(count) ELSE @,
                             !.used = IF counts THEN sync.used ELSE @]
-           /\ server' = (IF sync.count # None THEN [server EXCEPT !.told = told] ELSE server)
+           /\ server' = (IF sync.count # None THEN [server EXCEPT !.reported = reported] ELSE server)
     /\ Hand(p, Idle)
     /\ UNCHANGED peers
 
@@ -404,7 +404,7 @@ Offered == IF store.offer = None THEN {} ELSE store.offer.keys
 TypeOK ==
     /\ store.account \in 0..2 /\ store.next \in 1..(MaxId + 1) /\ store.serial \in 0..MaxOffers
     /\ store.private \subseteq SomeKeys /\ store.confirmed \subseteq SomeKeys /\ Offered \subseteq SomeKeys
-    /\ store.missing \in 0..Target /\ store.told \in [Sliding -> 0..MaxId]
+    /\ store.missing \in 0..Target /\ store.reported \in [Sliding -> 0..MaxId]
     /\ store.fallback \in 0..MaxFallback /\ (store.ripe => store.confirmedFallback)
     /\ server.available \subseteq server.received /\ server.received \subseteq SomeKeys
     /\ server.fallback \in 0..MaxFallback

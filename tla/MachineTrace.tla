@@ -34,8 +34,8 @@
 (*                                                                            *)
 (* A trace may begin late and may have gaps, since a process that was killed  *)
 (* has not written its last lines. A value that is not known is Unknown, and  *)
-(* breaks no guarantee. If lines of an operation may be missing, e.told is    *)
-(* FALSE in the elements of the operation. Then nothing follows from the      *)
+(* breaks no guarantee. If lines of an operation may be missing, e.complete   *)
+(* is FALSE in the elements of the operation. Then nothing follows from the   *)
 (* absence of a line.                                                         *)
 EXTENDS Integers, Sequences, FiniteSets, TLC
 
@@ -63,7 +63,7 @@ vars == <<at, keys, inbox, lists, used>>
 Unknown == "unknown"  \* it is not known
 None == "none"        \* there is none
 \* Instead of a number:
-Untold == -1          \* it is not known
+UnknownNumber == -1   \* it is not known
 NoNumber == -2        \* there is none
 
 \* The value of a function, or a default outside its domain.
@@ -76,7 +76,7 @@ Get(function, argument, default) == IF argument \in DOMAIN function THEN functio
 (*                    fallback key                                              *)
 (*         serial     the number of the last offer, answer or abandonment       *)
 (*         count      how many one-time keys the homeserver has, if known       *)
-(*         told       by sliding connection: the last count that it received    *)
+(*         reported   by sliding connection: the last count that it received    *)
 (*         ids        the ids of all one-time keys that were offered            *)
 (*         left       by upload that was handed out: the process that has it    *)
 (*         carried    by upload: its fallback key                               *)
@@ -98,8 +98,8 @@ Get(function, argument, default) == IF argument \in DOMAIN function THEN functio
 
 \* Nothing is known.
 UnknownKeys ==
-    [device |-> Unknown, offer |-> Unknown, confirms |-> FALSE, serial |-> Untold, count |-> Untold, told |-> <<>>,
-     ids |-> {}, left |-> <<>>, carried |-> <<>>, fallback |-> Unknown, confirmed |-> Unknown, spent |-> Unknown,
+    [device |-> Unknown, offer |-> Unknown, confirms |-> FALSE, serial |-> UnknownNumber, count |-> UnknownNumber,
+     reported |-> <<>>, ids |-> {}, left |-> <<>>, carried |-> <<>>, fallback |-> Unknown, confirmed |-> Unknown, spent |-> Unknown,
      signs |-> {}]
 
 \* The keys of a device that has just been created.
@@ -108,7 +108,7 @@ NewKeys(device) ==
                         !.confirmed = "no", !.spent = "no"]
 
 \* The keys after a commit whose lines are missing, or after a repair of their records.
-ForgottenKeys == [keys EXCEPT !.offer = Unknown, !.serial = Untold, !.count = Untold, !.told = <<>>,
+ForgottenKeys == [keys EXCEPT !.offer = Unknown, !.serial = UnknownNumber, !.count = UnknownNumber, !.reported = <<>>,
                               !.fallback = Unknown, !.confirmed = Unknown, !.spent = Unknown]
 
 \* The state at the beginning of a trace: nothing is known.
@@ -129,7 +129,7 @@ But(rest) == UNCHANGED rest
 Unless(holds, reason) == IF holds THEN {} ELSE {reason}
 
 \* Whether the commit of an element wrote records of a kind. TRUE if lines may be missing.
-Wrote(e, kind) == e.told => kind \in e.wrote
+Wrote(e, kind) == e.complete => kind \in e.wrote
 
 -------------------------------------------------------------------------------
 (* Keys. A definition WhyNot... has the names of the conditions of a step that  *)
@@ -138,8 +138,8 @@ Wrote(e, kind) == e.told => kind \in e.wrote
 \* M1.1. CreateAccount, or a process opens the machine of an account that exists.
 OpenMachine(e) ==
     /\ keys' = IF keys.device # Unknown THEN keys
-               ELSE IF e.told /\ "account" \in e.wrote THEN NewKeys(e.device) ELSE [keys EXCEPT !.device = e.device]
-    /\ inbox' = IF keys.device = Unknown /\ e.told /\ "account" \in e.wrote
+               ELSE IF e.complete /\ "account" \in e.wrote THEN NewKeys(e.device) ELSE [keys EXCEPT !.device = e.device]
+    /\ inbox' = IF keys.device = Unknown /\ e.complete /\ "account" \in e.wrote
                 THEN [inbox EXCEPT !.other = None] ELSE inbox
     /\ But(<<lists, used>>)
 
@@ -153,7 +153,7 @@ Replaces(e) == e.fallback # None /\ e.fallback # Unknown /\ keys.fallback \notin
 OfferKeys(e) ==
     /\ keys' = [keys EXCEPT
             !.offer = e.request, !.confirms = e.with_fallback,
-            !.serial = IF e.serial = Untold /\ @ # Untold THEN @ + 1 ELSE e.serial,
+            !.serial = IF e.serial = UnknownNumber /\ @ # UnknownNumber THEN @ + 1 ELSE e.serial,
             !.count = NoNumber, !.ids = @ \cup e.ids, !.carried = (e.request :> e.fallback) @@ @,
             !.fallback = IF e.fallback = None THEN @ ELSE e.fallback,
             !.confirmed = IF ~e.with_fallback THEN @ ELSE IF e.fallback = Unknown THEN Unknown ELSE "no",
@@ -178,7 +178,7 @@ WhyNotOffer(e) ==
     \cup Unless(Replaces(e) => keys.confirmed # "no",
                 IF "put_back" \in keys.signs THEN "fallback_put_back" ELSE "fallback_too_early")
     \cup Unless(Replaces(e) => keys.spent # "no", "fallback_too_early")
-    \cup Unless(Replaces(e) => e.kept = Untold \/ e.kept >= FallbackPeriod, "fallback_too_early")
+    \cup Unless(Replaces(e) => e.kept = UnknownNumber \/ e.kept >= FallbackPeriod, "fallback_too_early")
 
 \* M2.2, M2.3. A part of OfferKeys: the upload is handed out to a process.
 HandOutUpload(e) ==
@@ -197,7 +197,7 @@ WhyNotUpload(e) ==
 \* answer changes nothing.
 AnswerUpload(e) ==
     /\ keys' = CASE keys.offer = e.request \/ (keys.offer = Unknown /\ "offer" \in e.deleted) ->
-                    [keys EXCEPT !.offer = None, !.serial = IF @ = Untold THEN @ ELSE @ + 1, !.count = e.count,
+                    [keys EXCEPT !.offer = None, !.serial = IF @ = UnknownNumber THEN @ ELSE @ + 1, !.count = e.count,
                                  !.confirmed = IF keys.offer = Unknown THEN Unknown ELSE IF keys.confirms THEN "yes" ELSE @]
                  [] keys.offer = Unknown -> ForgottenKeys
                  [] Get(keys.carried, e.request, None) \notin {None, keys.fallback} ->
@@ -208,12 +208,12 @@ AnswerUpload(e) ==
 
 \* An answer deletes the offer if and only if it is the answer to that offer.
 WhyNotAnswerUpload(e) ==
-    Unless(e.told /\ "offer" \in e.deleted => keys.offer \in {e.request, Unknown}, "settles_another_offer")
-    \cup Unless(e.told /\ keys.offer = e.request => "offer" \in e.deleted, "offer_not_settled")
+    Unless(e.complete /\ "offer" \in e.deleted => keys.offer \in {e.request, Unknown}, "settles_another_offer")
+    \cup Unless(e.complete /\ keys.offer = e.request => "offer" \in e.deleted, "offer_not_settled")
 
 \* M2.6, M2.7, M2.8. MarkFailed, AbandonOffer: an offer is abandoned.
 AbandonOffer(e) ==
-    /\ keys' = [keys EXCEPT !.offer = None, !.serial = IF @ = Untold THEN @ ELSE @ + 1, !.count = NoNumber]
+    /\ keys' = [keys EXCEPT !.offer = None, !.serial = IF @ = UnknownNumber THEN @ ELSE @ + 1, !.count = NoNumber]
     /\ But(<<inbox, lists, used>>)
 
 \* The offer that is abandoned is the one that stands.
@@ -224,21 +224,21 @@ WhyNotAbandon(e) == Unless(keys.offer \in {e.request, Unknown}, "abandons_anothe
 
 \* M3.3, M3.4. The count that a response means. If a response to a sliding sync has no count, it
 \* means the last count of the connection.
-Said(e) == IF e.count = NoNumber /\ e.asked # None THEN Get(keys.told, e.connection, Untold) ELSE e.count
+Said(e) == IF e.count = NoNumber /\ e.asked # None THEN Get(keys.reported, e.connection, UnknownNumber) ELSE e.count
 
 \* M3.2. Whether the count of a response is used: no offer stands, and the serial is still that of
 \* the request.
 Counts(e) == keys.serial = e.serial /\ keys.offer = None
 
 \* The same, but TRUE also if it is not known.
-MayCount(e) == Counts(e) \/ e.serial = Untold \/ keys.serial = Untold \/ keys.offer = Unknown
+MayCount(e) == Counts(e) \/ e.serial = UnknownNumber \/ keys.serial = UnknownNumber \/ keys.offer = Unknown
 
 \* The keys after a sync response.
 KeysAfter(e) ==
     IF ~e.lists THEN keys
     ELSE [keys EXCEPT
-            !.told = IF e.sliding THEN (e.connection :> Said(e)) @@ @ ELSE @,
-            !.count = IF ~MayCount(e) THEN @ ELSE IF ~Counts(e) THEN Untold ELSE IF Said(e) = NoNumber THEN @ ELSE Said(e),
+            !.reported = IF e.sliding THEN (e.connection :> Said(e)) @@ @ ELSE @,
+            !.count = IF ~MayCount(e) THEN @ ELSE IF ~Counts(e) THEN UnknownNumber ELSE IF Said(e) = NoNumber THEN @ ELSE Said(e),
             !.spent = IF ~MayCount(e) THEN @ ELSE IF ~Counts(e) \/ e.spent = Unknown THEN Unknown
                       ELSE IF e.spent = None THEN @ ELSE e.spent,
             !.signs = @ \cup (IF MayCount(e) THEN IF e.count = NoNumber THEN {"count_left_out"} ELSE {}
@@ -266,9 +266,9 @@ WhyNotSync(e) ==
     \cup Unless(e.sliding /\ e.events /\ e.asked_events # None  \* (it may be Unknown)
                 => TokenOf(Messages) \in {e.asked_events, Unknown}, "stale_response")
     \cup Unless(e.lists \/ e.events => Wrote(e, "sync"), "token_not_stored")
-    \cup Unless(e.told /\ e.events => e.processed >= e.number \/ "unprocessed" \in e.wrote, "events_not_processed")
-    \cup Unless(e.told /\ e.lists /\ "sync" \in e.wrote => (e.changed \cap lists.followed) \ e.cleared \subseteq e.set, "change_not_marked")
-    \cup Unless(e.told /\ e.lists /\ "sync" \in e.wrote /\ e.asked = None => lists.followed \ e.cleared \subseteq e.set, "lists_not_marked")
+    \cup Unless(e.complete /\ e.events => e.processed >= e.number \/ "unprocessed" \in e.wrote, "events_not_processed")
+    \cup Unless(e.complete /\ e.lists /\ "sync" \in e.wrote => (e.changed \cap lists.followed) \ e.cleared \subseteq e.set, "change_not_marked")
+    \cup Unless(e.complete /\ e.lists /\ "sync" \in e.wrote /\ e.asked = None => lists.followed \ e.cleared \subseteq e.set, "lists_not_marked")
 
 \* The last messages of a device, with one more. No more than MessagesKept are remembered.
 KeepRead(before, message) ==
@@ -290,7 +290,7 @@ DecryptOlm(e) ==
 WhyNotDecryptOlm(e) ==
     Unless(e.outcome = "ok" => Wrote(e, "peer"), "session_not_stored")
     \cup Unless(e.outcome = "ok" /\ e.begins /\ "peer" \in e.wrote => Wrote(e, "account"), "account_not_stored")
-    \cup Unless("account" \in e.wrote => e.spends, "key_spent_in_vain")
+    \cup Unless("account" \in e.wrote => e.spends, "key_spent_without_message")
     \cup Unless(ReadBefore(e) => e.outcome = "repeated", "repetition_not_noticed")
 
 -------------------------------------------------------------------------------
@@ -300,12 +300,12 @@ WhyNotDecryptOlm(e) ==
 HandOutQuery(e) ==
     /\ lists' = IF e.request \in DOMAIN lists.asked THEN lists
                 ELSE [lists EXCEPT !.asked = (e.request :>
-                        {[mark |-> m, list |-> e.lists[m], set |-> Get(lists.marks, m, Untold)] : m \in DOMAIN e.lists}) @@ @]
+                        {[mark |-> m, list |-> e.lists[m], set |-> Get(lists.marks, m, UnknownNumber)] : m \in DOMAIN e.lists}) @@ @]
     /\ But(<<keys, inbox, used>>)
 
 \* Whether a mark has not been set again, or settled, since its query was handed out. TRUE if it is
 \* not known.
-Stands(asked) == Get(lists.marks, asked.mark, Untold) \in {asked.set, Untold} \/ asked.set = Untold
+Stands(asked) == Get(lists.marks, asked.mark, UnknownNumber) \in {asked.set, UnknownNumber} \/ asked.set = UnknownNumber
 
 \* M6.2. MarkSent: the answer to a query. Its commit, which is an element too, deletes the marks
 \* (CommitRecords).
@@ -314,19 +314,19 @@ AnswerQuery(e) == But(<<keys, inbox, lists, used>>)
 \* A mark that was set again, or settled, does not count: the answer neither deletes it nor
 \* replaces the device list.
 WhyNotAnswerQuery(e) ==
-    LET late == {asked \in Get(lists.asked, e.request, {}) : e.told /\ ~Stands(asked)}
+    LET late == {asked \in Get(lists.asked, e.request, {}) : e.complete /\ ~Stands(asked)}
     IN  Unless(\A asked \in late : asked.mark \notin e.cleared, "newer_mark_cleared")
         \cup Unless(\A asked \in late : asked.list \in e.replaced => asked.mark \in e.cleared, "late_list_taken")
 
 \* What a commit has written. This element comes after the other elements of its operation. If
 \* lines of the operation may be missing, it is not known why it wrote these records.
 CommitRecords(e) ==
-    LET forgets == IF e.told THEN {} ELSE e.wrote \cup e.deleted
+    LET forgets == IF e.complete THEN {} ELSE e.wrote \cup e.deleted
         anew == e.repaired
     IN  /\ keys' = IF {"own_device", "offer"} \cap (forgets \cup anew) # {} THEN ForgottenKeys ELSE keys
-        /\ inbox' = LET told == IF "peer" \in anew THEN [inbox EXCEPT !.read = <<>>] ELSE inbox
+        /\ inbox' = LET kept == IF "peer" \in anew THEN [inbox EXCEPT !.read = <<>>] ELSE inbox
                     IN  IF "sync" \in e.deleted \cup forgets \cup anew
-                        THEN [told EXCEPT !.tokens = <<>>, !.other = Unknown] ELSE told
+                        THEN [kept EXCEPT !.tokens = <<>>, !.other = Unknown] ELSE kept
         /\ lists' = [lists EXCEPT
                 !.marks = [m \in e.set |-> e.version] @@ [m \in e.cleared |-> 0] @@ @,
                 \* A user who shares no room with this one any more is no longer tracked.
@@ -344,14 +344,14 @@ Encrypt(e) ==
 
 \* The commit stores that the index is used, and the index was not used before.
 WhyNotEncrypt(e) ==
-    Unless(e.told => e.kind \in e.moved, IF e.committed THEN "place_not_stored" ELSE "not_committed")
-    \cup Unless(Get(used, e.ratchet, -1) < e.index, "place_used_again")
+    Unless(e.complete => e.kind \in e.moved, IF e.committed THEN "index_not_stored" ELSE "not_committed")
+    \cup Unless(Get(used, e.ratchet, -1) < e.index, "index_used_again")
 
 \* M9.1, M21.2. ShareRoomKey: devices are given a room key.
 Share(e) == But(<<keys, inbox, lists, used>>)
 
 \* The same commit puts the request into the outbox.
-WhyNotShare(e) == Unless(e.told => e.request \in e.sends \cup {Unknown} /\ "outbox" \in e.wrote, "request_not_stored")
+WhyNotShare(e) == Unless(e.complete => e.request \in e.sends \cup {Unknown} /\ "outbox" \in e.wrote, "request_not_stored")
 
 -------------------------------------------------------------------------------
 \* By step: the names of the conditions that do not hold.
@@ -390,5 +390,5 @@ Next == at <= Len(TheSteps) /\ Why(TheSteps[at]) = {} /\ Step(TheSteps[at]) /\ a
 
 \* TLC takes states for the same if their positions are equal (VIEW): each state has at most one
 \* successor.
-Place == at
+StateView == at
 ===============================================================================

@@ -21,19 +21,19 @@ CONSTANTS
     Last    \* the position of the impossible element if Log is not accepted, else 0
 
 VARIABLES
-    at,     \* which element of Log is next
-    told    \* by process: the last version that its subscribers received, or Unheard
+    at,        \* which element of Log is next
+    delivered  \* by process: the last version that its subscribers received, or NoSubscriber
 
 \* The same as Log, for speed: TLC evaluates this definition once. It would evaluate what the
 \* configuration substitutes for Log at each use of Log.
 TheSteps == Log
 
 \* Instead of the value that an update was computed from:
-Untold == 1000001   \* the trace does not have it
+Unreported == 1000001   \* the trace does not have it
 Unread == 1000002   \* the operation did not read the record
 
 \* Instead of a version: there is no subscriber.
-Unheard == 1000003
+NoSubscriber == 1000003
 
 -------------------------------------------------------------------------------
 (* Each element has the name of its step, its process p, and the facts that   *)
@@ -55,7 +55,7 @@ TakeLease(e) ==
     /\ lease'.epoch = e.epoch
 
 \* Sync, with the epoch and the versions of the line.
-ComeUpToDate(e) ==
+SyncCache(e) ==
     /\ Sync(e.p)
     /\ guard[e.p].epoch = e.epoch
     /\ cache[e.p].version = e.since
@@ -66,20 +66,20 @@ ComeUpToDate(e) ==
 \* Want. A process that was refused the lease notes in the lease row that it waits, unless
 \* another process has noted that before. e.left is what the process has read there of the time
 \* that is left.
-AskInVain(e) ==
+AskForLease(e) ==
     /\ lease.epoch = e.epoch
     /\ ~Takeable([lease EXCEPT !.left = e.left], e.p)
     /\ IF lease.wanted
        THEN guard[e.p].stage = "none" /\ UNCHANGED vars
        ELSE Want(e.p)
 
-\* The first part of SyncFails. The second part is the release (GiveBack), or a release that
-\* fails (GiveBackInVain).
-MeetFailure(e) == guard[e.p] = Taken(e.epoch) /\ UNCHANGED vars
+\* The first part of SyncFails. The second part is the release (ReleaseLease), or a release that
+\* fails (FailToRelease).
+FailSync(e) == guard[e.p] = Taken(e.epoch) /\ UNCHANGED vars
 
 \* P8.7. The turn of a process is over, and it knows that another process waits. So its guard
 \* must be draining. CryptoStoreCache has no such action.
-HeedWaiter(e) ==
+DrainGuard(e) ==
     /\ lease.wanted /\ guard[e.p].epoch = e.epoch => guard[e.p].stage # "held"
     /\ UNCHANGED vars
 
@@ -96,7 +96,7 @@ NoticeLoss(e) ==
 
 \* The second part of SyncFails, or Release. If operations were abandoned, the guard has ended
 \* before the release.
-GiveBack(e) ==
+ReleaseLease(e) ==
     IF guard[e.p] = Taken(e.epoch) THEN SyncFails(e.p) /\ lease' = Released(lease)
     ELSE IF guard[e.p].epoch = e.epoch THEN Release(e.p)
     ELSE /\ lease.holder = e.p /\ FencePasses(lease, e.epoch)
@@ -105,7 +105,7 @@ GiveBack(e) ==
 
 \* A release was not written, or its outcome is unknown. The guard ends, and the lease will
 \* expire.
-GiveBackInVain(e) == IF guard[e.p].stage = "none" THEN UNCHANGED vars ELSE EndGuard(e)
+FailToRelease(e) == IF guard[e.p].stage = "none" THEN UNCHANGED vars ELSE EndGuard(e)
 
 \* Begin, under the epoch and from the version of the line.
 BeginOperation(e) ==
@@ -135,13 +135,13 @@ Completed(e) ==
 
 \* Load and Fill, of those records. The commit comes next, and needs the same fence. If the fence
 \* stops it, the explanation names this before what else is wrong with the commit.
-LookAtRest(e) == MayAccess(e.o) /\ op' = Completed(e) /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
+LoadUnreported(e) == MayAccess(e.o) /\ op' = Completed(e) /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
 
 \* Commit, with the epoch, the versions and the records of the line. Each update was computed from
 \* the value that the operation had read.
 CommitRecords(e) ==
     /\ op[e.o].under = e.epoch /\ op[e.o].at = e.snapshot
-    /\ \A r \in e.records : e.basis[r] \in {Untold, Unread, op[e.o].known[r]}
+    /\ \A r \in e.records : e.basis[r] \in {Unreported, Unread, op[e.o].known[r]}
     /\ Commit(e.o, e.records)
     /\ Len(commits') = e.version
     /\ op'[e.o].released = e.released
@@ -158,14 +158,14 @@ Answer(e) ==
 
 \* Outdated. A record that the operation needs has changed, or the change log was truncated so far
 \* that this is not known.
-MeetChange(e) ==
+FindOutdated(e) ==
     /\ MayAccess(e.o)
     /\ Version > op[e.o].at \/ floor > op[e.o].at
     /\ op' = [op EXCEPT ![e.o] = Idle]
     /\ UNCHANGED <<lease, history, commits, floor, guard, cache, heard>>
 
 \* Truncate. The new floor has no upper bound here: the line of the newest commit may come later.
-CutLog(e) ==
+TruncateLog(e) ==
     /\ floor' = Later(floor, e.floor)
     /\ UNCHANGED <<lease, history, commits, guard, cache, heard, op>>
 
@@ -173,57 +173,57 @@ CutLog(e) ==
 \* P9.6): all versions after e.since, up to e.version. Listen may happen at any time. Without a
 \* guard, it is not known which floor the process had read then. (Versions before this part of the
 \* log have the number 0, and are not judged.)
-Hears(e) ==
+IsDelivery(e) ==
     LET news == Tail(PublishedUpTo(<<Heard(e.since, FALSE)>>, e.version))
     IN  \/ e.version = 0
-        \/ /\ told[e.p] \in {Unheard, e.since}
+        \/ /\ delivered[e.p] \in {NoSubscriber, e.since}
            /\ news # <<>>
            /\ floor > e.since => e.lagged \/ guard[e.p].stage = "none"
 
 \* Changes are delivered to subscribers: Listen, or a part of Sync or Finish.
-Publish(e) == Hears(e) /\ told' = [told EXCEPT ![e.p] = e.version]
+Publish(e) == IsDelivery(e) /\ delivered' = [delivered EXCEPT ![e.p] = e.version]
 
 \* A subscription begins, at the version that the other subscriptions have received. If e.counted
 \* is FALSE, the trace does not have the number of subscriptions. Then it does not show either when
 \* the last one has ended, and the new one may begin at a later version.
 Subscribe(e) ==
-    /\ IF e.counted THEN told[e.p] \in {Unheard, e.version} ELSE told[e.p] = Unheard \/ told[e.p] <= e.version
-    /\ told' = [told EXCEPT ![e.p] = e.version]
+    /\ IF e.counted THEN delivered[e.p] \in {NoSubscriber, e.version} ELSE delivered[e.p] = NoSubscriber \/ delivered[e.p] <= e.version
+    /\ delivered' = [delivered EXCEPT ![e.p] = e.version]
 
 \* The last subscription of a process has ended.
-Unsubscribe(e) == told' = [told EXCEPT ![e.p] = Unheard]
+Unsubscribe(e) == delivered' = [delivered EXCEPT ![e.p] = NoSubscriber]
 
 \* StreamComplete: under a guard, the subscribers of a process have received all versions up to
 \* that of its cache.
 UpToDate(e) ==
-    told[e.p] = Unheard \/ guard[e.p].stage = "none" \/ cache[e.p].version <= told[e.p]
+    delivered[e.p] = NoSubscriber \/ guard[e.p].stage = "none" \/ cache[e.p].version <= delivered[e.p]
 
 \* A step of the store.
 Step(e) ==
     CASE e.step = "open"       -> OpenStore(e)
       [] e.step = "acquire"    -> TakeLease(e)
       [] e.step = "expire"     -> Expire
-      [] e.step = "want"       -> AskInVain(e)
-      [] e.step = "sync"       -> ComeUpToDate(e)
-      [] e.step = "sync_failed" -> MeetFailure(e)
-      [] e.step = "sync_untold" -> Sync(e.p)  \* its process was killed before it wrote the line
+      [] e.step = "want"       -> AskForLease(e)
+      [] e.step = "sync"       -> SyncCache(e)
+      [] e.step = "sync_failed" -> FailSync(e)
+      [] e.step = "sync_unreported" -> Sync(e.p)  \* its process was killed before it wrote the line
       [] e.step = "renew"      -> Renew(e.p) /\ guard[e.p].epoch = e.epoch /\ ~e.overdue
-      [] e.step = "heed"       -> HeedWaiter(e)
+      [] e.step = "drain"      -> DrainGuard(e)
       [] e.step = "lose_guard" -> NoticeLoss(e)
       [] e.step = "end_guard"  -> EndGuard(e)
-      [] e.step = "release"    -> GiveBack(e)
-      [] e.step = "release_fails" -> GiveBackInVain(e)
+      [] e.step = "release"    -> ReleaseLease(e)
+      [] e.step = "release_fails" -> FailToRelease(e)
       [] e.step = "begin"      -> BeginOperation(e)
       [] e.step = "load"       -> ReadRecord(e)
       [] e.step = "forget"     -> DropRecord(e)
-      [] e.step = "look"       -> LookAtRest(e)
+      [] e.step = "load_unreported" -> LoadUnreported(e)
       [] e.step = "commit"     -> CommitRecords(e)
       [] e.step = "validate"   -> Answer(e)
       [] e.step = "finish"     -> Finish(e.o)
       [] e.step = "lose"       -> Lose(e.o)
-      [] e.step = "outdated"   -> MeetChange(e)
+      [] e.step = "outdated"   -> FindOutdated(e)
       [] e.step = "abort"      -> Abort(e.o)
-      [] e.step = "truncate"   -> CutLog(e)
+      [] e.step = "truncate"   -> TruncateLog(e)
 
 \* A long log is checked in parts. Each part begins where a process takes the lease. Little of the
 \* state before it matters then: each earlier guard is dead; the next sync drops each cached record
@@ -240,30 +240,30 @@ TraceInit ==
     /\ op = [o \in Operations |-> IF o \in DOMAIN Start.running
                 THEN [Idle EXCEPT !.stage = "running", !.mode = "transaction", !.under = Start.running[o]] ELSE Idle]
     /\ at = 1
-    /\ told = [p \in Processes |-> IF p \in DOMAIN Start.told THEN Start.told[p] ELSE Unheard]
+    /\ delivered = [p \in Processes |-> IF p \in DOMAIN Start.delivered THEN Start.delivered[p] ELSE NoSubscriber]
 
 \* At the end of a part, print the state that the next part begins from.
 AtEnd == at = Len(TheSteps) + 1 =>
     PrintT(<<"end", lease.epoch, IF lease.holder = Nobody THEN "" ELSE lease.holder, lease.left, lease.wanted,
              [p \in Processes |-> <<guard[p].stage, guard[p].epoch>>],
              {<<p, r>> \in Processes \X Records : SyncedCache(cache[p]).records[r] # Missing},
-             [o \in Operations |-> op[o].under], told>>)
+             [o \in Operations |-> op[o].under], delivered>>)
 
-\* An element: of a subscription, or of the store. If an element of the store has the field told,
-\* the process must have delivered all changes before it.
+\* An element: of a subscription, or of the store. If an element of the store has the field
+\* delivered, the process must have delivered all changes before it.
 Take(e) ==
     CASE e.step = "publish"     -> Publish(e) /\ UNCHANGED vars
       [] e.step = "subscribe"   -> Subscribe(e) /\ UNCHANGED vars
       [] e.step = "unsubscribe" -> Unsubscribe(e) /\ UNCHANGED vars
-      [] OTHER                  -> Step(e) /\ ("told" \in DOMAIN e => UpToDate(e)) /\ UNCHANGED told
+      [] OTHER                  -> Step(e) /\ ("delivered" \in DOMAIN e => UpToDate(e)) /\ UNCHANGED delivered
 
 TraceNext == at <= Len(TheSteps) /\ Take(TheSteps[at]) /\ at' = at + 1
 
-TraceSpec == TraceInit /\ [][TraceNext]_<<vars, at, told>>
+TraceSpec == TraceInit /\ [][TraceNext]_<<vars, at, delivered>>
 
 \* TLC takes states for the same if these are equal (VIEW). States at one position of the log differ
 \* only in what a process has noticed: its guard, and the lease.
-Place == <<at, guard, lease>>
+StateView == <<at, guard, lease>>
 
 -------------------------------------------------------------------------------
 (* If a log is not accepted: which conditions the impossible step breaks.     *)
@@ -323,14 +323,14 @@ Wrong(e) ==
             \cup Unless(Working(e) => MayAccess(e.o), "load_unfenced")
             \cup Unless(~ChangedAfter(e.record, op[e.o].at), "load_changed")
             \cup Unless(floor <= op[e.o].at, "load_after_floor")
-      [] e.step = "look" -> Unless(MayAccess(e.o), "commit_unfenced")
+      [] e.step = "load_unreported" -> Unless(MayAccess(e.o), "commit_unfenced")
       [] e.step = "commit" ->
             Unless(Working(e), "operation_over")
             \cup Unless(Working(e) => op[e.o].under = e.epoch /\ op[e.o].at = e.snapshot, "operation_changed")
             \cup Unless(Working(e) => MayAccess(e.o), "commit_unfenced")
             \cup Unless(Len(commits) + 1 = e.version, "version_not_next")
-            \cup Unless(\A r \in e.records : op[e.o].known[r] # Missing, "read_from_nowhere")
-            \cup Unless(\A r \in e.records : e.basis[r] \in {Untold, Unread, Value(r, Version)}, "older_value")
+            \cup Unless(\A r \in e.records : op[e.o].known[r] # Missing, "read_without_loading")
+            \cup Unless(\A r \in e.records : e.basis[r] \in {Unreported, Unread, Value(r, Version)}, "older_value")
             \cup Unless(op[e.o].at = Len(commits), "older_snapshot")
             \cup Unless(e.released => lease.wanted, "released_unwanted")
             \cup Unless(~e.short, "short_lease")
@@ -339,16 +339,16 @@ Wrong(e) ==
             Unless(MayAccess(e.o), "load_unfenced")
             \cup Unless(Version > op[e.o].at \/ floor > op[e.o].at, "nothing_changed")
       [] e.step = "publish" ->
-            Unless(told[e.p] >= e.since, "told_with_gap")
-            \cup Unless((told[e.p] = Unheard \/ told[e.p] <= e.since) /\ e.since < e.version, "told_again")
-            \cup Unless(e.lagged \/ floor <= e.since, "lag_untold")
+            Unless(delivered[e.p] >= e.since, "delivered_with_gap")
+            \cup Unless((delivered[e.p] = NoSubscriber \/ delivered[e.p] <= e.since) /\ e.since < e.version, "delivered_again")
+            \cup Unless(e.lagged \/ floor <= e.since, "lag_not_delivered")
       [] e.step = "subscribe" -> {"subscribed_elsewhere"}
       [] OTHER -> {}
 
 \* The same, with the condition of Take on what was delivered.
 Reasons(e) ==
     Wrong(e) \cup IF e.step \in {"publish", "subscribe", "unsubscribe"} THEN {}
-                  ELSE Unless("told" \in DOMAIN e => UpToDate(e), "not_told")
+                  ELSE Unless("delivered" \in DOMAIN e => UpToDate(e), "not_delivered")
 
 \* Print them for the impossible element.
 AtLast == at = Last => PrintT(<<"reasons", Reasons(TheSteps[at]), lease, Version>>)

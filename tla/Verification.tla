@@ -159,11 +159,11 @@ ReplaceOurKey ==
 (* Our side. Each step is one commit, by any of our processes.               *)
 
 \* The messages that we may receive next: the peer's oldest one, or one of the attacker.
-Hearable ==
+Receivable ==
     ({Oldest(server.toUs)} \ {Nothing})
     \cup (IF Attack /\ Live(store.flow) /\ server.forged < MaxForged THEN Forgeable ELSE {})
 
-Heard(message) ==
+Received(message) ==
     server' = IF message = Oldest(server.toUs) THEN [server EXCEPT !.toUs = Rest(@)]
               ELSE [server EXCEPT !.forged = IF @ < MaxForged THEN @ + 1 ELSE @]
 
@@ -189,26 +189,26 @@ StartSas ==
 \* If we have started too, the peer's start counts, and we abandon our own.
 \* M16.9
 ReceiveStart(message) ==
-    /\ message.type = "start" /\ message \in Hearable
+    /\ message.type = "start" /\ message \in Receivable
     /\ store.flow.phase = "ready" \/ (store.flow.phase = "started" /\ ~setting.first)
     /\ store' = Stored([store.flow EXCEPT !.phase = "accepted", !.role = "accepter"],
                      <<Accept(IF message.by = "peers" THEN "ours" ELSE "other")>>)
-    /\ Heard(message)
+    /\ Received(message)
     /\ UNCHANGED <<setting, peer, flight, people>>
 
 \* We have started too, and our own start counts.
 IgnoreStart(message) ==
-    /\ message.type = "start" /\ message \in Hearable
+    /\ message.type = "start" /\ message \in Receivable
     /\ store.flow.phase = "started" /\ setting.first
-    /\ Heard(message)
+    /\ Received(message)
     /\ UNCHANGED <<setting, peer, store, flight, people>>
 
 ReceiveAccept(message) ==
-    /\ message.type = "accept" /\ message \in Hearable
+    /\ message.type = "accept" /\ message \in Receivable
     /\ store.flow.phase = "started"
     /\ store' = Stored([store.flow EXCEPT !.phase = "accepted", !.commitment = message.commitment],
                      <<Key("ours")>>)
-    /\ Heard(message)
+    /\ Received(message)
     /\ UNCHANGED <<setting, peer, flight, people>>
 
 \* M16.10
@@ -216,12 +216,12 @@ AsCommitted(key) == store.flow.role = "starter" => key = store.flow.commitment
 
 \* If two keys arrive, the first one counts.
 ReceiveKey(message) ==
-    /\ message.type = "key" /\ message \in Hearable
+    /\ message.type = "key" /\ message \in Receivable
     /\ store.flow.phase = "accepted"
     /\ AsCommitted(message.key) \/ Broken("commitment-unchecked")
     /\ store' = Stored([store.flow EXCEPT !.phase = "exchanged", !.key = message.key],
                      IF store.flow.role = "accepter" THEN <<Key("ours")>> ELSE <<>>)
-    /\ Heard(message)
+    /\ Received(message)
     /\ UNCHANGED <<setting, peer, flight, people>>
 
 \* Whether a MAC is valid: under our secret, and of the identity key that we know.
@@ -229,22 +229,22 @@ ReceiveKey(message) ==
 Right(mac) == mac.secret = Secret /\ (mac.identity = setting.identity \/ Broken("mac-of-another-key"))
 
 ReceiveMac(message) ==
-    /\ message.type = "mac" /\ message \in Hearable
+    /\ message.type = "mac" /\ message \in Receivable
     /\ store.flow.phase = "confirmed"
     /\ Right(message)
     /\ store' = Ended(store.flow, <<>>)
     /\ ResultInHand
-    /\ Heard(message)
+    /\ Received(message)
     /\ UNCHANGED <<setting, peer, people>>
 
 \* The MAC may arrive before our person has answered. Then it is stored unchecked.
 KeepMac(message) ==
-    /\ message.type = "mac" /\ message \in Hearable
+    /\ message.type = "mac" /\ message \in Receivable
     /\ store.flow.phase = "exchanged"
     /\ store.flow.mac = Nothing
     /\ store' = IF Broken("trusted-unconfirmed") /\ Right(message) THEN Ended(store.flow, <<>>)
                 ELSE Stored([store.flow EXCEPT !.mac = message], <<>>)
-    /\ Heard(message)
+    /\ Received(message)
     /\ UNCHANGED <<setting, peer, flight, people>>
 
 OurMac == Mac(Secret, "ours")
@@ -274,10 +274,10 @@ CancelFlow ==
     /\ UNCHANGED <<setting, peer, server, flight>>
 
 ReceiveCancel(message) ==
-    /\ message.type = "cancel" /\ message \in Hearable
+    /\ message.type = "cancel" /\ message \in Receivable
     /\ Live(store.flow)
     /\ store' = Stored([store.flow EXCEPT !.phase = "cancelled"], <<>>)
-    /\ Heard(message)
+    /\ Received(message)
     /\ UNCHANGED <<setting, peer, flight, people>>
 
 \* Whether the flow waits for a message. (This repeats conditions of the actions above, so
@@ -293,19 +293,19 @@ Expected(message) ==
 \* An unexpected message, a key that does not match its commitment, or an invalid MAC.
 \* M16.7
 RefuseMessage(message) ==
-    /\ message \in Hearable
+    /\ message \in Receivable
     /\ Live(store.flow)
     /\ ~Expected(message)
     /\ store' = Cancelled
-    /\ Heard(message)
+    /\ Received(message)
     /\ UNCHANGED <<setting, peer, flight, people>>
 
 \* A message that arrives when the flow is over.
 \* M16.7
 IgnoreMessage(message) ==
-    /\ message \in Hearable
+    /\ message \in Receivable
     /\ ~Live(store.flow)
-    /\ Heard(message)
+    /\ Received(message)
     /\ UNCHANGED <<setting, peer, store, flight, people>>
 
 \* outgoing_requests: each process lists the oldest message that is not sent yet.
@@ -362,7 +362,7 @@ PeerStarts ==
     /\ Says([peer EXCEPT !.phase = "started", !.role = "starter"], server.toPeer, <<Start("peers")>>)
     /\ UNCHANGED people
 
-PeerHears ==
+PeerReceives ==
     /\ server.toPeer # <<>>
     /\ LET message == Oldest(server.toPeer)
            Becomes(flow, messages) == Says(flow, Rest(server.toPeer), messages)
@@ -399,7 +399,7 @@ PeerCancels ==
     /\ Says([peer EXCEPT !.phase = "cancelled"], server.toPeer, <<Cancel>>)
 
 -------------------------------------------------------------------------------
-Hear ==
+Receive ==
     \E message \in Messages :
         \/ ReceiveStart(message) \/ IgnoreStart(message) \/ ReceiveAccept(message) \/ ReceiveKey(message)
         \/ ReceiveMac(message) \/ KeepMac(message) \/ ReceiveCancel(message)
@@ -412,7 +412,7 @@ Next ==
         \/ ReceiveMac(message) \/ KeepMac(message) \/ ReceiveCancel(message)
         \/ RefuseMessage(message) \/ IgnoreMessage(message)
     \/ \E p \in Processes : OutgoingRequest(p) \/ Deliver(p) \/ MarkSent(p) \/ Lose(p) \/ CommitResult(p)
-    \/ PeerStarts \/ PeerHears \/ PeerConfirms \/ PeerCancels
+    \/ PeerStarts \/ PeerReceives \/ PeerConfirms \/ PeerCancels
     \/ Withhold \/ ReplaceOurKey
 
 (* Fairness, in words. It is enough that some process is not suspended. One  *)
@@ -425,12 +425,12 @@ Next ==
 (* Verification!Fairness`.                                                   *)
 Fairness ==
     /\ WF_vars(StartSas)
-    /\ WF_vars(Hear)
+    /\ WF_vars(Receive)
     /\ WF_vars(ConfirmSas)
     /\ SF_vars(\E p \in Processes : OutgoingRequest(p))
     /\ SF_vars(\E p \in Processes : InFlight(p, "request") /\ flight[p].number > store.sent /\ Deliver(p))
     /\ SF_vars(\E p \in Processes : InFlight(p, "answered") /\ flight[p].number > store.sent /\ MarkSent(p))
-    /\ WF_vars(PeerHears)
+    /\ WF_vars(PeerReceives)
     /\ WF_vars(PeerConfirms)
 
 Spec == Init /\ [][Next]_vars

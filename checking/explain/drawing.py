@@ -18,7 +18,7 @@ LEASE, STORE = "lease", "store"
 SHOWN_STEPS: Final = 16
 """Drawn before the last one, besides those that it depends on."""
 _SHOWN_RECORDS: Final = 3
-_SAID_BY_NEXT: Final = frozenset({"forget", "look"})
+_SAID_BY_NEXT: Final = frozenset({"forget", "load_unreported"})
 """Steps that the next one implies."""
 
 
@@ -118,11 +118,11 @@ def step_in_words(merged: Merged, step: Step) -> tuple[str, str, str]:
             return process, LEASE, f"is refused the lease, and notes in the row that it waits (epoch {epoch})"
         case "sync":
             return process, STORE, f"syncs from version {_number(step, 'since') + merged.base_version} to {version}"
-        case "sync_untold":
+        case "sync_unreported":
             return process, STORE, "syncs, which no line reports"
         case "sync_failed":
             return process, STORE, f"can't sync under epoch {epoch}"
-        case "heed":
+        case "drain":
             return process, "", f"learns that another process waits, and begins nothing more under epoch {epoch}"
         case "renew":
             return process, LEASE, f"renews the lease of epoch {epoch}"
@@ -141,7 +141,7 @@ def step_in_words(merged: Merged, step: Step) -> tuple[str, str, str]:
             return process, STORE, f"loads a record in {operation}"
         case "forget":
             return process, "", "drops a record from its cache"
-        case "look" | "commit":
+        case "load_unreported" | "commit":
             made = getattr(step.line, "version", version)
             return process, STORE, f"commits version {made} from version {snapshot} under epoch {epoch}, in {operation}"
         case "validate":

@@ -10,7 +10,7 @@ from checking.explain.drawing import drawing_of, scenes, step_in_words
 from checking.explain.lines import Acquire, DecryptMegolm, DecryptOlm, Load
 from checking.explain.machine_explanation import MachineExplanation, explain_machine
 from checking.explain.machine_steps import MachineStep, machine_steps
-from checking.explain.merging import Base, Merged, Step, is_untold, merge
+from checking.explain.merging import Base, Merged, Step, is_unreported, merge
 from checking.explain.page import Frame, page
 from checking.explain.reading import Found, Logs, read
 from checking.explain.reasons import REASONS, Certainty, Reason
@@ -57,7 +57,7 @@ class Explanation:
         followed = self.merged.steps[: self._followed + 3]
         acquired = {step.line.epoch for step in followed if isinstance(step.line, Acquire)}
         skipped = len(acquired) < max(acquired, default=self.merged.base_epoch) - self.merged.base_epoch
-        return skipped or any(map(is_untold, followed))
+        return skipped or any(map(is_unreported, followed))
 
     @property
     def rejected(self) -> bool:

@@ -130,7 +130,7 @@ MACHINE_REASONS: Final[Mapping[str, Reason]] = {
         LIKELY,
         "Inbox!AtomicSync",
     ),
-    "key_spent_in_vain": Reason(
+    "key_spent_without_message": Reason(
         ("M7.8",),
         "changed the account although it had decrypted no message that begins a session",
         ("key-dropped-by-bad-message",),
@@ -172,7 +172,7 @@ MACHINE_REASONS: Final[Mapping[str, Reason]] = {
         LIKELY,
         "Lists!DirtyNotLost",
     ),
-    "place_not_stored": Reason(
+    "index_not_stored": Reason(
         ("M10.1",),
         "encrypted a message, and its commit did not store that its index is used",
         ("send-before-persist",),
@@ -186,7 +186,7 @@ MACHINE_REASONS: Final[Mapping[str, Reason]] = {
         LIKELY,
         "Sharing!NoRatchetReuse",
     ),
-    "place_used_again": Reason(
+    "index_used_again": Reason(
         ("M10.1", "M7.4"),
         "encrypted a message with an index that was used before",
         ("send-before-persist", "save-error-ignored", "failed-decrypt-mutates"),

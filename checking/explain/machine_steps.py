@@ -110,7 +110,7 @@ def _with_readings(steps: Iterable[MachineStep]) -> Iterator[MachineStep]:
             deleted, repaired = step.facts["deleted"], step.facts["repaired"]
             assert isinstance(deleted, frozenset)
             assert isinstance(repaired, frozenset)
-            if "seen" in deleted | repaired or not step.facts["told"]:
+            if "seen" in deleted | repaired or not step.facts["complete"]:
                 readings.forget()
         line = step.found.line
         if step.name == "decrypt_megolm" and isinstance(line, DecryptMegolm):
@@ -156,7 +156,7 @@ def _steps_of(operation: _Operation, process: str) -> Iterator[MachineStep]:
     change = Change.of(effect)
     context: dict[str, MachineFact] = {
         "p": process,
-        "told": change.is_complete and operation.is_whole and not any(isinstance(line, Repair) for line in lines),
+        "complete": change.is_complete and operation.is_whole and not any(isinstance(line, Repair) for line in lines),
         "committed": isinstance(effect, Commit),
         **change.facts(),
     }
@@ -187,7 +187,7 @@ def _unreported(steps: Sequence[MachineStep], records: object, process: str) -> 
     if steps and isinstance(records, tuple):
         named = frozenset(map(str, records))
         written = named if all("/" in record for record in named) else ALL_KINDS
-        facts: dict[str, MachineFact] = {"p": process, "told": False, "committed": True}
+        facts: dict[str, MachineFact] = {"p": process, "complete": False, "committed": True}
         facts |= Change(written, written).facts()
         nothing: frozenset[str] = frozenset()
         facts |= {"version": UNKNOWN_NUMBER, "repaired": nothing, **commit_facts([], Change(named, named))}

@@ -33,7 +33,7 @@ CONSTANTS
     MessagesKept = 256
     ClaimedAgainAfter = 60
     RequestsKept = 400
-VIEW Place
+VIEW StateView
 CHECK_DEADLOCK FALSE
 INVARIANTS AtEnd AtImpossible
 """

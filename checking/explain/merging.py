@@ -43,7 +43,7 @@ from checking.explain.writers import writers_of
 from unwedged.protocol.lease import LONGEST_LEASE_MS
 
 Fact: TypeAlias = "int | bool | str | tuple[str, ...] | Mapping[str, int]"
-"""What ``tla/Trace.tla`` is told of a step: a number, a truth value, a name, a set of names, or a number for each."""
+"""What ``tla/Trace.tla`` gets of a step: a number, a truth value, a name, a set of names, or a number for each."""
 
 UNKNOWN_BASIS: Final = 1_000_001
 UNREAD: Final = 1_000_002
@@ -51,7 +51,7 @@ NEVER_SEEN: Final = 1_000_000
 """The basis of an update that was computed from a value which no line tells of."""
 SOMETHING: Final = "?"
 """In the place of the records that a commit wrote, where nobody says which they are."""
-MOST_UNTOLD: Final = 100_000
+MOST_UNREPORTED: Final = 100_000
 """The most versions that no line tells of: each is put in."""
 MOST_EPOCHS: Final = 1_000_000_000
 """TLC has no numbers much larger."""
@@ -115,8 +115,8 @@ class _Operation:
     loaded: list[str] = field(default_factory=list)
 
 
-_AFTER_PUBLISHING: Final = frozenset({"renew", "release", "load", "look", "validate"})
-"""Steps before which a process has told its subscribers of all that its cache has."""
+_AFTER_PUBLISHING: Final = frozenset({"renew", "release", "load", "load_unreported", "validate"})
+"""Steps before which a process has delivered to its subscribers all that its cache has."""
 _NO_FACTS: Final[Mapping[str, Fact]] = {}
 _ENDINGS: Final = (Commit, CommitFails, Validate, Lose, Outdated)
 _Heeding: TypeAlias = Renew | Commit | Validate
@@ -144,17 +144,17 @@ class _Merging:
         self._synced_under = list(accumulate((sync.epoch for sync in by_version), max))
         """By the places of these: the highest epoch so far."""
         self._holders = {line.epoch: line.instance for line in lines if isinstance(line, Acquire)}
-        self._told_up_to = 0 if base is None else base.epoch
+        self._reported_up_to = 0 if base is None else base.epoch
         """The last epoch whose holder is of no importance."""
         self._base = base or self._first(line.version for line in lines if isinstance(line, Open))
         self._refuse_what_is_too_far_apart()
         self._cut_off = self._instances_cut_off()
-        self._untold_acquisitions = self._acquisitions_cut_off()
-        self._holders |= self._untold_acquisitions
+        self._unreported_acquisitions = self._acquisitions_cut_off()
+        self._holders |= self._unreported_acquisitions
         self._epochs = sorted(self._holders)
         order = dict.fromkeys([*(self._holders[epoch] for epoch in self._epochs), *sorted(logs.instances)])
         self._names = {instance: f"P{number}" for number, instance in enumerate(order, 1)}
-        self._untold = self._untold_versions()
+        self._unreported = self._unreported_versions()
         self._failed = self._failed_commits(line for line in lines if isinstance(line, CommitFails))
         self._written_in = self._versions_by_record()
         self._newest_digests = dict(self._base.digests)
@@ -173,7 +173,7 @@ class _Merging:
         """Return all steps in order."""
         for instance, name in self._names.items():
             _Instance(self, name, self._logs.instances[instance]).place()
-        self._place_untold()
+        self._place_unreported()
         self._place_cut_off()
         steps = list(self._in_order())
         return Merged(
@@ -192,7 +192,7 @@ class _Merging:
         """Say whether lines show an epoch, a version, or a wish for the lease that no line reports (T5.2)."""
         lines = [found.line for found in self._all()]
         acquired = {line.epoch for line in lines if isinstance(line, Acquire)}
-        refused = {line.epoch for line in lines if isinstance(line, Want) and line.epoch > self._told_up_to}
+        refused = {line.epoch for line in lines if isinstance(line, Want) and line.epoch > self._reported_up_to}
         shown = {line.row_epoch for line in lines if isinstance(line, Validate) and line.row_epoch is not None}
         last = max(acquired | refused | shown, default=self._base.epoch)
         after_base = sum(epoch > self._base.epoch for epoch in acquired)
@@ -202,7 +202,7 @@ class _Merging:
             or after_base < last - self._base.epoch
             or any(_was_wanted(line) and line.epoch not in refused for line in lines if isinstance(line, _Heeding))
             or any(_was_fenced(line) and line.epoch >= last for line in lines if isinstance(line, _Fenced))
-            or not self._untold.keys() <= self._failed.keys()
+            or not self._unreported.keys() <= self._failed.keys()
             or max(seen, default=0) > self._last_version
         )
 
@@ -219,11 +219,11 @@ class _Merging:
     def _refuse_what_is_too_far_apart(self) -> None:
         versions = [(line.version, str(place)) for line, place in self._all() if isinstance(line, Commit | Sync)]
         last, place = max(versions, default=(0, ""))
-        untold = last - self._base.version - len({line.version for line in self._commits})
-        if untold > MOST_UNTOLD:
+        unreported = last - self._base.version - len({line.version for line in self._commits})
+        if unreported > MOST_UNREPORTED:
             raise TooFarApart(
-                f"{place} is of version {last:,}, and no line reports {untold:,} of the versions from "
-                f"{self._base.version + 1:,} on: {MOST_UNTOLD:,} can be missing at most"
+                f"{place} is of version {last:,}, and no line reports {unreported:,} of the versions from "
+                f"{self._base.version + 1:,} on: {MOST_UNREPORTED:,} can be missing at most"
             )
         highest, place = max(((getattr(line, "epoch", 0), str(place)) for line, place in self._all()), default=(0, ""))
         if highest - self._base.epoch > MOST_EPOCHS:
@@ -258,7 +258,7 @@ class _Merging:
 
     def _place_cut_off(self) -> None:
         """Put in the acquisitions that were cut off, and that somebody waited where a commit shows that."""
-        for epoch, instance in self._untold_acquisitions.items():
+        for epoch, instance in self._unreported_acquisitions.items():
             process = self._names[instance]
             self._remarks.append(f"no line reports who took epoch {epoch}: it can be {process}, whose lines end before")
             self.put(epoch, process, Step("acquire", {"p": process, "epoch": self.epoch(epoch)}))
@@ -294,25 +294,29 @@ class _Merging:
         """Return the first epoch that was acquired after another one, or that one itself if it is the last."""
         return min((one for one in self._epochs if one > epoch), default=epoch)
 
-    def _untold_versions(self) -> dict[int, dict[str, None]]:
+    def _unreported_versions(self) -> dict[int, dict[str, None]]:
         """Return the versions that no commit tells of, and which records a sync says were written in each."""
-        told = {commit.version for commit in self._commits}
-        self._last_version = last = max([*told, *(sync.version for sync in self._syncs)], default=self._base.version)
-        untold: dict[int, dict[str, None]] = {
-            version: {} for version in range(self._base.version + 1, last + 1) if version not in told
+        reported = {commit.version for commit in self._commits}
+        self._last_version = last = max(
+            [*reported, *(sync.version for sync in self._syncs)], default=self._base.version
+        )
+        unreported: dict[int, dict[str, None]] = {
+            version: {} for version in range(self._base.version + 1, last + 1) if version not in reported
         }
         for sync in self._syncs:
             for record, version in zip(sync.changed, sync.changed_in, strict=False):
-                if version in untold:
-                    untold[version][record] = None
-        return untold
+                if version in unreported:
+                    unreported[version][record] = None
+        return unreported
 
     def dropped(self, sync: Sync) -> tuple[str, ...]:
         """Return what a sync has dropped, as far as it is known which commit has written it."""
         lines = [one for one in self._commits if sync.since < one.version <= sync.version]
         written = {record for one in lines for record in one.records}
-        if any(one.unlisted for one in lines) or any(sync.since < version <= sync.version for version in self._untold):
-            written |= {record for version in self._untold for record in self._untold[version]}
+        if any(one.unlisted for one in lines) or any(
+            sync.since < version <= sync.version for version in self._unreported
+        ):
+            written |= {record for version in self._unreported for record in self._unreported[version]}
             return tuple(record for record in sync.dropped if record in written)
         return tuple(sync.dropped)
 
@@ -321,12 +325,12 @@ class _Merging:
         made: dict[int, CommitFails] = {}
         for failed in sorted(failures, key=lambda failed: failed.epoch):
             version = failed.snapshot + 1
-            named = self._untold.get(version)
+            named = self._unreported.get(version)
             known = not failed.records or (named is not None and named.keys() <= set(failed.records))
             if failed.why == "unknown_outcome" and named is not None and known:
                 made[version] = failed
         for version, failed in made.items():
-            self._untold[version] = dict.fromkeys(failed.records) or self._untold[version]
+            self._unreported[version] = dict.fromkeys(failed.records) or self._unreported[version]
         return made
 
     def made_by(self, failed: CommitFails) -> bool:
@@ -336,9 +340,9 @@ class _Merging:
     def _versions_by_record(self) -> Mapping[str, Sequence[int]]:
         """Return the versions that each record was written in, lowest first, as far as lines tell."""
         written: dict[str, list[int]] = defaultdict(list)
-        told = [(commit.version, record) for commit in self._commits for record in set(commit.records)]
-        untold = [(version, record) for version, records in self._untold.items() for record in records]
-        for version, record in sorted([*told, *untold]):
+        reported = [(commit.version, record) for commit in self._commits for record in set(commit.records)]
+        unreported = [(version, record) for version, records in self._unreported.items() for record in records]
+        for version, record in sorted([*reported, *unreported]):
             written[record].append(version)
         return written
 
@@ -353,14 +357,14 @@ class _Merging:
         unlisted = False
         for record, digest in self._newest_digests.items():
             numbers[record][digest].append(0)
-        told: dict[int, Commit | CommitFails] = {commit.version: commit for commit in self._commits} | self._failed
-        for version in sorted({*told, *self._untold}):
-            commit = told.get(version)
+        reported: dict[int, Commit | CommitFails] = {commit.version: commit for commit in self._commits} | self._failed
+        for version in sorted({*reported, *self._unreported}):
+            commit = reported.get(version)
             if commit is None or not commit.records:
-                for record in self._untold[version]:
+                for record in self._unreported[version]:
                     counts[record] += 1
                     self._newest_digests.pop(record, None)
-                if not self._untold[version]:  # It may have written any record.
+                if not self._unreported[version]:  # It may have written any record.
                     self._newest_digests.clear()
                     unlisted = True
                 continue
@@ -399,7 +403,7 @@ class _Merging:
         """Return what a commit has written whose process did not learn that it has."""
         if failed.records:
             return {"records": tuple(failed.records), **self.based(failed)}
-        records = tuple(self._untold[failed.snapshot + 1]) or (SOMETHING,)
+        records = tuple(self._unreported[failed.snapshot + 1]) or (SOMETHING,)
         return {"records": records, "basis": dict.fromkeys(records, UNKNOWN_BASIS), "unloaded": records}
 
     def _newest(self, record: str, digest: str, commit: Commit | CommitFails) -> int:
@@ -434,10 +438,10 @@ class _Merging:
         """Let a process take one more step under an epoch."""
         self._of_epoch[epoch][process].append(step)
 
-    def _place_untold(self) -> None:
+    def _place_unreported(self) -> None:
         """Put in the commits that nobody tells of: at the end of the last epoch before anybody saw them."""
         lacking: list[tuple[int, str]] = []
-        for version, records in self._untold.items():
+        for version, records in self._unreported.items():
             if version in self._failed:
                 continue
             seen = min((sync.epoch for sync in self._syncs if sync.version >= version), default=None)
@@ -467,9 +471,9 @@ class _Merging:
             else:
                 finishes = [finish]
             own[place:place] = [
-                *([] if any(step.name == "sync" for step in own) else [Step("sync_untold", facts)]),
+                *([] if any(step.name == "sync" for step in own) else [Step("sync_unreported", facts)]),
                 Step("begin", {**facts, "mode": "transaction"}),
-                Step("look", {**facts, **based, "records": written}),
+                Step("load_unreported", {**facts, **based, "records": written}),
                 Step("commit", commit),
                 *finishes,
             ]
@@ -482,7 +486,7 @@ class _Merging:
     def _whose_trace_lacks(self, version: int, highest: int) -> str:
         """Say whose trace lacks a version that was made under the given epoch at the latest, if that is certain."""
         lowest = max(self.made_under(version - 1), self._synced_before(version))
-        if lowest < highest or highest not in self._holders or highest in self._untold_acquisitions:
+        if lowest < highest or highest not in self._holders or highest in self._unreported_acquisitions:
             return "give the traces of all processes"
         return f"{self._names[self._holders[highest]]} held the lease, and its trace lacks lines"
 
@@ -501,7 +505,7 @@ class _Merging:
                 own, holder, free = own[1:], taker, False
             late: list[tuple[int, list[Step]]] = []
             for steps in steps_of.values():
-                early, rest = _split(steps, "open", "want", "load", "look", "outdated")
+                early, rest = _split(steps, "open", "want", "load", "load_unreported", "outdated")
                 yield from early
                 if rest:
                     late.append((_place_for(rest, own), rest))
@@ -574,16 +578,16 @@ class _Instance:
         ending = {each.last: each for each in self._operations.values() if not each.ended}
         guard: int | None = None
         """The epoch of the guard that it has, as far as its lines tell."""
-        told, may_have_ended = 0, False
+        reported, may_have_ended = 0, False
         self._place_open()
         for found in self._lines:
-            missing = may_have_ended or found.line.line != told + 1
+            missing = may_have_ended or found.line.line != reported + 1
             may_have_ended = _may_have_released(found.line, may_have_ended)
             if guard is not None and missing and isinstance(found.line, Acquire | Want):
                 # The line, or the field, that tells how its guard has ended is missing.
                 ended: dict[str, Fact] = {"p": self._name, "epoch": self._merging.epoch(guard)}
                 self._merging.put(max(guard, self._bucket), self._name, Step("end_guard", ended))
-            guard, told = _guard_after(found.line, guard), found.line.line
+            guard, reported = _guard_after(found.line, guard), found.line.line
             while beginning and beginning[-1].began_after < found.line.line:
                 self._begin(beginning.pop())
             for commit in self._early.pop(found.line.line, ()):
@@ -645,7 +649,7 @@ class _Instance:
         self._bucket = max(self._bucket, under)
         epoch = getattr(found.line, "epoch", None)
         if name in _AFTER_PUBLISHING and self._counts_subscriptions:
-            facts = {**facts, "told": True}
+            facts = {**facts, "delivered": True}
         known = {"p": self._name, **({} if epoch is None else {"epoch": self._merging.epoch(epoch)}), **facts}
         self._merging.put(under, self._name, Step(name, known, found.location, found.line))
 
@@ -737,7 +741,7 @@ class _Instance:
             short = not released and line.left_ms is not None and _exceeds(lease_ms, 2 * line.left_ms)
         if under > line.epoch:
             self._not_before = under  # It was made too late, and so was all that its instance did after it.
-        self._put("look", found, under, facts)
+        self._put("load_unreported", found, under, facts)
         made = {"version": merging.version(version), "released": released, "short": short}
         self._put("commit", found, under, {**facts, **made})
 
@@ -745,7 +749,7 @@ class _Instance:
         """Where somebody waits and the turn is over, the guard must be draining (P8.4, P8.7)."""
         turn_ms = None if self._opened is None else self._opened.turn_ms
         if line.wanted and line.held_ms is not None and turn_ms is not None and not 0 <= line.held_ms < turn_ms:
-            self._put("heed", found, line.epoch, local=True)
+            self._put("drain", found, line.epoch, local=True)
 
 
 def _may_have_released(line: AnyLine, may_have: bool) -> bool:
@@ -759,7 +763,7 @@ def _guard_after(line: AnyLine, guard: int | None) -> int | None:
         case Acquire():
             return line.epoch
         case LoseGuard(why="sync_failed"):
-            return guard  # until its release is told of
+            return guard  # until a line reports its release
         case LoseGuard() | Release() | Commit(released=True):
             return None
         case _:
@@ -775,9 +779,9 @@ def _was_fenced(line: _Fenced) -> bool:
     return line.why == "fenced"
 
 
-def is_untold(step: Step) -> bool:
+def is_unreported(step: Step) -> bool:
     """Say whether no line tells of a step that changed the store or the lease: who took it is a guess."""
-    return step.line is None and step.name in {"acquire", "commit", "look", "sync_untold"}
+    return step.line is None and step.name in {"acquire", "commit", "load_unreported", "sync_unreported"}
 
 
 def records_of(step: Step) -> Iterator[str]:

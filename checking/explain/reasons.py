@@ -162,7 +162,7 @@ REASONS: Final = {
         LIKELY,
         needs=("sync", "commit"),
     ),
-    "read_from_nowhere": Reason(
+    "read_without_loading": Reason(
         ("P2.5", "P4.5"),
         "read a record that its cache could not have any more, without loading it",
         ("session-cache-survives", "first-acquire-is-clean", "floor-ignored-at-sync"),
@@ -179,28 +179,30 @@ REASONS: Final = {
         LIKELY,
         needs=("acquire",),
     ),
-    "told_with_gap": Reason(
+    "delivered_with_gap": Reason(
         ("P9.5", "P9.7"),
-        "left out versions in what it told its subscribers",
+        "left out versions in what it delivered to its subscribers",
         ("foreign-writes-unseen", "streams-lost"),
         LIKELY,
         needs=("publish",),
     ),
-    "told_again": Reason(("P9.5",), "told its subscribers again what they had heard", needs=("publish",)),
-    "lag_untold": Reason(
+    "delivered_again": Reason(
+        ("P9.5",), "delivered to its subscribers what they had received before", needs=("publish",)
+    ),
+    "lag_not_delivered": Reason(
         ("P9.6",),
-        "did not tell its subscribers that they may have missed something, although the log was cut",
+        "did not inform its subscribers that they may have missed something, although the log was truncated",
         ("floor-ignored-in-stream",),
         CERTAIN,
     ),
-    "not_told": Reason(
+    "not_delivered": Reason(
         ("P9.2", "P9.3"),
-        "went on without telling its subscribers what was new in its cache",
+        "went on without delivering to its subscribers the changes that its cache has",
         ("foreign-writes-unseen", "streams-lost", "floor-ignored-in-stream"),
         LIKELY,
         needs=("publish",),
     ),
     "subscribed_elsewhere": Reason(
-        ("P9.9",), "let a subscription begin at another version than that up to which the others were told"
+        ("P9.9",), "let a subscription begin at another version than the one that the others have received"
     ),
 }

@@ -35,7 +35,7 @@ def named_by_signs(logs: Logs, merged: Merged, followed: int, reasons: frozenset
             return ("holder-name-reuse",)
     if followed == len(merged.steps):
         lines_of = ([found.line for found in lines] for lines in logs.instances.values())
-        return ("generation-in-machine",) if any(map(_emptied_in_vain, lines_of)) else ()
+        return ("generation-in-machine",) if any(map(_emptied_needlessly, lines_of)) else ()
     step = merged.steps[followed]
     line = step.line or _first_line(step, merged.steps[followed:])
     if line is None:
@@ -81,7 +81,7 @@ def _signs(
         yield ("cancelled-commit",)
     if "cache_version" in reasons:
         yield _of_version(before)
-    if reasons & {"older_value", "read_from_nowhere"} and isinstance(line, Commit):
+    if reasons & {"older_value", "read_without_loading"} and isinstance(line, Commit):
         basis = step.facts["basis"]
         assert isinstance(basis, dict)
         for record, number in basis.items():
@@ -143,7 +143,7 @@ def _had(record: str, before: Sequence[AnyLine]) -> bool:
     )
 
 
-def _emptied_in_vain(lines: Sequence[AnyLine]) -> bool:
+def _emptied_needlessly(lines: Sequence[AnyLine]) -> bool:
     """Say whether a sync found nothing changed, and yet emptied the cache. That costs only time."""
     cached = False
     for line in lines:

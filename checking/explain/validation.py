@@ -48,7 +48,7 @@ CONSTANTS
     MaxEpoch = 1000000000
     MaxVersion = 1000000000
     Fault = "none"
-VIEW Place
+VIEW StateView
 CHECK_DEADLOCK FALSE
 INVARIANT {invariant}
 """
@@ -88,8 +88,8 @@ class _Start:
     """Which process has which record in its cache."""
     running: Mapping[str, int] = field(default_factory=dict)
     """The operations that run, and under which epoch each began."""
-    told: Mapping[str, int] = field(default_factory=dict)
-    """Up to which version the subscribers of each process were told, if it has any."""
+    delivered: Mapping[str, int] = field(default_factory=dict)
+    """Up to which version the subscribers of each process were delivered, if it has any."""
     updates: Counter[str] = field(default_factory=Counter)
     """How often each record was written so far."""
 
@@ -233,13 +233,13 @@ TheLog == <<
                 HashTrieMap() as guards,
                 frozenset() as had,
                 op,
-                told,
+                delivered,
             ):
-                return self._next(_row(epoch, holder, left, wanted=wanted), guards, had, op, told)
+                return self._next(_row(epoch, holder, left, wanted=wanted), guards, had, op, delivered)
         raise NotValidated(f"TLC has printed an end that can't be read: {text}")
 
     def _next(
-        self, lease: Value, guards: HashTrieMap[Value, Value], pairs: frozenset[Value], under: Value, told: Value
+        self, lease: Value, guards: HashTrieMap[Value, Value], pairs: frozenset[Value], under: Value, delivered: Value
     ) -> _Start:
         names = {number: record for record, number in self._numbers.items()}
         cached = {(str(process), names[str(record)]) for process, record in map(_pair, pairs)}
@@ -247,8 +247,8 @@ TheLog == <<
         flushed = {str(step.facts["p"]) for step in self._steps if step.facts.get("flushed") is True}
         cached -= {(p, r) for p, r in cached if p in flushed and r not in self._numbers}
         assert isinstance(under, HashTrieMap)
-        assert isinstance(told, HashTrieMap)
-        heard = {str(process): version for process, version in told.items() if isinstance(version, int)}
+        assert isinstance(delivered, HashTrieMap)
+        heard = {str(process): version for process, version in delivered.items() if isinstance(version, int)}
         updates = Counter(self._start.updates)
         updates.update(record for step in self._steps if step.name == "commit" for record in records_of(step))
         commits = sum(step.name == "commit" for step in self._steps)
@@ -271,7 +271,7 @@ TheLog == <<
             cached=frozenset((name, self._numbers[each]) for name, each in start.cached if each in self._numbers),
             updates=_function({number: start.updates[each] for each, number in self._numbers.items()}),
             running=_function(start.running),
-            told=_function({name: max(0, version - start.version) for name, version in start.told.items()}),
+            delivered=_function({name: max(0, version - start.version) for name, version in start.delivered.items()}),
         )
 
     def _element(self, step: Step) -> str:

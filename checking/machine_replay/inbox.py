@@ -715,7 +715,7 @@ def _message_in(content: Json, recipient: ids.Curve25519Key) -> OlmMessage:
 def _place_on_the_wire(message: OlmMessage) -> tuple[bytes, int]:
     """Return the ratchet key and the index of a message."""
     body = message_keys.decode(message.body)
-    return message_keys.olm_place(message_keys.inner_message(body) if message.type == 0 else body)
+    return message_keys.olm_position(message_keys.inner_message(body) if message.type == 0 else body)
 
 
 @lru_cache(maxsize=10_000)

@@ -94,7 +94,7 @@ class _Outside:
     """The messages that were sent with a fallback key."""
     asked_offers: dict[int, int | None] = field(default_factory=dict)
     """The number of the last offer, by serial; ``None`` if an offer was open."""
-    told: int = 0
+    reported: int = 0
     """The count that the connection of sliding sync received last."""
     received: set[_Key] = field(default_factory=set)
     confirmed: set[_Key] = field(default_factory=set)
@@ -184,7 +184,7 @@ class Keys(Counterpart):
         self._clock = clock
         self.outside = outside
         self._device = device
-        self._sliding = sorted(map(name_of, function_of(entry(initial, "store")["told"])))
+        self._sliding = sorted(map(name_of, function_of(entry(initial, "store")["reported"])))
         self._resources = resources
         self._target = cast("int", entry(initial, "store")["missing"])
         self._openings: dict[str, Opening] = {}
@@ -272,7 +272,7 @@ class Keys(Counterpart):
                 outside.flight[process], self._given = None, held
                 count = _count(held.response, sliding=held.position.sliding)
                 if held.position.sliding and count is not None:
-                    outside.told = count
+                    outside.reported = count
             case (("OfferKeys" | "RepeatOffer" | "OfferForFrozen"), (ModelValue(process),)):
                 await self._offer(process)
             case "AnswerUpload", (ModelValue(process),):
@@ -325,7 +325,7 @@ class Keys(Counterpart):
         fallback = 0 if own is None else self._number_of(own.fallback)
         self._must_keep(fallback, held)
         handed_out = outside.server.fallback_key(_OWN)
-        told = {} if own is None else {name: said.one_time_keys or 0 for name, said in own.told.items()}
+        reported = {} if own is None else {name: said.one_time_keys or 0 for name, said in own.reported.items()}
         return {
             "store": record(
                 account=len(outside.accounts),
@@ -340,7 +340,7 @@ class Keys(Counterpart):
                 ),
                 serial=len(outside.offers),
                 missing=self._missing(),
-                told=function({ModelValue(process): told.get(process, 0) for process in self._sliding}),
+                reported=function({ModelValue(process): reported.get(process, 0) for process in self._sliding}),
                 fallback=fallback,
                 confirmedFallback=own is not None and own.fallback_confirmed_ms is not None,
                 used=own is not None and own.fallback_used,
@@ -351,7 +351,7 @@ class Keys(Counterpart):
                 received=_values(outside.received),
                 fallback=0 if handed_out is None else self._number_of(handed_out[0]),
                 used=handed_out is None or handed_out[1],
-                told=function({ModelValue(process): outside.told for process in self._sliding}),
+                reported=function({ModelValue(process): outside.reported for process in self._sliding}),
             ),
             "peers": record(claimed=_values(outside.claimed), waiting=frozenset(outside.waiting), bad=outside.bad),
             "flight": function({ModelValue(process): self._in_hand(each) for process, each in outside.flight.items()}),
@@ -383,7 +383,7 @@ class Keys(Counterpart):
         outside.asked_offers[position.serial] = None if is_open else len(outside.offers)
         response = Client(outside.server, machine).ask(position)
         # A homeserver may leave out a count: in classic sync if it is 0, in sliding sync if it has not changed.
-        if _count(response, sliding=sliding) == (outside.told if sliding else 0):
+        if _count(response, sliding=sliding) == (outside.reported if sliding else 0):
             del _part_of(response, sliding=sliding)[_COUNTS]
         return _Sync(position, response)
 

@@ -13,7 +13,7 @@ from unwedged.machine.account import hand_out_offer, open_account, own_account, 
 from unwedged.machine.errors import MessageUnreadable
 from unwedged.machine.identifiers import Curve25519Key, Device, JsonObject, PeerName, TransactionId
 from unwedged.machine.ratchets import Account
-from unwedged.machine.records import ACCOUNT, OFFER, OWN_DEVICE, OwnDevice, ToldKeys
+from unwedged.machine.records import ACCOUNT, OFFER, OWN_DEVICE, OwnDevice, ReportedKeys
 from unwedged.machine.repair import RepairedStore
 from unwedged.machine.requests import KeysUpload
 from unwedged.machine.sync import SyncPosition
@@ -32,13 +32,13 @@ _ONE_TIME_KEY: Final = slice(3, 35)
 # M3.4
 def _count_absent_two_meanings() -> Sequence[Substitution]:
     """A count that sliding sync leaves out counts as 0."""
-    told_now = account.told_now
+    reported_now = account.reported_now
 
-    def zero(own: OwnDevice, asked_with: SyncPosition, said: ToldKeys) -> ToldKeys:
-        told = told_now(own, asked_with, said)
-        return msgspec.structs.replace(told, one_time_keys=said.one_time_keys or 0)
+    def zero(own: OwnDevice, asked_with: SyncPosition, said: ReportedKeys) -> ReportedKeys:
+        reported = reported_now(own, asked_with, said)
+        return msgspec.structs.replace(reported, one_time_keys=said.one_time_keys or 0)
 
-    return [(account, "told_now", zero)]
+    return [(account, "reported_now", zero)]
 
 
 # M1.1
@@ -113,7 +113,7 @@ def _stale_count() -> Sequence[Substitution]:
             value = await super().get(kind, key)
             return None if kind.name == OFFER.name else value
 
-    async def note(transaction: Transaction, asked_with: SyncPosition, said: ToldKeys) -> None:
+    async def note(transaction: Transaction, asked_with: SyncPosition, said: ReportedKeys) -> None:
         serial = (await own_device(transaction)).serial
         await note_counts(
             WithoutOffer(transaction._operation), msgspec.structs.replace(asked_with, serial=serial), said

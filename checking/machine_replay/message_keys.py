@@ -67,7 +67,7 @@ class MessageKeys:
                     for message in each.values():
                         body = decode(message["body"])
                         inner = inner_message(body) if message["type"] == 0 else body
-                        _use(self.olm, OlmKey(sender, *olm_place(inner)), inner)
+                        _use(self.olm, OlmKey(sender, *olm_position(inner)), inner)
                 case {"algorithm": "m.megolm.v1.aes-sha2", "session_id": str(session), "ciphertext": str(ciphertext)}:
                     body = decode(ciphertext)
                     _use(self.megolm, MegolmKey(session, megolm_index(body)), body)
@@ -82,7 +82,7 @@ def inner_message(body: bytes) -> bytes:
     return message
 
 
-def olm_place(body: bytes) -> tuple[bytes, int]:
+def olm_position(body: bytes) -> tuple[bytes, int]:
     """Return the ratchet key and the index of an ordinary Olm message. Raises ``Malformed``."""
     fields = _fields(body, _MAC)
     _ciphertext = _chunk(fields, 0x22)

@@ -259,7 +259,7 @@ class Verification(Counterpart):
             case action, (message,) if action in _HEARS:
                 self._given = self._arriving(message)
                 await self._receive("ours", self._given)
-            case "PeerHears", ():
+            case "PeerReceives", ():
                 await self._receive("peers", _first(outside.unheard["peers"]))
             case "OutgoingRequest", (ModelValue(process),):
                 outside.flight[process] = _Request(await self._outgoing(process))

@@ -58,7 +58,7 @@ async def test_it_comes_about_and_does_no_harm(tmp_path: Path, fault: Fault) -> 
     assert read(on.traces.finish_part()).complete, "lines of the traces are missing"
 
 
-async def test_what_is_lost_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_loss_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The homeserver loses a to-device message, so a room key never arrives."""
     async with stage(tmp_path, seed=1) as on:
         send = on.homeserver.request
@@ -86,7 +86,7 @@ async def test_what_is_lost_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (("m.key.verification.ready",), "LAPTOP can't be verified"),
     ],
 )
-async def test_what_the_other_device_never_gets_is_told(
+async def test_a_loss_at_the_other_device_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: tuple[str, ...], told: str
 ) -> None:
     monkeypatch.setattr(chaos.stage, "CALM_ROUNDS", ROUNDS)
@@ -120,7 +120,7 @@ async def test_verifications_end_well_if_nothing_is_wrong(tmp_path: Path, monkey
     assert on.cancelled.keys() <= {"m.unexpected_message"}, "some request was made twice at the same time, at most"
 
 
-async def test_two_processes_that_make_an_account_each_are_found_out(
+async def test_two_accounts_of_one_device_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processes, "PROGRAM", ("tests.chaos.faulty_worker", "account-fork-at-creation"))
@@ -146,7 +146,7 @@ async def found_in(folder: Path) -> list[str]:
         *("result-in-second-commit", "waiting-in-memory"),
     ],
 )
-async def test_a_device_that_breaks_a_rule_is_found_out(
+async def test_a_device_that_breaks_a_rule_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     monkeypatch.setattr(processes, "PROGRAM", ("tests.chaos.faulty_worker", fault))
@@ -155,7 +155,7 @@ async def test_a_device_that_breaks_a_rule_is_found_out(
     assert any(re.search(signs, each) for each in found), found
 
 
-async def test_what_is_not_in_the_backup_is_told(tmp_path: Path) -> None:
+async def test_a_key_that_is_not_in_the_backup_is_reported(tmp_path: Path) -> None:
     async with stage(tmp_path, seed=1) as on:
         await on.round(None)
         await on.settle()
@@ -167,7 +167,7 @@ async def test_what_is_not_in_the_backup_is_told(tmp_path: Path) -> None:
     assert any(loss.startswith("a new device can't read") for loss in on.losses)
 
 
-async def test_a_key_that_was_offered_and_is_lost_is_told(tmp_path: Path) -> None:
+async def test_a_lost_key_that_was_offered_is_reported(tmp_path: Path) -> None:
     """The homeserver hands out keys that the device does not have, under the ids of keys that it has."""
     async with stage(tmp_path, seed=1) as on:
         keys = on.homeserver._devices[PHONE].one_time  # No fault of chaos replaces keys here.

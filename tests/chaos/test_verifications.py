@@ -36,7 +36,7 @@ TIMED_OUT: Final = shown(Phase.CANCELLED, "m.timeout")
         (shown(Phase.CANCELLED, "m.mismatched_sas"), TIMED_OUT, "was cancelled for 'm.mismatched_sas'"),
     ],
 )
-def test_what_must_not_be_is_told(phone: Shown | None, tablet: Shown | None, loss: str) -> None:
+def test_a_wrong_outcome_is_reported(phone: Shown | None, tablet: Shown | None, loss: str) -> None:
     [said] = told(phone, tablet).losses()
     assert loss in said
 
@@ -50,7 +50,7 @@ def test_what_must_not_be_is_told(phone: Shown | None, tablet: Shown | None, los
         (None, TIMED_OUT, 0, {"m.timeout": 1}),
     ],
 )
-def test_what_may_be_is_counted(
+def test_an_allowed_outcome_is_counted(
     phone: Shown | None, tablet: Shown | None, finished: int, cancelled: dict[str, int]
 ) -> None:
     verifications = told(phone, tablet)

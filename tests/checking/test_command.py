@@ -130,7 +130,7 @@ def test_the_fault_of_a_layer_that_is_not_there_yet_is_not_replayed(checkout: Sp
     assert (fault.slug, fault.model_verdict, fault.replay_verdict) == ("too-small", Verdict.SAFETY, None)
 
 
-def test_a_model_that_there_is_not_is_told_without_a_traceback(checkout: Specifications) -> None:
+def test_an_unknown_model_is_reported_without_a_traceback(checkout: Specifications) -> None:
     done = checking(checkout.folder, "model", "Nowhere")
     assert done.returncode == UNUSABLE
     assert done.stderr == "checking: There is no model 'Nowhere'. There are: Passing, Failing\n"

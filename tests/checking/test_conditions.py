@@ -69,7 +69,7 @@ def condition(manifest: Manifest, name: str) -> Condition:
     return found
 
 
-def test_conditions_are_what_says_nothing_of_the_next_state() -> None:
+def test_a_condition_is_a_conjunct_that_does_not_mention_the_next_state() -> None:
     assert [(found.action, found.text) for found in find_conditions("LeaseLock", MODULE)] == [
         ("Plain", "x[p] = 0"),
         ("Plain", r"y \in {1, 2}"),
@@ -84,7 +84,7 @@ def test_conditions_are_what_says_nothing_of_the_next_state() -> None:
     ]
 
 
-def test_one_is_taken_out_and_the_rest_stays() -> None:
+def test_one_condition_is_removed_and_the_others_stay() -> None:
     for number, found in enumerate(find_conditions("LeaseLock", MODULE)):
         left = without(found, MODULE)
         others = [other.text for other in find_conditions("LeaseLock", left)]

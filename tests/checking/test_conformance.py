@@ -38,7 +38,7 @@ def test_the_files_are_what_the_reference_makes() -> None:
         assert (FOLDER / name).read_bytes() == content, f"{name} is old: python -m checking vectors writes it anew"
 
 
-def test_nothing_else_lies_there() -> None:
+def test_the_folder_has_no_other_files() -> None:
     assert {path.name for path in FOLDER.iterdir()} == {*kit.contents(), "README.md"}
 
 

@@ -332,13 +332,13 @@ class TestDeciding:
         assert explanation.accepted != stale, explanation.text()
         assert ("older_value" in explanation.validation.reasons) == stale, explanation.text()
 
-    async def test_what_happened_is_accepted(self, tmp_path: Path, toolbox: Toolbox) -> None:
+    async def test_a_possible_trace_is_accepted(self, tmp_path: Path, toolbox: Toolbox) -> None:
         path = written(tmp_path, await recorded(tmp_path))
         explanation = await explained.explain(toolbox, (path,), None, SPECIFICATIONS)
         assert explanation.accepted, explanation.text()
         assert explanation.validation.parts == 1
 
-    async def test_what_happened_is_accepted_in_parts_and_it_says_what_that_leaves_out(
+    async def test_a_possible_trace_is_accepted_in_parts_and_the_answer_says_what_that_leaves_out(
         self, tmp_path: Path, toolbox: Toolbox, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         in_parts(monkeypatch)
@@ -394,13 +394,13 @@ class TestDeciding:
         assert explanation.accepted, explanation.text()
 
     @pytest.mark.parametrize("name", EDITS)
-    async def test_what_can_not_have_happened_is_rejected_for_its_reason(
+    async def test_an_impossible_trace_is_rejected_for_its_reason(
         self, tmp_path: Path, toolbox: Toolbox, name: str
     ) -> None:
         await self.rejected(tmp_path, toolbox, name)
 
     @pytest.mark.parametrize("name", sorted(EDITS.keys() - NOT_SEEN_IN_PARTS))
-    async def test_what_can_not_have_happened_is_rejected_in_parts_too(
+    async def test_an_impossible_trace_is_rejected_in_parts_too(
         self, tmp_path: Path, toolbox: Toolbox, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         in_parts(monkeypatch)

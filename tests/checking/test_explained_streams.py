@@ -19,27 +19,27 @@ SPECIFICATIONS: Final = Path(__file__).parents[2] / "tla"
 Edit = Callable[[list[Json]], None]
 
 
-def told(lines: list[Json], version: int) -> Json:
+def delivered(lines: list[Json], version: int) -> Json:
     """Return the last line that publishes a version to subscribers."""
     return [line for line in lines if line["step"] == "publish" and line["version"] == version][-1]
 
 
 def again(lines: list[Json]) -> None:
-    told(lines, 6)["since"] = 3
+    delivered(lines, 6)["since"] = 3
 
 
 def skipped(lines: list[Json]) -> None:
-    told(lines, 6)["since"] = 5
+    delivered(lines, 6)["since"] = 5
 
 
 def without_lag(lines: list[Json]) -> None:
-    told(lines, 10)["lagged"] = False
+    delivered(lines, 10)["lagged"] = False
 
 
-def not_told(lines: list[Json]) -> None:
+def not_delivered(lines: list[Json]) -> None:
     """The phone publishes neither the changes that its sync found nor its next commit."""
     for version in (8, 9):
-        told(lines, version).update(step="pause", version=None)
+        delivered(lines, version).update(step="pause", version=None)
 
 
 def begun_elsewhere(lines: list[Json]) -> None:
@@ -47,10 +47,10 @@ def begun_elsewhere(lines: list[Json]) -> None:
 
 
 EDITS: Final[dict[str, tuple[Edit, str]]] = {
-    "a version is left out": (skipped, "told_with_gap"),
-    "a version is told again": (again, "told_again"),
-    "a lag is not told": (without_lag, "lag_untold"),
-    "a sync is not told": (not_told, "not_told"),
+    "a version is left out": (skipped, "delivered_with_gap"),
+    "a version is delivered again": (again, "delivered_again"),
+    "a lag is not delivered": (without_lag, "lag_not_delivered"),
+    "a sync is not delivered": (not_delivered, "not_delivered"),
     "a subscription begins too early": (begun_elsewhere, "subscribed_elsewhere"),
 }
 
@@ -61,21 +61,19 @@ async def explain(folder: Path, toolbox: Toolbox, lines: list[Json]) -> Explanat
 
 # P9.2, P9.5, P9.6
 @pytest.mark.parametrize("steps", [5, 5000])
-async def test_what_subscribers_were_told_is_accepted(
+async def test_what_subscribers_received_is_accepted(
     tmp_path: Path, toolbox: Toolbox, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(validation, "STEPS_IN_A_PART", steps)
     lines = await eventful(tmp_path)
-    assert told(lines, 10)["lagged"] is True
+    assert delivered(lines, 10)["lagged"] is True
     explanation = await explain(tmp_path, toolbox, lines)
     assert explanation.accepted, explanation.text()
     assert (explanation.validation.parts > 1) == (steps == 5)
 
 
 @pytest.mark.parametrize("name", EDITS)
-async def test_what_they_can_not_have_been_told_is_rejected_for_its_reason(
-    tmp_path: Path, toolbox: Toolbox, name: str
-) -> None:
+async def test_an_impossible_delivery_is_rejected_for_its_reason(tmp_path: Path, toolbox: Toolbox, name: str) -> None:
     lines = await eventful(tmp_path)
     edit, reason = EDITS[name]
     edit(lines)

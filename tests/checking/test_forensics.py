@@ -503,7 +503,7 @@ async def spoil_room_keys(path: Path) -> None:
         await store.run(spoil)
 
 
-async def test_what_no_line_tells_of_is_no_message(tmp_path: Path) -> None:
+async def test_a_message_that_no_line_reports_is_unknown(tmp_path: Path) -> None:
     async with told(tmp_path) as case:
         with pytest.raises(UnknownMessage):
             case.explain(Name(frozenset({"0" * 16}), 0))

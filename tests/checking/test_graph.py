@@ -26,7 +26,7 @@ def graphs(draw: st.DrawFn) -> Graph:
 
 
 @given(graphs())
-def test_every_edge_is_taken_by_walks_that_hang_together(graph: Graph) -> None:
+def test_connected_walks_take_every_edge(graph: Graph) -> None:
     walks = cover(graph)
     taken: set[int] = set()
     for walk in walks:

@@ -16,15 +16,15 @@ ROOT = Path(__file__).parents[2]
 
 
 # P0.8
-def test_the_table_of_the_specification_is_the_codes() -> None:
+def test_the_table_in_the_specification_comes_from_the_code() -> None:
     assert f"\n\n{guard_states.table()}\n" in (ROOT / "spec" / "protocol.md").read_text()
 
 
-def test_the_picture_of_the_specification_is_the_codes() -> None:
+def test_the_picture_in_the_specification_comes_from_the_code() -> None:
     assert (ROOT / guard_states.PICTURE).read_text() == guard_states.picture()
 
 
-def test_both_differ_where_the_code_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_and_picture_change_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
     table, picture = guard_states.table(), guard_states.picture()
     name, (event, _) = "overdue", guard_states.EVENTS["overdue"]
     monkeypatch.setitem(guard_states.EVENTS, name, (event, rules.lost))
@@ -44,7 +44,7 @@ def test_each_stage_is_in_the_picture_and_each_can_be_reached_and_left() -> None
 
 # P0.9
 @pytest.mark.parametrize("stage", Stage)
-def test_news_about_another_epoch_change_no_guard(stage: Stage) -> None:
+def test_an_answer_about_another_epoch_changes_no_guard(stage: Stage) -> None:
     guard = guard_states.guard_in(stage)
     other = Epoch(guard.epoch + 1)
     for name, (_, event) in guard_states.EVENTS.items():

@@ -28,7 +28,7 @@ from tests.checking.machine_breaks import Break, graph_of
 from unwedged.machine import SyncPosition, account, devices, inbox
 from unwedged.machine.identifiers import Curve25519Key, JsonObject, UserId
 from unwedged.machine.ratchets import Account
-from unwedged.machine.records import OUTDATED, OWN_DEVICE, TRACKED, OwnDevice, ToldKeys, Tracked
+from unwedged.machine.records import OUTDATED, OWN_DEVICE, TRACKED, OwnDevice, ReportedKeys, Tracked
 from unwedged.machine.requests import KeysQuery, KeysUpload
 from unwedged.store import Transaction
 
@@ -137,7 +137,7 @@ def test_a_broken_machine_diverges(graph: Graph, monkeypatch: pytest.MonkeyPatch
     BREAKS[broken].must_diverge(monkeypatch, graph, COUNTERPARTS["MCLists.tla"], MOST_STEPS)
 
 
-def _told_as_said(own: OwnDevice, asked_with: SyncPosition, said: ToldKeys) -> ToldKeys:
+def _reported_as_said(own: OwnDevice, asked_with: SyncPosition, said: ReportedKeys) -> ReportedKeys:
     del own, asked_with
     return said
 
@@ -150,7 +150,7 @@ sound_note_counts = account.note_counts
 sound_make_one_time_keys = Account.make_one_time_keys
 
 
-async def _note_the_first_counts(transaction: Transaction, asked_with: SyncPosition, said: ToldKeys) -> None:
+async def _note_the_first_counts(transaction: Transaction, asked_with: SyncPosition, said: ReportedKeys) -> None:
     """Let a count invalidate the reports of other syncs that were requested before it arrived."""
     await sound_note_counts(transaction, asked_with, said)
     own = await account.own_device(transaction)
@@ -166,7 +166,7 @@ def _make_one_key(keys: Account, count: int) -> dict[str, Curve25519Key]:
 KEYS_BREAKS = {
     "what a connection was told is forgotten": (
         "ReplayKeysOfBadMessages",
-        Break([(account, "told_now", _told_as_said)], r"store\.(missing|told)"),
+        Break([(account, "reported_now", _reported_as_said)], r"store\.(missing|reported)"),
     ),
     "an offer is not abandoned": (
         "ReplayKeysOfBadMessages",

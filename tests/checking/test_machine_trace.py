@@ -107,7 +107,7 @@ EDITS: Final[dict[str, Edit]] = {
     "another_account": change("open_machine", -1, peer="0" * 16),
     "stale_response": change("batch", -1, asked="0" * 16, lists_applied=True),
     "session_not_stored": unwrite("decrypt_olm", "peer", outcome="ok"),
-    "place_used_again": change("encrypt_megolm", -1, index=0),
+    "index_used_again": change("encrypt_megolm", -1, index=0),
     "request_not_stored": change("share", -1, request="0" * 16),
 }
 
@@ -172,7 +172,7 @@ async def test_many_steps_are_followed_in_parts(
     assert explanation.accepted, explanation.text()
     change("encrypt_megolm", -1, index=0)(lines)
     explanation = await explained(tmp_path, toolbox, lines)
-    assert explanation.machine.validation.reasons == {"place_used_again"}
+    assert explanation.machine.validation.reasons == {"index_used_again"}
     assert explanation.machine.validation.followed > 15
 
 

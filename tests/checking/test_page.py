@@ -143,7 +143,7 @@ def test_without_a_counterexample_there_is_no_page(tmp_path: Path) -> None:
     assert not (tmp_path / "page.html").exists()
 
 
-def test_a_page_that_can_not_be_written_is_told_without_a_traceback(tmp_path: Path) -> None:
+def test_a_page_that_can_not_be_written_is_reported_without_a_traceback(tmp_path: Path) -> None:
     lines = asyncio.run(recorded(tmp_path))
     with pytest.raises(CheckError, match="can't be written"):
         command.explain(written(tmp_path, lines), html=tmp_path / "missing" / "page.html")

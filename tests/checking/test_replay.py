@@ -443,7 +443,7 @@ def test_a_graph_is_replayed_on_all_cores(small_dump: Path) -> None:
         ("SCENARIOS", "49 scenarios of live objects were tried, not 50"),
     ],
 )
-def test_whatever_a_replay_did_not_try_is_missed(
+def test_a_replay_reports_what_it_did_not_try(
     small_dump: Path, monkeypatch: pytest.MonkeyPatch, demand: str, told: str
 ) -> None:
     missing: object = frozenset({told.rpartition("transition ")[2].rpartition("to ")[2]})

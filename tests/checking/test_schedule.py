@@ -87,7 +87,7 @@ async def test_real_models_are_compared_with_the_manifest(specifications: Specif
         assert told in outcome.differences
 
 
-async def test_whoever_cancels_the_check_cancels_every_run(
+async def test_cancelling_the_check_cancels_every_run(
     specifications: Specifications, toolbox: Toolbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[str] = []

@@ -249,7 +249,7 @@ def test_slugs_exist() -> None:
     assert {s for s in spans(documents()) if SLUG.fullmatch(s) and not s.startswith("fault-")} - bugs().keys() == set()
 
 
-def test_what_no_model_has_is_brought_about_by_tests_and_is_told_step_by_step() -> None:
+def test_a_bug_without_a_model_has_tests_and_steps() -> None:
     unmodelled = [bug for bug in bugs().values() if not bug.properties]
     assert {bug.layer for bug in unmodelled} == {Area.SYSTEM, Area.MACHINE}
     assert all(bug.tests and bug.acts and bug.ending for bug in unmodelled)
@@ -352,7 +352,7 @@ def test_a_guarantee_says_what_stands_behind_it(guarantee: Guarantee) -> None:
 
 
 @pytest.mark.parametrize("guarantee", guarantees(), ids=lambda guarantee: guarantee.name)
-def test_a_guarantee_is_held_by_its_models_and_broken_by_its_faults(manifest: Manifest, guarantee: Guarantee) -> None:
+def test_the_models_of_a_guarantee_check_it_and_its_faults_violate_it(manifest: Manifest, guarantee: Guarantee) -> None:
     properties = set(spans(guarantee.labelled["Property"]))
     models = spans(guarantee.labelled.get("Models", ""))
     faults = spans(guarantee.labelled.get("Faults", ""))
@@ -433,7 +433,7 @@ def test_rules_that_are_cited_exist() -> None:
         assert cited(path.read_text(encoding="utf-8")) <= rules, path.name
 
 
-def test_no_citation_and_no_clause_is_left_alone() -> None:
+def test_every_citation_has_a_clause_and_every_clause_a_citation() -> None:
     """``python -m checking clauses`` lists all clauses, each with its citations."""
     assert Specification.read(ROOT).problems() == []
 

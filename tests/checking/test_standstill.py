@@ -44,7 +44,7 @@ def test_a_process_that_gets_little_of_a_busy_machine_works_all_the_same() -> No
     assert not any(map(watch.at_sample, barely))
 
 
-def test_where_it_can_not_be_told_nobody_is_said_to_stand_still() -> None:
+def test_without_a_measurement_no_process_counts_as_idle() -> None:
     assert samples_until_it_stands_still(None) == 0
     now_and_then = (0.0 if sample % (SAMPLES - 1) else None for sample in range(10 * SAMPLES))
     assert samples_until_it_stands_still(*now_and_then, None) == 0

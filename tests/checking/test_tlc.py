@@ -193,7 +193,9 @@ async def test_a_cancelled_run_ends_tlc(toolbox: Toolbox, specifications: Specif
         os.kill(pid, 0)
 
 
-async def test_a_lie_of_the_exit_code_is_an_error(toolbox: Toolbox, specifications: Specifications) -> None:
+async def test_an_exit_code_that_contradicts_the_output_is_an_error(
+    toolbox: Toolbox, specifications: Specifications
+) -> None:
     java = specifications.write("java", f'#!/bin/sh\n{toolbox.java} "$@"\nexit 0\n')
     java.chmod(0o700)
     result = await run(replace(toolbox, java=java), specifications.job("SPECIFICATION Spec INVARIANT Small\n"))

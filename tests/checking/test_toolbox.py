@@ -111,7 +111,7 @@ async def test_a_named_jar_is_used(toolbox: Toolbox, tmp_path: Path, specificati
     assert (await run(named, specifications.job("SPECIFICATION Spec\n"))).verdict is Verdict.PASS
 
 
-def test_a_jar_that_writes_beside_the_model_is_told_not_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_jar_is_told_not_to_write_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     java = tmp_path / "java"
     java.write_text(KNOWS_THE_OPTION)
     java.chmod(0o700)

@@ -188,13 +188,13 @@ EXTENDS {module}
 {text}
 Begins == which \\in DOMAIN TheLog /\\ without \\in 0..{len(conditions)} /\\ Beginning
 Goes == Going /\\ UNCHANGED <<which, without>>
-Seen == <<Place, which, without>>
+Seen == <<StateView, which, without>>
 Told ==
     /\\ at = Len(TheSteps) + 1 => PrintT(<<"accepted", which, without>>)
     /\\ without = 0 /\\ at <= Len(TheSteps) /\\ ~ENABLED Goes => PrintT(<<"stuck", which, at, Reason(TheSteps[at])>>)
 ====
 """
-    settings = configuration.replace("VIEW Place", "VIEW Seen")
+    settings = configuration.replace("VIEW StateView", "VIEW Seen")
     settings = re.sub(r"^SPECIFICATION \w*", "INIT Begins\nNEXT Goes", settings)
     with tempfile.TemporaryDirectory(prefix="unwedged-conditions-") as name:
         folder = Path(name)
@@ -240,7 +240,7 @@ TheRecords == {render_value(frozenset(records))}
 TheHome == {render_value(function(operations))}
 TheModes == [o \\in TheOperations |-> {{"transaction", "view"}}]
 TheStart == [lease |-> NewRow, guards |-> [p \\in TheProcesses |-> NoGuard], cached |-> {{}},
-             updates |-> [r \\in TheRecords |-> 0], running |-> <<>>, told |-> <<>>]
+             updates |-> [r \\in TheRecords |-> 0], running |-> <<>>, delivered |-> <<>>]
 TheLog == <<{", ".join(parts)}>>
 Beginning == TraceInit
 Going == TraceNext

@@ -137,7 +137,7 @@ def test_a_broken_machine_diverges(graph: Graph, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("broken", ATTACKS)
-def test_a_machine_that_an_attacker_gets_the_better_of_diverges(
+def test_a_machine_that_an_attacker_deceives_diverges(
     attacked: Graph, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     ATTACKS[broken].must_diverge(monkeypatch, attacked, VERIFICATION, MOST_STEPS)

@@ -65,7 +65,7 @@ async def test_an_event_of_the_application_comes_decrypted(alice_and_bob: Scene)
         ({"session_key": None}, "malformed"),
     ],
 )
-async def test_a_room_key_that_is_none_is_told_of(alice_and_bob: Scene, changes: Json, code: str) -> None:
+async def test_a_malformed_room_key_is_reported(alice_and_bob: Scene, changes: Json, code: str) -> None:
     scene = alice_and_bob
     await scene.greet()
     session = OutboundGroup()
@@ -81,7 +81,7 @@ async def test_a_room_key_that_is_none_is_told_of(alice_and_bob: Scene, changes:
     assert await deliver(scene.extension, await over_olm(scene, "m.room_key", key)) == []
 
 
-async def test_a_message_for_another_device_is_told_of(alice_and_bob: Scene) -> None:
+async def test_a_message_for_another_device_is_reported(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.greet()
     encrypted = await over_olm(scene, "org.other", {})
@@ -91,7 +91,7 @@ async def test_a_message_for_another_device_is_told_of(alice_and_bob: Scene) -> 
     assert [problem.code for problem in await deliver(scene.app, encrypted)] == ["malformed"]
 
 
-async def test_a_key_that_arrives_ends_its_being_withheld(alice_and_bob: Scene) -> None:
+async def test_a_key_that_arrives_replaces_the_notice_that_it_is_withheld(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     event = await scene.bob.say(ROOM, "hello")
     content = event["content"]

@@ -187,7 +187,7 @@ class TestChangedFiles:
 class TestWrongKeys:
     @pytest.mark.parametrize("path", ["v", "key", "key.kty", "key.alg", "key.k", "iv", "hashes", "hashes.sha256"])
     @pytest.mark.parametrize("value", [None, 1, ["the key"], {"the key": "the key"}, "missing"])
-    def test_what_is_missing_or_of_another_type_is_refused_and_not_told(self, path: str, value: object) -> None:
+    def test_what_is_missing_or_of_another_type_is_refused_and_not_quoted(self, path: str, value: object) -> None:
         content = copy.deepcopy(OF_THE_SPECIFICATION)
         *above, name = path.split(".")
         where = content
@@ -217,7 +217,7 @@ class TestWrongKeys:
 
     @pytest.mark.parametrize("wrong", ["", "AAAA", "A" * 44, "A" * 22 + "AAAA", "Zürich", "not base64", "A"])
     @pytest.mark.parametrize("part", range(3))
-    def test_what_is_no_base64_or_has_another_length_is_refused_and_not_told(self, part: int, wrong: str) -> None:
+    def test_what_is_no_base64_or_has_another_length_is_refused_and_not_quoted(self, part: int, wrong: str) -> None:
         parts = [ONES, "//////////8AAAAAAAAAAA", "YzF08lARDdOCzJpzuSwsjTNlQc4pHxpdHcXiD/wpK6k"]
         parts[part] = wrong
         with pytest.raises(MalformedAttachmentKey) as raised:

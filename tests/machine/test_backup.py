@@ -156,7 +156,7 @@ async def test_backup_flag_race(alice_and_bob: Scene) -> None:
 
 
 # M19.2, M19.15
-async def test_a_mark_that_is_made_again_is_another_one(alice_and_bob: Scene) -> None:
+async def test_a_mark_that_is_made_again_has_another_number(alice_and_bob: Scene) -> None:
     """The response to the first upload comes a second time while the better key waits for its upload."""
     scene = alice_and_bob
     await create(scene.app)
@@ -195,7 +195,7 @@ async def sessions(client: Client) -> set[str]:
 
 
 # M13.4, M19.18
-async def test_what_the_homeserver_refuses_otherwise_is_uploaded_again(alice_and_bob: Scene) -> None:
+async def test_an_upload_that_fails_for_another_reason_is_listed_again(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await create(scene.app)
     await add(scene.app, RoomKey())
@@ -227,7 +227,7 @@ async def test_without_a_backup_nothing_is_marked(alice_and_bob: Scene) -> None:
 
 
 # M19.19
-async def test_no_key_is_called_verified_or_forwarded(alice_and_bob: Scene) -> None:
+async def test_no_key_is_uploaded_as_verified_or_forwarded(alice_and_bob: Scene) -> None:
     """Otherwise a homeserver would let such a key replace one that begins earlier, or the reverse."""
     scene = alice_and_bob
     await scene.greet()
@@ -297,7 +297,7 @@ async def test_another_process_that_creates_a_version_meanwhile_gets_the_same_on
 
 
 # M19.7
-async def test_a_creation_that_was_sent_twice_comes_right(alice_and_bob: Scene) -> None:
+async def test_a_creation_that_was_sent_twice_is_settled_by_the_current_version(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await add(scene.app, RoomKey())
     new = await scene.app.machine.key_backup.create_version()
@@ -374,7 +374,7 @@ async def test_a_late_answer_to_a_creation_turns_nothing_on(alice_and_bob: Scene
 
 
 # M19.8
-async def test_a_version_that_was_asked_for_before_another_counts_for_nothing(alice_and_bob: Scene) -> None:
+async def test_an_answer_from_before_a_newer_version_changes_nothing(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await create(scene.app)
     query = await scene.app.machine.key_backup.version_query()
@@ -575,7 +575,7 @@ async def test_a_signature_that_comes_later_counts(alice_and_bob: Scene) -> None
 
 
 # M19.13
-async def test_a_decryption_key_is_kept_only_if_it_fits(alice_and_bob: Scene) -> None:
+async def test_a_decryption_key_is_kept_only_if_it_belongs_to_the_backup(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     tablet = await new_device(scene)
     new = await create(tablet)
@@ -779,7 +779,7 @@ async def test_what_somebody_else_put_there_stops_nothing(alice_and_bob: Scene) 
 
 
 @pytest.mark.parametrize("answer", [{}, {"rooms": 5}, {"rooms": {ROOM: {}}}, {"rooms": {ROOM: {"sessions": []}}}])
-async def test_what_is_no_backup_is_told_of(alice_and_bob: Scene, answer: Json) -> None:
+async def test_a_malformed_backup_is_reported(alice_and_bob: Scene, answer: Json) -> None:
     scene = alice_and_bob
     await create(scene.app)
     request = await scene.app.machine.key_backup.download()
@@ -796,7 +796,7 @@ async def upload_or_create(scene: Scene) -> BackupVersionCreate:
 
 
 # M19.21
-async def test_a_key_of_the_backup_takes_the_place_of_none_that_its_maker_sent(alice_and_bob: Scene) -> None:
+async def test_a_key_from_the_backup_does_not_replace_a_key_that_its_maker_sent(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await scene.greet()
     new = await create(scene.app)

@@ -176,7 +176,7 @@ async def test_an_offer_during_which_an_older_fallback_key_comes_back_does_not_c
 
 
 # M5.4
-async def test_a_connection_that_begins_distrusts_all_device_lists(alice_and_bob: Scene) -> None:
+async def test_the_first_response_of_a_connection_marks_all_device_lists(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     assert not await scene.app.machine.outgoing_requests()
     await scene.extension.sync("new", sliding=True)

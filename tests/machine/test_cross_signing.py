@@ -272,7 +272,7 @@ async def test_a_late_answer_after_a_refusal_counts(alice_and_bob: Scene) -> Non
 
 
 # M15.12
-async def test_a_query_that_was_asked_before_brings_the_old_identity_not_back(alice_and_bob: Scene) -> None:
+async def test_an_earlier_query_does_not_bring_the_old_identity_back(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     await bootstrap(scene.app)
     await settle(scene.app)
@@ -372,7 +372,7 @@ async def test_only_the_master_key_says_that_the_identity_is_the_users(alice_and
         await other.machine.cross_signing.bootstrap()
 
 
-async def test_private_keys_of_an_identity_that_was_replaced_elsewhere_are_of_no_use(alice_and_bob: Scene) -> None:
+async def test_private_keys_of_an_identity_that_was_replaced_elsewhere_are_not_used(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     other = await tablet(scene)
     await bootstrap(scene.app)
@@ -440,7 +440,7 @@ async def test_a_message_says_who_vouches_for_its_sender(alice_and_bob: Scene) -
 
 # M15.3, M15.6
 @pytest.mark.parametrize("ends_by", ["verify", "accept"])
-async def test_the_change_of_an_identity_that_was_verified_is_told_until_a_person_says_what_it_means(
+async def test_a_changed_identity_is_reported_until_a_person_accepts_or_verifies_it(
     alice_and_bob: Scene, ends_by: str
 ) -> None:
     scene = alice_and_bob
@@ -489,7 +489,7 @@ async def test_a_user_who_was_verified_elsewhere_counts_as_verified_once_as_soon
 
 
 # M15.5
-async def test_what_a_replaced_identity_of_ones_own_has_signed_counts_no_more(alice_and_bob: Scene) -> None:
+async def test_signatures_of_the_replaced_own_identity_no_longer_count(alice_and_bob: Scene) -> None:
     """Otherwise a homeserver could replace it, and verify all users with the new one."""
     scene = alice_and_bob
     other = await tablet(scene)

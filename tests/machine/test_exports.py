@@ -286,7 +286,7 @@ class TestOurFiles:
         with few_rounds():
             assert decrypt_export(encrypt_export(exported, passphrase, rounds), passphrase) == exported
 
-    def test_it_has_half_a_million_rounds_unless_told_otherwise(self) -> None:
+    def test_it_has_half_a_million_rounds_unless_set_otherwise(self) -> None:
         text = encrypt_export([SESSION], PASSPHRASE)
         assert payload_of(text)[33:37] == (500_000).to_bytes(4, "big")
         assert decrypt_export(text, PASSPHRASE) == [SESSION]
@@ -306,7 +306,7 @@ class TestOurFiles:
         with pytest.raises(InvalidArgument, match="at least one character"):
             encrypt_export([SESSION], "")
 
-    def test_text_that_has_no_encoding_is_refused_and_not_told(self) -> None:
+    def test_text_that_has_no_encoding_is_refused_and_not_quoted(self) -> None:
         with pytest.raises(InvalidArgument, match="surrogate") as raised:
             encrypt_export([replace(SESSION, session_key=SECRET + "\ud800")], PASSPHRASE)
         must_not_tell(raised.value, SECRET)
@@ -386,7 +386,7 @@ class TestWrongFiles:
             with pytest.raises(WrongExportPassphrase):
                 decrypt_export(text, passphrase)
 
-    def test_neither_a_passphrase_nor_a_session_is_told(self) -> None:
+    def test_neither_a_passphrase_nor_a_session_is_quoted(self) -> None:
         with pytest.raises(WrongExportPassphrase) as raised:
             decrypt_export(one_round(SESSION), "wrong horse")
         must_not_tell(raised.value, "horse")
@@ -420,7 +420,7 @@ class TestWrongFiles:
         ],
         ids=range(14),
     )
-    def test_what_was_encrypted_and_is_no_list_of_sessions_is_refused_and_not_told(self, plaintext: bytes) -> None:
+    def test_what_was_encrypted_and_is_no_list_of_sessions_is_refused_and_not_quoted(self, plaintext: bytes) -> None:
         text = with_plaintext(plaintext)
         with pytest.raises(MalformedExportedSessions) as raised:
             decrypt_export(text, PASSPHRASE)

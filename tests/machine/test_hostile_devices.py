@@ -308,7 +308,7 @@ async def give_as_own(eve: Client, bob: Client, alice: Client) -> None:
 
 # M11.3, M11.4
 @pytest.mark.parametrize("eve_first", [False, True])
-async def test_whoever_gives_the_key_of_another_as_own_changes_nothing_for_that_one(
+async def test_a_device_that_claims_the_key_of_another_does_not_harm_the_other(
     alice_and_bob: Scene, eve_first: bool
 ) -> None:
     scene = alice_and_bob

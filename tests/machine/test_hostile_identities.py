@@ -93,7 +93,7 @@ def test_a_key_is_one_key_under_its_own_name(name: SigningKeyName, which: int) -
 
 @settings(deadline=None)
 @given(name=NAMES, field=FIELDS, value=VALUES, changes=OBJECTS)
-def test_nobody_but_the_master_key_says_what_signs_for_a_user(
+def test_only_the_master_key_says_which_keys_sign_for_a_user(
     name: SigningKeyName, field: str, value: object, changes: Json
 ) -> None:
     for spoilt in ({**KEYS[name], field: value}, {**KEYS[name], **changes}, changes):
@@ -107,7 +107,7 @@ def test_nobody_but_the_master_key_says_what_signs_for_a_user(
 # M15.1, M15.2
 @settings(deadline=None)
 @given(name=NAMES, field=FIELDS | WORDS, value=VALUES, whole=VALUES, user=st.sampled_from([ALICE, BOB]))
-def test_an_answer_that_is_spoilt_changes_no_identity(
+def test_a_malformed_answer_changes_no_identity(
     session: Session, name: SigningKeyName, field: str, value: object, whole: object, user: str
 ) -> None:
     app = session.scene.app

@@ -66,7 +66,7 @@ def batch(number: int, events: list[object]) -> Json:
 
 
 # M5.10
-async def test_a_malformed_event_is_told_of_and_harms_no_other(alice_and_bob: Scene) -> None:
+async def test_a_malformed_event_is_reported_and_harms_no_other(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     event = await scene.bob.say(ROOM, "hello")
     position = await scene.app.machine.sync_position()
@@ -228,7 +228,7 @@ async def test_only_the_position_that_the_homeserver_has_forgotten_is_forgotten(
 
 
 # M5.6, M5.7, M5.8
-async def test_a_large_batch_is_worked_off_in_order_by_whichever_process_is_awake(
+async def test_any_process_works_off_a_large_batch_in_order(
     alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = alice_and_bob
@@ -574,7 +574,7 @@ FAULTY = {
 
 # M5.11, M5.12
 @pytest.mark.parametrize("faulty_part", FAULTY.values(), ids=FAULTY)
-async def test_an_event_that_met_a_fault_is_used_when_that_is_mended(
+async def test_an_event_that_met_a_fault_is_used_once_the_fault_is_corrected(
     alice_and_bob: Scene, monkeypatch: pytest.MonkeyPatch, faulty_part: tuple[object, str]
 ) -> None:
     scene = alice_and_bob

@@ -8,7 +8,7 @@ import pytest
 from vodozemac import Account, GroupSession, Session
 
 from checking.machine_replay.homeserver import Json
-from checking.machine_replay.message_keys import Malformed, MessageKeyReused, MessageKeys, megolm_index, olm_place
+from checking.machine_replay.message_keys import Malformed, MessageKeyReused, MessageKeys, megolm_index, olm_position
 
 PICKLE_KEY = bytes(32)
 
@@ -109,7 +109,7 @@ def test_vodozemac_reads_the_same_index() -> None:
 )
 def test_what_is_no_message_is_refused(body: bytes) -> None:
     with pytest.raises(Malformed):
-        olm_place(body)
+        olm_position(body)
 
 
 def test_a_message_that_was_cut_off_is_refused() -> None:

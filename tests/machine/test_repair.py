@@ -106,7 +106,7 @@ async def say_and_read(author: Client, reader: Client, text: str) -> None:
 
 # M23.1
 @pytest.mark.parametrize("kind", REPAIRED, ids=lambda kind: kind.name)
-async def test_a_kind_that_cannot_be_read_stops_nobody(
+async def test_an_unreadable_record_of_any_kind_stops_no_process(
     alice_and_bob: Scene, kind: Kind, caplog: pytest.LogCaptureFixture
 ) -> None:
     scene = alice_and_bob

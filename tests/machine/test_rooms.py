@@ -105,7 +105,7 @@ class TestWhichKeyIsBetter:
         senders=st.tuples(*[st.sampled_from([BOB, EVE])] * 2),
         skipped=st.tuples(*[st.integers(0, 3)] * 2),
     )
-    def test_the_stored_sender_is_believed_on_while_somebody_vouches_for_it(
+    def test_the_stored_sender_stays_while_its_key_is_vouched_for(
         self,
         same: bool,
         sources: tuple[KeySource, KeySource],
@@ -268,7 +268,7 @@ async def test_imported_keys_that_are_none_are_ignored(alice_and_bob: Scene) -> 
 
 
 # M12.2
-async def test_what_the_owner_thinks_of_the_sender_is_told(alice_and_bob: Scene) -> None:
+async def test_a_message_says_what_the_owner_thinks_of_its_sender(alice_and_bob: Scene) -> None:
     scene = alice_and_bob
     event = await scene.bob.say(ROOM, "hello")
     await scene.app.sync()
@@ -398,7 +398,7 @@ class TestSharing:
             await machine.share_room_key("!other:example.org", [BOB])
 
     # M10.2
-    async def test_content_that_is_not_json_uses_up_no_place(self, alice_and_bob: Scene) -> None:
+    async def test_content_that_is_not_json_uses_up_no_index(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         shared = await scene.app.share(ROOM, [ALICE, BOB])
         nonsense: tuple[object, ...] = (object(), "\ud800", {1}, (1, 2), {1: 2}, b"", 2**70, float("nan"))

@@ -75,7 +75,7 @@ def test_the_emoji_are_told_apart() -> None:
 
 
 # M16.11
-def test_only_what_is_right_in_every_part_is_proven() -> None:
+def test_only_keys_whose_macs_are_all_right_are_proven() -> None:
     shared = secrets.token_bytes(32)
 
     def proven(theirs: Macs, known: dict[str, str]) -> frozenset[str]:

@@ -178,7 +178,7 @@ class TestCrossSigningKeys:
 
 
 class TestInbox:
-    async def test_what_the_machine_can_not_judge_waits_until_it_is_used(self, alice_and_bob: Scene) -> None:
+    async def test_a_secret_that_can_not_be_checked_stays_until_it_is_used(self, alice_and_bob: Scene) -> None:
         scene = alice_and_bob
         tablet = await another_device(scene)
         await reach(tablet, scene.app)

@@ -49,7 +49,9 @@ def peer(key: str) -> PeerName:
 
 # M9.7
 @given(have=st.frozensets(st.sampled_from("abcd")), recipients=st.frozensets(st.sampled_from("abcd")))
-def test_another_key_where_one_who_has_it_is_no_recipient(have: frozenset[str], recipients: frozenset[str]) -> None:
+def test_a_session_is_replaced_if_a_device_that_has_its_key_is_no_recipient(
+    have: frozenset[str], recipients: frozenset[str]
+) -> None:
     session = OutboundGroup()
     shared = SharedKey(session.session_id, {peer(key): SharedWith(0, 0) for key in have})
     rotates = sharing.must_rotate(

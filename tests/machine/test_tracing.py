@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from checking.explain import lines as trace_lines
 from checking.machine_replay.client import Client
 from checking.machine_replay.homeserver import Device, Homeserver, Json
-from checking.machine_replay.message_keys import decode, inner_message, olm_place
+from checking.machine_replay.message_keys import decode, inner_message, olm_position
 from tests.machine.own_devices import another_device, encrypted_for, receive
 from tests.machine.scene import ALICE, BOB, HOUR_MS, MEGOLM, ROOM, Scene, scene
 from tests.store.stores import Recorder
@@ -38,7 +38,7 @@ from unwedged.machine import (
     tracing,
 )
 from unwedged.machine.identifiers import OLM
-from unwedged.machine.olm_places import olm_place as place_of
+from unwedged.machine.olm_positions import olm_position as position_of
 from unwedged.machine.records import KINDS, KeySource, Phase
 from unwedged.machine.requests import Request
 from unwedged.store import RecordKind, StoreError, Transaction, View
@@ -395,7 +395,7 @@ async def test_a_fault_in_what_the_machine_says_of_a_step_is_no_fault_of_the_ste
 
 
 # T4.1
-async def test_what_was_rolled_back_is_not_said(tmp_path: Path) -> None:
+async def test_no_line_reports_what_was_rolled_back(tmp_path: Path) -> None:
     recorder = Recorder()
     async with scene(tmp_path, recorder) as on:
         shared = await on.app.share(ROOM, [ALICE, BOB])
@@ -428,13 +428,13 @@ async def test_words_of_others_are_not_repeated(tmp_path: Path) -> None:
     assert "bob" not in json.dumps(recorder.lines)
 
 
-async def test_a_place_is_the_one_that_the_message_shows(alice_and_bob: Scene) -> None:
+async def test_a_position_is_the_one_in_the_message(alice_and_bob: Scene) -> None:
     await alice_and_bob.greet()
     places = []
     for arrival in alice_and_bob.server.arrivals:
         for message in ciphertexts(json.loads(arrival.body)):
             body = decode(message["body"])
-            assert place_of(int(str(message["type"])), str(message["body"])) == olm_place(
+            assert position_of(int(str(message["type"])), str(message["body"])) == olm_position(
                 inner_message(body) if message["type"] == 0 else body
             )
             places.append(message)
@@ -442,8 +442,8 @@ async def test_a_place_is_the_one_that_the_message_shows(alice_and_bob: Scene) -
 
 
 @given(st.integers(0, 3), st.text())
-def test_what_is_no_message_has_no_place(message_type: int, body: str) -> None:
-    assert place_of(message_type, body) is None
+def test_what_is_no_message_has_no_position(message_type: int, body: str) -> None:
+    assert position_of(message_type, body) is None
 
 
 def ciphertexts(value: object) -> Iterator[dict[str, object]]:

@@ -332,7 +332,7 @@ def test_a_master_key_that_is_not_known_is_left_out() -> None:
 
 
 # M16.12
-def test_a_device_that_is_named_like_a_key_passes_for_none() -> None:
+def test_a_device_whose_id_equals_a_key_proves_no_key() -> None:
     """The MAC of the one would be valid for the other."""
     master = key(LAPTOP.user_id)
     odd = Device(LAPTOP.user_id, DeviceId(master))

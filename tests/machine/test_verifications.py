@@ -545,7 +545,7 @@ async def records(end: End) -> tuple[int, int]:
     return await end.machine._store.query(read)
 
 
-async def test_what_is_malformed_is_told_of_and_begins_nothing(devices: Devices) -> None:
+async def test_a_malformed_request_is_reported_and_begins_nothing(devices: Devices) -> None:
     bring = Inbox(devices.phone).bring
     codes = await bring(
         event("request", from_device="LAPTOP"),

@@ -155,7 +155,7 @@ async def test_both_start_at_once(meeting: Meeting) -> None:
 
 
 @pytest.mark.parametrize("library", EACH)
-async def test_cancellations_are_heard(meeting: Meeting) -> None:
+async def test_cancellations_arrive(meeting: Meeting) -> None:
     await meeting.they_ask()
     await meeting.we_accept()
     await (await meeting.ours.machine()).verifications.cancel((await meeting.flow()).flow_id)

@@ -28,7 +28,7 @@ async def soon() -> None:
 
 @pytest.mark.parametrize("times", [0, 1, 3])
 @pytest.mark.parametrize("pause", PAUSES.values(), ids=PAUSES.keys())
-async def test_it_ends_before_its_caller_is_told_of_a_cancellation(
+async def test_it_ends_before_its_caller_gets_the_cancellation(
     pause: Callable[[], Awaitable[object]], times: int
 ) -> None:
     ended: list[str] = []
@@ -57,7 +57,7 @@ async def test_it_ends_before_its_caller_is_told_of_a_cancellation(
     assert ended == ["work"]
 
 
-async def test_a_caller_that_was_cancelled_before_it_began_is_told_in_the_end() -> None:
+async def test_a_caller_that_was_cancelled_before_it_began_gets_the_cancellation_at_the_end() -> None:
     ended: list[str] = []
 
     async def work() -> None:
@@ -145,7 +145,7 @@ def test_a_loop_that_ends_lets_it_end() -> None:
 
 # P12.2
 @pytest.mark.parametrize("failure", [None, LookupError()])
-async def test_whoever_waits_for_a_callback_of_the_loop_goes_on_in_it(failure: Exception | None) -> None:
+async def test_a_task_that_waits_for_a_callback_of_the_loop_goes_on_in_it(failure: Exception | None) -> None:
     place: ContextVar[str] = ContextVar("place", default="here")
     elsewhere = copy_context()
     elsewhere.run(place.set, "elsewhere")

@@ -103,7 +103,7 @@ async def test_a_transaction_that_is_under_way_is_not_seen_and_not_waited_for(tm
             raw.execute("ROLLBACK")
 
 
-async def test_all_that_is_told_is_of_one_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_inspection_is_of_one_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The promise also holds if another process commits during the inspection."""
     async with filled(tmp_path / "store") as backend:
         identity = backend.identity.hex()
@@ -119,7 +119,7 @@ async def test_all_that_is_told_is_of_one_version(tmp_path: Path, monkeypatch: p
     assert inspect(tmp_path / "store").version == 9
 
 
-async def test_a_store_that_is_opened_and_closed_meanwhile_is_looked_at_again(
+async def test_a_store_that_is_opened_and_closed_meanwhile_is_inspected_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No process has it open, so it is read as an immutable file. If it changed meanwhile, the result is discarded."""

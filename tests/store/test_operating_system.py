@@ -333,7 +333,7 @@ class TestUpgrades:
                 newer.close()
 
     # P20.5
-    def test_more_kinds_lock_nobody_out(self, tmp_path: Path) -> None:
+    def test_new_kinds_lock_no_program_out(self, tmp_path: Path) -> None:
         path = tmp_path / "store"
         with worker(path) as older, worker(path, Release.MORE_KINDS) as newer:
             assert [program.do("count") for program in (older, newer, older, newer)] == ["1", "2", "3", "4"]

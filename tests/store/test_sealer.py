@@ -165,7 +165,7 @@ def test_only_the_secret_unlocks(secret: Secret) -> None:
 
 # P22.11
 @SECRETS
-def test_the_other_sort_of_secret_is_told_to_be_one(secret: Secret) -> None:
+def test_the_other_kind_of_secret_is_refused_by_its_name(secret: Secret) -> None:
     header = Sealer.create(secret, STORE).header
     if secret == KEY:
         with pytest.raises(WrongPassphrase, match="opened with a key, not with a passphrase"):
@@ -281,7 +281,7 @@ def test_stores_with_the_same_passphrase_share_nothing() -> None:
         {"p": True},
     ],
 )
-def test_a_header_can_not_ask_for_any_price(
+def test_a_header_can_not_demand_unbounded_work(
     cost: dict[str, float | str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     header = Sealer.create(PASSPHRASE, STORE).header
@@ -303,7 +303,7 @@ def test_a_salt_has_the_length_that_it_was_made_with(length: int) -> None:
         Sealer.unlock(PASSPHRASE, STORE, json.dumps(header | {"salt": bytes(length).hex()}).encode())
 
 
-def test_the_price_of_new_passphrases_is_the_stated_one() -> None:
+def test_the_cost_of_new_passphrases_is_the_stated_one() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "COST", NEW_STORES)
         header = Sealer.create(PASSPHRASE, STORE).header
@@ -312,7 +312,7 @@ def test_the_price_of_new_passphrases_is_the_stated_one() -> None:
     Sealer.unlock(PASSPHRASE, STORE, header)
 
 
-def test_a_key_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_needs_no_scrypt(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> bytes:
         raise AssertionError("scrypt was asked")
 

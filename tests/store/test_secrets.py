@@ -108,18 +108,18 @@ class TestArguments:
             await CryptoStore.open(path, key=KEY, label="one", kinds=KINDS)  # type: ignore[arg-type]
         assert not os.listdir(tmp_path)  # noqa: PTH208 (a test may block here)
 
-    async def test_no_name_is_no_path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_an_empty_name_is_not_a_path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         with pytest.raises(InvalidArgument, match="a path"):
             await CryptoStore.open("", key=KEY, label="one", kinds=KINDS)
 
     @pytest.mark.parametrize("clock", [0, 7, "", SystemRandomness()], ids=lambda value: type(value).__name__)
-    async def test_a_clock_is_one(self, path: Path, clock: Clock) -> None:
+    async def test_a_clock_must_be_a_clock(self, path: Path, clock: Clock) -> None:
         opening = lambda: CryptoStore.open(path, key=KEY, label="one", kinds=KINDS, clock=clock)  # noqa: E731
         await self.refuses(path, "a clock", opening)
 
     @pytest.mark.parametrize("randomness", [0, 7, "", SystemClock()], ids=lambda value: type(value).__name__)
-    async def test_chance_is_what_draws_numbers(self, path: Path, randomness: Randomness) -> None:
+    async def test_a_source_of_randomness_must_draw_numbers(self, path: Path, randomness: Randomness) -> None:
         opening = lambda: CryptoStore.open(path, key=KEY, label="one", kinds=KINDS, randomness=randomness)  # noqa: E731
         await self.refuses(path, "randomness", opening)
 

@@ -64,13 +64,13 @@ async def committed_by(store: Instance, *keys: str) -> None:
 
 
 # P5.20, P9.2, P9.3
-async def test_own_commits_are_told_when_they_return(phone: Instance) -> None:
+async def test_own_commits_are_published_when_they_return(phone: Instance) -> None:
     async with phone.subscribe(COUNTER) as changes:
         await committed_by(phone, "a", "b", "a")
         assert await heard(changes, 3) == [changed(1, "a"), changed(2, "b"), changed(3, "a")]
 
 
-async def test_nothing_is_told_of_what_was_not_committed(phone: Instance) -> None:
+async def test_nothing_uncommitted_is_published(phone: Instance) -> None:
     phone.gated.failures["commit"] = StoreBusy("busy")
     async with phone.subscribe(COUNTER) as changes:
         with pytest.raises(StoreBusy):
@@ -79,7 +79,7 @@ async def test_nothing_is_told_of_what_was_not_committed(phone: Instance) -> Non
 
 
 # P2.4, P9.3
-async def test_foreign_commits_are_told_at_the_next_sync(phone: Instance, extension: Instance) -> None:
+async def test_commits_of_other_processes_are_published_at_the_next_sync(phone: Instance, extension: Instance) -> None:
     async with phone.subscribe(COUNTER) as changes:
         await committed_by(phone, "a")
         await committed_by(extension, "a", "b")
@@ -111,7 +111,7 @@ async def test_a_log_that_fails_during_a_sync_takes_nothing_from_a_subscriber(
 
 
 # P9.4
-async def test_foreign_commits_are_told_by_listening_meanwhile(phone: Instance, extension: Instance) -> None:
+async def test_commits_of_other_processes_are_published_by_listening(phone: Instance, extension: Instance) -> None:
     phone.start()
     async with phone.subscribe(COUNTER) as changes:
         await phone.clock.asleep(1)
@@ -157,7 +157,7 @@ async def test_a_failed_look_is_repeated(
     assert "listening failed label=phone" in caplog.text
 
 
-async def test_a_failure_that_lasts_is_told_when_it_begins_and_when_it_ends(
+async def test_a_lasting_failure_is_logged_when_it_begins_and_when_it_ends(
     phone: Instance, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="unwedged")
@@ -205,7 +205,7 @@ async def test_they_outlive_an_invalidation_and_miss_nothing(
 
 
 # P5.20, P9.2
-async def test_a_commit_that_outlived_its_guard_is_told_once(
+async def test_a_commit_that_outlived_its_guard_is_published_once(
     bench: Workbench, phone: Instance, extension: Instance
 ) -> None:
     """The result of ``phone``'s commit is late: ``phone`` has lost the lease and synced again before it arrives."""
@@ -224,7 +224,7 @@ async def test_a_commit_that_outlived_its_guard_is_told_once(
 
 
 # P9.6
-async def test_a_truncated_log_is_told_as_lag(phone: Instance, extension: Instance) -> None:
+async def test_a_truncated_log_gives_lagged(phone: Instance, extension: Instance) -> None:
     async with phone.subscribe(COUNTER) as changes:
         await committed_by(extension, "a", "b", "c")
         await extension.gated.truncate(Version(2))
@@ -244,7 +244,7 @@ async def test_a_slow_subscriber_gets_lagged(phone: Instance) -> None:
 
 
 # P9.5
-async def test_only_the_kind_asked_for_is_told_cached_or_not(phone: Instance) -> None:
+async def test_only_the_kind_asked_for_is_delivered_cached_or_not(phone: Instance) -> None:
     async with phone.subscribe(DEVICE) as devices, phone.subscribe(PLAIN) as plain:
         async with phone.transaction() as transaction:
             transaction.put(DEVICE, "d", b"1")
@@ -274,7 +274,7 @@ async def test_iteration_waits_and_ends_with_the_store(phone: Instance) -> None:
 
 
 # P9.12
-async def test_a_subscription_that_ended_is_told_nothing_more(phone: Instance) -> None:
+async def test_a_subscription_that_ended_receives_nothing_more(phone: Instance) -> None:
     """The file was replaced and put back: a later commit is news for those that subscribe from then on."""
     async with phone.subscribe(COUNTER) as ended:
         await committed_by(phone, "a")
@@ -303,7 +303,7 @@ async def test_what_can_not_be_subscribed_to_is_said(phone: Instance) -> None:
             pass
 
 
-async def test_both_processes_hear_the_same(
+async def test_both_processes_receive_the_same_changes(
     phone: Instance, extension: Instance, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR)
@@ -348,7 +348,7 @@ class TestSinceAVersion:
         async with phone.subscribe(COUNTER, since=view.version) as changes:
             assert (names, await heard(changes, 1)) == (("a",), [changed(2, "b")])
 
-    async def test_a_program_that_kept_a_mark_hears_what_it_missed(self, bench: Workbench, phone: Instance) -> None:
+    async def test_a_program_that_kept_a_mark_receives_what_it_missed(self, bench: Workbench, phone: Instance) -> None:
         await committed_by(phone, "a")
         mark = phone.mark()
         await committed_by(phone, "b")
@@ -358,7 +358,7 @@ class TestSinceAVersion:
             assert await heard(changes, 1) == [changed(2, "b")]
 
     # P9.10
-    async def test_others_hear_no_less_and_nothing_twice(self, phone: Instance, extension: Instance) -> None:
+    async def test_other_subscriptions_receive_everything_once(self, phone: Instance, extension: Instance) -> None:
         async with phone.subscribe(COUNTER) as new:
             await committed_by(extension, "a", "b")
             async with phone.subscribe(COUNTER, since=1) as late:
@@ -390,7 +390,7 @@ class TestSinceAVersion:
             assert await heard(changes, 2) == [Lagged(Version(3)), changed(4, "d")]
 
     # P9.10
-    async def test_what_this_process_commits_meanwhile_is_told_once_and_in_order(self, phone: Instance) -> None:
+    async def test_what_this_process_commits_meanwhile_is_delivered_once_and_in_order(self, phone: Instance) -> None:
         await committed_by(phone, "a", "b")
         gate = phone.gated.hold_after("changes")
         subscribing = asyncio.create_task(anext_after(phone, 1, 4))
@@ -417,7 +417,7 @@ class TestSinceAVersion:
             await committed_by(phone, "c")
             assert await heard(later, 1) == await heard(changes, 1) == [changed(4, "c")]
 
-    async def test_a_pause_is_outlived(self, phone: Instance, extension: Instance) -> None:
+    async def test_a_subscription_survives_a_pause(self, phone: Instance, extension: Instance) -> None:
         await committed_by(extension, "a")
         await phone.pause()
         async with phone.subscribe(COUNTER, since=0) as changes:  # This wakes the store, as any use does.
@@ -459,7 +459,9 @@ class TestSinceAVersion:
 
     # P9.11
     @pytest.mark.parametrize("since", [3, 2**70])
-    async def test_the_store_must_have_come_so_far(self, phone: Instance, extension: Instance, since: int) -> None:
+    async def test_since_may_not_be_above_the_store_s_version(
+        self, phone: Instance, extension: Instance, since: int
+    ) -> None:
         await committed_by(extension, "a", "b")
         with pytest.raises(StoreRolledBack, match=f"at version 2, and .* after version {since} "):
             async with phone.subscribe(COUNTER, since=since):
@@ -467,7 +469,7 @@ class TestSinceAVersion:
         assert phone.statistics().subscriptions == 0
 
     @pytest.mark.parametrize("since", [-1, 1.0, True, "1", StoreMark("00" * 16, 0)])
-    async def test_it_is_a_version(self, phone: Instance, since: int) -> None:
+    async def test_since_must_be_a_version(self, phone: Instance, since: int) -> None:
         with pytest.raises(InvalidArgument, match="a store's version is"):
             async with phone.subscribe(COUNTER, since=since):
                 pass
@@ -552,7 +554,7 @@ def in_order(news: Sequence[Changed[str] | Lagged]) -> list[Changed[str] | Lagge
 
 # P9.2, P9.10
 @given(before=STEPS, after=STEPS)
-def test_since_any_version_each_change_is_told_once_or_a_lag(
+def test_since_any_version_each_change_is_delivered_once_or_lagged(
     before: list[tuple[str, int, set[str]]], after: list[tuple[str, int, set[str]]]
 ) -> None:
     """Two instances commit, truncate the log, and pause; each has subscriptions since each version."""

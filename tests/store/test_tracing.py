@@ -383,7 +383,7 @@ class TestSteps:
         assert recorder.last("list")["found"] == 1
         decoded(recorder.lines)
 
-    async def test_what_subscribers_were_told(self, bench: Workbench, traced: Instance, recorder: Recorder) -> None:
+    async def test_what_subscribers_received(self, bench: Workbench, traced: Instance, recorder: Recorder) -> None:
         extension = await bench.instance("extension")
         async with traced.subscribe(COUNTER):
             await take_over(extension)

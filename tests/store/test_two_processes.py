@@ -304,7 +304,7 @@ async def test_nothing_is_lost(shared: SharedStore, seed: int) -> None:
 
 @pytest.mark.parametrize("short_cut", [ShortCut.NO_FENCE, ShortCut.KEPT_CACHE])
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_the_same_with_a_short_cut_wedges(tmp_path: Path, short_cut: ShortCut, seed: int) -> None:
+async def test_without_a_rule_sessions_are_wedged(tmp_path: Path, short_cut: ShortCut, seed: int) -> None:
     async with shared_store(tmp_path, short_cut) as shared:
         conversation = Conversation(shared, seed)
         with pytest.raises(Wedged) as wedged:

@@ -105,7 +105,7 @@ def test_a_label_that_the_terminal_does_not_have_is_escaped(stored: Path) -> Non
     assert r"'\xe9' (instance 7)" in done.stdout
 
 
-def test_what_goes_wrong_with_a_name_can_do_nothing_to_a_terminal(tmp_path: Path) -> None:
+def test_an_error_about_a_name_can_not_control_a_terminal(tmp_path: Path) -> None:
     evil = "\x1b[2J"
     for arguments in (("inspect", evil), ("inspect", "store", evil)):
         done = run(tmp_path, *arguments)
@@ -125,7 +125,7 @@ def test_its_version(tmp_path: Path) -> None:
     assert run(tmp_path, "--version").stdout == f"unwedged {unwedged.__version__}\n"
 
 
-def test_what_the_file_says_can_do_nothing_to_a_terminal() -> None:
+def test_the_content_of_a_file_can_not_control_a_terminal() -> None:
     lease = Lease(Epoch(1), InstanceId(1), Milliseconds(0), wanted=False)
     evil = "\x1b[2J"
     found = Inspection(2, "00", Version(1), Version(0), lease, evil, {evil: 1}, ((Version(1), evil),))

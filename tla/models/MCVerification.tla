@@ -48,7 +48,7 @@ NeverDeliver         == [][\A p \in Processes : ~Deliver(p)]_vars
 NeverMarkSent        == [][\A p \in Processes : ~MarkSent(p)]_vars
 NeverLose            == [][\A p \in Processes : ~Lose(p)]_vars
 NeverPeerStarts      == [][~PeerStarts]_vars
-NeverPeerHears       == [][~PeerHears]_vars
+NeverPeerReceives    == [][~PeerReceives]_vars
 NeverPeerConfirms    == [][~PeerConfirms]_vars
 NeverPeerCancels     == [][~PeerCancels]_vars
 NeverWithhold        == [][~Withhold]_vars

@@ -16,7 +16,7 @@ from unwedged.machine import tracing
 from unwedged.machine.errors import AnotherDevice, MalformedResponse
 from unwedged.machine.identifiers import MEGOLM, OLM, ONE_TIME_KEY, Curve25519Key, Device, JsonObject, TransactionId
 from unwedged.machine.ratchets import MOST_ONE_TIME_KEYS, Account
-from unwedged.machine.records import ACCOUNT, OFFER, OWN_DEVICE, KnownDevice, Offer, OwnDevice, ToldKeys
+from unwedged.machine.records import ACCOUNT, OFFER, OWN_DEVICE, KnownDevice, Offer, OwnDevice, ReportedKeys
 from unwedged.machine.requests import KeysUpload
 from unwedged.machine.signing import signable, with_signature
 from unwedged.machine.sync import SyncPosition
@@ -171,21 +171,21 @@ async def lose_offer(transaction: Transaction) -> None:
 
 
 # M3.2, M3.5
-async def note_counts(transaction: Transaction, asked_with: SyncPosition, said: ToldKeys) -> None:
+async def note_counts(transaction: Transaction, asked_with: SyncPosition, said: ReportedKeys) -> None:
     """Use what a sync says about the keys at the homeserver, unless an offer stands or was made since it was asked.
 
-    Sliding sync leaves out what has not changed since the connection was last told. So what the connection was told is
+    Sliding sync leaves out what it has reported before on the same connection. So the last report of each connection is
     noted in any case.
     """
     own = await own_device(transaction)
-    told = told_now(own, asked_with, said)
-    is_news = asked_with.sliding and told != own.told.get(asked_with.connection)
+    reported = reported_now(own, asked_with, said)
+    is_news = asked_with.sliding and reported != own.reported.get(asked_with.connection)
     if is_news:
-        own.told = {**own.told, asked_with.connection: told}
+        own.reported = {**own.reported, asked_with.connection: reported}
     if asked_with.serial == own.serial and await transaction.get(OFFER, None) is None:
-        types = told.unused_fallback_types
+        types = reported.unused_fallback_types
         used = own.fallback_used if types is None else ONE_TIME_KEY not in types
-        count = own.count if told.one_time_keys is None else told.one_time_keys
+        count = own.count if reported.one_time_keys is None else reported.one_time_keys
         is_news |= (own.fallback_used, own.count) != (used, count)
         own.fallback_used, own.count = used, count
     if is_news:
@@ -193,12 +193,12 @@ async def note_counts(transaction: Transaction, asked_with: SyncPosition, said: 
 
 
 # M3.4
-def told_now(own: OwnDevice, asked_with: SyncPosition, said: ToldKeys) -> ToldKeys:
-    """Return what a response says about the homeserver's keys, completed by what its connection was told before."""
-    before = own.told.get(asked_with.connection) if asked_with.sliding and asked_with.token is not None else None
+def reported_now(own: OwnDevice, asked_with: SyncPosition, said: ReportedKeys) -> ReportedKeys:
+    """Return what a response says about the homeserver's keys, completed by the last report of its connection."""
+    before = own.reported.get(asked_with.connection) if asked_with.sliding and asked_with.token is not None else None
     if before is None:
         return said
-    return ToldKeys(
+    return ReportedKeys(
         before.one_time_keys if said.one_time_keys is None else said.one_time_keys,
         before.unused_fallback_types if said.unused_fallback_types is None else said.unused_fallback_types,
     )

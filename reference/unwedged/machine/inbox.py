@@ -41,7 +41,7 @@ from unwedged.machine.records import (
     Backlog,
     Peer,
     PutAside,
-    ToldKeys,
+    ReportedKeys,
 )
 from unwedged.machine.sync import TO_DEVICE, SyncChanges, SyncPosition
 from unwedged.machine.unshown import Unshown
@@ -141,7 +141,7 @@ async def receive(
             await devices.note_all_changed(transaction)
         await devices.note_changed(transaction, changes.changed)
         await devices.note_left(transaction, changes.left)
-        said = ToldKeys(changes.one_time_keys, changes.unused_fallback_types)
+        said = ReportedKeys(changes.one_time_keys, changes.unused_fallback_types)
         await account.note_counts(transaction, asked_with, said)
     lists = outcome.applied
     events = await _takes_to_device(transaction, changes, asked_with, outcome)

@@ -296,9 +296,9 @@ async def take_claim_answer(transaction: Transaction, request: KeysClaim, respon
                 raise MalformedMessage("a device has no key to claim, or one that it did not sign")
             session = account.outbound_session(key, one_time_key)  # which does not change the account
         except MalformedMessage:
-            if not mark.told:
+            if not mark.notified:
                 send(transaction, "m.room_key.withheld", {device: withheld_notice(own, NO_OLM, NO_OLM_REASON)})
-            later = msgspec.structs.replace(mark, not_before_ms=now_ms + UNWEDGED_EVERY_MS, told=True)
+            later = msgspec.structs.replace(mark, not_before_ms=now_ms + UNWEDGED_EVERY_MS, notified=True)
             transaction.put(WANTED_SESSION, name, later)
             continue
         _put_first(peer, session)

@@ -42,8 +42,8 @@ Value = TypeVar("Value")
 Name = TypeVar("Name")
 
 
-class ToldKeys(msgspec.Struct, frozen=True):
-    """What a sliding connection was last told about this device's keys; ``None`` for what it was not told."""
+class ReportedKeys(msgspec.Struct, frozen=True):
+    """What a sliding connection last reported of this device's keys; ``None`` for what it has not reported."""
 
     one_time_keys: int | None
     unused_fallback_types: list[str] | None
@@ -70,9 +70,9 @@ class OwnDevice(msgspec.Struct):
     fallback_confirmed_ms: int | None = None
     """When the homeserver confirmed it; ``None`` if it has not."""
     fallback_used: bool = False
-    told: dict[str, ToldKeys] = {}
-    """What each sliding connection was told, also if it did not count: a later response leaves out what has not changed
-    (M3.5)."""
+    reported: dict[str, ReportedKeys] = {}
+    """The last report of each sliding connection, even if it did not count: a later response leaves out what has not
+    changed since (M3.5)."""
 
 
 class Offer(msgspec.Struct, frozen=True):
@@ -109,7 +109,7 @@ class WantedSession(msgspec.Struct, frozen=True):
     """Whether the old session does not decrypt. Then the new one replaces it, and an ``m.dummy`` tells the device."""
     not_before_ms: int = 0
     """The earliest time at which a claim may be handed out."""
-    told: bool = False
+    notified: bool = False
     """Whether the device was told that it had no key to claim (M8.8)."""
 
 

@@ -31,7 +31,7 @@ from unwedged.machine.identifiers import (
     TransactionId,
     UserId,
 )
-from unwedged.machine.olm_places import olm_place
+from unwedged.machine.olm_positions import olm_position
 from unwedged.machine.ratchets import OlmMessage, index_of
 from unwedged.machine.records import ANSWERED, DEVICES, OUTDATED, VERIFICATION, WANTED_SESSION, Backup
 from unwedged.machine.requests import (
@@ -160,7 +160,7 @@ def decrypted_olm(
     ``begins`` says whether it began a session, and ``marks`` whether there must now be a mark for a new one.
     """
     if (trace := transaction.trace) is not None:
-        place = _place(trace, message.type, message.body)
+        position = _position(trace, message.type, message.body)
         named = trace.pseudonym("message", message.body)
         mark = {"mark": _record(trace, WANTED_SESSION, peer)} if marks else {}
         trace.later(
@@ -170,7 +170,7 @@ def decrypted_olm(
             outcome=outcome,
             begins_session=begins,
             **mark,
-            **place,
+            **position,
         )
 
 
@@ -209,7 +209,7 @@ def encrypted_megolm(transaction: Transaction, name: GroupSessionName, index: in
 def sent(
     transaction: Transaction, request: TransactionId, event_type: str, contents: Mapping[Device, JsonObject]
 ) -> None:
-    """A request with messages to devices was put into the outbox. The line has the place of each Olm message."""
+    """A request with messages to devices was put into the outbox. The line has the position of each Olm message."""
     if (trace := transaction.trace) is None:
         return
     named = trace.pseudonym("request", request)
@@ -217,9 +217,9 @@ def sent(
     for device, content in contents.items():
         if content.get("algorithm") == OLM:
             [(key, body)] = msgspec.convert(content["ciphertext"], dict[Curve25519Key, _Ciphertext]).items()
-            place = _place(trace, body.type, body.body)
+            position = _position(trace, body.type, body.body)
             peer = _peer(trace, PeerName(device.user_id, key))
-            trace.later("encrypt_olm", request=named, peer=peer, device=_device(trace, device), **place)
+            trace.later("encrypt_olm", request=named, peer=peer, device=_device(trace, device), **position)
 
 
 @_harmless
@@ -228,13 +228,13 @@ def shared(
 ) -> None:
     """A room key was sent to devices by the messages of a request, to each device from an index on."""
     if (trace := transaction.trace) is not None:
-        places = list(indices.values())[:MOST_LISTED]
+        firsts = list(indices.values())[:MOST_LISTED]
         trace.later(
             "share",
             **_session(trace, name),
             request=trace.pseudonym("request", request),
             **_devices(trace, indices),
-            indices=places,
+            indices=firsts,
         )
 
 
@@ -444,12 +444,12 @@ def _session(trace: Remarks, name: GroupSessionName) -> dict[str, str]:
     return {"session": trace.pseudonym("session", name.session_id), "room": trace.pseudonym("room", name.room_id)}
 
 
-def _place(trace: Remarks, message_type: int, body: str) -> dict[str, str | int]:
-    place = olm_place(message_type, body)
+def _position(trace: Remarks, message_type: int, body: str) -> dict[str, str | int]:
+    position = olm_position(message_type, body)
     return (
         {}
-        if place is None
-        else {"ratchet": trace.pseudonym("ratchet", place.ratchet_key), "index": place.message_index}
+        if position is None
+        else {"ratchet": trace.pseudonym("ratchet", position.ratchet_key), "index": position.message_index}
     )
 
 

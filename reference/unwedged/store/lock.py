@@ -291,7 +291,7 @@ class LeaseLock:
             self._waiter_seen_under = epoch
             self._proceed()
 
-    def waiter_told(self, epoch: Epoch, wanted: bool) -> dict[str, Field]:
+    def waiter_fields(self, epoch: Epoch, wanted: bool) -> dict[str, Field]:
         """Return what a line of the trace says of a waiter: whether there is one, and then how long the turn lasts."""
         held = {"held_ms": self._now() - self._held_since} if wanted and self.stands(epoch) else {}
         return {"wanted": wanted, **held}
@@ -491,7 +491,7 @@ class LeaseLock:
             return  # It is in the program's log, and the fence stops all operations of the guard.
         if self._trace is not None:
             draining: dict[str, Field] = {} if self._draining_ms is None else {"draining_ms": self._draining_ms}
-            self._trace.note("renew", epoch=epoch, **self.waiter_told(epoch, lease.wanted), **draining)
+            self._trace.note("renew", epoch=epoch, **self.waiter_fields(epoch, lease.wanted), **draining)
         self.note_waiter(epoch, lease.wanted)
 
     async def release_now(self) -> None:

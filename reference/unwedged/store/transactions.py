@@ -154,7 +154,7 @@ class Operation:
         self._must_not_be_doomed()
         lease = await self._access(self._services.backend.check(self.epoch))
         if self.trace is not None:
-            waiter = self._services.lock.waiter_told(self.epoch, lease.wanted)
+            waiter = self._services.lock.waiter_fields(self.epoch, lease.wanted)
             self.trace.took_effect("validate", {"row_epoch": lease.epoch, **waiter})
         self._services.lock.note_waiter(self.epoch, lease.wanted)
 
@@ -456,7 +456,7 @@ class TransactionOperation(Operation):
         self.committed = version
         services.counts.commits += 1
         if self.trace is not None:
-            waiter = services.lock.waiter_told(self.epoch, committed.wanted)
+            waiter = services.lock.waiter_fields(self.epoch, committed.wanted)
             lease = {"version": version, "released": committed.released, "left_ms": committed.left_ms}
             self.trace.took_effect("commit", {**lease, **waiter, **self.trace.writes})
         logger.debug(

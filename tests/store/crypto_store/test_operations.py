@@ -302,7 +302,7 @@ class TestViews:
         assert await phone.query(count_of) == 2
 
     # P4.6, P4.7, P4.9, P4.10
-    async def test_what_they_can_no_longer_load_is_said(self, bench: Workbench, phone: Instance) -> None:
+    async def test_a_record_that_a_view_can_no_longer_load_is_reported(self, bench: Workbench, phone: Instance) -> None:
         async def write(transaction: Transaction) -> None:
             transaction.put(DEVICE, "d", b"2")
 
@@ -368,7 +368,9 @@ class TestViews:
 
 class TestRerunning:
     # P4.11, S4.1
-    async def test_a_lost_lease_is_out_of_sight(self, bench: Workbench, phone: Instance, extension: Instance) -> None:
+    async def test_a_lost_lease_is_not_noticed_by_the_caller(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
         tries = 0
 
         async def unlucky(transaction: Transaction) -> int:
@@ -386,7 +388,7 @@ class TestRerunning:
         bench.assert_cache_is_snapshot(phone)
 
     # P4.12
-    async def test_it_gives_up_after_the_stated_number(
+    async def test_it_ends_after_the_stated_number_of_attempts(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
         tries = 0

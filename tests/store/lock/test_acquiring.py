@@ -89,7 +89,7 @@ class TestAcquiring:
         await take_over(extension)
 
     # P1.2, P1.8
-    async def test_a_expired_lease_is_taken_and_its_guard_dies_at_the_next_access(
+    async def test_an_expired_lease_is_taken_and_its_guard_dies_at_the_next_access(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
         await take_over(phone)
@@ -152,7 +152,7 @@ class TestAcquiring:
 
     # P2.10, P2.12
     @pytest.mark.parametrize("failure", [StoreBusy("busy"), StorageFailed("no disk"), RuntimeError("a bug")])
-    async def test_a_failed_sync_leaves_no_guard_and_is_told_to_all(
+    async def test_a_failed_sync_leaves_no_guard_and_all_waiting_operations_get_its_error(
         self, phone: Instance, extension: Instance, bench: Workbench, failure: Exception
     ) -> None:
         await extension.run(count_up)
@@ -201,7 +201,7 @@ class TestAcquiring:
         trying.cancel()
 
     # P2.11
-    async def test_a_failed_sync_gives_the_row_up(self, phone: Instance, extension: Instance) -> None:
+    async def test_a_failed_sync_releases_the_lease(self, phone: Instance, extension: Instance) -> None:
         phone.gated.failures["changes"] = StorageFailed("no disk")
         with pytest.raises(StorageFailed):
             await phone.lock.acquire_now()
@@ -256,7 +256,7 @@ class TestAcquiring:
 
     # P1.5, P2.11
     @pytest.mark.parametrize("broken", ["once", "always"])
-    async def test_where_the_log_fails_the_lease_is_given_up(
+    async def test_if_the_log_fails_the_lease_is_released(
         self, phone: Instance, extension: Instance, caplog: pytest.LogCaptureFixture, broken: str
     ) -> None:
         """The log's handlers are the application's."""
@@ -302,7 +302,7 @@ class TestAcquiring:
             assert await phone.run(count_up) == 1
         assert phone.lock.guard.epoch == 2
 
-    async def test_a_failure_that_somebody_is_told_is_not_logged_as_well(
+    async def test_a_failure_that_a_caller_gets_is_not_logged_as_well(
         self, phone: Instance, caplog: pytest.LogCaptureFixture
     ) -> None:
         phone.gated.failures["changes"] = StorageFailed("no disk")
@@ -311,7 +311,7 @@ class TestAcquiring:
         assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
     @pytest.mark.parametrize("failure", [StorageFailed("no disk"), RuntimeError("a mistake")])
-    async def test_a_failure_that_nobody_is_told_is_logged_once(
+    async def test_a_failure_that_no_caller_gets_is_logged_once(
         self, phone: Instance, caplog: pytest.LogCaptureFixture, failure: Exception
     ) -> None:
         """The log has a traceback only if the program has a fault."""
@@ -546,7 +546,7 @@ class TestBeginning:
 
 
 # P8.23
-async def test_whoever_watches_the_row_is_told_whether_the_lease_is_free(
+async def test_the_row_watch_learns_whether_the_lease_is_free(
     bench: Workbench, phone: Instance, extension: Instance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[bool] = []
@@ -568,18 +568,18 @@ async def test_whoever_watches_the_row_is_told_whether_the_lease_is_free(
 
 
 # P8.24
-async def test_whoever_watches_the_row_knows_its_own_turn(phone: Instance) -> None:
+async def test_the_row_watch_learns_its_own_turn(phone: Instance) -> None:
     await take_over(phone)
     assert phone.lock._watch._turns == {phone.lock.instance: Epoch(1)}
 
 
 # T5.1
-async def test_what_is_told_of_a_waiter(bench: Workbench, phone: Instance) -> None:
+async def test_what_a_trace_line_says_of_a_waiter(bench: Workbench, phone: Instance) -> None:
     await take_over(phone)
     bench.clock.advance(7)
-    assert phone.lock.waiter_told(Epoch(1), wanted=True) == {"wanted": True, "held_ms": 7}
-    assert phone.lock.waiter_told(Epoch(1), wanted=False) == {"wanted": False}
-    assert phone.lock.waiter_told(Epoch(2), wanted=True) == {"wanted": True}
+    assert phone.lock.waiter_fields(Epoch(1), wanted=True) == {"wanted": True, "held_ms": 7}
+    assert phone.lock.waiter_fields(Epoch(1), wanted=False) == {"wanted": False}
+    assert phone.lock.waiter_fields(Epoch(2), wanted=True) == {"wanted": True}
 
 
 async def test_what_happened_is_counted(bench: Workbench, phone: Instance, extension: Instance) -> None:
@@ -600,7 +600,7 @@ async def test_what_happened_is_counted(bench: Workbench, phone: Instance, exten
 
 
 # P0.9
-async def test_news_about_another_epoch_change_nothing(phone: Instance) -> None:
+async def test_an_answer_about_another_epoch_changes_nothing(phone: Instance) -> None:
     await take_over(phone)
     phone.lock.lost(Epoch(7))
     phone.lock.note_waiter(Epoch(7), wanted=True)

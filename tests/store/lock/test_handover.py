@@ -199,7 +199,9 @@ class TestHandover:
         assert phone.clock.slept == []
 
     # P8.2
-    async def test_a_commit_and_a_view_bring_the_news_too(self, phone: Instance, extension: Instance) -> None:
+    async def test_a_commit_and_a_view_also_learn_that_another_process_waits(
+        self, phone: Instance, extension: Instance
+    ) -> None:
         for operation in (phone.run(count_up), phone.query(lambda view: view.get(DEVICE, "d"))):
             await take_over_soon(phone)
             await extension.lock.acquire_now()
@@ -313,7 +315,7 @@ class TestHandover:
         assert LONGEST_PAUSE_MS <= sum(bench.clock.slept) <= 3 * LONGEST_PAUSE_MS
 
     # P5.23
-    async def test_such_a_commit_that_fails_gives_nothing_up(self, phone: Instance, extension: Instance) -> None:
+    async def test_such_a_commit_that_fails_releases_nothing(self, phone: Instance, extension: Instance) -> None:
         await take_over(phone)
         await extension.lock.acquire_now()
         phone.gated.failures["commit"] = StoreBusy("injected by the test")

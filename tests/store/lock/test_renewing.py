@@ -104,7 +104,9 @@ class TestRenewing:
 
     # P8.1
     @pytest.mark.parametrize("mode", ["view", "transaction"])
-    async def test_nor_if_one_that_had_to_wait_began_and_ended_meanwhile(self, phone: Instance, mode: str) -> None:
+    async def test_a_lease_is_not_idle_if_an_operation_waited_began_and_ended_meanwhile(
+        self, phone: Instance, mode: str
+    ) -> None:
         phone.lock.start()
         await take_over(phone)
         await phone.clock.asleep(2)
@@ -119,7 +121,7 @@ class TestRenewing:
             assert phone.lock.guard.stage is Stage.HELD
 
     # P8.1
-    async def test_nor_right_after_a_further_sync(self, phone: Instance) -> None:
+    async def test_a_lease_is_not_idle_right_after_a_further_sync(self, phone: Instance) -> None:
         phone.lock.start()
         for times in (1, 2, 3):
             gate = phone.gated.hold_before("changes")

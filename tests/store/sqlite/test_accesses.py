@@ -163,7 +163,7 @@ async def test_a_row_without_a_value_is_not_an_absent_one(store: Store) -> None:
 
 
 # P2.15
-async def test_a_text_that_is_damaged_is_another_one_and_stops_nobody(store: Store) -> None:
+async def test_a_damaged_text_is_read_as_another_one_and_stops_no_process(store: Store) -> None:
     """Whatever depends on this text fails to authenticate. An exception would occur in each process at each access."""
     epoch = await hold(store)
     store.raw.execute("INSERT INTO change SELECT 1, CAST(X'6b69ff' AS TEXT), X'00'")
@@ -176,7 +176,7 @@ async def test_a_text_that_is_damaged_is_another_one_and_stops_nobody(store: Sto
     assert (shown.label, shown.records, shown.changes[-1]) == ("l\ufffd", {damaged.kind: 1}, (1, damaged.kind))
 
 
-async def test_a_kind_that_is_no_text_is_a_text_for_all_that(store: Store) -> None:
+async def test_a_kind_that_is_no_text_is_read_as_one(store: Store) -> None:
     """One damaged byte makes SQLite read the value as a blob."""
     epoch = await hold(store)
     for table in ("record", "change"):

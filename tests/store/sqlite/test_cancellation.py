@@ -119,7 +119,9 @@ def normal(store: Store, identity: str) -> Dump:
 
 
 # P12.2, P12.4
-async def test_a_caller_cancelled_again_and_again_is_told_only_after_the_driver_is_done(store: Store) -> None:
+async def test_a_caller_cancelled_again_and_again_gets_the_cancellation_only_after_the_driver_is_done(
+    store: Store,
+) -> None:
     """All tasks are cancelled, again and again, before the driver's thread begins."""
     epoch = await hold(store)
     gate = threading.Event()

@@ -1,4 +1,4 @@
-"""The place of an Olm message in its session: the ratchet key and the index that every message has in clear (pure).
+"""The position of an Olm message in its session: the ratchet key and the index, which it has in clear (pure).
 
 vodozemac does not return them. Formats: Matrix specification, "Olm: A Cryptographic Ratchet", "Message format".
 """
@@ -19,22 +19,22 @@ _LONGEST_NUMBER: Final = 5
 """The longest encoding of a number that is read, in bytes."""
 
 
-class OlmPlace(NamedTuple):
-    """No two messages of one sender may have the same place."""
+class OlmPosition(NamedTuple):
+    """The position of a message. No two messages of one sender may have the same one."""
 
     ratchet_key: bytes
     message_index: int
 
 
-def olm_place(message_type: int, body: str) -> OlmPlace | None:
-    """Return the place of a message, or ``None`` if it is not an Olm message."""
+def olm_position(message_type: int, body: str) -> OlmPosition | None:
+    """Return the position of a message, or ``None`` if it is not an Olm message."""
     try:
         message = unpadded(body)
         if message_type == _PRE_KEY:
             message = _chunk(_fields(message, 0), _INNER_MESSAGE)
         fields = _fields(message, _MAC_BYTES)
         message_index = fields[_INDEX]
-        return OlmPlace(_chunk(fields, _RATCHET_KEY), message_index) if isinstance(message_index, int) else None
+        return OlmPosition(_chunk(fields, _RATCHET_KEY), message_index) if isinstance(message_index, int) else None
     except (ValueError, LookupError):
         return None
 
