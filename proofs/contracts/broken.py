@@ -97,7 +97,7 @@ FAULTS: dict[str, Fault] = {
     "guard.overdue: a guard of another epoch is left alone": Fault(
         "guard.overdue", "guard == Guard(Stage.DRAINING, epoch)", "guard.stage is Stage.DRAINING"
     ),
-    "guard.overdue: only a draining guard does": Fault(
+    "guard.overdue: only a draining guard changes": Fault(
         "guard.overdue", "guard == Guard(Stage.DRAINING, epoch)", "guard.epoch == epoch"
     ),
     "guard.overdue: its lease is no longer renewed": Fault(
@@ -111,11 +111,11 @@ FAULTS: dict[str, Fault] = {
         "guard.admits", "is Stage.HELD", "in (Stage.HELD, Stage.DRAINING)"
     ),
     "guard.admits: operations begin under a held guard": Fault("guard.admits", "is Stage.HELD", "is Stage.DRAINING"),
-    "guard.stands: no operation of another epoch does": Fault("guard.stands", "guard.epoch == epoch and ", ""),
-    "guard.stands: none does before the sync or after the end": Fault(
+    "guard.stands: false for another epoch": Fault("guard.stands", "guard.epoch == epoch and ", ""),
+    "guard.stands: false before the sync and after the end": Fault(
         "guard.stands", "in (Stage.HELD, Stage.DRAINING, Stage.EXPIRING)", "is not Stage.NONE"
     ),
-    "guard.stands: the guard's own do": Fault(
+    "guard.stands: true for its own epoch": Fault(
         "guard.stands", "in (Stage.HELD, Stage.DRAINING, Stage.EXPIRING)", "is Stage.HELD"
     ),
     "guard.releasable: never while an operation runs": Fault("guard.releasable", " and running == 0", ""),
@@ -128,7 +128,7 @@ FAULTS: dict[str, Fault] = {
     # The cache.
     "cache.empty: it knows nothing": Fault("cache.empty", "HashTrieMap()", "HashTrieMap({version: None})"),
     "cache.empty: it is of the version": Fault("cache.empty", "Cache(version, ", "Cache(Version(0), "),
-    "cache.reaches: it does where the log is complete from the very next version on": Fault(
+    "cache.reaches: true if the log is complete after the version": Fault(
         "cache.reaches", "floor <= since", "floor <= since + 1"
     ),
     "cache.sync: it is of the log's version": Fault(
@@ -184,7 +184,7 @@ FAULTS: dict[str, Fault] = {
     "stream.news: nothing is delivered twice": Fault(
         "stream.news", "change.version > heard", "change.version >= heard"
     ),
-    "stream.news: a lag where there is one": Fault("stream.news", "not reaches(log.floor, heard)", "False"),
+    "stream.news: a lag if changes are missing": Fault("stream.news", "not reaches(log.floor, heard)", "False"),
     "stream.news: each once, in order": Fault("stream.news", "in log.changes", "in log.changes[::-1]"),
     # Several steps.
     "laws.after: only acquiring changes the epoch": Fault(

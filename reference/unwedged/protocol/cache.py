@@ -63,7 +63,7 @@ def empty(version: Version) -> Cache[Key, Value]:
 def reaches(floor: Version, since: Version) -> bool:
     """Return whether a log that is complete after ``floor`` names everything that changed after ``since`` (P2.5, P4.6).
 
-    post: _ == (since + 1 > floor)  # it does where the log is complete from the very next version on
+    post: _ == (since + 1 > floor)  # true if the log is complete after the version
     """
     return floor <= since
 

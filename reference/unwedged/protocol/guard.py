@@ -87,7 +87,7 @@ def overdue(guard: Guard, epoch: Epoch) -> Guard:
 
     post: _.epoch == guard.epoch  # the epoch stays
     post: guard.epoch == epoch or _ == guard  # a guard of another epoch is left alone
-    post: _ == guard or (guard.stage, _.stage) == (Stage.DRAINING, Stage.EXPIRING)  # only a draining guard does
+    post: _ == guard or (guard.stage, _.stage) == (Stage.DRAINING, Stage.EXPIRING)  # only a draining guard changes
     post: implies(guard == Guard(Stage.DRAINING, epoch), _.stage is Stage.EXPIRING)  # its lease is no longer renewed
     post: implies(stands(guard, epoch), stands(_, epoch))  # what runs may finish
     """
@@ -119,9 +119,9 @@ def admits(guard: Guard) -> bool:
 def stands(guard: Guard, epoch: Epoch) -> bool:
     """Return whether an operation that began under ``epoch`` still works with this guard's cache (P3.3).
 
-    post: implies(_, guard.epoch == epoch)  # no operation of another epoch does
-    post: implies(guard.stage in (Stage.NONE, Stage.SYNCING), not _)  # none does before the sync or after the end
-    post: implies(guard.stage not in (Stage.NONE, Stage.SYNCING) and guard.epoch == epoch, _)  # the guard's own do
+    post: implies(_, guard.epoch == epoch)  # false for another epoch
+    post: implies(guard.stage in (Stage.NONE, Stage.SYNCING), not _)  # false before the sync and after the end
+    post: implies(guard.stage not in (Stage.NONE, Stage.SYNCING) and guard.epoch == epoch, _)  # true for its own epoch
     """
     return guard.epoch == epoch and guard.stage in (Stage.HELD, Stage.DRAINING, Stage.EXPIRING)
 

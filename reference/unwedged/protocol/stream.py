@@ -31,7 +31,7 @@ def news(heard: Version, log: ChangeLog[Key]) -> tuple[Change[Key] | Lagged, ...
     pre: all(line.version <= log.version for line in log.changes)
     pre: all(line.version <= later.version for line, later in zip(log.changes, log.changes[1:]))
     post: all(heard < item.version <= log.version for item in _)  # nothing is delivered twice
-    post: (_ == (Lagged(log.version),)) == (heard < min(log.version, log.floor))  # a lag where there is one
+    post: (_ == (Lagged(log.version),)) == (heard < min(log.version, log.floor))  # a lag if changes are missing
     post: heard < log.floor or _ == tuple(line for line in log.changes if line.version > heard)  # each once, in order
     """
     if log.version <= heard:
