@@ -120,9 +120,7 @@ async def test_verifications_end_well_if_nothing_is_wrong(tmp_path: Path, monkey
     assert on.cancelled.keys() <= {"m.unexpected_message"}, "some request was made twice at the same time, at most"
 
 
-async def test_two_accounts_of_one_device_are_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_two_accounts_of_one_device_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "PROGRAM", ("tests.chaos.faulty_worker", "account-fork-at-creation"))
     async with stage(tmp_path, seed=1) as on:
         while not on.losses and on.tablets < 12:
