@@ -11,7 +11,7 @@ from checking.replay.substitutions import Substitution
 from unwedged.machine import account, inbox
 from unwedged.machine.account import hand_out_offer, open_account, own_account, own_device, take_upload_answer
 from unwedged.machine.errors import MessageUnreadable
-from unwedged.machine.identifiers import Curve25519Key, Device, JsonObject, PeerName, TransactionId
+from unwedged.machine.identifiers import Curve25519Key, Device, JsonObject, PeerName, TransactionId, UserId
 from unwedged.machine.ratchets import Account
 from unwedged.machine.records import ACCOUNT, OFFER, OWN_DEVICE, OwnDevice, ReportedKeys
 from unwedged.machine.repair import RepairedStore
@@ -170,17 +170,18 @@ def _key_dropped_by_bad_message() -> Sequence[Substitution]:
     """A message that can't be decrypted uses up its one-time key, as if a session had been made with the key."""
     decrypt = inbox._decrypt
 
-    async def decrypt_or_spend(transaction: Transaction, event: inbox._Event) -> tuple[bytes, PeerName | None]:
+    async def decrypt_or_spend(
+        transaction: Transaction, sender: UserId, content: inbox._Encrypted, device: OwnDevice
+    ) -> tuple[bytes, PeerName | None]:
         try:
-            return await decrypt(transaction, event)
+            return await decrypt(transaction, sender, content, device)
         except MessageUnreadable:
             own = await own_account(transaction)
-            content = msgspec.convert(event.content, inbox._Encrypted)
             ((_, ciphertext),) = content.ciphertext.items()
             named = unpadded(ciphertext.body)[_ONE_TIME_KEY]
-            sender = Account()
-            message = sender.outbound_session(own.curve25519, to_unpadded(named)).encrypt(b"")
-            own.inbound_session(sender.curve25519, message)
+            other = Account()
+            message = other.outbound_session(own.curve25519, to_unpadded(named)).encrypt(b"")
+            own.inbound_session(other.curve25519, message)
             transaction.put(ACCOUNT, None, own)
             raise
 

@@ -14,7 +14,7 @@ from checking.tlc.values import State, Value, record
 from tests.checking.machine_breaks import Break, graph_of
 from unwedged.machine import SyncOutcome, SyncPosition, inbox, rooms
 from unwedged.machine.errors import MessageUnreadable
-from unwedged.machine.identifiers import PeerName, TransactionId
+from unwedged.machine.identifiers import PeerName, TransactionId, UserId
 from unwedged.machine.records import (
     BACKLOG,
     PEER,
@@ -23,6 +23,7 @@ from unwedged.machine.records import (
     UNPROCESSED,
     Backlog,
     InboundSession,
+    OwnDevice,
     PutAside,
 )
 from unwedged.machine.sync import TO_DEVICE, SyncChanges
@@ -72,23 +73,26 @@ def _put_no_session(transaction: Transaction, kind: RecordKind[object, object], 
         sound_put(transaction, kind, key, value)
 
 
-async def _take_instead(transaction: Transaction, events: list[object], outcome: SyncOutcome, now_ms: int) -> None:
+async def _take_instead(
+    transaction: Transaction, backlog: Backlog | None, events: list[object], outcome: SyncOutcome, now_ms: int
+) -> Backlog | None:
     """Let a batch replace the recorded one."""
-    if await transaction.get(BACKLOG, None) is not None:
+    if backlog is not None:
         transaction.delete(BACKLOG, None)
         for part in await transaction.keys(UNPROCESSED):
             transaction.delete(UNPROCESSED, part)
-    await sound_take(transaction, events, outcome, now_ms)
+    return await sound_take(transaction, None, events, outcome, now_ms)
 
 
-async def _take_at_once(transaction: Transaction, events: list[object], outcome: SyncOutcome, now_ms: int) -> None:
+async def _take_at_once(
+    transaction: Transaction, backlog: Backlog | None, events: list[object], outcome: SyncOutcome, now_ms: int
+) -> Backlog | None:
     """Apply a batch although an earlier one is still recorded."""
-    backlog = await transaction.get(BACKLOG, None)
-    if backlog is not None:
-        transaction.delete(BACKLOG, None)
-    await sound_take(transaction, events, outcome, now_ms)
-    if backlog is not None:
-        transaction.put(BACKLOG, None, backlog)
+    left = await sound_take(transaction, None, events, outcome, now_ms)
+    if backlog is None:
+        return left
+    transaction.put(BACKLOG, None, backlog)
+    return backlog
 
 
 async def _work_off_newest(transaction: Transaction, now_ms: int) -> SyncOutcome | None:
@@ -164,14 +168,16 @@ async def _try_again_and_keep(transaction: Transaction, names: Iterable[Transact
     return outcome
 
 
-async def _decrypt_without_a_trace(transaction: Transaction, event: inbox._Event) -> tuple[bytes, PeerName | None]:
+async def _decrypt_without_a_trace(
+    transaction: Transaction, sender: UserId, content: inbox._Encrypted, own: OwnDevice
+) -> tuple[bytes, PeerName | None]:
     """Decrypt a message, and leave the stored session unchanged."""
     stored: dict[PeerName, bytes] = {}
     for name in await transaction.keys(PEER):
         peer = await transaction.get(PEER, name)
         assert peer is not None  # listed above
         stored[name] = PEER.value.encode(peer)
-    decrypted = await sound_decrypt(transaction, event)
+    decrypted = await sound_decrypt(transaction, sender, content, own)
     for name, encoded in stored.items():
         transaction.put(PEER, name, PEER.value.decode(encoded))
     return decrypted

@@ -182,12 +182,13 @@ async def note_counts(transaction: Transaction, asked_with: SyncPosition, said: 
     is_news = asked_with.sliding and reported != own.reported.get(asked_with.connection)
     if is_news:
         own.reported = {**own.reported, asked_with.connection: reported}
-    if asked_with.serial == own.serial and await transaction.get(OFFER, None) is None:
+    if asked_with.serial == own.serial:
         types = reported.unused_fallback_types
         used = own.fallback_used if types is None else ONE_TIME_KEY not in types
         count = own.count if reported.one_time_keys is None else reported.one_time_keys
-        is_news |= (own.fallback_used, own.count) != (used, count)
-        own.fallback_used, own.count = used, count
+        if (own.fallback_used, own.count) != (used, count) and await transaction.get(OFFER, None) is None:
+            own.fallback_used, own.count = used, count
+            is_news = True
     if is_news:
         transaction.put(OWN_DEVICE, None, own)
 

@@ -39,6 +39,7 @@ from unwedged.machine.records import (
     SYNC,
     UNPROCESSED,
     Backlog,
+    OwnDevice,
     Peer,
     PutAside,
     ReportedKeys,
@@ -146,9 +147,10 @@ async def receive(
     lists = outcome.applied
     events = await _takes_to_device(transaction, changes, asked_with, outcome)
     tracing.batch(transaction, asked_with, changes, lists=lists, events=events)
+    backlog = await transaction.get(BACKLOG, None)
     if events:
-        await _take_events(transaction, changes.to_device, outcome, now_ms)
-    return outcome, await transaction.get(BACKLOG, None) is not None
+        backlog = await _take_events(transaction, backlog, changes.to_device, outcome, now_ms)
+    return outcome, backlog is not None
 
 
 async def work_off(transaction: Transaction, now_ms: int) -> SyncOutcome | None:
@@ -210,25 +212,27 @@ async def _takes_to_device(
 
 
 # M5.6, M5.8
-async def _take_events(transaction: Transaction, events: list[object], outcome: SyncOutcome, now_ms: int) -> None:
-    backlog = await transaction.get(BACKLOG, None)
+async def _take_events(
+    transaction: Transaction, backlog: Backlog | None, events: list[object], outcome: SyncOutcome, now_ms: int
+) -> Backlog | None:
+    """Process events, or add them to the ``backlog`` if there is one or they are many. Return what is left."""
     if backlog is None and len(events) <= EVENTS_IN_A_COMMIT:
         for event in events:
             await _process(transaction, event, outcome, now_ms)
-        return
+        return None
     well_formed = [event for event in events if isinstance(event, dict) and is_storable(event)]
     for _ in range(len(events) - len(well_formed)):
         tracing.received(transaction, None, tracing.OTHER, MalformedMessage.code)
         outcome.problems.append(Problem(None, None, MalformedMessage.code))
     if not well_formed:
-        return
-    first = after = 0
-    if backlog is not None:
-        first, after = backlog.first, backlog.next
+        return backlog
+    first, after = (0, 0) if backlog is None else (backlog.first, backlog.next)
     for start in range(0, len(well_formed), EVENTS_IN_A_COMMIT):
         transaction.put(UNPROCESSED, after, well_formed[start : start + EVENTS_IN_A_COMMIT])
         after += 1
-    transaction.put(BACKLOG, None, Backlog(first, after))
+    backlog = Backlog(first, after)
+    transaction.put(BACKLOG, None, backlog)
+    return backlog
 
 
 async def _process(transaction: Transaction, raw: object, outcome: SyncOutcome, now_ms: int) -> None:
@@ -251,11 +255,13 @@ async def _process_event(
     payload: olm.OlmEvent | None = None
     try:
         if event.type == "m.room.encrypted":
+            content = parsed(event.content, _Encrypted, "an encrypted to-device event")
+            own = await account.own_device(transaction)
             if plaintext is None:
-                plaintext, begun_with = await _decrypt(transaction, event)
+                plaintext, begun_with = await _decrypt(transaction, event.sender, content, own)
                 if begun_with is not None:
                     await olm.note_new_session(transaction, begun_with)
-            payload = await _checked(transaction, event, plaintext)
+            payload = olm.checked(plaintext, event.sender, content.sender_key, own)
             await _use(transaction, payload, outcome, now_ms)
         elif event.type == "m.room_key.withheld":
             await rooms.note_withheld(transaction, event.sender, event.content)
@@ -278,21 +284,17 @@ async def _process_event(
         transaction.put(PUT_ASIDE, outbox.new_id(transaction), PutAside(msgspec.to_builtins(event), plaintext))
 
 
-def _encrypted(event: _Event) -> _Encrypted:
-    return parsed(event.content, _Encrypted, "an encrypted to-device event")
-
-
-async def _decrypt(transaction: Transaction, event: _Event) -> tuple[bytes, PeerName | None]:
+async def _decrypt(
+    transaction: Transaction, sender: UserId, content: _Encrypted, own: OwnDevice
+) -> tuple[bytes, PeerName | None]:
     """Return the plaintext, and the name of the peer if the message began a session."""
-    content = _encrypted(event)
     if content.algorithm != OLM:
         raise UnsupportedAlgorithm("a to-device event is not encrypted by Olm")
-    own = await account.own_device(transaction)
     ciphertext = content.ciphertext.get(Curve25519Key(olm.own_key(own, "curve25519")))
     if ciphertext is None:
         raise MalformedMessage("an encrypted to-device event has nothing for this device")
     sender_key = content.sender_key
-    name = PeerName(event.sender, sender_key)
+    name = PeerName(sender, sender_key)
     peer = await transaction.get(PEER, name) or Peer()
     message = OlmMessage(ciphertext.type, ciphertext.body)
     earlier = await transaction.get(EARLIER_DIGESTS, name) or b""
@@ -316,11 +318,6 @@ async def _decrypt(transaction: Transaction, event: _Event) -> tuple[bytes, Peer
         transaction.put(ACCOUNT, None, own_account)
     tracing.decrypted_olm(transaction, name, message, begins=begins)
     return plaintext, name if begins else None
-
-
-async def _checked(transaction: Transaction, event: _Event, plaintext: bytes) -> olm.OlmEvent:
-    own = await account.own_device(transaction)
-    return olm.checked(plaintext, event.sender, _encrypted(event).sender_key, own)
 
 
 async def _use(transaction: Transaction, event: olm.OlmEvent, outcome: SyncOutcome, now_ms: int) -> None:

@@ -18,12 +18,12 @@ from unwedged.store.files import Files
 from unwedged.store.schema import IDENTITY
 
 LONGEST_LOG_PAGES = 1500
-"""After this process has written about this many pages to the write-ahead log (in some 250 small commits), it moves the
+"""After this process has written about this many pages to the write-ahead log (in some 375 small commits), it moves the
 log into the file, and keeps others from writing meanwhile, so that the log is begun anew. SQLite's own checkpoints need
 a moment in which no process writes. When processes hand over to each other, that hardly ever happens: each transaction
 tries again, and the log keeps growing."""
 
-PAGES_OF_A_COMMIT = 6
+PAGES_OF_A_COMMIT = 4
 """About how many pages a small commit writes."""
 
 ROWS_OF_A_PAGE = 10
