@@ -250,6 +250,7 @@ class Store:
         return msgspec.structs.replace(case, answer=built, valid=error is None, error=error, after=self._tables())
 
     def _set(self, tables: Tables) -> None:
+        self._backend._newest = Version(0)
         with closing(sqlite3.connect(self._path, isolation_level=None)) as connection:
             connection.execute("BEGIN IMMEDIATE")
             for statement in ("DELETE FROM record", "DELETE FROM change"):

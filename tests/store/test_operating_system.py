@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Final
@@ -19,14 +19,17 @@ from typing import Final
 import pytest
 
 from tests.store.worker import COUNTS, PASSPHRASE, PATIENCE, Release, at_work, count_up, look, read, worker
-from unwedged.protocol.identifiers import Milliseconds
+from unwedged.protocol.identifiers import Milliseconds, Version
 from unwedged.store import (
+    Changed,
     CryptoStore,
     LeaseTimes,
     NotAStore,
     StoreBusy,
     StoreReplaced,
+    StoreRolledBack,
     UnsupportedSchema,
+    View,
     checkpoints,
     database,
     inspect,
@@ -223,6 +226,75 @@ async def test_what_was_committed_into_a_log_that_is_gone_is_never_moved_into_th
         assert at_work(path, "read") == "4"
     async with opened(path) as store:
         assert await store.run(count_up) == 5
+
+
+def put_back(path: Path) -> None:
+    """Write the copy over the open store, in its place: another process lets SQLite do it."""
+    program = "import sqlite3, sys; f, t = map(sqlite3.connect, sys.argv[1:]); f.backup(t); f.close(); t.close()"
+    subprocess.run([sys.executable, "-c", program, path.with_name("copy"), path], check=True)  # noqa: S603 (of its own)
+
+
+# P18.10
+class TestAnOlderCopyPutBack:
+    """``restored-backup`` under an open store. The file is the same, and the copy has the epoch of the guard."""
+
+    @pytest.fixture
+    async def rolled_back(self, tmp_path: Path) -> AsyncIterator[CryptoStore]:
+        path = tmp_path / "store"
+        async with opened(path, LONG) as store:
+            assert await store.run(count_up) == 1
+            copy(path)
+            assert await store.run(count_up) == 2
+            put_back(path)
+            yield store
+
+    async def is_refused(self, store: CryptoStore, use: Awaitable[object]) -> None:
+        with pytest.raises(StoreRolledBack):
+            await use
+        assert not store.statistics().epoch, "the guard is dead"
+
+    async def test_no_commit_is_written_into_it(self, rolled_back: CryptoStore, tmp_path: Path) -> None:
+        await self.is_refused(rolled_back, rolled_back.run(count_up))
+        assert inspect(tmp_path / "store").version == 1
+
+    async def test_no_record_is_loaded_from_it(self, rolled_back: CryptoStore) -> None:
+        async def load(view: View) -> None:
+            await view.get(COUNTS, "another")
+
+        await self.is_refused(rolled_back, rolled_back.query(load))
+
+    async def test_no_record_is_listed_from_it(self, rolled_back: CryptoStore) -> None:
+        async def load(view: View) -> None:
+            await view.keys(COUNTS)
+
+        await self.is_refused(rolled_back, rolled_back.query(load))
+
+    # P9.12
+    async def test_subscriptions_end_with_the_error(self, tmp_path: Path) -> None:
+        path = tmp_path / "store"
+        async with opened(path) as store, store.subscribe(COUNTS) as changes:
+            assert await store.run(count_up) == 1
+            await store._lock.release_now()
+            copy(path)
+            assert await store.run(count_up) == 2
+            await store._lock.release_now()
+            put_back(path)
+            assert [await anext(changes) for _ in range(2)] == [Changed(Version(1), "n"), Changed(Version(2), "n")]
+            with pytest.raises(StoreRolledBack):
+                async with asyncio.timeout(PATIENCE):
+                    await anext(changes)
+
+    async def test_what_others_then_commit_does_not_hide_it(self, rolled_back: CryptoStore, tmp_path: Path) -> None:
+        """The version is soon the one that is known here, but other changes have made it."""
+        path = tmp_path / "store"
+        for _ in range(2):  # The first refusal ends the guard, and the second one releases the lease (P2.11).
+            await self.is_refused(rolled_back, rolled_back.run(count_up))
+        with worker(path) as other:
+            assert [other.do("count") for _ in range(3)] == ["2", "3", "4"]
+            other.close()
+        for use in (rolled_back.run(count_up), rolled_back.query(read)):
+            await self.is_refused(rolled_back, use)
+        assert at_work(path, "count") == "5"
 
 
 # --------------------------------------------------------------------------------------------------------------------

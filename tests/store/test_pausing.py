@@ -37,6 +37,7 @@ from unwedged.store import (
     LeaseTimes,
     NestedOperation,
     OperationsAbandoned,
+    SecretChanged,
     StorageFailed,
     StoreClosed,
     StoreError,
@@ -370,6 +371,21 @@ class TestWhatRuns:
         assert "close" not in store.gated.calls
         gate.opened.set()
         await subscribing
+        await ending
+        assert store.gated.calls[-1] == "close"
+
+    @pytest.mark.parametrize("end", ["pause", "close"])
+    async def test_a_secret_is_changed_before_the_file_is_closed(self, bench: Workbench, end: str) -> None:
+        store = await bench.instance("one")
+        gate = store.gated.hold_before("reseal")
+        changing = asyncio.create_task(store.change_secret(key=bytes(32)))
+        await gate.reached.wait()
+        ending = asyncio.create_task(store.pause() if end == "pause" else store.close())
+        await all_that_can_run()
+        assert "close" not in store.gated.calls
+        gate.opened.set()
+        with pytest.raises(SecretChanged):  # A store of this bench has no header.
+            await changing
         await ending
         assert store.gated.calls[-1] == "close"
 

@@ -57,6 +57,20 @@ class TestPipes:
             again = write_until_refused(tracer, written)
             assert numbers(reader) == [*range(written, again)]
 
+    # T1.5
+    def test_a_line_that_a_pipe_does_not_take_in_one_piece_is_cut_and_the_next_one_is_whole(
+        self, pipe: Path, reader: int
+    ) -> None:
+        with NdjsonTracer(pipe) as tracer:
+            with pytest.raises(OSError, match="only a part of a line"):
+                tracer.write({"step": "x" * 2_000_000, "line": 0})
+            text = everything_in(reader)
+            assert len(text) > 4096
+            tracer.write({"step": "whole", "line": 1})
+            cut, whole = [row for row in (text + everything_in(reader)).split(b"\n") if row]
+        assert cut.endswith(b"x")
+        assert json.loads(whole) == {"step": "whole", "line": 1}
+
     async def test_a_program_goes_on_when_its_reader_reads_no_more(
         self, tmp_path: Path, pipe: Path, reader: int
     ) -> None:
@@ -92,17 +106,20 @@ def write_until_refused(tracer: NdjsonTracer, first: int) -> int:
         number += 1
 
 
-def lines_in(reader: int) -> list[dict[str, object]]:
+def everything_in(reader: int) -> bytes:
     text = b""
     while True:
         try:
             more = os.read(reader, 1 << 16)
         except BlockingIOError:
-            break
+            return text
         if not more:
-            break
+            return text
         text += more
-    return [json.loads(row) for row in text.split(b"\n") if row]
+
+
+def lines_in(reader: int) -> list[dict[str, object]]:
+    return [json.loads(row) for row in everything_in(reader).split(b"\n") if row]
 
 
 def numbers(reader: int) -> list[object]:

@@ -31,6 +31,7 @@ from unwedged.machine.errors import (
 from unwedged.machine.identifiers import Curve25519Key, GroupSessionId, RoomId
 from unwedged.machine.unpadded_base64 import unpadded
 from unwedged.machine.unshown import Unshown
+from unwedged.store.arguments import whole_of
 
 ROUNDS: Final = 500_000
 """The default for new files, as in Element. It takes some tenths of a second."""
@@ -127,7 +128,7 @@ def encrypt_export(sessions: Iterable[ExportedSession], passphrase: str, rounds:
     """
     if not passphrase:
         raise InvalidArgument("a passphrase has at least one character")
-    if not FEWEST_ROUNDS <= rounds <= MOST_ROUNDS:
+    if not FEWEST_ROUNDS <= whole_of(rounds, "the number of rounds") <= MOST_ROUNDS:
         raise InvalidArgument(f"{rounds} rounds: a key export file has {FEWEST_ROUNDS} to {MOST_ROUNDS}")
     encoded = octets(passphrase)
     try:

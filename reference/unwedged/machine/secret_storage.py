@@ -39,6 +39,7 @@ from unwedged.machine.identifiers import JsonObject
 from unwedged.machine.recovery_keys import KEY_BYTES, decode_recovery_key, encode_recovery_key
 from unwedged.machine.unpadded_base64 import to_unpadded, unpadded
 from unwedged.machine.wire import is_storable, parsed
+from unwedged.store.arguments import whole_of
 
 ALGORITHM: Final = "m.secret_storage.v1.aes-hmac-sha2"
 DEFAULT_KEY: Final = "m.secret_storage.default_key"
@@ -123,7 +124,7 @@ def new_storage_key(passphrase: str | None = None, *, name: str | None = None, r
     else:
         if not passphrase:
             raise InvalidArgument("a passphrase has at least one character")
-        if not 1 <= rounds <= MOST_ROUNDS:
+        if not 1 <= whole_of(rounds, "the number of rounds") <= MOST_ROUNDS:
             raise InvalidArgument(f"{rounds} rounds: a passphrase has 1 to {MOST_ROUNDS}")
         salt = to_unpadded(os.urandom(24))
         key = from_passphrase(octets(passphrase), salt.encode(), rounds, KEY_BYTES)

@@ -13,6 +13,10 @@ from pathlib import Path
 from unwedged.protocol.identifiers import Version
 from unwedged.store.errors import InvalidArgument
 
+LARGEST = 2**53 - 1
+"""The largest number that is accepted: what a float holds exactly, and every reader of a trace has (T1.10). Timers and
+SQLite could not take every larger one, and would say so too late."""
+
 
 def text_of(value: object, what: str) -> str:
     """Return a text that can be encoded. Raises ``InvalidArgument``, which names ``what`` it is without quoting it."""
@@ -49,16 +53,20 @@ def version_of(value: object) -> Version:
 
 
 def whole_of(value: object, what: str) -> int:
-    """Return an integer. Raises ``InvalidArgument``, which names ``what`` it is."""
+    """Return an integer from -``LARGEST`` to ``LARGEST``. Raises ``InvalidArgument``, which names ``what`` it is."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidArgument(f"{what} is an int, not a {type(value).__name__}")
+    if not -LARGEST <= value <= LARGEST:
+        raise InvalidArgument(f"{what} has at most 53 bits, not {value.bit_length()}")
     return value
 
 
 def seconds_of(value: object, what: str) -> float:
-    """Return a duration in seconds. Raises ``InvalidArgument``, which names ``what`` it is."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:
-        raise InvalidArgument(f"{what} is a number of seconds, at least 0, not {value!r}")
+    """Return a duration in seconds, at most ``LARGEST``. Raises ``InvalidArgument``, which names ``what`` it is."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise InvalidArgument(f"{what} is a number of seconds, not a {type(value).__name__}")
+    if not 0 <= value <= LARGEST:
+        raise InvalidArgument(f"{what} is a number of seconds from 0 to {LARGEST}")
     return value
 
 

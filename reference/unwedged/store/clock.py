@@ -12,7 +12,11 @@ import time
 from typing import Protocol, runtime_checkable
 
 from unwedged.protocol.identifiers import InstanceId, Milliseconds
+from unwedged.store.arguments import whole_of
 from unwedged.store.errors import InvalidArgument
+
+LARGEST_INSTANCE = 2**63 - 1
+"""The largest number of an instance: SQLite's largest integer."""
 
 
 @runtime_checkable
@@ -61,7 +65,7 @@ class SystemRandomness:
     # P0.4, P0.5
     def instance(self) -> InstanceId:
         """Return a random number that fits SQLite's signed integers: chance, not a name, makes it unique."""
-        return InstanceId(secrets.randbelow(2**63 - 1) + 1)
+        return InstanceId(secrets.randbelow(LARGEST_INSTANCE) + 1)
 
     def between(self, low: Milliseconds, high: Milliseconds) -> Milliseconds:
         """Return a length of time from ``low`` to ``high``, both included."""
@@ -72,6 +76,7 @@ def clock_of(value: object) -> Clock:
     """Return a clock, or raise ``InvalidArgument``."""
     if not isinstance(value, Clock):
         raise InvalidArgument(f"a clock has now() and sleep(), unlike a {type(value).__name__}")
+    whole_of(value.now(), "the time of a clock, in milliseconds since 1970,")
     return value
 
 
@@ -80,3 +85,11 @@ def randomness_of(value: object) -> Randomness:
     if not isinstance(value, Randomness):
         raise InvalidArgument(f"randomness has instance() and between(), unlike a {type(value).__name__}")
     return value
+
+
+def instance_of(randomness: Randomness) -> InstanceId:
+    """Return a new number of an instance, or raise ``InvalidArgument``."""
+    number: object = randomness.instance()
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 < number <= LARGEST_INSTANCE:
+        raise InvalidArgument("the number of an instance is an int from 1 to 2^63 - 1")
+    return InstanceId(number)

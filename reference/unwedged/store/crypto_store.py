@@ -21,7 +21,7 @@ from typing import Generic, Self, TypeAlias, TypeVar, TypeVarTuple
 import unwedged
 from unwedged.protocol.cache import empty
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
-from unwedged.store import engine
+from unwedged.store import background, engine
 from unwedged.store.arguments import (
     must_be_awaitable,
     must_be_callable,
@@ -33,7 +33,7 @@ from unwedged.store.arguments import (
     whole_of,
 )
 from unwedged.store.backend import Backend
-from unwedged.store.clock import Clock, Randomness, SystemClock, SystemRandomness, clock_of, randomness_of
+from unwedged.store.clock import Clock, Randomness, SystemClock, SystemRandomness, clock_of, instance_of, randomness_of
 from unwedged.store.completion import run_to_completion
 from unwedged.store.errors import (
     InvalidArgument,
@@ -46,6 +46,7 @@ from unwedged.store.errors import (
     StoreClosed,
     StoreError,
     StoreReplaced,
+    StoreRolledBack,
     UnsupportedSchema,
 )
 from unwedged.store.expectations import Existence, Expectations, StoreMark
@@ -344,7 +345,7 @@ class CryptoStore:
             lease_times = LeaseTimes() if times is None else times_of(times)
             own_clock = SystemClock() if clock is None else clock_of(clock)
             own_randomness = SystemRandomness() if randomness is None else randomness_of(randomness)
-            instance = InstanceId(own_randomness.instance())
+            instance = instance_of(own_randomness)
             if tracer is not None:
                 must_be_callable(getattr(tracer, "write", None), "the write of a tracer")
             expected = Expectations(expect, not_before)
@@ -754,9 +755,9 @@ class CryptoStore:
             self._run_tasks()
         if self._services.trace is not None:
             self._services.trace.note("resume")
-        logger.info("store goes on label=%s", self._lock.label)  # The program's log may fail.
         if self._streams.followed.is_set():
             await self._listen()
+        logger.info("store goes on label=%s", self._lock.label)  # last: the program's log may fail
 
     def _abandon(self, reason: StoreError) -> tuple[str, ...]:
         """Stop waiting for the operations whose code still runs; return their names."""
@@ -792,30 +793,32 @@ class CryptoStore:
     async def _keep_listening(self) -> None:
         while True:
             await self._streams.followed.wait()
-            await self._services.clock.sleep(LISTEN_EVERY_MS)
-            await self._listen()
+            await background.sleep(self._services.clock, LISTEN_EVERY_MS, self._lock.label)
+            with background.outlived(self._lock.label):
+                await self._listen()
 
     async def _listen(self) -> None:
         try:
             await self._publish_foreign_commits()
-        except (StoreReplaced, UnsupportedSchema) as failure:
+        except (StoreReplaced, StoreRolledBack, UnsupportedSchema) as failure:
             self._streams.close(failure)  # Nothing that other processes do can repair this.
         except StoreError as failure:
-            if not self._listening_failed:  # Only once, however long it lasts.
+            if not self._listening_failed:
+                self._listening_failed = True  # so that it is told once, however long it lasts
                 logger.warning("listening failed label=%s: %s", self._lock.label, failure)
-            self._listening_failed = True
         else:
             if self._listening_failed:
+                self._listening_failed = False
                 logger.info("listening goes on label=%s", self._lock.label)
-            self._listening_failed = False
 
     async def _truncate(self, floor: Version) -> None:
-        try:
-            await self._services.backend.truncate(floor)
-            if self._services.trace is not None:
-                self._services.trace.note("truncate", floor=floor)
-        except StoreError as failure:
-            logger.warning("truncating failed label=%s floor=%d: %s", self._lock.label, floor, failure)
+        with background.outlived(self._lock.label):
+            try:
+                await self._services.backend.truncate(floor)
+                if self._services.trace is not None:
+                    self._services.trace.note("truncate", floor=floor)
+            except StoreError as failure:
+                logger.warning("truncating failed label=%s floor=%d: %s", self._lock.label, floor, failure)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -21,6 +22,7 @@ from unwedged.protocol.cache import Cache, ChangeLog
 from unwedged.protocol.guard import NO_GUARD, Guard, Stage
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.protocol.lease import LONGEST_LEASE_MS, takeable
+from unwedged.store import background
 from unwedged.store.admission import Admission, Queue
 from unwedged.store.arguments import whole_of
 from unwedged.store.backend import Backend
@@ -47,7 +49,7 @@ logger = logging.getLogger(__name__)
 _SHORTEST_LEASE_MS = 3
 """A third of it is a whole millisecond, after which it can be renewed (P8.27)."""
 
-GUARD_ENDS = (LeaseLost, StoreReplaced, UnsupportedSchema)
+GUARD_ENDS = (LeaseLost, StoreReplaced, StoreRolledBack, UnsupportedSchema)
 """The errors that end a guard, and each operation under it, at any access."""
 
 
@@ -389,22 +391,22 @@ class LeaseLock:
         synced = await offload(len(log.changes), partial(cache_rules.sync, since, log))
         if self.guard != rules.taken(epoch):
             raise LeaseLost(f"the lease of epoch {epoch} was lost before its sync was done")
+        dropped, kept = len(since.records) - len(synced.records), len(synced.records)
+        logger.info(  # before anything changes: the log may fail, and then the sync has failed (P2.10)
+            "cache synced label=%s epoch=%d version=%d since=%d dropped=%d kept=%d",
+            *(self.label, epoch, log.version, since.version, dropped, kept),
+        )
+        self._held_since = self._now()  # The clock may fail too.
         self.guarded = self.guarded.successor(epoch, log, synced)
+        if log.version != since.version:
+            self.invalidations += 1
+            self.records_dropped += dropped
         try:
             if self._trace is not None:
                 self._note_sync(self._trace, since, log)
-            self._held_since = self._now()
-            self._set_guard(rules.synced(self.guard, epoch))
             self._activity += 1
-            dropped = len(since.records) - len(self.guarded.cache.records)
-            if log.version != since.version:
-                self.invalidations += 1
-                self.records_dropped += dropped
-            logger.info(
-                "cache synced label=%s epoch=%d version=%d since=%d dropped=%d kept=%d",
-                *(self.label, epoch, log.version, since.version, dropped, len(self.guarded.cache.records)),
-            )
-        finally:  # The trace, the clock and the log may fail. The next sync begins at this version (P9.2).
+            self._set_guard(rules.synced(self.guard, epoch))
+        finally:  # A signal may arrive here. The next sync begins at this version (P9.2).
             self._on_synced(log)
 
     def _note_sync(self, trace: Trace, since: Cache[RecordName, bytes], log: ChangeLog[RecordName]) -> None:
@@ -454,6 +456,7 @@ class LeaseLock:
             return
         expiring = rules.overdue(self.guard, epoch)
         if expiring != self.guard:
+            self._set_guard(expiring)  # first: the log may fail
             logger.warning(
                 "another process waits for the lease, which is no longer renewed: operations do not end "
                 "label=%s epoch=%d: %s",
@@ -463,7 +466,6 @@ class LeaseLock:
                     for operation in running
                 ),
             )
-            self._set_guard(expiring)
 
     # P8.15
     async def end_if_expired(self) -> None:
@@ -560,9 +562,10 @@ class LeaseLock:
         if task.cancelled() or (failure := task.exception()) is None:
             return
         if isinstance(failure, StoreError):
-            logger.warning("asking for the lease failed label=%s: %s", self.label, failure)
-        else:  # This is an error in the program, which must be found.
-            logger.error("a task of the lock failed label=%s", self.label, exc_info=failure)
+            with suppress(Exception):  # The loop would log an exception of the log, and end.
+                logger.warning("asking for the lease failed label=%s: %s", self.label, failure)
+        else:
+            background.report(self.label, failure)
 
     async def _acquire(self) -> None:
         """Ask for the lease until it is held or no operation waits for it.
@@ -609,22 +612,27 @@ class LeaseLock:
     async def _keep_renewing(self) -> None:
         while True:
             await self._guarded.wait()
-            await self._clock.sleep(Milliseconds(self.times.renew_every_ms))
-            self.stop_renewing_if_overdue()
-            if self.guarded.admission.committing:
-                continue  # A commit renews the lease itself, and until it is done nobody else can write (P8.27).
-            try:
-                await (self.end_if_expired() if self.guard.stage is Stage.EXPIRING else self.renew_now())
-            except StoreError as failure:
-                logger.warning("renewal failed label=%s epoch=%d: %s", self.label, self.guard.epoch, failure)
+            await background.sleep(self._clock, self.times.renew_every_ms, self.label)
+            with background.outlived(self.label):
+                await self._renew_or_let_expire()
+
+    async def _renew_or_let_expire(self) -> None:
+        self.stop_renewing_if_overdue()
+        if self.guarded.admission.committing:
+            return  # A commit renews the lease itself, and until it is done nobody else can write (P8.27).
+        try:
+            await (self.end_if_expired() if self.guard.stage is Stage.EXPIRING else self.renew_now())
+        except StoreError as failure:
+            logger.warning("renewal failed label=%s epoch=%d: %s", self.label, self.guard.epoch, failure)
 
     async def _release_when_idle(self) -> None:
         while True:
             await self._guarded.wait()
             before = self._activity
-            await self._clock.sleep(Milliseconds(self.times.idle_after_ms))
+            await background.sleep(self._clock, self.times.idle_after_ms, self.label)
             if before == self._activity:
-                await self._release()
+                with background.outlived(self.label):
+                    await self._release()
 
     async def _release(self) -> None:
         try:

@@ -42,6 +42,7 @@ from unwedged.store.errors import (
     StoreError,
     StoreMissing,
     StoreReplaced,
+    StoreRolledBack,
 )
 from unwedged.store.expectations import ANYTHING, Expectations, StoreMark
 from unwedged.store.files import prepare
@@ -75,6 +76,10 @@ class SqliteBackend:
         self._busy_since: float | None = None
         self._instance: InstanceId | None = None
         """The instance that last asked for the lease here."""
+        self._newest = Version(0)
+        """The newest version that was read or made here."""
+        self._rolled_back = False
+        """Whether the file was once found at an older version. Later commits may hide that again."""
         self._closed = False
 
     @classmethod
@@ -143,28 +148,33 @@ class SqliteBackend:
         parameters: Parameters = {"since": since, "epoch": epoch, "schema": self._schema, "most": FEW_RECORDS + 1}
         if epoch is None:
             self._files.verify()
+        known = self._newest
         rows = await self._run_short_statement(statements.CHANGES, parameters)
         if len(rows) > FEW_RECORDS:
             rows = await self._read(statements.CHANGES, {**parameters, "most": -1})
-        return await offload(len(rows), partial(statements.change_log_of, self._found(rows)))
+        self._not_older(self._found(rows)[0][0], known)
+        return await offload(len(rows), partial(statements.change_log_of, rows))
 
     async def load(self, epoch: Epoch, name: RowName, since: Version) -> Loaded:
         """See ``Backend``."""
         parameters: Parameters = {"epoch": epoch, "kind": name.kind, "key": name.key, "since": since}
+        known = self._newest
         version, value, changed, floor = self._found(await self._run_short_statement(statements.LOAD, parameters))[0]
-        return Loaded(Version(version), value, bool(changed), Version(floor))
+        return Loaded(self._not_older(version, known), value, bool(changed), Version(floor))
 
     async def keys(self, epoch: Epoch, kind: str, since: Version) -> Listed:
         """See ``Backend``. Runs on the driver's thread."""
+        known = self._newest
         rows = self._found(await self._read(statements.KEYS, {"epoch": epoch, "kind": kind, "since": since}))
         keys = tuple(key for _, key, _ in rows if key is not None)
-        return Listed(Version(rows[0][0]), keys, bool(rows[0][2]))
+        return Listed(self._not_older(rows[0][0], known), keys, bool(rows[0][2]))
 
     async def commit(
         self, epoch: Epoch, rows: Sequence[Row], now: Milliseconds, duration: Milliseconds, *, may_release: bool
     ) -> Committed:
         """See ``Backend``. Runs on the driver's thread. If it is late, the lease counts from the write (P1.9)."""
         began = database.monotonic_seconds()
+        first = Version(self._newest + 1)
         values, size = await offload(len(rows), partial(statements.values_of, rows))
 
         def write(connection: Connection) -> Committed:
@@ -174,6 +184,7 @@ class SqliteBackend:
                 self._must_know_schema(connection)
                 raise _lost()
             [(version, wanted, released)] = rows
+            self._must_not_be_older(version, first)
             connection.executemany(statements.PUT, values)
             if late := statements.lateness(began, duration):
                 database.rows(connection, statements.PROLONG, {"late": late})
@@ -181,12 +192,14 @@ class SqliteBackend:
             return Committed(Version(version), bool(wanted), bool(released), Milliseconds(duration + late - took))
 
         try:
-            return await self._write(write, len(rows), size)
+            committed = await self._write(write, len(rows), size)
         except StorageFailed as failure:
             # P5.23
             raise StorageFailed(
                 f"{failure}. The commit may or may not have been written: the next operation finds out"
             ) from failure
+        self._newest = max(self._newest, committed.version)
+        return committed
 
     async def truncate(self, floor: Version) -> None:
         """See ``Backend``. Runs in a transaction on the driver's thread."""
@@ -350,6 +363,21 @@ class SqliteBackend:
                 self._must_know_schema(self._loop_connection)
             raise _lost()
         return rows
+
+    # P18.10
+    def _not_older(self, version: int, known: Version) -> Version:
+        """Return a version that was read; it must not be older than the newest ``known`` when the access began."""
+        self._must_not_be_older(version, known)
+        self._newest = max(self._newest, Version(version))
+        return Version(version)
+
+    def _must_not_be_older(self, version: int, known: Version) -> None:
+        if self._rolled_back or version < known:
+            self._rolled_back = True
+            raise StoreRolledBack(
+                "an older copy of the store was put back while it was open. Keys and message indices in it have been "
+                "used since. Open the store again"
+            )
 
     def _must_know_schema(self, connection: Connection) -> None:
         """Make sure that no newer program has changed the rules by which the file is written (P20.3)."""

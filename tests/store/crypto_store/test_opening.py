@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from pathlib import Path
 from typing import assert_type
 
@@ -11,7 +12,7 @@ import pytest
 
 from tests.store.stores import COUNTER, DEVICE, KEY, KINDS, CancelledAt, Counter, Instance, count_up
 from unwedged.protocol.guard import Stage
-from unwedged.protocol.identifiers import InstanceId, Version
+from unwedged.protocol.identifiers import InstanceId, Milliseconds, Version
 from unwedged.store import (
     BYTES,
     TEXT,
@@ -19,6 +20,7 @@ from unwedged.store import (
     Codec,
     CryptoStore,
     InvalidArgument,
+    LeaseTimes,
     Opening,
     RecordKind,
     StoreMark,
@@ -26,8 +28,9 @@ from unwedged.store import (
     UnknownKind,
     View,
     WrongKey,
+    inspect,
 )
-from unwedged.store.clock import SystemRandomness
+from unwedged.store.clock import SystemClock, SystemRandomness
 from unwedged.store.expectations import Expectations
 from unwedged.store.sqlite import SqliteBackend
 
@@ -285,6 +288,66 @@ class TestBadArguments:
         with pytest.raises(InvalidArgument, match="in memory"):
             await CryptoStore.open(":memory:", key=bytes(32), label="phone", kinds=KINDS)
         assert not names_in(tmp_path)
+
+    @pytest.mark.parametrize("number", [0, -1, 2**63, 10**400, True, 1.5, "1"])
+    async def test_a_number_of_an_instance_that_sqlite_has_not(self, tmp_path: Path, number: int) -> None:
+        class OneNumber(SystemRandomness):
+            def instance(self) -> InstanceId:
+                return InstanceId(number)
+
+        with pytest.raises(InvalidArgument, match="number of an instance"):
+            await CryptoStore.open(
+                tmp_path / "store.db", key=bytes(32), label="phone", kinds=KINDS, randomness=OneNumber()
+            )
+        assert not names_in(tmp_path)
+
+    @pytest.mark.parametrize("now", [2**53, 10**400, 1.5, None])
+    async def test_a_clock_that_shows_no_time(self, tmp_path: Path, now: int) -> None:
+        class OneTime(SystemClock):
+            def now(self) -> Milliseconds:
+                return Milliseconds(now)
+
+        with pytest.raises(InvalidArgument, match="time of a clock"):
+            await CryptoStore.open(tmp_path / "store.db", key=bytes(32), label="phone", kinds=KINDS, clock=OneTime())
+        assert not names_in(tmp_path)
+
+    @pytest.mark.parametrize(
+        "number",
+        [2**53, -(2**53), 10**400, -(10**5000), math.inf, math.nan],
+        ids=["large", "low", "larger-than-floats", "longer-than-texts", "infinite", "nan"],
+    )
+    async def test_numbers_that_no_timer_and_no_trace_has(self, tmp_path: Path, phone: Instance, number: int) -> None:
+        """They are refused before anything happens, and not quoted: Python refuses to print very long ones."""
+        for name in LeaseTimes.__slots__:
+            with pytest.raises(InvalidArgument, match=name):
+                LeaseTimes(**{name: number})
+        with pytest.raises(InvalidArgument, match="limit of a cache"):
+            await CryptoStore.open(
+                tmp_path / "other.db", key=bytes(32), label="x", kinds=KINDS, cache_limit_bytes=number
+            )
+        assert not (tmp_path / "other.db").exists()
+        with pytest.raises(InvalidArgument, match="version"):
+            StoreMark("00", number)
+        for use in (phone.pause(timeout_seconds=number), phone.close(timeout_seconds=number)):
+            with pytest.raises(InvalidArgument, match="a timeout"):
+                await use
+        with pytest.raises(InvalidArgument, match="attempts"):
+            await phone.run(count_up, attempts=number)
+        with pytest.raises(InvalidArgument, match="buffer"):
+            await phone.subscribe(COUNTER, buffered_changes=number).__aenter__()
+        with pytest.raises(InvalidArgument, match="version"):
+            await phone.subscribe(COUNTER, since=number).__aenter__()
+        with pytest.raises(InvalidArgument, match="lines"):
+            inspect(phone.path, number)
+        assert phone.gated.calls == []
+
+    async def test_the_largest_numbers_are_fine(self, phone: Instance) -> None:
+        largest = 2**53 - 1
+        assert LeaseTimes(idle_after_ms=largest, overdue_after_ms=largest).idle_after_ms == largest
+        assert StoreMark("00", largest).version == largest
+        assert await phone.run(count_up, attempts=largest) == 1
+        await phone.pause(timeout_seconds=largest)
+        await phone.close(timeout_seconds=largest)
 
     async def test_a_source_of_chance_that_fails_leaves_no_file_open(self, tmp_path: Path) -> None:
         class FailingRandomness(SystemRandomness):

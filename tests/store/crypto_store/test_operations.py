@@ -7,7 +7,19 @@ import asyncio
 import pytest
 
 from tests.store.crypto_store.operations import BrokenCounter, count_of, counter_of, lose_lease
-from tests.store.stores import COUNTER, DEVICE, PLAIN, Counter, Instance, Workbench, apart, count_up, failing, take_over
+from tests.store.stores import (
+    COUNTER,
+    DEVICE,
+    PLAIN,
+    Counter,
+    Instance,
+    Workbench,
+    all_that_can_run,
+    apart,
+    count_up,
+    failing,
+    take_over,
+)
 from unwedged.protocol.guard import NO_GUARD
 from unwedged.protocol.identifiers import Version
 from unwedged.store import (
@@ -330,6 +342,25 @@ class TestViews:
         gate.opened.set()
         assert await looking is None
         bench.assert_cache_is_snapshot(phone)
+
+    # P3.4, P4.8
+    async def test_nor_does_one_that_comes_back_after_its_guard_was_lost(
+        self, bench: Workbench, phone: Instance, extension: Instance
+    ) -> None:
+        """A cache of a dead guard is what the next one is made from."""
+        gate = phone.gated.hold_after("load")
+        looking = asyncio.create_task(phone.query(count_of))
+        await gate.reached.wait()
+        bench.expire_lease()
+        await take_over(extension)
+        await phone.lock.renew_now()
+        assert phone.lock.guard == NO_GUARD
+        before = phone.lock.guarded.cache
+        gate.opened.set()
+        await all_that_can_run()
+        assert phone.lock.guarded.cache is before
+        await extension.lock.release_now()
+        assert await looking is None
 
     # P5.15, P11.2
     async def test_none_begins_while_a_commit_is_in_flight(self, phone: Instance) -> None:
