@@ -9,6 +9,8 @@ import pytest
 from tests.machine.scene import ALICE, BOB, KEY, ROOM, Scene
 from unwedged import machine
 from unwedged.machine import InvalidArgument, KeysQuery, MachineError, MalformedResponse, OlmMachine, errors
+from unwedged.machine.exports import encrypt_export
+from unwedged.machine.secret_storage import new_storage_key
 from unwedged.store import errors as store_errors
 
 # mypy: disable-error-code="arg-type"
@@ -53,6 +55,14 @@ async def test_a_request_and_its_response_are_not_exchanged(alice_and_bob: Scene
         await machine.mark_failed(request, status="404")
     with pytest.raises(MalformedResponse):
         await machine.mark_sent(request, "text")
+
+
+@pytest.mark.parametrize("rounds", [10**5000, 1.5, "1"], ids=["large", "float", "text"])
+def test_a_number_of_rounds_is_a_whole_number(rounds: int) -> None:
+    with pytest.raises(store_errors.InvalidArgument, match="number of rounds"):
+        encrypt_export([], "a passphrase", rounds)
+    with pytest.raises(store_errors.InvalidArgument, match="number of rounds"):
+        new_storage_key("a passphrase", rounds=rounds)
 
 
 async def test_a_sync_was_asked_with_a_position(alice_and_bob: Scene) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from random import Random
 from typing import Final
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unwedged.store.admission import Admission, Queue
+from unwedged.store.errors import StoreBusy, own_copy
 
 STEPS: Final = ("begin_view", "begin_transaction", "begin_commit", "end_view", "end_transaction", "end_commit")
 
@@ -59,12 +61,39 @@ def test_the_first_that_still_waits_begins_first(steps: list[str], random: Rando
                 else:
                     queue.leave(place)
             assert all(not place.done() for place in waiting)
-        reason = LookupError()
+        reason = LookupError("why")
         assert queue.refuse(reason) == len(waiting)
-        assert [place.exception() for place in waiting] == [reason] * len(waiting)
+        told = [place.exception() for place in waiting]
+        assert list(map(repr, told)) == [repr(reason)] * len(waiting)
+        assert len({*map(id, told)}) == len(told), "each has its own, since raising an exception changes it"
         assert len(queue) == 0
 
     asyncio.run(run())
+
+
+def raised(failure: Exception) -> Exception:
+    try:
+        raise failure from KeyError("a cause")
+    except Exception as caught:  # noqa: BLE001 (it is the failure)
+        return caught
+
+
+def test_a_copy_of_an_exception_says_the_same() -> None:
+    failure = raised(StoreBusy("busy"))
+    copied = own_copy(failure)
+    assert copied is not failure
+    assert traceback.format_exception(copied) == traceback.format_exception(failure)
+    without = own_copy(StoreBusy("busy"))
+    assert not without.__suppress_context__
+
+
+def test_an_exception_that_can_not_be_copied_is_shared() -> None:
+    class OfTwo(Exception):
+        def __init__(self, one: str, two: str) -> None:
+            super().__init__(f"{one} {two}")
+
+    failure = OfTwo("one", "two")
+    assert own_copy(failure) is failure
 
 
 async def test_one_that_left_already_may_leave_again() -> None:

@@ -34,6 +34,7 @@ from unwedged.store import (
     AnotherStore,
     Changed,
     CryptoStore,
+    LeaseLost,
     LeaseTimes,
     NestedOperation,
     OperationsAbandoned,
@@ -373,6 +374,23 @@ class TestWhatRuns:
         await subscribing
         await ending
         assert store.gated.calls[-1] == "close"
+
+    # P4.14, P19.2
+    async def test_an_access_that_outlasts_the_pause_says_that_it_was_paused(self, bench: Workbench) -> None:
+        store = await bench.instance("one")
+        gate = store.gated.hold_before("load")
+
+        async def look(view: View) -> None:
+            with pytest.raises(LeaseLost, match="paused"):
+                await view.get(COUNTER, "n")
+
+        looking = asyncio.create_task(store.query(look, attempts=1))
+        await gate.reached.wait()
+        with pytest.raises(OperationsAbandoned):
+            await store.pause(timeout_seconds=0)
+        gate.opened.set()
+        with pytest.raises(LeaseLost, match="paused"):
+            await looking
 
     @pytest.mark.parametrize("end", ["pause", "close"])
     async def test_a_secret_is_changed_before_the_file_is_closed(self, bench: Workbench, end: str) -> None:

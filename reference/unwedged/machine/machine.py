@@ -377,8 +377,6 @@ class OlmMachine:
         must_be_request(request)
         if status is not None:
             whole_of(status, "an HTTP status")
-        if retry_after_ms is not None:
-            whole_of(retry_after_ms, "the time to wait, in milliseconds,")
         if isinstance(request, KeysUpload):
             await self._store.run(account.abandon_offer, request)
         if status is None or not 400 <= status < 500 or status in RETRIED_STATUSES:

@@ -1,7 +1,7 @@
 """The lease row and everything that may happen to it (P0.1, P1, P4, P7 and P8).
 
-Processes share only this row about the right to use the store. Each function takes the row and returns the new row, or
-``None`` if the rule refuses and nothing may change.
+Processes share only this row about the right to use the store. Each function of this table takes the row and returns
+the new row, or ``None`` where it is not allowed and nothing may change:
 
 ========== ================================= ===========================================
 function   allowed when                      effect on the row

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from typing import Generic, Protocol, TypeVar
 
 from unwedged.protocol.identifiers import Milliseconds
+from unwedged.store.errors import own_copy
 
 Given = TypeVar("Given")
 """What an operation gets when it begins."""
@@ -116,10 +117,10 @@ class Queue(Generic[Given]):
         return True
 
     def refuse(self, reason: Exception) -> int:
-        """Make all waiting operations fail with ``reason``; return how many there were."""
+        """Make all waiting operations fail with ``reason``, a copy each; return how many there were."""
         refused = 0
         while (place := self._first()) is not None:
-            place.set_exception(reason)
+            place.set_exception(own_copy(reason))
             refused += 1
         return refused
 

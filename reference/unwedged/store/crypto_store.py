@@ -48,6 +48,7 @@ from unwedged.store.errors import (
     StoreReplaced,
     StoreRolledBack,
     UnsupportedSchema,
+    own_copy,
 )
 from unwedged.store.expectations import Existence, Expectations, StoreMark
 from unwedged.store.guarded_cache import GuardedCache, Ledger
@@ -763,7 +764,7 @@ class CryptoStore:
         """Stop waiting for the operations whose code still runs; return their names."""
         abandoned = [operation for operation in self._operations if not operation.ended]
         for operation in abandoned:
-            operation.abandon(reason)
+            operation.abandon(own_copy(reason))
             self._forget(operation)
         return tuple(sorted(operation.name for operation in abandoned))
 

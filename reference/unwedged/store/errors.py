@@ -5,6 +5,11 @@ None of them holds a secret. Nothing was written, unless the exception says othe
 
 from __future__ import annotations
 
+import copy
+import typing
+
+Failure = typing.TypeVar("Failure", bound=Exception)
+
 
 class StoreError(Exception):
     """The base of all exceptions that the store raises on purpose."""
@@ -146,3 +151,18 @@ class NestedOperation(StoreError):
     pause that waits for the operation. A task that was made inside of an operation counts as inside until that has
     ended.
     """
+
+
+def own_copy(failure: Failure) -> Failure:
+    """Return an exception of one failure for one more of those that are told of it.
+
+    Raising an exception changes it: its traceback and its context say where. So several tasks must not raise one. What
+    can't be copied, as an exception of the application may be, is shared all the same.
+    """
+    try:
+        copied = copy.copy(failure)
+    except Exception:  # noqa: BLE001 (its class may do anything)
+        return failure
+    copied.__cause__, copied.__context__ = failure.__cause__, failure.__context__
+    copied.__suppress_context__ = failure.__suppress_context__
+    return copied.with_traceback(failure.__traceback__)

@@ -15,7 +15,7 @@ from unwedged.protocol import stream as rules
 from unwedged.protocol.cache import Change, ChangeLog
 from unwedged.protocol.identifiers import Version
 from unwedged.protocol.stream import Lagged
-from unwedged.store.errors import StoreError, StoreRolledBack
+from unwedged.store.errors import StoreError, StoreRolledBack, own_copy
 from unwedged.store.guarded_cache import RecordName
 from unwedged.store.owner_process import OwnerProcess
 from unwedged.store.records import RecordKind
@@ -82,7 +82,7 @@ class Inbox:
         self._owner_process.must_be_current()
         while not self.news:
             if self._failure is not None:
-                raise self._failure
+                raise self._failure.with_traceback(None)  # Otherwise it would grow each time.
             if self._closed:
                 return None
             self._has_news.clear()
@@ -185,4 +185,4 @@ class Streams:
         """End all subscriptions, because of a ``failure`` if there is one (P9.12)."""
         self.followed.clear()
         for subscription in self._subscriptions:
-            subscription.close(failure)
+            subscription.close(failure and own_copy(failure))

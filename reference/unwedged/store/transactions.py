@@ -27,6 +27,7 @@ from unwedged.store.errors import (
     OperationInterrupted,
     SnapshotMoved,
     StoreBusy,
+    StoreClosed,
     StoreError,
     UnreadableRecord,
 )
@@ -183,6 +184,9 @@ class Operation:
             if self.trace is not None:
                 self.trace.note("lose", why=why_lost(ends))
             raise
+        except StoreClosed:
+            self._must_not_be_doomed()  # The file was closed since this operation was abandoned (P8.17, P19.2).
+            raise
 
     def _moved(self, what: str, version: Version) -> SnapshotMoved:
         """Note that the snapshot can no longer be read: the operation can't continue."""
@@ -199,7 +203,7 @@ class Operation:
     def _must_not_be_doomed(self) -> None:
         self._services.owner_process.must_be_current()
         if self._doom is not None:
-            raise self._doom
+            raise self._doom.with_traceback(None)  # Otherwise it would grow at each access.
 
     def _name(self, kind: RecordKind[Key, Value], key: Key) -> RecordName:
         must_be_declared(kind, self._services.kinds)

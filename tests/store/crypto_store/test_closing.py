@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -59,6 +60,46 @@ class TestClosingInTime:
         go_on.set()
         with pytest.raises(StoreClosed):
             await running
+
+    # P8.17
+    async def test_each_operation_has_an_error_of_its_own(self, phone: Instance) -> None:
+        go_on = asyncio.Event()
+
+        async def endless(_: View) -> None:
+            await go_on.wait()
+
+        running = [asyncio.create_task(phone.query(endless)) for _ in range(2)]
+        await all_that_can_run()
+        with pytest.raises(OperationsAbandoned):
+            await phone.close(timeout_seconds=0)
+        go_on.set()
+        one, two = await asyncio.gather(*running, return_exceptions=True)
+        assert isinstance(one, StoreClosed)
+        assert isinstance(two, StoreClosed)
+        assert one is not two
+
+    # P4.14
+    async def test_an_operation_that_goes_on_all_the_same_lengthens_no_traceback(self, phone: Instance) -> None:
+        go_on = asyncio.Event()
+        lengths: list[int] = []
+
+        async def stubborn(view: View) -> None:
+            await go_on.wait()
+            for _ in range(10):
+                try:
+                    await view.get(COUNTER, "n")
+                except StoreClosed as closed:
+                    lengths.append(len(traceback.extract_tb(closed.__traceback__)))
+
+        running = asyncio.create_task(phone.query(stubborn))
+        await all_that_can_run()
+        with pytest.raises(OperationsAbandoned):
+            await phone.close(timeout_seconds=0)
+        go_on.set()
+        with pytest.raises(StoreClosed):
+            await running
+        assert len(lengths) == 10
+        assert len(set(lengths)) == 1
 
     # P8.17
     async def test_a_commit_under_way_is_waited_for(self, bench: Workbench, phone: Instance) -> None:

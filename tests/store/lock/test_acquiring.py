@@ -159,7 +159,8 @@ class TestAcquiring:
         await extension.lock.release_now()
         phone.gated.failures["changes"] = failure
         outcomes = await asyncio.gather(*(held(phone) for _ in range(3)), return_exceptions=True)
-        assert outcomes == [failure] * 3
+        assert list(map(repr, outcomes)) == [repr(failure)] * 3
+        assert len({*map(id, outcomes)}) == 3, "each has an exception of its own"
         assert phone.lock.guard == NO_GUARD
         assert phone.lock.guarded.cache.version == 0, "it must not count as synced"
         assert await phone.run(count_up) == 2
