@@ -93,14 +93,14 @@ MUTANTS: Final = (
     Mutant(
         "one full disk ends renewing for good",
         f"{STORE}/lock.py",
-        "else self.renew_now())\n            except StoreError",
-        "else self.renew_now())\n            except UnsupportedSchema",
+        "else self.renew_now())\n        except StoreError",
+        "else self.renew_now())\n        except UnsupportedSchema",
         "lock/test_renewing.py::TestRenewing::test_a_failed_renewal_is_tried_again",
     ),
     Mutant(
         "a lease is released as idle right after the sync",
         f"{STORE}/lock.py",
-        "            self._set_guard(rules.synced(self.guard, epoch))\n            self._activity += 1",
+        "            self._activity += 1\n            self._set_guard(rules.synced(self.guard, epoch))",
         "            self._set_guard(rules.synced(self.guard, epoch))",
         "lock/test_renewing.py::TestRenewing::test_a_lease_is_not_idle_right_after_a_sync_that_took_long",
     ),
