@@ -96,6 +96,7 @@ class TestSteps:
         assert isinstance(load, trace_lines.Load)
         assert isinstance(commit, trace_lines.Commit)
         assert (load.operation, load.snapshot, load.began_after, load.found) == (1, 0, 3, False)
+        assert (load.version, load.floor) == (0, 0)
         assert (commit.operation, commit.version, commit.records) == (1, 1, [load.record])
         assert commit.based_on == ["absent"]
 
@@ -159,6 +160,33 @@ class TestSteps:
         assert not await extension.lock.acquire_now()
         await traced.lock.renew_now()
         assert recorder.last("renew")["wanted"] is True
+
+    async def test_a_view_says_that_somebody_waits_and_how_long_the_lease_was_held(
+        self, bench: Workbench, traced: Instance, recorder: Recorder
+    ) -> None:
+        extension = await bench.instance("extension")
+        await take_over(traced)
+        async with traced.view():
+            bench.clock.advance(700)
+            assert not await extension.lock.acquire_now()
+        validated = recorder.last("validate")
+        assert (validated["wanted"], validated["held_ms"]) == (True, 700)
+
+    # P8.20
+    async def test_a_commit_that_releases_the_lease_says_who_waited_and_ends_the_guard(
+        self, bench: Workbench, traced: Instance, recorder: Recorder
+    ) -> None:
+        extension = await bench.instance("extension")
+        await take_over(traced)
+        held_ms = traced.lock.times.turn_ms
+        async with traced.transaction() as transaction:
+            await count_up(transaction)
+            bench.clock.advance(held_ms)
+            assert not await extension.lock.acquire_now()
+        committed = recorder.last("commit")
+        assert (committed["released"], committed["wanted"], committed["held_ms"]) == (True, True, held_ms)
+        assert traced.lock.guard == NO_GUARD
+        assert await extension.lock.acquire_now()
 
     # T5.1
     async def test_a_renewal_says_for_how_long_the_code_of_an_operation_has_been_waited_for(

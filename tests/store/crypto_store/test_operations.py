@@ -33,7 +33,7 @@ from unwedged.store import (
     View,
     crypto_store,
 )
-from unwedged.store.guarded_cache import RecordName
+from unwedged.store.guarded_cache import OVERHEAD_BYTES, RecordName
 
 
 class TestTransactions:
@@ -278,6 +278,33 @@ class TestTransactions:
             assert await view.get(PLAIN, "p") == b"1"
         assert phone.gated.calls.count("load") == 3, "each operation loads it once"
         assert phone.statistics().cached_records == phone.statistics().live_objects == 0
+
+    # P4.8
+    async def test_a_record_that_one_operation_loaded_is_at_hand_for_the_next(
+        self, phone: Instance, extension: Instance
+    ) -> None:
+        await phone.run(count_up)
+        await phone.lock.release_now()
+        for _ in range(2):
+            async with extension.view() as view:
+                assert await count_of(view) == 1
+        async with extension.transaction() as transaction:
+            counter = await transaction.get(COUNTER, "n")
+            assert counter is not None
+            assert counter.count == 1
+        assert extension.gated.calls.count("load") == 1
+
+    # P2.16
+    async def test_a_record_that_was_read_again_is_not_the_next_to_be_forgotten(self, bench: Workbench) -> None:
+        phone = await bench.instance("phone", cache_limit_bytes=2 * (OVERHEAD_BYTES + 10))
+        for name in ("a", "b"):
+            async with phone.transaction() as transaction:
+                transaction.put(DEVICE, name, b"1")
+        async with phone.view() as view:
+            await view.get(DEVICE, "a")
+        async with phone.transaction() as transaction:
+            transaction.put(DEVICE, "c", b"1")
+        assert {name.key for name in phone.lock.guarded.cache.records} == {b"a", b"c"}
 
     # P5.13, P6.5
     async def test_a_value_that_has_no_encoding_spoils_nothing(self, bench: Workbench, phone: Instance) -> None:
