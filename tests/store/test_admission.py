@@ -85,6 +85,8 @@ def test_a_copy_of_an_exception_says_the_same() -> None:
     assert traceback.format_exception(copied) == traceback.format_exception(failure)
     without = own_copy(StoreBusy("busy"))
     assert not without.__suppress_context__
+    failure.__context__ = LookupError("before")
+    assert own_copy(failure).__context__ is failure.__context__
 
 
 def test_an_exception_that_can_not_be_copied_is_shared() -> None:
@@ -94,6 +96,32 @@ def test_an_exception_that_can_not_be_copied_is_shared() -> None:
 
     failure = OfTwo("one", "two")
     assert own_copy(failure) is failure
+
+
+def test_a_copy_of_an_exception_has_its_message_and_notes_of_its_own() -> None:
+    class Failed(Exception):
+        def __init__(self, code: int) -> None:
+            super().__init__(f"failed with code {code}")
+            self.code = code
+
+    failure = Failed(5)
+    failure.add_note("one")
+    copied = own_copy(failure)
+    copied.add_note("two")
+    assert (str(copied), copied.code) == ("failed with code 5", 5)
+    assert (failure.__notes__, copied.__notes__) == (["one"], ["one", "two"])
+
+
+async def test_an_exception_whose_copy_is_none_reaches_all_that_wait() -> None:
+    class Odd(Exception):
+        def __copy__(self) -> str:
+            return "odd"
+
+    queue: Queue[int] = Queue()
+    places = [queue.join(), queue.join()]
+    odd = Odd()
+    assert queue.refuse(odd) == 2
+    assert [place.exception() for place in places] == [odd, odd]
 
 
 async def test_one_that_left_already_may_leave_again() -> None:

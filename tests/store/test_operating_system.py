@@ -284,6 +284,26 @@ class TestAnOlderCopyPutBack:
                 async with asyncio.timeout(PATIENCE):
                     await anext(changes)
 
+    async def test_a_subscription_that_begins_earlier_notices_it(self, rolled_back: CryptoStore) -> None:
+        await self.is_refused(rolled_back, rolled_back.subscribe(COUNTS, since=1).__aenter__())
+
+    async def test_what_others_then_commit_does_not_hide_it_from_a_store_that_was_only_opened(
+        self, tmp_path: Path
+    ) -> None:
+        """It has read the version when it was opened."""
+        path = tmp_path / "store"
+        at_work(path, "count")
+        copy(path)
+        at_work(path, "count")
+        async with opened(path, LONG) as store:
+            put_back(path)
+            await self.is_refused(store, store.run(count_up))
+            with worker(path) as other:
+                assert [other.do("count") for _ in range(3)] == ["2", "3", "4"]
+                other.close()
+            await self.is_refused(store, store.run(count_up))
+        assert at_work(path, "count") == "5"
+
     async def test_what_others_then_commit_does_not_hide_it(self, rolled_back: CryptoStore, tmp_path: Path) -> None:
         """The version is soon the one that is known here, but other changes have made it."""
         path = tmp_path / "store"

@@ -13,13 +13,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Generic, Self, TypeAlias, TypeVar, TypeVarTuple
 
 import unwedged
-from unwedged.protocol.cache import empty
+from unwedged.protocol.cache import ChangeLog, empty
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.store import background, engine
 from unwedged.store.arguments import (
@@ -51,7 +50,7 @@ from unwedged.store.errors import (
     own_copy,
 )
 from unwedged.store.expectations import Existence, Expectations, StoreMark
-from unwedged.store.guarded_cache import GuardedCache, Ledger
+from unwedged.store.guarded_cache import GuardedCache, Ledger, RecordName
 from unwedged.store.lock import LeaseLock, LeaseTimes, times_of
 from unwedged.store.opening import Opening
 from unwedged.store.owner_process import OwnerProcess
@@ -483,7 +482,7 @@ class CryptoStore:
                 await self._publish_foreign_commits()  # so that it does not get what happened while nobody listened
                 self._streams.add(inbox)
             else:
-                await self._streams.add_since(inbox, start, partial(self._services.records.changes, epoch=None))
+                await self._streams.add_since(inbox, start, self._changes_since)
         try:
             yield Subscription(kind, inbox)
         finally:
@@ -614,6 +613,11 @@ class CryptoStore:
         """Publish what others committed. The holder of the lease knows it already: no other one can commit (P9.4)."""
         if not self._lock.stands(self._lock.guard.epoch):
             self._streams.publish(await self._services.records.changes(self._streams.published, None))
+
+    # P18.10
+    async def _changes_since(self, since: Version) -> ChangeLog[RecordName]:
+        """Read the log for a subscription. The guard, if there is one, ends too if the file is an older copy."""
+        return await self._lock.fenced(self._lock.guard.epoch, self._services.records.changes(since, None))
 
     async def _reseal(self, fresh: Sealer) -> None:
         if not await self._services.backend.reseal(self._sealer.header, fresh.header):

@@ -163,6 +163,11 @@ def own_copy(failure: Failure) -> Failure:
         copied = copy.copy(failure)
     except Exception:  # noqa: BLE001 (its class may do anything)
         return failure
+    if type(copied) is not type(failure):
+        return failure
+    copied.args = failure.args  # Its class may have made another message of the first one.
+    if (notes := getattr(failure, "__notes__", None)) is not None:
+        copied.__notes__ = [*notes]  # so that a note that one of them adds is on one
     copied.__cause__, copied.__context__ = failure.__cause__, failure.__context__
     copied.__suppress_context__ = failure.__suppress_context__
     return copied.with_traceback(failure.__traceback__)

@@ -113,8 +113,9 @@ class SqliteBackend:
 
     async def contents(self) -> tuple[Version, frozenset[str]]:
         """Return the version, and the kinds of all records: the cost does not grow with their number."""
+        known = self._newest
         rows = await self._read(statements.CONTENTS, {})
-        return Version(rows[0][0]), frozenset(kind for _, kind in rows if kind is not None)
+        return self._not_older(rows[0][0], known), frozenset(kind for _, kind in rows if kind is not None)
 
     async def acquire(self, instance: InstanceId, label: str, now: Milliseconds, duration: Milliseconds) -> Lease:
         """See ``Backend``. If the write is late, the lease counts from the write (P1.9)."""

@@ -94,8 +94,8 @@ class Subscription(Generic[Key]):
     """The changes of one kind, to be iterated over; it ends when the store is closed.
 
     If this process can never again learn what others commit, the iteration ends with the error that says why
-    (``StoreReplaced``, ``UnsupportedSchema``). A subscriber that does not keep up gets ``Lagged`` in place of what did
-    not fit into the buffer.
+    (``StoreReplaced``, ``StoreRolledBack``, ``UnsupportedSchema``). A subscriber that does not keep up gets ``Lagged``
+    in place of what did not fit into the buffer.
     """
 
     __slots__ = ("_decode_key", "_inbox")
