@@ -146,7 +146,7 @@ def _blob(octets: bytes) -> str:
 
 
 def _sealer() -> Sealer:
-    return Sealer._of(STORE, STORE_KEY)
+    return Sealer.of_key(STORE, STORE_KEY)
 
 
 def _record(key: bytes, value: bytes) -> str:

@@ -139,7 +139,7 @@ def _called(case: SealingCase) -> bytes:
 
 
 def _sealer(store: str, store_key: str) -> Sealer:
-    return Sealer._of(bytes.fromhex(store), bytes.fromhex(store_key))
+    return Sealer.of_key(bytes.fromhex(store), bytes.fromhex(store_key))
 
 
 def _secret(case: Unlock) -> Secret:

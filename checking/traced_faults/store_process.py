@@ -70,7 +70,7 @@ async def serve(setting: Setting) -> None:
     asyncio.get_running_loop().set_default_executor(InlineExecutor())
     folder = Path(setting.folder)
     backend = await SqliteBackend.open(folder / "shared.store")
-    sealer = Sealer._of(backend.identity, bytes(32))  # noqa: SLF001 (a test harness: all processes have the same key)
+    sealer = Sealer.of_key(backend.identity, bytes(32))  # All processes have the same key.
     file = Database(folder / "shared.store", sealer, setting.records)
     home = {operation: process for operation, process in setting.home.items() if process == setting.name}
     with ExitStack() as stack:

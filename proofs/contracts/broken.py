@@ -119,7 +119,7 @@ FAULTS: dict[str, Fault] = {
         "guard.stands", "in (Stage.HELD, Stage.DRAINING, Stage.EXPIRING)", "is Stage.HELD"
     ),
     "guard.releasable: never while an operation runs": Fault("guard.releasable", " and running == 0", ""),
-    "guard.releasable: only where there is a guard": Fault(
+    "guard.releasable: only where the guard stands": Fault(
         "guard.releasable", "in (Stage.HELD, Stage.DRAINING, Stage.EXPIRING)", "is not Stage.NONE"
     ),
     "guard.releasable: always after the last operation": Fault(

@@ -509,7 +509,7 @@ def test_the_sealing_example() -> None:
         ],
         random_key: [{"format": "unwedged-2", "wrapped_by": "key", "key": example["`key` by key"]}],
     }
-    sealers = [Sealer._of(store, bytes(range(0x20, 0x40)))]
+    sealers = [Sealer.of_key(store, bytes(range(0x20, 0x40)))]
     sealers += [
         Sealer.unlock(secret, store, json.dumps(header).encode()) for secret in headers for header in headers[secret]
     ]

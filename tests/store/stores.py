@@ -260,7 +260,7 @@ class Workbench:
     ) -> Instance:
         backend = await SqliteBackend.open(self.path)
         if self.sealer is None:
-            self.sealer = Sealer._of(backend.identity, bytes(32))
+            self.sealer = Sealer.of_key(backend.identity, bytes(32))
         gated = GatedBackend(backend)
         store = Instance._assemble(
             gated,

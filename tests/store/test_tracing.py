@@ -461,7 +461,7 @@ class TestNames:
     def test_the_key_of_pseudonyms_comes_from_the_store_key(self) -> None:
         """T2.1: this key differs from every other key that is derived from the store key."""
         expected = HKDFExpand(SHA256(), 32, b"unwedged trace").derive(bytes(range(32)))
-        assert Sealer._of(b"store", bytes(range(32))).trace_key() == expected
+        assert Sealer.of_key(b"store", bytes(range(32))).trace_key() == expected
 
     def test_a_pseudonym_is_as_the_specification_says(self) -> None:
         trace = Trace(Recorder(), bytes(range(32)), b"store", 1, lambda: 0)

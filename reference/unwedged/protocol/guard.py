@@ -56,7 +56,7 @@ def taken(epoch: Epoch) -> Guard:
 
 
 def synced(guard: Guard, epoch: Epoch) -> Guard:
-    """Note that the cache is up to date under ``epoch``: only now does the guard exist (P2.4).
+    """Note that the cache is up to date under ``epoch``: only now may operations begin (P2.4).
 
     post: _.epoch == guard.epoch  # the epoch stays
     post: guard.epoch == epoch or _ == guard  # a guard of another epoch is left alone
@@ -69,7 +69,7 @@ def synced(guard: Guard, epoch: Epoch) -> Guard:
 
 
 def waiter_noted(guard: Guard, epoch: Epoch, wanted: bool) -> Guard:
-    """Note whether somebody waits, as a renewal or a commit under ``epoch`` has returned (P8.2).
+    """Note whether somebody waits, as a renewal, a commit or a check under ``epoch`` has returned (P8.2).
 
     post: _.epoch == guard.epoch  # the epoch stays
     post: wanted and guard.epoch == epoch or _ == guard  # nothing changes unless somebody waits for this epoch's holder
@@ -130,7 +130,7 @@ def releasable(guard: Guard, running: int) -> bool:
     """Return whether the lease may be released while ``running`` operations still use the guard (P8.19).
 
     post: implies(_, running == 0)  # never while an operation runs
-    post: implies(_, stands(guard, guard.epoch))  # only where there is a guard
+    post: implies(_, stands(guard, guard.epoch))  # only where the guard stands
     post: implies(running == 0 and stands(guard, guard.epoch), _)  # always after the last operation
     """
     return guard.stage in (Stage.HELD, Stage.DRAINING, Stage.EXPIRING) and running == 0

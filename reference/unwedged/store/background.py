@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def report(label: str, failure: BaseException) -> None:
-    """Log an error of the application or of this library, which must be found; unless the log itself fails."""
+    """Log a failure that is an error in the application or in this library. If the log itself fails, do nothing."""
     with suppress(Exception):
         logger.error("a background task of the store failed label=%s", label, exc_info=failure)
 

@@ -127,7 +127,8 @@ class Statistics:
     """How many times ``run`` and ``query`` have retried an operation."""
     leases_acquired: int
     leases_lost: int
-    """Guards that did not end by a release: the lease was lost, a sync failed, or operations were abandoned."""
+    """Guards that did not end by a release: the lease was lost or expired, a sync failed, the outcome of a commit was
+    unknown, the files or the schema were replaced, or operations were abandoned."""
     invalidations: int
     """Syncs that found the cache out of date."""
     records_dropped: int
@@ -165,7 +166,7 @@ which both share, says so."""
 
 
 class _Block(AbstractAsyncContextManager[Facade], Generic[AnyOperation, Facade]):
-    """An operation of ``store``: a block of its caller's code, or ``code``. The call came after so many ``pauses``."""
+    """An operation of ``store``: a block of its caller's code, or ``code``, called after so many ``pauses``."""
 
     __slots__ = ("_begun", "_code", "_facade_type", "_operation", "_operation_type", "_pauses", "_scope", "_store")
 

@@ -154,10 +154,10 @@ class NestedOperation(StoreError):
 
 
 def own_copy(failure: Failure) -> Failure:
-    """Return an exception of one failure for one more of those that are told of it.
+    """Return a copy of an exception, for one more task that gets it.
 
-    Raising an exception changes it: its traceback and its context say where. So several tasks must not raise one. What
-    can't be copied, as an exception of the application may be, is shared all the same.
+    Raising an exception changes it: its traceback and its context say where it was raised. So two tasks must not raise
+    the same object. An exception that can't be copied is shared all the same: its class may be the application's.
     """
     try:
         copied = copy.copy(failure)

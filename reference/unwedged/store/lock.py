@@ -322,7 +322,7 @@ class LeaseLock:
     async def fenced(self, epoch: Epoch, access: Awaitable[Answer]) -> Answer:
         """Await an access to the database for ``epoch``; if the fence stops it, that guard is dead (P4.3).
 
-        It is also dead if this process has lost the files of the lease, or the right to write them.
+        The guard also ends if the files were replaced, are an older copy, or have a newer schema (P5.23).
         """
         try:
             return await access
@@ -380,7 +380,7 @@ class LeaseLock:
             return rules.admits(self.guard)
 
     async def sync_cache(self, epoch: Epoch) -> None:
-        """Bring the cache up to date under ``epoch``. Only then does the guard exist (P2.2 to P2.4)."""
+        """Bring the cache up to date under ``epoch``. Only then may operations begin (P2.2 to P2.4)."""
         since = self.guarded.cache
         log = await self._read_log(since.version, epoch)
         if log.version < since.version:

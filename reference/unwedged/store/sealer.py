@@ -44,7 +44,7 @@ _LONGEST_HEADER: Final = 1000
 
 
 class Cost(NamedTuple):
-    """Limits for scrypt: it needs ``128 * n * r`` bytes, and time in proportion to ``n * r * p``."""
+    """Scrypt's parameters: it needs ``128 * n * r`` bytes, and time in proportion to ``n * r * p``."""
 
     n: int
     r: int
@@ -119,7 +119,7 @@ class Sealer:
         ``rewrapped``.
         """
         key = os.urandom(_KEY)
-        return cls._of(store, key, _wrap(secret, store, key))
+        return cls.of_key(store, key, _wrap(secret, store, key))
 
     @classmethod
     def unlock(cls, secret: Secret, store: bytes, header: bytes) -> Sealer:
@@ -127,14 +127,15 @@ class Sealer:
 
         Raises ``WrongPassphrase`` or ``WrongKey``, or ``NotAStore`` for a header that can't be read.
         """
-        return cls._of(store, _unwrap(secret, store, _parse(header)), header)
+        return cls.of_key(store, _unwrap(secret, store, _parse(header)), header)
 
     def rewrapped(self, secret: Secret) -> Sealer:
         """Return the same sealer with another header: then only this secret unlocks it."""
-        return self._of(self.store, self._key, _wrap(secret, self.store, self._key))
+        return self.of_key(self.store, self._key, _wrap(secret, self.store, self._key))
 
     @classmethod
-    def _of(cls, store: bytes, key: bytes, header: bytes = b"") -> Sealer:
+    def of_key(cls, store: bytes, key: bytes, header: bytes = b"") -> Sealer:
+        """Return the sealer of a store key, as P22.10 derives it. A test may have no ``header``."""
         values = HKDFExpand(SHA256(), 32, b"unwedged values").derive(key)
         names = HKDFExpand(SHA256(), 64, b"unwedged names").derive(key)
         return cls(store, header, key, AESGCMSIV(values), AESSIV(names))

@@ -39,8 +39,8 @@ RENEW: Final = f"""
 PROLONG: Final = "UPDATE state SET expires = expires + :late"
 RELEASE: Final = f"UPDATE state SET holder = NULL WHERE {FENCE}"
 CHECK: Final = f"SELECT {LEASE} FROM state WHERE {FENCE}"
-# A damaged line may have values of any type.
-# This says that there is one row of state, so that SQLite reads the lines in order, and no more than it should.
+# The casts: a damaged line may have values of any type.
+# ``state.one = 1`` tells SQLite that there is one row of state: so it reads the lines in order, and only ``:most``.
 CHANGES: Final = f"""
     SELECT state.version, floor, change.version, CAST(kind AS TEXT), CAST(key AS BLOB)
     FROM state LEFT JOIN change ON change.version > :since

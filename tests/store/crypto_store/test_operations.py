@@ -371,7 +371,7 @@ class TestViews:
         bench.assert_cache_is_snapshot(phone)
 
     # P3.4, P4.8
-    async def test_nor_does_one_that_comes_back_after_its_guard_was_lost(
+    async def test_a_load_that_comes_back_after_its_guard_was_lost_leaves_the_cache_alone(
         self, bench: Workbench, phone: Instance, extension: Instance
     ) -> None:
         """A cache of a dead guard is what the next one is made from."""
