@@ -22,7 +22,7 @@ number. By then the result is wrong, and TLC might never end. This does not depe
 
 FEW_STATES = 70_000
 """With fewer states, most models take less processor time without Java's optimisation: measured, from half as much to a
-tenth more."""
+sixth more."""
 
 
 class Band(Enum):
