@@ -20,7 +20,7 @@ from tests.store.stores import (
 )
 from unwedged.protocol.guard import NO_GUARD, Stage
 from unwedged.protocol.identifiers import Epoch, Milliseconds, Version
-from unwedged.store import Changed
+from unwedged.store import Changed, background
 from unwedged.store.errors import StorageFailed, StoreBusy
 from unwedged.store.lock import LeaseLock
 
@@ -208,3 +208,25 @@ async def test_stopping_waits_for_what_writes_the_row(phone: Instance) -> None:
     assert (await phone.gated.look()).holder is None
     assert (await phone.gated.look()).epoch == Epoch(1)
     waiting.cancel()
+
+
+class FailingClock:
+    """A clock that always fails."""
+
+    def now(self) -> Milliseconds:
+        raise ZeroDivisionError
+
+    async def sleep(self, _: Milliseconds) -> None:
+        raise ZeroDivisionError
+
+
+# P8.28
+async def test_a_task_whose_clock_fails_waits_as_long_by_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    await background.sleep(FailingClock(), 500, "phone")
+    assert slept == [0.5]

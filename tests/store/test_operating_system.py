@@ -124,8 +124,12 @@ class TestLosingTheFiles:
             await store._lock.release_now()
             async with store.subscribe(COUNTS) as changes:
                 loses(path)
-                with pytest.raises(StoreReplaced):
-                    await anext(changes)
+                lengths = []
+                for _ in range(3):
+                    with pytest.raises(StoreReplaced) as replaced:
+                        await anext(changes)
+                    lengths.append(len(replaced.traceback))
+            assert len(set(lengths)) == 1, "a traceback grows each time that the end is told"
 
     # P18.8
     async def test_closing_harms_nobody(self, tmp_path: Path, loses: Callable[[Path], None]) -> None:

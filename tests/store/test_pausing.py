@@ -379,10 +379,14 @@ class TestWhatRuns:
     async def test_an_access_that_outlasts_the_pause_says_that_it_was_paused(self, bench: Workbench) -> None:
         store = await bench.instance("one")
         gate = store.gated.hold_before("load")
+        raised: list[StoreError] = []
 
         async def look(view: View) -> None:
-            with pytest.raises(LeaseLost, match="paused"):
+            try:
                 await view.get(COUNTER, "n")
+            except StoreError as error:
+                raised.append(error)
+                raise
 
         looking = asyncio.create_task(store.query(look, attempts=1))
         await gate.reached.wait()
@@ -391,6 +395,7 @@ class TestWhatRuns:
         gate.opened.set()
         with pytest.raises(LeaseLost, match="paused"):
             await looking
+        assert [type(error) for error in raised] == [LeaseLost]
 
     @pytest.mark.parametrize("end", ["pause", "close"])
     async def test_a_secret_is_changed_before_the_file_is_closed(self, bench: Workbench, end: str) -> None:
