@@ -26,7 +26,7 @@ MAUTRIX_GO := $(VENV)/peers/mautrix-go
 MEASURED := tests/machine tests/store tests/tools
 
 .DEFAULT_GOAL := help
-.PHONY: help check check-deep conditions prove test peers synapse coverage mutants mutants-changed chaos soak site browser bench bench-smoke lint lock explain
+.PHONY: help check check-deep conditions prove test peers synapse coverage mutants mutants-changed chaos soak site browser bench bench-smoke lint lock explain sample
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,9 @@ conditions: $(READY) ## Remove each condition of the specification in turn, and 
 
 explain: $(READY) ## Explain traces: make explain LOGS="app.ndjson extension.ndjson"; with HTML=page.html, also as a page
 	@$(VENV)/bin/python -m checking explain $(LOGS) $(if $(HTML),--html $(HTML))
+
+sample: $(READY) ## Let real processes write traces to explain, into the new folder FOLDER, by default traces
+	@$(VENV)/bin/python -m checking sample $(or $(FOLDER),traces)
 
 prove: $(READY) ## Prove the protocol for any number of processes and records, and compare the code with it
 	@$(VENV)/bin/python -m proofs

@@ -1,4 +1,4 @@
-"""The README's examples, outputs and links are correct."""
+"""The examples, outputs and links of the README, and the examples of the guide for applications, are correct."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ import pytest
 
 REPOSITORY: Final = Path(__file__).parents[2]
 README: Final = (REPOSITORY / "README.md").read_text()
-BLOCKS: Final = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+GUIDE: Final = (REPOSITORY / "docs/applications.md").read_text()
+
+
+def blocks_of(page: str) -> list[tuple[str, str]]:
+    return re.findall(r"^```(\w+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+
+
+BLOCKS: Final = blocks_of(README)
 PROSE: Final = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
 PATIENCE: Final = 60
 """Seconds after which a hanging program counts as failed."""
@@ -29,10 +36,19 @@ def output_of(folder: Path, *arguments: str) -> str:
     return result.stdout
 
 
-EXAMPLES: Final = [(program, printed) for (language, program), (_, printed) in pairwise(BLOCKS) if language == "python"]
+def examples_of(blocks: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(program, printed) for (language, program), (_, printed) in pairwise(blocks) if language == "python"]
 
 
-@pytest.mark.parametrize(("program", "printed"), EXAMPLES, ids=["one store", "a key and a pause", "a device"])
+EXAMPLES: Final = examples_of(BLOCKS)
+GUIDE_EXAMPLES: Final = examples_of(blocks_of(GUIDE))
+
+
+@pytest.mark.parametrize(
+    ("program", "printed"),
+    [*EXAMPLES, *GUIDE_EXAMPLES],
+    ids=["one store", "a key and a pause", "a device", "a subscription", "a mark"],
+)
 def test_an_example_prints_what_it_says(tmp_path: Path, program: str, printed: str) -> None:
     (tmp_path / "example.py").write_text(program)
     assert output_of(tmp_path, "-W", "error", "example.py") == printed
@@ -43,6 +59,25 @@ def test_the_first_example_goes_on_where_it_was(tmp_path: Path) -> None:
     printed = [output_of(tmp_path, "example.py").strip() for _ in range(2)]
     assert printed[0] != printed[1]
     assert f"when it is run again: `{printed[1]}`" in PROSE
+
+
+def test_the_example_with_a_mark_notices_an_older_copy(tmp_path: Path) -> None:
+    (tmp_path / "example.py").write_text(GUIDE_EXAMPLES[1][0])
+    output_of(tmp_path, "example.py")
+    older = (tmp_path / "marked.db").read_bytes()
+    assert output_of(tmp_path, "example.py") == "2\n"
+    (tmp_path / "marked.db").write_bytes(older)
+    failed = subprocess.run(
+        [sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert "StoreRolledBack" in failed.stderr
+
+
+def test_what_the_programs_leave_is_ignored_by_git() -> None:
+    left = {path for page in (README, GUIDE) for path in re.findall(r'"(\w+\.(?:db|json))"', page)} | {"traces/"}
+    assert left >= {"bot.db", "marked.db", "mark.json"}
+    ignored = (REPOSITORY / ".gitignore").read_text().splitlines()
+    assert not [path for path in left if f"/{path}" not in ignored and f"/{path}*" not in ignored]
 
 
 def test_the_packages_named_are_those_that_the_library_needs() -> None:
@@ -136,4 +171,4 @@ def test_the_models_named_are_listed() -> None:
 
 def test_the_targets_named_are_made() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"^\$ make ([a-z-]+)$", README, re.MULTILINE)) <= targets
+    assert set(re.findall(r"^\$ make ([a-z-]+)\b", README, re.MULTILINE)) <= targets

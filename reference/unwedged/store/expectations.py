@@ -29,7 +29,11 @@ class Existence(Enum):
 
 @dataclass(frozen=True, slots=True)
 class StoreMark:
-    """The identity and the version of a store. Keep it elsewhere, where it is not restored together with the file."""
+    """The ``identity`` and the ``version`` of a store.
+
+    Keep both elsewhere, where they are not restored together with the file, and make ``StoreMark(identity, version)``
+    of them again for the next ``open``.
+    """
 
     identity: str
     """The store's own random identity, in hexadecimal."""

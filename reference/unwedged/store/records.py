@@ -189,6 +189,7 @@ BYTES: Final = Codec[bytes](_as_they_are, bytes)
 """Bytes, as they are."""
 JSON: Final = Codec[Json](_to_json, _from_json)
 """JSON values, always written the same way. Lone surrogates, NaN and infinities have no encoding, and neither
-have values that JSON would change: tuples, and keys of a ``dict`` that are not texts."""
+have values that JSON would change: tuples, and keys of a ``dict`` that are not texts. A record of ``None`` reads like a
+missing one, but its key is listed."""
 
 _NAMED: Final = ((TEXT, "TEXT"), (BYTES, "BYTES"), (JSON, "JSON"))

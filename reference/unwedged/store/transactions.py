@@ -559,7 +559,10 @@ class Transaction:
         return self._operation.get(kind, key)  # not awaited here, since a coroutine around another one costs as much
 
     def put(self, kind: RecordKind[Key, Value], key: Key, value: Value) -> None:
-        """Write ``value`` as it will be when the block is left. From now on it belongs to the store."""
+        """Write ``value`` as it will be when the block is left. From now on it belongs to the store.
+
+        So a change of the object after ``put`` is written too.
+        """
         self._operation.put(kind, key, value)
 
     def delete(self, kind: RecordKind[Key, Value], key: Key) -> None:
