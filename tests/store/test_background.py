@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.store.lock.waiting import held
+from tests.store.lock.waiting import held, lock_tasks_end
 from tests.store.stores import (
     COUNTER,
     PATIENCE,
@@ -145,6 +145,23 @@ async def test_a_loop_does_not_end_when_a_task_fails_and_the_log_as_well(
             await all_that_can_run()
         assert not phone.lock._tasks
     assert told == []
+
+
+async def test_a_mistake_while_asking_for_the_lease_is_reported_if_nobody_waits_for_it_any_more(
+    phone: Instance, caplog: pytest.LogCaptureFixture
+) -> None:
+    mistake = RuntimeError("a mistake")
+    gate = phone.gated.hold_before("changes")
+    phone.gated.failures["changes"] = mistake
+    leaving = asyncio.create_task(phone.run(count_up))
+    await gate.reached.wait()
+    leaving.cancel()
+    gate.opened.set()
+    await lock_tasks_end(phone)
+    [report] = [record for record in caplog.records if record.msg.startswith(REPORT)]
+    assert report.getMessage() == f"{REPORT} label=phone"
+    assert report.exc_info is not None
+    assert report.exc_info[1] is mistake
 
 
 # P4.16

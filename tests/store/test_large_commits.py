@@ -11,7 +11,7 @@ import contextlib
 import sys
 import threading
 from collections import Counter as Tally
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -33,7 +33,7 @@ from unwedged.protocol import cache as rules
 from unwedged.protocol.identifiers import Epoch, Milliseconds, Version
 from unwedged.store import TEXT, Codec, CryptoStore, LeaseLost, LeaseTimes, RecordKind, Transaction, offloading
 from unwedged.store.backend import Row
-from unwedged.store.guarded_cache import Ledger, RecordName
+from unwedged.store.guarded_cache import GuardedCache, Ledger, RecordName
 from unwedged.store.offloading import FEW_RECORDS, LARGEST_COMMIT_RECORDS, SLICE_RECORDS
 from unwedged.store.sealer import Sealer
 
@@ -302,6 +302,48 @@ class TestTheLease:
         await phone.lock.release_now()
         bench.expire_lease()
         assert await extension.run(count_up) == 1
+
+    async def test_that_is_known_to_be_lost_ends_the_encoding(self, bench: Workbench) -> None:
+        encoded = 0
+
+        def encode(number: int) -> bytes:
+            nonlocal encoded
+            encoded += 1
+            if encoded == 1:
+                store._lock.lost(store._lock.guard.epoch)
+            return b"%d" % number
+
+        async def fill(transaction: Transaction) -> None:
+            for number in range(MANY):
+                transaction.put(kind, str(number), number)
+
+        kind = RecordKind("number", TEXT, Codec[int](encode, int))
+        path = bench.path.with_name("other.db")
+        async with await CryptoStore.open(path, key=KEY, label="one", kinds=[kind]) as store:
+            with pytest.raises(LeaseLost, match="made ready"):
+                await store.run(fill, attempts=1)
+            assert encoded == FEW_RECORDS
+
+    async def test_that_is_known_to_be_lost_ends_the_forgetting_before_the_commit(
+        self, bench: Workbench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        phone = await bench.instance("phone", cache_limit_bytes=10**9)
+        await take_over(phone)
+        forgotten = 0
+        forget = GuardedCache.forget
+
+        def lose(guarded: GuardedCache, names: Iterable[RecordName]) -> None:
+            nonlocal forgotten
+            forgotten += 1
+            if forgotten == 1:
+                phone._lock.lost(phone._lock.guard.epoch)
+            forget(guarded, names)
+
+        monkeypatch.setattr(GuardedCache, "forget", lose)
+        with pytest.raises(LeaseLost, match="made ready"):
+            await phone.run(put_many, attempts=1)
+        assert forgotten == FEW_RECORDS
+        assert "commit" not in phone.gated.calls
 
     async def test_that_was_lost_meanwhile_is_noticed(self, bench: Workbench, held: Held) -> None:
         phone, extension = await bench.instance("phone"), await bench.instance("extension")

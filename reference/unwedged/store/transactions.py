@@ -420,10 +420,10 @@ class TransactionOperation(Operation):
             committed = await self._persist(batch)
             try:
                 self._finish(committed, batch.writes, expected)
-            except BaseException as failure:
+            except BaseException:
                 # A signal, or what the application has put into its log, its tracer or its clock. The commit counts,
                 # but the cache may lack it: the next guard's sync finds out.
-                self._services.lock.lost(self.epoch, why_lost(failure))
+                self._services.lock.lost(self.epoch, "unknown_outcome")
                 raise
         finally:
             admission.end_commit()

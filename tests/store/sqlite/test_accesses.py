@@ -9,14 +9,14 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from tests.store.sqlite.backends import DURATION, ME, NOW, OTHER, A, Stopped, Store, hold, opened
+from tests.store.sqlite.backends import DURATION, ME, NOW, OTHER, A, Operation, Stopped, Store, hold, opened
 from unwedged.protocol import cache, lease
 from unwedged.protocol.cache import Change
 from unwedged.protocol.identifiers import Epoch, Milliseconds, Version
 from unwedged.store import database, sqlite
 from unwedged.store.backend import Committed, Loaded, Row, RowName
 from unwedged.store.database import Parameters, ResultRow
-from unwedged.store.errors import LeaseLost, StoreClosed
+from unwedged.store.errors import LeaseLost, StoreClosed, StoreRolledBack
 from unwedged.store.inspection import inspect
 from unwedged.store.offloading import FEW_RECORDS
 
@@ -199,3 +199,32 @@ async def test_a_closed_backend(store: Store) -> None:
         await backend.check(Epoch(1))
     with pytest.raises(StoreClosed):
         await backend.commit(Epoch(1), [], NOW, DURATION, may_release=False)
+
+
+READING_A_VERSION: dict[str, Operation] = {
+    "contents": lambda backend: backend.contents(),
+    "changes": lambda backend: backend.changes(Version(0), None),
+    "load": lambda backend: backend.load(Epoch(1), A, Version(0)),
+    "keys": lambda backend: backend.keys(Epoch(1), "device", Version(0)),
+    "commit": lambda backend: backend.commit(Epoch(1), [Row(A, b"new")], NOW, DURATION, may_release=False),
+}
+
+
+# P18.10
+@pytest.mark.parametrize("earlier", READING_A_VERSION)
+@pytest.mark.parametrize("later", READING_A_VERSION)
+async def test_a_version_below_one_that_was_read_is_refused_and_so_is_every_later_version(
+    store: Store, earlier: str, later: str
+) -> None:
+    epoch = await hold(store)
+    for _ in range(3):
+        await store.backend.commit(epoch, [Row(A, b"old")], NOW, DURATION, may_release=False)
+    async with opened(store.path) as backend:
+        await READING_A_VERSION[earlier](backend)
+        [(version,)] = store.raw.execute("UPDATE state SET version = version - 1 RETURNING version")
+        with pytest.raises(StoreRolledBack):
+            await READING_A_VERSION[later](backend)
+        assert store.raw.execute("SELECT version FROM state").fetchone() == (version,), "nothing was committed"
+        store.raw.execute("UPDATE state SET version = version + 9")
+        with pytest.raises(StoreRolledBack):
+            await READING_A_VERSION[later](backend)
