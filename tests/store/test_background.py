@@ -42,6 +42,11 @@ def log_failing_at(caplog: pytest.LogCaptureFixture, *messages: str) -> Iterator
         caplog.handler.removeFilter(fail)
 
 
+def reported(caplog: pytest.LogCaptureFixture) -> set[str]:
+    """Return the reports in the log, each once."""
+    return {record.getMessage() for record in caplog.records if record.msg.startswith(REPORT)}
+
+
 async def until(condition: Callable[[], object], store: Instance) -> None:
     """Advance the clock until a condition is met."""
     async with asyncio.timeout(PATIENCE):
@@ -70,6 +75,7 @@ async def test_renewals_go_on_after_a_log_that_fails(
     assert [record.exc_info is not None for record in caplog.records if record.msg.startswith(REPORT)] == (
         [True] * (2 - len(messages))
     )
+    assert reported(caplog) <= {f"{REPORT} label=phone"}
 
 
 # P8.1
@@ -79,6 +85,7 @@ async def test_releases_go_on_after_a_log_that_fails(phone: Instance, caplog: py
     with log_failing_at(caplog, "lease released"):
         await until(lambda: phone.lock.guard == NO_GUARD, phone)
         await all_that_can_run()
+    assert reported(caplog) == {f"{REPORT} label=phone"}
     await take_over(phone)
     await until(lambda: phone.lock.guard == NO_GUARD, phone)
 
@@ -101,7 +108,7 @@ async def test_listening_goes_on_after_a_log_that_fails(
 
 # P8.28, P9.4
 async def test_every_task_goes_on_after_a_clock_that_fails(
-    phone: Instance, extension: Instance, monkeypatch: pytest.MonkeyPatch
+    phone: Instance, extension: Instance, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     sleep, failed = phone.clock.sleep, set[int]()
 
@@ -126,6 +133,7 @@ async def test_every_task_goes_on_after_a_clock_that_fails(
         await until(later.done, phone)
         assert [*news, await later] == [Changed(Version(1), "n"), Changed(Version(2), "n")]
     assert failed == {100, 250, 500}
+    assert reported(caplog) == {f"{REPORT} label=phone"}
 
 
 async def test_a_loop_does_not_end_when_a_task_fails_and_the_log_as_well(
