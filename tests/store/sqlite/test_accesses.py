@@ -103,7 +103,7 @@ async def test_it_does_so_each_time_after_as_many_statements_and_for_one_turn_of
         assert pauses == (yields + 1) * [0]
 
 
-# P13.3
+# P16.5
 @pytest.mark.parametrize("more", [-1, 0, 1, 2])
 async def test_a_change_log_of_any_length_is_read_whole(
     store: Store, monkeypatch: pytest.MonkeyPatch, more: int
