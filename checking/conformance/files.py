@@ -198,6 +198,8 @@ def _cases() -> Iterator[FileCase]:
                 bug="identity-where-none-was-expected")  # fmt: skip
     yield _case("nothing-marked", "no store is made if the application knows one", "P17.9", [], "StoreMissing",
                 mark=Mark(identity, 0), bug="identity-where-none-was-expected")  # fmt: skip
+    yield _case("marked-and-new", "no store can be known and not be there yet", "P17.1", [], "InvalidArgument",
+                mark=Mark(identity, 0), expected="new")  # fmt: skip
     yield _case("remains", "a WAL without a database file is the rest of a store", "P17.2", [], "NotAStore",
                 beside={"-wal": bytes(64).hex()}, bug="identity-where-none-was-expected")  # fmt: skip
     yield _case("nothing-and-new", "a store is made if there must be none", "P17.7", [], expected="new")
@@ -206,6 +208,14 @@ def _cases() -> Iterator[FileCase]:
                 beside={"-journal": journal + "00000002"}, bug="identity-where-none-was-expected")  # fmt: skip
     yield _case("journal-of-nothing", "a rollback journal of a database without pages is not the rest of a store", "P17.2", [],
                 beside={"-journal": journal + "00000000"})  # fmt: skip
+    yield _case("journal-without-magic", "a file that does not begin like a rollback journal is none", "P17.2", [],
+                beside={"-journal": bytes(16).hex() + "00000002"})  # fmt: skip
+    yield _case("journal-of-16-bytes", "a rollback journal that ends before the number of pages is not the rest of a store", "P17.2", [],
+                beside={"-journal": journal})  # fmt: skip
+    yield _case("journal-of-19-bytes", "bytes beyond the end of a rollback journal count as zero", "P17.2", [],
+                beside={"-journal": journal + "000000"})  # fmt: skip
+    yield _case("journal-of-18-bytes", "a rollback journal that ends within the number of pages, which is not zero", "P17.2", [],
+                "NotAStore", beside={"-journal": journal + "0001"}, bug="identity-where-none-was-expected")  # fmt: skip
     yield _case("empty-file", "an empty file becomes a store", "P17.3", [], beside={"": ""})
     yield _case("empty-file-expected", "an empty file is not a store", "P17.3", [], "StoreMissing", beside={"": ""},
                 expected="existing", bug="identity-where-none-was-expected")  # fmt: skip
@@ -216,6 +226,18 @@ def _cases() -> Iterator[FileCase]:
     )
     yield _case("no-header", "a store without an identity", "P17.5", [*used, "DELETE FROM header"], "NotAStore")
     yield _case("no-state", "a store without its state row", "P17.5", [*used, "DELETE FROM state"], "NotAStore")
+    yield _case(
+        "no-header-table",
+        "a store without the table of its identity",
+        "P17.5",
+        [*used, "DROP TABLE header"],
+        "NotAStore",
+    )
+    yield _case(
+        "no-state-table", "a store without the table of its state", "P17.5", [*used, "DROP TABLE state"], "NotAStore"
+    )
+    yield _case("identity-cut", "an identity of another length does not open the store key", "P17.5",
+                [*used, "UPDATE header SET store = x'00'"], "WrongKey")  # fmt: skip
     yield _case("schema-0", "a file with tables but without a schema version", "P13.3", _made(schema=0), "NotAStore")
     yield _case("foreign-and-newer", "the application ID is checked before the schema version", "P17.4",
                 _made(schema=len(MIGRATIONS) + 1, application=1), "NotAStore")  # fmt: skip
@@ -224,6 +246,8 @@ def _cases() -> Iterator[FileCase]:
                 _made(sealed=False))  # fmt: skip
     yield _case("store-without-a-key-expected", "a store that was never used does not exist yet", "P17.7", _made(sealed=False),
                 "StoreMissing", expected="existing")  # fmt: skip
+    yield _case("store-without-a-key-new", "a store that was never used may be made where there must be none", "P17.7",
+                _made(sealed=False), expected="new")  # fmt: skip
     yield _case("used-store", "two commits, which the change log names", "P17.8", used)
     yield _case("used-store-expected", "the store that is expected", "P17.7", used, expected="existing")
     yield _case(

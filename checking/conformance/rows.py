@@ -532,6 +532,10 @@ def _lease() -> Iterator[RowCase]:
         yield _case(
             f"release-{how}", f"nothing happens: {shows}", "P4.3", Releasing(4), before, bug="guard-outlives-release"
         )
+    yield _case(
+        "release-newer-schema", "nothing happens: the migration of a newer program has taken the lease away", "P20.4", Releasing(4),
+        msgspec.structs.replace(_state(epoch=5, holder=None), schema=2), bug="schema-moves-on",
+    )  # fmt: skip
     yield _case("check", "the epoch still holds the lease", "P6.1", Checking(4))
     yield _case("check-wanted", "the holder learns that a process waits", "P8.2", Checking(4), _state(wanted=1))
     yield from _fenced("check", Checking(4), "lease-lapses-unfenced")

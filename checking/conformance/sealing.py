@@ -298,6 +298,10 @@ def _headers() -> Iterator[SealingCase]:
     yield _unlock("by-passphrase-usual-cost", unlocks, "P22.6", _header(passphrase, module.COST), passphrase)
     yield _unlock("by-key", unlocks, "P22.6", by_key, key)
     yield _unlock("more-fields", "fields that a reader does not know are ignored", "P22.6", {**by_key, "later": 1}, key)
+    yield _unlock(
+        "by-key-with-a-cost", "a header that is wrapped by a key has no cost and no salt, so they are ignored", "P22.6",
+        {**by_key, "n": 3, "r": "8", "p": None, "salt": "x"}, key,
+    )  # fmt: skip
     accented = Passphrase("pass\u00e9 \U0001f511")
     yield _unlock("by-passphrase-not-ascii", "a passphrase is taken as UTF-8", "P22.9", _header(accented), accented)
     decomposed = Passphrase("passe\u0301 \U0001f511")
@@ -411,6 +415,11 @@ def _secrets() -> Iterator[SealingCase]:
         Passphrase(""),
         "InvalidArgument",
     )
+    for name, header in (("malformed", {**by_passphrase, "n": 3}), ("by-key", by_key)):
+        yield _unlock(
+            f"by-no-character-header-{name}", "a secret that no store has is refused before the header is looked at", "P22.11",
+            header, Passphrase(""), "InvalidArgument",
+        )  # fmt: skip
     for octets in (SECRET_KEY[:-1], SECRET_KEY + b"x", b""):
         yield _unlock(
             f"by-{len(octets)}-bytes", "a key has 32 bytes", "P22.9", by_key, RandomKey(octets), "InvalidArgument"
@@ -479,6 +488,9 @@ def _bad_headers(by_passphrase: dict[str, object], by_key: dict[str, object]) ->
         "n-exponent": json.dumps(by_passphrase).replace('"n": 2,', '"n": 2e0,').encode(),
         "not-utf-8": b'{"format": "\xff"}',
         "deep": b"[" * 900,
+        "nan": {**by_key, "later": float("nan")},
+        "infinity": {**by_key, "later": float("-inf")},
+        "text-after-it": json.dumps(by_passphrase).encode() + b" {}",
         "longer-than-1000-bytes": {**by_passphrase, "x": "x" * 1000},
         "unknown-format": {**by_passphrase, "format": "unwedged-3"},
         "unknown-wrapping": {**by_passphrase, "wrapped_by": "password"},

@@ -122,6 +122,11 @@ def test_another_bound_of_the_header_is_noticed_by_name(
     assert failed_headers() == found
 
 
+def test_a_header_that_only_python_takes_for_json_is_noticed_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sealer, "_refuse_constant", float)
+    assert failed_headers() == {"unlock-header-nan", "unlock-header-infinity"}
+
+
 @pytest.mark.parametrize(
     ("bound", "found"),
     [

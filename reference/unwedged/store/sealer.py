@@ -253,7 +253,8 @@ def _parse(header: bytes) -> _ByPassphrase | _ByKey:
         raise out_of_bounds
     parsed: _ByPassphrase | _ByKey
     try:
-        fields = json.loads(header.decode())  # Of bytes Python would guess the encoding.
+        # Of bytes Python would guess the encoding; and it takes NaN for a number, which JSON does not have.
+        fields = json.loads(header.decode(), parse_constant=_refuse_constant)
         wrapped = unhexlify(fields["key"])
         if _is_by_passphrase(fields["format"], fields.get("wrapped_by")):
             numbers = [fields[name] for name in Cost._fields]
@@ -269,6 +270,10 @@ def _parse(header: bytes) -> _ByPassphrase | _ByKey:
     if isinstance(parsed, _ByPassphrase) and not (parsed.cost.acceptable() and len(parsed.salt) == _SALT):
         raise out_of_bounds
     return parsed
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _is_by_passphrase(form: object, wrapped_by: object) -> bool:
